@@ -1,0 +1,85 @@
+"""The integer arithmetic that the interpreter and the emitted C share, bit for bit.
+
+    requant(acc, multiplier, shift) = (int64(acc << shift) * multiplier + 2^31) >> 32
+
+One rounding, ties toward +infinity. With `shift` 0 this is one instruction (SMMLAR) on a Cortex-M with DSP.
+Additions and rescalings use 16-bit multipliers and one arithmetic shift:
+
+    rescale(x_1, ..., x_n) = (sum_i x_i * multiplier_i + offset) >> shift
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import torch
+
+from .errors import OverflowBoundError
+
+INT32_MAX = (1 << 31) - 1
+MAX_RESCALE_SHIFT = 22
+
+
+@dataclass(frozen=True, slots=True)
+class Requant:
+    """A real factor as 32-bit multiplier and left shift: factor = multiplier * 2^shift / 2^32."""
+
+    multiplier: int
+    shift: int
+
+    @staticmethod
+    def of(factor: float) -> Requant:
+        """The nearest representation of a positive factor; shift 0 whenever factor < 0.5."""
+        exact, shift = Fraction(factor), 0
+        while round(exact * (1 << (32 - shift))) > INT32_MAX:
+            shift += 1
+            if shift > 31:
+                raise OverflowBoundError(f"a scale ratio of {factor:g} is too large for the integer form")
+        return Requant(round(exact * (1 << (32 - shift))), shift)
+
+
+def requant(acc: torch.Tensor, multiplier: torch.Tensor | int, shift: torch.Tensor | int) -> torch.Tensor:
+    """High word of `(acc << shift) * multiplier`, rounded once; int64 tensors that hold int32 values."""
+    shifted = check_int32(acc << shift, "a shifted accumulator")
+    return (shifted * multiplier + (1 << 31)) >> 32
+
+
+@dataclass(frozen=True, slots=True)
+class Rescale:
+    """Integer weighted sum that takes several quantized operands to one scale in one rounding."""
+
+    multipliers: tuple[int, ...]
+    offset: int
+    shift: int
+
+    @staticmethod
+    def of(factors: tuple[float, ...], zero_points: tuple[int, ...], zero_point: int) -> Rescale:
+        """Form of `sum_i factor_i * (x_i - zero_point_i) + zero_point`.
+
+        The shift is the largest, up to 22, that keeps every multiplier within 16 bits signed.
+        """
+        largest = max(abs(Fraction(f)) for f in factors)
+        shift = MAX_RESCALE_SHIFT
+        while shift > 0 and round(largest * (1 << shift)) > 32767:
+            shift -= 1
+        if round(largest * (1 << shift)) > 32767:
+            raise OverflowBoundError(f"a scale ratio of {float(largest):g} is too large for the integer form")
+        multipliers = tuple(round(Fraction(f) * (1 << shift)) for f in factors)
+        offset = (zero_point << shift) + ((1 << shift) >> 1)
+        offset -= sum(m * z for m, z in zip(multipliers, zero_points, strict=True))
+        return Rescale(multipliers, offset, shift)
+
+    def apply(self, *operands: torch.Tensor) -> torch.Tensor:
+        """The rescaled sum, before saturation; every partial sum is asserted to fit int32."""
+        total = torch.full_like(operands[0], self.offset)
+        for x, multiplier in zip(operands, self.multipliers, strict=True):
+            total = check_int32(total + x * multiplier, "a rescaled sum")
+        return total >> self.shift
+
+
+def check_int32(x: torch.Tensor, what: str) -> torch.Tensor:
+    """`x` itself; OverflowBoundError when an element does not fit int32."""
+    if x.numel() and (int(x.max()) > INT32_MAX or int(x.min()) < -INT32_MAX - 1):
+        raise OverflowBoundError(f"{what} leaves int32")
+    return x

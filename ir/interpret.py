@@ -1,0 +1,147 @@
+"""Two interpreters of a graph: `run`, the float meaning, and `run_integer`, the exact integer meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .errors import IRError, ShapeError
+from .graph import Graph, Node
+from .ops.base import IntegerCall, Quantized
+from .tensor_type import Quantization, TensorType, Value
+from .text import node_text
+
+Observer = Callable[[Value, Tensor], None]
+
+
+def run(
+    graph: Graph,
+    inputs: Sequence[Tensor],
+    *,
+    observe: Observer | None = None,
+    params: Mapping[str, Tensor] | None = None,
+) -> list[Tensor]:
+    """Float meaning of the graph, differentiable; one tensor for each output.
+
+    A quantized value is carried as the reals it stands for, rounded to its grid with a straight-through gradient.
+    `observe` sees each value with its tensor; `params` replaces constants (as reals) for training.
+    """
+    values = {v.name: _real(v.type, graph.params[v.name]) for v in graph.constants}
+    values |= params or {}
+    values |= _bind(graph, inputs)
+    uses = _Uses(graph)
+    for node in graph.nodes:
+        operands = [None if v is None else values[v.name] for v in node.inputs]
+        for value, tensor in zip(node.outputs, _call(node, operands), strict=True):
+            values[value.name] = _round_to_grid(tensor, value.type.quantization)
+            if observe is not None:
+                observe(value, values[value.name])
+        uses.release(node, values)
+    return [values[v.name] for v in graph.outputs]
+
+
+def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | None = None) -> list[Tensor]:
+    """Exact integer meaning; one tensor for each output, in the output's storage dtype.
+
+    Quantized values are their integers (int64 while computing), all others floats computed by the reference. Raises
+    OverflowBoundError where an intermediate leaves int32. The emitted C computes the same bytes.
+    """
+    values = {v.name: _widen(v.type, graph.params[v.name]) for v in graph.constants}
+    values |= {
+        v.name: _widen(v.type, t) for v, t in zip(graph.inputs, _bind(graph, inputs).values(), strict=True)
+    }
+    uses = _Uses(graph)
+    with torch.no_grad():
+        for node in graph.nodes:
+            operands = [None if v is None else values[v.name] for v in node.inputs]
+            for value, tensor in zip(node.outputs, _call_integer(node, operands), strict=True):
+                values[value.name] = tensor
+                if observe is not None:
+                    observe(value, tensor)
+            uses.release(node, values)
+    return [values[v.name].to(v.type.dtype.torch) for v in graph.outputs]
+
+
+def rebatch(graph: Graph, batch: int) -> Graph:
+    """The same graph for inputs whose first dimension is `batch`; ShapeError where it cannot be carried through."""
+    inputs = tuple(Value(v.name, _with_batch(v.type, batch)) for v in graph.inputs)
+    current = {v.name: v for v in (*inputs, *graph.constants)}
+    nodes = []
+    for node in graph.nodes:
+        operands = tuple(v and current[v.name] for v in node.inputs)
+        try:
+            types = node.op.infer(*(v and v.type for v in operands))
+        except IRError as err:
+            raise ShapeError(f"batch {batch} does not pass {node_text(node)}: {err}") from err
+        outputs = tuple(
+            Value(old.name, old.type.with_shape(new.shape))
+            for old, new in zip(node.outputs, types, strict=True)
+        )
+        current.update((v.name, v) for v in outputs)
+        nodes.append(Node(node.op, operands, outputs, node.source))
+    outputs = tuple(current[v.name] for v in graph.outputs)
+    for old, new in zip(graph.outputs, outputs, strict=True):
+        if new.type != _with_batch(old.type, batch):
+            raise ShapeError(f"output {old} would have shape {new.type.shape} for batch {batch}")
+    return Graph(inputs, outputs, tuple(nodes), graph.params, graph.output_names)
+
+
+def _with_batch(type: TensorType, batch: int) -> TensorType:
+    if not type.shape:
+        raise ShapeError("a scalar has no batch dimension")
+    return type.with_shape((batch, *type.shape[1:]))
+
+
+class _Uses:
+    """Counts the readers that are still to come, so that a value is freed after its last one."""
+
+    def __init__(self, graph: Graph) -> None:
+        kept = {v.name for v in graph.outputs} | graph.params.keys()
+        self._left = {name: len(nodes) for name, nodes in graph.users.items() if name not in kept}
+
+    def release(self, node: Node, values: dict[str, Tensor]) -> None:
+        for value in node.operands:
+            if value.name in self._left:
+                self._left[value.name] -= 1
+                if not self._left[value.name]:
+                    values.pop(value.name, None)
+
+
+def _bind(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    if len(inputs) != len(graph.inputs):
+        raise ShapeError(f"{len(inputs)} inputs for a graph that takes {len(graph.inputs)}")
+    for value, tensor in zip(graph.inputs, inputs, strict=True):
+        if tuple(tensor.shape) != value.type.shape:
+            raise ShapeError(f"input {value} is {tuple(tensor.shape)}; the graph takes {value.type.shape}")
+    return {v.name: t for v, t in zip(graph.inputs, inputs, strict=True)}
+
+
+def _call(node: Node, operands: list[Tensor | None]) -> tuple[Tensor, ...]:
+    results = node.op.reference(*operands)
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _call_integer(node: Node, operands: list[Tensor | None]) -> tuple[Tensor, ...]:
+    quantized = any(t is not None and t.is_quantized for t in (*node.operand_types, *node.output_types))
+    if not quantized or node.op.quantized is not Quantized.COMPUTE:
+        return _call(node, operands)
+    return (node.op.integer(IntegerCall(tuple(operands), node.operand_types, node.output_types[0])),)
+
+
+def _real(type: TensorType, tensor: Tensor) -> Tensor:
+    return tensor if type.quantization is None else type.quantization.dequantize(tensor)
+
+
+def _widen(type: TensorType, tensor: Tensor) -> Tensor:
+    return tensor if type.quantization is None else tensor.to(torch.int64)
+
+
+def _round_to_grid(tensor: Tensor, quantization: Quantization | None) -> Tensor:
+    if quantization is None:
+        return tensor
+    with torch.no_grad():
+        rounded = quantization.dequantize(quantization.quantize(tensor), dtype=tensor.dtype)
+        error = rounded - tensor
+    return tensor + error

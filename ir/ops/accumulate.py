@@ -1,0 +1,168 @@
+"""What convolutions, linear layers and matrix products share: clamp, int32 accumulator, requantization.
+
+    y = saturate(requant(acc, multiplier, shift) + zero_point)                                        without residual
+    y = saturate(requant(acc, multiplier, shift) + ((residual * m + offset) >> s))                    with residual
+
+`fixed_point` is the one place that derives these integers; the interpreter and the C backend both call it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..arithmetic import INT32_MAX, Requant, Rescale, check_int32, requant
+from ..errors import OverflowBoundError, ShapeError
+from ..tensor_type import Quantization, TensorType
+from .base import IntegerCall
+
+Clamp = tuple[float, float] | None
+BIAS_BITS = 32
+
+
+def apply_clamp(y: Tensor, clamp: Clamp) -> Tensor:
+    """The fused activation: ReLU is (0, inf), ReLU6 is (0, 6)."""
+    if clamp is None:
+        return y
+    low, high = clamp
+    if (low, high) == (0.0, float("inf")):
+        return torch.relu(y)
+    return torch.clamp(y, None if low == float("-inf") else low, None if high == float("inf") else high)
+
+
+def clamp_bounds(clamp: Clamp, output: Quantization) -> tuple[int, int]:
+    """Smallest and largest stored result: the clamp on the output's grid, within its bits."""
+    if clamp is None:
+        return output.qmin, output.qmax
+    low, high = (output.quantize(torch.tensor(bound, dtype=torch.float64)).item() for bound in clamp)
+    return int(low), int(high)
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """Integers of one requantization, a multiplier and a shift for each output channel."""
+
+    multipliers: tuple[int, ...]
+    shifts: tuple[int, ...]
+    zero_point: int
+    low: int
+    high: int
+    residual: Rescale | None = None
+
+
+def fixed_point(
+    x: TensorType,
+    weight: TensorType,
+    output: TensorType,
+    *,
+    residual: TensorType | None = None,
+    clamp: Clamp = None,
+) -> FixedPoint:
+    """Integer form of an accumulating operator, from the types alone."""
+    qx, qw, qy = x.quantization, weight.quantization, output.quantization
+    assert qx is not None and qw is not None and qy is not None
+    steps = [Requant.of(qx.scale[0] * s / qy.scale[0]) for s in qw.scale]
+    low, high = clamp_bounds(clamp, qy)
+    rescale = None
+    if residual is not None:
+        qr = residual.quantization
+        assert qr is not None
+        rescale = Rescale.of((qr.scale[0] / qy.scale[0],), qr.zero_point, qy.zero_point[0])
+    return FixedPoint(
+        tuple(s.multiplier for s in steps),
+        tuple(s.shift for s in steps),
+        qy.zero_point[0],
+        low,
+        high,
+        rescale,
+    )
+
+
+def check_accumulating(
+    operands: Sequence[TensorType | None], outputs: Sequence[TensorType], *, channel_axis: int | None
+) -> None:
+    """Raise ShapeError unless types are those of an integer accumulation.
+
+    Activations per tensor, weights symmetric per tensor or per channel of `channel_axis`, bias in int32 with the
+    product of both scales, residual per tensor.
+    """
+    x, weight, bias, residual = (*operands, None, None)[:4]
+    qx, qw = _quantization(x, "the input"), _quantization(weight, "the weight")
+    qy = _quantization(outputs[0], "the result")
+    if not (qx.is_per_tensor and qy.is_per_tensor):
+        raise ShapeError("activations are quantized per tensor")
+    if not qw.is_symmetric:
+        raise ShapeError("weights are quantized symmetrically")
+    if qw.axis is not None and (qw.axis != channel_axis or qw.group_size is not None):
+        raise ShapeError(f"weight scales lie along axis {qw.axis}; this operator takes axis {channel_axis}")
+    if bias is not None:
+        qb = _quantization(bias, "the bias")
+        expected = tuple(qx.scale[0] * s for s in qw.scale)
+        if qb.bits != BIAS_BITS or not qb.is_symmetric or set(qb.scale) - set(expected):
+            raise ShapeError("the bias is int32 with scale input scale x weight scale")
+    if residual is not None and not _quantization(residual, "the residual").is_per_tensor:
+        raise ShapeError("the residual is quantized per tensor")
+
+
+def bias_quantization(x: Quantization, weight: Quantization) -> Quantization:
+    """int32, scale input scale x weight scale, for each output channel."""
+    return Quantization(
+        tuple(x.scale[0] * s for s in weight.scale), bits=BIAS_BITS, axis=None if weight.axis is None else 0
+    )
+
+
+def finish_accumulator(call: IntegerCall, acc: Tensor, clamp: Clamp, *, channel_axis: int = 1) -> Tensor:
+    """Add bias and residual to an accumulator, requantize, saturate; channels of the result lie on `channel_axis`."""
+    x, weight = call.types[0], call.types[1]
+    assert x is not None and weight is not None
+    bias, residual = call.optional(2), call.optional(3)
+    along = [1] * acc.ndim
+    along[channel_axis] = -1
+    if bias is not None:
+        acc = acc + bias.view(along)
+    check_int32(acc, "an accumulator")
+    fixed = fixed_point(
+        x, weight, call.output, residual=None if residual is None else call.types[3], clamp=clamp
+    )
+    multipliers, shifts = (torch.tensor(t).view(along) for t in (fixed.multipliers, fixed.shifts))
+    y = requant(acc, multipliers, shifts)
+    if residual is None or fixed.residual is None:
+        y = y + fixed.zero_point
+    else:
+        y = y + fixed.residual.apply(residual)
+    return y.clamp(fixed.low, fixed.high)
+
+
+def prove_accumulator(
+    weight: Tensor, bias: Tensor | None, fixed: FixedPoint, *, x: Quantization, channel_axis: int
+) -> Tensor:
+    """Largest |accumulator| of each output channel over all inputs; OverflowBoundError when it could leave int32.
+
+    The bound holds for the accumulator of raw integers with the input offset folded into the bias, after the
+    left shift too, and it is attained: each weight meets the end of the input range that its sign asks for.
+    """
+    rows = weight.to(torch.int64).movedim(channel_axis, 0).flatten(1)
+    offset = torch.zeros(len(rows), dtype=torch.int64) if bias is None else bias.to(torch.int64)
+    zero = x.zero_point[0]
+    positive, negative = rows.clamp(min=0).sum(1), rows.clamp(max=0).sum(1)
+    centred_high = positive * (x.qmax - zero) + negative * (x.qmin - zero) + offset
+    centred_low = positive * (x.qmin - zero) + negative * (x.qmax - zero) + offset
+    folded = (offset - zero * rows.sum(1)).abs()
+    raw = folded + rows.abs().sum(1) * max(x.qmax, -x.qmin)
+    bound = torch.maximum(torch.maximum(centred_high.abs(), centred_low.abs()), raw)
+    shifted = bound << torch.tensor(fixed.shifts).expand(len(bound))
+    if int(shifted.max()) > INT32_MAX:
+        channel = int(shifted.argmax())
+        raise OverflowBoundError(
+            f"output channel {channel} can reach an accumulator of {int(shifted[channel]):,}, beyond int32"
+        )
+    return bound
+
+
+def _quantization(type: TensorType | None, what: str) -> Quantization:
+    if type is None or type.quantization is None:
+        raise ShapeError(f"{what} is not quantized")
+    return type.quantization

@@ -1,0 +1,157 @@
+"""What an operator is, and the registry of all of them.
+
+An operator is one frozen dataclass: its fields are its attributes, its methods its meaning. Operands are
+positional; an optional operand that is absent is None. Values of quantized type are computed by `integer`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, ClassVar, Protocol, TypeVar
+
+import torch
+
+from ..errors import ShapeError, UnsupportedError
+from ..tensor_type import TensorType, Value
+
+
+class Quantized(Enum):
+    """What an operator does with integers that stand for reals."""
+
+    NEVER = "never"  # float only; the quantization pass puts conversions around it
+    COMPUTE = "compute"  # the result has a scale of its own
+    MOVE = "move"  # data movement: results keep the type's quantization, which all data operands share
+
+
+@dataclass(frozen=True)
+class Op(ABC):
+    """Base of all operators. Subclasses are registered with `@operator(name)`."""
+
+    name: ClassVar[str]
+    quantized: ClassVar[Quantized] = Quantized.NEVER
+
+    @abstractmethod
+    def infer(
+        self, *operands: Any, **_: Any
+    ) -> tuple[TensorType, ...]:  # Any: each op names its own operands
+        """Types of the results for operand types; ShapeError when they do not fit.
+
+        For data movement the quantization is carried along; otherwise the result of integer operands is
+        the type that the reals would have, and the node's own output type says how they are stored.
+        """
+
+    @abstractmethod
+    def reference(self, *operands: Any, **_: Any) -> tuple[torch.Tensor, ...] | torch.Tensor:  # Any: as above
+        """Float meaning, in differentiable torch; for data movement also the integer meaning."""
+
+    def integer(self, call: IntegerCall) -> torch.Tensor:
+        """Exact integer meaning: int64 operands to an int64 result in the output type's range."""
+        raise UnsupportedError(f"{self.name} has no integer form")
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        """Raise ShapeError when the integer form does not exist for these quantized types."""
+        if self.quantized is Quantized.NEVER:
+            raise ShapeError(f"{self.name} does not compute on quantized values")
+
+    def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        """Multiply-accumulates of one execution; 0 for everything but matrix products and convolutions."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class IntegerCall:
+    """Operands and types that an integer form computes with; integers are int64 tensors."""
+
+    operands: tuple[torch.Tensor | None, ...]
+    types: tuple[TensorType | None, ...]
+    output: TensorType
+
+    def operand(self, index: int) -> torch.Tensor:
+        """An operand that must be present."""
+        tensor = self.operands[index]
+        assert tensor is not None
+        return tensor
+
+    def optional(self, index: int) -> torch.Tensor | None:
+        """An operand, or None when it is absent."""
+        return self.operands[index] if index < len(self.operands) else None
+
+
+class AtenCall(Protocol):
+    """A call of an aten overload that is being lowered; arguments are bound to the schema's names."""
+
+    target: str
+
+    def value(self, name: str) -> Value:
+        """A tensor argument."""
+
+    def optional_value(self, name: str) -> Value | None:
+        """A tensor argument that may be None."""
+
+    def values(self, name: str) -> tuple[Value, ...]:
+        """A list of tensors."""
+
+    def operand_or_scalar(self, name: str) -> Value | int | float | bool:
+        """A tensor argument in whose place torch also takes a number."""
+
+    def __getitem__(self, name: str) -> Any:  # Any: the schema's own type, e.g. int, list of int, None
+        """An argument that is not a tensor, defaults filled in."""
+
+    def constant_tensor(self, value: Value) -> torch.Tensor | None:
+        """The tensor of a value that is a constant, else None."""
+
+    def constant(self, name: str, tensor: torch.Tensor) -> Value:
+        """A new constant."""
+
+    def emit(self, op: Op, *operands: Value | None) -> Value:
+        """Add a node with one result."""
+
+    def emit_many(self, op: Op, *operands: Value | None) -> tuple[Value, ...]:
+        """Add a node with several results."""
+
+
+Lowering = Callable[[AtenCall], "Value | tuple[Value, ...] | None"]
+OpClass = TypeVar("OpClass", bound=type[Op])
+LoweringFunction = TypeVar("LoweringFunction", bound=Lowering)
+
+_OPERATORS: dict[str, type[Op]] = {}
+_LOWERINGS: dict[str, Lowering] = {}
+OPERATORS: Mapping[str, type[Op]] = MappingProxyType(_OPERATORS)
+LOWERINGS: Mapping[str, Lowering] = MappingProxyType(_LOWERINGS)
+
+
+def operator(name: str) -> Callable[[OpClass], OpClass]:
+    """Class decorator: give the operator its name and enter it in the registry."""
+
+    def register(cls: OpClass) -> OpClass:
+        if name in _OPERATORS:
+            raise ValueError(f"operator {name!r} is registered twice")
+        cls.name = name
+        _OPERATORS[name] = cls
+        return cls
+
+    return register
+
+
+def lowers(*targets: str) -> Callable[[LoweringFunction], LoweringFunction]:
+    """Function decorator: this lowers aten overloads such as `relu.default`. It may return None to decline a call."""
+
+    def register(function: LoweringFunction) -> LoweringFunction:
+        for target in targets:
+            if target in _LOWERINGS:
+                raise ValueError(f"aten overload {target!r} is lowered twice")
+            _LOWERINGS[target] = function
+        return function
+
+    return register
+
+
+def attributes(
+    op: Op,
+) -> dict[str, Any]:  # Any: attribute values are int, float, bool, str, None or tuples of them
+    """The attributes that differ from their defaults, in the order of declaration."""
+    return {f.name: getattr(op, f.name) for f in fields(op) if getattr(op, f.name) != f.default}

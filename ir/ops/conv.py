@@ -1,0 +1,265 @@
+"""Convolution and transposed convolution over any number of spatial dimensions.
+
+Operands: x [n, c, ...], weight, bias [out] or none, residual shaped like the result or none:
+
+    y = clamp(conv(x, weight) + bias + residual)
+
+Weights are [out, in / groups, k...]; for the transposed form [in, out / groups, k...]. `padding` lists the
+zeros before and after each spatial dimension: (top, bottom, left, right) in two dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import ShapeError
+from ..tensor_type import DType, TensorType, Value
+from .accumulate import Clamp, apply_clamp, check_accumulating, finish_accumulator
+from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+
+_CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+_CONV_TRANSPOSE = {
+    1: functional.conv_transpose1d,
+    2: functional.conv_transpose2d,
+    3: functional.conv_transpose3d,
+}
+
+
+@operator("conv")
+@dataclass(frozen=True)
+class Conv(Op):
+    """Cross-correlation, as in `torch.nn.ConvNd`; `groups` equal to the channels makes it depthwise."""
+
+    quantized = Quantized.COMPUTE
+
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0, 0, 0)
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
+    clamp: Clamp = None
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial dimensions."""
+        return len(self.stride)
+
+    def infer(
+        self, x: TensorType, w: TensorType, bias: TensorType | None = None, residual: TensorType | None = None
+    ) -> tuple[TensorType, ...]:
+        check_spatial(self.rank, x, w, (self.padding, 2), (self.dilation, 1))
+        if x.shape[1] != w.shape[1] * self.groups or w.shape[0] % self.groups:
+            raise ShapeError(f"{x.shape[1]} channels, weight {w.shape}, {self.groups} groups do not fit")
+        if bias is not None and bias.shape != (w.shape[0],):
+            raise ShapeError(f"bias {bias.shape} for {w.shape[0]} output channels")
+        sizes = [
+            (n + before + after - d * (k - 1) - 1) // s + 1
+            for n, (before, after), k, s, d in zip(
+                x.shape[2:], pairs(self.padding), w.shape[2:], self.stride, self.dilation, strict=True
+            )
+        ]
+        if any(n <= 0 for n in sizes):
+            raise ShapeError(f"the kernel {w.shape[2:]} is larger than the padded input {x.shape[2:]}")
+        y = TensorType((x.shape[0], w.shape[0], *sizes), x.real().dtype)
+        check_residual(residual, y)
+        return (y,)
+
+    def reference(
+        self, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        x, padding = symmetric_padding(x, self.padding)
+        y = _CONV[self.rank](x, w, bias, self.stride, padding, self.dilation, self.groups)
+        return apply_clamp(y if residual is None else y + residual, self.clamp)
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        check_accumulating(operands, outputs, channel_axis=0)
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        x, w = call.operand(0), call.operand(1)
+        acc = self._accumulate(x - zero_point(call.types[0]), w)
+        return finish_accumulator(call, acc, self.clamp)
+
+    def _accumulate(self, x: Tensor, w: Tensor) -> Tensor:
+        # float64 holds every partial sum of these integers exactly, and is faster than integer convolution
+        x, padding = symmetric_padding(x.double(), self.padding)
+        return _CONV[self.rank](x, w.double(), None, self.stride, padding, self.dilation, self.groups).to(
+            torch.int64
+        )
+
+    def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        weight = operands[1]
+        assert weight is not None
+        return outputs[0].numel * prod(weight.shape[1:])
+
+
+@operator("conv_transpose")
+@dataclass(frozen=True)
+class ConvTranspose(Op):
+    """Transposed convolution, as in `torch.nn.ConvTransposeNd`; `padding` is what is cut off before and after."""
+
+    quantized = Quantized.COMPUTE
+
+    stride: tuple[int, ...] = (1, 1)
+    padding: tuple[int, ...] = (0, 0, 0, 0)
+    output_padding: tuple[int, ...] = (0, 0)
+    dilation: tuple[int, ...] = (1, 1)
+    groups: int = 1
+    clamp: Clamp = None
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial dimensions."""
+        return len(self.stride)
+
+    def infer(
+        self, x: TensorType, w: TensorType, bias: TensorType | None = None, residual: TensorType | None = None
+    ) -> tuple[TensorType, ...]:
+        check_spatial(self.rank, x, w, (self.padding, 2), (self.dilation, 1), (self.output_padding, 1))
+        if x.shape[1] != w.shape[0] or x.shape[1] % self.groups:
+            raise ShapeError(f"{x.shape[1]} channels, weight {w.shape}, {self.groups} groups do not fit")
+        channels = w.shape[1] * self.groups
+        if bias is not None and bias.shape != (channels,):
+            raise ShapeError(f"bias {bias.shape} for {channels} output channels")
+        sizes = [
+            (n - 1) * s - before - after + d * (k - 1) + extra + 1
+            for n, (before, after), k, s, d, extra in zip(
+                x.shape[2:],
+                pairs(self.padding),
+                w.shape[2:],
+                self.stride,
+                self.dilation,
+                self.output_padding,
+                strict=True,
+            )
+        ]
+        if any(n <= 0 for n in sizes):
+            raise ShapeError(f"the result would have sizes {tuple(sizes)}")
+        y = TensorType((x.shape[0], channels, *sizes), x.real().dtype)
+        check_residual(residual, y)
+        return (y,)
+
+    def reference(
+        self, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        y = self._transpose(x, w, bias)
+        return apply_clamp(y if residual is None else y + residual, self.clamp)
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        check_accumulating(operands, outputs, channel_axis=1 if self.groups == 1 else None)
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        x, w = call.operand(0), call.operand(1)
+        acc = self._transpose((x - zero_point(call.types[0])).double(), w.double(), None).to(torch.int64)
+        return finish_accumulator(call, acc, self.clamp)
+
+    def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        x, weight = operands[0], operands[1]
+        assert x is not None and weight is not None
+        return x.numel * prod(weight.shape[1:])
+
+    def _transpose(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        cut = [(before, after) for before, after in pairs(self.padding)]
+        common = [min(before, after) for before, after in cut]
+        y = _CONV_TRANSPOSE[self.rank](
+            x, w, bias, self.stride, common, self.output_padding, self.groups, self.dilation
+        )
+        for axis, ((before, after), both) in enumerate(zip(cut, common, strict=True), start=2):
+            if before != after:
+                y = y.narrow(axis, before - both, y.shape[axis] - (before - both) - (after - both))
+        return y
+
+
+def pairs(padding: Sequence[int]) -> list[tuple[int, int]]:
+    """(before, after) for each spatial dimension."""
+    return list(zip(padding[::2], padding[1::2], strict=True))
+
+
+def symmetric_padding(x: Tensor, padding: Sequence[int], *, value: float = 0.0) -> tuple[Tensor, list[int]]:
+    """What torch's own `padding` argument can carry, and `x` padded explicitly with `value` where it cannot."""
+    both = pairs(padding)
+    if all(before == after for before, after in both):
+        return x, [before for before, _ in both]
+    flat = [n for pair in reversed(both) for n in pair]
+    return functional.pad(x, flat, value=value), [0] * len(both)
+
+
+def zero_point(type: TensorType | None) -> int:
+    """Zero point of a per-tensor quantized operand."""
+    assert type is not None and type.quantization is not None
+    return type.quantization.zero_point[0]
+
+
+def check_spatial(rank: int, x: TensorType, w: TensorType, *lengths: tuple[tuple[int, ...], int]) -> None:
+    """Raise ShapeError unless x and w have `rank` spatial dimensions and each attribute as many entries a dimension."""
+    if x.rank != rank + 2 or w.rank != rank + 2:
+        raise ShapeError(f"{rank} spatial dimensions do not fit input {x.shape} and weight {w.shape}")
+    if any(len(attribute) != per_dimension * rank for attribute, per_dimension in lengths):
+        raise ShapeError(f"attributes do not have {rank} spatial dimensions")
+
+
+def check_residual(residual: TensorType | None, y: TensorType) -> None:
+    """Raise ShapeError unless the residual has the result's shape."""
+    if residual is not None and residual.shape != y.shape:
+        raise ShapeError(f"residual {residual.shape} for a result {y.shape}")
+
+
+@lowers("conv1d.default", "conv2d.default", "conv3d.default")
+def _lower_conv(call: AtenCall) -> Value | None:
+    x, w = call.value("input"), call.value("weight")
+    rank = w.type.rank - 2
+    if x.type.rank != rank + 2 or x.type.dtype in (DType.C64, DType.C128):
+        return None
+    op = Conv(
+        stride=spread(call["stride"], rank),
+        padding=tuple(n for n in spread(call["padding"], rank) for _ in range(2)),
+        dilation=spread(call["dilation"], rank),
+        groups=call["groups"],
+    )
+    return call.emit(op, x, w, call.optional_value("bias"))
+
+
+@lowers("conv1d.padding", "conv2d.padding", "conv3d.padding")
+def _lower_conv_padding(call: AtenCall) -> Value | None:
+    x, w = call.value("input"), call.value("weight")
+    rank = w.type.rank - 2
+    if x.type.rank != rank + 2 or x.type.dtype in (DType.C64, DType.C128):
+        return None
+    dilation = spread(call["dilation"], rank)
+    total = [
+        d * (k - 1) if call["padding"] == "same" else 0
+        for d, k in zip(dilation, w.type.shape[2:], strict=True)
+    ]
+    op = Conv(
+        stride=spread(call["stride"], rank),
+        padding=tuple(n for t in total for n in (t // 2, t - t // 2)),
+        dilation=dilation,
+        groups=call["groups"],
+    )
+    return call.emit(op, x, w, call.optional_value("bias"))
+
+
+@lowers("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input")
+def _lower_conv_transpose(call: AtenCall) -> Value | None:
+    x, w = call.value("input"), call.value("weight")
+    rank = w.type.rank - 2
+    if x.type.rank != rank + 2 or x.type.dtype in (DType.C64, DType.C128):
+        return None
+    op = ConvTranspose(
+        stride=spread(call["stride"], rank),
+        padding=tuple(n for n in spread(call["padding"], rank) for _ in range(2)),
+        output_padding=spread(call["output_padding"], rank),
+        dilation=spread(call["dilation"], rank),
+        groups=call["groups"],
+    )
+    return call.emit(op, x, w, call.optional_value("bias"))
+
+
+def spread(numbers: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """One number for each spatial dimension: torch allows a single one for all."""
+    listed = [numbers] if isinstance(numbers, int) else list(numbers)
+    return tuple(listed * rank if len(listed) == 1 else listed)

@@ -1,0 +1,69 @@
+"""Matrix products with a constant: the linear layer.
+
+Operands: x [..., in], weight [out, in], bias [out] or none, residual shaped like the result or none:
+
+    y = clamp(x @ weight^T + bias + residual)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import ShapeError
+from ..tensor_type import TensorType, Value
+from .accumulate import Clamp, apply_clamp, check_accumulating, finish_accumulator
+from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .conv import check_residual, zero_point
+
+
+@operator("linear")
+@dataclass(frozen=True)
+class Linear(Op):
+    """Affine map of the last dimension, as in `torch.nn.Linear`."""
+
+    quantized = Quantized.COMPUTE
+
+    clamp: Clamp = None
+
+    def infer(
+        self, x: TensorType, w: TensorType, bias: TensorType | None = None, residual: TensorType | None = None
+    ) -> tuple[TensorType, ...]:
+        if w.rank != 2 or not x.rank or x.shape[-1] != w.shape[1]:
+            raise ShapeError(f"input {x.shape} does not fit weight {w.shape}")
+        if bias is not None and bias.shape != (w.shape[0],):
+            raise ShapeError(f"bias {bias.shape} for {w.shape[0]} outputs")
+        y = TensorType((*x.shape[:-1], w.shape[0]), x.real().dtype)
+        check_residual(residual, y)
+        return (y,)
+
+    def reference(
+        self, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+    ) -> Tensor:
+        y = functional.linear(x, w, bias)
+        return apply_clamp(y if residual is None else y + residual, self.clamp)
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        check_accumulating(operands, outputs, channel_axis=0)
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        x, w = call.operand(0) - zero_point(call.types[0]), call.operand(1)
+        acc = functional.linear(x.double(), w.double()).to(torch.int64)
+        return finish_accumulator(call, acc, self.clamp, channel_axis=-1 % acc.ndim)
+
+    def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        weight = operands[1]
+        assert weight is not None
+        return outputs[0].numel * weight.shape[1]
+
+
+@lowers("linear.default")
+def _lower_linear(call: AtenCall) -> Value | None:
+    x, weight = call.value("input"), call.value("weight")
+    if weight.type.rank != 2:
+        return None
+    return call.emit(Linear(), x, weight, call.optional_value("bias"))

@@ -1,0 +1,94 @@
+"""Conversions between reals and the integers that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..arithmetic import Rescale
+from ..errors import ShapeError
+from ..tensor_type import DType, Quantization, TensorType
+from .base import IntegerCall, Op, Quantized, operator
+
+
+@operator("quantize")
+@dataclass(frozen=True)
+class Quantize(Op):
+    """Reals to integers of the result's quantization: x / scale, halves away from zero, plus zero point, saturated."""
+
+    quantized = Quantized.COMPUTE
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if x.quantization is not None or x.dtype is not DType.F32:
+            raise ShapeError("quantize takes f32")
+        return (x,)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return x
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        if outputs[0].quantization is None:
+            raise ShapeError("the result of quantize is quantized")
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        assert call.output.quantization is not None
+        return call.output.quantization.quantize(call.operand(0))
+
+
+@operator("dequantize")
+@dataclass(frozen=True)
+class Dequantize(Op):
+    """Integers to the f32 reals that they stand for: (q - zero_point) * scale."""
+
+    quantized = Quantized.COMPUTE
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if x.quantization is None:
+            raise ShapeError("dequantize takes a quantized value")
+        return (x.real(),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return x
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        if outputs[0].quantization is not None:
+            raise ShapeError("the result of dequantize is f32")
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        x = call.types[0]
+        assert x is not None and x.quantization is not None
+        return x.quantization.dequantize(call.operand(0))
+
+
+@operator("requantize")
+@dataclass(frozen=True)
+class Requantize(Op):
+    """The same reals on another grid: (x * m + offset) >> s, saturated."""
+
+    quantized = Quantized.COMPUTE
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if x.quantization is None:
+            raise ShapeError("requantize takes a quantized value")
+        return (x.real(),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return x
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        per_tensor_types(operands[0], outputs[0])
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        qx, qy = per_tensor_types(call.types[0], call.output)
+        rescale = Rescale.of((qx.scale[0] / qy.scale[0],), qx.zero_point, qy.zero_point[0])
+        return rescale.apply(call.operand(0)).clamp(qy.qmin, qy.qmax)
+
+
+def per_tensor_types(*types: TensorType | None) -> tuple[Quantization, ...]:
+    """The quantizations of values that all have one scale per tensor; ShapeError when one has not."""
+    found = tuple(type.quantization for type in types if type is not None and type.quantization is not None)
+    if len(found) != len(types) or not all(q.is_per_tensor for q in found):
+        raise ShapeError("operands and result are quantized per tensor")
+    return found

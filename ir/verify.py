@@ -1,0 +1,108 @@
+"""The verifier: what must hold of every graph. The pipeline runs it after each pass."""
+
+from __future__ import annotations
+
+from .errors import IRError, VerifyError
+from .graph import Graph, Node
+from .ops.base import Quantized
+from .tensor_type import TensorType, Value
+from .text import dump, type_text
+
+
+def verify(graph: Graph) -> Graph:
+    """`graph` itself; VerifyError with every broken rule, each shown inside the dump.
+
+    Values are defined once and before use, result types are those that the operator infers, constants have the type of
+    their tensor, data movement keeps the quantization, outputs have names of their own.
+    """
+    problems = {**_graph_problems(graph)}
+    defined = {v.name: v for v in (*graph.inputs, *graph.constants)}
+    if len(defined) != len(graph.inputs) + len(graph.constants):
+        problems.setdefault(-1, []).append("an input and a constant share a name, or two inputs do")
+    for index, node in enumerate(graph.nodes):
+        found = [*_operand_problems(node, defined), *_definition_problems(node, defined)]
+        if not found:
+            found = _type_problems(node)
+        if found:
+            problems.setdefault(index, []).extend(found)
+        defined.update((v.name, v) for v in node.outputs)
+    for value in graph.outputs:
+        if defined.get(value.name) != value:
+            problems.setdefault(-1, []).append(f"output {value} is not defined with this type")
+    if problems:
+        raise VerifyError(_annotated(graph, problems))
+    return graph
+
+
+def _graph_problems(graph: Graph) -> dict[int, list[str]]:
+    found = []
+    if len(graph.output_names) != len(graph.outputs) or len(set(graph.output_names)) != len(
+        graph.output_names
+    ):
+        found.append("outputs need one name each, all different")
+    for value in graph.constants:
+        tensor = graph.params[value.name]
+        if tuple(tensor.shape) != value.type.shape or tensor.dtype != value.type.dtype.torch:
+            found.append(
+                f"constant {value} is {tuple(tensor.shape)} {tensor.dtype}, not {type_text(value.type)}"
+            )
+    return {-1: found} if found else {}
+
+
+def _operand_problems(node: Node, defined: dict[str, Value]) -> list[str]:
+    found = []
+    for value in node.operands:
+        known = defined.get(value.name)
+        if known is None:
+            found.append(f"{value} is not defined before its use")
+        elif known != value:
+            found.append(f"{value} is used as {type_text(value.type)}, defined as {type_text(known.type)}")
+    return found
+
+
+def _definition_problems(node: Node, defined: dict[str, Value]) -> list[str]:
+    return [f"{value} is defined twice" for value in node.outputs if value.name in defined]
+
+
+def _type_problems(node: Node) -> list[str]:
+    try:
+        inferred = node.op.infer(*node.operand_types)
+        if len(inferred) != len(node.outputs):
+            return [f"the operator infers {len(inferred)} results"]
+        if _touches_quantized(node):
+            return _quantized_problems(node, inferred)
+    except IRError as err:
+        return [str(err)]
+    except TypeError:
+        return [f"{node.op.name} does not take {len(node.inputs)} operands"]
+    return [
+        f"the operator infers {type_text(expected)}"
+        for expected, actual in zip(inferred, node.output_types, strict=True)
+        if expected != actual
+    ]
+
+
+def _touches_quantized(node: Node) -> bool:
+    return any(type is not None and type.is_quantized for type in (*node.operand_types, *node.output_types))
+
+
+def _quantized_problems(node: Node, inferred: tuple[TensorType, ...]) -> list[str]:
+    found = [
+        f"the operator infers {type_text(expected)}"
+        for expected, actual in zip(inferred, node.output_types, strict=True)
+        if expected.shape != actual.shape
+        or (node.op.quantized is Quantized.MOVE and expected.quantization != actual.quantization)
+    ]
+    node.op.check_quantized(node.operand_types, node.output_types)
+    return found
+
+
+def _annotated(graph: Graph, problems: dict[int, list[str]]) -> str:
+    lines = dump(graph).splitlines()
+    first_node = 1 + len(graph.constants)
+    shown = [f"graph: {message}" for message in problems.get(-1, [])]
+    for index, messages in sorted(problems.items()):
+        if index >= 0:
+            shown.append(lines[first_node + index].strip())
+            shown += [f"  {message}" for message in messages]
+    return "\n".join(shown)
