@@ -55,7 +55,7 @@ class Node:
     @property
     def operand_types(self) -> tuple[TensorType | None, ...]:
         """Types of `inputs`, None for an absent one."""
-        return tuple(value and value.type for value in self.inputs)
+        return tuple(None if value is None else value.type for value in self.inputs)
 
     @property
     def output_types(self) -> tuple[TensorType, ...]:

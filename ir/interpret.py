@@ -45,8 +45,8 @@ def run(
 def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | None = None) -> list[Tensor]:
     """Exact integer meaning; one tensor for each output, in the output's storage dtype.
 
-    Quantized values are their integers (int64 while computing), all others floats computed by the reference. Raises
-    OverflowBoundError where an intermediate leaves int32. The emitted C computes the same bytes.
+    Quantized values are their integers (int64 while computing), all others floats computed by the reference.
+    Raises OverflowBoundError where an intermediate leaves int32. The emitted C computes the same bytes.
     """
     values = {v.name: _widen(v.type, graph.params[v.name]) for v in graph.constants}
     values |= {
@@ -65,7 +65,7 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
 
 
 def rebatch(graph: Graph, batch: int) -> Graph:
-    """The same graph for inputs whose first dimension is `batch`; ShapeError where it cannot be carried through."""
+    """The same graph for inputs with first dimension `batch`; ShapeError where that cannot be carried through."""
     inputs = tuple(Value(v.name, _with_batch(v.type, batch)) for v in graph.inputs)
     current = {v.name: v for v in (*inputs, *graph.constants)}
     nodes = []

@@ -13,6 +13,7 @@ from enum import Enum
 from math import isfinite, prod
 
 import torch
+from torch import dtype as TorchDType  # inside DType its property hides the module
 
 from .errors import ShapeError
 
@@ -36,7 +37,7 @@ class DType(Enum):
     I64 = "i64"
 
     @property
-    def torch(self) -> torch.dtype:
+    def torch(self) -> TorchDType:
         """The torch dtype that stores it."""
         return _TORCH[self]
 
@@ -51,7 +52,7 @@ class DType(Enum):
         return _TORCH[self].itemsize
 
     @staticmethod
-    def of(dtype: torch.dtype) -> DType:
+    def of(dtype: TorchDType) -> DType:
         """The type for a torch dtype; ShapeError for one that the IR does not know."""
         try:
             return _FROM_TORCH[dtype]
@@ -159,7 +160,7 @@ class Quantization:
         return full_scale, full_zero
 
     def quantize(self, real: torch.Tensor) -> torch.Tensor:
-        """Integers (int64) nearest to `real` on this grid, halves away from zero, saturated; NaN gives the zero point."""
+        """Integers (int64) nearest to `real`, halves away from zero, saturated; NaN gives the zero point."""
         scale, zero = self.expand(tuple(real.shape))
         ratio = (real / scale.to(real.dtype)).nan_to_num(0.0, 1e9, -1e9).clamp(-1e9, 1e9)
         rounded = torch.trunc(ratio + torch.copysign(torch.full_like(ratio, 0.5), ratio)).to(torch.int64)

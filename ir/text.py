@@ -130,8 +130,12 @@ def _source(comment: str) -> Source | None:
     return Source(json.loads(match[1]), json.loads(match[2])) if match else None
 
 
+def _as_tuple(value: Any) -> tuple[Any, ...]:  # Any: a number, or a tuple of numbers
+    return value if isinstance(value, tuple) else (value,)
+
+
 class _Parser:
-    """Recursive descent over tokens; the grammar is flat, so depth is bounded by nesting of attribute tuples."""
+    """Recursive descent over tokens; only attribute tuples nest."""
 
     def __init__(
         self, text: str, params: dict[str, torch.Tensor], fill: Callable[[Value], torch.Tensor]
@@ -260,10 +264,9 @@ class _Parser:
             if self._peek() == ",":
                 self._next()
         self._next()
-        as_tuple = lambda v: v if isinstance(v, tuple) else (v,)
         return Quantization(
-            tuple(float(s) for s in as_tuple(values["scale"])),
-            as_tuple(values.get("zero", 0)),
+            tuple(float(s) for s in _as_tuple(values["scale"])),
+            _as_tuple(values.get("zero", 0)),
             values["bits"],
             values.get("axis"),
             values.get("group"),

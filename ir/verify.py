@@ -12,8 +12,8 @@ from .text import dump, type_text
 def verify(graph: Graph) -> Graph:
     """`graph` itself; VerifyError with every broken rule, each shown inside the dump.
 
-    Values are defined once and before use, result types are those that the operator infers, constants have the type of
-    their tensor, data movement keeps the quantization, outputs have names of their own.
+    Values are defined once and before use, result types are those that the operator infers, constants have
+    the type of their tensor, data movement keeps the quantization, outputs have names of their own.
     """
     problems = {**_graph_problems(graph)}
     defined = {v.name: v for v in (*graph.inputs, *graph.constants)}
