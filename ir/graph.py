@@ -19,7 +19,7 @@ from .tensor_type import Quantization, TensorType, Value
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a node comes from in the user's model: dotted module path and `file:line`; either may be empty."""
+    """Where a node comes from in the user's model: dotted module path, `file:line`; either may be empty."""
 
     module: str = ""
     location: str = ""
@@ -186,7 +186,7 @@ class Builder:
         quantization: Quantization | None = None,
         source: Source = Source(),
     ) -> Value:
-        """Append a node with one result; its type is inferred, `quantization` gives that of a computed integer."""
+        """Append a node with one result of inferred type; `quantization` is that of a computed integer."""
         inferred = op.infer(*(value and value.type for value in operands))
         (type,) = inferred if quantization is None else (inferred[0].quantized(quantization),)
         return self.append(op, operands, (type,), names=(name,), source=source)[0]
@@ -261,8 +261,8 @@ Visit = Callable[[Builder, Node, tuple[Value | None, ...]], "Value | tuple[Value
 def rewrite(graph: Graph, visit: Visit) -> Graph:
     """Rebuild `graph` node by node, in time linear in its size.
 
-    `visit(builder, node, operands)` sees each node with its operands already rewritten, and returns the value or
-    values that stand for the node's results, or None to keep the node. Nodes that nobody reads any more are dropped.
+    `visit(builder, node, operands)` sees each node with its operands already rewritten, and returns the value
+    or values that stand for the node's results, or None to keep the node. Nodes that nobody reads are dropped.
     """
     taken = [value.name for node in graph.nodes for value in node.outputs]
     builder = Builder(params=graph.params, reserved=taken)

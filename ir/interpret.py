@@ -25,7 +25,8 @@ def run(
 ) -> list[Tensor]:
     """Float meaning of the graph, differentiable; one tensor for each output.
 
-    A quantized value is carried as the reals it stands for, rounded to its grid with a straight-through gradient.
+    A quantized value is carried as the reals it stands for, rounded to its grid, with a straight-through
+    gradient.
     `observe` sees each value with its tensor; `params` replaces constants (as reals) for training.
     """
     values = {v.name: _real(v.type, graph.params[v.name]) for v in graph.constants}
@@ -65,7 +66,7 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
 
 
 def rebatch(graph: Graph, batch: int) -> Graph:
-    """The same graph for inputs with first dimension `batch`; ShapeError where that cannot be carried through."""
+    """The same graph for inputs with first dimension `batch`; ShapeError where that cannot pass."""
     inputs = tuple(Value(v.name, _with_batch(v.type, batch)) for v in graph.inputs)
     current = {v.name: v for v in (*inputs, *graph.constants)}
     nodes = []
