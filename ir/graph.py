@@ -262,7 +262,7 @@ def rewrite(graph: Graph, visit: Visit) -> Graph:
     """Rebuild `graph` node by node, in time linear in its size.
 
     `visit(builder, node, operands)` sees each node with its operands already rewritten, and returns the value
-    or values that stand for the node's results, or None to keep the node. Nodes that nobody reads are dropped.
+    or values that stand for its results, or None to keep the node. Nodes that nobody reads are dropped.
     """
     taken = [value.name for node in graph.nodes for value in node.outputs]
     builder = Builder(params=graph.params, reserved=taken)
@@ -285,7 +285,7 @@ def _same_params(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -
     if a.keys() != b.keys():
         return False
     return all(
-        x is y or (x.dtype == y.dtype and torch.equal(x, y) or _equal_with_nan(x, y))
+        x is y or ((x.dtype == y.dtype and torch.equal(x, y)) or _equal_with_nan(x, y))
         for x, y in ((a[k], b[k]) for k in a)
     )
 
