@@ -1,0 +1,162 @@
+"""Data sets: npz files read and turned into what the model takes, and figures measured on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..ir import Graph, ShapeError, TensorType, rebatch, run
+from .errors import Problem, UserError
+
+Interpreter = Callable[[Graph, Sequence[Tensor]], list[Tensor]]
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Model inputs, one tensor [n, ...] each in the model's order, and labels [n] where there are any."""
+
+    inputs: tuple[Tensor, ...]
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.inputs[0]) if self.inputs else 0
+
+    def first(self, count: int | None) -> Samples:
+        """The first `count` samples; all when it is None."""
+        labels = None if self.labels is None else self.labels[:count]
+        return Samples(tuple(x[:count] for x in self.inputs), labels)
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one model input comes out of a file: array, then layout, then value * scale + offset."""
+
+    array: str
+    type: TensorType
+    permute: tuple[int, ...] | None = None
+    reshape: tuple[int, ...] | None = None
+    scale: float | None = None
+    offset: float | None = None
+
+
+def read_samples(path: Path, columns: Sequence[Column], *, labels: str | None, limit: int | None) -> Samples:
+    """Samples of an npz file, at most `limit`; UserError for whatever does not fit the model's inputs.
+
+    Arrays are [n, ...] where the model's input without its batch dimension is [...].
+    """
+    arrays = _read_npz(path, [column.array for column in columns] + ([labels] if labels else []))
+    problems, inputs = [], []
+    for column in columns:
+        try:
+            inputs.append(_model_input(arrays[column.array][:limit], column))
+        except ValueError as err:
+            problems.append(
+                Problem("D103", str(path), f"array {column.array!r} {err}", "see `data.transform`")
+            )
+    counts = {len(arrays[c.array]) for c in columns} | ({len(arrays[labels])} if labels else set())
+    if len(counts) > 1:
+        problems.append(Problem("D104", str(path), f"arrays differ in length: {sorted(counts)}"))
+    if counts == {0}:
+        problems.append(Problem("D105", str(path), "holds no samples", "calibration needs at least one"))
+    if problems:
+        raise UserError(problems)
+    _check_finite(path, columns, inputs)
+    targets = torch.from_numpy(arrays[labels][:limit].astype(np.int64)) if labels else None
+    return Samples(tuple(inputs), targets)
+
+
+def run_samples(
+    graph: Graph, samples: Samples, *, interpreter: Interpreter = run, batch: int = 32
+) -> list[Tensor]:
+    """Outputs [n, ...] for all samples: in batches where the graph carries them, else one by one."""
+    chunks = [interpreter(*piece) for piece in batches(graph, samples, batch=batch)]
+    return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+
+
+def batches(graph: Graph, samples: Samples, *, batch: int = 32) -> Iterator[tuple[Graph, list[Tensor]]]:
+    """The graph re-typed for each batch, with the batch's inputs; the graph's own batch where it takes no other."""
+    own = graph.inputs[0].type.shape[0] if graph.inputs and graph.inputs[0].type.shape else 1
+    sized: dict[int, Graph] = {own: graph}
+    start = 0
+    while start < len(samples):
+        size = min(batch, len(samples) - start)
+        if size not in sized:
+            try:
+                sized[size] = rebatch(graph, size)
+            except ShapeError:
+                batch = size = own
+        yield sized[size], [x[start : start + size] for x in samples.inputs]
+        start += size
+
+
+def correct_answers(logits: Tensor, labels: Tensor) -> int:
+    """How many rows have their largest entry at the label."""
+    return int((logits.flatten(1).argmax(1) == labels).sum())
+
+
+def snr_db(reference: Tensor, approximation: Tensor) -> float:
+    """10 log10 of signal over error power, over all elements; infinite when they are equal."""
+    signal = reference.double().square().sum().item()
+    noise = (reference.double() - approximation.double()).square().sum().item()
+    if not noise:
+        return float("inf")
+    return float(10 * np.log10(signal / noise)) if signal else float("-inf")
+
+
+def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+    if not path.is_file():
+        raise UserError(Problem("D100", str(path), "there is no such file", "check `data`"))
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in names if name not in archive.files]
+            if missing:
+                known = ", ".join(archive.files)
+                raise UserError(
+                    [Problem("D102", str(path), f"has no array {n!r}", f"it has {known}") for n in missing]
+                )
+            return {name: archive[name] for name in names}
+    except (ValueError, OSError, BadZipFile, EOFError) as err:
+        raise UserError(
+            Problem("D101", str(path), f"is not a readable npz file: {err}", "write it with np.savez")
+        ) from err
+
+
+def _model_input(array: NDArray[np.generic], column: Column) -> Tensor:
+    if array.dtype.kind not in "iufb":
+        raise ValueError(f"has dtype {array.dtype}; numbers are needed")
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if column.permute is not None:
+        if sorted(column.permute) != list(range(tensor.ndim)):
+            raise ValueError(f"has {tensor.ndim} dimensions; the transform permutes {len(column.permute)}")
+        tensor = tensor.permute(column.permute)
+    if column.reshape is not None:
+        tensor = tensor.reshape(len(tensor), *column.reshape)
+    expected = column.type.shape[1:]
+    if tuple(tensor.shape[1:]) != expected:
+        raise ValueError(f"holds samples of shape {tuple(tensor.shape[1:])}; the model takes {expected}")
+    wanted = column.type.dtype.torch
+    if not wanted.is_floating_point:
+        return tensor.to(wanted)
+    tensor = tensor.to(torch.float64) * (1.0 if column.scale is None else column.scale) + (
+        column.offset or 0.0
+    )
+    return tensor.to(wanted).contiguous()
+
+
+def _check_finite(path: Path, columns: Sequence[Column], inputs: Sequence[Tensor]) -> None:
+    problems = []
+    for column, tensor in zip(columns, inputs, strict=True):
+        bad = [i for i, sample in enumerate(tensor) if not bool(torch.isfinite(sample).all())]
+        if bad:
+            shown = ", ".join(map(str, bad[:5]))
+            message = f"array {column.array!r} holds NaN or infinity in sample {shown}"
+            problems.append(Problem("D106", str(path), message, "leave these samples out"))
+    if problems:
+        raise UserError(problems)

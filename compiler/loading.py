@@ -1,0 +1,222 @@
+"""Loading of the user's model: its source file, its weights, example inputs. Nothing that is loaded is trusted."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import pickle
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .errors import Problem, UserError
+
+
+def load_source(
+    source: str, folder: Path, arguments: Mapping[str, Any]
+) -> nn.Module:  # Any: the user's keywords
+    """The module that `file.py:Attribute` or `package.module:Attribute` names, in evaluation mode.
+
+    A class or a function is called with `arguments`. UserError when anything on the way is missing or raises.
+    """
+    location, _, attribute = source.rpartition(":")
+    module = _import(location, folder, source)
+    found: Any = module  # Any: whatever the user's file holds
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            names = [n for n in vars(module) if not n.startswith("_")]
+            raise _problem(
+                "M102", source, f"{location} has no attribute {part!r}", f"it has {', '.join(names[:12])}"
+            )
+        found = getattr(found, part)
+    if not isinstance(found, nn.Module):
+        if not callable(found):
+            raise _problem(
+                "M103", source, f"{attribute} is a {type(found).__name__}", "name a class, function or module"
+            )
+        found = _call(found, arguments, source)
+    if not isinstance(found, nn.Module):
+        raise _problem(
+            "M103", source, f"{attribute} gives a {type(found).__name__}", "it must give a torch.nn.Module"
+        )
+    return found.eval()
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Put the tensors of a .safetensors or weights-only .pt file into `model`; every name and shape must fit."""
+    tensors = read_tensors(path)
+    own = {name: t for name, t in model.state_dict().items()}
+    optional = {name for name in own if name.endswith("num_batches_tracked")}
+    problems = [
+        Problem("M112", str(path), f"lacks {name}", f"the model has it with shape {tuple(own[name].shape)}")
+        for name in own.keys() - tensors.keys() - optional
+    ]
+    problems += [
+        Problem("M113", str(path), f"holds {name}, which the model has not", "is it the file of this model?")
+        for name in tensors.keys() - own.keys()
+    ]
+    problems += [
+        Problem(
+            "M114",
+            str(path),
+            f"{name} is {tuple(tensors[name].shape)}; the model has {tuple(own[name].shape)}",
+        )
+        for name in tensors.keys() & own.keys()
+        if tensors[name].shape != own[name].shape
+    ]
+    if problems:
+        raise UserError(sorted(problems, key=lambda problem: (problem.code, problem.message)))
+    model.load_state_dict(tensors, strict=False)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a weights file, by name. Code in a pickle is never run; sizes are held against what is stored."""
+    if not path.is_file():
+        raise _problem("M110", str(path), "there is no such file", "check `model.weights`")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except SafetensorError as err:
+        raise _problem(
+            "M111", str(path), f"is not a sound safetensors file: {err}", "write it again"
+        ) from err
+    except pickle.UnpicklingError as err:
+        raise _problem(
+            "M111",
+            str(path),
+            "holds more than tensors, and is not opened",
+            "save a state_dict, or use safetensors",
+        ) from err
+    except (RuntimeError, EOFError, ValueError, KeyError, BadZipFile, OSError) as err:
+        raise _problem("M111", str(path), f"cannot be read: {_first_line(err)}", "write it again") from err
+    if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
+        raise _problem("M111", str(path), "does not hold a mapping of names to tensors", "save a state_dict")
+    for name, tensor in loaded.items():
+        stored = tensor.untyped_storage().nbytes()
+        if tensor.numel() * tensor.element_size() > stored:
+            raise _problem(
+                "M115",
+                str(path),
+                f"{name} claims {tensor.numel():,} elements, but {stored:,} bytes are stored",
+            )
+    return dict(loaded)
+
+
+def check_weights(model: nn.Module, place: str) -> list[str]:
+    """Notes on unusual weights; UserError for those that cannot be compiled: not finite, or on the meta device."""
+    problems, notes = [], []
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.is_meta:
+            problems.append(
+                Problem("M120", place, f"{name} is on the meta device and has no values", "load weights")
+            )
+        elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            problems.append(Problem("M121", place, f"{name} holds NaN or infinity", "train or load it again"))
+        elif tensor.is_floating_point() and _denormals(tensor):
+            notes.append(f"{name} holds {_denormals(tensor)} denormal numbers; they count as what they are")
+    if problems:
+        raise UserError(problems)
+    return notes
+
+
+def example_input(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) -> Tensor:
+    """A tensor to trace with: normal random floats, zeros for integers and booleans."""
+    if not dtype.is_floating_point:
+        return torch.zeros(shape, dtype=dtype)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32).to(dtype)
+
+
+def positional_order(model: nn.Module, names: list[str], place: str) -> list[str]:
+    """`names` in the order of `forward`'s parameters, when all are names of parameters; else as they stand."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    known = [p.name for p in parameters]
+    required = [
+        p
+        for p in parameters
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    if len(names) < len(required) or (len(names) > len(known) and not variadic):
+        raise _problem(
+            "M104",
+            place,
+            f"forward takes {', '.join(known) or 'nothing'}; `model.inputs` lists {', '.join(names)}",
+        )
+    return sorted(names, key=known.index) if set(names) <= set(known) else names
+
+
+def _denormals(tensor: Tensor) -> int:
+    tiny = torch.finfo(tensor.dtype).tiny
+    return int(((tensor != 0) & (tensor.abs() < tiny)).sum())
+
+
+def _import(location: str, folder: Path, source: str) -> ModuleType:
+    try:
+        if not location.endswith(".py"):
+            with _on_path(folder):
+                return importlib.import_module(location)
+        path = (folder / location).resolve()
+        if not path.is_file():
+            raise _problem("M100", source, f"there is no file {location} in {folder}", "check `model.source`")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        with _on_path(path.parent):
+            sys.modules[path.stem] = module
+            spec.loader.exec_module(module)
+        return module
+    except UserError:
+        raise
+    except ModuleNotFoundError as err:
+        raise _problem(
+            "M100", source, f"cannot be imported: {err}", "install it, or check `model.source`"
+        ) from err
+    except Exception as err:  # the user's file may raise anything
+        raise _problem(
+            "M101", source, f"importing it raises {_first_line(err)}", _line_in(location, err)
+        ) from err
+
+
+def _call(
+    factory: Any, arguments: Mapping[str, Any], source: str
+) -> object:  # Any: a class or function of the user's
+    try:
+        return factory(**arguments)
+    except Exception as err:  # the user's constructor may raise anything
+        raise _problem("M101", source, f"calling it raises {_first_line(err)}", _line_in("", err)) from err
+
+
+@contextmanager
+def _on_path(folder: Path) -> Iterator[None]:
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+
+
+def _line_in(location: str, err: BaseException) -> str:
+    frames = traceback.extract_tb(err.__traceback__)
+    own = [f for f in frames if f.filename.endswith(Path(location).name or "\0")] or frames
+    return f"see {own[-1].filename}:{own[-1].lineno}" if own else ""
+
+
+def _first_line(err: BaseException) -> str:
+    text = str(err).strip().splitlines()
+    return f"{type(err).__name__}: {text[0] if text else ''}".rstrip(": ")
+
+
+def _problem(code: str, place: str, fact: str, advice: str = "") -> UserError:
+    return UserError(Problem(code, place, fact, advice))

@@ -1,0 +1,115 @@
+"""Output directories that appear whole or not at all.
+
+Files are written to a hidden sibling directory, which then takes the place of the target in one rename. A directory
+that fxpress did not write is never replaced; what a killed run left behind is swept by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from .errors import Problem, UserError
+
+MARKER = "spec.lock"
+_PARTIAL = ".partial-"
+_OLD = ".old-"
+
+
+def check_destination(directory: Path) -> None:
+    """UserError unless `directory` can be created, or is an earlier output that may be replaced."""
+    if directory.is_symlink():
+        raise _refusal("O301", directory, "is a symbolic link", "name the directory that it points to")
+    if directory.exists() and not directory.is_dir():
+        raise _refusal("O302", directory, "exists and is not a directory", "choose another name")
+    if directory.is_dir() and any(directory.iterdir()) and not (directory / MARKER).is_file():
+        raise _refusal(
+            "O303",
+            directory,
+            f"is not empty and holds no {MARKER} of an earlier run",
+            "choose an empty directory",
+        )
+    parent = _existing_ancestor(directory)
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise _refusal("O304", directory, f"cannot be written: {parent} is read-only", "choose another place")
+
+
+def publish(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Make `directory` hold exactly `files` (relative path to bytes), replacing an earlier output in one step.
+
+    UserError when the disk is full or the place cannot be written; an earlier output then stays as it was.
+    """
+    check_destination(directory)
+    directory = directory.absolute()
+    partial = directory.with_name(f".{directory.name}{_PARTIAL}{os.getpid()}")
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(directory.parent):
+            _sweep(directory)
+            try:
+                _write(partial, files)
+                _swap(partial, directory)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except OSError as err:
+        reason = err.strerror or str(err)
+        raise _refusal(
+            "O305", directory, f"could not be written: {reason}", "nothing was changed there"
+        ) from err
+
+
+def _write(root: Path, files: Mapping[str, bytes]) -> None:
+    for name, content in sorted(files.items()):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _swap(partial: Path, directory: Path) -> None:
+    old = directory.with_name(f".{directory.name}{_OLD}{os.getpid()}")
+    if directory.exists():
+        directory.rename(old)
+    try:
+        partial.rename(directory)
+    except OSError:
+        if old.exists():
+            old.rename(directory)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sweep(directory: Path) -> None:
+    """Remove what killed runs left; bring back an output that was set aside when its successor never came."""
+    for old in sorted(directory.parent.glob(f".{directory.name}{_OLD}*")):
+        if directory.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            old.rename(directory)
+    for partial in directory.parent.glob(f".{directory.name}{_PARTIAL}*"):
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold an exclusive lock on `directory` itself: two runs publish one after the other, and no lock file stays."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _existing_ancestor(path: Path) -> Path:
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _refusal(code: str, directory: Path, fact: str, advice: str) -> UserError:
+    return UserError(Problem(code, str(directory), fact, advice))

@@ -1,0 +1,136 @@
+"""report.html: one file without scripts from elsewhere, fonts or network; pictures are inline SVG."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .model import Layer, MemoryBlock, Report
+
+_ENVIRONMENT = Environment(
+    loader=PackageLoader("fxpress.compiler.report"),
+    undefined=StrictUndefined,
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_MAP_WIDTH, _MAP_HEIGHT = 960.0, 300.0
+_ROW, _BOX_WIDTH, _COLUMN = 34, 210, 250
+_PALETTE = ("#3b6ea5", "#7aa6c2", "#4f9d8f", "#9bbf85", "#c9a45c", "#b9714f", "#8e6c8a", "#6b7f99")
+
+
+def render_html(report: Report) -> str:
+    """The report as one self-contained page."""
+    graph = _graph_picture(report.layers)
+    return _ENVIRONMENT.get_template("report.html.j2").render(
+        report=report,
+        blocks=[_block(block, report) for block in report.arena],
+        map_width=_MAP_WIDTH,
+        map_height=_MAP_HEIGHT,
+        arena_bytes=_arena_bytes(report),
+        graph=graph,
+        heaviest=max((layer.cycles or layer.macs for layer in report.layers), default=0),
+    )
+
+
+@dataclass(frozen=True)
+class _Rectangle:
+    """A block of the memory map in picture coordinates."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    colour: str
+    label: str
+    title: str
+
+
+def _arena_bytes(report: Report) -> int:
+    return max((block.offset_bytes + block.size_bytes for block in report.arena), default=0)
+
+
+def _block(block: MemoryBlock, report: Report) -> _Rectangle:
+    steps, total = max(len(report.layers), 1), max(_arena_bytes(report), 1)
+    step, byte = _MAP_WIDTH / steps, _MAP_HEIGHT / total
+    width, height = (block.last - block.first + 1) * step, block.size_bytes * byte
+    fits = height >= 12 and width >= 7 * len(block.name)
+    return _Rectangle(
+        x=round(block.first * step, 2),
+        y=round(_MAP_HEIGHT - (block.offset_bytes + block.size_bytes) * byte, 2),
+        width=round(width, 2),
+        height=round(height, 2),
+        colour=_PALETTE[sum(map(ord, block.name)) % len(_PALETTE)],
+        label=block.name if fits else "",
+        title=f"{block.name}: {block.size_bytes:,} B at {block.offset_bytes:,}, nodes {block.first} to {block.last}",
+    )
+
+
+@dataclass(frozen=True)
+class _Box:
+    """A node of the graph picture."""
+
+    x: int
+    y: int
+    label: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class _GraphPicture:
+    """Boxes, the lines between them, and the size of the picture."""
+
+    boxes: tuple[_Box, ...]
+    lines: tuple[tuple[int, int, int, int], ...]
+    width: int
+    height: int
+    box_width: int = _BOX_WIDTH
+    box_height: int = _ROW - 10
+
+
+def _graph_picture(layers: tuple[Layer, ...]) -> _GraphPicture:
+    """Nodes in rows of execution order; a node that runs beside another branch moves one column to the right."""
+    boxes: dict[str, _Box] = {}
+    last_in_column: list[str] = []
+    lines: list[tuple[int, int, int, int]] = []
+    for row, layer in enumerate(layers):
+        column = _column(layer, last_in_column, has_later_readers=_later_readers(layers, row))
+        box = _Box(
+            12 + column * _COLUMN, 8 + row * _ROW, f"{layer.op} {layer.name}", "x".join(map(str, layer.shape))
+        )
+        boxes[layer.name] = box
+        for name in layer.inputs:
+            if (above := boxes.get(name)) is not None:
+                middle = _BOX_WIDTH // 2
+                lines.append((above.x + middle, above.y + _ROW - 10, box.x + middle, box.y))
+    columns = max((box.x for box in boxes.values()), default=0) + _COLUMN
+    return _GraphPicture(tuple(boxes.values()), tuple(lines), columns, 16 + len(layers) * _ROW)
+
+
+def _column(layer: Layer, tails: list[str], *, has_later_readers: set[str]) -> int:
+    for index, tail in enumerate(tails):
+        if tail in layer.inputs and (index == 0 or tail not in has_later_readers):
+            tails[index] = layer.name
+            return index
+    for index, tail in enumerate(tails):
+        if tail not in has_later_readers:
+            tails[index] = layer.name
+            return index
+    tails.append(layer.name)
+    return len(tails) - 1
+
+
+def _later_readers(layers: tuple[Layer, ...], row: int) -> set[str]:
+    return {name for layer in layers[row + 1 :] for name in layer.inputs}
+
+
+def snr_text(value: float | None) -> str:
+    """A signal-to-noise ratio for people: two decimals at most, `exact` for an infinite one."""
+    if value is None:
+        return ""
+    return "exact" if math.isinf(value) else f"{value:.1f}"
+
+
+_ENVIRONMENT.filters["snr"] = snr_text
