@@ -1,0 +1,153 @@
+"""How a window of int8 becomes the 16-bit words of the matrix product: which bytes, in which order.
+
+A window is `rows` x `segments` runs of contiguous bytes. Since weights may come in any order of taps, runs
+are read in whole words. Where a run is no multiple of four bytes long, either its last word overlaps the one
+before it and meets zero weights there, or the bytes left over from all runs share words of their own, gathered
+one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .gemm_dsp import PIXELS
+
+_MAX_GATHERED = 16
+_WORD_STRIDE = 2 * PIXELS
+
+
+@dataclass(frozen=True)
+class Word:
+    """Four bytes at `offset` of a tap pointer, and where their even and odd halves go."""
+
+    offset: int
+    even: int
+    odd: int
+
+
+@dataclass(frozen=True)
+class Tail:
+    """Four single bytes, as C expressions, and where their even and odd halves go."""
+
+    even: int
+    odd: int
+    b0: str
+    b1: str
+    b2: str
+    b3: str
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """The reading of a window; `order` is, for each tap of the product, its index in the window, or -1."""
+
+    rows: int
+    segments: int
+    segment_step: int
+    loops: int
+    loop_words: tuple[Word, ...]
+    single_words: tuple[Word, ...]
+    tails: tuple[Tail, ...]
+    order: tuple[int, ...]
+
+    @property
+    def steps(self) -> int:
+        """Words of four taps."""
+        return len(self.order) // 4
+
+    @property
+    def has_words(self) -> bool:
+        """Whether some bytes are read as words."""
+        return self.loops > 0 or len(self.single_words) > 0
+
+    @property
+    def loop_bytes(self) -> int:
+        """Bytes that one turn of the loop reads."""
+        return 4 * len(self.loop_words)
+
+    @property
+    def loop_stride(self) -> int:
+        """Words of the columns that one turn of the loop passes."""
+        return _WORD_STRIDE * len(self.loop_words)
+
+    @property
+    def single_stride(self) -> int:
+        """Words of the columns that the words behind the loop pass."""
+        return _WORD_STRIDE * len(self.single_words)
+
+    @property
+    def instructions(self) -> float:
+        """Instructions to expand one window."""
+        runs = self.rows * self.segments * self.has_words
+        words = self.steps - len(self.tails)
+        return 6 + 5 * words + runs * (3 + 3 * self.loops) + 14 * len(self.tails)
+
+    @property
+    def code_bytes(self) -> int:
+        """Bytes of code."""
+        return 40 + 18 * (len(self.loop_words) + len(self.single_words)) + 50 * len(self.tails)
+
+
+def plan_expansion(rows: int, segments: int, segment_step: int, length: int) -> Expansion:
+    """The reading of `rows` x `segments` runs of `length` bytes, runs of one row `segment_step` apart.
+
+    In the C, rows lie `pitch` bytes apart, which differs between the image and a copied window.
+    """
+    runs = rows * segments
+    rest = length % 4
+    overlapped_steps = runs * -(-length // 4)
+    gathered_steps = runs * (length // 4) - (-runs * rest // 4)
+    gathers = rest > 0 and (
+        length < 4 or (gathered_steps < overlapped_steps and runs * rest <= _MAX_GATHERED)
+    )
+    overlaps = rest > 0 and not gathers
+
+    words = length // 4
+    unroll = words if words <= 4 else next(n for n in (4, 3, 5, 6, 1) if words % n == 0)
+    loops = words // unroll if words > unroll > 1 or unroll == 1 < words else 0
+    looped = unroll if loops else 0
+    singles = [4 * i for i in range(words - loops * looped)]
+    if overlaps:
+        singles.append(rest + 4 * len(singles) - 4)
+
+    run_order = list(range(length - rest))
+    if overlaps:
+        run_order += [-1] * (4 - rest) + list(range(length - rest, length))
+    order = [start if start < 0 else run * length + start for run in range(runs) for start in run_order]
+    tails: list[Tail] = []
+    if gathers:
+        left_over = [run * length + i for run in range(runs) for i in range(length - rest, length)]
+        left_over += [-1] * (-len(left_over) % 4)
+        tails = [
+            _tail(tuple(left_over[i : i + 4]), i // 4, segments, segment_step, length)
+            for i in range(0, len(left_over), 4)
+        ]
+        order += left_over
+    return Expansion(
+        rows=rows,
+        segments=segments,
+        segment_step=segment_step,
+        loops=loops,
+        loop_words=_words([4 * i for i in range(looped)]),
+        single_words=_words(singles),
+        tails=tuple(tails),
+        order=tuple(order),
+    )
+
+
+def _words(offsets: list[int]) -> tuple[Word, ...]:
+    return tuple(
+        Word(offset, i * _WORD_STRIDE, i * _WORD_STRIDE + PIXELS) for i, offset in enumerate(offsets)
+    )
+
+
+def _tail(taps: tuple[int, ...], index: int, segments: int, segment_step: int, length: int) -> Tail:
+    def byte(tap: int) -> str:
+        if tap < 0:
+            return "0"
+        run, offset = divmod(tap, length)
+        row, segment = divmod(run, segments)
+        return f"window[{row} * pitch + {segment * segment_step + offset}]"
+
+    b0, b1, b2, b3 = (byte(tap) for tap in taps)
+    return Tail(index * _WORD_STRIDE, index * _WORD_STRIDE + PIXELS, b0, b1, b2, b3)

@@ -1,0 +1,161 @@
+"""The DSP convolution against an integer reference in numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fxpress.backends.c.kernels import conv_dsp
+from fxpress.backends.c.kernels.conv_dsp import ConvShape
+from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
+
+KINDS = ("plain", "clamp", "shift", "residual")
+
+
+def conv_shape(
+    size: tuple[int, int, int],
+    out_c: int,
+    kernel: tuple[int, int],
+    epilogue: Epilogue,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    zero_point: int = -5,
+) -> ConvShape:
+    """A convolution of a [h, w, c] image with padding (top, left, bottom, right)."""
+    height, width, channels = size
+    extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+    out_h = (height + padding[0] + padding[2] - extent[0]) // stride[0] + 1
+    out_w = (width + padding[1] + padding[3] - extent[1]) // stride[1] + 1
+    return ConvShape(
+        height,
+        width,
+        channels,
+        out_h,
+        out_w,
+        out_c,
+        kernel,
+        stride,
+        padding[:2],
+        dilation,
+        zero_point,
+        epilogue,
+    )
+
+
+def accumulate(shape: ConvShape, x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """sum((x - zx) * w) + bias, with the zero point around the image."""
+    margin = 64
+    image = np.zeros((shape.in_h + 2 * margin, shape.in_w + 2 * margin, shape.in_c), np.int64)
+    image[margin : margin + shape.in_h, margin : margin + shape.in_w] = (
+        x.astype(np.int64) - shape.input_zero_point
+    )
+    acc = np.zeros((shape.out_h, shape.out_w, shape.out_c), np.int64) + bias
+    for ky in range(shape.kernel[0]):
+        for kx in range(shape.kernel[1]):
+            top = margin - shape.padding[0] + ky * shape.dilation[0]
+            left = margin - shape.padding[1] + kx * shape.dilation[1]
+            taps = image[top :: shape.stride[0], left :: shape.stride[1]][: shape.out_h, : shape.out_w]
+            acc += taps @ w[:, :, ky, kx].astype(np.int64).T
+    return acc
+
+
+def conv_case(
+    kit: Any,
+    rng: np.random.Generator,
+    name: str,
+    shape: ConvShape,
+    *,
+    fill: tuple[int, int] | None = None,
+    in_place: bool = False,
+) -> Any:
+    """A case of random (or constant) activations and weights."""
+    x = rng.integers(-128, 128, (shape.in_h, shape.in_w, shape.in_c)).astype(np.int8)
+    w = rng.integers(-128, 128, (shape.out_c, shape.in_c, *shape.kernel)).astype(np.int8)
+    if fill is not None:
+        x[:], w[:] = fill
+    bias = rng.integers(-5000, 5000, shape.out_c)
+    spread = 5500 * np.sqrt(w[0].size)
+    multiplier = (2.0**32 / (rng.uniform(0.01, 0.06, shape.out_c) * spread)).astype(np.int64)
+    shift = rng.integers(0, 6, shape.out_c) if shape.epilogue.shifted else np.zeros(shape.out_c, np.int64)
+    acc = accumulate(shape, x, w, bias)
+    r = None if shape.epilogue.residual is None else rng.integers(-128, 128, acc.shape).astype(np.int8)
+    folded = bias - shape.input_zero_point * w.astype(np.int64).sum((1, 2, 3))
+    return kit.case(
+        name=name,
+        source=conv_dsp.render(shape, name, "a convolution"),
+        inputs=(x,) if r is None else (x, r),
+        expected=kit.finish(acc, multiplier, shift, shape.epilogue, r),
+        constants=conv_dsp.pack(shape, w, folded, multiplier, shift),
+        scratch_bytes=conv_dsp.scratch_bytes(shape),
+        in_place=in_place,
+    )
+
+
+def shapes(epilogue: Epilogue) -> list[ConvShape]:
+    """The first layers, pointwise layers and odd sizes that networks have."""
+    return [
+        conv_shape((7, 5, 8), 6, (3, 3), epilogue, padding=(1, 1, 1, 1)),
+        conv_shape((6, 6, 3), 5, (3, 3), epilogue, stride=(2, 2), padding=(0, 0, 1, 1)),
+        conv_shape((9, 10, 1), 7, (10, 4), epilogue, stride=(2, 2), padding=(4, 1, 5, 1)),
+        conv_shape((5, 5, 13), 8, (1, 1), epilogue),
+        conv_shape((4, 4, 64), 10, (1, 1), epilogue, stride=(2, 2)),
+        conv_shape((8, 7, 5), 3, (3, 3), epilogue, padding=(2, 2, 2, 2), dilation=(2, 2)),
+        conv_shape((1, 1, 40), 4, (1, 1), epilogue),
+        conv_shape((1, 2, 3), 1, (3, 3), epilogue, padding=(1, 1, 1, 1), zero_point=-128),
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_convolution_equals_its_reference_with_every_epilogue(kit: Any, kind: str) -> None:
+    rng = np.random.default_rng(1)
+    epilogue = kit.epilogue(kind, rng)
+    kit.check([conv_case(kit, rng, f"conv_{i}", shape) for i, shape in enumerate(shapes(epilogue))])
+
+
+def test_extreme_activations_and_weights_are_exact(kit: Any) -> None:
+    rng = np.random.default_rng(2)
+    shape = conv_shape((5, 5, 16), 4, (3, 3), Epilogue(3), padding=(1, 1, 1, 1), zero_point=127)
+    extremes = ((-128, -128), (127, 127), (-128, 127), (127, -128))
+    kit.check([conv_case(kit, rng, f"conv_{i}", shape, fill=fill) for i, fill in enumerate(extremes)])
+
+
+def test_the_output_may_take_the_place_of_the_residual(kit: Any) -> None:
+    rng = np.random.default_rng(3)
+    epilogue = kit.epilogue("residual", rng)
+    images = [
+        conv_shape((4, width, 16), out_c, (3, 3), epilogue, padding=(1, 1, 1, 1))
+        for width, out_c in ((3, 4), (4, 5), (5, 6))
+    ]
+    kit.check([conv_case(kit, rng, f"conv_{i}", shape, in_place=True) for i, shape in enumerate(images)])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_kernel_stride_padding_and_dilation_is_exact(kit: Any, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cases = []
+    while len(cases) < 16:
+        kernel, dilation, stride = (tuple(rng.integers(1, high, 2).tolist()) for high in (6, 3, 4))
+        extent = [(k - 1) * d + 1 for k, d in zip(kernel, dilation, strict=True)]
+        padding = tuple(int(rng.integers(0, extent[i % 2])) for i in range(4))
+        height, width = (int(rng.integers(extent[i], extent[i] + 9)) for i in range(2))
+        size = (height, width, int(rng.integers(1, 24)))
+        shape = conv_shape(
+            size,
+            int(rng.integers(1, 12)),
+            kernel,
+            kit.epilogue(KINDS[len(cases) % 4], rng),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            zero_point=int(rng.integers(-128, 128)),
+        )
+        if conv_dsp.supports(shape):
+            cases.append(conv_case(kit, rng, f"conv_{len(cases)}", shape))
+    kit.check(cases)
+
+
+def test_a_window_of_too_many_single_bytes_is_refused() -> None:
+    assert not conv_dsp.supports(conv_shape((30, 30, 3), 4, (7, 7), Epilogue(0), dilation=(2, 2)))
