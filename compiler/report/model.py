@@ -55,9 +55,7 @@ class Layer(_Row):
     constant_bytes: int = Field(description="bytes of constants in flash")
     instructions: int | None = Field(default=None, description="estimated instructions on the target")
     cycles: int | None = Field(default=None, description="estimated cycles on the target")
-    snr_db: float | None = Field(
-        default=None, description="signal-to-noise ratio of integer against float"
-    )
+    snr_db: float | None = Field(default=None, description="signal-to-noise ratio of integer against float")
 
 
 class MemoryBlock(_Row):
@@ -88,8 +86,6 @@ class PassSection(_Row):
     nodes_after: int
     macs_before: int
     macs_after: int
-        default=None, description="only in the console summary; null in files, so that they repeat"
-    )
     summary: str = Field(description="one line")
     decisions: tuple[Decision, ...] = ()
 
