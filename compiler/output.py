@@ -14,8 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from .errors import Problem, UserError
+from .lock import LOCK_FILE
 
-MARKER = "spec.lock"
+MARKER = LOCK_FILE
 _PARTIAL = ".partial-"
 _OLD = ".old-"
 

@@ -1,0 +1,139 @@
+"""`fxpress diff A B` and `fxpress explain DIR LAYER`: what report.json tells, for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from .errors import Problem, UserError
+from .report import Decision, Layer, Report
+from .table import text_table
+
+REPORT_FILE = "report.json"
+
+
+def read_report(directory: Path) -> Report:
+    """The report in an output directory; UserError when there is none, or another version wrote it."""
+    path = directory / REPORT_FILE
+    if not path.is_file():
+        raise UserError(
+            Problem(
+                "R401", str(directory), f"holds no {REPORT_FILE}", "name a directory of `fxpress compile`"
+            )
+        )
+    try:
+        return Report.model_validate_json(path.read_text())
+    except ValidationError as err:
+        fact = f"does not read as a report: {err.errors()[0]['msg']}"
+        raise UserError(Problem("R402", str(path), fact, "compile again with this version")) from err
+
+
+def diff_reports(a: Report, b: Report) -> str:
+    """What differs between two compilations: resources, measurements, then layers; empty when nothing does."""
+    parts = [_resources(a, b), _measurements(a, b), _layers(a, b)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def explain_layer(report: Report, name: str) -> str:
+    """Everything the report knows of a layer, named by module path or by value: figures, then decisions."""
+    layers = [layer for layer in report.layers if name in (layer.name, layer.module)]
+    decisions = [
+        (section.name, d)
+        for section in report.passes
+        for d in section.decisions
+        if name in (d.subject, _module(d))
+    ]
+    if not layers and not decisions:
+        known = {layer.module for layer in report.layers} | {layer.name for layer in report.layers}
+        near = get_close_matches(name, sorted(known), n=3, cutoff=0.4)
+        raise UserError(
+            Problem("R403", name, "is no layer of this report", f"near: {', '.join(near)}" if near else "")
+        )
+    lines = [line for layer in layers for line in _layer_lines(layer)]
+    lines += [
+        f"  {section}, {d.rule}: {'done' if d.applied else 'left'}, {d.reason}" for section, d in decisions
+    ]
+    return "\n".join(lines)
+
+
+def _module(decision: Decision) -> str:
+    return decision.source.split(" at ")[0]
+
+
+def _layer_lines(layer: Layer) -> Iterable[str]:
+    yield f"{layer.module or layer.name}: {layer.op} -> {layer.type}"
+    facts = {
+        "result": f"%{layer.name}",
+        "source": layer.location,
+        "kernel": layer.kernel,
+        "MACs": f"{layer.macs:,}" if layer.macs else None,
+        "weight bits": layer.weight_bits,
+        "constants": f"{layer.constant_bytes:,} B" if layer.constant_bytes else None,
+        "cycles, estimated": None if layer.cycles is None else f"{layer.cycles:,}",
+        "integer against float": None if layer.snr_db is None else f"{layer.snr_db:.1f} dB",
+    }
+    yield from (f"  {name}: {value}" for name, value in facts.items() if value)
+
+
+def _resources(a: Report, b: Report) -> str:
+    before = {r.name: r.used for r in a.resources} | {"MACs": a.macs_after, "constants": a.parameters}
+    after = {r.name: r.used for r in b.resources} | {"MACs": b.macs_after, "constants": b.parameters}
+    rows = [
+        (name, _count(before.get(name)), _count(after.get(name)), _change(before.get(name), after.get(name)))
+        for name in [*before, *(after.keys() - before.keys())]
+        if before.get(name) != after.get(name)
+    ]
+    return text_table(("resource", a.name, b.name, "change"), rows) if rows else ""
+
+
+def _measurements(a: Report, b: Report) -> str:
+    before = {(m.stage, m.metric): m.value for m in a.measurements}
+    after = {(m.stage, m.metric): m.value for m in b.measurements}
+    rows = [
+        (f"{stage}, {metric}", _figure(before.get((stage, metric))), _figure(after.get((stage, metric))))
+        for stage, metric in dict.fromkeys([*before, *after])
+        if before.get((stage, metric)) != after.get((stage, metric))
+    ]
+    return text_table(("measurement", a.name, b.name), rows) if rows else ""
+
+
+def _layers(a: Report, b: Report) -> str:
+    before, after = ({layer.name: layer for layer in report.layers} for report in (a, b))
+    rows = []
+    for name in dict.fromkeys([*before, *after]):
+        old, new = before.get(name), after.get(name)
+        if (
+            old is None
+            or new is None
+            or (old.op, old.type, old.kernel, old.constant_bytes)
+            != (
+                new.op,
+                new.type,
+                new.kernel,
+                new.constant_bytes,
+            )
+        ):
+            rows.append((name, _layer_text(old), _layer_text(new)))
+    return text_table(("layer", a.name, b.name), rows) if rows else ""
+
+
+def _layer_text(layer: Layer | None) -> str:
+    if layer is None:
+        return "-"
+    kernel = f", {layer.kernel}" if layer.kernel else ""
+    return f"{layer.op} {'x'.join(map(str, layer.shape))}{kernel}, {layer.constant_bytes:,} B"
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _change(before: int | None, after: int | None) -> str:
+    return f"{100 * (after - before) / before:+.1f} %" if before and after is not None else ""
