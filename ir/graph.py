@@ -161,6 +161,7 @@ class Builder:
         self._params: dict[str, torch.Tensor] = dict(params or {})
         self._taken: set[str] = {*reserved, *self._params}
         self._counters: dict[str, int] = {}
+        self._producers: dict[str, tuple[Node, int]] = {}
 
     def input(self, name: str, type: TensorType) -> Value:
         """Declare the next graph input."""
@@ -208,7 +209,7 @@ class Builder:
         outputs = tuple(
             Value(self.fresh_name(name or op.name), type) for name, type in zip(wished, types, strict=True)
         )
-        self._nodes.append(Node(op, tuple(trimmed), outputs, source))
+        self._insert(Node(op, tuple(trimmed), outputs, source))
         return outputs
 
     def keep(self, node: Node, operands: Sequence[Value | None]) -> tuple[Value, ...]:
@@ -216,7 +217,7 @@ class Builder:
         operands = tuple(operands)
         if tuple(v and v.type for v in operands) == node.operand_types:
             self._taken.update(value.name for value in node.outputs)
-            self._nodes.append(replace(node, inputs=operands))
+            self._insert(replace(node, inputs=operands))
             return node.outputs
         inferred = node.op.infer(*(v and v.type for v in operands))
         types = tuple(
@@ -227,12 +228,28 @@ class Builder:
         )
         outputs = tuple(Value(value.name, type) for value, type in zip(node.outputs, types, strict=True))
         self._taken.update(value.name for value in outputs)
-        self._nodes.append(Node(node.op, operands, outputs, node.source))
+        self._insert(Node(node.op, operands, outputs, node.source))
         return outputs
 
     def tensor(self, value: Value) -> torch.Tensor | None:
         """The tensor of a constant known so far, else None."""
         return self._params.get(value.name)
+
+    def release(self, name: str) -> None:
+        """Give a name free for the value that takes another one's place; nothing may read the old one any more."""
+        self._taken.discard(name)
+
+    def producer(self, value: Value) -> Node | None:
+        """The node appended so far that makes `value`; None for an input or a constant."""
+        return self._producers.get(value.name, (None, -1))[0]
+
+    def position(self, value: Value) -> int:
+        """Index of the node that makes `value`; -1 for an input or a constant."""
+        return self._producers.get(value.name, (None, -1))[1]
+
+    def _insert(self, node: Node) -> None:
+        self._producers.update((value.name, (node, len(self._nodes))) for value in node.outputs)
+        self._nodes.append(node)
 
     def fresh_name(self, wish: str) -> str:
         """`wish`, or `wish_1`, `wish_2`, ... when it is taken."""
@@ -271,6 +288,8 @@ def rewrite(graph: Graph, visit: Visit) -> Graph:
         current[value.name] = builder.input(value.name, value.type)
     for node in graph.nodes:
         operands = tuple(value and current[value.name] for value in node.inputs)
+        for value in node.outputs:
+            builder.release(value.name)
         results = visit(builder, node, operands)
         if results is None:
             results = builder.keep(node, operands)

@@ -1,0 +1,26 @@
+"""The passes: graph in, graph and report out. Importing this package registers all of ours."""
+
+from . import fuse, quantize
+from .base import PASSES, Context, Cost, CostModel, Pass, PassResult, find_pass, register
+from .errors import CalibrationError, MissingNeedError, PassError, UnknownPassError
+from .report import Decision, PassReport, Table
+
+__all__ = [
+    "PASSES",
+    "CalibrationError",
+    "Context",
+    "Cost",
+    "CostModel",
+    "Decision",
+    "MissingNeedError",
+    "Pass",
+    "PassError",
+    "PassReport",
+    "PassResult",
+    "Table",
+    "UnknownPassError",
+    "find_pass",
+    "fuse",
+    "quantize",
+    "register",
+]

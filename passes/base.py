@@ -1,0 +1,148 @@
+"""What a pass is, the registry of all passes, and what the pipeline hands to them.
+
+    @register(FuseOptions)
+    def fuse(graph: Graph, options: FuseOptions, context: Context) -> PassResult: ...
+
+The options say the pass's name in the spec and what it needs. A pass of a user's own joins through the entry
+point group `fxpress.passes`: the entry's name is the pass's, its object a function decorated with `register`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from types import MappingProxyType
+from typing import Any, Generic, Protocol, TypeVar
+
+from torch import Tensor
+
+from ..ir import Graph, Node, verify
+from ..specs.options import PassOptions
+from .errors import MissingNeedError, UnknownPassError
+from .report import PassReport
+
+ENTRY_POINT_GROUP = "fxpress.passes"
+Options = TypeVar("Options", bound=PassOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Predicted cost of one node on the target."""
+
+    flash_bytes: int
+    arena_bytes: int
+    instructions: int
+    cycles: int
+
+
+class CostModel(Protocol):
+    """What a pass may ask about the target; the pipeline fills it in."""
+
+    def predict(self, node: Node) -> Cost:
+        """Cost of one execution of `node`."""
+
+    def weight_bits(self, node: Node) -> tuple[int, ...]:
+        """Storage bits of weights for which the target has a kernel for `node`."""
+
+    def activation_bits(self, node: Node) -> tuple[int, ...]:
+        """Storage bits of activations for which the target has a kernel for `node`."""
+
+
+def _silent(label: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def _select_exactly(pattern: str, module: str) -> bool:
+    """Layer selection without globs."""
+    return pattern == module
+
+
+@dataclass(frozen=True)
+class Context:
+    """What surrounds a run of a pass. Whatever the spec does not give is empty or None.
+
+    `calibration` holds input tuples, each with exactly the graph's input shapes; `labels` a tensor for each of
+    them. `selects(pattern, module)` says whether a layer selector of the spec means a module path.
+    `progress(label, done, total)` is called as long work goes on.
+    """
+
+    calibration: Sequence[tuple[Tensor, ...]] = ()
+    labels: Sequence[Tensor] = ()
+    cost: CostModel | None = None
+    selects: Callable[[str, str], bool] = _select_exactly
+    progress: Callable[[str, int, int], None] = _silent
+
+    @property
+    def available(self) -> frozenset[str]:
+        """The needs that this context satisfies, in the words of `PassOptions.needs`."""
+        given = {"calibration": len(self.calibration) > 0, "labels": len(self.labels) > 0}
+        return frozenset(need for need, is_given in given.items() if is_given)
+
+
+@dataclass(frozen=True)
+class PassResult:
+    """The rewritten graph and the report."""
+
+    graph: Graph
+    report: PassReport
+
+
+PassFunction = Callable[[Graph, Options, Context], PassResult]
+
+
+@dataclass(frozen=True)
+class Pass(Generic[Options]):
+    """A registered pass. It can be called like the function it was made from."""
+
+    options: type[Options]
+    function: PassFunction[Options]
+
+    @property
+    def name(self) -> str:
+        """The pass's name in the spec."""
+        return self.options.pass_name()
+
+    def __call__(self, graph: Graph, options: Options, context: Context = Context()) -> PassResult:
+        """Run the pass and verify what it gives back; MissingNeedError before anything runs."""
+        missing = self.missing(context)
+        if missing:
+            raise MissingNeedError(f'pass "{self.name}" needs {" and ".join(missing)} in the spec')
+        result = self.function(graph, options, context)
+        verify(result.graph)
+        return result
+
+    def missing(self, context: Context) -> tuple[str, ...]:
+        """What the pass needs and the context lacks."""
+        return tuple(sorted(self.options.needs - context.available))
+
+
+_PASSES: dict[str, Pass[Any]] = {}  # Any: each pass has its own options
+PASSES: Mapping[str, Pass[Any]] = MappingProxyType(_PASSES)
+
+
+def register(options: type[Options]) -> Callable[[PassFunction[Options]], Pass[Options]]:
+    """Function decorator: enter a pass in the registry under the name that its options declare."""
+
+    def enter(function: PassFunction[Options]) -> Pass[Options]:
+        name = options.pass_name()
+        if name in _PASSES:
+            raise ValueError(f"pass {name!r} is registered twice")
+        _PASSES[name] = Pass(options, function)
+        return _PASSES[name]
+
+    return enter
+
+
+def find_pass(name: str) -> Pass[Any]:  # Any: each pass has its own options
+    """The pass of this name, from the registry or a package's entry point; UnknownPassError names the nearest."""
+    if name not in _PASSES:
+        for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
+            entry.load()
+    if name not in _PASSES:
+        known = sorted(_PASSES.keys() | {entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
+        near = get_close_matches(name, known, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(known)}"
+        raise UnknownPassError(f'unknown pass "{name}"; {hint}')
+    return _PASSES[name]

@@ -1,0 +1,115 @@
+"""Calibration: the float graph run on sample inputs, several at once where the graph passes a larger batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from ..ir import Graph, ShapeError, Value, rebatch, run
+from .errors import CalibrationError
+from .observers import Collector, Statistics
+
+_BATCH = 32
+_BATCH_ELEMENTS = 1 << 24  # of the largest tensor, so that a batch stays within a few hundred megabytes
+
+Batch = tuple[Tensor, ...]
+Progress = Callable[[str, int, int], None]
+
+
+def collect(
+    graph: Graph, samples: Sequence[Batch], wanted: Collection[str], *, progress: Progress
+) -> dict[str, Statistics]:
+    """Statistics of the values named in `wanted`, inputs and results, over all samples.
+
+    CalibrationError names the sample and the layer where a value is not finite.
+    """
+    check_samples(graph, samples)
+    size = batch_size(graph, samples)
+    batched = graph if size == 1 else rebatch(graph, size * graph.inputs[0].type.shape[0])
+    whole = len(samples) - len(samples) % size
+    runs = [(batched, at, _stack(samples[at : at + size])) for at in range(0, whole, size)]
+    runs += [(graph, at, samples[at]) for at in range(whole, len(samples))]
+    collectors = {name: Collector(len(runs)) for name in wanted}
+    for used, first, inputs in runs:
+        _observe(used, inputs, collectors, first)
+        progress("calibration", min(first + size, len(samples)), len(samples))
+    found = {name: collector.finish() for name, collector in collectors.items()}
+    return {name: statistics for name, statistics in found.items() if statistics is not None}
+
+
+def check_samples(graph: Graph, samples: Sequence[Batch]) -> None:
+    """Raise CalibrationError unless there are samples that fit the graph's inputs, all finite."""
+    if not len(samples):
+        raise CalibrationError("the calibration set is empty")
+    for index, sample in enumerate(samples):
+        if len(sample) != len(graph.inputs):
+            raise CalibrationError(
+                f"calibration sample {index} has {len(sample)} tensors; the model takes {len(graph.inputs)}"
+            )
+        for value, tensor in zip(graph.inputs, sample, strict=True):
+            _check_tensor(value, tensor, index)
+
+
+def _check_tensor(value: Value, tensor: Tensor, index: int) -> None:
+    what = f'calibration sample {index}, input "{value.name}"'
+    if tuple(tensor.shape) != value.type.shape:
+        raise CalibrationError(f"{what}: shape {tuple(tensor.shape)}; the model takes {value.type.shape}")
+    if tensor.dtype != value.type.dtype.torch:
+        raise CalibrationError(f"{what}: {tensor.dtype}; the model takes {value.type.dtype.torch}")
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+        raise CalibrationError(f"{what}: holds NaN or infinity")
+
+
+def batch_size(graph: Graph, samples: Sequence[Batch]) -> int:
+    """How many samples run at once: more than one only if two together give what they give alone."""
+    largest = max((v.type.numel for n in graph.nodes for v in n.outputs), default=1)
+    size = min(_BATCH, len(samples), max(_BATCH_ELEMENTS // max(largest, 1), 1))
+    return size if size > 1 and _passes_batches(graph, samples[:2]) else 1
+
+
+def _passes_batches(graph: Graph, pair: Sequence[Batch]) -> bool:
+    firsts = {v.type.shape[:1] for v in graph.inputs}
+    if len(firsts) != 1 or firsts == {()}:
+        return False
+    try:
+        double = rebatch(graph, 2 * graph.inputs[0].type.shape[0])
+        with torch.no_grad():
+            together = run(double, _stack(pair))
+            alone = [run(graph, sample) for sample in pair]
+    except (ShapeError, RuntimeError):  # torch refuses sizes with a RuntimeError
+        return False
+    apart = [torch.cat([a, b]) for a, b in zip(*alone, strict=True)]
+    return all(
+        torch.allclose(x.double(), y.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
+        for x, y in zip(together, apart, strict=True)
+    )
+
+
+def _stack(samples: Sequence[Batch]) -> Batch:
+    return tuple(torch.cat(list(tensors)) for tensors in zip(*samples, strict=True))
+
+
+def _observe(graph: Graph, inputs: Batch, collectors: dict[str, Collector], first: int) -> None:
+    def observe(value: Value, tensor: Tensor) -> None:
+        if value.name not in collectors:
+            return
+        if not bool(tensor.isfinite().all()):
+            raise CalibrationError(_not_finite(graph, value, tensor, first))
+        collectors[value.name].add(tensor)
+
+    with torch.no_grad():
+        for value, tensor in zip(graph.inputs, inputs, strict=True):
+            observe(value, tensor)
+        run(graph, inputs, observe=observe)
+
+
+def _not_finite(graph: Graph, value: Value, tensor: Tensor, first: int) -> str:
+    rows = tensor.flatten(1) if tensor.ndim > 1 else tensor.view(1, -1)
+    row = int((~rows.isfinite().all(1)).nonzero()[0])
+    rows_per_sample = max(graph.inputs[0].type.shape[0], 1) if graph.inputs[0].type.shape else 1
+    node = graph.producers.get(value.name)
+    layer = f"{node.op.name} {value} ({node.source})" if node is not None else f"input {value}"
+    index = first + (row // rows_per_sample if len(rows) > rows_per_sample else 0)
+    return f"calibration sample {index}: {layer} gives NaN or infinity"

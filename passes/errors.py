@@ -1,0 +1,19 @@
+"""Errors of the passes, named for what is wrong."""
+
+from __future__ import annotations
+
+
+class PassError(Exception):
+    """Base of what a pass raises for something that the user can mend."""
+
+
+class UnknownPassError(PassError):
+    """No pass has this name."""
+
+
+class MissingNeedError(PassError):
+    """A pass needs something, such as calibration data, that the spec does not give."""
+
+
+class CalibrationError(PassError):
+    """The calibration data do not serve: none, the wrong shape, not finite."""

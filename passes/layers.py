@@ -1,0 +1,65 @@
+"""What the layers with weights have in common, for passes that rewrite them: where the output channels lie."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TypeGuard
+
+from torch import Tensor
+
+from ..ir import Op
+from ..ir.ops.accumulate import Clamp
+from ..ir.ops.binary import Add, Binary, Mul, Sub
+from ..ir.ops.conv import Conv, ConvTranspose
+from ..ir.ops.linear import Linear
+
+Layer = Conv | ConvTranspose | Linear
+LAYERS: tuple[type[Op], ...] = (Conv, ConvTranspose, Linear)
+Clamped = Conv | ConvTranspose | Linear | Binary
+CLAMPED: tuple[type[Op], ...] = (Conv, ConvTranspose, Linear, Add, Sub, Mul)
+
+
+def is_layer(op: Op) -> TypeGuard[Layer]:
+    """True for convolution, transposed convolution and linear layer."""
+    return isinstance(op, LAYERS)
+
+
+def is_depthwise(op: Op, weight_shape: tuple[int, ...]) -> bool:
+    """True for a convolution in which each output channel reads one input channel."""
+    return isinstance(op, Conv) and op.groups > 1 and weight_shape[1] == 1
+
+
+def clamp_of(op: Op) -> Clamp:
+    """The fused clamp of an operator that can have one."""
+    assert isinstance(op, Clamped)
+    return op.clamp
+
+
+def with_clamp(op: Op, clamp: Clamp) -> Op:
+    """The operator with another fused clamp."""
+    assert isinstance(op, Clamped)
+    return replace(op, clamp=clamp)
+
+
+def output_channels(op: Layer, weight: Tensor) -> int:
+    """Number of output channels of a layer with this weight."""
+    return weight.shape[1] * op.groups if isinstance(op, ConvTranspose) else weight.shape[0]
+
+
+def scale_outputs(op: Layer, weight: Tensor, factor: Tensor) -> Tensor:
+    """The weight with output channel i multiplied by `factor[i]`."""
+    if isinstance(op, ConvTranspose):
+        return _scale_second(weight, factor, op.groups)
+    return weight * factor.view(-1, *[1] * (weight.ndim - 1))
+
+
+def scale_inputs(op: Conv | Linear, weight: Tensor, factor: Tensor) -> Tensor:
+    """The weight with the taps of input channel i multiplied by `factor[i]`."""
+    return _scale_second(weight, factor, op.groups if isinstance(op, Conv) else 1)
+
+
+def _scale_second(weight: Tensor, factor: Tensor, groups: int) -> Tensor:
+    """`weight` [groups * a, b, ...] times `factor` [groups * b]."""
+    grouped = weight.reshape(groups, -1, *weight.shape[1:])
+    along = factor.view(groups, 1, -1, *[1] * (weight.ndim - 2))
+    return (grouped * along).reshape(weight.shape)

@@ -1,0 +1,151 @@
+"""Ranges from calibration: what is kept of each tensor, and the rules that choose a range from it.
+
+Every rule sees the same `Statistics`; none has a floor, so that small activations keep their precision.
+
+    minmax           the smallest and largest value seen
+    moving_average   exponential mean of each batch's smallest and largest value
+    percentile       the range that leaves (1 - coverage) / 2 of the values outside at either end
+    mse              of some shrunk ranges the one with the least mean squared error on its own grid
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..specs.options import MinMax, MovingAverage, MseSearch, Observer, Percentile
+
+_KEPT_VALUES = 1 << 17
+_BINS = 2048
+
+
+@dataclass(frozen=True)
+class Range:
+    """Reals that a grid must reach; it always holds zero."""
+
+    low: float
+    high: float
+
+    @staticmethod
+    def of(low: float, high: float) -> Range:
+        """The smallest range that holds `low`, `high` and zero."""
+        return Range(min(low, 0.0), max(high, 0.0))
+
+    @property
+    def width(self) -> float:
+        """Distance of the ends."""
+        return self.high - self.low
+
+    def union(self, other: Range) -> Range:
+        """The smallest range that holds both."""
+        return Range(min(self.low, other.low), max(self.high, other.high))
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What calibration saw of a tensor: the ends of each batch, and an even sample of its values."""
+
+    batches: tuple[tuple[float, float], ...]
+    sample: Tensor
+
+    @property
+    def low(self) -> float:
+        """Smallest value seen."""
+        return min(low for low, _ in self.batches)
+
+    @property
+    def high(self) -> float:
+        """Largest value seen."""
+        return max(high for _, high in self.batches)
+
+    @staticmethod
+    def joined(parts: Sequence[Statistics]) -> Statistics:
+        """Statistics of values that share one grid."""
+        if len(parts) == 1:
+            return parts[0]
+        ends = tuple(end for part in parts for end in part.batches)
+        return Statistics(ends, torch.cat([part.sample for part in parts]))
+
+
+class Collector:
+    """Gathers the statistics of one tensor over `batches` calls of `add`."""
+
+    def __init__(self, batches: int) -> None:
+        self._share = max(_KEPT_VALUES // max(batches, 1), 256)
+        self._ends: list[tuple[float, float]] = []
+        self._kept: list[Tensor] = []
+
+    def add(self, x: Tensor) -> None:
+        """One batch; every value must be finite."""
+        if not x.numel():
+            return
+        low, high = torch.aminmax(x)
+        self._ends.append((float(low), float(high)))
+        stride = (x.numel() // self._share) | 1  # odd, so that it does not run along rows of a power of two
+        self._kept.append(x.detach().flatten()[::stride].to(torch.float32))
+
+    def finish(self) -> Statistics | None:
+        """The statistics; None when nothing was added."""
+        return Statistics(tuple(self._ends), torch.cat(self._kept)) if self._ends else None
+
+
+def min_max(statistics: Statistics) -> Range:
+    """From the smallest to the largest value seen."""
+    return Range.of(statistics.low, statistics.high)
+
+
+def moving_average(statistics: Statistics, *, momentum: float) -> Range:
+    """Exponential mean of the batches' ends; the first batch starts it."""
+    low, high = statistics.batches[0]
+    for batch_low, batch_high in statistics.batches[1:]:
+        low = momentum * low + (1 - momentum) * batch_low
+        high = momentum * high + (1 - momentum) * batch_high
+    return Range.of(low, high)
+
+
+def percentile(statistics: Statistics, *, coverage: float) -> Range:
+    """The range with the middle `coverage`, a share of 1, of the values."""
+    ordered = statistics.sample.sort().values
+    outside = (1 - coverage) / 2
+    last = len(ordered) - 1
+    low, high = (float(ordered[round(last * at)]) for at in (outside, 1 - outside))
+    return Range.of(low, high)
+
+
+def mse(statistics: Statistics, *, levels: int, candidates: int) -> Range:
+    """The shrunk range with the least squared error, rounding inside and clipping outside together.
+
+    Measured on a histogram; a step of width d costs d^2 / 12 for each value inside.
+    """
+    full = min_max(statistics)
+    if not full.width:
+        return full
+    sample = statistics.sample.double() / full.width
+    low, high = full.low / full.width, full.high / full.width
+    counts = torch.histc(sample, _BINS, low, high)
+    centres = low + (torch.arange(_BINS, dtype=torch.float64) + 0.5) * (high - low) / _BINS
+    shrinks = torch.arange(1, candidates + 1, dtype=torch.float64)[:, None] / candidates
+    low_ends, high_ends = low * shrinks, high * shrinks
+    clipped = centres - torch.minimum(torch.maximum(centres, low_ends), high_ends)
+    steps = (high_ends - low_ends) / (levels - 1)
+    is_exact = centres.abs() < 0.5 / _BINS  # zeros, as a ReLU makes them, are on every grid
+    inside = torch.where((clipped == 0) & ~is_exact, steps**2 / 12, 0.0)
+    errors = ((clipped**2 + inside) * counts).sum(1)
+    best = float(shrinks[int(errors.argmin())])
+    return Range.of(full.low * best, full.high * best)
+
+
+def choose_range(statistics: Statistics, observer: Observer, *, levels: int) -> Range:
+    """The range that the spec's observer chooses."""
+    match observer:
+        case MinMax():
+            return min_max(statistics)
+        case MovingAverage(momentum=momentum):
+            return moving_average(statistics, momentum=momentum)
+        case Percentile(coverage=coverage):
+            return percentile(statistics, coverage=coverage)
+        case MseSearch(candidates=candidates):
+            return mse(statistics, levels=levels, candidates=candidates)
