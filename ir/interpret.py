@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .errors import IRError, ShapeError
 from .graph import Graph, Node
-from .ops.base import IntegerCall, Quantized
+from .ops.base import IntegerCall
 from .tensor_type import Quantization, TensorType, Value
 from .text import node_text
 
@@ -126,9 +126,10 @@ def _call(node: Node, operands: list[Tensor | None]) -> tuple[Tensor, ...]:
 
 def _call_integer(node: Node, operands: list[Tensor | None]) -> tuple[Tensor, ...]:
     quantized = any(t is not None and t.is_quantized for t in (*node.operand_types, *node.output_types))
-    if not quantized or node.op.quantized is not Quantized.COMPUTE:
+    if not quantized:
         return _call(node, operands)
-    return (node.op.integer(IntegerCall(tuple(operands), node.operand_types, node.output_types[0])),)
+    results = node.op.integer(IntegerCall(tuple(operands), node.operand_types, node.output_types[0]))
+    return results if isinstance(results, tuple) else (results,)
 
 
 def _real(type: TensorType, tensor: Tensor) -> Tensor:

@@ -1,6 +1,27 @@
 """The operators. Importing this package registers all of them."""
 
-from . import activation, binary, conv, linear, norm, pool, quantize, shape
+from . import (
+    activation,
+    attention,
+    binary,
+    call,
+    conv,
+    elementary,
+    embedding,
+    linear,
+    matmul,
+    norm,
+    pad,
+    pool,
+    prelu,
+    quantize,
+    recurrent,
+    reduce,
+    resize,
+    shape,
+    slicing,
+    softmax,
+)
 from .base import LOWERINGS, OPERATORS, AtenCall, IntegerCall, Op, Quantized, attributes, lowers, operator
 
 __all__ = [
@@ -11,14 +32,26 @@ __all__ = [
     "Op",
     "Quantized",
     "activation",
+    "attention",
     "attributes",
     "binary",
+    "call",
     "conv",
+    "elementary",
+    "embedding",
     "linear",
     "lowers",
+    "matmul",
     "norm",
     "operator",
+    "pad",
     "pool",
+    "prelu",
     "quantize",
+    "recurrent",
+    "reduce",
+    "resize",
     "shape",
+    "slicing",
+    "softmax",
 ]

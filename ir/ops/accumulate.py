@@ -129,10 +129,8 @@ def finish_accumulator(call: IntegerCall, acc: Tensor, clamp: Clamp, *, channel_
     )
     multipliers, shifts = (torch.tensor(t).view(along) for t in (fixed.multipliers, fixed.shifts))
     y = requant(acc, multipliers, shifts)
-    if residual is None or fixed.residual is None:
-        y = y + fixed.zero_point
-    else:
-        y = y + fixed.residual.apply(residual)
+    fused = None if residual is None or fixed.residual is None else fixed.residual.apply(residual)
+    y = y + (fixed.zero_point if fused is None else fused)
     return y.clamp(fixed.low, fixed.high)
 
 

@@ -1,7 +1,8 @@
-"""Elementwise functions of one operand. On 8 bits each is a table of 256 entries, made from the float form."""
+"""Activation functions of one operand. On 8 bits each is a table of 256 entries, made from the float form."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,23 +10,34 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .accumulate import apply_clamp
 from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
 from .quantize import per_tensor_types
 
+TABLE_BITS = 8
+
 
 @dataclass(frozen=True)
 class Elementwise(Op):
-    """Base of the unary elementwise functions: the result has the operand's shape."""
+    """Base of the elementwise functions of one operand: the result has the operand's shape."""
 
     quantized = Quantized.COMPUTE
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if not x.real().dtype.is_floating:
+            raise ShapeError(f"{self.name} takes floating point values, not {x.dtype.value}")
         return (x.real(),)
 
+    @abstractmethod
+    def reference(self, x: Tensor) -> Tensor:
+        """The function."""
+
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        per_tensor_types(operands[0], outputs[0])
+        qx, qy = per_tensor_types(operands[0], outputs[0])
+        if max(qx.bits, qy.bits) > TABLE_BITS:
+            raise ShapeError(f"{self.name} is a table, for values of at most {TABLE_BITS} bits")
 
     def integer(self, call: IntegerCall) -> Tensor:
         qx, _ = per_tensor_types(call.types[0], call.output)
@@ -35,8 +47,7 @@ class Elementwise(Op):
         """The result's integer (int64) for each integer of the operand, from its smallest on."""
         qx, qy = per_tensor_types(x, output)
         integers = torch.arange(qx.qmin, qx.qmax + 1)
-        reals = qx.dequantize(integers, dtype=torch.float64)
-        return qy.quantize(torch.as_tensor(self.reference(reals)))
+        return qy.quantize(self.reference(qx.dequantize(integers, dtype=torch.float64)))
 
 
 @operator("clamp")
@@ -71,6 +82,20 @@ class LeakyRelu(Elementwise):
         return functional.leaky_relu(x, self.slope)
 
 
+@operator("elu")
+@dataclass(frozen=True)
+class Elu(Elementwise):
+    """scale * x where positive, scale * alpha * (exp(input_scale * x) - 1) elsewhere; ELU, SELU and CELU."""
+
+    alpha: float = 1.0
+    scale: float = 1.0
+    input_scale: float = 1.0
+
+    def reference(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.aten.elu.default(x, self.alpha, self.scale, self.input_scale)
+        return y
+
+
 @operator("hardswish")
 @dataclass(frozen=True)
 class Hardswish(Elementwise):
@@ -98,6 +123,15 @@ class Sigmoid(Elementwise):
         return torch.sigmoid(x)
 
 
+@operator("log_sigmoid")
+@dataclass(frozen=True)
+class LogSigmoid(Elementwise):
+    """log(1 / (1 + exp(-x)))."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return functional.logsigmoid(x)
+
+
 @operator("tanh")
 @dataclass(frozen=True)
 class Tanh(Elementwise):
@@ -114,6 +148,11 @@ class Gelu(Elementwise):
 
     approximate: str = "none"
 
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if self.approximate not in ("none", "tanh"):
+            raise ShapeError(f"gelu approximated by {self.approximate!r}; the choices are none and tanh")
+        return super().infer(x)
+
     def reference(self, x: Tensor) -> Tensor:
         return functional.gelu(x, approximate=self.approximate)
 
@@ -127,51 +166,108 @@ class Silu(Elementwise):
         return functional.silu(x)
 
 
-@lowers("relu.default")
-def _lower_relu(call: AtenCall) -> Value:
-    return call.emit(Relu(), call.value("self"))
+@operator("mish")
+@dataclass(frozen=True)
+class Mish(Elementwise):
+    """x * tanh(log(1 + exp(x)))."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return functional.mish(x)
+
+
+@operator("softplus")
+@dataclass(frozen=True)
+class Softplus(Elementwise):
+    """log(1 + exp(beta * x)) / beta, and x itself where beta * x exceeds the threshold."""
+
+    beta: float = 1.0
+    threshold: float = 20.0
+
+    def reference(self, x: Tensor) -> Tensor:
+        return functional.softplus(x, self.beta, self.threshold)
+
+
+_PLAIN: dict[str, type[Elementwise]] = {
+    "relu.default": Relu,
+    "hardswish.default": Hardswish,
+    "hardsigmoid.default": Hardsigmoid,
+    "sigmoid.default": Sigmoid,
+    "log_sigmoid.default": LogSigmoid,
+    "tanh.default": Tanh,
+    "silu.default": Silu,
+    "mish.default": Mish,
+}
+
+SELU_ALPHA = 1.6732632423543772848170429916717
+SELU_SCALE = 1.0507009873554804934193349852946
+
+
+@lowers(*_PLAIN)
+def _lower_plain(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, _PLAIN[call.target]())
+
+
+def emit_elementwise(call: AtenCall, op: Elementwise) -> Value | None:
+    """The function of the operand `self`; declined for anything but floats, which torch may promote."""
+    x = call.value("self")
+    return call.emit(op, x) if x.type.dtype.is_floating else None
 
 
 @lowers("relu6.default")
-def _lower_relu6(call: AtenCall) -> Value:
-    return call.emit(Clamp(0.0, 6.0), call.value("self"))
+def _lower_relu6(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, Clamp(0.0, 6.0))
 
 
 @lowers("hardtanh.default")
-def _lower_hardtanh(call: AtenCall) -> Value:
-    return call.emit(Clamp(float(call["min_val"]), float(call["max_val"])), call.value("self"))
+def _lower_hardtanh(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, Clamp(float(call["min_val"]), float(call["max_val"])))
+
+
+@lowers("clamp.default", "clip.default")
+def _lower_clamp(call: AtenCall) -> Value | None:
+    low, high = call["min"], call["max"]
+    return emit_elementwise(
+        call,
+        Clamp(float("-inf") if low is None else float(low), float("inf") if high is None else float(high)),
+    )
+
+
+@lowers("clamp_min.default")
+def _lower_clamp_min(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, Clamp(low=float(call["min"])))
+
+
+@lowers("clamp_max.default")
+def _lower_clamp_max(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, Clamp(high=float(call["max"])))
 
 
 @lowers("leaky_relu.default")
-def _lower_leaky_relu(call: AtenCall) -> Value:
-    return call.emit(LeakyRelu(float(call["negative_slope"])), call.value("self"))
+def _lower_leaky_relu(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, LeakyRelu(float(call["negative_slope"])))
 
 
-@lowers("hardswish.default")
-def _lower_hardswish(call: AtenCall) -> Value:
-    return call.emit(Hardswish(), call.value("self"))
+@lowers("elu.default")
+def _lower_elu(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, Elu(float(call["alpha"]), float(call["scale"]), float(call["input_scale"])))
 
 
-@lowers("hardsigmoid.default")
-def _lower_hardsigmoid(call: AtenCall) -> Value:
-    return call.emit(Hardsigmoid(), call.value("self"))
+@lowers("selu.default")
+def _lower_selu(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, Elu(SELU_ALPHA, SELU_SCALE))
 
 
-@lowers("sigmoid.default")
-def _lower_sigmoid(call: AtenCall) -> Value:
-    return call.emit(Sigmoid(), call.value("self"))
-
-
-@lowers("tanh.default")
-def _lower_tanh(call: AtenCall) -> Value:
-    return call.emit(Tanh(), call.value("self"))
+@lowers("celu.default")
+def _lower_celu(call: AtenCall) -> Value | None:
+    alpha = float(call["alpha"])
+    return emit_elementwise(call, Elu(alpha, 1.0, 1.0 / alpha)) if alpha else None
 
 
 @lowers("gelu.default")
-def _lower_gelu(call: AtenCall) -> Value:
-    return call.emit(Gelu(call["approximate"]), call.value("self"))
+def _lower_gelu(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, Gelu(call["approximate"]))
 
 
-@lowers("silu.default")
-def _lower_silu(call: AtenCall) -> Value:
-    return call.emit(Silu(), call.value("self"))
+@lowers("softplus.default")
+def _lower_softplus(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, Softplus(float(call["beta"]), float(call["threshold"])))

@@ -48,8 +48,14 @@ class Op(ABC):
     def reference(self, *operands: Any, **_: Any) -> tuple[torch.Tensor, ...] | torch.Tensor:  # Any: as above
         """Float meaning, in differentiable torch; for data movement also the integer meaning."""
 
-    def integer(self, call: IntegerCall) -> torch.Tensor:
-        """Exact integer meaning: int64 operands to an int64 result in the output type's range."""
+    def integer(self, call: IntegerCall) -> tuple[torch.Tensor, ...] | torch.Tensor:
+        """Exact integer meaning: int64 operands to int64 results in the output type's range.
+
+        Data movement moves the integers as it moves reals; an operator that puts in elements of its own
+        (padding) says here which integers they are.
+        """
+        if self.quantized is Quantized.MOVE:
+            return self.reference(*call.operands)
         raise UnsupportedError(f"{self.name} has no integer form")
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:

@@ -1,9 +1,14 @@
-"""Elementwise sum, difference and product of two operands that broadcast against each other."""
+"""Elementwise arithmetic on two operands that broadcast against each other.
+
+A number in the place of an operand becomes a constant without dimensions, where that changes no bit.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -18,7 +23,7 @@ from .quantize import per_tensor_types
 
 @dataclass(frozen=True)
 class Binary(Op):
-    """Base of the sum, difference and product: broadcasting, and a fused clamp."""
+    """Base: broadcasting, torch's type promotion, and a fused clamp."""
 
     quantized = Quantized.COMPUTE
 
@@ -26,15 +31,21 @@ class Binary(Op):
 
     def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
         a, b = a.real(), b.real()
-        try:
-            shape = tuple(torch.broadcast_shapes(a.shape, b.shape))
-        except RuntimeError:
-            raise ShapeError(f"{a.shape} and {b.shape} do not broadcast") from None
-        empties = (torch.empty(t.shape, dtype=t.dtype.torch, device="meta") for t in (a, b))
-        return (TensorType(shape, DType.of(torch.result_type(*empties))),)
+        dtype = promoted(a, b)
+        if not dtype.is_floating and (self.clamp is not None or dtype is DType.BOOL):
+            raise ShapeError(f"{self.name} of {a.dtype.value} and {b.dtype.value} is not defined")
+        return (TensorType(broadcast(a.shape, b.shape), dtype),)
+
+    @abstractmethod
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        """The result before the clamp."""
+
+    def reference(self, a: Tensor, b: Tensor) -> Tensor:
+        return apply_clamp(self.combine(a, b), self.clamp)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        per_tensor_types(*operands, outputs[0])
+        if any(q.bits > 8 for q in per_tensor_types(*operands, outputs[0])):
+            raise ShapeError(f"{self.name} computes on values of at most 8 bits")
 
 
 @operator("add")
@@ -42,8 +53,8 @@ class Binary(Op):
 class Add(Binary):
     """clamp(a + b)."""
 
-    def reference(self, a: Tensor, b: Tensor) -> Tensor:
-        return apply_clamp(a + b, self.clamp)
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return a + b
 
     def integer(self, call: IntegerCall) -> Tensor:
         return _weighted_sum(call, self.clamp, sign=1)
@@ -54,8 +65,8 @@ class Add(Binary):
 class Sub(Binary):
     """clamp(a - b)."""
 
-    def reference(self, a: Tensor, b: Tensor) -> Tensor:
-        return apply_clamp(a - b, self.clamp)
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return a - b
 
     def integer(self, call: IntegerCall) -> Tensor:
         return _weighted_sum(call, self.clamp, sign=-1)
@@ -66,16 +77,78 @@ class Sub(Binary):
 class Mul(Binary):
     """clamp(a * b)."""
 
-    def reference(self, a: Tensor, b: Tensor) -> Tensor:
-        return apply_clamp(a * b, self.clamp)
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return a * b
 
     def integer(self, call: IntegerCall) -> Tensor:
         qa, qb, qy = per_tensor_types(*call.types, call.output)
         low, high = clamp_bounds(self.clamp, qy)
-        step = Requant.of(qa.scale[0] * qb.scale[0] / qy.scale[0])
+        step = requant_of_product(call.types[0], call.types[1], call.output)
         product = (call.operand(0) - qa.zero_point[0]) * (call.operand(1) - qb.zero_point[0])
         y = requant(check_int32(product, "a product"), step.multiplier, step.shift)
         return (y + qy.zero_point[0]).clamp(low, high)
+
+
+@dataclass(frozen=True)
+class FloatBinary(Binary):
+    """Base of those that compute on reals only."""
+
+    quantized = Quantized.NEVER
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        raise ShapeError(f"{self.name} does not compute on quantized values")
+
+
+@operator("div")
+@dataclass(frozen=True)
+class Div(FloatBinary):
+    """clamp(a / b), of floating point operands."""
+
+    def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
+        (y,) = super().infer(a, b)
+        if not y.dtype.is_floating:
+            raise ShapeError(f"div takes floating point operands, not {a.dtype.value} and {b.dtype.value}")
+        return (y,)
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return a / b
+
+
+@operator("maximum")
+@dataclass(frozen=True)
+class Maximum(FloatBinary):
+    """The larger of a and b."""
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.maximum(a, b)
+
+
+@operator("minimum")
+@dataclass(frozen=True)
+class Minimum(FloatBinary):
+    """The smaller of a and b."""
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.minimum(a, b)
+
+
+def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape that operands of these shapes broadcast to; ShapeError when they do not."""
+    sizes = []
+    for column in zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1):
+        different = {n for n in column if n != 1} or {1}
+        if len(different) > 1:
+            raise ShapeError(f"{' and '.join(map(str, shapes))} do not broadcast")
+        sizes.append(different.pop())
+    return tuple(reversed(sizes))
+
+
+def promoted(a: TensorType, b: TensorType) -> DType:
+    """Element type of a result of both, as torch promotes it: a scalar yields to a tensor of the same kind."""
+    if a.dtype is b.dtype:
+        return a.dtype
+    left, right = (torch.empty((1,) * min(t.rank, 1), dtype=t.dtype.torch, device="meta") for t in (a, b))
+    return DType.of(torch.result_type(left, right))
 
 
 def rescale_of_sum(a: TensorType, b: TensorType, output: TensorType, *, sign: int) -> Rescale:
@@ -85,32 +158,92 @@ def rescale_of_sum(a: TensorType, b: TensorType, output: TensorType, *, sign: in
     return Rescale.of(factors, (qa.zero_point[0], qb.zero_point[0]), qy.zero_point[0])
 
 
+def requant_of_product(a: TensorType | None, b: TensorType | None, output: TensorType) -> Requant:
+    """Integers of a * b on the result's grid."""
+    qa, qb, qy = per_tensor_types(a, b, output)
+    return Requant.of(qa.scale[0] * qb.scale[0] / qy.scale[0])
+
+
 def _weighted_sum(call: IntegerCall, clamp: Clamp, *, sign: int) -> Tensor:
     a, b = call.types[0], call.types[1]
     assert a is not None and b is not None and call.output.quantization is not None
     low, high = clamp_bounds(clamp, call.output.quantization)
-    operands = torch.broadcast_tensors(call.operand(0), call.operand(1))
+    operands = [t.expand(call.output.shape) for t in (call.operand(0), call.operand(1))]
     return rescale_of_sum(a, b, call.output, sign=sign).apply(*operands).clamp(low, high)
 
 
-@lowers("add.Tensor")
-def _lower_add(call: AtenCall) -> Value | None:
-    return _lower_binary(call, Add()) if call["alpha"] == 1 else None
+_OPS: dict[str, type[Binary]] = {
+    "add.Tensor": Add,
+    "add.Scalar": Add,
+    "sub.Tensor": Sub,
+    "sub.Scalar": Sub,
+    "mul.Tensor": Mul,
+    "mul.Scalar": Mul,
+    "div.Tensor": Div,
+    "div.Scalar": Div,
+    "maximum.default": Maximum,
+    "minimum.default": Minimum,
+}
 
 
-@lowers("sub.Tensor")
-def _lower_sub(call: AtenCall) -> Value | None:
-    return _lower_binary(call, Sub()) if call["alpha"] == 1 else None
+@lowers(*_OPS)
+def _lower_binary(call: AtenCall) -> Value | None:
+    op = _OPS[call.target]
+    if op in (Add, Sub) and call["alpha"] != 1:
+        return None
+    return _emit(call, op(), "self", "other")
 
 
-@lowers("mul.Tensor")
-def _lower_mul(call: AtenCall) -> Value | None:
-    return _lower_binary(call, Mul())
+@lowers("rsub.Scalar", "rsub.Tensor")
+def _lower_reversed_difference(call: AtenCall) -> Value | None:
+    return _emit(call, Sub(), "other", "self") if call["alpha"] == 1 else None
 
 
-def _lower_binary(call: AtenCall, op: Binary) -> Value | None:
-    operands = [call.operand_or_scalar("self"), call.operand_or_scalar("other")]
-    values = [v for v in operands if isinstance(v, Value)]
-    if len(values) != 2 or any(not v.type.dtype.is_floating for v in values):
+def _emit(call: AtenCall, op: Binary, *names: str) -> Value | None:
+    values = operands_with_scalars(call, *names)
+    if values is None or any(v.type.dtype is DType.BOOL for v in values):
+        return None
+    dtypes = {v.type.dtype for v in values}
+    floating = all(dtype.is_floating for dtype in dtypes)
+    if not floating and (len(dtypes) > 1 or isinstance(op, Div)):
         return None
     return call.emit(op, *values)
+
+
+def operands_with_scalars(call: AtenCall, *names: str) -> list[Value] | None:
+    """The operands, a number among them as a constant of the others' element type.
+
+    None where that could change the result: numbers that the element type cannot hold as torch would use
+    them, only numbers, or a number that would decide the result's type.
+    """
+    operands = [call.operand_or_scalar(name) for name in names]
+    types = {v.type.dtype for v in operands if isinstance(v, Value)}
+    if len(types) != 1:
+        return None if any(not isinstance(v, Value) for v in operands) else [*_values(operands)]
+    (dtype,) = types
+    for i, operand in enumerate(operands):
+        if isinstance(operand, Value):
+            continue
+        if not scalar_fits(operand, dtype):
+            return None
+        operands[i] = call.constant("scalar", torch.tensor(operand, dtype=dtype.torch))
+    return _values(operands)
+
+
+def _values(operands: Sequence[Value | int | float | bool]) -> list[Value]:
+    return [v for v in operands if isinstance(v, Value)]
+
+
+def scalar_fits(number: int | float | bool, dtype: DType) -> bool:
+    """Whether torch computes with `number` just as with a constant of `dtype`.
+
+    In f32 and f64 it rounds the number to the element type; in half precision it keeps more digits.
+    """
+    if dtype in (DType.F32, DType.F64):
+        return True
+    if dtype.is_floating:
+        return torch.tensor(number, dtype=dtype.torch).item() == number
+    if dtype is DType.BOOL or not isinstance(number, int) or isinstance(number, bool):
+        return False
+    limits = torch.iinfo(dtype.torch) if dtype not in (DType.C64, DType.C128) else None
+    return limits is not None and limits.min <= number <= limits.max

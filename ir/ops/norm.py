@@ -1,9 +1,10 @@
-"""Normalisation layers. Batch norm stays one operator until a pass folds it into the layer before it."""
+"""Normalization layers. Batch norm stays one operator until a pass folds it into the layer before it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -32,15 +33,111 @@ class BatchNorm(Op):
     ) -> tuple[TensorType, ...]:
         if x.rank < 2:
             raise ShapeError(f"batch norm of an input of rank {x.rank}")
-        for what, type in (("weight", weight), ("bias", bias), ("mean", mean), ("variance", var)):
-            if type is not None and type.shape != (x.shape[1],):
-                raise ShapeError(f"{what} {type.shape} for {x.shape[1]} channels")
-        return (x.real(),)
+        return _normalized(x, (x.shape[1],), weight=weight, bias=bias, mean=mean, variance=var)
 
     def reference(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor
     ) -> Tensor:
         return functional.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)
+
+
+@operator("layer_norm")
+@dataclass(frozen=True)
+class LayerNorm(Op):
+    """(x - mean) / sqrt(var + eps) * weight + bias, statistics over the last dimensions, whose sizes are `shape`.
+
+    Operands: x [..., *shape], weight [*shape] or none, bias [*shape] or none.
+    """
+
+    shape: tuple[int, ...] = ()
+    eps: float = 1e-5
+
+    def infer(
+        self, x: TensorType, weight: TensorType | None = None, bias: TensorType | None = None
+    ) -> tuple[TensorType, ...]:
+        _check_last(x, self.shape)
+        return _normalized(x, self.shape, weight=weight, bias=bias)
+
+    def reference(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return functional.layer_norm(x, self.shape, weight, bias, self.eps)
+
+
+@operator("rms_norm")
+@dataclass(frozen=True)
+class RmsNorm(Op):
+    """x / sqrt(mean(x^2) + eps) * weight, mean over the last dimensions, whose sizes are `shape`.
+
+    Without `eps` it is the machine epsilon of the element type. Operands: x [..., *shape], weight or none.
+    """
+
+    shape: tuple[int, ...] = ()
+    eps: float | None = None
+
+    def infer(self, x: TensorType, weight: TensorType | None = None) -> tuple[TensorType, ...]:
+        _check_last(x, self.shape)
+        return _normalized(x, self.shape, weight=weight)
+
+    def reference(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
+        return functional.rms_norm(x, list(self.shape), weight, self.eps)
+
+
+@operator("group_norm")
+@dataclass(frozen=True)
+class GroupNorm(Op):
+    """Normalization over each of `groups` consecutive groups of channels and all spatial dimensions.
+
+    Operands: x [n, c, ...], weight [c] or none, bias [c] or none.
+    """
+
+    groups: int = 1
+    eps: float = 1e-5
+
+    def infer(
+        self, x: TensorType, weight: TensorType | None = None, bias: TensorType | None = None
+    ) -> tuple[TensorType, ...]:
+        if x.rank < 2 or self.groups < 1 or x.shape[1] % self.groups:
+            raise ShapeError(f"{self.groups} groups do not divide the channels of {x.shape}")
+        return _normalized(x, (x.shape[1],), weight=weight, bias=bias)
+
+    def reference(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return functional.group_norm(x, self.groups, weight, bias, self.eps)
+
+
+@operator("instance_norm")
+@dataclass(frozen=True)
+class InstanceNorm(Op):
+    """Normalization of each channel of each sample over its spatial dimensions.
+
+    Operands: x [n, c, ...], weight [c] or none, bias [c] or none.
+    """
+
+    eps: float = 1e-5
+
+    def infer(
+        self, x: TensorType, weight: TensorType | None = None, bias: TensorType | None = None
+    ) -> tuple[TensorType, ...]:
+        if x.rank < 3:
+            raise ShapeError(f"instance norm of an input of rank {x.rank}")
+        return _normalized(x, (x.shape[1],), weight=weight, bias=bias)
+
+    def reference(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        return torch.instance_norm(x, weight, bias, None, None, True, 0.1, self.eps, False)
+
+
+def _check_last(x: TensorType, shape: tuple[int, ...]) -> None:
+    if not shape or x.shape[-len(shape) :] != shape:
+        raise ShapeError(f"the last dimensions of {x.shape} are not {shape}")
+
+
+def _normalized(
+    x: TensorType, shape: tuple[int, ...], **operands: TensorType | None
+) -> tuple[TensorType, ...]:
+    for what, type in operands.items():
+        if type is not None and type.shape != shape:
+            raise ShapeError(f"{what} {type.shape}; expected {shape}")
+    if not x.real().dtype.is_floating:
+        raise ShapeError(f"normalization takes floating point values, not {x.dtype.value}")
+    return (x.real(),)
 
 
 @lowers("batch_norm.default")
@@ -50,3 +147,31 @@ def _lower_batch_norm(call: AtenCall) -> Value | None:
         return None
     operands = (call.value("input"), call.optional_value("weight"), call.optional_value("bias"), mean, var)
     return call.emit(BatchNorm(call["eps"]), *operands)
+
+
+@lowers("layer_norm.default")
+def _lower_layer_norm(call: AtenCall) -> Value:
+    op = LayerNorm(tuple(call["normalized_shape"]), call["eps"])
+    return call.emit(op, call.value("input"), call.optional_value("weight"), call.optional_value("bias"))
+
+
+@lowers("rms_norm.default")
+def _lower_rms_norm(call: AtenCall) -> Value | None:
+    x, weight = call.value("input"), call.optional_value("weight")
+    if weight is not None and weight.type.dtype is not x.type.dtype:
+        return None
+    return call.emit(RmsNorm(tuple(call["normalized_shape"]), call["eps"]), x, weight)
+
+
+@lowers("group_norm.default")
+def _lower_group_norm(call: AtenCall) -> Value:
+    op = GroupNorm(call["num_groups"], call["eps"])
+    return call.emit(op, call.value("input"), call.optional_value("weight"), call.optional_value("bias"))
+
+
+@lowers("instance_norm.default")
+def _lower_instance_norm(call: AtenCall) -> Value | None:
+    if not call["use_input_stats"]:
+        return None
+    operands = (call.value("input"), call.optional_value("weight"), call.optional_value("bias"))
+    return call.emit(InstanceNorm(call["eps"]), *operands)

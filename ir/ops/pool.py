@@ -1,7 +1,11 @@
-"""Pooling over spatial dimensions. Operand x [n, c, ...]; padding as in a convolution, before and after."""
+"""Pooling over spatial dimensions. Operand x [n, c, ...]; padding as in a convolution, before and after.
+
+Averages on integers: requant(sum(x - zx), sx / sy / count) + zy, where count is that of the window at hand.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,10 +18,10 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
 from .conv import pairs, spread, symmetric_padding
-from .quantize import per_tensor_types
+from .quantize import check_moved, per_tensor_types
+from .reduce import Mean
 
 _MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
-_AVG_POOL = {1: functional.avg_pool1d, 2: functional.avg_pool2d, 3: functional.avg_pool3d}
 
 
 @operator("max_pool")
@@ -34,22 +38,51 @@ class MaxPool(Op):
     ceil: bool = False
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        return (x.with_shape(_pooled(x, self.kernel, self.stride, self.padding, self.dilation, self.ceil)),)
+        check_moved(x)
+        if self.ceil and any(before != after for before, after in pairs(self.padding)):
+            raise ShapeError("a pool that rounds up pads both sides alike")
+        return (x.with_shape(_pooled(x, self)),)
 
     def reference(self, x: Tensor) -> Tensor:
-        lowest = float("-inf") if x.is_floating_point() else torch.iinfo(x.dtype).min
         if not x.is_floating_point():  # torch pools floats only; float64 holds every integer of 32 bits
             return self.reference(x.double()).to(x.dtype)
-        x, padding = symmetric_padding(x, self.padding, value=lowest)
+        x, padding = symmetric_padding(x, self.padding, value=float("-inf"))
         return _MAX_POOL[len(self.kernel)](x, self.kernel, self.stride, padding, self.dilation, self.ceil)
+
+
+@dataclass(frozen=True)
+class Averaging(Op):
+    """Base of the average pools: sums of windows, each divided by its count."""
+
+    quantized = Quantized.COMPUTE
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        per_tensor_types(operands[0], outputs[0])
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        qx, qy = per_tensor_types(call.types[0], call.output)
+        centred = call.operand(0) - qx.zero_point[0]
+        counts = self.counts(tuple(centred.shape))
+        multipliers, shifts = torch.zeros_like(counts), torch.zeros_like(counts)
+        for count in set(counts.flatten().tolist()):
+            step = Requant.of(qx.scale[0] / qy.scale[0] / count)
+            multipliers[counts == count], shifts[counts == count] = step.multiplier, step.shift
+        y = requant(self.window_sums(centred), multipliers, shifts)
+        return (y + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)
+
+    @abstractmethod
+    def counts(self, shape: tuple[int, ...]) -> Tensor:
+        """What each window's sum is divided by, int64 [1, 1, spatial...], for an operand of `shape`."""
+
+    @abstractmethod
+    def window_sums(self, x: Tensor) -> Tensor:
+        """Sum of each window of integers, padding counted as 0, int64."""
 
 
 @operator("avg_pool")
 @dataclass(frozen=True)
-class AvgPool(Op):
+class AvgPool(Averaging):
     """Mean of each window; `count_padding` says whether padding zeros count, `divisor` replaces the count."""
-
-    quantized = Quantized.COMPUTE
 
     kernel: tuple[int, ...] = (2, 2)
     stride: tuple[int, ...] = (2, 2)
@@ -59,88 +92,122 @@ class AvgPool(Op):
     divisor: int | None = None
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        ones = (1,) * len(self.kernel)
-        return (x.real().with_shape(_pooled(x, self.kernel, self.stride, self.padding, ones, self.ceil)),)
+        if not x.real().dtype.is_floating:
+            raise ShapeError(f"avg_pool takes floating point values, not {x.dtype.value}")
+        if any(before != after for before, after in pairs(self.padding)):
+            raise ShapeError("an average pool pads both sides alike")
+        if self.divisor is not None and (len(self.kernel) == 1 or self.divisor < 1):
+            raise ShapeError("a divisor is positive, and of pools over two or three dimensions")
+        return (x.real().with_shape(_pooled(x, self)),)
 
     def reference(self, x: Tensor) -> Tensor:
-        rank = len(self.kernel)
         padding = [before for before, _ in pairs(self.padding)]
-        if rank == 1:
-            return functional.avg_pool1d(x, self.kernel, self.stride, padding, self.ceil, self.count_padding)
-        return _AVG_POOL[rank](
-            x, self.kernel, self.stride, padding, self.ceil, self.count_padding, self.divisor
-        )
-
-    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        per_tensor_types(operands[0], outputs[0])
-
-    def integer(self, call: IntegerCall) -> Tensor:
-        qx, qy = per_tensor_types(call.types[0], call.output)
-        centred = (call.operand(0) - qx.zero_point[0]).double()
-        sums = self._window_sums(centred)
-        counts = self.counts(tuple(centred.shape))
-        steps = {int(n): Requant.of(qx.scale[0] / qy.scale[0] / int(n)) for n in counts.unique()}
-        multipliers, shifts = torch.zeros_like(counts), torch.zeros_like(counts)
-        for n, step in steps.items():
-            multipliers[counts == n], shifts[counts == n] = step.multiplier, step.shift
-        return (requant(sums, multipliers, shifts) + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)
+        common = (self.kernel, self.stride, padding, self.ceil, self.count_padding)
+        if len(self.kernel) == 1:
+            return torch.avg_pool1d(x, *common)
+        pool = functional.avg_pool2d if len(self.kernel) == 2 else functional.avg_pool3d
+        return pool(x, *common, self.divisor)
 
     def counts(self, shape: tuple[int, ...]) -> Tensor:
-        """What each window's sum is divided by, int64 [1, 1, spatial...], for an operand of `shape`."""
         ones = torch.ones((1, 1, *shape[2:]), dtype=torch.float64)
-        sums = self._window_sums(ones).double()
-        return (sums / torch.as_tensor(self.reference(ones))).round().to(torch.int64)
+        return (self.window_sums(ones) / self.reference(ones)).round().to(torch.int64)
 
-    def _window_sums(self, x: Tensor) -> Tensor:
-        rank, n, c = len(self.kernel), x.shape[0], x.shape[1]
-        extra = [self._overhang(size, axis) for axis, size in enumerate(x.shape[2:])]
-        flat = [
-            n
-            for (before, after), more in zip(reversed(pairs(self.padding)), reversed(extra), strict=True)
-            for n in (before, after + more)
-        ]
-        padded = functional.pad(x, flat)
-        ones = torch.ones((1, 1, *self.kernel), dtype=x.dtype)
-        conv = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[rank]
-        sums = conv(padded.reshape(n * c, 1, *padded.shape[2:]), ones, None, self.stride)
-        return sums.round().to(torch.int64).reshape(n, c, *sums.shape[2:])
-
-    def _overhang(self, size: int, axis: int) -> int:
-        before, after = pairs(self.padding)[axis]
-        kernel, stride = self.kernel[axis], self.stride[axis]
-        windows = _window_count(size, kernel, stride, before, after, 1, self.ceil)
-        return max(0, (windows - 1) * stride + kernel - size - before - after)
+    def window_sums(self, x: Tensor) -> Tensor:
+        if len(self.kernel) == 1:  # torch takes a divisor in two dimensions and more
+            plane = AvgPool((1, *self.kernel), (1, *self.stride), (0, 0, *self.padding), self.ceil)
+            return plane.window_sums(x.unsqueeze(2)).squeeze(2)
+        summed = AvgPool(self.kernel, self.stride, self.padding, self.ceil, divisor=1)
+        return summed.reference(x.double()).round().to(torch.int64)
 
 
-def _window_count(
-    n: int, kernel: int, stride: int, before: int, after: int, dilation: int, ceil: bool
-) -> int:
-    span = n + before + after - dilation * (kernel - 1) - 1
-    if not ceil:
-        return span // stride + 1
-    count = -(-span // stride) + 1
-    return count - 1 if (count - 1) * stride >= n + before else count
+@operator("adaptive_avg_pool")
+@dataclass(frozen=True)
+class AdaptiveAvgPool(Averaging):
+    """Mean of `size` windows that cover the operand evenly: window i of n elements is floor(i n / size) to
+    ceil((i + 1) n / size).
+    """
+
+    size: tuple[int, ...] = (1, 1)
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if x.rank != len(self.size) + 2 or len(self.size) not in (1, 2, 3) or min(self.size) < 1:
+            raise ShapeError(f"{x.shape} cannot be pooled to {self.size}")
+        if not x.real().dtype.is_floating or 0 in x.shape[1:]:
+            raise ShapeError(f"{x.shape} of {x.dtype.value} has no mean")
+        return (x.real().with_shape((*x.shape[:2], *self.size)),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        match self.size:
+            case (_,):
+                return torch.adaptive_avg_pool1d(x, self.size)
+            case (h, w):
+                return functional.adaptive_avg_pool2d(x, (h, w))
+            case (d, h, w):
+                return functional.adaptive_avg_pool3d(x, (d, h, w))
+        raise AssertionError("infer admits one to three dimensions")
+
+    def as_avg_pool(self, x: TensorType) -> AvgPool | None:
+        """The plain pool with the same windows, where `size` divides the operand's."""
+        if any(n % size for n, size in zip(x.shape[2:], self.size, strict=True)):
+            return None
+        kernel = tuple(n // size for n, size in zip(x.shape[2:], self.size, strict=True))
+        return AvgPool(kernel, kernel, (0,) * (2 * len(kernel)))
+
+    def windows(self, axis: int, n: int) -> tuple[tuple[int, int], ...]:
+        """Start and stop of each window along spatial dimension `axis` of `n` elements."""
+        size = self.size[axis]
+        return tuple((i * n // size, -(-(i + 1) * n // size)) for i in range(size))
+
+    def counts(self, shape: tuple[int, ...]) -> Tensor:
+        return self.window_sums(torch.ones((1, 1, *shape[2:]), dtype=torch.int64))
+
+    def window_sums(self, x: Tensor) -> Tensor:
+        for axis, n in enumerate(x.shape[2:]):
+            parts = [x.narrow(axis + 2, start, stop - start) for start, stop in self.windows(axis, n)]
+            x = torch.stack([part.sum(axis + 2) for part in parts], axis + 2)
+        return x
 
 
-def _pooled(
-    x: TensorType,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil: bool,
-) -> tuple[int, ...]:
-    rank = len(kernel)
-    if x.rank != rank + 2 or len(stride) != rank or len(padding) != 2 * rank:
+@dataclass(frozen=True)
+class _Window:
+    """A pooling window along one dimension."""
+
+    kernel: int
+    stride: int
+    before: int
+    after: int
+    dilation: int = 1
+
+    @property
+    def extent(self) -> int:
+        """Distance from its first to its last element, plus one."""
+        return self.dilation * (self.kernel - 1) + 1
+
+    def count(self, n: int, *, ceil: bool) -> int:
+        """How often the window fits along `n` elements; rounding up, none starts in the padding after them."""
+        span = n + self.before + self.after - self.extent
+        if not ceil:
+            return span // self.stride + 1
+        count = -(-span // self.stride) + 1
+        return count - 1 if (count - 1) * self.stride >= n + self.before else count
+
+
+def _pooled(x: TensorType, op: MaxPool | AvgPool) -> tuple[int, ...]:
+    rank = len(op.kernel)
+    dilation = op.dilation if isinstance(op, MaxPool) else (1,) * rank
+    if x.rank != rank + 2 or rank not in (1, 2, 3) or 0 in x.shape[1:]:
         raise ShapeError(f"a window of {rank} dimensions does not fit {x.shape}")
-    sizes = tuple(
-        _window_count(n, k, s, before, after, d, ceil)
-        for n, k, s, (before, after), d in zip(
-            x.shape[2:], kernel, stride, pairs(padding), dilation, strict=True
-        )
-    )
-    if any(n <= 0 for n in sizes):
-        raise ShapeError(f"the window {tuple(kernel)} is larger than {x.shape[2:]}")
+    if (len(op.stride), len(dilation), len(op.padding)) != (rank, rank, 2 * rank):
+        raise ShapeError(f"stride, padding or dilation do not have {rank} dimensions")
+    if min(*op.kernel, *op.stride, *dilation) < 1:
+        raise ShapeError("a window has positive sizes, strides and dilations")
+    columns = zip(op.kernel, op.stride, pairs(op.padding), dilation, strict=True)
+    windows = [_Window(k, s, before, after, d) for k, s, (before, after), d in columns]
+    if any(not 0 <= n <= w.extent // 2 for w in windows for n in (w.before, w.after)):
+        raise ShapeError(f"padding {op.padding} is more than half of the window {op.kernel}")
+    sizes = tuple(w.count(n, ceil=op.ceil) for w, n in zip(windows, x.shape[2:], strict=True))
+    if min(sizes) <= 0:
+        raise ShapeError(f"the window {op.kernel} is larger than {x.shape[2:]}")
     return (*x.shape[:2], *sizes)
 
 
@@ -165,7 +232,7 @@ def _lower_max_pool(call: AtenCall) -> Value | None:
 def _lower_avg_pool(call: AtenCall) -> Value | None:
     x = call.value("self")
     rank = int(call.target[8])
-    if x.type.rank != rank + 2:
+    if x.type.rank != rank + 2 or not x.type.dtype.is_floating:
         return None
     kernel = spread(call["kernel_size"], rank)
     op = AvgPool(
@@ -177,3 +244,16 @@ def _lower_avg_pool(call: AtenCall) -> Value | None:
         call["divisor_override"] if rank > 1 else None,
     )
     return call.emit(op, x)
+
+
+@lowers("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default")
+def _lower_adaptive_avg_pool(call: AtenCall) -> Value | None:
+    """To one element torch itself takes the mean."""
+    x = call.value("self")
+    rank = int(call.target[17])
+    if x.type.rank != rank + 2 or not x.type.dtype.is_floating:
+        return None
+    size = spread(call["output_size"], rank)
+    if size == (1,) * rank:
+        return call.emit(Mean(tuple(range(2, rank + 2)), keepdim=True), x)
+    return call.emit(AdaptiveAvgPool(size), x)

@@ -16,7 +16,7 @@ from .base import IntegerCall, Op, Quantized, operator
 @operator("quantize")
 @dataclass(frozen=True)
 class Quantize(Op):
-    """Reals to integers of the result's quantization: x / scale, halves away from zero, plus zero point, saturated."""
+    """Reals to the result's integers: x / scale, halves away from zero, plus zero point, saturated."""
 
     quantized = Quantized.COMPUTE
 
@@ -84,6 +84,15 @@ class Requantize(Op):
         qx, qy = per_tensor_types(call.types[0], call.output)
         rescale = Rescale.of((qx.scale[0] / qy.scale[0],), qx.zero_point, qy.zero_point[0])
         return rescale.apply(call.operand(0)).clamp(qy.qmin, qy.qmax)
+
+
+def check_moved(*types: TensorType) -> None:
+    """Raise ShapeError unless all have the same element type and the same quantization, per tensor if any."""
+    first = types[0]
+    if any((type.dtype, type.quantization) != (first.dtype, first.quantization) for type in types):
+        raise ShapeError("data movement needs the same element type and quantization on all operands")
+    if first.quantization is not None and not first.quantization.is_per_tensor:
+        raise ShapeError("this operator moves values that have one scale per tensor")
 
 
 def per_tensor_types(*types: TensorType | None) -> tuple[Quantization, ...]:

@@ -1,15 +1,18 @@
-"""Data movement that keeps every element: reshape and permute."""
+"""Data movement that keeps every element where only the view changes: reshape, permute, expand, copy."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+import torch
 from torch import Tensor
 
 from ..errors import ShapeError
 from ..tensor_type import Quantization, TensorType, Value
 from .base import AtenCall, Op, Quantized, lowers, operator
+from .quantize import check_moved
 
 
 @operator("reshape")
@@ -26,8 +29,7 @@ class Reshape(Op):
         free = self.shape.count(-1)
         if free > 1 or (free and (not known or x.numel % known)) or (not free and known != x.numel):
             raise ShapeError(f"{x.shape} has {x.numel} elements; they do not fill {self.shape}")
-        if x.quantization is not None and not x.quantization.is_per_tensor:
-            raise ShapeError("reshape takes values with one scale per tensor")
+        check_moved(x)
         return (x.with_shape(tuple(x.numel // known if n == -1 else n for n in self.shape)),)
 
     def reference(self, x: Tensor) -> Tensor:
@@ -53,6 +55,44 @@ class Permute(Op):
         return x.permute(self.order)
 
 
+@operator("expand")
+@dataclass(frozen=True)
+class Expand(Op):
+    """Dimensions of size 1 repeated to sizes `shape`; -1 keeps a size, and leading dimensions may be added."""
+
+    quantized = Quantized.MOVE
+
+    shape: tuple[int, ...] = ()
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_moved(x)
+        added = len(self.shape) - x.rank
+        old = (*(1,) * added, *x.shape)
+        if added < 0 or any(n == -1 for n in self.shape[:added]):
+            raise ShapeError(f"{x.shape} does not expand to {self.shape}")
+        shape = tuple(m if n == -1 else n for m, n in zip(old, self.shape, strict=True))
+        if any(m not in (1, n) for m, n in zip(old, shape, strict=True)):
+            raise ShapeError(f"{x.shape} does not expand to {self.shape}")
+        return (x.with_shape(shape),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return x.expand(self.shape)
+
+
+@operator("copy")
+@dataclass(frozen=True)
+class Copy(Op):
+    """The same value, dense in memory. Meaningless but for speed and last bits of a torch computation."""
+
+    quantized = Quantized.MOVE
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        return (x,)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return x.contiguous()
+
+
 def _permuted(quantization: Quantization | None, order: tuple[int, ...]) -> Quantization | None:
     if quantization is None or quantization.axis is None:
         return quantization
@@ -61,41 +101,173 @@ def _permuted(quantization: Quantization | None, order: tuple[int, ...]) -> Quan
     return replace(quantization, axis=order.index(quantization.axis))
 
 
-@lowers("view.default", "reshape.default", "_unsafe_view.default")
+def with_free_batch(x: TensorType, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """`shape` with its first size left free (-1) where it is the operand's, so that other batches pass too."""
+    keeps_first = bool(shape) and bool(x.shape) and shape[0] == x.shape[0] and prod(shape[1:]) > 0
+    return (-1, *shape[1:]) if keeps_first else shape
+
+
+def emit_reshape(call: AtenCall, x: Value, shape: Sequence[int]) -> Value:
+    """`x` with other sizes of the same elements."""
+    return call.emit(Reshape(with_free_batch(x.type, tuple(shape))), x)
+
+
+def emit_squeeze(call: AtenCall, x: Value, axes: Sequence[int]) -> Value:
+    """`x` without those of `axes` that have size 1."""
+    kept = [i for i, n in enumerate(x.type.shape) if i not in axes or n != 1]
+    if len(kept) == x.type.rank:
+        return x
+    return call.emit(Reshape(_first_free([x.type.shape[i] for i in kept], 0)), x)
+
+
+def emit_unsqueeze(call: AtenCall, x: Value, axis: int) -> Value:
+    """`x` with a dimension of size 1 put in at `axis` of the result."""
+    shape = [*x.type.shape[:axis], 1, *x.type.shape[axis:]]
+    return call.emit(Reshape(_first_free(shape, 1 if axis == 0 else 0)), x)
+
+
+def _first_free(shape: Sequence[int], at: int) -> tuple[int, ...]:
+    others = [n for i, n in enumerate(shape) if i != at]
+    if at >= len(shape) or not prod(others):
+        return tuple(shape)
+    return tuple(-1 if i == at else n for i, n in enumerate(shape))
+
+
+@lowers("view.default", "reshape.default", "_unsafe_view.default", "reshape_as.default", "view_as.default")
 def _lower_reshape(call: AtenCall) -> Value:
     x = call.value("self")
-    listed = call["size"] if call.target != "reshape.default" else call["shape"]
-    return call.emit(Reshape(with_free_batch(x.type, Reshape(tuple(listed)).infer(x.type)[0].shape)), x)
+    if call.target.endswith("_as.default"):
+        return emit_reshape(call, x, call.value("other").type.shape)
+    listed = call["shape"] if call.target == "reshape.default" else call["size"]
+    return emit_reshape(call, x, Reshape(tuple(listed)).infer(x.type)[0].shape)
 
 
 @lowers("flatten.using_ints")
 def _lower_flatten(call: AtenCall) -> Value:
     x = call.value("self")
     if not x.type.rank:
-        return call.emit(Reshape((1,)), x)
+        return emit_reshape(call, x, (1,))
     start, end = call["start_dim"] % x.type.rank, call["end_dim"] % x.type.rank
     shape = (*x.type.shape[:start], prod(x.type.shape[start : end + 1]), *x.type.shape[end + 1 :])
-    return call.emit(Reshape(with_free_batch(x.type, shape)), x)
+    return emit_reshape(call, x, shape)
 
 
-@lowers("permute.default")
+@lowers("unflatten.int")
+def _lower_unflatten(call: AtenCall) -> Value:
+    x = call.value("self")
+    axis = call["dim"] % x.type.rank
+    sizes = Reshape(tuple(call["sizes"])).infer(TensorType((x.type.shape[axis],)))[0].shape
+    return emit_reshape(call, x, (*x.type.shape[:axis], *sizes, *x.type.shape[axis + 1 :]))
+
+
+@lowers("squeeze.default", "squeeze.dim", "squeeze.dims")
+def _lower_squeeze(call: AtenCall) -> Value:
+    x = call.value("self")
+    if call.target == "squeeze.default" or not x.type.rank:
+        return emit_squeeze(call, x, range(x.type.rank))
+    listed = [call["dim"]] if isinstance(call["dim"], int) else call["dim"]
+    return emit_squeeze(call, x, [axis % x.type.rank for axis in listed])
+
+
+@lowers("unsqueeze.default")
+def _lower_unsqueeze(call: AtenCall) -> Value:
+    x = call.value("self")
+    return emit_unsqueeze(call, x, call["dim"] % (x.type.rank + 1))
+
+
+@lowers("expand.default", "expand_as.default", "broadcast_to.default")
+def _lower_expand(call: AtenCall) -> Value:
+    x = call.value("self")
+    size = call.value("other").type.shape if call.target == "expand_as.default" else call["size"]
+    old = (*(None,) * (len(size) - x.type.rank), *x.type.shape)
+    shape = tuple(-1 if n == m else n for m, n in zip(old, size, strict=True))
+    return x if shape == (-1,) * x.type.rank else call.emit(Expand(shape), x)
+
+
+@lowers("permute.default", "movedim.int", "movedim.intlist")
 def _lower_permute(call: AtenCall) -> Value:
     x = call.value("self")
-    return call.emit(Permute(tuple(d % x.type.rank for d in call["dims"])), x)
+    if call.target == "permute.default":
+        return _emit_permute(call, x, [axis % x.type.rank for axis in call["dims"]])
+    source, target = (
+        [axis % x.type.rank for axis in ([listed] if isinstance(listed, int) else listed)]
+        for listed in (call["source"], call["destination"])
+    )
+    placed = dict(zip(target, source, strict=True))
+    rest = iter([axis for axis in range(x.type.rank) if axis not in source])
+    return _emit_permute(call, x, [placed[i] if i in placed else next(rest) for i in range(x.type.rank)])
 
 
-@lowers("transpose.int")
+@lowers("transpose.int", "swapaxes.default", "swapdims.default", "t.default", "mT.default", "numpy_T.default")
 def _lower_transpose(call: AtenCall) -> Value:
     x = call.value("self")
-    if not x.type.rank:
-        return x
     order = list(range(x.type.rank))
-    a, b = call["dim0"] % x.type.rank, call["dim1"] % x.type.rank
-    order[a], order[b] = order[b], order[a]
-    return call.emit(Permute(tuple(order)), x)
+    first, second = {
+        "transpose.int": ("dim0", "dim1"),
+        "swapdims.default": ("dim0", "dim1"),
+        "swapaxes.default": ("axis0", "axis1"),
+    }.get(call.target, ("", ""))
+    if call.target == "numpy_T.default" or (call.target == "t.default" and x.type.rank == 2):
+        order.reverse()
+    elif call.target == "mT.default":
+        order[-2:] = order[:-3:-1]
+    elif first and x.type.rank:
+        a, b = call[first] % x.type.rank, call[second] % x.type.rank
+        order[a], order[b] = order[b], order[a]
+    return _emit_permute(call, x, order)
 
 
-def with_free_batch(x: TensorType, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`shape` with its first size left free (-1) where it is that of the operand, so that other batches pass too."""
-    keeps_first = bool(shape) and bool(x.shape) and shape[0] == x.shape[0] and prod(shape[1:]) > 0
-    return (-1, *shape[1:]) if keeps_first else shape
+def _emit_permute(call: AtenCall, x: Value, order: Sequence[int]) -> Value:
+    return x if list(order) == list(range(x.type.rank)) else call.emit(Permute(tuple(order)), x)
+
+
+@lowers("channel_shuffle.default")
+def _lower_channel_shuffle(call: AtenCall) -> Value:
+    x, groups = call.value("self"), call["groups"]
+    n, c, *spatial = x.type.shape
+    split = emit_reshape(call, x, (n, groups, c // groups, *spatial))
+    order = (0, 2, 1, *range(3, split.type.rank))
+    return emit_reshape(call, _emit_permute(call, split, order), x.type.shape)
+
+
+@lowers("pixel_shuffle.default")
+def _lower_pixel_shuffle(call: AtenCall) -> Value | None:
+    x, r = call.value("self"), call["upscale_factor"]
+    if x.type.rank != 4:
+        return None
+    n, c, h, w = x.type.shape
+    split = emit_reshape(call, x, (n, c // r**2, r, r, h, w))
+    moved = _emit_permute(call, split, (0, 1, 4, 2, 5, 3))
+    return emit_reshape(call, moved, (n, c // r**2, h * r, w * r))
+
+
+@lowers("pixel_unshuffle.default")
+def _lower_pixel_unshuffle(call: AtenCall) -> Value | None:
+    x, r = call.value("self"), call["downscale_factor"]
+    if x.type.rank != 4:
+        return None
+    n, c, h, w = x.type.shape
+    split = emit_reshape(call, x, (n, c, h // r, r, w // r, r))
+    moved = _emit_permute(call, split, (0, 1, 3, 5, 2, 4))
+    return emit_reshape(call, moved, (n, c * r**2, h // r, w // r))
+
+
+@lowers("contiguous.default", "clone.default")
+def _lower_copy(call: AtenCall) -> Value | None:
+    x, memory_format = call.value("self"), call["memory_format"]
+    if memory_format is None or memory_format == torch.preserve_format:
+        return x
+    is_dense = memory_format in (torch.contiguous_format, 0)  # a schema's default is its number
+    return call.emit(Copy(), x) if is_dense else None
+
+
+@lowers("detach.default", "alias.default", "lift_fresh_copy.default")
+def _lower_alias(call: AtenCall) -> Value:
+    return call.value("self")
+
+
+@lowers(
+    "dropout.default", "feature_dropout.default", "alpha_dropout.default", "feature_alpha_dropout.default"
+)
+def _lower_dropout(call: AtenCall) -> Value | None:
+    return None if call["train"] else call.value("input")

@@ -1,0 +1,78 @@
+"""Scaled dot-product attention: softmax(scale * q k^T + mask) v, on reals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import ShapeError
+from ..tensor_type import DType, TensorType, Value
+from .base import AtenCall, Op, lowers, operator
+from .binary import broadcast
+
+
+@operator("attention")
+@dataclass(frozen=True)
+class Attention(Op):
+    """Operands: q [..., h, l, e], k [..., h, s, e], v [..., h, s, f], mask or none.
+
+    A mask broadcasts to [..., h, l, s] and is added, or keeps the true positions when it is boolean.
+    `causal` lets position i see no key after i. `scale` is 1/sqrt(e) when None. With `grouped`, q may have
+    a multiple of the heads of k and v, each of which then serves that many neighbouring query heads.
+    """
+
+    causal: bool = False
+    scale: float | None = None
+    grouped: bool = False
+
+    def infer(
+        self, q: TensorType, k: TensorType, v: TensorType, mask: TensorType | None = None
+    ) -> tuple[TensorType, ...]:
+        if min(q.rank, k.rank, v.rank) < 2 or {k.rank, v.rank} != {q.rank}:
+            raise ShapeError(f"queries {q.shape}, keys {k.shape} and values {v.shape} differ in rank")
+        if len({t.real().dtype for t in (q, k, v)}) > 1 or not q.real().dtype.is_floating:
+            raise ShapeError("queries, keys and values are floating point values of one type")
+        if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
+            raise ShapeError(f"queries {q.shape}, keys {k.shape} and values {v.shape} do not fit")
+        heads = self._heads(q, k, v)
+        if mask is not None:
+            self._check_mask(mask, (*heads, q.shape[-2], k.shape[-2]))
+        return (replace(q.real(), shape=(*heads, q.shape[-2], v.shape[-1])),)
+
+    def reference(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return functional.scaled_dot_product_attention(
+            q, k, v, mask, 0.0, self.causal, scale=self.scale, enable_gqa=self.grouped
+        )
+
+    def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        q, k = operands[0], operands[1]
+        assert q is not None and k is not None
+        scores = outputs[0].numel // max(outputs[0].shape[-1], 1) * k.shape[-2]
+        return scores * (q.shape[-1] + outputs[0].shape[-1])
+
+    def _heads(self, q: TensorType, k: TensorType, v: TensorType) -> tuple[int, ...]:
+        if not self.grouped:
+            return broadcast(q.shape[:-2], k.shape[:-2], v.shape[:-2])
+        if q.rank < 3 or k.shape[-3] != v.shape[-3] or not k.shape[-3] or q.shape[-3] % k.shape[-3]:
+            raise ShapeError(f"the heads of {q.shape} are no multiple of those of {k.shape} and {v.shape}")
+        return (*broadcast(q.shape[:-3], k.shape[:-3], v.shape[:-3]), q.shape[-3])
+
+    def _check_mask(self, mask: TensorType, scores: tuple[int, ...]) -> None:
+        if self.causal:
+            raise ShapeError("a causal attention takes no mask")
+        if mask.rank < 2 or broadcast(mask.shape, scores) != scores:
+            raise ShapeError(f"mask {mask.shape} for scores {scores}")
+        if mask.dtype is not DType.BOOL and not mask.dtype.is_floating:
+            raise ShapeError(f"a mask is boolean or floating point, not {mask.dtype.value}")
+
+
+@lowers("scaled_dot_product_attention.default")
+def _lower_attention(call: AtenCall) -> Value | None:
+    if call["dropout_p"]:
+        return None
+    op = Attention(call["is_causal"], call["scale"], call["enable_gqa"])
+    operands = (call.value("query"), call.value("key"), call.value("value"), call.optional_value("attn_mask"))
+    return call.emit(op, *operands)

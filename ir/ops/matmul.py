@@ -1,0 +1,86 @@
+"""Products of two matrices that are both activations; leading dimensions are batches and broadcast.
+
+On integers: requant(sum((a - za) * (b - zb)), sa * sb / sy) + zy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..arithmetic import check_int32, requant
+from ..errors import ShapeError
+from ..tensor_type import TensorType, Value
+from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .binary import broadcast, requant_of_product
+from .linear import Linear
+from .quantize import per_tensor_types
+from .shape import Permute
+
+
+@operator("matmul")
+@dataclass(frozen=True)
+class MatMul(Op):
+    """a [..., m, k] times b [..., k, n]; a vector counts as one row of a, or one column of b."""
+
+    quantized = Quantized.COMPUTE
+
+    def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
+        if not a.rank or not b.rank or a.shape[-1] != b.shape[-2 if b.rank > 1 else 0]:
+            raise ShapeError(f"{a.shape} times {b.shape} is no matrix product")
+        dtype = a.real().dtype
+        if dtype is not b.real().dtype or not dtype.is_floating:
+            raise ShapeError(f"a product of {a.dtype.value} and {b.dtype.value} is not defined")
+        batch = broadcast(a.shape[:-2], b.shape[:-2])
+        return (TensorType((*batch, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())), dtype),)
+
+    def reference(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.matmul(a, b)
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        if any(q.bits > 8 for q in per_tensor_types(*operands, outputs[0])):
+            raise ShapeError("matmul computes on values of at most 8 bits")
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        qa, qb, qy = per_tensor_types(*call.types, call.output)
+        step = requant_of_product(call.types[0], call.types[1], call.output)
+        # float64 holds every partial sum of these integers exactly, and multiplies faster than int64
+        a, b = call.operand(0) - qa.zero_point[0], call.operand(1) - qb.zero_point[0]
+        acc = torch.matmul(a.double(), b.double()).to(torch.int64)
+        y = requant(check_int32(acc, "an accumulator"), step.multiplier, step.shift)
+        return (y + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)
+
+    def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        a = operands[0]
+        assert a is not None
+        return outputs[0].numel * a.shape[-1]
+
+
+@lowers("matmul.default")
+def _lower_matmul(call: AtenCall) -> Value | None:
+    return _emit(call, "self", "other")
+
+
+@lowers("mm.default", "bmm.default")
+def _lower_ranked_matmul(call: AtenCall) -> Value | None:
+    return _emit(call, "self", "mat2")
+
+
+def _emit(call: AtenCall, first: str, second: str) -> Value | None:
+    a, b = call.value(first), call.value(second)
+    if not a.type.dtype.is_floating or a.type.dtype is not b.type.dtype:
+        return None
+    return call.emit(MatMul(), a, b)
+
+
+@lowers("addmm.default")
+def _lower_addmm(call: AtenCall) -> Value | None:
+    """A linear layer, when what is added is one number an output."""
+    bias, x, weight = call.value("self"), call.value("mat1"), call.value("mat2")
+    plain = call["beta"] == 1 and call["alpha"] == 1 and bias.type.shape == weight.type.shape[1:]
+    if not plain or not x.type.dtype.is_floating:
+        return None
+    return call.emit(Linear(), x, call.emit(Permute((1, 0)), weight), bias)

@@ -1,0 +1,112 @@
+"""Padding: elements added around the trailing dimensions, or cut off where a number is negative."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..errors import ShapeError
+from ..tensor_type import TensorType, Value
+from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .conv import pairs
+from .quantize import check_moved
+
+MODES = ("constant", "reflect", "replicate", "circular")
+
+
+@operator("pad")
+@dataclass(frozen=True)
+class Pad(Op):
+    """The operand with `padding` = (before, after) for each of the last dimensions, first of them first.
+
+    `mode` is "constant" (elements of `value`), "reflect", "replicate" or "circular".
+    """
+
+    quantized = Quantized.MOVE
+
+    padding: tuple[int, ...] = ()
+    mode: str = "constant"
+    value: float = 0.0
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_moved(x)
+        added = pairs(self.padding)
+        if self.mode not in MODES or len(added) > x.rank or len(self.padding) % 2:
+            raise ShapeError(f"{self.mode} padding {self.padding} does not fit {x.shape}")
+        kept = x.rank - len(added)
+        for size, (before, after) in zip(x.shape[kept:], added, strict=True):
+            self._check(size, before, after)
+        sizes = [n + before + after for n, (before, after) in zip(x.shape[kept:], added, strict=True)]
+        return (x.with_shape((*x.shape[:kept], *sizes)),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return self._padded(x, self.value)
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        return self._padded(call.operand(0), self.fill(call.output))
+
+    def fill(self, x: TensorType) -> int:
+        """The integer that stands for `value`: the zero point where that is 0."""
+        assert x.quantization is not None
+        return int(x.quantization.quantize(torch.tensor(self.value, dtype=torch.float64)).item())
+
+    def _check(self, size: int, before: int, after: int) -> None:
+        limit = {"reflect": size - 1, "circular": size}.get(self.mode)
+        if limit is not None and max(before, after) > limit:
+            raise ShapeError(f"{self.mode} padding of {max(before, after)} around {size} elements")
+        if self.mode != "constant" and (min(before, after) < 0 or not size):
+            raise ShapeError(f"{self.mode} padding only adds, to at least one element")
+        if size + before + after < 0 or min(before, after) < -size:
+            raise ShapeError(f"padding ({before}, {after}) cuts more than {size} elements")
+
+    def _padded(self, x: Tensor, value: float) -> Tensor:
+        flat = [n for pair in reversed(pairs(self.padding)) for n in pair]
+        if self.mode == "constant":
+            return functional.pad(x, flat, value=value)
+        return self._gathered(x)
+
+    def _gathered(self, x: Tensor) -> Tensor:
+        """For any element type and rank: each dimension is indexed by where its elements come from."""
+        added = pairs(self.padding)
+        for axis, (before, after) in enumerate(added, start=x.ndim - len(added)):
+            size = x.shape[axis]
+            at = torch.arange(-before, size + after)
+            if self.mode == "reflect":
+                at = (size - 1) - (at.abs() - (size - 1)).abs()
+            elif self.mode == "replicate":
+                at = at.clamp(0, size - 1)
+            else:
+                at = at % size
+            x = x.index_select(axis, at)
+        return x
+
+
+@lowers("pad.default", "constant_pad_nd.default")
+def _lower_pad(call: AtenCall) -> Value | None:
+    x, flat = call.value("self"), list(call["pad"])
+    mode = call["mode"] if call.target == "pad.default" else "constant"
+    if mode not in MODES or not x.type.dtype.is_floating:
+        return None
+    return _emit(call, x, flat, mode, call["value"] or 0.0)
+
+
+@lowers("reflection_pad1d.default", "reflection_pad2d.default", "reflection_pad3d.default")
+def _lower_reflection(call: AtenCall) -> Value:
+    return _emit(call, call.value("self"), call["padding"], "reflect", 0.0)
+
+
+@lowers("replication_pad1d.default", "replication_pad2d.default", "replication_pad3d.default")
+def _lower_replication(call: AtenCall) -> Value:
+    return _emit(call, call.value("self"), call["padding"], "replicate", 0.0)
+
+
+def _emit(call: AtenCall, x: Value, flat: Sequence[int], mode: str, value: float) -> Value:
+    """torch lists the last dimension first."""
+    if not any(flat):
+        return x
+    padding = tuple(n for pair in reversed(pairs(flat)) for n in pair)
+    return call.emit(Pad(padding, mode, float(value)), x)

@@ -1,0 +1,74 @@
+"""PReLU: a leaky ReLU whose slope is learned, one for all channels or one for each channel of dimension 1.
+
+On integers, with the slope quantized symmetrically per tensor:
+
+    y = requant(x - zx, sx / sy) + zy                     where x >= zx
+    y = requant((x - zx) * a, sx * sa / sy) + zy          elsewhere
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..arithmetic import Requant, requant
+from ..errors import ShapeError
+from ..tensor_type import TensorType, Value
+from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .quantize import per_tensor_types
+
+
+@operator("prelu")
+@dataclass(frozen=True)
+class Prelu(Op):
+    """x where positive, slope * x elsewhere. Operands: x [n, c, ...], slope [c] or [1]."""
+
+    quantized = Quantized.COMPUTE
+
+    def infer(self, x: TensorType, slope: TensorType) -> tuple[TensorType, ...]:
+        channels = x.shape[1] if x.rank > 1 else 1
+        if not x.rank or slope.shape not in ((1,), (channels,)):
+            raise ShapeError(f"slope {slope.shape} for {channels} channels")
+        if not x.real().dtype.is_floating or x.real().dtype is not slope.real().dtype:
+            raise ShapeError("prelu takes an input and a slope of the same floating point type")
+        return (x.real(),)
+
+    def reference(self, x: Tensor, slope: Tensor) -> Tensor:
+        return functional.prelu(x, slope)
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        quantizations = per_tensor_types(operands[0], operands[1], outputs[0])
+        if not quantizations[1].is_symmetric or any(q.bits > 8 for q in quantizations):
+            raise ShapeError("prelu takes values of at most 8 bits, the slope with zero point 0")
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        qx, _, qy = per_tensor_types(*call.types, call.output)
+        positive, negative = self.fixed_point(call.types[0], call.types[1], call.output)
+        x = call.operand(0) - qx.zero_point[0]
+        slope = call.operand(1).view([-1 if axis == 1 else 1 for axis in range(x.ndim)])
+        y = torch.where(
+            x >= 0,
+            requant(x, positive.multiplier, positive.shift),
+            requant(x * slope, negative.multiplier, negative.shift),
+        )
+        return (y + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)
+
+    def fixed_point(
+        self, x: TensorType | None, slope: TensorType | None, output: TensorType
+    ) -> tuple[Requant, Requant]:
+        """Requantization of the positive and of the negative side."""
+        qx, qa, qy = per_tensor_types(x, slope, output)
+        ratio = qx.scale[0] / qy.scale[0]
+        return Requant.of(ratio), Requant.of(ratio * qa.scale[0])
+
+
+@lowers("prelu.default")
+def _lower_prelu(call: AtenCall) -> Value | None:
+    x, slope = call.value("self"), call.value("weight")
+    if not x.type.rank or slope.type.rank != 1 or x.type.dtype is not slope.type.dtype:
+        return None
+    return call.emit(Prelu(), x, slope)

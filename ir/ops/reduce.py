@@ -1,0 +1,147 @@
+"""Reductions over dimensions: mean, sum and maximum. `axes` lists the dimensions, all of them when empty."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..arithmetic import Requant, check_int32, requant
+from ..errors import ShapeError
+from ..tensor_type import DType, TensorType, Value
+from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .quantize import check_moved, per_tensor_types
+
+
+@dataclass(frozen=True)
+class Reduction(Op):
+    """Base of the reductions; `keepdim` leaves reduced dimensions in place with size 1."""
+
+    axes: tuple[int, ...] = ()
+    keepdim: bool = False
+
+    def reduced(self, x: TensorType) -> tuple[int, ...]:
+        """The dimensions that go, in ascending order; ShapeError when one does not exist or stands twice."""
+        axes = self.axes or tuple(range(x.rank))
+        if len(set(axes)) != len(axes) or not all(0 <= axis < x.rank for axis in axes):
+            raise ShapeError(f"{self.axes} are no dimensions of {x.shape}")
+        return tuple(sorted(axes))
+
+    def result_shape(self, x: TensorType) -> tuple[int, ...]:
+        """Sizes of the result."""
+        gone = self.reduced(x)
+        sizes = [1 if axis in gone else size for axis, size in enumerate(x.shape)]
+        return tuple(size for axis, size in enumerate(sizes) if self.keepdim or axis not in gone)
+
+
+@dataclass(frozen=True)
+class LinearReduction(Reduction):
+    """Base of mean and sum, which share the integer form `requant(sum(x - zero_point))`."""
+
+    quantized = Quantized.COMPUTE
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if not x.real().dtype.is_floating:
+            raise ShapeError(f"{self.name} takes floating point values, not {x.dtype.value}")
+        return (TensorType(self.result_shape(x), x.real().dtype),)
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        per_tensor_types(operands[0], outputs[0])
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        x, (_, qy) = call.operand(0), per_tensor_types(call.types[0], call.output)
+        step, zero = self.fixed_point(call.types[0], call.output)
+        axes = self.axes or tuple(range(x.ndim))
+        acc = (x - zero).sum(axes, keepdim=self.keepdim) if x.ndim else x - zero
+        y = requant(check_int32(acc, "a sum"), step.multiplier, step.shift)
+        return (y + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)
+
+    def fixed_point(self, x: TensorType | None, output: TensorType) -> tuple[Requant, int]:
+        """Requantization of the sum of centred integers, and the operand's zero point."""
+        qx, qy = per_tensor_types(x, output)
+        assert x is not None
+        return Requant.of(qx.scale[0] / qy.scale[0] / self.divisor(x)), qx.zero_point[0]
+
+    @abstractmethod
+    def divisor(self, x: TensorType) -> int:
+        """What the sum is divided by."""
+
+
+@operator("mean")
+@dataclass(frozen=True)
+class Mean(LinearReduction):
+    """Arithmetic mean over `axes`; over all spatial dimensions it is global average pooling."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.mean(x, self.axes or None, self.keepdim)
+
+    def divisor(self, x: TensorType) -> int:
+        return max(1, prod(x.shape[axis] for axis in self.reduced(x)))
+
+
+@operator("sum")
+@dataclass(frozen=True)
+class Sum(LinearReduction):
+    """Sum over `axes`."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.sum(x, self.axes or None, self.keepdim)
+
+    def divisor(self, x: TensorType) -> int:
+        return 1
+
+
+@operator("reduce_max")
+@dataclass(frozen=True)
+class ReduceMax(Reduction):
+    """Largest element over `axes`; over all spatial dimensions it is global max pooling."""
+
+    quantized = Quantized.MOVE
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_moved(x)
+        if x.dtype in (DType.C64, DType.C128) or any(x.shape[axis] == 0 for axis in self.reduced(x)):
+            raise ShapeError(f"{x.shape} of {x.dtype.value} has no largest element along {self.axes}")
+        return (x.with_shape(self.result_shape(x)),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.amax(x, self.axes, self.keepdim)
+
+
+def positive_axes(listed: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """Dimensions counted from the front, ascending; () stands for all of them, as in torch."""
+    if listed is None:
+        return ()
+    axes = [listed] if isinstance(listed, int) else listed
+    return tuple(sorted(axis % rank for axis in axes)) if rank else ()
+
+
+@lowers("mean.default", "mean.dim")
+def _lower_mean(call: AtenCall) -> Value | None:
+    return _lower_linear_reduction(call, Mean)
+
+
+@lowers("sum.default", "sum.dim_IntList")
+def _lower_sum(call: AtenCall) -> Value | None:
+    return _lower_linear_reduction(call, Sum)
+
+
+def _lower_linear_reduction(call: AtenCall, op: type[Mean | Sum]) -> Value | None:
+    x = call.value("self")
+    if not x.type.dtype.is_floating or call["dtype"] not in (None, x.type.dtype.torch):
+        return None
+    if call.target.endswith(".default"):
+        return call.emit(op(), x)
+    return call.emit(op(positive_axes(call["dim"], x.type.rank), call["keepdim"]), x)
+
+
+@lowers("amax.default")
+def _lower_amax(call: AtenCall) -> Value | None:
+    x = call.value("self")
+    if not x.type.dtype.is_floating:
+        return None
+    return call.emit(ReduceMax(positive_axes(call["dim"], x.type.rank), call["keepdim"]), x)

@@ -1,0 +1,178 @@
+"""Enlarging and shrinking of the spatial dimensions, to a `size` or by a `factor` (exactly one is given).
+
+Nearest neighbours are data movement. Linear interpolation over one dimension or two mixes 2 or 4 neighbours:
+
+    y = sum_ij u_i v_j x_ij,   weights rounded to 11 bits so that each pair sums to 2^11
+
+On integers the sum is taken of x - zx and requantized once, by sx / sy / 2^22 (2^11 over one dimension); with
+equal scales on both sides this is (sum + 2^21) >> 22.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import floor
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..arithmetic import Requant, check_int32, requant
+from ..errors import ShapeError
+from ..tensor_type import TensorType, Value
+from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .quantize import check_moved, per_tensor_types
+
+WEIGHT_BITS = 11
+
+
+@dataclass(frozen=True)
+class Resize(Op):
+    """Base: how large the result is. Operand x [n, c, ...]."""
+
+    size: tuple[int, ...] = ()
+    factor: tuple[float, ...] = ()
+
+    def result_shape(self, x: TensorType, *, ranks: Sequence[int]) -> tuple[int, ...]:
+        """Sizes of the result; `ranks` says over how many spatial dimensions the operator is defined."""
+        given = len(self.size) or len(self.factor)
+        if bool(self.size) == bool(self.factor) or given not in ranks or x.rank != given + 2:
+            raise ShapeError(f"size {self.size} and factor {self.factor} for an input {x.shape}")
+        sizes = self.size or tuple(floor(n * f) for n, f in zip(x.shape[2:], self.factor, strict=True))
+        if min(*sizes, *x.shape[2:]) < 1:
+            raise ShapeError(f"{x.shape} cannot be resized to {sizes}")
+        return (*x.shape[:2], *sizes)
+
+    def _interpolate(self, x: Tensor, mode: str, align_corners: bool | None) -> Tensor:
+        return functional.interpolate(
+            x,
+            size=list(self.size) or None,
+            scale_factor=list(self.factor) or None,
+            mode=mode,
+            align_corners=align_corners,
+        )
+
+
+@operator("resize_nearest")
+@dataclass(frozen=True)
+class ResizeNearest(Resize):
+    """Each element is the nearest one of the operand, as in `interpolate(mode="nearest")`."""
+
+    quantized = Quantized.MOVE
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_moved(x)
+        return (x.with_shape(self.result_shape(x, ranks=(1, 2, 3))),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():  # torch resizes floats only; float64 holds every integer of 32 bits
+            return self._interpolate(x.double(), "nearest", None).to(x.dtype)
+        return self._interpolate(x, "nearest", None)
+
+    def sources(self, x: TensorType) -> tuple[tuple[int, ...], ...]:
+        """For each spatial dimension, the operand's index for each index of the result."""
+        found = []
+        for axis, n in enumerate(x.shape[2:]):
+            line = ResizeNearest(self.size[axis : axis + 1], self.factor[axis : axis + 1])
+            found.append(tuple(int(i) for i in line.reference(torch.arange(n).view(1, 1, n)).flatten()))
+        return tuple(found)
+
+
+@operator("resize_linear")
+@dataclass(frozen=True)
+class ResizeLinear(Resize):
+    """Linear or bilinear interpolation; `align_corners` maps corner elements onto each other exactly."""
+
+    quantized = Quantized.COMPUTE
+
+    align_corners: bool = False
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if not x.real().dtype.is_floating:
+            raise ShapeError(f"interpolation takes floating point values, not {x.dtype.value}")
+        return (x.real().with_shape(self.result_shape(x, ranks=(1, 2))),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return self._interpolate(x, "linear" if x.ndim == 3 else "bilinear", self.align_corners)
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        if any(q.bits > 8 for q in per_tensor_types(operands[0], outputs[0])):
+            raise ShapeError("resize_linear computes on values of at most 8 bits")
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        type = call.types[0]
+        qx, qy = per_tensor_types(type, call.output)
+        assert type is not None
+        acc = call.operand(0) - qx.zero_point[0]
+        for axis, taps in enumerate(self.taps(type), start=2):
+            low, high, weight = (torch.tensor(column) for column in zip(*taps, strict=True))
+            weight = weight.view([-1 if i == axis else 1 for i in range(acc.ndim)])
+            acc = (
+                acc.index_select(axis, low) * ((1 << WEIGHT_BITS) - weight)
+                + acc.index_select(axis, high) * weight
+            )
+        step = self.fixed_point(type, call.output)
+        y = requant(check_int32(acc, "an interpolated sum"), step.multiplier, step.shift)
+        return (y + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)
+
+    def fixed_point(self, x: TensorType, output: TensorType) -> Requant:
+        """Requantization of the weighted sum of centred integers."""
+        qx, qy = per_tensor_types(x, output)
+        return Requant.of(qx.scale[0] / qy.scale[0] / (1 << WEIGHT_BITS * (x.rank - 2)))
+
+    def taps(self, x: TensorType) -> tuple[tuple[tuple[int, int, int], ...], ...]:
+        """For each spatial dimension and index of the result: two neighbours, and the 11-bit weight of the second."""
+        return tuple(self._line(axis, n) for axis, n in enumerate(x.shape[2:]))
+
+    def _line(self, axis: int, n: int) -> tuple[tuple[int, int, int], ...]:
+        count = self.size[axis] if self.size else floor(n * self.factor[axis])
+        return tuple(self._tap(position, n) for position in self._positions(axis, n, count))
+
+    def _positions(self, axis: int, n: int, count: int) -> list[float]:
+        if self.align_corners:
+            return [i * (n - 1) / (count - 1) if count > 1 else 0.0 for i in range(count)]
+        ratio = 1 / self.factor[axis] if self.factor else n / count
+        return [max((i + 0.5) * ratio - 0.5, 0.0) for i in range(count)]
+
+    @staticmethod
+    def _tap(position: float, n: int) -> tuple[int, int, int]:
+        low = min(int(position), n - 1)
+        weight = round(min(position - low, 1.0) * (1 << WEIGHT_BITS))
+        return low, min(low + 1, n - 1), weight
+
+
+@lowers("upsample_nearest1d.vec", "upsample_nearest2d.vec", "upsample_nearest3d.vec")
+def _lower_nearest(call: AtenCall) -> Value | None:
+    x, size, factor = call.value("input"), call["output_size"], call["scale_factors"]
+    if not x.type.dtype.is_floating:
+        return None
+    return call.emit(ResizeNearest(tuple(size or ()), tuple(() if size else factor)), x)
+
+
+@lowers("upsample_linear1d.vec", "upsample_bilinear2d.vec")
+def _lower_linear(call: AtenCall) -> Value:
+    size, factor = call["output_size"], call["scale_factors"]
+    op = ResizeLinear(tuple(size or ()), tuple(() if size else factor), call["align_corners"])
+    return call.emit(op, call.value("input"))
+
+
+@lowers("upsample_nearest1d.default", "upsample_nearest2d.default", "upsample_nearest3d.default")
+def _lower_nearest_to_size(call: AtenCall) -> Value | None:
+    x = call.value("self")
+    if not x.type.dtype.is_floating or _has_scales(call, x.type.rank - 2):
+        return None
+    return call.emit(ResizeNearest(tuple(call["output_size"])), x)
+
+
+@lowers("upsample_linear1d.default", "upsample_bilinear2d.default")
+def _lower_linear_to_size(call: AtenCall) -> Value | None:
+    x = call.value("self")
+    if _has_scales(call, x.type.rank - 2):
+        return None
+    return call.emit(ResizeLinear(tuple(call["output_size"]), align_corners=call["align_corners"]), x)
+
+
+def _has_scales(call: AtenCall, rank: int) -> bool:
+    names = {1: ["scales"], 2: ["scales_h", "scales_w"], 3: ["scales_d", "scales_h", "scales_w"]}[rank]
+    return any(call[name] is not None for name in names)

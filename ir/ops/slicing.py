@@ -1,0 +1,277 @@
+"""Data movement that takes parts and joins them: slice, select, split, concat, and reorderings along a dimension."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+from ..tensor_type import TensorType, Value
+from .base import AtenCall, Op, Quantized, lowers, operator
+from .quantize import check_moved
+from .shape import emit_unsqueeze
+
+
+@operator("slice")
+@dataclass(frozen=True)
+class Slice(Op):
+    """Every `step`-th element of dimension `axis` from `start` up to `stop`, to the end when that is None."""
+
+    quantized = Quantized.MOVE
+
+    axis: int = 0
+    start: int = 0
+    stop: int | None = None
+    step: int = 1
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_axis(self.axis, x)
+        check_moved(x)
+        if self.start < 0 or self.step < 1 or (self.stop is not None and self.stop < 0):
+            raise ShapeError("a slice counts from the front: start and stop at least 0, step at least 1")
+        taken = range(*slice(self.start, self.stop, self.step).indices(x.shape[self.axis]))
+        return (x.with_shape((*x.shape[: self.axis], len(taken), *x.shape[self.axis + 1 :])),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        window = (slice(None),) * self.axis
+        return x[(*window, slice(self.start, self.stop, self.step))]
+
+
+@operator("select")
+@dataclass(frozen=True)
+class Select(Op):
+    """Element `index` of dimension `axis`, which goes."""
+
+    quantized = Quantized.MOVE
+
+    axis: int = 0
+    index: int = 0
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_axis(self.axis, x)
+        check_moved(x)
+        if not 0 <= self.index < x.shape[self.axis]:
+            raise ShapeError(f"index {self.index} in a dimension of size {x.shape[self.axis]}")
+        return (x.with_shape((*x.shape[: self.axis], *x.shape[self.axis + 1 :])),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return x.select(self.axis, self.index)
+
+
+@operator("split")
+@dataclass(frozen=True)
+class Split(Op):
+    """Consecutive parts of dimension `axis`, one result for each of `sizes`."""
+
+    quantized = Quantized.MOVE
+
+    axis: int = 0
+    sizes: tuple[int, ...] = ()
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_axis(self.axis, x)
+        check_moved(x)
+        if not self.sizes or min(self.sizes) < 0 or sum(self.sizes) != x.shape[self.axis]:
+            raise ShapeError(f"parts {self.sizes} do not add up to {x.shape[self.axis]}")
+        return tuple(
+            x.with_shape((*x.shape[: self.axis], size, *x.shape[self.axis + 1 :])) for size in self.sizes
+        )
+
+    def reference(self, x: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.split_with_sizes(x, self.sizes, self.axis))
+
+
+@operator("concat")
+@dataclass(frozen=True)
+class Concat(Op):
+    """Operands joined along dimension `axis`."""
+
+    quantized = Quantized.MOVE
+
+    axis: int = 0
+
+    def infer(self, *operands: TensorType) -> tuple[TensorType, ...]:
+        if not operands:
+            raise ShapeError("concat needs an operand")
+        first = operands[0]
+        check_axis(self.axis, first)
+        check_moved(*operands)
+        around = {(*t.shape[: self.axis], *t.shape[self.axis + 1 :]) for t in operands}
+        if len(around) > 1 or any(t.rank != first.rank for t in operands):
+            raise ShapeError(f"{', '.join(str(t.shape) for t in operands)} differ outside axis {self.axis}")
+        total = sum(t.shape[self.axis] for t in operands)
+        return (first.with_shape((*first.shape[: self.axis], total, *first.shape[self.axis + 1 :])),)
+
+    def reference(self, *operands: Tensor) -> Tensor:
+        return torch.cat(operands, self.axis)
+
+
+@operator("flip")
+@dataclass(frozen=True)
+class Flip(Op):
+    """Dimensions `axes` in reverse order."""
+
+    quantized = Quantized.MOVE
+
+    axes: tuple[int, ...] = ()
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_moved(x)
+        for axis in self.axes:
+            check_axis(axis, x)
+        if len(set(self.axes)) != len(self.axes):
+            raise ShapeError(f"an axis stands twice in {self.axes}")
+        return (x,)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.flip(x, self.axes)
+
+
+@operator("roll")
+@dataclass(frozen=True)
+class Roll(Op):
+    """Dimensions `axes` rotated by `shifts` places towards the end."""
+
+    quantized = Quantized.MOVE
+
+    axes: tuple[int, ...] = ()
+    shifts: tuple[int, ...] = ()
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_moved(x)
+        for axis in self.axes:
+            check_axis(axis, x)
+        if len(self.axes) != len(self.shifts) or not self.axes:
+            raise ShapeError(f"{len(self.shifts)} shifts for {len(self.axes)} axes")
+        return (x,)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.roll(x, self.shifts, self.axes)
+
+
+@operator("tile")
+@dataclass(frozen=True)
+class Tile(Op):
+    """The operand repeated `repeats` times along each dimension; leading dimensions may be added."""
+
+    quantized = Quantized.MOVE
+
+    repeats: tuple[int, ...] = ()
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_moved(x)
+        added = len(self.repeats) - x.rank
+        if added < 0 or any(n < 0 for n in self.repeats):
+            raise ShapeError(f"{self.repeats} does not say how often to repeat each dimension of {x.shape}")
+        old = (*(1,) * added, *x.shape)
+        return (x.with_shape(tuple(m * n for m, n in zip(old, self.repeats, strict=True))),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return x.repeat(self.repeats)
+
+
+def check_axis(axis: int, x: TensorType) -> None:
+    """Raise ShapeError unless `x` has dimension `axis`, counted from the front."""
+    if not 0 <= axis < x.rank:
+        raise ShapeError(f"{x.shape} has no dimension {axis}")
+
+
+@lowers("slice.Tensor")
+def _lower_slice(call: AtenCall) -> Value:
+    x = call.value("self")
+    axis = call["dim"] % x.type.rank
+    return _emit_slice(
+        call, x, axis, range(x.type.shape[axis])[slice(call["start"], call["end"], call["step"])]
+    )
+
+
+@lowers("narrow.default")
+def _lower_narrow(call: AtenCall) -> Value:
+    x = call.value("self")
+    axis = call["dim"] % x.type.rank
+    start = call["start"] + (x.type.shape[axis] if call["start"] < 0 else 0)
+    return _emit_slice(call, x, axis, range(start, start + call["length"]))
+
+
+def _emit_slice(call: AtenCall, x: Value, axis: int, taken: range) -> Value:
+    """`x` itself where all is taken; a slice to the very end stays one when that dimension changes."""
+    size = x.type.shape[axis]
+    if taken == range(size):
+        return x
+    stop = max(taken.start, taken.stop)
+    return call.emit(Slice(axis, taken.start, None if stop >= size else stop, taken.step), x)
+
+
+@lowers("select.int")
+def _lower_select(call: AtenCall) -> Value:
+    x = call.value("self")
+    axis = call["dim"] % x.type.rank
+    return call.emit(Select(axis, call["index"] % x.type.shape[axis]), x)
+
+
+@lowers("unbind.int")
+def _lower_unbind(call: AtenCall) -> tuple[Value, ...]:
+    x = call.value("self")
+    axis = call["dim"] % x.type.rank
+    return tuple(call.emit(Select(axis, index), x) for index in range(x.type.shape[axis]))
+
+
+@lowers("split.Tensor", "split.sizes", "split_with_sizes.default", "chunk.default")
+def _lower_split(call: AtenCall) -> tuple[Value, ...] | None:
+    x = call.value("self")
+    axis = call["dim"] % x.type.rank
+    total = x.type.shape[axis]
+    if call.target == "split_with_sizes.default":
+        sizes = tuple(call["split_sizes"])
+    elif call.target == "split.sizes":
+        sizes = tuple(call["split_size"])
+    else:
+        each = call["split_size"] if call.target == "split.Tensor" else -(-total // call["chunks"])
+        if not total or not each:
+            return None
+        sizes = tuple(min(each, total - start) for start in range(0, total, each))
+    return call.emit_many(Split(axis, sizes), x)
+
+
+@lowers("cat.default", "concat.default", "concatenate.default")
+def _lower_concat(call: AtenCall) -> Value | None:
+    values = call.values("tensors")
+    if len({v.type.rank for v in values}) != 1 or len({v.type.dtype for v in values}) != 1:
+        return None
+    return call.emit(Concat(call["dim"] % values[0].type.rank), *values)
+
+
+@lowers("stack.default")
+def _lower_stack(call: AtenCall) -> Value | None:
+    values = call.values("tensors")
+    if len({v.type.dtype for v in values}) != 1:
+        return None
+    axis = call["dim"] % (values[0].type.rank + 1)
+    return call.emit(Concat(axis), *(emit_unsqueeze(call, v, axis) for v in values))
+
+
+@lowers("flip.default")
+def _lower_flip(call: AtenCall) -> Value:
+    x = call.value("self")
+    return call.emit(Flip(tuple(axis % x.type.rank for axis in call["dims"])), x)
+
+
+@lowers("roll.default")
+def _lower_roll(call: AtenCall) -> Value | None:
+    x = call.value("self")
+    shifts, dims = (
+        (listed,) if isinstance(listed, int) else tuple(listed) for listed in (call["shifts"], call["dims"])
+    )
+    if not dims or not prod(x.type.shape):
+        return None
+    return call.emit(Roll(tuple(axis % x.type.rank for axis in dims), shifts), x)
+
+
+@lowers("repeat.default", "tile.default")
+def _lower_tile(call: AtenCall) -> Value:
+    x = call.value("self")
+    listed = call["repeats"] if call.target == "repeat.default" else call["dims"]
+    return call.emit(Tile((*(1,) * (x.type.rank - len(listed)), *listed)), x)

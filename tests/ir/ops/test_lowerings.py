@@ -1,0 +1,323 @@
+"""Every lowering gives the bits of the aten overload that it stands for, through operators of the IR."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from fxpress.compiler.lowering import lower
+from fxpress.ir import Builder, Graph, TensorType, Value, dump, parse, run, verify
+from fxpress.ir.ops import LOWERINGS
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Case:
+    overload: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+def case(overload: Any, *args: Any, **kwargs: Any) -> Any:
+    name = str(overload).removeprefix("aten.")
+    return pytest.param(Case(overload, args, kwargs), id=name)
+
+
+def t(*shape: int, dtype: torch.dtype = torch.float32, positive: bool = False) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(sum(shape) + len(shape))
+    x = torch.randn(shape, generator=generator, dtype=torch.float64) * 3
+    return (x.abs() + 0.1 if positive else x).to(dtype)
+
+
+def ids(*shape: int, high: int = 5) -> torch.Tensor:
+    return torch.randint(0, high, shape, generator=torch.Generator().manual_seed(1))
+
+
+def recurrent_weights(gates: int, *, directions: int = 1, bias: bool = True) -> list[torch.Tensor]:
+    each = [t(gates * 4, 3), t(gates * 4, 4), t(gates * 4), t(gates * 4)][: 4 if bias else 2]
+    return [w / 3 for w in each] * directions
+
+
+x4 = t(2, 4, 6, 8)
+spread_out = t(2, 6, 8, 4).permute(0, 3, 1, 2)
+
+UNARY = "relu relu6 sigmoid tanh silu mish hardswish hardsigmoid log_sigmoid selu abs neg exp sin cos erf floor round"
+
+CASES = [
+    *(case(getattr(aten, name).default, x4) for name in UNARY.split()),
+    *(
+        case(getattr(aten, name).default, t(3, 5, positive=True))
+        for name in ("log", "log1p", "sqrt", "rsqrt", "reciprocal", "square")
+    ),
+    case(aten.hardtanh.default, x4, -0.5, 2.0),
+    case(aten.clamp.default, x4, None, 1.5),
+    case(aten.clamp.default, x4, -1, 1),
+    case(aten.clip.default, x4, 0.0, 6.0),
+    case(aten.clamp_min.default, x4, 0),
+    case(aten.clamp_max.default, x4, 0.3),
+    case(aten.leaky_relu.default, x4, 0.2),
+    case(aten.elu.default, x4, 0.7),
+    case(aten.celu.default, x4, 1.3),
+    case(aten.gelu.default, x4),
+    case(aten.gelu.default, x4, approximate="tanh"),
+    case(aten.softplus.default, x4, 2.0, 5.0),
+    case(aten.prelu.default, x4, t(4)),
+    case(aten.prelu.default, x4, t(1)),
+    *(case(aten.pow.Tensor_Scalar, t(3, 5, positive=True), n) for n in (2, 3, 0.5, -0.5, -1, 1.7)),
+    case(aten.add.Tensor, x4, t(4, 1, 1)),
+    case(aten.add.Tensor, x4, 1),
+    case(aten.add.Tensor, ids(3), ids(3)),
+    case(aten.add.Tensor, ids(3), 7),
+    case(aten.add.Scalar, x4, 0.1),
+    case(aten.sub.Tensor, x4, x4.flip(0)),
+    case(aten.sub.Tensor, x4, 0.1),
+    case(aten.sub.Scalar, x4, 0.1),
+    case(aten.rsub.Scalar, x4, 1.0),
+    case(aten.rsub.Tensor, x4, t(8)),
+    case(aten.mul.Tensor, x4, t(2, 1, 6, 8)),
+    case(aten.mul.Tensor, x4, 0.125),
+    case(aten.mul.Tensor, x4.bfloat16(), 0.125),
+    case(aten.mul.Scalar, x4, 3),
+    case(aten.div.Tensor, x4, 3),
+    case(aten.div.Tensor, x4, t(6, 8)),
+    case(aten.div.Scalar, x4, 0.1),
+    case(aten.maximum.default, x4, x4.flip(1)),
+    case(aten.minimum.default, x4, x4.flip(1)),
+    case(aten.conv2d.default, x4, t(6, 2, 3, 3), t(6), [1, 2], [1, 0], [2, 1], 2),
+    case(aten.conv2d.padding, x4, t(6, 4, 3, 2), None, [1, 1], "same"),
+    case(aten.conv1d.default, t(2, 4, 9), t(3, 4, 3), None, [2], [1]),
+    case(aten.conv3d.default, t(1, 2, 4, 5, 6), t(3, 2, 2, 2, 2), t(3)),
+    case(aten.conv_transpose2d.input, x4, t(4, 3, 3, 3), t(6), [2, 2], [1, 1], [1, 0], 2),
+    case(aten.conv1d.padding, t(2, 4, 9), t(3, 4, 4), None, [1], "same"),
+    case(aten.conv3d.padding, t(1, 2, 4, 5, 6), t(3, 2, 2, 2, 2), None, [1, 1, 1], "valid"),
+    case(aten.conv_transpose1d.default, t(2, 4, 9), t(4, 3, 3), t(3), [2]),
+    case(aten.conv_transpose3d.input, t(1, 2, 4, 5, 6), t(2, 3, 2, 2, 2), None, [2, 1, 2]),
+    case(aten.linear.default, t(2, 3, 8), t(5, 8), t(5)),
+    case(aten.linear.default, t(8), t(5, 8)),
+    case(aten.matmul.default, t(2, 3, 4, 5), t(5, 6)),
+    case(aten.matmul.default, t(5), t(3, 5, 2)),
+    case(aten.matmul.default, t(3, 5), t(5)),
+    case(aten.mm.default, t(3, 5), t(5, 7)),
+    case(aten.bmm.default, t(2, 3, 5), t(2, 5, 7)),
+    case(aten.addmm.default, t(7), t(3, 5), t(5, 7)),
+    case(aten.max_pool1d.default, t(2, 3, 9), [2]),
+    case(aten.max_pool2d.default, x4, [3, 2], [2, 2], [1, 1], [2, 1], True),
+    case(aten.max_pool3d.default, t(1, 2, 4, 5, 6), [2, 2, 2]),
+    case(aten.avg_pool1d.default, t(2, 3, 9), [3], [2], [1], True, False),
+    case(aten.avg_pool2d.default, x4, [3, 3], [2, 2], [1, 1], True),
+    case(aten.avg_pool2d.default, x4, [3, 3], [], [1, 1], False, False),
+    case(aten.avg_pool2d.default, x4, [2, 2], [2, 2], [0, 0], False, True, 3),
+    case(aten.avg_pool3d.default, t(1, 2, 4, 5, 6), [2, 2, 2]),
+    case(aten.adaptive_avg_pool1d.default, t(2, 3, 7), [3]),
+    case(aten.adaptive_avg_pool1d.default, t(2, 3, 7), [1]),
+    case(aten.adaptive_avg_pool2d.default, x4, [1, 1]),
+    case(aten.adaptive_avg_pool2d.default, x4, [3, 3]),
+    case(aten.adaptive_avg_pool2d.default, t(2, 3, 7, 7), [1, 1]),
+    case(aten.adaptive_avg_pool2d.default, spread_out, [1, 1]),
+    case(aten.adaptive_avg_pool3d.default, t(1, 2, 4, 5, 6), [1, 1, 1]),
+    case(aten.adaptive_avg_pool3d.default, t(1, 2, 4, 5, 6), [2, 3, 4]),
+    case(aten.mean.default, x4),
+    case(aten.mean.dim, x4, [-1, 1], True),
+    case(aten.mean.dim, x4, None),
+    case(aten.sum.default, x4),
+    case(aten.sum.dim_IntList, x4, [2]),
+    case(aten.amax.default, x4, [2, 3]),
+    case(aten.amax.default, x4),
+    case(aten.softmax.int, x4, -1),
+    case(aten.softmax.int, x4, 1, torch.float32),
+    case(aten._softmax.default, x4, 1, False),
+    case(aten.log_softmax.int, x4, 1),
+    case(aten._log_softmax.default, x4, 1, False),
+    case(aten.batch_norm.default, x4, t(4), t(4), t(4), t(4, positive=True), False, 0.1, 1e-3, True),
+    case(aten.batch_norm.default, x4, None, None, t(4), t(4, positive=True), False, 0.1, 1e-3, True),
+    case(aten.layer_norm.default, x4, [6, 8], t(6, 8), t(6, 8), 1e-6),
+    case(aten.layer_norm.default, x4, [8]),
+    case(aten.rms_norm.default, x4, [8], t(8)),
+    case(aten.rms_norm.default, x4, [6, 8], None, 1e-3),
+    case(aten.group_norm.default, x4, 2, t(4), t(4)),
+    case(aten.instance_norm.default, x4, t(4), t(4), None, None, True, 0.1, 1e-5, False),
+    case(aten.cat.default, [x4, x4.flip(0)], -1),
+    case(aten.concat.default, [x4, x4], 1),
+    case(aten.concatenate.default, [x4, x4], 0),
+    case(aten.stack.default, [t(2, 3), t(2, 3)], -1),
+    case(aten.stack.default, [t(2, 3), t(2, 3)]),
+    case(aten.split.Tensor, t(2, 7), 3, 1),
+    case(aten.split.sizes, t(2, 7), [5, 2], 1),
+    case(aten.split_with_sizes.default, t(2, 7), [1, 4, 2], -1),
+    case(aten.chunk.default, t(2, 7), 3, 1),
+    case(aten.unbind.int, t(3, 2, 5)),
+    case(aten.slice.Tensor, x4, 2, 1, -1, 2),
+    case(aten.slice.Tensor, x4, -1, -3, 2**63 - 1),
+    case(aten.slice.Tensor, x4, 1),
+    case(aten.narrow.default, x4, 3, -3, 2),
+    case(aten.select.int, x4, -2, -1),
+    case(aten.flip.default, x4, [-1, 1]),
+    case(aten.roll.default, x4, [1, -2], [2, 3]),
+    case(aten.repeat.default, t(2, 3), [2, 1, 3]),
+    case(aten.tile.default, t(2, 3), [2]),
+    case(aten.pad.default, x4, [1, 2, -1, 3], "constant", 1.5),
+    case(aten.pad.default, x4, [0, 0, 0, 0, 2, 1]),
+    case(aten.pad.default, x4, [1, 2, 3, 0], "reflect"),
+    case(aten.pad.default, t(2, 3, 5), [1, 2], "replicate"),
+    case(aten.pad.default, t(1, 2, 3, 4, 5), [1, 2, 0, 1, 1, 1], "reflect"),
+    case(aten.pad.default, x4, [1, 2, 2, 0], "circular"),
+    case(aten.constant_pad_nd.default, x4, [1, 1]),
+    case(aten.reflection_pad1d.default, t(2, 3, 5), [1, 2]),
+    case(aten.reflection_pad3d.default, t(1, 2, 3, 4, 5), [1, 2, 0, 1, 1, 1]),
+    case(aten.replication_pad1d.default, t(2, 3, 5), [1, 2]),
+    case(aten.replication_pad3d.default, t(1, 2, 3, 4, 5), [1, 2, 0, 1, 1, 1]),
+    case(aten.reflection_pad2d.default, x4, [1, 1, 2, 0]),
+    case(aten.replication_pad2d.default, x4, [1, 1, 2, 0]),
+    case(aten.view.default, x4, [2, -1]),
+    case(aten.reshape.default, spread_out, [2, 4, 48]),
+    case(aten.view_as.default, x4, t(2, 4, 48)),
+    case(aten.reshape_as.default, spread_out, t(2, 4, 48)),
+    case(aten._unsafe_view.default, x4, [8, 48]),
+    case(aten.flatten.using_ints, x4, 1, -2),
+    case(aten.flatten.using_ints, t()),
+    case(aten.unflatten.int, x4, 1, [2, -1]),
+    case(aten.squeeze.default, t(1, 3, 1)),
+    case(aten.squeeze.dim, t(1, 3, 1), -1),
+    case(aten.squeeze.dims, t(1, 3, 1), [0, 1]),
+    case(aten.unsqueeze.default, t(2, 3), -1),
+    case(aten.unsqueeze.default, t(2, 3), 0),
+    case(aten.expand.default, t(1, 3, 1), [2, -1, -1, 4]),
+    case(aten.broadcast_to.default, t(1, 3), [2, 3]),
+    case(aten.expand_as.default, t(1, 3), t(5, 3)),
+    case(aten.permute.default, x4, [0, -1, 1, 2]),
+    case(aten.movedim.int, x4, 1, -1),
+    case(aten.movedim.intlist, x4, [0, 1], [3, 0]),
+    case(aten.transpose.int, x4, -1, 1),
+    case(aten.t.default, t(2, 3)),
+    case(aten.mT.default, x4),
+    case(aten.numpy_T.default, t(2, 3, 4)),
+    case(aten.swapdims.default, x4, 0, 1),
+    case(aten.swapaxes.default, x4, 0, 1),
+    case(aten.channel_shuffle.default, x4, 2),
+    case(aten.pixel_shuffle.default, x4, 2),
+    case(aten.pixel_unshuffle.default, x4, 2),
+    case(aten.contiguous.default, spread_out),
+    case(aten.clone.default, x4),
+    case(aten.clone.default, spread_out, memory_format=torch.contiguous_format),
+    *(case(getattr(aten, name).default, x4) for name in ("detach", "alias", "lift_fresh_copy")),
+    *(
+        case(getattr(aten, name).default, x4, 0.5, False)
+        for name in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+    ),
+    case(aten.upsample_nearest1d.vec, t(2, 3, 5), [7], None),
+    case(aten.upsample_nearest1d.default, t(2, 3, 5), [7]),
+    case(aten.upsample_nearest3d.vec, t(1, 2, 3, 4, 5), None, [2.0, 1.5, 1.0]),
+    case(aten.upsample_nearest3d.default, t(1, 2, 3, 4, 5), [2, 5, 6]),
+    case(aten.upsample_nearest2d.vec, x4, None, [2.0, 1.7]),
+    case(aten.upsample_nearest2d.vec, x4, [9, 5], None),
+    case(aten.upsample_nearest2d.default, x4, [3, 11]),
+    case(aten.upsample_linear1d.vec, t(2, 3, 5), [7], False, None),
+    case(aten.upsample_linear1d.default, t(2, 3, 5), [7], True),
+    case(aten.upsample_bilinear2d.vec, x4, [9, 5], True, None),
+    case(aten.upsample_bilinear2d.vec, x4, None, False, [1.5, 2.5]),
+    case(aten.upsample_bilinear2d.default, x4, [12, 16], False),
+    case(aten.embedding.default, t(5, 4), ids(2, 3)),
+    case(aten.scaled_dot_product_attention.default, t(2, 2, 5, 8), t(2, 2, 6, 8), t(2, 2, 6, 8)),
+    case(aten.scaled_dot_product_attention.default, x4, x4, x4, None, 0.0, True, scale=0.3),
+    case(aten.scaled_dot_product_attention.default, x4, x4, x4, t(2, 1, 6, 6)),
+    case(aten.scaled_dot_product_attention.default, x4, x4, x4, t(6, 6) > 0),
+    case(
+        aten.scaled_dot_product_attention.default,
+        x4,
+        t(2, 2, 6, 8),
+        t(2, 2, 6, 8),
+        None,
+        0.0,
+        True,
+        enable_gqa=True,
+    ),
+    case(aten.gru.input, t(5, 2, 3), t(1, 2, 4), recurrent_weights(3), True, 1, 0.0, False, False, False),
+    case(
+        aten.gru.input,
+        t(2, 5, 3),
+        torch.zeros(2, 2, 4),
+        recurrent_weights(3, directions=2),
+        True,
+        1,
+        0.0,
+        False,
+        True,
+        True,
+    ),
+    case(
+        aten.lstm.input,
+        t(5, 2, 3),
+        [t(1, 2, 4), t(1, 2, 4)],
+        recurrent_weights(4, bias=False),
+        False,
+        1,
+        0.0,
+        False,
+        False,
+        False,
+    ),
+    case(
+        aten.rnn_tanh.input, t(5, 2, 3), t(1, 2, 4), recurrent_weights(1), True, 1, 0.0, False, False, False
+    ),
+]
+
+
+def lowered(case: Case) -> tuple[Graph, list[torch.Tensor]]:
+    builder = Builder()
+    tensors: list[torch.Tensor] = []
+
+    def bind(argument: Any) -> Any:
+        if isinstance(argument, torch.Tensor):
+            tensors.append(argument)
+            return builder.input(f"x{len(tensors)}", TensorType.of(argument))
+        return [bind(item) for item in argument] if isinstance(argument, list) else argument
+
+    results = lower(builder, case.overload, [bind(a) for a in case.args], case.kwargs)
+    assert all(isinstance(value, Value) for value in results)
+    return verify(builder.build(results)), tensors
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lowered_call_gives_the_bits_of_the_overload(case: Case) -> None:
+    graph, tensors = lowered(case)
+    expected = case.overload(*case.args, **case.kwargs)
+    expected = list(expected) if isinstance(expected, list | tuple) else [expected]
+    assert "torch_call" not in {node.op.name for node in graph.nodes}
+    for value, mine, theirs in zip(graph.outputs, run(graph, tensors), expected, strict=True):
+        assert TensorType.of(theirs) == value.type
+        assert mine.dtype == theirs.dtype and torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lowered_call_round_trips_through_text(case: Case) -> None:
+    graph, _ = lowered(case)
+    assert parse(dump(graph), params=graph.params) == graph
+
+
+DECLINED = [
+    case(aten.add.Tensor, x4, x4, alpha=2),
+    case(aten.mul.Tensor, x4.bfloat16(), 0.1),
+    case(aten.mul.Tensor, ids(3), 0.5),
+    case(aten.div.Tensor, ids(3), 2),
+    case(aten.relu.default, ids(3)),
+    case(aten.mean.dim, x4, [1], dtype=torch.float64),
+    case(aten.cat.default, [x4, x4.double()], 0),
+    case(aten.pad.default, ids(3), [1, 1]),
+    case(aten.addmm.default, t(3, 7), t(3, 5), t(5, 7)),
+    case(aten.clone.default, x4, memory_format=torch.channels_last),
+    case(aten.dropout.default, x4, 0.5, True),
+    case(aten.instance_norm.default, x4, None, None, t(4), t(4, positive=True), False, 0.1, 1e-5, False),
+    case(aten.pixel_shuffle.default, t(1, 2, 4, 6, 8), 2),
+]
+
+
+@pytest.mark.parametrize("case", DECLINED)
+def test_call_that_no_operator_can_express_stays_opaque(case: Case) -> None:
+    graph, _ = lowered(case)
+    assert [node.op.name for node in graph.nodes] == ["torch_call"]
+
+
+def test_every_lowering_has_a_case() -> None:
+    covered = {str(param.values[0].overload).removeprefix("aten.") for param in CASES}
+    assert sorted(LOWERINGS.keys() - covered) == []
