@@ -86,7 +86,7 @@ def find_tool(name: str) -> Path:
 def find_compiler(name: str = "gcc", *, cpu: str | None = None) -> Compiler:
     """The compiler called `name`; for `arm-none-eabi-gcc`, `cpu` is one of `CORTEX_M_FLAGS`."""
     if name == "arm-none-eabi-gcc":
-        if cpu not in CORTEX_M_FLAGS:
+        if cpu is None or cpu not in CORTEX_M_FLAGS:
             raise BuildError(f"{name}: no flags for cpu {cpu!r}; there are: {', '.join(CORTEX_M_FLAGS)}")
         return Compiler(name, find_tool(name), CORTEX_M_FLAGS[cpu])
     if name == "riscv64-unknown-elf-gcc":
