@@ -1,0 +1,91 @@
+"""What the torch backend produces: a Python file, the tensors beside it, and the module built from both."""
+
+from __future__ import annotations
+
+import copyreg
+import linecache
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+
+@dataclass(frozen=True)
+class TorchArtifact:
+    """An emitted module. `tensors` are its state by key; `aliases` are keys whose tensor stands under another key."""
+
+    class_name: str
+    source: str
+    tensors: Mapping[str, Tensor]
+    aliases: Mapping[str, str]
+    source_file: str = "model.py"
+    weights_file: str = "model.safetensors"
+
+    def build(self) -> nn.Module:
+        """The module with its tensors (copies), in evaluation mode."""
+        with _NoInitialisation():
+            module: nn.Module = module_class(self.source, self.class_name)()
+        state = {**self.tensors, **{key: self.tensors[owner] for key, owner in self.aliases.items()}}
+        module.load_state_dict(state)
+        return module.eval()
+
+    def save(self, directory: Path) -> list[Path]:
+        """Write the source and the tensors into `directory`; the same artifact gives the same bytes."""
+        source, weights = directory / self.source_file, directory / self.weights_file
+        source.write_text(self.source, encoding="utf-8", newline="\n")
+        save_file(
+            {
+                key: tensor.clone(memory_format=torch.contiguous_format)
+                for key, tensor in self.tensors.items()
+            },
+            weights,
+        )
+        return [source, weights]
+
+
+@cache
+def module_class(source: str, name: str) -> type[nn.Module]:
+    """The class `name` of an emitted file.
+
+    Its instances can be pickled, copied and given to `torch.save`: they carry the source along.
+    """
+    filename = f"<fxpress module {sha256(source.encode()).hexdigest()[:16]}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    namespace: dict[str, Any] = {"__name__": "fxpress_module"}  # what a module's source defines
+    exec(compile(source, filename, "exec"), namespace)
+    cls: type[nn.Module] = namespace[name]
+
+    def reduce(module: nn.Module) -> tuple[Callable[..., nn.Module], tuple[str, str], dict[str, Any]]:
+        return restore, (source, name), module.__dict__
+
+    copyreg.pickle(cls, reduce)
+    return cls
+
+
+def restore(source: str, name: str) -> nn.Module:
+    """An instance of an emitted class without state, for unpickling."""
+    cls = module_class(source, name)
+    return cls.__new__(cls)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out random initialisation, which costs time and would advance the user's random generator."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],  # any torch function
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),  # its arguments
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:  # what it returns
+        named = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)

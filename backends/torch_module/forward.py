@@ -1,0 +1,193 @@
+"""The body of the emitted `forward`: Python statements for each node, on variables that are reused once dead."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain, count
+from typing import Protocol
+
+from ...ir import Graph, Node, Value
+from ...ir.ops.accumulate import Clamp as Bounds
+from ...ir.ops.conv import Conv, ConvTranspose
+from ...ir.ops.linear import Linear
+from .layout import Layer, Layout
+from .names import comment, identifier, unique
+from .record import Recording, literal, record
+
+_POOL = ("x", "y", "z", "u", "v", "w")
+_FORBIDDEN = frozenset({"self", "torch", "nn", "F"})
+
+
+class Style(Protocol):
+    """How a form of the emitted module carries values."""
+
+    def read(self, value: Value, variable: str) -> str:
+        """Expression of the reals that a variable stands for."""
+
+    def store(self, value: Value, expression: str) -> str:
+        """Expression that a variable is set to, from that of the reals."""
+
+    def whole(self, index: int, operands: Sequence[str | None]) -> str | None:
+        """Expression of a node that this form computes in a way of its own; None for all others."""
+
+
+class FloatStyle:
+    """Variables hold the reals themselves."""
+
+    def read(self, value: Value, variable: str) -> str:
+        """The variable."""
+        return variable
+
+    def store(self, value: Value, expression: str) -> str:
+        """The expression."""
+        return expression
+
+    def whole(self, index: int, operands: Sequence[str | None]) -> str | None:
+        """Nothing is special."""
+        return None
+
+
+def write_forward(
+    graph: Graph, layout: Layout, style: Style, *, reserved: Collection[str] = ()
+) -> tuple[list[str], list[str]]:
+    """The names of the arguments and the statements of `forward`; `reserved` names are no variables."""
+    return _Writer(graph, layout, style, _FORBIDDEN | set(reserved)).write()
+
+
+class _Writer:
+    def __init__(self, graph: Graph, layout: Layout, style: Style, forbidden: frozenset[str]) -> None:
+        self._graph = graph
+        self._layout = layout
+        self._style = style
+        self._recorder = _Recorder()
+        self._variables = _Variables(graph, forbidden)
+
+    def write(self) -> tuple[list[str], list[str]]:
+        arguments = [self._variables.bind_input(value) for value in self._graph.inputs]
+        lines: list[str] = []
+        for index, node in enumerate(self._graph.nodes):
+            *before, last = self._statements(index, node)
+            lines += [*before, last + self._remark(index, node)]
+        results = ", ".join(self._variable(value) for value in self._graph.outputs)
+        return arguments, [*lines, f"return {results}"]
+
+    def _statements(self, index: int, node: Node) -> list[str]:
+        lines: list[str] = []
+        operands = [None if value is None else self._variable(value) for value in node.inputs]
+        whole = self._style.whole(index, operands)
+        if whole is not None:
+            expressions: tuple[str, ...] = (whole,)
+        else:
+            reals = [
+                text if value is None or text is None else self._real(value, text)
+                for value, text in zip(node.inputs, operands, strict=True)
+            ]
+            layer = self._layout.layers.get(index)
+            if layer is not None:
+                expressions = (self._layer_call(node, layer, reals),)
+            else:
+                fresh = self._variables.fresh_names()
+                lines, expressions = self._recorder.recording(node).statements(reals, fresh.__next__)
+            if len(expressions) == len(node.outputs):
+                expressions = tuple(map(self._style.store, node.outputs, expressions))
+        targets = self._variables.assign(node)
+        return [*lines, f"{', '.join(targets)} = {', '.join(expressions)}"]
+
+    def _real(self, value: Value, variable: str) -> str:
+        return variable if self._graph.is_constant(value) else self._style.read(value, variable)
+
+    def _variable(self, value: Value) -> str:
+        if self._graph.is_constant(value):
+            return self._layout.names.expression(self._layout.homes[value.name].path)
+        return self._variables[value]
+
+    def _layer_call(self, node: Node, layer: Layer, operands: Sequence[str | None]) -> str:
+        argument = operands[0]
+        if layer.kind.pad:
+            argument = f"F.pad({argument}, {literal(layer.kind.pad)})"
+        text = f"{self._layout.names.expression(layer.path)}({argument})"
+        if not isinstance(node.op, Conv | ConvTranspose | Linear):
+            return text
+        residual = operands[3] if len(operands) > 3 else None
+        return clamped(text if residual is None else f"{text} + {residual}", node.op.clamp)
+
+    def _remark(self, index: int, node: Node) -> str:
+        where = node.source.location if index in self._layout.layers else str(node.source)
+        return f"  # {comment(where)}" if where else ""
+
+
+def clamped(expression: str, bounds: Bounds) -> str:
+    """`expression` within a fused activation, as the operators' reference computes it."""
+    if bounds is None:
+        return expression
+    low, high = bounds
+    if (low, high) == (0.0, float("inf")):
+        return f"torch.relu({expression})"
+    ends = [None if end in (float("-inf"), float("inf")) else end for end in (low, high)]
+    return f"torch.clamp({expression}, {literal(ends[0])}, {literal(ends[1])})"
+
+
+class _Recorder:
+    """Recordings of nodes, each operator once for the same operand types."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], Recording] = {}
+
+    def recording(self, node: Node) -> Recording:
+        """The torch calls of the node's reference."""
+        types = tuple(type and type.real() for type in node.operand_types)
+        if (node.op, types) not in self._known:
+            self._known[node.op, types] = record(node, types)
+        return self._known[node.op, types]
+
+
+class _Variables:
+    """Names of the values that are alive. A result takes over the name of an operand that dies there."""
+
+    def __init__(self, graph: Graph, forbidden: frozenset[str]) -> None:
+        self._forbidden = forbidden
+        self._names: dict[str, str] = {}
+        self._inputs: set[str] = set()
+        kept = {value.name for value in graph.outputs}
+        self._left = {name: len(nodes) for name, nodes in graph.users.items() if name not in kept}
+        self._kept = kept
+
+    def __getitem__(self, value: Value) -> str:
+        return self._names[value.name]
+
+    def bind_input(self, value: Value) -> str:
+        """The argument for a graph input."""
+        wish = identifier(value.name)
+        name = unique(f"{wish}_" if wish in self._forbidden else wish, self._names.values())
+        self._names[value.name] = name
+        self._inputs.add(name)
+        return name
+
+    def fresh_names(self) -> Iterator[str]:
+        """Names that no value alive has, one after the other."""
+        taken = {*self._names.values(), *self._forbidden}
+        numbered = (f"{letter}{number}" for number in count(1) for letter in _POOL)
+        return (name for name in chain(_POOL, numbered) if name not in taken)
+
+    def assign(self, node: Node) -> tuple[str, ...]:
+        """Names for the node's results, after its operands were read; `_` for one that nobody reads."""
+        reused = [name for name in self._release(node) if name not in self._inputs or name in _POOL]
+        available = chain(reused, (name for name in self.fresh_names() if name not in reused))
+        targets = []
+        for value in node.outputs:
+            if value.name in self._kept or value.name in self._left:
+                self._names[value.name] = next(available)
+                targets.append(self._names[value.name])
+            else:
+                targets.append("_")
+        return tuple(targets)
+
+    def _release(self, node: Node) -> list[str]:
+        """The names of operands that no later node reads, which are free from here on."""
+        free = []
+        for value in node.operands:
+            if value.name in self._left and value.name in self._names:
+                self._left[value.name] -= 1
+                if not self._left[value.name]:
+                    free.append(self._names.pop(value.name))
+        return free

@@ -1,0 +1,305 @@
+"""The float form: the bits of `run`, the user's keys, readable source, and all that torch does with modules."""
+
+import copy
+import io
+import keyword
+import tokenize
+
+import pytest
+import torch
+from fxpress.backends.torch_module import TorchOptions, emit, read_back, to_module
+from fxpress.ir import Builder, Graph, Source, TensorType, UnsupportedError, parse, run
+from fxpress.ir.ops.activation import Relu
+from fxpress.ir.ops.binary import Add
+from fxpress.ir.ops.call import TorchCall
+from fxpress.ir.ops.conv import Conv
+from fxpress.ir.ops.linear import Linear
+from fxpress.ir.ops.slicing import Split
+from torch import nn
+
+SMALL = """
+graph(%image: f32[2x3x8x8]) {
+  const %features.0.weight: f32[4x3x3x3]
+  const %features.0.bias: f32[4]
+  const %features.1.weight: f32[4]
+  const %features.1.bias: f32[4]
+  const %features.1.running_mean: f32[4]
+  const %features.1.running_var: f32[4]
+  const %fc.weight: f32[10x64]
+  %c: f32[2x4x8x8] = conv{padding=(0, 1, 1, 1)}(%image, %features.0.weight, %features.0.bias)
+  %n: f32[2x4x8x8] = batch_norm{eps=0.001}(%c, %features.1.weight, %features.1.bias, \
+    %features.1.running_mean, %features.1.running_var)
+  %r: f32[2x4x8x8] = relu(%n)
+  %p: f32[2x4x4x4] = max_pool(%r)
+  %v: f32[2x64] = reshape{shape=(-1, 64)}(%p)
+  %y: f32[2x10] = linear{clamp=(0.0, 6.0)}(%v, %fc.weight)
+  return scores: %y, features: %r
+}
+"""
+
+
+def random_fill(value):
+    generator = torch.Generator().manual_seed(sum(map(ord, value.name)))
+    return torch.rand(value.type.shape, generator=generator, dtype=value.type.dtype.torch)
+
+
+def parsed(text):
+    return parse(
+        text.replace("[2x4x8x8]", "[2x4x7x8]").replace("[2x4x4x4]", "[2x4x3x4]").replace("64", "48"),
+        fill=random_fill,
+    )
+
+
+def test_the_module_computes_the_bits_of_run():
+    graph = parsed(SMALL)
+    x = torch.randn(2, 3, 8, 8)
+    for mine, reference in zip(to_module(graph)(x), run(graph, [x]), strict=True):
+        assert torch.equal(mine, reference)
+
+
+def test_submodules_and_keys_are_the_users():
+    module = to_module(parsed(SMALL))
+    assert {key for key in module.state_dict() if "num_batches" not in key} == set(parsed(SMALL).params)
+    assert isinstance(module.get_submodule("features.0"), nn.Conv2d)
+    assert isinstance(module.get_submodule("features.1"), nn.BatchNorm2d)
+    assert "features.1.running_mean" in dict(module.named_buffers())
+    assert set(dict(module.named_parameters())) == {
+        "features.0.weight",
+        "features.0.bias",
+        "features.1.weight",
+        "features.1.bias",
+        "fc.weight",
+    }
+
+
+def test_the_source_reads_as_a_person_would_write_it():
+    assert (
+        emit(parsed(SMALL), TorchOptions(name="small")).source
+        == '''"""Small, written by fxpress.
+
+    model = Small()
+    safetensors.torch.load_model(model, "model.safetensors")
+    model.eval()
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.ModuleDict()
+        self.features["0"] = nn.Conv2d(3, 4, 3)
+        self.features["1"] = nn.BatchNorm2d(4, eps=0.001)
+        self.fc = nn.Linear(48, 10, bias=False)
+
+    def forward(self, image):
+        x = self.features["0"](F.pad(image, (1, 1, 0, 1)))
+        x = self.features["1"](x)
+        x = torch.relu(x)
+        y = F.max_pool2d(x, (2, 2), stride=(2, 2), padding=[0, 0], dilation=(1, 1))
+        y = y.reshape((-1, 48))
+        y = torch.clamp(self.fc(y), 0.0, 6.0)
+        return y, x
+'''
+    )
+
+
+def test_other_batches_pass_where_the_graph_allows():
+    graph, x = parsed(SMALL), torch.randn(5, 3, 8, 8)
+    both = to_module(graph)(x)[0]
+    assert torch.allclose(both[3:], to_module(graph)(x[3:])[0], atol=1e-6)
+
+
+def test_the_written_file_needs_nothing_but_torch_and_gives_the_same_bytes_again(tmp_path):
+    artifact = emit(parsed(SMALL))
+    first = [path.read_bytes() for path in artifact.save(tmp_path)]
+    assert first == [path.read_bytes() for path in emit(parsed(SMALL)).save(tmp_path)]
+    namespace = {}
+    exec((tmp_path / "model.py").read_text(), namespace)
+    safetensors = pytest.importorskip("safetensors.torch")
+    module = namespace["Model"]()
+    safetensors.load_model(module, str(tmp_path / "model.safetensors"))
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(module.eval()(x)[0], artifact.build()(x)[0])
+
+
+def test_building_leaves_the_random_generator_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    to_module(parsed(SMALL))
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_module_is_saved_copied_exported_and_compiled():
+    module, x = to_module(parsed(SMALL)), torch.randn(2, 3, 8, 8)
+    expected = module(x)[0]
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    assert torch.equal(torch.load(file, weights_only=False)(x)[0], expected)
+    assert torch.equal(copy.deepcopy(module)(x)[0], expected)
+    assert torch.equal(torch.export.export(module, (x,)).module()(x)[0], expected)
+    assert torch.equal(torch.compile(module, backend="eager", fullgraph=True)(x)[0], expected)
+
+
+def test_the_module_exports_to_onnx(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    module, x = to_module(parsed(SMALL)), torch.randn(2, 3, 8, 8)
+    torch.onnx.export(module, (x,), str(tmp_path / "m.onnx"), dynamo=True, verbose=False)
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    (scores, _) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    assert torch.allclose(torch.from_numpy(scores), module(x)[0], atol=1e-4)
+
+
+def test_training_moves_weights_and_they_are_read_back_into_the_graph():
+    graph, x = parsed(SMALL), torch.randn(2, 3, 8, 8)
+    before = {name: tensor.clone() for name, tensor in graph.params.items()}
+    module = to_module(graph).train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    module(x)[1].square().mean().backward()
+    optimizer.step()
+    trained = read_back(graph, module)
+    assert not torch.equal(trained.params["features.0.weight"], before["features.0.weight"])
+    assert not torch.equal(trained.params["features.1.running_mean"], before["features.1.running_mean"])
+    assert all(torch.equal(graph.params[name], tensor) for name, tensor in before.items())
+    assert torch.equal(run(trained, [x])[0], module.eval()(x)[0])
+
+
+def linear_graph(*names: str, sources: tuple[str, ...] = ("", "")) -> Graph:
+    builder = Builder()
+    x = builder.input("x", TensorType((2, 4)))
+    weights = {name: builder.constant(name, random_fill_of(name)) for name in dict.fromkeys(names)}
+    for name, source in zip(names, sources, strict=True):
+        x = builder.add(Linear(), x, weights[name], source=Source(source))
+    return builder.build([x])
+
+
+def random_fill_of(name: str) -> torch.Tensor:
+    return torch.randn(4, 4, generator=torch.Generator().manual_seed(len(name)))
+
+
+def test_a_tied_weight_stays_one_parameter_under_both_names():
+    module = to_module(linear_graph("a.weight", "a.weight", sources=("a", "head")))
+    assert module.get_submodule("a").weight is module.get_submodule("head").weight
+    assert list(module.state_dict()) == ["a.weight", "head.weight"]
+    assert len(list(module.parameters())) == 1
+
+
+def test_a_layer_that_is_called_twice_is_one_submodule():
+    module = to_module(linear_graph("a.weight", "a.weight", sources=("a", "a")))
+    assert list(module.state_dict()) == ["a.weight"]
+    assert emit(linear_graph("a.weight", "a.weight", sources=("a", "a"))).source.count("self.a(") == 2
+
+
+def test_a_replaced_weight_takes_the_place_of_the_users():
+    graph = linear_graph("a.weight_1", "b.c.weight_7", sources=("a", "b.c"))
+    assert list(to_module(graph).state_dict()) == ["a.weight", "b.c.weight"]
+
+
+def test_two_weights_made_from_one_become_two_layers():
+    graph = linear_graph("a.weight_1", "a.weight_2", sources=("a", "a"))
+    module, x = to_module(graph), torch.randn(2, 4)
+    assert list(module.state_dict()) == ["a.weight", "a_2.weight"]
+    assert torch.equal(module(x), run(graph, [x])[0])
+
+
+HOSTILE = [
+    '"; import os; "',
+    "a\nb",
+    "class",
+    "x" * 5000,
+    "é*/",
+    "self",
+    "train",
+    "0x",
+    "",
+    "a.b..c",
+    "forward",
+    "torch",
+]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_layer_names_become_identifiers(name):
+    graph = linear_graph(f"{name}.weight", f"{name}!.weight", sources=(name, f"{name}!"))
+    artifact, x = emit(graph), torch.randn(2, 4)
+    assert max(map(len, artifact.source.splitlines())) < 400
+    for token in tokenize.generate_tokens(io.StringIO(artifact.source).readline):
+        assert token.type != tokenize.NAME or token.string.isidentifier() or keyword.iskeyword(token.string)
+    assert torch.equal(artifact.build()(x), run(graph, [x])[0])
+
+
+def test_hostile_inputs_and_sources_cannot_inject_code():
+    builder = Builder()
+    x = builder.input("x): import os #", TensorType((2,)))
+    y = builder.input("self", TensorType((2,)))
+    z = builder.add(Add(), x, y, source=Source('"""\nraise SystemExit', "a\rb.py:1"))
+    graph, tensors = builder.build([z]), [torch.randn(2), torch.randn(2)]
+    assert torch.equal(to_module(graph)(*tensors), run(graph, tensors)[0])
+
+
+def test_an_opaque_call_computes_the_same_bits():
+    builder = Builder()
+    x = builder.input("x", TensorType((2, 6)))
+    values = builder.append(
+        TorchCall("aten.topk.default(x0, 2, 1, True, True)"),
+        (x,),
+        TorchCall("aten.topk.default(x0, 2, 1, True, True)").infer(x.type),
+    )
+    graph, tensor = builder.build(values), torch.randn(2, 6)
+    module = to_module(graph)
+    assert all(torch.equal(a, b) for a, b in zip(module(tensor), run(graph, [tensor]), strict=True))
+
+
+def test_unread_results_and_unused_inputs_are_kept_out_of_the_way():
+    builder = Builder()
+    x = builder.input("x", TensorType((2, 6)))
+    builder.input("unused", TensorType((1,)))
+    split = Split(1, (2, 2, 2))
+    first, _, last = builder.append(split, (x,), split.infer(x.type))
+    graph = builder.build([last, x, first])
+    tensors = [torch.randn(2, 6), torch.randn(1)]
+    assert all(
+        torch.equal(a, b) for a, b in zip(to_module(graph)(*tensors), run(graph, tensors), strict=True)
+    )
+
+
+def test_an_identity_a_constant_output_and_a_graph_without_parameters_are_emitted():
+    builder = Builder()
+    x = builder.input("x", TensorType((2,)))
+    c = builder.constant("c", torch.tensor([1.0, 2.0]))
+    identity, constant = to_module(builder.build([x])), to_module(builder.build([c]))
+    assert torch.equal(identity(torch.ones(2)), torch.ones(2))
+    assert torch.equal(constant(torch.ones(2)), torch.tensor([1.0, 2.0]))
+    assert to_module(builder.build([builder.add(Relu(), x)]))(torch.tensor([-1.0, 1.0])).tolist() == [
+        0.0,
+        1.0,
+    ]
+
+
+def test_a_chain_of_five_thousand_layers_is_emitted_and_runs():
+    builder = Builder()
+    x = builder.input("x", TensorType((1, 1, 2, 2)))
+    w = builder.constant("w.weight", torch.ones(1, 1, 1, 1))
+    for index in range(2500):
+        x = builder.add(
+            Relu(), builder.add(Conv(), x, w, source=Source("w")), source=Source(f"chain.{index}")
+        )
+    module = to_module(builder.build([x]))
+    assert torch.equal(module(torch.ones(1, 1, 2, 2)), torch.ones(1, 1, 2, 2))
+
+
+def test_a_quantized_graph_is_refused_in_float_form():
+    graph = parse("""
+    graph(%x: f32[2]) {
+      %q: i8[2]<scale=0.1, zero=0> = quantize(%x)
+      %y: f32[2] = dequantize(%q)
+      return y: %y
+    }""")
+    with pytest.raises(UnsupportedError, match="emit it in form 'qdq' or 'eager'"):
+        emit(graph)
