@@ -1,0 +1,88 @@
+"""Views as sets of elements: which elements of a tensor a view shows, found by running the view on their numbers.
+
+The numbers say how to write back through any view, whatever operations made it: as a reshape, as a permutation,
+into a box of ranges, or element by element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Reshaped:
+    """All elements in order."""
+
+
+@dataclass(frozen=True)
+class Permuted:
+    """All elements with dimensions in another order: dimension i of the view is dimension `order[i]`."""
+
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Boxed:
+    """The elements of evenly stepped ranges (start, stop, step), one for each dimension, in order."""
+
+    ranges: tuple[tuple[int, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """Distinct elements in any other arrangement; `indices` are their numbers, shaped as the view."""
+
+    indices: Tensor
+
+
+Region = Reshaped | Permuted | Boxed | Scattered
+
+
+def numbered(shape: Sequence[int]) -> Tensor:
+    """A tensor whose elements are their own numbers, in order."""
+    return torch.arange(prod(shape)).reshape(tuple(shape))
+
+
+def region(numbers: Tensor, shape: Sequence[int]) -> Region | None:
+    """What a view shows of a tensor of `shape`, from the view of its numbers; None when an element stands twice."""
+    if numbers.numel() == prod(shape) and torch.equal(numbers.flatten(), torch.arange(numbers.numel())):
+        return Reshaped()
+    order = _order(numbers, shape)
+    if order is not None:
+        return Permuted(order)
+    ranges = _ranges(numbers, shape)
+    if ranges is not None:
+        return Boxed(ranges)
+    return Scattered(numbers) if numbers.unique().numel() == numbers.numel() else None
+
+
+def _order(numbers: Tensor, shape: Sequence[int]) -> tuple[int, ...] | None:
+    if numbers.ndim != len(shape) or sorted(numbers.shape) != sorted(shape):
+        return None
+    order = tuple(sorted(range(numbers.ndim), key=lambda d: (-numbers.stride(d), d)))
+    inverse = tuple(order.index(d) for d in range(numbers.ndim))
+    candidate = numbered(shape)
+    fits = tuple(shape[d] for d in inverse) == tuple(numbers.shape)
+    return inverse if fits and torch.equal(candidate.permute(inverse), numbers) else None
+
+
+def _ranges(numbers: Tensor, shape: Sequence[int]) -> tuple[tuple[int, int, int], ...] | None:
+    if not numbers.numel():
+        return None
+    ranges = []
+    for indices, size in zip(torch.unravel_index(numbers.flatten(), tuple(shape)), shape, strict=True):
+        found = indices.unique()
+        step = int(found[1] - found[0]) if len(found) > 1 else 1
+        start, stop = int(found[0]), int(found[-1]) + 1
+        if len(found) != len(range(start, stop, step)):
+            return None
+        ranges.append((start, size if stop + step > size else stop, step))
+    box = numbered(shape)
+    for dim, (start, stop, step) in enumerate(ranges):
+        box = box.narrow(dim, start, stop - start)[(slice(None),) * dim + (slice(None, None, step),)]
+    return tuple(ranges) if torch.equal(box.flatten(), numbers.flatten()) else None

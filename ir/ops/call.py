@@ -1,0 +1,183 @@
+"""The opaque operator: a call of a torch overload that has no operator of its own.
+
+`call` is the call as text, `aten.softmax.int(x0, -1)`: a torch overload, and in its arguments `x0`, `x1`, ... for
+the operands. It is carried through every pass as it stands and computed by torch itself.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from ..errors import ShapeError
+from ..tensor_type import TensorType
+from .base import Op, operator
+
+Argument = Any  # what a torch schema allows: operand, number, text, dtype, ..., None, or a list of them
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """Stands for operand `index` among the arguments of a call."""
+
+    index: int
+
+
+@operator("torch_call")
+@dataclass(frozen=True)
+class TorchCall(Op):
+    """A call of a torch overload. Results are its tensors in order; what it would write to is copied first."""
+
+    call: str = ""
+
+    def __post_init__(self) -> None:
+        _parsed(self.call)
+
+    @staticmethod
+    def of(
+        overload: torch._ops.OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]
+    ) -> TorchCall:
+        """The operator for a call whose tensors are given as `Operand`s; ValueError for other arguments."""
+        shown = [_text(argument) for argument in args]
+        shown += [f"{name}={_text(argument)}" for name, argument in kwargs.items()]
+        return TorchCall(f"{overload!s}({', '.join(shown)})")
+
+    @property
+    def target(self) -> str:
+        """The overload's name, as in `aten.softmax.int`."""
+        return self.call.partition("(")[0]
+
+    @property
+    def is_random(self) -> bool:
+        """True for an overload that draws random numbers: two calls of it differ."""
+        return torch.Tag.nondeterministic_seeded in _parsed(self.call)[0].tags
+
+    def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
+        return _inferred(self.call, operands)
+
+    def reference(self, *operands: Tensor | None) -> tuple[Tensor, ...]:
+        overload, args, kwargs = _parsed(self.call)
+
+        def bound(argument: Argument, is_written: bool) -> Argument:
+            if isinstance(argument, Operand):
+                tensor = operands[argument.index]
+                return tensor.clone() if is_written and tensor is not None else tensor
+            if isinstance(argument, tuple):
+                return [bound(item, is_written) for item in argument]
+            return argument
+
+        written = _written(overload)
+        return tuple(
+            _tensors(
+                overload(
+                    *(bound(argument, index in written) for index, argument in enumerate(args)),
+                    **{name: bound(argument, name in written) for name, argument in kwargs.items()},
+                )
+            )
+        )
+
+
+@lru_cache(maxsize=4096)
+def _inferred(call: str, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
+    if any(type is not None and type.is_quantized for type in operands):
+        raise ShapeError("torch_call does not compute on quantized values")
+    with FakeTensorMode():
+        tensors = [None if t is None else torch.empty(t.shape, dtype=t.dtype.torch) for t in operands]
+        try:
+            results = TorchCall(call).reference(*tensors)
+        except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError) as err:
+            raise ShapeError(f"{call}: {str(err).partition(chr(10))[0]}") from err
+    if not results:
+        raise ShapeError(f"{call} gives no tensor")
+    if not all(isinstance(size, int) for tensor in results for size in tensor.shape):
+        raise ShapeError(f"{call} gives sizes that depend on data")
+    return tuple(TensorType.of(tensor) for tensor in results)
+
+
+def _tensors(result: object) -> Iterator[Tensor]:
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, list | tuple):
+        for item in result:
+            yield from _tensors(item)
+
+
+@lru_cache(maxsize=1024)
+def _written(overload: torch._ops.OpOverload) -> frozenset[int | str]:
+    """Positions and names of the arguments that the overload writes to."""
+    found: set[int | str] = set()
+    for index, argument in enumerate(overload._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            found |= {index, argument.name}
+    return frozenset(found)
+
+
+_CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
+
+
+def _text(argument: Argument) -> str:
+    if isinstance(argument, Operand):
+        return f"x{argument.index}"
+    if isinstance(argument, list | tuple):
+        return f"[{', '.join(map(_text, argument))}]"
+    if isinstance(argument, torch.device):
+        return repr(str(argument))
+    if argument is None or isinstance(argument, bool | int | float | str):
+        return repr(argument)
+    if isinstance(argument, complex):
+        return f"complex({_text(argument.real)}, {_text(argument.imag)})"
+    if isinstance(argument, _CONSTANTS):
+        return str(argument)
+    raise ValueError(f"{argument!r} cannot stand in a torch_call")
+
+
+@lru_cache(maxsize=4096)
+def _parsed(call: str) -> tuple[torch._ops.OpOverload, tuple[Argument, ...], dict[str, Argument]]:
+    try:
+        tree = ast.parse(call, mode="eval").body
+    except SyntaxError as err:
+        raise ValueError(f"{call!r} is not a call") from err
+    if not isinstance(tree, ast.Call):
+        raise ValueError(f"{call!r} is not a call")
+    args = tuple(_argument(item) for item in tree.args)
+    kwargs = {str(item.arg): _argument(item.value) for item in tree.keywords}
+    return _overload(ast.unparse(tree.func)), args, kwargs
+
+
+def _overload(name: str) -> torch._ops.OpOverload:
+    parts = name.split(".")
+    found: object = torch.ops
+    for part in parts:
+        found = getattr(found, part, None)
+    if len(parts) != 3 or not isinstance(found, torch._ops.OpOverload):
+        raise ValueError(f"torch has no overload {name}; is the package that defines it imported?")
+    return found
+
+
+def _argument(tree: ast.expr) -> Argument:
+    match tree:
+        case ast.Constant(value=None | bool() | int() | float() | str() as value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_argument(operand)
+        case ast.List(elts=items):
+            return tuple(_argument(item) for item in items)
+        case ast.Name(id="inf" | "nan" as name):
+            return math.inf if name == "inf" else math.nan
+        case ast.Name(id=name) if name[0] == "x" and name[1:].isdecimal():
+            return Operand(int(name[1:]))
+        case ast.Call(func=ast.Name(id="complex"), args=[real, imaginary]):
+            return complex(_argument(real), _argument(imaginary))
+        case ast.Attribute(value=ast.Name(id="torch"), attr=name) if isinstance(
+            getattr(torch, name, None), _CONSTANTS
+        ):
+            return getattr(torch, name)
+    raise ValueError(f"{ast.unparse(tree)} cannot stand in a torch_call")
