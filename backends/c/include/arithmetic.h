@@ -1,0 +1,59 @@
+/* The arithmetic contract: requantization of int32 accumulators and saturation.
+ *
+ *     requant(acc, multiplier, shift) = (int64(acc << shift) * multiplier + 2^31) >> 32
+ *
+ * One rounding, ties toward plus infinity. On the DSP extension this is one instruction, elsewhere plain C with
+ * the same result. Right shifts of negative numbers are arithmetic, as on every compiler this is made for.
+ */
+#ifndef FXP_ARITHMETIC_H
+#define FXP_ARITHMETIC_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+/* The DSP paths are inline assembly of Thumb-2. Some own all registers, so they need an optimizing compiler. */
+#if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__OPTIMIZE__)
+#define FXP_DSP 1
+#else
+#define FXP_DSP 0
+#endif
+
+#define FXP_INLINE static inline __attribute__((always_inline, unused))
+
+/* requant(acc, multiplier, 0) + addend. */
+FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
+{
+#if FXP_DSP
+    int32_t scaled;
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(scaled) : "r"(acc), "r"(multiplier), "r"(addend));
+    return scaled;
+#else
+    return (int32_t)(((int64_t)acc * multiplier + INT64_C(0x80000000)) >> 32) + addend;
+#endif
+}
+
+/* acc << shift for accumulators of either sign; the compiler of the network has proven that it fits. */
+FXP_INLINE int32_t fxp_left(int32_t acc, int32_t shift)
+{
+    return (int32_t)((uint32_t)acc << shift);
+}
+
+FXP_INLINE int32_t fxp_clamp(int32_t value, int32_t low, int32_t high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+
+/* Saturation to int8. */
+FXP_INLINE int8_t fxp_saturate8(int32_t value)
+{
+#if FXP_DSP
+    int32_t saturated;
+    __asm__("ssat %0, #8, %1" : "=r"(saturated) : "r"(value));
+    return (int8_t)saturated;
+#else
+    return (int8_t)fxp_clamp(value, -128, 127);
+#endif
+}
+
+#endif

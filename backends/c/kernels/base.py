@@ -1,0 +1,236 @@
+"""What a kernel is: one way to compute an operator in C, offered for a node with its layouts, and found by name.
+
+    @kernel("conv")
+    def portable(site: Site) -> Offer: ...
+
+An offer is the implementations that this kernel has for the site, or a sentence that says why it has none. Python
+computes everything: shapes, integers, packed constants; the template of a kernel only writes it down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy.typing as npt
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ....ir import DType, Graph, Node, Quantization, TensorType
+from ..layout import Layout
+from ..literal import array_type, c_type
+from ..target import Machine
+
+AnyArray = npt.NDArray[Any]  # Any: int8 to float32, as each constant needs
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a kernel costs: instructions, estimated Cortex-M4 cycles, bytes of code."""
+
+    instructions: float = 0.0
+    cycles: float = 0.0
+    code_bytes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """An array that a function reads from flash; `role` names it in the C."""
+
+    role: str
+    data: AnyArray
+
+
+@dataclass(frozen=True)
+class Function:
+    """A C function. Functions with equal keys are equal but for their name, so they are emitted once."""
+
+    key: Hashable
+    render: Callable[[str], str]
+    headers: tuple[str, ...] = ()
+    uses_math: bool = False
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: pointers to operands, to results, to constants and to scratch memory, in this order.
+
+    `places` is the operand whose bytes the call copies into its place in the result: where the operand can be made
+    to lie there from the beginning, `at` bytes into the result, the call is left out.
+    """
+
+    function: Function
+    reads: tuple[int, ...]
+    writes: tuple[int, ...] = (0,)
+    constants: tuple[Constant, ...] = ()
+    scratch: bool = False
+    places: int | None = None
+    at: int = 0
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """How a node is computed: the layouts it reads and writes, what it costs, and the calls.
+
+    `reads` has None for an operand that is absent or packed into the constants. `overwrites` are the operands whose
+    memory the result may take, when nobody needs them afterwards. `views` gives, for each result, the bytes into
+    operand 0 at which it lies, for a node that moves nothing.
+    """
+
+    kernel: str
+    reads: tuple[Layout | None, ...]
+    writes: tuple[Layout, ...]
+    cost: Cost
+    calls: tuple[Call, ...] = ()
+    scratch_bytes: int = 0
+    overwrites: tuple[int, ...] = ()
+    views: tuple[int, ...] | None = None
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of flash that the packed constants take, each array aligned to 4."""
+        return sum(-(-c.data.nbytes // 4) * 4 for call in self.calls for c in call.constants)
+
+
+Offer = tuple[Implementation, ...] | str
+
+
+@dataclass(frozen=True)
+class Site:
+    """A node in its place: the graph's constants, the layouts in which its operands are at hand, the machine.
+
+    The layout of a constant or absent operand is None.
+    """
+
+    node: Node
+    graph: Graph
+    layouts: tuple[Layout | None, ...]
+    machine: Machine
+
+    def type(self, index: int) -> TensorType:
+        """Type of an operand that is present."""
+        value = self.node.inputs[index]
+        assert value is not None
+        return value.type
+
+    def has(self, index: int) -> bool:
+        """Whether an optional operand is present."""
+        return self.node.operand(index) is not None
+
+    @property
+    def output(self) -> TensorType:
+        """Type of the result of a node that has one."""
+        return self.node.output.type
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether the node computes on integers that stand for reals, and makes such integers."""
+        return self.type(0).is_quantized and self.node.outputs[0].type.is_quantized
+
+    def reads(self, layouts: Mapping[int, Layout]) -> tuple[Layout | None, ...]:
+        """The `reads` of an implementation that reads these operands through pointers."""
+        return tuple(layouts.get(index) for index in range(len(self.node.inputs)))
+
+    def layout(self, index: int) -> Layout:
+        """Layout of an operand that is neither constant nor absent."""
+        layout = self.layouts[index]
+        assert layout is not None
+        return layout
+
+    def is_constant(self, index: int) -> bool:
+        """Whether an operand is a constant of the graph."""
+        return self.graph.is_constant(self.node.operand(index))
+
+    def array(self, index: int) -> AnyArray:
+        """The tensor of a constant operand."""
+        value = self.node.inputs[index]
+        assert value is not None
+        return self.graph.tensor(value).detach().cpu().contiguous().numpy()
+
+    def quantization(self, index: int) -> Quantization:
+        """Quantization of an operand that has one."""
+        found = self.type(index).quantization
+        assert found is not None
+        return found
+
+    @property
+    def output_quantization(self) -> Quantization:
+        """Quantization of a result that has one."""
+        assert self.output.quantization is not None
+        return self.output.quantization
+
+
+KernelFunction = Callable[[Site], Offer]
+_KERNELS: dict[str, list[KernelFunction]] = {}
+
+
+def kernel(*operators: str) -> Callable[[KernelFunction], KernelFunction]:
+    """Function decorator: this function offers implementations of these operators."""
+
+    def register(function: KernelFunction) -> KernelFunction:
+        for name in operators:
+            _KERNELS.setdefault(name, []).append(function)
+        return function
+
+    return register
+
+
+def kernels() -> Mapping[str, tuple[KernelFunction, ...]]:
+    """The kernels of each operator, in the order of registration."""
+    return {name: tuple(found) for name, found in _KERNELS.items()}
+
+
+_ENVIRONMENT = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+    autoescape=False,
+)
+
+
+def template(
+    path: str,
+    context: Hashable,
+    parameters: str,
+    *,
+    headers: tuple[str, ...] = ("arithmetic.h",),
+    uses_math: bool = False,
+) -> Function:
+    """The function that a template writes; it sees `name`, the C `parameters`, and the frozen context as `k`."""
+
+    def render(name: str) -> str:
+        return _ENVIRONMENT.get_template(path).render(k=context, name=name, parameters=parameters)
+
+    return Function((path, context, parameters), render, headers, uses_math)
+
+
+def call(
+    path: str,
+    context: Hashable,
+    site: Site,
+    *,
+    reads: Mapping[str, int],
+    writes: Mapping[str, int] = MappingProxyType({"y": 0}),
+    constants: tuple[Constant, ...] = (),
+    scratch: str = "",
+    headers: tuple[str, ...] = ("arithmetic.h",),
+    uses_math: bool = False,
+) -> Call:
+    """A call of a template's function; `reads` and `writes` give operands and results their names in the C."""
+    inputs = [f"const {c_type(site.type(i).dtype)} *{name}" for name, i in reads.items()]
+    outputs = [f"{c_type(site.node.outputs[i].type.dtype)} *{name}" for name, i in writes.items()]
+    arrays = [f"const {array_type(c.data)} *{c.role}" for c in constants]
+    working = [f"{scratch} *scratch"] if scratch else []
+    function = template(
+        path, context, ", ".join([*inputs, *outputs, *arrays, *working]), headers=headers, uses_math=uses_math
+    )
+    return Call(function, tuple(reads.values()), tuple(writes.values()), constants, bool(scratch))
+
+
+def is_float(type: TensorType) -> bool:
+    """Whether a value is plain float32."""
+    return type.dtype is DType.F32 and not type.is_quantized

@@ -1,0 +1,94 @@
+"""Sum, difference and product in portable C, with broadcasting; any layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....ir.arithmetic import Requant
+from ....ir.ops.accumulate import clamp_bounds
+from ....ir.ops.binary import Binary, rescale_of_sum
+from ..layout import Layout, arranged, contiguous
+from .base import Cost, Implementation, Offer, Site, call, kernel
+from .nest import Nest, broadcast_strides, nest
+from .rounding import clamped, rescaled, saturated, signed
+
+_SIGNS = {"add": 1, "sub": -1}
+_OPERATIONS = {"add": "+", "sub": "-", "mul": "*"}
+
+
+@dataclass(frozen=True)
+class BinaryContext:
+    """What the template sees: loops, index expressions of a, b and the result, the result's expression."""
+
+    title: str
+    nest: Nest
+    value: str
+
+
+@kernel("add", "sub", "mul")
+def portable(site: Site) -> Offer:
+    """One element after the other, in the memory order of the larger operand."""
+    shape = site.output.shape
+    layout_y = _result_layout(site)
+    layouts = [operand_layout(site, index, layout_y) for index in (0, 1)]
+    strides = [
+        broadcast_strides(site.type(index).shape, layout, shape) for index, layout in enumerate(layouts)
+    ]
+    loops = nest(shape, layout_y.strides(shape), *strides)
+    context = BinaryContext(_title(site), loops, _value(site, f"a[{loops.at[1]}]", f"b[{loops.at[2]}]"))
+    made = call(
+        "binary/binary.c.j2", context, site, reads={"a": 0, "b": 1}, headers=("arithmetic.h", "real.h")
+    )
+    instructions = (12.0 if site.is_integer else 8.0) * site.output.numel
+    return (
+        Implementation(
+            f"{site.node.op.name}_portable",
+            tuple(layouts),
+            (layout_y,),
+            Cost(instructions, 1.4 * instructions, 80),
+            (made,),
+            overwrites=tuple(i for i in (0, 1) if layouts[i] == layout_y and site.type(i).shape == shape),
+        ),
+    )
+
+
+def _result_layout(site: Site) -> Layout:
+    shape = site.output.shape
+    for index in (0, 1):
+        layout = site.layouts[index]
+        if layout is not None and site.type(index).shape == shape and not layout.border:
+            return layout
+    for index in (0, 1):
+        layout = site.layouts[index]
+        if layout is not None and len(layout.order) == len(shape) and not layout.border:
+            return arranged(shape, layout.order)
+    return contiguous(shape)
+
+
+def operand_layout(site: Site, index: int, like: Layout) -> Layout:
+    """How an operand is read beside others: as it is at hand; a constant in the order of the result."""
+    at_hand, shape = site.layouts[index], site.type(index).shape
+    if at_hand is not None and not at_hand.border:
+        return at_hand
+    return arranged(shape, like.order) if len(like.order) == len(shape) else contiguous(shape)
+
+
+def _title(site: Site) -> str:
+    words = {"add": "Sum", "sub": "Difference", "mul": "Product"}
+    return f"{words[site.node.op.name]} of {site.output.numel} elements"
+
+
+def _value(site: Site, a: str, b: str) -> str:
+    op = site.node.op
+    assert isinstance(op, Binary)
+    if not site.is_integer:
+        return clamped(f"{a} {_OPERATIONS[op.name]} {b}", op.clamp)
+    low, high = clamp_bounds(op.clamp, site.output_quantization)
+    if op.name in _SIGNS:
+        rescale = rescale_of_sum(site.type(0), site.type(1), site.output, sign=_SIGNS[op.name])
+        return saturated(rescaled(rescale, a, b), low, high)
+    qa, qb, qy = site.quantization(0), site.quantization(1), site.output_quantization
+    step = Requant.of(qa.scale[0] * qb.scale[0] / qy.scale[0])
+    product = f"({a} - {signed(qa.zero_point[0])}) * ({b} - {signed(qb.zero_point[0])})"
+    shifted = f"fxp_left({product}, {step.shift})" if step.shift else product
+    return saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", low, high)

@@ -1,0 +1,120 @@
+"""Convolution in portable C, integer and float: images channels last, any stride, padding, dilation and groups.
+
+Weights are packed [out, kh, kw, in / groups], for depthwise [kh, kw, channels]. In the integer form -zx * sum(w) is
+folded into the bias, so activations stay raw, and a tap outside the image reads a row of bytes zx.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....ir.ops.accumulate import fixed_point
+from ....ir.ops.conv import Conv
+from ..layout import channels_last
+from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from .rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
+from .window import MAX_SPATIAL, Image, Window, image, window
+
+
+@dataclass(frozen=True)
+class ConvContext:
+    """What the templates see."""
+
+    x: Image
+    y: Image
+    window: Window
+    groups: int
+    padded: bool
+    finish: Finish
+
+    @property
+    def group_in(self) -> int:
+        """Input channels of a group."""
+        return self.x.c // self.groups
+
+    @property
+    def group_out(self) -> int:
+        """Output channels of a group."""
+        return self.y.c // self.groups
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel is a group of its own."""
+        return self.groups == self.x.c == self.y.c and self.groups > 1
+
+    @property
+    def title(self) -> str:
+        """What the function computes, for the comment above it."""
+        kind = "Depthwise convolution" if self.is_depthwise else "Convolution"
+        return f"{kind} {self.window.kernel[0]}x{self.window.kernel[1]}, {self.x.text} to {self.y.text}"
+
+
+@kernel("conv")
+def portable(site: Site) -> Offer:
+    """Any convolution, one output channel of one pixel at a time."""
+    op = site.node.op
+    assert isinstance(op, Conv)
+    if op.rank > MAX_SPATIAL:
+        return f"a convolution over {op.rank} dimensions"
+    if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
+        return "weights and bias must be constants"
+    context = conv_context(site, op)
+    kind = "depthwise" if context.is_depthwise else "conv"
+    form = "integer" if site.is_integer else "float"
+    names = {"x": 0} | ({"residual": 3} if site.has(3) else {})
+    made = call(f"conv/{kind}_{form}.c.j2", context, site, reads=names, constants=_constants(site, context))
+    layout_y = channels_last(site.output.shape)
+    reads = {0: channels_last(site.type(0).shape)} | ({3: layout_y} if site.has(3) else {})
+    return (
+        Implementation(
+            f"{kind}_portable",
+            site.reads(reads),
+            (layout_y,),
+            _cost(context, site.node.macs),
+            (made,),
+            overwrites=(3,) if site.has(3) else (),
+        ),
+    )
+
+
+def conv_context(site: Site, op: Conv) -> ConvContext:
+    """Geometry and finish of a convolution."""
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    if site.is_integer:
+        residual = site.type(3) if site.has(3) else None
+        fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=op.clamp)
+        finish = integer_finish(fixed)
+    else:
+        finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
+    return ConvContext(x, y, seen, op.groups, seen.reaches_out(x, y), finish)
+
+
+def _constants(site: Site, context: ConvContext) -> tuple[Constant, ...]:
+    weight = site.array(1)
+    packed = _packed(weight, context)
+    if not site.is_integer:
+        bias = (Constant("bias", site.array(2)),) if site.has(2) else ()
+        return (Constant("weights", packed), *bias)
+    op = site.node.op
+    assert isinstance(op, Conv)
+    fixed = fixed_point(site.type(0), site.type(1), site.output, clamp=op.clamp)
+    zero = site.quantization(0).zero_point[0]
+    padding = (Constant("padding", np.full(context.x.c, zero, np.int8)),) if context.padded else ()
+    bias = Constant("bias", folded_bias(site, weight))
+    return (Constant("weights", packed), bias, *scale_constants(fixed), *padding)
+
+
+def _packed(weight: AnyArray, context: ConvContext) -> AnyArray:
+    square = weight.reshape(*weight.shape[:2], *context.window.kernel)
+    order = (1, 2, 3, 0) if context.is_depthwise else (0, 2, 3, 1)
+    return np.ascontiguousarray(square.transpose(order))
+
+
+def _cost(context: ConvContext, macs: int) -> Cost:
+    pixels = context.y.n * context.y.h * context.y.w
+    taps = pixels * context.y.c * context.window.kernel[0] * context.window.kernel[1]
+    instructions = 5.0 * macs + 14.0 * taps + 20.0 * pixels * context.y.c
+    return Cost(instructions, 1.4 * instructions, 220)

@@ -1,0 +1,103 @@
+"""Nested loops over several tensors of different strides, with as few loops as the strides allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..layout import Layout, Shape
+
+_INDENT = "    "
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """One loop: its index variable and its count."""
+
+    index: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nest:
+    """Loops from the outermost, and the index expression of each tensor inside them."""
+
+    loops: tuple[Loop, ...]
+    at: tuple[str, ...]
+    sizes: tuple[int, ...]
+    steps: tuple[tuple[int, ...], ...]
+
+    @property
+    def inner(self) -> int:
+        """Count of the innermost loop; 1 where there is none."""
+        return self.sizes[-1] if self.sizes else 1
+
+    @property
+    def opening(self) -> str:
+        """The lines that open the loops inside a function; a block where there is no loop."""
+        lines = [
+            f"{_INDENT * depth}for (int32_t {i.index} = 0; {i.index} < {i.size}; {i.index}++) {{"
+            for depth, i in enumerate(self.loops, start=1)
+        ]
+        return "\n".join(lines or [f"{_INDENT}{{"])
+
+    @property
+    def closing(self) -> str:
+        """The lines that close them."""
+        return "\n".join(f"{_INDENT * depth}}}" for depth in range(max(len(self.loops), 1), 0, -1))
+
+    @property
+    def indent(self) -> str:
+        """White space in front of the lines inside the loops."""
+        return _INDENT * (1 + max(len(self.loops), 1))
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether one loop runs through all tensors element by element."""
+        return len(self.sizes) <= 1 and all(step == (1,) * len(self.sizes) for step in self.steps)
+
+
+def nest(
+    sizes: Sequence[int], *strides: Sequence[int], offsets: Sequence[int] = (), prefix: str = "i"
+) -> Nest:
+    """Loops over `sizes`; `strides` has one list per tensor (0: the tensor is repeated), `offsets` one number.
+
+    Loops run in the memory order of the first tensor; neighbours that every tensor holds as one become one.
+    """
+    starts = tuple(offsets) or (0,) * len(strides)
+    dims = [d for d in range(len(sizes)) if sizes[d] > 1]
+    dims.sort(key=lambda d: [-step[d] for step in strides])
+    merged: list[tuple[int, list[int]]] = []
+    for d in dims:
+        steps = [step[d] for step in strides]
+        if merged and all(
+            outer == inner * sizes[d] for outer, inner in zip(merged[-1][1], steps, strict=True)
+        ):
+            merged[-1] = (merged[-1][0] * sizes[d], steps)
+        else:
+            merged.append((sizes[d], steps))
+    loops = tuple(Loop(f"{prefix}{i}", size) for i, (size, _) in enumerate(merged))
+    return Nest(
+        loops,
+        tuple(
+            index(start, [(loop.index, m[1][t]) for loop, m in zip(loops, merged, strict=True)])
+            for t, start in enumerate(starts)
+        ),
+        tuple(size for size, _ in merged),
+        tuple(tuple(m[1][t] for m in merged) for t in range(len(strides))),
+    )
+
+
+def index(start: int, terms: Sequence[tuple[str, int]]) -> str:
+    """The C expression of start + sum of variable * stride."""
+    words = [name if step == 1 else f"{name} * {step}" for name, step in terms if step]
+    if start or not words:
+        words.append(str(start))
+    return " + ".join(words)
+
+
+def broadcast_strides(shape: Shape, layout: Layout, result: Shape) -> tuple[int, ...]:
+    """Strides of a value along the dimensions of a result that it is broadcast to."""
+    own = layout.strides(shape)
+    missing = len(result) - len(shape)
+    return (0,) * missing + tuple(0 if n == 1 else step for n, step in zip(shape, own, strict=True))

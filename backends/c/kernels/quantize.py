@@ -1,0 +1,65 @@
+"""Conversions between reals and integers, and between two grids of integers, in portable C."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....ir.arithmetic import Rescale
+from ..layout import contiguous
+from ..literal import real
+from .base import Cost, Implementation, Offer, Site, call, kernel
+from .rounding import rescaled, saturated
+
+
+@dataclass(frozen=True)
+class ConversionContext:
+    """What the template sees; `value` is the C expression of the result from `v`."""
+
+    title: str
+    count: int
+    element: str
+    value: str
+
+
+@kernel("quantize")
+def quantize(site: Site) -> Offer:
+    """x / scale, rounded half away from zero, plus the zero point, saturated; NaN gives the zero point."""
+    q = site.output_quantization
+    if not q.is_per_tensor or q.bits != 8:
+        return "only 8 bits with one scale per tensor"
+    value = f"fxp_quantize(v / {real(q.scale[0])}, {q.zero_point[0]})"
+    return _offer(site, "Quantization", "float", value, 25.0)
+
+
+@kernel("dequantize")
+def dequantize(site: Site) -> Offer:
+    """(q - zero point) * scale."""
+    q = site.quantization(0)
+    if not q.is_per_tensor or q.bits != 8:
+        return "only 8 bits with one scale per tensor"
+    value = f"(float)(v - {q.zero_point[0]}) * {real(q.scale[0])}".replace("- -", "+ ")
+    return _offer(site, "Dequantization", "int32_t", value, 10.0, in_place=False)
+
+
+@kernel("requantize")
+def requantize(site: Site) -> Offer:
+    """The same reals on another grid of 8 bits."""
+    qx, qy = site.quantization(0), site.output_quantization
+    if qx.bits != 8 or qy.bits != 8:
+        return "only from 8 bits to 8 bits"
+    rescale = Rescale.of((qx.scale[0] / qy.scale[0],), qx.zero_point, qy.zero_point[0])
+    return _offer(site, "Requantization", "int32_t", saturated(rescaled(rescale, "v"), qy.qmin, qy.qmax), 8.0)
+
+
+def _offer(
+    site: Site, what: str, element: str, value: str, instructions: float, *, in_place: bool = True
+) -> Offer:
+    layout = site.layouts[0] or contiguous(site.output.shape)
+    count = layout.elements(site.output.shape)
+    context = ConversionContext(f"{what} of {count} elements", count, element, value)
+    headers = ("arithmetic.h", "real.h")
+    made = call("quantize/convert.c.j2", context, site, reads={"x": 0}, headers=headers)
+    cost = Cost(instructions * count, 1.4 * instructions * count, 60)
+    overwrites = (0,) if in_place and not site.is_constant(0) else ()
+    name = f"{site.node.op.name}_portable"
+    return (Implementation(name, (layout,), (layout,), cost, (made,), overwrites=overwrites),)

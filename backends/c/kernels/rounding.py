@@ -1,0 +1,88 @@
+"""The last step of the portable kernels that accumulate, as C expressions: bias, residual, activation, rounding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....ir.arithmetic import Rescale
+from ....ir.ops.accumulate import Clamp, FixedPoint
+from ..literal import integer, real
+from .base import AnyArray, Constant, Site
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """C expressions over the accumulator `acc`, the channel `c` and the index `at` of the result."""
+
+    start: str
+    value: str
+
+
+def integer_finish(fixed: FixedPoint) -> Finish:
+    """From an int32 accumulator to int8."""
+    shifted = any(fixed.shifts)
+    which = "[c]" if len(fixed.multipliers) > 1 else "[0]"
+    accumulator = f"fxp_left(acc, shifts{which})" if shifted else "acc"
+    addend = integer(fixed.zero_point)
+    if fixed.residual is not None:
+        addend = rescaled(fixed.residual, "residual[at]")
+    value = saturated(f"fxp_scale({accumulator}, multipliers{which}, {addend})", fixed.low, fixed.high)
+    return Finish("bias[c]", value)
+
+
+def float_finish(clamp: Clamp, *, bias: bool, residual: bool) -> Finish:
+    """From a float accumulator to the float result."""
+    value = "acc + residual[at]" if residual else "acc"
+    return Finish("bias[c]" if bias else "0.0f", clamped(value, clamp))
+
+
+def rescaled(rescale: Rescale, *operands: str) -> str:
+    """The weighted sum of operands on one scale, rounded once, before saturation."""
+    terms = [f"{x} * {integer(m)}" for x, m in zip(operands, rescale.multipliers, strict=True)]
+    return f"(({' + '.join([*terms, integer(rescale.offset)])}) >> {rescale.shift})"
+
+
+def signed(number: int) -> str:
+    """A literal that may stand behind a minus sign."""
+    return integer(number) if number >= 0 or number == -(1 << 31) else f"({number})"
+
+
+def saturated(expression: str, low: int, high: int) -> str:
+    """The expression saturated to int8, or to the narrower bounds of a fused activation."""
+    if (low, high) == (-128, 127):
+        return f"fxp_saturate8({expression})"
+    return f"(int8_t)fxp_clamp({expression}, {integer(low)}, {integer(high)})"
+
+
+def clamped(expression: str, clamp: Clamp) -> str:
+    """The float expression within the bounds of a fused activation; NaN stays NaN."""
+    if clamp is None:
+        return expression
+    low, high = clamp
+    bounds = [real(bound) if abs(bound) != float("inf") else None for bound in (low, high)]
+    match bounds:
+        case [None, None]:
+            return expression
+        case [str(lower), None]:
+            return f"fxp_maximum({expression}, {lower})"
+        case [None, str(upper)]:
+            return f"fxp_minimum({expression}, {upper})"
+        case _:
+            return f"fxp_minimum(fxp_maximum({expression}, {bounds[0]}), {bounds[1]})"
+
+
+def scale_constants(fixed: FixedPoint) -> tuple[Constant, ...]:
+    """Multipliers, and shifts where there are any."""
+    found = [Constant("multipliers", np.array(fixed.multipliers, np.int32))]
+    if any(fixed.shifts):
+        found.append(Constant("shifts", np.array(fixed.shifts, np.int32)))
+    return tuple(found)
+
+
+def folded_bias(site: Site, weight: AnyArray) -> AnyArray:
+    """int32 bias of each output channel (axis 0 of the weight) with -zx * sum(w) folded in."""
+    sums = weight.astype(np.int64).reshape(len(weight), -1).sum(axis=1)
+    offset: AnyArray = site.quantization(0).zero_point[0] * sums
+    return ((site.array(2).astype(np.int64) if site.has(2) else 0) - offset).astype(np.int32)

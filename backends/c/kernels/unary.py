@@ -1,0 +1,99 @@
+"""Functions of one element in portable C: a table of 256 results on int8, an expression on float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....ir.ops.activation import Clamp, Elementwise, Gelu, LeakyRelu
+from ..layout import contiguous
+from ..literal import real
+from .base import Constant, Cost, Implementation, Offer, Site, call, kernel
+from .rounding import clamped
+
+_LIBM_INSTRUCTIONS = 120.0
+
+
+@dataclass(frozen=True)
+class UnaryContext:
+    """What the templates see; `value` is the C expression of a float result from `v`."""
+
+    title: str
+    count: int
+    lowest: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A float function: C expression over `v`, and whether it needs libm."""
+
+    text: Callable[[Elementwise], str]
+    libm: bool = False
+
+
+def _clamp(op: Elementwise) -> str:
+    assert isinstance(op, Clamp)
+    return clamped("v", (op.low, op.high))
+
+
+def _leaky_relu(op: Elementwise) -> str:
+    assert isinstance(op, LeakyRelu)
+    return f"v > 0.0f ? v : v * {real(op.slope)}"
+
+
+def _gelu(op: Elementwise) -> str:
+    assert isinstance(op, Gelu)
+    if op.approximate == "tanh":
+        return "0.5f * v * (1.0f + tanhf(0.7978845608f * (v + 0.044715f * v * v * v)))"
+    return "0.5f * v * (1.0f + erff(v * 0.7071067812f))"
+
+
+_EXPRESSIONS: dict[str, Expression] = {
+    "relu": Expression(lambda _: "fxp_maximum(v, 0.0f)"),
+    "clamp": Expression(_clamp),
+    "leaky_relu": Expression(_leaky_relu),
+    "hardswish": Expression(lambda _: "v * fxp_minimum(fxp_maximum(v + 3.0f, 0.0f), 6.0f) / 6.0f"),
+    "hardsigmoid": Expression(lambda _: "fxp_minimum(fxp_maximum(v + 3.0f, 0.0f), 6.0f) / 6.0f"),
+    "sigmoid": Expression(lambda _: "1.0f / (1.0f + expf(-v))", libm=True),
+    "tanh": Expression(lambda _: "tanhf(v)", libm=True),
+    "gelu": Expression(_gelu, libm=True),
+    "silu": Expression(lambda _: "v / (1.0f + expf(-v))", libm=True),
+}
+
+
+@kernel(*_EXPRESSIONS)
+def portable(site: Site) -> Offer:
+    """One element after the other, in whatever layout they lie."""
+    op = site.node.op
+    assert isinstance(op, Elementwise)
+    layout = site.layouts[0] or contiguous(site.output.shape)
+    count = layout.elements(site.output.shape)
+    if site.is_integer:
+        qx = site.quantization(0)
+        if qx.bits > 8 or site.output_quantization.bits > 8:
+            return "integers of more than 8 bits; a table has 256 entries"
+        table = op.table(site.type(0), site.output).numpy().astype(np.int8)
+        context = UnaryContext(f"Table of {op.name} over {count} elements", count, -qx.qmin, "")
+        made = call("unary/table.c.j2", context, site, reads={"x": 0}, constants=(Constant("table", table),))
+        instructions = 5.0 * count
+    else:
+        expression = _EXPRESSIONS[op.name]
+        context = UnaryContext(f"{op.name} of {count} elements", count, 0, expression.text(op))
+        made = call(
+            "unary/unary.c.j2", context, site, reads={"x": 0}, headers=("real.h",), uses_math=expression.libm
+        )
+        instructions = (8.0 + _LIBM_INSTRUCTIONS * expression.libm) * count
+    in_place = (0,) if not site.is_constant(0) else ()
+    return (
+        Implementation(
+            f"{op.name}_portable",
+            (layout,),
+            (layout,),
+            Cost(instructions, 1.4 * instructions, 60),
+            (made,),
+            overwrites=in_place,
+        ),
+    )

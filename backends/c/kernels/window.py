@@ -1,0 +1,67 @@
+"""Images and the windows that move over them, for convolutions and pools of one and two spatial dimensions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..layout import Shape
+
+MAX_SPATIAL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An activation as batch, height, width, channels; a signal of one spatial dimension has height 1."""
+
+    n: int
+    h: int
+    w: int
+    c: int
+
+    @property
+    def text(self) -> str:
+        """Its sizes, for comments."""
+        return f"{self.h}x{self.w}x{self.c}"
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Kernel, stride, padding before (top, left) and dilation, in two dimensions."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int] = (1, 1)
+
+    def reaches_out(self, x: Image, y: Image) -> bool:
+        """Whether some window has taps outside the image."""
+        last = [
+            (n - 1) * s - p + d * (k - 1)
+            for n, s, p, d, k in zip(
+                (y.h, y.w), self.stride, self.padding, self.dilation, self.kernel, strict=True
+            )
+        ]
+        return self.padding != (0, 0) or last[0] >= x.h or last[1] >= x.w
+
+
+def image(shape: Shape) -> Image:
+    """The image that a shape [n, c, w] or [n, c, h, w] stands for."""
+    n, c, *spatial = shape
+    h, w = two(spatial, 1)
+    return Image(n, h, w, c)
+
+
+def window(
+    kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int] = ()
+) -> Window:
+    """A window from the operator's attributes; `padding` lists before and after of each dimension."""
+    return Window(
+        two(kernel, 1), two(stride, 1), two(padding[::2], 0), two(dilation or (1,) * len(kernel), 1)
+    )
+
+
+def two(numbers: Sequence[int], fill: int) -> tuple[int, int]:
+    """One number for height and one for width; `fill` stands for the height of a signal."""
+    first, second = (fill, *numbers)[-2:]
+    return first, second

@@ -1,0 +1,234 @@
+"""Where every value lies: the caller's buffers, flash, or an offset in the arena.
+
+A buffer holds one value, or several that share its memory: views, results that overwrite a dead operand, operands
+that lie in their place of a concatenation. Buffers whose lives do not overlap may share bytes of the arena.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from .offsets import Interval, assign_offsets, live_bound
+from .program import Program, Step, Stored
+
+ALIGNMENT = 4
+_WIDE_ALIGNMENT = 8
+
+
+class Region(Enum):
+    """The kinds of memory."""
+
+    ARENA = "arena"
+    INPUT = "input"
+    OUTPUT = "output"
+    FLASH = "flash"
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A region, the number of the caller's buffer in it, and a byte offset; `constant` is what flash holds there."""
+
+    region: Region
+    index: int = 0
+    offset: int = 0
+    constant: Stored | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of the arena: its offset, its size, and the first and last step at which it is in use."""
+
+    label: str
+    offset: int
+    bytes: int
+    start: int
+    end: int
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Locations of all values, scratch offsets by step, calls left out since the operand lies in place already.
+
+    `bound` is the largest sum of blocks that are in use at one step; no plan with these blocks is smaller.
+    `returned` lists values that have to be copied into an output at the end.
+    """
+
+    locations: dict[Stored, Location]
+    scratch: dict[int, int]
+    placed: frozenset[tuple[int, int]]
+    returned: tuple[tuple[Stored, int], ...]
+    blocks: tuple[Block, ...]
+    arena_bytes: int
+    bound: int
+    alignment: int
+
+
+@dataclass(eq=False)
+class _Buffer:
+    """A buffer under construction."""
+
+    bytes: int
+    start: int
+    end: int
+    region: Region = Region.ARENA
+    index: int = 0
+    constant: Stored | None = None
+    label: str = ""
+
+
+def plan_memory(program: Program) -> MemoryPlan:
+    """The plan of a program: deterministic, with the arena as close to the bound as the search gets."""
+    sharing = _Sharing(program)
+    alignment = _alignment(program)
+    returned = sharing.bind_outputs()
+    buffers = sharing.arena_buffers()
+    scratch = {
+        number: step.implementation.scratch_bytes
+        for number, step in enumerate(program.steps)
+        if step.implementation.scratch_bytes
+    }
+    intervals = [Interval(_aligned(b.bytes, alignment), b.start, b.end) for b in buffers]
+    intervals += [Interval(_aligned(size, alignment), number, number) for number, size in scratch.items()]
+    offsets = assign_offsets(intervals)
+    at = {id(b): offset for b, offset in zip(buffers, offsets[: len(buffers)], strict=True)}
+    labels = [b.label for b in buffers] + [f"scratch of {program.steps[n].operator}" for n in scratch]
+    return MemoryPlan(
+        {stored: _location(buffer, shift, at) for stored, (buffer, shift) in sharing.where.items()},
+        dict(zip(scratch, offsets[len(buffers) :], strict=True)),
+        frozenset(sharing.placed),
+        returned,
+        tuple(
+            Block(label, offset, i.bytes, i.start, i.end)
+            for label, offset, i in zip(labels, offsets, intervals, strict=True)
+        ),
+        max((offset + i.bytes for offset, i in zip(offsets, intervals, strict=True)), default=0),
+        live_bound(intervals),
+        alignment,
+    )
+
+
+class _Sharing:
+    """Assigns values to buffers, step by step."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._last = _last_reads(program)
+        self.where: dict[Stored, tuple[_Buffer, int]] = {}
+        self.placed: set[tuple[int, int]] = set()
+        self._members: dict[int, list[Stored]] = {}
+        for index, stored in enumerate(program.inputs):
+            self._put(stored, _Buffer(stored.bytes, -1, -1, Region.INPUT, index))
+        for number, step in enumerate(program.steps):
+            self._visit(number, step)
+
+    def _visit(self, number: int, step: Step) -> None:
+        for stored in step.operands:
+            if stored is not None:
+                self._read(stored, number)
+        if step.implementation.views is not None:
+            assert step.operands[0] is not None
+            buffer, shift = self.where[step.operands[0]]
+            for stored, more in zip(step.results, step.implementation.views, strict=True):
+                self._put(stored, buffer, shift=shift + more)
+                buffer.end = max(buffer.end, self._last.get(stored, number))
+            return
+        for position, stored in enumerate(step.results):
+            taken = self._overwritten(number, step, stored) if position == 0 else None
+            buffer = taken or _Buffer(stored.bytes, number, number)
+            buffer.end = max(buffer.end, self._last.get(stored, number), number)
+            buffer.label = f"{buffer.label}, {stored.value.name}" if taken else stored.value.name
+            self._put(stored, buffer)
+        for position, call in enumerate(step.implementation.calls):
+            if call.places is not None:
+                operand = step.operands[call.places]
+                if operand is not None and self._move(operand, self.where[step.results[0]][0], call.at):
+                    self.placed.add((number, position))
+
+    def _read(self, stored: Stored, number: int) -> None:
+        if stored not in self.where:
+            assert stored.value.name in self._program.graph.params, stored.value.name
+            self._put(stored, _Buffer(stored.bytes, -1, -1, Region.FLASH, constant=stored))
+        buffer, _ = self.where[stored]
+        buffer.end = max(buffer.end, number)
+
+    def _overwritten(self, number: int, step: Step, result: Stored) -> _Buffer | None:
+        """The buffer of an operand that the result may take: dead after this step, whole, read by no other operand."""
+        for index in step.implementation.overwrites:
+            operand = step.operands[index]
+            if operand is None:
+                continue
+            buffer, shift = self.where[operand]
+            whole = shift == 0 and operand.bytes == buffer.bytes >= result.bytes
+            if buffer.region is not Region.ARENA or not whole or self._last_of(buffer) > number:
+                continue
+            others = [
+                other
+                for position, other in enumerate(step.operands)
+                if other is not None
+                and position not in step.implementation.overwrites
+                and self.where[other][0] is buffer
+            ]
+            if not others:
+                return buffer
+        return None
+
+    def _move(self, operand: Stored, into: _Buffer, at: int) -> bool:
+        """Make a buffer that holds just `operand` a part of another one; False when it holds more or lies elsewhere."""
+        buffer, shift = self.where[operand]
+        movable = buffer.region is Region.ARENA and buffer is not into
+        if not movable or shift or operand.bytes != buffer.bytes:
+            return False
+        into.start, into.end = min(into.start, buffer.start), max(into.end, buffer.end)
+        for member in self._members.pop(id(buffer)):
+            _, inside = self.where[member]
+            self._put(member, into, shift=inside + at)
+        return True
+
+    def _put(self, stored: Stored, buffer: _Buffer, *, shift: int = 0) -> None:
+        self.where[stored] = (buffer, shift)
+        self._members.setdefault(id(buffer), []).append(stored)
+
+    def _last_of(self, buffer: _Buffer) -> int:
+        return max(self._last.get(stored, -1) for stored in self._members[id(buffer)])
+
+    def bind_outputs(self) -> tuple[tuple[Stored, int], ...]:
+        """Let results be written where the caller wants them; what remains has to be copied at the end."""
+        returned = []
+        for index, stored in enumerate(self._program.outputs):
+            if stored not in self.where:
+                self._put(stored, _Buffer(stored.bytes, -1, -1, Region.FLASH, constant=stored))
+            buffer, shift = self.where[stored]
+            if buffer.region is Region.ARENA and shift == 0 and stored.bytes == buffer.bytes:
+                buffer.region, buffer.index = Region.OUTPUT, index
+            else:
+                returned.append((stored, index))
+        return tuple(returned)
+
+    def arena_buffers(self) -> list[_Buffer]:
+        """The buffers that need a place in the arena, in order of appearance."""
+        found = {id(buffer): buffer for buffer, _ in self.where.values() if buffer.region is Region.ARENA}
+        return list(found.values())
+
+
+def _last_reads(program: Program) -> dict[Stored, int]:
+    found: dict[Stored, int] = {}
+    for number, step in enumerate(program.steps):
+        for stored in step.operands:
+            if stored is not None:
+                found[stored] = number
+    found.update((stored, len(program.steps)) for stored in program.outputs)
+    return found
+
+
+def _location(buffer: _Buffer, shift: int, at: dict[int, int]) -> Location:
+    return Location(buffer.region, buffer.index, at.get(id(buffer), 0) + shift, buffer.constant)
+
+
+def _alignment(program: Program) -> int:
+    widest = max((s.value.type.dtype.bytes for step in program.steps for s in step.results), default=1)
+    return _WIDE_ALIGNMENT if widest > ALIGNMENT else ALIGNMENT
+
+
+def _aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment

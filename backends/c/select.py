@@ -1,0 +1,177 @@
+"""Choice of a kernel for each node and of a layout for each value: the cheapest way through the graph.
+
+Nodes are visited in order. A state is the layouts of the values that later nodes still read; of two ways that lead to
+the same state the cheaper one stays, so a chain is solved exactly. Where many values live at once only the cheapest
+states are followed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from ...ir import Graph, Node, Source, Value
+from ...ir.errors import UnsupportedError
+from .kernels import kernels
+from .kernels.base import Implementation, Offer, Site
+from .kernels.copying import Place, copy
+from .layout import Layout
+from .program import Program, Step, Stored
+from .target import Machine
+
+_MAX_STATES = 24
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Choices so far, the last one first, and what they cost in cycles."""
+
+    cycles: float
+    layouts: dict[str, Layout]
+    choice: Implementation | None = None
+    before: _Way | None = None
+
+
+def select(
+    graph: Graph, machine: Machine, *, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...]
+) -> Program:
+    """The cheapest program; `inputs` and `outputs` are the layouts in which the caller has the graph's own values."""
+    starts = {v.name: layout for v, layout in zip(graph.inputs, inputs, strict=True)}
+    ways = [_Way(0.0, starts)]
+    dying = _dying(graph)
+    for index, node in enumerate(graph.nodes):
+        ways = _advance(ways, graph, node, machine, dying[index])
+    best = min(ways, key=lambda way: way.cycles + _closing_cycles(way, graph, outputs))
+    choices: list[Implementation] = []
+    way: _Way | None = best
+    while way is not None and way.choice is not None:
+        choices.append(way.choice)
+        way = way.before
+    return _assemble(graph, tuple(reversed(choices)), inputs, outputs)
+
+
+def offers(site: Site) -> tuple[tuple[Implementation, ...], tuple[str, ...]]:
+    """All implementations for a site, and why the kernels that have none have none."""
+    found: list[Implementation] = []
+    refusals: list[str] = []
+    for function in kernels().get(site.node.op.name, ()):
+        offer: Offer = function(site)
+        if isinstance(offer, str):
+            refusals.append(offer)
+        else:
+            found.extend(offer)
+    return tuple(found), tuple(refusals)
+
+
+def conversion(type_value: Value, at_hand: Layout, wanted: Layout) -> Implementation | None:
+    """The step that copies a value to another layout; None when the wanted one has a border."""
+    shape, dtype = type_value.type.shape, type_value.type.dtype
+    if wanted.border:
+        return None
+    source = Place(at_hand.strides(shape), at_hand.offset(shape))
+    call, cost = copy(dtype, shape, source, Place(wanted.strides(shape)))
+    return Implementation("convert_layout", (at_hand,), (wanted,), cost, (call,))
+
+
+def _advance(
+    ways: list[_Way], graph: Graph, node: Node, machine: Machine, dying: frozenset[str]
+) -> list[_Way]:
+    found: dict[tuple[tuple[str, Layout], ...], _Way] = {}
+
+    @cache
+    def offered(layouts: tuple[Layout | None, ...]) -> tuple[Implementation, ...]:
+        return offers(Site(node, graph, layouts, machine))[0]
+
+    for way in ways:
+        at_hand = tuple(None if v is None else way.layouts.get(v.name) for v in node.inputs)
+        for implementation in offered(at_hand):
+            extra = _conversion_cycles(node, at_hand, implementation)
+            if extra is None:
+                continue
+            layouts = {name: layout for name, layout in way.layouts.items() if name not in dying}
+            layouts |= {
+                v.name: layout
+                for v, layout in zip(node.outputs, implementation.writes, strict=True)
+                if v.name not in dying
+            }
+            cycles = way.cycles + extra + implementation.cost.cycles
+            key = tuple(sorted(layouts.items(), key=lambda item: item[0]))
+            if key not in found or cycles < found[key].cycles:
+                found[key] = _Way(cycles, layouts, implementation, way)
+    if not found:
+        raise UnsupportedError(f"no kernel for {node.op.name}")
+    return sorted(found.values(), key=lambda way: way.cycles)[:_MAX_STATES]
+
+
+def _conversion_cycles(
+    node: Node, at_hand: tuple[Layout | None, ...], implementation: Implementation
+) -> float | None:
+    total = 0.0
+    for value, have, want in zip(node.inputs, at_hand, implementation.reads, strict=True):
+        if value is None or have is None or want is None or have == want:
+            continue
+        step = conversion(value, have, want)
+        if step is None:
+            return None
+        total += step.cost.cycles
+    return total
+
+
+def _closing_cycles(way: _Way, graph: Graph, outputs: tuple[Layout, ...]) -> float:
+    total = 0.0
+    for value, wanted in zip(graph.outputs, outputs, strict=True):
+        have = way.layouts.get(value.name, wanted)
+        if have != wanted:
+            step = conversion(value, have, wanted)
+            total += step.cost.cycles if step is not None else 0.0
+    return total
+
+
+def _dying(graph: Graph) -> list[frozenset[str]]:
+    """For each node the values that nobody reads after it."""
+    kept = {v.name for v in graph.outputs}
+    seen: set[str] = set()
+    found: list[frozenset[str]] = []
+    for node in reversed(graph.nodes):
+        touched = {v.name for v in (*node.operands, *node.outputs)}
+        found.append(frozenset(touched - seen - kept))
+        seen |= touched
+    return found[::-1]
+
+
+def _assemble(
+    graph: Graph,
+    choices: tuple[Implementation, ...],
+    inputs: tuple[Layout, ...],
+    outputs: tuple[Layout, ...],
+) -> Program:
+    lies = {v.name: Stored(v, layout) for v, layout in zip(graph.inputs, inputs, strict=True)}
+    made: set[Stored] = set(lies.values())
+    steps: list[Step] = []
+
+    def converted(number: int, source: Source, value: Value, wanted: Layout) -> Stored:
+        if value.name in graph.params:
+            return Stored(value, wanted)
+        have, want = lies[value.name], Stored(value, wanted)
+        if want not in made:
+            implementation = conversion(value, have.layout, wanted)
+            assert implementation is not None
+            made.add(want)
+            steps.append(Step(number, "layout", source, (have,), (want,), implementation))
+        return want
+
+    for number, (node, choice) in enumerate(zip(graph.nodes, choices, strict=True)):
+        operands = tuple(
+            None if value is None or wanted is None else converted(number, node.source, value, wanted)
+            for value, wanted in zip(node.inputs, choice.reads, strict=True)
+        )
+        results = tuple(Stored(v, layout) for v, layout in zip(node.outputs, choice.writes, strict=True))
+        lies |= {stored.value.name: stored for stored in results}
+        made |= set(results)
+        steps.append(Step(number, node.op.name, node.source, operands, results, choice, node.macs))
+    last = len(graph.nodes)
+    returned = tuple(
+        converted(last, Source(), value, wanted) for value, wanted in zip(graph.outputs, outputs, strict=True)
+    )
+    starts = tuple(Stored(v, layout) for v, layout in zip(graph.inputs, inputs, strict=True))
+    return Program(graph, tuple(steps), starts, returned)

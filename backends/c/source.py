@@ -1,0 +1,199 @@
+"""The C source of a program: which functions, which constants, and the body of the function that calls them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from ...ir import Source
+from .kernels.base import AnyArray, Call
+from .literal import C_TYPES, array, array_type, comment
+from .memory import Location, MemoryPlan, Region
+from .ports import Port, to_memory
+from .program import Program, Step, Stored
+
+_INCLUDE = Path(__file__).parent / "include"
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """A constant array as it is written."""
+
+    symbol: str
+    c_type: str
+    size: int
+    numbers: str
+    comment: str
+
+    @property
+    def declaration(self) -> str:
+        """Its declaration for the source that reads it."""
+        return f"extern const {self.c_type} {self.symbol}[{self.size}];"
+
+
+@dataclass(frozen=True, slots=True)
+class StepText:
+    """One step of the body: a comment that says where it comes from, and its lines."""
+
+    comment: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TracePoint:
+    """What the trace hook sees under a number: a value, and how its memory is laid out."""
+
+    number: int
+    stored: Stored
+
+
+@dataclass
+class SourceText:
+    """Functions, constants and steps of a program, in order."""
+
+    headers: tuple[str, ...]
+    functions: tuple[str, ...]
+    arrays: tuple[Array, ...]
+    steps: tuple[StepText, ...]
+    trace: tuple[TracePoint, ...]
+    uses_math: bool
+    constant_bytes: int
+
+
+def write_source(name: str, program: Program, plan: MemoryPlan, ports: tuple[Port, ...]) -> SourceText:
+    """The C of a program whose values lie as `plan` says."""
+    return _Writer(name, program, plan, ports).write()
+
+
+def support(headers: tuple[str, ...]) -> tuple[str, ...]:
+    """The text of the headers that kernels need, each once, the arithmetic first."""
+    return tuple((_INCLUDE / header).read_text(encoding="utf-8").rstrip() + "\n" for header in headers)
+
+
+@dataclass
+class _Writer:
+    name: str
+    program: Program
+    plan: MemoryPlan
+    ports: tuple[Port, ...]
+    _functions: dict[Hashable, tuple[str, str]] = field(default_factory=dict)
+    _arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
+    _declared: dict[Stored, str] = field(default_factory=dict)
+    _headers: set[str] = field(default_factory=set)
+    _trace: list[TracePoint] = field(default_factory=list)
+    _uses_math: bool = False
+    _constant_bytes: int = 0
+
+    def write(self) -> SourceText:
+        steps = [self._step(number, step) for number, step in enumerate(self.program.steps)]
+        steps += [self._returned(stored, index) for stored, index in self.plan.returned]
+        return SourceText(
+            tuple(sorted(self._headers)),
+            tuple(text for _, text in self._functions.values()),
+            tuple(self._arrays.values()),
+            tuple(step for step in steps if step.lines),
+            tuple(self._trace),
+            self._uses_math,
+            self._constant_bytes,
+        )
+
+    def _step(self, number: int, step: Step) -> StepText:
+        lines: list[str] = []
+        for position, call in enumerate(step.implementation.calls):
+            if (number, position) in self.plan.placed:
+                continue
+            for index in call.writes:
+                lines += self._declare(number, index, step.results[index])
+            lines.append(self._call(number, step, call))
+        for stored in step.results:
+            lines.append(f"FXP_TRACE({len(self._trace)}, {self._pointer(stored)}, {stored.bytes});")
+            self._trace.append(TracePoint(len(self._trace), stored))
+        return StepText(f"{step.number}: {step.operator}{_origin(step.source)}", tuple(lines))
+
+    def _call(self, number: int, step: Step, call: Call) -> str:
+        function = self._function(number, step, call)
+        arguments = [self._operand(step.operands[index], step) for index in call.reads]
+        arguments += [self._pointer(step.results[index]) for index in call.writes]
+        arguments += [
+            self._array(f"{c.role}_{number}", c.data, f"{c.role} of {step.operator}{_origin(step.source)}")
+            for c in call.constants
+        ]
+        if call.scratch:
+            arguments.append(f"(void *)(memory + {self.plan.scratch[number]})")
+        return f"{function}({', '.join(arguments)});"
+
+    def _function(self, number: int, step: Step, call: Call) -> str:
+        known = self._functions.get(call.function.key)
+        if known is not None:
+            return known[0]
+        taken = {symbol for symbol, _ in self._functions.values()}
+        symbol = f"{self.name}_{step.operator}_{number}"
+        while symbol in taken:
+            symbol += "_"
+        self._headers.update(call.function.headers)
+        self._uses_math |= call.function.uses_math
+        self._functions[call.function.key] = (symbol, call.function.render(symbol))
+        return symbol
+
+    def _array(self, role: str, data: AnyArray, text: str) -> str:
+        key = (data.dtype.name, hashlib.sha256(data.tobytes()).digest())
+        if key not in self._arrays:
+            symbol = f"{self.name}_{role}"
+            while any(symbol == known.symbol for known in self._arrays.values()):
+                symbol += "_"
+            self._constant_bytes += -(-data.nbytes // 4) * 4
+            self._arrays[key] = Array(symbol, array_type(data), data.size, array(data), comment(text))
+        return self._arrays[key].symbol
+
+    def _operand(self, stored: Stored | None, step: Step) -> str:
+        assert stored is not None
+        return self._pointer(stored)
+
+    def _declare(self, number: int, index: int, stored: Stored) -> list[str]:
+        location = self.plan.locations[stored]
+        if location.region is not Region.ARENA or stored in self._declared:
+            return []
+        c_type = C_TYPES[stored.value.type.dtype]
+        symbol = f"t{number}" if index == 0 else f"t{number}_{index}"
+        pointer = self._pointer(stored)
+        self._declared[stored] = symbol
+        return [f"{c_type} *const {symbol} = {pointer};"]
+
+    def _pointer(self, stored: Stored) -> str:
+        if stored in self._declared:
+            return self._declared[stored]
+        location = self.plan.locations[stored]
+        if location.region is Region.FLASH:
+            return self._shifted(self._flash(location), stored, location)
+        if location.region is Region.ARENA:
+            through = "" if stored.value.type.dtype.bytes == 1 else "(void *)"
+            return f"({C_TYPES[stored.value.type.dtype]} *){through}(memory + {location.offset})"
+        sides = [port for port in self.ports if port.is_input == (location.region is Region.INPUT)]
+        return self._shifted(sides[location.index].parameter, stored, location)
+
+    def _shifted(self, base: str, stored: Stored, location: Location) -> str:
+        elements = location.offset // stored.value.type.dtype.bytes
+        return f"{base} + {elements}" if elements else base
+
+    def _flash(self, location: Location) -> str:
+        stored = location.constant
+        assert stored is not None
+        data = to_memory(self.program.graph.tensor(stored.value), stored)
+        return self._array(f"constant_{len(self._arrays)}", _plain(data), f"constant {stored.value.name}")
+
+    def _returned(self, stored: Stored, index: int) -> StepText:
+        outputs = [port for port in self.ports if not port.is_input]
+        line = f"memcpy({outputs[index].parameter}, {self._pointer(stored)}, {stored.bytes});"
+        return StepText(f"output {comment(outputs[index].name)}", (line,))
+
+
+def _plain(data: AnyArray) -> AnyArray:
+    return data.astype(np.uint8) if data.dtype == np.bool_ else data
+
+
+def _origin(source: Source) -> str:
+    return f" from {comment(str(source))}" if str(source) else ""

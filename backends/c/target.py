@@ -1,0 +1,24 @@
+"""What the C backend needs to know of the machine it compiles for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ...specs.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Name, memory in bytes (None: as much as wanted), and whether it has the DSP extension and a float unit."""
+
+    name: str = "portable"
+    ram_bytes: int | None = None
+    flash_bytes: int | None = None
+    dsp: bool = False
+    fpu: bool = False
+
+    @staticmethod
+    def of(target: Target) -> Machine:
+        """The machine that a target file describes."""
+        dsp, fpu = ("dsp" in target.features, "fpu" in target.features)
+        return Machine(target.name, target.ram, target.flash, dsp, fpu)
