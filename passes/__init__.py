@@ -1,6 +1,6 @@
 """The passes: graph in, graph and report out. Importing this package registers all of ours."""
 
-from . import fuse, quantize
+from . import clean, fuse, quantize
 from .base import PASSES, Context, Cost, CostModel, Pass, PassResult, find_pass, register
 from .errors import CalibrationError, MissingNeedError, PassError, UnknownPassError
 from .report import Decision, PassReport, Table
@@ -19,6 +19,7 @@ __all__ = [
     "PassResult",
     "Table",
     "UnknownPassError",
+    "clean",
     "find_pass",
     "fuse",
     "quantize",

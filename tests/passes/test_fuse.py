@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from fxpress.ir import Graph, Value, dump, parse, run
+from fxpress.ir.ops.binary import Sub
+from fxpress.ir.ops.conv import Conv
 from fxpress.passes import find_pass
 from fxpress.passes.report import PassReport
 from fxpress.specs.options import FuseOptions
@@ -74,3 +78,247 @@ def test_a_rule_that_is_disabled_does_nothing() -> None:
     before = graph(CONV_NORM_RELU)
     assert operators(fuse(before, disable=("batchnorm",))[0]) == ["conv", "batch_norm", "relu"]
     assert fuse(before, disable=("batchnorm", "activation", "residual", "pad", "linear"))[0] == before
+
+
+LINEAR_NORM = """
+graph(%x: f32[2x6]) {
+  const %w: f32[4x6]
+  const %b: f32[4]
+  const %mean: f32[4]
+  const %var: f32[4]
+  %l: f32[2x4] = linear(%x, %w, %b)
+  %n: f32[2x4] = batch_norm(%l, none, none, %mean, %var)
+  return output: %n
+}"""
+
+
+def test_a_batch_norm_without_affine_goes_into_the_linear_layer_before_it() -> None:
+    before = graph(LINEAR_NORM)
+    after, _ = fuse(before)
+    assert operators(after) == ["linear"]
+    assert_same_function(before, after)
+
+
+def test_a_batch_norm_over_another_dimension_than_the_outputs_stays() -> None:
+    before = graph(
+        """
+        graph(%x: f32[2x3x6]) {
+          const %w: f32[4x6]
+          const %mean: f32[3]
+          const %var: f32[3]
+          %l: f32[2x3x4] = linear(%x, %w)
+          %n: f32[2x3x4] = batch_norm(%l, none, none, %mean, %var)
+          return output: %n
+        }"""
+    )
+    after, report = fuse(before)
+    assert after == before
+    reason = "the batch norm runs over another dimension than the outputs of the linear layer"
+    assert report.declined["fold_batchnorm"] == {reason: 1}
+
+
+def test_a_batch_norm_goes_into_a_transposed_convolution_in_groups() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x4x5x5]) {
+          const %w: f32[4x3x3x3]
+          const %gamma: f32[6]
+          const %beta: f32[6]
+          const %mean: f32[6]
+          const %var: f32[6]
+          %c: f32[1x6x11x11] = conv_transpose{stride=(2, 2), groups=2}(%x, %w)
+          %n: f32[1x6x11x11] = batch_norm(%c, %gamma, %beta, %mean, %var)
+          return output: %n
+        }"""
+    )
+    after, _ = fuse(before)
+    assert operators(after) == ["conv_transpose"]
+    assert_same_function(before, after)
+
+
+def test_a_batch_norm_before_a_convolution_in_groups_goes_into_it() -> None:
+    before = graph(NORM_CONV.replace("PADDING", ""))
+    after, _ = fuse(before)
+    assert operators(after) == ["conv"]
+    assert_same_function(before, after)
+
+
+NORM_CONV = """
+graph(%x: f32[1x4x5x5]) {
+  const %w: f32[6x2x3x3]
+  const %gamma: f32[4]
+  const %beta: f32[4]
+  const %mean: f32[4]
+  const %var: f32[4]
+  %n: f32[1x4x5x5] = batch_norm(%x, %gamma, %beta, %mean, %var)
+  %c: f32[1x6x3x3] = conv{groups=2PADDING}(%n, %w)
+  return output: %c
+}"""
+
+
+def test_a_batch_norm_before_a_convolution_that_pads_stays() -> None:
+    before = graph(NORM_CONV.replace("PADDING", ", padding=(1, 1, 1, 1)").replace("6x3x3] =", "6x5x5] ="))
+    after, report = fuse(before)
+    assert after == before
+    reason = "the convolution pads with zeros, which the batch norm would have shifted"
+    assert report.declined["fold_batchnorm_before"] == {reason: 1}
+
+
+def test_of_two_calls_of_a_shared_convolution_only_the_one_with_a_batch_norm_is_folded() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x3x8x8]) {
+          const %w: f32[3x3x1x1]
+          const %mean: f32[3]
+          const %var: f32[3]
+          %a: f32[1x3x8x8] = conv(%x, %w)
+          %n: f32[1x3x8x8] = batch_norm(%a, none, none, %mean, %var)
+          %t: f32[1x3x8x8] = tanh(%n)
+          %b: f32[1x3x8x8] = conv(%t, %w)
+          return output: %b
+        }"""
+    )
+    after, _ = fuse(before)
+    assert operators(after) == ["conv", "tanh", "conv"]
+    assert_same_function(before, after)
+
+
+def test_bounds_of_a_clamp_after_a_clamp_are_merged_into_the_producer() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x3x8x8], %y: f32[1x3x8x8]) {
+          %s: f32[1x3x8x8] = sub(%x, %y)
+          %a: f32[1x3x8x8] = clamp{low=-2.0, high=-0.5}(%s)
+          %b: f32[1x3x8x8] = clamp{low=-1.0, high=3.0}(%a)
+          %c: f32[1x3x8x8] = relu(%b)
+          return output: %c, half: %b
+        }"""
+    )
+    after, _ = fuse(before)
+    assert [n.op for n in after.nodes if n.op.name == "sub"] == [Sub(clamp=(-1.0, -0.5))]
+    assert_same_function(before, after)
+
+
+RESIDUAL = """
+graph(%x: f32[1x4x8x8]) {
+  const %w: f32[4x4x3x3]
+  const %v: f32[4x4x1x1]
+  %c: f32[1x4x8x8] = conv{padding=(1, 1, 1, 1)CLAMP}(%x, %w)
+  %d: f32[1x4x8x8] = conv(%x, %v)
+  %s: f32[1x4x8x8] = add(%c, %d)
+  %r: f32[1x4x8x8] = relu(%s)
+  return output: %r
+}"""
+
+
+def test_a_residual_addition_goes_into_the_later_of_two_layers_and_the_relu_after_it() -> None:
+    before = graph(RESIDUAL.replace("CLAMP", ""))
+    after, _ = fuse(before)
+    assert operators(after) == ["conv", "conv"]
+    assert [v.name for v in after.nodes[1].operands] == ["x", "v", "c"]
+    assert_same_function(before, after)
+
+
+def test_a_residual_addition_stays_out_of_a_layer_that_clamps_first() -> None:
+    before = graph(RESIDUAL.replace("CLAMP", ", clamp=(0.0, inf)").replace("%d)\n", "%x)\n"))
+    after, report = fuse(before)
+    assert operators(after) == ["conv", "add"]
+    assert report.declined["fuse_residual"] == {"the conv is clamped before the addition": 1}
+    assert_same_function(before, after)
+
+
+def test_a_residual_that_broadcasts_is_not_fused() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x4x8x8], %g: f32[1x4x1x1]) {
+          const %w: f32[4x4x1x1]
+          %c: f32[1x4x8x8] = conv(%x, %w)
+          %s: f32[1x4x8x8] = add(%c, %g)
+          return output: %s
+        }"""
+    )
+    after, report = fuse(before)
+    assert after == before
+    assert report.declined["fuse_residual"] == {"the other operand broadcasts": 1}
+
+
+PAD_CONV = """
+graph(%x: f32[1x2x5x5]) {
+  const %w: f32[3x2x3x3]
+  %p: f32[1x2x6x7] = pad{padding=(0, 1, 0, 2)FILL}(%x)
+  %c: f32[1x3x2x3] = conv{stride=(2, 2), padding=(0, 0, 1, 0)}(%p, %w)
+  return output: %c
+}"""
+
+
+def test_uneven_padding_with_zeros_goes_into_the_convolution() -> None:
+    before = graph(PAD_CONV.replace("FILL", ""))
+    after, _ = fuse(before)
+    assert [n.op for n in after.nodes] == [Conv(stride=(2, 2), padding=(0, 1, 1, 2))]
+    assert_same_function(before, after)
+
+
+def test_padding_with_another_number_stays() -> None:
+    before = graph(PAD_CONV.replace("FILL", ", value=1.0"))
+    after, report = fuse(before)
+    assert after == before
+    assert report.declined["fold_pad"] == {"the padding is not with zeros": 1}
+
+
+def linear_chain(sizes: list[int]) -> str:
+    pairs = list(pairwise(sizes))
+    constants = "".join(
+        f"const %w{i}: f32[{n}x{m}]\nconst %b{i}: f32[{n}]\n" for i, (m, n) in enumerate(pairs)
+    )
+    names = ["x", *(f"l{i}" for i in range(len(pairs)))]
+    nodes = "".join(
+        f"%l{i}: f32[3x{n}] = linear(%{names[i]}, %w{i}, %b{i})\n" for i, (_, n) in enumerate(pairs)
+    )
+    return f"graph(%x: f32[3x{sizes[0]}]) {{\n{constants}{nodes}return output: %{names[-1]}\n}}"
+
+
+def test_linear_layers_in_a_row_become_one_where_that_is_smaller() -> None:
+    before = graph(linear_chain([8, 12, 10, 4]))
+    after, _ = fuse(before)
+    assert operators(after) == ["linear"]
+    assert_same_function(before, after)
+
+
+def test_a_bottleneck_of_linear_layers_stays() -> None:
+    before = graph(linear_chain([16, 2, 16]))
+    after, report = fuse(before)
+    assert after == before
+    assert report.declined["merge_linear"]["merged it has 256 weights, apart 64"] == 1
+
+
+def test_a_convolution_takes_in_the_pointwise_convolution_after_it_where_that_is_smaller() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x2x6x6]) {
+          const %w: f32[8x2x3x3]
+          const %b: f32[8]
+          const %v: f32[3x8x1x1]
+          %c: f32[1x8x6x6] = conv{padding=(1, 1, 1, 1)}(%x, %w, %b)
+          %d: f32[1x3x6x6] = conv{clamp=(0.0, inf)}(%c, %v)
+          return output: %d
+        }"""
+    )
+    after, _ = fuse(before)
+    assert operators(after) == ["conv"]
+    assert_same_function(before, after)
+
+
+def test_a_depthwise_convolution_and_the_pointwise_after_it_stay_apart() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x8x6x6]) {
+          const %w: f32[8x1x3x3]
+          const %v: f32[3x8x1x1]
+          %c: f32[1x8x4x4] = conv{groups=8}(%x, %w)
+          %d: f32[1x3x4x4] = conv(%c, %v)
+          return output: %d
+        }"""
+    )
+    after, report = fuse(before)
+    assert after == before
+    assert report.declined["merge_conv"]["a convolution in groups"] == 1

@@ -1,0 +1,121 @@
+"""Clean-up: what goes, what stays, and that it never grows the graph."""
+
+from __future__ import annotations
+
+import torch
+from fxpress.ir import Graph, dump, parse, run
+from fxpress.passes import PassReport, find_pass
+from fxpress.specs.options import CleanOptions
+
+
+def clean(before: Graph, **options: object) -> tuple[Graph, PassReport]:
+    result = find_pass("clean")(before, CleanOptions.model_validate(options))
+    return result.graph, result.report
+
+
+NO_OPS = """
+graph(%x: f32[2x3x4]) {
+  const %zero: f32[]
+  const %one: f32[3x1]
+  %a: f32[2x3x4] = add(%zero, %x)
+  %b: f32[2x3x4] = mul(%a, %one)
+  %c: f32[2x3x4] = reshape{shape=(-1, 3, 4)}(%b)
+  %d: f32[2x4x3] = permute{order=(0, 2, 1)}(%c)
+  %e: f32[2x3x4] = permute{order=(0, 2, 1)}(%d)
+  %f: f32[2x12] = reshape{shape=(-1, 12)}(%e)
+  %g: f32[2x3x4] = reshape{shape=(-1, 3, 4)}(%f)
+  %h: f32[2x3x4] = relu(%g)
+  %i: f32[2x3x4] = clamp{low=-1.0}(%h)
+  %j: f32[2x3x4] = relu(%i)
+  return output: %j
+}"""
+PARAMS = {"zero": torch.zeros(()), "one": torch.ones(3, 1)}
+
+
+def test_what_computes_nothing_goes() -> None:
+    before = parse(NO_OPS, params=PARAMS)
+    after, report = clean(before)
+    assert dump(after) == ("graph(%x: f32[2x3x4]) {\n  %h: f32[2x3x4] = relu(%x)\n  return output: %h\n}\n")
+    assert report.applied == {"no_ops": 7, "movement": 2}
+
+
+def test_an_addition_of_zero_that_broadcasts_stays() -> None:
+    text = (
+        "graph(%x: f32[3]) {\n const %zero: f32[2x3]\n %a: f32[2x3] = add(%x, %zero)\n return output: %a\n}"
+    )
+    before = parse(text)
+    assert clean(before)[0] == before
+
+
+def test_a_subtraction_from_zero_stays() -> None:
+    before = parse("graph(%x: f32[3]) {\n const %z: f32[3]\n %a: f32[3] = sub(%z, %x)\n return output: %a\n}")
+    assert clean(before)[0] == before
+
+
+def test_a_clamp_that_cuts_stays_after_a_relu() -> None:
+    before = parse(
+        "graph(%x: f32[3]) {\n %a: f32[3] = relu(%x)\n %b: f32[3] = clamp{high=6.0}(%a)\n return output: %b\n}"
+    )
+    assert clean(before)[0] == before
+
+
+def test_a_permute_of_equal_sizes_stays() -> None:
+    before = parse("graph(%x: f32[3x3]) {\n %a: f32[3x3] = permute{order=(1, 0)}(%x)\n return output: %a\n}")
+    assert clean(before)[0] == before
+
+
+MASKED = """
+graph(%x: f32[1x4]) {
+  const %weight: f32[2x4]
+  const %mask: f32[2x4]
+  %w: f32[2x4] = mul(%weight, %mask)
+  %y: f32[1x2] = linear(%x, %w)
+  return output: %y
+}"""
+
+
+def test_what_is_computed_from_constants_becomes_a_constant() -> None:
+    params = {"weight": torch.arange(8.0).view(2, 4), "mask": torch.tensor([[0.0, 1, 0, 1], [1, 0, 1, 0]])}
+    after, _ = clean(parse(MASKED, params=params))
+    assert [n.op.name for n in after.nodes] == ["linear"]
+    assert torch.equal(after.params["w"], params["weight"] * params["mask"])
+
+
+def test_a_constant_that_would_take_much_more_room_is_not_folded() -> None:
+    before = parse(
+        "graph(%x: f32[1x1]) {\n const %c: f32[1x1]\n %e: f32[400x400] = expand{shape=(400, 400)}(%c)\n"
+        " %y: f32[400x400] = sub(%x, %e)\n return output: %y\n}"
+    )
+    after, report = clean(before)
+    assert after == before
+    assert report.declined["constants"] == {"the result takes 640,000 bytes, its operands 65,536 at most": 1}
+
+
+RANDOM = """
+graph(%x: f32[8]) {
+  %a: f32[8] = torch_call{call='aten.rand_like.default(x0)'}(%x)
+  %b: f32[8] = torch_call{call='aten.rand_like.default(x0)'}(%x)
+  %y: f32[8] = sub(%a, %b)
+  return output: %y
+}"""
+
+
+def test_equal_computations_are_done_once_but_random_ones_are_not() -> None:
+    random = parse(RANDOM)
+    assert clean(random)[0] == random
+    after, report = clean(parse(RANDOM.replace("rand_like", "sinh")))
+    assert [n.op.name for n in after.nodes] == ["torch_call", "sub"]
+    assert report.applied == {"duplicates": 1}
+
+
+def test_each_rule_can_be_switched_off() -> None:
+    before = parse(NO_OPS, params=PARAMS)
+    after, _ = clean(before, disable=("constants", "no_ops", "movement", "duplicates"))
+    assert after == before
+
+
+def test_outputs_may_become_inputs_and_keep_their_names() -> None:
+    before = parse("graph(%x: f32[3]) {\n %a: f32[3] = copy(%x)\n return first: %a, second: %x\n}")
+    after, _ = clean(before)
+    assert (after.output_names, after.nodes) == (("first", "second"), ())
+    assert torch.equal(run(after, [torch.arange(3.0)])[0], torch.arange(3.0))
