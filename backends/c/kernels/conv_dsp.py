@@ -10,11 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .cost_dsp import Cost
-from .epilogue_dsp import Epilogue
+from .base import Cost, Function, template
+from .epilogue_dsp import HEADERS, Epilogue, parameters
 from .expand_dsp import Expansion, plan_expansion
-from .gemm_dsp import PIXELS, Gemm, Int8Array, Int32Array, IntArray, pack_gemm
-from .template_dsp import render_template
+from .gemm_dsp import CHANNELS, PIXELS, Gemm, Int8Array, Int32Array, IntArray, pack_rows
 
 _MAX_TAILS = 16
 
@@ -35,6 +34,12 @@ class ConvShape:
     dilation: tuple[int, int]
     input_zero_point: int
     epilogue: Epilogue
+
+    @property
+    def title(self) -> str:
+        """What the function computes."""
+        sizes = f"{self.in_h}x{self.in_w}x{self.in_c} to {self.out_h}x{self.out_w}x{self.out_c}"
+        return f"Convolution {self.kernel[0]}x{self.kernel[1]}, {sizes}"
 
     @property
     def pixels(self) -> int:
@@ -89,7 +94,8 @@ def pack(
     window = weights.transpose(0, 2, 3, 1).reshape(shape.out_c, -1)
     order = np.array(_expansion(shape).order)
     taps = np.where(order >= 0, window[:, np.maximum(order, 0)], 0).astype(np.int8)
-    return pack_gemm(taps, bias, multiplier, shift, _gemm(shape))
+    shifts = shift if shape.epilogue.shifted else None
+    return pack_rows(taps, bias, multiplier, shifts, together=CHANNELS)
 
 
 def estimate(shape: ConvShape) -> Cost:
@@ -108,23 +114,20 @@ def estimate(shape: ConvShape) -> Cost:
     )
 
 
-def render(shape: ConvShape, name: str, title: str) -> str:
-    """The C functions of the layer; the one to call is `name(x, [r,] y, constants, scratch)`."""
-    return render_template(
-        "conv/pointwise_dsp.c.j2" if shape.pointwise else "conv/conv_dsp.c.j2", _context(shape, name, title)
-    )
+def function(shape: ConvShape) -> Function:
+    """The C function `name(x, [r,] y, constants, scratch)`."""
+    path = "conv/pointwise_dsp.c.j2" if shape.pointwise else "conv/conv_dsp.c.j2"
+    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
 
 
 @dataclass(frozen=True)
 class _Context:
     """What the templates name."""
 
-    name: str
     title: str
     epilogue: Epilogue
     gemm: Gemm
     expansion: Expansion
-    residual_parameter: str
     residual_argument: str
     pixels: int
     ragged: bool
@@ -149,16 +152,13 @@ class _Context:
     end_left: int
 
 
-def _context(shape: ConvShape, name: str, title: str) -> _Context:
-    has_residual = shape.epilogue.residual is not None
+def _context(shape: ConvShape) -> _Context:
     return _Context(
-        name=name,
-        title=title,
+        title=shape.title,
         epilogue=shape.epilogue,
         gemm=_gemm(shape),
         expansion=_expansion(shape),
-        residual_parameter="const int8_t *r, " if has_residual else "",
-        residual_argument="r, " if has_residual else "",
+        residual_argument="" if shape.epilogue.residual is None else "r, ",
         pixels=shape.pixels,
         ragged=shape.pixels % PIXELS != 0,
         third=2 * shape.out_c,
@@ -187,8 +187,8 @@ def _expansion(shape: ConvShape) -> Expansion:
     kernel_h, kernel_w = shape.kernel
     step = shape.in_c * shape.dilation[1]
     if shape.dilation[1] == 1:
-        return plan_expansion(kernel_h, 1, step, kernel_w * shape.in_c)
-    return plan_expansion(kernel_h, kernel_w, step, shape.in_c)
+        return plan_expansion(kernel_h, 1, step, kernel_w * shape.in_c, interleaved=PIXELS)
+    return plan_expansion(kernel_h, kernel_w, step, shape.in_c, interleaved=PIXELS)
 
 
 def _gemm(shape: ConvShape) -> Gemm:

@@ -1,21 +1,16 @@
 """The last step of every integer kernel: from an accumulator to an int8 output.
 
 y = sat(requant(acc, multiplier, shift) + zero_point)                                   plain
-y = sat(requant(acc, multiplier, shift) + ((r * factor + offset) >> down))              with a residual r
+y = sat(requant(acc, multiplier, shift) + ((r * m + offset) >> s))              with a residual r
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ....ir.arithmetic import Rescale
 
-@dataclass(frozen=True)
-class Residual:
-    """A second operand added after requantization: (r * factor + offset) >> down, zero points in `offset`."""
-
-    factor: int
-    offset: int
-    down: int
+HEADERS = ("arithmetic.h", "dsp.h")
 
 
 @dataclass(frozen=True)
@@ -29,8 +24,7 @@ class Epilogue:
     low: int = -128
     high: int = 127
     shifted: bool = False
-    residual: Residual | None = None
-    shift_index: int = 2
+    residual: Rescale | None = None
 
     @property
     def clamped(self) -> bool:
@@ -41,3 +35,9 @@ class Epilogue:
     def instructions(self) -> float:
         """Instructions per output beyond SMMLAR, SSAT and STRB."""
         return 4.0 * self.clamped + 1.0 * self.shifted + (3.0 if self.residual is not None else 0.0)
+
+
+def parameters(epilogue: Epilogue) -> str:
+    """The C parameters of a kernel: operands, result, packed constants, working memory."""
+    residual = "" if epilogue.residual is None else "const int8_t *r, "
+    return f"const int8_t *x, {residual}int8_t *y, const int32_t *constants, void *scratch"

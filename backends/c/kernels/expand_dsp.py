@@ -1,19 +1,16 @@
 """How a window of int8 becomes the 16-bit words of the matrix product: which bytes, in which order.
 
-A window is `rows` x `segments` runs of contiguous bytes. Since weights may come in any order of taps, runs
-are read in whole words. Where a run is no multiple of four bytes long, either its last word overlaps the one
-before it and meets zero weights there, or the bytes left over from all runs share words of their own, gathered
-one by one.
+A window is `rows` x `segments` runs of contiguous bytes. Since weights may come in any order of taps, runs are
+read in whole words. Where a run is no multiple of four bytes long, either its last word overlaps the one before
+it and meets zero weights there, or the bytes left over from all runs share words of their own.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from .gemm_dsp import PIXELS
-
 _MAX_GATHERED = 16
-_WORD_STRIDE = 2 * PIXELS
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,7 @@ class Tail:
 class Expansion:
     """The reading of a window; `order` is, for each tap of the product, its index in the window, or -1."""
 
+    interleaved: int
     rows: int
     segments: int
     segment_step: int
@@ -68,12 +66,12 @@ class Expansion:
     @property
     def loop_stride(self) -> int:
         """Words of the columns that one turn of the loop passes."""
-        return _WORD_STRIDE * len(self.loop_words)
+        return 2 * self.interleaved * len(self.loop_words)
 
     @property
     def single_stride(self) -> int:
         """Words of the columns that the words behind the loop pass."""
-        return _WORD_STRIDE * len(self.single_words)
+        return 2 * self.interleaved * len(self.single_words)
 
     @property
     def instructions(self) -> float:
@@ -88,10 +86,13 @@ class Expansion:
         return 40 + 18 * (len(self.loop_words) + len(self.single_words)) + 50 * len(self.tails)
 
 
-def plan_expansion(rows: int, segments: int, segment_step: int, length: int) -> Expansion:
+def plan_expansion(
+    rows: int, segments: int, segment_step: int, length: int, *, interleaved: int
+) -> Expansion:
     """The reading of `rows` x `segments` runs of `length` bytes, runs of one row `segment_step` apart.
 
-    In the C, rows lie `pitch` bytes apart, which differs between the image and a copied window.
+    The words of `interleaved` windows take turns. In the C, rows lie `pitch` bytes apart, which differs between
+    the image and a copied window.
     """
     runs = rows * segments
     rest = length % 4
@@ -115,33 +116,7 @@ def plan_expansion(rows: int, segments: int, segment_step: int, length: int) -> 
         run_order += [-1] * (4 - rest) + list(range(length - rest, length))
     order = [start if start < 0 else run * length + start for run in range(runs) for start in run_order]
     tails: list[Tail] = []
-    if gathers:
-        left_over = [run * length + i for run in range(runs) for i in range(length - rest, length)]
-        left_over += [-1] * (-len(left_over) % 4)
-        tails = [
-            _tail(tuple(left_over[i : i + 4]), i // 4, segments, segment_step, length)
-            for i in range(0, len(left_over), 4)
-        ]
-        order += left_over
-    return Expansion(
-        rows=rows,
-        segments=segments,
-        segment_step=segment_step,
-        loops=loops,
-        loop_words=_words([4 * i for i in range(looped)]),
-        single_words=_words(singles),
-        tails=tuple(tails),
-        order=tuple(order),
-    )
 
-
-def _words(offsets: list[int]) -> tuple[Word, ...]:
-    return tuple(
-        Word(offset, i * _WORD_STRIDE, i * _WORD_STRIDE + PIXELS) for i, offset in enumerate(offsets)
-    )
-
-
-def _tail(taps: tuple[int, ...], index: int, segments: int, segment_step: int, length: int) -> Tail:
     def byte(tap: int) -> str:
         if tap < 0:
             return "0"
@@ -149,5 +124,32 @@ def _tail(taps: tuple[int, ...], index: int, segments: int, segment_step: int, l
         row, segment = divmod(run, segments)
         return f"window[{row} * pitch + {segment * segment_step + offset}]"
 
+    if gathers:
+        left_over = [run * length + i for run in range(runs) for i in range(length - rest, length)]
+        left_over += [-1] * (-len(left_over) % 4)
+        tails = [
+            _tail(tuple(left_over[i : i + 4]), i // 4 * 2 * interleaved, interleaved, byte)
+            for i in range(0, len(left_over), 4)
+        ]
+        order += left_over
+    return Expansion(
+        interleaved=interleaved,
+        rows=rows,
+        segments=segments,
+        segment_step=segment_step,
+        loops=loops,
+        loop_words=_words([4 * i for i in range(looped)], interleaved),
+        single_words=_words(singles, interleaved),
+        tails=tuple(tails),
+        order=tuple(order),
+    )
+
+
+def _words(offsets: list[int], interleaved: int) -> tuple[Word, ...]:
+    stride = 2 * interleaved
+    return tuple(Word(offset, i * stride, i * stride + interleaved) for i, offset in enumerate(offsets))
+
+
+def _tail(taps: tuple[int, ...], even: int, interleaved: int, byte: Callable[[int], str]) -> Tail:
     b0, b1, b2, b3 = (byte(tap) for tap in taps)
-    return Tail(index * _WORD_STRIDE, index * _WORD_STRIDE + PIXELS, b0, b1, b2, b3)
+    return Tail(even, even + interleaved, b0, b1, b2, b3)

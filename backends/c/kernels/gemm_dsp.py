@@ -19,7 +19,7 @@ Int8Array = npt.NDArray[np.int8]
 Int32Array = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.integer]
 
-PIXELS = 3
+PIXELS, CHANNELS = 3, 2
 _STEP_INSTRUCTIONS, _STEP_CYCLES, _STEP_BYTES = 19, 27, 76
 _MAX_STRAIGHT = 8
 
@@ -81,25 +81,24 @@ class Gemm:
         return round(200 + _STEP_BYTES * written + 6 * 3.5 * epilogue.instructions)
 
 
-def pack_gemm(
-    taps: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray, gemm: Gemm
+def pack_rows(
+    taps: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray | None, *, together: int
 ) -> Int32Array:
-    """The constants of a product; `taps` is [channels, 4 * steps], the rest is per channel."""
-    pairs = (gemm.channels + 1) // 2
-    filled = np.zeros((2 * pairs, 4 * gemm.steps), np.int8)
-    filled[: gemm.channels] = taps
-    words = filled.view(np.dtype("<i4")).astype(np.int32).reshape(pairs, 2, gemm.steps)
-    blocks = [
-        _in_pairs(bias, pairs),
-        words.transpose(0, 2, 1).reshape(pairs, -1),
-        _in_pairs(multiplier, pairs),
-    ]
-    if gemm.shifted:
-        blocks.append(_in_pairs(shift, pairs))
-    return np.concatenate(blocks, axis=1).reshape(-1)
+    """The constants of channels that are computed `together` at a time; `taps` is [channels, 4 * steps].
 
+    Biases, for every step a word of each channel, multipliers, shifts; channels that are missing are zeros.
+    """
+    groups = -(-len(taps) // together)
+    filled = np.zeros((groups * together, taps.shape[1]), np.int8)
+    filled[: len(taps)] = taps
+    words = filled.view(np.dtype("<i4")).astype(np.int32).reshape(groups, together, -1)
 
-def _in_pairs(per_channel: IntArray, pairs: int) -> Int32Array:
-    filled = np.zeros(2 * pairs, np.int32)
-    filled[: len(per_channel)] = per_channel
-    return filled.reshape(pairs, 2)
+    def grouped(values: IntArray) -> Int32Array:
+        everyone = np.zeros(groups * together, np.int32)
+        everyone[: len(taps)] = values
+        return everyone.reshape(groups, together)
+
+    scales = [grouped(values) for values in (multiplier, shift) if values is not None]
+    return np.concatenate(
+        [grouped(bias), words.transpose(0, 2, 1).reshape(groups, -1), *scales], axis=1
+    ).reshape(-1)

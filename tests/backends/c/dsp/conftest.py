@@ -7,28 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import fxpress.backends.c
 import numpy as np
 import numpy.typing as npt
 import pytest
-from fxpress.backends.c.kernels.epilogue_dsp import Epilogue, Residual
-from fxpress.backends.c.kernels.template_dsp import dsp_header
+from fxpress.backends.c.kernels.epilogue_dsp import HEADERS, Epilogue
+from fxpress.backends.c.toolchain import SANITIZERS, STANDARD, WARNINGS
+from fxpress.ir.arithmetic import Rescale
 
 Array = npt.NDArray[np.int64]
 
-WARNINGS = (
-    *(
-        "-std=c99",
-        "-pedantic",
-        "-Wall",
-        "-Wextra",
-        "-Wconversion",
-        "-Wsign-conversion",
-        "-Wshadow",
-        "-Wundef",
-    ),
-    *("-Wvla", "-Wdouble-promotion", "-Wcast-qual", "-Wstrict-prototypes", "-Werror"),
-)
-SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+HEADER_FILES = [Path(fxpress.backends.c.__file__).parent / "include" / name for name in HEADERS]
 
 
 @dataclass(frozen=True)
@@ -50,7 +39,11 @@ class Case:
 def program(cases: Sequence[Case]) -> str:
     """C whose main returns the number of the first wrong case, from 1; `marker` is called around each."""
     calls = "".join(f"    if (check_{i}()) {{\n        return {i + 1};\n    }}\n" for i in range(len(cases)))
-    parts = [dsp_header(), "void marker(int id);\n", *(_check(i, case) for i, case in enumerate(cases))]
+    parts = [
+        *(header.read_text(encoding="utf-8") for header in HEADER_FILES),
+        "void marker(int id);\n",
+        *(_check(i, case) for i, case in enumerate(cases)),
+    ]
     return "\n".join([*parts, f"int main(void)\n{{\n{calls}    return 0;\n}}\n"])
 
 
@@ -88,7 +81,7 @@ def run_on_host(cases: Sequence[Case], folder: Path, *, compiler: str, flags: Se
     source = folder / "program.c"
     source.write_text(program(cases) + "\nvoid marker(int id)\n{\n    (void)id;\n}\n", encoding="utf-8")
     binary = folder / "program"
-    subprocess.run([compiler, *WARNINGS, *flags, source, "-o", binary], check=True)
+    subprocess.run([compiler, *STANDARD, *WARNINGS, *flags, source, "-o", binary], check=True)
     return subprocess.run([binary], check=False).returncode
 
 
@@ -112,7 +105,7 @@ class KernelKit:
                 return Epilogue(zero_point, shifted=True)
             case "residual":
                 factor, offset = (int(rng.integers(-bound, bound)) for bound in (2**15, 2**21))
-                return Epilogue(zero_point, residual=Residual(factor, offset, 14))
+                return Epilogue(zero_point, residual=Rescale((factor,), offset, 14))
             case _:
                 return Epilogue(zero_point)
 
@@ -124,8 +117,8 @@ class KernelKit:
         if r is None or epilogue.residual is None:
             y = scaled + epilogue.zero_point
         else:
-            added = r.astype(np.int64) * epilogue.residual.factor + epilogue.residual.offset
-            y = scaled + (added >> epilogue.residual.down)
+            added = r.astype(np.int64) * epilogue.residual.multipliers[0] + epilogue.residual.offset
+            y = scaled + (added >> epilogue.residual.shift)
         return np.clip(y, epilogue.low, epilogue.high).astype(np.int8)
 
     def check(self, cases: Sequence[Case]) -> None:

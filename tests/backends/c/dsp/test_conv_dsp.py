@@ -85,7 +85,7 @@ def conv_case(
     folded = bias - shape.input_zero_point * w.astype(np.int64).sum((1, 2, 3))
     return kit.case(
         name=name,
-        source=conv_dsp.render(shape, name, "a convolution"),
+        source=conv_dsp.function(shape).render(name),
         inputs=(x,) if r is None else (x, r),
         expected=kit.finish(acc, multiplier, shift, shape.epilogue, r),
         constants=conv_dsp.pack(shape, w, folded, multiplier, shift),

@@ -1,0 +1,400 @@
+"""Integer depthwise convolution on Cortex-M with DSP, one channel at a time.
+
+A channel is copied, with its padding, to a plane of int16, where SMLAD multiplies two neighbouring taps of a row.
+Of the two spatial axes, the one along which taps are paired is a choice: a time series is long in one only.
+Constants of a channel: bias, multiplier, a left shift if the epilogue is shifted, then, row by row of the kernel,
+the pairs (w0, w1), (w2, w3), ... for outputs whose window begins with a low lane, and, if there are others,
+the pairs (w1, w2), (w3, w4), ... for those; a single tap takes its weight from whichever word has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .base import Cost, Function, template
+from .epilogue_dsp import HEADERS, Epilogue, parameters
+from .gemm_dsp import Int8Array, Int32Array, IntArray
+
+_BLOCK = 4
+_MAX_TAPS = 64
+_COPIES = 8
+_REGISTERS = 11
+_REACH, _PAIR_REACH = 4095, 1020
+
+
+@dataclass(frozen=True)
+class DepthwiseShape:
+    """A depthwise convolution in NHWC, batch 1, multiplier 1; `padding` is (top, left), the rest follows."""
+
+    in_h: int
+    in_w: int
+    channels: int
+    out_h: int
+    out_w: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    input_zero_point: int
+    epilogue: Epilogue
+
+    @property
+    def title(self) -> str:
+        """What the function computes."""
+        sizes = f"{self.in_h}x{self.in_w}x{self.channels} to {self.out_h}x{self.out_w}"
+        return f"Depthwise convolution {self.kernel[0]}x{self.kernel[1]}, {sizes}"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, padding included."""
+        return self.out_h * self.out_w * self.channels * self.kernel[0] * self.kernel[1]
+
+
+def supports(shape: DepthwiseShape) -> bool:
+    """Whether `shape` is for this kernel: no residual, and taps few enough to be written out."""
+    taps = shape.kernel[0] * shape.kernel[1]
+    return shape.epilogue.residual is None and taps <= _MAX_TAPS
+
+
+def may_overwrite_input(shape: DepthwiseShape) -> bool:
+    """Whether the output may lie exactly where the input lies."""
+    return (shape.out_h, shape.out_w) == (shape.in_h, shape.in_w)
+
+
+def scratch_bytes(shape: DepthwiseShape) -> int:
+    """Bytes of working memory, aligned to 4."""
+    return 2 * _axes(shape).plane_cells
+
+
+def pack(
+    shape: DepthwiseShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
+) -> Int32Array:
+    """The constants of the layer, one array of words.
+
+    `weights` is [channels, 1, kh, kw], the rest per channel; `bias` has -zx * sum(w) folded in.
+    """
+    axes = _axes(shape)
+    rows = weights[:, 0].transpose(0, 2, 1) if axes.turned else weights[:, 0]
+    padded = np.pad(rows.astype(np.int64), ((0, 0), (0, 0), (0, 2))) & 0xFFFF
+    pairs = (padded[:, :, :-1] | padded[:, :, 1:] << 16).astype(np.uint32).view(np.int32)
+    per_channel = [bias, multiplier, *([shift] if shape.epilogue.shifted else [])]
+    heads = np.stack([np.asarray(values, np.int32) for values in per_channel], axis=1)
+    return np.concatenate([heads, pairs[:, :, axes.pair_starts].reshape(shape.channels, -1)], axis=1).reshape(
+        -1
+    )
+
+
+def estimate(shape: DepthwiseShape) -> Cost:
+    """The cost of the layer, fitted to exact counts."""
+    axes = _axes(shape)
+    return Cost(
+        instructions=shape.channels * axes.instructions(shape.epilogue) + 0.8 * axes.plane_cells,
+        cycles=shape.channels * axes.instructions(shape.epilogue) * 1.25 + 1.5 * axes.plane_cells,
+        code_bytes=220 + _code_bytes(axes),
+    )
+
+
+def function(shape: DepthwiseShape) -> Function:
+    """The C function `name(x, y, constants, scratch)`."""
+    path = "depthwise/depthwise_dsp.c.j2"
+    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One spatial axis: outputs, inputs that are read, and how a step along it moves in x and y."""
+
+    outputs: int
+    inputs: int
+    kernel: int
+    stride: int
+    padding: int
+    in_step: int
+    out_step: int
+
+    @property
+    def inputs_read(self) -> int:
+        """Inputs that some window covers."""
+        return max(0, min(self.inputs, (self.outputs - 1) * self.stride + self.kernel - self.padding))
+
+
+@dataclass(frozen=True)
+class _Axes:
+    """`along` is the axis whose taps are paired, `across` the other one."""
+
+    along: _Axis
+    across: _Axis
+    turned: bool
+    head_words: int
+
+    @property
+    def tail(self) -> int:
+        """Outputs of a row after the last whole block."""
+        return self.along.outputs % _BLOCK
+
+    @property
+    def pitch(self) -> int:
+        """Cells of a row of the plane, even."""
+        return _even(max(_reach(self.along), self.along.padding + self.along.inputs_read))
+
+    @property
+    def plane_cells(self) -> int:
+        """Cells of the plane."""
+        return self.pitch * max(_reach(self.across), self.across.padding + self.across.inputs_read)
+
+    @property
+    def pair_starts(self) -> list[int]:
+        """The first tap of every weight word of a kernel row."""
+        kernel = self.along.kernel
+        if self.along.stride % 2 == 0 or self.along.outputs == 1 or kernel == 1:
+            return list(range(0, kernel, 2))
+        return [*range(0, kernel - 1, 2), *range(1, kernel - 1, 2)]
+
+    @property
+    def channel_words(self) -> int:
+        """Words of constants of a channel."""
+        return self.head_words + self.across.kernel * len(self.pair_starts)
+
+    def instructions(self, epilogue: Epilogue) -> float:
+        """Instructions for one channel."""
+        along, across = self.along, self.across
+        copy = across.inputs_read * (6 + 2.5 * along.inputs_read)
+        row = sum(
+            count
+            * (
+                5
+                + across.kernel * (len(_row_macs(self, outputs)) * 1.3)
+                + outputs * (4 + epilogue.instructions)
+            )
+            for count, outputs in ((along.outputs // _BLOCK, _BLOCK), (self.tail > 0, self.tail))
+        )
+        return 20 + copy + across.outputs * (8 + row)
+
+
+def _reach(axis: _Axis) -> int:
+    return (axis.outputs - 1) * axis.stride + axis.kernel
+
+
+def _even(cells: int) -> int:
+    return cells + cells % 2
+
+
+def _axes(shape: DepthwiseShape) -> _Axes:
+    """The axes in the order that takes fewer instructions."""
+    kernel, stride, padding = shape.kernel, shape.stride, shape.padding
+    in_row, out_row = shape.in_w * shape.channels, shape.out_w * shape.channels
+    vertical = _Axis(shape.out_h, shape.in_h, kernel[0], stride[0], padding[0], in_row, out_row)
+    horizontal = _Axis(
+        shape.out_w, shape.in_w, kernel[1], stride[1], padding[1], shape.channels, shape.channels
+    )
+    head_words = 3 if shape.epilogue.shifted else 2
+    candidates = (
+        _Axes(along=horizontal, across=vertical, turned=False, head_words=head_words),
+        _Axes(along=vertical, across=horizontal, turned=True, head_words=head_words),
+    )
+    return min(candidates, key=lambda axes: axes.instructions(shape.epilogue))
+
+
+_INSTRUCTIONS = {
+    "fxp_dot2": "smlad",
+    "fxp_low_low": "smlabb",
+    "fxp_low_high": "smlabt",
+    "fxp_high_low": "smlatb",
+    "fxp_high_high": "smlatt",
+}
+
+
+@dataclass(frozen=True)
+class _Mac:
+    """One multiply-accumulate: sum = function(x word, weight word, sum)."""
+
+    function: str
+    x: int
+    start: int
+    output: int
+
+
+def _row_macs(axes: _Axes, outputs: int) -> list[_Mac]:
+    """What one kernel row adds to a block of `outputs`."""
+    return [mac for output in range(outputs) for mac in _window_macs(axes, output)]
+
+
+def _window_macs(axes: _Axes, output: int) -> list[_Mac]:
+    macs, tap, cell = [], 0, output * axes.along.stride
+    while tap < axes.along.kernel:
+        if cell % 2 == 0 and tap in axes.pair_starts:
+            macs.append(_Mac("fxp_dot2", cell // 2, tap, output))
+            taps = 2
+        else:
+            start = tap if tap in axes.pair_starts else tap - 1
+            lanes = f"{'high' if cell % 2 else 'low'}_{'low' if start == tap else 'high'}"
+            macs.append(_Mac(f"fxp_{lanes}", cell // 2, start, output))
+            taps = 1
+        tap, cell = tap + taps, cell + taps
+    return macs
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A local variable and where its value lies."""
+
+    name: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class _NamedMac:
+    """A multiply-accumulate between local variables."""
+
+    function: str
+    x: str
+    weight: str
+    sum: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One kernel row of a block."""
+
+    loads: tuple[_Named, ...]
+    weights: tuple[_Named, ...]
+    macs: tuple[_NamedMac, ...]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A function for `count` outputs side by side."""
+
+    name: str
+    outputs: tuple[_Named, ...]
+    rows: tuple[_Row, ...]
+
+    @property
+    def registers(self) -> list[str]:
+        """The words of one row."""
+        return [word.name for word in (*self.rows[0].loads, *self.rows[0].weights)]
+
+    @property
+    def assembly(self) -> list[str]:
+        """The rows as instructions, or nothing where a row has more words than there are registers."""
+        last_offset = 2 * self.rows[-1].loads[-1].offset
+        if len(self.registers) + len(self.outputs) > _REGISTERS or last_offset > _REACH:
+            return []
+        return [line for row in self.rows for line in _assembly(row)]
+
+
+def _assembly(row: _Row) -> list[str]:
+    lines = [*_loads("plane", row.loads, 2), *_loads("constants", row.weights, 4)]
+    for mac in row.macs:
+        lines.append(f"{_INSTRUCTIONS[mac.function]} %[{mac.sum}], %[{mac.x}], %[{mac.weight}], %[{mac.sum}]")
+    return lines
+
+
+def _loads(base: str, words: tuple[_Named, ...], size: int) -> list[str]:
+    """Loads of words at offsets counted in elements of `size` bytes, two neighbours at a time where possible."""
+    lines, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        offset = size * word.offset
+        if rest and size * rest[0].offset == offset + 4 and offset <= _PAIR_REACH:
+            lines.append(f"ldrd %[{word.name}], %[{rest.pop(0).name}], [%[{base}], #{offset}]")
+        else:
+            lines.append(f"ldr %[{word.name}], [%[{base}], #{offset}]")
+    return lines
+
+
+def _block(axes: _Axes, count: int) -> _Block:
+    macs = _row_macs(axes, count)
+    words = sorted({mac.x for mac in macs})
+    starts = sorted({mac.start for mac in macs}, key=axes.pair_starts.index)
+
+    def row(index: int) -> _Row:
+        first = axes.head_words + index * len(axes.pair_starts)
+        return _Row(
+            loads=tuple(_Named(f"x{word}", index * axes.pitch + 2 * word) for word in words),
+            weights=tuple(_Named(f"w{start}", first + axes.pair_starts.index(start)) for start in starts),
+            macs=tuple(_NamedMac(m.function, f"x{m.x}", f"w{m.start}", f"sum{m.output}") for m in macs),
+        )
+
+    return _Block(
+        name=f"block{count}",
+        outputs=tuple(_Named(f"sum{i}", i * axes.along.out_step) for i in range(count)),
+        rows=tuple(row(index) for index in range(axes.across.kernel)),
+    )
+
+
+def _code_bytes(axes: _Axes) -> int:
+    outputs = _BLOCK * (axes.along.outputs >= _BLOCK) + axes.tail
+    return 16 * outputs + 6 * axes.across.kernel * len(_row_macs(axes, outputs))
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the template names."""
+
+    title: str
+    epilogue: Epilogue
+    padding_byte: int
+    channels: int
+    channel_words: int
+    plane_cells: int
+    first_cell: int
+    pitch: int
+    rows_read: int
+    copy_loops: int
+    copies: tuple[_Copy, ...]
+    last_copies: tuple[_Copy, ...]
+    copy_cells: int
+    copy_bytes: int
+    in_row: int
+    out_rows: int
+    out_row: int
+    row_cells: int
+    blocks: tuple[_Block, ...]
+    block_loops: int
+    block_cells: int
+    block_bytes: int
+    tail_block: str
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """One cell of the plane and the byte it comes from."""
+
+    cell: int
+    offset: int
+
+
+def _context(shape: DepthwiseShape) -> _Context:
+    axes = _axes(shape)
+    along, across = axes.along, axes.across
+    loops = along.outputs // _BLOCK
+    copy_loops, left_over = divmod(along.inputs_read, _COPIES)
+    whole = (_block(axes, _BLOCK),) if loops else ()
+    tail = (_block(axes, axes.tail),) if axes.tail else ()
+    return _Context(
+        title=shape.title,
+        epilogue=shape.epilogue,
+        padding_byte=shape.input_zero_point,
+        channels=shape.channels,
+        channel_words=axes.channel_words,
+        plane_cells=axes.plane_cells,
+        first_cell=across.padding * axes.pitch + along.padding,
+        pitch=axes.pitch,
+        rows_read=across.inputs_read,
+        copy_loops=copy_loops,
+        copies=tuple(_Copy(i, i * along.in_step) for i in range(_COPIES if copy_loops else 0)),
+        last_copies=tuple(_Copy(i, i * along.in_step) for i in range(left_over)),
+        copy_cells=_COPIES,
+        copy_bytes=_COPIES * along.in_step,
+        in_row=across.in_step,
+        out_rows=across.outputs,
+        out_row=across.out_step,
+        row_cells=across.stride * axes.pitch,
+        blocks=whole + tail,
+        block_loops=loops,
+        block_cells=_BLOCK * along.stride,
+        block_bytes=_BLOCK * along.out_step,
+        tail_block=tail[0].name if tail else "",
+    )

@@ -1,0 +1,121 @@
+"""Integer linear layer on Cortex-M with DSP, one row of inputs: four output channels at a time.
+
+Constants of four channels, as in `gemm_dsp`: four biases, for every step a word of each, multipliers, shifts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .base import Cost, Function, template
+from .epilogue_dsp import HEADERS, Epilogue, parameters
+from .expand_dsp import Expansion, plan_expansion
+from .gemm_dsp import Int8Array, Int32Array, IntArray, pack_rows
+
+_TOGETHER = 4
+_UNROLL = 4
+_MAX_LOOPS = 255
+
+
+@dataclass(frozen=True)
+class LinearShape:
+    """One row of `inputs` to `outputs` channels."""
+
+    inputs: int
+    outputs: int
+    epilogue: Epilogue
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return self.inputs * self.outputs
+
+
+def supports(shape: LinearShape) -> bool:
+    """Whether the loop's counter can count the steps."""
+    return _expansion(shape).steps // _UNROLL <= _MAX_LOOPS
+
+
+def scratch_bytes(shape: LinearShape) -> int:
+    """Bytes of working memory, aligned to 4."""
+    return 8 * _expansion(shape).steps
+
+
+def pack(
+    shape: LinearShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
+) -> Int32Array:
+    """The constants of the layer, one array of words.
+
+    `weights` is [outputs, inputs], the rest per channel; `bias` has -zx * sum(w) folded in.
+    """
+    order = np.array(_expansion(shape).order)
+    taps = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0).astype(np.int8)
+    return pack_rows(taps, bias, multiplier, shift if shape.epilogue.shifted else None, together=_TOGETHER)
+
+
+def estimate(shape: LinearShape) -> Cost:
+    """The cost of the layer, fitted to exact counts."""
+    expansion = _expansion(shape)
+    groups = -(-shape.outputs // _TOGETHER)
+    extra = _TOGETHER * shape.epilogue.instructions
+    instructions = 30 + expansion.instructions + groups * (25 + 18.5 * expansion.steps + extra)
+    cycles = 50 + 1.3 * expansion.instructions + groups * (38 + 25 * expansion.steps + 1.3 * extra)
+    code_bytes = 200 + expansion.code_bytes + 72 * min(expansion.steps, 7) + round(14 * extra / 4)
+    return Cost(instructions, cycles, code_bytes)
+
+
+def function(shape: LinearShape) -> Function:
+    """The C function `name(x, [r,] y, constants, scratch)`."""
+    context = _context(shape)
+    return template("linear/linear_dsp.c.j2", context, parameters(shape.epilogue), headers=HEADERS)
+
+
+@dataclass(frozen=True)
+class _Output:
+    """One of four channels; `ends` where the last group of four has it no more."""
+
+    index: int
+    sum: str
+    ends: bool
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the template names."""
+
+    title: str
+    epilogue: Epilogue
+    expansion: Expansion
+    inputs: int
+    outputs: int
+    single_steps: range
+    loops: int
+    looped_steps: range
+    quad: tuple[_Output, ...]
+    scale_words: int
+
+
+def _context(shape: LinearShape) -> _Context:
+    expansion = _expansion(shape)
+    loops, singles = divmod(expansion.steps, _UNROLL)
+    if loops <= 1:
+        loops, singles = 0, expansion.steps
+    last = shape.outputs % _TOGETHER
+    return _Context(
+        title=f"Linear layer, {shape.inputs} to {shape.outputs}",
+        epilogue=shape.epilogue,
+        expansion=expansion,
+        inputs=shape.inputs,
+        outputs=shape.outputs,
+        single_steps=range(singles),
+        loops=loops,
+        looped_steps=range(_UNROLL if loops else 0),
+        quad=tuple(_Output(i, name, 0 < i == last) for i, name in enumerate("abcd")),
+        scale_words=(2 if shape.epilogue.shifted else 1) * _TOGETHER,
+    )
+
+
+def _expansion(shape: LinearShape) -> Expansion:
+    return plan_expansion(1, 1, shape.inputs, shape.inputs, interleaved=1)

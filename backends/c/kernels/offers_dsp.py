@@ -1,0 +1,217 @@
+"""The DSP kernels of accumulating operators, offered for nodes of int8 on a machine that has the extension."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ....ir import DType
+from ....ir.ops.accumulate import Clamp, fixed_point
+from ....ir.ops.conv import Conv
+from ....ir.ops.linear import Linear
+from ..layout import Layout, channels_last
+from . import conv_dsp, depthwise_dsp, linear_dsp
+from .base import Call, Constant, Cost, Function, Implementation, Offer, Site, kernel
+from .conv_dsp import ConvShape
+from .depthwise_dsp import DepthwiseShape
+from .epilogue_dsp import Epilogue
+from .gemm_dsp import Int8Array, Int32Array, IntArray
+from .linear_dsp import LinearShape
+from .rounding import folded_bias
+from .rows import row_layouts
+from .window import MAX_SPATIAL, image, window
+
+Scales = tuple[Int32Array, Int32Array]
+
+
+@kernel("conv")
+def convolution(site: Site) -> Offer:
+    """A convolution of one group, or of as many groups as channels."""
+    op = site.node.op
+    assert isinstance(op, Conv)
+    refusal = _refusal(site)
+    if refusal:
+        return refusal
+    x, y = site.type(0).shape, site.output.shape
+    if op.rank > MAX_SPATIAL or x[0] != 1:
+        return "the DSP kernels take one image"
+    if op.groups == 1:
+        return _dense(site, op)
+    if op.groups == x[1] == y[1]:
+        return _depthwise(site, op)
+    return f"the DSP kernels take 1 or {x[1]} groups"
+
+
+@kernel("linear")
+def linear(site: Site) -> Offer:
+    """A linear layer: of one row as such, of several as a pointwise convolution."""
+    op = site.node.op
+    assert isinstance(op, Linear)
+    refusal = _refusal(site)
+    if refusal:
+        return refusal
+    outputs, inputs = site.type(1).shape
+    rows = site.output.numel // outputs
+    epilogue, scales = _epilogue(site, op.clamp)
+    layouts, weights = row_layouts(site), site.array(1)
+    if rows == 1:
+        shape = LinearShape(inputs, outputs, epilogue)
+        if not linear_dsp.supports(shape):
+            return "the rows are too long for the DSP kernel"
+        built = _built_linear(shape, weights, folded_bias(site, weights), scales)
+        return (_implementation(site, built, layouts),)
+    pointwise = ConvShape(
+        in_h=1,
+        in_w=rows,
+        in_c=inputs,
+        out_h=1,
+        out_w=rows,
+        out_c=outputs,
+        kernel=(1, 1),
+        stride=(1, 1),
+        padding=(0, 0),
+        dilation=(1, 1),
+        input_zero_point=site.quantization(0).zero_point[0],
+        epilogue=epilogue,
+    )
+    built = _built_conv(pointwise, weights[:, :, None, None], folded_bias(site, weights), scales)
+    return (_implementation(site, built, layouts),)
+
+
+def _refusal(site: Site) -> str:
+    """Why no DSP kernel can be asked for this node, or nothing."""
+    if not site.machine.dsp:
+        return f"{site.machine.name} has no DSP extension"
+    tensors = [site.type(0), site.output, *([site.type(3)] if site.has(3) else [])]
+    if not site.is_integer or any(type.dtype is not DType.I8 for type in tensors):
+        return "the DSP kernels compute on int8"
+    if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
+        return "weights and bias must be constants"
+    return ""
+
+
+def _dense(site: Site, op: Conv) -> Offer:
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    epilogue, scales = _epilogue(site, op.clamp)
+    shape = ConvShape(
+        in_h=x.h,
+        in_w=x.w,
+        in_c=x.c,
+        out_h=y.h,
+        out_w=y.w,
+        out_c=y.c,
+        kernel=seen.kernel,
+        stride=seen.stride,
+        padding=seen.padding,
+        dilation=seen.dilation,
+        input_zero_point=site.quantization(0).zero_point[0],
+        epilogue=epilogue,
+    )
+    if not conv_dsp.supports(shape):
+        return "windows of too many single bytes for the DSP kernel"
+    weights = site.array(1).reshape(y.c, x.c, *seen.kernel)
+    if shape.pointwise and shape.pixels == 1:
+        row = LinearShape(x.c, y.c, epilogue)
+        built = _built_linear(row, weights[:, :, 0, 0], folded_bias(site, weights), scales)
+        return (_implementation(site, built, _images(site)),)
+    built = _built_conv(shape, weights, folded_bias(site, weights), scales)
+    return (_implementation(site, built, _images(site)),)
+
+
+def _depthwise(site: Site, op: Conv) -> Offer:
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    epilogue, scales = _epilogue(site, op.clamp)
+    shape = DepthwiseShape(
+        in_h=x.h,
+        in_w=x.w,
+        channels=x.c,
+        out_h=y.h,
+        out_w=y.w,
+        kernel=seen.kernel,
+        stride=seen.stride,
+        padding=seen.padding,
+        input_zero_point=site.quantization(0).zero_point[0],
+        epilogue=epilogue,
+    )
+    if seen.dilation != (1, 1) or not depthwise_dsp.supports(shape):
+        return "the DSP kernel takes no dilated, residual or large depthwise convolution"
+    weights = site.array(1).reshape(y.c, 1, *seen.kernel)
+    built = _Built(
+        "depthwise_dsp",
+        depthwise_dsp.function(shape),
+        depthwise_dsp.pack(shape, weights, folded_bias(site, weights), *scales),
+        depthwise_dsp.scratch_bytes(shape),
+        depthwise_dsp.estimate(shape),
+        overwrites=(0,) if depthwise_dsp.may_overwrite_input(shape) else (),
+    )
+    return (_implementation(site, built, _images(site)),)
+
+
+def _epilogue(site: Site, clamp: Clamp) -> tuple[Epilogue, Scales]:
+    """The epilogue, and each output channel's multiplier and shift."""
+    residual = site.type(3) if site.has(3) else None
+    fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=clamp)
+    channels = site.type(1).shape[0]
+    epilogue = Epilogue(
+        fixed.zero_point, fixed.low, fixed.high, shifted=any(fixed.shifts), residual=fixed.residual
+    )
+    return epilogue, (_per_channel(fixed.multipliers, channels), _per_channel(fixed.shifts, channels))
+
+
+def _per_channel(values: Sequence[int], channels: int) -> Int32Array:
+    return np.broadcast_to(np.array(values, np.int32), (channels,))
+
+
+def _images(site: Site) -> tuple[Layout, Layout]:
+    return channels_last(site.type(0).shape), channels_last(site.output.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Built:
+    """A kernel made for a shape."""
+
+    kernel: str
+    function: Function
+    constants: Int32Array
+    scratch_bytes: int
+    cost: Cost
+    overwrites: tuple[int, ...] = ()
+
+
+def _built_conv(shape: ConvShape, weights: Int8Array, bias: IntArray, scales: Scales) -> _Built:
+    return _Built(
+        "conv_dsp",
+        conv_dsp.function(shape),
+        conv_dsp.pack(shape, weights, bias, *scales),
+        conv_dsp.scratch_bytes(shape),
+        conv_dsp.estimate(shape),
+    )
+
+
+def _built_linear(shape: LinearShape, weights: Int8Array, bias: IntArray, scales: Scales) -> _Built:
+    return _Built(
+        "linear_dsp",
+        linear_dsp.function(shape),
+        linear_dsp.pack(shape, weights, bias, *scales),
+        linear_dsp.scratch_bytes(shape),
+        linear_dsp.estimate(shape),
+    )
+
+
+def _implementation(site: Site, built: _Built, layouts: tuple[Layout, Layout]) -> Implementation:
+    """The node computed by one call; a residual lies like the result, which may take its place."""
+    operands = {0: layouts[0]} | ({3: layouts[1]} if site.has(3) else {})
+    constants = (Constant("constants", built.constants),)
+    return Implementation(
+        kernel=built.kernel,
+        reads=site.reads(operands),
+        writes=(layouts[1],),
+        cost=built.cost,
+        calls=(Call(built.function, tuple(operands), constants=constants, scratch=True),),
+        scratch_bytes=built.scratch_bytes,
+        overwrites=built.overwrites or ((3,) if site.has(3) else ()),
+    )

@@ -1,0 +1,141 @@
+"""The DSP depthwise convolution against an integer reference in numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fxpress.backends.c.kernels import depthwise_dsp
+from fxpress.backends.c.kernels.depthwise_dsp import DepthwiseShape
+from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
+
+KINDS = ("plain", "clamp", "shift")
+
+
+def depthwise_shape(
+    size: tuple[int, int, int],
+    kernel: tuple[int, int],
+    epilogue: Epilogue,
+    *,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+    zero_point: int = -5,
+) -> DepthwiseShape:
+    """A depthwise convolution of a [h, w, c] image with padding (top, left, bottom, right)."""
+    height, width, channels = size
+    out_h = (height + padding[0] + padding[2] - kernel[0]) // stride[0] + 1
+    out_w = (width + padding[1] + padding[3] - kernel[1]) // stride[1] + 1
+    return DepthwiseShape(
+        height, width, channels, out_h, out_w, kernel, stride, padding[:2], zero_point, epilogue
+    )
+
+
+def accumulate(shape: DepthwiseShape, x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """sum((x - zx) * w) + bias per channel, with the zero point around the image."""
+    margin = 64
+    image = np.zeros((shape.in_h + 2 * margin, shape.in_w + 2 * margin, shape.channels), np.int64)
+    image[margin : margin + shape.in_h, margin : margin + shape.in_w] = (
+        x.astype(np.int64) - shape.input_zero_point
+    )
+    acc = np.zeros((shape.out_h, shape.out_w, shape.channels), np.int64) + bias
+    for ky in range(shape.kernel[0]):
+        for kx in range(shape.kernel[1]):
+            top, left = margin - shape.padding[0] + ky, margin - shape.padding[1] + kx
+            taps = image[top :: shape.stride[0], left :: shape.stride[1]][: shape.out_h, : shape.out_w]
+            acc += taps * w[:, 0, ky, kx].astype(np.int64)
+    return acc
+
+
+def depthwise_case(
+    kit: Any,
+    rng: np.random.Generator,
+    name: str,
+    shape: DepthwiseShape,
+    *,
+    fill: tuple[int, int] | None = None,
+    in_place: bool = False,
+) -> Any:
+    """A case of random (or constant) activations and weights."""
+    x = rng.integers(-128, 128, (shape.in_h, shape.in_w, shape.channels)).astype(np.int8)
+    w = rng.integers(-128, 128, (shape.channels, 1, *shape.kernel)).astype(np.int8)
+    if fill is not None:
+        x[:], w[:] = fill
+    bias = rng.integers(-5000, 5000, shape.channels)
+    spread = 5500 * np.sqrt(w[0].size)
+    multiplier = (2.0**32 / (rng.uniform(0.01, 0.06, shape.channels) * spread)).astype(np.int64)
+    shift = (
+        rng.integers(0, 6, shape.channels) if shape.epilogue.shifted else np.zeros(shape.channels, np.int64)
+    )
+    acc = accumulate(shape, x, w, bias)
+    folded = bias - shape.input_zero_point * w.astype(np.int64).sum((1, 2, 3))
+    return kit.case(
+        name=name,
+        source=depthwise_dsp.function(shape).render(name),
+        inputs=(x,),
+        expected=kit.finish(acc, multiplier, shift, shape.epilogue, None),
+        constants=depthwise_dsp.pack(shape, w, folded, multiplier, shift),
+        scratch_bytes=depthwise_dsp.scratch_bytes(shape),
+        in_place=in_place,
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2), (3, 1)])
+def test_any_kernel_and_padding_is_exact(kit: Any, kind: str, stride: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    cases = []
+    for i, kernel in enumerate([(3, 3), (5, 5), (4, 2), (1, 1), (1, 7), (2, 3)]):
+        height, width, channels = (int(rng.integers(low, high)) for low, high in ((7, 14), (7, 14), (1, 6)))
+        top, left, bottom, right = (int(rng.integers(0, min(kernel))) for _ in range(4))
+        shape = depthwise_shape(
+            (height, width, channels),
+            kernel,
+            kit.epilogue(kind, rng),
+            stride=stride,
+            padding=(top, left, bottom, right),
+            zero_point=int(rng.integers(-128, 128)),
+        )
+        cases.append(depthwise_case(kit, rng, f"depthwise_{i}", shape))
+    kit.check(cases)
+
+
+def test_time_series_and_images_of_odd_sizes_are_exact(kit: Any) -> None:
+    rng = np.random.default_rng(2)
+    shapes = [
+        depthwise_shape((30, 1, 4), (10, 1), Epilogue(-128)),
+        depthwise_shape((15, 1, 4), (15, 1), Epilogue(-128)),
+        depthwise_shape((1, 1, 3), (3, 3), Epilogue(7), padding=(1, 1, 1, 1)),
+        depthwise_shape((6, 6, 4), (3, 3), Epilogue(0), stride=(2, 2), padding=(0, 0, 1, 1)),
+    ]
+    kit.check([depthwise_case(kit, rng, f"depthwise_{i}", shape) for i, shape in enumerate(shapes)])
+
+
+def test_extreme_activations_and_weights_are_exact(kit: Any) -> None:
+    rng = np.random.default_rng(3)
+    shape = depthwise_shape((5, 6, 3), (3, 3), Epilogue(3), padding=(1, 1, 1, 1), zero_point=127)
+    extremes = ((-128, -128), (127, 127), (-128, 127), (127, -128))
+    kit.check(
+        [depthwise_case(kit, rng, f"depthwise_{i}", shape, fill=fill) for i, fill in enumerate(extremes)]
+    )
+
+
+def test_the_output_may_take_the_place_of_the_input(kit: Any) -> None:
+    rng = np.random.default_rng(4)
+    cases = []
+    for i, (height, width) in enumerate([(25, 5), (3, 3), (6, 8)]):
+        shape = depthwise_shape((height, width, 4), (3, 3), Epilogue(-128), padding=(1, 1, 1, 1))
+        assert depthwise_dsp.may_overwrite_input(shape)
+        cases.append(depthwise_case(kit, rng, f"depthwise_{i}", shape, in_place=True))
+    kit.check(cases)
+
+
+def test_a_strided_output_may_not_take_the_place_of_the_input() -> None:
+    shape = depthwise_shape((6, 6, 4), (3, 3), Epilogue(0), stride=(2, 2), padding=(0, 0, 1, 1))
+    assert not depthwise_dsp.may_overwrite_input(shape)
+
+
+def test_a_residual_and_a_large_kernel_are_refused(kit: Any) -> None:
+    rng = np.random.default_rng(5)
+    assert not depthwise_dsp.supports(depthwise_shape((9, 9, 4), (3, 3), kit.epilogue("residual", rng)))
+    assert not depthwise_dsp.supports(depthwise_shape((30, 30, 4), (9, 9), Epilogue(0)))
