@@ -1,0 +1,78 @@
+"""The language of spec files: what a user may write, read with places, checked, and explained.
+
+loaded = load_spec("kws.yaml", ["passes[2].samples=64"])
+loaded.spec.passes, loaded.target, loaded.origin("passes[2].samples")
+"""
+
+from .data import Calibration, Data, Dataset, Evaluation, Metric, Transform
+from .errors import CODES, Place, Problem, SpecError, render
+from .load import Loaded, Origin, Setting, check_spec, list_presets, load_spec, load_target
+from .model import FileSource, Input, Model, ModuleSource
+from .options import (
+    PASSES,
+    CleanOptions,
+    FuseOptions,
+    MinMax,
+    MovingAverage,
+    MseSearch,
+    Pass,
+    PassOptions,
+    Percentile,
+    QuantizeOptions,
+    RemoveDeadChannelsOptions,
+)
+from .order import working_order
+from .outputs import COutput, Outputs, TorchOutput
+from .schema import json_schema
+from .selectors import layer_matches, match_layers
+from .spec import VERSION, Spec
+from .target import Target, TargetChoice, Toolchain, list_targets
+
+__all__ = [
+    "CODES",
+    "PASSES",
+    "VERSION",
+    "COutput",
+    "Calibration",
+    "CleanOptions",
+    "Data",
+    "Dataset",
+    "Evaluation",
+    "FileSource",
+    "FuseOptions",
+    "Input",
+    "Loaded",
+    "Metric",
+    "MinMax",
+    "Model",
+    "ModuleSource",
+    "MovingAverage",
+    "MseSearch",
+    "Origin",
+    "Outputs",
+    "Pass",
+    "PassOptions",
+    "Percentile",
+    "Place",
+    "Problem",
+    "QuantizeOptions",
+    "RemoveDeadChannelsOptions",
+    "Setting",
+    "Spec",
+    "SpecError",
+    "Target",
+    "TargetChoice",
+    "Toolchain",
+    "TorchOutput",
+    "Transform",
+    "check_spec",
+    "json_schema",
+    "layer_matches",
+    "list_presets",
+    "list_targets",
+    "load_spec",
+    "load_target",
+    "match_layers",
+    "render",
+    "working_order",
+]

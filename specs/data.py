@@ -1,0 +1,108 @@
+"""The section `data`: the files that a network is calibrated and measured with, and the way from file to input."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self, TypeAlias
+
+from pydantic import AfterValidator, Field, model_validator
+
+from .section import FilePath, Name, Positive, Section, fault
+
+Metric: TypeAlias = Literal["top1", "agreement", "mse", "snr"]
+
+_LAYOUT = re.compile(r"\s*(n[a-z]*)\s*->\s*(n[a-z]*)\s*")
+
+
+def _layout(value: str) -> str:
+    match = _LAYOUT.fullmatch(value.lower())
+    hint = "write the axes of the file, then those of the model, samples first: `nhwc->nchw`"
+    if not match:
+        raise fault("S207", "is not a layout", hint=hint)
+    before, after = match.groups()
+    if sorted(before) != sorted(after) or len(set(before)) != len(before):
+        raise fault("S207", "names different axes on the two sides, or one of them twice", hint=hint)
+    return f"{before}->{after}"
+
+
+class Transform(Section):
+    """From what a file holds to what a model input takes: `layout`, then `reshape`, then `value * scale + offset`."""
+
+    layout: Annotated[str, AfterValidator(_layout)] | None = Field(
+        default=None,
+        description="A permutation of axes by letters, samples first.",
+        examples=["nhwc->nchw"],
+    )
+    reshape: tuple[Positive, ...] | None = Field(
+        default=None, description="The shape of one sample, without the batch.", examples=[[1, 49, 10]]
+    )
+    scale: float = Field(default=1.0, description="Factor on every value.")
+    offset: float = Field(default=0.0, description="Added after the factor.")
+
+    @property
+    def permutation(self) -> tuple[int, ...] | None:
+        """`layout` as numpy's transpose takes it; None where there is none."""
+        if self.layout is None:
+            return None
+        before, after = self.layout.split("->")
+        return tuple(before.index(axis) for axis in after)
+
+    @model_validator(mode="after")
+    def _scale_is_not_zero(self) -> Self:
+        if self.scale == 0:
+            raise fault("S205", "scale must not be 0, which would make every input equal")
+        return self
+
+
+class Dataset(Section):
+    """Samples from an npz file: arrays whose first axis is the sample."""
+
+    file: FilePath = Field(description="An .npz file; it must not hold pickles.")
+    inputs: Mapping[Name, Name] = Field(
+        default={},
+        description="The array of each model input; an input left out takes the array of its own name.",
+    )
+    samples: Positive | None = Field(
+        default=None, description="How many to use, from the first; all when left out."
+    )
+
+    labels: Name | None = Field(default=None, description="The array of labels.")
+
+    def array(self, model_input: str) -> str:
+        """The name of the array that feeds a model input."""
+        return self.inputs.get(model_input, model_input)
+
+
+class Calibration(Dataset):
+    """Samples that show the ranges of activations; no labels, except where a pass asks for them."""
+
+    samples: Positive | None = Field(
+        default=256, description="How many to use, from the first; `null` for all."
+    )
+    labels: Name | None = Field(default=None, description="The array of labels.")
+
+
+class Evaluation(Dataset):
+    """Samples that measure a network."""
+
+    metric: Metric | None = Field(
+        default=None,
+        description="`top1`: share of samples whose largest output stands at the label. `mse`: mean squared error "
+        "against the labels. `agreement`: share of samples decided as the original network decides them. `snr`: the "
+        "original network's output over the difference from it, in dB. Left out: `top1` with labels, `snr` without.",
+    )
+
+    @property
+    def measured(self) -> Metric:
+        """The metric, its default resolved."""
+        return self.metric or ("top1" if self.labels else "snr")
+
+
+class Data(Section):
+    """What the network is calibrated and measured with."""
+
+    calibration: Calibration | None = Field(default=None, description=str(Calibration.__doc__))
+    evaluation: Evaluation | None = Field(default=None, description=str(Evaluation.__doc__))
+    transform: Mapping[Name, Transform] = Field(
+        default={},
+        description="For each model input the way from file to input; the emitted C tells its user the same.",
+    )

@@ -1,0 +1,210 @@
+"""From pydantic's complaints to problems: each with a code, the place in the file, and what to do."""
+
+import re
+from collections.abc import Mapping as AbstractMapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from .errors import Problem, near_miss, quoted
+from .paths import format_path
+from .section import Section
+from .tree import Location, Mapping, Node, Scalar, Sequence, find, key_place, place_of
+
+_TYPES = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+    "mapping_type": "a mapping",
+}
+_BOUNDS = {
+    "greater_than": "must be more than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "too_short": "must have at least {min_length} entries",
+    "string_too_short": "must not be empty",
+    "string_too_long": "must have at most {max_length} characters",
+}
+
+
+@dataclass(frozen=True)
+class _Spot:
+    """Where an error lies: the location in the tree, the section that declares it, and whether it is the key."""
+
+    location: Location
+    section: type[Section] | None
+    is_key: bool
+
+
+def diagnose(err: ValidationError, root: Node, model: type[Section]) -> list[Problem]:
+    """A problem for each complaint of pydantic about the tree, read as `model`."""
+    return [_problem(details, root, model) for details in err.errors(include_url=False)]
+
+
+def _problem(details: ErrorDetails, root: Node, model: type[Section]) -> Problem:
+    spot = _spot(details["loc"], model)
+    context = details.get("ctx", {})
+    kind = details["type"]
+    if kind == "extra_forbidden":
+        return _unknown_key(spot, root)
+    if kind == "missing":
+        return _missing_key(spot, root)
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        return _unknown_tag(spot, root, context)
+    place = place_of(root, spot.location)
+    node = find(root, spot.location)
+    if spot.is_key:
+        place = key_place(root, spot.location)
+        node = Scalar(str(spot.location[-1]), str(spot.location[-1]), place, Path())
+    code, message, hint = _about_value(kind, context, node, details["msg"])
+    return Problem(code, place, f"{format_path(spot.location)}: {message}", hint)
+
+
+def _unknown_key(spot: _Spot, root: Node) -> Problem:
+    key = str(spot.location[-1])
+    known = _keys(spot.section) if spot.section else []
+    parent = format_path(spot.location[:-1])
+    message = f"{parent + ': ' if parent else ''}unknown key {quoted(key)}"
+    return Problem("S201", key_place(root, spot.location), message, near_miss(key, known))
+
+
+def _missing_key(spot: _Spot, root: Node) -> Problem:
+    key = str(spot.location[-1])
+    parent = format_path(spot.location[:-1])
+    fields = spot.section.model_fields.items() if spot.section else ()
+    about = next((field.description for name, field in fields if key in (name, field.alias)), None) or ""
+    message = f"{parent + ': ' if parent else ''}the key {quoted(key)} is missing"
+    hint = f"add it: {about[:1].lower()}{about[1:].rstrip('.')}"
+    return Problem("S202", place_of(root, spot.location[:-1]), message, hint)
+
+
+def _unknown_tag(spot: _Spot, root: Node, context: AbstractMapping[str, Any]) -> Problem:
+    """A pass or an observer that there is not, or a mapping that does not say which it is."""
+    key = re.findall(r"\w+", str(context["discriminator"]))[0].rstrip("_")
+    node = find(root, (*spot.location, key))
+    location = (*spot.location, key) if node is not None else spot.location
+    if "tag" not in context:
+        message = f"{format_path(location)}: the key {quoted(key)} is missing"
+        return Problem("S202", place_of(root, location), message, f"write `{key}: ...` first")
+    known = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
+    what = "pass" if key == "pass" else str(spot.location[-1])
+    message = f"{format_path(location)}: unknown {what} {quoted(str(context['tag']))}"
+    return Problem("S204", place_of(root, location), message, near_miss(str(context["tag"]), known))
+
+
+def _about_value(
+    kind: str, context: AbstractMapping[str, Any], node: Node | None, default: str
+) -> tuple[str, str, str]:
+    """Code, message and hint for a value that cannot be what it is."""
+    if kind == "fault":
+        shown = f"{quoted(node.text)} " if isinstance(node, Scalar) and _is_about(context["message"]) else ""
+        return context["code"], f"{shown}{context['message']}", context["hint"]
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", context["expected"]) or re.findall(r"[0-9]+", context["expected"])
+        text = node.text if isinstance(node, Scalar) else ""
+        return (
+            "S204",
+            f"{_got(node)} is not one of {', '.join(known)}",
+            near_miss(text, known) if text else "",
+        )
+    if kind in _BOUNDS:
+        return "S205", f"{_BOUNDS[kind].format(**context)}, got {_got(node)}", ""
+    if kind in _TYPES:
+        return "S203", f"expects {_TYPES[kind]}, got {_got(node)}", _type_hint(kind, node)
+    if kind == "string_pattern_mismatch":
+        return "S207", f"{_got(node)} does not have the form {context['pattern']}", ""
+    return "S203", f"{default[:1].lower()}{default[1:]}, got {_got(node)}", ""
+
+
+def _is_about(message: str) -> bool:
+    """Whether a validator's message continues the value that it is about."""
+    return message.startswith(("is ", "must ", "does ", "cannot ", "names "))
+
+
+def _got(node: Node | None) -> str:
+    match node:
+        case Mapping():
+            return "a mapping"
+        case Sequence():
+            return "a list"
+        case Scalar(value=str()):
+            return f"the text {quoted(node.text)}"
+        case Scalar(value=None) | None:
+            return "nothing"
+        case Scalar():
+            return node.text
+
+
+def _type_hint(kind: str, node: Node | None) -> str:
+    """What the user probably meant."""
+    if not isinstance(node, Scalar):
+        return ""
+    if kind == "bool_type" and node.text.lower() in ("yes", "on", "no", "off"):
+        return f"write {'true' if node.text.lower() in ('yes', 'on') else 'false'}"
+    if kind in ("int_type", "float_type") and isinstance(node.value, str) and node.text.strip().isdigit():
+        return f"write {int(node.text)}, without quotes or leading zeros"
+    if kind.startswith("int") and isinstance(node.value, float) and node.value.is_integer():
+        return f"write {int(node.value)}"
+    if kind == "tuple_type" and node.value is not None:
+        return f"write [{node.text}]"
+    return "quote it" if kind == "string_type" and node.value is not None else ""
+
+
+def _keys(section: type[Section]) -> list[str]:
+    return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def _spot(loc: tuple[str | int, ...], model: type[Section]) -> _Spot:
+    """Follows pydantic's location through the types, leaving out the tags of unions that it puts between."""
+    annotation: Any = model  # any: a type annotation of whatever form
+    location: list[str | int] = []
+    section: type[Section] | None = None
+    for step in loc:
+        annotation = _bare(annotation)
+        if step == "[key]":
+            return _Spot(tuple(location), section, is_key=True)
+        members = _members(annotation)
+        if members:
+            annotation = next((member for member in members if _tag(member) == step), None)
+        elif isinstance(annotation, type) and issubclass(annotation, Section):
+            section = annotation
+            location.append(step)
+            fields = {field.alias or name: field for name, field in annotation.model_fields.items()}
+            annotation = fields[str(step)].annotation if str(step) in fields else None
+        elif get_origin(annotation) in (tuple, AbstractMapping):
+            location.append(step)
+            annotation = get_args(annotation)[-1 if get_origin(annotation) is AbstractMapping else 0]
+    return _Spot(tuple(location), section, is_key=False)
+
+
+def _bare(annotation: Any) -> Any:  # any: a type annotation of whatever form
+    """The annotation without `Annotated` and without `| None`."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        rest = [member for member in get_args(annotation) if member is not NoneType]
+        return _bare(rest[0]) if len(rest) == 1 else annotation
+    return annotation
+
+
+def _members(annotation: Any) -> list[type[Section]]:  # any: a type annotation of whatever form
+    """The sections of a tagged union; empty for any other type."""
+    if get_origin(annotation) not in (Union, UnionType):
+        return []
+    bare = [_bare(member) for member in get_args(annotation)]
+    return [member for member in bare if isinstance(member, type) and issubclass(member, Section)]
+
+
+def _tag(member: type[Section]) -> str:
+    """What a member of a tagged union is told by: the default of its first field."""
+    return str(next(iter(member.model_fields.values())).default)

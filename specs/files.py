@@ -1,0 +1,115 @@
+"""The files that a spec names: whether they are there, and hold what the spec asks of them. Nothing is imported."""
+
+import ast
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .data import Dataset
+from .errors import Problem, near_miss, quoted
+from .model import FileSource
+from .paths import format_path
+from .spec import Spec
+from .tree import Location, Node, place_of
+
+_DYNAMIC = ("globals", "exec", "setattr", "__getattr__")
+
+
+def check_files(spec: Spec, root: Node) -> list[Problem]:
+    """A problem for every file that is not there, every attribute and array that its file does not hold."""
+    found = [*_source(spec), *_weights(spec)]
+    for key, dataset in (("calibration", spec.data.calibration), ("evaluation", spec.data.evaluation)):
+        if dataset is not None:
+            found += _dataset(("data", key), dataset, list(spec.model.inputs))
+    return [
+        Problem(code, place_of(root, location), f"{format_path(location)}: {message}", hint)
+        for code, location, message, hint in found
+    ]
+
+
+_Fault = tuple[str, Location, str, str]
+
+
+def _missing(location: Location, path: Path) -> _Fault:
+    beside = (
+        [p.name for p in path.parent.iterdir() if p.suffix == path.suffix] if path.parent.is_dir() else []
+    )
+    near = near_miss(path.name, sorted(beside)) if beside else ""
+    return (
+        "S311",
+        location,
+        f"there is no file {path}",
+        near or "paths are relative to the file they are written in",
+    )
+
+
+def _source(spec: Spec) -> Iterator[_Fault]:
+    source, location = spec.model.source, ("model", "source")
+    if not isinstance(source, FileSource):
+        return
+    if not source.path.is_file():
+        yield _missing(location, source.path)
+        return
+    try:
+        names = _names(source.path)
+    except (SyntaxError, ValueError, RecursionError) as err:
+        line = f" in line {err.lineno}" if isinstance(err, SyntaxError) else ""
+        yield "S312", location, f"{source.path} is not Python{line}: {err}", "mend the file"
+        return
+    first = source.attribute.partition(".")[0]
+    if names is not None and first not in names:
+        public = [name for name in names if not name.startswith("_")]
+        yield (
+            "S312",
+            location,
+            f"{source.path.name} does not define {quoted(first)}",
+            near_miss(first, public),
+        )
+
+
+def _names(path: Path) -> list[str] | None:
+    """The names that a Python file defines or imports; None where that cannot be told by reading."""
+    tree = ast.parse(path.read_bytes())
+    names: list[str] = []
+    for node in ast.walk(tree):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                names.append(name)
+            case ast.Name(id=name) if isinstance(node.ctx, ast.Store):
+                names.append(name)
+            case ast.alias(name=name, asname=other):
+                names.append(other or name.partition(".")[0])
+            case ast.Name(id=name) if name in _DYNAMIC:
+                return None
+    return None if "*" in names or "__getattr__" in names else list(dict.fromkeys(names))
+
+
+def _weights(spec: Spec) -> Iterator[_Fault]:
+    weights = spec.model.weights
+    if weights is not None and not weights.is_file():
+        yield _missing(("model", "weights"), weights)
+
+
+def _dataset(location: Location, dataset: Dataset, inputs: list[str]) -> Iterator[_Fault]:
+    if not dataset.file.is_file():
+        yield _missing((*location, "file"), dataset.file)
+        return
+    try:
+        with zipfile.ZipFile(dataset.file) as archive:
+            arrays = [name.removesuffix(".npy") for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError) as err:
+        yield (
+            "S312",
+            (*location, "file"),
+            f"{dataset.file} is not an npz file: {err}",
+            "write it with numpy.savez",
+        )
+        return
+    wanted: list[tuple[Location, str]] = [
+        ((*location, "inputs", name), dataset.array(name)) for name in inputs
+    ]
+    wanted += [((*location, "labels"), dataset.labels)] if dataset.labels else []
+    for where, array in wanted:
+        if array not in arrays:
+            message = f"{dataset.file.name} has no array {quoted(array)}"
+            yield "S312", where, message, near_miss(array, arrays)

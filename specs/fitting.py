@@ -1,0 +1,118 @@
+"""What the parts of a spec must have to do with each other, once each by itself is right."""
+
+from collections.abc import Iterable, Iterator
+from math import prod
+
+from .data import Dataset, Transform
+from .errors import Problem, near_miss, quoted
+from .model import Input
+from .options import QuantizeOptions
+from .paths import format_path
+from .spec import Spec
+from .target import Target
+from .tree import Location, Node, key_place, place_of
+
+_BITS = {"int2": 2, "int4": 4, "int8": 8, "int16": 16}
+
+
+_Fault = tuple[str, Location, str, str]
+"""Code, location, message and hint."""
+
+
+def check_fit(spec: Spec, target: Target, root: Node) -> list[Problem]:
+    """Every contradiction between the parts of a spec."""
+    found = [*_needs(spec), *_outputs(spec), *_bits(spec, target), *_inputs(spec), *_metric(spec)]
+    problems = []
+    for code, location, message, hint in found:
+        place = key_place(root, location) if code == "S306" else place_of(root, location)
+        problems.append(Problem(code, place, f"{format_path(location)}: {message}", hint))
+    return problems
+
+
+def _needs(spec: Spec) -> Iterator[_Fault]:
+    """Passes without the data that they work on."""
+    calibration = spec.data.calibration
+    given = {"calibration": calibration is not None, "labels": bool(calibration and calibration.labels)}
+    for index, step in enumerate(spec.passes):
+        for need in sorted(step.needs):
+            if not given[need]:
+                missing = "data.calibration" if need == "calibration" else "data.calibration.labels"
+                yield "S304", ("passes", index), f"{step.name} needs {missing}", f"add `{missing}`"
+
+
+def _outputs(spec: Spec) -> Iterator[_Fault]:
+    quantized = any(isinstance(step, QuantizeOptions) for step in spec.passes)
+    if spec.outputs.c is None and spec.outputs.torch is None:
+        yield "S202", ("outputs",), "nothing is to be written", "add `c: {}` or `torch: {}`"
+    if spec.outputs.c and spec.outputs.c.io == "int8" and not quantized:
+        hint = "add `- pass: quantize`, or write `io: float`"
+        yield "S307", ("outputs", "c", "io"), "int8 needs a quantized graph", hint
+
+
+def _bits(spec: Spec, target: Target) -> Iterator[_Fault]:
+    """Integers for which the target has no kernel; only C is made of kernels."""
+    for index, step in enumerate(spec.passes if spec.outputs.c else ()):
+        if not isinstance(step, QuantizeOptions):
+            continue
+        here: Location = ("passes", index)
+        wanted: list[tuple[Location, str]] = [((*here, "weights"), step.weights)]
+        wanted += [((*here, "layers", pattern), kind) for pattern, kind in step.layers.items()]
+        for location, kind in wanted:
+            yield from _kernel(target, "weights", location, kind, target.weight_bits)
+        yield from _kernel(
+            target, "activations", (*here, "activations"), step.activations, target.activation_bits
+        )
+
+
+def _kernel(
+    target: Target, what: str, location: Location, kind: str, bits: Iterable[int]
+) -> Iterator[_Fault]:
+    if kind in _BITS and _BITS[kind] not in bits:
+        has = ", ".join(f"int{n}" for n in sorted(bits))
+        yield "S305", location, f"{target.name} has no kernel for {kind} {what}", f"it has {has}"
+
+
+def _inputs(spec: Spec) -> Iterator[_Fault]:
+    """Names that are no inputs of the model, and transforms that cannot give an input its shape."""
+    known = spec.model.inputs
+    for location, names in _naming_inputs(spec):
+        for name in names:
+            if name not in known:
+                yield (
+                    "S306",
+                    (*location, name),
+                    f"the model has no input {quoted(name)}",
+                    near_miss(name, known),
+                )
+    for name, transform in spec.data.transform.items():
+        if name in known:
+            yield from _shape(("data", "transform", name), transform, known[name])
+
+
+def _naming_inputs(spec: Spec) -> Iterator[tuple[Location, Iterable[str]]]:
+    datasets: list[tuple[str, Dataset | None]] = [
+        ("calibration", spec.data.calibration),
+        ("evaluation", spec.data.evaluation),
+    ]
+    for key, dataset in datasets:
+        if dataset:
+            yield ("data", key, "inputs"), dataset.inputs
+    yield ("data", "transform"), spec.data.transform
+
+
+def _shape(location: Location, transform: Transform, taken: Input) -> Iterator[_Fault]:
+    sample = taken.shape[1:]
+    if transform.reshape is not None and prod(transform.reshape) != prod(sample):
+        message = f"{list(transform.reshape)} holds {prod(transform.reshape)} values, the input takes {prod(sample)}"
+        yield "S307", (*location, "reshape"), message, f"the input without its batch is {list(sample)}"
+    axes = len(transform.permutation or ())
+    if axes and transform.reshape is None and axes != len(taken.shape):
+        message = f"{transform.layout} has {axes} axes, the input {len(taken.shape)}"
+        yield "S307", (*location, "layout"), message, "add `reshape`, or name as many axes as there are"
+
+
+def _metric(spec: Spec) -> Iterator[_Fault]:
+    evaluation = spec.data.evaluation
+    if evaluation and evaluation.metric in ("top1", "mse") and evaluation.labels is None:
+        hint = "add `labels`, or measure `agreement` or `snr`"
+        yield "S308", ("data", "evaluation", "metric"), f"{evaluation.metric} needs labels", hint

@@ -1,0 +1,282 @@
+"""Reading a spec: the file and those it extends, overrides, types, order, target, and what must fit together.
+
+Everything is done on the tree of nodes, so that each value knows where it came from; all problems of a spec are
+raised at once, by position.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from .diagnosis import diagnose
+from .errors import Place, Problem, SpecError, near_miss, quoted
+from .files import check_files
+from .fitting import check_fit
+from .order import check_order
+from .overrides import apply_overrides
+from .paths import format_path, parse_path
+from .reader import Reading, read_file
+from .section import Section, resolve
+from .selectors import layer_matches, unmatched_pattern
+from .spec import Spec
+from .target import FOLDER as TARGETS
+from .target import Target, TargetChoice, list_targets
+from .tree import LocatedText, Location, Mapping, Node, Scalar, find, key_place, merge, plain
+
+PRESETS = Path(__file__).parent / "presets"
+"""Where the presets that come with fxpress lie."""
+
+_PRESET_PREFIX = "preset/"
+_TARGET_FILES = (".yaml", ".yml", ".json")
+_PROJECT_MARKS = ("pyproject.toml", ".git")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a value comes from: a place in a file or in an override, or None for a default."""
+
+    place: Place | None
+
+    def __str__(self) -> str:
+        return str(self.place) if self.place else "default"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value of a spec with its path, its origin and what it means."""
+
+    path: str
+    value: Any  # any: a value of whatever type its field has
+    origin: Origin
+    description: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A spec that is sound, its target, and where everything in it came from.
+
+    `files` are those that were read: the spec, what it extends, a target file of the user.
+    """
+
+    spec: Spec
+    target: Target
+    path: Path
+    files: tuple[Path, ...]
+    root: Mapping
+
+    def settings(self) -> Iterator[Setting]:
+        """Every value of the spec, in order, defaults included."""
+        return _settings(self.spec, (), self.root)
+
+    def origin(self, path: str) -> Origin:
+        """Where the value at a path such as `passes[1].samples` comes from; SpecError for a path that is not there."""
+        location = parse_path(path)
+        node = find(self.root, location) if location else None
+        if node is not None:
+            return Origin(node.place)
+        known = [setting.path for setting in self.settings()]
+        if path in known:
+            return Origin(None)
+        raise SpecError(
+            [Problem("S132", None, f"{quoted(path)} is nowhere in the spec", near_miss(path, known))]
+        )
+
+    def check_layers(self, names: Iterable[str]) -> None:
+        """SpecError for every layer pattern of the spec that matches none of the model's layers."""
+        names = tuple(names)
+        problems = []
+        for index, step in enumerate(self.spec.passes):
+            for inside, pattern in step.layer_patterns():
+                location = ("passes", index, *inside)
+                if not any(layer_matches(pattern, name) for name in names):
+                    setting, place = format_path(location), key_place(self.root, location)
+                    problems.append(unmatched_pattern(pattern, names, place, setting=setting))
+        if problems:
+            raise SpecError(problems)
+
+
+def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
+    """The spec of a file with overrides such as `passes[1].samples=64`; SpecError with all that is wrong in it.
+
+    Files that the spec names need not be there; `check_spec` looks for them.
+    """
+    path = Path(path)
+    root, files, problems = _read_chain(path)
+    root, unusable = apply_overrides(root, overrides)
+    unread = {problem.place for problem in (*problems, *unusable)}
+    spec, invalid = _validated(root)
+    target, target_files, no_target = _target_of(root, spec)
+    problems += [*unusable, *(p for p in invalid if p.place not in unread), *check_order(root), *no_target]
+    if spec and target and not problems:
+        problems = check_fit(spec, target, root)
+    if problems or spec is None or target is None:
+        raise SpecError(problems)
+    return Loaded(spec, target, path, (*files, *target_files), root)
+
+
+def check_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
+    """The spec, as `load_spec` gives it; the files that it names are there and hold what they should."""
+    loaded = load_spec(path, overrides)
+    problems = check_files(loaded.spec, loaded.root)
+    if problems:
+        raise SpecError(problems)
+    return loaded
+
+
+def load_target(name: str | Path, choice: TargetChoice | None = None) -> Target:
+    """A target by name or by the path of its file, with what `choice` changes about it."""
+    target, problems = _read_target(str(name), None)
+    if target is None:
+        raise SpecError(problems)
+    return choice.applied_to(target) if choice else target
+
+
+def list_presets() -> tuple[str, ...]:
+    """The names of the presets that come with fxpress, as `extends` takes them."""
+    return tuple(sorted(_PRESET_PREFIX + path.stem for path in PRESETS.glob("*.yaml")))
+
+
+def _read_chain(path: Path) -> tuple[Mapping, list[Path], list[Problem]]:
+    """The tree of a spec merged over those it extends, their files, and the problems that did not stop the reading."""
+    trees: list[Mapping] = []
+    files: list[Path] = []
+    problems: list[Problem] = []
+    project = _project_folder(path)
+    following: Path | None = path
+    while following is not None:
+        try:
+            reading = read_file(following, name=_shown(following, path))
+            tree = _mapping(reading)
+        except SpecError as err:
+            raise SpecError([*problems, *err.problems]) from err
+        trees.append(tree)
+        files.append(following)
+        problems += reading.problems
+        try:
+            following = _base_of(tree, files, project)
+        except SpecError as err:
+            problems += err.problems
+            following = None
+    return reduce(_merged, reversed(trees)), files, problems
+
+
+def _merged(base: Mapping, top: Mapping) -> Mapping:
+    merged = merge(base, top)
+    assert isinstance(merged, Mapping)
+    return merged
+
+
+def _mapping(reading: Reading) -> Mapping:
+    if isinstance(reading.root, Mapping):
+        return reading.root
+    problem = Problem("S113", reading.root.place, "does not hold a mapping", "write `key: value` lines")
+    raise SpecError([*reading.problems, problem])
+
+
+def _base_of(tree: Mapping, files: list[Path], project: Path) -> Path | None:
+    """The file that the tree extends, if it does."""
+    node = find(tree, ("extends",))
+    if not isinstance(node, Scalar) or not isinstance(node.value, str) or "\0" in node.value:
+        return None
+    name = node.value.removeprefix(_PRESET_PREFIX)
+    if name != node.value:
+        if node.value not in list_presets():
+            hint = near_miss(node.value, list_presets())
+            raise SpecError([Problem("S122", node.place, f"extends: unknown preset {quoted(name)}", hint)])
+        return PRESETS / f"{name}.yaml"
+    base = resolve(node.value, folder_of=LocatedText.written_in(node.folder, node.value))
+    real = base.resolve()
+    if not real.is_relative_to(project) and not real.is_relative_to(PRESETS):
+        hint = f"the project is the folder {project}; move the file into it"
+        raise SpecError(
+            [Problem("S123", node.place, f"extends: {quoted(node.value)} lies outside the project", hint)]
+        )
+    if real in [file.resolve() for file in files]:
+        circle = " -> ".join(file.name for file in (*files, base))
+        raise SpecError(
+            [Problem("S121", node.place, f"extends: a cycle, {circle}", "remove one of the links")]
+        )
+    if not base.is_file():
+        hint = f"known presets are {', '.join(list_presets())}"
+        raise SpecError(
+            [Problem("S122", node.place, f"extends: there is no file {quoted(node.value)}", hint)]
+        )
+    return base
+
+
+def _project_folder(path: Path) -> Path:
+    """The nearest folder above the spec that is marked as a project; the spec's own where none is."""
+    own = path.resolve().parent
+    return next((f for f in (own, *own.parents) if any((f / mark).exists() for mark in _PROJECT_MARKS)), own)
+
+
+def _shown(path: Path, spec: Path) -> str:
+    """What messages call the file: as the user wrote it, or as short as it can be told."""
+    if path.parent == PRESETS:
+        return _PRESET_PREFIX + path.stem
+    if path == spec:
+        return str(path)
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _validated(root: Mapping) -> tuple[Spec | None, list[Problem]]:
+    try:
+        return Spec.model_validate(plain(root)), []
+    except ValidationError as err:
+        return None, diagnose(err, root, Spec)
+
+
+def _target_of(root: Mapping, spec: Spec | None) -> tuple[Target | None, list[Path], list[Problem]]:
+    """The target that the tree names, with what the spec changes; its file, where the user brings one."""
+    node = find(root, ("target", "name"))
+    name = node.value if isinstance(node, Scalar) and isinstance(node.value, str) else TargetChoice().name
+    located = LocatedText.written_in(node.folder, name) if isinstance(node, Scalar) else name
+    target, problems = _read_target(located, node.place if node else None)
+    if target and spec:
+        target = spec.target.applied_to(target)
+    files = [resolve(name, folder_of=located)] if name.endswith(_TARGET_FILES) else []
+    return target, files, problems
+
+
+def _read_target(name: str, place: Place | None) -> tuple[Target | None, list[Problem]]:
+    is_file = name.endswith(_TARGET_FILES)
+    if not is_file and name not in list_targets():
+        hint = near_miss(name, list_targets())
+        return None, [Problem("S309", place, f"target.name: unknown target {quoted(name)}", hint)]
+    path = resolve(name, folder_of=name) if is_file else TARGETS / f"{name}.yaml"
+    if not path.is_file():
+        message = f"target.name: there is no file {quoted(name)}"
+        return None, [Problem("S311", place, message, f"known targets are {', '.join(list_targets())}")]
+    try:
+        reading = read_file(path, name=_shown(path, path) if is_file else f"target/{name}")
+        root = _mapping(reading)
+    except SpecError as err:
+        return None, list(err.problems)
+    try:
+        return Target.model_validate(plain(root)), list(reading.problems)
+    except ValidationError as err:
+        return None, [*reading.problems, *diagnose(err, root, Target)]
+
+
+def _settings(value: Any, location: Location, root: Node, description: str = "") -> Iterator[Setting]:
+    """The values below a section, a mapping or a list; any: a value of whatever type its field has."""
+    children: list[tuple[str | int, Any, str]]  # any: as above
+    if isinstance(value, Section):
+        fields = type(value).model_fields.items()
+        children = [(f.alias or name, getattr(value, name), f.description or "") for name, f in fields]
+    elif isinstance(value, dict) and value:
+        children = [(key, item, description) for key, item in value.items()]
+    elif isinstance(value, tuple) and any(isinstance(item, Section) for item in value):
+        children = [(index, item, description) for index, item in enumerate(value)]
+    else:
+        node = find(root, location)
+        yield Setting(format_path(location), value, Origin(node.place if node else None), description)
+        return
+    for step, item, about in children:
+        yield from _settings(item, (*location, step), root, about)

@@ -1,0 +1,105 @@
+"""The section `model`: where the network comes from and what goes into it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, WithJsonSchema
+
+from .section import FilePath, Name, Positive, Section, fault, resolve
+
+Dtype: TypeAlias = Literal[
+    "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"
+]
+
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+_WEIGHT_FILES = (".safetensors", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A network in a Python file: `model.py:KeywordNet`."""
+
+    path: Path
+    attribute: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.attribute}"
+
+
+@dataclass(frozen=True)
+class ModuleSource:
+    """A network in an importable module: `torchvision.models:resnet18`."""
+
+    module: str
+    attribute: str
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.attribute}"
+
+
+def _source(value: Any) -> FileSource | ModuleSource:  # any: whatever the user wrote, checked here
+    if not isinstance(value, str):
+        raise fault("S203", "expects a text such as `model.py:KeywordNet`")
+    where, _, attribute = value.rpartition(":")
+    if not where or not _DOTTED.fullmatch(attribute):
+        hint = "write `file.py:Attribute` or `package.module:Attribute`, where a class, a function or a module lies"
+        raise fault("S207", "does not name an attribute of a file or a module", hint=hint)
+    if where.endswith(".py"):
+        return FileSource(resolve(where, folder_of=value), attribute)
+    if not _DOTTED.fullmatch(where):
+        raise fault("S207", "names neither a .py file nor a dotted module", hint="write `file.py:Attribute`")
+    return ModuleSource(where, attribute)
+
+
+def _weights(value: Any) -> Any:  # any: whatever the user wrote, checked here
+    if isinstance(value, str) and not value.endswith(_WEIGHT_FILES):
+        hint = "save the state dict with safetensors, or with torch.save"
+        raise fault("S207", "does not end in .safetensors, .pt or .pth", hint=hint)
+    return value
+
+
+Source = Annotated[
+    FileSource | ModuleSource,
+    BeforeValidator(_source),
+    PlainSerializer(str),
+    WithJsonSchema(
+        {"type": "string", "pattern": ":", "examples": ["model.py:KeywordNet", "torchvision.models:resnet18"]}
+    ),
+]
+"""Where a network is defined: a file or a module, then the attribute."""
+
+
+class Input(Section):
+    """One input of the model."""
+
+    shape: tuple[Positive, ...] = Field(
+        description="The shape, with the batch first.", examples=[[1, 3, 32, 32]]
+    )
+    dtype: Dtype = Field(default="float32", description="The type of the elements.")
+
+
+class Model(Section):
+    """Where the network comes from, and what goes into it."""
+
+    source: Source = Field(
+        description="File or module, then the attribute: a class or a function, which is called with `args`, or a "
+        "finished torch module."
+    )
+    args: Mapping[Name, JsonValue] = Field(
+        default={}, description="Keyword arguments for the class or the function."
+    )
+    weights: Annotated[FilePath, BeforeValidator(_weights)] | None = Field(
+        default=None,
+        description="State dict: a .safetensors file, or a .pt file that holds tensors only. Left out, the network "
+        "keeps the weights that the source gives it.",
+    )
+    inputs: Mapping[Name, Input] = Field(
+        min_length=1, description="The arguments of `forward` by name, each with shape and type."
+    )
+    dtype: Literal["float32", "float64"] | None = Field(
+        default=None,
+        description="Converts parameters and buffers before capture; left out, they stay as they are.",
+    )

@@ -1,0 +1,49 @@
+"""What the options of all passes share: the key `pass`, where the pass may stand, and what it needs."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+from pydantic import ConfigDict
+
+from ..section import Section, Selects
+from ..tree import Location
+
+
+def _require_pass(schema: dict[str, Any]) -> None:  # any: a JSON schema
+    schema["required"] = ["pass", *schema.get("required", [])]
+
+
+class PassOptions(Section):
+    """Options of one pass. A subclass declares `pass_` with its name, and the class variables that differ."""
+
+    model_config = ConfigDict(json_schema_extra=_require_pass)
+
+    before: ClassVar[tuple[str, ...]] = ()
+    """Passes that must not stand before this one."""
+    after: ClassVar[tuple[str, ...]] = ()
+    """Passes of which each must stand before this one."""
+    repeatable: ClassVar[bool] = False
+    """Whether a second one can make sense."""
+    needs: ClassVar[frozenset[Literal["calibration", "labels"]]] = frozenset()
+    """The data without which the pass cannot run."""
+    why: ClassVar[str] = ""
+    """The reason for `before` and `after`, as the end of a message."""
+
+    @classmethod
+    def pass_name(cls) -> str:
+        """The name of the pass, as the spec writes it."""
+        return str(cls.model_fields["pass_"].default)
+
+    @property
+    def name(self) -> str:
+        """The name of the pass, as the spec writes it."""
+        return self.pass_name()
+
+    def layer_patterns(self) -> Iterator[tuple[Location, str]]:
+        """Every pattern over layer names in the options, with its location inside them."""
+        for name, field in type(self).model_fields.items():
+            if not any(isinstance(mark, Selects) for mark in field.metadata):
+                continue
+            patterns = getattr(self, name)
+            is_mapping = isinstance(patterns, Mapping)
+            yield from (((name, p if is_mapping else i), p) for i, p in enumerate(patterns))

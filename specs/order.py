@@ -1,0 +1,76 @@
+"""The order of passes: which must not stand before which, which needs which, which may stand twice."""
+
+from collections.abc import Sequence
+
+from .errors import Place, Problem
+from .options import PASSES
+from .tree import Mapping, Node, Scalar, find
+from .tree import Sequence as NodeSequence
+
+
+def check_order(root: Node) -> list[Problem]:
+    """Every pass of the tree that stands where it cannot work, with an order that does."""
+    steps = _steps(root)
+    names = [name for _, name, _ in steps]
+    problems = []
+    for position, (index, name, place) in enumerate(steps):
+        for code, fact, hint in _faults(name, names[:position], names[position + 1 :]):
+            problems.append(Problem(code, place, f"passes[{index}].pass: {fact}", hint or _advice(names)))
+    return problems
+
+
+def working_order(names: Sequence[str]) -> list[str]:
+    """The passes in an order that works, changed as little as may be.
+
+    >>> working_order(["quantize", "fuse", "clean"])
+    ['fuse', 'quantize', 'clean']
+    """
+    remaining, ordered = list(names), []
+    while remaining:
+        ready = next((name for name in remaining if not _must_wait(name, remaining)), remaining[0])
+        remaining.remove(ready)
+        ordered.append(ready)
+    return ordered
+
+
+def _steps(root: Node) -> list[tuple[int, str, Place]]:
+    """Index, name and place of each pass whose name is known."""
+    passes = find(root, ("passes",))
+    items = passes.items if isinstance(passes, NodeSequence) else ()
+    written = [(i, find(item, ("pass",))) for i, item in enumerate(items) if isinstance(item, Mapping)]
+    return [
+        (i, node.value, node.place)
+        for i, node in written
+        if isinstance(node, Scalar) and isinstance(node.value, str) and node.value in PASSES
+    ]
+
+
+def _faults(name: str, earlier: Sequence[str], later: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Code, fact and hint (empty: the order that works) for one pass among those round it."""
+    options = PASSES[name]
+    found = [
+        ("S301", f"{name} cannot stand after {other}: {options.why}", "")
+        for other in options.before
+        if other in earlier
+    ]
+    for other in options.after:
+        if other in earlier:
+            continue
+        if other in later:
+            found.append(("S301", f"{name} cannot stand before {other}: {options.why}", ""))
+        else:
+            found.append(("S302", f"{name} needs {other} before it: {options.why}", f"add `- pass: {other}`"))
+    if name in earlier and not options.repeatable:
+        found.append(
+            ("S303", f"{name} stands twice, and the second one would find nothing to do", "keep one of them")
+        )
+    return found
+
+
+def _must_wait(name: str, remaining: Sequence[str]) -> bool:
+    needs_one_of_them = any(other in remaining for other in PASSES[name].after)
+    return needs_one_of_them or any(name in PASSES[other].before for other in remaining if other != name)
+
+
+def _advice(names: Sequence[str]) -> str:
+    return f"the order that works is {', '.join(working_order(names))}"

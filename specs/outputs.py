@@ -1,0 +1,74 @@
+"""The section `outputs`: what a compilation writes, and the options of each backend."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, WithJsonSchema
+
+from .section import Name, Section, fault
+
+_IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]*$")
+_C_WORDS = """
+auto break case char const continue default do double else enum extern float for goto if inline int long register
+restrict return short signed sizeof static struct switch typedef union unsigned void volatile while alignas alignof
+and asm bool catch class constexpr decltype delete explicit export false friend main mutable namespace new noexcept
+not nullptr operator or private protected public static_assert template this throw true try typeid typename using
+virtual wchar_t xor
+"""
+
+
+def _identifier(value: str) -> str:
+    if not _IDENTIFIER.fullmatch(value) or len(value) > 40 or value in _C_WORDS.split():
+        hint = "use at most 40 small letters, digits and _, a letter first, and no word of C or C++"
+        raise fault("S207", "cannot be the prefix of C names", hint=hint)
+    return value
+
+
+Identifier = Annotated[
+    str,
+    AfterValidator(_identifier),
+    WithJsonSchema({"type": "string", "pattern": _IDENTIFIER.pattern, "maxLength": 40}),
+]
+"""A text that can begin every C name of the emitted code."""
+
+
+class COutput(Section):
+    """C99 without dependencies: a header, a source, the weights, a self-test."""
+
+    name: Identifier = Field(default="model", description="Prefix of every file and every C name.")
+    io: Literal["auto", "int8", "float"] = Field(
+        default="auto",
+        description="What the run function takes and gives. `auto`: int8 where the graph is quantized at that end, "
+        "float where it is not.",
+    )
+    layouts: Mapping[Name, Literal["nhwc", "nchw"]] = Field(
+        default={},
+        description="The order of axes of inputs and outputs with four dimensions, by name; `nhwc` where left out.",
+    )
+    package: tuple[Literal["cmake"], ...] = Field(
+        default=("cmake",), description="Build files to write beside the C."
+    )
+    self_test: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=4, description="Golden vectors in the self-test; 0 for no self-test."
+    )
+    allow_float: bool = Field(
+        default=True, description="Whether layers may compute in float; off: a layer that does is an error."
+    )
+
+
+class TorchOutput(Section):
+    """A rewritten torch module with readable code and ordinary parameters."""
+
+    form: Literal["qdq", "eager"] = Field(
+        default="qdq",
+        description="How a quantized graph is written. `qdq`: quantize and dequantize round float operators, which "
+        "torch.compile lowers to int8 kernels. `eager`: what runs fastest without torch.compile.",
+    )
+
+
+class Outputs(Section):
+    """What is written; at least one."""
+
+    c: COutput | None = Field(default=None, description=str(COutput.__doc__))
+    torch: TorchOutput | None = Field(default=None, description=str(TorchOutput.__doc__))

@@ -1,0 +1,74 @@
+"""Overrides from the command line, `--set passes[1].samples=64`, laid over the tree of a spec."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from .errors import Place, Problem, SpecError, quoted
+from .paths import format_path, parse_path
+from .reader import read_text
+from .tree import Entry, Location, Mapping, Node, Scalar, Sequence
+
+NAME = "--set"
+"""What messages call the file of an override; its line is the number of the override."""
+
+
+def apply_overrides(root: Mapping, overrides: Iterable[str]) -> tuple[Mapping, tuple[Problem, ...]]:
+    """The tree with every override in it, in order, and what is wrong with those that could not be applied."""
+    problems: list[Problem] = []
+    for number, text in enumerate(overrides, start=1):
+        try:
+            location, value = _parsed(text, Place(NAME, number, 1, text))
+            changed = _with(root, location, value, Place(NAME, number, 1, text), ())
+        except SpecError as err:
+            problems += err.problems
+        else:
+            assert isinstance(changed, Mapping)
+            root = changed
+    return root, tuple(problems)
+
+
+def _parsed(text: str, place: Place) -> tuple[Location, Node]:
+    path, equals, value = text.partition("=")
+    location = parse_path(path.strip()) if equals else None
+    if location is None:
+        hint = "write `path=value`, for example `passes[1].samples=64`"
+        raise SpecError([Problem("S131", place, f"{quoted(text)} is not an override", hint)])
+    if location[0] == "extends":
+        raise SpecError([Problem("S132", place, "extends cannot be overridden", "write it in the file")])
+    column = len(path) + 1
+    at_value = replace(place, column=column + 1)
+    if not value.strip():
+        return location, Scalar(None, "", at_value, Path.cwd())
+    reading = read_text(" " * column + value, name=NAME, folder=Path.cwd(), line=place.line, shown=text)
+    if reading.problems:
+        raise SpecError(reading.problems)
+    return location, reading.root
+
+
+def _with(node: Node | None, location: Location, value: Node, place: Place, above: Location) -> Node:
+    """The node with the value at the location below it; mappings that are missing on the way are made."""
+    if not location:
+        return value
+    step, *rest = location
+    below = (*above, step)
+    if isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
+        items = list(node.items)
+        items[step] = _with(items[step], tuple(rest), value, place, below)
+        return Sequence(tuple(items), node.place)
+    if node is None or (isinstance(node, Scalar) and node.value is None):
+        node = Mapping({}, place)
+    if isinstance(node, Mapping) and isinstance(step, str):
+        held = node.entries.get(step)
+        entry = Entry(place, _with(held.node if held else None, tuple(rest), value, place, below))
+        return Mapping(node.entries | {step: entry}, node.place)
+    raise SpecError([Problem("S132", place, f"{format_path(below)} cannot be: {_what(node, above)}")])
+
+
+def _what(node: Node, location: Location) -> str:
+    name = format_path(location) or "a spec"
+    if isinstance(node, Mapping):
+        return f"{name} is a mapping, without entries by number"
+    if isinstance(node, Sequence):
+        return f"{name} is a list of {len(node.items)}, counted from 0"
+    return f"{name} is a single value"

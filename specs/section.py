@@ -1,0 +1,81 @@
+"""What every part of a spec has in common: strict, frozen, every key declared; and the types of its values.
+
+A validator here says what is wrong in the project's own codes; `diagnosis` adds the place.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
+
+from .tree import LocatedText
+
+
+class Section(BaseModel):
+    """A mapping of a spec: unknown keys are refused, types are not converted, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Selects:
+    """Marks a field whose patterns select layers of the model."""
+
+
+def fault(code: str, message: str, *, hint: str = "") -> PydanticCustomError:
+    """A validator's error with a code of `errors.CODES`."""
+    return PydanticCustomError("fault", "{message}", {"code": code, "message": message, "hint": hint})
+
+
+def resolve(path: str, *, folder_of: str) -> Path:
+    """The path, relative to the folder of the file in which the text `folder_of` was written."""
+    folder = folder_of.folder if isinstance(folder_of, LocatedText) else Path.cwd()
+    return Path(os.path.normpath(folder / os.path.expanduser(path)))
+
+
+def _file(value: Any) -> Any:  # any: whatever the user wrote, checked here
+    if isinstance(value, Path):
+        return value
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        raise fault("S203", "expects the path of a file")
+    return resolve(value, folder_of=value)
+
+
+def _pattern(value: str) -> str:
+    if not all(part.strip() for part in value.split(".")):
+        hint = "write the components of a layer's name with single dots, for example `blocks.*.conv`"
+        raise fault("S207", "is not a layer pattern: a component is empty", hint=hint)
+    return value
+
+
+FilePath = Annotated[
+    Path,
+    BeforeValidator(_file),
+    PlainSerializer(str),
+    WithJsonSchema(
+        {"type": "string", "minLength": 1, "description": "path, relative to the file it is written in"}
+    ),
+]
+"""The path of a file, absolute once read."""
+
+LayerPattern = Annotated[str, AfterValidator(_pattern)]
+"""A dot-anchored glob over the names of layers; see `selectors`."""
+
+LayerPatterns = Annotated[tuple[LayerPattern, ...], Selects()]
+"""A list of patterns; each must match a layer."""
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+"""The name of an input, an output or an array."""
+
+Positive = Annotated[int, Field(gt=0, lt=2**31)]
+"""A count of at least one."""

@@ -1,0 +1,50 @@
+"""The whole of a spec."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema
+
+from .data import Data
+from .model import Model
+from .options import Pass
+from .outputs import Outputs
+from .section import Section, fault
+from .target import TargetChoice
+
+VERSION = 1
+"""The version of the language."""
+
+
+def _version(value: Any) -> int:  # any: whatever the user wrote, checked here
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise fault(
+            "S203", "expects the version of the language, a whole number", hint=f"write `fxpress: {VERSION}`"
+        )
+    if value > VERSION:
+        message = (
+            f"the spec is written in version {value} of the language, this fxpress reads version {VERSION}"
+        )
+        raise fault("S208", message, hint="install a newer fxpress")
+    if value < VERSION:
+        raise fault(
+            "S208", f"there is no version {value} of the language", hint=f"write `fxpress: {VERSION}`"
+        )
+    return value
+
+
+class Spec(Section):
+    """What to compile, for which machine, by which passes, into what."""
+
+    fxpress: Annotated[int, BeforeValidator(_version), WithJsonSchema({"const": VERSION})] = Field(
+        description="The version of this language."
+    )
+    extends: str | None = Field(
+        default=None,
+        description="A spec to start from: a path, or `preset/NAME`. Mappings are merged, lists and values replaced.",
+        examples=["preset/int8-mcu", "base.yaml"],
+    )
+    model: Model = Field(description=str(Model.__doc__))
+    data: Data = Field(default=Data(), description=str(Data.__doc__))
+    target: TargetChoice = Field(default=TargetChoice(), description=str(TargetChoice.__doc__))
+    passes: tuple[Pass, ...] = Field(default=(), description="The passes, in the order in which they run.")
+    outputs: Outputs = Field(description=str(Outputs.__doc__))

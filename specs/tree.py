@@ -1,0 +1,146 @@
+"""The tree that a spec file becomes: mappings, sequences and scalars, each with the place it was written at.
+
+Inheritance and overrides are done on this tree, so that every value still knows where it came from.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeAlias
+
+from .errors import Place
+
+Plain: TypeAlias = "bool | int | float | str | tuple[Plain, ...] | dict[str, Plain] | None"
+"""What a tree says without its places: the input of the pydantic models."""
+
+Location: TypeAlias = tuple[str | int, ...]
+"""A way down a tree: keys of mappings and indices of sequences."""
+
+
+class LocatedText(str):
+    """Text that knows the folder of the file it was written in; relative paths are relative to that folder."""
+
+    __slots__ = ("folder",)
+    folder: Path
+
+    @classmethod
+    def written_in(cls, folder: Path, text: str) -> "LocatedText":
+        """The text, as found in a file of that folder."""
+        located = cls(text)
+        located.folder = folder
+        return located
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A single value; `text` is how it was written, `folder` what a relative path in it is relative to."""
+
+    value: bool | int | float | str | None
+    text: str
+    place: Place
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A list of nodes."""
+
+    items: "tuple[Node, ...]"
+    place: Place
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a key of a mapping holds, and where the key stands."""
+
+    place: Place
+    node: "Node"
+
+
+@dataclass(frozen=True)
+class Mapping:
+    """Entries by key, in the order in which they were written."""
+
+    entries: dict[str, Entry]
+    place: Place
+
+    def without(self, key: str) -> "Mapping":
+        """The same mapping less one key."""
+        return replace(self, entries={name: entry for name, entry in self.entries.items() if name != key})
+
+
+Node: TypeAlias = Scalar | Sequence | Mapping
+
+
+def merge(base: Node, top: Node) -> Node:
+    """`top` laid over `base`: mappings are merged key by key, everything else is replaced."""
+    if not (isinstance(base, Mapping) and isinstance(top, Mapping)):
+        return top
+    merged = dict(base.entries)
+    for key, entry in top.entries.items():
+        below = merged.get(key)
+        merged[key] = Entry(entry.place, merge(below.node, entry.node)) if below else entry
+    return Mapping(merged, top.place)
+
+
+def plain(node: Node) -> Plain:
+    """The values alone; every text carries the folder of its file."""
+    match node:
+        case Mapping():
+            return {key: plain(entry.node) for key, entry in node.entries.items()}
+        case Sequence():
+            return tuple(plain(item) for item in node.items)
+        case Scalar(value=str() as text):
+            return LocatedText.written_in(node.folder, text)
+        case Scalar():
+            return node.value
+
+
+def child(node: Node, step: str | int) -> Node | None:
+    """The node one step down, if there is one."""
+    if isinstance(node, Mapping) and isinstance(step, str):
+        entry = node.entries.get(step)
+        return entry.node if entry else None
+    if isinstance(node, Sequence) and isinstance(step, int) and 0 <= step < len(node.items):
+        return node.items[step]
+    return None
+
+
+def find(node: Node, location: Location) -> Node | None:
+    """The node at the location, if there is one."""
+    found: Node | None = node
+    for step in location:
+        found = child(found, step) if found is not None else None
+    return found
+
+
+def place_of(node: Node, location: Location) -> Place:
+    """Where the value at the location was written, or else the innermost mapping or list round it."""
+    place = node.place
+    for step in location:
+        below = child(node, step)
+        if below is None:
+            return place
+        node, place = below, below.place
+    return place
+
+
+def key_place(node: Node, location: Location) -> Place:
+    """Where the key at the location was written; for an entry of a list, where its value was."""
+    parent = find(node, location[:-1])
+    entry = parent.entries.get(str(location[-1])) if isinstance(parent, Mapping) and location else None
+    return entry.place if entry else place_of(node, location)
+
+
+def walk(node: Node, location: Location = ()) -> Iterator[tuple[Location, Node]]:
+    """Every node with its location, from the top down."""
+    yield location, node
+    match node:
+        case Mapping():
+            for key, entry in node.entries.items():
+                yield from walk(entry.node, (*location, key))
+        case Sequence():
+            for index, item in enumerate(node.items):
+                yield from walk(item, (*location, index))
+        case Scalar():
+            pass
