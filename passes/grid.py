@@ -26,12 +26,18 @@ def activation_grid(covered: Range, *, bits: int) -> Quantization:
     if not covered.width:
         return Quantization((1.0,), bits=bits)
     if bits > 8:
-        largest = max(-covered.low, covered.high)
-        return Quantization((to_float32(largest / (levels // 2)),), bits=bits)
+        return symmetric_grid(covered, bits=bits)
     qmin = -(1 << (bits - 1))
     scale = to_float32(covered.high / levels - covered.low / levels)
     zero = round(qmin - covered.low / scale)
     return Quantization((scale,), (min(max(zero, qmin), qmin + levels),), bits=bits)
+
+
+def symmetric_grid(covered: Range, *, bits: int) -> Quantization:
+    """Grid with zero point 0 that reaches the farther end of the range."""
+    largest = max(-covered.low, covered.high)
+    qmax = (1 << (bits - 1)) - 1
+    return Quantization((to_float32(largest / qmax) if largest else 1.0,), bits=bits)
 
 
 def natural_grid(statistics: Statistics, *, bits: int) -> Quantization | None:

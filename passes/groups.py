@@ -1,10 +1,8 @@
-"""Values that share one grid: what data movement joins, as sets of names."""
+"""Disjoint sets of names, for values that must share something."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-
-from ..ir import Graph, Node
+from collections.abc import Iterable
 
 
 class UnionFind:
@@ -30,17 +28,3 @@ class UnionFind:
         roots = sorted({self.find(name) for name in names}, key=self._age.__getitem__)
         for root in roots[1:]:
             self._parent[root] = roots[0]
-
-
-def moved_values(node: Node) -> list[str]:
-    """Names of the operands and results that a data movement puts on one grid."""
-    return [v.name for v in (*node.operands, *node.outputs) if v.type.dtype.is_floating]
-
-
-def movement_groups(graph: Graph, moves: Collection[str]) -> UnionFind:
-    """Sets of the values that the nodes named in `moves`, by first result, put on one grid."""
-    groups = UnionFind()
-    for node in graph.nodes:
-        if node.outputs[0].name in moves:
-            groups.unite(moved_values(node))
-    return groups

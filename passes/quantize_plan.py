@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ..ir import DType, Graph, Node, Value
+from ..ir import DType, Graph, Node, Op, Value
 from ..ir.ops.base import Quantized
-from .groups import UnionFind, movement_groups
+from ..ir.ops.elementary import Log, Pow, Reciprocal, Rsqrt
 from .layers import is_layer
 
-Selects = Callable[[str, str], bool]
+# functions without bound near zero: eight bits around a pole carry nothing
+_SINGULAR: tuple[type[Op], ...] = (Log, Reciprocal, Rsqrt)
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,6 @@ class Plan:
     computing: frozenset[str]
     moving: frozenset[str]
     declined: Mapping[str, str]
-    groups: UnionFind
     observed: frozenset[str]
 
     def is_integer(self, node: Node) -> bool:
@@ -45,7 +45,6 @@ def make_plan(graph: Graph, float_layers: Callable[[str], bool]) -> Plan:
         else:
             declined[node.outputs[0].name] = reason
     moving = _moving(graph, computing, float_layers)
-    groups = movement_groups(graph, moving)
     observed = {
         v.name
         for node in graph.nodes
@@ -53,12 +52,14 @@ def make_plan(graph: Graph, float_layers: Callable[[str], bool]) -> Plan:
         for v in (*_data_operands(node), *node.outputs)
         if v.type.dtype is DType.F32 and not graph.is_constant(v)
     }
-    return Plan(frozenset(computing), frozenset(moving), declined, groups, frozenset(observed))
+    return Plan(frozenset(computing), frozenset(moving), declined, frozenset(observed))
 
 
 def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) -> str | None:
     if node.op.quantized is Quantized.NEVER:
         return f"{node.op.name} has no integer form"
+    if isinstance(node.op, _SINGULAR) or (isinstance(node.op, Pow) and node.op.exponent < 0):
+        return f"{node.op.name} has a pole, which eight bits do not resolve"
     if float_layers(node.source.module):
         return "the spec keeps this layer in float"
     if len(node.outputs) != 1 or any(

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..ir import Quantization
+from ..ir import Quantization, TensorType
 from ..ir.ops.accumulate import bias_quantization
 from ..ir.ops.conv import ConvTranspose
 from .grid import to_float32
@@ -33,11 +33,9 @@ class QuantizedWeights:
     bias_grid: Quantization | None
 
 
-def weight_axis(op: Layer) -> int | None:
+def weight_axis(op: Layer, weight: TensorType) -> int | None:
     """Dimension of the weight along which output channels, and with them scales, lie; None for one scale in all."""
-    if not isinstance(op, ConvTranspose):
-        return 0
-    return 1 if op.groups == 1 else None
+    return op.channel_axis(weight) if isinstance(op, ConvTranspose) else 0
 
 
 def quantize_weights(
@@ -52,7 +50,7 @@ def quantize_weights(
     observer: Literal["minmax", "mse"] = "minmax",
 ) -> QuantizedWeights:
     """Symmetric integers for each output channel; a scale is raised where the bias would not fit beside it."""
-    axis = weight_axis(op) if per_channel else None
+    axis = weight_axis(op, TensorType.of(weight)) if per_channel else None
     rows = weight.double().movedim(axis, 0).flatten(1) if axis is not None else weight.double().view(1, -1)
     scales = _weight_scales(rows, bits=bits, observer=observer)
     scales = torch.where(scales > 0, scales, y.scale[0] / (x.scale[0] * _STEPS_OF_ZERO_CHANNEL))

@@ -7,10 +7,11 @@
 from __future__ import annotations
 
 from ..ir import Builder, Value
-from ..ir.ops.binary import Add, Mul
+from ..ir.ops.binary import Add, Div, Mul
 from ..ir.ops.conv import Conv
 from ..ir.ops.norm import BatchNorm
 from .fold_batchnorm import norm_affine, why_not_fold
+from .layers import clamp_of
 from .pattern import OPTIONAL, Application, Match, Rule, Term, op
 
 _RANKS = (2, 3, 4, 5)
@@ -45,3 +46,31 @@ def _lower(builder: Builder, match: Match) -> Value:
 LOWER_BATCHNORM = Rule(
     "lower_batchnorm", _norm, _why_not, _lower, "stands alone; computed as a scale and a shift"
 )
+
+
+def _division(x: Term, divisor: Term) -> Application:
+    return op(Div)(x, divisor)
+
+
+def _why_not_division(match: Match) -> str | None:
+    divisor = match.tensor(match.value("divisor"))
+    if divisor is None:
+        return "the divisor is not a constant"
+    return None if bool((1 / divisor).isfinite().all()) else "the divisor has no finite reciprocal"
+
+
+def _lower_division(builder: Builder, match: Match) -> Value:
+    divisor, division = match.value("divisor"), match.root
+    tensor = match.tensor(divisor)
+    assert tensor is not None
+    reciprocal = builder.constant(f"{divisor.name}_reciprocal", 1 / tensor)
+    product = Mul(clamp_of(division.op))
+    return builder.add(
+        product, match.value("x"), reciprocal, name=division.output.name, source=division.source
+    )
+
+
+LOWER_DIVISION = Rule(
+    "lower_division", _division, _why_not_division, _lower_division, "multiplied by the reciprocal"
+)
+INTEGER_FORMS: tuple[Rule, ...] = (LOWER_BATCHNORM, LOWER_DIVISION)
