@@ -1,0 +1,65 @@
+# make demo      set-up, then the digits example from training to a simulated Cortex-M4
+# make test      set-up, then the tests; test-full also runs those that take minutes
+# make lint      ruff and mypy; wheel-test: the tests on the installed wheel and sdist
+# make bench-mcu, bench-torch    tables of measurements, and benchmarks/results/*.json
+
+PYTHON ?= python3
+PY := .venv/bin/python
+PYTEST := $(PY) -m pytest
+PACKAGES := specs ir passes backends compiler
+JOBS ?= 2
+
+export OMP_NUM_THREADS ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: setup demo test test-full lint wheel-test bench-mcu bench-torch clean
+
+setup: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed: make PYTHON=python3.11 ...")'
+	test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --constraint constraints.txt setuptools
+	$(PY) -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+# Compilers and simulators come with apt-get where that can be; what is missing is named, with what is skipped for it.
+build/.tools-%: tools/install_tools.sh
+	@mkdir -p build
+	bash tools/install_tools.sh $*
+	@touch $@
+
+demo: setup build/.tools-demo
+	$(PY) examples/digits/train.py
+	$(PY) examples/digits/demo.py
+
+test: setup build/.tools-all
+	$(PYTEST) -q -n $(JOBS) -m 'not slow'
+
+test-full: setup build/.tools-all
+	$(PYTEST) -q -n $(JOBS)
+
+lint: setup build/typing/fxpress
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	MYPYPATH=build/typing .venv/bin/mypy $(PACKAGES:%=-p fxpress.%)
+
+# mypy does not see through an editable install: a folder that holds this one under the package's name.
+build/typing/fxpress:
+	mkdir -p build/typing
+	ln -sfn ../.. $@
+
+wheel-test: setup build/.tools-all
+	rm -rf build/dist build/installed
+	$(PY) -m build --no-isolation --outdir build/dist .
+	$(PY) -m pip install --quiet --no-deps --target build/installed build/dist/*.whl
+	PYTHONPATH=build/installed FXPRESS_INSTALLED=build/installed $(PYTEST) -q -n $(JOBS) -m 'not slow'
+
+bench-mcu: setup build/.tools-all
+	$(PY) benchmarks/mcu.py
+
+bench-torch: setup
+	$(PY) benchmarks/torch_models.py
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,76 @@
+"""Inputs for the networks for which no labelled set of their own lies in ../shared/data: made from what lies there.
+
+Each function gives arrays by name, as an npz file would, and is named in a spec as `samples.py:FUNCTION`. All are
+deterministic. None looks at an evaluation set.
+"""
+
+from math import log, sqrt
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+SHARED_DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+KWS_STEP, KWS_ZERO_POINT = 0.5847029089927673, 83
+"""The benchmark stores MFCCs as int8: value = (stored - zero point) * step."""
+
+
+def spoken_digits() -> dict[str, NDArray[np.float32]]:
+    """Spoken digits as the keyword network hears words: `x` [n, 49, 10], MFCCs in the steps of the benchmark's files.
+
+    Two recipes of features differ in their first coefficient, sqrt(1/m) or sqrt(2/m) times the sum over m = 40 bands,
+    and in the window, whose sum (of 480 Hann weights, not 256) adds its logarithm to every band that is not silent.
+    """
+    with np.load(SHARED_DATA / "fsdd_mfcc.npz") as archive:
+        mfcc = archive["x_train"].astype(np.float64)
+    silence = sqrt(40) * log(1e-6)
+    energy = mfcc[..., 0] * sqrt(2)
+    louder = sqrt(80) * log(480 / 256)
+    mfcc[..., 0] = np.where(mfcc[..., 0] > silence + 1, energy + louder, energy)
+    spoken = (mfcc[..., 0] > energy.min() + 1).mean(1) > 0.5  # a short word leaves little but padding
+    mixed = np.random.default_rng(0).permutation(
+        mfcc[spoken]
+    )  # the file goes speaker by speaker, word by word
+    return {"x": (mixed / KWS_STEP + KWS_ZERO_POINT).astype(np.float32)}
+
+
+def enlarged_images() -> dict[str, NDArray[np.float32]]:
+    """CIFAR-10 images at the size of the person detector: `x` [487, 3, 96, 96] from 0 to 1."""
+    with np.load(SHARED_DATA / "cifar10_lossless_calib.npz") as archive:
+        return {"x": _enlarge(archive["x"])}
+
+
+def enlarged_test_images() -> dict[str, NDArray[np.float32]]:
+    """Other CIFAR-10 images than `enlarged_images`, alike: `x` [256, 3, 96, 96]."""
+    with np.load(SHARED_DATA / "cifar10_jpeg_subset.npz") as archive:
+        return {"x": _enlarge(archive["x_test"][:256])}
+
+
+def machine_spectra(*, recordings: int = 64, seed: int = 1) -> dict[str, NDArray[np.float32]]:
+    """Noise shaped like the log-mel spectra of a machine: `x` [8 * recordings, 640], dB, five frames of 128 bands.
+
+    A level that falls from -17 dB in the second band to -38 dB in the last, as the autoencoder's own fixed points
+    do; around it a recording varies by 3 dB as a whole and by 3 dB per band, and each frame by 4 dB per band.
+    """
+    generator = np.random.default_rng(seed)
+    level = np.linspace(-17.0, -38.0, 128)
+    level[0] = -49.0
+    whole = generator.normal(0.0, 3.0, (recordings, 1, 1, 1))
+    band = generator.normal(0.0, 3.0, (recordings, 1, 1, 128))
+    frame = generator.normal(0.0, 4.0, (recordings, 8, 5, 128))
+    spectra = np.clip(level + whole + band + frame, -80.0, 12.0)
+    return {"x": spectra.reshape(-1, 640).astype(np.float32)}
+
+
+def other_machine_spectra() -> dict[str, NDArray[np.float32]]:
+    """Spectra as `machine_spectra` makes them, of other recordings: `x` [256, 640]."""
+    return machine_spectra(recordings=32, seed=2)
+
+
+def _enlarge(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Bytes [n, 32, 32, 3] to [n, 3, 96, 96] from 0 to 1, bilinear."""
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+    return F.interpolate(images, (96, 96), mode="bilinear", align_corners=False).numpy()
