@@ -7,17 +7,19 @@ and what no operator expresses becomes an opaque `torch_call`. The module itself
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import random
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
@@ -34,10 +36,10 @@ from .refusals import refusals
 from .sources import location_of
 
 _DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
+# of the largest element: a module may choose other kernels when it is not traced, which sum in another order
 _TOLERANCE = {DType.F16: 1e-2, DType.BF16: 5e-2, DType.F64: 1e-10, DType.C128: 1e-10}
-_SINGLE_TOLERANCE = (
-    1e-5  # relative to the largest element; kernels may sum in another order than the module's own
-)
+_SINGLE_TOLERANCE = 1e-5
+_CONTAINERS = (dict, list, set)  # of a module's attributes, kept as they were before the trace
 
 
 class CaptureError(UserError):
@@ -126,36 +128,41 @@ def _imported(program: ExportedProgram, input_names: Sequence[str] | None) -> Ca
     builder = Builder()
     importer = Importer(builder)
     placeholders = [n for n in program.graph_module.graph.nodes if n.op == "placeholder"]
-    kinds = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    state: list[Named] = []
-    bound: dict[str, object] = {}
-    inputs: list[Leaf] = []
-    wishes = iter(input_names) if input_names is not None else None
-    count = 0
-    for node in placeholders:
-        spec = kinds[node.name]
-        if spec.kind is not InputKind.USER_INPUT:
-            assert spec.target is not None
-            state.append(Named(node.name, spec.target, _tensor_named(program, spec.target)))
-        elif isinstance(node.meta["val"], Tensor):
-            name = next(wishes) if wishes is not None else node.name
-            value = builder.input(name, _input_type(name, node.meta["val"]))
-            bound[node.name] = Tracked(value, Storage(owner=f"input {name}"))
-            inputs.append(TensorAt(count))
-            count += 1
-        else:
-            bound[node.name] = node.meta["val"]
-            inputs.append(Fixed(node.meta["val"]))
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    given = [n for n in placeholders if specs[n.name].kind is InputKind.USER_INPUT]
+    state = [
+        Named(n.name, str(specs[n.name].target), _tensor_named(program, str(specs[n.name].target)))
+        for n in placeholders
+        if n not in given
+    ]
+    bound = _bind_inputs(builder, given, input_names)
+    inputs = _leaves([bound[node.name] for node in given])
     bound |= bind_constants(builder, state, importer.emit)
     results = importer.run(program.graph_module, [bound[node.name] for node in placeholders])
     if importer.problems:
         raise CaptureError(importer.problems)
-    read = [r.read() if isinstance(r, Tracked) else r for r in results]
-    positions = iter(range(len(read)))
-    outputs = tuple(TensorAt(next(positions)) if isinstance(r, Tracked) else Fixed(r) for r in results)
-    graph = builder.build([v for v, r in zip(read, results, strict=True) if isinstance(r, Tracked)])
+    graph = builder.build([result.read() for result in results if isinstance(result, Tracked)])
     spec_in, spec_out = program.call_spec.in_spec, program.call_spec.out_spec
-    return Captured(verify(graph), Signature(spec_in, tuple(inputs), spec_out, outputs))
+    assert spec_in is not None and spec_out is not None
+    return Captured(verify(graph), Signature(spec_in, inputs, spec_out, _leaves(results)))
+
+
+def _bind_inputs(builder: Builder, given: list[fx.Node], names: Sequence[str] | None) -> dict[str, object]:
+    """Declare the graph's inputs: a tracked tensor for each tensor that is given, anything else as it is."""
+    tensors = [node for node in given if isinstance(node.meta["val"], Tensor)]
+    if names is not None and len(names) != len(tensors):
+        fact = f"{len(names)} names for {len(tensors)} input tensors"
+        raise CaptureError(Problem("M213", ", ".join(names), fact, "give one name for each, in their order"))
+    bound = {node.name: node.meta["val"] for node in given}
+    for node, name in zip(tensors, names or [node.name for node in tensors], strict=True):
+        value = builder.input(name, _input_type(name, node.meta["val"]))
+        bound[node.name] = Tracked(value, Storage(owner=f"input {name}"))
+    return bound
+
+
+def _leaves(items: Sequence[object]) -> tuple[Leaf, ...]:
+    positions = count()
+    return tuple(TensorAt(next(positions)) if isinstance(i, Tracked) else Fixed(i) for i in items)
 
 
 def _tensor_named(program: ExportedProgram, name: str) -> Tensor:
@@ -224,11 +231,11 @@ def _difference(a: Tensor, b: Tensor) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Torch's own warnings and logs held back: what matters of them comes as a problem."""
+    """What torch warns, logs and prints is held back: what matters of it comes as a problem."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -238,22 +245,19 @@ def _quiet() -> Iterator[None]:
 @contextlib.contextmanager
 def _untouched(model: nn.Module) -> Iterator[None]:
     """Attributes of `model` and the random generators are afterwards what they were before."""
-    kept = [(module, {k: _shallow(v) for k, v in vars(module).items()}) for module in model.modules()]
+    kept = [
+        (holder, holder.copy())
+        for module in model.modules()
+        for holder in (vars(module), *vars(module).values())
+        if isinstance(holder, _CONTAINERS)
+    ]
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):
             yield
     finally:
-        for module, attributes in kept:
-            vars(module).clear()
-            vars(module).update(attributes)
+        for holder, before in kept:
+            holder.clear()
+            holder.extend(before) if isinstance(holder, list) else holder.update(before)
         random.setstate(states[0])
         np.random.set_state(states[1])
-
-
-def _shallow(value: Any) -> Any:  # Any: an attribute of the user's module
-    return (
-        value.copy()
-        if type(value).__module__ in ("builtins", "collections") and hasattr(value, "copy")
-        else value
-    )

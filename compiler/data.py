@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ir import Graph, ShapeError, TensorType, rebatch, run
+from ..specs import Transform
 from .errors import Problem, UserError
 
 Interpreter = Callable[[Graph, Sequence[Tensor]], list[Tensor]]
@@ -36,14 +37,11 @@ class Samples:
 
 @dataclass(frozen=True)
 class Column:
-    """How one model input comes out of a file: array, then layout, then value * scale + offset."""
+    """How one model input comes out of a file: the array, and what happens to it on the way."""
 
     array: str
     type: TensorType
-    permute: tuple[int, ...] | None = None
-    reshape: tuple[int, ...] | None = None
-    scale: float | None = None
-    offset: float | None = None
+    transform: Transform = field(default_factory=Transform)
 
 
 def read_samples(path: Path, columns: Sequence[Column], *, labels: str | None, limit: int | None) -> Samples:
@@ -131,23 +129,20 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]
 def _model_input(array: NDArray[np.generic], column: Column) -> Tensor:
     if array.dtype.kind not in "iufb":
         raise ValueError(f"has dtype {array.dtype}; numbers are needed")
+    transform, expected = column.transform, column.type.shape[1:]
+    if transform.permutation is not None:
+        if len(transform.permutation) != array.ndim:
+            raise ValueError(f"has {array.ndim} dimensions; the layout {transform.layout} names others")
+        array = array.transpose(transform.permutation)
     tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if column.permute is not None:
-        if sorted(column.permute) != list(range(tensor.ndim)):
-            raise ValueError(f"has {tensor.ndim} dimensions; the transform permutes {len(column.permute)}")
-        tensor = tensor.permute(column.permute)
-    if column.reshape is not None:
-        tensor = tensor.reshape(len(tensor), *column.reshape)
-    expected = column.type.shape[1:]
+    if transform.reshape is not None:
+        tensor = tensor.reshape(len(tensor), *transform.reshape)
     if tuple(tensor.shape[1:]) != expected:
         raise ValueError(f"holds samples of shape {tuple(tensor.shape[1:])}; the model takes {expected}")
     wanted = column.type.dtype.torch
     if not wanted.is_floating_point:
         return tensor.to(wanted)
-    tensor = tensor.to(torch.float64) * (1.0 if column.scale is None else column.scale) + (
-        column.offset or 0.0
-    )
-    return tensor.to(wanted).contiguous()
+    return (tensor.to(torch.float64) * transform.scale + transform.offset).to(wanted)
 
 
 def _check_finite(path: Path, columns: Sequence[Column], inputs: Sequence[Tensor]) -> None:

@@ -67,9 +67,9 @@ class Importer:
                 results[node] = self._call(node, results)
         raise AssertionError("a traced program ends with its output")
 
-    def emit(self, overload: OpOverload, *args: Argument, source: Source = Source()) -> Value:
+    def emit(self, overload: OpOverload, *args: Argument, source: Source | None = None) -> Value:
         """Append a call that has one result."""
-        (value,) = lower(self._builder, overload, args, {}, source=source)
+        (value,) = lower(self._builder, overload, args, {}, source=source or Source())
         return value
 
     def _attribute(self, program: fx.GraphModule, name: str) -> Result:
@@ -96,7 +96,7 @@ class Importer:
         return self._compute(call)
 
     def _inline(self, target: HigherOrderOperator, args: Sequence[Result]) -> list[Result]:
-        assert target.name() in INLINED
+        assert str(target) in INLINED
         at = next(i for i, item in enumerate(args) if isinstance(item, fx.GraphModule))
         return self.run(args[at], args[at + 1 :])
 
@@ -260,7 +260,7 @@ class _Call:
     def aliased(self, tensor: Tensor | None = None) -> Tracked | None:
         """The argument whose memory the result shares, if any."""
         if self.overload in _RETURNING_THEIR_INPUT:
-            return self.args[0]
+            return next(tracked for _, tracked in self._tensor_arguments())
         result = self.result if tensor is None else tensor
         if not isinstance(result, Tensor):
             return None
@@ -319,7 +319,9 @@ class _Call:
                 return numbers if item is parent else torch.zeros((), dtype=dtype).expand(shape)
             return [bound(part) for part in item] if isinstance(item, list | tuple) else item
 
-        results = self.overload(*bound(self.args), **{name: bound(i) for name, i in self.kwargs.items()})
+        results: object = self.overload(
+            *bound(self.args), **{name: bound(i) for name, i in self.kwargs.items()}
+        )
         return _tensor_number(results, index)
 
     def _bound(self) -> dict[str, Result]:
@@ -327,7 +329,8 @@ class _Call:
         return {**dict(zip(names, self.args, strict=False)), **self.kwargs}
 
     def _traced(self, tracked: Tracked) -> Tensor:
-        return next(node.meta["val"] for node, item in self._tensor_arguments() if item is tracked)
+        found: Tensor = next(node.meta["val"] for node, item in self._tensor_arguments() if item is tracked)
+        return found
 
     def _tensor_arguments(self) -> Iterator[tuple[fx.Node, Tracked]]:
         yield from _paired((self.node.args, self.node.kwargs), (self.args, self.kwargs))
@@ -375,7 +378,7 @@ def _tensors(result: object) -> Iterator[Tensor]:
 
 
 def _tensor_number(result: object, index: int) -> Tensor:
-    return list(_tensors(result))[index]
+    return tuple(_tensors(result))[index]
 
 
 def _filled(result: object, made: Iterator[Tracked]) -> Result:

@@ -20,36 +20,39 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..specs import FileSource, ModuleSource
 from .errors import Problem, UserError
 
 
 def load_source(
-    source: str, folder: Path, arguments: Mapping[str, Any]
-) -> nn.Module:  # Any: the user's keywords
+    source: FileSource | ModuleSource,
+    arguments: Mapping[str, Any],  # Any: the user's keywords
+    *,
+    folder: Path,
+) -> nn.Module:
     """The module that `file.py:Attribute` or `package.module:Attribute` names, in evaluation mode.
 
-    A class or a function is called with `arguments`. UserError when anything on the way is missing or raises.
+    A class or a function is called with `arguments`. A package is looked for in `folder` first. UserError when
+    anything on the way is missing or raises.
     """
-    location, _, attribute = source.rpartition(":")
-    module = _import(location, folder, source)
+    place, attribute = str(source), source.attribute
+    module = _import_file(source.path, place) if isinstance(source, FileSource) else _import(source, folder)
     found: Any = module  # Any: whatever the user's file holds
     for part in attribute.split("."):
         if not hasattr(found, part):
             names = [n for n in vars(module) if not n.startswith("_")]
             raise _problem(
-                "M102", source, f"{location} has no attribute {part!r}", f"it has {', '.join(names[:12])}"
+                "M102", place, f"there is no attribute {part!r}", f"there are {', '.join(names[:12])}"
             )
         found = getattr(found, part)
     if not isinstance(found, nn.Module):
         if not callable(found):
-            raise _problem(
-                "M103", source, f"{attribute} is a {type(found).__name__}", "name a class, function or module"
-            )
-        found = _call(found, arguments, source)
+            fact = f"{attribute} is a {type(found).__name__}"
+            raise _problem("M103", place, fact, "name a class, a function or a module")
+        found = _call(found, arguments, place)
     if not isinstance(found, nn.Module):
-        raise _problem(
-            "M103", source, f"{attribute} gives a {type(found).__name__}", "it must give a torch.nn.Module"
-        )
+        fact = f"{attribute} gives a {type(found).__name__}"
+        raise _problem("M103", place, fact, "it must give a torch.nn.Module")
     return found.eval()
 
 
@@ -162,40 +165,43 @@ def _denormals(tensor: Tensor) -> int:
     return int(((tensor != 0) & (tensor.abs() < tiny)).sum())
 
 
-def _import(location: str, folder: Path, source: str) -> ModuleType:
+def _import_file(path: Path, place: str) -> ModuleType:
+    if not path.is_file():
+        raise _problem(
+            "M100", place, f"there is no file {path.name} in {path.parent}", "check `model.source`"
+        )
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
     try:
-        if not location.endswith(".py"):
-            with _on_path(folder):
-                return importlib.import_module(location)
-        path = (folder / location).resolve()
-        if not path.is_file():
-            raise _problem("M100", source, f"there is no file {location} in {folder}", "check `model.source`")
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
         with _on_path(path.parent):
-            sys.modules[path.stem] = module
             spec.loader.exec_module(module)
-        return module
-    except UserError:
-        raise
+    except Exception as err:  # the user's file may raise anything
+        raise _problem("M101", place, f"importing it raises {_first_line(err)}", _line_in(path, err)) from err
+    return module
+
+
+def _import(source: ModuleSource, folder: Path) -> ModuleType:
+    try:
+        with _on_path(folder):
+            return importlib.import_module(source.module)
     except ModuleNotFoundError as err:
         raise _problem(
-            "M100", source, f"cannot be imported: {err}", "install it, or check `model.source`"
+            "M100", str(source), f"cannot be imported: {err}", "install it, or check `model.source`"
         ) from err
-    except Exception as err:  # the user's file may raise anything
+    except Exception as err:  # the user's package may raise anything
         raise _problem(
-            "M101", source, f"importing it raises {_first_line(err)}", _line_in(location, err)
+            "M101", str(source), f"importing it raises {_first_line(err)}", _line_in(None, err)
         ) from err
 
 
 def _call(
-    factory: Any, arguments: Mapping[str, Any], source: str
+    factory: Any, arguments: Mapping[str, Any], place: str
 ) -> object:  # Any: a class or function of the user's
     try:
         return factory(**arguments)
     except Exception as err:  # the user's constructor may raise anything
-        raise _problem("M101", source, f"calling it raises {_first_line(err)}", _line_in("", err)) from err
+        raise _problem("M101", place, f"calling it raises {_first_line(err)}", _line_in(None, err)) from err
 
 
 @contextmanager
@@ -207,9 +213,9 @@ def _on_path(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-def _line_in(location: str, err: BaseException) -> str:
+def _line_in(path: Path | None, err: BaseException) -> str:
     frames = traceback.extract_tb(err.__traceback__)
-    own = [f for f in frames if f.filename.endswith(Path(location).name or "\0")] or frames
+    own = [frame for frame in frames if path is not None and Path(frame.filename) == path] or frames
     return f"see {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 

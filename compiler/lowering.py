@@ -14,6 +14,8 @@ from ..ir import Builder, IRError, Op, Source, TensorType, Value
 from ..ir.ops import LOWERINGS
 from ..ir.ops.call import Argument, Operand, TorchCall
 
+_NOWHERE = Source()
+
 
 def lower(
     builder: Builder,
@@ -21,7 +23,7 @@ def lower(
     args: Sequence[Argument],
     kwargs: Mapping[str, Argument],
     *,
-    source: Source = Source(),
+    source: Source = _NOWHERE,
     expected: Sequence[TensorType] | None = None,
 ) -> tuple[Value, ...]:
     """Append the nodes of a call, whose operands are `Value`s or new constants; one value for each tensor it gives.
@@ -43,7 +45,7 @@ def opaque(
     args: Sequence[Argument],
     kwargs: Mapping[str, Argument],
     *,
-    source: Source = Source(),
+    source: Source = _NOWHERE,
 ) -> tuple[Value, ...]:
     """Append the call as a `torch_call`."""
     operands: list[Value] = []
@@ -68,7 +70,7 @@ def is_lowered(overload: OpOverload) -> bool:
     return _table_name(overload) in LOWERINGS
 
 
-class Declined(Exception):
+class _DeclinedError(Exception):
     """An operand is not of the kind that the operator asked for, such as a number in place of a tensor."""
 
 
@@ -100,7 +102,7 @@ class BoundCall:
         """A tensor argument."""
         found = self[name]
         if not isinstance(found, Value):
-            raise Declined(name)
+            raise _DeclinedError(name)
         return found
 
     def optional_value(self, name: str) -> Value | None:
@@ -111,14 +113,14 @@ class BoundCall:
         """A list of tensors."""
         found = tuple(self[name])
         if not all(isinstance(item, Value) for item in found):
-            raise Declined(name)
+            raise _DeclinedError(name)
         return found
 
     def operand_or_scalar(self, name: str) -> Value | int | float | bool:
         """A tensor argument in whose place torch also takes a number."""
         found = self[name]
         if not isinstance(found, Value | int | float):
-            raise Declined(name)
+            raise _DeclinedError(name)
         return found
 
     def constant_tensor(self, value: Value) -> Tensor | None:
@@ -142,7 +144,7 @@ class BoundCall:
 def _results(lowering: Any, call: BoundCall) -> tuple[Value, ...]:  # Any: Lowering, of the wider AtenCall
     try:
         results = lowering(call)
-    except (Declined, IRError):  # the operator cannot express this call: torch_call can
+    except (_DeclinedError, IRError):  # the operator cannot express this call: torch_call can
         return ()
     if results is None:
         return ()

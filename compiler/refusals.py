@@ -45,9 +45,9 @@ def _problems(node: fx.Node) -> Iterator[Problem]:
     if node.op != "call_function":
         return
     if isinstance(node.target, HigherOrderOperator):
-        if node.target.name() not in INLINED:
+        if str(node.target) not in INLINED:
             yield problem_at(
-                node, "M211", f"torch.{node.target.name()} is not supported", "write the choice without it"
+                node, "M211", f"torch.{node.target!s} is not supported", "write the choice without it"
             )
         return
     yield from _data_dependence(node)

@@ -58,13 +58,15 @@ def region(numbers: Tensor, shape: Sequence[int]) -> Region | None:
     ranges = _ranges(numbers, shape)
     if ranges is not None:
         return Boxed(ranges)
-    return Scattered(numbers) if numbers.unique().numel() == numbers.numel() else None
+    steps = numbers.flatten().sort().values.diff()
+    return Scattered(numbers) if bool((steps > 0).all()) else None
 
 
 def _order(numbers: Tensor, shape: Sequence[int]) -> tuple[int, ...] | None:
     if numbers.ndim != len(shape) or sorted(numbers.shape) != sorted(shape):
         return None
-    order = tuple(sorted(range(numbers.ndim), key=lambda d: (-numbers.stride(d), d)))
+    strides = numbers.stride()
+    order = tuple(sorted(range(numbers.ndim), key=lambda d: (-strides[d], d)))
     inverse = tuple(order.index(d) for d in range(numbers.ndim))
     candidate = numbered(shape)
     fits = tuple(shape[d] for d in inverse) == tuple(numbers.shape)
@@ -76,9 +78,9 @@ def _ranges(numbers: Tensor, shape: Sequence[int]) -> tuple[tuple[int, int, int]
         return None
     ranges = []
     for indices, size in zip(torch.unravel_index(numbers.flatten(), tuple(shape)), shape, strict=True):
-        found = indices.unique()
-        step = int(found[1] - found[0]) if len(found) > 1 else 1
-        start, stop = int(found[0]), int(found[-1]) + 1
+        found: list[int] = torch.bincount(indices, minlength=size).nonzero().flatten().tolist()
+        step = found[1] - found[0] if len(found) > 1 else 1
+        start, stop = found[0], found[-1] + 1
         if len(found) != len(range(start, stop, step)):
             return None
         ranges.append((start, size if stop + step > size else stop, step))

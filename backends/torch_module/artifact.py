@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -36,18 +36,17 @@ class TorchArtifact:
         module.load_state_dict(state)
         return module.eval()
 
+    def files(self) -> dict[str, bytes]:
+        """The source and the tensors as files, by name; the same artifact gives the same bytes."""
+        contiguous = {k: t.clone(memory_format=torch.contiguous_format) for k, t in self.tensors.items()}
+        return {self.source_file: self.source.encode(), self.weights_file: save(contiguous)}
+
     def save(self, directory: Path) -> list[Path]:
-        """Write the source and the tensors into `directory`; the same artifact gives the same bytes."""
-        source, weights = directory / self.source_file, directory / self.weights_file
-        source.write_text(self.source, encoding="utf-8", newline="\n")
-        save_file(
-            {
-                key: tensor.clone(memory_format=torch.contiguous_format)
-                for key, tensor in self.tensors.items()
-            },
-            weights,
-        )
-        return [source, weights]
+        """Write `files` into `directory`."""
+        paths = [directory / name for name in self.files()]
+        for path, content in zip(paths, self.files().values(), strict=True):
+            path.write_bytes(content)
+        return paths
 
 
 @cache

@@ -1,0 +1,178 @@
+"""The command line. What needs no torch starts without it: importing torch takes seconds, `check` half of one."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from ..specs import PASSES, SpecError, check_spec, json_schema, list_targets, load_target
+from .errors import UserError
+from .table import text_table
+
+OK, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status: 0 done, 1 a fault of fxpress, 2 something for the user to mend, 130 stopped."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or OK
+    except (SpecError, UserError) as err:
+        print(f"{err}\n{_count(len(err.problems))}; nothing was written", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("stopped; nothing was written", file=sys.stderr)
+        return INTERRUPTED
+    except MemoryError:
+        print(
+            "out of memory; nothing was written; use fewer calibration samples or a larger machine",
+            file=sys.stderr,
+        )
+        return USER_ERROR
+    except BrokenPipeError:
+        return OK
+
+
+def _count(problems: int) -> str:
+    return "1 problem" if problems == 1 else f"{problems} problems"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fxpress", description="Compile PyTorch models to smaller ones, and to C."
+    )
+    parser.add_argument("--version", action="version", version=f"fxpress {version('fxpress')}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    init = _command(commands, "init", "write a commented spec for a model", _with_torch("init"))
+    init.add_argument("model", metavar="MODEL", help="model.py:Net or package.module:Net")
+    init.add_argument(
+        "--input", action="append", default=[], metavar="NAME=1x3x32x32", help="a model input and its shape"
+    )
+    init.add_argument("--weights", type=Path, help="safetensors or weights-only .pt file")
+    init.add_argument("--target", default="cortex-m4f", help="see `fxpress targets` (default: %(default)s)")
+    init.add_argument("-o", "--output", type=Path, default=Path("spec.yaml"), help="default: %(default)s")
+
+    check = _command(commands, "check", "find every mistake in a spec; needs no model and no data", _check)
+    _spec_arguments(check)
+
+    plan = _command(
+        commands, "plan", "say what would be done to each layer, why, and its cost", _with_torch("plan")
+    )
+    _spec_arguments(plan)
+    plan.add_argument("--why", action="store_true", help="also every decision of every pass")
+
+    build = _command(commands, "compile", "write C, torch module, report and lock", _with_torch("compile"))
+    _spec_arguments(build)
+    build.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="directory to write")
+    build.add_argument(
+        "--locked", type=Path, metavar="LOCK", help="refuse inputs and outputs that differ from this lock"
+    )
+    build.add_argument(
+        "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after a pass"
+    )
+
+    run = _command(commands, "run", "run a compiled network on data", _with_torch("run"))
+    run.add_argument("directory", type=Path, metavar="DIR", help="an output directory of `fxpress compile`")
+    run.add_argument(
+        "--on",
+        default="host",
+        metavar="WHERE",
+        help="host, torch, integer or a simulated core such as cortex-m4",
+    )
+    run.add_argument("--data", type=Path, required=True, metavar="X.npz", help="samples")
+    run.add_argument(
+        "--input", action="append", default=[], metavar="NAME=ARRAY", help="array of a model input"
+    )
+    run.add_argument("--labels", metavar="ARRAY", help="array of labels, for accuracy")
+    run.add_argument("--samples", type=int, metavar="N", help="use the first N samples only")
+    run.add_argument("--save", type=Path, metavar="Y.npz", help="write the outputs")
+
+    explain = _command(
+        commands, "explain", "say where a setting comes from, or all about a layer", _with_torch("explain")
+    )
+    explain.add_argument("what", type=Path, metavar="SPEC|DIR", help="a spec, or an output directory")
+    explain.add_argument("name", help="a path in the spec such as passes[1].samples, or a layer")
+
+    diff = _command(commands, "diff", "what differs between two output directories", _with_torch("diff"))
+    diff.add_argument("a", type=Path, metavar="A")
+    diff.add_argument("b", type=Path, metavar="B")
+
+    _command(commands, "schema", "print the JSON schema of specs, for editors", _schema)
+    _command(commands, "targets", "list the targets", _targets)
+    _command(commands, "passes", "list the passes and their options", _passes)
+    _command(commands, "ops", "list the operators and where each can run", _with_torch("ops"))
+    return parser
+
+
+_Command = Callable[[argparse.Namespace], "int | None"]
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, summary: str, run: _Command
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.")
+    parser.set_defaults(command=run)
+    return parser
+
+
+def _spec_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", type=Path, metavar="SPEC", help="a spec file")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override, such as passes[1].samples=64",
+    )
+
+
+def _with_torch(name: str) -> _Command:
+    """A command of `commands`, imported when it runs: the one import inside a function, so that others start fast."""
+
+    def run(options: argparse.Namespace) -> int | None:
+        from . import commands  # noqa: PLC0415
+
+        result: int | None = getattr(commands, name)(options)
+        return result
+
+    return run
+
+
+def _check(options: argparse.Namespace) -> None:
+    loaded = check_spec(options.spec, options.set)
+    names = [step.pass_name() for step in loaded.spec.passes]
+    print(f"{options.spec}: sound; {len(names)} passes ({', '.join(names)}) for {loaded.target.name}")
+
+
+def _schema(_: argparse.Namespace) -> None:
+    print(json.dumps(json_schema(), indent=2))
+
+
+def _targets(_: argparse.Namespace) -> None:
+    rows = []
+    for name in list_targets():
+        target = load_target(name)
+        rows.append((name, _bytes(target.ram), _bytes(target.flash), " ".join(sorted(target.features))))
+    print(text_table(("target", "RAM", "flash", "features"), rows))
+
+
+def _bytes(count: int | None) -> str:
+    return "-" if count is None else f"{count // 1024:,} KiB"
+
+
+def _passes(_: argparse.Namespace) -> None:
+    for options in PASSES.values():
+        schema = options.model_json_schema()
+        print(f"{schema['properties']['pass']['const']}: {schema.get('description', '')}")
+        rows = [
+            (f"  {name}", json.dumps(field.get("default")), field.get("description", ""))
+            for name, field in schema["properties"].items()
+            if name != "pass"
+        ]
+        print(text_table(("  option", "default", "meaning"), rows) if rows else "  no options")
+        print()

@@ -1,0 +1,155 @@
+"""The commands that need torch, each a function of its parsed arguments."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..backends.errors import BackendError
+from ..ir import dump
+from ..specs import load_spec
+from .compare import diff_reports, explain_layer, read_report
+from .data import Column, Samples, correct_answers, read_samples
+from .errors import Problem, UserError
+from .execution import Counts, execute, read_interface
+from .init import write_spec
+from .operators import operator_table
+from .output import check_destination
+from .pipeline import Compiled, OnStage, compile_model
+from .plan import plan_text
+from .progress import Progress
+from .report import Report
+from .session import Stage
+from .table import text_table
+
+
+def init(options: argparse.Namespace) -> None:
+    """Write a commented spec for a model."""
+    layers = write_spec(options.model, options.input, options.weights, options.target, options.output)
+    print(f"wrote {options.output}: {layers} layers; edit it, then run `fxpress check {options.output}`")
+
+
+def plan(options: argparse.Namespace) -> None:
+    """Print what a compilation would do, and what it would cost."""
+    with Progress() as progress:
+        compiled = compile_model(options.spec, overrides=options.set, progress=progress)
+    print(plan_text(compiled.report, why=options.why))
+
+
+def compile(options: argparse.Namespace) -> None:  # named as the command
+    """Compile a spec into a directory."""
+    check_destination(options.output)
+    with Progress() as progress:
+        compiled = compile_model(
+            options.spec,
+            overrides=options.set,
+            locked=options.locked,
+            progress=progress,
+            on_stage=_dumper(options.dump_after),
+        )
+        compiled.write(options.output)
+    print(_compiled_text(compiled, options.output))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run a compiled network on the samples of a file."""
+    interface = read_interface(options.directory)
+    arrays = dict(_pair(text) for text in options.input)
+    columns = [
+        Column(arrays.get(port.name, port.name), port.type, port.transform)
+        if port.transform
+        else Column(arrays.get(port.name, port.name), port.type)
+        for port in interface.inputs
+    ]
+    samples = read_samples(options.data, columns, labels=options.labels, limit=options.samples)
+    try:
+        with Progress() as progress:
+            result = execute(options.directory, samples, on=options.on, progress=progress)
+    except BackendError as err:
+        raise UserError(Problem("T501", f"--on {options.on}", str(err))) from err
+    if options.save is not None:
+        names = [port.name for port in interface.outputs]
+        np.savez(options.save, **{name: t.numpy() for name, t in zip(names, result.outputs, strict=True)})
+    print(_run_text(options.on, samples, result.outputs, result.counts))
+
+
+def explain(options: argparse.Namespace) -> None:
+    """Say where a setting comes from, or everything about a layer."""
+    if options.what.is_dir():
+        print(explain_layer(read_report(options.what), options.name))
+        return
+    loaded = load_spec(options.what)
+    origin = loaded.origin(options.name)
+    settings = [
+        s
+        for s in loaded.settings()
+        if s.path == options.name or s.path.startswith((f"{options.name}.", f"{options.name}["))
+    ]
+    rows = [(s.path, str(s.value), str(s.origin), s.description) for s in settings]
+    print(text_table(("setting", "value", "from", "meaning"), rows) if rows else f"{options.name}: {origin}")
+
+
+def diff(options: argparse.Namespace) -> None:
+    """Print what differs between two output directories."""
+    print(diff_reports(read_report(options.a), read_report(options.b)) or "no difference")
+
+
+def ops(_: argparse.Namespace) -> None:
+    """Print every operator and where it can run."""
+    print(operator_table())
+
+
+def _dumper(names: Sequence[str]) -> OnStage | None:
+    def show(stage: Stage) -> None:
+        if stage.name in names:
+            print(f"# after {stage.name}\n{dump(stage.graph)}")
+
+    return show if names else None
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, array = text.partition("=")
+    if not array:
+        raise UserError(Problem("R408", f"--input {text}", "is not of the form NAME=ARRAY"))
+    return name, array
+
+
+def _compiled_text(compiled: Compiled, directory: Path) -> str:
+    return f"{resource_table(compiled.report)}\n\nwrote {directory}: open {directory / 'report.html'}"
+
+
+def resource_table(report: Report) -> str:
+    """Resources and measurements of a report, for the terminal."""
+    rows = [
+        (r.name, f"{r.used:,} {r.unit}", "-" if r.available is None else f"{r.available:,} {r.unit}", r.basis)
+        for r in report.resources
+    ]
+    rows += [
+        (
+            f"{m.metric}, {m.stage}",
+            f"{m.value:.2f} {'dB' if m.metric == 'snr' else '%'}",
+            "-",
+            f"{m.samples} samples",
+        )
+        for m in report.measurements
+    ]
+    return text_table(("figure", "value", "available", "basis"), rows)
+
+
+def _run_text(place: str, samples: Samples, outputs: Sequence[torch.Tensor], counts: Counts | None) -> str:
+    rows = [("samples", f"{len(samples):,}")]
+    if samples.labels is not None:
+        correct = correct_answers(outputs[0], samples.labels)
+        rows.append(("top1", f"{100 * correct / len(samples):.2f} % ({correct})"))
+    if counts is not None:
+        rows += [
+            ("instructions", f"{counts.instructions:,}"),
+            ("cycles, estimated", f"{counts.cycles:,}"),
+            ("stack", f"{counts.stack_bytes:,} B"),
+            ("flash", f"{counts.footprint.flash:,} B"),
+        ]
+    return text_table((f"on {place}", ""), rows)

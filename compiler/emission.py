@@ -1,0 +1,103 @@
+"""Backends: all their problems before anything is emitted, then their files under `c/` and `torch/`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ..backends.c import CArtifact
+from ..backends.c import emit as emit_c
+from ..backends.torch_module import TorchArtifact, TorchOptions
+from ..backends.torch_module import emit as emit_torch
+from ..ir import Graph, UnsupportedError, dump
+from ..specs import COutput, Outputs, Spec, Target
+from .data import Samples
+from .errors import Problem, UserError
+from .interface import INTERFACE_FILE, Interface, make_port
+
+GRAPH_TEXT, GRAPH_PARAMS = "graph.txt", "graph.safetensors"
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    """What the backends made; `files` are relative to the output directory."""
+
+    c: CArtifact | None = None
+    torch: TorchArtifact | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def check_backends(outputs: Outputs, graph: Graph, target: Target) -> None:
+    """UserError with every reason for which a backend that the spec asks for cannot carry the graph."""
+    if outputs.c is None:
+        return
+
+
+def emit_backends(spec: Spec, graph: Graph, target: Target, samples: Samples | None) -> Artifacts:
+    """Emit what the spec asks for. `samples`, where there are any, give the golden vectors of the self-test."""
+    files = {GRAPH_TEXT: dump(graph).encode(), GRAPH_PARAMS: save_tensors(_stored(graph))}
+    c = torch_module = None
+    if spec.outputs.c is not None:
+        c = emit_c(graph, spec.outputs.c, target, vectors=_vectors(graph, spec.outputs.c, samples))
+        files |= {f"c/{name}": content for name, content in c.files.items()}
+    if spec.outputs.torch is not None:
+        torch_module = _emit_torch(spec, graph)
+        files |= {f"torch/{name}": content for name, content in torch_module.files().items()}
+    interface = _interface(spec, graph, target, c, torch_module)
+    files[INTERFACE_FILE] = (interface.model_dump_json(indent=2) + "\n").encode()
+    return Artifacts(c, torch_module, files)
+
+
+def _emit_torch(spec: Spec, graph: Graph) -> TorchArtifact:
+    assert spec.outputs.torch is not None
+    quantized = any(v.type.is_quantized for node in graph.nodes for v in node.outputs)
+    try:
+        return emit_torch(graph, TorchOptions(spec.outputs.torch.form if quantized else "float"))
+    except UnsupportedError as err:
+        raise UserError(Problem("B602", "outputs.torch", str(err))) from err
+
+
+def _stored(graph: Graph) -> dict[str, Tensor]:
+    return {name: t.clone(memory_format=torch.contiguous_format) for name, t in sorted(graph.params.items())}
+
+
+def _vectors(graph: Graph, options: COutput, samples: Samples | None) -> Sequence[Sequence[Tensor]]:
+    """Model inputs for the self-test: real samples where there are any, else seeded noise."""
+    if samples is not None and len(samples):
+        count = min(options.self_test, len(samples))
+        return [[x[i : i + 1] for x in samples.inputs] for i in range(count)]
+    generator = torch.Generator().manual_seed(0)
+    return [
+        [torch.randn(v.type.shape, generator=generator) for v in graph.inputs]
+        for _ in range(options.self_test)
+    ]
+
+
+def _interface(
+    spec: Spec, graph: Graph, target: Target, c: CArtifact | None, torch_module: TorchArtifact | None
+) -> Interface:
+    names = [v.name for v in graph.inputs] + list(graph.output_names)
+    values = [*graph.inputs, *graph.outputs]
+    stored = [(port.type, port.stored.layout.order) for port in c.ports] if c else None
+    ports = [
+        make_port(
+            name,
+            value,
+            *(stored[i] if stored else (value.type, tuple(range(value.type.rank)))),
+            transform=spec.data.transform.get(name),
+        )
+        for i, (name, value) in enumerate(zip(names, values, strict=True))
+    ]
+    count = len(graph.inputs)
+    return Interface(
+        target=target.name,
+        c_name=c and c.name,
+        arena_bytes=c.plan.arena_bytes if c else 0,
+        torch_class=torch_module and torch_module.class_name,
+        inputs=tuple(ports[:count]),
+        outputs=tuple(ports[count:]),
+    )

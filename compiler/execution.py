@@ -1,0 +1,201 @@
+"""Running a compiled network: its C on this machine or on a simulated core, its torch module, its integer graph."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, load_model
+from torch import Tensor, nn
+
+from ..backends.c.elf import Footprint, read_elf
+from ..backends.c.simulate import SimulatedModel, Simulator
+from ..backends.c.toolchain import compile_objects, find_compiler, link_image, link_shared
+from ..ir import Graph, parse, run_integer
+from .data import Samples, run_samples
+from .errors import Problem, UserError
+from .interface import INTERFACE_FILE, Interface
+
+SIMULATED = {
+    "cortex-m0plus": "cortex-m0plus",
+    "cortex-m3": "cortex-m3",
+    "cortex-m4": "cortex-m4f",
+    "cortex-m4f": "cortex-m4f",
+    "cortex-m7": "cortex-m7",
+    "cortex-m33": "cortex-m33",
+}
+PLACES = ("host", "torch", "integer", *SIMULATED)
+_OPTIMIZE = ("-O3",)
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """One simulated run, counted exactly; cycles are estimated from the instructions; the image in bytes."""
+
+    instructions: int
+    cycles: int
+    stack_bytes: int
+    footprint: Footprint
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Outputs [n, ...] as reals, as stored by C, and counts where a simulated core ran it."""
+
+    outputs: tuple[Tensor, ...]
+    stored: tuple[Tensor, ...]
+    counts: Counts | None = None
+
+
+def read_interface(directory: Path) -> Interface:
+    """The interface of an output directory; UserError when there is none."""
+    path = directory / INTERFACE_FILE
+    if not path.is_file():
+        raise UserError(
+            Problem(
+                "R404", str(directory), f"holds no {INTERFACE_FILE}", "name a directory of `fxpress compile`"
+            )
+        )
+    return Interface.model_validate_json(path.read_text())
+
+
+def execute(directory: Path, samples: Samples, *, on: str, progress: Progress) -> Execution:
+    """Run every sample on `on`, one of PLACES; UserError for another place, BackendError for missing tools."""
+    interface = read_interface(directory)
+    if on not in PLACES:
+        raise UserError(
+            Problem("R405", f"--on {on}", "is not a place to run", f"there are {', '.join(PLACES)}")
+        )
+    if on == "torch":
+        return _whole(_run_torch(directory, samples))
+    if on == "integer":
+        return _whole(run_samples(load_graph(directory), samples, interpreter=run_integer))
+    with tempfile.TemporaryDirectory(prefix="fxpress-run-") as folder:
+        if on == "host":
+            return _run_host(directory, interface, samples, Path(folder), progress)
+        return _run_simulated(directory, interface, samples, Path(folder), SIMULATED[on], progress)
+
+
+def load_graph(directory: Path) -> Graph:
+    """The compiled graph of an output directory, constants included."""
+    text, params = directory / "graph.txt", directory / "graph.safetensors"
+    return parse(text.read_text(), params=load_file(params))
+
+
+def c_sources(directory: Path, interface: Interface) -> list[Path]:
+    """The emitted C sources, without the self-test; UserError when the spec asked for no C."""
+    if interface.c_name is None:
+        raise UserError(
+            Problem("R406", str(directory), "holds no C", "ask for it under `outputs` in the spec")
+        )
+    return [directory / "c" / f"{interface.c_name}{suffix}" for suffix in (".c", "_weights.c")]
+
+
+def _whole(outputs: Sequence[Tensor]) -> Execution:
+    return Execution(tuple(outputs), tuple(outputs))
+
+
+def _run_torch(directory: Path, samples: Samples) -> list[Tensor]:
+    module = load_torch_module(directory)
+    with torch.no_grad():
+        rows = [_as_tuple(module(*(x[i : i + 1] for x in samples.inputs))) for i in range(len(samples))]
+    return [torch.cat(parts) for parts in zip(*rows, strict=True)]
+
+
+def load_torch_module(directory: Path) -> nn.Module:
+    """The emitted torch module of an output directory, with its weights, in evaluation mode."""
+    path, name = directory / "torch" / "model.py", read_interface(directory).torch_class
+    if name is None:
+        raise UserError(
+            Problem("R407", str(directory), "holds no torch module", "ask for it under `outputs` in the spec")
+        )
+    spec = importlib.util.spec_from_file_location("fxpress_emitted_model", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    loaded: nn.Module = getattr(module, name)()
+    load_model(loaded, path.with_suffix(".safetensors"))
+    return loaded.eval()
+
+
+def _as_tuple(result: object) -> tuple[Tensor, ...]:
+    if isinstance(result, Tensor):
+        return (result,)
+    assert isinstance(result, tuple | list)
+    return tuple(result)
+
+
+def _run_host(
+    directory: Path, interface: Interface, samples: Samples, folder: Path, progress: Progress
+) -> Execution:
+    sources = c_sources(directory, interface)
+    library = link_shared(find_compiler("gcc"), sources, folder / "model.so", flags=("-O2",))
+    function = getattr(ctypes.CDLL(str(library)), f"{interface.c_name}_run")
+    arena = ctypes.create_string_buffer(max(interface.arena_bytes, 1) + 16)
+    aligned = ctypes.c_void_p((ctypes.addressof(arena) + 15) // 16 * 16)
+
+    def call(inputs: Sequence[bytes]) -> list[bytes]:
+        outputs = [ctypes.create_string_buffer(port.c_bytes) for port in interface.outputs]
+        status = function(*inputs, *outputs, aligned)
+        assert status == 0
+        return [bytes(buffer) for buffer in outputs]
+
+    return _collect(interface, samples, call, progress, "host")
+
+
+def _run_simulated(
+    directory: Path, interface: Interface, samples: Samples, folder: Path, cpu: str, progress: Progress
+) -> Execution:
+    with simulated_model(c_sources(directory, interface), interface, folder, cpu) as (model, footprint):
+        first = [port.to_c(x[:1]) for port, x in zip(interface.inputs, samples.inputs, strict=True)]
+        profile = model.profile(first)
+        executed = _collect(interface, samples, model.run, progress, cpu)
+    counts = Counts(profile.instructions, profile.cycles, model.stack_bytes, footprint)
+    return Execution(executed.outputs, executed.stored, counts)
+
+
+@contextmanager
+def simulated_model(
+    sources: Sequence[Path], interface: Interface, folder: Path, cpu: str
+) -> Iterator[tuple[SimulatedModel, Footprint]]:
+    """The emitted C, built for a simulated core in `folder`, and the size of its image."""
+    compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
+    objects = compile_objects(compiler, sources, folder, flags=_OPTIMIZE)
+    entry = f"{interface.c_name}_run"
+    image = link_image(compiler, objects, folder / "model.elf", keep=[entry])
+    model = SimulatedModel(
+        Simulator(image, cpu=cpu),
+        entry,
+        input_bytes=[port.c_bytes for port in interface.inputs],
+        output_bytes=[port.c_bytes for port in interface.outputs],
+        arena_bytes=interface.arena_bytes,
+    )
+    yield model, read_elf(image).footprint
+
+
+def _collect(
+    interface: Interface,
+    samples: Samples,
+    call: Callable[[Sequence[bytes]], list[bytes]],
+    progress: Progress,
+    label: str,
+) -> Execution:
+    rows: list[list[bytes]] = []
+    for index in range(len(samples)):
+        inputs = [
+            port.to_c(x[index : index + 1]) for port, x in zip(interface.inputs, samples.inputs, strict=True)
+        ]
+        rows.append(call(inputs))
+        progress(label, index + 1, len(samples))
+    columns = list(zip(interface.outputs, zip(*rows, strict=True), strict=True))
+    return Execution(
+        tuple(torch.cat([port.from_c(buffer) for buffer in buffers]) for port, buffers in columns),
+        tuple(torch.cat([port.integers(buffer) for buffer in buffers]) for port, buffers in columns),
+    )

@@ -1,0 +1,138 @@
+"""`fxpress init`: a commented spec for a model, written from its traced graph."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from ..ir import Graph
+from ..specs import FileSource, ModuleSource, load_target
+from ..specs.model import Source
+from .capture import capture
+from .errors import Problem, UserError
+from .loading import check_weights, example_input, load_source, load_weights, positional_order
+
+_TEMPLATE = """\
+# yaml-language-server: $schema=fxpress.schema.json   (write it with: fxpress schema > fxpress.schema.json)
+fxpress: 1
+extends: preset/int8-mcu            # fuse, quantize, remove dead channels, C; also preset/int8-torch, preset/fuse-only
+
+# {summary}
+model:
+  source: {source}
+{weights}  inputs:
+{inputs}
+
+data:
+  calibration:                      # samples that show the ranges of activations
+    file: calibration.npz           # arrays [samples, ...]
+    inputs: {{{arrays}}}
+    # samples: 256                  # from the first
+  # evaluation: {{file: test.npz, inputs: {{{arrays}}}, labels: y, metric: top1}}
+  # transform:                      # when the file holds other numbers than the model takes
+  #   {first}: {{layout: nhwc->nchw, scale: 0.0039215686, offset: 0.0}}
+
+target:
+  name: {target}                    # see `fxpress targets`; {memory}
+  # ram: 64 KiB
+  # flash: 256 KiB
+
+outputs:
+  c: {{name: {name}}}
+  # torch: {{form: qdq}}
+
+# To keep layers in float, replace the preset's passes:
+# passes:
+#   - pass: clean
+#   - pass: fuse
+#   - pass: quantize
+#     layers: {{{layer}: float32}}
+"""
+
+
+def write_spec(source: str, inputs: Sequence[str], weights: Path | None, target: str, output: Path) -> int:
+    """Write the spec to `output` and return the number of layers with weights. Nothing is overwritten."""
+    if output.exists():
+        raise UserError(Problem("O306", str(output), "exists already", "choose another name with -o"))
+    model = load_source(_source(source), {}, folder=Path.cwd())
+    if weights is not None:
+        load_weights(model, weights)
+    check_weights(model, source)
+    shapes = _shapes(model, inputs, source)
+    names = positional_order(model, list(shapes), source)
+    graph = capture(model, tuple(example_input(shapes[n]) for n in names), input_names=names).graph
+    output.write_text(_text(source, weights, shapes, graph, target, output))
+    return sum(1 for node in graph.nodes if node.macs)
+
+
+def _source(text: str) -> FileSource | ModuleSource:
+    try:
+        found: FileSource | ModuleSource = TypeAdapter(Source).validate_python(text)
+    except ValidationError as err:
+        fact = err.errors()[0]["msg"]
+        raise UserError(Problem("M105", text, fact, "write model.py:Net or package.module:Net")) from err
+    return found
+
+
+def _shapes(model: nn.Module, inputs: Sequence[str], place: str) -> dict[str, tuple[int, ...]]:
+    shapes = {}
+    for text in inputs:
+        name, _, sizes = text.partition("=")
+        if not name or not sizes or not all(n.isdecimal() and int(n) for n in sizes.split("x")):
+            raise UserError(Problem("M105", f"--input {text}", "is not of the form NAME=1x3x32x32"))
+        shapes[name] = tuple(int(n) for n in sizes.split("x"))
+    if not shapes:
+        parameters = ", ".join(inspect.signature(model.forward).parameters)
+        advice = f"give the shape of each, such as --input {parameters.split(', ')[0]}=1x3x32x32"
+        raise UserError(
+            Problem("M105", place, f"forward takes {parameters}; shapes cannot be read off a model", advice)
+        )
+    return shapes
+
+
+def _text(
+    source: str,
+    weights: Path | None,
+    shapes: dict[str, tuple[int, ...]],
+    graph: Graph,
+    target: str,
+    output: Path,
+) -> str:
+    folder = output.absolute().parent
+    location, _, attribute = source.rpartition(":")
+    if location.endswith(".py"):
+        source = f"{os.path.relpath(location, folder)}:{attribute}"
+    first = next(iter(shapes))
+    machine = load_target(target)
+    memory = ", ".join(
+        f"{size // 1024} KiB {kind}"
+        for kind, size in (("RAM", machine.ram), ("flash", machine.flash))
+        if size
+    )
+    layer = next((node.source.module for node in graph.nodes if node.macs), "head")
+    ops = ", ".join(
+        f"{count} {name}" for name, count in Counter(n.op.name for n in graph.nodes).most_common(6)
+    )
+    return _TEMPLATE.format(
+        summary=f"{graph.macs:,} MACs, {sum(v.type.numel for v in graph.constants):,} parameters: {ops}",
+        source=source,
+        weights=f"  weights: {os.path.relpath(weights, folder)}\n" if weights else "",
+        inputs="\n".join(f"    {name}: {{shape: {list(shape)}}}" for name, shape in shapes.items()),
+        arrays=", ".join(f"{name}: x" if name == first else f"{name}: {name}" for name in shapes),
+        first=first,
+        target=target,
+        memory=memory or "no limits",
+        name=_c_name(attribute),
+        layer=layer,
+    )
+
+
+def _c_name(attribute: str) -> str:
+    name = "".join(c if c.isalnum() else "_" for c in attribute.lower()).strip("_")
+    return name if name[:1].isalpha() else f"net_{name}"

@@ -1,0 +1,110 @@
+"""interface.json: what the compiled network takes and gives, so that its directory can be used without the spec."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+from ..ir import DType, Quantization, TensorType, Value
+from ..specs import Transform
+
+INTERFACE_FILE = "interface.json"
+
+
+class Port(BaseModel):
+    """One input or output of the network, and of the C function."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="the model's name for it")
+    shape: tuple[int, ...] = Field(description="shape in the model, batch first")
+    dtype: str = Field(description="element type in the model, as in the graph text")
+    c_dtype: str = Field(description="element type in C, as in the graph text")
+    c_order: tuple[int, ...] = Field(
+        description="the model's dimension at each place of the C buffer's shape"
+    )
+    scale: float | None = Field(
+        default=None, description="real = (integer - zero_point) * scale, for integers in C"
+    )
+    zero_point: int | None = Field(default=None, description="the integer that stands for 0")
+    transform: Transform | None = Field(
+        default=None, description="from a file's values to the model's, as in the spec"
+    )
+
+    @property
+    def type(self) -> TensorType:
+        """Type in the model."""
+        return TensorType(self.shape, DType(self.dtype))
+
+    @property
+    def elements(self) -> int:
+        """Number of elements."""
+        return self.type.numel
+
+    @property
+    def c_bytes(self) -> int:
+        """Bytes of the C buffer."""
+        return self.elements * DType(self.c_dtype).bytes
+
+    @property
+    def _grid(self) -> Quantization | None:
+        if self.scale is None or self.zero_point is None:
+            return None
+        return Quantization((self.scale,), (self.zero_point,), 8 * DType(self.c_dtype).bytes)
+
+    def to_c(self, sample: Tensor) -> bytes:
+        """The C buffer of one sample of the model's shape."""
+        stored = sample if self._grid is None else self._grid.quantize(sample)
+        stored = stored.to(DType(self.c_dtype).torch).reshape(self.shape)
+        return bytes(stored.permute(self.c_order).contiguous().numpy().tobytes())
+
+    def integers(self, buffer: bytes) -> Tensor:
+        """What a C buffer holds, in the model's shape: integers where C has integers."""
+        array: NDArray[np.generic] = np.frombuffer(buffer, dtype=_numpy_dtype(self.c_dtype)).copy()
+        tensor = torch.from_numpy(array)
+        in_memory = tensor.reshape([self.shape[dim] for dim in self.c_order])
+        return in_memory.permute([self.c_order.index(dim) for dim in range(len(self.shape))])
+
+    def from_c(self, buffer: bytes) -> Tensor:
+        """The reals that a C buffer stands for, in the model's shape."""
+        stored = self.integers(buffer)
+        return stored if self._grid is None else self._grid.dequantize(stored)
+
+
+class Interface(BaseModel):
+    """What a compiled network takes and gives."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    target: str = Field(description="the target it was compiled for")
+    c_name: str | None = Field(default=None, description="prefix of every C name; null without a C output")
+    arena_bytes: int = Field(default=0, description="working memory that the caller of the C function gives")
+    torch_class: str | None = Field(
+        default=None, description="class in torch/model.py; null without a torch output"
+    )
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+def make_port(
+    name: str, value: Value, c_type: TensorType, order: tuple[int, ...], *, transform: Transform | None = None
+) -> Port:
+    """The port of a graph input or output whose C buffer has elements of `c_type`, dimensions in `order`."""
+    grid = c_type.quantization
+    return Port(
+        name=name,
+        shape=value.type.shape,
+        dtype=value.type.real().dtype.value,
+        c_dtype=c_type.dtype.value,
+        c_order=order,
+        scale=grid and grid.scale[0],
+        zero_point=grid and grid.zero_point[0],
+        transform=transform,
+    )
+
+
+def _numpy_dtype(name: str) -> np.dtype[np.generic]:
+    return np.dtype(torch.empty(0, dtype=DType(name).torch).numpy().dtype)

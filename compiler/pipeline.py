@@ -1,0 +1,188 @@
+"""The road from a spec to files: load, capture, passes in order, backends, figures, report.
+
+Every stage refuses bad input before the next one starts; nothing is written before the last one is done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..backends.c import CArtifact
+from ..backends.torch_module import TorchArtifact
+from ..ir import Graph
+from ..passes import PASSES, CalibrationError, Context, PassError, find_pass
+from ..specs import Dataset, FileSource, Loaded, Spec, Transform, layer_matches, load_spec
+from .capture import capture
+from .data import Column, Samples, read_samples
+from .emission import check_backends, emit_backends
+from .errors import Problem, UserError
+from .loading import check_weights, example_input, load_source, load_weights, positional_order
+from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
+from .output import publish
+from .report import Report, render_html
+from .session import Session, Stage, final_graph
+from .summary import make_report
+
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+Progress = Callable[[str, int, int], None]
+OnStage = Callable[[Stage], None]
+
+
+def _silent(label: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A finished compilation."""
+
+    session: Session
+    stages: tuple[Stage, ...]
+    c: CArtifact | None
+    torch: TorchArtifact | None
+    report: Report
+    files: Mapping[str, bytes]
+
+    @property
+    def graph(self) -> Graph:
+        """The graph after the last pass."""
+        return final_graph(self.session, self.stages)
+
+    def write(self, directory: str | Path) -> None:
+        """Write all files; the directory appears whole or not at all. UserError where it cannot be written."""
+        publish(Path(directory), self.files)
+
+
+def compile_model(
+    spec: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    model: nn.Module | None = None,
+    locked: Path | None = None,
+    progress: Progress = _silent,
+    on_stage: OnStage | None = None,
+) -> Compiled:
+    """Compile what a spec file describes; nothing is written until `Compiled.write`.
+
+    `overrides` are like `passes[1].samples=64`. `model` stands in for what `model.source` names. `locked` is the
+    lock of an earlier compilation: whatever differs from it is refused. Raises SpecError, CaptureError or
+    UserError, each with all problems found.
+    """
+    session = open_session(spec, overrides=overrides, model=model)
+    stages = run_passes(session, progress=progress, on_stage=on_stage)
+    graph = final_graph(session, stages)
+    check_backends(session.spec.outputs, graph, session.target)
+    artifacts = emit_backends(session.spec, graph, session.target, session.evaluation or session.calibration)
+    report = make_report(session, stages, artifacts)
+    files = {
+        **artifacts.files,
+        REPORT_JSON: (report.model_dump_json(indent=2) + "\n").encode(),
+        REPORT_HTML: render_html(report).encode(),
+    }
+    lock = _lock(session, files)
+    if locked is not None:
+        check_lock(read_lock(locked), lock, locked)
+    files[LOCK_FILE] = lock.to_bytes()
+    return Compiled(session, stages, artifacts.c, artifacts.torch, report, files)
+
+
+def open_session(
+    spec: str | Path, *, overrides: Sequence[str] = (), model: nn.Module | None = None
+) -> Session:
+    """Load what a spec names: model, weights, data; capture the model; match the layer selectors."""
+    loaded = load_spec(spec, overrides)
+    described = loaded.spec.model
+    place = str(described.source)
+    _refuse_missing_passes(loaded)
+    if model is None:
+        model = load_source(described.source, described.args, folder=Path(spec).parent)
+        if described.weights is not None:
+            load_weights(model, described.weights)
+    if described.dtype is not None:
+        model = model.to(getattr(torch, described.dtype))
+    notes = check_weights(model, place)
+    names = positional_order(model, list(described.inputs), place)
+    types = {name: described.inputs[name] for name in names}
+    examples = tuple(example_input(t.shape, getattr(torch, t.dtype)) for t in types.values())
+    graph = capture(model, examples, input_names=names).graph
+    _match_selectors(loaded, graph)
+    calibration, evaluation = loaded.spec.data.calibration, loaded.spec.data.evaluation
+    return Session(
+        loaded,
+        graph,
+        calibration and _samples(loaded.spec, graph, calibration),
+        evaluation and _samples(loaded.spec, graph, evaluation),
+        tuple(notes),
+    )
+
+
+def run_passes(
+    session: Session, *, progress: Progress = _silent, on_stage: OnStage | None = None
+) -> tuple[Stage, ...]:
+    """The passes of the spec, in order; UserError with the pass and what to do when one cannot go on."""
+    graph, stages = session.captured, []
+    for index, options in enumerate(session.spec.passes):
+        found = find_pass(options.pass_name())
+        try:
+            result = found(graph, options, _context(session, options, progress))
+        except CalibrationError as err:
+            place = (
+                str(session.spec.data.calibration.file)
+                if session.spec.data.calibration
+                else "data.calibration"
+            )
+            raise UserError(Problem("D107", place, str(err), "see `data.calibration`")) from err
+        except PassError as err:
+            raise UserError(Problem("P601", f"passes[{index}] ({found.name})", str(err))) from err
+        stages.append(Stage(found.name, result.graph, result.report))
+        graph = result.graph
+        if on_stage is not None:
+            on_stage(stages[-1])
+    return tuple(stages)
+
+
+def _context(session: Session, options: object, progress: Progress) -> Context:
+    samples = session.calibration
+    if samples is None:
+        return Context(selects=layer_matches, progress=progress)
+    limit = getattr(options, "samples", None)  # an option that only passes with calibration have
+    used = samples.first(limit)
+    singles = [tuple(x[i : i + 1] for x in used.inputs) for i in range(len(used))]
+    labels = () if used.labels is None else tuple(used.labels[i : i + 1] for i in range(len(used)))
+    return Context(singles, labels, selects=layer_matches, progress=progress)
+
+
+def _samples(spec: Spec, graph: Graph, dataset: Dataset) -> Samples:
+    columns = [
+        Column(dataset.array(v.name), v.type, spec.data.transform.get(v.name, Transform()))
+        for v in graph.inputs
+    ]
+    return read_samples(dataset.file, columns, labels=dataset.labels, limit=dataset.samples)
+
+
+def _refuse_missing_passes(loaded: Loaded) -> None:
+    missing = [o.pass_name() for o in loaded.spec.passes if o.pass_name() not in PASSES]
+    for name in missing:
+        find_pass(name)
+
+
+def _match_selectors(loaded: Loaded, graph: Graph) -> None:
+    layers = [node.source.module for node in graph.nodes if node.source.module]
+    loaded.check_layers(layers)
+
+
+def _lock(session: Session, files: Mapping[str, bytes]) -> Lock:
+    spec = session.spec
+    roles = {"weights": spec.model.weights}
+    roles |= {"calibration": spec.data.calibration and spec.data.calibration.file}
+    roles |= {"evaluation": spec.data.evaluation and spec.data.evaluation.file}
+    if isinstance(spec.model.source, FileSource):
+        roles["model"] = spec.model.source.path
+    return make_lock(
+        session.loaded.canonical_text(), {r: p for r, p in roles.items() if p is not None}, files
+    )

@@ -1,0 +1,46 @@
+"""What the stages of a compilation hand to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..ir import Graph
+from ..passes import PassReport
+from ..specs import Loaded, Spec, Target
+from .data import Samples
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The graph after a pass, and what the pass said."""
+
+    name: str
+    graph: Graph
+    report: PassReport
+
+
+@dataclass(frozen=True)
+class Session:
+    """A spec with everything that it names loaded: the captured model and its data."""
+
+    loaded: Loaded
+    captured: Graph
+    calibration: Samples | None
+    evaluation: Samples | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spec(self) -> Spec:
+        """The spec."""
+        return self.loaded.spec
+
+    @property
+    def target(self) -> Target:
+        """The target, with the spec's changes."""
+        return self.loaded.target
+
+
+def final_graph(session: Session, stages: Sequence[Stage]) -> Graph:
+    """The graph after the last pass."""
+    return stages[-1].graph if stages else session.captured

@@ -1,0 +1,173 @@
+"""The report of a compilation, put together from what each stage left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import isfinite
+
+from ..backends.c import CArtifact
+from ..ir import Graph, Node, type_text
+from ..passes import Decision as PassDecision
+from ..specs import Target
+from .emission import Artifacts
+from .lock import tool_versions
+from .measure import is_quantized, layer_snr, measure_forms
+from .report import Decision, Layer, Measurement, MemoryBlock, PassSection, Report, Resource
+from .session import Session, Stage, final_graph
+
+
+def make_report(session: Session, stages: Sequence[Stage], artifacts: Artifacts) -> Report:
+    """The report, with the spec's metric measured on its evaluation data."""
+    compiled = final_graph(session, stages)
+    c = artifacts.c
+    return Report(
+        name=c.name if c else session.spec.model.source.attribute,
+        model=session.spec.model.source.attribute,
+        target=session.target.name,
+        versions=tool_versions(),
+        parameters=sum(v.type.numel for v in compiled.constants),
+        macs_before=session.captured.macs,
+        macs_after=compiled.macs,
+        resources=_resources(c, session.target) if c else (),
+        measurements=_measurements(session, compiled),
+        layers=_layers(compiled, c, _snr(session, stages)),
+        arena=_arena(c) if c else (),
+        arena_bound_bytes=c.plan.bound if c else None,
+        passes=_sections(session.captured, stages),
+        notes=(*session.notes, *(w for stage in stages for w in stage.report.warnings)),
+    )
+
+
+def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
+    cost = c.program.cost
+    constants = c.constant_bytes
+    return (
+        Resource(
+            name="flash",
+            used=constants + cost.code_bytes,
+            available=target.flash,
+            unit="B",
+            basis=f"{constants:,} B of constants exactly, code estimated",
+        ),
+        Resource(
+            name="arena",
+            used=c.plan.arena_bytes,
+            available=target.ram,
+            unit="B",
+            basis="exact, from the plan",
+        ),
+        Resource(
+            name="stack",
+            used=int(c.macros[f"{c.name.upper()}_STACK_BYTES"]),
+            available=target.stack,
+            unit="B",
+            basis="upper bound",
+        ),
+        Resource(
+            name="cycles",
+            used=round(cost.cycles),
+            available=None,
+            unit="cycles",
+            basis="estimated for a Cortex-M4 without wait states",
+        ),
+    )
+
+
+def _measurements(session: Session, compiled: Graph) -> tuple[Measurement, ...]:
+    dataset = session.spec.data.evaluation
+    if session.evaluation is None or dataset is None or not compiled.outputs:
+        return ()
+    rows, _ = measure_forms(session.captured, compiled, session.evaluation, dataset.measured)
+    return rows
+
+
+def _snr(session: Session, stages: Sequence[Stage]) -> Mapping[str, float]:
+    """Of each integer value against the last float graph before it, on calibration data."""
+    samples = session.calibration or session.evaluation
+    graphs = [session.captured, *(stage.graph for stage in stages)]
+    if samples is None or not is_quantized(graphs[-1]):
+        return {}
+    return layer_snr([g for g in graphs if not is_quantized(g)][-1], graphs[-1], samples)
+
+
+def _layers(graph: Graph, c: CArtifact | None, snr: Mapping[str, float]) -> tuple[Layer, ...]:
+    if c is None:
+        return tuple(_layer(index, node, graph, snr) for index, node in enumerate(graph.nodes))
+    rows = []
+    for index, step in enumerate(c.program.steps):
+        node = c.graph.nodes[step.number]
+        chosen = step.implementation
+        computes = bool(step.results) and step.results[0].value.name == node.outputs[0].name
+        rows.append(
+            _layer(index, node, c.graph, snr).model_copy(
+                update={
+                    "op": step.operator,
+                    "name": step.results[0].value.name,
+                    "kernel": chosen.kernel,
+                    "macs": step.macs,
+                    "constant_bytes": chosen.constant_bytes if computes else 0,
+                    "instructions": round(chosen.cost.instructions),
+                    "cycles": round(chosen.cost.cycles),
+                }
+            )
+        )
+    return tuple(rows)
+
+
+def _layer(index: int, node: Node, graph: Graph, snr: Mapping[str, float]) -> Layer:
+    value, weight = node.outputs[0], node.operand(1)
+    bits = None
+    if weight is not None and graph.is_constant(weight) and node.macs:
+        bits = weight.type.quantization.bits if weight.type.quantization else 8 * weight.type.dtype.bytes
+    ratio = snr.get(value.name)
+    return Layer(
+        index=index,
+        name=value.name,
+        op=node.op.name,
+        module=node.source.module,
+        location=node.source.location,
+        inputs=tuple(v.name for v in node.operands if not graph.is_constant(v)),
+        shape=value.type.shape,
+        type=type_text(value.type),
+        weight_bits=bits,
+        macs=node.macs,
+        constant_bytes=sum(v.type.storage_bytes for v in node.operands if graph.is_constant(v)),
+        snr_db=ratio if ratio is not None and isfinite(ratio) else None,
+    )
+
+
+def _arena(c: CArtifact) -> tuple[MemoryBlock, ...]:
+    return tuple(
+        MemoryBlock(name=b.label, offset_bytes=b.offset, size_bytes=b.bytes, first=b.start, last=b.end)
+        for b in c.plan.blocks
+    )
+
+
+def _sections(captured: Graph, stages: Sequence[Stage]) -> tuple[PassSection, ...]:
+    before, sections = captured, []
+    for stage in stages:
+        applied = stage.report.applied
+        done = ", ".join(f"{rule} {count}" for rule, count in sorted(applied.items())) or "nothing to do"
+        sections.append(
+            PassSection(
+                name=stage.name,
+                nodes_before=len(before.nodes),
+                nodes_after=len(stage.graph.nodes),
+                macs_before=before.macs,
+                macs_after=stage.graph.macs,
+                summary=done,
+                decisions=tuple(_decision(d) for d in stage.report.decisions),
+            )
+        )
+        before = stage.graph
+    return tuple(sections)
+
+
+def _decision(decision: PassDecision) -> Decision:
+    return Decision(
+        rule=decision.rule,
+        subject=decision.name,
+        source=str(decision.source),
+        applied=decision.applied,
+        reason=decision.reason,
+    )
