@@ -6,18 +6,12 @@ and what no operator expresses becomes an opaque `torch_call`. The module itself
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import random
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
@@ -27,19 +21,17 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from ..ir import Builder, DType, ShapeError, TensorType, dump, parse, verify
+from .agreement import deviation, first_difference
 from .captured import Captured, Fixed, Leaf, Signature, TensorAt, as_callable
 from .constants import Named, bind_constants
 from .errors import Problem, UserError
 from .functionalize import Storage, Tracked
 from .importer import Importer
-from .refusals import refusals
+from .isolation import quiet, untouched
+from .refusals import problem_at, refusals
 from .sources import location_of
 
 _DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
-# of the largest element: a module may choose other kernels when it is not traced, which sum in another order
-_TOLERANCE = {DType.F16: 1e-2, DType.BF16: 5e-2, DType.F64: 1e-10, DType.C128: 1e-10}
-_SINGLE_TOLERANCE = 1e-5
-_CONTAINERS = (dict, list, set)  # of a module's attributes, kept as they were before the trace
 
 
 class CaptureError(UserError):
@@ -59,12 +51,12 @@ def capture(
     With `check`, module and graph are both run once on the arguments, and a difference is refused. CaptureError
     holds all that stands against a capture, each with the user's line. `input_names` renames the graph's inputs.
     """
-    _check_state(model)
     positional, named = tuple(args), dict(kwargs or {})
-    with _untouched(model), torch.no_grad():
+    _check_devices(model, (positional, named))
+    with untouched(model), torch.no_grad():
         program = _traced(model, positional, named)
         captured = _imported(program, input_names)
-        return _checked(model, positional, named, captured) if check else captured
+        return _checked(model, positional, named, program, captured) if check else captured
 
 
 def roundtrip(
@@ -77,22 +69,28 @@ def roundtrip(
     return as_callable(captured, graph=graph)
 
 
-def _check_state(model: nn.Module) -> None:
-    problems = []
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if tensor.is_meta:
-            fact = f"{name} is on the meta device and has no values"
-            problems.append(Problem("M212", type(model).__name__, fact, "load its weights"))
-        elif tensor.device.type != "cpu":
-            fact = f"{name} is on {tensor.device}"
-            problems.append(Problem("M212", type(model).__name__, fact, "call model.cpu()"))
+def _check_devices(model: nn.Module, arguments: object) -> None:
+    place = type(model).__name__
+    inputs = enumerate(leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor))
+    tensors = [
+        *model.named_parameters(),
+        *model.named_buffers(),
+        *((f"input {i}", tensor) for i, tensor in inputs),
+    ]
+    problems = [
+        Problem("M212", place, f"{name} is on the meta device and has no values", "load its weights")
+        if tensor.is_meta
+        else Problem("M212", place, f"{name} is on {tensor.device}", "move it with .cpu()")
+        for name, tensor in tensors
+        if tensor.device.type != "cpu"
+    ]
     if problems:
         raise CaptureError(problems)
 
 
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     try:
-        with _quiet():
+        with quiet():
             program = torch.export.export(model, args, kwargs, strict=False)
     except _DATA_DEPENDENT as err:
         raise CaptureError(
@@ -188,76 +186,37 @@ def _input_type(name: str, tensor: Tensor) -> TensorType:
         ) from err
 
 
-def _checked(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], captured: Captured) -> Captured:
-    own = pytree.tree_leaves(model(*pytree.tree_map(_copy, args), **pytree.tree_map(_copy, kwargs)))
-    copied = pytree.tree_leaves(as_callable(captured)(*args, **kwargs))
-    deviation = 0.0
-    for index, (a, b) in enumerate(zip(own, copied, strict=True)):
-        if not isinstance(a, Tensor):
-            continue
-        difference, limit = _difference(a, b)
-        if not difference <= limit:
-            place = type(model).__name__
-            fact = f"result {index} of the module differs from its trace by {difference:.1e} of its largest element"
-            advice = (
-                "look for random numbers, state, or choices made in Python; a model must give the same twice"
-            )
-            raise CaptureError(Problem("M209", place, fact, advice))
-        deviation = max(deviation, difference)
-    return replace(captured, deviation=deviation)
+def _checked(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    program: ExportedProgram,
+    captured: Captured,
+) -> Captured:
+    largest, in_limits = deviation(model, args, kwargs, captured)
+    if in_limits <= 1.0:
+        return replace(captured, deviation=largest)
+    again = _traced(model, args, kwargs)
+    changed = {
+        name: tensor
+        for name, tensor in _lifted(program).items()
+        if name in _lifted(again) and not torch.equal(tensor, _lifted(again)[name])
+    }
+    node = first_difference(program.graph, again.graph, changed)
+    if node is not None:
+        fact = "Python computes a value here that changes from call to call"
+        raise CaptureError(
+            problem_at(node, "M204", fact, "pass it in as an input, or make it once in __init__")
+        )
+    fact = f"the module's result differs from that of its trace by {largest:.1e} of its largest element"
+    advice = "look for state and for random numbers; a model must give the same twice"
+    raise CaptureError(Problem("M209", type(model).__name__, fact, advice))
 
 
-def _copy(leaf: Any) -> Any:  # Any: a leaf of the arguments
-    return leaf.clone() if isinstance(leaf, Tensor) else leaf
-
-
-def _difference(a: Tensor, b: Tensor) -> tuple[float, float]:
-    """Largest difference relative to the largest finite element of `a`, and what is allowed; inf for other types."""
-    if a.shape != b.shape or a.dtype is not b.dtype:
-        return float("inf"), 0.0
-    if torch.equal(a, b) or not a.numel():
-        return 0.0, 0.0
-    if not (a.is_floating_point() or a.is_complex()):
-        return float("inf"), 0.0
-    wide = torch.complex128 if a.is_complex() else torch.float64
-    a_wide, b_wide = a.to(wide), b.to(wide)
-    same = (a == b) | (a.isnan() & b.isnan())
-    scale = a_wide.abs().where(a_wide.isfinite(), 0.0).max().clamp(min=torch.finfo(torch.float64).tiny)
-    difference = ((a_wide - b_wide).abs() / scale).where(~same, 0.0).max()
-    return float(difference.nan_to_num(nan=float("inf"))), _TOLERANCE.get(
-        DType.of(a.dtype), _SINGLE_TOLERANCE
-    )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """What torch warns, logs and prints is held back: what matters of it comes as a problem."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
-
-
-@contextlib.contextmanager
-def _untouched(model: nn.Module) -> Iterator[None]:
-    """Attributes of `model` and the random generators are afterwards what they were before."""
-    kept = [
-        (holder, holder.copy())
-        for module in model.modules()
-        for holder in (vars(module), *vars(module).values())
-        if isinstance(holder, _CONTAINERS)
-    ]
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        for holder, before in kept:
-            holder.clear()
-            holder.extend(before) if isinstance(holder, list) else holder.update(before)
-        random.setstate(states[0])
-        np.random.set_state(states[1])
+def _lifted(program: ExportedProgram) -> dict[str, Tensor]:
+    """Tensors that the user's code made while it was traced, by placeholder."""
+    return {
+        spec.arg.name: _tensor_named(program, str(spec.target))
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.CONSTANT_TENSOR
+    }

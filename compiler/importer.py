@@ -341,12 +341,14 @@ def _functional(overload: OpOverload) -> OpOverload | None:
     packet, _, variant = overload.__name__.partition(".")
     if not packet.endswith("_") or packet.startswith("__"):
         return None
-    namespace = getattr(torch.ops, overload.namespace)
-    found = getattr(getattr(namespace, packet[:-1], None), variant or "default", None)
-    if not isinstance(found, OpOverload):
-        return None
-    same = [a.name for a in found._schema.arguments] == [a.name for a in overload._schema.arguments]
-    return found if same else None
+    functional = getattr(getattr(torch.ops, overload.namespace), packet[:-1], None)
+    names = [a.name for a in overload._schema.arguments]
+    overloads = (
+        [getattr(functional, name) for name in functional.overloads()] if functional is not None else []
+    )
+    overloads.sort(key=lambda found: found._overloadname != (variant or "default"))
+    fitting = (found for found in overloads if [a.name for a in found._schema.arguments] == names)
+    return next(fitting, None)
 
 
 def _resolved(item: Any, results: Mapping[fx.Node, Result]) -> Result:  # Any: arguments of a traced node

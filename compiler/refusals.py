@@ -45,16 +45,33 @@ def _problems(node: fx.Node) -> Iterator[Problem]:
     if node.op != "call_function":
         return
     if isinstance(node.target, HigherOrderOperator):
-        if str(node.target) not in INLINED:
-            yield problem_at(
-                node, "M211", f"torch.{node.target!s} is not supported", "write the choice without it"
-            )
+        yield from _bodies(node, str(node.target))
         return
     yield from _data_dependence(node)
     yield from _element_types(node)
     if isinstance(node.target, OpOverload):
         yield from _training(node, node.target)
         yield from _randomness(node, node.target)
+
+
+def _bodies(node: fx.Node, name: str) -> Iterator[Problem]:
+    place = _first_inside(node)
+    if name == "wrap_with_autocast" and node.args[2]:
+        yield problem_at(
+            place, "M211", "autocast chooses element types", "convert tensors with .to() instead"
+        )
+    if name not in INLINED:
+        yield problem_at(place, "M211", f"torch.{name} is not supported", "write the choice without it")
+
+
+def _first_inside(node: fx.Node) -> fx.Node:
+    """The first traced node of the program that a higher-order operator runs, or the operator's own."""
+    holder = node.graph.owning_module
+    for argument in node.all_input_nodes:
+        body = getattr(holder, str(argument.target), None) if argument.op == "get_attr" else None
+        if isinstance(body, fx.GraphModule):
+            return next((n for n in body.graph.nodes if n.meta.get("stack_trace")), node)
+    return node
 
 
 def _data_dependence(node: fx.Node) -> Iterator[Problem]:

@@ -1,0 +1,50 @@
+"""What surrounds running the user's code: torch kept quiet, and everything left as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import random
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+_CONTAINERS = (dict, list, set)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """What torch warns, logs and prints is held back: what matters of it comes as a problem."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Attributes of `model` and the random generators are afterwards what they were before."""
+    kept = [
+        (holder, holder.copy())
+        for module in model.modules()
+        for holder in (vars(module), *vars(module).values())
+        if isinstance(holder, _CONTAINERS)
+    ]
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for holder, before in kept:
+            holder.clear()
+            holder.extend(before) if isinstance(holder, list) else holder.update(before)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
