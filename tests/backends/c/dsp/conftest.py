@@ -6,83 +6,94 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fxpress.backends.c
 import numpy as np
 import numpy.typing as npt
 import pytest
-from fxpress.backends.c.kernels.epilogue_dsp import HEADERS, Epilogue
-from fxpress.backends.c.toolchain import SANITIZERS, STANDARD, WARNINGS
+from fxpress.backends.c.kernels import epilogue_dsp, gemm_blocked
+from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
+from fxpress.backends.c.simulate import Simulator
+from fxpress.backends.c.toolchain import (
+    SANITIZERS,
+    STANDARD,
+    WARNINGS,
+    Compiler,
+    compile_objects,
+    find_compiler,
+    link_image,
+)
 from fxpress.ir.arithmetic import Rescale
 
 Array = npt.NDArray[np.int64]
 
-HEADER_FILES = [Path(fxpress.backends.c.__file__).parent / "include" / name for name in HEADERS]
+INCLUDE = Path(fxpress.backends.c.__file__).parent / "include"
+HEADERS = [INCLUDE / name for name in (*epilogue_dsp.HEADERS, *gemm_blocked.HEADERS)]
+C_TYPES = {"int8": "int8_t", "int32": "int32_t", "float32": "float"}
 
 
 @dataclass(frozen=True)
 class Case:
     """One call: `source` defines `name(inputs..., y, [constants,] [scratch])`, which must write `expected`.
 
-    In place, the output lies where the last input was.
+    In place, the output lies where the last input was. Floats may differ from `expected` by `tolerance`.
     """
 
     name: str
     source: str
-    inputs: tuple[npt.NDArray[np.int8], ...]
-    expected: npt.NDArray[np.int8]
-    constants: npt.NDArray[np.int32] | None = None
+    inputs: tuple[npt.NDArray[Any], ...]
+    expected: npt.NDArray[Any]
+    constants: npt.NDArray[Any] | None = None
     scratch_bytes: int = 0
     in_place: bool = False
+    tolerance: float = 0.0
 
 
 def program(cases: Sequence[Case]) -> str:
-    """C whose main returns the number of the first wrong case, from 1; `marker` is called around each."""
-    calls = "".join(f"    if (check_{i}()) {{\n        return {i + 1};\n    }}\n" for i in range(len(cases)))
-    parts = [
-        *(header.read_text(encoding="utf-8") for header in HEADER_FILES),
-        "void marker(int id);\n",
-        *(_check(i, case) for i, case in enumerate(cases)),
-    ]
-    return "\n".join([*parts, f"int main(void)\n{{\n{calls}    return 0;\n}}\n"])
+    """C with `call_i` for every case, and a `main` that returns the number of the first wrong one, from 1."""
+    checks = "".join(f"    if (check_{i}()) {{\n        return {i + 1};\n    }}\n" for i in range(len(cases)))
+    headers = (header.read_text(encoding="utf-8") for header in HEADERS)
+    calls = (_check(i, case) for i, case in enumerate(cases))
+    return "\n".join([*headers, *calls, f"int main(void)\n{{\n{checks}    return 0;\n}}\n"])
 
 
 def _check(index: int, case: Case) -> str:
     parts = [case.source]
     arguments = [f"input_{index}_{j}" for j in range(len(case.inputs))]
-    for name, array in zip(arguments, case.inputs, strict=True):
-        parts.append(_array("static int8_t", name, array))
-    parts.append(_array("static const int8_t", f"expected_{index}", case.expected))
-    output = arguments[-1] if case.in_place else f"output_{index}"
-    if not case.in_place:
-        parts.append(f"static int8_t {output}[{case.expected.size}];\n")
+    parts += [_array("static", name, array) for name, array in zip(arguments, case.inputs, strict=True)]
+    parts.append(_array("static const", f"expected_{index}", case.expected))
+    output, size = f"output_{index}", case.expected.size
+    if case.in_place:
+        output = arguments[-1]
+    else:
+        parts.append(f"static {C_TYPES[case.expected.dtype.name]} {output}[{size}];\n")
     arguments.append(output)
     if case.constants is not None:
-        parts.append(_array("static const int32_t", f"constants_{index}", case.constants))
+        parts.append(_array("static const", f"constants_{index}", case.constants))
         arguments.append(f"constants_{index}")
     if case.scratch_bytes:
         parts.append(f"static uint32_t scratch_{index}[{-(-case.scratch_bytes // 4)}];\n")
-        arguments.append(f"scratch_{index}")
-    call = f"{case.name}({', '.join(arguments)});"
-    parts.append(f"static __attribute__((noinline)) void call_{index}(void)\n{{\n    {call}\n}}\n")
-    steps = f"    marker(0);\n    call_{index}();\n    marker(1);\n"
-    verdict = f"    return memcmp({output}, expected_{index}, {case.expected.size}) != 0;\n"
-    parts.append(f"static int check_{index}(void)\n{{\n{steps}{verdict}}}\n")
+        arguments.append(f"(void *)scratch_{index}")
+    wrong = f"{output}[i] != expected_{index}[i]"
+    if case.tolerance:
+        error = f"{output}[i] - expected_{index}[i]"
+        wrong = f"!({error} <= {case.tolerance}f && {error} >= -{case.tolerance}f)"
+    parts.append(
+        f"void call_{index}(void);\nvoid call_{index}(void)\n{{\n    {case.name}({', '.join(arguments)});\n}}\n"
+        f"static int check_{index}(void)\n{{\n    call_{index}();\n    for (int32_t i = 0; i < {size}; ++i) {{\n"
+        f"        if ({wrong}) {{\n            return 1;\n        }}\n    }}\n    return 0;\n}}\n"
+    )
     return "\n".join(parts)
 
 
-def _array(kind: str, name: str, values: npt.NDArray[np.generic]) -> str:
-    numbers = ", ".join("INT32_MIN" if v == -(2**31) else str(v) for v in values.reshape(-1).tolist())
-    return f"{kind} {name}[] = {{{numbers}}};\n"
-
-
-def run_on_host(cases: Sequence[Case], folder: Path, *, compiler: str, flags: Sequence[str]) -> int:
-    """The number of the first case that is wrong on this machine, or 0."""
-    source = folder / "program.c"
-    source.write_text(program(cases) + "\nvoid marker(int id)\n{\n    (void)id;\n}\n", encoding="utf-8")
-    binary = folder / "program"
-    subprocess.run([compiler, *STANDARD, *WARNINGS, *flags, source, "-o", binary], check=True)
-    return subprocess.run([binary], check=False).returncode
+def _array(storage: str, name: str, values: npt.NDArray[Any]) -> str:
+    kind = C_TYPES[values.dtype.name]
+    if kind == "float":
+        numbers = (f"{float(v)!r}f" for v in values.reshape(-1))
+    else:
+        numbers = ("INT32_MIN" if v == -(2**31) else str(v) for v in values.reshape(-1).tolist())
+    return f"{storage} {kind} {name}[] = {{{', '.join(numbers)}}};\n"
 
 
 @dataclass(frozen=True)
@@ -122,10 +133,39 @@ class KernelKit:
         return np.clip(y, epilogue.low, epilogue.high).astype(np.int8)
 
     def check(self, cases: Sequence[Case]) -> None:
-        """Asserts that every case is right on this machine, under sanitizers and when optimized by clang."""
-        for compiler, flags in (("gcc", ("-O1", *SANITIZERS)), ("clang", ("-O2",))):
-            status = run_on_host(cases, self.folder, compiler=compiler, flags=flags)
-            assert status == 0, f"{compiler}: {cases[status - 1].name}"
+        """Asserts that every case is right here, under sanitizers and when optimized, and on a Cortex-M4."""
+        for name, flags in (("gcc", ("-O1", *SANITIZERS)), ("clang", ("-O2",))):
+            self._verdict(name, self._run_here(find_compiler(name), cases, flags), cases)
+        self._verdict("cortex-m4f", self.simulator(cases).call("main").return_value, cases)
+
+    def instructions(self, cases: Sequence[Case]) -> list[int]:
+        """Exactly how many instructions each case takes on a Cortex-M4."""
+        simulator = self.simulator(cases)
+        return [simulator.profile(f"call_{i}").instructions for i in range(len(cases))]
+
+    def simulator(self, cases: Sequence[Case], *, optimize: str = "-O3") -> Simulator:
+        """A Cortex-M4 with the cases in its memory."""
+        compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
+        objects = compile_objects(compiler, [self._source(cases)], self.folder, flags=(optimize, *WARNINGS))
+        keep = ["main", *(f"call_{i}" for i in range(len(cases)))]
+        return Simulator(
+            link_image(compiler, objects, self.folder / "program.elf", keep=keep), cpu="cortex-m4f"
+        )
+
+    def _run_here(self, compiler: Compiler, cases: Sequence[Case], flags: Sequence[str]) -> int:
+        binary = self.folder / "program"
+        command = [compiler.program, *STANDARD, *WARNINGS, *flags, self._source(cases), "-o", binary]
+        subprocess.run(command, check=True)
+        return subprocess.run([binary], check=False).returncode
+
+    def _source(self, cases: Sequence[Case]) -> Path:
+        source = self.folder / "program.c"
+        source.write_text(program(cases), encoding="utf-8")
+        return source
+
+    def _verdict(self, where: str, status: int, cases: Sequence[Case]) -> None:
+        assert 0 <= status <= len(cases), f"{where}: the program ended with {status}"
+        assert status == 0, f"{where}: {cases[status - 1].name} is wrong"
 
 
 @pytest.fixture

@@ -1,0 +1,22 @@
+/* One multiply-accumulate of floats: fused where the machine fuses. */
+#ifndef FXP_BLOCKED_H
+#define FXP_BLOCKED_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifndef FXP_INLINE
+#define FXP_INLINE static inline __attribute__((always_inline, unused))
+#endif
+
+FXP_INLINE float fxp_multiply_add(float a, float b, float sum)
+{
+#if defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(a, b, sum);
+#else
+    return a * b + sum;
+#endif
+}
+
+#endif
