@@ -1,0 +1,84 @@
+"""Instructions per multiply-accumulate on a Cortex-M4, of layers of the MLPerf Tiny networks; counts are exact."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from fxpress.backends.c.kernels import conv_dsp, depthwise_dsp, linear_dsp
+from fxpress.backends.c.kernels.conv_dsp import ConvShape
+from fxpress.backends.c.kernels.depthwise_dsp import DepthwiseShape
+from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
+from fxpress.backends.c.kernels.linear_dsp import LinearShape
+
+PLAIN = Epilogue(-128)
+
+
+def conv(
+    size: tuple[int, int, int], out: tuple[int, int, int], kernel: tuple[int, int], **kwargs: Any
+) -> ConvShape:
+    """A dense convolution from [h, w, c] to [h, w, c]."""
+    stride, padding = kwargs.get("stride", (1, 1)), kwargs.get("padding", (0, 0))
+    return ConvShape(*size, *out, kernel, stride, padding, (1, 1), -128, PLAIN)
+
+
+def depthwise(
+    size: tuple[int, int, int], out: tuple[int, int], stride: tuple[int, int], top: int
+) -> DepthwiseShape:
+    """A 3x3 depthwise convolution."""
+    return DepthwiseShape(*size, *out, (3, 3), stride, (top, top), -128, PLAIN)
+
+
+LAYERS = [
+    ("rgb", conv_dsp, conv((32, 32, 3), (32, 32, 16), (3, 3), padding=(1, 1)), 1.38),
+    ("k3_64", conv_dsp, conv((8, 8, 64), (8, 8, 64), (3, 3), padding=(1, 1)), 0.90),
+    ("speech", conv_dsp, conv((49, 10, 1), (25, 5, 64), (10, 4), stride=(2, 2), padding=(4, 1)), 1.16),
+    ("pointwise_8_16", conv_dsp, conv((24, 24, 8), (24, 24, 16), (1, 1)), 1.80),
+    ("pointwise_64", conv_dsp, conv((25, 5, 64), (25, 5, 64), (1, 1)), 1.00),
+    ("pointwise_256", conv_dsp, conv((3, 3, 256), (3, 3, 256), (1, 1)), 0.87),
+    ("depthwise", depthwise_dsp, depthwise((25, 5, 64), (25, 5), (1, 1), 1), 1.85),
+    ("depthwise_2", depthwise_dsp, depthwise((24, 24, 16), (12, 12), (2, 2), 0), 2.95),
+    ("linear", linear_dsp, LinearShape(640, 128, PLAIN), 1.19),
+]
+
+
+def case(kit: Any, name: str, kernel: Any, shape: Any) -> Any:
+    """A case whose result does not matter."""
+    rng = np.random.default_rng(0)
+    inputs, channels, taps = _sizes(shape)
+    weights = rng.integers(-128, 128, (channels, *taps)).astype(np.int8)
+    zeros = np.zeros(channels, np.int64)
+    constants = kernel.pack(shape, weights, zeros, np.full(channels, 2**22), zeros)
+    return kit.case(
+        name=name,
+        source=kernel.function(shape).render(name),
+        inputs=(rng.integers(-128, 128, inputs).astype(np.int8),),
+        expected=np.zeros(shape.macs // weights[0].size, np.int8),
+        constants=constants,
+        scratch_bytes=kernel.scratch_bytes(shape),
+    )
+
+
+def _sizes(shape: Any) -> tuple[int, int, tuple[int, ...]]:
+    match shape:
+        case ConvShape():
+            return shape.in_h * shape.in_w * shape.in_c, shape.out_c, (shape.in_c, *shape.kernel)
+        case DepthwiseShape():
+            return shape.in_h * shape.in_w * shape.channels, shape.channels, (1, *shape.kernel)
+        case _:
+            return shape.inputs, shape.outputs, (shape.inputs,)
+
+
+@pytest.fixture
+def counts(kit: Any) -> list[int]:
+    """Instructions of every layer."""
+    found: list[int] = kit.instructions([case(kit, name, kernel, shape) for name, kernel, shape, _ in LAYERS])
+    return found
+
+
+def test_instructions_stay_below_their_ceilings_and_near_their_estimates(counts: list[int]) -> None:
+    for (name, kernel, shape, ceiling), count in zip(LAYERS, counts, strict=True):
+        print(f"{name:16} {count:9,} instructions, {count / shape.macs:.3f} per multiply-accumulate")
+        assert count / shape.macs <= ceiling, name
+        assert 0.8 < kernel.estimate(shape).instructions / count < 1.25, name
