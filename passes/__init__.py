@@ -1,6 +1,6 @@
 """The passes: graph in, graph and report out. Importing this package registers all of ours."""
 
-from . import clean, fuse, quantize
+from . import clean, fuse, quantize, remove_dead_channels
 from .base import PASSES, Context, Cost, CostModel, Pass, PassResult, find_pass, register
 from .errors import CalibrationError, MissingNeedError, PassError, UnknownPassError
 from .report import Decision, PassReport, Table
@@ -24,4 +24,5 @@ __all__ = [
     "fuse",
     "quantize",
     "register",
+    "remove_dead_channels",
 ]
