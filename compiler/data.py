@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ir import Graph, ShapeError, TensorType, rebatch, run
-from ..specs import Transform
+from ..specs import ArrayOrigin, Transform
 from .errors import Problem, UserError
+from .loading import call_source, find_source
 
 Interpreter = Callable[[Graph, Sequence[Tensor]], list[Tensor]]
 
@@ -44,25 +45,26 @@ class Column:
     transform: Transform = field(default_factory=Transform)
 
 
-def read_samples(path: Path, columns: Sequence[Column], *, labels: str | None, limit: int | None) -> Samples:
-    """Samples of an npz file, at most `limit`; UserError for whatever does not fit the model's inputs.
+def read_samples(
+    origin: ArrayOrigin, columns: Sequence[Column], *, labels: str | None, limit: int | None
+) -> Samples:
+    """Samples of an npz file or a function, at most `limit`; UserError for what does not fit the model's inputs.
 
     Arrays are [n, ...] where the model's input without its batch dimension is [...].
     """
-    arrays = _read_npz(path, [column.array for column in columns] + ([labels] if labels else []))
+    path = str(origin)
+    arrays = _read(origin, [column.array for column in columns] + ([labels] if labels else []))
     problems, inputs = [], []
     for column in columns:
         try:
             inputs.append(_model_input(arrays[column.array][:limit], column))
         except ValueError as err:
-            problems.append(
-                Problem("D103", str(path), f"array {column.array!r} {err}", "see `data.transform`")
-            )
+            problems.append(Problem("D103", path, f"array {column.array!r} {err}", "see `data.transform`"))
     counts = {len(arrays[c.array]) for c in columns} | ({len(arrays[labels])} if labels else set())
     if len(counts) > 1:
-        problems.append(Problem("D104", str(path), f"arrays differ in length: {sorted(counts)}"))
+        problems.append(Problem("D104", path, f"arrays differ in length: {sorted(counts)}"))
     if counts == {0}:
-        problems.append(Problem("D105", str(path), "holds no samples", "calibration needs at least one"))
+        problems.append(Problem("D105", path, "holds no samples", "calibration needs at least one"))
     if problems:
         raise UserError(problems)
     _check_finite(path, columns, inputs)
@@ -108,17 +110,33 @@ def snr_db(reference: Tensor, approximation: Tensor) -> float:
     return float(10 * np.log10(signal / noise)) if signal else float("-inf")
 
 
+def _read(origin: ArrayOrigin, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+    if isinstance(origin, Path):
+        return _read_npz(origin, names)
+    made, place = find_source(origin, folder=Path.cwd()), str(origin)
+    if not callable(made):
+        fact = f"{origin.attribute} is a {type(made).__name__}"
+        raise UserError(Problem("D101", place, fact, "name a function that gives arrays by name"))
+    found = call_source(made, {}, place)
+    if not isinstance(found, Mapping) or not all(isinstance(a, np.ndarray) for a in found.values()):
+        raise UserError(Problem("D101", place, "does not give numpy arrays by name", "return {name: array}"))
+    _refuse_missing(place, names, list(found))
+    return {name: found[name] for name in names}
+
+
+def _refuse_missing(place: str, names: Sequence[str], known: Sequence[str]) -> None:
+    missing = [name for name in names if name not in known]
+    if missing:
+        has = f"it has {', '.join(known)}"
+        raise UserError([Problem("D102", place, f"has no array {name!r}", has) for name in missing])
+
+
 def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise UserError(Problem("D100", str(path), "there is no such file", "check `data`"))
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive.files]
-            if missing:
-                known = ", ".join(archive.files)
-                raise UserError(
-                    [Problem("D102", str(path), f"has no array {n!r}", f"it has {known}") for n in missing]
-                )
+            _refuse_missing(str(path), names, archive.files)
             return {name: archive[name] for name in names}
     except (ValueError, OSError, BadZipFile, EOFError) as err:
         raise UserError(
@@ -145,13 +163,13 @@ def _model_input(array: NDArray[np.generic], column: Column) -> Tensor:
     return (tensor.to(torch.float64) * transform.scale + transform.offset).to(wanted)
 
 
-def _check_finite(path: Path, columns: Sequence[Column], inputs: Sequence[Tensor]) -> None:
+def _check_finite(path: str, columns: Sequence[Column], inputs: Sequence[Tensor]) -> None:
     problems = []
     for column, tensor in zip(columns, inputs, strict=True):
         bad = [i for i, sample in enumerate(tensor) if not bool(torch.isfinite(sample).all())]
         if bad:
             shown = ", ".join(map(str, bad[:5]))
             message = f"array {column.array!r} holds NaN or infinity in sample {shown}"
-            problems.append(Problem("D106", str(path), message, "leave these samples out"))
+            problems.append(Problem("D106", path, message, "leave these samples out"))
     if problems:
         raise UserError(problems)

@@ -8,7 +8,7 @@ import inspect
 import pickle
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -35,6 +35,20 @@ def load_source(
     A class or a function is called with `arguments`. A package is looked for in `folder` first. UserError when
     anything on the way is missing or raises.
     """
+    found, place, attribute = find_source(source, folder=folder), str(source), source.attribute
+    if not isinstance(found, nn.Module):
+        if not callable(found):
+            fact = f"{attribute} is a {type(found).__name__}"
+            raise _problem("M103", place, fact, "name a class, a function or a module")
+        found = call_source(found, arguments, place)
+    if not isinstance(found, nn.Module):
+        fact = f"{attribute} gives a {type(found).__name__}"
+        raise _problem("M103", place, fact, "it must give a torch.nn.Module")
+    return found.eval()
+
+
+def find_source(source: FileSource | ModuleSource, *, folder: Path) -> object:
+    """What `file.py:Attribute` or `package.module:Attribute` names; a package is looked for in `folder` first."""
     place, attribute = str(source), source.attribute
     module = _import_file(source.path, place) if isinstance(source, FileSource) else _import(source, folder)
     found: Any = module  # Any: whatever the user's file holds
@@ -45,15 +59,19 @@ def load_source(
                 "M102", place, f"there is no attribute {part!r}", f"there are {', '.join(names[:12])}"
             )
         found = getattr(found, part)
-    if not isinstance(found, nn.Module):
-        if not callable(found):
-            fact = f"{attribute} is a {type(found).__name__}"
-            raise _problem("M103", place, fact, "name a class, a function or a module")
-        found = _call(found, arguments, place)
-    if not isinstance(found, nn.Module):
-        fact = f"{attribute} gives a {type(found).__name__}"
-        raise _problem("M103", place, fact, "it must give a torch.nn.Module")
-    return found.eval()
+    return found
+
+
+def call_source(
+    factory: Callable[..., object],
+    arguments: Mapping[str, Any],  # Any: the user's keywords
+    place: str,
+) -> object:
+    """What the user's class or function gives; UserError with the line when it raises."""
+    try:
+        return factory(**arguments)
+    except Exception as err:  # the user's code may raise anything
+        raise _problem("M101", place, f"calling it raises {_first_line(err)}", _line_in(None, err)) from err
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -193,15 +211,6 @@ def _import(source: ModuleSource, folder: Path) -> ModuleType:
         raise _problem(
             "M101", str(source), f"importing it raises {_first_line(err)}", _line_in(None, err)
         ) from err
-
-
-def _call(
-    factory: Any, arguments: Mapping[str, Any], place: str
-) -> object:  # Any: a class or function of the user's
-    try:
-        return factory(**arguments)
-    except Exception as err:  # the user's constructor may raise anything
-        raise _problem("M101", place, f"calling it raises {_first_line(err)}", _line_in(None, err)) from err
 
 
 @contextmanager

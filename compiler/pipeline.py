@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,8 +16,8 @@ from torch import nn
 from ..backends.c import CArtifact
 from ..backends.torch_module import TorchArtifact
 from ..ir import Graph
-from ..passes import PASSES, CalibrationError, Context, PassError, find_pass
-from ..specs import Dataset, FileSource, Loaded, Spec, Transform, layer_matches, load_spec
+from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
+from ..specs import ArrayOrigin, Dataset, FileSource, Loaded, Spec, Transform, layer_matches, load_spec
 from .capture import capture
 from .data import Column, Samples, read_samples
 from .emission import check_backends, emit_backends
@@ -98,7 +99,7 @@ def open_session(
     loaded = load_spec(spec, overrides)
     described = loaded.spec.model
     place = str(described.source)
-    _refuse_missing_passes(loaded)
+    _find_passes(loaded)
     if model is None:
         model = load_source(described.source, described.args, folder=Path(spec).parent)
         if described.weights is not None:
@@ -115,8 +116,8 @@ def open_session(
     return Session(
         loaded,
         graph,
-        calibration and _samples(loaded.spec, graph, calibration),
-        evaluation and _samples(loaded.spec, graph, evaluation),
+        _samples(loaded.spec, graph, calibration) if calibration else None,
+        _samples(loaded.spec, graph, evaluation) if evaluation else None,
         tuple(notes),
     )
 
@@ -126,13 +127,13 @@ def run_passes(
 ) -> tuple[Stage, ...]:
     """The passes of the spec, in order; UserError with the pass and what to do when one cannot go on."""
     graph, stages = session.captured, []
-    for index, options in enumerate(session.spec.passes):
-        found = find_pass(options.pass_name())
+    passes = _find_passes(session.loaded)
+    for index, (found, options) in enumerate(zip(passes, session.spec.passes, strict=True)):
         try:
             result = found(graph, options, _context(session, options, progress))
         except CalibrationError as err:
             place = (
-                str(session.spec.data.calibration.file)
+                str(session.spec.data.calibration.origin)
                 if session.spec.data.calibration
                 else "data.calibration"
             )
@@ -162,13 +163,20 @@ def _samples(spec: Spec, graph: Graph, dataset: Dataset) -> Samples:
         Column(dataset.array(v.name), v.type, spec.data.transform.get(v.name, Transform()))
         for v in graph.inputs
     ]
-    return read_samples(dataset.file, columns, labels=dataset.labels, limit=dataset.samples)
+    return read_samples(dataset.origin, columns, labels=dataset.labels, limit=dataset.samples)
 
 
-def _refuse_missing_passes(loaded: Loaded) -> None:
-    missing = [o.pass_name() for o in loaded.spec.passes if o.pass_name() not in PASSES]
-    for name in missing:
-        find_pass(name)
+def _find_passes(loaded: Loaded) -> tuple[Pass[Any], ...]:  # Any: each pass has its own options
+    """The passes of the spec; UserError for those that do not exist."""
+    problems, found = [], []
+    for index, options in enumerate(loaded.spec.passes):
+        try:
+            found.append(find_pass(options.pass_name()))
+        except UnknownPassError as err:
+            problems.append(Problem("P600", f"passes[{index}]", str(err)))
+    if problems:
+        raise UserError(problems)
+    return tuple(found)
 
 
 def _match_selectors(loaded: Loaded, graph: Graph) -> None:
@@ -178,11 +186,14 @@ def _match_selectors(loaded: Loaded, graph: Graph) -> None:
 
 def _lock(session: Session, files: Mapping[str, bytes]) -> Lock:
     spec = session.spec
-    roles = {"weights": spec.model.weights}
-    roles |= {"calibration": spec.data.calibration and spec.data.calibration.file}
-    roles |= {"evaluation": spec.data.evaluation and spec.data.evaluation.file}
-    if isinstance(spec.model.source, FileSource):
-        roles["model"] = spec.model.source.path
-    return make_lock(
-        session.loaded.canonical_text(), {r: p for r, p in roles.items() if p is not None}, files
-    )
+    roles: dict[str, ArrayOrigin | None] = {
+        "weights": spec.model.weights,
+        "calibration": spec.data.calibration.origin if spec.data.calibration else None,
+        "evaluation": spec.data.evaluation.origin if spec.data.evaluation else None,
+        "model": spec.model.source,
+    }
+    named = {
+        role: origin.path if isinstance(origin, FileSource) else origin for role, origin in roles.items()
+    }
+    paths = {role: path for role, path in named.items() if isinstance(path, Path)}
+    return make_lock(session.loaded.canonical_text(), paths, files)

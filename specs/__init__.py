@@ -7,7 +7,7 @@ loaded.spec.passes, loaded.target, loaded.origin("passes[2].samples")
 from .data import Calibration, Data, Dataset, Evaluation, Metric, Transform
 from .errors import CODES, Place, Problem, SpecError, render
 from .load import Loaded, Origin, Setting, check_spec, list_presets, load_spec, load_target
-from .model import FileSource, Input, Model, ModuleSource
+from .model import ArrayOrigin, FileSource, Input, Model, ModuleSource
 from .options import (
     PASSES,
     CleanOptions,
@@ -32,6 +32,7 @@ __all__ = [
     "CODES",
     "PASSES",
     "VERSION",
+    "ArrayOrigin",
     "COutput",
     "Calibration",
     "CleanOptions",

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
+from .model import ArrayOrigin, Source
 from .section import FilePath, Name, Positive, Section, fault
 
 Metric: TypeAlias = Literal["top1", "agreement", "mse", "snr"]
@@ -54,9 +55,14 @@ class Transform(Section):
 
 
 class Dataset(Section):
-    """Samples from an npz file: arrays whose first axis is the sample."""
+    """Samples: arrays whose first axis is the sample, from an npz file or from a function that makes them."""
 
-    file: FilePath = Field(description="An .npz file; it must not hold pickles.")
+    file: FilePath | None = Field(default=None, description="An .npz file; it must not hold pickles.")
+    source: Source | None = Field(
+        default=None,
+        description="In place of `file`: a function without arguments that gives numpy arrays by name, as "
+        "`samples.py:calibration`.",
+    )
     inputs: Mapping[Name, Name] = Field(
         default={},
         description="The array of each model input; an input left out takes the array of its own name.",
@@ -66,6 +72,21 @@ class Dataset(Section):
     )
 
     labels: Name | None = Field(default=None, description="The array of labels.")
+
+    @model_validator(mode="after")
+    def _file_or_source(self) -> Self:
+        if (self.file is None) == (self.source is None):
+            raise fault(
+                "S205", "give either file or source", hint="`file: samples.npz`, or `source: samples.py:make`"
+            )
+        return self
+
+    @property
+    def origin(self) -> ArrayOrigin:
+        """Where the arrays come from."""
+        origin = self.source if self.file is None else self.file
+        assert origin is not None
+        return origin
 
     def array(self, model_input: str) -> str:
         """The name of the array that feeds a model input."""
@@ -100,8 +121,10 @@ class Evaluation(Dataset):
 class Data(Section):
     """What the network is calibrated and measured with."""
 
-    calibration: Calibration | None = Field(default=None, description=str(Calibration.__doc__))
-    evaluation: Evaluation | None = Field(default=None, description=str(Evaluation.__doc__))
+    calibration: Calibration | None = Field(
+        default=None, description="What the ranges of activations are taken from."
+    )
+    evaluation: Evaluation | None = Field(default=None, description="What the network is measured with.")
     transform: Mapping[Name, Transform] = Field(
         default={},
         description="For each model input the way from file to input; the emitted C tells its user the same.",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .data import Dataset
 from .errors import Problem, near_miss, quoted
-from .model import FileSource
+from .model import ArrayOrigin, FileSource
 from .paths import format_path
 from .spec import Spec
 from .tree import Location, Node, place_of
@@ -17,7 +17,7 @@ _DYNAMIC = ("globals", "exec", "setattr", "__getattr__")
 
 def check_files(spec: Spec, root: Node) -> list[Problem]:
     """A problem for every file that is not there, every attribute and array that its file does not hold."""
-    found = [*_source(spec), *_weights(spec)]
+    found = [*_source(spec.model.source, ("model", "source")), *_weights(spec)]
     for key, dataset in (("calibration", spec.data.calibration), ("evaluation", spec.data.evaluation)):
         if dataset is not None:
             found += _dataset(("data", key), dataset, list(spec.model.inputs))
@@ -43,8 +43,7 @@ def _missing(location: Location, path: Path) -> _Fault:
     )
 
 
-def _source(spec: Spec) -> Iterator[_Fault]:
-    source, location = spec.model.source, ("model", "source")
+def _source(source: ArrayOrigin, location: Location) -> Iterator[_Fault]:
     if not isinstance(source, FileSource):
         return
     if not source.path.is_file():
@@ -91,6 +90,9 @@ def _weights(spec: Spec) -> Iterator[_Fault]:
 
 
 def _dataset(location: Location, dataset: Dataset, inputs: list[str]) -> Iterator[_Fault]:
+    if dataset.file is None:
+        yield from _source(dataset.origin, (*location, "source"))
+        return
     if not dataset.file.is_file():
         yield _missing((*location, "file"), dataset.file)
         return

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, WithJsonSchema
+from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, SerializationInfo, WithJsonSchema
 
-from .section import FilePath, Name, Positive, Section, fault, resolve
+from .section import FilePath, Name, Positive, Section, fault, resolve, shown_path
 
 Dtype: TypeAlias = Literal[
     "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"
@@ -54,6 +54,12 @@ def _source(value: Any) -> FileSource | ModuleSource:  # any: whatever the user 
     return ModuleSource(where, attribute)
 
 
+def _shown(source: FileSource | ModuleSource, info: SerializationInfo) -> str:
+    if isinstance(source, ModuleSource):
+        return str(source)
+    return f"{shown_path(source.path, info)}:{source.attribute}"
+
+
 def _weights(value: Any) -> Any:  # any: whatever the user wrote, checked here
     if isinstance(value, str) and not value.endswith(_WEIGHT_FILES):
         hint = "save the state dict with safetensors, or with torch.save"
@@ -64,12 +70,16 @@ def _weights(value: Any) -> Any:  # any: whatever the user wrote, checked here
 Source = Annotated[
     FileSource | ModuleSource,
     BeforeValidator(_source),
-    PlainSerializer(str),
+    PlainSerializer(_shown),
     WithJsonSchema(
         {"type": "string", "pattern": ":", "examples": ["model.py:KeywordNet", "torchvision.models:resnet18"]}
     ),
 ]
 """Where a network is defined: a file or a module, then the attribute."""
+
+
+ArrayOrigin: TypeAlias = Path | FileSource | ModuleSource
+"""Where arrays come from: an npz file, or a function in a file or a module."""
 
 
 class Input(Section):
