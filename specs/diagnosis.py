@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from .errors import Problem, near_miss, quoted
+from .errors import Problem, near_miss, nearest, quoted
 from .paths import format_path
 from .section import Section
 from .tree import Location, Mapping, Node, Scalar, Sequence, find, key_place, place_of
@@ -47,8 +47,12 @@ class _Spot:
 
 
 def diagnose(err: ValidationError, root: Node, model: type[Section]) -> list[Problem]:
-    """A problem for each complaint of pydantic about the tree, read as `model`."""
-    return [_problem(details, root, model) for details in err.errors(include_url=False)]
+    """A problem for each complaint of pydantic about the tree, read as `model`; a misspelt key is one, not two."""
+    details = err.errors(include_url=False)
+    unknown = [_spot(d["loc"], model) for d in details if d["type"] == "extra_forbidden"]
+    misspelt = [(*spot.location[:-1], near) for spot in unknown if (near := _meant(spot))]
+    told = [d for d in details if d["type"] != "missing" or _spot(d["loc"], model).location not in misspelt]
+    return [_problem(d, root, model) for d in told]
 
 
 def _problem(details: ErrorDetails, root: Node, model: type[Section]) -> Problem:
@@ -76,6 +80,11 @@ def _unknown_key(spot: _Spot, root: Node) -> Problem:
     parent = format_path(spot.location[:-1])
     message = f"{parent + ': ' if parent else ''}unknown key {quoted(key)}"
     return Problem("S201", key_place(root, spot.location), message, near_miss(key, known))
+
+
+def _meant(spot: _Spot) -> str | None:
+    """The key that an unknown one was probably meant to be."""
+    return nearest(str(spot.location[-1]), _keys(spot.section) if spot.section else [])
 
 
 def _missing_key(spot: _Spot, root: Node) -> Problem:

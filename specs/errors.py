@@ -103,13 +103,20 @@ def near_miss(word: str, known: Iterable[str]) -> str:
     'did you mean "prune"?'
     """
     known = list(known)
-    close = difflib.get_close_matches(word[:80].lower(), known, n=1, cutoff=0.6)
+    close = nearest(word, known)
     if close:
-        return f'did you mean "{close[0]}"?'
+        return f'did you mean "{close}"?'
     if not known:
         return ""
     more = f" and {len(known) - 12} more" if len(known) > 12 else ""
     return f"known here: {', '.join(known[:12])}{more}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that is spelt most like `word`, if any is much like it."""
+    by_lower = {name.lower(): name for name in known}
+    close = difflib.get_close_matches(word[:80].lower(), by_lower, n=1, cutoff=0.6)
+    return by_lower[close[0]] if close else None
 
 
 def quoted(value: str) -> str:

@@ -4,6 +4,7 @@ Everything is done on the tree of nodes, so that each value knows where it came 
 raised at once, by position.
 """
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -85,6 +86,12 @@ class Loaded:
         raise SpecError(
             [Problem("S132", None, f"{quoted(path)} is nowhere in the spec", near_miss(path, known))]
         )
+
+    def canonical_text(self) -> str:
+        """Spec and target as JSON, defaults written out, paths relative to the spec: equal for equal meanings."""
+        context = {"folder": str(self.path.resolve().parent)}
+        spec = self.spec.model_dump(mode="json", by_alias=True, context=context, exclude={"extends"})
+        return json.dumps({"spec": spec, "target": self.target.model_dump(mode="json")}, indent=1)
 
     def check_layers(self, names: Iterable[str]) -> None:
         """SpecError for every layer pattern of the spec that matches none of the model's layers."""

@@ -70,5 +70,5 @@ class TorchOutput(Section):
 class Outputs(Section):
     """What is written; at least one."""
 
-    c: COutput | None = Field(default=None, description=str(COutput.__doc__))
-    torch: TorchOutput | None = Field(default=None, description=str(TorchOutput.__doc__))
+    c: COutput | None = Field(default=None, description="Writes C.")
+    torch: TorchOutput | None = Field(default=None, description="Writes a torch module.")

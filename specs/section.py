@@ -14,6 +14,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    SerializationInfo,
     StringConstraints,
     WithJsonSchema,
 )
@@ -43,6 +44,11 @@ def resolve(path: str, *, folder_of: str) -> Path:
     return Path(os.path.normpath(folder / os.path.expanduser(path)))
 
 
+def shown_path(path: Path, info: SerializationInfo) -> str:
+    """The path as text, relative to the folder that the context of a dump names, if it names one."""
+    return os.path.relpath(path, info.context["folder"]) if info.context else str(path)
+
+
 def _file(value: Any) -> Any:  # any: whatever the user wrote, checked here
     if isinstance(value, Path):
         return value
@@ -61,7 +67,7 @@ def _pattern(value: str) -> str:
 FilePath = Annotated[
     Path,
     BeforeValidator(_file),
-    PlainSerializer(str),
+    PlainSerializer(shown_path),
     WithJsonSchema(
         {"type": "string", "minLength": 1, "description": "path, relative to the file it is written in"}
     ),

@@ -43,8 +43,8 @@ class Spec(Section):
         description="A spec to start from: a path, or `preset/NAME`. Mappings are merged, lists and values replaced.",
         examples=["preset/int8-mcu", "base.yaml"],
     )
-    model: Model = Field(description=str(Model.__doc__))
-    data: Data = Field(default=Data(), description=str(Data.__doc__))
-    target: TargetChoice = Field(default=TargetChoice(), description=str(TargetChoice.__doc__))
+    model: Model = Field(description="The network.")
+    data: Data = Field(default=Data(), description="The files for calibration and measuring.")
+    target: TargetChoice = Field(default=TargetChoice(), description="The machine.")
     passes: tuple[Pass, ...] = Field(default=(), description="The passes, in the order in which they run.")
-    outputs: Outputs = Field(description=str(Outputs.__doc__))
+    outputs: Outputs = Field(description="What to write.")

@@ -44,7 +44,7 @@ class Target(Section):
     stack: Bytes | None = Field(default=None, description="Most that the network may take of the stack.")
     clock: Hertz | None = Field(default=None, description="Clock frequency, for times from cycles.")
     features: tuple[Feature, ...] = Field(default=(), description=_FEATURES)
-    toolchain: Toolchain = Field(description="The C compiler.")
+    toolchain: Toolchain = Field(description="How C is compiled for it.")
     simulator: Name | None = Field(
         default=None, description="The CPU model of unicorn that runs its code; left out where there is none."
     )

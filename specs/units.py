@@ -1,88 +1,103 @@
 """Quantities with a unit: `64 KiB`, `60 %`, `6 M`, `168 MHz`. A bare number is refused, with the units there are."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, WithJsonSchema
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from .section import fault
-
-BYTE_UNITS = {"B": 1, "kB": 10**3, "KiB": 2**10, "MB": 10**6, "MiB": 2**20, "GB": 10**9, "GiB": 2**30}
-COUNT_UNITS = {"k": 10**3, "M": 10**6, "G": 10**9}
-FREQUENCY_UNITS = {"Hz": 1, "kHz": 10**3, "MHz": 10**6, "GHz": 10**9}
-PERCENT_UNITS = {"%": Fraction(1, 100)}
 
 _QUANTITY = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z%]*)")
 _LARGEST = 2**53
 
 
-def _quantity(
-    value: Any, units: Mapping[str, int | Fraction], example: str
-) -> Fraction:  # any: unchecked input
-    """The value in the base unit; more than zero."""
-    known = ", ".join(units)
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        raise fault(
-            "S206", f"{value!r} has no unit", hint=f"write for example `{example}`; the units are {known}"
-        )
-    match = _QUANTITY.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
-        negative = isinstance(value, str) and value.strip().startswith("-")
-        message = "must be more than zero" if negative else "is not a quantity"
-        raise fault(
-            "S205" if negative else "S206",
-            message,
-            hint=f"write for example `{example}`; the units are {known}",
-        )
-    number, unit = match.groups()
-    if not unit:
-        raise fault(
-            "S206", f"{number} has no unit", hint=f"write for example `{example}`; the units are {known}"
-        )
-    if unit not in units:
-        nearest = next((name for name in units if name.lower() == unit.lower()), None)
-        hint = f"did you mean `{number} {nearest}`?" if nearest else f"the units are {known}"
-        raise fault("S206", f'the unit "{unit}" is unknown here', hint=hint)
-    quantity = Fraction(number) * units[unit]
-    if not 0 < quantity <= _LARGEST:
-        raise fault("S205", "must be more than zero" if quantity == 0 else "is too large")
-    return quantity
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """How a kind of quantity is read and written: its units, the first of which is the one it is written in.
 
+    A field is an int, whole in the base unit, or a float; more than zero and at most `most`.
+    """
 
-def _whole(units: Mapping[str, int], what: str, example: str) -> Callable[[Any], int]:
-    def parse(value: Any) -> int:  # any: unchecked input
-        quantity = _quantity(value, units, example)
+    units: Mapping[str, Fraction]
+    example: str
+    most: int = _LARGEST
+
+    def read(self, value: Any) -> Fraction:  # any: whatever the user wrote
+        """The value in the base unit."""
+        hint = f"write for example `{self.example}`; the units are {', '.join(self.units)}"
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            raise fault("S206", f"{value!r} has no unit", hint=hint)
+        text = value.strip() if isinstance(value, str) else ""
+        match = _QUANTITY.fullmatch(text.removeprefix("-"))
+        if match is None:
+            raise fault("S206", "is not a quantity", hint=hint)
+        number, name = match.groups()
+        if not name:
+            raise fault("S206", f"{text} has no unit", hint=hint)
+        if name not in self.units:
+            near = next((known for known in self.units if known.lower() == name.lower()), None)
+            hint = f"did you mean `{number} {near}`?" if near else hint
+            raise fault("S206", f'the unit "{name}" is unknown here', hint=hint)
+        quantity = Fraction(number) * self.units[name]
+        if text.startswith("-") or not quantity:
+            raise fault("S205", "must be more than zero")
+        if quantity > self.most:
+            raise fault("S205", f"must be at most {self.write(self.most)}")
+        return quantity
+
+    def read_whole(self, value: Any) -> int:  # any: whatever the user wrote
+        """The value in the base unit, where that is whole."""
+        quantity = self.read(value)
         if quantity.denominator != 1:
-            raise fault("S205", f"is {float(quantity):g} {what}, which is not a whole number")
+            raise fault("S205", f"is {float(quantity):g} in the base unit, which is not a whole number")
         return quantity.numerator
 
-    return parse
+    def write(self, value: float) -> str:
+        """The value in the first unit, exactly; reads back as the same value."""
+        size = next(iter(self.units.values()))
+        number = Decimal(repr(value)) * size.denominator / size.numerator
+        return f"{number.normalize():f} {next(iter(self.units))}"
+
+    def __get_pydantic_core_schema__(
+        self, source: type[int | float], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Validation from text; numbers in Python, text in JSON."""
+        read = self.read_whole if source is int else lambda value: float(self.read(value))
+        text = core_schema.plain_serializer_function_ser_schema(
+            self.write, return_schema=core_schema.str_schema(), when_used="json"
+        )
+        return core_schema.no_info_plain_validator_function(read, serialization=text)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """A text with one of the units; any: JSON."""
+        pattern = rf"^\s*[0-9]+(\.[0-9]+)?\s*({'|'.join(self.units)})\s*$"
+        return {"type": "string", "pattern": pattern, "examples": [self.example]}
 
 
-def _share(value: Any) -> float:  # any: unchecked input
-    share = _quantity(value, PERCENT_UNITS, "60 %")
-    if share > 1:
-        raise fault("S205", "must be at most 100 %")
-    return float(share)
+def _sizes(**units: int) -> dict[str, Fraction]:
+    return {name: Fraction(size) for name, size in units.items()}
 
 
-def _schema(units: Mapping[str, int | Fraction], example: str) -> WithJsonSchema:
-    pattern = rf"^\s*[0-9]+(\.[0-9]+)?\s*({'|'.join(units)})\s*$"
-    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]})
+BYTES = Unit(_sizes(B=1, kB=10**3, KiB=2**10, MB=10**6, MiB=2**20, GB=10**9, GiB=2**30), "64 KiB")
+COUNT = Unit(_sizes(k=10**3, M=10**6, G=10**9), "6 M")
+FREQUENCY = Unit(_sizes(Hz=1, kHz=10**3, MHz=10**6, GHz=10**9), "80 MHz")
+PERCENT = Unit({"%": Fraction(1, 100)}, "60 %", most=1)
 
-
-Bytes = Annotated[int, BeforeValidator(_whole(BYTE_UNITS, "bytes", "64 KiB")), _schema(BYTE_UNITS, "64 KiB")]
+Bytes = Annotated[int, BYTES]
 """A size, in bytes: `64 KiB`."""
 
-Count = Annotated[int, BeforeValidator(_whole(COUNT_UNITS, "units", "6 M")), _schema(COUNT_UNITS, "6 M")]
+Count = Annotated[int, COUNT]
 """A large count, of cycles or operations: `6 M`."""
 
-Hertz = Annotated[
-    int, BeforeValidator(_whole(FREQUENCY_UNITS, "Hz", "80 MHz")), _schema(FREQUENCY_UNITS, "80 MHz")
-]
+Hertz = Annotated[int, FREQUENCY]
 """A clock frequency, in Hz: `80 MHz`."""
 
-Percent = Annotated[float, BeforeValidator(_share), _schema(PERCENT_UNITS, "60 %")]
+Percent = Annotated[float, PERCENT]
 """A share, more than 0 and at most 1: `60 %` is 0.6."""

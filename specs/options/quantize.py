@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from ..section import LayerPattern, Positive, Section, Selects
 from ..units import Percent
@@ -31,7 +32,11 @@ class Percentile(Section):
     kind: Literal["percentile"] = Field(
         default="percentile", description="Range that covers a share of all values."
     )
-    coverage: Percent = Field(default=0.9999, description="Share of the values inside the range.")
+    coverage: Percent = Field(
+        default=0.9999,
+        json_schema_extra={"default": "99.99 %"},
+        description="Share of the values inside the range.",
+    )
 
 
 class MseSearch(Section):
@@ -47,9 +52,22 @@ def _named(value: Any) -> Any:  # any: whatever the user wrote, checked by the m
     return {"kind": value} if isinstance(value, str) else value
 
 
+class _NameInSchema:
+    """Tells the JSON schema that a name alone will do."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:  # any: a JSON schema
+        names = [
+            member.model_fields["kind"].default for member in (MinMax, MovingAverage, Percentile, MseSearch)
+        ]
+        return {"anyOf": [{"enum": names}, handler(core_schema)]}
+
+
 Observer: TypeAlias = Annotated[
     Annotated[MinMax | MovingAverage | Percentile | MseSearch, Field(discriminator="kind")],
     BeforeValidator(_named),
+    _NameInSchema(),
 ]
 """How a range is chosen: a name, or a mapping with `kind` and the parameters of that kind."""
 

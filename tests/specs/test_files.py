@@ -1,0 +1,115 @@
+"""`check_spec`: the files that a spec names are there and hold what it asks of them."""
+
+import io
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fxpress.specs import SpecError, check_spec, render
+
+Write = Callable[..., Path]
+
+
+def _npz(*arrays: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in arrays:
+            archive.writestr(f"{name}.npy", b"")
+    return content.getvalue()
+
+
+@pytest.fixture
+def project(write: Write, sound: str) -> Path:
+    """A spec with a network and data beside it."""
+    write("import torch\n\nclass Net(torch.nn.Module):\n    pass\n", "net.py")
+    write(_npz("x", "labels"), "train.npz")
+    return write(sound.replace("train.npz}", "train.npz, labels: labels}"))
+
+
+def test_a_project_with_all_its_files_is_sound(project: Path) -> None:
+    assert check_spec(project).spec.model.inputs
+
+
+@pytest.mark.parametrize(
+    ("overrides", "code", "message", "hint"),
+    [
+        (["model.source=nett.py:Net"], "S311", "model.source: there is no file", 'did you mean "net.py"?'),
+        (["model.source=net.py:Nett"], "S312", 'net.py does not define "Nett"', 'did you mean "Net"?'),
+        (["model.source=net.py:Net.child"], "", "", ""),
+        (
+            ["model.weights=net.safetensors"],
+            "S311",
+            "model.weights: there is no file",
+            "relative to the file",
+        ),
+        (
+            ["data.calibration.file=tain.npz"],
+            "S311",
+            "data.calibration.file: there is no file",
+            '"train.npz"?',
+        ),
+        (["data.calibration.file=net.py"], "S312", "is not an npz file", "numpy.savez"),
+        (["data.calibration.inputs.x=X"], "S312", 'train.npz has no array "X"', 'did you mean "x"?'),
+        (["data.calibration.labels=label"], "S312", 'has no array "label"', 'did you mean "labels"?'),
+        (["data.evaluation.file=none.npz"], "S311", "data.evaluation.file: there is no file", ""),
+    ],
+)
+def test_what_a_file_does_not_hold_is_told(
+    project: Path, monkeypatch: pytest.MonkeyPatch, overrides: list[str], code: str, message: str, hint: str
+) -> None:
+    monkeypatch.chdir(project.parent)
+    if not code:
+        assert check_spec(project, overrides).spec
+        return
+    with pytest.raises(SpecError) as caught:
+        check_spec(project, overrides)
+    (problem,) = caught.value.problems
+    assert problem.code == code, render([problem])
+    assert message in problem.message
+    assert hint in problem.hint
+    assert str(problem.place).startswith("--set:1:")
+
+
+def test_all_missing_files_are_told_at_once(write: Write, sound: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        check_spec(write(sound))
+    assert [problem.code for problem in caught.value.problems] == ["S311", "S311"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from nets import *\n",
+        "from nets import Other as Net\n",
+        "import Net\n",
+        "Net = lambda: None\n",
+        "if True:\n    def Net(): pass\n",
+        "Net: object = None\n",
+        "for name in ['Net']:\n    globals()[name] = 1\n",
+        "def __getattr__(name): ...\n",
+    ],
+)
+def test_a_name_that_a_file_may_define_is_not_refused(project: Path, text: str) -> None:
+    (project.parent / "net.py").write_text(text)
+    assert check_spec(project).spec
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"class Net(:\n", r"is not Python in line 1: invalid syntax"),
+        (b"x = 1\0", r"is not Python"),
+        (b"(" * 5000, r"is not Python in line 1: too many nested parentheses"),
+        (b"", r'does not define "Net"'),
+    ],
+)
+def test_a_file_that_is_not_python_is_told_and_never_run(project: Path, text: bytes, message: str) -> None:
+    (project.parent / "net.py").write_bytes(text)
+    with pytest.raises(SpecError, match=rf"net\.yaml:3:11: model\.source: .*{message}.* \[S312\]"):
+        check_spec(project)
+
+
+def test_a_module_is_not_looked_for(project: Path) -> None:
+    assert check_spec(project, ["model.source=no.such.module:Net"]).spec

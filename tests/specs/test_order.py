@@ -1,0 +1,65 @@
+"""The order of passes."""
+
+from collections.abc import Callable
+from itertools import permutations
+
+import pytest
+
+from fxpress.specs import PASSES, Problem, render, working_order
+
+ProblemsOf = Callable[..., tuple[Problem, ...]]
+
+
+def _with_passes(sound: str, *names: str) -> str:
+    head, _, rest = sound.partition("passes:\n")
+    return (
+        f"{head}passes: [{', '.join(f'{{pass: {name}}}' for name in names)}]\n{rest[rest.index('outputs') :]}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("passes", "code", "message"),
+    [
+        (
+            ["quantize", "fuse"], "S301",
+            "passes[1].pass: fuse cannot stand after quantize: fusion works on the float graph, and what it joins is "
+            "quantized as one; the order that works is fuse, quantize",
+        ),
+        (
+            ["clean", "quantize", "clean", "fuse"], "S301",
+            "the order that works is clean, clean, fuse, quantize",
+        ),
+        (
+            ["remove_dead_channels", "quantize"], "S301",
+            "passes[0].pass: remove_dead_channels cannot stand before quantize: the proof that a channel is constant "
+            "is made on the integer graph; the order that works is quantize, remove_dead_channels",
+        ),
+        (
+            ["fuse", "remove_dead_channels"], "S302",
+            "passes[1].pass: remove_dead_channels needs quantize before it: the proof that a channel is constant "
+            "is made on the integer graph; add `- pass: quantize`",
+        ),
+        (["quantize", "quantize"], "S303", "passes[1].pass: quantize stands twice"),
+        (["fuse", "clean", "fuse"], "S303", "passes[2].pass: fuse stands twice"),
+    ],
+)  # fmt: skip
+def test_a_pass_that_cannot_work_where_it_stands_is_told_with_what_does(
+    problems_of: ProblemsOf, sound: str, passes: list[str], code: str, message: str
+) -> None:
+    problems = problems_of(_with_passes(sound, *passes))
+    assert [problem.code for problem in problems] == [code]
+    assert message in render(problems)
+
+
+def test_every_misplaced_pass_is_told(problems_of: ProblemsOf, sound: str) -> None:
+    problems = problems_of(_with_passes(sound, "remove_dead_channels", "quantize", "fuse"))
+    assert [problem.code for problem in problems] == ["S301", "S301"]
+    assert {p.hint for p in problems} == {"the order that works is fuse, quantize, remove_dead_channels"}
+
+
+def test_the_order_that_is_advised_is_the_same_from_wherever_one_starts() -> None:
+    for names in permutations(PASSES):
+        order = working_order(names)
+        assert sorted(order) == sorted(PASSES)
+        assert order.index("fuse") < order.index("quantize") < order.index("remove_dead_channels")
+        assert working_order(order) == order

@@ -1,0 +1,99 @@
+"""Targets: those that come with fxpress, those of a user, and what a spec changes about them."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fxpress.specs import SpecError, TargetChoice, Toolchain, list_targets, load_spec, load_target
+
+Write = Callable[..., Path]
+BOARD = """\
+name: board
+description: a board of ours
+isa: armv7e-m
+ram: 20 KiB
+flash: 64 kB
+features: [dsp]
+toolchain: {commands: [arm-none-eabi-gcc], flags: [-mcpu=cortex-m4]}
+"""
+
+
+def test_the_targets_are_those_that_were_promised() -> None:
+    promised = {"cortex-m0plus", "cortex-m3", "cortex-m4f", "cortex-m7", "cortex-m33", "cortex-m55"}
+    assert promised | {"esp32-c3", "riscv32", "host"} <= set(list_targets())
+
+
+@pytest.mark.parametrize("name", list_targets())
+def test_a_target_says_all_that_compiling_for_it_takes(name: str, tmp_path: Path) -> None:
+    target = load_target(name)
+    assert target.name == name
+    assert (target.ram is None) == (target.isa == "host")
+    assert ("dsp" in target.features) == (target.isa in ("armv7e-m", "armv8-m.main", "armv8.1-m.main"))
+    command = next(filter(None, map(shutil.which, target.toolchain.commands)), None)
+    if command is None:
+        pytest.skip(f"none of {', '.join(target.toolchain.commands)} is installed")
+    source = tmp_path / "a.c"
+    source.write_text("float half(float x) { return x * 0.5f; }\n")
+    flags = [*target.toolchain.flags, "-c", str(source), "-o", str(tmp_path / "a.o")]
+    subprocess.run([command, *flags], check=True)
+
+
+def test_features_agree_with_what_the_compiler_is_told() -> None:
+    macros = {
+        "dsp": "__ARM_FEATURE_DSP",
+        "fpu": "__ARM_FP",
+        "mve": "__ARM_FEATURE_MVE",
+        "unaligned": "__ARM_FEATURE_UNALIGNED",
+    }
+    command = shutil.which("arm-none-eabi-gcc")
+    if command is None:
+        pytest.skip("arm-none-eabi-gcc is not installed")
+    for target in map(load_target, list_targets()):
+        if not target.isa.startswith("arm"):
+            continue
+        done = subprocess.run(
+            [command, *target.toolchain.flags, "-dM", "-E", "-x", "c", "-"],
+            input="",
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        defined = {line.split()[1] for line in done.stdout.splitlines()}
+        assert {f for f, macro in macros.items() if macro in defined} == set(target.features) & set(macros), (
+            target.name
+        )
+
+
+def test_a_choice_changes_what_it_names_and_nothing_else() -> None:
+    plain = load_target("cortex-m4f")
+    choice = TargetChoice(name="cortex-m4f", ram="20 KiB", toolchain=Toolchain(commands=("clang",)))  # type: ignore[arg-type]
+    changed = load_target("cortex-m4f", choice)
+    assert (changed.ram, changed.toolchain.commands) == (20 * 1024, ("clang",))
+    assert changed.model_copy(update={"ram": plain.ram, "toolchain": plain.toolchain}) == plain
+
+
+def test_a_target_of_ones_own_is_a_file(write: Write, sound: str) -> None:
+    board = write(BOARD, "boards/board.yaml")
+    assert load_target(board).flash == 64_000
+    loaded = load_spec(write(sound.replace("cortex-m4f", "boards/board.yaml")))
+    assert loaded.target.name == "board"
+    assert loaded.files == (loaded.path, board)
+
+
+def test_a_target_file_with_faults_shows_them_beside_those_of_the_spec(write: Write, sound: str) -> None:
+    write(BOARD.replace("20 KiB", "20").replace("isa", "cpu"), "board.yaml")
+    with pytest.raises(SpecError) as caught:
+        load_spec(write(sound.replace("cortex-m4f", "board.yaml").replace("[1, 3,", "[0, 3,")))
+    assert sorted((p.code, str(p.place).rpartition("/")[2]) for p in caught.value.problems) == [
+        ("S201", "board.yaml:3:1"), ("S202", "board.yaml:1:1"), ("S205", "net.yaml:5:17"), ("S206", "board.yaml:4:6"),
+    ]  # fmt: skip
+
+
+def test_an_unknown_target_names_the_nearest() -> None:
+    with pytest.raises(SpecError, match=r'unknown target "cortexm4f"; did you mean "cortex-m4f"\? \[S309\]'):
+        load_target("cortexm4f")
+    with pytest.raises(SpecError, match=r'there is no file "none.yaml"'):
+        load_target("none.yaml")
