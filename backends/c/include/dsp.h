@@ -105,6 +105,68 @@ FXP_INLINE uint32_t fxp_load2(const int16_t *p)
 #endif
 }
 
+/* Both lanes of sum, plus the even bytes of a word; each lane modulo 2^16. */
+FXP_INLINE uint32_t fxp_add_even(uint32_t sum, uint32_t word)
+{
+#if FXP_DSP
+    uint32_t total;
+    __asm__("sxtab16 %0, %1, %2" : "=r"(total) : "r"(sum), "r"(word));
+    return total;
+#else
+    const uint32_t pair = fxp_even(word);
+    return fxp_pair(fxp_low(sum) + fxp_low(pair), fxp_high(sum) + fxp_high(pair));
+#endif
+}
+
+/* Both lanes of sum, plus the odd bytes of a word; each lane modulo 2^16. */
+FXP_INLINE uint32_t fxp_add_odd(uint32_t sum, uint32_t word)
+{
+#if FXP_DSP
+    uint32_t total;
+    __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(total) : "r"(sum), "r"(word));
+    return total;
+#else
+    return fxp_add_even(sum, word >> 8 | word << 24);
+#endif
+}
+
+/* The larger of each of four int8. */
+FXP_INLINE uint32_t fxp_largest4(uint32_t a, uint32_t b)
+{
+    uint32_t largest;
+#if FXP_DSP
+    uint32_t difference;
+    __asm__("ssub8 %0, %2, %3\n\tsel %1, %2, %3" : "=&r"(difference), "=r"(largest) : "r"(a), "r"(b) : "cc");
+#else
+    largest = 0;
+    for (uint32_t shift = 0; shift < 32; shift += 8) {
+        const uint32_t byte = (int8_t)(uint8_t)(a >> shift) < (int8_t)(uint8_t)(b >> shift) ? b : a;
+        largest |= byte & (uint32_t)0xff << shift;
+    }
+#endif
+    return largest;
+}
+
+/* Four bytes to any address, the lowest one first. */
+FXP_INLINE void fxp_store4(int8_t *p, uint32_t word)
+{
+#if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    for (int32_t i = 0; i < 4; ++i, word >>= 8) {
+        p[i] = (int8_t)(uint8_t)word;
+    }
+#else
+    memcpy(p, &word, 4);
+#endif
+}
+
+/* value >> shift, saturated to int8; the shift is a constant from 1 to 31. */
+#if FXP_DSP
+#define FXP_SATURATE8_SHIFTED(target, value, shift) \
+    __asm__("ssat %0, #8, %1, asr %2" : "=r"(target) : "r"(value), "I"(shift))
+#else
+#define FXP_SATURATE8_SHIFTED(target, value, shift) ((target) = fxp_saturate8((value) >> (shift)))
+#endif
+
 /* Sums of four output channels over one row of inputs. */
 struct fxp_sums4 {
     int32_t a, b, c, d;

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import fxpress.backends.c
 import numpy as np
 import numpy.typing as npt
 import pytest
+
+import fxpress.backends.c
 from fxpress.backends.c.kernels import epilogue_dsp, gemm_blocked
 from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
 from fxpress.backends.c.simulate import Simulator

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional
+
 from fxpress.backends.c.kernels import conv_blocked, depthwise_blocked, linear_blocked
 from fxpress.backends.c.kernels.conv_blocked import FloatConvShape
 from fxpress.backends.c.kernels.depthwise_blocked import FloatDepthwiseShape
 from fxpress.backends.c.kernels.linear_blocked import FloatLinearShape
 from fxpress.backends.c.kernels.window import Image, Window
-from torch.nn import functional
 
 RELU = (0.0, float("inf"))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fxpress.backends.c.kernels import conv_dsp
 from fxpress.backends.c.kernels.conv_dsp import ConvShape
 from fxpress.backends.c.kernels.epilogue_dsp import Epilogue

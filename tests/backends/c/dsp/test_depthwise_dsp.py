@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fxpress.backends.c.kernels import depthwise_dsp
 from fxpress.backends.c.kernels.depthwise_dsp import DepthwiseShape
 from fxpress.backends.c.kernels.epilogue_dsp import Epilogue

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from fxpress.backends.c.kernels import linear_dsp
 from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
 from fxpress.backends.c.kernels.linear_dsp import LinearShape
