@@ -1,9 +1,23 @@
 """C99 for microcontrollers: a graph becomes a header, a source, constants and a self-test, with no dependency.
 
-artifact = emit(graph, COutput(name="kws"), load_target("cortex-m4f"))
-artifact.files["kws.c"], artifact.plan.arena_bytes
+problems = check(graph, COutput(name="kws"), target)
+artifact = emit(graph, COutput(name="kws"), target, vectors=samples)
+artifact.files["kws.c"], artifact.plan.arena_bytes, artifact.prediction.cycles
 """
 
+from .check import CODES, Problem, check
 from .emit import CArtifact, emit
+from .predict import NodePrediction, Prediction, predict, predict_node, predict_program
 
-__all__ = ["CArtifact", "emit"]
+__all__ = [
+    "CODES",
+    "CArtifact",
+    "NodePrediction",
+    "Prediction",
+    "Problem",
+    "check",
+    "emit",
+    "predict",
+    "predict_node",
+    "predict_program",
+]

@@ -76,7 +76,7 @@ def emit(
     *,
     vectors: Sequence[Sequence[torch.Tensor]] = (),
 ) -> CArtifact:
-    """The C of a graph. `vectors` are inputs, as the emitted function takes them, for the self-test."""
+    """The C of a graph. `vectors` are inputs for the self-test: reals, or what the emitted function takes."""
     lowered = lower(graph, options, target)
     program, plan = lowered.program, lowered.plan
     found = ports(lowered.graph, program.inputs, program.outputs)
@@ -248,10 +248,15 @@ def _test(name: str, graph: Graph, ports: tuple[Port, ...], vectors: Sequence[Se
     lines: list[str] = []
     results = [f"result_{i}" for i in range(len(outputs))]
     for number, vector in enumerate(vectors):
-        expected = run_integer(graph, list(vector))
+        given_types = [port.type.quantization for port in inputs]
+        stored = [
+            t if q is None or not t.is_floating_point() else q.quantize(t)
+            for q, t in zip(given_types, vector, strict=True)
+        ]
+        expected = run_integer(graph, stored)
         given = [
             _stored_array(f"input_{number}_{i}", p, t)
-            for i, (p, t) in enumerate(zip(inputs, vector, strict=True))
+            for i, (p, t) in enumerate(zip(inputs, stored, strict=True))
         ]
         wanted = [
             _stored_array(f"expected_{number}_{i}", p, t)

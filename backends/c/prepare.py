@@ -40,7 +40,7 @@ def strip_edges(graph: Graph) -> Graph:
     nodes = [
         replace(node, inputs=tuple(v and renamed.get(v.name, v) for v in node.inputs))
         for node in graph.nodes
-        if node.output.name not in renamed or len(node.outputs) > 1
+        if node.outputs[0].name not in renamed
     ]
     producers = {v.name: node for node in nodes for v in node.outputs}
     outputs = tuple(_integer_form(renamed.get(v.name, v), producers) for v in graph.outputs)

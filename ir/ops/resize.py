@@ -125,6 +125,13 @@ class ResizeLinear(Resize):
         """For each spatial dimension and index of the result: two neighbours, and the 11-bit weight of the second."""
         return tuple(self._line(axis, n) for axis, n in enumerate(x.shape[2:]))
 
+    def positions(self, x: TensorType) -> tuple[tuple[float, ...], ...]:
+        """For each spatial dimension and index of the result: where it lies between the operand's elements."""
+        return tuple(
+            tuple(min(place, n - 1) for place in self._positions(axis, n, len(taps)))
+            for axis, (n, taps) in enumerate(zip(x.shape[2:], self.taps(x), strict=True))
+        )
+
     def _line(self, axis: int, n: int) -> tuple[tuple[int, int, int], ...]:
         count = self.size[axis] if self.size else floor(n * self.factor[axis])
         return tuple(self._tap(position, n) for position in self._positions(axis, n, count))

@@ -20,6 +20,17 @@ FXP_INLINE float fxp_minimum(float x, float bound)
     return x > bound ? bound : x;
 }
 
+/* The larger and the smaller of two; a NaN wins over everything. */
+FXP_INLINE float fxp_larger(float a, float b)
+{
+    return a > b || a != a ? a : b;
+}
+
+FXP_INLINE float fxp_smaller(float a, float b)
+{
+    return a < b || a != a ? a : b;
+}
+
 /* Rounds halves away from zero, adds the zero point, saturates to int8; NaN gives the zero point. */
 FXP_INLINE int8_t fxp_quantize(float ratio, int32_t zero_point)
 {

@@ -1,6 +1,49 @@
 """The kernels, found by the operator's name. Importing this package registers all of them."""
 
-from . import binary, conv, linear, movement, offers_dsp, pool, quantize, unary
+from . import (
+    binary,
+    conv,
+    conv_transpose,
+    gather,
+    linear,
+    matmul,
+    movement,
+    norm,
+    offers_blocked,
+    offers_dsp,
+    pool,
+    pool_dsp,
+    prelu,
+    quantize,
+    reduce,
+    resize,
+    slicing,
+    softmax,
+    sum_dsp,
+    unary,
+)
 from .base import kernels
 
-__all__ = ["binary", "conv", "kernels", "linear", "movement", "offers_dsp", "pool", "quantize", "unary"]
+__all__ = [
+    "binary",
+    "conv",
+    "conv_transpose",
+    "gather",
+    "kernels",
+    "linear",
+    "matmul",
+    "movement",
+    "norm",
+    "offers_blocked",
+    "offers_dsp",
+    "pool",
+    "pool_dsp",
+    "prelu",
+    "quantize",
+    "reduce",
+    "resize",
+    "slicing",
+    "softmax",
+    "sum_dsp",
+    "unary",
+]

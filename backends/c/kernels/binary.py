@@ -1,4 +1,4 @@
-"""Sum, difference and product in portable C, with broadcasting; any layouts."""
+"""Arithmetic on two operands in portable C, with broadcasting; any layouts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from .nest import Nest, broadcast_strides, nest
 from .rounding import clamped, rescaled, saturated, signed
 
 _SIGNS = {"add": 1, "sub": -1}
-_OPERATIONS = {"add": "+", "sub": "-", "mul": "*"}
+_OPERATIONS = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}"}
+_OPERATIONS |= {"maximum": "fxp_larger({}, {})", "minimum": "fxp_smaller({}, {})"}
+_TITLES = {"add": "Sum", "sub": "Difference", "mul": "Product", "div": "Quotient"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class BinaryContext:
     value: str
 
 
-@kernel("add", "sub", "mul")
+@kernel(*_OPERATIONS)
 def portable(site: Site) -> Offer:
     """One element after the other, in the memory order of the larger operand."""
     shape = site.output.shape
@@ -74,15 +76,15 @@ def operand_layout(site: Site, index: int, like: Layout) -> Layout:
 
 
 def _title(site: Site) -> str:
-    words = {"add": "Sum", "sub": "Difference", "mul": "Product"}
-    return f"{words[site.node.op.name]} of {site.output.numel} elements"
+    name = site.node.op.name
+    return f"{_TITLES.get(name, name.capitalize())} of {site.output.numel} elements"
 
 
 def _value(site: Site, a: str, b: str) -> str:
     op = site.node.op
     assert isinstance(op, Binary)
     if not site.is_integer:
-        return clamped(f"{a} {_OPERATIONS[op.name]} {b}", op.clamp)
+        return clamped(_OPERATIONS[op.name].format(a, b), op.clamp)
     low, high = clamp_bounds(op.clamp, site.output_quantization)
     if op.name in _SIGNS:
         rescale = rescale_of_sum(site.type(0), site.type(1), site.output, sign=_SIGNS[op.name])

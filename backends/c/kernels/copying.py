@@ -1,4 +1,4 @@
-"""Copies of elements between two arrangements in memory: what data movement becomes where a view does not do."""
+"""Copies of elements to another arrangement in memory: what data movement becomes where no view does."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from math import prod
 
 from ....ir import DType
-from ..layout import Shape
+from ..layout import Layout, Shape
 from ..literal import c_type
-from .base import Call, Cost, template
+from .base import Call, Cost, Implementation, Site, template
 from .nest import Nest, nest
 
 
@@ -50,3 +50,8 @@ def copy(
     function = template(path, context, f"const {element} *x, {element} *y")
     instructions = context.count * 8.0 if run == 1 else context.count * (30.0 / run + 0.6)
     return Call(function, (operand,), (result,)), Cost(instructions, 1.4 * instructions, 60)
+
+
+def view(site: Site, layout: Layout, seen: Layout) -> Implementation:
+    """A result that is the operand's memory under another type."""
+    return Implementation(f"{site.node.op.name}_view", site.reads({0: layout}), (seen,), Cost(), views=(0,))

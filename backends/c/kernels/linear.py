@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from ....ir.ops.accumulate import fixed_point
 from ....ir.ops.linear import Linear
-from ..layout import Layout, arranged
 from .base import Constant, Cost, Implementation, Offer, Site, call, kernel
 from .rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
+from .rows import row_layouts
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,3 @@ def portable(site: Site) -> Offer:
             overwrites=(3,) if site.has(3) else (),
         ),
     )
-
-
-def row_layouts(site: Site) -> tuple[Layout, Layout]:
-    """Layouts of input and result with the last dimension fastest, rows in the order in which they are at hand."""
-    x, y = site.type(0).shape, site.output.shape
-    at_hand = site.layouts[0]
-    order = at_hand.order if at_hand is not None else tuple(range(len(x)))
-    order = (*(dim for dim in order if dim != len(x) - 1), len(x) - 1)
-    return arranged(x, order), arranged(y, order)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from ....ir.ops.shape import Permute, Reshape
 from ..layout import Layout, Shape, arranged, channels_last, contiguous, reshaped
-from .base import Cost, Implementation, Offer, Site, kernel
-from .copying import Place, copy
+from .base import Implementation, Offer, Site, kernel
+from .copying import Place, copy, view
 
 
 @kernel("permute")
@@ -34,11 +34,6 @@ def reshape(site: Site) -> Offer:
         return (through_contiguous,)
     copied = (_copied(site, sizes, at_hand, to) for to in (contiguous(result), channels_last(result)))
     return (through_contiguous, *copied)
-
-
-def view(site: Site, layout: Layout, seen: Layout) -> Implementation:
-    """A result that is the operand's memory under another type."""
-    return Implementation(f"{site.node.op.name}_view", site.reads({0: layout}), (seen,), Cost(), views=(0,))
 
 
 def _copied(site: Site, sizes: Shape, at_hand: Layout, to: Layout) -> Implementation:

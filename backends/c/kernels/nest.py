@@ -26,6 +26,7 @@ class Nest:
     at: tuple[str, ...]
     sizes: tuple[int, ...]
     steps: tuple[tuple[int, ...], ...]
+    depth: int = 1
 
     @property
     def inner(self) -> int:
@@ -37,19 +38,28 @@ class Nest:
         """The lines that open the loops inside a function; a block where there is no loop."""
         lines = [
             f"{_INDENT * depth}for (int32_t {i.index} = 0; {i.index} < {i.size}; {i.index}++) {{"
-            for depth, i in enumerate(self.loops, start=1)
+            for depth, i in enumerate(self.loops, start=self.depth)
         ]
-        return "\n".join(lines or [f"{_INDENT}{{"])
+        return "\n".join(lines or [f"{_INDENT * self.depth}{{"])
 
     @property
     def closing(self) -> str:
         """The lines that close them."""
-        return "\n".join(f"{_INDENT * depth}}}" for depth in range(max(len(self.loops), 1), 0, -1))
+        return "\n".join(f"{_INDENT * depth}}}" for depth in range(self._last, self.depth - 1, -1))
 
     @property
     def indent(self) -> str:
         """White space in front of the lines inside the loops."""
-        return _INDENT * (1 + max(len(self.loops), 1))
+        return _INDENT * (self._last + 1)
+
+    @property
+    def inside(self) -> int:
+        """The depth of a nest inside this one."""
+        return self._last + 1
+
+    @property
+    def _last(self) -> int:
+        return self.depth + max(len(self.loops), 1) - 1
 
     @property
     def is_flat(self) -> bool:
@@ -58,9 +68,14 @@ class Nest:
 
 
 def nest(
-    sizes: Sequence[int], *strides: Sequence[int], offsets: Sequence[int] = (), prefix: str = "i"
+    sizes: Sequence[int],
+    *strides: Sequence[int],
+    offsets: Sequence[int] = (),
+    prefix: str = "i",
+    depth: int = 1,
 ) -> Nest:
     """Loops over `sizes`; `strides` has one list per tensor (0: the tensor is repeated), `offsets` one number.
+    `depth` is the number of blocks around them.
 
     Loops run in the memory order of the first tensor; neighbours that every tensor holds as one become one.
     """
@@ -85,7 +100,15 @@ def nest(
         ),
         tuple(size for size, _ in merged),
         tuple(tuple(m[1][t] for m in merged) for t in range(len(strides))),
+        depth,
     )
+
+
+def plain_nest(sizes: Sequence[int], strides: Sequence[int], *, prefix: str = "i") -> Nest:
+    """One loop for each size, in this order, over a tensor with these strides."""
+    loops = tuple(Loop(f"{prefix}{i}", size) for i, size in enumerate(sizes))
+    terms = [(loop.index, step) for loop, step in zip(loops, strides, strict=True)]
+    return Nest(loops, (index(0, terms),), tuple(sizes), (tuple(strides),))
 
 
 def index(start: int, terms: Sequence[tuple[str, int]]) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....ir.ops.activation import Clamp, Elementwise, Gelu, LeakyRelu
+from ....ir.ops.activation import Clamp, Elementwise, Elu, Gelu, LeakyRelu, Softplus
+from ....ir.ops.elementary import Pow
 from ..layout import contiguous
 from ..literal import real
 from .base import Constant, Cost, Implementation, Offer, Site, call, kernel
@@ -51,6 +52,23 @@ def _gelu(op: Elementwise) -> str:
     return "0.5f * v * (1.0f + erff(v * 0.7071067812f))"
 
 
+def _elu(op: Elementwise) -> str:
+    assert isinstance(op, Elu)
+    negative = f"{real(op.scale * op.alpha)} * expm1f({real(op.input_scale)} * v)"
+    return f"v > 0.0f ? {real(op.scale)} * v : {negative}"
+
+
+def _softplus(op: Elementwise) -> str:
+    assert isinstance(op, Softplus)
+    beta = real(op.beta)
+    return f"v * {beta} > {real(op.threshold)} ? v : log1pf(expf(v * {beta})) / {beta}"
+
+
+def _pow(op: Elementwise) -> str:
+    assert isinstance(op, Pow)
+    return "v * v" if op.exponent == 2.0 else f"powf(v, {real(op.exponent)})"
+
+
 _EXPRESSIONS: dict[str, Expression] = {
     "relu": Expression(lambda _: "fxp_maximum(v, 0.0f)"),
     "clamp": Expression(_clamp),
@@ -61,6 +79,24 @@ _EXPRESSIONS: dict[str, Expression] = {
     "tanh": Expression(lambda _: "tanhf(v)", libm=True),
     "gelu": Expression(_gelu, libm=True),
     "silu": Expression(lambda _: "v / (1.0f + expf(-v))", libm=True),
+    "elu": Expression(_elu, libm=True),
+    "log_sigmoid": Expression(lambda _: "fxp_minimum(v, 0.0f) - log1pf(expf(-fabsf(v)))", libm=True),
+    "mish": Expression(lambda _: "v * tanhf(fxp_maximum(v, 0.0f) + log1pf(expf(-fabsf(v))))", libm=True),
+    "softplus": Expression(_softplus, libm=True),
+    "abs": Expression(lambda _: "v < 0.0f ? -v : v"),
+    "neg": Expression(lambda _: "-v"),
+    "exp": Expression(lambda _: "expf(v)", libm=True),
+    "log": Expression(lambda _: "logf(v)", libm=True),
+    "log1p": Expression(lambda _: "log1pf(v)", libm=True),
+    "sqrt": Expression(lambda _: "sqrtf(v)", libm=True),
+    "rsqrt": Expression(lambda _: "1.0f / sqrtf(v)", libm=True),
+    "reciprocal": Expression(lambda _: "1.0f / v"),
+    "pow": Expression(_pow, libm=True),
+    "sin": Expression(lambda _: "sinf(v)", libm=True),
+    "cos": Expression(lambda _: "cosf(v)", libm=True),
+    "erf": Expression(lambda _: "erff(v)", libm=True),
+    "floor": Expression(lambda _: "floorf(v)", libm=True),
+    "round": Expression(lambda _: "rintf(v)", libm=True),
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.ports import from_memory, to_memory
 from fxpress.backends.c.toolchain import WARNINGS, find_compiler, link_shared
@@ -49,6 +50,8 @@ def draw(value: Value, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     if value.type.is_quantized:
         return torch.randint(-128, 128, value.type.shape, generator=generator).to(value.type.dtype.torch)
+    if not value.type.dtype.is_floating:
+        return torch.randint(0, 10, value.type.shape, generator=generator).to(value.type.dtype.torch)
     return torch.randn(value.type.shape, generator=generator)
 
 

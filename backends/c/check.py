@@ -1,0 +1,134 @@
+"""What stands against emitting a graph, all of it at once, each with the layer and what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ...ir import Graph, Node, Value
+from ...ir.errors import IRError
+from ...ir.ops.call import TorchCall
+from ...specs.outputs import COutput
+from ...specs.target import Target
+from .emit import lower
+from .kernels.base import Site
+from .layout import Layout, channels_last
+from .literal import C_TYPES
+from .predict import predict_program
+from .prepare import strip_edges
+from .select import offers
+from .target import Machine
+
+CODES = {
+    "C701": "a batch of more than one, or too many dimensions, on a microcontroller",
+    "C702": "an operator without a C kernel",
+    "C703": "an element type that C kernels do not carry",
+    "C704": "integers of so many bits have no kernel",
+    "C705": "a layer computes in float where that is not allowed",
+    "C706": "an input or output is not int8 where that is asked for",
+    "C707": "the arena is larger than the target's memory",
+    "C708": "code and constants are larger than the target's flash",
+}
+_MAX_RANK = 4
+_ACTIVATION_BITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason: a code of `CODES`, the place in the user's model, the fact, and in `hint` what to do."""
+
+    code: str
+    place: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.place}: " if self.place else ""
+        what_to_do = f"; {self.hint}" if self.hint else ""
+        return f"{where}{self.message}{what_to_do} [{self.code}]"
+
+
+def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
+    """Every reason why this graph cannot be emitted for this target; empty when it can."""
+    taken = graph if options.io == "float" else strip_edges(graph)
+    problems = [*_port_problems(graph, taken, options)]
+    for node in taken.nodes:
+        problems += _node_problems(node, taken, options, Machine.of(target))
+    return problems or [*_budget_problems(graph, options, target)]
+
+
+def _port_problems(graph: Graph, taken: Graph, options: COutput) -> Iterator[Problem]:
+    for value in graph.inputs:
+        shape = value.type.shape
+        if len(shape) > _MAX_RANK:
+            text = f"has {len(shape)} dimensions"
+            yield Problem("C701", f"input {value.name}", text, f"C takes at most {_MAX_RANK}")
+        elif len(shape) > 1 and shape[0] > 1:
+            hint = "compile for a batch of 1"
+            yield Problem("C701", f"input {value.name}", f"has a batch of {shape[0]}", hint)
+        elif 0 in shape:
+            yield Problem("C701", f"input {value.name}", f"has no elements: {shape}")
+    if options.io == "int8":
+        named = [*((f"input {v.name}", v) for v in taken.inputs)]
+        named += [(f"output {name}", v) for name, v in zip(taken.output_names, taken.outputs, strict=True)]
+        for place, value in named:
+            if not value.type.is_quantized:
+                hint = "quantize the layer there, or set io: auto"
+                yield Problem("C706", place, "is not quantized, and io is int8", hint)
+
+
+def _node_problems(node: Node, graph: Graph, options: COutput, machine: Machine) -> Iterator[Problem]:
+    place = str(node.source) or f"%{node.outputs[0].name}"
+    values = (*node.operands, *node.outputs)
+    unknown = sorted({v.type.dtype.value for v in values if v.type.dtype not in C_TYPES})
+    if unknown:
+        message = f"{node.op.name} on elements of type {', '.join(unknown)}"
+        yield Problem("C703", place, message, "use float32, or quantize to int8")
+        return
+    odd = sorted({_bits(v) for v in values if not graph.is_constant(v)} - {0, _ACTIVATION_BITS})
+    if odd:
+        message = f"{node.op.name} on activations of {', '.join(map(str, odd))} bits"
+        yield Problem("C704", place, message, f"the C kernels take {_ACTIVATION_BITS} bits")
+        return
+    found, refusals = _offers(node, graph, machine)
+    if not found:
+        name = node.op.target if isinstance(node.op, TorchCall) else node.op.name
+        reasons = "; ".join(dict.fromkeys(refusals)) or "this operator is not part of the C backend"
+        hint = "replace the operator, or leave this part of the model outside of what is compiled"
+        yield Problem("C702", place, f"no C kernel for {name}: {reasons}", hint)
+    elif not options.allow_float and _computes_in_float(node):
+        message = f"{node.op.name} computes in float"
+        yield Problem("C705", place, message, "quantize this layer, or set allow_float: true")
+
+
+def _computes_in_float(node: Node) -> bool:
+    return node.op.name != "dequantize" and not any(v.type.is_quantized for v in node.outputs)
+
+
+def _bits(value: Value) -> int:
+    return 0 if value.type.quantization is None else value.type.quantization.bits
+
+
+def _offers(node: Node, graph: Graph, machine: Machine) -> tuple[tuple[object, ...], tuple[str, ...]]:
+    layouts: tuple[Layout | None, ...] = tuple(
+        None if v is None or graph.is_constant(v) else channels_last(v.type.shape) for v in node.inputs
+    )
+    try:
+        return offers(Site(node, graph, layouts, machine))
+    except IRError as err:
+        return (), (str(err),)
+
+
+def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator[Problem]:
+    if target.ram is None and target.flash is None:
+        return
+    lowered = lower(graph, options, target)
+    if target.ram is not None and lowered.plan.arena_bytes > target.ram:
+        largest = max(lowered.plan.blocks, key=lambda block: block.bytes)
+        message = f"the arena needs {lowered.plan.arena_bytes:,} bytes, the target has {target.ram:,}"
+        hint = f"the largest block holds {largest.label} ({largest.bytes:,} bytes); shrink it, or raise ram"
+        yield Problem("C707", f"target {target.name}", message, hint)
+    flash = predict_program(lowered.program, lowered.plan).flash_bytes
+    if target.flash is not None and flash > target.flash:
+        message = f"code and constants need about {flash:,} bytes, the target has {target.flash:,}"
+        yield Problem("C708", f"target {target.name}", message, "prune, use fewer bits, or raise flash")
