@@ -249,7 +249,7 @@ def _reshaped(op: Reshape, x: TensorType, axis: int) -> tuple[int, Tensor] | Non
     along = [-1 if i == axis else 1 for i in range(x.rank)]
     labels = op.reference(torch.arange(x.shape[axis]).view(along).expand(x.shape))
     for new_axis in range(labels.ndim):
-        rows = labels.movedim(new_axis, 0).flatten(1)
+        rows = labels.movedim(new_axis, 0).reshape(labels.shape[new_axis], -1)
         is_whole = bool((rows == rows[:, :1]).all()) and rows.numel() > 0
         if is_whole and bool((rows[1:, 0] >= rows[:-1, 0]).all()):
             return new_axis, rows[:, 0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from fxpress.ir import Graph, dump, parse, run
 from fxpress.passes import PassReport, find_pass
 from fxpress.specs.options import CleanOptions

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import torch
+
 from fxpress.ir import Graph, Value, dump, parse, run
 from fxpress.ir.ops.binary import Sub
 from fxpress.ir.ops.conv import Conv

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from fxpress.ir import Graph, Value, parse, run, run_integer
 from fxpress.passes import Context, find_pass
 from fxpress.passes.base import PassResult

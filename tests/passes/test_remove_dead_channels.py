@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from fxpress.ir import Graph, Value, parse, run_integer
 from fxpress.passes import Context, PassReport, find_pass
 from fxpress.specs.options import QuantizeOptions, RemoveDeadChannelsOptions
