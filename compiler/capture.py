@@ -142,7 +142,9 @@ def _imported(program: ExportedProgram, input_names: Sequence[str] | None) -> Ca
     graph = builder.build([result.read() for result in results if isinstance(result, Tracked)])
     spec_in, spec_out = program.call_spec.in_spec, program.call_spec.out_spec
     assert spec_in is not None and spec_out is not None
-    return Captured(verify(graph), Signature(spec_in, inputs, spec_out, _leaves(results)))
+    trainable = {named.name for named in state if named.tensor.requires_grad}
+    signature = Signature(spec_in, inputs, spec_out, _leaves(results))
+    return Captured(verify(graph), signature, frozenset(trainable & graph.params.keys()))
 
 
 def _bind_inputs(builder: Builder, given: list[fx.Node], names: Sequence[str] | None) -> dict[str, object]:
@@ -174,7 +176,7 @@ def _tensor_named(program: ExportedProgram, name: str) -> Tensor:
         DType.of(tensor.dtype)
     except ShapeError as err:
         raise CaptureError(Problem("M208", name, str(err), "convert it to a supported type")) from err
-    return tensor.detach()
+    return tensor
 
 
 def _input_type(name: str, tensor: Tensor) -> TensorType:

@@ -61,7 +61,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Captured:
-    """A captured module.
+    """A captured module; `trainable` names the constants that are parameters with a gradient.
 
     `deviation` is the largest difference from the module on the example arguments, relative to the largest element
     of the result it is in: 0.0 means bit for bit, None that it was not measured.
@@ -69,6 +69,7 @@ class Captured:
 
     graph: Graph
     signature: Signature
+    trainable: frozenset[str] = frozenset()
     deviation: float | None = None
 
 
@@ -78,6 +79,12 @@ def as_callable(captured: Captured, *, graph: Graph | None = None) -> Callable[.
     `graph` may be what passes made of the captured one.
     """
     chosen = captured.graph if graph is None else graph
+    # torch chooses kernels by whether a weight has a gradient, even where none is computed
+    weights = {
+        v.name: chosen.tensor(v).detach().requires_grad_()
+        for v in chosen.constants
+        if v.name in captured.trainable and not v.type.is_quantized
+    }
 
     def call(*args: Any, **kwargs: Any) -> Any:  # Any: as the module takes and gives
         inputs = captured.signature.flatten(args, kwargs)
@@ -86,6 +93,6 @@ def as_callable(captured: Captured, *, graph: Graph | None = None) -> Callable[.
                 raise TypeError(
                     f"input {value.name} is {tensor.dtype}; captured for {value.type.dtype.torch}"
                 )
-        return captured.signature.unflatten(run(chosen, inputs))
+        return captured.signature.unflatten(run(chosen, inputs, params=weights))
 
     return call

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..specs import PASSES, SpecError, check_spec, json_schema, list_targets, load_target
+from .crash import write_reproducer
 from .errors import UserError
 from .table import text_table
 
@@ -35,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USER_ERROR
     except BrokenPipeError:
         return OK
+    except Exception as err:  # a fault of fxpress: the user gets a file to report, not a traceback
+        path = write_reproducer(err, sys.argv if arguments is None else ["fxpress", *arguments])
+        print(f"internal error: {type(err).__name__}: {err}\nplease report it with {path}", file=sys.stderr)
+        return INTERNAL_ERROR
 
 
 def _count(problems: int) -> str:
@@ -176,3 +181,7 @@ def _passes(_: argparse.Namespace) -> None:
         ]
         print(text_table(("  option", "default", "meaning"), rows) if rows else "  no options")
         print()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

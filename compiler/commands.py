@@ -73,7 +73,8 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(Problem("T501", f"--on {options.on}", str(err))) from err
     if options.save is not None:
         names = [port.name for port in interface.outputs]
-        np.savez(options.save, **{name: t.numpy() for name, t in zip(names, result.outputs, strict=True)})
+        saved = {name: t.numpy() for name, t in zip(names, result.outputs, strict=True)}
+        np.savez(options.save, allow_pickle=False, **saved)
     print(_run_text(options.on, samples, result.outputs, result.counts))
 
 
@@ -148,7 +149,7 @@ def _run_text(place: str, samples: Samples, outputs: Sequence[torch.Tensor], cou
     if counts is not None:
         rows += [
             ("instructions", f"{counts.instructions:,}"),
-            ("cycles, estimated", f"{counts.cycles:,}"),
+            ("cycles, estimated", "-" if counts.cycles is None else f"{counts.cycles:,}"),
             ("stack", f"{counts.stack_bytes:,} B"),
             ("flash", f"{counts.footprint.flash:,} B"),
         ]

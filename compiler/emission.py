@@ -95,9 +95,9 @@ def _interface(
     count = len(graph.inputs)
     return Interface(
         target=target.name,
-        c_name=c and c.name,
+        c_name=c.name if c else None,
         arena_bytes=c.plan.arena_bytes if c else 0,
-        torch_class=torch_module and torch_module.class_name,
+        torch_class=torch_module.class_name if torch_module else None,
         inputs=tuple(ports[:count]),
         outputs=tuple(ports[count:]),
     )

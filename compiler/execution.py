@@ -37,10 +37,10 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Counts:
-    """One simulated run, counted exactly; cycles are estimated from the instructions; the image in bytes."""
+    """One simulated run, counted exactly; cycles are estimated where the core has a model; the image in bytes."""
 
     instructions: int
-    cycles: int
+    cycles: int | None
     stack_bytes: int
     footprint: Footprint
 

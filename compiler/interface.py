@@ -100,8 +100,8 @@ def make_port(
         dtype=value.type.real().dtype.value,
         c_dtype=c_type.dtype.value,
         c_order=order,
-        scale=grid and grid.scale[0],
-        zero_point=grid and grid.zero_point[0],
+        scale=None if grid is None else grid.scale[0],
+        zero_point=None if grid is None else grid.zero_point[0],
         transform=transform,
     )
 

@@ -27,6 +27,7 @@ from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .output import publish
 from .report import Report, render_html
 from .session import Session, Stage, final_graph
+from .sources import portable
 from .summary import make_report
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
@@ -110,7 +111,7 @@ def open_session(
     names = positional_order(model, list(described.inputs), place)
     types = {name: described.inputs[name] for name in names}
     examples = tuple(example_input(t.shape, getattr(torch, t.dtype)) for t in types.values())
-    graph = capture(model, examples, input_names=names).graph
+    graph = portable(capture(model, examples, input_names=names).graph, Path(spec).parent)
     _match_selectors(loaded, graph)
     calibration, evaluation = loaded.spec.data.calibration, loaded.spec.data.evaluation
     return Session(

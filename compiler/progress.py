@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,7 +16,7 @@ class Progress:
 
     def __init__(self, *, visible: bool = True) -> None:
         self._visible = visible and sys.stderr.isatty()
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
         self._label = ""
 
     def __call__(self, label: str, done: int, total: int) -> None:

@@ -6,12 +6,13 @@ import os
 import re
 import sysconfig
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import fx
 
-from ..ir import Source
+from ..ir import Graph, Source
 
 _FRAME = re.compile(r'File "([^"\n]+)", line (\d+), in ')
 _STANDARD_LIBRARY = sysconfig.get_paths()["stdlib"] + os.sep
@@ -50,3 +51,23 @@ def _is_user_code(file: str) -> bool:
 def _shown(file: str, line: int) -> str:
     relative = os.path.relpath(file)
     return f"{file if relative.startswith(os.pardir) else relative}:{line}"
+
+
+def portable(graph: Graph, folder: Path) -> Graph:
+    """`graph` with locations that say the same on every machine: below `folder`, below site-packages, or by name."""
+    nodes = tuple(
+        replace(n, source=replace(n.source, location=_portable(n.source.location, folder)))
+        for n in graph.nodes
+    )
+    return replace(graph, nodes=nodes)
+
+
+def _portable(location: str, folder: Path) -> str:
+    file, _, line = location.rpartition(":")
+    if not file:
+        return location
+    path = Path(os.path.abspath(file))
+    if path.is_relative_to(folder.absolute()):
+        return f"{path.relative_to(folder.absolute()).as_posix()}:{line}"
+    below_packages = path.as_posix().rpartition("/site-packages/")[2]
+    return f"{below_packages if '/site-packages/' in path.as_posix() else path.name}:{line}"
