@@ -9,6 +9,7 @@ from .data import Dataset
 from .errors import Problem, near_miss, quoted
 from .model import ArrayOrigin, FileSource
 from .paths import format_path
+from .section import is_file
 from .spec import Spec
 from .tree import Location, Node, place_of
 
@@ -38,7 +39,7 @@ def _missing(location: Location, path: Path) -> _Fault:
     return (
         "S311",
         location,
-        f"there is no file {path}",
+        f"there is no file {quoted(str(path))}",
         near or "paths are relative to the file they are written in",
     )
 
@@ -46,14 +47,15 @@ def _missing(location: Location, path: Path) -> _Fault:
 def _source(source: ArrayOrigin, location: Location) -> Iterator[_Fault]:
     if not isinstance(source, FileSource):
         return
-    if not source.path.is_file():
+    if not is_file(source.path):
         yield _missing(location, source.path)
         return
     try:
         names = _names(source.path)
-    except (SyntaxError, ValueError, RecursionError) as err:
+    except (SyntaxError, ValueError, RecursionError, OSError) as err:
         line = f" in line {err.lineno}" if isinstance(err, SyntaxError) else ""
-        yield "S312", location, f"{source.path} is not Python{line}: {err}", "mend the file"
+        reason = err.msg if isinstance(err, SyntaxError) else str(err)
+        yield "S312", location, f"{source.path} cannot be read as Python{line}: {reason}", "mend the file"
         return
     first = source.attribute.partition(".")[0]
     if names is not None and first not in names:
@@ -85,7 +87,7 @@ def _names(path: Path) -> list[str] | None:
 
 def _weights(spec: Spec) -> Iterator[_Fault]:
     weights = spec.model.weights
-    if weights is not None and not weights.is_file():
+    if weights is not None and not is_file(weights):
         yield _missing(("model", "weights"), weights)
 
 
@@ -93,7 +95,7 @@ def _dataset(location: Location, dataset: Dataset, inputs: list[str]) -> Iterato
     if dataset.file is None:
         yield from _source(dataset.origin, (*location, "source"))
         return
-    if not dataset.file.is_file():
+    if not is_file(dataset.file):
         yield _missing((*location, "file"), dataset.file)
         return
     try:

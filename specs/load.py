@@ -22,7 +22,7 @@ from .order import check_order
 from .overrides import apply_overrides
 from .paths import format_path, parse_path
 from .reader import Reading, read_file
-from .section import Section, resolve
+from .section import Section, is_file, resolve
 from .selectors import layer_matches, unmatched_pattern
 from .spec import Spec
 from .target import FOLDER as TARGETS
@@ -89,7 +89,7 @@ class Loaded:
 
     def canonical_text(self) -> str:
         """Spec and target as JSON, defaults written out, paths relative to the spec: equal for equal meanings."""
-        context = {"folder": str(self.path.resolve().parent)}
+        context = {"folder": str(Path(os.path.realpath(self.path)).parent)}
         spec = self.spec.model_dump(mode="json", by_alias=True, context=context, exclude={"extends"})
         return json.dumps({"spec": spec, "target": self.target.model_dump(mode="json")}, indent=1)
 
@@ -197,18 +197,18 @@ def _base_of(tree: Mapping, files: list[Path], project: Path) -> Path | None:
             raise SpecError([Problem("S122", node.place, f"extends: unknown preset {quoted(name)}", hint)])
         return PRESETS / f"{name}.yaml"
     base = resolve(node.value, folder_of=LocatedText.written_in(node.folder, node.value))
-    real = base.resolve()
+    real = Path(os.path.realpath(base))
     if not real.is_relative_to(project) and not real.is_relative_to(PRESETS):
         hint = f"the project is the folder {project}; move the file into it"
         raise SpecError(
             [Problem("S123", node.place, f"extends: {quoted(node.value)} lies outside the project", hint)]
         )
-    if real in [file.resolve() for file in files]:
+    if real in [Path(os.path.realpath(file)) for file in files]:
         circle = " -> ".join(file.name for file in (*files, base))
         raise SpecError(
             [Problem("S121", node.place, f"extends: a cycle, {circle}", "remove one of the links")]
         )
-    if not base.is_file():
+    if not is_file(base):
         hint = f"known presets are {', '.join(list_presets())}"
         raise SpecError(
             [Problem("S122", node.place, f"extends: there is no file {quoted(node.value)}", hint)]
@@ -218,7 +218,7 @@ def _base_of(tree: Mapping, files: list[Path], project: Path) -> Path | None:
 
 def _project_folder(path: Path) -> Path:
     """The nearest folder above the spec that is marked as a project; the spec's own where none is."""
-    own = path.resolve().parent
+    own = Path(os.path.realpath(path)).parent
     return next((f for f in (own, *own.parents) if any((f / mark).exists() for mark in _PROJECT_MARKS)), own)
 
 
@@ -252,16 +252,16 @@ def _target_of(root: Mapping, spec: Spec | None) -> tuple[Target | None, list[Pa
 
 
 def _read_target(name: str, place: Place | None) -> tuple[Target | None, list[Problem]]:
-    is_file = name.endswith(_TARGET_FILES)
-    if not is_file and name not in list_targets():
+    of_user = name.endswith(_TARGET_FILES)
+    if not of_user and name not in list_targets():
         hint = near_miss(name, list_targets())
         return None, [Problem("S309", place, f"target.name: unknown target {quoted(name)}", hint)]
-    path = resolve(name, folder_of=name) if is_file else TARGETS / f"{name}.yaml"
-    if not path.is_file():
+    path = resolve(name, folder_of=name) if of_user else TARGETS / f"{name}.yaml"
+    if not is_file(path):
         message = f"target.name: there is no file {quoted(name)}"
         return None, [Problem("S311", place, message, f"known targets are {', '.join(list_targets())}")]
     try:
-        reading = read_file(path, name=_shown(path, path) if is_file else f"target/{name}")
+        reading = read_file(path, name=_shown(path, path) if of_user else f"target/{name}")
         root = _mapping(reading)
     except SpecError as err:
         return None, list(err.problems)

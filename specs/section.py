@@ -44,6 +44,14 @@ def resolve(path: str, *, folder_of: str) -> Path:
     return Path(os.path.normpath(folder / os.path.expanduser(path)))
 
 
+def is_file(path: Path) -> bool:
+    """Whether the path is that of a file; a name that no file can have is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
 def shown_path(path: Path, info: SerializationInfo) -> str:
     """The path as text, relative to the folder that the context of a dump names, if it names one."""
     return os.path.relpath(path, info.context["folder"]) if info.context else str(path)

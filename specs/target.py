@@ -59,7 +59,7 @@ class Target(Section):
 class TargetChoice(Section):
     """The machine that is compiled for, and what differs from its description."""
 
-    name: Name = Field(
+    name: str = Field(
         default="host", description="A target of `fxpress targets`, or the path of a target file (.yaml)."
     )
     ram: Bytes | None = Field(default=None, description="Memory for data, in place of the target's.")

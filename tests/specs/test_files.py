@@ -99,15 +99,31 @@ def test_a_name_that_a_file_may_define_is_not_refused(project: Path, text: str) 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"class Net(:\n", r"is not Python in line 1: invalid syntax"),
-        (b"x = 1\0", r"is not Python"),
-        (b"(" * 5000, r"is not Python in line 1: too many nested parentheses"),
+        (b"class Net(:\n", r"cannot be read as Python in line 1: invalid syntax"),
+        (b"x = 1\0", r"cannot be read as Python"),
+        (b"(" * 5000, r"cannot be read as Python in line 1: too many nested parentheses"),
         (b"", r'does not define "Net"'),
     ],
 )
 def test_a_file_that_is_not_python_is_told_and_never_run(project: Path, text: bytes, message: str) -> None:
     (project.parent / "net.py").write_bytes(text)
     with pytest.raises(SpecError, match=rf"net\.yaml:3:11: model\.source: .*{message}.* \[S312\]"):
+        check_spec(project)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "loop", "folder", "a\nb"])
+def test_a_name_that_no_file_can_have_is_told_as_missing(
+    project: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (project.parent / "loop.npz").symlink_to("loop.npz")
+    (project.parent / "folder.npz").mkdir()
+    monkeypatch.chdir(project.parent)
+    for key, suffix in (("data.calibration.file", "npz"), ("model.weights", "pt"), ("target.name", "yaml")):
+        with pytest.raises(SpecError, match=r"there is no file \"[^\n]*\"") as caught:
+            check_spec(project, [f'{key}="{name}.{suffix}"'])
+        assert [problem.code for problem in caught.value.problems] == ["S311"]
+    project.write_text(f'{project.read_text()}extends: "{"x" * 5000}.yaml"\n')
+    with pytest.raises(SpecError, match="S122"):
         check_spec(project)
 
 

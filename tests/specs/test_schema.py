@@ -13,6 +13,15 @@ from fxpress.specs.load import PRESETS
 from fxpress.specs.reference import renewed
 
 PAGE = Path(__file__).parents[2] / "docs" / "spec.md"
+KINDS: dict[str, tuple[type, ...]] = {
+    "object": (dict,),
+    "array": (list,),
+    "string": (str,),
+    "boolean": (bool,),
+    "integer": (int,),
+    "number": (int, float),
+    "null": (type(None),),
+}
 Schema = dict[str, Any]
 Write = Callable[..., Path]
 
@@ -25,16 +34,7 @@ def _faults(value: Any, schema: Schema, root: Schema) -> list[str]:
             **{k: v for k, v in schema.items() if k != "$ref"},
         }
     found = []
-    kinds = {
-        "object": dict,
-        "array": list,
-        "string": str,
-        "boolean": bool,
-        "integer": int,
-        "number": (int, float),
-        "null": type(None),
-    }
-    if "type" in schema and not isinstance(value, kinds[schema["type"]]):
+    if "type" in schema and not isinstance(value, KINDS[schema["type"]]):
         return [f"{value!r} is no {schema['type']}"]
     if "enum" in schema and value not in schema["enum"]:
         found.append(f"{value!r} is none of {schema['enum']}")
