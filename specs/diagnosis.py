@@ -120,18 +120,13 @@ def _about_value(
         return context["code"], f"{shown}{context['message']}", context["hint"]
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", context["expected"]) or re.findall(r"[0-9]+", context["expected"])
-        text = node.text if isinstance(node, Scalar) else ""
-        return (
-            "S204",
-            f"{_got(node)} is not one of {', '.join(known)}",
-            near_miss(text, known) if text else "",
-        )
+        near = nearest(node.text, known) if isinstance(node, Scalar) else None
+        hint = f'did you mean "{near}"?' if near else ""
+        return "S204", f"{_got(node)} is not one of {', '.join(known)}", hint
     if kind in _BOUNDS:
         return "S205", f"{_BOUNDS[kind].format(**context)}, got {_got(node)}", ""
     if kind in _TYPES:
         return "S203", f"expects {_TYPES[kind]}, got {_got(node)}", _type_hint(kind, node)
-    if kind == "string_pattern_mismatch":
-        return "S207", f"{_got(node)} does not have the form {context['pattern']}", ""
     return "S203", f"{default[:1].lower()}{default[1:]}, got {_got(node)}", ""
 
 
