@@ -23,6 +23,7 @@ _TYPES = {
     "string_type": "a text",
     "tuple_type": "a list",
     "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
     "dict_type": "a mapping",
     "mapping_type": "a mapping",
 }
@@ -100,15 +101,23 @@ def _missing_key(spot: _Spot, root: Node) -> Problem:
 def _unknown_tag(spot: _Spot, root: Node, context: AbstractMapping[str, Any]) -> Problem:
     """A pass or an observer that there is not, or a mapping that does not say which it is."""
     key = re.findall(r"\w+", str(context["discriminator"]))[0].rstrip("_")
-    node = find(root, (*spot.location, key))
-    location = (*spot.location, key) if node is not None else spot.location
-    if "tag" not in context:
-        message = f"{format_path(location)}: the key {quoted(key)} is missing"
-        return Problem("S202", place_of(root, location), message, f"write `{key}: ...` first")
+    node, path = find(root, spot.location), format_path(spot.location)
+    if isinstance(node, Mapping):
+        if key not in node.entries:
+            hint = f"write `{key}: ...` first"
+            return Problem("S202", node.place, f"{path}: the key {quoted(key)} is missing", hint)
+        node, path = node.entries[key].node, f"{path}.{key}"
+    elif "tag" not in context:
+        hint = f"write `{key}: {node.text}`" if isinstance(node, Scalar) and node.value is not None else ""
+        return Problem(
+            "S203", place_of(root, spot.location), f"{path}: expects a mapping, got {_got(node)}", hint
+        )
+    place = node.place if node else place_of(root, spot.location)
+    if not isinstance(node, Scalar) or not isinstance(node.value, str):
+        return Problem("S203", place, f"{path}: expects a text, got {_got(node)}")
     known = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
     what = "pass" if key == "pass" else str(spot.location[-1])
-    message = f"{format_path(location)}: unknown {what} {quoted(str(context['tag']))}"
-    return Problem("S204", place_of(root, location), message, near_miss(str(context["tag"]), known))
+    return Problem("S204", place, f"{path}: unknown {what} {quoted(node.text)}", near_miss(node.text, known))
 
 
 def _about_value(

@@ -82,6 +82,19 @@ ArrayOrigin: TypeAlias = Path | FileSource | ModuleSource
 """Where arrays come from: an npz file, or a function in a file or a module."""
 
 
+def _as_json(value: Any) -> Any:  # any: whatever the user wrote
+    """The value with lists for tuples and plain text, as a constructor of the user's takes it."""
+    match value:
+        case Mapping():
+            return {str(key): _as_json(item) for key, item in value.items()}
+        case list() | tuple():
+            return [_as_json(item) for item in value]
+        case str():
+            return str(value)
+        case _:
+            return value
+
+
 class Input(Section):
     """One input of the model."""
 
@@ -98,7 +111,7 @@ class Model(Section):
         description="File or module, then the attribute: a class or a function, which is called with `args`, or a "
         "finished torch module."
     )
-    args: Mapping[Name, JsonValue] = Field(
+    args: Mapping[Name, Annotated[JsonValue, BeforeValidator(_as_json)]] = Field(
         default={}, description="Keyword arguments for the class or the function."
     )
     weights: Annotated[FilePath, BeforeValidator(_weights)] | None = Field(

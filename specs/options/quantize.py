@@ -91,6 +91,11 @@ class QuantizeOptions(PassOptions):
     weight_observer: Literal["minmax", "mse"] = Field(
         default="minmax", description="How the ranges of weights are chosen."
     )
+    bias_correction: bool = Field(
+        default=True,
+        description="Take back in the biases what the rounding of weights adds to the mean of each output channel, as "
+        "measured on the calibration data.",
+    )
     layers: Annotated[Mapping[LayerPattern, LayerPrecision], Selects()] = Field(
         default={},
         description="Layers that differ: a pattern, and the storage of their weights, or `float32` for layers that "

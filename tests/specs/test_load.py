@@ -108,6 +108,14 @@ def test_a_module_is_a_source(write: Write, sound: str) -> None:
     assert source == ModuleSource("torchvision.models", "resnet18")
 
 
+def test_arguments_of_the_network_are_plain_values(write: Write, sound: str) -> None:
+    text = sound.replace(
+        "net.py:Net", "net.py:Net\n  args: {widths: [8, [16, 2.5]], act: {name: relu, on: true}, x: null}"
+    )
+    args = load_spec(write(text)).spec.model.args
+    assert args == {"widths": [8, [16, 2.5]], "act": {"name": "relu", "on": True}, "x": None}
+
+
 def test_json_reads_like_yaml(write: Write) -> None:
     text = """{
   "fxpress": 1,
