@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ....ir import DType
 from ....ir.arithmetic import Requant
 from ....ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
+from ....ir.ops.reduce import Mean
 from ..layout import channels_last
 from .base import Call, Cost, Function, Implementation, Offer, Site, kernel, template
 from .epilogue_dsp import HEADERS
@@ -102,12 +103,28 @@ def average(site: Site) -> Offer:
     return _offer(site, seen, MeanForm(taps * qx.zero_point[0], factor, qy.zero_point[0], qy.qmin, qy.qmax))
 
 
+@kernel("mean")
+def spatial_mean(site: Site) -> Offer:
+    """The mean over all spatial dimensions."""
+    op, x = site.node.op, site.type(0)
+    assert isinstance(op, Mean)
+    if not site.is_integer or x.rank - 2 not in (1, MAX_SPATIAL) or set(op.axes) != set(range(2, x.rank)):
+        return "the DSP pools take means of int8 over all spatial dimensions"
+    factor, zero = op.fixed_point(x, site.output)
+    whole = image(x.shape)
+    qy = site.output_quantization
+    mean = MeanForm(whole.h * whole.w * zero, factor, qy.zero_point[0], qy.qmin, qy.qmax)
+    return _offer(site, Window((whole.h, whole.w), (1, 1), (0, 0)), mean)
+
+
 def _offer(site: Site, seen: Window, mean: MeanForm | None) -> Offer:
     if not site.machine.dsp:
         return f"{site.machine.name} has no DSP extension"
     if site.type(0).dtype is not DType.I8 or site.output.dtype is not DType.I8:
         return "the DSP pools compute on int8"
-    shape = PoolShape(image(site.type(0).shape), image(site.output.shape), seen, mean)
+    x = image(site.type(0).shape)
+    y = image(site.output.shape) if site.output.rank == site.type(0).rank else Image(x.n, 1, 1, x.c)
+    shape = PoolShape(x, y, seen, mean)
     if not supports(shape):
         return "channels, windows or padding not for the DSP pools"
     layouts = channels_last(site.type(0).shape), channels_last(site.output.shape)
