@@ -1,0 +1,39 @@
+"""The testing kit: random graphs, comparisons, and a check for rewrites. It needs Hypothesis and is public.
+
+A user who brings a rewrite calls `check_rewrite`; one who brings an operator says with `@grows` how a random
+graph grows by it.
+"""
+
+from . import grow_elementwise, grow_layers, grow_movement
+from .compare import assert_equivalent, assert_exact
+from .graphs import CNN_OPS, DEFAULT_OPS, INTEGER_OPS, MLP_OPS, Example, examples, graphs, quantized_graphs
+from .growth import GROWS, Grow, Growth, Step, grows
+from .integers import to_integers
+from .rewrites import RewriteError, check_rewrite
+from .tensors import inputs, tensors
+
+__all__ = [
+    "CNN_OPS",
+    "DEFAULT_OPS",
+    "GROWS",
+    "INTEGER_OPS",
+    "MLP_OPS",
+    "Example",
+    "Grow",
+    "Growth",
+    "RewriteError",
+    "Step",
+    "assert_equivalent",
+    "assert_exact",
+    "check_rewrite",
+    "examples",
+    "graphs",
+    "grow_elementwise",
+    "grow_layers",
+    "grow_movement",
+    "grows",
+    "inputs",
+    "quantized_graphs",
+    "tensors",
+    "to_integers",
+]

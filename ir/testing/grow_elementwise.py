@@ -1,0 +1,113 @@
+"""Growth by elementwise operators, reductions and softmax."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..ops.activation import Clamp, Elementwise, Elu, Gelu, LeakyRelu, Softplus
+from ..ops.base import OPERATORS
+from ..ops.binary import Binary
+from ..ops.elementary import Pow
+from ..ops.prelu import Prelu
+from ..ops.reduce import Reduction
+from ..ops.softmax import LogSoftmax, Softmax
+from ..tensor_type import Value
+from .growth import Growth, Step, grows
+
+INF = float("inf")
+CLAMPS = (None, None, None, (0.0, INF), (0.0, 6.0), (-1.0, 1.0))
+
+_PLAIN = [
+    name
+    for name, op in OPERATORS.items()
+    if issubclass(op, Elementwise) and op not in (Clamp, LeakyRelu, Elu, Gelu, Softplus, Pow)
+]
+_BINARY = [name for name, op in OPERATORS.items() if issubclass(op, Binary)]
+_REDUCTIONS = [name for name, op in OPERATORS.items() if issubclass(op, Reduction)]
+
+
+@grows(*_PLAIN)
+def grow_plain(g: Growth, x: Value, step: Step) -> Value:
+    """A function without attributes."""
+    return g.add(OPERATORS[step.op](), x)
+
+
+@grows("clamp")
+def grow_clamp(g: Growth, x: Value, step: Step) -> Value:
+    """ReLU-like and symmetric bounds."""
+    return g.add(Clamp(*step.pick(0, [(0.0, INF), (0.0, 6.0), (-1.0, 1.0), (-INF, 0.5), (0.0, 1.0)])), x)
+
+
+@grows("leaky_relu")
+def grow_leaky_relu(g: Growth, x: Value, step: Step) -> Value:
+    """Slopes on both sides of 0."""
+    return g.add(LeakyRelu(step.pick(0, [0.01, 0.25, -0.5])), x)
+
+
+@grows("elu")
+def grow_elu(g: Growth, x: Value, step: Step) -> Value:
+    """ELU, and the form that SELU and CELU take."""
+    return g.add(step.pick(0, [Elu(), Elu(1.5, 1.1), Elu(0.5, 1.0, 2.0)]), x)
+
+
+@grows("gelu")
+def grow_gelu(g: Growth, x: Value, step: Step) -> Value:
+    """Exact and by tanh."""
+    return g.add(Gelu(step.pick(0, ["none", "tanh"])), x)
+
+
+@grows("softplus")
+def grow_softplus(g: Growth, x: Value, step: Step) -> Value:
+    """Soft and sharp."""
+    return g.add(step.pick(0, [Softplus(), Softplus(3.0, 2.0)]), x)
+
+
+@grows("pow")
+def grow_pow(g: Growth, x: Value, step: Step) -> Value:
+    """Whole powers, which are defined everywhere."""
+    return g.add(Pow(step.pick(0, [2.0, 3.0, 1.0])), x)
+
+
+@grows("prelu")
+def grow_prelu(g: Growth, x: Value, step: Step) -> Value | None:
+    """One slope, or one a channel."""
+    if not x.type.rank:
+        return None
+    channels = x.type.shape[1] if x.type.rank > 1 else 1
+    return g.add(Prelu(), x, g.weight(step, step.pick(0, [1, channels])))
+
+
+@grows(*_BINARY)
+def grow_binary(g: Growth, x: Value, step: Step) -> Value | None:
+    """With another value, with a number, and with constants that broadcast on either side."""
+    op = OPERATORS[step.op]()
+    assert isinstance(op, Binary)
+    if step.op in ("add", "sub", "mul"):
+        op = replace(op, clamp=step.pick(1, CLAMPS))
+    shapes = [(), x.type.shape[-1:], tuple(n if i == 1 else 1 for i, n in enumerate(x.type.shape))]
+    choice = step.digits[0] % (1 + len(shapes))
+    if not choice:
+        return g.add(op, x, g.partner(x, step))
+    other = g.constant(*shapes[choice - 1], positive=step.op == "div")
+    operands = (other, x) if step.digits[2] % 3 == 2 and step.op != "div" else (x, other)
+    return g.add(op, *operands)
+
+
+@grows(*_REDUCTIONS)
+def grow_reduction(g: Growth, x: Value, step: Step) -> Value | None:
+    """Over the last dimension, all spatial ones, all but the first, or all."""
+    op, rank = OPERATORS[step.op], x.type.rank
+    assert issubclass(op, Reduction)
+    axes = step.pick(0, [(rank - 1,), tuple(range(2, rank)), tuple(range(1, rank)), ()])
+    if not rank or (rank == 1 and axes != ()):
+        return None
+    return g.add(op(axes, step.pick(1, [True, False])), x)
+
+
+@grows("softmax", "log_softmax")
+def grow_softmax(g: Growth, x: Value, step: Step) -> Value | None:
+    """Along the last or another dimension."""
+    if not x.type.rank:
+        return None
+    op = Softmax if step.op == "softmax" else LogSoftmax
+    return g.add(op((x.type.rank - 1 - step.digits[0]) % x.type.rank), x)

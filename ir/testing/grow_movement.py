@@ -1,0 +1,183 @@
+"""Growth by data movement and by conversions between reals and integers."""
+
+from __future__ import annotations
+
+from ..ops.call import TorchCall
+from ..ops.embedding import Embedding
+from ..ops.pad import Pad
+from ..ops.quantize import Dequantize, Quantize, Requantize
+from ..ops.resize import ResizeLinear, ResizeNearest
+from ..ops.shape import Copy, Expand, Permute, Reshape
+from ..ops.slicing import Concat, Flip, Roll, Select, Slice, Split, Tile
+from ..tensor_type import DType, Quantization, TensorType, Value
+from .growth import Growth, Step, grows
+
+
+@grows("reshape")
+def grow_reshape(g: Growth, x: Value, step: Step) -> Value | None:
+    """Flatten all but the batch, split the last dimension, add one, or make one line of everything."""
+    if not x.type.rank:
+        return None
+    *leading, last = x.type.shape
+    half = (2, last // 2) if last % 2 == 0 else (1, last)
+    shapes = [(x.type.shape[0], -1), (*leading, *half), (1, *x.type.shape), (-1,)]
+    return g.add(Reshape(step.pick(0, shapes)), x)
+
+
+@grows("permute")
+def grow_permute(g: Growth, x: Value, step: Step) -> Value | None:
+    """Rotations and a swap of the last two dimensions."""
+    rank = x.type.rank
+    if rank < 2:
+        return None
+    swapped = (*range(rank - 2), rank - 1, rank - 2)
+    rotated = (0, *range(2, rank), 1)
+    return g.add(Permute(step.pick(0, [swapped, rotated, tuple(reversed(range(rank)))])), x)
+
+
+@grows("expand")
+def grow_expand(g: Growth, x: Value, step: Step) -> Value:
+    """A new leading dimension, and twice what has size 1."""
+    sizes = tuple(2 if n == 1 else -1 for n in x.type.shape)
+    return g.add(Expand(step.pick(0, [(2, *sizes), sizes])), x)
+
+
+@grows("copy")
+def grow_copy(g: Growth, x: Value, step: Step) -> Value:
+    """As it is."""
+    return g.add(Copy(), x)
+
+
+@grows("slice")
+def grow_slice(g: Growth, x: Value, step: Step) -> Value | None:
+    """Channels or another dimension, from the front, to the end, every second."""
+    if not x.type.rank:
+        return None
+    axis = step.pick(0, [x.type.rank - 1, min(1, x.type.rank - 1)])
+    n = x.type.shape[axis]
+    return g.add(
+        step.pick(1, [Slice(axis, 0, max(1, n // 2)), Slice(axis, n // 2), Slice(axis, 0, None, 2)]), x
+    )
+
+
+@grows("select")
+def grow_select(g: Growth, x: Value, step: Step) -> Value | None:
+    """An element of any dimension but the first."""
+    if x.type.rank < 2:
+        return None
+    axis = 1 + step.digits[0] % (x.type.rank - 1)
+    return g.add(Select(axis, step.digits[1] % x.type.shape[axis]), x)
+
+
+@grows("split")
+def grow_split(g: Growth, x: Value, step: Step) -> tuple[Value, ...] | None:
+    """Two parts, equal where that goes."""
+    if not x.type.rank:
+        return None
+    axis = step.pick(0, [min(1, x.type.rank - 1), x.type.rank - 1])
+    n = x.type.shape[axis]
+    return g.add_many(Split(axis, (n // 2, n - n // 2)), x) if n > 1 else None
+
+
+@grows("concat")
+def grow_concat(g: Growth, x: Value, step: Step) -> Value | None:
+    """Two operands, perhaps the same one twice, or three with a constant among them."""
+    if not x.type.rank:
+        return None
+    operands = [x, g.partner(x, step)]
+    if step.digits[0] % 3 == 2:
+        operands.insert(1, g.constant(*x.type.shape))
+    return g.add(Concat(step.pick(1, [min(1, x.type.rank - 1), x.type.rank - 1])), *operands)
+
+
+@grows("flip")
+def grow_flip(g: Growth, x: Value, step: Step) -> Value | None:
+    """The last dimension, or all."""
+    if not x.type.rank:
+        return None
+    return g.add(Flip(step.pick(0, [(x.type.rank - 1,), tuple(range(x.type.rank))])), x)
+
+
+@grows("roll")
+def grow_roll(g: Growth, x: Value, step: Step) -> Value | None:
+    """By one place, or back by two."""
+    return g.add(Roll((x.type.rank - 1,), (step.pick(0, [1, -2]),)), x) if x.type.rank else None
+
+
+@grows("tile")
+def grow_tile(g: Growth, x: Value, step: Step) -> Value | None:
+    """Twice along the last dimension, or as a new first one."""
+    if not x.type.rank:
+        return None
+    ones = (1,) * (x.type.rank - 1)
+    return g.add(Tile(step.pick(0, [(*ones, 2), (2, *ones, 1)])), x)
+
+
+@grows("pad")
+def grow_pad(g: Growth, x: Value, step: Step) -> Value | None:
+    """All modes, on one or two dimensions, unlike before and after; negative numbers cut."""
+    if x.type.rank < 2:
+        return None
+    mode = step.pick(0, ["constant", "constant", "reflect", "replicate", "circular"])
+    amounts = step.pick(1, [(1, 1), (1, 1, 1, 1), (0, 1), (2, 0, 0, 1), (-1, 1)])
+    sizes = x.type.shape[-len(amounts) // 2 :]
+    if min(sizes) <= max(amounts) or (mode != "constant" and min(amounts) < 0):
+        return None
+    return g.add(Pad(amounts, mode, step.pick(2, [0.0, 0.5]) if mode == "constant" else 0.0), x)
+
+
+@grows("resize_nearest")
+def grow_resize_nearest(g: Growth, x: Value, step: Step) -> Value | None:
+    """By factors and to sizes, larger and smaller."""
+    spatial = x.type.rank - 2
+    if spatial not in (1, 2, 3):
+        return None
+    ops = [ResizeNearest(factor=(2.0,) * spatial), ResizeNearest(size=(3,) * spatial)]
+    return g.add(step.pick(0, ops), x)
+
+
+@grows("resize_linear")
+def grow_resize_linear(g: Growth, x: Value, step: Step) -> Value | None:
+    """Both rules for the corners, by factors and to sizes."""
+    spatial = x.type.rank - 2
+    if spatial not in (1, 2):
+        return None
+    corners = step.pick(1, [False, True])
+    ops = [
+        ResizeLinear(factor=(2.0,) * spatial, align_corners=corners),
+        ResizeLinear(size=(3,) * spatial, align_corners=corners),
+        ResizeLinear(factor=(1.5,) * spatial, align_corners=corners),
+    ]
+    return g.add(step.pick(0, ops), x)
+
+
+@grows("embedding")
+def grow_embedding(g: Growth, x: Value, step: Step) -> Value:
+    """Indices are a graph input of their own."""
+    indices = g.input(TensorType(step.pick(0, [(2, 3), (4,), ()]), step.pick(1, [DType.I64, DType.I32])))
+    return g.add(Embedding(), indices, g.weight(step, 1 + step.digits[2], 4))
+
+
+@grows("quantize", "dequantize")
+def grow_quantize(g: Growth, x: Value, step: Step) -> Value | None:
+    """There and back."""
+    if x.type.dtype is not DType.F32:
+        return None
+    grid = step.pick(0, [Quantization((0.05,), (3,)), Quantization((0.001,), (-200,), 16)])
+    return g.add(Dequantize(), g.builder.add(Quantize(), x, quantization=grid))
+
+
+@grows("requantize")
+def grow_requantize(g: Growth, x: Value, step: Step) -> Value | None:
+    """From one grid to another, finer or coarser."""
+    if x.type.dtype is not DType.F32:
+        return None
+    integers = g.builder.add(Quantize(), x, quantization=Quantization((0.05,), (3,)))
+    grid = Quantization((step.pick(0, [0.1, 0.02]),), (-5,))
+    return g.add(Dequantize(), g.builder.add(Requantize(), integers, quantization=grid))
+
+
+@grows("torch_call")
+def grow_torch_call(g: Growth, x: Value, step: Step) -> Value:
+    """A call that has no operator of its own."""
+    return g.add(TorchCall("aten.tan.default(x0)"), x)

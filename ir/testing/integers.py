@@ -1,0 +1,160 @@
+"""The plainest way from a float graph to one that computes on integers, for tests.
+
+Every value gets the grid that covers what one run of the float graph showed. It shares nothing with the
+quantization pass, so that each can be tested with the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..graph import Builder, Graph, Node
+from ..interpret import run
+from ..ops.accumulate import bias_quantization
+from ..ops.base import Quantized
+from ..ops.binary import Mul
+from ..ops.conv import Conv, ConvTranspose
+from ..ops.linear import Linear
+from ..ops.matmul import MatMul
+from ..ops.prelu import Prelu
+from ..ops.quantize import Dequantize, Quantize, Requantize
+from ..tensor_type import DType, Quantization, Value
+
+_FINEST = (
+    64  # an output step is at least this part of the step of what is summed, as Requant and Rescale need
+)
+
+
+def to_integers(graph: Graph, inputs: Sequence[Tensor]) -> Graph:
+    """`graph` computing on 8-bit integers wherever its operators can, with float inputs and outputs.
+
+    `inputs` is one sample, whose values decide the grids. Data movement over several operands takes the grid
+    of the first.
+    """
+    return _Conversion(graph, inputs).graph()
+
+
+class _Conversion:
+    def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        self._old = graph
+        self._builder = Builder(params=graph.params)
+        self._reals: dict[str, Value] = {v.name: v for v in graph.constants}
+        self._integers: dict[str, Value] = {}
+        self._seen: dict[str, Tensor] = {v.name: t for v, t in zip(graph.inputs, inputs, strict=True)}
+        run(graph, inputs, observe=lambda value, tensor: self._seen.update({value.name: tensor}))
+
+    def graph(self) -> Graph:
+        for value in self._old.inputs:
+            self._reals[value.name] = self._builder.input(value.name, value.type)
+        for node in self._old.nodes:
+            self._convert(node)
+        outputs = [self._real(value) for value in self._old.outputs]
+        return self._builder.build(outputs, output_names=self._old.output_names)
+
+    def _convert(self, node: Node) -> None:
+        floats = all(v.type.dtype is DType.F32 for v in node.outputs)
+        if node.op.quantized is Quantized.NEVER or not floats:
+            self._keep(node, [v and self._real(v) for v in node.inputs], self._reals)
+        elif node.op.quantized is Quantized.MOVE:
+            self._move(node)
+        else:
+            self._compute(node)
+
+    def _keep(self, node: Node, operands: Sequence[Value | None], into: dict[str, Value]) -> None:
+        types = node.op.infer(*(v and v.type for v in operands))
+        results = self._builder.append(node.op, operands, types, source=node.source)
+        into.update({old.name: new for old, new in zip(node.outputs, results, strict=True)})
+
+    def _move(self, node: Node) -> None:
+        data = [v for v in node.operands if v.type.dtype is DType.F32]
+        grid = self._integer(data[0]).type.quantization
+        assert grid is not None
+        moved = [
+            v and (self._on_grid(v, grid) if v.type.dtype is DType.F32 else self._real(v))
+            for v in node.inputs
+        ]
+        self._keep(node, moved, self._integers)
+
+    def _compute(self, node: Node) -> None:
+        if isinstance(node.op, Conv | ConvTranspose | Linear):
+            operands = self._layer_operands(node)
+        elif isinstance(node.op, Prelu):
+            x, slope = node.operands
+            operands = [self._integer(x), self._constant(slope, _symmetric(self._old.tensor(slope)))]
+        else:
+            operands = [self._integer(v) for v in node.operands]
+        grid = node.op.result_grid or self._result_grid(node, operands)
+        self._integers[node.output.name] = self._builder.add(
+            node.op, *operands, quantization=grid, source=node.source
+        )
+
+    def _layer_operands(self, node: Node) -> list[Value | None]:
+        x, weight, bias, residual = (node.operand(i) for i in range(4))
+        assert x is not None and weight is not None
+        axis: int | None = 0
+        if isinstance(node.op, ConvTranspose):
+            axis = node.op.channel_axis(weight.type)
+        integers = self._constant(weight, _symmetric(self._old.tensor(weight), axis=axis))
+        data, grid = self._integer(x), integers.type.quantization
+        assert data.type.quantization is not None and grid is not None
+        bias_grid = bias_quantization(data.type.quantization, grid)
+        return [
+            data,
+            integers,
+            bias and self._constant(bias, bias_grid),
+            residual and self._integer(residual),
+        ]
+
+    def _result_grid(self, node: Node, operands: Sequence[Value | None]) -> Quantization:
+        scales = [max(v.type.quantization.scale) for v in operands if v and v.type.quantization]
+        if isinstance(node.op, Conv | ConvTranspose | Linear):
+            coarsest = max([prod(scales[:2]), *(scales[3:] if node.operand(3) else [])])
+        else:
+            coarsest = prod(scales) if isinstance(node.op, Mul | MatMul) else max(scales)
+        return _grid(self._seen[node.output.name], finest=coarsest / _FINEST)
+
+    def _integer(self, value: Value) -> Value:
+        if value.name not in self._integers:
+            if self._old.is_constant(value):
+                return self._constant(value, _grid(self._old.tensor(value)))
+            grid = _grid(self._seen[value.name])
+            self._integers[value.name] = self._builder.add(
+                Quantize(), self._reals[value.name], quantization=grid
+            )
+        return self._integers[value.name]
+
+    def _on_grid(self, value: Value, grid: Quantization) -> Value:
+        if self._old.is_constant(value):
+            return self._constant(value, grid)
+        integers = self._integer(value)
+        if integers.type.quantization == grid:
+            return integers
+        return self._builder.add(Requantize(), integers, quantization=grid)
+
+    def _constant(self, value: Value, grid: Quantization) -> Value:
+        integers = grid.quantize(self._old.tensor(value).double())
+        return self._builder.constant(value.name, integers, quantization=grid)
+
+    def _real(self, value: Value) -> Value:
+        if value.name not in self._reals:
+            self._reals[value.name] = self._builder.add(Dequantize(), self._integers[value.name])
+        return self._reals[value.name]
+
+
+def _grid(seen: Tensor, *, finest: float = 0.0) -> Quantization:
+    """The 8-bit grid from the smallest to the largest element, zero included."""
+    finite = seen.double().nan_to_num(0.0, 1e6, -1e6).clamp(-1e6, 1e6)
+    low, high = min(0.0, float(finite.min())), max(0.0, float(finite.max()))
+    scale = max((high - low) / 255, finest, 1e-6)
+    return Quantization((scale,), (max(-128, min(127, round(-128 - low / scale))),))
+
+
+def _symmetric(weight: Tensor, *, axis: int | None = None) -> Quantization:
+    largest = weight.double().abs()
+    rows = largest.movedim(axis, 0).flatten(1).amax(1) if axis is not None else largest.max().view(1)
+    scales = torch.where(rows > 0, rows / 127, torch.full_like(rows, 1e-3))
+    return Quantization(tuple(scales.tolist()), (0,), 8, axis)

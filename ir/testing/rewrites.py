@@ -1,0 +1,169 @@
+"""The check for a rewrite, a function from graph to graph: random graphs, and a list of properties.
+
+check_rewrite(fold_batchnorm, tolerance=1e-12)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor
+
+from ..errors import IRError
+from ..graph import Graph
+from ..interpret import run, run_integer
+from ..text import dump, parse
+from ..verify import verify
+from .compare import assert_equivalent, assert_exact
+from .graphs import graphs as random_graphs
+from .tensors import inputs
+from .variants import canonical, exposed, renamed, with_dead_branches, with_no_ops
+
+Rewrite = Callable[[Graph], Graph]
+
+
+class RewriteError(AssertionError):
+    """A rewrite breaks a property; the message holds the smallest graph found, before and after, as text."""
+
+
+def check_rewrite(
+    rewrite: Rewrite,
+    *,
+    tolerance: float,
+    graphs: SearchStrategy[Graph] | None = None,
+    normalizes: bool = False,
+    examples: int | None = None,
+) -> None:
+    """Fail with a shrunk graph unless `rewrite` has these properties on random graphs.
+
+    - It leaves the graph that it was given as it was, and the result verifies and survives its text form.
+    - Inputs and outputs keep names, order and types.
+    - Results are the same: computed in float64 within `tolerance` times the largest element; a graph with
+      integers in it gives exactly the same integers and floats.
+    - With every intermediate as a further output, all of them still come out.
+    - A second application changes nothing.
+    - Names of values do not matter.
+    - Dead branches and steps that change nothing (x + 0, x * 1, ...) do not change what comes out; with
+      `normalizes`, which a whole clean-up claims, the very same graph comes out, and never a larger one.
+
+    `graphs` are random CNN-like and MLP-like graphs in float32 unless given. A rewrite that computes constants
+    rounds them to float32 there; on `graphs(dtype=DType.F64)` it can be held to a tolerance of 1e-12.
+    `examples` says how many graphs to try; without it Hypothesis's profile does.
+    """
+
+    strategy = random_graphs() if graphs is None else graphs
+
+    @settings(
+        max_examples=examples or settings().max_examples,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        phases=(Phase.generate, Phase.shrink),
+        report_multiple_bugs=False,
+        print_blob=False,
+    )
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        graph = data.draw(strategy)
+        sample = data.draw(inputs(graph))
+        _Check(rewrite, graph, sample, tolerance).all(normalizes=normalizes)
+
+    check()
+
+
+class _Check:
+    def __init__(self, rewrite: Rewrite, graph: Graph, sample: Sequence[Tensor], tolerance: float) -> None:
+        self._rewrite, self._graph, self._sample, self._tolerance = rewrite, graph, sample, tolerance
+
+    def all(self, *, normalizes: bool) -> None:
+        after = self._sound("the graph", self._graph)
+        self._same("a second application", self._sound("its own result", after), after)
+        self._same(
+            "other names", self._sound("other names", renamed(self._graph, "another {}".format)), after
+        )
+        self._sound("every intermediate an output", exposed(self._graph))
+        dead = self._sound("dead branches", with_dead_branches(self._graph))
+        padded = self._sound("steps that change nothing", with_no_ops(self._graph))
+        if normalizes:
+            self._same("the same graph with dead branches", dead, after)
+            self._same("the same graph with steps that change nothing", padded, after)
+            if len(after.nodes) > len(self._graph.nodes):
+                raise self._error("the result has more nodes", self._graph, after)
+
+    def _sound(self, what: str, graph: Graph) -> Graph:
+        """The rewritten graph, when it is valid and means the same."""
+        before = _copied(canonical(graph))
+        try:
+            after = self._rewrite(graph)
+        except Exception as err:
+            raise self._error(f"given {what}, the rewrite raises {err!r}", graph) from err
+        if canonical(graph) != before:
+            raise self._error(f"given {what}, the rewrite changes its operand", graph)
+        try:
+            verify(after)
+            if parse(dump(after), params=after.params) != after:
+                raise self._error(f"given {what}, the result does not survive its text form", graph, after)
+            self._check_interface(what, graph, after)
+            self._check_meaning(graph, after)
+        except RewriteError:
+            raise
+        except (IRError, AssertionError) as err:
+            raise self._error(f"given {what}: {err}", graph, after) from err
+        return after
+
+    def _check_interface(self, what: str, before: Graph, after: Graph) -> None:
+        interface = [(g.inputs, g.output_names, tuple(v.type for v in g.outputs)) for g in (before, after)]
+        if interface[0] != interface[1]:
+            raise self._error(
+                f"given {what}, names, order or types of inputs or outputs change", before, after
+            )
+
+    def _check_meaning(self, before: Graph, after: Graph) -> None:
+        with torch.no_grad():
+            if _has_integers(before):
+                assert_exact(run_integer(after, self._sample), run_integer(before, self._sample))
+            else:
+                expected = _run_double(before, self._sample)
+                assert_equivalent(_run_double(after, self._sample), expected, atol=0.0, rtol=self._tolerance)
+
+    def _same(self, what: str, graph: Graph, other: Graph) -> None:
+        if canonical(graph) != canonical(other):
+            raise self._error(f"{what} gives another graph", self._graph, graph)
+
+    def _error(self, problem: str, before: Graph, after: Graph | None = None) -> RewriteError:
+        shown = [problem, "before:", dump(before), _constants(before)]
+        shown += [] if after is None else ["after:", dump(after), _constants(after)]
+        shown += [f"input %{v.name} = {_short(t)}" for v, t in zip(before.inputs, self._sample, strict=True)]
+        return RewriteError("\n".join(part for part in shown if part))
+
+
+def _copied(graph: Graph) -> Graph:
+    return graph.with_params({name: tensor.clone() for name, tensor in graph.params.items()})
+
+
+def _has_integers(graph: Graph) -> bool:
+    values = [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]
+    return any(v.type.is_quantized for v in values)
+
+
+def _run_double(graph: Graph, sample: Sequence[Tensor]) -> list[Tensor]:
+    """The graph's results computed in float64."""
+    params = {v.name: _double(graph.params[v.name]) for v in graph.constants}
+    return run(graph, [_double(t) for t in sample], params=params)
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _constants(graph: Graph) -> str:
+    return "\n".join(f"%{v.name} = {_short(graph.params[v.name])}" for v in graph.constants)
+
+
+def _short(tensor: Tensor) -> str:
+    if tensor.numel() > 8:
+        return f"{tensor.numel()} elements from {tensor.min().item():.4g} to {tensor.max().item():.4g}"
+    return str(tensor.tolist())

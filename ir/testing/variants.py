@@ -1,0 +1,104 @@
+"""Graphs that mean the same as a given one but look different. A rewrite must not mind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from ..graph import Builder, Graph, Node, rewrite
+from ..ops.activation import Relu
+from ..ops.binary import Add, Mul
+from ..ops.shape import Permute, Reshape
+from ..tensor_type import DType, Value
+
+
+def renamed(graph: Graph, rename: Callable[[str], str]) -> Graph:
+    """`graph` with other names for all values but its inputs; output names stay."""
+    kept = {v.name for v in graph.inputs}
+
+    def value(old: Value) -> Value:
+        return old if old.name in kept else Value(rename(old.name), old.type)
+
+    nodes = tuple(
+        replace(
+            node,
+            inputs=tuple(v and value(v) for v in node.inputs),
+            outputs=tuple(value(v) for v in node.outputs),
+        )
+        for node in graph.nodes
+    )
+    params = {rename(name): tensor for name, tensor in graph.params.items()}
+    return Graph(graph.inputs, tuple(value(v) for v in graph.outputs), nodes, params, graph.output_names)
+
+
+def canonical(graph: Graph) -> Graph:
+    """`graph` with names by position, unread constants dropped and no sources, to compare two of them."""
+    names: dict[str, str] = {}
+    for value in (*graph.constants, *(v for node in graph.nodes for v in node.outputs)):
+        names.setdefault(value.name, f"#{len(names)}")
+    used = {v.name for v in graph.constants}
+    bare = Graph(
+        graph.inputs,
+        graph.outputs,
+        tuple(Node(node.op, node.inputs, node.outputs) for node in graph.nodes),
+        {name: tensor for name, tensor in graph.params.items() if name in used},
+        graph.output_names,
+    )
+    return renamed(bare, lambda name: names.get(name, name))
+
+
+def exposed(graph: Graph) -> Graph:
+    """`graph` with every intermediate as a further output, after its own."""
+    values = [v for node in graph.nodes for v in node.outputs]
+    names = (*graph.output_names, *(f"intermediate {v.name}" for v in values))
+    return Graph(graph.inputs, (*graph.outputs, *values), graph.nodes, graph.params, names)
+
+
+def with_dead_branches(graph: Graph) -> Graph:
+    """`graph` with a ReLU after every float value that nobody reads."""
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        nodes.append(node)
+        for value in node.outputs:
+            if value.type.dtype.is_floating:
+                nodes.append(Node(Relu(), (value,), (Value(f"dead {value.name}", value.type),)))
+    return Graph(graph.inputs, graph.outputs, tuple(nodes), graph.params, graph.output_names)
+
+
+def with_no_ops(graph: Graph) -> Graph:
+    """`graph` with steps that change nothing after its nodes: x + 0, x * 1, a double transpose, a reshape."""
+    count = 0
+
+    def visit(
+        builder: Builder, node: Node, operands: tuple[Value | None, ...]
+    ) -> Value | tuple[Value, ...] | None:
+        nonlocal count
+        results = builder.keep(node, operands)
+        if len(results) != 1 or results[0].type.dtype is not DType.F32:
+            return results
+        count += 1
+        return _INSERTIONS[count % len(_INSERTIONS)](builder, results[0])
+
+    return rewrite(graph, visit)
+
+
+def _add_zero(builder: Builder, x: Value) -> Value:
+    return builder.add(Add(), x, builder.constant("zero", torch.zeros(())))
+
+
+def _multiply_by_one(builder: Builder, x: Value) -> Value:
+    return builder.add(Mul(), x, builder.constant("one", torch.ones(())))
+
+
+def _transpose_twice(builder: Builder, x: Value) -> Value:
+    order = tuple(reversed(range(x.type.rank)))
+    return builder.add(Permute(order), builder.add(Permute(order), x))
+
+
+def _reshape_to_itself(builder: Builder, x: Value) -> Value:
+    return builder.add(Reshape(x.type.shape), x)
+
+
+_INSERTIONS = (_add_zero, _multiply_by_one, _transpose_twice, _reshape_to_itself)
