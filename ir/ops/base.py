@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import torch
 
 from ..errors import ShapeError, UnsupportedError
-from ..tensor_type import TensorType, Value
+from ..tensor_type import Quantization, TensorType, Value
 
 
 class Quantized(Enum):
@@ -33,6 +33,7 @@ class Op(ABC):
 
     name: ClassVar[str]
     quantized: ClassVar[Quantized] = Quantized.NEVER
+    result_grid: ClassVar[Quantization | None] = None  # the only one the integer form can give, if it is so
 
     @abstractmethod
     def infer(

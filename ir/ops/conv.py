@@ -150,7 +150,9 @@ class ConvTranspose(Op):
         return apply_clamp(y if residual is None else y + residual, self.clamp)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        check_accumulating(operands, outputs, channel_axis=1 if self.groups == 1 else None)
+        weight = operands[1]
+        assert weight is not None
+        check_accumulating(operands, outputs, channel_axis=self.channel_axis(weight))
 
     def integer(self, call: IntegerCall) -> Tensor:
         x, w = call.operand(0), call.operand(1)
@@ -161,6 +163,12 @@ class ConvTranspose(Op):
         x, weight = operands[0], operands[1]
         assert x is not None and weight is not None
         return x.numel * prod(weight.shape[1:])
+
+    def channel_axis(self, weight: TensorType) -> int | None:
+        """Dimension of the weight along which output channels lie; None when they lie along two."""
+        if self.groups == 1:
+            return 1
+        return 0 if weight.shape[1] == 1 else None
 
     def _transpose(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
         cut = [(before, after) for before, after in pairs(self.padding)]

@@ -22,7 +22,6 @@ from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
 from .quantize import per_tensor_types
 from .slicing import check_axis
 
-SOFTMAX_OUTPUT = Quantization((1 / 256,), (-128,))
 TABLE_BITS = 23
 
 
@@ -32,6 +31,7 @@ class Softmax(Op):
     """exp(x) / sum(exp(x)) along dimension `axis`."""
 
     quantized = Quantized.COMPUTE
+    result_grid = Quantization((1 / 256,), (-128,))
 
     axis: int = 0
 
@@ -43,7 +43,7 @@ class Softmax(Op):
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         qx, qy = per_tensor_types(operands[0], outputs[0])
-        if qx.bits > 8 or qy != SOFTMAX_OUTPUT:
+        if qx.bits > 8 or qy != self.result_grid:
             raise ShapeError("softmax takes 8 bits and gives 8 bits with scale 1/256 and zero point -128")
 
     def integer(self, call: IntegerCall) -> Tensor:
