@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -19,11 +19,12 @@ Progress = Callable[[str, int, int], None]
 
 
 def collect(
-    graph: Graph, samples: Sequence[Batch], wanted: Collection[str], *, progress: Progress
+    graph: Graph, samples: Sequence[Batch], wanted: Mapping[str, Collection[int]], *, progress: Progress
 ) -> dict[str, Statistics]:
-    """Statistics of the values named in `wanted`, inputs and results, over all samples.
+    """Statistics of the values that `wanted` names, inputs and results, over all samples.
 
-    CalibrationError names the sample and the layer where a value is not finite.
+    For each it lists the dimensions along which means are to be taken. CalibrationError names the sample and the
+    layer where a value is not finite.
     """
     check_samples(graph, samples)
     size = batch_size(graph, samples)
@@ -31,7 +32,7 @@ def collect(
     whole = len(samples) - len(samples) % size
     runs = [(batched, at, _stack(samples[at : at + size])) for at in range(0, whole, size)]
     runs += [(graph, at, samples[at]) for at in range(whole, len(samples))]
-    collectors = {name: Collector(len(runs)) for name in wanted}
+    collectors = {name: Collector(len(runs), axes=axes) for name, axes in wanted.items()}
     for used, first, inputs in runs:
         _observe(used, inputs, collectors, first)
         progress("calibration", min(first + size, len(samples)), len(samples))

@@ -22,12 +22,11 @@ from ..ir.ops.activation import Elementwise
 from ..ir.ops.base import IntegerCall, Op, Quantized
 from ..ir.ops.binary import Add, Mul, Sub
 from ..ir.ops.conv import Conv, ConvTranspose
-from ..ir.ops.linear import Linear
 from ..ir.ops.pool import AdaptiveAvgPool, AvgPool
 from ..ir.ops.quantize import Requantize
 from ..ir.ops.reduce import Mean, Sum
 from ..ir.ops.resize import ResizeLinear
-from .layers import Layer, is_layer
+from .layers import Layer, apply_to_channels, channel_axis, channel_taps, is_layer
 
 # the result grows with every operand
 _MONOTONE: tuple[type[Op], ...] = (Add, Requantize, AvgPool, AdaptiveAvgPool, Mean, Sum, ResizeLinear)
@@ -152,10 +151,11 @@ def _layer(graph: Graph, node: Node, op: Layer, known: Mapping[str, Interval]) -
         return Interval.full(node.output.type)
     axis = channel_axis(op, node.output.type)
     low, high = _centred(op, x, known[x.name].along(axis, x.type.shape[axis]))
-    positive, negative = tap_sums(op, graph.tensor(weight).to(torch.int64))
+    taps = channel_taps(op, graph.tensor(weight).to(torch.int64))
+    positive, negative = taps.clamp(min=0).sum(-1), taps.clamp(max=0).sum(-1)
     accumulators = (
-        _product(positive, low) + _product(negative, high),
-        _product(positive, high) + _product(negative, low),
+        apply_to_channels(positive, low) + apply_to_channels(negative, high),
+        apply_to_channels(positive, high) + apply_to_channels(negative, low),
     )
     added = None if residual is None else known[residual.name]
     offset = None if bias is None else graph.tensor(bias).to(torch.int64)
@@ -167,25 +167,6 @@ def _layer(graph: Graph, node: Node, op: Layer, known: Mapping[str, Interval]) -
         call = IntegerCall((None, None, offset, end), node.operand_types, node.output.type)
         ends.append(finish_accumulator(call, acc.view(along), op.clamp, channel_axis=axis))
     return Interval.hull(*ends)
-
-
-def channel_axis(op: Layer, type: TensorType) -> int:
-    """Dimension of a layer's operand and result along which channels lie."""
-    return type.rank - 1 if isinstance(op, Linear) else 1
-
-
-def tap_sums(op: Layer, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums of the positive and of the negative taps, [groups, out / groups, in / groups]."""
-    groups = 1 if isinstance(op, Linear) else op.groups
-    split = weight.reshape(groups, -1, weight.shape[1], weight[0, 0].numel())
-    if isinstance(op, ConvTranspose):
-        split = split.transpose(1, 2)
-    return split.clamp(min=0).sum(-1), split.clamp(max=0).sum(-1)
-
-
-def _product(taps: Tensor, channels: Tensor) -> Tensor:
-    grouped = channels.view(taps.shape[0], 1, -1)
-    return (taps * grouped).sum(-1).flatten()
 
 
 def _centred(op: Layer, x: Value, interval: Interval) -> tuple[Tensor, Tensor]:

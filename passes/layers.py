@@ -7,7 +7,7 @@ from typing import TypeGuard
 
 from torch import Tensor
 
-from ..ir import Op
+from ..ir import Op, TensorType
 from ..ir.ops.accumulate import Clamp
 from ..ir.ops.binary import Add, Binary, Mul, Sub
 from ..ir.ops.conv import Conv, ConvTranspose
@@ -63,3 +63,20 @@ def _scale_second(weight: Tensor, factor: Tensor, groups: int) -> Tensor:
     grouped = weight.reshape(groups, -1, *weight.shape[1:])
     along = factor.view(groups, 1, -1, *[1] * (weight.ndim - 2))
     return (grouped * along).reshape(weight.shape)
+
+
+def channel_axis(op: Layer, type: TensorType) -> int:
+    """Dimension of a layer's operand and result along which channels lie."""
+    return type.rank - 1 if isinstance(op, Linear) else 1
+
+
+def channel_taps(op: Layer, weight: Tensor) -> Tensor:
+    """The weight as [groups, out / groups, in / groups, taps]."""
+    groups = 1 if isinstance(op, Linear) else op.groups
+    taps = weight.reshape(groups, -1, weight.shape[1], weight[0, 0].numel())
+    return taps.transpose(1, 2) if isinstance(op, ConvTranspose) else taps
+
+
+def apply_to_channels(taps: Tensor, channels: Tensor) -> Tensor:
+    """What sums of taps, [groups, out / groups, in / groups], make of one number for each input channel."""
+    return (taps * channels.view(taps.shape[0], 1, -1)).sum(-1).flatten()

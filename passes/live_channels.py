@@ -29,8 +29,8 @@ from ..ir.ops.reduce import Mean, ReduceMax, Sum
 from ..ir.ops.resize import ResizeLinear, ResizeNearest
 from ..ir.ops.shape import Copy, Permute, Reshape
 from ..ir.ops.slicing import Concat, Slice
-from .intervals import Interval, channel_axis, tap_sums
-from .layers import Layer, is_depthwise, is_layer
+from .intervals import Interval
+from .layers import Layer, channel_axis, channel_taps, is_depthwise, is_layer
 
 
 @dataclass(frozen=True)
@@ -160,9 +160,9 @@ def _gather_layer(
     if is_plain and not is_dense:
         facts.link(x, node.output)
     elif follows_x:
-        positive, negative = tap_sums(op, graph.tensor(weight).to(torch.int64))
+        weighs = channel_taps(op, graph.tensor(weight))[0].ne(0).any(-1)
         folds = _folds(op, x, intervals[x.name].along(axis, x.type.shape[axis]))
-        facts.readers.append(_Reader(x.name, node.output.name, (positive - negative)[0] > 0, folds))
+        facts.readers.append(_Reader(x.name, node.output.name, weighs, folds))
     else:
         facts.demand(x)
     if residual is not None and facts.axes.get(residual.name) == axis:

@@ -10,8 +10,8 @@ Every rule sees the same `Statistics`; none has a floor, so that small activatio
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -46,10 +46,14 @@ class Range:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What calibration saw of a tensor: the ends of each batch, and an even sample of its values."""
+    """What calibration saw of a tensor: the ends of each batch, an even sample of its values, means of channels.
+
+    `means` has the mean of each index of a dimension, by dimension, where they were asked for.
+    """
 
     batches: tuple[tuple[float, float], ...]
     sample: Tensor
+    means: Mapping[int, Tensor] = field(default_factory=dict)
 
     @property
     def low(self) -> float:
@@ -71,12 +75,14 @@ class Statistics:
 
 
 class Collector:
-    """Gathers the statistics of one tensor over `batches` calls of `add`."""
+    """Gathers the statistics of one tensor over `batches` calls of `add`, with means along the dimensions `axes`."""
 
-    def __init__(self, batches: int) -> None:
+    def __init__(self, batches: int, *, axes: Collection[int] = ()) -> None:
         self._share = max(_KEPT_VALUES // max(batches, 1), 256)
         self._ends: list[tuple[float, float]] = []
         self._kept: list[Tensor] = []
+        self._sums: dict[int, Tensor | float] = dict.fromkeys(sorted(axes), 0.0)
+        self._elements = 0
 
     def add(self, x: Tensor) -> None:
         """One batch; every value must be finite."""
@@ -86,10 +92,18 @@ class Collector:
         self._ends.append((float(low), float(high)))
         stride = (x.numel() // self._share) | 1  # odd, so that it does not run along rows of a power of two
         self._kept.append(x.detach().flatten()[::stride].to(torch.float32))
+        self._elements += x.numel()
+        for axis, total in self._sums.items():
+            others = [i for i in range(x.ndim) if i != axis]
+            self._sums[axis] = total + (x.double().sum(others) if others else x.double())
 
     def finish(self) -> Statistics | None:
         """The statistics; None when nothing was added."""
-        return Statistics(tuple(self._ends), torch.cat(self._kept)) if self._ends else None
+        if not self._ends:
+            return None
+        sums = {axis: torch.as_tensor(total) for axis, total in self._sums.items()}
+        means = {axis: total * (len(total) / self._elements) for axis, total in sums.items()}
+        return Statistics(tuple(self._ends), torch.cat(self._kept), means)
 
 
 def min_max(statistics: Statistics) -> Range:

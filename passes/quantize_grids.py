@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from ..ir import Graph, Node, Quantization, Value
 from ..ir.ops.base import Quantized
 from ..ir.ops.pad import Pad
@@ -23,10 +25,11 @@ _NARROW = 2.0  # an operand of a concat with less than half the result's range m
 
 @dataclass(frozen=True)
 class Grids:
-    """The grid of each value that is to be an integer."""
+    """The grid of each value that is to be an integer, and the means of its channels."""
 
     groups: UnionFind
     by_group: Mapping[str, Quantization]
+    statistics: Mapping[str, Statistics]
     table: Table
     warnings: tuple[str, ...]
 
@@ -34,9 +37,9 @@ class Grids:
         """Grid of a value."""
         return self.by_group[self.groups.find(value.name)]
 
-    def get(self, value: Value) -> Quantization | None:
-        """Grid of a value, None for a constant that nothing moves."""
-        return self.by_group.get(self.groups.find(value.name))
+    def mean(self, value: Value, axis: int) -> Tensor:
+        """Mean that calibration saw at each index of dimension `axis`."""
+        return self.statistics[value.name].means[axis]
 
 
 def choose_grids(
@@ -68,7 +71,7 @@ def choose_grids(
         rows.append((group, len(names), seen.low, seen.high, grid.scale[0], grid.zero_point[0]))
         warnings += _warnings(group, seen)
     columns = ("group", "values", "low", "high", "scale", "zero_point")
-    return Grids(groups, chosen, Table("grids", columns, tuple(rows)), tuple(warnings))
+    return Grids(groups, chosen, statistics, Table("grids", columns, tuple(rows)), tuple(warnings))
 
 
 def _groups(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> UnionFind:

@@ -13,7 +13,7 @@ from ..ir.ops.prelu import Prelu
 from ..ir.ops.quantize import Dequantize, Quantize, Requantize
 from ..specs.options import LayerPrecision, QuantizeOptions
 from .grid import activation_grid, symmetric_grid
-from .layers import Layer, clamp_of, is_layer
+from .layers import Layer, channel_axis, clamp_of, is_layer
 from .observers import Range
 from .quantize_grids import ACTIVATION_BITS, Grids
 from .quantize_plan import Plan
@@ -116,6 +116,7 @@ class Lowering:
         x, residual = self._integer(data), None if added is None else self._integer(added)
         grid_x, grid_y = x.type.quantization, self._grids.of(node.output)
         assert grid_x is not None
+        corrects = self._options.bias_correction
         made = quantize_weights(
             op,
             self._graph.tensor(weight),
@@ -125,17 +126,19 @@ class Lowering:
             bits=WEIGHT_BITS[self._precision(node.source.module)],
             per_channel=self._options.per_channel,
             observer=self._options.weight_observer,
+            mean=self._grids.mean(data, channel_axis(op, node.output.type)) if corrects else None,
         )
         bound = _prove(node, made, x=x.type, residual=None if residual is None else residual.type, y=grid_y)
         stored = self._constant(weight, made.weight, made.weight_grid)
         row = (node.output.name, op.name, node.source.module, made.weight_grid.bits)
         self._rows[node.output.name] = (*row, stored.type.storage_bytes, bound)
-        if bias is None or made.bias is None or made.bias_grid is None:
+        if made.bias is None or made.bias_grid is None:
             return [x, stored, None, residual]
-        return [x, stored, self._constant(bias, made.bias, made.bias_grid), residual]
+        name = bias.name if bias is not None else weight.name.removesuffix("weight") + "bias"
+        return [x, stored, self._builder.constant(name, made.bias, quantization=made.bias_grid), residual]
 
     def _constant(self, value: Value, integers: Tensor, grid: Quantization) -> Value:
-        """A constant as integers; layers that share it and its grid share the integers too."""
+        """A constant as integers; nodes that share it and its grid share the integers too."""
         key = (value.name, grid)
         if key not in self._constants:
             self._constants[key] = self._builder.constant(value.name, integers, quantization=grid)

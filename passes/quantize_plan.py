@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ..ir import DType, Graph, Node, Op, Value
 from ..ir.ops.base import Quantized
 from ..ir.ops.elementary import Log, Pow, Reciprocal, Rsqrt
-from .layers import is_layer
+from .layers import channel_axis, is_layer
 
 # functions without bound near zero: eight bits around a pole carry nothing
 _SINGULAR: tuple[type[Op], ...] = (Log, Reciprocal, Rsqrt)
@@ -21,7 +21,9 @@ class Plan:
     computing: frozenset[str]
     moving: frozenset[str]
     declined: Mapping[str, str]
-    observed: frozenset[str]
+    observed: Mapping[
+        str, Collection[int]
+    ]  # values that calibration is to look at, dimensions to take means along
 
     def is_integer(self, node: Node) -> bool:
         """True for a node that is to compute on, or move, integers."""
@@ -45,14 +47,17 @@ def make_plan(graph: Graph, float_layers: Callable[[str], bool]) -> Plan:
         else:
             declined[node.outputs[0].name] = reason
     moving = _moving(graph, computing, float_layers)
-    observed = {
-        v.name
+    observed: dict[str, set[int]] = {
+        v.name: set()
         for node in graph.nodes
         if node.outputs[0].name in computing or node.outputs[0].name in moving
         for v in (*_data_operands(node), *node.outputs)
         if v.type.dtype is DType.F32 and not graph.is_constant(v)
     }
-    return Plan(frozenset(computing), frozenset(moving), declined, frozenset(observed))
+    for node in graph.nodes:
+        if is_layer(node.op) and node.outputs[0].name in computing and node.inputs[0] is not None:
+            observed[node.inputs[0].name].add(channel_axis(node.op, node.output.type))
+    return Plan(frozenset(computing), frozenset(moving), declined, observed)
 
 
 def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) -> str | None:

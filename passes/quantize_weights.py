@@ -7,6 +7,7 @@ bias[c]   = round(b[c] / (s_x * s_w[c]))
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from ..ir import Quantization, TensorType
 from ..ir.ops.accumulate import bias_quantization
 from ..ir.ops.conv import ConvTranspose
 from .grid import to_float32
-from .layers import Layer
+from .layers import Layer, apply_to_channels, channel_taps
 
 _LARGEST_BIAS = 1 << 29  # leaves the products a share of int32
 _STEPS_OF_ZERO_CHANNEL = 1 << 10  # accumulator steps in one output step where all weights are zero
@@ -48,8 +49,13 @@ def quantize_weights(
     bits: int,
     per_channel: bool = True,
     observer: Literal["minmax", "mse"] = "minmax",
+    mean: Tensor | None = None,
 ) -> QuantizedWeights:
-    """Symmetric integers for each output channel; a scale is raised where the bias would not fit beside it."""
+    """Symmetric integers for each output channel; a scale is raised where the bias would not fit beside it.
+
+    With `mean`, the mean of each input channel, the bias takes back what rounding the weights adds to the mean of
+    each output channel.
+    """
     axis = weight_axis(op, TensorType.of(weight)) if per_channel else None
     rows = weight.double().movedim(axis, 0).flatten(1) if axis is not None else weight.double().view(1, -1)
     scales = _weight_scales(rows, bits=bits, observer=observer)
@@ -61,11 +67,20 @@ def quantize_weights(
     step, _ = grid.expand(tuple(weight.shape))
     qmax = grid.qmax
     integers = (weight.double() / step).round().clamp(-qmax, qmax).to(grid.container.torch)
+    if mean is not None:
+        shift = _mean_shift(op, integers.double() * step - weight.double(), mean)
+        bias = -shift if bias is None else bias.double() - shift
     if bias is None:
         return QuantizedWeights(integers, grid, None, None)
     bias_grid = bias_quantization(x, grid)
     steps = torch.tensor(bias_grid.scale, dtype=torch.float64)
     return QuantizedWeights(integers, grid, (bias.double() / steps).round().to(torch.int32), bias_grid)
+
+
+def _mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
+    """Mean of each output channel of a layer with weights `error`, for inputs with these means, away from borders."""
+    shift = apply_to_channels(channel_taps(op, error).sum(-1), mean)
+    return shift / prod(op.stride) if isinstance(op, ConvTranspose) else shift
 
 
 def _weight_scales(rows: Tensor, *, bits: int, observer: Literal["minmax", "mse"]) -> Tensor:

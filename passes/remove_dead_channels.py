@@ -25,8 +25,8 @@ from ..ir.ops.quantize import Quantize
 from ..ir.ops.shape import Reshape
 from ..specs.options import RemoveDeadChannelsOptions
 from .base import Context, PassResult, register
-from .intervals import Interval, channel_axis, propagate, tap_sums
-from .layers import Layer, is_depthwise, is_layer
+from .intervals import Interval, propagate
+from .layers import Layer, apply_to_channels, channel_axis, channel_taps, is_depthwise, is_layer
 from .live_channels import Channels, aligned_size, live_channels
 from .report import Decision, PassReport, Table
 
@@ -134,8 +134,7 @@ class _Slicer:
         constant = interval.low - x.type.quantization.zero_point[0]
         goes = interval.is_constant.clone()
         goes[stay] = False
-        positive, negative = tap_sums(op, weight)
-        return ((positive + negative)[0] * torch.where(goes, constant, 0)).sum(1)
+        return apply_to_channels(channel_taps(op, weight).sum(-1), torch.where(goes, constant, 0))
 
     def _aligned(self, builder: Builder, node: Node, value: Value | None, channels: Channels) -> Value | None:
         """An operand of an elementwise operator; a constant loses the channels that go."""
