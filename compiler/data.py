@@ -82,7 +82,7 @@ def run_samples(
 
 def batches(graph: Graph, samples: Samples, *, batch: int = 32) -> Iterator[tuple[Graph, list[Tensor]]]:
     """The graph re-typed for each batch, with the batch's inputs; the graph's own batch where it takes no other."""
-    own = graph.inputs[0].type.shape[0] if graph.inputs and graph.inputs[0].type.shape else 1
+    own = own_batch(graph)
     sized: dict[int, Graph] = {own: graph}
     start = 0
     while start < len(samples):
@@ -94,6 +94,11 @@ def batches(graph: Graph, samples: Samples, *, batch: int = 32) -> Iterator[tupl
                 batch = size = own
         yield sized[size], [x[start : start + size] for x in samples.inputs]
         start += size
+
+
+def own_batch(graph: Graph) -> int:
+    """How many samples the graph takes at once: the first size of its first input."""
+    return graph.inputs[0].type.shape[0] if graph.inputs and graph.inputs[0].type.shape else 1
 
 
 def correct_answers(logits: Tensor, labels: Tensor) -> int:

@@ -19,7 +19,7 @@ from ..ir import Graph
 from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
 from ..specs import ArrayOrigin, Dataset, FileSource, Loaded, Spec, Transform, layer_matches, load_spec
 from .capture import capture
-from .data import Column, Samples, read_samples
+from .data import Column, Samples, own_batch, read_samples
 from .emission import check_backends, emit_backends
 from .errors import Problem, UserError
 from .loading import check_weights, example_input, load_source, load_weights, positional_order
@@ -68,17 +68,19 @@ def compile_model(
     locked: Path | None = None,
     progress: Progress = _silent,
     on_stage: OnStage | None = None,
+    enforce_budget: bool = True,
 ) -> Compiled:
     """Compile what a spec file describes; nothing is written until `Compiled.write`.
 
     `overrides` are like `passes[1].samples=64`. `model` stands in for what `model.source` names. `locked` is the
-    lock of an earlier compilation: whatever differs from it is refused. Raises SpecError, CaptureError or
-    UserError, each with all problems found.
+    lock of an earlier compilation: whatever differs from it is refused. A network that is too large for the
+    target is refused unless `enforce_budget` is off. Raises SpecError, CaptureError or UserError, each with all
+    problems found.
     """
     session = open_session(spec, overrides=overrides, model=model)
     stages = run_passes(session, progress=progress, on_stage=on_stage)
     graph = final_graph(session, stages)
-    check_backends(session.spec.outputs, graph, session.target)
+    check_backends(session.spec.outputs, graph, session.target, enforce_budget=enforce_budget)
     artifacts = emit_backends(session.spec, graph, session.target, session.evaluation or session.calibration)
     report = make_report(session, stages, artifacts)
     files = {
@@ -153,10 +155,11 @@ def _context(session: Session, options: object, progress: Progress) -> Context:
     if samples is None:
         return Context(selects=layer_matches, progress=progress)
     limit = getattr(options, "samples", None)  # an option that only passes with calibration have
-    used = samples.first(limit)
-    singles = [tuple(x[i : i + 1] for x in used.inputs) for i in range(len(used))]
-    labels = () if used.labels is None else tuple(used.labels[i : i + 1] for i in range(len(used)))
-    return Context(singles, labels, selects=layer_matches, progress=progress)
+    used, size = samples.first(limit), own_batch(session.captured)
+    starts = range(0, len(used) - size + 1, size)
+    pieces = [tuple(x[i : i + size] for x in used.inputs) for i in starts]
+    labels = () if used.labels is None else tuple(used.labels[i : i + size] for i in starts)
+    return Context(pieces, labels, selects=layer_matches, progress=progress)
 
 
 def _samples(spec: Spec, graph: Graph, dataset: Dataset) -> Samples:
