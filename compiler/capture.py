@@ -102,14 +102,14 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             )
         ) from err
     except Exception as err:  # the user's forward may raise anything, and so may the tracer
-        raise CaptureError(_export_problem(model, err)) from err
+        raise CaptureError(_failure("tracing", model, err)) from err
     found = refusals(program.graph_module)
     if found:
         raise CaptureError(found)
     return program
 
 
-def _export_problem(model: nn.Module, error: Exception) -> Problem:
+def _failure(doing: str, model: nn.Module, error: Exception) -> Problem:
     place = location_of(error) or type(model).__name__
     text = str(error).strip().partition("\n")[0]
     unknown = re.match(r"Found (<class .*>) in output", text)
@@ -118,8 +118,9 @@ def _export_problem(model: nn.Module, error: Exception) -> Problem:
             "give tensors, lists, tuples or dicts, or register the class with torch.export.register_dataclass"
         )
         return Problem("M207", place, f"the result holds a {unknown[1]}, which cannot be taken apart", advice)
-    advice = "check that the module runs on the example inputs; if it does, this line cannot be traced"
-    return Problem("M200", place, f"tracing raises {type(error).__name__}: {text}", advice)
+    advice = "check that the module runs on the example inputs"
+    advice += "; if it does, this line cannot be traced" if doing == "tracing" else ""
+    return Problem("M200", place, f"{doing} raises {type(error).__name__}: {text}", advice)
 
 
 def _imported(program: ExportedProgram, input_names: Sequence[str] | None) -> Captured:
@@ -195,7 +196,10 @@ def _checked(
     program: ExportedProgram,
     captured: Captured,
 ) -> Captured:
-    largest, in_limits = deviation(model, args, kwargs, captured)
+    try:
+        largest, in_limits = deviation(model, args, kwargs, captured)
+    except Exception as err:  # the user's forward may raise anything
+        raise CaptureError(_failure("running", model, err)) from err
     if in_limits <= 1.0:
         return replace(captured, deviation=largest)
     again = _traced(model, args, kwargs)

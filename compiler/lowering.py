@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,12 @@ def lower(
 ) -> tuple[Value, ...]:
     """Append the nodes of a call, whose operands are `Value`s or new constants; one value for each tensor it gives.
 
-    An operator that declines, or whose results differ from the `expected` types, makes way for `torch_call`.
+    A call without operands, such as `arange`, is a constant. An operator that declines, or whose results differ from
+    the `expected` types, makes way for `torch_call`.
     """
     args = [builder.constant("constant", item) if isinstance(item, Tensor) else item for item in args]
+    if not _reads_values((*args, *kwargs.values())):
+        return _made_now(builder, overload, args, kwargs)
     lowering = LOWERINGS.get(_table_name(overload))
     if lowering is not None:
         results = _results(lowering, BoundCall(builder, overload, args, kwargs, source))
@@ -65,9 +68,19 @@ def opaque(
     return builder.append(op, operands, types, source=source)
 
 
-def is_lowered(overload: OpOverload) -> bool:
-    """True when some operator lowers the overload, though it may decline a call."""
-    return _table_name(overload) in LOWERINGS
+def _reads_values(arguments: Iterable[Argument]) -> bool:
+    return any(_reads_values(a) if isinstance(a, list | tuple) else isinstance(a, Value) for a in arguments)
+
+
+def _made_now(
+    builder: Builder, overload: OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]
+) -> tuple[Value, ...]:
+    name = str(overload).split(".")[1]
+    made = overload(*args, **kwargs)
+    tensors = [made] if isinstance(made, Tensor) else list(made)
+    if name.startswith("empty"):
+        tensors = [torch.zeros_like(tensor) for tensor in tensors]  # the same bytes in every capture
+    return tuple(builder.constant(name, tensor) for tensor in tensors)
 
 
 class _DeclinedError(Exception):
