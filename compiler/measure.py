@@ -44,7 +44,8 @@ def layer_snr(reference: Graph, integer: Graph, samples: Samples) -> Mapping[str
     with torch.no_grad():
         floats = _values(reference, few, wanted, run)
         integers = _values(integer, few, wanted & floats.keys(), run_integer)
-    return {name: snr_db(floats[name], integers[name]) for name in integers}
+    whole = [name for name in integers if floats[name].shape == integers[name].shape]  # no channel was removed
+    return {name: snr_db(floats[name], integers[name]) for name in whole}
 
 
 def _values(
