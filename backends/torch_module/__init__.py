@@ -1,6 +1,23 @@
-"""Torch backend: a graph as a rewritten `torch.nn.Module` with readable source."""
+"""Torch backend: a graph as a rewritten `torch.nn.Module` with readable source.
+
+to_module(graph)                   ordinary float layers under the user's names; computes the bits of `ir.run`
+to_module(graph, form="qdq")       quantize and dequantize around float layers: for torch.compile and ONNX
+to_module(graph, form="eager")     int8 kernels, called one by one: for running without torch.compile
+read_back(graph, module)           the graph with the weights of a trained float module
+"""
 
 from .artifact import TorchArtifact
+from .compare import Mismatch, output_mismatch, requantization_mismatch
 from .emit import Form, TorchOptions, emit, read_back, to_module
 
-__all__ = ["Form", "TorchArtifact", "TorchOptions", "emit", "read_back", "to_module"]
+__all__ = [
+    "Form",
+    "Mismatch",
+    "TorchArtifact",
+    "TorchOptions",
+    "emit",
+    "output_mismatch",
+    "read_back",
+    "requantization_mismatch",
+    "to_module",
+]

@@ -6,7 +6,7 @@ import copyreg
 import linecache
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+SOURCE_FILE = "model.py"
+WEIGHTS_FILE = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -25,8 +28,6 @@ class TorchArtifact:
     source: str
     tensors: Mapping[str, Tensor]
     aliases: Mapping[str, str]
-    source_file: str = "model.py"
-    weights_file: str = "model.safetensors"
 
     def build(self) -> nn.Module:
         """The module with its tensors (copies), in evaluation mode."""
@@ -39,7 +40,7 @@ class TorchArtifact:
     def files(self) -> dict[str, bytes]:
         """The source and the tensors as files, by name; the same artifact gives the same bytes."""
         contiguous = {k: t.clone(memory_format=torch.contiguous_format) for k, t in self.tensors.items()}
-        return {self.source_file: self.source.encode(), self.weights_file: save(contiguous)}
+        return {SOURCE_FILE: self.source.encode(), WEIGHTS_FILE: save(contiguous)}
 
     def save(self, directory: Path) -> list[Path]:
         """Write `files` into `directory`."""
@@ -49,22 +50,12 @@ class TorchArtifact:
         return paths
 
 
-@cache
 def module_class(source: str, name: str) -> type[nn.Module]:
     """The class `name` of an emitted file.
 
     Its instances can be pickled, copied and given to `torch.save`: they carry the source along.
     """
-    filename = f"<fxpress module {sha256(source.encode()).hexdigest()[:16]}>"
-    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    namespace: dict[str, Any] = {"__name__": "fxpress_module"}  # what a module's source defines
-    exec(compile(source, filename, "exec"), namespace)
-    cls: type[nn.Module] = namespace[name]
-
-    def reduce(module: nn.Module) -> tuple[Callable[..., nn.Module], tuple[str, str], dict[str, Any]]:
-        return restore, (source, name), module.__dict__
-
-    copyreg.pickle(cls, reduce)
+    cls: type[nn.Module] = _definitions(source)[name]
     return cls
 
 
@@ -72,6 +63,23 @@ def restore(source: str, name: str) -> nn.Module:
     """An instance of an emitted class without state, for unpickling."""
     cls = module_class(source, name)
     return cls.__new__(cls)
+
+
+@cache
+def _definitions(source: str) -> Mapping[str, Any]:  # what a file defines
+    filename = f"<fxpress module {sha256(source.encode()).hexdigest()[:16]}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    namespace: dict[str, Any] = {"__name__": "fxpress_module"}
+    exec(compile(source, filename, "exec"), namespace)
+    for item in namespace.values():
+        if isinstance(item, type) and item.__module__ == "fxpress_module":
+            copyreg.pickle(item, partial(_reduce, source))
+    return namespace
+
+
+def _reduce(source: str, module: nn.Module) -> tuple[Callable[..., nn.Module], tuple[str, str], object]:
+    get_state: Callable[[], object] = module.__getstate__
+    return restore, (source, type(module).__name__), get_state()
 
 
 class _NoInitialisation(TorchFunctionMode):

@@ -6,15 +6,16 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
-from ...ir import Graph, UnsupportedError
-from .artifact import TorchArtifact
-from .forward import FloatStyle
+from ...ir import Graph, UnsupportedError, Value
+from .artifact import WEIGHTS_FILE, TorchArtifact
+from .eager import EagerStyle
 from .layout import Layout, plan_layout
 from .names import identifier
+from .qdq import QdqStyle
 from .source import write_source
+from .style import FloatStyle, Style
 
 Form = Literal["float", "qdq", "eager"]
 
@@ -31,14 +32,14 @@ class TorchOptions:
 def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     """The graph as a readable torch module: one Python file and its tensors.
 
-    The float form computes the bits of `ir.run`. UnsupportedError when the form does not fit the graph.
+    The float form computes the bits of `ir.run`; the others come within one step of `ir.run_integer` at each
+    requantization. UnsupportedError when the form does not fit the graph.
     """
-    if any(value.type.is_quantized for node in graph.nodes for value in (*node.operands, *node.outputs)):
-        raise UnsupportedError("the graph is quantized; emit it in form 'qdq' or 'eager'")
-    layout = plan_layout(graph, buffers=options.buffers)
+    style = _style(graph, options.form)
+    layout = plan_layout(graph, style, buffers=options.buffers)
     name = class_name(options.name)
-    source = write_source(graph, layout, FloatStyle(), name=name, weights="model.safetensors")
-    return TorchArtifact(name, source, _tensors(graph, layout), _aliases(layout))
+    source = write_source(graph, layout, style, name=name, weights=WEIGHTS_FILE)
+    return TorchArtifact(name, source, _tensors(graph, layout, style), _aliases(layout))
 
 
 def to_module(graph: Graph, *, form: Form = "float", buffers: Collection[str] = ()) -> nn.Module:
@@ -47,14 +48,11 @@ def to_module(graph: Graph, *, form: Form = "float", buffers: Collection[str] = 
 
 
 def read_back(graph: Graph, module: nn.Module) -> Graph:
-    """`graph` with its constants taken from a module that was emitted from it and trained since."""
-    state = module.state_dict(keep_vars=False)
-    constants = {
-        name: state[key].detach().to("cpu", copy=True)
-        for name, key in plan_layout(graph).keys.items()
-        if key in state
-    }
-    return graph.with_params(constants)
+    """`graph` with its constants taken from a module that was emitted from it in float form and trained since."""
+    style = _style(graph, "float")
+    state = module.state_dict()
+    keys = plan_layout(graph, style).keys
+    return graph.with_params({name: state[key].detach().to("cpu", copy=True) for name, key in keys.items()})
 
 
 def class_name(name: str) -> str:
@@ -63,13 +61,36 @@ def class_name(name: str) -> str:
     return cleaned[0].upper() + cleaned[1:]
 
 
-def _tensors(graph: Graph, layout: Layout) -> dict[str, Tensor]:
-    """The emitted module's state, in the order of keys: the graph's constants and the counters beside them."""
-    tensors = {key: graph.params[name].detach() for name, key in layout.keys.items()}
+def _style(graph: Graph, form: Form) -> Style:
+    if form == "qdq":
+        return QdqStyle(graph)
+    if form == "eager":
+        return EagerStyle(graph)
+    if any(value.type.is_quantized for node in graph.nodes for value in (*node.operands, *node.outputs)):
+        raise UnsupportedError("the graph is quantized; emit it in form 'qdq' or 'eager'")
+    return FloatStyle()
+
+
+def _tensors(graph: Graph, layout: Layout, style: Style) -> dict[str, Tensor]:
+    """The emitted module's state by key, sorted: the graph's constants, and what layers and the form add."""
+    keys = layout.keys
+    tensors = {
+        keys[value.name]: _stored(value, graph.tensor(value).detach(), layout) for value in graph.constants
+    }
     for layer in layout.layers.values():
-        for counter in layer.kind.counters:
-            tensors[layout.names.state_key((*layer.path, counter))] = torch.zeros((), dtype=torch.int64)
+        tensors |= {
+            layout.names.state_key((*layer.path, name)): tensor for name, tensor in layer.kind.state.items()
+        }
+    tensors |= {layout.names.state_key(path): tensor for path, tensor in style.buffers.items()}
     return dict(sorted(tensors.items()))
+
+
+def _stored(value: Value, tensor: Tensor, layout: Layout) -> Tensor:
+    """Integers where a layer computes with them, reals everywhere else."""
+    quantization = value.type.quantization
+    if quantization is None or value.name in layout.integer_weights:
+        return tensor
+    return quantization.dequantize(tensor)
 
 
 def _aliases(layout: Layout) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import chain, count
-from typing import Protocol
 
 from ...ir import Graph, Node, Value
 from ...ir.ops.accumulate import Clamp as Bounds
@@ -13,38 +12,10 @@ from ...ir.ops.linear import Linear
 from .layout import Layer, Layout
 from .names import comment, identifier, unique
 from .record import Recording, literal, record
+from .style import Style
 
 _POOL = ("x", "y", "z", "u", "v", "w")
 _FORBIDDEN = frozenset({"self", "torch", "nn", "F"})
-
-
-class Style(Protocol):
-    """How a form of the emitted module carries values."""
-
-    def read(self, value: Value, variable: str) -> str:
-        """Expression of the reals that a variable stands for."""
-
-    def store(self, value: Value, expression: str) -> str:
-        """Expression that a variable is set to, from that of the reals."""
-
-    def whole(self, index: int, operands: Sequence[str | None]) -> str | None:
-        """Expression of a node that this form computes in a way of its own; None for all others."""
-
-
-class FloatStyle:
-    """Variables hold the reals themselves."""
-
-    def read(self, value: Value, variable: str) -> str:
-        """The variable."""
-        return variable
-
-    def store(self, value: Value, expression: str) -> str:
-        """The expression."""
-        return expression
-
-    def whole(self, index: int, operands: Sequence[str | None]) -> str | None:
-        """Nothing is special."""
-        return None
 
 
 def write_forward(
@@ -60,41 +31,57 @@ class _Writer:
         self._layout = layout
         self._style = style
         self._recorder = _Recorder()
+        self._buffers = {path: layout.names.expression(path) for path in style.buffers}
         self._variables = _Variables(graph, forbidden)
 
     def write(self) -> tuple[list[str], list[str]]:
         arguments = [self._variables.bind_input(value) for value in self._graph.inputs]
-        lines: list[str] = []
+        lines = []
+        for value, argument in zip(self._graph.inputs, arguments, strict=True):
+            entered = self._style.enter(value, argument)
+            if entered != argument:
+                lines.append(f"{argument} = {entered}")
         for index, node in enumerate(self._graph.nodes):
             *before, last = self._statements(index, node)
             lines += [*before, last + self._remark(index, node)]
-        results = ", ".join(self._variable(value) for value in self._graph.outputs)
-        return arguments, [*lines, f"return {results}"]
+        results = [self._result(value) for value in self._graph.outputs]
+        return arguments, [*lines, f"return {', '.join(results)}"]
+
+    def _result(self, value: Value) -> str:
+        variable = self._variable(value)
+        return variable if self._graph.is_constant(value) else self._style.leave(value, variable)
 
     def _statements(self, index: int, node: Node) -> list[str]:
-        lines: list[str] = []
         operands = [None if value is None else self._variable(value) for value in node.inputs]
-        whole = self._style.whole(index, operands)
+        lines: list[str] = []
+        whole = self._style.whole(node, operands, self._buffers)
+        layer = self._layout.layers.get(index)
         if whole is not None:
             expressions: tuple[str, ...] = (whole,)
+        elif layer is not None and layer.kind.is_whole:
+            expressions = (self._whole_call(layer, operands),)
+        elif layer is not None:
+            expressions = (self._layer_call(node, layer, self._read(node, operands)),)
+            expressions = tuple(map(self._style.store, node.outputs, expressions))
         else:
-            reals = [
-                text if value is None or text is None else self._real(value, text)
-                for value, text in zip(node.inputs, operands, strict=True)
-            ]
-            layer = self._layout.layers.get(index)
-            if layer is not None:
-                expressions = (self._layer_call(node, layer, reals),)
-            else:
-                fresh = self._variables.fresh_names()
-                lines, expressions = self._recorder.recording(node).statements(reals, fresh.__next__)
-            if len(expressions) == len(node.outputs):
+            raw = self._style.is_raw(node)
+            recording = self._recorder.recording(node)
+            read = operands if raw else self._read(node, operands)
+            lines, expressions = recording.statements(read, self._variables.fresh_names().__next__)
+            if len(expressions) == len(node.outputs) and not raw:
                 expressions = tuple(map(self._style.store, node.outputs, expressions))
         targets = self._variables.assign(node)
         return [*lines, f"{', '.join(targets)} = {', '.join(expressions)}"]
 
-    def _real(self, value: Value, variable: str) -> str:
-        return variable if self._graph.is_constant(value) else self._style.read(value, variable)
+    def _read(self, node: Node, operands: Sequence[str | None]) -> list[str | None]:
+        return [
+            None if text is None else self._style.read(node, index, text)
+            for index, text in enumerate(operands)
+        ]
+
+    def _whole_call(self, layer: Layer, operands: Sequence[str | None]) -> str:
+        taken = ", ".join(text for text in (operands[0], *operands[3:]) if text is not None)
+        return f"{self._layout.names.expression(layer.path)}({taken})"
 
     def _variable(self, value: Value) -> str:
         if self._graph.is_constant(value):

@@ -6,7 +6,10 @@ Everything else is written as a torch expression, had from the operator's refere
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
 
 from ...ir import DType, Node, TensorType
 from ...ir.ops.activation import Clamp, Gelu, Hardsigmoid, Hardswish, LeakyRelu, Relu, Sigmoid, Silu, Tanh
@@ -25,15 +28,17 @@ Argument = int | float | bool | str | tuple[int, ...] | list[int]
 class LayerKind:
     """A submodule that computes a node: what constructs it, and which operand each of its tensors is.
 
-    The submodule is called on operand 0, padded by `pad` where its own padding cannot say it. `statistics` are
-    tensors that are not trained; `counters` are entries of its state that the graph does not hold, all zero.
+    The submodule is called on operand 0, padded by `pad` where its own padding cannot say it; one that `is_whole`
+    also takes the residual and computes the node on what the variables carry. `statistics` are tensors that are not
+    trained; `state` are entries of its state that are not constants of the graph.
     """
 
     constructor: str
     parameters: Mapping[str, int] = field(default_factory=dict)
     statistics: Mapping[str, int] = field(default_factory=dict)
-    counters: tuple[str, ...] = ()
+    state: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     pad: tuple[int, ...] = ()
+    is_whole: bool = False
 
     @property
     def tensors(self) -> dict[str, int]:
@@ -50,7 +55,7 @@ def layer_kind(node: Node) -> LayerKind | None:
         case Linear():
             weight = _type(node, 1)
             return LayerKind(
-                _construct("nn.Linear", *reversed(weight.shape), **_bias(node), **_dtype(weight)),
+                construct("nn.Linear", *reversed(weight.shape), **_bias(node), **_dtype(weight)),
                 _parameters(node),
             )
         case BatchNorm():
@@ -59,13 +64,35 @@ def layer_kind(node: Node) -> LayerKind | None:
             return _norm(op, node)
         case Embedding():
             weight = _type(node, 1)
-            return LayerKind(_construct("nn.Embedding", *weight.shape, **_dtype(weight)), {"weight": 1})
+            return LayerKind(construct("nn.Embedding", *weight.shape, **_dtype(weight)), {"weight": 1})
         case Prelu():
             slope = _type(node, 1)
-            return LayerKind(_construct("nn.PReLU", slope.numel, **_dtype(slope)), {"weight": 1})
+            return LayerKind(construct("nn.PReLU", slope.numel, **_dtype(slope)), {"weight": 1})
         case _:
             constructor = _stateless(node)
             return None if constructor is None else LayerKind(constructor)
+
+
+def integer_layer_kind(node: Node) -> LayerKind | None:
+    """As `layer_kind`, with the weight of a convolution or linear layer kept as integers with a scale per channel."""
+    kind = layer_kind(node)
+    if kind is None or not isinstance(node.op, Conv | Linear):
+        return kind
+    scales = channel_scales(_type(node, 1))
+    if scales is None:
+        return kind
+    constructor = kind.constructor.replace("nn.", "Quantized", 1)
+    return replace(kind, constructor=constructor, state={"weight_scale": scales})
+
+
+def channel_scales(weight: TensorType) -> Tensor | None:
+    """A scale for each output channel of an integer weight of at most 8 bits; None for any other."""
+    quantization = weight.quantization
+    if quantization is None or quantization.bits > 8 or not quantization.is_symmetric:
+        return None
+    if quantization.group_size is not None or quantization.axis not in (None, 0):
+        return None
+    return torch.tensor(quantization.scale, dtype=torch.float32).expand(weight.shape[0]).clone()
 
 
 def _stateless(node: Node) -> str | None:
@@ -75,7 +102,7 @@ def _stateless(node: Node) -> str | None:
         case Clamp(low=0.0, high=6.0):
             return "nn.ReLU6()"
         case LeakyRelu(slope=slope):
-            return _construct("nn.LeakyReLU", slope)
+            return construct("nn.LeakyReLU", slope)
         case Hardswish():
             return "nn.Hardswish()"
         case Hardsigmoid():
@@ -87,7 +114,7 @@ def _stateless(node: Node) -> str | None:
         case Silu():
             return "nn.SiLU()"
         case Gelu(approximate=approximate):
-            return _construct("nn.GELU", **_given(approximate=(approximate, "none")))
+            return construct("nn.GELU", **given(approximate=(approximate, "none")))
         case MaxPool() | AvgPool() as pool:
             return _pool(pool)
         case _:
@@ -100,16 +127,16 @@ def _convolution(op: Conv | ConvTranspose, node: Node) -> LayerKind | None:
     weight, transposed = _type(node, 1), isinstance(op, ConvTranspose)
     first, second = weight.shape[:2]
     channels = (first, second * op.groups) if transposed else (second * op.groups, first)
-    padding, pad = _symmetric(op.padding)
+    padding, pad = symmetric_padding(op.padding)
     if transposed and pad:
         return None
     zeros, ones = (0,) * op.rank, (1,) * op.rank
-    arguments = _given(stride=(op.stride, ones), padding=(padding, zeros))
+    arguments = given(stride=(op.stride, ones), padding=(padding, zeros))
     if isinstance(op, ConvTranspose):
-        arguments |= _given(output_padding=(op.output_padding, zeros))
-    arguments |= _given(groups=(op.groups, 1), dilation=(op.dilation, ones))
+        arguments |= given(output_padding=(op.output_padding, zeros))
+    arguments |= given(groups=(op.groups, 1), dilation=(op.dilation, ones))
     name = f"nn.Conv{'Transpose' if transposed else ''}{op.rank}d"
-    constructor = _construct(name, *channels, weight.shape[2:], **arguments, **_bias(node), **_dtype(weight))
+    constructor = construct(name, *channels, weight.shape[2:], **arguments, **_bias(node), **_dtype(weight))
     return LayerKind(constructor, _parameters(node), pad=pad)
 
 
@@ -119,12 +146,12 @@ def _batch_norm(op: BatchNorm, node: Node) -> LayerKind | None:
     if x.rank not in dimensions or affine[0] != affine[1]:
         return None
     mean = _type(node, 3)
-    arguments = _given(eps=(op.eps, 1e-5), affine=(affine[0], True)) | _dtype(mean)
+    arguments = given(eps=(op.eps, 1e-5), affine=(affine[0], True)) | _dtype(mean)
     return LayerKind(
-        _construct(f"nn.BatchNorm{dimensions[x.rank]}d", *mean.shape, **arguments),
+        construct(f"nn.BatchNorm{dimensions[x.rank]}d", *mean.shape, **arguments),
         {"weight": 1, "bias": 2} if affine[0] else {},
         {"running_mean": 3, "running_var": 4},
-        ("num_batches_tracked",),
+        {"num_batches_tracked": torch.zeros((), dtype=torch.int64)},
     )
 
 
@@ -136,32 +163,32 @@ def _norm(op: LayerNorm | RmsNorm | GroupNorm, node: Node) -> LayerKind | None:
     parameters = {"weight": 1} if bias is None else {"weight": 1, "bias": 2}
     match op:
         case LayerNorm():
-            arguments = _given(eps=(op.eps, 1e-5), bias=(bias is not None, True)) | dtype
-            return LayerKind(_construct("nn.LayerNorm", list(op.shape), **arguments), parameters)
+            arguments = given(eps=(op.eps, 1e-5), bias=(bias is not None, True)) | dtype
+            return LayerKind(construct("nn.LayerNorm", list(op.shape), **arguments), parameters)
         case RmsNorm():
             arguments = {} if op.eps is None else {"eps": op.eps}
-            return LayerKind(_construct("nn.RMSNorm", list(op.shape), **arguments, **dtype), parameters)
+            return LayerKind(construct("nn.RMSNorm", list(op.shape), **arguments, **dtype), parameters)
         case GroupNorm():
-            arguments = _given(eps=(op.eps, 1e-5)) | dtype
+            arguments = given(eps=(op.eps, 1e-5)) | dtype
             return LayerKind(
-                _construct("nn.GroupNorm", op.groups, *weight.type.shape, **arguments), parameters
+                construct("nn.GroupNorm", op.groups, *weight.type.shape, **arguments), parameters
             )
 
 
 def _pool(op: MaxPool | AvgPool) -> str | None:
     rank = len(op.kernel)
-    padding, pad = _symmetric(op.padding)
+    padding, pad = symmetric_padding(op.padding)
     if pad or rank not in (1, 2, 3):
         return None
-    arguments = _given(stride=(op.stride, op.kernel), padding=(padding, (0,) * rank))
-    arguments |= _given(ceil_mode=(op.ceil, False))
+    arguments = given(stride=(op.stride, op.kernel), padding=(padding, (0,) * rank))
+    arguments |= given(ceil_mode=(op.ceil, False))
     if isinstance(op, MaxPool):
-        arguments |= _given(dilation=(op.dilation, (1,) * rank))
-        return _construct(f"nn.MaxPool{rank}d", op.kernel, **arguments)
+        arguments |= given(dilation=(op.dilation, (1,) * rank))
+        return construct(f"nn.MaxPool{rank}d", op.kernel, **arguments)
     if op.divisor is not None:
         return None
-    arguments |= _given(count_include_pad=(op.count_padding, True))
-    return _construct(f"nn.AvgPool{rank}d", op.kernel, **arguments)
+    arguments |= given(count_include_pad=(op.count_padding, True))
+    return construct(f"nn.AvgPool{rank}d", op.kernel, **arguments)
 
 
 def _parameters(node: Node) -> dict[str, int]:
@@ -175,14 +202,14 @@ def _type(node: Node, index: int) -> TensorType:
 
 
 def _bias(node: Node) -> dict[str, Argument]:
-    return _given(bias=(node.operand(2) is not None, True))
+    return given(bias=(node.operand(2) is not None, True))
 
 
 def _dtype(type: TensorType) -> dict[str, Argument]:
     return {} if type.real().dtype is DType.F32 else {"dtype": str(type.dtype.torch)}
 
 
-def _symmetric(padding: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def symmetric_padding(padding: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The module's own padding, and what `F.pad` must do before it where both sides differ."""
     both = pairs(padding)
     if all(before == after for before, after in both):
@@ -190,12 +217,13 @@ def _symmetric(padding: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ..
     return (0,) * len(both), tuple(n for pair in reversed(both) for n in pair)
 
 
-def _given(**arguments: tuple[Argument, Argument]) -> dict[str, Argument]:
+def given(**arguments: tuple[Argument, Argument]) -> dict[str, Argument]:
     """The arguments that differ from their defaults, from pairs of value and default."""
     return {name: value for name, (value, default) in arguments.items() if value != default}
 
 
-def _construct(name: str, *positional: Argument, **keywords: Argument) -> str:
+def construct(name: str, *positional: Argument, **keywords: Argument) -> str:
+    """Source of a constructor call."""
     texts = [_text(value) for value in positional]
     texts += [f"{key}={value if key == 'dtype' else _text(value)}" for key, value in keywords.items()]
     return f"{name}({', '.join(texts)})"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 
 from ...ir import Graph, Node, Value
-from .layers import LayerKind, layer_kind
+from .layers import LayerKind
 from .names import ModuleNames, Path, split
+from .style import Style
 
 _COUNTER = re.compile(r"_[0-9]+$")  # what a pass appends to the name of a constant that it replaces
 
@@ -49,10 +50,18 @@ class Layout:
         """The `state_dict` key of each constant, by the constant's name."""
         return {name: self.names.state_key(home.path) for name, home in self.homes.items()}
 
+    @property
+    def integer_weights(self) -> frozenset[str]:
+        """The constants that layers keep as integers."""
+        integer = [layer for layer in self.layers.values() if "weight_scale" in layer.kind.state]
+        return frozenset(
+            name for layer in integer for attribute, name in layer.constants if attribute == "weight"
+        )
 
-def plan_layout(graph: Graph, *, buffers: Collection[str] = ()) -> Layout:
-    """Places for all constants and layers; constants named in `buffers` are not trained."""
-    kinds = [layer_kind(node) for node in graph.nodes]
+
+def plan_layout(graph: Graph, style: Style, *, buffers: Collection[str] = ()) -> Layout:
+    """Places for all constants and layers of a form; constants named in `buffers` are not trained."""
+    kinds = [style.kind(node) for node in graph.nodes]
     weighted = _weighted_nodes(graph, kinds)
     paths = _constant_paths(graph, weighted)
     layers = _weighted_layers(weighted, paths)
@@ -65,7 +74,7 @@ def plan_layout(graph: Graph, *, buffers: Collection[str] = ()) -> Layout:
         value.name: Home(paths[value.name], value.type.dtype.is_floating and value.name not in fixed)
         for value in graph.constants
     }
-    names = ModuleNames([*paths.values(), *(layer.path for layer in layers.values())])
+    names = ModuleNames([*paths.values(), *(layer.path for layer in layers.values()), *style.buffers])
     return Layout(homes, dict(sorted(layers.items())), names)
 
 
@@ -119,26 +128,43 @@ def _variants(path: Path) -> Iterator[Path]:
         yield (*path[:-1], f"{path[-1]}_{number}")
 
 
+class _Places:
+    """Where submodules with tensors can stand."""
+
+    def __init__(self, constants: Collection[Path]) -> None:
+        self._taken = set(constants)
+        self._below = _below(constants)
+        self._outer: set[Path] = set()
+        self._placed: dict[Path, Layer] = {}
+
+    def is_free(self, path: Path, attributes: Collection[str]) -> bool:
+        """True when a submodule with tensors `attributes` may stand at `path`, beside others of the same kind."""
+        own = {(*path, attribute) for attribute in attributes}
+        inside = any(prefix in self._placed for prefix in _prefixes(path))
+        alone = path not in self._taken and path not in self._outer and self._below.get(path, set()) <= own
+        return bool(path) and alone and not inside
+
+    def place(self, layer: Layer) -> Layer:
+        """The layer at its path, or beside it where another stands that differs in more than its operand."""
+        attributes = [attribute for attribute, _ in layer.constants]
+        for path in _variants(layer.path):
+            moved = replace(layer, path=path)
+            if self.is_free(path, attributes) and self._placed.setdefault(path, moved) == moved:
+                self._outer.update(_prefixes(path))
+                return moved
+        raise AssertionError("there are names without end")
+
+
 def _weighted_layers(weighted: _Weighted, paths: dict[str, Path]) -> dict[int, Layer]:
     """Submodules where the user's module was, or else where the weights lie, as long as nothing else lies there."""
-    below = _below(paths.values())
-    taken = set(paths.values())
+    places = _Places(paths.values())
     layers: dict[int, Layer] = {}
-    placed: dict[Path, Layer] = {}
-    outer: set[Path] = set()
     for index, (node, kind, constants) in weighted.items():
         names = tuple((attribute, value.name) for attribute, value in constants.items())
         homes = [paths[name][:-1] for attribute, name in names if paths[name][-1] == attribute]
-        for path in (split(node.source.module), *homes):
-            own = {(*path, attribute) for attribute in constants}
-            free = path and path not in taken and path not in outer and below.get(path, set()) <= own
-            if not free or any(prefix in placed for prefix in _prefixes(path)):
-                continue
-            layer = Layer(path, kind, names)
-            if placed.setdefault(path, layer) == layer:
-                layers[index] = layer
-                outer.update(_prefixes(path))
-                break
+        free = [path for path in (split(node.source.module), *homes) if places.is_free(path, constants)]
+        if free:
+            layers[index] = places.place(Layer(free[0], kind, names))
     return layers
 
 

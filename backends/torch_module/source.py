@@ -2,57 +2,92 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import re
 from collections.abc import Mapping
 
+from torch import Tensor
+
 from ...ir import Graph, Value
-from .forward import Style, write_forward
+from .forward import write_forward
 from .layout import Layout
 from .names import Path, is_number
 from .record import literal
+from .style import Style
 
+_WORD = re.compile(r"\w+")
+_FUNCTIONAL = re.compile(r"\bF\.")
 _HEADER = '''"""{name}, written by fxpress.
 
     model = {name}()
     safetensors.torch.load_model(model, "{weights}")
     model.eval()
 """
-
-import torch
-import torch.nn.functional as F
-from torch import nn
 '''
 
 
-def write_source(
-    graph: Graph,
-    layout: Layout,
-    style: Style,
-    *,
-    name: str,
-    weights: str,
-    prelude: Mapping[str, str] | None = None,
-) -> str:
-    """Python source of the class `name`.
-
-    `prelude` holds the source of what it needs beside torch, by name; `weights` names the file of its tensors.
-    """
-    helpers = prelude or {}
+def write_source(graph: Graph, layout: Layout, style: Style, *, name: str, weights: str) -> str:
+    """Python source of the class `name`; `weights` names the file of its tensors."""
+    helpers = _definitions(style)
     arguments, statements = write_forward(graph, layout, style, reserved={name, *helpers})
     base = "nn.ModuleDict" if layout.names.is_indexed(()) else "nn.Module"
-    lines = [
-        f"class {name}({base}):",
-        "    def __init__(self) -> None:",
-        "        super().__init__()",
-        *(f"        {line}" for line in _construction(graph, layout)),
-        "",
-        f"    def forward({', '.join(['self', *arguments])}):",
-        *(f"        {line}" for line in statements),
-    ]
-    parts = [_HEADER.format(name=name, weights=weights), *helpers.values(), "\n".join(lines)]
+    body = "\n".join(
+        [
+            f"class {name}({base}):",
+            "    def __init__(self) -> None:",
+            "        super().__init__()",
+            *(f"        {line}" for line in _construction(graph, layout, style)),
+            "",
+            f"    def forward({', '.join(['self', *arguments])}):",
+            *(f"        {line}" for line in statements),
+        ]
+    )
+    header = _HEADER.format(name=name, weights=weights)
+    parts = ["\n".join([header, *_imports(style, body)]), *_needed(helpers, body), body]
     return "\n\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _construction(graph: Graph, layout: Layout) -> list[str]:
+def _definitions(style: Style) -> dict[str, str]:
+    """The source of what the form's prelude defines, by name."""
+    if style.prelude is None:
+        return {}
+    own = {
+        name: item
+        for name, item in vars(style.prelude).items()
+        if getattr(item, "__module__", "") == style.prelude.__name__
+    }
+    return {name: inspect.getsource(item) for name, item in own.items()}
+
+
+def _imports(style: Style, body: str) -> list[str]:
+    lines = ["import torch", "from torch import nn"]
+    if style.prelude is not None:
+        tree = ast.parse(inspect.getsource(style.prelude)).body
+        lines = [ast.unparse(item) for item in tree if isinstance(item, ast.Import | ast.ImportFrom)]
+        lines = [line for line in lines if "__future__" not in line]
+    if _FUNCTIONAL.search(body):
+        lines.append("import torch.nn.functional as F")
+    ours = sorted(
+        (line for line in lines if "torch" in line), key=lambda line: (line.startswith("from"), line)
+    )
+    standard = sorted(line for line in lines if "torch" not in line)
+    return [*standard, *([""] if standard else []), *ours]
+
+
+def _needed(definitions: Mapping[str, str], body: str) -> list[str]:
+    """The definitions that `body` uses, and those that they use, in order."""
+    needed: set[str] = set()
+    reached = [body]
+    while reached:
+        words = set(_WORD.findall(reached.pop()))
+        found = [name for name in definitions if name in words and name not in needed]
+        needed.update(found)
+        reached += [definitions[name] for name in found]
+    return [text for name, text in definitions.items() if name in needed]
+
+
+def _construction(graph: Graph, layout: Layout, style: Style) -> list[str]:
     """Statements of `__init__`: layers in the order of their use, free constants, then ties."""
     tree = _Tree(layout)
     ties: dict[str, str] = {}
@@ -68,6 +103,8 @@ def _construction(graph: Graph, layout: Layout) -> list[str]:
     for value in graph.constants:
         if value.name not in owned:
             tree.add_constant(value)
+    for path, tensor in style.buffers.items():
+        tree.add_buffer(path, tensor)
     return [*tree.lines, *(f"{tied} = {owner}" for tied, owner in ties.items())]
 
 
@@ -87,20 +124,23 @@ class _Tree:
 
     def add_constant(self, value: Value) -> None:
         """A parameter or buffer of zeros, to be loaded."""
-        home = self._layout.homes[value.name]
-        dtype = value.type.dtype.torch
-        zeros = f"torch.zeros({literal(value.type.shape)}, dtype={dtype})"
-        if home.trainable and not is_number(home.path[-1]):
+        home, type = self._layout.homes[value.name], value.type.real()
+        zeros = f"torch.zeros({literal(type.shape)}, dtype={type.dtype.torch})"
+        if not home.trainable:
+            self._register("buffer", home.path, zeros)
+        elif is_number(home.path[-1]):
+            self._register("parameter", home.path, f"nn.Parameter({zeros})")
+        else:
             self.assign(home.path, f"nn.Parameter({zeros})")
-            return
-        self._build_parents(home.path)
-        owner, key = self._layout.names.expression(home.path[:-1]), self._layout.names.clean(home.path)[-1]
-        register = (
-            f"register_parameter({key!r}, nn.Parameter({zeros}))"
-            if home.trainable
-            else f"register_buffer({key!r}, {zeros})"
-        )
-        self.lines.append(f"{owner}.{register}")
+
+    def add_buffer(self, path: Path, tensor: Tensor) -> None:
+        """A buffer shaped like `tensor`, to be loaded."""
+        self._register("buffer", path, f"torch.zeros({literal(tuple(tensor.shape))}, dtype={tensor.dtype})")
+
+    def _register(self, what: str, path: Path, initial: str) -> None:
+        self._build_parents(path)
+        owner, key = self._layout.names.expression(path[:-1]), self._layout.names.clean(path)[-1]
+        self.lines.append(f"{owner}.register_{what}({key!r}, {initial})")
 
     def _build_parents(self, path: Path) -> None:
         for end in range(1, len(path)):

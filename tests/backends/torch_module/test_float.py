@@ -7,6 +7,8 @@ import tokenize
 
 import pytest
 import torch
+from torch import nn
+
 from fxpress.backends.torch_module import TorchOptions, emit, read_back, to_module
 from fxpress.ir import Builder, Graph, Source, TensorType, UnsupportedError, parse, run
 from fxpress.ir.ops.activation import Relu
@@ -15,7 +17,6 @@ from fxpress.ir.ops.call import TorchCall
 from fxpress.ir.ops.conv import Conv
 from fxpress.ir.ops.linear import Linear
 from fxpress.ir.ops.slicing import Split
-from torch import nn
 
 SMALL = """
 graph(%image: f32[2x3x8x8]) {

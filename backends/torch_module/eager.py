@@ -1,0 +1,151 @@
+"""The eager form: torch's int8 kernels called one by one, with residual, activation and requantization in them.
+
+Elementwise functions are tables that equal the integer semantics byte for byte. What has no int8 kernel here runs in
+float between a dequantize and a quantize, as in the QDQ form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ...ir import Graph, Node, Value
+from ...ir.ops.accumulate import Clamp, clamp_bounds
+from ...ir.ops.activation import Elementwise
+from ...ir.ops.base import IntegerCall
+from ...ir.ops.conv import Conv, pairs
+from ...ir.ops.linear import Linear
+from ...ir.ops.pad import Pad
+from ...ir.ops.pool import MaxPool
+from ...ir.ops.quantize import Requantize
+from . import prelude_eager
+from .layers import LayerKind, channel_scales, layer_kind, symmetric_padding
+from .names import Path
+from .qdq import QdqStyle, carried_zero_point, grid, is_byte
+from .record import Argument, literal
+from .style import Strings
+
+
+class EagerStyle(QdqStyle):
+    """Variables hold the same integers as in the QDQ form."""
+
+    prelude: ModuleType | None = prelude_eager
+
+    def __init__(self, graph: Graph) -> None:
+        super().__init__(graph)
+        tables = {node.output.name: _table(node) for node in graph.nodes if _is_table(node)}
+        self._digests = {name: sha256(bytes(table.tolist())).digest() for name, table in tables.items()}
+        self._paths: dict[bytes, Path] = {}
+        for digest in self._digests.values():
+            self._paths.setdefault(digest, (f"table {len(self._paths)}",))
+        self.buffers: Mapping[Path, Tensor] = {
+            self._paths[self._digests[name]]: table for name, table in tables.items()
+        }
+
+    def kind(self, node: Node) -> LayerKind | None:
+        """An int8 kernel where torch has one, else the operator's own on reals."""
+        if isinstance(node.op, Conv | Linear) and _is_int8(node):
+            return _int8_layer(node)
+        return None if self._is_whole(node) else layer_kind(node)
+
+    def read(self, node: Node, operand: int, variable: str) -> str:
+        """Dequantized."""
+        value = node.inputs[operand]
+        assert value is not None
+        if not value.type.is_quantized or self._graph.is_constant(value):
+            return variable
+        return f"dequantize({variable}, {grid(value)})"
+
+    def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
+        """Tables, pools and padding on bytes."""
+        if _is_table(node):
+            return f"lookup({names[self._paths[self._digests[node.output.name]]]}, {operands[0]})"
+        if not _is_moved_byte(node):
+            return None
+        if isinstance(node.op, MaxPool):
+            op, (padding, _) = node.op, symmetric_padding(node.op.padding)
+            sizes = ", ".join(literal(list(size)) for size in (op.kernel, op.stride, padding, op.dilation))
+            return f"torch.ops.quantized.max_pool2d({operands[0]}, {sizes}, {op.ceil})"
+        assert isinstance(node.op, Pad)
+        flat = tuple(n for pair in reversed(pairs(node.op.padding)) for n in pair)
+        return f"F.pad({operands[0]}, {literal(flat)}, value={node.op.fill(node.output.type) + 128})"
+
+    def _is_whole(self, node: Node) -> bool:
+        return _is_table(node) or _is_moved_byte(node)
+
+
+def _is_moved_byte(node: Node) -> bool:
+    """True for data movement that has a kernel on bytes."""
+    if not node.outputs or not is_byte(node.outputs[0]):
+        return False
+    if isinstance(node.op, MaxPool):
+        return len(node.op.kernel) == 2 and not symmetric_padding(node.op.padding)[1]
+    return isinstance(node.op, Pad) and node.op.mode == "constant"
+
+
+def _is_table(node: Node) -> bool:
+    """True for an elementwise function of a byte that gives a byte."""
+    return (
+        isinstance(node.op, Elementwise | Requantize) and is_byte(node.operands[0]) and is_byte(node.output)
+    )
+
+
+def _table(node: Node) -> Tensor:
+    """The carried result for each carried byte."""
+    assert isinstance(node.op, Elementwise | Requantize)
+    integers = torch.arange(-128, 128)
+    results: Tensor = node.op.integer(IntegerCall((integers,), node.operand_types, node.output.type))
+    return (results + 128).to(torch.uint8)
+
+
+def _is_int8(node: Node) -> bool:
+    """True when operand, residual and result are bytes and the weight has a scale for each output channel."""
+    x, weight, residual = node.operand(0), node.operand(1), node.operand(3)
+    bytes_only = all(value is None or is_byte(value) for value in (x, residual, node.output))
+    rank = node.op.rank if isinstance(node.op, Conv) else 2
+    return bytes_only and rank <= 2 and weight is not None and channel_scales(weight.type) is not None
+
+
+def _int8_layer(node: Node) -> LayerKind:
+    x, weight, residual = node.operand(0), node.operand(1), node.operand(3)
+    assert isinstance(node.op, Conv | Linear) and x is not None and weight is not None
+    arguments: dict[str, Argument] = {}
+    if isinstance(node.op, Conv):
+        padding, pad = symmetric_padding(node.op.padding)
+        arguments = {"stride": node.op.stride, "padding": padding, "dilation": node.op.dilation}
+        arguments |= {"groups": node.op.groups} if node.op.groups > 1 else {}
+        arguments |= {"pad": pad} if pad else {}
+    arguments |= {"x_grid": _grid(x), "y_grid": _grid(node.output)}
+    arguments |= {} if residual is None else {"residual_grid": _grid(residual)}
+    clamp = _clamp(node.op.clamp, node.output)
+    arguments |= {} if clamp is None else {"clamp": clamp}
+    arguments |= {"bias": False} if node.operand(2) is None else {}
+    name = "Int8Conv" if isinstance(node.op, Conv) else "Int8Linear"
+    given = "".join(f", {key}={literal(value)}" for key, value in arguments.items())
+    scales = channel_scales(weight.type)
+    assert scales is not None
+    return LayerKind(
+        f"{name}({literal(weight.type.shape)}{given})",
+        {"weight": 1} if node.operand(2) is None else {"weight": 1, "bias": 2},
+        state={"weight_scale": scales},
+        is_whole=True,
+    )
+
+
+def _grid(value: Value) -> tuple[float, int]:
+    quantization = value.type.quantization
+    assert quantization is not None
+    return quantization.scale[0], carried_zero_point(quantization)
+
+
+def _clamp(bounds: Clamp, output: Value) -> tuple[int, int] | None:
+    """The fused activation in carried bytes; None where saturation does it."""
+    quantization = output.type.quantization
+    assert quantization is not None
+    low, high = clamp_bounds(bounds, quantization)
+    whole_range = (low, high) == (quantization.qmin, quantization.qmax) and quantization.bits == 8
+    return None if whole_range else (low + 128, high + 128)

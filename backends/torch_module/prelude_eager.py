@@ -1,0 +1,156 @@
+"""What emitted eager int8 modules need beside torch; the source of these definitions is copied into the emitted file.
+
+Activations are kept in uint8: the byte is the graph's integer plus 128, and so is the zero point. Layers are oneDNN's
+int8 kernels with the residual, the activation and the requantization in them; their weights are packed at the first
+call. Elementwise functions are tables of 256 bytes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Grid = tuple[float, int]  # scale and zero point
+
+
+def quantize(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype = torch.uint8) -> Tensor:
+    """The integers nearest to x / scale + zero_point."""
+    info = torch.iinfo(dtype)
+    return (x / scale).round_().add_(zero_point).clamp_(info.min, info.max).to(dtype)
+
+
+def dequantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
+    """The reals that integers stand for: (x - zero_point) * scale."""
+    return x.float().sub_(zero_point).mul_(scale)
+
+
+def lookup(table: Tensor, x: Tensor) -> Tensor:
+    """table[x] for bytes x."""
+    return table.index_select(0, x.reshape(-1).int()).view(x.shape)
+
+
+def to_unsigned(x: Tensor) -> Tensor:
+    """int8 to the uint8 that is greater by 128."""
+    return x.view(torch.uint8) ^ 128
+
+
+def to_signed(x: Tensor) -> Tensor:
+    """uint8 to the int8 that is less by 128."""
+    return (x ^ 128).view(torch.int8)
+
+
+class Int8Layer(nn.Module):
+    """A layer of uint8 activations and int8 weights, with a scale for each output channel.
+
+    Grids are scale and zero point of the operand, the result and the residual. `clamp` is the fused activation in
+    bytes, where it is narrower than saturation.
+    """
+
+    weight: Tensor
+    weight_scale: Tensor
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        x_grid: Grid,
+        y_grid: Grid,
+        residual_grid: Grid = (1.0, 0),
+        clamp: tuple[int, int] | None = None,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.x_grid, self.y_grid, self.residual_grid = x_grid, y_grid, residual_grid
+        self.clamp = clamp
+        self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8))
+        self.register_buffer("weight_scale", torch.ones(shape[0]))
+        self.register_buffer("bias", torch.zeros(shape[0]) if bias else None)
+        self.packed: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def pack(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Packed weight, its scales and zero points: what the kernels take."""
+        return weight, self.weight_scale, torch.zeros(len(self.weight_scale), dtype=torch.int32)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "packed": None}
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self.packed = None
+        super()._load_from_state_dict(*arguments)
+
+
+class Int8Linear(Int8Layer):
+    """Affine map of the last dimension, plus a residual, within a clamp."""
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """uint8 to uint8."""
+        if self.packed is None:
+            self.packed = self.pack(torch.ops.onednn.qlinear_prepack(self.weight, list(x.shape)))
+        before, after = (x, *self.x_grid, *self.packed), (*self.y_grid, torch.uint8)
+        y: Tensor
+        if residual is None:
+            y = torch.ops.onednn.qlinear_pointwise(*before, self.bias, *after, "none", [], "")
+        else:
+            added = dequantize(residual, *self.residual_grid)
+            y = torch.ops.onednn.qlinear_pointwise.binary(
+                *before, added, self.bias, *after, 1.0, 0, "add", 1.0, "none", [], ""
+            )
+        return y if self.clamp is None else y.clamp_(*self.clamp)
+
+
+class Int8Conv(Int8Layer):
+    """Convolution over one or two spatial dimensions, plus a residual, within a clamp.
+
+    `pad` is what `F.pad` does before it, with the zero point, where padding differs between two sides.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        *,
+        stride: tuple[int, ...],
+        padding: tuple[int, ...],
+        dilation: tuple[int, ...],
+        groups: int = 1,
+        pad: tuple[int, ...] = (),
+        **options: Any,
+    ) -> None:
+        super().__init__(shape, **options)
+        self.pad, self.is_flat = pad, len(stride) == 1
+        front = (
+            [(1,), (0,), (1,)] if self.is_flat else [(), (), ()]
+        )  # one dimension is two, the first of size 1
+        self.geometry = [[*a, *b] for a, b in zip(front, (stride, padding, dilation), strict=True)]
+        self.groups = groups
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """uint8 to uint8."""
+        if self.pad:
+            x = nn.functional.pad(x, self.pad, value=self.x_grid[1])
+        if not self.is_flat:
+            return self.convolve(x, residual)
+        return self.convolve(x.unsqueeze(2), None if residual is None else residual.unsqueeze(2)).squeeze(2)
+
+    def convolve(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """In two dimensions."""
+        if self.packed is None:
+            weight = self.weight.unsqueeze(2) if self.is_flat else self.weight
+            self.packed = self.pack(
+                torch.ops.onednn.qconv_prepack(
+                    weight, self.weight_scale, *self.x_grid, *self.geometry, self.groups, list(x.shape)
+                )
+            )
+        before = (x, *self.x_grid, *self.packed)
+        after = (self.bias, *self.geometry, self.groups, *self.y_grid, torch.uint8)
+        y: Tensor
+        if residual is None:
+            y = torch.ops.onednn.qconv_pointwise(*before, *after, "none", [], "")
+        else:
+            sums = residual.clone(memory_format=torch.channels_last)  # the kernel adds in place
+            y = torch.ops.onednn.qconv2d_pointwise.binary(
+                *before, sums, *after, *self.residual_grid, "sum", 1.0, "none", [], ""
+            )
+        return y if self.clamp is None else y.clamp_(*self.clamp)

@@ -1,0 +1,98 @@
+"""The QDQ form: integers between operators, each operator in float between a dequantize and a quantize.
+
+This is the pattern that torch.compile lowers to int8 kernels on x86 (with `torch._inductor.config.freezing`):
+uint8 activations per tensor, int8 weights per channel, a residual added after the layer and before the activation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType, ModuleType
+
+from torch import Tensor
+
+from ...ir import Graph, Node, Quantization, Value
+from ...ir.ops.conv import Conv, ConvTranspose
+from ...ir.ops.linear import Linear
+from ...ir.ops.shape import Copy, Expand, Permute, Reshape
+from ...ir.ops.slicing import Concat, Flip, Roll, Select, Slice, Split, Tile
+from . import prelude_qdq
+from .layers import LayerKind, integer_layer_kind
+from .names import Path
+from .record import literal
+from .style import Strings
+
+_MOVES = (Reshape, Permute, Expand, Copy, Slice, Select, Split, Concat, Flip, Roll, Tile)
+
+
+class QdqStyle:
+    """Variables hold integers: uint8 for values of at most 8 bits, int16 for 16 bits."""
+
+    prelude: ModuleType | None = prelude_qdq
+    buffers: Mapping[Path, Tensor] = MappingProxyType({})
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._shared = {
+            name
+            for name, users in graph.users.items()
+            if len({_is_first_of_layer(u, name) for u in users}) > 1
+        }
+
+    def kind(self, node: Node) -> LayerKind | None:
+        """The operator's own on reals, with its weight in integers."""
+        return integer_layer_kind(node)
+
+    def enter(self, value: Value, variable: str) -> str:
+        """Signed integers become what is carried."""
+        return f"to_unsigned({variable})" if is_byte(value) else variable
+
+    def leave(self, value: Value, variable: str) -> str:
+        """What is carried becomes signed integers."""
+        return f"to_signed({variable})" if is_byte(value) else variable
+
+    def is_raw(self, node: Node) -> bool:
+        """True for data movement that does not look at the elements."""
+        return isinstance(node.op, _MOVES) and not any(map(self._graph.is_constant, node.operands))
+
+    def read(self, node: Node, operand: int, variable: str) -> str:
+        """Dequantized, apart from the dequantize that belongs to a layer."""
+        value = node.inputs[operand]
+        assert value is not None
+        if not value.type.is_quantized or self._graph.is_constant(value):
+            return variable
+        apart = value.name in self._shared and not _is_first_of_layer(node, value.name)
+        return f"dequantize({variable}, {grid(value)}{', apart=True' if apart else ''})"
+
+    def store(self, value: Value, expression: str) -> str:
+        """Quantized, where the graph is."""
+        if not value.type.is_quantized:
+            return expression
+        dtype = "" if is_byte(value) else f", {value.type.dtype.torch}"
+        return f"quantize({expression}, {grid(value)}{dtype})"
+
+    def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
+        """None: no node is special."""
+        return None
+
+
+def is_byte(value: Value) -> bool:
+    """True for values of at most 8 bits, which are carried in uint8."""
+    return value.type.quantization is not None and value.type.quantization.bits <= 8
+
+
+def grid(value: Value) -> str:
+    """Scale and zero point as arguments."""
+    quantization = value.type.quantization
+    assert quantization is not None
+    return f"{literal(quantization.scale[0])}, {carried_zero_point(quantization)}"
+
+
+def carried_zero_point(quantization: Quantization) -> int:
+    """Zero point of what is carried."""
+    return quantization.zero_point[0] + (128 if quantization.bits <= 8 else 0)
+
+
+def _is_first_of_layer(node: Node, name: str) -> bool:
+    first = node.operand(0)
+    return isinstance(node.op, Conv | ConvTranspose | Linear) and first is not None and first.name == name

@@ -1,0 +1,83 @@
+"""How a form of the emitted module carries values: as reals, or as integers that stand for reals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, ModuleType
+from typing import Protocol
+
+from torch import Tensor
+
+from ...ir import Node, Value
+from .layers import LayerKind, layer_kind
+from .names import Path
+
+Strings = Sequence["str | None"]
+
+
+class Style(Protocol):
+    """What differs between the forms. Variables of the emitted `forward` hold what a form carries for a value."""
+
+    @property
+    def prelude(self) -> ModuleType | None:
+        """The module whose definitions the emitted file needs a copy of."""
+
+    @property
+    def buffers(self) -> Mapping[Path, Tensor]:
+        """Tensors of the emitted module that are not constants of the graph."""
+
+    def kind(self, node: Node) -> LayerKind | None:
+        """The submodule that computes `node`, if any."""
+
+    def enter(self, value: Value, variable: str) -> str:
+        """Expression of what is carried for a graph input."""
+
+    def leave(self, value: Value, variable: str) -> str:
+        """Expression of a graph output."""
+
+    def is_raw(self, node: Node) -> bool:
+        """True when a node without submodule is computed on what is carried, not on reals."""
+
+    def read(self, node: Node, operand: int, variable: str) -> str:
+        """Expression of the reals of an operand."""
+
+    def store(self, value: Value, expression: str) -> str:
+        """Expression of what is carried, from that of the reals."""
+
+    def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
+        """Expression of a node that is computed in a way of its own; `names` are those of `buffers`."""
+
+
+class FloatStyle:
+    """Variables hold reals."""
+
+    prelude: ModuleType | None = None
+    buffers: Mapping[Path, Tensor] = MappingProxyType({})
+
+    def kind(self, node: Node) -> LayerKind | None:
+        """The operator's own."""
+        return layer_kind(node)
+
+    def enter(self, value: Value, variable: str) -> str:
+        """The argument."""
+        return variable
+
+    def leave(self, value: Value, variable: str) -> str:
+        """The variable."""
+        return variable
+
+    def is_raw(self, node: Node) -> bool:
+        """What is carried are the reals."""
+        return False
+
+    def read(self, node: Node, operand: int, variable: str) -> str:
+        """The variable."""
+        return variable
+
+    def store(self, value: Value, expression: str) -> str:
+        """The expression."""
+        return expression
+
+    def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
+        """None: no node is special."""
+        return None
