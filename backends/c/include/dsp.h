@@ -225,27 +225,28 @@ FXP_INLINE void fxp_step(const uint32_t *x, const int32_t *w, struct fxp_sums *s
 /* The same in assembly: 24 products in 19 instructions.
  *
  * r0: activations, even words of three pixels, then odd ones; r1: one weight word of each channel;
- * r2, r3, r4 and r5, r6, r7: the sums.
+ * r2, r3, r4 and r5, r6, r12: the sums. r7 is the frame pointer of Thumb code: whoever uses these steps saves it
+ * on the stack rather than declare it clobbered, which compilers refuse where there is a frame pointer.
  */
-#define FXP_STEP_3X2                \
-    "ldm r0!, {r8, r9, r10}\n\t"    \
-    "ldm r1!, {r11, r12}\n\t"       \
-    "sxtb16 lr, r11\n\t"            \
-    "smlad r2, lr, r8, r2\n\t"      \
-    "smlad r3, lr, r9, r3\n\t"      \
-    "smlad r4, lr, r10, r4\n\t"     \
-    "sxtb16 lr, r12\n\t"            \
-    "smlad r5, lr, r8, r5\n\t"      \
-    "smlad r6, lr, r9, r6\n\t"      \
-    "smlad r7, lr, r10, r7\n\t"     \
-    "ldm r0!, {r8, r9, r10}\n\t"    \
-    "sxtb16 r11, r11, ror #8\n\t"   \
-    "smlad r2, r11, r8, r2\n\t"     \
-    "smlad r3, r11, r9, r3\n\t"     \
-    "smlad r4, r11, r10, r4\n\t"    \
-    "sxtb16 r12, r12, ror #8\n\t"   \
-    "smlad r5, r12, r8, r5\n\t"     \
-    "smlad r6, r12, r9, r6\n\t"     \
-    "smlad r7, r12, r10, r7\n\t"
+#define FXP_STEP_3X2              \
+    "ldm r0!, {r7, r8, r9}\n\t"   \
+    "ldm r1!, {r10, r11}\n\t"     \
+    "sxtb16 lr, r10\n\t"          \
+    "smlad r2, lr, r7, r2\n\t"    \
+    "smlad r3, lr, r8, r3\n\t"    \
+    "smlad r4, lr, r9, r4\n\t"    \
+    "sxtb16 lr, r11\n\t"          \
+    "smlad r5, lr, r7, r5\n\t"    \
+    "smlad r6, lr, r8, r6\n\t"    \
+    "smlad r12, lr, r9, r12\n\t"  \
+    "ldm r0!, {r7, r8, r9}\n\t"   \
+    "sxtb16 r10, r10, ror #8\n\t" \
+    "smlad r2, r10, r7, r2\n\t"   \
+    "smlad r3, r10, r8, r3\n\t"   \
+    "smlad r4, r10, r9, r4\n\t"   \
+    "sxtb16 r11, r11, ror #8\n\t" \
+    "smlad r5, r11, r7, r5\n\t"   \
+    "smlad r6, r11, r8, r6\n\t"   \
+    "smlad r12, r11, r9, r12\n\t"
 
 #endif
