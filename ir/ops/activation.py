@@ -13,7 +13,7 @@ from torch.nn import functional
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .accumulate import apply_clamp
-from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .quantize import per_tensor_types
 
 TABLE_BITS = 8
@@ -26,8 +26,7 @@ class Elementwise(Op):
     quantized = Quantized.COMPUTE
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        if not x.real().dtype.is_floating:
-            raise ShapeError(f"{self.name} takes floating point values, not {x.dtype.value}")
+        check_floats(self, x)
         return (x.real(),)
 
     @abstractmethod

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
-from .base import AtenCall, Op, lowers, operator
+from .base import AtenCall, Op, check_floats, lowers, operator
 from .binary import broadcast
 
 
@@ -33,8 +33,7 @@ class Attention(Op):
     ) -> tuple[TensorType, ...]:
         if min(q.rank, k.rank, v.rank) < 2 or {k.rank, v.rank} != {q.rank}:
             raise ShapeError(f"queries {q.shape}, keys {k.shape} and values {v.shape} differ in rank")
-        if len({t.real().dtype for t in (q, k, v)}) > 1 or not q.real().dtype.is_floating:
-            raise ShapeError("queries, keys and values are floating point values of one type")
+        check_floats(self, q, k, v)
         if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
             raise ShapeError(f"queries {q.shape}, keys {k.shape} and values {v.shape} do not fit")
         heads = self._heads(q, k, v)

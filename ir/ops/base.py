@@ -157,6 +157,14 @@ def lowers(*targets: str) -> Callable[[LoweringFunction], LoweringFunction]:
     return register
 
 
+def check_floats(op: Op, *types: TensorType | None) -> None:
+    """Raise ShapeError unless the operands that are present are, or stand for, floats of one element type."""
+    found = {type.real().dtype for type in types if type is not None}
+    if len(found) > 1 or not all(dtype.is_floating for dtype in found):
+        shown = ", ".join(sorted(dtype.value for dtype in found))
+        raise ShapeError(f"{op.name} takes floating point values of one element type, not {shown}")
+
+
 def attributes(
     op: Op,
 ) -> dict[str, Any]:  # Any: attribute values are int, float, bool, str, None or tuples of them

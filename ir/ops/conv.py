@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..errors import ShapeError
-from ..tensor_type import DType, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .accumulate import Clamp, apply_clamp, check_accumulating, finish_accumulator
-from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _CONV_TRANSPOSE = {
@@ -52,6 +52,7 @@ class Conv(Op):
     def infer(
         self, x: TensorType, w: TensorType, bias: TensorType | None = None, residual: TensorType | None = None
     ) -> tuple[TensorType, ...]:
+        check_floats(self, x, w, bias, residual)
         check_spatial(self.rank, x, w, (self.padding, 2), (self.dilation, 1))
         if x.shape[1] != w.shape[1] * self.groups or w.shape[0] % self.groups:
             raise ShapeError(f"{x.shape[1]} channels, weight {w.shape}, {self.groups} groups do not fit")
@@ -119,6 +120,7 @@ class ConvTranspose(Op):
     def infer(
         self, x: TensorType, w: TensorType, bias: TensorType | None = None, residual: TensorType | None = None
     ) -> tuple[TensorType, ...]:
+        check_floats(self, x, w, bias, residual)
         check_spatial(self.rank, x, w, (self.padding, 2), (self.dilation, 1), (self.output_padding, 1))
         if x.shape[1] != w.shape[0] or x.shape[1] % self.groups:
             raise ShapeError(f"{x.shape[1]} channels, weight {w.shape}, {self.groups} groups do not fit")
@@ -204,7 +206,7 @@ def zero_point(type: TensorType | None) -> int:
 
 def check_spatial(rank: int, x: TensorType, w: TensorType, *lengths: tuple[tuple[int, ...], int]) -> None:
     """Raise ShapeError unless x and w have `rank` spatial dimensions and each attribute as many entries a dimension."""
-    if x.rank != rank + 2 or w.rank != rank + 2:
+    if x.rank != rank + 2 or w.rank != rank + 2 or 0 in w.shape:
         raise ShapeError(f"{rank} spatial dimensions do not fit input {x.shape} and weight {w.shape}")
     if any(len(attribute) != per_dimension * rank for attribute, per_dimension in lengths):
         raise ShapeError(f"attributes do not have {rank} spatial dimensions")
@@ -220,7 +222,7 @@ def check_residual(residual: TensorType | None, y: TensorType) -> None:
 def _lower_conv(call: AtenCall) -> Value | None:
     x, w = call.value("input"), call.value("weight")
     rank = w.type.rank - 2
-    if x.type.rank != rank + 2 or x.type.dtype in (DType.C64, DType.C128):
+    if x.type.rank != rank + 2:
         return None
     op = Conv(
         stride=spread(call["stride"], rank),
@@ -235,7 +237,7 @@ def _lower_conv(call: AtenCall) -> Value | None:
 def _lower_conv_padding(call: AtenCall) -> Value | None:
     x, w = call.value("input"), call.value("weight")
     rank = w.type.rank - 2
-    if x.type.rank != rank + 2 or x.type.dtype in (DType.C64, DType.C128):
+    if x.type.rank != rank + 2:
         return None
     dilation = spread(call["dilation"], rank)
     total = [
@@ -255,7 +257,7 @@ def _lower_conv_padding(call: AtenCall) -> Value | None:
 def _lower_conv_transpose(call: AtenCall) -> Value | None:
     x, w = call.value("input"), call.value("weight")
     rank = w.type.rank - 2
-    if x.type.rank != rank + 2 or x.type.dtype in (DType.C64, DType.C128):
+    if x.type.rank != rank + 2:
         return None
     op = ConvTranspose(
         stride=spread(call["stride"], rank),

@@ -17,7 +17,7 @@ from torch.nn import functional
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .accumulate import Clamp, apply_clamp, check_accumulating, finish_accumulator
-from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .conv import check_residual, zero_point
 
 
@@ -33,6 +33,7 @@ class Linear(Op):
     def infer(
         self, x: TensorType, w: TensorType, bias: TensorType | None = None, residual: TensorType | None = None
     ) -> tuple[TensorType, ...]:
+        check_floats(self, x, w, bias, residual)
         if w.rank != 2 or not x.rank or x.shape[-1] != w.shape[1]:
             raise ShapeError(f"input {x.shape} does not fit weight {w.shape}")
         if bias is not None and bias.shape != (w.shape[0],):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..arithmetic import check_int32, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .binary import broadcast, requant_of_product
 from .linear import Linear
 from .quantize import per_tensor_types
@@ -29,13 +29,11 @@ class MatMul(Op):
     quantized = Quantized.COMPUTE
 
     def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
+        check_floats(self, a, b)
         if not a.rank or not b.rank or a.shape[-1] != b.shape[-2 if b.rank > 1 else 0]:
             raise ShapeError(f"{a.shape} times {b.shape} is no matrix product")
-        dtype = a.real().dtype
-        if dtype is not b.real().dtype or not dtype.is_floating:
-            raise ShapeError(f"a product of {a.dtype.value} and {b.dtype.value} is not defined")
         batch = broadcast(a.shape[:-2], b.shape[:-2])
-        return (TensorType((*batch, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())), dtype),)
+        return (TensorType((*batch, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())), a.real().dtype),)
 
     def reference(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.matmul(a, b)

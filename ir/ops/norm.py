@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, Op, lowers, operator
+from .base import AtenCall, Op, check_floats, lowers, operator
 
 
 @operator("batch_norm")
@@ -33,7 +33,7 @@ class BatchNorm(Op):
     ) -> tuple[TensorType, ...]:
         if x.rank < 2:
             raise ShapeError(f"batch norm of an input of rank {x.rank}")
-        return _normalized(x, (x.shape[1],), weight=weight, bias=bias, mean=mean, variance=var)
+        return _normalized(self, x, (x.shape[1],), weight=weight, bias=bias, mean=mean, variance=var)
 
     def reference(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor
@@ -56,7 +56,7 @@ class LayerNorm(Op):
         self, x: TensorType, weight: TensorType | None = None, bias: TensorType | None = None
     ) -> tuple[TensorType, ...]:
         _check_last(x, self.shape)
-        return _normalized(x, self.shape, weight=weight, bias=bias)
+        return _normalized(self, x, self.shape, weight=weight, bias=bias)
 
     def reference(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         return functional.layer_norm(x, self.shape, weight, bias, self.eps)
@@ -75,7 +75,7 @@ class RmsNorm(Op):
 
     def infer(self, x: TensorType, weight: TensorType | None = None) -> tuple[TensorType, ...]:
         _check_last(x, self.shape)
-        return _normalized(x, self.shape, weight=weight)
+        return _normalized(self, x, self.shape, weight=weight)
 
     def reference(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         return functional.rms_norm(x, list(self.shape), weight, self.eps)
@@ -97,7 +97,7 @@ class GroupNorm(Op):
     ) -> tuple[TensorType, ...]:
         if x.rank < 2 or self.groups < 1 or x.shape[1] % self.groups:
             raise ShapeError(f"{self.groups} groups do not divide the channels of {x.shape}")
-        return _normalized(x, (x.shape[1],), weight=weight, bias=bias)
+        return _normalized(self, x, (x.shape[1],), weight=weight, bias=bias)
 
     def reference(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         return functional.group_norm(x, self.groups, weight, bias, self.eps)
@@ -118,7 +118,7 @@ class InstanceNorm(Op):
     ) -> tuple[TensorType, ...]:
         if x.rank < 3:
             raise ShapeError(f"instance norm of an input of rank {x.rank}")
-        return _normalized(x, (x.shape[1],), weight=weight, bias=bias)
+        return _normalized(self, x, (x.shape[1],), weight=weight, bias=bias)
 
     def reference(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         return torch.instance_norm(x, weight, bias, None, None, True, 0.1, self.eps, False)
@@ -130,13 +130,12 @@ def _check_last(x: TensorType, shape: tuple[int, ...]) -> None:
 
 
 def _normalized(
-    x: TensorType, shape: tuple[int, ...], **operands: TensorType | None
+    op: Op, x: TensorType, shape: tuple[int, ...], **operands: TensorType | None
 ) -> tuple[TensorType, ...]:
     for what, type in operands.items():
         if type is not None and type.shape != shape:
             raise ShapeError(f"{what} {type.shape}; expected {shape}")
-    if not x.real().dtype.is_floating:
-        raise ShapeError(f"normalization takes floating point values, not {x.dtype.value}")
+    check_floats(op, x, *operands.values())
     return (x.real(),)
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional
 from ..arithmetic import Requant, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .conv import pairs, spread, symmetric_padding
 from .quantize import check_moved, per_tensor_types
 from .reduce import Mean
@@ -92,8 +92,7 @@ class AvgPool(Averaging):
     divisor: int | None = None
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        if not x.real().dtype.is_floating:
-            raise ShapeError(f"avg_pool takes floating point values, not {x.dtype.value}")
+        check_floats(self, x)
         if any(before != after for before, after in pairs(self.padding)):
             raise ShapeError("an average pool pads both sides alike")
         if self.divisor is not None and (len(self.kernel) == 1 or self.divisor < 1):
@@ -132,8 +131,9 @@ class AdaptiveAvgPool(Averaging):
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         if x.rank != len(self.size) + 2 or len(self.size) not in (1, 2, 3) or min(self.size) < 1:
             raise ShapeError(f"{x.shape} cannot be pooled to {self.size}")
-        if not x.real().dtype.is_floating or 0 in x.shape[1:]:
-            raise ShapeError(f"{x.shape} of {x.dtype.value} has no mean")
+        check_floats(self, x)
+        if 0 in x.shape[1:]:
+            raise ShapeError(f"{x.shape} has no mean")
         return (x.real().with_shape((*x.shape[:2], *self.size)),)
 
     def reference(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from ..arithmetic import Requant, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .quantize import per_tensor_types
 
 
@@ -33,8 +33,7 @@ class Prelu(Op):
         channels = x.shape[1] if x.rank > 1 else 1
         if not x.rank or slope.shape not in ((1,), (channels,)):
             raise ShapeError(f"slope {slope.shape} for {channels} channels")
-        if not x.real().dtype.is_floating or x.real().dtype is not slope.real().dtype:
-            raise ShapeError("prelu takes an input and a slope of the same floating point type")
+        check_floats(self, x, slope)
         return (x.real(),)
 
     def reference(self, x: Tensor, slope: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, Op, lowers, operator
+from .base import AtenCall, Op, check_floats, lowers, operator
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,9 @@ class Recurrent(Op):
 
     def infer(self, x: TensorType, *operands: TensorType | None) -> tuple[TensorType, ...]:
         states, weights = operands[: self.states], operands[self.states :]
-        if x.rank != 3 or not x.dtype.is_floating:
-            raise ShapeError(f"a sequence has three dimensions, not {x.shape}")
+        check_floats(self, x, *operands)
+        if x.rank != 3 or 0 in x.shape:
+            raise ShapeError(f"a sequence has three dimensions, none of them 0, unlike {x.shape}")
         hidden = self._check_weights(x.shape[-1], weights)
         batch = x.shape[0 if self.batch_first else 1]
         state = x.with_shape((self.layers * self.directions, batch, hidden))

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..arithmetic import Requant, check_int32, requant
 from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
-from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .quantize import check_moved, per_tensor_types
 
 
@@ -45,8 +45,7 @@ class LinearReduction(Reduction):
     quantized = Quantized.COMPUTE
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        if not x.real().dtype.is_floating:
-            raise ShapeError(f"{self.name} takes floating point values, not {x.dtype.value}")
+        check_floats(self, x)
         return (TensorType(self.result_shape(x), x.real().dtype),)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:

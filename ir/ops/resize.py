@@ -21,7 +21,7 @@ from torch.nn import functional
 from ..arithmetic import Requant, check_int32, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .quantize import check_moved, per_tensor_types
 
 WEIGHT_BITS = 11
@@ -40,7 +40,7 @@ class Resize(Op):
         if bool(self.size) == bool(self.factor) or given not in ranks or x.rank != given + 2:
             raise ShapeError(f"size {self.size} and factor {self.factor} for an input {x.shape}")
         sizes = self.size or tuple(floor(n * f) for n, f in zip(x.shape[2:], self.factor, strict=True))
-        if min(*sizes, *x.shape[2:]) < 1:
+        if min(*sizes, *x.shape[1:]) < 1:
             raise ShapeError(f"{x.shape} cannot be resized to {sizes}")
         return (*x.shape[:2], *sizes)
 
@@ -89,8 +89,7 @@ class ResizeLinear(Resize):
     align_corners: bool = False
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        if not x.real().dtype.is_floating:
-            raise ShapeError(f"interpolation takes floating point values, not {x.dtype.value}")
+        check_floats(self, x)
         return (x.real().with_shape(self.result_shape(x, ranks=(1, 2))),)
 
     def reference(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from ..tensor_type import Quantization, TensorType, Value
-from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .quantize import per_tensor_types
 from .slicing import check_axis
 
@@ -36,7 +36,7 @@ class Softmax(Op):
     axis: int = 0
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        return _along(x, self.axis)
+        return _along(self, x)
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.softmax(x, self.axis)
@@ -70,16 +70,15 @@ class LogSoftmax(Op):
     axis: int = 0
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        return _along(x, self.axis)
+        return _along(self, x)
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.log_softmax(x, self.axis)
 
 
-def _along(x: TensorType, axis: int) -> tuple[TensorType, ...]:
-    check_axis(axis, x)
-    if not x.real().dtype.is_floating:
-        raise ShapeError(f"softmax takes floating point values, not {x.dtype.value}")
+def _along(op: Softmax | LogSoftmax, x: TensorType) -> tuple[TensorType, ...]:
+    check_axis(op.axis, x)
+    check_floats(op, x)
     return (x.real(),)
 
 

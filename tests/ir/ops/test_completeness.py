@@ -1,0 +1,134 @@
+"""What must hold of every operator, by walking the registry: nothing here names one but the conversions."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fxpress.ir import OPERATORS, DType, Graph, Node, ShapeError, TensorType, dump, parse, run_integer
+from fxpress.ir.ops.base import Quantized
+from fxpress.ir.testing import GROWS, assert_exact, examples, to_integers
+
+few = settings(max_examples=max(10, settings.default.max_examples // 4))
+NAMES = sorted(OPERATORS)
+CONVERSIONS = {"quantize", "dequantize", "requantize"}
+PLAIN = sorted(set(NAMES) - CONVERSIONS)
+COMPUTING = [name for name in PLAIN if OPERATORS[name].quantized is Quantized.COMPUTE]
+MOVING = [name for name in PLAIN if OPERATORS[name].quantized is Quantized.MOVE]
+STRATEGIES = {name: examples(name) for name in NAMES}
+
+STEP_BOUND = (
+    0.75  # half a step for the one rounding, the rest for multipliers of 16 bits and tables of exponentials
+)
+
+
+def test_every_operator_says_how_a_graph_grows_by_it() -> None:
+    assert sorted(GROWS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_operator_is_documented_in_its_own_words(name: str) -> None:
+    op = OPERATORS[name]
+    assert op.__doc__ is not None and not op.__doc__.startswith(f"{op.__name__}(")
+    assert op.name == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+@few
+@given(st.data())
+def test_text_form_reads_back(name: str, data: st.DataObject) -> None:
+    graph = data.draw(STRATEGIES[name]).graph
+    assert parse(dump(graph), params=graph.params) == graph
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@few
+@given(st.data())
+def test_inferred_types_are_those_of_the_reference(name: str, data: st.DataObject) -> None:
+    node = data.draw(STRATEGIES[name]).node
+    assert reference_types(node, node.operand_types) == node.output_types
+    assert node.macs >= 0
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@few
+@given(st.data())
+def test_operands_that_do_not_fit_are_refused_and_never_given_a_wrong_type(
+    name: str, data: st.DataObject
+) -> None:
+    node = data.draw(STRATEGIES[name]).node
+    types = list(node.operand_types)
+    index = data.draw(st.sampled_from([i for i, t in enumerate(types) if t is not None]))
+    types[index] = data.draw(neighbours(types[index]))
+    try:
+        inferred = node.op.infer(*types)
+    except ShapeError:
+        return
+    assert inferred == reference_types(node, types)
+
+
+def neighbours(type: TensorType) -> st.SearchStrategy[TensorType]:
+    """Types that differ in a size, the rank or the element type."""
+    shape = type.shape
+    other = [replace(type, dtype=dtype) for dtype in (DType.F64, DType.I64, DType.BOOL, DType.C64)]
+    other += [type.with_shape((2, *shape)), type.with_shape((*shape, 1)), type.with_shape(shape[1:])]
+    other += [type.with_shape((*shape[:i], n + 1, *shape[i + 1 :])) for i, n in enumerate(shape)]
+    other += [type.with_shape((*shape[:i], 0, *shape[i + 1 :])) for i in range(len(shape))]
+    return st.sampled_from(other)
+
+
+def reference_types(
+    node: Node, types: list[TensorType | None] | tuple[TensorType | None, ...]
+) -> tuple[TensorType, ...]:
+    zeros = [None if t is None else torch.zeros(t.shape, dtype=t.dtype.torch) for t in types]
+    results = node.op.reference(*zeros)
+    return tuple(TensorType.of(t) for t in (results if isinstance(results, tuple) else (results,)))
+
+
+@pytest.mark.parametrize("name", COMPUTING)
+@few
+@given(st.data())
+def test_integer_form_is_within_a_step_of_the_exact_result(name: str, data: st.DataObject) -> None:
+    example = data.draw(STRATEGIES[name])
+    node, seen = on_integers(example.graph, example.inputs)
+    grid = node.output.type.quantization
+    assert grid is not None
+    reals = [None if v is None else real(v.type, seen[v.name]) for v in node.inputs]
+    exact = node.op.reference(*reals) / grid.scale[0] + grid.zero_point[0]
+    exact = exact.nan_to_num(grid.zero_point[0], 1e9, -1e9).clamp(grid.qmin, grid.qmax)
+    actual = seen[node.output.name]
+    assert actual.min() >= grid.qmin and actual.max() <= grid.qmax
+    assert (actual - exact).abs().max() <= STEP_BOUND
+
+
+@pytest.mark.parametrize("name", MOVING)
+@few
+@given(st.data())
+def test_data_movement_moves_integers_as_it_moves_reals(name: str, data: st.DataObject) -> None:
+    example = data.draw(STRATEGIES[name])
+    node, seen = on_integers(example.graph, example.inputs)
+    grids = {
+        t.quantization for t in (*node.operand_types, *node.output_types) if t is not None and t.is_quantized
+    }
+    assert len(grids) == 1
+    moved = node.op.reference(*(None if v is None else real(v.type, seen[v.name]) for v in node.inputs))
+    for value, expected in zip(node.outputs, moved if isinstance(moved, tuple) else (moved,), strict=True):
+        assert_exact(seen[value.name].to(torch.int64), grids.copy().pop().quantize(expected))
+
+
+def on_integers(graph: Graph, inputs: list[Tensor]) -> tuple[Node, dict[str, Tensor]]:
+    """The node of a graph of one, in a graph of integers, and all tensors there."""
+    quantized = to_integers(graph, inputs)
+    seen = {v.name: quantized.params[v.name] for v in quantized.constants}
+    seen.update({v.name: t for v, t in zip(quantized.inputs, inputs, strict=True)})
+    run_integer(quantized, inputs, observe=lambda value, tensor: seen.update({value.name: tensor}))
+    (node,) = (n for n in quantized.nodes if n.op == graph.nodes[0].op)
+    assume(node.outputs[0].type.is_quantized)
+    return node, seen
+
+
+def real(type: TensorType, tensor: Tensor) -> Tensor:
+    return tensor if type.quantization is None else type.quantization.dequantize(tensor, dtype=torch.float64)
