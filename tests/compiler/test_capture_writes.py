@@ -140,6 +140,21 @@ def buffer_that_grows(x: Tensor) -> Tensor:
     return rows
 
 
+def parts_broadcast_together(x: Tensor) -> tuple[Tensor, ...]:
+    y = x * 1
+    left, right = torch.broadcast_tensors(y[0, 0, :1], y[1, 2, 3:])
+    right.add_(1)
+    left.mul_(3)
+    return y, left, right
+
+
+def elements_by_strides(x: Tensor) -> tuple[Tensor, ...]:
+    y = x * 1
+    picked = y.as_strided((2, 2), (1, 5), 3)
+    picked.neg_()
+    return y, picked
+
+
 PROGRAMS = [
     base_seen_through_a_view,
     view_writes_to_its_base_and_its_sisters,
@@ -157,6 +172,8 @@ PROGRAMS = [
     element_type_is_kept,
     into_another_tensor,
     buffer_that_grows,
+    parts_broadcast_together,
+    elements_by_strides,
 ]
 
 
