@@ -17,7 +17,7 @@ _ENVIRONMENT = Environment(
     lstrip_blocks=True,
 )
 _MAP_WIDTH, _MAP_HEIGHT = 960.0, 300.0
-_ROW, _BOX_WIDTH, _COLUMN = 34, 210, 250
+_ROW, _BOX_WIDTH = 34, 420
 _PALETTE = ("#3b6ea5", "#7aa6c2", "#4f9d8f", "#9bbf85", "#c9a45c", "#b9714f", "#8e6c8a", "#6b7f99")
 
 
@@ -72,18 +72,17 @@ def _block(block: MemoryBlock, report: Report) -> _Rectangle:
 class _Box:
     """A node of the graph picture."""
 
-    x: int
     y: int
     label: str
-    detail: str
+    title: str
 
 
 @dataclass(frozen=True)
 class _GraphPicture:
-    """Boxes, the lines between them, and the size of the picture."""
+    """Boxes below each other, an SVG path for each edge, and the size of the picture."""
 
     boxes: tuple[_Box, ...]
-    lines: tuple[tuple[int, int, int, int], ...]
+    edges: tuple[str, ...]
     width: int
     height: int
     box_width: int = _BOX_WIDTH
@@ -91,39 +90,33 @@ class _GraphPicture:
 
 
 def _graph_picture(layers: tuple[Layer, ...]) -> _GraphPicture:
-    """Nodes in rows of execution order; a node that runs beside another branch moves one column to the right."""
-    boxes: dict[str, _Box] = {}
-    last_in_column: list[str] = []
-    lines: list[tuple[int, int, int, int]] = []
+    """One row a node; an edge to the next row is a straight line, one that skips rows an arc on the right."""
+    rows = {layer.name: row for row, layer in enumerate(layers)}
+    boxes, edges, widest = [], [], 0
     for row, layer in enumerate(layers):
-        column = _column(layer, last_in_column, has_later_readers=_later_readers(layers, row))
-        box = _Box(
-            12 + column * _COLUMN, 8 + row * _ROW, f"{layer.op} {layer.name}", "x".join(map(str, layer.shape))
-        )
-        boxes[layer.name] = box
+        shape = "x".join(map(str, layer.shape))
+        boxes.append(_Box(8 + row * _ROW, f"{layer.op}  {layer.module or layer.name}  {shape}", layer.type))
         for name in layer.inputs:
-            if (above := boxes.get(name)) is not None:
-                middle = _BOX_WIDTH // 2
-                lines.append((above.x + middle, above.y + _ROW - 10, box.x + middle, box.y))
-    columns = max((box.x for box in boxes.values()), default=0) + _COLUMN
-    return _GraphPicture(tuple(boxes.values()), tuple(lines), columns, 16 + len(layers) * _ROW)
+            if (above := rows.get(name)) is not None:
+                edges.append(_edge(above, row))
+                widest = max(widest, row - above)
+    return _GraphPicture(
+        tuple(boxes), tuple(edges), 24 + _BOX_WIDTH + _bulge(widest), 16 + len(layers) * _ROW
+    )
 
 
-def _column(layer: Layer, tails: list[str], *, has_later_readers: set[str]) -> int:
-    for index, tail in enumerate(tails):
-        if tail in layer.inputs and (index == 0 or tail not in has_later_readers):
-            tails[index] = layer.name
-            return index
-    for index, tail in enumerate(tails):
-        if tail not in has_later_readers:
-            tails[index] = layer.name
-            return index
-    tails.append(layer.name)
-    return len(tails) - 1
+def _edge(above: int, below: int) -> str:
+    top, bottom = 8 + above * _ROW, 8 + below * _ROW
+    if below == above + 1:
+        middle = 12 + _BOX_WIDTH // 2
+        return f"M{middle} {top + _ROW - 10}V{bottom}"
+    right, half = 12 + _BOX_WIDTH, (_ROW - 10) // 2
+    out = right + _bulge(below - above)
+    return f"M{right} {top + half}C{out} {top + half} {out} {bottom + half} {right} {bottom + half}"
 
 
-def _later_readers(layers: tuple[Layer, ...], row: int) -> set[str]:
-    return {name for layer in layers[row + 1 :] for name in layer.inputs}
+def _bulge(rows: int) -> int:
+    return min(20 + 12 * rows, 300)
 
 
 def snr_text(value: float | None) -> str:
