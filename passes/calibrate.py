@@ -34,8 +34,9 @@ def collect(
     runs += [(graph, at, samples[at]) for at in range(whole, len(samples))]
     collectors = {name: Collector(len(runs), axes=axes) for name, axes in wanted.items()}
     for used, first, inputs in runs:
-        _observe(used, inputs, collectors, first)
-        progress("calibration", min(first + size, len(samples)), len(samples))
+        last = min(first + size, len(samples)) if used is batched else first + 1
+        _observe(used, inputs, collectors, range(first, last))
+        progress("calibration", last, len(samples))
     found = {name: collector.finish() for name, collector in collectors.items()}
     return {name: statistics for name, statistics in found.items() if statistics is not None}
 
@@ -92,12 +93,12 @@ def _stack(samples: Sequence[Batch]) -> Batch:
     return tuple(torch.cat(list(tensors)) for tensors in zip(*samples, strict=True))
 
 
-def _observe(graph: Graph, inputs: Batch, collectors: dict[str, Collector], first: int) -> None:
+def _observe(graph: Graph, inputs: Batch, collectors: dict[str, Collector], samples: range) -> None:
     def observe(value: Value, tensor: Tensor) -> None:
         if value.name not in collectors:
             return
         if not bool(tensor.isfinite().all()):
-            raise CalibrationError(_not_finite(graph, value, tensor, first))
+            raise CalibrationError(_not_finite(graph, value, tensor, samples))
         collectors[value.name].add(tensor)
 
     with torch.no_grad():
@@ -106,11 +107,9 @@ def _observe(graph: Graph, inputs: Batch, collectors: dict[str, Collector], firs
         run(graph, inputs, observe=observe)
 
 
-def _not_finite(graph: Graph, value: Value, tensor: Tensor, first: int) -> str:
-    rows = tensor.flatten(1) if tensor.ndim > 1 else tensor.view(1, -1)
-    row = int((~rows.isfinite().all(1)).nonzero()[0])
-    rows_per_sample = max(graph.inputs[0].type.shape[0], 1) if graph.inputs[0].type.shape else 1
+def _not_finite(graph: Graph, value: Value, tensor: Tensor, samples: range) -> str:
+    parts = tensor.chunk(len(samples)) if tensor.ndim and len(samples) > 1 else (tensor,)
+    index = next(i for i, part in zip(samples, parts, strict=False) if not bool(part.isfinite().all()))
     node = graph.producers.get(value.name)
     layer = f"{node.op.name} {value} ({node.source})" if node is not None else f"input {value}"
-    index = first + (row // rows_per_sample if len(rows) > rows_per_sample else 0)
     return f"calibration sample {index}: {layer} gives NaN or infinity"

@@ -117,12 +117,11 @@ def _grow(facts: _Facts, stay: dict[str, Tensor]) -> bool:
 
 
 def _fill_empty(stay: dict[str, Tensor]) -> bool:
-    """Keep one channel of the first value that would lose all; False when there is none."""
-    for mask in stay.values():
-        if len(mask) and not bool(mask.any()):
-            mask[0] = True
-            return True
-    return False
+    """Keep one channel of each value that would lose all; False when there is none."""
+    empty = [mask for mask in stay.values() if len(mask) and not bool(mask.any())]
+    for mask in empty:
+        mask[0] = True
+    return bool(empty)
 
 
 def _gather(graph: Graph, node: Node, intervals: Mapping[str, Interval], facts: _Facts) -> None:

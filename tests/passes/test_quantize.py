@@ -1,18 +1,57 @@
-"""Post-training quantization of small networks."""
+"""Post-training quantization: the integer graph it gives, its grids, and what stays in float and why."""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
 
-from fxpress.ir import Graph, Value, parse, run, run_integer
-from fxpress.passes import Context, find_pass
-from fxpress.passes.base import PassResult
+import pytest
+import torch
+from torch import Tensor
+
+from fxpress.ir import Graph, Quantization, Value, parse, run, run_integer
+from fxpress.ir.ops.softmax import Softmax
+from fxpress.passes import CalibrationError, Context, MissingNeedError, PassResult, find_pass
 from fxpress.specs.options import FuseOptions, QuantizeOptions
 
+Sample = tuple[Tensor, ...]
 
-def fill(value: Value) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(len(value.name))
-    return torch.randn(value.type.shape, generator=generator) / 3
+
+def fill(value: Value) -> Tensor:
+    tensor = torch.randn(value.type.shape, generator=torch.Generator().manual_seed(len(value.name))) / 3
+    return tensor.abs() + 0.1 if "var" in value.name else tensor
+
+
+def graph(text: str, **params: Tensor) -> Graph:
+    return parse(text, params=params, fill=fill)
+
+
+def samples(graph: Graph, count: int, *, seed: int = 1) -> list[Sample]:
+    generator = torch.Generator().manual_seed(seed)
+    return [tuple(torch.randn(v.type.shape, generator=generator) for v in graph.inputs) for _ in range(count)]
+
+
+def quantize(before: Graph, calibration: Sequence[Sample] | None = None, **options: object) -> PassResult:
+    context = Context(
+        calibration=samples(before, 40) if calibration is None else calibration,
+        selects=lambda pattern, module: pattern in ("*", module),
+    )
+    return find_pass("quantize")(before, QuantizeOptions.model_validate(options), context)
+
+
+def operators(after: Graph) -> list[str]:
+    return [node.op.name for node in after.nodes]
+
+
+def grid(after: Graph, name: str) -> Quantization:
+    found = after.producers[name].output.type.quantization
+    assert found is not None
+    return found
+
+
+def signal_to_noise_db(before: Graph, after: Graph) -> float:
+    outputs = [(run(before, x)[0], run_integer(after, x)[0]) for x in samples(before, 20, seed=2)]
+    real, integer = (torch.cat(t) for t in zip(*outputs, strict=True))
+    return float(10 * torch.log10(real.square().sum() / (real - integer).square().sum()))
 
 
 SMALL_CNN = """
@@ -21,47 +60,327 @@ graph(%x: f32[1x3x8x8]) {
   const %b1: f32[8]
   const %w2: f32[5x128]
   const %b2: f32[5]
-  %c: f32[1x8x8x8] = conv{padding=(1, 1, 1, 1)}(%x, %w1, %b1)
-  %r: f32[1x8x8x8] = relu(%c)
-  %p: f32[1x8x4x4] = max_pool(%r)
+  %c: f32[1x8x8x8] = conv{padding=(1, 1, 1, 1), clamp=(0.0, inf)}(%x, %w1, %b1)   # "features.0", ""
+  %p: f32[1x8x4x4] = max_pool(%c)
   %f: f32[1x128] = reshape{shape=(-1, 128)}(%p)
-  %y: f32[1x5] = linear(%f, %w2, %b2)
+  %y: f32[1x5] = linear(%f, %w2, %b2)   # "head", ""
   return output: %y
 }"""
 
 
-def samples(graph: Graph, count: int) -> list[tuple[torch.Tensor, ...]]:
-    generator = torch.Generator().manual_seed(1)
-    return [tuple(torch.randn(v.type.shape, generator=generator) for v in graph.inputs) for _ in range(count)]
-
-
-def quantize(graph: Graph, **options: object) -> PassResult:
-    fused = find_pass("fuse")(graph, FuseOptions()).graph
-    context = Context(calibration=samples(graph, 40))
-    return find_pass("quantize")(fused, QuantizeOptions.model_validate(options), context)
-
-
-def signal_to_noise_db(real: torch.Tensor, other: torch.Tensor) -> float:
-    return float(10 * torch.log10(real.square().sum() / (real - other).square().sum()))
-
-
 def test_a_small_network_computes_on_integers_near_the_float_network() -> None:
-    before = parse(SMALL_CNN, fill=fill)
+    before = graph(SMALL_CNN)
     after = quantize(before).graph
-    assert [n.op.name for n in after.nodes] == [
-        "quantize",
-        "conv",
-        "max_pool",
-        "reshape",
-        "linear",
-        "dequantize",
-    ]
-    outputs = [(run(before, x)[0], run_integer(after, x)[0]) for x in samples(before, 20)]
-    real, integer = (torch.cat(t) for t in zip(*outputs, strict=True))
-    assert signal_to_noise_db(real, integer) > 30
+    assert operators(after) == ["quantize", "conv", "max_pool", "reshape", "linear", "dequantize"]
+    assert signal_to_noise_db(before, after) > 27
 
 
 def test_data_movement_shares_one_grid_on_both_sides() -> None:
-    after = quantize(parse(SMALL_CNN, fill=fill)).graph
-    grids = {v.type.quantization for n in after.nodes[1:4] for v in n.outputs}
-    assert len(grids) == 1
+    after = quantize(graph(SMALL_CNN)).graph
+    assert grid(after, "c") == grid(after, "p") == grid(after, "f") != grid(after, "y")
+
+
+def test_weights_are_symmetric_per_channel_and_biases_have_the_product_of_the_scales() -> None:
+    after = quantize(graph(SMALL_CNN)).graph
+    node = after.producers["c"]
+    weight, bias = (v.type.quantization for v in (node.inputs[1], node.inputs[2]))
+    assert (len(weight.scale), weight.axis, weight.is_symmetric) == (8, 0, True)
+    assert (bias.bits, bias.scale) == (32, tuple(grid(after, "x_q").scale[0] * s for s in weight.scale))
+    assert after.params["w1"].min() >= -127
+
+
+def test_one_scale_for_the_whole_weight_on_request() -> None:
+    after = quantize(graph(SMALL_CNN), per_channel=False).graph
+    assert after.producers["c"].inputs[1].type.quantization.is_per_tensor
+
+
+def test_error_falls_as_bits_rise() -> None:
+    before = graph(SMALL_CNN)
+    ratios = [signal_to_noise_db(before, quantize(before, weights=w).graph) for w in ("int2", "int4", "int8")]
+    ratios.append(signal_to_noise_db(before, quantize(before, activations="int16").graph))
+    assert ratios == sorted(ratios)
+    assert ratios[1] > 15
+
+
+def test_bias_correction_brings_the_mean_of_the_output_back() -> None:
+    before = graph(SMALL_CNN)
+    inputs = samples(before, 200)
+
+    def mean_error(after: Graph) -> float:
+        errors = [run_integer(after, x)[0] - run(before, x)[0] for x in inputs]
+        return float(torch.cat(errors).mean(0).norm())
+
+    corrected, plain = (
+        mean_error(quantize(before, inputs, weights="int2", bias_correction=b).graph) for b in (True, False)
+    )
+    assert corrected < plain / 3
+
+
+def test_the_last_pattern_that_matches_decides_over_a_layer() -> None:
+    after = quantize(graph(SMALL_CNN), layers={"*": "int4", "head": "int8"}).graph
+    bits = {n.output.name: n.inputs[1].type.quantization.bits for n in after.nodes if len(n.inputs) > 1}
+    assert bits == {"c": 4, "y": 8}
+
+
+def test_a_layer_that_the_spec_keeps_in_float_has_conversions_around_it() -> None:
+    before = graph(SMALL_CNN)
+    result = quantize(before, layers={"features.0": "float32"})
+    assert operators(result.graph) == ["conv", "quantize", "max_pool", "reshape", "linear", "dequantize"]
+    assert result.report.declined["quantize"] == {"the spec keeps this layer in float": 1}
+
+
+def test_all_layers_in_float_is_the_graph_itself() -> None:
+    before = graph(SMALL_CNN)
+    assert quantize(before, layers={"*": "float32"}).graph.nodes[0] == before.nodes[0]
+
+
+def test_a_quantized_graph_stays_as_it_is() -> None:
+    after = quantize(graph(SMALL_CNN)).graph
+    assert quantize(after).graph == after
+
+
+def test_pixels_keep_their_own_steps() -> None:
+    before = graph(SMALL_CNN)
+    pixels = torch.randint(0, 256, (20, 1, 3, 8, 8), generator=torch.Generator().manual_seed(0)).float()
+    after = quantize(before, [(x,) for x in pixels]).graph
+    assert (grid(after, "x_q").scale, grid(after, "x_q").zero_point) == ((1.0,), (-128,))
+    scaled = quantize(before, [(x / 255,) for x in pixels]).graph
+    assert grid(scaled, "x_q").scale[0] == pytest.approx(1 / 255, rel=1e-6)
+    assert grid(scaled, "x_q").zero_point == (-128,)
+
+
+def test_stored_features_keep_their_own_steps_without_any_error() -> None:
+    before = graph(SMALL_CNN)
+    stored = torch.randint(-100, 90, (20, 1, 3, 8, 8), generator=torch.Generator().manual_seed(0))
+    features = (stored + 17).float() * 0.5847029
+    own = grid(quantize(before, [(x,) for x in features]).graph, "x_q")
+    torch.testing.assert_close(own.dequantize(own.quantize(features)), features, rtol=1e-6, atol=1e-6)
+
+
+def test_zeros_throughout_give_a_sane_scale_and_a_warning() -> None:
+    before = graph(SMALL_CNN, b1=torch.zeros(8))
+    result = quantize(before, [(torch.zeros(1, 3, 8, 8),)])
+    assert grid(result.graph, "c").scale == (1.0,)
+    assert "%x: calibration saw zeros only" in result.report.warnings
+
+
+def test_small_activations_keep_their_precision() -> None:
+    before = graph(SMALL_CNN, w1=torch.randn(8, 3, 3, 3) * 1e-9, b1=torch.zeros(8), b2=torch.zeros(5))
+    assert signal_to_noise_db(before, quantize(before).graph) > 30
+
+
+def test_an_outlier_of_1e30_does_not_overflow_and_is_told() -> None:
+    before = graph(SMALL_CNN)
+    calibration = samples(before, 10)
+    calibration[3][0][0, 0, 0, 0] = 1e30
+    result = quantize(before, calibration)
+    assert any(w.startswith("%x: the largest value seen, 1e+30, is") for w in result.report.warnings)
+    assert run_integer(result.graph, calibration[3])[0].isfinite().all()
+
+
+def test_activations_that_are_all_negative_have_zero_on_their_grid() -> None:
+    before = graph("graph(%x: f32[1x4]) {\n %y: f32[1x4] = tanh(%x)\n return output: %y\n}")
+    after = quantize(before, [(torch.full((1, 4), -3.0 - i**0.5),) for i in range(5)]).graph
+    assert grid(after, "x_q").zero_point == (127,)
+    torch.testing.assert_close(run_integer(after, [torch.zeros(1, 4)])[0], torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (
+            lambda x: (x[:, :2],),
+            'calibration sample 2, input "x": shape (1, 2, 8, 8); the model takes (1, 3, 8, 8)',
+        ),
+        (
+            lambda x: (x.double(),),
+            'calibration sample 2, input "x": torch.float64; the model takes torch.float32',
+        ),
+        (lambda x: (x * float("nan"),), 'calibration sample 2, input "x": holds NaN or infinity'),
+        (lambda x: (x, x), "calibration sample 2 has 2 tensors; the model takes 1"),
+        (lambda x: (x * 3e38,), "calibration sample 2: conv %c (features.0) gives NaN or infinity"),
+    ],
+)
+def test_a_calibration_sample_that_does_not_serve_is_named(spoil: object, message: str) -> None:
+    before = graph(SMALL_CNN, w1=torch.full((8, 3, 3, 3), 2.0))
+    calibration = samples(before, 5)
+    calibration[2] = spoil(torch.ones(1, 3, 8, 8))
+    with pytest.raises(CalibrationError) as caught:
+        quantize(before, calibration)
+    assert str(caught.value) == message
+
+
+def test_without_calibration_nothing_runs() -> None:
+    with pytest.raises(MissingNeedError, match='pass "quantize" needs calibration'):
+        quantize(graph(SMALL_CNN), [])
+
+
+def test_a_graph_that_mixes_its_batch_is_calibrated_sample_by_sample() -> None:
+    text = "graph(%x: f32[2x3]) {\n %s: f32[2x3] = softmax{axis=0}(%x)\n %t: f32[2x3] = tanh(%s)\n return o: %t\n}"
+    before = graph(text)
+    calibration = [(torch.full((2, 3), float(i)),) for i in range(40)]
+    table = quantize(before, calibration).report.table("grids")
+    highest = {row[0]: row[3] for row in table.rows}
+    assert highest["s"] == 0.5
+
+
+NORM_RELU = """
+graph(%x: f32[1x4SPATIAL]) {
+  const %gamma: f32[4]
+  const %beta: f32[4]
+  const %mean: f32[4]
+  const %var: f32[4]
+  %n: f32[1x4SPATIAL] = batch_norm(%x, %gamma, %beta, %mean, %var)
+  %r: f32[1x4SPATIAL] = relu(%n)
+  return output: %r
+}"""
+
+
+@pytest.mark.parametrize(("spatial", "expected"), [("x5x5", ["conv"]), ("", ["mul", "add"])])
+def test_a_batch_norm_that_stands_alone_gets_an_integer_form(spatial: str, expected: list[str]) -> None:
+    before = graph(NORM_RELU.replace("SPATIAL", spatial))
+    after = quantize(before).graph
+    assert operators(after) == ["quantize", *expected, "dequantize"]
+    assert signal_to_noise_db(before, after) > 25
+
+
+def test_softmax_has_its_own_grid_and_log_softmax_stays_in_float() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x6]) {
+          %s: f32[1x6] = softmax{axis=1}(%x)
+          %l: f32[1x6] = log_softmax{axis=1}(%x)
+          return probabilities: %s, logarithms: %l
+        }"""
+    )
+    result = quantize(before)
+    assert grid(result.graph, "s") == Softmax.result_grid
+    assert result.report.declined["quantize"] == {"log_softmax has no integer form": 1}
+    assert operators(result.graph) == ["quantize", "softmax", "log_softmax", "dequantize"]
+
+
+def test_a_division_by_a_constant_becomes_a_product_of_integers() -> None:
+    text = "graph(%x: f32[1x6]) {\n const %six: f32[]\n %y: f32[1x6] = div(%x, %six)\n return output: %y\n}"
+    before = graph(text, six=torch.tensor(6.0))
+    after = quantize(before).graph
+    assert operators(after) == ["quantize", "mul", "dequantize"]
+    assert signal_to_noise_db(before, after) > 35
+
+
+def test_functions_with_a_pole_stay_in_float() -> None:
+    before = graph("graph(%x: f32[1x6]) {\n %y: f32[1x6] = rsqrt(%x)\n return output: %y\n}")
+    result = quantize(before, [(torch.rand(1, 6) + 0.5,) for _ in range(4)])
+    assert operators(result.graph) == ["rsqrt"]
+    assert result.report.declined["quantize"] == {"rsqrt has a pole, which eight bits do not resolve": 1}
+
+
+def test_a_layer_whose_accumulator_could_overflow_stays_in_float() -> None:
+    text = "graph(%x: f32[1x140000]) {\n const %w: f32[1x140000]\n %y: f32[1x1] = linear(%x, %w)\n return o: %y\n}"
+    before = graph(text, w=torch.ones(1, 140000))
+    result = quantize(before, samples(before, 2))
+    assert operators(result.graph) == ["linear"]
+    (reason,) = result.report.declined["quantize"]
+    assert reason.startswith("output channel 0 can reach an accumulator of 2,")
+
+
+def test_the_bound_of_the_accumulator_is_attained_by_an_adversarial_input() -> None:
+    text = "graph(%x: f32[1x64]) {\n const %w: f32[3x64]\n %y: f32[1x3] = linear(%x, %w)\n return o: %y\n}"
+    before = graph(text)
+    result = quantize(before, bias_correction=False)
+    bound = result.report.table("layers").rows[0][-1]
+    weight = result.graph.params["w"].to(torch.int64)
+    ends = torch.where(weight[:, None] * torch.tensor([[1], [-1]]) > 0, 127, -128)
+    folded = -grid(result.graph, "x_q").zero_point[0] * weight.sum(1)
+    centred = (weight[:, None] * (ends - grid(result.graph, "x_q").zero_point[0])).sum(-1).abs().max()
+    raw = (weight.abs().sum(1) * 128 + folded.abs()).max()
+    assert bound == max(int(centred), int(raw))
+
+
+def test_a_bias_that_dwarfs_the_weights_raises_their_scale() -> None:
+    before = graph(SMALL_CNN, w1=torch.full((8, 3, 3, 3), 1e-9), b1=torch.full((8,), 50.0))
+    after = quantize(before).graph
+    assert after.params["b1"].abs().max() < 1 << 30
+    assert signal_to_noise_db(before, after) > 25
+
+
+CONCAT = """
+graph(%x: f32[1x2x4x4]) {
+  const %w: f32[3x2x1x1]
+  const %v: f32[2x2x1x1]
+  %a: f32[1x2x4x4] = sigmoid(%x)
+  %b: f32[1x3x4x4] = conv(%x, %w)
+  %k: f32[1x5x4x4] = concat{axis=1}(%a, %b)
+  %c: f32[1x2x4x4] = conv(%a, %v)
+  return output: %k, OTHER
+}"""
+
+
+def test_a_narrow_operand_of_a_concat_that_others_compute_with_keeps_its_grid() -> None:
+    wide = torch.full((3, 2, 1, 1), 9.0)
+    after = quantize(graph(CONCAT.replace("OTHER", "other: %c"), w=wide)).graph
+    assert operators(after).count("requantize") == 1
+    assert grid(after, "a").scale[0] < grid(after, "k").scale[0] / 10
+
+
+def test_a_narrow_operand_of_a_concat_alone_shares_its_grid() -> None:
+    wide = torch.full((3, 2, 1, 1), 9.0)
+    after = quantize(graph(CONCAT.replace("OTHER", "other: %b"), w=wide)).graph
+    assert "requantize" not in operators(after)
+    assert grid(after, "a") == grid(after, "k")
+
+
+def test_layers_that_share_a_weight_share_its_integers() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x4]) {
+          const %w: f32[4x4]
+          %a: f32[1x4] = linear{clamp=(0.0, inf)}(%x, %w)
+          %b: f32[1x4] = linear(%a, %w)
+          return output: %b
+        }"""
+    )
+    after = quantize(before).graph
+    assert [v.name for v in after.constants if v.type.shape == (4, 4)] == ["w"]
+
+
+def test_a_constant_beside_activations_and_a_slope_are_quantized_per_tensor() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x4x3x3]) {
+          const %k: f32[4x1x1]
+          const %slope: f32[4]
+          %m: f32[1x4x3x3] = mul(%x, %k)
+          %p: f32[1x4x3x3] = prelu(%m, %slope)
+          return output: %p
+        }"""
+    )
+    after = quantize(before).graph
+    assert operators(after) == ["quantize", "mul", "prelu", "dequantize"]
+    assert after.producers["p"].inputs[1].type.quantization.is_symmetric
+    assert signal_to_noise_db(before, after) > 25
+
+
+def test_progress_is_told_to_the_last_sample() -> None:
+    before, told = graph(SMALL_CNN), []
+    context = Context(calibration=samples(before, 33), progress=lambda *call: told.append(call))
+    find_pass("quantize")(before, QuantizeOptions(samples=20), context)
+    assert told[-1] == ("calibration", 20, 20)
+
+
+def test_a_fused_network_keeps_its_residual_and_its_clamps() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x4x6x6]) {
+          const %w: f32[4x4x3x3]
+          const %v: f32[4x4x3x3]
+          %a: f32[1x4x6x6] = conv{padding=(1, 1, 1, 1)}(%x, %w)
+          %r: f32[1x4x6x6] = relu(%a)
+          %b: f32[1x4x6x6] = conv{padding=(1, 1, 1, 1)}(%r, %v)
+          %s: f32[1x4x6x6] = add(%b, %r)
+          %y: f32[1x4x6x6] = clamp{low=0.0, high=6.0}(%s)
+          return output: %y
+        }"""
+    )
+    after = quantize(find_pass("fuse")(before, FuseOptions()).graph).graph
+    assert operators(after) == ["quantize", "conv", "conv", "dequantize"]
+    assert signal_to_noise_db(before, after) > 25
