@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 
 class DigitNet(nn.Module):
-    """[n, 1, 8, 8] pixels from 0 to 16 to ten digits: a convolution, a residual block, a separable one, a classifier."""
+    """[n, 1, 8, 8] pixels from 0 to 16 to ten digits: a residual block, a separable one, a classifier."""
 
     def __init__(self) -> None:
         super().__init__()
