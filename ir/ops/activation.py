@@ -14,6 +14,7 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .accumulate import apply_clamp
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
+from .channels import Axes, CouplingCall
 from .quantize import per_tensor_types
 
 TABLE_BITS = 8
@@ -32,6 +33,9 @@ class Elementwise(Op):
     @abstractmethod
     def reference(self, x: Tensor) -> Tensor:
         """The function."""
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (call.operand(0),)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         qx, qy = per_tensor_types(operands[0], outputs[0])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -12,13 +14,15 @@ from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, Op, check_floats, lowers, operator
 from .binary import broadcast
+from .channels import Axes, CouplingCall, Cut, tie_broadcast
 
 
 @operator("attention")
 @dataclass(frozen=True)
 class Attention(Op):
-    """Operands: q [..., h, l, e], k [..., h, s, e], v [..., h, s, f], mask or none.
+    """Each query's mean of the values, weighted by the softmax of its products with the keys.
 
+    Operands: q [..., h, l, e], k [..., h, s, e], v [..., h, s, f], mask or none.
     A mask broadcasts to [..., h, l, s] and is added, or keeps the true positions when it is boolean.
     `causal` lets position i see no key after i. `scale` is 1/sqrt(e) when None. With `grouped`, q may have
     a multiple of the heads of k and v, each of which then serves that many neighbouring query heads.
@@ -51,6 +55,33 @@ class Attention(Op):
         assert q is not None and k is not None
         scores = outputs[0].numel // max(outputs[0].shape[-1], 1) * k.shape[-2]
         return scores * (q.shape[-1] + outputs[0].shape[-1])
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        q, k, v, mask = call.operand(0), call.operand(1), call.operand(2), call.optional(3)
+        call.fix(k[-2], v[-2], why="the softmax of an attention is taken along it")
+        call.tie(q[-1], k[-1])
+        if self.causal:
+            call.fix(q[-2], why="positions of a causal attention are counted")
+        heads = call.outputs[0].shape[:-2]
+        if self.grouped and call.size(q[-3]) != call.size(k[-3]):
+            call.tie(k[-3], v[-3])
+            index = torch.arange(call.size(q[-3]))
+            serves = call.size(q[-3]) // call.size(k[-3])
+            call.tie_indices(q[-3], index, k[-3], torch.div(index, serves, rounding_mode="floor"))
+            lead = (*tie_broadcast(call, heads[:-1], q[:-3], k[:-3], v[:-3]), q[-3])
+        else:
+            lead = tie_broadcast(call, heads, q[:-2], k[:-2], v[:-2])
+        if mask is not None:
+            scores = (*lead, q[-2], k[-2])
+            tie_broadcast(call, [call.size(axis) for axis in scores], scores, mask)
+        return ((*lead, q[-2], v[-1]),)
+
+    def cut(self, cut: Cut) -> Attention:
+        """The scale stays that of the whole attention."""
+        width = cut.type(0).shape[-1]
+        if self.scale is not None or len(cut.operand(0)[-1]) == width:
+            return self
+        return replace(self, scale=1 / math.sqrt(width))
 
     def _heads(self, q: TensorType, k: TensorType, v: TensorType) -> tuple[int, ...]:
         if not self.grouped:

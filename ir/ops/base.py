@@ -17,6 +17,7 @@ import torch
 
 from ..errors import ShapeError, UnsupportedError
 from ..tensor_type import Quantization, TensorType, Value
+from .channels import Axes, CouplingCall, Cut
 
 
 class Quantized(Enum):
@@ -67,6 +68,14 @@ class Op(ABC):
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         """Multiply-accumulates of one execution; 0 for everything but matrix products and convolutions."""
         return 0
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        """Axes of the results, with what hangs together told to `call`; unless overridden, nothing can go."""
+        return call.refuse()
+
+    def cut(self, cut: Cut) -> Op:
+        """The operator for operands of which only some channels stay: itself, unless an attribute counts them."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .accumulate import Clamp, apply_clamp, clamp_bounds
 from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .channels import Axes, CouplingCall, tie_broadcast
 from .quantize import per_tensor_types
 
 
@@ -46,6 +47,9 @@ class Binary(Op):
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         if any(q.bits > 8 for q in per_tensor_types(*operands, outputs[0])):
             raise ShapeError(f"{self.name} computes on values of at most 8 bits")
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (tie_broadcast(call, call.outputs[0].shape, call.operand(0), call.operand(1)),)
 
 
 @operator("add")

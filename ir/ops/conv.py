@@ -11,7 +11,7 @@ zeros before and after each spatial dimension: (top, bottom, left, right) in two
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import torch
@@ -22,6 +22,7 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .accumulate import Clamp, apply_clamp, check_accumulating, finish_accumulator
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
+from .channels import Axes, CouplingCall, Cut, tie_all, tie_grouped
 
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _CONV_TRANSPOSE = {
@@ -97,6 +98,12 @@ class Conv(Op):
         assert weight is not None
         return outputs[0].numel * prod(weight.shape[1:])
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (_couple(call, self.groups, out_axis=0),)
+
+    def cut(self, cut: Cut) -> Conv:
+        return replace(self, groups=cut.groups(0, 1, self.groups))
+
 
 @operator("conv_transpose")
 @dataclass(frozen=True)
@@ -166,6 +173,12 @@ class ConvTranspose(Op):
         assert x is not None and weight is not None
         return x.numel * prod(weight.shape[1:])
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (_couple(call, self.groups, out_axis=1),)
+
+    def cut(self, cut: Cut) -> ConvTranspose:
+        return replace(self, groups=cut.groups(0, 1, self.groups))
+
     def channel_axis(self, weight: TensorType) -> int | None:
         """Dimension of the weight along which output channels lie; None when they lie along two."""
         if self.groups == 1:
@@ -182,6 +195,38 @@ class ConvTranspose(Op):
             if before != after:
                 y = y.narrow(axis, before - both, y.shape[axis] - (before - both) - (after - both))
         return y
+
+
+def _couple(call: CouplingCall, groups: int, *, out_axis: int) -> Axes:
+    """Both forms: the weight's dimension `out_axis` holds the outputs, the other of its first two the inputs."""
+    x, w, bias = call.operand(0), call.operand(1), call.optional(2)
+    call.fix(*x[2:], *w[2:], why="a convolution slides along it")
+    out = w[out_axis]
+    if groups == 1:
+        call.tie(x[1], w[1 - out_axis])
+    else:
+        out = _couple_groups(call, groups, x[1], w, out_axis)
+    if bias is not None:
+        call.tie(out, bias[0])
+    y = (x[0], out, *call.fixed(*call.outputs[0].shape[2:]))
+    tie_all(call, y, call.optional(3))
+    return y
+
+
+def _couple_groups(call: CouplingCall, groups: int, x: int, w: Axes, out_axis: int) -> int:
+    """The axis of the result. One dimension of the weight spans all groups, the other is that of one group."""
+    inputs_in_weight, outputs = w[1 - out_axis], w[out_axis]
+    if out_axis == 1:
+        call.tie(x, inputs_in_weight)
+        outputs = call.free(call.outputs[0].shape[1])
+    within = w[1]
+    if tie_grouped(call, groups, x, outputs):
+        call.fix(within, why="whole groups of the convolution go")
+        return outputs
+    spanning = x if out_axis == 0 else outputs
+    index = torch.arange(call.size(spanning))
+    call.tie_indices(spanning, index, within, index % call.size(within))
+    return outputs
 
 
 def pairs(padding: Sequence[int]) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from torch.nn import functional
 from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, Op, Quantized, lowers, operator
+from .channels import Axes, CouplingCall
 from .quantize import check_moved
 
 
@@ -30,6 +31,11 @@ class Embedding(Op):
 
     def reference(self, indices: Tensor, weight: Tensor) -> Tensor:
         return functional.embedding(indices, weight)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        indices, weight = call.operand(0), call.operand(1)
+        call.fix(weight[0], why="rows are looked up by their number")
+        return ((*indices, weight[1]),)
 
 
 @lowers("embedding.default")

@@ -18,6 +18,7 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .accumulate import Clamp, apply_clamp, check_accumulating, finish_accumulator
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
+from .channels import Axes, CouplingCall, tie_all
 from .conv import check_residual, zero_point
 
 
@@ -60,6 +61,15 @@ class Linear(Op):
         weight = operands[1]
         assert weight is not None
         return outputs[0].numel * weight.shape[1]
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, w, bias = call.operand(0), call.operand(1), call.optional(2)
+        call.tie(x[-1], w[1])
+        if bias is not None:
+            call.tie(w[0], bias[0])
+        y = (*x[:-1], w[0])
+        tie_all(call, y, call.optional(3))
+        return (y,)
 
 
 @lowers("linear.default")

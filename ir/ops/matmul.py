@@ -16,6 +16,7 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .binary import broadcast, requant_of_product
+from .channels import Axes, CouplingCall, tie_broadcast
 from .linear import Linear
 from .quantize import per_tensor_types
 from .shape import Permute
@@ -55,6 +56,13 @@ class MatMul(Op):
         a = operands[0]
         assert a is not None
         return outputs[0].numel * a.shape[-1]
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        a, b, y = call.operand(0), call.operand(1), call.outputs[0]
+        call.tie(a[-1], b[-2] if len(b) > 1 else b[0])
+        rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
+        batch = y.shape[: y.rank - len(rows) - len(columns)]
+        return ((*tie_broadcast(call, batch, a[:-2], b[:-2]), *rows, *columns),)
 
 
 @lowers("matmul.default")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch.nn import functional
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, Op, check_floats, lowers, operator
+from .channels import Axes, CouplingCall, Cut, tie_all, tie_grouped
 
 
 @operator("batch_norm")
@@ -40,6 +41,9 @@ class BatchNorm(Op):
     ) -> Tensor:
         return functional.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (_couple_channels(call, call.operand(0)[1:2]),)
+
 
 @operator("layer_norm")
 @dataclass(frozen=True)
@@ -61,6 +65,12 @@ class LayerNorm(Op):
     def reference(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         return functional.layer_norm(x, self.shape, weight, bias, self.eps)
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (_couple_last(call, len(self.shape)),)
+
+    def cut(self, cut: Cut) -> LayerNorm:
+        return replace(self, shape=cut.shape()[-len(self.shape) :])
+
 
 @operator("rms_norm")
 @dataclass(frozen=True)
@@ -79,6 +89,12 @@ class RmsNorm(Op):
 
     def reference(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
         return functional.rms_norm(x, list(self.shape), weight, self.eps)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (_couple_last(call, len(self.shape)),)
+
+    def cut(self, cut: Cut) -> RmsNorm:
+        return replace(self, shape=cut.shape()[-len(self.shape) :])
 
 
 @operator("group_norm")
@@ -102,6 +118,16 @@ class GroupNorm(Op):
     def reference(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         return functional.group_norm(x, self.groups, weight, bias, self.eps)
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x = call.operand(0)
+        call.fix(*x[2:], why="a normalization takes its statistics over it")
+        if not tie_grouped(call, self.groups, x[1]):
+            call.pool(x[1])
+        return (_couple_channels(call, x[1:2]),)
+
+    def cut(self, cut: Cut) -> GroupNorm:
+        return replace(self, groups=cut.groups(0, 1, self.groups))
+
 
 @operator("instance_norm")
 @dataclass(frozen=True)
@@ -122,6 +148,25 @@ class InstanceNorm(Op):
 
     def reference(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
         return torch.instance_norm(x, weight, bias, None, None, True, 0.1, self.eps, False)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x = call.operand(0)
+        call.fix(*x[2:], why="a normalization takes its statistics over it")
+        return (_couple_channels(call, x[1:2]),)
+
+
+def _couple_channels(call: CouplingCall, channels: Axes) -> Axes:
+    """Axes of the result; every other operand is shaped like `channels`, which are the operand's."""
+    for index in range(1, len(call.types)):
+        tie_all(call, channels, call.optional(index))
+    return call.operand(0)
+
+
+def _couple_last(call: CouplingCall, count: int) -> Axes:
+    """A normalization whose statistics span the last `count` dimensions."""
+    channels = call.operand(0)[-count:]
+    call.pool(*channels)
+    return _couple_channels(call, channels)
 
 
 def _check_last(x: TensorType, shape: tuple[int, ...]) -> None:

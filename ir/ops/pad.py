@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.nn import functional
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
+from .channels import Axes, CouplingCall, Cut
 from .conv import pairs
 from .quantize import check_moved
 
@@ -48,6 +49,32 @@ class Pad(Op):
 
     def integer(self, call: IntegerCall) -> Tensor:
         return self._padded(call.operand(0), self.fill(call.output))
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        axes = list(call.operand(0))
+        for place, (before, after) in enumerate(pairs(self.padding), len(axes) - len(self.padding) // 2):
+            if not before and not after:
+                continue
+            size = call.size(axes[place])
+            if self.mode != "constant" or min(before, after) < 0 or size == 1:
+                call.fix(axes[place], why="it is padded with elements of its own, or cut")
+                axes[place] = call.fixed(size + before + after)[0]
+            else:
+                padded = call.free(size + before + after)
+                call.tie_indices(padded, torch.arange(before, before + size), axes[place], torch.arange(size))
+                axes[place] = padded
+        return (tuple(axes),)
+
+    def cut(self, cut: Cut) -> Pad:
+        """What is added shrinks with the channels that it met."""
+        x, y = cut.operand(0), cut.results[0]
+        first = len(x) - len(self.padding) // 2
+        padding: list[int] = []
+        for place, (before, after) in enumerate(pairs(self.padding), first):
+            removed = len(y[place]) != cut.outputs[0].shape[place]
+            added = int((y[place] < before).sum()) if removed else before
+            padding += [added, len(y[place]) - len(x[place]) - added if removed else after]
+        return replace(self, padding=tuple(padding))
 
     def fill(self, x: TensorType) -> int:
         """The integer that stands for `value`: the zero point where that is 0."""

@@ -17,6 +17,7 @@ from ..arithmetic import Requant, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
+from .channels import Axes, CouplingCall
 from .conv import pairs, spread, symmetric_padding
 from .quantize import check_moved, per_tensor_types
 from .reduce import Mean
@@ -49,6 +50,9 @@ class MaxPool(Op):
         x, padding = symmetric_padding(x, self.padding, value=float("-inf"))
         return _MAX_POOL[len(self.kernel)](x, self.kernel, self.stride, padding, self.dilation, self.ceil)
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (_couple(call),)
+
 
 @dataclass(frozen=True)
 class Averaging(Op):
@@ -69,6 +73,9 @@ class Averaging(Op):
             multipliers[counts == count], shifts[counts == count] = step.multiplier, step.shift
         y = requant(self.window_sums(centred), multipliers, shifts)
         return (y + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (_couple(call),)
 
     @abstractmethod
     def counts(self, shape: tuple[int, ...]) -> Tensor:
@@ -122,8 +129,9 @@ class AvgPool(Averaging):
 @operator("adaptive_avg_pool")
 @dataclass(frozen=True)
 class AdaptiveAvgPool(Averaging):
-    """Mean of `size` windows that cover the operand evenly: window i of n elements is floor(i n / size) to
-    ceil((i + 1) n / size).
+    """Mean of `size` windows that cover the operand evenly.
+
+    Along n elements window i reaches from floor(i n / size) to ceil((i + 1) n / size).
     """
 
     size: tuple[int, ...] = (1, 1)
@@ -166,6 +174,12 @@ class AdaptiveAvgPool(Averaging):
             parts = [x.narrow(axis + 2, start, stop - start) for start, stop in self.windows(axis, n)]
             x = torch.stack([part.sum(axis + 2) for part in parts], axis + 2)
         return x
+
+
+def _couple(call: CouplingCall) -> Axes:
+    x = call.operand(0)
+    call.fix(*x[2:], why="a window slides along it")
+    return (*x[:2], *call.fixed(*call.outputs[0].shape[2:]))
 
 
 @dataclass(frozen=True)

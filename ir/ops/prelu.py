@@ -19,6 +19,7 @@ from ..arithmetic import Requant, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
+from .channels import Axes, CouplingCall
 from .quantize import per_tensor_types
 
 
@@ -38,6 +39,12 @@ class Prelu(Op):
 
     def reference(self, x: Tensor, slope: Tensor) -> Tensor:
         return functional.prelu(x, slope)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, slope = call.operand(0), call.operand(1)
+        if call.size(slope[0]) > 1:
+            call.tie(x[1], slope[0])
+        return (x,)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         quantizations = per_tensor_types(operands[0], operands[1], outputs[0])

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, Op, check_floats, lowers, operator
+from .channels import Axes, CouplingCall, tie_all
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,38 @@ class Recurrent(Op):
         steps = outputs[0].shape[0] * outputs[0].shape[1]
         matrices = [t for t in operands[1 + self.states :] if t is not None and t.rank == 2]
         return steps * sum(w.numel for w in matrices)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        """A hidden unit is the same in all layers and directions: torch gives all of them one size."""
+        x, each = call.operand(0), 4 if self.bias else 2
+        hidden = call.operand(1 + self.states + 1)[1]
+        width = call.size(hidden)
+        for cell in range(self.layers * self.directions):
+            weights = [call.operand(1 + self.states + cell * each + i) for i in range(each)]
+            for rows in (w[0] for w in weights):
+                call.tie_indices(
+                    rows, torch.arange(self.gates * width), hidden, self._unit(self.gates, width)
+                )
+            call.tie(weights[1][1], hidden)
+            if cell < self.directions:
+                call.tie(weights[0][1], x[2])
+            else:
+                inputs = self._unit(self.directions, width)
+                call.tie_indices(weights[0][1], torch.arange(len(inputs)), hidden, inputs)
+        joined = hidden if self.directions == 1 else call.free(self.directions * width)
+        if joined != hidden:
+            both = self._unit(self.directions, width)
+            call.tie_indices(joined, torch.arange(len(both)), hidden, both)
+        time = 1 if self.batch_first else 0
+        call.fix(x[time], why="time steps are taken one after the other")
+        state = (*call.fixed(self.layers * self.directions), x[1 - time], hidden)
+        for index in range(self.states):
+            tie_all(call, state, call.optional(1 + index))
+        return ((*x[:2], joined), *(state,) * self.states)
+
+    @staticmethod
+    def _unit(copies: int, width: int) -> Tensor:
+        return torch.arange(width).repeat(copies)
 
     def _check_weights(self, features: int, weights: Sequence[TensorType | None]) -> int:
         each = 4 if self.bias else 2

@@ -14,6 +14,7 @@ from ..arithmetic import Requant, check_int32, requant
 from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
+from .channels import Axes, CouplingCall
 from .quantize import check_moved, per_tensor_types
 
 
@@ -36,6 +37,18 @@ class Reduction(Op):
         gone = self.reduced(x)
         sizes = [1 if axis in gone else size for axis, size in enumerate(x.shape)]
         return tuple(size for axis, size in enumerate(sizes) if self.keepdim or axis not in gone)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, type = call.operand(0), call.types[0]
+        assert type is not None
+        gone = self.reduced(type)
+        self.couple_reduced(call, tuple(x[axis] for axis in gone))
+        kept = [call.fixed(1)[0] if axis in gone else own for axis, own in enumerate(x)]
+        return (tuple(own for axis, own in enumerate(kept) if self.keepdim or axis not in gone),)
+
+    @abstractmethod
+    def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
+        """Say what becomes of the dimensions that go."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +91,9 @@ class Mean(LinearReduction):
     def reference(self, x: Tensor) -> Tensor:
         return torch.mean(x, self.axes or None, self.keepdim)
 
+    def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
+        call.pool(*axes)
+
     def divisor(self, x: TensorType) -> int:
         return max(1, prod(x.shape[axis] for axis in self.reduced(x)))
 
@@ -89,6 +105,9 @@ class Sum(LinearReduction):
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.sum(x, self.axes or None, self.keepdim)
+
+    def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
+        """A channel that is gone adds nothing."""
 
     def divisor(self, x: TensorType) -> int:
         return 1
@@ -109,6 +128,9 @@ class ReduceMax(Reduction):
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.amax(x, self.axes, self.keepdim)
+
+    def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
+        call.fix(*axes, why="its largest element is taken")
 
 
 def positive_axes(listed: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:

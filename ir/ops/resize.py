@@ -22,6 +22,7 @@ from ..arithmetic import Requant, check_int32, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
+from .channels import Axes, CouplingCall
 from .quantize import check_moved, per_tensor_types
 
 WEIGHT_BITS = 11
@@ -43,6 +44,11 @@ class Resize(Op):
         if min(*sizes, *x.shape[1:]) < 1:
             raise ShapeError(f"{x.shape} cannot be resized to {sizes}")
         return (*x.shape[:2], *sizes)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x = call.operand(0)
+        call.fix(*x[2:], why="it is resized")
+        return ((*x[:2], *call.fixed(*call.outputs[0].shape[2:])),)
 
     def _interpolate(self, x: Tensor, mode: str, align_corners: bool | None) -> Tensor:
         return functional.interpolate(

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import ShapeError
 from ..tensor_type import Quantization, TensorType, Value
 from .base import AtenCall, Op, Quantized, lowers, operator
+from .channels import Axes, CouplingCall, Cut
 from .quantize import check_moved
 
 
@@ -35,6 +36,12 @@ class Reshape(Op):
     def reference(self, x: Tensor) -> Tensor:
         return x.reshape(self.shape)
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (call.regroup(call.operand(0), call.outputs[0].shape),)
+
+    def cut(self, cut: Cut) -> Reshape:
+        return Reshape(_with_free(cut.shape(), self.shape))
+
 
 @operator("permute")
 @dataclass(frozen=True)
@@ -53,6 +60,10 @@ class Permute(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return x.permute(self.order)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x = call.operand(0)
+        return (tuple(x[i] for i in self.order),)
 
 
 @operator("expand")
@@ -78,6 +89,17 @@ class Expand(Op):
     def reference(self, x: Tensor) -> Tensor:
         return x.expand(self.shape)
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, shape = call.operand(0), call.outputs[0].shape
+        added = len(shape) - len(x)
+        axes = [call.free(n, weak=True) for n in shape[:added]]
+        for axis, size in zip(x, shape[added:], strict=True):
+            axes.append(axis if call.size(axis) == size else call.free(size, weak=True))
+        return (tuple(axes),)
+
+    def cut(self, cut: Cut) -> Expand:
+        return Expand(_with_free(cut.shape(), self.shape))
+
 
 @operator("copy")
 @dataclass(frozen=True)
@@ -91,6 +113,14 @@ class Copy(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return x.contiguous()
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (call.operand(0),)
+
+
+def _with_free(shape: tuple[int, ...], written: tuple[int, ...]) -> tuple[int, ...]:
+    """`shape`, with -1 where `written` has it."""
+    return tuple(-1 if old == -1 else new for old, new in zip(written, shape, strict=True))
 
 
 def _permuted(quantization: Quantization | None, order: tuple[int, ...]) -> Quantization | None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, Op, Quantized, lowers, operator
+from .channels import Axes, CouplingCall, Cut, tie_part
 from .quantize import check_moved
 from .shape import emit_unsqueeze
 
@@ -39,6 +40,21 @@ class Slice(Op):
         window = (slice(None),) * self.axis
         return x[(*window, slice(self.start, self.stop, self.step))]
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, size = call.operand(0), call.outputs[0].shape[self.axis]
+        if self.step != 1:
+            call.fix(x[self.axis], why="places along it are counted in steps")
+            return ((*x[: self.axis], *call.fixed(size), *x[self.axis + 1 :]),)
+        return ((*x[: self.axis], tie_part(call, x[self.axis], self.start, size), *x[self.axis + 1 :]),)
+
+    def cut(self, cut: Cut) -> Slice:
+        """Counted again among what stays."""
+        kept = cut.operand(0)[self.axis]
+        if self.step != 1 or len(kept) == cut.type(0).shape[self.axis]:
+            return self
+        start = int((kept < self.start).sum())
+        return Slice(self.axis, start, None if self.stop is None else int((kept < self.stop).sum()))
+
 
 @operator("select")
 @dataclass(frozen=True)
@@ -59,6 +75,11 @@ class Select(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return x.select(self.axis, self.index)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x = call.operand(0)
+        call.fix(x[self.axis], why="one place of it is selected")
+        return ((*x[: self.axis], *x[self.axis + 1 :]),)
 
 
 @operator("split")
@@ -82,6 +103,17 @@ class Split(Op):
 
     def reference(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.split_with_sizes(x, self.sizes, self.axis))
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, parts, start = call.operand(0), [], 0
+        for size in self.sizes:
+            part = tie_part(call, x[self.axis], start, size)
+            parts.append((*x[: self.axis], part, *x[self.axis + 1 :]))
+            start += size
+        return tuple(parts)
+
+    def cut(self, cut: Cut) -> Split:
+        return Split(self.axis, tuple(len(kept[self.axis]) for kept in cut.results))
 
 
 @operator("concat")
@@ -108,6 +140,19 @@ class Concat(Op):
     def reference(self, *operands: Tensor) -> Tensor:
         return torch.cat(operands, self.axis)
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        parts = [call.operand(index) for index in range(len(call.types))]
+        joined, start = call.free(call.outputs[0].shape[self.axis]), 0
+        for part in parts:
+            size = call.size(part[self.axis])
+            index = torch.arange(size)
+            call.tie_indices(joined, index + start, part[self.axis], index)
+            start += size
+            for place, (own, first) in enumerate(zip(part, parts[0], strict=True)):
+                if place != self.axis:
+                    call.tie(first, own)
+        return ((*parts[0][: self.axis], joined, *parts[0][self.axis + 1 :]),)
+
 
 @operator("flip")
 @dataclass(frozen=True)
@@ -128,6 +173,14 @@ class Flip(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.flip(x, self.axes)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        axes = list(call.operand(0))
+        for place in self.axes:
+            size, own = call.size(axes[place]), axes[place]
+            axes[place] = call.free(size)
+            call.tie_indices(axes[place], torch.arange(size), own, torch.arange(size).flip(0))
+        return (tuple(axes),)
 
 
 @operator("roll")
@@ -151,6 +204,11 @@ class Roll(Op):
     def reference(self, x: Tensor) -> Tensor:
         return torch.roll(x, self.shifts, self.axes)
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x = call.operand(0)
+        call.fix(*(x[place] for place in self.axes), why="it is rotated")
+        return (x,)
+
 
 @operator("tile")
 @dataclass(frozen=True)
@@ -171,6 +229,18 @@ class Tile(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return x.repeat(self.repeats)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, shape = call.operand(0), call.outputs[0].shape
+        added = len(shape) - len(x)
+        axes = [*call.fixed(*shape[:added])]
+        for own, size in zip(x, shape[added:], strict=True):
+            count = call.size(own)
+            axes.append(own if count == size else call.fixed(size)[0] if count <= 1 else call.free(size))
+            if axes[-1] != own and count > 1:
+                index = torch.arange(size)
+                call.tie_indices(axes[-1], index, own, index % count)
+        return (tuple(axes),)
 
 
 def check_axis(axis: int, x: TensorType) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import ShapeError
 from ..tensor_type import Quantization, TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
+from .channels import Axes, CouplingCall
 from .quantize import per_tensor_types
 from .slicing import check_axis
 
@@ -40,6 +41,9 @@ class Softmax(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.softmax(x, self.axis)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (_couple(call, self.axis),)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         qx, qy = per_tensor_types(operands[0], outputs[0])
@@ -74,6 +78,15 @@ class LogSoftmax(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.log_softmax(x, self.axis)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (_couple(call, self.axis),)
+
+
+def _couple(call: CouplingCall, axis: int) -> Axes:
+    x = call.operand(0)
+    call.fix(x[axis], why="the softmax is taken along it")
+    return x
 
 
 def _along(op: Softmax | LogSoftmax, x: TensorType) -> tuple[TensorType, ...]:
