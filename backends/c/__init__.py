@@ -5,11 +5,12 @@ artifact = emit(graph, COutput(name="kws"), target, vectors=samples)
 artifact.files["kws.c"], artifact.plan.arena_bytes, artifact.prediction.cycles
 """
 
-from .check import CODES, Problem, check
+from .check import BUDGET_CODES, CODES, Problem, check
 from .emit import CArtifact, emit
 from .predict import NodePrediction, Prediction, predict, predict_node, predict_program
 
 __all__ = [
+    "BUDGET_CODES",
     "CODES",
     "CArtifact",
     "NodePrediction",

@@ -10,10 +10,10 @@ from ...ir.errors import IRError
 from ...ir.ops.call import TorchCall
 from ...specs.outputs import COutput
 from ...specs.target import Target
-from .emit import lower
 from .kernels.base import Site
 from .layout import Layout, channels_last
 from .literal import C_TYPES
+from .lower import lower
 from .predict import predict_program
 from .prepare import strip_edges
 from .select import offers
@@ -29,6 +29,7 @@ CODES = {
     "C707": "the arena is larger than the target's memory",
     "C708": "code and constants are larger than the target's flash",
 }
+BUDGET_CODES = frozenset({"C707", "C708"})
 _MAX_RANK = 4
 _ACTIVATION_BITS = 8
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from ...ir import Graph, Node, Source
 from ...specs.outputs import COutput
 from ...specs.target import Target
-from .emit import lower
 from .kernels.base import Call, Implementation, Site
 from .layout import channels_last
+from .lower import lower
 from .memory import MemoryPlan
 from .program import Program
 from .select import offers

@@ -4,7 +4,6 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
 #ifndef FXP_INLINE
 #define FXP_INLINE static inline __attribute__((always_inline, unused))

@@ -217,10 +217,10 @@ def call(
     writes: Mapping[str, int] = MappingProxyType({"y": 0}),
     constants: tuple[Constant, ...] = (),
     scratch: str = "",
-    headers: tuple[str, ...] = ("arithmetic.h",),
     uses_math: bool = False,
 ) -> Call:
     """A call of a template's function; `reads` and `writes` give operands and results their names in the C."""
+    headers = ("arithmetic.h",) if site.is_integer else ("real.h",)
     inputs = [f"const {c_type(site.type(i).dtype)} *{name}" for name, i in reads.items()]
     outputs = [f"{c_type(site.node.outputs[i].type.dtype)} *{name}" for name, i in writes.items()]
     arrays = [f"const {array_type(c.data)} *{c.role}" for c in constants]

@@ -38,9 +38,7 @@ def portable(site: Site) -> Offer:
     ]
     loops = nest(shape, layout_y.strides(shape), *strides)
     context = BinaryContext(_title(site), loops, _value(site, f"a[{loops.at[1]}]", f"b[{loops.at[2]}]"))
-    made = call(
-        "binary/binary.c.j2", context, site, reads={"a": 0, "b": 1}, headers=("arithmetic.h", "real.h")
-    )
+    made = call("binary/binary.c.j2", context, site, reads={"a": 0, "b": 1})
     instructions = (12.0 if site.is_integer else 8.0) * site.output.numel
     return (
         Implementation(

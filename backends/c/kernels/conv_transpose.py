@@ -73,7 +73,7 @@ def portable(site: Site) -> Offer:
         finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
         context = TransposeContext(x, y, seen, op.groups, finish, "float", "float", "tap[i] * w[i]")
     names = {"x": 0} | ({"residual": 3} if site.has(3) else {})
-    made = call("conv/conv_transpose.c.j2", context, site, reads=names, constants=constants, headers=_HEADERS)
+    made = call("conv/conv_transpose.c.j2", context, site, reads=names, constants=constants)
     layout_y = channels_last(site.output.shape)
     reads = {0: channels_last(site.type(0).shape)} | ({3: layout_y} if site.has(3) else {})
     taps = site.output.numel * seen.kernel[0] * seen.kernel[1]
@@ -88,9 +88,6 @@ def portable(site: Site) -> Offer:
             overwrites=(3,) if site.has(3) else (),
         ),
     )
-
-
-_HEADERS = ("arithmetic.h", "real.h")
 
 
 def _packed(weight: AnyArray, groups: int, seen: Window) -> AnyArray:

@@ -57,8 +57,7 @@ def _offer(
     layout = site.layouts[0] or contiguous(site.output.shape)
     count = layout.elements(site.output.shape)
     context = ConversionContext(f"{what} of {count} elements", count, element, value)
-    headers = ("arithmetic.h", "real.h")
-    made = call("quantize/convert.c.j2", context, site, reads={"x": 0}, headers=headers)
+    made = call("quantize/convert.c.j2", context, site, reads={"x": 0})
     cost = Cost(instructions * count, 1.4 * instructions * count, 60)
     overwrites = (0,) if in_place and not site.is_constant(0) else ()
     name = f"{site.node.op.name}_portable"

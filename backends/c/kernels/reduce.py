@@ -11,8 +11,6 @@ from .base import Cost, Implementation, Offer, Site, call, kernel
 from .nest import Nest, nest
 from .rounding import saturated, signed
 
-HEADERS = ("arithmetic.h", "real.h")
-
 
 @dataclass(frozen=True)
 class ReduceContext:
@@ -54,7 +52,6 @@ def portable(site: Site) -> Offer:
         context,
         site,
         reads={"x": 0},
-        headers=HEADERS,
         uses_math=context.start == "-INFINITY",
     )
     instructions = 7.0 * x.numel + 25.0 * site.output.numel

@@ -42,9 +42,7 @@ def portable(site: Site) -> Offer:
         made = call("softmax/softmax_integer.c.j2", context, site, reads={"x": 0}, constants=(table,))
         instructions = 40.0 * site.output.numel
     else:
-        made = call(
-            f"softmax/{op.name}_float.c.j2", context, site, reads={"x": 0}, headers=(), uses_math=True
-        )
+        made = call(f"softmax/{op.name}_float.c.j2", context, site, reads={"x": 0}, uses_math=True)
         instructions = 150.0 * site.output.numel
     return (
         Implementation(

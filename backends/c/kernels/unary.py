@@ -118,9 +118,7 @@ def portable(site: Site) -> Offer:
     else:
         expression = _EXPRESSIONS[op.name]
         context = UnaryContext(f"{op.name} of {count} elements", count, 0, expression.text(op))
-        made = call(
-            "unary/unary.c.j2", context, site, reads={"x": 0}, headers=("real.h",), uses_math=expression.libm
-        )
+        made = call("unary/unary.c.j2", context, site, reads={"x": 0}, uses_math=expression.libm)
         instructions = (8.0 + _LIBM_INSTRUCTIONS * expression.libm) * count
     in_place = (0,) if not site.is_constant(0) else ()
     return (

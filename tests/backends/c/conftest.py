@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.ports import from_memory, to_memory
 from fxpress.backends.c.toolchain import WARNINGS, find_compiler, link_shared
-from fxpress.ir import DType, Graph, Value, run_integer
+from fxpress.ir import DType, Graph, Value, parse, run_integer, verify
 from fxpress.specs.outputs import COutput
 from fxpress.specs.target import Target, Toolchain
 
@@ -26,6 +27,52 @@ extern fxp_tracer fxp_trace;
 """
 
 Inspect = Callable[..., CArtifact]
+OPERATORS_FILE = Path(__file__).parent / "operators.txt"
+CHUNK = 48
+
+
+def cases() -> dict[str, str]:
+    """Graphs in text form by name: every operator in its variants."""
+    parts = OPERATORS_FILE.read_text(encoding="utf-8").split("== ")[1:]
+    return {name: text for name, _, text in (part.partition("\n") for part in parts)}
+
+
+def joined(texts: dict[str, str]) -> Graph:
+    """One graph of several that have nothing to do with each other; values are named after the case."""
+    inputs, outputs, nodes, params, names = [], [], [], {}, []
+    for case, text in texts.items():
+        graph = parse(text, fill=fill)
+
+        def named(value: Value, case: str = case) -> Value:
+            return replace(value, name=f"{case}: {value.name}")
+
+        inputs += map(named, graph.inputs)
+        outputs += map(named, graph.outputs)
+        names += [f"{case}: {name}" for name in graph.output_names]
+        params |= {f"{case}: {name}": tensor for name, tensor in graph.params.items()}
+        nodes += [
+            replace(
+                node,
+                inputs=tuple(v and named(v) for v in node.inputs),
+                outputs=tuple(map(named, node.outputs)),
+            )
+            for node in graph.nodes
+        ]
+    return verify(Graph(tuple(inputs), tuple(outputs), tuple(nodes), params, tuple(names)))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test that takes `operators` runs on each part of the file, as one graph."""
+    if "operators" in metafunc.fixturenames:
+        texts = list(cases().items())
+        parts = [dict(texts[i : i + CHUNK]) for i in range(0, len(texts), CHUNK)]
+        metafunc.parametrize("operators", parts, indirect=True, ids=[f"part{i}" for i in range(len(parts))])
+
+
+@pytest.fixture
+def operators(request: pytest.FixtureRequest) -> Graph:
+    """One part of all operators in their variants, as one graph."""
+    return joined(request.param)
 
 
 @pytest.fixture(name="fill")
@@ -38,11 +85,19 @@ def fill(value: Value) -> torch.Tensor:
     """A constant of random integers or reals, the same for the same name."""
     generator = torch.Generator().manual_seed(sum(map(ord, value.name)))
     type = value.type
+    if value.name == "positive":
+        return torch.rand(type.shape, generator=generator) + 0.1
     if type.dtype is DType.I32:
         return torch.randint(-2000, 2000, type.shape, dtype=torch.int32, generator=generator)
     if type.is_quantized:
         return torch.randint(-127, 128, type.shape, dtype=type.dtype.torch, generator=generator)
     return torch.randn(type.shape, generator=generator)
+
+
+@pytest.fixture(name="draw")
+def draw_fixture() -> Callable[[Value, int], torch.Tensor]:
+    """Random tensors of a value's type."""
+    return draw
 
 
 def draw(value: Value, seed: int) -> torch.Tensor:
@@ -53,6 +108,18 @@ def draw(value: Value, seed: int) -> torch.Tensor:
     if not value.type.dtype.is_floating:
         return torch.randint(0, 10, value.type.shape, generator=generator).to(value.type.dtype.torch)
     return torch.randn(value.type.shape, generator=generator)
+
+
+@pytest.fixture
+def integer_operators() -> Graph:
+    """All operators that compute on integers alone, as one graph."""
+    return joined({name: text for name, text in cases().items() if "f32" not in text})
+
+
+@pytest.fixture
+def operator_cases() -> dict[str, str]:
+    """All operators in their variants, as text by name."""
+    return cases()
 
 
 @pytest.fixture

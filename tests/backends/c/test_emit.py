@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from fxpress.backends.c.emit import emit
 from fxpress.ir import parse, verify
 from fxpress.specs.outputs import COutput
@@ -45,3 +47,12 @@ def test_the_users_names_stay_inside_comments(fill, host):
 def test_equal_input_gives_equal_bytes(fill, host):
     first, second = (emit(parse(NET, fill=fill), COutput(name="net"), host) for _ in range(2))
     assert first.files == second.files
+
+
+def test_every_function_finds_the_helpers_that_it_calls(operator_cases, fill, host, cortex_m4):
+    for name, text in operator_cases.items():
+        for target in (host, cortex_m4):
+            source = emit(parse(text, fill=fill), COutput(name="net"), target).files["net.c"].decode()
+            called = set(re.findall(r"\b(fxp_\w+)\(", source))
+            defined = set(re.findall(r"(?:^FXP_INLINE \w+ |DEFINE_LANES\()(fxp_\w+)", source, re.MULTILINE))
+            assert called <= defined, f"{name}: {sorted(called - defined)}"

@@ -1,0 +1,86 @@
+"""The self-test that is emitted beside the network: golden vectors, and a program that checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...ir import Graph, run_integer
+from .literal import array, comment
+from .ports import Port, to_memory
+from .render import render
+from .source import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output and the buffer that receives it; reals may differ by rounding."""
+
+    c_type: str
+    symbol: str
+    size: int
+    is_float: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """One run: its arguments, and the array that each output must equal."""
+
+    arguments: str
+    expected: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestContext:
+    """What the template sees."""
+
+    name: str
+    prefix: str
+    arrays: tuple[Array, ...]
+    outputs: tuple[Output, ...]
+    vectors: tuple[Vector, ...]
+    checks: int
+
+
+def write_self_test(
+    name: str, graph: Graph, ports: tuple[Port, ...], vectors: Sequence[Sequence[Tensor]]
+) -> str:
+    """The self-test on inputs `vectors`; what is expected is computed by the integer interpreter."""
+    inputs = [port for port in ports if port.is_input]
+    outputs = [port for port in ports if not port.is_input]
+    buffers = tuple(
+        Output(port.c_type, f"result_{i}", port.type.numel, port.c_type == "float")
+        for i, port in enumerate(outputs)
+    )
+    arrays: list[Array] = []
+    runs: list[Vector] = []
+    for number, vector in enumerate(vectors):
+        stored = [_as_taken(port, tensor) for port, tensor in zip(inputs, vector, strict=True)]
+        given = _arrays(f"input_{number}", inputs, stored)
+        expected = _arrays(f"expected_{number}", outputs, run_integer(graph, stored))
+        arrays += [*given, *expected]
+        arguments = [*(a.symbol for a in given), *(b.symbol for b in buffers), "arena.bytes"]
+        runs.append(Vector(", ".join(arguments), tuple(a.symbol for a in expected)))
+    checks = len(runs) * len(outputs)
+    return render(
+        "test.c.j2", SelfTestContext(name, name.upper(), tuple(arrays), buffers, tuple(runs), checks)
+    )
+
+
+def _as_taken(port: Port, tensor: Tensor) -> Tensor:
+    """The tensor as the emitted function takes it: reals become integers where it takes those."""
+    q = port.type.quantization
+    if q is None or not tensor.is_floating_point():
+        return tensor
+    return q.quantize(tensor).to(torch.int8)
+
+
+def _arrays(symbol: str, ports: Sequence[Port], tensors: Sequence[Tensor]) -> list[Array]:
+    found = []
+    for index, (port, tensor) in enumerate(zip(ports, tensors, strict=True)):
+        data = to_memory(tensor, port.stored)
+        found.append(Array(f"{symbol}_{index}", port.c_type, data.size, array(data), comment(port.name)))
+    return found

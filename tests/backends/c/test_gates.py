@@ -1,0 +1,138 @@
+"""Emitted C under every compiler: no warning, nothing undefined but memcpy and memset, the stack as stated."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from fxpress.backends.c.elf import read_elf
+from fxpress.backends.c.emit import emit
+from fxpress.backends.c.stack import worst_case_stack
+from fxpress.backends.c.toolchain import (
+    CORTEX_M_FLAGS,
+    SANITIZERS,
+    WARNINGS,
+    check_header,
+    compile_objects,
+    find_compiler,
+    link_program,
+)
+from fxpress.ir import parse, verify
+from fxpress.specs.outputs import COutput
+
+COMPILERS = [
+    ("gcc", None),
+    ("clang", None),
+    *(("arm-none-eabi-gcc", cpu) for cpu in CORTEX_M_FLAGS),
+]
+STACK_CASES = [("cortex-m0plus", "-O2"), ("cortex-m4f", "-O2"), ("cortex-m4f", "-O3"), ("cortex-m33", "-Os")]
+NET = """
+graph(%x: f32[1x3x8x8]) {
+  const %w: i8[8x3x3x3]<scale=0.01, zero=0>
+  const %d: i8[8x1x3x3]<scale=0.01, zero=0>
+  const %p: i8[8x8x1x1]<scale=0.01, zero=0>
+  const %l: i8[10x8]<scale=0.01, zero=0>
+  %q: i8[1x3x8x8]<scale=0.05, zero=-3> = quantize(%x)
+  %c: i8[1x8x8x8]<scale=0.04, zero=-128> = conv{padding=(1, 1, 1, 1), clamp=(0.0, inf)}(%q, %w)
+  %e: i8[1x8x8x8]<scale=0.04, zero=-128> = conv{padding=(1, 1, 1, 1), groups=8, clamp=(0.0, inf)}(%c, %d)
+  %f: i8[1x8x8x8]<scale=0.04, zero=-1> = conv(%e, %p, none, %c)
+  %g: i8[1x8x8x8]<scale=0.04, zero=-1> = tanh(%f)
+  %s: i8[1x8x8x8]<scale=0.05, zero=-1> = add(%g, %c)
+  %a: i8[1x8x1x1]<scale=0.04, zero=-1> = avg_pool{kernel=(8, 8), stride=(8, 8)}(%s)
+  %r: i8[1x8]<scale=0.04, zero=-1> = reshape{shape=(-1, 8)}(%a)
+  %y: i8[1x10]<scale=0.1, zero=2> = linear(%r, %l)
+  %z: i8[1x10]<scale=0.00390625, zero=-128> = softmax{axis=1}(%y)
+  %out: f32[1x10] = dequantize(%z)
+  return y: %out
+}"""
+
+
+def written(artifact, folder):
+    """The artifact's sources without the self-test, in `folder`."""
+    for name, data in artifact.files.items():
+        (folder / name).write_bytes(data)
+    return [folder / f"{artifact.name}.c", folder / f"{artifact.name}_weights.c"]
+
+
+def compiler(name, cpu):
+    """The compiler, or a skip that says it is missing."""
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    return find_compiler(name, cpu=cpu)
+
+
+@pytest.mark.parametrize(("name", "cpu"), COMPILERS)
+def test_every_operator_compiles_without_a_warning(name, cpu, operators, cortex_m4, host, tmp_path):
+    target = host if cpu in (None, "cortex-m0plus", "cortex-m3") else cortex_m4
+    sources = written(emit(operators, COutput(name="net"), target), tmp_path)
+    compile_objects(compiler(name, cpu), sources, tmp_path, flags=("-O1", *WARNINGS))
+
+
+def test_every_integer_operator_compiles_without_a_c_library(integer_operators, host, tmp_path):
+    sources = written(emit(integer_operators, COutput(name="net"), host), tmp_path)
+    riscv = compiler("riscv64-unknown-elf-gcc", None)
+    compile_objects(riscv, sources, tmp_path, flags=("-O2", *WARNINGS))
+
+
+@pytest.mark.parametrize("optimization", ["-O0", "-Os", "-O3"])
+def test_every_optimization_compiles_without_a_warning(optimization, integer_operators, cortex_m4, tmp_path):
+    sources = written(emit(integer_operators, COutput(name="net"), cortex_m4), tmp_path)
+    arm = compiler("arm-none-eabi-gcc", "cortex-m4f")
+    compile_objects(arm, sources, tmp_path, flags=(optimization, *WARNINGS))
+
+
+@pytest.mark.parametrize("name", ["g++", "clang++"])
+def test_the_header_stands_alone_in_cpp(name, operators, host, tmp_path):
+    written(emit(operators, COutput(name="net"), host), tmp_path)
+    check_header(compiler(name, None), tmp_path / "net.h")
+
+
+@pytest.mark.parametrize("name", ["gcc", "clang"])
+def test_an_integer_network_needs_nothing_but_memcpy_and_memset(name, fill, host, tmp_path):
+    sources = written(emit(verify(parse(NET, fill=fill)), COutput(name="net"), host), tmp_path)
+    objects = compile_objects(compiler(name, None), sources, tmp_path, flags=("-O2", "-fno-stack-protector"))
+    undefined = {symbol for o in objects for symbol in read_elf(o).undefined}
+    assert {s for s in undefined if not s.startswith("net_") and s != "_GLOBAL_OFFSET_TABLE_"} <= {
+        "memcpy",
+        "memset",
+    }
+
+
+def test_an_integer_network_computes_no_floats(fill, host):
+    source = emit(verify(parse(NET, fill=fill)), COutput(name="net"), host).files["net.c"].decode()
+    code = re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)
+    assert not re.search(r"\b(float|double)\b", code)
+
+
+@pytest.mark.parametrize(("cpu", "optimization"), STACK_CASES)
+def test_the_stack_macro_bounds_the_stack(cpu, optimization, operators, cortex_m4, host, tmp_path):
+    artifact = emit(operators, COutput(name="net"), cortex_m4 if cpu != "cortex-m0plus" else host)
+    objects = compile_objects(
+        compiler("arm-none-eabi-gcc", cpu), written(artifact, tmp_path), tmp_path, flags=(optimization,)
+    )
+    assert worst_case_stack(objects, "net_run") <= int(artifact.macros["NET_STACK_BYTES"])
+
+
+def test_the_self_test_passes_under_sanitizers(fill, host, tmp_path, draw):
+    graph = verify(parse(NET, fill=fill))
+    vectors = [[draw(v, seed) for v in graph.inputs] for seed in range(3)]
+    artifact = emit(graph, COutput(name="net"), host, vectors=vectors)
+    sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
+    program = link_program(
+        compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1", *WARNINGS, *SANITIZERS)
+    )
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "net: 0 of 3 outputs differ\n"), done.stderr
+
+
+def test_the_self_test_finds_a_wrong_constant(fill, host, tmp_path, draw):
+    graph = verify(parse(NET, fill=fill))
+    artifact = emit(graph, COutput(name="net"), host, vectors=[[draw(v, 1) for v in graph.inputs]])
+    sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
+    weights = tmp_path / "net_weights.c"
+    weights.write_text(re.sub(r"(net_bias_\d+\[10\] = \{\n\s*)-?\d+", r"\g<1>2000000", weights.read_text()))
+    program = link_program(compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1",))
+    assert subprocess.run([program], capture_output=True, check=False).returncode == 1
