@@ -7,6 +7,10 @@
 #ifndef FXP_DSP_H
 #define FXP_DSP_H
 
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
 /* Four bytes from any address, the first one lowest. */
 FXP_INLINE uint32_t fxp_load4(const int8_t *p)
 {
