@@ -67,9 +67,14 @@ def call_source(
     arguments: Mapping[str, Any],  # Any: the user's keywords
     place: str,
 ) -> object:
-    """What the user's class or function gives; UserError with the line when it raises."""
+    """What the user's class or function gives; UserError with the line when it raises.
+
+    Torch's random numbers start from seed 0, so that a model without a weights file is the same one every time.
+    """
     try:
-        return factory(**arguments)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return factory(**arguments)
     except Exception as err:  # the user's code may raise anything
         raise _problem("M101", place, f"calling it raises {_first_line(err)}", _line_in(None, err)) from err
 

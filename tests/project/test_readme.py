@@ -1,0 +1,111 @@
+"""Every command and every program in the README and the docs runs, as a newcomer would run them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fxpress.compiler.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODEL = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(3, 4, 3, stride=4), nn.ReLU())
+        self.head = nn.Linear(256, 3)
+
+    def forward(self, x):
+        return self.head(self.features(x).flatten(1))
+"""
+SPEC = """
+fxpress: 1
+extends: preset/int8-mcu
+model: {source: model.py:Net, inputs: {x: {shape: [1, 3, 32, 32]}}}
+data:
+  calibration: {file: test.npz}
+  evaluation: {file: test.npz, labels: y}
+target: {name: cortex-m4f}
+"""
+
+
+def _commands(tool: str) -> list[str]:
+    """What stands in backquotes or behind a prompt and begins with `tool`, placeholders left out."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        found += re.findall(rf"`({tool} [^`\n]+)`", text) + re.findall(
+            rf"^\$ ({tool} [^#\n]+)", text, re.MULTILINE
+        )
+    return [c.strip() for c in dict.fromkeys(found) if not re.search(r"\b[A-Z]{3,}\b|\.\.\.", c)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A newcomer's folder: a model, data, a spec, and outputs to look at."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    (folder / "model.py").write_text(MODEL)
+    (folder / "net.yaml").write_text(SPEC)
+    generator = np.random.default_rng(0)
+    np.savez(
+        folder / "test.npz",
+        x=generator.normal(size=(8, 3, 32, 32)).astype("f4"),
+        y=generator.integers(0, 3, 8),
+    )
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
+        for name in ("out", "a", "b"):
+            assert main(["compile", "net.yaml", "-o", name]) == 0
+    return folder
+
+
+def test_there_are_commands_to_run() -> None:
+    assert len(_commands("fxpress")) >= 8 and len(_commands("make")) >= 4
+
+
+@pytest.mark.parametrize("command", _commands("fxpress"))
+def test_this_command_of_the_docs_runs(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "spec.yaml").unlink(missing_ok=True)
+    words = shlex.split(command.partition(">")[0])
+    assert main(words[1:]) == 0
+
+
+@pytest.mark.parametrize("command", _commands("make"))
+def test_this_make_command_of_the_docs_exists(command: str) -> None:
+    target = command.split()[1]
+    subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_spec_of_the_readme_is_sound(tmp_path: Path) -> None:
+    spec = re.findall(r"```yaml\n(fxpress: 1.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    (tmp_path / "build").mkdir()
+    (tmp_path / "model.py").write_text("class DigitNet: ...\n")
+    (tmp_path / "build" / "weights.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    for name in ("calibration", "evaluation"):
+        np.savez(tmp_path / "build" / f"{name}.npz", x=np.zeros((1, 1, 8, 8), "f4"), y=np.zeros(1, int))
+    (tmp_path / "net.yaml").write_text(spec)
+    assert main(["check", str(tmp_path / "net.yaml")]) == 0
+
+
+def test_the_python_of_the_report_page_runs() -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "report.md").read_text(), re.DOTALL)[0]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, {})
+    assert '"resources"' in out.getvalue()
+
+
+def test_links_between_the_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
