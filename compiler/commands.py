@@ -36,7 +36,9 @@ def init(options: argparse.Namespace) -> None:
 def plan(options: argparse.Namespace) -> None:
     """Print what a compilation would do, and what it would cost."""
     with Progress() as progress:
-        compiled = compile_model(options.spec, overrides=options.set, progress=progress)
+        compiled = compile_model(
+            options.spec, overrides=options.set, progress=progress, enforce_budget=False
+        )
     print(plan_text(compiled.report, why=options.why))
 
 

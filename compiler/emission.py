@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ..backends.c import CArtifact
+from ..backends.c import BUDGET_CODES, CArtifact
+from ..backends.c import check as check_c
 from ..backends.c import emit as emit_c
 from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
@@ -31,10 +32,16 @@ class Artifacts:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def check_backends(outputs: Outputs, graph: Graph, target: Target) -> None:
-    """UserError with every reason for which a backend that the spec asks for cannot carry the graph."""
+def check_backends(outputs: Outputs, graph: Graph, target: Target, *, enforce_budget: bool) -> None:
+    """UserError with every reason for which a backend that the spec asks for cannot carry the graph.
+
+    Without `enforce_budget` a network that is too large for the target's memory passes: a plan shows by how much.
+    """
     if outputs.c is None:
         return
+    problems = [p for p in check_c(graph, outputs.c, target) if enforce_budget or p.code not in BUDGET_CODES]
+    if problems:
+        raise UserError(Problem(p.code, p.place, p.message, p.hint) for p in problems)
 
 
 def emit_backends(spec: Spec, graph: Graph, target: Target, samples: Samples | None) -> Artifacts:
