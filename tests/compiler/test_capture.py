@@ -282,3 +282,15 @@ def _seconds(model: nn.Module) -> float:
     fused = find_pass("fuse")(verify(graph), FuseOptions()).graph
     assert len(fused.nodes) == len(graph.nodes) // 2
     return time.process_time() - start
+
+
+def test_an_encoder_is_exact_but_for_the_fused_kernel_that_torch_uses_outside_traces() -> None:
+    layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
+    rows = torch.randn(2, 12, 32)
+    assert capture(layer, (rows,)).deviation < 1e-6
+
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        assert capture(layer, (rows,)).deviation == 0.0
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
