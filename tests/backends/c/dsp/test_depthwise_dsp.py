@@ -81,9 +81,8 @@ def depthwise_case(
     )
 
 
-@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2), (3, 1)])
-def test_any_kernel_and_padding_is_exact(kit: Any, kind: str, stride: tuple[int, int]) -> None:
+def test_any_kernel_and_padding_is_exact(kit: Any, stride: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)
     cases = []
     for i, kernel in enumerate([(3, 3), (5, 5), (4, 2), (1, 1), (1, 7), (2, 3)]):
@@ -92,7 +91,7 @@ def test_any_kernel_and_padding_is_exact(kit: Any, kind: str, stride: tuple[int,
         shape = depthwise_shape(
             (height, width, channels),
             kernel,
-            kit.epilogue(kind, rng),
+            kit.epilogue(KINDS[(i + stride[0]) % 3], rng),
             stride=stride,
             padding=(top, left, bottom, right),
             zero_point=int(rng.integers(-128, 128)),
