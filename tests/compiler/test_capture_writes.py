@@ -155,6 +155,18 @@ def elements_by_strides(x: Tensor) -> tuple[Tensor, ...]:
     return y, picked
 
 
+def writes_in_a_block_without_gradient(x: Tensor) -> tuple[Tensor, ...]:
+    y = x * 1
+    view = y[0]
+    with torch.enable_grad():
+        view.add_(1)
+        with torch.no_grad():
+            part = y[:, 1]
+            part.mul_(2)
+        part.sub_(3)
+    return y, view, part
+
+
 PROGRAMS = [
     base_seen_through_a_view,
     view_writes_to_its_base_and_its_sisters,
@@ -174,6 +186,7 @@ PROGRAMS = [
     buffer_that_grows,
     parts_broadcast_together,
     elements_by_strides,
+    writes_in_a_block_without_gradient,
 ]
 
 
