@@ -21,7 +21,7 @@ from ..ir import Builder, Node, Value
 from ..ir.ops.conv import Conv, ConvTranspose
 from ..ir.ops.linear import Linear
 from ..ir.ops.norm import BatchNorm
-from .layers import clamp_of, is_layer, output_channels, scale_inputs, scale_outputs
+from .layers import bias_name, clamp_of, is_layer, output_channels, scale_inputs, scale_outputs
 from .pattern import OPTIONAL, Application, Match, Rule, Term, op
 
 
@@ -146,7 +146,7 @@ def _emit(builder: Builder, match: Match, layer: Node, weight: Tensor, bias: Ten
     old_weight, old_bias = match.value("w"), match.optional("b")
     weight, bias = (tensor.to(old_weight.type.dtype.torch) for tensor in (weight, bias))
     if old_bias is None:
-        folded = builder.constant(old_weight.name.removesuffix("weight") + "bias", bias)
+        folded = builder.constant(bias_name(old_weight.name), bias)
     else:
         folded = match.replace_constant(old_bias, bias)
     operands = (match.value("x"), match.replace_constant(old_weight, weight), folded)

@@ -29,6 +29,12 @@ def is_depthwise(op: Op, weight_shape: tuple[int, ...]) -> bool:
     return isinstance(op, Conv) and op.groups > 1 and weight_shape[1] == 1
 
 
+def bias_name(weight_name: str) -> str:
+    """Name for the bias of a layer that had none: `conv.bias` beside `conv.weight`."""
+    stem = weight_name.removesuffix("weight")
+    return f"{stem}bias" if stem != weight_name else f"{weight_name}_bias"
+
+
 def clamp_of(op: Op) -> Clamp:
     """The fused clamp of an operator that can have one."""
     assert isinstance(op, Clamped)

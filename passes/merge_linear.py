@@ -15,7 +15,7 @@ from torch import Tensor
 from ..ir import Builder, Node, Value
 from ..ir.ops.conv import Conv
 from ..ir.ops.linear import Linear
-from .layers import clamp_of, with_clamp
+from .layers import bias_name, clamp_of, with_clamp
 from .pattern import OPTIONAL, Application, Match, Rule, Term, op
 
 
@@ -72,7 +72,7 @@ def _merge(builder: Builder, match: Match) -> Value:
     operands = (
         match.value("x"),
         match.replace_constant(old, weight.to(dtype)),
-        builder.constant(old.name.removesuffix("weight") + "bias", bias.to(dtype)) if has_bias else None,
+        builder.constant(bias_name(old.name), bias.to(dtype)) if has_bias else None,
     )
     merged = with_clamp(first.op, clamp_of(second.op))
     return builder.add(merged, *operands, name=second.output.name, source=second.source)

@@ -13,7 +13,7 @@ from ..ir.ops.prelu import Prelu
 from ..ir.ops.quantize import Dequantize, Quantize, Requantize
 from ..specs.options import LayerPrecision, QuantizeOptions
 from .grid import activation_grid, symmetric_grid
-from .layers import Layer, channel_axis, clamp_of, is_layer
+from .layers import Layer, bias_name, channel_axis, clamp_of, is_layer
 from .observers import Range
 from .quantize_grids import ACTIVATION_BITS, Grids
 from .quantize_plan import Plan
@@ -134,7 +134,7 @@ class Lowering:
         self._rows[node.output.name] = (*row, stored.type.storage_bytes, bound)
         if made.bias is None or made.bias_grid is None:
             return [x, stored, None, residual]
-        name = bias.name if bias is not None else weight.name.removesuffix("weight") + "bias"
+        name = bias_name(weight.name) if bias is None else bias.name
         return [x, stored, self._builder.constant(name, made.bias, quantization=made.bias_grid), residual]
 
     def _constant(self, value: Value, integers: Tensor, grid: Quantization) -> Value:

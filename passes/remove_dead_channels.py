@@ -26,7 +26,7 @@ from ..ir.ops.shape import Reshape
 from ..specs.options import RemoveDeadChannelsOptions
 from .base import Context, PassResult, register
 from .intervals import Interval, propagate
-from .layers import Layer, apply_to_channels, channel_axis, channel_taps, is_depthwise, is_layer
+from .layers import Layer, apply_to_channels, bias_name, channel_axis, channel_taps, is_depthwise, is_layer
 from .live_channels import Channels, aligned_size, live_channels
 from .report import Decision, PassReport, Table
 
@@ -112,7 +112,7 @@ class _Slicer:
             new_bias = self._replace(builder, bias, integers, bias_quantization(grid_x, grid_w))
         elif bool(folded.any()):
             grid = bias_quantization(grid_x, grid_w)
-            new_bias = builder.constant(f"{weight.name}_folded", folded, quantization=grid)
+            new_bias = builder.constant(bias_name(weight.name), folded, quantization=grid)
         if depthwise and isinstance(op, Conv):
             op = replace(op, groups=len(outputs))
         return builder.add(

@@ -59,8 +59,8 @@ def test_a_batch_norm_and_a_relu_go_into_the_convolution_before_them() -> None:
     assert dump(after) == (
         "graph(%x: f32[1x3x8x8]) {\n"
         "  const %w: f32[4x3x3x3]\n"
-        "  const %wbias: f32[4]\n"
-        "  %r: f32[1x4x8x8] = conv{padding=(1, 1, 1, 1), clamp=(0.0, inf)}(%x, %w, %wbias)\n"
+        "  const %w_bias: f32[4]\n"
+        "  %r: f32[1x4x8x8] = conv{padding=(1, 1, 1, 1), clamp=(0.0, inf)}(%x, %w, %w_bias)\n"
         "  return output: %r\n"
         "}\n"
     )

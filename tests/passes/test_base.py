@@ -1,0 +1,111 @@
+"""The registry of passes, what a pass needs, and its report as plain data."""
+
+from __future__ import annotations
+
+import json
+from importlib.metadata import EntryPoint
+from typing import Any, ClassVar, Literal
+
+import pytest
+import torch
+from pydantic import Field
+
+from fxpress.ir import Graph, VerifyError, parse
+from fxpress.passes import (
+    PASSES,
+    Context,
+    Decision,
+    MissingNeedError,
+    PassReport,
+    PassResult,
+    Table,
+    UnknownPassError,
+    base,
+    find_pass,
+    register,
+)
+from fxpress.specs.options import PassOptions
+
+GRAPH = parse("graph(%x: f32[4]) {\n%a: f32[4] = relu(%x)\nreturn output: %a\n}")
+
+
+class LabelledOptions(PassOptions):
+    """Options of a pass for these tests."""
+
+    needs: ClassVar = frozenset({"calibration", "labels"})
+    pass_: Literal["labelled"] = Field(default="labelled", alias="pass")
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A copy of the registry, so that passes of tests do not stay."""
+    copied = dict(PASSES)
+    monkeypatch.setattr(base, "_PASSES", copied)
+    return copied
+
+
+def unchanged(graph: Graph, options: LabelledOptions, context: Context) -> PassResult:
+    return PassResult(graph, PassReport("labelled"))
+
+
+def test_our_passes_are_registered_under_the_names_that_their_options_declare() -> None:
+    assert {"clean", "fuse", "quantize", "remove_dead_channels"} <= PASSES.keys()
+    assert all(found.name == name for name, found in PASSES.items())
+
+
+def test_an_unknown_pass_is_told_with_the_nearest_name() -> None:
+    with pytest.raises(UnknownPassError, match='unknown pass "quantise"; did you mean "quantize"'):
+        find_pass("quantise")
+
+
+def test_a_name_cannot_be_registered_twice(registry: dict[str, Any]) -> None:
+    register(LabelledOptions)(unchanged)
+    with pytest.raises(ValueError, match="'labelled' is registered twice"):
+        register(LabelledOptions)(unchanged)
+
+
+def test_a_pass_of_another_package_is_found_through_its_entry_point(
+    registry: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Loaded(EntryPoint):
+        def load(self) -> object:
+            return register(LabelledOptions)(unchanged)
+
+    def entry_points(*, group: str, name: str = "labelled") -> list[EntryPoint]:
+        found = group == "fxpress.passes" and name == "labelled"
+        return [Loaded("labelled", "package:labelled", group)] if found else []
+
+    monkeypatch.setattr(base, "entry_points", entry_points)
+    assert find_pass("labelled").options is LabelledOptions
+
+
+def test_what_a_pass_needs_and_lacks_is_told_before_it_runs(registry: dict[str, Any]) -> None:
+    found = register(LabelledOptions)(unchanged)
+    with pytest.raises(MissingNeedError, match='pass "labelled" needs calibration and labels in the spec'):
+        found(GRAPH, LabelledOptions(), Context())
+    sample = (torch.zeros(4),)
+    assert found.missing(Context(calibration=[sample])) == ("labels",)
+    assert found(GRAPH, LabelledOptions(), Context([sample], [torch.zeros(1)])).graph is GRAPH
+
+
+def test_a_graph_that_a_pass_breaks_does_not_leave_it(registry: dict[str, Any]) -> None:
+    def broken(graph: Graph, options: LabelledOptions, context: Context) -> PassResult:
+        return PassResult(Graph(graph.inputs, graph.outputs, ()), PassReport("labelled"))
+
+    sample = (torch.zeros(4),)
+    with pytest.raises(VerifyError, match="output %a is not defined"):
+        register(LabelledOptions)(broken)(GRAPH, LabelledOptions(), Context([sample], [torch.zeros(1)]))
+
+
+def test_a_report_counts_its_decisions_and_is_plain_data() -> None:
+    node = GRAPH.nodes[0]
+    decisions = tuple(
+        Decision("rule", "a", node.source, applied, reason)
+        for applied, reason in ((True, "done"), (False, "why not"), (False, "why not"))
+    )
+    report = PassReport("some", decisions, (Table("sizes", ("layer", "bytes"), (("a", 4),)),), ("careful",))
+    assert (report.applied, report.declined) == ({"rule": 1}, {"rule": {"why not": 2}})
+    plain = json.loads(json.dumps(report.to_json()))
+    assert plain["tables"] == [{"name": "sizes", "columns": ["layer", "bytes"], "rows": [["a", 4]]}]
+    assert plain["warnings"] == ["careful"]
+    assert plain["decisions"][0]["reason"] == "done"
