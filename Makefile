@@ -59,7 +59,7 @@ bench-mcu: setup build/.tools-all
 	$(PY) benchmarks/mcu.py
 
 bench-torch: setup
-	$(PY) benchmarks/torch_models.py
+	$(PY) benchmarks/bench_torch.py
 
 zoo: setup
 	$(PY) benchmarks/zoo.py

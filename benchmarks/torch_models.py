@@ -77,7 +77,15 @@ def mobilenet_v2() -> nn.Module:
     """MobileNetV2, width 1, for 224x224 images and 1000 classes."""
     layers: list[nn.Module] = [nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU6()]
     inputs = 32
-    stages = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
+    stages = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+        (6, 160, 3, 2),
+        (6, 320, 1, 1),
+    )
     for expansion, outputs, repeats, stride in stages:
         for index in range(repeats):
             layers.append(InvertedResidual(inputs, outputs, stride if index == 0 else 1, expansion))

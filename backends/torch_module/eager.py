@@ -115,10 +115,8 @@ def _int8_layer(node: Node) -> LayerKind:
     assert isinstance(node.op, Conv | Linear) and x is not None and weight is not None
     arguments: dict[str, Argument] = {}
     if isinstance(node.op, Conv):
-        padding, pad = symmetric_padding(node.op.padding)
-        arguments = {"stride": node.op.stride, "padding": padding, "dilation": node.op.dilation}
+        arguments = {"stride": node.op.stride, "padding": node.op.padding, "dilation": node.op.dilation}
         arguments |= {"groups": node.op.groups} if node.op.groups > 1 else {}
-        arguments |= {"pad": pad} if pad else {}
     arguments |= {"x_grid": _grid(x), "y_grid": _grid(node.output)}
     arguments |= {} if residual is None else {"residual_grid": _grid(residual)}
     clamp = _clamp(node.op.clamp, node.output)

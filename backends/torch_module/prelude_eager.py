@@ -68,11 +68,7 @@ class Int8Layer(nn.Module):
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8))
         self.register_buffer("weight_scale", torch.ones(shape[0]))
         self.register_buffer("bias", torch.zeros(shape[0]) if bias else None)
-        self.packed: tuple[Tensor, Tensor, Tensor] | None = None
-
-    def pack(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Packed weight, its scales and zero points: what the kernels take."""
-        return weight, self.weight_scale, torch.zeros(len(self.weight_scale), dtype=torch.int32)
+        self.packed: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "packed": None}
@@ -88,23 +84,36 @@ class Int8Linear(Int8Layer):
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """uint8 to uint8."""
         if self.packed is None:
-            self.packed = self.pack(torch.ops.onednn.qlinear_prepack(self.weight, list(x.shape)))
-        before, after = (x, *self.x_grid, *self.packed), (*self.y_grid, torch.uint8)
+            self.packed = self.pack(x)
+        weight, scale, zero, bias = self.packed
+        before, after = (x, *self.x_grid, weight, scale, zero), (*self.y_grid, torch.uint8)
         y: Tensor
         if residual is None:
-            y = torch.ops.onednn.qlinear_pointwise(*before, self.bias, *after, "none", [], "")
+            y = torch.ops.onednn.qlinear_pointwise(*before, bias, *after, "none", [], "")
         else:
             added = dequantize(residual, *self.residual_grid)
             y = torch.ops.onednn.qlinear_pointwise.binary(
-                *before, added, self.bias, *after, 1.0, 0, "add", 1.0, "none", [], ""
+                *before, added, bias, *after, 1.0, 0, "add", 1.0, "none", [], ""
             )
         return y if self.clamp is None else y.clamp_(*self.clamp)
+
+    def pack(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Weight as the kernel wants it, its scales and zero points, bias."""
+        zero = torch.zeros(len(self.weight_scale), dtype=torch.int32)
+        return (
+            torch.ops.onednn.qlinear_prepack(self.weight, list(x.shape)),
+            self.weight_scale,
+            zero,
+            self.bias,
+        )
 
 
 class Int8Conv(Int8Layer):
     """Convolution over one or two spatial dimensions, plus a residual, within a clamp.
 
-    `pad` is what `F.pad` does before it, with the zero point, where padding differs between two sides.
+    The kernel takes the zero point of the operand for 0, since it would sum up its weights at every call for another
+    one: the bias makes up for it, and padding is done before with the zero point. `padding` is (before, after) for
+    each dimension.
     """
 
     def __init__(
@@ -115,15 +124,18 @@ class Int8Conv(Int8Layer):
         padding: tuple[int, ...],
         dilation: tuple[int, ...],
         groups: int = 1,
-        pad: tuple[int, ...] = (),
         **options: Any,
     ) -> None:
         super().__init__(shape, **options)
-        self.pad, self.is_flat = pad, len(stride) == 1
-        front = (
-            [(1,), (0,), (1,)] if self.is_flat else [(), (), ()]
-        )  # one dimension is two, the first of size 1
-        self.geometry = [[*a, *b] for a, b in zip(front, (stride, padding, dilation), strict=True)]
+        before, after = list(padding[::2]), list(padding[1::2])
+        self.pad: list[int] = []
+        if any(padding) and (self.x_grid[1] != 0 or before != after):
+            self.pad = [n for pair in zip(reversed(before), reversed(after), strict=True) for n in pair]
+            before = [0] * len(before)
+        self.is_flat = len(stride) == 1  # one dimension is computed as two, the first of size 1
+        self.geometry = [[*stride], before, [*dilation]]
+        if self.is_flat:
+            self.geometry = [[1, *stride], [0, *before], [1, *dilation]]
         self.groups = groups
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -135,16 +147,12 @@ class Int8Conv(Int8Layer):
         return self.convolve(x.unsqueeze(2), None if residual is None else residual.unsqueeze(2)).squeeze(2)
 
     def convolve(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """In two dimensions."""
+        """In two dimensions, padded."""
         if self.packed is None:
-            weight = self.weight.unsqueeze(2) if self.is_flat else self.weight
-            self.packed = self.pack(
-                torch.ops.onednn.qconv_prepack(
-                    weight, self.weight_scale, *self.x_grid, *self.geometry, self.groups, list(x.shape)
-                )
-            )
-        before = (x, *self.x_grid, *self.packed)
-        after = (self.bias, *self.geometry, self.groups, *self.y_grid, torch.uint8)
+            self.packed = self.pack(x)
+        weight, scale, zero, bias = self.packed
+        before = (x, self.x_grid[0], 0, weight, scale, zero)
+        after = (bias, *self.geometry, self.groups, *self.y_grid, torch.uint8)
         y: Tensor
         if residual is None:
             y = torch.ops.onednn.qconv_pointwise(*before, *after, "none", [], "")
@@ -154,3 +162,16 @@ class Int8Conv(Int8Layer):
                 *before, sums, *after, *self.residual_grid, "sum", 1.0, "none", [], ""
             )
         return y if self.clamp is None else y.clamp_(*self.clamp)
+
+    def pack(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Weight as the kernel wants it, its scales and zero points, bias without what the zero point adds."""
+        scale, zero_point = self.x_grid
+        weight = self.weight.unsqueeze(2) if self.is_flat else self.weight
+        packed = torch.ops.onednn.qconv_prepack(
+            weight, self.weight_scale, scale, 0, *self.geometry, self.groups, list(x.shape)
+        )
+        bias = self.bias
+        if zero_point != 0:
+            added = weight.flatten(1).sum(1) * self.weight_scale.double() * (scale * zero_point)
+            bias = ((0 if bias is None else bias) - added).float()
+        return packed, self.weight_scale, torch.zeros(len(self.weight_scale), dtype=torch.int32), bias
