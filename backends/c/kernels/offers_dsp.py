@@ -12,7 +12,7 @@ from ....ir.ops.accumulate import Clamp, fixed_point
 from ....ir.ops.conv import Conv
 from ....ir.ops.linear import Linear
 from ..layout import Layout, channels_last
-from . import conv_dsp, depthwise_dsp, linear_dsp
+from . import conv_dsp, depthwise_dsp, linear_dsp, winograd_dsp
 from .base import Call, Constant, Cost, Function, Implementation, Offer, Site, kernel
 from .conv_dsp import ConvShape
 from .depthwise_dsp import DepthwiseShape
@@ -24,6 +24,8 @@ from .rows import row_layouts
 from .window import MAX_SPATIAL, image, window
 
 Scales = tuple[Int32Array, Int32Array]
+
+_CYCLES_PER_BYTE = 100  # what a byte of flash must save in one run, where speed can be bought with flash
 
 
 @kernel("conv")
@@ -118,7 +120,18 @@ def _dense(site: Site, op: Conv) -> Offer:
         built = _built_linear(row, weights[:, :, 0, 0], folded_bias(site, weights), scales)
         return (_implementation(site, built, _images(site)),)
     built = _built_conv(shape, weights, folded_bias(site, weights), scales)
+    if winograd_dsp.supports(shape):
+        transformed = _built_winograd(shape, weights, folded_bias(site, weights), scales)
+        if _is_worth_its_flash(transformed, built):
+            built = transformed
     return (_implementation(site, built, _images(site)),)
+
+
+def _is_worth_its_flash(large: _Built, small: _Built) -> bool:
+    """Whether a larger kernel saves enough time for the flash that it takes more."""
+    cycles = small.cost.cycles - large.cost.cycles
+    extra = large.constants.nbytes + large.cost.code_bytes - small.constants.nbytes - small.cost.code_bytes
+    return cycles > 0 and cycles >= _CYCLES_PER_BYTE * extra
 
 
 def _depthwise(site: Site, op: Conv) -> Offer:
@@ -189,6 +202,16 @@ def _built_conv(shape: ConvShape, weights: Int8Array, bias: IntArray, scales: Sc
         conv_dsp.pack(shape, weights, bias, *scales),
         conv_dsp.scratch_bytes(shape),
         conv_dsp.estimate(shape),
+    )
+
+
+def _built_winograd(shape: ConvShape, weights: Int8Array, bias: IntArray, scales: Scales) -> _Built:
+    return _Built(
+        "winograd_dsp",
+        winograd_dsp.function(shape),
+        winograd_dsp.pack(shape, weights, bias, *scales),
+        winograd_dsp.scratch_bytes(shape),
+        winograd_dsp.estimate(shape),
     )
 
 

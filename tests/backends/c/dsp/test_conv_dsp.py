@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fxpress.backends.c.kernels import conv_dsp
+from fxpress.backends.c.kernels import conv_dsp, winograd_dsp
 from fxpress.backends.c.kernels.conv_dsp import ConvShape
 from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
 
@@ -71,8 +71,9 @@ def conv_case(
     *,
     fill: tuple[int, int] | None = None,
     in_place: bool = False,
+    kernel: Any = conv_dsp,
 ) -> Any:
-    """A case of random (or constant) activations and weights."""
+    """A case of random (or constant) activations and weights, for a kernel of dense convolutions."""
     x = rng.integers(-128, 128, (shape.in_h, shape.in_w, shape.in_c)).astype(np.int8)
     w = rng.integers(-128, 128, (shape.out_c, shape.in_c, *shape.kernel)).astype(np.int8)
     if fill is not None:
@@ -86,11 +87,11 @@ def conv_case(
     folded = bias - shape.input_zero_point * w.astype(np.int64).sum((1, 2, 3))
     return kit.case(
         name=name,
-        source=conv_dsp.function(shape).render(name),
+        source=kernel.function(shape).render(name),
         inputs=(x,) if r is None else (x, r),
         expected=kit.finish(acc, multiplier, shift, shape.epilogue, r),
-        constants=conv_dsp.pack(shape, w, folded, multiplier, shift),
-        scratch_bytes=conv_dsp.scratch_bytes(shape),
+        constants=kernel.pack(shape, w, folded, multiplier, shift),
+        scratch_bytes=kernel.scratch_bytes(shape),
         in_place=in_place,
     )
 
@@ -157,6 +158,42 @@ def test_any_kernel_stride_padding_and_dilation_is_exact(kit: Any, seed: int) ->
         if conv_dsp.supports(shape):
             cases.append(conv_case(kit, rng, f"conv_{len(cases)}", shape))
     kit.check(cases)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_winograd_equals_the_reference_bit_for_bit(kit: Any, kind: str) -> None:
+    rng = np.random.default_rng(4)
+    epilogue = kit.epilogue(kind, rng)
+    around = (1, 1, 1, 1)
+    taken = [
+        conv_shape((4, 6, 4), 2, (3, 3), epilogue, padding=around),
+        conv_shape((8, 8, 20), 4, (3, 3), epilogue, padding=around, zero_point=127),
+        conv_shape((2, 2, 12), 6, (3, 3), epilogue, padding=around),
+        conv_shape((8, 6, 8), 4, (3, 3), epilogue),
+    ]
+    cases = [
+        conv_case(kit, rng, f"conv_{i}", shape, in_place=kind == "residual", kernel=winograd_dsp)
+        for i, shape in enumerate(taken)
+    ]
+    kit.check(cases)
+
+
+def test_winograd_is_exact_at_the_extremes(kit: Any) -> None:
+    rng = np.random.default_rng(5)
+    shape = conv_shape((4, 4, 256), 2, (3, 3), Epilogue(3), padding=(1, 1, 1, 1), zero_point=127)
+    extremes = ((-128, -128), (127, 127), (-128, 127), (127, -128))
+    cases = [
+        conv_case(kit, rng, f"conv_{i}", shape, fill=fill, kernel=winograd_dsp)
+        for i, fill in enumerate(extremes)
+    ]
+    kit.check(cases)
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"stride": (2, 2)}, {"dilation": (2, 2)}, {"padding": (1, 0, 0, 0)}], ids=str
+)
+def test_winograd_refuses_other_strides_dilations_and_broken_tiles(attributes: dict[str, Any]) -> None:
+    assert not winograd_dsp.supports(conv_shape((10, 10, 8), 4, (3, 3), Epilogue(0), **attributes))
 
 
 def test_a_window_of_too_many_single_bytes_is_refused() -> None:

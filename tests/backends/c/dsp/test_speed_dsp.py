@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fxpress.backends.c.kernels import conv_dsp, depthwise_dsp, linear_dsp
+from fxpress.backends.c.kernels import conv_dsp, depthwise_dsp, linear_dsp, winograd_dsp
 from fxpress.backends.c.kernels.conv_dsp import ConvShape
 from fxpress.backends.c.kernels.depthwise_dsp import DepthwiseShape
 from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
@@ -34,6 +34,8 @@ def depthwise(
 LAYERS = [
     ("rgb", conv_dsp, conv((32, 32, 3), (32, 32, 16), (3, 3), padding=(1, 1)), 1.38),
     ("k3_64", conv_dsp, conv((8, 8, 64), (8, 8, 64), (3, 3), padding=(1, 1)), 0.90),
+    ("winograd_16", winograd_dsp, conv((16, 16, 16), (16, 16, 16), (3, 3), padding=(1, 1)), 0.62),
+    ("winograd_64", winograd_dsp, conv((8, 8, 64), (8, 8, 64), (3, 3), padding=(1, 1)), 0.43),
     ("speech", conv_dsp, conv((49, 10, 1), (25, 5, 64), (10, 4), stride=(2, 2), padding=(4, 1)), 1.16),
     ("pointwise_8_16", conv_dsp, conv((24, 24, 8), (24, 24, 16), (1, 1)), 1.80),
     ("pointwise_64", conv_dsp, conv((25, 5, 64), (25, 5, 64), (1, 1)), 1.00),

@@ -1,0 +1,173 @@
+"""Integer 3x3 convolution on Cortex-M with DSP by Winograd's F(2x2, 3x3), exact.
+
+    y = A^T [(G g G^T) * (B^T d B)] A
+
+With 2G in place of G every number is an integer and a sum is four times the convolution, so shifting it right by 2
+loses nothing. Transformed weights are 16 int16 for 9 int8: flash for speed.
+Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
+
+Constants of two output channels: two biases; for each of 16 places and each pair of input channels (0 and 2, then
+1 and 3, of every four) one word of each output channel; two multipliers; two left shifts if the epilogue is shifted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .base import Cost, Function, template
+from .conv_dsp import ConvShape
+from .epilogue_dsp import HEADERS, Epilogue, parameters
+from .gemm_dsp import Int8Array, Int32Array, IntArray
+
+_TWICE_G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
+_TILES, _PLACES = 3, 16
+_MAX_CHANNELS = 256
+_UNROLL = 8
+
+
+def supports(shape: ConvShape) -> bool:
+    """Whether `shape` is a 3x3 convolution of stride 1 over whole tiles and whole words of channels."""
+    square = shape.kernel == (3, 3) and shape.stride == (1, 1) and shape.dilation == (1, 1)
+    whole = shape.out_h % 2 == 0 and shape.out_w % 2 == 0 and shape.in_c % 4 == 0 and shape.out_c % 2 == 0
+    return square and whole and shape.in_c <= _MAX_CHANNELS
+
+
+def scratch_bytes(shape: ConvShape) -> int:
+    """Bytes of working memory, aligned to 4."""
+    patch = 16 * shape.in_c if shape.padded else 0
+    return 4 * _v_words(shape) + 4 * _PLACES * 2 * _TILES + patch
+
+
+def pack(
+    shape: ConvShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
+) -> Int32Array:
+    """The constants of the layer, one array of words.
+
+    `weights` is [out, in, 3, 3], the rest per channel; `bias` has -zx * sum(w) folded in.
+    """
+    transformed = np.einsum("ay,ocyx,bx->ocab", _TWICE_G, weights.astype(np.int64), _TWICE_G)
+    lanes = (
+        transformed.reshape(shape.out_c // 2, 2, shape.in_c // 4, 2, 2, _PLACES) & 0xFFFF
+    )  # [..., high, odd]
+    words = (lanes[:, :, :, 0] | lanes[:, :, :, 1] << 16).astype(np.uint32).view(np.int32)
+    ordered = words.transpose(0, 4, 2, 3, 1).reshape(shape.out_c // 2, -1)
+    scales = [multiplier, shift] if shape.epilogue.shifted else [multiplier]
+    blocks = [np.asarray(values, np.int32).reshape(-1, 2) for values in (bias, *scales)]
+    return np.concatenate([blocks[0], ordered, *blocks[1:]], axis=1).reshape(-1)
+
+
+def estimate(shape: ConvShape) -> Cost:
+    """The cost of the layer, fitted to exact counts."""
+    tiles = shape.out_h * shape.out_w // 4
+    groups = -(-tiles // _TILES)
+    pairs = shape.in_c // 2
+    transform = 40 + 52 * shape.in_c
+    outputs = 2 * (64 + 4 * shape.epilogue.instructions)
+    loops = pairs // _UNROLL if pairs > _UNROLL + 1 else 0
+    products = 12 + _PLACES * (6 + 8 * pairs + 3 * (loops > 0) + 2 * loops)
+    border = 0.3 * tiles * (80 + 12 * shape.in_c) if shape.padded else 0.0
+    instructions = (
+        20 * groups
+        + tiles * (transform + shape.out_c / 2 * outputs)
+        + groups * (shape.out_c / 2) * (20 + products)
+        + border
+    )
+    cycles = 1.15 * tiles * transform + tiles * shape.out_c / 2 * outputs * 1.3 + border * 1.3
+    cycles += groups * shape.out_c / 2 * (40 + _PLACES * (20 + 13 * pairs + 5 * loops))
+    return Cost(instructions, cycles, 1100 + 32 * min(pairs, _UNROLL + 1))
+
+
+def function(shape: ConvShape) -> Function:
+    """The C function `name(x, [r,] y, constants, scratch)`."""
+    path = "winograd/winograd_dsp.c.j2"
+    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the template names."""
+
+    title: str
+    epilogue: Epilogue
+    padded: bool
+    padding_byte: int
+    patch_bytes: int
+    patch_pitch: int
+    pitch: int
+    in_h: int
+    in_w: int
+    in_c: int
+    out_w: int
+    out_c: int
+    tiles: int
+    first_top: int
+    first_left: int
+    end_left: int
+    v_words: int
+    place_words: int
+    place_words_2: int
+    place_words_3: int
+    row_words: int
+    pairs: int
+    single_pairs: range
+    loops: int
+    looped_pairs: range
+    right: int
+    below: int
+    below_right: int
+    scale_at: int
+    pair_words: int
+    residual_parameter: str
+    residual_at: str
+    residual_next: str
+
+
+def _context(shape: ConvShape) -> _Context:
+    place_words = _v_words(shape) // _PLACES
+    pairs = shape.in_c // 2
+    loops, singles = divmod(pairs - 1, _UNROLL)
+    if loops <= 1:
+        loops, singles = 0, pairs - 1
+    has_residual = shape.epilogue.residual is not None
+    scale_at = 2 + 2 * _PLACES * pairs
+    return _Context(
+        title=shape.title,
+        epilogue=shape.epilogue,
+        padded=shape.padded,
+        padding_byte=shape.input_zero_point,
+        patch_bytes=16 * shape.in_c,
+        patch_pitch=4 * shape.in_c,
+        pitch=shape.in_w * shape.in_c,
+        in_h=shape.in_h,
+        in_w=shape.in_w,
+        in_c=shape.in_c,
+        out_w=shape.out_w,
+        out_c=shape.out_c,
+        tiles=shape.out_h * shape.out_w // 4,
+        first_top=-shape.padding[0],
+        first_left=-shape.padding[1],
+        end_left=shape.out_w - shape.padding[1],
+        v_words=_v_words(shape),
+        place_words=place_words,
+        place_words_2=2 * place_words,
+        place_words_3=3 * place_words,
+        row_words=4 * place_words,
+        pairs=pairs,
+        single_pairs=range(singles),
+        loops=loops,
+        looped_pairs=range(_UNROLL if loops else 0),
+        right=shape.out_c,
+        below=shape.out_w * shape.out_c,
+        below_right=(shape.out_w + 1) * shape.out_c,
+        scale_at=scale_at,
+        pair_words=scale_at + (4 if shape.epilogue.shifted else 2),
+        residual_parameter="const int8_t *r, " if has_residual else "",
+        residual_at="r + at, " if has_residual else "",
+        residual_next="r + at + 1, " if has_residual else "",
+    )
+
+
+def _v_words(shape: ConvShape) -> int:
+    return _PLACES * shape.in_c // 2 * _TILES
