@@ -16,6 +16,9 @@ try:
 except ImportError:  # the optional extra `sim`; simulate.Simulator says what to install
     capstone = None
 
+AVAILABLE = capstone is not None
+"""Whether the disassembler that `Disassembler` needs is installed."""
+
 
 @dataclass(frozen=True, slots=True)
 class CycleModel:
@@ -78,6 +81,11 @@ class Disassembler:
             capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS | capstone.CS_MODE_V8
         )
         self._decoder.detail = True
+
+    def bears_any_address(self, code: bytes, address: int) -> bool:
+        """Whether the instruction there reads or writes words at odd addresses too; those for several words do not."""
+        instruction = next(self._decoder.disasm(code, address, count=1))
+        return instruction.insn_name() in _LOADS | _STORES
 
     def block(self, code: bytes, address: int, *, after_access: bool) -> Block:
         """The block of `code` at `address`; `after_access`: the instruction before it loads or stores."""

@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
 from fxpress.backends.c.simulate import CPUS, SimulatedModel, Simulator
 from fxpress.backends.c.toolchain import compile_objects, find_compiler, link_image
 from fxpress.backends.errors import SimulationError
@@ -73,13 +74,14 @@ FUNCTIONS = (
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
-    def simulator(code: str, cpu: str, *keep: str) -> Simulator:
+    def simulator(code: str, cpu: str, *keep: str, strict_alignment: bool = False) -> Simulator:
         folder = tmp_path_factory.mktemp(cpu)
         source = folder / "code.c"
         source.write_text(code)
         compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
         objects = compile_objects(compiler, [source], folder, flags=("-O1", "-std=gnu99"))
-        return Simulator(link_image(compiler, objects, folder / "code.elf", keep=keep), cpu=cpu)
+        image = link_image(compiler, objects, folder / "code.elf", keep=keep)
+        return Simulator(image, cpu=cpu, strict_alignment=strict_alignment)
 
     return simulator
 
@@ -162,6 +164,35 @@ def test_misbehaving_code_is_a_clear_error(
     with pytest.raises(SimulationError, match=message):
         core.call(function, *arguments)
     assert core.call("fifth", 0, 0, 0, 0, 1).return_value == 5  # the core is usable again
+
+
+WORDS = r"""
+#include <stdint.h>
+#define FUNCTION(name, text) uint32_t name(const uint32_t *p) \
+    { uint32_t r; __asm__ volatile(text : "=r"(r) : "r"(p) : "r2", "r3", "s0", "s1", "memory"); return r; }
+FUNCTION(one, "ldr %0, [%1]")
+FUNCTION(half, "ldrh %0, [%1, #1]")
+FUNCTION(several, "nop\n ldm %1, {r2, r3}\n mov %0, r3")
+FUNCTION(two, "ldrd r2, r3, [%1]\n mov %0, r3")
+FUNCTION(real, "vldr s0, [%1]\n vmov %0, s0")
+FUNCTION(stored, "nop\n nop\n stm %1, {r2, r3}\n mov %0, r3")
+"""
+
+
+@pytest.mark.parametrize("cpu", FPU_CPUS)
+def test_several_words_must_lie_aligned_where_that_is_looked_at(build: Build, cpu: str) -> None:
+    names = ("one", "half", "several", "two", "real", "stored")
+    core = build(WORDS, cpu, *names, strict_alignment=True)
+    buffer = core.allocate(64)
+    for name in names:
+        core.call(name, buffer + 4)
+    for name in names[:2]:
+        core.call(name, buffer + 2)
+    for name in names[2:]:
+        with pytest.raises(
+            SimulationError, match=rf"{name}: several words or a float at 0x\w+2, .* in {name}\+0x"
+        ):
+            core.call(name, buffer + 2)
 
 
 def test_a_function_that_does_not_return_is_stopped(m4: Simulator) -> None:
