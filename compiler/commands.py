@@ -36,9 +36,7 @@ def init(options: argparse.Namespace) -> None:
 def plan(options: argparse.Namespace) -> None:
     """Print what a compilation would do, and what it would cost."""
     with Progress() as progress:
-        compiled = compile_model(
-            options.spec, overrides=options.set, progress=progress, enforce_budget=False
-        )
+        compiled = compile_model(options.spec, overrides=options.set, progress=progress, enforce_budget=False)
     print(plan_text(compiled.report, why=options.why))
 
 

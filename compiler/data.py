@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..ir import Graph, ShapeError, TensorType, rebatch, run
+from ..ir import Graph, TensorType, rebatch, run
+from ..passes.calibrate import Interpreter, passes_batches
 from ..specs import ArrayOrigin, Transform
 from .errors import Problem, UserError
 from .loading import call_source, find_source
 
-Interpreter = Callable[[Graph, Sequence[Tensor]], list[Tensor]]
+_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -72,28 +73,24 @@ def read_samples(
     return Samples(tuple(inputs), targets)
 
 
-def run_samples(
-    graph: Graph, samples: Samples, *, interpreter: Interpreter = run, batch: int = 32
-) -> list[Tensor]:
+def run_samples(graph: Graph, samples: Samples, *, interpreter: Interpreter = run) -> list[Tensor]:
     """Outputs [n, ...] for all samples: in batches where the graph carries them, else one by one."""
-    chunks = [interpreter(*piece) for piece in batches(graph, samples, batch=batch)]
+    pieces = batches(graph, samples, interpreter=interpreter)
+    chunks = [interpreter(sized, inputs) for sized, inputs in pieces]
     return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
 
 
-def batches(graph: Graph, samples: Samples, *, batch: int = 32) -> Iterator[tuple[Graph, list[Tensor]]]:
+def batches(
+    graph: Graph, samples: Samples, *, interpreter: Interpreter = run
+) -> Iterator[tuple[Graph, list[Tensor]]]:
     """The graph re-typed for each batch, with the batch's inputs; the graph's own batch where it takes no other."""
     own = own_batch(graph)
-    sized: dict[int, Graph] = {own: graph}
-    start = 0
-    while start < len(samples):
-        size = min(batch, len(samples) - start)
-        if size not in sized:
-            try:
-                sized[size] = rebatch(graph, size)
-            except ShapeError:
-                batch = size = own
-        yield sized[size], [x[start : start + size] for x in samples.inputs]
-        start += size
+    pair = [tuple(x[i * own : (i + 1) * own] for x in samples.inputs) for i in range(2)]
+    together = len(samples) >= 2 * own and passes_batches(graph, pair, interpreter=interpreter)
+    size, end = (_BATCH, len(samples)) if together else (own, len(samples) - len(samples) % own)
+    for start in range(0, end, size):
+        inputs = [x[start : start + size] for x in samples.inputs]
+        yield rebatch(graph, len(inputs[0])), inputs
 
 
 def own_batch(graph: Graph) -> int:

@@ -67,7 +67,9 @@ def write_spec(source: str, inputs: Sequence[str], weights: Path | None, target:
     check_weights(model, source)
     shapes = _shapes(model, inputs, source)
     names = positional_order(model, list(shapes), source)
-    graph = capture(model, tuple(example_input(shapes[n], torch.float32) for n in names), input_names=names).graph
+    graph = capture(
+        model, tuple(example_input(shapes[n], torch.float32) for n in names), input_names=names
+    ).graph
     output.write_text(_text(source, weights, shapes, graph, target, output))
     return sum(1 for node in graph.nodes if node.macs)
 

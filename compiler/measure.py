@@ -42,23 +42,24 @@ def layer_snr(reference: Graph, integer: Graph, samples: Samples) -> Mapping[str
     few = samples.first(_LAYER_SAMPLES)
     wanted = {v.name for node in integer.nodes for v in node.outputs if v.type.is_quantized}
     with torch.no_grad():
-        floats = _values(reference, few, wanted, run)
-        integers = _values(integer, few, wanted & floats.keys(), run_integer)
-    whole = [name for name in integers if floats[name].shape == integers[name].shape]  # no channel was removed
+        floats = _values(reference, few, wanted, exact=False)
+        integers = _values(integer, few, wanted & floats.keys(), exact=True)
+    whole = [
+        name for name in integers if floats[name].shape == integers[name].shape
+    ]  # no channel was removed
     return {name: snr_db(floats[name], integers[name]) for name in whole}
 
 
-def _values(
-    graph: Graph, samples: Samples, wanted: set[str], interpreter: Callable[..., object]
-) -> dict[str, Tensor]:
+def _values(graph: Graph, samples: Samples, wanted: set[str], *, exact: bool) -> dict[str, Tensor]:
+    interpreter = run_integer if exact else run
     parts: dict[str, list[Tensor]] = {}
 
     def observe(value: Value, tensor: Tensor) -> None:
         if value.name in wanted:
-            grid = value.type.quantization if interpreter is run_integer else None
+            grid = value.type.quantization if exact else None
             parts.setdefault(value.name, []).append(tensor if grid is None else grid.dequantize(tensor))
 
-    for sized, inputs in batches(graph, samples):
+    for sized, inputs in batches(graph, samples, interpreter=interpreter):
         interpreter(sized, inputs, observe=observe)
     return {name: torch.cat([t.flatten() for t in tensors]) for name, tensors in parts.items()}
 

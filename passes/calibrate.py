@@ -16,6 +16,7 @@ _BATCH_ELEMENTS = 1 << 24  # of the largest tensor, so that a batch stays within
 
 Batch = tuple[Tensor, ...]
 Progress = Callable[[str, int, int], None]
+Interpreter = Callable[[Graph, Sequence[Tensor]], list[Tensor]]
 
 
 def collect(
@@ -68,18 +69,22 @@ def batch_size(graph: Graph, samples: Sequence[Batch]) -> int:
     """How many samples run at once: more than one only if two together give what they give alone."""
     largest = max((v.type.numel for n in graph.nodes for v in n.outputs), default=1)
     size = min(_BATCH, len(samples), max(_BATCH_ELEMENTS // max(largest, 1), 1))
-    return size if size > 1 and _passes_batches(graph, samples[:2]) else 1
+    return size if size > 1 and passes_batches(graph, samples[:2]) else 1
 
 
-def _passes_batches(graph: Graph, pair: Sequence[Batch]) -> bool:
+def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpreter = run) -> bool:
+    """Whether two samples run as one batch give what they give alone.
+
+    Sizes alone do not tell: a reshape may take the batch for another dimension and still fit.
+    """
     firsts = {v.type.shape[:1] for v in graph.inputs}
     if len(firsts) != 1 or firsts == {()}:
         return False
     try:
         double = rebatch(graph, 2 * graph.inputs[0].type.shape[0])
         with torch.no_grad():
-            together = run(double, _stack(pair))
-            alone = [run(graph, sample) for sample in pair]
+            together = interpreter(double, _stack(pair))
+            alone = [interpreter(graph, sample) for sample in pair]
     except (ShapeError, RuntimeError):  # torch refuses sizes with a RuntimeError
         return False
     apart = [torch.cat([a, b]) for a, b in zip(*alone, strict=True)]

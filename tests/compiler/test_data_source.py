@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from fxpress.compiler.data import Column, read_samples
 from fxpress.compiler.errors import UserError
 from fxpress.ir import DType, TensorType

@@ -155,3 +155,33 @@ def test_samples_of_one_batch_or_many_give_the_same_outputs(project: Path) -> No
         project / "out", Samples(tuple(x[5:6] for x in samples.inputs)), on="integer", progress=_silent
     )
     assert torch.equal(whole[5:6], single.outputs[0])
+
+
+class Turned(torch.nn.Module):
+    """Puts time before the batch, as attention layers do: another batch size fits, and means another thing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = torch.nn.Linear(8, 8)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = image.shape
+        turned = self.mix(image.reshape(n, c * h, w).transpose(0, 1)).reshape(c * h, n * 2, 4).transpose(0, 1)
+        return turned.reshape(n, -1)
+
+
+def test_a_network_that_mixes_batch_and_time_is_run_sample_by_sample(project: Path) -> None:
+    torch.manual_seed(0)
+    model = Turned().eval()
+    compiled = compile_model(
+        project / "net.yaml",
+        model=model,
+        overrides=["passes=[]", "data.evaluation.labels=null", "data.evaluation.metric=snr"],
+    )
+    compiled.write(project / "out")
+    samples = compiled.session.calibration
+    assert samples is not None
+    outputs = execute(project / "out", samples, on="integer", progress=_silent).outputs[0]
+    with torch.no_grad():
+        alone = torch.cat([model(x) for x in samples.inputs[0].split(1)])
+    assert torch.equal(outputs, alone)
