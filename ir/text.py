@@ -264,6 +264,8 @@ class _Parser:
             if self._peek() == ",":
                 self._next()
         self._next()
+        if "scale" not in values:
+            raise self._error(self._tokens[self._at][2], "a quantization needs a scale")
         return Quantization(
             tuple(float(s) for s in _as_tuple(values["scale"])),
             _as_tuple(values.get("zero", 0)),
@@ -275,8 +277,12 @@ class _Parser:
     def _numbers(self) -> Any:  # Any: a number, or a tuple of numbers
         if self._peek() != "@":
             return self._literal()
+        at = self._tokens[self._at][2]
         self._next()
-        return self._table[int(self._next())]
+        row = self._next()
+        if not row.isdigit() or int(row) not in self._table:
+            raise self._error(at, f"there is no list @{row}")
+        return self._table[int(row)]
 
     def _literal(self) -> Any:  # Any: a python literal
         kind, token, at = self._tokens[self._at]

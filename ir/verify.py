@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .errors import IRError, VerifyError
 from .graph import Graph, Node
 from .ops.base import Quantized
@@ -98,8 +100,9 @@ def _quantized_problems(node: Node, inferred: tuple[TensorType, ...]) -> list[st
 
 
 def _annotated(graph: Graph, problems: dict[int, list[str]]) -> str:
-    lines = dump(graph).splitlines()
-    first_node = 1 + len(graph.constants)
+    inside = replace(graph, outputs=(), output_names=())
+    lines = dump(inside).splitlines()
+    first_node = 1 + len(inside.constants)
     shown = [f"graph: {message}" for message in problems.get(-1, [])]
     for index, messages in sorted(problems.items()):
         if index >= 0:

@@ -101,7 +101,7 @@ def check_accumulating(
     if bias is not None:
         qb = _quantization(bias, "the bias")
         expected = tuple(qx.scale[0] * s for s in qw.scale)
-        if qb.bits != BIAS_BITS or not qb.is_symmetric or set(qb.scale) - set(expected):
+        if qb.bits != BIAS_BITS or not qb.is_symmetric or qb.scale != expected:
             raise ShapeError("the bias is int32 with scale input scale x weight scale")
     if residual is not None and not _quantization(residual, "the residual").is_per_tensor:
         raise ShapeError("the residual is quantized per tensor")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import chain
 
 from hypothesis import assume
@@ -177,6 +178,7 @@ _POPULAR = {
 }
 
 
+@lru_cache
 def _plans(
     ops: tuple[str, ...], max_steps: int, input_types: tuple[TensorType, ...]
 ) -> SearchStrategy[_Plan]:
@@ -203,6 +205,7 @@ def _motif(names: Sequence[str]) -> SearchStrategy[tuple[Step, ...]]:
     return st.tuples(*members).map(lambda drawn: tuple(step for present, step in drawn if present))
 
 
+@lru_cache
 def _steps(ops: tuple[str, ...]) -> SearchStrategy[Step]:
     unknown = sorted(set(ops) - GROWS.keys())
     if unknown:

@@ -1,0 +1,90 @@
+"""The text form: what is dumped reads back equal, and errors say where."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fxpress.ir import Graph, ParseError, Source, dump, parse
+from fxpress.ir.testing import graphs, quantized_graphs
+from fxpress.ir.testing.variants import renamed
+
+names = st.text(min_size=1, max_size=8)
+
+
+@given(graphs())
+def test_float_graph_reads_back(graph: Graph) -> None:
+    assert parse(dump(graph), params=graph.params) == graph
+
+
+@given(quantized_graphs())
+def test_quantized_graph_reads_back(graph: Graph) -> None:
+    assert parse(dump(graph), params=graph.params) == graph
+
+
+@given(graphs(max_steps=2), names, names, names)
+def test_odd_names_and_sources_read_back(graph: Graph, prefix: str, module: str, location: str) -> None:
+    odd = renamed(graph, lambda name: f"{prefix}{name}")
+    odd = replace(odd, nodes=tuple(replace(n, source=Source(module, location)) for n in odd.nodes))
+    odd = replace(odd, output_names=tuple(f"{prefix}{i}" for i in range(len(odd.outputs))))
+    assert parse(dump(odd), params=odd.params) == odd
+
+
+@given(graphs(max_steps=2))
+def test_dump_is_the_same_each_time(graph: Graph) -> None:
+    assert dump(parse(dump(graph))) == dump(graph)
+
+
+TEXT = """graph(%x: f32[1x3x8x8]) {
+  const %w: i8[6x3x3x3]<scale=@0, zero=0, axis=0>
+  %c: f32[1x4x8x8] = conv{padding=(1, 1, 1, 1), clamp=(0.0, inf)}(%x, %x)   # "features.0", "net.py:12"
+  %q: i8[1x4x8x8]<bits=4, scale=0.05, zero=-3> = quantize(%c)
+  %s: f32[] = torch_call{call='aten.sum.default(x0)'}(%c)
+  return out: %q, "the \\"sum\\"": %s, weight: %w
+}
+@0 = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+"""
+
+
+def test_text_as_a_reader_sees_it() -> None:
+    graph = parse(TEXT)
+    assert dump(graph) == TEXT
+    assert graph.output_names == ("out", 'the "sum"', "weight")
+    assert graph.nodes[0].source == Source("features.0", "net.py:12")
+    assert graph.constants[0].type.quantization.scale == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    assert graph.params["w"].dtype == torch.int8
+
+
+def test_constants_are_filled_in() -> None:
+    text = "graph() { const %a: f32[2] const %b: f32[2] %c: f32[2] = add(%a, %b) return y: %c }"
+    graph = parse(text, params={"a": torch.ones(2)}, fill=lambda v: torch.full(v.type.shape, 7.0))
+    assert graph.params["a"].tolist() == [1, 1] and graph.params["b"].tolist() == [7, 7]
+
+
+ERRORS = [
+    ("", "1:1: expected 'graph', found ''"),
+    ("graph(%x: f32[2]) {\n  return y: %z\n}", "2:13: %z is not defined"),
+    ("graph(%x: f32[2]) {\n  %x: f32[2] = relu(%x)\n}", "2:3: %x is defined twice"),
+    ("graph(%x: f33[2]) {", "1:11: 'f33' is not a valid DType"),
+    ("graph(%x: f32[2x]) {", "1:11: invalid literal for int"),
+    ("graph(%x: f32[2]) {\n  %y: f32[2] = reluu(%x)", "2:16: unknown operator 'reluu'"),
+    ("graph(%x: f32[2]) {\n  %y: f32[2] = relu{slope=1}(%x)", "2:16: relu has no attribute slope"),
+    ("graph(%x: f32[2]) {\n  %y: f32[2] = clamp{low=zero}(%x)", "2:26: 'zero' is not a value"),
+    ("graph(%x: f32[2]) {\n  %y: f32[2] = relu(%x, none)", "2:3: a trailing operand is none; leave it out"),
+    ("graph(%x: f32[2]) {\n  %y: f32[2] = relu(%x", "2:23: expected ',' or ')', found ''"),
+    ("graph(%x: f32[2]) {\n  return y: %x\n} more", "3:3: text after the graph"),
+    ("graph(%x: f32[2]) {\n  return y: $x", "2:13: unexpected character '$'"),
+    ("graph(%x: i8[2]<scale=0, zero=0>) {", "1:11: a scale must be a positive finite number"),
+    ("graph(%x: i8[2]<zero=0>) {", "1:24: a quantization needs a scale"),
+    ("graph(%x: i8[2]<scale=@3>) {", "1:23: there is no list @3"),
+    ("graph(%x: f32[2]) {\n  %y: f32[2] = torch_call{call='nonsense'}(%x)", "2:16: torch_call: "),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), ERRORS)
+def test_text_that_is_no_graph_is_refused_with_its_place(text: str, message: str) -> None:
+    with pytest.raises(ParseError) as error:
+        parse(text)
+    assert str(error.value).startswith(message)
