@@ -11,6 +11,7 @@ from .memory import MemoryPlan, plan_memory
 from .ports import port_layouts
 from .prepare import renumber_flattened, strip_edges
 from .program import Program
+from .schedule import schedule
 from .select import select
 from .target import Machine
 
@@ -26,7 +27,7 @@ class Lowered:
 
 def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     """Choose kernels, layouts and places for a graph; nothing is written."""
-    prepared = renumber_flattened(graph if options.io == "float" else strip_edges(graph))
+    prepared = schedule(renumber_flattened(graph if options.io == "float" else strip_edges(graph)))
     inputs = port_layouts([v.name for v in prepared.inputs], prepared.inputs, options.layouts)
     outputs = port_layouts(prepared.output_names, prepared.outputs, options.layouts)
     program = select(prepared, Machine.of(target), inputs=inputs, outputs=outputs)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from ...ir import Graph, Node, Source, Value
+from ...ir import Graph, Node, Source, Value, node_text
 from ...ir.errors import UnsupportedError
 from .kernels import kernels
 from .kernels.base import Implementation, Offer, Site
@@ -99,7 +99,9 @@ def _advance(
             if key not in found or cycles < found[key].cycles:
                 found[key] = _Way(cycles, layouts, implementation, way)
     if not found:
-        raise UnsupportedError(f"no kernel for {node.op.name}")
+        _, refusals = offers(Site(node, graph, tuple(None for _ in node.inputs), machine))
+        reasons = "; ".join(dict.fromkeys(refusals)) or "this operator is not part of the C backend"
+        raise UnsupportedError(f"no C kernel for {node_text(node)}: {reasons}")
     return sorted(found.values(), key=lambda way: way.cycles)[:_MAX_STATES]
 
 

@@ -83,6 +83,7 @@ class _Writer:
     _functions: dict[Hashable, tuple[str, str]] = field(default_factory=dict)
     _arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
     _declared: dict[Stored, str] = field(default_factory=dict)
+    _symbols: set[str] = field(default_factory=set)
     _headers: set[str] = field(default_factory=set)
     _trace: list[TracePoint] = field(default_factory=list)
     _uses_math: bool = False
@@ -130,10 +131,10 @@ class _Writer:
         known = self._functions.get(call.function.key)
         if known is not None:
             return known[0]
-        taken = {symbol for symbol, _ in self._functions.values()}
         symbol = f"{self.name}_{step.operator}_{number}"
-        while symbol in taken:
+        while symbol in self._symbols:
             symbol += "_"
+        self._symbols.add(symbol)
         self._headers.update(call.function.headers)
         self._uses_math |= call.function.uses_math
         self._functions[call.function.key] = (symbol, call.function.render(symbol))
@@ -143,8 +144,9 @@ class _Writer:
         key = (data.dtype.name, hashlib.sha256(data.tobytes()).digest())
         if key not in self._arrays:
             symbol = f"{self.name}_{role}"
-            while any(symbol == known.symbol for known in self._arrays.values()):
+            while symbol in self._symbols:
                 symbol += "_"
+            self._symbols.add(symbol)
             self._constant_bytes += -(-data.nbytes // 4) * 4
             self._arrays[key] = Array(symbol, array_type(data), data.size, array(data), comment(text))
         return self._arrays[key].symbol
