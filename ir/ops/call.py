@@ -20,6 +20,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from ..errors import ShapeError
 from ..tensor_type import TensorType
 from .base import Op, operator
+from .call_channels import BoundCall, couple_overload
+from .channels import Axes, CouplingCall
 
 Argument = Any  # what a torch schema allows: operand, number, text, dtype, ..., None, or a list of them
 
@@ -83,6 +85,12 @@ class TorchCall(Op):
                 )
             )
         )
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        overload, args, kwargs = _parsed(self.call)
+        names = [argument.name for argument in overload._schema.arguments]
+        bound = {**dict(zip(names, args, strict=False)), **kwargs}
+        return couple_overload(call, BoundCall(self.target, bound), overload.tags)
 
 
 @lru_cache(maxsize=4096)

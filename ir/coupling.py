@@ -1,0 +1,207 @@
+"""Which channels live or die together.
+
+Every dimension of every value is an axis; every operator says with `couple` which axes carry the same channels and
+which channels of different axes hang together, data movement by the indices that it moves. The connected components
+are the units of structured pruning. A unit that touches an input, an output, or an operator of which nothing is known
+stays.
+
+    coupling = couple(graph)
+    coupling.units(weight, 0)      # the unit of each row of a weight, -1 for one that stays
+
+Linear in the size of the graph; channels are arrays throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from .coupling_axes import AxisTable, Indices, NodeCall, Reason, as_index
+from .graph import Graph, Node
+from .ops.channels import Axes, Cut
+from .tensor_type import Value
+
+STAYS = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Coupling:
+    """The units of a graph. A unit is a number from 0 to `count`; so is a group of units that are interchangeable.
+
+    Two units are of one group when they have channels on the same axes, equally many on each: leaving one unit of
+    each group leaves a channel on every axis.
+    """
+
+    graph: Graph
+    count: int
+    groups: np.ndarray  # group of each unit
+    pooled: Mapping[str, Axes]  # axes over which a node takes statistics, by its first result's name
+    _axes: Mapping[str, Axes]
+    _starts: np.ndarray  # of each axis, in `_units`
+    _sizes: np.ndarray
+    _units: np.ndarray
+    _reasons: Mapping[int, Reason]  # why channels of constants' axes stay
+
+    def axes(self, value: Value) -> Axes:
+        """The axes of a value; dimensions with the same channels have the same axis."""
+        return self._axes[value.name]
+
+    def units(self, value: Value, dimension: int) -> np.ndarray:
+        """The unit of each index of a dimension, -1 for an index that stays."""
+        return self.on_axis(self._axes[value.name][dimension])
+
+    def on_axis(self, axis: int) -> np.ndarray:
+        """The unit of each channel of an axis, -1 for a channel that stays."""
+        start = self._starts[axis]
+        return self._units[start : start + self._sizes[axis]]
+
+    def reason(self, value: Value, dimension: int) -> Reason | None:
+        """Why channels of a constant's dimension stay; None where all can go."""
+        return self._reasons.get(self._axes[value.name][dimension])
+
+    @property
+    def refusals(self) -> tuple[Reason, ...]:
+        """The operators without a rule that keep channels of constants from going, in the graph's order."""
+        found = {r: None for r in self._reasons.values() if r.is_refusal}
+        order = {node.outputs[0].name: i for i, node in enumerate(self.graph.nodes)}
+        return tuple(sorted(found, key=lambda reason: order.get(reason.name, -1)))
+
+    @cached_property
+    def members(self) -> tuple[tuple[Value, int, np.ndarray], ...]:
+        """The dimensions of constants that can shrink: constant, dimension, unit of each index."""
+        found = [
+            (value, d, self.units(value, d)) for value in self.graph.constants for d in range(value.type.rank)
+        ]
+        return tuple((value, d, units) for value, d, units in found if (units != STAYS).any())
+
+    def kept(self, removed: np.ndarray) -> Kept:
+        """What stays of every axis when the units that `removed` (bool) marks go."""
+        return Kept(self, removed)
+
+
+class Kept:
+    """The indices that stay along each axis after the removal of some units."""
+
+    def __init__(self, coupling: Coupling, removed: np.ndarray) -> None:
+        self.coupling = coupling
+        self.removed = removed
+        self._stays = np.append(~removed, True)  # entry -1 is that of what always stays
+        self._cache: dict[int, Tensor] = {}
+
+    def axis(self, axis: int) -> Tensor:
+        """Kept indices of an axis, ascending."""
+        if axis not in self._cache:
+            self._cache[axis] = as_index(np.flatnonzero(self._stays[self.coupling.on_axis(axis)]))
+        return self._cache[axis]
+
+    def value(self, value: Value) -> tuple[Tensor, ...]:
+        """Kept indices of each dimension of a value."""
+        return tuple(self.axis(axis) for axis in self.coupling.axes(value))
+
+    def size(self, axis: int) -> int:
+        """How many channels of an axis stay."""
+        return len(self.axis(axis))
+
+    def shape(self, value: Value) -> tuple[int, ...]:
+        """The sizes of a value after the cut."""
+        return tuple(len(self.axis(axis)) for axis in self.coupling.axes(value))
+
+    def cut(self, node: Node) -> Cut:
+        """What stays of a node's operands and results."""
+        operands = tuple(None if value is None else self.value(value) for value in node.inputs)
+        results = tuple(self.value(value) for value in node.outputs)
+        return Cut(operands, results, node.operand_types, node.output_types)
+
+
+def couple(graph: Graph) -> Coupling:
+    """Find the units of channels of a float graph."""
+    table = AxisTable()
+    axes: dict[str, Axes] = {}
+    pooled: dict[str, Axes] = {}
+    for value in graph.constants:
+        axes[value.name] = tuple(table.add(n) for n in value.type.shape)
+    for value in graph.inputs:
+        reason = Reason("it is a dimension of an input", value.name)
+        axes[value.name] = tuple(table.add(n, reason=reason) for n in value.type.shape)
+    for node in graph.nodes:
+        call = NodeCall(table, node, [None if v is None else axes[v.name] for v in node.inputs])
+        for value, own in zip(node.outputs, node.op.couple(call), strict=True):
+            axes[value.name] = own
+        if call.pooled:
+            pooled[node.outputs[0].name] = call.pooled
+    for value in graph.outputs:
+        for axis in axes[value.name]:
+            table.fix(axis, Reason("it is a dimension of an output", value.name))
+    table.settle()
+    return _components(graph, table, axes, pooled)
+
+
+def _components(
+    graph: Graph, table: AxisTable, axes: Mapping[str, Axes], pooled: Mapping[str, Axes]
+) -> Coupling:
+    roots = np.array([table.root(axis) for axis in range(len(table))], dtype=np.int64)
+    sizes = np.array([table.size(axis) for axis in range(len(table))], dtype=np.int64)
+    own = np.where(roots == np.arange(len(roots)), sizes, 0)
+    starts = np.concatenate([[0], np.cumsum(own)])[:-1][roots] if len(roots) else roots
+    labels = _connected(int(own.sum()), [(starts[t.a] + t.in_a, starts[t.b] + t.in_b) for t in table.ties])
+    reasons = {axis: r for axis in map(int, np.unique(roots)) if (r := table.reason(axis)) is not None}
+    rooted = {name: tuple(int(roots[axis]) for axis in listed) for name, listed in axes.items()}
+    constants = {axis for value in graph.constants for axis in rooted[value.name]}
+
+    held = {axis: reasons[axis] for axis in constants & reasons.keys()}
+    stays = np.ones(int(labels.max()) + 1 if len(labels) else 0, dtype=bool)
+    for axis in sorted(constants):
+        stays[labels[starts[axis] : starts[axis] + sizes[axis]]] = False
+    held_by = np.full(len(stays), -1, dtype=np.int64)
+    for axis in sorted(reasons, key=lambda axis: reasons[axis].is_refusal):  # a refusal has the last word
+        stays[labels[starts[axis] : starts[axis] + sizes[axis]]] = True
+        held_by[labels[starts[axis] : starts[axis] + sizes[axis]]] = axis
+    for axis in sorted(constants - reasons.keys()):
+        holders = np.unique(held_by[labels[starts[axis] : starts[axis] + sizes[axis]]])
+        found = [reasons[holder] for holder in holders.tolist() if holder >= 0]
+        held |= {axis: max(found, key=lambda reason: reason.is_refusal)} if found else {}
+    units, count = _numbered(labels, stays)
+    groups = _grouped(units, count, np.repeat(np.arange(len(own)), own))
+    pools = {name: tuple(int(roots[axis]) for axis in listed) for name, listed in pooled.items()}
+    return Coupling(graph, count, groups, pools, rooted, starts, sizes, units, held)
+
+
+def _connected(count: int, pairs: Sequence[tuple[Indices, Indices]]) -> np.ndarray:
+    """The component of each of `count` labels."""
+    if not pairs:
+        return np.arange(count)
+    rows, columns = (np.concatenate(side) for side in zip(*pairs, strict=True))
+    edges = coo_array((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(count, count))
+    _, components = connected_components(edges, directed=False)
+    return np.asarray(components, dtype=np.int64)
+
+
+def _numbered(labels: np.ndarray, stays: np.ndarray) -> tuple[np.ndarray, int]:
+    """Units in the order of their first label."""
+    moving = np.flatnonzero(~stays[labels]) if len(labels) else labels
+    found, first, inverse = np.unique(labels[moving], return_index=True, return_inverse=True)
+    rank = np.empty(len(found), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(found))
+    units = np.full(len(labels), STAYS, dtype=np.int64)
+    units[moving] = rank[inverse]
+    return units, len(found)
+
+
+def _grouped(units: np.ndarray, count: int, axis_of: np.ndarray) -> np.ndarray:
+    """The group of each unit: a random number for each axis, summed over a unit's channels, names its axes."""
+    moving = units != STAYS
+    if not count:
+        return np.zeros(0, dtype=np.int64)
+    numbers = np.random.default_rng(0).integers(0, 2**63, size=int(axis_of.max()) + 1, dtype=np.uint64)
+    names = np.zeros(count, dtype=np.uint64)
+    np.add.at(names, units[moving], numbers[axis_of[moving]])
+    _, first, inverse = np.unique(names, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), dtype=np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]

@@ -1,0 +1,257 @@
+"""Axes of values while a graph is walked: which are one and the same, which cannot shrink, which mix in a reshape.
+
+A reshape that splits N = A * B channels, or joins them, leaves a rectangle only if what goes are whole rows or whole
+columns. Which of the two is known once the whole graph is seen: where one side cannot shrink, the other one takes
+all; where both could, one is chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .graph import Node, Source
+from .ops.channels import Axes
+from .tensor_type import TensorType
+
+Indices = np.ndarray  # int64
+_NOWHERE = Source()
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why channels stay: a property of the graph or, where `is_refusal`, an operator of which nothing is known."""
+
+    why: str
+    name: str = ""
+    source: Source = _NOWHERE
+    is_refusal: bool = False
+
+    def __str__(self) -> str:
+        place = f" ({self.source})" if str(self.source) else ""
+        return f"%{self.name}{place}: {self.why}" if self.name else self.why
+
+
+@dataclass(frozen=True, slots=True)
+class Tie:
+    """Channel `in_a[k]` of axis `a` hangs together with channel `in_b[k]` of axis `b`."""
+
+    a: int
+    in_a: Indices
+    b: int
+    in_b: Indices
+
+
+@dataclass(frozen=True, slots=True)
+class _Regroup:
+    """Axes of one reshape: the same elements, row after row, before and after."""
+
+    before: Axes
+    after: Axes
+    reason: Reason
+
+
+class AxisTable:
+    """All axes of a graph, as a union-find forest."""
+
+    def __init__(self) -> None:
+        self.ties: list[Tie] = []
+        self._sizes: list[int] = []
+        self._parents: list[int] = []
+        self._weak: list[bool] = []
+        self._reasons: list[Reason | None] = []
+        self._regroups: list[_Regroup] = []
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def size(self, axis: int) -> int:
+        """Number of channels of an axis."""
+        return self._sizes[axis]
+
+    def add(self, size: int, *, reason: Reason | None = None, weak: bool = False) -> int:
+        """A new axis; one of a single channel cannot shrink."""
+        self._sizes.append(size)
+        self._parents.append(len(self._parents))
+        self._weak.append(weak)
+        self._reasons.append(reason or (Reason("there is only one") if size <= 1 else None))
+        return len(self._sizes) - 1
+
+    def root(self, axis: int) -> int:
+        """The axis that stands for all that are the same as this one."""
+        while self._parents[axis] != axis:
+            self._parents[axis] = self._parents[self._parents[axis]]
+            axis = self._parents[axis]
+        return axis
+
+    def reason(self, axis: int) -> Reason | None:
+        """Why the axis cannot shrink; None when it can."""
+        return self._reasons[self.root(axis)]
+
+    def fix(self, axis: int, reason: Reason) -> None:
+        """Keep the axis as it is; the first reason stands, unless a later one is a refusal."""
+        root, known = self.root(axis), self._reasons[self.root(axis)]
+        if known is None or (reason.is_refusal and not known.is_refusal):
+            self._reasons[root] = reason
+
+    def tie(self, a: int, b: int) -> None:
+        """Make two axes of one size the same."""
+        assert self._sizes[a] == self._sizes[b]
+        a, b = sorted((self.root(a), self.root(b)))
+        self._parents[b] = a
+        self._weak[a] = self._weak[a] and self._weak[b]
+        known = self._reasons[b]
+        if a != b and known is not None:
+            self.fix(a, known)
+
+    def regroup(self, axes: Axes, shape: Sequence[int], reason: Reason) -> Axes:
+        """Axes of a reshape's result; those that only change places by dimensions of size 1 stay the same."""
+        if not prod(shape):
+            for axis in axes:
+                self.fix(axis, reason)
+            return tuple(self.add(n, reason=reason) for n in shape)
+        result = [self.add(n) if n == 1 else -1 for n in shape]
+        before = [axis for axis in axes if self._sizes[axis] != 1]
+        after = [place for place, n in enumerate(shape) if n != 1]
+        while before:
+            own, places = [before.pop(0)], [after.pop(0)]
+            while (n := prod(self._sizes[a] for a in own)) != (m := prod(shape[p] for p in places)):
+                if n < m:
+                    own.append(before.pop(0))
+                else:
+                    places.append(after.pop(0))
+            made = own if len(own) == len(places) == 1 else [self.add(shape[p]) for p in places]
+            if made is not own:
+                self._regroups.append(_Regroup(tuple(own), tuple(made), reason))
+            for place, axis in zip(places, made, strict=True):
+                result[place] = axis
+        return tuple(result)
+
+    def settle(self) -> None:
+        """Decide along which axis each reshape loses channels, and tie those."""
+        pending = self._regroups
+        while True:
+            if any([self._narrow(regroup) for regroup in pending]):
+                continue
+            chosen = next(
+                (r for r in pending if max(len(self._open(s)) for s in (r.before, r.after)) > 1), None
+            )
+            if chosen is None:
+                break
+            self._choose(chosen)
+        for regroup in pending:
+            before, after = self._open(regroup.before), self._open(regroup.after)
+            if before and after:
+                in_before = self._places(regroup.before, before[0])
+                self.ties.append(Tie(before[0], in_before, after[0], self._places(regroup.after, after[0])))
+
+    def _open(self, axes: Axes) -> list[int]:
+        return [axis for axis in axes if self.reason(axis) is None]
+
+    def _narrow(self, regroup: _Regroup) -> bool:
+        """Where one side cannot shrink, the other cannot; True when that is news."""
+        before, after = self._open(regroup.before), self._open(regroup.after)
+        if bool(before) == bool(after):
+            return False
+        known = self.reason((regroup.before if after else regroup.after)[0])
+        for axis in before or after:
+            self.fix(axis, known or regroup.reason)
+        return True
+
+    def _choose(self, regroup: _Regroup) -> None:
+        """The largest axis of a side may shrink, of equals the last: inside attention heads, not the heads."""
+        for side in (regroup.before, regroup.after):
+            ready = self._open(side)
+            ranked = sorted(ready, key=lambda axis: (not self._weak[self.root(axis)], self._sizes[axis]))
+            for axis in ranked[:-1]:
+                if self.root(axis) != self.root(ranked[-1]):
+                    self.fix(axis, Reason("channels are removed along another dimension of the same reshape"))
+                else:
+                    self.fix(axis, regroup.reason)
+
+    def _places(self, axes: Axes, axis: int) -> Indices:
+        """The index along `axis` of each element of the rectangle of `axes`."""
+        at = axes.index(axis)
+        inner = prod(self._sizes[a] for a in axes[at + 1 :])
+        outer = prod(self._sizes[a] for a in axes[:at])
+        return np.tile(np.repeat(np.arange(self._sizes[axis]), inner), outer)
+
+
+class NodeCall:
+    """The `CouplingCall` of one node."""
+
+    def __init__(self, table: AxisTable, node: Node, operands: Sequence[Axes | None]) -> None:
+        self.types: tuple[TensorType | None, ...] = node.operand_types
+        self.outputs: tuple[TensorType, ...] = node.output_types
+        self.pooled: tuple[int, ...] = ()
+        self._table, self._node, self._operands = table, node, tuple(operands)
+
+    def operand(self, index: int) -> Axes:
+        """The axes of an operand that is present."""
+        axes = self._operands[index]
+        assert axes is not None
+        return axes
+
+    def optional(self, index: int) -> Axes | None:
+        """The axes of an operand, or None when it is absent."""
+        return self._operands[index] if index < len(self._operands) else None
+
+    def size(self, axis: int) -> int:
+        """Number of channels along an axis."""
+        return self._table.size(axis)
+
+    def free(self, size: int, *, weak: bool = False) -> int:
+        """A new axis."""
+        return self._table.add(size, weak=weak)
+
+    def fixed(self, *sizes: int) -> Axes:
+        """New axes from which nothing can go."""
+        return tuple(
+            self._table.add(size, reason=self._reason("it is no dimension of channels")) for size in sizes
+        )
+
+    def tie(self, a: int, b: int) -> None:
+        """Channel i of `a` is channel i of `b`."""
+        self._table.tie(a, b)
+
+    def tie_indices(self, a: int, in_a: Tensor, b: int, in_b: Tensor) -> None:
+        """Channel `in_a[k]` of `a` hangs together with channel `in_b[k]` of `b`."""
+        self._table.ties.append(Tie(a, in_a.numpy(), b, in_b.numpy()))
+
+    def fix(self, *axes: int, why: str) -> None:
+        """Nothing can go from these axes."""
+        for axis in axes:
+            self._table.fix(axis, self._reason(why))
+
+    def pool(self, *axes: int) -> None:
+        """The operator takes its statistics over these axes."""
+        self.pooled += axes
+
+    def regroup(self, axes: Axes, shape: Sequence[int]) -> Axes:
+        """Axes of a value of `shape` with the same elements in the same order."""
+        return self._table.regroup(axes, shape, self._reason("what goes would not leave a rectangle"))
+
+    def refuse(self) -> tuple[Axes, ...]:
+        """Fix all operands and results, and say that this is for want of a rule."""
+        what = getattr(self._node.op, "target", self._node.op.name)
+        reason = Reason(f"it is not known how {what} couples channels", *self._place(), is_refusal=True)
+        for axis in (axis for axes in self._operands for axis in axes or ()):
+            if self._table.size(axis) > 1:
+                self._table.fix(axis, reason)
+        return tuple(tuple(self._table.add(n, reason=reason) for n in type.shape) for type in self.outputs)
+
+    def _reason(self, why: str) -> Reason:
+        return Reason(why, *self._place())
+
+    def _place(self) -> tuple[str, Source]:
+        return self._node.outputs[0].name, self._node.source
+
+
+def as_index(indices: Indices) -> Tensor:
+    """Indices as torch takes them."""
+    return torch.from_numpy(np.ascontiguousarray(indices))

@@ -1,0 +1,137 @@
+"""How operators say which channels of their operands and results hang together, and what a cut leaves of them.
+
+An axis is one dimension of one value, known by a number; dimensions that carry the same channels may share it.
+Channels that hang together are kept or removed as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..tensor_type import TensorType
+
+Axes = tuple[int, ...]
+
+
+class CouplingCall(Protocol):
+    """One node whose channels are being coupled; what its operator may ask and say."""
+
+    types: tuple[TensorType | None, ...]
+    outputs: tuple[TensorType, ...]
+
+    def operand(self, index: int) -> Axes:
+        """The axes of an operand that is present."""
+
+    def optional(self, index: int) -> Axes | None:
+        """The axes of an operand, or None when it is absent."""
+
+    def size(self, axis: int) -> int:
+        """Number of channels along an axis."""
+
+    def free(self, size: int, *, weak: bool = False) -> int:
+        """A new axis. A `weak` one has no channels of its own: where a choice is to be made, others go first."""
+
+    def fixed(self, *sizes: int) -> Axes:
+        """New axes from which nothing can go, as spatial dimensions are."""
+
+    def tie(self, a: int, b: int) -> None:
+        """Channel i of `a` is channel i of `b`."""
+
+    def tie_indices(self, a: int, in_a: Tensor, b: int, in_b: Tensor) -> None:
+        """Channel `in_a[k]` of `a` hangs together with channel `in_b[k]` of `b`."""
+
+    def fix(self, *axes: int, why: str) -> None:
+        """Nothing can go from these axes."""
+
+    def pool(self, *axes: int) -> None:
+        """The operator takes its statistics over these axes: over the channels that stay, once some are gone."""
+
+    def regroup(self, axes: Axes, shape: Sequence[int]) -> Axes:
+        """Axes of a value of `shape` with the same elements in the same order as one with `axes`."""
+
+    def refuse(self) -> tuple[Axes, ...]:
+        """Axes of all results when nothing is known of the operator: nothing that it touches can go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What stays: for each dimension of each operand and result the kept indices, ascending."""
+
+    operands: tuple[tuple[Tensor, ...] | None, ...]
+    results: tuple[tuple[Tensor, ...], ...]
+    types: tuple[TensorType | None, ...]
+    outputs: tuple[TensorType, ...]
+
+    def operand(self, index: int) -> tuple[Tensor, ...]:
+        """Kept indices of an operand that is present."""
+        kept = self.operands[index]
+        assert kept is not None
+        return kept
+
+    def type(self, index: int) -> TensorType:
+        """The type that an operand had before the cut."""
+        type = self.types[index]
+        assert type is not None
+        return type
+
+    def shape(self, *, result: int = 0) -> tuple[int, ...]:
+        """Sizes of a result after the cut."""
+        return tuple(len(kept) for kept in self.results[result])
+
+    def groups(self, index: int, axis: int, groups: int) -> int:
+        """How many of `groups` consecutive groups along an operand's dimension still have a channel."""
+        each = self.type(index).shape[axis] // groups
+        return len(torch.unique(torch.div(self.operand(index)[axis], each, rounding_mode="floor")))
+
+
+def tie_broadcast(call: CouplingCall, shape: Sequence[int], *operands: Axes | None) -> Axes:
+    """Axes of a result of `shape` to which operands broadcast from the last dimension on."""
+    axes = []
+    for place, size in enumerate(reversed(shape), start=1):
+        met = [o[-place] for o in operands if o is not None and len(o) >= place]
+        full = [axis for axis in met if call.size(axis) == size] if size != 1 else []
+        for other in full[1:]:
+            call.tie(full[0], other)
+        axes.append(full[0] if full else call.fixed(size)[0])
+    return tuple(reversed(axes))
+
+
+def tie_all(call: CouplingCall, a: Axes, b: Axes | None) -> None:
+    """Tie two values of the same shape; nothing where the second is absent."""
+    for left, right in zip(a, b or (), strict=b is not None):
+        call.tie(left, right)
+
+
+def tie_grouped(call: CouplingCall, groups: int, *axes: int) -> bool:
+    """Tie axes that are split in `groups` equal parts, so that what goes leaves equal parts.
+
+    Many small groups go as a whole; few large ones each lose the same places, and then False is returned.
+    """
+    goes_whole = groups >= min(call.size(axis) // groups for axis in axes)
+    if goes_whole and all(call.size(axis) == groups for axis in axes):
+        for other in axes[1:]:
+            call.tie(axes[0], other)
+        return True
+    common = call.free(groups) if goes_whole else None
+    for axis in axes:
+        size, each = call.size(axis), call.size(axis) // groups
+        index = torch.arange(size)
+        if common is not None:
+            call.tie_indices(axis, index, common, torch.div(index, each, rounding_mode="floor"))
+        else:
+            call.tie_indices(axis, index, call.free(each), index % each)
+    return goes_whole
+
+
+def tie_part(call: CouplingCall, whole: int, start: int, size: int) -> int:
+    """The axis of `size` channels of `whole` from `start` on."""
+    if size == call.size(whole):
+        return whole
+    part = call.free(size)
+    call.tie_indices(part, torch.arange(size), whole, torch.arange(start, start + size))
+    return part
