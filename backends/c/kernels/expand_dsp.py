@@ -59,6 +59,11 @@ class Expansion:
         return self.loops > 0 or len(self.single_words) > 0
 
     @property
+    def uses_pitch(self) -> bool:
+        """Whether the distance of rows matters."""
+        return self.has_words or self.rows > 1
+
+    @property
     def loop_bytes(self) -> int:
         """Bytes that one turn of the loop reads."""
         return 4 * len(self.loop_words)
@@ -122,7 +127,8 @@ def plan_expansion(
             return "0"
         run, offset = divmod(tap, length)
         row, segment = divmod(run, segments)
-        return f"window[{row} * pitch + {segment * segment_step + offset}]"
+        place = segment * segment_step + offset
+        return f"window[{row} * pitch + {place}]" if row else f"window[{place}]"
 
     if gathers:
         left_over = [run * length + i for run in range(runs) for i in range(length - rest, length)]

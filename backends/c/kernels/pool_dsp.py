@@ -150,6 +150,8 @@ class _Context:
     padding_h: int
     padding_w: int
     pitch: int
+    row_step: int
+    column_step: int
 
 
 def _context(shape: PoolShape) -> _Context:
@@ -173,4 +175,6 @@ def _context(shape: PoolShape) -> _Context:
         padding_h=seen.padding[0],
         padding_w=seen.padding[1],
         pitch=x.w * x.c,
+        row_step=seen.stride[0] * x.w * x.c,
+        column_step=seen.stride[1] * x.c,
     )

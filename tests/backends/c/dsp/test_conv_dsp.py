@@ -106,6 +106,7 @@ def shapes(epilogue: Epilogue) -> list[ConvShape]:
         conv_shape((4, 4, 64), 10, (1, 1), epilogue, stride=(2, 2)),
         conv_shape((8, 7, 5), 3, (3, 3), epilogue, padding=(2, 2, 2, 2), dilation=(2, 2)),
         conv_shape((1, 1, 40), 4, (1, 1), epilogue),
+        conv_shape((1, 12, 1), 3, (1, 5), epilogue, padding=(0, 2, 0, 2)),
         conv_shape((1, 2, 3), 1, (3, 3), epilogue, padding=(1, 1, 1, 1), zero_point=-128),
     ]
 
