@@ -1,0 +1,272 @@
+"""How many units of each group stay: uniformly, by global ranking, or by an exact integer program.
+
+The program has a binary variable for each group and each number of units that it may keep. Costs are products of
+the sizes of two axes: a size is split over the levels of one group,
+
+    size_b = sum_l z_l,    least_b x_l <= z_l <= most_b x_l,    size_a * size_b = sum_l a_l z_l
+
+which is exact at whole x. What is maximised is the score that stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import coo_array
+
+from ..specs.options import PruneOptions
+from .errors import PassError
+from .prune_cost import Costs
+
+LEVELS = 12
+TIME_LIMIT_SECONDS = 60.0
+GAP = 1e-3
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The units of each group, the most valuable first, and how many of them must stay."""
+
+    units: tuple[np.ndarray, ...]
+    values: tuple[np.ndarray, ...]  # of those units
+    least: np.ndarray
+    multiple: int
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """Units of each group."""
+        return np.array([len(units) for units in self.units], dtype=np.int64)
+
+    def rounded(self, kept: np.ndarray) -> np.ndarray:
+        """Numbers of units within the limits of each group, up to the next multiple."""
+        whole = -(-np.ceil(kept - 1e-9).astype(np.int64) // self.multiple) * self.multiple
+        return np.minimum(np.maximum(whole, self.least), self.sizes)
+
+    def removed(self, kept: np.ndarray) -> np.ndarray:
+        """Which units go when `kept[g]` of group g stay."""
+        gone = np.zeros(int(self.sizes.sum()), dtype=bool)
+        for units, count in zip(self.units, kept, strict=True):
+            gone[units[count:]] = True
+        return gone
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Units that stay of each group, what they cost as shares of the whole, and how good the answer is proven."""
+
+    kept: np.ndarray
+    shares: Mapping[str, float]
+    gap: float | None = None
+
+
+def rank(groups: np.ndarray, scores: np.ndarray, held: np.ndarray, options: PruneOptions) -> Ranked:
+    """Sort the units of each group; those that `held` marks always stay."""
+    order = np.lexsort((np.arange(len(scores)), -scores, ~held, groups))
+    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
+    units = np.split(order, starts[1:]) if len(order) else []
+    least = [max(1, int(np.ceil(options.floor * len(u) - 1e-9)), int(held[u].sum())) for u in units]
+    ranked = Ranked(
+        tuple(units), tuple(scores[u] for u in units), np.array(least, dtype=np.int64), options.multiple
+    )
+    return Ranked(ranked.units, ranked.values, ranked.rounded(ranked.least), options.multiple)
+
+
+def allocate(ranked: Ranked, costs: Costs, options: PruneOptions) -> Allocation:
+    """Units to keep within the budget; PassError with the nearest that is feasible."""
+    assert options.budget is not None
+    limits = {
+        name: share
+        for name, share in (("macs", options.budget.macs), ("params", options.budget.params))
+        if share is not None
+    }
+    meter = _Meter(ranked, costs)
+    if options.budget.channels is not None:
+        limits["channels"] = options.budget.channels
+    meter.check_feasible(limits)
+    if options.allocation == "uniform":
+        return _allocate_uniform(ranked, meter, limits)
+    if options.allocation == "global":
+        return _allocate_globally(ranked, meter, limits)
+    return _Program(ranked, costs, meter).solve(limits)
+
+
+class _Meter:
+    """Costs as shares of those of the whole graph."""
+
+    def __init__(self, ranked: Ranked, costs: Costs) -> None:
+        self._ranked, self._costs = ranked, costs
+        self.whole = {name: max(costs.evaluate(name, ranked.sizes), 1.0) for name in costs.terms}
+        self.whole["channels"] = float(max(ranked.sizes.sum(), 1))
+
+    def shares(self, kept: np.ndarray) -> dict[str, float]:
+        """Each cost when `kept` units stay."""
+        shares = {name: self._costs.evaluate(name, kept) / self.whole[name] for name in self._costs.terms}
+        return {**shares, "channels": float(kept.sum()) / self.whole["channels"]}
+
+    def fits(self, kept: np.ndarray, limits: Mapping[str, float]) -> bool:
+        """Whether every limit holds."""
+        shares = self.shares(kept)
+        return all(shares[name] <= limit + 1e-9 for name, limit in limits.items())
+
+    def check_feasible(self, limits: Mapping[str, float]) -> None:
+        """PassError when even the least that may stay is too much."""
+        least = self.shares(self._ranked.least)
+        missed = [
+            f"{name}: at least {100 * least[name]:.1f} % stay, the budget is {100 * limit:.1f} %"
+            for name, limit in limits.items()
+            if least[name] > limit + 1e-9
+        ]
+        if missed:
+            advice = "lower `floor` or `multiple`, keep fewer layers, or raise the budget"
+            raise PassError(f"no channels meet the budget ({'; '.join(missed)}); {advice}")
+
+
+def _allocate_uniform(ranked: Ranked, meter: _Meter, limits: Mapping[str, float]) -> Allocation:
+    """The largest share of every group that fits; of channels alone, that share itself."""
+    if set(limits) == {"channels"}:
+        kept = ranked.rounded(np.floor(limits["channels"] * ranked.sizes + 1e-9))
+        return Allocation(kept, meter.shares(kept))
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        share = (low + high) / 2
+        if meter.fits(ranked.rounded(np.floor(share * ranked.sizes)), limits):
+            low = share
+        else:
+            high = share
+    kept = ranked.rounded(np.floor(low * ranked.sizes))
+    return Allocation(kept, meter.shares(kept))
+
+
+def _allocate_globally(ranked: Ranked, meter: _Meter, limits: Mapping[str, float]) -> Allocation:
+    """The highest threshold of score under which units go, wherever they are, until the budget is met."""
+    scores = np.unique(np.concatenate([np.zeros(1), *ranked.values]))
+
+    def kept_above(index: int) -> np.ndarray:
+        threshold = scores[index] if index < len(scores) else np.inf
+        return ranked.rounded(np.array([(values >= threshold).sum() for values in ranked.values]))
+
+    low, high = 0, len(scores)
+    while low < high:
+        middle = (low + high) // 2
+        if meter.fits(kept_above(middle), limits):
+            high = middle
+        else:
+            low = middle + 1
+    kept = kept_above(low)
+    return Allocation(kept, meter.shares(kept))
+
+
+class _Program:
+    """The integer program, as it is put together."""
+
+    def __init__(self, ranked: Ranked, costs: Costs, meter: _Meter) -> None:
+        self._ranked, self._costs, self._meter = ranked, costs, meter
+        self._levels = [
+            _levels(int(n), int(least), ranked.multiple)
+            for n, least in zip(ranked.sizes, ranked.least, strict=True)
+        ]
+        self._starts = np.concatenate([[0], np.cumsum([len(levels) for levels in self._levels])]).astype(int)
+        self._columns = int(self._starts[-1])  # variables so far: first the binary ones, then the parts z
+        self._upper = [1.0] * self._columns
+        self._rows: list[tuple[Mapping[int, float], float, float]] = []
+        self._parts: dict[tuple[int, int], int] = {}
+        for group, levels in enumerate(self._levels):
+            first = self._starts[group]
+            self._rows.append(({int(first) + i: 1.0 for i in range(len(levels))}, 1.0, 1.0))
+
+    def solve(self, limits: Mapping[str, float]) -> Allocation:
+        """The numbers of units that keep the most score within the limits."""
+        for name, limit in limits.items():
+            self._rows.append(self._limit(name, limit))
+        gain = np.zeros(self._columns)
+        for group, levels in enumerate(self._levels):
+            summed = np.concatenate([[0.0], np.cumsum(self._ranked.values[group])])
+            gain[self._starts[group] : self._starts[group + 1]] = summed[levels]
+        whole = np.arange(self._columns) < self._starts[-1]
+        result = milp(
+            -1e3 * gain / max(gain.sum(), 1e-12),
+            integrality=whole.astype(int),
+            bounds=Bounds(0.0, np.array(self._upper)),
+            constraints=self._constraints(),
+            options={"time_limit": TIME_LIMIT_SECONDS, "mip_rel_gap": GAP},
+        )
+        if result.x is None:
+            raise PassError(f"the integer program found no channels within the budget: {result.message}")
+        chosen = [
+            levels[int(np.argmax(result.x[self._starts[g] : self._starts[g + 1]]))]
+            for g, levels in enumerate(self._levels)
+        ]
+        kept = np.array(chosen, dtype=np.int64)
+        return Allocation(kept, self._meter.shares(kept), float(result.mip_gap or 0.0))
+
+    def _limit(self, name: str, limit: float) -> tuple[Mapping[int, float], float, float]:
+        """A row: the cost in units of its budget, at most one."""
+        row: dict[int, float] = {}
+        budget = limit * self._meter.whole[name]
+        fixed = 0.0
+        if name == "channels":
+            for group in range(len(self._levels)):
+                self._add_size(row, {group: 1}, 0, 1.0 / budget)
+        for term in self._costs.terms.get(name, ()):
+            fixed += self._add_term(row, term.coefficient / budget, term.axes)
+        return row, -np.inf, 1.0 - fixed + 1e-9
+
+    def _add_term(self, row: dict[int, float], factor: float, axes: Sequence[int]) -> float:
+        """Add a product of sizes to a row; what is constant of it is returned."""
+        if not axes:
+            return factor
+        if len(axes) == 1:
+            return self._add_size(row, self._costs.per_unit[axes[0]], self._costs.fixed[axes[0]], factor)
+        a, b = sorted(axes, key=lambda axis: len(self._costs.per_unit[axis]))
+        fixed = self._add_size(
+            row, self._costs.per_unit[b], self._costs.fixed[b], factor * self._costs.fixed[a]
+        )
+        for group, count in self._costs.per_unit[a].items():
+            start = self._split(group, b)
+            for i, level in enumerate(self._levels[group]):
+                row[start + i] = row.get(start + i, 0.0) + factor * count * float(level)
+        return fixed
+
+    def _add_size(self, row: dict[int, float], held: Mapping[int, int], fixed: int, factor: float) -> float:
+        for group, count in held.items():
+            for i, level in enumerate(self._levels[group]):
+                column = int(self._starts[group]) + i
+                row[column] = row.get(column, 0.0) + factor * count * float(level)
+        return factor * fixed
+
+    def _split(self, group: int, axis: int) -> int:
+        """Variables z_l that hold the size of `axis` at the level that `group` takes; the first one's column."""
+        if (group, axis) in self._parts:
+            return self._parts[group, axis]
+        start = self._parts[group, axis] = self._columns
+        levels = self._levels[group]
+        self._columns += len(levels)
+        least, most = (self._costs.size(axis, kept) for kept in (self._ranked.least, self._ranked.sizes))
+        self._upper += [float(most)] * len(levels)
+        total: dict[int, float] = {start + i: 1.0 for i in range(len(levels))}
+        fixed = self._add_size(total, self._costs.per_unit[axis], self._costs.fixed[axis], -1.0)
+        self._rows.append((total, -fixed, -fixed))
+        for i in range(len(levels)):
+            x = int(self._starts[group]) + i
+            self._rows.append(({start + i: 1.0, x: -float(most)}, -np.inf, 0.0))
+            self._rows.append(({start + i: 1.0, x: -float(least)}, 0.0, np.inf))
+        return start
+
+    def _constraints(self) -> LinearConstraint:
+        entries = [(r, c, v) for r, (row, _, _) in enumerate(self._rows) for c, v in row.items()]
+        rows, columns, values = (np.array(part) for part in zip(*entries, strict=True))
+        matrix = coo_array((values, (rows, columns)), shape=(len(self._rows), self._columns)).tocsr()
+        low, high = (np.array([row[i] for row in self._rows], dtype=np.float64) for i in (1, 2))
+        return LinearConstraint(matrix, low, high)
+
+
+def _levels(size: int, least: int, multiple: int) -> np.ndarray:
+    """At most LEVELS numbers of units, evenly spread, each a multiple or all."""
+    steps = np.unique([*range(-(-least // multiple) * multiple, size, multiple), size])
+    steps = steps[(steps >= least) & (steps <= size)]
+    if len(steps) > LEVELS:
+        steps = steps[np.unique(np.linspace(0, len(steps) - 1, LEVELS).round().astype(int))]
+    return np.asarray(steps, dtype=np.int64)

@@ -1,0 +1,192 @@
+"""What a unit of channels is worth, by the weights that go with it, or by data.
+
+    l1, l2              norm of a unit's part of each weight       Li et al., 2016
+    geometric_median    sum of distances to the other units        He et al., 2019
+    batchnorm           |gamma| of the batch norms                 Liu et al. (network slimming), 2017
+    taylor              sum over batches of (sum over the unit's weights of gradient * weight)^2
+                                                                   Molchanov et al., 2019
+    activation          mean absolute value of its channels
+
+Norms are divided by their mean over the group, member by member, before they are aggregated: then members and
+groups of different size compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..ir import Value, run
+from ..ir.coupling import STAYS, Coupling
+from ..ir.ops.norm import BatchNorm
+from ..specs.options import PruneOptions
+from .base import Context
+from .errors import MissingNeedError, PassError
+
+_GEOMETRIC_LIMIT = 4096  # units of one weight, above which all distances would not fit
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One number for each of some units: what one weight, or one activation, says of them."""
+
+    units: np.ndarray
+    scores: np.ndarray
+
+
+def score_units(coupling: Coupling, options: PruneOptions, context: Context) -> np.ndarray:
+    """The score of each unit, float64; the lower, the sooner it goes."""
+    if options.score == "random":
+        return np.random.default_rng(options.seed).random(coupling.count)
+    if options.score in ("taylor", "activation") and not context.calibration:
+        raise MissingNeedError(f'score "{options.score}" needs calibration in the spec')
+    if options.score == "taylor":
+        return _taylor(coupling, context)
+    members = list(_MEMBERS[options.score](coupling, context))
+    if options.score == "batchnorm" and not members:
+        raise PassError('score "batchnorm" needs batch norms: prune before fuse, or take another score')
+    scores, seen = _aggregate(coupling, members, options)
+    if not seen.all():  # channels that no such weight speaks of: by the norm of what there is
+        others, _ = _aggregate(coupling, list(_norms(coupling, _l2, least_rank=0)), options)
+        scores = np.where(seen, scores, others)
+    return scores
+
+
+def _aggregate(
+    coupling: Coupling, members: Sequence[Member], options: PruneOptions
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores over all members, and which units have any."""
+    total, times = np.zeros(coupling.count), np.zeros(coupling.count)
+    for member in members:
+        scores = member.scores / _unit_of_measure(
+            coupling.groups[member.units], member.scores, options.normalize
+        )
+        if options.aggregate == "max":
+            np.maximum.at(total, member.units, scores)
+        else:
+            np.add.at(total, member.units, scores)
+        times[member.units] += 1
+    return (total / np.maximum(times, 1) if options.aggregate == "mean" else total), times > 0
+
+
+def _unit_of_measure(groups: np.ndarray, scores: np.ndarray, normalize: str) -> np.ndarray:
+    """What the scores are divided by: mean or maximum over the group."""
+    if normalize == "none":
+        return np.ones_like(scores)
+    _, index = np.unique(groups, return_inverse=True)
+    if normalize == "mean":
+        measure = np.bincount(index, scores) / np.bincount(index)
+    else:
+        measure = np.zeros(int(index.max()) + 1)
+        np.maximum.at(measure, index, scores)
+    return np.where(measure > 0, measure, 1.0)[index]
+
+
+def _per_unit(units: np.ndarray, scores: np.ndarray) -> Member:
+    """Sums over the indices of each unit."""
+    moving = units != STAYS
+    present, index = np.unique(units[moving], return_inverse=True)
+    return Member(present, np.bincount(index, scores[moving], minlength=len(present)))
+
+
+def _l1(rows: Tensor) -> Tensor:
+    return rows.abs().sum(1)
+
+
+def _l2(rows: Tensor) -> Tensor:
+    return rows.square().sum(1)
+
+
+def _norms(coupling: Coupling, norm: Callable[[Tensor], Tensor], *, least_rank: int = 2) -> Iterator[Member]:
+    for value, dimension, units in coupling.members:
+        if value.type.rank >= least_rank and value.type.dtype.is_floating:
+            member = _per_unit(units, norm(_rows(coupling, value, dimension)).numpy())
+            yield Member(member.units, np.sqrt(member.scores)) if norm is _l2 else member
+
+
+def _rows(coupling: Coupling, value: Value, dimension: int) -> Tensor:
+    tensor = coupling.graph.tensor(value).detach().double()
+    return tensor.movedim(dimension, 0).reshape(value.type.shape[dimension], -1)
+
+
+def _distances(coupling: Coupling, context: Context) -> Iterator[Member]:
+    """Over the output channels of each weight: a unit near the median of all can be made from the others."""
+    for value, dimension, units in coupling.members:
+        if dimension or value.type.rank < 2 or len(units) > _GEOMETRIC_LIMIT:
+            continue
+        rows = _rows(coupling, value, dimension)
+        yield _per_unit(units, torch.cdist(rows, rows).sum(1).numpy())
+
+
+def _scales(coupling: Coupling, context: Context) -> Iterator[Member]:
+    for node in coupling.graph.nodes:
+        weight = node.operand(1)
+        if isinstance(node.op, BatchNorm) and weight is not None and coupling.graph.is_constant(weight):
+            units = coupling.units(weight, 0)
+            if (units != STAYS).any():
+                yield _per_unit(units, coupling.graph.tensor(weight).abs().double().numpy())
+
+
+def _activations(coupling: Coupling, context: Context) -> Iterator[Member]:
+    """The mean absolute value of every value's channels on the calibration data."""
+    sums: dict[tuple[int, str], np.ndarray] = {}
+
+    def observe(value: Value, tensor: Tensor) -> None:
+        for dimension, axis in enumerate(coupling.axes(value)):
+            if tensor.is_floating_point() and (coupling.on_axis(axis) != STAYS).any():
+                others = [d for d in range(tensor.ndim) if d != dimension]
+                mean = tensor.abs().double().mean(others) if others else tensor.abs().double()
+                sums[axis, value.name] = sums.get((axis, value.name), 0.0) + mean.numpy()
+
+    with torch.no_grad():
+        for done, inputs in enumerate(context.calibration):
+            context.progress("activations of channels", done, len(context.calibration))
+            run(coupling.graph, inputs, observe=observe)
+    for (axis, _), total in sums.items():
+        yield _per_unit(coupling.on_axis(axis), total)
+
+
+def _taylor(coupling: Coupling, context: Context) -> np.ndarray:
+    """Squared after the sum over the unit's weights, summed over batches."""
+    graph, scores = coupling.graph, np.zeros(coupling.count)
+    constants = {value.name: value for value, _, _ in coupling.members if value.type.dtype.is_floating}
+    params = {name: graph.params[name].detach().clone().requires_grad_() for name in constants}
+    every = {name: [(d, u) for v, d, u in coupling.members if v.name == name] for name in constants}
+    for done, inputs in enumerate(context.calibration):
+        context.progress("gradients of channels", done, len(context.calibration))
+        outputs = run(graph, inputs, params=params)
+        loss = _loss(outputs, context.labels[done] if context.labels else None)
+        gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
+        change = np.zeros(coupling.count)
+        for (name, weight), gradient in zip(params.items(), gradients, strict=True):
+            if gradient is None:
+                continue
+            product = (gradient * weight.detach()).double()
+            for dimension, units in every[name]:
+                along = product.movedim(dimension, 0).reshape(len(units), -1).sum(1).numpy()
+                moving = units != STAYS
+                np.add.at(change, units[moving], along[moving])
+        scores += change**2
+    return scores
+
+
+def _loss(outputs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+    """Cross-entropy of the first output where there are labels, else the energy of all outputs."""
+    if labels is not None and outputs[0].ndim >= 2:
+        return functional.cross_entropy(outputs[0].flatten(1), labels.long().flatten())
+    floats = [y for y in outputs if y.is_floating_point()]
+    return torch.stack([y.square().mean() for y in floats]).sum() / 2
+
+
+_MEMBERS: dict[str, Callable[[Coupling, Context], Iterator[Member]]] = {
+    "l1": lambda coupling, context: _norms(coupling, _l1),
+    "l2": lambda coupling, context: _norms(coupling, _l2),
+    "geometric_median": _distances,
+    "batchnorm": _scales,
+    "activation": _activations,
+}
