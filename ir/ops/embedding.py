@@ -1,4 +1,4 @@
-"""Rows of a table looked up by index."""
+"""Elements looked up by index."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, Op, Quantized, lowers, operator
 from .channels import Axes, CouplingCall
 from .quantize import check_moved
+from .slicing import check_axis
 
 
 @operator("embedding")
@@ -36,6 +37,49 @@ class Embedding(Op):
         indices, weight = call.operand(0), call.operand(1)
         call.fix(weight[0], why="rows are looked up by their number")
         return ((*indices, weight[1]),)
+
+
+@operator("take")
+@dataclass(frozen=True)
+class Take(Op):
+    """Elements `indices` of dimension `axis`, which their dimensions replace; negative ones count from the end.
+
+    Operands: x, indices (i32 or i64) of any rank.
+    """
+
+    quantized = Quantized.MOVE
+
+    axis: int = 0
+
+    def infer(self, x: TensorType, indices: TensorType) -> tuple[TensorType, ...]:
+        check_axis(self.axis, x)
+        check_moved(x)
+        if indices.dtype not in (DType.I32, DType.I64) or indices.is_quantized:
+            raise ShapeError(f"indices are i32 or i64, not {indices.dtype.value}")
+        if not x.shape[self.axis] and indices.numel:
+            raise ShapeError(f"dimension {self.axis} of {x.shape} has no elements")
+        return (x.with_shape((*x.shape[: self.axis], *indices.shape, *x.shape[self.axis + 1 :])),)
+
+    def reference(self, x: Tensor, indices: Tensor) -> Tensor:
+        at: list[slice[None, None, None] | Tensor] = [slice(None)] * self.axis
+        return x[(*at, indices)]
+
+
+@lowers("index.Tensor")
+def _lower_index(call: AtenCall) -> Value | None:
+    given = [(axis, index) for axis, index in enumerate(call["indices"]) if index is not None]
+    if len(given) != 1 or given[0][1].type.dtype not in (DType.I32, DType.I64):
+        return None
+    ((axis, indices),) = given
+    return call.emit(Take(axis), call.value("self"), indices)
+
+
+@lowers("index_select.default")
+def _lower_index_select(call: AtenCall) -> Value | None:
+    x, indices = call.value("self"), call.value("index")
+    if not x.type.rank or indices.type.rank != 1:
+        return None
+    return call.emit(Take(call["dim"] % x.type.rank), x, indices)
 
 
 @lowers("embedding.default")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -304,6 +305,16 @@ def _lower_split(call: AtenCall) -> tuple[Value, ...] | None:
             return None
         sizes = tuple(min(each, total - start) for start in range(0, total, each))
     return call.emit_many(Split(axis, sizes), x)
+
+
+@lowers("tensor_split.indices")
+def _lower_tensor_split(call: AtenCall) -> tuple[Value, ...] | None:
+    x, at = call.value("self"), list(call["indices"])
+    axis = call["dim"] % x.type.rank
+    ends = [0, *at, x.type.shape[axis]]
+    if ends != sorted(ends):
+        return None
+    return call.emit_many(Split(axis, tuple(b - a for a, b in pairwise(ends))), x)
 
 
 @lowers("cat.default", "concat.default", "concatenate.default")

@@ -7,6 +7,7 @@ from dataclasses import replace
 from ..ops.activation import Clamp, Elementwise, Elu, Gelu, LeakyRelu, Softplus
 from ..ops.base import OPERATORS
 from ..ops.binary import Binary
+from ..ops.compare import ArgMax, Cast, Compare, Logic, Where
 from ..ops.elementary import Pow
 from ..ops.prelu import Prelu
 from ..ops.reduce import Reduction
@@ -102,6 +103,34 @@ def grow_reduction(g: Growth, x: Value, step: Step) -> Value | None:
     if not rank or (rank == 1 and axes != ()):
         return None
     return g.add(op(axes, step.pick(1, [True, False])), x)
+
+
+@grows("compare", "logic", "where")
+def grow_choice(g: Growth, x: Value, step: Step) -> Value:
+    """The larger of two values, the smaller, or one where they are equal, by one condition or two."""
+    other = g.partner(x, step)
+    condition = g.add(Compare(step.pick(0, ["gt", "le", "eq", "ne", "lt", "ge"])), x, other)
+    if step.op == "logic":
+        opposite = g.add(Logic("not"), g.add(Compare("lt"), x, other))
+        condition = step.pick(
+            1, [opposite, g.add(Logic(step.pick(2, ["and", "or", "xor"])), condition, opposite)]
+        )
+    return g.add(Where(), condition, x, other)
+
+
+@grows("cast")
+def grow_cast(g: Growth, x: Value, step: Step) -> Value:
+    """Through another type and back."""
+    return g.add(Cast(x.type.dtype.value), g.add(Cast(step.pick(0, ["f64", "bool", "i32"])), x))
+
+
+@grows("argmax")
+def grow_argmax(g: Growth, x: Value, step: Step) -> Value | None:
+    """The index as a number."""
+    if not x.type.rank:
+        return None
+    op = ArgMax(step.digits[0] % x.type.rank, step.pick(1, [False, True]))
+    return g.add(Cast(x.type.dtype.value), g.add(op, x))
 
 
 @grows("softmax", "log_softmax")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from ..ops.call import TorchCall
-from ..ops.embedding import Embedding
+from ..ops.embedding import Embedding, Take
 from ..ops.pad import Pad
 from ..ops.quantize import Dequantize, Quantize, Requantize
 from ..ops.resize import ResizeLinear, ResizeNearest
@@ -156,6 +158,16 @@ def grow_embedding(g: Growth, x: Value, step: Step) -> Value:
     """Indices are a graph input of their own."""
     indices = g.input(TensorType(step.pick(0, [(2, 3), (4,), ()]), step.pick(1, [DType.I64, DType.I32])))
     return g.add(Embedding(), indices, g.weight(step, 1 + step.digits[2], 4))
+
+
+@grows("take")
+def grow_take(g: Growth, x: Value, step: Step) -> Value | None:
+    """Elements of the last dimension or the second, by indices of rank 1 or 2."""
+    if not x.type.rank:
+        return None
+    axis = step.pick(0, [x.type.rank - 1, min(1, x.type.rank - 1)])
+    chosen = torch.tensor(step.pick(1, [[0], [-1, 0], [[0, 0], [-1, 0]]]))
+    return g.add(Take(axis), x, g.builder.constant("indices", chosen))
 
 
 @grows("quantize", "dequantize")

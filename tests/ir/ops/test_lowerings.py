@@ -45,6 +45,8 @@ spread_out = t(2, 6, 8, 4).permute(0, 3, 1, 2)
 
 UNARY = "relu relu6 sigmoid tanh silu mish hardswish hardsigmoid log_sigmoid selu abs neg exp sin cos erf floor round"
 
+RELATIONS = "eq ne lt le gt ge"
+
 CASES = [
     *(case(getattr(aten, name).default, x4) for name in UNARY.split()),
     *(
@@ -125,6 +127,38 @@ CASES = [
     case(aten.sum.dim_IntList, x4, [2]),
     case(aten.amax.default, x4, [2, 3]),
     case(aten.amax.default, x4),
+    *(case(getattr(aten, name).Tensor, x4.round(), x4.round().flip(0)) for name in RELATIONS.split()),
+    *(case(getattr(aten, name).Scalar, x4, 0.1) for name in RELATIONS.split()),
+    case(aten.ge.Scalar, ids(3), 2),
+    *(
+        case(connective, x4 > 0, x4 > 1)
+        for connective in (
+            aten.logical_and.default,
+            aten.bitwise_and.Tensor,
+            aten.__and__.Tensor,
+            aten.logical_or.default,
+            aten.bitwise_or.Tensor,
+            aten.__or__.Tensor,
+            aten.logical_xor.default,
+        )
+    ),
+    case(aten.logical_not.default, x4 > 0),
+    case(aten.bitwise_not.default, x4 > 0),
+    case(aten.where.self, x4 > 0, x4, t(8)),
+    case(aten.where.ScalarSelf, x4 > 0, 0.1, x4),
+    case(aten.where.ScalarOther, x4 > 0, x4, 7),
+    case(aten.masked_fill.Scalar, x4, x4 > 0, float("-inf")),
+    case(aten.to.dtype, x4, torch.float64),
+    case(aten.to.dtype, x4, torch.bool),
+    case(aten.to.dtype, x4, torch.float32),
+    case(aten._to_copy.default, x4, dtype=torch.int32),
+    case(aten.type_as.default, ids(3), x4),
+    case(aten.to.other, ids(3), x4),
+    case(aten.argmax.default, x4, -1),
+    case(aten.argmax.default, x4, 1, True),
+    case(aten.index.Tensor, x4, [None, ids(2, 3, high=4)]),
+    case(aten.index_select.default, x4, -1, ids(5)),
+    case(aten.tensor_split.indices, t(2, 7), [1, 4], 1),
     case(aten.softmax.int, x4, -1),
     case(aten.softmax.int, x4, 1, torch.float32),
     case(aten._softmax.default, x4, 1, False),
@@ -302,6 +336,11 @@ DECLINED = [
     case(aten.mul.Tensor, ids(3), 0.5),
     case(aten.div.Tensor, ids(3), 2),
     case(aten.relu.default, ids(3)),
+    case(aten.ge.Scalar, ids(3), 0.5),
+    case(aten.__and__.Tensor, ids(3), ids(3)),
+    case(aten.index.Tensor, x4, [ids(2, high=2), ids(2)]),
+    case(aten.masked_fill.Scalar, ids(3), ids(3) > 2, 0.5),
+    case(aten.argmax.default, x4),
     case(aten.mean.dim, x4, [1], dtype=torch.float64),
     case(aten.cat.default, [x4, x4.double()], 0),
     case(aten.pad.default, ids(3), [1, 1]),

@@ -1,0 +1,182 @@
+"""Comparisons and what is done with their results: logic, choice, and conversion of element types."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+from ..tensor_type import DType, TensorType, Value
+from .base import AtenCall, Op, lowers, operator
+from .binary import broadcast, operands_with_scalars, scalar_fits
+
+_Function = Callable[..., Tensor]
+
+_RELATIONS: Mapping[str, _Function] = MappingProxyType(
+    {"eq": torch.eq, "ne": torch.ne, "lt": torch.lt, "le": torch.le, "gt": torch.gt, "ge": torch.ge}
+)
+_LOGIC: Mapping[str, _Function] = MappingProxyType(
+    {"and": torch.logical_and, "or": torch.logical_or, "xor": torch.logical_xor, "not": torch.logical_not}
+)
+_COMPLEX = (DType.C64, DType.C128)
+
+
+@operator("compare")
+@dataclass(frozen=True)
+class Compare(Op):
+    """Boolean a `relation` b, one of eq, ne, lt, le, gt, ge; operands of one element type broadcast."""
+
+    relation: str = "eq"
+
+    def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
+        if self.relation not in _RELATIONS:
+            raise ShapeError(f"relation {self.relation!r}; the choices are {', '.join(_RELATIONS)}")
+        if a.dtype is not b.dtype or a.dtype in _COMPLEX or a.is_quantized or b.is_quantized:
+            raise ShapeError(f"{a.dtype.value} and {b.dtype.value} are not compared")
+        return (TensorType(broadcast(a.shape, b.shape), DType.BOOL),)
+
+    def reference(self, a: Tensor, b: Tensor) -> Tensor:
+        return _RELATIONS[self.relation](a, b)
+
+
+@operator("logic")
+@dataclass(frozen=True)
+class Logic(Op):
+    """Boolean `connective` of one operand (not) or two (and, or, xor), which broadcast."""
+
+    connective: str = "and"
+
+    def infer(self, *operands: TensorType) -> tuple[TensorType, ...]:
+        if self.connective not in _LOGIC or len(operands) != (1 if self.connective == "not" else 2):
+            raise ShapeError(f"{self.connective!r} of {len(operands)} operands is no logic")
+        if any(t.dtype is not DType.BOOL for t in operands):
+            raise ShapeError("logic takes booleans")
+        return (TensorType(broadcast(*(t.shape for t in operands)), DType.BOOL),)
+
+    def reference(self, *operands: Tensor) -> Tensor:
+        return _LOGIC[self.connective](*operands)
+
+
+@operator("where")
+@dataclass(frozen=True)
+class Where(Op):
+    """a where the condition holds, b elsewhere; all three broadcast. Operands: condition, a, b."""
+
+    def infer(self, condition: TensorType, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
+        if condition.dtype is not DType.BOOL or a.dtype is not b.dtype or a.is_quantized or b.is_quantized:
+            raise ShapeError("where takes a boolean, and two values of one element type")
+        return (replace(a, shape=broadcast(condition.shape, a.shape, b.shape)),)
+
+    def reference(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(condition, a, b)
+
+
+@operator("cast")
+@dataclass(frozen=True)
+class Cast(Op):
+    """The same values in element type `dtype`, named as in a type: "f32", "i64", "bool", ..."""
+
+    dtype: str = "f32"
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if self.dtype not in {dtype.value for dtype in DType} or x.is_quantized:
+            raise ShapeError(f"{x.dtype.value} is not converted to {self.dtype!r}")
+        return (replace(x, dtype=DType(self.dtype)),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return x.to(DType(self.dtype).torch)
+
+
+@operator("argmax")
+@dataclass(frozen=True)
+class ArgMax(Op):
+    """Index (i64) of the first largest element along dimension `axis`."""
+
+    axis: int = 0
+    keepdim: bool = False
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if not 0 <= self.axis < x.rank or not x.shape[self.axis]:
+            raise ShapeError(f"{x.shape} has no largest element along dimension {self.axis}")
+        if x.dtype in (*_COMPLEX, DType.BOOL) or x.is_quantized:
+            raise ShapeError(f"the largest of {x.dtype.value} values is not defined here")
+        kept = (1,) if self.keepdim else ()
+        return (TensorType((*x.shape[: self.axis], *kept, *x.shape[self.axis + 1 :]), DType.I64),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.argmax(x, self.axis, self.keepdim)
+
+
+@lowers(*(f"{relation}.{kind}" for relation in _RELATIONS for kind in ("Tensor", "Scalar")))
+def _lower_compare(call: AtenCall) -> Value | None:
+    values = operands_with_scalars(call, "self", "other")
+    if values is None or values[0].type.dtype is not values[1].type.dtype:
+        return None
+    return call.emit(Compare(call.target.partition(".")[0]), *values)
+
+
+_CONNECTIVES = {
+    "logical_and.default": "and",
+    "bitwise_and.Tensor": "and",
+    "__and__.Tensor": "and",
+    "logical_or.default": "or",
+    "bitwise_or.Tensor": "or",
+    "__or__.Tensor": "or",
+    "logical_xor.default": "xor",
+}
+
+
+@lowers(*_CONNECTIVES)
+def _lower_connective(call: AtenCall) -> Value | None:
+    return _emit_logic(call, _CONNECTIVES[call.target], call.value("self"), call.value("other"))
+
+
+@lowers("logical_not.default", "bitwise_not.default")
+def _lower_not(call: AtenCall) -> Value | None:
+    return _emit_logic(call, "not", call.value("self"))
+
+
+def _emit_logic(call: AtenCall, connective: str, *operands: Value) -> Value | None:
+    booleans = all(v.type.dtype is DType.BOOL for v in operands)
+    return call.emit(Logic(connective), *operands) if booleans else None
+
+
+@lowers("where.self", "where.ScalarSelf", "where.ScalarOther")
+def _lower_where(call: AtenCall) -> Value | None:
+    values = operands_with_scalars(call, "self", "other")
+    if values is None or values[0].type.dtype is not values[1].type.dtype:
+        return None
+    return call.emit(Where(), call.value("condition"), *values)
+
+
+@lowers("masked_fill.Scalar")
+def _lower_masked_fill(call: AtenCall) -> Value | None:
+    x, number = call.value("self"), call["value"]
+    if not scalar_fits(number, x.type.dtype):
+        return None
+    filling = call.constant("scalar", torch.tensor(number, dtype=x.type.dtype.torch))
+    return call.emit(Where(), call.value("mask"), filling, x)
+
+
+@lowers("to.dtype", "_to_copy.default", "type_as.default", "to.other")
+def _lower_cast(call: AtenCall) -> Value | None:
+    x = call.value("self")
+    if call.target in ("type_as.default", "to.other"):
+        dtype = call.value("other").type.dtype
+    else:
+        dtype = DType.of(call["dtype"]) if call["dtype"] is not None else x.type.dtype
+    if call.target != "type_as.default" and call["memory_format"] not in (None, torch.preserve_format):
+        return None
+    return x if dtype is x.type.dtype else call.emit(Cast(dtype.value), x)
+
+
+@lowers("argmax.default")
+def _lower_argmax(call: AtenCall) -> Value | None:
+    x = call.value("self")
+    if call["dim"] is None or not x.type.rank:
+        return None
+    return call.emit(ArgMax(call["dim"] % x.type.rank, call["keepdim"]), x)
