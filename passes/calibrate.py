@@ -29,17 +29,20 @@ def collect(
     """
     check_samples(graph, samples)
     size = batch_size(graph, samples)
-    batched = graph if size == 1 else rebatch(graph, size * graph.inputs[0].type.shape[0])
-    whole = len(samples) - len(samples) % size
-    runs = [(batched, at, _stack(samples[at : at + size])) for at in range(0, whole, size)]
-    runs += [(graph, at, samples[at]) for at in range(whole, len(samples))]
+    everything = range(len(samples))
+    runs = [everything[at : at + size] for at in everything[::size]]
+    graphs = {size: _for_samples(graph, size) for size in map(len, runs)}
     collectors = {name: Collector(len(runs), axes=axes) for name, axes in wanted.items()}
-    for used, first, inputs in runs:
-        last = min(first + size, len(samples)) if used is batched else first + 1
-        _observe(used, inputs, collectors, range(first, last))
-        progress("calibration", last, len(samples))
+    for together in runs:
+        inputs = _stack([samples[index] for index in together])
+        _observe(graphs[len(together)], inputs, collectors, together)
+        progress("calibration", together.stop, len(samples))
     found = {name: collector.finish() for name, collector in collectors.items()}
     return {name: statistics for name, statistics in found.items() if statistics is not None}
+
+
+def _for_samples(graph: Graph, count: int) -> Graph:
+    return graph if count == 1 else rebatch(graph, count * graph.inputs[0].type.shape[0])
 
 
 def check_samples(graph: Graph, samples: Sequence[Batch]) -> None:

@@ -71,7 +71,8 @@ class Statistics:
         """Statistics of values that share one grid."""
         if len(parts) == 1:
             return parts[0]
-        ends = tuple(end for part in parts for end in part.batches)
+        together = zip(*(part.batches for part in parts), strict=False)
+        ends = tuple((min(low for low, _ in batch), max(high for _, high in batch)) for batch in together)
         return Statistics(ends, torch.cat([part.sample for part in parts]))
 
 

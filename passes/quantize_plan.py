@@ -16,14 +16,15 @@ _SINGULAR: tuple[type[Op], ...] = (Log, Reciprocal, Rsqrt)
 
 @dataclass(frozen=True)
 class Plan:
-    """Nodes are named by their first result. `declined` says why a node stays in float."""
+    """Nodes are named by their first result. `declined` says why a node stays in float.
+
+    `observed` names the values that calibration is to look at, with the dimensions along which it takes means.
+    """
 
     computing: frozenset[str]
     moving: frozenset[str]
     declined: Mapping[str, str]
-    observed: Mapping[
-        str, Collection[int]
-    ]  # values that calibration is to look at, dimensions to take means along
+    observed: Mapping[str, Collection[int]]
 
     def is_integer(self, node: Node) -> bool:
         """True for a node that is to compute on, or move, integers."""

@@ -131,3 +131,11 @@ def test_data_on_no_grid_have_none() -> None:
     generator = torch.Generator().manual_seed(0)
     assert natural_grid(seen(torch.randn(100, generator=generator)), bits=8) is None
     assert natural_grid(seen(torch.arange(300.0)), bits=8) is None
+
+
+def test_values_that_share_a_grid_are_joined_batch_by_batch() -> None:
+    one = seen(torch.tensor([-1.0, 1.0]), torch.tensor([-2.0, 2.0]))
+    other = seen(torch.tensor([0.0, 3.0]), torch.tensor([-4.0, 1.0]))
+    joined = Statistics.joined([one, other])
+    assert joined.batches == ((-1.0, 3.0), (-4.0, 2.0))
+    assert len(joined.sample) == 8
