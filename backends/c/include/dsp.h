@@ -277,6 +277,11 @@ FXP_INLINE void fxp_step(const uint32_t *x, const int32_t *w, struct fxp_sums *s
     "smlad r6, r11, r8, r6\n\t"   \
     "smlad r12, r11, r9, r12\n\t"
 
+/* Four sums down a column of a Winograd tile, two lanes each. */
+struct fxp_column {
+    uint32_t s0, s1, s2, s3;
+};
+
 /* Two 16-bit inputs of three tiles, times two channels: 12 products in 8 instructions, registers as above.
  * The first of a sum starts it.
  */

@@ -63,7 +63,7 @@ def estimate(shape: ConvShape) -> Cost:
     tiles = shape.out_h * shape.out_w // 4
     groups = -(-tiles // _TILES)
     pairs = shape.in_c // 2
-    transform = 40 + 52 * shape.in_c
+    transform = 40 + 46 * shape.in_c
     outputs = 2 * (64 + 4 * shape.epilogue.instructions)
     loops = pairs // _UNROLL if pairs > _UNROLL + 1 else 0
     products = 12 + _PLACES * (6 + 8 * pairs + 3 * (loops > 0) + 2 * loops)
@@ -83,6 +83,27 @@ def function(shape: ConvShape) -> Function:
     """The C function `name(x, [r,] y, constants, scratch)`."""
     path = "winograd/winograd_dsp.c.j2"
     return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
+
+
+@dataclass(frozen=True)
+class _SumRow:
+    """One of the four sums down each column, and the words at which its four places begin."""
+
+    sum: str
+    place0: int
+    place1: int
+    place2: int
+    place3: int
+
+
+@dataclass(frozen=True)
+class _ProductColumn:
+    """The products of one column of places."""
+
+    row0: int
+    row1: int
+    row2: int
+    row3: int
 
 
 @dataclass(frozen=True)
@@ -106,10 +127,11 @@ class _Context:
     first_left: int
     end_left: int
     v_words: int
-    place_words: int
-    place_words_2: int
-    place_words_3: int
-    row_words: int
+    column_1: int
+    column_2: int
+    column_3: int
+    rows: tuple[_SumRow, ...]
+    product_columns: tuple[_ProductColumn, ...]
     pairs: int
     single_pairs: range
     loops: int
@@ -150,10 +172,15 @@ def _context(shape: ConvShape) -> _Context:
         first_left=-shape.padding[1],
         end_left=shape.out_w - shape.padding[1],
         v_words=_v_words(shape),
-        place_words=place_words,
-        place_words_2=2 * place_words,
-        place_words_3=3 * place_words,
-        row_words=4 * place_words,
+        column_1=shape.in_c,
+        column_2=2 * shape.in_c,
+        column_3=3 * shape.in_c,
+        rows=tuple(
+            _SumRow(f"s{row}", *((4 * row + column) * place_words for column in range(4))) for row in range(4)
+        ),
+        product_columns=tuple(
+            _ProductColumn(*(6 * (4 * row + column) for row in range(4))) for column in range(4)
+        ),
         pairs=pairs,
         single_pairs=range(singles),
         loops=loops,

@@ -34,7 +34,7 @@ def depthwise(
 LAYERS = [
     ("rgb", conv_dsp, conv((32, 32, 3), (32, 32, 16), (3, 3), padding=(1, 1)), 1.38),
     ("k3_64", conv_dsp, conv((8, 8, 64), (8, 8, 64), (3, 3), padding=(1, 1)), 0.90),
-    ("winograd_16", winograd_dsp, conv((16, 16, 16), (16, 16, 16), (3, 3), padding=(1, 1)), 0.62),
+    ("winograd_16", winograd_dsp, conv((16, 16, 16), (16, 16, 16), (3, 3), padding=(1, 1)), 0.58),
     ("winograd_64", winograd_dsp, conv((8, 8, 64), (8, 8, 64), (3, 3), padding=(1, 1)), 0.43),
     ("speech", conv_dsp, conv((49, 10, 1), (25, 5, 64), (10, 4), stride=(2, 2), padding=(4, 1)), 1.16),
     ("pointwise_8_16", conv_dsp, conv((24, 24, 8), (24, 24, 16), (1, 1)), 1.80),
