@@ -84,12 +84,7 @@ class Call:
     args: tuple[Argument, ...]
     kwargs: tuple[tuple[str, Argument], ...]
     results: int | None  # how many tensors it returned in a tuple; None for a single one
-
-    @property
-    def mutates(self) -> bool:
-        """True when it writes to an operand."""
-        last = self.function.removesuffix(".default").rsplit(".", 1)[-1]
-        return last == "__setitem__" or (last.endswith("_") and not last.endswith("__"))
+    mutates: bool  # whether it writes to its first argument
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +149,8 @@ class _Recorder(TorchFunctionMode):
         several = isinstance(outcome, tuple | list)
         tensors = list(outcome) if several else [outcome]
         name = self._name(func)
-        if not any(isinstance(t, Tensor) for t in tensors) and not name.endswith("__setitem__"):
+        mutates = _mutates(func, name)
+        if not any(isinstance(t, Tensor) for t in tensors) and not mutates:
             return outcome
         defaults = _defaults(name)
         named = tuple(
@@ -163,9 +159,9 @@ class _Recorder(TorchFunctionMode):
             if isinstance(value, Tensor) or key not in defaults or defaults[key] != value
         )
         arguments = tuple(self._argument(value) for value in args)
-        self.calls.append(Call(name, arguments, named, len(tensors) if several else None))
+        self.calls.append(Call(name, arguments, named, len(tensors) if several else None, mutates))
         for item, tensor in enumerate(tensors):
-            if isinstance(tensor, Tensor):
+            if isinstance(tensor, Tensor) and not (mutates and id(tensor) in self._origins):
                 self._alive.append(tensor)  # so that no other tensor gets its id
                 self._origins[id(tensor)] = Result(len(self.calls) - 1, item if several else None)
         return outcome
@@ -195,6 +191,13 @@ class _Recorder(TorchFunctionMode):
         if not name:
             raise UnsupportedError(f"{self._op} calls {func}, which has no public name")
         return name
+
+
+def _mutates(func: Callable[..., Any], name: str) -> bool:  # any torch function
+    if isinstance(func, torch._ops.OpOverload):
+        return func._schema.is_mutable
+    last = name.rsplit(".", 1)[-1]
+    return last == "__setitem__" or (last.endswith("_") and not last.endswith("__"))
 
 
 @cache

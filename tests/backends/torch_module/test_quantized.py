@@ -227,10 +227,7 @@ def test_int16_activations_and_four_bit_weights_are_computed(form):
 
 def test_the_eager_source_shows_kernels_by_name():
     source = emit(network(), TorchOptions("eager", name="net")).source
-    assert (
-        "self.block.conv = Int8Conv((8, 8, 3, 3), stride=(1, 1), padding=(1, 1, 1, 1)"
-        in source
-    )
+    assert "self.block.conv = Int8Conv((8, 8, 3, 3), stride=(1, 1), padding=(1, 1, 1, 1)" in source
     assert "self.block.conv(x, x)" in source
     assert "lookup(self.table_0, " in source
     assert "class Int8Linear" in source
