@@ -21,7 +21,8 @@ from fxpress.ir.ops.slicing import Concat
 from fxpress.ir.testing import DEFAULT_OPS, examples, graphs, inputs
 
 CONVERSIONS = {"quantize", "dequantize", "requantize"}
-NAMES = sorted(OPERATORS.keys() - CONVERSIONS)
+WITHOUT_FLOATS = {"argmax", "compare", "logic"}  # their results are indices and booleans
+NAMES = sorted(OPERATORS.keys() - CONVERSIONS - WITHOUT_FLOATS)
 few = settings(max_examples=max(6, settings.default.max_examples // 8))
 ROUNDING = {DType.F32: 1e-4, DType.F64: 1e-9}  # a few nodes on numbers of order 1 to 30
 WIDE = [TensorType(shape, DType.F64) for shape in ((2, 4, 5, 5), (1, 3, 4, 4), (2, 4, 6), (2, 6))]
