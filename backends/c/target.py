@@ -9,16 +9,20 @@ from ...specs.target import Target
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Name, memory in bytes (None: as much as wanted), and whether it has the DSP extension and a float unit."""
+    """Name, memory in bytes (None: as much as wanted), and what its core has.
+
+    `few_registers` is true of cores on which most instructions reach eight registers only.
+    """
 
     name: str = "portable"
     ram_bytes: int | None = None
     flash_bytes: int | None = None
     dsp: bool = False
     fpu: bool = False
+    few_registers: bool = False
 
     @staticmethod
     def of(target: Target) -> Machine:
         """The machine that a target file describes."""
         dsp, fpu = ("dsp" in target.features, "fpu" in target.features)
-        return Machine(target.name, target.ram, target.flash, dsp, fpu)
+        return Machine(target.name, target.ram, target.flash, dsp, fpu, target.isa == "armv6-m")

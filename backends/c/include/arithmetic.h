@@ -27,6 +27,14 @@ FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
     int32_t scaled;
     __asm__("smmlar %0, %1, %2, %3" : "=r"(scaled) : "r"(acc), "r"(multiplier), "r"(addend));
     return scaled;
+#elif defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_8M_BASE__)
+    /* These cores multiply 32 bits by 32 bits to 32 bits only: four products of halves, their low parts rounded. */
+    const int32_t low_a = acc & 0xffff, high_a = acc >> 16;
+    const int32_t low_b = multiplier & 0xffff, high_b = multiplier >> 16;
+    const int32_t cross = high_a * low_b, other = low_a * high_b;
+    const uint32_t low = (uint32_t)low_a * (uint32_t)low_b;
+    const uint32_t carry = ((uint32_t)cross & 0xffffu) + ((uint32_t)other & 0xffffu) + (low >> 16) + 0x8000u;
+    return high_a * high_b + (cross >> 16) + (other >> 16) + (int32_t)(carry >> 16) + addend;
 #else
     return (int32_t)(((int64_t)acc * multiplier + INT64_C(0x80000000)) >> 32) + addend;
 #endif

@@ -2,10 +2,10 @@
 
 from . import (
     binary,
+    choice,
     conv,
     conv_transpose,
     gather,
-    linear,
     matmul,
     movement,
     norm,
@@ -14,6 +14,7 @@ from . import (
     pool,
     pool_dsp,
     prelu,
+    products,
     quantize,
     reduce,
     resize,
@@ -26,11 +27,11 @@ from .base import kernels
 
 __all__ = [
     "binary",
+    "choice",
     "conv",
     "conv_transpose",
     "gather",
     "kernels",
-    "linear",
     "matmul",
     "movement",
     "norm",
@@ -39,6 +40,7 @@ __all__ = [
     "pool",
     "pool_dsp",
     "prelu",
+    "products",
     "quantize",
     "reduce",
     "resize",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ....ir import DType
 from ....ir.arithmetic import Requant
 from ....ir.ops.accumulate import clamp_bounds
 from ....ir.ops.binary import Binary, rescale_of_sum
@@ -12,9 +13,11 @@ from .base import Cost, Implementation, Offer, Site, call, kernel
 from .nest import Nest, broadcast_strides, nest
 from .rounding import clamped, rescaled, saturated, signed
 
+_PLAIN = {DType.F32, DType.I32, DType.I64}
 _SIGNS = {"add": 1, "sub": -1}
 _OPERATIONS = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}"}
 _OPERATIONS |= {"maximum": "fxp_larger({}, {})", "minimum": "fxp_smaller({}, {})"}
+_FLOAT_ONLY = {"div", "maximum", "minimum"}
 _TITLES = {"add": "Sum", "sub": "Difference", "mul": "Product", "div": "Quotient"}
 
 
@@ -30,6 +33,10 @@ class BinaryContext:
 @kernel(*_OPERATIONS)
 def portable(site: Site) -> Offer:
     """One element after the other, in the memory order of the larger operand."""
+    kinds = {site.type(0).dtype, site.type(1).dtype, site.output.dtype}
+    plain = {DType.F32} if site.node.op.name in _FLOAT_ONLY else _PLAIN
+    if not site.is_integer and (len(kinds) > 1 or not kinds <= plain):
+        return f"operands of {', '.join(sorted(kind.value for kind in kinds))}"
     shape = site.output.shape
     layout_y = _result_layout(site)
     layouts = [operand_layout(site, index, layout_y) for index in (0, 1)]

@@ -1,7 +1,7 @@
 """Convolution in portable C, integer and float: images channels last, any stride, padding, dilation and groups.
 
-Weights are packed [out, kh, kw, in / groups], for depthwise [kh, kw, channels]. In the integer form -zx * sum(w) is
-folded into the bias, so activations stay raw, and a tap outside the image reads a row of bytes zx.
+Weights are packed [out, kh, kw, in / groups], for depthwise on floats [kh, kw, channels]. In the integer form
+-zx * sum(w) is folded into the bias, so activations stay raw, and a tap outside the image reads a row of bytes zx.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from ..layout import channels_last
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
 from .rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
 from .window import MAX_SPATIAL, Image, Window, image, window
+
+_MOST_TAPS = 25
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,11 @@ class ConvContext:
         return self.groups == self.x.c == self.y.c and self.groups > 1
 
     @property
+    def taps(self) -> range:
+        """The taps of a window, numbered."""
+        return range(self.window.kernel[0] * self.window.kernel[1])
+
+    @property
     def title(self) -> str:
         """What the function computes, for the comment above it."""
         kind = "Depthwise convolution" if self.is_depthwise else "Convolution"
@@ -53,18 +60,23 @@ class ConvContext:
 
 @kernel("conv")
 def portable(site: Site) -> Offer:
-    """Any convolution, one output channel of one pixel at a time."""
+    """One output channel of one pixel at a time: what the products of rows do not take."""
     op = site.node.op
     assert isinstance(op, Conv)
     if op.rank > MAX_SPATIAL:
         return f"a convolution over {op.rank} dimensions"
+    if site.is_integer and op.groups == 1:
+        return "integer convolutions of one group are products of rows"
     if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
         return "weights and bias must be constants"
     context = conv_context(site, op)
-    kind = "depthwise" if context.is_depthwise else "conv"
+    written_out = not site.is_integer or len(context.taps) <= _MOST_TAPS
+    kind = "depthwise" if context.is_depthwise and written_out else "conv"
     form = "integer" if site.is_integer else "float"
     names = {"x": 0} | ({"residual": 3} if site.has(3) else {})
-    made = call(f"conv/{kind}_{form}.c.j2", context, site, reads=names, constants=_constants(site, context))
+    made = call(
+        f"conv/{kind}_{form}.c.j2", context, site, reads=names, constants=_constants(site, context, kind)
+    )
     layout_y = channels_last(site.output.shape)
     reads = {0: channels_last(site.type(0).shape)} | ({3: layout_y} if site.has(3) else {})
     return (
@@ -92,9 +104,9 @@ def conv_context(site: Site, op: Conv) -> ConvContext:
     return ConvContext(x, y, seen, op.groups, seen.reaches_out(x, y), finish)
 
 
-def _constants(site: Site, context: ConvContext) -> tuple[Constant, ...]:
+def _constants(site: Site, context: ConvContext, kind: str) -> tuple[Constant, ...]:
     weight = site.array(1)
-    packed = _packed(weight, context)
+    packed = _packed(weight, context, by_channel=kind == "conv" or site.is_integer)
     if not site.is_integer:
         bias = (Constant("bias", site.array(2)),) if site.has(2) else ()
         return (Constant("weights", packed), *bias)
@@ -107,9 +119,9 @@ def _constants(site: Site, context: ConvContext) -> tuple[Constant, ...]:
     return (Constant("weights", packed), bias, *scale_constants(fixed), *padding)
 
 
-def _packed(weight: AnyArray, context: ConvContext) -> AnyArray:
+def _packed(weight: AnyArray, context: ConvContext, *, by_channel: bool) -> AnyArray:
     square = weight.reshape(*weight.shape[:2], *context.window.kernel)
-    order = (1, 2, 3, 0) if context.is_depthwise else (0, 2, 3, 1)
+    order = (0, 2, 3, 1) if by_channel else (1, 2, 3, 0)
     return np.ascontiguousarray(square.transpose(order))
 
 

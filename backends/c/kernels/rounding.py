@@ -32,6 +32,35 @@ def integer_finish(fixed: FixedPoint) -> Finish:
     return Finish("bias[c]", value)
 
 
+@dataclass(frozen=True, slots=True)
+class RowFinish:
+    """The last step as a C function of `acc`, `c` and `at`, and the arrays that it needs as well."""
+
+    value: str
+    arrays: tuple[str, ...]
+    uses_channel: bool
+    uses_place: bool
+
+    @property
+    def parameters(self) -> str:
+        """The arrays as C parameters."""
+        types = {"residual": "const int8_t"}
+        return ", ".join(f"{types.get(name, 'const int32_t')} *{name}" for name in self.arrays)
+
+    @property
+    def arguments(self) -> str:
+        """The arrays as they are passed on."""
+        return ", ".join(self.arrays)
+
+
+def row_finish(fixed: FixedPoint) -> RowFinish:
+    """The last step from an int32 accumulator to int8, as a function of its own."""
+    value = integer_finish(fixed).value
+    arrays = ("multipliers", "shifts", "residual")
+    used = tuple(name for name in arrays if f"{name}[" in value)
+    return RowFinish(value, used, "[c]" in value, "[at]" in value)
+
+
 def float_finish(clamp: Clamp, *, bias: bool, residual: bool) -> Finish:
     """From a float accumulator to the float result."""
     value = "acc + residual[at]" if residual else "acc"

@@ -106,7 +106,7 @@ def draw(value: Value, seed: int) -> torch.Tensor:
     if value.type.is_quantized:
         return torch.randint(-128, 128, value.type.shape, generator=generator).to(value.type.dtype.torch)
     if not value.type.dtype.is_floating:
-        return torch.randint(0, 10, value.type.shape, generator=generator).to(value.type.dtype.torch)
+        return torch.randint(0, 4, value.type.shape, generator=generator).to(value.type.dtype.torch)
     return torch.randn(value.type.shape, generator=generator)
 
 

@@ -1,0 +1,200 @@
+"""Integer convolutions and linear layers in portable C as products of rows: two channels, and two rows, at a time.
+
+A window is gathered into one row; the windows of a pointwise convolution are rows already. Cores with few registers
+(armv6-m) take one row at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ....ir.ops.accumulate import Clamp, FixedPoint, fixed_point
+from ....ir.ops.conv import Conv
+from ....ir.ops.linear import Linear
+from ..layout import Layout, channels_last
+from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from .rounding import RowFinish, folded_bias, row_finish, scale_constants
+from .rows import row_layouts
+from .window import MAX_SPATIAL, Image, Window, image, window
+
+_UNROLLED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Names of one row in the C: its pointer, the index of its results, its two accumulators."""
+
+    pointer: str
+    place: str
+    even: str
+    odd: str
+
+
+_ROWS = (Row("p", "at", "even", "odd"), Row("q", "next", "even_next", "odd_next"))
+
+
+@dataclass(frozen=True)
+class ProductContext:
+    """What the templates see."""
+
+    title: str
+    row_count: int
+    depth: int
+    channels: int
+    rows: tuple[Row, ...]
+    unrolled: tuple[str, ...]
+    finish: RowFinish
+
+    @property
+    def paired(self) -> int:
+        """Channels that are taken two at a time."""
+        return self.channels - self.channels % 2
+
+    @property
+    def odd(self) -> bool:
+        """Whether one channel is left."""
+        return self.channels % 2 == 1
+
+    @property
+    def rows_text(self) -> str:
+        """How many rows, in words."""
+        return "One row" if len(self.rows) == 1 else "Two rows"
+
+    @property
+    def row_parameters(self) -> str:
+        """The C parameters for rows and results."""
+        pointers = [f"const int8_t *{row.pointer}" for row in self.rows]
+        return ", ".join([*pointers, "int8_t *y", *(f"int32_t {row.place}" for row in self.rows)])
+
+
+@dataclass(frozen=True)
+class WindowContext(ProductContext):
+    """What the template of the convolution sees."""
+
+    x: Image
+    y: Image
+    window: Window
+    padded: bool
+    zero_point: int
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether a row of the window lies in one piece."""
+        return self.window.dilation[1] == 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of the window."""
+        return self.window.kernel[1] * self.x.c
+
+
+@kernel("conv")
+def convolution(site: Site) -> Offer:
+    """A convolution of one group."""
+    op = site.node.op
+    assert isinstance(op, Conv)
+    if not site.is_integer or op.groups != 1 or op.rank > MAX_SPATIAL:
+        return "products of rows are for integers and one group"
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    weights = site.array(1).reshape(y.c, x.c, *seen.kernel).transpose(0, 2, 3, 1).reshape(y.c, -1)
+    padded = seen.reaches_out(x, y)
+    title = f"Convolution {seen.kernel[0]}x{seen.kernel[1]}, {x.text} to {y.text}"
+    layouts = channels_last(site.type(0).shape), channels_last(site.output.shape)
+    if seen.kernel == (1, 1) and seen.stride == (1, 1) and not padded:
+        return _product(site, op.clamp, title, weights, layouts)
+    fixed, rows, unrolled = _common(site, op.clamp, weights, y.w)
+    zero_point = site.quantization(0).zero_point[0]
+    context = WindowContext(
+        title,
+        y.n * y.h * y.w,
+        weights.shape[1],
+        y.c,
+        rows,
+        unrolled,
+        row_finish(fixed),
+        x,
+        y,
+        seen,
+        padded,
+        zero_point,
+    )
+    gather = 60.0 + weights.shape[1] * 0.6 + 35.0 * seen.kernel[0]
+    return _implementation(site, "products/conv.c.j2", context, fixed, weights, layouts, gather)
+
+
+@kernel("linear")
+def linear(site: Site) -> Offer:
+    """A linear layer."""
+    op = site.node.op
+    assert isinstance(op, Linear)
+    if not site.is_integer:
+        return "products of rows are for integers"
+    weights = site.array(1)
+    title = f"Linear layer, {site.output.numel // len(weights)} x {weights.shape[1]} to {len(weights)}"
+    return _product(site, op.clamp, title, weights, row_layouts(site))
+
+
+def _product(
+    site: Site, clamp: Clamp, title: str, weights: AnyArray, layouts: tuple[Layout, Layout]
+) -> Offer:
+    count = site.output.numel // len(weights)
+    fixed, rows, unrolled = _common(site, clamp, weights, count)
+    context = ProductContext(title, count, weights.shape[1], len(weights), rows, unrolled, row_finish(fixed))
+    return _implementation(site, "products/linear.c.j2", context, fixed, weights, layouts, 0.0)
+
+
+def _common(
+    site: Site, clamp: Clamp, weights: AnyArray, row_count: int
+) -> tuple[FixedPoint, tuple[Row, ...], tuple[str, ...]]:
+    residual = site.type(3) if site.has(3) else None
+    fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=clamp)
+    single = row_count == 1 or site.machine.few_registers
+    unroll = 1 if site.machine.few_registers else _UNROLLED
+    while weights.shape[1] % unroll:
+        unroll //= 2
+    steps = ("", *(f" + {i}" for i in range(1, unroll)))
+    return fixed, _ROWS[:1] if single else _ROWS, steps
+
+
+def _implementation(
+    site: Site,
+    template: str,
+    context: ProductContext,
+    fixed: FixedPoint,
+    weights: AnyArray,
+    layouts: tuple[Layout, Layout],
+    gather: float,
+) -> Offer:
+    if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
+        return "weights and bias must be constants"
+    constants = (
+        Constant("weights", weights.copy()),
+        Constant("bias", folded_bias(site, site.array(1))),
+        *scale_constants(fixed),
+    )
+    scratch_bytes = len(context.rows) * context.depth if isinstance(context, WindowContext) else 0
+    names = {"x": 0} | ({"residual": 3} if site.has(3) else {})
+    made = call(
+        template,
+        context,
+        site,
+        reads=names,
+        constants=constants,
+        scratch="int8_t" if scratch_bytes else "",
+    )
+    per_mac = 2.6 if len(context.rows) == 2 else 3.2
+    outputs = context.row_count * context.channels
+    instructions = per_mac * outputs * context.depth + 22.0 * outputs + gather * context.row_count
+    operands = {0: layouts[0]} | ({3: layouts[1]} if site.has(3) else {})
+    return (
+        Implementation(
+            "product_portable",
+            site.reads(operands),
+            (layouts[1],),
+            Cost(instructions, 1.4 * instructions, 420 if scratch_bytes else 260),
+            (made,),
+            scratch_bytes=scratch_bytes,
+            overwrites=(3,) if site.has(3) else (),
+        ),
+    )
