@@ -13,6 +13,7 @@ from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, Op, lowers, operator
 from .binary import broadcast, operands_with_scalars, scalar_fits
+from .channels import Axes, CouplingCall, tie_broadcast
 
 _Function = Callable[..., Tensor]
 
@@ -42,6 +43,9 @@ class Compare(Op):
     def reference(self, a: Tensor, b: Tensor) -> Tensor:
         return _RELATIONS[self.relation](a, b)
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (tie_broadcast(call, call.outputs[0].shape, call.operand(0), call.operand(1)),)
+
 
 @operator("logic")
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class Logic(Op):
     def reference(self, *operands: Tensor) -> Tensor:
         return _LOGIC[self.connective](*operands)
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (tie_broadcast(call, call.outputs[0].shape, call.operand(0), call.optional(1)),)
+
 
 @operator("where")
 @dataclass(frozen=True)
@@ -73,6 +80,10 @@ class Where(Op):
 
     def reference(self, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return torch.where(condition, a, b)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        operands = (call.operand(index) for index in range(3))
+        return (tie_broadcast(call, call.outputs[0].shape, *operands),)
 
 
 @operator("cast")
@@ -89,6 +100,9 @@ class Cast(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return x.to(DType(self.dtype).torch)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (call.operand(0),)
 
 
 @operator("argmax")
@@ -109,6 +123,11 @@ class ArgMax(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.argmax(x, self.axis, self.keepdim)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x = call.operand(0)
+        call.fix(x[self.axis], why="its places are counted")
+        return ((*x[: self.axis], *(call.fixed(1) if self.keepdim else ()), *x[self.axis + 1 :]),)
 
 
 @lowers(*(f"{relation}.{kind}" for relation in _RELATIONS for kind in ("Tensor", "Scalar")))

@@ -64,6 +64,11 @@ class Take(Op):
         at: list[slice[None, None, None] | Tensor] = [slice(None)] * self.axis
         return x[(*at, indices)]
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, indices = call.operand(0), call.operand(1)
+        call.fix(x[self.axis], why="elements are looked up by their number")
+        return ((*x[: self.axis], *indices, *x[self.axis + 1 :]),)
+
 
 @lowers("index.Tensor")
 def _lower_index(call: AtenCall) -> Value | None:
