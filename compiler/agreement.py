@@ -1,4 +1,4 @@
-"""Whether a graph gives what its module gives: both are run, and the module twice, since it must be a function."""
+"""Whether a graph gives what its module gives: both are run, and a module that keeps something is run twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,12 @@ def deviation(
     Differences are relative to the largest element of the result that they are in. Not all are faults: a module may
     choose other kernels when it is not traced, which sum in another order.
     """
-    own = [_leaves(model(*_copied(args), **_copied(kwargs))) for _ in range(2)]
+    before = _attributes(model)
+    own = [_leaves(model(*_copied(args), **_copied(kwargs)))]
+    if not _are_same(
+        before, _attributes(model)
+    ):  # the module keeps something: does it matter to the next call?
+        own.append(_leaves(model(*_copied(args), **_copied(kwargs))))
     traced = _leaves(as_callable(captured)(*args, **kwargs))
     found = [_difference(a, b) for result in own for a, b in zip(result, traced, strict=True)]
     return max((d for d, _ in found), default=0.0), max((d / limit for d, limit in found), default=0.0)
@@ -49,6 +54,14 @@ def first_difference(first: fx.Graph, second: fx.Graph, lifted: Mapping[str, Ten
 
 def _shown(node: fx.Node) -> tuple[str, ...]:
     return node.op, node.name, str(node.target), str(node.args), str(node.kwargs)
+
+
+def _attributes(model: nn.Module) -> list[object]:
+    return [value for module in model.modules() for value in vars(module).values()]
+
+
+def _are_same(before: list[object], after: list[object]) -> bool:
+    return len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
 
 
 def _leaves(result: Any) -> list[Any]:  # Any: whatever the module gives
