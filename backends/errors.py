@@ -1,4 +1,21 @@
-"""Errors of the backends' tools, named for what is wrong."""
+"""What stands against emitting a graph, and errors of the backends' tools, named for what is wrong."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: its code, where, the fact, and in `hint` what to do about it."""
+
+    code: str
+    place: str
+    message: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.place}: " if self.place else ""
+        what_to_do = f"; {self.hint}" if self.hint else ""
+        return f"{where}{self.message}{what_to_do} [{self.code}]"
 
 
 class BackendError(Exception):

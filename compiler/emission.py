@@ -41,7 +41,7 @@ def check_backends(outputs: Outputs, graph: Graph, target: Target, *, enforce_bu
         return
     problems = [p for p in check_c(graph, outputs.c, target) if enforce_budget or p.code not in BUDGET_CODES]
     if problems:
-        raise UserError(Problem(p.code, p.place, p.message, p.hint) for p in problems)
+        raise UserError(problems)
 
 
 def emit_backends(spec: Spec, graph: Graph, target: Target, samples: Samples | None) -> Artifacts:

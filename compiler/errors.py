@@ -6,22 +6,10 @@ Codes: M1 loading a model, M2 capturing it, D1 data, O3 output directories, R4 r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
+from ..backends.errors import Problem
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: where, the fact, and in `hint` what to do about it."""
-
-    code: str
-    place: str
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        where = f"{self.place}: " if self.place else ""
-        what_to_do = f"; {self.hint}" if self.hint else ""
-        return f"{where}{self.message}{what_to_do} [{self.code}]"
+__all__ = ["Problem", "UserError"]
 
 
 class UserError(Exception):

@@ -5,7 +5,8 @@ artifact = emit(graph, COutput(name="kws"), target, vectors=samples)
 artifact.files["kws.c"], artifact.plan.arena_bytes, artifact.prediction.cycles
 """
 
-from .check import BUDGET_CODES, CODES, Problem, check
+from ..errors import Problem
+from .check import BUDGET_CODES, CODES, check
 from .emit import CArtifact, emit
 from .predict import NodePrediction, Prediction, predict, predict_node, predict_program
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from ...ir import Graph, Node, Value
 from ...ir.errors import IRError
 from ...ir.ops.call import TorchCall
 from ...specs.outputs import COutput
 from ...specs.target import Target
+from ..errors import Problem
 from .kernels.base import Site
 from .layout import Layout, channels_last
 from .literal import C_TYPES
@@ -32,21 +32,6 @@ CODES = {
 BUDGET_CODES = frozenset({"C707", "C708"})
 _MAX_RANK = 4
 _ACTIVATION_BITS = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One reason: a code of `CODES`, the place in the user's model, the fact, and in `hint` what to do."""
-
-    code: str
-    place: str
-    message: str
-    hint: str = ""
-
-    def __str__(self) -> str:
-        where = f"{self.place}: " if self.place else ""
-        what_to_do = f"; {self.hint}" if self.hint else ""
-        return f"{where}{self.message}{what_to_do} [{self.code}]"
 
 
 def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
