@@ -12,6 +12,7 @@ from torch._ops import HigherOrderOperator, OpOverload
 from ..ir import DType, ShapeError
 from .errors import Problem
 from .sources import source_of
+from .traced_call import tensors_of
 
 _aten = torch.ops.aten
 INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_checkpoint"}
@@ -88,7 +89,7 @@ def _data_dependence(node: fx.Node) -> Iterator[Problem]:
 
 
 def _element_types(node: fx.Node) -> Iterator[Problem]:
-    for tensor in _tensors(node.meta.get("val")):
+    for tensor in tensors_of(node.meta.get("val")):
         try:
             DType.of(tensor.dtype)
         except ShapeError as err:
@@ -101,7 +102,7 @@ def _element_types(node: fx.Node) -> Iterator[Problem]:
 
 def _training(node: fx.Node, overload: OpOverload) -> Iterator[Problem]:
     flag = _TRAINED_NORMS.get(overload)
-    if flag is None or not argument(node, flag) or argument(node, "running_mean") is None:
+    if flag is None or not _argument(node, flag) or _argument(node, "running_mean") is None:
         return
     yield problem_at(node, "M203", "a normalization layer is in training mode", "call model.eval() first")
 
@@ -124,15 +125,15 @@ def _randomness(node: fx.Node, overload: OpOverload) -> Iterator[Problem]:
 def _draws(node: fx.Node, overload: OpOverload) -> bool:
     """Whether an overload that may draw random numbers does so with these arguments."""
     names = {a.name for a in overload._schema.arguments}
-    if any(name in names and argument(node, name) is False for name in _TRAINING_FLAGS):
+    if any(name in names and _argument(node, name) is False for name in _TRAINING_FLAGS):
         return False
     probabilities = names & {"dropout_p", "dropout"}
     if probabilities:
-        return any(argument(node, name) for name in probabilities)
-    return not ("train" in names and argument(node, "p") == 0)
+        return any(_argument(node, name) for name in probabilities)
+    return not ("train" in names and _argument(node, "p") == 0)
 
 
-def argument(node: fx.Node, name: str) -> Any:  # Any: the schema's own type, with traced nodes for tensors
+def _argument(node: fx.Node, name: str) -> Any:  # Any: the schema's own type, with traced nodes for tensors
     """An argument of a traced call by its name in the schema, or its default."""
     assert isinstance(node.target, OpOverload)
     for index, declared in enumerate(node.target._schema.arguments):
@@ -141,14 +142,6 @@ def argument(node: fx.Node, name: str) -> Any:  # Any: the schema's own type, wi
                 node.args[index] if index < len(node.args) else node.kwargs.get(name, declared.default_value)
             )
     return None
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _tensors(item)
 
 
 def _name(node: fx.Node) -> str:
