@@ -12,7 +12,7 @@ from ..specs import Target
 from .emission import Artifacts
 from .lock import tool_versions
 from .measure import is_quantized, layer_snr, measure_forms
-from .report import Decision, Layer, Measurement, MemoryBlock, PassSection, Report, Resource
+from .report import Decision, Layer, Measurement, MemoryBlock, PassSection, Report, Resource, Table
 from .session import Session, Stage, final_graph
 
 
@@ -157,6 +157,7 @@ def _sections(captured: Graph, stages: Sequence[Stage]) -> tuple[PassSection, ..
                 macs_after=stage.graph.macs,
                 summary=done,
                 decisions=tuple(_decision(d) for d in stage.report.decisions),
+                tables=tuple(Table(name=t.name, columns=t.columns, rows=t.rows) for t in stage.report.tables),
             )
         )
         before = stage.graph

@@ -1,7 +1,7 @@
 """The report of a compilation: `Report`, written as report.json and as one self-contained report.html."""
 
 from .html import render_html
-from .model import Decision, Layer, Measurement, MemoryBlock, PassSection, Report, Resource
+from .model import Decision, Layer, Measurement, MemoryBlock, PassSection, Report, Resource, Table
 
 __all__ = [
     "Decision",
@@ -11,5 +11,6 @@ __all__ = [
     "PassSection",
     "Report",
     "Resource",
+    "Table",
     "render_html",
 ]

@@ -126,4 +126,12 @@ def snr_text(value: float | None) -> str:
     return "exact" if math.isinf(value) else f"{value:.1f}"
 
 
+def figure_text(value: str | int | float | bool | None) -> str:
+    """A cell of a table for people: floats in five significant digits."""
+    if value is None:
+        return ""
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
 _ENVIRONMENT.filters["snr"] = snr_text
+_ENVIRONMENT.filters["figure"] = figure_text

@@ -78,6 +78,14 @@ class Decision(_Row):
     reason: str = Field(description="why it was made or left")
 
 
+class Table(_Row):
+    """Figures of a pass in rows."""
+
+    name: str = Field(description="what the table holds")
+    columns: tuple[str, ...] = Field(description="names of the columns, units in the name")
+    rows: tuple[tuple[str | int | float | bool | None, ...], ...]
+
+
 class PassSection(_Row):
     """One pass: what it changed and every decision."""
 
@@ -88,6 +96,7 @@ class PassSection(_Row):
     macs_after: int
     summary: str = Field(description="one line")
     decisions: tuple[Decision, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 class Report(_Row):
