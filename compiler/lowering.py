@@ -153,6 +153,10 @@ class BoundCall:
         types = op.infer(*(value and value.type for value in operands))
         return self.builder.append(op, operands, types, source=self.source)
 
+    def opaque(self) -> tuple[Value, ...]:
+        """The call as a `torch_call`."""
+        return opaque(self.builder, self.overload, self.args, self.kwargs, source=self.source)
+
 
 def _results(lowering: Any, call: BoundCall) -> tuple[Value, ...]:  # Any: Lowering, of the wider AtenCall
     try:

@@ -129,6 +129,9 @@ class AtenCall(Protocol):
     def emit_many(self, op: Op, *operands: Value | None) -> tuple[Value, ...]:
         """Add a node with several results."""
 
+    def opaque(self) -> tuple[Value, ...]:
+        """Add the call itself as a `torch_call`, for those results that no operator computes; it goes if unread."""
+
 
 Lowering = Callable[[AtenCall], "Value | tuple[Value, ...] | None"]
 OpClass = TypeVar("OpClass", bound=type[Op])

@@ -14,6 +14,7 @@ from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, Op, lowers, operator
 from .binary import broadcast, operands_with_scalars, scalar_fits
 from .channels import Axes, CouplingCall, tie_broadcast
+from .reduce import ReduceMax
 
 _Function = Callable[..., Tensor]
 
@@ -191,6 +192,16 @@ def _lower_cast(call: AtenCall) -> Value | None:
     if call.target != "type_as.default" and call["memory_format"] not in (None, torch.preserve_format):
         return None
     return x if dtype is x.type.dtype else call.emit(Cast(dtype.value), x)
+
+
+@lowers("max.dim")
+def _lower_max(call: AtenCall) -> tuple[Value, ...] | None:
+    x = call.value("self")
+    if not x.type.rank or not x.type.dtype.is_floating:
+        return None
+    axis = call["dim"] % x.type.rank
+    largest = call.emit(ReduceMax((axis,), call["keepdim"]), x)
+    return largest, call.emit(ArgMax(axis, call["keepdim"]), x)
 
 
 @lowers("argmax.default")

@@ -20,7 +20,8 @@ from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, op
 from .channels import Axes, CouplingCall
 from .conv import pairs, spread, symmetric_padding
 from .quantize import check_moved, per_tensor_types
-from .reduce import Mean
+from .reduce import Mean, ReduceMax
+from .slicing import Concat, Slice
 
 _MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
@@ -163,8 +164,7 @@ class AdaptiveAvgPool(Averaging):
 
     def windows(self, axis: int, n: int) -> tuple[tuple[int, int], ...]:
         """Start and stop of each window along spatial dimension `axis` of `n` elements."""
-        size = self.size[axis]
-        return tuple((i * n // size, -(-(i + 1) * n // size)) for i in range(size))
+        return _even_windows(n, self.size[axis])
 
     def counts(self, shape: tuple[int, ...]) -> Tensor:
         return self.window_sums(torch.ones((1, 1, *shape[2:]), dtype=torch.int64))
@@ -271,3 +271,28 @@ def _lower_adaptive_avg_pool(call: AtenCall) -> Value | None:
     if size == (1,) * rank:
         return call.emit(Mean(tuple(range(2, rank + 2)), keepdim=True), x)
     return call.emit(AdaptiveAvgPool(size), x)
+
+
+@lowers("adaptive_max_pool1d.default", "adaptive_max_pool2d.default", "adaptive_max_pool3d.default")
+def _lower_adaptive_max_pool(call: AtenCall) -> tuple[Value, ...] | None:
+    """A plain pool, or the largest of each part where the windows overlap."""
+    x = call.value("self")
+    rank = int(call.target[17])
+    if x.type.rank != rank + 2 or not x.type.dtype.is_floating or 0 in x.type.shape[1:]:
+        return None
+    indices = call.opaque()[1]
+    size = spread(call["output_size"], rank)
+    plain = AdaptiveAvgPool(size).as_avg_pool(x.type)
+    if plain is not None:
+        return call.emit(MaxPool(plain.kernel, plain.stride, plain.padding, (1,) * rank), x), indices
+    for axis, windows in enumerate(
+        (_even_windows(n, s) for n, s in zip(x.type.shape[2:], size, strict=True)), start=2
+    ):
+        parts = [call.emit(Slice(axis, start, stop), x) for start, stop in windows]
+        x = call.emit(Concat(axis), *(call.emit(ReduceMax((axis,), keepdim=True), part) for part in parts))
+    return x, indices
+
+
+def _even_windows(n: int, size: int) -> tuple[tuple[int, int], ...]:
+    """Start and stop of each of `size` windows that cover `n` elements."""
+    return tuple((i * n // size, -(-(i + 1) * n // size)) for i in range(size))
