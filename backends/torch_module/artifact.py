@@ -44,10 +44,10 @@ class TorchArtifact:
 
     def save(self, directory: Path) -> list[Path]:
         """Write `files` into `directory`."""
-        paths = [directory / name for name in self.files()]
-        for path, content in zip(paths, self.files().values(), strict=True):
+        contents = {directory / name: content for name, content in self.files().items()}
+        for path, content in contents.items():
             path.write_bytes(content)
-        return paths
+        return list(contents)
 
 
 def module_class(source: str, name: str) -> type[nn.Module]:

@@ -225,6 +225,27 @@ def test_int16_activations_and_four_bit_weights_are_computed(form):
     assert output_mismatch(graph, to_module(graph, form=form), batches(graph)).largest_step <= 1
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_signals_with_uneven_padding_are_computed(form):
+    graph = parse(
+        """
+        graph(%x: f32[2x4x9]) {
+          const %conv.weight: i8[4x4x3]<scale=0.01, zero=0>
+          const %lone.weight: i8[3x4]<scale=0.01, zero=0>
+          %q: i8[2x4x9]<scale=0.03, zero=20> = quantize(%x)
+          %a: i8[2x4x9]<scale=0.05, zero=-9> = conv{stride=(1,), padding=(2, 0), dilation=(1,)}\
+            (%q, %conv.weight, none, %q)
+          %b: i8[2x4]<scale=0.05, zero=-9> = select{axis=2, index=1}(%a)
+          %v: i8[4]<scale=0.05, zero=-9> = select{axis=0, index=1}(%b)
+          %y: i8[3]<scale=0.05, zero=1> = linear(%v, %lone.weight)
+          return y: %y
+        }""",
+        fill=integers,
+    )
+    found = requantization_mismatch(graph, batches(graph), form=form)
+    assert max(mismatch.largest_step for mismatch in found.values()) <= 1
+
+
 def test_the_eager_source_shows_kernels_by_name():
     source = emit(network(), TorchOptions("eager", name="net")).source
     assert "self.block.conv = Int8Conv((8, 8, 3, 3), stride=(1, 1), padding=(1, 1, 1, 1)" in source
