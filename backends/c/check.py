@@ -13,7 +13,7 @@ from ..errors import Problem
 from .kernels.base import Site
 from .layout import Layout, channels_last
 from .literal import C_TYPES
-from .lower import lower
+from .lower import lower, stack_bytes
 from .predict import predict_program
 from .prepare import strip_edges
 from .select import offers
@@ -28,6 +28,7 @@ CODES = {
     "C706": "an input or output is not int8 where that is asked for",
     "C707": "the arena is larger than the target's memory",
     "C708": "code and constants are larger than the target's flash",
+    "C709": "the stack is larger than the target allows",
 }
 BUDGET_CODES = frozenset({"C707", "C708"})
 _MAX_RANK = 4
@@ -106,7 +107,7 @@ def _offers(node: Node, graph: Graph, machine: Machine) -> tuple[tuple[object, .
 
 
 def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator[Problem]:
-    if target.ram is None and target.flash is None:
+    if target.ram is None and target.flash is None and target.stack is None:
         return
     lowered = lower(graph, options, target)
     if target.ram is not None and lowered.plan.arena_bytes > target.ram:
@@ -118,3 +119,7 @@ def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator
     if target.flash is not None and flash > target.flash:
         message = f"code and constants need about {flash:,} bytes, the target has {target.flash:,}"
         yield Problem("C708", f"target {target.name}", message, "prune, use fewer bits, or raise flash")
+    stack = stack_bytes(lowered.program)
+    if target.stack is not None and stack > target.stack:
+        message = f"the stack may take {stack:,} bytes, the target allows {target.stack:,}"
+        yield Problem("C709", f"target {target.name}", message, "quantize the float layers, or raise stack")

@@ -15,7 +15,7 @@ from ...ir import Graph
 from ...specs.outputs import COutput
 from ...specs.target import Target
 from .literal import comment, integer, real
-from .lower import lower
+from .lower import lower, stack_bytes
 from .memory import MemoryPlan
 from .ports import Port, ports
 from .predict import Prediction, predict_program
@@ -23,10 +23,6 @@ from .program import Program
 from .render import render
 from .self_test import write_self_test
 from .source import Array, SourceText, StepText, TracePoint, support, write_source
-
-# What a test measures over all operators, optimizations and cores (GCC's call graphs), rounded up.
-_INTEGER_STACK_BYTES = 448
-_FLOAT_STACK_BYTES = 896
 
 
 @dataclass(frozen=True)
@@ -157,7 +153,7 @@ def _header_context(name: str, program: Program, plan: MemoryPlan, ports: tuple[
             Macro(f"{prefix}_ARENA_BYTES", str(plan.arena_bytes)),
             Macro(f"{prefix}_ARENA_ALIGNMENT", str(plan.alignment)),
         ),
-        Macro(f"{prefix}_STACK_BYTES", str(_stack_bytes(program))),
+        Macro(f"{prefix}_STACK_BYTES", str(stack_bytes(program))),
     )
 
 
@@ -196,9 +192,3 @@ def _source_context(
 
 def _parameters(ports: tuple[Port, ...]) -> str:
     return ", ".join([*(port.declaration for port in ports), "void *arena"])
-
-
-def _stack_bytes(program: Program) -> int:
-    stored = [s for step in program.steps for s in (*step.operands, *step.results) if s is not None]
-    in_float = any(s.value.type.dtype.is_floating for s in stored)
-    return _FLOAT_STACK_BYTES if in_float else _INTEGER_STACK_BYTES

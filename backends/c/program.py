@@ -56,6 +56,11 @@ class Program:
         return Cost(sum(c.instructions for c in costs), sum(c.cycles for c in costs), self._code_bytes)
 
     @property
+    def flash_bytes(self) -> int:
+        """Estimated bytes of code and constants."""
+        return self._code_bytes + sum(step.implementation.constant_bytes for step in self.steps)
+
+    @property
     def _code_bytes(self) -> int:
         seen: dict[object, int] = {}
         for step in self.steps:

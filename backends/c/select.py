@@ -33,14 +33,22 @@ class _Way:
 
 
 def select(
-    graph: Graph, machine: Machine, *, inputs: tuple[Layout, ...], outputs: tuple[Layout, ...]
+    graph: Graph,
+    machine: Machine,
+    *,
+    inputs: tuple[Layout, ...],
+    outputs: tuple[Layout, ...],
+    flash_price: float = 0.0,
 ) -> Program:
-    """The cheapest program; `inputs` and `outputs` are the layouts in which the caller has the graph's own values."""
+    """The cheapest program; `inputs` and `outputs` are the layouts in which the caller has the graph's own values.
+
+    Cheap is what takes few cycles; `flash_price` is what a byte of flash counts beside them.
+    """
     starts = {v.name: layout for v, layout in zip(graph.inputs, inputs, strict=True)}
     ways = [_Way(0.0, starts)]
     dying = _dying(graph)
     for index, node in enumerate(graph.nodes):
-        ways = _advance(ways, graph, node, machine, dying[index])
+        ways = _advance(ways, graph, node, machine, dying[index], flash_price)
     best = min(ways, key=lambda way: way.cycles + _closing_cycles(way, graph, outputs))
     choices: list[Implementation] = []
     way: _Way | None = best
@@ -74,7 +82,12 @@ def conversion(type_value: Value, at_hand: Layout, wanted: Layout) -> Implementa
 
 
 def _advance(
-    ways: list[_Way], graph: Graph, node: Node, machine: Machine, dying: frozenset[str]
+    ways: list[_Way],
+    graph: Graph,
+    node: Node,
+    machine: Machine,
+    dying: frozenset[str],
+    flash_price: float,
 ) -> list[_Way]:
     found: dict[tuple[tuple[str, Layout], ...], _Way] = {}
 
@@ -94,7 +107,8 @@ def _advance(
                 for v, layout in zip(node.outputs, implementation.writes, strict=True)
                 if v.name not in dying
             }
-            cycles = way.cycles + extra + implementation.cost.cycles
+            flash = implementation.constant_bytes + implementation.cost.code_bytes
+            cycles = way.cycles + extra + implementation.cost.cycles + flash_price * flash
             key = tuple(sorted(layouts.items(), key=lambda item: item[0]))
             if key not in found or cycles < found[key].cycles:
                 found[key] = _Way(cycles, layouts, implementation, way)

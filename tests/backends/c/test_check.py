@@ -127,3 +127,12 @@ def test_a_prediction_counts_each_node_and_the_arena(fill, host, cortex_m4):
     alone = predict_node(graph.nodes[0], graph, cortex_m4)
     assert alone is not None
     assert alone.kernel == on_m4.nodes[0].kernel
+
+
+def test_a_stack_beyond_what_the_target_allows_is_refused(host):
+    graph = parse("graph(%x: f32[1x4]) {\n %y: f32[1x4] = relu(%x)\n return y: %y\n}")
+    small = host.model_copy(update={"stack": 256})
+    assert [str(p) for p in check(graph, COutput(name="net"), small)] == [
+        "target host: the stack may take 896 bytes, the target allows 256; quantize the float layers, or raise "
+        "stack [C709]"
+    ]

@@ -7,7 +7,7 @@ import pytest
 from fxpress.backends.c.kernels import kernels
 from fxpress.ir import OPERATORS, parse
 
-REFUSED = {"torch_call", "rnn", "gru", "lstm"}
+REFUSED = {"torch_call"}
 
 
 def test_every_operator_equals_the_interpreter(operators, assert_equal_to_interpreter):
