@@ -87,11 +87,12 @@ def test_convolution_is_the_sum_that_it_says(seed: int, zero: int, stride: int, 
     grid = Quantization((0.05,), (zero,))
     scales = tuple(0.01 * (c + 1) for c in range(4))
     sizes = ((5 - 2) // stride + 1, (6 - 3) // stride + 1)
-    text = (
-        f"graph(%x: i8[1x2x5x6]<scale=0.05, zero={zero}>) {{ const %w: i8[4x{2 // groups}x2x3]<scale={scales}, zero=0, axis=0>"
-        f" %y: i8[1x4x{sizes[0]}x{sizes[1]}]<scale=0.2, zero=7> = conv{{stride=({stride}, {stride}), groups={groups}}}(%x, %w)"
-        " return y: %y }"
-    )
+    attributes = f"{{stride=({stride}, {stride}), groups={groups}}}"
+    text = f"""graph(%x: i8[1x2x5x6]<scale=0.05, zero={zero}>) {{
+      const %w: i8[4x{2 // groups}x2x3]<scale={scales}, zero=0, axis=0>
+      %y: i8[1x4x{sizes[0]}x{sizes[1]}]<scale=0.2, zero=7> = conv{attributes}(%x, %w)
+      return y: %y
+    }}"""
     graph = verify(parse(text, params={"w": weight.to(torch.int8)}))
     (y,) = run_integer(graph, [x.to(torch.int8)])
     fixed = fixed_point(
@@ -121,7 +122,7 @@ def test_table_has_the_functions_value_for_each_of_256_integers() -> None:
     x, y = TensorType((4,)).quantized(X), TensorType((4,)).quantized(Quantization((1 / 256,), (-128,)))
     table = Sigmoid().table(x, y)
     reals = torch.sigmoid((torch.arange(-128, 128) + 3).double() * 0.05)
-    assert table.shape == (256,) and (table - (reals * 256 - 128)).abs().max() <= 0.5
+    assert table.shape == (256,) and (table - (reals * 256 - 128).clamp(max=127)).abs().max() <= 0.5
     same = TensorType((4,)).quantized(X)
     assert Relu().table(same, same).tolist() == [max(n, -3) for n in range(-128, 128)]
 
@@ -135,16 +136,16 @@ def test_sum_of_a_row_of_exponentials_stays_below_2_to_the_31(count: int) -> Non
 
 
 def test_softmax_of_equal_and_of_one_dominating_element() -> None:
-    x = TensorType((1, 4)).quantized(Quantization((1.0,), (0,)))
-    y = TensorType((1, 4)).quantized(Softmax.result_grid)
     graph = parse(
-        "graph(%x: i8[1x4]<scale=1.0, zero=0>) { %y: i8[1x4]<scale=0.00390625, zero=-128> = softmax{axis=1}(%x) return y: %y }"
+        """graph(%x: i8[1x4]<scale=1.0, zero=0>) {
+          %y: i8[1x4]<scale=0.00390625, zero=-128> = softmax{axis=1}(%x)
+          return y: %y
+        }"""
     )
-    assert (graph.inputs[0].type, graph.outputs[0].type) == (x, y)
-    assert run_integer(graph, [torch.full((1, 4), 50, dtype=torch.int8)])[0].tolist() == [[-64] * 4]
-    assert run_integer(graph, [torch.tensor([[127, -128, -128, -128]]).to(torch.int8)])[0].tolist() == [
-        [127, -128, -128, -128]
-    ]
+    assert verify(graph).outputs[0].type.quantization == Softmax.result_grid
+    equal, one = torch.full((1, 4), 50).to(torch.int8), torch.tensor([[127, -128, -128, -128]]).to(torch.int8)
+    assert run_integer(graph, [equal])[0].tolist() == [[-64] * 4]
+    assert run_integer(graph, [one])[0].tolist() == [[127, -128, -128, -128]]
 
 
 def test_average_divides_by_the_count_of_its_own_window() -> None:
@@ -171,9 +172,8 @@ def test_interpolation_weights_are_those_of_torch_within_their_11_bits(
 ) -> None:
     n, count = size
     (taps,) = ResizeLinear((count,), align_corners=corners).taps(TensorType((1, 1, n)))
-    matrix = functional.interpolate(
-        torch.eye(n).double()[:, None], size=count, mode="linear", align_corners=corners
-    )[:, 0].T
+    basis = torch.eye(n).double()[:, None]
+    matrix = functional.interpolate(basis, size=count, mode="linear", align_corners=corners)[:, 0].T
     mine = torch.zeros(count, n, dtype=torch.float64)
     for i, (low, high, weight) in enumerate(taps):
         mine[i, low] += 1 - weight / 2048
