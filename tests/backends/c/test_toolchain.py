@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from fxpress.backends.c.elf import read_elf
 from fxpress.backends.c.simulate import Simulator
 from fxpress.backends.c.stack import LIBRARY_STACK_BYTES, worst_case_stack
