@@ -62,13 +62,13 @@ def main() -> int:
 def _run(check: Path, models: str, jobs: int, limit: float) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "rows.jsonl"
-        command = [_python(), check, "--list", models, "--plugin", PLUGIN, "--out", table]
+        command = [environment(), check, "--list", models, "--plugin", PLUGIN, "--out", table]
         command += ["--jobs", str(jobs), "--limit", str(limit)]
         subprocess.run(list(map(str, command)), check=False)
         return [json.loads(line) for line in table.read_text().splitlines()]
 
 
-def _python() -> Path:
+def environment() -> Path:
     """The interpreter of the zoo's environment, which is made when it is not there."""
     python = ENVIRONMENT / "bin" / "python"
     if (ENVIRONMENT / "complete").is_file():

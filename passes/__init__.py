@@ -1,6 +1,6 @@
 """The passes: graph in, graph and report out. Importing this package registers all of ours."""
 
-from . import clean, fuse, quantize, remove_dead_channels
+from . import clean, fuse, prune, quantize, remove_dead_channels
 from .base import PASSES, Context, Cost, CostModel, Pass, PassResult, find_pass, register
 from .errors import CalibrationError, MissingNeedError, PassError, UnknownPassError
 from .report import Decision, PassReport, Table
@@ -22,6 +22,7 @@ __all__ = [
     "clean",
     "find_pass",
     "fuse",
+    "prune",
     "quantize",
     "register",
     "remove_dead_channels",

@@ -5,18 +5,20 @@ the sizes of two axes: a size is split over the levels of one group,
 
     size_b = sum_l z_l,    least_b x_l <= z_l <= most_b x_l,    size_a * size_b = sum_l a_l z_l
 
-which is exact at whole x. What is maximised is the score that stays.
+which is exact at whole x. What is maximised is the sum over groups of log(share of the score that stays), so that no
+group is emptied for being cheap, each weighed by the number of weights that hang on it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
+from ..ir.coupling import STAYS, Coupling
 from ..specs.options import PruneOptions
 from .errors import PassError
 from .prune_cost import Costs
@@ -33,6 +35,7 @@ class Ranked:
     units: tuple[np.ndarray, ...]
     values: tuple[np.ndarray, ...]  # of those units
     least: np.ndarray
+    weights: np.ndarray  # how much of the network hangs on each group
     multiple: int
 
     @property
@@ -43,7 +46,7 @@ class Ranked:
     def rounded(self, kept: np.ndarray) -> np.ndarray:
         """Numbers of units within the limits of each group, up to the next multiple."""
         whole = -(-np.ceil(kept - 1e-9).astype(np.int64) // self.multiple) * self.multiple
-        return np.minimum(np.maximum(whole, self.least), self.sizes)
+        return np.clip(whole, self.least, self.sizes)
 
     def removed(self, kept: np.ndarray) -> np.ndarray:
         """Which units go when `kept[g]` of group g stay."""
@@ -62,20 +65,27 @@ class Allocation:
     gap: float | None = None
 
 
-def rank(groups: np.ndarray, scores: np.ndarray, held: np.ndarray, options: PruneOptions) -> Ranked:
+def rank(coupling: Coupling, scores: np.ndarray, held: np.ndarray, options: PruneOptions) -> Ranked:
     """Sort the units of each group; those that `held` marks always stay."""
+    groups = coupling.groups
     order = np.lexsort((np.arange(len(scores)), -scores, ~held, groups))
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
     units = np.split(order, starts[1:]) if len(order) else []
     least = [max(1, int(np.ceil(options.floor * len(u) - 1e-9)), int(held[u].sum())) for u in units]
-    ranked = Ranked(
-        tuple(units), tuple(scores[u] for u in units), np.array(least, dtype=np.int64), options.multiple
-    )
-    return Ranked(ranked.units, ranked.values, ranked.rounded(ranked.least), options.multiple)
+    weights = np.zeros(len(units))
+    for value, _, member in coupling.members:
+        if value.type.rank > 1:
+            weights[np.unique(groups[member[member != STAYS]])] += 1
+    limits = np.array(least, dtype=np.int64), np.maximum(weights, 1)
+    ranked = Ranked(tuple(units), tuple(scores[u] for u in units), *limits, options.multiple)
+    return replace(ranked, least=ranked.rounded(ranked.least))
 
 
 def allocate(ranked: Ranked, costs: Costs, options: PruneOptions) -> Allocation:
-    """Units to keep within the budget; PassError with the nearest that is feasible."""
+    """Units to keep within the budget; PassError with the nearest that is feasible.
+
+    A uniform share of channels alone is taken as it stands, whatever `keep` holds back.
+    """
     assert options.budget is not None
     limits = {
         name: share
@@ -85,6 +95,9 @@ def allocate(ranked: Ranked, costs: Costs, options: PruneOptions) -> Allocation:
     meter = _Meter(ranked, costs)
     if options.budget.channels is not None:
         limits["channels"] = options.budget.channels
+    if options.allocation == "uniform" and set(limits) == {"channels"}:
+        kept = ranked.rounded(np.floor(limits["channels"] * ranked.sizes + 1e-9))
+        return Allocation(kept, meter.shares(kept))
     meter.check_feasible(limits)
     if options.allocation == "uniform":
         return _allocate_uniform(ranked, meter, limits)
@@ -125,10 +138,7 @@ class _Meter:
 
 
 def _allocate_uniform(ranked: Ranked, meter: _Meter, limits: Mapping[str, float]) -> Allocation:
-    """The largest share of every group that fits; of channels alone, that share itself."""
-    if set(limits) == {"channels"}:
-        kept = ranked.rounded(np.floor(limits["channels"] * ranked.sizes + 1e-9))
-        return Allocation(kept, meter.shares(kept))
+    """The largest share of every group that fits."""
     low, high = 0.0, 1.0
     for _ in range(40):
         share = (low + high) / 2
@@ -183,11 +193,12 @@ class _Program:
             self._rows.append(self._limit(name, limit))
         gain = np.zeros(self._columns)
         for group, levels in enumerate(self._levels):
-            summed = np.concatenate([[0.0], np.cumsum(self._ranked.values[group])])
-            gain[self._starts[group] : self._starts[group + 1]] = summed[levels]
+            summed = np.cumsum(np.maximum(self._ranked.values[group], 1e-9))
+            share = summed[levels - 1] / summed[-1]
+            gain[self._starts[group] : self._starts[group + 1]] = self._ranked.weights[group] * np.log(share)
         whole = np.arange(self._columns) < self._starts[-1]
         result = milp(
-            -1e3 * gain / max(gain.sum(), 1e-12),
+            -1e3 * gain / max(np.abs(gain).sum(), 1e-12),
             integrality=whole.astype(int),
             bounds=Bounds(0.0, np.array(self._upper)),
             constraints=self._constraints(),

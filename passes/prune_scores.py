@@ -154,9 +154,13 @@ def _activations(coupling: Coupling, context: Context) -> Iterator[Member]:
 def _taylor(coupling: Coupling, context: Context) -> np.ndarray:
     """Squared after the sum over the unit's weights, summed over batches."""
     graph, scores = coupling.graph, np.zeros(coupling.count)
-    constants = {value.name: value for value, _, _ in coupling.members if value.type.dtype.is_floating}
-    params = {name: graph.params[name].detach().clone().requires_grad_() for name in constants}
-    every = {name: [(d, u) for v, d, u in coupling.members if v.name == name] for name in constants}
+    statistics = {v.name for n in graph.nodes if isinstance(n.op, BatchNorm) for v in n.operands[-2:]}
+    members = [
+        (v, d, u) for v, d, u in coupling.members if v.type.dtype.is_floating and v.name not in statistics
+    ]
+    constants = {value.name for value, _, _ in members}
+    params = {name: graph.params[name].detach().clone().requires_grad_() for name in sorted(constants)}
+    every = {name: [(d, u) for v, d, u in members if v.name == name] for name in sorted(constants)}
     for done, inputs in enumerate(context.calibration):
         context.progress("gradients of channels", done, len(context.calibration))
         outputs = run(graph, inputs, params=params)

@@ -59,6 +59,7 @@ class PassReport:
     decisions: tuple[Decision, ...] = ()
     tables: tuple[Table, ...] = ()
     warnings: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)  # that a later run can take, by name
 
     @property
     def applied(self) -> Mapping[str, int]:
@@ -100,4 +101,5 @@ def merged(pass_name: str, parts: Sequence[PassReport]) -> PassReport:
         tuple(d for part in parts for d in part.decisions),
         tuple(t for part in parts for t in part.tables),
         tuple(w for part in parts for w in part.warnings),
+        {name: data for part in parts for name, data in part.files.items()},
     )

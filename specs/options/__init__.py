@@ -11,17 +11,19 @@ from pydantic import Field
 from .base import PassOptions
 from .clean import CleanOptions, CleanRule
 from .fuse import FuseOptions, FuseRule
+from .prune import PruneBudget, PruneOptions
 from .quantize import LayerPrecision, MinMax, MovingAverage, MseSearch, Observer, Percentile, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
 
 Pass: TypeAlias = Annotated[
-    CleanOptions | FuseOptions | QuantizeOptions | RemoveDeadChannelsOptions, Field(discriminator="pass_")
+    CleanOptions | FuseOptions | PruneOptions | QuantizeOptions | RemoveDeadChannelsOptions,
+    Field(discriminator="pass_"),
 ]
 """The options of any pass."""
 
 PASSES: dict[str, type[PassOptions]] = {
     options.pass_name(): options
-    for options in (CleanOptions, FuseOptions, QuantizeOptions, RemoveDeadChannelsOptions)
+    for options in (CleanOptions, FuseOptions, PruneOptions, QuantizeOptions, RemoveDeadChannelsOptions)
 }
 """Options class by the name of the pass."""
 
@@ -39,6 +41,8 @@ __all__ = [
     "Pass",
     "PassOptions",
     "Percentile",
+    "PruneBudget",
+    "PruneOptions",
     "QuantizeOptions",
     "RemoveDeadChannelsOptions",
 ]

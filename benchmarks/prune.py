@@ -1,0 +1,128 @@
+"""Structured pruning held against the public model zoo, and beside Torch-Pruning on ten of its models.
+
+    python benchmarks/prune.py [NAME,NAME,...] [--python PATH]        # all public models by default; half an hour
+
+Half the channels of every group go; the cut graph must equal the masked one on the model's own input and a second
+one. Each model runs in its own process. Table on standard output, and benchmarks/results/prune.json when all models
+are run: `seconds` are CPU seconds of analysis, scores, allocation and cut, `capture_seconds` those of the capture.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import zoo
+
+WORKER = Path(__file__).with_name("prune_model.py")
+RESULTS = zoo.ROOT / "benchmarks" / "results" / "prune.json"
+RIVAL_REQUIREMENT = "torch-pruning==1.6.1"
+SIDE_BY_SIDE = (
+    *(
+        "own:resnet8",
+        "own:mobilenet_v1_025",
+        "tv:resnet18",
+        "tv:resnet50",
+        "tv:densenet121",
+        "tv:densenet201",
+    ),
+    *("tv:mobilenet_v2", "tv:swin_t", "tv:convnext_tiny", "hf:llama"),
+)
+OUT_OF_TIME = "no answer in the time limit"
+Row = dict[str, Any]  # any: columns of the result
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("models", nargs="?", default="public", help="public, or names with commas between")
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds a model")
+    parser.add_argument("--python", type=Path, help="an interpreter that has the zoo's packages")
+    options = parser.parse_args()
+    listed = zoo.SHARED / "zoo" / "lists_public.json"
+    if not listed.is_file():
+        print(f"the model zoo is not at {listed.parent}; set FXPRESS_SHARED to the folder that holds it")
+        return 2
+    python = options.python or _environment()
+    names = (
+        json.loads(listed.read_text())["public"] if options.models == "public" else options.models.split(",")
+    )
+    with ThreadPoolExecutor(options.jobs) as pool:
+        rows = list(pool.map(lambda name: _run(python, name, options.limit), names))
+    print(_summary(rows))
+    if options.models == "public":
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
+    return 1 if any(row["wrong"] for row in rows) else 0
+
+
+def _environment() -> Path:
+    python = zoo.environment()
+    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", RIVAL_REQUIREMENT]
+    subprocess.run(install, check=True)
+    return python
+
+
+def _run(python: Path, name: str, limit: float) -> Row:
+    row = _call([python, WORKER, zoo.SHARED / "zoo", name], name, limit)
+    if name in SIDE_BY_SIDE:
+        both = _call([python, WORKER, zoo.SHARED / "zoo", name, "--rival"], name, limit)
+        row |= {key: value for key, value in both.items() if key.startswith("rival")}
+        row.setdefault("rival", OUT_OF_TIME)
+        if "rival_seconds" in both and both.get("seconds"):
+            row["times_faster"] = round(both["rival_seconds"] / both["seconds"], 2)
+    state = next((word for word in ("verified", "wrong", "refused") if row[word]), "FAILED")
+    figures = [
+        f"{key}={row[key]}" for key in ("params_ratio", "macs_ratio", "seconds", "rival") if key in row
+    ]
+    print(f"{state:9s}{name:42s}{'  '.join(figures)}  {row['reason'][:100]}", flush=True)
+    return row
+
+
+def _call(command: Sequence[object], name: str, limit: float) -> Row:
+    failed: Row = {"name": name, "verified": False, "wrong": False, "refused": False, "reason": OUT_OF_TIME}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+    try:
+        ran = subprocess.run(
+            list(map(str, command)),
+            capture_output=True,
+            text=True,
+            timeout=limit,
+            env=environment,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return failed
+    found = [line for line in ran.stdout.splitlines() if line.startswith("RESULT ")]
+    return json.loads(found[-1][7:]) if found else failed | {"reason": ran.stderr.strip()[-200:]}
+
+
+def _summary(rows: Sequence[Row]) -> str:
+    library = [row for row in rows if not row["name"].startswith("own:")]
+    seconds = sorted(row["seconds"] for row in rows if "seconds" in row)
+    lines = [
+        f"\n{len(rows)} models: {sum(r['verified'] for r in rows)} pruned and verified, "
+        f"{sum(r['wrong'] for r in rows)} wrong, {sum(r['refused'] for r in rows)} refused",
+        f"of {len(library)} library models {100 * sum(r['verified'] for r in library) / max(len(library), 1):.1f} %",
+    ]
+    if seconds:
+        lines.append(f"CPU seconds: median {seconds[len(seconds) // 2]}, most {seconds[-1]}")
+    lines += [
+        f"  {r['name']}: {r.get('times_faster', '-')} times as fast as Torch-Pruning, which {r['rival']}"
+        for r in rows
+        if "rival" in r
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
