@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..ir import TensorType, Value
-from .views import Boxed, Permuted, Region, Reshaped, numbered, region
+from .views import Boxed, Permuted, Region, Reshaped, region_shown
 
 aten = torch.ops.aten
 Emit = Callable[..., Value]  # (overload, *args) -> the value of the call
@@ -116,8 +116,7 @@ def _write_box(
 def _shown(view: View, parent: Value, value: Value) -> Region:
     if parent.type.dtype is not value.type.dtype:
         raise UnsupportedWriteError("the view has another element type than what it views")
-    numbers = view.number(numbered(parent.type.shape))
-    found = region(numbers, parent.type.shape) if numbers.dtype == torch.int64 else None
+    found = region_shown(view.number, parent.type.shape)
     if found is None:
         raise UnsupportedWriteError("the view shows an element more than once")
     return found

@@ -21,6 +21,10 @@ _RETURNING_THEIR_INPUT = {  # in evaluation mode, though the schema does not say
     aten.feature_dropout.default,
     aten.alpha_dropout.default,
     aten.feature_alpha_dropout.default,
+    aten.dropout_.default,
+    aten.feature_dropout_.default,
+    aten.alpha_dropout_.default,
+    aten.feature_alpha_dropout_.default,
 }
 
 
@@ -46,6 +50,8 @@ class TracedCall:
     @property
     def written(self) -> list[torch.Argument]:
         """The schema's arguments that it writes to."""
+        if self.overload in _RETURNING_THEIR_INPUT:
+            return []
         declared = self.overload._schema.arguments
         return [a for a in declared if a.alias_info is not None and a.alias_info.is_write]
 
@@ -130,7 +136,13 @@ class TracedCall:
 
         def bound(item: Result) -> Argument:
             if isinstance(item, Tracked):
-                return numbers if item is parent else torch.tensor(-1).expand(item.type.shape)
+                return (
+                    numbers
+                    if item is parent
+                    else torch.tensor(-1, device=numbers.device).expand(item.type.shape)
+                )
+            if isinstance(item, Tensor):
+                return item.to(numbers.device)
             return [bound(part) for part in item] if isinstance(item, list | tuple) else item
 
         kwargs = {name: bound(item) for name, item in self.kwargs.items()}

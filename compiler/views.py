@@ -1,13 +1,14 @@
 """Views as sets of elements: which elements of a tensor a view shows, found by running the view on their numbers.
 
 The numbers say how to write back through any view, whatever operations made it: as a reshape, as a permutation,
-into a box of ranges, or element by element.
+into a box of ranges, or element by element. Where strides alone tell, no number is written down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 import torch
@@ -46,6 +47,17 @@ Region = Reshaped | Permuted | Boxed | Scattered
 def numbered(shape: Sequence[int]) -> Tensor:
     """A tensor whose elements are their own numbers, in order."""
     return torch.arange(prod(shape)).reshape(tuple(shape))
+
+
+def region_shown(view: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Region | None:
+    """What `view` shows of a tensor of `shape`; None when an element stands twice."""
+    whole = torch.empty(tuple(shape), dtype=torch.int64, device="meta")
+    shown = view(whole)
+    if shown.untyped_storage()._cdata == whole.untyped_storage()._cdata:
+        told = _told_by_strides(whole, shown)
+        if told is not None:
+            return told
+    return region(view(numbered(shape)), shape)
 
 
 def region(numbers: Tensor, shape: Sequence[int]) -> Region | None:
@@ -88,3 +100,39 @@ def _ranges(numbers: Tensor, shape: Sequence[int]) -> tuple[tuple[int, int, int]
     for dim, (start, stop, step) in enumerate(ranges):
         box = box.narrow(dim, start, stop - start)[(slice(None),) * dim + (slice(None, None, step),)]
     return tuple(ranges) if torch.equal(box.flatten(), numbers.flatten()) else None
+
+
+def _told_by_strides(whole: Tensor, shown: Tensor) -> Region | None:
+    """The region when each dimension of the view runs along one of the tensor's own; None when it does not."""
+    if not shown.numel():
+        return None
+    if shown.numel() == whole.numel() and shown.is_contiguous():
+        return Reshaped()
+    starts = torch.unravel_index(torch.tensor(int(shown.storage_offset())), whole.shape)
+    ranges = [(int(start), int(start) + 1, 1) for start in starts]
+    along: list[int | None] = []
+    for size, stride in zip(shown.shape, shown.stride(), strict=True):
+        dim = None if size == 1 else _dimension(whole, size, stride, ranges)
+        along.append(dim)
+        if dim is None and size > 1:
+            return None
+        if dim is not None:
+            start, step = ranges[dim][0], stride // whole.stride(dim)
+            stop = start + (size - 1) * step + 1
+            ranges[dim] = (start, whole.shape[dim] if stop + step > whole.shape[dim] else stop, step)
+    longer = [dim for dim in along if dim is not None]
+    if all(a < b for a, b in pairwise(longer)):
+        return Boxed(tuple(ranges))
+    if shown.numel() == whole.numel() and shown.ndim == whole.ndim and len(set(longer)) == len(longer):
+        single = (dim for dim in range(whole.ndim) if dim not in longer)
+        return Permuted(tuple(next(single) if dim is None else dim for dim in along))
+    return None
+
+
+def _dimension(whole: Tensor, size: int, stride: int, ranges: Sequence[tuple[int, int, int]]) -> int | None:
+    """The dimension of `whole` that `size` steps of `stride` stay in."""
+    for dim, step in enumerate(whole.stride()):
+        start = ranges[dim][0]
+        if stride and stride % step == 0 and start + (size - 1) * (stride // step) < whole.shape[dim]:
+            return dim
+    return None
