@@ -85,6 +85,11 @@ def compile_model(
     report = make_report(session, stages, artifacts)
     files = {
         **artifacts.files,
+        **{
+            f"passes/{index}.{name}": content
+            for index, stage in enumerate(stages)
+            for name, content in stage.report.files.items()
+        },
         REPORT_JSON: (report.model_dump_json(indent=2) + "\n").encode(),
         REPORT_HTML: render_html(report).encode(),
     }
