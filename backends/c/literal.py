@@ -57,8 +57,10 @@ def real(number: float) -> str:
         return "NAN"
     if np.isinf(value):
         return "INFINITY" if value > 0 else "-INFINITY"
+    if value == 0 or 1e-4 <= abs(value) < 1e7:
+        return f"{np.format_float_positional(value, unique=True, trim='0')}f"
     text = np.format_float_scientific(value, unique=True, trim="0", exp_digits=1)
-    return f"{text.removesuffix('e+0')}f"
+    return f"{text}f"
 
 
 def c_type(dtype: DType) -> str:

@@ -1,0 +1,258 @@
+/* net: a network compiled to C99 by fxpress. See net.h for how to call it. */
+#include "net.h"
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* Of the C library; declared here, since a freestanding compiler has no string.h. */
+void *memcpy(void *restrict to, const void *restrict from, size_t count);
+void *memset(void *to, int byte, size_t count);
+
+/* The arithmetic contract: requantization of int32 accumulators and saturation.
+ *
+ *     requant(acc, multiplier, shift) = (int64(acc << shift) * multiplier + 2^31) >> 32
+ *
+ * One rounding, ties toward plus infinity. On the DSP extension this is one instruction, elsewhere plain C with
+ * the same result. Right shifts of negative numbers are arithmetic, as on every compiler this is made for.
+ */
+#ifndef FXP_ARITHMETIC_H
+#define FXP_ARITHMETIC_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* The DSP paths are inline assembly of Thumb-2. Some own all registers, so they need an optimizing compiler. */
+#if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__OPTIMIZE__)
+#define FXP_DSP 1
+#else
+#define FXP_DSP 0
+#endif
+
+#define FXP_INLINE static inline __attribute__((always_inline, unused))
+
+/* requant(acc, multiplier, 0) + addend. */
+FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
+{
+#if FXP_DSP
+    int32_t scaled;
+    __asm__("smmlar %0, %1, %2, %3" : "=r"(scaled) : "r"(acc), "r"(multiplier), "r"(addend));
+    return scaled;
+#elif defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_8M_BASE__)
+    /* These cores multiply 32 bits by 32 bits to 32 bits only: four products of halves, their low parts rounded. */
+    const int32_t low_a = acc & 0xffff, high_a = acc >> 16;
+    const int32_t low_b = multiplier & 0xffff, high_b = multiplier >> 16;
+    const int32_t cross = high_a * low_b, other = low_a * high_b;
+    const uint32_t low = (uint32_t)low_a * (uint32_t)low_b;
+    const uint32_t carry = ((uint32_t)cross & 0xffffu) + ((uint32_t)other & 0xffffu) + (low >> 16) + 0x8000u;
+    return high_a * high_b + (cross >> 16) + (other >> 16) + (int32_t)(carry >> 16) + addend;
+#else
+    return (int32_t)(((int64_t)acc * multiplier + INT64_C(0x80000000)) >> 32) + addend;
+#endif
+}
+
+/* acc << shift for accumulators of either sign; the compiler of the network has proven that it fits. */
+FXP_INLINE int32_t fxp_left(int32_t acc, int32_t shift)
+{
+    return (int32_t)((uint32_t)acc << shift);
+}
+
+FXP_INLINE int32_t fxp_clamp(int32_t value, int32_t low, int32_t high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+
+/* Saturation to int8. */
+FXP_INLINE int8_t fxp_saturate8(int32_t value)
+{
+#if FXP_DSP
+    int32_t saturated;
+    __asm__("ssat %0, #8, %1" : "=r"(saturated) : "r"(value));
+    return (int8_t)saturated;
+#else
+    return (int8_t)fxp_clamp(value, -128, 127);
+#endif
+}
+
+#endif
+
+/* Called after each step, for a look at what it computed. */
+#ifndef FXP_TRACE
+#define FXP_TRACE(step, data, bytes) ((void)0)
+#endif
+
+extern const int8_t net_weights_0[18];
+extern const int32_t net_bias_0[2];
+extern const int32_t net_multipliers_0[1];
+extern const int8_t net_table_1[256];
+extern const int8_t net_weights_3[6];
+extern const int32_t net_bias_3[3];
+extern const int32_t net_multipliers_3[1];
+
+static inline int8_t net_conv_0_finish(int32_t acc, int32_t c, int32_t at, const int32_t *multipliers)
+{
+    (void)c;
+    (void)at;
+    return fxp_saturate8(fxp_scale(acc, multipliers[0], -128));
+}
+
+/* Two rows of 9 elements times all 2 channels, two channels at a time. */
+static void net_conv_0_rows(const int8_t *p, const int8_t *q, int8_t *y, int32_t at, int32_t next, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
+{
+    const int8_t *w = weights;
+    for (int32_t c = 0; c < 2; c += 2) {
+        int32_t even = bias[c];
+        int32_t odd = bias[c + 1];
+        int32_t even_next = bias[c];
+        int32_t odd_next = bias[c + 1];
+        for (int32_t i = 0; i < 9; i += 1) {
+            even += p[i] * w[i];
+            odd += p[i] * w[9 + i];
+            even_next += q[i] * w[i];
+            odd_next += q[i] * w[9 + i];
+        }
+        w += 2 * 9;
+        const int8_t even_p = net_conv_0_finish(even, c, at + c, multipliers);
+        const int8_t odd_p = net_conv_0_finish(odd, c + 1, at + c + 1, multipliers);
+        const int8_t even_q = net_conv_0_finish(even_next, c, next + c, multipliers);
+        const int8_t odd_q = net_conv_0_finish(odd_next, c + 1, next + c + 1, multipliers);
+        y[at + c] = even_p;
+        y[at + c + 1] = odd_p;
+        y[next + c] = even_q;
+        y[next + c + 1] = odd_q;
+    }
+}
+
+/* The window of one result, in one piece; what lies outside the image is the zero point. */
+static void net_conv_0_gather(const int8_t *x, int32_t n, int32_t oy, int32_t ox, int8_t *patch)
+{
+    for (int32_t ky = 0; ky < 3; ky++) {
+        const int32_t iy = oy * 1 + ky * 1 - 1;
+        const int32_t left = ox * 1 - 1;
+        if (iy >= 0 && iy < 4 && left >= 0 && left + 3 <= 4) {
+            memcpy(patch, x + ((n * 4 + iy) * 4 + left) * 1, 3);
+            patch += 3;
+            continue;
+        }
+        for (int32_t kx = 0; kx < 3; kx++) {
+            const int32_t ix = left + kx * 1;
+            if (iy >= 0 && iy < 4 && ix >= 0 && ix < 4) {
+                memcpy(patch, x + ((n * 4 + iy) * 4 + ix) * 1, 1);
+            } else {
+                memset(patch, 0, 1);
+            }
+            patch += 1;
+        }
+    }
+}
+
+/* Convolution 3x3, 4x4x1 to 4x4x2, int8. */
+static void net_conv_0(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers, int8_t *scratch)
+{
+    int32_t at = 0;
+    for (int32_t n = 0; n < 1; n++) {
+        for (int32_t oy = 0; oy < 4; oy++) {
+            for (int32_t ox = 0; ox < 4; ox += 2) {
+                net_conv_0_gather(x, n, oy, ox, scratch);
+                if (ox + 1 < 4) {
+                    net_conv_0_gather(x, n, oy, ox + 1, scratch + 9);
+                    net_conv_0_rows(scratch, scratch + 9, y, at, at + 2, weights, bias, multipliers);
+                    at += 2 * 2;
+                } else {
+                    net_conv_0_rows(scratch, scratch, y, at, at, weights, bias, multipliers);
+                    at += 2;
+                }
+            }
+        }
+    }
+}
+
+/* Table of tanh over 32 elements. */
+static void net_tanh_1(const int8_t *x, int8_t *y, const int8_t *table)
+{
+    for (int32_t i = 0; i < 32; i++) {
+        y[i] = table[x[i] + 128];
+    }
+}
+
+/* mean of 32 elements to 2. */
+static void net_mean_2(const int8_t *x, int8_t *y)
+{
+    for (int32_t i0 = 0; i0 < 2; i0++) {
+        int32_t acc = 0;
+        for (int32_t j0 = 0; j0 < 16; j0++) {
+            acc += x[i0 + j0 * 2] - (-1);
+        }
+        y[i0] = fxp_saturate8(fxp_scale(acc, 268435456, -1));
+    }
+}
+
+static inline int8_t net_linear_3_finish(int32_t acc, int32_t c, int32_t at, const int32_t *multipliers)
+{
+    (void)c;
+    (void)at;
+    return fxp_saturate8(fxp_scale(acc, multipliers[0], 3));
+}
+
+/* One row of 2 elements times all 3 channels, two channels at a time. */
+static void net_linear_3_rows(const int8_t *p, int8_t *y, int32_t at, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
+{
+    const int8_t *w = weights;
+    for (int32_t c = 0; c < 2; c += 2) {
+        int32_t even = bias[c];
+        int32_t odd = bias[c + 1];
+        for (int32_t i = 0; i < 2; i += 2) {
+            even += p[i] * w[i];
+            odd += p[i] * w[2 + i];
+            even += p[i + 1] * w[i + 1];
+            odd += p[i + 1] * w[2 + i + 1];
+        }
+        w += 2 * 2;
+        const int8_t even_p = net_linear_3_finish(even, c, at + c, multipliers);
+        const int8_t odd_p = net_linear_3_finish(odd, c + 1, at + c + 1, multipliers);
+        y[at + c] = even_p;
+        y[at + c + 1] = odd_p;
+    }
+    int32_t even = bias[2];
+    for (int32_t i = 0; i < 2; i++) {
+        even += p[i] * w[i];
+    }
+    const int8_t last_p = net_linear_3_finish(even, 2, at + 2, multipliers);
+    y[at + 2] = last_p;
+}
+
+/* Linear layer, 1 x 2 to 3, int8. */
+static void net_linear_3(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
+{
+    for (int32_t row = 0; row < 1; row += 1) {
+        net_linear_3_rows(x + row * 2, y, row * 3, weights, bias, multipliers);
+    }
+}
+
+int net_run(const int8_t *input, int8_t *output, void *arena)
+{
+    unsigned char *const memory = (unsigned char *)arena;
+
+    if (input == NULL || output == NULL || arena == NULL) {
+        return 1;
+    }
+    if (((uintptr_t)arena & 3u) != 0u) {
+        return 2;
+    }
+
+    /* 0: conv from features.0 at net.py:12 */
+    int8_t *const t0 = (int8_t *)(memory + 0);
+    net_conv_0(input, t0, net_weights_0, net_bias_0, net_multipliers_0, (void *)(memory + 32));
+    FXP_TRACE(0, t0, 32);
+    /* 1: tanh from features.1 at net.py:13 */
+    int8_t *const t1 = (int8_t *)(memory + 0);
+    net_tanh_1(t0, t1, net_table_1);
+    FXP_TRACE(1, t1, 32);
+    /* 2: mean from net.py:14 */
+    int8_t *const t2 = (int8_t *)(memory + 32);
+    net_mean_2(t1, t2);
+    FXP_TRACE(2, t2, 2);
+    /* 3: linear from head at net.py:15 */
+    net_linear_3(t2, output, net_weights_3, net_bias_3, net_multipliers_3);
+    FXP_TRACE(3, output, 3);
+    return 0;
+}

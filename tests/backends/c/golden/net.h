@@ -1,0 +1,37 @@
+/* net: a network compiled to C99 by fxpress.
+ *
+ * Every tensor is dense, the last dimension listed fastest. The function is re-entrant: all that it writes is the
+ * outputs and the arena, which the caller owns. None of these may overlap.
+ * input input ("image"): int8_t [1, 1, 4, 4], real = (integer - 0) * 0.0078125f
+ * output output ("logits"): int8_t [1, 3], real = (integer - 3) * 0.02f
+ */
+#ifndef NET_H
+#define NET_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Working memory that the caller provides, and how its address is aligned. */
+#define NET_ARENA_BYTES 52
+#define NET_ARENA_ALIGNMENT 4
+/* Stack that net_run needs at most, on a 32-bit microcontroller with optimization. */
+#define NET_STACK_BYTES 448
+
+#define NET_IMAGE_SIZE 16
+#define NET_IMAGE_SCALE 0.0078125f
+#define NET_IMAGE_ZERO_POINT 0
+#define NET_LOGITS_SIZE 3
+#define NET_LOGITS_SCALE 0.02f
+#define NET_LOGITS_ZERO_POINT 3
+
+/* Returns 0; 1 when a pointer is null, 2 when the arena is not aligned. */
+int net_run(const int8_t *input, int8_t *output, void *arena);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
