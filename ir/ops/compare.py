@@ -182,6 +182,18 @@ def _lower_masked_fill(call: AtenCall) -> Value | None:
     return call.emit(Where(), call.value("mask"), filling, x)
 
 
+@lowers("to.device")
+def _lower_move(call: AtenCall) -> Value | None:
+    """The IR knows no devices; what stays on the CPU at most changes its type."""
+    x, dtype = call.value("self"), DType.of(call["dtype"])
+    if torch.device(call["device"]).type != "cpu" or call["memory_format"] not in (
+        None,
+        torch.preserve_format,
+    ):
+        return None
+    return x if dtype is x.type.dtype else call.emit(Cast(dtype.value), x)
+
+
 @lowers("to.dtype", "_to_copy.default", "type_as.default", "to.other")
 def _lower_cast(call: AtenCall) -> Value | None:
     x = call.value("self")

@@ -41,6 +41,8 @@ class MaxPool(Op):
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         check_moved(x)
+        if x.dtype.torch.is_complex:
+            raise ShapeError("complex values have no largest element")
         if self.ceil and any(before != after for before, after in pairs(self.padding)):
             raise ShapeError("a pool that rounds up pads both sides alike")
         return (x.with_shape(_pooled(x, self)),)

@@ -69,6 +69,8 @@ class ResizeNearest(Resize):
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         check_moved(x)
+        if x.dtype.torch.is_complex:
+            raise ShapeError("complex values are not resized")
         return (x.with_shape(self.result_shape(x, ranks=(1, 2, 3))),)
 
     def reference(self, x: Tensor) -> Tensor:
