@@ -13,7 +13,7 @@ const int32_t net_bias_0[2] = {
 
 /* multipliers of conv from features.0 at net.py:12 */
 const int32_t net_multipliers_0[1] = {
-    33554432,
+    335544320,
 };
 
 /* table of tanh from features.1 at net.py:13 */
@@ -42,6 +42,6 @@ const int32_t net_bias_3[3] = {
 
 /* multipliers of linear from head at net.py:15 */
 const int32_t net_multipliers_3[1] = {
-    42949673,
+    429496730,
 };
 
