@@ -214,6 +214,29 @@ def _lower_expand(call: AtenCall) -> Value:
     return x if shape == (-1,) * x.type.rank else call.emit(Expand(shape), x)
 
 
+@lowers(
+    "fill.Scalar",
+    "fill.Tensor",
+    "zero.default",
+    "zeros_like.default",
+    "ones_like.default",
+    "full_like.default",
+)
+def _lower_fill(call: AtenCall) -> Value | None:
+    """One number for all elements, whatever they were."""
+    x, name = call.value("self"), call.target.partition(".")[0]
+    if call.target == "fill.Tensor":
+        value = call.value("value")
+        fits = value.type.rank == 0 and value.type.dtype is x.type.dtype
+        return call.emit(Expand(x.type.shape), value) if fits else None
+    if name.endswith("_like") and call["dtype"] not in (None, x.type.dtype.torch):
+        return None
+    number = {"fill": "value", "full_like": "fill_value"}.get(name)
+    made = call[number] if number else float(name == "ones_like")
+    filling = torch.full((), made, dtype=x.type.dtype.torch)
+    return call.emit(Expand(x.type.shape), call.constant("filling", filling))
+
+
 @lowers("permute.default", "movedim.int", "movedim.intlist")
 def _lower_permute(call: AtenCall) -> Value:
     x = call.value("self")

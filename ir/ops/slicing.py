@@ -276,6 +276,23 @@ def _emit_slice(call: AtenCall, x: Value, axis: int, taken: range) -> Value:
     return call.emit(Slice(axis, taken.start, None if stop >= size else stop, taken.step), x)
 
 
+@lowers("slice_scatter.default")
+def _lower_slice_scatter(call: AtenCall) -> Value | None:
+    """What lies before the written range, what is written, what lies after it."""
+    x, part = call.value("self"), call.value("src")
+    axis = call["dim"] % x.type.rank
+    size = x.type.shape[axis]
+    written = range(size)[slice(call["start"], call["end"], call["step"])]
+    if written.step != 1 or not written or part.type.dtype is not x.type.dtype:
+        return None
+    parts = [part]
+    if written.start > 0:
+        parts.insert(0, _emit_slice(call, x, axis, range(written.start)))
+    if written.stop < size:
+        parts.append(_emit_slice(call, x, axis, range(written.stop, size)))
+    return part if len(parts) == 1 else call.emit(Concat(axis), *parts)
+
+
 @lowers("select.int")
 def _lower_select(call: AtenCall) -> Value:
     x = call.value("self")

@@ -207,6 +207,17 @@ def test_a_write_that_nobody_reads_is_dropped() -> None:
     assert [node.op.name for node in graph.nodes] == ["abs"]
 
 
+def test_a_range_filled_is_a_concatenation() -> None:
+    def fill_the_middle(x: Tensor) -> Tensor:
+        y = x * x
+        y[:, 1:2] = 0.5
+        return y
+
+    graph = capture(Written(fill_the_middle), (X,)).graph
+
+    assert [node.op.name for node in graph.nodes] == ["mul", "expand", "slice", "slice", "concat"]
+
+
 class Random(nn.Module):
     """Views and writes drawn at random, over tensors that share memory in every way torch offers."""
 
