@@ -28,6 +28,7 @@ CODES = {
     "C706": "an input or output is not int8 where that is asked for",
     "C707": "the arena is larger than the target's memory",
     "C708": "code and constants are larger than the target's flash",
+    "C710": "a layout is asked for something that is no input or output",
     "C709": "the stack is larger than the target allows",
 }
 BUDGET_CODES = frozenset({"C707", "C708"})
@@ -55,6 +56,11 @@ def _port_problems(graph: Graph, taken: Graph, options: COutput) -> Iterator[Pro
             yield Problem("C701", f"input {value.name}", f"has a batch of {shape[0]}", hint)
         elif 0 in shape:
             yield Problem("C701", f"input {value.name}", f"has no elements: {shape}")
+    known = (*(v.name for v in graph.inputs), *graph.output_names)
+    for name in options.layouts:
+        if name not in known:
+            hint = f"the names are {', '.join(known)}"
+            yield Problem("C710", f"layouts.{name}", "is no input or output", hint)
     if options.io == "int8":
         named = [*((f"input {v.name}", v) for v in taken.inputs)]
         named += [(f"output {name}", v) for name, v in zip(taken.output_names, taken.outputs, strict=True)]

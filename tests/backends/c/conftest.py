@@ -29,6 +29,13 @@ extern fxp_tracer fxp_trace;
 Inspect = Callable[..., CArtifact]
 OPERATORS_FILE = Path(__file__).parent / "operators.txt"
 CHUNK = 48
+DSP = Target(
+    name="cortex-m4f",
+    description="a microcontroller",
+    isa="armv7e-m",
+    features=("dsp", "fpu"),
+    toolchain=Toolchain(commands=("arm-none-eabi-gcc",), flags=()),
+)
 
 
 def cases() -> dict[str, str]:
@@ -133,13 +140,7 @@ def host() -> Target:
 @pytest.fixture
 def cortex_m4() -> Target:
     """A machine with the DSP extension."""
-    return Target(
-        name="cortex-m4f",
-        description="a microcontroller",
-        isa="armv7e-m",
-        features=("dsp", "fpu"),
-        toolchain=Toolchain(commands=("arm-none-eabi-gcc",), flags=()),
-    )
+    return DSP
 
 
 @pytest.fixture

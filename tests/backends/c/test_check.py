@@ -136,3 +136,11 @@ def test_a_stack_beyond_what_the_target_allows_is_refused(host):
         "target host: the stack may take 896 bytes, the target allows 256; quantize the float layers, or raise "
         "stack [C709]"
     ]
+
+
+def test_a_layout_for_something_that_is_no_port_is_refused(host):
+    graph = parse("graph(%x: f32[1x4]) {\n %y: f32[1x4] = relu(%x)\n return y: %y\n}")
+    options = COutput(name="net", layouts={"z": "nchw"})
+    assert [str(p) for p in check(graph, options, host)] == [
+        "layouts.z: is no input or output; the names are x, y [C710]"
+    ]

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from fxpress.backends.c.emit import emit
 from fxpress.ir import parse, verify
@@ -56,3 +62,42 @@ def test_every_function_finds_the_helpers_that_it_calls(operator_cases, fill, ho
             called = set(re.findall(r"\b(fxp_\w+)\(", source))
             defined = set(re.findall(r"(?:^FXP_INLINE \w+ |DEFINE_LANES\()(fxp_\w+)", source, re.MULTILINE))
             assert called <= defined, f"{name}: {sorted(called - defined)}"
+
+
+def test_images_are_taken_channels_last_or_as_planes(assert_equal_to_interpreter, fill):
+    graph = parse(
+        """graph(%x: i8[1x3x4x5]<scale=0.1, zero=0>) {
+          const %w: i8[2x3x3x3]<scale=0.01, zero=0>
+          %y: i8[1x2x2x3]<scale=0.1, zero=0> = conv(%x, %w)
+          return y: %y
+        }""",
+        fill=fill,
+    )
+    assert_equal_to_interpreter(graph)
+    artifact = assert_equal_to_interpreter(
+        graph, options=COutput(name="planes", layouts={"x": "nchw", "y": "nchw"})
+    )
+    header = artifact.files["planes.h"].decode()
+    assert 'input input ("x"): int8_t [1, 3, 4, 5]' in header
+    assert 'output output ("y"): int8_t [1, 2, 2, 3]' in header
+
+
+@pytest.mark.slow
+def test_the_hash_seed_changes_no_byte(tmp_path):
+    script = (
+        "import hashlib, runpy, sys; c = runpy.run_path(sys.argv[1]); d = c['DSP'];"
+        "a = c['emit'](c['joined'](c['cases']()), c['COutput'](name='net'), d);"
+        "print(hashlib.sha256(b''.join(a.files.values())).hexdigest())"
+    )
+    conftest = str(Path(__file__).parent / "conftest.py")
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", script, conftest],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1

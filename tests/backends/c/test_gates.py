@@ -128,6 +128,14 @@ def test_the_self_test_passes_under_sanitizers(fill, host, tmp_path, draw):
     assert (done.returncode, done.stdout) == (0, "net: 0 of 3 outputs differ\n"), done.stderr
 
 
+def test_a_self_test_without_vectors_compiles_without_a_warning(fill, host, tmp_path):
+    artifact = emit(verify(parse(NET, fill=fill)), COutput(name="net"), host)
+    sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
+    link_program(compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1", *WARNINGS))
+    without = emit(parse(NET, fill=fill), COutput(name="net", self_test=0, package=()), host)
+    assert set(without.files) == {"net.h", "net.c", "net_weights.c"}
+
+
 def test_the_self_test_finds_a_wrong_constant(fill, host, tmp_path, draw):
     graph = verify(parse(NET, fill=fill))
     artifact = emit(graph, COutput(name="net"), host, vectors=[[draw(v, 1) for v in graph.inputs]])
