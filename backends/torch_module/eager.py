@@ -40,8 +40,8 @@ class EagerStyle(QdqStyle):
         tables = {node.output.name: _table(node) for node in graph.nodes if _is_table(node)}
         self._digests = {name: sha256(bytes(table.tolist())).digest() for name, table in tables.items()}
         self._paths: dict[bytes, Path] = {}
-        for digest in self._digests.values():
-            self._paths.setdefault(digest, (f"table {len(self._paths)}",))
+        for digest in self._digests.values():  # no name of the user's has a component with a dot
+            self._paths.setdefault(digest, (f"table.{len(self._paths)}",))
         self.buffers: Mapping[Path, Tensor] = {
             self._paths[self._digests[name]]: table for name, table in tables.items()
         }

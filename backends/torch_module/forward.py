@@ -31,7 +31,7 @@ class _Writer:
         self._layout = layout
         self._style = style
         self._recorder = _Recorder()
-        self._buffers = {path: layout.names.expression(path) for path in style.buffers}
+        self._buffers = {path: layout.names.tensor(path) for path in style.buffers}
         self._variables = _Variables(graph, forbidden)
 
     def write(self) -> tuple[list[str], list[str]]:
@@ -85,7 +85,7 @@ class _Writer:
 
     def _variable(self, value: Value) -> str:
         if self._graph.is_constant(value):
-            return self._layout.names.expression(self._layout.homes[value.name].path)
+            return self._layout.names.tensor(self._layout.homes[value.name].path)
         return self._variables[value]
 
     def _layer_call(self, node: Node, layer: Layer, operands: Sequence[str | None]) -> str:

@@ -98,7 +98,7 @@ def _weighted_nodes(graph: Graph, kinds: list[LayerKind | None]) -> _Weighted:
 
 def _constant_paths(graph: Graph, weighted: _Weighted) -> dict[str, Path]:
     """A path for each constant: its name, without the counter of a replaced constant where the name is free."""
-    paths = {value.name: split(value.name) or ("constant",) for value in graph.constants}
+    paths = _distinct_paths([value.name for value in graph.constants])
     claimed = {path: name for name, path in paths.items()}
     for node, _, constants in weighted.values():
         parent = split(node.source.module)
@@ -120,6 +120,18 @@ def _constant_paths(graph: Graph, weighted: _Weighted) -> dict[str, Path]:
             paths[value.name] = (*place, attribute)
             claimed[paths[value.name]] = value.name
     return paths
+
+
+def _distinct_paths(names: Collection[str]) -> dict[str, Path]:
+    """The names' components; a constant that has the name of a parent of another lies beside it."""
+    wished = {name: tuple(name.split(".")) for name in names}
+    outer = {prefix for path in wished.values() for prefix in _prefixes(path)}
+    taken = set(wished.values()) | outer
+    for name, path in wished.items():
+        if path in outer:
+            wished[name] = next(variant for variant in _variants(path) if variant not in taken)
+            taken.add(wished[name])
+    return wished
 
 
 def _variants(path: Path) -> Iterator[Path]:

@@ -35,7 +35,7 @@ def unique(wish: str, taken: Collection[str]) -> str:
 
 def split(dotted: str) -> Path:
     """The components of a dotted module path; the root is the empty path."""
-    return tuple(part for part in dotted.split(".") if part)
+    return tuple(dotted.split(".")) if dotted else ()
 
 
 def is_number(component: str) -> bool:
@@ -78,8 +78,14 @@ class ModuleNames:
         return self._clean[path]
 
     def expression(self, path: Path) -> str:
-        """Python that reads or assigns what lies at `path`: `self.features["0"].weight`."""
+        """Python that reads or assigns the module at `path`, or assigns a tensor: `self.features["0"].weight`."""
         return "self" + "".join(f'["{part}"]' if is_number(part) else f".{part}" for part in self.clean(path))
+
+    def tensor(self, path: Path) -> str:
+        """Python that reads the tensor at `path`."""
+        if not is_number(path[-1]):
+            return self.expression(path)
+        return f'getattr({self.expression(path[:-1])}, "{path[-1]}")'
 
     def state_key(self, path: Path) -> str:
         """The key in `state_dict` of what lies at `path`."""

@@ -99,7 +99,7 @@ def _construction(graph: Graph, layout: Layout, style: Style) -> list[str]:
             if home == (*path, attribute):
                 owned.add(constant)
             else:
-                ties[layout.names.expression((*path, attribute))] = layout.names.expression(home)
+                ties[layout.names.expression((*path, attribute))] = layout.names.tensor(home)
     for value in graph.constants:
         if value.name not in owned:
             tree.add_constant(value)

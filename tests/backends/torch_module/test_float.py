@@ -235,6 +235,16 @@ def test_hostile_layer_names_become_identifiers(name):
     assert torch.equal(artifact.build()(x), run(graph, [x])[0])
 
 
+@pytest.mark.parametrize(
+    "names", (("a..w", "a.w"), ("a", "a.w"), ("a b", "a_b"), ("", "constant"), ("0", "0.1.w"), (".", "a."))
+)
+def test_constants_whose_names_collide_or_are_numbers_keep_their_tensors(names):
+    graph = linear_graph(*names)
+    module, x = to_module(graph), torch.randn(2, 4)
+    assert len(module.state_dict()) == 2
+    assert torch.equal(module(x), run(graph, [x])[0])
+
+
 def test_hostile_inputs_and_sources_cannot_inject_code():
     builder = Builder()
     x = builder.input("x): import os #", TensorType((2,)))
