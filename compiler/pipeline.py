@@ -158,13 +158,13 @@ def run_passes(
 def _context(session: Session, options: object, progress: Progress) -> Context:
     samples = session.calibration
     if samples is None:
-        return Context(selects=layer_matches, progress=progress)
+        return Context(original=session.captured, selects=layer_matches, progress=progress)
     limit = getattr(options, "samples", None)  # an option that only passes with calibration have
     used, size = samples.first(limit), own_batch(session.captured)
     starts = range(0, len(used) - size + 1, size)
     pieces = [tuple(x[i : i + size] for x in used.inputs) for i in starts]
     labels = () if used.labels is None else tuple(used.labels[i : i + size] for i in starts)
-    return Context(pieces, labels, selects=layer_matches, progress=progress)
+    return Context(pieces, labels, original=session.captured, selects=layer_matches, progress=progress)
 
 
 def _samples(spec: Spec, graph: Graph, dataset: Dataset) -> Samples:

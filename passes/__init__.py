@@ -1,6 +1,6 @@
 """The passes: graph in, graph and report out. Importing this package registers all of ours."""
 
-from . import clean, fuse, prune, quantize, remove_dead_channels
+from . import clean, finetune, fuse, prune, quantize, remove_dead_channels
 from .base import PASSES, Context, Cost, CostModel, Pass, PassResult, find_pass, register
 from .errors import CalibrationError, MissingNeedError, PassError, UnknownPassError
 from .report import Decision, PassReport, Table
@@ -21,6 +21,7 @@ __all__ = [
     "UnknownPassError",
     "clean",
     "find_pass",
+    "finetune",
     "fuse",
     "prune",
     "quantize",

@@ -64,13 +64,14 @@ class Context:
     """What surrounds a run of a pass. Whatever the spec does not give is empty or None.
 
     `calibration` holds input tuples, each with exactly the graph's input shapes; `labels` a tensor for each of
-    them. `selects(pattern, module)` says whether a layer selector of the spec means a module path.
-    `progress(label, done, total)` is called as long work goes on.
+    them. `original` is the graph as it was captured. `selects(pattern, module)` says whether a layer selector of
+    the spec means a module path. `progress(label, done, total)` is called as long work goes on.
     """
 
     calibration: Sequence[tuple[Tensor, ...]] = ()
     labels: Sequence[Tensor] = ()
     cost: CostModel | None = None
+    original: Graph | None = None
     selects: Callable[[str, str], bool] = _select_exactly
     progress: Callable[[str, int, int], None] = _silent
 

@@ -1,36 +1,46 @@
 """The options of every pass, one module each, and their union `Pass`, told apart by the key `pass`.
 
-To add a pass: write its options in a module here, as a subclass of `PassOptions`, and add the class to `Pass`. The
-spec, the order check, `--set`, the JSON schema and the reference page follow from that.
+To add a pass: write its options in a module here, as a subclass of `PassOptions`, and add the class to `_OWN`. The
+spec, the order check, `--set`, the JSON schema and the reference page follow from that. A package of a user's own
+adds its options through the entry point group `fxpress.options`; they must not import
+torch, and take `PassOptions` from `fxpress.specs.options.base`.
 """
 
-from typing import Annotated, TypeAlias
+from functools import reduce
+from importlib.metadata import entry_points
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import Field
 
 from .base import PassOptions
 from .clean import CleanOptions, CleanRule
+from .finetune import Distillation, FinetuneOptions
 from .fuse import FuseOptions, FuseRule
 from .prune import PruneBudget, PruneOptions
 from .quantize import LayerPrecision, MinMax, MovingAverage, MseSearch, Observer, Percentile, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
 
-Pass: TypeAlias = Annotated[
-    CleanOptions | FuseOptions | PruneOptions | QuantizeOptions | RemoveDeadChannelsOptions,
-    Field(discriminator="pass_"),
-]
-"""The options of any pass."""
+ENTRY_POINT_GROUP = "fxpress.options"
+_OWN = (CleanOptions, FinetuneOptions, FuseOptions, PruneOptions, QuantizeOptions, RemoveDeadChannelsOptions)
+_JOINED = tuple(entry.load() for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name))
 
-PASSES: dict[str, type[PassOptions]] = {
-    options.pass_name(): options
-    for options in (CleanOptions, FuseOptions, PruneOptions, QuantizeOptions, RemoveDeadChannelsOptions)
-}
+PASSES: dict[str, type[PassOptions]] = {options.pass_name(): options for options in (*_OWN, *_JOINED)}
 """Options class by the name of the pass."""
 
+if TYPE_CHECKING:
+    Pass: TypeAlias = PassOptions
+else:
+    Pass = Annotated[reduce(or_, PASSES.values()), Field(discriminator="pass_")]
+"""The options of any pass."""
+
 __all__ = [
+    "ENTRY_POINT_GROUP",
     "PASSES",
     "CleanOptions",
     "CleanRule",
+    "Distillation",
+    "FinetuneOptions",
     "FuseOptions",
     "FuseRule",
     "LayerPrecision",
