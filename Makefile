@@ -24,9 +24,9 @@ setup: .venv/.installed
 	@touch $@
 
 # Compilers and simulators come with apt-get where that can be; what is missing is named, with what is skipped for it.
-build/.tools-%: tools/install_tools.sh
+build/.tools-%: .ci/install_tools.sh
 	@mkdir -p build
-	bash tools/install_tools.sh $*
+	bash .ci/install_tools.sh $*
 	@touch $@
 
 demo: setup build/.tools-demo
