@@ -70,7 +70,7 @@ def _definitions(source: str) -> Mapping[str, Any]:  # what a file defines
     filename = f"<fxpress module {sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     namespace: dict[str, Any] = {"__name__": "fxpress_module"}
-    exec(compile(source, filename, "exec"), namespace)
+    exec(compile(source, filename, "exec", dont_inherit=True), namespace)
     for item in namespace.values():
         if isinstance(item, type) and item.__module__ == "fxpress_module":
             copyreg.pickle(item, partial(_reduce, source))

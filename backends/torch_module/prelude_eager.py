@@ -5,14 +5,10 @@ int8 kernels with the residual, the activation and the requantization in them; t
 call. Elementwise functions are tables of 256 bytes.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-Grid = tuple[float, int]  # scale and zero point
 
 
 def quantize(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype = torch.uint8) -> Tensor:
@@ -56,9 +52,9 @@ class Int8Layer(nn.Module):
         self,
         shape: tuple[int, ...],
         *,
-        x_grid: Grid,
-        y_grid: Grid,
-        residual_grid: Grid = (1.0, 0),
+        x_grid: tuple[float, int],
+        y_grid: tuple[float, int],
+        residual_grid: tuple[float, int] = (1.0, 0),
         clamp: tuple[int, int] | None = None,
         bias: bool = True,
     ) -> None:

@@ -4,8 +4,6 @@ Activations are kept in uint8, because torch's int8 kernels take nothing else: t
 128, and so is the zero point. Weights are int8 with a scale for each output channel.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -65,7 +65,6 @@ def _imports(style: Style, body: str) -> list[str]:
     if style.prelude is not None:
         tree = ast.parse(inspect.getsource(style.prelude)).body
         lines = [ast.unparse(item) for item in tree if isinstance(item, ast.Import | ast.ImportFrom)]
-        lines = [line for line in lines if "__future__" not in line]
     if _FUNCTIONAL.search(body):
         lines.append("import torch.nn.functional as F")
     ours = sorted(

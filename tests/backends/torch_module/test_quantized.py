@@ -2,6 +2,9 @@
 
 import copy
 import io
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -169,6 +172,10 @@ def test_the_qdq_form_exports_to_onnx(tmp_path):
     assert (scores - module(x)[0]).abs().max() <= 3 / 256
 
 
+@pytest.mark.skipif(
+    shutil.which("g++") is None or not torch.backends.mkldnn.is_available(),
+    reason="torch.compile needs g++, and its int8 kernels need oneDNN",
+)
 def test_torch_compile_lowers_every_layer_to_an_int8_kernel():
     counters.clear()
     with torch.no_grad(), config.patch(freezing=True):
@@ -244,6 +251,17 @@ def test_signals_with_uneven_padding_are_computed(form):
     )
     found = requantization_mismatch(graph, batches(graph), form=form)
     assert max(mismatch.largest_step for mismatch in found.values()) <= 1
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_written_file_needs_nothing_but_torch(form, tmp_path):
+    artifact = emit(network(), TorchOptions(form))
+    artifact.save(tmp_path)
+    runs = "import torch, model, safetensors.torch as s; m = model.Model(); s.load_model(m, 'model.safetensors');"
+    runs += "m.eval(); torch.save(m(torch.ones(1, 4, 9, 9))[1], 'y.pt')"
+    subprocess.run([sys.executable, "-c", runs], cwd=tmp_path, check=True)
+    assert "import fxpress" not in artifact.source and "from fxpress" not in artifact.source
+    assert torch.equal(torch.load(tmp_path / "y.pt"), artifact.build()(torch.ones(1, 4, 9, 9))[1])
 
 
 def test_the_eager_source_shows_kernels_by_name():
