@@ -1,4 +1,4 @@
-"""Seconds of one core to capture, verify, clean and fuse chains of linear layers and activations: it must grow with their length.
+"""Seconds of one core to capture, verify, clean and fuse chains of layers: they must grow with the length only.
 
 python benchmarks/chain.py [1000 5000]
 """
