@@ -214,27 +214,35 @@ def _lower_expand(call: AtenCall) -> Value:
     return x if shape == (-1,) * x.type.rank else call.emit(Expand(shape), x)
 
 
-@lowers(
-    "fill.Scalar",
-    "fill.Tensor",
-    "zero.default",
-    "zeros_like.default",
-    "ones_like.default",
-    "full_like.default",
-)
-def _lower_fill(call: AtenCall) -> Value | None:
-    """One number for all elements, whatever they were."""
-    x, name = call.value("self"), call.target.partition(".")[0]
-    if call.target == "fill.Tensor":
-        value = call.value("value")
-        fits = value.type.rank == 0 and value.type.dtype is x.type.dtype
-        return call.emit(Expand(x.type.shape), value) if fits else None
-    if name.endswith("_like") and call["dtype"] not in (None, x.type.dtype.torch):
+@lowers("fill.Tensor")
+def _lower_fill_with_tensor(call: AtenCall) -> Value | None:
+    x, value = call.value("self"), call.value("value")
+    if value.type.rank or value.type.dtype is not x.type.dtype:
         return None
-    number = {"fill": "value", "full_like": "fill_value"}.get(name)
-    made = call[number] if number else float(name == "ones_like")
-    filling = torch.full((), made, dtype=x.type.dtype.torch)
-    return call.emit(Expand(x.type.shape), call.constant("filling", filling))
+    return call.emit(Expand(x.type.shape), value)
+
+
+_FILLINGS: dict[str, str | int] = {
+    "fill.Scalar": "value",
+    "full_like.default": "fill_value",
+    "new_full.default": "fill_value",
+    "zero.default": 0,
+    "zeros_like.default": 0,
+    "new_zeros.default": 0,
+    "ones_like.default": 1,
+    "new_ones.default": 1,
+}
+
+
+@lowers(*_FILLINGS)
+def _lower_filling(call: AtenCall) -> Value:
+    """One number for all elements, whatever they were."""
+    x, filling = call.value("self"), _FILLINGS[call.target]
+    shape = tuple(call["size"]) if call.target.startswith("new_") else x.type.shape
+    chosen = None if call.target in ("fill.Scalar", "zero.default") else call["dtype"]
+    number = call[filling] if isinstance(filling, str) else filling
+    tensor = torch.full((), number, dtype=chosen or x.type.dtype.torch)
+    return call.emit(Expand(shape), call.constant("filling", tensor))
 
 
 @lowers("permute.default", "movedim.int", "movedim.intlist")
