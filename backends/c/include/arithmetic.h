@@ -19,6 +19,8 @@
 #endif
 
 #define FXP_INLINE static inline __attribute__((always_inline, unused))
+/* For inner loops: inside a larger function their sums would lose the registers. */
+#define FXP_APART static __attribute__((noinline))
 
 /* requant(acc, multiplier, 0) + addend. */
 FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)

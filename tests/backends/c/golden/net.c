@@ -29,6 +29,8 @@ void *memset(void *to, int byte, size_t count);
 #endif
 
 #define FXP_INLINE static inline __attribute__((always_inline, unused))
+/* For inner loops: inside a larger function their sums would lose the registers. */
+#define FXP_APART static __attribute__((noinline))
 
 /* requant(acc, multiplier, 0) + addend. */
 FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
@@ -96,7 +98,7 @@ static inline int8_t net_conv_0_finish(int32_t acc, int32_t c, int32_t at, const
 }
 
 /* Two rows of 9 elements times all 2 channels, two channels at a time. */
-static void net_conv_0_rows(const int8_t *p, const int8_t *q, int8_t *y, int32_t at, int32_t next, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
+FXP_APART void net_conv_0_rows(const int8_t *p, const int8_t *q, int8_t *y, int32_t at, int32_t next, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
 {
     const int8_t *w = weights;
     for (int32_t c = 0; c < 2; c += 2) {
@@ -194,7 +196,7 @@ static inline int8_t net_linear_3_finish(int32_t acc, int32_t c, int32_t at, con
 }
 
 /* One row of 2 elements times all 3 channels, two channels at a time. */
-static void net_linear_3_rows(const int8_t *p, int8_t *y, int32_t at, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
+FXP_APART void net_linear_3_rows(const int8_t *p, int8_t *y, int32_t at, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
 {
     const int8_t *w = weights;
     for (int32_t c = 0; c < 2; c += 2) {
