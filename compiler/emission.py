@@ -19,6 +19,7 @@ from ..specs import COutput, Outputs, Spec, Target
 from .data import Samples
 from .errors import Problem, UserError
 from .interface import INTERFACE_FILE, Interface, make_port
+from .session import Session
 
 GRAPH_TEXT, GRAPH_PARAMS = "graph.txt", "graph.safetensors"
 
@@ -44,26 +45,29 @@ def check_backends(outputs: Outputs, graph: Graph, target: Target, *, enforce_bu
         raise UserError(problems)
 
 
-def emit_backends(spec: Spec, graph: Graph, target: Target, samples: Samples | None) -> Artifacts:
-    """Emit what the spec asks for. `samples`, where there are any, give the golden vectors of the self-test."""
+def emit_backends(session: Session, graph: Graph) -> Artifacts:
+    """Emit what the spec asks for. Evaluation data, else calibration data, give the golden vectors of the self-test."""
+    spec, target, samples = session.spec, session.target, session.evaluation or session.calibration
     files = {GRAPH_TEXT: dump(graph).encode(), GRAPH_PARAMS: save_tensors(_stored(graph))}
     c = torch_module = None
     if spec.outputs.c is not None:
         c = emit_c(graph, spec.outputs.c, target, vectors=_vectors(graph, spec.outputs.c, samples))
         files |= {f"c/{name}": content for name, content in c.files.items()}
     if spec.outputs.torch is not None:
-        torch_module = _emit_torch(spec, graph)
+        torch_module = _emit_torch(spec, graph, session.buffers & graph.params.keys())
         files |= {f"torch/{name}": content for name, content in torch_module.files().items()}
     interface = _interface(spec, graph, target, c, torch_module)
     files[INTERFACE_FILE] = (interface.model_dump_json(indent=2) + "\n").encode()
     return Artifacts(c, torch_module, files)
 
 
-def _emit_torch(spec: Spec, graph: Graph) -> TorchArtifact:
+def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtifact:
     assert spec.outputs.torch is not None
     quantized = any(v.type.is_quantized for node in graph.nodes for v in node.outputs)
     try:
-        return emit_torch(graph, TorchOptions(spec.outputs.torch.form if quantized else "float"))
+        return emit_torch(
+            graph, TorchOptions(spec.outputs.torch.form if quantized else "float", buffers=buffers)
+        )
     except UnsupportedError as err:
         raise UserError(Problem("B602", "outputs.torch", str(err))) from err
 

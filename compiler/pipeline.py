@@ -6,6 +6,7 @@ Every stage refuses bad input before the next one starts; nothing is written bef
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def compile_model(
     stages = run_passes(session, progress=progress, on_stage=on_stage)
     graph = final_graph(session, stages)
     check_backends(session.spec.outputs, graph, session.target, enforce_budget=enforce_budget)
-    artifacts = emit_backends(session.spec, graph, session.target, session.evaluation or session.calibration)
+    artifacts = emit_backends(session, graph)
     report = make_report(session, stages, artifacts)
     files = {
         **artifacts.files,
@@ -113,12 +114,13 @@ def open_session(
         if described.weights is not None:
             load_weights(model, described.weights)
     if described.dtype is not None:
-        model = model.to(getattr(torch, described.dtype))
+        model = deepcopy(model).to(getattr(torch, described.dtype))
     notes = check_weights(model, place)
     names = positional_order(model, list(described.inputs), place)
     types = {name: described.inputs[name] for name in names}
     examples = tuple(example_input(t.shape, getattr(torch, t.dtype)) for t in types.values())
-    graph = portable(capture(model, examples, input_names=names).graph, Path(spec).parent)
+    captured = capture(model, examples, input_names=names)
+    graph = portable(captured.graph, Path(spec).parent)
     _match_selectors(loaded, graph)
     calibration, evaluation = loaded.spec.data.calibration, loaded.spec.data.evaluation
     return Session(
@@ -127,6 +129,7 @@ def open_session(
         _samples(loaded.spec, graph, calibration) if calibration else None,
         _samples(loaded.spec, graph, evaluation) if evaluation else None,
         tuple(notes),
+        frozenset(graph.params.keys() - captured.trainable),
     )
 
 

@@ -22,13 +22,17 @@ class Stage:
 
 @dataclass(frozen=True)
 class Session:
-    """A spec with everything that it names loaded: the captured model and its data."""
+    """A spec with everything that it names loaded: the captured model and its data.
+
+    `buffers` names the constants that training leaves alone.
+    """
 
     loaded: Loaded
     captured: Graph
     calibration: Samples | None
     evaluation: Samples | None
     notes: tuple[str, ...] = ()
+    buffers: frozenset[str] = frozenset()
 
     @property
     def spec(self) -> Spec:

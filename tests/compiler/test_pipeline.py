@@ -185,3 +185,29 @@ def test_a_network_that_mixes_batch_and_time_is_run_sample_by_sample(project: Pa
     with torch.no_grad():
         alone = torch.cat([model(x) for x in samples.inputs[0].split(1)])
     assert torch.equal(outputs, alone)
+
+
+class Normalised(torch.nn.Module):
+    """Subtracts a buffer, which training must leave alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
+        self.head = torch.nn.Linear(192, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head((image - self.mean).flatten(1))
+
+
+def test_a_buffer_of_the_user_stays_a_buffer_of_the_torch_output(project: Path) -> None:
+    overrides = ["passes=[]", "outputs={torch: {}}"]
+    emitted = compile_model(project / "net.yaml", model=Normalised().eval(), overrides=overrides).torch
+    assert emitted is not None
+    module = emitted.build()
+    assert "mean" in dict(module.named_buffers()) and "head.weight" in dict(module.named_parameters())
+
+
+def test_a_conversion_of_dtype_leaves_the_users_module_as_it_was(project: Path) -> None:
+    model = Normalised().eval().double()
+    compile_model(project / "net.yaml", model=model, overrides=["model.dtype=float32", "passes=[]"])
+    assert model.head.weight.dtype == torch.float64
