@@ -35,8 +35,6 @@ SIDE_BY_SIDE = (
     ),
     *("tv:mobilenet_v2", "tv:swin_t", "tv:convnext_tiny", "hf:llama"),
 )
-RIVAL_LIMIT_SECONDS = 100.0  # our own pruning and the capture included
-OUT_OF_TIME = "no answer in the time limit"
 Row = dict[str, Any]  # any: columns of the result
 
 
@@ -57,15 +55,16 @@ def main() -> int:
     names = (
         json.loads(listed.read_text())["public"] if options.models == "public" else options.models.split(",")
     )
-    rows: list[Row] = []
+    rows: dict[str, Row] = {}
     with ThreadPoolExecutor(options.jobs) as pool:
-        for row in pool.map(lambda name: _run(python, name, options.limit), names):
-            rows.append(row)
-            if options.models == "public":  # what is known so far, should the run end early
-                RESULTS.parent.mkdir(exist_ok=True)
-                RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
-    print(_summary(rows))
-    return 1 if any(row["wrong"] for row in rows) else 0
+        shares = [names[start :: options.jobs] for start in range(options.jobs)]
+        list(pool.map(lambda share: _run(python, share, options.limit, rows), shares))
+    ordered = [rows[name] for name in names if name in rows]
+    if options.models == "public":
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(ordered, indent=1) + "\n")
+    print(_summary(ordered))
+    return 1 if len(ordered) < len(names) or any(row["wrong"] for row in ordered) else 0
 
 
 def _environment() -> Path:
@@ -75,38 +74,22 @@ def _environment() -> Path:
     return python
 
 
-def _run(python: Path, name: str, limit: float) -> Row:
-    row = _call([python, WORKER, zoo.SHARED / "zoo", name], name, limit)
-    if name in SIDE_BY_SIDE:
-        both = _call([python, WORKER, zoo.SHARED / "zoo", name, "--rival"], name, RIVAL_LIMIT_SECONDS)
-        row |= {key: value for key, value in both.items() if key.startswith("rival")}
-        row.setdefault("rival", OUT_OF_TIME)
-        if "rival_seconds" in both and both.get("seconds"):
-            row["times_faster"] = round(both["rival_seconds"] / both["seconds"], 2)
-    state = next((word for word in ("verified", "wrong", "refused") if row[word]), "FAILED")
-    figures = [
-        f"{key}={row[key]}" for key in ("params_ratio", "macs_ratio", "seconds", "rival") if key in row
-    ]
-    print(f"{state:9s}{name:42s}{'  '.join(figures)}  {row['reason'][:100]}", flush=True)
-    return row
-
-
-def _call(command: Sequence[object], name: str, limit: float) -> Row:
-    failed: Row = {"name": name, "verified": False, "wrong": False, "refused": False, "reason": OUT_OF_TIME}
+def _run(python: Path, names: Sequence[str], limit: float, rows: dict[str, Row]) -> None:
+    """Run one worker over its models; each row is printed and entered as it comes."""
+    models = [f"{name}+rival" if name in SIDE_BY_SIDE else name for name in names]
+    command = [str(item) for item in (python, WORKER, zoo.SHARED / "zoo", limit, *models)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-    try:
-        ran = subprocess.run(
-            list(map(str, command)),
-            capture_output=True,
-            text=True,
-            timeout=limit,
-            env=environment,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        return failed
-    found = [line for line in ran.stdout.splitlines() if line.startswith("RESULT ")]
-    return json.loads(found[-1][7:]) if found else failed | {"reason": ran.stderr.strip()[-200:]}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as worker:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            if not line.startswith("RESULT "):
+                continue
+            row = json.loads(line[len("RESULT ") :])
+            rows[row["name"]] = row
+            state = next((word for word in ("verified", "wrong", "refused") if row[word]), "FAILED")
+            shown = ("params_ratio", "macs_ratio", "seconds", "rival", "times_faster")
+            figures = "  ".join(f"{key}={row[key]}" for key in shown if key in row)
+            print(f"{state:9s}{row['name']:42s}{figures}  {row['reason'][:120]}", flush=True)
 
 
 def _summary(rows: Sequence[Row]) -> str:

@@ -1,19 +1,23 @@
-"""One model of the zoo pruned to half its channels and verified; run by prune.py, in the zoo's environment.
+"""Models of the zoo pruned to half their channels and verified; run by prune.py, in the zoo's environment.
 
-    python prune_model.py ZOO_FOLDER NAME [--rival]
+    python prune_model.py ZOO_FOLDER LIMIT_SECONDS NAME[+rival] ...
 
-Prints one line, `RESULT {...}`. With `--rival` Torch-Pruning prunes the same model in the same process.
+The zoo is imported once; each model has a process of its own, forked from there. A line `RESULT {...}` for each. With
+`+rival` Torch-Pruning prunes the same model, in another process.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import multiprocessing
 import sys
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -31,30 +35,57 @@ from fxpress.passes.prune_scores import score_units
 from fxpress.specs.options import PruneOptions
 
 OPTIONS = PruneOptions.model_validate({"budget": {"channels": "50 %"}, "allocation": "uniform"})
+RIVAL_LIMIT_SECONDS = 100.0
+OUT_OF_TIME = "no answer in the time limit"
 Row = dict[str, Any]  # any: the columns of the result
 
 
 def main() -> None:
-    folder, name = sys.argv[1:3]
+    folder, limit = sys.argv[1:3]
     sys.path.insert(0, folder)
     warnings.filterwarnings("ignore")
     logging.disable(logging.ERROR)
     torch.set_num_threads(1)
     zoo = import_module("zoo")  # of the folder that the command names
+    for name, _, against in (item.partition("+") for item in sys.argv[3:]):
+        row = apart(lambda name=name: ours(zoo, name), float(limit))
+        row = {"name": name, "verified": False, "wrong": False, "refused": False, "reason": OUT_OF_TIME} | row
+        if against:
+            row |= {"rival": OUT_OF_TIME} | apart(
+                lambda name=name: rival(*zoo.build(name)), RIVAL_LIMIT_SECONDS
+            )
+            if "rival_seconds" in row and row.get("seconds"):
+                row["times_faster"] = round(row["rival_seconds"] / row["seconds"], 2)
+        print("RESULT " + json.dumps(row), flush=True)
 
-    row: Row = {"name": name, "verified": False, "wrong": False, "refused": False, "reason": ""}
+
+def apart(work: Callable[[], Row], limit: float) -> Row:
+    """What `work` gives in a process of its own; nothing when it dies or takes more than `limit` seconds."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: sender.send(work()))
+    process.start()
+    sender.close()
     try:
-        row |= measured(*zoo.build(name))
-        if "--rival" in sys.argv:
-            row |= rival(*zoo.build(name))
+        return receiver.recv() if receiver.poll(limit) else {}
+    except EOFError:
+        return {"reason": "the process died"}
+    finally:
+        process.kill()
+        process.join()
+
+
+def ours(zoo: ModuleType, name: str) -> Row:
+    """A row of the table, whatever happens."""
+    try:
+        return measured(*zoo.build(name))
     except AssertionError as err:
-        row |= {"wrong": True, "reason": str(err)}
+        return {"wrong": True, "reason": str(err)}
     except CaptureError as err:
-        row |= {"refused": True, "reason": str(err).partition("\n")[0]}
+        return {"refused": True, "reason": str(err).partition("\n")[0]}
     except Exception as err:  # whatever a model brings up is a row of the table, and counts as a failure
         places = [f"{f.filename[-40:]}:{f.lineno}" for f in traceback.extract_tb(err.__traceback__)[-2:]]
-        row["reason"] = f"{type(err).__name__}: {str(err)[:200]} at {', '.join(places)}"
-    print("RESULT " + json.dumps(row))
+        return {"reason": f"{type(err).__name__}: {str(err)[:200]} at {', '.join(places)}"}
 
 
 def measured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Row:
