@@ -78,6 +78,9 @@ def _node_problems(node: Node, graph: Graph, options: COutput, machine: Machine)
         message = f"{node.op.name} on elements of type {', '.join(unknown)}"
         yield Problem("C703", place, message, "use float32, or quantize to int8")
         return
+    if any(0 in v.type.shape for v in values):
+        yield Problem("C701", place, f"{node.op.name} on values without elements", "leave such parts out")
+        return
     odd = sorted({_bits(v) for v in values if not graph.is_constant(v)} - {0, _ACTIVATION_BITS})
     if odd:
         message = f"{node.op.name} on activations of {', '.join(map(str, odd))} bits"

@@ -30,7 +30,7 @@ _ARRAY_TYPES = {
     "int32": "int32_t",
     "int64": "int64_t",
 }
-_ARRAY_TYPES["float32"] = "float"
+_ARRAY_TYPES |= {"float32": "float", "bool": "uint8_t"}
 
 
 def comment(text: str) -> str:
@@ -76,7 +76,7 @@ def array_type(data: npt.NDArray[np.generic]) -> str:
 def array(data: npt.NDArray[np.generic]) -> str:
     """The initializer of an array: its numbers, in lines."""
     flat = data.reshape(-1).tolist()
-    words = [_short_real(n) for n in flat] if data.dtype.kind == "f" else [integer(n) for n in flat]
+    words = [_short_real(n) for n in flat] if data.dtype.kind == "f" else [integer(int(n)) for n in flat]
     lines, line = [], "   "
     for word in words:
         if len(line) + len(word) + 2 > _LINE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ...ir import Graph, Source, Value
-from .kernels.base import Cost, Implementation
+from .kernels.base import Implementation
 from .layout import Layout
 
 
@@ -48,12 +48,6 @@ class Program:
     steps: tuple[Step, ...]
     inputs: tuple[Stored, ...]
     outputs: tuple[Stored, ...]
-
-    @property
-    def cost(self) -> Cost:
-        """Instructions and cycles of one run; bytes of code with each function counted once."""
-        costs = [step.implementation.cost for step in self.steps]
-        return Cost(sum(c.instructions for c in costs), sum(c.cycles for c in costs), self._code_bytes)
 
     @property
     def flash_bytes(self) -> int:

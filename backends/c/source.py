@@ -7,8 +7,6 @@ from collections.abc import Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from ...ir import Source
 from .kernels.base import AnyArray, Call
 from .literal import C_TYPES, array, array_type, comment
@@ -185,16 +183,12 @@ class _Writer:
         stored = location.constant
         assert stored is not None
         data = to_memory(self.program.graph.tensor(stored.value), stored)
-        return self._array(f"constant_{len(self._arrays)}", _plain(data), f"constant {stored.value.name}")
+        return self._array(f"constant_{len(self._arrays)}", data, f"constant {stored.value.name}")
 
     def _returned(self, stored: Stored, index: int) -> StepText:
         outputs = [port for port in self.ports if not port.is_input]
         line = f"memcpy({outputs[index].parameter}, {self._pointer(stored)}, {stored.bytes});"
         return StepText(f"output {comment(outputs[index].name)}", (line,))
-
-
-def _plain(data: AnyArray) -> AnyArray:
-    return data.astype(np.uint8) if data.dtype == np.bool_ else data
 
 
 def _origin(source: Source) -> str:

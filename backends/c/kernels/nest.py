@@ -61,11 +61,6 @@ class Nest:
     def _last(self) -> int:
         return self.depth + max(len(self.loops), 1) - 1
 
-    @property
-    def is_flat(self) -> bool:
-        """Whether one loop runs through all tensors element by element."""
-        return len(self.sizes) <= 1 and all(step == (1,) * len(self.sizes) for step in self.steps)
-
 
 def nest(
     sizes: Sequence[int],

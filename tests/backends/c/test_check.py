@@ -144,3 +144,16 @@ def test_a_layout_for_something_that_is_no_port_is_refused(host):
     assert [str(p) for p in check(graph, options, host)] == [
         "layouts.z: is no input or output; the names are x, y [C710]"
     ]
+
+
+def test_values_without_elements_are_refused(host):
+    graph = parse(
+        "graph(%x: f32[1x4]) {\n %y: f32[1x0] = slice{axis=1, start=2, stop=2}(%x)\n return y: %y\n}"
+    )
+    assert [str(p) for p in check(graph, COutput(name="net"), host)] == [
+        "%y: slice on values without elements; leave such parts out [C701]"
+    ]
+
+
+def test_a_network_without_nodes_gives_back_its_input(assert_equal_to_interpreter):
+    assert_equal_to_interpreter(parse("graph(%x: f32[1x4], %unused: f32[3]) {\n return y: %x\n}"))

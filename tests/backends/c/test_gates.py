@@ -128,6 +128,18 @@ def test_the_self_test_passes_under_sanitizers(fill, host, tmp_path, draw):
     assert (done.returncode, done.stdout) == (0, "net: 0 of 3 outputs differ\n"), done.stderr
 
 
+@pytest.mark.slow
+def test_every_operator_passes_its_self_test_under_sanitizers(operators, cortex_m4, tmp_path, draw):
+    vectors = [[draw(v, seed) for v in operators.inputs] for seed in range(2)]
+    artifact = emit(operators, COutput(name="net"), cortex_m4, vectors=vectors)
+    sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
+    program = link_program(
+        compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1", *WARNINGS, *SANITIZERS)
+    )
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_a_self_test_without_vectors_compiles_without_a_warning(fill, host, tmp_path):
     artifact = emit(verify(parse(NET, fill=fill)), COutput(name="net"), host)
     sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
