@@ -5,6 +5,8 @@
     batchnorm           |gamma| of the batch norms                 Liu et al. (network slimming), 2017
     taylor              sum over batches of (sum over the unit's weights of gradient * weight)^2
                                                                    Molchanov et al., 2019
+    curvature           1/2 E_x sum over classes c of p_c(x) * (sum over the unit's weights of d log p_c * weight)^2,
+                        the Gauss-Newton form of the loss in the direction of the unit itself: no probes, no labels
     activation          mean absolute value of its channels
 
 Norms are divided by their mean over the group, member by member, before they are aggregated: then members and
@@ -28,6 +30,8 @@ from ..specs.options import PruneOptions
 from .base import Context
 from .errors import MissingNeedError, PassError
 
+Losses = Callable[[Sequence[Tensor], Tensor | None], Iterator[tuple[float, Tensor]]]
+_CLASSES = 10  # the likeliest; each costs a backward pass
 _GEOMETRIC_LIMIT = 4096  # units of one weight, above which all distances would not fit
 
 
@@ -43,10 +47,10 @@ def score_units(coupling: Coupling, options: PruneOptions, context: Context) -> 
     """The score of each unit, float64; the lower, the sooner it goes."""
     if options.score == "random":
         return np.random.default_rng(options.seed).random(coupling.count)
-    if options.score in ("taylor", "activation") and not context.calibration:
+    if options.score in ("activation", *_LOSSES) and not context.calibration:
         raise MissingNeedError(f'score "{options.score}" needs calibration in the spec')
-    if options.score == "taylor":
-        return _taylor(coupling, context)
+    if options.score in _LOSSES:
+        return _by_gradient(coupling, context, _LOSSES[options.score])
     members = list(_MEMBERS[options.score](coupling, context))
     if options.score == "batchnorm" and not members:
         raise PassError('score "batchnorm" needs batch norms: prune before fuse, or take another score')
@@ -151,40 +155,46 @@ def _activations(coupling: Coupling, context: Context) -> Iterator[Member]:
         yield _per_unit(coupling.on_axis(axis), total)
 
 
-def _taylor(coupling: Coupling, context: Context) -> np.ndarray:
-    """Squared after the sum over the unit's weights, summed over batches."""
+def _by_gradient(coupling: Coupling, context: Context, losses: Losses) -> np.ndarray:
+    """Sum over batches and losses of weight * (sum over the unit's weights of gradient * weight)^2."""
     graph, scores = coupling.graph, np.zeros(coupling.count)
     statistics = {v.name for n in graph.nodes if isinstance(n.op, BatchNorm) for v in n.operands[-2:]}
     members = [
         (v, d, u) for v, d, u in coupling.members if v.type.dtype.is_floating and v.name not in statistics
     ]
-    constants = {value.name for value, _, _ in members}
-    params = {name: graph.params[name].detach().clone().requires_grad_() for name in sorted(constants)}
-    every = {name: [(d, u) for v, d, u in members if v.name == name] for name in sorted(constants)}
+    params = {v.name: graph.params[v.name].detach().clone().requires_grad_() for v, _, _ in members}
     for done, inputs in enumerate(context.calibration):
         context.progress("gradients of channels", done, len(context.calibration))
         outputs = run(graph, inputs, params=params)
-        loss = _loss(outputs, context.labels[done] if context.labels else None)
-        gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
-        change = np.zeros(coupling.count)
-        for (name, weight), gradient in zip(params.items(), gradients, strict=True):
-            if gradient is None:
-                continue
-            product = (gradient * weight.detach()).double()
-            for dimension, units in every[name]:
-                along = product.movedim(dimension, 0).reshape(len(units), -1).sum(1).numpy()
-                moving = units != STAYS
-                np.add.at(change, units[moving], along[moving])
-        scores += change**2
+        for weight, loss in losses(outputs, context.labels[done] if context.labels else None):
+            gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True, retain_graph=True)
+            pairs = zip(params.items(), gradients, strict=True)
+            products = {n: (g * w.detach()).double() for (n, w), g in pairs if g is not None}
+            change = np.zeros(coupling.count)
+            for value, dimension, units in members:
+                if value.name in products:
+                    along = products[value.name].movedim(dimension, 0).reshape(len(units), -1).sum(1).numpy()
+                    np.add.at(change, units[units != STAYS], along[units != STAYS])
+            scores += weight * change**2
     return scores
 
 
-def _loss(outputs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+def _task_loss(outputs: Sequence[Tensor], labels: Tensor | None) -> Iterator[tuple[float, Tensor]]:
     """Cross-entropy of the first output where there are labels, else the energy of all outputs."""
     if labels is not None and outputs[0].ndim >= 2:
-        return functional.cross_entropy(outputs[0].flatten(1), labels.long().flatten())
-    floats = [y for y in outputs if y.is_floating_point()]
-    return torch.stack([y.square().mean() for y in floats]).sum() / 2
+        yield 1.0, functional.cross_entropy(outputs[0].flatten(1), labels.long().flatten())
+    else:
+        yield 1.0, torch.stack([y.square().mean() for y in outputs if y.is_floating_point()]).sum() / 2
+
+
+def _log_probabilities(outputs: Sequence[Tensor], labels: Tensor | None) -> Iterator[tuple[float, Tensor]]:
+    """The logarithm of each likely class of the first output, weighed by its probability."""
+    if outputs[0].ndim < 2:
+        raise PassError('score "curvature" needs a network whose first output scores classes')
+    logs = outputs[0].flatten(1).log_softmax(1)
+    shares = logs.detach().exp().mean(0)
+    for index in shares.topk(min(_CLASSES, len(shares))).indices.tolist():
+        yield float(shares[index]) / 2, logs[:, index].sum()
 
 
 _MEMBERS: dict[str, Callable[[Coupling, Context], Iterator[Member]]] = {
@@ -194,3 +204,4 @@ _MEMBERS: dict[str, Callable[[Coupling, Context], Iterator[Member]]] = {
     "batchnorm": _scales,
     "activation": _activations,
 }
+_LOSSES: dict[str, Losses] = {"taylor": _task_loss, "curvature": _log_probabilities}

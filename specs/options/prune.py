@@ -8,7 +8,9 @@ from ..section import FilePath, LayerPatterns, Positive, Section, fault
 from ..units import Percent
 from .base import PassOptions
 
-Score: TypeAlias = Literal["l1", "l2", "geometric_median", "batchnorm", "taylor", "activation", "random"]
+Score: TypeAlias = Literal[
+    "l1", "l2", "geometric_median", "batchnorm", "taylor", "curvature", "activation", "random"
+]
 Compensation: TypeAlias = Literal["least_squares", "batchnorm"]
 
 
@@ -49,7 +51,8 @@ class PruneOptions(PassOptions):
         default="l2",
         description="What a channel is worth: norm of its weights (`l1`, `l2`), distance from the others "
         "(`geometric_median`), scale of its batch norm (`batchnorm`), change of the loss without it (`taylor`, on "
-        "calibration data, with labels where there are some), mean size of its activations (`activation`), `random`.",
+        "calibration data, with labels where there are some), second-order change of the class probabilities "
+        "(`curvature`, on calibration data), mean size of its activations (`activation`), or `random`.",
     )
     aggregate: Literal["mean", "sum", "max"] = Field(
         default="mean", description="How the norms of the weights that go with one channel become one score."

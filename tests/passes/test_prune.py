@@ -225,6 +225,43 @@ def test_taylor_is_the_squared_sum_of_gradient_times_weight() -> None:
     assert found[8:] == pytest.approx(expected.detach().numpy(), rel=1e-4)
 
 
+def test_curvature_is_the_change_of_class_probabilities_to_second_order() -> None:
+    """Along a unit's own weights, against the divergence of probabilities when they shrink a little."""
+    graph, step = net(), 1e-3
+    x = batches(1)[0][0][:1].double()
+    doubled = {name: tensor.double() for name, tensor in graph.params.items()}
+    coupling = couple(graph)
+
+    def logs(factor: float, unit: int) -> Tensor:
+        params = dict(doubled)
+        for value, dimension, units in coupling.members:
+            if value.name not in ("ma", "va"):
+                scale = torch.where(torch.from_numpy(units == unit), factor, 1.0).double()
+                shape = [-1 if d == dimension else 1 for d in range(value.type.rank)]
+                params[value.name] = params[value.name] * scale.view(shape)
+        return run(graph, [x.expand(2, -1, -1, -1)], params=params)[0][0].log_softmax(0)
+
+    single = parse(NET.replace("f32[2x", "f32[1x"), params=graph.params)
+    found = scores_of("curvature", graph=single, calibration=[(x.float(),)])
+    for unit in (0, 5, 12, 19):
+        before, after = logs(1.0, unit), logs(1.0 - step, unit)
+        divergence = float((before.exp() * (before - after)).sum())
+        assert found[unit] == pytest.approx(divergence / step**2, rel=0.05)
+
+
+def test_curvature_needs_class_scores() -> None:
+    graph = parse("""
+graph(%x: f32[3]) {
+  const %a: f32[4x3]
+  const %b: f32[2x4]
+  %h: f32[4] = linear(%x, %a)
+  %y: f32[2] = linear(%h, %b)
+  return output: %y
+}""")
+    with pytest.raises(PassError, match="scores classes"):
+        prune(graph, Context([(torch.ones(3),)]), budget={"macs": "60 %"}, score="curvature")
+
+
 def test_activations_without_signal_score_lowest() -> None:
     graph = net()
     silent = {"c": graph.params["c"].index_fill(0, torch.tensor([5]), 0.0)}
