@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -152,3 +153,22 @@ def test_inputs_and_outputs_take_no_arena(fill, host):
     artifact = emit(graph, COutput(name="net"), host)
     assert artifact.plan.arena_bytes == 0
     assert b"arena == NULL" not in artifact.files["net.c"]
+
+
+def test_a_plan_that_overlaps_is_found_by_comparing_bytes(fill, monkeypatch, assert_equal_to_interpreter):
+    graph = parse(
+        """graph(%x: i8[1x4x6x6]<scale=0.1, zero=0>) {
+          const %w: i8[4x4x3x3]<scale=0.01, zero=0>
+          %a: i8[1x4x6x6]<scale=0.1, zero=0> = conv{padding=(1, 1, 1, 1)}(%x, %w)
+          %b: i8[1x4x6x6]<scale=0.1, zero=0> = conv{padding=(1, 1, 1, 1)}(%a, %w)
+          %c: i8[1x4x6x6]<scale=0.1, zero=0> = conv{padding=(1, 1, 1, 1)}(%b, %w)
+          %d: i8[1x4x6x6]<scale=0.1, zero=0> = add(%c, %b)
+          %e: i8[1x4x6x6]<scale=0.1, zero=0> = conv{padding=(1, 1, 1, 1)}(%d, %w)
+          return e: %e
+        }""",
+        fill=fill,
+    )
+    assert_equal_to_interpreter(graph)
+    monkeypatch.setattr("fxpress.backends.c.memory.assign_offsets", lambda intervals: [0] * len(intervals))
+    with pytest.raises(AssertionError, match="step"):
+        assert_equal_to_interpreter(graph)
