@@ -9,65 +9,20 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxpress.ir import OPERATORS, Builder, DType, Graph, ShapeError, TensorType, dump, parse, run, verify
+from fxpress.ir import OPERATORS, DType, Graph, ShapeError, dump, parse, run
 from fxpress.ir.coupling import couple
-from fxpress.ir.cutting import changed_statistics, cut_graph, deviation, run_masked
-from fxpress.ir.ops.binary import Mul
+from fxpress.ir.cutting import changed_statistics, cut_graph, deviation
 from fxpress.ir.ops.channels import Axes, CouplingCall
 from fxpress.ir.ops.conv import Conv
-from fxpress.ir.ops.reduce import Sum
 from fxpress.ir.ops.shape import Reshape
 from fxpress.ir.ops.slicing import Concat
-from fxpress.ir.testing import DEFAULT_OPS, examples, graphs, inputs
+from fxpress.ir.testing import DEFAULT_OPS, check_cut, examples, graphs, inputs, opened, random_removal
+from fxpress.ir.testing.cuts import ROUNDING
 
 CONVERSIONS = {"quantize", "dequantize", "requantize"}
 WITHOUT_FLOATS = {"argmax", "compare", "logic"}  # their results are indices and booleans
 NAMES = sorted(OPERATORS.keys() - CONVERSIONS - WITHOUT_FLOATS)
 few = settings(max_examples=max(6, settings.default.max_examples // 8))
-ROUNDING = {DType.F32: 1e-4, DType.F64: 1e-9}  # a few nodes on numbers of order 1 to 30
-WIDE = [TensorType(shape, DType.F64) for shape in ((2, 4, 5, 5), (1, 3, 4, 4), (2, 4, 6), (2, 6))]
-
-
-def opened(graph: Graph, samples: list[Tensor]) -> tuple[Graph, list[Tensor]]:
-    """The graph with float inputs as constants and weighted sums as outputs, so that all channels may go."""
-    fed = {v.name: t for v, t in zip(graph.inputs, samples, strict=True) if v.type.dtype.is_floating}
-    names = [value.name for node in graph.nodes for value in node.outputs]
-    builder = Builder(params={**graph.params, **fed}, reserved=names)
-    rest = [(v, t) for v, t in zip(graph.inputs, samples, strict=True) if v.name not in fed]
-    for value, _ in rest:
-        builder.input(value.name, value.type)
-    for node in graph.nodes:
-        builder.keep(node, node.inputs)
-    generator = torch.Generator().manual_seed(0)
-    outputs = []
-    for value in graph.outputs:
-        if value.type.dtype.is_floating:
-            mix = torch.randn(value.type.shape, generator=generator).to(value.type.dtype.torch)
-            outputs.append(builder.add(Sum(), builder.add(Mul(), value, builder.constant("mix", mix))))
-        else:
-            outputs.append(value)
-    return verify(builder.build(outputs)), [tensor for _, tensor in rest]
-
-
-def removal(groups: np.ndarray, seed: int) -> np.ndarray:
-    """Units to remove: a random part of each group, never all of it."""
-    rng = np.random.default_rng(seed)
-    removed = np.zeros(len(groups), dtype=bool)
-    for group in np.unique(groups):
-        units = np.flatnonzero(groups == group)
-        removed[rng.choice(units, size=rng.integers(0, len(units)), replace=False)] = True
-    return removed
-
-
-def check_cut(graph: Graph, samples: list[Tensor], seed: int) -> int:
-    """Cut at random, verify, and compare with the masked graph; the number of units removed."""
-    coupling = couple(graph)
-    kept = coupling.kept(removal(coupling.groups, seed))
-    cut = verify(cut_graph(kept))
-    dtype = min((v.type.dtype for v in graph.outputs if v.type.dtype.is_floating), key=ROUNDING.__getitem__)
-    error = deviation(run(cut, samples), run_masked(kept, samples))
-    assert error <= ROUNDING[dtype], f"sliced and masked differ by {error:.1e}:\n{dump(graph)}"
-    return int(kept.removed.sum())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -77,19 +32,19 @@ def test_every_operator_cut_equals_masked(name: str, data: st.DataObject, seed: 
     example = data.draw(examples(name))
     graph, samples = opened(example.graph, example.inputs)
     assume(all(v.type.dtype in ROUNDING for v in graph.outputs))
-    check_cut(graph, samples, seed)
+    check_cut(graph, samples, seed=seed)
 
 
 @given(st.data(), st.integers(0, 99))
 def test_random_graphs_cut_equal_masked(data: st.DataObject, seed: int) -> None:
     graph = data.draw(graphs(ops=sorted(DEFAULT_OPS), dtype=DType.F64, max_steps=8))
-    check_cut(graph, data.draw(inputs(graph, extreme=False)), seed)
+    check_cut(graph, data.draw(inputs(graph, extreme=False)), seed=seed)
 
 
 @given(st.data(), st.integers(0, 99))
 def test_random_graphs_open_at_both_ends_cut_equal_masked(data: st.DataObject, seed: int) -> None:
     graph = data.draw(graphs(ops=sorted(DEFAULT_OPS), dtype=DType.F64, max_steps=6))
-    check_cut(*opened(graph, data.draw(inputs(graph, extreme=False))), seed)
+    check_cut(*opened(graph, data.draw(inputs(graph, extreme=False))), seed=seed)
 
 
 @given(st.data())
@@ -185,7 +140,7 @@ def test_a_wrong_coupling_is_found(
     found = 0
     for seed in range(5):
         try:
-            check_cut(*net(seed), seed)
+            check_cut(*net(seed), seed=seed)
         except (AssertionError, ShapeError):
             found += 1
     assert found >= 3
@@ -222,7 +177,7 @@ graph(%x: f64[2x4]) {
     monkeypatch.setattr(linear, "couple", forgetful)
     with pytest.raises((AssertionError, ShapeError)):
         for seed in range(5):
-            check_cut(shared, samples, seed)
+            check_cut(shared, samples, seed=seed)
 
 
 def permuted(graph: Graph, seed: int) -> tuple[Graph, np.ndarray]:
@@ -250,7 +205,7 @@ def test_permuting_channels_permutes_the_outcome() -> None:
     other, order = permuted(graph, seed=1)
     assert deviation(run(other, samples), run(graph, samples)) <= ROUNDING[DType.F64]
     coupling = couple(graph)
-    removed = removal(coupling.groups, seed=2)
+    removed = random_removal(coupling.groups, seed=2)
     moved = np.zeros_like(removed)
     moved[order[removed]] = True
     first, second = cut_graph(coupling.kept(removed)), cut_graph(couple(other).kept(moved))
