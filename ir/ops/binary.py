@@ -118,9 +118,20 @@ class Div(FloatBinary):
         return a / b
 
 
+@dataclass(frozen=True)
+class Ordering(FloatBinary):
+    """Base of those that compare: complex numbers have no order."""
+
+    def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
+        (y,) = super().infer(a, b)
+        if y.dtype.torch.is_complex:
+            raise ShapeError(f"{self.name} does not order {y.dtype.value}")
+        return (y,)
+
+
 @operator("maximum")
 @dataclass(frozen=True)
-class Maximum(FloatBinary):
+class Maximum(Ordering):
     """The larger of a and b."""
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
@@ -129,7 +140,7 @@ class Maximum(FloatBinary):
 
 @operator("minimum")
 @dataclass(frozen=True)
-class Minimum(FloatBinary):
+class Minimum(Ordering):
     """The smaller of a and b."""
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,77 @@
+"""The C of five trained networks: every layer's bytes, every compiler, nothing undefined, the stack as stated."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+from fxpress.backends.c.elf import read_elf
+from fxpress.backends.c.emit import CArtifact, emit
+from fxpress.backends.c.stack import worst_case_stack
+from fxpress.backends.c.toolchain import WARNINGS, check_header, compile_objects, find_compiler
+from fxpress.compiler import open_session, run_passes
+from fxpress.ir import Graph
+from fxpress.specs.outputs import COutput
+from fxpress.specs.target import Target
+
+ROOT = Path(__file__).parents[3]
+SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
+NAMES = ("ic", "kws", "vww", "ad", "sww")
+COMPILERS = [
+    ("gcc", None),
+    ("clang", None),
+    *(("arm-none-eabi-gcc", cpu) for cpu in ("cortex-m0plus", "cortex-m4f", "cortex-m7", "cortex-m33")),
+]
+
+pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no trained networks and data in {SHARED}")
+
+
+@lru_cache
+def integer_graph(name: str) -> Graph:
+    """The network of an example spec after all its passes."""
+    session = open_session(
+        ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=["data.calibration.samples=64"]
+    )
+    return run_passes(session)[-1].graph
+
+
+def _written(artifact: CArtifact, folder: Path) -> list[Path]:
+    for name, data in artifact.files.items():
+        (folder / name).write_bytes(data)
+    return [folder / f"{artifact.name}.c", folder / f"{artifact.name}_weights.c"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_layer_computes_the_bytes_of_the_integer_graph(
+    name: str, assert_equal_to_interpreter: object, cortex_m4: Target
+) -> None:
+    assert callable(assert_equal_to_interpreter)
+    for target in (cortex_m4, None):  # DSP kernels in their portable form, and the portable kernels
+        assert_equal_to_interpreter(
+            integer_graph(name), options=COutput(name="net", io="int8"), target=target
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_compiler_takes_the_network_without_a_warning(
+    name: str, cortex_m4: Target, tmp_path: Path
+) -> None:
+    artifact = emit(integer_graph(name), COutput(name="net"), cortex_m4)
+    sources = _written(artifact, tmp_path)
+    for program, cpu in COMPILERS:
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+        compiler = find_compiler(program, cpu=cpu)
+        flags = ("-O2", "-fno-stack-protector", *WARNINGS)
+        objects = compile_objects(compiler, sources, tmp_path, flags=flags)
+        if program != "clang" and cpu is not None:
+            assert worst_case_stack(objects, "net_run") <= int(artifact.macros["NET_STACK_BYTES"])
+        undefined = {s for o in objects for s in read_elf(o).undefined if not s.startswith("net_")}
+        helpers = {s for s in undefined if s.startswith("__aeabi_")}  # 64-bit arithmetic of a core without it
+        assert undefined - helpers - {"_GLOBAL_OFFSET_TABLE_"} <= {"memcpy", "memset"}
+        assert not helpers or cpu == "cortex-m0plus"
+    check_header(find_compiler("g++"), tmp_path / "net.h")
