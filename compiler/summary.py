@@ -39,12 +39,11 @@ def make_report(session: Session, stages: Sequence[Stage], artifacts: Artifacts)
 
 
 def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
-    cost = c.program.cost
     constants = c.constant_bytes
     return (
         Resource(
             name="flash",
-            used=constants + cost.code_bytes,
+            used=c.prediction.flash_bytes,
             available=target.flash,
             unit="B",
             basis=f"{constants:,} B of constants exactly, code estimated",
@@ -65,7 +64,7 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
         ),
         Resource(
             name="cycles",
-            used=round(cost.cycles),
+            used=c.prediction.cycles,
             available=None,
             unit="cycles",
             basis="estimated for a Cortex-M4 without wait states",
