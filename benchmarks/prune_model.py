@@ -110,7 +110,7 @@ def measured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     verify(cut)
     inputs = captured.signature.flatten(args, kwargs)
     start = time.process_time()
-    error, change = verify_cut(kept, cut, [inputs, [_other(x) for x in inputs]])
+    verified = verify_cut(kept, cut, [inputs, [_other(x) for x in inputs]])
     seconds["verify_seconds"] = time.process_time() - start
     return {
         "verified": True,
@@ -120,8 +120,9 @@ def measured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         "units": coupling.count,
         "groups": len(ranked.units),
         "nodes": len(graph.nodes),
-        "masked_error": error,
-        "masked_change": change,
+        "masked_error": verified.outputs,
+        "masked_error_of_values": verified.values,
+        "masked_change": verified.change,
         "changed_statistics": len(changed_statistics(kept)),
         **{name: round(value, 3) for name, value in seconds.items()},
     }

@@ -16,8 +16,11 @@ from torch import Tensor
 from .coupling import Kept
 from .errors import ShapeError
 from .graph import Graph, Node
+from .interpret import Observer, run
 from .tensor_type import TensorType, Value
 from .text import node_text
+
+_LEAST = 1e-3  # values smaller than this differ by rounding of larger ones that they come from
 
 
 def cut_graph(kept: Kept) -> Graph:
@@ -34,8 +37,8 @@ def cut_graph(kept: Kept) -> Graph:
     return Graph(graph.inputs, outputs, tuple(nodes), params, graph.output_names)
 
 
-def run_masked(kept: Kept, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The outputs of the whole graph, with every removed channel of every value at zero."""
+def run_masked(kept: Kept, inputs: Sequence[Tensor], *, observe: Observer | None = None) -> list[Tensor]:
+    """The outputs of the whole graph, with every removed channel of every value at zero; `observe` sees each value."""
     graph = kept.coupling.graph
     values = {v.name: _masked(graph.tensor(v), kept.value(v)) for v in graph.constants}
     values |= {v.name: tensor for v, tensor in zip(graph.inputs, inputs, strict=True)}
@@ -45,6 +48,8 @@ def run_masked(kept: Kept, inputs: Sequence[Tensor]) -> list[Tensor]:
         operands = [None if v is None else values[v.name] for v in node.inputs]
         for value, tensor in zip(node.outputs, _call_masked(node, operands, kept), strict=True):
             values[value.name] = _masked(tensor, kept.value(value))
+            if observe is not None:
+                observe(value, values[value.name])
         for value in node.operands:
             readers[value.name] -= 1
             if not readers[value.name] and value.name not in needed:
@@ -52,9 +57,29 @@ def run_masked(kept: Kept, inputs: Sequence[Tensor]) -> list[Tensor]:
     return [values[v.name] for v in graph.outputs]
 
 
-def deviation(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Largest difference over all outputs, relative to the largest expected element; infinite where only one is
-    finite.
+def deviation_from_masked(kept: Kept, cut: Graph, inputs: Sequence[Tensor]) -> tuple[float, float]:
+    """How far the cut graph is from the masked one: its outputs, and the worst of all its values.
+
+    Outputs alone would hide a fault behind a last layer whose weights are zero.
+    """
+    parts: dict[str, Tensor] = {}
+    worst = [0.0]
+
+    def compare(value: Value, tensor: Tensor) -> None:
+        worst.append(deviation([tensor], [parts.pop(value.name)], least=_LEAST))
+
+    masked = run_masked(
+        kept,
+        inputs,
+        observe=lambda value, tensor: parts.update({value.name: _part(tensor, kept.value(value))}),
+    )
+    outputs = run(cut, inputs, observe=compare)
+    return deviation(outputs, masked), max(worst)
+
+
+def deviation(outputs: Sequence[Tensor], expected: Sequence[Tensor], *, least: float = 0.0) -> float:
+    """Largest difference over all outputs, relative to the largest expected element or to `least` where that is more;
+    infinite where only one is finite.
     """
     largest = 0.0
     for y, z in zip(outputs, expected, strict=True):
@@ -64,7 +89,7 @@ def deviation(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
             both = torch.isfinite(y) & torch.isfinite(z)
             same = (y == z) | (torch.isnan(y) & torch.isnan(z))
             error = torch.where(both, (y - z).abs(), torch.where(same, 0.0, float("inf")))
-            scale = torch.where(both, z.abs(), 0.0).max().clamp(min=torch.finfo(error.dtype).tiny)
+            scale = torch.where(both, z.abs(), 0.0).max().clamp(min=max(least, torch.finfo(error.dtype).tiny))
             largest = max(largest, float((error.max() / scale).nan_to_num(float("inf"), posinf=float("inf"))))
     return largest
 

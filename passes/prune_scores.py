@@ -30,6 +30,7 @@ from ..specs.options import PruneOptions
 from .base import Context
 from .errors import MissingNeedError, PassError
 
+Norm = Callable[[Tensor, list[int]], Tensor]  # over all dimensions but one
 Losses = Callable[[Sequence[Tensor], Tensor | None], Iterator[tuple[float, Tensor]]]
 _CLASSES = 10  # the likeliest; each costs a backward pass
 _GEOMETRIC_LIMIT = 4096  # units of one weight, above which all distances would not fit
@@ -98,18 +99,22 @@ def _per_unit(units: np.ndarray, scores: np.ndarray) -> Member:
     return Member(present, np.bincount(index, scores[moving], minlength=len(present)))
 
 
-def _l1(rows: Tensor) -> Tensor:
-    return rows.abs().sum(1)
+def _l1(weight: Tensor, others: list[int]) -> Tensor:
+    return weight.abs().sum(others, dtype=torch.float64)
 
 
-def _l2(rows: Tensor) -> Tensor:
-    return rows.square().sum(1)
+def _l2(weight: Tensor, others: list[int]) -> Tensor:
+    return weight.square().sum(others, dtype=torch.float64)
 
 
-def _norms(coupling: Coupling, norm: Callable[[Tensor], Tensor], *, least_rank: int = 2) -> Iterator[Member]:
+def _norms(coupling: Coupling, norm: Norm, *, least_rank: int = 2) -> Iterator[Member]:
     for value, dimension, units in coupling.members:
         if value.type.rank >= least_rank and value.type.dtype.is_floating:
-            member = _per_unit(units, norm(_rows(coupling, value, dimension)).numpy())
+            weight = coupling.graph.tensor(value).detach()
+            weight = weight.float() if weight.dtype.itemsize < 4 else weight
+            others = [d for d in range(weight.ndim) if d != dimension]
+            sums = norm(weight, others) if others else norm(weight.unsqueeze(0), [0])
+            member = _per_unit(units, sums.numpy())
             yield Member(member.units, np.sqrt(member.scores)) if norm is _l2 else member
 
 

@@ -168,6 +168,19 @@ def _einsum(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
     return (tuple(named[letter] for letter in right),)
 
 
+def _batch_statistics(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
+    """A batch norm by the statistics of what it is given, as weights are standardized by."""
+    if bound.arguments.get("running_mean") is not None:
+        return call.refuse()
+    x = bound.axes_of(call, "input")
+    for name in ("weight", "bias"):
+        if bound.arguments.get(name) is not None:
+            call.tie(x[1], bound.axes_of(call, name)[0])
+    call.fix(x[0], why="a normalization takes its statistics over it")
+    call.pool(*x[2:])
+    return (x,)
+
+
 def _added_product(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
     """beta * self + alpha * batch1 @ batch2."""
     a, b = bound.axes_of(call, "batch1"), bound.axes_of(call, "batch2")
@@ -210,4 +223,5 @@ _RULES: Mapping[str, Rule] = {
     "unfold.default": _windows,
     "einsum.default": _einsum,
     "baddbmm.default": _added_product,
+    "batch_norm.default": _batch_statistics,
 }  # fmt: skip

@@ -50,6 +50,10 @@ def called(call: str, *operands: tuple[int, ...] | Tensor) -> tuple[Graph, list[
         ("aten.upsample_bicubic2d.vec(x0, [5, 6], False, None)", ((1, 4, 3, 3),)),
         ("aten.unfold.default(x0, 1, 3, 2)", ((4, 7),)),
         ("aten.einsum.default('bic,bjc->bij', [x0, x1])", ((2, 3, 6), (2, 4, 6))),
+        (
+            "aten.batch_norm.default(x0, x1, None, None, None, True, 0.0, 1e-05, False)",
+            ((1, 4, 6), (4,)),
+        ),
         ("aten.baddbmm.default(x0, x1, x2)", ((2, 3, 4), (2, 3, 5), (2, 5, 4))),
     ],
 )
