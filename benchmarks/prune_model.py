@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import re
 import sys
 import time
 import traceback
@@ -50,6 +51,9 @@ def main() -> None:
     for name, _, against in (item.partition("+") for item in sys.argv[3:]):
         row = apart(lambda name=name: ours(zoo, name), float(limit))
         row = {"name": name, "verified": False, "wrong": False, "refused": False, "reason": OUT_OF_TIME} | row
+        row["reason"] = re.sub(
+            r"[^\s(]*/(site-packages|zoo)/", "", str(row["reason"])
+        )  # the same on every machine
         if against:
             row |= {"rival": OUT_OF_TIME} | apart(
                 lambda name=name: rival(*zoo.build(name)), RIVAL_LIMIT_SECONDS

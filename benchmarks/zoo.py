@@ -64,7 +64,9 @@ def _run(check: Path, models: str, jobs: int, limit: float) -> list[dict[str, ob
         table = Path(folder) / "rows.jsonl"
         command = [environment(), check, "--list", models, "--plugin", PLUGIN, "--out", table]
         command += ["--jobs", str(jobs), "--limit", str(limit)]
-        subprocess.run(list(map(str, command)), check=False)
+        code = subprocess.run(list(map(str, command)), check=False).returncode
+        if code not in (0, 1):  # 1: some models failed, as those must that are refused
+            sys.exit(f"the run broke off with status {code}; nothing was written")
         return [json.loads(line) for line in table.read_text().splitlines()]
 
 
