@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ..backends.torch_module import TorchArtifact
 from ..ir import Graph
 from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
 from ..specs import ArrayOrigin, Dataset, FileSource, Loaded, Spec, Transform, layer_matches, load_spec
+from ..specs.options import LayerPrecision
 from .capture import capture
 from .data import Column, Samples, own_batch, read_samples
 from .emission import check_backends, emit_backends
@@ -138,10 +139,11 @@ def run_passes(
 ) -> tuple[Stage, ...]:
     """The passes of the spec, in order; UserError with the pass and what to do when one cannot go on."""
     graph, stages = session.captured, []
+    layers: dict[str, LayerPrecision] = {}
     passes = _find_passes(session.loaded)
     for index, (found, options) in enumerate(zip(passes, session.spec.passes, strict=True)):
         try:
-            result = found(graph, options, _context(session, options, progress))
+            result = found(graph, options, _context(session, options, layers, progress))
         except CalibrationError as err:
             place = (
                 str(session.spec.data.calibration.origin)
@@ -152,22 +154,25 @@ def run_passes(
         except PassError as err:
             raise UserError(Problem("P601", f"passes[{index}] ({found.name})", str(err))) from err
         stages.append(Stage(found.name, result.graph, result.report))
-        graph = result.graph
+        graph, layers = result.graph, layers | dict(result.layers)
         if on_stage is not None:
             on_stage(stages[-1])
     return tuple(stages)
 
 
-def _context(session: Session, options: object, progress: Progress) -> Context:
+def _context(
+    session: Session, options: object, layers: Mapping[str, LayerPrecision], progress: Progress
+) -> Context:
+    context = Context(original=session.captured, layers=layers, selects=layer_matches, progress=progress)
     samples = session.calibration
     if samples is None:
-        return Context(original=session.captured, selects=layer_matches, progress=progress)
+        return context
     limit = getattr(options, "samples", None)  # an option that only passes with calibration have
     used, size = samples.first(limit), own_batch(session.captured)
     starts = range(0, len(used) - size + 1, size)
     pieces = [tuple(x[i : i + size] for x in used.inputs) for i in starts]
     labels = () if used.labels is None else tuple(used.labels[i : i + size] for i in starts)
-    return Context(pieces, labels, original=session.captured, selects=layer_matches, progress=progress)
+    return replace(context, calibration=pieces, labels=labels)
 
 
 def _samples(spec: Spec, graph: Graph, dataset: Dataset) -> Samples:

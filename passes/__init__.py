@@ -1,7 +1,7 @@
 """The passes: graph in, graph and report out. Importing this package registers all of ours."""
 
 from . import clean, finetune, fuse, prune, quantize, remove_dead_channels
-from .base import PASSES, Context, Cost, CostModel, Pass, PassResult, find_pass, register
+from .base import PASSES, Context, Cost, CostModel, NodeCost, Pass, PassResult, find_pass, register
 from .errors import CalibrationError, MissingNeedError, PassError, UnknownPassError
 from .report import Decision, PassReport, Table
 
@@ -13,6 +13,7 @@ __all__ = [
     "CostModel",
     "Decision",
     "MissingNeedError",
+    "NodeCost",
     "Pass",
     "PassError",
     "PassReport",

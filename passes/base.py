@@ -10,7 +10,7 @@ point group `fxpress.passes`: the entry's name is the pass's, its object a funct
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from types import MappingProxyType
@@ -19,7 +19,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from ..ir import Graph, Node, verify
-from ..specs.options import PassOptions
+from ..specs.options import LayerPrecision, PassOptions
 from .errors import MissingNeedError, UnknownPassError
 from .report import PassReport
 
@@ -28,9 +28,24 @@ Options = TypeVar("Options", bound=PassOptions)
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Predicted cost of one node on the target."""
+class NodeCost:
+    """Predicted cost of one step of the program on the target; code and constants count at their first use.
 
+    `result` is the value that it makes, `module` the user's module path.
+    """
+
+    result: str
+    module: str
+    flash_bytes: int
+    instructions: int
+    cycles: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Predicted cost of one run on the target: all steps in order, and what they take together."""
+
+    nodes: tuple[NodeCost, ...]
     flash_bytes: int
     arena_bytes: int
     instructions: int
@@ -40,8 +55,11 @@ class Cost:
 class CostModel(Protocol):
     """What a pass may ask about the target; the pipeline fills it in."""
 
-    def predict(self, node: Node) -> Cost:
-        """Cost of one execution of `node`."""
+    def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
+        """Cost of what the rest of the passes make of `graph`, with these layers at these bits.
+
+        PassError where the target cannot carry it.
+        """
 
     def weight_bits(self, node: Node) -> tuple[int, ...]:
         """Storage bits of weights for which the target has a kernel for `node`."""
@@ -64,7 +82,8 @@ class Context:
     """What surrounds a run of a pass. Whatever the spec does not give is empty or None.
 
     `calibration` holds input tuples, each with exactly the graph's input shapes; `labels` a tensor for each of
-    them. `original` is the graph as it was captured. `selects(pattern, module)` says whether a layer selector of
+    them. `original` is the graph as it was captured. `layers` is what passes before this one decided about the bits of
+    layers, by module path. `selects(pattern, module)` says whether a layer selector of
     the spec means a module path. `progress(label, done, total)` is called as long work goes on.
     """
 
@@ -72,6 +91,7 @@ class Context:
     labels: Sequence[Tensor] = ()
     cost: CostModel | None = None
     original: Graph | None = None
+    layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
     selects: Callable[[str, str], bool] = _select_exactly
     progress: Callable[[str, int, int], None] = _silent
 
@@ -84,10 +104,11 @@ class Context:
 
 @dataclass(frozen=True)
 class PassResult:
-    """The rewritten graph and the report."""
+    """The rewritten graph, the report, and what the pass decided about the bits of layers, by module path."""
 
     graph: Graph
     report: PassReport
+    layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
 
 
 PassFunction = Callable[[Graph, Options, Context], PassResult]
