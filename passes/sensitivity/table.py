@@ -1,0 +1,123 @@
+"""What measuring sensitivity finds: the loss that each layer's rounding costs at each width, as data and as JSON."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...ir import Graph, Source, dump
+from ..errors import PassError
+
+FORMAT = 1
+
+Kind = Literal["weight", "activation"]
+Method = Literal["gauss_newton", "kl", "hawq", "hawq_v2", "fisher", "norm"]
+Objective = Literal["classes", "values"]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Loss added by rounding a layer's weights, or its input operand, to `bits`, everything else left in float.
+
+    `layer` is a module path. `loss` is in nats for classes, else half the mean squared change of the outputs; `error`
+    is its standard error over samples, and over probes where there are any.
+    """
+
+    layer: str
+    kind: Kind
+    bits: int
+    loss: float
+    error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curvature:
+    """The Gauss-Newton block of the loss in a layer's weights, which is its Hessian where `is_exact`.
+
+    `elements` counts the weights, a shared one once. `largest_eigenvalue` and `frobenius`, the norm of the block, are
+    None where they were not asked for.
+    """
+
+    layer: str
+    elements: int
+    trace: float
+    trace_error: float
+    largest_eigenvalue: float | None
+    frobenius: float | None
+    is_exact: bool
+
+
+@dataclass(frozen=True)
+class SensitivityTable:
+    """Scores of all layers, weights before activations, layers in the order of the graph, bits ascending.
+
+    `shared` lists the module paths that have a weight in common: their score stands under the first of them.
+    `digest` is that of the graph and the data (`digest_of`); a table that is read back holds for these alone.
+    """
+
+    method: Method
+    scores: tuple[Score, ...]
+    notes: tuple[str, ...] = ()
+    objective: Objective = "classes"
+    samples: int = 0
+    shards: int = 1
+    curvatures: tuple[Curvature, ...] = ()
+    shared: tuple[tuple[str, ...], ...] = ()
+    digest: str = ""
+
+    def score(self, layer: str, bits: int, *, kind: Kind = "weight") -> Score:
+        """The score of one layer at one width; KeyError where it was not measured."""
+        for score in self.scores:
+            if (score.layer, score.kind, score.bits) == (layer, kind, bits):
+                return score
+        raise KeyError(f"{kind}s of layer {layer!r} at {bits} bits")
+
+    def layers(self, *, kind: Kind = "weight") -> tuple[str, ...]:
+        """The layers that have scores of this kind, in order."""
+        return tuple(dict.fromkeys(s.layer for s in self.scores if s.kind == kind))
+
+    def covers(self, *, method: Method, weight_bits: Iterable[int], activation_bits: Iterable[int]) -> bool:
+        """Whether it was made by this method and has these widths: together with `digest`, whether it can be reused."""
+        widths = {(s.kind, s.bits) for s in self.scores}
+        wanted = {("weight", b) for b in weight_bits} | {("activation", b) for b in activation_bits}
+        return method == self.method and wanted <= widths
+
+    def to_json(self) -> str:
+        """Deterministic text: equal tables give equal bytes, and floats come back bit for bit."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> SensitivityTable:
+        """The table that `to_json` wrote; PassError for anything else."""
+        try:
+            found: dict[str, Any] = json.loads(text)  # Any: JSON, checked by the constructors
+            if found.pop("format") != FORMAT:
+                raise PassError("the sensitivity table has another format; measure again")
+            return SensitivityTable(
+                **{
+                    **found,
+                    "scores": tuple(Score(**score) for score in found["scores"]),
+                    "curvatures": tuple(Curvature(**row) for row in found["curvatures"]),
+                    "notes": tuple(found["notes"]),
+                    "shared": tuple(tuple(paths) for paths in found["shared"]),
+                }
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as err:
+            raise PassError(f"not a sensitivity table: {err}; write it with `fxpress sensitivity`") from err
+
+
+def digest_of(graph: Graph, batches: Sequence[Sequence[Tensor]], labels: Sequence[Tensor] = ()) -> str:
+    """SHA-256 over the graph with its constants, the samples and their labels; source lines do not count."""
+    bare = replace(graph, nodes=tuple(replace(n, source=Source(n.source.module)) for n in graph.nodes))
+    digest = hashlib.sha256(dump(bare).encode())
+    tensors = [graph.params[v.name] for v in graph.constants] + [x for batch in batches for x in batch]
+    for tensor in (*tensors, *labels):
+        digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
