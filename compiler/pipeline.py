@@ -31,8 +31,10 @@ from .report import Report, render_html
 from .session import Session, Stage, final_graph
 from .sources import portable
 from .summary import make_report
+from .target_cost import SAMPLES, TargetCost
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+HOST = "host"  # the instruction set of this machine, whose costs nobody predicts
 Progress = Callable[[str, int, int], None]
 OnStage = Callable[[Stage], None]
 
@@ -143,7 +145,7 @@ def run_passes(
     passes = _find_passes(session.loaded)
     for index, (found, options) in enumerate(zip(passes, session.spec.passes, strict=True)):
         try:
-            result = found(graph, options, _context(session, options, layers, progress))
+            result = found(graph, options, _context(session, index, layers, progress))
         except CalibrationError as err:
             place = (
                 str(session.spec.data.calibration.origin)
@@ -161,14 +163,24 @@ def run_passes(
 
 
 def _context(
-    session: Session, options: object, layers: Mapping[str, LayerPrecision], progress: Progress
+    session: Session, index: int, layers: Mapping[str, LayerPrecision], progress: Progress
 ) -> Context:
+    """What surrounds the pass of this index."""
+    options, rest = session.spec.passes[index], session.spec.passes[index + 1 :]
     context = Context(original=session.captured, layers=layers, selects=layer_matches, progress=progress)
-    samples = session.calibration
-    if samples is None:
-        return context
     limit = getattr(options, "samples", None)  # an option that only passes with calibration have
-    used, size = samples.first(limit), own_batch(session.captured)
+    context = _with_samples(context, session, limit)
+    if session.target.isa == HOST:
+        return context
+    few = _with_samples(context, session, SAMPLES)
+    return replace(context, cost=TargetCost(session.target, session.spec.outputs.c, rest, few))
+
+
+def _with_samples(context: Context, session: Session, limit: int | None) -> Context:
+    """The context with the first `limit` calibration samples."""
+    if session.calibration is None:
+        return context
+    used, size = session.calibration.first(limit), own_batch(session.captured)
     starts = range(0, len(used) - size + 1, size)
     pieces = [tuple(x[i : i + size] for x in used.inputs) for i in starts]
     labels = () if used.labels is None else tuple(used.labels[i : i + size] for i in starts)

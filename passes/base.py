@@ -42,18 +42,40 @@ class NodeCost:
 
 
 @dataclass(frozen=True, slots=True)
+class ArenaBlock:
+    """A piece of the arena: the value that it holds first, "" for scratch memory, and the steps of its use."""
+
+    value: str
+    bytes: int
+    first: int
+    last: int
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
-    """Predicted cost of one run on the target: all steps in order, and what they take together."""
+    """Predicted cost of one run on the target: all steps in order, and what they take together.
+
+    `flash_bytes` is all that the linked C takes, `arena_bytes` the arena as planned for the order of execution.
+    """
 
     nodes: tuple[NodeCost, ...]
     flash_bytes: int
     arena_bytes: int
     instructions: int
     cycles: int
+    arena: tuple[ArenaBlock, ...] = ()
 
 
 class CostModel(Protocol):
     """What a pass may ask about the target; the pipeline fills it in."""
+
+    @property
+    def flash_limit(self) -> int | None:
+        """Bytes of flash of the target; None where it does not bind."""
+
+    @property
+    def ram_limit(self) -> int | None:
+        """Bytes of memory of the target; None where it does not bind."""
 
     def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
         """Cost of what the rest of the passes make of `graph`, with these layers at these bits.

@@ -37,13 +37,17 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of the arena: its offset, its size, and the first and last step at which it is in use."""
+    """A piece of the arena: its offset, its size, and the first and last step at which it is in use.
+
+    `value` is the first value that lies there, nothing for scratch memory.
+    """
 
     label: str
     offset: int
     bytes: int
     start: int
     end: int
+    value: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class _Buffer:
     index: int = 0
     constant: Stored | None = None
     label: str = ""
+    value: str = ""
 
 
 def plan_memory(program: Program) -> MemoryPlan:
@@ -93,14 +98,15 @@ def plan_memory(program: Program) -> MemoryPlan:
     offsets = assign_offsets(intervals)
     at = {id(b): offset for b, offset in zip(buffers, offsets[: len(buffers)], strict=True)}
     labels = [b.label for b in buffers] + [f"scratch of {program.steps[n].operator}" for n in scratch]
+    values = [b.value for b in buffers] + [""] * len(scratch)
     return MemoryPlan(
         {stored: _location(buffer, shift, at) for stored, (buffer, shift) in sharing.where.items()},
         dict(zip(scratch, offsets[len(buffers) :], strict=True)),
         frozenset(sharing.placed),
         returned,
         tuple(
-            Block(label, offset, i.bytes, i.start, i.end)
-            for label, offset, i in zip(labels, offsets, intervals, strict=True)
+            Block(label, offset, i.bytes, i.start, i.end, value)
+            for label, value, offset, i in zip(labels, values, offsets, intervals, strict=True)
         ),
         max((offset + i.bytes for offset, i in zip(offsets, intervals, strict=True)), default=0),
         live_bound(intervals),
@@ -138,6 +144,7 @@ class _Sharing:
             buffer = taken or _Buffer(stored.bytes, number, number)
             buffer.end = max(buffer.end, self._last.get(stored, number), number)
             buffer.label = f"{buffer.label}, {stored.value.name}" if taken else stored.value.name
+            buffer.value = buffer.value or stored.value.name
             self._put(stored, buffer)
         for position, call in enumerate(step.implementation.calls):
             if call.places is not None:

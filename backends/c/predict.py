@@ -10,7 +10,7 @@ from ...specs.target import Target
 from .kernels.base import Call, Implementation, Site
 from .layout import channels_last
 from .lower import lower
-from .memory import MemoryPlan
+from .memory import Block, MemoryPlan
 from .program import Program
 from .select import offers
 from .target import Machine
@@ -39,10 +39,11 @@ class NodePrediction:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """All steps in order, and the arena."""
+    """All steps in order, and the arena with its blocks."""
 
     nodes: tuple[NodePrediction, ...]
     arena_bytes: int
+    blocks: tuple[Block, ...] = ()
 
     @property
     def macs(self) -> int:
@@ -89,7 +90,7 @@ def predict_program(program: Program, plan: MemoryPlan) -> Prediction:
         _node(step.operator, step.results[0].value.name, step.source, step.implementation, step.macs, seen)
         for step in program.steps
     ]
-    return Prediction(tuple(nodes), plan.arena_bytes)
+    return Prediction(tuple(nodes), plan.arena_bytes, plan.blocks)
 
 
 def _node(

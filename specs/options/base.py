@@ -24,6 +24,8 @@ class PassOptions(Section):
     """Passes of which each must stand before this one."""
     repeatable: ClassVar[bool] = False
     """Whether a second one can make sense."""
+    predicted: ClassVar[bool] = True
+    """Whether predictions of costs for earlier passes run it; not where it trains or itself decides by costs."""
     needs: ClassVar[frozenset[Literal["calibration", "labels"]]] = frozenset()
     """The data without which the pass cannot run."""
     why: ClassVar[str] = ""

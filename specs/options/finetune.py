@@ -29,6 +29,7 @@ class FinetuneOptions(PassOptions):
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
     repeatable: ClassVar[bool] = True
+    predicted: ClassVar[bool] = False
     needs: ClassVar = frozenset({"calibration"})
     why: ClassVar[str] = "training works on the float graph, and what it learns is quantized"
 

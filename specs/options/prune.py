@@ -37,6 +37,7 @@ class PruneOptions(PassOptions):
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
     repeatable: ClassVar[bool] = True
+    predicted: ClassVar[bool] = False
     why: ClassVar[str] = "channels are removed from the float graph, and what is left is quantized"
 
     pass_: Literal["prune"] = Field(default="prune", alias="pass", description="The name of the pass.")

@@ -1,0 +1,127 @@
+"""What a graph would cost on the spec's target once the rest of the passes has run: the `CostModel` of passes.
+
+The passes that follow really run, quantization on a few samples, then the C backend predicts. Left out is what
+trains or itself decides by costs (`PassOptions.predicted`), which changes values rather than sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+
+import torch
+
+from ..backends.c import Prediction, check, predict
+from ..ir import Graph, IRError, Node
+from ..passes import Context, Cost, NodeCost, PassError, find_pass
+from ..passes.base import ArenaBlock
+from ..passes.layers import is_layer
+from ..specs import COutput, Target
+from ..specs.options import LayerPrecision, PassOptions, QuantizeOptions
+
+SAMPLES = 2
+"""Calibration samples of a prediction: ranges of values change no size."""
+
+_REMEMBERED = 16
+
+
+class TargetCost:
+    """Costs on a target after the passes `rest`; `context` is that of the pass that asks."""
+
+    def __init__(
+        self, target: Target, options: COutput | None, rest: Sequence[PassOptions], context: Context
+    ) -> None:
+        self._target, self._options = target, options or COutput()
+        self._rest = [_shortened(step) for step in rest if step.predicted]
+        self._context = replace(context, calibration=context.calibration[:SAMPLES], labels=())
+        self._known: dict[tuple[int, frozenset[tuple[str, LayerPrecision]]], tuple[Graph, Cost]] = {}
+        self._kernels: dict[tuple[object, ...], bool] = {}
+
+    @property
+    def flash_limit(self) -> int | None:
+        """Bytes of flash of the target; None where it does not bind."""
+        return self._target.flash
+
+    @property
+    def ram_limit(self) -> int | None:
+        """Bytes of memory of the target; None where it does not bind."""
+        return self._target.ram
+
+    def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
+        """Cost of what the rest of the passes make of `graph`; PassError where the target cannot carry it."""
+        key = (id(graph), frozenset(layers.items()))
+        if key not in self._known:
+            while len(self._known) >= _REMEMBERED:
+                del self._known[next(iter(self._known))]
+            self._known[key] = graph, self._predicted(graph, layers)
+        return self._known[key][1]
+
+    def weight_bits(self, node: Node) -> tuple[int, ...]:
+        """Storage bits of weights for which the target has a kernel for `node`; none where it has no weights."""
+        if not is_layer(node.op):
+            return ()
+        return tuple(
+            bits for bits in self._target.weight_bits if self._has_kernel(node, f"int{bits}", "int8")
+        )
+
+    def activation_bits(self, node: Node) -> tuple[int, ...]:
+        """Storage bits of activations for which the target has a kernel for `node`."""
+        return tuple(
+            bits for bits in self._target.activation_bits if self._has_kernel(node, "int8", f"int{bits}")
+        )
+
+    def _predicted(self, graph: Graph, layers: Mapping[str, LayerPrecision]) -> Cost:
+        context = replace(self._context, layers={**self._context.layers, **layers})
+        for step in self._rest:
+            result = find_pass(step.pass_name())(graph, step, context)
+            graph, context = result.graph, replace(context, layers={**context.layers, **result.layers})
+        try:
+            return _cost(predict(graph, self._target, options=self._options))
+        except IRError as err:
+            raise PassError(f"there is no cost on {self._target.name}: {err}") from err
+
+    def _has_kernel(self, node: Node, weights: str, activations: str) -> bool:
+        """Whether the node alone, quantized so, becomes C that computes on integers."""
+        key = (node.op, node.operand_types, weights, activations)
+        if key not in self._kernels:
+            options = QuantizeOptions.model_validate({"weights": weights, "activations": activations})
+            alone = _alone(node)
+            generator = torch.Generator().manual_seed(0)
+            sample = tuple(torch.rand(v.type.shape, generator=generator) for v in alone.inputs)
+            quantized = find_pass("quantize")(alone, options, Context([sample])).graph
+            unlimited = self._target.model_copy(update={"ram": None, "flash": None, "stack": None})
+            computes = any(n.op == node.op and n.outputs[0].type.is_quantized for n in quantized.nodes)
+            self._kernels[key] = computes and not check(quantized, COutput(), unlimited)
+        return self._kernels[key]
+
+
+def _shortened(step: PassOptions) -> PassOptions:
+    """The pass without what takes time and changes no size."""
+    if isinstance(step, QuantizeOptions):
+        return step.model_copy(update={"samples": SAMPLES, "bias_correction": False})
+    return step
+
+
+def _alone(node: Node) -> Graph:
+    """A graph of one node; weight and bias of a layer are constants."""
+    generator = torch.Generator().manual_seed(0)
+    constants = [v for v in node.inputs[1:3] if v is not None] if is_layer(node.op) else []
+    draw = partial(torch.rand, generator=generator)
+    params = {v.name: draw(v.type.shape) - 0.5 for v in constants}
+    inputs = tuple(dict.fromkeys(v for v in node.operands if v.name not in params))
+    return Graph(inputs, node.outputs, (node,), params)
+
+
+def _cost(prediction: Prediction) -> Cost:
+    nodes = tuple(
+        NodeCost(n.result, n.source.module, n.flash_bytes, n.instructions, n.cycles) for n in prediction.nodes
+    )
+    return Cost(
+        nodes,
+        prediction.flash_bytes,
+        prediction.arena_bytes,
+        prediction.instructions,
+        prediction.cycles,
+        tuple(ArenaBlock(b.value, b.bytes, b.start, b.end) for b in prediction.blocks),
+    )

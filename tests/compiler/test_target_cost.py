@@ -1,0 +1,80 @@
+"""The cost model of the pipeline: what passes are told that a graph costs is what is then compiled."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxpress.compiler import compile_model, open_session
+from fxpress.compiler.target_cost import TargetCost
+from fxpress.ir import Node
+from fxpress.passes import Context, PassError
+from fxpress.specs.options import LayerPrecision
+
+FLOAT = "passes=[{pass: clean}, {pass: fuse}]"
+TRAINED = "passes=[{pass: clean}, {pass: finetune, epochs: 1000000}, {pass: fuse}, {pass: quantize}]"
+
+
+def cost_model(project: Path, *overrides: str) -> TargetCost:
+    """The cost model for the first pass of the project's spec."""
+    session = open_session(project / "net.yaml", overrides=overrides)
+    assert session.calibration is not None
+    context = Context([(x,) for x in session.calibration.first(4).inputs[0].split(1)])
+    return TargetCost(session.target, session.spec.outputs.c, session.spec.passes, context)
+
+
+def test_the_predicted_cost_is_that_of_the_compiled_network(project: Path) -> None:
+    compiled = compile_model(project / "net.yaml")
+    cost = cost_model(project).predict(compiled.session.captured)
+    resources = {resource.name: resource.used for resource in compiled.report.resources}
+    assert cost.flash_bytes == resources["flash"]
+    assert cost.arena_bytes == resources["arena"]
+    assert cost.cycles == resources["cycles"]
+    assert sum(node.flash_bytes for node in cost.nodes) <= cost.flash_bytes
+    assert {node.module for node in cost.nodes} >= {"stem.0", "head"}
+    assert "relu" in {block.value for block in cost.arena}
+
+
+def test_a_network_that_is_not_quantized_is_predicted_in_float(project: Path) -> None:
+    graph = open_session(project / "net.yaml").captured
+    in_float, in_int8 = cost_model(project, FLOAT).predict(graph), cost_model(project).predict(graph)
+    assert in_float.arena_bytes > 2 * in_int8.arena_bytes
+    assert in_float.cycles > 2 * in_int8.cycles
+
+
+def test_training_takes_no_part_in_a_prediction(project: Path) -> None:
+    graph = open_session(project / "net.yaml").captured
+    assert cost_model(project, TRAINED).predict(graph) == cost_model(project).predict(graph)
+
+
+def test_the_same_graph_is_predicted_once(project: Path) -> None:
+    graph, costs = open_session(project / "net.yaml").captured, cost_model(project)
+    assert costs.predict(graph) is costs.predict(graph)
+    layers: dict[str, LayerPrecision] = {"head": "int8"}
+    assert costs.predict(graph, layers=layers) is not costs.predict(graph)
+
+
+def test_bits_are_those_for_which_the_target_has_kernels(project: Path) -> None:
+    graph, costs = open_session(project / "net.yaml").captured, cost_model(project)
+
+    def node(op: str) -> Node:
+        return next(node for node in graph.nodes if node.op.name == op)
+
+    assert 8 in costs.weight_bits(node("conv")) and 8 in costs.activation_bits(node("linear"))
+    assert costs.weight_bits(node("relu")) == () and 8 in costs.activation_bits(node("relu"))
+
+
+class Sorted(torch.nn.Module):
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.sort(image.flatten(1))[0][:, :5]
+
+
+def test_what_the_target_cannot_carry_has_no_cost(project: Path) -> None:
+    graph = open_session(project / "net.yaml", model=Sorted().eval()).captured
+    with pytest.raises(PassError, match=r"there is no cost on cortex-m4f: no C kernel"):
+        cost_model(project, FLOAT).predict(graph)
+
+
+def test_limits_are_those_of_the_target_with_the_changes_of_the_spec(project: Path) -> None:
+    costs = cost_model(project, "target.ram=32 KiB")
+    assert (costs.ram_limit, costs.flash_limit) == (32 * 1024, 1024 * 1024)
