@@ -11,10 +11,8 @@ What has no integer form, or none that is proven not to overflow, stays in float
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..ir import Graph
-from ..specs.options import LayerPrecision, QuantizeOptions
+from ..specs.options import QuantizeOptions
 from .base import Context, PassResult, register
 from .calibrate import collect
 from .fuse_activation import FUSE_ACTIVATION
@@ -23,6 +21,7 @@ from .pattern import apply_rules
 from .quantize_grids import choose_grids
 from .quantize_lower import Lowering
 from .quantize_plan import make_plan
+from .quantize_precision import Precisions
 from .report import PassReport
 
 
@@ -30,12 +29,12 @@ from .report import PassReport
 def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassResult:
     """Integer graph whose results are near the float graph's on data like the calibration samples."""
     prepared, decisions = apply_rules(graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
-    precision = _precisions(options, context)
-    plan = make_plan(prepared, lambda module: precision(module) == "float32")
+    precisions = Precisions(options, context.layers, context.selects)
+    plan = make_plan(prepared, precisions.is_float)
     samples = context.calibration[: options.samples]
     statistics = collect(prepared, samples, plan.observed, progress=context.progress)
-    grids = choose_grids(prepared, plan, statistics, options)
-    lowering = Lowering(prepared, plan, grids, options, precision=precision)
+    grids = choose_grids(prepared, plan, statistics, precisions)
+    lowering = Lowering(prepared, plan, grids, options, precisions=precisions)
     quantized = lowering.graph()
     report = PassReport(
         "quantize",
@@ -44,13 +43,3 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
         grids.warnings,
     )
     return PassResult(quantized, report)
-
-
-def _precisions(options: QuantizeOptions, context: Context) -> Callable[[str], LayerPrecision]:
-    """How the weights of a layer, given by its module path, are to be stored: the last pattern that matches decides."""
-
-    def precision(module: str) -> LayerPrecision:
-        matching = [kind for pattern, kind in options.layers.items() if context.selects(pattern, module)]
-        return matching[-1] if matching else options.weights
-
-    return precision

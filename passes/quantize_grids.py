@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -11,31 +11,41 @@ from ..ir import Graph, Node, Quantization, Value
 from ..ir.ops.base import Quantized
 from ..ir.ops.pad import Pad
 from ..ir.ops.slicing import Concat
-from ..specs.options import QuantizeOptions
 from .grid import activation_grid, natural_grid
 from .groups import UnionFind
 from .observers import Range, Statistics, choose_range, min_max
 from .quantize_plan import Plan
+from .quantize_precision import NARROW_BITS, Precisions, group_bits
 from .report import Table
 
-ACTIVATION_BITS: Mapping[str, int] = {"int8": 8, "int16": 16}
 _OUTLIER = 1000.0  # times the 99.9th percentile
 _NARROW = 2.0  # an operand of a concat with less than half the result's range may keep a finer grid
 
 
 @dataclass(frozen=True)
 class Grids:
-    """The grid of each value that is to be an integer, and the means of its channels."""
+    """The grid of each value that is to be an integer, and the means of its channels.
+
+    `narrow` names the nodes that compute on 8 bits alone; `narrow_grids` is what they read of wider groups.
+    """
 
     groups: UnionFind
     by_group: Mapping[str, Quantization]
     statistics: Mapping[str, Statistics]
     table: Table
     warnings: tuple[str, ...]
+    narrow: frozenset[str] = frozenset()
+    narrow_grids: Mapping[str, Quantization] = field(default_factory=dict)
 
     def of(self, value: Value) -> Quantization:
         """Grid of a value."""
         return self.by_group[self.groups.find(value.name)]
+
+    def read_by(self, node: Node, value: Value) -> Quantization:
+        """Grid on which a node that computes reads a value."""
+        wide = self.of(value)
+        is_narrow = node.outputs[0].name in self.narrow
+        return self.narrow_grids.get(self.groups.find(value.name), wide) if is_narrow else wide
 
     def mean(self, value: Value, axis: int) -> Tensor:
         """Mean that calibration saw at each index of dimension `axis`."""
@@ -43,24 +53,25 @@ class Grids:
 
 
 def choose_grids(
-    graph: Graph, plan: Plan, statistics: Mapping[str, Statistics], options: QuantizeOptions
+    graph: Graph, plan: Plan, statistics: Mapping[str, Statistics], precisions: Precisions
 ) -> Grids:
     """One grid for each group; an input whose data lie on a grid of their own keeps that.
 
     An operator that can give one grid only decides for its group. The operand of a concat that other nodes compute
     with, and whose range is narrow, stays out of the group: it is rescaled for the concat alone.
     """
-    bits = ACTIVATION_BITS[options.activations]
     groups = _groups(graph, plan, statistics)
+    bits_of = group_bits(graph, plan, groups, precisions)
     members: dict[str, list[str]] = {}
     for name in statistics:
         members.setdefault(groups.find(name), []).append(name)
     put_in, fixed = _put_in(graph, plan, groups), _fixed(graph, plan, groups)
     inputs = {v.name for v in graph.inputs}
-    chosen, rows, warnings = {}, [], []
+    chosen, narrow, rows, warnings = {}, {}, [], list(bits_of.warnings)
     for group, names in members.items():
         seen = Statistics.joined([statistics[name] for name in names])
-        covered = choose_range(seen, options.observer, levels=1 << bits)
+        bits = bits_of.by_group[group]
+        covered = choose_range(seen, precisions.options.observer, levels=1 << bits)
         natural = (
             natural_grid(seen, bits=bits) if inputs.intersection(names) and group not in put_in else None
         )
@@ -68,10 +79,13 @@ def choose_grids(
             covered = covered.union(added)
         grid = fixed.get(group) or natural or activation_grid(covered, bits=bits)
         chosen[group] = grid
-        rows.append((group, len(names), seen.low, seen.high, grid.scale[0], grid.zero_point[0]))
+        if grid.bits > NARROW_BITS:
+            narrow[group] = activation_grid(covered, bits=NARROW_BITS)
+        rows.append((group, len(names), grid.bits, seen.low, seen.high, grid.scale[0], grid.zero_point[0]))
         warnings += _warnings(group, seen)
-    columns = ("group", "values", "low", "high", "scale", "zero_point")
-    return Grids(groups, chosen, statistics, Table("grids", columns, tuple(rows)), tuple(warnings))
+    columns = ("group", "values", "bits", "low", "high", "scale", "zero_point")
+    table = Table("grids", columns, tuple(rows))
+    return Grids(groups, chosen, statistics, table, tuple(warnings), bits_of.narrow, narrow)
 
 
 def _groups(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> UnionFind:

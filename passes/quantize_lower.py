@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 
 from ..ir import Builder, Graph, IRError, Node, Quantization, TensorType, Value
@@ -11,16 +9,15 @@ from ..ir.ops.accumulate import fixed_point, prove_accumulator
 from ..ir.ops.base import Quantized
 from ..ir.ops.prelu import Prelu
 from ..ir.ops.quantize import Dequantize, Quantize, Requantize
-from ..specs.options import LayerPrecision, QuantizeOptions
+from ..specs.options import QuantizeOptions
 from .grid import activation_grid, symmetric_grid
 from .layers import Layer, bias_name, channel_axis, clamp_of, is_layer
 from .observers import Range
-from .quantize_grids import ACTIVATION_BITS, Grids
+from .quantize_grids import Grids
 from .quantize_plan import Plan
+from .quantize_precision import BITS, NARROW_BITS, Precisions
 from .quantize_weights import QuantizedWeights, quantize_weights
 from .report import Decision, Table
-
-WEIGHT_BITS = {"int2": 2, "int4": 4, "int8": 8}
 
 
 class Lowering:
@@ -33,10 +30,10 @@ class Lowering:
         grids: Grids,
         options: QuantizeOptions,
         *,
-        precision: Callable[[str], LayerPrecision],
+        precisions: Precisions,
     ) -> None:
         self._graph, self._plan, self._grids = graph, plan, grids
-        self._options, self._precision = options, precision
+        self._options, self._precisions = options, precisions
         self._builder = Builder(reserved=[v.name for n in graph.nodes for v in n.outputs])
         self._reals: dict[str, Value] = {}
         self._integers: dict[str, Value] = {}
@@ -105,9 +102,14 @@ class Lowering:
             if value is None or not value.type.dtype.is_floating:
                 operands.append(value and self._real(value))
             elif self._graph.is_constant(value):
-                operands.append(self._integer_constant(value, is_symmetric=index in symmetric, grid=moved))
+                is_narrow = node.outputs[0].name in self._grids.narrow
+                bits = NARROW_BITS if is_narrow else BITS[self._options.activations]
+                is_symmetric = index in symmetric
+                operands.append(
+                    self._integer_constant(value, bits=bits, is_symmetric=is_symmetric, grid=moved)
+                )
             else:
-                operands.append(self._on_grid(value, moved))
+                operands.append(self._on_grid(value, moved or self._grids.read_by(node, value)))
         return operands
 
     def _layer_operands(self, node: Node, op: Layer) -> list[Value | None]:
@@ -123,7 +125,7 @@ class Lowering:
             None if bias is None else self._graph.tensor(bias),
             x=grid_x,
             y=grid_y,
-            bits=WEIGHT_BITS[self._precision(node.source.module)],
+            bits=self._precisions.weight_bits(node.source.module),
             per_channel=self._options.per_channel,
             observer=self._options.weight_observer,
             mean=self._grids.mean(data, channel_axis(op, node.output.type)) if corrects else None,
@@ -144,18 +146,20 @@ class Lowering:
             self._constants[key] = self._builder.constant(value.name, integers, quantization=grid)
         return self._constants[key]
 
-    def _integer_constant(self, value: Value, *, is_symmetric: bool, grid: Quantization | None) -> Value:
+    def _integer_constant(
+        self, value: Value, *, bits: int, is_symmetric: bool, grid: Quantization | None
+    ) -> Value:
         tensor = self._graph.tensor(value)
         if grid is None:
             low, high = (float(end) for end in tensor.aminmax())
             choose = symmetric_grid if is_symmetric else activation_grid
-            grid = choose(Range.of(low, high), bits=ACTIVATION_BITS[self._options.activations])
+            grid = choose(Range.of(low, high), bits=bits)
         return self._constant(value, grid.quantize(tensor), grid)
 
-    def _on_grid(self, value: Value, grid: Quantization | None) -> Value:
-        """The integer form of a value, rescaled where data movement asks for another grid than its own."""
+    def _on_grid(self, value: Value, grid: Quantization) -> Value:
+        """The integer form of a value, rescaled where a node asks for another grid than its own."""
         own = self._integer(value)
-        if grid is None or own.type.quantization == grid:
+        if own.type.quantization == grid:
             return own
         key = (value.name, grid)
         if key not in self._rescaled:

@@ -188,7 +188,8 @@ def _spot(loc: tuple[str | int, ...], model: type[Section]) -> _Spot:
             return _Spot(tuple(location), section, is_key=True)
         members = _members(annotation)
         if members:
-            annotation = next((member for member in members if _tag(member) == step), None)
+            only = members[0] if len(members) == 1 else None  # the others are names
+            annotation = next((member for member in members if _tag(member) == step), only)
         elif isinstance(annotation, type) and issubclass(annotation, Section):
             section = annotation
             location.append(step)

@@ -6,7 +6,7 @@ from math import prod
 from .data import Dataset, Transform
 from .errors import Problem, near_miss, quoted
 from .model import Input
-from .options import QuantizeOptions
+from .options import LayerBits, QuantizeOptions
 from .paths import format_path
 from .spec import Spec
 from .target import Target
@@ -55,17 +55,24 @@ def _bits(spec: Spec, target: Target) -> Iterator[_Fault]:
         if not isinstance(step, QuantizeOptions):
             continue
         here: Location = ("passes", index)
-        wanted: list[tuple[Location, str]] = [((*here, "weights"), step.weights)]
-        wanted += [((*here, "layers", pattern), kind) for pattern, kind in step.layers.items()]
-        for location, kind in wanted:
-            yield from _kernel(target, "weights", location, kind, target.weight_bits)
-        yield from _kernel(
-            target, "activations", (*here, "activations"), step.activations, target.activation_bits
-        )
+        yield from _kernels(target, here, step.weights, step.activations)
+        for pattern, precision in step.layers.items():
+            location = (*here, "layers", pattern)
+            if isinstance(precision, LayerBits):
+                yield from _kernels(target, location, precision.weights, precision.activations)
+            else:
+                yield from _kernel(target, "weights", location, precision, target.weight_bits)
+
+
+def _kernels(
+    target: Target, location: Location, weights: str | None, activations: str | None
+) -> Iterator[_Fault]:
+    yield from _kernel(target, "weights", (*location, "weights"), weights, target.weight_bits)
+    yield from _kernel(target, "activations", (*location, "activations"), activations, target.activation_bits)
 
 
 def _kernel(
-    target: Target, what: str, location: Location, kind: str, bits: Iterable[int]
+    target: Target, what: str, location: Location, kind: str | None, bits: Iterable[int]
 ) -> Iterator[_Fault]:
     if kind in _BITS and _BITS[kind] not in bits:
         has = ", ".join(f"int{n}" for n in sorted(bits))

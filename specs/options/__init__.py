@@ -18,7 +18,16 @@ from .clean import CleanOptions, CleanRule
 from .finetune import Distillation, FinetuneOptions
 from .fuse import FuseOptions, FuseRule
 from .prune import PruneBudget, PruneOptions
-from .quantize import LayerPrecision, MinMax, MovingAverage, MseSearch, Observer, Percentile, QuantizeOptions
+from .quantize import (
+    LayerBits,
+    LayerPrecision,
+    MinMax,
+    MovingAverage,
+    MseSearch,
+    Observer,
+    Percentile,
+    QuantizeOptions,
+)
 from .remove_dead_channels import RemoveDeadChannelsOptions
 
 ENTRY_POINT_GROUP = "fxpress.options"
@@ -43,6 +52,7 @@ __all__ = [
     "FinetuneOptions",
     "FuseOptions",
     "FuseRule",
+    "LayerBits",
     "LayerPrecision",
     "MinMax",
     "MovingAverage",

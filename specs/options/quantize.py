@@ -1,16 +1,44 @@
 """Options of `quantize`: post-training quantization of weights and activations to integers."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
 from pydantic_core import CoreSchema
 
-from ..section import LayerPattern, Positive, Section, Selects
+from ..section import LayerPattern, Positive, Section, Selects, fault
 from ..units import Percent
 from .base import PassOptions
 
-LayerPrecision: TypeAlias = Literal["float32", "int8", "int4", "int2"]
+
+class LayerBits(Section):
+    """Storage of a layer's weights and of the activations that it reads; what is left out is as for all layers."""
+
+    weights: Literal["int8", "int4", "int2"] | None = Field(
+        default=None, description="Storage of its weights."
+    )
+    activations: Literal["int8", "int16"] | None = Field(
+        default=None,
+        description="Storage of the activations that it reads. Values that share a grid take the widest that is "
+        "asked of one of them.",
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.weights is None and self.activations is None:
+            raise fault("S205", "names `weights`, `activations` or both", hint="for example `weights: int4`")
+        return self
+
+
+def _form(value: Any) -> str:  # any: whatever the user wrote, checked by the form that this names
+    return "name" if isinstance(value, str) else "bits"
+
+
+LayerPrecision: TypeAlias = Annotated[
+    Annotated[Literal["float32", "int8", "int4", "int2"], Tag("name")] | Annotated[LayerBits, Tag("bits")],
+    Discriminator(_form),
+]
+"""How one layer is to be stored: its weights, or also the activations that it reads, or `float32` for neither."""
 
 
 class MinMax(Section):
@@ -99,7 +127,8 @@ class QuantizeOptions(PassOptions):
     layers: Annotated[Mapping[LayerPattern, LayerPrecision], Selects()] = Field(
         default={},
         description="Layers that differ: a pattern, and the storage of their weights, or `float32` for layers that "
-        "stay as they are. The last pattern that matches a layer decides.",
+        "stay as they are, or a mapping of `weights` and `activations`. The last pattern that matches a layer "
+        "decides. What this leaves open is as `assign_bits` decided, where it stands before.",
     )
     on_overflow: Literal["float", "error"] = Field(
         default="float",
