@@ -6,6 +6,8 @@ Every rule sees the same `Statistics`; none has a floor, so that small activatio
     moving_average   exponential mean of each batch's smallest and largest value
     percentile       the range that leaves (1 - coverage) / 2 of the values outside at either end
     mse              the range inside the full one with the least mean squared error on its own grid
+    kl               the range whose grid loses the least information (`entropy`)
+    aciq             the clip of least squared error for a Laplace or Gauss distribution (`aciq`)
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..specs.options import MinMax, MovingAverage, MseSearch, Observer, Percentile
+from ..specs.options import Aciq, Entropy, MinMax, MovingAverage, MseSearch, Observer, Percentile
+from .aciq import clip_activations
+from .entropy import clip_by_divergence
 
 _KEPT_VALUES = 1 << 17
 _BINS = 2048
@@ -165,6 +169,23 @@ def mse(statistics: Statistics, *, levels: int, candidates: int) -> Range:
     return Range.of(ends[0] * full.width, ends[1] * full.width)
 
 
+def entropy(statistics: Statistics, *, levels: int, candidates: int) -> Range:
+    """The range inside the full one whose grid loses the least information about the values."""
+    full = min_max(statistics)
+    return Range.of(
+        *clip_by_divergence(
+            statistics.sample, low=full.low, high=full.high, levels=levels, candidates=candidates
+        )
+    )
+
+
+def aciq(statistics: Statistics, *, levels: int) -> Range:
+    """The analytic clip of the distribution that fits the values, inside the range that they have."""
+    full = min_max(statistics)
+    low, high = clip_activations(statistics.sample, levels=levels)
+    return Range.of(max(low, full.low), min(high, full.high))
+
+
 def choose_range(statistics: Statistics, observer: Observer, *, levels: int) -> Range:
     """The range that the spec's observer chooses."""
     match observer:
@@ -176,3 +197,7 @@ def choose_range(statistics: Statistics, observer: Observer, *, levels: int) -> 
             return percentile(statistics, coverage=coverage)
         case MseSearch(candidates=candidates):
             return mse(statistics, levels=levels, candidates=candidates)
+        case Entropy(candidates=candidates):
+            return entropy(statistics, levels=levels, candidates=candidates)
+        case Aciq():
+            return aciq(statistics, levels=levels)

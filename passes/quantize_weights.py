@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +15,15 @@ from torch import Tensor
 from ..ir import Quantization, TensorType
 from ..ir.ops.accumulate import bias_quantization
 from ..ir.ops.conv import ConvTranspose
+from ..specs.options import WeightObserver
+from .aciq import clip_scales, spread_correction
 from .grid import to_float32
 from .layers import Layer, apply_to_channels, channel_taps
 
 _LARGEST_BIAS = 1 << 29  # leaves the products a share of int32
 _STEPS_OF_ZERO_CHANNEL = 1 << 10  # accumulator steps in one output step where all weights are zero
 _SHRINKS = 50
+_REFITS = 4
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ def quantize_weights(
     y: Quantization,
     bits: int,
     per_channel: bool = True,
-    observer: Literal["minmax", "mse"] = "minmax",
+    observer: WeightObserver = "minmax",
     mean: Tensor | None = None,
 ) -> QuantizedWeights:
     """Symmetric integers for each output channel; a scale is raised where the bias would not fit beside it.
@@ -58,15 +60,18 @@ def quantize_weights(
     """
     axis = weight_axis(op, TensorType.of(weight)) if per_channel else None
     rows = weight.double().movedim(axis, 0).flatten(1) if axis is not None else weight.double().view(1, -1)
-    scales = _weight_scales(rows, bits=bits, observer=observer)
+    scales = row_scales(rows, bits=bits, observer=observer)
     scales = torch.where(scales > 0, scales, y.scale[0] / (x.scale[0] * _STEPS_OF_ZERO_CHANNEL))
+    least = torch.zeros_like(scales)
     if bias is not None:
         needed = bias.double().abs() / (x.scale[0] * _LARGEST_BIAS)
-        scales = torch.maximum(scales, needed if axis is not None else needed.max())
+        least = needed if axis is not None else needed.max(0, keepdim=True).values
+    scales = torch.maximum(scales, least)
+    if observer == "aciq":
+        scales = torch.maximum(scales * _spread_factor(rows, scales, bits=bits), least)
     grid = Quantization(tuple(to_float32(float(s)) for s in scales), bits=bits, axis=axis)
     step, _ = grid.expand(tuple(weight.shape))
-    qmax = grid.qmax
-    integers = (weight.double() / step).round().clamp(-qmax, qmax).to(grid.container.torch)
+    integers = _nearest(weight.double(), step, bits=bits).to(grid.container.torch)
     if mean is not None:
         shift = _mean_shift(op, integers.double() * step - weight.double(), mean)
         bias = -shift if bias is None else bias.double() - shift
@@ -83,19 +88,56 @@ def _mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
     return shift / prod(op.stride) if isinstance(op, ConvTranspose) else shift
 
 
-def _weight_scales(rows: Tensor, *, bits: int, observer: Literal["minmax", "mse"]) -> Tensor:
-    """The largest weight of each row on the largest integer, or the shrunk scale with the least squared error.
+def row_scales(rows: Tensor, *, bits: int, observer: WeightObserver) -> Tensor:
+    """A scale for each row: the largest weight on the largest integer, or clipped as the observer says.
 
-    Below 8 bits always the latter: there the largest weight alone would cost the others their precision.
+    Below 8 bits `minmax` means `mse`: there the largest weight alone would cost the others their precision.
     """
-    qmax = (1 << (bits - 1)) - 1
-    largest = rows.abs().amax(1) / qmax
+    if observer == "aciq":
+        return clip_scales(rows, bits=bits)
     if observer == "minmax" and bits >= 8:
-        return largest
+        return rows.abs().amax(1) / _largest(bits)
+    return _least_squares_scales(rows, bits=bits)
+
+
+def _least_squares_scales(rows: Tensor, *, bits: int) -> Tensor:
+    """The scale of least squared error among shrunk ones, refitted to the integers that it gives:
+
+    s = <w, q> / <q, q>
+    """
+    largest = rows.abs().amax(1) / _largest(bits)
     best, least = largest, torch.full_like(largest, float("inf"))
     for k in range(1, _SHRINKS + 1):
-        scales = largest * (k / _SHRINKS)
-        step = torch.where(scales > 0, scales, 1.0)[:, None]
-        error = ((rows / step).round().clamp(-qmax, qmax) * step - rows).square().sum(1)
-        best, least = torch.where(error < least, scales, best), torch.minimum(error, least)
+        best, least = _better(rows, best, least, largest * (k / _SHRINKS), bits=bits)
+    for _ in range(_REFITS):
+        integers = _nearest(rows, _steps(best), bits=bits)
+        products, squares = (rows * integers).sum(1), integers.square().sum(1)
+        best, least = _better(
+            rows, best, least, torch.where(squares > 0, products / squares, best), bits=bits
+        )
     return best
+
+
+def _better(rows: Tensor, best: Tensor, least: Tensor, scales: Tensor, *, bits: int) -> tuple[Tensor, Tensor]:
+    """Scales and squared errors of the rows, each the better one of `best` and `scales`."""
+    step = _steps(scales)
+    error = (_nearest(rows, step, bits=bits) * step - rows).square().sum(1)
+    return torch.where(error < least, scales, best), torch.minimum(error, least)
+
+
+def _spread_factor(rows: Tensor, scales: Tensor, *, bits: int) -> Tensor:
+    step = _steps(scales)
+    return spread_correction(rows, _nearest(rows, step, bits=bits) * step)
+
+
+def _nearest(weight: Tensor, step: Tensor, *, bits: int) -> Tensor:
+    return (weight / step).round().clamp(-_largest(bits), _largest(bits))
+
+
+def _steps(scales: Tensor) -> Tensor:
+    """Scales that divide rows: 1 for a row of zeros."""
+    return torch.where(scales > 0, scales, 1.0)[:, None]
+
+
+def _largest(bits: int) -> int:
+    return (1 << (bits - 1)) - 1

@@ -17,17 +17,9 @@ from .base import PassOptions
 from .clean import CleanOptions, CleanRule
 from .finetune import Distillation, FinetuneOptions
 from .fuse import FuseOptions, FuseRule
+from .observer import Aciq, Entropy, MinMax, MovingAverage, MseSearch, Observer, Percentile, WeightObserver
 from .prune import PruneBudget, PruneOptions
-from .quantize import (
-    LayerBits,
-    LayerPrecision,
-    MinMax,
-    MovingAverage,
-    MseSearch,
-    Observer,
-    Percentile,
-    QuantizeOptions,
-)
+from .quantize import LayerBits, LayerPrecision, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
 
 ENTRY_POINT_GROUP = "fxpress.options"
@@ -46,9 +38,11 @@ else:
 __all__ = [
     "ENTRY_POINT_GROUP",
     "PASSES",
+    "Aciq",
     "CleanOptions",
     "CleanRule",
     "Distillation",
+    "Entropy",
     "FinetuneOptions",
     "FuseOptions",
     "FuseRule",
@@ -65,4 +59,5 @@ __all__ = [
     "PruneOptions",
     "QuantizeOptions",
     "RemoveDeadChannelsOptions",
+    "WeightObserver",
 ]

@@ -3,12 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Discriminator, Field, GetJsonSchemaHandler, Tag, model_validator
-from pydantic_core import CoreSchema
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from ..section import LayerPattern, Positive, Section, Selects, fault
-from ..units import Percent
 from .base import PassOptions
+from .observer import MinMax, Observer, WeightObserver
 
 
 class LayerBits(Section):
@@ -41,65 +40,6 @@ LayerPrecision: TypeAlias = Annotated[
 """How one layer is to be stored: its weights, or also the activations that it reads, or `float32` for neither."""
 
 
-class MinMax(Section):
-    """The range from the smallest to the largest value seen: nothing saturates."""
-
-    kind: Literal["minmax"] = Field(default="minmax", description="Smallest and largest value seen.")
-
-
-class MovingAverage(Section):
-    """The average over batches of smallest and largest value, the recent ones weighing more."""
-
-    kind: Literal["moving_average"] = Field(default="moving_average", description="Moving average of minmax.")
-    momentum: float = Field(default=0.9, gt=0, lt=1, description="Weight of the past at each batch.")
-
-
-class Percentile(Section):
-    """The range that covers a share of the values seen; the outliers beyond it saturate."""
-
-    kind: Literal["percentile"] = Field(
-        default="percentile", description="Range that covers a share of all values."
-    )
-    coverage: Percent = Field(
-        default=0.9999,
-        json_schema_extra={"default": "99.99 %"},
-        description="Share of the values inside the range.",
-    )
-
-
-class MseSearch(Section):
-    """The range whose rounding and saturation together make the least mean squared error."""
-
-    kind: Literal["mse"] = Field(default="mse", description="Range of the least mean squared error.")
-    candidates: Annotated[int, Field(ge=2, le=10_000)] = Field(
-        default=100, description="Ranges that are tried between zero and the full one."
-    )
-
-
-def _named(value: Any) -> Any:  # any: whatever the user wrote, checked by the models
-    return {"kind": value} if isinstance(value, str) else value
-
-
-class _NameInSchema:
-    """Tells the JSON schema that a name alone will do."""
-
-    def __get_pydantic_json_schema__(
-        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:  # any: a JSON schema
-        names = [
-            member.model_fields["kind"].default for member in (MinMax, MovingAverage, Percentile, MseSearch)
-        ]
-        return {"anyOf": [{"enum": names}, handler(core_schema)]}
-
-
-Observer: TypeAlias = Annotated[
-    Annotated[MinMax | MovingAverage | Percentile | MseSearch, Field(discriminator="kind")],
-    BeforeValidator(_named),
-    _NameInSchema(),
-]
-"""How a range is chosen: a name, or a mapping with `kind` and the parameters of that kind."""
-
-
 class QuantizeOptions(PassOptions):
     """Turns the graph into integers: weights symmetric, activations asymmetric per tensor, biases int32."""
 
@@ -116,8 +56,10 @@ class QuantizeOptions(PassOptions):
         description="How the ranges of activations are chosen on the calibration data. A name alone takes the "
         "parameters at their defaults.",
     )
-    weight_observer: Literal["minmax", "mse"] = Field(
-        default="minmax", description="How the ranges of weights are chosen."
+    weight_observer: WeightObserver = Field(
+        default="minmax",
+        description="How the ranges of weights are chosen. Below 8 bits `minmax` means `mse`; `aciq` clips where it is "
+        "best for a Laplace or Gauss distribution, and gives each channel its spread back.",
     )
     bias_correction: bool = Field(
         default=True,

@@ -18,7 +18,9 @@ from fxpress.passes.observers import (
     mse,
     percentile,
 )
-from fxpress.specs.options import MinMax, MovingAverage, MseSearch, Observer, Percentile
+from fxpress.specs.options import Aciq, Entropy, MinMax, MovingAverage, MseSearch, Observer, Percentile
+
+OBSERVERS = [MinMax(), MovingAverage(), Percentile(), MseSearch(), Entropy(), Aciq()]
 
 
 def seen(*batches: torch.Tensor) -> Statistics:
@@ -63,13 +65,14 @@ def test_mse_keeps_a_range_that_costs_nothing() -> None:
     assert mse(seen(values), levels=256, candidates=100).high > 0.95
 
 
-@pytest.mark.parametrize("observer", [MinMax(), MovingAverage(), Percentile(), MseSearch()])
+@pytest.mark.parametrize("observer", OBSERVERS)
 def test_every_observer_survives_one_value_and_zeros(observer: Observer) -> None:
     assert choose_range(seen(torch.tensor([3.0])), observer, levels=256).high == pytest.approx(3.0)
+    assert choose_range(seen(torch.tensor([-3.0])), observer, levels=256).low == pytest.approx(-3.0)
     assert choose_range(seen(torch.zeros(7)), observer, levels=256) == Range(0.0, 0.0)
 
 
-@pytest.mark.parametrize("observer", [MinMax(), MovingAverage(), Percentile(), MseSearch()])
+@pytest.mark.parametrize("observer", OBSERVERS)
 @pytest.mark.parametrize("scale", [1e-30, 1e30])
 def test_every_observer_works_at_any_magnitude(observer: Observer, scale: float) -> None:
     values = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * scale
@@ -92,6 +95,14 @@ def test_means_are_taken_over_all_batches() -> None:
     statistics = collector.finish()
     assert statistics is not None
     torch.testing.assert_close(statistics.means[1], torch.tensor([3.0, 7.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("observer", OBSERVERS)
+def test_no_observer_leaves_the_range_of_the_data(observer: Observer) -> None:
+    values = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 3 - 1
+    for part in (values, values.abs(), -values.abs()):
+        chosen, full = choose_range(seen(part), observer, levels=256), min_max(seen(part))
+        assert full.low <= chosen.low <= 0 <= chosen.high <= full.high
 
 
 @given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30), st.sampled_from([8, 16]))

@@ -1,0 +1,89 @@
+"""How the range of an activation is chosen from what calibration saw of it."""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+from ..section import Section
+from ..units import Percent
+
+Candidates = Annotated[int, Field(ge=2, le=10_000)]
+
+
+class MinMax(Section):
+    """The range from the smallest to the largest value seen: nothing saturates."""
+
+    kind: Literal["minmax"] = Field(default="minmax", description="Smallest and largest value seen.")
+
+
+class MovingAverage(Section):
+    """The average over batches of smallest and largest value, the recent ones weighing more."""
+
+    kind: Literal["moving_average"] = Field(default="moving_average", description="Moving average of minmax.")
+    momentum: float = Field(default=0.9, gt=0, lt=1, description="Weight of the past at each batch.")
+
+
+class Percentile(Section):
+    """The range that covers a share of the values seen; the outliers beyond it saturate."""
+
+    kind: Literal["percentile"] = Field(
+        default="percentile", description="Range that covers a share of all values."
+    )
+    coverage: Percent = Field(
+        default=0.9999,
+        json_schema_extra={"default": "99.99 %"},
+        description="Share of the values inside the range.",
+    )
+
+
+class MseSearch(Section):
+    """The range whose rounding and saturation together make the least mean squared error."""
+
+    kind: Literal["mse"] = Field(default="mse", description="Range of the least mean squared error.")
+    candidates: Candidates = Field(
+        default=100, description="Ranges that are tried between zero and the full one."
+    )
+
+
+class Entropy(Section):
+    """The range whose grid loses the least information: KL divergence between histograms before and after."""
+
+    kind: Literal["kl"] = Field(default="kl", description="Range of the least KL divergence.")
+    candidates: Candidates = Field(
+        default=100, description="Ranges that are tried between zero and the full one."
+    )
+
+
+class Aciq(Section):
+    """The range of the least mean squared error for a Laplace or Gauss distribution, whichever fits better."""
+
+    kind: Literal["aciq"] = Field(default="aciq", description="Analytic clip of a distribution that fits.")
+
+
+_KINDS = (MinMax, MovingAverage, Percentile, MseSearch, Entropy, Aciq)
+
+
+def _named(value: Any) -> Any:  # any: whatever the user wrote, checked by the models
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class _NameInSchema:
+    """Tells the JSON schema that a name alone will do."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:  # any: a JSON schema
+        names = [member.model_fields["kind"].default for member in _KINDS]
+        return {"anyOf": [{"enum": names}, handler(core_schema)]}
+
+
+Observer: TypeAlias = Annotated[
+    Annotated[MinMax | MovingAverage | Percentile | MseSearch | Entropy | Aciq, Field(discriminator="kind")],
+    BeforeValidator(_named),
+    _NameInSchema(),
+]
+"""How a range is chosen: a name, or a mapping with `kind` and the parameters of that kind."""
+
+WeightObserver: TypeAlias = Literal["minmax", "mse", "aciq"]
+"""How the scale of an output channel's weights is chosen."""
