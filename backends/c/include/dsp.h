@@ -195,39 +195,81 @@ FXP_INLINE void fxp_store4(int8_t *p, uint32_t word)
 #define FXP_SATURATE8_SHIFTED(target, value, shift) ((target) = fxp_saturate8((value) >> (shift)))
 #endif
 
+/* The signed field of `bits` bits whose lowest one is bit `low`. */
+FXP_INLINE int32_t fxp_field(int32_t word, int32_t low, int32_t bits)
+{
+    return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
+}
+
+/* Word number `index` of four weights as signed bytes. Weights of 4 bits come 16 times too large, two words in one;
+ * weights of 2 bits come 64 times too large, four words in one; the first one in the top bits of every byte.
+ */
+FXP_INLINE uint32_t fxp_weights8(const int32_t *w, int32_t index)
+{
+    return (uint32_t)w[index];
+}
+
+FXP_INLINE uint32_t fxp_weights4(const int32_t *w, int32_t index)
+{
+    return ((uint32_t)w[index / 2] << (index % 2 * 4)) & 0xf0f0f0f0u;
+}
+
+FXP_INLINE uint32_t fxp_weights2(const int32_t *w, int32_t index)
+{
+    return ((uint32_t)w[index / 4] << (index % 4 * 2)) & 0xc0c0c0c0u;
+}
+
 /* Sums of four output channels over one row of inputs. */
 struct fxp_sums4 {
     int32_t a, b, c, d;
 };
 
-/* Four inputs times four channels: 16 products in 18 instructions.
+/* Four inputs times four channels: 16 products in 18 instructions for weights of 8 bits, in 22 for fewer.
  *
- * r0: inputs, an even and an odd word; r1: one weight word of each channel; r2 to r5: the sums.
+ * r0: inputs, an even and an odd word; r1: weights; r2 to r5: the sums; r11: the mask of packed weights, see above.
  */
-#define FXP_STEP_1X4                \
-    "ldm r0!, {r6, r7}\n\t"         \
+#define FXP_CHANNEL_1X4(weights, sum)          \
+    "sxtb16 r12, " weights "\n\t"              \
+    "smlad " sum ", r12, r6, " sum "\n\t"      \
+    "sxtb16 " weights ", " weights ", ror #8\n\t" \
+    "smlad " sum ", " weights ", r7, " sum "\n\t"
+
+#define FXP_STEP_1X4                  \
+    "ldm r0!, {r6, r7}\n\t"           \
     "ldm r1!, {r8, r9, r10, r11}\n\t" \
-    "sxtb16 r12, r8\n\t"            \
-    "smlad r2, r12, r6, r2\n\t"     \
-    "sxtb16 r8, r8, ror #8\n\t"     \
-    "smlad r2, r8, r7, r2\n\t"      \
-    "sxtb16 r12, r9\n\t"            \
-    "smlad r3, r12, r6, r3\n\t"     \
-    "sxtb16 r9, r9, ror #8\n\t"     \
-    "smlad r3, r9, r7, r3\n\t"      \
-    "sxtb16 r12, r10\n\t"           \
-    "smlad r4, r12, r6, r4\n\t"     \
-    "sxtb16 r10, r10, ror #8\n\t"   \
-    "smlad r4, r10, r7, r4\n\t"     \
-    "sxtb16 r12, r11\n\t"           \
-    "smlad r5, r12, r6, r5\n\t"     \
-    "sxtb16 r11, r11, ror #8\n\t"   \
-    "smlad r5, r11, r7, r5\n\t"
+    FXP_CHANNEL_1X4("r8", "r2")       \
+    FXP_CHANNEL_1X4("r9", "r3")       \
+    FXP_CHANNEL_1X4("r10", "r4")      \
+    FXP_CHANNEL_1X4("r11", "r5")
+
+#define FXP_STEP_1X4_INT4             \
+    "ldm r0!, {r6, r7}\n\t"           \
+    "ldm r1!, {r8, r9}\n\t"           \
+    "and r10, r11, r8\n\t"            \
+    FXP_CHANNEL_1X4("r10", "r2")      \
+    "and r10, r11, r8, lsl #4\n\t"    \
+    FXP_CHANNEL_1X4("r10", "r3")      \
+    "and r10, r11, r9\n\t"            \
+    FXP_CHANNEL_1X4("r10", "r4")      \
+    "and r10, r11, r9, lsl #4\n\t"    \
+    FXP_CHANNEL_1X4("r10", "r5")
+
+#define FXP_STEP_1X4_INT2             \
+    "ldm r0!, {r6, r7}\n\t"           \
+    "ldr r8, [r1], #4\n\t"            \
+    "and r10, r11, r8\n\t"            \
+    FXP_CHANNEL_1X4("r10", "r2")      \
+    "and r10, r11, r8, lsl #2\n\t"    \
+    FXP_CHANNEL_1X4("r10", "r3")      \
+    "and r10, r11, r8, lsl #4\n\t"    \
+    FXP_CHANNEL_1X4("r10", "r4")      \
+    "and r10, r11, r8, lsl #6\n\t"    \
+    FXP_CHANNEL_1X4("r10", "r5")
 
 /* One step of four inputs for one channel. */
-FXP_INLINE int32_t fxp_step1(const uint32_t *x, int32_t weights, int32_t acc)
+FXP_INLINE int32_t fxp_step1(const uint32_t *x, uint32_t weights, int32_t acc)
 {
-    return fxp_dot2(fxp_odd((uint32_t)weights), x[1], fxp_dot2(fxp_even((uint32_t)weights), x[0], acc));
+    return fxp_dot2(fxp_odd(weights), x[1], fxp_dot2(fxp_even(weights), x[0], acc));
 }
 
 /* Sums of two output channels, a and b, over three pixels. */
@@ -236,12 +278,12 @@ struct fxp_sums {
 };
 
 /* One step of the product: four taps of three pixels, times two channels. */
-FXP_INLINE void fxp_step(const uint32_t *x, const int32_t *w, struct fxp_sums *sums)
+FXP_INLINE void fxp_step(const uint32_t *x, uint32_t a, uint32_t b, struct fxp_sums *sums)
 {
-    const uint32_t a_even = fxp_even((uint32_t)w[0]);
-    const uint32_t a_odd = fxp_odd((uint32_t)w[0]);
-    const uint32_t b_even = fxp_even((uint32_t)w[1]);
-    const uint32_t b_odd = fxp_odd((uint32_t)w[1]);
+    const uint32_t a_even = fxp_even(a);
+    const uint32_t a_odd = fxp_odd(a);
+    const uint32_t b_even = fxp_even(b);
+    const uint32_t b_odd = fxp_odd(b);
     sums->a0 = fxp_dot2(a_odd, x[3], fxp_dot2(a_even, x[0], sums->a0));
     sums->a1 = fxp_dot2(a_odd, x[4], fxp_dot2(a_even, x[1], sums->a1));
     sums->a2 = fxp_dot2(a_odd, x[5], fxp_dot2(a_even, x[2], sums->a2));
@@ -250,15 +292,15 @@ FXP_INLINE void fxp_step(const uint32_t *x, const int32_t *w, struct fxp_sums *s
     sums->b2 = fxp_dot2(b_odd, x[5], fxp_dot2(b_even, x[2], sums->b2));
 }
 
-/* The same in assembly: 24 products in 19 instructions.
+/* The same in assembly: 24 products in 19 instructions for weights of 8 bits, 22 for 4 bits, 22 or 23 for 2 bits.
  *
- * r0: activations, even words of three pixels, then odd ones; r1: one weight word of each channel;
+ * r0: activations, even words of three pixels, then odd ones; r1: weights, which a step unpacks to r10 and r11;
  * r2, r3, r4 and r5, r6, r12: the sums. r7 is the frame pointer of Thumb code: whoever uses these steps saves it
  * on the stack rather than declare it clobbered, which compilers refuse where there is a frame pointer.
  */
-#define FXP_STEP_3X2              \
+#define FXP_STEP_3X2_OF(unpack)   \
     "ldm r0!, {r7, r8, r9}\n\t"   \
-    "ldm r1!, {r10, r11}\n\t"     \
+    unpack                        \
     "sxtb16 lr, r10\n\t"          \
     "smlad r2, lr, r7, r2\n\t"    \
     "smlad r3, lr, r8, r3\n\t"    \
@@ -276,6 +318,28 @@ FXP_INLINE void fxp_step(const uint32_t *x, const int32_t *w, struct fxp_sums *s
     "smlad r5, r11, r7, r5\n\t"   \
     "smlad r6, r11, r8, r6\n\t"   \
     "smlad r12, r11, r9, r12\n\t"
+
+#define FXP_STEP_3X2 FXP_STEP_3X2_OF("ldm r1!, {r10, r11}\n\t")
+
+#define FXP_STEP_3X2_INT4 FXP_STEP_3X2_OF( \
+    "ldr r11, [r1], #4\n\t"               \
+    "and r10, r11, #0xf0f0f0f0\n\t"       \
+    "lsl r11, r11, #4\n\t"                \
+    "and r11, r11, #0xf0f0f0f0\n\t")
+
+/* A word holds two steps: the first one leaves it, the second one moves on. */
+#define FXP_STEP_3X2_INT2_FIRST FXP_STEP_3X2_OF( \
+    "ldr r11, [r1]\n\t"                         \
+    "and r10, r11, #0xc0c0c0c0\n\t"             \
+    "lsl r11, r11, #2\n\t"                      \
+    "and r11, r11, #0xc0c0c0c0\n\t")
+
+#define FXP_STEP_3X2_INT2_SECOND FXP_STEP_3X2_OF( \
+    "ldr r11, [r1], #4\n\t"                      \
+    "lsl r10, r11, #4\n\t"                       \
+    "and r10, r10, #0xc0c0c0c0\n\t"              \
+    "lsl r11, r11, #6\n\t"                       \
+    "and r11, r11, #0xc0c0c0c0\n\t")
 
 /* Four sums down a column of a Winograd tile, two lanes each. */
 struct fxp_column {

@@ -14,6 +14,7 @@ from .base import Cost, Function, template
 from .epilogue_dsp import HEADERS, Epilogue, parameters
 from .expand_dsp import Expansion, plan_expansion
 from .gemm_dsp import CHANNELS, PIXELS, Gemm, Int8Array, Int32Array, IntArray, pack_rows
+from .low_bits import BYTE, weights_text
 
 _MAX_TAILS = 16
 
@@ -34,12 +35,13 @@ class ConvShape:
     dilation: tuple[int, int]
     input_zero_point: int
     epilogue: Epilogue
+    weight_bits: int = BYTE
 
     @property
     def title(self) -> str:
         """What the function computes."""
         sizes = f"{self.in_h}x{self.in_w}x{self.in_c} to {self.out_h}x{self.out_w}x{self.out_c}"
-        return f"Convolution {self.kernel[0]}x{self.kernel[1]}, {sizes}"
+        return f"Convolution {self.kernel[0]}x{self.kernel[1]}, {sizes}{weights_text(self.weight_bits)}"
 
     @property
     def pixels(self) -> int:
@@ -95,7 +97,7 @@ def pack(
     order = np.array(_expansion(shape).order)
     taps = np.where(order >= 0, window[:, np.maximum(order, 0)], 0).astype(np.int8)
     shifts = shift if shape.epilogue.shifted else None
-    return pack_rows(taps, bias, multiplier, shifts, together=CHANNELS)
+    return pack_rows(taps, bias, multiplier, shifts, together=CHANNELS, bits=shape.weight_bits)
 
 
 def estimate(shape: ConvShape) -> Cost:
@@ -192,7 +194,7 @@ def _expansion(shape: ConvShape) -> Expansion:
 
 
 def _gemm(shape: ConvShape) -> Gemm:
-    return Gemm(shape.out_c, _expansion(shape).steps, shape.epilogue.shifted)
+    return Gemm(shape.out_c, _expansion(shape).steps, shape.epilogue.shifted, shape.weight_bits)
 
 
 def _patch_bytes(shape: ConvShape) -> int:

@@ -5,6 +5,7 @@ Of the two spatial axes, the one along which taps are paired is a choice: a time
 Constants of a channel: bias, multiplier, a left shift if the epilogue is shifted, then, row by row of the kernel,
 the pairs (w0, w1), (w2, w3), ... for outputs whose window begins with a low lane, and, if there are others,
 the pairs (w1, w2), (w3, w4), ... for those; a single tap takes its weight from whichever word has it.
+Weights of fewer than 8 bits are unpacked to these words channel by channel, see `depthwise_taps`.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from .base import Cost, Function, template
+from .depthwise_taps import Taps, Unpacked, pack_taps, unpack_taps
 from .epilogue_dsp import HEADERS, Epilogue, parameters
 from .gemm_dsp import Int8Array, Int32Array, IntArray
+from .low_bits import BYTE, weights_text
 
 _BLOCK = 4
 _MAX_TAPS = 64
@@ -38,12 +41,13 @@ class DepthwiseShape:
     padding: tuple[int, int]
     input_zero_point: int
     epilogue: Epilogue
+    weight_bits: int = BYTE
 
     @property
     def title(self) -> str:
         """What the function computes."""
         sizes = f"{self.in_h}x{self.in_w}x{self.channels} to {self.out_h}x{self.out_w}"
-        return f"Depthwise convolution {self.kernel[0]}x{self.kernel[1]}, {sizes}"
+        return f"Depthwise convolution {self.kernel[0]}x{self.kernel[1]}, {sizes}{weights_text(self.weight_bits)}"
 
     @property
     def macs(self) -> int:
@@ -64,7 +68,8 @@ def may_overwrite_input(shape: DepthwiseShape) -> bool:
 
 def scratch_bytes(shape: DepthwiseShape) -> int:
     """Bytes of working memory, aligned to 4."""
-    return 2 * _axes(shape).plane_cells
+    axes = _axes(shape)
+    return 2 * axes.plane_cells + (4 * axes.channel_words if axes.bits < BYTE else 0)
 
 
 def pack(
@@ -76,22 +81,20 @@ def pack(
     """
     axes = _axes(shape)
     rows = weights[:, 0].transpose(0, 2, 1) if axes.turned else weights[:, 0]
-    padded = np.pad(rows.astype(np.int64), ((0, 0), (0, 0), (0, 2))) & 0xFFFF
-    pairs = (padded[:, :, :-1] | padded[:, :, 1:] << 16).astype(np.uint32).view(np.int32)
     per_channel = [bias, multiplier, *([shift] if shape.epilogue.shifted else [])]
     heads = np.stack([np.asarray(values, np.int32) for values in per_channel], axis=1)
-    return np.concatenate([heads, pairs[:, :, axes.pair_starts].reshape(shape.channels, -1)], axis=1).reshape(
-        -1
-    )
+    return np.concatenate([heads, pack_taps(axes.taps, rows)], axis=1).reshape(-1)
 
 
 def estimate(shape: DepthwiseShape) -> Cost:
     """The cost of the layer, fitted to exact counts."""
     axes = _axes(shape)
+    unpacked = axes.taps.words if axes.bits < BYTE else 0
+    channel = axes.instructions(shape.epilogue) + 4.5 * unpacked
     return Cost(
-        instructions=shape.channels * axes.instructions(shape.epilogue) + 0.8 * axes.plane_cells,
-        cycles=shape.channels * axes.instructions(shape.epilogue) * 1.25 + 1.5 * axes.plane_cells,
-        code_bytes=220 + _code_bytes(axes),
+        instructions=shape.channels * channel + 0.8 * axes.plane_cells,
+        cycles=shape.channels * channel * 1.25 + 1.5 * axes.plane_cells,
+        code_bytes=220 + _code_bytes(axes) + 16 * unpacked,
     )
 
 
@@ -127,6 +130,7 @@ class _Axes:
     across: _Axis
     turned: bool
     head_words: int
+    bits: int
 
     @property
     def tail(self) -> int:
@@ -152,9 +156,14 @@ class _Axes:
         return [*range(0, kernel - 1, 2), *range(1, kernel - 1, 2)]
 
     @property
+    def taps(self) -> Taps:
+        """The weights of a channel."""
+        return Taps(self.across.kernel, self.along.kernel, tuple(self.pair_starts), self.bits)
+
+    @property
     def channel_words(self) -> int:
-        """Words of constants of a channel."""
-        return self.head_words + self.across.kernel * len(self.pair_starts)
+        """Words of constants of a channel as they are multiplied."""
+        return self.head_words + self.taps.words
 
     def instructions(self, epilogue: Epilogue) -> float:
         """Instructions for one channel."""
@@ -190,8 +199,8 @@ def _axes(shape: DepthwiseShape) -> _Axes:
     )
     head_words = 3 if shape.epilogue.shifted else 2
     candidates = (
-        _Axes(along=horizontal, across=vertical, turned=False, head_words=head_words),
-        _Axes(along=vertical, across=horizontal, turned=True, head_words=head_words),
+        _Axes(along=horizontal, across=vertical, turned=False, head_words=head_words, bits=shape.weight_bits),
+        _Axes(along=vertical, across=horizontal, turned=True, head_words=head_words, bits=shape.weight_bits),
     )
     return min(candidates, key=lambda axes: axes.instructions(shape.epilogue))
 
@@ -337,7 +346,10 @@ class _Context:
     epilogue: Epilogue
     padding_byte: int
     channels: int
-    channel_words: int
+    packed_words: int
+    head_words: range
+    unpacked: tuple[Unpacked, ...]
+    plane_words: int
     plane_cells: int
     first_cell: int
     pitch: int
@@ -378,7 +390,10 @@ def _context(shape: DepthwiseShape) -> _Context:
         epilogue=shape.epilogue,
         padding_byte=shape.input_zero_point,
         channels=shape.channels,
-        channel_words=axes.channel_words,
+        packed_words=axes.head_words + axes.taps.packed_words,
+        head_words=range(axes.head_words),
+        unpacked=unpack_taps(axes.taps, head_words=axes.head_words),
+        plane_words=axes.plane_cells // 2,
         plane_cells=axes.plane_cells,
         first_cell=across.padding * axes.pitch + along.padding,
         pitch=axes.pitch,

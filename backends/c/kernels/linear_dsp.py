@@ -13,10 +13,15 @@ from .base import Cost, Function, template
 from .epilogue_dsp import HEADERS, Epilogue, parameters
 from .expand_dsp import Expansion, plan_expansion
 from .gemm_dsp import Int8Array, Int32Array, IntArray, pack_rows
+from .low_bits import BYTE, weights_text
 
 _TOGETHER = 4
 _UNROLL = 4
 _MAX_LOOPS = 255
+_STEPS = {8: "FXP_STEP_1X4", 4: "FXP_STEP_1X4_INT4", 2: "FXP_STEP_1X4_INT2"}
+_MASKS = {8: "", 4: "0xf0f0f0f0", 2: "0xc0c0c0c0"}
+# Instructions, cycles and bytes of code of a step.
+_STEP_COSTS = {8: (18.5, 25.0, 72), 4: (22.5, 27.0, 88), 2: (22.5, 26.0, 88)}
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,7 @@ class LinearShape:
     inputs: int
     outputs: int
     epilogue: Epilogue
+    weight_bits: int = BYTE
 
     @property
     def macs(self) -> int:
@@ -52,17 +58,19 @@ def pack(
     """
     order = np.array(_expansion(shape).order)
     taps = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0).astype(np.int8)
-    return pack_rows(taps, bias, multiplier, shift if shape.epilogue.shifted else None, together=_TOGETHER)
+    shifts = shift if shape.epilogue.shifted else None
+    return pack_rows(taps, bias, multiplier, shifts, together=_TOGETHER, bits=shape.weight_bits)
 
 
 def estimate(shape: LinearShape) -> Cost:
     """The cost of the layer, fitted to exact counts."""
     expansion = _expansion(shape)
     groups = -(-shape.outputs // _TOGETHER)
-    extra = _TOGETHER * shape.epilogue.instructions
-    instructions = 30 + expansion.instructions + groups * (25 + 18.5 * expansion.steps + extra)
-    cycles = 50 + 1.3 * expansion.instructions + groups * (38 + 25 * expansion.steps + 1.3 * extra)
-    code_bytes = 200 + expansion.code_bytes + 72 * min(expansion.steps, 7) + round(14 * extra / 4)
+    step_instructions, step_cycles, step_bytes = _STEP_COSTS[shape.weight_bits]
+    extra = _TOGETHER * (shape.epilogue.instructions + (shape.weight_bits < BYTE))
+    instructions = 30 + expansion.instructions + groups * (25 + step_instructions * expansion.steps + extra)
+    cycles = 50 + 1.3 * expansion.instructions + groups * (38 + step_cycles * expansion.steps + 1.3 * extra)
+    code_bytes = 200 + expansion.code_bytes + step_bytes * min(expansion.steps, 7) + round(14 * extra / 4)
     return Cost(instructions, cycles, code_bytes)
 
 
@@ -93,6 +101,12 @@ class _Context:
     single_steps: range
     loops: int
     looped_steps: range
+    step: str
+    mask: str
+    bits: int
+    unscale: int
+    words: int
+    weight_words: int
     quad: tuple[_Output, ...]
     scale_words: int
 
@@ -104,7 +118,7 @@ def _context(shape: LinearShape) -> _Context:
         loops, singles = 0, expansion.steps
     last = shape.outputs % _TOGETHER
     return _Context(
-        title=f"Linear layer, {shape.inputs} to {shape.outputs}",
+        title=f"Linear layer, {shape.inputs} to {shape.outputs}{weights_text(shape.weight_bits)}",
         epilogue=shape.epilogue,
         expansion=expansion,
         inputs=shape.inputs,
@@ -112,6 +126,12 @@ def _context(shape: LinearShape) -> _Context:
         single_steps=range(singles),
         loops=loops,
         looped_steps=range(_UNROLL if loops else 0),
+        step=_STEPS[shape.weight_bits],
+        mask=_MASKS[shape.weight_bits],
+        bits=shape.weight_bits,
+        unscale=BYTE - shape.weight_bits,
+        words=_TOGETHER * expansion.steps,
+        weight_words=_TOGETHER * expansion.steps * shape.weight_bits // BYTE,
         quad=tuple(_Output(i, name, 0 < i == last) for i, name in enumerate("abcd")),
         scale_words=(2 if shape.epilogue.shifted else 1) * _TOGETHER,
     )

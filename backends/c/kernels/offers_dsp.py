@@ -19,6 +19,7 @@ from .depthwise_dsp import DepthwiseShape
 from .epilogue_dsp import Epilogue
 from .gemm_dsp import Int8Array, Int32Array, IntArray
 from .linear_dsp import LinearShape
+from .low_bits import scaled_sums_fit
 from .rounding import folded_bias
 from .rows import row_layouts
 from .window import MAX_SPATIAL, image, window
@@ -57,9 +58,9 @@ def linear(site: Site) -> Offer:
     outputs, inputs = site.type(1).shape
     rows = site.output.numel // outputs
     epilogue, scales = _epilogue(site, op.clamp)
-    layouts, weights = row_layouts(site), site.array(1)
+    layouts, weights, bits = row_layouts(site), site.array(1), site.quantization(1).bits
     if rows == 1:
-        shape = LinearShape(inputs, outputs, epilogue)
+        shape = LinearShape(inputs, outputs, epilogue, bits)
         if not linear_dsp.supports(shape):
             return "the rows are too long for the DSP kernel"
         built = _built_linear(shape, weights, folded_bias(site, weights), scales)
@@ -77,6 +78,7 @@ def linear(site: Site) -> Offer:
         dilation=(1, 1),
         input_zero_point=site.quantization(0).zero_point[0],
         epilogue=epilogue,
+        weight_bits=bits,
     )
     built = _built_conv(pointwise, weights[:, :, None, None], folded_bias(site, weights), scales)
     return (_implementation(site, built, layouts),)
@@ -91,6 +93,8 @@ def _refusal(site: Site) -> str:
         return "the DSP kernels compute on int8"
     if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
         return "weights and bias must be constants"
+    if not scaled_sums_fit(site, bits=site.quantization(1).bits):
+        return "sums of these packed weights could leave int32"
     return ""
 
 
@@ -111,16 +115,17 @@ def _dense(site: Site, op: Conv) -> Offer:
         dilation=seen.dilation,
         input_zero_point=site.quantization(0).zero_point[0],
         epilogue=epilogue,
+        weight_bits=site.quantization(1).bits,
     )
     if not conv_dsp.supports(shape):
         return "windows of too many single bytes for the DSP kernel"
     weights = site.array(1).reshape(y.c, x.c, *seen.kernel)
     if shape.pointwise and shape.pixels == 1:
-        row = LinearShape(x.c, y.c, epilogue)
+        row = LinearShape(x.c, y.c, epilogue, shape.weight_bits)
         built = _built_linear(row, weights[:, :, 0, 0], folded_bias(site, weights), scales)
         return (_implementation(site, built, _images(site)),)
     built = _built_conv(shape, weights, folded_bias(site, weights), scales)
-    if winograd_dsp.supports(shape):
+    if shape.weight_bits == 8 and winograd_dsp.supports(shape):
         transformed = _built_winograd(shape, weights, folded_bias(site, weights), scales)
         if _is_worth_its_flash(transformed, built):
             built = transformed
@@ -149,6 +154,7 @@ def _depthwise(site: Site, op: Conv) -> Offer:
         padding=seen.padding,
         input_zero_point=site.quantization(0).zero_point[0],
         epilogue=epilogue,
+        weight_bits=site.quantization(1).bits,
     )
     if seen.dilation != (1, 1) or not depthwise_dsp.supports(shape):
         return "the DSP kernel takes no dilated, residual or large depthwise convolution"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ def conv_shape(
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     dilation: tuple[int, int] = (1, 1),
     zero_point: int = -5,
+    bits: int = 8,
 ) -> ConvShape:
     """A convolution of a [h, w, c] image with padding (top, left, bottom, right)."""
     height, width, channels = size
@@ -43,6 +45,7 @@ def conv_shape(
         dilation,
         zero_point,
         epilogue,
+        bits,
     )
 
 
@@ -75,11 +78,12 @@ def conv_case(
 ) -> Any:
     """A case of random (or constant) activations and weights, for a kernel of dense convolutions."""
     x = rng.integers(-128, 128, (shape.in_h, shape.in_w, shape.in_c)).astype(np.int8)
-    w = rng.integers(-128, 128, (shape.out_c, shape.in_c, *shape.kernel)).astype(np.int8)
+    low, end = -(1 << (shape.weight_bits - 1)), 1 << (shape.weight_bits - 1)
+    w = rng.integers(low, end, (shape.out_c, shape.in_c, *shape.kernel)).astype(np.int8)
     if fill is not None:
         x[:], w[:] = fill
     bias = rng.integers(-5000, 5000, shape.out_c)
-    spread = 5500 * np.sqrt(w[0].size)
+    spread = max(43 * end * np.sqrt(w[0].size), 250.0)
     multiplier = (2.0**32 / (rng.uniform(0.01, 0.06, shape.out_c) * spread)).astype(np.int64)
     shift = rng.integers(0, 6, shape.out_c) if shape.epilogue.shifted else np.zeros(shape.out_c, np.int64)
     acc = accumulate(shape, x, w, bias)
@@ -96,9 +100,9 @@ def conv_case(
     )
 
 
-def shapes(epilogue: Epilogue) -> list[ConvShape]:
+def shapes(epilogue: Epilogue, *, bits: int = 8) -> list[ConvShape]:
     """The first layers, pointwise layers and odd sizes that networks have."""
-    return [
+    sizes = [
         conv_shape((7, 5, 8), 6, (3, 3), epilogue, padding=(1, 1, 1, 1)),
         conv_shape((6, 6, 3), 5, (3, 3), epilogue, stride=(2, 2), padding=(0, 0, 1, 1)),
         conv_shape((9, 10, 1), 7, (10, 4), epilogue, stride=(2, 2), padding=(4, 1, 5, 1)),
@@ -109,20 +113,23 @@ def shapes(epilogue: Epilogue) -> list[ConvShape]:
         conv_shape((1, 12, 1), 3, (1, 5), epilogue, padding=(0, 2, 0, 2)),
         conv_shape((1, 2, 3), 1, (3, 3), epilogue, padding=(1, 1, 1, 1), zero_point=-128),
     ]
+    return [replace(shape, weight_bits=bits) for shape in sizes]
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_a_convolution_equals_its_reference_with_every_epilogue(kit: Any, first: int) -> None:
+@pytest.mark.parametrize(("first", "bits"), [(0, 8), (1, 8), (2, 4), (3, 4), (0, 2), (1, 2)])
+def test_a_convolution_equals_its_reference_with_every_epilogue(kit: Any, first: int, bits: int) -> None:
     rng = np.random.default_rng(first)
     epilogues = [kit.epilogue(kind, rng) for kind in KINDS]
-    taken = [shapes(epilogues[(i + first) % 4])[i] for i in range(len(shapes(epilogues[0])))]
+    taken = [shapes(epilogues[(i + first) % 4], bits=bits)[i] for i in range(len(shapes(epilogues[0])))]
     kit.check([conv_case(kit, rng, f"conv_{i}", shape) for i, shape in enumerate(taken)])
 
 
-def test_extreme_activations_and_weights_are_exact(kit: Any) -> None:
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_extreme_activations_and_weights_are_exact(kit: Any, bits: int) -> None:
     rng = np.random.default_rng(2)
-    shape = conv_shape((5, 5, 16), 4, (3, 3), Epilogue(3), padding=(1, 1, 1, 1), zero_point=127)
-    extremes = ((-128, -128), (127, 127), (-128, 127), (127, -128))
+    shape = conv_shape((5, 5, 16), 4, (3, 3), Epilogue(3), padding=(1, 1, 1, 1), zero_point=127, bits=bits)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    extremes = ((-128, low), (127, high), (-128, high), (127, low))
     kit.check([conv_case(kit, rng, f"conv_{i}", shape, fill=fill) for i, fill in enumerate(extremes)])
 
 
@@ -136,7 +143,7 @@ def test_the_output_may_take_the_place_of_the_residual(kit: Any) -> None:
     kit.check([conv_case(kit, rng, f"conv_{i}", shape, in_place=True) for i, shape in enumerate(images)])
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(4))
 def test_any_kernel_stride_padding_and_dilation_is_exact(kit: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     cases = []
@@ -155,6 +162,7 @@ def test_any_kernel_stride_padding_and_dilation_is_exact(kit: Any, seed: int) ->
             padding=padding,
             dilation=dilation,
             zero_point=int(rng.integers(-128, 128)),
+            bits=(8, 4, 2)[len(cases) % 3],
         )
         if conv_dsp.supports(shape):
             cases.append(conv_case(kit, rng, f"conv_{len(cases)}", shape))

@@ -22,13 +22,14 @@ def depthwise_shape(
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int, int, int] = (0, 0, 0, 0),
     zero_point: int = -5,
+    bits: int = 8,
 ) -> DepthwiseShape:
     """A depthwise convolution of a [h, w, c] image with padding (top, left, bottom, right)."""
     height, width, channels = size
     out_h = (height + padding[0] + padding[2] - kernel[0]) // stride[0] + 1
     out_w = (width + padding[1] + padding[3] - kernel[1]) // stride[1] + 1
     return DepthwiseShape(
-        height, width, channels, out_h, out_w, kernel, stride, padding[:2], zero_point, epilogue
+        height, width, channels, out_h, out_w, kernel, stride, padding[:2], zero_point, epilogue, bits
     )
 
 
@@ -59,11 +60,12 @@ def depthwise_case(
 ) -> Any:
     """A case of random (or constant) activations and weights."""
     x = rng.integers(-128, 128, (shape.in_h, shape.in_w, shape.channels)).astype(np.int8)
-    w = rng.integers(-128, 128, (shape.channels, 1, *shape.kernel)).astype(np.int8)
+    end = 1 << (shape.weight_bits - 1)
+    w = rng.integers(-end, end, (shape.channels, 1, *shape.kernel)).astype(np.int8)
     if fill is not None:
         x[:], w[:] = fill
     bias = rng.integers(-5000, 5000, shape.channels)
-    spread = 5500 * np.sqrt(w[0].size)
+    spread = max(43 * end * np.sqrt(w[0].size), 250.0)
     multiplier = (2.0**32 / (rng.uniform(0.01, 0.06, shape.channels) * spread)).astype(np.int64)
     shift = (
         rng.integers(0, 6, shape.channels) if shape.epilogue.shifted else np.zeros(shape.channels, np.int64)
@@ -81,8 +83,11 @@ def depthwise_case(
     )
 
 
-@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2), (3, 1)])
-def test_any_kernel_and_padding_is_exact(kit: Any, stride: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("stride", "bits"),
+    [((1, 1), 8), ((2, 2), 8), ((1, 2), 8), ((3, 1), 8), ((1, 1), 4), ((1, 1), 2), ((2, 2), 4), ((3, 1), 2)],
+)
+def test_any_kernel_and_padding_is_exact(kit: Any, stride: tuple[int, int], bits: int) -> None:
     rng = np.random.default_rng(1)
     cases = []
     for i, kernel in enumerate([(3, 3), (5, 5), (4, 2), (1, 1), (1, 7), (2, 3)]):
@@ -95,6 +100,7 @@ def test_any_kernel_and_padding_is_exact(kit: Any, stride: tuple[int, int]) -> N
             stride=stride,
             padding=(top, left, bottom, right),
             zero_point=int(rng.integers(-128, 128)),
+            bits=bits,
         )
         cases.append(depthwise_case(kit, rng, f"depthwise_{i}", shape))
     kit.check(cases)
@@ -111,10 +117,12 @@ def test_time_series_and_images_of_odd_sizes_are_exact(kit: Any) -> None:
     kit.check([depthwise_case(kit, rng, f"depthwise_{i}", shape) for i, shape in enumerate(shapes)])
 
 
-def test_extreme_activations_and_weights_are_exact(kit: Any) -> None:
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_extreme_activations_and_weights_are_exact(kit: Any, bits: int) -> None:
     rng = np.random.default_rng(3)
-    shape = depthwise_shape((5, 6, 3), (3, 3), Epilogue(3), padding=(1, 1, 1, 1), zero_point=127)
-    extremes = ((-128, -128), (127, 127), (-128, 127), (127, -128))
+    shape = depthwise_shape((5, 6, 3), (3, 3), Epilogue(3), padding=(1, 1, 1, 1), zero_point=127, bits=bits)
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    extremes = ((-128, low), (127, high), (-128, high), (127, low))
     kit.check(
         [depthwise_case(kit, rng, f"depthwise_{i}", shape, fill=fill) for i, fill in enumerate(extremes)]
     )

@@ -25,11 +25,12 @@ def linear_case(
 ) -> Any:
     """A case of random (or constant) activations and weights."""
     x = rng.integers(-128, 128, shape.inputs).astype(np.int8)
-    w = rng.integers(-128, 128, (shape.outputs, shape.inputs)).astype(np.int8)
+    end = 1 << (shape.weight_bits - 1)
+    w = rng.integers(-end, end, (shape.outputs, shape.inputs)).astype(np.int8)
     if fill is not None:
         x[:], w[:] = fill
     bias = rng.integers(-5000, 5000, shape.outputs)
-    spread = 5500 * np.sqrt(shape.inputs)
+    spread = max(43 * end * np.sqrt(shape.inputs), 250.0)
     multiplier = (2.0**32 / (rng.uniform(0.01, 0.06, shape.outputs) * spread)).astype(np.int64)
     shift = rng.integers(0, 6, shape.outputs) if shape.epilogue.shifted else np.zeros(shape.outputs, np.int64)
     acc = (x.astype(np.int64) - ZERO_POINT) @ w.astype(np.int64).T + bias
@@ -46,21 +47,26 @@ def linear_case(
     )
 
 
-@pytest.mark.parametrize("kind", ["plain", "clamp", "shift", "residual"])
-def test_a_linear_layer_of_any_size_equals_its_reference(kit: Any, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [("plain", 8), ("clamp", 8), ("shift", 8), ("residual", 8), ("plain", 4), ("shift", 2), ("residual", 4)],
+)
+def test_a_linear_layer_of_any_size_equals_its_reference(kit: Any, kind: str, bits: int) -> None:
     rng = np.random.default_rng(1)
     sizes = ((640, 12), (128, 8), (8, 16), (13, 5), (3, 1), (64, 10), (1, 3), (33, 6), (127, 9))
     cases = [
-        linear_case(kit, rng, f"linear_{i}", LinearShape(inputs, outputs, kit.epilogue(kind, rng)))
+        linear_case(kit, rng, f"linear_{i}", LinearShape(inputs, outputs, kit.epilogue(kind, rng), bits))
         for i, (inputs, outputs) in enumerate(sizes)
     ]
     kit.check(cases)
 
 
-def test_extreme_activations_and_weights_are_exact(kit: Any) -> None:
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_extreme_activations_and_weights_are_exact(kit: Any, bits: int) -> None:
     rng = np.random.default_rng(2)
-    extremes = ((-128, -128), (127, 127), (-128, 127), (127, -128))
-    shape = LinearShape(640, 5, Epilogue(3))
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    extremes = ((-128, low), (127, high), (-128, high), (127, low))
+    shape = LinearShape(640, 5, Epilogue(3), bits)
     kit.check([linear_case(kit, rng, f"linear_{i}", shape, fill=fill) for i, fill in enumerate(extremes)])
 
 

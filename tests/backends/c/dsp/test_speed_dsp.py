@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,22 @@ LAYERS = [
     ("depthwise_2", depthwise_dsp, depthwise((24, 24, 16), (12, 12), (2, 2), 0), 2.95),
     ("linear", linear_dsp, LinearShape(640, 128, PLAIN), 1.19),
 ]
+# The most that weights of fewer bits may cost, in instructions of the same kernel on int8.
+LOW_BITS = [
+    ("pointwise_64", conv_dsp, conv((8, 8, 64), (8, 8, 64), (1, 1)), {4: 1.18, 2: 1.20}),
+    ("k3_16", conv_dsp, conv((16, 16, 16), (16, 16, 16), (3, 3), padding=(1, 1)), {4: 1.18, 2: 1.20}),
+    ("rgb", conv_dsp, conv((16, 16, 3), (16, 16, 16), (3, 3), padding=(1, 1)), {4: 1.18, 2: 1.20}),
+    ("depthwise", depthwise_dsp, depthwise((25, 5, 64), (25, 5), (1, 1), 1), {4: 1.05, 2: 1.05}),
+    ("linear", linear_dsp, LinearShape(640, 128, PLAIN), {4: 1.24, 2: 1.24}),
+]
 
 
 def case(kit: Any, name: str, kernel: Any, shape: Any) -> Any:
     """A case whose result does not matter."""
     rng = np.random.default_rng(0)
     inputs, channels, taps = _sizes(shape)
-    weights = rng.integers(-128, 128, (channels, *taps)).astype(np.int8)
+    end = 1 << (shape.weight_bits - 1)
+    weights = rng.integers(-end, end, (channels, *taps)).astype(np.int8)
     zeros = np.zeros(channels, np.int64)
     constants = kernel.pack(shape, weights, zeros, np.full(channels, 2**22), zeros)
     return kit.case(
@@ -85,3 +95,22 @@ def test_instructions_stay_below_their_ceilings_and_near_their_estimates(counts:
         print(f"{name:16} {count:9,} instructions, {count / shape.macs:.3f} per multiply-accumulate")
         assert count / shape.macs <= ceiling, name
         assert 0.8 < kernel.estimate(shape).instructions / count < 1.25, name
+
+
+def test_weights_of_fewer_bits_take_their_share_of_flash_and_few_instructions_more(kit: Any) -> None:
+    cases, shapes = [], []
+    for name, kernel, shape, _ in LOW_BITS:
+        for bits in (8, 4, 2):
+            shapes.append(replace(shape, weight_bits=bits))
+            cases.append(case(kit, f"{name}_{bits}", kernel, shapes[-1]))
+    found = kit.instructions(cases)
+    for i, (name, kernel, shape, most) in enumerate(LOW_BITS):
+        counts, own = found[3 * i : 3 * i + 3], cases[3 * i : 3 * i + 3]
+        channels = _sizes(shape)[1]
+        weight_bytes = [case.constants.nbytes - 8 * channels for case in own]
+        print(f"{name:16} {counts} instructions, {weight_bytes} bytes of weights")
+        for bits, count, nbytes in zip((4, 2), counts[1:], weight_bytes[1:], strict=True):
+            assert count / counts[0] <= most[bits], (name, bits)
+            assert nbytes <= weight_bytes[0] * bits // 8 + 4 * channels, (name, bits)
+        for count, made in zip(counts, shapes[3 * i : 3 * i + 3], strict=True):
+            assert 0.95 < kernel.estimate(made).instructions / count < 1.05, made
