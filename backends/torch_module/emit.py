@@ -16,6 +16,7 @@ from .names import identifier
 from .qdq import QdqStyle
 from .source import write_source
 from .style import FloatStyle, Style
+from .weight_only import WeightOnlyStyle, is_weight_only, pack_bits
 
 Form = Literal["float", "qdq", "eager"]
 
@@ -66,6 +67,8 @@ def _style(graph: Graph, form: Form) -> Style:
         return QdqStyle(graph)
     if form == "eager":
         return EagerStyle(graph)
+    if is_weight_only(graph):
+        return WeightOnlyStyle(graph)
     if any(value.type.is_quantized for node in graph.nodes for value in (*node.operands, *node.outputs)):
         raise UnsupportedError("the graph is quantized; emit it in form 'qdq' or 'eager'")
     return FloatStyle()
@@ -86,8 +89,10 @@ def _tensors(graph: Graph, layout: Layout, style: Style) -> dict[str, Tensor]:
 
 
 def _stored(value: Value, tensor: Tensor, layout: Layout) -> Tensor:
-    """Integers where a layer computes with them, reals everywhere else."""
+    """Integers where a layer computes with them, packed where it wants that, reals everywhere else."""
     quantization = value.type.quantization
+    if quantization is not None and value.name in layout.packed_weights:
+        return pack_bits(tensor, quantization.bits)
     if quantization is None or value.name in layout.integer_weights:
         return tensor
     return quantization.dequantize(tensor)

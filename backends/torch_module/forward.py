@@ -58,6 +58,8 @@ class _Writer:
         layer = self._layout.layers.get(index)
         if whole is not None:
             expressions: tuple[str, ...] = (whole,)
+        elif layer is not None and layer.kind.is_held:
+            expressions = (self._layout.names.expression(layer.path),)
         elif layer is not None and layer.kind.is_whole:
             expressions = (self._whole_call(layer, operands),)
         elif layer is not None:

@@ -29,8 +29,9 @@ class LayerKind:
     """A submodule that computes a node: what constructs it, and which operand each of its tensors is.
 
     The submodule is called on operand 0, padded by `pad` where its own padding cannot say it; one that `is_whole`
-    also takes the residual and computes the node on what the variables carry. `statistics` are tensors that are not
-    trained; `state` are entries of its state that are not constants of the graph.
+    also takes the residual and computes the node on what the variables carry; one that `is_held` is itself what the
+    node's variable holds, at the place of its constant. `statistics` are tensors that are not trained; `state` are
+    entries of its state that are not constants of the graph.
     """
 
     constructor: str
@@ -39,6 +40,7 @@ class LayerKind:
     state: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     pad: tuple[int, ...] = ()
     is_whole: bool = False
+    is_held: bool = False
 
     @property
     def tensors(self) -> dict[str, int]:

@@ -58,6 +58,12 @@ class Layout:
             name for layer in integer for attribute, name in layer.constants if attribute == "weight"
         )
 
+    @property
+    def packed_weights(self) -> frozenset[str]:
+        """The constants that submodules of their own keep, below 8 bits several in a byte."""
+        held = [layer for layer in self.layers.values() if layer.kind.is_held]
+        return frozenset(name for layer in held for _, name in layer.constants)
+
 
 def plan_layout(graph: Graph, style: Style, *, buffers: Collection[str] = ()) -> Layout:
     """Places for all constants and layers of a form; constants named in `buffers` are not trained."""
@@ -99,9 +105,12 @@ def _weighted_nodes(graph: Graph, kinds: list[LayerKind | None]) -> _Weighted:
 def _constant_paths(graph: Graph, weighted: _Weighted) -> dict[str, Path]:
     """A path for each constant: its name, without the counter of a replaced constant where the name is free."""
     paths = _distinct_paths([value.name for value in graph.constants])
+    held = [constants for _, kind, constants in weighted.values() if kind.is_held]
+    for attribute, value in (pair for constants in held for pair in constants.items()):
+        paths[value.name] = (*paths[value.name], attribute)
     claimed = {path: name for name, path in paths.items()}
-    for node, _, constants in weighted.values():
-        parent = split(node.source.module)
+    for node, kind, constants in weighted.values():
+        parent = () if kind.is_held else split(node.source.module)
         own = {value.name for value in constants.values() if graph.use_count(value) == 1}
         counted = [
             attribute for attribute, value in constants.items() if paths[value.name] != (*parent, attribute)
@@ -174,7 +183,8 @@ def _weighted_layers(weighted: _Weighted, paths: dict[str, Path]) -> dict[int, L
     for index, (node, kind, constants) in weighted.items():
         names = tuple((attribute, value.name) for attribute, value in constants.items())
         homes = [paths[name][:-1] for attribute, name in names if paths[name][-1] == attribute]
-        free = [path for path in (split(node.source.module), *homes) if places.is_free(path, constants)]
+        wished = homes if kind.is_held else [split(node.source.module), *homes]
+        free = [path for path in wished if places.is_free(path, constants)]
         if free:
             layers[index] = places.place(Layer(free[0], kind, names))
     return layers

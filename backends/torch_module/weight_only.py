@@ -1,0 +1,113 @@
+"""The form of graphs whose weights are integers and whose activations are float.
+
+The variable of a dequantized constant holds the submodule that keeps its integers; linear layers and embeddings ask
+it for what they need, and everything else takes its reals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from ...ir import Graph, Node, Value
+from ...ir.ops.embedding import Embedding
+from ...ir.ops.linear import Linear
+from ...ir.ops.quantize import Dequantize
+from . import prelude_weight_only
+from .forward import clamped
+from .layers import LayerKind, construct, layer_kind
+from .names import Path
+from .style import FloatStyle, Strings
+
+
+def is_weight_only(graph: Graph) -> bool:
+    """True for a graph whose only integers that stand for reals are constants which `dequantize` nodes read."""
+    quantized = [v for node in graph.nodes for v in (*node.operands, *node.outputs) if v.type.is_quantized]
+    readers = (user for value in quantized for user in graph.users[value.name])
+    return (
+        bool(quantized)
+        and all(graph.is_constant(value) for value in quantized)
+        and all(isinstance(user.op, Dequantize) for user in readers)
+    )
+
+
+class WeightOnlyStyle(FloatStyle):
+    """Variables hold reals, and for integer weights the submodules that keep them."""
+
+    prelude: ModuleType | None = prelude_weight_only
+
+    def __init__(self, graph: Graph) -> None:
+        self._held = {node.output.name for node in graph.nodes if _holds_matrix(node)}
+
+    def kind(self, node: Node) -> LayerKind | None:
+        """A submodule for an integer weight; linear layers and embeddings that read one have none of their own."""
+        if node.outputs[0].name in self._held:
+            return _weight_kind(node)
+        return None if self._reads_held(node) else layer_kind(node)
+
+    def read(self, node: Node, operand: int, variable: str) -> str:
+        """The variable, or the reals of the weight that it holds."""
+        value = node.inputs[operand]
+        assert value is not None
+        return f"{variable}.reals()" if value.name in self._held else variable
+
+    def leave(self, value: Value, variable: str) -> str:
+        """As `read`, for a result of the graph."""
+        return f"{variable}.reals()" if value.name in self._held else variable
+
+    def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
+        """Linear layers and embeddings of integer weights."""
+        if not self._reads_held(node):
+            return None
+        if isinstance(node.op, Embedding):
+            return f"{operands[1]}.rows({operands[0]})"
+        assert isinstance(node.op, Linear)
+        bias = operands[2] if len(operands) > 2 else None
+        text = f"{operands[1]}.linear({', '.join(t for t in (operands[0], bias) if t is not None)})"
+        residual = operands[3] if len(operands) > 3 else None
+        return clamped(text if residual is None else f"{text} + {residual}", node.op.clamp)
+
+    def _reads_held(self, node: Node) -> bool:
+        """True for a linear layer or embedding whose weight, and nothing else, is a held one."""
+        if not isinstance(node.op, Linear | Embedding):
+            return False
+        names = [None if value is None else value.name in self._held for value in node.inputs]
+        return bool(names[1]) and not any(held for i, held in enumerate(names) if i != 1)
+
+
+def pack_bits(integers: Tensor, bits: int) -> Tensor:
+    """Signed integers below 8 bits as bytes, several along the last dimension in each, the lowest bits first."""
+    if bits == 8:
+        return integers
+    parts = 8 // bits
+    grouped = integers.to(torch.int32).reshape(*integers.shape[:-1], -1, parts) & ((1 << bits) - 1)
+    shifts = torch.arange(parts, dtype=torch.int32) * bits
+    return (grouped << shifts).sum(-1).to(torch.uint8)
+
+
+def _holds_matrix(node: Node) -> bool:
+    """True for a `dequantize` of a constant matrix that `IntegerWeight` can keep."""
+    if not isinstance(node.op, Dequantize):
+        return False
+    type = node.operands[0].type
+    grid = type.quantization
+    assert grid is not None
+    whole_bytes = type.rank == 2 and type.shape[1] * grid.bits % 8 == 0
+    return whole_bytes and grid.bits <= 8 and grid.is_symmetric and grid.axis == 0
+
+
+def _weight_kind(node: Node) -> LayerKind:
+    type = node.operands[0].type
+    assert type.quantization is not None
+    rows, columns = type.shape
+    scale = torch.tensor(type.quantization.scale, dtype=torch.float32).view(rows, -1)
+    size = columns // scale.shape[1]
+    return LayerKind(
+        construct("IntegerWeight", rows, columns, bits=type.quantization.bits, group_size=size),
+        {"integers": 0},
+        state={"scale": scale},
+        is_held=True,
+    )

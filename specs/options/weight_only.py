@@ -1,0 +1,35 @@
+"""Options of `weight_only`: weights as integers, activations as they are."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ..section import LayerPattern, Positive, Selects
+from .base import PassOptions
+
+
+class WeightOnlyOptions(PassOptions):
+    """Stores the weights of linear layers and embeddings as integers, with a scale for each group of them.
+
+    Activations stay float: a large language model at batch 1 waits for its weights to come from memory.
+    """
+
+    pass_: Literal["weight_only"] = Field(
+        default="weight_only", alias="pass", description="The name of the pass."
+    )
+    weights: Literal["int8", "int4", "int2"] = Field(default="int4", description="Storage of the weights.")
+    group_size: Positive | None = Field(
+        default=32,
+        description="Weights of an output that share a scale; `null` for one scale for each output. Where it does not "
+        "divide a layer's inputs, the nearest size that does is taken.",
+    )
+    observer: Literal["minmax", "mse"] = Field(
+        default="mse",
+        description="How scales are chosen: by the largest weight, or by the least squared error.",
+    )
+    layers: Annotated[Mapping[LayerPattern, Literal["float32", "int8", "int4", "int2"]], Selects()] = Field(
+        default={},
+        description="Layers that differ: a pattern, and the storage of their weights. The last pattern that matches a "
+        "layer decides; a weight that several layers share is stored as the widest of them asks.",
+    )

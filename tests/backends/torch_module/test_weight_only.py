@@ -1,0 +1,87 @@
+"""The emitted module of a graph with integer weights and float activations."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from fxpress.backends.torch_module import emit, to_module
+from fxpress.backends.torch_module.weight_only import is_weight_only, pack_bits
+from fxpress.ir import Builder, DType, Graph, TensorType, run
+from fxpress.ir.ops.embedding import Embedding
+from fxpress.ir.ops.linear import Linear
+from fxpress.passes.base import Context
+from fxpress.passes.weight_only import weight_only
+from fxpress.specs.options import WeightOnlyOptions
+
+TOKENS = torch.tensor([[0, 31, 7, 7, 2]])
+
+
+def graph_of(bits: int, group_size: int | None, *, features: int = 64) -> Graph:
+    """Embedding, a layer with bias, residual and activation, and the table once more as output layer."""
+    generator = torch.Generator().manual_seed(3)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    builder = Builder()
+    tokens = builder.input("tokens", TensorType((1, 5), DType.I64))
+    table = builder.constant("table.weight", randn(32, features))
+    weight, bias = builder.constant("middle.weight", randn(features, features)), None
+    bias = builder.constant("middle.bias", randn(features))
+    x = builder.add(Embedding(), tokens, table)
+    x = builder.add(Linear(clamp=(0.0, float("inf"))), x, weight, bias, x)
+    graph = builder.build([builder.add(Linear(), x, table), x])
+    options = WeightOnlyOptions.model_validate({"weights": f"int{bits}", "group_size": group_size})
+    return weight_only(graph, options, Context()).graph
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("group_size", [None, 16, 32])
+def test_the_module_computes_what_the_graph_does(bits: int, group_size: int | None) -> None:
+    graph = graph_of(bits, group_size)
+    with torch.no_grad():
+        torch.testing.assert_close(list(to_module(graph)(TOKENS)), run(graph, [TOKENS]), rtol=1e-4, atol=1e-3)
+
+
+def test_rows_that_fill_no_byte_are_kept_as_reals() -> None:
+    graph = graph_of(4, None, features=7)
+    with torch.no_grad():
+        torch.testing.assert_close(list(to_module(graph)(TOKENS)), run(graph, [TOKENS]))
+
+
+def test_a_tied_weight_is_stored_once_in_half_a_byte_each() -> None:
+    artifact = emit(graph_of(4, 32))
+    stored = {key: t for key, t in artifact.tensors.items() if t.dtype == torch.uint8}
+    assert sorted(t.numel() for t in stored.values()) == [32 * 64 // 2, 64 * 64 // 2]
+    assert artifact.source.count("IntegerWeight(") == 3  # the class and two weights
+
+
+def test_torch_kernels_are_used_where_they_fit() -> None:
+    module = to_module(graph_of(4, 32))
+    with torch.no_grad():
+        module(TOKENS)
+    held = [part for part in module.modules() if hasattr(part, "packed")]
+    assert [part.packed is not None for part in held] == [True, True]
+
+
+def test_packing_is_made_anew_after_a_copy_and_after_loading() -> None:
+    module = to_module(graph_of(4, 32))
+    with torch.no_grad():
+        expected = module(TOKENS)[0]
+        twin = copy.deepcopy(module)
+        assert torch.equal(twin(TOKENS)[0], expected)
+        state = {key: torch.zeros_like(tensor) for key, tensor in module.state_dict().items()}
+        module.load_state_dict(state)
+        assert not module(TOKENS)[0].any()
+
+
+def test_packed_integers_lie_lowest_bits_first() -> None:
+    assert pack_bits(torch.tensor([[1, -2, 7, -8]]), 4).tolist() == [[0xE1, 0x87]]
+    assert pack_bits(torch.tensor([[1, 0, -1, -2]]), 2).tolist() == [[0b10110001]]
+
+
+def test_a_graph_with_integer_activations_is_another_form() -> None:
+    assert is_weight_only(graph_of(8, None))
+    assert not is_weight_only(Builder().build([]))
