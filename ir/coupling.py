@@ -22,6 +22,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from .branches import Branch, find_branches
 from .coupling_axes import AxisTable, Indices, NodeCall, Reason, as_index
 from .graph import Graph, Node
 from .ops.channels import Axes, Cut
@@ -42,6 +43,7 @@ class Coupling:
     count: int
     groups: np.ndarray  # group of each unit
     pooled: Mapping[str, Axes]  # axes over which a node takes statistics, by its first result's name
+    heads: frozenset[int]  # axes that number the heads of attentions
     _axes: Mapping[str, Axes]
     _starts: np.ndarray  # of each axis, in `_units`
     _sizes: np.ndarray
@@ -80,6 +82,21 @@ class Coupling:
         ]
         return tuple((value, d, units) for value, d, units in found if (units != STAYS).any())
 
+    @cached_property
+    def head_groups(self) -> np.ndarray:
+        """Which groups are of whole heads: bool for each group."""
+        found = np.zeros(int(self.groups.max()) + 1 if self.count else 0, dtype=bool)
+        for axis in sorted(self.heads):
+            units = self.on_axis(axis)
+            found[self.groups[units[units != STAYS]]] = True
+        return found
+
+    @cached_property
+    def branches(self) -> tuple[Branch, ...]:
+        """The residual branches that can go whole: all units of their groups at once."""
+        named = np.append(self.groups, STAYS)  # entry -1 is that of what always stays
+        return find_branches(self.graph, self._axes, lambda axis: named[self.on_axis(axis)])
+
     def kept(self, removed: np.ndarray) -> Kept:
         """What stays of every axis when the units that `removed` (bool) marks go."""
         return Kept(self, removed)
@@ -93,6 +110,13 @@ class Kept:
         self.removed = removed
         self._stays = np.append(~removed, True)  # entry -1 is that of what always stays
         self._cache: dict[int, Tensor] = {}
+
+    @cached_property
+    def dropped(self) -> tuple[Branch, ...]:
+        """The residual branches that go whole."""
+        groups = self.coupling.groups
+        gone = set(np.flatnonzero(np.bincount(groups, weights=~self.removed) == 0).tolist())
+        return tuple(b for b in self.coupling.branches if gone.issuperset(b.groups)) if gone else ()
 
     def axis(self, axis: int) -> Tensor:
         """Kept indices of an axis, ascending."""
@@ -119,9 +143,12 @@ class Kept:
         return Cut(operands, results, node.operand_types, node.output_types)
 
 
-def couple(graph: Graph) -> Coupling:
-    """Find the units of channels of a float graph."""
-    table = AxisTable()
+def couple(graph: Graph, *, whole_heads: bool = False) -> Coupling:
+    """Find the units of channels of a float graph.
+
+    Of the channels of an attention each head gives the same places, or with `whole_heads` some heads give all.
+    """
+    table = AxisTable(whole_heads=whole_heads)
     axes: dict[str, Axes] = {}
     pooled: dict[str, Axes] = {}
     for value in graph.constants:
@@ -169,7 +196,7 @@ def _components(
     units, count = _numbered(labels, stays)
     groups = _grouped(units, count, np.repeat(np.arange(len(own)), own))
     pools = {name: tuple(int(roots[axis]) for axis in listed) for name, listed in pooled.items()}
-    return Coupling(graph, count, groups, pools, rooted, starts, sizes, units, held)
+    return Coupling(graph, count, groups, pools, table.heads, rooted, starts, sizes, units, held)
 
 
 def _connected(count: int, pairs: Sequence[tuple[Indices, Indices]]) -> np.ndarray:

@@ -57,10 +57,12 @@ class _Regroup:
 
 
 class AxisTable:
-    """All axes of a graph, as a union-find forest."""
+    """All axes of a graph, as a union-find forest. With `whole_heads` a reshape loses heads, not parts of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole_heads: bool = False) -> None:
         self.ties: list[Tie] = []
+        self._whole_heads = whole_heads
+        self._heads: list[int] = []
         self._sizes: list[int] = []
         self._parents: list[int] = []
         self._weak: list[bool] = []
@@ -99,6 +101,15 @@ class AxisTable:
         if known is None or (reason.is_refusal and not known.is_refusal):
             self._reasons[root] = reason
 
+    def mark_heads(self, axes: Axes) -> None:
+        """Note that these axes number heads."""
+        self._heads += axes
+
+    @property
+    def heads(self) -> frozenset[int]:
+        """The roots of all axes that number heads and can shrink."""
+        return frozenset(self.root(axis) for axis in self._heads if self.reason(axis) is None)
+
     def tie(self, a: int, b: int) -> None:
         """Make two axes of one size the same."""
         assert self._sizes[a] == self._sizes[b]
@@ -135,6 +146,8 @@ class AxisTable:
     def settle(self) -> None:
         """Decide along which axis each reshape loses channels, and tie those."""
         pending = self._regroups
+        while any([self._narrow(r) | self._spread_heads(r) for r in pending]) or self._tie_heads():
+            pass
         while True:
             if any([self._narrow(regroup) for regroup in pending]):
                 continue
@@ -153,6 +166,27 @@ class AxisTable:
     def _open(self, axes: Axes) -> list[int]:
         return [axis for axis in axes if self.reason(axis) is None]
 
+    def _spread_heads(self, regroup: _Regroup) -> bool:
+        """What is split from an axis of heads, or joined to one, numbers heads; True when that is news."""
+        known = {self.root(axis) for axis in self._heads}
+        found: list[int] = []
+        for side, other in ((regroup.before, regroup.after), (regroup.after, regroup.before)):
+            can_go = self._open(side)
+            if len(can_go) != 1 or self.root(can_go[0]) not in known or 1 not in (len(side), len(other)):
+                continue
+            if known.isdisjoint(self.root(axis) for axis in other):
+                found += [axis for axis in other if not self._weak[self.root(axis)]]
+        self._heads += found
+        return not known.issuperset(self.root(axis) for axis in found)
+
+    def _tie_heads(self) -> bool:
+        """What hangs together with an axis of heads numbers heads; True when that is news."""
+        known = {self.root(axis) for axis in self._heads}
+        pairs = [(self.root(tie.a), self.root(tie.b)) for tie in self.ties]
+        found = [b if a in known else a for a, b in pairs if (a in known) != (b in known)]
+        self._heads += found
+        return bool(found)
+
     def _narrow(self, regroup: _Regroup) -> bool:
         """Where one side cannot shrink, the other cannot; True when that is news."""
         before, after = self._open(regroup.before), self._open(regroup.after)
@@ -164,10 +198,15 @@ class AxisTable:
         return True
 
     def _choose(self, regroup: _Regroup) -> None:
-        """The largest axis of a side may shrink, of equals the last: inside attention heads, not the heads."""
+        """The largest axis of a side may shrink, of equals the last: inside attention heads, unless heads are whole."""
+        heads = self.heads if self._whole_heads else frozenset()
+
+        def rank(axis: int) -> tuple[bool, bool, int]:
+            root = self.root(axis)
+            return root in heads, not self._weak[root], self._sizes[axis]
+
         for side in (regroup.before, regroup.after):
-            ready = self._open(side)
-            ranked = sorted(ready, key=lambda axis: (not self._weak[self.root(axis)], self._sizes[axis]))
+            ranked = sorted(self._open(side), key=rank)
             for axis in ranked[:-1]:
                 if self.root(axis) != self.root(ranked[-1]):
                     self.fix(axis, Reason("channels are removed along another dimension of the same reshape"))
@@ -227,6 +266,10 @@ class NodeCall:
         """Nothing can go from these axes."""
         for axis in axes:
             self._table.fix(axis, self._reason(why))
+
+    def heads(self, *axes: int) -> None:
+        """These axes number computations side by side."""
+        self._table.mark_heads(axes)
 
     def pool(self, *axes: int) -> None:
         """The operator takes its statistics over these axes."""

@@ -1,22 +1,29 @@
 """A graph without some of its channels, and the masked graph that it must equal.
 
 `cut_graph` takes the rows and columns out; `run_masked` computes with the whole graph and holds what goes at zero,
-so that the two meet in float rounding. Where a statistic spans channels that go (layer norm, group norm, a mean),
+so that the two meet in float rounding. Of a residual branch all of whose channels go, what its last layer makes of
+nothing is left: a constant, or nothing. Where a statistic spans channels that go (layer norm, group norm, a mean),
 the masked graph takes it over the channels that stay: there the function itself changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from .branches import Branch
 from .coupling import Kept
 from .errors import ShapeError
 from .graph import Graph, Node
 from .interpret import Observer, run
+from .ops.activation import Clamp
+from .ops.binary import Add
+from .ops.conv import Conv, ConvTranspose
+from .ops.linear import Linear
+from .ops.norm import BatchNorm
 from .tensor_type import TensorType, Value
 from .text import node_text
 
@@ -26,14 +33,22 @@ _LEAST = 1e-3  # values smaller than this differ by rounding of larger ones that
 def cut_graph(kept: Kept) -> Graph:
     """The graph with only the channels that stay; constants are copies of their parts."""
     graph = kept.coupling.graph
-    params = {v.name: _part(graph.tensor(v), kept.value(v)) for v in graph.constants}
+    params = {v.name: kept_part(graph.tensor(v), kept.value(v)) for v in graph.constants}
     current = {v.name: v for v in graph.inputs}
     current |= {v.name: Value(v.name, TensorType.of(params[v.name])) for v in graph.constants}
-    nodes = []
+    sums = {branch.sum.output.name: branch for branch in kept.dropped}
+    gone = {n.outputs[0].name for branch in kept.dropped for n in (*branch.before, *branch.tail)}
+    nodes: list[Node] = []
     for node in graph.nodes:
-        nodes.append(_cut_node(node, tuple(v and current[v.name] for v in node.inputs), kept))
-        current.update((value.name, value) for value in nodes[-1].outputs)
+        name = node.outputs[0].name
+        if name in sums:
+            current[name] = _without_branch(sums[name], current[sums[name].around.name], kept, nodes, params)
+        elif name not in gone:
+            nodes.append(_cut_node(node, tuple(v and current[v.name] for v in node.inputs), kept))
+            current.update((value.name, value) for value in nodes[-1].outputs)
     outputs = tuple(current[v.name] for v in graph.outputs)
+    read = {v.name for node in nodes for v in node.operands} | {v.name for v in outputs}
+    params = {name: tensor for name, tensor in params.items() if name in read}
     return Graph(graph.inputs, outputs, tuple(nodes), params, graph.output_names)
 
 
@@ -42,9 +57,13 @@ def run_masked(kept: Kept, inputs: Sequence[Tensor], *, observe: Observer | None
     graph = kept.coupling.graph
     values = {v.name: _masked(graph.tensor(v), kept.value(v)) for v in graph.constants}
     values |= {v.name: tensor for v, tensor in zip(graph.inputs, inputs, strict=True)}
+    values |= {b.joint.name: _zeros(b.joint) for b in kept.dropped}
+    idle = {node.outputs[0].name for b in kept.dropped for node in b.before}
     readers = {name: len(nodes) for name, nodes in graph.users.items()}
     needed = {v.name for v in graph.outputs}
     for node in graph.nodes:
+        if node.outputs[0].name in idle:
+            continue
         operands = [None if v is None else values[v.name] for v in node.inputs]
         for value, tensor in zip(node.outputs, _call_masked(node, operands, kept), strict=True):
             values[value.name] = _masked(tensor, kept.value(value))
@@ -71,7 +90,7 @@ def deviation_from_masked(kept: Kept, cut: Graph, inputs: Sequence[Tensor]) -> t
     masked = run_masked(
         kept,
         inputs,
-        observe=lambda value, tensor: parts.update({value.name: _part(tensor, kept.value(value))}),
+        observe=lambda value, tensor: parts.update({value.name: kept_part(tensor, kept.value(value))}),
     )
     outputs = run(cut, inputs, observe=compare)
     return deviation(outputs, masked), max(worst)
@@ -97,11 +116,86 @@ def deviation(outputs: Sequence[Tensor], expected: Sequence[Tensor], *, least: f
 def changed_statistics(kept: Kept) -> tuple[Node, ...]:
     """The nodes whose statistics span channels that go."""
     pooled, coupling = kept.coupling.pooled, kept.coupling
+    gone = {node.outputs[0].name for b in kept.dropped for node in (*b.before, *b.tail)}
     return tuple(
         node
         for node in coupling.graph.nodes
-        if any(kept.size(a) < len(coupling.on_axis(a)) for a in pooled.get(node.outputs[0].name, ()))
+        if node.outputs[0].name not in gone
+        and any(kept.size(a) < len(coupling.on_axis(a)) for a in pooled.get(node.outputs[0].name, ()))
     )
+
+
+def _without_branch(
+    branch: Branch, around: Value, kept: Kept, nodes: list[Node], params: dict[str, Tensor]
+) -> Value:
+    """What stands for the sum: `around`, plus the branch's constant where that is not zero.
+
+    Where a layer with a bias makes `around` for this sum alone, the constant goes into the bias.
+    """
+    graph, node = kept.coupling.graph, branch.sum
+    constant = branch_constant(branch, kept)
+    assert isinstance(node.op, Add)
+    if not constant.any():
+        if node.op.clamp is None:
+            return around
+        nodes.append(
+            replace(
+                node,
+                op=Clamp(*node.op.clamp),
+                inputs=(around,),
+                outputs=(replace(node.output, type=around.type),),
+            )
+        )
+        return nodes[-1].output
+    maker = nodes[-1] if nodes and around.name == nodes[-1].outputs[0].name else None
+    bias = None if maker is None else _free_bias(graph, maker, around, constant)
+    if maker is not None and bias is not None and node.op.clamp is None:
+        params[bias.name] = params[bias.name] + constant.flatten()
+        nodes[-1] = replace(maker, outputs=(replace(node.output, type=around.type),))
+        return nodes[-1].output
+    value = Value(f"{branch.result.name}_left", TensorType.of(constant))
+    params[value.name] = constant
+    nodes.append(replace(node, inputs=(around, value), outputs=(replace(node.output, type=around.type),)))
+    return nodes[-1].output
+
+
+def branch_constant(branch: Branch, kept: Kept) -> Tensor:
+    """What a dropped branch still adds, of as few elements as say it: one for each channel, mostly."""
+    values = {branch.joint.name: _zeros(branch.joint)}
+    with torch.no_grad():
+        for node in branch.tail:
+            operands = [None if v is None else _known(v, values, kept) for v in node.inputs]
+            for value, tensor in zip(node.outputs, _call_masked(node, operands, kept), strict=True):
+                values[value.name] = _masked(tensor, kept.value(value))
+    constant = kept_part(values[branch.result.name], kept.value(branch.result))
+    for axis in range(constant.ndim):
+        first = constant.narrow(axis, 0, 1)
+        if torch.allclose(constant, first.expand_as(constant), rtol=1e-5, atol=0.0):
+            constant = first
+    while constant.ndim and constant.shape[0] == 1:
+        constant = constant[0]
+    return constant.clone()
+
+
+def _known(value: Value, values: Mapping[str, Tensor], kept: Kept) -> Tensor:
+    if value.name in values:
+        return values[value.name]
+    return _masked(kept.coupling.graph.tensor(value), kept.value(value))
+
+
+def _free_bias(graph: Graph, maker: Node, around: Value, constant: Tensor) -> Value | None:
+    """The bias of a layer that is read by the sum alone, where the constant has one element a channel."""
+    bias = maker.operand(2)
+    if not isinstance(maker.op, Conv | ConvTranspose | Linear | BatchNorm) or graph.use_count(around) != 1:
+        return None
+    per_channel = (constant.numel(), *[1] * (0 if isinstance(maker.op, Linear) else around.type.rank - 2))
+    is_free = bias is not None and graph.is_constant(bias) and graph.use_count(bias) == 1
+    is_plain = isinstance(maker.op, BatchNorm) or (maker.op.clamp is None and maker.operand(3) is None)
+    return bias if is_free and is_plain and tuple(constant.shape) == per_channel else None
+
+
+def _zeros(value: Value) -> Tensor:
+    return torch.zeros(value.type.shape, dtype=value.type.dtype.torch)
 
 
 def _cut_node(node: Node, operands: tuple[Value | None, ...], kept: Kept) -> Node:
@@ -124,7 +218,7 @@ def _call_masked(node: Node, operands: list[Tensor | None], kept: Kept) -> tuple
     if all(kept.size(axis) == len(kept.coupling.on_axis(axis)) for axis in pooled):
         results = node.op.reference(*operands)
         return results if isinstance(results, tuple) else (results,)
-    parts = [None if t is None else _part(t, cut.operand(i)) for i, t in enumerate(operands)]
+    parts = [None if t is None else kept_part(t, cut.operand(i)) for i, t in enumerate(operands)]
     results = node.op.cut(cut).reference(*parts)
     listed = results if isinstance(results, tuple) else (results,)
     return tuple(
@@ -133,7 +227,7 @@ def _call_masked(node: Node, operands: list[Tensor | None], kept: Kept) -> tuple
     )
 
 
-def _part(tensor: Tensor, kept: Sequence[Tensor]) -> Tensor:
+def kept_part(tensor: Tensor, kept: Sequence[Tensor]) -> Tensor:
     """The elements at the kept indices."""
     for axis, index in enumerate(kept):
         if len(index) < tensor.shape[axis]:

@@ -71,6 +71,7 @@ class Attention(Op):
             lead = (*tie_broadcast(call, heads[:-1], q[:-3], k[:-3], v[:-3]), q[-3])
         else:
             lead = tie_broadcast(call, heads, q[:-2], k[:-2], v[:-2])
+        call.heads(*lead, *k[:-2], *v[:-2])
         if mask is not None:
             scores = (*lead, q[-2], k[-2])
             tie_broadcast(call, [call.size(axis) for axis in scores], scores, mask)

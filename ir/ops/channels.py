@@ -48,6 +48,9 @@ class CouplingCall(Protocol):
     def fix(self, *axes: int, why: str) -> None:
         """Nothing can go from these axes."""
 
+    def heads(self, *axes: int) -> None:
+        """These axes number computations side by side, as the heads of an attention."""
+
     def pool(self, *axes: int) -> None:
         """The operator takes its statistics over these axes: over the channels that stay, once some are gone."""
 

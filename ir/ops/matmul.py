@@ -62,7 +62,9 @@ class MatMul(Op):
         call.tie(a[-1], b[-2] if len(b) > 1 else b[0])
         rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
         batch = y.shape[: y.rank - len(rows) - len(columns)]
-        return ((*tie_broadcast(call, batch, a[:-2], b[:-2]), *rows, *columns),)
+        lead = tie_broadcast(call, batch, a[:-2], b[:-2])
+        call.heads(*lead)
+        return ((*lead, *rows, *columns),)
 
 
 @lowers("matmul.default")

@@ -298,3 +298,55 @@ def test_long_chains_are_walked_without_recursion() -> None:
     coupling = couple(chain(3000))
     assert coupling.count == 4 * 2999
     assert len(np.unique(coupling.groups)) == 2999
+
+
+def test_whole_heads_go_where_that_is_asked_for() -> None:
+    coupling = couple(parse(FUSED_QKV), whole_heads=True)
+    assert units(coupling, "w") == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
+    assert units(coupling, "o", 1) == [0] * 4 + [1] * 4
+    assert coupling.head_groups.tolist() == [True]
+
+
+def test_channels_beside_whole_heads_are_no_heads() -> None:
+    text = FUSED_QKV.replace("const %o: f32[6x8]", "const %o: f32[7x8]\n  const %z: f32[2x7]")
+    text = text.replace(
+        "%y: f32[1x5x6] = linear(%r, %o)",
+        "%g: f32[1x5x7] = linear(%r, %o)\n  %y: f32[1x5x2] = linear(%g, %z)",
+    )
+    coupling = couple(parse(text), whole_heads=True)
+    assert coupling.head_groups.tolist() == [True, False]
+
+
+REPEATED_KEYS = """
+graph(%x: f32[2x5x6]) {
+  const %wq: f32[16x6]
+  const %wk: f32[8x6]
+  const %wv: f32[8x6]
+  const %o: f32[6x16]
+  %q1: f32[2x5x16] = linear(%x, %wq)
+  %q2: f32[2x5x4x4] = reshape{shape=(-1, 5, 4, 4)}(%q1)
+  %q: f32[2x4x5x4] = permute{order=(0, 2, 1, 3)}(%q2)
+  %k1: f32[2x5x8] = linear(%x, %wk)
+  %k2: f32[2x5x2x4] = reshape{shape=(-1, 5, 2, 4)}(%k1)
+  %k3: f32[2x5x2x1x4] = reshape{shape=(-1, 5, 2, 1, 4)}(%k2)
+  %k4: f32[2x5x2x2x4] = expand{shape=(-1, -1, -1, 2, -1)}(%k3)
+  %k5: f32[2x5x4x4] = reshape{shape=(-1, 5, 4, 4)}(%k4)
+  %k: f32[2x4x4x5] = permute{order=(0, 2, 3, 1)}(%k5)
+  %v1: f32[2x5x8] = linear(%x, %wv)
+  %v2: f32[2x5x2x4] = reshape{shape=(-1, 5, 2, 4)}(%v1)
+  %v3: f32[2x5x4x4] = torch_call{call="aten.repeat_interleave.self_int(x0, 2, 2)"}(%v2)
+  %v: f32[2x4x5x4] = permute{order=(0, 2, 1, 3)}(%v3)
+  %s: f32[2x4x5x5] = matmul(%q, %k)
+  %m: f32[2x4x5x5] = softmax{axis=3}(%s)
+  %a: f32[2x4x5x4] = matmul(%m, %v)
+  %p: f32[2x5x4x4] = permute{order=(0, 2, 1, 3)}(%a)
+  %r: f32[2x5x16] = reshape{shape=(-1, 5, 16)}(%p)
+  %y: f32[2x5x6] = linear(%r, %o)
+  return output: %y
+}"""
+
+
+def test_a_head_of_keys_goes_with_the_queries_it_is_repeated_for() -> None:
+    coupling = couple(parse(REPEATED_KEYS), whole_heads=True)
+    assert units(coupling, "wk") == units(coupling, "wv") == [0] * 4 + [1] * 4
+    assert units(coupling, "wq") == units(coupling, "o", 1) == [0] * 8 + [1] * 8

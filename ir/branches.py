@@ -1,0 +1,158 @@
+"""Residual branches that can go whole, so that only what goes around them is left.
+
+    sum = around + branch(around)        ->        sum = around + constant
+
+A branch can go when its last layer reads nothing but channels that live inside the branch: with all of them removed
+that layer gives its bias, whatever comes in. So depth is pruned with the same units as width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .graph import Graph, Node
+from .ops.binary import Add
+from .ops.channels import Axes
+from .ops.conv import Conv, ConvTranspose
+from .ops.linear import Linear
+from .tensor_type import Value
+
+
+@dataclass(frozen=True, eq=False)
+class Branch:
+    """Nodes that serve one operand of a sum only, and the groups of units that all live among them."""
+
+    sum: Node
+    place: int  # which operand of the sum is the branch's
+    joint: Value  # what the last layer reads: zero once the branch has gone
+    before: tuple[Node, ...]  # that make `joint`
+    tail: tuple[Node, ...]  # from the last layer to the sum
+    groups: tuple[int, ...]
+
+    @property
+    def around(self) -> Value:
+        """The other operand of the sum."""
+        return self.sum.operands[1 - self.place]
+
+    @property
+    def result(self) -> Value:
+        """What the branch adds."""
+        return self.sum.operands[self.place]
+
+
+def find_branches(
+    graph: Graph, axes: Mapping[str, Axes], groups_on: Callable[[int], np.ndarray]
+) -> tuple[Branch, ...]:
+    """The innermost branches that can go, in the order of their sums.
+
+    `axes` are those of each value, `groups_on(axis)` the group of each channel of an axis, -1 where it stays.
+    """
+    order = {value.name: index for index, node in enumerate(graph.nodes) for value in node.outputs}
+    homes = _Homes(graph, axes, groups_on)
+    found = [b for node in graph.nodes if (b := _branch_of(graph, node, order, homes)) is not None]
+    sums = {branch.sum.output.name for branch in found}
+    return tuple(b for b in found if sums.isdisjoint(n.outputs[0].name for n in (*b.before, *b.tail)))
+
+
+class _Homes:
+    """Which groups live entirely among the values of some nodes."""
+
+    def __init__(
+        self, graph: Graph, axes: Mapping[str, Axes], groups_on: Callable[[int], np.ndarray]
+    ) -> None:
+        self._graph, self._axes, self._groups_on = graph, axes, groups_on
+        self._values: dict[int, set[str]] = {}  # by group: all values that have channels of it
+        present: dict[int, tuple[int, ...]] = {}
+        for name, listed in axes.items():
+            for axis in listed:
+                if axis not in present:
+                    present[axis] = tuple(g for g in np.unique(groups_on(axis)).tolist() if g >= 0)
+                for group in present[axis]:
+                    self._values.setdefault(group, set()).add(name)
+        self._present = present
+
+    def inside(self, nodes: Sequence[Node]) -> frozenset[int]:
+        """The groups all of whose channels are of results of the nodes, or of constants that only they read."""
+        own = {value.name for node in nodes for value in node.outputs}
+        results = {node.outputs[0].name for node in nodes}
+        for node in nodes:
+            for value in node.operands:
+                users = self._graph.users[value.name]
+                if self._graph.is_constant(value) and all(u.outputs[0].name in results for u in users):
+                    own.add(value.name)
+        met = {group for name in own for axis in self._axes[name] for group in self._present[axis]}
+        return frozenset(group for group in met if self._values[group] <= own)
+
+    def reads_only(self, value: Value, dimension: int, groups: frozenset[int]) -> bool:
+        """Whether all channels of a value belong to these groups."""
+        return set(self._groups_on(self._axes[value.name][dimension]).tolist()) <= groups
+
+
+def _branch_of(graph: Graph, node: Node, order: Mapping[str, int], homes: _Homes) -> Branch | None:
+    """The larger branch of a sum that can go; None where there is none."""
+    if not isinstance(node.op, Add) or len({v.name for v in node.operands}) != 2:
+        return None
+    if any(graph.is_constant(v) or v.type.shape != node.output.type.shape for v in node.operands):
+        return None
+    own = [_private(graph, node, place, order) for place in (0, 1)]
+    entries = [_entries(graph, nodes) for nodes in own]
+    for place in sorted((0, 1), key=lambda place: -len(own[place])):
+        shares_its_input = node.operands[1 - place].name in entries[place] or entries[0] & entries[1]
+        if shares_its_input:
+            for branch in _ways_to_go(graph, node, place, own[place], homes):
+                return branch
+    return None
+
+
+def _private(graph: Graph, sum: Node, place: int, order: Mapping[str, int]) -> list[Node]:
+    """The nodes on which nothing but one operand of the sum depends, in the graph's order."""
+    value = sum.operands[place]
+    needed = {v.name for v in (*graph.outputs, sum.operands[1 - place])}
+    found: dict[int, Node] = {}
+    pending = {order[value.name]} if value.name in order else set()
+    while pending:
+        index = max(pending)
+        pending.remove(index)
+        node = graph.nodes[index]
+        users = [user for v in node.outputs for user in graph.users.get(v.name, ())]
+        serves = all(user is sum or order[user.outputs[0].name] in found for user in users)
+        if serves and needed.isdisjoint(v.name for v in node.outputs):
+            found[index] = node
+            pending |= {order[v.name] for v in node.operands if v.name in order}
+    return [found[index] for index in sorted(found)]
+
+
+def _entries(graph: Graph, nodes: Sequence[Node]) -> set[str]:
+    """What the nodes read that is neither theirs nor a constant."""
+    own = {value.name for node in nodes for value in node.outputs}
+    return {v.name for node in nodes for v in node.operands if not graph.is_constant(v)} - own
+
+
+def _ways_to_go(graph: Graph, sum: Node, place: int, nodes: list[Node], homes: _Homes) -> Iterator[Branch]:
+    """The branch with each of its layers as the last one, from the end."""
+    groups = homes.inside(nodes)
+    for layer in reversed(nodes):
+        if not isinstance(layer.op, Conv | ConvTranspose | Linear) or graph.is_constant(layer.inputs[0]):
+            continue
+        joint = layer.operands[0]
+        channels = joint.type.rank - 1 if isinstance(layer.op, Linear) else 1
+        tail = _tail(nodes, layer)
+        made = {value.name for node in tail for value in node.outputs}
+        reads_itself = _entries(graph, tail[1:]) <= made
+        if homes.reads_only(joint, channels, groups) and reads_itself and sum.operands[place].name in made:
+            later = {id(node) for node in tail}
+            before = tuple(node for node in nodes if id(node) not in later)
+            yield Branch(sum, place, joint, before, tuple(tail), tuple(sorted(groups)))
+
+
+def _tail(nodes: Sequence[Node], layer: Node) -> list[Node]:
+    """The layer and those of the nodes that depend on it."""
+    made, tail = {value.name for value in layer.outputs}, [layer]
+    for node in nodes:
+        if not made.isdisjoint(v.name for v in node.operands):
+            made |= {value.name for value in node.outputs}
+            tail.append(node)
+    return tail
