@@ -17,3 +17,7 @@ class MissingNeedError(PassError):
 
 class CalibrationError(PassError):
     """The calibration data do not serve: none, the wrong shape, not finite."""
+
+
+class InfeasibleError(PassError):
+    """No choice meets the budget; the message says by how much it is missed."""
