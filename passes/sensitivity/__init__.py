@@ -1,5 +1,24 @@
 """Sensitivity: what rounding each layer's weights and input would add to the loss, at each width."""
 
+from .blocks import Rounding, round_weight
+from .curvature import Precision
+from .measure import measure_curvature, measure_sensitivity
 from .table import Curvature, Kind, Method, Objective, Score, SensitivityTable, digest_of
+from .workers import SHARDS, Workers
 
-__all__ = ["Curvature", "Kind", "Method", "Objective", "Score", "SensitivityTable", "digest_of"]
+__all__ = [
+    "SHARDS",
+    "Curvature",
+    "Kind",
+    "Method",
+    "Objective",
+    "Precision",
+    "Rounding",
+    "Score",
+    "SensitivityTable",
+    "Workers",
+    "digest_of",
+    "measure_curvature",
+    "measure_sensitivity",
+    "round_weight",
+]

@@ -17,7 +17,7 @@ from ..errors import PassError
 FORMAT = 1
 
 Kind = Literal["weight", "activation"]
-Method = Literal["gauss_newton", "kl", "hawq", "hawq_v2", "fisher", "norm"]
+Method = Literal["gauss_newton", "quadratic", "kl", "hawq", "hawq_v2", "fisher", "norm"]
 Objective = Literal["classes", "values"]
 
 

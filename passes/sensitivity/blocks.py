@@ -1,0 +1,116 @@
+"""What one decision about bits rounds: the weights of a layer, and the operand that it reads.
+
+All nodes of one module are one block, and so are modules that share a weight: it is rounded once, for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...ir import Graph, Node, Quantization, Value
+from ..grid import activation_grid
+from ..groups import UnionFind
+from ..layers import Layer, is_layer
+from ..observers import Range
+from ..quantize_weights import quantize_weights
+
+Rounding = Callable[[Layer, Tensor, int], Tensor]
+"""(operator, weight, bits) to the reals that the stored weight will stand for, in the weight's dtype."""
+
+_UNIT = Quantization((1.0,))
+
+
+@dataclass(frozen=True)
+class Block:
+    """The nodes whose weights are rounded together; `layer` is the first one's module path, `modules` are all."""
+
+    layer: str
+    modules: tuple[str, ...]
+    nodes: tuple[Node, ...]
+
+    @property
+    def sites(self) -> dict[str, tuple[Node, ...]]:
+        """The nodes that read each weight, by the weight's name."""
+        found: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            found.setdefault(weight_of(node).name, []).append(node)
+        return {name: tuple(nodes) for name, nodes in found.items()}
+
+    @property
+    def elements(self) -> int:
+        """Number of weights; a shared one counts once."""
+        return sum(weight_of(nodes[0]).type.numel for nodes in self.sites.values())
+
+    def weight_errors(self, graph: Graph, bits: int, rounding: Rounding) -> dict[str, Tensor]:
+        """What rounding to `bits` adds to each weight, by the weight's name."""
+        errors = {}
+        for name, nodes in self.sites.items():
+            op, weight = nodes[0].op, graph.params[name].detach()
+            assert is_layer(op)
+            errors[name] = rounding(op, weight, bits) - weight
+        return errors
+
+
+def weight_of(node: Node) -> Value:
+    """The weight of a layer."""
+    weight = node.operand(1)
+    assert weight is not None
+    return weight
+
+
+def data_of(node: Node) -> Value:
+    """The operand of a layer that is an activation."""
+    data = node.operand(0)
+    assert data is not None
+    return data
+
+
+def find_blocks(graph: Graph) -> tuple[Block, ...]:
+    """The blocks of a float graph in order; a node that has no module path is named after its weight."""
+    nodes = [n for n in graph.nodes if _is_weighted(graph, n)]
+    groups = UnionFind()
+    for node in nodes:
+        groups.unite([f"module {_name(node)}", f"weight {weight_of(node).name}"])
+    members: dict[str, list[Node]] = {}
+    for node in nodes:
+        members.setdefault(groups.find(f"module {_name(node)}"), []).append(node)
+    return tuple(
+        Block(_name(found[0]), tuple(dict.fromkeys(map(_name, found))), tuple(found))
+        for found in members.values()
+    )
+
+
+def _name(node: Node) -> str:
+    return node.source.module or weight_of(node).name.removesuffix(".weight")
+
+
+def _is_weighted(graph: Graph, node: Node) -> bool:
+    data, weight = node.operand(0), node.operand(1)
+    return (
+        is_layer(node.op)
+        and data is not None
+        and weight is not None
+        and graph.is_constant(weight)
+        and not graph.is_constant(data)
+        and weight.type.dtype.is_floating
+    )
+
+
+def round_weight(op: Layer, weight: Tensor, bits: int) -> Tensor:
+    """What `quantize` makes of a weight at its defaults: symmetric, a scale for each output channel."""
+    made = quantize_weights(op, weight, None, x=_UNIT, y=_UNIT, bits=bits)
+    return made.weight_grid.dequantize(made.weight, dtype=weight.dtype)
+
+
+def round_activation(x: Tensor, covered: Range, bits: int) -> Tensor:
+    """What `quantize` makes of an activation whose values lie in a range: asymmetric, one scale for the tensor."""
+    grid = activation_grid(covered, bits=bits)
+    return grid.dequantize(grid.quantize(x), dtype=x.dtype)
+
+
+def joined(ranges: Sequence[Range]) -> Range:
+    """The smallest range that holds all of them."""
+    return Range(min(r.low for r in ranges), max(r.high for r in ranges))

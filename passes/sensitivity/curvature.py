@@ -1,0 +1,283 @@
+"""The Gauss-Newton block of every layer: trace, largest eigenvalue, norm; and the scores made from them.
+
+    G_i = E_x sum_j r_j r_j^T,   r_j the gradient of <l_j, z> in the layer's weights, F = L L^T with columns l_j
+
+so that the trace is a mean of squared gradient norms, one backward for each column serves all layers, and the Gram
+matrix of all r_j has the eigenvalues of G_i: no probes, no variance but that of the samples. Where F has more columns
+than are worth their time, the first are exact and random vectors stand for the rest (Hutchinson's estimator in output
+space, one backward each), as many as bring the confidence interval of every trace below a tolerance.
+
+    hawq       largest eigenvalue / n * ||dW||^2       Dong et al., ICCV 2019: the first two factors order the layers
+    hawq_v2    trace / n * ||dW||^2                    Dong et al., NeurIPS 2020
+    fisher     1/2 sum_k G_kk dW_k^2                   the diagonal of the block alone
+    norm       ||dW||^2                                no curvature at all, for comparison
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import stats
+from torch import Tensor
+
+from ..errors import PassError
+from .blocks import Block
+from .gradients import Backward, WeightGradients
+from .piecewise import is_piecewise_linear
+from .study import Stack, Study
+from .table import Curvature, Score
+from .workers import Moments
+
+_LEADING_COLUMNS = 8
+_LEAST_PROBES, _MOST_PROBES = 8, 512
+_CHUNK_ELEMENTS = 1 << 25  # of gradients that are sent back at once
+_GRAM_BYTES = 1 << 31
+
+PerSample = Callable[[Mapping[str, WeightGradients], Block], Tensor]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What traces are driven to where F has more columns than `exact_columns`.
+
+    The interval of `confidence` around every trace has at most `tolerance` of it on either side; `seed` is that of the
+    random vectors.
+    """
+
+    exact_columns: int = 64
+    tolerance: float = 0.05
+    confidence: float = 0.95
+    seed: int = 0
+
+
+DEFAULT_PRECISION = Precision()
+
+
+@dataclass(frozen=True)
+class Traces:
+    """Trace of each block and its standard error; `half_width` is the widest interval, relative, from `probes`."""
+
+    mean: Tensor
+    error: Tensor
+    columns: int
+    probes: int
+    half_width: float
+
+
+def measure_traces(study: Study, precision: Precision) -> Traces:
+    """The trace of each block, exact where the factor of F has few columns."""
+    rank, positions = _rank(study)
+    columns = rank if rank <= precision.exact_columns else 0 if positions > 1 else _LEADING_COLUMNS
+    exact = _per_sample(study, f"{columns} columns", columns, _squared_norms)
+    if columns == rank:
+        total = Moments.of(exact)
+        return Traces(total.mean, total.error, columns, 0, 0.0)
+    drawn: list[Tensor] = []
+    half_width = float("inf")
+    while len(drawn) < _LEAST_PROBES or (half_width > precision.tolerance and len(drawn) < _MOST_PROBES):
+        drawn.append(_probe(study, columns, len(drawn), precision.seed))
+        if len(drawn) >= _LEAST_PROBES:
+            half_width = _half_width(exact, drawn, precision.confidence)
+    total = Moments.of(exact + torch.stack(drawn).mean(0))
+    return Traces(total.mean, total.error, columns, len(drawn), half_width)
+
+
+def _half_width(exact: Tensor, drawn: Sequence[Tensor], confidence: float) -> float:
+    """Of the widest interval around a mean over probes, by Student's distribution, relative to the trace."""
+    means = torch.stack([d.mean(-1) for d in drawn])
+    trace = (exact.mean(-1) + means.mean(0)).clamp(min=torch.finfo(torch.float64).tiny)
+    quantile = float(stats.t.ppf((1 + confidence) / 2, len(drawn) - 1))
+    return float((quantile * means.std(0) / len(drawn) ** 0.5 / trace).max())
+
+
+def hawq_v2(study: Study, bits: Sequence[int], precision: Precision) -> tuple[list[Score], list[Curvature]]:
+    """Mean of the block's diagonal times the squared error."""
+    found = measure_traces(study, precision)
+    curvatures = [
+        _curvature(study, block, float(trace), float(error), None)
+        for block, trace, error in zip(study.blocks, found.mean, found.error, strict=True)
+    ]
+    factors = [(c.trace / c.elements, c.trace_error / c.elements) for c in curvatures]
+    return _scaled_norms(study, bits, factors), curvatures
+
+
+def hawq(study: Study, bits: Sequence[int]) -> tuple[list[Score], list[Curvature]]:
+    """Largest eigenvalue over the number of weights, times the squared error."""
+    curvatures, factors = [], []
+    for block, spectrum in zip(study.blocks, _spectra(study), strict=True):
+        curvatures.append(_curvature(study, block, spectrum.trace, spectrum.trace_error, spectrum))
+        factors.append((spectrum.largest / block.elements, spectrum.largest_error / block.elements))
+    return _scaled_norms(study, bits, factors), curvatures
+
+
+def norm(study: Study, bits: Sequence[int]) -> list[Score]:
+    """The squared error alone."""
+    return _scaled_norms(study, bits, [(1.0, 0.0)] * len(study.blocks))
+
+
+def fisher(study: Study, bits: Sequence[int], precision: Precision) -> list[Score]:
+    """The quadratic form of the block's diagonal along each error."""
+    rank, _ = _rank(study)
+    if rank > precision.exact_columns:
+        raise PassError(f"method fisher takes all {rank} columns of F; take gauss_newton, which needs none")
+    errors = [[b.weight_errors(study.graph, width, study.rounding) for width in bits] for b in study.blocks]
+    by_layer = {block.layer: e for block, e in zip(study.blocks, errors, strict=True)}
+
+    def quadratics(gradients: Mapping[str, WeightGradients], block: Block) -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for name in block.sites:
+            squares = torch.stack([e[name].flatten().square() for e in by_layer[block.layer]])
+            total = total + (gradients[name].matrices().square() @ squares.T).sum(1).T.double()
+        return total / 2
+
+    total = Moments.of(_per_sample(study, "diagonals", rank, quadratics))
+    pairs = [(block.layer, width) for block in study.blocks for width in bits]
+    figures = zip(pairs, total.mean.tolist(), total.error.tolist(), strict=True)
+    return [Score(layer, "weight", width, loss, error) for (layer, width), loss, error in figures]
+
+
+def _scaled_norms(study: Study, bits: Sequence[int], factors: Sequence[tuple[float, float]]) -> list[Score]:
+    scores = []
+    for block, (factor, error) in zip(study.blocks, factors, strict=True):
+        for width in bits:
+            errors = block.weight_errors(study.graph, width, study.rounding)
+            square = sum(float(e.double().square().sum()) for e in errors.values())
+            scores.append(Score(block.layer, "weight", width, factor * square, error * square))
+    return scores
+
+
+def _curvature(
+    study: Study, block: Block, trace: float, error: float, spectrum: _Spectrum | None
+) -> Curvature:
+    return Curvature(
+        block.layer,
+        block.elements,
+        trace,
+        error,
+        None if spectrum is None else spectrum.largest,
+        None if spectrum is None else spectrum.frobenius,
+        is_piecewise_linear(study.graph, block),
+    )
+
+
+def _rank(study: Study) -> tuple[int, int]:
+    """Columns of the whole factor of F for one sample, and how many positions it scores."""
+    outputs = [torch.zeros(v.type.shape, dtype=v.type.dtype.torch) for v in study.graph.outputs]
+    z = study.loss.read(outputs, 1)
+    return study.loss.rank(z), z.shape[1]
+
+
+def _squared_norms(gradients: Mapping[str, WeightGradients], block: Block) -> Tensor:
+    return torch.stack([gradients[name].squared_norms() for name in block.sites]).sum(0)[None]
+
+
+def _per_sample(study: Study, label: str, columns: int, figures: PerSample) -> Tensor:
+    """Figures of all blocks over the first columns of F: [figures, samples], samples in order."""
+
+    def vectors(z: Tensor, stack: Stack) -> Tensor:
+        return study.loss.columns(z, columns)
+
+    return _sum_over_vectors(study, label, vectors, figures)
+
+
+def _probe(study: Study, columns: int, index: int, seed: int) -> Tensor:
+    """Squared norms for one random vector a sample, which hangs on the sample's place alone: [blocks, samples]."""
+
+    def vectors(z: Tensor, stack: Stack) -> Tensor:
+        drawn = [_signs(z.shape[1:], (seed, index, stack.first + i)) for i in range(stack.count)]
+        return study.loss.probes(z, torch.stack(drawn)[None], skipped=columns)
+
+    return _sum_over_vectors(study, f"probe {index + 1}", vectors, _squared_norms)
+
+
+def _signs(shape: Sequence[int], key: Sequence[int]) -> Tensor:
+    drawn = np.random.default_rng(key).integers(0, 2, size=tuple(shape))
+    return torch.from_numpy(2.0 * drawn - 1.0)
+
+
+def _sum_over_vectors(
+    study: Study, label: str, vectors: Callable[[Tensor, Stack], Tensor], figures: PerSample
+) -> Tensor:
+    def work(shard: range) -> Tensor:
+        return torch.cat([of_stack(stack) for stack in study.stacks(shard)], -1)
+
+    def of_stack(stack: Stack) -> Tensor:
+        return torch.stack(
+            [
+                torch.cat([figures(gradients, block) for block in study.blocks])
+                for gradients in _sent(study, stack, lambda z: vectors(z, stack))
+            ]
+        ).sum(0)
+
+    return torch.cat(study.over_shards(label, work), -1)
+
+
+def _sent(
+    study: Study, stack: Stack, vectors: Callable[[Tensor], Tensor]
+) -> Iterator[Mapping[str, WeightGradients]]:
+    """The gradients of a stack for some vectors, as many at once as memory allows."""
+    backward = Backward(stack.graph, study.blocks, stack.inputs, stack.count)
+    z = study.loss.read(backward.outputs, stack.count)
+    sent = vectors(z.detach())
+    elements = stack.count * sum(n.output.type.numel for block in study.blocks for n in block.nodes)
+    chunk = max(_CHUNK_ELEMENTS // elements, 1)
+    for start in range(0, max(len(sent), 1), chunk):
+        yield backward.send(z, sent[start : start + chunk])
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """What the Gram matrix says of one block."""
+
+    trace: float
+    trace_error: float
+    largest: float
+    largest_error: float
+    frobenius: float
+
+
+def _spectra(study: Study) -> list[_Spectrum]:
+    rank, _ = _rank(study)
+    count = len(study.samples)
+    size = 4 * count * rank * sum(block.elements for block in study.blocks)
+    if size > _GRAM_BYTES:
+        raise PassError(
+            f"eigenvalues take the gradients of {count} samples for {rank} columns of F at once, "
+            f"{size / 2**30:.1f} GiB; take fewer samples, or method hawq_v2"
+        )
+
+    def rows(gradients: Mapping[str, WeightGradients], block: Block) -> Tensor:
+        return torch.cat([gradients[name].matrices() for name in block.sites], -1)
+
+    def work(shard: range) -> list[Tensor]:
+        found: list[list[Tensor]] = [[] for _ in study.blocks]
+        for stack in study.stacks(shard):
+            sent = list(_sent(study, stack, lambda z: study.loss.columns(z, rank)))
+            for block, parts in zip(study.blocks, found, strict=True):
+                parts.append(torch.cat([rows(gradients, block) for gradients in sent], 1))
+        return [torch.cat(parts) for parts in found]
+
+    parts = study.over_shards("gradients of samples", work)
+    return [_spectrum(torch.cat(block)) for block in zip(*parts, strict=True)]
+
+
+def _spectrum(gradients: Tensor) -> _Spectrum:
+    """Of (1 / n) sum r r^T over gradients [n, columns, elements].
+
+    The error of the largest eigenvalue is, to first order, that of the mean over samples along its eigenvector.
+    """
+    samples = gradients.shape[0]
+    rows = gradients.flatten(0, 1).double()
+    values, vectors = torch.linalg.eigh(rows @ rows.T / samples)
+    along = samples * values[-1] * vectors[:, -1].square().view(gradients.shape[:2]).sum(1)
+    trace = Moments.of(rows.square().sum(-1).view(gradients.shape[:2]).sum(1))
+    return _Spectrum(
+        float(trace.mean),
+        float(trace.error),
+        float(values[-1]),
+        float(Moments.of(along).error),
+        float(values.square().sum().sqrt()),
+    )

@@ -1,0 +1,136 @@
+"""Sensitivity of each layer to the bits of its weights and of its input, by one of several methods."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from ...ir import Graph
+from ..calibrate import Batch
+from ..errors import PassError
+from .blocks import Rounding, round_weight
+from .curvature import DEFAULT_PRECISION, Precision, fisher, hawq, hawq_v2, norm
+from .directions import gauss_newton, kl, quadratic
+from .piecewise import is_piecewise_linear
+from .study import Progress, Study, prepare
+from .table import Curvature, Method, Objective, Score, SensitivityTable, digest_of
+from .workers import ALONE, SHARDS, Workers
+
+_ACTIVATION_METHODS: tuple[Method, ...] = ("gauss_newton", "quadratic", "kl")
+
+
+def _silent(label: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def measure_sensitivity(
+    graph: Graph,
+    batches: Sequence[Batch],
+    *,
+    method: Method = "gauss_newton",
+    weight_bits: Sequence[int] = (2, 4, 8),
+    activation_bits: Sequence[int] = (),
+    labels: Sequence[Tensor] | None = None,
+    objective: Objective | None = None,
+    rounding: Rounding = round_weight,
+    precision: Precision = DEFAULT_PRECISION,
+    shards: int = SHARDS,
+    workers: Workers = ALONE,
+    progress: Progress = _silent,
+) -> SensitivityTable:
+    """Scores of all layers of a float graph, batch norms folded first, over samples with the graph's input shapes.
+
+    With `labels`, class numbers in a tensor for each batch, gauss_newton adds the first-order term: then a loss can be
+    negative. `objective` says what outputs mean, where their shape does not. `rounding` stands in for that of
+    `quantize`. The table is the same to the last bit for any number of `workers`. PassError for what cannot be
+    measured.
+    """
+    if activation_bits and method not in _ACTIVATION_METHODS:
+        raise PassError(f"method {method} scores weights; for activations take gauss_newton or kl")
+    study = prepare(
+        graph,
+        batches,
+        labels or (),
+        objective=objective,
+        rounding=rounding,
+        shards=shards,
+        workers=workers,
+        progress=progress,
+    )
+    bits = tuple(sorted(set(weight_bits)))
+    scores, curvatures = _score(study, method, bits, tuple(sorted(set(activation_bits))), precision)
+    return SensitivityTable(
+        method=method,
+        scores=tuple(scores),
+        notes=(*study.notes, *_approximations(study, method)),
+        objective=study.loss.name,
+        samples=len(study.samples),
+        shards=len(study.shards),
+        curvatures=tuple(curvatures),
+        shared=tuple(block.modules for block in study.blocks if len(block.modules) > 1),
+        digest=digest_of(graph, batches, labels or ()),
+    )
+
+
+def measure_curvature(
+    graph: Graph,
+    batches: Sequence[Batch],
+    *,
+    objective: Objective | None = None,
+    eigenvalues: bool = False,
+    precision: Precision = DEFAULT_PRECISION,
+    shards: int = SHARDS,
+    workers: Workers = ALONE,
+    progress: Progress = _silent,
+) -> tuple[Curvature, ...]:
+    """Trace of each layer's Gauss-Newton block; with `eigenvalues` also the largest one and the norm of the block."""
+    study = prepare(
+        graph,
+        batches,
+        (),
+        objective=objective,
+        rounding=round_weight,
+        shards=shards,
+        workers=workers,
+        progress=progress,
+    )
+    _, curvatures = hawq(study, ()) if eigenvalues else hawq_v2(study, (), precision)
+    return tuple(curvatures)
+
+
+def _score(
+    study: Study,
+    method: Method,
+    weight_bits: Sequence[int],
+    activation_bits: Sequence[int],
+    precision: Precision,
+) -> tuple[list[Score], list[Curvature]]:
+    match method:
+        case "gauss_newton":
+            return gauss_newton(study, weight_bits, activation_bits), []
+        case "quadratic":
+            return quadratic(study, weight_bits, activation_bits), []
+        case "kl":
+            return kl(study, weight_bits, activation_bits), []
+        case "hawq":
+            return hawq(study, weight_bits)
+        case "hawq_v2":
+            return hawq_v2(study, weight_bits, precision)
+        case "fisher":
+            return fisher(study, weight_bits, precision), []
+        case "norm":
+            return norm(study, weight_bits), []
+
+
+def _approximations(study: Study, method: Method) -> tuple[str, ...]:
+    if method in ("kl", "norm"):
+        return ()
+    rough = [block.layer for block in study.blocks if not is_piecewise_linear(study.graph, block)]
+    if not rough:
+        return ()
+    names = ", ".join(rough[:8]) + (f" and {len(rough) - 8} more" if len(rough) > 8 else "")
+    return (
+        f"behind {names} something is not piecewise linear in the weights: there the second derivative is "
+        "approximated by its Gauss-Newton part, which is positive semi-definite",
+    )

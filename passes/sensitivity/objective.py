@@ -1,0 +1,174 @@
+"""The loss whose rise is predicted: its second derivative F in the outputs z, sample by sample.
+
+    classes    F = diag(p) - p p^T, p = softmax(z); without labels y the loss is the divergence KL(p || p'), with them
+               the cross-entropy, whose change is KL(p || p') + (p - y) . dz
+    values     F = 1 / size, the loss half the mean squared change of all outputs: networks that score no classes
+
+F = L L^T has a closed form for classes in order of falling p, with s_j the sum of p from j on:
+
+    L_jj = sqrt(p_j s_{j+1} / s_j),   L_ij = -p_i sqrt(p_j / (s_j s_{j+1}))  for i > j
+
+Its first k columns take care of the k likeliest classes; what remains is diag(r) - r r^T / s, r the tail of p.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ...ir import Graph
+from ..errors import PassError
+from .table import Objective
+
+
+class Loss(Protocol):
+    """What is asked of a loss. `outputs` are the graph's, of `count` samples; figures are [count], float64."""
+
+    @property
+    def name(self) -> Objective:
+        """The loss's name in the table."""
+
+    def read(self, outputs: Sequence[Tensor], count: int) -> Tensor:
+        """The outputs that count as [count, positions, size]."""
+
+    def divergence(self, z: Tensor, changed: Tensor) -> Tensor:
+        """How far changed outputs lie from the given ones."""
+
+    def quadratic(self, z: Tensor, dz: Tensor) -> Tensor:
+        """1/2 dz^T F dz, the divergence to second order."""
+
+    def first_order(self, z: Tensor, dz: Tensor, labels: Tensor) -> Tensor:
+        """The gradient of the loss along dz."""
+
+    def rank(self, z: Tensor) -> int:
+        """Number of columns of the whole factor of F."""
+
+    def columns(self, z: Tensor, count: int) -> Tensor:
+        """The first columns of the factor of F: [columns, *z]."""
+
+    def probes(self, z: Tensor, signs: Tensor, *, skipped: int) -> Tensor:
+        """Vectors [probes, *z] whose mean outer product is F without its first columns, for random signs like it."""
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The first output scores classes along its last dimension."""
+
+    name: Objective = "classes"
+
+    def read(self, outputs: Sequence[Tensor], count: int) -> Tensor:
+        return outputs[0].reshape(count, -1, outputs[0].shape[-1])
+
+    def divergence(self, z: Tensor, changed: Tensor) -> Tensor:
+        logs = z.double().log_softmax(-1)
+        return _sum(logs.exp() * (logs - changed.double().log_softmax(-1))).mean(-1)
+
+    def quadratic(self, z: Tensor, dz: Tensor) -> Tensor:
+        p, along = z.double().softmax(-1), dz.double()
+        centered = along - (p * along).sum(-1, keepdim=True)
+        return _sum(p * centered.square()).mean(-1) / 2
+
+    def first_order(self, z: Tensor, dz: Tensor, labels: Tensor) -> Tensor:
+        rows = z.shape[0] * z.shape[1]
+        if labels.is_floating_point() or labels.numel() != rows:
+            raise PassError(f"labels {tuple(labels.shape)} do not name a class for each of {rows} rows")
+        if not 0 <= int(labels.min()) <= int(labels.max()) < z.shape[2]:
+            raise PassError(
+                f"labels lie in {int(labels.min())}..{int(labels.max())}; there are {z.shape[2]} classes"
+            )
+        expected = functional.one_hot(labels.long().view(z.shape[:2]), z.shape[2])
+        return _sum((z.double().softmax(-1) - expected) * dz.double()).mean(-1)
+
+    def rank(self, z: Tensor) -> int:
+        return z.shape[1] * (z.shape[2] - 1)
+
+    def columns(self, z: Tensor, count: int) -> Tensor:
+        samples, positions, size = z.shape
+        p, order, tail = _sorted(z)
+        factor = z.new_zeros((min(count, size - 1), samples, positions, size), dtype=torch.float64)
+        for j in range(len(factor)):
+            here, left = tail[..., j], tail[..., j + 1]
+            ratio = torch.where(left > 0, p[..., j] / (here * left), 0.0).sqrt()
+            column = -p * ratio[..., None]
+            column[..., :j] = 0
+            column[..., j] = left * ratio
+            factor[j].scatter_(-1, order, column)
+        factor /= sqrt(positions)
+        if positions == 1:
+            return factor
+        apart = torch.eye(positions, dtype=torch.float64)[:, None, None, :, None]
+        return (apart * factor).flatten(0, 1)[:count]
+
+    def probes(self, z: Tensor, signs: Tensor, *, skipped: int) -> Tensor:
+        p, order, _ = _sorted(z)
+        p[..., :skipped] = 0
+        share = p / p.sum(-1, keepdim=True).clamp(min=torch.finfo(torch.float64).tiny)
+        drawn = signs * p.sqrt()
+        along = drawn - share * drawn.sum(-1, keepdim=True)
+        return torch.zeros_like(along).scatter_(-1, order.expand_as(along), along) / sqrt(z.shape[1])
+
+
+def _sum(x: Tensor) -> Tensor:
+    """Over classes."""
+    return x.sum(-1)
+
+
+def _sorted(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Probabilities in falling order, whose they are, and the sum of each and all after it."""
+    p, order = z.double().softmax(-1).sort(stable=True, dim=-1, descending=True)
+    return p, order, p.flip(-1).cumsum(-1).flip(-1)
+
+
+@dataclass(frozen=True)
+class Values:
+    """All floating outputs, each number as much as another."""
+
+    name: Objective = "values"
+
+    def read(self, outputs: Sequence[Tensor], count: int) -> Tensor:
+        return torch.cat([y.reshape(count, 1, -1) for y in outputs if y.is_floating_point()], -1)
+
+    def divergence(self, z: Tensor, changed: Tensor) -> Tensor:
+        return (changed.double() - z.double()).square().mean((1, 2)) / 2
+
+    def quadratic(self, z: Tensor, dz: Tensor) -> Tensor:
+        return dz.double().square().mean((1, 2)) / 2
+
+    def first_order(self, z: Tensor, dz: Tensor, labels: Tensor) -> Tensor:
+        return torch.zeros(z.shape[0], dtype=torch.float64)
+
+    def rank(self, z: Tensor) -> int:
+        return z.shape[2]
+
+    def columns(self, z: Tensor, count: int) -> Tensor:
+        ones = torch.eye(z.shape[2], dtype=torch.float64)[:count] / sqrt(z.shape[2])
+        return ones[:, None, None].expand(-1, *z.shape[:2], -1)
+
+    def probes(self, z: Tensor, signs: Tensor, *, skipped: int) -> Tensor:
+        drawn = signs.clone()
+        drawn[..., :skipped] = 0
+        return drawn / sqrt(z.shape[2])
+
+
+def choose_loss(graph: Graph, objective: Objective | None) -> Loss:
+    """The loss by name; left open, a first output [n, classes] or [n, positions, classes] is taken to score classes.
+
+    Not so where it has the shape of an input, as a reconstruction has. PassError where the graph has no such output.
+    """
+    floats = [v for v in graph.outputs if v.type.dtype.is_floating]
+    if not floats:
+        raise PassError("no output is a floating point value: there is no loss to measure")
+    first = graph.outputs[0].type
+    can_score = first.dtype.is_floating and first.rank >= 2 and first.shape[-1] >= 2
+    if objective == "classes" and not can_score:
+        raise PassError(f"output {graph.outputs[0]} of shape {first.shape} scores no classes")
+    if objective is None:
+        is_likely = can_score and first.rank <= 3 and first.shape not in {v.type.shape for v in graph.inputs}
+        objective = "classes" if is_likely else "values"
+    return Classes() if objective == "classes" else Values()

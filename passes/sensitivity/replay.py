@@ -1,0 +1,85 @@
+"""The part of a graph behind a change, run again from the values of one run, with or without a direction.
+
+A tangent travels by forward-mode differentiation, so that J v costs about two runs of what lies behind the change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ...ir import Graph, Node, run
+
+Operand = tuple[str, int]
+"""An operand of a node: the name of the node's first result, and the position."""
+
+
+class Replay:
+    """One run of a graph, all its values kept."""
+
+    def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
+        self._graph = graph
+        self._values = {name: tensor.detach() for name, tensor in graph.params.items()}
+        self._values |= {v.name: x for v, x in zip(graph.inputs, inputs, strict=True)}
+        with torch.no_grad():
+            run(graph, inputs, observe=lambda value, tensor: self._values.update({value.name: tensor}))
+        self.outputs = [self._values[v.name] for v in graph.outputs]
+
+    def value(self, name: str) -> Tensor:
+        """A value of the run."""
+        return self._values[name]
+
+    def changed(self, errors: Mapping[Operand, Tensor]) -> list[Tensor]:
+        """The outputs with something added to some operands."""
+        with torch.no_grad():
+            return self._run({at: self._operand(at) + error for at, error in errors.items()})
+
+    def tangents(self, errors: Mapping[Operand, Tensor]) -> list[Tensor]:
+        """The outputs' derivatives in the direction of `errors`, of what was added to some operands."""
+        with (
+            torch.no_grad(),
+            sdpa_kernel(SDPBackend.MATH),  # the others have no forward-mode derivative
+            forward_ad.dual_level(),
+        ):
+            outputs = self._run({at: _dual(self._operand(at), error) for at, error in errors.items()})
+            return [_tangent(y) for y in outputs]
+
+    def _operand(self, at: Operand) -> Tensor:
+        value = self._graph.producers[at[0]].inputs[at[1]]
+        assert value is not None
+        return self._values[value.name]
+
+    def _run(self, changed: Mapping[Operand, Tensor]) -> list[Tensor]:
+        fresh: dict[str, Tensor] = {}
+        nodes = {name for name, _ in changed}
+        for node in self._graph.nodes:
+            if node.outputs[0].name in nodes or any(v.name in fresh for v in node.operands):
+                for value, tensor in zip(node.outputs, self._call(node, fresh, changed), strict=True):
+                    fresh[value.name] = tensor
+        return [fresh.get(v.name, self._values[v.name]) for v in self._graph.outputs]
+
+    def _call(
+        self, node: Node, fresh: Mapping[str, Tensor], changed: Mapping[Operand, Tensor]
+    ) -> tuple[Tensor, ...]:
+        operands: list[Tensor | None] = [
+            None if v is None else fresh.get(v.name, self._values[v.name]) for v in node.inputs
+        ]
+        for index in range(len(operands)):
+            if (node.outputs[0].name, index) in changed:
+                operands[index] = changed[node.outputs[0].name, index]
+        results = node.op.reference(*operands)
+        return results if isinstance(results, tuple) else (results,)
+
+
+def _dual(x: Tensor, tangent: Tensor) -> Tensor:
+    dual: Tensor = forward_ad.make_dual(x, tangent.contiguous())  # type: ignore[no-untyped-call]  # torch's own
+    return dual
+
+
+def _tangent(x: Tensor) -> Tensor:
+    tangent: Tensor | None = forward_ad.unpack_dual(x).tangent  # type: ignore[no-untyped-call]  # torch's own
+    return torch.zeros_like(x) if tangent is None else tangent

@@ -1,0 +1,102 @@
+"""Samples in a fixed number of logical shards, and the processes that share them.
+
+What a shard gives does not depend on who computes it, and sums are taken in the order of the shards, in float64: the
+result is the same to the last bit for any number of processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch.distributed as dist
+from torch import Tensor
+
+from ..errors import PassError
+
+Result = TypeVar("Result")
+SHARDS = 16
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This process among `size` that work together; alone unless a process group says otherwise."""
+
+    rank: int = 0
+    size: int = 1
+
+    @staticmethod
+    def of_process_group() -> Workers:
+        """The processes of the default group of torch.distributed."""
+        return Workers(dist.get_rank(), dist.get_world_size())
+
+    def map(
+        self, shards: Sequence[range], work: Callable[[range], Result], done: Callable[[int], None]
+    ) -> list[Result]:
+        """The result of each shard, in order, in every process; a failure in one is a PassError in all."""
+        mine: dict[int, Result] = {}
+        failure: Exception | None = None
+        try:
+            for index in range(self.rank, len(shards), self.size):
+                mine[index] = work(shards[index])
+                done(len(mine))
+        except Exception as err:
+            if self.size == 1:
+                raise
+            failure = err
+        if self.size == 1:
+            return list(mine.values())
+        found: list[tuple[dict[int, Result], Exception | None]] = [({}, None)] * self.size
+        dist.all_gather_object(found, (mine, failure))
+        for rank, (_, error) in enumerate(found):
+            if error is not None:
+                raise PassError(f"process {rank}: {error}") from error
+        together = {index: result for part, _ in found for index, result in part.items()}
+        return [together[index] for index in range(len(shards))]
+
+
+ALONE = Workers()
+
+
+def make_shards(samples: int, count: int = SHARDS) -> tuple[range, ...]:
+    """Runs of neighbouring samples, as even as can be; fewer than `count` where there are fewer samples."""
+    count = min(count, samples)
+    ends = [samples * (i + 1) // count for i in range(count)]
+    return tuple(range(start, end) for start, end in zip([0, *ends], ends, strict=False))
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over samples of some figures [..., figures] and of their squares: means and standard errors add up."""
+
+    count: int
+    sums: Tensor
+    squares: Tensor
+
+    @staticmethod
+    def of(figures: Tensor) -> Moments:
+        """The moments of figures [figures, samples]."""
+        exact = figures.double()
+        return Moments(exact.shape[-1], exact.sum(-1), exact.square().sum(-1))
+
+    @staticmethod
+    def total(parts: Sequence[Moments]) -> Moments:
+        """The moments of all samples together, added in order."""
+        total = parts[0]
+        for part in parts[1:]:
+            total = Moments(total.count + part.count, total.sums + part.sums, total.squares + part.squares)
+        return total
+
+    @property
+    def mean(self) -> Tensor:
+        """Mean over samples."""
+        return self.sums / self.count
+
+    @property
+    def error(self) -> Tensor:
+        """Standard error of the mean; zero for a single sample, which tells nothing of it."""
+        if self.count == 1:
+            return self.sums.new_zeros(self.sums.shape)
+        variance = (self.squares - self.sums.square() / self.count).clamp(min=0) / (self.count - 1)
+        return (variance / self.count).sqrt()
