@@ -23,7 +23,7 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Samples:
-    """Model inputs, one tensor [n, ...] each in the model's order, and labels [n] where there are any."""
+    """Model inputs, one tensor [n, ...] each in the model's order, and labels [n, ...] where there are any."""
 
     inputs: tuple[Tensor, ...]
     labels: Tensor | None = None
@@ -69,8 +69,7 @@ def read_samples(
     if problems:
         raise UserError(problems)
     _check_finite(path, columns, inputs)
-    targets = torch.from_numpy(arrays[labels][:limit].astype(np.int64)) if labels else None
-    return Samples(tuple(inputs), targets)
+    return Samples(tuple(inputs), _labels(arrays[labels][:limit]) if labels else None)
 
 
 def run_samples(graph: Graph, samples: Samples, *, interpreter: Interpreter = run) -> list[Tensor]:
@@ -110,6 +109,11 @@ def snr_db(reference: Tensor, approximation: Tensor) -> float:
     if not noise:
         return float("inf")
     return float(10 * np.log10(signal / noise)) if signal else float("-inf")
+
+
+def _labels(array: NDArray[np.generic]) -> Tensor:
+    """Classes as int64, numbers as float32."""
+    return torch.from_numpy(array.astype(np.float32 if np.issubdtype(array.dtype, np.floating) else np.int64))
 
 
 def _read(origin: ArrayOrigin, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:

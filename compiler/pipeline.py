@@ -24,7 +24,7 @@ from .capture import capture
 from .data import Column, Samples, own_batch, read_samples
 from .emission import check_backends, emit_backends
 from .errors import Problem, UserError
-from .loading import check_weights, example_input, load_source, load_weights, positional_order
+from .loading import check_weights, example_input, find_source, load_source, load_weights, positional_order
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .output import publish
 from .report import Report, render_html
@@ -167,7 +167,14 @@ def _context(
 ) -> Context:
     """What surrounds the pass of this index."""
     options, rest = session.spec.passes[index], session.spec.passes[index + 1 :]
-    context = Context(original=session.captured, layers=layers, selects=layer_matches, progress=progress)
+    folder = session.loaded.path.parent
+    context = Context(
+        original=session.captured,
+        layers=layers,
+        selects=layer_matches,
+        load=lambda source: find_source(source, folder=folder),
+        progress=progress,
+    )
     limit = getattr(options, "samples", None)  # an option that only passes with calibration have
     context = _with_samples(context, session, limit)
     if session.target.isa == HOST:

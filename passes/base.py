@@ -19,8 +19,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from ..ir import Graph, Node, verify
+from ..specs import FileSource, ModuleSource
 from ..specs.options import LayerPrecision, PassOptions
-from .errors import MissingNeedError, UnknownPassError
+from .errors import MissingNeedError, PassError, UnknownPassError
 from .report import PassReport
 
 ENTRY_POINT_GROUP = "fxpress.passes"
@@ -94,6 +95,11 @@ def _silent(label: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
 
 
+def _load_nothing(source: FileSource | ModuleSource) -> object:
+    """Loading where nobody said how."""
+    raise PassError(f"{source} cannot be loaded here")
+
+
 def _select_exactly(pattern: str, module: str) -> bool:
     """Layer selection without globs."""
     return pattern == module
@@ -105,8 +111,9 @@ class Context:
 
     `calibration` holds input tuples, each with exactly the graph's input shapes; `labels` a tensor for each of
     them. `original` is the graph as it was captured. `layers` is what passes before this one decided about the bits of
-    layers, by module path. `selects(pattern, module)` says whether a layer selector of
-    the spec means a module path. `progress(label, done, total)` is called as long work goes on.
+    layers, by module path. `selects(pattern, module)` says whether a layer selector of the spec means a module path,
+    `load(source)` gives what a `file.py:name` of the spec names. `progress(label, done, total)` is called as long work
+    goes on.
     """
 
     calibration: Sequence[tuple[Tensor, ...]] = ()
@@ -115,6 +122,7 @@ class Context:
     original: Graph | None = None
     layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
     selects: Callable[[str, str], bool] = _select_exactly
+    load: Callable[[FileSource | ModuleSource], object] = _load_nothing
     progress: Callable[[str, int, int], None] = _silent
 
     @property

@@ -22,6 +22,10 @@ def check_files(spec: Spec, root: Node) -> list[Problem]:
     for key, dataset in (("calibration", spec.data.calibration), ("evaluation", spec.data.evaluation)):
         if dataset is not None:
             found += _dataset(("data", key), dataset, list(spec.model.inputs))
+    for index, options in enumerate(spec.passes):
+        for name, value in options:
+            if isinstance(value, FileSource):
+                found += _source(value, ("passes", index, name))
     return [
         Problem(code, place_of(root, location), f"{format_path(location)}: {message}", hint)
         for code, location, message, hint in found

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from .base import PassOptions
 from .clean import CleanOptions, CleanRule
-from .finetune import Distillation, FinetuneOptions
+from .finetune import Augmentation, Distillation, FinetuneOptions
 from .fuse import FuseOptions, FuseRule
 from .observer import Aciq, Entropy, MinMax, MovingAverage, MseSearch, Observer, Percentile, WeightObserver
 from .prune import PruneBudget, PruneOptions
@@ -39,6 +39,7 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "PASSES",
     "Aciq",
+    "Augmentation",
     "CleanOptions",
     "CleanRule",
     "Distillation",

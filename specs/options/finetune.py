@@ -1,50 +1,91 @@
-"""Options of `finetune`: training of the graph as it stands."""
+"""Options of `finetune`: training of the graph as it stands, in float or on integers."""
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from ..section import LayerPatterns, Positive, Section
+from ..model import FileSource, ModuleSource, Source
+from ..section import FilePath, LayerPatterns, Name, Positive, Section, fault
 from ..units import Percent
 from .base import PassOptions
 
+NamedLoss: TypeAlias = Literal["cross_entropy", "mse"]
 _Rate = Annotated[float, Field(gt=0, le=10)]
+_Count = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+def _loss(value: Any) -> Any:  # any: whatever the user wrote, checked by the union
+    if isinstance(value, str) and ":" not in value and value not in ("cross_entropy", "mse"):
+        hint = "write `cross_entropy`, `mse`, or `file.py:function` for one of your own"
+        raise fault("S204", "is no loss", hint=hint)
+    return value
 
 
 class Distillation(Section):
-    """Teaching by the model as it was captured: its outputs, softened by a temperature (Hinton et al., 2015)."""
+    """Teaching by the model as it was captured: its outputs (Hinton et al., 2015), and layers (FitNets, 2015)."""
 
     weight: Percent = Field(
         default=0.7,
         json_schema_extra={"default": "70 %"},
-        description="Share of the loss; the rest is that of labels.",
+        description="Share of the teacher's outputs in the loss; the rest is that of labels.",
     )
     temperature: Annotated[float, Field(ge=1, le=100)] = Field(
-        default=4.0, description="By what outputs are divided before their softmax."
+        default=4.0, description="By what class scores are divided before their softmax."
+    )
+    layers: tuple[Name, ...] = Field(
+        default=(),
+        description="Modules whose results are taught too, by their mean squared difference; where the student has "
+        "fewer channels, through a linear map that is learned and thrown away.",
+        examples=[["block2", "block3"]],
+    )
+    layer_weight: Annotated[float, Field(gt=0, le=1000)] = Field(
+        default=1.0,
+        description="What the error of `layers`, relative to the teacher's power, counts beside the rest.",
+    )
+
+
+class Augmentation(Section):
+    """Images changed at random each time they are seen: inputs of the form [n, c, h, w]."""
+
+    flip: bool = Field(default=False, description="Mirrors every other image, left to right.")
+    shift: Annotated[int, Field(ge=0, le=256)] = Field(
+        default=0, description="Moves each image by up to so many pixels; its border is repeated."
     )
 
 
 class FinetuneOptions(PassOptions):
-    """Trains weights and biases on `data.calibration`: against its labels, and against the captured model."""
+    """Trains weights and biases on `data.calibration`: against its labels, and against the captured model.
 
-    before: ClassVar[tuple[str, ...]] = ("quantize",)
+    After `quantize` it trains the integer graph, with its rounding in the loop and the steps of its grids learned.
+    """
+
     repeatable: ClassVar[bool] = True
     predicted: ClassVar[bool] = False
     needs: ClassVar = frozenset({"calibration"})
-    why: ClassVar[str] = "training works on the float graph, and what it learns is quantized"
 
     pass_: Literal["finetune"] = Field(default="finetune", alias="pass", description="The name of the pass.")
-    epochs: Positive = Field(default=5, description="How often all samples are seen.")
+    epochs: _Count = Field(default=5, description="How often all samples are seen; 0 measures only.")
     batch: Positive = Field(default=64, description="Samples of one step.")
+    loss: Annotated[NamedLoss | Source, BeforeValidator(_loss)] = Field(
+        default="cross_entropy",
+        description="Loss against the labels: `cross_entropy`, `mse`, or `file.py:function` that makes one number of "
+        "the outputs (a tuple where there are several) and the labels.",
+    )
     optimizer: Literal["sgd", "adamw"] = Field(default="adamw", description="With momentum 0.9, or AdamW.")
     learning_rate: _Rate = Field(
-        default=1e-3, description="At the start; it falls to zero as a quarter of a cosine wave."
+        default=1e-3, description="The highest; after the warm-up it falls to zero as half a cosine wave."
     )
+    warmup: _Count = Field(default=0, description="Epochs in which the learning rate rises from zero.")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
         default=1e-4, description="Of weights, not of biases."
     )
     distill: Distillation | None = Field(
         default=Distillation(), description="Teaching by the captured model; `null` for labels alone."
+    )
+    augment: Augmentation | None = Field(default=None, description="Random changes of images.")
+    learn_steps: bool = Field(
+        default=True,
+        description="Of an integer graph: learns the steps of weights and activations too (LSQ, Esser et al., 2020).",
     )
     validation: Percent = Field(
         default=0.1,
@@ -54,8 +95,24 @@ class FinetuneOptions(PassOptions):
     patience: Positive | None = Field(
         default=None, description="Stop after this many epochs without a better one; never when left out."
     )
+    checkpoint: FilePath | None = Field(
+        default=None,
+        description="File that is written after each epoch; a training that finds its own there goes on from it, and "
+        "ends with the same bytes.",
+    )
     keep: LayerPatterns = Field(default=(), description="Layers that are not trained.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Of the order of samples.")
+    seed: _Count = Field(default=0, description="Of the order of samples, and of `augment`.")
     samples: Positive | None = Field(
         default=None, description="Samples to train on; all that `data.calibration` gives when left out."
     )
+
+    @model_validator(mode="after")
+    def _warms_up_before_the_end(self) -> Self:
+        if self.warmup and self.warmup >= self.epochs:
+            raise fault("S205", f"a `warmup` of {self.warmup} leaves nothing of {self.epochs} epochs")
+        return self
+
+    @property
+    def own_loss(self) -> FileSource | ModuleSource | None:
+        """The user's own loss; None for a named one."""
+        return None if isinstance(self.loss, str) else self.loss

@@ -1,0 +1,81 @@
+"""What is trained: a graph whose constants are learned, run on a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from ...ir import Graph, Node, Value, run
+from ...ir.interpret import Observer
+from ...ir.ops.embedding import Embedding
+from ...ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
+from ...ir.ops.prelu import Prelu
+from ...ir.ops.recurrent import Recurrent
+from ...specs.options import FinetuneOptions
+from ..base import Context
+from ..layers import LAYERS
+
+_AFFINE = (BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RmsNorm, Prelu, Embedding)
+
+
+class Student(Protocol):
+    """A graph in training. What it learns is a mapping of names to tensors that it gives out once, and takes back."""
+
+    def start(self) -> dict[str, Tensor]:
+        """What is learned, as it is before training."""
+
+    def answer(
+        self, batched: Graph, inputs: Sequence[Tensor], learned: Mapping[str, Tensor], *, observe: Observer
+    ) -> list[Tensor]:
+        """Outputs for inputs, differentiable; `batched` is the student's graph for a batch of their size."""
+
+    def taught(self, learned: Mapping[str, Tensor]) -> Graph:
+        """The graph with what was learned."""
+
+
+@dataclass(frozen=True)
+class FloatStudent:
+    """Float constants of a graph, by name."""
+
+    graph: Graph
+    names: tuple[str, ...]
+
+    def start(self) -> dict[str, Tensor]:
+        """The constants."""
+        return {name: self.graph.params[name].detach().clone() for name in self.names}
+
+    def answer(
+        self, batched: Graph, inputs: Sequence[Tensor], learned: Mapping[str, Tensor], *, observe: Observer
+    ) -> list[Tensor]:
+        """The graph run with the learned constants in place of its own."""
+        return run(batched, inputs, params=learned, observe=observe)
+
+    def taught(self, learned: Mapping[str, Tensor]) -> Graph:
+        """The graph with the learned constants."""
+        return self.graph.with_params({name: learned[name].detach().contiguous() for name in self.names})
+
+
+def trainable(graph: Graph, options: FinetuneOptions, context: Context) -> list[Value]:
+    """Weights and biases of layers, float or quantized; not those of kept layers, nor what those share."""
+    found: dict[str, Value] = {}
+    held: set[str] = set()
+    for node in graph.nodes:
+        is_kept = any(context.selects(pattern, node.source.module) for pattern in options.keep)
+        for value in _weights(node):
+            if graph.is_constant(value):
+                found[value.name] = value
+                held |= {value.name} if is_kept else set()
+    return [value for name, value in found.items() if name not in held]
+
+
+def _weights(node: Node) -> list[Value]:
+    if isinstance(node.op, (*LAYERS, *_AFFINE)):
+        values = [node.operand(1), node.operand(2)]
+    elif isinstance(node.op, Recurrent):
+        values = list(node.inputs[1 + node.op.states :])
+    else:
+        return []
+    return [v for v in values if v is not None and (v.type.is_quantized or v.type.dtype.is_floating)]
