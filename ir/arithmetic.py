@@ -54,21 +54,23 @@ class Rescale:
     shift: int
 
     @staticmethod
-    def of(factors: tuple[float, ...], zero_points: tuple[int, ...], zero_point: int) -> Rescale:
-        """Form of `sum_i factor_i * (x_i - zero_point_i) + zero_point`.
+    def of(
+        factors: tuple[float, ...], zero_points: tuple[int, ...], zero_point: int, *, bits: int = 8
+    ) -> Rescale:
+        """Form of `sum_i factor_i * (x_i - zero_point_i) + zero_point` for operands of at most `bits` bits.
 
-        The shift is the largest, up to 22, that keeps every multiplier within 16 bits signed.
+        The shift is the largest, up to 22, that keeps every multiplier within 16 bits signed and every sum within
+        int32. OverflowBoundError where there is none.
         """
-        largest = max(abs(Fraction(f)) for f in factors)
-        shift = MAX_RESCALE_SHIFT
-        while shift > 0 and round(largest * (1 << shift)) > 32767:
-            shift -= 1
-        if round(largest * (1 << shift)) > 32767:
-            raise OverflowBoundError(f"a scale ratio of {float(largest):g} is too large for the integer form")
-        multipliers = tuple(round(Fraction(f) * (1 << shift)) for f in factors)
-        offset = (zero_point << shift) + ((1 << shift) >> 1)
-        offset -= sum(m * z for m, z in zip(multipliers, zero_points, strict=True))
-        return Rescale(multipliers, offset, shift)
+        for shift in range(MAX_RESCALE_SHIFT, -1, -1):
+            multipliers = tuple(round(Fraction(f) * (1 << shift)) for f in factors)
+            offset = (zero_point << shift) + ((1 << shift) >> 1)
+            offset -= sum(m * z for m, z in zip(multipliers, zero_points, strict=True))
+            bound = abs(offset) + sum(abs(m) << (bits - 1) for m in multipliers)
+            if max(map(abs, multipliers)) <= 32767 and bound <= INT32_MAX:
+                return Rescale(multipliers, offset, shift)
+        largest = max(map(abs, factors))
+        raise OverflowBoundError(f"a scale ratio of {largest:g} is too large for the integer form")
 
     def apply(self, *operands: torch.Tensor) -> torch.Tensor:
         """The rescaled sum, before saturation; every partial sum is asserted to fit int32."""
@@ -76,6 +78,13 @@ class Rescale:
         for x, multiplier in zip(operands, self.multipliers, strict=True):
             total = check_int32(total + x * multiplier, "a rescaled sum")
         return total >> self.shift
+
+
+def prove_requant(bound: int, *steps: Requant) -> None:
+    """Raise OverflowBoundError unless every accumulator up to `bound` fits int32 before and after the left shift."""
+    largest = bound << max(step.shift for step in steps)
+    if largest > INT32_MAX:
+        raise OverflowBoundError(f"an accumulator can reach {largest:,}, beyond int32")
 
 
 def check_int32(x: torch.Tensor, what: str) -> torch.Tensor:

@@ -111,6 +111,11 @@ class Quantization:
         return (1 << (self.bits - 1)) - 1
 
     @property
+    def reach(self) -> int:
+        """Largest distance of an integer from its zero point."""
+        return max(max(self.qmax - z, z - self.qmin) for z in self.zero_point)
+
+    @property
     def container(self) -> DType:
         """Element type that holds the integers while computing."""
         return _CONTAINER[self.bits]

@@ -33,7 +33,7 @@ CODES = {
 }
 BUDGET_CODES = frozenset({"C707", "C708"})
 _MAX_RANK = 4
-_ACTIVATION_BITS = 8
+_ACTIVATION_BITS = (8, 16)
 
 
 def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
@@ -81,10 +81,12 @@ def _node_problems(node: Node, graph: Graph, options: COutput, machine: Machine)
     if any(0 in v.type.shape for v in values):
         yield Problem("C701", place, f"{node.op.name} on values without elements", "leave such parts out")
         return
-    odd = sorted({_bits(v) for v in values if not graph.is_constant(v)} - {0, _ACTIVATION_BITS})
+    odd = sorted({_bits(v) for v in values if not graph.is_constant(v)} - {0, *_ACTIVATION_BITS})
     if odd:
         message = f"{node.op.name} on activations of {', '.join(map(str, odd))} bits"
-        yield Problem("C704", place, message, f"the C kernels take {_ACTIVATION_BITS} bits")
+        yield Problem(
+            "C704", place, message, f"the C kernels take {' or '.join(map(str, _ACTIVATION_BITS))} bits"
+        )
         return
     found, refusals = _offers(node, graph, machine)
     if not found:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from ...ir import Graph, run_integer
@@ -75,7 +74,7 @@ def _as_taken(port: Port, tensor: Tensor) -> Tensor:
     q = port.type.quantization
     if q is None or not tensor.is_floating_point():
         return tensor
-    return q.quantize(tensor).to(torch.int8)
+    return q.quantize(tensor).to(port.type.dtype.torch)
 
 
 def _arrays(symbol: str, ports: Sequence[Port], tensors: Sequence[Tensor]) -> list[Array]:

@@ -1,4 +1,5 @@
-"""Activation functions of one operand. On 8 bits each is a table of 256 entries, made from the float form."""
+"""Activation functions of one operand. On 8 bits each is a table of 256 entries, made from the float
+form; on 16 bits those that only bound their operand have an integer form."""
 
 from __future__ import annotations
 
@@ -12,10 +13,10 @@ from torch.nn import functional
 
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .accumulate import apply_clamp
+from .accumulate import apply_clamp, clamp_bounds
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall
-from .quantize import per_tensor_types
+from .quantize import per_tensor_types, rescale_between
 
 TABLE_BITS = 8
 
@@ -39,7 +40,7 @@ class Elementwise(Op):
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         qx, qy = per_tensor_types(operands[0], outputs[0])
-        if max(qx.bits, qy.bits) > TABLE_BITS:
+        if qx.bits > TABLE_BITS or qy.bits > 2 * TABLE_BITS:
             raise ShapeError(f"{self.name} is a table, for values of at most {TABLE_BITS} bits")
 
     def integer(self, call: IntegerCall) -> Tensor:
@@ -53,13 +54,40 @@ class Elementwise(Op):
         return qy.quantize(self.reference(qx.dequantize(integers, dtype=torch.float64)))
 
 
+@dataclass(frozen=True)
+class Bounded(Elementwise):
+    """Base of the functions that only bound x: more bits than a table has are rescaled, and saturate at the bounds."""
+
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """Smallest and largest result."""
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        qx, qy = per_tensor_types(operands[0], outputs[0])
+        if qx.bits > TABLE_BITS:
+            rescale_between(qx, qy)
+        else:
+            super().check_quantized(operands, outputs)
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        qx, qy = per_tensor_types(call.types[0], call.output)
+        if qx.bits <= TABLE_BITS:
+            return super().integer(call)
+        return rescale_between(qx, qy).apply(call.operand(0)).clamp(*clamp_bounds(self.bounds, qy))
+
+
 @operator("clamp")
 @dataclass(frozen=True)
-class Clamp(Elementwise):
+class Clamp(Bounded):
     """min(max(x, low), high); ReLU is (0, inf), ReLU6 (0, 6)."""
 
     low: float = float("-inf")
     high: float = float("inf")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return self.low, self.high
 
     def reference(self, x: Tensor) -> Tensor:
         return apply_clamp(x, (self.low, self.high))
@@ -67,8 +95,12 @@ class Clamp(Elementwise):
 
 @operator("relu")
 @dataclass(frozen=True)
-class Relu(Elementwise):
+class Relu(Bounded):
     """max(x, 0)."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, float("inf")
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.relu(x)

@@ -13,7 +13,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from ..arithmetic import Requant, Rescale, check_int32, requant
+from ..arithmetic import Requant, Rescale, check_int32, prove_requant, requant
 from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .accumulate import Clamp, apply_clamp, clamp_bounds
@@ -45,8 +45,8 @@ class Binary(Op):
         return apply_clamp(self.combine(a, b), self.clamp)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        if any(q.bits > 8 for q in per_tensor_types(*operands, outputs[0])):
-            raise ShapeError(f"{self.name} computes on values of at most 8 bits")
+        if any(q.bits > 16 for q in per_tensor_types(*operands, outputs[0])):
+            raise ShapeError(f"{self.name} computes on values of at most 16 bits")
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         return (tie_broadcast(call, call.outputs[0].shape, call.operand(0), call.operand(1)),)
@@ -60,6 +60,10 @@ class Add(Binary):
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
 
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        super().check_quantized(operands, outputs)
+        rescale_of_sum(operands[0], operands[1], outputs[0], sign=1)
+
     def integer(self, call: IntegerCall) -> Tensor:
         return _weighted_sum(call, self.clamp, sign=1)
 
@@ -72,6 +76,10 @@ class Sub(Binary):
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a - b
 
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        super().check_quantized(operands, outputs)
+        rescale_of_sum(operands[0], operands[1], outputs[0], sign=-1)
+
     def integer(self, call: IntegerCall) -> Tensor:
         return _weighted_sum(call, self.clamp, sign=-1)
 
@@ -83,6 +91,11 @@ class Mul(Binary):
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a * b
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        super().check_quantized(operands, outputs)
+        qa, qb = per_tensor_types(*operands)
+        prove_requant(qa.reach * qb.reach, requant_of_product(operands[0], operands[1], outputs[0]))
 
     def integer(self, call: IntegerCall) -> Tensor:
         qa, qb, qy = per_tensor_types(*call.types, call.output)
@@ -166,11 +179,12 @@ def promoted(a: TensorType, b: TensorType) -> DType:
     return DType.of(torch.result_type(left, right))
 
 
-def rescale_of_sum(a: TensorType, b: TensorType, output: TensorType, *, sign: int) -> Rescale:
+def rescale_of_sum(a: TensorType | None, b: TensorType | None, output: TensorType, *, sign: int) -> Rescale:
     """Integers of a + sign * b on the result's grid."""
     qa, qb, qy = per_tensor_types(a, b, output)
     factors = (qa.scale[0] / qy.scale[0], sign * qb.scale[0] / qy.scale[0])
-    return Rescale.of(factors, (qa.zero_point[0], qb.zero_point[0]), qy.zero_point[0])
+    zero_points = (qa.zero_point[0], qb.zero_point[0])
+    return Rescale.of(factors, zero_points, qy.zero_point[0], bits=max(qa.bits, qb.bits))
 
 
 def requant_of_product(a: TensorType | None, b: TensorType | None, output: TensorType) -> Requant:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..arithmetic import Requant, requant
+from ..arithmetic import Requant, prove_requant, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
@@ -64,7 +64,12 @@ class Averaging(Op):
     quantized = Quantized.COMPUTE
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        per_tensor_types(operands[0], outputs[0])
+        (x, *_), (qx, qy) = operands, per_tensor_types(operands[0], outputs[0])
+        assert x is not None
+        shape = (1, 1, *x.shape[2:])
+        elements = int(self.window_sums(torch.ones(shape, dtype=torch.int64)).max())
+        counts = {int(n) for n in self.counts(shape).flatten()}
+        prove_requant(qx.reach * elements, *(Requant.of(qx.scale[0] / qy.scale[0] / n) for n in counts))
 
     def integer(self, call: IntegerCall) -> Tensor:
         qx, qy = per_tensor_types(call.types[0], call.output)

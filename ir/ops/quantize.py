@@ -78,12 +78,16 @@ class Requantize(Op):
         return x
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        per_tensor_types(operands[0], outputs[0])
+        rescale_between(*per_tensor_types(operands[0], outputs[0]))
 
     def integer(self, call: IntegerCall) -> Tensor:
         qx, qy = per_tensor_types(call.types[0], call.output)
-        rescale = Rescale.of((qx.scale[0] / qy.scale[0],), qx.zero_point, qy.zero_point[0])
-        return rescale.apply(call.operand(0)).clamp(qy.qmin, qy.qmax)
+        return rescale_between(qx, qy).apply(call.operand(0)).clamp(qy.qmin, qy.qmax)
+
+
+def rescale_between(x: Quantization, y: Quantization) -> Rescale:
+    """Integers of the same reals on another grid, before saturation."""
+    return Rescale.of((x.scale[0] / y.scale[0],), x.zero_point, y.zero_point[0], bits=x.bits)
 
 
 def check_moved(*types: TensorType) -> None:

@@ -10,7 +10,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..arithmetic import Requant, check_int32, requant
+from ..arithmetic import Requant, check_int32, prove_requant, requant
 from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
@@ -62,7 +62,10 @@ class LinearReduction(Reduction):
         return (TensorType(self.result_shape(x), x.real().dtype),)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        per_tensor_types(operands[0], outputs[0])
+        (x, *_), (qx, _) = operands, per_tensor_types(operands[0], outputs[0])
+        assert x is not None
+        elements = x.numel // max(outputs[0].numel, 1)
+        prove_requant(qx.reach * elements, self.fixed_point(x, outputs[0])[0])
 
     def integer(self, call: IntegerCall) -> Tensor:
         x, (_, qy) = call.operand(0), per_tensor_types(call.types[0], call.output)

@@ -97,3 +97,15 @@ def test_an_unknown_target_names_the_nearest() -> None:
         load_target("cortexm4f")
     with pytest.raises(SpecError, match=r'there is no file "none.yaml"'):
         load_target("none.yaml")
+
+
+def test_bits_that_the_kernels_of_a_target_lack_are_refused(write: Write, sound: str) -> None:
+    write(BOARD, "board.yaml")
+    spec = sound.replace("cortex-m4f", "board.yaml")
+    for bits, problem in (
+        ("activations: int16", "board has no kernel for int16 activations; it has int8"),
+        ("weights: int2", "board has no kernel for int2 weights; it has int8"),
+    ):
+        with pytest.raises(SpecError, match="S305") as caught:
+            load_spec(write(spec.replace("pass: quantize", f"pass: quantize\n    {bits}")))
+        assert problem in str(caught.value)

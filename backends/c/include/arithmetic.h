@@ -65,4 +65,16 @@ FXP_INLINE int8_t fxp_saturate8(int32_t value)
 #endif
 }
 
+/* Saturation to int16. */
+FXP_INLINE int16_t fxp_saturate16(int32_t value)
+{
+#if FXP_DSP
+    int32_t saturated;
+    __asm__("ssat %0, #16, %1" : "=r"(saturated) : "r"(value));
+    return (int16_t)saturated;
+#else
+    return (int16_t)fxp_clamp(value, -32768, 32767);
+#endif
+}
+
 #endif

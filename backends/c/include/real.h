@@ -1,4 +1,4 @@
-/* Bounds of float activations, where a NaN stays a NaN, and rounding of reals to int8. */
+/* Bounds of float activations, where a NaN stays a NaN, and rounding of reals to integers. */
 #ifndef FXP_REAL_H
 #define FXP_REAL_H
 
@@ -30,21 +30,33 @@ FXP_INLINE float fxp_smaller(float a, float b)
     return a < b || a != a ? a : b;
 }
 
-/* Rounds halves away from zero, adds the zero point, saturates to int8; NaN gives the zero point. */
-FXP_INLINE int8_t fxp_quantize(float ratio, int32_t zero_point)
+/* Rounds halves away from zero, up to a limit of either sign; NaN gives zero. */
+FXP_INLINE int32_t fxp_round(float ratio, int32_t limit)
 {
-    int32_t rounded = 0;
-    if (ratio >= 256.0f) {
-        rounded = 256;
-    } else if (ratio <= -256.0f) {
-        rounded = -256;
-    } else if (ratio >= 0.0f) {
-        rounded = (int32_t)(ratio + 0.5f);
-    } else if (ratio < 0.0f) {
-        rounded = (int32_t)(ratio - 0.5f);
+    if (ratio >= (float)limit) {
+        return limit;
     }
-    rounded += zero_point;
+    if (ratio <= (float)-limit) {
+        return -limit;
+    }
+    if (ratio >= 0.0f) {
+        return (int32_t)(ratio + 0.5f);
+    }
+    return ratio < 0.0f ? (int32_t)(ratio - 0.5f) : 0;
+}
+
+/* Rounds, adds the zero point, saturates to int8. */
+FXP_INLINE int8_t fxp_quantize8(float ratio, int32_t zero_point)
+{
+    const int32_t rounded = fxp_round(ratio, 256) + zero_point;
     return (int8_t)(rounded < -128 ? -128 : rounded > 127 ? 127 : rounded);
+}
+
+/* Rounds, adds the zero point, saturates to int16. */
+FXP_INLINE int16_t fxp_quantize16(float ratio, int32_t zero_point)
+{
+    const int32_t rounded = fxp_round(ratio, 65536) + zero_point;
+    return (int16_t)(rounded < -32768 ? -32768 : rounded > 32767 ? 32767 : rounded);
 }
 
 #endif

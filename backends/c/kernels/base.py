@@ -51,6 +51,7 @@ class Function:
     render: Callable[[str], str]
     headers: tuple[str, ...] = ()
     uses_math: bool = False
+    uses_memory: bool = False  # memcpy or memset
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,15 @@ class Site:
         """Whether an operand is a constant of the graph."""
         return self.graph.is_constant(self.node.operand(index))
 
+    @property
+    def weights_refusal(self) -> str:
+        """Why operands 1 and 2 are no weights and bias that kernels can pack, or nothing."""
+        if not self.is_constant(1) or (self.has(2) and not self.is_constant(2)):
+            return "weights and bias must be constants"
+        if self.is_integer and self.type(1).dtype is not DType.I8:
+            return "weights of more than 8 bits"
+        return ""
+
     def array(self, index: int) -> AnyArray:
         """The tensor of a constant operand."""
         value = self.node.inputs[index]
@@ -199,13 +209,14 @@ def template(
     *,
     headers: tuple[str, ...] = ("arithmetic.h",),
     uses_math: bool = False,
+    uses_memory: bool = False,
 ) -> Function:
     """The function that a template writes; it sees `name`, the C `parameters`, and the frozen context as `k`."""
 
     def render(name: str) -> str:
         return _ENVIRONMENT.get_template(path).render(k=context, name=name, parameters=parameters)
 
-    return Function((path, context, parameters), render, headers, uses_math)
+    return Function((path, context, parameters), render, headers, uses_math, uses_memory)
 
 
 def call(

@@ -13,6 +13,7 @@ import numpy as np
 from ....ir.ops.accumulate import fixed_point
 from ....ir.ops.conv import Conv
 from ..layout import channels_last
+from ..literal import c_type
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
 from .rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
 from .window import MAX_SPATIAL, Image, Window, image, window
@@ -30,6 +31,12 @@ class ConvContext:
     groups: int
     padded: bool
     finish: Finish
+    element: str
+
+    @property
+    def kind(self) -> str:
+        """What the input's elements are, for comments."""
+        return self.element.removesuffix("_t")
 
     @property
     def group_in(self) -> int:
@@ -67,8 +74,8 @@ def portable(site: Site) -> Offer:
         return f"a convolution over {op.rank} dimensions"
     if site.is_integer and op.groups == 1:
         return "integer convolutions of one group are products of rows"
-    if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
-        return "weights and bias must be constants"
+    if site.weights_refusal:
+        return site.weights_refusal
     context = conv_context(site, op)
     written_out = not site.is_integer or len(context.taps) <= _MOST_TAPS
     kind = "depthwise" if context.is_depthwise and written_out else "conv"
@@ -101,7 +108,7 @@ def conv_context(site: Site, op: Conv) -> ConvContext:
         finish = integer_finish(fixed)
     else:
         finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
-    return ConvContext(x, y, seen, op.groups, seen.reaches_out(x, y), finish)
+    return ConvContext(x, y, seen, op.groups, seen.reaches_out(x, y), finish, c_type(site.type(0).dtype))
 
 
 def _constants(site: Site, context: ConvContext, kind: str) -> tuple[Constant, ...]:
@@ -114,7 +121,8 @@ def _constants(site: Site, context: ConvContext, kind: str) -> tuple[Constant, .
     assert isinstance(op, Conv)
     fixed = fixed_point(site.type(0), site.type(1), site.output, clamp=op.clamp)
     zero = site.quantization(0).zero_point[0]
-    padding = (Constant("padding", np.full(context.x.c, zero, np.int8)),) if context.padded else ()
+    outside = np.full(context.x.c, zero, np.int8 if context.element == "int8_t" else np.int16)
+    padding = (Constant("padding", outside),) if context.padded else ()
     bias = Constant("bias", folded_bias(site, weight))
     return (Constant("weights", packed), bias, *scale_constants(fixed), *padding)
 

@@ -12,6 +12,7 @@ import numpy as np
 from ....ir.ops.accumulate import fixed_point
 from ....ir.ops.conv import ConvTranspose
 from ..layout import channels_last
+from ..literal import c_type
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
 from .rounding import Finish, float_finish, integer_finish, scale_constants, signed
 from .window import MAX_SPATIAL, Image, Window, image, two
@@ -27,6 +28,7 @@ class TransposeContext:
     groups: int
     finish: Finish
     element: str
+    weight: str
     accumulator: str
     product: str
 
@@ -54,8 +56,8 @@ def portable(site: Site) -> Offer:
     assert isinstance(op, ConvTranspose)
     if op.rank > MAX_SPATIAL:
         return f"a transposed convolution over {op.rank} dimensions"
-    if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
-        return "weights and bias must be constants"
+    if site.weights_refusal:
+        return site.weights_refusal
     x, y = image(site.type(0).shape), image(site.output.shape)
     seen = Window(
         two(site.type(1).shape[2:], 1), two(op.stride, 1), two(op.padding[::2], 0), two(op.dilation, 1)
@@ -67,11 +69,13 @@ def portable(site: Site) -> Offer:
         bias = site.array(2) if site.has(2) else np.zeros(y.c, np.int32)
         constants += (Constant("bias", bias), *scale_constants(fixed))
         centred = f"(tap[i] - {signed(site.quantization(0).zero_point[0])}) * w[i]"
-        context = TransposeContext(x, y, seen, op.groups, integer_finish(fixed), "int8_t", "int32_t", centred)
+        element = c_type(site.type(0).dtype)
+        finish = integer_finish(fixed)
+        context = TransposeContext(x, y, seen, op.groups, finish, element, "int8_t", "int32_t", centred)
     else:
         constants += (Constant("bias", site.array(2)),) if site.has(2) else ()
         finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
-        context = TransposeContext(x, y, seen, op.groups, finish, "float", "float", "tap[i] * w[i]")
+        context = TransposeContext(x, y, seen, op.groups, finish, "float", "float", "float", "tap[i] * w[i]")
     names = {"x": 0} | ({"residual": 3} if site.has(3) else {})
     made = call("conv/conv_transpose.c.j2", context, site, reads=names, constants=constants)
     layout_y = channels_last(site.output.shape)

@@ -91,8 +91,8 @@ def _refusal(site: Site) -> str:
     tensors = [site.type(0), site.output, *([site.type(3)] if site.has(3) else [])]
     if not site.is_integer or any(type.dtype is not DType.I8 for type in tensors):
         return "the DSP kernels compute on int8"
-    if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
-        return "weights and bias must be constants"
+    if site.weights_refusal:
+        return site.weights_refusal
     if not scaled_sums_fit(site, bits=site.quantization(1).bits):
         return "sums of these packed weights could leave int32"
     return ""

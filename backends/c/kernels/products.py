@@ -12,6 +12,7 @@ from ....ir.ops.accumulate import Clamp, FixedPoint, fixed_point
 from ....ir.ops.conv import Conv
 from ....ir.ops.linear import Linear
 from ..layout import Layout, channels_last
+from ..literal import c_type
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
 from .rounding import RowFinish, folded_bias, row_finish, scale_constants
 from .rows import row_layouts
@@ -43,9 +44,16 @@ class ProductContext:
     row_count: int
     depth: int
     channels: int
+    element: str
+    result: str
     rows: tuple[Row, ...]
     unrolled: tuple[str, ...]
     finish: RowFinish
+
+    @property
+    def kind(self) -> str:
+        """What the operand's elements are, for comments."""
+        return self.element.removesuffix("_t")
 
     @property
     def paired(self) -> int:
@@ -65,8 +73,8 @@ class ProductContext:
     @property
     def row_parameters(self) -> str:
         """The C parameters for rows and results."""
-        pointers = [f"const int8_t *{row.pointer}" for row in self.rows]
-        return ", ".join([*pointers, "int8_t *y", *(f"int32_t {row.place}" for row in self.rows)])
+        pointers = [f"const {self.element} *{row.pointer}" for row in self.rows]
+        return ", ".join([*pointers, f"{self.result} *y", *(f"int32_t {row.place}" for row in self.rows)])
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,26 @@ class WindowContext(ProductContext):
     zero_point: int
 
     @property
+    def element_bytes(self) -> int:
+        """Bytes of an element of the image."""
+        return 1 if self.element == "int8_t" else 2
+
+    @property
+    def fills_bytes(self) -> bool:
+        """Whether the zero point is one byte, repeated."""
+        return self.element_bytes == 1 or self.zero_point == 0
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a pixel."""
+        return self.element_bytes * self.x.c
+
+    @property
+    def row_elements(self) -> int:
+        """Elements of a row of the window."""
+        return self.window.kernel[1] * self.x.c
+
+    @property
     def contiguous(self) -> bool:
         """Whether a row of the window lies in one piece."""
         return self.window.dilation[1] == 1
@@ -87,7 +115,7 @@ class WindowContext(ProductContext):
     @property
     def row_bytes(self) -> int:
         """Bytes of a row of the window."""
-        return self.window.kernel[1] * self.x.c
+        return self.element_bytes * self.row_elements
 
 
 @kernel("conv")
@@ -105,16 +133,17 @@ def convolution(site: Site) -> Offer:
     layouts = channels_last(site.type(0).shape), channels_last(site.output.shape)
     if seen.kernel == (1, 1) and seen.stride == (1, 1) and not padded:
         return _product(site, op.clamp, title, weights, layouts)
-    fixed, rows, unrolled = _common(site, op.clamp, weights, y.w)
+    fixed, rows, unrolled, finish = _common(site, op.clamp, weights, y.w)
     zero_point = site.quantization(0).zero_point[0]
     context = WindowContext(
         title,
         y.n * y.h * y.w,
         weights.shape[1],
         y.c,
+        *_elements(site),
         rows,
         unrolled,
-        row_finish(fixed),
+        finish,
         x,
         y,
         seen,
@@ -141,14 +170,16 @@ def _product(
     site: Site, clamp: Clamp, title: str, weights: AnyArray, layouts: tuple[Layout, Layout]
 ) -> Offer:
     count = site.output.numel // len(weights)
-    fixed, rows, unrolled = _common(site, clamp, weights, count)
-    context = ProductContext(title, count, weights.shape[1], len(weights), rows, unrolled, row_finish(fixed))
+    fixed, rows, unrolled, finish = _common(site, clamp, weights, count)
+    context = ProductContext(
+        title, count, weights.shape[1], len(weights), *_elements(site), rows, unrolled, finish
+    )
     return _implementation(site, "products/linear.c.j2", context, fixed, weights, layouts, 0.0)
 
 
 def _common(
     site: Site, clamp: Clamp, weights: AnyArray, row_count: int
-) -> tuple[FixedPoint, tuple[Row, ...], tuple[str, ...]]:
+) -> tuple[FixedPoint, tuple[Row, ...], tuple[str, ...], RowFinish]:
     residual = site.type(3) if site.has(3) else None
     fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=clamp)
     single = row_count == 1 or site.machine.few_registers
@@ -156,7 +187,13 @@ def _common(
     while weights.shape[1] % unroll:
         unroll //= 2
     steps = ("", *(f" + {i}" for i in range(1, unroll)))
-    return fixed, _ROWS[:1] if single else _ROWS, steps
+    finish = row_finish(fixed, residual=c_type(residual.dtype) if residual is not None else "")
+    return fixed, _ROWS[:1] if single else _ROWS, steps, finish
+
+
+def _elements(site: Site) -> tuple[str, str]:
+    """C types of the elements of operand and result."""
+    return c_type(site.type(0).dtype), c_type(site.output.dtype)
 
 
 def _implementation(
@@ -168,14 +205,15 @@ def _implementation(
     layouts: tuple[Layout, Layout],
     gather: float,
 ) -> Offer:
-    if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
-        return "weights and bias must be constants"
+    if site.weights_refusal:
+        return site.weights_refusal
     constants = (
         Constant("weights", weights.copy()),
         Constant("bias", folded_bias(site, site.array(1))),
         *scale_constants(fixed),
     )
-    scratch_bytes = len(context.rows) * context.depth if isinstance(context, WindowContext) else 0
+    patches = len(context.rows) * context.depth if isinstance(context, WindowContext) else 0
+    scratch_bytes = patches * site.type(0).dtype.bytes
     names = {"x": 0} | ({"residual": 3} if site.has(3) else {})
     made = call(
         template,
@@ -183,7 +221,7 @@ def _implementation(
         site,
         reads=names,
         constants=constants,
-        scratch="int8_t" if scratch_bytes else "",
+        scratch=context.element if scratch_bytes else "",
     )
     outputs = context.row_count * context.channels
     per_mac, per_output = _COUNTED[site.machine.few_registers, len(context.rows)]
@@ -194,7 +232,7 @@ def _implementation(
             "product_portable",
             site.reads(operands),
             (layouts[1],),
-            Cost(instructions, 1.4 * instructions, 420 if scratch_bytes else 260),
+            Cost(instructions, 1.4 * instructions, 420 if scratch_bytes else 290),
             (made,),
             scratch_bytes=scratch_bytes,
             overwrites=(3,) if site.has(3) else (),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....ir.arithmetic import Rescale
+from ....ir.ops.quantize import rescale_between
 from ..layout import contiguous
 from ..literal import real
 from .base import Cost, Implementation, Offer, Site, call, kernel
 from .rounding import rescaled, saturated
+
+_BITS = {8, 16}
 
 
 @dataclass(frozen=True)
@@ -25,30 +27,30 @@ class ConversionContext:
 def quantize(site: Site) -> Offer:
     """x / scale, rounded half away from zero, plus the zero point, saturated; NaN gives the zero point."""
     q = site.output_quantization
-    if not q.is_per_tensor or q.bits != 8:
-        return "only 8 bits with one scale per tensor"
-    value = f"fxp_quantize(v / {real(q.scale[0])}, {q.zero_point[0]})"
-    return _offer(site, "Quantization", "float", value, 25.0)
+    if not q.is_per_tensor or q.bits not in _BITS:
+        return "only 8 or 16 bits with one scale per tensor"
+    value = f"fxp_quantize{q.bits}(v / {real(q.scale[0])}, {q.zero_point[0]})"
+    return _offer(site, "Quantization", "float", value, 25.0, in_place=q.bits == 8)
 
 
 @kernel("dequantize")
 def dequantize(site: Site) -> Offer:
     """(q - zero point) * scale."""
     q = site.quantization(0)
-    if not q.is_per_tensor or q.bits != 8:
-        return "only 8 bits with one scale per tensor"
+    if not q.is_per_tensor or q.bits not in _BITS:
+        return "only 8 or 16 bits with one scale per tensor"
     value = f"(float)(v - {q.zero_point[0]}) * {real(q.scale[0])}".replace("- -", "+ ")
     return _offer(site, "Dequantization", "int32_t", value, 10.0, in_place=False)
 
 
 @kernel("requantize")
 def requantize(site: Site) -> Offer:
-    """The same reals on another grid of 8 bits."""
+    """The same reals on another grid, of as many bits or not."""
     qx, qy = site.quantization(0), site.output_quantization
-    if qx.bits != 8 or qy.bits != 8:
-        return "only from 8 bits to 8 bits"
-    rescale = Rescale.of((qx.scale[0] / qy.scale[0],), qx.zero_point, qy.zero_point[0])
-    return _offer(site, "Requantization", "int32_t", saturated(rescaled(rescale, "v"), qy.qmin, qy.qmax), 8.0)
+    if not {qx.bits, qy.bits} <= _BITS:
+        return "only between 8 and 16 bits"
+    value = saturated(rescaled(rescale_between(qx, qy), "v"), qy.qmin, qy.qmax)
+    return _offer(site, "Requantization", "int32_t", value, 8.0, in_place=qx.bits == qy.bits)
 
 
 def _offer(

@@ -21,7 +21,7 @@ class Finish:
 
 
 def integer_finish(fixed: FixedPoint) -> Finish:
-    """From an int32 accumulator to int8."""
+    """From an int32 accumulator to the integers of the result."""
     shifted = any(fixed.shifts)
     which = "[c]" if len(fixed.multipliers) > 1 else "[0]"
     accumulator = f"fxp_left(acc, shifts{which})" if shifted else "acc"
@@ -40,11 +40,12 @@ class RowFinish:
     arrays: tuple[str, ...]
     uses_channel: bool
     uses_place: bool
+    residual: str
 
     @property
     def parameters(self) -> str:
         """The arrays as C parameters."""
-        types = {"residual": "const int8_t"}
+        types = {"residual": f"const {self.residual}"}
         return ", ".join(f"{types.get(name, 'const int32_t')} *{name}" for name in self.arrays)
 
     @property
@@ -53,12 +54,12 @@ class RowFinish:
         return ", ".join(self.arrays)
 
 
-def row_finish(fixed: FixedPoint) -> RowFinish:
-    """The last step from an int32 accumulator to int8, as a function of its own."""
+def row_finish(fixed: FixedPoint, *, residual: str) -> RowFinish:
+    """The last step from an int32 accumulator, as a function of its own; `residual` is that operand's C type."""
     value = integer_finish(fixed).value
     arrays = ("multipliers", "shifts", "residual")
     used = tuple(name for name in arrays if f"{name}[" in value)
-    return RowFinish(value, used, "[c]" in value, "[at]" in value)
+    return RowFinish(value, used, "[c]" in value, "[at]" in value, residual)
 
 
 def float_finish(clamp: Clamp, *, bias: bool, residual: bool) -> Finish:
@@ -79,10 +80,11 @@ def signed(number: int) -> str:
 
 
 def saturated(expression: str, low: int, high: int) -> str:
-    """The expression saturated to int8, or to the narrower bounds of a fused activation."""
-    if (low, high) == (-128, 127):
-        return f"fxp_saturate8({expression})"
-    return f"(int8_t)fxp_clamp({expression}, {integer(low)}, {integer(high)})"
+    """The expression saturated to int8, int16, or the narrower bounds of a fused activation."""
+    bits = 8 if low >= -128 and high <= 127 else 16
+    if (low, high) == (-(1 << bits - 1), (1 << bits - 1) - 1):
+        return f"fxp_saturate{bits}({expression})"
+    return f"(int{bits}_t)fxp_clamp({expression}, {integer(low)}, {integer(high)})"
 
 
 def clamped(expression: str, clamp: Clamp) -> str:

@@ -1,4 +1,4 @@
-"""Functions of one element in portable C: a table of 256 results on int8, an expression on float."""
+"""Functions of one element in portable C: a table of 256 results on int8, bounds on int16, an expression on float."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....ir.ops.activation import Clamp, Elementwise, Elu, Gelu, LeakyRelu, Softplus
+from ....ir.ops.accumulate import clamp_bounds
+from ....ir.ops.activation import TABLE_BITS, Bounded, Clamp, Elementwise, Elu, Gelu, LeakyRelu, Softplus
 from ....ir.ops.elementary import Pow
-from ..layout import contiguous
+from ....ir.ops.quantize import rescale_between
+from ..layout import Layout, contiguous
 from ..literal import real
-from .base import Constant, Cost, Implementation, Offer, Site, call, kernel
-from .rounding import clamped
+from .base import Call, Constant, Cost, Implementation, Offer, Site, call, kernel
+from .quantize import ConversionContext
+from .rounding import clamped, rescaled, saturated
 
 _LIBM_INSTRUCTIONS = 120.0
 
@@ -108,10 +111,10 @@ def portable(site: Site) -> Offer:
     layout = site.layouts[0] or contiguous(site.output.shape)
     count = layout.elements(site.output.shape)
     if site.is_integer:
-        qx = site.quantization(0)
-        if qx.bits > 8 or site.output_quantization.bits > 8:
-            return "integers of more than 8 bits; a table has 256 entries"
-        table = op.table(site.type(0), site.output).numpy().astype(np.int8)
+        qx, qy = site.quantization(0), site.output_quantization
+        if qx.bits > TABLE_BITS:
+            return _bounded(site, op, layout)
+        table = op.table(site.type(0), site.output).numpy().astype(np.int8 if qy.bits == 8 else np.int16)
         context = UnaryContext(f"Table of {op.name} over {count} elements", count, -qx.qmin, "")
         made = call("unary/table.c.j2", context, site, reads={"x": 0}, constants=(Constant("table", table),))
         instructions = 5.0 * count
@@ -120,14 +123,30 @@ def portable(site: Site) -> Offer:
         context = UnaryContext(f"{op.name} of {count} elements", count, 0, expression.text(op))
         made = call("unary/unary.c.j2", context, site, reads={"x": 0}, uses_math=expression.libm)
         instructions = (8.0 + _LIBM_INSTRUCTIONS * expression.libm) * count
-    in_place = (0,) if not site.is_constant(0) else ()
+    return _implementation(site, layout, made, instructions)
+
+
+def _bounded(site: Site, op: Elementwise, layout: Layout) -> Offer:
+    """A function that only bounds its operand, rescaled to the grid of the result."""
+    if not isinstance(op, Bounded):
+        return f"integers of more than {TABLE_BITS} bits; a table has {1 << TABLE_BITS} entries"
+    count, qy = layout.elements(site.output.shape), site.output_quantization
+    rescale = rescale_between(site.quantization(0), qy)
+    value = saturated(rescaled(rescale, "v"), *clamp_bounds(op.bounds, qy))
+    context = ConversionContext(f"{op.name} of {count} elements", count, "int32_t", value)
+    made = call("quantize/convert.c.j2", context, site, reads={"x": 0})
+    return _implementation(site, layout, made, 8.0 * count)
+
+
+def _implementation(site: Site, layout: Layout, made: Call, instructions: float) -> Offer:
+    in_place = not site.is_constant(0) and site.type(0).dtype is site.output.dtype
     return (
         Implementation(
-            f"{op.name}_portable",
+            f"{site.node.op.name}_portable",
             (layout,),
             (layout,),
             Cost(instructions, 1.4 * instructions, 60),
             (made,),
-            overwrites=in_place,
+            overwrites=(0,) if in_place else (),
         ),
     )

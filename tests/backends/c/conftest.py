@@ -82,6 +82,12 @@ def operators(request: pytest.FixtureRequest) -> Graph:
     return joined(request.param)
 
 
+@pytest.fixture
+def join() -> Callable[[dict[str, str]], Graph]:
+    """Makes one graph of several."""
+    return joined
+
+
 @pytest.fixture(name="fill")
 def fill_fixture() -> Callable[[Value], torch.Tensor]:
     """Random constants."""
@@ -112,8 +118,10 @@ def draw_fixture() -> Callable[[Value, int], torch.Tensor]:
 def draw(value: Value, seed: int) -> torch.Tensor:
     """A random tensor of a value's type."""
     generator = torch.Generator().manual_seed(seed)
-    if value.type.is_quantized:
-        return torch.randint(-128, 128, value.type.shape, generator=generator).to(value.type.dtype.torch)
+    if value.type.quantization is not None:
+        low, high = value.type.quantization.qmin, value.type.quantization.qmax
+        drawn = torch.randint(low, high + 1, value.type.shape, generator=generator)
+        return drawn.to(value.type.dtype.torch)
     if not value.type.dtype.is_floating:
         return torch.randint(0, 4, value.type.shape, generator=generator).to(value.type.dtype.torch)
     return torch.randn(value.type.shape, generator=generator)

@@ -33,7 +33,7 @@ void saturate(const int32_t *x, int8_t *y, int count)
 }
 void quantize(const float *x, int8_t *y, int count, float step, int zero_point)
 {
-    for (int i = 0; i < count; i++) { y[i] = fxp_quantize(x[i] / step, zero_point); }
+    for (int i = 0; i < count; i++) { y[i] = fxp_quantize8(x[i] / step, zero_point); }
 }
 """
 

@@ -29,8 +29,8 @@ REFUSED = {
         "%y: relu on elements of type f64; use float32, or quantize to int8 [C703]",
     ),
     "C704": (
-        "graph(%x: i16[1x4]<scale=0.1, zero=0>) {\n %y: i16[1x4]<scale=0.1, zero=0> = relu(%x)\n return y: %y\n}",
-        "%y: relu on activations of 16 bits; the C kernels take 8 bits [C704]",
+        "graph(%x: i32[1x4]<scale=0.1, zero=0>) {\n %y: i32[1x4]<scale=0.1, zero=0> = copy(%x)\n return y: %y\n}",
+        "%y: copy on activations of 32 bits; the C kernels take 8 or 16 bits [C704]",
     ),
 }
 

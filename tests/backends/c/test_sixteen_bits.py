@@ -1,0 +1,142 @@
+"""Activations of 16 bits in C: every operator that has an integer form for them computes what the interpreter does."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+
+from fxpress.backends.c import check
+from fxpress.ir import Graph, IRError, parse, verify
+from fxpress.passes import Context, find_pass
+from fxpress.specs.options import QuantizeOptions
+from fxpress.specs.outputs import COutput
+
+FORMS = {
+    "all": r"(?<!const )(%\w+: )i8\[",
+    "operands": r"(?<!const )(?<!  )(%\w+: )i8\[",
+    "results": r"(?<=  )(%\w+: )i8\[",
+}
+# Operators without an integer form for 16 bits: they stay in float.
+FLOAT = {
+    *(
+        "resize bilinear",
+        "resize aligned",
+        "resize one dimension",
+        "softmax",
+        "prelu",
+        "matmul",
+        "abs",
+        "neg",
+    ),
+    *("leaky_relu slope0.1", "elu", "hardswish", "hardsigmoid", "sigmoid", "log_sigmoid", "tanh", "gelu"),
+    *("gelu approximatetanh", "silu", "mish", "softplus", "exp", "pow exponent2.0", "pow exponent3.0", "sin"),
+    *("cos", "erf", "floor", "round", "mul and add with large factors"),
+}
+NET = """graph(%x: f32[1x3x9x9]) {
+  const %w1: f32[8x3x3x3]
+  const %w2: f32[8x1x3x3]
+  const %w3: f32[6x8x1x1]
+  const %w4: f32[8x6x1x1]
+  const %w5: f32[5x8]
+  %a: f32[1x8x9x9] = conv{padding=(1, 1, 1, 1), clamp=(0.0, inf)}(%x, %w1)
+  %b: f32[1x8x9x9] = conv{padding=(1, 1, 1, 1), groups=8, clamp=(0.0, 6.0)}(%a, %w2)
+  %c: f32[1x6x9x9] = conv(%b, %w3)
+  %t: f32[1x6x9x9] = tanh(%c)
+  %d: f32[1x8x9x9] = conv(%t, %w4, none, %a)
+  %s: f32[1x8x9x9] = add(%d, %b)
+  %p: f32[1x8x4x4] = max_pool(%s)
+  %m: f32[1x8] = mean{axes=(2, 3)}(%p)
+  %y: f32[1x5] = linear(%m, %w5)
+  return y: %y
+}"""
+SANITIZED = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")
+
+
+def widened(text: str, form: str) -> str:
+    """The graph with activations of 8 bits replaced by 16: all of them, the graph's inputs, or results of nodes."""
+    return re.sub(FORMS[form], r"\1i16[", text)
+
+
+@pytest.fixture(params=FORMS)
+def wide(request, operator_cases, fill) -> dict[str, str]:
+    """The operators' cases with 16 bits, as far as they have an integer form."""
+    found = {}
+    for name, text in operator_cases.items():
+        changed = widened(text, request.param)
+        if changed != text and "f32" not in text and _has_integer_form(changed, fill):
+            found[name] = changed
+    return found
+
+
+def _has_integer_form(text, fill) -> bool:
+    try:
+        verify(parse(text, fill=fill))
+    except IRError:
+        return False
+    return True
+
+
+def test_what_has_no_integer_form_is_known(operator_cases, fill):
+    changed = {name: widened(text, "all") for name, text in operator_cases.items()}
+    refused = {n for n, t in changed.items() if t != operator_cases[n] and not _has_integer_form(t, fill)}
+    assert {name.removesuffix(" int8") for name in refused} == FLOAT
+
+
+@pytest.mark.parametrize("flags", [("-O2",), SANITIZED], ids=["optimized", "sanitized"])
+def test_every_operator_equals_the_interpreter(wide, join, flags, assert_equal_to_interpreter):
+    assert_equal_to_interpreter(join(wide), flags=flags, seeds=2)
+
+
+def test_every_operator_equals_the_interpreter_as_the_dsp_kernels_compute_it(
+    wide, join, cortex_m4, assert_equal_to_interpreter
+):
+    assert_equal_to_interpreter(join(wide), target=cortex_m4, seeds=2)
+
+
+@pytest.fixture
+def net(fill) -> Graph:
+    """A network quantized to activations of 16 bits; the function between its layers that has no such form is float."""
+    generator = torch.Generator().manual_seed(0)
+    samples = [(torch.randn(1, 3, 9, 9, generator=generator),) for _ in range(4)]
+    options = QuantizeOptions(activations="int16")
+    return find_pass("quantize")(parse(NET, fill=fill), options, Context(calibration=samples)).graph
+
+
+def test_only_what_has_no_form_of_sixteen_bits_stays_in_float(net):
+    assert {node.op.name for node in net.nodes if not node.output.type.is_quantized} == {"tanh", "dequantize"}
+    assert {node.output.type.quantization.bits for node in net.nodes if node.output.type.is_quantized} == {16}
+
+
+@pytest.mark.parametrize("io", ["float", "int8"])
+def test_a_network_of_sixteen_bits_equals_the_interpreter(
+    net, io, host, cortex_m4, assert_equal_to_interpreter
+):
+    options = COutput(name="net", io=io)
+    for target in (host, cortex_m4):
+        assert check(net, options, target) == []
+        assert_equal_to_interpreter(net, options=options, target=target)
+
+
+def test_the_ends_of_the_range_are_computed_with_like_all_numbers(
+    net, cortex_m4, assert_equal_to_interpreter
+):
+    ends = [torch.full((1, 3, 9, 9), end, dtype=torch.int16) for end in (-32768, 32767)]
+    mixed = torch.where(torch.arange(243).view(1, 3, 9, 9) % 2 == 0, *ends)
+    for target in (None, cortex_m4):
+        inputs = [[x] for x in (*ends, mixed)]
+        assert_equal_to_interpreter(net, target=target, inputs=inputs, flags=SANITIZED)
+
+
+def test_weights_of_sixteen_bits_are_refused(host):
+    graph = parse(
+        """graph(%x: i16[1x4]<scale=0.1, zero=0>) {
+          const %w: i16[2x4]<scale=0.1, zero=0>
+          %y: i16[1x2]<scale=0.1, zero=0> = linear(%x, %w)   # "head", "net.py:7"
+          return y: %y
+        }"""
+    )
+    (problem,) = check(graph, COutput(name="net"), host)
+    assert problem.code == "C702" and problem.place == "head at net.py:7"
+    assert "weights of more than 8 bits" in problem.message
