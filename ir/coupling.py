@@ -43,6 +43,7 @@ class Coupling:
     count: int
     groups: np.ndarray  # group of each unit
     pooled: Mapping[str, Axes]  # axes over which a node takes statistics, by its first result's name
+    whole_heads: bool  # whether attentions lose whole heads, or the same places of each
     heads: frozenset[int]  # axes that number the heads of attentions
     _axes: Mapping[str, Axes]
     _starts: np.ndarray  # of each axis, in `_units`
@@ -196,7 +197,9 @@ def _components(
     units, count = _numbered(labels, stays)
     groups = _grouped(units, count, np.repeat(np.arange(len(own)), own))
     pools = {name: tuple(int(roots[axis]) for axis in listed) for name, listed in pooled.items()}
-    return Coupling(graph, count, groups, pools, table.heads, rooted, starts, sizes, units, held)
+    return Coupling(
+        graph, count, groups, pools, table.whole_heads, table.heads, rooted, starts, sizes, units, held
+    )
 
 
 def _connected(count: int, pairs: Sequence[tuple[Indices, Indices]]) -> np.ndarray:

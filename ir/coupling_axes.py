@@ -61,7 +61,7 @@ class AxisTable:
 
     def __init__(self, *, whole_heads: bool = False) -> None:
         self.ties: list[Tie] = []
-        self._whole_heads = whole_heads
+        self.whole_heads = whole_heads
         self._heads: list[int] = []
         self._sizes: list[int] = []
         self._parents: list[int] = []
@@ -199,7 +199,7 @@ class AxisTable:
 
     def _choose(self, regroup: _Regroup) -> None:
         """The largest axis of a side may shrink, of equals the last: inside attention heads, unless heads are whole."""
-        heads = self.heads if self._whole_heads else frozenset()
+        heads = self.heads if self.whole_heads else frozenset()
 
         def rank(axis: int) -> tuple[bool, bool, int]:
             root = self.root(axis)

@@ -21,6 +21,7 @@ from ..specs.options import PruneOptions
 from .base import Context, PassResult, register
 from .errors import MissingNeedError, PassError
 from .prune_allocation import Allocation, allocate, rank
+from .prune_branches import droppable_branches
 from .prune_cost import costs_of
 from .prune_plan import plan_bytes, read_plan
 from .prune_repair import reconstruct_inputs, remeasure_batchnorms
@@ -48,20 +49,23 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
         raise MissingNeedError(f"compensation {options.compensation[0]} needs calibration in the spec")
     if any(v.type.is_quantized for v in graph.constants):
         raise PassError("channels are removed from float graphs; put prune before quantize")
-    coupling = couple(graph)
+    plan = None if options.plan is None else read_plan(options.plan)
+    coupling = couple(graph, whole_heads="heads" in options.granularity if plan is None else plan.whole_heads)
     if not coupling.count:
         raise PassError(f"no channel can go: {why_nothing_goes(coupling)}")
+    samples = [*context.calibration[:1], _random_inputs(graph, options.seed)]
     allocation, removed = None, np.zeros(coupling.count, dtype=bool)
-    if options.plan is not None:
-        removed = read_plan(options.plan, coupling)
+    if plan is not None:
+        removed = plan.removed(coupling)
     else:
+        held = _held(coupling, options, context)
+        droppable = droppable_branches(coupling, samples, held) if "blocks" in options.granularity else ()
         scores = score_units(coupling, options, context)
-        ranked = rank(coupling, scores, _held(coupling, options, context), options)
+        ranked = rank(coupling, scores, held | ~_may_go(coupling, options), options, droppable=droppable)
         allocation = allocate(ranked, costs_of(coupling), options)
         removed = ranked.removed(allocation.kept)
     kept = coupling.kept(removed)
     cut = cut_graph(kept)
-    samples = [*context.calibration[:1], _random_inputs(graph, options.seed)]
     verified = verify_cut(kept, cut, samples)
     repaired, notes = _repaired(kept, cut, options, context)
     report = _report(kept, repaired, allocation, {**_figures(verified), **notes})
@@ -110,6 +114,14 @@ def _held(coupling: Coupling, options: PruneOptions, context: Context) -> np.nda
                 units = coupling.on_axis(axis)
                 held[units[units != STAYS]] = True
     return held
+
+
+def _may_go(coupling: Coupling, options: PruneOptions) -> np.ndarray:
+    """The units that may go one by one, at this granularity."""
+    if "channels" in options.granularity:
+        return np.ones(coupling.count, dtype=bool)
+    heads = coupling.head_groups if "heads" in options.granularity else np.zeros(coupling.count, dtype=bool)
+    return np.asarray(heads[coupling.groups], dtype=bool)
 
 
 def _random_inputs(graph: Graph, seed: int) -> list[Tensor]:
@@ -166,6 +178,7 @@ def _report(kept: Kept, after: Graph, allocation: Allocation | None, measured: d
         "macs_after": after.macs,
         "params_before": sizes[0],
         "params_after": sizes[1],
+        "blocks_dropped": len(kept.dropped),
         "gap": None if allocation is None else allocation.gap,
         **measured,
     }

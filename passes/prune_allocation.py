@@ -6,13 +6,15 @@ the sizes of two axes: a size is split over the levels of one group,
     size_b = sum_l z_l,    least_b x_l <= z_l <= most_b x_l,    size_a * size_b = sum_l a_l z_l
 
 which is exact at whole x. What is maximised is the sum over groups of log(share of the score that stays), so that no
-group is emptied for being cheap, each weighed by the number of weights that hang on it.
+group is emptied for being cheap, each weighed by the number of weights that hang on it. The groups of a residual
+branch may all go at once; if a fraction e of the sum is not the branch's, theirs is log(e + (1 - e) * share).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -28,6 +30,14 @@ TIME_LIMIT_SECONDS = 60.0
 GAP = 1e-3
 
 
+@dataclass(frozen=True, slots=True)
+class Droppable:
+    """Groups that may lose all units, together; `rest` is the fraction of a sum's energy that they do not make."""
+
+    groups: tuple[int, ...]
+    rest: float
+
+
 @dataclass(frozen=True)
 class Ranked:
     """The units of each group, the most valuable first, and how many of them must stay."""
@@ -37,6 +47,13 @@ class Ranked:
     least: np.ndarray
     weights: np.ndarray  # how much of the network hangs on each group
     multiple: int
+    droppable: tuple[Droppable, ...] = ()
+
+    @property
+    def fewest(self) -> np.ndarray:
+        """Units of each group that stay when all goes that may go."""
+        gone = [group for drop in self.droppable for group in drop.groups]
+        return np.where(np.isin(np.arange(len(self.units)), gone), 0, self.least)
 
     @property
     def sizes(self) -> np.ndarray:
@@ -65,8 +82,15 @@ class Allocation:
     gap: float | None = None
 
 
-def rank(coupling: Coupling, scores: np.ndarray, held: np.ndarray, options: PruneOptions) -> Ranked:
-    """Sort the units of each group; those that `held` marks always stay."""
+def rank(
+    coupling: Coupling,
+    scores: np.ndarray,
+    held: np.ndarray,
+    options: PruneOptions,
+    *,
+    droppable: tuple[Droppable, ...] = (),
+) -> Ranked:
+    """Sort the units of each group; those that `held` marks stay unless their whole branch goes."""
     groups = coupling.groups
     order = np.lexsort((np.arange(len(scores)), -scores, ~held, groups))
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
@@ -77,7 +101,7 @@ def rank(coupling: Coupling, scores: np.ndarray, held: np.ndarray, options: Prun
         if value.type.rank > 1:
             weights[np.unique(groups[member[member != STAYS]])] += 1
     limits = np.array(least, dtype=np.int64), np.maximum(weights, 1)
-    ranked = Ranked(tuple(units), tuple(scores[u] for u in units), *limits, options.multiple)
+    ranked = Ranked(tuple(units), tuple(scores[u] for u in units), *limits, options.multiple, droppable)
     return replace(ranked, least=ranked.rounded(ranked.least))
 
 
@@ -126,7 +150,7 @@ class _Meter:
 
     def check_feasible(self, limits: Mapping[str, float]) -> None:
         """PassError when even the least that may stay is too much."""
-        least = self.shares(self._ranked.least)
+        least = self.shares(self._ranked.fewest)
         missed = [
             f"{name}: at least {100 * least[name]:.1f} % stay, the budget is {100 * limit:.1f} %"
             for name, limit in limits.items()
@@ -175,8 +199,8 @@ class _Program:
     def __init__(self, ranked: Ranked, costs: Costs, meter: _Meter) -> None:
         self._ranked, self._costs, self._meter = ranked, costs, meter
         self._levels = [
-            _levels(int(n), int(least), ranked.multiple)
-            for n, least in zip(ranked.sizes, ranked.least, strict=True)
+            np.union1d(_levels(int(n), int(least), ranked.multiple), [fewest])
+            for n, least, fewest in zip(ranked.sizes, ranked.least, ranked.fewest, strict=True)
         ]
         self._starts = np.concatenate([[0], np.cumsum([len(levels) for levels in self._levels])]).astype(int)
         self._columns = int(self._starts[-1])  # variables so far: first the binary ones, then the parts z
@@ -186,15 +210,21 @@ class _Program:
         for group, levels in enumerate(self._levels):
             first = self._starts[group]
             self._rows.append(({int(first) + i: 1.0 for i in range(len(levels))}, 1.0, 1.0))
+        for drop in ranked.droppable:
+            for a, b in pairwise(drop.groups):
+                self._rows.append(({int(self._starts[a]): 1.0, int(self._starts[b]): -1.0}, 0.0, 0.0))
 
     def solve(self, limits: Mapping[str, float]) -> Allocation:
         """The numbers of units that keep the most score within the limits."""
         for name, limit in limits.items():
             self._rows.append(self._limit(name, limit))
+        rest = np.zeros(len(self._levels))
+        for drop in self._ranked.droppable:
+            rest[list(drop.groups)] = drop.rest
         gain = np.zeros(self._columns)
         for group, levels in enumerate(self._levels):
-            summed = np.cumsum(np.maximum(self._ranked.values[group], 1e-9))
-            share = summed[levels - 1] / summed[-1]
+            summed = np.cumsum([0.0, *np.maximum(self._ranked.values[group], 1e-9)])
+            share = np.maximum(rest[group] + (1 - rest[group]) * summed[levels] / summed[-1], 1e-9)
             gain[self._starts[group] : self._starts[group + 1]] = self._ranked.weights[group] * np.log(share)
         whole = np.arange(self._columns) < self._starts[-1]
         result = milp(
@@ -255,7 +285,7 @@ class _Program:
         start = self._parts[group, axis] = self._columns
         levels = self._levels[group]
         self._columns += len(levels)
-        least, most = (self._costs.size(axis, kept) for kept in (self._ranked.least, self._ranked.sizes))
+        least, most = (self._costs.size(axis, kept) for kept in (self._ranked.fewest, self._ranked.sizes))
         self._upper += [float(most)] * len(levels)
         total: dict[int, float] = {start + i: 1.0 for i in range(len(levels))}
         fixed = self._add_size(total, self._costs.per_unit[axis], self._costs.fixed[axis], -1.0)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..section import FilePath, LayerPatterns, Positive, Section, fault
 from ..units import Percent
@@ -12,6 +12,7 @@ Score: TypeAlias = Literal[
     "l1", "l2", "geometric_median", "batchnorm", "taylor", "curvature", "activation", "random"
 ]
 Compensation: TypeAlias = Literal["least_squares", "batchnorm"]
+Granularity: TypeAlias = Literal["channels", "heads", "blocks"]
 
 
 class PruneBudget(Section):
@@ -32,6 +33,11 @@ class PruneBudget(Section):
         return self
 
 
+def _listed(value: object) -> object:
+    """One name where a list may stand."""
+    return (value,) if isinstance(value, str) else value
+
+
 class PruneOptions(PassOptions):
     """Removes whole channels, and all that hangs together with them, until a budget is met."""
 
@@ -47,6 +53,11 @@ class PruneOptions(PassOptions):
     plan: FilePath | None = Field(
         default=None,
         description="A plan of an earlier run, `prune.plan.json`: removes the same channels again.",
+    )
+    granularity: Annotated[tuple[Granularity, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
+        default=("channels",),
+        description="What goes: `channels` (of an attention, the same places in each head), whole attention `heads`, "
+        "residual `blocks`, or a list of these.",
     )
     score: Score = Field(
         default="l2",
@@ -91,4 +102,6 @@ class PruneOptions(PassOptions):
     def _says_how_much(self) -> Self:
         if (self.budget is None) == (self.plan is None):
             raise fault("S205", "takes a `budget` or a `plan`", hint="for example `budget: {macs: 60 %}`")
+        if "blocks" in self.granularity and self.allocation != "exact":
+            raise fault("S205", "`blocks` go by `allocation: exact`", hint="leave `allocation` out")
         return self
