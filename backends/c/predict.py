@@ -39,10 +39,11 @@ class NodePrediction:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """All steps in order, and the arena with its blocks."""
+    """All steps in order, the arena with its blocks, and the code outside of kernels."""
 
     nodes: tuple[NodePrediction, ...]
     arena_bytes: int
+    fixed_bytes: int
     blocks: tuple[Block, ...] = ()
 
     @property
@@ -62,8 +63,8 @@ class Prediction:
 
     @property
     def flash_bytes(self) -> int:
-        """Estimated bytes of constants and code."""
-        return sum(node.flash_bytes for node in self.nodes)
+        """Estimated bytes of all that is linked."""
+        return self.fixed_bytes + sum(node.flash_bytes for node in self.nodes)
 
 
 def predict(graph: Graph, target: Target, *, options: COutput | None = None) -> Prediction:
@@ -90,7 +91,7 @@ def predict_program(program: Program, plan: MemoryPlan) -> Prediction:
         _node(step.operator, step.results[0].value.name, step.source, step.implementation, step.macs, seen)
         for step in program.steps
     ]
-    return Prediction(tuple(nodes), plan.arena_bytes, plan.blocks)
+    return Prediction(tuple(nodes), plan.arena_bytes, program.fixed_bytes, plan.blocks)
 
 
 def _node(

@@ -151,7 +151,7 @@ def _implementation(site: Site, made: Call, instructions: float) -> Offer:
             f"{site.node.op.name}_portable",
             (channels_last(site.type(0).shape),),
             (channels_last(site.output.shape),),
-            Cost(instructions, 1.4 * instructions, 160),
+            Cost(instructions, 1.4 * instructions, 130),
             (made,),
         ),
     )

@@ -66,7 +66,7 @@ def estimate(shape: PoolShape) -> Cost:
     per_tap, per_word = (5, 25) if shape.mean is not None else (6, 20)
     rows = 1 if shape.window.kernel[1] == shape.x.w else shape.window.kernel[0]
     instructions = words * (per_word + 6 * rows + per_tap * shape.taps)
-    return Cost(instructions, 1.5 * instructions, 180)
+    return Cost(instructions, 1.5 * instructions, 140)
 
 
 def function(shape: PoolShape) -> Function:

@@ -60,7 +60,7 @@ def portable(site: Site) -> Offer:
             f"{op.name}_portable",
             (layout,),
             (layout_y,),
-            Cost(instructions, 1.4 * instructions, 100),
+            Cost(instructions, 1.4 * instructions, 70),
             (made,),
         ),
     )

@@ -1,0 +1,61 @@
+"""The flash that is predicted is the flash that is linked for a Cortex-M4, within a tenth."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from fxpress.backends.c.elf import read_elf
+from fxpress.backends.c.toolchain import compile_objects, find_compiler, link_image
+from fxpress.compiler import Compiled, compile_model
+
+ROOT = Path(__file__).parents[2]
+SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
+FEW = "data.calibration.samples=4"
+PRUNED = (
+    "passes=[{pass: clean}, {pass: prune, budget: {macs: 40 %}, multiple: 4}, {pass: fuse}, {pass: quantize}, "
+    "{pass: remove_dead_channels}]"
+)
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed"
+)
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="../shared, which holds weights and data, is absent"
+)
+
+
+def ratio(compiled: Compiled, folder: Path) -> float:
+    """Predicted flash over linked flash."""
+    assert compiled.c is not None
+    for name, data in compiled.c.files.items():
+        (folder / name).write_bytes(data)
+    name, compiler = compiled.c.name, find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
+    sources = [folder / f"{name}.c", folder / f"{name}_weights.c"]
+    objects = compile_objects(compiler, sources, folder, flags=("-O3",))
+    image = link_image(compiler, objects, folder / "net.elf", keep=[f"{name}_run"])
+    return compiled.c.prediction.flash_bytes / read_elf(image).footprint.flash
+
+
+def test_a_small_network(project: Path, tmp_path: Path) -> None:
+    source = project / "net.py"
+    source.write_text(source.read_text().replace("width=4", "width=16"))
+    overrides = ["model.weights=null", "target.flash=1 MiB"]
+    assert ratio(compile_model(project / "net.yaml", overrides=overrides), tmp_path) == pytest.approx(
+        1, abs=0.1
+    )
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["ic", "kws", "vww", "ad"])
+def test_trained_networks(name: str, tmp_path: Path) -> None:
+    compiled = compile_model(ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=[FEW])
+    assert ratio(compiled, tmp_path) == pytest.approx(1, abs=0.05)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["ic", "kws"])
+def test_pruned_networks(name: str, tmp_path: Path) -> None:
+    compiled = compile_model(ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=[FEW, PRUNED])
+    assert ratio(compiled, tmp_path) == pytest.approx(1, abs=0.1)
