@@ -10,10 +10,22 @@ from torch import Tensor
 from .errors import IRError, ShapeError
 from .graph import Graph, Node
 from .ops.base import IntegerCall
-from .tensor_type import Quantization, TensorType, Value
+from .tensor_type import TensorType, Value
 from .text import node_text
 
 Observer = Callable[[Value, Tensor], None]
+Rounding = Callable[[Value, Tensor], Tensor]
+
+
+def round_to_grid(value: Value, tensor: Tensor) -> Tensor:
+    """Reals rounded to the grid of a quantized value, with a straight-through gradient; others as they are."""
+    quantization = value.type.quantization
+    if quantization is None:
+        return tensor
+    with torch.no_grad():
+        rounded = quantization.dequantize(quantization.quantize(tensor), dtype=tensor.dtype)
+        error = rounded - tensor
+    return tensor + error
 
 
 def run(
@@ -22,21 +34,23 @@ def run(
     *,
     observe: Observer | None = None,
     params: Mapping[str, Tensor] | None = None,
+    rounding: Rounding = round_to_grid,
 ) -> list[Tensor]:
     """Float meaning of the graph, differentiable; one tensor for each output.
 
     A quantized value is carried as the reals it stands for, rounded to its grid, with a straight-through
     gradient.
-    `observe` sees each value with its tensor; `params` replaces constants (as reals) for training.
+    `observe` sees each value with its tensor; for training `params` replaces constants (as reals), and `rounding`
+    says how what a node computes comes to its grid.
     """
-    values = {v.name: _real(v.type, graph.params[v.name]) for v in graph.constants}
-    values |= params or {}
+    values = dict(params or {})
+    values |= {v.name: _real(v.type, graph.params[v.name]) for v in graph.constants if v.name not in values}
     values |= _bind(graph, inputs)
     uses = _Uses(graph)
     for node in graph.nodes:
         operands = [None if v is None else values[v.name] for v in node.inputs]
         for value, tensor in zip(node.outputs, _call(node, operands), strict=True):
-            values[value.name] = _round_to_grid(tensor, value.type.quantization)
+            values[value.name] = rounding(value, tensor)
             if observe is not None:
                 observe(value, values[value.name])
         uses.release(node, values)
@@ -138,12 +152,3 @@ def _real(type: TensorType, tensor: Tensor) -> Tensor:
 
 def _widen(type: TensorType, tensor: Tensor) -> Tensor:
     return tensor if type.quantization is None else tensor.to(torch.int64)
-
-
-def _round_to_grid(tensor: Tensor, quantization: Quantization | None) -> Tensor:
-    if quantization is None:
-        return tensor
-    with torch.no_grad():
-        rounded = quantization.dequantize(quantization.quantize(tensor), dtype=tensor.dtype)
-        error = rounded - tensor
-    return tensor + error

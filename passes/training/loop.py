@@ -17,6 +17,7 @@ from ..errors import PassError
 from . import checkpoint
 from .checkpoint import Progressed, Row
 from .hints import find_hints
+from .integer_student import IntegerStudent
 from .lesson import Lesson, Piece, Teacher
 from .losses import Objective
 from .optimizer import OptimizerState, learning_rate, make_optimizer
@@ -61,6 +62,8 @@ def student_of(graph: Graph, options: FinetuneOptions, context: Context) -> Stud
     values = trainable(graph, options, context)
     if not values:
         raise PassError("there are no weights to train")
+    if any(value.type.is_quantized for node in graph.nodes for value in node.outputs):
+        return IntegerStudent.of(graph, options, context)
     return FloatStudent(graph, tuple(value.name for value in values))
 
 

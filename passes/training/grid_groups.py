@@ -1,0 +1,82 @@
+"""Which values of an integer graph have one step together, and which steps may change.
+
+Data movement joins values. A step stays where the graph's user sees it, where an operator can give one grid only,
+and where integers that are not trained lie on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ...ir import Graph, Node, Quantization, Value
+from ...ir.ops.base import Quantized
+from ...ir.ops.pad import Pad
+from ...ir.ops.quantize import Quantize
+from ..groups import UnionFind
+
+
+@dataclass(frozen=True)
+class GridGroups:
+    """The group of each quantized activation, the grid of each group, and what may change."""
+
+    of: Mapping[str, str]  # group by value
+    grids: Mapping[str, Quantization]  # by group
+    learnable: frozenset[str]
+    rounded: frozenset[str]  # values that a node brings to their grid; data movement finds them there
+    elements: Mapping[str, int]  # of the values of a group, in one sample
+
+
+def grid_groups(graph: Graph) -> GridGroups:
+    """The groups of all values that nodes make, and of constants that are moved with them."""
+    groups = UnionFind()
+    for node in graph.nodes:
+        if node.op.quantized is Quantized.MOVE:
+            groups.unite(value.name for value in _on_grid(node))
+    fixed = {groups.find(name) for name in _held(graph)}
+    of: dict[str, str] = {}
+    grids: dict[str, Quantization] = {}
+    elements: dict[str, int] = {}
+    rounded = set()
+    for node in graph.nodes:
+        for value in node.outputs:
+            if value.type.quantization is None:
+                continue
+            group = of[value.name] = groups.find(value.name)
+            grids[group] = value.type.quantization
+            if not _only_moves(node):
+                rounded.add(value.name)
+                batch = value.type.shape[0] if value.type.shape else 1
+                elements[group] = elements.get(group, 0) + max(value.type.numel // max(batch, 1), 1)
+    learnable = frozenset(group for group in elements if group not in fixed and grids[group].is_per_tensor)
+    return GridGroups(of, grids, learnable, frozenset(rounded), elements)
+
+
+def _on_grid(node: Node) -> list[Value]:
+    return [v for v in (*node.operands, *node.outputs) if v.type.is_quantized]
+
+
+def _only_moves(node: Node) -> bool:
+    return node.op.quantized is Quantized.MOVE and not _puts_in(node)
+
+
+def _puts_in(node: Node) -> bool:
+    """Whether the node puts a number of its own beside what it moves."""
+    return isinstance(node.op, Pad) and node.op.value != 0
+
+
+def _held(graph: Graph) -> set[str]:
+    """Values whose grid stays."""
+    seen = {value.name for value in (*graph.inputs, *graph.outputs)}
+    held = set(seen)
+    for node in graph.nodes:
+        names = {value.name for value in _on_grid(node)}
+        if isinstance(node.op, Quantize) and node.inputs[0] in graph.inputs:
+            held |= names
+        if node.op.quantized is Quantized.COMPUTE and node.op.result_grid is not None:
+            held.add(node.outputs[0].name)
+        if node.op.quantized is Quantized.MOVE and (
+            _puts_in(node) or any(graph.is_constant(value) for value in _on_grid(node))
+        ):
+            held |= names
+    return held

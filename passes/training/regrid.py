@@ -1,0 +1,54 @@
+"""An integer graph with other integers on other grids: types of all values consistent, accumulators proven again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor
+
+from ...ir import Graph, IRError, Node, Quantization, Value
+from ...ir.ops.accumulate import fixed_point, prove_accumulator
+from ..errors import PassError
+from ..layers import Layer, clamp_of, is_layer
+
+
+def regrid(graph: Graph, grids: Mapping[str, Quantization], constants: Mapping[str, Tensor]) -> Graph:
+    """The graph with these grids of values and these integers of constants; PassError where a layer could overflow."""
+
+    def placed(value: Value) -> Value:
+        grid = grids.get(value.name)
+        return value if grid is None else Value(value.name, value.type.quantized(grid))
+
+    nodes = tuple(
+        replace(
+            node,
+            inputs=tuple(value and placed(value) for value in node.inputs),
+            outputs=tuple(placed(value) for value in node.outputs),
+        )
+        for node in graph.nodes
+    )
+    inputs, outputs = (tuple(placed(value) for value in values) for values in (graph.inputs, graph.outputs))
+    made = Graph(inputs, outputs, nodes, {**graph.params, **constants}, graph.output_names)
+    for node in made.nodes:
+        if is_layer(node.op) and node.output.type.is_quantized:
+            _prove(made, node, node.op)
+    return made
+
+
+def _prove(graph: Graph, node: Node, op: Layer) -> None:
+    x, weight, bias, residual = (node.operand(index) for index in range(4))
+    assert x is not None and weight is not None and x.type.quantization is not None
+    integers = None if bias is None else graph.tensor(bias)
+    axis = None if weight.type.quantization is None else weight.type.quantization.axis
+    try:
+        added = None if residual is None else residual.type
+        fixed = fixed_point(x.type, weight.type, node.output.type, residual=added, clamp=clamp_of(op))
+        prove_accumulator(
+            graph.tensor(weight), integers, fixed, x=x.type.quantization, channel_axis=axis or 0
+        )
+    except IRError as err:
+        place = str(node.source) or str(node.output)
+        raise PassError(
+            f"{place}: {err}, after training; lower learning_rate, or set learn_steps: false"
+        ) from err
