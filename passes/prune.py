@@ -6,7 +6,7 @@ equals the masked one. Repairs on calibration data come after that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,14 +23,22 @@ from .errors import MissingNeedError, PassError
 from .prune_allocation import Allocation, allocate, rank
 from .prune_branches import droppable_branches
 from .prune_cost import costs_of
+from .prune_merging import merge_channels
 from .prune_plan import plan_bytes, read_plan
-from .prune_repair import reconstruct_inputs, remeasure_batchnorms
+from .prune_repair import absorb_means, reconstruct_inputs, remeasure_batchnorms
 from .prune_scores import score_units
 from .report import Cell, Decision, PassReport, Table
 
 PLAN_FILE = "prune.plan.json"
 TOLERANCE = 1e-4  # of float32 rounding through a deep network, relative to its largest output
 VALUE_TOLERANCE = 1e-2  # the same for every value in between, some of which are differences of large ones
+
+_REPAIRS: dict[str, Callable[[Kept, Graph, Sequence[tuple[Tensor, ...]]], Graph]] = {  # in their order
+    "merge": lambda kept, cut, _: merge_channels(kept, cut),
+    "bias": absorb_means,
+    "least_squares": reconstruct_inputs,
+    "batchnorm": lambda kept, cut, calibration: remeasure_batchnorms(cut, calibration),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +53,9 @@ class Verified:
 @register(PruneOptions)
 def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
     """Remove channels of a float graph; PassError where nothing can be removed, or not as much as is asked."""
-    if options.compensation and not context.calibration:
-        raise MissingNeedError(f"compensation {options.compensation[0]} needs calibration in the spec")
+    needy = [repair for repair in options.compensation if repair != "merge"]
+    if needy and not context.calibration:
+        raise MissingNeedError(f"compensation {needy[0]} needs calibration in the spec")
     if any(v.type.is_quantized for v in graph.constants):
         raise PassError("channels are removed from float graphs; put prune before quantize")
     plan = None if options.plan is None else read_plan(options.plan)
@@ -147,23 +156,23 @@ def _random_inputs(graph: Graph, seed: int) -> list[Tensor]:
 def _repaired(
     kept: Kept, cut: Graph, options: PruneOptions, context: Context
 ) -> tuple[Graph, dict[str, Cell]]:
-    """The cut graph after the repairs that are asked for, and the outputs' error before and after."""
+    """The cut graph after the repairs that are asked for, and the outputs' error before and after each."""
     if not options.compensation:
         return cut, {}
-    before = _error(kept, cut, context)
+    samples = context.calibration or [tuple(_random_inputs(kept.coupling.graph, options.seed))]
+    errors: dict[str, Cell] = {"error_before_repair": _error(kept, cut, samples)}
     repaired = cut
-    if "least_squares" in options.compensation:
-        repaired = reconstruct_inputs(kept, repaired, context.calibration)
-    if "batchnorm" in options.compensation:
-        repaired = remeasure_batchnorms(repaired, context.calibration)
-    return repaired, {"error_before_repair": before, "error_after_repair": _error(kept, repaired, context)}
+    for repair in sorted(options.compensation, key=list(_REPAIRS).index):
+        repaired = _REPAIRS[repair](kept, repaired, context.calibration)
+        errors[f"error_after_{repair}"] = _error(kept, repaired, samples)
+    return repaired, {**errors, "error_after_repair": _error(kept, repaired, samples)}
 
 
-def _error(kept: Kept, graph: Graph, context: Context) -> float:
-    """Root mean square of the change of outputs on the calibration data, relative to that of the outputs."""
+def _error(kept: Kept, graph: Graph, samples: Sequence[tuple[Tensor, ...]]) -> float:
+    """Root mean square of the change of outputs on the samples, relative to that of the outputs."""
     wrong = whole = 0.0
     with torch.no_grad():
-        for inputs in context.calibration:
+        for inputs in samples:
             for y, z in zip(run(graph, inputs), run(kept.coupling.graph, inputs), strict=True):
                 wrong += float((y - z).double().square().sum())
                 whole += float(z.double().square().sum())

@@ -2,6 +2,7 @@
 
     l1, l2              norm of a unit's part of each weight       Li et al., 2016
     geometric_median    sum of distances to the other units        He et al., 2019
+    merging             what merging it with the most similar unit changes       Srinivas, Babu, 2015; see prune_merging
     batchnorm           |gamma| of the batch norms                 Liu et al. (network slimming), 2017
     taylor              sum over batches of (sum over the unit's weights of gradient * weight)^2
                                                                    Molchanov et al., 2019
@@ -29,6 +30,7 @@ from ..ir.ops.norm import BatchNorm
 from ..specs.options import PruneOptions
 from .base import Context
 from .errors import MissingNeedError, PassError
+from .prune_merging import neurons_of, order_of_merging
 
 Norm = Callable[[Tensor, list[int]], Tensor]  # over all dimensions but one
 Losses = Callable[[Sequence[Tensor], Tensor | None], Iterator[tuple[float, Tensor]]]
@@ -132,6 +134,11 @@ def _distances(coupling: Coupling, context: Context) -> Iterator[Member]:
         yield _per_unit(units, torch.cdist(rows, rows).sum(1).numpy())
 
 
+def _mergers(coupling: Coupling, context: Context) -> Iterator[Member]:
+    for neurons in neurons_of(coupling):
+        yield Member(neurons.units, order_of_merging(neurons))
+
+
 def _scales(coupling: Coupling, context: Context) -> Iterator[Member]:
     for node in coupling.graph.nodes:
         weight = node.operand(1)
@@ -206,6 +213,7 @@ _MEMBERS: dict[str, Callable[[Coupling, Context], Iterator[Member]]] = {
     "l1": lambda coupling, context: _norms(coupling, _l1),
     "l2": lambda coupling, context: _norms(coupling, _l2),
     "geometric_median": _distances,
+    "merging": _mergers,
     "batchnorm": _scales,
     "activation": _activations,
 }

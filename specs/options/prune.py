@@ -9,9 +9,9 @@ from ..units import Percent
 from .base import PassOptions
 
 Score: TypeAlias = Literal[
-    "l1", "l2", "geometric_median", "batchnorm", "taylor", "curvature", "activation", "random"
+    "l1", "l2", "geometric_median", "merging", "batchnorm", "taylor", "curvature", "activation", "random"
 ]
-Compensation: TypeAlias = Literal["least_squares", "batchnorm"]
+Compensation: TypeAlias = Literal["least_squares", "bias", "merge", "batchnorm"]
 Granularity: TypeAlias = Literal["channels", "heads", "blocks"]
 
 
@@ -62,7 +62,8 @@ class PruneOptions(PassOptions):
     score: Score = Field(
         default="l2",
         description="What a channel is worth: norm of its weights (`l1`, `l2`), distance from the others "
-        "(`geometric_median`), scale of its batch norm (`batchnorm`), change of the loss without it (`taylor`, on "
+        "(`geometric_median`), what merging it with the most similar one changes "
+        "(`merging`), scale of its batch norm (`batchnorm`), change of the loss without it (`taylor`, on "
         "calibration data, with labels where there are some), second-order change of the class probabilities "
         "(`curvature`, on calibration data), mean size of its activations (`activation`), or `random`.",
     )
@@ -88,8 +89,9 @@ class PruneOptions(PassOptions):
     )
     compensation: tuple[Compensation, ...] = Field(
         default=(),
-        description="Repairs without training, on calibration data: `least_squares` (the layers that read removed "
-        "channels make them from those that stay), `batchnorm` (statistics measured anew).",
+        description="Repairs without training. One of `least_squares` (the layers that read removed channels make them "
+        "from those that stay), `bias` (they take them at their mean), `merge` (they read the most similar channel "
+        "in their place, without data); and `batchnorm` (statistics measured anew).",
     )
     keep: LayerPatterns = Field(default=(), description="Layers whose output channels all stay.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Of random numbers.")
@@ -102,6 +104,10 @@ class PruneOptions(PassOptions):
     def _says_how_much(self) -> Self:
         if (self.budget is None) == (self.plan is None):
             raise fault("S205", "takes a `budget` or a `plan`", hint="for example `budget: {macs: 60 %}`")
+        if len({"least_squares", "bias", "merge"} & set(self.compensation)) > 1:
+            raise fault(
+                "S205", "`least_squares`, `bias` and `merge` make up for the same channels", hint="take one"
+            )
         if "blocks" in self.granularity and self.allocation != "exact":
             raise fault("S205", "`blocks` go by `allocation: exact`", hint="leave `allocation` out")
         return self
