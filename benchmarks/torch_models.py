@@ -34,8 +34,8 @@ class BasicBlock(nn.Module):
         return torch.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
 
 
-def resnet18() -> nn.Module:
-    """ResNet-18 for 224x224 images and 1000 classes."""
+def resnet18(*, classes: int = 1000) -> nn.Module:
+    """ResNet-18, as for images of 224x224."""
     layers: list[nn.Module] = [
         nn.Conv2d(3, 64, 7, 2, 3, bias=False),
         nn.BatchNorm2d(64),
@@ -46,7 +46,18 @@ def resnet18() -> nn.Module:
     for outputs, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
         layers += [BasicBlock(inputs, outputs, stride), BasicBlock(outputs, outputs, 1)]
         inputs = outputs
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 1000))
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
+
+
+def resnet20(*, classes: int = 10) -> nn.Module:
+    """ResNet-20 for 32x32 images, with a convolution in the shortcuts that change shape."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    inputs = 16
+    for outputs, stride in ((16, 1), (32, 2), (64, 2)):
+        layers.append(BasicBlock(inputs, outputs, stride))
+        layers += [BasicBlock(outputs, outputs, 1) for _ in range(2)]
+        inputs = outputs
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
 
 
 class InvertedResidual(nn.Module):

@@ -81,6 +81,32 @@ def _parser() -> argparse.ArgumentParser:
         "--dump-after", action="append", default=[], metavar="PASS", help="print the graph after a pass"
     )
 
+    sensitivity = _command(
+        commands,
+        "sensitivity",
+        "measure what each layer's bits cost, before they are decided",
+        _with_torch("sensitivity"),
+    )
+    _spec_arguments(sensitivity)
+    sensitivity.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="write the table as JSON; read if up to date"
+    )
+    sensitivity.add_argument(
+        "--method",
+        choices=("gauss_newton", "quadratic", "kl", "hawq", "hawq_v2", "fisher", "norm"),
+        default="gauss_newton",
+        help="default: %(default)s",
+    )
+    sensitivity.add_argument(
+        "--bits", default="2,4,8", metavar="B,B", help="widths of weights (default: %(default)s)"
+    )
+    sensitivity.add_argument(
+        "--activation-bits", default="", metavar="B,B", help="widths of layers' inputs (default: none)"
+    )
+    sensitivity.add_argument(
+        "--samples", type=int, metavar="N", help="use the first N calibration samples only"
+    )
+
     run = _command(commands, "run", "run a compiled network on data", _with_torch("run"))
     run.add_argument("directory", type=Path, metavar="DIR", help="an output directory of `fxpress compile`")
     run.add_argument(

@@ -11,6 +11,7 @@ import torch
 
 from ..backends.errors import BackendError
 from ..ir import dump
+from ..ir.tensor_type import STORAGE_BITS
 from ..specs import load_spec
 from .compare import diff_reports, explain_layer, read_report
 from .data import Column, Samples, correct_answers, read_samples
@@ -23,6 +24,7 @@ from .pipeline import Compiled, OnStage, compile_model
 from .plan import plan_text
 from .progress import Progress
 from .report import Report
+from .sensitivity import is_first, measure, table_text
 from .session import Stage
 from .table import text_table
 
@@ -53,6 +55,25 @@ def compile(options: argparse.Namespace) -> None:  # named as the command
         )
         compiled.write(options.output)
     print(_compiled_text(compiled, options.output))
+
+
+def sensitivity(options: argparse.Namespace) -> None:
+    """Measure what the bits of each layer cost, and print the table."""
+    with Progress(visible=is_first()) as progress:
+        table, origin = measure(
+            options.spec,
+            method=options.method,
+            weight_bits=_widths("--bits", options.bits),
+            activation_bits=_widths("--activation-bits", options.activation_bits),
+            overrides=options.set,
+            samples=options.samples,
+            output=options.output,
+            progress=progress,
+        )
+    if is_first():
+        print(table_text(table))
+        if options.output is not None:
+            print(f"{'wrote' if origin == 'measured' else 'read from'} {options.output}")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -110,6 +131,15 @@ def _dumper(names: Sequence[str]) -> OnStage | None:
             print(f"# after {stage.name}\n{dump(stage.graph)}")
 
     return show if names else None
+
+
+def _widths(option: str, text: str) -> tuple[int, ...]:
+    """Storage bits with commas between."""
+    words = [word.strip() for word in text.split(",") if word.strip()]
+    if not all(word.isdecimal() and int(word) in STORAGE_BITS[:-1] for word in words):
+        choices = ", ".join(map(str, STORAGE_BITS[:-1]))
+        raise UserError(Problem("R409", f"{option} {text}", f"is not a list of widths out of {choices}"))
+    return tuple(map(int, words))
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -63,6 +63,18 @@ def publish(directory: Path, files: Mapping[str, bytes]) -> None:
         ) from err
 
 
+def write_file(path: Path, content: bytes) -> None:
+    """Write one file, whole or not at all, in place of an earlier one; UserError where that cannot be."""
+    partial = path.with_name(f".{path.name}{_PARTIAL}{os.getpid()}")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as err:
+        partial.unlink(missing_ok=True)
+        reason = err.strerror or str(err)
+        raise _refusal("O305", path, f"could not be written: {reason}", "choose another place") from err
+
+
 def _write(root: Path, files: Mapping[str, bytes]) -> None:
     for name, content in sorted(files.items()):
         path = root / name

@@ -5,14 +5,14 @@ Every stage refuses bad input before the next one starts; nothing is written bef
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..backends.c import CArtifact
 from ..backends.torch_module import TorchArtifact
@@ -137,13 +137,22 @@ def open_session(
 
 
 def run_passes(
-    session: Session, *, progress: Progress = _silent, on_stage: OnStage | None = None
+    session: Session,
+    *,
+    before: Collection[str] = (),
+    progress: Progress = _silent,
+    on_stage: OnStage | None = None,
 ) -> tuple[Stage, ...]:
-    """The passes of the spec, in order; UserError with the pass and what to do when one cannot go on."""
+    """The passes of the spec, in order; UserError with the pass and what to do when one cannot go on.
+
+    The first pass whose name is in `before`, and what comes after it, does not run.
+    """
     graph, stages = session.captured, []
     layers: dict[str, LayerPrecision] = {}
     passes = _find_passes(session.loaded)
     for index, (found, options) in enumerate(zip(passes, session.spec.passes, strict=True)):
+        if found.name in before:
+            break
         try:
             result = found(graph, options, _context(session, index, layers, progress))
         except CalibrationError as err:
@@ -185,13 +194,21 @@ def _context(
 
 def _with_samples(context: Context, session: Session, limit: int | None) -> Context:
     """The context with the first `limit` calibration samples."""
+    pieces, labels = calibration_batches(session, limit)
+    return replace(context, calibration=pieces, labels=labels)
+
+
+def calibration_batches(
+    session: Session, limit: int | None
+) -> tuple[list[tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    """The first `limit` calibration samples in batches of the model's own size, and the labels of each batch."""
     if session.calibration is None:
-        return context
+        return [], ()
     used, size = session.calibration.first(limit), own_batch(session.captured)
     starts = range(0, len(used) - size + 1, size)
     pieces = [tuple(x[i : i + size] for x in used.inputs) for i in starts]
     labels = () if used.labels is None else tuple(used.labels[i : i + size] for i in starts)
-    return replace(context, calibration=pieces, labels=labels)
+    return pieces, labels
 
 
 def _samples(spec: Spec, graph: Graph, dataset: Dataset) -> Samples:

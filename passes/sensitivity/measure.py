@@ -46,6 +46,8 @@ def measure_sensitivity(
     `quantize`. The table is the same to the last bit for any number of `workers`. PassError for what cannot be
     measured.
     """
+    if not weight_bits and not activation_bits:
+        raise PassError("no widths are given, neither of weights nor of activations")
     if activation_bits and method not in _ACTIVATION_METHODS:
         raise PassError(f"method {method} scores weights; for activations take gauss_newton or kl")
     study = prepare(

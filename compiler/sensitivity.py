@@ -1,0 +1,146 @@
+"""The command `sensitivity`: the table of a spec's network, measured just before its bits are decided.
+
+Under torchrun the processes share the shards of the samples; the table is the same to the last bit for any number of
+them. To that end each computes on one thread: more cores are put to use by more processes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+
+from ..passes import PassError
+from ..passes.sensitivity import (
+    Method,
+    Objective,
+    SensitivityTable,
+    Workers,
+    digest_of,
+    measure_sensitivity,
+)
+from .errors import Problem, UserError
+from .output import write_file
+from .pipeline import calibration_batches, open_session, run_passes
+from .session import Session, final_graph
+from .table import text_table
+
+DECIDING = ("assign_bits", "quantize", "weight_only")
+"""The passes that decide about bits: the graph in front of the first of them is measured."""
+
+Origin = Literal["measured", "read"]
+
+
+def measure(
+    spec: Path,
+    *,
+    method: Method,
+    weight_bits: Sequence[int],
+    activation_bits: Sequence[int],
+    overrides: Sequence[str] = (),
+    samples: int | None = None,
+    output: Path | None = None,
+    progress: Callable[[str, int, int], None],
+) -> tuple[SensitivityTable, Origin]:
+    """The table of a spec, on its calibration data; read from `output` where that holds it already.
+
+    The first process writes `output`. UserError for what the user can mend.
+    """
+    with _one_thread(), _process_group() as workers:
+        session = open_session(spec, overrides=overrides)
+        graph = final_graph(session, run_passes(session, before=DECIDING, progress=progress))
+        batches, labels = calibration_batches(session, samples)
+        if not batches:
+            raise UserError(Problem("D108", str(spec), "sensitivity needs data", "see `data.calibration`"))
+        known = _read(output, digest_of(graph, batches, labels))
+        if known is not None and known.covers(
+            method=method, weight_bits=weight_bits, activation_bits=activation_bits
+        ):
+            return known, "read"
+        try:
+            table = measure_sensitivity(
+                graph,
+                batches,
+                method=method,
+                weight_bits=weight_bits,
+                activation_bits=activation_bits,
+                labels=labels,
+                objective=_objective(session),
+                workers=workers,
+                progress=progress,
+            )
+        except PassError as err:
+            raise UserError(Problem("P602", f"{spec} (sensitivity)", str(err))) from err
+        if output is not None and workers.rank == 0:
+            write_file(output, table.to_json().encode())
+        return table, "measured"
+
+
+def is_first() -> bool:
+    """Whether this process is to speak: alone, or the first of those that torchrun started."""
+    return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
+
+
+def table_text(table: SensitivityTable) -> str:
+    """The table for the terminal: a row for each layer and kind, a column for each width."""
+    widths = sorted({score.bits for score in table.scores})
+    cells = {(s.layer, s.kind, s.bits): f"{s.loss:.3g} ± {s.error:.1g}" for s in table.scores}
+    rows = [
+        (layer, kind, *(cells.get((layer, kind, bits), "-") for bits in widths))
+        for kind in ("weight", "activation")
+        for layer in dict.fromkeys(s.layer for s in table.scores if s.kind == kind)
+    ]
+    unit = "nats" if table.objective == "classes" else "half the mean squared change"
+    lines = [text_table(("layer", "kind", *(f"{bits} bits" for bits in widths)), rows), ""]
+    lines.append(
+        f"{table.method}, {table.samples} samples; loss added by rounding the layer alone, in {unit}"
+    )
+    return "\n".join([*lines, *(f"note: {note}" for note in table.notes)])
+
+
+def _objective(session: Session) -> Objective | None:
+    """What the outputs mean, where the data say it: labels or accuracy mean classes."""
+    calibration, evaluation = session.spec.data.calibration, session.spec.data.evaluation
+    metric = None if evaluation is None else evaluation.metric
+    if (calibration is not None and calibration.labels) or metric == "top1":
+        return "classes"
+    return "values" if metric == "mse" else None
+
+
+def _read(path: Path | None, digest: str) -> SensitivityTable | None:
+    """An earlier table of the same graph and data; None where there is none."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        table = SensitivityTable.from_json(path.read_text())
+    except (PassError, UnicodeDecodeError) as err:
+        raise UserError(
+            Problem("O307", str(path), f"exists and is {err}", "choose another name with -o")
+        ) from err
+    return table if table.digest == digest else None
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _process_group() -> Iterator[Workers]:
+    """The processes that torchrun started together, or this one alone."""
+    if not dist.is_torchelastic_launched():
+        yield Workers()
+        return
+    if not dist.is_initialized():
+        dist.init_process_group("gloo")
+    yield Workers.of_process_group()
