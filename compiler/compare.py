@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -56,7 +56,28 @@ def explain_layer(report: Report, name: str) -> str:
     lines += [
         f"  {section}, {d.rule}: {'done' if d.applied else 'left'}, {d.reason}" for section, d in decisions
     ]
-    return "\n".join(lines)
+    names = {name, *(layer.module for layer in layers)}
+    return "\n\n".join(["\n".join(lines), *_rows_about(report, names)])
+
+
+def _rows_about(report: Report, names: Collection[str]) -> Iterable[str]:
+    """What the tables of passes say about a layer, where they have several rows for it."""
+    for section in report.passes:
+        for table in section.tables:
+            rows = [row for row in table.rows if row and row[0] in names]
+            if table.columns[:1] == ("layer",) and len(rows) > 1:
+                shown = [tuple(_cell(cell) for cell in row[1:]) for row in rows]
+                yield f"{section.name}, {table.name}\n{text_table(table.columns[1:], shown)}"
+
+
+def _cell(cell: str | int | float | bool | None) -> str:
+    if cell is None or isinstance(cell, bool):
+        return "yes" if cell else ""
+    return f"{cell:.4g}" if isinstance(cell, float) and not cell.is_integer() else _whole(cell)
+
+
+def _whole(cell: str | int | float) -> str:
+    return cell if isinstance(cell, str) else f"{cell:,.0f}"
 
 
 def _module(decision: Decision) -> str:

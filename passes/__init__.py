@@ -1,12 +1,24 @@
 """The passes: graph in, graph and report out. Importing this package registers all of ours."""
 
-from . import clean, finetune, fuse, prune, quantize, remove_dead_channels
-from .base import PASSES, Context, Cost, CostModel, NodeCost, Pass, PassResult, find_pass, register
+from . import assign_bits, clean, finetune, fuse, prune, quantize, remove_dead_channels, weight_only
+from .base import (
+    PASSES,
+    ArenaBlock,
+    Context,
+    Cost,
+    CostModel,
+    NodeCost,
+    Pass,
+    PassResult,
+    find_pass,
+    register,
+)
 from .errors import CalibrationError, MissingNeedError, PassError, UnknownPassError
 from .report import Decision, PassReport, Table
 
 __all__ = [
     "PASSES",
+    "ArenaBlock",
     "CalibrationError",
     "Context",
     "Cost",
@@ -20,6 +32,7 @@ __all__ = [
     "PassResult",
     "Table",
     "UnknownPassError",
+    "assign_bits",
     "clean",
     "find_pass",
     "finetune",
@@ -28,4 +41,5 @@ __all__ = [
     "quantize",
     "register",
     "remove_dead_channels",
+    "weight_only",
 ]

@@ -7,7 +7,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any
 
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import Discriminator, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
 from pydantic_core import CoreSchema, core_schema
 
 from .section import fault
@@ -101,3 +101,19 @@ Hertz = Annotated[int, FREQUENCY]
 
 Percent = Annotated[float, PERCENT]
 """A share, more than 0 and at most 1: `60 %` is 0.6."""
+
+
+def _form(value: Any) -> str:  # any: whatever the user wrote, checked by the form that this names
+    is_share = isinstance(value, float) or (isinstance(value, str) and "%" in value)
+    return "share" if is_share else "amount"
+
+
+BytesOrShare = Annotated[
+    Annotated[Percent, Tag("share")] | Annotated[Bytes, Tag("amount")], Discriminator(_form)
+]
+"""A size in bytes, an int, or a share, a float."""
+
+CountOrShare = Annotated[
+    Annotated[Percent, Tag("share")] | Annotated[Count, Tag("amount")], Discriminator(_form)
+]
+"""A large count, an int, or a share, a float."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from pydantic import Field
 
+from .assign_bits import AssignBitsOptions, BitBudget, SensitivityMethod
 from .base import PassOptions
 from .clean import CleanOptions, CleanRule
 from .finetune import Augmentation, Distillation, FinetuneOptions
@@ -21,9 +22,19 @@ from .observer import Aciq, Entropy, MinMax, MovingAverage, MseSearch, Observer,
 from .prune import PruneBudget, PruneOptions
 from .quantize import LayerBits, LayerPrecision, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
+from .weight_only import WeightOnlyOptions
 
 ENTRY_POINT_GROUP = "fxpress.options"
-_OWN = (CleanOptions, FinetuneOptions, FuseOptions, PruneOptions, QuantizeOptions, RemoveDeadChannelsOptions)
+_OWN = (
+    AssignBitsOptions,
+    CleanOptions,
+    FinetuneOptions,
+    FuseOptions,
+    PruneOptions,
+    QuantizeOptions,
+    RemoveDeadChannelsOptions,
+    WeightOnlyOptions,
+)
 _JOINED = tuple(entry.load() for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name))
 
 PASSES: dict[str, type[PassOptions]] = {options.pass_name(): options for options in (*_OWN, *_JOINED)}
@@ -39,7 +50,9 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "PASSES",
     "Aciq",
+    "AssignBitsOptions",
     "Augmentation",
+    "BitBudget",
     "CleanOptions",
     "CleanRule",
     "Distillation",
@@ -60,5 +73,7 @@ __all__ = [
     "PruneOptions",
     "QuantizeOptions",
     "RemoveDeadChannelsOptions",
+    "SensitivityMethod",
     "WeightObserver",
+    "WeightOnlyOptions",
 ]
