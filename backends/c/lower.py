@@ -22,6 +22,8 @@ _FLOAT_STACK_BYTES = 896
 
 # Cycles that a byte of flash may cost, tried in turn until code and constants fit.
 _FLASH_PRICES = (0.0, 1.0, 10.0, 100.0, 1000.0)
+# The same of a byte of working memory, until the arena fits.
+_SCRATCH_PRICES = (0.0, 30.0, 100.0, 300.0)
 
 
 @dataclass(frozen=True)
@@ -36,16 +38,33 @@ class Lowered:
 def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     """Choose kernels, layouts and places for a graph; nothing is written.
 
-    The fastest kernels are taken; where they do not fit the target's flash, smaller ones, as many as are needed.
+    The fastest kernels are taken; where they do not fit the target's flash, smaller ones, as many as are needed, and
+    where the arena does not fit its RAM, kernels of less working memory.
     """
     prepared = schedule(renumber_flattened(graph if options.io == "float" else strip_edges(graph)))
     inputs = port_layouts([v.name for v in prepared.inputs], prepared.inputs, options.layouts)
     outputs = port_layouts(prepared.output_names, prepared.outputs, options.layouts)
-    for price in _FLASH_PRICES:
-        program = select(prepared, Machine.of(target), inputs=inputs, outputs=outputs, flash_price=price)
-        if target.flash is None or program.flash_bytes <= target.flash:
-            break
-    return Lowered(prepared, program, plan_memory(program))
+    machine = Machine.of(target)
+
+    def chosen(scratch_price: float) -> Lowered:
+        for price in _FLASH_PRICES:
+            program = select(
+                prepared,
+                machine,
+                inputs=inputs,
+                outputs=outputs,
+                flash_price=price,
+                scratch_price=scratch_price,
+            )
+            if target.flash is None or program.flash_bytes <= target.flash:
+                break
+        return Lowered(prepared, program, plan_memory(program))
+
+    fastest = chosen(_SCRATCH_PRICES[0])
+    if target.ram is None or fastest.plan.arena_bytes <= target.ram:
+        return fastest
+    smaller = (chosen(price) for price in _SCRATCH_PRICES[1:])
+    return next((lowered for lowered in smaller if lowered.plan.arena_bytes <= target.ram), fastest)
 
 
 def stack_bytes(program: Program) -> int:

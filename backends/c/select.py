@@ -39,16 +39,17 @@ def select(
     inputs: tuple[Layout, ...],
     outputs: tuple[Layout, ...],
     flash_price: float = 0.0,
+    scratch_price: float = 0.0,
 ) -> Program:
     """The cheapest program; `inputs` and `outputs` are the layouts in which the caller has the graph's own values.
 
-    Cheap is what takes few cycles; `flash_price` is what a byte of flash counts beside them.
+    Cheap is what takes few cycles; the prices are what a byte of flash and of working memory counts beside them.
     """
     starts = {v.name: layout for v, layout in zip(graph.inputs, inputs, strict=True)}
     ways = [_Way(0.0, starts)]
     dying = _dying(graph)
     for index, node in enumerate(graph.nodes):
-        ways = _advance(ways, graph, node, machine, dying[index], flash_price)
+        ways = _advance(ways, graph, node, machine, dying[index], (flash_price, scratch_price))
     best = min(ways, key=lambda way: way.cycles + _closing_cycles(way, graph, outputs))
     choices: list[Implementation] = []
     way: _Way | None = best
@@ -87,7 +88,7 @@ def _advance(
     node: Node,
     machine: Machine,
     dying: frozenset[str],
-    flash_price: float,
+    prices: tuple[float, float],
 ) -> list[_Way]:
     found: dict[tuple[tuple[str, Layout], ...], _Way] = {}
 
@@ -108,7 +109,8 @@ def _advance(
                 if v.name not in dying
             }
             flash = implementation.constant_bytes + implementation.cost.code_bytes
-            cycles = way.cycles + extra + implementation.cost.cycles + flash_price * flash
+            priced = prices[0] * flash + prices[1] * implementation.scratch_bytes
+            cycles = way.cycles + extra + implementation.cost.cycles + priced
             key = tuple(sorted(layouts.items(), key=lambda item: item[0]))
             if key not in found or cycles < found[key].cycles:
                 found[key] = _Way(cycles, layouts, implementation, way)

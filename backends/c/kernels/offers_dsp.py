@@ -19,7 +19,7 @@ from .depthwise_dsp import DepthwiseShape
 from .epilogue_dsp import Epilogue
 from .gemm_dsp import Int8Array, Int32Array, IntArray
 from .linear_dsp import LinearShape
-from .low_bits import scaled_sums_fit
+from .low_bits import BYTE, scaled_sums_fit
 from .rounding import folded_bias
 from .rows import row_layouts
 from .window import MAX_SPATIAL, image, window
@@ -124,12 +124,14 @@ def _dense(site: Site, op: Conv) -> Offer:
         row = LinearShape(x.c, y.c, epilogue, shape.weight_bits)
         built = _built_linear(row, weights[:, :, 0, 0], folded_bias(site, weights), scales)
         return (_implementation(site, built, _images(site)),)
-    built = _built_conv(shape, weights, folded_bias(site, weights), scales)
-    if shape.weight_bits == 8 and winograd_dsp.supports(shape):
+    direct = _built_conv(shape, weights, folded_bias(site, weights), scales)
+    built = [direct]
+    if winograd_dsp.supports(shape):
         transformed = _built_winograd(shape, weights, folded_bias(site, weights), scales)
-        if _is_worth_its_flash(transformed, built):
-            built = transformed
-    return (_implementation(site, built, _images(site)),)
+        if _is_worth_its_flash(transformed, direct):
+            # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
+            built = [transformed, direct] if shape.weight_bits < BYTE else [transformed]
+    return tuple(_implementation(site, one, _images(site)) for one in built)
 
 
 def _is_worth_its_flash(large: _Built, small: _Built) -> bool:

@@ -3,11 +3,13 @@
     y = A^T [(G g G^T) * (B^T d B)] A
 
 With 2G in place of G every number is an integer and a sum is four times the convolution, so shifting it right by 2
-loses nothing. Transformed weights are 16 int16 for 9 int8: flash for speed.
+loses nothing. Transformed weights are 16 int16 for 9 int8: flash for speed. Weights of fewer bits are transformed
+into working memory at run time, as many channels at a time as take no more of it than 9 KiB.
 Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016.
 
 Constants of two output channels: two biases; for each of 16 places and each pair of input channels (0 and 2, then
 1 and 3, of every four) one word of each output channel; two multipliers; two left shifts if the epilogue is shifted.
+Weights of fewer bits have the constants of `conv_dsp`.
 """
 
 from __future__ import annotations
@@ -19,12 +21,15 @@ import numpy as np
 from .base import Cost, Function, template
 from .conv_dsp import ConvShape
 from .epilogue_dsp import HEADERS, Epilogue, parameters
-from .gemm_dsp import Int8Array, Int32Array, IntArray
+from .gemm_dsp import CHANNELS, Gemm, Int8Array, Int32Array, IntArray, pack_rows
+from .low_bits import BYTE
 
 _TWICE_G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
 _TILES, _PLACES = 3, 16
 _MAX_CHANNELS = 256
 _UNROLL = 8
+_UNPACKED_BYTES = 9 * 1024
+_PRODUCT_WORDS = _PLACES * 2 * _TILES
 
 
 def supports(shape: ConvShape) -> bool:
@@ -36,8 +41,7 @@ def supports(shape: ConvShape) -> bool:
 
 def scratch_bytes(shape: ConvShape) -> int:
     """Bytes of working memory, aligned to 4."""
-    patch = 16 * shape.in_c if shape.padded else 0
-    return 4 * _v_words(shape) + 4 * _PLACES * 2 * _TILES + patch
+    return 4 * (_v_words(shape) + _PRODUCT_WORDS + _unpacked_words(shape)) + _patch_bytes(shape)
 
 
 def pack(
@@ -47,6 +51,10 @@ def pack(
 
     `weights` is [out, in, 3, 3], the rest per channel; `bias` has -zx * sum(w) folded in.
     """
+    if shape.weight_bits < BYTE:
+        taps = weights.transpose(0, 2, 3, 1).reshape(shape.out_c, -1)
+        shifts = shift if shape.epilogue.shifted else None
+        return pack_rows(taps, bias, multiplier, shifts, together=CHANNELS, bits=shape.weight_bits)
     transformed = np.einsum("ay,ocyx,bx->ocab", _TWICE_G, weights.astype(np.int64), _TWICE_G)
     lanes = (
         transformed.reshape(shape.out_c // 2, 2, shape.in_c // 4, 2, 2, _PLACES) & 0xFFFF
@@ -59,7 +67,7 @@ def pack(
 
 
 def estimate(shape: ConvShape) -> Cost:
-    """The cost of the layer, fitted to exact counts."""
+    """The cost of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
     tiles = shape.out_h * shape.out_w // 4
     groups = -(-tiles // _TILES)
     pairs = shape.in_c // 2
@@ -76,13 +84,25 @@ def estimate(shape: ConvShape) -> Cost:
     )
     cycles = 1.15 * tiles * transform + tiles * shape.out_c / 2 * outputs * 1.3 + border * 1.3
     cycles += groups * shape.out_c / 2 * (40 + _PLACES * (20 + 13 * pairs + 5 * loops))
-    return Cost(instructions, cycles, 1100 + 32 * min(pairs, _UNROLL + 1))
+    code_bytes = 1350 + 32 * min(pairs, _UNROLL + 1)
+    if shape.weight_bits == BYTE:
+        return Cost(instructions, cycles, code_bytes)
+    parts = -(-shape.out_c // _part(shape))
+    repeated = (parts - 1) * (20 * groups + tiles * transform + border)
+    unpacking = 129.0 * pairs * shape.out_c + repeated
+    return Cost(instructions + unpacking, cycles + 1.25 * unpacking, code_bytes + 700)
 
 
 def function(shape: ConvShape) -> Function:
     """The C function `name(x, [r,] y, constants, scratch)`."""
     path = "winograd/winograd_dsp.c.j2"
-    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
+    return template(
+        path,
+        _context(shape),
+        parameters(shape.epilogue),
+        headers=HEADERS,
+        uses_memory=shape.padded or shape.weight_bits < BYTE,
+    )
 
 
 @dataclass(frozen=True)
@@ -107,11 +127,33 @@ class _ProductColumn:
 
 
 @dataclass(frozen=True)
+class _Packed:
+    """Weights of fewer bits: where the words of a pair of channels lie, and where they go."""
+
+    bits: int
+    unscale: int
+    first: int
+    end: int
+    tap: int
+    row: int
+    two_rows: int
+    weight_words: int
+    scale_words: int
+    at: int
+    part: int
+    part_words: int
+    rows: tuple[_SumRow, ...]
+
+
+@dataclass(frozen=True)
 class _Context:
     """What the template names."""
 
     title: str
     epilogue: Epilogue
+    packed: _Packed | None
+    factor: int
+    unscale: int
     padded: bool
     padding_byte: int
     patch_bytes: int
@@ -141,25 +183,29 @@ class _Context:
     below_right: int
     scale_at: int
     pair_words: int
+    first_channel: str
+    end_channel: str
+    residual_name: str
     residual_parameter: str
     residual_at: str
     residual_next: str
 
 
 def _context(shape: ConvShape) -> _Context:
-    place_words = _v_words(shape) // _PLACES
     pairs = shape.in_c // 2
     loops, singles = divmod(pairs - 1, _UNROLL)
     if loops <= 1:
         loops, singles = 0, pairs - 1
     has_residual = shape.epilogue.residual is not None
-    scale_at = 2 + 2 * _PLACES * pairs
     return _Context(
         title=shape.title,
         epilogue=shape.epilogue,
+        packed=_packed(shape) if shape.weight_bits < BYTE else None,
+        factor=1 << _unscale(shape),
+        unscale=_unscale(shape),
         padded=shape.padded,
         padding_byte=shape.input_zero_point,
-        patch_bytes=16 * shape.in_c,
+        patch_bytes=_patch_bytes(shape),
         patch_pitch=4 * shape.in_c,
         pitch=shape.in_w * shape.in_c,
         in_h=shape.in_h,
@@ -175,9 +221,7 @@ def _context(shape: ConvShape) -> _Context:
         column_1=shape.in_c,
         column_2=2 * shape.in_c,
         column_3=3 * shape.in_c,
-        rows=tuple(
-            _SumRow(f"s{row}", *((4 * row + column) * place_words for column in range(4))) for row in range(4)
-        ),
+        rows=_sum_rows(_v_words(shape) // _PLACES),
         product_columns=tuple(
             _ProductColumn(*(6 * (4 * row + column) for row in range(4))) for column in range(4)
         ),
@@ -188,12 +232,72 @@ def _context(shape: ConvShape) -> _Context:
         right=shape.out_c,
         below=shape.out_w * shape.out_c,
         below_right=(shape.out_w + 1) * shape.out_c,
-        scale_at=scale_at,
-        pair_words=scale_at + (4 if shape.epilogue.shifted else 2),
+        scale_at=_scale_at(shape),
+        pair_words=_pair_words(shape),
+        first_channel="first" if shape.weight_bits < BYTE else "0",
+        end_channel="end" if shape.weight_bits < BYTE else str(shape.out_c),
+        residual_name="r, " if has_residual else "",
         residual_parameter="const int8_t *r, " if has_residual else "",
         residual_at="r + at, " if has_residual else "",
         residual_next="r + at + 1, " if has_residual else "",
     )
+
+
+def _packed(shape: ConvShape) -> _Packed:
+    gemm = Gemm(shape.out_c, 9 * shape.in_c // 4, shape.epilogue.shifted, shape.weight_bits)
+    tap = CHANNELS * shape.in_c // 4
+    return _Packed(
+        bits=shape.weight_bits,
+        unscale=gemm.unscale,
+        first=gemm.words.start,
+        end=gemm.words.start + tap,
+        tap=tap,
+        row=3 * tap,
+        two_rows=6 * tap,
+        weight_words=gemm.weight_words,
+        scale_words=gemm.scale_words,
+        at=_v_words(shape) + _PRODUCT_WORDS + _patch_bytes(shape) // 4,
+        part=_part(shape),
+        part_words=_part(shape) // CHANNELS * (CHANNELS + gemm.weight_words + gemm.scale_words),
+        rows=_sum_rows(shape.in_c),
+    )
+
+
+def _sum_rows(place_words: int) -> tuple[_SumRow, ...]:
+    """Places lie `place_words` apart."""
+    return tuple(
+        _SumRow(f"s{row}", *((4 * row + column) * place_words for column in range(4))) for row in range(4)
+    )
+
+
+def _unscale(shape: ConvShape) -> int:
+    """How far a sum is shifted: twice from each side of the transform, the rest from packed weights."""
+    return 2 + BYTE - shape.weight_bits
+
+
+def _scale_at(shape: ConvShape) -> int:
+    """Words of biases and transformed weights of a pair of channels."""
+    return CHANNELS + _PLACES * shape.in_c
+
+
+def _pair_words(shape: ConvShape) -> int:
+    return _scale_at(shape) + CHANNELS * (2 if shape.epilogue.shifted else 1)
+
+
+def _unpacked_words(shape: ConvShape) -> int:
+    """Words of working memory for transformed weights."""
+    return _part(shape) // CHANNELS * _pair_words(shape) if shape.weight_bits < BYTE else 0
+
+
+def _part(shape: ConvShape) -> int:
+    """Output channels whose weights are unpacked together."""
+    pairs = shape.out_c // CHANNELS
+    parts = -(-pairs // max(1, _UNPACKED_BYTES // (4 * _pair_words(shape))))
+    return CHANNELS * -(-pairs // parts)
+
+
+def _patch_bytes(shape: ConvShape) -> int:
+    return 16 * shape.in_c if shape.padded else 0
 
 
 def _v_words(shape: ConvShape) -> int:

@@ -169,8 +169,8 @@ def test_any_kernel_stride_padding_and_dilation_is_exact(kit: Any, seed: int) ->
     kit.check(cases)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_winograd_equals_the_reference_bit_for_bit(kit: Any, kind: str) -> None:
+@pytest.mark.parametrize(("kind", "bits"), [(kind, 8) for kind in KINDS] + [("residual", 4), ("shift", 2)])
+def test_winograd_equals_the_reference_bit_for_bit(kit: Any, kind: str, bits: int) -> None:
     rng = np.random.default_rng(4)
     epilogue = kit.epilogue(kind, rng)
     around = (1, 1, 1, 1)
@@ -181,16 +181,26 @@ def test_winograd_equals_the_reference_bit_for_bit(kit: Any, kind: str) -> None:
         conv_shape((8, 6, 8), 4, (3, 3), epilogue),
     ]
     cases = [
-        conv_case(kit, rng, f"conv_{i}", shape, in_place=kind == "residual", kernel=winograd_dsp)
+        conv_case(
+            kit,
+            rng,
+            f"conv_{i}",
+            replace(shape, weight_bits=bits),
+            in_place=kind == "residual",
+            kernel=winograd_dsp,
+        )
         for i, shape in enumerate(taken)
     ]
     kit.check(cases)
 
 
-def test_winograd_is_exact_at_the_extremes(kit: Any) -> None:
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_winograd_is_exact_at_the_extremes(kit: Any, bits: int) -> None:
     rng = np.random.default_rng(5)
-    shape = conv_shape((4, 4, 256), 2, (3, 3), Epilogue(3), padding=(1, 1, 1, 1), zero_point=127)
-    extremes = ((-128, -128), (127, 127), (-128, 127), (127, -128))
+    low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1
+    around = (1, 1, 1, 1)
+    shape = conv_shape((4, 4, 256), 2, (3, 3), Epilogue(3), padding=around, zero_point=127, bits=bits)
+    extremes = ((-128, low), (127, high), (-128, high), (127, low))
     cases = [
         conv_case(kit, rng, f"conv_{i}", shape, fill=fill, kernel=winograd_dsp)
         for i, fill in enumerate(extremes)

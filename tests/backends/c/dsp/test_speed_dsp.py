@@ -50,6 +50,13 @@ LOW_BITS = [
     ("pointwise_64", conv_dsp, conv((8, 8, 64), (8, 8, 64), (1, 1)), {4: 1.18, 2: 1.20}),
     ("k3_16", conv_dsp, conv((16, 16, 16), (16, 16, 16), (3, 3), padding=(1, 1)), {4: 1.18, 2: 1.20}),
     ("rgb", conv_dsp, conv((16, 16, 3), (16, 16, 16), (3, 3), padding=(1, 1)), {4: 1.18, 2: 1.20}),
+    (
+        "winograd_16",
+        winograd_dsp,
+        conv((16, 16, 16), (16, 16, 16), (3, 3), padding=(1, 1)),
+        {4: 1.06, 2: 1.06},
+    ),
+    ("winograd_32", winograd_dsp, conv((16, 16, 32), (16, 16, 32), (3, 3), padding=(1, 1)), {4: 1.6, 2: 1.6}),
     ("depthwise", depthwise_dsp, depthwise((25, 5, 64), (25, 5), (1, 1), 1), {4: 1.05, 2: 1.05}),
     ("linear", linear_dsp, LinearShape(640, 128, PLAIN), {4: 1.24, 2: 1.24}),
 ]
