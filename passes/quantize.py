@@ -5,6 +5,7 @@
     calibrate   the float graph runs on the samples (`calibrate`)
     grids       scale and zero point of each group of values that data movement joins (`quantize_grids`)
     lower       nodes are rebuilt on integers, conversions put where float and integers meet (`quantize_lower`)
+    round       with `adaround`, weights are rounded anew for the output of each layer (`quantize_rounding`)
 
 What has no integer form, or none that is proven not to overflow, stays in float; the report says which and why.
 """
@@ -12,7 +13,7 @@ What has no integer form, or none that is proven not to overflow, stays in float
 from __future__ import annotations
 
 from ..ir import Graph
-from ..specs.options import QuantizeOptions
+from ..specs.options import AdaRound, QuantizeOptions
 from .base import Context, PassResult, register
 from .calibrate import collect
 from .fuse_activation import FUSE_ACTIVATION
@@ -22,7 +23,8 @@ from .quantize_grids import choose_grids
 from .quantize_lower import Lowering
 from .quantize_plan import make_plan
 from .quantize_precision import Precisions
-from .report import PassReport
+from .quantize_rounding import learn_roundings
+from .report import PassReport, merged
 
 
 @register(QuantizeOptions)
@@ -42,4 +44,14 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
         (grids.table, lowering.table()),
         grids.warnings,
     )
+    if isinstance(options.rounding, AdaRound):
+        quantized, rounding = learn_roundings(
+            prepared,
+            quantized,
+            samples,
+            options.rounding,
+            corrects_bias=options.bias_correction,
+            progress=context.progress,
+        )
+        report = merged("quantize", [report, rounding])
     return PassResult(quantized, report)

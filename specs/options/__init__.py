@@ -22,6 +22,7 @@ from .observer import Aciq, Entropy, MinMax, MovingAverage, MseSearch, Observer,
 from .prune import PruneBudget, PruneOptions
 from .quantize import LayerBits, LayerPrecision, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
+from .rounding import AdaRound, Nearest, Rounding
 from .weight_only import WeightOnlyOptions
 
 ENTRY_POINT_GROUP = "fxpress.options"
@@ -50,6 +51,7 @@ __all__ = [
     "ENTRY_POINT_GROUP",
     "PASSES",
     "Aciq",
+    "AdaRound",
     "AssignBitsOptions",
     "Augmentation",
     "BitBudget",
@@ -65,6 +67,7 @@ __all__ = [
     "MinMax",
     "MovingAverage",
     "MseSearch",
+    "Nearest",
     "Observer",
     "Pass",
     "PassOptions",

@@ -1,12 +1,12 @@
 """How the range of an activation is chosen from what calibration saw of it."""
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BeforeValidator, Field
 
 from ..section import Section
 from ..units import Percent
+from .kinds import NamesInSchema, named
 
 Candidates = Annotated[int, Field(ge=2, le=10_000)]
 
@@ -64,24 +64,10 @@ class Aciq(Section):
 _KINDS = (MinMax, MovingAverage, Percentile, MseSearch, Entropy, Aciq)
 
 
-def _named(value: Any) -> Any:  # any: whatever the user wrote, checked by the models
-    return {"kind": value} if isinstance(value, str) else value
-
-
-class _NameInSchema:
-    """Tells the JSON schema that a name alone will do."""
-
-    def __get_pydantic_json_schema__(
-        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:  # any: a JSON schema
-        names = [member.model_fields["kind"].default for member in _KINDS]
-        return {"anyOf": [{"enum": names}, handler(core_schema)]}
-
-
 Observer: TypeAlias = Annotated[
     Annotated[MinMax | MovingAverage | Percentile | MseSearch | Entropy | Aciq, Field(discriminator="kind")],
-    BeforeValidator(_named),
-    _NameInSchema(),
+    BeforeValidator(named),
+    NamesInSchema(_KINDS),
 ]
 """How a range is chosen: a name, or a mapping with `kind` and the parameters of that kind."""
 

@@ -8,6 +8,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from ..section import LayerPattern, Positive, Section, Selects, fault
 from .base import PassOptions
 from .observer import MinMax, Observer, WeightObserver
+from .rounding import Nearest, Rounding
 
 
 class LayerBits(Section):
@@ -60,6 +61,11 @@ class QuantizeOptions(PassOptions):
         default="minmax",
         description="How the ranges of weights are chosen. Below 8 bits `minmax` means `mse`; `aciq` clips where it is "
         "best for a Laplace or Gauss distribution, and gives each channel its spread back.",
+    )
+    rounding: Rounding = Field(
+        default=Nearest(),
+        description="How weights become integers: the nearer one, or with `adaround` the one that keeps the layer's "
+        "output on the calibration data. A name alone takes the parameters at their defaults.",
     )
     bias_correction: bool = Field(
         default=True,
