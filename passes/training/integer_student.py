@@ -1,5 +1,8 @@
 """Training of an integer graph: real weights and biases that are rounded in each run, on grids whose steps are learned.
 
+Weights are learned in units of their largest integer, biases in units of their layer's output range: an optimizer's
+steps then mean the same in each layer, whatever folding of batch norms has made of its scale.
+
 Afterwards the integers are those that were computed with last: `run_integer` gives what was trained, but for the
 rounding of its fixed-point multipliers.
 """
@@ -28,22 +31,24 @@ Learned = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Bias:
-    """A bias, and the values whose steps make its own."""
+    """A bias, the values whose steps make its own, and the result of its layer."""
 
     value: Value
     x: Value
     weight: Value
+    y: Value
 
 
 @dataclass(frozen=True)
 class IntegerStudent:
-    """Weights and biases as reals, under their names; the growth of steps under `step:` and weight or group."""
+    """Weights and biases in their units, under their names; the growth of steps under `step:` and weight or group."""
 
     graph: Graph
     weights: tuple[Value, ...]  # of all layers on integers
     biases: tuple[Bias, ...]  # of all layers on integers
     trained: frozenset[str]  # names of constants that are learned, quantized or not
     groups: GridGroups
+    units: Mapping[str, Tensor]  # of weights and biases
     learns_steps: bool
 
     @staticmethod
@@ -58,23 +63,28 @@ class IntegerStudent:
             assert x is not None and weight is not None
             weights[weight.name] = weight
             if bias is not None and graph.is_constant(bias):
-                biases[bias.name] = Bias(bias, x, weight)
+                biases[bias.name] = Bias(bias, x, weight, node.output)
         names = frozenset(
             value.name
             for value in trainable(graph, options, context)
             if not value.type.is_quantized or value.name in weights or value.name in biases
         )
         groups = grid_groups(graph)
+        units = {
+            value.name: _along(_start(_grid(value)), value) * _grid(value).qmax for value in weights.values()
+        }
+        units |= {name: _start(_grid(bias.y)) * 2 ** _grid(bias.y).bits for name, bias in biases.items()}
         return IntegerStudent(
-            graph, tuple(weights.values()), tuple(biases.values()), names, groups, options.learn_steps
+            graph, tuple(weights.values()), tuple(biases.values()), names, groups, units, options.learn_steps
         )
 
     def start(self) -> dict[str, Tensor]:
-        """Reals that the integers stand for, and steps that have not grown."""
+        """What the integers stand for, and steps that have not grown."""
         learned = {name: self.graph.params[name].detach().clone() for name in sorted(self.trained)}
         for value in (*self.weights, *(bias.value for bias in self.biases)):
             if value.name in self.trained:
-                learned[value.name] = _grid(value).dequantize(self.graph.tensor(value))
+                real = _grid(value).dequantize(self.graph.tensor(value))
+                learned[value.name] = real / self.units[value.name]
         if self.learns_steps:
             kept = [weight for weight in self.weights if weight.name in self.trained]
             learned |= {_step(weight.name): torch.zeros_like(_start(_grid(weight))) for weight in kept}
@@ -121,7 +131,7 @@ class IntegerStudent:
                 continue
             grids[value.name] = grid
             step = _along(_start(grid), value)
-            integers = (learned[value.name] / step).round().clamp(-grid.qmax, grid.qmax)
+            integers = (self._real(value.name, learned) / step).round().clamp(-grid.qmax, grid.qmax)
             constants[value.name] = integers.detach().to(grid.container.torch).contiguous()
         for bias in self.biases:
             grid = bias_quantization(
@@ -132,13 +142,17 @@ class IntegerStudent:
             if grid == _grid(bias.value) and is_same:
                 continue
             grids[name] = grid
-            real = (
-                learned[name].detach()
-                if name in start
-                else _grid(bias.value).dequantize(self.graph.params[name])
-            )
+            real = self._real_bias(bias, learned).detach()
             constants[name] = grid.quantize(real.double()).to(torch.int32)
         return regrid(self.graph, grids, constants)
+
+    def _real(self, name: str, learned: Learned) -> Tensor:
+        return learned[name] * self.units[name]
+
+    def _real_bias(self, bias: Bias, learned: Learned) -> Tensor:
+        if bias.value.name in learned:
+            return self._real(bias.value.name, learned)
+        return _grid(bias.value).dequantize(self.graph.tensor(bias.value))
 
     def _step(self, name: str, grid: Quantization, learned: Learned) -> tuple[Tensor, Tensor | None]:
         return _start(grid), learned.get(_step(name))
@@ -153,13 +167,11 @@ class IntegerStudent:
         within = Range.of(-grid.qmax, grid.qmax, elements=value.type.numel // len(grid.scale))
         start, growth = self._step(value.name, grid, learned)
         along = None if growth is None else _along(growth, value)
-        return round_to_step(learned[value.name], _along(start, value), along, within)
+        return round_to_step(self._real(value.name, learned), _along(start, value), along, within)
 
     def _rounded_bias(self, bias: Bias, learned: Learned) -> Tensor:
         """The bias on the product of both steps, with the gradient passed straight through."""
-        real = learned.get(bias.value.name)
-        if real is None:
-            real = _grid(bias.value).dequantize(self.graph.tensor(bias.value))
+        real = self._real_bias(bias, learned)
         with torch.no_grad():
             group = self.groups.of.get(bias.x.name, "")
             x = step_of(*self._step(group, _grid(bias.x), learned))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ir import Graph, Value, rebatch, run
+from ...ir import Graph, Value, rebatch, run, run_integer
 from ...specs.options import FinetuneOptions
 from ..base import Context
 from ..calibrate import check_samples, passes_batches
@@ -50,10 +50,7 @@ class Lesson:
             raise CalibrationError(f"{len(inputs[0])} samples are too few to train on")
         order = torch.randperm(len(inputs[0]), generator=torch.Generator().manual_seed(options.seed))
         wanted = max(own, options.batch // own * own)
-        grows = (
-            wanted > own and len(context.calibration) > 1 and passes_batches(graph, context.calibration[:2])
-        )
-        batch = wanted if grows else own
+        batch = wanted if wanted > own and _grows(graph, context.calibration[:2]) else own
         together = max(1, options.batch // batch)
         return Lesson(inputs, labels, order[held:], order[:held], batch, together)
 
@@ -94,6 +91,12 @@ class Lesson:
         filled = torch.cat([samples, samples.repeat(1 + missing // len(samples))[:missing]])
         for start in range(0, len(filled), self.batch):
             yield Piece(filled[start : start + self.batch], min(self.batch, len(samples) - start))
+
+
+def _grows(graph: Graph, pair: Sequence[tuple[Tensor, ...]]) -> bool:
+    """Whether the graph takes several samples at once; one on integers is compared byte for byte."""
+    is_integer = any(value.type.is_quantized for node in graph.nodes for value in node.outputs)
+    return len(pair) == 2 and passes_batches(graph, pair, interpreter=run_integer if is_integer else run)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def student_of(graph: Graph, options: FinetuneOptions, context: Context) -> Stud
         raise PassError("there are no weights to train")
     if any(value.type.is_quantized for node in graph.nodes for value in node.outputs):
         return IntegerStudent.of(graph, options, context)
-    return FloatStudent(graph, tuple(value.name for value in values))
+    return FloatStudent(graph, tuple(value.name for value in values), options.keep_zeros)
 
 
 @dataclass(frozen=True)

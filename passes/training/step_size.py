@@ -52,10 +52,7 @@ class _RoundToStep(torch.autograd.Function):
         within: Range,
     ) -> Tensor:
         step = step_of(start, growth).detach()
-        if step.ndim:
-            y = (x / step).round_().clamp_(within.low, within.high).mul_(step)
-        else:
-            y = torch.fake_quantize_per_tensor_affine(x, float(step), 0, within.low, within.high)
+        y = (x / step).round_().clamp_(within.low, within.high).mul_(step)
         ctx.save_for_backward(x, y, step)
         ctx.within, ctx.learns = within, growth is not None
         return y

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from ...ir import Graph, Node, Value, run
@@ -38,10 +40,18 @@ class Student(Protocol):
 
 @dataclass(frozen=True)
 class FloatStudent:
-    """Float constants of a graph, by name."""
+    """Float constants of a graph, by name. With `keep_zeros` the zeros of weights that have others too stay."""
 
     graph: Graph
     names: tuple[str, ...]
+    keep_zeros: bool = True
+
+    @cached_property
+    def masks(self) -> Mapping[str, Tensor]:
+        """Which elements of sparse weights may be trained: those that are not zero."""
+        weights = {name: self.graph.params[name] for name in self.names if self.keep_zeros}
+        masks = {name: tensor != 0 for name, tensor in weights.items() if tensor.ndim > 1}
+        return {name: mask for name, mask in masks.items() if mask.any() and not mask.all()}
 
     def start(self) -> dict[str, Tensor]:
         """The constants."""
@@ -51,11 +61,14 @@ class FloatStudent:
         self, batched: Graph, inputs: Sequence[Tensor], learned: Mapping[str, Tensor], *, observe: Observer
     ) -> list[Tensor]:
         """The graph run with the learned constants in place of its own."""
-        return run(batched, inputs, params=learned, observe=observe)
+        sparse = {name: learned[name] * mask for name, mask in self.masks.items()}
+        return run(batched, inputs, params={**learned, **sparse}, observe=observe)
 
     def taught(self, learned: Mapping[str, Tensor]) -> Graph:
         """The graph with the learned constants."""
-        return self.graph.with_params({name: learned[name].detach().contiguous() for name in self.names})
+        known = {name: learned[name].detach() for name in self.names}
+        known |= {name: torch.where(mask, known[name], 0.0) for name, mask in self.masks.items()}
+        return self.graph.with_params({name: tensor.contiguous() for name, tensor in known.items()})
 
 
 def trainable(graph: Graph, options: FinetuneOptions, context: Context) -> list[Value]:
