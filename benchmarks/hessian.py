@@ -4,7 +4,7 @@
 
     traces    ResNet-8 (trained, real images) and ResNet-20 with 16 samples, ResNet-18 at 64x64 with 4: CPU seconds of
               both on one thread, and the largest relative error over layers. PyHessian, one layer at a time and in an
-              environment of its own, draws probes until the standard error of the mean is 5 % of it.
+              environment of its own, draws probes until the 95 % confidence interval is within 5 % of the mean.
     scores    Spearman correlation of each score with the measured divergence on ResNet-8, bits 2, 3, 4 and 8
     classes   100 and 1,000 classes: exact columns against probes in output space, time and error
 
@@ -57,7 +57,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "hessian.json"
 PROBER = ROOT / "benchmarks" / "hessian_probes.py"
 REQUIREMENT = "pyhessian==0.1"
 REPEATS = 3
-STANDARD_ERROR = 0.05
+TOLERANCE = 0.05
 SCORE_BITS, SCORE_SAMPLES = (2, 3, 4, 8), 64
 
 Sample = tuple[Tensor, ...]
@@ -261,7 +261,7 @@ def _pyhessian(case: Case) -> dict[str, Probed]:
         given, answer = Path(folder) / "case.pt", Path(folder) / "answer.json"
         inputs = torch.cat([x for (x,) in case.samples])
         torch.save((dump(together), dict(together.params), inputs, layers), given)
-        command = [environment(), PROBER, given, answer, STANDARD_ERROR]
+        command = [environment(), PROBER, given, answer, TOLERANCE]
         subprocess.run(list(map(str, command)), check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         return {name: Probed(*row) for name, row in json.loads(answer.read_text()).items()}
 

@@ -32,11 +32,12 @@ from .table import Curvature, Score
 from .workers import Moments
 
 _LEADING_COLUMNS = 8
-_LEAST_PROBES, _MOST_PROBES = 8, 512
+_PROBES_A_ROUND, _MOST_PROBES = 8, 512
 _CHUNK_ELEMENTS = 1 << 25  # of gradients that are sent back at once
 _GRAM_BYTES = 1 << 31
 
-PerSample = Callable[[Mapping[str, WeightGradients], Block], Tensor]
+Figures = Callable[[Mapping[str, WeightGradients], Block], Tensor]
+"""[figures, columns, samples] of one block, from the gradients of some vectors."""
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,15 @@ def measure_traces(study: Study, precision: Precision) -> Traces:
     """The trace of each block, exact where the factor of F has few columns."""
     rank, positions = _rank(study)
     columns = rank if rank <= precision.exact_columns else 0 if positions > 1 else _LEADING_COLUMNS
-    exact = _per_sample(study, f"{columns} columns", columns, _squared_norms)
+    exact = _over_columns(study, columns, _squared_norms)
     if columns == rank:
         total = Moments.of(exact)
         return Traces(total.mean, total.error, columns, 0, 0.0)
     drawn: list[Tensor] = []
     half_width = float("inf")
-    while len(drawn) < _LEAST_PROBES or (half_width > precision.tolerance and len(drawn) < _MOST_PROBES):
-        drawn.append(_probe(study, columns, len(drawn), precision.seed))
-        if len(drawn) >= _LEAST_PROBES:
-            half_width = _half_width(exact, drawn, precision.confidence)
+    while half_width > precision.tolerance and len(drawn) < _MOST_PROBES:
+        drawn += _probes(study, columns, len(drawn), precision.seed)
+        half_width = _half_width(exact, drawn, precision.confidence)
     total = Moments.of(exact + torch.stack(drawn).mean(0))
     return Traces(total.mean, total.error, columns, len(drawn), half_width)
 
@@ -130,10 +130,10 @@ def fisher(study: Study, bits: Sequence[int], precision: Precision) -> list[Scor
         total = torch.zeros((), dtype=torch.float64)
         for name in block.sites:
             squares = torch.stack([e[name].flatten().square() for e in by_layer[block.layer]])
-            total = total + (gradients[name].matrices().square() @ squares.T).sum(1).T.double()
+            total = total + (gradients[name].matrices().square() @ squares.T).permute(2, 1, 0).double()
         return total / 2
 
-    total = Moments.of(_per_sample(study, "diagonals", rank, quadratics))
+    total = Moments.of(_over_columns(study, rank, quadratics))
     pairs = [(block.layer, width) for block in study.blocks for width in bits]
     figures = zip(pairs, total.mean.tolist(), total.error.tolist(), strict=True)
     return [Score(layer, "weight", width, loss, error) for (layer, width), loss, error in figures]
@@ -174,23 +174,25 @@ def _squared_norms(gradients: Mapping[str, WeightGradients], block: Block) -> Te
     return torch.stack([gradients[name].squared_norms() for name in block.sites]).sum(0)[None]
 
 
-def _per_sample(study: Study, label: str, columns: int, figures: PerSample) -> Tensor:
-    """Figures of all blocks over the first columns of F: [figures, samples], samples in order."""
+def _over_columns(study: Study, columns: int, figures: Figures) -> Tensor:
+    """Figures of all blocks, summed over the first columns of F: [figures, samples], samples in order."""
 
     def vectors(z: Tensor, stack: Stack) -> Tensor:
         return study.loss.columns(z, columns)
 
-    return _sum_over_vectors(study, label, vectors, figures)
+    return _figures(study, "columns", vectors, figures).sum(1)
 
 
-def _probe(study: Study, columns: int, index: int, seed: int) -> Tensor:
-    """Squared norms for one random vector a sample, which hangs on the sample's place alone: [blocks, samples]."""
+def _probes(study: Study, columns: int, first: int, seed: int) -> tuple[Tensor, ...]:
+    """Squared norms, [blocks, samples], for each of some random vectors, which hang on a sample's place alone."""
+    drawn = range(first, first + _PROBES_A_ROUND)
 
     def vectors(z: Tensor, stack: Stack) -> Tensor:
-        drawn = [_signs(z.shape[1:], (seed, index, stack.first + i)) for i in range(stack.count)]
-        return study.loss.probes(z, torch.stack(drawn)[None], skipped=columns)
+        places = range(stack.first, stack.first + stack.count)
+        signs = [torch.stack([_signs(z.shape[1:], (seed, i, place)) for place in places]) for i in drawn]
+        return study.loss.probes(z, torch.stack(signs), skipped=columns)
 
-    return _sum_over_vectors(study, f"probe {index + 1}", vectors, _squared_norms)
+    return _figures(study, f"probes up to {drawn.stop}", vectors, _squared_norms).unbind(1)
 
 
 def _signs(shape: Sequence[int], key: Sequence[int]) -> Tensor:
@@ -198,21 +200,21 @@ def _signs(shape: Sequence[int], key: Sequence[int]) -> Tensor:
     return torch.from_numpy(2.0 * drawn - 1.0)
 
 
-def _sum_over_vectors(
-    study: Study, label: str, vectors: Callable[[Tensor, Stack], Tensor], figures: PerSample
+def _figures(
+    study: Study, label: str, vectors: Callable[[Tensor, Stack], Tensor], figures: Figures
 ) -> Tensor:
+    """Figures of all blocks for each vector and sample, [figures, vectors, samples]."""
+
     def work(shard: range) -> Tensor:
-        return torch.cat([of_stack(stack) for stack in study.stacks(shard)], -1)
+        return torch.cat([of_stack(stack) for stack in study.stacks(shard)], 2)
 
     def of_stack(stack: Stack) -> Tensor:
-        return torch.stack(
-            [
-                torch.cat([figures(gradients, block) for block in study.blocks])
-                for gradients in _sent(study, stack, lambda z: vectors(z, stack))
-            ]
-        ).sum(0)
+        sent = _sent(study, stack, lambda z: vectors(z, stack))
+        return torch.cat(
+            [torch.cat([figures(gradients, block) for block in study.blocks]) for gradients in sent], 1
+        )
 
-    return torch.cat(study.over_shards(label, work), -1)
+    return torch.cat(study.over_shards(label, work), 2)
 
 
 def _sent(

@@ -81,15 +81,15 @@ class WeightGradients:
         self._reads, self._given, self._is_transposed = reads, given, is_transposed
 
     def squared_norms(self) -> Tensor:
-        """Sum over columns of the squared norm, [n] in float64."""
+        """Squared norms, [columns, n] in float64."""
         k, positions = self._reads.shape[-2:]
         rows = self._given.flatten(2, 3)
         if positions < k:
             products = (rows @ (self._reads.transpose(-1, -2) @ self._reads)).mul_(rows)
         else:
             products = (rows @ self._reads.transpose(-1, -2)).square_()
-        total: Tensor = products.sum((1, 2, 3), dtype=torch.float64)
-        return total
+        norms = products.sum(-1, dtype=torch.float64).view(*self._given.shape[:4]).sum((1, 3))
+        return norms.T
 
     def matrices(self) -> Tensor:
         """The gradients themselves, [n, columns, elements] with elements in the order of the weight."""
