@@ -6,7 +6,7 @@ from math import prod
 from .data import Dataset, Transform
 from .errors import Problem, near_miss, quoted
 from .model import Input
-from .options import LayerBits, QuantizeOptions
+from .options import AssignBitsOptions, LayerBits, QuantizeOptions
 from .paths import format_path
 from .spec import Spec
 from .target import Target
@@ -52,9 +52,11 @@ def _outputs(spec: Spec) -> Iterator[_Fault]:
 def _bits(spec: Spec, target: Target) -> Iterator[_Fault]:
     """Integers for which the target has no kernel; only C is made of kernels."""
     for index, step in enumerate(spec.passes if spec.outputs.c else ()):
+        here: Location = ("passes", index)
+        if isinstance(step, AssignBitsOptions):
+            yield from _asked(target, here, step)
         if not isinstance(step, QuantizeOptions):
             continue
-        here: Location = ("passes", index)
         yield from _kernels(target, here, step.weights, step.activations)
         for pattern, precision in step.layers.items():
             location = (*here, "layers", pattern)
@@ -62,6 +64,16 @@ def _bits(spec: Spec, target: Target) -> Iterator[_Fault]:
                 yield from _kernels(target, location, precision.weights, precision.activations)
             else:
                 yield from _kernel(target, "weights", location, precision, target.weight_bits)
+
+
+def _asked(target: Target, here: Location, step: AssignBitsOptions) -> Iterator[_Fault]:
+    """Widths that the user names for the target to choose from; defaults are narrowed without a word."""
+    for what, given, bits in (
+        ("weights", step.weights, target.weight_bits),
+        ("activations", step.activations, target.activation_bits),
+    ):
+        for width in given if what in step.model_fields_set else ():
+            yield from _kernel(target, what, (*here, what), f"int{width}", bits)
 
 
 def _kernels(

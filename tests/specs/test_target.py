@@ -105,7 +105,24 @@ def test_bits_that_the_kernels_of_a_target_lack_are_refused(write: Write, sound:
     for bits, problem in (
         ("activations: int16", "board has no kernel for int16 activations; it has int8"),
         ("weights: int2", "board has no kernel for int2 weights; it has int8"),
+        ("layers: {head: {weights: int2}}", "layers.head.weights: board has no kernel for int2 weights"),
+        ("layers: {head: {activations: int16}}", "layers.head.activations: board has no kernel for int16"),
     ):
         with pytest.raises(SpecError, match="S305") as caught:
             load_spec(write(spec.replace("pass: quantize", f"pass: quantize\n    {bits}")))
         assert problem in str(caught.value)
+
+
+def test_bits_to_choose_from_are_refused_where_they_are_named_and_the_target_lacks_them(
+    write: Write, sound: str
+) -> None:
+    write(BOARD, "board.yaml")
+    spec = sound.replace("cortex-m4f", "board.yaml")
+    step = "pass: assign_bits\n    budget: {weights: 50 %}\n"
+    load_spec(write(spec.replace("pass: quantize", f"{step}  - pass: quantize")))
+    for bits in ("weights: [4, 8]", "activations: [8, 16]"):
+        with pytest.raises(
+            SpecError, match=r"board has no kernel for int(4 weights|16 activations)"
+        ) as caught:
+            load_spec(write(spec.replace("pass: quantize", f"{step}    {bits}\n  - pass: quantize")))
+        assert "S305" in str(caught.value)
