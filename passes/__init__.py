@@ -1,6 +1,6 @@
 """The passes: graph in, graph and report out. Importing this package registers all of ours."""
 
-from . import assign_bits, clean, finetune, fuse, prune, quantize, remove_dead_channels, weight_only
+from . import assign_bits, clean, finetune, fuse, prune, quantize, remove_dead_channels, sparsify, weight_only
 from .base import (
     PASSES,
     ArenaBlock,
@@ -41,5 +41,6 @@ __all__ = [
     "quantize",
     "register",
     "remove_dead_channels",
+    "sparsify",
     "weight_only",
 ]

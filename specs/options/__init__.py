@@ -23,6 +23,7 @@ from .prune import PruneBudget, PruneOptions
 from .quantize import LayerBits, LayerPrecision, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
 from .rounding import AdaRound, Nearest, Rounding
+from .sparsify import SparsifyOptions
 from .weight_only import WeightOnlyOptions
 
 ENTRY_POINT_GROUP = "fxpress.options"
@@ -34,6 +35,7 @@ _OWN = (
     PruneOptions,
     QuantizeOptions,
     RemoveDeadChannelsOptions,
+    SparsifyOptions,
     WeightOnlyOptions,
 )
 _JOINED = tuple(entry.load() for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name))
@@ -76,7 +78,9 @@ __all__ = [
     "PruneOptions",
     "QuantizeOptions",
     "RemoveDeadChannelsOptions",
+    "Rounding",
     "SensitivityMethod",
+    "SparsifyOptions",
     "WeightObserver",
     "WeightOnlyOptions",
 ]

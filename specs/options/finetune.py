@@ -87,6 +87,10 @@ class FinetuneOptions(PassOptions):
         default=True,
         description="Of an integer graph: learns the steps of weights and activations too (LSQ, Esser et al., 2020).",
     )
+    keep_zeros: bool = Field(
+        default=True,
+        description="Zeros among the float weights of a layer stay zeros, as `sparsify` made them.",
+    )
     validation: Percent = Field(
         default=0.1,
         json_schema_extra={"default": "10 %"},

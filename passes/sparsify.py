@@ -1,0 +1,152 @@
+"""The pass `sparsify`: the smallest weights become zeros, which a later training keeps.
+
+Alone, by their magnitude in a layer or over all (Han et al., 2015), or N of M beside each other along the input
+channels (2:4, Mishra et al., 2021). In steps the sparsity s rises as
+
+    s_t = s * (1 - (1 - t / steps)^3)                       Zhu and Gupta, 2017
+
+with training in between. Weights stay dense tensors: neither torch nor the C kernels skip zeros.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ir import Graph, Node, Value
+from ..specs.options import SparsifyOptions
+from .base import Context, PassResult, register
+from .errors import MissingNeedError, PassError
+from .layers import LAYERS
+from .report import Cell, Decision, PassReport, Table
+from .training import OptimizerState, train
+
+Weights = Mapping[str, tuple[Node, Value]]
+_NOTE = "weights stay dense and no kernel skips zeros: cycles and flash are as before, compressed files are smaller"
+
+
+@register(SparsifyOptions)
+def sparsify(graph: Graph, options: SparsifyOptions, context: Context) -> PassResult:
+    """Zero the smallest weights of layers; PassError where there are none."""
+    if options.finetune is not None and not context.calibration:
+        raise MissingNeedError("fine-tuning between steps needs calibration in the spec")
+    weights = _weights(graph, options, context)
+    if not weights:
+        raise PassError("there are no float weights to sparsify")
+    result, state, rows = graph, OptimizerState(), list[tuple[Cell, ...]]()
+    for step in range(1, options.steps + 1):
+        share = (options.sparsity or 0.0) * sparsity_at(step, options.steps)
+        result = _masked(result, options, weights, share)
+        losses: list[float] = []
+        if options.finetune is not None:
+            training = options.finetune.model_copy(update={"keep_zeros": True})
+            trained = train(result, training, context, state=state)
+            result, state = trained.graph, trained.state
+            losses = [float(row[2]) for row in trained.rows]
+        rows.append((step, _zeros(result, weights), losses[0] if losses else None, min(losses, default=None)))
+    return PassResult(result, _report(graph, result, weights, options, rows))
+
+
+def sparsity_at(step: int, steps: int) -> float:
+    """The share of the final sparsity that is reached after a step, from 1 on."""
+    return 1.0 - (1.0 - step / steps) ** 3
+
+
+def mask_smallest(weight: Tensor, share: float) -> Tensor:
+    """Which elements stay when `share` of all, the smallest, go; of equals the last go first."""
+    gone = round(share * weight.numel())
+    order = weight.detach().abs().flatten().argsort(stable=True, descending=True)
+    stays = torch.zeros(weight.numel(), dtype=torch.bool)
+    stays[order[: weight.numel() - gone]] = True
+    return stays.view(weight.shape)
+
+
+def mask_pattern(weight: Tensor, kept: int, of: int) -> Tensor:
+    """Which elements stay when `kept` of each `of` beside each other along dimension 1 do, the largest.
+
+    Dimension 1 is a multiple of `of`.
+    """
+    moved = weight.detach().abs().movedim(1, -1)
+    ranks = moved.reshape(-1, of).argsort(stable=True, dim=1, descending=True).argsort(1)
+    return (ranks < kept).view(moved.shape).movedim(-1, 1)
+
+
+@dataclass(frozen=True)
+class _Size:
+    """What a weight takes as raw bytes, and compressed by zlib."""
+
+    dense: int
+    compressed: int
+
+    @staticmethod
+    def of(tensor: Tensor) -> _Size:
+        data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        return _Size(len(data), len(zlib.compress(data, 9)))
+
+
+def _weights(graph: Graph, options: SparsifyOptions, context: Context) -> Weights:
+    """Float weights of layers that are not kept, by name, with the first layer that reads each."""
+    found: dict[str, tuple[Node, Value]] = {}
+    held: set[str] = set()
+    for node in graph.nodes:
+        weight = node.operand(1)
+        if not isinstance(node.op, LAYERS) or weight is None or not graph.is_constant(weight):
+            continue
+        if weight.type.dtype.is_floating and not weight.type.is_quantized:
+            found.setdefault(weight.name, (node, weight))
+            is_kept = any(context.selects(pattern, node.source.module) for pattern in options.keep)
+            held |= {weight.name} if is_kept else set()
+    return {name: layer for name, layer in found.items() if name not in held}
+
+
+def _fits(value: Value, options: SparsifyOptions) -> bool:
+    """Whether a weight's input channels divide in groups of the pattern."""
+    return options.kept_of is None or value.type.shape[1] % options.kept_of[1] == 0
+
+
+def _masked(graph: Graph, options: SparsifyOptions, weights: Weights, share: float) -> Graph:
+    """The graph with the smallest weights at zero; those that are zero already count among them."""
+    tensors = {name: graph.params[name] for name, (_, value) in weights.items() if _fits(value, options)}
+    if options.kept_of is not None:
+        masks = {name: mask_pattern(tensor, *options.kept_of) for name, tensor in tensors.items()}
+    elif options.scope == "layer":
+        masks = {name: mask_smallest(tensor, share) for name, tensor in tensors.items()}
+    else:
+        joined = mask_smallest(torch.cat([t.flatten() for t in tensors.values()]), share)
+        parts = torch.split(joined, [t.numel() for t in tensors.values()])
+        masks = {name: part.view(tensors[name].shape) for name, part in zip(tensors, parts, strict=True)}
+    zero = {
+        name: torch.where(masks[name], tensor, torch.zeros_like(tensor)) for name, tensor in tensors.items()
+    }
+    return graph.with_params(zero)
+
+
+def _zeros(graph: Graph, weights: Weights) -> float:
+    """Share of zeros in the weights."""
+    zeros = sum(int((graph.params[name] == 0).sum()) for name in weights)
+    return zeros / sum(graph.params[name].numel() for name in weights)
+
+
+def _report(
+    before: Graph, after: Graph, weights: Weights, options: SparsifyOptions, steps: list[tuple[Cell, ...]]
+) -> PassReport:
+    decisions, rows = [], list[tuple[Cell, ...]]()
+    for name, (node, value) in weights.items():
+        tensor = after.params[name]
+        old, new = _Size.of(before.params[name]), _Size.of(tensor)
+        share = float((tensor == 0).float().mean())
+        rows.append((name, tensor.numel(), share, old.dense, old.compressed, new.compressed))
+        reason = f"{100 * share:.1f} % of the weights are zero"
+        if not _fits(value, options):
+            reason = f"its {value.type.shape[1]} input channels do not divide in groups of {options.pattern}"
+        decisions.append(Decision("sparsify", name, node.source, _fits(value, options), reason))
+    columns = ("weight", "elements", "zeros", "bytes", "compressed_bytes_before", "compressed_bytes_after")
+    stages = ("step", "zeros", "loss_before_training", "loss_after_training")
+    tables = [Table("weights", columns, tuple(rows))]
+    if options.steps > 1 or options.finetune is not None:
+        tables.append(Table("steps", stages, tuple(steps)))
+    return PassReport("sparsify", tuple(decisions), tuple(tables), (_NOTE,))
