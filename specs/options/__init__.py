@@ -16,6 +16,7 @@ from pydantic import Field
 from .assign_bits import AssignBitsOptions, BitBudget, SensitivityMethod
 from .base import PassOptions
 from .clean import CleanOptions, CleanRule
+from .equalize import EqualizeOptions
 from .finetune import Augmentation, Distillation, FinetuneOptions
 from .fuse import FuseOptions, FuseRule
 from .observer import Aciq, Entropy, MinMax, MovingAverage, MseSearch, Observer, Percentile, WeightObserver
@@ -30,6 +31,7 @@ ENTRY_POINT_GROUP = "fxpress.options"
 _OWN = (
     AssignBitsOptions,
     CleanOptions,
+    EqualizeOptions,
     FinetuneOptions,
     FuseOptions,
     PruneOptions,
@@ -61,6 +63,7 @@ __all__ = [
     "CleanRule",
     "Distillation",
     "Entropy",
+    "EqualizeOptions",
     "FinetuneOptions",
     "FuseOptions",
     "FuseRule",

@@ -1,0 +1,189 @@
+"""The pass `equalize`: each channel between two layers gets the same range of weights in both.
+
+    W2 f(W1 x + b1) = (W2 S) f(S^-1 W1 x + S^-1 b1),    s_i = sqrt(r1_i / r2_i)
+
+for every f with f(s x) = s f(x), s > 0: ReLU, pooling, padding with zeros. r1_i is the largest weight of output
+channel i in the first layer, r2_i that of input channel i in the second; afterwards both are sqrt(r1_i r2_i). Chains
+take several rounds.
+Source: Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+import torch
+from torch import Tensor
+
+from ..ir import Graph, Node, Value
+from ..ir.ops.activation import LeakyRelu, Relu
+from ..ir.ops.conv import Conv, ConvTranspose
+from ..ir.ops.linear import Linear
+from ..ir.ops.pad import Pad
+from ..ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
+from ..ir.ops.shape import Reshape
+from ..specs.options import EqualizeOptions
+from .base import Context, PassResult, register
+from .layers import channel_axis, channel_taps, is_layer, scale_inputs, scale_outputs
+from .report import Cell, Decision, PassReport, Table
+
+_ROUNDS = 1000
+_WORTH = 1e-2  # a pair is touched where a factor differs from 1 by more
+_DONE = 1e-4  # and left where none differs by more, so that a second run finds nothing
+_POOLS = (AdaptiveAvgPool, AvgPool, MaxPool)
+
+
+@register(EqualizeOptions)
+def equalize(graph: Graph, options: EqualizeOptions, context: Context) -> PassResult:
+    """The same function, with weights whose ranges agree channel by channel from layer to layer."""
+    pairs: list[_Pair] = []
+    decisions: list[Decision] = []
+    for node in graph.nodes:
+        if not is_layer(node.op):
+            continue
+        found = _pair(graph, node)
+        if isinstance(found, _Pair) and any(
+            context.selects(pattern, layer.source.module)
+            for pattern in options.keep
+            for layer in (found.first, found.second)
+        ):
+            found = "the spec keeps one of the layers"
+        if isinstance(found, _Pair):
+            pairs.append(found)
+        else:
+            decisions.append(Decision("equalize", node.output.name, node.source, False, found))
+    params, factors = _balanced(graph, pairs)
+    rows: list[tuple[Cell, ...]] = []
+    for pair, factor in zip(pairs, factors, strict=True):
+        name, spread = pair.first.output.name, float(factor.max() / factor.min())
+        applied = bool((factor != 1).any())
+        reason = (
+            f"channels of {pair.second.output.name} take up factors"
+            if applied
+            else "the ranges agree already"
+        )
+        decisions.append(Decision("equalize", name, pair.first.source, applied, reason))
+        rows.append(
+            (name, pair.second.output.name, len(factor), float(factor.min()), float(factor.max()), spread)
+        )
+    columns = ("first", "second", "channels", "smallest_factor", "largest_factor", "spread")
+    report = PassReport("equalize", tuple(decisions), (Table("pairs", columns, tuple(rows)),))
+    return PassResult(graph.with_params(params), report)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """Two layers; each channel of the first is read as `repeat` consecutive channels of the second."""
+
+    first: Node
+    second: Node
+    repeat: int
+
+
+def _pair(graph: Graph, first: Node) -> _Pair | str:
+    """The layer with its only reader, where a factor can pass between them; else why not."""
+    assert is_layer(first.op)
+    own = [v for v in first.inputs[1:3] if v is not None]
+    if first.operand(3) is not None:
+        return "a residual is added to its result"
+    if not all(_is_own(graph, v) for v in own):
+        return "its weights are no constants of its own in float"
+    low, high = first.op.clamp or (-inf, inf)
+    if low not in (-inf, 0.0) or high not in (inf, 0.0):
+        return "its clamp would have to be another for each channel"
+    value, axis, repeat = first.output, channel_axis(first.op, first.output.type), 1
+    while True:
+        if graph.use_count(value) != 1 or not graph.users.get(value.name):
+            return "its result is read more than once, or is an output"
+        (user,) = graph.users[value.name]
+        if is_layer(user.op):
+            return _joined(graph, first, user, value, axis, repeat)
+        if isinstance(user.op, Reshape) and _flattens(user, axis):
+            repeat *= user.output.type.shape[1] // value.type.shape[1]
+        elif not _passes_factors(user, axis):
+            return f"{user.op.name} after it does not pass a factor on"
+        value = user.output
+
+
+def _joined(graph: Graph, first: Node, second: Node, value: Value, axis: int, repeat: int) -> _Pair | str:
+    if isinstance(second.op, ConvTranspose):
+        return "a transposed convolution reads it"
+    assert isinstance(second.op, Conv | Linear)
+    x, weight = second.operands[:2]
+    if x.name != value.name or channel_axis(second.op, x.type) != axis:
+        return "the next layer reads it along another dimension"
+    if not _is_own(graph, weight):
+        return "the next layer has no constant weights of its own in float"
+    return _Pair(first, second, repeat)
+
+
+def _is_own(graph: Graph, value: Value) -> bool:
+    is_float = value.type.dtype.is_floating and not value.type.is_quantized
+    return graph.is_constant(value) and is_float and graph.use_count(value) == 1
+
+
+def _flattens(node: Node, axis: int) -> bool:
+    """Whether a reshape joins the dimension of channels, the second, with those behind it and no other."""
+    (before,), after = node.operand_types, node.output.type
+    assert before is not None
+    return axis == 1 and after.rank == 2 and after.shape[0] == before.shape[0] and 0 not in before.shape
+
+
+def _passes_factors(node: Node, axis: int) -> bool:
+    """Whether a positive factor of each index of dimension `axis` of the operand comes out as it went in."""
+    match node.op:
+        case Relu() | LeakyRelu():
+            return True
+        case Pad(mode=mode, value=value, padding=padding):
+            within = len(padding) // 2 < node.output.type.rank - axis
+            return within and (mode != "constant" or value == 0)
+        case op:
+            return isinstance(op, _POOLS) and axis == 1
+
+
+def _balanced(graph: Graph, pairs: list[_Pair]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Constants and the total factor of each channel of each pair, once all pairs agree."""
+    exact = {
+        v.name: graph.tensor(v).double()
+        for pair in pairs
+        for v in (*pair.first.operands[1:3], pair.second.operands[1])
+    }
+    totals = [torch.ones(len(_factors(pair, exact)), dtype=torch.float64) for pair in pairs]
+    if not any(_deviation(_factors(pair, exact)) > _WORTH for pair in pairs):
+        return {}, totals
+    for _ in range(_ROUNDS):
+        moved = 0.0
+        for index, pair in enumerate(pairs):
+            factor = _factors(pair, exact)
+            moved = max(moved, _deviation(factor))
+            _apply(pair, factor, exact)
+            totals[index] = totals[index] * factor
+        if moved < _DONE:
+            break
+    return {name: tensor.to(graph.params[name].dtype) for name, tensor in exact.items()}, totals
+
+
+def _factors(pair: _Pair, tensors: dict[str, Tensor]) -> Tensor:
+    """s of each channel; 1 where one of the layers has zeros only."""
+    first, second = pair.first.op, pair.second.op
+    assert is_layer(first) and is_layer(second)
+    written = channel_taps(first, tensors[pair.first.operands[1].name]).abs().amax((2, 3)).flatten()
+    read = channel_taps(second, tensors[pair.second.operands[1].name]).abs().amax((1, 3)).flatten()
+    read = read.view(-1, pair.repeat).amax(1)
+    usable = (written > 0) & (read > 0)
+    return torch.where(usable, (written / torch.where(usable, read, 1.0)).sqrt(), 1.0)
+
+
+def _deviation(factor: Tensor) -> float:
+    return float(factor.log().abs().max())
+
+
+def _apply(pair: _Pair, factor: Tensor, tensors: dict[str, Tensor]) -> None:
+    first, second = pair.first.op, pair.second.op
+    assert is_layer(first) and isinstance(second, Conv | Linear)
+    weight, bias, read = pair.first.operands[1], pair.first.operand(2), pair.second.operands[1]
+    tensors[weight.name] = scale_outputs(first, tensors[weight.name], 1 / factor)
+    if bias is not None:
+        tensors[bias.name] = tensors[bias.name] / factor
+    tensors[read.name] = scale_inputs(second, tensors[read.name], factor.repeat_interleave(pair.repeat))

@@ -1,0 +1,145 @@
+"""Cross-layer equalization: the same function, equal ranges, and what it leaves alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fxpress.ir import DType, Graph, Value, parse, run, run_integer
+from fxpress.ir.testing import check_rewrite, graphs
+from fxpress.passes import Context, PassResult, find_pass
+from fxpress.specs.options import EqualizeOptions, FuseOptions, QuantizeOptions
+
+LAYERED = ("conv", "conv_transpose", "linear", "relu", "leaky_relu", "max_pool", "avg_pool", "reshape", "add")
+
+
+def fill(value: Value) -> Tensor:
+    return torch.randn(value.type.shape, generator=torch.Generator().manual_seed(len(value.name)))
+
+
+def equalize(graph: Graph, *, keep: tuple[str, ...] = ()) -> PassResult:
+    return find_pass("equalize")(graph, EqualizeOptions(keep=keep))
+
+
+def fused(graph: Graph) -> Graph:
+    return find_pass("fuse")(graph, FuseOptions()).graph
+
+
+def test_the_function_is_kept_on_random_graphs() -> None:
+    check_rewrite(
+        lambda graph: equalize(graph).graph, graphs=graphs(ops=LAYERED, dtype=DType.F64), tolerance=1e-11
+    )
+
+
+def test_the_function_of_fused_graphs_is_kept() -> None:
+    check_rewrite(
+        lambda graph: equalize(fused(graph)).graph,
+        graphs=graphs(ops=LAYERED, dtype=DType.F64),
+        tolerance=1e-11,
+    )
+
+
+CHAIN = """
+graph(%x: f32[1x3x8x8]) {
+  const %w1: f32[6x3x3x3]
+  const %b1: f32[6]
+  const %w2: f32[6x1x3x3]
+  const %w3: f32[4x6x1x1]
+  const %w4: f32[5x16]
+  %a: f32[1x6x8x8] = conv{padding=(1, 1, 1, 1), clamp=(0.0, inf)}(%x, %w1, %b1)   # "stem", ""
+  %b: f32[1x6x4x4] = conv{stride=(2, 2), padding=(1, 1, 1, 1), groups=6, clamp=(0.0, inf)}(%a, %w2)   # "depthwise", ""
+  %c: f32[1x4x4x4] = conv{clamp=(0.0, inf)}(%b, %w3)   # "pointwise", ""
+  %p: f32[1x4x2x2] = avg_pool(%c)
+  %f: f32[1x16] = reshape{shape=(-1, 16)}(%p)
+  %y: f32[1x5] = linear(%f, %w4)   # "head", ""
+  return output: %y
+}"""
+
+
+def test_ranges_agree_through_a_depthwise_chain_and_a_flattening() -> None:
+    after = equalize(parse(CHAIN, fill=fill)).graph.params
+    stem, depthwise = after["w1"].abs().amax((1, 2, 3)), after["w2"].abs().amax((1, 2, 3))
+    written, read = after["w3"].abs().amax((1, 2, 3)), after["w4"].abs().view(5, 4, 4).amax((0, 2))
+    torch.testing.assert_close(stem, depthwise, rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(depthwise, after["w3"].abs().amax((0, 2, 3)), rtol=1e-3, atol=0.0)
+    torch.testing.assert_close(written, read, rtol=1e-3, atol=0.0)
+
+
+def unbalanced(graph: Graph) -> Graph:
+    """The same function with channels of the stem a hundred times apart."""
+    factor = torch.logspace(-1, 1, 6)
+    return graph.with_params(
+        {
+            "w1": graph.params["w1"] * factor.view(-1, 1, 1, 1),
+            "b1": graph.params["b1"] * factor,
+            "w2": graph.params["w2"] / factor.view(-1, 1, 1, 1),
+        }
+    )
+
+
+def test_channels_that_were_scaled_apart_come_together_again() -> None:
+    before = parse(CHAIN, fill=fill)
+    plain, apart = equalize(before).graph, equalize(unbalanced(before)).graph
+    for name in ("w1", "b1", "w2", "w3", "w4"):
+        torch.testing.assert_close(plain.params[name], apart.params[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_shared_grids_lose_less(per_channel: bool) -> None:
+    before = unbalanced(parse(CHAIN, fill=fill))
+    generator = torch.Generator().manual_seed(0)
+    inputs = [(torch.randn(1, 3, 8, 8, generator=generator),) for _ in range(64)]
+
+    def squared_error(graph: Graph) -> float:
+        options = QuantizeOptions(per_channel=per_channel)
+        integer = find_pass("quantize")(graph, options, Context(calibration=inputs)).graph
+        return sum(float((run(before, x)[0] - run_integer(integer, x)[0]).square().sum()) for x in inputs)
+
+    assert squared_error(equalize(before).graph) < squared_error(before) / 2
+
+
+def test_a_channel_of_zeros_stays() -> None:
+    before = parse(CHAIN, fill=fill)
+    weight = before.params["w1"].clone()
+    weight[2] = 0
+    after = equalize(before.with_params({"w1": weight})).graph
+    assert not after.params["w1"][2].any()
+    assert all(tensor.isfinite().all() for tensor in after.params.values())
+
+
+def test_a_layer_that_the_spec_keeps_is_not_scaled() -> None:
+    before = parse(CHAIN, fill=fill)
+    result = equalize(before, keep=("depthwise",))
+    assert all(torch.equal(result.graph.params[name], before.params[name]) for name in ("w1", "b1", "w2"))
+    assert result.report.declined["equalize"]["the spec keeps one of the layers"] == 2
+
+
+@pytest.mark.parametrize(
+    ("middle", "reason"),
+    [
+        (
+            "%a: f32[1x4] = linear{clamp=(0.0, 6.0)}(%x, %w)",
+            "its clamp would have to be another for each channel",
+        ),
+        (
+            "%h: f32[1x4] = linear(%x, %w)\n  %a: f32[1x4] = tanh(%h)",
+            "tanh after it does not pass a factor on",
+        ),
+        ("%a: f32[1x4] = linear(%x, %w, none, %x)", "a residual is added to its result"),
+        ("%a: f32[1x4] = linear(%x, %v)", "its weights are no constants of its own in float"),
+    ],
+)
+def test_what_does_not_pass_a_factor_on_is_told(middle: str, reason: str) -> None:
+    text = "graph(%x: f32[1x4]) {\n  const %w: f32[4x4]\n  const %v: f32[4x4]\n  MIDDLE\n"
+    text += "  %y: f32[1x4] = linear(%a, %v)\n  return output: %y\n}"
+    before = parse(text.replace("MIDDLE", middle), fill=fill)
+    result = equalize(before)
+    assert reason in result.report.declined["equalize"]
+    assert result.graph == before
+
+
+def test_a_result_that_is_read_twice_stays() -> None:
+    text = CHAIN.replace("return output: %y", "return output: %y, other: %b")
+    reasons = equalize(parse(text, fill=fill)).report.declined["equalize"]
+    assert reasons["its result is read more than once, or is an output"] == 2  # the head's too
