@@ -1,37 +1,42 @@
 """The pass `prune`: whole channels go, with all that hangs together with them, until a budget is met.
 
 Score the units of the coupling, allocate how many of each group stay, cut, and verify on the spot that the cut graph
-equals the masked one. Repairs on calibration data come after that.
+equals the masked one. Repairs on calibration data come after that, then training; all of it once, or in steps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..ir import DType, Graph, Source, run
+from ..ir import DType, Graph, run
 from ..ir.coupling import STAYS, Coupling, Kept, couple
-from ..ir.cutting import changed_statistics, cut_graph, deviation, deviation_from_masked
+from ..ir.cutting import cut_graph, deviation, deviation_from_masked, kept_part
 from ..ir.ops.embedding import Embedding
 from ..specs.options import PruneOptions
-from .base import Context, PassResult, register
+from .base import Context, CostModel, PassResult, register
 from .errors import MissingNeedError, PassError
-from .prune_allocation import Allocation, allocate, rank
+from .prune_allocation import allocate
 from .prune_branches import droppable_branches
+from .prune_budget import Device, budget_of_step
 from .prune_cost import costs_of
 from .prune_merging import merge_channels
-from .prune_plan import plan_bytes, read_plan
+from .prune_plan import Plan, read_plan
+from .prune_ranking import Ranked, rank
 from .prune_repair import absorb_means, reconstruct_inputs, remeasure_batchnorms
+from .prune_report import PLAN_FILE, Step, report_of
 from .prune_scores import score_units
-from .report import Cell, Decision, PassReport, Table
+from .report import Cell
+from .training import OptimizerState, train
 
-PLAN_FILE = "prune.plan.json"
 TOLERANCE = 1e-4  # of float32 rounding through a deep network, relative to its largest output
 VALUE_TOLERANCE = 1e-2  # the same for every value in between, some of which are differences of large ones
+
+__all__ = ["PLAN_FILE", "Verified", "prune", "verify_cut", "why_nothing_goes"]
 
 _REPAIRS: dict[str, Callable[[Kept, Graph, Sequence[tuple[Tensor, ...]]], Graph]] = {  # in their order
     "merge": lambda kept, cut, _: merge_channels(kept, cut),
@@ -58,12 +63,79 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
         raise MissingNeedError(f"compensation {needy[0]} needs calibration in the spec")
     if any(v.type.is_quantized for v in graph.constants):
         raise PassError("channels are removed from float graphs; put prune before quantize")
-    plan = None if options.plan is None else read_plan(options.plan)
+    if options.finetune is not None and not context.calibration:
+        raise MissingNeedError("fine-tuning between steps needs calibration in the spec")
+    plans = None if options.plan is None else read_plan(options.plan)
+    steps: list[Step] = []
+    state: OptimizerState | None = None
+    after = graph
+    for number in range(options.steps if plans is None else len(plans)):
+        share = _options_of_step(options, number, [graph, after], context) if plans is None else options
+        step = _prune_once(after, share, context, None if plans is None else plans[number])
+        if options.finetune is not None:
+            state = None if state is None else state.mapped(_slicing(step.kept, step.after))
+            trained = train(step.after, options.finetune, context, state=state)
+            step, state = replace(step, after=trained.graph, training=trained.rows), trained.state
+        steps.append(step)
+        after = step.after
+    return PassResult(after, report_of(steps, options, context))
+
+
+def _options_of_step(
+    options: PruneOptions, number: int, graphs: Sequence[Graph], context: Context
+) -> PruneOptions:
+    """The options with the budget of one of several steps, as shares of what has been reached by then.
+
+    Over the steps the shares of the first graph fall geometrically: after step t of n, to the budget ^ (t / n).
+    """
+    assert options.budget is not None
+    if options.steps == 1:
+        return options
+    first, now = ({"macs": g.macs, "params": sum(t.numel() for t in g.params.values())} for g in graphs)
+    first["channels"], now["channels"] = (couple(g).count for g in graphs)
+    done = (number + 1) / options.steps
+    limits = {name: getattr(options.budget, name) for name in first}
+    shares = {
+        name: None if limit is None else min(1.0, limit**done * first[name] / max(now[name], 1))
+        for name, limit in limits.items()
+    }
+    budget = options.budget
+    if budget.on_device:
+        budget = budget_of_step(budget, _cost_model(context), graphs[0], done)
+    return options.model_copy(update={"budget": budget.model_copy(update=shares)})
+
+
+def _cost_model(context: Context) -> CostModel:
+    if context.cost is None:
+        raise PassError("the budget is one of a microcontroller: name it, for example `target: cortex-m4f`")
+    return context.cost
+
+
+def _device(coupling: Coupling, ranked: Ranked, options: PruneOptions, context: Context) -> Device | None:
+    """The target's limits, where the budget has such."""
+    assert options.budget is not None
+    if not options.budget.on_device:
+        return None
+    return Device(coupling, ranked, _cost_model(context), options.budget)
+
+
+def _slicing(kept: Kept, after: Graph) -> Callable[[str, Tensor], Tensor]:
+    """How what belongs to a constant of the graph before a step is cut like it."""
+    values = {v.name: v for v in kept.coupling.graph.constants}
+
+    def cut(name: str, moment: Tensor) -> Tensor:
+        return kept_part(moment, kept.value(values[name])) if name in after.params else moment
+
+    return cut
+
+
+def _prune_once(graph: Graph, options: PruneOptions, context: Context, plan: Plan | None) -> Step:
+    """Remove channels once, verify that, and repair what is left."""
     coupling = couple(graph, whole_heads="heads" in options.granularity if plan is None else plan.whole_heads)
     if not coupling.count:
         raise PassError(f"no channel can go: {why_nothing_goes(coupling)}")
     samples = [*context.calibration[:1], _random_inputs(graph, options.seed)]
-    allocation, removed = None, np.zeros(coupling.count, dtype=bool)
+    allocation, scores = None, None
     if plan is not None:
         removed = plan.removed(coupling)
     else:
@@ -71,14 +143,18 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
         droppable = droppable_branches(coupling, samples, held) if "blocks" in options.granularity else ()
         scores = score_units(coupling, options, context)
         ranked = rank(coupling, scores, held | ~_may_go(coupling, options), options, droppable=droppable)
-        allocation = allocate(ranked, costs_of(coupling), options)
+        device = _device(coupling, ranked, options, context)
+        allocation = allocate(ranked, costs_of(coupling), options, device=device)
         removed = ranked.removed(allocation.kept)
     kept = coupling.kept(removed)
     cut = cut_graph(kept)
     verified = verify_cut(kept, cut, samples)
     repaired, notes = _repaired(kept, cut, options, context)
-    report = _report(kept, repaired, allocation, {**_figures(verified), **notes})
-    return PassResult(repaired, report)
+    figures: dict[str, Cell] = {"gap": None, "rounds": None}
+    if allocation is not None:
+        figures = {"gap": allocation.gap, "rounds": allocation.rounds}
+    spent = () if allocation is None else allocation.spent
+    return Step(kept, repaired, scores, {**figures, **_figures(verified), **notes}, spent=spent)
 
 
 def verify_cut(kept: Kept, cut: Graph, samples: Sequence[Sequence[Tensor]]) -> Verified:
@@ -177,60 +253,3 @@ def _error(kept: Kept, graph: Graph, samples: Sequence[tuple[Tensor, ...]]) -> f
                 wrong += float((y - z).double().square().sum())
                 whole += float(z.double().square().sum())
     return float((wrong / whole) ** 0.5) if whole else 0.0
-
-
-def _report(kept: Kept, after: Graph, allocation: Allocation | None, measured: dict[str, Cell]) -> PassReport:
-    coupling, before = kept.coupling, kept.coupling.graph
-    sizes = [sum(t.numel() for t in graph.params.values()) for graph in (before, after)]
-    summary: dict[str, Cell] = {
-        "macs_before": before.macs,
-        "macs_after": after.macs,
-        "params_before": sizes[0],
-        "params_after": sizes[1],
-        "blocks_dropped": len(kept.dropped),
-        "gap": None if allocation is None else allocation.gap,
-        **measured,
-    }
-    statistics = tuple(
-        f"{node.source or node.outputs[0]}: {node.op.name} takes its statistics over the channels that stay"
-        for node in changed_statistics(kept)
-    )
-    return PassReport(
-        "prune",
-        (*_layer_decisions(kept), *_refused(coupling)),
-        (Table("summary", ("figure", "value"), tuple(summary.items())), _group_table(kept)),
-        statistics,
-        {PLAN_FILE: plan_bytes(coupling, kept.removed, after)},
-    )
-
-
-def _layer_decisions(kept: Kept) -> list[Decision]:
-    """One for each constant of two dimensions and more that shrinks."""
-    decisions, seen = [], set()
-    sources: dict[str, Source] = {}
-    for node in kept.coupling.graph.nodes:
-        for value in node.operands:
-            sources.setdefault(value.name, node.source)
-    for value, _, _ in kept.coupling.members:
-        shape = kept.shape(value)
-        if value.type.rank > 1 and shape != value.type.shape and value.name not in seen:
-            seen.add(value.name)
-            text = f"{'x'.join(map(str, value.type.shape))} -> {'x'.join(map(str, shape))}"
-            decisions.append(Decision("prune", value.name, sources[value.name], True, text))
-    return decisions
-
-
-def _refused(coupling: Coupling) -> list[Decision]:
-    return [Decision("prune", reason.name, reason.source, False, reason.why) for reason in coupling.refusals]
-
-
-def _group_table(kept: Kept) -> Table:
-    coupling = kept.coupling
-    places: dict[int, list[str]] = {}
-    for value, dimension, units in coupling.members:
-        for group in np.unique(coupling.groups[units[units != STAYS]]).tolist():
-            places.setdefault(group, []).append(f"{value.name}:{dimension}")
-    sizes = np.bincount(coupling.groups)
-    left = np.bincount(coupling.groups, weights=~kept.removed).astype(int)
-    rows = tuple((g, places[g][0], len(places[g]), int(sizes[g]), int(left[g])) for g in sorted(places))
-    return Table("groups", ("group", "first", "members", "units_before", "units_after"), rows)

@@ -1,180 +1,155 @@
 """How many units of each group stay: uniformly, by global ranking, or by an exact integer program.
 
-The program has a binary variable for each group and each number of units that it may keep. Costs are products of
-the sizes of two axes: a size is split over the levels of one group,
-
-    size_b = sum_l z_l,    least_b x_l <= z_l <= most_b x_l,    size_a * size_b = sum_l a_l z_l
-
-which is exact at whole x. What is maximised is the sum over groups of log(share of the score that stays), so that no
-group is emptied for being cheap, each weighed by the number of weights that hang on it. The groups of a residual
-branch may all go at once; if a fraction e of the sum is not the branch's, theirs is log(e + (1 - e) * share).
+All three keep to every limit at once: polynomials in the numbers of units that stay (`prune_cost`), and what the cut
+network is predicted to take on the target (`prune_budget`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import coo_array
 
-from ..ir.coupling import STAYS, Coupling
 from ..specs.options import PruneOptions
 from .errors import PassError
+from .prune_budget import Device, allocate_on_device
 from .prune_cost import Costs
+from .prune_program import solve
+from .prune_ranking import Ranked, rank
 
-LEVELS = 12
-TIME_LIMIT_SECONDS = 60.0
-GAP = 1e-3
+__all__ = ["Allocation", "Spent", "allocate", "rank"]
 
 
 @dataclass(frozen=True, slots=True)
-class Droppable:
-    """Groups that may lose all units, together; `rest` is the fraction of a sum's energy that they do not make."""
+class Spent:
+    """One resource: what the whole network takes, what is left after the cut, and what it may take."""
 
-    groups: tuple[int, ...]
-    rest: float
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """The units of each group, the most valuable first, and how many of them must stay."""
-
-    units: tuple[np.ndarray, ...]
-    values: tuple[np.ndarray, ...]  # of those units
-    least: np.ndarray
-    weights: np.ndarray  # how much of the network hangs on each group
-    multiple: int
-    droppable: tuple[Droppable, ...] = ()
-
-    @property
-    def fewest(self) -> np.ndarray:
-        """Units of each group that stay when all goes that may go."""
-        gone = [group for drop in self.droppable for group in drop.groups]
-        return np.where(np.isin(np.arange(len(self.units)), gone), 0, self.least)
-
-    @property
-    def sizes(self) -> np.ndarray:
-        """Units of each group."""
-        return np.array([len(units) for units in self.units], dtype=np.int64)
-
-    def rounded(self, kept: np.ndarray) -> np.ndarray:
-        """Numbers of units within the limits of each group, up to the next multiple."""
-        whole = -(-np.ceil(kept - 1e-9).astype(np.int64) // self.multiple) * self.multiple
-        return np.clip(whole, self.least, self.sizes)
-
-    def removed(self, kept: np.ndarray) -> np.ndarray:
-        """Which units go when `kept[g]` of group g stay."""
-        gone = np.zeros(int(self.sizes.sum()), dtype=bool)
-        for units, count in zip(self.units, kept, strict=True):
-            gone[units[count:]] = True
-        return gone
+    resource: str
+    before: float
+    after: float
+    limit: float
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """Units that stay of each group, what they cost as shares of the whole, and how good the answer is proven."""
+    """Units that stay of each group, what they cost as shares of the whole, and how good the answer is proven.
+
+    `rounds` says how often the program was solved, where costs on the target had to be met.
+    """
 
     kept: np.ndarray
     shares: Mapping[str, float]
     gap: float | None = None
+    spent: tuple[Spent, ...] = ()
+    rounds: int | None = None
 
 
-def rank(
-    coupling: Coupling,
-    scores: np.ndarray,
-    held: np.ndarray,
-    options: PruneOptions,
-    *,
-    droppable: tuple[Droppable, ...] = (),
-) -> Ranked:
-    """Sort the units of each group; those that `held` marks stay unless their whole branch goes."""
-    groups = coupling.groups
-    order = np.lexsort((np.arange(len(scores)), -scores, ~held, groups))
-    starts = np.flatnonzero(np.diff(groups[order], prepend=-1))
-    units = np.split(order, starts[1:]) if len(order) else []
-    least = [max(1, int(np.ceil(options.floor * len(u) - 1e-9)), int(held[u].sum())) for u in units]
-    weights = np.zeros(len(units))
-    for value, _, member in coupling.members:
-        if value.type.rank > 1:
-            weights[np.unique(groups[member[member != STAYS]])] += 1
-    limits = np.array(least, dtype=np.int64), np.maximum(weights, 1)
-    ranked = Ranked(tuple(units), tuple(scores[u] for u in units), *limits, options.multiple, droppable)
-    return replace(ranked, least=ranked.rounded(ranked.least))
-
-
-def allocate(ranked: Ranked, costs: Costs, options: PruneOptions) -> Allocation:
+def allocate(
+    ranked: Ranked, costs: Costs, options: PruneOptions, *, device: Device | None = None
+) -> Allocation:
     """Units to keep within the budget; PassError with the nearest that is feasible.
 
     A uniform share of channels alone is taken as it stands, whatever `keep` holds back.
     """
-    assert options.budget is not None
-    limits = {
-        name: share
-        for name, share in (("macs", options.budget.macs), ("params", options.budget.params))
-        if share is not None
-    }
-    meter = _Meter(ranked, costs)
-    if options.budget.channels is not None:
-        limits["channels"] = options.budget.channels
-    if options.allocation == "uniform" and set(limits) == {"channels"}:
-        kept = ranked.rounded(np.floor(limits["channels"] * ranked.sizes + 1e-9))
-        return Allocation(kept, meter.shares(kept))
-    meter.check_feasible(limits)
+    meter = _Meter(ranked, costs, _shares(options), device)
+    gap = rounds = None
+    if options.allocation == "uniform" and set(meter.limits) == {"channels"} and device is None:
+        kept = ranked.rounded(np.floor(meter.limits["channels"] * ranked.sizes + 1e-9))
+        return Allocation(kept, meter.shares(kept), spent=meter.spent(kept))
+    meter.check_feasible()
     if options.allocation == "uniform":
-        return _allocate_uniform(ranked, meter, limits)
-    if options.allocation == "global":
-        return _allocate_globally(ranked, meter, limits)
-    return _Program(ranked, costs, meter).solve(limits)
+        kept = _uniform(ranked, meter.fits)
+    elif options.allocation == "global":
+        kept = _global(ranked, meter.fits)
+    elif device is None:
+        solution = solve(ranked, costs, meter.absolute)
+        kept, gap = solution.kept, solution.gap
+    else:
+        solution, rounds = allocate_on_device(ranked, costs, meter.absolute, device)
+        kept, gap = solution.kept, solution.gap
+    return Allocation(kept, meter.shares(kept), gap, meter.spent(kept), rounds)
+
+
+def _shares(options: PruneOptions) -> dict[str, float]:
+    """The limits of the budget that are shares of polynomials."""
+    budget = options.budget
+    assert budget is not None
+    given = {"macs": budget.macs, "params": budget.params, "channels": budget.channels}
+    return {name: share for name, share in given.items() if share is not None}
 
 
 class _Meter:
-    """Costs as shares of those of the whole graph."""
+    """Costs as shares of those of the whole graph, and on the target where there are limits of it."""
 
-    def __init__(self, ranked: Ranked, costs: Costs) -> None:
-        self._ranked, self._costs = ranked, costs
+    def __init__(
+        self, ranked: Ranked, costs: Costs, limits: Mapping[str, float], device: Device | None
+    ) -> None:
+        self._ranked, self._costs, self._device = ranked, costs, device
+        self.limits = limits
         self.whole = {name: max(costs.evaluate(name, ranked.sizes), 1.0) for name in costs.terms}
         self.whole["channels"] = float(max(ranked.sizes.sum(), 1))
+
+    @property
+    def absolute(self) -> dict[str, float]:
+        """The limits in units of the costs."""
+        return {name: limit * self.whole[name] for name, limit in self.limits.items()}
 
     def shares(self, kept: np.ndarray) -> dict[str, float]:
         """Each cost when `kept` units stay."""
         shares = {name: self._costs.evaluate(name, kept) / self.whole[name] for name in self._costs.terms}
         return {**shares, "channels": float(kept.sum()) / self.whole["channels"]}
 
-    def fits(self, kept: np.ndarray, limits: Mapping[str, float]) -> bool:
+    def fits(self, kept: np.ndarray) -> bool:
         """Whether every limit holds."""
         shares = self.shares(kept)
-        return all(shares[name] <= limit + 1e-9 for name, limit in limits.items())
+        if any(shares[name] > limit + 1e-9 for name, limit in self.limits.items()):
+            return False
+        return self._device is None or self._device.fits(kept)
 
-    def check_feasible(self, limits: Mapping[str, float]) -> None:
+    def spent(self, kept: np.ndarray) -> tuple[Spent, ...]:
+        """Every limited resource."""
+        shares = self.shares(kept)
+        rows = [
+            Spent(name, self.whole[name], shares[name] * self.whole[name], limit * self.whole[name])
+            for name, limit in self.limits.items()
+        ]
+        if self._device is not None:
+            whole, left = self._device.measure(self._ranked.sizes), self._device.measure(kept)
+            rows += [
+                Spent(name, whole[name], left[name], limit) for name, limit in self._device.limits.items()
+            ]
+        return tuple(rows)
+
+    def check_feasible(self) -> None:
         """PassError when even the least that may stay is too much."""
-        least = self.shares(self._ranked.fewest)
+        fewest = self._ranked.fewest
+        least = self.shares(fewest)
         missed = [
             f"{name}: at least {100 * least[name]:.1f} % stay, the budget is {100 * limit:.1f} %"
-            for name, limit in limits.items()
+            for name, limit in self.limits.items()
             if least[name] > limit + 1e-9
         ]
+        if self._device is not None:
+            missed += self._device.missed(fewest)
         if missed:
             advice = "lower `floor` or `multiple`, keep fewer layers, or raise the budget"
             raise PassError(f"no channels meet the budget ({'; '.join(missed)}); {advice}")
 
 
-def _allocate_uniform(ranked: Ranked, meter: _Meter, limits: Mapping[str, float]) -> Allocation:
+def _uniform(ranked: Ranked, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
     """The largest share of every group that fits."""
     low, high = 0.0, 1.0
     for _ in range(40):
         share = (low + high) / 2
-        if meter.fits(ranked.rounded(np.floor(share * ranked.sizes)), limits):
+        if fits(ranked.rounded(np.floor(share * ranked.sizes))):
             low = share
         else:
             high = share
-    kept = ranked.rounded(np.floor(low * ranked.sizes))
-    return Allocation(kept, meter.shares(kept))
+    return ranked.rounded(np.floor(low * ranked.sizes))
 
 
-def _allocate_globally(ranked: Ranked, meter: _Meter, limits: Mapping[str, float]) -> Allocation:
+def _global(ranked: Ranked, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
     """The highest threshold of score under which units go, wherever they are, until the budget is met."""
     scores = np.unique(np.concatenate([np.zeros(1), *ranked.values]))
 
@@ -185,129 +160,8 @@ def _allocate_globally(ranked: Ranked, meter: _Meter, limits: Mapping[str, float
     low, high = 0, len(scores)
     while low < high:
         middle = (low + high) // 2
-        if meter.fits(kept_above(middle), limits):
+        if fits(kept_above(middle)):
             high = middle
         else:
             low = middle + 1
-    kept = kept_above(low)
-    return Allocation(kept, meter.shares(kept))
-
-
-class _Program:
-    """The integer program, as it is put together."""
-
-    def __init__(self, ranked: Ranked, costs: Costs, meter: _Meter) -> None:
-        self._ranked, self._costs, self._meter = ranked, costs, meter
-        self._levels = [
-            np.union1d(_levels(int(n), int(least), ranked.multiple), [fewest])
-            for n, least, fewest in zip(ranked.sizes, ranked.least, ranked.fewest, strict=True)
-        ]
-        self._starts = np.concatenate([[0], np.cumsum([len(levels) for levels in self._levels])]).astype(int)
-        self._columns = int(self._starts[-1])  # variables so far: first the binary ones, then the parts z
-        self._upper = [1.0] * self._columns
-        self._rows: list[tuple[Mapping[int, float], float, float]] = []
-        self._parts: dict[tuple[int, int], int] = {}
-        for group, levels in enumerate(self._levels):
-            first = self._starts[group]
-            self._rows.append(({int(first) + i: 1.0 for i in range(len(levels))}, 1.0, 1.0))
-        for drop in ranked.droppable:
-            for a, b in pairwise(drop.groups):
-                self._rows.append(({int(self._starts[a]): 1.0, int(self._starts[b]): -1.0}, 0.0, 0.0))
-
-    def solve(self, limits: Mapping[str, float]) -> Allocation:
-        """The numbers of units that keep the most score within the limits."""
-        for name, limit in limits.items():
-            self._rows.append(self._limit(name, limit))
-        rest = np.zeros(len(self._levels))
-        for drop in self._ranked.droppable:
-            rest[list(drop.groups)] = drop.rest
-        gain = np.zeros(self._columns)
-        for group, levels in enumerate(self._levels):
-            summed = np.cumsum([0.0, *np.maximum(self._ranked.values[group], 1e-9)])
-            share = np.maximum(rest[group] + (1 - rest[group]) * summed[levels] / summed[-1], 1e-9)
-            gain[self._starts[group] : self._starts[group + 1]] = self._ranked.weights[group] * np.log(share)
-        whole = np.arange(self._columns) < self._starts[-1]
-        result = milp(
-            -1e3 * gain / max(np.abs(gain).sum(), 1e-12),
-            integrality=whole.astype(int),
-            bounds=Bounds(0.0, np.array(self._upper)),
-            constraints=self._constraints(),
-            options={"time_limit": TIME_LIMIT_SECONDS, "mip_rel_gap": GAP},
-        )
-        if result.x is None:
-            raise PassError(f"the integer program found no channels within the budget: {result.message}")
-        chosen = [
-            levels[int(np.argmax(result.x[self._starts[g] : self._starts[g + 1]]))]
-            for g, levels in enumerate(self._levels)
-        ]
-        kept = np.array(chosen, dtype=np.int64)
-        return Allocation(kept, self._meter.shares(kept), float(result.mip_gap or 0.0))
-
-    def _limit(self, name: str, limit: float) -> tuple[Mapping[int, float], float, float]:
-        """A row: the cost in units of its budget, at most one."""
-        row: dict[int, float] = {}
-        budget = limit * self._meter.whole[name]
-        fixed = 0.0
-        if name == "channels":
-            for group in range(len(self._levels)):
-                self._add_size(row, {group: 1}, 0, 1.0 / budget)
-        for term in self._costs.terms.get(name, ()):
-            fixed += self._add_term(row, term.coefficient / budget, term.axes)
-        return row, -np.inf, 1.0 - fixed + 1e-9
-
-    def _add_term(self, row: dict[int, float], factor: float, axes: Sequence[int]) -> float:
-        """Add a product of sizes to a row; what is constant of it is returned."""
-        if not axes:
-            return factor
-        if len(axes) == 1:
-            return self._add_size(row, self._costs.per_unit[axes[0]], self._costs.fixed[axes[0]], factor)
-        a, b = sorted(axes, key=lambda axis: len(self._costs.per_unit[axis]))
-        fixed = self._add_size(
-            row, self._costs.per_unit[b], self._costs.fixed[b], factor * self._costs.fixed[a]
-        )
-        for group, count in self._costs.per_unit[a].items():
-            start = self._split(group, b)
-            for i, level in enumerate(self._levels[group]):
-                row[start + i] = row.get(start + i, 0.0) + factor * count * float(level)
-        return fixed
-
-    def _add_size(self, row: dict[int, float], held: Mapping[int, int], fixed: int, factor: float) -> float:
-        for group, count in held.items():
-            for i, level in enumerate(self._levels[group]):
-                column = int(self._starts[group]) + i
-                row[column] = row.get(column, 0.0) + factor * count * float(level)
-        return factor * fixed
-
-    def _split(self, group: int, axis: int) -> int:
-        """Variables z_l that hold the size of `axis` at the level that `group` takes; the first one's column."""
-        if (group, axis) in self._parts:
-            return self._parts[group, axis]
-        start = self._parts[group, axis] = self._columns
-        levels = self._levels[group]
-        self._columns += len(levels)
-        least, most = (self._costs.size(axis, kept) for kept in (self._ranked.fewest, self._ranked.sizes))
-        self._upper += [float(most)] * len(levels)
-        total: dict[int, float] = {start + i: 1.0 for i in range(len(levels))}
-        fixed = self._add_size(total, self._costs.per_unit[axis], self._costs.fixed[axis], -1.0)
-        self._rows.append((total, -fixed, -fixed))
-        for i in range(len(levels)):
-            x = int(self._starts[group]) + i
-            self._rows.append(({start + i: 1.0, x: -float(most)}, -np.inf, 0.0))
-            self._rows.append(({start + i: 1.0, x: -float(least)}, 0.0, np.inf))
-        return start
-
-    def _constraints(self) -> LinearConstraint:
-        entries = [(r, c, v) for r, (row, _, _) in enumerate(self._rows) for c, v in row.items()]
-        rows, columns, values = (np.array(part) for part in zip(*entries, strict=True))
-        matrix = coo_array((values, (rows, columns)), shape=(len(self._rows), self._columns)).tocsr()
-        low, high = (np.array([row[i] for row in self._rows], dtype=np.float64) for i in (1, 2))
-        return LinearConstraint(matrix, low, high)
-
-
-def _levels(size: int, least: int, multiple: int) -> np.ndarray:
-    """At most LEVELS numbers of units, evenly spread, each a multiple or all."""
-    steps = np.unique([*range(-(-least // multiple) * multiple, size, multiple), size])
-    steps = steps[(steps >= least) & (steps <= size)]
-    if len(steps) > LEVELS:
-        steps = steps[np.unique(np.linspace(0, len(steps) - 1, LEVELS).round().astype(int))]
-    return np.asarray(steps, dtype=np.int64)
+    return kept_above(low)

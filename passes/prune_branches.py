@@ -20,7 +20,7 @@ from ..ir import Value, run
 from ..ir.branches import Branch
 from ..ir.coupling import Coupling
 from ..ir.cutting import branch_constant
-from .prune_allocation import Droppable
+from .prune_ranking import Droppable
 
 
 def droppable_branches(

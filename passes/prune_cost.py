@@ -75,13 +75,33 @@ def costs_of(coupling: Coupling) -> Costs:
     """The costs `macs` and `params` of the coupled graph."""
     graph = coupling.graph
     macs = [term for node in graph.nodes if node.macs for term in _node_terms(coupling, node)]
-    params = [_constant_term(coupling, value) for value in graph.constants]
+    params = [element_term(coupling, value) for value in graph.constants]
     axes = sorted({axis for term in (*macs, *params) for axis in term.axes})
     held = {axis: _held(coupling, axis) for axis in axes}
     terms = {"macs": tuple(macs), "params": tuple(params)}
     return Costs(
         terms, {axis: fixed for axis, (fixed, _) in held.items()}, {a: h for a, (_, h) in held.items()}
     )
+
+
+def with_terms(costs: Costs, coupling: Coupling, terms: Mapping[str, Sequence[Term]]) -> Costs:
+    """The costs and more of them."""
+    axes = {axis for found in terms.values() for term in found for axis in term.axes} - costs.fixed.keys()
+    held = {axis: _held(coupling, axis) for axis in sorted(axes)}
+    return Costs(
+        {**costs.terms, **{name: tuple(found) for name, found in terms.items()}},
+        {**costs.fixed, **{axis: fixed for axis, (fixed, _) in held.items()}},
+        {**costs.per_unit, **{axis: per_unit for axis, (_, per_unit) in held.items()}},
+    )
+
+
+def layer_terms(coupling: Coupling) -> dict[str, list[Term]]:
+    """Multiply-accumulates by module path."""
+    found: dict[str, list[Term]] = {}
+    for node in coupling.graph.nodes:
+        if node.macs:
+            found.setdefault(node.source.module, []).extend(_node_terms(coupling, node))
+    return found
 
 
 def _held(coupling: Coupling, axis: int) -> tuple[int, dict[int, int]]:
@@ -96,7 +116,8 @@ def _shrinks(coupling: Coupling, axis: int) -> bool:
     return bool((coupling.on_axis(axis) != STAYS).any())
 
 
-def _constant_term(coupling: Coupling, value: Value) -> Term:
+def element_term(coupling: Coupling, value: Value) -> Term:
+    """Elements of a value."""
     axes = coupling.axes(value)
     moving = tuple(axis for axis in axes if _shrinks(coupling, axis))
     if len(moving) > 2:  # the cut of a third dimension is left out: the cost is then an upper bound

@@ -1,12 +1,14 @@
 """Options of `prune`: removal of whole channels."""
 
-from typing import Annotated, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from ..section import FilePath, LayerPatterns, Positive, Section, fault
-from ..units import Percent
+from ..units import BytesOrShare, CountOrShare, Percent
 from .base import PassOptions
+from .finetune import FinetuneOptions
 
 Score: TypeAlias = Literal[
     "l1", "l2", "geometric_median", "merging", "batchnorm", "taylor", "curvature", "activation", "random"
@@ -16,7 +18,11 @@ Granularity: TypeAlias = Literal["channels", "heads", "blocks"]
 
 
 class PruneBudget(Section):
-    """What the network may keep, as shares of what the pass is given; all of them hold."""
+    """What the network may keep; all of it holds. A share is one of what the pass is given.
+
+    Flash, RAM, cycles and instructions are those of the target, as predicted for what the passes after this one make
+    of the network.
+    """
 
     channels: Percent | None = Field(
         default=None, description="Channels of each group that hangs together (`uniform`), or of all."
@@ -24,13 +30,48 @@ class PruneBudget(Section):
     macs: Percent | None = Field(default=None, description="Multiply-accumulates of one run.")
     params: Percent | None = Field(default=None, description="Elements of all weights and other constants.")
 
+    flash: BytesOrShare | None = Field(default=None, description="Code and constants.")
+    ram: BytesOrShare | None = Field(
+        default=None, description="The arena: the most that values and working memory take at once."
+    )
+    cycles: CountOrShare | None = Field(default=None, description="Cycles of one run.")
+    instructions: CountOrShare | None = Field(default=None, description="Instructions of one run.")
+    target: bool = Field(
+        default=False,
+        description="Whether it has to fit the flash and the RAM of the target. `budget: target` is short for this.",
+    )
+
+    @property
+    def on_device(self) -> bool:
+        """Whether some of it is only known for a target."""
+        named = (self.flash, self.ram, self.cycles, self.instructions)
+        return self.target or any(limit is not None for limit in named)
+
     @model_validator(mode="after")
     def _names_something(self) -> Self:
-        if self.channels is None and self.macs is None and self.params is None:
+        if not self.on_device and self.channels is None and self.macs is None and self.params is None:
             raise fault(
-                "S205", "a budget names `channels`, `macs` or `params`", hint="for example `macs: 60 %`"
+                "S205",
+                "a budget names a resource, of channels, macs, params, flash, ram, cycles, instructions, or the target",
+                hint="for example `macs: 60 %`, `flash: 48 KiB`, or `budget: target`",
             )
         return self
+
+
+def _in_full(value: Any) -> Any:  # any: whatever the user wrote, checked by the model
+    return {"target": True} if value == "target" else value
+
+
+class _TargetInSchema:
+    """Tells the JSON schema that the word `target` alone will do."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:  # any: a JSON schema
+        return {"anyOf": [{"const": "target"}, handler(core_schema)]}
+
+
+Budget: TypeAlias = Annotated[PruneBudget, BeforeValidator(_in_full), _TargetInSchema()]
 
 
 def _listed(value: object) -> object:
@@ -47,8 +88,10 @@ class PruneOptions(PassOptions):
     why: ClassVar[str] = "channels are removed from the float graph, and what is left is quantized"
 
     pass_: Literal["prune"] = Field(default="prune", alias="pass", description="The name of the pass.")
-    budget: PruneBudget | None = Field(
-        default=None, description="What the network may keep: shares of `macs`, `params` or `channels`."
+    budget: Budget | None = Field(
+        default=None,
+        description="What the network may keep: of `macs`, `params` or `channels`, or of the target's `flash`, `ram`, "
+        "`cycles` and `instructions`; the word `target` for its flash and RAM.",
     )
     plan: FilePath | None = Field(
         default=None,
@@ -92,6 +135,16 @@ class PruneOptions(PassOptions):
         description="Repairs without training. One of `least_squares` (the layers that read removed channels make them "
         "from those that stay), `bias` (they take them at their mean), `merge` (they read the most similar channel "
         "in their place, without data); and `batchnorm` (statistics measured anew).",
+    )
+    steps: Annotated[int, Field(ge=1, le=100)] = Field(
+        default=1,
+        description="Prune, repair and train so many times, each time a part: shares of `macs`, `params` and "
+        "`channels` fall geometrically to the budget.",
+    )
+    finetune: FinetuneOptions | None = Field(
+        default=None,
+        description="Training after each step, as in the pass `finetune`; the optimizer goes on with its state, cut "
+        "like the weights.",
     )
     keep: LayerPatterns = Field(default=(), description="Layers whose output channels all stay.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Of random numbers.")

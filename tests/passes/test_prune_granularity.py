@@ -128,7 +128,7 @@ def test_a_plan_says_itself_whether_heads_are_whole(graph: Graph, tmp_path: Path
     first = prune(graph, granularity="heads", budget={"params": "90 %"})
     path = tmp_path / "plan.json"
     path.write_bytes(first.report.files[PLAN_FILE])
-    assert json.loads(path.read_text())["whole_heads"]
+    assert json.loads(path.read_text())["steps"][0]["whole_heads"]
     assert prune(graph, plan=str(path)).graph == first.graph
 
 
