@@ -42,6 +42,8 @@ class Objective:
         """The loss of these options for a graph of so many outputs, the first of this rank."""
         distill = options.distill if context.original is not None else None
         task = task_loss(options, context) if context.labels else None
+        if task is None and options.own_loss is not None:
+            raise PassError(f"loss {options.own_loss} needs labels; name them in `data.calibration`")
         if task is None and distill is None:
             raise PassError("there is nothing to learn from: give labels, or distill")
         is_classifier = task is not None or (outputs == 1 and rank == 2)

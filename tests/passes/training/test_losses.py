@@ -96,6 +96,11 @@ def test_a_context_that_cannot_load_says_so() -> None:
         trained(surroundings, loss="mine.py:own")
 
 
+def test_the_users_own_loss_needs_labels() -> None:
+    with pytest.raises(PassError, match=r"mine.py:own needs labels"):
+        trained(context(labels="none", original=net()), loss="mine.py:own")
+
+
 def test_layers_of_the_teacher_are_learned() -> None:
     def distance(graph: Graph) -> float:
         found: dict[str, dict[str, Tensor]] = {"teacher": {}, "student": {}}

@@ -1,0 +1,64 @@
+"""A spec that trains on integers with a loss of the user's own: down to C, and refused where it is wrong."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxpress.compiler import UserError, compile_model
+from fxpress.compiler.execution import execute
+from fxpress.ir import Graph
+from fxpress.specs import SpecError, check_spec
+
+LOSS = """
+from torch.nn import functional
+
+def smoothed(outputs, labels):
+    return functional.cross_entropy(outputs.flatten(1), labels, label_smoothing=0.1)
+
+def broken(outputs, labels):
+    return outputs.no_such_thing
+"""
+
+
+def write_spec(project: Path, loss: str) -> Path:
+    (project / "losses.py").write_text(LOSS)
+    spec = project / "net.yaml"
+    trained = f"  - pass: finetune\n    loss: {loss}\n    epochs: 1\n    batch: 8\n    checkpoint: build/training.pt\n"
+    text = spec.read_text().replace("samples: 16", "labels: y")
+    passes = text.index("passes:")
+    outputs = text.index("outputs:", passes)
+    spec.write_text(text[:outputs].rstrip() + "\n" + trained + "\n" + text[outputs:])
+    return spec
+
+
+def _silent(label: str, done: int, total: int) -> None:
+    pass
+
+
+def test_the_c_of_a_network_trained_on_integers_gives_the_bytes_of_its_graph(project: Path) -> None:
+    compiled = compile_model(write_spec(project, "losses.py:smoothed"))
+    before, after = compiled.stages[-2].graph, compiled.graph
+    assert {n: v.bits for n, v in _grids(before).items()} == {n: v.bits for n, v in _grids(after).items()}
+    assert (project / "build" / "training.pt").is_file()
+    compiled.write(project / "out")
+    samples = compiled.session.evaluation
+    assert samples is not None
+    host, integer = (execute(project / "out", samples, on=on, progress=_silent) for on in ("host", "integer"))
+    assert torch.equal(host.outputs[0], integer.outputs[0])
+
+
+def _grids(graph: Graph) -> dict[str, object]:
+    return {v.name: v.type.quantization for v in graph.constants if v.type.quantization is not None}
+
+
+def test_a_loss_that_raises_is_told_with_the_users_line(project: Path) -> None:
+    with pytest.raises(UserError, match=r"losses\.py:broken: calling it raises AttributeError.*losses\.py:8"):
+        compile_model(write_spec(project, "losses.py:broken"))
+
+
+def test_a_loss_that_is_not_there_is_found_before_anything_runs(project: Path) -> None:
+    with pytest.raises(
+        SpecError, match=r'loss: losses\.py does not define "smooth"; did you mean "smoothed"'
+    ):
+        check_spec(write_spec(project, "losses.py:smooth"))
