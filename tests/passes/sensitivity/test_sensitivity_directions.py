@@ -13,7 +13,13 @@ from torch.nn import functional
 
 from fxpress.ir import Graph, Node, Source, Value, parse, run
 from fxpress.passes import PassError
-from fxpress.passes.sensitivity import Method, SensitivityTable, measure_sensitivity, round_weight
+from fxpress.passes.sensitivity import (
+    Method,
+    SensitivityTable,
+    measure_curvature,
+    measure_sensitivity,
+    round_weight,
+)
 
 BRANCHED = """
 graph(%x: f64[1x3x6x6]) {
@@ -77,13 +83,13 @@ def weight_error(graph: Graph, name: str, bits: int) -> Tensor:
     return round_weight(node.op, graph.params[name], bits) - graph.params[name]  # type: ignore[arg-type]  # a layer
 
 
-def directional(graph: Graph, name: str, error: Tensor, x: Sample) -> tuple[Tensor, Tensor]:
-    """Outputs, and their derivative along an error of one weight, by the Jacobian."""
-    jacobian: Tensor = torch.autograd.functional.jacobian(  # type: ignore[no-untyped-call]
+def jacobian(graph: Graph, name: str, x: Sample) -> tuple[Tensor, Tensor]:
+    """Outputs, and their derivatives [*outputs, elements] in one weight."""
+    found: Tensor = torch.autograd.functional.jacobian(  # type: ignore[no-untyped-call]
         lambda w: run(graph, x, params={name: w})[0], graph.params[name]
     )
     z = run(graph, x)[0]
-    return z, (jacobian.reshape(*z.shape, -1) @ error.flatten()).reshape(z.shape)
+    return z, found.reshape(*z.shape, -1)
 
 
 def losses(table: SensitivityTable) -> dict[tuple[str, str, int], float]:
@@ -104,7 +110,8 @@ def test_scores_are_those_of_the_jacobian_along_the_error(
     for name in names:
         forms, divergences = [], []
         for x in data:
-            z, dz = directional(graph, name, weight_error(graph, name, bits), x)
+            z, derivatives = jacobian(graph, name, x)
+            dz = derivatives @ weight_error(graph, name, bits).flatten()
             p = z.softmax(-1)
             forms.append(((p * dz.square()).sum(-1) - (p * dz).sum(-1).square()).mean() / 2)
             divergences.append((p * (z.log_softmax(-1) - (z + dz).log_softmax(-1))).sum(-1).mean())
@@ -167,6 +174,19 @@ def test_the_loss_falls_as_bits_rise(method: Method) -> None:
         for layer in table.layers(kind=kind):
             falling = [s.loss for s in table.scores if (s.layer, s.kind) == (layer, kind)]
             assert falling == sorted(falling, reverse=True) and falling[-1] < falling[0] / 10
+
+
+def test_the_trace_of_a_transformer_is_that_of_its_jacobian() -> None:
+    graph = net(TRANSFORMER)
+    (x,) = samples(graph, 1)
+    z = run(graph, x)[0]
+    p = z.softmax(-1)
+    factor = (torch.diag_embed(p) - p[..., None] * p[..., None, :]) / p.shape[1]
+    for found in measure_curvature(graph, [x]):
+        _, derivatives = jacobian(graph, found.layer, x)
+        expected = torch.einsum("ntck,ntcd,ntdk->", derivatives, factor, derivatives)
+        assert found.trace == pytest.approx(float(expected), rel=1e-9)
+        assert found.is_exact == (found.layer == "head")
 
 
 def test_an_embedding_is_looked_up_in_float_and_has_no_score() -> None:
