@@ -1,7 +1,9 @@
 """What a graph would cost on the spec's target once the rest of the passes has run: the `CostModel` of passes.
 
 The passes that follow really run, quantization on a few samples, then the C backend predicts. Left out is what
-trains or itself decides by costs (`PassOptions.predicted`), which changes values rather than sizes.
+trains or itself decides by costs (`PassOptions.predicted`), which changes values rather than sizes. The kernels are
+the fastest, also where the backend would have to take smaller ones to fit: else a network that is cut to the size of a
+flash would be met half way, by slow kernels.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ class TargetCost:
         self, target: Target, options: COutput | None, rest: Sequence[PassOptions], context: Context
     ) -> None:
         self._target, self._options = target, options or COutput()
+        self._roomy = target.model_copy(update={"ram": None, "flash": None, "stack": None})
         self._rest = [_shortened(step) for step in rest if step.predicted]
         self._context = replace(context, calibration=context.calibration[:SAMPLES], labels=())
         self._known: dict[tuple[int, frozenset[tuple[str, LayerPrecision]]], tuple[Graph, Cost]] = {}
@@ -77,7 +80,7 @@ class TargetCost:
             result = find_pass(step.pass_name())(graph, step, context)
             graph, context = result.graph, replace(context, layers={**context.layers, **result.layers})
         try:
-            return _cost(predict(graph, self._target, options=self._options))
+            return _cost(predict(graph, self._roomy, options=self._options))
         except IRError as err:
             raise PassError(f"there is no cost on {self._target.name}: {err}") from err
 
@@ -90,9 +93,8 @@ class TargetCost:
             generator = torch.Generator().manual_seed(0)
             sample = tuple(torch.rand(v.type.shape, generator=generator) for v in alone.inputs)
             quantized = find_pass("quantize")(alone, options, Context([sample])).graph
-            unlimited = self._target.model_copy(update={"ram": None, "flash": None, "stack": None})
             computes = any(n.op == node.op and n.outputs[0].type.is_quantized for n in quantized.nodes)
-            self._kernels[key] = computes and not check(quantized, COutput(), unlimited)
+            self._kernels[key] = computes and not check(quantized, COutput(), self._roomy)
         return self._kernels[key]
 
 

@@ -21,7 +21,7 @@ _WINOGRAD_STACK_BYTES = 640  # the portable form of its transforms, on a core wi
 _FLOAT_STACK_BYTES = 896
 
 # Cycles that a byte of flash may cost, tried in turn until code and constants fit.
-_FLASH_PRICES = (0.0, 1.0, 10.0, 100.0, 1000.0)
+_FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)))
 # The same of a byte of working memory, until the arena fits.
 _SCRATCH_PRICES = (0.0, 30.0, 100.0, 300.0)
 
