@@ -10,27 +10,21 @@ The graph stays as it is; the decision goes to `quantize`, and into a file that 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
-
-import torch
 
 from ..ir import Graph
 from ..specs.options import AssignBitsOptions, LayerPrecision
 from .base import Context, Cost, CostModel, PassResult, register
 from .bit_costs import BYTE, BitCosts, Widths, bit_costs, bit_layers, precisions
+from .bit_loss import measured_loss
 from .bit_program import LOSS, Assignment, BitProgram, Choice, LayerChoices, Limit, front, solve_bits
 from .bit_report import Decided, report_of
 from .calibrate import Batch
 from .errors import InfeasibleError, MissingNeedError, PassError
-from .observers import Range
-from .sensitivity import SHARDS, SensitivityTable, digest_of, measure_sensitivity, round_weight
-from .sensitivity.blocks import data_of, joined, round_activation, weight_of
-from .sensitivity.replay import Replay
-from .sensitivity.study import prepare
-from .sensitivity.workers import ALONE
+from .sensitivity import SensitivityTable, digest_of, measure_sensitivity
 
 ROUNDS = 8
 _OF_TARGET = ("flash", "cycles", "ram")
@@ -104,51 +98,6 @@ def make_program(costs: BitCosts, table: SensitivityTable, limits: Sequence[Limi
             choices.append(Choice(w, a, loss, costs.amounts[layer.name, (w, a)]))
         items.append(LayerChoices(layer.name, tuple(choices)))
     return BitProgram(tuple(items), tuple(limits), costs.ties)
-
-
-def measured_loss(
-    graph: Graph, samples: Sequence[Batch], widths: Mapping[str, Widths], *, rounds_activations: bool
-) -> tuple[float, float]:
-    """Loss that rounding all layers together adds to the float network, and its standard error over samples."""
-    study = prepare(
-        graph,
-        samples,
-        (),
-        objective=None,
-        rounding=round_weight,
-        shards=SHARDS,
-        workers=ALONE,
-        progress=lambda label, done, total: None,
-    )
-    stacks = [
-        (stack, Replay(stack.graph, stack.inputs)) for shard in study.shards for stack in study.stacks(shard)
-    ]
-    errors = {b.layer: b.weight_errors(study.graph, widths[b.layer][0], round_weight) for b in study.blocks}
-    losses = []
-    for stack, replay in stacks:
-        changed = {
-            (node.output.name, 1): errors[block.layer][weight_of(node).name]
-            for block in study.blocks
-            for node in block.nodes
-        }
-        for block in study.blocks if rounds_activations else ():
-            for node in block.nodes:
-                name = data_of(node).name
-                covered = joined([_range(r.value(name)) for _, r in stacks])
-                x = replay.value(name)
-                changed[node.output.name, 0] = round_activation(x, covered, widths[block.layer][1]) - x
-        z, rounded = (
-            study.loss.read(outputs, stack.count) for outputs in (replay.outputs, replay.changed(changed))
-        )
-        losses.append(study.loss.divergence(z, rounded))
-    found = torch.cat(losses)
-    error = float(found.std()) / len(found) ** 0.5 if len(found) > 1 else 0.0
-    return float(found.mean()), error
-
-
-def _range(x: torch.Tensor) -> Range:
-    low, high = x.aminmax()
-    return Range.of(float(low), float(high))
 
 
 def _model(graph: Graph, options: AssignBitsOptions, context: Context, notes: list[str]) -> CostModel | None:

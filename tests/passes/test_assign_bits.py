@@ -24,6 +24,7 @@ from fxpress.passes import (
     PassResult,
     find_pass,
 )
+from fxpress.passes.bit_loss import measured_loss
 from fxpress.passes.errors import InfeasibleError
 from fxpress.passes.quantize_precision import Precisions
 from fxpress.passes.sensitivity import measure_sensitivity
@@ -241,6 +242,16 @@ def test_predicted_and_measured_loss_agree_where_errors_are_small() -> None:
     predicted, measured, *_ = assign(budget={"weights": "100 %"}).report.table("loss").rows[0]
     assert isinstance(predicted, float) and isinstance(measured, float)
     assert 0.5 < predicted / measured < 2  # of sums of independent rounding errors
+
+
+def test_the_measured_loss_lets_every_error_through_the_layers_behind() -> None:
+    widths = dict.fromkeys(WEIGHTS, (2, 16))
+    weights, both = (
+        measured_loss(NETWORK, samples(NETWORK), widths, rounds_activations=r)[0] for r in (False, True)
+    )
+    assert both == pytest.approx(weights, rel=1e-2)  # 16 bits add nothing beside 2
+    narrow = dict.fromkeys(WEIGHTS, (8, 8))
+    assert measured_loss(NETWORK, samples(NETWORK), narrow, rounds_activations=True)[0] < weights / 10
 
 
 def test_a_table_that_fits_is_used_again_and_another_is_not(tmp_path: Path) -> None:
