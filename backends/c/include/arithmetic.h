@@ -48,6 +48,12 @@ FXP_INLINE int32_t fxp_left(int32_t acc, int32_t shift)
     return (int32_t)((uint32_t)acc << shift);
 }
 
+/* The signed field of `bits` bits whose lowest one is bit `low`. */
+FXP_INLINE int32_t fxp_field(int32_t word, int32_t low, int32_t bits)
+{
+    return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
+}
+
 FXP_INLINE int32_t fxp_clamp(int32_t value, int32_t low, int32_t high)
 {
     return value < low ? low : value > high ? high : value;

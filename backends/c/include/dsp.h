@@ -195,12 +195,6 @@ FXP_INLINE void fxp_store4(int8_t *p, uint32_t word)
 #define FXP_SATURATE8_SHIFTED(target, value, shift) ((target) = fxp_saturate8((value) >> (shift)))
 #endif
 
-/* The signed field of `bits` bits whose lowest one is bit `low`. */
-FXP_INLINE int32_t fxp_field(int32_t word, int32_t low, int32_t bits)
-{
-    return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
-}
-
 /* Word number `index` of four weights as signed bytes. Weights of 4 bits come 16 times too large, two words in one;
  * weights of 2 bits come 64 times too large, four words in one; the first one in the top bits of every byte.
  */

@@ -15,6 +15,7 @@ from ....ir.ops.conv import Conv
 from ..layout import channels_last
 from ..literal import c_type
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from .low_bits import BYTE, Fields
 from .rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
 from .window import MAX_SPATIAL, Image, Window, image, window
 
@@ -32,6 +33,24 @@ class ConvContext:
     padded: bool
     finish: Finish
     element: str
+    weight_bits: int
+
+    @property
+    def tap_weights(self) -> tuple[str, ...]:
+        """The weights of a channel of a depthwise convolution, as C expressions."""
+        if self.weight_bits == BYTE:
+            return tuple(f"w[{tap}]" for tap in self.taps)
+        return tuple(Fields(self.weight_bits).tap("", tap) for tap in self.taps)
+
+    @property
+    def packed_weight(self) -> str:
+        """Weight number `tap_weight` of a channel, as a C expression; nothing where weights are bytes."""
+        return "" if self.weight_bits == BYTE else Fields(self.weight_bits).tap("tap_weight", 0)
+
+    @property
+    def channel_bytes(self) -> int:
+        """Bytes of the weights of an output channel."""
+        return Fields(self.weight_bits).row_bytes(len(self.taps) * self.group_in)
 
     @property
     def kind(self) -> str:
@@ -102,13 +121,16 @@ def conv_context(site: Site, op: Conv) -> ConvContext:
     """Geometry and finish of a convolution."""
     x, y = image(site.type(0).shape), image(site.output.shape)
     seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    bits = site.quantization(1).bits if site.is_integer else BYTE
     if site.is_integer:
         residual = site.type(3) if site.has(3) else None
         fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=op.clamp)
         finish = integer_finish(fixed)
     else:
         finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
-    return ConvContext(x, y, seen, op.groups, seen.reaches_out(x, y), finish, c_type(site.type(0).dtype))
+    return ConvContext(
+        x, y, seen, op.groups, seen.reaches_out(x, y), finish, c_type(site.type(0).dtype), bits
+    )
 
 
 def _constants(site: Site, context: ConvContext, kind: str) -> tuple[Constant, ...]:
@@ -124,6 +146,8 @@ def _constants(site: Site, context: ConvContext, kind: str) -> tuple[Constant, .
     outside = np.full(context.x.c, zero, np.int8 if context.element == "int8_t" else np.int16)
     padding = (Constant("padding", outside),) if context.padded else ()
     bias = Constant("bias", folded_bias(site, weight))
+    if context.weight_bits < BYTE:
+        packed = Fields(context.weight_bits).pack(packed.reshape(len(packed), -1))
     return (Constant("weights", packed), bias, *scale_constants(fixed), *padding)
 
 

@@ -9,6 +9,8 @@ Portable kernels read single weights, as sign-extended fields of bytes, the lowe
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -38,16 +40,58 @@ def share_words(words: npt.NDArray[np.int32], bits: int) -> npt.NDArray[np.int32
 
 
 def share_bytes(values: AnyArray, bits: int) -> npt.NDArray[np.int8]:
-    """Integers of `bits` bits along the last axis, 8 / bits of them in a byte, the first in the lowest bits."""
-    if bits == BYTE:
-        return np.ascontiguousarray(values, np.int8)
+    """[rows, count] integers of `bits` bits: 8 / bits of them in a byte, the first in the lowest bits."""
     fields = BYTE // bits
-    behind = [(0, 0)] * (values.ndim - 1) + [(0, -values.shape[-1] % fields)]
-    padded = np.pad(values.astype(np.int8).view(np.uint8), behind).reshape(*values.shape[:-1], -1, fields)
+    rows, count = values.shape
+    behind = ((0, 0), (0, -count % fields))
+    padded = np.pad(values.astype(np.int8).view(np.uint8), behind).reshape(rows, -(-count // fields), fields)
     mask = np.uint8((1 << bits) - 1)
     shifts = np.arange(0, BYTE, bits, dtype=np.uint8)
     shared: npt.NDArray[np.uint8] = np.bitwise_or.reduce((padded & mask) << shifts, axis=-1)
     return shared.view(np.int8)
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Weights of `bits` bits in bytes behind the C pointer `w`, the taps of `together` channels by turns."""
+
+    bits: int
+    together: int = 1
+
+    @property
+    def in_byte(self) -> int:
+        """Taps in a byte, each of all channels."""
+        return BYTE // (self.bits * self.together)
+
+    def pack(self, weights: AnyArray) -> npt.NDArray[np.int8]:
+        """Bytes of [channels, taps], a row for each group of channels."""
+        channels, taps = weights.shape
+        groups = weights.reshape(channels // self.together, self.together, taps).transpose(0, 2, 1)
+        return share_bytes(groups.reshape(len(groups), taps * self.together), self.bits)
+
+    def row_bytes(self, taps: int) -> int:
+        """Bytes of a row of `taps` taps."""
+        return -(-taps * self.together * self.bits // BYTE)
+
+    def tap(self, index: str, offset: int, *, channel: int = 0, aligned: bool = False) -> str:
+        """C expression of the weight at tap `index` + `offset`; `index` is a variable or nothing.
+
+        `aligned` promises that it is a multiple of the taps in a byte.
+        """
+        low, shift = channel * self.bits, self.in_byte.bit_length() - 1
+        if self.in_byte == 1:
+            return f"fxp_field(w[{_sum(index, offset)}], {low}, {self.bits})"
+        if aligned or not index:
+            byte = _sum(f"({index} >> {shift})" if index else "", offset // self.in_byte)
+            low += offset % self.in_byte * self.together * self.bits
+            return f"fxp_field(w[{byte}], {low}, {self.bits})"
+        place = _sum(index, offset)
+        turn = f"(({place}) & {self.in_byte - 1}) * {self.together * self.bits}"
+        return f"fxp_field(w[({place}) >> {shift}], {_sum(turn, low)}, {self.bits})"
+
+
+def _sum(index: str, offset: int) -> str:
+    return f"{index} + {offset}" if index and offset else index or str(offset)
 
 
 def scaled_sums_fit(site: Site, *, bits: int) -> bool:

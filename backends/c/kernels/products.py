@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ....ir.ops.accumulate import Clamp, FixedPoint, fixed_point
 from ....ir.ops.conv import Conv
 from ....ir.ops.linear import Linear
 from ..layout import Layout, channels_last
 from ..literal import c_type
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from .low_bits import BYTE, Fields
 from .rounding import RowFinish, folded_bias, row_finish, scale_constants
 from .rows import row_layouts
 from .window import MAX_SPATIAL, Image, Window, image, window
@@ -21,6 +24,9 @@ from .window import MAX_SPATIAL, Image, Window, image, window
 _UNROLLED = 4
 # Instructions of a product and of a result, as counted on a Cortex-M3 and a Cortex-M0+, by few registers and rows.
 _COUNTED = {(False, 2): (2.3, 14.0), (False, 1): (3.2, 14.0), (True, 1): (5.2, 45.0)}
+
+# Beyond that, of a product with a weight of fewer than 8 bits.
+_UNPACKING = {(False, 2): 0.3, (False, 1): 0.6, (True, 1): 1.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,15 @@ class Row:
 _ROWS = (Row("p", "at", "even", "odd"), Row("q", "next", "even_next", "odd_next"))
 
 
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """One step of the inner loop: the place of its operand, and the weights of two channels, as C expressions."""
+
+    place: str
+    even: str
+    odd: str
+
+
 @dataclass(frozen=True)
 class ProductContext:
     """What the templates see."""
@@ -47,7 +62,9 @@ class ProductContext:
     element: str
     result: str
     rows: tuple[Row, ...]
-    unrolled: tuple[str, ...]
+    unrolled: tuple[Tap, ...]
+    pair_bytes: int
+    last: str
     finish: RowFinish
 
     @property
@@ -133,7 +150,7 @@ def convolution(site: Site) -> Offer:
     layouts = channels_last(site.type(0).shape), channels_last(site.output.shape)
     if seen.kernel == (1, 1) and seen.stride == (1, 1) and not padded:
         return _product(site, op.clamp, title, weights, layouts)
-    fixed, rows, unrolled, finish = _common(site, op.clamp, weights, y.w)
+    fixed, finish = _finish(site, op.clamp)
     zero_point = site.quantization(0).zero_point[0]
     context = WindowContext(
         title,
@@ -141,8 +158,7 @@ def convolution(site: Site) -> Offer:
         weights.shape[1],
         y.c,
         *_elements(site),
-        rows,
-        unrolled,
+        *_inner_loop(site, weights.shape[1], y.w),
         finish,
         x,
         y,
@@ -170,25 +186,50 @@ def _product(
     site: Site, clamp: Clamp, title: str, weights: AnyArray, layouts: tuple[Layout, Layout]
 ) -> Offer:
     count = site.output.numel // len(weights)
-    fixed, rows, unrolled, finish = _common(site, clamp, weights, count)
-    context = ProductContext(
-        title, count, weights.shape[1], len(weights), *_elements(site), rows, unrolled, finish
-    )
+    fixed, finish = _finish(site, clamp)
+    channels, depth = weights.shape
+    loop = _inner_loop(site, depth, count)
+    context = ProductContext(title, count, depth, channels, *_elements(site), *loop, finish)
     return _implementation(site, "products/linear.c.j2", context, fixed, weights, layouts, 0.0)
 
 
-def _common(
-    site: Site, clamp: Clamp, weights: AnyArray, row_count: int
-) -> tuple[FixedPoint, tuple[Row, ...], tuple[str, ...], RowFinish]:
+def _finish(site: Site, clamp: Clamp) -> tuple[FixedPoint, RowFinish]:
     residual = site.type(3) if site.has(3) else None
     fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=clamp)
+    return fixed, row_finish(fixed, residual=c_type(residual.dtype) if residual is not None else "")
+
+
+def _inner_loop(site: Site, depth: int, row_count: int) -> tuple[tuple[Row, ...], tuple[Tap, ...], int, str]:
+    """Rows at a time, taps of a turn, bytes of the weights of two channels, the weight of a channel left over."""
     single = row_count == 1 or site.machine.few_registers
-    unroll = 1 if site.machine.few_registers else _UNROLLED
-    while weights.shape[1] % unroll:
+    bits = site.quantization(1).bits
+    unroll = 1 if site.machine.few_registers and bits != 2 else _UNROLLED
+    while depth % unroll:
         unroll //= 2
-    steps = ("", *(f" + {i}" for i in range(1, unroll)))
-    finish = row_finish(fixed, residual=c_type(residual.dtype) if residual is not None else "")
-    return fixed, _ROWS[:1] if single else _ROWS, steps, finish
+    rows = _ROWS[:1] if single else _ROWS
+    if bits == BYTE:
+        places = ("i", *(f"i + {i}" for i in range(1, unroll)))
+        return rows, tuple(Tap(i, f"w[{i}]", f"w[{depth} + {i}]") for i in places), 2 * depth, "w[i]"
+    pair = Fields(bits, together=2)
+    aligned = unroll % pair.in_byte == 0
+    taps = tuple(
+        Tap(
+            f"i + {i}" if i else "i",
+            pair.tap("i", i, channel=0, aligned=aligned),
+            pair.tap("i", i, channel=1, aligned=aligned),
+        )
+        for i in range(unroll)
+    )
+    return rows, taps, pair.row_bytes(depth), Fields(bits).tap("i", 0)
+
+
+def _packed(weights: AnyArray, bits: int) -> AnyArray:
+    """Weights as the inner loop reads them: channels by two, the one left over alone."""
+    if bits == BYTE:
+        return weights.copy()
+    paired = len(weights) - len(weights) % 2
+    parts = [Fields(bits, together=2).pack(weights[:paired]), Fields(bits).pack(weights[paired:])]
+    return np.concatenate([part.reshape(-1) for part in parts])
 
 
 def _elements(site: Site) -> tuple[str, str]:
@@ -208,7 +249,7 @@ def _implementation(
     if site.weights_refusal:
         return site.weights_refusal
     constants = (
-        Constant("weights", weights.copy()),
+        Constant("weights", _packed(weights, site.quantization(1).bits)),
         Constant("bias", folded_bias(site, site.array(1))),
         *scale_constants(fixed),
     )
@@ -225,6 +266,7 @@ def _implementation(
     )
     outputs = context.row_count * context.channels
     per_mac, per_output = _COUNTED[site.machine.few_registers, len(context.rows)]
+    per_mac += (site.quantization(1).bits < BYTE) * _UNPACKING[site.machine.few_registers, len(context.rows)]
     instructions = (per_mac * context.depth + per_output) * outputs + gather * context.row_count
     operands = {0: layouts[0]} | ({3: layouts[1]} if site.has(3) else {})
     return (

@@ -105,7 +105,10 @@ def fill(value: Value) -> torch.Tensor:
     if type.dtype is DType.I32:
         return torch.randint(-2000, 2000, type.shape, dtype=torch.int32, generator=generator)
     if type.is_quantized:
-        return torch.randint(-127, 128, type.shape, dtype=type.dtype.torch, generator=generator)
+        low, end = (
+            (-127, 128) if type.quantization.bits >= 8 else (type.quantization.qmin, -type.quantization.qmin)
+        )
+        return torch.randint(low, end, type.shape, dtype=type.dtype.torch, generator=generator)
     return torch.randn(type.shape, generator=generator)
 
 

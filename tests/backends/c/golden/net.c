@@ -58,6 +58,12 @@ FXP_INLINE int32_t fxp_left(int32_t acc, int32_t shift)
     return (int32_t)((uint32_t)acc << shift);
 }
 
+/* The signed field of `bits` bits whose lowest one is bit `low`. */
+FXP_INLINE int32_t fxp_field(int32_t word, int32_t low, int32_t bits)
+{
+    return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
+}
+
 FXP_INLINE int32_t fxp_clamp(int32_t value, int32_t low, int32_t high)
 {
     return value < low ? low : value > high ? high : value;
@@ -124,7 +130,7 @@ FXP_APART void net_conv_0_rows(const int8_t *p, const int8_t *q, int8_t *y, int3
             even_next += q[i] * w[i];
             odd_next += q[i] * w[9 + i];
         }
-        w += 2 * 9;
+        w += 18;
         const int8_t even_p = net_conv_0_finish(even, c, at + c, multipliers);
         const int8_t odd_p = net_conv_0_finish(odd, c + 1, at + c + 1, multipliers);
         const int8_t even_q = net_conv_0_finish(even_next, c, next + c, multipliers);
@@ -220,7 +226,7 @@ FXP_APART void net_linear_3_rows(const int8_t *p, int8_t *y, int32_t at, const i
             even += p[i + 1] * w[i + 1];
             odd += p[i + 1] * w[2 + i + 1];
         }
-        w += 2 * 2;
+        w += 4;
         const int8_t even_p = net_linear_3_finish(even, c, at + c, multipliers);
         const int8_t odd_p = net_linear_3_finish(odd, c + 1, at + c + 1, multipliers);
         y[at + c] = even_p;
