@@ -16,6 +16,7 @@ from ..ir import Graph
 from ..specs.options import AdaRound, QuantizeOptions
 from .base import Context, PassResult, register
 from .calibrate import collect
+from .codebook import storage_table
 from .fuse_activation import FUSE_ACTIVATION
 from .integer_forms import INTEGER_FORMS
 from .pattern import apply_rules
@@ -44,6 +45,8 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
         (grids.table, lowering.table()),
         grids.warnings,
     )
+    if options.codebook_bits is not None:
+        report = merged("quantize", [report, PassReport("quantize", tables=(storage_table(quantized),))])
     if isinstance(options.rounding, AdaRound):
         quantized, rounding = learn_roundings(
             prepared,

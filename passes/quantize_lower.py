@@ -128,6 +128,7 @@ class Lowering:
             bits=self._precisions.weight_bits(node.source.module),
             per_channel=self._options.per_channel,
             observer=self._options.weight_observer,
+            codebook_bits=self._options.codebook_bits,
             mean=self._grids.mean(data, channel_axis(op, node.output.type)) if corrects else None,
         )
         bound = _prove(node, made, x=x.type, residual=None if residual is None else residual.type, y=grid_y)

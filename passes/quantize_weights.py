@@ -17,6 +17,7 @@ from ..ir.ops.accumulate import bias_quantization
 from ..ir.ops.conv import ConvTranspose
 from ..specs.options import WeightObserver
 from .aciq import clip_scales, spread_correction
+from .codebook import share_values
 from .grid import to_float32
 from .layers import Layer, apply_to_channels, channel_taps
 
@@ -51,10 +52,12 @@ def quantize_weights(
     bits: int,
     per_channel: bool = True,
     observer: WeightObserver = "minmax",
+    codebook_bits: int | None = None,
     mean: Tensor | None = None,
 ) -> QuantizedWeights:
     """Symmetric integers for each output channel; a scale is raised where the bias would not fit beside it.
 
+    With `codebook_bits`, integers of 8 bits take only so many values as that many bits count, for the whole weight.
     With `mean`, the mean of each input channel, the bias takes back what rounding the weights adds to the mean of
     each output channel.
     """
@@ -72,6 +75,8 @@ def quantize_weights(
     grid = Quantization(tuple(to_float32(float(s)) for s in scales), bits=bits, axis=axis)
     step, _ = grid.expand(tuple(weight.shape))
     integers = _nearest(weight.double(), step, bits=bits).to(grid.container.torch)
+    if codebook_bits is not None and bits == 8:
+        integers = share_values(integers, step.square(), bits=codebook_bits)
     if mean is not None:
         shift = _mean_shift(op, integers.double() * step - weight.double(), mean)
         bias = -shift if bias is None else bias.double() - shift

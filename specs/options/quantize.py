@@ -67,6 +67,11 @@ class QuantizeOptions(PassOptions):
         description="How weights become integers: the nearer one, or with `adaround` the one that keeps the layer's "
         "output on the calibration data. A name alone takes the parameters at their defaults.",
     )
+    codebook_bits: Annotated[int, Field(ge=1, le=7)] | None = Field(
+        default=None,
+        description="Let the int8 weights of a layer share 2^bits values, found by k-means: an index of so many bits "
+        "then tells each of them. The report has the bytes of indices and of their Huffman code.",
+    )
     bias_correction: bool = Field(
         default=True,
         description="Take back in the biases what the rounding of weights adds to the mean of each output channel, as "
@@ -86,3 +91,13 @@ class QuantizeOptions(PassOptions):
         default=None,
         description="Calibration samples to use; all that `data.calibration` gives when left out.",
     )
+
+    @model_validator(mode="after")
+    def _shares_or_learns(self) -> Self:
+        if self.codebook_bits is not None and not isinstance(self.rounding, Nearest):
+            raise fault(
+                "S205",
+                "has `codebook_bits` and learned `rounding`, which would undo it",
+                hint="drop one of them",
+            )
+        return self
