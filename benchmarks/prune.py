@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="models at a time")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds a model")
     parser.add_argument("--python", type=Path, help="an interpreter that has the zoo's packages")
+    parser.add_argument("--write", type=Path, default=RESULTS, help="where the rows of all models go")
     options = parser.parse_args()
     listed = zoo.SHARED / "zoo" / "lists_public.json"
     if not listed.is_file():
@@ -61,8 +62,8 @@ def main() -> int:
         list(pool.map(lambda share: _run(python, share, options.limit, rows), shares))
     ordered = [rows[name] for name in names if name in rows]
     if options.models == "public":
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(ordered, indent=1) + "\n")
+        options.write.parent.mkdir(exist_ok=True, parents=True)
+        options.write.write_text(json.dumps(ordered, indent=1) + "\n")
     print(_summary(ordered))
     return 1 if len(ordered) < len(names) or any(row["wrong"] for row in ordered) else 0
 
@@ -100,6 +101,9 @@ def _summary(rows: Sequence[Row]) -> str:
         f"{sum(r['wrong'] for r in rows)} wrong, {sum(r['refused'] for r in rows)} refused",
         f"of {len(library)} library models {100 * sum(r['verified'] for r in library) / max(len(library), 1):.1f} %",
     ]
+    silent = [r["name"] for r in rows if r["verified"] and not r["largest_output"]]
+    if silent:
+        lines.append(f"all outputs are zero, which proves little: {', '.join(silent)}")
     if seconds:
         lines.append(f"CPU seconds: median {seconds[len(seconds) // 2]}, most {seconds[-1]}")
     lines += [

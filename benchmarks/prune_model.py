@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from fxpress.compiler.capture import CaptureError, capture
-from fxpress.ir import Graph, verify
+from fxpress.ir import Graph, run, verify
 from fxpress.ir.coupling import couple
 from fxpress.ir.cutting import changed_statistics, cut_graph
 from fxpress.passes import Context
@@ -95,6 +95,7 @@ def ours(zoo: ModuleType, name: str) -> Row:
 
 def measured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Row:
     """Capture, prune, verify; CPU seconds of each."""
+    awaken(model)
     start = time.process_time()
     captured = capture(model, args, kwargs, check=False)
     graph = captured.graph
@@ -128,9 +129,19 @@ def measured(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         "masked_error": verified.outputs,
         "masked_error_of_values": verified.values,
         "masked_change": verified.change,
+        "largest_output": largest_output(graph, inputs),
         "changed_statistics": len(changed_statistics(kept)),
         **{name: round(value, 3) for name, value in seconds.items()},
     }
+
+
+def awaken(model: nn.Module) -> None:
+    """Draw anew the weights that are initialized to zero, behind which all outputs are zero, and nothing is shown."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "bias" not in name.rsplit(".", 1)[-1] and parameter.numel() and not parameter.any():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
 
 def rival(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Row:
@@ -159,6 +170,13 @@ def rival(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ro
         "rival_seconds": round(seconds, 3),
         "rival_params_ratio": round(after / before, 4),
     }
+
+
+def largest_output(graph: Graph, inputs: list[Tensor]) -> float:
+    """Largest magnitude of an output: zero outputs would be equal whatever was cut."""
+    with torch.no_grad():
+        outputs = [y for y in run(graph, inputs) if y.numel() and y.is_floating_point()]
+    return max((float(y.abs().max()) for y in outputs), default=0.0)
 
 
 def _params(graph: Graph) -> int:
