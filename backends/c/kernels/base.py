@@ -153,6 +153,11 @@ class Site:
             return "weights of more than 8 bits"
         return ""
 
+    @property
+    def overwritten_residual(self) -> tuple[int, ...]:
+        """Operand 3, where it is a residual whose memory the result may take: present, and of the same element type."""
+        return (3,) if self.has(3) and self.type(3).dtype is self.output.dtype else ()
+
     def array(self, index: int) -> AnyArray:
         """The tensor of a constant operand."""
         value = self.node.inputs[index]

@@ -112,7 +112,7 @@ def portable(site: Site) -> Offer:
             (layout_y,),
             _cost(context, site.node.macs),
             (made,),
-            overwrites=(3,) if site.has(3) else (),
+            overwrites=site.overwritten_residual,
         ),
     )
 

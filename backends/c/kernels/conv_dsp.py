@@ -138,8 +138,11 @@ class _Context:
     third: int
     group_bytes: int
     padded: bool
-    padding_byte: int
+    padding: int
+    fills_bytes: bool
+    pixel_bytes: int
     patch_bytes: int
+    patch_elements: int
     patch_pitch: int
     pitch: int
     kernel_h: int
@@ -168,8 +171,11 @@ def _context(shape: ConvShape) -> _Context:
         third=2 * shape.out_c,
         group_bytes=PIXELS * shape.out_c,
         padded=shape.padded,
-        padding_byte=shape.input_zero_point,
+        padding=shape.input_zero_point,
+        fills_bytes=not shape.epilogue.elements.wide or shape.input_zero_point == 0,
+        pixel_bytes=shape.epilogue.elements.bytes * shape.in_c,
         patch_bytes=_patch_bytes(shape),
+        patch_elements=_patch_elements(shape),
         patch_pitch=shape.extent[1] * shape.in_c,
         pitch=shape.dilation[0] * shape.in_w * shape.in_c,
         kernel_h=shape.kernel[0],
@@ -190,9 +196,9 @@ def _context(shape: ConvShape) -> _Context:
 def _expansion(shape: ConvShape) -> Expansion:
     kernel_h, kernel_w = shape.kernel
     step = shape.in_c * shape.dilation[1]
-    if shape.dilation[1] == 1:
-        return plan_expansion(kernel_h, 1, step, kernel_w * shape.in_c, interleaved=PIXELS)
-    return plan_expansion(kernel_h, kernel_w, step, shape.in_c, interleaved=PIXELS)
+    segments, length = (1, kernel_w * shape.in_c) if shape.dilation[1] == 1 else (kernel_w, shape.in_c)
+    wide = shape.epilogue.elements.wide
+    return plan_expansion(kernel_h, segments, step, length, interleaved=PIXELS, wide=wide)
 
 
 def _gemm(shape: ConvShape) -> Gemm:
@@ -200,6 +206,10 @@ def _gemm(shape: ConvShape) -> Gemm:
 
 
 def _patch_bytes(shape: ConvShape) -> int:
+    return shape.epilogue.elements.bytes * _patch_elements(shape)
+
+
+def _patch_elements(shape: ConvShape) -> int:
     return shape.kernel[0] * shape.extent[1] * shape.in_c
 
 

@@ -89,7 +89,7 @@ def portable(site: Site) -> Offer:
             (layout_y,),
             Cost(instructions, 1.4 * instructions, 300),
             (made,),
-            overwrites=(3,) if site.has(3) else (),
+            overwrites=site.overwritten_residual,
         ),
     )
 

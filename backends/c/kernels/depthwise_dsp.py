@@ -63,7 +63,8 @@ def supports(shape: DepthwiseShape) -> bool:
 
 def may_overwrite_input(shape: DepthwiseShape) -> bool:
     """Whether the output may lie exactly where the input lies."""
-    return (shape.out_h, shape.out_w) == (shape.in_h, shape.in_w)
+    elements = shape.epilogue.elements
+    return (shape.out_h, shape.out_w) == (shape.in_h, shape.in_w) and elements.x == elements.y
 
 
 def scratch_bytes(shape: DepthwiseShape) -> int:

@@ -1,4 +1,4 @@
-"""The last step of every integer kernel: from an accumulator to an int8 output.
+"""The last step of every integer kernel: from an accumulator to an output of int8 or int16.
 
 y = sat(requant(acc, multiplier, shift) + zero_point)                                   plain
 y = sat(requant(acc, multiplier, shift) + ((r * m + offset) >> s))              with a residual r
@@ -9,8 +9,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....ir.arithmetic import Rescale
+from .rounding import saturated, saturates_at_once
 
 HEADERS = ("arithmetic.h", "dsp.h")
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """C types of the elements of input, output and residual."""
+
+    x: str = "int8_t"
+    y: str = "int8_t"
+    r: str = "int8_t"
+
+    @property
+    def wide(self) -> bool:
+        """Whether the input has 16 bits."""
+        return self.x == "int16_t"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of an element of the input."""
+        return 2 if self.wide else 1
+
+    @property
+    def wide_output(self) -> bool:
+        """Whether the output has 16 bits."""
+        return self.y == "int16_t"
 
 
 @dataclass(frozen=True)
@@ -25,19 +50,22 @@ class Epilogue:
     high: int = 127
     shifted: bool = False
     residual: Rescale | None = None
+    elements: Elements = Elements()
 
     @property
-    def clamped(self) -> bool:
-        """Whether saturating to int8 is not enough."""
-        return (self.low, self.high) != (-128, 127)
+    def value(self) -> str:
+        """The C expression of an output from `acc`, `scale` and `addend`."""
+        return saturated("fxp_scale(acc, scale[0], addend)", self.low, self.high)
 
     @property
     def instructions(self) -> float:
-        """Instructions per output beyond SMMLAR, SSAT and STRB."""
-        return 4.0 * self.clamped + 1.0 * self.shifted + (3.0 if self.residual is not None else 0.0)
+        """Instructions per output beyond SMMLAR, SSAT, SXTB and STRB; an output of 16 bits needs no SXTB."""
+        added = 1.0 * self.shifted + 3.0 * (self.residual is not None) - 1.0 * self.elements.wide_output
+        return added if saturates_at_once(self.low, self.high) else added + 4.0
 
 
 def parameters(epilogue: Epilogue) -> str:
     """The C parameters of a kernel: operands, result, packed constants, working memory."""
-    residual = "" if epilogue.residual is None else "const int8_t *r, "
-    return f"const int8_t *x, {residual}int8_t *y, const int32_t *constants, void *scratch"
+    types = epilogue.elements
+    residual = "" if epilogue.residual is None else f"const {types.r} *r, "
+    return f"const {types.x} *x, {residual}{types.y} *y, const int32_t *constants, void *scratch"

@@ -1,8 +1,10 @@
-"""How a window of int8 becomes the 16-bit words of the matrix product: which bytes, in which order.
+"""How a window of int8 or int16 becomes the 16-bit words of the matrix product: which elements, in which order.
 
-A window is `rows` x `segments` runs of contiguous bytes. Since weights may come in any order of taps, runs are
-read in whole words. Where a run is no multiple of four bytes long, either its last word overlaps the one before
-it and meets zero weights there, or the bytes left over from all runs share words of their own.
+A window is `rows` x `segments` runs of contiguous elements. Since weights may come in any order of taps, runs are
+read four elements at a time. Where a run is no multiple of four long, either its last four overlap those before
+and meet zero weights there, or the elements left over from all runs share words of their own. What is told of bytes
+here holds for int16 as well: only that four bytes are split into the first and third, the second and fourth, and
+four int16 into the first two and the last two, which stand in memory as they are wanted.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 _MAX_GATHERED = 16
+# A word of weights is split as bytes are, so that the second of two int16 meets its third byte.
+_PAIRED = (0, 2, 1, 3)
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,12 @@ class Expansion:
     single_words: tuple[Word, ...]
     tails: tuple[Tail, ...]
     order: tuple[int, ...]
+    wide: bool
+
+    @property
+    def element(self) -> str:
+        """C type of the elements."""
+        return "int16_t" if self.wide else "int8_t"
 
     @property
     def steps(self) -> int:
@@ -83,7 +93,7 @@ class Expansion:
         """Instructions to expand one window."""
         runs = self.rows * self.segments * self.has_words
         words = self.steps - len(self.tails)
-        return 6 + 5 * words + runs * (3 + 3 * self.loops) + 14 * len(self.tails)
+        return 6 + (4 if self.wide else 5) * words + runs * (3 + 3 * self.loops) + 14 * len(self.tails)
 
     @property
     def code_bytes(self) -> int:
@@ -92,7 +102,7 @@ class Expansion:
 
 
 def plan_expansion(
-    rows: int, segments: int, segment_step: int, length: int, *, interleaved: int
+    rows: int, segments: int, segment_step: int, length: int, *, interleaved: int, wide: bool = False
 ) -> Expansion:
     """The reading of `rows` x `segments` runs of `length` bytes, runs of one row `segment_step` apart.
 
@@ -120,6 +130,8 @@ def plan_expansion(
     if overlaps:
         run_order += [-1] * (4 - rest) + list(range(length - rest, length))
     order = [start if start < 0 else run * length + start for run in range(runs) for start in run_order]
+    if wide:
+        order = [order[i + lane] for i in range(0, len(order), 4) for lane in _PAIRED]
     tails: list[Tail] = []
 
     def byte(tap: int) -> str:
@@ -148,6 +160,7 @@ def plan_expansion(
         single_words=_words(singles, interleaved),
         tails=tuple(tails),
         order=tuple(order),
+        wide=wide,
     )
 
 

@@ -138,4 +138,5 @@ def _context(shape: LinearShape) -> _Context:
 
 
 def _expansion(shape: LinearShape) -> Expansion:
-    return plan_expansion(1, 1, shape.inputs, shape.inputs, interleaved=1)
+    wide = shape.epilogue.elements.wide
+    return plan_expansion(1, 1, shape.inputs, shape.inputs, interleaved=1, wide=wide)

@@ -1,4 +1,4 @@
-"""The DSP kernels of accumulating operators, offered for nodes of int8 on a machine that has the extension."""
+"""The DSP kernels of accumulating operators, offered for nodes of int8 and int16 on machines with the extension."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from ....ir.ops.accumulate import Clamp, fixed_point
 from ....ir.ops.conv import Conv
 from ....ir.ops.linear import Linear
 from ..layout import Layout, channels_last
+from ..literal import c_type
 from . import conv_dsp, depthwise_dsp, linear_dsp, winograd_dsp
 from .base import Call, Constant, Cost, Function, Implementation, Offer, Site, kernel
 from .conv_dsp import ConvShape
 from .depthwise_dsp import DepthwiseShape
-from .epilogue_dsp import Epilogue
+from .epilogue_dsp import Elements, Epilogue
 from .gemm_dsp import Int8Array, Int32Array, IntArray
 from .linear_dsp import LinearShape
 from .low_bits import BYTE, scaled_sums_fit
@@ -89,8 +90,8 @@ def _refusal(site: Site) -> str:
     if not site.machine.dsp:
         return f"{site.machine.name} has no DSP extension"
     tensors = [site.type(0), site.output, *([site.type(3)] if site.has(3) else [])]
-    if not site.is_integer or any(type.dtype is not DType.I8 for type in tensors):
-        return "the DSP kernels compute on int8"
+    if not site.is_integer or any(type.dtype not in (DType.I8, DType.I16) for type in tensors):
+        return "the DSP kernels compute on int8 and int16"
     if site.weights_refusal:
         return site.weights_refusal
     if not scaled_sums_fit(site, bits=site.quantization(1).bits):
@@ -122,8 +123,8 @@ def _dense(site: Site, op: Conv) -> Offer:
     weights = site.array(1).reshape(y.c, x.c, *seen.kernel)
     if shape.pointwise and shape.pixels == 1:
         row = LinearShape(x.c, y.c, epilogue, shape.weight_bits)
-        built = _built_linear(row, weights[:, :, 0, 0], folded_bias(site, weights), scales)
-        return (_implementation(site, built, _images(site)),)
+        single = _built_linear(row, weights[:, :, 0, 0], folded_bias(site, weights), scales)
+        return (_implementation(site, single, _images(site)),)
     direct = _built_conv(shape, weights, folded_bias(site, weights), scales)
     built = [direct]
     if winograd_dsp.supports(shape):
@@ -178,9 +179,19 @@ def _epilogue(site: Site, clamp: Clamp) -> tuple[Epilogue, Scales]:
     fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=clamp)
     channels = site.type(1).shape[0]
     epilogue = Epilogue(
-        fixed.zero_point, fixed.low, fixed.high, shifted=any(fixed.shifts), residual=fixed.residual
+        fixed.zero_point,
+        fixed.low,
+        fixed.high,
+        shifted=any(fixed.shifts),
+        residual=fixed.residual,
+        elements=_elements(site),
     )
     return epilogue, (_per_channel(fixed.multipliers, channels), _per_channel(fixed.shifts, channels))
+
+
+def _elements(site: Site) -> Elements:
+    x, y = c_type(site.type(0).dtype), c_type(site.output.dtype)
+    return Elements(x, y, c_type(site.type(3).dtype)) if site.has(3) else Elements(x, y)
 
 
 def _per_channel(values: Sequence[int], channels: int) -> Int32Array:
@@ -244,5 +255,5 @@ def _implementation(site: Site, built: _Built, layouts: tuple[Layout, Layout]) -
         cost=built.cost,
         calls=(Call(built.function, tuple(operands), constants=constants, scratch=True),),
         scratch_bytes=built.scratch_bytes,
-        overwrites=built.overwrites or ((3,) if site.has(3) else ()),
+        overwrites=built.overwrites or site.overwritten_residual,
     )

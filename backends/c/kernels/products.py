@@ -142,6 +142,8 @@ def convolution(site: Site) -> Offer:
     assert isinstance(op, Conv)
     if not site.is_integer or op.groups != 1 or op.rank > MAX_SPATIAL:
         return "products of rows are for integers and one group"
+    if site.weights_refusal:
+        return site.weights_refusal
     x, y = image(site.type(0).shape), image(site.output.shape)
     seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
     weights = site.array(1).reshape(y.c, x.c, *seen.kernel).transpose(0, 2, 3, 1).reshape(y.c, -1)
@@ -177,6 +179,8 @@ def linear(site: Site) -> Offer:
     assert isinstance(op, Linear)
     if not site.is_integer:
         return "products of rows are for integers"
+    if site.weights_refusal:
+        return site.weights_refusal
     weights = site.array(1)
     title = f"Linear layer, {site.output.numel // len(weights)} x {weights.shape[1]} to {len(weights)}"
     return _product(site, op.clamp, title, weights, row_layouts(site))
@@ -246,8 +250,6 @@ def _implementation(
     layouts: tuple[Layout, Layout],
     gather: float,
 ) -> Offer:
-    if site.weights_refusal:
-        return site.weights_refusal
     constants = (
         Constant("weights", _packed(weights, site.quantization(1).bits)),
         Constant("bias", folded_bias(site, site.array(1))),
@@ -277,6 +279,6 @@ def _implementation(
             Cost(instructions, 1.4 * instructions, 420 if scratch_bytes else 290),
             (made,),
             scratch_bytes=scratch_bytes,
-            overwrites=(3,) if site.has(3) else (),
+            overwrites=site.overwritten_residual,
         ),
     )

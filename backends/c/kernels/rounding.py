@@ -11,6 +11,8 @@ from ....ir.ops.accumulate import Clamp, FixedPoint
 from ..literal import integer, real
 from .base import AnyArray, Constant, Site
 
+_SATURATIONS = {(-128, 127): "fxp_saturate8", (-32768, 32767): "fxp_saturate16", (0, 32767): "fxp_positive16"}
+
 
 @dataclass(frozen=True, slots=True)
 class Finish:
@@ -81,10 +83,15 @@ def signed(number: int) -> str:
 
 def saturated(expression: str, low: int, high: int) -> str:
     """The expression saturated to int8, int16, or the narrower bounds of a fused activation."""
+    if (low, high) in _SATURATIONS:
+        return f"{_SATURATIONS[low, high]}({expression})"
     bits = 8 if low >= -128 and high <= 127 else 16
-    if (low, high) == (-(1 << bits - 1), (1 << bits - 1) - 1):
-        return f"fxp_saturate{bits}({expression})"
     return f"(int{bits}_t)fxp_clamp({expression}, {integer(low)}, {integer(high)})"
+
+
+def saturates_at_once(low: int, high: int) -> bool:
+    """Whether there is an instruction that saturates to these bounds."""
+    return (low, high) in _SATURATIONS
 
 
 def clamped(expression: str, clamp: Clamp) -> str:

@@ -20,7 +20,7 @@ import numpy as np
 
 from .base import Cost, Function, template
 from .conv_dsp import ConvShape
-from .epilogue_dsp import HEADERS, Epilogue, parameters
+from .epilogue_dsp import HEADERS, Elements, Epilogue, parameters
 from .gemm_dsp import CHANNELS, Gemm, Int8Array, Int32Array, IntArray, pack_rows
 from .low_bits import BYTE
 
@@ -36,7 +36,7 @@ def supports(shape: ConvShape) -> bool:
     """Whether `shape` is a 3x3 convolution of stride 1 over whole tiles and whole words of channels."""
     square = shape.kernel == (3, 3) and shape.stride == (1, 1) and shape.dilation == (1, 1)
     whole = shape.out_h % 2 == 0 and shape.out_w % 2 == 0 and shape.in_c % 4 == 0 and shape.out_c % 2 == 0
-    return square and whole and shape.in_c <= _MAX_CHANNELS
+    return square and whole and shape.in_c <= _MAX_CHANNELS and shape.epilogue.elements == Elements()
 
 
 def scratch_bytes(shape: ConvShape) -> int:

@@ -93,6 +93,18 @@ FXP_INLINE int16_t fxp_saturate16(int32_t value)
 #endif
 }
 
+/* Saturation to what a ReLU leaves of int16. */
+FXP_INLINE int16_t fxp_positive16(int32_t value)
+{
+#if FXP_DSP
+    int32_t saturated;
+    __asm__("usat %0, #15, %1" : "=r"(saturated) : "r"(value));
+    return (int16_t)saturated;
+#else
+    return (int16_t)fxp_clamp(value, 0, 32767);
+#endif
+}
+
 #endif
 
 /* Called after each step, for a look at what it computed. */
