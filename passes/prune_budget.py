@@ -32,12 +32,13 @@ from .prune_ranking import Ranked
 
 ROUNDS = 10
 FULL = 0.98  # of a limit: nearer the numbers of channels hardly come
+FLASH_RESERVE = 0.04  # of its limit: what is linked may be larger than predicted by as much
 REFINEMENTS = 48  # predictions, at most, for channels that are given back
 _MARGIN = 0.985
 
 
 class Device:
-    """What cut networks take on the target, and what they may."""
+    """What cut networks take on the target, and what they may: `limits`, and `aims` that leave room for errors."""
 
     def __init__(self, coupling: Coupling, ranked: Ranked, costs: CostModel, budget: PruneBudget) -> None:
         self._coupling, self._ranked, self._costs = coupling, ranked, costs
@@ -45,6 +46,7 @@ class Device:
         self._layers = layer_terms(coupling)
         self._values = {v.name: v for node in coupling.graph.nodes for v in node.outputs}
         self.limits = _limits(budget, costs, self.measure(ranked.sizes))
+        self.aims = {n: limit * (1 - FLASH_RESERVE * (n == "flash")) for n, limit in self.limits.items()}
 
     def cost(self, kept: np.ndarray) -> Cost:
         """The predicted cost of the network of which `kept[g]` units of group g stay."""
@@ -65,16 +67,16 @@ class Device:
     def use(self, kept: np.ndarray) -> float:
         """How much of the scarcest resource is taken."""
         measured = self.measure(kept)
-        return max(measured[name] / limit for name, limit in self.limits.items())
+        return max(measured[name] / aim for name, aim in self.aims.items())
 
     def missed(self, fewest: np.ndarray) -> list[str]:
         """The limits that even the smallest network exceeds, and by how much."""
         measured = self.measure(fewest)
         return [
             f"{name}: the smallest network takes {measured[name]:,.0f}, the budget is {limit:,.0f}, "
-            f"{measured[name] - limit:,.0f} less"
+            f"{measured[name] - self.aims[name]:,.0f} too much"
             for name, limit in self.limits.items()
-            if measured[name] > limit
+            if measured[name] > self.aims[name]
         ]
 
     def fitted(self, costs: Costs, at: np.ndarray) -> tuple[Costs, dict[str, tuple[str, ...]]]:
@@ -158,7 +160,7 @@ def allocate_on_device(
     at, best, margin = ranked.sizes, None, dict.fromkeys(device.limits, 1.0)
     for number in range(1, ROUNDS + 1):
         fitted, rows = device.fitted(costs, at)
-        bounds = {row: margin[name] * device.limits[name] for name, found in rows.items() for row in found}
+        bounds = {row: margin[name] * device.aims[name] for name, found in rows.items() for row in found}
         try:
             solution = solve(ranked, fitted, {**limits, **bounds})
         except InfeasibleError:
@@ -176,7 +178,7 @@ def allocate_on_device(
         else:
             measured = device.measure(at)
             margin = {
-                name: share * (_MARGIN if measured[name] > device.limits[name] else 1.0)
+                name: share * (_MARGIN if measured[name] > device.aims[name] else 1.0)
                 for name, share in margin.items()
             }
     if best is None:

@@ -96,7 +96,7 @@ def test_a_budget_on_the_device_is_met_and_used(allocation: str, budget: dict[st
     rows = {name: (before, after, limit) for name, before, after, limit in report.table("budget").rows}
     assert set(rows) == set(budget)
     assert all(after <= limit < before for before, after, limit in rows.values())
-    assert max(after / limit for _, after, limit in rows.values()) > (0.93 if allocation == "exact" else 0.55)
+    assert max(after / limit for _, after, limit in rows.values()) > (0.9 if allocation == "exact" else 0.55)
 
 
 def test_what_the_report_says_is_what_the_cut_network_takes() -> None:
@@ -122,7 +122,7 @@ def test_several_steps_end_within_the_budget() -> None:
 
 @pytest.mark.parametrize("allocation", ["uniform", "global", "exact"])
 def test_an_impossible_budget_names_the_smallest_network(allocation: str) -> None:
-    message = r"flash: the smallest network takes [\d,]+, the budget is 600, [\d,]+ less"
+    message = r"flash: the smallest network takes [\d,]+, the budget is 600, [\d,]+ too much"
     with pytest.raises(PassError, match=message):
         prune(budget={"flash": "600 B", "ram": "90 %"}, allocation=allocation)
 
