@@ -21,7 +21,7 @@ from .report import Cell, Table
 
 def share_values(integers: Tensor, importance: Tensor, *, bits: int) -> Tensor:
     """The integers with at most 2^bits distinct values, of least squared error weighted by `importance` (>= 0)."""
-    values, index = integers.to(torch.int64).unique(return_inverse=True)
+    values, index = torch.unique(integers.to(torch.int64), return_inverse=True)
     count = 1 << bits
     if len(values) <= count:
         return integers
@@ -48,7 +48,7 @@ def storage_table(graph: Graph) -> Table:
         if weight is None or weight.type.quantization is None or weight.type.quantization.bits != 8:
             continue
         if graph.is_constant(weight):
-            values, counts = graph.tensor(weight).unique(return_counts=True)
+            values, counts = torch.unique(graph.tensor(weight), return_counts=True)
             width = max(1, (len(values) - 1).bit_length())
             indices = len(values) + (weight.type.numel * width + 7) // 8
             lengths = code_lengths(counts.tolist())
