@@ -31,10 +31,11 @@ pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no trained network
 
 
 @lru_cache
-def integer_graph(name: str) -> Graph:
-    """The network of an example spec after all its passes."""
+def integer_graph(name: str, activations: str = "int8") -> Graph:
+    """The network of an example spec after all its passes, with activations of 8 or 16 bits."""
     session = open_session(
-        ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=["data.calibration.samples=64"]
+        ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml",
+        overrides=["data.calibration.samples=64", f"passes[2].activations={activations}"],
     )
     return run_passes(session)[-1].graph
 
@@ -54,6 +55,18 @@ def test_every_layer_computes_the_bytes_of_the_integer_graph(
         assert_equal_to_interpreter(
             integer_graph(name), options=COutput(name="net", io="int8"), target=target
         )
+
+
+@pytest.mark.parametrize("name", ["ic", "kws"])
+def test_every_layer_of_sixteen_bits_computes_the_bytes_of_the_integer_graph(
+    name: str, assert_equal_to_interpreter: object, cortex_m4: Target
+) -> None:
+    assert callable(assert_equal_to_interpreter)
+    graph = integer_graph(name, "int16")
+    kept = [node for node in graph.nodes if node.op.name != "dequantize"]
+    assert {(q := node.output.type.quantization) and q.bits for node in kept} == {16}
+    for target in (cortex_m4, None):
+        assert_equal_to_interpreter(graph, options=COutput(name="net", io="int8"), target=target)
 
 
 @pytest.mark.parametrize("name", NAMES)
