@@ -127,7 +127,8 @@ def _rows_made(graph: Graph, node: Node) -> Tensor:
     known = bias is not None and graph.is_constant(bias)
     shift = graph.params[bias.name].double() if bias is not None and known else rows.new_zeros(len(rows))
     readers = graph.users.get(node.output.name, ())
-    if len(readers) == 1 and isinstance(readers[0].op, BatchNorm):
+    lies_along_norm = isinstance(node.op, Conv) or node.output.type.rank == 2
+    if len(readers) == 1 and isinstance(readers[0].op, BatchNorm) and lies_along_norm:
         norm = readers[0]
         gamma, beta, mean, variance = (
             None if v is None or not graph.is_constant(v) else graph.tensor(v).double()

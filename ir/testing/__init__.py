@@ -6,7 +6,7 @@ graph grows by it.
 
 from . import grow_elementwise, grow_layers, grow_movement
 from .compare import assert_equivalent, assert_exact
-from .cuts import check_cut, opened, random_removal
+from .cuts import check_closed, check_cut, check_permutation, opened, permuted, random_removal
 from .graphs import CNN_OPS, DEFAULT_OPS, INTEGER_OPS, MLP_OPS, Example, examples, graphs, quantized_graphs
 from .growth import GROWS, Grow, Growth, Step, grows
 from .integers import to_integers
@@ -26,7 +26,9 @@ __all__ = [
     "Step",
     "assert_equivalent",
     "assert_exact",
+    "check_closed",
     "check_cut",
+    "check_permutation",
     "check_rewrite",
     "examples",
     "graphs",
@@ -36,6 +38,7 @@ __all__ = [
     "grows",
     "inputs",
     "opened",
+    "permuted",
     "quantized_graphs",
     "random_removal",
     "tensors",

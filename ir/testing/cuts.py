@@ -1,17 +1,19 @@
-"""A check of couplings: channels removed at random, and the cut graph held against the masked one.
+"""Checks of couplings: they raise AssertionError or ShapeError where a coupling is wrong.
 
-check_cut(graph, inputs, seed=0)        # AssertionError or ShapeError where the coupling is wrong
+check_cut(graph, inputs, seed=0)        # channels removed at random: the cut graph equals the masked one
+check_closed(coupling)                  # groups keep a channel on every axis, each constant's cut is a rectangle
+check_permutation(graph, inputs, seed=0, removed=...)   # renumbered channels: same function, same channels go
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..coupling import couple
+from ..coupling import STAYS, Coupling, couple
 from ..cutting import cut_graph, deviation, run_masked
 from ..graph import Builder, Graph
 from ..interpret import run
@@ -33,6 +35,48 @@ def check_cut(graph: Graph, inputs: Sequence[Tensor], *, seed: int) -> int:
     error = deviation(run(cut, inputs), run_masked(kept, inputs))
     assert error <= bound, f"sliced and masked differ by {error:.1e}:\n{dump(graph)}"
     return int(kept.removed.sum())
+
+
+def check_closed(coupling: Coupling) -> None:
+    """A unit has equally many channels as each other of its group, on the same axes: one of each group may be left."""
+    for value, dimension, units in coupling.members:
+        for group in np.unique(coupling.groups[units[units != STAYS]]).tolist():
+            counts = np.bincount(units[units != STAYS], minlength=coupling.count)[coupling.groups == group]
+            place = f"dimension {dimension} of %{value.name}"
+            assert (counts == counts[0]).all(), (
+                f"units of group {group} have {counts.tolist()} indices of {place}"
+            )
+
+
+def permuted(coupling: Coupling, order: np.ndarray) -> Graph:
+    """The graph whose unit i is what unit `order[i]`, of the same group, was; it computes the same."""
+    graph = coupling.graph
+    params = dict(graph.params)
+    for value, dimension, units in coupling.members:
+        places = {unit: np.flatnonzero(units == unit) for unit in np.unique(units[units != STAYS]).tolist()}
+        index = np.arange(len(units))
+        for unit, at in places.items():
+            index[at] = places[int(order[unit])]
+        params[value.name] = params[value.name].index_select(dimension, torch.from_numpy(index))
+    return graph.with_params({name: params[name] for name in graph.params})
+
+
+def check_permutation(
+    graph: Graph, inputs: Sequence[Tensor], *, seed: int, removed: Callable[[Coupling], np.ndarray]
+) -> None:
+    """Renumber the units of each group: the function stays, and what `removed` takes is the same under new numbers."""
+    coupling = couple(graph)
+    rng = np.random.default_rng(seed)
+    order = np.arange(coupling.count)
+    for group in np.unique(coupling.groups):
+        members = np.flatnonzero(coupling.groups == group)
+        order[members] = rng.permutation(members)
+    other = permuted(coupling, order)
+    bound = max(ROUNDING.get(v.type.dtype, 0.0) for v in graph.outputs)
+    error = deviation(run(other, inputs), run(graph, inputs))
+    assert error <= bound, f"renumbered channels change the outputs by {error:.1e}:\n{dump(graph)}"
+    gone, gone_then = removed(coupling), removed(couple(other))
+    assert (gone[order] == gone_then).all(), f"other channels go once they are renumbered:\n{dump(graph)}"
 
 
 def random_removal(groups: np.ndarray, *, seed: int) -> np.ndarray:
