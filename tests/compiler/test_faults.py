@@ -79,6 +79,14 @@ def _bytes(name: str, content: bytes) -> Edit:
     return lambda project: (project / name).write_bytes(content)
 
 
+_BOARD = b"""
+name: board
+description: a board whose kernels take int8
+isa: armv7e-m
+toolchain: {commands: [arm-none-eabi-gcc]}
+"""
+
+
 def _pickled_code(project: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, ...]:
@@ -163,7 +171,13 @@ FAULTS: dict[str, Fault] = {
         "clean, fuse, quantize",
     ),
     "spec: bits without a kernel": Fault(
-        _spec("pass: quantize", "pass: quantize\n    weights: int2"), "S305", "int2|2 bits|2-bit"
+        lambda p: (
+            _bytes("board.yaml", _BOARD)(p),
+            _spec("cortex-m4f", "board.yaml")(p),
+            _spec("pass: quantize", "pass: quantize\n    weights: int2")(p),
+        ),
+        "S305",
+        "int2|2 bits|2-bit",
     ),
     "spec: unknown target": Fault(_spec("cortex-m4f", "cortex-m5"), "S309", "cortex-m"),
     "spec: budget zero": Fault(
