@@ -16,9 +16,7 @@ from .errors import PassError
 from .prune_budget import Device, allocate_on_device
 from .prune_cost import Costs
 from .prune_program import solve
-from .prune_ranking import Ranked, rank
-
-__all__ = ["Allocation", "Spent", "allocate", "rank"]
+from .prune_ranking import Ranked
 
 
 @dataclass(frozen=True, slots=True)
