@@ -28,12 +28,14 @@ _FINEST = (
     64  # an output step is at least this part of the step of what is summed, as Requant and Rescale need
 )
 
+_COARSEST = 1 << 14  # as many steps of the result may a step of what is moved be, for Rescale
+
 
 def to_integers(graph: Graph, inputs: Sequence[Tensor]) -> Graph:
     """`graph` computing on 8-bit integers wherever its operators can, with float inputs and outputs.
 
     `inputs` is one sample, whose values decide the grids. Data movement over several operands takes the grid
-    of the first.
+    of the first, unless another one is too coarse for that.
     """
     return _Conversion(graph, inputs).graph()
 
@@ -71,13 +73,19 @@ class _Conversion:
 
     def _move(self, node: Node) -> None:
         data = [v for v in node.operands if v.type.dtype is DType.F32]
-        grid = self._integer(data[0]).type.quantization
-        assert grid is not None
+        grid = self._moved_grid(data)
         moved = [
             v and (self._on_grid(v, grid) if v.type.dtype is DType.F32 else self._real(v))
             for v in node.inputs
         ]
         self._keep(node, moved, self._integers)
+
+    def _moved_grid(self, data: Sequence[Value]) -> Quantization:
+        """The grid of the first operand, or of the coarsest one where its steps are too many of the first one's."""
+        found = [self._integer(v).type.quantization for v in data]
+        grids = [grid for grid in found if grid is not None]
+        coarsest = max(grids, key=lambda grid: grid.scale[0])
+        return coarsest if coarsest.scale[0] > _COARSEST * grids[0].scale[0] else grids[0]
 
     def _compute(self, node: Node) -> None:
         if isinstance(node.op, Conv | ConvTranspose | Linear):

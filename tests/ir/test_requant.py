@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxpress.ir import OverflowBoundError
-from fxpress.ir.arithmetic import INT32_MAX, Requant, Rescale, check_int32, requant
+from fxpress.ir.arithmetic import INT32_MAX, Requant, Rescale, check_int32, prove_requant, requant
 
 int32 = st.integers(-INT32_MAX - 1, INT32_MAX)
 factors = st.floats(2.0**-31, 2.0**29)
@@ -100,3 +100,25 @@ def test_int32_check_takes_the_ends_and_refuses_what_is_beyond() -> None:
     for beyond in (INT32_MAX + 1, -INT32_MAX - 2):
         with pytest.raises(OverflowBoundError, match="it leaves int32"):
             check_int32(tensor(beyond), "it")
+
+
+int16 = st.integers(-32768, 32767)
+
+
+@given(
+    ratios, ratios, st.sampled_from((-1, 1)), st.tuples(*[st.sampled_from((-32768, -1, 0, 32767))] * 2), int16
+)
+def test_a_rescaled_sum_of_16_bits_never_leaves_int32(
+    fa: float, fb: float, sign: int, ends: tuple[int, int], zero: int
+) -> None:
+    rescale = Rescale.of((fa, sign * fb), (0, zero // 256), zero // 2, bits=16)
+    actual = rescale.apply(*map(tensor, ends)).item()
+    exact = Fraction(fa) * ends[0] + sign * Fraction(fb) * (ends[1] - zero // 256) + zero // 2
+    error = Fraction(abs(ends[0]) + abs(ends[1] - zero // 256), 2 << rescale.shift)
+    assert exact - error - Fraction(1, 2) <= actual <= exact + error + Fraction(1, 2)
+
+
+def test_an_accumulator_that_its_shift_takes_beyond_int32_is_refused() -> None:
+    prove_requant(INT32_MAX >> 2, Requant(1, 0), Requant(1, 2))
+    with pytest.raises(OverflowBoundError, match="can reach 2,147,483,648, beyond int32"):
+        prove_requant(1 << 29, Requant(1, 0), Requant(1, 2))
