@@ -1,8 +1,8 @@
 """Traces of every layer's Hessian block: exact, and by PyHessian driven to 5 % on every layer, in one run.
 
-    python benchmarks/hessian.py [--part traces|scores|classes]     all parts by default; five minutes or more
+    python benchmarks/hessian.py [--part networks|scores|classes]     all parts by default; five minutes or more
 
-    traces    ResNet-8 (trained, real images) and ResNet-20 with 16 samples, ResNet-18 at 64x64 with 4: CPU seconds of
+    networks  ResNet-8 (trained, real images) and ResNet-20 with 16 samples, ResNet-18 at 64x64 with 4: CPU seconds of
               both on one thread, and the largest relative error over layers. PyHessian, one layer at a time and in an
               environment of its own, draws probes until the 95 % confidence interval is within 5 % of the mean.
     scores    Spearman correlation of each score with the measured divergence on ResNet-8, bits 2, 3, 4 and 8
@@ -123,7 +123,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--part", choices=("traces", "scores", "classes"), help="all when left out")
+    parser.add_argument("--part", choices=("networks", "scores", "classes"), help="all when left out")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if not (SHARED / "models").is_dir():
@@ -131,7 +131,7 @@ def main() -> int:
         return 2
     found: dict[str, list[dict[str, object]]] = {}
     parts: dict[str, Callable[[], list[dict[str, object]]]] = {
-        "traces": trace_rows,
+        "networks": trace_rows,
         "scores": score_rows,
         "classes": class_rows,
     }
