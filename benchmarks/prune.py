@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="models at a time")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds a model")
     parser.add_argument("--python", type=Path, help="an interpreter that has the zoo's packages")
-    parser.add_argument("--write", type=Path, default=RESULTS, help="where the rows of all models go")
+    parser.add_argument("--write", type=Path, default=RESULTS, help="table to write, or to bring up to date")
     options = parser.parse_args()
     listed = zoo.SHARED / "zoo" / "lists_public.json"
     if not listed.is_file():
@@ -61,11 +61,20 @@ def main() -> int:
         shares = [names[start :: options.jobs] for start in range(options.jobs)]
         list(pool.map(lambda share: _run(python, share, options.limit, rows), shares))
     ordered = [rows[name] for name in names if name in rows]
-    if options.models == "public":
-        options.write.parent.mkdir(exist_ok=True, parents=True)
-        options.write.write_text(json.dumps(ordered, indent=1) + "\n")
+    _write(options.write, ordered, whole=options.models == "public")
     print(_summary(ordered))
     return 1 if len(ordered) < len(names) or any(row["wrong"] for row in ordered) else 0
+
+
+def _write(path: Path, rows: Sequence[Row], *, whole: bool) -> None:
+    """The whole table; rows of a few models take their places in one that is there."""
+    if not whole:
+        if not path.is_file():
+            return
+        fresh = {row["name"]: row for row in rows}
+        rows = [fresh.get(row["name"], row) for row in json.loads(path.read_text())]
+    path.parent.mkdir(exist_ok=True, parents=True)
+    path.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 def _environment() -> Path:

@@ -62,6 +62,11 @@ class TorchCall(Op):
         """True for an overload that draws random numbers: two calls of it differ."""
         return torch.Tag.nondeterministic_seeded in _parsed(self.call)[0].tags
 
+    @property
+    def is_uninitialized(self) -> bool:
+        """True for an overload whose result holds whatever was in memory, until something is written there."""
+        return self.target.startswith(("aten.empty", "aten.new_empty"))
+
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
         return _inferred(self.call, operands)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fxpress.ir import OPERATORS, DType, Graph, ShapeError, dump, parse, run
 from fxpress.ir.coupling import couple
-from fxpress.ir.cutting import changed_statistics, cut_graph, deviation
+from fxpress.ir.cutting import changed_statistics, cut_graph, deviation, deviation_from_masked
 from fxpress.ir.ops.channels import Axes, CouplingCall
 from fxpress.ir.ops.conv import Conv
 from fxpress.ir.ops.shape import Reshape
@@ -248,3 +248,25 @@ def test_deviation_counts_what_is_not_finite() -> None:
     assert deviation([nan], [one]) == float("inf")
     assert deviation([torch.tensor([1])], [torch.tensor([2])]) == float("inf")
     assert deviation([torch.tensor([3.0, 2.0])], [torch.tensor([4.0, 2.0])]) == 0.25
+
+
+def test_memory_that_nothing_was_written_to_is_not_compared() -> None:
+    graph = parse(
+        """
+graph(%x: f32[1x4]) {
+  const %w: f32[6x4]
+  const %v: f32[3x6]
+  %h: f32[1x6] = linear(%x, %w)
+  %y: f32[1x3] = linear(%h, %v)
+  %e: f32[1x3] = torch_call{call="aten.empty_like.default(x0)"}(%y)
+  %z: f32[1x3] = torch_call{call="aten.copy.default(x0, x1)"}(%e, %y)
+  return output: %z
+}""",
+        fill=lambda value: torch.linspace(-1, 1, value.type.numel).view(value.type.shape),
+    )
+    coupling = couple(graph)
+    removed = np.zeros(coupling.count, dtype=bool)
+    removed[0] = True
+    kept = coupling.kept(removed)
+    outputs, values = deviation_from_masked(kept, cut_graph(kept), [torch.ones(1, 4)])
+    assert max(outputs, values) < 1e-5
