@@ -31,11 +31,15 @@ pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no trained network
 
 
 @lru_cache
-def integer_graph(name: str, activations: str = "int8") -> Graph:
-    """The network of an example spec after all its passes, with activations of 8 or 16 bits."""
+def integer_graph(name: str, activations: str = "int8", weights: str = "int8") -> Graph:
+    """The network of an example spec after all its passes, with activations and weights of these bits."""
     session = open_session(
         ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml",
-        overrides=["data.calibration.samples=64", f"passes[2].activations={activations}"],
+        overrides=[
+            "data.calibration.samples=64",
+            f"passes[2].activations={activations}",
+            f"passes[2].weights={weights}",
+        ],
     )
     return run_passes(session)[-1].graph
 
@@ -88,3 +92,18 @@ def test_every_compiler_takes_the_network_without_a_warning(
         assert undefined - helpers - {"_GLOBAL_OFFSET_TABLE_"} <= {"memcpy", "memset"}
         assert not helpers or cpu == "cortex-m0plus"
     check_header(find_compiler("g++"), tmp_path / "net.h")
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "activations"),
+    [("ic", "int4", "int8"), ("kws", "int4", "int8"), ("kws", "int2", "int8"), ("kws", "int4", "int16")],
+)
+def test_every_layer_with_packed_weights_computes_the_bytes_of_the_integer_graph(
+    name: str, weights: str, activations: str, assert_equal_to_interpreter: object, cortex_m4: Target
+) -> None:
+    assert callable(assert_equal_to_interpreter)
+    graph = integer_graph(name, activations, weights)
+    layers = [v.type for v in graph.constants if v.type.rank > 1]
+    assert {t.quantization.bits for t in layers if t.quantization} == {int(weights.removeprefix("int"))}
+    for target in (cortex_m4, None):
+        assert_equal_to_interpreter(graph, options=COutput(name="net", io="int8"), target=target)

@@ -1,0 +1,65 @@
+"""A network whose layers have weights of different bits, from its spec to the simulated core."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxpress.compiler import compile_model
+from fxpress.compiler.execution import execute
+
+NET = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.ReLU())
+        self.wide = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
+        self.deep = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU())
+        self.point = nn.Sequential(nn.Conv2d(16, 24, 1), nn.ReLU())
+        self.middle = nn.Sequential(nn.Linear(24, 16), nn.ReLU())
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, image):
+        x = self.point(self.deep(self.wide(self.stem(image)))).mean((2, 3))
+        return self.head(self.middle(x))
+"""
+LAYERS = "{stem: int8, wide: int4, deep: int4, point: int2, middle: float32, head: int4}"
+BITS = {"stem.0": 8, "wide.0": 4, "deep.0": 4, "point.0": 2, "middle.0": None, "head": 4}
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed"
+)
+
+
+def test_layers_of_eight_four_two_bits_and_float_run_as_the_integer_graph_says(project: Path) -> None:
+    (project / "net.py").write_text(NET)
+    overrides = ("model.weights=null", f"passes[2].layers={LAYERS}", "outputs.c.io=int8")
+    compiled = compile_model(project / "net.yaml", overrides=overrides)
+    weights = {
+        node.source.module: value.type.quantization
+        for node in compiled.graph.nodes
+        for value in node.operands
+        if compiled.graph.is_constant(value) and value.type.rank > 1
+    }
+    assert {module: q and q.bits for module, q in weights.items()} == BITS
+    compiled.write(project / "out")
+    samples = compiled.session.evaluation
+    assert samples is not None
+    here, simulated, integer = (
+        execute(project / "out", samples.first(8), on=place, progress=_silent).stored[0].to(torch.int64)
+        for place in ("host", "cortex-m4f", "integer")
+    )
+    assert len(integer.unique()) > 10
+    for found in (
+        here,
+        simulated,
+    ):  # sums of the float layer may round otherwise: a step of the layer behind it
+        assert int((found - integer).abs().max()) <= 1
+
+
+def _silent(label: str, done: int, total: int) -> None:
+    """No progress bar."""
