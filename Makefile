@@ -1,7 +1,7 @@
 # make demo      set-up, then the digits example from training to a simulated Cortex-M4
 # make test      set-up, then the tests; test-full also runs those that take minutes
 # make lint      ruff and mypy; wheel-test: the tests on the installed wheel and sdist
-# make bench-mcu, bench-torch, bench-low-bits, bench-prune, bench-hessian, zoo    tables, and benchmarks/results/*.json
+# make bench-mcu, bench-torch, bench-low-bits, bench-prune, bench-hessian, bench-mixed, bench-allocation, zoo    tables, and benchmarks/results/*.json
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -12,7 +12,8 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-full lint wheel-test bench-mcu bench-torch bench-low-bits bench-prune bench-hessian zoo clean
+.PHONY: setup demo test test-full lint wheel-test bench-mcu bench-torch bench-low-bits bench-prune bench-hessian bench-mixed bench-allocation \
+        zoo clean
 
 setup: .venv/.installed
 
@@ -71,6 +72,12 @@ bench-low-bits: setup build/.tools-all
 
 bench-hessian: setup
 	$(PY) benchmarks/hessian.py
+
+bench-mixed: setup build/.tools-all
+	$(PY) benchmarks/mixed.py
+
+bench-allocation: setup
+	$(PY) benchmarks/allocation.py
 
 zoo: setup
 	$(PY) benchmarks/zoo.py

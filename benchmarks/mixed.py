@@ -1,0 +1,249 @@
+"""Mixed precision on trained networks: accuracy, flash and instructions for budgets of the weights' bytes.
+
+    python benchmarks/mixed.py [ic kws] [--budgets 75 50 37.5] [--epochs 6]      # table, and results/mixed.json
+
+Bits are chosen uniformly (the widest width that fits), by HAWQ-V2's trace, and by the default sensitivity; weights are
+rounded to the nearest integer, by AdaRound, and trained with the rounding in the loop, taught by the float network. The
+C of every row is held byte for byte against the integer graph, on this machine and on a simulated Cortex-M4. A run
+that was stopped goes on where it was: rows lie in build/mixed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fxpress.compiler import Compiled, compile_model
+from fxpress.compiler.data import Samples, correct_answers, run_samples
+from fxpress.compiler.execution import Counts, execute
+from fxpress.compiler.table import text_table
+from fxpress.ir import Graph, run, run_integer
+
+ROOT = Path(__file__).resolve().parents[1]
+SPECS = ROOT / "examples" / "mlperf_tiny"
+DATA = ROOT.parent / "shared" / "data"
+CACHE = ROOT / "build" / "mixed"
+RESULTS = ROOT / "benchmarks" / "results" / "mixed.json"
+CORE = "cortex-m4f"
+CHECKED = 64  # inputs on which the C is compared on this machine; on the simulated core it is 2
+WIDTHS = {"int8": 100.0, "int4": 50.0, "int2": 25.0}  # percent of int8's bytes
+CALIBRATION = {  # on which ranges are measured, rounding is learned, and the network is trained; never evaluated on
+    "ic": f"{{source: {ROOT}/examples/pruning/samples.py:training, inputs: {{image: x}}, samples: null}}",
+    "kws": f"{{source: {SPECS}/samples.py:spoken_digits, inputs: {{mfcc: x}}, samples: null}}",
+}
+METHODS = ("uniform", "hawq_v2", "gauss_newton")
+RECIPES = ("nearest", "adaround", "trained")
+
+Pass = Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network, budget, choice of bits and recipe; accuracies are counts of right answers, sizes bytes."""
+
+    network: str
+    budget_percent: float
+    method: str
+    recipe: str
+    bits: str
+    weight_percent: float
+    correct: int
+    samples: int
+    float_correct: int
+    instructions: int
+    predicted_instructions: int
+    flash: int
+    predicted_flash: int
+    equal_inputs: int
+    seconds: float
+
+    @property
+    def points(self) -> float:
+        """Percentage points above the float network."""
+        return 100 * (self.correct - self.float_correct) / self.samples
+
+
+def passes(budget: float, method: str, recipe: str, epochs: int) -> list[Pass]:
+    """The passes of one row."""
+    chosen: list[Pass] = []
+    quantize: dict[str, object] = {"pass": "quantize", "samples": 256}
+    if method == "uniform":
+        quantize["weights"] = next(name for name, share in WIDTHS.items() if share <= budget)
+    else:
+        limit = {"weights": f"{budget:g} %"}
+        chosen = [{"pass": "assign_bits", "budget": limit, "sensitivity": method, "samples": 256}]
+    if recipe == "adaround":
+        quantize["rounding"] = "adaround"
+    training: list[Pass] = []
+    if recipe == "trained":
+        distill = {"weight": "80 %", "temperature": 4.0}
+        training = [
+            {"pass": "finetune", "epochs": epochs, "warmup": 1, "distill": distill, "learning_rate": 0.002}
+        ]
+    return [
+        {"pass": "clean"},
+        {"pass": "fuse"},
+        *chosen,
+        quantize,
+        *training,
+        {"pass": "remove_dead_channels"},
+    ]
+
+
+def measure(network: str, budget: float, method: str, recipe: str, epochs: int) -> Row:
+    """Compile, score, emit, count; from the cache where the same passes ran before."""
+    steps = passes(budget, method, recipe, epochs)
+    key = hashlib.sha256(json.dumps([network, steps]).encode()).hexdigest()[:16]
+    cached = CACHE / f"{network}-{key}.json"
+    if cached.exists():
+        return Row(**json.loads(cached.read_text()) | {"budget_percent": budget, "method": method})
+    started = time.time()
+    overrides = [f"passes={json.dumps(steps)}", f"data.calibration={CALIBRATION[network]}"]
+    compiled = compile_model(SPECS / f"{network}.yaml", overrides=overrides)
+    samples = evaluation(network, compiled)
+    assert samples.labels is not None
+    with tempfile.TemporaryDirectory(prefix="fxpress-mixed-") as folder:
+        compiled.write(folder)
+        counts, equal = hold_equal(compiled, Path(folder), samples)
+    integer = run_samples(compiled.graph, samples, interpreter=run_integer)[0]
+    floating = run_samples(compiled.session.captured, samples, interpreter=run)[0]
+    assert compiled.c is not None and counts.footprint is not None
+    row = Row(
+        network=network,
+        budget_percent=budget,
+        method=method,
+        recipe=recipe,
+        bits=bits_of(compiled.graph),
+        weight_percent=weight_percent(compiled.graph),
+        correct=correct_answers(integer, samples.labels),
+        samples=len(samples),
+        float_correct=correct_answers(floating, samples.labels),
+        instructions=counts.instructions,
+        predicted_instructions=round(
+            sum(s.implementation.cost.instructions for s in compiled.c.program.steps)
+        ),
+        flash=counts.footprint.flash,
+        predicted_flash=next(r.used for r in compiled.report.resources if r.name == "flash"),
+        equal_inputs=equal,
+        seconds=round(time.time() - started, 1),
+    )
+    CACHE.mkdir(parents=True, exist_ok=True)
+    cached.write_text(json.dumps(asdict(row), indent=1) + "\n")
+    return row
+
+
+def evaluation(network: str, compiled: Compiled) -> Samples:
+    """The evaluation set; for images with the lossless calibration images of the benchmark, unseen here, behind it."""
+    samples = compiled.session.evaluation
+    assert samples is not None and samples.labels is not None
+    if network != "ic":
+        return samples
+    with np.load(DATA / "cifar10_lossless_calib.npz") as arrays:
+        x = torch.from_numpy(arrays["x"]).permute(0, 3, 1, 2).float()
+        y = torch.from_numpy(arrays["y"].astype(np.int64))
+    return Samples((torch.cat([samples.inputs[0], x]),), torch.cat([samples.labels, y]))
+
+
+def hold_equal(compiled: Compiled, directory: Path, samples: Samples) -> tuple[Counts, int]:
+    """Counts of the simulated core, and how many inputs gave the same bytes in every form."""
+    few, many = samples.first(2), samples.first(CHECKED)
+    simulated = execute(directory, few, on=CORE, progress=_silent)
+    host = execute(directory, many, on="host", progress=_silent)
+    for taken, execution in ((few, simulated), (many, host)):
+        expected = run_samples(compiled.graph, taken, interpreter=run_integer)
+        for ours, found in zip(expected, execution.outputs, strict=True):
+            assert torch.equal(ours, found), f"{directory.name}: the C differs from the integer graph"
+    assert simulated.counts is not None
+    return simulated.counts, len(many)
+
+
+def bits_of(graph: Graph) -> str:
+    """Bits of the layers' weights in order, such as `8 4 4 2`."""
+    return " ".join(str(bits) for bits, _ in weights_of(graph))
+
+
+def weight_percent(graph: Graph) -> float:
+    """Bytes of the layers' weights as a percentage of those that 8 bits take."""
+    weights = weights_of(graph)
+    return round(
+        100 * sum(bits * count for bits, count in weights) / sum(8 * count for _, count in weights), 1
+    )
+
+
+def weights_of(graph: Graph) -> list[tuple[int, int]]:
+    """Bits and number of elements of each layer's weight, in order."""
+    found = {}
+    for node in graph.nodes:
+        value = node.operand(1) if node.op.name in ("conv", "linear") else None
+        if value is not None and value.type.quantization is not None:
+            found[value.name] = (value.type.quantization.bits, value.type.numel)
+    return list(found.values())
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line a row."""
+    header = ("network", "budget", "bits by", "weights", "accuracy", "points", "int8 bytes", "instructions",
+              "predicted", "flash", "predicted", "equal", "bits")  # fmt: skip
+    return text_table(header, [_line(row) for row in rows])
+
+
+def _line(row: Row) -> tuple[str, ...]:
+    return (
+        row.network,
+        f"{row.budget_percent:g} %",
+        row.method,
+        row.recipe,
+        f"{row.correct}/{row.samples} (float {row.float_correct})",
+        f"{row.points:+.1f}",
+        f"{row.weight_percent:g} %",
+        f"{row.instructions:,}",
+        f"{row.predicted_instructions / row.instructions:.2f}x",
+        f"{row.flash:,}",
+        f"{row.predicted_flash / row.flash:.2f}x",
+        str(row.equal_inputs),
+        row.bits,
+    )
+
+
+def _silent(label: str, done: int, total: int) -> None:
+    """No progress bar."""
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("networks", nargs="*", default=["ic", "kws"])
+    parser.add_argument(
+        "--budgets", nargs="*", type=float, default=[75.0, 50.0, 37.5], help="percent of int8"
+    )
+    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--recipes", nargs="*", default=list(RECIPES))
+    parser.add_argument("--epochs", type=int, default=6)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for network in options.networks:
+        for recipe in options.recipes:
+            for budget in options.budgets:
+                for method in options.methods:
+                    rows.append(measure(network, budget, method, recipe, options.epochs))
+                    print(table(rows[-1:]).splitlines()[-1], flush=True)
+    print(f"\n{table(rows)}")
+    RESULTS.write_text(
+        json.dumps([asdict(row) | {"points": round(row.points, 2)} for row in rows], indent=1) + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()
