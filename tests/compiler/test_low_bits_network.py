@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
 from fxpress.compiler import compile_model
 from fxpress.compiler.execution import execute
@@ -20,12 +19,13 @@ class Net(nn.Module):
         self.wide = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU())
         self.deep = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU())
         self.point = nn.Sequential(nn.Conv2d(16, 24, 1), nn.ReLU())
-        self.middle = nn.Sequential(nn.Linear(24, 16), nn.ReLU())
+        self.pool = nn.MaxPool2d(4)
+        self.middle = nn.Sequential(nn.Linear(96, 16), nn.ReLU())
         self.head = nn.Linear(16, 5)
 
     def forward(self, image):
-        x = self.point(self.deep(self.wide(self.stem(image)))).mean((2, 3))
-        return self.head(self.middle(x))
+        x = self.pool(self.point(self.deep(self.wide(self.stem(image)))))
+        return self.head(self.middle(x.flatten(1)))
 """
 LAYERS = "{stem: int8, wide: int4, deep: int4, point: int2, middle: float32, head: int4}"
 BITS = {"stem.0": 8, "wide.0": 4, "deep.0": 4, "point.0": 2, "middle.0": None, "head": 4}
@@ -37,7 +37,7 @@ pytestmark = pytest.mark.skipif(
 
 def test_layers_of_eight_four_two_bits_and_float_run_as_the_integer_graph_says(project: Path) -> None:
     (project / "net.py").write_text(NET)
-    overrides = ("model.weights=null", f"passes[2].layers={LAYERS}", "outputs.c.io=int8")
+    overrides = ("model.weights=null", f"passes[2].layers={LAYERS}")
     compiled = compile_model(project / "net.yaml", overrides=overrides)
     weights = {
         node.source.module: value.type.quantization
@@ -50,15 +50,16 @@ def test_layers_of_eight_four_two_bits_and_float_run_as_the_integer_graph_says(p
     samples = compiled.session.evaluation
     assert samples is not None
     here, simulated, integer = (
-        execute(project / "out", samples.first(8), on=place, progress=_silent).stored[0].to(torch.int64)
+        execute(project / "out", samples.first(8), on=place, progress=_silent).outputs[0]
         for place in ("host", "cortex-m4f", "integer")
     )
+    grid = compiled.graph.nodes[-1].operands[0].type.quantization
+    assert grid is not None
+    step = grid.scale[0]
     assert len(integer.unique()) > 10
-    for found in (
-        here,
-        simulated,
-    ):  # sums of the float layer may round otherwise: a step of the layer behind it
-        assert int((found - integer).abs().max()) <= 1
+    # Sums of the float layer may be rounded otherwise, which the layer behind it shows as one step.
+    for found in (here, simulated):
+        assert float((found - integer).abs().max()) < 1.5 * step
 
 
 def _silent(label: str, done: int, total: int) -> None:
