@@ -1,6 +1,17 @@
 """The passes: graph in, graph and report out. Importing this package registers all of ours."""
 
-from . import assign_bits, clean, equalize, finetune, fuse, prune, quantize, remove_dead_channels, sparsify, weight_only
+from . import (
+    assign_bits,
+    clean,
+    equalize,
+    finetune,
+    fuse,
+    prune,
+    quantize,
+    remove_dead_channels,
+    sparsify,
+    weight_only,
+)
 from .base import (
     PASSES,
     ArenaBlock,

@@ -90,7 +90,9 @@ def accepts_wide(node: Node) -> bool:
     """Whether the operator has an integer form on activations of 16 bits."""
     if node.op.quantized is Quantized.MOVE or is_layer(node.op):
         return True
-    fine, coarse = (Quantization((scale,), bits=BITS["int16"]) for scale in (1.0, 2.0**15))  # nothing overflows
+    fine, coarse = (
+        Quantization((scale,), bits=BITS["int16"]) for scale in (1.0, 2.0**15)
+    )  # nothing overflows
     operands = [t and (t.quantized(fine) if t.dtype.is_floating else t) for t in node.operand_types]
     outputs = [t.quantized(coarse) for t in node.output_types]
     try:
