@@ -20,7 +20,7 @@ from ..passes import Context, Cost, NodeCost, PassError, find_pass
 from ..passes.base import ArenaBlock
 from ..passes.layers import is_layer
 from ..specs import COutput, Target
-from ..specs.options import LayerPrecision, PassOptions, QuantizeOptions
+from ..specs.options import LayerPrecision, MinMax, Nearest, PassOptions, QuantizeOptions
 
 SAMPLES = 2
 """Calibration samples of a prediction: ranges of values change no size."""
@@ -101,7 +101,8 @@ class TargetCost:
 def _shortened(step: PassOptions) -> PassOptions:
     """The pass without what takes time and changes no size."""
     if isinstance(step, QuantizeOptions):
-        return step.model_copy(update={"samples": SAMPLES, "bias_correction": False})
+        quick = {"samples": SAMPLES, "bias_correction": False, "rounding": Nearest(), "observer": MinMax()}
+        return step.model_copy(update=quick)
     return step
 
 

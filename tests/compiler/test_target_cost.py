@@ -12,6 +12,7 @@ from fxpress.passes import Context, PassError
 from fxpress.specs.options import LayerPrecision
 
 FLOAT = "passes=[{pass: clean}, {pass: fuse}]"
+LEARNED = "passes=[{pass: clean}, {pass: fuse}, {pass: quantize, rounding: {kind: adaround, iterations: 1000000000}}]"
 TRAINED = "passes=[{pass: clean}, {pass: finetune, epochs: 1000000}, {pass: fuse}, {pass: quantize}]"
 
 
@@ -45,6 +46,11 @@ def test_a_network_that_is_not_quantized_is_predicted_in_float(project: Path) ->
 def test_training_takes_no_part_in_a_prediction(project: Path) -> None:
     graph = open_session(project / "net.yaml").captured
     assert cost_model(project, TRAINED).predict(graph) == cost_model(project).predict(graph)
+
+
+def test_no_rounding_is_learned_for_a_prediction(project: Path) -> None:
+    graph = open_session(project / "net.yaml").captured
+    assert cost_model(project, LEARNED).predict(graph) == cost_model(project).predict(graph)
 
 
 def test_the_same_graph_is_predicted_once(project: Path) -> None:
