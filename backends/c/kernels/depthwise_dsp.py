@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from .base import Cost, Function, template
-from .depthwise_taps import Taps, Unpacked, pack_taps, unpack_taps
+from .depthwise_axes import BLOCK, Axes, Axis, row_macs
+from .depthwise_taps import Unpacked, pack_taps, unpack_taps
 from .epilogue_dsp import HEADERS, Epilogue, parameters
 from .gemm_dsp import Int8Array, Int32Array, IntArray
 from .low_bits import BYTE, weights_text
 
-_BLOCK = 4
 _MAX_TAPS = 64
 _COPIES = 8
 _REGISTERS = 11
@@ -105,103 +105,18 @@ def function(shape: DepthwiseShape) -> Function:
     return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
 
 
-@dataclass(frozen=True)
-class _Axis:
-    """One spatial axis: outputs, inputs that are read, and how a step along it moves in x and y."""
-
-    outputs: int
-    inputs: int
-    kernel: int
-    stride: int
-    padding: int
-    in_step: int
-    out_step: int
-
-    @property
-    def inputs_read(self) -> int:
-        """Inputs that some window covers."""
-        return max(0, min(self.inputs, (self.outputs - 1) * self.stride + self.kernel - self.padding))
-
-
-@dataclass(frozen=True)
-class _Axes:
-    """`along` is the axis whose taps are paired, `across` the other one."""
-
-    along: _Axis
-    across: _Axis
-    turned: bool
-    head_words: int
-    bits: int
-
-    @property
-    def tail(self) -> int:
-        """Outputs of a row after the last whole block."""
-        return self.along.outputs % _BLOCK
-
-    @property
-    def pitch(self) -> int:
-        """Cells of a row of the plane, even."""
-        return _even(max(_reach(self.along), self.along.padding + self.along.inputs_read))
-
-    @property
-    def plane_cells(self) -> int:
-        """Cells of the plane."""
-        return self.pitch * max(_reach(self.across), self.across.padding + self.across.inputs_read)
-
-    @property
-    def pair_starts(self) -> list[int]:
-        """The first tap of every weight word of a kernel row."""
-        kernel = self.along.kernel
-        if self.along.stride % 2 == 0 or self.along.outputs == 1 or kernel == 1:
-            return list(range(0, kernel, 2))
-        return [*range(0, kernel - 1, 2), *range(1, kernel - 1, 2)]
-
-    @property
-    def taps(self) -> Taps:
-        """The weights of a channel."""
-        return Taps(self.across.kernel, self.along.kernel, tuple(self.pair_starts), self.bits)
-
-    @property
-    def channel_words(self) -> int:
-        """Words of constants of a channel as they are multiplied."""
-        return self.head_words + self.taps.words
-
-    def instructions(self, epilogue: Epilogue) -> float:
-        """Instructions for one channel."""
-        along, across = self.along, self.across
-        copy = across.inputs_read * (6 + 2.5 * along.inputs_read)
-        row = sum(
-            count
-            * (
-                5
-                + across.kernel * (len(_row_macs(self, outputs)) * 1.3)
-                + outputs * (4 + epilogue.instructions)
-            )
-            for count, outputs in ((along.outputs // _BLOCK, _BLOCK), (self.tail > 0, self.tail))
-        )
-        return 20 + copy + across.outputs * (8 + row)
-
-
-def _reach(axis: _Axis) -> int:
-    return (axis.outputs - 1) * axis.stride + axis.kernel
-
-
-def _even(cells: int) -> int:
-    return cells + cells % 2
-
-
-def _axes(shape: DepthwiseShape) -> _Axes:
+def _axes(shape: DepthwiseShape) -> Axes:
     """The axes in the order that takes fewer instructions."""
     kernel, stride, padding = shape.kernel, shape.stride, shape.padding
     in_row, out_row = shape.in_w * shape.channels, shape.out_w * shape.channels
-    vertical = _Axis(shape.out_h, shape.in_h, kernel[0], stride[0], padding[0], in_row, out_row)
-    horizontal = _Axis(
+    vertical = Axis(shape.out_h, shape.in_h, kernel[0], stride[0], padding[0], in_row, out_row)
+    horizontal = Axis(
         shape.out_w, shape.in_w, kernel[1], stride[1], padding[1], shape.channels, shape.channels
     )
     head_words = 3 if shape.epilogue.shifted else 2
     candidates = (
-        _Axes(along=horizontal, across=vertical, turned=False, head_words=head_words, bits=shape.weight_bits),
-        _Axes(along=vertical, across=horizontal, turned=True, head_words=head_words, bits=shape.weight_bits),
+        Axes(along=horizontal, across=vertical, turned=False, head_words=head_words, bits=shape.weight_bits),
+        Axes(along=vertical, across=horizontal, turned=True, head_words=head_words, bits=shape.weight_bits),
     )
     return min(candidates, key=lambda axes: axes.instructions(shape.epilogue))
 
@@ -213,36 +128,6 @@ _INSTRUCTIONS = {
     "fxp_high_low": "smlatb",
     "fxp_high_high": "smlatt",
 }
-
-
-@dataclass(frozen=True)
-class _Mac:
-    """One multiply-accumulate: sum = function(x word, weight word, sum)."""
-
-    function: str
-    x: int
-    start: int
-    output: int
-
-
-def _row_macs(axes: _Axes, outputs: int) -> list[_Mac]:
-    """What one kernel row adds to a block of `outputs`."""
-    return [mac for output in range(outputs) for mac in _window_macs(axes, output)]
-
-
-def _window_macs(axes: _Axes, output: int) -> list[_Mac]:
-    macs, tap, cell = [], 0, output * axes.along.stride
-    while tap < axes.along.kernel:
-        if cell % 2 == 0 and tap in axes.pair_starts:
-            macs.append(_Mac("fxp_dot2", cell // 2, tap, output))
-            taps = 2
-        else:
-            start = tap if tap in axes.pair_starts else tap - 1
-            lanes = f"{'high' if cell % 2 else 'low'}_{'low' if start == tap else 'high'}"
-            macs.append(_Mac(f"fxp_{lanes}", cell // 2, start, output))
-            taps = 1
-        tap, cell = tap + taps, cell + taps
-    return macs
 
 
 @dataclass(frozen=True)
@@ -314,8 +199,8 @@ def _loads(base: str, words: tuple[_Named, ...], size: int) -> list[str]:
     return lines
 
 
-def _block(axes: _Axes, count: int) -> _Block:
-    macs = _row_macs(axes, count)
+def _block(axes: Axes, count: int) -> _Block:
+    macs = row_macs(axes, count)
     words = sorted({mac.x for mac in macs})
     starts = sorted({mac.start for mac in macs}, key=axes.pair_starts.index)
 
@@ -334,10 +219,10 @@ def _block(axes: _Axes, count: int) -> _Block:
     )
 
 
-def _code_bytes(axes: _Axes) -> int:
+def _code_bytes(axes: Axes) -> int:
     """As `benchmarks/code_size.py` measures it: GCC writes out loops of two or three turns."""
     loops = axes.along.inputs_read // _COPIES
-    second_block = axes.along.outputs >= _BLOCK and axes.tail > 0
+    second_block = axes.along.outputs >= BLOCK and axes.tail > 0
     return 620 + 150 * second_block + (210 * (loops - 1) if loops in (2, 3) else 0)
 
 
@@ -384,9 +269,9 @@ class _Copy:
 def _context(shape: DepthwiseShape) -> _Context:
     axes = _axes(shape)
     along, across = axes.along, axes.across
-    loops = along.outputs // _BLOCK
+    loops = along.outputs // BLOCK
     copy_loops, left_over = divmod(along.inputs_read, _COPIES)
-    whole = (_block(axes, _BLOCK),) if loops else ()
+    whole = (_block(axes, BLOCK),) if loops else ()
     tail = (_block(axes, axes.tail),) if axes.tail else ()
     return _Context(
         title=shape.title,
@@ -412,7 +297,7 @@ def _context(shape: DepthwiseShape) -> _Context:
         row_cells=across.stride * axes.pitch,
         blocks=whole + tail,
         block_loops=loops,
-        block_cells=_BLOCK * along.stride,
-        block_bytes=_BLOCK * along.out_step,
+        block_cells=BLOCK * along.stride,
+        block_bytes=BLOCK * along.out_step,
         tail_block=tail[0].name if tail else "",
     )
