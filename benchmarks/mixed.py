@@ -1,11 +1,11 @@
 """Mixed precision on trained networks: accuracy, flash and instructions for budgets of the weights' bytes.
 
-    python benchmarks/mixed.py [ic kws] [--budgets 75 50 37.5] [--epochs 6]      # table, and results/mixed.json
+    python benchmarks/mixed.py [ic kws] [--budgets 75 50 37.5] [--epochs 5]      # table, and results/mixed.json
 
 Bits are chosen uniformly (the widest width that fits), by HAWQ-V2's trace, and by the default sensitivity; weights are
-rounded to the nearest integer, by AdaRound, and trained with the rounding in the loop, taught by the float network. The
-C of every row is held byte for byte against the integer graph, on this machine and on a simulated Cortex-M4. A run
-that was stopped goes on where it was: rows lie in build/mixed.
+rounded to the nearest integer, by AdaRound, and from there trained with the rounding in the loop, taught by the float
+network. The C of every row is held byte for byte against the integer graph, on this machine and on a simulated
+Cortex-M4. A run that was stopped goes on where it was: rows lie in build/mixed.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def passes(budget: float, method: str, recipe: str, epochs: int) -> list[Pass]:
     else:
         limit = {"weights": f"{budget:g} %"}
         chosen = [{"pass": "assign_bits", "budget": limit, "sensitivity": method, "samples": 256}]
-    if recipe == "adaround":
+    if recipe != "nearest":
         quantize["rounding"] = "adaround"
     training: list[Pass] = []
     if recipe == "trained":
@@ -229,7 +229,7 @@ def main() -> None:
     )
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--recipes", nargs="*", default=list(RECIPES))
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
