@@ -40,6 +40,13 @@ CALIBRATION = {  # on which ranges are measured, rounding is learned, and the ne
     "ic": f"{{source: {ROOT}/examples/pruning/samples.py:training, inputs: {{image: x}}, samples: null}}",
     "kws": f"{{source: {SPECS}/samples.py:spoken_digits, inputs: {{mfcc: x}}, samples: null}}",
 }
+TRAINING = {  # with labels of the images; by the float network and its blocks alone where the labels are other words
+    "ic": {"learning_rate": 0.002, "distill": {"weight": "80 %", "temperature": 4.0}},
+    "kws": {
+        "learning_rate": 0.0005,
+        "distill": {"weight": "100 %", "temperature": 2.0, "layers": [f"blocks.{i}" for i in range(4)]},
+    },
+}
 METHODS = ("uniform", "hawq_v2", "gauss_newton")
 RECIPES = ("nearest", "adaround", "trained")
 
@@ -72,7 +79,7 @@ class Row:
         return 100 * (self.correct - self.float_correct) / self.samples
 
 
-def passes(budget: float, method: str, recipe: str, epochs: int) -> list[Pass]:
+def passes(network: str, budget: float, method: str, recipe: str, epochs: int) -> list[Pass]:
     """The passes of one row."""
     chosen: list[Pass] = []
     quantize: dict[str, object] = {"pass": "quantize", "samples": 256}
@@ -82,13 +89,10 @@ def passes(budget: float, method: str, recipe: str, epochs: int) -> list[Pass]:
         limit = {"weights": f"{budget:g} %"}
         chosen = [{"pass": "assign_bits", "budget": limit, "sensitivity": method, "samples": 256}]
     if recipe != "nearest":
-        quantize["rounding"] = "adaround"
+        quantize |= {"rounding": "adaround", "samples": 512}
     training: list[Pass] = []
     if recipe == "trained":
-        distill = {"weight": "80 %", "temperature": 4.0}
-        training = [
-            {"pass": "finetune", "epochs": epochs, "warmup": 1, "distill": distill, "learning_rate": 0.002}
-        ]
+        training = [{"pass": "finetune", "epochs": epochs, "warmup": 1, **TRAINING[network]}]
     return [
         {"pass": "clean"},
         {"pass": "fuse"},
@@ -101,7 +105,7 @@ def passes(budget: float, method: str, recipe: str, epochs: int) -> list[Pass]:
 
 def measure(network: str, budget: float, method: str, recipe: str, epochs: int) -> Row:
     """Compile, score, emit, count; from the cache where the same passes ran before."""
-    steps = passes(budget, method, recipe, epochs)
+    steps = passes(network, budget, method, recipe, epochs)
     key = hashlib.sha256(json.dumps([network, steps]).encode()).hexdigest()[:16]
     cached = CACHE / f"{network}-{key}.json"
     if cached.exists():

@@ -1,6 +1,6 @@
 """ResNet-8 at budgets of multiply-accumulates and of Cortex-M4 cycles: accuracies, costs as predicted and as counted.
 
-    python examples/pruning/budgets.py [75 50 35] [--of macs cycles] [--epochs 10] [--samples N]
+    python examples/pruning/budgets.py [75 50 35] [--of macs cycles] [--epochs 15] [--samples N]
     python examples/pruning/budgets.py --show
 
 For each budget: pruned only, repaired without training, fine-tuned with the whole network as teacher, then int8 C on a
@@ -60,7 +60,7 @@ class Run:
         found = [] if self.epochs else [UNTRAINED]
         found.append(f"passes[1].budget={{{self.resource}: {self.percent} %}}")
         if self.epochs:
-            found.append(f"passes[2].epochs={self.epochs}")
+            found += [f"passes[2].epochs={self.epochs}", f"passes[2].warmup={min(1, self.epochs - 1)}"]
         if self.samples is not None:
             found.append(f"data.calibration.samples={self.samples}")
         return found
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("budgets", nargs="*", type=int, default=[75, 50, 35], help="percent")
     parser.add_argument("--of", nargs="*", choices=("macs", "cycles"), default=["macs", "cycles"])
-    parser.add_argument("--epochs", type=int, default=10, help="of fine-tuning; 0 for none")
+    parser.add_argument("--epochs", type=int, default=15, help="of fine-tuning; 0 for none")
     parser.add_argument("--samples", type=int, help="training samples; all when left out")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--show", action="store_true", help="only show what is there")

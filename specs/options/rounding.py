@@ -18,11 +18,11 @@ class AdaRound(Section):
     """The integer that keeps the layer's output: learned on calibration data, layer after layer."""
 
     kind: Literal["adaround"] = Field(default="adaround", description="Up or down, learned for each weight.")
-    iterations: Positive = Field(default=1000, description="Steps of the optimizer for each layer.")
+    iterations: Positive = Field(default=2000, description="Steps of the optimizer for each layer.")
     samples: Positive = Field(
-        default=256, description="Calibration samples to learn from, fewer where the network is large."
+        default=512, description="Calibration samples to learn from, fewer where the network is large."
     )
-    learning_rate: float = Field(default=0.03, gt=0, le=1, description="Step size of Adam.")
+    learning_rate: float = Field(default=0.01, gt=0, le=1, description="Step size of Adam.")
     seed: Annotated[int, Field(ge=0)] = Field(
         default=0, description="Decides which places of the samples are learned from."
     )
