@@ -7,7 +7,8 @@
     taylor              sum over batches of (sum over the unit's weights of gradient * weight)^2
                                                                    Molchanov et al., 2019
     curvature           1/2 E_x sum over classes c of p_c(x) * (sum over the unit's weights of d log p_c * weight)^2,
-                        the Gauss-Newton form of the loss in the direction of the unit itself: no probes, no labels
+                        the Gauss-Newton form of the loss in the direction of the unit itself: no probes, no labels.
+                        Summed over calibration batches: it ranks rightly where these are of one sample each
     activation          mean absolute value of its channels
 
 Norms are divided by their mean over the group, member by member, before they are aggregated: then members and

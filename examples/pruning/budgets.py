@@ -1,38 +1,40 @@
-"""ResNet-8 at budgets of multiply-accumulates and of Cortex-M4 cycles: accuracies, costs as predicted and as counted.
+"""Networks at budgets of multiply-accumulates and of Cortex-M4 cycles: accuracies, costs as predicted and as counted.
 
-    python examples/pruning/budgets.py [75 50 35] [--of macs cycles] [--epochs 15] [--samples N]
+    python examples/pruning/budgets.py [75 50 35] [--network ic|kws] [--of macs cycles] [--epochs 15] [--samples N]
     python examples/pruning/budgets.py --show
 
 For each budget: pruned only, repaired without training, fine-tuned with the whole network as teacher, then int8 C on a
-simulated Cortex-M4. Each budget is a file in build/pruning, written when it is done; one that is there is not computed
-again. The tables are of all that are there.
+simulated Cortex-M4. `ic` is ResNet-8 on images, `kws` the keyword network, for which there are no words to learn from,
+so that it is repaired only. Each budget is a file in build/pruning, written when it is done; one that is there is not
+computed again. The tables are of all that are there.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fxpress.compiler import compile_model
+from fxpress.compiler.data import Samples, correct_answers, run_samples
 from fxpress.compiler.execution import execute
 from fxpress.compiler.pipeline import Compiled
 from fxpress.compiler.progress import Progress
 from fxpress.compiler.table import text_table
-from fxpress.ir import Graph, rebatch, run, run_integer
+from fxpress.ir import Graph, run, run_integer
 from fxpress.passes import Context, find_pass
 
 HERE = Path(__file__).resolve().parent
-SPEC = HERE / "ic.yaml"
 DATA = HERE.parents[2] / "shared" / "data"
 OUTPUT = HERE.parents[1] / "build" / "pruning"
-SETS = {"dev": "ic01_eval_dev.npz", "lossless": "cifar10_lossless_calib.npz"}
+LOSSLESS = "cifar10_lossless_calib.npz"
 CALIBRATION = 256
-UNTRAINED = (  # ic.yaml without its fine-tuning
+EPOCHS = {"ic": 15, "kws": 0}
+UNTRAINED = (  # the specs without their fine-tuning
     "passes=[{pass: clean}, {pass: prune, score: l2, budget: {macs: 50 %}, multiple: 4, samples: 256, "
     "compensation: [least_squares, batchnorm]}, {pass: fuse}, {pass: quantize, samples: 256}, "
     "{pass: remove_dead_channels}]"
@@ -43,6 +45,7 @@ UNTRAINED = (  # ic.yaml without its fine-tuning
 class Run:
     """One budget: a share of a resource, and how it is trained for."""
 
+    network: str
     resource: str
     percent: int
     epochs: int
@@ -52,7 +55,7 @@ class Run:
     def name(self) -> str:
         """The name of its file."""
         few = "" if self.samples is None else f"_{self.samples}_samples"
-        return f"{self.resource}_{self.percent}_epochs_{self.epochs}{few}"
+        return f"{self.network}_{self.resource}_{self.percent}_epochs_{self.epochs}{few}"
 
     @property
     def overrides(self) -> list[str]:
@@ -71,15 +74,19 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("budgets", nargs="*", type=int, default=[75, 50, 35], help="percent")
+    parser.add_argument("--network", choices=("ic", "kws"), default="ic")
     parser.add_argument("--of", nargs="*", choices=("macs", "cycles"), default=["macs", "cycles"])
-    parser.add_argument("--epochs", type=int, default=15, help="of fine-tuning; 0 for none")
+    parser.add_argument("--epochs", type=int, help="of fine-tuning, 0 for none; 15 for ic, 0 for kws")
     parser.add_argument("--samples", type=int, help="training samples; all when left out")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--show", action="store_true", help="only show what is there")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)
+    epochs = EPOCHS[options.network] if options.epochs is None else options.epochs
     runs = [
-        Run(of, percent, options.epochs, options.samples) for of in options.of for percent in options.budgets
+        Run(options.network, of, percent, epochs, options.samples)
+        for of in options.of
+        for percent in options.budgets
     ]
     for one in () if options.show else runs:
         file = options.output / f"{one.name}.json"
@@ -94,7 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
 def measured(one: Run, directory: Path) -> dict[str, object]:
     """Accuracy at each step of one compilation, and costs as predicted and as counted."""
     with Progress() as progress:
-        compiled = compile_model(SPEC, overrides=one.overrides, progress=progress)
+        compiled = compile_model(HERE / f"{one.network}.yaml", overrides=one.overrides, progress=progress)
     compiled.write(directory)
     stages = {stage.name: stage.graph for stage in compiled.stages}
     steps = {
@@ -107,11 +114,11 @@ def measured(one: Run, directory: Path) -> dict[str, object]:
     assert compiled.c is not None and compiled.session.evaluation is not None
     counts = execute(directory, compiled.session.evaluation.first(1), on="cortex-m4", progress=silent).counts
     assert counts is not None
-    predicted = compiled.c.prediction
+    predicted, sets = compiled.c.prediction, evaluation_sets(one.network, compiled)
     return {
-        "budget": f"{one.percent} % of {one.resource}",
+        "budget": f"{one.network}, {one.percent} % of {one.resource}",
         "macs": {name: graph.macs for name, graph in steps.items()},
-        "correct": {name: accuracies(graph) for name, graph in steps.items()},
+        "correct": {name: accuracies(graph, sets) for name, graph in steps.items()},
         "predicted": {
             "instructions": predicted.instructions,
             "cycles": predicted.cycles,
@@ -130,11 +137,16 @@ def measured(one: Run, directory: Path) -> dict[str, object]:
 def show(results: list[dict[str, dict[str, object]]]) -> None:
     """Two tables: correct answers of each step, and costs predicted, counted, and their ratio."""
     answers = [
-        (str(result["budget"]), step, f"{result['macs'][step]:,}", *map(str, sets.values()))
+        (
+            str(result["budget"]),
+            step,
+            f"{result['macs'][step]:,}",
+            ", ".join(f"{n} {c}" for n, c in sets.items()),
+        )
         for result in results
         for step, sets in result["correct"].items()
     ]
-    print(text_table(("budget", "step", "MACs", *SETS), answers), "\n")
+    print(text_table(("budget", "step", "MACs", "right answers"), answers), "\n")
     costs = [
         (str(result["budget"]), name, f"{predicted:,}", f"{counted:,}", f"{predicted / counted:.3f}")
         for result in results
@@ -156,23 +168,26 @@ def pruned_only(compiled: Compiled, plan: Path) -> Graph:
     return find_pass("prune")(before, replayed, Context([(x,) for x in samples.inputs[0].split(1)])).graph
 
 
-def accuracies(graph: Graph) -> dict[str, str]:
-    """Correct answers on each set."""
-    found = {}
-    for name, file in SETS.items():
-        with np.load(DATA / file) as arrays:
+def evaluation_sets(network: str, compiled: Compiled) -> dict[str, Samples]:
+    """The evaluation set of the spec, and for images one more that nothing here learns from."""
+    assert compiled.session.evaluation is not None
+    found = {"dev": compiled.session.evaluation}
+    if network == "ic":
+        with np.load(DATA / LOSSLESS) as arrays:
             x = torch.from_numpy(arrays["x"]).permute(0, 3, 1, 2).float().contiguous()
-            labels = torch.from_numpy(arrays["y"].astype(np.int64))
-        answers = logits(graph, x).argmax(1)
-        found[name] = f"{int((answers == labels).sum())}/{len(labels)}"
+            found["lossless"] = Samples((x,), torch.from_numpy(arrays["y"].astype(np.int64)))
     return found
 
 
-def logits(graph: Graph, x: Tensor) -> Tensor:
-    """Outputs for all samples, of the integer graph where it is one."""
+def accuracies(graph: Graph, sets: Mapping[str, Samples]) -> dict[str, str]:
+    """Correct answers on each set, of the integer graph where it is one."""
     interpret = run_integer if any(v.type.is_quantized for v in graph.constants) else run
-    with torch.no_grad():
-        return interpret(rebatch(graph, len(x)), [x])[0]
+    found = {}
+    for name, samples in sets.items():
+        assert samples.labels is not None
+        logits = run_samples(graph, samples, interpreter=interpret)[0]
+        found[name] = f"{correct_answers(logits, samples.labels)}/{len(samples)}"
+    return found
 
 
 def silent(label: str, done: int, total: int) -> None:

@@ -14,14 +14,19 @@ SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared, which holds weights and data, is absent")
 @pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")
-def test_costs_fall_as_predicted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("network", "epochs"), [("ic", 1), ("kws", 0)])
+def test_costs_fall_as_predicted(
+    network: str, epochs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     main = runpy.run_path(str(ROOT / "examples" / "pruning" / "budgets.py"))["main"]
-    arguments = ["50", "--of", "cycles", "--epochs", "1", "--samples", "32", "--output", str(tmp_path)]
+    arguments = ["50", "--network", network, "--of", "cycles", "--epochs", str(epochs), "--samples", "32"]
+    arguments += ["--output", str(tmp_path)]
     main(arguments)
     assert "CPU s" in capsys.readouterr().out
     (file,) = tmp_path.glob("*.json")
     result = json.loads(file.read_text())
-    assert list(result["correct"]) == ["whole", "pruned", "repaired", "fine-tuned", "int8"]
+    trained = ["fine-tuned"] if epochs else []
+    assert list(result["correct"]) == ["whole", "pruned", "repaired", *trained, "int8"]
     for name, predicted in result["predicted"].items():
         assert predicted == pytest.approx(result["counted"][name], rel=0.1)
     assert result["macs"]["int8"] < 0.6 * result["macs"]["whole"]
