@@ -7,8 +7,7 @@
     taylor              sum over batches of (sum over the unit's weights of gradient * weight)^2
                                                                    Molchanov et al., 2019
     curvature           1/2 E_x sum over classes c of p_c(x) * (sum over the unit's weights of d log p_c * weight)^2,
-                        the Gauss-Newton form of the loss in the direction of the unit itself: no probes, no labels.
-                        Summed over calibration batches: it ranks rightly where these are of one sample each
+                        the Gauss-Newton form of the loss in the direction of the unit itself: no probes, no labels
     activation          mean absolute value of its channels
 
 Norms are divided by their mean over the group, member by member, before they are aggregated: then members and
@@ -18,18 +17,19 @@ groups of different size compare.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..ir import Value, run
+from ..ir import Value, rebatch, run
 from ..ir.coupling import STAYS, Coupling
 from ..ir.ops.norm import BatchNorm
 from ..specs.options import PruneOptions
 from .base import Context
+from .calibrate import passes_batches
 from .errors import MissingNeedError, PassError
 from .prune_merging import neurons_of, order_of_merging
 
@@ -53,6 +53,8 @@ def score_units(coupling: Coupling, options: PruneOptions, context: Context) -> 
         return np.random.default_rng(options.seed).random(coupling.count)
     if options.score in ("activation", *_LOSSES) and not context.calibration:
         raise MissingNeedError(f'score "{options.score}" needs calibration in the spec')
+    if options.score == "curvature":
+        coupling, context = _one_by_one(coupling, context)
     if options.score in _LOSSES:
         return _by_gradient(coupling, context, _LOSSES[options.score])
     members = list(_MEMBERS[options.score](coupling, context))
@@ -169,7 +171,7 @@ def _activations(coupling: Coupling, context: Context) -> Iterator[Member]:
 
 
 def _by_gradient(coupling: Coupling, context: Context, losses: Losses) -> np.ndarray:
-    """Sum over batches and losses of weight * (sum over the unit's weights of gradient * weight)^2."""
+    """Mean over batches, sum over losses, of weight * (sum over the unit's weights of gradient * weight)^2."""
     graph, scores = coupling.graph, np.zeros(coupling.count)
     statistics = {v.name for n in graph.nodes if isinstance(n.op, BatchNorm) for v in n.operands[-2:]}
     members = [
@@ -189,7 +191,17 @@ def _by_gradient(coupling: Coupling, context: Context, losses: Losses) -> np.nda
                     along = products[value.name].movedim(dimension, 0).reshape(len(units), -1).sum(1).numpy()
                     np.add.at(change, units[units != STAYS], along[units != STAYS])
             scores += weight * change**2
-    return scores
+    return scores / max(len(context.calibration), 1)
+
+
+def _one_by_one(coupling: Coupling, context: Context) -> tuple[Coupling, Context]:
+    """The same for a batch of one: squares of single samples do not add up to that of their sum."""
+    size = coupling.graph.inputs[0].type.shape[:1]
+    if size in ((), (1,)) or not passes_batches(coupling.graph, ([*context.calibration] * 2)[:2]):
+        return coupling, context
+    single = replace(coupling, graph=rebatch(coupling.graph, 1))
+    samples = [tuple(x[i : i + 1] for x in batch) for batch in context.calibration for i in range(size[0])]
+    return single, replace(context, calibration=samples, labels=())
 
 
 def _task_loss(outputs: Sequence[Tensor], labels: Tensor | None) -> Iterator[tuple[float, Tensor]]:

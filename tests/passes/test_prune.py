@@ -250,6 +250,17 @@ def test_curvature_is_the_change_of_class_probabilities_to_second_order() -> Non
         assert found[unit] == pytest.approx(divergence / step**2, rel=0.05)
 
 
+def test_curvature_of_batches_is_the_mean_over_their_samples() -> None:
+    single = parse(NET.replace("f32[2x", "f32[1x"), params=net().params)
+    pairs = batches(3)
+    singles = [(x[i : i + 1],) for (x,) in pairs for i in range(2)]
+    alone = scores_of("curvature", graph=single, calibration=singles)
+    assert scores_of("curvature", calibration=pairs) == pytest.approx(alone, rel=1e-3)
+    assert scores_of("curvature", calibration=pairs[:1]) == pytest.approx(
+        scores_of("curvature", graph=single, calibration=singles[:2]), rel=1e-3
+    )
+
+
 def test_curvature_needs_class_scores() -> None:
     graph = parse("""
 graph(%x: f32[3]) {
