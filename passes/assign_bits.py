@@ -4,6 +4,7 @@
     cost      what each width of each layer takes (`bit_costs`)
     solve     the integer program over both (`bit_program`)
     predict   what the chosen mix really takes on the target; where that is over the budget, the program is corrected
+    refine    what whole mixes really lose; where another one near loses less, it is taken (`bit_refine`)
 
 The graph stays as it is; the decision goes to `quantize`, and into a file that can be pasted into its `layers`.
 """
@@ -16,17 +17,19 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 
 from ..ir import Graph
-from ..specs.options import AssignBitsOptions, LayerPrecision
+from ..specs.options import AssignBitsOptions, LayerPrecision, SensitivityMethod
 from .base import Context, Cost, CostModel, PassResult, register
-from .bit_costs import BYTE, BitCosts, Widths, bit_costs, bit_layers, precisions
-from .bit_loss import measured_loss
+from .bit_costs import BYTE, BitCosts, bit_costs, bit_layers, precisions
+from .bit_loss import MixLoss, mean_and_error
 from .bit_program import LOSS, Assignment, BitProgram, Choice, LayerChoices, Limit, front, solve_bits
+from .bit_refine import Tried, best_of, priced, refine, spread, uniform, widths_of
 from .bit_report import Decided, report_of
 from .calibrate import Batch
 from .errors import InfeasibleError, MissingNeedError, PassError
 from .sensitivity import SensitivityTable, digest_of, measure_sensitivity
 
 ROUNDS = 8
+_FEW_OUTPUTS = 64  # for so many, curvature costs no more than divergence
 _OF_TARGET = ("flash", "cycles", "ram")
 
 
@@ -54,9 +57,22 @@ def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> P
 
     predict = None if model is None else lambda solved: model.predict(graph, layers=decision(solved))
     try:
-        solved, cost = _meet(program, objective, predict)
+        optimum, cost = _meet(program, objective, predict)
     except InfeasibleError as err:
         raise InfeasibleError("; ".join([str(err), *notes])) from err
+    rounds_activations = len(set(options.activations)) > 1
+    tried: tuple[Tried, ...] = ()
+    solved = optimum
+    loss = MixLoss.on(graph, samples, rounds_activations=rounds_activations)
+    if options.refine and objective == LOSS:
+        few = [samples[i] for i in spread(samples)]
+        near = MixLoss.on(graph, few, rounds_activations=rounds_activations)
+        starts = _starts(graph, options, few, costs, program, optimum)
+        tried = refine(
+            _corrected(program, optimum, cost), starts, loss, near=near, fits=_fits(program, predict)
+        )
+        solved = replace(best_of(tried).mix, gap=optimum.gap)
+        cost = cost if predict is None else predict(solved)
     resource = next((limit.resource for limit in program.limits if limit.resource != LOSS), options.minimize)
     decided = Decided(
         costs,
@@ -67,17 +83,11 @@ def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> P
         decision(solved),
         front(program, resource) if objective == LOSS else front(replace(program, limits=()), resource),
         resource,
-        measured_loss(
-            graph, samples, widths_of(solved), rounds_activations=len(set(options.activations)) > 1
-        ),
+        mean_and_error(loss.of(widths_of(solved))),
+        tried,
         (*notes, *table.notes),
     )
     return PassResult(graph, report_of(decided), decided.layers)
-
-
-def widths_of(solved: Assignment) -> dict[str, Widths]:
-    """Bits of weights and activations of each layer."""
-    return {name: (choice.weights, choice.activations) for name, choice in solved.chosen.items()}
 
 
 def make_program(costs: BitCosts, table: SensitivityTable, limits: Sequence[Limit]) -> BitProgram:
@@ -185,6 +195,50 @@ class _Excess:
 
 
 Predict = Callable[[Assignment], Cost]
+
+
+def _starts(
+    graph: Graph,
+    options: AssignBitsOptions,
+    samples: Sequence[Batch],
+    costs: BitCosts,
+    program: BitProgram,
+    optimum: Assignment,
+) -> Iterator[tuple[str, Assignment]]:
+    """Mixes to start from: the optimum, those under other scores where these are cheap, and the uniform ones."""
+    yield f"optimum of {options.sensitivity}", optimum
+    wide = sorted(set(options.activations)) if len(set(options.activations)) > 1 else []
+    methods: list[SensitivityMethod] = ["kl"] if wide else ["kl", "hawq_v2"]
+    if graph.outputs[0].type.numel > _FEW_OUTPUTS:
+        methods = []
+    for method in methods:
+        if method != options.sensitivity:
+            table = measure_sensitivity(
+                graph,
+                samples,
+                method=method,
+                weight_bits=sorted({*options.weights, BYTE}),
+                activation_bits=wide,
+            )
+            other = solve_bits(make_program(costs, table, program.limits))
+            yield f"optimum of {method}", priced(program, other)
+    yield from uniform(program)
+
+
+def _corrected(program: BitProgram, solved: Assignment, cost: Cost | None) -> BitProgram:
+    """The program with what is fixed as the prediction of a mix says."""
+    if cost is None:
+        return program
+    errors = [_excess(limit, solved, cost).error for limit in program.limits]
+    limits = (replace(x, fixed=x.fixed + e) for x, e in zip(program.limits, errors, strict=True))
+    return replace(program, limits=tuple(limits))
+
+
+def _fits(program: BitProgram, predict: Predict | None) -> Callable[[Assignment], bool]:
+    """Whether the prediction of a mix meets all limits; what is not predicted the program itself keeps to."""
+    if predict is None:
+        return lambda solved: True
+    return lambda solved: all(_excess(x, solved, predict(solved)).over <= 0 for x in program.limits)
 
 
 def _meet(program: BitProgram, objective: str, predict: Predict | None) -> tuple[Assignment, Cost | None]:

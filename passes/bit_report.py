@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from ..specs.options import LayerBits, LayerPrecision
 from .base import Cost
 from .bit_costs import BitCosts, BitLayer
+from .bit_loss import mean_and_error
 from .bit_program import LOSS, Assignment, BitProgram, Choice
+from .bit_refine import Tried
 from .report import Cell, Decision, PassReport, Table
 from .sensitivity import SensitivityTable
 
@@ -21,7 +23,8 @@ _RESOURCES = ("weights", "bit_operations", "flash", "cycles", "latency")
 
 @dataclass(frozen=True)
 class Decided:
-    """All that a run of the pass found. `cost` is what the mix is predicted to take, `measured` its loss with error."""
+    """All that a run of the pass found. `cost` is what the mix is predicted to take, `measured` its loss with error,
+    `tried` the mixes that were measured on the way."""
 
     costs: BitCosts
     table: SensitivityTable
@@ -32,6 +35,7 @@ class Decided:
     front: tuple[Assignment, ...]
     resource: str
     measured: tuple[float, float]
+    tried: tuple[Tried, ...]
     notes: tuple[str, ...]
 
 
@@ -40,7 +44,7 @@ def report_of(decided: Decided) -> PassReport:
     return PassReport(
         "assign_bits",
         tuple(_decision(layer, decided) for layer in decided.costs.layers),
-        (_bits(decided), _alternatives(decided), _budget(decided), _front(decided), _loss(decided)),
+        tuple(make(decided) for make in (_bits, _alternatives, _budget, _front, _loss, _refinement)),
         decided.notes,
         {
             BITS_FILE: _yaml(decided.layers).encode(),
@@ -142,6 +146,16 @@ def _loss(decided: Decided) -> Table:
     measured, error = decided.measured
     row = (decided.solved.loss, measured, error, decided.table.method, decided.table.samples)
     return Table("loss", ("predicted", "measured", "measured_error", "method", "samples"), (row,))
+
+
+def _refinement(decided: Decided) -> Table:
+    """The mixes that were measured, in order; the last one kept is the decision."""
+    columns = ("origin", "predicted", "measured", "measured_error", "kept", "weight_bits")
+    rows = tuple(
+        (step.origin, step.mix.loss, *mean_and_error(step.losses), step.kept, _mix_text(step.mix))
+        for step in decided.tried
+    )
+    return Table("refinement", columns, rows)
 
 
 def _choices(layer: BitLayer, decided: Decided) -> tuple[Choice, ...]:

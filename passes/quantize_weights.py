@@ -78,7 +78,7 @@ def quantize_weights(
     if codebook_bits is not None and bits == 8:
         integers = share_values(integers, step.square(), bits=codebook_bits)
     if mean is not None:
-        shift = _mean_shift(op, integers.double() * step - weight.double(), mean)
+        shift = mean_shift(op, integers.double() * step - weight.double(), mean)
         bias = -shift if bias is None else bias.double() - shift
     if bias is None:
         return QuantizedWeights(integers, grid, None, None)
@@ -87,7 +87,7 @@ def quantize_weights(
     return QuantizedWeights(integers, grid, (bias.double() / steps).round().to(torch.int32), bias_grid)
 
 
-def _mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
+def mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
     """Mean of each output channel of a layer with weights `error`, for inputs with these means, away from borders."""
     shift = apply_to_channels(channel_taps(op, error).sum(-1), mean)
     return shift / prod(op.stride) if isinstance(op, ConvTranspose) else shift

@@ -65,6 +65,11 @@ class AssignBitsOptions(PassOptions):
         "(`gauss_newton`, to second order in the outputs too: `quadratic`), measured divergence (`kl`), or from "
         "curvature (`hawq`, `hawq_v2`, `fisher`) or size (`norm`) alone.",
     )
+    refine: bool = Field(
+        default=True,
+        description="Measure whole mixes and take a better one near the optimum of predicted losses, which add up only "
+        "while errors are small; `false` leaves the optimum as it is proven. A budget of `loss` is never refined.",
+    )
     table: FilePath | None = Field(
         default=None,
         description="Sensitivity of an earlier run, `sensitivity.json`, for this graph and these samples.",
