@@ -27,8 +27,10 @@ RUNS = 4
 """Runs over the samples for each width of each layer, at most."""
 ERRORS = 2.0
 """Standard errors by which a mix must lose less to be taken."""
+NEAR = 0.1
+"""Share by which the predicted loss may lie above the least; what is farther lives on errors that happen to cancel."""
 _DISTANCES = (1, 2, 3, 4, 6)
-_CHANGED = "layers changed"
+_CHANGED, _PREDICTED = "layers changed", "predicted loss"
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def refine(
     """All mixes that were measured, in order; the last one kept is the result.
 
     `loss` measures whole mixes, `near`, on fewer samples, changes of one layer.
-    The first start is taken for feasible; others, and what the program gives, where `fits` says so.
+    The first start is the program's optimum; others, and what the program gives, where `fits` says so.
     """
     tried: list[Tried] = []
     most = RUNS * sum(len(item.choices) for item in program.layers)
@@ -97,7 +99,8 @@ def refine(
         distances = [d for d in _DISTANCES if d < len(program.layers)]
         before = len(tried)
         for distance in (*distances, len(program.layers)):
-            within = replace(conditional, limits=(*conditional.limits, Limit(_CHANGED, float(distance))))
+            reach = Limit(_CHANGED, float(distance)), Limit(_PREDICTED, _most_predicted(tried))
+            within = replace(conditional, limits=(*conditional.limits, *reach))
             try:
                 mix = solve_bits(within)
             except InfeasibleError:  # corrections of shared code may shut out the present mix
@@ -129,8 +132,15 @@ def _try(
     if any(widths_of(step.mix) == widths for step in tried):
         return
     losses = loss.of(widths)
-    kept = not tried or (_is_less(losses, best_of(tried).losses) and fits(mix))
+    kept = not tried or (
+        mix.loss <= _most_predicted(tried) and _is_less(losses, best_of(tried).losses) and fits(mix)
+    )
     tried.append(Tried(origin, mix, losses, kept))
+
+
+def _most_predicted(tried: Sequence[Tried]) -> float:
+    least = tried[0].mix.loss
+    return least + NEAR * abs(least)
 
 
 def _is_less(losses: Tensor, others: Tensor) -> bool:
@@ -154,8 +164,8 @@ def _conditional(program: BitProgram, best: Tried, loss: MixLoss) -> BitProgram:
         choices = []
         for c in item.choices:
             rise = rises.get((item.layer, c.weights, c.activations))
-            changed = {_CHANGED: 0.0 if rise is None else 1.0}
-            choices.append(Choice(c.weights, c.activations, rise or 0.0, {**c.costs, **changed}))
+            costs = {**c.costs, _CHANGED: 0.0 if rise is None else 1.0, _PREDICTED: c.loss}
+            choices.append(Choice(c.weights, c.activations, rise or 0.0, costs))
         layers.append(LayerChoices(item.layer, tuple(choices)))
     return replace(program, layers=tuple(layers))
 

@@ -288,6 +288,7 @@ def test_refinement_never_measures_worse_than_the_optimum(share: str) -> None:
     assert rows[0][0] == "optimum of gauss_newton" and rows[0][1] == plain.report.table("loss").rows[0][0]
     assert [row[2] for row in kept] == sorted((row[2] for row in kept), reverse=True)  # type: ignore[type-var]
     assert refined.report.table("loss").rows[0][1] <= plain.report.table("loss").rows[0][1]  # type: ignore[operator]
+    assert refined.report.table("loss").rows[0][0] <= 1.1 * plain.report.table("loss").rows[0][0]  # type: ignore[operator]
     assert plain.report.table("refinement").rows == ()
 
 
