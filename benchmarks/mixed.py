@@ -2,7 +2,7 @@
 
     python benchmarks/mixed.py [ic kws] [--budgets 75 50 37.5] [--epochs 5]      # table, and results/mixed.json
 
-Bits are chosen uniformly (the widest width that fits), by HAWQ-V2's trace alone, and by the default; weights are
+Bits are chosen uniformly (the widest width that fits), by HAWQ-V2's trace, and by the default sensitivity; weights are
 rounded to the nearest integer, by AdaRound, and from there trained with the rounding in the loop, taught by the float
 network. The C of every row is held byte for byte against the integer graph, on this machine and on a simulated
 Cortex-M4. A run that was stopped goes on where it was: rows lie in build/mixed.
@@ -88,8 +88,6 @@ def passes(network: str, budget: float, method: str, recipe: str, epochs: int) -
     else:
         limit = {"weights": f"{budget:g} %"}
         chosen = [{"pass": "assign_bits", "budget": limit, "sensitivity": method, "samples": 256}]
-        if method == "hawq_v2":
-            chosen[0] = {**chosen[0], "refine": False}
     if recipe != "nearest":
         quantize |= {"rounding": "adaround", "samples": 512}
     training: list[Pass] = []

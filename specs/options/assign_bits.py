@@ -66,9 +66,9 @@ class AssignBitsOptions(PassOptions):
         "curvature (`hawq`, `hawq_v2`, `fisher`) or size (`norm`) alone.",
     )
     refine: bool = Field(
-        default=True,
+        default=False,
         description="Measure whole mixes and take a better one near the optimum of predicted losses, which add up only "
-        "while errors are small; `false` leaves the optimum as it is proven. A budget of `loss` is never refined.",
+        "while errors are small; when off, the proven optimum stays. A budget of `loss` is never refined.",
     )
     table: FilePath | None = Field(
         default=None,

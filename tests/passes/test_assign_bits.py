@@ -120,7 +120,7 @@ def test_a_budget_of_weights_is_met_and_used(share: str) -> None:
 
 def test_the_predicted_loss_falls_as_the_budget_rises() -> None:
     losses = [
-        assign(budget={"weights": f"{share} %"}, refine=False).report.table("loss").rows[0][0]
+        assign(budget={"weights": f"{share} %"}).report.table("loss").rows[0][0]
         for share in (25, 40, 60, 100)
     ]
     assert losses == sorted(losses, reverse=True)
@@ -197,7 +197,7 @@ def test_a_layer_without_any_kernel_for_its_widths_is_an_error() -> None:
 @pytest.mark.parametrize("flash", [1500, 1700, 1900, 2100])
 def test_the_prediction_of_the_mix_meets_the_budget_of_flash(flash: int) -> None:
     board = Board(code_bytes=150)
-    result = assign(budget={"flash": f"{flash} B"}, cost=board)
+    result = assign(budget={"flash": f"{flash} B"}, cost=board, refine=True)
     assert board.predict(NETWORK, layers=result.layers).flash_bytes <= flash
 
 
@@ -282,7 +282,7 @@ def test_a_change_of_one_layer_loses_what_the_whole_mix_loses() -> None:
 
 @pytest.mark.parametrize("share", ["25 %", "37.5 %", "50 %", "75 %"])
 def test_refinement_never_measures_worse_than_the_optimum(share: str) -> None:
-    refined, plain = assign(budget={"weights": share}), assign(budget={"weights": share}, refine=False)
+    refined, plain = (assign(budget={"weights": share}, refine=refine) for refine in (True, False))
     rows = refined.report.table("refinement").rows
     kept = [row for row in rows if row[4]]
     assert rows[0][0] == "optimum of gauss_newton" and rows[0][1] == plain.report.table("loss").rows[0][0]
@@ -301,7 +301,7 @@ def test_refinement_takes_the_best_mix_of_a_small_network_or_one_that_chance_doe
         if sum(size * w // 8 for size, w in zip(WEIGHTS.values(), bits, strict=True)) <= most
     ]
     best = min((loss.of(mix) for mix in mixes), key=lambda losses: float(losses.mean()))
-    rows = assign(budget={"weights": f"{most} B"}).report.table("bits").rows
+    rows = assign(budget={"weights": f"{most} B"}, refine=True).report.table("bits").rows
     taken = loss.of({str(row[0]): (int(str(row[1])), 8) for row in rows})
     mean, error = mean_and_error(taken - best)
     assert mean <= 2 * error
@@ -310,12 +310,12 @@ def test_refinement_takes_the_best_mix_of_a_small_network_or_one_that_chance_doe
 def test_refinement_stays_within_what_is_predicted_for_the_target() -> None:
     board = Board(code_bytes=150)
     for flash in (1500, 1700, 1900):
-        result = assign(budget={"flash": f"{flash} B"}, cost=board)
+        result = assign(budget={"flash": f"{flash} B"}, cost=board, refine=True)
         assert board.predict(NETWORK, layers=result.layers).flash_bytes <= flash
 
 
 def test_a_budget_of_loss_is_not_refined() -> None:
-    assert assign(budget={"loss": 0.1}).report.table("refinement").rows == ()
+    assert assign(budget={"loss": 0.1}, refine=True).report.table("refinement").rows == ()
 
 
 def test_a_table_that_fits_is_used_again_and_another_is_not(tmp_path: Path) -> None:
