@@ -30,10 +30,10 @@ from fxpress.ir.coupling import couple
 from fxpress.ir.cutting import changed_statistics, cut_graph
 from fxpress.passes import Context
 from fxpress.passes.prune import verify_cut, why_nothing_goes
-from fxpress.passes.prune_allocation import allocate
-from fxpress.passes.prune_cost import costs_of
-from fxpress.passes.prune_ranking import rank
-from fxpress.passes.prune_scores import score_units
+from fxpress.passes.pruning.allocation import allocate
+from fxpress.passes.pruning.cost import costs_of
+from fxpress.passes.pruning.ranking import rank
+from fxpress.passes.pruning.scores import score_units
 from fxpress.specs.options import PruneOptions
 
 OPTIONS = PruneOptions.model_validate({"budget": {"channels": "50 %"}, "allocation": "uniform"})

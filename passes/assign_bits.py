@@ -1,10 +1,10 @@
 """The pass `assign_bits`: bits of weights and activations for each layer, from sensitivity, within a budget.
 
     measure   what each width of each layer would add to the loss (`sensitivity`)
-    cost      what each width of each layer takes (`bit_costs`)
-    solve     the integer program over both (`bit_program`)
+    cost      what each width of each layer takes (`bits.costs`)
+    solve     the integer program over both (`bits.program`)
     predict   what the chosen mix really takes on the target; where that is over the budget, the program is corrected
-    refine    what whole mixes really lose; where another one near loses less, it is taken (`bit_refine`)
+    refine    what whole mixes really lose; where another one near loses less, it is taken (`bits.refine`)
 
 The graph stays as it is; the decision goes to `quantize`, and into a file that can be pasted into its `layers`.
 """
@@ -19,11 +19,11 @@ from itertools import combinations
 from ..ir import Graph
 from ..specs.options import AssignBitsOptions, LayerPrecision, SensitivityMethod
 from .base import Context, Cost, CostModel, PassResult, register
-from .bit_costs import BYTE, BitCosts, bit_costs, bit_layers, precisions
-from .bit_loss import MixLoss, mean_and_error
-from .bit_program import LOSS, Assignment, BitProgram, Choice, LayerChoices, Limit, front, solve_bits
-from .bit_refine import Tried, best_of, priced, refine, spread, uniform, widths_of
-from .bit_report import Decided, report_of
+from .bits.costs import BYTE, BitCosts, bit_costs, bit_layers, precisions
+from .bits.loss import MixLoss, mean_and_error
+from .bits.program import LOSS, Assignment, BitProgram, Choice, LayerChoices, Limit, front, solve_bits
+from .bits.refine import Tried, best_of, priced, refine, spread, uniform, widths_of
+from .bits.report import Decided, report_of
 from .calibrate import Batch
 from .errors import InfeasibleError, MissingNeedError, PassError
 from .sensitivity import SensitivityTable, digest_of, measure_sensitivity

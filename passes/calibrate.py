@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..ir import Graph, ShapeError, Value, rebatch, run
 from .errors import CalibrationError
-from .observers import Collector, Statistics
+from .quantization.observers import Collector, Statistics
 
 _BATCH = 32
 _BATCH_ELEMENTS = 1 << 24  # of the largest tensor, so that a batch stays within a few hundred megabytes

@@ -20,16 +20,16 @@ from ..ir.ops.embedding import Embedding
 from ..specs.options import PruneOptions
 from .base import Context, CostModel, PassResult, register
 from .errors import MissingNeedError, PassError
-from .prune_allocation import allocate
-from .prune_branches import droppable_branches
-from .prune_budget import Device, budget_of_step
-from .prune_cost import costs_of
-from .prune_merging import merge_channels
-from .prune_plan import Plan, read_plan
-from .prune_ranking import Ranked, rank
-from .prune_repair import absorb_means, reconstruct_inputs, remeasure_batchnorms
-from .prune_report import PLAN_FILE, Step, report_of
-from .prune_scores import score_units
+from .pruning.allocation import allocate
+from .pruning.branches import droppable_branches
+from .pruning.budget import Device, budget_of_step
+from .pruning.cost import costs_of
+from .pruning.merging import merge_channels
+from .pruning.plan import Plan, read_plan
+from .pruning.ranking import Ranked, rank
+from .pruning.repair import absorb_means, reconstruct_inputs, remeasure_batchnorms
+from .pruning.report import PLAN_FILE, Step, report_of
+from .pruning.scores import score_units
 from .report import Cell
 from .training import OptimizerState, train
 

@@ -16,15 +16,15 @@ from ..ir import Graph
 from ..specs.options import AdaRound, QuantizeOptions
 from .base import Context, PassResult, register
 from .calibrate import collect
-from .codebook import storage_table
 from .fuse_activation import FUSE_ACTIVATION
-from .integer_forms import INTEGER_FORMS
 from .pattern import apply_rules
-from .quantize_grids import choose_grids
-from .quantize_lower import Lowering
-from .quantize_plan import make_plan
-from .quantize_precision import Precisions
-from .quantize_rounding import learn_roundings
+from .quantization.codebook import storage_table
+from .quantization.integer_forms import INTEGER_FORMS
+from .quantization.lower import Lowering
+from .quantization.plan import make_plan
+from .quantization.precision import Precisions
+from .quantization.rounding import learn_roundings
+from .quantization.value_grids import choose_grids
 from .report import PassReport, merged
 
 

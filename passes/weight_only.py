@@ -16,7 +16,7 @@ from ..ir.ops.quantize import Dequantize
 from ..specs.options import WeightOnlyOptions
 from .base import Context, PassResult, register
 from .errors import PassError
-from .groupwise import nearest_group_size, quantize_groupwise
+from .quantization.groupwise import nearest_group_size, quantize_groupwise
 from .report import Cell, Decision, PassReport, Table
 
 _BITS = {"float32": 32, "int8": 8, "int4": 4, "int2": 2}

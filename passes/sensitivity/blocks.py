@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...ir import Graph, Node, Quantization, Value
-from ..grid import activation_grid
-from ..groups import UnionFind
 from ..layers import Layer, is_layer
-from ..observers import Range
-from ..quantize_weights import quantize_weights
+from ..quantization.grid import activation_grid
+from ..quantization.groups import UnionFind
+from ..quantization.observers import Range
+from ..quantization.weights import quantize_weights
 
 Rounding = Callable[[Layer, Tensor, int], Tensor]
 """(operator, weight, bits) to the reals that the stored weight will stand for, in the weight's dtype."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..observers import Range
+from ..quantization.observers import Range
 from .blocks import Block, data_of, joined, round_activation, weight_of
 from .replay import Operand, Replay
 from .study import Stack, Study

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...ir import Graph
 from ...specs.options import FinetuneOptions
 from ..errors import PassError
-from ..prune_plan import digest
+from ..pruning.plan import digest
 from .lesson import Lesson
 from .optimizer import OptimizerState
 

@@ -13,7 +13,7 @@ from ...ir import Graph, Node, Quantization, Value
 from ...ir.ops.base import Quantized
 from ...ir.ops.pad import Pad
 from ...ir.ops.quantize import Quantize
-from ..groups import UnionFind
+from ..quantization.groups import UnionFind
 
 
 @dataclass(frozen=True)

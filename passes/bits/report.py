@@ -1,0 +1,249 @@
+"""What `assign_bits` tells: a decision for each layer with its alternatives, the Pareto front, files to use again."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...specs.options import LayerBits, LayerPrecision
+from ..base import Cost
+from ..report import Cell, Decision, PassReport, Table
+from ..sensitivity import SensitivityTable
+from .costs import BitCosts, BitLayer
+from .loss import mean_and_error
+from .program import LOSS, Assignment, BitProgram, Choice
+from .refine import Tried
+
+BITS_FILE, TABLE_FILE, FRONT_FILE, PICTURE_FILE = "bits.yaml", "sensitivity.json", "pareto.json", "pareto.svg"
+_NAMES = {"weights": "weight bytes", "bit_operations": "bit operations"}
+_RESOURCES = ("weights", "bit_operations", "flash", "cycles", "latency")
+
+
+@dataclass(frozen=True)
+class Decided:
+    """All that a run of the pass found. `cost` is what the mix is predicted to take, `measured` its loss with error,
+    `tried` the mixes that were measured on the way."""
+
+    costs: BitCosts
+    table: SensitivityTable
+    program: BitProgram
+    solved: Assignment
+    cost: Cost | None
+    layers: Mapping[str, LayerPrecision]
+    front: tuple[Assignment, ...]
+    resource: str
+    measured: tuple[float, float]
+    tried: tuple[Tried, ...]
+    notes: tuple[str, ...]
+
+
+def report_of(decided: Decided) -> PassReport:
+    """The report of the pass."""
+    return PassReport(
+        "assign_bits",
+        tuple(_decision(layer, decided) for layer in decided.costs.layers),
+        tuple(make(decided) for make in (_bits, _alternatives, _budget, _front, _loss, _refinement)),
+        decided.notes,
+        {
+            BITS_FILE: _yaml(decided.layers).encode(),
+            TABLE_FILE: decided.table.to_json().encode(),
+            FRONT_FILE: _front_json(decided).encode(),
+            PICTURE_FILE: _picture(decided).encode(),
+        },
+    )
+
+
+def _decision(layer: BitLayer, decided: Decided) -> Decision:
+    """The chosen bits with what the neighbouring choices would save or add."""
+    chosen = decided.solved.chosen[layer.name]
+    others = [c for c in _choices(layer, decided) if c != chosen]
+    reasons = [f"{_bits_text(chosen)}, predicted loss {chosen.loss:.3g}"]
+    if not others:
+        reasons.append("the only choice")
+    for other in sorted(others, key=lambda c: (c.weights, c.activations)):
+        reasons.append(
+            f"{_bits_text(other)}: {_signed(other.amount('weights') - chosen.amount('weights'))} B of weights"
+            + "".join(
+                f", {_signed(other.amount(name) - chosen.amount(name))} {name}"
+                for name in ("flash", "cycles")
+                if name in chosen.costs
+            )
+            + f", loss {other.loss - chosen.loss:+.3g}"
+        )
+    node = layer.nodes[0]
+    return Decision("assign_bits", node.outputs[0].name, node.source, True, "; ".join(reasons))
+
+
+def _bits(decided: Decided) -> Table:
+    columns = ("layer", "weight_bits", "activation_bits", "weight_bytes", "loss", "loss_error")
+    rows: list[tuple[Cell, ...]] = []
+    for layer in decided.costs.layers:
+        chosen = decided.solved.chosen[layer.name]
+        weights = int(chosen.amount("weights"))
+        error = _error(layer, chosen, decided)
+        rows.append((layer.name, chosen.weights, chosen.activations, weights, chosen.loss, error))
+    return Table("bits", columns, tuple(rows))
+
+
+def _alternatives(decided: Decided) -> Table:
+    """What each width would cost and gain against the chosen one."""
+    resources = [name for name in _RESOURCES if name in decided.costs.fixed]
+    columns = ("layer", "weight_bits", "activation_bits", "chosen", "loss", "loss_error", "loss_change")
+    rows = []
+    for layer in decided.costs.layers:
+        chosen = decided.solved.chosen[layer.name]
+        for choice in _choices(layer, decided):
+            row: tuple[Cell, ...] = (
+                layer.name,
+                choice.weights,
+                choice.activations,
+                choice == chosen,
+                choice.loss,
+                _error(layer, choice, decided),
+                choice.loss - chosen.loss,
+            )
+            changes = (choice.amount(name) - chosen.amount(name) for name in resources)
+            rows.append((*row, *changes))
+    return Table("alternatives", (*columns, *(f"{name}_change" for name in resources)), tuple(rows))
+
+
+def _budget(decided: Decided) -> Table:
+    """Each resource: budget, what the program takes the mix for, the prediction of the mix, and what int8 takes."""
+    columns = ("resource", "budget", "program", "predicted", "int8", "gap")
+    most = {limit.resource: limit.most for limit in decided.program.limits}
+    rows: list[tuple[Cell, ...]] = []
+    predicted: dict[str, int] = {}
+    if decided.cost is not None:
+        cost = decided.cost
+        predicted = {"flash": cost.flash_bytes, "cycles": cost.cycles, "ram": cost.arena_bytes}
+    for name in (*_RESOURCES, "ram"):
+        if name not in decided.costs.fixed and name not in predicted:
+            continue
+        taken = decided.solved.amount(name) + decided.costs.fixed.get(name, 0.0)
+        program = taken if name in decided.costs.fixed else None
+        whole = decided.costs.whole.get(name)
+        rows.append((name, most.get(name), program, predicted.get(name), whole, decided.solved.gap))
+    return Table("budget", columns, tuple(rows))
+
+
+def _front(decided: Decided) -> Table:
+    columns = (decided.resource, "loss", "chosen", "weight_bits")
+    rows = [
+        (
+            assignment.amount(decided.resource) + decided.costs.fixed.get(decided.resource, 0.0),
+            assignment.loss,
+            assignment.chosen == decided.solved.chosen,
+            _mix_text(assignment),
+        )
+        for assignment in decided.front
+    ]
+    return Table("pareto", columns, tuple(rows))
+
+
+def _loss(decided: Decided) -> Table:
+    measured, error = decided.measured
+    row = (decided.solved.loss, measured, error, decided.table.method, decided.table.samples)
+    return Table("loss", ("predicted", "measured", "measured_error", "method", "samples"), (row,))
+
+
+def _refinement(decided: Decided) -> Table:
+    """The mixes that were measured, in order; the last one kept is the decision."""
+    columns = ("origin", "predicted", "measured", "measured_error", "kept", "weight_bits")
+    rows = tuple(
+        (step.origin, step.mix.loss, *mean_and_error(step.losses), step.kept, _mix_text(step.mix))
+        for step in decided.tried
+    )
+    return Table("refinement", columns, rows)
+
+
+def _choices(layer: BitLayer, decided: Decided) -> tuple[Choice, ...]:
+    found = {item.layer: item.choices for item in decided.program.layers}
+    return found[layer.name]
+
+
+def _error(layer: BitLayer, choice: Choice, decided: Decided) -> float:
+    """Standard error of a predicted loss: of weights and operand together."""
+    wanted = {("weight", choice.weights), ("activation", choice.activations)}
+    scores = [s for s in decided.table.scores if s.layer == layer.name and (s.kind, s.bits) in wanted]
+    return float(sum(score.error**2 for score in scores) ** 0.5)
+
+
+def _bits_text(choice: Choice) -> str:
+    wide = f" x {choice.activations}" if choice.activations > 8 else ""
+    return f"{choice.weights}{wide} bits"
+
+
+def _signed(amount: float) -> str:
+    return f"{amount:+,.0f}"
+
+
+def _mix_text(assignment: Assignment) -> str:
+    counts = Counter(choice.weights for choice in assignment.chosen.values())
+    return ", ".join(f"{counts[bits]} x int{bits}" for bits in sorted(counts))
+
+
+def _yaml(layers: Mapping[str, LayerPrecision]) -> str:
+    """Text that can be pasted into the options of `quantize`; JSON text is YAML."""
+    lines = ["layers:"]
+    for module, precision in layers.items():
+        if isinstance(precision, LayerBits):
+            text = f"{{weights: {precision.weights}, activations: {precision.activations}}}"
+        else:
+            text = precision
+        lines.append(f"  {json.dumps(module)}: {text}")
+    return "\n".join(lines) + "\n"
+
+
+def _front_json(decided: Decided) -> str:
+    points = [
+        {
+            decided.resource: assignment.amount(decided.resource),
+            "loss": assignment.loss,
+            "layers": {
+                name: {"weights": choice.weights, "activations": choice.activations}
+                for name, choice in sorted(assignment.chosen.items())
+            },
+        }
+        for assignment in decided.front
+    ]
+    return json.dumps({"resource": decided.resource, "points": points}, indent=1) + "\n"
+
+
+_WIDTH, _HEIGHT, _MARGIN = 480, 300, 48
+
+
+def _picture(decided: Decided) -> str:
+    """The front as SVG: the resource to the right, the predicted loss upwards on a square-root scale."""
+    fixed = decided.costs.fixed.get(decided.resource, 0.0)
+    points = [(a.amount(decided.resource) + fixed, max(a.loss, 0.0)) for a in decided.front]
+    chosen = decided.solved.amount(decided.resource) + fixed, max(decided.solved.loss, 0.0)
+    places = list(_places([*points, chosen]))
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places[:-1])
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places[:-1])
+    (x, y), low, high = places[-1], min(p[0] for p in points), max(p[0] for p in points)
+    name = _NAMES.get(decided.resource, decided.resource)
+    bottom = _HEIGHT - _MARGIN
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
+        f'font-size="12">\n<path d="M{_MARGIN},{_MARGIN / 2} V{bottom} H{_WIDTH - _MARGIN / 2}" fill="none" '
+        f'stroke="gray"/>\n<polyline points="{line}" fill="none" stroke="black"/>\n{dots}\n'
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="none" stroke="red" stroke-width="2"/>\n'
+        f'<text x="{_MARGIN}" y="{bottom + 18}">{low:,.0f}</text>\n'
+        f'<text x="{_WIDTH - _MARGIN / 2}" y="{bottom + 18}" text-anchor="end">{high:,.0f} {name}</text>\n'
+        f'<text x="{_MARGIN + 6}" y="{_MARGIN / 2 + 6}">{LOSS} to {max(p[1] for p in points):.3g}, '
+        f"square-root scale; chosen: {_mix_text(decided.solved)}, {decided.solved.loss:.3g}</text>\n</svg>\n"
+    )
+
+
+def _places(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """Points of the picture for points of the front."""
+    low, high = min(p[0] for p in points), max(p[0] for p in points)
+    most = max(p[1] for p in points) ** 0.5 or 1.0
+    for amount, loss in points:
+        right = (amount - low) / ((high - low) or 1.0)
+        yield (
+            _MARGIN + right * (_WIDTH - 1.5 * _MARGIN),
+            _HEIGHT - _MARGIN - loss**0.5 / most * (_HEIGHT - 2 * _MARGIN),
+        )

@@ -1,0 +1,1 @@
+"""Pruning: what units are worth, how many stay, what their removal costs, and repairs."""

@@ -1,0 +1,54 @@
+"""Which residual branches may go, and how much of each sum they make.
+
+A branch that adds f to s leaves a constant c in its place; what stays of the sum's energy without it is
+
+    rest = E |s + c|^2 / (E |s + c|^2 + E |f - c|^2)
+
+over the samples: near one for a branch that hardly changes what goes around it. Men et al., ShortGPT, 2024, order
+layers by the angle between what goes in and what comes out, which for small changes is the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...ir import Value, run
+from ...ir.branches import Branch
+from ...ir.coupling import Coupling
+from ...ir.cutting import branch_constant
+from .ranking import Droppable
+
+
+def droppable_branches(
+    coupling: Coupling, samples: Sequence[Sequence[Tensor]], held: np.ndarray
+) -> tuple[Droppable, ...]:
+    """The branches of which no unit is `held`, each with what stays of its sum without it."""
+    branches = [b for b in coupling.branches if not held[np.isin(coupling.groups, b.groups)].any()]
+    constants = [_constant(coupling, branch) for branch in branches]
+    energies = np.zeros((len(branches), 2))
+    wanted = {v.name for b in branches for v in (b.around, b.result)}
+    for inputs in samples:
+        seen: dict[str, Tensor] = {}
+
+        def observe(value: Value, tensor: Tensor, seen: dict[str, Tensor] = seen) -> None:
+            if value.name in wanted:
+                seen[value.name] = tensor
+
+        given = zip(coupling.graph.inputs, inputs, strict=True)
+        seen |= {v.name: tensor for v, tensor in given if v.name in wanted}
+        with torch.no_grad():
+            run(coupling.graph, inputs, observe=observe)
+        for i, (branch, constant) in enumerate(zip(branches, constants, strict=True)):
+            around, result = seen[branch.around.name].double(), seen[branch.result.name].double()
+            energies[i] += [float(x.square().mean()) for x in (around + constant, result - constant)]
+    rests = energies[:, 0] / np.maximum(energies.sum(1), np.finfo(float).tiny)
+    return tuple(Droppable(b.groups, float(rest)) for b, rest in zip(branches, rests, strict=True))
+
+
+def _constant(coupling: Coupling, branch: Branch) -> Tensor:
+    """What stands for the branch when nothing else has gone."""
+    return branch_constant(branch, coupling.kept(np.isin(coupling.groups, branch.groups)))

@@ -1,0 +1,125 @@
+"""The plan of a pruning: which channels stay, and of which graph. Applied to that graph it gives the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...ir import Graph, dump
+from ...ir.coupling import STAYS, Coupling, Kept
+from ..errors import PassError
+
+PLAN_VERSION = 2
+
+
+def digest(graph: Graph) -> str:
+    """SHA-256 of a graph's text and of the bytes of its constants."""
+    sha = hashlib.sha256(dump(graph).encode())
+    for name in sorted(graph.params):
+        sha.update(name.encode())
+        sha.update(graph.params[name].detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def plan_bytes(steps: Sequence[tuple[Kept, Graph]], data: Sequence[Sequence[torch.Tensor]]) -> bytes:
+    """The plan as JSON: for each step and group its constants' dimensions, its size and the units that stay.
+
+    A step is what stays of the graph before, and the graph after it; `data` is what scores and repairs saw.
+    """
+    plan = {
+        "fxpress_plan": PLAN_VERSION,
+        "tool": f"fxpress {version('fxpress')}",
+        "data": data_digest(data) if data else None,
+        "steps": [_step(kept, after) for kept, after in steps],
+    }
+    return (json.dumps(plan, indent=1) + "\n").encode()
+
+
+def data_digest(data: Sequence[Sequence[torch.Tensor]]) -> str:
+    """SHA-256 of samples."""
+    sha = hashlib.sha256()
+    for tensor in (tensor for inputs in data for tensor in inputs):
+        sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def places_of(coupling: Coupling) -> dict[int, list[str]]:
+    """The constants' dimensions on which each group lies, as `name:dimension`."""
+    places: dict[int, list[str]] = {}
+    for value, dimension, units in coupling.members:
+        for group in np.unique(coupling.groups[units[units != STAYS]]).tolist():
+            places.setdefault(group, []).append(f"{value.name}:{dimension}")
+    return places
+
+
+def _step(kept: Kept, after: Graph) -> dict[str, object]:
+    coupling, places = kept.coupling, places_of(kept.coupling)
+    groups = []
+    for group in range(int(coupling.groups.max()) + 1):
+        units = np.flatnonzero(coupling.groups == group)
+        stay = np.flatnonzero(~kept.removed[units]).tolist()
+        groups.append({"places": places.get(group, []), "size": len(units), "kept": stay})
+    return {
+        "whole_heads": coupling.whole_heads,
+        "before": digest(coupling.graph),
+        "after": digest(after),
+        "groups": groups,
+    }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One step of a plan as it was read: which graph it is for, and which units of each group stay."""
+
+    path: Path
+    before: str
+    whole_heads: bool
+    sizes: list[int]
+    kept: list[np.ndarray]
+
+    def removed(self, coupling: Coupling) -> np.ndarray:
+        """The units that go; PassError when the plan is not of this graph."""
+        if self.before != digest(coupling.graph) or self.sizes != np.bincount(coupling.groups).tolist():
+            raise PassError(f"{self.path} is the plan of another graph; prune anew with a budget")
+        removed = np.ones(coupling.count, dtype=bool)
+        empty = {group for group, stay in enumerate(self.kept) if not len(stay)}
+        dropped = {
+            g for branch in coupling.branches if empty.issuperset(branch.groups) for g in branch.groups
+        }
+        for group, stay in enumerate(self.kept):
+            if group in dropped:
+                continue
+            if len(stay) == 0 or stay.min() < 0 or stay.max() >= self.sizes[group]:
+                raise PassError(f"{self.path}: group {group} keeps units that it does not have")
+            removed[np.flatnonzero(coupling.groups == group)[stay]] = False
+        return removed
+
+
+def read_plan(path: Path) -> tuple[Plan, ...]:
+    """The steps of the plan in a file; PassError when it is none."""
+    try:
+        plan = json.loads(path.read_bytes())
+        number, steps = plan["fxpress_plan"], plan["steps"] if plan["fxpress_plan"] == PLAN_VERSION else ()
+        plans = tuple(_read_step(path, step) for step in steps)
+    except OSError as err:
+        raise PassError(f"{path}: {err.strerror}") from err
+    except (ValueError, KeyError, TypeError) as err:
+        raise PassError(f"{path} is no plan of a pruning") from err
+    if number != PLAN_VERSION or not plans:
+        raise PassError(f"{path} is a plan of another version of fxpress; prune anew with a budget")
+    return plans
+
+
+def _read_step(path: Path, step: Mapping[str, Any]) -> Plan:  # any: JSON, each part checked as it is read
+    sizes = [int(group["size"]) for group in step["groups"]]
+    kept = [np.array(group["kept"], dtype=np.int64) for group in step["groups"]]
+    return Plan(path, str(step["before"]), bool(step["whole_heads"]), sizes, kept)

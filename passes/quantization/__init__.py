@@ -1,0 +1,1 @@
+"""Quantization: precisions, ranges, grids, rounding, and the lowering to integer operators."""

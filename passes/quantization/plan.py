@@ -1,0 +1,112 @@
+"""Which nodes will compute on integers, before any figure is known: the graph's structure and the spec decide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from ...ir import DType, Graph, Node, Op, Value
+from ...ir.ops.base import Quantized
+from ...ir.ops.elementary import Log, Pow, Reciprocal, Rsqrt
+from ..layers import channel_axis, is_layer
+
+# functions without bound near zero: eight bits around a pole carry nothing
+_SINGULAR: tuple[type[Op], ...] = (Log, Reciprocal, Rsqrt)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Nodes are named by their first result. `declined` says why a node stays in float.
+
+    `observed` names the values that calibration is to look at, with the dimensions along which it takes means.
+    """
+
+    computing: frozenset[str]
+    moving: frozenset[str]
+    declined: Mapping[str, str]
+    observed: Mapping[str, Collection[int]]
+
+    def is_integer(self, node: Node) -> bool:
+        """True for a node that is to compute on, or move, integers."""
+        return node.outputs[0].name in self.computing or node.outputs[0].name in self.moving
+
+
+def make_plan(graph: Graph, float_layers: Callable[[str], bool]) -> Plan:
+    """Every node with an integer form computes on integers unless `float_layers(module)`; data movement follows.
+
+    Movement is done on integers when its operand is one already, or when a node after it wants one: the earlier
+    the conversion, the fewer bytes move.
+    """
+    declined: dict[str, str] = {}
+    computing: set[str] = set()
+    for node in graph.nodes:
+        if node.op.quantized is Quantized.MOVE:
+            continue
+        reason = _why_float(graph, node, float_layers)
+        if reason is None:
+            computing.add(node.outputs[0].name)
+        else:
+            declined[node.outputs[0].name] = reason
+    moving = _moving(graph, computing, float_layers)
+    observed: dict[str, set[int]] = {
+        v.name: set()
+        for node in graph.nodes
+        if node.outputs[0].name in computing or node.outputs[0].name in moving
+        for v in (*_data_operands(node), *node.outputs)
+        if v.type.dtype is DType.F32 and not graph.is_constant(v)
+    }
+    for node in graph.nodes:
+        if is_layer(node.op) and node.outputs[0].name in computing and node.inputs[0] is not None:
+            observed[node.inputs[0].name].add(channel_axis(node.op, node.output.type))
+    return Plan(frozenset(computing), frozenset(moving), declined, observed)
+
+
+def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) -> str | None:
+    if node.op.quantized is Quantized.NEVER:
+        return f"{node.op.name} has no integer form"
+    if isinstance(node.op, _SINGULAR) or (isinstance(node.op, Pow) and node.op.exponent < 0):
+        return f"{node.op.name} has a pole, which eight bits do not resolve"
+    if float_layers(node.source.module):
+        return "the spec keeps this layer in float"
+    if len(node.outputs) != 1 or any(
+        v.type.dtype is not DType.F32 or v.type.is_quantized for v in (*node.operands, *node.outputs)
+    ):
+        return "an operand or result is not float32"
+    data = _data_operands(node)
+    if all(graph.is_constant(v) for v in data):
+        return "it reads constants only"
+    weights = [v for v in node.operands if v not in data]
+    if not all(graph.is_constant(v) for v in weights):
+        return "a weight is not a constant"
+    return None
+
+
+def _data_operands(node: Node) -> tuple[Value, ...]:
+    """The operands that are activations."""
+    if not is_layer(node.op):
+        return node.operands
+    return tuple(v for v in (node.operand(0), node.operand(3)) if v is not None)
+
+
+def _moving(graph: Graph, computing: set[str], float_layers: Callable[[str], bool]) -> set[str]:
+    candidates = [
+        node
+        for node in graph.nodes
+        if node.op.quantized is Quantized.MOVE
+        and not float_layers(node.source.module)
+        and all(v.type.dtype is DType.F32 and not v.type.is_quantized for v in node.outputs)
+    ]
+    wanted = {v.name for node in graph.nodes if node.outputs[0].name in computing for v in node.operands}
+    moving: set[str] = set()
+    for node in reversed(candidates):
+        if any(v.name in wanted for v in node.outputs):
+            moving.add(node.outputs[0].name)
+            wanted.update(v.name for v in node.operands)
+    integers = {
+        v.name for node in graph.nodes if node.outputs[0].name in computing | moving for v in node.outputs
+    }
+    for node in candidates:
+        if any(v.name in integers for v in node.operands):
+            moving.add(node.outputs[0].name)
+            integers.update(v.name for v in node.outputs)
+    return moving

@@ -1,0 +1,102 @@
+"""How many bits each layer and each value gets: the spec, then what a pass before decided, then the default.
+
+A layer's activations are its operands. Values that share a grid share their bits, the widest that a member is asked
+for; a value that an operator of 8 bits makes has 8, and one that such an operator reads is converted for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ...ir import Graph, Node, Quantization, ShapeError
+from ...ir.ops.base import Quantized
+from ...specs.options import LayerBits, LayerPrecision, QuantizeOptions
+from ..layers import is_layer
+from .groups import UnionFind
+from .plan import Plan
+
+BITS: Mapping[str, int] = {"int2": 2, "int4": 4, "int8": 8, "int16": 16}
+NARROW_BITS = 8
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """Bits by module path. A path that the spec's `layers` do not settle is as `decided`, then as the options say."""
+
+    options: QuantizeOptions
+    decided: Mapping[str, LayerPrecision] = field(default_factory=dict)
+    selects: Callable[[str, str], bool] = str.__eq__
+
+    def is_float(self, module: str) -> bool:
+        """Whether the layer stays in float."""
+        return next(iter(self._said(module)), None) == "float32"
+
+    def weight_bits(self, module: str) -> int:
+        """Storage bits of the layer's weights."""
+        said = (p.weights if isinstance(p, LayerBits) else p for p in self._said(module))
+        return BITS[next((name for name in said if name and name in BITS), self.options.weights)]
+
+    def activation_bits(self, module: str) -> int:
+        """Bits that the layer asks of its operands."""
+        said = (p.activations for p in self._said(module) if isinstance(p, LayerBits))
+        return BITS[next((name for name in said if name), self.options.activations)]
+
+    def _said(self, module: str) -> tuple[LayerPrecision, ...]:
+        """What is said about the layer, what counts first."""
+        matching = [p for pattern, p in self.options.layers.items() if self.selects(pattern, module)]
+        return (*matching[-1:], *([self.decided[module]] if module in self.decided else ()))
+
+
+@dataclass(frozen=True)
+class GroupBits:
+    """Bits of each group of values that share a grid, the nodes that compute on 8 bits alone, and what was not met."""
+
+    by_group: Mapping[str, int]
+    narrow: frozenset[str]  # first results of nodes
+    warnings: tuple[str, ...] = ()
+
+
+def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisions) -> GroupBits:
+    """The widest that a reader asks of a value of the group; the default where nobody asks.
+
+    With 16 bits for all as the default, operators that have no form on 16 bits stay in float instead.
+    """
+    default = BITS[precisions.options.activations]
+    computing = [n for n in graph.nodes if n.outputs[0].name in plan.computing]
+    narrow = [n for n in computing if default == NARROW_BITS and not accepts_wide(n)]
+    asked: dict[str, list[tuple[int, str]]] = {}
+    for node in computing:
+        operands = [node.operand(0)] if is_layer(node.op) else node.operands
+        for value in operands:
+            if value is not None and value.name in plan.observed:
+                ask = precisions.activation_bits(node.source.module), node.source.module
+                asked.setdefault(groups.find(value.name), []).append(ask)
+    capped = {groups.find(node.outputs[0].name): node for node in narrow}
+    by_group, warnings = {}, []
+    for group in {groups.find(name) for name in plan.observed}:
+        bits, module = max(asked.get(group, [(default, "")]))
+        maker = capped.get(group)
+        if maker is not None and bits > NARROW_BITS:
+            warnings.append(
+                f"{module}: asks for {bits} bits of what {maker.op.name} %{group} gives, which has 8"
+            )
+            bits = NARROW_BITS
+        by_group[group] = bits
+    return GroupBits(by_group, frozenset(n.outputs[0].name for n in narrow), tuple(sorted(warnings)))
+
+
+def accepts_wide(node: Node) -> bool:
+    """Whether the operator has an integer form on activations of 16 bits."""
+    if node.op.quantized is Quantized.MOVE or is_layer(node.op):
+        return True
+    fine, coarse = (
+        Quantization((scale,), bits=BITS["int16"]) for scale in (1.0, 2.0**15)
+    )  # nothing overflows
+    operands = [t and (t.quantized(fine) if t.dtype.is_floating else t) for t in node.operand_types]
+    outputs = [t.quantized(coarse) for t in node.output_types]
+    try:
+        node.op.check_quantized(operands, outputs)
+    except ShapeError:
+        return False
+    return True

@@ -1,0 +1,237 @@
+"""Learned rounding in a quantized graph, layer after layer: each layer learns on what those before it now give.
+
+The float graph and the quantized one run side by side, node by node, on the calibration samples. A layer's output is
+compared at a bounded number of places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...ir import Graph, Node, OverflowBoundError, Quantization, TensorType, Value, rebatch, run
+from ...ir.ops.accumulate import fixed_point, prove_accumulator
+from ...ir.ops.conv import Conv
+from ...ir.ops.linear import Linear
+from ...specs.options import AdaRound
+from ..calibrate import Batch, Progress, batch_size
+from ..layers import is_layer
+from ..report import Cell, Decision, PassReport, Table
+from .adaround import Lesson, learn_rounding
+from .layer_rows import Unfoldable, count_places, pick, taps_of, unfold
+
+_PLACES = 8192  # of a layer, over all samples
+_ROW_ELEMENTS = 1 << 24  # of a layer's places: 64 MiB
+_VALUE_ELEMENTS = 1 << 26  # of the largest value, over all samples: 256 MiB
+
+
+def learn_roundings(
+    real: Graph,
+    quantized: Graph,
+    samples: Sequence[Batch],
+    options: AdaRound,
+    *,
+    corrects_bias: bool,
+    progress: Progress,
+) -> tuple[Graph, PassReport]:
+    """The quantized graph with weights rounded so that each layer's error on the samples falls.
+
+    A layer whose error would not fall stays as it is. With `corrects_bias`, biases give each output channel the mean
+    that it has in the float graph.
+    """
+    chunks = _chunks(real, samples, options.samples)
+    size = len(chunks[0][0]) // real.inputs[0].type.shape[0] if real.inputs else 1
+    own = real.inputs[0].type.shape[0] if real.inputs else 1
+    floats, integers = (_Walk(rebatch(g, size * own) if size > 1 else g, chunks) for g in (real, quantized))
+    generator = torch.Generator().manual_seed(options.seed)
+    decisions: list[Decision] = []
+    rows: list[tuple[Cell, ...]] = []
+    nodes = integers.graph.nodes
+    for done, node in enumerate(nodes, start=1):
+        if is_layer(node.op) and node.operands[1].type.is_quantized:
+            reason = _why_not(integers.graph, node)
+            learned = None
+            if reason is None:
+                floats.advance_to(node.output.name)
+                learned = _learn(floats, integers, node, options, corrects_bias, generator)
+                reason = learned.reason
+                rows.append(learned.row)
+                integers.params.update(learned.params)
+            applied = learned is not None and bool(learned.params)
+            decisions.append(Decision("adaround", node.output.name, node.source, applied, reason))
+        integers.step(node)
+        progress("rounding", done, len(nodes))
+    columns = ("layer", "module", "bits", "error_nearest", "error_adaround", "changed_weights")
+    report = PassReport("quantize", tuple(decisions), (Table("rounding", columns, tuple(rows)),))
+    return quantized.with_params(integers.params), report
+
+
+@dataclass(frozen=True)
+class _Learned:
+    """Constants that a layer gets, none where it stays as it is; errors are relative to the power of its result."""
+
+    params: dict[str, Tensor]
+    reason: str
+    row: tuple[Cell, ...]
+
+
+class _Walk:
+    """A graph that runs on all chunks of samples, one node at a time; `params` replaces constants."""
+
+    def __init__(self, graph: Graph, chunks: Sequence[Batch]) -> None:
+        self.graph, self.params = graph, dict[str, Tensor]()
+        self._values = {v.name: [chunk[i] for chunk in chunks] for i, v in enumerate(graph.inputs)}
+        self._chunks = len(chunks)
+        self._readers = {name: len(nodes) for name, nodes in graph.users.items()}
+        self._at = 0
+
+    def tensors(self, value: Value) -> list[Tensor]:
+        """A value that a node still to come reads, as reals, chunk by chunk."""
+        return self._values[value.name]
+
+    def real(self, value: Value) -> Tensor:
+        """A constant as reals in float32."""
+        tensor, grid = self.params.get(value.name, self.graph.tensor(value)), value.type.quantization
+        return tensor if grid is None else grid.dequantize(tensor)
+
+    def advance_to(self, name: str) -> None:
+        """Run all nodes before the one that makes this value."""
+        while self.graph.nodes[self._at].outputs[0].name != name:
+            self.step(self.graph.nodes[self._at])
+
+    def step(self, node: Node) -> None:
+        """Run the next node."""
+        self._at += 1
+        read = {v.name: v for v in node.operands}
+        params = {
+            name: self.params.get(name, self.graph.params[name]) for name in read if name in self.graph.params
+        }
+        inputs = tuple(v for v in read.values() if v.name not in params)
+        alone = Graph(inputs, node.outputs, (node,), params)
+        with torch.no_grad():
+            results = [run(alone, [self._values[v.name][i] for v in inputs]) for i in range(self._chunks)]
+        for place, value in enumerate(node.outputs):
+            self._values[value.name] = [result[place] for result in results]
+        for value in node.operands:
+            self._readers[value.name] -= 1
+            if not self._readers[value.name]:
+                self._values.pop(value.name, None)
+
+
+def _chunks(graph: Graph, samples: Sequence[Batch], wanted: int) -> list[Batch]:
+    """As many samples as memory allows, in chunks that the graph passes at once."""
+    largest = max((v.type.numel for node in graph.nodes for v in node.outputs), default=1)
+    count = min(len(samples), wanted, max(_VALUE_ELEMENTS // largest, 1))
+    size = batch_size(graph, samples[:count])
+    starts = range(0, count - count % size, size)
+    return [
+        tuple(torch.cat(column) for column in zip(*samples[at : at + size], strict=True)) for at in starts
+    ]
+
+
+def _why_not(graph: Graph, node: Node) -> str | None:
+    if not isinstance(node.op, Conv | Linear):
+        return f"{node.op.name} is rounded to nearest"
+    if graph.use_count(node.operands[1]) > 1:
+        return "its weights are shared with another layer"
+    return None
+
+
+def _learn(
+    floats: _Walk, integers: _Walk, node: Node, options: AdaRound, corrects: bool, generator: torch.Generator
+) -> _Learned:
+    op, twin = node.op, floats.graph.producers[node.output.name]
+    assert isinstance(op, Conv | Linear)
+    stored, kept_bias = node.operands[1], node.operand(2)
+    grid = stored.type.quantization
+    assert grid is not None
+    real_weight = floats.real(twin.operands[1])
+    weight = taps_of(op, real_weight)
+    step = taps_of(op, grid.expand(stored.type.shape)[0].float().expand(stored.type.shape))
+    lesson = _lesson(op, node, twin, floats, integers, weight, generator)
+    groups, outputs = weight.shape[0], weight.shape[1]
+    nearest = taps_of(op, integers.real(stored))
+    bias = (
+        torch.zeros(groups, 1, outputs) if kept_bias is None else integers.real(kept_bias).view(groups, 1, -1)
+    )
+    corrects = corrects and kept_bias is not None
+    studied = lesson.centred() if corrects else lesson
+    chosen = learn_rounding(
+        weight,
+        step,
+        studied.shortfall(nearest) if corrects else bias,
+        studied,
+        largest=grid.qmax,
+        iterations=options.iterations,
+        learning_rate=options.learning_rate,
+        generator=generator,
+    )
+    learned_bias = lesson.shortfall(chosen * step) if corrects else bias
+    before, after = lesson.error(nearest, bias), lesson.error(chosen * step, learned_bias)
+    params = {stored.name: chosen.reshape(stored.type.shape).to(grid.container.torch)}
+    if corrects and kept_bias is not None and kept_bias.type.quantization is not None:
+        params[kept_bias.name] = _integers(learned_bias.flatten(), kept_bias.type.quantization)
+    power = lesson.power() or 1.0
+    changed = float((params[stored.name] != integers.graph.tensor(stored)).double().mean())
+    row = (node.output.name, node.source.module, grid.bits, before / power, min(before, after) / power)
+    if after >= before:
+        return _Learned({}, "no rounding that was found is better than the nearest", (*row, 0.0))
+    if not _fits(node, params, integers.graph):
+        return _Learned({}, "an accumulator could leave int32", (*row[:4], before / power, 0.0))
+    return _Learned(params, f"{100 * changed:.0f} % of the weights are not the nearest", (*row, changed))
+
+
+def _lesson(
+    op: Unfoldable,
+    node: Node,
+    twin: Node,
+    floats: _Walk,
+    integers: _Walk,
+    weight: Tensor,
+    generator: torch.Generator,
+) -> Lesson:
+    """The layer at the same random places of each sample in both graphs, other places in each chunk."""
+    available = count_places(op, torch.empty(node.output.type.shape, device="meta"))
+    chunks = len(integers.tensors(node.operands[0]))
+    samples = 1 if isinstance(op, Linear) else node.output.type.shape[0]
+    rows = max(1, min(_PLACES, _ROW_ELEMENTS // weight[0, 0].numel() // weight.shape[0]))
+    taken = min(available, max(1, rows // (chunks * samples)))
+    places = [torch.randperm(available, generator=generator)[:taken] for _ in range(chunks)]
+    kernel, output = node.operands[1].type.shape[2:], node.output.type.shape
+    wanted, read, added = [], [], []
+    for i, chosen in enumerate(places):
+        x_real, x = floats.tensors(twin.operands[0])[i], integers.tensors(node.operands[0])[i]
+        real = unfold(op, x_real, kernel, output, chosen) @ weight.mT
+        bias, residual, residual_real = twin.operand(2), node.operand(3), twin.operand(3)
+        if bias is not None:
+            real = real + floats.real(bias).view(weight.shape[0], 1, -1)
+        if residual is not None and residual_real is not None:
+            real = real + pick(op, floats.tensors(residual_real)[i], chosen)
+            added.append(pick(op, integers.tensors(residual)[i], chosen))
+        wanted.append(real)
+        read.append(unfold(op, x, kernel, output, chosen))
+    return Lesson(torch.cat(read, 1), torch.cat(added, 1) if added else 0.0, torch.cat(wanted, 1), op.clamp)
+
+
+def _integers(bias: Tensor, grid: Quantization) -> Tensor:
+    steps = torch.tensor(grid.scale, dtype=torch.float64)
+    return (bias.double() / steps).round().clamp(grid.qmin, grid.qmax).to(torch.int32)
+
+
+def _fits(node: Node, params: dict[str, Tensor], graph: Graph) -> bool:
+    """Whether no accumulator of the layer with these constants can leave int32."""
+    x, weight, bias, residual = (node.operand(i) for i in range(4))
+    assert x is not None and weight is not None and isinstance(node.op, Conv | Linear)
+    types = [None if v is None else v.type for v in (x, weight, residual)]
+    assert isinstance(types[0], TensorType) and isinstance(types[1], TensorType)
+    assert types[0].quantization is not None
+    fixed = fixed_point(types[0], types[1], node.output.type, residual=types[2], clamp=node.op.clamp)
+    constant = None if bias is None else params.get(bias.name, graph.tensor(bias))
+    try:
+        prove_accumulator(params[weight.name], constant, fixed, x=types[0].quantization, channel_axis=0)
+    except OverflowBoundError:
+        return False
+    return True

@@ -1,0 +1,158 @@
+"""The grid of each value: one for all that data movement joins, chosen from what calibration saw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ...ir import Graph, Node, Quantization, Value
+from ...ir.ops.base import Quantized
+from ...ir.ops.pad import Pad
+from ...ir.ops.slicing import Concat
+from ..report import Table
+from .grid import activation_grid, natural_grid
+from .groups import UnionFind
+from .observers import Range, Statistics, choose_range, min_max
+from .plan import Plan
+from .precision import NARROW_BITS, Precisions, group_bits
+
+_OUTLIER = 1000.0  # times the 99.9th percentile
+_NARROW = 2.0  # an operand of a concat with less than half the result's range may keep a finer grid
+
+
+@dataclass(frozen=True)
+class Grids:
+    """The grid of each value that is to be an integer, and the means of its channels.
+
+    `narrow` names the nodes that compute on 8 bits alone; `narrow_grids` is what they read of wider groups.
+    """
+
+    groups: UnionFind
+    by_group: Mapping[str, Quantization]
+    statistics: Mapping[str, Statistics]
+    table: Table
+    warnings: tuple[str, ...]
+    narrow: frozenset[str] = frozenset()
+    narrow_grids: Mapping[str, Quantization] = field(default_factory=dict)
+
+    def of(self, value: Value) -> Quantization:
+        """Grid of a value."""
+        return self.by_group[self.groups.find(value.name)]
+
+    def read_by(self, node: Node, value: Value) -> Quantization:
+        """Grid on which a node that computes reads a value."""
+        wide = self.of(value)
+        is_narrow = node.outputs[0].name in self.narrow
+        return self.narrow_grids.get(self.groups.find(value.name), wide) if is_narrow else wide
+
+    def mean(self, value: Value, axis: int) -> Tensor:
+        """Mean that calibration saw at each index of dimension `axis`."""
+        return self.statistics[value.name].means[axis]
+
+
+def choose_grids(
+    graph: Graph, plan: Plan, statistics: Mapping[str, Statistics], precisions: Precisions
+) -> Grids:
+    """One grid for each group; an input whose data lie on a grid of their own keeps that.
+
+    An operator that can give one grid only decides for its group. The operand of a concat that other nodes compute
+    with, and whose range is narrow, stays out of the group: it is rescaled for the concat alone.
+    """
+    groups = _groups(graph, plan, statistics)
+    bits_of = group_bits(graph, plan, groups, precisions)
+    members: dict[str, list[str]] = {}
+    for name in statistics:
+        members.setdefault(groups.find(name), []).append(name)
+    put_in, fixed = _put_in(graph, plan, groups), _fixed(graph, plan, groups)
+    inputs = {v.name for v in graph.inputs}
+    chosen, narrow, rows, warnings = {}, {}, [], list(bits_of.warnings)
+    for group, names in members.items():
+        seen = Statistics.joined([statistics[name] for name in names])
+        bits = bits_of.by_group[group]
+        covered = choose_range(seen, precisions.options.observer, levels=1 << bits)
+        natural = (
+            natural_grid(seen, bits=bits) if inputs.intersection(names) and group not in put_in else None
+        )
+        for added in put_in.get(group, ()):
+            covered = covered.union(added)
+        grid = fixed.get(group) or natural or activation_grid(covered, bits=bits)
+        chosen[group] = grid
+        if grid.bits > NARROW_BITS:
+            narrow[group] = activation_grid(covered, bits=NARROW_BITS)
+        rows.append((group, len(names), grid.bits, seen.low, seen.high, grid.scale[0], grid.zero_point[0]))
+        warnings += _warnings(group, seen)
+    columns = ("group", "values", "bits", "low", "high", "scale", "zero_point")
+    table = Table("grids", columns, tuple(rows))
+    return Grids(groups, chosen, statistics, table, tuple(warnings), bits_of.narrow, narrow)
+
+
+def _groups(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> UnionFind:
+    groups = UnionFind()
+    for node in graph.nodes:
+        if node.outputs[0].name in plan.moving:
+            apart = _narrow_operands(graph, plan, node, statistics)
+            groups.unite(v.name for v in _moved(node) if v.name not in apart)
+    return groups
+
+
+def _moved(node: Node) -> Iterable[Value]:
+    return (v for v in (*node.operands, *node.outputs) if v.type.dtype.is_floating)
+
+
+def _narrow_operands(
+    graph: Graph, plan: Plan, node: Node, statistics: Mapping[str, Statistics]
+) -> frozenset[str]:
+    """Operands of a concat that gain from a grid of their own: narrow, and computed with elsewhere."""
+    if not isinstance(node.op, Concat) or node.output.name not in statistics:
+        return frozenset()
+    limit = min_max(statistics[node.output.name]).width / _NARROW
+    return frozenset(
+        v.name
+        for v in node.operands
+        if v.name in statistics
+        and min_max(statistics[v.name]).width < limit
+        and any(user.outputs[0].name in plan.computing for user in graph.users[v.name])
+    )
+
+
+def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range]]:
+    """What movement puts beside activations: constants, and the number that a padding fills with; by group."""
+    found: dict[str, list[Range]] = {}
+    for node in graph.nodes:
+        if node.outputs[0].name not in plan.moving:
+            continue
+        for value in node.operands:
+            if graph.is_constant(value) and value.type.dtype.is_floating and value.type.numel:
+                low, high = graph.tensor(value).aminmax()
+                found.setdefault(groups.find(value.name), []).append(Range.of(float(low), float(high)))
+        if isinstance(node.op, Pad) and node.op.value:
+            number = node.op.value
+            found.setdefault(groups.find(node.output.name), []).append(Range.of(number, number))
+    return found
+
+
+def _fixed(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, Quantization]:
+    """The grids that operators impose on their groups."""
+    return {
+        groups.find(node.outputs[0].name): node.op.result_grid
+        for node in graph.nodes
+        if node.outputs[0].name in plan.computing
+        and node.op.quantized is Quantized.COMPUTE
+        and node.op.result_grid is not None
+    }
+
+
+def _warnings(name: str, seen: Statistics) -> list[str]:
+    largest = max(abs(seen.low), abs(seen.high))
+    if not largest:
+        return [f"%{name}: calibration saw zeros only"]
+    ordered = seen.sample.abs().sort().values
+    typical = float(ordered[round(0.999 * (len(ordered) - 1))])
+    if typical and largest > _OUTLIER * typical:
+        return [
+            f"%{name}: the largest value seen, {largest:.4g}, is {largest / typical:.2g} times what 99.9 % of the "
+            "values stay below; an observer that clips (percentile, mse) keeps their precision"
+        ]
+    return []

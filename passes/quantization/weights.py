@@ -1,0 +1,148 @@
+"""Weights and biases as integers, with the proof that no accumulator leaves int32.
+
+weight[c] = round(w[c] / s_w[c]),  |weight| <= 2^(bits-1) - 1
+bias[c]   = round(b[c] / (s_x * s_w[c]))
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ...ir import Quantization, TensorType
+from ...ir.ops.accumulate import bias_quantization
+from ...ir.ops.conv import ConvTranspose
+from ...specs.options import WeightObserver
+from ..layers import Layer, apply_to_channels, channel_taps
+from .aciq import clip_scales, spread_correction
+from .codebook import share_values
+from .grid import to_float32
+
+_LARGEST_BIAS = 1 << 29  # leaves the products a share of int32
+_STEPS_OF_ZERO_CHANNEL = 1 << 10  # accumulator steps in one output step where all weights are zero
+_SHRINKS = 50
+_REFITS = 4
+
+
+@dataclass(frozen=True)
+class QuantizedWeights:
+    """Integers of one layer, and what they stand for."""
+
+    weight: Tensor
+    weight_grid: Quantization
+    bias: Tensor | None
+    bias_grid: Quantization | None
+
+
+def weight_axis(op: Layer, weight: TensorType) -> int | None:
+    """Dimension of the weight along which output channels, and with them scales, lie; None for one scale in all."""
+    return op.channel_axis(weight) if isinstance(op, ConvTranspose) else 0
+
+
+def quantize_weights(
+    op: Layer,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    x: Quantization,
+    y: Quantization,
+    bits: int,
+    per_channel: bool = True,
+    observer: WeightObserver = "minmax",
+    codebook_bits: int | None = None,
+    mean: Tensor | None = None,
+) -> QuantizedWeights:
+    """Symmetric integers for each output channel; a scale is raised where the bias would not fit beside it.
+
+    With `codebook_bits`, integers of 8 bits take only so many values as that many bits count, for the whole weight.
+    With `mean`, the mean of each input channel, the bias takes back what rounding the weights adds to the mean of
+    each output channel.
+    """
+    axis = weight_axis(op, TensorType.of(weight)) if per_channel else None
+    rows = weight.double().movedim(axis, 0).flatten(1) if axis is not None else weight.double().view(1, -1)
+    scales = row_scales(rows, bits=bits, observer=observer)
+    scales = torch.where(scales > 0, scales, y.scale[0] / (x.scale[0] * _STEPS_OF_ZERO_CHANNEL))
+    least = torch.zeros_like(scales)
+    if bias is not None:
+        needed = bias.double().abs() / (x.scale[0] * _LARGEST_BIAS)
+        least = needed if axis is not None else needed.max(0, keepdim=True).values
+    scales = torch.maximum(scales, least)
+    if observer == "aciq":
+        scales = torch.maximum(scales * _spread_factor(rows, scales, bits=bits), least)
+    grid = Quantization(tuple(to_float32(float(s)) for s in scales), bits=bits, axis=axis)
+    step, _ = grid.expand(tuple(weight.shape))
+    integers = _nearest(weight.double(), step, bits=bits).to(grid.container.torch)
+    if codebook_bits is not None and bits == 8:
+        integers = share_values(integers, step.square(), bits=codebook_bits)
+    if mean is not None:
+        shift = mean_shift(op, integers.double() * step - weight.double(), mean)
+        bias = -shift if bias is None else bias.double() - shift
+    if bias is None:
+        return QuantizedWeights(integers, grid, None, None)
+    bias_grid = bias_quantization(x, grid)
+    steps = torch.tensor(bias_grid.scale, dtype=torch.float64)
+    return QuantizedWeights(integers, grid, (bias.double() / steps).round().to(torch.int32), bias_grid)
+
+
+def mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
+    """Mean of each output channel of a layer with weights `error`, for inputs with these means, away from borders."""
+    shift = apply_to_channels(channel_taps(op, error).sum(-1), mean)
+    return shift / prod(op.stride) if isinstance(op, ConvTranspose) else shift
+
+
+def row_scales(rows: Tensor, *, bits: int, observer: WeightObserver) -> Tensor:
+    """A scale for each row: the largest weight on the largest integer, or clipped as the observer says.
+
+    Below 8 bits `minmax` means `mse`: there the largest weight alone would cost the others their precision.
+    """
+    if observer == "aciq":
+        return clip_scales(rows, bits=bits)
+    if observer == "minmax" and bits >= 8:
+        return rows.abs().amax(1) / _largest(bits)
+    return _least_squares_scales(rows, bits=bits)
+
+
+def _least_squares_scales(rows: Tensor, *, bits: int) -> Tensor:
+    """The scale of least squared error among shrunk ones, refitted to the integers that it gives:
+
+    s = <w, q> / <q, q>
+    """
+    largest = rows.abs().amax(1) / _largest(bits)
+    best, least = largest, torch.full_like(largest, float("inf"))
+    for k in range(1, _SHRINKS + 1):
+        best, least = _better(rows, best, least, largest * (k / _SHRINKS), bits=bits)
+    for _ in range(_REFITS):
+        integers = _nearest(rows, _steps(best), bits=bits)
+        products, squares = (rows * integers).sum(1), integers.square().sum(1)
+        best, least = _better(
+            rows, best, least, torch.where(squares > 0, products / squares, best), bits=bits
+        )
+    return best
+
+
+def _better(rows: Tensor, best: Tensor, least: Tensor, scales: Tensor, *, bits: int) -> tuple[Tensor, Tensor]:
+    """Scales and squared errors of the rows, each the better one of `best` and `scales`."""
+    step = _steps(scales)
+    error = (_nearest(rows, step, bits=bits) * step - rows).square().sum(1)
+    return torch.where(error < least, scales, best), torch.minimum(error, least)
+
+
+def _spread_factor(rows: Tensor, scales: Tensor, *, bits: int) -> Tensor:
+    step = _steps(scales)
+    return spread_correction(rows, _nearest(rows, step, bits=bits) * step)
+
+
+def _nearest(weight: Tensor, step: Tensor, *, bits: int) -> Tensor:
+    return (weight / step).round().clamp(-_largest(bits), _largest(bits))
+
+
+def _steps(scales: Tensor) -> Tensor:
+    """Scales that divide rows: 1 for a row of zeros."""
+    return torch.where(scales > 0, scales, 1.0)[:, None]
+
+
+def _largest(bits: int) -> int:
+    return (1 << (bits - 1)) - 1
