@@ -4,32 +4,27 @@
     cost      what each width of each layer takes (`bits.costs`)
     solve     the integer program over both (`bits.program`)
     predict   what the chosen mix really takes on the target; where that is over the budget, the program is corrected
-    refine    what whole mixes really lose; where another one near loses less, it is taken (`bits.refine`)
 
 The graph stays as it is; the decision goes to `quantize`, and into a file that can be pasted into its `layers`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from itertools import combinations
+from collections.abc import Sequence
+from dataclasses import replace
 
 from ..ir import Graph
-from ..specs.options import AssignBitsOptions, LayerPrecision, SensitivityMethod
-from .base import Context, Cost, CostModel, PassResult, register
-from .bits.costs import BYTE, BitCosts, bit_costs, bit_layers, precisions
-from .bits.loss import MixLoss, mean_and_error
-from .bits.program import LOSS, Assignment, BitProgram, Choice, LayerChoices, Limit, front, solve_bits
-from .bits.refine import Tried, best_of, priced, refine, spread, uniform, widths_of
+from ..specs.options import AssignBitsOptions, LayerPrecision
+from .base import Context, CostModel, PassResult, register
+from .bits.costs import BYTE, BitCosts, BitLayer, bit_costs, bit_layers, precisions
+from .bits.loss import mean_and_error, mix_losses
+from .bits.prediction import meet
+from .bits.program import LOSS, Assignment, BitProgram, Choice, LayerChoices, Limit, front
 from .bits.report import Decided, report_of
 from .calibrate import Batch
 from .errors import InfeasibleError, MissingNeedError, PassError
 from .sensitivity import SensitivityTable, digest_of, measure_sensitivity
 
-ROUNDS = 8
-_FEW_OUTPUTS = 64  # for so many, curvature costs no more than divergence
 _OF_TARGET = ("flash", "cycles", "ram")
 
 
@@ -39,41 +34,22 @@ def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> P
     samples = context.calibration[: options.samples]
     notes: list[str] = []
     model = _model(graph, options, context, notes)
-    patterns = options.keep
-    kept = {
-        n.source.module for n in graph.nodes if any(context.selects(p, n.source.module) for p in patterns)
-    }
-    layers = bit_layers(graph, options.weights, options.activations, kept, model)
-    absent = sorted(set(options.weights) - {w for layer in layers for w in layer.weights})
-    if absent:
-        notes.append(f"no layer can have weights of {', '.join(map(str, absent))} bits on the target")
+    layers = _layers(graph, options, context, model, notes)
     table = _sensitivity(graph, options, context, samples, notes)
     costs = bit_costs(graph, layers, model, options.latency)
     program = make_program(costs, table, _limits(options, costs))
     objective = LOSS if options.budget.loss is None else options.minimize
 
     def decision(solved: Assignment) -> dict[str, LayerPrecision]:
-        return precisions(layers, widths_of(solved), says_activations=set(options.activations) != {BYTE})
+        return precisions(layers, solved.widths, says_activations=set(options.activations) != {BYTE})
 
     predict = None if model is None else lambda solved: model.predict(graph, layers=decision(solved))
     try:
-        optimum, cost = _meet(program, objective, predict)
+        solved, cost = meet(program, objective, predict)
     except InfeasibleError as err:
         raise InfeasibleError("; ".join([str(err), *notes])) from err
-    rounds_activations = len(set(options.activations)) > 1
-    tried: tuple[Tried, ...] = ()
-    solved = optimum
-    loss = MixLoss.on(graph, samples, rounds_activations=rounds_activations)
-    if options.refine and objective == LOSS:
-        few = [samples[i] for i in spread(samples)]
-        near = MixLoss.on(graph, few, rounds_activations=rounds_activations)
-        starts = _starts(graph, options, few, costs, program, optimum)
-        tried = refine(
-            _corrected(program, optimum, cost), starts, loss, near=near, fits=_fits(program, predict)
-        )
-        solved = replace(best_of(tried).mix, gap=optimum.gap)
-        cost = cost if predict is None else predict(solved)
     resource = next((limit.resource for limit in program.limits if limit.resource != LOSS), options.minimize)
+    several = len(set(options.activations)) > 1
     decided = Decided(
         costs,
         table,
@@ -83,11 +59,23 @@ def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> P
         decision(solved),
         front(program, resource) if objective == LOSS else front(replace(program, limits=()), resource),
         resource,
-        mean_and_error(loss.of(widths_of(solved))),
-        tried,
+        mean_and_error(mix_losses(graph, samples, solved.widths, rounds_activations=several)),
         (*notes, *table.notes),
     )
     return PassResult(graph, report_of(decided), decided.layers)
+
+
+def _layers(
+    graph: Graph, options: AssignBitsOptions, context: Context, model: CostModel | None, notes: list[str]
+) -> tuple[BitLayer, ...]:
+    """The layers with the widths that each may have; those in `keep` have 8 bits."""
+    modules = {node.source.module for node in graph.nodes}
+    kept = {m for m in modules if any(context.selects(pattern, m) for pattern in options.keep)}
+    layers = bit_layers(graph, options.weights, options.activations, kept, model)
+    absent = sorted(set(options.weights) - {w for layer in layers for w in layer.weights})
+    if absent:
+        notes.append(f"no layer can have weights of {', '.join(map(str, absent))} bits on the target")
+    return layers
 
 
 def make_program(costs: BitCosts, table: SensitivityTable, limits: Sequence[Limit]) -> BitProgram:
@@ -183,113 +171,3 @@ def _limits(options: AssignBitsOptions, costs: BitCosts) -> list[Limit]:
     if budget.loss is not None:
         limits.append(Limit(LOSS, budget.loss))
     return limits
-
-
-@dataclass(frozen=True)
-class _Excess:
-    """By how much a prediction of a mix differs from what the program takes it to be, for one limit."""
-
-    limit: Limit
-    over: float
-    error: float
-
-
-Predict = Callable[[Assignment], Cost]
-
-
-def _starts(
-    graph: Graph,
-    options: AssignBitsOptions,
-    samples: Sequence[Batch],
-    costs: BitCosts,
-    program: BitProgram,
-    optimum: Assignment,
-) -> Iterator[tuple[str, Assignment]]:
-    """Mixes to start from: the optimum, those under other scores where these are cheap, and the uniform ones."""
-    yield f"optimum of {options.sensitivity}", optimum
-    wide = sorted(set(options.activations)) if len(set(options.activations)) > 1 else []
-    methods: list[SensitivityMethod] = ["kl"] if wide else ["kl", "hawq_v2"]
-    if graph.outputs[0].type.numel > _FEW_OUTPUTS:
-        methods = []
-    for method in methods:
-        if method != options.sensitivity:
-            table = measure_sensitivity(
-                graph,
-                samples,
-                method=method,
-                weight_bits=sorted({*options.weights, BYTE}),
-                activation_bits=wide,
-            )
-            other = solve_bits(make_program(costs, table, program.limits))
-            yield f"optimum of {method}", priced(program, other)
-    yield from uniform(program)
-
-
-def _corrected(program: BitProgram, solved: Assignment, cost: Cost | None) -> BitProgram:
-    """The program with what is fixed as the prediction of a mix says."""
-    if cost is None:
-        return program
-    errors = [_excess(limit, solved, cost).error for limit in program.limits]
-    limits = (replace(x, fixed=x.fixed + e) for x, e in zip(program.limits, errors, strict=True))
-    return replace(program, limits=tuple(limits))
-
-
-def _fits(program: BitProgram, predict: Predict | None) -> Callable[[Assignment], bool]:
-    """Whether the prediction of a mix meets all limits; what is not predicted the program itself keeps to."""
-    if predict is None:
-        return lambda solved: True
-    return lambda solved: all(_excess(x, solved, predict(solved)).over <= 0 for x in program.limits)
-
-
-def _meet(program: BitProgram, objective: str, predict: Predict | None) -> tuple[Assignment, Cost | None]:
-    """The best mix whose prediction meets the budget.
-
-    Code that several layers share is not known to the program, which corrects itself by what a mix is predicted to
-    take. Where that leads nowhere, each set of widths is tried by itself: the code that it needs is nearly a constant.
-    """
-    if predict is None:
-        return solve_bits(program, objective=objective), None
-    try:
-        return _meet_within(program, objective, predict)
-    except InfeasibleError as err:
-        found = []
-        for part in _parts(program):
-            with suppress(InfeasibleError):
-                found.append(_meet_within(part, objective, predict))
-        if not found:
-            raise err
-        return min(found, key=lambda pair: pair[0].amount(objective))
-
-
-def _meet_within(program: BitProgram, objective: str, predict: Predict) -> tuple[Assignment, Cost]:
-    """Solve, predict the mix, and solve again with what the program did not know until the prediction fits."""
-    for _ in range(ROUNDS):
-        solved = solve_bits(program, objective=objective)
-        cost = predict(solved)
-        found = [_excess(limit, solved, cost) for limit in program.limits]
-        if all(excess.over <= 0 for excess in found):
-            return solved, cost
-        limits = (replace(e.limit, fixed=e.limit.fixed + e.error) if e.over > 0 else e.limit for e in found)
-        program = replace(program, limits=tuple(limits))
-    missed = "; ".join(f"{e.limit.resource} by {e.over:,.0f}" for e in found if e.over > 0)
-    raise InfeasibleError(f"no mix was found whose prediction meets the budget; the last one misses {missed}")
-
-
-def _parts(program: BitProgram) -> Iterator[BitProgram]:
-    """The program with fewer widths of weights; layers that have none of them keep all they have."""
-    widths = sorted({choice.weights for item in program.layers for choice in item.choices})
-    for count in range(1, len(widths)):
-        for allowed in combinations(widths, count):
-            items = []
-            for item in program.layers:
-                left = tuple(choice for choice in item.choices if choice.weights in allowed)
-                items.append(replace(item, choices=left or item.choices))
-            yield replace(program, layers=tuple(items))
-
-
-def _excess(limit: Limit, solved: Assignment, cost: Cost) -> _Excess:
-    real = {"flash": cost.flash_bytes, "cycles": cost.cycles}.get(limit.resource)
-    if limit.resource.startswith("ram"):
-        real = cost.arena_bytes
-    taken = solved.amount(limit.resource) + limit.fixed
-    return _Excess(limit, 0.0, 0.0) if real is None else _Excess(limit, real - limit.most, real - taken)

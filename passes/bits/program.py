@@ -91,6 +91,11 @@ class Assignment:
     loss: float
     gap: float
 
+    @property
+    def widths(self) -> dict[str, tuple[int, int]]:
+        """Bits of the weights and of the operand of each layer."""
+        return {name: (choice.weights, choice.activations) for name, choice in self.chosen.items()}
+
     def amount(self, name: str) -> float:
         """What all layers lose, or cost of a resource, without what is fixed."""
         return sum(choice.amount(name) for choice in self.chosen.values())

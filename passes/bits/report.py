@@ -12,9 +12,7 @@ from ..base import Cost
 from ..report import Cell, Decision, PassReport, Table
 from ..sensitivity import SensitivityTable
 from .costs import BitCosts, BitLayer
-from .loss import mean_and_error
 from .program import LOSS, Assignment, BitProgram, Choice
-from .refine import Tried
 
 BITS_FILE, TABLE_FILE, FRONT_FILE, PICTURE_FILE = "bits.yaml", "sensitivity.json", "pareto.json", "pareto.svg"
 _NAMES = {"weights": "weight bytes", "bit_operations": "bit operations"}
@@ -23,8 +21,7 @@ _RESOURCES = ("weights", "bit_operations", "flash", "cycles", "latency")
 
 @dataclass(frozen=True)
 class Decided:
-    """All that a run of the pass found. `cost` is what the mix is predicted to take, `measured` its loss with error,
-    `tried` the mixes that were measured on the way."""
+    """All that a run of the pass found. `cost` is what the mix is predicted to take, `measured` its loss with error."""
 
     costs: BitCosts
     table: SensitivityTable
@@ -35,7 +32,6 @@ class Decided:
     front: tuple[Assignment, ...]
     resource: str
     measured: tuple[float, float]
-    tried: tuple[Tried, ...]
     notes: tuple[str, ...]
 
 
@@ -44,7 +40,7 @@ def report_of(decided: Decided) -> PassReport:
     return PassReport(
         "assign_bits",
         tuple(_decision(layer, decided) for layer in decided.costs.layers),
-        tuple(make(decided) for make in (_bits, _alternatives, _budget, _front, _loss, _refinement)),
+        tuple(make(decided) for make in (_bits, _alternatives, _budget, _front, _loss)),
         decided.notes,
         {
             BITS_FILE: _yaml(decided.layers).encode(),
@@ -146,16 +142,6 @@ def _loss(decided: Decided) -> Table:
     measured, error = decided.measured
     row = (decided.solved.loss, measured, error, decided.table.method, decided.table.samples)
     return Table("loss", ("predicted", "measured", "measured_error", "method", "samples"), (row,))
-
-
-def _refinement(decided: Decided) -> Table:
-    """The mixes that were measured, in order; the last one kept is the decision."""
-    columns = ("origin", "predicted", "measured", "measured_error", "kept", "weight_bits")
-    rows = tuple(
-        (step.origin, step.mix.loss, *mean_and_error(step.losses), step.kept, _mix_text(step.mix))
-        for step in decided.tried
-    )
-    return Table("refinement", columns, rows)
 
 
 def _choices(layer: BitLayer, decided: Decided) -> tuple[Choice, ...]:

@@ -65,11 +65,6 @@ class AssignBitsOptions(PassOptions):
         "(`gauss_newton`, to second order in the outputs too: `quadratic`), measured divergence (`kl`), or from "
         "curvature (`hawq`, `hawq_v2`, `fisher`) or size (`norm`) alone.",
     )
-    refine: bool = Field(
-        default=False,
-        description="Measure whole mixes and take a better one near the optimum of predicted losses, which add up only "
-        "while errors are small; when off, the proven optimum stays. A budget of `loss` is never refined.",
-    )
     table: FilePath | None = Field(
         default=None,
         description="Sensitivity of an earlier run, `sensitivity.json`, for this graph and these samples.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,7 +24,7 @@ from fxpress.passes import (
     PassResult,
     find_pass,
 )
-from fxpress.passes.bits.loss import MixLoss, mean_and_error
+from fxpress.passes.bits.loss import mix_losses
 from fxpress.passes.errors import InfeasibleError
 from fxpress.passes.quantization.precision import Precisions
 from fxpress.passes.sensitivity import measure_sensitivity
@@ -197,7 +196,7 @@ def test_a_layer_without_any_kernel_for_its_widths_is_an_error() -> None:
 @pytest.mark.parametrize("flash", [1500, 1700, 1900, 2100])
 def test_the_prediction_of_the_mix_meets_the_budget_of_flash(flash: int) -> None:
     board = Board(code_bytes=150)
-    result = assign(budget={"flash": f"{flash} B"}, cost=board, refine=True)
+    result = assign(budget={"flash": f"{flash} B"}, cost=board)
     assert board.predict(NETWORK, layers=result.layers).flash_bytes <= flash
 
 
@@ -248,12 +247,12 @@ def test_predicted_and_measured_loss_agree_where_errors_are_small() -> None:
 def test_the_measured_loss_lets_every_error_through_the_layers_behind() -> None:
     widths = dict.fromkeys(WEIGHTS, (2, 16))
     weights, both = (
-        MixLoss.on(NETWORK, samples(NETWORK), rounds_activations=r).of(widths).mean() for r in (False, True)
+        mix_losses(NETWORK, samples(NETWORK), widths, rounds_activations=r).mean() for r in (False, True)
     )
     assert float(both) == pytest.approx(float(weights), rel=1e-2)  # 16 bits add nothing beside 2
     narrow = dict.fromkeys(WEIGHTS, (8, 8))
-    loss = MixLoss.on(NETWORK, samples(NETWORK), rounds_activations=True)
-    assert loss.of(narrow).mean() < weights / 10
+    losses = mix_losses(NETWORK, samples(NETWORK), narrow, rounds_activations=True)
+    assert losses.mean() < weights / 10
 
 
 @pytest.mark.parametrize("bits", [2, 4])
@@ -265,57 +264,10 @@ def test_the_measured_loss_is_that_of_the_quantized_network(bits: int) -> None:
     for sample in data:
         p, q = (run(graph, sample)[0].double().log_softmax(-1) for graph in (NETWORK, quantized))
         real.append(float((p.exp() * (p - q)).sum()))
-    measured = MixLoss.on(NETWORK, data, rounds_activations=False).of(widths)
+    measured = mix_losses(NETWORK, data, widths, rounds_activations=False)
     assert float(measured.mean()) == pytest.approx(
         sum(real) / len(real), rel=0.1
     )  # activations of 8 bits are beside it
-
-
-def test_a_change_of_one_layer_loses_what_the_whole_mix_loses() -> None:
-    loss = MixLoss.on(NETWORK, samples(NETWORK), rounds_activations=True)
-    mix: dict[str, tuple[int, int]] = dict.fromkeys(WEIGHTS, (4, 8))
-    changes = [(name, (2, 8)) for name in WEIGHTS]
-    present = float(loss.of(mix).mean())
-    whole = [float(loss.of({**mix, name: widths}).mean()) - present for name, widths in changes]
-    assert loss.around(mix, changes) == pytest.approx(whole, rel=1e-6)
-
-
-@pytest.mark.parametrize("share", ["25 %", "37.5 %", "50 %", "75 %"])
-def test_refinement_never_measures_worse_than_the_optimum(share: str) -> None:
-    refined, plain = (assign(budget={"weights": share}, refine=refine) for refine in (True, False))
-    rows = refined.report.table("refinement").rows
-    kept = [row for row in rows if row[4]]
-    assert rows[0][0] == "optimum of gauss_newton" and rows[0][1] == plain.report.table("loss").rows[0][0]
-    assert [row[2] for row in kept] == sorted((row[2] for row in kept), reverse=True)  # type: ignore[type-var]
-    assert refined.report.table("loss").rows[0][1] <= plain.report.table("loss").rows[0][1]  # type: ignore[operator]
-    assert refined.report.table("loss").rows[0][0] <= 1.1 * plain.report.table("loss").rows[0][0]  # type: ignore[operator]
-    assert plain.report.table("refinement").rows == ()
-
-
-def test_refinement_takes_the_best_mix_of_a_small_network_or_one_that_chance_does_not_tell_from_it() -> None:
-    loss = MixLoss.on(NETWORK, samples(NETWORK), rounds_activations=False)
-    most = sum(WEIGHTS.values()) // 2
-    mixes = [
-        {name: (w, 8) for name, w in zip(WEIGHTS, bits, strict=True)}
-        for bits in product((2, 4, 8), repeat=3)
-        if sum(size * w // 8 for size, w in zip(WEIGHTS.values(), bits, strict=True)) <= most
-    ]
-    best = min((loss.of(mix) for mix in mixes), key=lambda losses: float(losses.mean()))
-    rows = assign(budget={"weights": f"{most} B"}, refine=True).report.table("bits").rows
-    taken = loss.of({str(row[0]): (int(str(row[1])), 8) for row in rows})
-    mean, error = mean_and_error(taken - best)
-    assert mean <= 2 * error
-
-
-def test_refinement_stays_within_what_is_predicted_for_the_target() -> None:
-    board = Board(code_bytes=150)
-    for flash in (1500, 1700, 1900):
-        result = assign(budget={"flash": f"{flash} B"}, cost=board, refine=True)
-        assert board.predict(NETWORK, layers=result.layers).flash_bytes <= flash
-
-
-def test_a_budget_of_loss_is_not_refined() -> None:
-    assert assign(budget={"loss": 0.1}, refine=True).report.table("refinement").rows == ()
 
 
 def test_a_table_that_fits_is_used_again_and_another_is_not(tmp_path: Path) -> None:
