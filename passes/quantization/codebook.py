@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ...ir import Graph
+from ...ir.huffman import code_lengths, encoded_bits
 from ..layers import is_layer
 from ..report import Cell, Table
-from .huffman import code_lengths, encoded_bits
 
 
 def share_values(integers: Tensor, importance: Tensor, *, bits: int) -> Tensor:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from fxpress.ir import Graph, Value, parse, run, run_integer
+from fxpress.ir.huffman import code_lengths, encode
 from fxpress.passes import Context, PassResult, find_pass
 from fxpress.passes.quantization.codebook import share_values
-from fxpress.passes.quantization.huffman import code_lengths, encode
 from fxpress.specs.options import QuantizeOptions
 
 

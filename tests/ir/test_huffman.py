@@ -8,7 +8,7 @@ from math import log2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxpress.passes.quantization.huffman import code_lengths, decode, encode, encoded_bits
+from fxpress.ir.huffman import code_lengths, decode, encode, encoded_bits
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=400))
@@ -37,3 +37,19 @@ def test_codes_are_canonical() -> None:
     assert sorted(Counter(lengths).items()) == [(1, 1), (3, 3), (4, 2)]
     assert encode([0], lengths) == b"\x00"
     assert encode([4, 5], lengths) == b"\xef"
+
+
+@given(st.lists(st.integers(1, 1000), min_size=2, max_size=30), st.integers(5, 8))
+def test_a_bound_on_the_length_costs_the_least_that_it_can(counts: list[int], longest: int) -> None:
+    free, bounded = code_lengths(counts), code_lengths(counts, longest=longest)
+    assert max(bounded) <= longest
+    assert sum(2.0**-length for length in bounded) == 1.0
+    assert encoded_bits(counts, free) <= encoded_bits(counts, bounded)
+    if max(free) <= longest:
+        assert encoded_bits(counts, free) == encoded_bits(counts, bounded)
+
+
+def test_rare_symbols_share_the_bits_that_a_bound_leaves() -> None:
+    counts = [1, 1, 2, 4, 8, 16, 32]
+    assert code_lengths(counts) == [6, 6, 5, 4, 3, 2, 1]
+    assert code_lengths(counts, longest=4) == [4, 4, 4, 4, 3, 3, 1]
