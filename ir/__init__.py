@@ -1,12 +1,14 @@
 """The intermediate representation: graphs, their types, operators, text form, verifier and interpreters."""
 
 from . import ops
+from .builder import Builder, rewrite
 from .errors import IRError, OverflowBoundError, ParseError, ShapeError, UnsupportedError, VerifyError
-from .graph import Builder, Graph, Node, Source, rewrite
+from .graph import Graph, Node, Source
 from .interpret import rebatch, run, run_integer
 from .ops.base import OPERATORS, Op
+from .parser import parse
 from .tensor_type import DType, Quantization, TensorType, Value
-from .text import dump, node_text, parse, type_text
+from .text import dump, node_text, type_text
 from .verify import verify
 
 __all__ = [

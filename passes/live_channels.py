@@ -21,7 +21,7 @@ from torch import Tensor
 from ..ir import Graph, Node, Source, TensorType, Value
 from ..ir.ops.activation import Elementwise
 from ..ir.ops.binary import Add, Mul, Sub
-from ..ir.ops.conv import Conv, ConvTranspose, pairs
+from ..ir.ops.conv import Conv, ConvTranspose
 from ..ir.ops.pad import Pad
 from ..ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from ..ir.ops.quantize import Requantize
@@ -29,6 +29,7 @@ from ..ir.ops.reduce import Mean, ReduceMax, Sum
 from ..ir.ops.resize import ResizeLinear, ResizeNearest
 from ..ir.ops.shape import Copy, Permute, Reshape
 from ..ir.ops.slicing import Concat, Slice
+from ..ir.ops.spatial import pairs
 from .intervals import Interval
 from .layers import Layer, channel_axis, channel_taps, is_depthwise, is_layer
 

@@ -12,9 +12,10 @@ from ..ir.ops.elementary import Abs
 from ..ir.ops.pad import Pad
 from ..ir.ops.pool import AvgPool, MaxPool
 from ..ir.ops.reduce import Mean, ReduceMax, Sum
+from ..ir.ops.reorder import Flip, Roll, Tile
 from ..ir.ops.resize import ResizeLinear, ResizeNearest
 from ..ir.ops.shape import Copy, Expand, Permute, Reshape
-from ..ir.ops.slicing import Concat, Flip, Roll, Slice, Split, Tile
+from ..ir.ops.slicing import Concat, Slice, Split
 from ..ir.ops.softmax import Softmax
 from .fuse_activation import bounds_of
 from .layers import CLAMPED, clamp_of

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..ir import DType, Graph, Node, Source, TensorType, Value, rewrite
-from ..ir.graph import Builder
+from ..ir import Builder, DType, Graph, Node, Source, TensorType, Value, rewrite
 from ..ir.ops.embedding import Embedding
 from ..ir.ops.linear import Linear
 from ..ir.ops.quantize import Dequantize

@@ -17,16 +17,17 @@ from ...ir import Graph, Node, Value
 from ...ir.ops.accumulate import Clamp, clamp_bounds
 from ...ir.ops.activation import Elementwise
 from ...ir.ops.base import IntegerCall
-from ...ir.ops.conv import Conv, pairs
+from ...ir.ops.conv import Conv
 from ...ir.ops.linear import Linear
 from ...ir.ops.pad import Pad
 from ...ir.ops.pool import MaxPool
 from ...ir.ops.quantize import Requantize
+from ...ir.ops.spatial import pairs
 from . import prelude_eager
 from .layers import LayerKind, channel_scales, layer_kind, symmetric_padding
+from .literal import Argument, literal
 from .names import Path
 from .qdq import QdqStyle, carried_zero_point, grid, is_byte
-from .record import Argument, literal
 from .style import Strings
 
 

@@ -10,8 +10,10 @@ from ...ir.ops.accumulate import Clamp as Bounds
 from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.linear import Linear
 from .layout import Layer, Layout
+from .literal import literal
 from .names import comment, identifier, unique
-from .record import Recording, literal, record
+from .record import Recording, record
+from .statements import statements
 from .style import Style
 
 _POOL = ("x", "y", "z", "u", "v", "w")
@@ -69,7 +71,7 @@ class _Writer:
             raw = self._style.is_raw(node)
             recording = self._recorder.recording(node)
             read = operands if raw else self._read(node, operands)
-            lines, expressions = recording.statements(read, self._variables.fresh_names().__next__)
+            lines, expressions = statements(recording, read, self._variables.fresh_names().__next__)
             if len(expressions) == len(node.outputs) and not raw:
                 expressions = tuple(map(self._style.store, node.outputs, expressions))
         targets = self._variables.assign(node)

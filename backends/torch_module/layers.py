@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ...ir import DType, Node, TensorType
 from ...ir.ops.activation import Clamp, Gelu, Hardsigmoid, Hardswish, LeakyRelu, Relu, Sigmoid, Silu, Tanh
-from ...ir.ops.conv import Conv, ConvTranspose, pairs
+from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
 from ...ir.ops.norm import BatchNorm, GroupNorm, LayerNorm, RmsNorm
 from ...ir.ops.pool import AvgPool, MaxPool
 from ...ir.ops.prelu import Prelu
-from .record import literal
+from ...ir.ops.spatial import pairs
+from .literal import literal
 
 Argument = int | float | bool | str | tuple[int, ...] | list[int]
 

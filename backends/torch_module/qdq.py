@@ -14,12 +14,13 @@ from torch import Tensor
 from ...ir import Graph, Node, Quantization, Value
 from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.linear import Linear
+from ...ir.ops.reorder import Flip, Roll, Tile
 from ...ir.ops.shape import Copy, Expand, Permute, Reshape
-from ...ir.ops.slicing import Concat, Flip, Roll, Select, Slice, Split, Tile
+from ...ir.ops.slicing import Concat, Select, Slice, Split
 from . import prelude_qdq
 from .layers import LayerKind, integer_layer_kind
+from .literal import literal
 from .names import Path
-from .record import literal
 from .style import Strings
 
 _MOVES = (Reshape, Permute, Expand, Copy, Slice, Select, Split, Concat, Flip, Roll, Tile)

@@ -12,8 +12,8 @@ from torch import Tensor
 from ...ir import Graph, Value
 from .forward import write_forward
 from .layout import Layout
+from .literal import literal
 from .names import Path, is_number
-from .record import literal
 from .style import Style
 
 _WORD = re.compile(r"\w+")

@@ -83,6 +83,16 @@ def fixed_point(
     )
 
 
+def check_addends(
+    bias: TensorType | None, residual: TensorType | None, y: TensorType, *, channels: int
+) -> None:
+    """Raise ShapeError unless the bias has one number for each output channel, and the residual the result's shape."""
+    if bias is not None and bias.shape != (channels,):
+        raise ShapeError(f"bias {bias.shape} for {channels} output channels")
+    if residual is not None and residual.shape != y.shape:
+        raise ShapeError(f"residual {residual.shape} for a result {y.shape}")
+
+
 def check_accumulating(
     operands: Sequence[TensorType | None], outputs: Sequence[TensorType], *, channel_axis: int | None
 ) -> None:
@@ -160,6 +170,12 @@ def prove_accumulator(
             f"output channel {channel} can reach an accumulator of {int(shifted[channel]):,}, beyond int32"
         )
     return bound
+
+
+def zero_point(type: TensorType | None) -> int:
+    """Zero point of a per-tensor quantized operand."""
+    assert type is not None and type.quantization is not None
+    return type.quantization.zero_point[0]
 
 
 def _quantization(type: TensorType | None, what: str) -> Quantization:

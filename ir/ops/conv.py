@@ -20,9 +20,17 @@ from torch.nn import functional
 
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .accumulate import Clamp, apply_clamp, check_accumulating, finish_accumulator
+from .accumulate import (
+    Clamp,
+    apply_clamp,
+    check_accumulating,
+    check_addends,
+    finish_accumulator,
+    zero_point,
+)
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, Cut, tie_all, tie_grouped
+from .spatial import check_spatial, pairs, spread, symmetric_padding
 
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _CONV_TRANSPOSE = {
@@ -57,8 +65,6 @@ class Conv(Op):
         check_spatial(self.rank, x, w, (self.padding, 2), (self.dilation, 1))
         if x.shape[1] != w.shape[1] * self.groups or w.shape[0] % self.groups:
             raise ShapeError(f"{x.shape[1]} channels, weight {w.shape}, {self.groups} groups do not fit")
-        if bias is not None and bias.shape != (w.shape[0],):
-            raise ShapeError(f"bias {bias.shape} for {w.shape[0]} output channels")
         sizes = [
             (n + before + after - d * (k - 1) - 1) // s + 1
             for n, (before, after), k, s, d in zip(
@@ -68,7 +74,7 @@ class Conv(Op):
         if any(n <= 0 for n in sizes):
             raise ShapeError(f"the kernel {w.shape[2:]} is larger than the padded input {x.shape[2:]}")
         y = TensorType((x.shape[0], w.shape[0], *sizes), x.real().dtype)
-        check_residual(residual, y)
+        check_addends(bias, residual, y, channels=w.shape[0])
         return (y,)
 
     def reference(
@@ -132,8 +138,6 @@ class ConvTranspose(Op):
         if x.shape[1] != w.shape[0] or x.shape[1] % self.groups:
             raise ShapeError(f"{x.shape[1]} channels, weight {w.shape}, {self.groups} groups do not fit")
         channels = w.shape[1] * self.groups
-        if bias is not None and bias.shape != (channels,):
-            raise ShapeError(f"bias {bias.shape} for {channels} output channels")
         sizes = [
             (n - 1) * s - before - after + d * (k - 1) + extra + 1
             for n, (before, after), k, s, d, extra in zip(
@@ -149,7 +153,7 @@ class ConvTranspose(Op):
         if any(n <= 0 for n in sizes):
             raise ShapeError(f"the result would have sizes {tuple(sizes)}")
         y = TensorType((x.shape[0], channels, *sizes), x.real().dtype)
-        check_residual(residual, y)
+        check_addends(bias, residual, y, channels=channels)
         return (y,)
 
     def reference(
@@ -229,40 +233,6 @@ def _couple_groups(call: CouplingCall, groups: int, x: int, w: Axes, out_axis: i
     return outputs
 
 
-def pairs(padding: Sequence[int]) -> list[tuple[int, int]]:
-    """(before, after) for each spatial dimension."""
-    return list(zip(padding[::2], padding[1::2], strict=True))
-
-
-def symmetric_padding(x: Tensor, padding: Sequence[int], *, value: float = 0.0) -> tuple[Tensor, list[int]]:
-    """What torch's own `padding` argument can carry, and `x` padded explicitly with `value` where it cannot."""
-    both = pairs(padding)
-    if all(before == after for before, after in both):
-        return x, [before for before, _ in both]
-    flat = [n for pair in reversed(both) for n in pair]
-    return functional.pad(x, flat, value=value), [0] * len(both)
-
-
-def zero_point(type: TensorType | None) -> int:
-    """Zero point of a per-tensor quantized operand."""
-    assert type is not None and type.quantization is not None
-    return type.quantization.zero_point[0]
-
-
-def check_spatial(rank: int, x: TensorType, w: TensorType, *lengths: tuple[tuple[int, ...], int]) -> None:
-    """Raise ShapeError unless x and w have `rank` spatial dimensions and each attribute as many entries a dimension."""
-    if x.rank != rank + 2 or w.rank != rank + 2 or 0 in w.shape:
-        raise ShapeError(f"{rank} spatial dimensions do not fit input {x.shape} and weight {w.shape}")
-    if any(len(attribute) != per_dimension * rank for attribute, per_dimension in lengths):
-        raise ShapeError(f"attributes do not have {rank} spatial dimensions")
-
-
-def check_residual(residual: TensorType | None, y: TensorType) -> None:
-    """Raise ShapeError unless the residual has the result's shape."""
-    if residual is not None and residual.shape != y.shape:
-        raise ShapeError(f"residual {residual.shape} for a result {y.shape}")
-
-
 @lowers("conv1d.default", "conv2d.default", "conv3d.default")
 def _lower_conv(call: AtenCall) -> Value | None:
     x, w = call.value("input"), call.value("weight")
@@ -312,9 +282,3 @@ def _lower_conv_transpose(call: AtenCall) -> Value | None:
         groups=call["groups"],
     )
     return call.emit(op, x, w, call.optional_value("bias"))
-
-
-def spread(numbers: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """One number for each spatial dimension: torch allows a single one for all."""
-    listed = [numbers] if isinstance(numbers, int) else list(numbers)
-    return tuple(listed * rank if len(listed) == 1 else listed)

@@ -16,10 +16,16 @@ from torch.nn import functional
 
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .accumulate import Clamp, apply_clamp, check_accumulating, finish_accumulator
+from .accumulate import (
+    Clamp,
+    apply_clamp,
+    check_accumulating,
+    check_addends,
+    finish_accumulator,
+    zero_point,
+)
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, tie_all
-from .conv import check_residual, zero_point
 
 
 @operator("linear")
@@ -37,10 +43,8 @@ class Linear(Op):
         check_floats(self, x, w, bias, residual)
         if w.rank != 2 or not x.rank or x.shape[-1] != w.shape[1]:
             raise ShapeError(f"input {x.shape} does not fit weight {w.shape}")
-        if bias is not None and bias.shape != (w.shape[0],):
-            raise ShapeError(f"bias {bias.shape} for {w.shape[0]} outputs")
         y = TensorType((*x.shape[:-1], w.shape[0]), x.real().dtype)
-        check_residual(residual, y)
+        check_addends(bias, residual, y, channels=w.shape[0])
         return (y,)
 
     def reference(

@@ -13,8 +13,8 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
 from .channels import Axes, CouplingCall, Cut
-from .conv import pairs
 from .quantize import check_moved
+from .spatial import pairs
 
 MODES = ("constant", "reflect", "replicate", "circular")
 

@@ -18,10 +18,10 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall
-from .conv import pairs, spread, symmetric_padding
 from .quantize import check_moved, per_tensor_types
 from .reduce import Mean, ReduceMax
 from .slicing import Concat, Slice
+from .spatial import pairs, spread, symmetric_padding
 
 _MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 

@@ -142,6 +142,11 @@ def emit_reshape(call: AtenCall, x: Value, shape: Sequence[int]) -> Value:
     return call.emit(Reshape(with_free_batch(x.type, tuple(shape))), x)
 
 
+def emit_permute(call: AtenCall, x: Value, order: Sequence[int]) -> Value:
+    """`x` with its dimensions in this order."""
+    return x if list(order) == list(range(x.type.rank)) else call.emit(Permute(tuple(order)), x)
+
+
 def emit_squeeze(call: AtenCall, x: Value, axes: Sequence[int]) -> Value:
     """`x` without those of `axes` that have size 1."""
     kept = [i for i, n in enumerate(x.type.shape) if i not in axes or n != 1]
@@ -249,14 +254,14 @@ def _lower_filling(call: AtenCall) -> Value:
 def _lower_permute(call: AtenCall) -> Value:
     x = call.value("self")
     if call.target == "permute.default":
-        return _emit_permute(call, x, [axis % x.type.rank for axis in call["dims"]])
+        return emit_permute(call, x, [axis % x.type.rank for axis in call["dims"]])
     source, target = (
         [axis % x.type.rank for axis in ([listed] if isinstance(listed, int) else listed)]
         for listed in (call["source"], call["destination"])
     )
     placed = dict(zip(target, source, strict=True))
     rest = iter([axis for axis in range(x.type.rank) if axis not in source])
-    return _emit_permute(call, x, [placed[i] if i in placed else next(rest) for i in range(x.type.rank)])
+    return emit_permute(call, x, [placed[i] if i in placed else next(rest) for i in range(x.type.rank)])
 
 
 @lowers("transpose.int", "swapaxes.default", "swapdims.default", "t.default", "mT.default", "numpy_T.default")
@@ -275,42 +280,7 @@ def _lower_transpose(call: AtenCall) -> Value:
     elif first and x.type.rank:
         a, b = call[first] % x.type.rank, call[second] % x.type.rank
         order[a], order[b] = order[b], order[a]
-    return _emit_permute(call, x, order)
-
-
-def _emit_permute(call: AtenCall, x: Value, order: Sequence[int]) -> Value:
-    return x if list(order) == list(range(x.type.rank)) else call.emit(Permute(tuple(order)), x)
-
-
-@lowers("channel_shuffle.default")
-def _lower_channel_shuffle(call: AtenCall) -> Value:
-    x, groups = call.value("self"), call["groups"]
-    n, c, *spatial = x.type.shape
-    split = emit_reshape(call, x, (n, groups, c // groups, *spatial))
-    order = (0, 2, 1, *range(3, split.type.rank))
-    return emit_reshape(call, _emit_permute(call, split, order), x.type.shape)
-
-
-@lowers("pixel_shuffle.default")
-def _lower_pixel_shuffle(call: AtenCall) -> Value | None:
-    x, r = call.value("self"), call["upscale_factor"]
-    if x.type.rank != 4:
-        return None
-    n, c, h, w = x.type.shape
-    split = emit_reshape(call, x, (n, c // r**2, r, r, h, w))
-    moved = _emit_permute(call, split, (0, 1, 4, 2, 5, 3))
-    return emit_reshape(call, moved, (n, c // r**2, h * r, w * r))
-
-
-@lowers("pixel_unshuffle.default")
-def _lower_pixel_unshuffle(call: AtenCall) -> Value | None:
-    x, r = call.value("self"), call["downscale_factor"]
-    if x.type.rank != 4:
-        return None
-    n, c, h, w = x.type.shape
-    split = emit_reshape(call, x, (n, c, h // r, r, w // r, r))
-    moved = _emit_permute(call, split, (0, 1, 3, 5, 2, 4))
-    return emit_reshape(call, moved, (n, c * r**2, h // r, w // r))
+    return emit_permute(call, x, order)
 
 
 @lowers("contiguous.default", "clone.default")

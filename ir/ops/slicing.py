@@ -1,10 +1,9 @@
-"""Data movement that takes parts and joins them: slice, select, split, concat, and reorderings along a dimension."""
+"""Data movement that takes parts and joins them: slice, select, split, concat."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from math import prod
 
 import torch
 from torch import Tensor
@@ -155,95 +154,6 @@ class Concat(Op):
         return ((*parts[0][: self.axis], joined, *parts[0][self.axis + 1 :]),)
 
 
-@operator("flip")
-@dataclass(frozen=True)
-class Flip(Op):
-    """Dimensions `axes` in reverse order."""
-
-    quantized = Quantized.MOVE
-
-    axes: tuple[int, ...] = ()
-
-    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        check_moved(x)
-        for axis in self.axes:
-            check_axis(axis, x)
-        if len(set(self.axes)) != len(self.axes):
-            raise ShapeError(f"an axis stands twice in {self.axes}")
-        return (x,)
-
-    def reference(self, x: Tensor) -> Tensor:
-        return torch.flip(x, self.axes)
-
-    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        axes = list(call.operand(0))
-        for place in self.axes:
-            size, own = call.size(axes[place]), axes[place]
-            axes[place] = call.free(size)
-            call.tie_indices(axes[place], torch.arange(size), own, torch.arange(size).flip(0))
-        return (tuple(axes),)
-
-
-@operator("roll")
-@dataclass(frozen=True)
-class Roll(Op):
-    """Dimensions `axes` rotated by `shifts` places towards the end."""
-
-    quantized = Quantized.MOVE
-
-    axes: tuple[int, ...] = ()
-    shifts: tuple[int, ...] = ()
-
-    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        check_moved(x)
-        for axis in self.axes:
-            check_axis(axis, x)
-        if len(self.axes) != len(self.shifts) or not self.axes:
-            raise ShapeError(f"{len(self.shifts)} shifts for {len(self.axes)} axes")
-        return (x,)
-
-    def reference(self, x: Tensor) -> Tensor:
-        return torch.roll(x, self.shifts, self.axes)
-
-    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x = call.operand(0)
-        call.fix(*(x[place] for place in self.axes), why="it is rotated")
-        return (x,)
-
-
-@operator("tile")
-@dataclass(frozen=True)
-class Tile(Op):
-    """The operand repeated `repeats` times along each dimension; leading dimensions may be added."""
-
-    quantized = Quantized.MOVE
-
-    repeats: tuple[int, ...] = ()
-
-    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        check_moved(x)
-        added = len(self.repeats) - x.rank
-        if added < 0 or any(n < 0 for n in self.repeats):
-            raise ShapeError(f"{self.repeats} does not say how often to repeat each dimension of {x.shape}")
-        old = (*(1,) * added, *x.shape)
-        return (x.with_shape(tuple(m * n for m, n in zip(old, self.repeats, strict=True))),)
-
-    def reference(self, x: Tensor) -> Tensor:
-        return x.repeat(self.repeats)
-
-    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, shape = call.operand(0), call.outputs[0].shape
-        added = len(shape) - len(x)
-        axes = [*call.fixed(*shape[:added])]
-        for own, size in zip(x, shape[added:], strict=True):
-            count = call.size(own)
-            axes.append(own if count == size else call.fixed(size)[0] if count <= 1 else call.free(size))
-            if axes[-1] != own and count > 1:
-                index = torch.arange(size)
-                call.tie_indices(axes[-1], index, own, index % count)
-        return (tuple(axes),)
-
-
 def check_axis(axis: int, x: TensorType) -> None:
     """Raise ShapeError unless `x` has dimension `axis`, counted from the front."""
     if not 0 <= axis < x.rank:
@@ -349,27 +259,3 @@ def _lower_stack(call: AtenCall) -> Value | None:
         return None
     axis = call["dim"] % (values[0].type.rank + 1)
     return call.emit(Concat(axis), *(emit_unsqueeze(call, v, axis) for v in values))
-
-
-@lowers("flip.default")
-def _lower_flip(call: AtenCall) -> Value:
-    x = call.value("self")
-    return call.emit(Flip(tuple(axis % x.type.rank for axis in call["dims"])), x)
-
-
-@lowers("roll.default")
-def _lower_roll(call: AtenCall) -> Value | None:
-    x = call.value("self")
-    shifts, dims = (
-        (listed,) if isinstance(listed, int) else tuple(listed) for listed in (call["shifts"], call["dims"])
-    )
-    if not dims or not prod(x.type.shape):
-        return None
-    return call.emit(Roll(tuple(axis % x.type.rank for axis in dims), shifts), x)
-
-
-@lowers("repeat.default", "tile.default")
-def _lower_tile(call: AtenCall) -> Value:
-    x = call.value("self")
-    listed = call["repeats"] if call.target == "repeat.default" else call["dims"]
-    return call.emit(Tile((*(1,) * (x.type.rank - len(listed)), *listed)), x)

@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..builder import Builder
 from ..coupling import STAYS, Coupling, couple
 from ..cutting import cut_graph, deviation, run_masked
-from ..graph import Builder, Graph
+from ..graph import Graph
 from ..interpret import run
 from ..ops.binary import Mul
 from ..ops.reduce import Sum

@@ -8,9 +8,10 @@ from ..ops.call import TorchCall
 from ..ops.embedding import Embedding, Take
 from ..ops.pad import Pad
 from ..ops.quantize import Dequantize, Quantize, Requantize
+from ..ops.reorder import Flip, Roll, Tile
 from ..ops.resize import ResizeLinear, ResizeNearest
 from ..ops.shape import Copy, Expand, Permute, Reshape
-from ..ops.slicing import Concat, Flip, Roll, Select, Slice, Split, Tile
+from ..ops.slicing import Concat, Select, Slice, Split
 from ..tensor_type import DType, Quantization, TensorType, Value
 from .growth import Growth, Step, grows
 

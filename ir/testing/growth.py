@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import torch
 
-from ..graph import Builder, Graph
+from ..builder import Builder
+from ..graph import Graph
 from ..ops.base import Op
 from ..tensor_type import DType, TensorType, Value
 

@@ -12,7 +12,8 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..graph import Builder, Graph, Node
+from ..builder import Builder
+from ..graph import Graph, Node
 from ..interpret import run
 from ..ops.accumulate import bias_quantization
 from ..ops.base import Quantized

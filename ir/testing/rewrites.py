@@ -16,7 +16,8 @@ from torch import Tensor
 from ..errors import IRError
 from ..graph import Graph
 from ..interpret import run, run_integer
-from ..text import dump, parse
+from ..parser import parse
+from ..text import dump
 from ..verify import verify
 from .compare import assert_equivalent, assert_exact
 from .graphs import graphs as random_graphs

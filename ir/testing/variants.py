@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import torch
 
-from ..graph import Builder, Graph, Node, rewrite
+from ..builder import Builder, rewrite
+from ..graph import Graph, Node
 from ..ops.activation import Relu
 from ..ops.binary import Add, Mul
 from ..ops.shape import Permute, Reshape

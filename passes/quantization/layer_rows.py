@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...ir.ops.conv import Conv, pairs
+from ...ir.ops.conv import Conv
 from ...ir.ops.linear import Linear
+from ...ir.ops.spatial import pairs
 from ..layers import channel_taps
 
 Unfoldable = Conv | Linear

@@ -20,7 +20,8 @@ from torch.nn import functional
 
 from ...ir import Graph, Node, Value, run
 from ...ir.ops.activation import Clamp
-from ...ir.ops.conv import Conv, ConvTranspose, pairs
+from ...ir.ops.conv import Conv, ConvTranspose
+from ...ir.ops.spatial import pairs
 from ..layers import CLAMPED, Layer, clamp_of, is_layer, with_clamp
 from .blocks import Block, data_of, weight_of
 

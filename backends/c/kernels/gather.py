@@ -10,8 +10,8 @@ import torch
 
 from ....ir.ops.embedding import Embedding
 from ....ir.ops.pad import Pad
+from ....ir.ops.reorder import Roll
 from ....ir.ops.resize import ResizeNearest
-from ....ir.ops.slicing import Roll
 from ..layout import Layout, Shape, channels_last, contiguous
 from ..literal import c_type, integer, real
 from .base import Call, Constant, Cost, Implementation, Offer, Site, call, kernel, template

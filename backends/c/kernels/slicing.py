@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from ....ir.ops.reorder import Flip, Tile
 from ....ir.ops.shape import Expand
-from ....ir.ops.slicing import Concat, Flip, Select, Slice, Split, Tile
+from ....ir.ops.slicing import Concat, Select, Slice, Split
 from ..layout import Layout, Shape, arranged, channels_last, contiguous, from_strides
 from .base import Call, Cost, Implementation, Offer, Site, kernel
 from .copying import Place, copy, view

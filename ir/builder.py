@@ -1,0 +1,165 @@
+"""Making graphs: `Builder` makes one from nothing, `rewrite` makes one from another, node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from .graph import NOWHERE, Graph, Node, Source
+from .ops.base import Op
+from .tensor_type import Quantization, TensorType, Value
+
+
+class Builder:
+    """Collects nodes in order and hands out names; `build` drops what no output needs.
+
+    Names are made from the operator's name and a counter, so equal steps give equal graphs.
+    """
+
+    def __init__(
+        self, *, params: Mapping[str, torch.Tensor] | None = None, reserved: Iterable[str] = ()
+    ) -> None:
+        self._inputs: list[Value] = []
+        self._nodes: list[Node] = []
+        self._params: dict[str, torch.Tensor] = dict(params or {})
+        self._taken: set[str] = {*reserved, *self._params}
+        self._counters: dict[str, int] = {}
+        self._producers: dict[str, tuple[Node, int]] = {}
+
+    def input(self, name: str, type: TensorType) -> Value:
+        """Declare the next graph input."""
+        self._taken.add(name)
+        self._inputs.append(Value(name, type))
+        return self._inputs[-1]
+
+    def constant(self, name: str, tensor: torch.Tensor, *, quantization: Quantization | None = None) -> Value:
+        """Add a constant; `name` is a wish, made unique. A quantized one is stored in its container dtype."""
+        type = TensorType.of(tensor)
+        if quantization is not None:
+            tensor = tensor.to(quantization.container.torch)
+            type = TensorType(tuple(tensor.shape), quantization.container, quantization)
+        value = Value(self.fresh_name(name), type)
+        self._params[value.name] = tensor.detach()
+        return value
+
+    def add(
+        self,
+        op: Op,
+        *operands: Value | None,
+        name: str = "",
+        quantization: Quantization | None = None,
+        source: Source = NOWHERE,
+    ) -> Value:
+        """Append a node with one result of inferred type; `quantization` is that of a computed integer."""
+        inferred = op.infer(*(value and value.type for value in operands))
+        (type,) = inferred if quantization is None else (inferred[0].quantized(quantization),)
+        return self.append(op, operands, (type,), names=(name,), source=source)[0]
+
+    def append(
+        self,
+        op: Op,
+        operands: Sequence[Value | None],
+        types: Sequence[TensorType],
+        *,
+        names: Sequence[str] = (),
+        source: Source = NOWHERE,
+    ) -> tuple[Value, ...]:
+        """Append a node with the given result types."""
+        trimmed = list(operands)
+        while trimmed and trimmed[-1] is None:
+            trimmed.pop()
+        wished = tuple(names) or ("",) * len(types)
+        outputs = tuple(
+            Value(self.fresh_name(name or op.name), type) for name, type in zip(wished, types, strict=True)
+        )
+        self._insert(Node(op, tuple(trimmed), outputs, source))
+        return outputs
+
+    def keep(self, node: Node, operands: Sequence[Value | None]) -> tuple[Value, ...]:
+        """Append `node` again on `operands`; result types are inferred anew where operand types differ."""
+        operands = tuple(operands)
+        if tuple(v and v.type for v in operands) == node.operand_types:
+            self._taken.update(value.name for value in node.outputs)
+            self._insert(replace(node, inputs=operands))
+            return node.outputs
+        inferred = node.op.infer(*(v and v.type for v in operands))
+        types = tuple(
+            new
+            if old.quantization is None or new.quantization is not None
+            else new.quantized(old.quantization)
+            for new, old in zip(inferred, node.output_types, strict=True)
+        )
+        outputs = tuple(Value(value.name, type) for value, type in zip(node.outputs, types, strict=True))
+        self._taken.update(value.name for value in outputs)
+        self._insert(Node(node.op, operands, outputs, node.source))
+        return outputs
+
+    def tensor(self, value: Value) -> torch.Tensor | None:
+        """The tensor of a constant known so far, else None."""
+        return self._params.get(value.name)
+
+    def release(self, name: str) -> None:
+        """Give a name free for the value that takes another one's place; nothing may read the old one any more."""
+        self._taken.discard(name)
+
+    def producer(self, value: Value) -> Node | None:
+        """The node appended so far that makes `value`; None for an input or a constant."""
+        return self._producers.get(value.name, (None, -1))[0]
+
+    def position(self, value: Value) -> int:
+        """Index of the node that makes `value`; -1 for an input or a constant."""
+        return self._producers.get(value.name, (None, -1))[1]
+
+    def _insert(self, node: Node) -> None:
+        self._producers.update((value.name, (node, len(self._nodes))) for value in node.outputs)
+        self._nodes.append(node)
+
+    def fresh_name(self, wish: str) -> str:
+        """`wish`, or `wish_1`, `wish_2`, ... when it is taken."""
+        name = wish
+        while name in self._taken:
+            self._counters[wish] = self._counters.get(wish, 0) + 1
+            name = f"{wish}_{self._counters[wish]}"
+        self._taken.add(name)
+        return name
+
+    def build(self, outputs: Sequence[Value], *, output_names: Sequence[str] = ()) -> Graph:
+        """The graph of everything that `outputs` depend on; all declared inputs stay."""
+        live = {value.name for value in outputs}
+        nodes: list[Node] = []
+        for node in reversed(self._nodes):
+            if any(value.name in live for value in node.outputs):
+                nodes.append(node)
+                live.update(value.name for value in node.operands)
+        params = {name: tensor for name, tensor in self._params.items() if name in live}
+        return Graph(tuple(self._inputs), tuple(outputs), tuple(reversed(nodes)), params, tuple(output_names))
+
+
+Visit = Callable[[Builder, Node, tuple[Value | None, ...]], "Value | tuple[Value, ...] | None"]
+
+
+def rewrite(graph: Graph, visit: Visit) -> Graph:
+    """Rebuild `graph` node by node, in time linear in its size.
+
+    `visit(builder, node, operands)` sees each node with its operands already rewritten, and returns the value
+    or values that stand for its results, or None to keep the node. Nodes that nobody reads are dropped.
+    """
+    taken = [value.name for node in graph.nodes for value in node.outputs]
+    builder = Builder(params=graph.params, reserved=taken)
+    current: dict[str, Value] = {v.name: v for v in graph.constants}
+    for value in graph.inputs:
+        current[value.name] = builder.input(value.name, value.type)
+    for node in graph.nodes:
+        operands = tuple(value and current[value.name] for value in node.inputs)
+        for value in node.outputs:
+            builder.release(value.name)
+        results = visit(builder, node, operands)
+        if results is None:
+            results = builder.keep(node, operands)
+        elif isinstance(results, Value):
+            results = (results,)
+        for old, new in zip(node.outputs, results, strict=True):
+            current[old.name] = new
+    return builder.build([current[v.name] for v in graph.outputs], output_names=graph.output_names)

@@ -1,0 +1,161 @@
+"""Data movement that puts elements in another order, or repeats them: flip, roll, tile, shuffles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+from ..tensor_type import TensorType, Value
+from .base import AtenCall, Op, Quantized, lowers, operator
+from .channels import Axes, CouplingCall
+from .quantize import check_moved
+from .shape import emit_permute, emit_reshape
+from .slicing import check_axis
+
+
+@operator("flip")
+@dataclass(frozen=True)
+class Flip(Op):
+    """Dimensions `axes` in reverse order."""
+
+    quantized = Quantized.MOVE
+
+    axes: tuple[int, ...] = ()
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_moved(x)
+        for axis in self.axes:
+            check_axis(axis, x)
+        if len(set(self.axes)) != len(self.axes):
+            raise ShapeError(f"an axis stands twice in {self.axes}")
+        return (x,)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.flip(x, self.axes)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        axes = list(call.operand(0))
+        for place in self.axes:
+            size, own = call.size(axes[place]), axes[place]
+            axes[place] = call.free(size)
+            call.tie_indices(axes[place], torch.arange(size), own, torch.arange(size).flip(0))
+        return (tuple(axes),)
+
+
+@operator("roll")
+@dataclass(frozen=True)
+class Roll(Op):
+    """Dimensions `axes` rotated by `shifts` places towards the end."""
+
+    quantized = Quantized.MOVE
+
+    axes: tuple[int, ...] = ()
+    shifts: tuple[int, ...] = ()
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_moved(x)
+        for axis in self.axes:
+            check_axis(axis, x)
+        if len(self.axes) != len(self.shifts) or not self.axes:
+            raise ShapeError(f"{len(self.shifts)} shifts for {len(self.axes)} axes")
+        return (x,)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.roll(x, self.shifts, self.axes)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x = call.operand(0)
+        call.fix(*(x[place] for place in self.axes), why="it is rotated")
+        return (x,)
+
+
+@operator("tile")
+@dataclass(frozen=True)
+class Tile(Op):
+    """The operand repeated `repeats` times along each dimension; leading dimensions may be added."""
+
+    quantized = Quantized.MOVE
+
+    repeats: tuple[int, ...] = ()
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        check_moved(x)
+        added = len(self.repeats) - x.rank
+        if added < 0 or any(n < 0 for n in self.repeats):
+            raise ShapeError(f"{self.repeats} does not say how often to repeat each dimension of {x.shape}")
+        old = (*(1,) * added, *x.shape)
+        return (x.with_shape(tuple(m * n for m, n in zip(old, self.repeats, strict=True))),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return x.repeat(self.repeats)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, shape = call.operand(0), call.outputs[0].shape
+        added = len(shape) - len(x)
+        axes = [*call.fixed(*shape[:added])]
+        for own, size in zip(x, shape[added:], strict=True):
+            count = call.size(own)
+            axes.append(own if count == size else call.fixed(size)[0] if count <= 1 else call.free(size))
+            if axes[-1] != own and count > 1:
+                index = torch.arange(size)
+                call.tie_indices(axes[-1], index, own, index % count)
+        return (tuple(axes),)
+
+
+@lowers("flip.default")
+def _lower_flip(call: AtenCall) -> Value:
+    x = call.value("self")
+    return call.emit(Flip(tuple(axis % x.type.rank for axis in call["dims"])), x)
+
+
+@lowers("roll.default")
+def _lower_roll(call: AtenCall) -> Value | None:
+    x = call.value("self")
+    shifts, dims = (
+        (listed,) if isinstance(listed, int) else tuple(listed) for listed in (call["shifts"], call["dims"])
+    )
+    if not dims or not prod(x.type.shape):
+        return None
+    return call.emit(Roll(tuple(axis % x.type.rank for axis in dims), shifts), x)
+
+
+@lowers("repeat.default", "tile.default")
+def _lower_tile(call: AtenCall) -> Value:
+    x = call.value("self")
+    listed = call["repeats"] if call.target == "repeat.default" else call["dims"]
+    return call.emit(Tile((*(1,) * (x.type.rank - len(listed)), *listed)), x)
+
+
+@lowers("channel_shuffle.default")
+def _lower_channel_shuffle(call: AtenCall) -> Value:
+    x, groups = call.value("self"), call["groups"]
+    n, c, *spatial = x.type.shape
+    split = emit_reshape(call, x, (n, groups, c // groups, *spatial))
+    order = (0, 2, 1, *range(3, split.type.rank))
+    return emit_reshape(call, emit_permute(call, split, order), x.type.shape)
+
+
+@lowers("pixel_shuffle.default")
+def _lower_pixel_shuffle(call: AtenCall) -> Value | None:
+    x, r = call.value("self"), call["upscale_factor"]
+    if x.type.rank != 4:
+        return None
+    n, c, h, w = x.type.shape
+    split = emit_reshape(call, x, (n, c // r**2, r, r, h, w))
+    moved = emit_permute(call, split, (0, 1, 4, 2, 5, 3))
+    return emit_reshape(call, moved, (n, c // r**2, h * r, w * r))
+
+
+@lowers("pixel_unshuffle.default")
+def _lower_pixel_unshuffle(call: AtenCall) -> Value | None:
+    x, r = call.value("self"), call["downscale_factor"]
+    if x.type.rank != 4:
+        return None
+    n, c, h, w = x.type.shape
+    split = emit_reshape(call, x, (n, c, h // r, r, w // r, r))
+    moved = emit_permute(call, split, (0, 1, 3, 5, 2, 4))
+    return emit_reshape(call, moved, (n, c * r**2, h // r, w // r))

@@ -1,0 +1,276 @@
+"""The parser of the text form: `parse` reads back what `dump` wrote, or what a test says."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+
+from .errors import IRError, ParseError
+from .graph import Graph, Node, Source
+from .ops.base import OPERATORS, Op
+from .tensor_type import DType, Quantization, TensorType, Value
+
+
+def parse(
+    text: str,
+    *,
+    params: Mapping[str, torch.Tensor] | None = None,
+    fill: Callable[[Value], torch.Tensor] | None = None,
+) -> Graph:
+    """Graph of a text; a constant that `params` lacks gets `fill(value)`, zeros when no `fill` is given."""
+    return _Parser(text, dict(params or {}), fill or _zeros).graph()
+
+
+def _zeros(value: Value) -> torch.Tensor:
+    return torch.zeros(value.type.shape, dtype=value.type.dtype.torch)
+
+
+_TOKEN = re.compile(
+    r"""(?P<space>[ \t\r\n]+)
+      | (?P<comment>\#[^\n]*)
+      | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+      | (?P<word>[A-Za-z0-9_.\-+]+)
+      | (?P<mark>[%@(){}\[\]<>=:,])
+    """,
+    re.VERBOSE,
+)
+
+
+def _source(comment: str) -> Source | None:
+    """The source that a comment `# "module", "location"` names; None for any other comment."""
+    match = re.fullmatch(r'#\s*("(?:[^"\\]|\\.)*"), ("(?:[^"\\]|\\.)*")\s*', comment)
+    return Source(json.loads(match[1]), json.loads(match[2])) if match else None
+
+
+def _as_tuple(value: Any) -> tuple[Any, ...]:  # Any: a number, or a tuple of numbers
+    return value if isinstance(value, tuple) else (value,)
+
+
+class _Parser:
+    """Recursive descent over tokens; only attribute tuples nest."""
+
+    def __init__(
+        self, text: str, params: dict[str, torch.Tensor], fill: Callable[[Value], torch.Tensor]
+    ) -> None:
+        self._text, self._params, self._fill = text, params, fill
+        self._table = {
+            int(k): ast.literal_eval(v) for k, v in re.findall(r"^@(\d+) = (\(.*\))$", text, re.MULTILINE)
+        }
+        self._tokens = self._tokenize(re.sub(r"^@\d+ = \(.*\)$", "", text, flags=re.MULTILINE))
+        self._at = 0
+        self._values: dict[str, Value] = {}
+
+    def _tokenize(self, text: str) -> list[tuple[str, str, int]]:
+        tokens, at = [], 0
+        while at < len(text):
+            match = _TOKEN.match(text, at)
+            if match is None:
+                raise self._error(at, f"unexpected character {text[at]!r}")
+            kind = str(match.lastgroup)
+            if kind != "space" and not (kind == "comment" and _source(match[0]) is None):
+                tokens.append((kind, match[0], at))
+            at = match.end()
+        return [*tokens, ("end", "", len(text))]
+
+    def graph(self) -> Graph:
+        self._expect("graph")
+        self._expect("(")
+        inputs = tuple(self._list(")", self._declaration))
+        self._expect("{")
+        constants: list[Value] = []
+        while self._peek() == "const":
+            self._next()
+            constants.append(self._declaration())
+        nodes: list[Node] = []
+        while self._peek() != "return":
+            nodes.append(self._node())
+        self._next()
+        names, outputs = [], []
+        while self._peek() != "}":
+            names.append(self._identifier())
+            self._expect(":")
+            outputs.append(self._use())
+            if self._peek() == ",":
+                self._next()
+        self._expect("}")
+        if self._tokens[self._at][0] != "end":
+            raise self._error(self._tokens[self._at][2], "text after the graph")
+        params = {v.name: self._params.get(v.name, None) for v in constants}
+        filled = {v.name: t if (t := params[v.name]) is not None else self._fill(v) for v in constants}
+        return Graph(inputs, tuple(outputs), tuple(nodes), filled, tuple(names))
+
+    def _node(self) -> Node:
+        start = self._tokens[self._at][2]
+        results = [self._declaration()]
+        while self._peek() == ",":
+            self._next()
+            results.append(self._declaration())
+        self._expect("=")
+        op = self._op()
+        self._expect("(")
+        operands = self._list(")", self._operand)
+        source = Source()
+        if self._tokens[self._at][0] == "comment":
+            source = _source(self._next()) or source
+        if operands and operands[-1] is None:
+            raise self._error(start, "a trailing operand is none; leave it out")
+        return Node(op, tuple(operands), tuple(results), source)
+
+    def _op(self) -> Op:
+        at = self._tokens[self._at][2]
+        name = self._next()
+        cls = OPERATORS.get(name)
+        if cls is None:
+            raise self._error(at, f"unknown operator {name!r}")
+        values: dict[str, Any] = {}  # Any: attribute values are python literals
+        if self._peek() == "{":
+            self._next()
+            while self._peek() != "}":
+                key = self._identifier()
+                self._expect("=")
+                values[key] = self._literal()
+                if self._peek() == ",":
+                    self._next()
+            self._next()
+        unknown = values.keys() - {f.name for f in fields(cls)}
+        if unknown:
+            raise self._error(at, f"{name} has no attribute {', '.join(sorted(unknown))}")
+        try:
+            return cls(**values)
+        except (IRError, TypeError, ValueError) as err:
+            raise self._error(at, f"{name}: {err}") from err
+
+    def _declaration(self) -> Value:
+        at = self._tokens[self._at][2]
+        self._expect("%")
+        name = self._identifier()
+        self._expect(":")
+        value = Value(name, self._type())
+        if name in self._values:
+            raise self._error(at, f"%{name} is defined twice")
+        self._values[name] = value
+        return value
+
+    def _type(self) -> TensorType:
+        at = self._tokens[self._at][2]
+        try:
+            dtype = DType(self._next())
+            self._expect("[")
+            shape: tuple[int, ...] = ()
+            if self._peek() != "]":
+                shape = tuple(int(n) for n in self._next().split("x"))
+            self._expect("]")
+            return TensorType(shape, dtype, self._quantization(dtype) if self._peek() == "<" else None)
+        except (IRError, ValueError) as err:
+            if isinstance(err, ParseError):
+                raise
+            raise self._error(at, str(err)) from err
+
+    def _quantization(self, dtype: DType) -> Quantization:
+        self._next()
+        values: dict[str, Any] = {"bits": 8 * dtype.bytes}  # Any: python literals
+        while self._peek() != ">":
+            key = self._identifier()
+            self._expect("=")
+            values[key] = self._numbers()
+            if self._peek() == ",":
+                self._next()
+        self._next()
+        if "scale" not in values:
+            raise self._error(self._tokens[self._at][2], "a quantization needs a scale")
+        return Quantization(
+            tuple(float(s) for s in _as_tuple(values["scale"])),
+            _as_tuple(values.get("zero", 0)),
+            values["bits"],
+            values.get("axis"),
+            values.get("group"),
+        )
+
+    def _numbers(self) -> Any:  # Any: a number, or a tuple of numbers
+        if self._peek() != "@":
+            return self._literal()
+        at = self._tokens[self._at][2]
+        self._next()
+        row = self._next()
+        if not row.isdigit() or int(row) not in self._table:
+            raise self._error(at, f"there is no list @{row}")
+        return self._table[int(row)]
+
+    def _literal(self) -> Any:  # Any: a python literal
+        kind, token, at = self._tokens[self._at]
+        self._at += 1
+        if token == "(":
+            items = []
+            while self._peek() != ")":
+                items.append(self._literal())
+                if self._peek() == ",":
+                    self._next()
+            self._next()
+            return tuple(items)
+        if kind == "word" and token.lstrip("+-") in ("inf", "nan"):
+            return float(token)
+        try:
+            return ast.literal_eval(token)
+        except (ValueError, SyntaxError):
+            raise self._error(at, f"{token!r} is not a value") from None
+
+    def _operand(self) -> Value | None:
+        if self._peek() == "none":
+            self._next()
+            return None
+        return self._use()
+
+    def _use(self) -> Value:
+        at = self._tokens[self._at][2]
+        self._expect("%")
+        name = self._identifier()
+        if name not in self._values:
+            raise self._error(at, f"%{name} is not defined")
+        return self._values[name]
+
+    def _identifier(self) -> str:
+        kind, token, at = self._tokens[self._at]
+        if kind not in ("word", "string"):
+            raise self._error(at, f"expected a name, found {token!r}")
+        self._at += 1
+        return json.loads(token) if kind == "string" else token
+
+    def _list(self, end: str, item: Callable[[], Any]) -> list[Any]:  # Any: whatever `item` returns
+        items = []
+        while self._peek() != end:
+            items.append(item())
+            if self._peek() == ",":
+                self._next()
+            elif self._peek() != end:
+                raise self._error(
+                    self._tokens[self._at][2], f"expected ',' or {end!r}, found {self._peek()!r}"
+                )
+        self._next()
+        return items
+
+    def _peek(self) -> str:
+        return self._tokens[self._at][1]
+
+    def _next(self) -> str:
+        kind, token, at = self._tokens[self._at]
+        if kind == "end":
+            raise self._error(at, "the text ends too early")
+        self._at += 1
+        return token
+
+    def _expect(self, token: str) -> None:
+        at = self._tokens[self._at][2]
+        if (found := self._peek()) != token:
+            raise self._error(at, f"expected {token!r}, found {found!r}")
+        self._at += 1
+
+    def _error(self, at: int, message: str) -> ParseError:
+        line = self._text.count("\n", 0, at) + 1
+        column = at - (self._text.rfind("\n", 0, at) + 1) + 1
+        return ParseError(f"{line}:{column}: {message}")
