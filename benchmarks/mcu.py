@@ -128,8 +128,8 @@ def _hold_equal(compiled: Compiled, directory: Path) -> tuple[int, Counts]:
     """How many inputs give the same bytes in every form; AssertionError where one does not."""
     samples = _checked_samples(compiled, directory)
     expected = run_samples(compiled.graph, samples, interpreter=run_integer)
-    simulated = execute(directory, samples, on=CORE, progress=_silent)
-    forms = {CORE: simulated, "host": execute(directory, samples, on="host", progress=_silent)}
+    simulated = execute(directory, samples, on=CORE)
+    forms = {CORE: simulated, "host": execute(directory, samples, on="host")}
     for form, execution in forms.items():
         for ours, found in zip(expected, execution.outputs, strict=True):
             assert torch.equal(ours, found), f"{directory.name}: {form} differs from the integer graph"
@@ -176,14 +176,10 @@ def _measure_float(spec: Path, directory: Path) -> tuple[Counts, float]:
     evaluation = compiled.session.evaluation
     assert evaluation is not None
     few = evaluation.first(2)
-    execution = execute(directory, few, on=CORE, progress=_silent)
+    execution = execute(directory, few, on=CORE)
     assert execution.counts is not None
     expected = run_samples(compiled.session.captured, few, interpreter=run)[0]
     return execution.counts, snr_db(expected, execution.outputs[0])
-
-
-def _silent(label: str, done: int, total: int) -> None:
-    """No progress bar."""
 
 
 def table(results: Sequence[Result]) -> str:

@@ -160,8 +160,8 @@ def evaluation(network: str, compiled: Compiled) -> Samples:
 def hold_equal(compiled: Compiled, directory: Path, samples: Samples) -> tuple[Counts, int]:
     """Counts of the simulated core, and how many inputs gave the same bytes in every form."""
     few, many = samples.first(2), samples.first(CHECKED)
-    simulated = execute(directory, few, on=CORE, progress=_silent)
-    host = execute(directory, many, on="host", progress=_silent)
+    simulated = execute(directory, few, on=CORE)
+    host = execute(directory, many, on="host")
     for taken, execution in ((few, simulated), (many, host)):
         expected = run_samples(compiled.graph, taken, interpreter=run_integer)
         for ours, found in zip(expected, execution.outputs, strict=True):
@@ -216,10 +216,6 @@ def _line(row: Row) -> tuple[str, ...]:
         str(row.equal_inputs),
         row.bits,
     )
-
-
-def _silent(label: str, done: int, total: int) -> None:
-    """No progress bar."""
 
 
 def main() -> None:

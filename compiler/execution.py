@@ -18,6 +18,7 @@ from ..backends.c.elf import Footprint, read_elf
 from ..backends.c.simulate import SimulatedModel, Simulator
 from ..backends.c.toolchain import compile_objects, find_compiler, link_image, link_shared
 from ..ir import Graph, parse, run_integer
+from ..passes.progress import Progress, silent
 from .data import Samples, run_samples
 from .errors import Problem, UserError
 from .interface import INTERFACE_FILE, Interface
@@ -32,7 +33,6 @@ SIMULATED = {
 }
 PLACES = ("host", "torch", "integer", *SIMULATED)
 _OPTIMIZE = ("-O3",)
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def read_interface(directory: Path) -> Interface:
     return Interface.model_validate_json(path.read_text())
 
 
-def execute(directory: Path, samples: Samples, *, on: str, progress: Progress) -> Execution:
+def execute(directory: Path, samples: Samples, *, on: str, progress: Progress = silent) -> Execution:
     """Run every sample on `on`, one of PLACES; UserError for another place, BackendError for missing tools."""
     interface = read_interface(directory)
     if on not in PLACES:

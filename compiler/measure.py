@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from ..ir import Graph, Value, run, run_integer
 from .data import Samples, batches, correct_answers, run_samples, snr_db
 from .report import Measurement
 
-Progress = Callable[[str, int, int], None]
 _LAYER_SAMPLES = 16
 
 

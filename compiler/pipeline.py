@@ -18,6 +18,7 @@ from ..backends.c import CArtifact
 from ..backends.torch_module import TorchArtifact
 from ..ir import Graph
 from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
+from ..passes.progress import Progress, silent
 from ..specs import ArrayOrigin, Dataset, FileSource, Loaded, Spec, Transform, layer_matches, load_spec
 from ..specs.options import LayerPrecision
 from .capture import capture
@@ -35,12 +36,7 @@ from .target_cost import SAMPLES, TargetCost
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 HOST = "host"  # the instruction set of this machine, whose costs nobody predicts
-Progress = Callable[[str, int, int], None]
 OnStage = Callable[[Stage], None]
-
-
-def _silent(label: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +66,7 @@ def compile_model(
     overrides: Sequence[str] = (),
     model: nn.Module | None = None,
     locked: Path | None = None,
-    progress: Progress = _silent,
+    progress: Progress = silent,
     on_stage: OnStage | None = None,
     enforce_budget: bool = True,
 ) -> Compiled:
@@ -140,7 +136,7 @@ def run_passes(
     session: Session,
     *,
     before: Collection[str] = (),
-    progress: Progress = _silent,
+    progress: Progress = silent,
     on_stage: OnStage | None = None,
 ) -> tuple[Stage, ...]:
     """The passes of the spec, in order; UserError with the pass and what to do when one cannot go on.

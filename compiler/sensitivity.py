@@ -7,7 +7,7 @@ them. To that end each computes on one thread: more cores are put to use by more
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ..passes import PassError
+from ..passes.progress import Progress
 from ..passes.sensitivity import (
     Method,
     Objective,
@@ -45,7 +46,7 @@ def measure(
     overrides: Sequence[str] = (),
     samples: int | None = None,
     output: Path | None = None,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> tuple[SensitivityTable, Origin]:
     """The table of a spec, on its calibration data; read from `output` where that holds it already.
 

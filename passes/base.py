@@ -9,7 +9,7 @@ point group `fxpress.passes`: the entry's name is the pass's, its object a funct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from importlib.metadata import entry_points
@@ -18,10 +18,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from ..ir import Graph, Node, verify
+from ..ir import Graph, Node, Source, verify
 from ..specs import FileSource, ModuleSource
 from ..specs.options import LayerPrecision, PassOptions
 from .errors import MissingNeedError, PassError, UnknownPassError
+from .progress import Progress, silent
 from .report import PassReport
 
 ENTRY_POINT_GROUP = "fxpress.passes"
@@ -91,10 +92,6 @@ class CostModel(Protocol):
         """Storage bits of activations for which the target has a kernel for `node`."""
 
 
-def _silent(label: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
 def _load_nothing(source: FileSource | ModuleSource) -> object:
     """Loading where nobody said how."""
     raise PassError(f"{source} cannot be loaded here")
@@ -123,13 +120,17 @@ class Context:
     layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
     selects: Callable[[str, str], bool] = _select_exactly
     load: Callable[[FileSource | ModuleSource], object] = _load_nothing
-    progress: Callable[[str, int, int], None] = _silent
+    progress: Progress = silent
 
     @property
     def available(self) -> frozenset[str]:
         """The needs that this context satisfies, in the words of `PassOptions.needs`."""
         given = {"calibration": len(self.calibration) > 0, "labels": len(self.labels) > 0}
         return frozenset(need for need, is_given in given.items() if is_given)
+
+    def selects_any(self, patterns: Iterable[str], source: Source) -> bool:
+        """Whether one of these layer selectors of the spec means where `source` says that a node comes from."""
+        return any(self.selects(pattern, source.module) for pattern in patterns)
 
 
 @dataclass(frozen=True)

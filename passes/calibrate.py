@@ -9,13 +9,13 @@ from torch import Tensor
 
 from ..ir import Graph, ShapeError, Value, rebatch, run
 from .errors import CalibrationError
+from .progress import Progress
 from .quantization.observers import Collector, Statistics
 
 _BATCH = 32
 _BATCH_ELEMENTS = 1 << 24  # of the largest tensor, so that a batch stays within a few hundred megabytes
 
 Batch = tuple[Tensor, ...]
-Progress = Callable[[str, int, int], None]
 Interpreter = Callable[[Graph, Sequence[Tensor]], list[Tensor]]
 
 

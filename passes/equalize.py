@@ -44,9 +44,7 @@ def equalize(graph: Graph, options: EqualizeOptions, context: Context) -> PassRe
             continue
         found = _pair(graph, node)
         if isinstance(found, _Pair) and any(
-            context.selects(pattern, layer.source.module)
-            for pattern in options.keep
-            for layer in (found.first, found.second)
+            context.selects_any(options.keep, layer.source) for layer in (found.first, found.second)
         ):
             found = "the spec keeps one of the layers"
         if isinstance(found, _Pair):

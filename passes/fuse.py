@@ -30,7 +30,7 @@ def fuse(graph: Graph, options: FuseOptions, context: Context) -> PassResult:
     """Fuse what the layers can do themselves; each rule walks the graph once."""
 
     def is_kept(source: Source) -> bool:
-        return any(context.selects(pattern, source.module) for pattern in options.keep)
+        return context.selects_any(options.keep, source)
 
     decisions: list[Decision] = []
     for name, rules in RULES.items():

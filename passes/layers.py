@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TypeGuard
 
 from torch import Tensor
 
-from ..ir import Op, TensorType
+from ..ir import Graph, Node, Op, Source, TensorType, Value
 from ..ir.ops.accumulate import Clamp
 from ..ir.ops.binary import Add, Binary, Mul, Sub
 from ..ir.ops.conv import Conv, ConvTranspose
@@ -27,6 +28,24 @@ def is_layer(op: Op) -> TypeGuard[Layer]:
 def is_depthwise(op: Op, weight_shape: tuple[int, ...]) -> bool:
     """True for a convolution in which each output channel reads one input channel."""
     return isinstance(op, Conv) and op.groups > 1 and weight_shape[1] == 1
+
+
+def constants_read(
+    graph: Graph, read: Callable[[Node], Iterable[Value]], is_kept: Callable[[Source], bool]
+) -> dict[str, tuple[Node, Value]]:
+    """The constants among what `read` says of each node, by name, with the first node that reads each.
+
+    What a kept node reads is left out, also where others share it.
+    """
+    found: dict[str, tuple[Node, Value]] = {}
+    kept: set[str] = set()
+    for node in graph.nodes:
+        constants = [value for value in read(node) if graph.is_constant(value)]
+        for value in constants:
+            found.setdefault(value.name, (node, value))
+        if is_kept(node.source):
+            kept.update(value.name for value in constants)
+    return {name: reader for name, reader in found.items() if name not in kept}
 
 
 def bias_name(weight_name: str) -> str:

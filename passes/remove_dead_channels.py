@@ -40,7 +40,7 @@ def remove_dead_channels(graph: Graph, options: RemoveDeadChannelsOptions, conte
     """The same integers from fewer channels."""
 
     def is_kept(source: Source) -> bool:
-        return any(context.selects(pattern, source.module) for pattern in options.keep)
+        return context.selects_any(options.keep, source)
 
     smaller = graph
     while (cut := _cut_once(smaller, is_kept)) is not None:

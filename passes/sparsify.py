@@ -21,7 +21,7 @@ from ..ir import Graph, Node, Value
 from ..specs.options import SparsifyOptions
 from .base import Context, PassResult, register
 from .errors import MissingNeedError, PassError
-from .layers import LAYERS
+from .layers import constants_read, is_layer
 from .report import Cell, Decision, PassReport, Table
 from .training import OptimizerState, train
 
@@ -90,17 +90,14 @@ class _Size:
 
 def _weights(graph: Graph, options: SparsifyOptions, context: Context) -> Weights:
     """Float weights of layers that are not kept, by name, with the first layer that reads each."""
-    found: dict[str, tuple[Node, Value]] = {}
-    held: set[str] = set()
-    for node in graph.nodes:
-        weight = node.operand(1)
-        if not isinstance(node.op, LAYERS) or weight is None or not graph.is_constant(weight):
-            continue
-        if weight.type.dtype.is_floating and not weight.type.is_quantized:
-            found.setdefault(weight.name, (node, weight))
-            is_kept = any(context.selects(pattern, node.source.module) for pattern in options.keep)
-            held |= {weight.name} if is_kept else set()
-    return {name: layer for name, layer in found.items() if name not in held}
+    return constants_read(graph, _float_weight, lambda source: context.selects_any(options.keep, source))
+
+
+def _float_weight(node: Node) -> tuple[Value, ...]:
+    weight = node.operand(1)
+    if weight is None or not is_layer(node.op) or not weight.type.dtype.is_floating:
+        return ()
+    return (weight,)
 
 
 def _fits(value: Value, options: SparsifyOptions) -> bool:

@@ -17,8 +17,9 @@ from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.conv import Conv
 from ...ir.ops.linear import Linear
 from ...specs.options import AdaRound
-from ..calibrate import Batch, Progress, batch_size
+from ..calibrate import Batch, batch_size
 from ..layers import is_layer
+from ..progress import Progress
 from ..report import Cell, Decision, PassReport, Table
 from .adaround import Lesson, learn_rounding
 from .layer_rows import Unfoldable, count_places, pick, taps_of, unfold

@@ -9,19 +9,16 @@ from torch import Tensor
 from ...ir import Graph
 from ..calibrate import Batch
 from ..errors import PassError
+from ..progress import Progress, silent
 from .blocks import Rounding, round_weight
 from .curvature import DEFAULT_PRECISION, Precision, fisher, hawq, hawq_v2, norm
 from .directions import gauss_newton, kl, quadratic
 from .piecewise import is_piecewise_linear
-from .study import Progress, Study, prepare
+from .study import Study, prepare
 from .table import Curvature, Method, Objective, Score, SensitivityTable, digest_of
 from .workers import ALONE, SHARDS, Workers
 
 _ACTIVATION_METHODS: tuple[Method, ...] = ("gauss_newton", "quadratic", "kl")
-
-
-def _silent(label: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
 
 
 def measure_sensitivity(
@@ -37,7 +34,7 @@ def measure_sensitivity(
     precision: Precision = DEFAULT_PRECISION,
     shards: int = SHARDS,
     workers: Workers = ALONE,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> SensitivityTable:
     """Scores of all layers of a float graph, batch norms folded first, over samples with the graph's input shapes.
 
@@ -84,19 +81,10 @@ def measure_curvature(
     precision: Precision = DEFAULT_PRECISION,
     shards: int = SHARDS,
     workers: Workers = ALONE,
-    progress: Progress = _silent,
+    progress: Progress = silent,
 ) -> tuple[Curvature, ...]:
     """Trace of each layer's Gauss-Newton block; with `eigenvalues` also the largest one and the norm of the block."""
-    study = prepare(
-        graph,
-        batches,
-        (),
-        objective=objective,
-        rounding=round_weight,
-        shards=shards,
-        workers=workers,
-        progress=progress,
-    )
+    study = prepare(graph, batches, objective=objective, shards=shards, workers=workers, progress=progress)
     _, curvatures = hawq(study, ()) if eigenvalues else hawq_v2(study, (), precision)
     return tuple(curvatures)
 

@@ -14,12 +14,12 @@ from ..calibrate import Batch, batch_size, check_samples, passes_batches
 from ..errors import PassError
 from ..fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
 from ..pattern import apply_rules
-from .blocks import Block, Rounding, data_of, find_blocks
+from ..progress import Progress
+from .blocks import Block, Rounding, data_of, find_blocks, round_weight
 from .objective import Loss, choose_loss
 from .table import Objective
 from .workers import Workers, make_shards
 
-Progress = Callable[[str, int, int], None]
 Result = TypeVar("Result")
 
 
@@ -69,10 +69,10 @@ class Study:
 def prepare(
     graph: Graph,
     batches: Sequence[Batch],
-    labels: Sequence[Tensor],
+    labels: Sequence[Tensor] = (),
     *,
     objective: Objective | None,
-    rounding: Rounding,
+    rounding: Rounding = round_weight,
     shards: int,
     workers: Workers,
     progress: Progress,

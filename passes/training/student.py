@@ -18,7 +18,7 @@ from ...ir.ops.prelu import Prelu
 from ...ir.ops.recurrent import Recurrent
 from ...specs.options import FinetuneOptions
 from ..base import Context
-from ..layers import LAYERS
+from ..layers import LAYERS, constants_read
 
 _AFFINE = (BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RmsNorm, Prelu, Embedding)
 
@@ -73,15 +73,8 @@ class FloatStudent:
 
 def trainable(graph: Graph, options: FinetuneOptions, context: Context) -> list[Value]:
     """Weights and biases of layers, float or quantized; not those of kept layers, nor what those share."""
-    found: dict[str, Value] = {}
-    held: set[str] = set()
-    for node in graph.nodes:
-        is_kept = any(context.selects(pattern, node.source.module) for pattern in options.keep)
-        for value in _weights(node):
-            if graph.is_constant(value):
-                found[value.name] = value
-                held |= {value.name} if is_kept else set()
-    return [value for name, value in found.items() if name not in held]
+    found = constants_read(graph, _weights, lambda source: context.selects_any(options.keep, source))
+    return [value for _, value in found.values()]
 
 
 def _weights(node: Node) -> list[Value]:

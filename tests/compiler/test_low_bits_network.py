@@ -50,7 +50,7 @@ def test_layers_of_eight_four_two_bits_and_float_run_as_the_integer_graph_says(p
     samples = compiled.session.evaluation
     assert samples is not None
     here, simulated, integer = (
-        execute(project / "out", samples.first(8), on=place, progress=_silent).outputs[0]
+        execute(project / "out", samples.first(8), on=place).outputs[0]
         for place in ("host", "cortex-m4f", "integer")
     )
     grid = compiled.graph.nodes[-1].operands[0].type.quantization
@@ -60,7 +60,3 @@ def test_layers_of_eight_four_two_bits_and_float_run_as_the_integer_graph_says(p
     # Sums of the float layer may be rounded otherwise, which the layer behind it shows as one step.
     for found in (here, simulated):
         assert float((found - integer).abs().max()) < 1.5 * step
-
-
-def _silent(label: str, done: int, total: int) -> None:
-    """No progress bar."""

@@ -17,10 +17,6 @@ from fxpress.ir import parse, run_integer, verify
 HEAD = "passes[2].layers={head: float32}"
 
 
-def _silent(label: str, done: int, total: int) -> None:
-    pass
-
-
 def test_a_compilation_writes_code_report_graph_and_lock(project: Path) -> None:
     compile_model(project / "net.yaml").write(project / "out")
     written = sorted(str(p.relative_to(project / "out")) for p in (project / "out").rglob("*") if p.is_file())
@@ -46,8 +42,8 @@ def test_the_emitted_c_on_the_host_gives_the_bytes_of_the_integer_graph(project:
     compiled.write(project / "out")
     samples = compiled.session.evaluation
     assert samples is not None
-    host = execute(project / "out", samples, on="host", progress=_silent)
-    integer = execute(project / "out", samples, on="integer", progress=_silent)
+    host = execute(project / "out", samples, on="host")
+    integer = execute(project / "out", samples, on="integer")
     assert torch.equal(host.outputs[0], integer.outputs[0])
 
 
@@ -56,10 +52,8 @@ def test_the_emitted_c_on_a_simulated_core_gives_the_same_and_is_counted(project
     compiled.write(project / "out")
     assert compiled.session.evaluation is not None
     few = compiled.session.evaluation.first(3)
-    simulated = execute(project / "out", few, on="cortex-m4", progress=_silent)
-    assert torch.equal(
-        simulated.outputs[0], execute(project / "out", few, on="integer", progress=_silent).outputs[0]
-    )
+    simulated = execute(project / "out", few, on="cortex-m4")
+    assert torch.equal(simulated.outputs[0], execute(project / "out", few, on="integer").outputs[0])
     assert simulated.counts is not None and simulated.counts.instructions > 1000
 
 
@@ -75,7 +69,7 @@ def test_a_layer_that_stays_float_is_float_in_the_c_too(project: Path) -> None:
     compiled.write(project / "out")
     samples = compiled.session.evaluation
     assert samples is not None
-    host = execute(project / "out", samples, on="host", progress=_silent)
+    host = execute(project / "out", samples, on="host")
     expected = [run_integer(compiled.graph, [x])[0] for x in samples.inputs[0].split(1)]
     assert torch.allclose(host.outputs[0], torch.cat(expected), rtol=1e-5, atol=1e-5)
 
@@ -85,8 +79,8 @@ def test_a_float_network_compiles_to_c_as_well(project: Path) -> None:
     compiled.write(project / "out")
     samples = compiled.session.evaluation
     assert samples is not None
-    host = execute(project / "out", samples, on="host", progress=_silent)
-    torch_out = execute(project / "out", samples, on="integer", progress=_silent)
+    host = execute(project / "out", samples, on="host")
+    torch_out = execute(project / "out", samples, on="integer")
     assert torch.allclose(host.outputs[0], torch_out.outputs[0], rtol=1e-5, atol=1e-5)
 
 
@@ -96,8 +90,8 @@ def test_the_torch_output_computes_what_the_graph_computes(project: Path) -> Non
     compiled.write(project / "out")
     samples = compiled.session.evaluation
     assert samples is not None
-    emitted = execute(project / "out", samples, on="torch", progress=_silent)
-    graph = execute(project / "out", samples, on="integer", progress=_silent)
+    emitted = execute(project / "out", samples, on="torch")
+    graph = execute(project / "out", samples, on="integer")
     assert torch.allclose(emitted.outputs[0], graph.outputs[0], rtol=1e-6, atol=1e-6)
 
 
@@ -150,10 +144,8 @@ def test_samples_of_one_batch_or_many_give_the_same_outputs(project: Path) -> No
     compiled.write(project / "out")
     samples = compiled.session.evaluation
     assert samples is not None
-    whole = execute(project / "out", samples, on="integer", progress=_silent).outputs[0]
-    single = execute(
-        project / "out", Samples(tuple(x[5:6] for x in samples.inputs)), on="integer", progress=_silent
-    )
+    whole = execute(project / "out", samples, on="integer").outputs[0]
+    single = execute(project / "out", Samples(tuple(x[5:6] for x in samples.inputs)), on="integer")
     assert torch.equal(whole[5:6], single.outputs[0])
 
 
@@ -181,7 +173,7 @@ def test_a_network_that_mixes_batch_and_time_is_run_sample_by_sample(project: Pa
     compiled.write(project / "out")
     samples = compiled.session.calibration
     assert samples is not None
-    outputs = execute(project / "out", samples, on="integer", progress=_silent).outputs[0]
+    outputs = execute(project / "out", samples, on="integer").outputs[0]
     with torch.no_grad():
         alone = torch.cat([model(x) for x in samples.inputs[0].split(1)])
     assert torch.equal(outputs, alone)

@@ -15,10 +15,6 @@ PRUNE = """  - pass: prune
 """
 
 
-def _silent(label: str, done: int, total: int) -> None:
-    pass
-
-
 def write_spec(project: Path, prune: str) -> Path:
     spec = project / "net.yaml"
     spec.write_text(spec.read_text().replace("  - pass: fuse\n", prune + "  - pass: fuse\n"))
@@ -32,7 +28,7 @@ def test_the_c_of_a_pruned_network_gives_the_bytes_of_its_integer_graph(project:
     pruned.write(project / "out")
     samples = pruned.session.evaluation
     assert samples is not None
-    host, integer = (execute(project / "out", samples, on=on, progress=_silent) for on in ("host", "integer"))
+    host, integer = (execute(project / "out", samples, on=on) for on in ("host", "integer"))
     assert torch.equal(host.outputs[0], integer.outputs[0])
 
 

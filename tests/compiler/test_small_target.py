@@ -41,15 +41,11 @@ needs_shared = pytest.mark.skipif(
 )
 
 
-def _silent(label: str, done: int, total: int) -> None:
-    pass
-
-
 def counted(compiled: Compiled, folder: Path) -> Counts:
     """What the simulated core counts for one sample."""
     compiled.write(folder)
     assert compiled.session.evaluation is not None
-    counts = execute(folder, compiled.session.evaluation.first(1), on="cortex-m4", progress=_silent).counts
+    counts = execute(folder, compiled.session.evaluation.first(1), on="cortex-m4").counts
     assert counts is not None
     return counts
 

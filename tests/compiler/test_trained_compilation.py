@@ -32,10 +32,6 @@ def write_spec(project: Path, loss: str) -> Path:
     return spec
 
 
-def _silent(label: str, done: int, total: int) -> None:
-    pass
-
-
 def test_the_c_of_a_network_trained_on_integers_gives_the_bytes_of_its_graph(project: Path) -> None:
     compiled = compile_model(write_spec(project, "losses.py:smoothed"))
     before, after = compiled.stages[-2].graph, compiled.graph
@@ -44,7 +40,7 @@ def test_the_c_of_a_network_trained_on_integers_gives_the_bytes_of_its_graph(pro
     compiled.write(project / "out")
     samples = compiled.session.evaluation
     assert samples is not None
-    host, integer = (execute(project / "out", samples, on=on, progress=_silent) for on in ("host", "integer"))
+    host, integer = (execute(project / "out", samples, on=on) for on in ("host", "integer"))
     assert torch.equal(host.outputs[0], integer.outputs[0])
 
 

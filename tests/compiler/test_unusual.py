@@ -18,10 +18,6 @@ from fxpress.compiler.execution import execute
 Array = NDArray[np.float32]
 
 
-def _silent(label: str, done: int, total: int) -> None:
-    pass
-
-
 def _constant_channel(x: Array) -> Array:
     x[:, 1] = 0.25
     return x
@@ -113,8 +109,8 @@ def _compile_and_compare(
     samples = compiled.session.calibration
     assert samples is not None
     few = samples.first(4)
-    host = execute(project / "out", few, on="host", progress=_silent)
-    integer = execute(project / "out", few, on="integer", progress=_silent)
+    host = execute(project / "out", few, on="host")
+    integer = execute(project / "out", few, on="integer")
     for c, exact in zip(host.outputs, integer.outputs, strict=True):
         assert torch.equal(c, exact)
 

@@ -1,0 +1,11 @@
+"""Progress of long work, told to whoever waits: `progress(label, done, total)`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]
+
+
+def silent(label: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
