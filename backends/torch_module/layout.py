@@ -76,12 +76,20 @@ def plan_layout(graph: Graph, style: Style, *, buffers: Collection[str] = ()) ->
     fixed = set(buffers) | {
         constants[attribute].name for _, kind, constants in weighted.values() for attribute in kind.statistics
     }
-    homes = {
-        value.name: Home(paths[value.name], value.type.dtype.is_floating and value.name not in fixed)
-        for value in graph.constants
-    }
+    trained = {v.name for v in graph.constants if v.type.dtype.is_floating} | _parameters(layers.values())
+    homes = {v.name: Home(paths[v.name], v.name in trained - fixed) for v in graph.constants}
     names = ModuleNames([*paths.values(), *(layer.path for layer in layers.values()), *style.buffers])
     return Layout(homes, dict(sorted(layers.items())), names)
+
+
+def _parameters(layers: Iterable[Layer]) -> set[str]:
+    """The constants that submodules hold as parameters, whatever integers they come from: all but integer weights."""
+    return {
+        name
+        for layer in layers
+        for attribute, name in layer.constants
+        if attribute in layer.kind.parameters and (attribute != "weight" or not layer.kind.state)
+    }
 
 
 _Weighted = dict[int, tuple[Node, LayerKind, dict[str, Value]]]

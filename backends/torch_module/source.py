@@ -123,7 +123,8 @@ class _Tree:
 
     def add_constant(self, value: Value) -> None:
         """A parameter or buffer of zeros, to be loaded."""
-        home, type = self._layout.homes[value.name], value.type.real()
+        home = self._layout.homes[value.name]
+        type = value.type if value.name in self._layout.integer_weights else value.type.real()
         zeros = f"torch.zeros({literal(type.shape)}, dtype={type.dtype.torch})"
         if not home.trainable:
             self._register("buffer", home.path, zeros)

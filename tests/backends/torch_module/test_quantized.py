@@ -23,6 +23,18 @@ from fxpress.ir import parse, run_integer
 
 FORMS = ("qdq", "eager")
 
+TIED = """
+graph(%t: i64[1x5]) {
+  const %embed.weight: i8[20x8]<scale=0.02, zero=-22>
+  const %embed.weight_1: i8[20x8]<scale=0.01, zero=0>
+  const %embed.bias: i32[20]<scale=0.0002, zero=0>
+  %x: i8[1x5x8]<scale=0.02, zero=-22> = embedding(%t, %embed.weight)   # "embed", "net.py:7"
+  %y: i8[1x5x20]<scale=0.03, zero=4> = linear(%x, %embed.weight_1, %embed.bias)   # "head", "net.py:8"
+  %r: f32[1x5x20] = dequantize(%y)
+  return scores: %r
+}
+"""
+
 NETWORK = """
 graph(%x: f32[1x4x9x9]) {
   const %stem.weight: i8[8x4x3x3]<scale=@0, zero=0, axis=0>
@@ -215,6 +227,18 @@ def test_a_layer_called_twice_on_other_grids_is_two_submodules_with_one_weight(f
     weights = [tensor for key, tensor in module.state_dict().items() if key.endswith("weight")]
     assert len({tensor.data_ptr() for tensor in weights}) == 1
     assert output_mismatch(graph, module, batches(graph)).largest_step <= 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_layer_with_weight_and_bias_from_elsewhere_keeps_the_integers(form):
+    graph = parse(TIED, fill=integers)
+    module = to_module(graph, form=form)
+    tokens = torch.arange(5)[None]
+    expected = run_integer(graph, [tokens])[0]
+    with torch.no_grad():
+        assert (module(tokens) - expected).abs().max() <= 1.01 * 0.03
+    if form == "qdq":
+        assert module.head.weight is module.embed.weight_1 and module.head.weight.dtype is torch.int8
 
 
 @pytest.mark.parametrize("form", FORMS)
