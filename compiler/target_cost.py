@@ -82,7 +82,9 @@ class TargetCost:
         try:
             return _cost(predict(graph, self._roomy, options=self._options))
         except IRError as err:
-            raise PassError(f"there is no cost on {self._target.name}: {err}") from err
+            problems = check(graph, self._options, self._roomy)
+            reasons = "\n  ".join(["", *map(str, problems)]) if problems else f" {err}"
+            raise PassError(f"there is no cost on {self._target.name}:{reasons}") from err
 
     def _has_kernel(self, node: Node, weights: str, activations: str) -> bool:
         """Whether the node alone, quantized so, becomes C that computes on integers."""

@@ -76,7 +76,12 @@ def _node_problems(node: Node, graph: Graph, options: COutput, machine: Machine)
     unknown = sorted({v.type.dtype.value for v in values if v.type.dtype not in C_TYPES})
     if unknown:
         message = f"{node.op.name} on elements of type {', '.join(unknown)}"
-        yield Problem("C703", place, message, "use float32, or quantize to int8")
+        yield Problem(
+            "C703",
+            place,
+            message,
+            "C computes on float32 and what is quantized from it: set `dtype: float32` under `model`",
+        )
         return
     if any(0 in v.type.shape for v in values):
         yield Problem("C701", place, f"{node.op.name} on values without elements", "leave such parts out")

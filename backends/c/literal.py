@@ -10,7 +10,7 @@ import re
 import numpy as np
 import numpy.typing as npt
 
-from ...ir import DType
+from ...ir import DType, UnsupportedError
 
 C_TYPES = {
     DType.I8: "int8_t",
@@ -64,7 +64,9 @@ def real(number: float) -> str:
 
 
 def c_type(dtype: DType) -> str:
-    """The C type that holds values of a dtype."""
+    """The C type that holds values of a dtype; UnsupportedError where kernels carry none."""
+    if dtype not in C_TYPES:
+        raise UnsupportedError(f"C kernels carry no elements of type {dtype.value}")
     return C_TYPES[dtype]
 
 

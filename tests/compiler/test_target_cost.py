@@ -77,7 +77,17 @@ class Sorted(torch.nn.Module):
 
 def test_what_the_target_cannot_carry_has_no_cost(project: Path) -> None:
     graph = open_session(project / "net.yaml", model=Sorted().eval()).captured
-    with pytest.raises(PassError, match=r"there is no cost on cortex-m4f: no C kernel"):
+    with pytest.raises(
+        PassError, match=r"there is no cost on cortex-m4f:\n.*: no C kernel for aten.sort.*\[C702\]"
+    ):
+        cost_model(project, FLOAT).predict(graph)
+
+
+def test_doubles_have_no_cost_and_the_layers_are_named(project: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 5)).double().eval()
+    override = "model.inputs.image.dtype=float64"
+    graph = open_session(project / "net.yaml", overrides=[override], model=model).captured
+    with pytest.raises(PassError, match=r"\n  1: linear on elements of type f64.*`dtype: float32`.*\[C703\]"):
         cost_model(project, FLOAT).predict(graph)
 
 

@@ -26,7 +26,8 @@ REFUSED = {
     ),
     "C703": (
         "graph(%x: f64[1x4]) {\n %y: f64[1x4] = relu(%x)\n return y: %y\n}",
-        "%y: relu on elements of type f64; use float32, or quantize to int8 [C703]",
+        "%y: relu on elements of type f64; C computes on float32 and what is quantized from it: set `dtype: float32` "
+        "under `model` [C703]",
     ),
     "C704": (
         "graph(%x: i32[1x4]<scale=0.1, zero=0>) {\n %y: i32[1x4]<scale=0.1, zero=0> = copy(%x)\n return y: %y\n}",
