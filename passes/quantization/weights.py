@@ -62,7 +62,7 @@ def quantize_weights(
     each output channel.
     """
     axis = weight_axis(op, TensorType.of(weight)) if per_channel else None
-    rows = weight.double().movedim(axis, 0).flatten(1) if axis is not None else weight.double().view(1, -1)
+    rows = weight.double().movedim(axis, 0).flatten(1) if axis is not None else weight.double().reshape(1, -1)
     scales = row_scales(rows, bits=bits, observer=observer)
     scales = torch.where(scales > 0, scales, y.scale[0] / (x.scale[0] * _STEPS_OF_ZERO_CHANNEL))
     least = torch.zeros_like(scales)

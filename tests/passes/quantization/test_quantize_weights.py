@@ -74,3 +74,13 @@ def test_zeros_and_tiny_weights_have_no_floor() -> None:
         made = quantized(weight, 4, observer)
         assert not made.weight[0].any()
         assert made.weight[1].abs().max() == 7
+
+
+def test_a_weight_that_is_not_contiguous_gets_one_scale_like_any_other() -> None:
+    weight = weights().float()
+    strided = weight.t().contiguous().t()
+    made, expected = (
+        quantize_weights(Linear(), w, None, x=GRID, y=GRID, bits=8, observer="minmax", per_channel=False)
+        for w in (strided, weight)
+    )
+    assert torch.equal(made.weight, expected.weight) and made.weight_grid == expected.weight_grid
