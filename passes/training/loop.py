@@ -67,6 +67,12 @@ def student_of(graph: Graph, options: FinetuneOptions, context: Context) -> Stud
     return FloatStudent(graph, tuple(value.name for value in values), options.keep_zeros)
 
 
+def _what_helps(learned: Mapping[str, Tensor]) -> str:
+    """What to do where the loss is not finite: in half precision Adam divides by squares that are zero."""
+    halves = any(tensor.dtype is torch.float16 for tensor in learned.values())
+    return "set `dtype: float32` under `model`" if halves else "lower learning_rate"
+
+
 @dataclass(frozen=True)
 class _Training:
     """All that stays the same from one epoch to the next."""
@@ -114,7 +120,7 @@ class _Training:
         while at.epoch < options.epochs and not self._is_patient_no_more(at):
             trained = self._epoch(learned, optimizer, at.epoch)
             if not math.isfinite(trained):
-                raise PassError(f"the loss is {trained} in epoch {at.epoch + 1}; lower learning_rate")
+                raise PassError(f"the loss is {trained} in epoch {at.epoch + 1}; {_what_helps(learned)}")
             rows = (*at.rows, (at.epoch + 1, trained, *self._validate(learned)))
             now = {name: tensor.detach().clone() for name, tensor in learned.items()}
             after = Progressed(now, now, OptimizerState.of(optimizer, learned), rows)

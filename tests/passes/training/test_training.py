@@ -1,12 +1,13 @@
 """The training loop: what can be resumed, carried over, and repeated."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from fxpress.ir import Graph, parse, run
+from fxpress.ir import Graph, dump, parse, run
 from fxpress.passes import Context, PassError
 from fxpress.passes.training import Trained, train
 from fxpress.passes.training.augment import augment
@@ -120,6 +121,24 @@ def test_a_state_goes_on_where_the_optimizer_stopped() -> None:
     without = train(first.graph, options(epochs=1, **chosen), context())
     difference = again.state.moments["momentum_buffer"]["a"] - without.state.moments["momentum_buffer"]["a"]
     assert torch.allclose(difference, 0.9 * buffer, rtol=1e-4, atol=1e-6)
+
+
+def test_a_loss_that_is_not_finite_is_told_with_what_helps() -> None:
+    overflowing = net(seed=1).with_params({"a": torch.full((6, 2, 3, 3), 1e38), "b": torch.full((6,), 1e38)})
+    with pytest.raises(PassError, match=r"the loss is (nan|inf) in epoch 1; lower learning_rate"):
+        train(overflowing, options(), context())
+    with pytest.raises(PassError, match=r"the loss is nan in epoch 1; set `dtype: float32` under `model`"):
+        train(in_halves(net(seed=1)), options(augment=None), halved(context()))
+
+
+def in_halves(graph: Graph) -> Graph:
+    params = {name: tensor.half() for name, tensor in graph.params.items()}
+    return parse(dump(graph).replace("f32", "f16"), params=params)
+
+
+def halved(whole: Context) -> Context:
+    pieces = [tuple(x.half() for x in piece) for piece in whole.calibration]
+    return replace(whole, calibration=pieces, original=in_halves(net()))
 
 
 def test_no_epoch_changes_nothing() -> None:
