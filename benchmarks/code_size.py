@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fxpress.backends.c.elf import Elf, read_elf
-from fxpress.backends.c.toolchain import compile_objects, find_compiler, link_image
+from fxpress.backends.c.toolchain import build_image, find_compiler
 from fxpress.compiler import Compiled, compile_model
 from fxpress.compiler.table import text_table
 
@@ -79,8 +79,7 @@ def linked_image(compiled: Compiled, *, apart: bool = False) -> Elf:
             (folder / file).write_text(text)
         sources = [folder / f"{name}.c", folder / f"{name}_weights.c"]
         compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
-        objects = compile_objects(compiler, sources, folder, flags=("-O3",))
-        return read_elf(link_image(compiler, objects, folder / "net.elf", keep=[f"{name}_run"]))
+        return read_elf(build_image(compiler, sources, folder / "net.elf", keep=[f"{name}_run"]))
 
 
 def kernel_sizes(compiled: Compiled) -> Iterator[Size]:

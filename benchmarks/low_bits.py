@@ -17,11 +17,8 @@ from pathlib import Path
 
 import torch
 
-from fxpress.backends.c import CArtifact, emit
-from fxpress.backends.c.elf import read_elf
-from fxpress.backends.c.ports import to_memory
-from fxpress.backends.c.simulate import SimulatedModel, Simulator
-from fxpress.backends.c.toolchain import compile_objects, find_compiler, link_image
+from fxpress.backends.c import emit
+from fxpress.backends.c.simulated_network import SimulatedNetwork
 from fxpress.compiler.table import text_table
 from fxpress.ir import Graph, Value, parse, run_integer
 from fxpress.specs import load_target
@@ -99,19 +96,13 @@ class Result:
 def measure(layer: Layer, bits: int, *, beside: Result | None = None) -> Result:
     """Figures of a layer, whose bytes are checked against `run_integer`; `beside` is the same layer in int8."""
     artifact = emit(layer.graph(bits), COutput(name="net", self_test=0), load_target(CORE))
+    x = artifact.graph.inputs[0].type.shape
+    sample = torch.randint(-128, 128, x, generator=torch.Generator().manual_seed(0), dtype=torch.int8)
     with tempfile.TemporaryDirectory(prefix="fxpress-low-bits-") as folder:
-        model, flash_bytes = _simulated(artifact, Path(folder))
-    x = artifact.graph.inputs[0]
-    sample = torch.randint(
-        -128, 128, x.type.shape, generator=torch.Generator().manual_seed(0), dtype=torch.int8
-    )
-    ins = [port for port in artifact.ports if port.is_input]
-    outs = [port for port in artifact.ports if not port.is_input]
-    given = [to_memory(sample, ins[0].stored).tobytes()]
-    expected = to_memory(run_integer(artifact.graph, [sample])[0], outs[0].stored).tobytes()
-    if model.run(given) != [expected]:
+        network = SimulatedNetwork.of(artifact, Path(folder), cpu=CORE)
+    if not network.run([sample])[0].equal(run_integer(artifact.graph, [sample])[0]):
         raise AssertionError(f"{layer.name}, {bits} bits: the core and the integer graph differ")
-    profile = model.profile(given)
+    profile = network.profile([sample])
     assert profile.cycles is not None
     node = artifact.prediction.nodes[0]
     weight_bytes = node.constant_bytes - 8 * layer.weight[0]
@@ -123,29 +114,11 @@ def measure(layer: Layer, bits: int, *, beside: Result | None = None) -> Result:
         predicted_instructions=artifact.prediction.instructions,
         cycles=profile.cycles,
         weight_bytes=weight_bytes,
-        flash_bytes=flash_bytes,
+        flash_bytes=network.footprint.flash,
         arena_bytes=artifact.plan.arena_bytes,
         instructions_ratio=round(profile.instructions / beside.instructions, 3) if beside else 1.0,
         weight_bytes_ratio=round(weight_bytes / beside.weight_bytes, 3) if beside else 1.0,
     )
-
-
-def _simulated(artifact: CArtifact, folder: Path) -> tuple[SimulatedModel, int]:
-    """The network on the core, and the bytes of flash of its image."""
-    for name, data in artifact.files.items():
-        (folder / name).write_bytes(data)
-    compiler = find_compiler("arm-none-eabi-gcc", cpu=CORE)
-    sources = [folder / "net.c", folder / "net_weights.c"]
-    objects = compile_objects(compiler, sources, folder, flags=("-O3",))
-    image = link_image(compiler, objects, folder / "net.elf", keep=("net_run",))
-    model = SimulatedModel(
-        Simulator(image, cpu=CORE),
-        "net_run",
-        input_bytes=[port.stored.bytes for port in artifact.ports if port.is_input],
-        output_bytes=[port.stored.bytes for port in artifact.ports if not port.is_input],
-        arena_bytes=artifact.plan.arena_bytes,
-    )
-    return model, read_elf(image).footprint.flash
 
 
 def table(results: list[Result]) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from ..backends.c.elf import Footprint, read_elf
 from ..backends.c.simulate import SimulatedModel, Simulator
-from ..backends.c.toolchain import compile_objects, find_compiler, link_image, link_shared
+from ..backends.c.toolchain import build_image, find_compiler, link_shared
 from ..ir import Graph, parse, run_integer
 from ..passes.progress import Progress, silent
 from .data import Samples, run_samples
@@ -32,7 +31,6 @@ SIMULATED = {
     "cortex-m33": "cortex-m33",
 }
 PLACES = ("host", "torch", "integer", *SIMULATED)
-_OPTIMIZE = ("-O3",)
 
 
 @dataclass(frozen=True)
@@ -153,23 +151,9 @@ def _run_host(
 def _run_simulated(
     directory: Path, interface: Interface, samples: Samples, folder: Path, cpu: str, progress: Progress
 ) -> Execution:
-    with simulated_model(c_sources(directory, interface), interface, folder, cpu) as (model, footprint):
-        first = [port.to_c(x[:1]) for port, x in zip(interface.inputs, samples.inputs, strict=True)]
-        profile = model.profile(first)
-        executed = _collect(interface, samples, model.run, progress, cpu)
-    counts = Counts(profile.instructions, profile.cycles, model.stack_bytes, footprint)
-    return Execution(executed.outputs, executed.stored, counts)
-
-
-@contextmanager
-def simulated_model(
-    sources: Sequence[Path], interface: Interface, folder: Path, cpu: str
-) -> Iterator[tuple[SimulatedModel, Footprint]]:
-    """The emitted C, built for a simulated core in `folder`, and the size of its image."""
-    compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
-    objects = compile_objects(compiler, sources, folder, flags=_OPTIMIZE)
-    entry = f"{interface.c_name}_run"
-    image = link_image(compiler, objects, folder / "model.elf", keep=[entry])
+    compiler, entry = find_compiler("arm-none-eabi-gcc", cpu=cpu), f"{interface.c_name}_run"
+    sources = c_sources(directory, interface)
+    image = build_image(compiler, sources, folder / "model.elf", keep=[entry])
     model = SimulatedModel(
         Simulator(image, cpu=cpu),
         entry,
@@ -177,7 +161,11 @@ def simulated_model(
         output_bytes=[port.c_bytes for port in interface.outputs],
         arena_bytes=interface.arena_bytes,
     )
-    yield model, read_elf(image).footprint
+    first = [port.to_c(x[:1]) for port, x in zip(interface.inputs, samples.inputs, strict=True)]
+    profile = model.profile(first)
+    executed = _collect(interface, samples, model.run, progress, cpu)
+    counts = Counts(profile.instructions, profile.cycles, model.stack_bytes, read_elf(image).footprint)
+    return Execution(executed.outputs, executed.stored, counts)
 
 
 def _collect(

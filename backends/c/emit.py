@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor
 
@@ -43,6 +44,12 @@ class CArtifact:
     constant_bytes: int
     macros: Mapping[str, str]
     prediction: Prediction
+
+    def write(self, folder: Path) -> list[Path]:
+        """Write all files; the sources of the network, without its self-test."""
+        for name, data in self.files.items():
+            (folder / name).write_bytes(data)
+        return [folder / f"{self.name}.c", folder / f"{self.name}_weights.c"]
 
 
 @dataclass(frozen=True, slots=True)

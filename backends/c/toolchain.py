@@ -148,6 +148,20 @@ def link_image(
     return target
 
 
+def build_image(
+    compiler: Compiler,
+    sources: Sequence[Path],
+    target: Path,
+    *,
+    keep: Sequence[str],
+    flags: Sequence[str] = ("-O3",),
+) -> Path:
+    """The image of C99 sources, linked as by `link_image`; objects lie beside it."""
+    return link_image(
+        compiler, compile_objects(compiler, sources, target.parent, flags=flags), target, keep=keep
+    )
+
+
 _SECTIONS = ("-ffunction-sections", "-fdata-sections")
 
 

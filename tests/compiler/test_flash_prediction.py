@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fxpress.backends.c.elf import read_elf
-from fxpress.backends.c.toolchain import compile_objects, find_compiler, link_image
+from fxpress.backends.c.toolchain import build_image, find_compiler
 from fxpress.compiler import Compiled, compile_model
 
 ROOT = Path(__file__).parents[2]
@@ -29,12 +29,8 @@ needs_shared = pytest.mark.skipif(
 def ratio(compiled: Compiled, folder: Path) -> float:
     """Predicted flash over linked flash."""
     assert compiled.c is not None
-    for name, data in compiled.c.files.items():
-        (folder / name).write_bytes(data)
-    name, compiler = compiled.c.name, find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
-    sources = [folder / f"{name}.c", folder / f"{name}_weights.c"]
-    objects = compile_objects(compiler, sources, folder, flags=("-O3",))
-    image = link_image(compiler, objects, folder / "net.elf", keep=[f"{name}_run"])
+    compiler, entry = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f"), f"{compiled.c.name}_run"
+    image = build_image(compiler, compiled.c.write(folder), folder / "net.elf", keep=[entry])
     return compiled.c.prediction.flash_bytes / read_elf(image).footprint.flash
 
 

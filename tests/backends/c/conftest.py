@@ -186,11 +186,9 @@ def assert_equal_to_interpreter(tmp_path: Path, host: Target) -> Inspect:
 
 
 def _library(artifact: CArtifact, folder: Path, flags: Sequence[str]) -> ctypes.CDLL:
-    for name, data in artifact.files.items():
-        (folder / name).write_bytes(data)
     (folder / "trace.h").write_text(TRACE)
     (folder / "trace.c").write_text('#include "trace.h"\nfxp_tracer fxp_trace = 0;\n')
-    sources = [folder / f"{artifact.name}.c", folder / f"{artifact.name}_weights.c", folder / "trace.c"]
+    sources = [*artifact.write(folder), folder / "trace.c"]
     target = folder / f"net{len(list(folder.glob('*.so')))}.so"
     link_shared(
         find_compiler("gcc"), sources, target, flags=(*flags, *WARNINGS, "-include", str(folder / "trace.h"))

@@ -50,13 +50,6 @@ graph(%x: f32[1x3x8x8]) {
 }"""
 
 
-def written(artifact, folder):
-    """The artifact's sources without the self-test, in `folder`."""
-    for name, data in artifact.files.items():
-        (folder / name).write_bytes(data)
-    return [folder / f"{artifact.name}.c", folder / f"{artifact.name}_weights.c"]
-
-
 def compiler(name, cpu):
     """The compiler, or a skip that says it is missing."""
     if shutil.which(name) is None:
@@ -67,32 +60,32 @@ def compiler(name, cpu):
 @pytest.mark.parametrize(("name", "cpu"), COMPILERS)
 def test_every_operator_compiles_without_a_warning(name, cpu, operators, cortex_m4, host, tmp_path):
     target = host if cpu in (None, "cortex-m0plus", "cortex-m3") else cortex_m4
-    sources = written(emit(operators, COutput(name="net"), target), tmp_path)
+    sources = emit(operators, COutput(name="net"), target).write(tmp_path)
     compile_objects(compiler(name, cpu), sources, tmp_path, flags=("-O1", *WARNINGS))
 
 
 def test_every_integer_operator_compiles_without_a_c_library(integer_operators, host, tmp_path):
-    sources = written(emit(integer_operators, COutput(name="net"), host), tmp_path)
+    sources = emit(integer_operators, COutput(name="net"), host).write(tmp_path)
     riscv = compiler("riscv64-unknown-elf-gcc", None)
     compile_objects(riscv, sources, tmp_path, flags=("-O2", *WARNINGS))
 
 
 @pytest.mark.parametrize("optimization", ["-O0", "-Os", "-O3"])
 def test_every_optimization_compiles_without_a_warning(optimization, integer_operators, cortex_m4, tmp_path):
-    sources = written(emit(integer_operators, COutput(name="net"), cortex_m4), tmp_path)
+    sources = emit(integer_operators, COutput(name="net"), cortex_m4).write(tmp_path)
     arm = compiler("arm-none-eabi-gcc", "cortex-m4f")
     compile_objects(arm, sources, tmp_path, flags=(optimization, *WARNINGS))
 
 
 @pytest.mark.parametrize("name", ["g++", "clang++"])
 def test_the_header_stands_alone_in_cpp(name, operators, host, tmp_path):
-    written(emit(operators, COutput(name="net"), host), tmp_path)
+    emit(operators, COutput(name="net"), host).write(tmp_path)
     check_header(compiler(name, None), tmp_path / "net.h")
 
 
 @pytest.mark.parametrize("name", ["gcc", "clang"])
 def test_an_integer_network_needs_nothing_but_memcpy_and_memset(name, fill, host, tmp_path):
-    sources = written(emit(verify(parse(NET, fill=fill)), COutput(name="net"), host), tmp_path)
+    sources = emit(verify(parse(NET, fill=fill)), COutput(name="net"), host).write(tmp_path)
     objects = compile_objects(compiler(name, None), sources, tmp_path, flags=("-O2", "-fno-stack-protector"))
     undefined = {symbol for o in objects for symbol in read_elf(o).undefined}
     assert {s for s in undefined if not s.startswith("net_") and s != "_GLOBAL_OFFSET_TABLE_"} <= {
@@ -111,7 +104,7 @@ def test_an_integer_network_computes_no_floats(fill, host):
 def test_the_stack_macro_bounds_the_stack(cpu, optimization, operators, cortex_m4, host, tmp_path):
     artifact = emit(operators, COutput(name="net"), cortex_m4 if cpu != "cortex-m0plus" else host)
     objects = compile_objects(
-        compiler("arm-none-eabi-gcc", cpu), written(artifact, tmp_path), tmp_path, flags=(optimization,)
+        compiler("arm-none-eabi-gcc", cpu), artifact.write(tmp_path), tmp_path, flags=(optimization,)
     )
     assert worst_case_stack(objects, "net_run") <= int(artifact.macros["NET_STACK_BYTES"])
 
@@ -120,7 +113,7 @@ def test_the_self_test_passes_under_sanitizers(fill, host, tmp_path, draw):
     graph = verify(parse(NET, fill=fill))
     vectors = [[draw(v, seed) for v in graph.inputs] for seed in range(3)]
     artifact = emit(graph, COutput(name="net"), host, vectors=vectors)
-    sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
+    sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
     program = link_program(
         compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1", *WARNINGS, *SANITIZERS)
     )
@@ -132,7 +125,7 @@ def test_the_self_test_passes_under_sanitizers(fill, host, tmp_path, draw):
 def test_every_operator_passes_its_self_test_under_sanitizers(operators, cortex_m4, tmp_path, draw):
     vectors = [[draw(v, seed) for v in operators.inputs] for seed in range(2)]
     artifact = emit(operators, COutput(name="net"), cortex_m4, vectors=vectors)
-    sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
+    sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
     program = link_program(
         compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1", *WARNINGS, *SANITIZERS)
     )
@@ -142,7 +135,7 @@ def test_every_operator_passes_its_self_test_under_sanitizers(operators, cortex_
 
 def test_a_self_test_without_vectors_compiles_without_a_warning(fill, host, tmp_path):
     artifact = emit(verify(parse(NET, fill=fill)), COutput(name="net"), host)
-    sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
+    sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
     link_program(compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1", *WARNINGS))
     without = emit(parse(NET, fill=fill), COutput(name="net", self_test=0, package=()), host)
     assert set(without.files) == {"net.h", "net.c", "net_weights.c"}
@@ -151,7 +144,7 @@ def test_a_self_test_without_vectors_compiles_without_a_warning(fill, host, tmp_
 def test_the_self_test_finds_a_wrong_constant(fill, host, tmp_path, draw):
     graph = verify(parse(NET, fill=fill))
     artifact = emit(graph, COutput(name="net"), host, vectors=[[draw(v, 1) for v in graph.inputs]])
-    sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
+    sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
     weights = tmp_path / "net_weights.c"
     weights.write_text(re.sub(r"(net_bias_\d+\[10\] = \{\n\s*)-?\d+", r"\g<1>2000000", weights.read_text()))
     program = link_program(compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1",))

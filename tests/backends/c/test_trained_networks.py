@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fxpress.backends.c.elf import read_elf
-from fxpress.backends.c.emit import CArtifact, emit
+from fxpress.backends.c.emit import emit
 from fxpress.backends.c.stack import worst_case_stack
 from fxpress.backends.c.toolchain import WARNINGS, check_header, compile_objects, find_compiler
 from fxpress.compiler import open_session, run_passes
@@ -44,12 +44,6 @@ def integer_graph(name: str, activations: str = "int8", weights: str = "int8") -
     return run_passes(session)[-1].graph
 
 
-def _written(artifact: CArtifact, folder: Path) -> list[Path]:
-    for name, data in artifact.files.items():
-        (folder / name).write_bytes(data)
-    return [folder / f"{artifact.name}.c", folder / f"{artifact.name}_weights.c"]
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_layer_computes_the_bytes_of_the_integer_graph(
     name: str, assert_equal_to_interpreter: object, cortex_m4: Target
@@ -78,7 +72,7 @@ def test_every_compiler_takes_the_network_without_a_warning(
     name: str, cortex_m4: Target, tmp_path: Path
 ) -> None:
     artifact = emit(integer_graph(name), COutput(name="net"), cortex_m4)
-    sources = _written(artifact, tmp_path)
+    sources = artifact.write(tmp_path)
     for program, cpu in COMPILERS:
         if shutil.which(program) is None:
             pytest.skip(f"{program} is not installed")

@@ -11,9 +11,7 @@ import pytest
 import torch
 
 from fxpress.backends.c.emit import CArtifact, emit
-from fxpress.backends.c.ports import from_memory, to_memory
-from fxpress.backends.c.simulate import SimulatedModel, Simulator
-from fxpress.backends.c.toolchain import compile_objects, find_compiler, link_image
+from fxpress.backends.c.simulated_network import SimulatedNetwork
 from fxpress.ir import Graph, TensorType, Value, parse, run_integer
 from fxpress.ir.ops.conv import Conv
 from fxpress.specs.outputs import COutput
@@ -53,37 +51,17 @@ class Core:
 
     def __init__(self, graph: Graph, target, folder: Path, *, strict: bool = False) -> None:
         self.artifact: CArtifact = emit(graph, COutput(name="net", self_test=0), target)
-        for name, data in self.artifact.files.items():
-            (folder / name).write_bytes(data)
-        compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
-        sources = [folder / "net.c", folder / "net_weights.c"]
-        objects = compile_objects(compiler, sources, folder, flags=("-O3",))
-        image = link_image(compiler, objects, folder / "net.elf", keep=("net_run",))
-        self._ins = [port for port in self.artifact.ports if port.is_input]
-        self._outs = [port for port in self.artifact.ports if not port.is_input]
-        self._model = SimulatedModel(
-            Simulator(image, strict_alignment=strict),
-            "net_run",
-            input_bytes=[port.stored.bytes for port in self._ins],
-            output_bytes=[port.stored.bytes for port in self._outs],
-            arena_bytes=self.artifact.plan.arena_bytes,
-            alignment=2,
-        )
-
-    def _given(self, vector) -> list[bytes]:
-        return [to_memory(t, p.stored).tobytes() for t, p in zip(vector, self._ins, strict=True)]
+        self._network = SimulatedNetwork.of(self.artifact, folder, alignment=2, strict_alignment=strict)
 
     def check(self, vector) -> None:
         """Asserts that the outputs are those of the interpreter."""
         expected = run_integer(self.artifact.graph, list(vector))
-        got = self._model.run(self._given(vector))
-        for port, memory, wanted in zip(self._outs, got, expected, strict=True):
-            stored = np.frombuffer(memory, to_memory(wanted, port.stored).dtype)
-            assert from_memory(stored, port.stored).equal(wanted), port.name
+        for port, got, wanted in zip(self._network.outputs, self._network.run(vector), expected, strict=True):
+            assert got.equal(wanted), port.name
 
     def instructions(self, vector) -> int:
         """Instructions of one run."""
-        return self._model.profile(self._given(vector)).instructions
+        return self._network.profile(vector).instructions
 
 
 def layer(name: str, element: str) -> str:
