@@ -20,7 +20,9 @@ def code_lengths(counts: Sequence[int], *, longest: int = _LONGEST) -> list[int]
     if len(counts) == 1:
         return [1]
     assert len(counts) <= 1 << longest, f"{len(counts)} symbols in {longest} bits"
-    leaves = sorted((count, (symbol,)) for symbol, count in enumerate(counts))
+    leaves: list[tuple[int, tuple[int, ...]]] = sorted(
+        (count, (symbol,)) for symbol, count in enumerate(counts)
+    )
     level = leaves
     for _ in range(longest - 1):
         packages = [

@@ -46,6 +46,11 @@ class COutput(Section):
         default={},
         description="The order of axes of inputs and outputs with four dimensions, by name; `nhwc` where left out.",
     )
+    weights: Literal["plain", "huffman"] = Field(
+        default="plain",
+        description="How flash holds the weights of integer layers. `huffman`: as a Huffman code where that is "
+        "smaller, decoded into the arena by the layer that reads them: less flash for cycles and memory.",
+    )
     package: tuple[Literal["cmake"], ...] = Field(
         default=("cmake",), description="Build files to write beside the C."
     )

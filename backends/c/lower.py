@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from ...ir import Graph
 from ...specs.outputs import COutput
@@ -39,9 +40,23 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     """Choose kernels, layouts and places for a graph; nothing is written.
 
     The fastest kernels are taken; where they do not fit the target's flash, smaller ones, as many as are needed, and
-    where the arena does not fit its RAM, kernels of less working memory.
+    where the arena does not fit its RAM, kernels of less working memory. Weights that are to be coded stay plain where
+    there is no room to decode them, and all of them where the decoder is larger than what it saves.
     """
     prepared = schedule(renumber_flattened(graph if options.io == "float" else strip_edges(graph)))
+    choose = partial(_choose, prepared, options, target)
+    if options.weights == "plain":
+        return choose(frozenset())
+    coded = frozenset(node.outputs[0].name for node in prepared.nodes)
+    lowered = choose(coded)
+    while target.ram is not None and (crowded := _crowded(lowered, target.ram)):
+        coded -= crowded
+        lowered = choose(coded)
+    return lowered if lowered.program.saved_bytes > 0 else choose(frozenset())
+
+
+def _choose(prepared: Graph, options: COutput, target: Target, coded: frozenset[str]) -> Lowered:
+    """The fastest way that fits the target, or the fastest of all; `coded` are results of nodes with coded weights."""
     inputs = port_layouts([v.name for v in prepared.inputs], prepared.inputs, options.layouts)
     outputs = port_layouts(prepared.output_names, prepared.outputs, options.layouts)
     machine = Machine.of(target)
@@ -53,6 +68,7 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
                 machine,
                 inputs=inputs,
                 outputs=outputs,
+                coded=coded,
                 flash_price=price,
                 scratch_price=scratch_price,
             )
@@ -65,6 +81,17 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
         return fastest
     smaller = (chosen(price) for price in _SCRATCH_PRICES[1:])
     return next((lowered for lowered in smaller if lowered.plan.arena_bytes <= target.ram), fastest)
+
+
+def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
+    """Results of steps that decode weights while more is in use than the target has, or any if the plan alone is."""
+    if lowered.plan.arena_bytes <= ram_bytes:
+        return frozenset()
+    steps = [(n, s) for n, s in enumerate(lowered.program.steps) if s.implementation.coded]
+    names = {n: step.results[0].value.name for n, step in steps}
+    used = {n: sum(b.bytes for b in lowered.plan.blocks if b.start <= n <= b.end) for n in names}
+    largest = max(used.values(), default=0)
+    return frozenset(names[n] for n in names if used[n] > ram_bytes or used[n] == largest)
 
 
 def stack_bytes(program: Program) -> int:

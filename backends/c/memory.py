@@ -89,15 +89,15 @@ def plan_memory(program: Program) -> MemoryPlan:
     returned = sharing.bind_outputs()
     buffers = sharing.arena_buffers()
     scratch = {
-        number: step.implementation.scratch_bytes
+        number: step.implementation.working_bytes
         for number, step in enumerate(program.steps)
-        if step.implementation.scratch_bytes
+        if step.implementation.working_bytes
     }
     intervals = [Interval(_aligned(b.bytes, alignment), b.start, b.end) for b in buffers]
     intervals += [Interval(_aligned(size, alignment), number, number) for number, size in scratch.items()]
     offsets = assign_offsets(intervals)
     at = {id(b): offset for b, offset in zip(buffers, offsets[: len(buffers)], strict=True)}
-    labels = [b.label for b in buffers] + [f"scratch of {program.steps[n].operator}" for n in scratch]
+    labels = [b.label for b in buffers] + [_scratch_label(program.steps[n]) for n in scratch]
     values = [b.value for b in buffers] + [""] * len(scratch)
     return MemoryPlan(
         {stored: _location(buffer, shift, at) for stored, (buffer, shift) in sharing.where.items()},
@@ -226,6 +226,10 @@ def _last_reads(program: Program) -> dict[Stored, int]:
                 found[stored] = number
     found.update((stored, len(program.steps)) for stored in program.outputs)
     return found
+
+
+def _scratch_label(step: Step) -> str:
+    return f"{'decoded weights and ' if step.implementation.coded else ''}scratch of {step.operator}"
 
 
 def _location(buffer: _Buffer, shift: int, at: dict[int, int]) -> Location:

@@ -107,7 +107,7 @@ def _node(
         round(chosen.cost.cycles),
         sum(_constant_bytes(call, seen) for call in chosen.calls),
         _code_bytes(chosen, seen),
-        chosen.scratch_bytes,
+        chosen.working_bytes,
     )
 
 
@@ -117,7 +117,7 @@ def _constant_bytes(call: Call, seen: set[object]) -> int:
         key = (constant.data.dtype.name, constant.data.tobytes())
         if key not in seen:
             seen.add(key)
-            total += -(-constant.data.nbytes // 4) * 4
+            total += constant.flash_bytes
     return total
 
 

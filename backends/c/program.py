@@ -8,8 +8,9 @@ from ...ir import Graph, Source, Value
 from .kernels.base import Implementation
 from .layout import Layout
 
-# Of the run function and of newlib's memcpy and memset, as `benchmarks/code_size.py` measures them.
-_RUN_BYTES, _CALL_BYTES, _MEMORY_BYTES = 60, 12, 470
+# Of the run function, of a call, of newlib's memcpy and memset, and of the decoder of Huffman images, as
+# `benchmarks/code_size.py` measures them.
+_RUN_BYTES, _CALL_BYTES, _MEMORY_BYTES, _DECODER_BYTES = 60, 12, 470, 810
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +61,18 @@ class Program:
 
     @property
     def fixed_bytes(self) -> int:
-        """Estimated bytes of code outside of kernels: the function that calls them, and the C library's."""
+        """Estimated bytes of code outside of kernels: the function that calls them, the decoder, the C library's."""
         calls = [call for step in self.steps for call in step.implementation.calls]
+        decoded = sum(len(step.implementation.coded) for step in self.steps)
         library = _MEMORY_BYTES if any(call.function.uses_memory for call in calls) else 0
-        return _RUN_BYTES + _CALL_BYTES * len(calls) + library
+        decoder = _DECODER_BYTES if decoded else 0
+        return _RUN_BYTES + _CALL_BYTES * (len(calls) + decoded) + library + decoder
+
+    @property
+    def saved_bytes(self) -> int:
+        """Estimated bytes of flash that Huffman images save over the constants themselves, less the decoder."""
+        coded = [c for step in self.steps for c in step.implementation.coded]
+        return sum(c.bytes - c.flash_bytes - _CALL_BYTES for c in coded) - _DECODER_BYTES
 
     @property
     def _code_bytes(self) -> int:

@@ -7,11 +7,13 @@ states are followed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
 from ...ir import Graph, Node, Source, Value, node_text
 from ...ir.errors import UnsupportedError
+from .coding import with_coded_weights
 from .kernels import kernels
 from .kernels.base import Implementation, Offer, Site
 from .kernels.copying import Place, copy
@@ -20,6 +22,8 @@ from .program import Program, Step, Stored
 from .target import Machine
 
 _MAX_STATES = 24
+
+_Offered = Callable[[tuple[Layout | None, ...]], tuple[Implementation, ...]]
 
 
 @dataclass(frozen=True)
@@ -38,18 +42,23 @@ def select(
     *,
     inputs: tuple[Layout, ...],
     outputs: tuple[Layout, ...],
+    coded: frozenset[str] = frozenset(),
     flash_price: float = 0.0,
     scratch_price: float = 0.0,
 ) -> Program:
     """The cheapest program; `inputs` and `outputs` are the layouts in which the caller has the graph's own values.
 
-    Cheap is what takes few cycles; the prices are what a byte of flash and of working memory counts beside them.
+    Cheap is what takes few cycles; the prices are what a byte of flash and of working memory counts beside them. The
+    nodes with a result in `coded` have their weights in flash as Huffman codes, where that makes them smaller.
     """
     starts = {v.name: layout for v, layout in zip(graph.inputs, inputs, strict=True)}
     ways = [_Way(0.0, starts)]
     dying = _dying(graph)
     for index, node in enumerate(graph.nodes):
-        ways = _advance(ways, graph, node, machine, dying[index], (flash_price, scratch_price))
+        offered = _offered(node, graph, machine, coded=node.outputs[0].name in coded)
+        ways = _advance(ways, node, offered, dying[index], (flash_price, scratch_price))
+        if not ways:
+            raise UnsupportedError(f"no C kernel for {node_text(node)}: {_refusal(node, graph, machine)}")
     best = min(ways, key=lambda way: way.cycles + _closing_cycles(way, graph, outputs))
     choices: list[Implementation] = []
     way: _Way | None = best
@@ -84,18 +93,12 @@ def conversion(type_value: Value, at_hand: Layout, wanted: Layout) -> Implementa
 
 def _advance(
     ways: list[_Way],
-    graph: Graph,
     node: Node,
-    machine: Machine,
+    offered: _Offered,
     dying: frozenset[str],
     prices: tuple[float, float],
 ) -> list[_Way]:
     found: dict[tuple[tuple[str, Layout], ...], _Way] = {}
-
-    @cache
-    def offered(layouts: tuple[Layout | None, ...]) -> tuple[Implementation, ...]:
-        return offers(Site(node, graph, layouts, machine))[0]
-
     for way in ways:
         at_hand = tuple(None if v is None else way.layouts.get(v.name) for v in node.inputs)
         for implementation in offered(at_hand):
@@ -109,16 +112,26 @@ def _advance(
                 if v.name not in dying
             }
             flash = implementation.constant_bytes + implementation.cost.code_bytes
-            priced = prices[0] * flash + prices[1] * implementation.scratch_bytes
+            priced = prices[0] * flash + prices[1] * implementation.working_bytes
             cycles = way.cycles + extra + implementation.cost.cycles + priced
             key = tuple(sorted(layouts.items(), key=lambda item: item[0]))
             if key not in found or cycles < found[key].cycles:
                 found[key] = _Way(cycles, layouts, implementation, way)
-    if not found:
-        _, refusals = offers(Site(node, graph, tuple(None for _ in node.inputs), machine))
-        reasons = "; ".join(dict.fromkeys(refusals)) or "this operator is not part of the C backend"
-        raise UnsupportedError(f"no C kernel for {node_text(node)}: {reasons}")
     return sorted(found.values(), key=lambda way: way.cycles)[:_MAX_STATES]
+
+
+def _offered(node: Node, graph: Graph, machine: Machine, *, coded: bool) -> _Offered:
+    @cache
+    def found(layouts: tuple[Layout | None, ...]) -> tuple[Implementation, ...]:
+        plain, _ = offers(Site(node, graph, layouts, machine))
+        return tuple(map(with_coded_weights, plain)) if coded else plain
+
+    return found
+
+
+def _refusal(node: Node, graph: Graph, machine: Machine) -> str:
+    _, refusals = offers(Site(node, graph, tuple(None for _ in node.inputs), machine))
+    return "; ".join(dict.fromkeys(refusals)) or "this operator is not part of the C backend"
 
 
 def _conversion_cycles(

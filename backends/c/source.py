@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...ir import Source
-from .kernels.base import AnyArray, Call
+from .kernels.base import AnyArray, Call, Constant
 from .literal import C_TYPES, array, array_type, comment
 from .memory import Location, MemoryPlan, Region
 from .ports import Port, to_memory
 from .program import Program, Step, Stored
 
 _INCLUDE = Path(__file__).parent / "include"
+_DECODER = "huffman.h"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class _Writer:
     _functions: dict[Hashable, tuple[str, str]] = field(default_factory=dict)
     _arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
     _declared: dict[Stored, str] = field(default_factory=dict)
+    _decoded: dict[tuple[int, int], str] = field(default_factory=dict)
     _symbols: set[str] = field(default_factory=set)
     _headers: set[str] = field(default_factory=set)
     _trace: list[TracePoint] = field(default_factory=list)
@@ -101,7 +103,7 @@ class _Writer:
         )
 
     def _step(self, number: int, step: Step) -> StepText:
-        lines: list[str] = []
+        lines = self._decode(number, step)
         for position, call in enumerate(step.implementation.calls):
             if (number, position) in self.plan.placed:
                 continue
@@ -117,13 +119,36 @@ class _Writer:
         function = self._function(number, step, call)
         arguments = [self._operand(step.operands[index], step) for index in call.reads]
         arguments += [self._pointer(step.results[index]) for index in call.writes]
-        arguments += [
-            self._array(f"{c.role}_{number}", c.data, f"{c.role} of {step.operator}{_origin(step.source)}")
-            for c in call.constants
-        ]
+        arguments += [self._constant(number, step, constant) for constant in call.constants]
         if call.scratch:
             arguments.append(f"(void *)(memory + {self.plan.scratch[number]})")
         return f"{function}({', '.join(arguments)});"
+
+    def _decode(self, number: int, step: Step) -> list[str]:
+        """Lines that decode the step's constants behind the scratch of its calls, which the decoder uses first."""
+        lines, at = [], step.implementation.decoded_at
+        for index, constant in enumerate(step.implementation.coded):
+            image, c_type = constant.image, array_type(constant.data)
+            assert image is not None
+            symbol = f"w{number}" if index == 0 else f"w{number}_{index}"
+            text = f"{constant.role} of {step.operator}{_origin(step.source)}, coded"
+            stored = self._array(f"{constant.role}_{number}", image.halfwords, text)
+            scratch = self.plan.scratch[number]
+            lines.append(f"{c_type} *const {symbol} = ({c_type} *)(void *)(memory + {scratch + at});")
+            table = f"(uint16_t *)(void *)(memory + {scratch})"
+            lines.append(
+                f"fxp_decode({stored}, {image.codes_at}, (uint8_t *){symbol}, {constant.bytes // 4}, {table});"
+            )
+            self._headers.add(_DECODER)
+            self._decoded[number, id(constant.data)] = symbol
+            at += constant.bytes
+        return lines
+
+    def _constant(self, number: int, step: Step, constant: Constant) -> str:
+        if constant.image is not None:
+            return self._decoded[number, id(constant.data)]
+        text = f"{constant.role} of {step.operator}{_origin(step.source)}"
+        return self._array(f"{constant.role}_{number}", constant.data, text)
 
     def _function(self, number: int, step: Step, call: Call) -> str:
         known = self._functions.get(call.function.key)

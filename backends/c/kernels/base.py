@@ -19,6 +19,7 @@ import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ....ir import DType, Graph, Node, Quantization, TensorType
+from ..image import TABLE_BYTES, Image
 from ..layout import Layout
 from ..literal import array_type, c_type
 from ..target import Machine
@@ -37,10 +38,21 @@ class Cost:
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """An array that a function reads from flash; `role` names it in the C."""
+    """An array that a function reads; `role` names it in the C. Flash holds `image` in its place if there is one."""
 
     role: str
     data: AnyArray
+    image: Image | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the array, aligned to 4."""
+        return -(-self.data.nbytes // 4) * 4
+
+    @property
+    def flash_bytes(self) -> int:
+        """Bytes of flash, aligned to 4."""
+        return self.bytes if self.image is None else self.image.bytes
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,7 @@ class Implementation:
 
     `reads` has None for an operand that is absent or packed into the constants. `overwrites` are the operands whose
     memory the result may take, when nobody needs them afterwards. `views` gives, for each result, the bytes into
-    operand 0 at which it lies, for a node that moves nothing.
+    operand 0 at which it lies, for a node that moves nothing. `scratch_bytes` is the working memory of the calls.
     """
 
     kernel: str
@@ -92,7 +104,23 @@ class Implementation:
     @property
     def constant_bytes(self) -> int:
         """Bytes of flash that the packed constants take, each array aligned to 4."""
-        return sum(-(-c.data.nbytes // 4) * 4 for call in self.calls for c in call.constants)
+        return sum(c.flash_bytes for call in self.calls for c in call.constants)
+
+    @property
+    def coded(self) -> tuple[Constant, ...]:
+        """Constants that are decoded into working memory before the calls, each once."""
+        found = [c for call in self.calls for c in call.constants if c.image is not None]
+        return tuple({id(c.data): c for c in found}.values())
+
+    @property
+    def decoded_at(self) -> int:
+        """Bytes of working memory before the decoded constants: the calls' scratch, or the decoder's before them."""
+        return max(-(-self.scratch_bytes // 4) * 4, TABLE_BYTES) if self.coded else self.scratch_bytes
+
+    @property
+    def working_bytes(self) -> int:
+        """Bytes of working memory: scratch and decoded constants."""
+        return self.decoded_at + sum(c.bytes for c in self.coded)
 
 
 Offer = tuple[Implementation, ...] | str

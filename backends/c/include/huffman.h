@@ -1,0 +1,114 @@
+/* Constants that lie in flash as a canonical Huffman code, and are decoded into working memory by the step that reads
+ * them.
+ *
+ * An image is halfwords: how many codes have 1, 2, ... 12 bits; which code stands for a word that follows as it is;
+ * the bytes that the codes stand for, shortest code first, two in a halfword; the codes, from the highest bit of each
+ * halfword down, and as many zeros as the decoder looks ahead.
+ */
+#ifndef FXP_HUFFMAN_H
+#define FXP_HUFFMAN_H
+
+#include <stdint.h>
+
+#define FXP_LONGEST_CODE 12
+#define FXP_RAW_AT FXP_LONGEST_CODE
+#define FXP_BYTES_AT (FXP_LONGEST_CODE + 1)
+#define FXP_TABLE_BITS 8
+/* What a code stands for: a byte, above it the length of the code, above that whether a word follows instead. */
+#define FXP_RAW 0x1000u
+#define FXP_LONGER 0x2000u /* a code that is longer than the table tells */
+
+typedef struct {
+    const uint16_t *image;
+    uint16_t *table; /* what the codes of at most 8 bits stand for, under each byte that begins with them */
+    uint32_t index;  /* of the first longer code among all */
+    uint32_t code;   /* that one, as 9 bits */
+} fxp_codes;
+
+typedef struct {
+    const uint16_t *next;
+    uint32_t window; /* the next bits, from the top */
+    int32_t spare;   /* how many they are beyond 16 */
+} fxp_bits;
+
+FXP_INLINE void fxp_skip(fxp_bits *bits, uint32_t count)
+{
+    bits->window <<= count;
+    bits->spare -= (int32_t)count;
+    if (bits->spare < 0) {
+        bits->window |= (uint32_t)*bits->next++ << -bits->spare;
+        bits->spare += 16;
+    }
+}
+
+FXP_INLINE uint32_t fxp_meaning(const uint16_t *image, uint32_t index, uint32_t length)
+{
+    const uint32_t byte = ((uint32_t)image[FXP_BYTES_AT + (index >> 1)] >> ((index & 1u) * 8u)) & 0xffu;
+    return byte | length << 8 | (index == image[FXP_RAW_AT] ? FXP_RAW : 0u);
+}
+
+FXP_APART void fxp_tabulate(fxp_codes *codes)
+{
+    uint32_t index = 0, at = 0;
+    for (uint32_t length = 1; length <= FXP_TABLE_BITS; length++) {
+        for (uint32_t end = index + codes->image[length - 1]; index < end; index++) {
+            const uint32_t meaning = fxp_meaning(codes->image, index, length);
+            for (uint32_t count = 1u << (FXP_TABLE_BITS - length); count > 0; count--) {
+                codes->table[at++] = (uint16_t)meaning;
+            }
+        }
+    }
+    codes->index = index;
+    codes->code = at << 1;
+    while (at < 1u << FXP_TABLE_BITS) {
+        codes->table[at++] = FXP_LONGER;
+    }
+}
+
+/* The meaning of a code that the table does not have. */
+FXP_APART uint32_t fxp_long_code(const fxp_codes *codes, uint32_t window)
+{
+    const uint16_t *count = codes->image + FXP_TABLE_BITS;
+    uint32_t index = codes->index, first = codes->code, length = FXP_TABLE_BITS + 1;
+    while ((window >> (32u - length)) - first >= *count) {
+        index += *count;
+        first = (first + *count++) << 1;
+        length++;
+    }
+    return fxp_meaning(codes->image, index + (window >> (32u - length)) - first, length);
+}
+
+FXP_INLINE uint32_t fxp_code(const fxp_codes *codes, fxp_bits *bits)
+{
+    uint32_t meaning = codes->table[bits->window >> (32 - FXP_TABLE_BITS)];
+    if (meaning == FXP_LONGER) {
+        meaning = fxp_long_code(codes, bits->window);
+    }
+    fxp_skip(bits, (meaning >> 8) & 15u);
+    return meaning;
+}
+
+/* Writes `words` words of four bytes. The codes begin at `start`; `table` is working memory of 256 halfwords. */
+FXP_APART void fxp_decode(const uint16_t *image, int32_t start, uint8_t *to, int32_t words, uint16_t *table)
+{
+    fxp_codes codes = {image, table, 0, 0};
+    fxp_bits bits = {image + start + 2, (uint32_t)image[start] << 16 | image[start + 1], 16};
+    fxp_tabulate(&codes);
+    for (; words > 0; words--, to += 4) {
+        const uint32_t meaning = fxp_code(&codes, &bits);
+        if ((meaning & FXP_RAW) != 0u) {
+            for (int32_t i = 0; i < 4; i += 2) {
+                to[i] = (uint8_t)(bits.window >> 24);
+                to[i + 1] = (uint8_t)(bits.window >> 16);
+                fxp_skip(&bits, 16);
+            }
+            continue;
+        }
+        to[0] = (uint8_t)meaning;
+        for (int32_t i = 1; i < 4; i++) {
+            to[i] = (uint8_t)fxp_code(&codes, &bits);
+        }
+    }
+}
+
+#endif

@@ -1,0 +1,364 @@
+"""Weights as Huffman codes in flash: decoded to the bytes that the kernels take, where that makes them smaller."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from fxpress.backends.c import CArtifact, check, emit, predict
+from fxpress.backends.c.elf import Footprint, read_elf
+from fxpress.backends.c.image import LONGEST_CODE, TABLE_BYTES, image_of
+from fxpress.backends.c.ports import to_memory
+from fxpress.backends.c.simulate import SimulatedModel, Simulator
+from fxpress.backends.c.source import support
+from fxpress.backends.c.stack import worst_case_stack
+from fxpress.backends.c.toolchain import (
+    SANITIZERS,
+    WARNINGS,
+    check_header,
+    compile_objects,
+    find_compiler,
+    link_image,
+    link_program,
+)
+from fxpress.ir import Graph, Value, parse, run_integer
+from fxpress.specs.outputs import COutput
+from fxpress.specs.target import Target
+
+CODED, PLAIN = COutput(name="net", weights="huffman"), COutput(name="net")
+UNDEFINED = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")
+PADDED = "padding=(1, 1, 1, 1)"
+SIMULATED = pytest.mark.skipif(
+    shutil.which("arm-none-eabi-gcc") is None or importlib.util.find_spec("unicorn") is None,
+    reason="arm-none-eabi-gcc or unicorn is not installed",
+)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer in text form: shapes of input, weight and result, bits of the weights, and how many values they take."""
+
+    op: str
+    x: tuple[int, ...]
+    weight: tuple[int, ...]
+    y: tuple[int, ...]
+    bits: int = 8
+    values: int = 16
+    kernel: str = ""
+
+    def graph(self) -> Graph:
+        """The layer as a network."""
+        x, weight, y = ("x".join(map(str, shape)) for shape in (self.x, self.weight, self.y))
+        return parse(
+            f"""graph(%x: i8[{x}]<scale=0.0625, zero=-3>) {{
+              const %w: i8[{weight}]<bits={self.bits}, scale=0.0078125, zero=0>
+              const %b: i32[{self.weight[0]}]<scale=0.00048828125, zero=0>
+              %y: i8[{y}]<scale=0.25, zero=6> = {self.op}(%x, %w, %b)
+              return y: %y
+            }}""",
+            fill=self._constant,
+        )
+
+    def _constant(self, value: Value) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.values)
+        if value.name == "b":
+            return torch.randint(-9000, 9000, value.type.shape, generator=generator, dtype=torch.int32)
+        limit = 1 << (self.bits - 1)
+        table = torch.randperm(2 * limit, generator=generator)[: self.values] - limit
+        spread = torch.randn(value.type.shape, generator=generator) * self.values / 6 + self.values / 2
+        return table[spread.long().clamp(0, self.values - 1)].to(torch.int8)
+
+
+LAYERS = {
+    "conv": Layer(f"conv{{{PADDED}}}", (1, 16, 7, 7), (32, 16, 3, 3), (1, 32, 7, 7), kernel="conv_dsp"),
+    "pointwise": Layer("conv", (1, 64, 5, 3), (64, 64, 1, 1), (1, 64, 5, 3), kernel="conv_dsp"),
+    "grouped": Layer(f"conv{{{PADDED}, groups=2}}", (1, 32, 4, 4), (32, 16, 3, 3), (1, 32, 4, 4)),
+    "depthwise": Layer(
+        f"conv{{{PADDED}, groups=200}}",
+        (1, 200, 4, 4),
+        (200, 1, 3, 3),
+        (1, 200, 4, 4),
+        values=4,
+        kernel="depthwise_dsp",
+    ),
+    "linear": Layer("linear", (1, 256), (32, 256), (1, 32), kernel="linear_dsp"),
+    "winograd": Layer(
+        f"conv{{{PADDED}}}", (1, 16, 32, 32), (16, 16, 3, 3), (1, 16, 32, 32), values=4, kernel="winograd_dsp"
+    ),
+    "int4": Layer(f"conv{{{PADDED}}}", (1, 32, 5, 5), (64, 32, 3, 3), (1, 64, 5, 5), 4, 5, "conv_dsp"),
+    "int4 winograd": Layer(
+        f"conv{{{PADDED}}}", (1, 32, 12, 12), (32, 32, 3, 3), (1, 32, 12, 12), 4, 3, "winograd_dsp"
+    ),
+    "int2 linear": Layer("linear", (1, 512), (64, 512), (1, 64), 2, 2, "linear_dsp"),
+    "one value": Layer("conv", (1, 64, 5, 3), (64, 64, 1, 1), (1, 64, 5, 3), values=1),
+    "two values": Layer("conv", (1, 64, 5, 3), (64, 64, 1, 1), (1, 64, 5, 3), values=2),
+}
+
+
+def coded(artifact: CArtifact) -> list[tuple[int, int]]:
+    """Bytes of each coded constant, and of its image in flash."""
+    steps = artifact.program.steps
+    return [(c.bytes, c.flash_bytes) for step in steps for c in step.implementation.coded]
+
+
+def written(artifact: CArtifact, folder: Path) -> list[Path]:
+    """The artifact's sources without the self-test, in `folder`."""
+    for name, data in artifact.files.items():
+        (folder / name).write_bytes(data)
+    return [folder / "net.c", folder / "net_weights.c"]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_coded_weights_compute_the_bytes_of_the_interpreter(
+    name: str, cortex_m4: Target, host: Target, assert_equal_to_interpreter: Callable[..., CArtifact]
+) -> None:
+    layer = LAYERS[name]
+    for target, flags in ((cortex_m4, UNDEFINED), (host, UNDEFINED), (cortex_m4, ("-O2",))):
+        graph = layer.graph()
+        artifact = assert_equal_to_interpreter(graph, options=CODED, target=target, flags=flags, seeds=1)
+        assert target is host or layer.kernel in ("", artifact.prediction.nodes[0].kernel)
+        ((plain_bytes, image_bytes),) = coded(artifact)
+        assert image_bytes < plain_bytes
+        assert artifact.prediction.flash_bytes < predict(graph, target).flash_bytes
+
+
+def test_an_image_with_wrong_bytes_is_found(
+    monkeypatch: pytest.MonkeyPatch, host: Target, assert_equal_to_interpreter: Callable[..., CArtifact]
+) -> None:
+    monkeypatch.setattr(
+        "fxpress.backends.c.image.canonical_order", lambda lengths: [*range(len(lengths))][::-1]
+    )
+    with pytest.raises(AssertionError, match="step 0"):
+        assert_equal_to_interpreter(LAYERS["conv"].graph(), options=CODED, target=host)
+
+
+@SIMULATED
+@pytest.mark.parametrize(("cpu", "isa"), [("cortex-m0plus", "armv6-m"), ("cortex-m4f", "armv7e-m")])
+@pytest.mark.parametrize("name", ["conv", "depthwise", "winograd", "int4", "one value", "two values"])
+def test_a_core_computes_the_bytes_of_the_interpreter_at_the_predicted_cost(
+    name: str, cpu: str, isa: str, cortex_m4: Target, tmp_path: Path
+) -> None:
+    features = () if isa == "armv6-m" else cortex_m4.features
+    target = cortex_m4.model_copy(update={"isa": isa, "features": features})
+    plain, huffman = (emit(LAYERS[name].graph(), o, target) for o in (PLAIN, CODED))
+    runs = [_run(artifact, cpu, tmp_path) for artifact in (plain, huffman)]
+    (before, bytes_before), (after, bytes_after) = runs
+    assert bytes_after.flash < bytes_before.flash
+    saved = plain.prediction.flash_bytes - huffman.prediction.flash_bytes
+    assert saved == pytest.approx(bytes_before.flash - bytes_after.flash, abs=250)
+    if cpu == "cortex-m4f":
+        more = huffman.prediction.instructions - plain.prediction.instructions
+        assert more == pytest.approx(after - before, rel=0.08)
+
+
+def _run(artifact: CArtifact, cpu: str, folder: Path) -> tuple[int, Footprint]:
+    """Instructions of a run that gives the interpreter's bytes within the stack that is stated, and its image."""
+    compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
+    objects = compile_objects(compiler, written(artifact, folder), folder, flags=("-O3",))
+    image = link_image(compiler, objects, folder / "net.elf", keep=("net_run",))
+    ins, outs = ([p for p in artifact.ports if p.is_input is side] for side in (True, False))
+    model = SimulatedModel(
+        Simulator(image, cpu=cpu),
+        "net_run",
+        input_bytes=[p.stored.bytes for p in ins],
+        output_bytes=[p.stored.bytes for p in outs],
+        arena_bytes=artifact.plan.arena_bytes,
+    )
+    x = artifact.graph.inputs[0].type.shape
+    sample = torch.randint(-128, 128, x, generator=torch.Generator().manual_seed(0), dtype=torch.int8)
+    given_bytes = [to_memory(sample, ins[0].stored).tobytes()]
+    expected = to_memory(run_integer(artifact.graph, [sample])[0], outs[0].stored).tobytes()
+    assert model.run(given_bytes) == [expected]
+    assert model.stack_bytes <= int(artifact.macros["NET_STACK_BYTES"])
+    return model.profile(given_bytes).instructions, read_elf(image).footprint
+
+
+def test_the_arena_holds_the_decoded_weights_behind_the_scratch(cortex_m4: Target) -> None:
+    graph = LAYERS["pointwise"].graph()
+    plain, huffman = (emit(graph, options, cortex_m4) for options in (PLAIN, CODED))
+    scratch = plain.prediction.nodes[0].scratch_bytes
+    ((decoded, _),) = coded(huffman)
+    assert 0 < scratch < TABLE_BYTES
+    assert huffman.plan.arena_bytes == huffman.prediction.arena_bytes == TABLE_BYTES + decoded
+    assert huffman.prediction.nodes[0].scratch_bytes == TABLE_BYTES + decoded
+    assert [block.label for block in huffman.plan.blocks] == ["decoded weights and scratch of conv"]
+
+
+TWO_LAYERS = """graph(%x: i8[1x64x6x6]<scale=0.0625, zero=0>) {
+  const %w: i8[64x64x3x3]<scale=0.0078125, zero=0>
+  const %v: i8[64x64x1x1]<scale=0.0078125, zero=0>
+  %a: i8[1x64x6x6]<scale=0.25, zero=0> = conv{padding=(1, 1, 1, 1)}(%x, %w)
+  %b: i8[1x64x6x6]<scale=0.25, zero=0> = conv(%a, %v)
+  %c: i8[1x64x6x6]<scale=0.25, zero=0> = conv(%b, %v)
+  return c: %c
+}"""
+
+
+def few_values(value: Value) -> torch.Tensor:
+    """Weights of eight values."""
+    generator = torch.Generator().manual_seed(value.type.numel)
+    return torch.randint(-4, 4, value.type.shape, generator=generator, dtype=torch.int8) * 9
+
+
+def test_weights_of_several_layers_lie_in_flash_once_and_are_decoded_by_each(
+    cortex_m4: Target, assert_equal_to_interpreter: Callable[..., CArtifact]
+) -> None:
+    artifact = assert_equal_to_interpreter(
+        parse(TWO_LAYERS, fill=few_values), options=CODED, target=cortex_m4, flags=UNDEFINED, seeds=1
+    )
+    source = artifact.files["net.c"].decode()
+    assert source.count("    fxp_decode(net_") == 3
+    assert source.count("extern const uint16_t net_constants") == 2
+    assert artifact.prediction.nodes[2].constant_bytes == 0
+
+
+def test_a_layer_without_room_to_decode_keeps_its_weights(cortex_m4: Target) -> None:
+    graph = parse(TWO_LAYERS, fill=few_values)
+    roomy = predict(graph, cortex_m4, options=CODED)
+    tight = cortex_m4.model_copy(update={"ram": roomy.arena_bytes - 1})
+    found = emit(graph, CODED, tight)
+    assert [len(s.implementation.coded) for s in found.program.steps] == [0, 1, 1]
+    assert found.plan.arena_bytes <= tight.ram
+    assert predict(graph, cortex_m4).flash_bytes > found.prediction.flash_bytes > roomy.flash_bytes
+    tiny = cortex_m4.model_copy(update={"ram": 1024})
+    assert [p.code for p in check(graph, CODED, tiny)] == ["C707"]
+
+
+def test_flash_that_only_codes_fit_is_enough(cortex_m4: Target) -> None:
+    graph = parse(TWO_LAYERS, fill=few_values)
+    small = cortex_m4.model_copy(update={"flash": predict(graph, cortex_m4, options=CODED).flash_bytes})
+    assert check(graph, CODED, small) == []
+    assert [p.code for p in check(graph, PLAIN, small)] == ["C708"]
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        Layer("conv", (1, 64, 5, 3), (64, 64, 1, 1), (1, 64, 5, 3), values=256),
+        Layer("linear", (1, 32), (8, 32), (1, 8), values=2),
+    ],
+    ids=["no bytes saved", "less saved than the decoder takes"],
+)
+def test_what_gets_no_smaller_is_emitted_plain(layer: Layer, cortex_m4: Target) -> None:
+    graph = layer.graph()
+    if layer.values == 256:
+        shape = layer.weight
+        even = torch.arange(64 * 64).reshape(shape).remainder(256).sub(128).to(torch.int8)
+        graph = Graph(
+            graph.inputs, graph.outputs, graph.nodes, {**graph.params, "w": even}, graph.output_names
+        )
+    assert emit(graph, CODED, cortex_m4).files == emit(graph, PLAIN, cortex_m4).files
+
+
+COMPILERS = [("gcc", None), ("clang", None), ("riscv64-unknown-elf-gcc", None)] + [
+    ("arm-none-eabi-gcc", cpu) for cpu in ("cortex-m0plus", "cortex-m4f", "cortex-m33")
+]
+
+
+@pytest.mark.parametrize(("name", "cpu"), COMPILERS)
+@pytest.mark.parametrize("optimization", ["-O0", "-Os", "-O3"])
+def test_decoding_compiles_without_a_warning_and_within_the_stack(
+    name: str, cpu: str | None, optimization: str, cortex_m4: Target, host: Target, tmp_path: Path
+) -> None:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    target = host if name.startswith("riscv") else cortex_m4  # without string.h
+    artifact = emit(parse(TWO_LAYERS, fill=few_values), CODED, target)
+    flags = (optimization, "-fno-stack-protector", *WARNINGS)
+    objects = compile_objects(
+        find_compiler(name, cpu=cpu), written(artifact, tmp_path), tmp_path, flags=flags
+    )
+    if cpu is not None and optimization != "-O0":
+        assert worst_case_stack(objects, "net_run") <= int(artifact.macros["NET_STACK_BYTES"])
+    if cpu is None and optimization == "-O3":
+        undefined = {s for o in objects for s in read_elf(o).undefined if not s.startswith("net_")}
+        assert undefined - {"_GLOBAL_OFFSET_TABLE_"} <= {"memcpy", "memset"}
+    if name == "gcc":
+        check_header(find_compiler("g++"), tmp_path / "net.h")
+
+
+def test_the_self_test_passes_under_sanitizers(host: Target, tmp_path: Path) -> None:
+    graph = parse(TWO_LAYERS, fill=few_values)
+    sample = torch.zeros(graph.inputs[0].type.shape, dtype=torch.int8)
+    artifact = emit(graph, CODED, host, vectors=[[sample]])
+    sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
+    flags = ("-O1", *WARNINGS, *SANITIZERS)
+    program = link_program(find_compiler("gcc"), sources, tmp_path / "self_test", flags=flags)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "net: 0 of 1 outputs differ\n"), done.stderr
+
+
+@pytest.fixture(scope="module")
+def core(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
+    """The decoder by itself on a Cortex-M0+, with a guard page behind every buffer."""
+    folder = tmp_path_factory.mktemp("decoder")
+    entry = """
+void decode(const uint16_t *image, int32_t start, uint8_t *to, int32_t words, uint16_t *table)
+{
+    fxp_decode(image, start, to, words, table);
+}
+"""
+    (folder / "decoder.c").write_text("\n".join([*support(("arithmetic.h", "huffman.h")), entry]))
+    compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m0plus")
+    objects = compile_objects(compiler, [folder / "decoder.c"], folder, flags=("-O2", *WARNINGS))
+    image = link_image(compiler, objects, folder / "decoder.elf", keep=("decode",))
+    return Simulator(image, cpu="cortex-m0plus")
+
+
+@st.composite
+def constants(draw: st.DrawFn) -> np.ndarray:
+    """Bytes, some frequent and some rare, and words among them that have nothing to do with them."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    alphabet = generator.permutation(256)[: draw(st.integers(1, 256))]
+    skew = draw(st.sampled_from((0.0, 0.5, 2.0, 6.0)))
+    share = np.arange(1, len(alphabet) + 1) ** -skew
+    size = draw(st.integers(1, 3000))
+    data = generator.choice(alphabet, size, p=share / share.sum()).astype(np.uint8)
+    if draw(st.booleans()):
+        whole = data[: size // 4 * 4].reshape(-1, 4)
+        strange = generator.random(len(whole)) < 0.1
+        whole[strange] = generator.integers(0, 256, (int(strange.sum()), 4))
+    return data.view(np.int8)
+
+
+@SIMULATED
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(constants())
+@example(np.zeros(1, np.int8))
+@example(np.arange(-128, 128).astype(np.int8))
+def test_what_is_coded_comes_back_and_nothing_past_the_end_is_read(core: Simulator, data: np.ndarray) -> None:
+    image = image_of(data)
+    assert max(image.lengths) <= LONGEST_CODE
+    assert image.halfwords.nbytes == image.bytes
+    at = core.place(image.halfwords.astype("<u2").tobytes(), alignment=4)
+    to, table = core.allocate(image.decoded_bytes, alignment=4), core.allocate(TABLE_BYTES, alignment=4)
+    core.call("decode", at, image.codes_at, to, image.decoded_bytes // 4, table)
+    assert core.read(to, data.nbytes) == data.tobytes()
+
+
+def test_biases_and_multipliers_among_weights_stand_as_they_are() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.choice(np.array([-40, 0, 40]), (64, 72)).astype(np.int8)
+    scales = generator.integers(-(2**31), 2**31, (64, 2)).astype("<i4").view(np.int8)
+    image = image_of(np.concatenate([scales, rows], axis=1))
+    assert int(image.raw.sum()) == 128
+    assert set(image.symbols) == {0, 40, 256 - 40, 256}
+    assert image.bytes < 64 * (8 + 72 / 4 + 2)
+
+
+def test_the_image_is_within_a_twentieth_of_what_the_bytes_tell() -> None:
+    generator = np.random.default_rng(0)
+    data = np.clip(np.round(generator.normal(0, 30, 20000)), -127, 127).astype(np.int8)
+    _, counts = np.unique(data, return_counts=True)
+    share = counts / counts.sum()
+    assert image_of(data).bytes < 1.05 * float(-(share * np.log2(share)).sum()) * data.size / 8
