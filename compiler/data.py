@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from .errors import Problem, UserError
 from .loading import call_source, find_source
 
 _BATCH = 32
+_NUMBERS = "iufb"  # kinds of numpy types that are numbers
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,19 @@ def read_samples(
     """
     path = str(origin)
     arrays = _read(origin, [column.array for column in columns] + ([labels] if labels else []))
+    single = [name for name, array in arrays.items() if not array.ndim]
+    if single:
+        hint = "give an array with the samples first"
+        raise UserError([Problem("D103", path, f"array {name!r} is a single value", hint) for name in single])
     problems, inputs = [], []
     for column in columns:
         try:
             inputs.append(_model_input(arrays[column.array][:limit], column))
         except ValueError as err:
             problems.append(Problem("D103", path, f"array {column.array!r} {err}", "see `data.transform`"))
+    if labels and arrays[labels].dtype.kind not in _NUMBERS:
+        fact = f"array {labels!r} has dtype {arrays[labels].dtype}; numbers are needed"
+        problems.append(Problem("D103", path, fact, "give each class its number, from 0"))
     counts = {len(arrays[c.array]) for c in columns} | ({len(arrays[labels])} if labels else set())
     if len(counts) > 1:
         problems.append(Problem("D104", path, f"arrays differ in length: {sorted(counts)}"))
@@ -68,15 +77,23 @@ def read_samples(
         problems.append(Problem("D105", path, "holds no samples", "calibration needs at least one"))
     if problems:
         raise UserError(problems)
-    _check_finite(path, columns, inputs)
-    return Samples(tuple(inputs), _labels(arrays[labels][:limit]) if labels else None)
+    given = [(column.array, tensor) for column, tensor in zip(columns, inputs, strict=True)]
+    given += [(labels, _labels(arrays[labels][:limit]))] if labels else []
+    _check_finite(path, given)
+    return Samples(tuple(inputs), given[-1][1] if labels else None)
 
 
 def run_samples(graph: Graph, samples: Samples, *, interpreter: Interpreter = run) -> list[Tensor]:
     """Outputs [n, ...] for all samples: in batches where the graph carries them, else one by one."""
     pieces = batches(graph, samples, interpreter=interpreter)
-    chunks = [interpreter(sized, inputs) for sized, inputs in pieces]
-    return [torch.cat(parts) for parts in zip(*chunks, strict=True)]
+    return [
+        join(parts) for parts in zip(*(interpreter(sized, inputs) for sized, inputs in pieces), strict=True)
+    ]
+
+
+def join(parts: Sequence[Tensor]) -> Tensor:
+    """Results of several runs, one after the other along the first dimension; single numbers get one."""
+    return torch.cat([part if part.ndim else part.view(1) for part in parts])
 
 
 def batches(
@@ -89,7 +106,8 @@ def batches(
     size, end = (_BATCH, len(samples)) if together else (own, len(samples) - len(samples) % own)
     for start in range(0, end, size):
         inputs = [x[start : start + size] for x in samples.inputs]
-        yield rebatch(graph, len(inputs[0])), inputs
+        count = len(inputs[0])
+        yield (graph if count == own else rebatch(graph, count)), inputs
 
 
 def own_batch(graph: Graph) -> int:
@@ -112,8 +130,10 @@ def snr_db(reference: Tensor, approximation: Tensor) -> float:
 
 
 def _labels(array: NDArray[np.generic]) -> Tensor:
-    """Classes as int64, numbers as float32."""
-    return torch.from_numpy(array.astype(np.float32 if np.issubdtype(array.dtype, np.floating) else np.int64))
+    """Classes as int64, numbers as float32; [n] where there is one for each sample."""
+    dtype = np.float32 if np.issubdtype(array.dtype, np.floating) else np.int64
+    single = array.size == len(array)
+    return torch.from_numpy((array.reshape(-1) if single else array).astype(dtype))
 
 
 def _read(origin: ArrayOrigin, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
@@ -151,7 +171,7 @@ def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]
 
 
 def _model_input(array: NDArray[np.generic], column: Column) -> Tensor:
-    if array.dtype.kind not in "iufb":
+    if array.dtype.kind not in _NUMBERS:
         raise ValueError(f"has dtype {array.dtype}; numbers are needed")
     transform, expected = column.transform, column.type.shape[1:]
     if transform.permutation is not None:
@@ -160,6 +180,10 @@ def _model_input(array: NDArray[np.generic], column: Column) -> Tensor:
         array = array.transpose(transform.permutation)
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if transform.reshape is not None:
+        if len(array) and array[:1].size != math.prod(transform.reshape):
+            raise ValueError(
+                f"holds samples of {array[:1].size} numbers; `reshape` makes {transform.reshape}"
+            )
         tensor = tensor.reshape(len(tensor), *transform.reshape)
     if tuple(tensor.shape[1:]) != expected:
         raise ValueError(f"holds samples of shape {tuple(tensor.shape[1:])}; the model takes {expected}")
@@ -169,13 +193,13 @@ def _model_input(array: NDArray[np.generic], column: Column) -> Tensor:
     return (tensor.to(torch.float64) * transform.scale + transform.offset).to(wanted)
 
 
-def _check_finite(path: str, columns: Sequence[Column], inputs: Sequence[Tensor]) -> None:
+def _check_finite(path: str, arrays: Sequence[tuple[str, Tensor]]) -> None:
     problems = []
-    for column, tensor in zip(columns, inputs, strict=True):
+    for name, tensor in arrays:
         bad = [i for i, sample in enumerate(tensor) if not bool(torch.isfinite(sample).all())]
         if bad:
             shown = ", ".join(map(str, bad[:5]))
-            message = f"array {column.array!r} holds NaN or infinity in sample {shown}"
+            message = f"array {name!r} holds NaN or infinity in sample {shown}"
             problems.append(Problem("D106", path, message, "leave these samples out"))
     if problems:
         raise UserError(problems)

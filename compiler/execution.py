@@ -18,7 +18,7 @@ from ..backends.c.simulate import SimulatedModel, Simulator
 from ..backends.c.toolchain import build_image, find_compiler, link_shared
 from ..ir import Graph, parse, run_integer
 from ..passes.progress import Progress, silent
-from .data import Samples, run_samples
+from .data import Samples, join, run_samples
 from .errors import Problem, UserError
 from .interface import INTERFACE_FILE, Interface
 
@@ -104,7 +104,7 @@ def _run_torch(directory: Path, samples: Samples) -> list[Tensor]:
     module = load_torch_module(directory)
     with torch.no_grad():
         rows = [_as_tuple(module(*(x[i : i + 1] for x in samples.inputs))) for i in range(len(samples))]
-    return [torch.cat(parts) for parts in zip(*rows, strict=True)]
+    return [join(parts) for parts in zip(*rows, strict=True)]
 
 
 def load_torch_module(directory: Path) -> nn.Module:
@@ -184,6 +184,6 @@ def _collect(
         progress(label, index + 1, len(samples))
     columns = list(zip(interface.outputs, zip(*rows, strict=True), strict=True))
     return Execution(
-        tuple(torch.cat([port.from_c(buffer) for buffer in buffers]) for port, buffers in columns),
-        tuple(torch.cat([port.integers(buffer) for buffer in buffers]) for port, buffers in columns),
+        tuple(join([port.from_c(buffer) for buffer in buffers]) for port, buffers in columns),
+        tuple(join([port.integers(buffer) for buffer in buffers]) for port, buffers in columns),
     )

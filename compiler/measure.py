@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ..ir import Graph, Value, run, run_integer
-from .data import Samples, batches, correct_answers, run_samples, snr_db
+from .data import Samples, batches, correct_answers, own_batch, run_samples, snr_db
+from .errors import Problem, UserError
 from .report import Measurement
 
 _LAYER_SAMPLES = 16
@@ -28,12 +29,27 @@ def measure_forms(
     """
     with torch.no_grad():
         reference = run_samples(captured, samples)
+        samples = samples.first(len(reference[0]) if captured.outputs else None)
         interpreter = run_integer if is_quantized(compiled) else run
         outputs = run_samples(compiled, samples, interpreter=interpreter)
     stage = "integer" if is_quantized(compiled) else "rewritten float"
     rows = [] if metric != "top1" else [_top1("float model", reference[0], samples)]
     rows.append(_measurement(stage, metric, reference[0], outputs[0], samples))
     return tuple(rows), outputs
+
+
+def check_labels(samples: Samples, captured: Graph, metric: str, place: str) -> None:
+    """UserError where labels cannot be what `metric` compares the first output with."""
+    labels, outputs = samples.labels, captured.outputs
+    if labels is None or not outputs:
+        return
+    given, size = "x".join(map(str, labels.shape)), outputs[0].type.numel // own_batch(captured)
+    if metric == "top1" and labels.shape != (len(samples),):
+        fact = f"labels of shape {given} name no class for each of {len(samples)} samples"
+        raise UserError(Problem("D109", place, fact, "give one number for each, from 0"))
+    if metric == "mse" and labels.numel() != len(samples) * size:
+        fact = f"labels of shape {given} are not {size} numbers for each of {len(samples)} samples"
+        raise UserError(Problem("D109", place, fact, "give one for each number of the first output"))
 
 
 def layer_snr(reference: Graph, integer: Graph, samples: Samples) -> Mapping[str, float]:

@@ -19,7 +19,17 @@ from ..backends.torch_module import TorchArtifact
 from ..ir import Graph
 from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
 from ..passes.progress import Progress, silent
-from ..specs import ArrayOrigin, Dataset, FileSource, Loaded, Spec, Transform, layer_matches, load_spec
+from ..specs import (
+    ArrayOrigin,
+    Dataset,
+    Evaluation,
+    FileSource,
+    Loaded,
+    Spec,
+    Transform,
+    layer_matches,
+    load_spec,
+)
 from ..specs.options import LayerPrecision
 from .capture import capture
 from .data import Column, Samples, own_batch, read_samples
@@ -27,6 +37,7 @@ from .emission import check_backends, emit_backends
 from .errors import Problem, UserError
 from .loading import check_weights, example_input, find_source, load_source, load_weights, positional_order
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
+from .measure import check_labels
 from .output import publish
 from .report import Report, render_html
 from .session import Session, Stage, final_graph
@@ -212,7 +223,15 @@ def _samples(spec: Spec, graph: Graph, dataset: Dataset) -> Samples:
         Column(dataset.array(v.name), v.type, spec.data.transform.get(v.name, Transform()))
         for v in graph.inputs
     ]
-    return read_samples(dataset.origin, columns, labels=dataset.labels, limit=dataset.samples)
+    samples = read_samples(dataset.origin, columns, labels=dataset.labels, limit=dataset.samples)
+    if len(samples) < own_batch(graph):
+        fact = f"{len(samples)} samples are fewer than the {own_batch(graph)} that the model takes at once"
+        raise UserError(
+            Problem("D105", str(dataset.origin), fact, "give more, or compile for a smaller batch")
+        )
+    if isinstance(dataset, Evaluation):
+        check_labels(samples, graph, dataset.measured, str(dataset.origin))
+    return samples
 
 
 def _find_passes(loaded: Loaded) -> tuple[Pass[Any], ...]:  # Any: each pass has its own options

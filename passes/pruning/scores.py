@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from ...ir import Value, rebatch, run
 from ...ir.coupling import STAYS, Coupling
@@ -31,6 +30,7 @@ from ...specs.options import PruneOptions
 from ..base import Context
 from ..calibrate import passes_batches
 from ..errors import MissingNeedError, PassError
+from ..training.losses import cross_entropy
 from .merging import neurons_of, order_of_merging
 
 Norm = Callable[[Tensor, list[int]], Tensor]  # over all dimensions but one
@@ -205,9 +205,9 @@ def _one_by_one(coupling: Coupling, context: Context) -> tuple[Coupling, Context
 
 
 def _task_loss(outputs: Sequence[Tensor], labels: Tensor | None) -> Iterator[tuple[float, Tensor]]:
-    """Cross-entropy of the first output where there are labels, else the energy of all outputs."""
-    if labels is not None and outputs[0].ndim >= 2:
-        yield 1.0, functional.cross_entropy(outputs[0].flatten(1), labels.long().flatten())
+    """Cross-entropy of the first output where labels name classes, else the energy of all outputs."""
+    if labels is not None and not labels.is_floating_point() and outputs[0].ndim >= 2:
+        yield 1.0, cross_entropy(outputs[0], labels)
     else:
         yield 1.0, torch.stack([y.square().mean() for y in outputs if y.is_floating_point()]).sum() / 2
 

@@ -109,7 +109,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Teacher:
-    """The captured model. Where inputs do not change and no layers are asked for, it answers once for all samples."""
+    """The captured model. Where inputs do not change and no layers are asked for, it answers once for all samples.
+
+    Outputs without a batch it gives anew for each piece.
+    """
 
     graph: Graph
     values: frozenset[str]
@@ -119,7 +122,8 @@ class Teacher:
     def of(graph: Graph, lesson: Lesson, values: Sequence[str], *, answers_once: bool) -> Teacher:
         """The teacher of a lesson, asked for these values beside its outputs."""
         teacher = Teacher(lesson.batched(graph), frozenset(values), None)
-        if not answers_once or values:
+        by_sample = all(v.type.shape[:1] == (lesson.batch,) for v in teacher.graph.outputs)
+        if not answers_once or values or not by_sample:
             return teacher
         answers = []
         for piece in lesson.pieces(torch.arange(len(lesson.inputs[0]))):

@@ -89,10 +89,33 @@ def mean_squared(outputs: Outputs, wanted: Outputs) -> Tensor:
     return torch.stack([functional.mse_loss(y, z) for y, z in pairs if y.is_floating_point()]).sum()
 
 
+def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of class scores; PassError where the labels do not fit them.
+
+    Labels are a class for each sample, or for each position of scores [n, positions, classes] or
+    [n, classes, positions...], or the probability of each class in the shape of the scores.
+    """
+    if labels.shape == scores.shape and labels.ndim > 1:
+        return functional.cross_entropy(scores, labels.to(scores.dtype))
+    if labels.numel() == len(scores):
+        rows = scores.flatten(1)
+    elif labels.shape == scores.shape[:-1]:
+        rows = scores.flatten(0, -2)
+    elif scores.ndim > 1 and labels.shape == scores.movedim(1, -1).shape[:-1]:
+        rows = scores.movedim(1, -1).flatten(0, -2)
+    else:
+        shapes = " and ".join("x".join(map(str, t.shape)) for t in (labels, scores))
+        raise PassError(f"labels and scores have the shapes {shapes}; give one class for each sample")
+    wrong = labels[(labels != labels.floor()) | (labels < 0) | (labels >= rows.shape[1])]
+    if len(wrong):
+        raise PassError(f"a label is {wrong[0].item():g}; there are {rows.shape[1]} classes, from 0")
+    return functional.cross_entropy(rows, labels.flatten().long())
+
+
 def task_loss(options: FinetuneOptions, context: Context) -> TaskLoss:
     """The loss against labels; PassError where the user's own cannot be had."""
     if options.loss == "cross_entropy":
-        return _cross_entropy
+        return lambda outputs, labels: cross_entropy(outputs[0], labels)
     if options.loss == "mse":
         return _labels_squared
     source = options.own_loss
@@ -103,13 +126,6 @@ def task_loss(options: FinetuneOptions, context: Context) -> TaskLoss:
             f"loss {source}: is a {type(function).__name__}; name a function of outputs and labels"
         )
     return _own_loss(function, str(source))
-
-
-def _cross_entropy(outputs: Outputs, labels: Tensor) -> Tensor:
-    scores = outputs[0]
-    if labels.ndim == 1:
-        return functional.cross_entropy(scores.flatten(1), labels.long())
-    return functional.cross_entropy(scores, labels if labels.shape == scores.shape else labels.long())
 
 
 def _labels_squared(outputs: Outputs, labels: Tensor) -> Tensor:

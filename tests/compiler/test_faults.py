@@ -75,6 +75,10 @@ def _data(change: Callable[[dict[str, np.ndarray]], object]) -> Edit:
     return spoil
 
 
+def _both(*edits: Edit) -> Edit:
+    return lambda project: [edit(project) for edit in edits]
+
+
 def _bytes(name: str, content: bytes) -> Edit:
     return lambda project: (project / name).write_bytes(content)
 
@@ -266,6 +270,37 @@ FAULTS: dict[str, Fault] = {
     "data: wrong dtype": Fault(_data(lambda a: a.update(x=a["x"].astype(str))), "D103", "numbers are needed"),
     "data: NaN sample": Fault(_data(_nan_sample), "D106", "sample 3"),
     "data: labels missing": Fault(_data(lambda a: _drop(a, "y")), "D102", "'y'"),
+    "data: labels are names": Fault(
+        _data(lambda a: a.update(y=a["y"].astype(str))), "D103", "'y' has dtype <U.*numbers are needed"
+    ),
+    "data: a label is NaN": Fault(
+        _data(lambda a: a.update(y=np.where(np.arange(len(a["y"])) == 3, np.nan, a["y"]))), "D106", "sample 3"
+    ),
+    "data: several labels for a sample": Fault(
+        _data(lambda a: a.update(y=np.stack([a["y"]] * 2, 1))), "D109", "labels of shape 24x2 name no class"
+    ),
+    "data: fewer labels than numbers": Fault(
+        _spec("metric: top1", "metric: mse"), "D109", "labels of shape 24 are not 5 numbers"
+    ),
+    "data: a single value": Fault(
+        _data(lambda a: a.update(x=np.float32(3))), "D103", "'x' is a single value"
+    ),
+    "data: samples that no reshape fits": Fault(
+        _both(
+            _data(lambda a: a.update(x=a["x"][:, :2])),
+            _spec("target:", "  transform: {image: {reshape: [3, 8, 8]}}\ntarget:"),
+        ),
+        "D103",
+        r"samples of 128 numbers; `reshape` makes \(3, 8, 8\)",
+    ),
+    "data: fewer samples than a batch": Fault(
+        _both(
+            _data(lambda a: a.update(x=a["x"][:1], y=a["y"][:1])),
+            _spec("[1, 3, 8, 8]", "[2, 3, 8, 8]"),
+        ),
+        "D105",
+        "1 samples are fewer than the 2",
+    ),
     "data: array missing": Fault(_spec("{image: x}, samples", "{image: z}, samples"), "D102", "'z'"),
     "data: pickled array": Fault(
         _data(lambda a: a.update(x=np.array([{}], dtype=object))), "D10", "pickle|numbers|readable"

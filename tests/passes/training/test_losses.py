@@ -10,6 +10,7 @@ from torch.nn import functional
 from fxpress.ir import Graph, Source, parse, run
 from fxpress.passes import Context, PassError
 from fxpress.passes.training import Trained, train
+from fxpress.passes.training.losses import cross_entropy
 from fxpress.specs import FileSource, ModuleSource
 from fxpress.specs.options import FinetuneOptions
 
@@ -20,6 +21,13 @@ graph(%x: f32[1x6]) {
   %h: f32[1x8] = linear(%x, %a)
   %r: f32[1x8] = relu(%h)
   %y: f32[1x3] = linear(%r, %b)
+  return output: %y
+}"""
+SINGLE = """
+graph(%x: f32[1x6]) {
+  const %a: f32[8x6]
+  %h: f32[1x8] = linear(%x, %a)
+  %y: f32[] = mean{axes=(0, 1), keepdim=False}(%h)
   return output: %y
 }"""
 MODULES = {"h": "body.first", "r": "body.act", "y": "head"}
@@ -52,6 +60,48 @@ def trained(surroundings: Context, graph: Graph | None = None, **options: object
 
 def validation(result: Trained) -> list[float]:
     return [row[2] for row in result.rows]
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"),
+    [((4, 3), (4,)), ((4, 3), (4, 1)), ((2, 5, 3), (2, 5)), ((2, 3, 5), (2, 5)), ((2, 3, 4, 5), (2, 4, 5))],
+)
+def test_cross_entropy_takes_a_class_for_each_sample_or_position(
+    scores: tuple[int, ...], labels: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(scores, generator=generator)
+    classes = torch.randint(0, 3, labels, generator=generator)
+    rows = z.movedim(scores.index(3), -1).reshape(-1, 3).log_softmax(1)
+    expected = -rows.gather(1, classes.reshape(-1, 1)).mean()
+    assert cross_entropy(z, classes) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_cross_entropy_takes_the_probability_of_each_class() -> None:
+    z, classes = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 2, 1, 2])
+    shares = functional.one_hot(classes, 3)
+    assert cross_entropy(z, shares) == pytest.approx(float(cross_entropy(z, classes)), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 3, 1]), "a label is 3; there are 3 classes, from 0"),
+        (torch.tensor([0, -1, 1]), "a label is -1"),
+        (torch.tensor([0.0, 0.5, 1.0]), "a label is 0.5"),
+        (torch.zeros(3, 2), "the shapes 3x2 and 3x3; give one class for each sample"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels: Tensor, message: str) -> None:
+    with pytest.raises(PassError, match=message):
+        cross_entropy(torch.randn(3, 3), labels)
+
+
+def test_a_network_that_gives_single_numbers_is_taught() -> None:
+    graph, pieces = parse(SINGLE, fill=lambda v: torch.ones(v.type.shape)), torch.randn(40, 6).split(1)
+    original = graph.with_params({"a": 2 * graph.params["a"]})
+    losses = validation(trained(Context([(x,) for x in pieces], original=original), graph))
+    assert min(losses) < losses[0]
 
 
 def test_mse_brings_outputs_to_labels_that_are_numbers() -> None:
