@@ -100,14 +100,14 @@ class MobileNet(nn.Module):
 
 
 class KeywordNet(nn.Module):
-    """Keyword spotting, a DS-CNN: [n, 1, 49, 10] of 49 frames with 10 MFCCs to 12 words."""
+    """Keyword spotting, a DS-CNN: [n, 1, 49, 10] of 49 frames with 10 MFCCs to 12 words, or other `classes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, classes: int = 12) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(1, 64, (10, 4), stride=2)
         self.bn1 = nn.BatchNorm2d(64, eps=EPS)
         self.blocks = nn.Sequential(*(SeparableBlock(64, 64) for _ in range(4)))
-        self.fc = nn.Linear(64, 12)
+        self.fc = nn.Linear(64, classes)
 
     def forward(self, mfcc: Tensor) -> Tensor:
         top, bottom = same_padding(49, 10, 2)

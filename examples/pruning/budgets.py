@@ -1,12 +1,13 @@
 """Networks at budgets of multiply-accumulates and of Cortex-M4 cycles: accuracies, costs as predicted and as counted.
 
-    python examples/pruning/budgets.py [75 50 35] [--network ic|kws] [--of macs cycles] [--epochs 15] [--samples N]
+    python examples/pruning/budgets.py [75 50 35] [--network ic|kws|spoken_digits] [--of macs cycles]
     python examples/pruning/budgets.py --show
 
 For each budget: pruned only, repaired without training, fine-tuned with the whole network as teacher, then int8 C on a
-simulated Cortex-M4. `ic` is ResNet-8 on images, `kws` the keyword network, for which there are no words to learn from,
-so that it is repaired only. Each budget is a file in build/pruning, written when it is done; one that is there is not
-computed again. The tables are of all that are there.
+simulated Cortex-M4. `ic` is ResNet-8 on images; `kws` the keyword network, for which there are no words to learn from,
+so that it is repaired only; `spoken_digits` its body with a last layer for digits, once `spoken_digits.py` has trained
+it. Each budget is a file in build/pruning, written when it is done; one that is there is not computed again. The tables
+are of all that are there.
 """
 
 import argparse
@@ -33,7 +34,7 @@ DATA = HERE.parents[2] / "shared" / "data"
 OUTPUT = HERE.parents[1] / "build" / "pruning"
 LOSSLESS = "cifar10_lossless_calib.npz"
 CALIBRATION = 256
-EPOCHS = {"ic": 15, "kws": 0}
+EPOCHS = {"ic": 15, "kws": 0, "spoken_digits": 15}
 UNTRAINED = (  # the specs without their fine-tuning
     "passes=[{pass: clean}, {pass: prune, score: l2, budget: {macs: 50 %}, multiple: 4, samples: 256, "
     "compensation: [least_squares, batchnorm]}, {pass: fuse}, {pass: quantize, samples: 256}, "
@@ -74,9 +75,9 @@ def main(arguments: list[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("budgets", nargs="*", type=int, default=[75, 50, 35], help="percent")
-    parser.add_argument("--network", choices=("ic", "kws"), default="ic")
+    parser.add_argument("--network", choices=tuple(EPOCHS), default="ic")
     parser.add_argument("--of", nargs="*", choices=("macs", "cycles"), default=["macs", "cycles"])
-    parser.add_argument("--epochs", type=int, help="of fine-tuning, 0 for none; 15 for ic, 0 for kws")
+    parser.add_argument("--epochs", type=int, help="of fine-tuning, 0 for none; 15, but 0 for kws")
     parser.add_argument("--samples", type=int, help="training samples; all when left out")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     parser.add_argument("--show", action="store_true", help="only show what is there")
@@ -171,7 +172,7 @@ def pruned_only(compiled: Compiled, plan: Path) -> Graph:
 def evaluation_sets(network: str, compiled: Compiled) -> dict[str, Samples]:
     """The evaluation set of the spec, and for images one more that nothing here learns from."""
     assert compiled.session.evaluation is not None
-    found = {"dev": compiled.session.evaluation}
+    found = {"test" if network == "spoken_digits" else "dev": compiled.session.evaluation}
     if network == "ic":
         with np.load(DATA / LOSSLESS) as arrays:
             x = torch.from_numpy(arrays["x"]).permute(0, 3, 1, 2).float().contiguous()

@@ -1,17 +1,29 @@
-"""Training images in random order: the file holds them class after class."""
+"""Training data in random order: the files hold them class after class."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-FILE = Path(__file__).resolve().parents[3] / "shared" / "data" / "cifar10_jpeg_subset.npz"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 SEED = 0
 
 
 def training() -> Mapping[str, np.ndarray]:
     """7,000 CIFAR-10 training images, from JPEG, and their classes."""
-    with np.load(FILE) as arrays:
+    return _shuffled("cifar10_jpeg_subset.npz")
+
+
+def spoken_digits() -> Mapping[str, np.ndarray]:
+    """2,400 spoken digits of six speakers, [n, 49, 10], and which digits they are.
+
+    The test set of the file has the same speakers, and other recordings of each.
+    """
+    return _shuffled("fsdd_mfcc.npz")
+
+
+def _shuffled(file: str) -> Mapping[str, np.ndarray]:
+    with np.load(DATA / file) as arrays:
         x, y = arrays["x_train"], arrays["y_train"]
     order = np.random.default_rng(SEED).permutation(len(x))
     return {"x": x[order], "y": y[order]}
