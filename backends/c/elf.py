@@ -21,7 +21,6 @@ _SHT_SYMTAB = 2
 _SHT_NOBITS = 8
 _SHF_WRITE, _SHF_ALLOC, _SHF_EXECINSTR = 1, 2, 4
 _STT_FUNC = 2
-_STB_LOCAL = 0
 _SHN_UNDEF = 0
 
 
@@ -43,7 +42,6 @@ class Symbol:
     address: int
     size: int
     is_function: bool
-    is_global: bool
     defined: bool
 
 
@@ -157,8 +155,7 @@ def _symbols(data: bytes, form: _Form, sections: list[tuple[int, ...]]) -> Itera
         for row in _table(data, form.symbol, section[4], count):
             name, value, size, info, index = (row[field] for field in form.symbol_fields)
             text = data[names + name : data.index(b"\0", names + name)].decode()
-            kind, binding = info & 15, info >> 4
-            yield Symbol(text, value, size, kind == _STT_FUNC, binding != _STB_LOCAL, index != _SHN_UNDEF)
+            yield Symbol(text, value, size, info & 15 == _STT_FUNC, index != _SHN_UNDEF)
 
 
 def _footprint(sections: list[tuple[int, ...]]) -> Footprint:

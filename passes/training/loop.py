@@ -92,16 +92,11 @@ class _Training:
     ) -> _Training:
         """Bring student and teacher together."""
         original, distill = context.original, options.distill
-        teaches = original is not None and distill is not None
-        hints = (
-            find_hints(graph, original, distill.layers)
-            if original is not None and distill is not None
-            else ()
-        )
-        first = graph.outputs[0]
-        objective = Objective.of(options, context, hints, outputs=len(graph.outputs), rank=first.type.rank)
+        hints = () if original is None or distill is None else find_hints(graph, original, distill.layers)
+        rank = graph.outputs[0].type.rank
+        objective = Objective.of(options, context, hints, outputs=len(graph.outputs), rank=rank)
         teacher = None
-        if original is not None and teaches:
+        if original is not None and distill is not None:
             values, is_fixed = [hint.value for hint in hints], options.augment is None
             teacher = Teacher.of(original, lesson, values, answers_once=is_fixed)
         return _Training(graph, lesson.batched(graph), student, lesson, teacher, objective, options, context)

@@ -10,6 +10,7 @@ from ....ir.ops.accumulate import clamp_bounds
 from ....ir.ops.binary import Binary, rescale_of_sum
 from ..layout import Layout, arranged, contiguous
 from .base import Cost, Implementation, Offer, Site, call, kernel
+from .layouts import dense_at_hand
 from .nest import Nest, broadcast_strides, nest
 from .rounding import clamped, rescaled, saturated, signed
 
@@ -74,10 +75,9 @@ def _result_layout(site: Site) -> Layout:
 
 def operand_layout(site: Site, index: int, like: Layout) -> Layout:
     """How an operand is read beside others: as it is at hand; a constant in the order of the result."""
-    at_hand, shape = site.layouts[index], site.type(index).shape
-    if at_hand is not None and not at_hand.border:
-        return at_hand
-    return arranged(shape, like.order) if len(like.order) == len(shape) else contiguous(shape)
+    shape = site.type(index).shape
+    beside = arranged(shape, like.order) if len(like.order) == len(shape) else contiguous(shape)
+    return dense_at_hand(site, beside, index=index)
 
 
 def _title(site: Site) -> str:

@@ -12,9 +12,9 @@ import numpy as np
 
 from ....ir.ops.accumulate import fixed_point
 from ....ir.ops.conv import Conv
-from ..layout import channels_last
 from ..literal import c_type
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from .layouts import image_layouts, layer_arguments, layer_operands
 from .low_bits import BYTE, Fields
 from .rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
 from .window import MAX_SPATIAL, Image, Window, image, window
@@ -99,17 +99,14 @@ def portable(site: Site) -> Offer:
     written_out = not site.is_integer or len(context.taps) <= _MOST_TAPS
     kind = "depthwise" if context.is_depthwise and written_out else "conv"
     form = "integer" if site.is_integer else "float"
-    names = {"x": 0} | ({"residual": 3} if site.has(3) else {})
-    made = call(
-        f"conv/{kind}_{form}.c.j2", context, site, reads=names, constants=_constants(site, context, kind)
-    )
-    layout_y = channels_last(site.output.shape)
-    reads = {0: channels_last(site.type(0).shape)} | ({3: layout_y} if site.has(3) else {})
+    path, constants = f"conv/{kind}_{form}.c.j2", _constants(site, context, kind)
+    made = call(path, context, site, reads=layer_arguments(site), constants=constants)
+    layouts = image_layouts(site)
     return (
         Implementation(
             f"{kind}_portable",
-            site.reads(reads),
-            (layout_y,),
+            site.reads(layer_operands(site, layouts)),
+            layouts[1:],
             _depthwise_cost(site, context)
             if kind == "depthwise" and site.is_integer
             else _cost(context, site),

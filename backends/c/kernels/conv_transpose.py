@@ -11,9 +11,9 @@ import numpy as np
 
 from ....ir.ops.accumulate import fixed_point
 from ....ir.ops.conv import ConvTranspose
-from ..layout import channels_last
 from ..literal import c_type
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from .layouts import image_layouts, layer_arguments, layer_operands
 from .rounding import Finish, float_finish, integer_finish, scale_constants, signed
 from .window import MAX_SPATIAL, Image, Window, image, two
 
@@ -76,17 +76,15 @@ def portable(site: Site) -> Offer:
         constants += (Constant("bias", site.array(2)),) if site.has(2) else ()
         finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
         context = TransposeContext(x, y, seen, op.groups, finish, "float", "float", "float", "tap[i] * w[i]")
-    names = {"x": 0} | ({"residual": 3} if site.has(3) else {})
-    made = call("conv/conv_transpose.c.j2", context, site, reads=names, constants=constants)
-    layout_y = channels_last(site.output.shape)
-    reads = {0: channels_last(site.type(0).shape)} | ({3: layout_y} if site.has(3) else {})
+    made = call("conv/conv_transpose.c.j2", context, site, reads=layer_arguments(site), constants=constants)
+    layouts = image_layouts(site)
     taps = site.output.numel * seen.kernel[0] * seen.kernel[1]
     instructions = 6.0 * site.node.macs + 20.0 * taps
     return (
         Implementation(
             "conv_transpose_portable",
-            site.reads(reads),
-            (layout_y,),
+            site.reads(layer_operands(site, layouts)),
+            layouts[1:],
             Cost(instructions, 1.4 * instructions, 300),
             (made,),
             overwrites=site.overwritten_residual,

@@ -12,10 +12,11 @@ from ....ir.ops.embedding import Embedding
 from ....ir.ops.pad import Pad
 from ....ir.ops.reorder import Roll
 from ....ir.ops.resize import ResizeNearest
-from ..layout import Layout, Shape, channels_last, contiguous
+from ..layout import contiguous
 from ..literal import c_type, integer, real
 from .base import Call, Constant, Cost, Implementation, Offer, Site, call, kernel, template
 from .copying import Place, copy
+from .layouts import image_at_hand, usual_layouts
 from .nest import Nest, index, plain_nest
 
 
@@ -125,12 +126,12 @@ def _only(op: Pad, axis: int, line: torch.Tensor, rank: int) -> list[int]:
 
 def _gathered(site: Site, tables: Sequence[Sequence[int]]) -> Offer:
     """The result whose index i in dimension d is the operand's index tables[d][i]."""
-    at_hand = _at_hand(site)
+    at_hand = image_at_hand(site)
     own = at_hand.strides(site.type(0).shape)
     result = site.output.shape
     moved = [d for d, table in enumerate(tables) if list(table) != list(range(result[d]))]
     offers = []
-    for layout in _usual(result):
+    for layout in usual_layouts(result):
         steps = layout.strides(result)
         order = [d for d in layout.order if result[d] > 1]
         run = 1
@@ -162,14 +163,14 @@ def _gathered(site: Site, tables: Sequence[Sequence[int]]) -> Offer:
 
 def _framed(site: Site, op: Pad, pairs: Sequence[tuple[int, int]]) -> Offer:
     shape, result = site.type(0).shape, site.output.shape
-    at_hand = _at_hand(site)
+    at_hand = image_at_hand(site)
     own = at_hand.strides(shape)
     kept = tuple(n + min(a, 0) + min(b, 0) for n, (a, b) in zip(shape, pairs, strict=True))
     begin = sum(max(-before, 0) * step for (before, _), step in zip(pairs, own, strict=True))
     value = integer(op.fill(site.output)) if site.output.is_quantized else real(op.value)
     element = c_type(site.output.dtype)
     offers = []
-    for layout in _usual(result):
+    for layout in usual_layouts(result):
         steps = layout.strides(result)
         start = sum(max(before, 0) * step for (before, _), step in zip(pairs, steps, strict=True))
         fill = template(
@@ -190,12 +191,3 @@ def _framed(site: Site, op: Pad, pairs: Sequence[tuple[int, int]]) -> Offer:
             )
         )
     return tuple(offers)
-
-
-def _at_hand(site: Site) -> Layout:
-    layout, shape = site.layouts[0], site.type(0).shape
-    return layout if layout is not None and not layout.border else channels_last(shape)
-
-
-def _usual(shape: Shape) -> tuple[Layout, ...]:
-    return tuple(dict.fromkeys((channels_last(shape), contiguous(shape))))

@@ -11,6 +11,7 @@ from ....ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNo
 from ..layout import Layout, contiguous
 from ..literal import real
 from .base import AnyArray, Call, Constant, Cost, Implementation, Offer, Site, call, kernel
+from .layouts import dense_at_hand
 from .nest import Nest, nest
 
 _FLOAT32_EPSILON = float(np.finfo(np.float32).eps)
@@ -149,8 +150,7 @@ def _implementation(site: Site, layout: Layout, made: Call, per_element: float) 
 
 
 def _at_hand(site: Site) -> Layout:
-    layout = site.layouts[0]
-    return layout if layout is not None and not layout.border else contiguous(site.type(0).shape)
+    return dense_at_hand(site, contiguous(site.type(0).shape))
 
 
 def _flat(array: AnyArray) -> AnyArray:

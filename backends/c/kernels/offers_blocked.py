@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ....ir.ops.conv import Conv
 from ....ir.ops.linear import Linear
-from ..layout import Layout, channels_last
+from ..layout import Layout
 from . import conv_blocked, depthwise_blocked, linear_blocked
 from .base import Call, Constant, Cost, Function, Implementation, Offer, Site, is_float, kernel
 from .conv_blocked import FloatConvShape
 from .depthwise_blocked import FloatDepthwiseShape
 from .gemm_blocked import FloatArray
+from .layouts import image_layouts, layer_operands, row_layouts
 from .linear_blocked import FloatLinearShape
-from .rows import row_layouts
 from .window import MAX_SPATIAL, Image, Window, image, window
 
 
@@ -27,7 +27,7 @@ def convolution(site: Site) -> Offer:
         return "the blocked kernels take one image"
     x, y = image(site.type(0).shape), image(site.output.shape)
     seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
-    layouts = channels_last(site.type(0).shape), channels_last(site.output.shape)
+    layouts = image_layouts(site)
     weights = site.array(1).reshape(y.c, -1, *seen.kernel)
     if op.groups == 1:
         shape = FloatConvShape(x, y, seen, op.clamp, site.has(3))
@@ -90,7 +90,7 @@ def _implementation(
     scratch_bytes: int = 0,
 ) -> Implementation:
     """The node computed by one call; a residual lies like the result, which may take its place."""
-    operands = {0: layouts[0]} | ({3: layouts[1]} if site.has(3) else {})
+    operands = layer_operands(site, layouts)
     packed = (Constant("constants", constants),)
     return Implementation(
         kernel=f"{site.node.op.name}_blocked",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ....ir import DType
 from ....ir.ops.accumulate import Clamp, fixed_point
 from ....ir.ops.conv import Conv
 from ....ir.ops.linear import Linear
-from ..layout import Layout, channels_last
+from ..layout import Layout
 from ..literal import c_type
 from . import conv_dsp, depthwise_dsp, linear_dsp, winograd_dsp
 from .base import Call, Constant, Cost, Function, Implementation, Offer, Site, kernel
@@ -19,13 +20,14 @@ from .conv_dsp import ConvShape
 from .depthwise_dsp import DepthwiseShape
 from .epilogue_dsp import Elements, Epilogue
 from .gemm_dsp import Int8Array, Int32Array, IntArray
+from .layouts import image_layouts, layer_operands, row_layouts
 from .linear_dsp import LinearShape
 from .low_bits import BYTE, scaled_sums_fit
 from .rounding import folded_bias
-from .rows import row_layouts
 from .window import MAX_SPATIAL, image, window
 
 Scales = tuple[Int32Array, Int32Array]
+Shape_contra = TypeVar("Shape_contra", contravariant=True)
 
 _CYCLES_PER_BYTE = 100  # what a byte of flash must save in one run, where speed can be bought with flash
 
@@ -64,7 +66,7 @@ def linear(site: Site) -> Offer:
         shape = LinearShape(inputs, outputs, epilogue, bits)
         if not linear_dsp.supports(shape):
             return "the rows are too long for the DSP kernel"
-        built = _built_linear(shape, weights, folded_bias(site, weights), scales)
+        built = _built(site, "linear_dsp", linear_dsp, shape, weights, scales)
         return (_implementation(site, built, layouts),)
     pointwise = ConvShape(
         in_h=1,
@@ -81,7 +83,7 @@ def linear(site: Site) -> Offer:
         epilogue=epilogue,
         weight_bits=bits,
     )
-    built = _built_conv(pointwise, weights[:, :, None, None], folded_bias(site, weights), scales)
+    built = _built(site, "conv_dsp", conv_dsp, pointwise, weights[:, :, None, None], scales)
     return (_implementation(site, built, layouts),)
 
 
@@ -123,16 +125,16 @@ def _dense(site: Site, op: Conv) -> Offer:
     weights = site.array(1).reshape(y.c, x.c, *seen.kernel)
     if shape.pointwise and shape.pixels == 1:
         row = LinearShape(x.c, y.c, epilogue, shape.weight_bits)
-        single = _built_linear(row, weights[:, :, 0, 0], folded_bias(site, weights), scales)
-        return (_implementation(site, single, _images(site)),)
-    direct = _built_conv(shape, weights, folded_bias(site, weights), scales)
+        single = _built(site, "linear_dsp", linear_dsp, row, weights[:, :, 0, 0], scales)
+        return (_implementation(site, single, image_layouts(site)),)
+    direct = _built(site, "conv_dsp", conv_dsp, shape, weights, scales)
     built = [direct]
     if winograd_dsp.supports(shape):
-        transformed = _built_winograd(shape, weights, folded_bias(site, weights), scales)
+        transformed = _built(site, "winograd_dsp", winograd_dsp, shape, weights, scales)
         if _is_worth_its_flash(transformed, direct):
             # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
             built = [transformed, direct] if shape.weight_bits < BYTE else [transformed]
-    return tuple(_implementation(site, one, _images(site)) for one in built)
+    return tuple(_implementation(site, one, image_layouts(site)) for one in built)
 
 
 def _is_worth_its_flash(large: _Built, small: _Built) -> bool:
@@ -162,15 +164,10 @@ def _depthwise(site: Site, op: Conv) -> Offer:
     if seen.dilation != (1, 1) or not depthwise_dsp.supports(shape):
         return "the DSP kernel takes no dilated, residual or large depthwise convolution"
     weights = site.array(1).reshape(y.c, 1, *seen.kernel)
-    built = _Built(
-        "depthwise_dsp",
-        depthwise_dsp.function(shape),
-        depthwise_dsp.pack(shape, weights, folded_bias(site, weights), *scales),
-        depthwise_dsp.scratch_bytes(shape),
-        depthwise_dsp.estimate(shape),
-        overwrites=(0,) if depthwise_dsp.may_overwrite_input(shape) else (),
-    )
-    return (_implementation(site, built, _images(site)),)
+    built = _built(site, "depthwise_dsp", depthwise_dsp, shape, weights, scales)
+    if depthwise_dsp.may_overwrite_input(shape):
+        built = replace(built, overwrites=(0,))
+    return (_implementation(site, built, image_layouts(site)),)
 
 
 def _epilogue(site: Site, clamp: Clamp) -> tuple[Epilogue, Scales]:
@@ -198,10 +195,6 @@ def _per_channel(values: Sequence[int], channels: int) -> Int32Array:
     return np.broadcast_to(np.array(values, np.int32), (channels,))
 
 
-def _images(site: Site) -> tuple[Layout, Layout]:
-    return channels_last(site.type(0).shape), channels_last(site.output.shape)
-
-
 @dataclass(frozen=True, eq=False)
 class _Built:
     """A kernel made for a shape."""
@@ -214,39 +207,39 @@ class _Built:
     overwrites: tuple[int, ...] = ()
 
 
-def _built_conv(shape: ConvShape, weights: Int8Array, bias: IntArray, scales: Scales) -> _Built:
-    return _Built(
-        "conv_dsp",
-        conv_dsp.function(shape),
-        conv_dsp.pack(shape, weights, bias, *scales),
-        conv_dsp.scratch_bytes(shape),
-        conv_dsp.estimate(shape),
-    )
+class _Maker(Protocol[Shape_contra]):
+    """A module of a kernel."""
+
+    def function(self, shape: Shape_contra, /) -> Function: ...
+    def pack(
+        self,
+        shape: Shape_contra,
+        weights: Int8Array,
+        bias: IntArray,
+        multiplier: IntArray,
+        shift: IntArray,
+        /,
+    ) -> Int32Array: ...
+    def scratch_bytes(self, shape: Shape_contra, /) -> int: ...
+    def estimate(self, shape: Shape_contra, /) -> Cost: ...
 
 
-def _built_winograd(shape: ConvShape, weights: Int8Array, bias: IntArray, scales: Scales) -> _Built:
-    return _Built(
-        "winograd_dsp",
-        winograd_dsp.function(shape),
-        winograd_dsp.pack(shape, weights, bias, *scales),
-        winograd_dsp.scratch_bytes(shape),
-        winograd_dsp.estimate(shape),
-    )
-
-
-def _built_linear(shape: LinearShape, weights: Int8Array, bias: IntArray, scales: Scales) -> _Built:
-    return _Built(
-        "linear_dsp",
-        linear_dsp.function(shape),
-        linear_dsp.pack(shape, weights, bias, *scales),
-        linear_dsp.scratch_bytes(shape),
-        linear_dsp.estimate(shape),
-    )
+def _built(
+    site: Site,
+    name: str,
+    maker: _Maker[Shape_contra],
+    shape: Shape_contra,
+    weights: Int8Array,
+    scales: Scales,
+) -> _Built:
+    """The kernel of a module for a shape; `weights` as its `pack` takes them."""
+    constants = maker.pack(shape, weights, folded_bias(site, weights), *scales)
+    return _Built(name, maker.function(shape), constants, maker.scratch_bytes(shape), maker.estimate(shape))
 
 
 def _implementation(site: Site, built: _Built, layouts: tuple[Layout, Layout]) -> Implementation:
     """The node computed by one call; a residual lies like the result, which may take its place."""
-    operands = {0: layouts[0]} | ({3: layouts[1]} if site.has(3) else {})
+    operands = layer_operands(site, layouts)
     constants = (Constant("constants", built.constants),)
     return Implementation(
         kernel=built.kernel,

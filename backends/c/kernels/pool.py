@@ -9,8 +9,8 @@ import torch
 
 from ....ir.arithmetic import Requant
 from ....ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
-from ..layout import channels_last
 from .base import Call, Constant, Cost, Implementation, Offer, Site, c_type, call, kernel
+from .layouts import image_layouts
 from .rounding import saturated, signed
 from .window import MAX_SPATIAL, Image, Window, image, window
 
@@ -146,11 +146,12 @@ def _offer(
 
 def _implementation(site: Site, made: Call, instructions: float) -> Offer:
     instructions += 25.0 * site.output.numel
+    layout_x, layout_y = image_layouts(site)
     return (
         Implementation(
             f"{site.node.op.name}_portable",
-            (channels_last(site.type(0).shape),),
-            (channels_last(site.output.shape),),
+            (layout_x,),
+            (layout_y,),
             Cost(instructions, 1.4 * instructions, 130),
             (made,),
         ),

@@ -8,9 +8,9 @@ from ....ir import DType
 from ....ir.arithmetic import Requant
 from ....ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from ....ir.ops.reduce import Mean
-from ..layout import channels_last
 from .base import Call, Cost, Function, Implementation, Offer, Site, kernel, template
 from .epilogue_dsp import HEADERS
+from .layouts import image_layouts
 from .rounding import saturated
 from .window import MAX_SPATIAL, Image, Window, image, window
 
@@ -127,7 +127,7 @@ def _offer(site: Site, seen: Window, mean: MeanForm | None) -> Offer:
     shape = PoolShape(x, y, seen, mean)
     if not supports(shape):
         return "channels, windows or padding not for the DSP pools"
-    layouts = channels_last(site.type(0).shape), channels_last(site.output.shape)
+    layouts = image_layouts(site)
     name = f"{site.node.op.name}_dsp"
     return (Implementation(name, layouts[:1], layouts[1:], estimate(shape), (Call(function(shape), (0,)),)),)
 

@@ -8,6 +8,7 @@ from ....ir.arithmetic import Requant
 from ....ir.ops.prelu import Prelu
 from ..layout import contiguous
 from .base import Constant, Cost, Implementation, Offer, Site, call, kernel
+from .layouts import dense_at_hand
 from .nest import Nest, nest
 from .rounding import saturated, signed
 
@@ -31,8 +32,7 @@ def portable(site: Site) -> Offer:
     if not site.is_constant(1):
         return "the slope must be a constant"
     shape = site.output.shape
-    at_hand = site.layouts[0]
-    layout = at_hand if at_hand is not None and not at_hand.border else contiguous(shape)
+    layout = dense_at_hand(site, contiguous(shape))
     along = [0] * len(shape)
     if site.type(1).numel > 1:
         along[1] = 1

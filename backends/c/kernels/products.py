@@ -13,12 +13,12 @@ import numpy as np
 from ....ir.ops.accumulate import Clamp, FixedPoint, fixed_point
 from ....ir.ops.conv import Conv
 from ....ir.ops.linear import Linear
-from ..layout import Layout, channels_last
+from ..layout import Layout
 from ..literal import c_type
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from .layouts import image_layouts, layer_arguments, layer_operands, row_layouts
 from .low_bits import BYTE, Fields
 from .rounding import RowFinish, folded_bias, row_finish, scale_constants
-from .rows import row_layouts
 from .window import MAX_SPATIAL, Image, Window, image, window
 
 _UNROLLED = 4
@@ -149,7 +149,7 @@ def convolution(site: Site) -> Offer:
     weights = site.array(1).reshape(y.c, x.c, *seen.kernel).transpose(0, 2, 3, 1).reshape(y.c, -1)
     padded = seen.reaches_out(x, y)
     title = f"Convolution {seen.kernel[0]}x{seen.kernel[1]}, {x.text} to {y.text}"
-    layouts = channels_last(site.type(0).shape), channels_last(site.output.shape)
+    layouts = image_layouts(site)
     if seen.kernel == (1, 1) and seen.stride == (1, 1) and not padded:
         return _product(site, op.clamp, title, weights, layouts)
     fixed, finish = _finish(site, op.clamp)
@@ -257,12 +257,11 @@ def _implementation(
     )
     patches = len(context.rows) * context.depth if isinstance(context, WindowContext) else 0
     scratch_bytes = patches * site.type(0).dtype.bytes
-    names = {"x": 0} | ({"residual": 3} if site.has(3) else {})
     made = call(
         template,
         context,
         site,
-        reads=names,
+        reads=layer_arguments(site),
         constants=constants,
         scratch=context.element if scratch_bytes else "",
     )
@@ -270,11 +269,10 @@ def _implementation(
     per_mac, per_output = _COUNTED[site.machine.few_registers, len(context.rows)]
     per_mac += (site.quantization(1).bits < BYTE) * _UNPACKING[site.machine.few_registers, len(context.rows)]
     instructions = (per_mac * context.depth + per_output) * outputs + gather * context.row_count
-    operands = {0: layouts[0]} | ({3: layouts[1]} if site.has(3) else {})
     return (
         Implementation(
             "product_portable",
-            site.reads(operands),
+            site.reads(layer_operands(site, layouts)),
             (layouts[1],),
             Cost(instructions, 1.4 * instructions, 420 if scratch_bytes else 290),
             (made,),

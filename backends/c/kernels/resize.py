@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....ir.ops.resize import WEIGHT_BITS, ResizeLinear
-from ..layout import channels_last
 from .base import Constant, Cost, Implementation, Offer, Site, call, kernel
+from .layouts import image_layouts
 from .rounding import saturated, signed
 from .window import Image, image
 
@@ -63,11 +63,12 @@ def linear(site: Site) -> Offer:
     )
     made = call("resize/linear.c.j2", context, site, reads={"x": 0}, constants=constants)
     instructions = 25.0 * site.output.numel
+    layout_x, layout_y = image_layouts(site)
     return (
         Implementation(
             "resize_linear_portable",
-            (channels_last(site.type(0).shape),),
-            (channels_last(site.output.shape),),
+            (layout_x,),
+            (layout_y,),
             Cost(instructions, 1.4 * instructions, 250),
             (made,),
         ),

@@ -5,9 +5,10 @@ from __future__ import annotations
 from ....ir.ops.reorder import Flip, Tile
 from ....ir.ops.shape import Expand
 from ....ir.ops.slicing import Concat, Select, Slice, Split
-from ..layout import Layout, Shape, arranged, channels_last, contiguous, from_strides
+from ..layout import Layout, arranged, channels_last, contiguous, from_strides
 from .base import Call, Cost, Implementation, Offer, Site, kernel
 from .copying import Place, copy, view
+from .layouts import dense_at_hand, image_at_hand, usual_layouts
 
 
 @kernel("copy")
@@ -22,7 +23,7 @@ def slice_(site: Site) -> Offer:
     """Every step-th element of a dimension."""
     op = site.node.op
     assert isinstance(op, Slice)
-    strides = list(_at_hand(site).strides(site.type(0).shape))
+    strides = list(image_at_hand(site).strides(site.type(0).shape))
     start = op.start * strides[op.axis]
     strides[op.axis] *= op.step
     return _part(site, [(tuple(strides), start)])
@@ -33,7 +34,7 @@ def select(site: Site) -> Offer:
     """One element of a dimension."""
     op = site.node.op
     assert isinstance(op, Select)
-    strides = _at_hand(site).strides(site.type(0).shape)
+    strides = image_at_hand(site).strides(site.type(0).shape)
     start = op.index * strides[op.axis]
     return _part(site, [((*strides[: op.axis], *strides[op.axis + 1 :]), start)])
 
@@ -43,7 +44,7 @@ def split(site: Site) -> Offer:
     """Consecutive parts of a dimension."""
     op = site.node.op
     assert isinstance(op, Split)
-    strides = _at_hand(site).strides(site.type(0).shape)
+    strides = image_at_hand(site).strides(site.type(0).shape)
     starts = [sum(op.sizes[:i]) * strides[op.axis] for i in range(len(op.sizes))]
     return _part(site, [(strides, start) for start in starts])
 
@@ -54,7 +55,7 @@ def flip(site: Site) -> Offer:
     op = site.node.op
     assert isinstance(op, Flip)
     shape = site.type(0).shape
-    own = _at_hand(site).strides(shape)
+    own = image_at_hand(site).strides(shape)
     strides = tuple(-step if dim in op.axes else step for dim, step in enumerate(own))
     start = sum((shape[dim] - 1) * own[dim] for dim in op.axes)
     return _part(site, [(strides, start)])
@@ -64,7 +65,7 @@ def flip(site: Site) -> Offer:
 def expand(site: Site) -> Offer:
     """Dimensions of one element repeated."""
     assert isinstance(site.node.op, Expand)
-    own = _at_hand(site).strides(site.type(0).shape)
+    own = image_at_hand(site).strides(site.type(0).shape)
     added = site.output.rank - site.type(0).rank
     kept = site.type(0).shape
     strides = (0,) * added + tuple(0 if n == 1 else step for n, step in zip(kept, own, strict=True))
@@ -76,11 +77,11 @@ def tile(site: Site) -> Offer:
     """The operand repeated along each dimension."""
     op = site.node.op
     assert isinstance(op, Tile)
-    at_hand = _at_hand(site)
+    at_hand = image_at_hand(site)
     added = site.output.rank - site.type(0).rank
     shape, own = (1,) * added + site.type(0).shape, (0,) * added + at_hand.strides(site.type(0).shape)
     offers = []
-    for layout in _usual(site.output.shape):
+    for layout in usual_layouts(site.output.shape):
         steps = layout.strides(site.output.shape)
         sizes = (*op.repeats, *shape)
         to = (*(step * n for step, n in zip(steps, shape, strict=True)), *steps)
@@ -96,7 +97,7 @@ def concat(site: Site) -> Offer:
     assert isinstance(op, Concat)
     shape = site.output.shape
     orders = [layout.order for layout in site.layouts if layout is not None and not layout.border]
-    wished = [arranged(shape, order) for order in orders] + list(_usual(shape))
+    wished = [arranged(shape, order) for order in orders] + list(usual_layouts(shape))
     return tuple(_joined(site, op.axis, layout) for layout in dict.fromkeys(wished))
 
 
@@ -106,8 +107,7 @@ def _joined(site: Site, axis: int, layout: Layout) -> Implementation:
     reads, calls, total, at = [], [], Cost(), 0
     for index in range(len(site.node.inputs)):
         part = site.type(index).shape
-        at_hand = site.layouts[index]
-        read = at_hand if at_hand is not None and not at_hand.border else arranged(part, layout.order)
+        read = dense_at_hand(site, arranged(part, layout.order), index=index)
         start = at * strides[axis]
         made, cost = copy(dtype, part, Place(read.strides(part)), Place(strides, start), operand=index)
         whole = from_strides(part, strides) == read
@@ -133,7 +133,7 @@ def _counted_once(site: Site, index: int) -> bool:
 
 def _part(site: Site, parts: list[tuple[tuple[int, ...], int]]) -> Offer:
     """Results that lie at strides and starts inside the operand: views if each lies in one piece, else copies."""
-    at_hand = _at_hand(site)
+    at_hand = image_at_hand(site)
     results = [value.type for value in site.node.outputs]
     seen = [from_strides(type.shape, strides) for type, (strides, _) in zip(results, parts, strict=True)]
     dtype = site.type(0).dtype
@@ -160,16 +160,6 @@ def _copied(
     site: Site, at_hand: Layout, layouts: tuple[Layout, ...], cost: Cost, calls: tuple[Call, ...]
 ) -> Implementation:
     return Implementation(f"{site.node.op.name}_copy", site.reads({0: at_hand}), layouts, cost, calls)
-
-
-def _at_hand(site: Site) -> Layout:
-    layout = site.layouts[0]
-    shape = site.type(0).shape
-    return layout if layout is not None and not layout.border else channels_last(shape)
-
-
-def _usual(shape: Shape) -> tuple[Layout, ...]:
-    return tuple(dict.fromkeys((channels_last(shape), contiguous(shape))))
 
 
 def _sum(a: Cost, b: Cost) -> Cost:
