@@ -20,10 +20,8 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ from typing import get_args
 
 import numpy as np
 import torch
+from environment import interpreter
 from safetensors.torch import load_file
 from scipy.stats import spearmanr
 from torch import Tensor, nn
@@ -261,24 +260,9 @@ def _pyhessian(case: Case) -> dict[str, Probed]:
         given, answer = Path(folder) / "case.pt", Path(folder) / "answer.json"
         inputs = torch.cat([x for (x,) in case.samples])
         torch.save((dump(together), dict(together.params), inputs, layers), given)
-        command = [environment(), PROBER, given, answer, TOLERANCE]
+        command = [interpreter(ENVIRONMENT, REQUIREMENT), PROBER, given, answer, TOLERANCE]
         subprocess.run(list(map(str, command)), check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         return {name: Probed(*row) for name, row in json.loads(answer.read_text()).items()}
-
-
-def environment() -> Path:
-    """The interpreter of PyHessian's environment, which shares torch with this one; made when it is not there."""
-    python = ENVIRONMENT / "bin" / "python"
-    if (ENVIRONMENT / "complete").is_file():
-        return python
-    venv.create(ENVIRONMENT, with_pip=True)
-    own = sysconfig.get_paths()["purelib"]
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    folder = ENVIRONMENT / "lib" / version / "site-packages"
-    (folder / "shared.pth").write_text(f"import site; site.addsitedir({own!r})\n")
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--no-deps", REQUIREMENT], check=True)
-    (ENVIRONMENT / "complete").touch()
-    return python
 
 
 def _print(name: str, rows: Sequence[dict[str, object]]) -> None:

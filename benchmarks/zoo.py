@@ -15,10 +15,10 @@ import os
 import re
 import subprocess
 import sys
-import sysconfig
 import tempfile
-import venv
 from pathlib import Path
+
+from environment import interpreter
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
@@ -62,29 +62,13 @@ def main() -> int:
 def _run(check: Path, models: str, jobs: int, limit: float) -> list[dict[str, object]]:
     with tempfile.TemporaryDirectory() as folder:
         table = Path(folder) / "rows.jsonl"
-        command = [environment(), check, "--list", models, "--plugin", PLUGIN, "--out", table]
+        python = interpreter(ENVIRONMENT, "-r", str(REQUIREMENTS))
+        command = [python, check, "--list", models, "--plugin", PLUGIN, "--out", table]
         command += ["--jobs", str(jobs), "--limit", str(limit)]
         code = subprocess.run(list(map(str, command)), check=False).returncode
         if code not in (0, 1):  # 1: some models failed, as those must that are refused
             sys.exit(f"the run broke off with status {code}; nothing was written")
         return [json.loads(line) for line in table.read_text().splitlines()]
-
-
-def environment() -> Path:
-    """The interpreter of the zoo's environment, which is made when it is not there."""
-    python = ENVIRONMENT / "bin" / "python"
-    if (ENVIRONMENT / "complete").is_file():
-        return python
-    venv.create(ENVIRONMENT, with_pip=True)
-    own = sysconfig.get_paths()["purelib"]
-    folder = (
-        ENVIRONMENT / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    )
-    (folder / "shared.pth").write_text(f"import site; site.addsitedir({own!r})\n")
-    install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", "-r", str(REQUIREMENTS)]
-    subprocess.run(install, check=True)
-    (ENVIRONMENT / "complete").touch()
-    return python
 
 
 def _is_refused(row: dict[str, object]) -> bool:
