@@ -11,6 +11,7 @@ from torch import Tensor
 from fxpress.ir import Graph, Value, parse
 from fxpress.ir.coupling import couple
 from fxpress.passes import Context, MissingNeedError, PassError, PassResult, find_pass
+from fxpress.passes.drawing import width_of
 from fxpress.passes.prune import PLAN_FILE
 from fxpress.passes.training import OptimizerState, Trained, train
 from fxpress.specs.options import FinetuneOptions, PruneOptions
@@ -139,6 +140,28 @@ def test_groups_are_shown_with_their_scores(net: Graph) -> None:
         assert list(row[5:]) == sorted(row[5:])
 
 
+def test_the_picture_of_several_steps_shows_what_the_last_one_left(net: Graph) -> None:
+    result = prune(net, budget={"macs": "30 %"}, steps=3)
+    root = ElementTree.fromstring(result.report.files["prune.groups.svg"])
+    titles = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}title")]
+    left = [row[4] for row in result.report.table("groups_3").rows]
+    assert [title.split(": ")[1].split()[0] for title in titles] == [str(count) for count in left]
+    assert left != [row[4] for row in result.report.table("groups_1").rows]
+
+
+def test_no_words_of_the_picture_overlap_or_leave_it(net: Graph) -> None:
+    result = prune(net, budget={"macs": "30 %"}, granularity=("channels", "blocks"))
+    root = ElementTree.fromstring(result.report.files["prune.groups.svg"])
+    lines: dict[float, list[tuple[float, float]]] = {}
+    for element in root.iter("{http://www.w3.org/2000/svg}text"):
+        start = float(element.attrib["x"])
+        lines.setdefault(float(element.attrib["y"]), []).append((start, start + width_of(element.text or "")))
+    assert max(lines) < float(root.attrib["height"])
+    for spans in map(sorted, lines.values()):
+        ends = [*(start for start, _ in spans[1:]), float(root.attrib["width"])]
+        assert all(end < limit for (_, end), limit in zip(spans, ends, strict=True))
+
+
 def test_the_picture_shows_every_group_and_what_became_of_each_node(net: Graph) -> None:
     result = prune(net, budget={"macs": "30 %"}, granularity=("channels", "blocks"))
     picture = result.report.files["prune.groups.svg"].decode()
@@ -147,5 +170,10 @@ def test_the_picture_shows_every_group_and_what_became_of_each_node(net: Graph) 
     rows = result.report.table("groups").rows
     assert titles == [f"group {g}: {left} of {size} units stay" for g, _, _, size, left, *_ in rows]
     labels = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert any("conv" in label and "→" in label for label in labels)
+    assert {"conv", "operator", "units that stay"} <= set(labels) and any(" → " in label for label in labels)
+    assert (
+        f"{sum(row[4] for row in rows)} of {sum(row[3] for row in rows)} units stay, in {len(rows)} groups"
+        in labels
+    )
+    assert all(f"{left} of {size}" in " ".join(labels) for _, _, _, size, left, *_ in rows)
     assert "http" not in picture.replace("http://www.w3.org/2000/svg", "")

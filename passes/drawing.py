@@ -1,0 +1,70 @@
+"""Pieces of a picture as SVG: one self-contained document of plain shapes, text and colours that every viewer knows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from colorsys import hls_to_rgb
+from html import escape
+from typing import Literal
+
+GOLDEN_ANGLE = 137.508
+"""Degrees: steps of hue by which neighbours in a list are far apart, however long it is."""
+
+LETTER = 6.65
+"""Width of a letter of the font, in pixels."""
+
+_STYLE = (
+    "text{font:11px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;fill:#1f2328}"
+    ".title{font-weight:bold}.quiet{fill:#6e7781}.gone{fill:#b42318}"
+)
+Anchor = Literal["start", "middle", "end"]
+
+
+def document(width: float, height: float, body: Iterable[str]) -> str:
+    """The SVG of so many pixels, on white."""
+    size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
+    lines = "\n".join(body)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<style>{_STYLE}</style>\n'
+        f"{box(0, 0, width, height, '#ffffff')}\n{lines}\n</svg>\n"
+    )
+
+
+def box(x: float, y: float, width: float, height: float, fill: str, *, border: str | None = None) -> str:
+    """A rectangle."""
+    edge = "" if border is None else f' stroke="{border}"'
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{fill}"{edge}/>'
+
+
+def line(x1: float, y1: float, x2: float, y2: float, stroke: str, *, dashes: str | None = None) -> str:
+    """A straight line."""
+    broken = "" if dashes is None else f' stroke-dasharray="{dashes}"'
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{stroke}"{broken}/>'
+
+
+def text(x: float, y: float, content: str, *, style: str = "", anchor: Anchor = "start") -> str:
+    """A line of text from (`start`), around or up to x, on the base line y; `style` is title, quiet or gone."""
+    marks = f' class="{style}"' if style else ""
+    marks += f' text-anchor="{anchor}"' if anchor != "start" else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}"{marks}>{escape(content)}</text>'
+
+
+def titled(title: str, parts: Iterable[str]) -> str:
+    """Shapes that belong together, with what a pointer over them shows."""
+    return f"<g><title>{escape(title)}</title>{''.join(parts)}</g>"
+
+
+def colour(index: int) -> str:
+    """A colour of its own for each entry of a list."""
+    red, green, blue = (round(255 * part) for part in hls_to_rgb(index * GOLDEN_ANGLE / 360 % 1, 0.5, 0.6))
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def shortened(content: str, letters: int) -> str:
+    """The end of a text that is longer than so many letters: of a path it says most."""
+    return content if len(content) <= letters else f"…{content[1 - letters :]}"
+
+
+def width_of(content: str) -> float:
+    """Pixels that a text takes."""
+    return LETTER * len(content)
