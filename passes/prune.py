@@ -20,16 +20,19 @@ from ..ir.ops.embedding import Embedding
 from ..specs.options import PruneOptions
 from .base import Context, CostModel, PassResult, register
 from .errors import MissingNeedError, PassError
-from .pruning.allocation import allocate
+from .pruning.allocation import Allocation, allocate
 from .pruning.branches import droppable_branches
 from .pruning.budget import Device, budget_of_step
 from .pruning.cost import costs_of
+from .pruning.joint import DecidedBits, Joint
+from .pruning.losses import measure_losses
 from .pruning.merging import merge_channels
 from .pruning.plan import Plan, read_plan
 from .pruning.ranking import Ranked, rank
 from .pruning.repair import absorb_means, reconstruct_inputs, remeasure_batchnorms
 from .pruning.report import PLAN_FILE, Step, report_of
 from .pruning.scores import score_units
+from .pruning.storage import CLOSED, open_storage, with_storage
 from .report import Cell
 from .training import OptimizerState, train
 
@@ -63,8 +66,9 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
         raise MissingNeedError(f"compensation {needy[0]} needs calibration in the spec")
     if any(v.type.is_quantized for v in graph.constants):
         raise PassError("channels are removed from float graphs; put prune before quantize")
-    if options.finetune is not None and not context.calibration:
-        raise MissingNeedError("fine-tuning between steps needs calibration in the spec")
+    for wants, what in ((options.finetune, "fine-tuning between steps"), (options.bits, "deciding `bits`")):
+        if wants is not None and not context.calibration:
+            raise MissingNeedError(f"{what} needs calibration in the spec")
     plans = None if options.plan is None else read_plan(options.plan)
     steps: list[Step] = []
     state: OptimizerState | None = None
@@ -78,7 +82,7 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
             step, state = replace(step, after=trained.graph, training=trained.rows), trained.state
         steps.append(step)
         after = step.after
-    return PassResult(after, report_of(steps, options, context))
+    return PassResult(after, report_of(steps, options, context), steps[-1].bits.layers)
 
 
 def _options_of_step(
@@ -111,12 +115,21 @@ def _cost_model(context: Context) -> CostModel:
     return context.cost
 
 
-def _device(coupling: Coupling, ranked: Ranked, options: PruneOptions, context: Context) -> Device | None:
-    """The target's limits, where the budget has such."""
+def _allocate(
+    coupling: Coupling, ranked: Ranked, options: PruneOptions, context: Context
+) -> tuple[Allocation, Joint | None]:
+    """How many units of each group stay; with the bits of layers where these are open."""
     assert options.budget is not None
-    if not options.budget.on_device:
-        return None
-    return Device(coupling, ranked, _cost_model(context), options.budget)
+    model = _cost_model(context) if options.budget.on_device else None
+    costs, storage, worth = costs_of(coupling), CLOSED, None
+    if options.bits is not None:
+        graph, samples, progress = coupling.graph, context.calibration, context.progress
+        storage = open_storage(graph, options.bits, samples, model or context.cost, progress)
+        worth = measure_losses(coupling, ranked, samples, progress)
+        costs = with_storage(costs, coupling, storage)
+    device = None if model is None else Device(coupling, ranked, model, options.budget, storage=storage)
+    allocation = allocate(ranked, costs, options, device=device, worth=worth, storage=storage)
+    return allocation, None if worth is None else Joint(storage, worth, allocation)
 
 
 def _slicing(kept: Kept, after: Graph) -> Callable[[str, Tensor], Tensor]:
@@ -135,7 +148,7 @@ def _prune_once(graph: Graph, options: PruneOptions, context: Context, plan: Pla
     if not coupling.count:
         raise PassError(f"no channel can go: {why_nothing_goes(coupling)}")
     samples = [*context.calibration[:1], _random_inputs(graph, options.seed)]
-    allocation, scores = None, None
+    allocation, joint, scores = None, None, None
     if plan is not None:
         removed = plan.removed(coupling)
     else:
@@ -143,8 +156,7 @@ def _prune_once(graph: Graph, options: PruneOptions, context: Context, plan: Pla
         droppable = droppable_branches(coupling, samples, held) if "blocks" in options.granularity else ()
         scores = score_units(coupling, options, context)
         ranked = rank(coupling, scores, held | ~_may_go(coupling, options), options, droppable=droppable)
-        device = _device(coupling, ranked, options, context)
-        allocation = allocate(ranked, costs_of(coupling), options, device=device)
+        allocation, joint = _allocate(coupling, ranked, options, context)
         removed = ranked.removed(allocation.kept)
     kept = coupling.kept(removed)
     cut = cut_graph(kept)
@@ -154,7 +166,11 @@ def _prune_once(graph: Graph, options: PruneOptions, context: Context, plan: Pla
     if allocation is not None:
         figures = {"gap": allocation.gap, "rounds": allocation.rounds}
     spent = () if allocation is None else allocation.spent
-    return Step(kept, repaired, scores, {**figures, **_figures(verified), **notes}, spent=spent)
+    if plan is not None:
+        bits = DecidedBits(plan.layers)
+    else:
+        bits = joint.decided(coupling, cut, context.calibration) if joint is not None else DecidedBits()
+    return Step(kept, repaired, scores, {**figures, **_figures(verified), **notes}, spent=spent, bits=bits)
 
 
 def verify_cut(kept: Kept, cut: Graph, samples: Sequence[Sequence[Tensor]]) -> Verified:

@@ -13,11 +13,10 @@ from ..calibrate import Batch
 from ..layers import channel_axis, is_layer
 from ..quantization.observers import Range
 from ..quantization.weights import mean_shift
-from ..sensitivity import SHARDS, round_weight
+from ..sensitivity import round_weight
 from ..sensitivity.blocks import Block, data_of, joined, round_activation, weight_of
 from ..sensitivity.replay import Replay
 from ..sensitivity.study import Stack, Study, prepare
-from ..sensitivity.workers import ALONE
 from .costs import Widths
 
 
@@ -30,16 +29,7 @@ def mix_losses(
     With `rounds_activations` the operands of layers are rounded too, each on a grid that covers what the float network
     shows it.
     """
-    study = prepare(
-        graph,
-        samples,
-        (),
-        objective=None,
-        rounding=round_weight,
-        shards=SHARDS,
-        workers=ALONE,
-        progress=lambda label, done, total: None,
-    )
+    study = prepare(graph, samples)
     stacks = [stack for shard in study.shards for stack in study.stacks(shard)]
     with torch.no_grad():
         seen = _observe(study, stacks)

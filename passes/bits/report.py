@@ -43,7 +43,7 @@ def report_of(decided: Decided) -> PassReport:
         tuple(make(decided) for make in (_bits, _alternatives, _budget, _front, _loss)),
         decided.notes,
         {
-            BITS_FILE: _yaml(decided.layers).encode(),
+            BITS_FILE: bits_yaml(decided.layers).encode(),
             TABLE_FILE: decided.table.to_json().encode(),
             FRONT_FILE: _front_json(decided).encode(),
             PICTURE_FILE: _picture(decided).encode(),
@@ -170,7 +170,7 @@ def _mix_text(assignment: Assignment) -> str:
     return ", ".join(f"{counts[bits]} x int{bits}" for bits in sorted(counts))
 
 
-def _yaml(layers: Mapping[str, LayerPrecision]) -> str:
+def bits_yaml(layers: Mapping[str, LayerPrecision]) -> str:
     """Text that can be pasted into the options of `quantize`; JSON text is YAML."""
     lines = ["layers:"]
     for module, precision in layers.items():

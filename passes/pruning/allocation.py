@@ -1,22 +1,24 @@
 """How many units of each group stay: uniformly, by global ranking, or by an exact integer program.
 
-All three keep to every limit at once: polynomials in the numbers of units that stay (`prune_cost`), and what the cut
-network is predicted to take on the target (`prune_budget`).
+All three keep to every limit at once: polynomials in the numbers of units that stay (`cost`), and what the cut
+network is predicted to take on the target (`budget`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ...specs.options import PruneOptions
+from ..bits.costs import BYTE
 from ..errors import PassError
 from .budget import Device, allocate_on_device
-from .cost import Costs
-from .program import solve
+from .cost import NO_BITS, Bits, Costs
+from .program import ROUNDING, LogShare, Worth, solve
 from .ranking import Ranked
+from .storage import BYTES, CLOSED, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,8 @@ class Spent:
 class Allocation:
     """Units that stay of each group, what they cost as shares of the whole, and how good the answer is proven.
 
-    `rounds` says how often the program was solved, where costs on the target had to be met.
+    `rounds` says how often the program was solved, where costs on the target had to be met; `bits` are those of open
+    layers.
     """
 
     kept: np.ndarray
@@ -41,16 +44,25 @@ class Allocation:
     gap: float | None = None
     spent: tuple[Spent, ...] = ()
     rounds: int | None = None
+    bits: Bits = field(default_factory=dict)
 
 
 def allocate(
-    ranked: Ranked, costs: Costs, options: PruneOptions, *, device: Device | None = None
+    ranked: Ranked,
+    costs: Costs,
+    options: PruneOptions,
+    *,
+    device: Device | None = None,
+    worth: Worth | None = None,
+    storage: Storage = CLOSED,
 ) -> Allocation:
-    """Units to keep within the budget; PassError with the nearest that is feasible.
+    """Units to keep within the budget, with the bits of the layers in `storage`; PassError with the nearest feasible.
 
-    A uniform share of channels alone is taken as it stands, whatever `keep` holds back.
+    A uniform share of channels alone is taken as it stands, whatever `keep` holds back. `worth` is what the integer
+    program maximises.
     """
-    meter = _Meter(ranked, costs, _shares(options), device)
+    meter = _Meter(ranked, costs, options, device, storage)
+    bits: Bits = NO_BITS
     gap = rounds = None
     if options.allocation == "uniform" and set(meter.limits) == {"channels"} and device is None:
         kept = ranked.rounded(np.floor(meter.limits["channels"] * ranked.sizes + 1e-9))
@@ -60,42 +72,47 @@ def allocate(
         kept = _uniform(ranked, meter.fits)
     elif options.allocation == "global":
         kept = _global(ranked, meter.fits)
-    elif device is None:
-        solution = solve(ranked, costs, meter.absolute)
-        kept, gap = solution.kept, solution.gap
     else:
-        solution, rounds = allocate_on_device(ranked, costs, meter.absolute, device)
-        kept, gap = solution.kept, solution.gap
-    return Allocation(kept, meter.shares(kept), gap, meter.spent(kept), rounds)
-
-
-def _shares(options: PruneOptions) -> dict[str, float]:
-    """The limits of the budget that are shares of polynomials."""
-    budget = options.budget
-    assert budget is not None
-    given = {"macs": budget.macs, "params": budget.params, "channels": budget.channels}
-    return {name: share for name, share in given.items() if share is not None}
+        worth = worth or LogShare(ranked)
+        if device is None:
+            solution = solve(ranked, costs, meter.absolute, worth)
+        else:
+            solution, rounds = allocate_on_device(ranked, costs, meter.absolute, worth, device)
+        kept, bits, gap = solution.kept, solution.bits, solution.gap
+    return Allocation(kept, meter.shares(kept, bits), gap, meter.spent(kept, bits), rounds, bits)
 
 
 class _Meter:
-    """Costs as shares of those of the whole graph, and on the target where there are limits of it."""
+    """Costs as shares of those of the whole graph, and on the target where there are limits of it.
+
+    The whole graph has weights of 8 bits where bits are open.
+    """
 
     def __init__(
-        self, ranked: Ranked, costs: Costs, limits: Mapping[str, float], device: Device | None
+        self,
+        ranked: Ranked,
+        costs: Costs,
+        options: PruneOptions,
+        device: Device | None,
+        storage: Storage,
     ) -> None:
-        self._ranked, self._costs, self._device = ranked, costs, device
-        self.limits = limits
-        self.whole = {name: max(costs.evaluate(name, ranked.sizes), 1.0) for name in costs.terms}
+        self._ranked, self._costs, self._device, self._storage = ranked, costs, device, storage
+        self._names = [name for name in costs.terms if name != ROUNDING]
+        eights = storage.uniform(BYTE)
+        self.whole = {name: max(costs.evaluate(name, ranked.sizes, eights), 1.0) for name in self._names}
         self.whole["channels"] = float(max(ranked.sizes.sum(), 1))
+        if storage.layers:
+            self.whole[BYTES] = float(sum(layer.weight_bytes(BYTE) for layer in storage.layers))
+        self.limits = _shares(options, self.whole)
 
     @property
     def absolute(self) -> dict[str, float]:
         """The limits in units of the costs."""
         return {name: limit * self.whole[name] for name, limit in self.limits.items()}
 
-    def shares(self, kept: np.ndarray) -> dict[str, float]:
-        """Each cost when `kept` units stay."""
-        shares = {name: self._costs.evaluate(name, kept) / self.whole[name] for name in self._costs.terms}
+    def shares(self, kept: np.ndarray, bits: Bits = NO_BITS) -> dict[str, float]:
+        """Each cost when `kept` units stay and open layers have these bits."""
+        shares = {name: self._costs.evaluate(name, kept, bits) / self.whole[name] for name in self._names}
         return {**shares, "channels": float(kept.sum()) / self.whole["channels"]}
 
     def fits(self, kept: np.ndarray) -> bool:
@@ -105,24 +122,25 @@ class _Meter:
             return False
         return self._device is None or self._device.fits(kept)
 
-    def spent(self, kept: np.ndarray) -> tuple[Spent, ...]:
+    def spent(self, kept: np.ndarray, bits: Bits = NO_BITS) -> tuple[Spent, ...]:
         """Every limited resource."""
-        shares = self.shares(kept)
+        shares = self.shares(kept, bits)
         rows = [
             Spent(name, self.whole[name], shares[name] * self.whole[name], limit * self.whole[name])
             for name, limit in self.limits.items()
         ]
         if self._device is not None:
-            whole, left = self._device.measure(self._ranked.sizes), self._device.measure(kept)
+            whole = self._device.measure(self._ranked.sizes, self._storage.uniform(BYTE))
+            left = self._device.measure(kept, bits)
             rows += [
                 Spent(name, whole[name], left[name], limit) for name, limit in self._device.limits.items()
             ]
         return tuple(rows)
 
     def check_feasible(self) -> None:
-        """PassError when even the least that may stay is too much."""
+        """PassError when even the least that may stay, in the fewest bits, is too much."""
         fewest = self._ranked.fewest
-        least = self.shares(fewest)
+        least = self.shares(fewest, self._storage.uniform(0))
         missed = [
             f"{name}: at least {100 * least[name]:.1f} % stay, the budget is {100 * limit:.1f} %"
             for name, limit in self.limits.items()
@@ -133,6 +151,18 @@ class _Meter:
         if missed:
             advice = "lower `floor` or `multiple`, keep fewer layers, or raise the budget"
             raise PassError(f"no channels meet the budget ({'; '.join(missed)}); {advice}")
+
+
+def _shares(options: PruneOptions, whole: Mapping[str, float]) -> dict[str, float]:
+    """The limits of the budget that polynomials keep to, as shares of the whole network's."""
+    budget = options.budget
+    assert budget is not None
+    given = {"macs": budget.macs, "params": budget.params, "channels": budget.channels}
+    shares = {name: share for name, share in given.items() if share is not None}
+    if budget.weights is not None:
+        most = budget.weights
+        shares[BYTES] = most if isinstance(most, float) else most / whole[BYTES]
+    return shares
 
 
 def _uniform(ranked: Ranked, fits: Callable[[np.ndarray], bool]) -> np.ndarray:

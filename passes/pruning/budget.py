@@ -8,6 +8,8 @@ network at hand, so that they are exact there, and the program is solved anew:
     RAM                    at each step of the schedule, the sum of the blocks that live, each in proportion to
                            the value that lies there
 
+Where the bits of layers are open, each width of a layer has its own cycles, and flash falls with the bits.
+
 A round may go wrong where a kernel changes with the number of channels; then the next one aims lower. To the best
 network that the cost model itself finds within the budget, channels are given back as long as it stays there.
 """
@@ -15,7 +17,7 @@ network that the cost model itself finds within the budget, channels are given b
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -25,10 +27,12 @@ from ...ir.coupling import Coupling
 from ...ir.cutting import cut_graph
 from ...specs.options import PruneBudget
 from ..base import Cost, CostModel
+from ..bits.costs import BYTE
 from ..errors import PassError
-from .cost import Costs, Term, element_term, layer_terms, with_terms
-from .program import InfeasibleError, Solution, solve
+from .cost import NO_BITS, Bits, Costs, Term, element_term, layer_terms, with_terms
+from .program import InfeasibleError, Solution, Worth, solve
 from .ranking import Ranked
+from .storage import BYTES, CLOSED, Storage
 
 ROUNDS = 10
 FULL = 0.98  # of a limit: nearer the numbers of channels hardly come
@@ -40,83 +44,115 @@ _MARGIN = 0.985
 class Device:
     """What cut networks take on the target, and what they may: `limits`, and `aims` that leave room for errors."""
 
-    def __init__(self, coupling: Coupling, ranked: Ranked, costs: CostModel, budget: PruneBudget) -> None:
-        self._coupling, self._ranked, self._costs = coupling, ranked, costs
-        self._known: dict[bytes, Cost] = {}
+    def __init__(
+        self,
+        coupling: Coupling,
+        ranked: Ranked,
+        costs: CostModel,
+        budget: PruneBudget,
+        *,
+        storage: Storage = CLOSED,
+    ) -> None:
+        self._coupling, self._ranked, self._costs, self._storage = coupling, ranked, costs, storage
+        self._known: dict[tuple[bytes, tuple[tuple[str, int], ...]], Cost] = {}
+        self._cut: tuple[bytes, Graph] | None = None
         self._layers = layer_terms(coupling)
         self._values = {v.name: v for node in coupling.graph.nodes for v in node.outputs}
-        self.limits = _limits(budget, costs, self.measure(ranked.sizes))
+        self.limits = _limits(budget, costs, self.measure(ranked.sizes, storage.uniform(BYTE)))
         self.aims = {n: limit * (1 - FLASH_RESERVE * (n == "flash")) for n, limit in self.limits.items()}
 
-    def cost(self, kept: np.ndarray) -> Cost:
-        """The predicted cost of the network of which `kept[g]` units of group g stay."""
-        key = kept.tobytes()
+    def cost(self, kept: np.ndarray, bits: Bits = NO_BITS) -> Cost:
+        """The predicted cost when `kept[g]` units of group g stay and open layers have these bits."""
+        key = kept.tobytes(), tuple(sorted(bits.items()))
         if key not in self._known:
-            cut = cut_graph(self._coupling.kept(self._ranked.removed(kept)))
-            self._known[key] = self._costs.predict(cut)
+            if self._cut is None or self._cut[0] != key[0]:
+                self._cut = key[0], cut_graph(self._coupling.kept(self._ranked.removed(kept)))
+            self._known[key] = self._costs.predict(self._cut[1], layers=self._storage.precisions(bits))
         return self._known[key]
 
-    def measure(self, kept: np.ndarray) -> dict[str, float]:
+    def measure(self, kept: np.ndarray, bits: Bits = NO_BITS) -> dict[str, float]:
         """The predicted cost by the budget's names."""
-        return _measured(self.cost(kept))
+        return _measured(self.cost(kept, bits))
 
-    def fits(self, kept: np.ndarray) -> bool:
+    def fits(self, kept: np.ndarray, bits: Bits = NO_BITS) -> bool:
         """Whether every limit holds."""
-        return self.use(kept) <= 1.0
+        return self.use(kept, bits) <= 1.0
 
-    def use(self, kept: np.ndarray) -> float:
+    def use(self, kept: np.ndarray, bits: Bits = NO_BITS) -> float:
         """How much of the scarcest resource is taken."""
-        measured = self.measure(kept)
+        measured = self.measure(kept, bits)
         return max(measured[name] / aim for name, aim in self.aims.items())
+
+    def least(self, fewest: np.ndarray) -> dict[str, float]:
+        """What the smallest network takes of each resource, at the width at which it takes least of it."""
+        widths = self._storage.widths or (BYTE,)
+        measured = [self.measure(fewest, self._storage.uniform(width)) for width in widths]
+        return {name: min(found[name] for found in measured) for name in self.limits}
 
     def missed(self, fewest: np.ndarray) -> list[str]:
         """The limits that even the smallest network exceeds, and by how much."""
-        measured = self.measure(fewest)
+        least = self.least(fewest)
         return [
-            f"{name}: the smallest network takes {measured[name]:,.0f}, the budget is {limit:,.0f}, "
-            f"{measured[name] - self.aims[name]:,.0f} too much"
+            f"{name}: the smallest network takes {least[name]:,.0f}, the budget is {limit:,.0f}, "
+            f"{least[name] - self.aims[name]:,.0f} too much"
             for name, limit in self.limits.items()
-            if measured[name] > self.aims[name]
+            if least[name] > self.aims[name]
         ]
 
-    def fitted(self, costs: Costs, at: np.ndarray) -> tuple[Costs, dict[str, tuple[str, ...]]]:
+    def fitted(
+        self, costs: Costs, at: np.ndarray, bits: Bits = NO_BITS
+    ) -> tuple[Costs, dict[str, tuple[str, ...]]]:
         """The polynomials `costs` with those of the limited resources, exact at `at`; the rows of each resource."""
         rows: dict[str, dict[str, list[Term]]] = {}
         for name in self.limits:
-            if name == "flash":
-                rows[name] = {name: self._flash(costs, at)}
-            elif name == "ram":
-                rows[name] = self._ram(costs, at)
+            if name == "ram":
+                rows[name] = self._ram(costs, at, bits)
             else:
-                rows[name] = {name: self._time(costs, at, name)}
-        terms = {row: found for by_row in rows.values() for row, found in by_row.items()}
-        return with_terms(costs, self._coupling, terms), {name: tuple(found) for name, found in rows.items()}
+                terms = self._flash(costs) if name == "flash" else self._time(costs, at, bits, name)
+                taken = with_terms(costs, self._coupling, {name: terms}).evaluate(name, at, bits)
+                rows[name] = {name: [*terms, Term(self.measure(at, bits)[name] - taken, ())]}
+        terms_of = {row: found for by_row in rows.values() for row, found in by_row.items()}
+        fitted = with_terms(costs, self._coupling, terms_of)
+        return fitted, {name: tuple(found) for name, found in rows.items()}
 
-    def _time(self, costs: Costs, at: np.ndarray, name: str) -> list[Term]:
-        spent: dict[str, float] = defaultdict(float)
-        for node in self.cost(at).nodes:
-            spent[node.module] += getattr(node, name)
+    def _time(self, costs: Costs, at: np.ndarray, bits: Bits, name: str) -> list[Term]:
+        """Of each layer in proportion to its multiply-accumulates; of an open one so for each width."""
         bases = with_terms(costs, self._coupling, self._layers)
-        terms, rest = [], float(getattr(self.cost(at), name))
-        for layer, found in self._layers.items():
-            macs = bases.evaluate(layer, at)
-            if macs > 0:
-                rest -= spent[layer]
-                terms += [Term(t.coefficient * spent[layer] / macs, t.axes) for t in found]
-        return [*terms, Term(rest, ())]
+        macs = {module: bases.evaluate(module, at) for module in self._layers}
+        layers = {module: layer for layer in self._storage.layers for module in layer.modules}
+        spent = self._spent(at, bits, name)
+        terms: list[Term] = []
+        for module, found in self._layers.items():
+            if macs[module] > 0 and module not in layers:
+                terms += _scaled(found, spent[module] / macs[module])
+        for width in self._storage.widths:
+            spent = self._spent(at, self._storage.uniform(width), name)
+            for module, layer in layers.items():
+                if macs.get(module, 0.0) > 0 and width in layer.weights:
+                    share = spent[module] / macs[module]
+                    terms += _scaled(self._layers[module], share, when=(layer.name, width))
+        return terms
 
-    def _flash(self, costs: Costs, at: np.ndarray) -> list[Term]:
+    def _spent(self, at: np.ndarray, bits: Bits, name: str) -> Mapping[str, float]:
+        """Cycles or instructions of each module."""
+        spent: dict[str, float] = defaultdict(float)
+        for node in self.cost(at, bits).nodes:
+            spent[node.module] += getattr(node, name)
+        return spent
+
+    def _flash(self, costs: Costs) -> list[Term]:
+        """In proportion to parameters, as the whole network and half of it say; open layers by their bytes."""
+        eights = self._storage.uniform(BYTE)
         sizes = self._ranked.sizes
         half = self._ranked.rounded(np.ceil(sizes / 2))
         saved = costs.evaluate("params", sizes) - costs.evaluate("params", half)
-        whole, halved = self.cost(sizes).flash_bytes, self.cost(half).flash_bytes
+        whole, halved = (self.cost(kept, eights).flash_bytes for kept in (sizes, half))
         per_parameter = max(whole - halved, 0) / saved if saved > 0 else 1.0
-        rest = self.cost(at).flash_bytes - per_parameter * costs.evaluate("params", at)
-        terms = [Term(per_parameter * t.coefficient, t.axes) for t in costs.terms["params"]]
-        return [*terms, Term(rest, ())]
+        terms = costs.terms[BYTES] if self._storage.layers else costs.terms["params"]
+        return [replace(term, coefficient=per_parameter * term.coefficient) for term in terms]
 
-    def _ram(self, costs: Costs, at: np.ndarray) -> dict[str, list[Term]]:
-        cost = self.cost(at)
+    def _ram(self, costs: Costs, at: np.ndarray, bits: Bits) -> dict[str, list[Term]]:
+        cost = self.cost(at, bits)
         elements = {
             block.value: [element_term(self._coupling, self._values[block.value])]
             for block in cost.arena
@@ -151,56 +187,62 @@ def budget_of_step(budget: PruneBudget, costs: CostModel, graph: Graph, done: fl
 
 
 def allocate_on_device(
-    ranked: Ranked, costs: Costs, limits: Mapping[str, float], device: Device
+    ranked: Ranked, costs: Costs, limits: Mapping[str, float], worth: Worth, device: Device
 ) -> tuple[Solution, int]:
     """The best network found that keeps to `limits` of polynomials and to those of the device; how many rounds it took.
 
     PassError where no round finds one.
     """
-    at, best, margin = ranked.sizes, None, dict.fromkeys(device.limits, 1.0)
+    at, bits, best = ranked.sizes, {name: max(widths) for name, widths in costs.widths.items()}, None
+    margin = dict.fromkeys(device.limits, 1.0)
     for number in range(1, ROUNDS + 1):
-        fitted, rows = device.fitted(costs, at)
+        fitted, rows = device.fitted(costs, at, bits)
         bounds = {row: margin[name] * device.aims[name] for name, found in rows.items() for row in found}
         try:
-            solution = solve(ranked, fitted, {**limits, **bounds})
+            solution = solve(ranked, fitted, {**limits, **bounds}, worth)
         except InfeasibleError:
             if number == ROUNDS or np.array_equal(at, ranked.fewest):
                 break
             at = np.maximum(ranked.rounded(at / 2), ranked.fewest)
             continue
-        again, at = np.array_equal(solution.kept, at), solution.kept
-        if device.fits(at):
+        again = np.array_equal(solution.kept, at) and solution.bits == bits
+        at, bits = solution.kept, dict(solution.bits)
+        if device.fits(at, bits):
             if best is None or solution.worth > best.worth:
                 best = solution
-            if again or device.use(at) >= FULL or _binds(costs, limits, at, ranked):
+            if again or device.use(at, bits) >= FULL or _binds(costs, limits, solution, ranked):
                 break
             margin = dict.fromkeys(margin, 1.0)
         else:
-            measured = device.measure(at)
+            measured = device.measure(at, bits)
             margin = {
                 name: share * (_MARGIN if measured[name] > device.aims[name] else 1.0)
                 for name, share in margin.items()
             }
     if best is None:
         raise PassError(_nearest(ranked, device))
-    return replace(best, kept=_filled(ranked, costs, limits, device, best.kept)), number
+    return replace(best, kept=_filled(ranked, costs, limits, worth, device, best)), number
 
 
 def _filled(
-    ranked: Ranked, costs: Costs, limits: Mapping[str, float], device: Device, kept: np.ndarray
+    ranked: Ranked,
+    costs: Costs,
+    limits: Mapping[str, float],
+    worth: Worth,
+    device: Device,
+    solution: Solution,
 ) -> np.ndarray:
     """Channels given back where there is room, to the group first that gains the most; by one or two multiples."""
+    kept, bits = solution.kept, solution.bits
     tries, closed = 0, set(np.flatnonzero((kept == 0) | (kept == ranked.sizes)).tolist())
-    while tries < REFINEMENTS and len(closed) < len(kept) and device.use(kept) < 1 - (1 - FULL) / 2:
-        group = max(set(range(len(kept))) - closed, key=lambda g: _gain(ranked, kept, g))
+    while tries < REFINEMENTS and len(closed) < len(kept) and device.use(kept, bits) < 1 - (1 - FULL) / 2:
+        group = max(set(range(len(kept))) - closed, key=lambda g: _gain(worth, kept, g))
         for step in (1, 1 + ranked.multiple):
             more = kept.copy()
             more[group] += step
             more = np.where(kept == 0, 0, ranked.rounded(more))
             tries += 1
-            if all(costs.evaluate(n, more) <= limit for n, limit in limits.items() if n in costs.terms) and (
-                float(more.sum()) <= limits.get("channels", np.inf) and device.fits(more)
-            ):
+            if _within(costs, limits, more, bits) and device.fits(more, bits):
                 kept = more
                 break
         else:
@@ -210,10 +252,16 @@ def _filled(
     return kept
 
 
-def _gain(ranked: Ranked, kept: np.ndarray, group: int) -> float:
-    """What one more unit of a group is worth, as the integer program counts it."""
-    values = np.maximum(ranked.values[group], 1e-9)
-    return float(ranked.weights[group] * np.log1p(values[kept[group]] / values[: kept[group]].sum()))
+def _within(costs: Costs, limits: Mapping[str, float], kept: np.ndarray, bits: Bits) -> bool:
+    """Whether limits of polynomials, and of channels, hold."""
+    spent = {name: costs.evaluate(name, kept, bits) for name in limits if name in costs.terms}
+    return all(spent.get(name, float(kept.sum())) <= limit for name, limit in limits.items())
+
+
+def _gain(worth: Worth, kept: np.ndarray, group: int) -> float:
+    """What one more unit of a group is worth."""
+    count = int(kept[group])
+    return worth.of(group, count + 1) - worth.of(group, count)
 
 
 def _measured(cost: Cost) -> dict[str, float]:
@@ -226,16 +274,24 @@ def _measured(cost: Cost) -> dict[str, float]:
     }
 
 
-def _binds(costs: Costs, limits: Mapping[str, float], at: np.ndarray, ranked: Ranked) -> bool:
+def _scaled(terms: Sequence[Term], factor: float, *, when: tuple[str, int] | None = None) -> list[Term]:
+    return [replace(term, coefficient=term.coefficient * factor, when=when) for term in terms]
+
+
+def _binds(costs: Costs, limits: Mapping[str, float], solution: Solution, ranked: Ranked) -> bool:
     """Whether a limit of a polynomial is nearly used up, or nothing is cut."""
-    shares = [costs.evaluate(name, at) / limit for name, limit in limits.items() if name in costs.terms]
-    return np.array_equal(at, ranked.sizes) or any(share >= FULL for share in shares)
+    shares = [
+        costs.evaluate(name, solution.kept, solution.bits) / limit
+        for name, limit in limits.items()
+        if name in costs.terms
+    ]
+    return np.array_equal(solution.kept, ranked.sizes) or any(share >= FULL for share in shares)
 
 
 def _nearest(ranked: Ranked, device: Device) -> str:
-    measured = device.measure(ranked.fewest)
-    least = ", ".join(f"{name} {measured[name]:,.0f}" for name in device.limits)
-    return f"no network within the budget was found; the smallest takes {least}"
+    least = device.least(ranked.fewest)
+    shown = ", ".join(f"{name} {amount:,.0f}" for name, amount in least.items())
+    return f"no network within the budget was found; the smallest takes {shown}"
 
 
 def _limits(budget: PruneBudget, costs: CostModel, whole: Mapping[str, float]) -> dict[str, float]:

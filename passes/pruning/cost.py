@@ -1,48 +1,62 @@
-"""Multiply-accumulates and parameters of a graph as polynomials in the numbers of channels that stay.
+"""Costs of a graph as polynomials in the numbers of channels that stay, and in the bits of layers where they are open.
 
 size(axis) = fixed + sum over groups g of per_unit[axis, g] * kept[g]
-cost       = sum over terms of coefficient * product of the sizes of its axes
+cost       = sum over terms of coefficient * product of the sizes of its axes * [the layer of the term has its bits]
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations_with_replacement, product
 from math import prod
+from types import MappingProxyType
 
 import numpy as np
 
 from ...ir import Node, TensorType, Value
 from ...ir.coupling import STAYS, Coupling
 
+Bits = Mapping[str, int]
+"""Bits of the weights of layers."""
+NO_BITS: Bits = MappingProxyType({})
+
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A coefficient times the sizes of up to two axes, or of one axis twice."""
+    """A coefficient times the sizes of up to two axes, or of one axis twice; `when` a layer has these bits."""
 
     coefficient: float
     axes: tuple[int, ...]
+    when: tuple[str, int] | None = None
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Terms of each cost, and the sizes of axes they need, for all numbers of kept units a group."""
+    """Terms of each cost, and the sizes of axes they need, for all numbers of kept units a group.
+
+    `widths` has the bits that the weights of each layer may have, where that is open.
+    """
 
     terms: Mapping[str, tuple[Term, ...]]
     fixed: Mapping[int, int]  # channels of each axis that stay
     per_unit: Mapping[int, Mapping[int, int]]  # channels of each axis that a unit of each group holds
+    widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def size(self, axis: int, kept: np.ndarray) -> int:
         """Channels of an axis when `kept[g]` units of group g stay."""
         return self.fixed[axis] + sum(n * int(kept[g]) for g, n in self.per_unit[axis].items())
 
-    def evaluate(self, name: str, kept: np.ndarray) -> float:
-        """A cost when `kept[g]` units of group g stay."""
+    def evaluate(self, name: str, kept: np.ndarray, bits: Bits = NO_BITS) -> float:
+        """A cost when `kept[g]` units of group g stay, and open layers have these bits."""
         sizes = self._matrix @ kept + self._constant
         coefficients, first, second = self._arrays[name]
-        return float((coefficients * sizes[first] * sizes[second]).sum())
+        amounts = coefficients * sizes[first] * sizes[second]
+        conditions = self._conditions[name]
+        if conditions:
+            amounts[[at for at, (layer, width) in conditions.items() if bits[layer] != width]] = 0.0
+        return float(amounts.sum())
 
     @cached_property
     def _rows(self) -> Mapping[int, int]:
@@ -64,6 +78,13 @@ class Costs:
     @cached_property
     def _arrays(self) -> Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
         return {name: self._array(terms) for name, terms in self.terms.items()}
+
+    @cached_property
+    def _conditions(self) -> Mapping[str, Mapping[int, tuple[str, int]]]:
+        return {
+            name: {at: term.when for at, term in enumerate(terms) if term.when is not None}
+            for name, terms in self.terms.items()
+        }
 
     def _array(self, terms: Sequence[Term]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         rows = [[*(self._rows[axis] for axis in term.axes), 0, 0][:2] for term in terms]
@@ -92,6 +113,7 @@ def with_terms(costs: Costs, coupling: Coupling, terms: Mapping[str, Sequence[Te
         {**costs.terms, **{name: tuple(found) for name, found in terms.items()}},
         {**costs.fixed, **{axis: fixed for axis, (fixed, _) in held.items()}},
         {**costs.per_unit, **{axis: per_unit for axis, (_, per_unit) in held.items()}},
+        costs.widths,
     )
 
 

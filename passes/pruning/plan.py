@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 
 from ...ir import Graph, dump
 from ...ir.coupling import STAYS, Coupling, Kept
+from ...specs.options import LayerPrecision
 from ..errors import PassError
 
 PLAN_VERSION = 2
@@ -29,16 +31,20 @@ def digest(graph: Graph) -> str:
     return sha.hexdigest()
 
 
-def plan_bytes(steps: Sequence[tuple[Kept, Graph]], data: Sequence[Sequence[torch.Tensor]]) -> bytes:
+Layers = Mapping[str, LayerPrecision]
+
+
+def plan_bytes(steps: Sequence[tuple[Kept, Graph, Layers]], data: Sequence[Sequence[torch.Tensor]]) -> bytes:
     """The plan as JSON: for each step and group its constants' dimensions, its size and the units that stay.
 
-    A step is what stays of the graph before, and the graph after it; `data` is what scores and repairs saw.
+    A step is what stays of the graph before, the graph after it, and the bits of layers that were decided with it;
+    `data` is what scores and repairs saw.
     """
     plan = {
         "fxpress_plan": PLAN_VERSION,
         "tool": f"fxpress {version('fxpress')}",
         "data": data_digest(data) if data else None,
-        "steps": [_step(kept, after) for kept, after in steps],
+        "steps": [_step(*step) for step in steps],
     }
     return (json.dumps(plan, indent=1) + "\n").encode()
 
@@ -61,7 +67,7 @@ def places_of(coupling: Coupling) -> dict[int, list[str]]:
     return places
 
 
-def _step(kept: Kept, after: Graph) -> dict[str, object]:
+def _step(kept: Kept, after: Graph, layers: Layers) -> dict[str, object]:
     coupling, places = kept.coupling, places_of(kept.coupling)
     groups = []
     for group in range(int(coupling.groups.max()) + 1):
@@ -73,18 +79,21 @@ def _step(kept: Kept, after: Graph) -> dict[str, object]:
         "before": digest(coupling.graph),
         "after": digest(after),
         "groups": groups,
+        **({"layers": dict(layers)} if layers else {}),
     }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One step of a plan as it was read: which graph it is for, and which units of each group stay."""
+    """One step of a plan as it was read: which graph it is for, which units of each group stay, and
+    the bits of layers."""
 
     path: Path
     before: str
     whole_heads: bool
     sizes: list[int]
     kept: list[np.ndarray]
+    layers: Layers
 
     def removed(self, coupling: Coupling) -> np.ndarray:
         """The units that go; PassError when the plan is not of this graph."""
@@ -122,4 +131,14 @@ def read_plan(path: Path) -> tuple[Plan, ...]:
 def _read_step(path: Path, step: Mapping[str, Any]) -> Plan:  # any: JSON, each part checked as it is read
     sizes = [int(group["size"]) for group in step["groups"]]
     kept = [np.array(group["kept"], dtype=np.int64) for group in step["groups"]]
-    return Plan(path, str(step["before"]), bool(step["whole_heads"]), sizes, kept)
+    layers = {str(module): _precision(bits) for module, bits in step.get("layers", {}).items()}
+    return Plan(path, str(step["before"]), bool(step["whole_heads"]), sizes, kept, layers)
+
+
+def _precision(name: str) -> LayerPrecision:
+    """A storage of weights by its name."""
+    precision: LayerPrecision = _PRECISIONS.validate_python(name)
+    return precision
+
+
+_PRECISIONS: TypeAdapter[LayerPrecision] = TypeAdapter(LayerPrecision)

@@ -1,13 +1,17 @@
-"""How many units of each group stay, by an exact integer program.
+"""How many units of each group stay, and where that is open the bits of each layer, by an exact integer program.
 
 The program has a binary variable for each group and each number of units that it may keep. Costs are products of
 the sizes of two axes: a size is split over the levels of one group,
 
     size_b = sum_l z_l,    least_b x_l <= z_l <= most_b x_l,    size_a * size_b = sum_l a_l z_l
 
-which is exact at whole x. What is maximised is the sum over groups of log(share of the score that stays), so that no
-group is emptied for being cheap, each weighed by the number of weights that hang on it. The groups of a residual
-branch may all go at once; if a fraction e of the sum is not the branch's, theirs is log(e + (1 - e) * share).
+which is exact at whole x. What counts only at some bits of a layer is split over its widths in the same way.
+
+What is maximised is what the units that stay are worth. `LogShare` is the sum over groups of log(share of the score
+that stays), so that no group is emptied for being cheap, each weighed by the number of weights that hang on it. The
+groups of a residual branch may all go at once; if a fraction e of the sum is not the branch's, theirs is
+log(e + (1 - e) * share). `Measured` is the loss that cutting a group alone causes, to which the loss of rounding each
+layer adds.
 """
 
 from __future__ import annotations
@@ -15,75 +19,126 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import coo_array
 
 from ..errors import PassError
-from .cost import Costs
+from .cost import Bits, Costs, Term
 from .ranking import Ranked
 
 LEVELS = 12
 TIME_LIMIT_SECONDS = 60.0
 GAP = 1e-3
+ROUNDING = "rounding"
+"""The cost that rounding is: what it adds to the loss."""
 
 
 class InfeasibleError(PassError):
     """No numbers of units keep to the limits."""
 
 
+class Worth(Protocol):
+    """What the units that stay are worth."""
+
+    def of(self, group: int, count: int) -> float:
+        """The worth of a group of which `count` units stay, at most 0; the most valuable ones stay."""
+
+
+class LogShare:
+    """The logarithm of the share of the score that stays."""
+
+    def __init__(self, ranked: Ranked) -> None:
+        self._weights = ranked.weights
+        self._summed = [np.cumsum([0.0, *np.maximum(values, 1e-9)]) for values in ranked.values]
+        self._rest = np.zeros(len(ranked.values))
+        for drop in ranked.droppable:
+            self._rest[list(drop.groups)] = drop.rest
+
+    def of(self, group: int, count: int) -> float:
+        """The weighed logarithm."""
+        rest, summed = self._rest[group], self._summed[group]
+        share = max(rest + (1 - rest) * summed[count] / summed[-1], 1e-9)
+        return float(self._weights[group] * np.log(share))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Losses at some numbers of units of each group, and on the line between them."""
+
+    levels: tuple[np.ndarray, ...]
+    losses: tuple[np.ndarray, ...]
+
+    def of(self, group: int, count: int) -> float:
+        """The loss, below zero."""
+        return -float(np.interp(count, self.levels[group], self.losses[group]))
+
+
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Units that stay of each group, what that is worth, and how far from it the best may be at most."""
+    """Units that stay of each group, bits of open layers, what that is worth, and how far the best may be at most."""
 
     kept: np.ndarray
+    bits: Bits
     worth: float
     gap: float
 
 
-def solve(ranked: Ranked, costs: Costs, limits: Mapping[str, float]) -> Solution:
-    """The numbers of units that keep the most score while each of `costs` stays within its limit."""
-    return _Program(ranked, costs).solve(limits)
+def solve(ranked: Ranked, costs: Costs, limits: Mapping[str, float], worth: Worth) -> Solution:
+    """The numbers of units that are worth most while each of `costs` stays within its limit."""
+    return _Program(ranked, costs).solve(limits, worth)
+
+
+def levels_of(ranked: Ranked) -> tuple[np.ndarray, ...]:
+    """The numbers of units that the program considers for each group."""
+    return tuple(
+        np.union1d(_levels(int(n), int(least), ranked.multiple), [fewest])
+        for n, least, fewest in zip(ranked.sizes, ranked.least, ranked.fewest, strict=True)
+    )
 
 
 class _Program:
-    """The integer program, as it is put together."""
+    """The integer program, as it is put together: binary variables first, then the parts of products."""
 
     def __init__(self, ranked: Ranked, costs: Costs) -> None:
         self._ranked, self._costs = ranked, costs
-        self._levels = [
-            np.union1d(_levels(int(n), int(least), ranked.multiple), [fewest])
-            for n, least, fewest in zip(ranked.sizes, ranked.least, ranked.fewest, strict=True)
-        ]
+        self._levels = levels_of(ranked)
         self._starts = np.concatenate([[0], np.cumsum([len(levels) for levels in self._levels])]).astype(int)
-        self._columns = int(self._starts[-1])  # variables so far: first the binary ones, then the parts z
-        self._upper = [1.0] * self._columns
+        self._columns = int(self._starts[-1])
+        self._stored: dict[tuple[str, int], int] = {}
         self._rows: list[tuple[Mapping[int, float], float, float]] = []
-        self._parts: dict[tuple[int, int], int] = {}
         for group, levels in enumerate(self._levels):
-            first = self._starts[group]
-            self._rows.append(({int(first) + i: 1.0 for i in range(len(levels))}, 1.0, 1.0))
+            first = int(self._starts[group])
+            self._rows.append(({first + i: 1.0 for i in range(len(levels))}, 1.0, 1.0))
         for drop in ranked.droppable:
             for a, b in pairwise(drop.groups):
                 self._rows.append(({int(self._starts[a]): 1.0, int(self._starts[b]): -1.0}, 0.0, 0.0))
+        for layer, widths in costs.widths.items():
+            self._stored |= {(layer, width): self._columns + i for i, width in enumerate(widths)}
+            self._rows.append(({self._columns + i: 1.0 for i in range(len(widths))}, 1.0, 1.0))
+            self._columns += len(widths)
+        self._binaries = self._columns
+        self._upper = [1.0] * self._columns
+        self._parts: dict[tuple[int, int], int] = {}
+        self._shares: dict[tuple[str, tuple[int, ...]], Mapping[int, int]] = {}
 
-    def solve(self, limits: Mapping[str, float]) -> Solution:
-        """The numbers of units that keep the most score within the limits."""
+    def solve(self, limits: Mapping[str, float], worth: Worth) -> Solution:
+        """The numbers of units, and bits, that are worth most within the limits."""
         for name, limit in limits.items():
             self._rows.append(self._limit(name, limit))
-        rest = np.zeros(len(self._levels))
-        for drop in self._ranked.droppable:
-            rest[list(drop.groups)] = drop.rest
-        gain = np.zeros(self._columns)
+        loss: dict[int, float] = {}
         for group, levels in enumerate(self._levels):
-            summed = np.cumsum([0.0, *np.maximum(self._ranked.values[group], 1e-9)])
-            share = np.maximum(rest[group] + (1 - rest[group]) * summed[levels] / summed[-1], 1e-9)
-            gain[self._starts[group] : self._starts[group + 1]] = self._ranked.weights[group] * np.log(share)
-        whole = np.arange(self._columns) < self._starts[-1]
+            first = int(self._starts[group])
+            loss.update((first + i, -worth.of(group, int(level))) for i, level in enumerate(levels))
+        fixed = sum(self._add_term(loss, term, 1.0) for term in self._costs.terms.get(ROUNDING, ()))
+        objective = np.zeros(self._columns)
+        objective[list(loss)] = list(loss.values())
+        scale = 1e3 / max(float((np.abs(objective) * np.array(self._upper)).sum()), 1e-12)
         result = milp(
-            -1e3 * gain / max(np.abs(gain).sum(), 1e-12),
-            integrality=whole.astype(int),
+            scale * objective,
+            integrality=(np.arange(self._columns) < self._binaries).astype(int),
             bounds=Bounds(0.0, np.array(self._upper)),
             constraints=self._constraints(),
             options={"time_limit": TIME_LIMIT_SECONDS, "mip_rel_gap": GAP},
@@ -96,7 +151,9 @@ class _Program:
             levels[int(np.argmax(result.x[self._starts[g] : self._starts[g + 1]]))]
             for g, levels in enumerate(self._levels)
         ]
-        return Solution(np.array(chosen, dtype=np.int64), -float(result.fun), float(result.mip_gap or 0.0))
+        bits = {layer: width for (layer, width), at in self._stored.items() if result.x[at] > 0.5}
+        gap = float(result.mip_gap or 0.0)
+        return Solution(np.array(chosen, dtype=np.int64), bits, -float(result.fun) / scale - fixed, gap)
 
     def _limit(self, name: str, limit: float) -> tuple[Mapping[int, float], float, float]:
         """A row: the cost in units of its budget, at most one."""
@@ -106,10 +163,20 @@ class _Program:
             for group in range(len(self._levels)):
                 self._add_size(row, {group: 1}, 0, 1.0 / limit)
         for term in self._costs.terms.get(name, ()):
-            fixed += self._add_term(row, term.coefficient / limit, term.axes)
+            fixed += self._add_term(row, term, 1.0 / limit)
         return row, -np.inf, 1.0 - fixed + 1e-9
 
-    def _add_term(self, row: dict[int, float], factor: float, axes: Sequence[int]) -> float:
+    def _add_term(self, row: dict[int, float], term: Term, factor: float) -> float:
+        """Add a term to a row; what is constant of it is returned."""
+        factor *= term.coefficient
+        if term.when is None:
+            return self._add_product(row, factor, term.axes)
+        layer, width = term.when
+        column = self._share(layer, term.axes)[width] if term.axes else self._stored[layer, width]
+        row[column] = row.get(column, 0.0) + factor
+        return 0.0
+
+    def _add_product(self, row: dict[int, float], factor: float, axes: Sequence[int]) -> float:
         """Add a product of sizes to a row; what is constant of it is returned."""
         if not axes:
             return factor
@@ -131,6 +198,28 @@ class _Program:
                 column = int(self._starts[group]) + i
                 row[column] = row.get(column, 0.0) + factor * count * float(level)
         return factor * fixed
+
+    def _share(self, layer: str, axes: tuple[int, ...]) -> Mapping[int, int]:
+        """Variables that hold a product of sizes at the width that the layer takes, and zero at others: columns."""
+        if (layer, axes) not in self._shares:
+            total: dict[int, float] = {}
+            fixed = self._add_product(total, -1.0, axes)
+            most, least = (
+                float(np.prod([self._costs.size(axis, kept) for axis in axes]))
+                for kept in (self._ranked.sizes, self._ranked.fewest)
+            )
+            columns = {}
+            for width in self._costs.widths[layer]:
+                columns[width] = part = self._columns
+                self._columns += 1
+                self._upper.append(most)
+                total[part] = 1.0
+                at = self._stored[layer, width]
+                self._rows.append(({part: 1.0, at: -most}, -np.inf, 0.0))
+                self._rows.append(({part: 1.0, at: -least}, 0.0, np.inf))
+            self._rows.append((total, -fixed, -fixed))
+            self._shares[layer, axes] = columns
+        return self._shares[layer, axes]
 
     def _split(self, group: int, axis: int) -> int:
         """Variables z_l that hold the size of `axis` at the level that `group` takes; the first one's column."""

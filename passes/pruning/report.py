@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from ...specs.options import PruneOptions
 from ..base import Context
 from ..report import Cell, Decision, PassReport, Table
 from .allocation import Spent
+from .joint import DecidedBits
 from .picture import picture_of
 from .plan import places_of, plan_bytes
 
@@ -32,6 +33,7 @@ class Step:
     figures: Mapping[str, Cell]
     training: tuple[tuple[Cell, ...], ...] = ()  # a row for each epoch
     spent: tuple[Spent, ...] = ()  # of each resource that the budget names
+    bits: DecidedBits = field(default_factory=DecidedBits)
 
 
 def report_of(steps: Sequence[Step], options: PruneOptions, context: Context) -> PassReport:
@@ -50,16 +52,24 @@ def report_of(steps: Sequence[Step], options: PruneOptions, context: Context) ->
     tables += [_budget_table(steps)] if steps[-1].spent else []
     tables += [_step_table(steps)] if several or options.finetune is not None else []
     tables += [_group_table(s, f"groups_{n}" if several else "groups") for n, s in enumerate(steps, start=1)]
+    tables += steps[-1].bits.tables
     statistics = {
         f"{node.source or node.outputs[0]}: {node.op.name} takes its statistics over the channels that stay": None
         for step in steps
         for node in changed_statistics(step.kept)
     }
     files = {
-        PLAN_FILE: plan_bytes([(step.kept, step.after) for step in steps], context.calibration),
+        PLAN_FILE: plan_bytes(
+            [(step.kept, step.after, step.bits.layers) for step in steps], context.calibration
+        ),
         PICTURE_FILE: picture_of(steps[0].kept, after).encode(),
+        **steps[-1].bits.files,
     }
-    decisions = (*_layer_decisions(before, after), *_refused(steps[0].kept))
+    decisions = (
+        *_layer_decisions(before, after),
+        *steps[-1].bits.decisions,
+        *_refused(steps[0].kept),
+    )
     return PassReport("prune", decisions, tuple(tables), tuple(statistics), files)
 
 

@@ -14,11 +14,11 @@ from ..calibrate import Batch, batch_size, check_samples, passes_batches
 from ..errors import PassError
 from ..fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
 from ..pattern import apply_rules
-from ..progress import Progress
+from ..progress import Progress, silent
 from .blocks import Block, Rounding, data_of, find_blocks, round_weight
 from .objective import Loss, choose_loss
 from .table import Objective
-from .workers import Workers, make_shards
+from .workers import ALONE, SHARDS, Workers, make_shards
 
 Result = TypeVar("Result")
 
@@ -71,11 +71,11 @@ def prepare(
     batches: Sequence[Batch],
     labels: Sequence[Tensor] = (),
     *,
-    objective: Objective | None,
+    objective: Objective | None = None,
     rounding: Rounding = round_weight,
-    shards: int,
-    workers: Workers,
-    progress: Progress,
+    shards: int = SHARDS,
+    workers: Workers = ALONE,
+    progress: Progress = silent,
 ) -> Study:
     """Fold, find blocks and cut the samples up; PassError for what cannot be measured."""
     if any(v.type.is_quantized for v in graph.constants):

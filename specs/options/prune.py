@@ -30,6 +30,11 @@ class PruneBudget(Section):
     macs: Percent | None = Field(default=None, description="Multiply-accumulates of one run.")
     params: Percent | None = Field(default=None, description="Elements of all weights and other constants.")
 
+    weights: BytesOrShare | None = Field(
+        default=None,
+        description="Bytes of the weights as packed integers, with `bits`; a share is one of what 8 bits take.",
+    )
+
     flash: BytesOrShare | None = Field(default=None, description="Code and constants.")
     ram: BytesOrShare | None = Field(
         default=None, description="The arena: the most that values and working memory take at once."
@@ -49,10 +54,12 @@ class PruneBudget(Section):
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:
-        if not self.on_device and self.channels is None and self.macs is None and self.params is None:
+        named = (self.channels, self.macs, self.params, self.weights)
+        if not self.on_device and all(limit is None for limit in named):
             raise fault(
                 "S205",
-                "a budget names a resource, of channels, macs, params, flash, ram, cycles, instructions, or the target",
+                "a budget names a resource, of channels, macs, params, weights, flash, ram, cycles, instructions, "
+                "or the target",
                 hint="for example `macs: 60 %`, `flash: 48 KiB`, or `budget: target`",
             )
         return self
@@ -136,6 +143,11 @@ class PruneOptions(PassOptions):
         "from those that stay), `bias` (they take them at their mean), `merge` (they read the most similar channel "
         "in their place, without data); and `batchnorm` (statistics measured anew).",
     )
+    bits: Annotated[tuple[Literal[2, 4, 8], ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Bits that the weights of each layer may have: numbers of channels and bits are then decided "
+        "together, by one integer program over measured losses, and `quantize` obeys.",
+    )
     steps: Annotated[int, Field(ge=1, le=100)] = Field(
         default=1,
         description="Prune, repair and train so many times, each time a part: shares of `macs`, `params` and "
@@ -160,6 +172,17 @@ class PruneOptions(PassOptions):
         if len({"least_squares", "bias", "merge"} & set(self.compensation)) > 1:
             raise fault(
                 "S205", "`least_squares`, `bias` and `merge` make up for the same channels", hint="take one"
+            )
+        alone = self.allocation == "exact" and self.steps == 1 and "blocks" not in self.granularity
+        if self.bits is not None and not (self.budget is not None and alone):
+            raise fault(
+                "S205",
+                "`bits` are decided with a budget, by `allocation: exact`, in one step, and not with `blocks`",
+                hint="leave out `bits`, or what does not go with them",
+            )
+        if self.bits is None and self.budget is not None and self.budget.weights is not None:
+            raise fault(
+                "S205", "a budget of `weights` needs `bits`", hint="add `bits: [4, 8]`, or take `params`"
             )
         if "blocks" in self.granularity and self.allocation != "exact":
             raise fault("S205", "`blocks` go by `allocation: exact`", hint="leave `allocation` out")
