@@ -1,7 +1,7 @@
 # make demo      set-up, then the digits example from training to a simulated Cortex-M4
 # make test      set-up, then the tests; test-full also runs those that take minutes
 # make lint      ruff and mypy; wheel-test: the tests on the installed wheel and sdist
-# make bench-mcu, bench-torch, bench-low-bits, bench-prune, bench-hessian, bench-mixed, bench-allocation, zoo    tables, and benchmarks/results/*.json
+# make bench-mcu, bench-torch, bench-low-bits, bench-coded-weights, bench-prune, bench-hessian, bench-mixed, bench-allocation, zoo    tables, and benchmarks/results/*.json
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -70,11 +70,14 @@ bench-prune: setup
 bench-low-bits: setup build/.tools-all
 	$(PY) benchmarks/low_bits.py
 
+bench-coded-weights: setup build/.tools-all
+	$(PY) benchmarks/coded_weights.py
+
 bench-hessian: setup
 	$(PY) benchmarks/hessian.py
 
 bench-mixed: setup build/.tools-all
-	$(PY) benchmarks/mixed.py
+	$(PY) benchmarks/mixed.py --jobs $(JOBS)
 
 bench-allocation: setup
 	$(PY) benchmarks/allocation.py
