@@ -7,6 +7,7 @@ graph grows by it.
 from . import grow_elementwise, grow_layers, grow_movement
 from .compare import assert_equivalent, assert_exact
 from .cuts import check_closed, check_cut, check_permutation, opened, permuted, random_removal
+from .drawn import drawn_constant, drawn_samples
 from .graphs import CNN_OPS, DEFAULT_OPS, INTEGER_OPS, MLP_OPS, Example, examples, graphs, quantized_graphs
 from .growth import GROWS, Grow, Growth, Step, grows
 from .integers import to_integers
@@ -30,6 +31,8 @@ __all__ = [
     "check_cut",
     "check_permutation",
     "check_rewrite",
+    "drawn_constant",
+    "drawn_samples",
     "examples",
     "graphs",
     "grow_elementwise",

@@ -9,14 +9,14 @@ import torch
 from fxpress.ir import Graph, Value, dump, parse, run
 from fxpress.ir.ops.binary import Sub
 from fxpress.ir.ops.conv import Conv
+from fxpress.ir.testing import drawn_constant
 from fxpress.passes import find_pass
 from fxpress.passes.report import PassReport
 from fxpress.specs.options import FuseOptions
 
 
 def fill(value: Value) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(len(value.name))
-    tensor = torch.randn(value.type.shape, generator=generator)
+    tensor = drawn_constant(value)
     return tensor.abs() + 0.1 if "var" in value.name else tensor
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fxpress.ir import Graph, Value, parse, run, run_integer
 from fxpress.ir.huffman import code_lengths, encode
+from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import Context, PassResult, find_pass
 from fxpress.passes.quantization.codebook import share_values
 from fxpress.specs.options import QuantizeOptions
@@ -68,16 +69,13 @@ graph(%x: f32[1x3x8x8]) {
 
 
 def fill(value: Value) -> Tensor:
-    return torch.randn(value.type.shape, generator=torch.Generator().manual_seed(len(value.name))) / 3
-
-
-def samples(graph: Graph, *, seed: int = 1) -> list[tuple[Tensor, ...]]:
-    generator = torch.Generator().manual_seed(seed)
-    return [(torch.randn(graph.inputs[0].type.shape, generator=generator),) for _ in range(40)]
+    return drawn_constant(value) / 3
 
 
 def quantize(before: Graph, **options: object) -> PassResult:
-    context = Context(calibration=samples(before), selects=lambda pattern, module: pattern == module)
+    context = Context(
+        calibration=drawn_samples(before, 40), selects=lambda pattern, module: pattern == module
+    )
     return find_pass("quantize")(before, QuantizeOptions.model_validate(options), context)
 
 
@@ -93,7 +91,7 @@ def test_sixteen_values_are_nearer_to_the_float_network_than_four_bits() -> None
     def error(after: Graph) -> float:
         return sum(
             float((run(before, x)[0] - run_integer(after, x)[0]).square().sum())
-            for x in samples(before, seed=2)
+            for x in drawn_samples(before, 40, seed=2)
         )
 
     errors = [error(quantize(before, codebook_bits=bits).graph) for bits in (2, 3, 4, 6)]

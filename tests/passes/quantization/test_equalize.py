@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-from fxpress.ir import DType, Graph, Value, parse, run, run_integer
-from fxpress.ir.testing import check_rewrite, graphs
+from fxpress.ir import DType, Graph, parse, run, run_integer
+from fxpress.ir.testing import check_rewrite, drawn_constant, graphs
 from fxpress.passes import Context, PassResult, find_pass
 from fxpress.specs.options import EqualizeOptions, FuseOptions, QuantizeOptions
 
 LAYERED = ("conv", "conv_transpose", "linear", "relu", "leaky_relu", "max_pool", "avg_pool", "reshape", "add")
-
-
-def fill(value: Value) -> Tensor:
-    return torch.randn(value.type.shape, generator=torch.Generator().manual_seed(len(value.name)))
 
 
 def equalize(graph: Graph, *, keep: tuple[str, ...] = ()) -> PassResult:
@@ -58,7 +53,7 @@ graph(%x: f32[1x3x8x8]) {
 
 
 def test_ranges_agree_through_a_depthwise_chain_and_a_flattening() -> None:
-    after = equalize(parse(CHAIN, fill=fill)).graph.params
+    after = equalize(parse(CHAIN, fill=drawn_constant)).graph.params
     stem, depthwise = after["w1"].abs().amax((1, 2, 3)), after["w2"].abs().amax((1, 2, 3))
     written, read = after["w3"].abs().amax((1, 2, 3)), after["w4"].abs().view(5, 4, 4).amax((0, 2))
     torch.testing.assert_close(stem, depthwise, rtol=1e-3, atol=0.0)
@@ -79,7 +74,7 @@ def unbalanced(graph: Graph) -> Graph:
 
 
 def test_channels_that_were_scaled_apart_come_together_again() -> None:
-    before = parse(CHAIN, fill=fill)
+    before = parse(CHAIN, fill=drawn_constant)
     plain, apart = equalize(before).graph, equalize(unbalanced(before)).graph
     for name in ("w1", "b1", "w2", "w3", "w4"):
         torch.testing.assert_close(plain.params[name], apart.params[name], rtol=1e-3, atol=1e-4)
@@ -87,7 +82,7 @@ def test_channels_that_were_scaled_apart_come_together_again() -> None:
 
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_shared_grids_lose_less(per_channel: bool) -> None:
-    before = unbalanced(parse(CHAIN, fill=fill))
+    before = unbalanced(parse(CHAIN, fill=drawn_constant))
     generator = torch.Generator().manual_seed(0)
     inputs = [(torch.randn(1, 3, 8, 8, generator=generator),) for _ in range(64)]
 
@@ -100,7 +95,7 @@ def test_shared_grids_lose_less(per_channel: bool) -> None:
 
 
 def test_a_channel_of_zeros_stays() -> None:
-    before = parse(CHAIN, fill=fill)
+    before = parse(CHAIN, fill=drawn_constant)
     weight = before.params["w1"].clone()
     weight[2] = 0
     after = equalize(before.with_params({"w1": weight})).graph
@@ -109,7 +104,7 @@ def test_a_channel_of_zeros_stays() -> None:
 
 
 def test_a_layer_that_the_spec_keeps_is_not_scaled() -> None:
-    before = parse(CHAIN, fill=fill)
+    before = parse(CHAIN, fill=drawn_constant)
     result = equalize(before, keep=("depthwise",))
     assert all(torch.equal(result.graph.params[name], before.params[name]) for name in ("w1", "b1", "w2"))
     assert result.report.declined["equalize"]["the spec keeps one of the layers"] == 2
@@ -133,7 +128,7 @@ def test_a_layer_that_the_spec_keeps_is_not_scaled() -> None:
 def test_what_does_not_pass_a_factor_on_is_told(middle: str, reason: str) -> None:
     text = "graph(%x: f32[1x4]) {\n  const %w: f32[4x4]\n  const %v: f32[4x4]\n  MIDDLE\n"
     text += "  %y: f32[1x4] = linear(%a, %v)\n  return output: %y\n}"
-    before = parse(text.replace("MIDDLE", middle), fill=fill)
+    before = parse(text.replace("MIDDLE", middle), fill=drawn_constant)
     result = equalize(before)
     assert reason in result.report.declined["equalize"]
     assert result.graph == before
@@ -141,5 +136,5 @@ def test_what_does_not_pass_a_factor_on_is_told(middle: str, reason: str) -> Non
 
 def test_a_result_that_is_read_twice_stays() -> None:
     text = CHAIN.replace("return output: %y", "return output: %y, other: %b")
-    reasons = equalize(parse(text, fill=fill)).report.declined["equalize"]
+    reasons = equalize(parse(text, fill=drawn_constant)).report.declined["equalize"]
     assert reasons["its result is read more than once, or is an output"] == 2  # the head's too

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from fxpress.compiler.data import snr_db
 from fxpress.ir import Graph, Quantization, Value, parse, run, run_integer
 from fxpress.ir.ops.softmax import Softmax
+from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import CalibrationError, Context, MissingNeedError, PassResult, find_pass
 from fxpress.specs.options import FuseOptions, QuantizeOptions
 
@@ -17,7 +19,7 @@ Sample = tuple[Tensor, ...]
 
 
 def fill(value: Value) -> Tensor:
-    tensor = torch.randn(value.type.shape, generator=torch.Generator().manual_seed(len(value.name))) / 3
+    tensor = drawn_constant(value) / 3
     return tensor.abs() + 0.1 if "var" in value.name else tensor
 
 
@@ -25,14 +27,9 @@ def graph(text: str, **params: Tensor) -> Graph:
     return parse(text, params=params, fill=fill)
 
 
-def samples(graph: Graph, count: int, *, seed: int = 1) -> list[Sample]:
-    generator = torch.Generator().manual_seed(seed)
-    return [tuple(torch.randn(v.type.shape, generator=generator) for v in graph.inputs) for _ in range(count)]
-
-
 def quantize(before: Graph, calibration: Sequence[Sample] | None = None, **options: object) -> PassResult:
     context = Context(
-        calibration=samples(before, 40) if calibration is None else calibration,
+        calibration=drawn_samples(before, 40) if calibration is None else calibration,
         selects=lambda pattern, module: pattern in ("*", module),
     )
     return find_pass("quantize")(before, QuantizeOptions.model_validate(options), context)
@@ -49,9 +46,8 @@ def grid(after: Graph, name: str) -> Quantization:
 
 
 def signal_to_noise_db(before: Graph, after: Graph) -> float:
-    outputs = [(run(before, x)[0], run_integer(after, x)[0]) for x in samples(before, 20, seed=2)]
-    real, integer = (torch.cat(t) for t in zip(*outputs, strict=True))
-    return float(10 * torch.log10(real.square().sum() / (real - integer).square().sum()))
+    outputs = [(run(before, x)[0], run_integer(after, x)[0]) for x in drawn_samples(before, 20, seed=2)]
+    return snr_db(*(torch.cat(t) for t in zip(*outputs, strict=True)))
 
 
 SMALL_CNN = """
@@ -104,7 +100,7 @@ def test_error_falls_as_bits_rise() -> None:
 
 def test_bias_correction_brings_the_mean_of_the_output_back() -> None:
     before = graph(SMALL_CNN)
-    inputs = samples(before, 200)
+    inputs = drawn_samples(before, 200)
 
     def mean_error(after: Graph) -> float:
         errors = [run_integer(after, x)[0] - run(before, x)[0] for x in inputs]
@@ -177,7 +173,7 @@ def test_small_activations_keep_their_precision() -> None:
 
 def test_an_outlier_of_1e30_does_not_overflow_and_is_told() -> None:
     before = graph(SMALL_CNN)
-    calibration = samples(before, 10)
+    calibration = drawn_samples(before, 10)
     calibration[3][0][0, 0, 0, 0] = 1e30
     result = quantize(before, calibration)
     assert any(w.startswith("%x: the largest value seen, 1e+30, is") for w in result.report.warnings)
@@ -209,7 +205,7 @@ def test_activations_that_are_all_negative_have_zero_on_their_grid() -> None:
 )
 def test_a_calibration_sample_that_does_not_serve_is_named(spoil: object, message: str) -> None:
     before = graph(SMALL_CNN, w1=torch.full((8, 3, 3, 3), 2.0))
-    calibration = samples(before, 5)
+    calibration = drawn_samples(before, 5)
     calibration[2] = spoil(torch.ones(1, 3, 8, 8))
     with pytest.raises(CalibrationError) as caught:
         quantize(before, calibration)
@@ -283,7 +279,7 @@ def test_functions_with_a_pole_stay_in_float() -> None:
 def test_a_layer_whose_accumulator_could_overflow_stays_in_float() -> None:
     text = "graph(%x: f32[1x140000]) {\n const %w: f32[1x140000]\n %y: f32[1x1] = linear(%x, %w)\n return o: %y\n}"
     before = graph(text, w=torch.ones(1, 140000))
-    result = quantize(before, samples(before, 2))
+    result = quantize(before, drawn_samples(before, 2))
     assert operators(result.graph) == ["linear"]
     (reason,) = result.report.declined["quantize"]
     assert reason.startswith("output channel 0 can reach an accumulator of 2,")
@@ -368,7 +364,7 @@ def test_a_constant_beside_activations_and_a_slope_are_quantized_per_tensor() ->
 
 def test_progress_is_told_to_the_last_sample() -> None:
     before, told = graph(SMALL_CNN), []
-    context = Context(calibration=samples(before, 33), progress=lambda *call: told.append(call))
+    context = Context(calibration=drawn_samples(before, 33), progress=lambda *call: told.append(call))
     find_pass("quantize")(before, QuantizeOptions(samples=20), context)
     assert told[-1] == ("calibration", 20, 20)
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fxpress.compiler.data import snr_db
 from fxpress.ir import Graph, Value, parse, run, run_integer, verify
+from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import Context, PassResult, find_pass
 from fxpress.specs.options import LayerBits, LayerPrecision, QuantizeOptions
 
@@ -17,23 +19,18 @@ WIDE = LayerBits(activations="int16")
 
 
 def fill(value: Value) -> Tensor:
-    return torch.randn(value.type.shape, generator=torch.Generator().manual_seed(len(value.name))) / 3
+    return drawn_constant(value) / 3
 
 
 def graph(text: str) -> Graph:
     return parse(text, fill=fill)
 
 
-def samples(graph: Graph, count: int, *, seed: int = 1) -> list[Sample]:
-    generator = torch.Generator().manual_seed(seed)
-    return [tuple(torch.randn(v.type.shape, generator=generator) for v in graph.inputs) for _ in range(count)]
-
-
 def quantize(
     before: Graph, decided: Mapping[str, LayerPrecision] | None = None, **options: object
 ) -> PassResult:
     context = Context(
-        calibration=samples(before, 20),
+        calibration=drawn_samples(before, 20),
         layers=decided or {},
         selects=lambda pattern, module: pattern in ("*", module),
     )
@@ -55,9 +52,8 @@ def weight_bits(after: Graph) -> dict[str, int]:
 
 
 def signal_to_noise_db(before: Graph, after: Graph) -> float:
-    outputs = [(run(before, x)[0], run_integer(after, x)[0]) for x in samples(before, 20, seed=2)]
-    real, integer = (torch.cat(t) for t in zip(*outputs, strict=True))
-    return float(10 * torch.log10(real.square().sum() / (real - integer).square().sum()))
+    outputs = [(run(before, x)[0], run_integer(after, x)[0]) for x in drawn_samples(before, 20, seed=2)]
+    return snr_db(*(torch.cat(t) for t in zip(*outputs, strict=True)))
 
 
 THREE_LAYERS = """
@@ -162,4 +158,4 @@ graph(%x: f32[1x600]) {
     result = quantize(before, {"wide": WIDE})
     (reason,) = result.report.declined["quantize"]
     assert "beyond int32" in reason
-    run_integer(result.graph, samples(before, 1)[0])
+    run_integer(result.graph, drawn_samples(before, 1)[0])

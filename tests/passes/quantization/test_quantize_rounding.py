@@ -12,6 +12,7 @@ from torch import Tensor
 from fxpress.compiler import open_session, run_passes
 from fxpress.compiler.data import run_samples
 from fxpress.ir import Graph, Value, parse, run, run_integer
+from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import Context, PassResult, find_pass
 from fxpress.specs.options import QuantizeOptions
 
@@ -36,14 +37,12 @@ QUICK = {"kind": "adaround", "iterations": 150}
 
 
 def fill(value: Value) -> Tensor:
-    return torch.randn(value.type.shape, generator=torch.Generator().manual_seed(len(value.name))) / 3
+    return drawn_constant(value) / 3
 
 
 def samples(graph: Graph, count: int, *, seed: int = 1) -> list[tuple[Tensor, ...]]:
     """Smooth inputs: neighbours are alike, as in images."""
-    generator = torch.Generator().manual_seed(seed)
-    shape = graph.inputs[0].type.shape
-    return [(torch.randn(shape, generator=generator).cumsum(-1) / 3,) for _ in range(count)]
+    return [(x.cumsum(-1) / 3,) for (x,) in drawn_samples(graph, count, seed=seed)]
 
 
 def quantize(before: Graph, **options: object) -> PassResult:

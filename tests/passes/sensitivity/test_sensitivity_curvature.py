@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fxpress.ir import Graph, Value, parse, run
+from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import PassError, find_pass
 from fxpress.passes.sensitivity import Precision, measure_curvature, measure_sensitivity, round_weight
 from fxpress.passes.sensitivity.objective import Classes, Values
@@ -91,19 +92,12 @@ graph(%x: f64[1x2x4x4]) {
 
 
 def fill(value: Value) -> Tensor:
-    seed = sum(map(ord, value.name))
-    tensor = torch.randn(value.type.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    tensor = drawn_constant(value)
     return tensor.abs() + 0.3 if value.name == "var" else tensor / 2
 
 
 def net(text: str) -> Graph:
     return parse(text, fill=fill)
-
-
-def samples(graph: Graph, count: int) -> list[tuple[Tensor, ...]]:
-    generator = torch.Generator().manual_seed(1)
-    (x,) = graph.inputs
-    return [(torch.randn(x.type.shape, generator=generator, dtype=torch.float64),) for _ in range(count)]
 
 
 def divergence(z: Tensor, reference: Tensor) -> Tensor:
@@ -140,7 +134,7 @@ def test_the_trace_the_largest_eigenvalue_and_the_norm_are_those_of_the_full_hes
     text: str, names: tuple[str, ...]
 ) -> None:
     graph = net(text)
-    data = samples(graph, 3)
+    data = drawn_samples(graph, 3)
     found = {c.layer: c for c in measure_curvature(graph, data, eigenvalues=True)}
     traces = {c.layer: c for c in measure_curvature(graph, data)}
     for name in names:
@@ -155,7 +149,7 @@ def test_the_trace_the_largest_eigenvalue_and_the_norm_are_those_of_the_full_hes
 
 def test_without_classes_the_block_is_that_of_the_mean_squared_output() -> None:
     graph = net(VALUES)
-    data = samples(graph, 3)
+    data = drawn_samples(graph, 3)
     table = measure_sensitivity(graph, data, method="hawq_v2")
     assert table.objective == "values" and "scores no classes" in table.notes[0]
     for curvature in table.curvatures:
@@ -165,7 +159,7 @@ def test_without_classes_the_block_is_that_of_the_mean_squared_output() -> None:
 
 def test_the_trace_of_an_entire_loss_with_labels_is_the_same_behind_piecewise_linear_layers() -> None:
     graph = net(CNN)
-    data = samples(graph, 2)
+    data = drawn_samples(graph, 2)
 
     def cross_entropy(z: Tensor, _: Tensor) -> Tensor:
         return functional.cross_entropy(z, torch.tensor([1]))
@@ -177,7 +171,7 @@ def test_the_trace_of_an_entire_loss_with_labels_is_the_same_behind_piecewise_li
 
 def test_the_diagonal_along_an_error_is_that_of_the_full_hessian() -> None:
     graph = net(TRANSPOSED)
-    data = samples(graph, 2)
+    data = drawn_samples(graph, 2)
     table = measure_sensitivity(graph, data, method="fisher", weight_bits=(4,))
     for name, node in zip(("w1", "w2"), (n for n in graph.nodes if len(n.inputs) > 1), strict=True):
         error = (round_weight(node.op, graph.params[name], 4) - graph.params[name]).flatten()  # type: ignore[arg-type]
@@ -200,7 +194,7 @@ def gauss_newton_trace(graph: Graph, name: str, data: list[tuple[Tensor, ...]]) 
 
 def test_a_weight_that_is_read_twice_counts_once_with_the_sum_of_its_gradients() -> None:
     graph = net(SHARED)
-    data = samples(graph, 3)
+    data = drawn_samples(graph, 3)
     table = measure_sensitivity(graph, data, method="hawq_v2")
     shared, last = table.curvatures
     assert shared.elements == 36 and not shared.is_exact and last.is_exact
@@ -211,7 +205,7 @@ def test_a_weight_that_is_read_twice_counts_once_with_the_sum_of_its_gradients()
 def test_batch_norms_are_folded_before_anything_is_measured() -> None:
     graph = net(NORMED)
     folded = find_pass("fuse")(graph, FuseOptions()).graph
-    data = samples(graph, 3)
+    data = drawn_samples(graph, 3)
     weight = next(v.name for v in folded.constants if v.type.rank == 4)
     expected = float(hessian(folded, weight, data).trace())
     unfolded = float(hessian(graph, "w", data).trace())
@@ -236,7 +230,7 @@ def test_the_columns_of_the_factor_and_what_remains_give_the_second_derivative()
 
 def test_probes_are_drawn_until_the_interval_is_narrow_and_it_holds_the_exact_trace() -> None:
     graph = net(CNN)
-    data = samples(graph, 6)
+    data = drawn_samples(graph, 6)
     exact = measure_curvature(graph, data)
     for tolerance in (0.2, 0.05):
         found = measure_curvature(graph, data, precision=Precision(exact_columns=0, tolerance=tolerance))
@@ -248,4 +242,4 @@ def test_a_gram_matrix_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("fxpress.passes.sensitivity.curvature._GRAM_BYTES", 1000)
     graph = net(CNN)
     with pytest.raises(PassError, match=r"take fewer samples, or method hawq_v2"):
-        measure_sensitivity(graph, samples(graph, 2), method="hawq")
+        measure_sensitivity(graph, drawn_samples(graph, 2), method="hawq")

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fxpress.ir import Graph, Node, Source, Value, parse, run
+from fxpress.ir import Graph, Node, Source, parse, run
+from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import PassError
 from fxpress.passes.sensitivity import (
     Method,
@@ -59,23 +60,6 @@ graph(%tokens: i64[1x6]) {
 Sample = tuple[Tensor, ...]
 
 
-def fill(value: Value) -> Tensor:
-    seed = sum(map(ord, value.name))
-    return torch.randn(value.type.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def net(text: str) -> Graph:
-    return parse(text, fill=fill)
-
-
-def samples(graph: Graph, count: int) -> list[Sample]:
-    generator = torch.Generator().manual_seed(1)
-    (x,) = graph.inputs
-    if not x.type.dtype.is_floating:
-        return [(torch.randint(0, 11, x.type.shape, generator=generator),) for _ in range(count)]
-    return [(torch.randn(x.type.shape, generator=generator, dtype=torch.float64),) for _ in range(count)]
-
-
 def weight_error(graph: Graph, name: str, bits: int) -> Tensor:
     node = next(
         n for n in graph.nodes if len(n.inputs) > 1 and n.inputs[1] is not None and n.inputs[1].name == name
@@ -103,8 +87,8 @@ def losses(table: SensitivityTable) -> dict[tuple[str, str, int], float]:
 def test_scores_are_those_of_the_jacobian_along_the_error(
     text: str, names: tuple[str, ...], bits: int
 ) -> None:
-    graph = net(text)
-    data = samples(graph, 3)
+    graph = parse(text, fill=drawn_constant)
+    data = drawn_samples(graph, 3)
     second = measure_sensitivity(graph, data, method="quadratic", weight_bits=(bits,))
     default = measure_sensitivity(graph, data, weight_bits=(bits,))
     for name in names:
@@ -122,8 +106,8 @@ def test_scores_are_those_of_the_jacobian_along_the_error(
 
 
 def test_with_labels_the_score_is_the_change_of_the_cross_entropy_with_its_first_order() -> None:
-    graph = net(BRANCHED)
-    data, labels = samples(graph, 4), [torch.tensor([i]) for i in (0, 3, 1, 3)]
+    graph = parse(BRANCHED, fill=drawn_constant)
+    data, labels = drawn_samples(graph, 4), [torch.tensor([i]) for i in (0, 3, 1, 3)]
     table = measure_sensitivity(graph, data, weight_bits=(8,), labels=labels)
     blind = measure_sensitivity(graph, data, weight_bits=(8,))
     for name in ("w1", "w2", "w3"):
@@ -141,8 +125,8 @@ def test_with_labels_the_score_is_the_change_of_the_cross_entropy_with_its_first
 
 
 def test_the_divergence_is_that_of_the_changed_network() -> None:
-    graph = net(TRANSFORMER)
-    data = samples(graph, 3)
+    graph = parse(TRANSFORMER, fill=drawn_constant)
+    data = drawn_samples(graph, 3)
     table = measure_sensitivity(graph, data, method="kl", weight_bits=(4,))
     for name in ("wq", "wk", "wv", "head"):
         changed = replace(
@@ -156,8 +140,8 @@ def test_the_divergence_is_that_of_the_changed_network() -> None:
 
 
 def test_the_score_of_an_activation_foretells_the_change_that_rounding_the_operand_makes() -> None:
-    graph = net(BRANCHED)
-    data = samples(graph, 8)
+    graph = parse(BRANCHED, fill=drawn_constant)
+    data = drawn_samples(graph, 8)
     predicted = measure_sensitivity(graph, data, weight_bits=(), activation_bits=(8,))
     measured = measure_sensitivity(graph, data, method="kl", weight_bits=(), activation_bits=(8,))
     assert predicted.layers(kind="activation") == ("w1", "w2", "w3") and not predicted.layers()
@@ -167,9 +151,9 @@ def test_the_score_of_an_activation_foretells_the_change_that_rounding_the_opera
 
 @pytest.mark.parametrize("method", get_args(Method))
 def test_the_loss_falls_as_bits_rise(method: Method) -> None:
-    graph = net(BRANCHED)
+    graph = parse(BRANCHED, fill=drawn_constant)
     kinds = (4, 8, 16) if method in ("gauss_newton", "quadratic", "kl") else ()
-    table = measure_sensitivity(graph, samples(graph, 4), method=method, activation_bits=kinds)
+    table = measure_sensitivity(graph, drawn_samples(graph, 4), method=method, activation_bits=kinds)
     for kind in ("weight", "activation"):
         for layer in table.layers(kind=kind):
             falling = [s.loss for s in table.scores if (s.layer, s.kind) == (layer, kind)]
@@ -177,8 +161,8 @@ def test_the_loss_falls_as_bits_rise(method: Method) -> None:
 
 
 def test_the_trace_of_a_transformer_is_that_of_its_jacobian() -> None:
-    graph = net(TRANSFORMER)
-    (x,) = samples(graph, 1)
+    graph = parse(TRANSFORMER, fill=drawn_constant)
+    (x,) = drawn_samples(graph, 1)
     z = run(graph, x)[0]
     p = z.softmax(-1)
     factor = (torch.diag_embed(p) - p[..., None] * p[..., None, :]) / p.shape[1]
@@ -190,14 +174,14 @@ def test_the_trace_of_a_transformer_is_that_of_its_jacobian() -> None:
 
 
 def test_an_embedding_is_looked_up_in_float_and_has_no_score() -> None:
-    graph = net(TRANSFORMER)
-    assert measure_sensitivity(graph, samples(graph, 2)).layers() == ("wq", "wk", "wv", "head")
+    graph = parse(TRANSFORMER, fill=drawn_constant)
+    assert measure_sensitivity(graph, drawn_samples(graph, 2)).layers() == ("wq", "wk", "wv", "head")
 
 
 @pytest.mark.parametrize("method", get_args(Method))
 def test_the_order_of_samples_and_of_layers_and_the_number_of_shards_change_nothing(method: Method) -> None:
-    graph = net(BRANCHED)
-    data = samples(graph, 5)
+    graph = parse(BRANCHED, fill=drawn_constant)
+    data = drawn_samples(graph, 5)
     expected = losses(measure_sensitivity(graph, data, method=method))
     first, second, *rest = graph.nodes
     swapped = replace(graph, nodes=(second, first, *rest))
@@ -208,15 +192,15 @@ def test_the_order_of_samples_and_of_layers_and_the_number_of_shards_change_noth
 
 @pytest.mark.parametrize("method", get_args(Method))
 def test_the_same_measurement_gives_the_same_bytes(method: Method) -> None:
-    graph = net(BRANCHED)
-    data = samples(graph, 5)
+    graph = parse(BRANCHED, fill=drawn_constant)
+    data = drawn_samples(graph, 5)
     texts = {measure_sensitivity(graph, data, method=method).to_json() for _ in range(2)}
     assert len(texts) == 1
 
 
 def test_the_rows_of_a_batch_are_samples_of_their_own() -> None:
-    single = net(BRANCHED)
-    data = samples(single, 4)
+    single = parse(BRANCHED, fill=drawn_constant)
+    data = drawn_samples(single, 4)
     double = parse(BRANCHED.replace("f64[1x", "f64[2x"), params=single.params)
     pairs = [(torch.cat([data[i][0], data[i + 1][0]]),) for i in (0, 2)]
     found, expected = (
@@ -238,8 +222,8 @@ def in_modules(graph: Graph, modules: Sequence[str]) -> Graph:
 
 
 def test_the_layers_of_one_module_are_rounded_together() -> None:
-    graph = net(BRANCHED)
-    data = samples(graph, 3)
+    graph = parse(BRANCHED, fill=drawn_constant)
+    data = drawn_samples(graph, 3)
     table = measure_sensitivity(
         in_modules(graph, ("body", "body", "head")), data, method="kl", weight_bits=(4,)
     )
@@ -260,8 +244,8 @@ graph(%x: f64[1x6]) {
   %y: f64[1x3] = linear(%b, %v)
   return output: %y
 }"""
-    graph = in_modules(net(text), ("first", "second", "head"))
-    data = samples(graph, 3)
+    graph = in_modules(parse(text, fill=drawn_constant), ("first", "second", "head"))
+    data = drawn_samples(graph, 3)
     table = measure_sensitivity(graph, data, method="kl", weight_bits=(4,))
     changed = {"w": graph.params["w"] + weight_error(graph, "w", 4)}
     pairs = [(run(graph, x)[0], run(graph, x, params=changed)[0]) for x in data]
@@ -271,8 +255,8 @@ graph(%x: f64[1x6]) {
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
-    graph = net(BRANCHED)
-    data = samples(graph, 2)
+    graph = parse(BRANCHED, fill=drawn_constant)
+    data = drawn_samples(graph, 2)
     with pytest.raises(
         PassError, match="method hawq scores weights; for activations take gauss_newton or kl"
     ):
