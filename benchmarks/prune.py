@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo
+from environment import interpreter
 
 WORKER = Path(__file__).with_name("prune_model.py")
 RESULTS = zoo.ROOT / "benchmarks" / "results" / "prune.json"
@@ -78,7 +79,7 @@ def _write(path: Path, rows: Sequence[Row], *, whole: bool) -> None:
 
 
 def _environment() -> Path:
-    python = zoo.environment()
+    python = interpreter(zoo.ENVIRONMENT, "-r", str(zoo.REQUIREMENTS))
     install = [str(python), "-m", "pip", "install", "--quiet", "--no-deps", RIVAL_REQUIREMENT]
     subprocess.run(install, check=True)
     return python
