@@ -46,7 +46,7 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             used=c.prediction.flash_bytes,
             available=target.flash,
             unit="B",
-            basis=f"{constants:,} B of constants exactly, code estimated",
+            basis=f"{constants:,} B of constants exactly{_coded(c)}, code estimated",
         ),
         Resource(
             name="arena",
@@ -70,6 +70,13 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             basis="estimated for a Cortex-M4 without wait states",
         ),
     )
+
+
+def _coded(c: CArtifact) -> str:
+    """How many bytes of weights are decoded at run time, and from how many."""
+    found = [constant for step in c.program.steps for constant in step.implementation.coded]
+    weights, codes = sum(k.bytes for k in found), sum(k.flash_bytes for k in found)
+    return f" ({weights:,} B of weights as {codes:,} B of codes)" if found else ""
 
 
 def _measurements(session: Session, compiled: Graph) -> tuple[Measurement, ...]:

@@ -84,14 +84,20 @@ def _choose(prepared: Graph, options: COutput, target: Target, coded: frozenset[
 
 
 def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
-    """Results of steps that decode weights while more is in use than the target has, or any if the plan alone is."""
-    if lowered.plan.arena_bytes <= ram_bytes:
+    """Results of the steps that decode weights while more is in use than the target has.
+
+    Where no step uses too much and only the plan does not fit, it is the step that uses most.
+    """
+    plan = lowered.plan
+    if plan.arena_bytes <= ram_bytes:
         return frozenset()
-    steps = [(n, s) for n, s in enumerate(lowered.program.steps) if s.implementation.coded]
-    names = {n: step.results[0].value.name for n, step in steps}
-    used = {n: sum(b.bytes for b in lowered.plan.blocks if b.start <= n <= b.end) for n in names}
-    largest = max(used.values(), default=0)
-    return frozenset(names[n] for n in names if used[n] > ram_bytes or used[n] == largest)
+    used = {
+        step.results[0].value.name: sum(b.bytes for b in plan.blocks if b.start <= number <= b.end)
+        for number, step in enumerate(lowered.program.steps)
+        if step.implementation.coded
+    }
+    limit = ram_bytes if plan.bound > ram_bytes else max(used.values(), default=0) - 1
+    return frozenset(name for name, used_bytes in used.items() if used_bytes > limit)
 
 
 def stack_bytes(program: Program) -> int:

@@ -1,6 +1,7 @@
 """The flash that is predicted is the flash that is linked for a Cortex-M4, within a tenth."""
 
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -55,3 +56,13 @@ def test_trained_networks(name: str, tmp_path: Path) -> None:
 def test_pruned_networks(name: str, tmp_path: Path) -> None:
     compiled = compile_model(ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=[FEW, PRUNED])
     assert ratio(compiled, tmp_path) == pytest.approx(1, abs=0.1)
+
+
+@needs_shared
+@pytest.mark.parametrize("name", ["ic", "kws"])
+def test_trained_networks_with_coded_weights(name: str, tmp_path: Path) -> None:
+    overrides = [FEW, "passes[2].codebook_bits=4", "outputs.c.weights=huffman"]
+    compiled = compile_model(ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=overrides)
+    assert ratio(compiled, tmp_path) == pytest.approx(1, abs=0.05)
+    (flash,) = (r for r in compiled.report.resources if r.name == "flash")
+    assert re.search(r"exactly \([\d,]+ B of weights as [\d,]+ B of codes\), code estimated", flash.basis)

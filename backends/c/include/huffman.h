@@ -18,6 +18,13 @@
 #define FXP_RAW 0x1000u
 #define FXP_LONGER 0x2000u /* a code that is longer than the table tells */
 
+/* One copy for all that call it: GCC makes one for each constant argument otherwise. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define FXP_ONCE static __attribute__((noinline, noclone))
+#else
+#define FXP_ONCE static __attribute__((noinline))
+#endif
+
 typedef struct {
     const uint16_t *image;
     uint16_t *table; /* what the codes of at most 8 bits stand for, under each byte that begins with them */
@@ -47,7 +54,7 @@ FXP_INLINE uint32_t fxp_meaning(const uint16_t *image, uint32_t index, uint32_t 
     return byte | length << 8 | (index == image[FXP_RAW_AT] ? FXP_RAW : 0u);
 }
 
-FXP_APART void fxp_tabulate(fxp_codes *codes)
+FXP_ONCE void fxp_tabulate(fxp_codes *codes)
 {
     uint32_t index = 0, at = 0;
     for (uint32_t length = 1; length <= FXP_TABLE_BITS; length++) {
@@ -66,7 +73,7 @@ FXP_APART void fxp_tabulate(fxp_codes *codes)
 }
 
 /* The meaning of a code that the table does not have. */
-FXP_APART uint32_t fxp_long_code(const fxp_codes *codes, uint32_t window)
+FXP_ONCE uint32_t fxp_long_code(const fxp_codes *codes, uint32_t window)
 {
     const uint16_t *count = codes->image + FXP_TABLE_BITS;
     uint32_t index = codes->index, first = codes->code, length = FXP_TABLE_BITS + 1;
@@ -89,7 +96,7 @@ FXP_INLINE uint32_t fxp_code(const fxp_codes *codes, fxp_bits *bits)
 }
 
 /* Writes `words` words of four bytes. The codes begin at `start`; `table` is working memory of 256 halfwords. */
-FXP_APART void fxp_decode(const uint16_t *image, int32_t start, uint8_t *to, int32_t words, uint16_t *table)
+FXP_ONCE void fxp_decode(const uint16_t *image, int32_t start, uint8_t *to, int32_t words, uint16_t *table)
 {
     fxp_codes codes = {image, table, 0, 0};
     fxp_bits bits = {image + start + 2, (uint32_t)image[start] << 16 | image[start + 1], 16};

@@ -18,17 +18,17 @@ from hypothesis import strategies as st
 from fxpress.backends.c import CArtifact, check, emit, predict
 from fxpress.backends.c.elf import Footprint, read_elf
 from fxpress.backends.c.image import LONGEST_CODE, TABLE_BYTES, image_of
-from fxpress.backends.c.ports import to_memory
-from fxpress.backends.c.simulate import SimulatedModel, Simulator
+from fxpress.backends.c.simulate import Simulator
+from fxpress.backends.c.simulated_network import SimulatedNetwork
 from fxpress.backends.c.source import support
 from fxpress.backends.c.stack import worst_case_stack
 from fxpress.backends.c.toolchain import (
     SANITIZERS,
     WARNINGS,
+    build_image,
     check_header,
     compile_objects,
     find_compiler,
-    link_image,
     link_program,
 )
 from fxpress.ir import Graph, Value, parse, run_integer
@@ -111,13 +111,6 @@ def coded(artifact: CArtifact) -> list[tuple[int, int]]:
     return [(c.bytes, c.flash_bytes) for step in steps for c in step.implementation.coded]
 
 
-def written(artifact: CArtifact, folder: Path) -> list[Path]:
-    """The artifact's sources without the self-test, in `folder`."""
-    for name, data in artifact.files.items():
-        (folder / name).write_bytes(data)
-    return [folder / "net.c", folder / "net_weights.c"]
-
-
 @pytest.mark.parametrize("name", LAYERS)
 def test_coded_weights_compute_the_bytes_of_the_interpreter(
     name: str, cortex_m4: Target, host: Target, assert_equal_to_interpreter: Callable[..., CArtifact]
@@ -163,24 +156,12 @@ def test_a_core_computes_the_bytes_of_the_interpreter_at_the_predicted_cost(
 
 def _run(artifact: CArtifact, cpu: str, folder: Path) -> tuple[int, Footprint]:
     """Instructions of a run that gives the interpreter's bytes within the stack that is stated, and its image."""
-    compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
-    objects = compile_objects(compiler, written(artifact, folder), folder, flags=("-O3",))
-    image = link_image(compiler, objects, folder / "net.elf", keep=("net_run",))
-    ins, outs = ([p for p in artifact.ports if p.is_input is side] for side in (True, False))
-    model = SimulatedModel(
-        Simulator(image, cpu=cpu),
-        "net_run",
-        input_bytes=[p.stored.bytes for p in ins],
-        output_bytes=[p.stored.bytes for p in outs],
-        arena_bytes=artifact.plan.arena_bytes,
-    )
+    network = SimulatedNetwork.of(artifact, folder, cpu=cpu)
     x = artifact.graph.inputs[0].type.shape
     sample = torch.randint(-128, 128, x, generator=torch.Generator().manual_seed(0), dtype=torch.int8)
-    given_bytes = [to_memory(sample, ins[0].stored).tobytes()]
-    expected = to_memory(run_integer(artifact.graph, [sample])[0], outs[0].stored).tobytes()
-    assert model.run(given_bytes) == [expected]
-    assert model.stack_bytes <= int(artifact.macros["NET_STACK_BYTES"])
-    return model.profile(given_bytes).instructions, read_elf(image).footprint
+    assert network.run([sample])[0].equal(run_integer(artifact.graph, [sample])[0])
+    assert network.model.stack_bytes <= int(artifact.macros["NET_STACK_BYTES"])
+    return network.profile([sample]).instructions, network.footprint
 
 
 def test_the_arena_holds_the_decoded_weights_behind_the_scratch(cortex_m4: Target) -> None:
@@ -275,9 +256,7 @@ def test_decoding_compiles_without_a_warning_and_within_the_stack(
     target = host if name.startswith("riscv") else cortex_m4  # without string.h
     artifact = emit(parse(TWO_LAYERS, fill=few_values), CODED, target)
     flags = (optimization, "-fno-stack-protector", *WARNINGS)
-    objects = compile_objects(
-        find_compiler(name, cpu=cpu), written(artifact, tmp_path), tmp_path, flags=flags
-    )
+    objects = compile_objects(find_compiler(name, cpu=cpu), artifact.write(tmp_path), tmp_path, flags=flags)
     if cpu is not None and optimization != "-O0":
         assert worst_case_stack(objects, "net_run") <= int(artifact.macros["NET_STACK_BYTES"])
     if cpu is None and optimization == "-O3":
@@ -291,7 +270,7 @@ def test_the_self_test_passes_under_sanitizers(host: Target, tmp_path: Path) -> 
     graph = parse(TWO_LAYERS, fill=few_values)
     sample = torch.zeros(graph.inputs[0].type.shape, dtype=torch.int8)
     artifact = emit(graph, CODED, host, vectors=[[sample]])
-    sources = [*written(artifact, tmp_path), tmp_path / "net_test.c"]
+    sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
     flags = ("-O1", *WARNINGS, *SANITIZERS)
     program = link_program(find_compiler("gcc"), sources, tmp_path / "self_test", flags=flags)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
@@ -310,8 +289,7 @@ void decode(const uint16_t *image, int32_t start, uint8_t *to, int32_t words, ui
 """
     (folder / "decoder.c").write_text("\n".join([*support(("arithmetic.h", "huffman.h")), entry]))
     compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m0plus")
-    objects = compile_objects(compiler, [folder / "decoder.c"], folder, flags=("-O2", *WARNINGS))
-    image = link_image(compiler, objects, folder / "decoder.elf", keep=("decode",))
+    image = build_image(compiler, [folder / "decoder.c"], folder / "decoder.elf", keep=("decode",))
     return Simulator(image, cpu="cortex-m0plus")
 
 

@@ -31,7 +31,9 @@ pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no trained network
 
 
 @lru_cache
-def integer_graph(name: str, activations: str = "int8", weights: str = "int8") -> Graph:
+def integer_graph(
+    name: str, activations: str = "int8", weights: str = "int8", codebook_bits: str = "null"
+) -> Graph:
     """The network of an example spec after all its passes, with activations and weights of these bits."""
     session = open_session(
         ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml",
@@ -39,6 +41,7 @@ def integer_graph(name: str, activations: str = "int8", weights: str = "int8") -
             "data.calibration.samples=64",
             f"passes[2].activations={activations}",
             f"passes[2].weights={weights}",
+            f"passes[2].codebook_bits={codebook_bits}",
         ],
     )
     return run_passes(session)[-1].graph
@@ -101,3 +104,15 @@ def test_every_layer_with_packed_weights_computes_the_bytes_of_the_integer_graph
     assert {t.quantization.bits for t in layers if t.quantization} == {int(weights.removeprefix("int"))}
     for target in (cortex_m4, None):
         assert_equal_to_interpreter(graph, options=COutput(name="net", io="int8"), target=target)
+
+
+@pytest.mark.parametrize("name", ["ic", "kws"])
+def test_every_layer_with_coded_weights_computes_the_bytes_of_the_integer_graph(
+    name: str, assert_equal_to_interpreter: object, cortex_m4: Target
+) -> None:
+    assert callable(assert_equal_to_interpreter)
+    graph, options = integer_graph(name, codebook_bits="4"), COutput(name="net", weights="huffman")
+    for target in (cortex_m4, None):
+        artifact = assert_equal_to_interpreter(graph, options=options, target=target)
+        coded = [step.number for step in artifact.program.steps if step.implementation.coded]
+        assert len(coded) >= sum(node.macs > 0 for node in graph.nodes) - 2
