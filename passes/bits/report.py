@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from ...specs.options import LayerBits, LayerPrecision
@@ -12,6 +12,7 @@ from ..base import Cost
 from ..report import Cell, Decision, PassReport, Table
 from ..sensitivity import SensitivityTable
 from .costs import BitCosts, BitLayer
+from .picture import FrontPicture, Mix
 from .program import LOSS, Assignment, BitProgram, Choice
 
 BITS_FILE, TABLE_FILE, FRONT_FILE, PICTURE_FILE = "bits.yaml", "sensitivity.json", "pareto.json", "pareto.svg"
@@ -185,7 +186,8 @@ def bits_yaml(layers: Mapping[str, LayerPrecision]) -> str:
 def _front_json(decided: Decided) -> str:
     points = [
         {
-            decided.resource: assignment.amount(decided.resource),
+            decided.resource: assignment.amount(decided.resource)
+            + decided.costs.fixed.get(decided.resource, 0.0),
             "loss": assignment.loss,
             "layers": {
                 name: {"weights": choice.weights, "activations": choice.activations}
@@ -197,39 +199,33 @@ def _front_json(decided: Decided) -> str:
     return json.dumps({"resource": decided.resource, "points": points}, indent=1) + "\n"
 
 
-_WIDTH, _HEIGHT, _MARGIN = 480, 300, 48
-
-
 def _picture(decided: Decided) -> str:
-    """The front as SVG: the resource to the right, the predicted loss upwards on a square-root scale."""
+    """The front with the mix that was chosen, and the budget."""
     fixed = decided.costs.fixed.get(decided.resource, 0.0)
-    points = [(a.amount(decided.resource) + fixed, max(a.loss, 0.0)) for a in decided.front]
-    chosen = decided.solved.amount(decided.resource) + fixed, max(decided.solved.loss, 0.0)
-    places = list(_places([*points, chosen]))
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places[:-1])
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in places[:-1])
-    (x, y), low, high = places[-1], min(p[0] for p in points), max(p[0] for p in points)
-    name = _NAMES.get(decided.resource, decided.resource)
-    bottom = _HEIGHT - _MARGIN
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
-        f'font-size="12">\n<path d="M{_MARGIN},{_MARGIN / 2} V{bottom} H{_WIDTH - _MARGIN / 2}" fill="none" '
-        f'stroke="gray"/>\n<polyline points="{line}" fill="none" stroke="black"/>\n{dots}\n'
-        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="6" fill="none" stroke="red" stroke-width="2"/>\n'
-        f'<text x="{_MARGIN}" y="{bottom + 18}">{low:,.0f}</text>\n'
-        f'<text x="{_WIDTH - _MARGIN / 2}" y="{bottom + 18}" text-anchor="end">{high:,.0f} {name}</text>\n'
-        f'<text x="{_MARGIN + 6}" y="{_MARGIN / 2 + 6}">{LOSS} to {max(p[1] for p in points):.3g}, '
-        f"square-root scale; chosen: {_mix_text(decided.solved)}, {decided.solved.loss:.3g}</text>\n</svg>\n"
-    )
+    limits = {limit.resource: limit for limit in decided.program.limits}
+    limit, loss_limit = limits.get(decided.resource), limits.get(LOSS)
+
+    def mix(assignment: Assignment, name: str = "") -> Mix:
+        amount = assignment.amount(decided.resource) + fixed
+        return Mix(amount, assignment.loss, name or _mix_text(assignment))
+
+    return FrontPicture(
+        _NAMES.get(decided.resource, decided.resource),
+        tuple(mix(assignment) for assignment in decided.front),
+        mix(decided.solved),
+        tuple(mix(assignment, f"all int{bits}") for bits, assignment in _uniform(decided.program)),
+        None if limit is None else limit.most,
+        None if loss_limit is None else loss_limit.most,
+    ).draw()
 
 
-def _places(points: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
-    """Points of the picture for points of the front."""
-    low, high = min(p[0] for p in points), max(p[0] for p in points)
-    most = max(p[1] for p in points) ** 0.5 or 1.0
-    for amount, loss in points:
-        right = (amount - low) / ((high - low) or 1.0)
-        yield (
-            _MARGIN + right * (_WIDTH - 1.5 * _MARGIN),
-            _HEIGHT - _MARGIN - loss**0.5 / most * (_HEIGHT - 2 * _MARGIN),
-        )
+def _uniform(program: BitProgram) -> Iterator[tuple[int, Assignment]]:
+    """The same bits of weights in all layers, with the fewest bits of operands, where all layers can have them."""
+    ways = [{c.weights: c for c in sorted(layer.choices, key=_most_activations)} for layer in program.layers]
+    for bits in sorted(set.intersection(*(set(way) for way in ways))):
+        chosen = {layer.layer: way[bits] for layer, way in zip(program.layers, ways, strict=True)}
+        yield bits, Assignment(chosen, sum(choice.loss for choice in chosen.values()), 0.0)
+
+
+def _most_activations(choice: Choice) -> int:
+    return -choice.activations

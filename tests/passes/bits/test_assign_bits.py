@@ -303,8 +303,20 @@ def test_the_report_has_each_width_of_each_layer_and_the_front() -> None:
     losses = [row[1] for row in front.rows]
     assert losses == sorted(losses, reverse=True) and len(losses) > 3
     picture = ElementTree.fromstring(result.report.files["pareto.svg"])
-    assert len(picture.findall(".//{*}circle")) == len(front.rows) + 1
-    assert len(json.loads(result.report.files["pareto.json"])["points"]) == len(front.rows)
+    told = [element.text or "" for element in picture.findall(".//{*}title")]
+    amounts = [f"{row[0]:,.0f}, predicted loss {row[1]:.3g}" for row in front.rows]
+    assert [line.split(": ")[1] for line in told[: len(amounts)]] == amounts
+    assert [line.split(":")[0] for line in told[len(amounts) : -1]] == ["all int2", "all int4", "all int8"]
+    (chosen,) = (row for row in front.rows if row[2])
+    assert told[-1] == f"{chosen[3]}: {chosen[0]:,.0f}, predicted loss {chosen[1]:.3g}"
+    points = json.loads(result.report.files["pareto.json"])["points"]
+    assert [(point["weights"], point["loss"]) for point in points] == [row[:2] for row in front.rows]
+
+
+def test_the_front_counts_what_is_fixed_in_the_file_as_in_the_table() -> None:
+    result = assign(budget={"cycles": "90 %"}, cost=Board())
+    points = json.loads(result.report.files["pareto.json"])["points"]
+    assert [point["cycles"] for point in points] == [row[0] for row in result.report.table("pareto").rows]
 
 
 def test_a_decision_names_what_other_widths_would_cost_and_gain() -> None:
