@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from ..ir import Graph
 from ..specs.options import AssignBitsOptions, LayerPrecision
-from .base import Context, CostModel, PassResult, register
+from .base import Context, CostModel, PassResult, limits_of_target, register
 from .bits.costs import BYTE, BitCosts, BitLayer, bit_costs, bit_layers, precisions
 from .bits.loss import mean_and_error, mix_losses
 from .bits.prediction import meet
@@ -37,7 +37,7 @@ def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> P
     layers = _layers(graph, options, context, model, notes)
     table = _sensitivity(graph, options, context, samples, notes)
     costs = bit_costs(graph, layers, model, options.latency)
-    program = make_program(costs, table, _limits(options, costs))
+    program = make_program(costs, table, _limits(options, costs, model))
     objective = LOSS if options.budget.loss is None else options.minimize
 
     def decision(solved: Assignment) -> dict[str, LayerPrecision]:
@@ -100,7 +100,9 @@ def make_program(costs: BitCosts, table: SensitivityTable, limits: Sequence[Limi
 
 def _model(graph: Graph, options: AssignBitsOptions, context: Context, notes: list[str]) -> CostModel | None:
     """The cost model where it can carry the graph, or must."""
-    needed = [name for name in _OF_TARGET if getattr(options.budget, name) is not None]
+    needed = [
+        name for name in _OF_TARGET if getattr(options.budget, name) is not None or options.budget.target
+    ]
     if options.budget.loss is not None and options.minimize in _OF_TARGET:
         needed.append(options.minimize)
     if context.cost is None:
@@ -156,18 +158,20 @@ def _sensitivity(
     )
 
 
-def _limits(options: AssignBitsOptions, costs: BitCosts) -> list[Limit]:
+def _limits(options: AssignBitsOptions, costs: BitCosts, model: CostModel | None) -> list[Limit]:
     """The budget in amounts."""
-    budget, limits = options.budget, []
-    for name in ("weights", "bit_operations", "flash", "cycles"):
+    budget = options.budget
+    most = limits_of_target(model) if budget.target and model is not None else {}
+    for name in ("weights", "bit_operations", "flash", "cycles", "ram"):
         given = getattr(budget, name)
         if given is not None:
-            most = given * costs.whole[name] if isinstance(given, float) else float(given)
-            limits.append(Limit(name, most, costs.fixed[name]))
-    if budget.latency is not None:
-        limits.append(Limit("latency", budget.latency))
-    if budget.ram is not None:
-        limits += [Limit(n, float(budget.ram), f) for n, f in costs.fixed.items() if n.startswith("ram")]
-    if budget.loss is not None:
-        limits.append(Limit(LOSS, budget.loss))
-    return limits
+            asked = given * costs.whole[name] if isinstance(given, float) else float(given)
+            most[name] = min(asked, most.get(name, asked))
+    others = {"latency": budget.latency, LOSS: budget.loss}
+    most |= {name: limit for name, limit in others.items() if limit is not None}
+    steps = [name for name in costs.fixed if name.startswith("ram")]  # of the schedule
+    return [
+        Limit(resource, limit, costs.fixed.get(resource, 0.0))
+        for name, limit in most.items()
+        for resource in (steps if name == "ram" else [name])
+    ]

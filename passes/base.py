@@ -92,6 +92,17 @@ class CostModel(Protocol):
         """Storage bits of activations for which the target has a kernel for `node`."""
 
 
+def limits_of_target(costs: CostModel) -> dict[str, float]:
+    """The bytes of `flash` and of `ram` that the target has, those that bind; PassError where neither does."""
+    both = {"flash": costs.flash_limit, "ram": costs.ram_limit}
+    limits = {name: float(limit) for name, limit in both.items() if limit is not None}
+    if not limits:
+        raise PassError(
+            "the budget is the target's, which has neither flash nor ram; give them under `target`"
+        )
+    return limits
+
+
 def _load_nothing(source: FileSource | ModuleSource) -> object:
     """Loading where nobody said how."""
     raise PassError(f"{source} cannot be loaded here")

@@ -26,7 +26,7 @@ from ...ir import Graph
 from ...ir.coupling import Coupling
 from ...ir.cutting import cut_graph
 from ...specs.options import PruneBudget
-from ..base import Cost, CostModel
+from ..base import Cost, CostModel, limits_of_target
 from ..bits.costs import BYTE
 from ..errors import PassError
 from .cost import NO_BITS, Bits, Costs, Term, element_term, layer_terms, with_terms
@@ -296,14 +296,7 @@ def _nearest(ranked: Ranked, device: Device) -> str:
 
 def _limits(budget: PruneBudget, costs: CostModel, whole: Mapping[str, float]) -> dict[str, float]:
     """Each limit in its unit: as given, a share of what the whole network takes, or the target's."""
-    limits: dict[str, float] = {}
-    if budget.target:
-        of_target = {"flash": costs.flash_limit, "ram": costs.ram_limit}
-        limits = {name: float(limit) for name, limit in of_target.items() if limit is not None}
-        if not limits:
-            raise PassError(
-                "the budget is the target's, which has neither flash nor ram; give them under `target`"
-            )
+    limits = limits_of_target(costs) if budget.target else {}
     for name in ("flash", "ram", "cycles", "instructions"):
         given = getattr(budget, name)
         if given is not None:

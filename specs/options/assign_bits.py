@@ -2,11 +2,12 @@
 
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..section import FilePath, LayerPatterns, Positive, Section, fault
 from ..units import Bytes, BytesOrShare, CountOrShare
 from .base import PassOptions
+from .target_budget import TargetInSchema, in_full
 
 SensitivityMethod: TypeAlias = Literal["gauss_newton", "quadratic", "kl", "hawq", "hawq_v2", "fisher", "norm"]
 
@@ -31,11 +32,21 @@ class BitBudget(Section):
         "is looked for.",
     )
 
+    target: bool = Field(
+        default=False,
+        description="Whether it has to fit the flash and the RAM of the target. `budget: target` is short for this.",
+    )
+
     @model_validator(mode="after")
     def _names_something(self) -> Self:
-        if all(getattr(self, name) is None for name in type(self).model_fields):
+        if not self.target and all(
+            getattr(self, name) is None for name in type(self).model_fields.keys() - {"target"}
+        ):
             raise fault("S205", "a budget names at least one resource", hint="for example `weights: 50 %`")
         return self
+
+
+Budget: TypeAlias = Annotated[BitBudget, BeforeValidator(in_full), TargetInSchema()]
 
 
 class AssignBitsOptions(PassOptions):
@@ -49,7 +60,9 @@ class AssignBitsOptions(PassOptions):
     pass_: Literal["assign_bits"] = Field(
         default="assign_bits", alias="pass", description="The name of the pass."
     )
-    budget: BitBudget = Field(description="What the network may take.")
+    budget: Budget = Field(
+        description="What the network may take; the word `target` for the flash and RAM of the target."
+    )
     minimize: Literal["weights", "bit_operations", "flash", "cycles", "latency"] = Field(
         default="weights", description="What is to be least where the budget is one of the `loss`."
     )

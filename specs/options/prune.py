@@ -1,14 +1,14 @@
 """Options of `prune`: removal of whole channels."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, model_validator
-from pydantic_core import CoreSchema
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..section import FilePath, LayerPatterns, Positive, Section, fault
 from ..units import BytesOrShare, CountOrShare, Percent
 from .base import PassOptions
 from .finetune import FinetuneOptions
+from .target_budget import TargetInSchema, in_full
 
 Score: TypeAlias = Literal[
     "l1", "l2", "geometric_median", "merging", "batchnorm", "taylor", "curvature", "activation", "random"
@@ -65,20 +65,7 @@ class PruneBudget(Section):
         return self
 
 
-def _in_full(value: Any) -> Any:  # any: whatever the user wrote, checked by the model
-    return {"target": True} if value == "target" else value
-
-
-class _TargetInSchema:
-    """Tells the JSON schema that the word `target` alone will do."""
-
-    def __get_pydantic_json_schema__(
-        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:  # any: a JSON schema
-        return {"anyOf": [{"const": "target"}, handler(core_schema)]}
-
-
-Budget: TypeAlias = Annotated[PruneBudget, BeforeValidator(_in_full), _TargetInSchema()]
+Budget: TypeAlias = Annotated[PruneBudget, BeforeValidator(in_full), TargetInSchema()]
 
 
 def _listed(value: object) -> object:

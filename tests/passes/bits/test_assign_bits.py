@@ -207,6 +207,19 @@ def test_a_budget_of_cycles_is_met() -> None:
     assert board.predict(NETWORK, layers=result.layers).cycles <= half
 
 
+def test_the_word_target_stands_for_its_flash_and_memory() -> None:
+    board = Board(flash_limit=1700, ram_limit=300)
+    result = assign(budget="target", cost=board, activations=[8, 16])
+    cost = board.predict(NETWORK, layers=result.layers)
+    assert cost.flash_bytes <= 1700 and cost.arena_bytes <= 300
+    rows = {row[0]: row[1] for row in result.report.table("budget").rows}
+    assert rows["flash"] == 1700
+    with pytest.raises(PassError, match="the target's, which has neither flash nor ram"):
+        assign(budget="target", cost=Board())
+    with pytest.raises(PassError, match="the target has no costs of flash"):
+        assign(budget="target")
+
+
 def test_memory_bounds_the_width_of_activations() -> None:
     board = Board()
     result = assign(budget={"ram": "300 B"}, cost=board, activations=[8, 16], weights=[8])

@@ -1,0 +1,20 @@
+"""A budget that the word `target` stands for: the flash and the RAM that the target has."""
+
+from typing import Any
+
+from pydantic import GetJsonSchemaHandler
+from pydantic_core import CoreSchema
+
+
+def in_full(value: Any) -> Any:  # any: whatever the user wrote, checked by the model
+    """The word as the mapping that it stands for."""
+    return {"target": True} if value == "target" else value
+
+
+class TargetInSchema:
+    """Tells the JSON schema that the word `target` alone will do."""
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:  # any: a JSON schema
+        return {"anyOf": [{"const": "target"}, handler(core_schema)]}
