@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch._ops import HigherOrderOperator, OpOverload
 
-from ..ir import Builder, Source, Value
+from ..ir import NOWHERE, Builder, Source, Value
 from ..ir.ops.call import Argument
 from .errors import Problem
 from .functionalize import Storage, Tracked, UnsupportedWriteError, View, aten
@@ -61,7 +61,7 @@ class Importer:
 
     def emit(self, overload: OpOverload, *args: Argument, source: Source | None = None) -> Value:
         """Append a call that has one result."""
-        (value,) = lower(self._builder, overload, args, {}, source=source or Source())
+        (value,) = lower(self._builder, overload, args, {}, source=source or NOWHERE)
         return value
 
     def _attribute(self, program: fx.GraphModule, name: str) -> Result:

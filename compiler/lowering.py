@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 
-from ..ir import Builder, IRError, Op, Source, TensorType, Value
+from ..ir import NOWHERE, Builder, IRError, Op, Source, TensorType, Value
 from ..ir.ops import LOWERINGS
 from ..ir.ops.call import Argument, Operand, TorchCall
-
-_NOWHERE = Source()
 
 
 def lower(
@@ -23,7 +21,7 @@ def lower(
     args: Sequence[Argument],
     kwargs: Mapping[str, Argument],
     *,
-    source: Source = _NOWHERE,
+    source: Source = NOWHERE,
     expected: Sequence[TensorType] | None = None,
 ) -> tuple[Value, ...]:
     """Append the nodes of a call, whose operands are `Value`s or new constants; one value for each tensor it gives.
@@ -48,7 +46,7 @@ def opaque(
     args: Sequence[Argument],
     kwargs: Mapping[str, Argument],
     *,
-    source: Source = _NOWHERE,
+    source: Source = NOWHERE,
 ) -> tuple[Value, ...]:
     """Append the call as a `torch_call`."""
     operands: list[Value] = []

@@ -3,7 +3,7 @@
 from . import ops
 from .builder import Builder, rewrite
 from .errors import IRError, OverflowBoundError, ParseError, ShapeError, UnsupportedError, VerifyError
-from .graph import Graph, Node, Source
+from .graph import NOWHERE, Graph, Node, Source
 from .interpret import rebatch, run, run_integer
 from .ops.base import OPERATORS, Op
 from .parser import parse
@@ -12,6 +12,7 @@ from .text import dump, node_text, type_text
 from .verify import verify
 
 __all__ = [
+    "NOWHERE",
     "OPERATORS",
     "Builder",
     "DType",

@@ -15,12 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .graph import Node, Source
+from .graph import NOWHERE, Node, Source
 from .ops.channels import Axes
 from .tensor_type import TensorType
 
 Indices = np.ndarray  # int64
-_NOWHERE = Source()
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Reason:
 
     why: str
     name: str = ""
-    source: Source = _NOWHERE
+    source: Source = NOWHERE
     is_refusal: bool = False
 
     def __str__(self) -> str:

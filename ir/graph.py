@@ -5,7 +5,7 @@ A pass takes a `Graph` and returns another one; tensors are shared between them,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -70,6 +70,11 @@ class Node:
     def macs(self) -> int:
         """Multiply-accumulates of one execution."""
         return self.op.macs(self.operand_types, self.output_types)
+
+    def with_values(self, change: Callable[[Value], Value]) -> Node:
+        """This node with `change(value)` in place of each operand and result."""
+        inputs = tuple(value and change(value) for value in self.inputs)
+        return replace(self, inputs=inputs, outputs=tuple(change(value) for value in self.outputs))
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from .errors import IRError, ParseError
-from .graph import Graph, Node, Source
+from .graph import NOWHERE, Graph, Node, Source
 from .ops.base import OPERATORS, Op
 from .tensor_type import DType, Quantization, TensorType, Value
 
@@ -115,7 +115,7 @@ class _Parser:
         op = self._op()
         self._expect("(")
         operands = self._list(")", self._operand)
-        source = Source()
+        source = NOWHERE
         if self._tokens[self._at][0] == "comment":
             source = _source(self._next()) or source
         if operands and operands[-1] is None:

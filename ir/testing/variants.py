@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 
@@ -22,14 +21,7 @@ def renamed(graph: Graph, rename: Callable[[str], str]) -> Graph:
     def value(old: Value) -> Value:
         return old if old.name in kept else Value(rename(old.name), old.type)
 
-    nodes = tuple(
-        replace(
-            node,
-            inputs=tuple(v and value(v) for v in node.inputs),
-            outputs=tuple(value(v) for v in node.outputs),
-        )
-        for node in graph.nodes
-    )
+    nodes = tuple(node.with_values(value) for node in graph.nodes)
     params = {rename(name): tensor for name, tensor in graph.params.items()}
     return Graph(graph.inputs, tuple(value(v) for v in graph.outputs), nodes, params, graph.output_names)
 

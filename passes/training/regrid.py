@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -20,14 +19,7 @@ def regrid(graph: Graph, grids: Mapping[str, Quantization], constants: Mapping[s
         grid = grids.get(value.name)
         return value if grid is None else Value(value.name, value.type.quantized(grid))
 
-    nodes = tuple(
-        replace(
-            node,
-            inputs=tuple(value and placed(value) for value in node.inputs),
-            outputs=tuple(placed(value) for value in node.outputs),
-        )
-        for node in graph.nodes
-    )
+    nodes = tuple(node.with_values(placed) for node in graph.nodes)
     inputs, outputs = (tuple(placed(value) for value in values) for values in (graph.inputs, graph.outputs))
     made = Graph(inputs, outputs, nodes, {**graph.params, **constants}, graph.output_names)
     for node in made.nodes:

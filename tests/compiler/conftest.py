@@ -1,12 +1,18 @@
 """A small project as a user has it: a model file, weights, data and a spec."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
+
+from fxpress.compiler import Compiled
+from fxpress.compiler.execution import execute
+
+OutputsOn = Callable[..., list[Tensor]]
 
 MODEL = """
 from torch import nn
@@ -57,3 +63,16 @@ def project(tmp_path: Path) -> Path:
     images = generator.normal(size=(24, 3, 8, 8)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=images, y=generator.integers(0, 5, 24))
     return tmp_path
+
+
+@pytest.fixture
+def outputs_on(tmp_path: Path) -> OutputsOn:
+    """First outputs of a compiled network on its evaluation samples, or else those for calibration, place by place."""
+
+    def run(compiled: Compiled, *places: str, count: int | None = None) -> list[Tensor]:
+        compiled.write(tmp_path / "out")
+        samples = compiled.session.evaluation or compiled.session.calibration
+        assert samples is not None
+        return [execute(tmp_path / "out", samples.first(count), on=on).outputs[0] for on in places]
+
+    return run

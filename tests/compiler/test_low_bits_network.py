@@ -1,12 +1,13 @@
 """A network whose layers have weights of different bits, from its spec to the simulated core."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from torch import Tensor
 
 from fxpress.compiler import compile_model
-from fxpress.compiler.execution import execute
 
 NET = """
 from torch import nn
@@ -35,7 +36,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_layers_of_eight_four_two_bits_and_float_run_as_the_integer_graph_says(project: Path) -> None:
+def test_layers_of_eight_four_two_bits_and_float_run_as_the_integer_graph_says(
+    project: Path, outputs_on: Callable[..., list[Tensor]]
+) -> None:
     (project / "net.py").write_text(NET)
     overrides = ("model.weights=null", f"passes[2].layers={LAYERS}")
     compiled = compile_model(project / "net.yaml", overrides=overrides)
@@ -46,13 +49,7 @@ def test_layers_of_eight_four_two_bits_and_float_run_as_the_integer_graph_says(p
         if compiled.graph.is_constant(value) and value.type.rank > 1
     }
     assert {module: q and q.bits for module, q in weights.items()} == BITS
-    compiled.write(project / "out")
-    samples = compiled.session.evaluation
-    assert samples is not None
-    here, simulated, integer = (
-        execute(project / "out", samples.first(8), on=place).outputs[0]
-        for place in ("host", "cortex-m4f", "integer")
-    )
+    here, simulated, integer = outputs_on(compiled, "host", "cortex-m4f", "integer", count=8)
     grid = compiled.graph.nodes[-1].operands[0].type.quantization
     assert grid is not None
     step = grid.scale[0]

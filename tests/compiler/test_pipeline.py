@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fxpress.compiler.data import Samples
 from fxpress.compiler.execution import execute
 from fxpress.ir import parse, run_integer, verify
 
+OutputsOn = Callable[..., list[torch.Tensor]]
 HEAD = "passes[2].layers={head: float32}"
 
 
@@ -37,14 +39,12 @@ def test_nothing_is_written_before_write_is_called(project: Path) -> None:
     assert [p for p in sorted(project.iterdir()) if p.name != "__pycache__"] == before
 
 
-def test_the_emitted_c_on_the_host_gives_the_bytes_of_the_integer_graph(project: Path) -> None:
+def test_the_emitted_c_on_the_host_gives_the_bytes_of_the_integer_graph(
+    project: Path, outputs_on: OutputsOn
+) -> None:
     compiled = compile_model(project / "net.yaml")
-    compiled.write(project / "out")
-    samples = compiled.session.evaluation
-    assert samples is not None
-    host = execute(project / "out", samples, on="host")
-    integer = execute(project / "out", samples, on="integer")
-    assert torch.equal(host.outputs[0], integer.outputs[0])
+    host, integer = outputs_on(compiled, "host", "integer")
+    assert torch.equal(host, integer)
 
 
 def test_the_emitted_c_on_a_simulated_core_gives_the_same_and_is_counted(project: Path) -> None:
@@ -64,35 +64,26 @@ def test_the_written_graph_reads_back_as_the_compiled_one(project: Path) -> None
     verify(read)
 
 
-def test_a_layer_that_stays_float_is_float_in_the_c_too(project: Path) -> None:
+def test_a_layer_that_stays_float_is_float_in_the_c_too(project: Path, outputs_on: OutputsOn) -> None:
     compiled = compile_model(project / "net.yaml", overrides=[HEAD])
-    compiled.write(project / "out")
-    samples = compiled.session.evaluation
-    assert samples is not None
-    host = execute(project / "out", samples, on="host")
-    expected = [run_integer(compiled.graph, [x])[0] for x in samples.inputs[0].split(1)]
-    assert torch.allclose(host.outputs[0], torch.cat(expected), rtol=1e-5, atol=1e-5)
+    (host,) = outputs_on(compiled, "host")
+    assert compiled.session.evaluation is not None
+    inputs = compiled.session.evaluation.inputs[0].split(1)
+    expected = [run_integer(compiled.graph, [x])[0] for x in inputs]
+    assert torch.allclose(host, torch.cat(expected), rtol=1e-5, atol=1e-5)
 
 
-def test_a_float_network_compiles_to_c_as_well(project: Path) -> None:
+def test_a_float_network_compiles_to_c_as_well(project: Path, outputs_on: OutputsOn) -> None:
     compiled = compile_model(project / "net.yaml", overrides=["passes=[{pass: fuse}]"])
-    compiled.write(project / "out")
-    samples = compiled.session.evaluation
-    assert samples is not None
-    host = execute(project / "out", samples, on="host")
-    torch_out = execute(project / "out", samples, on="integer")
-    assert torch.allclose(host.outputs[0], torch_out.outputs[0], rtol=1e-5, atol=1e-5)
+    emitted, graph = outputs_on(compiled, "host", "integer")
+    assert torch.allclose(emitted, graph, rtol=1e-5, atol=1e-5)
 
 
-def test_the_torch_output_computes_what_the_graph_computes(project: Path) -> None:
+def test_the_torch_output_computes_what_the_graph_computes(project: Path, outputs_on: OutputsOn) -> None:
     overrides = ["passes=[{pass: fuse}]", "outputs={torch: {}}"]
     compiled = compile_model(project / "net.yaml", overrides=overrides)
-    compiled.write(project / "out")
-    samples = compiled.session.evaluation
-    assert samples is not None
-    emitted = execute(project / "out", samples, on="torch")
-    graph = execute(project / "out", samples, on="integer")
-    assert torch.allclose(emitted.outputs[0], graph.outputs[0], rtol=1e-6, atol=1e-6)
+    emitted, graph = outputs_on(compiled, "torch", "integer")
+    assert torch.allclose(emitted, graph, rtol=1e-6, atol=1e-6)
 
 
 def test_the_report_names_layers_resources_and_accuracy(project: Path) -> None:

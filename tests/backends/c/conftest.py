@@ -57,14 +57,7 @@ def joined(texts: dict[str, str]) -> Graph:
         outputs += map(named, graph.outputs)
         names += [f"{case}: {name}" for name in graph.output_names]
         params |= {f"{case}: {name}": tensor for name, tensor in graph.params.items()}
-        nodes += [
-            replace(
-                node,
-                inputs=tuple(v and named(v) for v in node.inputs),
-                outputs=tuple(map(named, node.outputs)),
-            )
-            for node in graph.nodes
-        ]
+        nodes += [node.with_values(named) for node in graph.nodes]
     return verify(Graph(tuple(inputs), tuple(outputs), tuple(nodes), params, tuple(names)))
 
 

@@ -57,6 +57,12 @@ def compiler(name, cpu):
     return find_compiler(name, cpu=cpu)
 
 
+def self_test(artifact, folder, *flags):
+    """The program that runs the artifact's self-test."""
+    sources = [*artifact.write(folder), folder / "net_test.c"]
+    return link_program(compiler("gcc", None), sources, folder / "self_test", flags=("-O1", *flags))
+
+
 @pytest.mark.parametrize(("name", "cpu"), COMPILERS)
 def test_every_operator_compiles_without_a_warning(name, cpu, operators, cortex_m4, host, tmp_path):
     target = host if cpu in (None, "cortex-m0plus", "cortex-m3") else cortex_m4
@@ -113,10 +119,7 @@ def test_the_self_test_passes_under_sanitizers(fill, host, tmp_path, draw):
     graph = verify(parse(NET, fill=fill))
     vectors = [[draw(v, seed) for v in graph.inputs] for seed in range(3)]
     artifact = emit(graph, COutput(name="net"), host, vectors=vectors)
-    sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
-    program = link_program(
-        compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1", *WARNINGS, *SANITIZERS)
-    )
+    program = self_test(artifact, tmp_path, *WARNINGS, *SANITIZERS)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "net: 0 of 3 outputs differ\n"), done.stderr
 
@@ -125,18 +128,14 @@ def test_the_self_test_passes_under_sanitizers(fill, host, tmp_path, draw):
 def test_every_operator_passes_its_self_test_under_sanitizers(operators, cortex_m4, tmp_path, draw):
     vectors = [[draw(v, seed) for v in operators.inputs] for seed in range(2)]
     artifact = emit(operators, COutput(name="net"), cortex_m4, vectors=vectors)
-    sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
-    program = link_program(
-        compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1", *WARNINGS, *SANITIZERS)
-    )
+    program = self_test(artifact, tmp_path, *WARNINGS, *SANITIZERS)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_a_self_test_without_vectors_compiles_without_a_warning(fill, host, tmp_path):
     artifact = emit(verify(parse(NET, fill=fill)), COutput(name="net"), host)
-    sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
-    link_program(compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1", *WARNINGS))
+    self_test(artifact, tmp_path, *WARNINGS)
     without = emit(parse(NET, fill=fill), COutput(name="net", self_test=0, package=()), host)
     assert set(without.files) == {"net.h", "net.c", "net_weights.c"}
 
