@@ -102,13 +102,21 @@ def compile_model(
             for name, content in stage.report.files.items()
         },
         REPORT_JSON: (report.model_dump_json(indent=2) + "\n").encode(),
-        REPORT_HTML: render_html(report).encode(),
+        REPORT_HTML: render_html(report, pictures=_pictures(stages)).encode(),
     }
     lock = _lock(session, files)
     if locked is not None:
         check_lock(read_lock(locked), lock, locked)
     files[LOCK_FILE] = lock.to_bytes()
     return Compiled(session, stages, artifacts.c, artifacts.torch, report, files)
+
+
+def _pictures(stages: Sequence[Stage]) -> dict[int, list[str]]:
+    """The pictures that each pass made, by its index."""
+    return {
+        index: [content.decode() for name, content in stage.report.files.items() if name.endswith(".svg")]
+        for index, stage in enumerate(stages)
+    }
 
 
 def open_session(

@@ -13,9 +13,9 @@ GOLDEN_ANGLE = 137.508
 LETTER = 6.65
 """Width of a letter of the font, in pixels."""
 
-_STYLE = (
-    "text{font:11px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;fill:#1f2328}"
-    ".title{font-weight:bold}.quiet{fill:#6e7781}.gone{fill:#b42318}"
+_STYLE = (  # of these pictures alone, also inside of a page with others
+    ".drawing text{font:11px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;fill:#1f2328}"
+    ".drawing .title{font-weight:bold}.drawing .quiet{fill:#6e7781}.drawing .gone{fill:#b42318}"
 )
 Anchor = Literal["start", "middle", "end"]
 
@@ -25,7 +25,7 @@ def document(width: float, height: float, body: Iterable[str]) -> str:
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     lines = "\n".join(body)
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" {size}>\n<style>{_STYLE}</style>\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" class="drawing" {size}>\n<style>{_STYLE}</style>\n'
         f"{box(0, 0, width, height, '#ffffff')}\n{lines}\n</svg>\n"
     )
 

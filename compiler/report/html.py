@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -21,8 +23,8 @@ _ROW, _BOX_WIDTH = 34, 420
 _PALETTE = ("#3b6ea5", "#7aa6c2", "#4f9d8f", "#9bbf85", "#c9a45c", "#b9714f", "#8e6c8a", "#6b7f99")
 
 
-def render_html(report: Report) -> str:
-    """The report as one self-contained page."""
+def render_html(report: Report, *, pictures: Mapping[int, Sequence[str]] = MappingProxyType({})) -> str:
+    """The report as one self-contained page; `pictures` are SVG documents of passes, by the index of the pass."""
     graph = _graph_picture(report.layers)
     return _ENVIRONMENT.get_template("report.html.j2").render(
         report=report,
@@ -31,8 +33,14 @@ def render_html(report: Report) -> str:
         map_height=_MAP_HEIGHT,
         arena_bytes=_arena_bytes(report),
         graph=graph,
+        pictures={index: [_inline(svg) for svg in found] for index, found in pictures.items()},
         heaviest=max((layer.cycles or layer.macs for layer in report.layers), default=0),
     )
+
+
+def _inline(svg: str) -> str:
+    """A document as part of a page, where a name space means nothing."""
+    return svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
 
 
 @dataclass(frozen=True)
@@ -127,11 +135,31 @@ def snr_text(value: float | None) -> str:
 
 
 def figure_text(value: str | int | float | bool | None) -> str:
-    """A cell of a table for people: floats in five significant digits."""
-    if value is None:
-        return ""
-    return f"{value:.5g}" if isinstance(value, float) else str(value)
+    """A cell of a table for people: floats in five significant digits, thousands apart."""
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return (
+                f"{value:,.5g}"
+                if abs(value) < 1e5
+                else f"{value:,.0f}"
+                if abs(value) < 1e15
+                else f"{value:.5g}"
+            )
+        case str():
+            return value
+
+
+def is_figure(value: str | int | float | bool | None) -> bool:
+    """Whether a cell holds a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 _ENVIRONMENT.filters["snr"] = snr_text
 _ENVIRONMENT.filters["figure"] = figure_text
+_ENVIRONMENT.tests["figure"] = is_figure

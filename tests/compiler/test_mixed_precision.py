@@ -46,6 +46,14 @@ def test_explain_shows_the_bits_of_a_layer_and_what_others_would_cost(compiled: 
     assert [(row[0], "yes" in row) for row in rows] == [("2", False), ("4", True), ("8", False)]
 
 
+def test_the_page_shows_the_picture_of_the_mixes_in_its_pass(compiled: Compiled) -> None:
+    page = compiled.files["report.html"].decode()
+    decisions = page.index("<h2>Decisions</h2>")
+    assert page.index("<b>assign_bits</b>", decisions) < page.index('<svg class="drawing"', decisions)
+    assert page.index('<svg class="drawing"', decisions) < page.index("<b>quantize</b>", decisions)
+    assert "no mix beats these" in page and "src=" not in page and "http" not in page
+
+
 def test_the_files_of_the_decision_are_written(compiled: Compiled) -> None:
     names = {"passes/2.bits.yaml", "passes/2.sensitivity.json", "passes/2.pareto.svg", "passes/2.pareto.json"}
     assert names <= compiled.files.keys()
