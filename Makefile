@@ -12,7 +12,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-full lint wheel-test bench-mcu bench-torch bench-low-bits bench-prune bench-hessian bench-mixed bench-allocation \
+.PHONY: setup demo test test-full lint wheel-test bench-mcu bench-torch bench-low-bits bench-coded-weights bench-prune bench-hessian bench-mixed bench-allocation \
         zoo clean
 
 setup: .venv/.installed
