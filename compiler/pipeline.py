@@ -171,11 +171,8 @@ def run_passes(
         try:
             result = found(graph, options, _context(session, index, layers, progress))
         except CalibrationError as err:
-            place = (
-                str(session.spec.data.calibration.origin)
-                if session.spec.data.calibration
-                else "data.calibration"
-            )
+            calibration = session.spec.data.calibration
+            place = str(calibration.origin) if calibration else "data.calibration"
             raise UserError(Problem("D107", place, str(err), "see `data.calibration`")) from err
         except PassError as err:
             raise UserError(Problem("P601", f"passes[{index}] ({found.name})", str(err))) from err

@@ -33,6 +33,11 @@ def apply_clamp(y: Tensor, clamp: Clamp) -> Tensor:
     return torch.clamp(y, None if low == float("-inf") else low, None if high == float("inf") else high)
 
 
+def finish_reals(y: Tensor, residual: Tensor | None, clamp: Clamp) -> Tensor:
+    """Add the residual to a float result, clamp."""
+    return apply_clamp(y if residual is None else y + residual, clamp)
+
+
 def clamp_bounds(clamp: Clamp, output: Quantization) -> tuple[int, int]:
     """Smallest and largest stored result: the clamp on the output's grid, within its bits."""
     if clamp is None:

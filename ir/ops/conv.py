@@ -22,15 +22,15 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .accumulate import (
     Clamp,
-    apply_clamp,
     check_accumulating,
     check_addends,
     finish_accumulator,
+    finish_reals,
     zero_point,
 )
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, Cut, tie_all, tie_grouped
-from .spatial import check_spatial, pairs, spread, symmetric_padding
+from .spatial import check_spatial, on_both_sides, pairs, spread, symmetric_padding
 
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 _CONV_TRANSPOSE = {
@@ -82,7 +82,7 @@ class Conv(Op):
     ) -> Tensor:
         x, padding = symmetric_padding(x, self.padding)
         y = _CONV[self.rank](x, w, bias, self.stride, padding, self.dilation, self.groups)
-        return apply_clamp(y if residual is None else y + residual, self.clamp)
+        return finish_reals(y, residual, self.clamp)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         check_accumulating(operands, outputs, channel_axis=0)
@@ -159,8 +159,7 @@ class ConvTranspose(Op):
     def reference(
         self, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        y = self._transpose(x, w, bias)
-        return apply_clamp(y if residual is None else y + residual, self.clamp)
+        return finish_reals(self._transpose(x, w, bias), residual, self.clamp)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         weight = operands[1]
@@ -233,39 +232,34 @@ def _couple_groups(call: CouplingCall, groups: int, x: int, w: Axes, out_axis: i
     return outputs
 
 
-@lowers("conv1d.default", "conv2d.default", "conv3d.default")
+@lowers(
+    "conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding", "conv3d.padding"
+)
 def _lower_conv(call: AtenCall) -> Value | None:
     x, w = call.value("input"), call.value("weight")
     rank = w.type.rank - 2
     if x.type.rank != rank + 2:
         return None
-    op = Conv(
-        stride=spread(call["stride"], rank),
-        padding=tuple(n for n in spread(call["padding"], rank) for _ in range(2)),
-        dilation=spread(call["dilation"], rank),
-        groups=call["groups"],
-    )
-    return call.emit(op, x, w, call.optional_value("bias"))
-
-
-@lowers("conv1d.padding", "conv2d.padding", "conv3d.padding")
-def _lower_conv_padding(call: AtenCall) -> Value | None:
-    x, w = call.value("input"), call.value("weight")
-    rank = w.type.rank - 2
-    if x.type.rank != rank + 2:
-        return None
     dilation = spread(call["dilation"], rank)
-    total = [
-        d * (k - 1) if call["padding"] == "same" else 0
-        for d, k in zip(dilation, w.type.shape[2:], strict=True)
-    ]
     op = Conv(
         stride=spread(call["stride"], rank),
-        padding=tuple(n for t in total for n in (t // 2, t - t // 2)),
+        padding=_zeros_around(call["padding"], w.type.shape[2:], dilation),
         dilation=dilation,
         groups=call["groups"],
     )
     return call.emit(op, x, w, call.optional_value("bias"))
+
+
+def _zeros_around(
+    padding: str | int | Sequence[int], kernel: tuple[int, ...], dilation: tuple[int, ...]
+) -> tuple[int, ...]:
+    """`padding` of a convolution as torch takes it: "same" puts one zero more after than before where they are odd."""
+    if padding == "valid":
+        padding = 0
+    if not isinstance(padding, str):
+        return on_both_sides(padding, len(kernel))
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    return tuple(n for t in total for n in (t // 2, t - t // 2))
 
 
 @lowers("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input")
@@ -276,7 +270,7 @@ def _lower_conv_transpose(call: AtenCall) -> Value | None:
         return None
     op = ConvTranspose(
         stride=spread(call["stride"], rank),
-        padding=tuple(n for n in spread(call["padding"], rank) for _ in range(2)),
+        padding=on_both_sides(call["padding"], rank),
         output_padding=spread(call["output_padding"], rank),
         dilation=spread(call["dilation"], rank),
         groups=call["groups"],

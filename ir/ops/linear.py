@@ -18,10 +18,10 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .accumulate import (
     Clamp,
-    apply_clamp,
     check_accumulating,
     check_addends,
     finish_accumulator,
+    finish_reals,
     zero_point,
 )
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
@@ -50,8 +50,7 @@ class Linear(Op):
     def reference(
         self, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        y = functional.linear(x, w, bias)
-        return apply_clamp(y if residual is None else y + residual, self.clamp)
+        return finish_reals(functional.linear(x, w, bias), residual, self.clamp)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         check_accumulating(operands, outputs, channel_axis=0)

@@ -21,7 +21,7 @@ from .channels import Axes, CouplingCall
 from .quantize import check_moved, per_tensor_types
 from .reduce import Mean, ReduceMax
 from .slicing import Concat, Slice
-from .spatial import pairs, spread, symmetric_padding
+from .spatial import on_both_sides, pairs, spread, symmetric_padding
 
 _MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_pool3d}
 
@@ -234,45 +234,28 @@ def _pooled(x: TensorType, op: MaxPool | AvgPool) -> tuple[int, ...]:
 
 @lowers("max_pool1d.default", "max_pool2d.default", "max_pool3d.default")
 def _lower_max_pool(call: AtenCall) -> Value | None:
-    x = call.value("self")
-    rank = int(call.target[8])
-    if x.type.rank != rank + 2 or not x.type.dtype.is_floating:
+    x, rank = call.value("self"), _rank(call)
+    if not _is_pooled(x, rank):
         return None
-    kernel = spread(call["kernel_size"], rank)
-    op = MaxPool(
-        kernel,
-        spread(call["stride"], rank) if call["stride"] else kernel,
-        tuple(n for n in spread(call["padding"], rank) for _ in range(2)),
-        spread(call["dilation"], rank),
-        call["ceil_mode"],
-    )
-    return call.emit(op, x)
+    dilation = spread(call["dilation"], rank)
+    return call.emit(MaxPool(*_windows(call, rank), dilation, call["ceil_mode"]), x)
 
 
 @lowers("avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default")
 def _lower_avg_pool(call: AtenCall) -> Value | None:
-    x = call.value("self")
-    rank = int(call.target[8])
-    if x.type.rank != rank + 2 or not x.type.dtype.is_floating:
+    x, rank = call.value("self"), _rank(call)
+    if not _is_pooled(x, rank):
         return None
-    kernel = spread(call["kernel_size"], rank)
-    op = AvgPool(
-        kernel,
-        spread(call["stride"], rank) if call["stride"] else kernel,
-        tuple(n for n in spread(call["padding"], rank) for _ in range(2)),
-        call["ceil_mode"],
-        call["count_include_pad"],
-        call["divisor_override"] if rank > 1 else None,
-    )
+    divisor = call["divisor_override"] if rank > 1 else None
+    op = AvgPool(*_windows(call, rank), call["ceil_mode"], call["count_include_pad"], divisor)
     return call.emit(op, x)
 
 
 @lowers("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default")
 def _lower_adaptive_avg_pool(call: AtenCall) -> Value | None:
     """To one element torch itself takes the mean."""
-    x = call.value("self")
-    rank = int(call.target[17])
-    if x.type.rank != rank + 2 or not x.type.dtype.is_floating:
+    x, rank = call.value("self"), _rank(call)
+    if not _is_pooled(x, rank):
         return None
     size = spread(call["output_size"], rank)
     if size == (1,) * rank:
@@ -283,9 +266,8 @@ def _lower_adaptive_avg_pool(call: AtenCall) -> Value | None:
 @lowers("adaptive_max_pool1d.default", "adaptive_max_pool2d.default", "adaptive_max_pool3d.default")
 def _lower_adaptive_max_pool(call: AtenCall) -> tuple[Value, ...] | None:
     """A plain pool, or the largest of each part where the windows overlap."""
-    x = call.value("self")
-    rank = int(call.target[17])
-    if x.type.rank != rank + 2 or not x.type.dtype.is_floating or 0 in x.type.shape[1:]:
+    x, rank = call.value("self"), _rank(call)
+    if not _is_pooled(x, rank) or 0 in x.type.shape[1:]:
         return None
     indices = call.opaque()[1]
     size = spread(call["output_size"], rank)
@@ -298,6 +280,23 @@ def _lower_adaptive_max_pool(call: AtenCall) -> tuple[Value, ...] | None:
         parts = [call.emit(Slice(axis, start, stop), x) for start, stop in windows]
         x = call.emit(Concat(axis), *(call.emit(ReduceMax((axis,), keepdim=True), part) for part in parts))
     return x, indices
+
+
+def _rank(call: AtenCall) -> int:
+    """Spatial dimensions, which the overload has in its name: `max_pool2d.default`."""
+    return int(call.target.removesuffix("d.default")[-1])
+
+
+def _is_pooled(x: Value, rank: int) -> bool:
+    """Whether the operand is a batch of reals with as many spatial dimensions; torch takes a single sample too."""
+    return x.type.rank == rank + 2 and x.type.dtype.is_floating
+
+
+def _windows(call: AtenCall, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Kernel, stride, which is the kernel's size where none is given, and padding."""
+    kernel = spread(call["kernel_size"], rank)
+    stride = spread(call["stride"], rank) if call["stride"] else kernel
+    return kernel, stride, on_both_sides(call["padding"], rank)
 
 
 def _even_windows(n: int, size: int) -> tuple[tuple[int, int], ...]:

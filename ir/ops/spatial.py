@@ -33,6 +33,11 @@ def check_spatial(rank: int, x: TensorType, w: TensorType, *lengths: tuple[tuple
         raise ShapeError(f"attributes do not have {rank} spatial dimensions")
 
 
+def on_both_sides(numbers: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """`padding` of torch, which is the same before and after a dimension, as pairs one after the other."""
+    return tuple(n for n in spread(numbers, rank) for _ in range(2))
+
+
 def spread(numbers: int | Sequence[int], rank: int) -> tuple[int, ...]:
     """One number for each spatial dimension: torch allows a single one for all."""
     listed = [numbers] if isinstance(numbers, int) else list(numbers)
