@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from itertools import permutations
+from random import Random
 
 import pytest
 
@@ -57,9 +58,12 @@ def test_every_misplaced_pass_is_told(problems_of: ProblemsOf, sound: str) -> No
     assert {p.hint for p in problems} == {"the order that works is fuse, quantize, remove_dead_channels"}
 
 
-def test_the_order_that_is_advised_is_the_same_from_wherever_one_starts() -> None:
-    for names in permutations(PASSES):
+def test_the_order_that_is_advised_stays_and_is_sound_from_wherever_one_starts() -> None:
+    random = Random(0)
+    shuffled = (random.sample(sorted(PASSES), len(PASSES)) for _ in range(300))
+    for names in (*permutations(PASSES, 4), *shuffled):
         order = working_order(names)
-        assert sorted(order) == sorted(PASSES)
-        assert order.index("fuse") < order.index("quantize") < order.index("remove_dead_channels")
+        assert sorted(order) == sorted(names)
         assert working_order(order) == order
+        known = [name for name in ("fuse", "quantize", "remove_dead_channels") if name in names]
+        assert sorted(known, key=order.index) == known
