@@ -1,7 +1,7 @@
 """The order of passes."""
 
 from collections.abc import Callable
-from itertools import permutations
+from itertools import pairwise, permutations
 from random import Random
 
 import pytest
@@ -65,5 +65,5 @@ def test_the_order_that_is_advised_stays_and_is_sound_from_wherever_one_starts()
         order = working_order(names)
         assert sorted(order) == sorted(names)
         assert working_order(order) == order
-        known = [name for name in ("fuse", "quantize", "remove_dead_channels") if name in names]
-        assert sorted(known, key=order.index) == known
+        for first, second in pairwise(("fuse", "quantize", "remove_dead_channels")):
+            assert not {first, second} <= set(names) or order.index(first) < order.index(second)
