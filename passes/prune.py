@@ -6,8 +6,8 @@ equals the masked one. Repairs on calibration data come after that, then trainin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ..ir.ops.embedding import Embedding
 from ..specs.options import PruneOptions
 from .base import Context, CostModel, PassResult, register
 from .errors import MissingNeedError, PassError
-from .pruning.allocation import Allocation, allocate
+from .pruning.allocation import Allocation, Spent, allocate
 from .pruning.branches import droppable_branches
 from .pruning.budget import Device, budget_of_step
 from .pruning.cost import costs_of
@@ -115,23 +115,6 @@ def _cost_model(context: Context) -> CostModel:
     return context.cost
 
 
-def _allocate(
-    coupling: Coupling, ranked: Ranked, options: PruneOptions, context: Context
-) -> tuple[Allocation, Joint | None]:
-    """How many units of each group stay; with the bits of layers where these are open."""
-    assert options.budget is not None
-    model = _cost_model(context) if options.budget.on_device else None
-    costs, storage, worth = costs_of(coupling), CLOSED, None
-    if options.bits is not None:
-        graph, samples, progress = coupling.graph, context.calibration, context.progress
-        storage = open_storage(graph, options.bits, samples, model or context.cost, progress)
-        worth = measure_losses(coupling, ranked, samples, progress)
-        costs = with_storage(costs, coupling, storage)
-    device = None if model is None else Device(coupling, ranked, model, options.budget, storage=storage)
-    allocation = allocate(ranked, costs, options, device=device, worth=worth, storage=storage)
-    return allocation, None if worth is None else Joint(storage, worth, allocation)
-
-
 def _slicing(kept: Kept, after: Graph) -> Callable[[str, Tensor], Tensor]:
     """How what belongs to a constant of the graph before a step is cut like it."""
     values = {v.name: v for v in kept.coupling.graph.constants}
@@ -148,29 +131,61 @@ def _prune_once(graph: Graph, options: PruneOptions, context: Context, plan: Pla
     if not coupling.count:
         raise PassError(f"no channel can go: {why_nothing_goes(coupling)}")
     samples = [*context.calibration[:1], _random_inputs(graph, options.seed)]
-    allocation, joint, scores = None, None, None
     if plan is not None:
-        removed = plan.removed(coupling)
+        choice = _Choice(plan.removed(coupling), bits=DecidedBits(plan.layers))
     else:
-        held = _held(coupling, options, context)
-        droppable = droppable_branches(coupling, samples, held) if "blocks" in options.granularity else ()
-        scores = score_units(coupling, options, context)
-        ranked = rank(coupling, scores, held | ~_may_go(coupling, options), options, droppable=droppable)
-        allocation, joint = _allocate(coupling, ranked, options, context)
-        removed = ranked.removed(allocation.kept)
-    kept = coupling.kept(removed)
+        choice = _choose(coupling, options, context, samples)
+    kept = coupling.kept(choice.removed)
     cut = cut_graph(kept)
     verified = verify_cut(kept, cut, samples)
+    bits = choice.bits
+    if choice.joint is not None:
+        bits = choice.joint.decided(coupling, cut, context.calibration)
     repaired, notes = _repaired(kept, cut, options, context)
-    figures: dict[str, Cell] = {"gap": None, "rounds": None}
-    if allocation is not None:
-        figures = {"gap": allocation.gap, "rounds": allocation.rounds}
-    spent = () if allocation is None else allocation.spent
-    if plan is not None:
-        bits = DecidedBits(plan.layers)
-    else:
-        bits = joint.decided(coupling, cut, context.calibration) if joint is not None else DecidedBits()
-    return Step(kept, repaired, scores, {**figures, **_figures(verified), **notes}, spent=spent, bits=bits)
+    figures = {**choice.figures, **_figures(verified), **notes}
+    return Step(kept, repaired, choice.scores, figures, spent=choice.spent, bits=bits)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Which units go, and why; a plan says only the first, and the bits that go with it."""
+
+    removed: np.ndarray
+    scores: np.ndarray | None = None
+    figures: Mapping[str, Cell] = field(default_factory=lambda: {"gap": None, "rounds": None})
+    spent: tuple[Spent, ...] = ()
+    joint: Joint | None = None
+    bits: DecidedBits = field(default_factory=DecidedBits)
+
+
+def _choose(
+    coupling: Coupling, options: PruneOptions, context: Context, samples: Sequence[Sequence[Tensor]]
+) -> _Choice:
+    """The units of least worth, as many as the budget asks for."""
+    held = _held(coupling, options, context)
+    droppable = droppable_branches(coupling, samples, held) if "blocks" in options.granularity else ()
+    scores = score_units(coupling, options, context)
+    ranked = rank(coupling, scores, held | ~_may_go(coupling, options), options, droppable=droppable)
+    allocation, joint = _allocate(coupling, ranked, options, context)
+    figures = {"gap": allocation.gap, "rounds": allocation.rounds}
+    return _Choice(ranked.removed(allocation.kept), scores, figures, allocation.spent, joint)
+
+
+def _allocate(
+    coupling: Coupling, ranked: Ranked, options: PruneOptions, context: Context
+) -> tuple[Allocation, Joint | None]:
+    """How many units of each group stay; with the bits of layers where these are open."""
+    assert options.budget is not None
+    model = _cost_model(context) if options.budget.on_device else None
+    costs, storage, worth = costs_of(coupling), CLOSED, None
+    if options.bits is not None:
+        graph, samples, progress = coupling.graph, context.calibration, context.progress
+        storage = open_storage(graph, options.bits, samples, model or context.cost, progress)
+        worth = measure_losses(coupling, ranked, samples, progress)
+        costs = with_storage(costs, coupling, storage)
+    device = None if model is None else Device(coupling, ranked, model, options.budget, storage=storage)
+    allocation = allocate(ranked, costs, options, device=device, worth=worth, storage=storage)
+    return allocation, None if worth is None else Joint(storage, worth, allocation)
 
 
 def verify_cut(kept: Kept, cut: Graph, samples: Sequence[Sequence[Tensor]]) -> Verified:
