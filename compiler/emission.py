@@ -63,7 +63,7 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
 
 def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtifact:
     assert spec.outputs.torch is not None
-    quantized = any(v.type.is_quantized for node in graph.nodes for v in node.outputs)
+    quantized = any(v.type.is_quantized for v in graph.results)
     try:
         return emit_torch(
             graph, TorchOptions(spec.outputs.torch.form if quantized else "float", buffers=buffers)

@@ -55,7 +55,7 @@ def check_labels(samples: Samples, captured: Graph, metric: str, place: str) -> 
 def layer_snr(reference: Graph, integer: Graph, samples: Samples) -> Mapping[str, float]:
     """Signal-to-noise ratio in dB of each value that both graphs compute under the same name, on a few samples."""
     few = samples.first(_LAYER_SAMPLES)
-    wanted = {v.name for node in integer.nodes for v in node.outputs if v.type.is_quantized}
+    wanted = {v.name for v in integer.results if v.type.is_quantized}
     with torch.no_grad():
         floats = _values(reference, few, wanted, exact=False)
         integers = _values(integer, few, wanted & floats.keys(), exact=True)

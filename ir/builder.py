@@ -146,7 +146,7 @@ def rewrite(graph: Graph, visit: Visit) -> Graph:
     `visit(builder, node, operands)` sees each node with its operands already rewritten, and returns the value
     or values that stand for its results, or None to keep the node. Nodes that nobody reads are dropped.
     """
-    taken = [value.name for node in graph.nodes for value in node.outputs]
+    taken = [value.name for value in graph.results]
     builder = Builder(params=graph.params, reserved=taken)
     current: dict[str, Value] = {v.name: v for v in graph.constants}
     for value in graph.inputs:

@@ -126,6 +126,11 @@ class Graph:
         return {name: tuple(nodes) for name, nodes in users.items()}
 
     @cached_property
+    def results(self) -> tuple[Value, ...]:
+        """All that nodes make, in order."""
+        return tuple(value for node in self.nodes for value in node.outputs)
+
+    @cached_property
     def constants(self) -> tuple[Value, ...]:
         """The constants that nodes or outputs read, in order of first use."""
         read = [v for node in self.nodes for v in node.operands] + list(self.outputs)

@@ -93,7 +93,7 @@ def random_removal(groups: np.ndarray, *, seed: int) -> np.ndarray:
 def opened(graph: Graph, inputs: Sequence[Tensor]) -> tuple[Graph, list[Tensor]]:
     """The graph with float inputs as constants and weighted sums as outputs, so that all channels may go."""
     fed = {v.name: t for v, t in zip(graph.inputs, inputs, strict=True) if v.type.dtype.is_floating}
-    names = [value.name for node in graph.nodes for value in node.outputs]
+    names = [value.name for value in graph.results]
     builder = Builder(params={**graph.params, **fed}, reserved=names)
     rest = [(v, t) for v, t in zip(graph.inputs, inputs, strict=True) if v.name not in fed]
     for value, _ in rest:

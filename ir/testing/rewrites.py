@@ -146,7 +146,7 @@ def _copied(graph: Graph) -> Graph:
 
 
 def _has_integers(graph: Graph) -> bool:
-    values = [*graph.inputs, *(v for node in graph.nodes for v in node.outputs)]
+    values = [*graph.inputs, *graph.results]
     return any(v.type.is_quantized for v in values)
 
 

@@ -29,7 +29,7 @@ def renamed(graph: Graph, rename: Callable[[str], str]) -> Graph:
 def canonical(graph: Graph) -> Graph:
     """`graph` with names by position, unread constants dropped and no sources, to compare two of them."""
     names: dict[str, str] = {}
-    for value in (*graph.constants, *(v for node in graph.nodes for v in node.outputs)):
+    for value in (*graph.constants, *graph.results):
         names.setdefault(value.name, f"#{len(names)}")
     used = {v.name for v in graph.constants}
     bare = Graph(
@@ -44,9 +44,8 @@ def canonical(graph: Graph) -> Graph:
 
 def exposed(graph: Graph) -> Graph:
     """`graph` with every intermediate as a further output, after its own."""
-    values = [v for node in graph.nodes for v in node.outputs]
-    names = (*graph.output_names, *(f"intermediate {v.name}" for v in values))
-    return Graph(graph.inputs, (*graph.outputs, *values), graph.nodes, graph.params, names)
+    names = (*graph.output_names, *(f"intermediate {v.name}" for v in graph.results))
+    return Graph(graph.inputs, (*graph.outputs, *graph.results), graph.nodes, graph.params, names)
 
 
 def with_dead_branches(graph: Graph) -> Graph:

@@ -34,7 +34,7 @@ class Lowering:
     ) -> None:
         self._graph, self._plan, self._grids = graph, plan, grids
         self._options, self._precisions = options, precisions
-        self._builder = Builder(reserved=[v.name for n in graph.nodes for v in n.outputs])
+        self._builder = Builder(reserved=[v.name for v in graph.results])
         self._reals: dict[str, Value] = {}
         self._integers: dict[str, Value] = {}
         self._constants: dict[tuple[str, Quantization], Value] = {}

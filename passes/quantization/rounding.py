@@ -124,7 +124,7 @@ class _Walk:
 
 def _chunks(graph: Graph, samples: Sequence[Batch], wanted: int) -> list[Batch]:
     """As many samples as memory allows, in chunks that the graph passes at once."""
-    largest = max((v.type.numel for node in graph.nodes for v in node.outputs), default=1)
+    largest = max((v.type.numel for v in graph.results), default=1)
     count = min(len(samples), wanted, max(_VALUE_ELEMENTS // largest, 1))
     size = batch_size(graph, samples[:count])
     starts = range(0, count - count % size, size)

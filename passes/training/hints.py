@@ -66,7 +66,7 @@ def _find(student: Graph, teacher: Graph, module: str) -> Hint:
             node.source.module.partition(".")[0] for node in teacher.nodes if node.source.module
         )
         raise PassError(f"distill.layers: there is no module {module!r}; there are {', '.join(known)}")
-    own = {value.name: value for node in student.nodes for value in node.outputs}
+    own = {value.name: value for value in student.results}
     last = next((node.outputs[0] for node in reversed(within) if node.outputs[0].name in own), None)
     if last is None:
         raise PassError(

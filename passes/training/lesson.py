@@ -95,7 +95,7 @@ class Lesson:
 
 def _grows(graph: Graph, pair: Sequence[tuple[Tensor, ...]]) -> bool:
     """Whether the graph takes several samples at once; one on integers is compared byte for byte."""
-    is_integer = any(value.type.is_quantized for node in graph.nodes for value in node.outputs)
+    is_integer = any(value.type.is_quantized for value in graph.results)
     return len(pair) == 2 and passes_batches(graph, pair, interpreter=run_integer if is_integer else run)
 
 

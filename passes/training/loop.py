@@ -62,7 +62,7 @@ def student_of(graph: Graph, options: FinetuneOptions, context: Context) -> Stud
     values = trainable(graph, options, context)
     if not values:
         raise PassError("there are no weights to train")
-    if any(value.type.is_quantized for node in graph.nodes for value in node.outputs):
+    if any(value.type.is_quantized for value in graph.results):
         return IntegerStudent.of(graph, options, context)
     return FloatStudent(graph, tuple(value.name for value in values), options.keep_zeros)
 
