@@ -21,7 +21,7 @@ _TABLE_BITS = 8
 _RAW = 256
 _WORD, _WORD_BITS, _HALF_BITS = 4, 32, 16
 _ROUNDS = 8
-_NO_CODE = 0xFFFF
+_NO_RAW = 0xFFFF
 # Of a call, a symbol in the table, a code, a halfword of codes, a code beyond the table, a raw word.
 _INSTRUCTIONS = (300.0, 12.5, 9.95, 7.0, 32.0, 12.0)
 _CYCLES = (400.0, 16.0, 12.2, 6.4, 57.0, 16.0)
@@ -74,7 +74,7 @@ class Image:
         """What flash holds."""
         order = canonical_order(self.lengths)
         per_length = [self.lengths.count(length) for length in range(1, LONGEST_CODE + 1)]
-        raw = order.index(self.symbols.index(_RAW)) if _RAW in self.symbols else _NO_CODE
+        raw = order.index(self.symbols.index(_RAW)) if _RAW in self.symbols else _NO_RAW
         values = bytes(self.symbols[symbol] & 0xFF for symbol in order)
         parts = [
             np.array([*per_length, raw], np.uint16),

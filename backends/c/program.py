@@ -8,9 +8,10 @@ from ...ir import Graph, Source, Value
 from .kernels.base import Implementation
 from .layout import Layout
 
-# Of the run function, of a call, of newlib's memcpy and memset, and of the decoder of Huffman images, as
-# `benchmarks/code_size.py` measures them.
-_RUN_BYTES, _CALL_BYTES, _MEMORY_BYTES, _DECODER_BYTES = 60, 12, 470, 810
+# Of the run function, of a call, and of newlib's memcpy and memset, as `benchmarks/code_size.py` measures them.
+_RUN_BYTES, _CALL_BYTES, _MEMORY_BYTES = 60, 12, 470
+# Of include/huffman.h, as linked for a Cortex-M4 with -O3.
+_DECODER_BYTES = 810
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
  *
  * An image is halfwords: how many codes have 1, 2, ... 12 bits; which code stands for a word that follows as it is;
  * the bytes that the codes stand for, shortest code first, two in a halfword; the codes, from the highest bit of each
- * halfword down, and as many zeros as the decoder looks ahead.
+ * halfword down, and as many zeros as the decoder looks ahead. The bytes of a word are those of a little-endian machine.
  */
 #ifndef FXP_HUFFMAN_H
 #define FXP_HUFFMAN_H

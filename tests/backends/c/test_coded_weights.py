@@ -164,6 +164,14 @@ def _run(artifact: CArtifact, cpu: str, folder: Path) -> tuple[int, Footprint]:
     return network.profile([sample]).instructions, network.footprint
 
 
+@SIMULATED
+def test_decoded_words_lie_where_several_are_loaded_at_once(cortex_m4: Target, tmp_path: Path) -> None:
+    artifact = emit(LAYERS["linear"].graph(), CODED, cortex_m4)
+    network = SimulatedNetwork.of(artifact, tmp_path, strict_alignment=True)
+    sample = torch.zeros(artifact.graph.inputs[0].type.shape, dtype=torch.int8)
+    assert network.run([sample])[0].equal(run_integer(artifact.graph, [sample])[0])
+
+
 def test_the_arena_holds_the_decoded_weights_behind_the_scratch(cortex_m4: Target) -> None:
     graph = LAYERS["pointwise"].graph()
     plain, huffman = (emit(graph, options, cortex_m4) for options in (PLAIN, CODED))
