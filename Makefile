@@ -1,7 +1,9 @@
-# make demo      set-up, then the digits example from training to a simulated Cortex-M4
-# make test      set-up, then the tests; test-full also runs those that take minutes
-# make lint      ruff and mypy; wheel-test: the tests on the installed wheel and sdist
-# make bench-mcu, bench-torch, bench-low-bits, bench-coded-weights, bench-prune, bench-hessian, bench-mixed, bench-allocation, zoo    tables, and benchmarks/results/*.json
+# make demo               set-up, then the digits example from training to a simulated Cortex-M4
+# make test, test-full    set-up, then the tests; test-full also runs those that take minutes
+# make lint               ruff and mypy
+# make wheel-test         the tests on the installed wheel and sdist
+# make bench-mcu, bench-torch, bench-low-bits, bench-coded-weights    tables, and benchmarks/results/*.json
+# make bench-prune, bench-hessian, bench-mixed, bench-allocation, zoo    the same
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -12,8 +14,8 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-full lint wheel-test bench-mcu bench-torch bench-low-bits bench-coded-weights bench-prune bench-hessian bench-mixed bench-allocation \
-        zoo clean
+.PHONY: setup demo test test-full lint wheel-test clean zoo bench-mcu bench-torch bench-low-bits bench-coded-weights \
+        bench-prune bench-hessian bench-mixed bench-allocation
 
 setup: .venv/.installed
 
@@ -44,6 +46,9 @@ lint: setup build/typing/fxpress
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	MYPYPATH=build/typing .venv/bin/mypy $(PACKAGES:%=-p fxpress.%)
+	MYPYPATH=build/typing:benchmarks .venv/bin/mypy benchmarks/*.py
+	for folder in $(sort $(dir $(wildcard examples/*/*.py))); do \
+	    MYPYPATH=build/typing:$$folder .venv/bin/mypy $$folder*.py || exit 1; done
 
 # mypy does not see through an editable install: a folder that holds this one under the package's name.
 build/typing/fxpress:

@@ -48,7 +48,8 @@ def main() -> None:
         "--shares", nargs="*", type=int, default=[100, 60, 30], help="percent of the channels"
     )
     options = parser.parse_args()
-    rows, sizes = [], []
+    rows: list[tuple[str, ...]] = []
+    sizes: list[Size] = []
     for name in options.networks:
         for share in options.shares:
             compiled = compile_model(

@@ -54,7 +54,8 @@ class Row:
 
 def measure(network: str, weights: str) -> list[Row]:
     """Plain and coded rows of a network; AssertionError where the core and the integer graph differ."""
-    rows, correct, samples = [], 0, 0
+    rows: list[Row] = []
+    correct, samples = 0, 0
     for coding in ("plain", "huffman"):
         overrides = [*QUANTIZE[weights], f"outputs.c.weights={coding}"]
         compiled = compile_model(SPECS / f"{network}.yaml", overrides=overrides)

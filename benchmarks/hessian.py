@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -147,7 +148,7 @@ def trace_rows() -> list[dict[str, object]]:
     """A row for each network."""
     rows = []
     for case in (resnet8(16), random_network("resnet20", 16), random_network("resnet18_64", 4)):
-        seconds, found = _timed(lambda case=case: measure_curvature(case.graph, case.samples, shards=1))
+        seconds, found = _timed(partial(measure_curvature, case.graph, case.samples, shards=1))
         reference = {c.layer: c.trace for c in _in_double(case)}
         probed = _pyhessian(case)
         worst = max(abs(c.trace / reference[c.layer] - 1) for c in found)

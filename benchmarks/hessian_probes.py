@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from pyhessian import hessian
+from pyhessian import hessian  # type: ignore[import-not-found]  # only in its own environment
 from scipy import stats
 from torch import Tensor, nn
 

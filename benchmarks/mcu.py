@@ -200,15 +200,15 @@ def _row(result: Result) -> tuple[str, ...]:
     return (
         result.name,
         accuracy,
-        _beside(result.instructions, anchor and anchor.instructions),
+        _beside(result.instructions, anchor.instructions if anchor else None),
         f"{result.instructions_per_mac:.2f}",
-        _beside(result.cycles, anchor and anchor.cycles),
-        _beside(result.arena_bytes, anchor and anchor.arena_bytes),
+        _beside(result.cycles, anchor.cycles if anchor else None),
+        _beside(result.arena_bytes, anchor.arena_bytes if anchor else None),
         f"{result.stack_bytes}",
         f"{result.code_bytes:,}",
         f"{result.constant_bytes:,}",
-        _beside(result.flash_bytes, anchor and anchor.flash_bytes),
-        _beside(result.float_instructions, anchor and anchor.float_instructions),
+        _beside(result.flash_bytes, anchor.flash_bytes if anchor else None),
+        _beside(result.float_instructions, anchor.float_instructions if anchor else None),
         f"{result.equal_inputs}",
     )
 

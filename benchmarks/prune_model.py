@@ -17,6 +17,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -50,15 +51,13 @@ def main() -> None:
     torch.set_num_threads(1)
     zoo = import_module("zoo")  # of the folder that the command names
     for name, _, against in (item.partition("+") for item in sys.argv[3:]):
-        row = apart(lambda name=name: ours(zoo, name), float(limit))
-        row = {"name": name, "verified": False, "wrong": False, "refused": False, "reason": OUT_OF_TIME} | row
+        row: Row = {"name": name, "verified": False, "wrong": False, "refused": False, "reason": OUT_OF_TIME}
+        row |= apart(partial(ours, zoo, name), float(limit))
         row["reason"] = re.sub(
             r"[^\s(]*/(site-packages|zoo)/", "", str(row["reason"])
         )  # the same on every machine
         if against:
-            row |= {"rival": OUT_OF_TIME} | apart(
-                lambda name=name: rival(*zoo.build(name)), RIVAL_LIMIT_SECONDS
-            )
+            row |= {"rival": OUT_OF_TIME} | apart(partial(rival, zoo, name), RIVAL_LIMIT_SECONDS)
             if "rival_seconds" in row and row.get("seconds"):
                 row["times_faster"] = round(row["rival_seconds"] / row["seconds"], 2)
         print("RESULT " + json.dumps(row), flush=True)
@@ -144,9 +143,10 @@ def awaken(model: nn.Module) -> None:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
 
-def rival(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Row:
+def rival(zoo: ModuleType, name: str) -> Row:
     """Torch-Pruning on the same model: CPU seconds, parameter ratio, or how it ends."""
     torch_pruning = import_module("torch_pruning")  # only where it is asked for
+    model, args, kwargs = zoo.build(name)
     before = sum(p.numel() for p in model.parameters())
     last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1:]
     start = time.process_time()

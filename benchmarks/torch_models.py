@@ -123,7 +123,8 @@ class EncoderLayer(nn.Module):
         )
         mixed = nn.functional.scaled_dot_product_attention(query, key, value)
         x = self.norm1(x + self.out(mixed.transpose(1, 2).reshape(n, length, width)))
-        return self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
+        y: Tensor = self.norm2(x + self.down(nn.functional.gelu(self.up(x))))
+        return y
 
 
 def bert_encoder() -> nn.Module:

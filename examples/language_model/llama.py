@@ -80,6 +80,9 @@ class Block(nn.Module):
 class Stories260K(nn.Module):
     """Tokens [n, time] to logits [n, time, 512] of the token that follows each."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.tok_embeddings = nn.Embedding(VOCABULARY, WIDTH)

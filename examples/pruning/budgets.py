@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -70,6 +71,16 @@ class Run:
         return found
 
 
+class Result(TypedDict):
+    """What a budget's file holds: by step MACs and right answers on each set, by cost a prediction and a count."""
+
+    budget: str
+    macs: dict[str, int]
+    correct: dict[str, dict[str, str]]
+    predicted: dict[str, int]
+    counted: dict[str, int]
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -99,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     show([json.loads(file.read_text()) for file in sorted(options.output.glob("*_epochs_*.json"))])
 
 
-def measured(one: Run, directory: Path) -> dict[str, object]:
+def measured(one: Run, directory: Path) -> Result:
     """Accuracy at each step of one compilation, and costs as predicted and as counted."""
     with Progress() as progress:
         compiled = compile_model(HERE / f"{one.network}.yaml", overrides=one.overrides, progress=progress)
@@ -114,7 +125,7 @@ def measured(one: Run, directory: Path) -> dict[str, object]:
     }
     assert compiled.c is not None and compiled.session.evaluation is not None
     counts = execute(directory, compiled.session.evaluation.first(1), on="cortex-m4", progress=silent).counts
-    assert counts is not None
+    assert counts is not None and counts.cycles is not None
     predicted, sets = compiled.c.prediction, evaluation_sets(one.network, compiled)
     return {
         "budget": f"{one.network}, {one.percent} % of {one.resource}",
@@ -135,11 +146,11 @@ def measured(one: Run, directory: Path) -> dict[str, object]:
     }
 
 
-def show(results: list[dict[str, dict[str, object]]]) -> None:
+def show(results: list[Result]) -> None:
     """Two tables: correct answers of each step, and costs predicted, counted, and their ratio."""
     answers = [
         (
-            str(result["budget"]),
+            result["budget"],
             step,
             f"{result['macs'][step]:,}",
             ", ".join(f"{n} {c}" for n, c in sets.items()),
@@ -149,22 +160,23 @@ def show(results: list[dict[str, dict[str, object]]]) -> None:
     ]
     print(text_table(("budget", "step", "MACs", "right answers"), answers), "\n")
     costs = [
-        (str(result["budget"]), name, f"{predicted:,}", f"{counted:,}", f"{predicted / counted:.3f}")
+        (result["budget"], name, f"{predicted:,}", f"{counted:,}", f"{predicted / counted:.3f}")
         for result in results
         for name, predicted, counted in pairs(result)
     ]
     print(text_table(("budget", "cost", "predicted", "counted", "ratio"), costs))
 
 
-def pairs(result: dict[str, dict[str, object]]) -> list[tuple[str, int, int]]:
+def pairs(result: Result) -> list[tuple[str, int, int]]:
     """Name, prediction and count of each cost."""
-    return [(name, int(str(n)), int(str(result["counted"][name]))) for name, n in result["predicted"].items()]
+    return [(name, n, result["counted"][name]) for name, n in result["predicted"].items()]
 
 
 def pruned_only(compiled: Compiled, plan: Path) -> Graph:
     """The graph that the same pruning gives without repairs."""
     before, options = compiled.stages[0].graph, compiled.session.spec.passes[1]
     replayed = options.model_copy(update={"compensation": (), "budget": None, "plan": plan})
+    assert compiled.session.calibration is not None
     samples = compiled.session.calibration.first(CALIBRATION)
     return find_pass("prune")(before, replayed, Context([(x,) for x in samples.inputs[0].split(1)])).graph
 

@@ -98,7 +98,7 @@ def learn_rounding(
         if done >= _WARM_UP:
             loss = loss + _PULL * (1 - (2 * up - 1).abs() ** _beta(done)).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch declares no types for it
+        loss.backward()
         optimizer.step()
     return (below + (_rectified(choice.detach()) >= 0.5)).clamp(-largest, largest)
 

@@ -76,10 +76,10 @@ class Replay:
 
 
 def _dual(x: Tensor, tangent: Tensor) -> Tensor:
-    dual: Tensor = forward_ad.make_dual(x, tangent.contiguous())  # type: ignore[no-untyped-call]  # torch's own
+    dual: Tensor = forward_ad.make_dual(x, tangent.contiguous())
     return dual
 
 
 def _tangent(x: Tensor) -> Tensor:
-    tangent: Tensor | None = forward_ad.unpack_dual(x).tangent  # type: ignore[no-untyped-call]  # torch's own
+    tangent: Tensor | None = forward_ad.unpack_dual(x).tangent
     return torch.zeros_like(x) if tangent is None else tangent

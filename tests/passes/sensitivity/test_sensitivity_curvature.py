@@ -122,7 +122,7 @@ def hessian(
         outputs = [(run(graph, x, params={name: w})[0], run(graph, x)[0]) for x in data]
         return torch.stack([loss(z, reference.detach()) for z, reference in outputs]).mean()
 
-    found: Tensor = torch.autograd.functional.hessian(mean_loss, weight)  # type: ignore[no-untyped-call]
+    found: Tensor = torch.autograd.functional.hessian(mean_loss, weight)
     return found.reshape(weight.numel(), weight.numel())
 
 
@@ -183,7 +183,7 @@ def gauss_newton_trace(graph: Graph, name: str, data: list[tuple[Tensor, ...]]) 
     """By the Jacobian of the outputs, the constant read by all its uses at once."""
     total = 0.0
     for x in data:
-        jacobian: Tensor = torch.autograd.functional.jacobian(  # type: ignore[no-untyped-call]
+        jacobian: Tensor = torch.autograd.functional.jacobian(
             lambda w, x=x: run(graph, x, params={name: w})[0].flatten(), graph.params[name]
         )
         p = run(graph, x)[0].flatten().softmax(0)

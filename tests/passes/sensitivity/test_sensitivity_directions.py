@@ -69,7 +69,7 @@ def weight_error(graph: Graph, name: str, bits: int) -> Tensor:
 
 def jacobian(graph: Graph, name: str, x: Sample) -> tuple[Tensor, Tensor]:
     """Outputs, and their derivatives [*outputs, elements] in one weight."""
-    found: Tensor = torch.autograd.functional.jacobian(  # type: ignore[no-untyped-call]
+    found: Tensor = torch.autograd.functional.jacobian(
         lambda w: run(graph, x, params={name: w})[0], graph.params[name]
     )
     z = run(graph, x)[0]
