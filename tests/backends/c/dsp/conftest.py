@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +106,62 @@ class KernelKit:
     def case(self, *args: object, **kwargs: object) -> Case:
         """A `Case`."""
         return Case(*args, **kwargs)  # type: ignore[arg-type]
+
+    def layer_case(
+        self,
+        rng: np.random.Generator,
+        name: str,
+        kernel: Any,
+        shape: Any,
+        *,
+        x: tuple[int, ...],
+        w: tuple[int, ...],
+        zero_point: int,
+        accumulate: Callable[[Array, Array], Array],
+        fill: tuple[int, int] | None = None,
+        in_place: bool = False,
+    ) -> Case:
+        """A case of random (or constant) activations and weights, of shapes `x` and `w`, output channels first.
+
+        `kernel` is the module; `accumulate(x - zero_point, w)` sums the products.
+        """
+        activations = rng.integers(-128, 128, x).astype(np.int8)
+        end = 1 << (shape.weight_bits - 1)
+        weights = rng.integers(-end, end, w).astype(np.int8)
+        if fill is not None:
+            activations[:], weights[:] = fill
+        channels, epilogue = w[0], shape.epilogue
+        bias = rng.integers(-5000, 5000, channels)
+        spread = max(43 * end * np.sqrt(weights[0].size), 250.0)
+        multiplier = (2.0**32 / (rng.uniform(0.01, 0.06, channels) * spread)).astype(np.int64)
+        shift = rng.integers(0, 6, channels) if epilogue.shifted else np.zeros(channels, np.int64)
+        acc = accumulate(activations.astype(np.int64) - zero_point, weights.astype(np.int64)) + bias
+        r = None if epilogue.residual is None else rng.integers(-128, 128, acc.shape).astype(np.int8)
+        folded = bias - zero_point * weights.astype(np.int64).reshape(channels, -1).sum(1)
+        return Case(
+            name=name,
+            source=kernel.function(shape).render(name),
+            inputs=(activations,) if r is None else (activations, r),
+            expected=self.finish(acc, multiplier, shift, epilogue, r),
+            constants=kernel.pack(shape, weights, folded, multiplier, shift),
+            scratch_bytes=kernel.scratch_bytes(shape),
+            in_place=in_place,
+        )
+
+    def taps(
+        self, shape: Any, x: Array, *, dilation: tuple[int, int] = (1, 1)
+    ) -> Iterator[tuple[int, int, Array]]:
+        """Each place (ky, kx) of a window with the elements [out_h, out_w, c] of the image that it meets."""
+        margin = 64
+        image = np.pad(x, ((margin, margin), (margin, margin), (0, 0)))
+        for ky, kx in np.ndindex(*shape.kernel):
+            top = margin - shape.padding[0] + ky * dilation[0]
+            left = margin - shape.padding[1] + kx * dilation[1]
+            yield (
+                ky,
+                kx,
+                image[top :: shape.stride[0], left :: shape.stride[1]][: shape.out_h, : shape.out_w],
+            )
 
     def epilogue(self, kind: str, rng: np.random.Generator) -> Epilogue:
         """A random epilogue of a kind: plain, clamp, shift or residual."""

@@ -49,23 +49,6 @@ def conv_shape(
     )
 
 
-def accumulate(shape: ConvShape, x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """sum((x - zx) * w) + bias, with the zero point around the image."""
-    margin = 64
-    image = np.zeros((shape.in_h + 2 * margin, shape.in_w + 2 * margin, shape.in_c), np.int64)
-    image[margin : margin + shape.in_h, margin : margin + shape.in_w] = (
-        x.astype(np.int64) - shape.input_zero_point
-    )
-    acc = np.zeros((shape.out_h, shape.out_w, shape.out_c), np.int64) + bias
-    for ky in range(shape.kernel[0]):
-        for kx in range(shape.kernel[1]):
-            top = margin - shape.padding[0] + ky * shape.dilation[0]
-            left = margin - shape.padding[1] + kx * shape.dilation[1]
-            taps = image[top :: shape.stride[0], left :: shape.stride[1]][: shape.out_h, : shape.out_w]
-            acc += taps @ w[:, :, ky, kx].astype(np.int64).T
-    return acc
-
-
 def conv_case(
     kit: Any,
     rng: np.random.Generator,
@@ -77,25 +60,21 @@ def conv_case(
     kernel: Any = conv_dsp,
 ) -> Any:
     """A case of random (or constant) activations and weights, for a kernel of dense convolutions."""
-    x = rng.integers(-128, 128, (shape.in_h, shape.in_w, shape.in_c)).astype(np.int8)
-    low, end = -(1 << (shape.weight_bits - 1)), 1 << (shape.weight_bits - 1)
-    w = rng.integers(low, end, (shape.out_c, shape.in_c, *shape.kernel)).astype(np.int8)
-    if fill is not None:
-        x[:], w[:] = fill
-    bias = rng.integers(-5000, 5000, shape.out_c)
-    spread = max(43 * end * np.sqrt(w[0].size), 250.0)
-    multiplier = (2.0**32 / (rng.uniform(0.01, 0.06, shape.out_c) * spread)).astype(np.int64)
-    shift = rng.integers(0, 6, shape.out_c) if shape.epilogue.shifted else np.zeros(shape.out_c, np.int64)
-    acc = accumulate(shape, x, w, bias)
-    r = None if shape.epilogue.residual is None else rng.integers(-128, 128, acc.shape).astype(np.int8)
-    folded = bias - shape.input_zero_point * w.astype(np.int64).sum((1, 2, 3))
-    return kit.case(
-        name=name,
-        source=kernel.function(shape).render(name),
-        inputs=(x,) if r is None else (x, r),
-        expected=kit.finish(acc, multiplier, shift, shape.epilogue, r),
-        constants=kernel.pack(shape, w, folded, multiplier, shift),
-        scratch_bytes=kernel.scratch_bytes(shape),
+
+    def accumulate(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        met = kit.taps(shape, x, dilation=shape.dilation)
+        return sum(elements @ w[:, :, ky, kx].T for ky, kx, elements in met)
+
+    return kit.layer_case(
+        rng,
+        name,
+        kernel,
+        shape,
+        x=(shape.in_h, shape.in_w, shape.in_c),
+        w=(shape.out_c, shape.in_c, *shape.kernel),
+        zero_point=shape.input_zero_point,
+        accumulate=accumulate,
+        fill=fill,
         in_place=in_place,
     )
 

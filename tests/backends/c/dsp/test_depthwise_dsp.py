@@ -33,22 +33,6 @@ def depthwise_shape(
     )
 
 
-def accumulate(shape: DepthwiseShape, x: np.ndarray, w: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    """sum((x - zx) * w) + bias per channel, with the zero point around the image."""
-    margin = 64
-    image = np.zeros((shape.in_h + 2 * margin, shape.in_w + 2 * margin, shape.channels), np.int64)
-    image[margin : margin + shape.in_h, margin : margin + shape.in_w] = (
-        x.astype(np.int64) - shape.input_zero_point
-    )
-    acc = np.zeros((shape.out_h, shape.out_w, shape.channels), np.int64) + bias
-    for ky in range(shape.kernel[0]):
-        for kx in range(shape.kernel[1]):
-            top, left = margin - shape.padding[0] + ky, margin - shape.padding[1] + kx
-            taps = image[top :: shape.stride[0], left :: shape.stride[1]][: shape.out_h, : shape.out_w]
-            acc += taps * w[:, 0, ky, kx].astype(np.int64)
-    return acc
-
-
 def depthwise_case(
     kit: Any,
     rng: np.random.Generator,
@@ -59,26 +43,20 @@ def depthwise_case(
     in_place: bool = False,
 ) -> Any:
     """A case of random (or constant) activations and weights."""
-    x = rng.integers(-128, 128, (shape.in_h, shape.in_w, shape.channels)).astype(np.int8)
-    end = 1 << (shape.weight_bits - 1)
-    w = rng.integers(-end, end, (shape.channels, 1, *shape.kernel)).astype(np.int8)
-    if fill is not None:
-        x[:], w[:] = fill
-    bias = rng.integers(-5000, 5000, shape.channels)
-    spread = max(43 * end * np.sqrt(w[0].size), 250.0)
-    multiplier = (2.0**32 / (rng.uniform(0.01, 0.06, shape.channels) * spread)).astype(np.int64)
-    shift = (
-        rng.integers(0, 6, shape.channels) if shape.epilogue.shifted else np.zeros(shape.channels, np.int64)
-    )
-    acc = accumulate(shape, x, w, bias)
-    folded = bias - shape.input_zero_point * w.astype(np.int64).sum((1, 2, 3))
-    return kit.case(
-        name=name,
-        source=depthwise_dsp.function(shape).render(name),
-        inputs=(x,),
-        expected=kit.finish(acc, multiplier, shift, shape.epilogue, None),
-        constants=depthwise_dsp.pack(shape, w, folded, multiplier, shift),
-        scratch_bytes=depthwise_dsp.scratch_bytes(shape),
+
+    def accumulate(x: np.ndarray, w: np.ndarray) -> np.ndarray:
+        return sum(elements * w[:, 0, ky, kx] for ky, kx, elements in kit.taps(shape, x))
+
+    return kit.layer_case(
+        rng,
+        name,
+        depthwise_dsp,
+        shape,
+        x=(shape.in_h, shape.in_w, shape.channels),
+        w=(shape.channels, 1, *shape.kernel),
+        zero_point=shape.input_zero_point,
+        accumulate=accumulate,
+        fill=fill,
         in_place=in_place,
     )
 

@@ -24,25 +24,16 @@ def linear_case(
     in_place: bool = False,
 ) -> Any:
     """A case of random (or constant) activations and weights."""
-    x = rng.integers(-128, 128, shape.inputs).astype(np.int8)
-    end = 1 << (shape.weight_bits - 1)
-    w = rng.integers(-end, end, (shape.outputs, shape.inputs)).astype(np.int8)
-    if fill is not None:
-        x[:], w[:] = fill
-    bias = rng.integers(-5000, 5000, shape.outputs)
-    spread = max(43 * end * np.sqrt(shape.inputs), 250.0)
-    multiplier = (2.0**32 / (rng.uniform(0.01, 0.06, shape.outputs) * spread)).astype(np.int64)
-    shift = rng.integers(0, 6, shape.outputs) if shape.epilogue.shifted else np.zeros(shape.outputs, np.int64)
-    acc = (x.astype(np.int64) - ZERO_POINT) @ w.astype(np.int64).T + bias
-    r = None if shape.epilogue.residual is None else rng.integers(-128, 128, acc.shape).astype(np.int8)
-    folded = bias - ZERO_POINT * w.astype(np.int64).sum(1)
-    return kit.case(
-        name=name,
-        source=linear_dsp.function(shape).render(name),
-        inputs=(x,) if r is None else (x, r),
-        expected=kit.finish(acc, multiplier, shift, shape.epilogue, r),
-        constants=linear_dsp.pack(shape, w, folded, multiplier, shift),
-        scratch_bytes=linear_dsp.scratch_bytes(shape),
+    return kit.layer_case(
+        rng,
+        name,
+        linear_dsp,
+        shape,
+        x=(shape.inputs,),
+        w=(shape.outputs, shape.inputs),
+        zero_point=ZERO_POINT,
+        accumulate=lambda x, w: x @ w.T,
+        fill=fill,
         in_place=in_place,
     )
 
