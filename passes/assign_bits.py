@@ -69,8 +69,7 @@ def _layers(
     graph: Graph, options: AssignBitsOptions, context: Context, model: CostModel | None, notes: list[str]
 ) -> tuple[BitLayer, ...]:
     """The layers with the widths that each may have; those in `keep` have 8 bits."""
-    modules = {node.source.module for node in graph.nodes}
-    kept = {m for m in modules if any(context.selects(pattern, m) for pattern in options.keep)}
+    kept = {n.source.module for n in graph.nodes if context.selects_any(options.keep, n.source)}
     layers = bit_layers(graph, options.weights, options.activations, kept, model)
     absent = sorted(set(options.weights) - {w for layer in layers for w in layer.weights})
     if absent:

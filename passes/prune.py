@@ -225,7 +225,7 @@ def _held(coupling: Coupling, options: PruneOptions, context: Context) -> np.nda
     """The units of output channels of layers that `keep` names."""
     held = np.zeros(coupling.count, dtype=bool)
     for node in coupling.graph.nodes:
-        if any(context.selects(pattern, node.source.module) for pattern in options.keep):
+        if context.selects_any(options.keep, node.source):
             for axis in (axis for value in node.outputs for axis in coupling.axes(value)):
                 units = coupling.on_axis(axis)
                 held[units[units != STAYS]] = True
