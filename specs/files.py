@@ -26,6 +26,8 @@ def check_files(spec: Spec, root: Node) -> list[Problem]:
         for name, value in options:
             if isinstance(value, FileSource):
                 found += _source(value, ("passes", index, name))
+            elif isinstance(value, Path) and name not in options.written and not is_file(value):
+                found.append(_missing(("passes", index, name), value))
     return [
         Problem(code, place_of(root, location), f"{format_path(location)}: {message}", hint)
         for code, location, message, hint in found

@@ -109,7 +109,8 @@ class SensitivityTable:
                 }
             )
         except (ValueError, TypeError, KeyError, AttributeError) as err:
-            raise PassError(f"not a sensitivity table: {err}; write it with `fxpress sensitivity`") from err
+            fact = f"it has no {err}" if isinstance(err, KeyError) else str(err)
+            raise PassError(f"not a sensitivity table: {fact}; write it with `fxpress sensitivity`") from err
 
 
 def digest_of(graph: Graph, batches: Sequence[Sequence[Tensor]], labels: Sequence[Tensor] = ()) -> str:

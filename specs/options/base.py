@@ -28,6 +28,8 @@ class PassOptions(Section):
     """Whether predictions of costs for earlier passes run it; not where it trains or itself decides by costs."""
     needs: ClassVar[frozenset[Literal["calibration", "labels"]]] = frozenset()
     """The data without which the pass cannot run."""
+    written: ClassVar[frozenset[str]] = frozenset()
+    """Options whose files the pass writes; all others that name files must be there."""
     why: ClassVar[str] = ""
     """The reason for `before` and `after`, as the end of a message."""
 

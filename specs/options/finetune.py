@@ -62,6 +62,7 @@ class FinetuneOptions(PassOptions):
     repeatable: ClassVar[bool] = True
     predicted: ClassVar[bool] = False
     needs: ClassVar = frozenset({"calibration"})
+    written: ClassVar = frozenset({"checkpoint"})
 
     pass_: Literal["finetune"] = Field(default="finetune", alias="pass", description="The name of the pass.")
     epochs: _Count = Field(default=5, description="How often all samples are seen; 0 measures only.")

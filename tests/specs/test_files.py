@@ -53,6 +53,13 @@ def test_a_project_with_all_its_files_is_sound(project: Path) -> None:
         (["data.calibration.file=net.py"], "S312", "is not an npz file", "numpy.savez"),
         (["data.calibration.inputs.x=X"], "S312", 'train.npz has no array "X"', 'did you mean "x"?'),
         (["data.calibration.labels=label"], "S312", 'has no array "label"', 'did you mean "labels"?'),
+        (
+            ["passes=[{pass: prune, plan: none.json}]"],
+            "S311",
+            "passes[0].plan: there is no file",
+            "relative to the file",
+        ),
+        (["passes=[{pass: finetune, checkpoint: none.pt}]"], "", "", ""),
         (["data.evaluation.file=none.npz"], "S311", "data.evaluation.file: there is no file", ""),
     ],
 )

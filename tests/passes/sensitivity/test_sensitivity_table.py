@@ -46,6 +46,11 @@ def test_a_file_that_is_no_table_is_refused(text: str) -> None:
         SensitivityTable.from_json(text)
 
 
+def test_a_table_without_a_format_says_what_it_lacks() -> None:
+    with pytest.raises(PassError, match="it has no 'format'; write it with"):
+        SensitivityTable.from_json('{"a": 1}')
+
+
 def test_a_score_is_found_by_layer_kind_and_bits() -> None:
     assert TABLE.score("stem", 4).loss == 1 / 3
     assert TABLE.score("stem", 8, kind="activation").bits == 8
