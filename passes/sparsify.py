@@ -37,6 +37,8 @@ def sparsify(graph: Graph, options: SparsifyOptions, context: Context) -> PassRe
     weights = _weights(graph, options, context)
     if not weights:
         raise PassError("there are no float weights to sparsify")
+    if not any(_fits(value, options) for _, value in weights.values()):
+        raise PassError(f"no layer has input channels that divide in groups of {options.pattern}")
     result, state, rows = graph, OptimizerState(), list[tuple[Cell, ...]]()
     for step in range(1, options.steps + 1):
         share = (options.sparsity or 0.0) * sparsity_at(step, options.steps)
