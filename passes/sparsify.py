@@ -37,8 +37,6 @@ def sparsify(graph: Graph, options: SparsifyOptions, context: Context) -> PassRe
     weights = _weights(graph, options, context)
     if not weights:
         raise PassError("there are no float weights to sparsify")
-    if not any(_fits(value, options) for _, value in weights.values()):
-        raise PassError(f"no layer has input channels that divide in groups of {options.pattern}")
     result, state, rows = graph, OptimizerState(), list[tuple[Cell, ...]]()
     for step in range(1, options.steps + 1):
         share = (options.sparsity or 0.0) * sparsity_at(step, options.steps)
@@ -148,4 +146,10 @@ def _report(
     tables = [Table("weights", columns, tuple(rows))]
     if options.steps > 1 or options.finetune is not None:
         tables.append(Table("steps", stages, tuple(steps)))
-    return PassReport("sparsify", tuple(decisions), tuple(tables), (_NOTE,))
+    fits = any(decision.applied for decision in decisions)
+    note = (
+        _NOTE
+        if fits
+        else f"no layer has input channels that divide in groups of {options.pattern}: all weights stay"
+    )
+    return PassReport("sparsify", tuple(decisions), tuple(tables), (note,))

@@ -85,9 +85,12 @@ def test_a_pattern_that_does_not_divide_leaves_the_layer_with_the_reason() -> No
     assert decision.reason == "its 1 input channels do not divide in groups of 1:4"
 
 
-def test_a_pattern_that_divides_no_layer_is_refused() -> None:
-    with pytest.raises(PassError, match="no layer has input channels that divide in groups of 2:64"):
-        sparsify(net(), pattern="2:64")
+def test_a_pattern_that_divides_no_layer_is_noted() -> None:
+    result = sparsify(net(), pattern="2:64")
+    assert result.graph == net()
+    assert result.report.notes == (
+        "no layer has input channels that divide in groups of 2:64: all weights stay",
+    )
 
 
 def test_layers_to_keep_keep_all_weights_and_the_rest_gives_more() -> None:
