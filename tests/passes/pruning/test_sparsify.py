@@ -88,7 +88,7 @@ def test_a_pattern_that_does_not_divide_leaves_the_layer_with_the_reason() -> No
 def test_a_pattern_that_divides_no_layer_is_noted() -> None:
     result = sparsify(net(), pattern="2:64")
     assert zeros(result.graph, "a", "d", "w") == 0.0
-    assert result.report.notes == (
+    assert result.report.warnings == (
         "no layer has input channels that divide in groups of 2:64: all weights stay",
     )
 
