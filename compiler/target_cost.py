@@ -14,7 +14,7 @@ from functools import partial
 
 import torch
 
-from ..backends.c import Prediction, check, predict
+from ..backends.c import Prediction, check, check_nodes, predict
 from ..ir import Graph, IRError, Node
 from ..passes import Context, Cost, NodeCost, PassError, find_pass
 from ..passes.base import ArenaBlock
@@ -96,7 +96,7 @@ class TargetCost:
             sample = tuple(torch.rand(v.type.shape, generator=generator) for v in alone.inputs)
             quantized = find_pass("quantize")(alone, options, Context([sample])).graph
             computes = any(n.op == node.op and n.outputs[0].type.is_quantized for n in quantized.nodes)
-            self._kernels[key] = computes and not check(quantized, COutput(), self._roomy)
+            self._kernels[key] = computes and not check_nodes(quantized, COutput(), self._roomy)
         return self._kernels[key]
 
 

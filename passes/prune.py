@@ -164,8 +164,11 @@ def _choose(
     """The units of least worth, as many as the budget asks for."""
     held = _held(coupling, options, context)
     droppable = droppable_branches(coupling, samples, held) if "blocks" in options.granularity else ()
+    may_go = _may_go(coupling, options)
+    if not (may_go.any() or droppable):
+        raise PassError(f"there are no {' and no '.join(options.granularity)} that can go; add `channels`")
     scores = score_units(coupling, options, context)
-    ranked = rank(coupling, scores, held | ~_may_go(coupling, options), options, droppable=droppable)
+    ranked = rank(coupling, scores, held | ~may_go, options, droppable=droppable)
     allocation, joint = _allocate(coupling, ranked, options, context)
     figures = {"gap": allocation.gap, "rounds": allocation.rounds}
     return _Choice(ranked.removed(allocation.kept), scores, figures, allocation.spent, joint)

@@ -32,7 +32,7 @@ CODES = {
     "S207": "a text does not have the form that it must have",
     "S208": "the spec is written for another version of fxpress",
     "S301": "a pass stands where it cannot work",
-    "S302": "a pass needs another one before it",
+    "S302": "a pass needs another one before or behind it",
     "S303": "a pass is written twice",
     "S304": "a pass needs data that the spec does not name",
     "S305": "the target has no kernel for these bits",

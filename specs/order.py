@@ -60,6 +60,11 @@ def _faults(name: str, earlier: Sequence[str], later: Sequence[str]) -> list[tup
             found.append(("S301", f"{name} cannot stand before {other}: {options.why}", ""))
         else:
             found.append(("S302", f"{name} needs {other} before it: {options.why}", f"add `- pass: {other}`"))
+    found += [
+        ("S302", f"{name} needs {other} behind it: {options.why}", f"add `- pass: {other}`")
+        for other in options.followed_by
+        if other not in (*earlier, *later)
+    ]
     if name in earlier and not options.repeatable:
         found.append(
             ("S303", f"{name} stands twice, and the second one would find nothing to do", "keep one of them")

@@ -6,7 +6,7 @@ artifact.files["kws.c"], artifact.plan.arena_bytes, artifact.prediction.cycles
 """
 
 from ..errors import Problem
-from .check import BUDGET_CODES, CODES, check
+from .check import BUDGET_CODES, CODES, check, check_nodes
 from .emit import CArtifact, emit
 from .predict import NodePrediction, Prediction, predict, predict_node, predict_program
 
@@ -18,6 +18,7 @@ __all__ = [
     "Prediction",
     "Problem",
     "check",
+    "check_nodes",
     "emit",
     "predict",
     "predict_node",

@@ -39,10 +39,14 @@ _ACTIVATION_BITS = (8, 16)
 def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
     """Every reason why this graph cannot be emitted for this target; empty when it can."""
     taken = graph if options.io == "float" else strip_edges(graph)
-    problems = [*_port_problems(graph, taken, options)]
-    for node in taken.nodes:
-        problems += _node_problems(node, taken, options, Machine.of(target))
+    problems = [*_port_problems(graph, taken, options), *check_nodes(taken, options, target)]
     return problems or [*_budget_problems(graph, options, target)]
+
+
+def check_nodes(graph: Graph, options: COutput, target: Target) -> list[Problem]:
+    """Every node for which there is no kernel on the target, or none that is allowed."""
+    machine = Machine.of(target)
+    return [problem for node in graph.nodes for problem in _node_problems(node, graph, options, machine)]
 
 
 def _port_problems(graph: Graph, taken: Graph, options: COutput) -> Iterator[Problem]:

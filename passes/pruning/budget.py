@@ -37,6 +37,7 @@ from .storage import BYTES, CLOSED, Storage
 ROUNDS = 10
 FULL = 0.98  # of a limit: nearer the numbers of channels hardly come
 FLASH_RESERVE = 0.04  # of its limit: what is linked may be larger than predicted by as much
+_RESERVED = f" less {100 * FLASH_RESERVE:g} % that a prediction may miss"
 REFINEMENTS = 48  # predictions, at most, for channels that are given back
 _MARGIN = 0.985
 
@@ -93,8 +94,8 @@ class Device:
         """The limits that even the smallest network exceeds, and by how much."""
         least = self.least(fewest)
         return [
-            f"{name}: the smallest network takes {least[name]:,.0f}, the budget is {limit:,.0f}, "
-            f"{least[name] - self.aims[name]:,.0f} too much"
+            f"{name}: the smallest network takes {least[name]:,.0f}, the budget is {limit:,.0f}"
+            f"{_RESERVED if name == 'flash' else ''}, {least[name] - self.aims[name]:,.0f} too much"
             for name, limit in self.limits.items()
             if least[name] > self.aims[name]
         ]

@@ -53,6 +53,7 @@ class AssignBitsOptions(PassOptions):
     """Decides how many bits each layer gets, from measured sensitivity, by an integer program; `quantize` obeys."""
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
+    followed_by: ClassVar[tuple[str, ...]] = ("quantize",)
     why: ClassVar[str] = "bits are decided on the float graph, and quantize obeys them"
     needs: ClassVar = frozenset({"calibration"})
     predicted: ClassVar[bool] = False

@@ -22,6 +22,8 @@ class PassOptions(Section):
     """Passes that must not stand before this one."""
     after: ClassVar[tuple[str, ...]] = ()
     """Passes of which each must stand before this one."""
+    followed_by: ClassVar[tuple[str, ...]] = ()
+    """Passes of which each must stand behind this one."""
     repeatable: ClassVar[bool] = False
     """Whether a second one can make sense."""
     predicted: ClassVar[bool] = True

@@ -7,7 +7,8 @@ import torch
 
 from fxpress.compiler import compile_model, open_session
 from fxpress.compiler.target_cost import TargetCost
-from fxpress.ir import Node
+from fxpress.ir import Node, parse
+from fxpress.ir.testing import drawn_constant
 from fxpress.passes import Context, PassError
 from fxpress.specs.options import LayerPrecision
 
@@ -94,3 +95,13 @@ def test_doubles_have_no_cost_and_the_layers_are_named(project: Path) -> None:
 def test_limits_are_those_of_the_target_with_the_changes_of_the_spec(project: Path) -> None:
     costs = cost_model(project, "target.ram=32 KiB")
     assert (costs.ram_limit, costs.flash_limit) == (32 * 1024, 1024 * 1024)
+
+
+def test_a_layer_inside_the_network_may_have_several_rows(project: Path) -> None:
+    graph = parse("""
+graph(%x: f32[6x1x16]) {
+  const %w: f32[4x16]
+  %y: f32[6x1x4] = linear(%x, %w)
+  return output: %y
+}""", fill=drawn_constant)  # fmt: skip
+    assert cost_model(project).weight_bits(graph.nodes[0]) == (2, 4, 8)

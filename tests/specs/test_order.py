@@ -52,6 +52,12 @@ def test_a_pass_that_cannot_work_where_it_stands_is_told_with_what_does(
     assert message in render(problems)
 
 
+def test_bits_are_decided_for_a_pass_that_obeys(problems_of: ProblemsOf, sound: str) -> None:
+    problems = problems_of(_with_passes(sound, "clean", "assign_bits"))
+    (found,) = [problem for problem in problems if problem.code == "S302"]
+    assert "assign_bits needs quantize behind it" in str(found) and found.hint == "add `- pass: quantize`"
+
+
 def test_every_misplaced_pass_is_told(problems_of: ProblemsOf, sound: str) -> None:
     problems = problems_of(_with_passes(sound, "remove_dead_channels", "quantize", "fuse"))
     assert [problem.code for problem in problems] == ["S301", "S301"]

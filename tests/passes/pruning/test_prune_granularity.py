@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from fxpress.compiler.capture import capture
-from fxpress.ir import Graph, run
-from fxpress.passes import Context, PassResult, find_pass
+from fxpress.ir import Graph, parse, run
+from fxpress.ir.testing import drawn_constant
+from fxpress.passes import Context, PassError, PassResult, find_pass
 from fxpress.passes.prune import PLAN_FILE
 from fxpress.specs.options import PruneOptions
 
@@ -142,3 +143,16 @@ def test_blocks_need_the_integer_program() -> None:
     options = {"granularity": "blocks", "budget": {"macs": "80 %"}, "allocation": "global"}
     with pytest.raises(ValidationError, match="allocation: exact"):
         PruneOptions.model_validate(options)
+
+
+def test_where_there_is_nothing_of_that_kind_it_is_said() -> None:
+    plain = parse("""
+graph(%x: f32[1x3]) {
+  const %a: f32[4x3]
+  const %b: f32[2x4]
+  %h: f32[1x4] = linear(%x, %a)
+  %y: f32[1x2] = linear(%h, %b)
+  return output: %y
+}""", fill=drawn_constant)  # fmt: skip
+    with pytest.raises(PassError, match="there are no heads and no blocks that can go; add `channels`"):
+        prune(plain, granularity=("heads", "blocks"), budget={"macs": "50 %"})
