@@ -155,4 +155,5 @@ graph(%x: f32[1x3]) {
   return output: %y
 }""", fill=drawn_constant)  # fmt: skip
     with pytest.raises(PassError, match="there are no heads and no blocks that can go; add `channels`"):
-        prune(plain, granularity=("heads", "blocks"), budget={"macs": "50 %"})
+        options = {"pass": "prune", "granularity": ("heads", "blocks"), "budget": {"macs": "50 %"}}
+        find_pass("prune")(plain, PruneOptions.model_validate(options), Context())
