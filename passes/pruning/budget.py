@@ -8,17 +8,17 @@ network at hand, so that they are exact there, and the program is solved anew:
     RAM                    at each step of the schedule, the sum of the blocks that live, each in proportion to
                            the value that lies there
 
-Where the bits of layers are open, each width of a layer has its own cycles, and flash falls with the bits.
+Where the bits of layers are open, each width of a layer has its own cycles and flash.
 
 A round may go wrong where a kernel changes with the number of channels; then the next one aims lower. To the best
-network that the cost model itself finds within the budget, channels are given back as long as it stays there.
+network that the cost model itself finds within the budget, channels and bits are given back as long as it stays there.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,10 +27,10 @@ from ...ir.coupling import Coupling
 from ...ir.cutting import cut_graph
 from ...specs.options import PruneBudget
 from ..base import Cost, CostModel, limits_of_target
-from ..bits.costs import BYTE
+from ..bits.costs import BYTE, BitLayer
 from ..errors import PassError
 from .cost import NO_BITS, Bits, Costs, Term, element_term, layer_terms, with_terms
-from .program import InfeasibleError, Solution, Worth, solve
+from .program import ROUNDING, InfeasibleError, Solution, Worth, solve
 from .ranking import Ranked
 from .storage import BYTES, CLOSED, Storage
 
@@ -142,15 +142,34 @@ class Device:
         return spent
 
     def _flash(self, costs: Costs) -> list[Term]:
-        """In proportion to parameters, as the whole network and half of it say; open layers by their bytes."""
-        eights = self._storage.uniform(BYTE)
-        sizes = self._ranked.sizes
-        half = self._ranked.rounded(np.ceil(sizes / 2))
+        """In proportion to parameters, as the whole network and half of it say; open layers each at each width."""
+        sizes, half = self._whole_and_half
+        if self._storage.layers:
+            return [t for layer in self._storage.layers for t in self._flash_of(layer, costs)]
         saved = costs.evaluate("params", sizes) - costs.evaluate("params", half)
-        whole, halved = (self.cost(kept, eights).flash_bytes for kept in (sizes, half))
+        whole, halved = (self.cost(kept).flash_bytes for kept in (sizes, half))
         per_parameter = max(whole - halved, 0) / saved if saved > 0 else 1.0
-        terms = costs.terms[BYTES] if self._storage.layers else costs.terms["params"]
-        return [replace(term, coefficient=per_parameter * term.coefficient) for term in terms]
+        return _scaled(costs.terms["params"], per_parameter)
+
+    def _flash_of(self, layer: BitLayer, costs: Costs) -> Iterator[Term]:
+        """What a layer takes at each width: in proportion to its bytes, and once."""
+        for width in layer.weights:
+            when = (layer.name, width)
+            stored = [term for term in costs.terms[BYTES] if term.when == when]
+            part = with_terms(costs, self._coupling, {"part": stored})
+            size, flash = [], []
+            for kept in self._whole_and_half:
+                spent = self._spent(kept, self._storage.uniform(width), "flash_bytes")
+                flash.append(sum(spent[module] for module in layer.modules))
+                size.append(part.evaluate("part", kept, {layer.name: width}))
+            slope = max(flash[0] - flash[1], 0.0) / (size[0] - size[1]) if size[0] > size[1] else 1.0
+            yield from _scaled(stored, slope, when=when)
+            yield Term(flash[0] - slope * size[0], (), when)
+
+    @property
+    def _whole_and_half(self) -> tuple[np.ndarray, np.ndarray]:
+        sizes = self._ranked.sizes
+        return sizes, self._ranked.rounded(np.ceil(sizes / 2))
 
     def _ram(self, costs: Costs, at: np.ndarray, bits: Bits) -> dict[str, list[Term]]:
         cost = self.cost(at, bits)
@@ -222,7 +241,16 @@ def allocate_on_device(
             }
     if best is None:
         raise PassError(_nearest(ranked, device))
-    return replace(best, kept=_filled(ranked, costs, limits, worth, device, best)), number
+    return _filled(ranked, costs, limits, worth, device, best), number
+
+
+@dataclass(frozen=True)
+class _Move:
+    """More units of a group, or more bits of a layer: what that is worth, and the networks to try for it, in order."""
+
+    what: int | str
+    gain: float
+    tries: Sequence[tuple[np.ndarray, Bits]]
 
 
 def _filled(
@@ -232,37 +260,43 @@ def _filled(
     worth: Worth,
     device: Device,
     solution: Solution,
-) -> np.ndarray:
-    """Channels given back where there is room, to the group first that gains the most; by one or two multiples."""
+) -> Solution:
+    """What room there is given back, to what gains the most first: channels by one or two multiples, or wider bits."""
     kept, bits = solution.kept, solution.bits
-    tries, closed = 0, set(np.flatnonzero((kept == 0) | (kept == ranked.sizes)).tolist())
-    while tries < REFINEMENTS and len(closed) < len(kept) and device.use(kept, bits) < 1 - (1 - FULL) / 2:
-        group = max(set(range(len(kept))) - closed, key=lambda g: _gain(worth, kept, g))
-        for step in (1, 1 + ranked.multiple):
-            more = kept.copy()
-            more[group] += step
-            more = np.where(kept == 0, 0, ranked.rounded(more))
+    tries, closed = 0, set[int | str]()
+    while tries < REFINEMENTS and device.use(kept, bits) < 1 - (1 - FULL) / 2:
+        moves = [m for m in _moves(ranked, costs, worth, kept, bits) if m.what not in closed]
+        if not moves:
+            break
+        move = max(moves, key=lambda found: found.gain)
+        for more, wider in move.tries:
             tries += 1
-            if _within(costs, limits, more, bits) and device.fits(more, bits):
-                kept = more
+            if _within(costs, limits, more, wider) and device.fits(more, wider):
+                kept, bits = more, wider
                 break
         else:
-            closed.add(group)
-        if kept[group] == ranked.sizes[group]:
-            closed.add(group)
-    return kept
+            closed.add(move.what)
+    return replace(solution, kept=kept, bits=bits)
+
+
+def _moves(ranked: Ranked, costs: Costs, worth: Worth, kept: np.ndarray, bits: Bits) -> Iterator[_Move]:
+    for group in np.flatnonzero((kept > 0) & (kept < ranked.sizes)).tolist():
+        count = int(kept[group])
+        steps = [kept + step * (np.arange(len(kept)) == group) for step in (1, 1 + ranked.multiple)]
+        tries = [(np.where(kept == 0, 0, ranked.rounded(more)), bits) for more in steps]
+        yield _Move(group, worth.of(group, count + 1) - worth.of(group, count), tries)
+    for layer, widths in costs.widths.items():
+        wider = [width for width in widths if width > bits[layer]]
+        if wider:
+            more = {**bits, layer: min(wider)}
+            gain = costs.evaluate(ROUNDING, kept, bits) - costs.evaluate(ROUNDING, kept, more)
+            yield _Move(layer, gain, [(kept, more)])
 
 
 def _within(costs: Costs, limits: Mapping[str, float], kept: np.ndarray, bits: Bits) -> bool:
     """Whether limits of polynomials, and of channels, hold."""
     spent = {name: costs.evaluate(name, kept, bits) for name in limits if name in costs.terms}
     return all(spent.get(name, float(kept.sum())) <= limit for name, limit in limits.items())
-
-
-def _gain(worth: Worth, kept: np.ndarray, group: int) -> float:
-    """What one more unit of a group is worth."""
-    count = int(kept[group])
-    return worth.of(group, count + 1) - worth.of(group, count)
 
 
 def _measured(cost: Cost) -> dict[str, float]:

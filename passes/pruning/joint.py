@@ -59,7 +59,7 @@ class Joint:
     def _losses(self, coupling: Coupling, cut: Graph, samples: Sequence[Batch]) -> Table:
         bits, kept = self.allocation.bits, self.allocation.kept
         study = study_of(coupling.graph, samples)
-        channels = -sum(self.worth.of(group, int(count)) for group, count in enumerate(kept))
+        channels = 0.0 - sum(self.worth.of(group, int(count)) for group, count in enumerate(kept))
         left = {layer.name: _share_left(layer, cut) for layer in self.storage.layers}
         rounding = sum(left[name] * self.storage.loss(name, width)[0] for name, width in bits.items())
         mix = {name: (width, BYTE) for name, width in bits.items()}
