@@ -12,6 +12,7 @@ Where the bits of layers are open, each width of a layer has its own cycles and 
 
 A round may go wrong where a kernel changes with the number of channels; then the next one aims lower. To the best
 network that the cost model itself finds within the budget, channels and bits are given back as long as it stays there.
+Where no round finds one, those that were found are shrunk until they fit.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ FLASH_RESERVE = 0.04  # of its limit: what is linked may be larger than predicte
 _RESERVED = f" less {100 * FLASH_RESERVE:g} % that a prediction may miss"
 REFINEMENTS = 48  # predictions, at most, for channels that are given back
 _MARGIN = 0.985
+_HALVINGS = 6
 
 
 class Device:
@@ -214,7 +216,7 @@ def allocate_on_device(
     PassError where no round finds one.
     """
     at, bits, best = ranked.sizes, {name: max(widths) for name, widths in costs.widths.items()}, None
-    margin = dict.fromkeys(device.limits, 1.0)
+    margin, missed = dict.fromkeys(device.limits, 1.0), list[Solution]()
     for number in range(1, ROUNDS + 1):
         fitted, rows = device.fitted(costs, at, bits)
         bounds = {row: margin[name] * device.aims[name] for name, found in rows.items() for row in found}
@@ -234,14 +236,48 @@ def allocate_on_device(
                 break
             margin = dict.fromkeys(margin, 1.0)
         else:
+            missed.append(solution)
             measured = device.measure(at, bits)
             margin = {
                 name: share * (_MARGIN if measured[name] > device.aims[name] else 1.0)
                 for name, share in margin.items()
             }
     if best is None:
+        shrunk = (_shrunk(ranked, costs, limits, worth, device, solution) for solution in missed)
+        best = max((x for x in shrunk if x is not None), key=lambda x: x.worth, default=None)
+    if best is None:
         raise PassError(_nearest(ranked, device))
     return _filled(ranked, costs, limits, worth, device, best), number
+
+
+def _shrunk(
+    ranked: Ranked,
+    costs: Costs,
+    limits: Mapping[str, float],
+    worth: Worth,
+    device: Device,
+    solution: Solution,
+) -> Solution | None:
+    """A network that is too large with all its groups smaller, by the same share, as far as it must be."""
+    bits = solution.bits
+
+    def at(share: float) -> np.ndarray:
+        kept = np.maximum(ranked.rounded(share * solution.kept), ranked.fewest)
+        return np.where(solution.kept == 0, 0, kept)
+
+    def fits(kept: np.ndarray) -> bool:
+        return _within(costs, limits, kept, bits) and device.fits(kept, bits)
+
+    if not fits(at(0.0)):
+        return None
+    low, high = 0.0, 1.0
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(at(middle)) else (low, middle)
+    kept = at(low)
+    value = sum(worth.of(group, int(count)) for group, count in enumerate(kept))
+    rounding = costs.evaluate(ROUNDING, kept, bits) if ROUNDING in costs.terms else 0.0
+    return replace(solution, kept=kept, worth=value - rounding)
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fxpress.compiler import UserError, compile_model
+from fxpress.compiler.data import run_samples
 from fxpress.compiler.execution import Counts, execute
 from fxpress.compiler.pipeline import Compiled
+from fxpress.ir import run_integer
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
@@ -68,6 +71,28 @@ def test_a_network_is_pruned_until_it_fits(project: Path) -> None:
     assert [limit for _, _, limit in spent.values()] == [24 * 1024, 2048]
     assert all(before > limit for before, _, limit in spent.values())
     assert max(after / limit for _, after, limit in spent.values()) > 0.85
+
+
+def test_with_bits_more_of_the_network_fits(project: Path) -> None:
+    spec, limits = pruned_project(project), ("model.weights=null", "target.flash=14 KiB")
+    few_bits = compile_model(spec, overrides=[*limits, "passes[1].bits=[2, 4, 8]", "passes[1].samples=8"])
+    eight_bits = compile_model(spec, overrides=limits)
+    assert few_bits.graph.macs > eight_bits.graph.macs
+    weights = [v.type.quantization for v in few_bits.graph.constants if v.type.rank > 1]
+    assert any(grid is not None and grid.bits < 8 for grid in weights)
+    few_bits.write(project / "out")
+    assert few_bits.session.evaluation is not None
+    samples = few_bits.session.evaluation.first(4)
+    execution = execute(project / "out", samples, on="cortex-m4")
+    expected = run_samples(few_bits.graph, samples, interpreter=run_integer)
+    assert all(torch.equal(y, z) for y, z in zip(execution.outputs, expected, strict=True))
+    assert execution.counts is not None and execution.counts.footprint.flash <= 14 * 1024
+
+
+def test_where_no_round_ends_within_the_memory_a_network_is_shrunk_until_it_is(project: Path) -> None:
+    overrides = [*LIMITS, "passes[1].bits=[2, 4, 8]", "passes[1].samples=8"]
+    compiled = compile_model(pruned_project(project), overrides=overrides)
+    assert compiled.c is not None and compiled.c.plan.arena_bytes <= 2048
 
 
 def test_without_pruning_it_does_not_fit(project: Path) -> None:
