@@ -21,10 +21,11 @@ from itertools import chain, pairwise
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, linprog, milp
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, linprog
 from scipy.sparse import csr_array, hstack
 
 from ..errors import InfeasibleError, PassError
+from ..solver import solve_integers
 
 LOSS = "loss"
 TIME_LIMIT_SECONDS = 60.0
@@ -213,7 +214,7 @@ class _Model:
         equal, right = self._equations()
         count = len(self.columns)
         raised = csr_array(np.full((len(limits), 1), -_SCALE))
-        result = milp(
+        result = solve_integers(
             np.append(np.zeros(count), _SCALE),
             integrality=np.append(np.ones(count), 0),
             bounds=Bounds(0.0, np.append(np.ones(count), np.inf)),
@@ -250,7 +251,7 @@ class _Model:
     ) -> OptimizeResult:
         rows, upper = self._limit_rows(limits)
         equal, right = self._equations()
-        return milp(
+        return solve_integers(
             _SCALE * excess[core] / scale,
             integrality=np.ones(len(core)),
             bounds=Bounds(0.0, 1.0),

@@ -22,10 +22,11 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.optimize import Bounds, LinearConstraint
 from scipy.sparse import coo_array
 
 from ..errors import PassError
+from ..solver import solve_integers
 from .cost import Bits, Costs, Term
 from .ranking import Ranked
 
@@ -136,7 +137,7 @@ class _Program:
         objective = np.zeros(self._columns)
         objective[list(loss)] = list(loss.values())
         scale = 1e3 / max(float((np.abs(objective) * np.array(self._upper)).sum()), 1e-12)
-        result = milp(
+        result = solve_integers(
             scale * objective,
             integrality=(np.arange(self._columns) < self._binaries).astype(int),
             bounds=Bounds(0.0, np.array(self._upper)),
