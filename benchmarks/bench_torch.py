@@ -30,7 +30,7 @@ from torch._inductor import config
 from torch_models import NETWORKS, Network
 
 from fxpress.backends.torch_module import Mismatch, requantization_mismatch, to_module
-from fxpress.compiler.capture import capture
+from fxpress.compiler import capture
 from fxpress.ir import Graph, run_integer
 from fxpress.passes import Context, fuse, quantize
 from fxpress.specs.options import FuseOptions, QuantizeOptions

@@ -36,7 +36,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 from torch_models import Network, resnet18, resnet20
 
-from fxpress.compiler.capture import capture
+from fxpress.compiler import capture
 from fxpress.ir import Graph, dump, parse, rebatch
 from fxpress.passes import find_pass
 from fxpress.passes.layers import Layer

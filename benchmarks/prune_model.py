@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxpress.compiler.capture import CaptureError, capture
+from fxpress.compiler import CaptureError, capture
 from fxpress.ir import Graph, run, verify
 from fxpress.ir.coupling import couple
 from fxpress.ir.cutting import changed_statistics, cut_graph

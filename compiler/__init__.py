@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .capture import CaptureError, capture
     from .errors import Problem, UserError
+    from .module_capture import CaptureError, capture
     from .pipeline import Compiled, compile_model, open_session, run_passes
     from .report import Report
     from .session import Session, Stage
@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CaptureError": ".capture",
-    "capture": ".capture",
+    "CaptureError": ".module_capture",
+    "capture": ".module_capture",
     "Problem": ".errors",
     "UserError": ".errors",
     "Compiled": ".pipeline",

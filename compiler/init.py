@@ -15,9 +15,9 @@ from torch import nn
 from ..ir import Graph
 from ..specs import FileSource, ModuleSource, load_target
 from ..specs.model import Source
-from .capture import capture
 from .errors import Problem, UserError
 from .loading import check_weights, example_input, load_source, load_weights, positional_order
+from .module_capture import capture
 
 _TEMPLATE = """\
 # yaml-language-server: $schema=fxpress.schema.json   (write it with: fxpress schema > fxpress.schema.json)

@@ -31,13 +31,13 @@ from ..specs import (
     load_spec,
 )
 from ..specs.options import LayerPrecision
-from .capture import capture
 from .data import Column, Samples, own_batch, read_samples
 from .emission import check_backends, emit_backends
 from .errors import Problem, UserError
 from .loading import check_weights, example_input, find_source, load_source, load_weights, positional_order
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .measure import check_labels
+from .module_capture import capture
 from .output import publish
 from .report import Report, render_html
 from .session import Session, Stage, final_graph

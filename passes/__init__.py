@@ -24,7 +24,7 @@ from .base import (
     find_pass,
     register,
 )
-from .errors import CalibrationError, MissingNeedError, PassError, UnknownPassError
+from .errors import CalibrationError, InfeasibleError, MissingNeedError, PassError, UnknownPassError
 from .report import Decision, PassReport, Table
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Cost",
     "CostModel",
     "Decision",
+    "InfeasibleError",
     "MissingNeedError",
     "NodeCost",
     "Pass",

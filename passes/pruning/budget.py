@@ -29,9 +29,9 @@ from ...ir.cutting import cut_graph
 from ...specs.options import PruneBudget
 from ..base import Cost, CostModel, limits_of_target
 from ..bits.costs import BYTE, BitLayer
-from ..errors import PassError
+from ..errors import InfeasibleError
 from .cost import NO_BITS, Bits, Costs, Term, element_term, layer_terms, with_terms
-from .program import ROUNDING, InfeasibleError, Solution, Worth, solve
+from .program import ROUNDING, Solution, Worth, solve
 from .ranking import Ranked
 from .storage import BYTES, CLOSED, Storage
 
@@ -213,7 +213,7 @@ def allocate_on_device(
 ) -> tuple[Solution, int]:
     """The best network found that keeps to `limits` of polynomials and to those of the device; how many rounds it took.
 
-    PassError where no round finds one.
+    InfeasibleError where no round finds one.
     """
     at, bits, best = ranked.sizes, {name: max(widths) for name, widths in costs.widths.items()}, None
     margin, missed = dict.fromkeys(device.limits, 1.0), list[Solution]()
@@ -246,7 +246,7 @@ def allocate_on_device(
         shrunk = (_shrunk(ranked, costs, limits, worth, device, solution) for solution in missed)
         best = max((x for x in shrunk if x is not None), key=lambda x: x.worth, default=None)
     if best is None:
-        raise PassError(_nearest(ranked, device))
+        raise InfeasibleError(_nearest(ranked, device))
     return _filled(ranked, costs, limits, worth, device, best), number
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from scipy.optimize import Bounds, LinearConstraint
 from scipy.sparse import coo_array
 
-from ..errors import PassError
+from ..errors import InfeasibleError
 from ..solver import solve_integers
 from .cost import Bits, Costs, Term
 from .ranking import Ranked
@@ -35,10 +35,6 @@ TIME_LIMIT_SECONDS = 60.0
 GAP = 1e-3
 ROUNDING = "rounding"
 """The cost that rounding is: what it adds to the loss."""
-
-
-class InfeasibleError(PassError):
-    """No numbers of units keep to the limits."""
 
 
 class Worth(Protocol):

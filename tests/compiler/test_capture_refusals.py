@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fxpress.compiler.capture import CaptureError, capture
+from fxpress.compiler import CaptureError, capture
 
 X = torch.randn(2, 4, generator=torch.Generator().manual_seed(0))
 HERE = os.path.relpath(__file__)

@@ -8,7 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from fxpress.compiler.capture import capture
+from fxpress.compiler import capture
 from fxpress.ir import Graph, parse, run
 from fxpress.ir.testing import drawn_constant
 from fxpress.passes import Context, PassError, PassResult, find_pass
