@@ -136,8 +136,8 @@ def _constants(site: Site, context: ConvContext, kind: str) -> tuple[Constant, .
     weight = site.array(1)
     packed = _packed(weight, context, by_channel=kind == "conv" or site.is_integer)
     if not site.is_integer:
-        bias = (Constant("bias", site.array(2)),) if site.has(2) else ()
-        return (Constant("weights", packed), *bias)
+        biases = (Constant("bias", site.array(2)),) if site.has(2) else ()
+        return (Constant("weights", packed), *biases)
     op = site.node.op
     assert isinstance(op, Conv)
     fixed = fixed_point(site.type(0), site.type(1), site.output, clamp=op.clamp)

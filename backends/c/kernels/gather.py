@@ -138,7 +138,8 @@ def _gathered(site: Site, tables: Sequence[Sequence[int]]) -> Offer:
         if order and order[-1] not in moved and own[order[-1]] == steps[order[-1]] == 1:
             run = result[order.pop()]
         loops = plain_nest([result[d] for d in order], [steps[d] for d in order])
-        starts, flat = {}, []
+        starts: dict[int, int] = {}
+        flat: list[int] = []
         for d in moved:
             starts[d] = len(flat)
             flat += [i * own[d] for i in tables[d]]

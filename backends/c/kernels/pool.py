@@ -9,7 +9,8 @@ import torch
 
 from ....ir.arithmetic import Requant
 from ....ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
-from .base import Call, Constant, Cost, Implementation, Offer, Site, c_type, call, kernel
+from ..literal import c_type
+from .base import Call, Constant, Cost, Implementation, Offer, Site, call, kernel
 from .layouts import image_layouts
 from .rounding import saturated, signed
 from .window import MAX_SPATIAL, Image, Window, image, window
@@ -117,7 +118,9 @@ def _mean(site: Site, counts: torch.Tensor) -> tuple[str, tuple[Constant, ...], 
         return f"sum / counts{place}", (Constant("counts", listed.astype(np.float32)),), 0
     qx, qy = site.quantization(0), site.output_quantization
     steps = [Requant.of(qx.scale[0] / qy.scale[0] / int(n)) for n in listed]
-    constants = (Constant("multipliers", np.array([s.multiplier for s in steps], np.int32)),)
+    constants: tuple[Constant, ...] = (
+        Constant("multipliers", np.array([s.multiplier for s in steps], np.int32)),
+    )
     accumulator = "sum"
     if any(s.shift for s in steps):
         constants += (Constant("shifts", np.array([s.shift for s in steps], np.int32)),)

@@ -154,13 +154,17 @@ def convolution(site: Site) -> Offer:
         return _product(site, op.clamp, title, weights, layouts)
     fixed, finish = _finish(site, op.clamp)
     zero_point = site.quantization(0).zero_point[0]
+    rows, taps, pair_bytes, single = _inner_loop(site, weights.shape[1], y.w)
     context = WindowContext(
         title,
         y.n * y.h * y.w,
         weights.shape[1],
         y.c,
         *_elements(site),
-        *_inner_loop(site, weights.shape[1], y.w),
+        rows,
+        taps,
+        pair_bytes,
+        single,
         finish,
         x,
         y,
@@ -192,8 +196,10 @@ def _product(
     count = site.output.numel // len(weights)
     fixed, finish = _finish(site, clamp)
     channels, depth = weights.shape
-    loop = _inner_loop(site, depth, count)
-    context = ProductContext(title, count, depth, channels, *_elements(site), *loop, finish)
+    rows, taps, pair_bytes, single = _inner_loop(site, depth, count)
+    context = ProductContext(
+        title, count, depth, channels, *_elements(site), rows, taps, pair_bytes, single, finish
+    )
     return _implementation(site, "products/linear.c.j2", context, fixed, weights, layouts, 0.0)
 
 
