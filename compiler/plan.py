@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from .report import Layer, PassSection, Report
+from .report import Layer, PassSection, Report, Resource
 from .table import text_table
 
 
@@ -30,12 +30,19 @@ def _resources(report: Report) -> str:
             f"{r.used:,}",
             "-" if r.available is None else f"{r.available:,}",
             r.unit,
-            "fits" if r.fits else f"too large by {r.used - (r.available or 0):,}",
+            _verdict(r),
             r.basis,
         )
         for r in report.resources
     ]
     return text_table(("resource", "needed", "available", "unit", "", "basis"), rows) if rows else ""
+
+
+def _verdict(resource: Resource) -> str:
+    """Whether the need fits; nothing where there is no budget."""
+    if resource.available is None:
+        return ""
+    return "fits" if resource.fits else f"too large by {resource.used - resource.available:,}"
 
 
 def _layers(layers: tuple[Layer, ...]) -> str:

@@ -23,9 +23,9 @@ class Resource(_Row):
     )
 
     @property
-    def fits(self) -> bool:
-        """True when the need is within the budget, or there is no budget."""
-        return self.available is None or self.used <= self.available
+    def fits(self) -> bool | None:
+        """Whether the need is within the budget; None where there is no budget."""
+        return None if self.available is None else self.used <= self.available
 
 
 class Measurement(_Row):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...ir import Builder, Graph, IRError, Node, Quantization, TensorType, Value
+from ...ir import Builder, Graph, IRError, Node, OverflowBoundError, Quantization, TensorType, Value
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.base import Quantized
 from ...ir.ops.prelu import Prelu
 from ...ir.ops.quantize import Dequantize, Quantize, Requantize
 from ...specs.options import QuantizeOptions
+from ..errors import PassError
 from ..layers import Layer, bias_name, channel_axis, clamp_of, is_layer
 from ..report import Decision, Table
 from .grid import activation_grid, symmetric_grid
@@ -40,14 +41,17 @@ class Lowering:
         self._constants: dict[tuple[str, Quantization], Value] = {}
         self._rescaled: dict[tuple[str, Quantization], Value] = {}
         self._rows: dict[str, tuple[str, str, str, int, int, int]] = {}
+        self._overflows: list[str] = []
         self.decisions: list[Decision] = []
 
     def graph(self) -> Graph:
-        """The integer graph."""
+        """The integer graph; PassError with `on_overflow: error` where accumulators could overflow."""
         for value in self._graph.inputs:
             self._reals[value.name] = self._builder.input(value.name, value.type)
         for node in self._graph.nodes:
             self._lower(node)
+        if self._overflows and self._options.on_overflow == "error":
+            raise PassError("; ".join([*self._overflows, "on_overflow: float keeps these layers in float"]))
         outputs = [self._real(v) for v in self._graph.outputs]
         return self._builder.build(outputs, output_names=self._graph.output_names)
 
@@ -63,6 +67,8 @@ class Lowering:
                 self._emit_integer(node)
             except IRError as err:  # no integer form for these types, or an accumulator that could overflow
                 reason = str(err)
+                if isinstance(err, OverflowBoundError):
+                    self._overflows.append(f"%{node.outputs[0].name} ({node.source}): {err}")
                 self._rows.pop(node.outputs[0].name, None)
             else:
                 self._decide(node, True, "computes on integers")

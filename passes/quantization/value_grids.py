@@ -153,6 +153,6 @@ def _warnings(name: str, seen: Statistics) -> list[str]:
     if typical and largest > _OUTLIER * typical:
         return [
             f"%{name}: the largest value seen, {largest:.4g}, is {largest / typical:.2g} times what 99.9 % of the "
-            "values stay below; an observer that clips (percentile, mse) keeps their precision"
+            "values stay below"
         ]
     return []

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from fxpress.compiler import compile_model
+from fxpress.compiler.plan import plan_text
 from fxpress.compiler.report.html import figure_text
 
 
@@ -32,3 +33,15 @@ def test_tables_of_passes_have_words_for_heads_and_figures_to_the_right(project:
     assert '<th class="n">units before</th>' in page and "units_before" not in page
     assert '<td>macs_before</td><td class="n">7,232</td>' in page
     assert page.index("<b>prune</b>") < page.index('<svg class="drawing"') < page.index("<b>fuse</b>")
+
+
+def test_a_resource_without_a_limit_neither_fits_nor_is_too_large(project: Path) -> None:
+    overrides = ["target={name: host, flash: 1 MiB}", "target.ram=256 B"]
+    compiled = compile_model(project / "net.yaml", overrides=overrides, enforce_budget=False)
+    verdicts = {r.name: r.fits for r in compiled.report.resources}
+    assert verdicts == {"flash": True, "arena": False, "stack": None, "cycles": None}
+    lines = {line.split()[0]: line for line in plan_text(compiled.report).splitlines() if line}
+    assert "fits" in lines["flash"] and "too large by" in lines["arena"]
+    assert "fits" not in lines["stack"] + lines["cycles"]
+    page = compiled.files["report.html"].decode()
+    assert page.count(">fits<") == page.count(">too large<") == 1

@@ -12,7 +12,7 @@ from fxpress.compiler.data import snr_db
 from fxpress.ir import Graph, Quantization, Value, parse, run, run_integer
 from fxpress.ir.ops.softmax import Softmax
 from fxpress.ir.testing import drawn_constant, drawn_samples
-from fxpress.passes import CalibrationError, Context, MissingNeedError, PassResult, find_pass
+from fxpress.passes import CalibrationError, Context, MissingNeedError, PassError, PassResult, find_pass
 from fxpress.specs.options import FuseOptions, QuantizeOptions
 
 Sample = tuple[Tensor, ...]
@@ -178,6 +178,23 @@ def test_an_outlier_of_1e30_does_not_overflow_and_is_told() -> None:
     result = quantize(before, calibration)
     assert any(w.startswith("%x: the largest value seen, 1e+30, is") for w in result.report.warnings)
     assert run_integer(result.graph, calibration[3])[0].isfinite().all()
+
+
+LONG_SUM = """graph(%x: f32[1x200000]) {
+  const %w: f32[1x200000]
+  %y: f32[1x1] = linear(%x, %w)   # "head", "net.py:7"
+  return output: %y
+}"""
+
+
+def test_a_layer_that_could_overflow_stays_float_or_is_an_error() -> None:
+    before = graph(LONG_SUM, w=torch.ones(1, 200000))
+    kept = quantize(before, drawn_samples(before, 2))
+    assert operators(kept.graph) == ["linear"]
+    with pytest.raises(
+        PassError, match=r"%y \(head at net.py:7\): .*accumulator.*; on_overflow: float keeps"
+    ):
+        quantize(before, drawn_samples(before, 2), on_overflow="error")
 
 
 def test_activations_that_are_all_negative_have_zero_on_their_grid() -> None:
