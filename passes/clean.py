@@ -1,6 +1,7 @@
 """The pass `clean`: constants folded, what computes nothing removed, chains of movement joined, duplicates shared.
 
-    constants    a node that reads constants only becomes a constant, unless that takes much more room
+    constants    a node that reads constants only becomes a constant, unless that takes much more room; equal results,
+                 and equal constants of integers or booleans, are one constant
     movement     reshape(reshape(x)) = reshape(x), permute(permute(x)) = permute(x), reshape(copy(x)) = reshape(x)
     no_ops       x + 0, x * 1, reshape to the same sizes, a clamp that nothing reaches, ...: x itself
     duplicates   the same operator on the same operands is computed once
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
+from hashlib import sha256
 
 import torch
+from torch import Tensor
 
 from ..ir import Builder, Graph, Node, Op, Value, rewrite
 from ..ir.ops.call import TorchCall
@@ -45,13 +48,18 @@ class _Cleaner:
     def __init__(self, disable: Collection[str]) -> None:
         self._disable = disable
         self._computed: dict[tuple[Op, tuple[Value | None, ...]], tuple[Value, ...]] = {}
+        self._folded: dict[tuple[Op, tuple[Value | None, ...]], tuple[Value, ...]] = {}
+        self._by_content: dict[tuple[torch.dtype, torch.Size, bytes], Value] = {}
+        self._shared: dict[str, Value] = {}
         self.decisions: list[Decision] = []
 
     def visit(
         self, builder: Builder, node: Node, operands: tuple[Value | None, ...]
     ) -> tuple[Value, ...] | None:
         """What stands for the node's results, or None to keep it."""
-        seen = replace(node, inputs=operands)
+        seen = replace(
+            node, inputs=tuple(value and self._one_of_equals(builder, value) for value in operands)
+        )
         if (folded := self._constants(builder, seen)) is not None:
             return folded
         joined = self._movement(builder, seen)
@@ -75,6 +83,9 @@ class _Cleaner:
             or _is_random(node.op)
         ):
             return None
+        if (again := self._folded.get((node.op, node.inputs))) is not None:
+            self._decide("constants", node, True, f"computed already as {again[0]}")
+            return again
         room = max(sum(t.numel() * t.element_size() for t in known), FOLDED_BYTES)
         needed = sum(v.type.storage_bytes for v in node.outputs)
         if needed > room:
@@ -86,10 +97,33 @@ class _Cleaner:
             results = node.op.reference(*tensors)
         self._decide("constants", node, True, "computed from constants")
         folded = results if isinstance(results, tuple) else (results,)
-        return tuple(
-            builder.constant(value.name, tensor.clone())
+        self._folded[node.op, node.inputs] = tuple(
+            self._constant(builder, value.name, tensor)
             for value, tensor in zip(node.outputs, folded, strict=True)
         )
+        return self._folded[node.op, node.inputs]
+
+    def _constant(self, builder: Builder, name: str, tensor: Tensor) -> Value:
+        """A folded constant, or the one that holds the same elements already.
+
+        Those filled with one number stay apart: that is how parameters of different layers begin.
+        """
+        if tensor.numel() < 2 or bool((tensor == tensor.flatten()[0]).all()):
+            return builder.constant(name, tensor.clone())
+        key = _content(tensor)
+        if key not in self._by_content:
+            self._by_content[key] = builder.constant(name, tensor.clone())
+        return self._by_content[key]
+
+    def _one_of_equals(self, builder: Builder, value: Value) -> Value:
+        """The first of the constants that hold the same integers or booleans; floats may be trained apart."""
+        tensor = builder.tensor(value)
+        is_number = value.type.dtype.is_floating or value.type.dtype.torch.is_complex
+        if tensor is None or value.type.is_quantized or is_number or "constants" in self._disable:
+            return value
+        if value.name not in self._shared:
+            self._shared[value.name] = self._by_content.setdefault(_content(tensor), value)
+        return self._shared[value.name]
 
     def _movement(self, builder: Builder, node: Node) -> Node:
         """The node on an earlier operand, where the movement before it can be left out."""
@@ -123,6 +157,11 @@ class _Cleaner:
 
     def _decide(self, rule: str, node: Node, applied: bool, reason: str) -> None:
         self.decisions.append(Decision(rule, node.outputs[0].name, node.source, applied, reason))
+
+
+def _content(tensor: Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
+    stored = tensor.detach().contiguous().flatten().view(torch.uint8)
+    return tensor.dtype, tensor.shape, sha256(stored.numpy().tobytes()).digest()
 
 
 def _is_random(op: Op) -> bool:

@@ -120,3 +120,54 @@ def test_outputs_may_become_inputs_and_keep_their_names() -> None:
     after, _ = clean(before)
     assert (after.output_names, after.nodes) == (("first", "second"), ())
     assert torch.equal(run(after, [torch.arange(3.0)])[0], torch.arange(3.0))
+
+
+TABLES = """
+graph(%x: f32[4x8]) {
+  const %angles: f32[4x8]
+  const %half: f32[]
+  const %half_again: f32[]
+  %a: f32[4x8] = cos(%angles)
+  %b: f32[4x8] = cos(%angles)
+  %c: f32[4x8] = mul(%a, %half)
+  %d: f32[4x8] = mul(%b, %half_again)
+  %e: f32[4x8] = mul(%x, %c)
+  %f: f32[4x8] = add(%e, %d)
+  return output: %f
+}"""
+
+
+def test_equal_folded_tables_are_one_constant() -> None:
+    params = {
+        "angles": torch.arange(32.0).view(4, 8),
+        "half": torch.tensor(0.5),
+        "half_again": torch.tensor(0.5),
+    }
+    before = parse(TABLES, params=params)
+    after, _ = clean(before)
+    assert list(after.params) == ["c"]
+    x = torch.randn(4, 8)
+    assert torch.equal(run(after, [x])[0], run(before, [x])[0])
+
+
+def test_equal_masks_of_two_layers_are_one_constant_but_equal_weights_stay_two() -> None:
+    before = parse(
+        "graph(%x: f32[3]) {\n const %m: bool[3]\n const %n: bool[3]\n const %u: f32[3]\n const %v: f32[3]\n"
+        " %a: f32[3] = where(%m, %x, %u)\n %b: f32[3] = mul(%a, %v)\n %c: f32[3] = where(%n, %b, %x)\n"
+        " return output: %c\n}",
+        params={
+            **{name: torch.tensor([True, False, True]) for name in "mn"},
+            **{name: torch.tensor([1.0, 2, 3]) for name in "uv"},
+        },
+    )
+    after, _ = clean(before)
+    assert list(after.params) == ["m", "u", "v"]
+
+
+def test_folded_constants_filled_with_one_number_stay_apart() -> None:
+    before = parse(
+        "graph(%x: f32[3]) {\n const %u: f32[3]\n const %v: f32[3]\n %a: f32[3] = exp(%u)\n %b: f32[3] = exp(%v)\n"
+        " %c: f32[3] = mul(%x, %a)\n %d: f32[3] = add(%c, %b)\n return output: %d\n}",
+        params={name: torch.ones(3) for name in "uv"},
+    )
+    assert list(clean(before)[0].params) == ["a", "b"]
