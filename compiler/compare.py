@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from .errors import Problem, UserError
-from .report import Decision, Layer, Report
+from .report import MOVEMENTS, Decision, Layer, Report
 from .table import text_table
 
 REPORT_FILE = "report.json"
@@ -122,10 +123,10 @@ def _measurements(a: Report, b: Report) -> str:
 
 
 def _layers(a: Report, b: Report) -> str:
-    before, after = ({layer.name: layer for layer in report.layers} for report in (a, b))
+    before, after = _by_name(a), _by_name(b)
     rows = []
-    for name in dict.fromkeys([*before, *after]):
-        old, new = before.get(name), after.get(name)
+    for key in dict.fromkeys([*before, *after]):
+        old, new = before.get(key), after.get(key)
         if (
             old is None
             or new is None
@@ -137,8 +138,19 @@ def _layers(a: Report, b: Report) -> str:
                 new.constant_bytes,
             )
         ):
-            rows.append((name, _layer_text(old), _layer_text(new)))
+            rows.append((key[0], _layer_text(old), _layer_text(new)))
     return text_table(("layer", a.name, b.name), rows) if rows else ""
+
+
+def _by_name(report: Report) -> dict[tuple[str, str, int], Layer]:
+    """Layers by name, operator and how often both came before: a value can be moved several times."""
+    seen: Counter[tuple[str, str]] = Counter()
+    found = {}
+    for layer in report.layers:
+        moved = layer.op if layer.op in MOVEMENTS else ""
+        found[layer.name, moved, seen[layer.name, moved]] = layer
+        seen[layer.name, moved] += 1
+    return found
 
 
 def _layer_text(layer: Layer | None) -> str:

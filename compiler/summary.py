@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import isfinite
 
-from ..backends.c import CArtifact
-from ..ir import Graph, Node, type_text
+from ..backends.c import CArtifact, NodePrediction
+from ..ir import Graph, Node, Value, type_text
 from ..passes import Decision as PassDecision
 from ..specs import Target
 from .emission import Artifacts
@@ -99,25 +99,31 @@ def _snr(session: Session, stages: Sequence[Stage]) -> Mapping[str, float]:
 def _layers(graph: Graph, c: CArtifact | None, snr: Mapping[str, float]) -> tuple[Layer, ...]:
     if c is None:
         return tuple(_layer(index, node, graph, snr) for index, node in enumerate(graph.nodes))
+    steps = [(step.node, step.results[0].value) for step in c.program.steps]
+    steps += [(None, stored.value) for stored, _ in c.plan.returned]
     rows = []
-    for index, step in enumerate(c.program.steps):
-        node = c.graph.nodes[step.number]
-        chosen = step.implementation
-        computes = bool(step.results) and step.results[0].value.name == node.outputs[0].name
-        rows.append(
-            _layer(index, node, c.graph, snr).model_copy(
-                update={
-                    "op": step.operator,
-                    "name": step.results[0].value.name,
-                    "kernel": chosen.kernel,
-                    "macs": step.macs,
-                    "constant_bytes": chosen.constant_bytes if computes else 0,
-                    "instructions": round(chosen.cost.instructions),
-                    "cycles": round(chosen.cost.cycles),
-                }
-            )
-        )
+    for index, ((node, value), cost) in enumerate(zip(steps, c.prediction.nodes, strict=True)):
+        row = _movement(index, value, cost) if node is None else _layer(index, node, c.graph, snr)
+        costs = {"kernel": cost.kernel, "instructions": cost.instructions, "cycles": cost.cycles}
+        rows.append(row.model_copy(update={**costs, "constant_bytes": cost.constant_bytes}))
     return tuple(rows)
+
+
+def _movement(index: int, value: Value, cost: NodePrediction) -> Layer:
+    """The row of a step that belongs to no node: it moves `value` to another layout or to the caller's buffer."""
+    return Layer(
+        index=index,
+        name=value.name,
+        op=cost.operator,
+        module=cost.source.module,
+        location=cost.source.location,
+        inputs=(value.name,),
+        shape=value.type.shape,
+        type=type_text(value.type),
+        weight_bits=None,
+        macs=0,
+        constant_bytes=0,
+    )
 
 
 def _layer(index: int, node: Node, graph: Graph, snr: Mapping[str, float]) -> Layer:

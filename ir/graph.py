@@ -116,6 +116,11 @@ class Graph:
         """The node that makes each value, by the value's name."""
         return {value.name: node for node in self.nodes for value in node.outputs}
 
+    def source(self, value: Value) -> Source:
+        """Where a value comes from: the source of the node that makes it, NOWHERE for inputs and constants."""
+        producer = self.producers.get(value.name)
+        return NOWHERE if producer is None else producer.source
+
     @cached_property
     def users(self) -> Mapping[str, tuple[Node, ...]]:
         """The nodes that read each value, by the value's name; a node that reads it twice stands twice."""

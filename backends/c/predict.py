@@ -8,17 +8,21 @@ from ...ir import Graph, Node, Source
 from ...specs.outputs import COutput
 from ...specs.target import Target
 from .kernels.base import Call, Implementation, Site
+from .kernels.copying import Place, copy
 from .layout import channels_last
 from .lower import lower
 from .memory import Block, MemoryPlan
-from .program import Program
+from .program import CALL_BYTES, Program, Stored
 from .select import offers
 from .target import Machine
 
 
 @dataclass(frozen=True, slots=True)
 class NodePrediction:
-    """One step: its kernel and what it costs; code and constants are counted at their first use."""
+    """One step: its kernel and what it costs; code and constants are counted at their first use.
+
+    `operator` is `layout` for a conversion and `output` for an output that is copied to the caller at the end.
+    """
 
     operator: str
     result: str
@@ -91,6 +95,7 @@ def predict_program(program: Program, plan: MemoryPlan) -> Prediction:
         _node(step.operator, step.results[0].value.name, step.source, step.implementation, step.macs, seen)
         for step in program.steps
     ]
+    nodes += [_copied(stored, program.graph) for stored, _ in plan.returned]
     return Prediction(tuple(nodes), plan.arena_bytes, program.fixed_bytes, plan.blocks)
 
 
@@ -109,6 +114,14 @@ def _node(
         _code_bytes(chosen, seen),
         chosen.working_bytes,
     )
+
+
+def _copied(stored: Stored, graph: Graph) -> NodePrediction:
+    dense = Place((1,))
+    _, cost = copy(stored.value.type.dtype, (stored.elements,), dense, dense)
+    instructions, cycles = round(cost.instructions), round(cost.cycles)
+    name, source = stored.value.name, graph.source(stored.value)
+    return NodePrediction("output", name, source, "memcpy", 0, instructions, cycles, 0, CALL_BYTES, 0)
 
 
 def _constant_bytes(call: Call, seen: set[object]) -> int:

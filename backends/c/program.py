@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...ir import Graph, Source, Value
+from ...ir import Graph, Node, Source, Value
 from .kernels.base import Implementation
 from .layout import Layout
 
 # Of the run function, of a call, and of newlib's memcpy and memset, as `benchmarks/code_size.py` measures them.
-_RUN_BYTES, _CALL_BYTES, _MEMORY_BYTES = 60, 12, 470
+_RUN_BYTES, CALL_BYTES, _MEMORY_BYTES = 60, 12, 470
 # Of include/huffman.h, as linked for a Cortex-M4 with -O3.
 _DECODER_BYTES = 810
 
@@ -34,15 +34,26 @@ class Stored:
 
 @dataclass(frozen=True)
 class Step:
-    """One node, or a conversion of layout that a node needs before it; `number` is the node's place in the graph."""
+    """The computation of a node, or a conversion of layout, which belongs to no node: `node` is None.
 
-    number: int
-    operator: str
+    `source` is the node's; that of a conversion is its reader's, or the producer's where an output is converted.
+    """
+
+    node: Node | None
     source: Source
     operands: tuple[Stored | None, ...]
     results: tuple[Stored, ...]
     implementation: Implementation
-    macs: int = 0
+
+    @property
+    def operator(self) -> str:
+        """Name of the node's operator; `layout` for a conversion."""
+        return "layout" if self.node is None else self.node.op.name
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates."""
+        return 0 if self.node is None else self.node.macs
 
 
 @dataclass(frozen=True)
@@ -67,13 +78,13 @@ class Program:
         decoded = sum(len(step.implementation.coded) for step in self.steps)
         library = _MEMORY_BYTES if any(call.function.uses_memory for call in calls) else 0
         decoder = _DECODER_BYTES if decoded else 0
-        return _RUN_BYTES + _CALL_BYTES * (len(calls) + decoded) + library + decoder
+        return _RUN_BYTES + CALL_BYTES * (len(calls) + decoded) + library + decoder
 
     @property
     def saved_bytes(self) -> int:
         """Estimated bytes of flash that Huffman images save over the constants themselves, less the decoder."""
         coded = [c for step in self.steps for c in step.implementation.coded]
-        return sum(c.bytes - c.flash_bytes - _CALL_BYTES for c in coded) - _DECODER_BYTES
+        return sum(c.bytes - c.flash_bytes - CALL_BYTES for c in coded) - _DECODER_BYTES
 
     @property
     def _code_bytes(self) -> int:

@@ -180,7 +180,7 @@ def _assemble(
     made: set[Stored] = set(lies.values())
     steps: list[Step] = []
 
-    def converted(number: int, source: Source, value: Value, wanted: Layout) -> Stored:
+    def converted(source: Source, value: Value, wanted: Layout) -> Stored:
         if value.name in graph.params:
             return Stored(value, wanted)
         have, want = lies[value.name], Stored(value, wanted)
@@ -188,21 +188,21 @@ def _assemble(
             implementation = conversion(value, have.layout, wanted)
             assert implementation is not None
             made.add(want)
-            steps.append(Step(number, "layout", source, (have,), (want,), implementation))
+            steps.append(Step(None, source, (have,), (want,), implementation))
         return want
 
-    for number, (node, choice) in enumerate(zip(graph.nodes, choices, strict=True)):
+    for node, choice in zip(graph.nodes, choices, strict=True):
         operands = tuple(
-            None if value is None or wanted is None else converted(number, node.source, value, wanted)
+            None if value is None or wanted is None else converted(node.source, value, wanted)
             for value, wanted in zip(node.inputs, choice.reads, strict=True)
         )
         results = tuple(Stored(v, layout) for v, layout in zip(node.outputs, choice.writes, strict=True))
         lies |= {stored.value.name: stored for stored in results}
         made |= set(results)
-        steps.append(Step(number, node.op.name, node.source, operands, results, choice, node.macs))
-    last = len(graph.nodes)
+        steps.append(Step(node, node.source, operands, results, choice))
     returned = tuple(
-        converted(last, Source(), value, wanted) for value, wanted in zip(graph.outputs, outputs, strict=True)
+        converted(graph.source(value), value, wanted)
+        for value, wanted in zip(graph.outputs, outputs, strict=True)
     )
     starts = tuple(Stored(v, layout) for v, layout in zip(graph.inputs, inputs, strict=True))
     return Program(graph, tuple(steps), starts, returned)

@@ -113,7 +113,7 @@ class _Writer:
         for stored in step.results:
             lines.append(f"FXP_TRACE({len(self._trace)}, {self._pointer(stored)}, {stored.bytes});")
             self._trace.append(TracePoint(len(self._trace), stored))
-        return StepText(f"{step.number}: {step.operator}{_origin(step.source)}", tuple(lines))
+        return StepText(f"{number}: {step.operator}{_origin(step.source)}", tuple(lines))
 
     def _call(self, number: int, step: Step, call: Call) -> str:
         function = self._function(number, step, call)

@@ -72,13 +72,13 @@ def _block(block: MemoryBlock, report: Report) -> _Rectangle:
         height=round(height, 2),
         colour=_PALETTE[sum(map(ord, block.name)) % len(_PALETTE)],
         label=block.name if fits else "",
-        title=f"{block.name}: {block.size_bytes:,} B at {block.offset_bytes:,}, nodes {block.first} to {block.last}",
+        title=f"{block.name}: {block.size_bytes:,} B at {block.offset_bytes:,}, steps {block.first} to {block.last}",
     )
 
 
 @dataclass(frozen=True)
 class _Box:
-    """A node of the graph picture."""
+    """A step of the graph picture."""
 
     y: int
     label: str
@@ -98,8 +98,11 @@ class _GraphPicture:
 
 
 def _graph_picture(layers: tuple[Layer, ...]) -> _GraphPicture:
-    """One row a node; an edge to the next row is a straight line, one that skips rows an arc on the right."""
-    rows = {layer.name: row for row, layer in enumerate(layers)}
+    """One row a step; an edge to the next row is a straight line, one that skips rows an arc on the right.
+
+    A value that is moved comes from the row that moved it last.
+    """
+    rows: dict[str, int] = {}
     boxes, edges, widest = [], [], 0
     for row, layer in enumerate(layers):
         shape = "x".join(map(str, layer.shape))
@@ -108,6 +111,7 @@ def _graph_picture(layers: tuple[Layer, ...]) -> _GraphPicture:
             if (above := rows.get(name)) is not None:
                 edges.append(_edge(above, row))
                 widest = max(widest, row - above)
+        rows[layer.name] = row
     return _GraphPicture(
         tuple(boxes), tuple(edges), 24 + _BOX_WIDTH + _bulge(widest), 16 + len(layers) * _ROW
     )

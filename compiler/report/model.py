@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 
+MOVEMENTS = frozenset({"layout", "output"})
+"""Operators of steps that belong to no node: they move a value that a node made, or an input."""
+
 
 class _Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -39,11 +42,13 @@ class Measurement(_Row):
 
 
 class Layer(_Row):
-    """One node of the compiled graph."""
+    """One step: a node of the compiled graph, or a movement of a value, which belongs to no node."""
 
     index: int = Field(description="position in execution order")
-    name: str = Field(description="name of the node's result in the graph text")
-    op: str = Field(description="operator")
+    name: str = Field(description="name of the node's result, or of the moved value, in the graph text")
+    op: str = Field(
+        description="operator; `layout`: a conversion of layout, `output`: an output copied to the caller's buffer"
+    )
     module: str = Field(description="the user's module path, empty when unknown")
     location: str = Field(description="file:line in the user's model, empty when unknown")
     inputs: tuple[str, ...] = Field(description="names of the values read, constants left out")
@@ -64,8 +69,8 @@ class MemoryBlock(_Row):
     name: str = Field(description="value, or scratch of a node")
     offset_bytes: int = Field(description="start within the arena")
     size_bytes: int = Field(description="length")
-    first: int = Field(description="index of the first node during which it is live")
-    last: int = Field(description="index of the last node during which it is live")
+    first: int = Field(description="index of the first step during which it is live")
+    last: int = Field(description="index of the last step during which it is live")
 
 
 class Decision(_Row):
