@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from .errors import Problem, UserError
+from .lock import check_outputs, read_by_this_version
 from .report import MOVEMENTS, Decision, Layer, Report
 from .table import text_table
 
@@ -17,19 +16,10 @@ REPORT_FILE = "report.json"
 
 
 def read_report(directory: Path) -> Report:
-    """The report in an output directory; UserError when there is none, or another version wrote it."""
-    path = directory / REPORT_FILE
-    if not path.is_file():
-        raise UserError(
-            Problem(
-                "R401", str(directory), f"holds no {REPORT_FILE}", "name a directory of `fxpress compile`"
-            )
-        )
-    try:
-        return Report.model_validate_json(path.read_text())
-    except ValidationError as err:
-        fact = f"does not read as a report: {err.errors()[0]['msg']}"
-        raise UserError(Problem("R402", str(path), fact, "compile again with this version")) from err
+    """The report in an output directory; UserError unless all files there are as they were written."""
+    lock = check_outputs(directory)
+    with read_by_this_version(directory / REPORT_FILE, lock):
+        return Report.model_validate_json((directory / REPORT_FILE).read_bytes())
 
 
 def diff_reports(a: Report, b: Report) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from ..backends.errors import Problem
 
-__all__ = ["Problem", "UserError"]
+__all__ = ["Problem", "UserError", "first_line"]
 
 
 class UserError(Exception):
@@ -18,3 +18,9 @@ class UserError(Exception):
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+def first_line(err: BaseException) -> str:
+    """Class of an error and the first line of its message."""
+    text = str(err).strip().splitlines()
+    return f"{type(err).__name__}: {text[0] if text else ''}".rstrip(": ")

@@ -19,8 +19,10 @@ from ..backends.c.toolchain import build_image, find_compiler, link_shared
 from ..ir import Graph, parse, run_integer
 from ..passes.progress import Progress, silent
 from .data import Samples, join, run_samples
-from .errors import Problem, UserError
+from .emission import GRAPH_PARAMS, GRAPH_TEXT
+from .errors import Problem, UserError, first_line
 from .interface import INTERFACE_FILE, Interface
+from .lock import check_outputs, read_by_this_version
 
 SIMULATED = {
     "cortex-m0plus": "cortex-m0plus",
@@ -53,15 +55,10 @@ class Execution:
 
 
 def read_interface(directory: Path) -> Interface:
-    """The interface of an output directory; UserError when there is none."""
-    path = directory / INTERFACE_FILE
-    if not path.is_file():
-        raise UserError(
-            Problem(
-                "R404", str(directory), f"holds no {INTERFACE_FILE}", "name a directory of `fxpress compile`"
-            )
-        )
-    return Interface.model_validate_json(path.read_text())
+    """The interface of an output directory; UserError unless all its files are there, as they were written."""
+    lock = check_outputs(directory)
+    with read_by_this_version(directory / INTERFACE_FILE, lock):
+        return Interface.model_validate_json((directory / INTERFACE_FILE).read_bytes())
 
 
 def execute(directory: Path, samples: Samples, *, on: str, progress: Progress = silent) -> Execution:
@@ -83,8 +80,10 @@ def execute(directory: Path, samples: Samples, *, on: str, progress: Progress = 
 
 def load_graph(directory: Path) -> Graph:
     """The compiled graph of an output directory, constants included."""
-    text, params = directory / "graph.txt", directory / "graph.safetensors"
-    return parse(text.read_text(), params=load_file(params))
+    lock = check_outputs(directory)
+    text, params = directory / GRAPH_TEXT, directory / GRAPH_PARAMS
+    with read_by_this_version(text, lock):
+        return parse(text.read_text(), params=load_file(params))
 
 
 def c_sources(directory: Path, interface: Interface) -> list[Path]:
@@ -117,9 +116,15 @@ def load_torch_module(directory: Path) -> nn.Module:
     spec = importlib.util.spec_from_file_location("fxpress_emitted_model", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    loaded: nn.Module = getattr(module, name)()
-    load_model(loaded, path.with_suffix(".safetensors"))
+    try:
+        spec.loader.exec_module(module)
+        loaded: nn.Module = getattr(module, name)()
+        load_model(loaded, path.with_suffix(".safetensors"))
+    except Exception as err:  # the module calls the torch operators of the user's packages
+        fact = f"cannot be loaded: {first_line(err)}"
+        raise UserError(
+            Problem("R413", str(path), fact, "install what it imports, in the version it was compiled with")
+        ) from err
     return loaded.eval()
 
 

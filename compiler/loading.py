@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..specs import FileSource, ModuleSource
-from .errors import Problem, UserError
+from .errors import Problem, UserError, first_line
 
 
 def load_source(
@@ -76,7 +76,7 @@ def call_source(
             torch.manual_seed(0)
             return factory(**arguments)
     except Exception as err:  # the user's code may raise anything
-        raise _problem("M101", place, f"calling it raises {_first_line(err)}", _line_in(None, err)) from err
+        raise _problem("M101", place, f"calling it raises {first_line(err)}", _line_in(None, err)) from err
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -126,7 +126,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "save a state_dict, or use safetensors",
         ) from err
     except (RuntimeError, EOFError, ValueError, KeyError, BadZipFile, OSError) as err:
-        raise _problem("M111", str(path), f"cannot be read: {_first_line(err)}", "write it again") from err
+        raise _problem("M111", str(path), f"cannot be read: {first_line(err)}", "write it again") from err
     if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
         raise _problem("M111", str(path), "does not hold a mapping of names to tensors", "save a state_dict")
     for name, tensor in loaded.items():
@@ -200,7 +200,7 @@ def _import_file(path: Path, place: str) -> ModuleType:
         with _on_path(path.parent):
             spec.loader.exec_module(module)
     except Exception as err:  # the user's file may raise anything
-        raise _problem("M101", place, f"importing it raises {_first_line(err)}", _line_in(path, err)) from err
+        raise _problem("M101", place, f"importing it raises {first_line(err)}", _line_in(path, err)) from err
     return module
 
 
@@ -214,7 +214,7 @@ def _import(source: ModuleSource, folder: Path) -> ModuleType:
         ) from err
     except Exception as err:  # the user's package may raise anything
         raise _problem(
-            "M101", str(source), f"importing it raises {_first_line(err)}", _line_in(None, err)
+            "M101", str(source), f"importing it raises {first_line(err)}", _line_in(None, err)
         ) from err
 
 
@@ -231,11 +231,6 @@ def _line_in(path: Path | None, err: BaseException) -> str:
     frames = traceback.extract_tb(err.__traceback__)
     own = [frame for frame in frames if path is not None and Path(frame.filename) == path] or frames
     return f"see {own[-1].filename}:{own[-1].lineno}" if own else ""
-
-
-def _first_line(err: BaseException) -> str:
-    text = str(err).strip().splitlines()
-    return f"{type(err).__name__}: {text[0] if text else ''}".rstrip(": ")
 
 
 def _problem(code: str, place: str, fact: str, advice: str = "") -> UserError:

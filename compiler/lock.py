@@ -1,18 +1,26 @@
 """spec.lock: digests of everything that a compilation read, and of everything that it wrote.
 
-The same lock gives the same bytes: compiling with `--locked` refuses inputs that differ, and outputs that do.
+The same lock gives the same bytes: compiling with `--locked` refuses inputs that differ, and outputs that do. An
+output directory is read only if every file in it is the one that its lock names.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
 
-from .errors import Problem, UserError
+from ..ir.errors import IRError
+from ..specs.section import is_file
+from .errors import Problem, UserError, first_line
 
 LOCK_FILE = "spec.lock"
 _TOOLS = ("fxpress", "torch", "numpy", "networkx", "pydantic", "jinja2")
@@ -23,11 +31,17 @@ class Lock(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lock_version: int = 1
+    lock_version: Literal[2] = 2
     spec: str = Field(description="digest of the spec after inheritance and overrides")
     inputs: dict[str, str] = Field(description="digests of model source, weights and data files, by role")
     versions: dict[str, str] = Field(description="versions of fxpress and of what it computes with")
     outputs: dict[str, str] = Field(description="digests of the written files, by path")
+    digest: str = Field(default="", description="digest of everything above")
+
+    @property
+    def content_digest(self) -> str:
+        """Digest of all fields but `digest`."""
+        return _digest(self.model_dump_json(exclude={"digest"}).encode())
 
     def to_bytes(self) -> bytes:
         """The file's content."""
@@ -36,26 +50,65 @@ class Lock(BaseModel):
 
 def make_lock(spec_text: str, inputs: Mapping[str, Path], outputs: Mapping[str, bytes]) -> Lock:
     """The lock of a compilation: the spec in canonical form, the files read by role, the files written."""
-    return Lock(
+    lock = Lock(
         spec=_digest(spec_text.encode()),
         inputs={role: file_digest(path) for role, path in sorted(inputs.items())},
         versions=tool_versions(),
         outputs={name: _digest(content) for name, content in sorted(outputs.items())},
     )
+    return lock.model_copy(update={"digest": lock.content_digest})
 
 
 def read_lock(path: Path) -> Lock:
     """The lock in a file; UserError when it is missing or damaged."""
+    advice = "compile again, without --locked"
     try:
-        return Lock.model_validate_json(path.read_text())
-    except OSError as err:
-        raise UserError(
-            Problem("L501", str(path), "cannot be read", "compile once without --locked")
-        ) from err
-    except (ValidationError, UnicodeDecodeError) as err:
-        raise UserError(
-            Problem("L502", str(path), "is not a lock of this version", "compile without --locked")
-        ) from err
+        _refuse_special_file(path)
+        lock = Lock.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as err:
+        if isinstance(err, ValidationError):
+            raise UserError(Problem("L502", str(path), "is not a lock of this version", advice)) from err
+        fact = f"cannot be read: {_reason(err)}"
+        raise UserError(Problem("L501", str(path), fact, advice)) from err
+    if lock.digest != lock.content_digest:
+        raise UserError(Problem("L502", str(path), "is not a lock as it was written: it was changed", advice))
+    return lock
+
+
+def check_outputs(directory: Path) -> Lock:
+    """The lock of an output directory; UserError unless each file that it names is there, as it was written."""
+    problems, advice = [], "compile again, or bring the file back"
+    if not is_file(directory / LOCK_FILE):
+        missing = f"holds no {LOCK_FILE}" if os.path.isdir(directory) else "is no directory"
+        hint = "name a directory of `fxpress compile`"
+        raise UserError(Problem("R404", str(directory), missing, hint))
+    lock = read_lock(directory / LOCK_FILE)
+    for name, expected in lock.outputs.items():
+        path = directory / name
+        try:
+            _refuse_outside(name)
+            _refuse_special_file(path)
+            found = file_digest(path)
+        except (OSError, ValueError) as err:
+            problems.append(Problem("R410", str(path), f"cannot be read: {_reason(err)}", advice))
+            continue
+        if found != expected:
+            fact = f"differs from what was compiled: its digest is not that of {LOCK_FILE}"
+            problems.append(Problem("R411", str(path), fact, advice))
+    if problems:
+        raise UserError(problems)
+    return lock
+
+
+@contextmanager
+def read_by_this_version(path: Path, lock: Lock) -> Iterator[None]:
+    """UserError where a file that is as it was written does not read here: another version wrote it."""
+    try:
+        yield
+    except (ValueError, IRError, SafetensorError, OSError) as err:
+        fact = f"does not read here: {_reason(err)}"
+        advice = f"compile again (fxpress {lock.versions.get('fxpress')} wrote it)"
+        raise UserError(Problem("R412", str(path), fact, advice)) from err
 
 
 def check_lock(expected: Lock, actual: Lock, path: Path) -> None:
@@ -86,6 +139,25 @@ def file_digest(path: Path) -> str:
         return _digest("\n".join(rows).encode())
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _refuse_special_file(path: Path) -> None:
+    """ValueError for what is no regular file; reading a pipe or a device may never end."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError("it is no regular file")
+
+
+def _refuse_outside(name: str) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError("it lies outside the directory")
+
+
+def _reason(err: Exception) -> str:
+    if isinstance(err, ValidationError):
+        first = err.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return (err.strerror if isinstance(err, OSError) else None) or first_line(err)
 
 
 def _digest(content: bytes) -> str:

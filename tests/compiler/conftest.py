@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fxpress.compiler import Compiled
+from fxpress.compiler import Compiled, compile_model
 from fxpress.compiler.execution import execute
 
 OutputsOn = Callable[..., list[Tensor]]
@@ -51,18 +51,31 @@ outputs:
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A folder with net.py, net.safetensors, data.npz and net.yaml."""
-    (tmp_path / "net.py").write_text(MODEL)
-    (tmp_path / "net.yaml").write_text(SPEC)
+    return write_project(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def compiled_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project with its output directory `out`, C and torch module; for reading only."""
+    folder = write_project(tmp_path_factory.mktemp("compiled"))
+    compile_model(folder / "net.yaml", overrides=["outputs.torch={form: qdq}"]).write(folder / "out")
+    return folder
+
+
+def write_project(folder: Path) -> Path:
+    """Write net.py, net.safetensors, data.npz and net.yaml; the folder."""
+    (folder / "net.py").write_text(MODEL)
+    (folder / "net.yaml").write_text(SPEC)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4))
     head = nn.Linear(64, 5)
     state = {f"stem.{key}": t for key, t in model.state_dict().items()}
     state |= {f"head.{key}": t for key, t in head.state_dict().items()}
-    save_file({k: t.contiguous() for k, t in state.items()}, tmp_path / "net.safetensors")
+    save_file({k: t.contiguous() for k, t in state.items()}, folder / "net.safetensors")
     generator = np.random.default_rng(0)
     images = generator.normal(size=(24, 3, 8, 8)).astype(np.float32)
-    np.savez(tmp_path / "data.npz", x=images, y=generator.integers(0, 5, 24))
-    return tmp_path
+    np.savez(folder / "data.npz", x=images, y=generator.integers(0, 5, 24))
+    return folder
 
 
 @pytest.fixture
