@@ -4,13 +4,14 @@ A user who brings a rewrite calls `check_rewrite`; one who brings an operator sa
 graph grows by it.
 """
 
-from . import grow_elementwise, grow_layers, grow_movement
+from . import grow_elementwise, grow_layers, grow_movement, module_statements
 from .compare import assert_equivalent, assert_exact
 from .cuts import check_closed, check_cut, check_permutation, opened, permuted, random_removal
 from .drawn import drawn_constant, drawn_samples
 from .graphs import CNN_OPS, DEFAULT_OPS, INTEGER_OPS, MLP_OPS, Example, examples, graphs, quantized_graphs
 from .growth import GROWS, Grow, Growth, Step, grows
 from .integers import to_integers
+from .modules import STATEMENTS, Draft, ModulePlan, RandomModule, modules, random_module, statement
 from .rewrites import RewriteError, check_rewrite
 from .tensors import inputs, tensors
 
@@ -20,9 +21,13 @@ __all__ = [
     "GROWS",
     "INTEGER_OPS",
     "MLP_OPS",
+    "STATEMENTS",
+    "Draft",
     "Example",
     "Grow",
     "Growth",
+    "ModulePlan",
+    "RandomModule",
     "RewriteError",
     "Step",
     "assert_equivalent",
@@ -40,10 +45,14 @@ __all__ = [
     "grow_movement",
     "grows",
     "inputs",
+    "module_statements",
+    "modules",
     "opened",
     "permuted",
     "quantized_graphs",
+    "random_module",
     "random_removal",
+    "statement",
     "tensors",
     "to_integers",
 ]

@@ -23,7 +23,7 @@ def test_operator_page_has_a_row_for_every_operator() -> None:
 
 def test_code_of_the_testing_page_runs() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (DOCS / "testing.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     try:
         for block in blocks:
             exec(compile(block, "testing.md", "exec"), {"__name__": "testing_page"})

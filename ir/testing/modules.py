@@ -1,0 +1,299 @@
+"""Random torch modules as users write them: the Python source of an `nn.Module`, and the shapes of its inputs.
+
+A module grows in steps like the graphs of `graphs.py`: each step adds a statement to `forward`, and a layer to
+`__init__` where it needs one. A statement runs on small tensors as soon as it is written, and one that torch
+refuses leaves no trace. Steps are mere numbers and know nothing of each other, so failing modules shrink well.
+"""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from random import Random
+from types import MappingProxyType
+from warnings import catch_warnings, simplefilter
+
+import torch
+import torch.nn.functional as F
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+from torch import Tensor, nn
+
+from .growth import DIGITS, Step
+
+Statement = Callable[["Draft", str, Step], None]
+
+_STATEMENTS: dict[str, Statement] = {}
+STATEMENTS: Mapping[str, Statement] = MappingProxyType(_STATEMENTS)
+"""The kinds of statements that a module may grow by."""
+
+_SHAPES = (
+    (1, 4),
+    (1, 3, 6),
+    (1, 2, 6, 5),
+    (1, 7),
+    (1, 8, 9),
+    (1, 4, 7, 7),
+    (1, 6, 1),
+    (1, 1, 3, 8),
+    (1, 2, 3, 4, 5),
+)
+_VOCABULARY = 11
+_MAX_NUMEL = 2048
+_MAX_OUTPUTS = 4
+_HEADER = "import math\n\nimport torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
+_serials = itertools.count()
+
+
+@dataclass(frozen=True)
+class RandomModule:
+    """The source of a class `Net`, and name, shape and element type of each argument of its `forward`.
+
+    `plan` is what the source was made from; `simpler` gives the modules that are one step smaller.
+    """
+
+    source: str
+    inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    plan: ModulePlan
+
+    def build(self) -> nn.Module:
+        """An instance in evaluation mode, its weights drawn from the plan's seed."""
+        name = f"<random module {next(_serials)}>"
+        linecache.cache[name] = (len(self.source), None, self.source.splitlines(keepends=True), name)
+        scope: dict[str, object] = {"__name__": "random_module"}
+        exec(compile(self.source, name, "exec"), scope)
+        net = scope["Net"]
+        assert isinstance(net, type)
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(self.plan.seed)
+            made: nn.Module = net()
+        return made.eval()
+
+    def samples(self, count: int, *, seed: int = 0) -> dict[str, Tensor]:
+        """Arrays [count, ...] for each input: normally distributed floats, or integers below the vocabulary."""
+        generator = torch.Generator().manual_seed(self.plan.seed + seed)
+        return {
+            name: _sample((count, *shape[1:]), dtype, generator)
+            for name, (shape, dtype) in self.inputs.items()
+        }
+
+    def simpler(self) -> Iterator[RandomModule]:
+        """Modules of a smaller plan: a step less, or a choice closer to the first."""
+        for plan in self.plan.simpler():
+            made = plan.module()
+            if made.source != self.source:
+                yield made
+
+
+@dataclass(frozen=True)
+class ModulePlan:
+    """Numbers that decide a module."""
+
+    seed: int
+    shapes: tuple[tuple[int, ...], ...]
+    tokens: bool
+    steps: tuple[Step, ...]
+    extra_outputs: tuple[int, ...] = ()
+    returns: int = 0
+
+    def module(self) -> RandomModule:
+        """The module; steps that do not fit leave no trace."""
+        types = {f"x{i}": (shape, torch.float32) for i, shape in enumerate(self.shapes)}
+        if self.tokens:
+            types["ids"] = ((1, 5), torch.int64)
+        draft = Draft(self.seed, types)
+        for step in self.steps:
+            draft.grow(step)
+        return RandomModule(draft.source(self.extra_outputs, self.returns), types, self)
+
+    def simpler(self) -> Iterator[ModulePlan]:
+        """Plans that are smaller by one step, input, output or choice."""
+        for index, step in enumerate(self.steps):
+            yield replace(self, steps=self.steps[:index] + self.steps[index + 1 :])
+            if step.back:
+                yield self._with(index, replace(step, back=0))
+        for index in range(len(self.shapes) if len(self.shapes) + self.tokens > 1 else 0):
+            yield replace(self, shapes=self.shapes[:index] + self.shapes[index + 1 :])
+        if self.tokens and self.shapes:
+            yield replace(self, tokens=False)
+        for index in range(len(self.extra_outputs)):
+            yield replace(self, extra_outputs=self.extra_outputs[:index] + self.extra_outputs[index + 1 :])
+        if self.returns:
+            yield replace(self, returns=0)
+        for index, step in enumerate(self.steps):
+            for place, digit in enumerate(step.digits):
+                if digit:
+                    digits = (*step.digits[:place], 0, *step.digits[place + 1 :])
+                    yield self._with(index, replace(step, digits=digits))
+
+    def _with(self, index: int, step: Step) -> ModulePlan:
+        return replace(self, steps=(*self.steps[:index], step, *self.steps[index + 1 :]))
+
+
+def modules(*, statements: Collection[str] | None = None, max_steps: int = 7) -> SearchStrategy[RandomModule]:
+    """Random modules of the statements named, all of STATEMENTS unless given; shrinks to few and plain ones.
+
+    They have one to three inputs and up to four outputs, branches and joins, layers that are called twice,
+    tied weights, statements in place, slices, masks, attention, recurrent layers and states.
+    """
+    digits = st.tuples(*(st.integers(0, 11) for _ in range(DIGITS)))
+    kinds = tuple(sorted(STATEMENTS if statements is None else statements))
+    step = st.builds(Step, st.sampled_from(kinds), st.sampled_from(_BACK), st.integers(0, 5), digits)
+    return st.builds(
+        ModulePlan,
+        st.integers(0, 2**16),
+        st.lists(st.sampled_from(_SHAPES), min_size=1, max_size=2).map(tuple),
+        st.sampled_from((False, False, False, True)),
+        st.lists(step, max_size=max_steps).map(tuple),
+        st.lists(st.integers(0, max_steps), max_size=2).map(tuple),
+        st.integers(0, 3),
+    ).map(ModulePlan.module)
+
+
+def random_module(seed: int, *, max_steps: int = 9) -> RandomModule:
+    """The random module of a seed; `modules` draws from the same ones."""
+    rng, kinds = Random(seed), tuple(sorted(STATEMENTS))
+    steps = tuple(
+        Step(rng.choice(kinds), rng.choice(_BACK), rng.randrange(6), tuple(rng.choices(range(12), k=DIGITS)))
+        for _ in range(rng.randint(1, max_steps))
+    )
+    shapes = tuple(rng.choices(_SHAPES, k=rng.choice((1, 1, 1, 2))))
+    outputs = tuple(rng.choices(range(max_steps), k=rng.choice((0, 0, 0, 1, 2))))
+    return ModulePlan(seed, shapes, rng.random() < 0.15, steps, outputs, rng.randrange(4)).module()
+
+
+_BACK = (0, 0, 0, 0, 0, 1, 2, 3)  # mostly the value just made, so that chains grow
+
+
+class Draft:
+    """A module while it is written: statements so far, and tensors that they give."""
+
+    def __init__(self, seed: int, types: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self._module = nn.Module().eval()
+        self._init: list[str] = []
+        self._body: list[str] = []
+        self._read: set[str] = set()
+        self._numbers = itertools.count()
+        self._inputs = tuple(types)
+        self.layers: list[str] = []
+        self.values = {name: _sample(shape, dtype, generator) for name, (shape, dtype) in types.items()}
+
+    def grow(self, step: Step) -> None:
+        """Take one step, or none where torch refuses it or the result is empty, huge or not finite."""
+        before = self._init[:], self._body[:], self._read.copy(), self.layers[:], dict(self.values)
+        tensors = {name: tensor.clone() for name, tensor in self.values.items()}
+        names = [name for name, tensor in self.values.items() if tensor.is_floating_point()] or [*self.values]
+        try:
+            with torch.random.fork_rng(devices=()), torch.no_grad(), catch_warnings():
+                simplefilter("ignore")
+                STATEMENTS[step.op](self, names[-1 - step.back % len(names)], step)
+            fits = all(self._fits(tensor) for tensor in self.values.values())
+        except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NameError, AssertionError):
+            fits = False
+        if not fits:
+            self._init, self._body, self._read, self.layers, _ = before
+            self.values = tensors
+
+    @staticmethod
+    def _fits(tensor: Tensor) -> bool:
+        finite = bool(tensor.isfinite().all()) if tensor.is_floating_point() else True
+        return 0 < tensor.numel() <= _MAX_NUMEL and finite and tensor.ndim <= 5
+
+    def layer(self, expression: str) -> str:
+        """Assign `expression` to a new attribute in `__init__`; gives `self.NAME`."""
+        name = f"self.m{next(self._numbers)}"
+        self.prepare(f"{name} = {expression}")
+        self.layers.append(name)
+        return name
+
+    def parameter(self, expression: str) -> str:
+        """Assign `expression`, which cannot be called, to a new attribute in `__init__`; gives `self.NAME`."""
+        name = f"self.p{next(self._numbers)}"
+        self.prepare(f"{name} = {expression}")
+        return name
+
+    def prepare(self, statement: str) -> None:
+        """Add a statement to `__init__`."""
+        exec(statement, self._scope())
+        self._module.eval()
+        self._init.append(statement)
+
+    def let(self, expression: str) -> str:
+        """Assign `expression` to a new name in `forward`; a tensor there can be read by later steps."""
+        name = f"v{next(self._numbers)}"
+        self.run(f"{name} = {expression}", name)
+        return name
+
+    def run(self, statement: str, *names: str) -> None:
+        """Add a statement to `forward` that assigns `names`."""
+        scope = self._scope() | self.values
+        exec(statement, scope)
+        made = {name: scope[name] for name in names}
+        for name, value in made.items():
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} is no tensor")
+            self.values[name] = value
+        self._read |= {name for name in self.values if name not in names and _mentions(statement, name)}
+        self._body.append(statement)
+
+    def partner(self, x: str, step: Step) -> str:
+        """A value of the shape of `x`, perhaps `x` itself."""
+        same = [
+            n
+            for n, t in self.values.items()
+            if t.shape == self.values[x].shape and t.dtype == self.values[x].dtype
+        ]
+        return same[-1 - step.partner % len(same)]
+
+    def source(self, extra_outputs: Sequence[int], returns: int) -> str:
+        """The class: its outputs are the values that nothing reads, and those that `extra_outputs` count back to."""
+        names = [*self.values]
+        wanted = {names[-1 - back % len(names)] for back in extra_outputs}
+        found = [n for n in names if n in wanted or (n not in self._read and n not in self._inputs)]
+        outputs = (found or names[-1:])[-_MAX_OUTPUTS:]
+        body = [*self._body, f"return {_returned(outputs, returns)}"]
+        init = ["super().__init__()", *self._init]
+        indent = "\n        "
+        return (
+            f"{_HEADER}\n\nclass Net(nn.Module):\n    def __init__(self):{indent}{indent.join(init)}\n\n"
+            f"    def forward(self, {', '.join(self._inputs)}):{indent}{indent.join(body)}\n"
+        )
+
+    def _scope(self) -> dict[str, object]:
+        return {"torch": torch, "nn": nn, "F": F, "math": math, "self": self._module}
+
+
+def statement(*names: str) -> Callable[[Statement], Statement]:
+    """Function decorator: it writes a statement of each named kind about a value, or raises where none fits."""
+
+    def register(function: Statement) -> Statement:
+        for name in names:
+            if name in _STATEMENTS:
+                raise ValueError(f"statement {name!r} is registered twice")
+            _STATEMENTS[name] = function
+        return function
+
+    return register
+
+
+def _returned(outputs: Sequence[str], returns: int) -> str:
+    if len(outputs) == 1 and returns != 3:
+        return outputs[0]
+    if returns == 3:
+        return "{" + ", ".join(f'"{name}_out": {name}' for name in outputs) + "}"
+    return ("[{}]" if returns == 2 else "({},)" if len(outputs) == 1 else "({})").format(", ".join(outputs))
+
+
+def _mentions(statement: str, name: str) -> bool:
+    words = "".join(c if c.isalnum() or c == "_" else " " for c in statement)
+    return name in words.split()
+
+
+def _sample(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=generator, dtype=dtype)
+    return torch.randint(0, _VOCABULARY, shape, generator=generator).to(dtype)
