@@ -151,18 +151,18 @@ class Quantization:
         """Scale (float64) and zero point (int64) as tensors that broadcast against `shape`."""
         scale = torch.tensor(self.scale, dtype=torch.float64)
         zero = torch.tensor(self.zero_point, dtype=torch.int64).expand(len(self.scale))
+        return self.spread(scale, shape), self.spread(zero, shape)
+
+    def spread(self, numbers: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """A number for each scale as a tensor that broadcasts against `shape`."""
         if self.axis is None:
-            return scale[0], zero[0]
+            return numbers.reshape(())
         view = [1] * len(shape)
         view[self.axis] = shape[self.axis]
         if self.group_size is None:
-            return scale.view(view), zero.view(view)
+            return numbers.view(view)
         moved = [shape[self.axis], *(n for i, n in enumerate(shape) if i != self.axis)]
-        spread = (
-            t.repeat_interleave(self.group_size).view(moved).movedim(0, self.axis) for t in (scale, zero)
-        )
-        full_scale, full_zero = spread
-        return full_scale, full_zero
+        return numbers.repeat_interleave(self.group_size).view(moved).movedim(0, self.axis)
 
     def quantize(self, real: torch.Tensor) -> torch.Tensor:
         """Integers (int64) nearest to `real`, halves away from zero, saturated; NaN gives the zero point."""

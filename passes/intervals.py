@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..ir import Graph, Node, TensorType, Value
 from ..ir.ops.accumulate import finish_accumulator
-from ..ir.ops.activation import Elementwise
+from ..ir.ops.activation import Bounded, Elementwise
 from ..ir.ops.base import IntegerCall, Op, Quantized
 from ..ir.ops.binary import Add, Mul, Sub
 from ..ir.ops.conv import Conv, ConvTranspose
@@ -29,7 +29,16 @@ from ..ir.ops.resize import ResizeLinear
 from .layers import Layer, apply_to_channels, channel_axis, channel_taps, is_layer
 
 # the result grows with every operand
-_MONOTONE: tuple[type[Op], ...] = (Add, Requantize, AvgPool, AdaptiveAvgPool, Mean, Sum, ResizeLinear)
+_MONOTONE: tuple[type[Op], ...] = (
+    Add,
+    Bounded,
+    Requantize,
+    AvgPool,
+    AdaptiveAvgPool,
+    Mean,
+    Sum,
+    ResizeLinear,
+)
 
 
 @dataclass(frozen=True)
@@ -98,12 +107,12 @@ def _results(graph: Graph, node: Node, known: Mapping[str, Interval]) -> dict[st
     ends = [interval for interval in operands if interval is not None]
     if is_layer(node.op):
         found: tuple[Interval, ...] = (_layer(graph, node, node.op, known),)
+    elif isinstance(node.op, _MONOTONE) or node.op.quantized is Quantized.MOVE:
+        found = _monotone(node, ends)
     elif isinstance(node.op, Elementwise):
         found = (_table(node, node.op, ends[0]),)
     elif isinstance(node.op, Sub | Mul):
         found = (_corners(node, ends),)
-    elif isinstance(node.op, _MONOTONE) or node.op.quantized is Quantized.MOVE:
-        found = _monotone(node, ends)
     else:
         found = tuple(Interval.full(v.type) for v in quantized)
     return {v.name: interval for v, interval in zip(node.outputs, found, strict=True)}
@@ -136,12 +145,25 @@ def _table(node: Node, op: Elementwise, x: Interval) -> Interval:
     type = node.operands[0].type
     assert type.quantization is not None
     table = op.table(type, node.output.type)
-    starts = [(table[first:].cummin(0).values, table[first:].cummax(0).values) for first in range(len(table))]
-    low, high = x.low - type.quantization.qmin, x.high - type.quantization.qmin
-    pairs = torch.stack([low.flatten(), high.flatten()], 1)
-    unique, back = torch.unique(pairs, dim=0, return_inverse=True)
-    least, greatest = (torch.stack([starts[int(a)][side][int(b - a)] for a, b in unique]) for side in (0, 1))
-    return Interval.hull(least[back].view(low.shape), greatest[back].view(low.shape))
+    first, last = (end - type.quantization.qmin for end in (x.low, x.high))
+    return Interval(_least(table, first, last), -_least(-table, first, last))
+
+
+def _least(table: Tensor, first: Tensor, last: Tensor) -> Tensor:
+    """The least entry of table[first..last], for each pair of indices.
+
+    minima[k][i] is the least of the 2^k entries from i on; two such windows, which may overlap, cover a range.
+    """
+    minima = [table]
+    for k in range(len(table).bit_length() - 1):
+        shorter = minima[-1]
+        minima.append(torch.minimum(shorter[: len(shorter) - (1 << k)], shorter[1 << k :]))
+    found = torch.empty_like(first)
+    sizes = last - first + 1
+    for k, least in enumerate(minima):
+        here = (sizes >= 1 << k) & (sizes < 2 << k)
+        found[here] = torch.minimum(least[first[here]], least[last[here] - (1 << k) + 1])
+    return found
 
 
 def _layer(graph: Graph, node: Node, op: Layer, known: Mapping[str, Interval]) -> Interval:

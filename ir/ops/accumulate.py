@@ -99,12 +99,16 @@ def check_addends(
 
 
 def check_accumulating(
-    operands: Sequence[TensorType | None], outputs: Sequence[TensorType], *, channel_axis: int | None
+    operands: Sequence[TensorType | None],
+    outputs: Sequence[TensorType],
+    *,
+    channel_axis: int | None,
+    group_size: int | None = None,
 ) -> None:
     """Raise ShapeError unless types are those of an integer accumulation.
 
-    Activations per tensor, weights symmetric per tensor or per channel of `channel_axis`, bias in int32 with the
-    product of both scales, residual per tensor.
+    Activations per tensor, weights symmetric per tensor or per output channel (along `channel_axis`, in groups of
+    `group_size`), bias in int32 with the product of both scales, residual per tensor.
     """
     x, weight, bias, residual = (*operands, None, None)[:4]
     qx, qw = _quantization(x, "the input"), _quantization(weight, "the weight")
@@ -113,8 +117,11 @@ def check_accumulating(
         raise ShapeError("activations are quantized per tensor")
     if not qw.is_symmetric:
         raise ShapeError("weights are quantized symmetrically")
-    if qw.axis is not None and (qw.axis != channel_axis or qw.group_size is not None):
-        raise ShapeError(f"weight scales lie along axis {qw.axis}; this operator takes axis {channel_axis}")
+    if qw.axis is not None and (qw.axis, qw.group_size) != (channel_axis, group_size):
+        raise ShapeError(
+            f"weight scales along {_scales_text(qw.axis, qw.group_size)}; "
+            f"this operator takes {_scales_text(channel_axis, group_size)}"
+        )
     if bias is not None:
         qb = _quantization(bias, "the bias")
         expected = tuple(qx.scale[0] * s for s in qw.scale)
@@ -122,6 +129,12 @@ def check_accumulating(
             raise ShapeError("the bias is int32 with scale input scale x weight scale")
     if residual is not None and not _quantization(residual, "the residual").is_per_tensor:
         raise ShapeError("the residual is quantized per tensor")
+
+
+def _scales_text(axis: int | None, group_size: int | None) -> str:
+    if axis is None:
+        return "one scale for the tensor"
+    return f"axis {axis}" if group_size is None else f"axis {axis} in groups of {group_size}"
 
 
 def bias_quantization(x: Quantization, weight: Quantization) -> Quantization:
@@ -152,22 +165,26 @@ def finish_accumulator(call: IntegerCall, acc: Tensor, clamp: Clamp, *, channel_
 
 
 def prove_accumulator(
-    weight: Tensor, bias: Tensor | None, fixed: FixedPoint, *, x: Quantization, channel_axis: int
+    rows: Tensor, bias: Tensor | None, fixed: FixedPoint, *, x: Quantization, phases: Tensor | None = None
 ) -> Tensor:
     """Largest |accumulator| of each output channel over all inputs; OverflowBoundError when it could leave int32.
 
-    The bound holds for the accumulator of raw integers with the input offset folded into the bias, after the
-    left shift too, and it is attained: each weight meets the end of the input range that its sign asks for.
+    `rows` [out, taps] are the integer weights of each output channel, `phases` [taps] numbers the taps that meet in
+    one result: all of them where it is None. The bound holds for the accumulator of raw integers with the input offset
+    folded into the bias, after the left shift too, and it is attained: each weight meets the end of the input range
+    that its sign asks for.
     """
-    rows = weight.to(torch.int64).movedim(channel_axis, 0).flatten(1)
+    rows = rows.to(torch.int64)
+    phases = torch.zeros(rows.shape[1], dtype=torch.int64) if phases is None else phases
     offset = torch.zeros(len(rows), dtype=torch.int64) if bias is None else bias.to(torch.int64)
-    zero = x.zero_point[0]
-    positive, negative = rows.clamp(min=0).sum(1), rows.clamp(max=0).sum(1)
+    sums = torch.zeros(len(rows), int(phases.max()) + 1 if len(phases) else 1, dtype=torch.int64)
+    positive, negative = (sums.index_add(1, phases, part) for part in (rows.clamp(min=0), rows.clamp(max=0)))
+    zero, offset = x.zero_point[0], offset[:, None]
     centred_high = positive * (x.qmax - zero) + negative * (x.qmin - zero) + offset
     centred_low = positive * (x.qmin - zero) + negative * (x.qmax - zero) + offset
-    folded = (offset - zero * rows.sum(1)).abs()
-    raw = folded + rows.abs().sum(1) * max(x.qmax, -x.qmin)
-    bound = torch.maximum(torch.maximum(centred_high.abs(), centred_low.abs()), raw)
+    folded = (offset - zero * (positive + negative)).abs()
+    raw = folded + (positive - negative) * max(x.qmax, -x.qmin)
+    bound = torch.maximum(torch.maximum(centred_high.abs(), centred_low.abs()), raw).amax(1)
     shifted = bound << torch.tensor(fixed.shifts).expand(len(bound))
     if int(shifted.max()) > INT32_MAX:
         channel = int(shifted.argmax())

@@ -107,6 +107,17 @@ class Conv(Op):
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         return (_couple(call, self.groups, out_axis=0),)
 
+    def rows(self, weight: Tensor) -> Tensor:
+        """The weights of each output channel, [out, taps]."""
+        return weight.flatten(1)
+
+    def phases(self, weight: TensorType) -> None:
+        """All taps of a row meet in one result."""
+
+    def channel_scales(self, weight: TensorType) -> tuple[int, int | None]:
+        """Axis and group size of weights with a scale for each output channel."""
+        return 0, None
+
     def cut(self, cut: Cut) -> Conv:
         return replace(self, groups=cut.groups(0, 1, self.groups))
 
@@ -164,7 +175,8 @@ class ConvTranspose(Op):
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         weight = operands[1]
         assert weight is not None
-        check_accumulating(operands, outputs, channel_axis=self.channel_axis(weight))
+        axis, group_size = self.channel_scales(weight) or (None, None)
+        check_accumulating(operands, outputs, channel_axis=axis, group_size=group_size)
 
     def integer(self, call: IntegerCall) -> Tensor:
         x, w = call.operand(0), call.operand(1)
@@ -182,11 +194,29 @@ class ConvTranspose(Op):
     def cut(self, cut: Cut) -> ConvTranspose:
         return replace(self, groups=cut.groups(0, 1, self.groups))
 
-    def channel_axis(self, weight: TensorType) -> int | None:
-        """Dimension of the weight along which output channels lie; None when they lie along two."""
+    def rows(self, weight: Tensor) -> Tensor:
+        """The weights of each output channel, [out, taps]."""
+        split = weight.reshape(self.groups, -1, *weight.shape[1:])
+        return split.transpose(1, 2).flatten(0, 1).flatten(1)
+
+    def phases(self, weight: TensorType) -> Tensor:
+        """For each tap of a row, the number of its phase: an output sees the taps of one phase of the stride only."""
+        phase = torch.zeros((), dtype=torch.int64)
+        for size, stride, dilation in zip(weight.shape[2:], self.stride, self.dilation, strict=True):
+            phase = phase[..., None] * stride + torch.arange(size) * dilation % stride
+        return phase.flatten().repeat(weight.shape[0] // self.groups)
+
+    def channel_scales(self, weight: TensorType) -> tuple[int, int | None] | None:
+        """Axis and group size of weights with a scale for each output channel; None where the type has no such form.
+
+        Output channels are the second dimension of the weight, or with one input channel in each group the first two
+        together. Otherwise each group repeats the second dimension, and one scale serves the whole weight.
+        """
         if self.groups == 1:
-            return 1
-        return 0 if weight.shape[1] == 1 else None
+            return 1, None
+        if weight.shape[0] != self.groups:
+            return None
+        return 0, None if weight.shape[1] == 1 else prod(weight.shape[2:])
 
     def _transpose(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
         cut = [(before, after) for before, after in pairs(self.padding)]

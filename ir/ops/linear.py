@@ -65,6 +65,17 @@ class Linear(Op):
         assert weight is not None
         return outputs[0].numel * weight.shape[1]
 
+    def rows(self, weight: Tensor) -> Tensor:
+        """The weights of each output channel, [out, in]."""
+        return weight
+
+    def phases(self, weight: TensorType) -> None:
+        """All weights of a row meet in one result."""
+
+    def channel_scales(self, weight: TensorType) -> tuple[int, int | None]:
+        """Axis and group size of weights with a scale for each output channel."""
+        return 0, None
+
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, w, bias = call.operand(0), call.operand(1), call.optional(2)
         call.tie(x[-1], w[1])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arithmetic import check_int32, requant
+from ..arithmetic import check_int32, prove_requant, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
@@ -42,6 +42,10 @@ class MatMul(Op):
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         if any(q.bits > 8 for q in per_tensor_types(*operands, outputs[0])):
             raise ShapeError("matmul computes on values of at most 8 bits")
+        a, (qa, qb) = operands[0], per_tensor_types(*operands)
+        assert a is not None
+        step = requant_of_product(operands[0], operands[1], outputs[0])
+        prove_requant(qa.reach * qb.reach * a.shape[-1], step)
 
     def integer(self, call: IntegerCall) -> Tensor:
         qa, qb, qy = per_tensor_types(*call.types, call.output)

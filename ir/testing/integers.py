@@ -104,10 +104,11 @@ class _Conversion:
     def _layer_operands(self, node: Node) -> list[Value | None]:
         x, weight, bias, residual = (node.operand(i) for i in range(4))
         assert x is not None and weight is not None
-        axis: int | None = 0
-        if isinstance(node.op, ConvTranspose):
-            axis = node.op.channel_axis(weight.type)
-        integers = self._constant(weight, _symmetric(self._old.tensor(weight), axis=axis))
+        assert isinstance(node.op, Conv | ConvTranspose | Linear)
+        axis, group_size = node.op.channel_scales(weight.type) or (None, None)
+        integers = self._constant(
+            weight, _symmetric(self._old.tensor(weight), axis=axis, group_size=group_size)
+        )
         data, grid = self._integer(x), integers.type.quantization
         assert data.type.quantization is not None and grid is not None
         bias_grid = bias_quantization(data.type.quantization, grid)
@@ -162,8 +163,12 @@ def _grid(seen: Tensor, *, finest: float = 0.0) -> Quantization:
     return Quantization((scale,), (max(-128, min(127, round(-128 - low / scale))),))
 
 
-def _symmetric(weight: Tensor, *, axis: int | None = None) -> Quantization:
+def _symmetric(weight: Tensor, *, axis: int | None = None, group_size: int | None = None) -> Quantization:
     largest = weight.double().abs()
-    rows = largest.movedim(axis, 0).flatten(1).amax(1) if axis is not None else largest.max().view(1)
+    if axis is None:
+        rows = largest.max().view(1)
+    else:
+        moved = largest.movedim(axis, 0)
+        rows = moved.reshape(-1, group_size or moved[0].numel()).amax(1)
     scales = torch.where(rows > 0, rows / 127, torch.full_like(rows, 1e-3))
-    return Quantization(tuple(scales.tolist()), (0,), 8, axis)
+    return Quantization(tuple(scales.tolist()), (0,), 8, axis, group_size)

@@ -1,4 +1,4 @@
-"""A convolution or linear layer as a matrix product over some of its places.
+"""A convolution, transposed convolution or linear layer as a matrix product over some of its places.
 
     y[g, n] = rows[g, n] @ taps[g]^T + bias + residual[g, n]
 
@@ -14,45 +14,64 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...ir.ops.conv import Conv
+from ...ir.ops.conv import ConvTranspose
 from ...ir.ops.linear import Linear
 from ...ir.ops.spatial import pairs
-from ..layers import channel_taps
-
-Unfoldable = Conv | Linear
+from ..layers import Layer, channel_taps
 
 
-def taps_of(op: Unfoldable, weight: Tensor) -> Tensor:
+def taps_of(op: Layer, weight: Tensor) -> Tensor:
     """The weight as [groups, out / groups, k]."""
     return channel_taps(op, weight).flatten(2)
 
 
-def count_places(op: Unfoldable, output: Tensor) -> int:
+def weight_of(op: Layer, taps: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The weight of this shape whose `taps_of` these are."""
+    if not isinstance(op, ConvTranspose):
+        return taps.reshape(shape)
+    split = taps.reshape(*taps.shape[:2], shape[0] // op.groups, -1)
+    return split.transpose(1, 2).reshape(shape)
+
+
+def count_places(op: Layer, output: Tensor) -> int:
     """How many places of one sample a layer computes; rows of all leading dimensions for a linear layer."""
-    return prod(output.shape[2:]) if isinstance(op, Conv) else prod(output.shape[:-1])
+    return prod(output.shape[:-1]) if isinstance(op, Linear) else prod(output.shape[2:])
 
 
-def unfold(
-    op: Unfoldable, x: Tensor, kernel: tuple[int, ...], output: tuple[int, ...], places: Tensor
-) -> Tensor:
+def unfold(op: Layer, x: Tensor, kernel: tuple[int, ...], output: tuple[int, ...], places: Tensor) -> Tensor:
     """What the layer reads at `places` of each sample: [groups, samples * places, k]."""
     if isinstance(op, Linear):
         return x.flatten(0, -2)[places][None]
-    padding = [n for pair in reversed(pairs(op.padding)) for n in pair]
-    padded = functional.pad(x, padding)
-    sizes = padded.shape[2:]
+    taps, stride = torch.arange(prod(kernel)), op.stride
+    if isinstance(op, ConvTranspose):
+        padded, taps, stride = _stretched(op, x, kernel), taps.flip(0), (1,) * op.rank
+    else:
+        padded = functional.pad(x, [n for pair in reversed(pairs(op.padding)) for n in pair])
     coordinates = torch.unravel_index(places, output[2:])
-    offsets = torch.unravel_index(torch.arange(prod(kernel)), kernel)
+    offsets = torch.unravel_index(taps, kernel)
     index = torch.zeros(len(places), prod(kernel), dtype=torch.int64)
-    for axis, size in enumerate(sizes):
-        along = coordinates[axis][:, None] * op.stride[axis] + offsets[axis] * op.dilation[axis]
+    for axis, size in enumerate(padded.shape[2:]):
+        along = coordinates[axis][:, None] * stride[axis] + offsets[axis] * op.dilation[axis]
         index = index * size + along
     read = padded.flatten(2)[:, :, index]  # [samples, channels, places, taps]
     grouped = read.reshape(len(x), op.groups, -1, *read.shape[2:]).permute(1, 0, 3, 2, 4)
     return grouped.reshape(op.groups, len(x) * len(places), -1)
 
 
-def pick(op: Unfoldable, y: Tensor, places: Tensor) -> Tensor:
+def _stretched(op: ConvTranspose, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    """The image with zeros between and around, whose convolution with the flipped kernel is the transposed one."""
+    sizes = [(n - 1) * s + 1 for n, s in zip(x.shape[2:], op.stride, strict=True)]
+    image = x.new_zeros(*x.shape[:2], *sizes)
+    image[tuple(slice(None, None, s) for s in (1, 1, *op.stride))] = x
+    reach = [d * (k - 1) for k, d in zip(kernel, op.dilation, strict=True)]
+    around = [
+        (full - before, full - after + extra)
+        for full, (before, after), extra in zip(reach, pairs(op.padding), op.output_padding, strict=True)
+    ]
+    return functional.pad(image, [n for pair in reversed(around) for n in pair])
+
+
+def pick(op: Layer, y: Tensor, places: Tensor) -> Tensor:
     """A tensor shaped like the layer's result at `places` of each sample: [groups, samples * places, out / groups]."""
     if isinstance(op, Linear):
         return y.flatten(0, -2)[places][None]

@@ -11,7 +11,7 @@ from ...ir.ops.prelu import Prelu
 from ...ir.ops.quantize import Dequantize, Quantize, Requantize
 from ...specs.options import QuantizeOptions
 from ..errors import PassError
-from ..layers import Layer, bias_name, channel_axis, clamp_of, is_layer
+from ..layers import Layer, bias_name, channel_axis, is_layer
 from ..report import Decision, Table
 from .grid import activation_grid, symmetric_grid
 from .observers import Range
@@ -137,7 +137,9 @@ class Lowering:
             codebook_bits=self._options.codebook_bits,
             mean=self._grids.mean(data, channel_axis(op, node.output.type)) if corrects else None,
         )
-        bound = _prove(node, made, x=x.type, residual=None if residual is None else residual.type, y=grid_y)
+        bound = _prove(
+            node, op, made, x=x.type, residual=None if residual is None else residual.type, y=grid_y
+        )
         stored = self._constant(weight, made.weight, made.weight_grid)
         row = (node.output.name, op.name, node.source.module, made.weight_grid.bits)
         self._rows[node.output.name] = (*row, stored.type.storage_bytes, bound)
@@ -197,14 +199,18 @@ class Lowering:
 
 
 def _prove(
-    node: Node, made: QuantizedWeights, *, x: TensorType, residual: TensorType | None, y: Quantization
+    node: Node,
+    op: Layer,
+    made: QuantizedWeights,
+    *,
+    x: TensorType,
+    residual: TensorType | None,
+    y: Quantization,
 ) -> int:
     """Largest accumulator of a layer over all inputs; OverflowBoundError when it could leave int32."""
     weight = TensorType(tuple(made.weight.shape)).quantized(made.weight_grid)
     output = node.output.type.quantized(y)
-    fixed = fixed_point(x, weight, output, residual=residual, clamp=clamp_of(node.op))
+    fixed = fixed_point(x, weight, output, residual=residual, clamp=op.clamp)
     assert x.quantization is not None
-    bound = prove_accumulator(
-        made.weight, made.bias, fixed, x=x.quantization, channel_axis=made.weight_grid.axis or 0
-    )
-    return int(bound.max())
+    rows, phases = op.rows(made.weight), op.phases(weight)
+    return int(prove_accumulator(rows, made.bias, fixed, x=x.quantization, phases=phases).max())

@@ -14,15 +14,14 @@ from torch import Tensor
 
 from ...ir import Graph, Node, OverflowBoundError, Quantization, TensorType, Value, rebatch, run
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
-from ...ir.ops.conv import Conv
 from ...ir.ops.linear import Linear
 from ...specs.options import AdaRound
 from ..calibrate import Batch, batch_size
-from ..layers import is_layer
+from ..layers import Layer, is_layer
 from ..progress import Progress
 from ..report import Cell, Decision, PassReport, Table
 from .adaround import Lesson, learn_rounding
-from .layer_rows import Unfoldable, count_places, pick, taps_of, unfold
+from .layer_rows import count_places, pick, taps_of, unfold, weight_of
 
 _PLACES = 8192  # of a layer, over all samples
 _ROW_ELEMENTS = 1 << 24  # of a layer's places: 64 MiB
@@ -134,8 +133,6 @@ def _chunks(graph: Graph, samples: Sequence[Batch], wanted: int) -> list[Batch]:
 
 
 def _why_not(graph: Graph, node: Node) -> str | None:
-    if not isinstance(node.op, Conv | Linear):
-        return f"{node.op.name} is rounded to nearest"
     if graph.use_count(node.operands[1]) > 1:
         return "its weights are shared with another layer"
     return None
@@ -145,7 +142,7 @@ def _learn(
     floats: _Walk, integers: _Walk, node: Node, options: AdaRound, corrects: bool, generator: torch.Generator
 ) -> _Learned:
     op, twin = node.op, floats.graph.producers[node.output.name]
-    assert isinstance(op, Conv | Linear)
+    assert is_layer(op)
     stored, kept_bias = node.operands[1], node.operand(2)
     grid = stored.type.quantization
     assert grid is not None
@@ -172,7 +169,7 @@ def _learn(
     )
     learned_bias = lesson.shortfall(chosen * step) if corrects else bias
     before, after = lesson.error(nearest, bias), lesson.error(chosen * step, learned_bias)
-    params = {stored.name: chosen.reshape(stored.type.shape).to(grid.container.torch)}
+    params = {stored.name: weight_of(op, chosen, stored.type.shape).to(grid.container.torch)}
     if corrects and kept_bias is not None and kept_bias.type.quantization is not None:
         params[kept_bias.name] = _integers(learned_bias.flatten(), kept_bias.type.quantization)
     power = lesson.power() or 1.0
@@ -186,7 +183,7 @@ def _learn(
 
 
 def _lesson(
-    op: Unfoldable,
+    op: Layer,
     node: Node,
     twin: Node,
     floats: _Walk,
@@ -225,14 +222,15 @@ def _integers(bias: Tensor, grid: Quantization) -> Tensor:
 def _fits(node: Node, params: dict[str, Tensor], graph: Graph) -> bool:
     """Whether no accumulator of the layer with these constants can leave int32."""
     x, weight, bias, residual = (node.operand(i) for i in range(4))
-    assert x is not None and weight is not None and isinstance(node.op, Conv | Linear)
+    assert x is not None and weight is not None and is_layer(node.op)
     types = [None if v is None else v.type for v in (x, weight, residual)]
     assert isinstance(types[0], TensorType) and isinstance(types[1], TensorType)
     assert types[0].quantization is not None
     fixed = fixed_point(types[0], types[1], node.output.type, residual=types[2], clamp=node.op.clamp)
     constant = None if bias is None else params.get(bias.name, graph.tensor(bias))
     try:
-        prove_accumulator(params[weight.name], constant, fixed, x=types[0].quantization, channel_axis=0)
+        rows, phases = node.op.rows(params[weight.name]), node.op.phases(weight.type)
+        prove_accumulator(rows, constant, fixed, x=types[0].quantization, phases=phases)
     except OverflowBoundError:
         return False
     return True

@@ -24,6 +24,8 @@ from .grid import to_float32
 _LARGEST_BIAS = 1 << 29  # leaves the products a share of int32
 _STEPS_OF_ZERO_CHANNEL = 1 << 10  # accumulator steps in one output step where all weights are zero
 _SHRINKS = 50
+_GROWTHS = 512
+_SHORT_ROW = 64  # weights; in longer rows no grid is much nearer than another
 _REFITS = 4
 
 
@@ -35,11 +37,6 @@ class QuantizedWeights:
     weight_grid: Quantization
     bias: Tensor | None
     bias_grid: Quantization | None
-
-
-def weight_axis(op: Layer, weight: TensorType) -> int | None:
-    """Dimension of the weight along which output channels, and with them scales, lie; None for one scale in all."""
-    return op.channel_axis(weight) if isinstance(op, ConvTranspose) else 0
 
 
 def quantize_weights(
@@ -61,8 +58,11 @@ def quantize_weights(
     With `mean`, the mean of each input channel, the bias takes back what rounding the weights adds to the mean of
     each output channel.
     """
-    axis = weight_axis(op, TensorType.of(weight)) if per_channel else None
-    rows = weight.double().movedim(axis, 0).flatten(1) if axis is not None else weight.double().reshape(1, -1)
+    by_channel = op.channel_scales(TensorType.of(weight)) if per_channel else None
+    axis, group_size = by_channel or (None, None)
+    if x.bits > 8 and observer == "minmax":
+        observer = "mse"
+    rows = weight.double().reshape(1, -1) if axis is None else op.rows(weight.double())
     scales = row_scales(rows, bits=bits, observer=observer)
     scales = torch.where(scales > 0, scales, y.scale[0] / (x.scale[0] * _STEPS_OF_ZERO_CHANNEL))
     least = torch.zeros_like(scales)
@@ -72,7 +72,9 @@ def quantize_weights(
     scales = torch.maximum(scales, least)
     if observer == "aciq":
         scales = torch.maximum(scales * _spread_factor(rows, scales, bits=bits), least)
-    grid = Quantization(tuple(to_float32(float(s)) for s in scales), bits=bits, axis=axis)
+    grid = Quantization(
+        tuple(to_float32(float(s)) for s in scales), bits=bits, axis=axis, group_size=group_size
+    )
     step, _ = grid.expand(tuple(weight.shape))
     integers = _nearest(weight.double(), step, bits=bits).to(grid.container.torch)
     if codebook_bits is not None and bits == 8:
@@ -96,7 +98,8 @@ def mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
 def row_scales(rows: Tensor, *, bits: int, observer: WeightObserver) -> Tensor:
     """A scale for each row: the largest weight on the largest integer, or clipped as the observer says.
 
-    Below 8 bits `minmax` means `mse`: there the largest weight alone would cost the others their precision.
+    Below 8 bits `minmax` means `mse`: there the largest weight alone would cost the others their precision. The same
+    beside activations of 16 bits, where the rounding of the weights is what remains of the error.
     """
     if observer == "aciq":
         return clip_scales(rows, bits=bits)
@@ -109,11 +112,16 @@ def _least_squares_scales(rows: Tensor, *, bits: int) -> Tensor:
     """The scale of least squared error among shrunk ones, refitted to the integers that it gives:
 
     s = <w, q> / <q, q>
+
+    A short row of 8 bits may also be near a coarser grid by chance: for 4 weights the best has 1/3 of the error.
     """
     largest = rows.abs().amax(1) / _largest(bits)
     best, least = largest, torch.full_like(largest, float("inf"))
-    for k in range(1, _SHRINKS + 1):
-        best, least = _better(rows, best, least, largest * (k / _SHRINKS), bits=bits)
+    factors = [k / _SHRINKS for k in range(1, _SHRINKS + 1)]
+    if bits >= 8 and rows.shape[1] <= _SHORT_ROW:
+        factors += [1 + k / _GROWTHS for k in range(1, _GROWTHS + 1)]
+    for factor in factors:
+        best, least = _better(rows, best, least, largest * factor, bits=bits)
     for _ in range(_REFITS):
         integers = _nearest(rows, _steps(best), bits=bits)
         products, squares = (rows * integers).sum(1), integers.square().sum(1)

@@ -206,7 +206,4 @@ def _start(grid: Quantization) -> Tensor:
 
 def _along(steps: Tensor, value: Value) -> Tensor:
     """Steps such that they broadcast against the tensor of a value."""
-    axis = _grid(value).axis
-    if axis is None:
-        return steps
-    return steps.view([-1 if dimension == axis else 1 for dimension in range(value.type.rank)])
+    return _grid(value).spread(steps, value.type.shape)

@@ -9,7 +9,7 @@ from torch import Tensor
 from ...ir import Graph, IRError, Node, Quantization, Value
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ..errors import PassError
-from ..layers import Layer, clamp_of, is_layer
+from ..layers import Layer, is_layer
 
 
 def regrid(graph: Graph, grids: Mapping[str, Quantization], constants: Mapping[str, Tensor]) -> Graph:
@@ -32,12 +32,12 @@ def _prove(graph: Graph, node: Node, op: Layer) -> None:
     x, weight, bias, residual = (node.operand(index) for index in range(4))
     assert x is not None and weight is not None and x.type.quantization is not None
     integers = None if bias is None else graph.tensor(bias)
-    axis = None if weight.type.quantization is None else weight.type.quantization.axis
+    stored = graph.tensor(weight)
     try:
         added = None if residual is None else residual.type
-        fixed = fixed_point(x.type, weight.type, node.output.type, residual=added, clamp=clamp_of(op))
+        fixed = fixed_point(x.type, weight.type, node.output.type, residual=added, clamp=op.clamp)
         prove_accumulator(
-            graph.tensor(weight), integers, fixed, x=x.type.quantization, channel_axis=axis or 0
+            op.rows(stored), integers, fixed, x=x.type.quantization, phases=op.phases(weight.type)
         )
     except IRError as err:
         place = str(node.source) or str(node.output)

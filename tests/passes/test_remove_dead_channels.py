@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from fxpress.ir import Graph, Value, parse, run_integer
+from fxpress.ir import Graph, Value, parse, run_integer, verify
 from fxpress.passes import Context, PassReport, find_pass
+from fxpress.passes.intervals import propagate
 from fxpress.specs.options import QuantizeOptions, RemoveDeadChannelsOptions
 
 GRAPH = """
@@ -143,3 +145,44 @@ def test_a_channel_read_through_one_half_of_a_concat_stays_in_both() -> None:
     w4[:, 1] = 0
     before = quantized(RESIDUAL, w4=w4)
     assert remove(before)[0] == before
+
+
+WIDE = """graph(%x: i16[1x4]<scale=0.001, zero=0>) {
+  const %w: i8[4x4]<scale=0.01, zero=0>
+  %a: i16[1x4]<scale=0.001, zero=0> = linear(%x, %w)
+  %r: i16[1x4]<scale=0.001, zero=0> = relu(%a)
+  %y: i16[1x4]<scale=0.002, zero=0> = add(%r, %a)
+  return output: %y
+}"""
+
+
+def test_functions_of_sixteen_bits_are_bounded_at_their_ends() -> None:
+    weight = torch.tensor([[64, 0, 0, 0], [0, 0, 0, 0], [100, -100, 50, 0], [0, 0, 0, 1]], dtype=torch.int8)
+    intervals = propagate(parse(WIDE, params={"w": weight}))
+    assert not intervals["r"].low.any()
+    assert intervals["r"].high.flatten().tolist() == [20971, 0, 32767, 328]
+
+
+@pytest.mark.parametrize("op", ["sin", "pow{exponent=2.0}", "abs"])
+def test_a_table_is_bounded_by_its_least_and_greatest_entry_between_the_ends(op: str) -> None:
+    text = """graph(%x: i8[1x1x40]<scale=0.05, zero=3>) {{
+      const %w: i8[40x1x1]<scale=0.01, zero=0>
+      const %b: i32[40]<scale=0.0005, zero=0>
+      %q: i8[1x40x1]<scale=0.05, zero=3> = reshape{{shape=(1, 40, 1)}}(%x)
+      %a: i8[1x40x1]<scale=0.05, zero=-7> = conv{{stride=(1,), padding=(0, 0), dilation=(1,), groups=40}}(%q, %w, %b)
+      %y: i8[1x40x1]<scale=0.03, zero=5> = {op}(%a)
+      return output: %y
+    }}"""
+    generator = torch.Generator().manual_seed(0)
+    params = {
+        "w": torch.randint(-60, 61, (40, 1, 1), generator=generator).to(torch.int8),
+        "b": torch.randint(-9000, 9001, (40,), generator=generator).to(torch.int32),
+    }
+    graph = verify(parse(text.format(op=op), params=params))
+    node = graph.nodes[-1]
+    known = propagate(graph)
+    ends, found = known["a"].expanded((1, 40, 1)), known["y"].expanded((1, 40, 1))
+    table = node.op.table(node.operands[0].type, node.output.type)
+    for low, high, least, greatest in zip(*(t.flatten().tolist() for t in (*ends, *found)), strict=True):
+        between = table[low + 128 : high + 129]
+        assert (least, greatest) == (int(between.min()), int(between.max()))

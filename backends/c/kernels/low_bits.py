@@ -103,7 +103,7 @@ def scaled_sums_fit(site: Site, *, bits: int) -> bool:
     bias = torch.from_numpy(site.array(2).astype(np.int64)) * factor if site.has(2) else None
     fixed = FixedPoint((1,), (0,), 0, 0, 0)
     try:
-        prove_accumulator(weight, bias, fixed, x=site.quantization(0), channel_axis=0)
+        prove_accumulator(weight.flatten(1), bias, fixed, x=site.quantization(0))
     except OverflowBoundError:
         return False
     return True

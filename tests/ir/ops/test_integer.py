@@ -37,7 +37,7 @@ rows = st.lists(st.integers(-127, 127), min_size=1, max_size=6)
 def test_accumulator_bound_is_attained_by_adversarial_inputs(row: list[int], bias: int, zero: int) -> None:
     weight = torch.tensor([row])
     grid = Quantization((1.0,), (zero,))
-    bound = int(prove_accumulator(weight, torch.tensor([bias]), plain, x=grid, channel_axis=0))
+    bound = int(prove_accumulator(weight, torch.tensor([bias]), plain, x=grid))
     reached = []
     for sign in (1, -1):
         worst = torch.where(weight * sign > 0, 127, -128)
@@ -49,14 +49,14 @@ def test_accumulator_bound_is_attained_by_adversarial_inputs(row: list[int], bia
 def test_accumulator_that_could_leave_int32_is_refused_with_its_channel() -> None:
     weight = torch.cat([torch.zeros(1, 70000), torch.full((1, 70000), 127.0)]).to(torch.int8)
     with pytest.raises(OverflowBoundError, match="output channel 1 can reach an accumulator of"):
-        prove_accumulator(weight, None, plain, x=Quantization((1.0,), (-128,)), channel_axis=0)
+        prove_accumulator(weight, None, plain, x=Quantization((1.0,), (-128,)))
 
 
 def test_bound_counts_the_left_shift() -> None:
     weight, shifted = torch.full((1, 1000), 127), FixedPoint((1 << 30,), (8,), 0, -128, 127)
-    assert int(prove_accumulator(weight, None, plain, x=X, channel_axis=0)) * 256 > INT32_MAX
+    assert int(prove_accumulator(weight, None, plain, x=X)) * 256 > INT32_MAX
     with pytest.raises(OverflowBoundError):
-        prove_accumulator(weight, None, shifted, x=X, channel_axis=0)
+        prove_accumulator(weight, None, shifted, x=X)
 
 
 def test_padding_of_a_convolution_is_the_zero_point() -> None:

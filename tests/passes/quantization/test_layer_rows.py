@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from fxpress.ir import TensorType
-from fxpress.ir.ops.conv import Conv
+from fxpress.ir.ops.conv import Conv, ConvTranspose
 from fxpress.ir.ops.linear import Linear
-from fxpress.passes.quantization.layer_rows import Unfoldable, count_places, pick, taps_of, unfold
+from fxpress.passes.layers import Layer
+from fxpress.passes.quantization.layer_rows import count_places, pick, taps_of, unfold, weight_of
 
 
 def draw(*shape: int) -> Tensor:
@@ -25,12 +26,16 @@ def draw(*shape: int) -> Tensor:
         (Conv(groups=2), (2, 6, 5, 5), (4, 3, 1, 1)),
         (Conv(stride=(2,), padding=(1, 2), dilation=(2,)), (2, 3, 11), (4, 3, 3)),
         (Conv(stride=(1, 1, 2), padding=(0,) * 6, dilation=(1, 1, 1)), (2, 2, 3, 4, 5), (3, 2, 2, 2, 2)),
+        (ConvTranspose(stride=(2, 2)), (2, 3, 4, 5), (3, 4, 2, 2)),
+        (ConvTranspose((2, 1), (1, 0, 2, 1), (1, 0), (1, 2), groups=2), (2, 4, 4, 5), (4, 3, 3, 2)),
+        (ConvTranspose((3,), (0, 0), (0,), (1,), groups=4), (2, 4, 5), (4, 1, 2)),
+        (ConvTranspose((2,), (3, 3), (1,), (1,)), (2, 3, 6), (3, 2, 2)),
         (Linear(), (5, 8), (3, 8)),
         (Linear(), (2, 5, 8), (3, 8)),
     ],
 )
 def test_the_product_over_all_places_is_the_layer(
-    op: Unfoldable, x: tuple[int, ...], weight: tuple[int, ...]
+    op: Layer, x: tuple[int, ...], weight: tuple[int, ...]
 ) -> None:
     data, w = draw(*x), draw(*weight)
     y = op.reference(data, w)
@@ -38,3 +43,4 @@ def test_the_product_over_all_places_is_the_layer(
     shape = op.infer(TensorType(x), TensorType(weight))[0].shape
     rows = unfold(op, data, weight[2:], shape, places)
     torch.testing.assert_close(rows @ taps_of(op, w).mT, pick(op, y, places), rtol=1e-12, atol=1e-12)
+    assert torch.equal(weight_of(op, taps_of(op, w), weight), w)
