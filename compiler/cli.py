@@ -25,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SpecError, UserError) as err:
         print(f"{err}\n{_count(len(err.problems))}; nothing was written", file=sys.stderr)
         return USER_ERROR
+    except SystemExit as err:
+        print(
+            f"the user's code ended the program: sys.exit({err.code}); nothing was written", file=sys.stderr
+        )
+        return USER_ERROR
     except KeyboardInterrupt:
         print("stopped; nothing was written", file=sys.stderr)
         return INTERRUPTED
@@ -56,7 +61,18 @@ def _parser() -> argparse.ArgumentParser:
     init = _command(commands, "init", "write a commented spec for a model", _with_torch("init"))
     init.add_argument("model", metavar="MODEL", help="model.py:Net or package.module:Net")
     init.add_argument(
-        "--input", action="append", default=[], metavar="NAME=1x3x32x32", help="a model input and its shape"
+        "--input",
+        action="append",
+        default=[],
+        metavar="NAME=1x3x32x32",
+        help="a model input and its shape; :int64 behind it for another type than float32, or NAME=scalar",
+    )
+    init.add_argument(
+        "--arg",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an argument of the class or function",
     )
     init.add_argument("--weights", type=Path, help="safetensors or weights-only .pt file")
     init.add_argument("--target", default="cortex-m4f", help="see `fxpress targets` (default: %(default)s)")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import ZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..backends.errors import BackendError
 from ..ir import dump
 from ..ir.tensor_type import STORAGE_BITS
-from ..specs import load_spec
+from ..specs import Transform, load_spec
 from .compare import diff_reports, explain_layer, read_report
 from .data import Column, Samples, correct_answers, read_samples
 from .errors import Problem, UserError
@@ -31,7 +33,14 @@ from .table import text_table
 
 def init(options: argparse.Namespace) -> None:
     """Write a commented spec for a model."""
-    layers = write_spec(options.model, options.input, options.weights, options.target, options.output)
+    layers = write_spec(
+        options.model,
+        options.input,
+        options.weights,
+        options.target,
+        options.output,
+        arguments=options.arg,
+    )
     print(f"wrote {options.output}: {layers} layers; edit it, then run `fxpress check {options.output}`")
 
 
@@ -81,9 +90,13 @@ def run(options: argparse.Namespace) -> None:
     interface = read_interface(options.directory)
     arrays = dict(_pair(text) for text in options.input)
     columns = [
-        Column(arrays.get(port.name, port.name), port.type, port.transform)
-        if port.transform
-        else Column(arrays.get(port.name, port.name), port.type)
+        Column(
+            arrays.get(port.name, port.name),
+            port.type,
+            port.transform or Transform(),
+            port.batch,
+            interface.state.get(port.name),
+        )
         for port in interface.inputs
     ]
     samples = read_samples(options.data, columns, labels=options.labels, limit=options.samples)
@@ -95,8 +108,16 @@ def run(options: argparse.Namespace) -> None:
     if options.save is not None:
         names = [port.name for port in interface.outputs]
         saved = {name: t.numpy() for name, t in zip(names, result.outputs, strict=True)}
-        np.savez(options.save, allow_pickle=False, **saved)
+        _save(options.save, saved)
     print(_run_text(options.on, samples, result.outputs, result.counts))
+
+
+def _save(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Write an npz file; an array may have any name, which `np.savez` takes for its own parameters."""
+    with ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def explain(options: argparse.Namespace) -> None:

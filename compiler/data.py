@@ -1,10 +1,17 @@
-"""Data sets: npz files read and turned into what the model takes, and figures measured on them."""
+"""Data sets: npz files read and turned into what the model takes, and figures measured on them.
+
+An input is an array [n, ...] of samples without the model's batch dimension, or of whole inputs [n, *shape]. Where
+the model has a state, an input that is the output of the call before, samples are steps in the order of time:
+
+    [n, ...]         one sequence of n steps, or as many sequences as the state has starting values
+    [n, t, ...]      n sequences of t steps
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -13,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..ir import Graph, TensorType, rebatch, run
+from ..ir import Graph, TensorType, Value, rebatch, run
 from ..passes.calibrate import Interpreter, passes_batches
 from ..specs import ArrayOrigin, Transform
 from .errors import Problem, UserError
@@ -25,27 +32,82 @@ _NUMBERS = "iufb"  # kinds of numpy types that are numbers
 
 @dataclass(frozen=True)
 class Samples:
-    """Model inputs, one tensor [n, ...] each in the model's order, and labels [n, ...] where there are any."""
+    """Model inputs, one tensor each in the model's order, and labels [n, ...] where there are any.
+
+    An input is [n, ...], samples without the model's batch dimension, which is dimension `axes[i]` of what the model
+    takes. Where that is None it is [calls, *shape], an input for each call. `axes` left out: 0 for all. An input whose
+    position `states` pairs with an output's name is [sequences, *shape]: what each sequence of `steps` calls starts
+    with; later calls take that output of the call before.
+    """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor | None = None
+    axes: tuple[int | None, ...] = ()
+    states: Mapping[int, str] = field(default_factory=dict)
+    steps: int = 0
 
     def __len__(self) -> int:
-        return len(self.inputs[0]) if self.inputs else 0
+        if self._fed and all(self.axis(i) is None for i in self._fed):
+            return len(self.inputs[self._fed[0]])
+        return next((len(self.inputs[i]) for i in self._fed if self.axis(i) is not None), 0)
+
+    def axis(self, index: int) -> int | None:
+        """Batch dimension of an input; None for one that is stored whole."""
+        return self.axes[index] if self.axes else 0
 
     def first(self, count: int | None) -> Samples:
         """The first `count` samples; all when it is None."""
-        labels = None if self.labels is None else self.labels[:count]
-        return Samples(tuple(x[:count] for x in self.inputs), labels)
+        if count is None or count >= len(self):
+            return self
+        kept = tuple(
+            x[: -(-count // self.steps)] if i in self.states else x[: count * len(x) // len(self)]
+            for i, x in enumerate(self.inputs)
+        )
+        return replace(self, inputs=kept, labels=None if self.labels is None else self.labels[:count])
+
+    def calls(self, values: Sequence[Value]) -> int:
+        """How often a model with inputs like `values` runs on these samples."""
+        counts = [
+            len(self.inputs[i]) // (1 if axis is None else values[i].type.shape[axis])
+            for i in self._fed
+            for axis in (self.axis(i),)
+        ]
+        return min(counts, default=0)
+
+    def call(self, values: Sequence[Value], index: int) -> list[Tensor]:
+        """What a model with inputs like `values` takes at call `index`; of a state its starting value."""
+        return [
+            x[index // self.steps]
+            if i in self.states
+            else _call_input(x, value.type.shape, self.axis(i), index)
+            for i, (x, value) in enumerate(zip(self.inputs, values, strict=True))
+        ]
+
+    @property
+    def _fed(self) -> list[int]:
+        """Positions of the inputs that are no states."""
+        return [i for i in range(len(self.inputs)) if i not in self.states]
+
+
+def _call_input(x: Tensor, shape: tuple[int, ...], axis: int | None, index: int) -> Tensor:
+    if axis is None:
+        return x[index]
+    size = shape[axis]
+    return x[index * size : (index + 1) * size].movedim(0, axis).contiguous()
 
 
 @dataclass(frozen=True)
 class Column:
-    """How one model input comes out of a file: the array, and what happens to it on the way."""
+    """How one model input comes out of a file: the array, and what happens to it on the way.
+
+    `batch` is the input's batch dimension; `state` names the output that the input continues, if any.
+    """
 
     array: str
     type: TensorType
     transform: Transform = field(default_factory=Transform)
+    batch: int = 0
+    state: str | None = None
 
 
 def read_samples(
@@ -53,42 +115,97 @@ def read_samples(
 ) -> Samples:
     """Samples of an npz file or a function, at most `limit`; UserError for what does not fit the model's inputs.
 
-    Arrays are [n, ...] where the model's input without its batch dimension is [...].
+    A state without an array starts with zeros.
     """
     path = str(origin)
-    arrays = _read(origin, [column.array for column in columns] + ([labels] if labels else []))
+    needed = [column.array for column in columns if column.state is None] + ([labels] if labels else [])
+    arrays = _read(origin, needed, optional=[c.array for c in columns if c.state is not None])
     single = [name for name, array in arrays.items() if not array.ndim]
     if single:
         hint = "give an array with the samples first"
         raise UserError([Problem("D103", path, f"array {name!r} is a single value", hint) for name in single])
-    problems, inputs = [], []
+    problems: list[Problem] = []
+    found: dict[str, _Read] = {}
+    stateful = any(column.state is not None for column in columns)
     for column in columns:
-        try:
-            inputs.append(_model_input(arrays[column.array][:limit], column))
-        except ValueError as err:
-            problems.append(Problem("D103", path, f"array {column.array!r} {err}", "see `data.transform`"))
+        if column.array in arrays:
+            try:
+                array = arrays[column.array] if stateful else arrays[column.array][:limit]
+                found[column.array] = _read_column(array, column, in_sequences=stateful)
+            except ValueError as err:
+                fact = f"array {column.array!r} {err}"
+                problems.append(Problem("D103", path, fact, "see `data.transform`"))
     if labels and arrays[labels].dtype.kind not in _NUMBERS:
         fact = f"array {labels!r} has dtype {arrays[labels].dtype}; numbers are needed"
         problems.append(Problem("D103", path, fact, "give each class its number, from 0"))
-    counts = {len(arrays[c.array]) for c in columns} | ({len(arrays[labels])} if labels else set())
-    if len(counts) > 1:
-        problems.append(Problem("D104", path, f"arrays differ in length: {sorted(counts)}"))
-    if counts == {0}:
+    if not all(len(array) for array in arrays.values()):
         problems.append(Problem("D105", path, "holds no samples", "calibration needs at least one"))
     if problems:
         raise UserError(problems)
-    given = [(column.array, tensor) for column, tensor in zip(columns, inputs, strict=True)]
-    given += [(labels, _labels(arrays[labels][:limit]))] if labels else []
+    if stateful:
+        samples = _sequences(path, columns, found, arrays[labels] if labels else None).first(limit)
+    else:
+        reads = [found[column.array] for column in columns]
+        _check_lengths(path, columns, reads, {name: len(array) for name, array in arrays.items()}, labels)
+        made = _labels(arrays[labels][:limit]) if labels else None
+        samples = Samples(tuple(r.tensor for r in reads), made, tuple(r.axis for r in reads)).first(limit)
+    given = [(column.array, tensor) for column, tensor in zip(columns, samples.inputs, strict=True)]
+    given += [(labels, samples.labels)] if labels and samples.labels is not None else []
     _check_finite(path, given)
-    return Samples(tuple(inputs), given[-1][1] if labels else None)
+    return samples
 
 
 def run_samples(graph: Graph, samples: Samples, *, interpreter: Interpreter = run) -> list[Tensor]:
     """Outputs [n, ...] for all samples: in batches where the graph carries them, else one by one."""
-    pieces = batches(graph, samples, interpreter=interpreter)
-    return [
-        join(parts) for parts in zip(*(interpreter(sized, inputs) for sized, inputs in pieces), strict=True)
-    ]
+    if samples.states:
+        rows = run_calls(graph.inputs, graph.output_names, samples, lambda x: interpreter(graph, x))
+    else:
+        pieces = batches(graph, samples, interpreter=interpreter)
+        rows = [interpreter(sized, inputs) for sized, inputs in pieces]
+    return [join(parts) for parts in zip(*rows, strict=True)]
+
+
+def run_calls(
+    values: Sequence[Value],
+    outputs: Sequence[str],
+    samples: Samples,
+    call: Callable[[list[Tensor]], list[Tensor]],
+) -> list[list[Tensor]]:
+    """What each call of a model with these inputs and names of outputs gives, in order.
+
+    A state takes what the call before gave, but at the start of a sequence.
+    """
+    rows: list[list[Tensor]] = []
+    for index in range(samples.calls(values)):
+        inputs = samples.call(values, index)
+        if samples.states and index % samples.steps:
+            for state, output in samples.states.items():
+                inputs[state] = rows[-1][outputs.index(output)].reshape(values[state].type.shape)
+        rows.append(call(inputs))
+    return rows
+
+
+def unrolled(graph: Graph, samples: Samples) -> Samples:
+    """The samples with each state as the graph reaches it: nothing is left that a call hands to the next one."""
+    if not samples.states:
+        return samples
+    seen: list[list[Tensor]] = []
+
+    def call(inputs: list[Tensor]) -> list[Tensor]:
+        seen.append([inputs[state] for state in samples.states])
+        return run(graph, inputs)
+
+    with torch.no_grad():
+        run_calls(graph.inputs, graph.output_names, samples, call)
+    columns = zip(samples.states, zip(*seen, strict=True), strict=True)
+    found = {state: torch.stack(values) for state, values in columns}
+    return replace(
+        samples,
+        inputs=tuple(found.get(i, x) for i, x in enumerate(samples.inputs)),
+        axes=tuple(None if i in found else samples.axis(i) for i in range(len(samples.inputs))),
+        states={},
+        steps=0,
+    )
 
 
 def join(parts: Sequence[Tensor]) -> Tensor:
@@ -100,19 +217,26 @@ def batches(
     graph: Graph, samples: Samples, *, interpreter: Interpreter = run
 ) -> Iterator[tuple[Graph, list[Tensor]]]:
     """The graph re-typed for each batch, with the batch's inputs; the graph's own batch where it takes no other."""
-    own = own_batch(graph)
-    pair = [tuple(x[i * own : (i + 1) * own] for x in samples.inputs) for i in range(2)]
-    together = len(samples) >= 2 * own and passes_batches(graph, pair, interpreter=interpreter)
-    size, end = (_BATCH, len(samples)) if together else (own, len(samples) - len(samples) % own)
-    for start in range(0, end, size):
-        inputs = [x[start : start + size] for x in samples.inputs]
+    calls = samples.calls(graph.inputs)
+    leads = all(samples.axis(i) == 0 for i in range(len(samples.inputs)))
+    pair = [tuple(samples.call(graph.inputs, i)) for i in range(min(2, calls))]
+    if not leads or calls < 2 or not passes_batches(graph, pair, interpreter=interpreter):
+        yield from ((graph, samples.call(graph.inputs, i)) for i in range(calls))
+        return
+    own = graph.inputs[0].type.shape[0]
+    for start in range(0, len(samples), _BATCH):
+        inputs = [x[start : start + _BATCH] for x in samples.inputs]
         count = len(inputs[0])
         yield (graph if count == own else rebatch(graph, count)), inputs
 
 
-def own_batch(graph: Graph) -> int:
-    """How many samples the graph takes at once: the first size of its first input."""
-    return graph.inputs[0].type.shape[0] if graph.inputs and graph.inputs[0].type.shape else 1
+def own_batch(inputs: Sequence[Value], samples: Samples | None = None) -> int:
+    """How many samples a model takes at once: the size of the batch dimension of its first input that has one."""
+    axes = [0 if samples is None else samples.axis(i) for i in range(len(inputs))]
+    shapes = [v.type.shape for v in inputs]
+    return next(
+        (shape[axis] for shape, axis in zip(shapes, axes, strict=True) if shape and axis is not None), 1
+    )
 
 
 def correct_answers(logits: Tensor, labels: Tensor) -> int:
@@ -136,9 +260,11 @@ def _labels(array: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy((array.reshape(-1) if single else array).astype(dtype))
 
 
-def _read(origin: ArrayOrigin, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+def _read(
+    origin: ArrayOrigin, names: Sequence[str], *, optional: Sequence[str] = ()
+) -> dict[str, NDArray[np.generic]]:
     if isinstance(origin, Path):
-        return _read_npz(origin, names)
+        return _read_npz(origin, names, optional)
     made, place = find_source(origin, folder=Path.cwd()), str(origin)
     if not callable(made):
         fact = f"{origin.attribute} is a {type(made).__name__}"
@@ -147,7 +273,7 @@ def _read(origin: ArrayOrigin, names: Sequence[str]) -> dict[str, NDArray[np.gen
     if not isinstance(found, Mapping) or not all(isinstance(a, np.ndarray) for a in found.values()):
         raise UserError(Problem("D101", place, "does not give numpy arrays by name", "return {name: array}"))
     _refuse_missing(place, names, list(found))
-    return {name: found[name] for name in names}
+    return {name: found[name] for name in (*names, *(n for n in optional if n in found))}
 
 
 def _refuse_missing(place: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -157,23 +283,111 @@ def _refuse_missing(place: str, names: Sequence[str], known: Sequence[str]) -> N
         raise UserError([Problem("D102", place, f"has no array {name!r}", has) for name in missing])
 
 
-def _read_npz(path: Path, names: Sequence[str]) -> dict[str, NDArray[np.generic]]:
+def _read_npz(path: Path, names: Sequence[str], optional: Sequence[str]) -> dict[str, NDArray[np.generic]]:
     if not path.is_file():
         raise UserError(Problem("D100", str(path), "there is no such file", "check `data`"))
     try:
         with np.load(path, allow_pickle=False) as archive:
             _refuse_missing(str(path), names, archive.files)
-            return {name: archive[name] for name in names}
+            return {name: archive[name] for name in (*names, *(n for n in optional if n in archive.files))}
     except (ValueError, OSError, BadZipFile, EOFError) as err:
         raise UserError(
             Problem("D101", str(path), f"is not a readable npz file: {err}", "write it with np.savez")
         ) from err
 
 
-def _model_input(array: NDArray[np.generic], column: Column) -> Tensor:
+@dataclass(frozen=True)
+class _Read:
+    """An array as model inputs; `axis` as in `Samples`, `steps` of a sequence where the array says so."""
+
+    tensor: Tensor
+    axis: int | None
+    steps: int | None = None
+
+
+def _read_column(array: NDArray[np.generic], column: Column, *, in_sequences: bool) -> _Read:
+    if column.state is not None:
+        read = _model_input(array, column)
+        whole = read.tensor if read.axis is None else read.tensor.unsqueeze(1 + read.axis)
+        if tuple(whole.shape[1:]) != column.type.shape:
+            raise ValueError(f"holds samples; a state starts with arrays of shape {column.type.shape}")
+        return _Read(whole, None)
+    try:
+        return _model_input(array, column)
+    except ValueError as flat:
+        if not in_sequences or array.ndim < 2:
+            raise
+        try:
+            read = _model_input(array.reshape(-1, *array.shape[2:]), column)
+        except ValueError:
+            raise flat from None
+        return replace(read, steps=array.shape[1])
+
+
+def _sequences(
+    path: str, columns: Sequence[Column], found: Mapping[str, _Read], labels: NDArray[np.generic] | None
+) -> Samples:
+    """Samples of a model with states, from what was read of each column."""
+    taken = [column for column in columns if column.state is None]
+    fed = [found[column.array] for column in taken]
+    calls = {len(read.tensor) // _size(read, column) for read, column in zip(fed, taken, strict=True)}
+    starts = {len(found[c.array].tensor) for c in columns if c.state is not None and c.array in found}
+    lengths = {read.steps for read in fed if read.steps is not None}
+    if len(calls) > 1 or len(starts) > 1 or len(lengths) > 1:
+        fact = f"arrays differ in length: {sorted(calls | starts | lengths)}"
+        raise UserError(Problem("D104", path, fact, "give every input the same sequences"))
+    if any(_size(read, column) != 1 for read, column in zip(fed, taken, strict=True)):
+        hint = f"give arrays [steps, {', '.join(map(str, taken[0].type.shape))}]"
+        raise UserError(Problem("D103", path, "a model with states takes one sample at a time", hint))
+    total = min(calls, default=0)
+    steps = min(lengths, default=total // min(starts, default=1))
+    sequences = total // max(steps, 1)
+    if not steps or sequences * steps != total or starts - {sequences}:
+        fact = f"{total} steps are not {min(starts, default=1)} sequences of equal length"
+        raise UserError(Problem("D104", path, fact, "give a starting state for each sequence, or none"))
+    inputs = tuple(
+        found[c.array].tensor
+        if c.array in found
+        else torch.zeros(sequences, *c.type.shape, dtype=c.type.dtype.torch)
+        for c in columns
+    )
+    axes = tuple(found[c.array].axis if c.array in found else None for c in columns)
+    states = {i: c.state for i, c in enumerate(columns) if c.state is not None}
+    if labels is not None and lengths and labels.shape[:2] == (sequences, steps):
+        labels = labels.reshape(-1, *labels.shape[2:])
+    if labels is not None and len(labels) != total:
+        fact = f"{len(labels)} labels for {total} steps"
+        raise UserError(Problem("D104", path, fact, "give one for each step: [steps] or [sequences, steps]"))
+    return Samples(inputs, None if labels is None else _labels(labels), axes, states, steps)
+
+
+def _size(read: _Read, column: Column) -> int:
+    """How many samples of an input a call takes at once."""
+    return 1 if read.axis is None else column.type.shape[read.axis]
+
+
+def _check_lengths(
+    path: str,
+    columns: Sequence[Column],
+    reads: Sequence[_Read],
+    lengths: Mapping[str, int],
+    labels: str | None,
+) -> None:
+    """UserError unless all inputs, arrays of these lengths, serve as many calls, and every sample has a label."""
+    pairs = list(zip(columns, reads, strict=True))
+    calls = {lengths[column.array] // _size(read, column) for column, read in pairs}
+    samples = next((lengths[c.array] for c, read in pairs if read.axis is not None), min(calls, default=0))
+    if len(calls) == 1 and (labels is None or lengths[labels] == samples):
+        return
+    fact = f"arrays differ in length: {sorted(set(lengths.values()))}"
+    raise UserError(Problem("D104", path, fact))
+
+
+def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
     if array.dtype.kind not in _NUMBERS:
         raise ValueError(f"has dtype {array.dtype}; numbers are needed")
-    transform, expected = column.transform, column.type.shape[1:]
+    transform, shape = column.transform, column.type.shape
+    expected = shape[: column.batch] + shape[column.batch + 1 :]
     if transform.permutation is not None:
         if len(transform.permutation) != array.ndim:
             raise ValueError(f"has {array.ndim} dimensions; the layout {transform.layout} names others")
@@ -185,12 +399,18 @@ def _model_input(array: NDArray[np.generic], column: Column) -> Tensor:
                 f"holds samples of {array[:1].size} numbers; `reshape` makes {transform.reshape}"
             )
         tensor = tensor.reshape(len(tensor), *transform.reshape)
-    if tuple(tensor.shape[1:]) != expected:
+    axis: int | None = column.batch if shape else None
+    if shape and tuple(tensor.shape[1:]) == shape:
+        # one call takes one sample either way, or the array has the model's own batches
+        tensor, axis = (
+            (tensor.squeeze(1 + column.batch), axis) if shape[column.batch] == 1 else (tensor, None)
+        )
+    if tuple(tensor.shape[1:]) != (shape if axis is None else expected):
         raise ValueError(f"holds samples of shape {tuple(tensor.shape[1:])}; the model takes {expected}")
     wanted = column.type.dtype.torch
-    if not wanted.is_floating_point:
-        return tensor.to(wanted)
-    return (tensor.to(torch.float64) * transform.scale + transform.offset).to(wanted)
+    if wanted.is_floating_point:
+        tensor = tensor.to(torch.float64) * transform.scale + transform.offset
+    return _Read(tensor.to(wanted), axis)
 
 
 def _check_finite(path: str, arrays: Sequence[tuple[str, Tensor]]) -> None:

@@ -16,7 +16,7 @@ from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
 from ..ir import Graph, UnsupportedError, dump
 from ..specs import COutput, Outputs, Spec, Target
-from .data import Samples
+from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
 from .interface import INTERFACE_FILE, Interface, make_port
 from .session import Session
@@ -78,9 +78,9 @@ def _stored(graph: Graph) -> dict[str, Tensor]:
 
 def _vectors(graph: Graph, options: COutput, samples: Samples | None) -> Sequence[Sequence[Tensor]]:
     """Model inputs for the self-test: real samples where there are any, else seeded noise."""
-    if samples is not None and len(samples):
-        count = min(options.self_test, len(samples))
-        return [[x[i : i + 1] for x in samples.inputs] for i in range(count)]
+    if samples is not None and options.self_test:
+        few = unrolled(graph, samples.first(options.self_test * own_batch(graph.inputs, samples)))
+        return [few.call(graph.inputs, i) for i in range(few.calls(graph.inputs))]
     generator = torch.Generator().manual_seed(0)
     return [
         [torch.randn(v.type.shape, generator=generator) for v in graph.inputs]
@@ -94,16 +94,17 @@ def _interface(
     names = [v.name for v in graph.inputs] + list(graph.output_names)
     values = [*graph.inputs, *graph.outputs]
     stored = [(port.type, port.stored.layout.order) for port in c.ports] if c else None
+    count = len(graph.inputs)
     ports = [
         make_port(
             name,
             value,
             *(stored[i] if stored else (value.type, tuple(range(value.type.rank)))),
-            transform=spec.data.transform.get(name),
+            transform=spec.data.transform.get(name) if i < count else None,
+            batch=spec.model.inputs[name].batch if i < count else 0,
         )
         for i, (name, value) in enumerate(zip(names, values, strict=True))
     ]
-    count = len(graph.inputs)
     return Interface(
         target=target.name,
         c_name=c.name if c else None,
@@ -111,4 +112,5 @@ def _interface(
         torch_class=torch_module.class_name if torch_module else None,
         inputs=tuple(ports[:count]),
         outputs=tuple(ports[count:]),
+        state=spec.model.state,
     )

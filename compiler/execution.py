@@ -18,7 +18,7 @@ from ..backends.c.simulate import SimulatedModel, Simulator
 from ..backends.c.toolchain import build_image, find_compiler, link_shared
 from ..ir import Graph, parse, run_integer
 from ..passes.progress import Progress, silent
-from .data import Samples, join, run_samples
+from .data import Samples, join, run_calls, run_samples
 from .emission import GRAPH_PARAMS, GRAPH_TEXT
 from .errors import Problem, UserError, first_line
 from .interface import INTERFACE_FILE, Interface
@@ -69,7 +69,7 @@ def execute(directory: Path, samples: Samples, *, on: str, progress: Progress = 
             Problem("R405", f"--on {on}", "is not a place to run", f"there are {', '.join(PLACES)}")
         )
     if on == "torch":
-        return _whole(_run_torch(directory, samples))
+        return _whole(_run_torch(directory, interface, samples))
     if on == "integer":
         return _whole(run_samples(load_graph(directory), samples, interpreter=run_integer))
     with tempfile.TemporaryDirectory(prefix="fxpress-run-") as folder:
@@ -99,10 +99,12 @@ def _whole(outputs: Sequence[Tensor]) -> Execution:
     return Execution(tuple(outputs), tuple(outputs))
 
 
-def _run_torch(directory: Path, samples: Samples) -> list[Tensor]:
+def _run_torch(directory: Path, interface: Interface, samples: Samples) -> list[Tensor]:
     module = load_torch_module(directory)
     with torch.no_grad():
-        rows = [_as_tuple(module(*(x[i : i + 1] for x in samples.inputs))) for i in range(len(samples))]
+        rows = run_calls(
+            interface.input_values, interface.output_names, samples, lambda inputs: _as_list(module(*inputs))
+        )
     return [join(parts) for parts in zip(*rows, strict=True)]
 
 
@@ -128,11 +130,11 @@ def load_torch_module(directory: Path) -> nn.Module:
     return loaded.eval()
 
 
-def _as_tuple(result: object) -> tuple[Tensor, ...]:
+def _as_list(result: object) -> list[Tensor]:
     if isinstance(result, Tensor):
-        return (result,)
+        return [result]
     assert isinstance(result, tuple | list)
-    return tuple(result)
+    return list(result)
 
 
 def _run_host(
@@ -166,8 +168,8 @@ def _run_simulated(
         output_bytes=[port.c_bytes for port in interface.outputs],
         arena_bytes=interface.arena_bytes,
     )
-    first = [port.to_c(x[:1]) for port, x in zip(interface.inputs, samples.inputs, strict=True)]
-    profile = model.profile(first)
+    first = samples.call(interface.input_values, 0)
+    profile = model.profile([port.to_c(x) for port, x in zip(interface.inputs, first, strict=True)])
     executed = _collect(interface, samples, model.run, progress, cpu)
     counts = Counts(profile.instructions, profile.cycles, model.stack_bytes, read_elf(image).footprint)
     return Execution(executed.outputs, executed.stored, counts)
@@ -181,14 +183,18 @@ def _collect(
     label: str,
 ) -> Execution:
     rows: list[list[bytes]] = []
-    for index in range(len(samples)):
-        inputs = [
-            port.to_c(x[index : index + 1]) for port, x in zip(interface.inputs, samples.inputs, strict=True)
-        ]
-        rows.append(call(inputs))
-        progress(label, index + 1, len(samples))
-    columns = list(zip(interface.outputs, zip(*rows, strict=True), strict=True))
+    total = samples.calls(interface.input_values)
+
+    def reals(inputs: list[Tensor]) -> list[Tensor]:
+        rows.append(call([port.to_c(x) for port, x in zip(interface.inputs, inputs, strict=True)]))
+        progress(label, len(rows), total)
+        return [port.from_c(buffer) for port, buffer in zip(interface.outputs, rows[-1], strict=True)]
+
+    outputs = run_calls(interface.input_values, interface.output_names, samples, reals)
+    stored = [
+        [port.integers(buffer) for port, buffer in zip(interface.outputs, row, strict=True)] for row in rows
+    ]
     return Execution(
-        tuple(join([port.from_c(buffer) for buffer in buffers]) for port, buffers in columns),
-        tuple(join([port.integers(buffer) for buffer in buffers]) for port, buffers in columns),
+        tuple(join(parts) for parts in zip(*outputs, strict=True)),
+        tuple(join(parts) for parts in zip(*stored, strict=True)),
     )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from torch import nn
 
 from ..ir import Graph
-from ..specs import FileSource, ModuleSource, load_target
+from ..specs import FileSource, Input, ModuleSource, load_target
 from ..specs.model import Source
 from .errors import Problem, UserError
 from .loading import check_weights, example_input, load_source, load_weights, positional_order
@@ -27,7 +28,7 @@ extends: preset/int8-mcu            # fuse, quantize, remove dead channels, C; a
 # {summary}
 model:
   source: {source}
-{weights}  inputs:
+{arguments}{weights}  inputs:
 {inputs}
 
 data:
@@ -57,20 +58,31 @@ outputs:
 """
 
 
-def write_spec(source: str, inputs: Sequence[str], weights: Path | None, target: str, output: Path) -> int:
-    """Write the spec to `output` and return the number of layers with weights. Nothing is overwritten."""
+def write_spec(
+    source: str,
+    inputs: Sequence[str],
+    weights: Path | None,
+    target: str,
+    output: Path,
+    *,
+    arguments: Sequence[str] = (),
+) -> int:
+    """Write the spec to `output` and return the number of layers with weights. Nothing is overwritten.
+
+    `inputs` are like `x=1x3x32x32`, `ids=1x12:int64` and `gain=scalar`, `arguments` like `hidden=64`.
+    """
     if output.exists():
         raise UserError(Problem("O306", str(output), "exists already", "choose another name with -o"))
-    model = load_source(_source(source), {}, folder=Path.cwd())
+    keywords = dict(_argument(text) for text in arguments)
+    model = load_source(_source(source), keywords, folder=Path.cwd())
     if weights is not None:
         load_weights(model, weights)
     check_weights(model, source)
-    shapes = _shapes(model, inputs, source)
-    names = positional_order(model, list(shapes), source)
-    graph = capture(
-        model, tuple(example_input(shapes[n], torch.float32) for n in names), input_names=names
-    ).graph
-    output.write_text(_text(source, weights, shapes, graph, target, output))
+    found = _inputs(model, inputs, source)
+    names = positional_order(model, list(found), source)
+    examples = tuple(example_input(found[n].shape, getattr(torch, found[n].dtype)) for n in names)
+    graph = capture(model, examples, input_names=names).graph
+    output.write_text(_text(source, keywords, weights, found, graph, target, output))
     return sum(1 for node in graph.nodes if node.macs)
 
 
@@ -83,26 +95,45 @@ def _source(text: str) -> FileSource | ModuleSource:
     return found
 
 
-def _shapes(model: nn.Module, inputs: Sequence[str], place: str) -> dict[str, tuple[int, ...]]:
-    shapes = {}
+def _argument(text: str) -> tuple[str, JsonValue]:
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise UserError(Problem("M105", f"--arg {text}", "is not of the form NAME=VALUE"))
+    try:
+        found: JsonValue = json.loads(value)
+    except ValueError:
+        found = value
+    return name, found
+
+
+def _inputs(model: nn.Module, inputs: Sequence[str], place: str) -> dict[str, Input]:
+    found = {}
     for text in inputs:
-        name, _, sizes = text.partition("=")
-        if not name or not sizes or not all(n.isdecimal() and int(n) for n in sizes.split("x")):
-            raise UserError(Problem("M105", f"--input {text}", "is not of the form NAME=1x3x32x32"))
-        shapes[name] = tuple(int(n) for n in sizes.split("x"))
-    if not shapes:
+        name, _, described = text.partition("=")
+        sizes, _, dtype = described.partition(":")
+        shape = [] if sizes == "scalar" else sizes.split("x")
+        try:
+            if not name or not all(n.isdecimal() for n in shape):
+                raise ValueError
+            found[name] = Input.model_validate({"shape": tuple(map(int, shape)), "dtype": dtype or "float32"})
+        except ValueError as err:
+            hint = "write NAME=1x3x32x32, NAME=1x12:int64 or NAME=scalar"
+            fact = "is not an input with its shape and type"
+            raise UserError(Problem("M105", f"--input {text}", fact, hint)) from err
+    if not found:
         parameters = ", ".join(inspect.signature(model.forward).parameters)
         advice = f"give the shape of each, such as --input {parameters.split(', ')[0]}=1x3x32x32"
         raise UserError(
             Problem("M105", place, f"forward takes {parameters}; shapes cannot be read off a model", advice)
         )
-    return shapes
+    return found
 
 
 def _text(
     source: str,
+    keywords: Mapping[str, JsonValue],
     weights: Path | None,
-    shapes: dict[str, tuple[int, ...]],
+    inputs: Mapping[str, Input],
     graph: Graph,
     target: str,
     output: Path,
@@ -111,7 +142,7 @@ def _text(
     location, _, attribute = source.rpartition(":")
     if location.endswith(".py"):
         source = f"{os.path.relpath(location, folder)}:{attribute}"
-    first = next(iter(shapes))
+    first = next(iter(inputs))
     machine = load_target(target)
     memory = ", ".join(
         f"{size // 1024} KiB {kind}"
@@ -125,15 +156,21 @@ def _text(
     return _TEMPLATE.format(
         summary=f"{graph.macs:,} MACs, {sum(v.type.numel for v in graph.constants):,} parameters: {ops}",
         source=source,
+        arguments=f"  args: {json.dumps(keywords)}\n" if keywords else "",
         weights=f"  weights: {os.path.relpath(weights, folder)}\n" if weights else "",
-        inputs="\n".join(f"    {name}: {{shape: {list(shape)}}}" for name, shape in shapes.items()),
-        arrays=", ".join(f"{name}: x" if name == first else f"{name}: {name}" for name in shapes),
+        inputs="\n".join(f"    {name}: {_input_text(found)}" for name, found in inputs.items()),
+        arrays=", ".join(f"{name}: x" if name == first else f"{name}: {name}" for name in inputs),
         first=first,
         target=target,
         memory=memory or "no limits",
         name=_c_name(attribute),
         layer=layer,
     )
+
+
+def _input_text(described: Input) -> str:
+    dtype = "" if described.dtype == "float32" else f", dtype: {described.dtype}"
+    return f"{{shape: {list(described.shape)}{dtype}}}"
 
 
 def _c_name(attribute: str) -> str:

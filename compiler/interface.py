@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,7 +22,8 @@ class Port(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(description="the model's name for it")
-    shape: tuple[int, ...] = Field(description="shape in the model, batch first")
+    shape: tuple[int, ...] = Field(description="shape in the model, with the batch")
+    batch: int = Field(default=0, description="the model's batch dimension of an input")
     dtype: str = Field(description="element type in the model, as in the graph text")
     c_dtype: str = Field(description="element type in C, as in the graph text")
     c_order: tuple[int, ...] = Field(
@@ -87,10 +90,29 @@ class Interface(BaseModel):
     )
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
+    state: Mapping[str, str] = Field(
+        default={}, description="inputs that take what an output gave at the call before, with its name"
+    )
+
+    @property
+    def input_values(self) -> tuple[Value, ...]:
+        """The model's inputs."""
+        return tuple(Value(port.name, port.type) for port in self.inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of the model's outputs."""
+        return tuple(port.name for port in self.outputs)
 
 
 def make_port(
-    name: str, value: Value, c_type: TensorType, order: tuple[int, ...], *, transform: Transform | None = None
+    name: str,
+    value: Value,
+    c_type: TensorType,
+    order: tuple[int, ...],
+    *,
+    transform: Transform | None = None,
+    batch: int = 0,
 ) -> Port:
     """The port of a graph input or output whose C buffer has elements of `c_type`, dimensions in `order`."""
     grid = c_type.quantization
@@ -103,6 +125,7 @@ def make_port(
         scale=None if grid is None else grid.scale[0],
         zero_point=None if grid is None else grid.zero_point[0],
         transform=transform,
+        batch=batch,
     )
 
 

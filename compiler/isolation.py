@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
+USER_CODE_RAISES = (Exception, SystemExit)
+"""What running the user's code may raise; `sys.exit` there must not end the compiler without a word."""
+
 _CONTAINERS = (dict, list, set)
 
 

@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from ..specs import FileSource, ModuleSource
 from .errors import Problem, UserError, first_line
+from .isolation import USER_CODE_RAISES
 
 
 def load_source(
@@ -75,7 +77,7 @@ def call_source(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return factory(**arguments)
-    except Exception as err:  # the user's code may raise anything
+    except USER_CODE_RAISES as err:
         raise _problem("M101", place, f"calling it raises {first_line(err)}", _line_in(None, err)) from err
 
 
@@ -158,9 +160,13 @@ def check_weights(model: nn.Module, place: str) -> list[str]:
 
 
 def example_input(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) -> Tensor:
-    """A tensor to trace with: normal random floats, zeros for integers and booleans."""
+    """A tensor to trace with where there are no data: normal random floats, ones and zeros for integers and booleans.
+
+    Integers may be indices, lengths or masks: each dimension has ones, so that no sequence is empty and no mask
+    hides everything, and some zeros.
+    """
     if not dtype.is_floating_point:
-        return torch.zeros(shape, dtype=dtype)
+        return (torch.arange(prod(shape)) % 3 != 2).reshape(shape).to(dtype)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32).to(dtype)
 
 
@@ -199,7 +205,7 @@ def _import_file(path: Path, place: str) -> ModuleType:
     try:
         with _on_path(path.parent):
             spec.loader.exec_module(module)
-    except Exception as err:  # the user's file may raise anything
+    except USER_CODE_RAISES as err:
         raise _problem("M101", place, f"importing it raises {first_line(err)}", _line_in(path, err)) from err
     return module
 
@@ -212,7 +218,7 @@ def _import(source: ModuleSource, folder: Path) -> ModuleType:
         raise _problem(
             "M100", str(source), f"cannot be imported: {err}", "install it, or check `model.source`"
         ) from err
-    except Exception as err:  # the user's package may raise anything
+    except USER_CODE_RAISES as err:
         raise _problem(
             "M101", str(source), f"importing it raises {first_line(err)}", _line_in(None, err)
         ) from err

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..ir import Graph, Value, run, run_integer
-from .data import Samples, batches, correct_answers, own_batch, run_samples, snr_db
+from .data import Samples, batches, correct_answers, own_batch, run_samples, snr_db, unrolled
 from .errors import Problem, UserError
 from .report import Measurement
 
@@ -43,7 +43,10 @@ def check_labels(samples: Samples, captured: Graph, metric: str, place: str) -> 
     labels, outputs = samples.labels, captured.outputs
     if labels is None or not outputs:
         return
-    given, size = "x".join(map(str, labels.shape)), outputs[0].type.numel // own_batch(captured)
+    given, size = (
+        "x".join(map(str, labels.shape)),
+        outputs[0].type.numel // own_batch(captured.inputs, samples),
+    )
     if metric == "top1" and labels.shape != (len(samples),):
         fact = f"labels of shape {given} name no class for each of {len(samples)} samples"
         raise UserError(Problem("D109", place, fact, "give one number for each, from 0"))
@@ -54,7 +57,7 @@ def check_labels(samples: Samples, captured: Graph, metric: str, place: str) -> 
 
 def layer_snr(reference: Graph, integer: Graph, samples: Samples) -> Mapping[str, float]:
     """Signal-to-noise ratio in dB of each value that both graphs compute under the same name, on a few samples."""
-    few = samples.first(_LAYER_SAMPLES)
+    few = unrolled(reference, samples.first(_LAYER_SAMPLES))
     wanted = {v.name for v in integer.results if v.type.is_quantized}
     with torch.no_grad():
         floats = _values(reference, few, wanted, exact=False)

@@ -27,11 +27,13 @@ from .constants import Named, bind_constants
 from .errors import Problem, UserError
 from .functionalize import Storage, Tracked
 from .importer import Importer
-from .isolation import quiet, untouched
+from .isolation import USER_CODE_RAISES, quiet, untouched
 from .refusals import problem_at, refusals
+from .results import register_dataclasses, result_names
 from .sources import location_of
 
 _DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
+_UNKNOWN_CLASS = re.compile(r"Found (<class .*>) in output")
 
 
 class CaptureError(UserError):
@@ -44,18 +46,20 @@ def capture(
     kwargs: Mapping[str, Any] | None = None,
     *,
     input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
     check: bool = True,
 ) -> Captured:
     """The graph of `model` for arguments like these: same shapes, same numbers and texts among them.
 
     With `check`, module and graph are both run once on the arguments, and a difference is refused. CaptureError
-    holds all that stands against a capture, each with the user's line. `input_names` renames the graph's inputs.
+    holds all that stands against a capture, each with the user's line. `input_names` and `output_names` rename the
+    graph's inputs and outputs.
     """
     positional, named = tuple(args), dict(kwargs or {})
     _check_devices(model, (positional, named))
     with untouched(model), torch.no_grad():
         program = _traced(model, positional, named)
-        captured = _imported(program, input_names)
+        captured = _imported(program, input_names, output_names, type(model).__name__)
         return _checked(model, positional, named, program, captured) if check else captured
 
 
@@ -91,7 +95,7 @@ def _check_devices(model: nn.Module, arguments: object) -> None:
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
     try:
         with quiet():
-            program = torch.export.export(model, args, kwargs, strict=False)
+            program = _exported(model, args, kwargs)
     except _DATA_DEPENDENT as err:
         raise CaptureError(
             Problem(
@@ -101,7 +105,7 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
                 "take both ways and choose with torch.where, or move the choice out of the model",
             )
         ) from err
-    except Exception as err:  # the user's forward may raise anything, and so may the tracer
+    except USER_CODE_RAISES as err:
         raise CaptureError(_failure("tracing", model, err)) from err
     found = refusals(program.graph_module)
     if found:
@@ -109,10 +113,20 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return program
 
 
-def _failure(doing: str, model: nn.Module, error: Exception) -> Problem:
+def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    """The traced program; dataclasses in its result that the tracer does not know are registered first."""
+    try:
+        return torch.export.export(model, args, kwargs, strict=False)
+    except Exception as err:
+        if not _UNKNOWN_CLASS.match(str(err)) or not register_dataclasses(model(*args, **kwargs)):
+            raise
+    return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _failure(doing: str, model: nn.Module, error: BaseException) -> Problem:
     place = location_of(error) or type(model).__name__
     text = str(error).strip().partition("\n")[0]
-    unknown = re.match(r"Found (<class .*>) in output", text)
+    unknown = _UNKNOWN_CLASS.match(text)
     if unknown:
         advice = (
             "give tensors, lists, tuples or dicts, or register the class with torch.export.register_dataclass"
@@ -123,7 +137,12 @@ def _failure(doing: str, model: nn.Module, error: Exception) -> Problem:
     return Problem("M200", place, f"{doing} raises {type(error).__name__}: {text}", advice)
 
 
-def _imported(program: ExportedProgram, input_names: Sequence[str] | None) -> Captured:
+def _imported(
+    program: ExportedProgram,
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+    place: str,
+) -> Captured:
     builder = Builder()
     importer = Importer(builder)
     placeholders = [n for n in program.graph_module.graph.nodes if n.op == "placeholder"]
@@ -140,9 +159,18 @@ def _imported(program: ExportedProgram, input_names: Sequence[str] | None) -> Ca
     results = importer.run(program.graph_module, [bound[node.name] for node in placeholders])
     if importer.problems:
         raise CaptureError(importer.problems)
-    graph = builder.build([result.read() for result in results if isinstance(result, Tracked)])
     spec_in, spec_out = program.call_spec.in_spec, program.call_spec.out_spec
     assert spec_in is not None and spec_out is not None
+    tensors = [result for result in results if isinstance(result, Tracked)]
+    if not tensors:
+        fact = "forward gives None" if results == [None] else "forward gives no tensor"
+        raise CaptureError(Problem("M214", place, fact, "return the result from forward"))
+    own_names = result_names(spec_out, [isinstance(result, Tracked) for result in results])
+    names = output_names or own_names
+    if len(names) != len(tensors) or len(set(names)) != len(names):
+        fact = f"{', '.join(names)} are not {len(tensors)} different names for {', '.join(own_names)}"
+        raise CaptureError(Problem("M213", place, fact, "give one name for each output, in their order"))
+    graph = builder.build([tensor.read() for tensor in tensors], output_names=names)
     trainable = {named.name for named in state if named.tensor.requires_grad}
     signature = Signature(spec_in, inputs, spec_out, _leaves(results))
     return Captured(verify(graph), signature, frozenset(trainable & graph.params.keys()))
@@ -198,7 +226,7 @@ def _checked(
 ) -> Captured:
     try:
         largest, in_limits = deviation(model, args, kwargs, captured)
-    except Exception as err:  # the user's forward may raise anything
+    except USER_CODE_RAISES as err:
         raise CaptureError(_failure("running", model, err)) from err
     if in_limits <= 1.0:
         return replace(captured, deviation=largest)

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from ..backends.c import CArtifact
 from ..backends.torch_module import TorchArtifact
-from ..ir import Graph
+from ..ir import DType, Graph, TensorType, Value
+from ..ir.text import type_text
 from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
 from ..passes.progress import Progress, silent
 from ..specs import (
     ArrayOrigin,
     Dataset,
-    Evaluation,
     FileSource,
+    Input,
     Loaded,
     Spec,
     Transform,
@@ -31,7 +32,7 @@ from ..specs import (
     load_spec,
 )
 from ..specs.options import LayerPrecision
-from .data import Column, Samples, own_batch, read_samples
+from .data import Column, Samples, own_batch, read_samples, unrolled
 from .emission import check_backends, emit_backends
 from .errors import Problem, UserError
 from .loading import check_weights, example_input, find_source, load_source, load_weights, positional_order
@@ -47,6 +48,7 @@ from .target_cost import SAMPLES, TargetCost
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 HOST = "host"  # the instruction set of this machine, whose costs nobody predicts
+_EXAMPLES = 16  # calls among which the example for capture is chosen
 OnStage = Callable[[Stage], None]
 
 
@@ -135,20 +137,50 @@ def open_session(
         model = deepcopy(model).to(getattr(torch, described.dtype))
     notes = check_weights(model, place)
     names = positional_order(model, list(described.inputs), place)
-    types = {name: described.inputs[name] for name in names}
-    examples = tuple(example_input(t.shape, getattr(torch, t.dtype)) for t in types.values())
-    captured = capture(model, examples, input_names=names)
+    data = loaded.spec.data
+    try:
+        calibration = _samples(loaded.spec, names, data.calibration) if data.calibration else None
+        evaluation = _samples(loaded.spec, names, data.evaluation) if data.evaluation else None
+    except UserError:
+        # data do not fit what `model.inputs` says: where the model does not either, that is the fault
+        capture(model, _examples(loaded.spec, names, None), input_names=names, check=False)
+        raise
+    examples = _examples(loaded.spec, names, calibration or evaluation)
+    captured = capture(model, examples, input_names=names, output_names=described.outputs)
     graph = portable(captured.graph, Path(spec).parent)
+    check_states(graph, described.state, place)
     _match_selectors(loaded, graph)
-    calibration, evaluation = loaded.spec.data.calibration, loaded.spec.data.evaluation
+    if data.evaluation and evaluation:
+        check_labels(evaluation, graph, data.evaluation.measured, str(data.evaluation.origin))
     return Session(
         loaded,
         graph,
-        _samples(loaded.spec, graph, calibration) if calibration else None,
-        _samples(loaded.spec, graph, evaluation) if evaluation else None,
+        unrolled(graph, calibration) if calibration else None,
+        evaluation,
         tuple(notes),
         frozenset(graph.params.keys() - captured.trainable),
     )
+
+
+def check_states(graph: Graph, states: Mapping[str, str], place: str) -> None:
+    """UserError unless each state continues an output that exists and has the input's type."""
+    inputs = {v.name: v.type for v in graph.inputs}
+    outputs = dict(zip(graph.output_names, (v.type for v in graph.outputs), strict=True))
+    known = f"there are {', '.join(outputs)}; `model.outputs` gives other names"
+    problems = [
+        Problem("M106", place, f"state {name} continues the output {output}, which does not exist", known)
+        if output not in outputs
+        else Problem(
+            "M106",
+            place,
+            f"state {name} is {type_text(inputs[name])}, the output {output} {type_text(outputs[output])}",
+            "a state has one shape and one type",
+        )
+        for name, output in states.items()
+        if outputs.get(output) != inputs[name]
+    ]
+    if problems:
+        raise UserError(problems)
 
 
 def run_passes(
@@ -216,27 +248,52 @@ def calibration_batches(
     """The first `limit` calibration samples in batches of the model's own size, and the labels of each batch."""
     if session.calibration is None:
         return [], ()
-    used, size = session.calibration.first(limit), own_batch(session.captured)
-    starts = range(0, len(used) - size + 1, size)
-    pieces = [tuple(x[i : i + size] for x in used.inputs) for i in starts]
-    labels = () if used.labels is None else tuple(used.labels[i : i + size] for i in starts)
+    used, values = session.calibration.first(limit), session.captured.inputs
+    size, calls = own_batch(values, used), range(used.calls(values))
+    pieces = [tuple(used.call(values, i)) for i in calls]
+    labels = () if used.labels is None else tuple(used.labels[i * size : (i + 1) * size] for i in calls)
     return pieces, labels
 
 
-def _samples(spec: Spec, graph: Graph, dataset: Dataset) -> Samples:
+def _samples(spec: Spec, names: Sequence[str], dataset: Dataset) -> Samples:
+    model, transforms = spec.model, spec.data.transform
     columns = [
-        Column(dataset.array(v.name), v.type, spec.data.transform.get(v.name, Transform()))
-        for v in graph.inputs
+        Column(
+            dataset.array(name),
+            _type(model.inputs[name]),
+            transforms.get(name, Transform()),
+            model.inputs[name].batch,
+            model.state.get(name),
+        )
+        for name in names
     ]
     samples = read_samples(dataset.origin, columns, labels=dataset.labels, limit=dataset.samples)
-    if len(samples) < own_batch(graph):
-        fact = f"{len(samples)} samples are fewer than the {own_batch(graph)} that the model takes at once"
+    values = [Value(name, _type(model.inputs[name])) for name in names]
+    if not samples.calls(values):
+        fact = f"{len(samples)} samples are fewer than the {own_batch(values, samples)} that the model takes at once"
         raise UserError(
             Problem("D105", str(dataset.origin), fact, "give more, or compile for a smaller batch")
         )
-    if isinstance(dataset, Evaluation):
-        check_labels(samples, graph, dataset.measured, str(dataset.origin))
     return samples
+
+
+def _examples(spec: Spec, names: Sequence[str], samples: Samples | None) -> tuple[Tensor, ...]:
+    """Inputs to trace with: those of the data with the most different values, so that nothing is all padding.
+
+    A state, whose start is often zeros, and a model without data get seeded numbers.
+    """
+    types = [_type(spec.model.inputs[name]) for name in names]
+    made = [example_input(t.shape, t.dtype.torch) for t in types]
+    if samples is None:
+        return tuple(made)
+    values = [Value(name, type) for name, type in zip(names, types, strict=True)]
+    calls = [samples.call(values, i) for i in range(min(samples.calls(values), _EXAMPLES))]
+    varied = max(calls, key=lambda call: sum(x.unique().numel() for x in call))
+    return tuple(made[i] if i in samples.states else x for i, x in enumerate(varied))
+
+
+def _type(described: Input) -> TensorType:
+    return TensorType(described.shape, DType.of(getattr(torch, described.dtype)))
 
 
 def _find_passes(loaded: Loaded) -> tuple[Pass[Any], ...]:  # Any: each pass has its own options

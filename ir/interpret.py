@@ -81,6 +81,8 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
 
 def rebatch(graph: Graph, batch: int) -> Graph:
     """The same graph for inputs with first dimension `batch`; ShapeError where that cannot pass."""
+    if len({v.type.shape[:1] for v in graph.inputs}) > 1:
+        raise ShapeError("the inputs have no first dimension in common")
     inputs = tuple(Value(v.name, _with_batch(v.type, batch)) for v in graph.inputs)
     current = {v.name: v for v in (*inputs, *graph.constants)}
     nodes = []

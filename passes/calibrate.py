@@ -34,7 +34,7 @@ def collect(
     graphs = {size: _for_samples(graph, size) for size in map(len, runs)}
     collectors = {name: Collector(len(runs), axes=axes) for name, axes in wanted.items()}
     for together in runs:
-        inputs = _stack([samples[index] for index in together])
+        inputs = stack([samples[index] for index in together])
         _observe(graphs[len(together)], inputs, collectors, together)
         progress("calibration", together.stop, len(samples))
     found = {name: collector.finish() for name, collector in collectors.items()}
@@ -86,7 +86,7 @@ def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpre
     try:
         double = rebatch(graph, 2 * graph.inputs[0].type.shape[0])
         with torch.no_grad():
-            together = interpreter(double, _stack(pair))
+            together = interpreter(double, stack(pair))
             alone = [interpreter(graph, sample) for sample in pair]
     except (ShapeError, RuntimeError):  # torch refuses sizes with a RuntimeError
         return False
@@ -97,7 +97,10 @@ def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpre
     )
 
 
-def _stack(samples: Sequence[Batch]) -> Batch:
+def stack(samples: Sequence[Batch]) -> Batch:
+    """Several samples as one batch."""
+    if len(samples) == 1:  # inputs may be numbers without dimensions
+        return samples[0]
     return tuple(torch.cat(list(tensors)) for tensors in zip(*samples, strict=True))
 
 

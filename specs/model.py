@@ -4,9 +4,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BeforeValidator, Field, JsonValue, PlainSerializer, SerializationInfo, WithJsonSchema
+from pydantic import (
+    BeforeValidator,
+    Field,
+    JsonValue,
+    NonNegativeInt,
+    PlainSerializer,
+    SerializationInfo,
+    WithJsonSchema,
+    model_validator,
+)
 
 from .section import FilePath, Name, Positive, Section, fault, resolve, shown_path
 
@@ -99,9 +108,20 @@ class Input(Section):
     """One input of the model."""
 
     shape: tuple[Positive, ...] = Field(
-        description="The shape, with the batch first.", examples=[[1, 3, 32, 32]]
+        description="The shape, with the batch; `[]` for a single number.", examples=[[1, 3, 32, 32]]
     )
     dtype: Dtype = Field(default="float32", description="The type of the elements.")
+    batch: NonNegativeInt = Field(
+        default=0,
+        description="The dimension that is the batch, which arrays of samples leave out. Arrays [n, *shape], an "
+        "input for each call, need no batch dimension.",
+    )
+
+    @model_validator(mode="after")
+    def _batch_is_a_dimension(self) -> Self:
+        if self.batch and self.batch >= len(self.shape):
+            raise fault("S205", f"batch {self.batch} is no dimension of the shape {list(self.shape)}")
+        return self
 
 
 class Model(Section):
@@ -122,7 +142,32 @@ class Model(Section):
     inputs: Mapping[Name, Input] = Field(
         min_length=1, description="The arguments of `forward` by name, each with shape and type."
     )
+    outputs: tuple[Name, ...] = Field(
+        default=(),
+        description="Names for the results of `forward`, in their order. Left out: keys and field names where it "
+        "gives any, else `output`, or `output_0`, `output_1`, ...",
+    )
+    state: Mapping[Name, Name] = Field(
+        default={},
+        description="Inputs that continue an output: each takes what that output gave at the call before. Both have "
+        "one encoding, and the samples are steps of sequences.",
+        examples=[{"h": "h_out"}],
+    )
     dtype: Literal["float32", "float64"] | None = Field(
         default=None,
         description="Converts parameters and buffers before capture; left out, they stay as they are.",
     )
+
+    @model_validator(mode="after")
+    def _states_are_inputs(self) -> Self:
+        unknown = [name for name in self.state if name not in self.inputs]
+        if unknown:
+            hint = f"`inputs` has {', '.join(self.inputs)}"
+            raise fault("S205", f"state: {', '.join(unknown)} is not an input", hint=hint)
+        if len(set(self.state.values())) < len(self.state):
+            raise fault("S205", "state: two inputs continue the same output", hint="give each its own")
+        if len(self.state) == len(self.inputs):
+            raise fault(
+                "S205", "state: every input is a state", hint="a model takes at least one input that is not"
+            )
+        return self

@@ -16,7 +16,7 @@ from ...ir import Graph, Node, OverflowBoundError, Quantization, TensorType, Val
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.linear import Linear
 from ...specs.options import AdaRound
-from ..calibrate import Batch, batch_size
+from ..calibrate import Batch, batch_size, stack
 from ..layers import Layer, is_layer
 from ..progress import Progress
 from ..report import Cell, Decision, PassReport, Table
@@ -42,10 +42,9 @@ def learn_roundings(
     A layer whose error would not fall stays as it is. With `corrects_bias`, biases give each output channel the mean
     that it has in the float graph.
     """
-    chunks = _chunks(real, samples, options.samples)
-    size = len(chunks[0][0]) // real.inputs[0].type.shape[0] if real.inputs else 1
-    own = real.inputs[0].type.shape[0] if real.inputs else 1
-    floats, integers = (_Walk(rebatch(g, size * own) if size > 1 else g, chunks) for g in (real, quantized))
+    size, chunks = _chunks(real, samples, options.samples)
+    together = size * real.inputs[0].type.shape[0] if size > 1 else 0
+    floats, integers = (_Walk(rebatch(g, together) if size > 1 else g, chunks) for g in (real, quantized))
     generator = torch.Generator().manual_seed(options.seed)
     decisions: list[Decision] = []
     rows: list[tuple[Cell, ...]] = []
@@ -121,15 +120,13 @@ class _Walk:
                 self._values.pop(value.name, None)
 
 
-def _chunks(graph: Graph, samples: Sequence[Batch], wanted: int) -> list[Batch]:
-    """As many samples as memory allows, in chunks that the graph passes at once."""
+def _chunks(graph: Graph, samples: Sequence[Batch], wanted: int) -> tuple[int, list[Batch]]:
+    """As many samples as memory allows, in chunks of so many that the graph passes at once."""
     largest = max((v.type.numel for v in graph.results), default=1)
     count = min(len(samples), wanted, max(_VALUE_ELEMENTS // largest, 1))
     size = batch_size(graph, samples[:count])
     starts = range(0, count - count % size, size)
-    return [
-        tuple(torch.cat(column) for column in zip(*samples[at : at + size], strict=True)) for at in starts
-    ]
+    return size, [stack(samples[at : at + size]) for at in starts]
 
 
 def _why_not(graph: Graph, node: Node) -> str | None:

@@ -13,7 +13,7 @@ from ...ir import Graph, Value, rebatch, run, run_integer
 from ...specs.options import FinetuneOptions
 from ..base import Context
 from ..calibrate import check_samples, passes_batches
-from ..errors import CalibrationError
+from ..errors import CalibrationError, PassError
 from .augment import augment
 
 _IMAGE_RANK = 4
@@ -42,6 +42,9 @@ class Lesson:
     def of(graph: Graph, options: FinetuneOptions, context: Context) -> Lesson:
         """Put the samples together; CalibrationError where they do not fit the graph, or are too few."""
         check_samples(graph, context.calibration)
+        leading = {v.type.shape[:1] for v in graph.inputs}
+        if len(leading) != 1 or leading == {()}:
+            raise PassError("training takes inputs whose first dimension is the batch; take `finetune` out")
         own = len(context.calibration[0][0])
         inputs = tuple(torch.cat(column) for column in zip(*context.calibration, strict=True))
         labels = torch.cat([t if t.ndim else t.view(1) for t in context.labels]) if context.labels else None

@@ -4,6 +4,7 @@ import collections
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -294,3 +295,60 @@ def test_an_encoder_is_exact_but_for_the_fused_kernel_that_torch_uses_outside_tr
         assert capture(layer, (rows,)).deviation == 0.0
     finally:
         torch.backends.mha.set_fastpath_enabled(True)
+
+
+Boxes = collections.namedtuple("Boxes", "corners scores")
+
+
+@dataclass
+class Found:
+    """A result as libraries give it."""
+
+    logits: Tensor
+    states: tuple[Tensor, ...] | None = None
+
+
+NAMED: dict[str, tuple[Callable[[Tensor], object], tuple[str, ...]]] = {
+    "one": (lambda x: x + 1, ("output",)),
+    "several": (lambda x: (x + 1, [x, x * 2]), ("output_0", "output_1", "output_2")),
+    "keys": (lambda x: {"y": x + 1, "rest": [x, {"z": x * 2}]}, ("y", "rest.0", "rest.1.z")),
+    "keys behind a position": (lambda x: (x + 1, {"h": x * 2}), ("output_0", "h")),
+    "keys twice": (lambda x: [{"b": x}, {"b": x + 2}], ("output_0.b", "output_1.b")),
+    "keys that are texts and numbers": (lambda x: {1: x + 1, "1": x}, ("output_0", "output_1")),
+    "fields": (lambda x: Boxes(x + 1, x * 2), ("corners", "scores")),
+    "a dataclass": (lambda x: Found(x + 1, (x, x)), ("logits", "states.0", "states.1")),
+    "what is left out": (lambda x: {"loss": None, "y": x + 1}, ("y",)),
+}
+
+
+@pytest.mark.parametrize("case", NAMED)
+def test_results_keep_their_keys_as_names(case: str) -> None:
+    function, names = NAMED[case]
+
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> object:
+            return function(x)
+
+    captured = capture(Net(), (torch.randn(2, 3),))
+    assert captured.graph.output_names == names
+
+
+@pytest.mark.parametrize("result", [None, {}, 3], ids=str)
+def test_a_result_without_tensors_is_refused(result: object) -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> object:
+            return result
+
+    with pytest.raises(CaptureError, match=r"Net: forward gives (None|no tensor).*M214"):
+        capture(Net(), (torch.randn(2, 3),))
+
+
+def test_outputs_can_be_named() -> None:
+    class Net(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x + 1, x * 2
+
+    captured = capture(Net(), (torch.randn(2, 3),), output_names=("y", "h_out"))
+    assert captured.graph.output_names == ("y", "h_out")
+    with pytest.raises(CaptureError, match=r"y are not 2 different names for output_0, output_1.*M213"):
+        capture(Net(), (torch.randn(2, 3),), output_names=("y",))
