@@ -33,6 +33,7 @@ class _Writer:
         self._layout = layout
         self._style = style
         self._recorder = _Recorder()
+        self._integer_weights = layout.integer_weights
         self._buffers = {path: layout.names.tensor(path) for path in style.buffers}
         self._variables = _Variables(graph, forbidden)
 
@@ -88,9 +89,11 @@ class _Writer:
         return f"{self._layout.names.expression(layer.path)}({taken})"
 
     def _variable(self, value: Value) -> str:
-        if self._graph.is_constant(value):
-            return self._layout.names.tensor(self._layout.homes[value.name].path)
-        return self._variables[value]
+        if not self._graph.is_constant(value):
+            return self._variables[value]
+        if value.name in self._integer_weights:
+            return f"{self._layout.names.expression(self._integer_weights[value.name])}.real_weight()"
+        return self._layout.names.tensor(self._layout.homes[value.name].path)
 
     def _layer_call(self, node: Node, layer: Layer, operands: Sequence[str | None]) -> str:
         argument = operands[0]

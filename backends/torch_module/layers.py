@@ -48,6 +48,20 @@ class LayerKind:
         """Operand index of each of the submodule's tensors, by attribute."""
         return {**self.parameters, **self.statistics}
 
+    @property
+    def has_integers(self) -> bool:
+        """True when some of its tensors are integers that stand for reals."""
+        return self.is_held or "weight_scale" in self.state
+
+    def keeps_integers(self, attribute: str) -> bool:
+        """True for a tensor that it keeps as integers; `real_weight()` of the submodule gives their reals."""
+        return attribute == "weight" and "weight_scale" in self.state
+
+    def holds_parameter(self, attribute: str) -> bool:
+        """True for a tensor that is an `nn.Parameter` of the submodule."""
+        buffers = self.is_held or self.is_whole or self.keeps_integers(attribute)
+        return attribute in self.parameters and not buffers
+
 
 def layer_kind(node: Node) -> LayerKind | None:
     """The submodule that computes `node` up to a fused residual and clamp; None where `torch.nn` has none."""

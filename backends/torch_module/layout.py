@@ -8,7 +8,7 @@ written as a torch expression over its constants.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import count
 
@@ -51,12 +51,14 @@ class Layout:
         return {name: self.names.state_key(home.path) for name, home in self.homes.items()}
 
     @property
-    def integer_weights(self) -> frozenset[str]:
-        """The constants that layers keep as integers."""
-        integer = [layer for layer in self.layers.values() if "weight_scale" in layer.kind.state]
-        return frozenset(
-            name for layer in integer for attribute, name in layer.constants if attribute == "weight"
-        )
+    def integer_weights(self) -> dict[str, Path]:
+        """The constants that layers keep as integers, each with the path of a layer that does."""
+        return {
+            name: layer.path
+            for layer in self.layers.values()
+            for attribute, name in layer.constants
+            if layer.kind.keeps_integers(attribute)
+        }
 
     @property
     def packed_weights(self) -> frozenset[str]:
@@ -83,12 +85,12 @@ def plan_layout(graph: Graph, style: Style, *, buffers: Collection[str] = ()) ->
 
 
 def _parameters(layers: Iterable[Layer]) -> set[str]:
-    """The constants that submodules hold as parameters, whatever integers they come from: all but integer weights."""
+    """The constants that submodules hold as parameters, whatever integers they come from."""
     return {
         name
         for layer in layers
         for attribute, name in layer.constants
-        if attribute in layer.kind.parameters and (attribute != "weight" or not layer.kind.state)
+        if layer.kind.holds_parameter(attribute)
     }
 
 
@@ -112,43 +114,49 @@ def _weighted_nodes(graph: Graph, kinds: list[LayerKind | None]) -> _Weighted:
 
 def _constant_paths(graph: Graph, weighted: _Weighted) -> dict[str, Path]:
     """A path for each constant: its name, without the counter of a replaced constant where the name is free."""
-    paths = _distinct_paths([value.name for value in graph.constants])
-    held = [constants for _, kind, constants in weighted.values() if kind.is_held]
-    for attribute, value in (pair for constants in held for pair in constants.items()):
-        paths[value.name] = (*paths[value.name], attribute)
-    claimed = {path: name for name, path in paths.items()}
+    held = {
+        value.name: attribute
+        for _, kind, constants in weighted.values()
+        if kind.is_held
+        for attribute, value in constants.items()
+    }
+    paths = _distinct_paths(
+        {v.name: (*v.name.split("."), *held.get(v.name, "").split()) for v in graph.constants}
+    )
     for node, kind, constants in weighted.values():
         parent = () if kind.is_held else split(node.source.module)
-        own = {value.name for value in constants.values() if graph.use_count(value) == 1}
-        counted = [
-            attribute for attribute, value in constants.items() if paths[value.name] != (*parent, attribute)
-        ]
-        if not parent or not counted or any(value.name not in own for value in constants.values()):
+        counted = {
+            value.name: attribute
+            for attribute, value in constants.items()
+            if graph.use_count(value) == 1 and paths[value.name] != (*parent, attribute)
+        }
+        if not parent or not counted:
             continue
-        if any(_COUNTER.sub("", constants[a].name) != ".".join((*parent, a)) for a in counted):
+        if any(_COUNTER.sub("", name) != ".".join((*parent, counted[name])) for name in counted):
             continue
-        place = next(
-            path
-            for path in _variants(parent)
-            if all(claimed.get((*path, a)) in (None, *own) for a in constants)
-        )
-        for attribute, value in constants.items():
-            claimed.pop(paths[value.name], None)
-            paths[value.name] = (*place, attribute)
-            claimed[paths[value.name]] = value.name
+        others = {path: name for name, path in paths.items() if name not in counted}
+        wished = {value.name: attribute for attribute, value in constants.items()}
+        place = next(place for place in _variants(parent) if _accepts(place, wished, others))
+        paths |= {name: (*place, attribute) for name, attribute in counted.items()}
     return paths
 
 
-def _distinct_paths(names: Collection[str]) -> dict[str, Path]:
-    """The names' components; a constant that has the name of a parent of another lies beside it."""
-    wished = {name: tuple(name.split(".")) for name in names}
+def _accepts(place: Path, wished: Mapping[str, str], others: Mapping[Path, str]) -> bool:
+    """Whether constants can lie at the attributes of `place` that they wish for, beside `others`."""
+    if any(prefix in others for prefix in (*_prefixes(place), place)):
+        return False
+    return all(others.get((*place, attribute)) in (None, name) for name, attribute in wished.items())
+
+
+def _distinct_paths(wished: Mapping[str, Path]) -> dict[str, Path]:
+    """The wished paths; one that is a parent of another, or taken, becomes one beside it."""
     outer = {prefix for path in wished.values() for prefix in _prefixes(path)}
-    taken = set(wished.values()) | outer
-    for name, path in wished.items():
-        if path in outer:
-            wished[name] = next(variant for variant in _variants(path) if variant not in taken)
-            taken.add(wished[name])
-    return wished
+    taken = set(outer)
+    distinct: dict[str, Path] = {}
+    for name, path in sorted(wished.items(), key=lambda item: item[1] in outer):
+        distinct[name] = next(variant for variant in _variants(path) if variant not in taken)
+        taken.add(distinct[name])
+    return distinct
 
 
 def _variants(path: Path) -> Iterator[Path]:
@@ -158,43 +166,55 @@ def _variants(path: Path) -> Iterator[Path]:
 
 
 class _Places:
-    """Where submodules with tensors can stand."""
+    """Who owns each attribute path: the constants at theirs, and the submodules that are placed one by one."""
 
-    def __init__(self, constants: Collection[Path]) -> None:
-        self._taken = set(constants)
-        self._below = _below(constants)
+    def __init__(self, constants: Mapping[str, Path]) -> None:
+        self._owners = {path: name for name, path in constants.items()}
+        self._below = _below(self._owners)
         self._outer: set[Path] = set()
         self._placed: dict[Path, Layer] = {}
 
-    def is_free(self, path: Path, attributes: Collection[str]) -> bool:
-        """True when a submodule with tensors `attributes` may stand at `path`, beside others of the same kind."""
-        own = {(*path, attribute) for attribute in attributes}
+    def is_free(self, layer: Layer) -> bool:
+        """True when the submodule may stand at its path: no constant but its own lies there, each at its attribute."""
+        path = layer.path
+        own = {(*path, attribute): name for attribute, name in layer.constants}
         inside = any(prefix in self._placed for prefix in _prefixes(path))
-        alone = path not in self._taken and path not in self._outer and self._below.get(path, set()) <= own
-        return bool(path) and alone and not inside
+        alone = path not in self._owners and path not in self._outer and not inside
+        return bool(path) and alone and all(own.get(p) == self._owners[p] for p in self._below.get(path, ()))
 
     def place(self, layer: Layer) -> Layer:
         """The layer at its path, or beside it where another stands that differs in more than its operand."""
-        attributes = [attribute for attribute, _ in layer.constants]
         for path in _variants(layer.path):
             moved = replace(layer, path=path)
-            if self.is_free(path, attributes) and self._placed.setdefault(path, moved) == moved:
+            if self.is_free(moved) and self._placed.setdefault(path, moved) == moved:
                 self._outer.update(_prefixes(path))
                 return moved
         raise AssertionError("there are names without end")
 
 
 def _weighted_layers(weighted: _Weighted, paths: dict[str, Path]) -> dict[int, Layer]:
-    """Submodules where the user's module was, or else where the weights lie, as long as nothing else lies there."""
-    places = _Places(paths.values())
+    """Submodules where the user's module was, or else where the weights lie, as long as nothing else lies there.
+
+    One that keeps integers always finds a place, if need be beside its weight; only such a one is tied to integers.
+    """
+    places = _Places(paths)
     layers: dict[int, Layer] = {}
-    for index, (node, kind, constants) in weighted.items():
+    integer: set[str] = set()
+    for index, (node, kind, constants) in sorted(
+        weighted.items(), key=lambda item: not item[1][1].has_integers
+    ):
         names = tuple((attribute, value.name) for attribute, value in constants.items())
+        if not kind.has_integers and integer.intersection(name for _, name in names):
+            continue
         homes = [paths[name][:-1] for attribute, name in names if paths[name][-1] == attribute]
         wished = homes if kind.is_held else [split(node.source.module), *homes]
-        free = [path for path in wished if places.is_free(path, constants)]
+        candidates = [Layer(path, kind, names) for path in wished]
+        free = [layer for layer in candidates if places.is_free(layer)]
+        if kind.has_integers:
+            integer.update(name for attribute, name in names if kind.keeps_integers(attribute))
+            free.append(Layer(paths[names[0][1]], kind, names))
         if free:
-            layers[index] = places.place(Layer(free[0], kind, names))
+            layers[index] = places.place(free[0])
     return layers
 
 

@@ -2,7 +2,8 @@
 
 Activations are kept in uint8: the byte is the graph's integer plus 128, and so is the zero point. Layers are oneDNN's
 int8 kernels with the residual, the activation and the requantization in them; their weights are packed at the first
-call. Elementwise functions are tables of 256 bytes.
+call. Processors without VNNI saturate sums of products at 16 bits in these kernels: there layers compute in float.
+Elementwise functions are tables of 256 bytes.
 """
 
 from typing import Any
@@ -66,6 +67,29 @@ class Int8Layer(nn.Module):
         self.register_buffer("bias", torch.zeros(shape[0]) if bias else None)
         self.packed: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
 
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """uint8 to uint8."""
+        if torch.cpu._is_vnni_supported():
+            y = self.on_bytes(x, residual)
+        else:
+            reals = self.on_reals(dequantize(x, *self.x_grid))
+            if residual is not None:
+                reals += dequantize(residual, *self.residual_grid)
+            y = quantize(reals, *self.y_grid)
+        return y if self.clamp is None else y.clamp_(*self.clamp)
+
+    def on_bytes(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """The layer by its int8 kernel, uint8 to uint8."""
+        raise NotImplementedError
+
+    def on_reals(self, x: Tensor) -> Tensor:
+        """The layer without residual in float."""
+        raise NotImplementedError
+
+    def real_weight(self) -> Tensor:
+        """The reals that the weight stands for."""
+        return self.weight * self.weight_scale.view(-1, *[1] * (self.weight.ndim - 1))
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "packed": None}
 
@@ -77,8 +101,8 @@ class Int8Layer(nn.Module):
 class Int8Linear(Int8Layer):
     """Affine map of the last dimension, plus a residual, within a clamp."""
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """uint8 to uint8."""
+    def on_bytes(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """By oneDNN's kernel."""
         if self.packed is None:
             self.packed = self.pack(x)
         weight, scale, zero, bias = self.packed
@@ -91,7 +115,11 @@ class Int8Linear(Int8Layer):
             y = torch.ops.onednn.qlinear_pointwise.binary(
                 *before, added, bias, *after, 1.0, 0, "add", 1.0, "none", [], ""
             )
-        return y if self.clamp is None else y.clamp_(*self.clamp)
+        return y
+
+    def on_reals(self, x: Tensor) -> Tensor:
+        """By torch's float kernel."""
+        return nn.functional.linear(x, self.real_weight(), self.bias)
 
     def pack(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Weight as the kernel wants it, its scales and zero points, bias."""
@@ -134,13 +162,21 @@ class Int8Conv(Int8Layer):
             self.geometry = [[1, *stride], [0, *before], [1, *dilation]]
         self.groups = groups
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """uint8 to uint8."""
+    def on_bytes(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        """By oneDNN's kernel."""
         if self.pad:
             x = nn.functional.pad(x, self.pad, value=self.x_grid[1])
         if not self.is_flat:
             return self.convolve(x, residual)
         return self.convolve(x.unsqueeze(2), None if residual is None else residual.unsqueeze(2)).squeeze(2)
+
+    def on_reals(self, x: Tensor) -> Tensor:
+        """By torch's float kernel."""
+        if self.pad:
+            x = nn.functional.pad(x, self.pad)
+        stride, padding, dilation = (sizes[self.is_flat :] for sizes in self.geometry)
+        convolve = nn.functional.conv1d if self.is_flat else nn.functional.conv2d
+        return convolve(x, self.real_weight(), self.bias, stride, padding, dilation, self.groups)
 
     def convolve(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """In two dimensions, padded."""
@@ -157,7 +193,7 @@ class Int8Conv(Int8Layer):
             y = torch.ops.onednn.qconv2d_pointwise.binary(
                 *before, sums, *after, *self.residual_grid, "sum", 1.0, "none", [], ""
             )
-        return y if self.clamp is None else y.clamp_(*self.clamp)
+        return y
 
     def pack(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Weight as the kernel wants it, its scales and zero points, bias without what the zero point adds."""

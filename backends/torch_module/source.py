@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ir import Graph, Value
 from .forward import write_forward
-from .layout import Layout
+from .layout import Layer, Layout
 from .literal import literal
 from .names import Path, is_number
 from .style import Style
@@ -89,22 +89,24 @@ def _needed(definitions: Mapping[str, str], body: str) -> list[str]:
 def _construction(graph: Graph, layout: Layout, style: Style) -> list[str]:
     """Statements of `__init__`: layers in the order of their use, free constants, then ties."""
     tree = _Tree(layout)
-    ties: dict[str, str] = {}
-    owned: set[str] = set()
+    tied: list[tuple[Layer, str, str]] = []
+    is_parameter: dict[str, bool] = {}
     for path, layer in {layer.path: layer for layer in layout.layers.values()}.items():
         tree.assign(path, layer.kind.constructor)
         for attribute, constant in layer.constants:
-            home = layout.homes[constant].path
-            if home == (*path, attribute):
-                owned.add(constant)
+            if layout.homes[constant].path == (*path, attribute):
+                is_parameter[constant] = layer.kind.holds_parameter(attribute)
             else:
-                ties[layout.names.expression((*path, attribute))] = layout.names.tensor(home)
+                tied.append((layer, attribute, constant))
     for value in graph.constants:
-        if value.name not in owned:
+        if value.name not in is_parameter:
+            is_parameter[value.name] = layout.homes[value.name].trainable
             tree.add_constant(value)
     for path, tensor in style.buffers.items():
         tree.add_buffer(path, tensor)
-    return [*tree.lines, *(f"{tied} = {owner}" for tied, owner in ties.items())]
+    for layer, attribute, constant in tied:
+        tree.tie(layer, attribute, constant, is_parameter=is_parameter[constant])
+    return tree.lines
 
 
 class _Tree:
@@ -136,6 +138,19 @@ class _Tree:
     def add_buffer(self, path: Path, tensor: Tensor) -> None:
         """A buffer shaped like `tensor`, to be loaded."""
         self._register("buffer", path, f"torch.zeros({literal(tuple(tensor.shape))}, dtype={tensor.dtype})")
+
+    def tie(self, layer: Layer, attribute: str, constant: str, *, is_parameter: bool) -> None:
+        """The layer's tensor is the constant, which lies elsewhere; torch lets no buffer replace a parameter."""
+        names = self._layout.names
+        own, owner = (
+            names.expression((*layer.path, attribute)),
+            names.tensor(self._layout.homes[constant].path),
+        )
+        if is_parameter or not layer.kind.holds_parameter(attribute):
+            self.lines.append(f"{own} = {owner}")
+        else:
+            register = f"{names.expression(layer.path)}.register_buffer({attribute!r}, {owner})"
+            self.lines += [f"del {own}", register]
 
     def _register(self, what: str, path: Path, initial: str) -> None:
         self._build_parents(path)
