@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -10,16 +10,15 @@ from torch import Tensor
 from ...ir import Graph, Node, Quantization, Value
 from ...ir.ops.base import Quantized
 from ...ir.ops.pad import Pad
-from ...ir.ops.slicing import Concat
 from ..report import Table
+from .concat_groups import join_moved
 from .grid import activation_grid, natural_grid
 from .groups import UnionFind
-from .observers import Range, Statistics, choose_range, min_max
+from .observers import Range, Statistics, choose_range
 from .plan import Plan
 from .precision import NARROW_BITS, Precisions, group_bits
 
 _OUTLIER = 1000.0  # times the 99.9th percentile
-_NARROW = 2.0  # an operand of a concat with less than half the result's range may keep a finer grid
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,17 @@ def choose_grids(
 ) -> Grids:
     """One grid for each group; an input whose data lie on a grid of their own keeps that.
 
-    An operator that can give one grid only decides for its group. The operand of a concat that other nodes compute
-    with, and whose range is narrow, stays out of the group: it is rescaled for the concat alone.
+    An operator that can give one grid only decides for its group. The operand of a concat may keep a finer grid, and
+    is rescaled for the concat alone (`concat_groups`).
     """
-    groups = _groups(graph, plan, statistics)
+    imposed = _imposed(graph, plan)
+    groups = join_moved(graph, plan, statistics, imposed)
     bits_of = group_bits(graph, plan, groups, precisions)
     members: dict[str, list[str]] = {}
     for name in statistics:
         members.setdefault(groups.find(name), []).append(name)
-    put_in, fixed = _put_in(graph, plan, groups), _fixed(graph, plan, groups)
+    put_in = _put_in(graph, plan, groups)
+    fixed = {groups.find(name): grid for name, grid in imposed.items()}
     inputs = {v.name for v in graph.inputs}
     chosen, narrow, rows, warnings = {}, {}, [], list(bits_of.warnings)
     for group, names in members.items():
@@ -88,35 +89,6 @@ def choose_grids(
     return Grids(groups, chosen, statistics, table, tuple(warnings), bits_of.narrow, narrow)
 
 
-def _groups(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> UnionFind:
-    groups = UnionFind()
-    for node in graph.nodes:
-        if node.outputs[0].name in plan.moving:
-            apart = _narrow_operands(graph, plan, node, statistics)
-            groups.unite(v.name for v in _moved(node) if v.name not in apart)
-    return groups
-
-
-def _moved(node: Node) -> Iterable[Value]:
-    return (v for v in (*node.operands, *node.outputs) if v.type.dtype.is_floating)
-
-
-def _narrow_operands(
-    graph: Graph, plan: Plan, node: Node, statistics: Mapping[str, Statistics]
-) -> frozenset[str]:
-    """Operands of a concat that gain from a grid of their own: narrow, and computed with elsewhere."""
-    if not isinstance(node.op, Concat) or node.output.name not in statistics:
-        return frozenset()
-    limit = min_max(statistics[node.output.name]).width / _NARROW
-    return frozenset(
-        v.name
-        for v in node.operands
-        if v.name in statistics
-        and min_max(statistics[v.name]).width < limit
-        and any(user.outputs[0].name in plan.computing for user in graph.users[v.name])
-    )
-
-
 def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range]]:
     """What movement puts beside activations: constants, and the number that a padding fills with; by group."""
     found: dict[str, list[Range]] = {}
@@ -126,17 +98,18 @@ def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range
         for value in node.operands:
             if graph.is_constant(value) and value.type.dtype.is_floating and value.type.numel:
                 low, high = graph.tensor(value).aminmax()
-                found.setdefault(groups.find(value.name), []).append(Range.of(float(low), float(high)))
+                group = groups.find(node.output.name)
+                found.setdefault(group, []).append(Range.of(float(low), float(high)))
         if isinstance(node.op, Pad) and node.op.value:
             number = node.op.value
             found.setdefault(groups.find(node.output.name), []).append(Range.of(number, number))
     return found
 
 
-def _fixed(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, Quantization]:
-    """The grids that operators impose on their groups."""
+def _imposed(graph: Graph, plan: Plan) -> dict[str, Quantization]:
+    """The grids that operators impose on their results."""
     return {
-        groups.find(node.outputs[0].name): node.op.result_grid
+        node.outputs[0].name: node.op.result_grid
         for node in graph.nodes
         if node.outputs[0].name in plan.computing
         and node.op.quantized is Quantized.COMPUTE

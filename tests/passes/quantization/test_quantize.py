@@ -46,8 +46,14 @@ def grid(after: Graph, name: str) -> Quantization:
 
 
 def signal_to_noise_db(before: Graph, after: Graph) -> float:
-    outputs = [(run(before, x)[0], run_integer(after, x)[0]) for x in drawn_samples(before, 20, seed=2)]
-    return snr_db(*(torch.cat(t) for t in zip(*outputs, strict=True)))
+    return ratios_db(before, after)[0]
+
+
+def ratios_db(before: Graph, after: Graph) -> list[float]:
+    """The signal-to-noise ratio of each output."""
+    runs = [(run(before, x), run_integer(after, x)) for x in drawn_samples(before, 20, seed=2)]
+    outputs = range(len(before.outputs))
+    return [snr_db(*(torch.cat([r[side][i] for r in runs]) for side in (0, 1))) for i in outputs]
 
 
 SMALL_CNN = """
@@ -346,6 +352,78 @@ def test_a_narrow_operand_of_a_concat_alone_shares_its_grid() -> None:
     after = quantize(graph(CONCAT.replace("OTHER", "other: %b"), w=wide)).graph
     assert "requantize" not in operators(after)
     assert grid(after, "a") == grid(after, "k")
+
+
+SHARED_BY_CONCATS = """
+graph(%x: f32[1x4]) {
+  const %w: f32[4x4]
+  const %v: f32[3x4]
+  %u: f32[1x4] = linear(%x, %w)
+  %b: f32[1x3] = linear(%x, %v)
+  %k: f32[1x7] = concat{axis=1}(%u, %b)
+  %n: f32[1x8] = concat{axis=1}(%u, %u)
+  return wide: %k, narrow: %n
+}"""
+
+
+def test_a_value_that_two_concats_read_has_the_grid_of_the_narrow_one() -> None:
+    before = graph(SHARED_BY_CONCATS, v=torch.full((3, 4), 300.0))
+    after = quantize(before).graph
+    assert operators(after).count("requantize") == 1
+    assert grid(after, "u") == grid(after, "n") and grid(after, "n").scale[0] < grid(after, "k").scale[0] / 50
+    assert all(ratio > 25 for ratio in ratios_db(before, after))
+
+
+SLICES = """
+graph(%x: f32[1x4]) {
+  const %w: f32[6x4]
+  const %v: f32[3x4]
+  %y: f32[1x6] = linear(%x, %w)
+  %a: f32[1x3] = slice{axis=1, start=0, stop=3}(%y)
+  %b: f32[1x3] = slice{axis=1, start=3, stop=6}(%y)
+  %z: f32[1x3] = linear(%x, %v)
+  %k: f32[1x6] = concat{axis=1}(%a, %z)
+  return joined: %k, other: %b
+}"""
+
+
+@pytest.mark.parametrize("size", [300.0, 0.001], ids=["joined with wide", "joined with narrow"])
+def test_slices_of_a_layer_do_not_share_the_grid_of_all_that_one_is_joined_with(size: float) -> None:
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    weight[:3] *= 0.001 if size < 1 else 1.0
+    before = graph(SLICES, w=weight, v=torch.full((3, 4), size))
+    after = quantize(before).graph
+    assert operators(after).count("requantize") == 1
+    (joined, other), narrow = ratios_db(before, after), "z" if size < 1 else "y"
+    assert other > 25 and (joined > 25 or size < 1)
+    assert grid(after, narrow).scale[0] < grid(after, "y" if size < 1 else "k").scale[0] / 50
+
+
+def test_slices_that_are_only_put_together_again_are_not_rescaled() -> None:
+    text = SLICES.replace("(%a, %z)", "(%a, %a)")
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    weight[:3] *= 0.001
+    assert "requantize" not in operators(quantize(graph(text, w=weight)).graph)
+
+
+def test_a_concat_takes_no_grid_that_an_operator_imposes_on_one_operand() -> None:
+    before = graph(CONCAT.replace("sigmoid", "softmax{axis=1}").replace("OTHER", "other: %a"))
+    after = quantize(before).graph
+    assert grid(after, "a").scale[0] == 1 / 256
+    assert all(ratio > 25 for ratio in ratios_db(before, after))
+
+
+def test_a_constant_is_quantized_on_the_grid_of_each_concat_that_reads_it() -> None:
+    text = SHARED_BY_CONCATS.replace(
+        "%u: f32[1x4] = linear(%x, %w)", "const %u: f32[1x4]\n  %t: f32[1x4] = linear(%x, %w)"
+    )
+    text = text.replace("(%u, %u)", "(%u, %t)")
+    before = graph(text, v=torch.full((3, 4), 300.0), u=torch.tensor([[0.5, -0.25, 0.125, 1.0]]))
+    after = quantize(before).graph
+    narrow, wide = after.producers["n"].inputs[0], after.producers["k"].inputs[0]
+    assert narrow.type.quantization == grid(after, "n") and wide.type.quantization == grid(after, "k")
+    assert grid(after, "n").scale[0] < grid(after, "k").scale[0] / 50
+    assert all(ratio > 25 for ratio in ratios_db(before, after))
 
 
 def test_layers_that_share_a_weight_share_its_integers() -> None:
