@@ -52,12 +52,12 @@ def integer(number: int) -> str:
 
 
 def real(number: float) -> str:
-    """A float literal that reads back as the same float32."""
+    """A float constant that reads back as the same float32; C has infinity and NaN as quotients without math.h."""
     value = np.float32(number)
     if np.isnan(value):
-        return "NAN"
+        return "(0.0f / 0.0f)"
     if np.isinf(value):
-        return "INFINITY" if value > 0 else "-INFINITY"
+        return "(1.0f / 0.0f)" if value > 0 else "(-1.0f / 0.0f)"
     if value == 0 or 1e-4 <= abs(value) < 1e7:
         return f"{np.format_float_positional(value, unique=True, trim='0')}f"
     text = np.format_float_scientific(value, unique=True, trim="0", exp_digits=1)
