@@ -94,12 +94,14 @@ def _interface(
     names = [v.name for v in graph.inputs] + list(graph.output_names)
     values = [*graph.inputs, *graph.outputs]
     stored = [(port.type, port.stored.layout.order) for port in c.ports] if c else None
+    offsets = [port.offset for port in c.ports] if c else [None for _ in names]
     count = len(graph.inputs)
     ports = [
         make_port(
             name,
             value,
             *(stored[i] if stored else (value.type, tuple(range(value.type.rank)))),
+            arena_offset=offsets[i],
             transform=spec.data.transform.get(name) if i < count else None,
             batch=spec.model.inputs[name].batch if i < count else 0,
         )

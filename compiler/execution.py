@@ -143,14 +143,23 @@ def _run_host(
     sources = c_sources(directory, interface)
     library = link_shared(find_compiler("gcc"), sources, folder / "model.so", flags=("-O2",))
     function = getattr(ctypes.CDLL(str(library)), f"{interface.c_name}_run")
-    arena = ctypes.create_string_buffer(max(interface.arena_bytes, 1) + 16)
-    aligned = ctypes.c_void_p((ctypes.addressof(arena) + 15) // 16 * 16)
+    memory = ctypes.create_string_buffer(max(interface.arena_bytes, 1) + 16)
+    arena = (ctypes.addressof(memory) + 15) // 16 * 16
+    ports = (*interface.inputs, *interface.outputs)
+    buffers = [ctypes.create_string_buffer(port.c_bytes) for port in ports]
+    places = [ctypes.addressof(buffer) for buffer in buffers]
+    if interface.arena_offsets is not None:
+        places = [arena + offset for offset in interface.arena_offsets]
+    passed = [] if interface.arena_offsets is not None else places
+    count = len(interface.inputs)
 
     def call(inputs: Sequence[bytes]) -> list[bytes]:
-        outputs = [ctypes.create_string_buffer(port.c_bytes) for port in interface.outputs]
-        status = function(*inputs, *outputs, aligned)
+        for place, data in zip(places[:count], inputs, strict=True):
+            ctypes.memmove(place, data, len(data))
+        status = function(*map(ctypes.c_void_p, (*passed, arena)))
         assert status == 0
-        return [bytes(buffer) for buffer in outputs]
+        outputs = zip(places[count:], interface.outputs, strict=True)
+        return [ctypes.string_at(place, port.c_bytes) for place, port in outputs]
 
     return _collect(interface, samples, call, progress, "host")
 
@@ -167,6 +176,7 @@ def _run_simulated(
         input_bytes=[port.c_bytes for port in interface.inputs],
         output_bytes=[port.c_bytes for port in interface.outputs],
         arena_bytes=interface.arena_bytes,
+        offsets=interface.arena_offsets,
     )
     first = samples.call(interface.input_values, 0)
     profile = model.profile([port.to_c(x) for port, x in zip(interface.inputs, first, strict=True)])

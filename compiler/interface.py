@@ -33,6 +33,10 @@ class Port(BaseModel):
         default=None, description="real = (integer - zero_point) * scale, for integers in C"
     )
     zero_point: int | None = Field(default=None, description="the integer that stands for 0")
+    arena_offset: int | None = Field(
+        default=None,
+        description="bytes from the start of the arena; null for a buffer that the caller passes",
+    )
     transform: Transform | None = Field(
         default=None, description="from a file's values to the model's, as in the spec"
     )
@@ -104,6 +108,12 @@ class Interface(BaseModel):
         """Names of the model's outputs."""
         return tuple(port.name for port in self.outputs)
 
+    @property
+    def arena_offsets(self) -> tuple[int, ...] | None:
+        """Where inputs and outputs are in the arena; None where the caller of the C function passes them."""
+        ports = (*self.inputs, *self.outputs)
+        return tuple(p.arena_offset for p in ports if p.arena_offset is not None) or None
+
 
 def make_port(
     name: str,
@@ -111,6 +121,7 @@ def make_port(
     c_type: TensorType,
     order: tuple[int, ...],
     *,
+    arena_offset: int | None = None,
     transform: Transform | None = None,
     batch: int = 0,
 ) -> Port:
@@ -124,6 +135,7 @@ def make_port(
         c_order=order,
         scale=None if grid is None else grid.scale[0],
         zero_point=None if grid is None else grid.zero_point[0],
+        arena_offset=arena_offset,
         transform=transform,
         batch=batch,
     )

@@ -53,7 +53,7 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             used=c.plan.arena_bytes,
             available=target.ram,
             unit="B",
-            basis="exact, from the plan",
+            basis=f"exact, from the plan; {_ports(c)}",
         ),
         Resource(
             name="stack",
@@ -70,6 +70,13 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             basis="estimated for a Cortex-M4 without wait states",
         ),
     )
+
+
+def _ports(c: CArtifact) -> str:
+    """How many bytes of inputs and outputs are in the arena or beside it."""
+    in_arena = any(port.offset is not None for port in c.ports)
+    total = sum(port.stored.bytes for port in c.ports)
+    return f"{total:,} B of inputs and outputs {'share it' if in_arena else 'beside it'}"
 
 
 def _coded(c: CArtifact) -> str:

@@ -46,6 +46,11 @@ class COutput(Section):
         default={},
         description="The order of axes of inputs and outputs with four dimensions, by name; `nhwc` where left out.",
     )
+    buffers: Literal["caller", "arena"] = Field(
+        default="caller",
+        description="Where inputs and outputs are stored. `caller`: in buffers that the caller passes. `arena`: in the "
+        "arena, at addresses that the header gives, where they share memory with intermediate values.",
+    )
     weights: Literal["plain", "huffman"] = Field(
         default="plain",
         description="How flash holds the weights of integer layers. `huffman`: as a Huffman code where that is "

@@ -23,7 +23,7 @@ from .predict import Prediction, predict_program
 from .program import Program
 from .render import render
 from .self_test import write_self_test
-from .source import Array, SourceText, StepText, TracePoint, support, write_source
+from .source import Array, SourceText, StepText, TracePoint, write_source
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class PortContext:
 
     description: str
     macros: tuple[Macro, ...]
+    access: Macro | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,8 @@ class HeaderContext:
     parameters: str
     arena: tuple[Macro, ...]
     stack: Macro
+    ports_in_arena: bool
+    has_test: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +89,7 @@ class SourceContext:
 
     name: str
     includes: tuple[str, ...]
+    uses_memory: bool
     support: tuple[str, ...]
     declarations: tuple[str, ...]
     functions: tuple[str, ...]
@@ -109,6 +113,7 @@ class CMakeContext:
     """What the CMake template sees."""
 
     name: str
+    prefix: str
     uses_math: bool
     has_test: bool
 
@@ -119,9 +124,9 @@ def emit(
     """The C of a graph. `vectors` are inputs for the self-test: reals, or what the emitted function takes."""
     lowered = lower(graph, options, target)
     name, program, plan = options.name, lowered.program, lowered.plan
-    found = ports(lowered.graph, program.inputs, program.outputs)
+    found = ports(lowered.graph, program, plan)
     source = write_source(name, program, plan, found)
-    header = _header_context(name, program, plan, found)
+    header = _header_context(name, program, plan, found, has_test=options.self_test > 0)
     files = {
         f"{name}.h": render("header.h.j2", header),
         f"{name}.c": render("model.c.j2", _source_context(name, plan, found, source)),
@@ -130,7 +135,7 @@ def emit(
     if options.self_test:
         files[f"{name}_test.c"] = write_self_test(name, lowered.graph, found, vectors)
     if "cmake" in options.package:
-        context = CMakeContext(name, source.uses_math, has_test=options.self_test > 0)
+        context = CMakeContext(name, name.upper(), source.uses_math, has_test=options.self_test > 0)
         files["CMakeLists.txt"] = render("CMakeLists.txt.j2", context)
     return CArtifact(
         name,
@@ -149,7 +154,9 @@ def emit(
     )
 
 
-def _header_context(name: str, program: Program, plan: MemoryPlan, ports: tuple[Port, ...]) -> HeaderContext:
+def _header_context(
+    name: str, program: Program, plan: MemoryPlan, ports: tuple[Port, ...], *, has_test: bool
+) -> HeaderContext:
     prefix = name.upper()
     return HeaderContext(
         name,
@@ -161,6 +168,8 @@ def _header_context(name: str, program: Program, plan: MemoryPlan, ports: tuple[
             Macro(f"{prefix}_ARENA_ALIGNMENT", str(plan.alignment)),
         ),
         Macro(f"{prefix}_STACK_BYTES", str(stack_bytes(program))),
+        ports_in_arena=any(port.offset is not None for port in ports),
+        has_test=has_test,
     )
 
 
@@ -176,17 +185,23 @@ def _port_context(prefix: str, port: Port) -> PortContext:
         description += f", real = ({offset}) * {scale}"
         macros.append(Macro(f"{prefix}_{port.macro}_SCALE", scale))
         macros.append(Macro(f"{prefix}_{port.macro}_ZERO_POINT", integer(zero) if zero >= 0 else f"({zero})"))
-    return PortContext(description, tuple(macros))
+    if port.offset is None:
+        return PortContext(description, tuple(macros))
+    place = Macro(f"{prefix}_{port.macro}_OFFSET", str(port.offset))
+    address = f"(({port.c_type} *)(void *)((unsigned char *)(arena) + {place.name}))"
+    return PortContext(description, (*macros, place), Macro(f"{prefix}_{port.macro}_IN", address))
 
 
 def _source_context(
     name: str, plan: MemoryPlan, ports: tuple[Port, ...], source: SourceText
 ) -> SourceContext:
-    pointers = [port.parameter for port in ports] + (["arena"] if plan.arena_bytes else [])
+    pointers = [port.parameter for port in ports if port.offset is None]
+    pointers += ["arena"] if plan.arena_bytes else []
     return SourceContext(
         name,
         ("stddef.h", "stdint.h", *(("math.h",) if source.uses_math else ())),
-        support(source.headers),
+        source.uses_memory,
+        source.support,
         tuple(a.declaration for a in source.arrays),
         source.functions,
         _parameters(ports),
@@ -198,4 +213,5 @@ def _source_context(
 
 
 def _parameters(ports: tuple[Port, ...]) -> str:
-    return ", ".join([*(port.declaration for port in ports), "void *arena"])
+    passed = [port.declaration for port in ports if port.offset is None]
+    return ", ".join([*passed, "void *arena"])

@@ -74,7 +74,7 @@ def _choose(prepared: Graph, options: COutput, target: Target, coded: frozenset[
             )
             if target.flash is None or program.flash_bytes <= target.flash:
                 break
-        return Lowered(prepared, program, plan_memory(program))
+        return Lowered(prepared, program, plan_memory(program, ports_in_arena=options.buffers == "arena"))
 
     fastest = chosen(_SCRATCH_PRICES[0])
     if target.ram is None or fastest.plan.arena_bytes <= target.ram:

@@ -1,4 +1,4 @@
-"""Where every value lies: the caller's buffers, flash, or an offset in the arena.
+"""Where every value is stored: the caller's buffers, flash, or the arena, which can hold inputs and outputs too.
 
 A buffer holds one value, or several that share its memory: views, results that overwrite a dead operand, operands
 that lie in their place of a concatenation. Buffers whose lives do not overlap may share bytes of the arena.
@@ -55,10 +55,13 @@ class MemoryPlan:
     """Locations of all values, scratch offsets by step, calls left out since the operand lies in place already.
 
     `bound` is the largest sum of blocks that are in use at one step; no plan with these blocks is smaller.
-    `returned` lists values that have to be copied into an output at the end.
+    `inputs` and `outputs` are the places where the caller writes and reads; `returned` lists values that have to be
+    copied into an output at the end.
     """
 
     locations: dict[Stored, Location]
+    inputs: tuple[Location, ...]
+    outputs: tuple[Location, ...]
     scratch: dict[int, int]
     placed: frozenset[tuple[int, int]]
     returned: tuple[tuple[Stored, int], ...]
@@ -82,10 +85,14 @@ class _Buffer:
     value: str = ""
 
 
-def plan_memory(program: Program) -> MemoryPlan:
-    """The plan of a program: deterministic, with the arena as close to the bound as the search gets."""
-    sharing = _Sharing(program)
-    alignment = _alignment(program)
+def plan_memory(program: Program, *, ports_in_arena: bool = False) -> MemoryPlan:
+    """The plan of a program: deterministic, with the arena as close to the bound as the search gets.
+
+    With `ports_in_arena` inputs and outputs are blocks of the arena: an input from before the first step to its last
+    reader, an output to the end.
+    """
+    sharing = _Sharing(program, ports_in_arena=ports_in_arena)
+    alignment = _alignment(program, ports_in_arena=ports_in_arena)
     returned = sharing.bind_outputs()
     buffers = sharing.arena_buffers()
     scratch = {
@@ -101,6 +108,8 @@ def plan_memory(program: Program) -> MemoryPlan:
     values = [b.value for b in buffers] + [""] * len(scratch)
     return MemoryPlan(
         {stored: _location(buffer, shift, at) for stored, (buffer, shift) in sharing.where.items()},
+        tuple(_location(*sharing.where[stored], at) for stored in program.inputs),
+        tuple(_location(buffer, shift, at) for buffer, shift in sharing.outputs),
         dict(zip(scratch, offsets[len(buffers) :], strict=True)),
         frozenset(sharing.placed),
         returned,
@@ -117,14 +126,18 @@ def plan_memory(program: Program) -> MemoryPlan:
 class _Sharing:
     """Assigns values to buffers, step by step."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, *, ports_in_arena: bool) -> None:
         self._program = program
         self._last = _last_reads(program)
+        self._ports_in_arena = ports_in_arena
         self.where: dict[Stored, tuple[_Buffer, int]] = {}
+        self.outputs: list[tuple[_Buffer, int]] = []
         self.placed: set[tuple[int, int]] = set()
         self._members: dict[int, list[Stored]] = {}
         for index, stored in enumerate(program.inputs):
-            self._put(stored, _Buffer(stored.bytes, -1, -1, Region.INPUT, index))
+            name, last = stored.value.name, self._last.get(stored, -1)
+            region = Region.ARENA if ports_in_arena else Region.INPUT
+            self._put(stored, _Buffer(stored.bytes, -1, last, region, index, label=name, value=name))
         for number, step in enumerate(program.steps):
             self._visit(number, step)
 
@@ -200,21 +213,38 @@ class _Sharing:
         return max(self._last.get(stored, -1) for stored in self._members[id(buffer)])
 
     def bind_outputs(self) -> tuple[tuple[Stored, int], ...]:
-        """Let results be written where the caller wants them; what remains has to be copied at the end."""
+        """Decide where the caller finds each output; what is not written there has to be copied at the end."""
         returned = []
         for index, stored in enumerate(self._program.outputs):
             if stored not in self.where:
                 self._put(stored, _Buffer(stored.bytes, -1, -1, Region.FLASH, constant=stored))
-            buffer, shift = self.where[stored]
-            if buffer.region is Region.ARENA and shift == 0 and stored.bytes == buffer.bytes:
-                buffer.region, buffer.index = Region.OUTPUT, index
-            else:
+            found = self._bound(stored, index)
+            if found is None:
                 returned.append((stored, index))
+            self.outputs.append(found or (self._copy_of(stored, index), 0))
         return tuple(returned)
+
+    def _bound(self, stored: Stored, index: int) -> tuple[_Buffer, int] | None:
+        """The place of an output that needs no copy: in the arena, or whole in a buffer that becomes the caller's."""
+        buffer, shift = self.where[stored]
+        if buffer.region is not Region.ARENA:
+            return None
+        if self._ports_in_arena:
+            return buffer, shift
+        if shift or stored.bytes != buffer.bytes:
+            return None
+        buffer.region, buffer.index = Region.OUTPUT, index
+        return buffer, 0
+
+    def _copy_of(self, stored: Stored, index: int) -> _Buffer:
+        """The buffer that receives an output at the end."""
+        end, region = len(self._program.steps), Region.ARENA if self._ports_in_arena else Region.OUTPUT
+        return _Buffer(stored.bytes, end, end, region, index, label=f"output {stored.value.name}")
 
     def arena_buffers(self) -> list[_Buffer]:
         """The buffers that need a place in the arena, in order of appearance."""
-        found = {id(buffer): buffer for buffer, _ in self.where.values() if buffer.region is Region.ARENA}
+        places = [*self.where.values(), *self.outputs]
+        found = {id(buffer): buffer for buffer, _ in places if buffer.region is Region.ARENA}
         return list(found.values())
 
 
@@ -236,8 +266,10 @@ def _location(buffer: _Buffer, shift: int, at: dict[int, int]) -> Location:
     return Location(buffer.region, buffer.index, at.get(id(buffer), 0) + shift, buffer.constant)
 
 
-def _alignment(program: Program) -> int:
-    widest = max((s.value.type.dtype.bytes for step in program.steps for s in step.results), default=1)
+def _alignment(program: Program, *, ports_in_arena: bool) -> int:
+    held = [stored for step in program.steps for stored in step.results]
+    held += [*program.inputs, *program.outputs] if ports_in_arena else []
+    widest = max((stored.value.type.dtype.bytes for stored in held), default=1)
     return _WIDE_ALIGNMENT if widest > ALIGNMENT else ALIGNMENT
 
 

@@ -12,7 +12,8 @@ from ...ir import Graph, TensorType, Value
 from .kernels.base import AnyArray
 from .layout import Layout, channels_last, contiguous
 from .literal import C_TYPES, identifier
-from .program import Stored
+from .memory import Location, MemoryPlan, Region
+from .program import Program, Stored
 
 _IMAGE_RANK = 4
 _LONGEST_MACRO = 31
@@ -20,13 +21,17 @@ _LONGEST_MACRO = 31
 
 @dataclass(frozen=True, slots=True)
 class Port:
-    """One input or output: the user's name for it, its names in the C, and the value that it carries."""
+    """One input or output: the user's name for it, its names in the C, and the value that it carries.
+
+    `offset` counts bytes from the start of the arena; None for a buffer that the caller passes.
+    """
 
     name: str
     parameter: str
     macro: str
     stored: Stored
     is_input: bool
+    offset: int | None = None
 
     @property
     def type(self) -> TensorType:
@@ -51,21 +56,28 @@ class Port:
         return tuple(self.type.shape[dim] for dim in batch_first)
 
 
-def ports(graph: Graph, inputs: tuple[Stored, ...], outputs: tuple[Stored, ...]) -> tuple[Port, ...]:
+def ports(graph: Graph, program: Program, plan: MemoryPlan) -> tuple[Port, ...]:
     """Inputs, then outputs."""
+    inputs, outputs = program.inputs, program.outputs
     input_macros = _macros([v.name for v in graph.inputs], "INPUT")
     output_macros = _macros(list(graph.output_names), "OUTPUT", taken=set(input_macros))
     found = [
-        Port(stored.value.name, _parameter("input", i, len(inputs)), macro, stored, True)
-        for i, (stored, macro) in enumerate(zip(inputs, input_macros, strict=True))
+        Port(stored.value.name, _parameter("input", i, len(inputs)), macro, stored, True, _offset(place))
+        for i, (stored, macro, place) in enumerate(zip(inputs, input_macros, plan.inputs, strict=True))
     ]
     found += [
-        Port(name, _parameter("output", i, len(outputs)), macro, stored, False)
-        for i, (name, stored, macro) in enumerate(
-            zip(graph.output_names, outputs, output_macros, strict=True)
+        Port(name, _parameter("output", i, len(outputs)), macro, stored, False, _offset(place))
+        for i, (name, stored, macro, place) in enumerate(
+            zip(graph.output_names, outputs, output_macros, plan.outputs, strict=True)
         )
     ]
     return tuple(found)
+
+
+def arena_offsets(ports: Sequence[Port]) -> tuple[int, ...] | None:
+    """Where inputs and outputs are in the arena; None where the caller passes them."""
+    offsets = tuple(port.offset for port in ports if port.offset is not None)
+    return offsets if offsets else None
 
 
 def to_memory(tensor: torch.Tensor, stored: Stored) -> AnyArray:
@@ -81,6 +93,10 @@ def from_memory(memory: AnyArray, stored: Stored) -> torch.Tensor:
     strides = tuple(step * memory.itemsize for step in layout.strides(shape))
     view = np.lib.stride_tricks.as_strided(memory.reshape(-1)[layout.offset(shape) :], shape, strides)
     return torch.from_numpy(view.copy())
+
+
+def _offset(place: Location) -> int | None:
+    return place.offset if place.region is Region.ARENA else None
 
 
 def _parameter(role: str, index: int, count: int) -> str:

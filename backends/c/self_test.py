@@ -26,10 +26,11 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """One run: its arguments, and the array that each output must equal."""
+    """One run: copies of its inputs into the arena, its arguments, and an expression per output, 1 where it differs."""
 
+    copies: tuple[str, ...]
     arguments: str
-    expected: tuple[str, ...]
+    checks: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class SelfTestContext:
 
     name: str
     prefix: str
+    ports_in_arena: bool
     arrays: tuple[Array, ...]
     outputs: tuple[Output, ...]
     vectors: tuple[Vector, ...]
@@ -54,6 +56,8 @@ def write_self_test(
         Output(port.c_type, f"result_{i}", port.type.numel, port.c_type == "float")
         for i, port in enumerate(outputs)
     )
+    in_arena = any(port.offset is not None for port in ports)
+    results = [_pointer(name, p) if in_arena else b.symbol for p, b in zip(outputs, buffers, strict=True)]
     arrays: list[Array] = []
     runs: list[Vector] = []
     for number, vector in enumerate(vectors):
@@ -61,12 +65,24 @@ def write_self_test(
         given = _arrays(f"input_{number}", inputs, stored)
         expected = _arrays(f"expected_{number}", outputs, run_integer(graph, stored))
         arrays += [*given, *expected]
-        arguments = [*(a.symbol for a in given), *(b.symbol for b in buffers), "arena.bytes"]
-        runs.append(Vector(", ".join(arguments), tuple(a.symbol for a in expected)))
-    checks = len(runs) * len(outputs)
-    return render(
-        "test.c.j2", SelfTestContext(name, name.upper(), tuple(arrays), buffers, tuple(runs), checks)
-    )
+        copies = [
+            f"memcpy({_pointer(name, port)}, {array.symbol}, sizeof {array.symbol});"
+            for port, array in zip(inputs, given, strict=True)
+        ]
+        checks = [
+            f"check_{buffer.symbol}({result}, {array.symbol})"
+            for buffer, result, array in zip(buffers, results, expected, strict=True)
+        ]
+        passed = [] if in_arena else [*(a.symbol for a in given), *results]
+        arguments = ", ".join([*passed, "arena.bytes"])
+        runs.append(Vector(tuple(copies) if in_arena else (), arguments, tuple(checks)))
+    count = len(runs) * len(outputs)
+    context = SelfTestContext(name, name.upper(), in_arena, tuple(arrays), buffers, tuple(runs), count)
+    return render("test.c.j2", context)
+
+
+def _pointer(name: str, port: Port) -> str:
+    return f"{name.upper()}_{port.macro}_IN(arena.bytes)"
 
 
 def _as_taken(port: Port, tensor: Tensor) -> Tensor:

@@ -228,13 +228,21 @@ class SimulatedModel:
         input_bytes: Sequence[int],
         output_bytes: Sequence[int],
         arena_bytes: int,
+        offsets: Sequence[int] | None = None,
         alignment: int = 16,
     ) -> None:
+        """`offsets` are those of inputs and outputs in the arena; None where the caller passes them."""
         self._simulator = simulator
         self._function = function
-        self._inputs = [simulator.allocate(size, alignment=alignment) for size in input_bytes]
-        self._outputs = [(simulator.allocate(size, alignment=alignment), size) for size in output_bytes]
+        sizes = [*input_bytes, *output_bytes]
         self._arena = (simulator.allocate(arena_bytes), arena_bytes)
+        if offsets is None:
+            places = [simulator.allocate(size, alignment=alignment) for size in sizes]
+        else:
+            places = [self._arena[0] + offset for offset in offsets]
+        self._inputs = places[: len(input_bytes)]
+        self._outputs = list(zip(places[len(input_bytes) :], output_bytes, strict=True))
+        self._passed = [] if offsets is not None else places
         self.stack_bytes = 0
 
     def run(self, inputs: Sequence[bytes]) -> list[bytes]:
@@ -251,12 +259,12 @@ class SimulatedModel:
         return profile
 
     def _prepare(self, inputs: Sequence[bytes]) -> list[int]:
-        for address, data in zip(self._inputs, inputs, strict=True):
-            self._simulator.write(address, data)
         arena, size = self._arena
         for address, length in (*self._outputs, self._arena):
             self._simulator.write(address, bytes([_PAINT]) * length)
-        return [*self._inputs, *(address for address, _ in self._outputs), *([arena] if size else [0])]
+        for address, data in zip(self._inputs, inputs, strict=True):
+            self._simulator.write(address, data)
+        return [*self._passed, *([arena] if size else [0])]
 
     def _check(self, status: int) -> None:
         if status:

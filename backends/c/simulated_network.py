@@ -16,7 +16,7 @@ from torch import Tensor
 
 from .elf import Footprint, read_elf
 from .emit import CArtifact
-from .ports import Port, from_memory, to_memory
+from .ports import Port, arena_offsets, from_memory, to_memory
 from .profile import Profile
 from .simulate import SimulatedModel, Simulator
 from .toolchain import build_image, find_compiler
@@ -53,6 +53,7 @@ class SimulatedNetwork:
             input_bytes=[port.stored.bytes for port in inputs],
             output_bytes=[port.stored.bytes for port in outputs],
             arena_bytes=artifact.plan.arena_bytes,
+            offsets=arena_offsets(artifact.ports),
             alignment=alignment,
         )
         return SimulatedNetwork(model, read_elf(image).footprint, inputs, outputs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from ...ir import Source
 from .kernels.base import AnyArray, Call, Constant
@@ -13,8 +12,8 @@ from .literal import C_TYPES, array, array_type, comment
 from .memory import Location, MemoryPlan, Region
 from .ports import Port, to_memory
 from .program import Program, Step, Stored
+from .support import helpers
 
-_INCLUDE = Path(__file__).parent / "include"
 _DECODER = "huffman.h"
 
 
@@ -52,25 +51,21 @@ class TracePoint:
 
 @dataclass
 class SourceText:
-    """Functions, constants and steps of a program, in order."""
+    """Functions, constants and steps of a program, in order; `support` are the helpers that they need."""
 
-    headers: tuple[str, ...]
+    support: tuple[str, ...]
     functions: tuple[str, ...]
     arrays: tuple[Array, ...]
     steps: tuple[StepText, ...]
     trace: tuple[TracePoint, ...]
     uses_math: bool
+    uses_memory: bool
     constant_bytes: int
 
 
 def write_source(name: str, program: Program, plan: MemoryPlan, ports: tuple[Port, ...]) -> SourceText:
     """The C of a program whose values lie as `plan` says."""
     return _Writer(name, program, plan, ports).write()
-
-
-def support(headers: tuple[str, ...]) -> tuple[str, ...]:
-    """The text of the headers that kernels need, each once, the arithmetic first."""
-    return tuple((_INCLUDE / header).read_text(encoding="utf-8").rstrip() + "\n" for header in headers)
 
 
 @dataclass
@@ -92,13 +87,17 @@ class _Writer:
     def write(self) -> SourceText:
         steps = [self._step(number, step) for number, step in enumerate(self.program.steps)]
         steps += [self._returned(stored, index) for stored, index in self.plan.returned]
+        functions = tuple(text for _, text in self._functions.values())
+        calling = (*functions, *(line for step in steps for line in step.lines))
+        support = helpers(sorted(self._headers), calling)
         return SourceText(
-            tuple(sorted(self._headers)),
-            tuple(text for _, text in self._functions.values()),
+            support,
+            functions,
             tuple(self._arrays.values()),
             tuple(step for step in steps if step.lines),
             tuple(self._trace),
             self._uses_math,
+            any(name in text for name in ("memcpy(", "memset(") for text in (*support, *calling)),
             self._constant_bytes,
         )
 
@@ -211,9 +210,10 @@ class _Writer:
         return self._array(f"constant_{len(self._arrays)}", data, f"constant {stored.value.name}")
 
     def _returned(self, stored: Stored, index: int) -> StepText:
-        outputs = [port for port in self.ports if not port.is_input]
-        line = f"memcpy({outputs[index].parameter}, {self._pointer(stored)}, {stored.bytes});"
-        return StepText(f"output {comment(outputs[index].name)}", (line,))
+        port = [port for port in self.ports if not port.is_input][index]
+        to = port.parameter if port.offset is None else f"memory + {port.offset}"
+        line = f"memcpy({to}, {self._pointer(stored)}, {stored.bytes});"
+        return StepText(f"output {comment(port.name)}", (line,))
 
 
 def _origin(source: Source) -> str:

@@ -77,8 +77,9 @@ def test_every_view_of_a_report_shows_the_movements(folder: Path) -> None:
     assert not diff_reports(report, report)
 
 
-def test_all_forms_give_equal_outputs(folder: Path) -> None:
-    compiled = compiled_in(folder)
+@pytest.mark.parametrize("buffers", ["caller", "arena"])
+def test_all_forms_give_equal_outputs(buffers: str, folder: Path) -> None:
+    compiled = compiled_in(folder, f"outputs.c.buffers={buffers}")
     samples = compiled.session.calibration
     assert samples is not None
     compiled.write(folder / "out")

@@ -19,6 +19,7 @@
 #endif
 
 #define FXP_INLINE static inline __attribute__((always_inline, unused))
+
 /* For inner loops: inside a larger function their sums would lose the registers. */
 #define FXP_APART static __attribute__((noinline))
 

@@ -116,9 +116,13 @@ FXP_INLINE uint32_t fxp_sub2(uint32_t a, uint32_t b)
         return (int32_t)((uint32_t)acc + (uint32_t)(lane_a(a) * lane_b(b)));                        \
     }
 #endif
+
 FXP_DEFINE_LANES(fxp_low_low, "smlabb", fxp_low, fxp_low)
+
 FXP_DEFINE_LANES(fxp_low_high, "smlabt", fxp_low, fxp_high)
+
 FXP_DEFINE_LANES(fxp_high_low, "smlatb", fxp_high, fxp_low)
+
 FXP_DEFINE_LANES(fxp_high_high, "smlatt", fxp_high, fxp_high)
 
 /* Two int16 as one word of two lanes, the first one low. */

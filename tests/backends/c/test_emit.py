@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,17 @@ def test_every_function_finds_the_helpers_that_it_calls(operator_cases, fill, ho
             called = set(re.findall(r"\b(fxp_\w+)\(", source))
             defined = set(re.findall(r"(?:^FXP_INLINE \w+ |DEFINE_LANES\()(fxp_\w+)", source, re.MULTILINE))
             assert called <= defined, f"{name}: {sorted(called - defined)}"
+
+
+def test_a_source_has_no_helper_that_it_does_not_use(operator_cases, fill, host, cortex_m4):
+    for name, text in operator_cases.items():
+        for target in (host, cortex_m4):
+            source = emit(parse(text, fill=fill), COutput(name="net"), target).files["net.c"].decode()
+            words = Counter(re.findall(r"\w+", re.sub(r"/\*.*?\*/", "", source, flags=re.DOTALL)))
+            macros = set(re.findall(r"^#define (FXP_\w+)", source, re.MULTILINE))
+            others = set(re.findall(r"\b(fxp_\w+)", source))
+            unused = {word for word in macros | others if words[word] < 2}
+            assert not unused, f"{name} on {target.name}: {sorted(unused)}"
 
 
 def test_images_are_taken_channels_last_or_as_planes(assert_equal_to_interpreter, fill):

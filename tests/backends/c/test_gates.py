@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -60,7 +61,8 @@ def compiler(name, cpu):
 def self_test(artifact, folder, *flags):
     """The program that runs the artifact's self-test."""
     sources = [*artifact.write(folder), folder / "net_test.c"]
-    return link_program(compiler("gcc", None), sources, folder / "self_test", flags=("-O1", *flags))
+    main = ("-O1", "-DNET_TEST_MAIN", *flags)
+    return link_program(compiler("gcc", None), sources, folder / "self_test", flags=main)
 
 
 @pytest.mark.parametrize(("name", "cpu"), COMPILERS)
@@ -68,6 +70,14 @@ def test_every_operator_compiles_without_a_warning(name, cpu, operators, cortex_
     target = host if cpu in (None, "cortex-m0plus", "cortex-m3") else cortex_m4
     sources = emit(operators, COutput(name="net"), target).write(tmp_path)
     compile_objects(compiler(name, cpu), sources, tmp_path, flags=("-O1", *WARNINGS))
+
+
+@pytest.mark.parametrize("name", ["gcc", "clang"])
+def test_no_helper_of_the_source_is_unused(name, operators, host, tmp_path):
+    sources = emit(operators, COutput(name="net"), host).write(tmp_path)
+    text = sources[0].read_text()
+    sources[0].write_text(text.replace("(always_inline, unused)", "(always_inline)"))
+    compile_objects(compiler(name, None), sources[:1], tmp_path, flags=("-O0", "-Wunused", *WARNINGS))
 
 
 def test_every_integer_operator_compiles_without_a_c_library(integer_operators, host, tmp_path):
@@ -140,11 +150,47 @@ def test_a_self_test_without_vectors_compiles_without_a_warning(fill, host, tmp_
     assert set(without.files) == {"net.h", "net.c", "net_weights.c"}
 
 
+@pytest.mark.parametrize("buffers", ["caller", "arena"])
+def test_firmware_that_compiles_every_file_calls_the_self_test(buffers, fill, host, tmp_path, draw):
+    graph = verify(parse(NET, fill=fill))
+    options = COutput(name="net", buffers=buffers)
+    artifact = emit(graph, options, host, vectors=[[draw(v, 1) for v in graph.inputs]])
+    firmware = tmp_path / "firmware.c"
+    firmware.write_text('#include "net.h"\nint main(void) { return net_self_test(); }\n')
+    artifact.write(tmp_path)
+    text = (tmp_path / "net_test.c").read_text()
+    assert "stdio" not in text.partition("#ifdef NET_TEST_MAIN")[0]
+    program = link_program(
+        compiler("gcc", None), sorted(tmp_path.glob("*.c")), tmp_path / "firmware", flags=("-O1", *WARNINGS)
+    )
+    assert subprocess.run([program], capture_output=True, check=False).returncode == 0
+    riscv = compiler("riscv64-unknown-elf-gcc", None)
+    compile_objects(riscv, sorted(tmp_path.glob("net*.c")), tmp_path, flags=("-O1", *WARNINGS))
+
+
+def test_cmake_without_a_build_type_optimizes(fill, host, tmp_path, draw):
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    graph = verify(parse(NET, fill=fill))
+    emit(graph, COutput(name="net"), host, vectors=[[draw(v, 1) for v in graph.inputs]]).write(tmp_path)
+    configure = ["cmake", "-S", tmp_path, "-B", tmp_path / "build", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
+    subprocess.run(configure, check=True, capture_output=True)
+    commands = json.loads((tmp_path / "build" / "compile_commands.json").read_text())
+    assert len(commands) == 3
+    assert all("-O3" in command["command"] for command in commands)
+    subprocess.run(
+        ["cmake", "--build", tmp_path / "build", "--target", "net_test"], check=True, capture_output=True
+    )
+    assert subprocess.run([tmp_path / "build" / "net_test"], check=False, capture_output=True).returncode == 0
+
+
 def test_the_self_test_finds_a_wrong_constant(fill, host, tmp_path, draw):
     graph = verify(parse(NET, fill=fill))
     artifact = emit(graph, COutput(name="net"), host, vectors=[[draw(v, 1) for v in graph.inputs]])
     sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
     weights = tmp_path / "net_weights.c"
     weights.write_text(re.sub(r"(net_bias_\d+\[10\] = \{\n\s*)-?\d+", r"\g<1>2000000", weights.read_text()))
-    program = link_program(compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1",))
+    program = link_program(
+        compiler("gcc", None), sources, tmp_path / "self_test", flags=("-O1", "-DNET_TEST_MAIN")
+    )
     assert subprocess.run([program], capture_output=True, check=False).returncode == 1

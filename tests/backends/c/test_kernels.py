@@ -6,6 +6,7 @@ import pytest
 
 from fxpress.backends.c.kernels import kernels
 from fxpress.ir import OPERATORS, parse
+from fxpress.specs.outputs import COutput
 
 REFUSED = {"torch_call"}
 
@@ -25,6 +26,12 @@ def test_every_operator_equals_the_interpreter_as_the_dsp_kernels_compute_it(
     operators, cortex_m4, assert_equal_to_interpreter
 ):
     assert_equal_to_interpreter(operators, target=cortex_m4)
+
+
+def test_every_operator_equals_the_interpreter_with_its_ports_in_the_arena(
+    operators, assert_equal_to_interpreter
+):
+    assert_equal_to_interpreter(operators, options=COutput(name="net", buffers="arena"), seeds=1)
 
 
 def test_every_operator_has_a_kernel_or_a_named_reason_for_having_none():

@@ -126,7 +126,7 @@ def test_reshapes_of_what_lies_in_order_move_nothing(fill, host):
         fill=fill,
     )
     artifact = emit(graph, COutput(name="net"), host)
-    assert artifact.files["net.c"].count(b"memcpy(") == 1  # its declaration
+    assert b"memcpy(" not in artifact.files["net.c"]
     assert artifact.plan.arena_bytes == 480
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import pytest
 import torch
@@ -109,15 +110,18 @@ PLANES = {
 Check = Callable[..., CArtifact]
 
 
-@pytest.mark.parametrize("machine", ["host", "cortex_m4"])
+@pytest.mark.parametrize(
+    ("machine", "buffers"), [("host", "caller"), ("cortex_m4", "caller"), ("host", "arena")]
+)
 def test_every_output_holds_the_values_of_the_interpreter(
     machine: str,
+    buffers: Literal["caller", "arena"],
     join: Callable[[dict[str, str]], Graph],
     assert_equal_to_interpreter: Check,
     request: pytest.FixtureRequest,
 ) -> None:
     graph, target = join(CASES), request.getfixturevalue(machine)
-    options = COutput(name="net", layouts=PLANES)
+    options = COutput(name="net", layouts=PLANES, buffers=buffers)
     assert not check(graph, options, target)
     artifact = assert_equal_to_interpreter(graph, options=options, target=target, seeds=2)
     steps = [step.operator for step in artifact.program.steps] + ["output" for _ in artifact.plan.returned]

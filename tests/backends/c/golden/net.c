@@ -4,9 +4,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Of the C library; declared here, since a freestanding compiler has no string.h. */
+#if __STDC_HOSTED__
+#include <string.h>
+#else /* without string.h, but with these two */
 void *memcpy(void *restrict to, const void *restrict from, size_t count);
 void *memset(void *to, int byte, size_t count);
+#endif
 
 /* The arithmetic contract: requantization of int32 accumulators and saturation.
  *
@@ -15,11 +18,6 @@ void *memset(void *to, int byte, size_t count);
  * One rounding, ties toward plus infinity. On the DSP extension this is one instruction, elsewhere plain C with
  * the same result. Right shifts of negative numbers are arithmetic, as on every compiler this is made for.
  */
-#ifndef FXP_ARITHMETIC_H
-#define FXP_ARITHMETIC_H
-
-#include <stddef.h>
-#include <stdint.h>
 
 /* The DSP paths are inline assembly of Thumb-2. Some own all registers, so they need an optimizing compiler. */
 #if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__OPTIMIZE__)
@@ -29,6 +27,7 @@ void *memset(void *to, int byte, size_t count);
 #endif
 
 #define FXP_INLINE static inline __attribute__((always_inline, unused))
+
 /* For inner loops: inside a larger function their sums would lose the registers. */
 #define FXP_APART static __attribute__((noinline))
 
@@ -52,18 +51,6 @@ FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
 #endif
 }
 
-/* acc << shift for accumulators of either sign; the compiler of the network has proven that it fits. */
-FXP_INLINE int32_t fxp_left(int32_t acc, int32_t shift)
-{
-    return (int32_t)((uint32_t)acc << shift);
-}
-
-/* The signed field of `bits` bits whose lowest one is bit `low`. */
-FXP_INLINE int32_t fxp_field(int32_t word, int32_t low, int32_t bits)
-{
-    return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
-}
-
 FXP_INLINE int32_t fxp_clamp(int32_t value, int32_t low, int32_t high)
 {
     return value < low ? low : value > high ? high : value;
@@ -80,32 +67,6 @@ FXP_INLINE int8_t fxp_saturate8(int32_t value)
     return (int8_t)fxp_clamp(value, -128, 127);
 #endif
 }
-
-/* Saturation to int16. */
-FXP_INLINE int16_t fxp_saturate16(int32_t value)
-{
-#if FXP_DSP
-    int32_t saturated;
-    __asm__("ssat %0, #16, %1" : "=r"(saturated) : "r"(value));
-    return (int16_t)saturated;
-#else
-    return (int16_t)fxp_clamp(value, -32768, 32767);
-#endif
-}
-
-/* Saturation to what a ReLU leaves of int16. */
-FXP_INLINE int16_t fxp_positive16(int32_t value)
-{
-#if FXP_DSP
-    int32_t saturated;
-    __asm__("usat %0, #15, %1" : "=r"(saturated) : "r"(value));
-    return (int16_t)saturated;
-#else
-    return (int16_t)fxp_clamp(value, 0, 32767);
-#endif
-}
-
-#endif
 
 /* Called after each step, for a look at what it computed. */
 #ifndef FXP_TRACE

@@ -30,6 +30,9 @@ extern "C" {
 /* Returns 0; 1 when a pointer is null, 2 when the arena is not aligned. */
 int net_run(const int8_t *input, int8_t *output, void *arena);
 
+/* Runs the network on stored inputs; returns how many outputs differ from those expected. In net_test.c. */
+int net_self_test(void);
+
 #ifdef __cplusplus
 }
 #endif
