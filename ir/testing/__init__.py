@@ -8,7 +8,17 @@ from . import grow_elementwise, grow_layers, grow_movement, module_statements
 from .compare import assert_equivalent, assert_exact
 from .cuts import check_closed, check_cut, check_permutation, opened, permuted, random_removal
 from .drawn import drawn_constant, drawn_samples
-from .graphs import CNN_OPS, DEFAULT_OPS, INTEGER_OPS, MLP_OPS, Example, examples, graphs, quantized_graphs
+from .graphs import (
+    CNN_OPS,
+    DEFAULT_OPS,
+    INTEGER_OPS,
+    MLP_OPS,
+    Example,
+    examples,
+    graphs,
+    graphs_around,
+    quantized_graphs,
+)
 from .growth import GROWS, Grow, Growth, Step, grows
 from .integers import to_integers
 from .modules import STATEMENTS, Draft, ModulePlan, RandomModule, modules, random_module, statement
@@ -40,6 +50,7 @@ __all__ = [
     "drawn_samples",
     "examples",
     "graphs",
+    "graphs_around",
     "grow_elementwise",
     "grow_layers",
     "grow_movement",

@@ -80,6 +80,21 @@ def quantized_graphs(
     return graphs(ops=ops, max_steps=max_steps, input_types=input_types).flatmap(quantized)
 
 
+def graphs_around(
+    pattern: Graph, *, ops: Collection[str] = DEFAULT_OPS, max_steps: int = 3
+) -> SearchStrategy[Graph]:
+    """Valid graphs that hold the nodes of `pattern` in random surroundings of operators named in `ops`.
+
+    What the pattern reads may be computed, shared or an input; each of its values, intermediates too, may be read
+    by further nodes or be an output. Shrinks towards the pattern alone.
+    """
+    steps = st.lists(_steps(tuple(sorted(ops))), max_size=max_steps).map(tuple)
+    extra = st.lists(st.integers(0, max_steps), max_size=2).map(tuple)
+    return st.builds(_Surroundings, st.just(pattern), _SEEDS, steps, _steps(("relu",)), steps, extra).map(
+        _Surroundings.graph
+    )
+
+
 @dataclass(frozen=True)
 class Example:
     """A graph of one node, with weights as constants, and tensors for its inputs."""
@@ -135,6 +150,31 @@ class _Plan:
         for _ in range(1 + self.two_inputs):
             growth.input(self.input_type)
         for step in chain.from_iterable(self.steps):
+            growth.grow(step)
+        return verify(growth.graph(self.extra_outputs))
+
+
+@dataclass(frozen=True)
+class _Surroundings:
+    """What a graph around a pattern is made from."""
+
+    pattern: Graph
+    seed: int
+    before: tuple[Step, ...]
+    feed: Step
+    after: tuple[Step, ...]
+    extra_outputs: tuple[int, ...]
+
+    def graph(self) -> Graph:
+        """The pattern, after `before` and under `after`."""
+        floating = [v.type for v in self.pattern.inputs if v.type.dtype.is_floating]
+        growth = Growth(self.seed, dtype=floating[0].dtype if floating else DType.F32)
+        for type in floating[:1] if self.before else ():
+            growth.input(type)
+            for step in self.before:
+                growth.grow(step)
+        growth.embed(self.pattern, self.feed)
+        for step in self.after:
             growth.grow(step)
         return verify(growth.graph(self.extra_outputs))
 

@@ -92,6 +92,19 @@ class Growth:
             if 0 < value.type.numel <= MAX_NUMEL and value.type.dtype.is_floating:
                 self.values.append(value)
 
+    def embed(self, pattern: Graph, step: Step) -> None:
+        """Append the nodes of `pattern`, fed by values of its inputs' types or by further inputs."""
+        current = {v.name: self.builder.constant(v.name, pattern.tensor(v)) for v in pattern.constants}
+        for index, wanted in enumerate(pattern.inputs):
+            fitting = [v for v in self.values if v.type == wanted.type]
+            picked = step.pick(index % DIGITS, [None, *reversed(fitting)])
+            current[wanted.name] = self.input(wanted.type) if picked is None else picked
+        for node in pattern.nodes:
+            operands = tuple(v and current[v.name] for v in node.inputs)
+            results = self.builder.append(node.op, operands, [v.type for v in node.outputs])
+            current |= {old.name: new for old, new in zip(node.outputs, results, strict=True)}
+            self.values += results
+
     def graph(self, extra_outputs: Sequence[int] = ()) -> Graph:
         """The graph whose outputs are the values that nobody reads, and those that `extra_outputs` count back to."""
         nodes = self.builder.build(self.values).nodes

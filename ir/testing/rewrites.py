@@ -21,6 +21,7 @@ from ..text import dump
 from ..verify import verify
 from .compare import assert_equivalent, assert_exact
 from .graphs import graphs as random_graphs
+from .graphs import graphs_around
 from .tensors import inputs
 from .variants import canonical, exposed, renamed, with_dead_branches, with_no_ops
 
@@ -38,6 +39,8 @@ def check_rewrite(
     graphs: SearchStrategy[Graph] | None = None,
     normalizes: bool = False,
     examples: int | None = None,
+    around: Sequence[Graph] = (),
+    changes: int = 3,
 ) -> None:
     """Fail with a shrunk graph unless `rewrite` has these properties on random graphs.
 
@@ -53,10 +56,16 @@ def check_rewrite(
 
     `graphs` are random CNN-like and MLP-like graphs in float32 unless given. A rewrite that computes constants
     rounds them to float32 there; on `graphs(dtype=DType.F64)` it can be held to a tolerance of 1e-12.
-    `examples` says how many graphs to try; without it Hypothesis's profile does.
-    """
+    `examples` is the number of graphs to try; without it Hypothesis's profile decides. `around` holds graphs on
+    which the rewrite fires: many of the graphs are then one of them in random surroundings (see `graphs_around`).
 
+    A check of graphs that the rewrite leaves alone proves nothing: fewer than `changes` changed graphs are a
+    failure too. 0 is for a rewrite that is meant to change none.
+    """
     strategy = random_graphs() if graphs is None else graphs
+    if around:
+        strategy = st.one_of(strategy, *map(graphs_around, around))
+    tried = changed = 0
 
     @settings(
         max_examples=examples or settings().max_examples,
@@ -68,18 +77,26 @@ def check_rewrite(
     )
     @given(st.data())
     def check(data: st.DataObject) -> None:
+        nonlocal tried, changed
         graph = data.draw(strategy)
         sample = data.draw(inputs(graph))
-        _Check(rewrite, graph, sample, tolerance).all(normalizes=normalizes)
+        after = _Check(rewrite, graph, sample, tolerance).all(normalizes=normalizes)
+        tried, changed = tried + 1, changed + (canonical(after) != canonical(graph))
 
     check()
+    if changed < min(changes, examples or changes):
+        raise RewriteError(
+            f"the rewrite changed {changed} of {tried} random graphs, so this proves little; at least {changes} are "
+            "wanted: give `around` a graph on which it fires, draw denser `graphs`, or raise `examples`"
+        )
 
 
 class _Check:
     def __init__(self, rewrite: Rewrite, graph: Graph, sample: Sequence[Tensor], tolerance: float) -> None:
         self._rewrite, self._graph, self._sample, self._tolerance = rewrite, graph, sample, tolerance
 
-    def all(self, *, normalizes: bool) -> None:
+    def all(self, *, normalizes: bool) -> Graph:
+        """The rewritten graph; RewriteError where a property does not hold."""
         after = self._sound("the graph", self._graph)
         self._same("a second application", self._sound("its own result", after), after)
         self._same(
@@ -93,6 +110,7 @@ class _Check:
             self._same("the same graph with steps that change nothing", padded, after)
             if len(after.nodes) > len(self._graph.nodes):
                 raise self._error("the result has more nodes", self._graph, after)
+        return after
 
     def _sound(self, what: str, graph: Graph) -> Graph:
         """The rewritten graph, when it is valid and means the same."""

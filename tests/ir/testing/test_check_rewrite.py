@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from fxpress.ir import Builder, DType, Graph, Node, TensorType, Value, parse, rewrite
+from fxpress.ir import Builder, DType, Graph, Node, TensorType, Value, parse, rewrite, run
 from fxpress.ir.ops.activation import Clamp, Relu
 from fxpress.ir.ops.binary import Add, Mul
 from fxpress.ir.ops.conv import Conv
@@ -18,7 +20,15 @@ from fxpress.ir.ops.norm import BatchNorm
 from fxpress.ir.ops.pad import Pad
 from fxpress.ir.ops.quantize import Dequantize, Quantize
 from fxpress.ir.ops.shape import Copy, Reshape
-from fxpress.ir.testing import RewriteError, check_rewrite, graphs, quantized_graphs
+from fxpress.ir.testing import (
+    RewriteError,
+    check_rewrite,
+    drawn_constant,
+    graphs,
+    graphs_around,
+    inputs,
+    quantized_graphs,
+)
 
 EXAMPLES = 120
 INF = float("inf")
@@ -58,8 +68,43 @@ def folded_constants(graph: Graph, conv: Node, norm: Node) -> tuple[torch.Tensor
 
 
 def test_identity_passes_on_float_and_integer_graphs() -> None:
-    check_rewrite(lambda graph: graph, tolerance=0.0)
-    check_rewrite(lambda graph: graph, tolerance=0.0, graphs=quantized_graphs())
+    check_rewrite(lambda graph: graph, tolerance=0.0, changes=0)
+    check_rewrite(lambda graph: graph, tolerance=0.0, graphs=quantized_graphs(), changes=0)
+
+
+def test_a_rewrite_that_changes_too_few_graphs_fails() -> None:
+    with pytest.raises(RewriteError, match=r"changed 0 of 20 random graphs.*at least 3 are wanted"):
+        check_rewrite(lambda graph: graph, tolerance=0.0, examples=20)
+
+
+THREE_RELUS = parse("""
+graph(%x: f32[1x3]) {
+  %a: f32[1x3] = relu(%x)
+  %b: f32[1x3] = relu(%a)
+  %c: f32[1x3] = relu(%b)
+  return output: %c
+}""")
+
+
+def merge_three_relus(graph: Graph, builder: Builder, node: Node, operands: Operands) -> Result:
+    before = producer(graph, node)
+    first = None if before is None else producer(graph, before)
+    chain = (node, before, first)
+    return operands[0] if all(n is not None and isinstance(n.op, Relu) for n in chain) else None
+
+
+def test_graphs_around_a_pattern_reach_what_random_graphs_do_not() -> None:
+    sparse = graphs(ops=("linear", "relu", "softmax", "reshape", "sub"))
+    with pytest.raises(RewriteError, match="proves little"):
+        check_rewrite(walking(merge_three_relus), tolerance=0.0, graphs=sparse, examples=20)
+    check_rewrite(walking(merge_three_relus), tolerance=0.0, graphs=sparse, around=[THREE_RELUS], examples=20)
+
+
+@given(graphs_around(THREE_RELUS), st.data())
+def test_graphs_around_a_pattern_hold_it_and_run(graph: Graph, data: st.DataObject) -> None:
+    relus = [node for node in graph.nodes if isinstance(node.op, Relu)]
+    assert any(merge_three_relus(graph, Builder(), node, node.operands) is not None for node in relus)
+    assert len(run(graph, data.draw(inputs(graph)))) == len(graph.outputs)
 
 
 def test_right_folding_of_batch_norm_passes_in_float64() -> None:
@@ -223,7 +268,19 @@ def planted(
 ADDS = graphs(ops=("add", "relu"))
 CLAMPS = graphs(ops=("clamp", "relu", "add"), max_steps=3)
 CONVS = graphs(ops=("conv", "relu"), max_steps=4)
-LINEARS = graphs(ops=("linear",), dtype=DType.F64, input_types=[TensorType((1, 2))])
+LINEARS = graphs_around(
+    parse(
+        """
+graph(%x: f64[1x2]) {
+  const %w: f64[2x2]
+  %a: f64[1x2] = linear(%x, %w)
+  %b: f64[1x2] = linear(%a, %w)
+  return output: %b
+}""",
+        fill=drawn_constant,
+    ),
+    ops=("linear",),
+)
 RESHAPES = graphs(ops=("reshape", "relu"))
 PLANTED = [
     planted(
