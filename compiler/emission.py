@@ -19,6 +19,8 @@ from ..specs import COutput, Outputs, Spec, Target
 from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
 from .interface import INTERFACE_FILE, Interface, make_port
+from .loading import example_input
+from .self_check import check_module
 from .session import Session
 
 GRAPH_TEXT, GRAPH_PARAMS = "graph.txt", "graph.safetensors"
@@ -55,6 +57,7 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
         files |= {f"c/{name}": content for name, content in c.files.items()}
     if spec.outputs.torch is not None:
         torch_module = _emit_torch(spec, graph, session.buffers & graph.params.keys())
+        check_module(torch_module, graph, _one_call(graph, samples))
         files |= {f"torch/{name}": content for name, content in torch_module.files().items()}
     interface = _interface(spec, graph, target, c, torch_module)
     files[INTERFACE_FILE] = (interface.model_dump_json(indent=2) + "\n").encode()
@@ -70,6 +73,14 @@ def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtif
         )
     except UnsupportedError as err:
         raise UserError(Problem("B602", "outputs.torch", str(err))) from err
+
+
+def _one_call(graph: Graph, samples: Samples | None) -> list[Tensor]:
+    """The inputs of one call: the first samples where there are any, else what models are traced with."""
+    if samples is not None and len(samples):
+        few = unrolled(graph, samples.first(own_batch(graph.inputs, samples)))
+        return list(few.call(graph.inputs, 0))
+    return [example_input(v.type.shape, v.type.real().dtype.torch) for v in graph.inputs]
 
 
 def _stored(graph: Graph) -> dict[str, Tensor]:

@@ -1,0 +1,116 @@
+"""Whether an emitted torch module gives what its graph gives; a module that does not is a fault of the compiler.
+
+The module runs once on the inputs of one call, beside the float meaning `run`. In floats both make the same calls;
+on integers a value may be rounded to the next step, which later layers carry on. How far such differences reach depends
+on the network: where the module is further off than its form allows at once, a second legitimate run of the graph
+(`run_integer`, or floats that are changed in their last bits) shows what the network makes of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..backends.torch_module import TorchArtifact
+from ..ir import DType, Graph, Value, run, run_integer
+from ..ir.ops.quantize import Dequantize
+
+_FLOAT_LIMIT = {DType.F16: 1e-2, DType.BF16: 5e-2}
+_SINGLE_LIMIT = 1e-3  # kernels on packed weights sum in another order
+_INTEGER_LIMIT = 2e-2
+_STEPS = 2.0
+_SPREAD = 4.0
+_LAST_BITS = 2.0**-20
+
+
+class InconsistencyError(Exception):
+    """An emitted module that does not compute its graph."""
+
+
+def check_module(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor]) -> None:
+    """InconsistencyError where the module's results differ from the graph's by more than rounding explains.
+
+    `inputs` are reals, also for inputs that the graph takes as integers.
+    """
+    is_integer = any(value.type.is_quantized for value in graph.results)
+    stored = [_stored(value, x) for value, x in zip(graph.inputs, inputs, strict=True)]
+    reals = [_reals(value, x) for value, x in zip(graph.inputs, stored, strict=True)]
+    with torch.no_grad():
+        results = artifact.build()(*stored)
+        computed = [results] if isinstance(results, Tensor) else list(results)
+        for value, tensor in zip(graph.outputs, computed, strict=True):
+            _check_type(value, tensor)
+        computed = [_reals(value, y) for value, y in zip(graph.outputs, computed, strict=True)]
+        expected = run(graph, reals)
+        errors = [_distance(y, z) for y, z in zip(computed, expected, strict=True)]
+        limits = [
+            _limit(graph, value, z, is_integer) for value, z in zip(graph.outputs, expected, strict=True)
+        ]
+        if all(error <= limit for error, limit in zip(errors, limits, strict=True)):
+            return
+        if is_integer:
+            integers = run_integer(graph, stored)
+            others = [_reals(value, y) for value, y in zip(graph.outputs, integers, strict=True)]
+        else:
+            generator = torch.Generator().manual_seed(0)
+            others = run(graph, reals, rounding=lambda _, x: _in_last_bits(x, generator))
+    spreads = [_distance(y, z) for y, z in zip(others, expected, strict=True)]
+    for name, error, limit, spread in zip(graph.output_names, errors, limits, spreads, strict=True):
+        if not error <= limit + _SPREAD * spread:
+            raise InconsistencyError(
+                f"output {name} of the emitted torch module differs from the graph by {error:.2g} "
+                f"(root mean square); rounding explains {limit + _SPREAD * spread:.2g}"
+            )
+
+
+def _check_type(value: Value, tensor: Tensor) -> None:
+    found = (tuple(tensor.shape), tensor.dtype)
+    if found != (value.type.shape, value.type.dtype.torch):
+        raise InconsistencyError(f"output {value} of the emitted torch module has shape and type {found}")
+
+
+def _stored(value: Value, x: Tensor) -> Tensor:
+    """Reals as an input takes them."""
+    quantization = value.type.quantization
+    return x if quantization is None else quantization.quantize(x).to(value.type.dtype.torch)
+
+
+def _reals(value: Value, x: Tensor) -> Tensor:
+    quantization = value.type.quantization
+    return x if quantization is None or x.is_floating_point() else quantization.dequantize(x)
+
+
+def _distance(y: Tensor, z: Tensor) -> float:
+    """Root mean square of the difference; infinite where one is not finite and the other is."""
+    if not y.numel():
+        return 0.0
+    wide = torch.complex128 if y.is_complex() else torch.float64
+    difference = (y.to(wide) - z.to(wide)).abs()
+    same = (y == z) | (y.isnan() & z.isnan())
+    return float(difference.where(~same, 0.0).nan_to_num(nan=float("inf")).square().mean().sqrt())
+
+
+def _limit(graph: Graph, value: Value, expected: Tensor, is_integer: bool) -> float:
+    """The distance that a form may show at once: a share of the result's size, and steps of its grid."""
+    wide = expected.to(torch.complex128 if expected.is_complex() else torch.float64).abs()
+    finite = wide[wide.isfinite()]
+    size = float(finite.square().mean().sqrt()) if len(finite) else 0.0
+    share = _INTEGER_LIMIT if is_integer else _FLOAT_LIMIT.get(value.type.dtype, _SINGLE_LIMIT)
+    return share * size + _STEPS * _step(graph, value)
+
+
+def _step(graph: Graph, value: Value) -> float:
+    """The largest step of the grid that an output is on; 0 where it is on none."""
+    producer = graph.producers.get(value.name)
+    if producer is not None and isinstance(producer.op, Dequantize):
+        (value,) = producer.operands
+    return max(value.type.quantization.scale) if value.type.quantization is not None else 0.0
+
+
+def _in_last_bits(x: Tensor, generator: torch.Generator) -> Tensor:
+    if not x.is_floating_point():
+        return x
+    noise = torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype)
+    return x * (1 + max(_LAST_BITS, torch.finfo(x.dtype).eps) * noise)
