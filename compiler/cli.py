@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from io import TextIOWrapper
 from pathlib import Path
 
 from ..specs import PASSES, SpecError, check_spec, json_schema, list_targets, load_target
+from ..specs import Problem as SpecProblem
 from .crash import write_reproducer
-from .errors import UserError
+from .errors import Problem, UserError, first_line, is_out_of_memory, shorten
 from .table import text_table
 
 OK, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -19,36 +23,82 @@ OK, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status: 0 done, 1 a fault of fxpress, 2 something for the user to mend, 130 stopped."""
-    options = _parser().parse_args(arguments)
+    if isinstance(
+        sys.stdout, TextIOWrapper
+    ):  # a name in a graph or a path may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        return options.command(options) or OK
-    except (SpecError, UserError) as err:
-        print(f"{err}\n{_count(len(err.problems))}; nothing was written", file=sys.stderr)
-        return USER_ERROR
-    except SystemExit as err:
-        print(
-            f"the user's code ended the program: sys.exit({err.code}); nothing was written", file=sys.stderr
-        )
-        return USER_ERROR
+        status = _run(_parser().parse_args(arguments))
+        _flush_output()
     except KeyboardInterrupt:
-        print("stopped; nothing was written", file=sys.stderr)
+        _say("stopped; nothing was written")
         return INTERRUPTED
-    except MemoryError:
-        print(
-            "out of memory; nothing was written; use fewer calibration samples or a larger machine",
-            file=sys.stderr,
-        )
-        return USER_ERROR
     except BrokenPipeError:
+        _discard_output()
         return OK
-    except Exception as err:  # a fault of fxpress: the user gets a file to report, not a traceback
-        path = write_reproducer(err, sys.argv if arguments is None else ["fxpress", *arguments])
-        print(f"internal error: {type(err).__name__}: {err}\nplease report it with {path}", file=sys.stderr)
+    except Exception as err:
+        _discard_output()
+        problems = _users_problems(err)
+        if problems:
+            count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+            _say(f"{err if isinstance(err, SpecError) else _lines(problems)}\n{count}; nothing was written")
+            return USER_ERROR
+        # a fault of fxpress: the user gets a file to report, not a traceback
+        command = sys.argv if arguments is None else ["fxpress", *arguments]
+        _say(f"internal error: {first_line(err)}\n{write_reproducer(err, command)}")
         return INTERNAL_ERROR
+    return status
 
 
-def _count(problems: int) -> str:
-    return "1 problem" if problems == 1 else f"{problems} problems"
+def _run(options: argparse.Namespace) -> int:
+    try:
+        status: int = options.command(options) or OK
+    except SystemExit as err:
+        fact = f"the user's code ended the program: sys.exit({err.code})"
+        raise UserError(Problem("M107", "", fact, "take the call out, or keep it behind `__main__`")) from err
+    return status
+
+
+def _users_problems(err: Exception) -> Sequence[SpecProblem | Problem]:
+    """What the user can mend about an error; empty for a fault of fxpress."""
+    if isinstance(err, SpecError | UserError):
+        return err.problems
+    if is_out_of_memory(err):
+        advice = "use fewer calibration samples or a larger machine"
+        return [Problem("O310", "memory", f"there is too little: {first_line(err)}", advice)]
+    if isinstance(err, UnicodeEncodeError):
+        shown = ascii(err.object[max(0, err.start - 40) : err.end + 20])
+        return [Problem("O311", shown, "holds a character that UTF-8 cannot write", "choose another name")]
+    if isinstance(err, OSError):
+        place = "output" if err.filename is None else shorten(str(err.filename))
+        return [
+            Problem("O309", place, f"cannot be used: {err.strerror or err}", "check the path, and the disk")
+        ]
+    return ()
+
+
+def _lines(problems: Sequence[SpecProblem | Problem]) -> str:
+    return "\n".join(map(str, problems))
+
+
+def _say(text: str) -> None:
+    """Print to standard error; where that is closed or full, the exit status is all that is left to say it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr)
+
+
+def _discard_output() -> None:
+    """Where standard output takes nothing more, let what is left of it go nowhere: Python tries again at its end."""
+    try:
+        _flush_output()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _flush_output() -> None:
+    if sys.stdout is not None:  # Python's own name for a closed one
+        sys.stdout.flush()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
         "--activation-bits", default="", metavar="B,B", help="widths of layers' inputs (default: none)"
     )
     sensitivity.add_argument(
-        "--samples", type=int, metavar="N", help="use the first N calibration samples only"
+        "--samples", type=_count, metavar="N", help="use the first N calibration samples only"
     )
 
     run = _command(commands, "run", "run a compiled network on data", _with_torch("run"))
@@ -136,7 +186,8 @@ def _parser() -> argparse.ArgumentParser:
         "--input", action="append", default=[], metavar="NAME=ARRAY", help="array of a model input"
     )
     run.add_argument("--labels", metavar="ARRAY", help="array of labels, for accuracy")
-    run.add_argument("--samples", type=int, metavar="N", help="use the first N samples only")
+    run.add_argument("--output", metavar="NAME", help="output to measure (default: the first)")
+    run.add_argument("--samples", type=_count, metavar="N", help="use the first N samples only")
     run.add_argument("--save", type=Path, metavar="Y.npz", help="write the outputs")
 
     explain = _command(
@@ -154,6 +205,13 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "passes", "list the passes and their options", _passes)
     _command(commands, "ops", "list the operators and where each can run", _with_torch("ops"))
     return parser
+
+
+def _count(text: str) -> int:
+    """A count of at least one, as an argument."""
+    if not text.isdecimal() or not int(text[:18]):
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is not a whole number of at least 1")
+    return int(text[:18])
 
 
 _Command = Callable[[argparse.Namespace], "int | None"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from zipfile import ZipFile
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ..backends.errors import BackendError
 from ..ir import dump
@@ -17,11 +17,12 @@ from ..ir.tensor_type import STORAGE_BITS
 from ..specs import Transform, load_spec
 from .compare import diff_reports, explain_layer, read_report
 from .data import Column, Samples, correct_answers, read_samples
-from .errors import Problem, UserError
+from .errors import Problem, UserError, shorten
 from .execution import Counts, execute, read_interface
 from .init import write_spec
+from .metric import Metric, find_top1
 from .operators import operator_table
-from .output import check_destination
+from .output import check_destination, check_file, write_file
 from .pipeline import Compiled, OnStage, compile_model
 from .plan import plan_text
 from .progress import Progress
@@ -54,6 +55,16 @@ def plan(options: argparse.Namespace) -> None:
 def compile(options: argparse.Namespace) -> None:  # named as the command
     """Compile a spec into a directory."""
     check_destination(options.output)
+    names = [step.pass_name() for step in load_spec(options.spec, options.set).spec.passes]
+    problems = [
+        Problem(
+            "R414", f"--dump-after {shorten(name)}", "is no pass of the spec", f"there are {', '.join(names)}"
+        )
+        for name in options.dump_after
+        if name not in names
+    ]
+    if problems:
+        raise UserError(problems)
     with Progress() as progress:
         compiled = compile_model(
             options.spec,
@@ -88,7 +99,12 @@ def sensitivity(options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> None:
     """Run a compiled network on the samples of a file."""
     interface = read_interface(options.directory)
-    arrays = dict(_pair(text) for text in options.input)
+    arrays = _arrays(options.input, [port.name for port in interface.inputs])
+    if options.output and not options.labels:
+        fact, advice = "chooses what is measured, but there are no labels", "give --labels too"
+        raise UserError(Problem("R415", f"--output {shorten(options.output)}", fact, advice))
+    if options.save is not None:
+        check_file(options.save)
     columns = [
         Column(
             arrays.get(port.name, port.name),
@@ -100,6 +116,10 @@ def run(options: argparse.Namespace) -> None:
         for port in interface.inputs
     ]
     samples = read_samples(options.data, columns, labels=options.labels, limit=options.samples)
+    metric = find_top1(options.output, interface, samples, place=str(options.data))
+    if not samples.calls(interface.input_values):
+        fact = f"{len(samples)} samples are fewer than the network takes at once"
+        raise UserError(Problem("D105", str(options.data), fact, "give more"))
     try:
         with Progress() as progress:
             result = execute(options.directory, samples, on=options.on, progress=progress)
@@ -107,17 +127,8 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(Problem("T501", f"--on {options.on}", str(err))) from err
     if options.save is not None:
         names = [port.name for port in interface.outputs]
-        saved = {name: t.numpy() for name, t in zip(names, result.outputs, strict=True)}
-        _save(options.save, saved)
-    print(_run_text(options.on, samples, result.outputs, result.counts))
-
-
-def _save(path: Path, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Write an npz file; an array may have any name, which `np.savez` takes for its own parameters."""
-    with ZipFile(path, "w") as archive:
-        for name, array in arrays.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, array, allow_pickle=False)
+        write_file(options.save, _npz(dict(zip(names, result.outputs, strict=True))))
+    print(_run_text(options.on, samples, result.outputs, result.counts, metric))
 
 
 def explain(options: argparse.Namespace) -> None:
@@ -163,11 +174,34 @@ def _widths(option: str, text: str) -> tuple[int, ...]:
     return tuple(map(int, words))
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, _, array = text.partition("=")
-    if not array:
-        raise UserError(Problem("R408", f"--input {text}", "is not of the form NAME=ARRAY"))
-    return name, array
+def _arrays(options: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """The array of each model input that the options `NAME=ARRAY` name."""
+    arrays: dict[str, str] = {}
+    problems = []
+    for text in options:
+        name, _, array = text.partition("=")
+        place, there = f"--input {shorten(text)}", f"the network takes {', '.join(known)}"
+        if not array:
+            problems.append(Problem("R408", place, "is not of the form NAME=ARRAY", there))
+        elif name not in known:
+            problems.append(Problem("R408", place, f"there is no input {shorten(name)!r}", there))
+        elif name in arrays:
+            problems.append(Problem("R408", place, f"the input {name!r} is given twice", "leave one out"))
+        arrays[name] = array
+    if problems:
+        raise UserError(problems)
+    return arrays
+
+
+def _npz(outputs: Mapping[str, torch.Tensor]) -> bytes:
+    """An npz file of tensors under any names; numpy's own function takes some names for its arguments."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, tensor in outputs.items():
+            array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+    return content.getvalue()
 
 
 def _compiled_text(compiled: Compiled, directory: Path) -> str:
@@ -181,22 +215,25 @@ def resource_table(report: Report) -> str:
         for r in report.resources
     ]
     rows += [
-        (
-            f"{m.metric}, {m.stage}",
-            f"{m.value:.2f} {'dB' if m.metric == 'snr' else '%'}",
-            "-",
-            f"{m.samples} samples",
-        )
+        (f"{m.metric}, {m.stage}", m.text, "-", f"{m.samples} samples, output {m.output}")
         for m in report.measurements
     ]
     return text_table(("figure", "value", "available", "basis"), rows)
 
 
-def _run_text(place: str, samples: Samples, outputs: Sequence[torch.Tensor], counts: Counts | None) -> str:
+def _run_text(
+    place: str,
+    samples: Samples,
+    outputs: Sequence[torch.Tensor],
+    counts: Counts | None,
+    metric: Metric | None,
+) -> str:
     rows = [("samples", f"{len(samples):,}")]
-    if samples.labels is not None:
-        correct = correct_answers(outputs[0], samples.labels)
-        rows.append(("top1", f"{100 * correct / len(samples):.2f} % ({correct})"))
+    if metric is not None and samples.labels is not None:
+        output = outputs[metric.output]
+        count = len(samples) if output.shape[:1] == (len(samples),) else len(output)
+        correct = correct_answers(output, samples.labels[:count])
+        rows.append((f"top1 of {metric.output_name}", f"{100 * correct / count:.2f} % ({correct})"))
     if counts is not None:
         rows += [
             ("instructions", f"{counts.instructions:,}"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import Problem, UserError
 from .lock import check_outputs, read_by_this_version
-from .report import MOVEMENTS, Decision, Layer, Report
+from .report import MOVEMENTS, Decision, Layer, Measurement, Report
 from .table import text_table
 
 REPORT_FILE = "report.json"
@@ -102,14 +102,17 @@ def _resources(a: Report, b: Report) -> str:
 
 
 def _measurements(a: Report, b: Report) -> str:
-    before = {(m.stage, m.metric): m.value for m in a.measurements}
-    after = {(m.stage, m.metric): m.value for m in b.measurements}
+    before, after = ({_title(m): m for m in report.measurements} for report in (a, b))
     rows = [
-        (f"{stage}, {metric}", _figure(before.get((stage, metric))), _figure(after.get((stage, metric))))
-        for stage, metric in dict.fromkeys([*before, *after])
-        if before.get((stage, metric)) != after.get((stage, metric))
+        (title, *("-" if m is None else m.text for m in (old, new)))
+        for title in dict.fromkeys([*before, *after])
+        if (old := before.get(title)) != (new := after.get(title))
     ]
     return text_table(("measurement", a.name, b.name), rows) if rows else ""
+
+
+def _title(measurement: Measurement) -> str:
+    return f"{measurement.stage}, {measurement.metric} of {measurement.output}"
 
 
 def _layers(a: Report, b: Report) -> str:
@@ -152,10 +155,6 @@ def _layer_text(layer: Layer | None) -> str:
 
 def _count(value: int | None) -> str:
     return "-" if value is None else f"{value:,}"
-
-
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _change(before: int | None, after: int | None) -> str:

@@ -2,38 +2,63 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 import shlex
+import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+from ..specs.section import is_file
 
 _TOOLS = ("fxpress", "torch", "numpy", "networkx", "pydantic", "jinja2")
 _LONGEST_SPEC = 100_000
 
 
-def write_reproducer(error: Exception, command: Sequence[str]) -> Path:
-    """Write `fxpress-crash.txt` (or a numbered sibling) into the working directory; its path."""
+def write_reproducer(error: Exception, command: Sequence[str]) -> str:
+    """Write `fxpress-crash.txt` (or a numbered sibling), and say where it is.
+
+    It is in the working directory, else in the one for temporary files; where neither can be written, its text is
+    what this returns.
+    """
     parts = [
         f"command: {shlex.join([Path(command[0]).name, *command[1:]])}",
         f"python {platform.python_version()}, {platform.system()} {platform.machine()}",
         *(f"{name} {version(name)}" for name in _TOOLS),
         "".join(traceback.format_exception(error)),
-        *(f"--- {path}\n{path.read_text(errors='replace')[:_LONGEST_SPEC]}" for path in _specs(command)),
+        *_specs(command),
     ]
-    path = _free_path()
-    path.write_text("\n".join(parts) + "\n")
-    return path
+    content = ("\n".join(parts) + "\n").encode(errors="backslashreplace")
+    for folder in _folders():
+        with contextlib.suppress(OSError):
+            return f"please report it with {_written(folder, content)}"
+    return f"please report it with what follows\n{content.decode()}"
 
 
-def _specs(command: Sequence[str]) -> list[Path]:
-    named = [Path(word) for word in command[1:] if word.endswith((".yaml", ".yml", ".json"))]
-    return [path for path in named if path.is_file()]
+def _folders() -> Iterator[Path]:
+    yield Path()
+    with contextlib.suppress(OSError):  # no place for temporary files either
+        yield Path(tempfile.gettempdir())
 
 
-def _free_path() -> Path:
-    path, number = Path("fxpress-crash.txt"), 1
-    while path.exists():
-        path, number = Path(f"fxpress-crash-{number}.txt"), number + 1
-    return path
+def _specs(command: Sequence[str]) -> Iterator[str]:
+    for word in command[1:]:
+        path = Path(word)
+        if path.suffix in (".yaml", ".yml", ".json") and is_file(path):
+            with contextlib.suppress(OSError):
+                yield f"--- {path}\n{path.read_text(errors='replace')[:_LONGEST_SPEC]}"
+
+
+def _written(folder: Path, content: bytes) -> Path:
+    """The file, under the first name that is free."""
+    number = 0
+    while True:
+        path = folder / (f"fxpress-crash-{number}.txt" if number else "fxpress-crash.txt")
+        try:
+            with path.open("xb") as file:
+                file.write(content)
+            return path
+        except FileExistsError:
+            number += 1

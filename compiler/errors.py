@@ -20,7 +20,23 @@ class UserError(Exception):
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
+_TOO_LITTLE_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+_LONGEST = 200
+
+
+def is_out_of_memory(err: BaseException) -> bool:
+    """Whether memory ran out; the CPU allocator of torch raises a plain RuntimeError."""
+    words = _TOO_LITTLE_MEMORY if isinstance(err, RuntimeError) else ()
+    return isinstance(err, MemoryError) or any(word in str(err) for word in words)
+
+
+def shorten(text: str) -> str:
+    """A name, a path or a sentence for a message: both ends where it is long."""
+    half = _LONGEST // 2
+    return text if len(text) <= _LONGEST else f"{text[:half]}…{text[-half:]}"
+
+
 def first_line(err: BaseException) -> str:
     """Class of an error and the first line of its message."""
     text = str(err).strip().splitlines()
-    return f"{type(err).__name__}: {text[0] if text else ''}".rstrip(": ")
+    return f"{type(err).__name__}: {shorten(text[0]) if text else ''}".rstrip(": ")

@@ -16,9 +16,10 @@ from torch import nn
 from ..ir import Graph
 from ..specs import FileSource, Input, ModuleSource, load_target
 from ..specs.model import Source
-from .errors import Problem, UserError
+from .errors import Problem, UserError, shorten
 from .loading import check_weights, example_input, load_source, load_weights, positional_order
 from .module_capture import capture
+from .output import check_file, write_file
 
 _TEMPLATE = """\
 # yaml-language-server: $schema=fxpress.schema.json   (write it with: fxpress schema > fxpress.schema.json)
@@ -71,8 +72,11 @@ def write_spec(
 
     `inputs` are like `x=1x3x32x32`, `ids=1x12:int64` and `gain=scalar`, `arguments` like `hidden=64`.
     """
-    if output.exists():
-        raise UserError(Problem("O306", str(output), "exists already", "choose another name with -o"))
+    if os.path.lexists(output):
+        fact = "exists already"
+        raise UserError(Problem("O306", shorten(str(output)), fact, "choose another name with -o"))
+    check_file(output)
+    load_target(target)
     keywords = dict(_argument(text) for text in arguments)
     model = load_source(_source(source), keywords, folder=Path.cwd())
     if weights is not None:
@@ -82,7 +86,7 @@ def write_spec(
     names = positional_order(model, list(found), source)
     examples = tuple(example_input(found[n].shape, getattr(torch, found[n].dtype)) for n in names)
     graph = capture(model, examples, input_names=names).graph
-    output.write_text(_text(source, keywords, weights, found, graph, target, output))
+    write_file(output, _text(source, keywords, weights, found, graph, target, output).encode())
     return sum(1 for node in graph.nodes if node.macs)
 
 

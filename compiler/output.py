@@ -13,7 +13,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from .errors import Problem, UserError
+from ..specs.section import is_file
+from .errors import Problem, UserError, shorten
 from .lock import LOCK_FILE
 
 MARKER = LOCK_FILE
@@ -25,9 +26,9 @@ def check_destination(directory: Path) -> None:
     """UserError unless `directory` can be created, or is an earlier output that may be replaced."""
     if directory.is_symlink():
         raise _refusal("O301", directory, "is a symbolic link", "name the directory that it points to")
-    if directory.exists() and not directory.is_dir():
+    if os.path.exists(directory) and not directory.is_dir():
         raise _refusal("O302", directory, "exists and is not a directory", "choose another name")
-    if directory.is_dir() and any(directory.iterdir()) and not (directory / MARKER).is_file():
+    if os.path.isdir(directory) and any(directory.iterdir()) and not (directory / MARKER).is_file():
         raise _refusal(
             "O303",
             directory,
@@ -35,6 +36,10 @@ def check_destination(directory: Path) -> None:
             "choose an empty directory",
         )
     parent = _existing_ancestor(directory)
+    if not parent.is_dir():
+        raise _refusal(
+            "O302", directory, f"cannot be made: {shorten(str(parent))} is a file", "choose another name"
+        )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise _refusal("O304", directory, f"cannot be written: {parent} is read-only", "choose another place")
 
@@ -63,14 +68,26 @@ def publish(directory: Path, files: Mapping[str, bytes]) -> None:
         ) from err
 
 
+def check_file(path: Path) -> None:
+    """UserError unless `path` can be created, or is a regular file that may be replaced."""
+    if os.path.lexists(path) and not is_file(path):
+        raise _refusal("O302", path, "exists and is no regular file", "choose another name")
+    if not os.path.isdir(path.absolute().parent):
+        raise _refusal("O308", path, "lies in no directory", f"make {shorten(str(path.parent))} first")
+    if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
+        raise _refusal("O304", path, "cannot be written: its directory is read-only", "choose another place")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write one file, whole or not at all, in place of an earlier one; UserError where that cannot be."""
+    check_file(path)
     partial = path.with_name(f".{path.name}{_PARTIAL}{os.getpid()}")
     try:
         partial.write_bytes(content)
         partial.replace(path)
     except OSError as err:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
         reason = err.strerror or str(err)
         raise _refusal("O305", path, f"could not be written: {reason}", "choose another place") from err
 
@@ -119,10 +136,10 @@ def _locked(directory: Path) -> Iterator[None]:
 
 def _existing_ancestor(path: Path) -> Path:
     path = path.absolute()
-    while not path.exists():
+    while not os.path.exists(path):
         path = path.parent
     return path
 
 
 def _refusal(code: str, directory: Path, fact: str, advice: str) -> UserError:
-    return UserError(Problem(code, str(directory), fact, advice))
+    return UserError(Problem(code, shorten(str(directory)), fact, advice))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..backends.c import CArtifact
 from ..backends.torch_module import TorchArtifact
-from ..ir import DType, Graph, TensorType, Value
+from ..ir import DType, Graph, TensorType, Value, run
 from ..ir.text import type_text
 from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
 from ..passes.progress import Progress, silent
@@ -34,10 +34,10 @@ from ..specs import (
 from ..specs.options import LayerPrecision
 from .data import Column, Samples, own_batch, read_samples, unrolled
 from .emission import check_backends, emit_backends
-from .errors import Problem, UserError
+from .errors import Problem, UserError, first_line
 from .loading import check_weights, example_input, find_source, load_source, load_weights, positional_order
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
-from .measure import check_labels
+from .metric import find_metric
 from .module_capture import capture
 from .output import publish
 from .report import Report, render_html
@@ -150,13 +150,16 @@ def open_session(
     graph = portable(captured.graph, Path(spec).parent)
     check_states(graph, described.state, place)
     _match_selectors(loaded, graph)
-    if data.evaluation and evaluation:
-        check_labels(evaluation, graph, data.evaluation.measured, str(data.evaluation.origin))
+    notes += _check_results(graph, [s for s in (calibration, evaluation) if s is not None], examples, place)
+    folder = Path(spec).parent
     return Session(
         loaded,
         graph,
         unrolled(graph, calibration) if calibration else None,
         evaluation,
+        find_metric(data.evaluation, graph, evaluation, folder=folder)
+        if data.evaluation and evaluation
+        else None,
         tuple(notes),
         frozenset(graph.params.keys() - captured.trainable),
     )
@@ -294,6 +297,43 @@ def _examples(spec: Spec, names: Sequence[str], samples: Samples | None) -> tupl
 
 def _type(described: Input) -> TensorType:
     return TensorType(described.shape, DType.of(getattr(torch, described.dtype)))
+
+
+def _check_results(
+    graph: Graph, data: Sequence[Samples], examples: Sequence[Tensor], place: str
+) -> list[str]:
+    """Notes on outputs that are NaN in part; UserError for data that the model cannot compute on, and for no result.
+
+    The first call on each data set is looked at, or all where integers may index beyond what the model holds.
+    """
+    indexes = any(not v.type.dtype.torch.is_floating_point for v in graph.inputs)
+    found: dict[str, list[Tensor]] = {}
+    for samples in data or [Samples(tuple(x[None] for x in examples), axes=(None,) * len(examples))]:
+        count = samples.calls(graph.inputs) if indexes else 1
+        for inputs in (samples.call(graph.inputs, i) for i in range(count)):
+            try:
+                with torch.no_grad():
+                    results = run(graph, inputs)
+            except (IndexError, RuntimeError) as err:
+                fact = f"the model raises {first_line(err)} on the data"
+                advice = "are all indexes within its tables?"
+                raise UserError(Problem("M123", place, fact, advice)) from err
+            for name, result in zip(graph.output_names, results, strict=True):
+                found.setdefault(name, []).append(torch.isfinite(result).reshape(-1))
+    shares = {n: torch.cat(parts).double().mean().item() for n, parts in found.items() if parts[0].numel()}
+    advice = "check the weights, and what `data.transform` makes of the data"
+    problems = [
+        Problem("M122", place, f"the output {name!r} is NaN or infinite in every element", advice)
+        for name, share in shares.items()
+        if not share
+    ]
+    if problems:
+        raise UserError(problems)
+    return [
+        f"the output {name!r} is NaN or infinite in {1 - share:.1%} of its elements"
+        for name, share in shares.items()
+        if share < 1
+    ]
 
 
 def _find_passes(loaded: Loaded) -> tuple[Pass[Any], ...]:  # Any: each pass has its own options

@@ -9,6 +9,7 @@ from ..ir import Graph
 from ..passes import PassReport
 from ..specs import Loaded, Spec, Target
 from .data import Samples
+from .metric import Metric
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Session:
     captured: Graph
     calibration: Samples | None
     evaluation: Samples | None
+    metric: Metric | None = None
     notes: tuple[str, ...] = ()
     buffers: frozenset[str] = frozenset()
 

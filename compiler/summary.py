@@ -11,7 +11,8 @@ from ..passes import Decision as PassDecision
 from ..specs import Target
 from .emission import Artifacts
 from .lock import tool_versions
-from .measure import is_quantized, layer_snr, measure_forms
+from .measure import is_quantized, layer_snr
+from .metric import measure_forms
 from .report import Decision, Layer, Measurement, MemoryBlock, PassSection, Report, Resource, Table
 from .session import Session, Stage, final_graph
 
@@ -87,11 +88,9 @@ def _coded(c: CArtifact) -> str:
 
 
 def _measurements(session: Session, compiled: Graph) -> tuple[Measurement, ...]:
-    dataset = session.spec.data.evaluation
-    if session.evaluation is None or dataset is None or not compiled.outputs:
+    if session.evaluation is None or session.metric is None:
         return ()
-    rows, _ = measure_forms(session.captured, compiled, session.evaluation, dataset.measured)
-    return rows
+    return measure_forms(session.captured, compiled, session.evaluation, session.metric)
 
 
 def _snr(session: Session, stages: Sequence[Stage]) -> Mapping[str, float]:

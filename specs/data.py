@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias, get_args
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from .model import ArrayOrigin, Source
+from .errors import near_miss
+from .model import ArrayOrigin, FileSource, ModuleSource, Source
 from .section import FilePath, Name, Positive, Section, fault
 
 Metric: TypeAlias = Literal["top1", "agreement", "mse", "snr"]
@@ -102,18 +103,29 @@ class Calibration(Dataset):
     labels: Name | None = Field(default=None, description="The array of labels.")
 
 
+def _metric(value: Any) -> Any:  # any: whatever the user wrote, checked here
+    if isinstance(value, str) and ":" not in value and value not in get_args(Metric):
+        near = near_miss(value, get_args(Metric))
+        raise fault("S204", "is not a metric", hint=f"{near}; a metric of your own is `file.py:function`")
+    return value
+
+
 class Evaluation(Dataset):
     """Samples that measure a network."""
 
-    metric: Metric | None = Field(
+    metric: Annotated[Metric | Source, BeforeValidator(_metric)] | None = Field(
         default=None,
-        description="`top1`: share of samples whose largest output stands at the label. `mse`: mean squared error "
+        description="`top1`: share of samples whose largest output is at the label. `mse`: mean squared error "
         "against the labels. `agreement`: share of samples decided as the original network decides them. `snr`: the "
-        "original network's output over the difference from it, in dB. Left out: `top1` with labels, `snr` without.",
+        "original network's output over the difference from it, in dB. `file.py:function`: a number that your function "
+        "makes of the output and the labels, tensors with samples first. Left out: `top1` with labels, `snr` without.",
+    )
+    output: Name | None = Field(
+        default=None, description="The output that is measured; the first when left out."
     )
 
     @property
-    def measured(self) -> Metric:
+    def measured(self) -> Metric | FileSource | ModuleSource:
         """The metric, its default resolved."""
         return self.metric or ("top1" if self.labels else "snr")
 

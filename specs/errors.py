@@ -59,7 +59,7 @@ class Place:
     text: str
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}"
+        return f"{_short(self.file)}:{self.line}:{self.column}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,10 @@ def quoted(value: str) -> str:
     """The value as the user wrote it, on one line, shortened when long."""
     shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in value[:60])
     return f'"{shown}…"' if len(value) > 60 else f'"{shown}"'
+
+
+def _short(path: str) -> str:
+    return path if len(path) <= 2 * _LINE_WIDTH else f"{path[:_LINE_WIDTH]}…{path[-_LINE_WIDTH:]}"
 
 
 def _position(problem: Problem) -> tuple[str, int, int, str, str]:

@@ -5,7 +5,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from .data import Dataset
+from .data import Dataset, Evaluation
 from .errors import Problem, near_miss, quoted
 from .model import ArrayOrigin, FileSource
 from .paths import format_path
@@ -98,6 +98,8 @@ def _weights(spec: Spec) -> Iterator[_Fault]:
 
 
 def _dataset(location: Location, dataset: Dataset, inputs: list[str]) -> Iterator[_Fault]:
+    if isinstance(dataset, Evaluation) and isinstance(dataset.metric, FileSource):
+        yield from _source(dataset.metric, (*location, "metric"))
     if dataset.file is None:
         yield from _source(dataset.origin, (*location, "source"))
         return

@@ -219,7 +219,9 @@ def _base_of(tree: Mapping, files: list[Path], project: Path) -> Path | None:
 def _project_folder(path: Path) -> Path:
     """The nearest folder above the spec that is marked as a project; the spec's own where none is."""
     own = Path(os.path.realpath(path)).parent
-    return next((f for f in (own, *own.parents) if any((f / mark).exists() for mark in _PROJECT_MARKS)), own)
+    return next(
+        (f for f in (own, *own.parents) if any(os.path.exists(f / mark) for mark in _PROJECT_MARKS)), own
+    )
 
 
 def _shown(path: Path, spec: Path) -> str:

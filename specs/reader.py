@@ -8,6 +8,7 @@ is a number. Tags are refused. Whatever can be read past is collected, so that a
 
 import math
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,9 @@ def read_file(path: Path, *, name: str) -> Reading:
     """The tree of a YAML or JSON file; `name` is what messages call it."""
     start = Place(name, 1, 1, "")
     try:
+        if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
+            hint = "write it into a regular file"
+            raise SpecError([Problem("S101", start, "is a pipe or a device, which may never end", hint)])
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as err:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import isinf
+
 from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
@@ -11,7 +13,7 @@ MOVEMENTS = frozenset({"layout", "output"})
 
 
 class _Row(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Resource(_Row):
@@ -32,13 +34,22 @@ class Resource(_Row):
 
 
 class Measurement(_Row):
-    """A figure measured on data: accuracy, agreement or signal-to-noise ratio of one form of the network."""
+    """A figure measured on data: the spec's metric of one output of one form of the network."""
 
     stage: str = Field(description="which form: float model, fused, integer")
-    metric: str = Field(description="top1, snr or agreement")
-    value: float = Field(description="percent for top1 and agreement, decibel for snr")
+    metric: str = Field(description="top1, agreement, mse, snr, or the name of the user's function")
+    output: str = Field(description="the output that was measured")
+    value: float = Field(description="the figure, in `unit`")
+    unit: str = Field(description="% or dB, empty for a plain number")
     correct: int | None = Field(default=None, description="right answers, for top1 and agreement")
     samples: int = Field(description="samples measured")
+
+    @property
+    def text(self) -> str:
+        """The figure with its unit, for people; `exact` where nothing differs from the captured model."""
+        if isinf(self.value) and self.unit == "dB":
+            return "exact" if self.value > 0 else "no signal"
+        return f"{self.value:.2f} {self.unit}" if self.unit else f"{self.value:.4g}"
 
 
 class Layer(_Row):
