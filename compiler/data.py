@@ -13,17 +13,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ir import Graph, TensorType, Value, rebatch, run
 from ..passes.calibrate import Interpreter, passes_batches
 from ..specs import ArrayOrigin, Transform
-from .errors import Problem, UserError
+from ..specs.section import is_file
+from .errors import Problem, UserError, first_line, shorten
 from .loading import call_source, find_source
 
 _BATCH = 32
@@ -272,16 +273,27 @@ def _read(
     origin: ArrayOrigin, names: Sequence[str], *, optional: Sequence[str] = ()
 ) -> dict[str, NDArray[np.generic]]:
     if isinstance(origin, Path):
-        return _read_npz(origin, names, optional)
+        found: Mapping[str, NDArray[np.generic]] = _read_npz(origin, names, optional)
+        return {name: _standard(array) for name, array in found.items()}
     made, place = find_source(origin, folder=Path.cwd()), str(origin)
     if not callable(made):
         fact = f"{origin.attribute} is a {type(made).__name__}"
         raise UserError(Problem("D101", place, fact, "name a function that gives arrays by name"))
-    found = call_source(made, {}, place)
-    if not isinstance(found, Mapping) or not all(isinstance(a, np.ndarray) for a in found.values()):
+    made_arrays = call_source(made, {}, place)
+    if not isinstance(made_arrays, Mapping) or not all(
+        isinstance(a, np.ndarray) for a in made_arrays.values()
+    ):
         raise UserError(Problem("D101", place, "does not give numpy arrays by name", "return {name: array}"))
+    found = made_arrays
     _refuse_missing(place, names, list(found))
-    return {name: found[name] for name in (*names, *(n for n in optional if n in found))}
+    return {name: _standard(found[name]) for name in (*names, *(n for n in optional if n in found))}
+
+
+def _standard(array: NDArray[np.generic]) -> NDArray[np.generic]:
+    """The array in a number type that torch has: the machine's byte order, at most double precision."""
+    if array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(np.float64).itemsize:
+        return array.astype(np.float64)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _refuse_missing(place: str, names: Sequence[str], known: Sequence[str]) -> None:
@@ -292,16 +304,29 @@ def _refuse_missing(place: str, names: Sequence[str], known: Sequence[str]) -> N
 
 
 def _read_npz(path: Path, names: Sequence[str], optional: Sequence[str]) -> dict[str, NDArray[np.generic]]:
-    if not path.is_file():
-        raise UserError(Problem("D100", str(path), "there is no such file", "check `data`"))
+    place = shorten(str(path))
+    if not is_file(path):
+        raise UserError(Problem("D100", place, "there is no such file", "check the path of the data"))
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            _refuse_missing(str(path), names, archive.files)
-            return {name: archive[name] for name in (*names, *(n for n in optional if n in archive.files))}
-    except (ValueError, OSError, BadZipFile, EOFError) as err:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, NpzFile):
+            fact = "holds a single array, as np.save writes it"
+            raise UserError(Problem("D101", place, fact, "write arrays by name, with np.savez"))
+        with archive:
+            _refuse_missing(place, names, archive.files)
+            found = {name: archive[name] for name in (*names, *(n for n in optional if n in archive.files))}
+    except (UserError, MemoryError):
+        raise
+    except Exception as err:  # a damaged archive may raise anything: zlib, struct, tokenize errors among it
+        fact = f"is not a readable npz file: {first_line(err)}"
+        raise UserError(Problem("D101", place, fact, "write it with np.savez")) from err
+    strange = [name for name, array in found.items() if not isinstance(array, np.ndarray)]
+    if strange:
+        fact = "is a file in the archive, but no array"
         raise UserError(
-            Problem("D101", str(path), f"is not a readable npz file: {err}", "write it with np.savez")
-        ) from err
+            [Problem("D101", place, f"member {name!r} {fact}", "write it with np.savez") for name in strange]
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -418,6 +443,10 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
     wanted = column.type.dtype.torch
     if wanted.is_floating_point:
         tensor = tensor.to(torch.float64) * transform.scale + transform.offset
+    elif not torch.equal(tensor.to(wanted).to(tensor.dtype), tensor):
+        raise ValueError(
+            f"holds numbers that {column.type.dtype.name.lower()} of the model's input cannot hold"
+        )
     return _Read(tensor.to(wanted), axis)
 
 

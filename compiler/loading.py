@@ -14,15 +14,16 @@ from math import prod
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from zipfile import BadZipFile
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from ..specs import FileSource, ModuleSource
-from .errors import Problem, UserError, first_line
+from ..specs.section import is_file
+from .errors import Problem, UserError, first_line, shorten
 from .isolation import USER_CODE_RAISES
 
 
@@ -85,6 +86,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     """Put the tensors of a .safetensors or weights-only .pt file into `model`; every name and shape must fit."""
     tensors = read_tensors(path)
     own = {name: t for name, t in model.state_dict().items()}
+    check_forms(own, type(model).__name__)
     optional = {name for name in own if name.endswith("num_batches_tracked")}
     problems = [
         Problem("M112", str(path), f"lacks {name}", f"the model has it with shape {tuple(own[name].shape)}")
@@ -103,6 +105,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
         for name in tensors.keys() & own.keys()
         if tensors[name].shape != own[name].shape
     ]
+    problems += [
+        Problem(
+            "M114", str(path), f"{name} is complex; the model has {own[name].dtype}", "store real numbers"
+        )
+        for name in tensors.keys() & own.keys()
+        if tensors[name].is_complex() and not own[name].is_complex()
+    ]
     if problems:
         raise UserError(sorted(problems, key=lambda problem: (problem.code, problem.message)))
     model.load_state_dict(tensors, strict=False)
@@ -110,8 +119,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of a weights file, by name. Code in a pickle is never run; sizes are held against what is stored."""
-    if not path.is_file():
-        raise _problem("M110", str(path), "there is no such file", "check `model.weights`")
+    if not is_file(path):
+        raise _problem("M110", shorten(str(path)), "there is no such file", "check `model.weights`")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -127,10 +136,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             "holds more than tensors, and is not opened",
             "save a state_dict, or use safetensors",
         ) from err
-    except (RuntimeError, EOFError, ValueError, KeyError, BadZipFile, OSError) as err:
+    except MemoryError:
+        raise
+    except Exception as err:  # a damaged archive or pickle may raise anything
         raise _problem("M111", str(path), f"cannot be read: {first_line(err)}", "write it again") from err
-    if not isinstance(loaded, Mapping) or not all(isinstance(t, Tensor) for t in loaded.values()):
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(name, str) and isinstance(t, Tensor) for name, t in loaded.items()
+    ):
         raise _problem("M111", str(path), "does not hold a mapping of names to tensors", "save a state_dict")
+    odd = [(name, _oddity(tensor)) for name, tensor in loaded.items() if _oddity(tensor)]
+    if odd:
+        advice = "store dense tensors: .to_dense(), .dequantize(), or load before saving"
+        raise UserError([Problem("M116", str(path), f"{name} is {what}", advice) for name, what in odd])
     for name, tensor in loaded.items():
         stored = tensor.untyped_storage().nbytes()
         if tensor.numel() * tensor.element_size() > stored:
@@ -142,10 +159,31 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
+def _oddity(tensor: Tensor) -> str:
+    """What makes a tensor none of plain numbers in memory; empty for one that is."""
+    if is_lazy(tensor):
+        return "a lazy parameter, which has no shape yet"
+    if tensor.is_meta:
+        return "on the meta device and has no values"
+    if tensor.is_quantized:
+        return "quantized"
+    return "" if tensor.layout is torch.strided else f"stored as {tensor.layout}"
+
+
+def check_forms(tensors: Mapping[str, Tensor], place: str) -> None:
+    """UserError for parameters of a model that are lazy, sparse or quantized."""
+    odd = [(n, _oddity(t)) for n, t in tensors.items() if not t.is_meta and _oddity(t)]
+    advice = "run the model once before it is used, or convert with .to_dense() or .dequantize()"
+    if odd:
+        raise UserError([Problem("M117", place, f"{name} is {what}", advice) for name, what in odd])
+
+
 def check_weights(model: nn.Module, place: str) -> list[str]:
     """Notes on unusual weights; UserError for those that cannot be compiled: not finite, or on the meta device."""
     problems, notes = [], []
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    check_forms(dict(tensors), place)
+    for name, tensor in tensors:
         if tensor.is_meta:
             problems.append(
                 Problem("M120", place, f"{name} is on the meta device and has no values", "load weights")

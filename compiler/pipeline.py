@@ -23,6 +23,7 @@ from ..passes.progress import Progress, silent
 from ..specs import (
     ArrayOrigin,
     Dataset,
+    Evaluation,
     FileSource,
     Input,
     Loaded,
@@ -129,6 +130,7 @@ def open_session(
     described = loaded.spec.model
     place = str(described.source)
     _find_passes(loaded)
+    given = model is not None
     if model is None:
         model = load_source(described.source, described.args, folder=Path(spec).parent)
         if described.weights is not None:
@@ -160,6 +162,7 @@ def open_session(
         find_metric(data.evaluation, graph, evaluation, folder=folder)
         if data.evaluation and evaluation
         else None,
+        given,
         tuple(notes),
         frozenset(graph.params.keys() - captured.trainable),
     )
@@ -357,13 +360,20 @@ def _match_selectors(loaded: Loaded, graph: Graph) -> None:
 def _lock(session: Session, files: Mapping[str, bytes]) -> Lock:
     spec = session.spec
     roles: dict[str, ArrayOrigin | None] = {
-        "weights": spec.model.weights,
+        "weights": None if session.own_model else spec.model.weights,
         "calibration": spec.data.calibration.origin if spec.data.calibration else None,
         "evaluation": spec.data.evaluation.origin if spec.data.evaluation else None,
-        "model": spec.model.source,
+        "model": None if session.own_model else spec.model.source,
+        "metric": _own_metric(spec.data.evaluation),
     }
     named = {
         role: origin.path if isinstance(origin, FileSource) else origin for role, origin in roles.items()
     }
     paths = {role: path for role, path in named.items() if isinstance(path, Path)}
     return make_lock(session.loaded.canonical_text(), paths, files)
+
+
+def _own_metric(evaluation: Evaluation | None) -> FileSource | None:
+    """The file of a metric of the user's."""
+    found = evaluation.metric if evaluation else None
+    return found if isinstance(found, FileSource) else None

@@ -25,7 +25,8 @@ class Stage:
 class Session:
     """A spec with everything that it names loaded: the captured model and its data.
 
-    `buffers` names the constants that training leaves alone.
+    `own_model` says that the caller gave the module: neither source nor weights were read. `buffers` names the
+    constants that training leaves alone.
     """
 
     loaded: Loaded
@@ -33,6 +34,7 @@ class Session:
     calibration: Samples | None
     evaluation: Samples | None
     metric: Metric | None = None
+    own_model: bool = False
     notes: tuple[str, ...] = ()
     buffers: frozenset[str] = frozenset()
 

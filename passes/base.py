@@ -203,7 +203,13 @@ def find_pass(name: str) -> Pass[Any]:  # Any: each pass has its own options
     """The pass of this name, from the registry or a package's entry point; UnknownPassError names the nearest."""
     if name not in _PASSES:
         for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
-            entry.load()
+            try:
+                entry.load()
+            except Exception as err:  # the package may raise anything
+                raise UnknownPassError(
+                    f'pass "{name}" is of a package that cannot be used: {entry.value} raises '
+                    f"{type(err).__name__}: {err}"
+                ) from err
     if name not in _PASSES:
         known = sorted(_PASSES.keys() | {entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
         near = get_close_matches(name, known, n=1)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from .errors import Problem, near_miss, nearest, quoted
+from .options import BROKEN
 from .paths import format_path
 from .section import Section
 from .tree import Location, Mapping, Node, Scalar, Sequence, find, key_place, place_of
@@ -116,6 +117,9 @@ def _unknown_tag(spot: _Spot, root: Node, context: AbstractMapping[str, Any]) ->
     if not isinstance(node, Scalar) or not isinstance(node.value, str):
         return Problem("S203", place, f"{path}: expects a text, got {_got(node)}")
     known = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
+    if key == "pass" and node.value in BROKEN:
+        message = f"{path}: the package that brings {quoted(node.text)} cannot be used: {BROKEN[node.value]}"
+        return Problem("S210", place, message, "mend or remove the package")
     what = "pass" if key == "pass" else str(spot.location[-1])
     return Problem("S204", place, f"{path}: unknown {what} {quoted(node.text)}", near_miss(node.text, known))
 

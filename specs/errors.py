@@ -31,6 +31,7 @@ CODES = {
     "S206": "a quantity has no unit, or a wrong one",
     "S207": "a text does not have the form that it must have",
     "S208": "the spec is written for another version of fxpress",
+    "S210": "a pass is of a package that cannot be used",
     "S301": "a pass stands where it cannot work",
     "S302": "a pass needs another one before or behind it",
     "S303": "a pass is written twice",

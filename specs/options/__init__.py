@@ -7,7 +7,7 @@ torch, and take `PassOptions` from `fxpress.specs.options.base`.
 """
 
 from functools import reduce
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -40,10 +40,29 @@ _OWN = (
     SparsifyOptions,
     WeightOnlyOptions,
 )
-_JOINED = tuple(entry.load() for entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name))
 
-PASSES: dict[str, type[PassOptions]] = {options.pass_name(): options for options in (*_OWN, *_JOINED)}
+PASSES: dict[str, type[PassOptions]] = {options.pass_name(): options for options in _OWN}
 """Options class by the name of the pass."""
+
+BROKEN: dict[str, str] = {}
+"""Passes of other packages whose options cannot be used, and why: nothing else fails for them."""
+
+
+def _join(entry: EntryPoint) -> None:
+    """Add the options that a package brings, or note why they cannot be used."""
+    try:
+        options = entry.load()
+        name = options.pass_name()
+        if not issubclass(options, PassOptions) or name in PASSES:
+            raise TypeError(f"{entry.value} is no PassOptions with a name of its own")
+    except Exception as err:  # the package may raise anything
+        BROKEN[entry.name] = f"{entry.value} raises {type(err).__name__}: {err}"
+    else:
+        PASSES[name] = options
+
+
+for _entry in sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda e: e.name):
+    _join(_entry)
 
 if TYPE_CHECKING:
     Pass: TypeAlias = PassOptions
@@ -52,6 +71,7 @@ else:
 """The options of any pass."""
 
 __all__ = [
+    "BROKEN",
     "ENTRY_POINT_GROUP",
     "PASSES",
     "Aciq",

@@ -120,6 +120,9 @@ def test_the_users_own_module_stands_in_for_the_source(project: Path) -> None:
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3), torch.nn.Flatten(), torch.nn.Linear(72, 5)).eval()
     compiled = compile_model(project / "net.yaml", model=model)
     assert compiled.report.macs_before == 36 * 2 * 27 + 72 * 5
+    for name in ("net.py", "net.safetensors"):
+        (project / name).unlink()  # nothing of them is read
+    assert compile_model(project / "net.yaml", model=model).files == compiled.files
 
 
 def test_report_json_follows_its_schema_and_holds_no_time(project: Path) -> None:

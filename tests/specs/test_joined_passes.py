@@ -43,20 +43,48 @@ outputs: {c: {name: net}}
 
 def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "fxpress.compiler.cli", *words]
-    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_a_pass_of_a_users_package_stands_in_a_spec_and_runs(tmp_path: Path) -> None:
-    (tmp_path / "acme_options.py").write_text(OPTIONS)
-    (tmp_path / "acme_rewrite.py").write_text(REWRITE)
-    (tmp_path / "net.yaml").write_text(SPEC)
-    info = tmp_path / "acme-1.0.dist-info"
+def _install(folder: Path, *, options: str = OPTIONS, rewrite: str = REWRITE) -> None:
+    (folder / "acme_options.py").write_text(options)
+    (folder / "acme_rewrite.py").write_text(rewrite)
+    (folder / "net.yaml").write_text(SPEC)
+    info = folder / "acme-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
-    options, rewrite = "acme_gate = acme_options:SignOptions", "acme_gate = acme_rewrite:gate"
-    groups = f"[fxpress.options]\n{options}\n[fxpress.passes]\n{rewrite}\n"
+    names = "acme_gate = acme_options:SignOptions", "acme_gate = acme_rewrite:gate"
+    groups = f"[fxpress.options]\n{names[0]}\n[fxpress.passes]\n{names[1]}\n"
     (info / "entry_points.txt").write_text(groups)
+
+
+def test_a_package_that_fails_breaks_nothing_but_its_own_pass(tmp_path: Path) -> None:
+    _install(tmp_path, options="import no_such_module")
+    assert _run(tmp_path, "targets").returncode == 0
+    (tmp_path / "other.yaml").write_text(SPEC.replace("{pass: acme_gate, times: 2}", "{pass: clean}"))
+    assert _run(tmp_path, "check", "other.yaml").returncode == 0
+    needed = _run(tmp_path, "check", "net.yaml")
+    assert needed.returncode == 2
+    assert (
+        "acme_options:SignOptions raises ModuleNotFoundError: No module named 'no_such_module'"
+        in needed.stderr
+    )
+    assert "S210" in needed.stderr
+
+
+def test_a_rewrite_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    _install(tmp_path, rewrite="raise RuntimeError('no licence')")
+    compiled = _run(tmp_path, "compile", "net.yaml", "-o", "out")
+    assert compiled.returncode == 2
+    assert (
+        "acme_rewrite:gate raises RuntimeError: no licence" in compiled.stderr and "P600" in compiled.stderr
+    )
+
+
+def test_a_pass_of_a_users_package_stands_in_a_spec_and_runs(tmp_path: Path) -> None:
+    _install(tmp_path)
     checked = _run(tmp_path, "check", "net.yaml", "--set", "passes[0].times=x")
     assert checked.returncode == 2 and "times" in checked.stderr
     compiled = _run(tmp_path, "compile", "net.yaml", "-o", "out")

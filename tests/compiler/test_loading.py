@@ -1,0 +1,104 @@
+"""Files of data and of weights that hold something else than arrays and dense tensors: refused by name."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fxpress.compiler import UserError
+from fxpress.compiler.data import Column, read_samples
+from fxpress.compiler.loading import check_weights, load_weights, read_tensors
+from fxpress.ir import DType, TensorType
+
+COLUMN = Column("x", TensorType((1, 3), DType.F32))
+WHOLE = np.arange(6).reshape(2, 3)
+
+
+@pytest.mark.parametrize("dtype", ["longdouble", ">f4", ">i2", "float16", "uint64", "bool"])
+def test_numbers_of_every_kind_are_read(tmp_path: Path, dtype: str) -> None:
+    np.savez(tmp_path / "x.npz", x=WHOLE.astype(dtype))
+    read = read_samples(tmp_path / "x.npz", [COLUMN], labels=None, limit=None)
+    assert read.inputs[0].tolist() == WHOLE.astype(dtype).astype(float).tolist()
+
+
+def _member(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", b"hello")
+
+
+def _damaged(path: Path) -> None:
+    np.savez_compressed(path, x=np.zeros((2, 3)))
+    content = bytearray(path.read_bytes())
+    content[60:100] = b"\x5a" * 40
+    path.write_bytes(bytes(content))
+
+
+DATA: dict[str, tuple[Callable[[Path], object], str]] = {
+    "npy": (lambda p: np.save(p.open("wb"), WHOLE), "a single array, as np.save writes it.*D101"),
+    "no array": (_member, "member 'x' is a file in the archive, but no array.*D101"),
+    "damaged": (_damaged, "not a readable npz file.*D101"),
+    "objects": (lambda p: np.savez(p, x=np.array([{}], dtype=object)), "Object arrays.*D101"),
+    "structured": (lambda p: np.savez(p, x=np.zeros((2, 3), "i4,f4")), "numbers are needed.*D103"),
+    "complex": (lambda p: np.savez(p, x=np.zeros((2, 3), complex)), "numbers are needed.*D103"),
+    "dates": (lambda p: np.savez(p, x=np.zeros((2, 3), "M8[s]")), "numbers are needed.*D103"),
+    "directory": (lambda p: p.mkdir(), "no such file.*D100"),
+}
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_a_file_that_holds_no_arrays_of_numbers_is_refused(tmp_path: Path, name: str) -> None:
+    make, words = DATA[name]
+    make(tmp_path / "x.npz")
+    with pytest.raises(UserError, match=words):
+        read_samples(tmp_path / "x.npz", [COLUMN], labels=None, limit=None)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "array"), [(DType.I64, WHOLE + 0.5), (DType.U8, WHOLE - 1), (DType.U8, WHOLE * 99)]
+)
+def test_numbers_that_an_integer_input_cannot_hold_are_refused(
+    tmp_path: Path, dtype: DType, array: np.ndarray
+) -> None:
+    np.savez(tmp_path / "x.npz", x=array)
+    with pytest.raises(UserError, match=r"cannot hold.*D103"):
+        read_samples(tmp_path / "x.npz", [Column("x", TensorType((1, 3), dtype))], labels=None, limit=None)
+
+
+TENSORS = {
+    "sparse": (lambda: torch.eye(3).to_sparse(), r"w is stored as torch\.sparse_coo"),
+    "compressed": (lambda: torch.eye(3).to_sparse_csr(), r"w is stored as torch\.sparse_csr"),
+    "quantized": (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "w is quantized"),
+    "meta": (lambda: torch.empty(3, device="meta"), "w is on the meta device"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", TENSORS)
+def test_tensors_that_are_not_dense_are_refused(tmp_path: Path, name: str) -> None:
+    make, words = TENSORS[name]
+    torch.save({"w": make()}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=rf"{words}.*M11[16]"):
+        read_tensors(tmp_path / "w.pt")
+
+
+def test_names_that_are_no_text_and_complex_weights_are_refused(tmp_path: Path) -> None:
+    torch.save({0: torch.ones(3)}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"mapping of names to tensors.*M111"):
+        read_tensors(tmp_path / "w.pt")
+    torch.save({"weight": torch.ones(2, 3, dtype=torch.complex64), "bias": torch.ones(2)}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"weight is complex.*M114"):
+        load_weights(torch.nn.Linear(3, 2), tmp_path / "w.pt")
+
+
+def test_a_model_with_lazy_parameters_is_refused(tmp_path: Path) -> None:
+    model = torch.nn.LazyLinear(2)
+    with pytest.raises(UserError, match=r"weight is a lazy parameter.*M117"):
+        check_weights(model, "net.py:Net")
+    torch.save({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=r"weight is a lazy parameter.*M117"):
+        load_weights(torch.nn.LazyLinear(2), tmp_path / "w.pt")
