@@ -1,5 +1,6 @@
 """The pass `quantize`: post-training quantization to integers, from calibration data.
 
+    masks       what only tells a softmax to leave positions out becomes an operand of its own (`masks`)
     prepare     a batch norm that stands alone becomes a depthwise convolution, activations go into their producers
     plan        which nodes compute on integers (`quantize_plan`)
     calibrate   the float graph runs on the samples (`calibrate`)
@@ -21,6 +22,7 @@ from .pattern import apply_rules
 from .quantization.codebook import storage_table
 from .quantization.integer_forms import INTEGER_FORMS
 from .quantization.lower import Lowering
+from .quantization.masks import lift_masks
 from .quantization.plan import make_plan
 from .quantization.precision import Precisions
 from .quantization.rounding import learn_roundings
@@ -31,17 +33,18 @@ from .report import PassReport, merged
 @register(QuantizeOptions)
 def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassResult:
     """Integer graph whose results are near the float graph's on data like the calibration samples."""
-    prepared, decisions = apply_rules(graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
-    precisions = Precisions(options, context.layers, context.selects)
-    plan = make_plan(prepared, precisions.is_float)
     samples = context.calibration[: options.samples]
+    masked = lift_masks(graph, samples)
+    prepared, decisions = apply_rules(masked.graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
+    precisions = Precisions(options, context.layers, context.selects)
+    plan = make_plan(prepared, precisions.is_float, in_float=masked.in_float)
     statistics = collect(prepared, samples, plan.observed, progress=context.progress)
     grids = choose_grids(prepared, plan, statistics, precisions)
     lowering = Lowering(prepared, plan, grids, options, precisions=precisions)
     quantized = lowering.graph()
     report = PassReport(
         "quantize",
-        (*(d for d in decisions if d.applied), *lowering.decisions),
+        (*masked.decisions, *(d for d in decisions if d.applied), *lowering.decisions),
         (grids.table, lowering.table()),
         grids.warnings,
     )

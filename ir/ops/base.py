@@ -34,7 +34,6 @@ class Op(ABC):
 
     name: ClassVar[str]
     quantized: ClassVar[Quantized] = Quantized.NEVER
-    result_grid: ClassVar[Quantization | None] = None  # the only one the integer form can give, if it is so
 
     @abstractmethod
     def infer(
@@ -59,6 +58,10 @@ class Op(ABC):
         if self.quantized is Quantized.MOVE:
             return self.reference(*call.operands)
         raise UnsupportedError(f"{self.name} has no integer form")
+
+    def result_grid(self, high: float) -> Quantization | None:
+        """The only grid on which the integer form gives results up to `high`; None where the grid is free."""
+        return None
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         """Raise ShapeError when the integer form does not exist for these quantized types."""

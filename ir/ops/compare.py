@@ -182,6 +182,24 @@ def _lower_masked_fill(call: AtenCall) -> Value | None:
     return call.emit(Where(), call.value("mask"), filling, x)
 
 
+@lowers("masked_fill.Tensor")
+def _lower_masked_fill_by_tensor(call: AtenCall) -> Value | None:
+    x, number = call.value("self"), call.value("value")
+    if number.type.dtype is not x.type.dtype:
+        return None
+    return call.emit(Where(), call.value("mask"), number, x)
+
+
+@lowers("where.Scalar")
+def _lower_choice_of_numbers(call: AtenCall) -> Value | None:
+    numbers = (call["self"], call["other"])
+    if not all(isinstance(number, float) for number in numbers):
+        return None
+    dtype = torch.get_default_dtype()
+    on, off = (call.constant("scalar", torch.tensor(number, dtype=dtype)) for number in numbers)
+    return call.emit(Where(), call.value("condition"), on, off)
+
+
 @lowers("to.device")
 def _lower_move(call: AtenCall) -> Value | None:
     """The IR knows no devices; what stays on the CPU at most changes its type."""

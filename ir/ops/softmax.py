@@ -1,67 +1,110 @@
-"""Softmax and its logarithm.
+"""Softmax, over all positions of a row or those that a mask keeps, and its logarithm.
 
-On 8 bits softmax takes exponentials from a table of differences to the largest element:
+On 8 bits softmax takes exponentials from a table of differences to the largest element that is kept:
 
-    e_i = table[max - x_i],   y_i = floor((256 * e_i + floor(sum / 2)) / sum) - 128
+    e_i = table[max - x_i] where kept, else 0,   y_i = floor((m * e_i + floor(sum / 2)) / sum) - 128
 
-The largest entry is a power of two small enough that the sum of a whole row stays below 2^31. Results have
-scale 1/256 and zero point -128.
+Results have scale 1/m and zero point -128; m, at least 256, is the power of two for which the results that are
+expected use the eight bits. The largest entry of the table is a power of two small enough that the sum of a
+whole row stays below 2^31 and m times an entry does not exceed it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import floor, log2
 
 import torch
 from torch import Tensor
 
 from ..errors import ShapeError
-from ..tensor_type import Quantization, TensorType, Value
+from ..tensor_type import DType, Quantization, TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
-from .channels import Axes, CouplingCall
+from .binary import broadcast
+from .channels import Axes, CouplingCall, tie_broadcast
 from .quantize import per_tensor_types
 from .slicing import check_axis
 
 TABLE_BITS = 23
+FINEST_BITS = 16  # a result's step is at least 2^-16
+EMPTY_ROWS = ("uniform", "zero", "all")
 
 
 @operator("softmax")
 @dataclass(frozen=True)
 class Softmax(Op):
-    """exp(x) / sum(exp(x)) along dimension `axis`."""
+    """exp(x) / sum(exp(x)) along dimension `axis`, over the positions that `keep` marks; 0 elsewhere.
+
+    Operands: x, keep (boolean, broadcasts to x) or none. A row of which nothing is kept gives, by `empty`: the
+    same number everywhere (uniform), zeros (zero), or the softmax of the row without a mask (all).
+    """
 
     quantized = Quantized.COMPUTE
-    result_grid = Quantization((1 / 256,), (-128,))
 
     axis: int = 0
+    empty: str = "uniform"
 
-    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+    def infer(self, x: TensorType, keep: TensorType | None = None) -> tuple[TensorType, ...]:
+        if self.empty not in EMPTY_ROWS:
+            raise ShapeError(f"empty rows {self.empty!r}; the choices are {', '.join(EMPTY_ROWS)}")
+        if keep is not None and (keep.dtype is not DType.BOOL or broadcast(x.shape, keep.shape) != x.shape):
+            raise ShapeError(f"a mask {keep.dtype.value} {keep.shape} for the softmax of {x.shape}")
         return _along(self, x)
 
-    def reference(self, x: Tensor) -> Tensor:
-        return torch.softmax(x, self.axis)
+    def reference(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        if keep is None:
+            return torch.softmax(x, self.axis)
+        if self.empty == "all":
+            keep = keep | ~keep.expand(x.shape).any(self.axis, keepdim=True)
+        y = torch.softmax(torch.where(keep, x, torch.finfo(x.dtype).min), self.axis)
+        return torch.where(keep, y, 0.0) if self.empty == "zero" else y
+
+    def result_grid(self, high: float) -> Quantization:
+        spare = 0 if high <= 0 else floor(-log2(min(high, 1.0)))
+        return Quantization((2.0 ** -min(8 + spare, FINEST_BITS),), (-128,))
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (_couple(call, self.axis),)
+        x, keep = _couple(call, self.axis), call.optional(1)
+        if keep is not None:
+            tie_broadcast(call, call.outputs[0].shape, x, keep)
+        return (x,)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         qx, qy = per_tensor_types(operands[0], outputs[0])
-        if qx.bits > 8 or qy != self.result_grid:
-            raise ShapeError("softmax takes 8 bits and gives 8 bits with scale 1/256 and zero point -128")
+        if qx.bits > 8 or qy != self.result_grid(qy.scale[0] * 256):
+            raise ShapeError(
+                "softmax takes 8 bits and gives 8 bits with zero point -128 and a power of two as scale, "
+                f"from 2^-{FINEST_BITS} to 2^-8"
+            )
 
     def integer(self, call: IntegerCall) -> Tensor:
-        x, type = call.operand(0), call.types[0]
-        exponentials = self.table(type)[x.amax(self.axis, keepdim=True) - x]
-        total = exponentials.sum(self.axis, keepdim=True)
-        y = torch.div(exponentials * 256 + total // 2, total, rounding_mode="floor")
+        x, keep = call.operand(0), call.optional(1)
+        kept = torch.ones_like(x, dtype=torch.bool) if keep is None else keep.expand(x.shape)
+        is_empty = ~kept.any(self.axis, keepdim=True)
+        if self.empty == "uniform":
+            x = torch.where(is_empty, 0, x)
+        if self.empty != "zero":
+            kept = kept | is_empty
+        largest = torch.where(kept, x, x.amin()).amax(self.axis, keepdim=True)
+        table = self.table(call.types[0], call.output)
+        exponentials = torch.where(kept, table[(largest - x).clamp(min=0)], 0)
+        total = exponentials.sum(self.axis, keepdim=True).clamp(min=1)
+        multiplied = exponentials * self.multiplier(call.output)
+        y = torch.div(multiplied + total // 2, total, rounding_mode="floor")
         return (y - 128).clamp(-128, 127)
 
-    def table(self, x: TensorType | None) -> Tensor:
+    def multiplier(self, output: TensorType) -> int:
+        """The m by which a part of the whole becomes an integer."""
+        (qy,) = per_tensor_types(output)
+        return round(1 / qy.scale[0])
+
+    def table(self, x: TensorType | None, output: TensorType) -> Tensor:
         """exp(-scale * d) for each difference d of two integers of `x`, scaled to integers (int64)."""
         (qx,) = per_tensor_types(x)
         assert x is not None
-        bits = min(TABLE_BITS, 31 - x.shape[self.axis].bit_length())
+        widest = 32 - self.multiplier(output).bit_length()
+        bits = min(TABLE_BITS, widest, 31 - x.shape[self.axis].bit_length())
         differences = torch.arange(qx.qmax - qx.qmin + 1, dtype=torch.float64)
         return torch.round(torch.exp(-qx.scale[0] * differences) * 2**bits).to(torch.int64)
 

@@ -11,7 +11,7 @@ from ..ops.compare import ArgMax, Cast, Compare, Logic, Where
 from ..ops.elementary import Pow
 from ..ops.prelu import Prelu
 from ..ops.reduce import Reduction
-from ..ops.softmax import LogSoftmax, Softmax
+from ..ops.softmax import EMPTY_ROWS, LogSoftmax, Softmax
 from ..tensor_type import Value
 from .growth import Growth, Step, grows
 
@@ -133,10 +133,19 @@ def grow_argmax(g: Growth, x: Value, step: Step) -> Value | None:
     return g.add(Cast(x.type.dtype.value), g.add(op, x))
 
 
-@grows("softmax", "log_softmax")
-def grow_softmax(g: Growth, x: Value, step: Step) -> Value | None:
+@grows("log_softmax")
+def grow_log_softmax(g: Growth, x: Value, step: Step) -> Value | None:
     """Along the last or another dimension."""
+    return g.add(LogSoftmax((x.type.rank - 1 - step.digits[0]) % x.type.rank), x) if x.type.rank else None
+
+
+@grows("softmax")
+def grow_softmax(g: Growth, x: Value, step: Step) -> Value | None:
+    """Along the last or another dimension, of all positions or of those that a comparison keeps."""
     if not x.type.rank:
         return None
-    op = Softmax if step.op == "softmax" else LogSoftmax
-    return g.add(op((x.type.rank - 1 - step.digits[0]) % x.type.rank), x)
+    empty = step.pick(1, [None, None, *EMPTY_ROWS])
+    axis = (x.type.rank - 1 - step.digits[0]) % x.type.rank
+    if empty is None:
+        return g.add(Softmax(axis), x)
+    return g.add(Softmax(axis, empty), x, g.add(Compare("gt"), x, g.constant(*x.type.shape[-1:])))

@@ -95,8 +95,11 @@ class _Conversion:
             x, slope = node.operands
             operands = [self._integer(x), self._constant(slope, _symmetric(self._old.tensor(slope)))]
         else:
-            operands = [self._integer(v) for v in node.operands]
-        grid = node.op.result_grid or self._result_grid(node, operands)
+            operands = [
+                self._integer(v) if v.type.dtype.is_floating else self._reals[v.name] for v in node.operands
+            ]
+        high = float(self._seen[node.output.name].max()) if node.output.type.numel else 0.0
+        grid = node.op.result_grid(high) or self._result_grid(node, operands)
         self._integers[node.output.name] = self._builder.add(
             node.op, *operands, quantization=grid, source=node.source
         )

@@ -20,6 +20,7 @@ from ..fuse_activation import FUSE_ACTIVATION
 from ..pattern import apply_rules
 from ..quantization.groups import UnionFind
 from ..quantization.integer_forms import INTEGER_FORMS
+from ..quantization.masks import lift_masks
 from ..quantization.plan import make_plan
 from ..quantization.precision import accepts_wide
 from ..sensitivity.blocks import Block, find_blocks, weight_of
@@ -211,7 +212,7 @@ def _operand(node: Node) -> str:
 
 def _limits(graph: Graph) -> dict[str, int]:
     """The widest operand that each layer can have: what operators of 8 bits give has 8."""
-    prepared, _ = apply_rules(graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
+    prepared, _ = apply_rules(lift_masks(graph).graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
     plan, groups = make_plan(prepared, lambda module: False), _operand_groups(graph)
     narrow = {
         groups.find(node.outputs[0].name)
@@ -227,7 +228,7 @@ def _limits(graph: Graph) -> dict[str, int]:
 
 def _operand_groups(graph: Graph) -> UnionFind:
     """Values that data movement joins, as `quantize` will join them."""
-    prepared, _ = apply_rules(graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
+    prepared, _ = apply_rules(lift_masks(graph).graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
     plan, groups = make_plan(prepared, lambda module: False), UnionFind()
     for node in prepared.nodes:
         if node.outputs[0].name in plan.moving:

@@ -6,8 +6,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ...ir import DType, Graph, Node, Op, Value
+from ...ir.ops.attention import Attention
 from ...ir.ops.base import Quantized
+from ...ir.ops.binary import Div
+from ...ir.ops.compare import Compare
 from ...ir.ops.elementary import Log, Pow, Reciprocal, Rsqrt
+from ...ir.ops.softmax import Softmax
 from ..layers import channel_axis, is_layer
 
 # functions without bound near zero: eight bits around a pole carry nothing
@@ -31,16 +35,22 @@ class Plan:
         return node.outputs[0].name in self.computing or node.outputs[0].name in self.moving
 
 
-def make_plan(graph: Graph, float_layers: Callable[[str], bool]) -> Plan:
+def make_plan(graph: Graph, float_layers: Callable[[str], bool], *, in_float: Collection[str] = ()) -> Plan:
     """Every node with an integer form computes on integers unless `float_layers(module)`; data movement follows.
+
+    Also in float stay the nodes that `in_float` names by their results, and those whose results are only divided by,
+    compared, or taken for the mask of an attention: what counts there is the ratio to small numbers.
 
     Movement is done on integers when its operand is one already, or when a node after it wants one: the earlier
     the conversion, the fewer bytes move.
     """
-    declined: dict[str, str] = {}
+    declined: dict[str, str] = dict.fromkeys(
+        in_float, "adds a mask, whose numbers no grid holds beside others"
+    )
+    declined |= dict.fromkeys(_relative(graph), "its result is only divided by, compared, or a mask")
     computing: set[str] = set()
     for node in graph.nodes:
-        if node.op.quantized is Quantized.MOVE:
+        if node.op.quantized is Quantized.MOVE or node.outputs[0].name in declined:
             continue
         reason = _why_float(graph, node, float_layers)
         if reason is None:
@@ -69,22 +79,56 @@ def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) ->
     if float_layers(node.source.module):
         return "the spec keeps this layer in float"
     if len(node.outputs) != 1 or any(
-        v.type.dtype is not DType.F32 or v.type.is_quantized for v in (*node.operands, *node.outputs)
+        v.type.dtype is not DType.F32 or v.type.is_quantized for v in (*_reals(node), *node.outputs)
     ):
         return "an operand or result is not float32"
     data = _data_operands(node)
     if all(graph.is_constant(v) for v in data):
         return "it reads constants only"
-    weights = [v for v in node.operands if v not in data]
+    weights = [v for v in _reals(node) if v not in data]
     if not all(graph.is_constant(v) for v in weights):
         return "a weight is not a constant"
     return None
 
 
+def _relative(graph: Graph) -> set[str]:
+    """Nodes without weights, by their first result, all of whose readers need it in relative precision."""
+    found: set[str] = set()
+    outputs = {v.name for v in graph.outputs}
+    for node in reversed(graph.nodes):
+        if is_layer(node.op) or node.op.quantized is Quantized.NEVER or len(node.outputs) != 1:
+            continue
+        name = node.outputs[0].name
+        readers = graph.users.get(name, ())
+        if readers and name not in outputs and all(_reads_ratio(r, name, found) for r in readers):
+            found.add(name)
+    return {name for name in found if graph.producers[name].op.quantized is not Quantized.MOVE}
+
+
+def _reads_ratio(reader: Node, name: str, found: Collection[str]) -> bool:
+    at = [index for index, value in enumerate(reader.inputs) if value is not None and value.name == name]
+    match reader.op:
+        case Log() | Reciprocal() | Rsqrt() | Compare():
+            return True
+        case Pow(exponent=exponent) if exponent < 0:
+            return True
+        case Div():
+            return at == [1]
+        case Attention():
+            return at == [3]
+        case _:
+            return reader.outputs[0].name in found
+
+
+def _reals(node: Node) -> tuple[Value, ...]:
+    """The operands but for the mask of a softmax."""
+    return node.operands[:1] if isinstance(node.op, Softmax) else node.operands
+
+
 def _data_operands(node: Node) -> tuple[Value, ...]:
     """The operands that are activations."""
     if not is_layer(node.op):
-        return node.operands
+        return _reals(node)
     return tuple(v for v in (node.operand(0), node.operand(3)) if v is not None)
 
 

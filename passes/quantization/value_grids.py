@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ...ir import Graph, Node, Quantization, Value
-from ...ir.ops.base import Quantized
 from ...ir.ops.pad import Pad
 from ..report import Table
 from .concat_groups import join_moved
@@ -59,7 +58,7 @@ def choose_grids(
     An operator that can give one grid only decides for its group. The operand of a concat may keep a finer grid, and
     is rescaled for the concat alone (`concat_groups`).
     """
-    imposed = _imposed(graph, plan)
+    imposed = _imposed(graph, plan, statistics)
     groups = join_moved(graph, plan, statistics, imposed)
     bits_of = group_bits(graph, plan, groups, precisions)
     members: dict[str, list[str]] = {}
@@ -106,15 +105,14 @@ def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range
     return found
 
 
-def _imposed(graph: Graph, plan: Plan) -> dict[str, Quantization]:
+def _imposed(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> dict[str, Quantization]:
     """The grids that operators impose on their results."""
-    return {
-        node.outputs[0].name: node.op.result_grid
+    imposed = {
+        name: node.op.result_grid(statistics[name].high)
         for node in graph.nodes
-        if node.outputs[0].name in plan.computing
-        and node.op.quantized is Quantized.COMPUTE
-        and node.op.result_grid is not None
+        if (name := node.outputs[0].name) in plan.computing and name in statistics
     }
+    return {name: grid for name, grid in imposed.items() if grid is not None}
 
 
 def _warnings(name: str, seen: Statistics) -> list[str]:

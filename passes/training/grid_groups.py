@@ -73,7 +73,7 @@ def _held(graph: Graph) -> set[str]:
         names = {value.name for value in _on_grid(node)}
         if isinstance(node.op, Quantize) and node.inputs[0] in graph.inputs:
             held |= names
-        if node.op.quantized is Quantized.COMPUTE and node.op.result_grid is not None:
+        if node.op.quantized is Quantized.COMPUTE and node.op.result_grid(1.0) is not None:
             held.add(node.outputs[0].name)
         if node.op.quantized is Quantized.MOVE and (
             _puts_in(node) or any(graph.is_constant(value) for value in _on_grid(node))
