@@ -2,7 +2,8 @@
 
     requant(acc, multiplier, shift) = (int64(acc << shift) * multiplier + 2^31) >> 32
 
-One rounding, ties toward +infinity. With `shift` 0 this is one instruction (SMMLAR) on a Cortex-M with DSP.
+One rounding, ties toward +infinity. With `shift` 0 this is one instruction (SMMLAR) on a Cortex-M with DSP. It is the
+same function for sums of up to 48 bits, which some layers of many inputs need.
 Additions and rescalings use 16-bit multipliers and one arithmetic shift:
 
     rescale(x_1, ..., x_n) = (sum_i x_i * multiplier_i + offset) >> shift
@@ -18,6 +19,7 @@ import torch
 from .errors import OverflowBoundError
 
 INT32_MAX = (1 << 31) - 1
+WIDEST_SUM = (1 << 47) - 1
 MAX_RESCALE_SHIFT = 22
 
 
@@ -43,6 +45,18 @@ def requant(acc: torch.Tensor, multiplier: torch.Tensor | int, shift: torch.Tens
     """High word of `(acc << shift) * multiplier`, rounded once; int64 tensors that hold int32 values."""
     shifted = check_int32(acc << shift, "a shifted accumulator")
     return (shifted * multiplier + (1 << 31)) >> 32
+
+
+def requant_sum(acc: torch.Tensor, multiplier: torch.Tensor | int, shift: torch.Tensor | int) -> torch.Tensor:
+    """`requant` of sums of up to 48 bits; OverflowBoundError beyond.
+
+    The product has more than 64 bits, so that the upper and lower parts of the sum are multiplied apart.
+    """
+    shifted = acc << shift
+    if acc.numel() and int((acc.abs() << shift).max()) > WIDEST_SUM:
+        raise OverflowBoundError("an accumulator leaves 48 bits")
+    high, low = shifted >> 16, shifted & 0xFFFF
+    return (high * multiplier + ((low * multiplier + (1 << 31)) >> 16)) >> 16
 
 
 @dataclass(frozen=True, slots=True)

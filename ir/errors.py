@@ -22,4 +22,4 @@ class UnsupportedError(IRError):
 
 
 class OverflowBoundError(IRError):
-    """An accumulator could leave int32 for some input, so the integer form is refused."""
+    """An accumulator or scale could leave its range for some input, so the integer form is refused."""

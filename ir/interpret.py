@@ -61,7 +61,7 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
     """Exact integer meaning; one tensor for each output, in the output's storage dtype.
 
     Quantized values are their integers (int64 while computing), all others floats computed by the reference.
-    Raises OverflowBoundError where an intermediate leaves int32. The emitted C computes the same bytes.
+    Raises OverflowBoundError where an intermediate leaves its range. The emitted C computes the same bytes.
     """
     values = {v.name: _widen(v.type, graph.params[v.name]) for v in graph.constants}
     values |= {

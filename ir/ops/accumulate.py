@@ -1,4 +1,4 @@
-"""What convolutions, linear layers and matrix products share: clamp, int32 accumulator, requantization.
+"""What convolutions, linear layers and matrix products share: clamp, accumulator, requantization.
 
     y = saturate(requant(acc, multiplier, shift) + zero_point)                                        without residual
     y = saturate(requant(acc, multiplier, shift) + ((residual * m + offset) >> s))                    with residual
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arithmetic import INT32_MAX, Requant, Rescale, check_int32, requant
+from ..arithmetic import INT32_MAX, WIDEST_SUM, Requant, Rescale, requant_sum
 from ..errors import OverflowBoundError, ShapeError
 from ..tensor_type import Quantization, TensorType
 from .base import IntegerCall
@@ -153,12 +153,11 @@ def finish_accumulator(call: IntegerCall, acc: Tensor, clamp: Clamp, *, channel_
     along[channel_axis] = -1
     if bias is not None:
         acc = acc + bias.view(along)
-    check_int32(acc, "an accumulator")
     fixed = fixed_point(
         x, weight, call.output, residual=None if residual is None else call.types[3], clamp=clamp
     )
     multipliers, shifts = (torch.tensor(t).view(along) for t in (fixed.multipliers, fixed.shifts))
-    y = requant(acc, multipliers, shifts)
+    y = requant_sum(acc, multipliers, shifts)
     fused = None if residual is None or fixed.residual is None else fixed.residual.apply(residual)
     y = y + (fixed.zero_point if fused is None else fused)
     return y.clamp(fixed.low, fixed.high)
@@ -167,7 +166,7 @@ def finish_accumulator(call: IntegerCall, acc: Tensor, clamp: Clamp, *, channel_
 def prove_accumulator(
     rows: Tensor, bias: Tensor | None, fixed: FixedPoint, *, x: Quantization, phases: Tensor | None = None
 ) -> Tensor:
-    """Largest |accumulator| of each output channel over all inputs; OverflowBoundError when it could leave int32.
+    """Largest |accumulator| of each output channel over all inputs; OverflowBoundError when it could leave 48 bits.
 
     `rows` [out, taps] are the integer weights of each output channel, `phases` [taps] numbers the taps that meet in
     one result: all of them where it is None. The bound holds for the accumulator of raw integers with the input offset
@@ -185,13 +184,23 @@ def prove_accumulator(
     folded = (offset - zero * (positive + negative)).abs()
     raw = folded + (positive - negative) * max(x.qmax, -x.qmin)
     bound = torch.maximum(torch.maximum(centred_high.abs(), centred_low.abs()), raw).amax(1)
-    shifted = bound << torch.tensor(fixed.shifts).expand(len(bound))
-    if int(shifted.max()) > INT32_MAX:
+    shifted = _shifted(bound, fixed)
+    if float(shifted.max()) > WIDEST_SUM:
         channel = int(shifted.argmax())
         raise OverflowBoundError(
-            f"output channel {channel} can reach an accumulator of {int(shifted[channel]):,}, beyond int32"
+            f"output channel {channel} can reach an accumulator of {shifted[channel]:,.0f}, beyond 48 bits"
         )
     return bound
+
+
+def fits_int32(bound: Tensor, fixed: FixedPoint) -> bool:
+    """Whether accumulators up to `bound`, for each channel, fit int32 after the left shift too."""
+    return float(_shifted(bound, fixed).max()) <= INT32_MAX
+
+
+def _shifted(bound: Tensor, fixed: FixedPoint) -> Tensor:
+    """In float64, which neither overflows nor rounds here: bounds of 48 bits and powers of two."""
+    return bound.double() * 2.0 ** torch.tensor(fixed.shifts, dtype=torch.float64)
 
 
 def zero_point(type: TensorType | None) -> int:

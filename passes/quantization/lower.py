@@ -207,7 +207,7 @@ def _prove(
     residual: TensorType | None,
     y: Quantization,
 ) -> int:
-    """Largest accumulator of a layer over all inputs; OverflowBoundError when it could leave int32."""
+    """Largest accumulator of a layer over all inputs; OverflowBoundError when no integer form holds it."""
     weight = TensorType(tuple(made.weight.shape)).quantized(made.weight_grid)
     output = node.output.type.quantized(y)
     fixed = fixed_point(x, weight, output, residual=residual, clamp=op.clamp)

@@ -175,7 +175,7 @@ def _learn(
     if after >= before:
         return _Learned({}, "no rounding that was found is better than the nearest", (*row, 0.0))
     if not _fits(node, params, integers.graph):
-        return _Learned({}, "an accumulator could leave int32", (*row[:4], before / power, 0.0))
+        return _Learned({}, "an accumulator could overflow", (*row[:4], before / power, 0.0))
     return _Learned(params, f"{100 * changed:.0f} % of the weights are not the nearest", (*row, changed))
 
 
@@ -217,7 +217,7 @@ def _integers(bias: Tensor, grid: Quantization) -> Tensor:
 
 
 def _fits(node: Node, params: dict[str, Tensor], graph: Graph) -> bool:
-    """Whether no accumulator of the layer with these constants can leave int32."""
+    """Whether no accumulator of the layer with these constants can overflow."""
     x, weight, bias, residual = (node.operand(i) for i in range(4))
     assert x is not None and weight is not None and is_layer(node.op)
     types = [None if v is None else v.type for v in (x, weight, residual)]

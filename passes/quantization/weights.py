@@ -1,4 +1,4 @@
-"""Weights and biases as integers, with the proof that no accumulator leaves int32.
+"""Weights and biases as integers.
 
 weight[c] = round(w[c] / s_w[c]),  |weight| <= 2^(bits-1) - 1
 bias[c]   = round(b[c] / (s_x * s_w[c]))

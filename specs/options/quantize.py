@@ -86,7 +86,8 @@ class QuantizeOptions(PassOptions):
     )
     on_overflow: Literal["float", "error"] = Field(
         default="float",
-        description="What becomes of a layer whose int32 accumulators could overflow: it stays float, or is an error.",
+        description="What becomes of a layer whose accumulators or scales no integer form holds: it stays float, or is "
+        "an error.",
     )
     samples: Positive | None = Field(
         default=None,

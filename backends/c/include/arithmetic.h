@@ -43,6 +43,15 @@ FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
 #endif
 }
 
+/* requant(acc, multiplier, 0) + addend for sums of up to 48 bits, saturated: the upper and lower parts of the sum are
+ * multiplied apart. */
+FXP_INLINE int32_t fxp_scale_sum(int64_t acc, int32_t multiplier, int32_t addend)
+{
+    const int64_t low = ((acc & 0xffff) * multiplier + INT64_C(0x80000000)) >> 16;
+    const int64_t scaled = (((acc >> 16) * multiplier + low) >> 16) + addend;
+    return scaled < INT32_MIN ? INT32_MIN : scaled > INT32_MAX ? INT32_MAX : (int32_t)scaled;
+}
+
 /* acc << shift for accumulators of either sign; the compiler of the network has proven that it fits. */
 FXP_INLINE int32_t fxp_left(int32_t acc, int32_t shift)
 {

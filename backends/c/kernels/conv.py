@@ -17,6 +17,7 @@ from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, k
 from .layouts import image_layouts, layer_arguments, layer_operands
 from .low_bits import BYTE, Fields
 from .rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
+from .wide_sums import sums_fit
 from .window import MAX_SPATIAL, Image, Window, image, window
 
 _MOST_TAPS = 25
@@ -34,6 +35,12 @@ class ConvContext:
     finish: Finish
     element: str
     weight_bits: int
+    wide: bool = False
+
+    @property
+    def accumulator(self) -> str:
+        """C type of an integer accumulator."""
+        return "int64_t" if self.wide else "int32_t"
 
     @property
     def tap_weights(self) -> tuple[str, ...]:
@@ -96,7 +103,7 @@ def portable(site: Site) -> Offer:
     if site.weights_refusal:
         return site.weights_refusal
     context = conv_context(site, op)
-    written_out = not site.is_integer or len(context.taps) <= _MOST_TAPS
+    written_out = not site.is_integer or (len(context.taps) <= _MOST_TAPS and not context.wide)
     kind = "depthwise" if context.is_depthwise and written_out else "conv"
     form = "integer" if site.is_integer else "float"
     path, constants = f"conv/{kind}_{form}.c.j2", _constants(site, context, kind)
@@ -121,14 +128,15 @@ def conv_context(site: Site, op: Conv) -> ConvContext:
     x, y = image(site.type(0).shape), image(site.output.shape)
     seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
     bits = site.quantization(1).bits if site.is_integer else BYTE
+    wide = site.is_integer and not sums_fit(site)
     if site.is_integer:
         residual = site.type(3) if site.has(3) else None
         fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=op.clamp)
-        finish = integer_finish(fixed)
+        finish = integer_finish(fixed, wide=wide)
     else:
         finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
     return ConvContext(
-        x, y, seen, op.groups, seen.reaches_out(x, y), finish, c_type(site.type(0).dtype), bits
+        x, y, seen, op.groups, seen.reaches_out(x, y), finish, c_type(site.type(0).dtype), bits, wide
     )
 
 

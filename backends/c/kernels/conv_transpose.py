@@ -15,6 +15,7 @@ from ..literal import c_type
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
 from .layouts import image_layouts, layer_arguments, layer_operands
 from .rounding import Finish, float_finish, integer_finish, scale_constants, signed
+from .wide_sums import sums_fit
 from .window import MAX_SPATIAL, Image, Window, image, two
 
 
@@ -70,8 +71,9 @@ def portable(site: Site) -> Offer:
         constants += (Constant("bias", bias), *scale_constants(fixed))
         centred = f"(tap[i] - {signed(site.quantization(0).zero_point[0])}) * w[i]"
         element = c_type(site.type(0).dtype)
-        finish = integer_finish(fixed)
-        context = TransposeContext(x, y, seen, op.groups, finish, element, "int8_t", "int32_t", centred)
+        wide = not sums_fit(site)
+        finish, accumulator = integer_finish(fixed, wide=wide), "int64_t" if wide else "int32_t"
+        context = TransposeContext(x, y, seen, op.groups, finish, element, "int8_t", accumulator, centred)
     else:
         constants += (Constant("bias", site.array(2)),) if site.has(2) else ()
         finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))

@@ -13,11 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from ....ir.errors import OverflowBoundError
-from ....ir.ops.accumulate import FixedPoint, prove_accumulator
-from .base import AnyArray, Site
+from .base import AnyArray
 
 BYTE = 8
 
@@ -92,18 +89,3 @@ class Fields:
 
 def _sum(index: str, offset: int) -> str:
     return f"{index} + {offset}" if index and offset else index or str(offset)
-
-
-def scaled_sums_fit(site: Site, *, bits: int) -> bool:
-    """Whether the sums of a convolution or linear layer, 2^(8 - bits) times as large, are proven to fit int32."""
-    if bits == BYTE:
-        return True
-    factor = 1 << (BYTE - bits)
-    weight = torch.from_numpy(site.array(1).astype(np.int64)) * factor
-    bias = torch.from_numpy(site.array(2).astype(np.int64)) * factor if site.has(2) else None
-    fixed = FixedPoint((1,), (0,), 0, 0, 0)
-    try:
-        prove_accumulator(weight.flatten(1), bias, fixed, x=site.quantization(0))
-    except OverflowBoundError:
-        return False
-    return True

@@ -22,8 +22,9 @@ from .epilogue_dsp import Elements, Epilogue
 from .gemm_dsp import Int8Array, Int32Array, IntArray
 from .layouts import image_layouts, layer_operands, row_layouts
 from .linear_dsp import LinearShape
-from .low_bits import BYTE, scaled_sums_fit
+from .low_bits import BYTE
 from .rounding import folded_bias
+from .wide_sums import scaled_sums_fit, sums_fit
 from .window import MAX_SPATIAL, image, window
 
 Scales = tuple[Int32Array, Int32Array]
@@ -96,8 +97,8 @@ def _refusal(site: Site) -> str:
         return "the DSP kernels compute on int8 and int16"
     if site.weights_refusal:
         return site.weights_refusal
-    if not scaled_sums_fit(site, bits=site.quantization(1).bits):
-        return "sums of these packed weights could leave int32"
+    if not (sums_fit(site) and scaled_sums_fit(site)):
+        return "sums of these weights could leave int32"
     return ""
 
 

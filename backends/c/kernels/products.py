@@ -14,16 +14,20 @@ from ....ir.ops.accumulate import Clamp, FixedPoint, fixed_point
 from ....ir.ops.conv import Conv
 from ....ir.ops.linear import Linear
 from ..layout import Layout
-from ..literal import c_type
+from ..literal import array_type, c_type
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
 from .layouts import image_layouts, layer_arguments, layer_operands, row_layouts
 from .low_bits import BYTE, Fields
 from .rounding import RowFinish, folded_bias, row_finish, scale_constants
+from .wide_sums import part_size, sums_fit
 from .window import MAX_SPATIAL, Image, Window, image, window
 
 _UNROLLED = 4
 # Instructions of a product and of a result, as counted on a Cortex-M3 and a Cortex-M0+, by few registers and rows.
 _COUNTED = {(False, 2): (2.3, 14.0), (False, 1): (3.2, 14.0), (True, 1): (5.2, 45.0)}
+
+# Instructions of a result that is added up in parts, and of a part.
+_ADDED_UP, _PER_PART = 20.0, 8.0
 
 # Beyond that, of a product with a weight of fewer than 8 bits.
 _UNPACKING = {(False, 2): 0.3, (False, 1): 0.6, (True, 1): 1.5}
@@ -66,6 +70,13 @@ class ProductContext:
     pair_bytes: int
     last: str
     finish: RowFinish
+    part: int  # products that are added up in int32; 0 where it holds all of them
+    bias: str  # C type
+
+    @property
+    def template(self) -> str:
+        """The template of rows times channels."""
+        return "products/wide_rows.c.j2" if self.part else "products/rows.c.j2"
 
     @property
     def kind(self) -> str:
@@ -152,9 +163,10 @@ def convolution(site: Site) -> Offer:
     layouts = image_layouts(site)
     if seen.kernel == (1, 1) and seen.stride == (1, 1) and not padded:
         return _product(site, op.clamp, title, weights, layouts)
-    fixed, finish = _finish(site, op.clamp)
-    zero_point = site.quantization(0).zero_point[0]
     rows, taps, pair_bytes, single = _inner_loop(site, weights.shape[1], y.w)
+    part = _part(site, weights, taps)
+    fixed, finish = _finish(site, op.clamp, wide=part > 0)
+    zero_point = site.quantization(0).zero_point[0]
     context = WindowContext(
         title,
         y.n * y.h * y.w,
@@ -166,6 +178,8 @@ def convolution(site: Site) -> Offer:
         pair_bytes,
         single,
         finish,
+        part,
+        array_type(folded_bias(site, site.array(1))),
         x,
         y,
         seen,
@@ -194,19 +208,38 @@ def _product(
     site: Site, clamp: Clamp, title: str, weights: AnyArray, layouts: tuple[Layout, Layout]
 ) -> Offer:
     count = site.output.numel // len(weights)
-    fixed, finish = _finish(site, clamp)
     channels, depth = weights.shape
     rows, taps, pair_bytes, single = _inner_loop(site, depth, count)
+    part = _part(site, weights, taps)
+    fixed, finish = _finish(site, clamp, wide=part > 0)
     context = ProductContext(
-        title, count, depth, channels, *_elements(site), rows, taps, pair_bytes, single, finish
+        title,
+        count,
+        depth,
+        channels,
+        *_elements(site),
+        rows,
+        taps,
+        pair_bytes,
+        single,
+        finish,
+        part,
+        array_type(folded_bias(site, weights)),
     )
     return _implementation(site, "products/linear.c.j2", context, fixed, weights, layouts, 0.0)
 
 
-def _finish(site: Site, clamp: Clamp) -> tuple[FixedPoint, RowFinish]:
+def _part(site: Site, weights: AnyArray, taps: tuple[Tap, ...]) -> int:
+    """Products that are added up in int32; 0 where all are."""
+    return 0 if sums_fit(site) else part_size(site, weights, multiple=len(taps))
+
+
+def _finish(site: Site, clamp: Clamp, *, wide: bool) -> tuple[FixedPoint, RowFinish]:
     residual = site.type(3) if site.has(3) else None
     fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=clamp)
-    return fixed, row_finish(fixed, residual=c_type(residual.dtype) if residual is not None else "")
+    return fixed, row_finish(
+        fixed, residual=c_type(residual.dtype) if residual is not None else "", wide=wide
+    )
 
 
 def _inner_loop(site: Site, depth: int, row_count: int) -> tuple[tuple[Row, ...], tuple[Tap, ...], int, str]:
@@ -273,6 +306,7 @@ def _implementation(
     )
     outputs = context.row_count * context.channels
     per_mac, per_output = _COUNTED[site.machine.few_registers, len(context.rows)]
+    per_output += (context.part > 0) * (_ADDED_UP + _PER_PART * context.depth / max(context.part, 1))
     per_mac += (site.quantization(1).bits < BYTE) * _UNPACKING[site.machine.few_registers, len(context.rows)]
     instructions = (per_mac * context.depth + per_output) * outputs + gather * context.row_count
     return (

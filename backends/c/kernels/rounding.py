@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....ir.arithmetic import Rescale
+from ....ir.arithmetic import INT32_MAX, Rescale
 from ....ir.ops.accumulate import Clamp, FixedPoint
 from ..literal import integer, real
 from .base import AnyArray, Constant, Site
@@ -22,15 +22,17 @@ class Finish:
     value: str
 
 
-def integer_finish(fixed: FixedPoint) -> Finish:
-    """From an int32 accumulator to the integers of the result."""
-    shifted = any(fixed.shifts)
+def integer_finish(fixed: FixedPoint, *, wide: bool = False) -> Finish:
+    """From an accumulator, int32 or `wide`, to the integers of the result."""
     which = "[c]" if len(fixed.multipliers) > 1 else "[0]"
-    accumulator = f"fxp_left(acc, shifts{which})" if shifted else "acc"
+    accumulator, scale = "acc", "fxp_scale_sum" if wide else "fxp_scale"
+    if any(fixed.shifts):
+        left = f"acc * (INT64_C(1) << shifts{which})", f"fxp_left(acc, shifts{which})"
+        accumulator = left[0] if wide else left[1]
     addend = integer(fixed.zero_point)
     if fixed.residual is not None:
         addend = rescaled(fixed.residual, "residual[at]")
-    value = saturated(f"fxp_scale({accumulator}, multipliers{which}, {addend})", fixed.low, fixed.high)
+    value = saturated(f"{scale}({accumulator}, multipliers{which}, {addend})", fixed.low, fixed.high)
     return Finish("bias[c]", value)
 
 
@@ -56,9 +58,9 @@ class RowFinish:
         return ", ".join(self.arrays)
 
 
-def row_finish(fixed: FixedPoint, *, residual: str) -> RowFinish:
-    """The last step from an int32 accumulator, as a function of its own; `residual` is that operand's C type."""
-    value = integer_finish(fixed).value
+def row_finish(fixed: FixedPoint, *, residual: str, wide: bool = False) -> RowFinish:
+    """The last step from an accumulator, as a function of its own; `residual` is that operand's C type."""
+    value = integer_finish(fixed, wide=wide).value
     arrays = ("multipliers", "shifts", "residual")
     used = tuple(name for name in arrays if f"{name}[" in value)
     return RowFinish(value, used, "[c]" in value, "[at]" in value, residual)
@@ -120,7 +122,8 @@ def scale_constants(fixed: FixedPoint) -> tuple[Constant, ...]:
 
 
 def folded_bias(site: Site, weight: AnyArray) -> AnyArray:
-    """int32 bias of each output channel (axis 0 of the weight) with -zx * sum(w) folded in."""
+    """Bias of each output channel (axis 0 of the weight) with -zx * sum(w) folded in: int32 where that holds it."""
     sums = weight.astype(np.int64).reshape(len(weight), -1).sum(axis=1)
     offset: AnyArray = site.quantization(0).zero_point[0] * sums
-    return ((site.array(2).astype(np.int64) if site.has(2) else 0) - offset).astype(np.int32)
+    folded: AnyArray = (site.array(2).astype(np.int64) if site.has(2) else 0) - offset
+    return folded if np.abs(folded).max(initial=0) > INT32_MAX else folded.astype(np.int32)

@@ -186,21 +186,21 @@ def test_an_outlier_of_1e30_does_not_overflow_and_is_told() -> None:
     assert run_integer(result.graph, calibration[3])[0].isfinite().all()
 
 
-LONG_SUM = """graph(%x: f32[1x200000]) {
-  const %w: f32[1x200000]
+BEYOND = """graph(%x: f32[1x2]) {
+  const %w: f32[1x2]
   %y: f32[1x1] = linear(%x, %w)   # "head", "net.py:7"
   return output: %y
 }"""
 
 
 def test_a_layer_that_could_overflow_stays_float_or_is_an_error() -> None:
-    before = graph(LONG_SUM, w=torch.ones(1, 200000))
-    kept = quantize(before, drawn_samples(before, 2))
+    before, samples = graph(BEYOND, w=torch.tensor([[0.0, 1.0]])), [(torch.tensor([[1.0, 1e-30]]),)]
+    kept = quantize(before, samples)
     assert operators(kept.graph) == ["linear"]
     with pytest.raises(
-        PassError, match=r"%y \(head at net.py:7\): .*accumulator.*; on_overflow: float keeps"
+        PassError, match=r"%y \(head at net.py:7\): a scale ratio.*; on_overflow: float keeps"
     ):
-        quantize(before, drawn_samples(before, 2), on_overflow="error")
+        quantize(before, samples, on_overflow="error")
 
 
 def test_activations_that_are_all_negative_have_zero_on_their_grid() -> None:
@@ -299,13 +299,17 @@ def test_functions_with_a_pole_stay_in_float() -> None:
     assert result.report.declined["quantize"] == {"rsqrt has a pole, which eight bits do not resolve": 1}
 
 
-def test_a_layer_whose_accumulator_could_overflow_stays_in_float() -> None:
-    text = "graph(%x: f32[1x140000]) {\n const %w: f32[1x140000]\n %y: f32[1x1] = linear(%x, %w)\n return o: %y\n}"
-    before = graph(text, w=torch.ones(1, 140000))
-    result = quantize(before, drawn_samples(before, 2))
-    assert operators(result.graph) == ["linear"]
-    (reason,) = result.report.declined["quantize"]
-    assert reason.startswith("output channel 0 can reach an accumulator of 2,")
+@pytest.mark.parametrize(("activations", "inputs"), [("int8", 140000), ("int16", 1200)])
+def test_a_layer_whose_sums_leave_int32_computes_on_integers(activations: str, inputs: int) -> None:
+    text = (
+        "graph(%x: f32[1x{n}]) {{\n const %w: f32[1x{n}]\n %y: f32[1x1] = linear(%x, %w)\n return o: %y\n}}"
+    )
+    before = graph(text.format(n=inputs), w=torch.ones(1, inputs))
+    result = quantize(before, drawn_samples(before, 4), activations=activations)
+    assert operators(result.graph) == ["quantize", "linear", "dequantize"]
+    assert result.report.table("layers").rows[0][-1] > 1 << 31
+    (x,) = drawn_samples(before, 1)
+    assert snr_db(run(before, x)[0], run_integer(result.graph, x)[0]) > 20
 
 
 def test_the_bound_of_the_accumulator_is_attained_by_an_adversarial_input() -> None:

@@ -144,7 +144,7 @@ def test_wider_operands_lower_the_error_of_a_mixed_graph(text: str) -> None:
     assert ratios == sorted(ratios)
 
 
-def test_a_layer_of_sixteen_bits_without_proof_stays_in_float_with_the_reason() -> None:
+def test_a_layer_of_sixteen_bits_stays_on_integers_where_its_sums_leave_int32() -> None:
     before = parse(
         """
 graph(%x: f32[1x600]) {
@@ -154,8 +154,7 @@ graph(%x: f32[1x600]) {
 }""",
         fill=lambda value: torch.ones(value.type.shape),
     )
-    assert quantize(before).graph.producers["y"].output.type.is_quantized
     result = quantize(before, {"wide": WIDE})
-    (reason,) = result.report.declined["quantize"]
-    assert "beyond int32" in reason
-    run_integer(result.graph, drawn_samples(before, 1)[0])
+    assert result.graph.producers["y"].output.type.is_quantized
+    assert result.report.table("layers").rows[0][-1] > 1 << 31
+    assert signal_to_noise_db(before, result.graph) > 20

@@ -213,9 +213,9 @@ def test_groups_follow_data_movement_and_hold_what_the_user_sees() -> None:
     assert "f" not in groups.rounded and "m" in groups.rounded
 
 
-def test_a_layer_whose_accumulator_could_leave_int32_is_refused() -> None:
+def test_a_layer_without_an_integer_form_is_refused() -> None:
     graph = quantized(weights="int8")
-    bias = torch.full_like(graph.params["wb"], 2**31 - 1)
+    (layer,) = (node for node in graph.nodes if node.source.module == "head" and node.op.name == "linear")
     assert regrid(graph, {}, {}) == graph
-    with pytest.raises(PassError, match=r"head: .*beyond int32, after training; lower learning_rate"):
-        regrid(graph, {}, {"wb": bias})
+    with pytest.raises(PassError, match=r"head: a scale ratio .*, after training; lower learning_rate"):
+        regrid(graph, {layer.output.name: Quantization((1e-30,))}, {})
