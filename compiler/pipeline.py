@@ -22,6 +22,7 @@ from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassErro
 from ..passes.progress import Progress, silent
 from ..specs import (
     ArrayOrigin,
+    Calibration,
     Dataset,
     Evaluation,
     FileSource,
@@ -141,8 +142,10 @@ def open_session(
     names = positional_order(model, list(described.inputs), place)
     data = loaded.spec.data
     try:
-        calibration = _samples(loaded.spec, names, data.calibration) if data.calibration else None
-        evaluation = _samples(loaded.spec, names, data.evaluation) if data.evaluation else None
+        calibration = _calibration(loaded.spec, names, data.calibration) if data.calibration else None
+        evaluation = None
+        if data.evaluation:
+            evaluation = _samples(loaded.spec, names, data.evaluation, limit=data.evaluation.samples)
     except UserError:
         # data do not fit what `model.inputs` says: where the model does not either, that is the fault
         capture(model, _examples(loaded.spec, names, None), input_names=names, check=False)
@@ -235,6 +238,8 @@ def _context(
         progress=progress,
     )
     limit = getattr(options, "samples", None)  # an option that only passes with calibration have
+    if limit is None and options.trains and session.calibration is not None:
+        limit = len(session.calibration)
     context = _with_samples(context, session, limit)
     if session.target.isa == HOST:
         return context
@@ -251,9 +256,15 @@ def _with_samples(context: Context, session: Session, limit: int | None) -> Cont
 def calibration_batches(
     session: Session, limit: int | None
 ) -> tuple[list[tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    """The first `limit` calibration samples in batches of the model's own size, and the labels of each batch."""
+    """The first `limit` calibration samples in batches of the model's own size, and the labels of each batch.
+
+    Without a limit they are as many as `data.calibration` says.
+    """
     if session.calibration is None:
         return [], ()
+    described = session.spec.data.calibration
+    if limit is None and described is not None:
+        limit = described.samples
     used, values = session.calibration.first(limit), session.captured.inputs
     size, calls = own_batch(values, used), range(used.calls(values))
     pieces = [tuple(used.call(values, i)) for i in calls]
@@ -261,7 +272,13 @@ def calibration_batches(
     return pieces, labels
 
 
-def _samples(spec: Spec, names: Sequence[str], dataset: Dataset) -> Samples:
+def _calibration(spec: Spec, names: Sequence[str], dataset: Calibration) -> Samples:
+    """The calibration samples: where a pass trains, all that the file has unless the spec says how many."""
+    takes_all = not dataset.is_limited and any(options.trains for options in spec.passes)
+    return _samples(spec, names, dataset, limit=None if takes_all else dataset.samples)
+
+
+def _samples(spec: Spec, names: Sequence[str], dataset: Dataset, *, limit: int | None) -> Samples:
     model, transforms = spec.model, spec.data.transform
     columns = [
         Column(
@@ -273,7 +290,7 @@ def _samples(spec: Spec, names: Sequence[str], dataset: Dataset) -> Samples:
         )
         for name in names
     ]
-    samples = read_samples(dataset.origin, columns, labels=dataset.labels, limit=dataset.samples)
+    samples = read_samples(dataset.origin, columns, labels=dataset.labels, limit=limit)
     values = [Value(name, _type(model.inputs[name])) for name in names]
     if not samples.calls(values):
         fact = f"{len(samples)} samples are fewer than the {own_batch(values, samples)} that the model takes at once"

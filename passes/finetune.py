@@ -20,7 +20,12 @@ def finetune(graph: Graph, options: FinetuneOptions, context: Context) -> PassRe
     trained = train(graph, options, context)
     values = trainable(graph, options, context)
     decisions = tuple(_decision(graph, trained.graph, value) for value in values)
-    report = PassReport("finetune", decisions, (Table("epochs", _COLUMNS, trained.rows),))
+    counts = (trained.training_samples, trained.validation_samples)
+    tables = (
+        Table("epochs", _COLUMNS, trained.rows),
+        Table("samples", ("trained_on", "held_back"), (counts,)),
+    )
+    report = PassReport("finetune", decisions, tables)
     return PassResult(trained.graph, report)
 
 

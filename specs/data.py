@@ -98,9 +98,15 @@ class Calibration(Dataset):
     """Samples that show the ranges of activations; no labels, except where a pass asks for them."""
 
     samples: Positive | None = Field(
-        default=256, description="How many to use, from the first; `null` for all."
+        default=256,
+        description="How many to use, from the first; `null` for all. Left out, passes that train take all of them.",
     )
     labels: Name | None = Field(default=None, description="The array of labels.")
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the user says how many samples to use."""
+        return "samples" in self.model_fields_set
 
 
 def _metric(value: Any) -> Any:  # any: whatever the user wrote, checked here

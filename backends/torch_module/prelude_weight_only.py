@@ -27,7 +27,7 @@ class IntegerWeight(nn.Module):
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x @ weight^T + bias."""
-        rows = x.reshape(-1, x.shape[-1])
+        rows = x.reshape(-1, x.shape[-1]).contiguous()  # the kernels want whole rows
         if x.dtype != torch.float32 or x.device.type != "cpu":
             return nn.functional.linear(x, self.reals().to(x.dtype), bias)
         y: Tensor

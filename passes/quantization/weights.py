@@ -54,13 +54,15 @@ def quantize_weights(
 ) -> QuantizedWeights:
     """Symmetric integers for each output channel; a scale is raised where the bias would not fit beside it.
 
+    Below 8 bits `minmax` means `mse`: there the largest weight alone would cost the others their precision. The same
+    beside activations of 16 bits, where the rounding of the weights is what remains of the error.
     With `codebook_bits`, integers of 8 bits take only so many values as that many bits count, for the whole weight.
     With `mean`, the mean of each input channel, the bias takes back what rounding the weights adds to the mean of
     each output channel.
     """
     by_channel = op.channel_scales(TensorType.of(weight)) if per_channel else None
     axis, group_size = by_channel or (None, None)
-    if x.bits > 8 and observer == "minmax":
+    if observer == "minmax" and (bits < 8 or x.bits > 8):
         observer = "mse"
     rows = weight.double().reshape(1, -1) if axis is None else op.rows(weight.double())
     scales = row_scales(rows, bits=bits, observer=observer)
@@ -96,14 +98,10 @@ def mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
 
 
 def row_scales(rows: Tensor, *, bits: int, observer: WeightObserver) -> Tensor:
-    """A scale for each row: the largest weight on the largest integer, or clipped as the observer says.
-
-    Below 8 bits `minmax` means `mse`: there the largest weight alone would cost the others their precision. The same
-    beside activations of 16 bits, where the rounding of the weights is what remains of the error.
-    """
+    """A scale for each row: the largest weight on the largest integer, or clipped as the observer says."""
     if observer == "aciq":
         return clip_scales(rows, bits=bits)
-    if observer == "minmax" and bits >= 8:
+    if observer == "minmax":
         return rows.abs().amax(1) / _largest(bits)
     return _least_squares_scales(rows, bits=bits)
 

@@ -19,7 +19,7 @@ from .checkpoint import Progressed, Row
 from .hints import find_hints
 from .integer_student import IntegerStudent
 from .lesson import Lesson, Piece, Teacher
-from .losses import Objective
+from .losses import Objective, count_correct
 from .optimizer import OptimizerState, learning_rate, make_optimizer
 from .student import FloatStudent, Student, trainable
 
@@ -34,6 +34,8 @@ class Trained:
     graph: Graph
     state: OptimizerState
     rows: tuple[Row, ...]
+    training_samples: int
+    validation_samples: int
 
 
 def train(
@@ -93,8 +95,8 @@ class _Training:
         """Bring student and teacher together."""
         original, distill = context.original, options.distill
         hints = () if original is None or distill is None else find_hints(graph, original, distill.layers)
-        rank = graph.outputs[0].type.rank
-        objective = Objective.of(options, context, hints, outputs=len(graph.outputs), rank=rank)
+        shapes = [value.type.shape for value in graph.outputs]
+        objective = Objective.of(options, context, hints, shapes=shapes)
         teacher = None
         if original is not None and distill is not None:
             values, is_fixed = [hint.value for hint in hints], options.augment is None
@@ -122,7 +124,8 @@ class _Training:
             at = after if after.best_epoch == after.epoch else Progressed(now, at.best, after.state, rows)
             if options.checkpoint is not None:
                 checkpoint.save(options.checkpoint, at, identity)
-        return Trained(self.student.taught(at.best), at.state, at.rows)
+        counts = len(self.lesson.training), len(self.lesson.validation)
+        return Trained(self.student.taught(at.best), at.state, at.rows, *counts)
 
     def _start(self, state: OptimizerState | None) -> Progressed:
         generator = torch.Generator().manual_seed(self.options.seed)
@@ -154,16 +157,22 @@ class _Training:
 
     def _validate(self, learned: Mapping[str, Tensor]) -> tuple[float, float | None]:
         """Loss and, for classes with labels, accuracy on the samples that are held back."""
-        total, right, seen = 0.0, 0, 0
-        scores = self.objective.are_scores and self.lesson.labels is not None
+        total, seen, right, counted = 0.0, 0, 0, 0
+        axis = self.objective.class_axis
         with torch.no_grad():
             for piece in self.lesson.pieces(self.lesson.validation):
                 loss, outputs = self._loss(piece, learned, None)
                 total, seen = total + piece.count * float(loss), seen + piece.count
                 labels = self.lesson.labels_of(piece)
-                if scores and labels is not None and labels.ndim == 1:
-                    right += int((outputs[0].flatten(1).argmax(1) == labels)[: piece.count].sum())
-        return total / seen, right / seen if scores else None
+                if axis is not None and labels is not None and labels.shape != outputs[0].shape:
+                    correct = count_correct(
+                        outputs[0][: piece.count],
+                        labels[: piece.count],
+                        axis=axis,
+                        ignore_index=self.options.ignore_index,
+                    )
+                    right, counted = right + correct[0], counted + correct[1]
+        return total / seen, right / counted if counted else None
 
     def _loss(
         self, piece: Piece, learned: Mapping[str, Tensor], generator: torch.Generator | None

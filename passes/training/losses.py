@@ -4,7 +4,8 @@
 
 z, t are the outputs of student and teacher (Hinton et al., 2015), h, g a layer's results in both, R a linear map of
 channels that is learned along with the student where h has fewer (Romero et al., FitNets, 2015). Where outputs are no
-class scores, the divergence is their mean squared difference.
+class scores, the divergence is their mean squared difference. Scores of several positions, [n, t, c] or [n, c, h, w],
+take a softmax for each position, and KL is the mean over positions.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ from .hints import Hint
 Outputs = Sequence[Tensor]
 TaskLoss = Callable[[Outputs, Tensor], Tensor]
 
+IGNORED = -100  # label of positions that do not count, as in torch
+_FEWEST_SCORES = 2  # rank of [n, classes]
+_SEQUENCE = 3  # rank of [n, positions, classes]
+
 
 @dataclass(frozen=True)
 class Objective:
@@ -33,21 +38,30 @@ class Objective:
     task: TaskLoss | None
     distill: Distillation | None
     hints: tuple[Hint, ...]
-    are_scores: bool  # the first output is class scores
+    class_axis: int | None  # of the first output, where it is class scores
 
     @staticmethod
     def of(
-        options: FinetuneOptions, context: Context, hints: Sequence[Hint], *, outputs: int, rank: int
+        options: FinetuneOptions,
+        context: Context,
+        hints: Sequence[Hint],
+        *,
+        shapes: Sequence[tuple[int, ...]],
     ) -> Objective:
-        """The loss of these options for a graph of so many outputs, the first of this rank."""
+        """The loss of these options for a graph with outputs of these shapes."""
         distill = options.distill if context.original is not None else None
-        task = task_loss(options, context) if context.labels else None
+        labels = context.labels[0] if context.labels else None
+        is_alone = len(shapes) == 1 and (len(shapes[0]) == _FEWEST_SCORES or options.class_axis is not None)
+        is_classifier = labels is not None or is_alone
+        axis = None
+        if options.loss == "cross_entropy" and is_classifier:
+            axis = class_axis(shapes[0], options.class_axis, labels=labels)
+        task = task_loss(options, context, axis) if context.labels else None
         if task is None and options.own_loss is not None:
             raise PassError(f"loss {options.own_loss} needs labels; name them in `data.calibration`")
         if task is None and distill is None:
             raise PassError("there is nothing to learn from: give labels, or distill")
-        is_classifier = task is not None or (outputs == 1 and rank == 2)
-        return Objective(task, distill, tuple(hints), options.loss == "cross_entropy" and is_classifier)
+        return Objective(task, distill, tuple(hints), axis)
 
     def __call__(
         self,
@@ -73,10 +87,10 @@ class Objective:
 
     def _teaching(self, outputs: Outputs, taught: Outputs) -> Tensor:
         assert self.distill is not None
-        if not self.are_scores:
+        if self.class_axis is None:
             return mean_squared(outputs, taught)
         heat = self.distill.temperature
-        z, t = (x[0].flatten(1) / heat for x in (outputs, taught))
+        z, t = (scores_of_positions(x[0], self.class_axis) / heat for x in (outputs, taught))
         divergence = functional.kl_div(
             z.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True
         )
@@ -89,33 +103,86 @@ def mean_squared(outputs: Outputs, wanted: Outputs) -> Tensor:
     return torch.stack([functional.mse_loss(y, z) for y, z in pairs if y.is_floating_point()]).sum()
 
 
-def cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+def class_axis(shape: Sequence[int], wanted: int | None, *, labels: Tensor | None = None) -> int:
+    """The dimension of class scores of this shape along which classes lie; PassError where that cannot be told.
+
+    `wanted` is what the spec says. Left out it is the last one of [n, c] and [n, t, c], and dimension 1 of [n, c, h, w]
+    and beyond; where labels, a class for each position, fit only the other of the last and dimension 1, it is that one.
+    """
+    rank = len(shape)
+    if wanted is not None:
+        if rank < _FEWEST_SCORES or not (1 <= wanted < rank or -rank < wanted < 0):
+            raise PassError(
+                f"class_axis: {wanted} is no dimension of scores {_text(shape)} beside that of samples"
+            )
+        return wanted % rank
+    if rank < _FEWEST_SCORES:
+        raise PassError(f"scores of shape {_text(shape)} have no dimension of classes")
+    candidates = (1,) if rank == _FEWEST_SCORES else (rank - 1, 1) if rank == _SEQUENCE else (1, rank - 1)
+    fitting = [axis for axis in candidates if labels is not None and _fit(labels, shape, axis)]
+    if len(fitting) > 1:
+        raise PassError(
+            f"classes may lie along dimension {fitting[0]} or {fitting[1]} of scores {_text(shape)}; "
+            "say which by `class_axis`"
+        )
+    return (fitting or candidates)[0]
+
+
+def scores_of_positions(scores: Tensor, axis: int) -> Tensor:
+    """Scores as [positions of all samples, classes]."""
+    return scores.movedim(axis, -1).flatten(0, -2)
+
+
+def cross_entropy(
+    scores: Tensor, labels: Tensor, *, axis: int | None = None, ignore_index: int = IGNORED
+) -> Tensor:
     """Mean cross-entropy of class scores; PassError where the labels do not fit them.
 
-    Labels are a class for each sample, or for each position of scores [n, positions, classes] or
-    [n, classes, positions...], or the probability of each class in the shape of the scores.
+    Labels are a class for each sample, or for each position, shaped like the scores without their dimension `axis`, or
+    the probability of each class in the shape of the scores. Positions with the label `ignore_index` do not count.
     """
-    if labels.shape == scores.shape and labels.ndim > 1:
-        return functional.cross_entropy(scores, labels.to(scores.dtype))
-    if labels.numel() == len(scores):
-        rows = scores.flatten(1)
-    elif labels.shape == scores.shape[:-1]:
-        rows = scores.flatten(0, -2)
-    elif scores.ndim > 1 and labels.shape == scores.movedim(1, -1).shape[:-1]:
-        rows = scores.movedim(1, -1).flatten(0, -2)
-    else:
-        shapes = " and ".join("x".join(map(str, t.shape)) for t in (labels, scores))
-        raise PassError(f"labels and scores have the shapes {shapes}; give one class for each sample")
-    wrong = labels[(labels != labels.floor()) | (labels < 0) | (labels >= rows.shape[1])]
+    axis = class_axis(scores.shape, axis, labels=labels)
+    rows = scores_of_positions(scores, axis)
+    if labels.shape == scores.shape:
+        return functional.cross_entropy(rows, scores_of_positions(labels, axis).to(rows.dtype))
+    if len(labels) != len(scores) or not _fit(labels, scores.shape, axis):
+        raise PassError(
+            f"labels and scores have the shapes {_text(labels.shape)} and {_text(scores.shape)}; give one class for "
+            f"each sample or position, or name the dimension of classes by `class_axis` (here {axis})"
+        )
+    classes = labels.flatten()
+    counts = classes != ignore_index
+    wrong = classes[counts & ((classes != classes.floor()) | (classes < 0) | (classes >= rows.shape[1]))]
     if len(wrong):
         raise PassError(f"a label is {wrong[0].item():g}; there are {rows.shape[1]} classes, from 0")
-    return functional.cross_entropy(rows, labels.flatten().long())
+    if not counts.any():
+        return rows.sum() * 0.0
+    return functional.cross_entropy(rows[counts], classes[counts].long())
 
 
-def task_loss(options: FinetuneOptions, context: Context) -> TaskLoss:
+def count_correct(scores: Tensor, labels: Tensor, *, axis: int, ignore_index: int) -> tuple[int, int]:
+    """Positions whose highest score is at their label, and positions that count."""
+    classes = labels.flatten()
+    counts = classes != ignore_index
+    right = scores_of_positions(scores, axis).argmax(1) == classes
+    return int((right & counts).sum()), int(counts.sum())
+
+
+def _fit(labels: Tensor, shape: Sequence[int], axis: int) -> bool:
+    """Whether each sample's labels are a class for each position of scores; dimensions of size 1 do not matter."""
+    positions = [size for i, size in enumerate(shape) if i not in (0, axis) and size != 1]
+    return [size for size in labels.shape[1:] if size != 1] == positions
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def task_loss(options: FinetuneOptions, context: Context, axis: int | None = None) -> TaskLoss:
     """The loss against labels; PassError where the user's own cannot be had."""
     if options.loss == "cross_entropy":
-        return lambda outputs, labels: cross_entropy(outputs[0], labels)
+        ignored = options.ignore_index
+        return lambda outputs, labels: cross_entropy(outputs[0], labels, axis=axis, ignore_index=ignored)
     if options.loss == "mse":
         return _labels_squared
     source = options.own_loss

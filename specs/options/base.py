@@ -45,6 +45,11 @@ class PassOptions(Section):
         """The name of the pass, as the spec writes it."""
         return self.pass_name()
 
+    @property
+    def trains(self) -> bool:
+        """Whether the pass learns from its samples, so that it takes all that there are unless told otherwise."""
+        return False
+
     def layer_patterns(self) -> Iterator[tuple[Location, str]]:
         """Every pattern over layer names in the options, with its location inside them."""
         for name, field in type(self).model_fields.items():

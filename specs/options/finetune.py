@@ -72,6 +72,16 @@ class FinetuneOptions(PassOptions):
         description="Loss against the labels: `cross_entropy`, `mse`, or `file.py:function` that makes one number of "
         "the outputs (a tuple where there are several) and the labels.",
     )
+    class_axis: Annotated[int, Field(ge=-8, le=8)] | None = Field(
+        default=None,
+        description="Dimension of the first output along which class scores lie, for labels and distillation. Left "
+        "out: the last one of [n, c] and [n, t, c], dimension 1 of [n, c, h, w]; labels of each position that fit "
+        "only the other decide. Without labels, outputs of more than two dimensions are class scores only where this "
+        "is given.",
+    )
+    ignore_index: int = Field(
+        default=-100, description="Label of positions that do not count, as in torch: padding, borders."
+    )
     optimizer: Literal["sgd", "adamw"] = Field(default="adamw", description="With momentum 0.9, or AdamW.")
     learning_rate: _Rate = Field(
         default=1e-3, description="The highest; after the warm-up it falls to zero as half a cosine wave."
@@ -108,7 +118,9 @@ class FinetuneOptions(PassOptions):
     keep: LayerPatterns = Field(default=(), description="Layers that are not trained.")
     seed: _Count = Field(default=0, description="Of the order of samples, and of `augment`.")
     samples: Positive | None = Field(
-        default=None, description="Samples to train on; all that `data.calibration` gives when left out."
+        default=None,
+        description="Samples to train on; when left out all in the file of `data.calibration`, or as many as that "
+        "says.",
     )
 
     @model_validator(mode="after")
@@ -116,6 +128,11 @@ class FinetuneOptions(PassOptions):
         if self.warmup and self.warmup >= self.epochs:
             raise fault("S205", f"a `warmup` of {self.warmup} leaves nothing of {self.epochs} epochs")
         return self
+
+    @property
+    def trains(self) -> bool:
+        """True: all samples, unless the spec says how many."""
+        return True
 
     @property
     def own_loss(self) -> FileSource | ModuleSource | None:

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from fxpress.compiler import UserError, compile_model
+from fxpress.compiler.pipeline import calibration_batches, open_session, run_passes
 from fxpress.ir import Graph
 from fxpress.specs import SpecError, check_spec
 
@@ -58,3 +60,21 @@ def test_a_loss_that_is_not_there_is_found_before_anything_runs(project: Path) -
         SpecError, match=r'loss: losses\.py does not define "smooth"; did you mean "smoothed"'
     ):
         check_spec(write_spec(project, "losses.py:smooth"))
+
+
+def _samples(spec: Path, *overrides: str) -> tuple[int, int]:
+    """How many samples the training of a spec reads, and how many passes that do not train."""
+    session = open_session(spec, overrides=overrides)
+    (table,) = [t for t in run_passes(session)[-1].report.tables if t.name == "samples"]
+    return sum(table.rows[0]), len(calibration_batches(session, None)[0])
+
+
+def test_training_takes_all_samples_unless_told_otherwise(project: Path) -> None:
+    generator = np.random.default_rng(0)
+    images, labels = generator.normal(size=(300, 3, 8, 8)).astype("f4"), generator.integers(0, 5, 300)
+    np.savez(project / "data.npz", x=images, y=labels)
+    spec = write_spec(project, "cross_entropy")
+    quick = ("passes[3].epochs=0", "passes[3].checkpoint=null")
+    assert _samples(spec, *quick) == (300, 256)
+    assert _samples(spec, *quick, "passes[3].samples=40") == (40, 256)
+    assert _samples(spec, *quick, "data.calibration.samples=50") == (50, 50)

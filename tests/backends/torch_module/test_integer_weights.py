@@ -85,3 +85,17 @@ def test_packed_integers_lie_lowest_bits_first() -> None:
 def test_a_graph_with_integer_activations_is_another_form() -> None:
     assert is_weight_only(graph_of(8, None))
     assert not is_weight_only(Builder().build([]))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_rows_that_are_not_contiguous_are_multiplied(bits: int) -> None:
+    module = to_module(graph_of(bits, 32 if bits == 4 else None))
+    (weight, *_) = [part for part in module.modules() if hasattr(part, "packed")]
+    for x in (
+        torch.randn(1, 64, 5).transpose(1, 2),
+        torch.randn(5, 128)[:, ::2],
+        torch.randn(64).expand(3, 64),
+    ):
+        with torch.no_grad():
+            expected = weight.linear(x.contiguous())
+            torch.testing.assert_close(weight.linear(x), expected)

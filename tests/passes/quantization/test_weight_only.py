@@ -103,3 +103,11 @@ def test_a_graph_without_weights_is_refused() -> None:
     graph = parse("graph(%x: f32[1x8]) {\n  %y: f32[1x8] = relu(%x)\n  return output: %y\n}")
     with pytest.raises(PassError, match="no linear layer or embedding"):
         compress(graph)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_minmax_reaches_the_largest_weight_at_every_width(bits: int) -> None:
+    weight = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    _, grid = quantize_groupwise(weight, bits=bits, group_size=None, observer="minmax")
+    largest = weight.abs().amax(1) / (2 ** (bits - 1) - 1)
+    torch.testing.assert_close(torch.tensor(grid.scale), largest)

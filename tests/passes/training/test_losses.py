@@ -10,7 +10,7 @@ from torch.nn import functional
 from fxpress.ir import Graph, Source, parse, run
 from fxpress.passes import Context, PassError
 from fxpress.passes.training import Trained, train
-from fxpress.passes.training.losses import cross_entropy
+from fxpress.passes.training.losses import Objective, count_correct, cross_entropy
 from fxpress.specs import FileSource, ModuleSource
 from fxpress.specs.options import FinetuneOptions
 
@@ -180,3 +180,79 @@ def test_a_layer_that_cannot_be_taught_is_refused() -> None:
     other = parse(NET.replace("relu", "exp").replace("%r", "%other"), params=net().params)
     with pytest.raises(PassError, match=r"what body\.act computes is no value of the graph any more"):
         trained(surroundings, other, distill={"layers": ("body.act",)})
+
+
+def objective(scores: Tensor, labels: Tensor | None, **options: object) -> Objective:
+    given = Context((), [] if labels is None else [labels], original=net())
+    return Objective.of(FinetuneOptions.model_validate(options), given, (), shapes=[tuple(scores.shape)])
+
+
+def taught_loss(loss: Objective, scores: Tensor, taught: Tensor, labels: Tensor | None) -> Tensor:
+    return loss([scores], labels, [taught], layers={}, shown={}, learned={})
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "labels"),
+    [
+        ((2, 7, 3), 2, (2, 7)),
+        ((2, 3, 7), 1, (2, 7)),
+        ((2, 3, 4, 5), 1, (2, 4, 5)),
+        ((2, 4, 5, 3), 3, (2, 4, 5)),
+    ],
+)
+def test_a_constant_added_to_all_scores_of_a_position_changes_no_loss(
+    shape: tuple[int, ...], axis: int, labels: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, t = torch.randn(2, *shape, generator=generator)
+    classes = torch.randint(0, 3, labels, generator=generator)
+    shifts = [torch.randn(labels, generator=generator).unsqueeze(axis) * 5 for _ in range(2)]
+    loss = objective(z, classes, distill={"weight": "50 %"})
+    found = taught_loss(loss, z, t, classes)
+    torch.testing.assert_close(taught_loss(loss, z + shifts[0], t + shifts[1], classes), found)
+    rows = [x.movedim(axis, -1).reshape(-1, 3) / 4 for x in (t, z)]
+    divergence = (rows[0].softmax(1) * (rows[0].log_softmax(1) - rows[1].log_softmax(1))).sum(1).mean()
+    expected = 0.5 * functional.cross_entropy(rows[1] * 4, classes.flatten()) + 0.5 * 16 * divergence
+    torch.testing.assert_close(found, expected)
+
+
+def test_without_labels_the_class_axis_makes_scores_of_positions() -> None:
+    z, t = torch.randn(2, 2, 7, 3, generator=torch.Generator().manual_seed(0))
+    named = objective(z, None, class_axis=-1, distill={})
+    assert taught_loss(named, z + torch.randn(2, 7, 1), t, None) == pytest.approx(
+        float(taught_loss(named, z, t, None)), rel=1e-4
+    )
+    assert taught_loss(objective(z, None, distill={}), z, t, None) == pytest.approx(
+        float((z - t).square().mean())
+    )
+
+
+def test_ignored_positions_do_not_count() -> None:
+    z = torch.randn(2, 5, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([[0, 1, -100, 2, -100], [-100, -100, 1, 1, 0]])
+    kept = labels != -100
+    torch.testing.assert_close(cross_entropy(z, labels), functional.cross_entropy(z[kept], labels[kept]))
+    torch.testing.assert_close(
+        cross_entropy(z, labels.clamp(min=0), ignore_index=0),
+        functional.cross_entropy(z[labels > 0], labels[labels > 0]),
+    )
+    assert float(cross_entropy(z, torch.full((2, 5), -100))) == 0.0
+    assert count_correct(z, labels, axis=2, ignore_index=-100) == (
+        int((z.argmax(2) == labels)[kept].sum()),
+        6,
+    )
+
+
+def test_an_axis_that_cannot_be_told_or_is_none_is_refused() -> None:
+    labels = torch.zeros(2, 4, dtype=torch.int64)
+    with pytest.raises(PassError, match="along dimension 2 or 1 of scores 2x4x4; say which by `class_axis`"):
+        cross_entropy(torch.randn(2, 4, 4), labels)
+    assert float(cross_entropy(torch.randn(2, 4, 4), labels, axis=1)) > 0
+    with pytest.raises(PassError, match="class_axis: 3 is no dimension of scores 2x4x4"):
+        cross_entropy(torch.randn(2, 4, 4), labels, axis=3)
+    with pytest.raises(
+        PassError, match="have the shapes 2x5 and 2x4x3; give one class for each sample or position"
+    ):
+        cross_entropy(torch.randn(2, 4, 3), torch.zeros(2, 5, dtype=torch.int64))
+    with pytest.raises(PassError, match="have no dimension of classes"):
+        cross_entropy(torch.randn(2), torch.zeros(2, dtype=torch.int64))
