@@ -4,6 +4,7 @@
 # make wheel-test         the tests on the installed wheel and sdist
 # make bench-mcu, bench-torch, bench-low-bits, bench-coded-weights    tables, and benchmarks/results/*.json
 # make fuzz               random modules through the whole compiler, compared with torch: make fuzz N=2000 SEED=0
+# make layer-table        every kind of layer x rank x groups x bits x layouts x targets, compiled, run, compared
 # make bench-prune, bench-hessian, bench-mixed, bench-allocation, zoo    the same
 
 PYTHON ?= python3
@@ -15,7 +16,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-full lint wheel-test clean zoo fuzz bench-mcu bench-torch bench-low-bits bench-coded-weights \
+.PHONY: setup demo test test-full lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-low-bits bench-coded-weights \
         bench-prune bench-hessian bench-mixed bench-allocation
 
 setup: .venv/.installed
@@ -95,6 +96,9 @@ N ?= 200
 SEED ?= 0
 fuzz: setup build/.tools-demo
 	$(PY) benchmarks/fuzz.py $(N) --seed $(SEED) --jobs $(JOBS)
+
+layer-table: setup build/.tools-demo
+	$(PY) benchmarks/layer_table.py --jobs $(JOBS)
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

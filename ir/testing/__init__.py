@@ -21,7 +21,17 @@ from .graphs import (
 )
 from .growth import GROWS, Grow, Growth, Step, grows
 from .integers import to_integers
-from .modules import STATEMENTS, Draft, ModulePlan, RandomModule, modules, random_module, statement
+from .modules import (
+    STATEMENTS,
+    Draft,
+    ModulePlan,
+    ModuleSource,
+    RandomModule,
+    module_source,
+    modules,
+    random_module,
+    statement,
+)
 from .rewrites import RewriteError, check_rewrite
 from .tensors import inputs, tensors
 
@@ -37,6 +47,7 @@ __all__ = [
     "Grow",
     "Growth",
     "ModulePlan",
+    "ModuleSource",
     "RandomModule",
     "RewriteError",
     "Step",
@@ -56,6 +67,7 @@ __all__ = [
     "grow_movement",
     "grows",
     "inputs",
+    "module_source",
     "module_statements",
     "modules",
     "opened",

@@ -11,7 +11,7 @@ import itertools
 import linecache
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from random import Random
 from types import MappingProxyType
 from warnings import catch_warnings, simplefilter
@@ -49,36 +49,40 @@ _serials = itertools.count()
 
 
 @dataclass(frozen=True)
-class RandomModule:
-    """The source of a class `Net`, and name, shape and element type of each argument of its `forward`.
-
-    `plan` is what the source was made from; `simpler` gives the modules that are one step smaller.
-    """
+class ModuleSource:
+    """The source of a class `Net`, and name, shape and element type of each argument of its `forward`."""
 
     source: str
     inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
-    plan: ModulePlan
+    seed: int = 0
 
     def build(self) -> nn.Module:
-        """An instance in evaluation mode, its weights drawn from the plan's seed."""
-        name = f"<random module {next(_serials)}>"
+        """An instance in evaluation mode, its weights drawn from the seed."""
+        name = f"<module {next(_serials)}>"
         linecache.cache[name] = (len(self.source), None, self.source.splitlines(keepends=True), name)
-        scope: dict[str, object] = {"__name__": "random_module"}
+        scope: dict[str, object] = {"__name__": "module_source"}
         exec(compile(self.source, name, "exec"), scope)
         net = scope["Net"]
         assert isinstance(net, type)
         with torch.random.fork_rng(devices=()):
-            torch.manual_seed(self.plan.seed)
+            torch.manual_seed(self.seed)
             made: nn.Module = net()
         return made.eval()
 
     def samples(self, count: int, *, seed: int = 0) -> dict[str, Tensor]:
         """Arrays [count, ...] for each input: normally distributed floats, or integers below the vocabulary."""
-        generator = torch.Generator().manual_seed(self.plan.seed + seed)
+        generator = torch.Generator().manual_seed(self.seed + seed)
         return {
             name: _sample((count, *shape[1:]), dtype, generator)
             for name, (shape, dtype) in self.inputs.items()
         }
+
+
+@dataclass(frozen=True)
+class RandomModule(ModuleSource):
+    """A module that was made from a plan."""
+
+    plan: ModulePlan = field(kw_only=True)
 
     def simpler(self) -> Iterator[RandomModule]:
         """Modules of a smaller plan: a step less, or a choice closer to the first."""
@@ -86,6 +90,16 @@ class RandomModule:
             made = plan.module()
             if made.source != self.source:
                 yield made
+
+
+def module_source(forward: Sequence[str], inputs: Mapping[str, object], *, init: Sequence[str] = ()) -> str:
+    """Python source of a class `Net` with these statements in `__init__` and in `forward`."""
+    indent = "\n        "
+    return (
+        f"{_HEADER}\n\nclass Net(nn.Module):\n    def __init__(self):{indent}"
+        f"{indent.join(('super().__init__()', *init))}\n\n"
+        f"    def forward(self, {', '.join(inputs)}):{indent}{indent.join(forward)}\n"
+    )
 
 
 @dataclass(frozen=True)
@@ -107,7 +121,7 @@ class ModulePlan:
         draft = Draft(self.seed, types)
         for step in self.steps:
             draft.grow(step)
-        return RandomModule(draft.source(self.extra_outputs, self.returns), types, self)
+        return RandomModule(draft.source(self.extra_outputs, self.returns), types, self.seed, plan=self)
 
     def simpler(self) -> Iterator[ModulePlan]:
         """Plans that are smaller by one step, input, output or choice."""
@@ -256,12 +270,7 @@ class Draft:
         found = [n for n in names if n in wanted or (n not in self._read and n not in self._inputs)]
         outputs = (found or names[-1:])[-_MAX_OUTPUTS:]
         body = [*self._body, f"return {_returned(outputs, returns)}"]
-        init = ["super().__init__()", *self._init]
-        indent = "\n        "
-        return (
-            f"{_HEADER}\n\nclass Net(nn.Module):\n    def __init__(self):{indent}{indent.join(init)}\n\n"
-            f"    def forward(self, {', '.join(self._inputs)}):{indent}{indent.join(body)}\n"
-        )
+        return module_source(body, dict.fromkeys(self._inputs), init=self._init)
 
     def _scope(self) -> dict[str, object]:
         return {"torch": torch, "nn": nn, "F": F, "math": math, "self": self._module}

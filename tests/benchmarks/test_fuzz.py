@@ -15,11 +15,14 @@ from fxpress.ir.testing import STATEMENTS, ModulePlan, RandomModule, Step, modul
 from fxpress.passes import Context, Pass, PassReport, PassResult, find_pass
 from fxpress.specs.options import CleanOptions
 
-SCRIPT = importlib.util.spec_from_file_location("fuzz", Path(__file__).parents[2] / "benchmarks" / "fuzz.py")
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+sys.path.insert(0, str(FOLDER))
+SCRIPT = importlib.util.spec_from_file_location("fuzz", FOLDER / "fuzz.py")
 assert SCRIPT is not None and SCRIPT.loader is not None
 fuzz = importlib.util.module_from_spec(SCRIPT)
 sys.modules["fuzz"] = fuzz  # dataclasses look their module up
 SCRIPT.loader.exec_module(fuzz)
+sys.path.remove(str(FOLDER))
 
 SAMPLE = range(5000, 5016)
 

@@ -1,0 +1,199 @@
+"""A module through the whole compiler: compiled by the command line, run in each form, compared with torch.
+
+A module passes, is refused by name, or fails: it is wrong, or ends in an internal error.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_model
+from torch import Tensor
+
+from fxpress.compiler.cli import main as fxpress
+from fxpress.compiler.execution import load_graph
+from fxpress.ir import Graph
+from fxpress.ir.testing import ModuleSource
+
+CALIBRATION, TESTED = 24, 4
+FLOAT_DB, TORCH_MARGIN_DB = 60.0, 12.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Passes, target and outputs that a module is compiled with, and where its C is run."""
+
+    passes: Sequence[Mapping[str, object]]
+    outputs: Mapping[str, Mapping[str, object]]
+    target: str = "cortex-m4f"
+    places: Sequence[str] = ("host",)
+    least_db: float = 10.0  # below it, a loss that nobody mentions is a fault
+
+
+FLOAT_PASSES = ({"pass": "clean"}, {"pass": "fuse"})
+
+
+def quantized_passes(*after: str, **options: object) -> list[Mapping[str, object]]:
+    """Passes of an integer network: `quantize` with these options, then passes named in `after`."""
+    return [*FLOAT_PASSES, {"pass": "quantize", **options}, *({"pass": name} for name in after)]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a module: `ok`, `refused`, `wrong` or `internal`, and the fact."""
+
+    kind: str
+    fact: str = ""
+
+    @property
+    def fails(self) -> bool:
+        """Whether the compiler is at fault."""
+        return self.kind in {"wrong", "internal"}
+
+
+def attempt(module: ModuleSource, recipe: Recipe) -> Verdict:
+    """Compile and run one module; never raises for a fault of the compiler."""
+    with (
+        tempfile.TemporaryDirectory(prefix="fxpress-fuzz-") as name,
+        warnings.catch_warnings(),
+        torch.no_grad(),
+    ):
+        warnings.simplefilter("ignore")
+        return _attempt(module, recipe, Path(name))
+
+
+def _attempt(module: ModuleSource, recipe: Recipe, folder: Path) -> Verdict:
+    net = module.build()
+    tested = module.samples(TESTED, seed=1)
+    expected = _rows([net(*(x[i : i + 1] for x in tested.values())) for i in range(TESTED)])
+    if not all(bool(torch.isfinite(y).all()) for y in expected):
+        return Verdict("skipped", "the module gives no finite numbers")
+    write_project(module, recipe, folder)
+    out = folder / "out"
+    status, said = _command("compile", folder / "spec.yaml", "-o", out)
+    if status:
+        return _refused(status, said)
+    graph = load_graph(out)
+    forms = {**{p: p for p in recipe.places}, **({"torch": "torch"} if "torch" in recipe.outputs else {})}
+    integer = _run(out, "integer", folder)
+    if isinstance(integer, Verdict):
+        return integer
+    given = {}
+    for place in forms:
+        got = _run(out, place, folder)
+        if isinstance(got, Verdict):
+            return got
+        given[place] = got
+    return _compared(expected, integer, given, graph, 0.0 if "signal-to-noise" in said else recipe.least_db)
+
+
+def _compared(
+    expected: Sequence[Tensor],
+    integer: Sequence[Tensor],
+    given: Mapping[str, Sequence[Tensor]],
+    graph: Graph,
+    least_db: float,
+) -> Verdict:
+    quantized = any(v.type.is_quantized for v in graph.results)
+    floats = any(
+        not v.type.is_quantized for node in graph.nodes for v in node.operands if v.type.dtype.is_floating
+    )
+    own = [snr_db(want, have) for want, have in zip(expected, integer, strict=True)]
+    for place, outputs in given.items():
+        for index, (exact, have) in enumerate(zip(integer, outputs, strict=True)):
+            ratio, limit = snr_db(exact, have), FLOAT_DB
+            if quantized:
+                limit = own[index] - TORCH_MARGIN_DB if place == "torch" else 30.0 if floats else np.inf
+            if ratio < limit and not torch.equal(exact.double(), have.double().reshape(exact.shape)):
+                return Verdict(
+                    "wrong", f"{place} output {index}: {ratio:.1f} dB from the graph's own integers"
+                )
+    least = min(own, default=np.inf)
+    if least < least_db:
+        return Verdict("wrong", f"output {own.index(least)}: {least:.1f} dB from torch, and nothing said so")
+    return Verdict("ok")
+
+
+def write_project(module: ModuleSource, recipe: Recipe, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.py").write_text(module.source)
+    save_model(module.build(), str(folder / "weights.safetensors"))
+    tested, others = module.samples(TESTED, seed=1), module.samples(CALIBRATION)
+    seen = {name: torch.cat([x, others[name]]) for name, x in tested.items()}  # no value is clipped
+    for file, samples in (("data.npz", seen), ("few.npz", tested)):
+        np.savez(folder / file, allow_pickle=False, **{name: x.numpy() for name, x in samples.items()})
+    inputs = {n: {"shape": s, "dtype": str(d).removeprefix("torch.")} for n, (s, d) in module.inputs.items()}
+    spec = {
+        "fxpress": 1,
+        "model": {"source": "model.py:Net", "weights": "weights.safetensors", "inputs": inputs},
+        "data": {"calibration": {"file": "data.npz"}},
+        "target": {"name": recipe.target},
+        "passes": recipe.passes,
+        "outputs": recipe.outputs,
+    }
+    (folder / "spec.yaml").write_text(json.dumps(spec))
+
+
+def _run(out: Path, place: str, folder: Path) -> list[Tensor] | Verdict:
+    saved = folder / f"{place}.npz"
+    status, said = _command("run", out, "--on", place, "--data", folder / "few.npz", "--save", saved)
+    if status:
+        return Verdict("internal", f"run --on {place}: {_first_line(said)}")
+    with np.load(saved) as arrays:
+        return [torch.from_numpy(array) for array in arrays.values()]
+
+
+def _command(*words: object) -> tuple[int, str]:
+    said = io.StringIO()
+    with redirect_stdout(said), redirect_stderr(said):
+        try:
+            status = fxpress([str(word) for word in words])
+        except SystemExit as err:
+            status = err.code if isinstance(err.code, int) else 1
+        except Exception as err:  # reported as what it is
+            said.write(f"{type(err).__name__}: {err}")
+            status = 1
+    return status, said.getvalue()
+
+
+def _refused(status: int, said: str) -> Verdict:
+    code = re.search(r"\b[A-Z]\d{3}\b", said)
+    if status == 2 and code:
+        return Verdict("refused", f"{code[0]} {_first_line(said)}")
+    return Verdict("internal", f"compile: exit {status}: {_first_line(said)}")
+
+
+def _first_line(said: str) -> str:
+    """The first line that names an error or a code."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    telling = [line for line in lines if "rror" in line or re.search(r"\b[A-Z]\d{3}\b", line)]
+    return (telling or lines or [""])[0][:200]
+
+
+def _rows(results: Sequence[object]) -> list[Tensor]:
+    return [torch.stack(parts) for parts in zip(*map(_leaves, results), strict=True)]
+
+
+def _leaves(result: object) -> list[Tensor]:
+    leaves = torch.utils._pytree.tree_leaves(result)
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+
+
+def snr_db(want: Tensor, have: Tensor) -> float:
+    """Signal of `want` over its difference from `have`, in dB; infinite where they are equal."""
+    signal, have = want.double(), have.double().reshape(want.shape)
+    noise = (signal - have).square().sum().item()
+    power = signal.square().sum().item()
+    return (
+        float("inf") if noise <= 1e-12 * max(power, 1e-9) else 10 * float(np.log10(max(power, 1e-9) / noise))
+    )
