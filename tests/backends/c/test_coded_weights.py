@@ -20,8 +20,8 @@ from fxpress.backends.c.elf import Footprint, read_elf
 from fxpress.backends.c.image import LONGEST_CODE, TABLE_BYTES, image_of
 from fxpress.backends.c.simulate import Simulator
 from fxpress.backends.c.simulated_network import SimulatedNetwork
-from fxpress.backends.c.source import support
 from fxpress.backends.c.stack import worst_case_stack
+from fxpress.backends.c.support import helpers
 from fxpress.backends.c.toolchain import (
     SANITIZERS,
     WARNINGS,
@@ -279,7 +279,7 @@ def test_the_self_test_passes_under_sanitizers(host: Target, tmp_path: Path) -> 
     sample = torch.zeros(graph.inputs[0].type.shape, dtype=torch.int8)
     artifact = emit(graph, CODED, host, vectors=[[sample]])
     sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
-    flags = ("-O1", *WARNINGS, *SANITIZERS)
+    flags = ("-O1", "-DNET_TEST_MAIN", *WARNINGS, *SANITIZERS)
     program = link_program(find_compiler("gcc"), sources, tmp_path / "self_test", flags=flags)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "net: 0 of 1 outputs differ\n"), done.stderr
@@ -295,7 +295,8 @@ void decode(const uint16_t *image, int32_t start, uint8_t *to, int32_t words, ui
     fxp_decode(image, start, to, words, table);
 }
 """
-    (folder / "decoder.c").write_text("\n".join([*support(("arithmetic.h", "huffman.h")), entry]))
+    support = helpers(("arithmetic.h", "huffman.h"), [entry])
+    (folder / "decoder.c").write_text("\n".join(["#include <stdint.h>", *support, entry]))
     compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m0plus")
     image = build_image(compiler, [folder / "decoder.c"], folder / "decoder.elf", keep=("decode",))
     return Simulator(image, cpu="cortex-m0plus")
