@@ -40,9 +40,10 @@ _RESIZING = {"resize_", "resize_as_", "set_", "_resize_output_"}
 class Importer:
     """Runs a traced program once, on values of the graph that is being built; collects what it has to refuse."""
 
-    def __init__(self, builder: Builder) -> None:
+    def __init__(self, builder: Builder, *, source: Source | None = None) -> None:
+        """`source` is that of every node; without one each has the line that it was traced at."""
         self.problems: list[Problem] = []
-        self._builder = builder
+        self._builder, self._source = builder, source
 
     def run(self, program: fx.GraphModule, arguments: Sequence[Result]) -> list[Result]:
         """What the program gives for its placeholders' values."""
@@ -102,7 +103,7 @@ class Importer:
                 self._refuse_write(call, "torch.as_strided reaches elements outside its operand")
                 return call.args[0]
             call = taken
-        source = source_of(call.node)
+        source = self._source or source_of(call.node)
         if call.overload in _COPIES and call.copies_as_it_is():
             return Tracked(call.args[0].read())
         values = lower(
@@ -151,7 +152,7 @@ class Importer:
         return targets[0] if isinstance(call.result, Tensor) else targets
 
     def _carry_out(self, call: TracedCall, targets: Sequence[Tracked]) -> None:
-        source = source_of(call.node)
+        source = self._source or source_of(call.node)
 
         def emit(overload: OpOverload, *args: Argument) -> Value:
             return self.emit(overload, *args, source=source)

@@ -35,6 +35,7 @@ from ..specs import (
 )
 from ..specs.options import LayerPrecision
 from .data import Column, Samples, own_batch, read_samples, unrolled
+from .decompose import for_c
 from .emission import check_backends, emit_backends
 from .errors import Problem, UserError, first_line
 from .loading import check_weights, example_input, find_source, load_source, load_weights, positional_order
@@ -152,7 +153,8 @@ def open_session(
         raise
     examples = _examples(loaded.spec, names, calibration or evaluation)
     captured = capture(model, examples, input_names=names, output_names=described.outputs)
-    graph = portable(captured.graph, Path(spec).parent)
+    operators = captured.graph if loaded.spec.outputs.c is None else for_c(captured.graph)
+    graph = portable(operators, Path(spec).parent)
     check_states(graph, described.state, place)
     _match_selectors(loaded, graph)
     notes += _check_results(graph, [s for s in (calibration, evaluation) if s is not None], examples, place)

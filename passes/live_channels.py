@@ -25,7 +25,7 @@ from ..ir.ops.conv import Conv, ConvTranspose
 from ..ir.ops.pad import Pad
 from ..ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from ..ir.ops.quantize import Requantize
-from ..ir.ops.reduce import Mean, ReduceMax, Sum
+from ..ir.ops.reduce import Mean, ReduceMax, ReduceMin, Sum
 from ..ir.ops.resize import ResizeLinear, ResizeNearest
 from ..ir.ops.shape import Copy, Permute, Reshape
 from ..ir.ops.slicing import Concat, Slice
@@ -236,7 +236,7 @@ def _moved(node: Node, axis: int) -> tuple[int, Tensor | None] | None:
             return axis, None
         case Permute():
             return op.order.index(axis), None
-        case Mean() | Sum() | ReduceMax() if axis not in op.reduced(x):
+        case Mean() | Sum() | ReduceMax() | ReduceMin() if axis not in op.reduced(x):
             gone = 0 if op.keepdim else sum(other < axis for other in op.reduced(x))
             return axis - gone, None
         case Reshape():

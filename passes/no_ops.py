@@ -11,7 +11,7 @@ from ..ir.ops.binary import Add, Binary, Div, Mul, Sub
 from ..ir.ops.elementary import Abs
 from ..ir.ops.pad import Pad
 from ..ir.ops.pool import AvgPool, MaxPool
-from ..ir.ops.reduce import Mean, ReduceMax, Sum
+from ..ir.ops.reduce import Mean, ReduceMax, ReduceMin, Sum
 from ..ir.ops.reorder import Flip, Roll, Tile
 from ..ir.ops.resize import ResizeLinear, ResizeNearest
 from ..ir.ops.shape import Copy, Expand, Permute, Reshape
@@ -84,7 +84,7 @@ _NEUTRAL_NUMBER: Mapping[type[Op], float] = {Add: 0.0, Sub: 0.0, Mul: 1.0, Div: 
 
 # every element of the result is one of the operand's
 _SELECTING: tuple[type[Op], ...] = (
-    MaxPool, ReduceMax, ResizeNearest, Reshape, Permute, Copy, Expand, Slice, Split, Flip, Roll, Tile,
+    MaxPool, ReduceMax, ReduceMin, ResizeNearest, Reshape, Permute, Copy, Expand, Slice, Split, Flip, Roll, Tile,
 )  # fmt: skip
 
 
@@ -151,4 +151,5 @@ _NEUTRAL: Mapping[type[Op], Callable[[Node], bool]] = {
     Mean: _keeps_shape,
     Sum: _keeps_shape,
     ReduceMax: _keeps_shape,
+    ReduceMin: _keeps_shape,
 }

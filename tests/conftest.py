@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
+_EVERYDAY = pytest.StashKey[dict[str, list[str]]]()
 _FAULTS = pytest.StashKey[list[tuple[str, str]]]()
 
 settings.register_profile(
@@ -21,10 +22,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fault-table", action="store_true", help="print every bad input with the message it gets"
     )
+    parser.addoption(
+        "--everyday-table", action="store_true", help="print every everyday call with its errors in C"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_FAULTS] = []
+    config.stash[_EVERYDAY] = {}
 
 
 @pytest.fixture
@@ -33,7 +38,18 @@ def fault_table(request: pytest.FixtureRequest) -> list[tuple[str, str]]:
     return request.config.stash[_FAULTS]
 
 
+@pytest.fixture
+def everyday_table(request: pytest.FixtureRequest) -> dict[str, list[str]]:
+    """Figures of each call of the table that `--everyday-table` prints."""
+    return request.config.stash[_EVERYDAY]
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if config.getoption("--fault-table"):
         for entry, message in config.stash[_FAULTS]:
             terminalreporter.write_line(f"{entry}\n    {message}")
+    if config.getoption("--everyday-table"):
+        table = config.stash[_EVERYDAY]
+        for name, figures in table.items():
+            terminalreporter.write_line(f"{name:45} {'  '.join(figures)}")
+        terminalreporter.write_line(f"{len(table)} calls compiled to C")

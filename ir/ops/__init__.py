@@ -7,6 +7,7 @@ from . import (
     call,
     compare,
     conv,
+    convert,
     elementary,
     embedding,
     linear,
@@ -15,6 +16,7 @@ from . import (
     pad,
     pool,
     prelu,
+    put,
     quantize,
     recurrent,
     reduce,
@@ -23,6 +25,7 @@ from . import (
     shape,
     slicing,
     softmax,
+    sort,
 )
 from .base import LOWERINGS, OPERATORS, AtenCall, IntegerCall, Op, Quantized, attributes, lowers, operator
 
@@ -40,6 +43,7 @@ __all__ = [
     "call",
     "compare",
     "conv",
+    "convert",
     "elementary",
     "embedding",
     "linear",
@@ -50,6 +54,7 @@ __all__ = [
     "pad",
     "pool",
     "prelu",
+    "put",
     "quantize",
     "recurrent",
     "reduce",
@@ -58,4 +63,5 @@ __all__ = [
     "shape",
     "slicing",
     "softmax",
+    "sort",
 ]

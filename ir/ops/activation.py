@@ -222,6 +222,40 @@ class Softplus(Elementwise):
         return functional.softplus(x, self.beta, self.threshold)
 
 
+@operator("threshold")
+@dataclass(frozen=True)
+class Threshold(Elementwise):
+    """x where it exceeds the threshold, a fixed value elsewhere."""
+
+    threshold: float = 0.0
+    value: float = 0.0
+
+    def reference(self, x: Tensor) -> Tensor:
+        return functional.threshold(x, self.threshold, self.value)
+
+
+@operator("softshrink")
+@dataclass(frozen=True)
+class Softshrink(Elementwise):
+    """x moved towards zero by lambd, zero where |x| <= lambd."""
+
+    lambd: float = 0.5
+
+    def reference(self, x: Tensor) -> Tensor:
+        return functional.softshrink(x, self.lambd)
+
+
+@operator("hardshrink")
+@dataclass(frozen=True)
+class Hardshrink(Elementwise):
+    """x where |x| > lambd, zero elsewhere."""
+
+    lambd: float = 0.5
+
+    def reference(self, x: Tensor) -> Tensor:
+        return functional.hardshrink(x, self.lambd)
+
+
 _PLAIN: dict[str, type[Elementwise]] = {
     "relu.default": Relu,
     "hardswish.default": Hardswish,
@@ -280,6 +314,17 @@ def _lower_clamp_max(call: AtenCall) -> Value | None:
 @lowers("leaky_relu.default")
 def _lower_leaky_relu(call: AtenCall) -> Value | None:
     return emit_elementwise(call, LeakyRelu(float(call["negative_slope"])))
+
+
+@lowers("threshold.default")
+def _lower_threshold(call: AtenCall) -> Value | None:
+    return emit_elementwise(call, Threshold(float(call["threshold"]), float(call["value"])))
+
+
+@lowers("softshrink.default", "hardshrink.default")
+def _lower_shrinkage(call: AtenCall) -> Value | None:
+    op = Softshrink if call.target == "softshrink.default" else Hardshrink
+    return emit_elementwise(call, op(float(call["lambd"])))
 
 
 @lowers("elu.default")

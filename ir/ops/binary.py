@@ -19,6 +19,7 @@ from ..tensor_type import DType, TensorType, Value
 from .accumulate import Clamp, apply_clamp, clamp_bounds
 from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
 from .channels import Axes, CouplingCall, tie_broadcast
+from .convert import promoted, promoted_operands
 from .quantize import per_tensor_types
 
 
@@ -160,6 +161,62 @@ class Minimum(Ordering):
         return torch.minimum(a, b)
 
 
+@operator("remainder")
+@dataclass(frozen=True)
+class Remainder(Ordering):
+    """a - b * floor(a / b): the rest of the division that has b's sign; a % b of Python."""
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.remainder(a, b)
+
+
+@operator("fmod")
+@dataclass(frozen=True)
+class Fmod(Ordering):
+    """a - b * trunc(a / b): the rest of the division that has a's sign, as fmod of C."""
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.fmod(a, b)
+
+
+@operator("floor_divide")
+@dataclass(frozen=True)
+class FloorDivide(Ordering):
+    """floor(a / b): a // b of Python."""
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.floor_divide(a, b)
+
+
+@dataclass(frozen=True)
+class OfReals(Ordering):
+    """Base of those that are defined on floating point operands only."""
+
+    def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
+        (y,) = super().infer(a, b)
+        if not y.dtype.is_floating:
+            raise ShapeError(f"{self.name} takes floating point operands, not {y.dtype.value}")
+        return (y,)
+
+
+@operator("power")
+@dataclass(frozen=True)
+class Power(OfReals):
+    """a to the power b."""
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.pow(a, b)
+
+
+@operator("atan2")
+@dataclass(frozen=True)
+class Atan2(OfReals):
+    """Angle of the point (b, a) in radians, in all four quadrants."""
+
+    def combine(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.atan2(a, b)
+
+
 def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
     """The shape that operands of these shapes broadcast to; ShapeError when they do not."""
     sizes = []
@@ -169,14 +226,6 @@ def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
             raise ShapeError(f"{' and '.join(map(str, shapes))} do not broadcast")
         sizes.append(different.pop())
     return tuple(reversed(sizes))
-
-
-def promoted(a: TensorType, b: TensorType) -> DType:
-    """Element type of a result of both, as torch promotes it: a scalar yields to a tensor of the same kind."""
-    if a.dtype is b.dtype:
-        return a.dtype
-    left, right = (torch.empty((1,) * min(t.rank, 1), dtype=t.dtype.torch, device="meta") for t in (a, b))
-    return DType.of(torch.result_type(left, right))
 
 
 def rescale_of_sum(a: TensorType | None, b: TensorType | None, output: TensorType, *, sign: int) -> Rescale:
@@ -212,6 +261,15 @@ _OPS: dict[str, type[Binary]] = {
     "div.Scalar": Div,
     "maximum.default": Maximum,
     "minimum.default": Minimum,
+    "max.other": Maximum,
+    "min.other": Minimum,
+    "remainder.Tensor": Remainder,
+    "remainder.Scalar": Remainder,
+    "fmod.Tensor": Fmod,
+    "fmod.Scalar": Fmod,
+    "floor_divide.default": FloorDivide,
+    "pow.Tensor_Tensor": Power,
+    "atan2.default": Atan2,
 }
 
 
@@ -220,7 +278,7 @@ def _lower_binary(call: AtenCall) -> Value | None:
     op = _OPS[call.target]
     if op in (Add, Sub) and call["alpha"] != 1:
         return None
-    return _emit(call, op(), "self", "other")
+    return _emit(call, op(), "self", "exponent" if op is Power else "other")
 
 
 @lowers("rsub.Scalar", "rsub.Tensor")
@@ -228,51 +286,15 @@ def _lower_reversed_difference(call: AtenCall) -> Value | None:
     return _emit(call, Sub(), "other", "self") if call["alpha"] == 1 else None
 
 
+@lowers("pow.Scalar")
+def _lower_power_of_number(call: AtenCall) -> Value | None:
+    return _emit(call, Power(), "self", "exponent")
+
+
 def _emit(call: AtenCall, op: Binary, *names: str) -> Value | None:
-    values = operands_with_scalars(call, *names)
+    values = promoted_operands(call, *names, divided=isinstance(op, Div))
     if values is None or any(v.type.dtype is DType.BOOL for v in values):
         return None
-    dtypes = {v.type.dtype for v in values}
-    floating = all(dtype.is_floating for dtype in dtypes)
-    if not floating and (len(dtypes) > 1 or isinstance(op, Div)):
+    if isinstance(op, Div | OfReals) and not all(v.type.dtype.is_floating for v in values):
         return None
     return call.emit(op, *values)
-
-
-def operands_with_scalars(call: AtenCall, *names: str) -> list[Value] | None:
-    """The operands, a number among them as a constant of the others' element type.
-
-    None where that could change the result: numbers that the element type cannot hold as torch would use
-    them, only numbers, or a number that would decide the result's type.
-    """
-    operands = [call.operand_or_scalar(name) for name in names]
-    types = {v.type.dtype for v in operands if isinstance(v, Value)}
-    if len(types) != 1:
-        return None if any(not isinstance(v, Value) for v in operands) else [*_values(operands)]
-    (dtype,) = types
-    for i, operand in enumerate(operands):
-        if isinstance(operand, Value):
-            continue
-        if not scalar_fits(operand, dtype):
-            return None
-        operands[i] = call.constant("scalar", torch.tensor(operand, dtype=dtype.torch))
-    return _values(operands)
-
-
-def _values(operands: Sequence[Value | int | float | bool]) -> list[Value]:
-    return [v for v in operands if isinstance(v, Value)]
-
-
-def scalar_fits(number: int | float | bool, dtype: DType) -> bool:
-    """Whether torch computes with `number` just as with a constant of `dtype`.
-
-    In f32 and f64 it rounds the number to the element type; in half precision it keeps more digits.
-    """
-    if dtype in (DType.F32, DType.F64):
-        return True
-    if dtype.is_floating:
-        return torch.tensor(number, dtype=dtype.torch).item() == number
-    if dtype is DType.BOOL or not isinstance(number, int) or isinstance(number, bool):
-        return False
-    limits = torch.iinfo(dtype.torch) if dtype not in (DType.C64, DType.C128) else None
-    return limits is not None and limits.min <= number <= limits.max

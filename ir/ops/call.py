@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -58,9 +58,14 @@ class TorchCall(Op):
         return self.call.partition("(")[0]
 
     @property
+    def overload(self) -> torch._ops.OpOverload:
+        """What is called."""
+        return _parsed(self.call)[0]
+
+    @property
     def is_random(self) -> bool:
         """True for an overload that draws random numbers: two calls of it differ."""
-        return torch.Tag.nondeterministic_seeded in _parsed(self.call)[0].tags
+        return torch.Tag.nondeterministic_seeded in self.overload.tags
 
     @property
     def is_uninitialized(self) -> bool:
@@ -71,6 +76,10 @@ class TorchCall(Op):
         return _inferred(self.call, operands)
 
     def reference(self, *operands: Tensor | None) -> tuple[Tensor, ...]:
+        return self.given_to(self.overload, operands)
+
+    def given_to(self, function: Callable[..., Any], operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+        """What `function` gives for the call's arguments; Any: it takes what the overload takes."""
         overload, args, kwargs = _parsed(self.call)
 
         def bound(argument: Argument, is_written: bool) -> Argument:
@@ -84,7 +93,7 @@ class TorchCall(Op):
         written = _written(overload)
         return tuple(
             _tensors(
-                overload(
+                function(
                     *(bound(argument, index in written) for index, argument in enumerate(args)),
                     **{name: bound(argument, name in written) for name, argument in kwargs.items()},
                 )

@@ -1,4 +1,4 @@
-"""Comparisons and what is done with their results: logic, choice, and conversion of element types."""
+"""Comparisons and what is done with their results: logic and choice."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from torch import Tensor
 from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, Op, lowers, operator
-from .binary import broadcast, operands_with_scalars, scalar_fits
+from .binary import broadcast
 from .channels import Axes, CouplingCall, tie_broadcast
-from .reduce import ReduceMax
+from .convert import promoted_operands, scalar_fits
+from .reduce import ReduceMax, ReduceMin
+from .shape import Reshape
 
 _Function = Callable[..., Tensor]
 
@@ -87,43 +89,20 @@ class Where(Op):
         return (tie_broadcast(call, call.outputs[0].shape, *operands),)
 
 
-@operator("cast")
 @dataclass(frozen=True)
-class Cast(Op):
-    """The same values in element type `dtype`, named as in a type: "f32", "i64", "bool", ..."""
-
-    dtype: str = "f32"
-
-    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
-        if self.dtype not in {dtype.value for dtype in DType} or x.is_quantized:
-            raise ShapeError(f"{x.dtype.value} is not converted to {self.dtype!r}")
-        return (replace(x, dtype=DType(self.dtype)),)
-
-    def reference(self, x: Tensor) -> Tensor:
-        return x.to(DType(self.dtype).torch)
-
-    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (call.operand(0),)
-
-
-@operator("argmax")
-@dataclass(frozen=True)
-class ArgMax(Op):
-    """Index (i64) of the first largest element along dimension `axis`."""
+class ArgExtremum(Op):
+    """Base of those that give the index (i64) of an element along dimension `axis`."""
 
     axis: int = 0
     keepdim: bool = False
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         if not 0 <= self.axis < x.rank or not x.shape[self.axis]:
-            raise ShapeError(f"{x.shape} has no largest element along dimension {self.axis}")
+            raise ShapeError(f"{x.shape} has no elements along {self.axis}")
         if x.dtype in (*_COMPLEX, DType.BOOL) or x.is_quantized:
-            raise ShapeError(f"the largest of {x.dtype.value} values is not defined here")
+            raise ShapeError(f"{self.name} of {x.dtype.value} values is not defined here")
         kept = (1,) if self.keepdim else ()
         return (TensorType((*x.shape[: self.axis], *kept, *x.shape[self.axis + 1 :]), DType.I64),)
-
-    def reference(self, x: Tensor) -> Tensor:
-        return torch.argmax(x, self.axis, self.keepdim)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x = call.operand(0)
@@ -131,9 +110,27 @@ class ArgMax(Op):
         return ((*x[: self.axis], *(call.fixed(1) if self.keepdim else ()), *x[self.axis + 1 :]),)
 
 
+@operator("argmax")
+@dataclass(frozen=True)
+class ArgMax(ArgExtremum):
+    """Index (i64) of the first largest element along dimension `axis`."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.argmax(x, self.axis, self.keepdim)
+
+
+@operator("argmin")
+@dataclass(frozen=True)
+class ArgMin(ArgExtremum):
+    """Index (i64) of the first smallest element along dimension `axis`."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.argmin(x, self.axis, self.keepdim)
+
+
 @lowers(*(f"{relation}.{kind}" for relation in _RELATIONS for kind in ("Tensor", "Scalar")))
 def _lower_compare(call: AtenCall) -> Value | None:
-    values = operands_with_scalars(call, "self", "other")
+    values = promoted_operands(call, "self", "other")
     if values is None or values[0].type.dtype is not values[1].type.dtype:
         return None
     return call.emit(Compare(call.target.partition(".")[0]), *values)
@@ -147,6 +144,8 @@ _CONNECTIVES = {
     "bitwise_or.Tensor": "or",
     "__or__.Tensor": "or",
     "logical_xor.default": "xor",
+    "bitwise_xor.Tensor": "xor",
+    "__xor__.Tensor": "xor",
 }
 
 
@@ -167,7 +166,7 @@ def _emit_logic(call: AtenCall, connective: str, *operands: Value) -> Value | No
 
 @lowers("where.self", "where.ScalarSelf", "where.ScalarOther")
 def _lower_where(call: AtenCall) -> Value | None:
-    values = operands_with_scalars(call, "self", "other")
+    values = promoted_operands(call, "self", "other")
     if values is None or values[0].type.dtype is not values[1].type.dtype:
         return None
     return call.emit(Where(), call.value("condition"), *values)
@@ -200,43 +199,21 @@ def _lower_choice_of_numbers(call: AtenCall) -> Value | None:
     return call.emit(Where(), call.value("condition"), on, off)
 
 
-@lowers("to.device")
-def _lower_move(call: AtenCall) -> Value | None:
-    """The IR knows no devices; what stays on the CPU at most changes its type."""
-    x, dtype = call.value("self"), DType.of(call["dtype"])
-    if torch.device(call["device"]).type != "cpu" or call["memory_format"] not in (
-        None,
-        torch.preserve_format,
-    ):
-        return None
-    return x if dtype is x.type.dtype else call.emit(Cast(dtype.value), x)
-
-
-@lowers("to.dtype", "_to_copy.default", "type_as.default", "to.other")
-def _lower_cast(call: AtenCall) -> Value | None:
+@lowers("max.dim", "min.dim")
+def _lower_extremum(call: AtenCall) -> tuple[Value, ...] | None:
     x = call.value("self")
-    if call.target in ("type_as.default", "to.other"):
-        dtype = call.value("other").type.dtype
-    else:
-        dtype = DType.of(call["dtype"]) if call["dtype"] is not None else x.type.dtype
-    if call.target != "type_as.default" and call["memory_format"] not in (None, torch.preserve_format):
+    if not x.type.rank or x.type.dtype is DType.BOOL:
         return None
-    return x if dtype is x.type.dtype else call.emit(Cast(dtype.value), x)
+    axis, keepdim = call["dim"] % x.type.rank, call["keepdim"]
+    value, index = (ReduceMax, ArgMax) if call.target == "max.dim" else (ReduceMin, ArgMin)
+    return call.emit(value((axis,), keepdim), x), call.emit(index(axis, keepdim), x)
 
 
-@lowers("max.dim")
-def _lower_max(call: AtenCall) -> tuple[Value, ...] | None:
-    x = call.value("self")
-    if not x.type.rank or not x.type.dtype.is_floating:
+@lowers("argmax.default", "argmin.default")
+def _lower_index_of_extremum(call: AtenCall) -> Value | None:
+    x, op = call.value("self"), ArgMax if call.target == "argmax.default" else ArgMin
+    if not x.type.rank or (call["dim"] is None and call["keepdim"]):
         return None
-    axis = call["dim"] % x.type.rank
-    largest = call.emit(ReduceMax((axis,), call["keepdim"]), x)
-    return largest, call.emit(ArgMax(axis, call["keepdim"]), x)
-
-
-@lowers("argmax.default")
-def _lower_argmax(call: AtenCall) -> Value | None:
-    x = call.value("self")
-    if call["dim"] is None or not x.type.rank:
-        return None
-    return call.emit(ArgMax(call["dim"] % x.type.rank, call["keepdim"]), x)
+    if call["dim"] is None:
+        return call.emit(op(0), call.emit(Reshape((x.type.numel,)), x))
+    return call.emit(op(call["dim"] % x.type.rank, call["keepdim"]), x)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..tensor_type import Value
+from ..errors import ShapeError
+from ..tensor_type import DType, TensorType, Value
 from .activation import Elementwise, emit_elementwise
 from .base import AtenCall, lowers, operator
 
@@ -140,10 +141,171 @@ class Round(Elementwise):
         return torch.round(x)
 
 
-_PLAIN: dict[str, type[Elementwise]] = {
-    f"{op.name}.default": op
-    for op in (Abs, Neg, Exp, Log, Log1p, Sqrt, Rsqrt, Reciprocal, Sin, Cos, Erf, Floor, Round)
-}
+@operator("sign")
+@dataclass(frozen=True)
+class Sign(Elementwise):
+    """-1, 0 or 1, by the sign of x."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.sign(x)
+
+
+@operator("log2")
+@dataclass(frozen=True)
+class Log2(Elementwise):
+    """Logarithm to base 2."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.log2(x)
+
+
+@operator("log10")
+@dataclass(frozen=True)
+class Log10(Elementwise):
+    """Logarithm to base 10."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.log10(x)
+
+
+@operator("exp2")
+@dataclass(frozen=True)
+class Exp2(Elementwise):
+    """2 to the power x."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.exp2(x)
+
+
+@operator("expm1")
+@dataclass(frozen=True)
+class Expm1(Elementwise):
+    """exp(x) - 1, exact near zero."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.expm1(x)
+
+
+@operator("ceil")
+@dataclass(frozen=True)
+class Ceil(Elementwise):
+    """Smallest whole number not below x."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.ceil(x)
+
+
+@operator("trunc")
+@dataclass(frozen=True)
+class Trunc(Elementwise):
+    """Whole part of x: x rounded towards zero."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.trunc(x)
+
+
+@operator("tan")
+@dataclass(frozen=True)
+class Tan(Elementwise):
+    """Tangent of x in radians."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.tan(x)
+
+
+@operator("asin")
+@dataclass(frozen=True)
+class Asin(Elementwise):
+    """Arc sine in radians."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.asin(x)
+
+
+@operator("acos")
+@dataclass(frozen=True)
+class Acos(Elementwise):
+    """Arc cosine in radians."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.acos(x)
+
+
+@operator("atan")
+@dataclass(frozen=True)
+class Atan(Elementwise):
+    """Arc tangent in radians."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.atan(x)
+
+
+@operator("sinh")
+@dataclass(frozen=True)
+class Sinh(Elementwise):
+    """Hyperbolic sine."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.sinh(x)
+
+
+@operator("cosh")
+@dataclass(frozen=True)
+class Cosh(Elementwise):
+    """Hyperbolic cosine."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.cosh(x)
+
+
+@operator("asinh")
+@dataclass(frozen=True)
+class Asinh(Elementwise):
+    """Inverse hyperbolic sine."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.asinh(x)
+
+
+@operator("acosh")
+@dataclass(frozen=True)
+class Acosh(Elementwise):
+    """Inverse hyperbolic cosine."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.acosh(x)
+
+
+@operator("atanh")
+@dataclass(frozen=True)
+class Atanh(Elementwise):
+    """Inverse hyperbolic tangent."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.atanh(x)
+
+
+@operator("round_to")
+@dataclass(frozen=True)
+class RoundTo(Elementwise):
+    """The nearest number of a narrower floating point type, "f16" or "bf16", halves to even; kept in x's own type."""
+
+    dtype: str = "f16"
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if self.dtype not in ("f16", "bf16"):
+            raise ShapeError(f"round_to {self.dtype!r}; the choices are f16 and bf16")
+        return super().infer(x)
+
+    def reference(self, x: Tensor) -> Tensor:
+        return x.to(DType(self.dtype).torch).to(x.dtype)
+
+
+_FUNCTIONS: tuple[type[Elementwise], ...] = (
+    Abs, Neg, Sign, Exp, Exp2, Expm1, Log, Log2, Log10, Log1p, Sqrt, Rsqrt, Reciprocal, Sin, Cos, Tan, Asin, Acos,
+    Atan, Sinh, Cosh, Asinh, Acosh, Atanh, Erf, Floor, Ceil, Trunc, Round,
+)  # fmt: skip
+_PLAIN: dict[str, type[Elementwise]] = {f"{op.name}.default": op for op in _FUNCTIONS}
 
 
 @lowers(*_PLAIN)

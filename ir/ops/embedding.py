@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, Op, Quantized, lowers, operator
+from .binary import Mul
 from .channels import Axes, CouplingCall
 from .quantize import check_moved
+from .reduce import Mean, ReduceMax, Sum
+from .shape import Reshape
 from .slicing import check_axis
 
 
@@ -85,6 +89,39 @@ def _lower_index_select(call: AtenCall) -> Value | None:
     if not x.type.rank or indices.type.rank != 1:
         return None
     return call.emit(Take(call["dim"] % x.type.rank), x, indices)
+
+
+@lowers("repeat_interleave.self_Tensor")
+def _lower_repeat_interleave(call: AtenCall) -> Value | None:
+    """By numbers of repetitions that are known."""
+    x, repeats = call.value("self"), call.constant_tensor(call.value("repeats"))
+    if repeats is None:
+        return None
+    if call["dim"] is None:
+        x, axis = call.emit(Reshape((-1,)), x), 0
+    else:
+        axis = call["dim"] % x.type.rank
+    counts = repeats.expand(x.type.shape[axis])
+    places = torch.arange(len(counts)).repeat_interleave(counts)
+    return call.emit(Take(axis), x, call.constant("places", places))
+
+
+@lowers("embedding_bag.padding_idx")
+def _lower_embedding_bag(call: AtenCall) -> tuple[Value, ...] | None:
+    """Bags of one size, whose starts are known: rows looked up, and the sum, mean or maximum of each bag."""
+    indices, starts = call.value("indices"), call.constant_tensor(call.value("offsets"))
+    if starts is None or call["padding_idx"] not in (None, -1) or indices.type.rank != 1:
+        return None
+    bags = len(starts) - bool(call["include_last_offset"])
+    each, rest = divmod(indices.type.numel, max(bags, 1))
+    if not bags or not each or rest or starts[:bags].tolist() != list(range(0, bags * each, each)):
+        return None
+    rows = call.emit(Embedding(), call.emit(Reshape((bags, each)), indices), call.value("weight"))
+    weights = call.optional_value("per_sample_weights")
+    if weights is not None:
+        rows = call.emit(Mul(), rows, call.emit(Reshape((bags, each, 1)), weights))
+    kind = (Sum, Mean, ReduceMax)[call["mode"]]
+    return call.emit(kind((1,)), rows), *call.opaque()[1:]
 
 
 @lowers("embedding.default")

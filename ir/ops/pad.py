@@ -82,11 +82,11 @@ class Pad(Op):
         return int(x.quantization.quantize(torch.tensor(self.value, dtype=torch.float64)).item())
 
     def _check(self, size: int, before: int, after: int) -> None:
-        limit = {"reflect": size - 1, "circular": size}.get(self.mode)
+        limit = {"reflect": size - 1, "circular": size + min(before, 0) + min(after, 0)}.get(self.mode)
         if limit is not None and max(before, after) > limit:
             raise ShapeError(f"{self.mode} padding of {max(before, after)} around {size} elements")
-        if self.mode != "constant" and (min(before, after) < 0 or not size):
-            raise ShapeError(f"{self.mode} padding only adds, to at least one element")
+        if self.mode != "constant" and size + min(before, 0) + min(after, 0) < 1:
+            raise ShapeError(f"{self.mode} padding of no elements")
         if size + before + after < 0 or min(before, after) < -size:
             raise ShapeError(f"padding ({before}, {after}) cuts more than {size} elements")
 
@@ -106,8 +106,9 @@ class Pad(Op):
                 at = (size - 1) - (at.abs() - (size - 1)).abs()
             elif self.mode == "replicate":
                 at = at.clamp(0, size - 1)
-            else:
-                at = at % size
+            else:  # what is cut off does not come back on the other side
+                first, kept = max(-before, 0), size + min(before, 0) + min(after, 0)
+                at = first + (at - first) % kept
             x = x.index_select(axis, at)
         return x
 

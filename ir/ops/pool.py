@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, op
 from .channels import Axes, CouplingCall
 from .quantize import check_moved, per_tensor_types
 from .reduce import Mean, ReduceMax
+from .shape import Reshape
 from .slicing import Concat, Slice
 from .spatial import on_both_sides, pairs, spread, symmetric_padding
 
@@ -241,6 +243,15 @@ def _lower_max_pool(call: AtenCall) -> Value | None:
     return call.emit(MaxPool(*_windows(call, rank), dilation, call["ceil_mode"]), x)
 
 
+@lowers("max_pool2d_with_indices.default", "max_pool3d_with_indices.default")
+def _lower_max_pool_with_indices(call: AtenCall) -> tuple[Value, ...] | None:
+    x, rank = call.value("self"), _rank(call)
+    if not _is_pooled(x, rank):
+        return None
+    op = MaxPool(*_windows(call, rank), spread(call["dilation"], rank), call["ceil_mode"])
+    return call.emit(op, x), call.opaque()[1]
+
+
 @lowers("avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default")
 def _lower_avg_pool(call: AtenCall) -> Value | None:
     x, rank = call.value("self"), _rank(call)
@@ -248,7 +259,21 @@ def _lower_avg_pool(call: AtenCall) -> Value | None:
         return None
     divisor = call["divisor_override"] if rank > 1 else None
     op = AvgPool(*_windows(call, rank), call["ceil_mode"], call["count_include_pad"], divisor)
-    return call.emit(op, x)
+    flat = _over_depth(op) if rank == 3 else None
+    if flat is None:
+        return call.emit(op, x)
+    (n, c, depth, *image), made = x.type.shape, op.infer(x.type)[0].shape
+    rows = call.emit(Reshape((n, c, depth, prod(image))), x)
+    return call.emit(Reshape(made), call.emit(flat, rows))
+
+
+def _over_depth(op: AvgPool) -> AvgPool | None:
+    """A pool over the first of three dimensions alone as one over an image whose rows are the others."""
+    if op.kernel[1:] + op.stride[1:] != (1,) * 4 or any(op.padding[2:]):
+        return None
+    return AvgPool(
+        (op.kernel[0], 1), (op.stride[0], 1), (*op.padding[:2], 0, 0), op.ceil, op.count_padding, op.divisor
+    )
 
 
 @lowers("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default")
@@ -284,7 +309,7 @@ def _lower_adaptive_max_pool(call: AtenCall) -> tuple[Value, ...] | None:
 
 def _rank(call: AtenCall) -> int:
     """Spatial dimensions, which the overload has in its name: `max_pool2d.default`."""
-    return int(call.target.removesuffix("d.default")[-1])
+    return int(call.target.removesuffix(".default").removesuffix("_with_indices")[-2])
 
 
 def _is_pooled(x: Value, rank: int) -> bool:

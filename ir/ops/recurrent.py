@@ -18,6 +18,7 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, Op, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, tie_all
+from .shape import emit_squeeze, emit_unsqueeze
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,16 @@ class Recurrent(Op):
         return 1
 
     @property
+    def projects(self) -> bool:
+        """Whether each cell has a last weight that its state is multiplied by before anything reads it."""
+        return False
+
+    @property
+    def weights_per_cell(self) -> int:
+        """Weights of one layer in one direction."""
+        return 2 + 2 * self.bias + self.projects
+
+    @property
     def directions(self) -> int:
         """2 when the sequence is also read backwards."""
         return 2 if self.bidirectional else 1
@@ -53,18 +64,21 @@ class Recurrent(Op):
         check_floats(self, x, *operands)
         if x.rank != 3 or 0 in x.shape:
             raise ShapeError(f"a sequence has three dimensions, none of them 0, unlike {x.shape}")
-        hidden = self._check_weights(x.shape[-1], weights)
+        hidden, width = self._check_weights(x.shape[-1], weights)
         batch = x.shape[0 if self.batch_first else 1]
-        state = x.with_shape((self.layers * self.directions, batch, hidden))
-        if any(given not in (None, state) for given in states):
-            raise ShapeError(f"an initial state is not of shape {state.shape} and of the input's type")
-        return (x.with_shape((*x.shape[:2], hidden * self.directions)), *(state,) * self.states)
+        kept = [x.with_shape((self.layers * self.directions, batch, n)) for n in (width, hidden)]
+        for given, state in zip(states, kept, strict=False):
+            if given not in (None, state):
+                raise ShapeError(f"an initial state is not of shape {state.shape} and of the input's type")
+        return (x.with_shape((*x.shape[:2], width * self.directions)), *kept[: self.states])
 
     def reference(self, x: Tensor, *operands: Tensor | None) -> tuple[Tensor, ...]:
         weights = [w for w in operands[self.states :] if w is not None]
-        batch, hidden = x.shape[0 if self.batch_first else 1], weights[1].shape[-1]
-        zeros = x.new_zeros(self.layers * self.directions, batch, hidden)
-        return self.scan(x, [zeros if s is None else s for s in operands[: self.states]], weights)
+        batch = x.shape[0 if self.batch_first else 1]
+        sizes = (weights[1].shape[-1], weights[1].shape[0] // self.gates)
+        zeros = (x.new_zeros(self.layers * self.directions, batch, n) for n in sizes)
+        states = [z if s is None else s for z, s in zip(zeros, operands[: self.states], strict=False)]
+        return self.scan(x, states, weights)
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         steps = outputs[0].shape[0] * outputs[0].shape[1]
@@ -73,6 +87,8 @@ class Recurrent(Op):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         """A hidden unit is the same in all layers and directions: torch gives all of them one size."""
+        if self.projects:
+            return call.refuse()
         x, each = call.operand(0), 4 if self.bias else 2
         hidden = call.operand(1 + self.states + 1)[1]
         width = call.size(hidden)
@@ -103,30 +119,41 @@ class Recurrent(Op):
     def _unit(copies: int, width: int) -> Tensor:
         return torch.arange(width).repeat(copies)
 
-    def _check_weights(self, features: int, weights: Sequence[TensorType | None]) -> int:
-        each = 4 if self.bias else 2
+    def _check_weights(self, features: int, weights: Sequence[TensorType | None]) -> tuple[int, int]:
+        """Sizes of the cell, and of the state that is read from it."""
+        each = self.weights_per_cell
         shapes = [None if w is None else w.shape for w in weights]
-        if len(shapes) != self.layers * self.directions * each or len(shapes[1] or ()) != 2:
+        if len(shapes) != self.layers * self.directions * each or any(len(s or ()) != 2 for s in shapes[:2]):
             raise ShapeError(f"{len(shapes)} weights for {self.layers} layers, {self.directions} directions")
-        assert shapes[1] is not None
-        hidden = shapes[1][1]
-        rows = self.gates * hidden
+        assert shapes[0] is not None and shapes[1] is not None
+        rows, width = shapes[0][0], shapes[1][1]
+        hidden = rows // self.gates if self.projects else width
         for index in range(self.layers * self.directions):
-            width = features if index < self.directions else hidden * self.directions
-            expected = [(rows, width), (rows, hidden), (rows,), (rows,)][:each]
+            read = features if index < self.directions else width * self.directions
+            rows = self.gates * hidden
+            expected = [(rows, read), (rows, width), *[(rows,)] * (2 * self.bias)]
+            expected += [(width, hidden)] * self.projects
             if shapes[index * each : (index + 1) * each] != expected:
                 raise ShapeError(f"the weights of layer {index // self.directions} are not {expected}")
-        return hidden
+        return hidden, width
 
 
 @operator("rnn")
 @dataclass(frozen=True)
 class Rnn(Recurrent):
-    """Elman network with tanh, as `torch.nn.RNN`."""
+    """Elman network with tanh or relu, as `torch.nn.RNN`."""
+
+    nonlinearity: str = "tanh"
+
+    def infer(self, x: TensorType, *operands: TensorType | None) -> tuple[TensorType, ...]:
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise ShapeError(f"nonlinearity {self.nonlinearity!r}; the choices are tanh and relu")
+        return super().infer(x, *operands)
 
     def scan(self, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
         (state,) = states
-        return torch.rnn_tanh(
+        run = torch.rnn_tanh if self.nonlinearity == "tanh" else torch.rnn_relu
+        return run(
             x, state, weights, self.bias, self.layers, 0.0, False, self.bidirectional, self.batch_first
         )
 
@@ -150,7 +177,16 @@ class Gru(Recurrent):
 @operator("lstm")
 @dataclass(frozen=True)
 class Lstm(Recurrent):
-    """Long short-term memory, as `torch.nn.LSTM` without projection. Results: y, final state, final cell."""
+    """Long short-term memory, as `torch.nn.LSTM`; `projection` multiplies the state of each cell by a last weight.
+
+    Results: y, final state, final cell.
+    """
+
+    projection: bool = False
+
+    @property
+    def projects(self) -> bool:
+        return self.projection
 
     @property
     def gates(self) -> int:
@@ -166,28 +202,43 @@ class Lstm(Recurrent):
         )
 
 
-@lowers("rnn_tanh.input")
-def _lower_rnn(call: AtenCall) -> tuple[Value, ...] | None:
-    return _emit(call, Rnn, (call.value("hx"),))
-
-
-@lowers("gru.input")
-def _lower_gru(call: AtenCall) -> tuple[Value, ...] | None:
-    return _emit(call, Gru, (call.value("hx"),))
-
-
-@lowers("lstm.input")
-def _lower_lstm(call: AtenCall) -> tuple[Value, ...] | None:
-    return _emit(call, Lstm, call.values("hx"))
-
-
-def _emit(call: AtenCall, kind: type[Rnn | Gru | Lstm], states: Sequence[Value]) -> tuple[Value, ...] | None:
+@lowers("rnn_tanh.input", "rnn_relu.input", "gru.input", "lstm.input")
+def _lower_layers(call: AtenCall) -> tuple[Value, ...] | None:
+    """All layers of a recurrent module; a sequence without batch becomes a batch of one."""
     x, weights = call.value("input"), call.values("params")
-    op = kind(call["num_layers"], call["has_biases"], call["bidirectional"], call["batch_first"])
-    projects = len(weights) != op.layers * op.directions * (4 if op.bias else 2)
-    if projects or (call["train"] and call["dropout"]) or x.type.rank != 3:
+    states = call.values("hx") if call.target == "lstm.input" else (call.value("hx"),)
+    if call["train"] and call["dropout"]:
         return None
+    cells = call["num_layers"] * (2 if call["bidirectional"] else 1)
+    op = _operator(
+        call.target.partition(".")[0],
+        (call["num_layers"], call["has_biases"], call["bidirectional"], call["batch_first"]),
+        projects=len(weights) == cells * (3 + 2 * call["has_biases"]),
+    )
     return call.emit_many(op, x, *(_absent_when_zero(call, state) for state in states), *weights)
+
+
+@lowers("rnn_tanh_cell.default", "rnn_relu_cell.default", "gru_cell.default", "lstm_cell.default")
+def _lower_cell(call: AtenCall) -> tuple[Value, ...]:
+    """One step of one layer: a sequence of one."""
+    x = call.value("input")
+    states = call.values("hx") if call.target == "lstm_cell.default" else (call.value("hx"),)
+    biases = [call.optional_value(name) for name in ("b_ih", "b_hh")]
+    op = _operator(call.target.removesuffix("_cell.default"), (1, biases[0] is not None, False, False))
+    initial = [
+        None if zero is None else emit_unsqueeze(call, state, 0)
+        for state, zero in ((state, _absent_when_zero(call, state)) for state in states)
+    ]
+    weights = (call.value("w_ih"), call.value("w_hh"), *(b for b in biases if b is not None))
+    _, *final = call.emit_many(op, emit_unsqueeze(call, x, 0), *initial, *weights)
+    return tuple(emit_squeeze(call, state, [0]) for state in final)
+
+
+def _operator(name: str, common: tuple[int, bool, bool, bool], *, projects: bool = False) -> Rnn | Gru | Lstm:
+    kind, _, nonlinearity = name.partition("_")
+    if kind == "rnn":
+        return Rnn(*common, nonlinearity)
+    return Lstm(*common, projects) if kind == "lstm" else Gru(*common)
 
 
 def _absent_when_zero(call: AtenCall, state: Value) -> Value | None:

@@ -1,4 +1,4 @@
-"""Reductions over dimensions: mean, sum and maximum. `axes` lists the dimensions, all of them when empty."""
+"""Reductions over dimensions: mean, sum, maximum and minimum. `axes` lists the dimensions, all of them when empty."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall
+from .convert import converted
 from .quantize import check_moved, per_tensor_types
 
 
@@ -104,7 +105,12 @@ class Mean(LinearReduction):
 @operator("sum")
 @dataclass(frozen=True)
 class Sum(LinearReduction):
-    """Sum over `axes`."""
+    """Sum over `axes`; of floats, or of i64."""
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if x.dtype is DType.I64:
+            return (TensorType(self.result_shape(x), x.dtype),)
+        return super().infer(x)
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.sum(x, self.axes or None, self.keepdim)
@@ -116,24 +122,40 @@ class Sum(LinearReduction):
         return 1
 
 
-@operator("reduce_max")
 @dataclass(frozen=True)
-class ReduceMax(Reduction):
-    """Largest element over `axes`; over all spatial dimensions it is global max pooling."""
+class Extremum(Reduction):
+    """Base of the reductions that give one of the elements; of booleans the largest is `any`, the smallest `all`."""
 
     quantized = Quantized.MOVE
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         check_moved(x)
         if x.dtype in (DType.C64, DType.C128) or any(x.shape[axis] == 0 for axis in self.reduced(x)):
-            raise ShapeError(f"{x.shape} of {x.dtype.value} has no largest element along {self.axes}")
+            raise ShapeError(f"{x.shape} of {x.dtype.value} has no extremum along {self.axes}")
         return (x.with_shape(self.result_shape(x)),)
+
+    def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
+        call.fix(
+            *axes, why=f"its {'largest' if isinstance(self, ReduceMax) else 'smallest'} element is taken"
+        )
+
+
+@operator("reduce_max")
+@dataclass(frozen=True)
+class ReduceMax(Extremum):
+    """Largest element over `axes`; over all spatial dimensions it is global max pooling."""
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.amax(x, self.axes, self.keepdim)
 
-    def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
-        call.fix(*axes, why="its largest element is taken")
+
+@operator("reduce_min")
+@dataclass(frozen=True)
+class ReduceMin(Extremum):
+    """Smallest element over `axes`."""
+
+    def reference(self, x: Tensor) -> Tensor:
+        return torch.amin(x, self.axes, self.keepdim)
 
 
 def positive_axes(listed: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
@@ -155,17 +177,39 @@ def _lower_sum(call: AtenCall) -> Value | None:
 
 
 def _lower_linear_reduction(call: AtenCall, op: type[Mean | Sum]) -> Value | None:
-    x = call.value("self")
-    if not x.type.dtype.is_floating or call["dtype"] not in (None, x.type.dtype.torch):
+    x, dtype = call.value("self"), call["dtype"]
+    if dtype is not None:
+        x = converted(call, x, DType.of(dtype))
+    elif op is Sum and not x.type.dtype.is_floating and x.type.dtype not in (DType.C64, DType.C128):
+        x = converted(call, x, DType.I64)
+    if not x.type.dtype.is_floating and x.type.dtype is not DType.I64:
         return None
     if call.target.endswith(".default"):
         return call.emit(op(), x)
     return call.emit(op(positive_axes(call["dim"], x.type.rank), call["keepdim"]), x)
 
 
-@lowers("amax.default")
-def _lower_amax(call: AtenCall) -> Value | None:
-    x = call.value("self")
-    if not x.type.dtype.is_floating:
-        return None
-    return call.emit(ReduceMax(positive_axes(call["dim"], x.type.rank), call["keepdim"]), x)
+_EXTREMA: dict[str, type[Extremum]] = {
+    "amax.default": ReduceMax,
+    "amin.default": ReduceMin,
+    "max.default": ReduceMax,
+    "min.default": ReduceMin,
+    "any.default": ReduceMax,
+    "any.dim": ReduceMax,
+    "any.dims": ReduceMax,
+    "all.default": ReduceMin,
+    "all.dim": ReduceMin,
+    "all.dims": ReduceMin,
+}
+
+
+@lowers(*_EXTREMA)
+def _lower_extremum(call: AtenCall) -> Value | None:
+    x, name = call.value("self"), call.target.partition(".")[0]
+    if name in ("any", "all"):
+        x = converted(call, x, DType.BOOL)
+    if not x.type.rank:
+        return x
+    if name in ("max", "min") or call.target in ("any.default", "all.default"):
+        return call.emit(_EXTREMA[call.target](), x)
+    return call.emit(_EXTREMA[call.target](positive_axes(call["dim"], x.type.rank), call["keepdim"]), x)

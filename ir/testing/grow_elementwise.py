@@ -4,26 +4,43 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..ops.activation import Clamp, Elementwise, Elu, Gelu, LeakyRelu, Softplus
+from ..ops.activation import (
+    Clamp,
+    Elementwise,
+    Elu,
+    Gelu,
+    Hardshrink,
+    LeakyRelu,
+    Softplus,
+    Softshrink,
+    Threshold,
+)
 from ..ops.base import OPERATORS
 from ..ops.binary import Binary
-from ..ops.compare import ArgMax, Cast, Compare, Logic, Where
-from ..ops.elementary import Pow
+from ..ops.compare import ArgExtremum, ArgMax, ArgMin, Compare, Logic, Where
+from ..ops.convert import Cast
+from ..ops.elementary import Pow, RoundTo
 from ..ops.prelu import Prelu
+from ..ops.put import Put
 from ..ops.reduce import Reduction
+from ..ops.shape import Reshape
+from ..ops.slicing import Concat
 from ..ops.softmax import EMPTY_ROWS, LogSoftmax, Softmax
+from ..ops.sort import Sort
 from ..tensor_type import Value
 from .growth import Growth, Step, grows
 
 INF = float("inf")
 CLAMPS = (None, None, None, (0.0, INF), (0.0, 6.0), (-1.0, 1.0))
 
+_WITH_ATTRIBUTES = (
+    Clamp, LeakyRelu, Elu, Gelu, Softplus, Pow, RoundTo, Threshold, Softshrink, Hardshrink,
+)  # fmt: skip
 _PLAIN = [
-    name
-    for name, op in OPERATORS.items()
-    if issubclass(op, Elementwise) and op not in (Clamp, LeakyRelu, Elu, Gelu, Softplus, Pow)
+    name for name, op in OPERATORS.items() if issubclass(op, Elementwise) and op not in _WITH_ATTRIBUTES
 ]
 _BINARY = [name for name, op in OPERATORS.items() if issubclass(op, Binary)]
+_DIVIDING = {"div", "remainder", "fmod", "floor_divide"}
 _REDUCTIONS = [name for name, op in OPERATORS.items() if issubclass(op, Reduction)]
 
 
@@ -63,6 +80,25 @@ def grow_softplus(g: Growth, x: Value, step: Step) -> Value:
     return g.add(step.pick(0, [Softplus(), Softplus(3.0, 2.0)]), x)
 
 
+@grows("threshold")
+def grow_threshold(g: Growth, x: Value, step: Step) -> Value:
+    """With a jump and without."""
+    return g.add(Threshold(step.pick(0, [0.0, 0.5, -0.3]), step.pick(1, [0.0, 0.5])), x)
+
+
+@grows("softshrink", "hardshrink")
+def grow_shrinkage(g: Growth, x: Value, step: Step) -> Value:
+    """Narrow and wide."""
+    op = Softshrink if step.op == "softshrink" else Hardshrink
+    return g.add(op(step.pick(0, [0.5, 0.1, 2.0])), x)
+
+
+@grows("round_to")
+def grow_round_to(g: Growth, x: Value, step: Step) -> Value:
+    """Both narrower types."""
+    return g.add(RoundTo(step.pick(0, ["f16", "bf16"])), x)
+
+
 @grows("pow")
 def grow_pow(g: Growth, x: Value, step: Step) -> Value:
     """Whole powers, which are defined everywhere."""
@@ -89,8 +125,8 @@ def grow_binary(g: Growth, x: Value, step: Step) -> Value | None:
     choice = step.digits[0] % (1 + len(shapes))
     if not choice:
         return g.add(op, x, g.partner(x, step))
-    other = g.constant(*shapes[choice - 1], positive=step.op == "div")
-    operands = (other, x) if step.digits[2] % 3 == 2 and step.op != "div" else (x, other)
+    other = g.constant(*shapes[choice - 1], positive=step.op in _DIVIDING)
+    operands = (other, x) if step.digits[2] % 3 == 2 and step.op not in _DIVIDING else (x, other)
     return g.add(op, *operands)
 
 
@@ -124,13 +160,38 @@ def grow_cast(g: Growth, x: Value, step: Step) -> Value:
     return g.add(Cast(x.type.dtype.value), g.add(Cast(step.pick(0, ["f64", "bool", "i32"])), x))
 
 
-@grows("argmax")
-def grow_argmax(g: Growth, x: Value, step: Step) -> Value | None:
+@grows("argmax", "argmin")
+def grow_place_of_extremum(g: Growth, x: Value, step: Step) -> Value | None:
     """The index as a number."""
     if not x.type.rank:
         return None
-    op = ArgMax(step.digits[0] % x.type.rank, step.pick(1, [False, True]))
+    kind = OPERATORS[step.op]
+    assert issubclass(kind, ArgExtremum)
+    op = kind(step.digits[0] % x.type.rank, step.pick(1, [False, True]))
     return g.add(Cast(x.type.dtype.value), g.add(op, x))
+
+
+@grows("sort")
+def grow_sort(g: Growth, x: Value, step: Step) -> tuple[Value, ...] | None:
+    """Up or down, along any dimension; the indices as numbers."""
+    if not x.type.rank:
+        return None
+    op = Sort(step.digits[0] % x.type.rank, step.pick(1, [False, True]))
+    values, places = g.add_many(op, x)
+    return values, g.add(Cast(x.type.dtype.value), places)
+
+
+@grows("put")
+def grow_put(g: Growth, x: Value, step: Step) -> Value | None:
+    """One element or two, by numbers that are given as they are or found."""
+    if x.type.numel < 2:
+        return None
+    flat = g.add(Reshape((x.type.numel,)), x)
+    place = g.add(ArgMax(0, keepdim=True), flat)
+    source = g.constant(1)
+    if step.digits[1] % 2:
+        place, source = g.add(Concat(0), place, g.add(ArgMin(0, keepdim=True), flat)), g.constant(2)
+    return g.add(Put(step.pick(0, [False, True])), x, place, source)
 
 
 @grows("log_softmax")

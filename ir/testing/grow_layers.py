@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..ops.attention import Attention
 from ..ops.base import OPERATORS
 from ..ops.conv import Conv, ConvTranspose
@@ -9,7 +11,7 @@ from ..ops.linear import Linear
 from ..ops.matmul import MatMul
 from ..ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
 from ..ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
-from ..ops.recurrent import Recurrent
+from ..ops.recurrent import Lstm, Recurrent, Rnn
 from ..ops.shape import Permute
 from ..tensor_type import Value
 from .grow_elementwise import CLAMPS
@@ -205,13 +207,20 @@ def grow_recurrent(g: Growth, x: Value, step: Step) -> tuple[Value, ...] | None:
         bidirectional=step.pick(2, [False, True]),
         batch_first=step.pick(3, [False, True]),
     )
+    if isinstance(op, Rnn):
+        op = replace(op, nonlinearity=("tanh", "relu")[step.digits[4] // 2 % 2])
+    if isinstance(op, Lstm):
+        op = replace(op, projection=step.digits[4] // 2 % 2 == 1)
     hidden, rows = 2, op.gates * 2
+    read = 1 if op.projects else hidden
     weights = []
     for index in range(op.layers * op.directions):
-        width = x.type.shape[2] if index < op.directions else hidden * op.directions
-        weights += [g.constant(rows, width), g.constant(rows, hidden)]
+        width = x.type.shape[2] if index < op.directions else read * op.directions
+        weights += [g.constant(rows, width), g.constant(rows, read)]
         weights += [g.constant(rows), g.constant(rows)] if op.bias else []
+        weights += [g.constant(read, hidden)] if op.projects else []
     batch = x.type.shape[0 if op.batch_first else 1]
     given = step.digits[4] % 2 == 1
-    states = [g.constant(op.layers * op.directions, batch, hidden) if given else None] * op.states
+    sizes = (read, hidden)[: op.states]
+    states = [g.constant(op.layers * op.directions, batch, n) if given else None for n in sizes]
     return g.add_many(op, x, *states, *weights)

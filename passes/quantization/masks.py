@@ -24,7 +24,8 @@ from ...ir import Builder, Graph, Node, Op, Source, Value, rewrite, run
 from ...ir.ops.accumulate import Clamp as Bounds
 from ...ir.ops.activation import Clamp, Elementwise
 from ...ir.ops.binary import Add, Binary, Div, Maximum, Mul, Sub
-from ...ir.ops.compare import Cast, Compare, Logic, Where
+from ...ir.ops.compare import Compare, Logic, Where
+from ...ir.ops.convert import Cast
 from ...ir.ops.elementary import Neg
 from ...ir.ops.shape import Copy, Expand, Permute, Reshape, with_free_batch
 from ...ir.ops.slicing import Slice

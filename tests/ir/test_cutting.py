@@ -20,7 +20,7 @@ from fxpress.ir.testing import DEFAULT_OPS, check_cut, examples, graphs, inputs,
 from fxpress.ir.testing.cuts import ROUNDING
 
 CONVERSIONS = {"quantize", "dequantize", "requantize"}
-WITHOUT_FLOATS = {"argmax", "compare", "logic"}  # their results are indices and booleans
+WITHOUT_FLOATS = {"argmax", "argmin", "compare", "logic", "sort"}  # with results that are indices or booleans
 NAMES = sorted(OPERATORS.keys() - CONVERSIONS - WITHOUT_FLOATS)
 few = settings(max_examples=max(6, settings.default.max_examples // 8))
 

@@ -21,6 +21,7 @@ from . import (
     resize,
     slicing,
     softmax,
+    sort,
     sum_dsp,
     unary,
 )
@@ -48,6 +49,7 @@ __all__ = [
     "resize",
     "slicing",
     "softmax",
+    "sort",
     "sum_dsp",
     "unary",
 ]

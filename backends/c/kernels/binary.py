@@ -9,6 +9,7 @@ from ....ir.arithmetic import Requant
 from ....ir.ops.accumulate import clamp_bounds
 from ....ir.ops.binary import Binary, rescale_of_sum
 from ..layout import Layout, arranged, contiguous
+from ..literal import c_type
 from .base import Cost, Implementation, Offer, Site, call, kernel
 from .layouts import dense_at_hand
 from .nest import Nest, broadcast_strides, nest
@@ -18,7 +19,20 @@ _PLAIN = {DType.F32, DType.I32, DType.I64}
 _SIGNS = {"add": 1, "sub": -1}
 _OPERATIONS = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}"}
 _OPERATIONS |= {"maximum": "fxp_larger({}, {})", "minimum": "fxp_smaller({}, {})"}
-_FLOAT_ONLY = {"div", "maximum", "minimum"}
+_OPERATIONS |= {
+    "remainder": "fxp_towards(fmodf({0}, {1}), {1})",
+    "floor_divide": "rintf(fxp_quotient({0}, {1}, fmodf({0}, {1})))",
+}
+_OPERATIONS |= {"fmod": "fmodf({}, {})", "power": "powf({}, {})", "atan2": "atan2f({}, {})"}
+_OF_INTEGERS = {  # where they differ from those on floats
+    "maximum": "{0} > {1} ? {0} : {1}",
+    "minimum": "{0} < {1} ? {0} : {1}",
+    "remainder": "fxp_whole_remainder({}, {})",
+    "floor_divide": "fxp_whole_floor_divide({}, {})",
+    "fmod": "{1} == 0 || {1} == -1 ? 0 : {0} % {1}",
+}
+_FLOAT_ONLY = {"div", "power", "atan2"}
+_LIBM = {"remainder": 60.0, "floor_divide": 80.0, "fmod": 60.0, "power": 200.0, "atan2": 150.0}
 _TITLES = {"add": "Sum", "sub": "Difference", "mul": "Product", "div": "Quotient"}
 
 
@@ -46,8 +60,9 @@ def portable(site: Site) -> Offer:
     ]
     loops = nest(shape, layout_y.strides(shape), *strides)
     context = BinaryContext(_title(site), loops, _value(site, f"a[{loops.at[1]}]", f"b[{loops.at[2]}]"))
-    made = call("binary/binary.c.j2", context, site, reads={"a": 0, "b": 1})
-    instructions = (12.0 if site.is_integer else 8.0) * site.output.numel
+    libm = _LIBM.get(site.node.op.name, 0.0)
+    made = call("binary/binary.c.j2", context, site, reads={"a": 0, "b": 1}, uses_math=libm > 0)
+    instructions = (12.0 if site.is_integer else 8.0 + libm) * site.output.numel
     return (
         Implementation(
             f"{site.node.op.name}_portable",
@@ -89,6 +104,8 @@ def _value(site: Site, a: str, b: str) -> str:
     op = site.node.op
     assert isinstance(op, Binary)
     if not site.is_integer:
+        if site.output.dtype is not DType.F32 and op.name in _OF_INTEGERS:
+            return f"({c_type(site.output.dtype)})({_OF_INTEGERS[op.name].format(a, b)})"
         return clamped(_OPERATIONS[op.name].format(a, b), op.clamp)
     low, high = clamp_bounds(op.clamp, site.output_quantization)
     if op.name in _SIGNS:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....ir import DType
-from ....ir.ops.compare import ArgMax, Cast, Compare, Logic, Where
+from ....ir.ops.compare import ArgExtremum, Compare, Logic, Where
+from ....ir.ops.convert import Cast
 from ....ir.ops.embedding import Take
+from ....ir.ops.put import Put
 from ..layout import Layout, arranged, contiguous
 from ..literal import c_type
 from .base import Cost, Implementation, Offer, Site, call, kernel
@@ -26,14 +28,14 @@ class ChoiceContext:
 
 
 @dataclass(frozen=True)
-class ArgMaxContext:
-    """What the template sees: loops over rows, and `count` elements of a row, `step` apart."""
+class ArgExtremumContext:
+    """What the template sees: loops over rows of `count` elements, and when element i is `better` than the best."""
 
     title: str
     nest: Nest
     element: str
     count: int
-    step: int
+    better: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class TakeContext:
     elements: Nest
     size: int
     step: int
+
+
+@dataclass(frozen=True)
+class PutContext:
+    """What the template sees: `count` elements put among `size`, and how."""
+
+    size: int
+    count: int
+    assignment: str
 
 
 @kernel("compare", "logic", "where", "cast")
@@ -65,11 +76,11 @@ def elementwise(site: Site) -> Offer:
     return (Implementation(f"{site.node.op.name}_portable", tuple(layouts), (layout,), cost, (made,)),)
 
 
-@kernel("argmax")
-def argmax(site: Site) -> Offer:
+@kernel("argmax", "argmin")
+def place_of_extremum(site: Site) -> Offer:
     """One row after the other."""
     op = site.node.op
-    assert isinstance(op, ArgMax)
+    assert isinstance(op, ArgExtremum)
     x = site.type(0)
     read = _plain(site, 0, contiguous(x.shape))
     strides = read.strides(x.shape)
@@ -78,12 +89,17 @@ def argmax(site: Site) -> Offer:
     own = write.strides(site.output.shape)
     of_rows = [own[dim] for dim in rows] if op.keepdim else list(own)
     loops = nest([x.shape[d] for d in rows], of_rows, [strides[d] for d in rows])
-    title = f"Index of the largest of {x.shape[op.axis]} elements"
-    context = ArgMaxContext(title, loops, c_type(x.dtype), x.shape[op.axis], strides[op.axis])
-    made = call("choice/argmax.c.j2", context, site, reads={"x": 0})
+    which, relation = ("largest", ">") if op.name == "argmax" else ("smallest", "<")
+    title = f"Index of the {which} of {x.shape[op.axis]} elements"
+    step = strides[op.axis]
+    better = f"row[i * {step}] {relation} row[best * {step}]"
+    if x.dtype is DType.F32:  # the first NaN wins
+        better += f" || (row[i * {step}] != row[i * {step}] && row[best * {step}] == row[best * {step}])"
+    context = ArgExtremumContext(title, loops, c_type(x.dtype), x.shape[op.axis], better)
+    made = call("choice/arg_extremum.c.j2", context, site, reads={"x": 0})
     return (
         Implementation(
-            "argmax_portable", (read,), (write,), Cost(7.0 * x.numel, 10.0 * x.numel, 90), (made,)
+            f"{op.name}_portable", (read,), (write,), Cost(7.0 * x.numel, 10.0 * x.numel, 90), (made,)
         ),
     )
 
@@ -112,6 +128,22 @@ def take(site: Site) -> Offer:
     made = call("choice/take.c.j2", context, site, reads={"x": 0, "indices": 1})
     return (
         Implementation("take_portable", reads, (write,), Cost(10.0 * y.numel, 14.0 * y.numel, 120), (made,)),
+    )
+
+
+@kernel("put")
+def put(site: Site) -> Offer:
+    """All elements copied, then those that are given; a number outside of the operand is left out."""
+    op = site.node.op
+    assert isinstance(op, Put)
+    reads = tuple(contiguous(site.type(i).shape) for i in range(3))
+    context = PutContext(site.output.numel, site.type(1).numel, "+=" if op.accumulate else "=")
+    made = call("choice/put.c.j2", context, site, reads={"x": 0, "indices": 1, "source": 2})
+    instructions = 3.0 * context.size + 14.0 * context.count
+    return (
+        Implementation(
+            "put_portable", reads, (reads[0],), Cost(instructions, 1.4 * instructions, 90), (made,)
+        ),
     )
 
 

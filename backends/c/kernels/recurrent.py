@@ -1,6 +1,7 @@
 """Recurrent layers in portable C, on reals: all layers, directions and time steps of a node in one function.
 
-The constants of a cell are its weights for the input, its weights for the state, and both biases (zeros without).
+The constants of a cell are its weights for the input, its weights for the state, both biases (zeros without) and
+the weight of its projection where it has one.
 Layers between the first and the last hand their sequences over in scratch memory.
 """
 
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ....ir.ops.recurrent import Recurrent
+from ....ir.ops.recurrent import Recurrent, Rnn
 from ..layout import contiguous
 from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, is_float, kernel
 
@@ -32,13 +33,14 @@ class Cell:
 
 @dataclass(frozen=True)
 class RecurrentContext:
-    """What the template sees."""
+    """What the template sees; `width` is the size of a state that is read, `hidden` that of the cell behind it."""
 
     title: str
     kind: str
     steps: int
     batch: int
     hidden: int
+    width: int
     gates: int
     target_time: int
     target_batch: int
@@ -59,7 +61,17 @@ class RecurrentContext:
     @property
     def state_size(self) -> int:
         """Elements of the state of one cell."""
+        return self.batch * self.width
+
+    @property
+    def cell_size(self) -> int:
+        """Elements of the memory of one cell."""
         return self.batch * self.hidden
+
+    @property
+    def projects(self) -> bool:
+        """Whether the state is a product of what the cell gives."""
+        return self.width != self.hidden
 
 
 @kernel("rnn", "gru", "lstm")
@@ -104,29 +116,31 @@ def _context(site: Site, op: Recurrent) -> tuple[RecurrentContext, int]:
     """The context, and the floats of scratch memory: gates, then the sequences between layers."""
     x, y = site.type(0).shape, site.node.outputs[0].type.shape
     batch, steps = (x[0], x[1]) if op.batch_first else (x[1], x[0])
-    hidden = y[2] // op.directions
+    width = y[2] // op.directions
+    hidden = site.node.outputs[-1].type.shape[2]
     sequence = batch * steps * y[2]
-    gates = 2 * op.gates * hidden
+    gates = 2 * op.gates * hidden + hidden * op.projects
     cells: list[Cell] = []
     begin = 0
     for layer in range(op.layers):
-        width = x[2] if layer == 0 else y[2]
+        read = x[2] if layer == 0 else y[2]
         source = "x" if layer == 0 else f"scratch + {gates + (layer - 1) % 2 * sequence}"
         target = "y" if layer == op.layers - 1 else f"scratch + {gates + layer % 2 * sequence}"
-        of_source = _strides(op, batch, steps, width)
+        of_source = _strides(op, batch, steps, read)
         for direction in range(op.directions):
             first, step = (steps - 1, -1) if direction else (0, 1)
-            place = f"{target} + {direction * hidden}"
-            cells.append(Cell(len(cells), source, width, *of_source, place, first, step, begin))
-            begin += op.gates * hidden * (width + hidden + 2)
+            place = f"{target} + {direction * width}"
+            cells.append(Cell(len(cells), source, read, *of_source, place, first, step, begin))
+            begin += op.gates * hidden * (read + width + 2) + width * hidden * op.projects
     title = f"{op.name} of {op.layers} layers, {steps} steps, {x[2]} inputs, {hidden} units"
     of_target = _strides(op, batch, steps, y[2])
     context = RecurrentContext(
         title,
-        op.name,
+        "rnn_relu" if isinstance(op, Rnn) and op.nonlinearity == "relu" else op.name,
         steps,
         batch,
         hidden,
+        width,
         op.gates,
         *of_target,
         tuple(cells),
@@ -142,10 +156,10 @@ def _strides(op: Recurrent, batch: int, steps: int, width: int) -> tuple[int, in
 
 
 def _packed(site: Site, op: Recurrent, first: int) -> AnyArray:
-    each = 4 if op.bias else 2
+    each = op.weights_per_cell
     parts: list[AnyArray] = []
     for cell in range(op.layers * op.directions):
         weights = [site.array(first + cell * each + i) for i in range(each)]
-        biases = weights[2:] or [np.zeros(len(weights[0]), np.float32)] * 2
-        parts += [array.reshape(-1) for array in (*weights[:2], *biases)]
+        biases = weights[2:4] if op.bias else [np.zeros(len(weights[0]), np.float32)] * 2
+        parts += [array.reshape(-1) for array in (*weights[:2], *biases, *weights[each - op.projects :])]
     return np.concatenate(parts)

@@ -1,10 +1,11 @@
-"""Reductions in portable C: sum, mean and maximum over any dimensions, in any layout."""
+"""Reductions in portable C: sum, mean, maximum and minimum over any dimensions, in any layout."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ....ir.ops.reduce import LinearReduction, Reduction
+from ....ir import DType
+from ....ir.ops.reduce import LinearReduction, ReduceMax, Reduction
 from ..layout import Layout, arranged, contiguous
 from ..literal import c_type
 from .base import Cost, Implementation, Offer, Site, call, kernel
@@ -25,7 +26,7 @@ class ReduceContext:
     value: str
 
 
-@kernel("sum", "mean", "reduce_max")
+@kernel("sum", "mean", "reduce_max", "reduce_min")
 def portable(site: Site) -> Offer:
     """One result after the other."""
     op = site.node.op
@@ -52,7 +53,7 @@ def portable(site: Site) -> Offer:
         context,
         site,
         reads={"x": 0},
-        uses_math=context.start == "-INFINITY",
+        uses_math="INFINITY" in context.start,
     )
     instructions = 7.0 * x.numel + 25.0 * site.output.numel
     return (
@@ -76,10 +77,9 @@ def _context(site: Site, op: Reduction, outer: Nest, inner: Nest) -> ReduceConte
     title = f"{op.name} of {site.type(0).numel} elements to {site.output.numel}"
     at = f"x[{outer.at[1]} + {inner.at[0]}]"
     if not isinstance(op, LinearReduction):
-        element = c_type(site.output.dtype)
-        lowest = "-INFINITY" if element == "float" else f"{element[:-2].upper()}_MIN"
-        larger = f"fxp_larger({at}, acc)" if element == "float" else f"{at} > acc ? {at} : acc"
-        return ReduceContext(title, outer, inner, element, lowest, f"acc = {larger}", "acc")
+        return ReduceContext(title, outer, inner, *_extremum(op, site.output.dtype, at), "acc")
+    if site.output.dtype is DType.I64:
+        return ReduceContext(title, outer, inner, "int64_t", "0", f"acc += {at}", "acc")
     if not site.is_integer:
         count = op.divisor(site.type(0))
         value = "acc" if count == 1 else f"acc / {count}.0f"
@@ -89,3 +89,14 @@ def _context(site: Site, op: Reduction, outer: Nest, inner: Nest) -> ReduceConte
     shifted = f"fxp_left(acc, {step.shift})" if step.shift else "acc"
     value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
     return ReduceContext(title, outer, inner, "int32_t", "0", f"acc += {at} - {signed(zero)}", value)
+
+
+def _extremum(op: Reduction, dtype: DType, at: str) -> tuple[str, str, str]:
+    """Type, first value and step of the search for the largest or smallest element."""
+    largest, element = isinstance(op, ReduceMax), c_type(dtype)
+    if element == "float":
+        better, worst = ("fxp_larger", "-INFINITY") if largest else ("fxp_smaller", "INFINITY")
+        return element, worst, f"acc = {better}({at}, acc)"
+    limits = element[:-2].upper()
+    worst = f"{limits}_MAX" if not largest else "0" if element.startswith("u") else f"{limits}_MIN"
+    return element, worst, f"acc = {at} {'>' if largest else '<'} acc ? {at} : acc"

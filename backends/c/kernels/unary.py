@@ -8,8 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....ir.ops.accumulate import clamp_bounds
-from ....ir.ops.activation import TABLE_BITS, Bounded, Clamp, Elementwise, Elu, Gelu, LeakyRelu, Softplus
-from ....ir.ops.elementary import Pow
+from ....ir.ops.activation import (
+    TABLE_BITS,
+    Bounded,
+    Clamp,
+    Elementwise,
+    Elu,
+    Gelu,
+    Hardshrink,
+    LeakyRelu,
+    Softplus,
+    Softshrink,
+    Threshold,
+)
+from ....ir.ops.elementary import Pow, RoundTo
 from ....ir.ops.quantize import rescale_between
 from ..layout import Layout, contiguous
 from ..literal import real
@@ -72,6 +84,27 @@ def _pow(op: Elementwise) -> str:
     return "v * v" if op.exponent == 2.0 else f"powf(v, {real(op.exponent)})"
 
 
+def _threshold(op: Elementwise) -> str:
+    assert isinstance(op, Threshold)
+    return f"v <= {real(op.threshold)} ? {real(op.value)} : v"
+
+
+def _softshrink(op: Elementwise) -> str:
+    assert isinstance(op, Softshrink)
+    bound = real(op.lambd)
+    return f"v > {bound} ? v - {bound} : v < -{bound} ? v + {bound} : v * 0.0f"
+
+
+def _hardshrink(op: Elementwise) -> str:
+    assert isinstance(op, Hardshrink)
+    return f"v >= -{real(op.lambd)} && v <= {real(op.lambd)} ? 0.0f : v"
+
+
+def _round_to(op: Elementwise) -> str:
+    assert isinstance(op, RoundTo)
+    return f"fxp_round_{op.dtype}(v)"
+
+
 _EXPRESSIONS: dict[str, Expression] = {
     "relu": Expression(lambda _: "fxp_maximum(v, 0.0f)"),
     "clamp": Expression(_clamp),
@@ -100,6 +133,26 @@ _EXPRESSIONS: dict[str, Expression] = {
     "erf": Expression(lambda _: "erff(v)", libm=True),
     "floor": Expression(lambda _: "floorf(v)", libm=True),
     "round": Expression(lambda _: "rintf(v)", libm=True),
+    "ceil": Expression(lambda _: "ceilf(v)", libm=True),
+    "trunc": Expression(lambda _: "truncf(v)", libm=True),
+    "sign": Expression(lambda _: "v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : v == 0.0f ? 0.0f : v"),
+    "exp2": Expression(lambda _: "exp2f(v)", libm=True),
+    "expm1": Expression(lambda _: "expm1f(v)", libm=True),
+    "log2": Expression(lambda _: "log2f(v)", libm=True),
+    "log10": Expression(lambda _: "log10f(v)", libm=True),
+    "tan": Expression(lambda _: "tanf(v)", libm=True),
+    "asin": Expression(lambda _: "asinf(v)", libm=True),
+    "acos": Expression(lambda _: "acosf(v)", libm=True),
+    "atan": Expression(lambda _: "atanf(v)", libm=True),
+    "sinh": Expression(lambda _: "sinhf(v)", libm=True),
+    "cosh": Expression(lambda _: "coshf(v)", libm=True),
+    "asinh": Expression(lambda _: "asinhf(v)", libm=True),
+    "acosh": Expression(lambda _: "acoshf(v)", libm=True),
+    "atanh": Expression(lambda _: "atanhf(v)", libm=True),
+    "threshold": Expression(_threshold),
+    "softshrink": Expression(_softshrink),
+    "hardshrink": Expression(_hardshrink),
+    "round_to": Expression(_round_to),
 }
 
 

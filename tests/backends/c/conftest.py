@@ -95,6 +95,8 @@ def fill(value: Value) -> torch.Tensor:
         return torch.rand(type.shape, generator=generator) + 0.1
     if type.dtype is DType.BOOL:
         return torch.arange(type.numel).view(type.shape) % 2 == 0
+    if type.dtype is DType.I64:
+        return torch.randint(1, 6, type.shape, generator=generator)
     if type.dtype is DType.I32:
         return torch.randint(-2000, 2000, type.shape, dtype=torch.int32, generator=generator)
     if type.is_quantized:
