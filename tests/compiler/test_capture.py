@@ -205,6 +205,19 @@ def test_parts_of_one_weight_are_slices_of_the_one_constant() -> None:
     assert captured.deviation == 0.0
 
 
+@pytest.mark.parametrize("overlap", [0, 2])
+def test_parameters_that_are_two_parts_of_one_storage_keep_their_own_elements(overlap: int) -> None:
+    storage = torch.randn(8 - overlap, 4)
+    first, second = nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False)
+    first.weight, second.weight = nn.Parameter(storage[:4]), nn.Parameter(storage[4 - overlap :])
+
+    captured = capture(nn.Sequential(first, nn.Tanh(), second), (ROWS,))
+
+    want = second.weight @ torch.tanh(first.weight @ ROWS[0])
+    torch.testing.assert_close(run(captured.graph, (ROWS,))[0][0], want.detach())
+    assert captured.deviation == 0.0
+
+
 NAMES = ["*/ int evil(void){} /*", "a\"'\n", "int", "a b", "a_b", "n" * 5000]
 
 

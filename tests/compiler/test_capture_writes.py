@@ -167,7 +167,17 @@ def writes_in_a_block_without_gradient(x: Tensor) -> tuple[Tensor, ...]:
     return y, view, part
 
 
+def write_through_a_rotation_of_dimensions(x: Tensor) -> tuple[Tensor, ...]:
+    y, z = x * 1, x * 2
+    view = y.permute(1, 2, 0)
+    view.add_(1)
+    view[0].mul_(3)
+    z.permute(2, 0, 1)[1:].neg_()
+    return y, view, z
+
+
 PROGRAMS = [
+    write_through_a_rotation_of_dimensions,
     base_seen_through_a_view,
     view_writes_to_its_base_and_its_sisters,
     write_through_a_chain_of_views,

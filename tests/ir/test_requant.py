@@ -1,6 +1,7 @@
 """The integer arithmetic: equal to exact rational rounding, within int32, refused beyond."""
 
 from fractions import Fraction
+from itertools import product
 from math import floor
 
 import pytest
@@ -122,3 +123,36 @@ def test_an_accumulator_that_its_shift_takes_beyond_int32_is_refused() -> None:
     prove_requant(INT32_MAX >> 2, Requant(1, 0), Requant(1, 2))
     with pytest.raises(OverflowBoundError, match="can reach 2,147,483,648, beyond int32"):
         prove_requant(1 << 29, Requant(1, 0), Requant(1, 2))
+
+
+@pytest.mark.parametrize(
+    ("x", "y"), [(1, 1), (-1, 0), (3, 2), (-3, -1), (32767, 16384), (-32767, -16383), (2, 1), (-2, -1)]
+)
+def test_rescaling_rounds_ties_towards_plus_infinity(x: int, y: int) -> None:
+    assert Rescale.of((0.5,), (0,), 0, bits=16).apply(tensor(x)).item() == y
+    assert Rescale.of((0.25, 0.25), (0, 0), 0, bits=16).apply(tensor(x), tensor(x)).item() == y
+    assert Rescale.of((0.5,), (0,), 7, bits=16).apply(tensor(x)).item() == y + 7
+
+
+NEAR_THE_LARGEST = [
+    (1.0, 1.0),
+    (0.99998, 0.99998),
+    (0.99998, -0.99998),
+    (31.99, 0.5),
+    (-1.9999, 1.9999),
+    (32767.0, 1.0),
+]
+
+
+@pytest.mark.parametrize("factors", NEAR_THE_LARGEST)
+@pytest.mark.parametrize("zero", [0, -300])
+def test_sums_of_16_bits_are_exact_at_the_ends_of_their_range(
+    factors: tuple[float, float], zero: int
+) -> None:
+    rescale = Rescale.of(factors, (0, 0), zero, bits=16)
+    for a, b in product((-32768, 32767), repeat=2):
+        exact = sum(Fraction(m) * x for m, x in zip(rescale.multipliers, (a, b), strict=True))
+        want = floor(exact / (1 << rescale.shift) + zero + Fraction(1, 2))
+        assert rescale.apply(tensor(a), tensor(b)).item() == want
+        real = Fraction(factors[0]) * a + Fraction(factors[1]) * b + zero
+        assert abs(want - real) <= Fraction(abs(a) + abs(b), 2 << rescale.shift) + Fraction(1, 2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from math import inf
 
+import pytest
 import torch
 
 from fxpress.ir import Graph, Value, dump, parse, run
@@ -197,6 +199,31 @@ def test_bounds_of_a_clamp_after_a_clamp_are_merged_into_the_producer() -> None:
     )
     after, _ = fuse(before)
     assert [n.op for n in after.nodes if n.op.name == "sub"] == [Sub(clamp=(-1.0, -0.5))]
+    assert_same_function(before, after)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "bounds"),
+    [
+        ((-2.0, -0.5), (1.0, 3.0), (1.0, 1.0)),
+        ((2.0, 5.0), (-1.0, 1.0), (1.0, 1.0)),
+        ((-3.0, -1.0), (0.0, inf), (0.0, 0.0)),
+    ],
+)
+def test_bounds_that_do_not_overlap_leave_the_end_of_the_second(
+    first: tuple[float, float], second: tuple[float, float], bounds: tuple[float, float]
+) -> None:
+    before = graph(
+        f"""
+        graph(%x: f32[1x3x8x8], %y: f32[1x3x8x8]) {{
+          %s: f32[1x3x8x8] = sub(%x, %y)
+          %a: f32[1x3x8x8] = clamp{{low={first[0]}, high={first[1]}}}(%s)
+          %b: f32[1x3x8x8] = clamp{{low={second[0]}, high={second[1]}}}(%a)
+          return output: %b
+        }}"""
+    )
+    after, _ = fuse(before)
+    assert [n.op for n in after.nodes] == [Sub(clamp=bounds)]
     assert_same_function(before, after)
 
 

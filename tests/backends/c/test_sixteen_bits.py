@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fxpress.backends.c import check
-from fxpress.ir import Graph, IRError, parse, verify
+from fxpress.ir import Graph, IRError, parse, run_integer, verify
 from fxpress.passes import Context, find_pass
 from fxpress.specs.options import QuantizeOptions
 from fxpress.specs.outputs import COutput
@@ -140,3 +140,39 @@ def test_weights_of_sixteen_bits_are_refused(host):
     (problem,) = check(graph, COutput(name="net"), host)
     assert problem.code == "C702" and problem.place == "head at net.py:7"
     assert "weights of more than 8 bits" in problem.message
+
+
+# Steps of a, b and the result: multipliers that are the largest, or nearly, and ties.
+SUMS = [(1.0, 1.0, 1.0), (0.99998, 0.99998, 1.0), (1.9999, 1.9999, 1.0), (1.0, 1.0, 2.0), (0.5, 0.25, 1.0)]
+
+
+@pytest.mark.parametrize("op", ["add", "sub"])
+@pytest.mark.parametrize("steps", SUMS)
+def test_sums_at_the_ends_of_their_range_and_on_ties_are_the_interpreters(
+    op, steps, cortex_m4, assert_equal_to_interpreter
+):
+    types = [f"i16[1x1x4x6]<scale={step}, zero=0>" for step in steps]
+    graph = verify(
+        parse(f"graph(%a: {types[0]}, %b: {types[1]}) {{ %y: {types[2]} = {op}(%a, %b) return y: %y }}")
+    )
+    numbers = torch.tensor([-32768, -32767, -16384, -3, -2, -1, 0, 1, 2, 3, 16383, 32767], dtype=torch.int16)
+    pairs = torch.cartesian_prod(numbers, numbers)
+    inputs = [[part[:, 0].view(1, 1, 4, 6), part[:, 1].view(1, 1, 4, 6)] for part in pairs.split(24)]
+    for target in (None, cortex_m4):
+        assert_equal_to_interpreter(graph, target=target, inputs=inputs, flags=SANITIZED)
+
+
+def test_rescaling_rounds_ties_as_the_interpreter(cortex_m4, assert_equal_to_interpreter):
+    for bits, other in ((8, 16), (16, 16), (16, 8), (8, 8)):
+        graph = verify(
+            parse(
+                f"""graph(%x: i{bits}[1x1x4x4]<scale=0.5, zero=0>) {{
+                  %y: i{other}[1x1x4x4]<scale=1.0, zero=0> = requantize(%x)
+                  return y: %y
+                }}"""
+            )
+        )
+        x = torch.arange(-8, 8).view(1, 1, 4, 4).to(torch.int8 if bits == 8 else torch.int16)
+        assert run_integer(graph, [x])[0].flatten().tolist() == [(n + 1) // 2 for n in range(-8, 8)]
+        for target in (None, cortex_m4):
+            assert_equal_to_interpreter(graph, target=target, inputs=[[x]], flags=SANITIZED)

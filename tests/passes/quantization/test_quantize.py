@@ -378,6 +378,34 @@ def test_a_value_that_two_concats_read_has_the_grid_of_the_narrow_one() -> None:
     assert all(ratio > 25 for ratio in ratios_db(before, after))
 
 
+def test_a_narrow_value_is_rescaled_to_the_grid_of_each_concat_that_reads_it() -> None:
+    before = graph(
+        """
+        graph(%x: f32[1x4]) {
+          const %w: f32[4x4]
+          const %v: f32[3x4]
+          const %t: f32[3x4]
+          %u: f32[1x4] = linear(%x, %w)
+          %b: f32[1x3] = linear(%x, %v)
+          %c: f32[1x3] = linear(%x, %t)
+          %k: f32[1x7] = concat{axis=1}(%u, %b)
+          %l: f32[1x7] = concat{axis=1}(%c, %u)
+          return wide: %k, wider: %l, own: %u
+        }""",
+        v=torch.full((3, 4), 30.0),
+        t=torch.full((3, 4), 300.0),
+    )
+    after = quantize(before).graph
+    assert operators(after).count("requantize") == 2
+    assert grid(after, "u").scale[0] < grid(after, "k").scale[0] / 5 < grid(after, "l").scale[0] / 25
+    for concat in ("k", "l"):
+        assert {v.type.quantization for v in after.producers[concat].operands} == {grid(after, concat)}
+    assert all(ratio > 25 for ratio in ratios_db(before, after))
+    x = drawn_samples(before, 1, seed=2)[0]
+    want, have = run(before, x)[1][:, 3:], run_integer(after, x)[1][:, 3:]
+    assert float((want - have).abs().max()) <= grid(after, "l").scale[0]
+
+
 SLICES = """
 graph(%x: f32[1x4]) {
   const %w: f32[6x4]

@@ -94,3 +94,21 @@ def test_beside_activations_of_sixteen_bits_a_short_row_takes_the_best_grid_of_m
         return float((made.weight_grid.dequantize(made.weight) - weight).square().mean())
 
     assert error(Quantization((1e-4,), bits=16)) < 0.2 * error(GRID)
+
+
+@pytest.mark.parametrize("observer", ["minmax", "mse", "aciq"])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_bias_of_a_million_times_its_weights_keeps_its_value(
+    observer: WeightObserver, per_channel: bool
+) -> None:
+    weight = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)).double() * 1e-3
+    bias = torch.tensor([1000.0, -1000.0, 2e-3], dtype=torch.float64)
+    made = quantize_weights(
+        Linear(), weight, bias, x=GRID, y=GRID, bits=8, observer=observer, per_channel=per_channel
+    )
+    assert made.bias is not None and made.bias_grid is not None
+    assert int(made.bias.abs().max()) <= 1 << 29
+    steps = torch.tensor(made.bias_grid.scale, dtype=torch.float64)
+    assert bool(((made.bias * steps - bias).abs() <= steps / 2 * (1 + 1e-9)).all())
+    exact = torch.tensor(made.weight_grid.scale, dtype=torch.float64) * GRID.scale[0]
+    torch.testing.assert_close(steps, exact, rtol=0.0, atol=0.0)
