@@ -1,5 +1,6 @@
 # make demo               set-up, then the digits example from training to a simulated Cortex-M4
 # make test, test-full    set-up, then the tests; test-full also runs those that take minutes
+# make faults             300 damaged output directories and 300 faulty invocations, with the table
 # make lint               ruff and mypy
 # make wheel-test         the tests on the installed wheel and sdist
 # make bench-mcu, bench-torch, bench-low-bits, bench-coded-weights    tables, and benchmarks/results/*.json
@@ -16,7 +17,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-full lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-low-bits bench-coded-weights \
+.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-low-bits bench-coded-weights \
         bench-prune bench-hessian bench-mixed bench-allocation
 
 setup: .venv/.installed
@@ -43,6 +44,9 @@ test: setup build/.tools-all
 
 test-full: setup build/.tools-all
 	$(PYTEST) -q -n $(JOBS)
+
+faults: setup build/.tools-all
+	$(PY) tests/compiler/fault_generator.py --count 300
 
 lint: setup build/typing/fxpress
 	.venv/bin/ruff check .

@@ -185,8 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--input", action="append", default=[], metavar="NAME=ARRAY", help="array of a model input"
     )
-    run.add_argument("--labels", metavar="ARRAY", help="array of labels, for accuracy")
-    run.add_argument("--output", metavar="NAME", help="output to measure (default: the first)")
+    run.add_argument("--labels", type=_name, metavar="ARRAY", help="array of labels, for accuracy")
+    run.add_argument("--output", type=_name, metavar="NAME", help="output to measure (default: the first)")
     run.add_argument("--samples", type=_count, metavar="N", help="use the first N samples only")
     run.add_argument("--save", type=Path, metavar="Y.npz", help="write the outputs")
 
@@ -212,6 +212,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text[:18]):
         raise argparse.ArgumentTypeError(f"{shorten(text)!r} is not a whole number of at least 1")
     return int(text[:18])
+
+
+def _name(text: str) -> str:
+    """The name of an array or an output, as an argument."""
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
 
 
 _Command = Callable[[argparse.Namespace], "int | None"]

@@ -31,7 +31,7 @@ class Lock(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lock_version: Literal[2] = 2
+    lock_version: Literal[2]
     spec: str = Field(description="digest of the spec after inheritance and overrides")
     inputs: dict[str, str] = Field(description="digests of model source, weights and data files, by role")
     versions: dict[str, str] = Field(description="versions of fxpress and of what it computes with")
@@ -51,6 +51,7 @@ class Lock(BaseModel):
 def make_lock(spec_text: str, inputs: Mapping[str, Path], outputs: Mapping[str, bytes]) -> Lock:
     """The lock of a compilation: the spec in canonical form, the files read by role, the files written."""
     lock = Lock(
+        lock_version=2,
         spec=_digest(spec_text.encode()),
         inputs={role: file_digest(path) for role, path in sorted(inputs.items())},
         versions=tool_versions(),
