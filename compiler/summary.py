@@ -155,8 +155,16 @@ def _layer(index: int, node: Node, graph: Graph, snr: Mapping[str, float]) -> La
 
 
 def _arena(c: CArtifact) -> tuple[MemoryBlock, ...]:
+    """Blocks by the rows of the report; the caller writes inputs before the first one, and reads outputs after the last."""
+    last = max(len(c.prediction.nodes) - 1, 0)
     return tuple(
-        MemoryBlock(name=b.label, offset_bytes=b.offset, size_bytes=b.bytes, first=b.start, last=b.end)
+        MemoryBlock(
+            name=b.label,
+            offset_bytes=b.offset,
+            size_bytes=b.bytes,
+            first=min(max(b.start, 0), last),
+            last=min(max(b.end, 0), last),
+        )
         for b in c.plan.blocks
     )
 

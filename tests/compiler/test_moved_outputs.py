@@ -80,6 +80,8 @@ def test_every_view_of_a_report_shows_the_movements(folder: Path) -> None:
 @pytest.mark.parametrize("buffers", ["caller", "arena"])
 def test_all_forms_give_equal_outputs(buffers: str, folder: Path) -> None:
     compiled = compiled_in(folder, f"outputs.c.buffers={buffers}")
+    steps = range(len(compiled.report.layers))
+    assert all(block.first in steps and block.last in steps for block in compiled.report.arena)
     samples = compiled.session.calibration
     assert samples is not None
     compiled.write(folder / "out")
