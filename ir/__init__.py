@@ -4,7 +4,7 @@ from . import ops
 from .builder import Builder, rewrite
 from .errors import IRError, OverflowBoundError, ParseError, ShapeError, UnsupportedError, VerifyError
 from .graph import NOWHERE, Graph, Node, Source
-from .interpret import rebatch, run, run_integer
+from .interpret import call_integer, rebatch, run, run_integer
 from .ops.base import OPERATORS, Op
 from .parser import parse
 from .tensor_type import DType, Quantization, TensorType, Value
@@ -29,6 +29,7 @@ __all__ = [
     "UnsupportedError",
     "Value",
     "VerifyError",
+    "call_integer",
     "dump",
     "node_text",
     "ops",

@@ -71,7 +71,7 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
     with torch.no_grad():
         for node in graph.nodes:
             operands = [None if v is None else values[v.name] for v in node.inputs]
-            for value, tensor in zip(node.outputs, _call_integer(node, operands), strict=True):
+            for value, tensor in zip(node.outputs, call_integer(node, operands), strict=True):
                 values[value.name] = tensor
                 if observe is not None:
                     observe(value, tensor)
@@ -135,12 +135,13 @@ def _bind(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
     return {v.name: t for v, t in zip(graph.inputs, inputs, strict=True)}
 
 
-def _call(node: Node, operands: list[Tensor | None]) -> tuple[Tensor, ...]:
+def _call(node: Node, operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     results = node.op.reference(*operands)
     return results if isinstance(results, tuple) else (results,)
 
 
-def _call_integer(node: Node, operands: list[Tensor | None]) -> tuple[Tensor, ...]:
+def call_integer(node: Node, operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """What `run_integer` makes of one node: integers (int64) for quantized values, floats for all others."""
     quantized = any(t is not None and t.is_quantized for t in (*node.operand_types, *node.output_types))
     if not quantized:
         return _call(node, operands)

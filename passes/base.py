@@ -23,6 +23,7 @@ from ..specs import FileSource, ModuleSource
 from ..specs.options import LayerPrecision, PassOptions
 from .errors import MissingNeedError, PassError, UnknownPassError
 from .progress import Progress, silent
+from .quantization.observers import Statistics
 from .report import PassReport
 
 ENTRY_POINT_GROUP = "fxpress.passes"
@@ -119,9 +120,9 @@ class Context:
 
     `calibration` holds input tuples, each with exactly the graph's input shapes; `labels` a tensor for each of
     them. `original` is the graph as it was captured. `layers` is what passes before this one decided about the bits of
-    layers, by module path. `selects(pattern, module)` says whether a layer selector of the spec means a module path,
-    `load(source)` gives what a `file.py:name` of the spec names. `progress(label, done, total)` is called as long work
-    goes on.
+    layers, by module path. `statistics`, where given, are what calibration saw, by value: it does not run again.
+    `selects(pattern, module)` says whether a layer selector of the spec means a module path, `load(source)` gives what
+    a `file.py:name` of the spec names. `progress(label, done, total)` is called as long work goes on.
     """
 
     calibration: Sequence[tuple[Tensor, ...]] = ()
@@ -129,6 +130,7 @@ class Context:
     cost: CostModel | None = None
     original: Graph | None = None
     layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
+    statistics: Mapping[str, Statistics] = field(default_factory=dict)
     selects: Callable[[str, str], bool] = _select_exactly
     load: Callable[[FileSource | ModuleSource], object] = _load_nothing
     progress: Progress = silent

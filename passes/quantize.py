@@ -13,10 +13,13 @@ What has no integer form, or none that is proven not to overflow, stays in float
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from ..ir import Graph
 from ..specs.options import AdaRound, QuantizeOptions
 from .base import Context, PassResult, register
-from .calibrate import collect
+from .calibrate import Batch, collect
 from .fuse_activation import FUSE_ACTIVATION
 from .pattern import apply_rules
 from .quantization.codebook import storage_table
@@ -26,33 +29,38 @@ from .quantization.masks import lift_masks
 from .quantization.plan import make_plan
 from .quantization.precision import Precisions
 from .quantization.rounding import learn_roundings
-from .quantization.value_grids import choose_grids
-from .report import PassReport, merged
+from .quantization.value_grids import Grids, choose_grids
+from .report import Decision, PassReport, Table, merged
+
+OUTLIERS = "outliers"
+"""Table of the groups of values in which calibration saw outliers, where it saw any."""
 
 
 @register(QuantizeOptions)
 def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassResult:
     """Integer graph whose results are near the float graph's on data like the calibration samples."""
     samples = context.calibration[: options.samples]
-    masked = lift_masks(graph, samples)
-    prepared, decisions = apply_rules(masked.graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
+    prepared = prepare(graph, samples)
     precisions = Precisions(options, context.layers, context.selects)
-    plan = make_plan(prepared, precisions.is_float, in_float=masked.in_float)
-    statistics = collect(prepared, samples, plan.observed, progress=context.progress)
-    grids = choose_grids(prepared, plan, statistics, precisions)
-    lowering = Lowering(prepared, plan, grids, options, precisions=precisions)
+    plan = make_plan(prepared.graph, precisions.is_float, in_float=prepared.in_float)
+    if plan.observed.keys() <= context.statistics.keys():
+        statistics = {name: context.statistics[name] for name in plan.observed}
+    else:
+        statistics = collect(prepared.graph, samples, plan.observed, progress=context.progress)
+    grids = choose_grids(prepared.graph, plan, statistics, precisions)
+    lowering = Lowering(prepared.graph, plan, grids, options, precisions=precisions)
     quantized = lowering.graph()
     report = PassReport(
         "quantize",
-        (*masked.decisions, *(d for d in decisions if d.applied), *lowering.decisions),
-        (grids.table, lowering.table()),
+        (*prepared.decisions, *lowering.decisions),
+        (grids.table, lowering.table(), *_outlier_table(grids)),
         grids.warnings,
     )
     if options.codebook_bits is not None:
         report = merged("quantize", [report, PassReport("quantize", tables=(storage_table(quantized),))])
     if isinstance(options.rounding, AdaRound):
         quantized, rounding = learn_roundings(
-            prepared,
+            prepared.graph,
             quantized,
             samples,
             options.rounding,
@@ -61,3 +69,23 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
         )
         report = merged("quantize", [report, rounding])
     return PassResult(quantized, report)
+
+
+def _outlier_table(grids: Grids) -> tuple[Table, ...]:
+    return (Table(OUTLIERS, ("group",), tuple((name,) for name in grids.outliers)),) if grids.outliers else ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float graph whose nodes become integer ones, one by one, but for those that make `in_float`."""
+
+    graph: Graph
+    in_float: frozenset[str]
+    decisions: tuple[Decision, ...]
+
+
+def prepare(graph: Graph, samples: Sequence[Batch]) -> Prepared:
+    """The graph with masks lifted and batch norms and activations in the form that integers have."""
+    masked = lift_masks(graph, samples)
+    prepared, decisions = apply_rules(masked.graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
+    return Prepared(prepared, masked.in_float, (*masked.decisions, *(d for d in decisions if d.applied)))

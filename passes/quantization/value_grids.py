@@ -24,6 +24,7 @@ _OUTLIER = 1000.0  # times the 99.9th percentile
 class Grids:
     """The grid of each value that is to be an integer, and the means of its channels.
 
+    `outliers` names the groups with values far beyond nearly all others.
     `narrow` names the nodes that compute on 8 bits alone; `narrow_grids` is what they read of wider groups.
     """
 
@@ -33,6 +34,7 @@ class Grids:
     table: Table
     warnings: tuple[str, ...]
     narrow: frozenset[str] = frozenset()
+    outliers: tuple[str, ...] = ()
     narrow_grids: Mapping[str, Quantization] = field(default_factory=dict)
 
     def of(self, value: Value) -> Quantization:
@@ -67,7 +69,7 @@ def choose_grids(
     put_in = _put_in(graph, plan, groups)
     fixed = {groups.find(name): grid for name, grid in imposed.items()}
     inputs = {v.name for v in graph.inputs}
-    chosen, narrow, rows, warnings = {}, {}, [], list(bits_of.warnings)
+    chosen, narrow, rows, outliers, warnings = {}, {}, [], [], list(bits_of.warnings)
     for group, names in members.items():
         seen = Statistics.joined([statistics[name] for name in names])
         bits = bits_of.by_group[group]
@@ -83,9 +85,10 @@ def choose_grids(
             narrow[group] = activation_grid(covered, bits=NARROW_BITS)
         rows.append((group, len(names), grid.bits, seen.low, seen.high, grid.scale[0], grid.zero_point[0]))
         warnings += _warnings(group, seen)
+        outliers += [group] if _has_outliers(seen) else []
     columns = ("group", "values", "bits", "low", "high", "scale", "zero_point")
     table = Table("grids", columns, tuple(rows))
-    return Grids(groups, chosen, statistics, table, tuple(warnings), bits_of.narrow, narrow)
+    return Grids(groups, chosen, statistics, table, tuple(warnings), bits_of.narrow, tuple(outliers), narrow)
 
 
 def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range]]:
@@ -116,14 +119,26 @@ def _imposed(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> 
 
 
 def _warnings(name: str, seen: Statistics) -> list[str]:
-    largest = max(abs(seen.low), abs(seen.high))
+    largest = _largest(seen)
     if not largest:
         return [f"%{name}: calibration saw zeros only"]
-    ordered = seen.sample.abs().sort().values
-    typical = float(ordered[round(0.999 * (len(ordered) - 1))])
-    if typical and largest > _OUTLIER * typical:
+    if _has_outliers(seen):
         return [
-            f"%{name}: the largest value seen, {largest:.4g}, is {largest / typical:.2g} times what 99.9 % of the "
-            "values stay below"
+            f"%{name}: the largest value seen, {largest:.4g}, is {largest / _typical(seen):.2g} times what 99.9 % of "
+            "the values stay below"
         ]
     return []
+
+
+def _has_outliers(seen: Statistics) -> bool:
+    return _largest(seen) > _OUTLIER * _typical(seen) > 0
+
+
+def _largest(seen: Statistics) -> float:
+    return max(abs(seen.low), abs(seen.high))
+
+
+def _typical(seen: Statistics) -> float:
+    """What 99.9 % of the magnitudes stay below."""
+    ordered = seen.sample.abs().sort().values
+    return float(ordered[round(0.999 * (len(ordered) - 1))])

@@ -38,6 +38,23 @@ class Replay:
         with torch.no_grad():
             return self._run({at: self._operand(at) + error for at, error in errors.items()})
 
+    def shifted(self, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The values that change when something is added to some values; a value that is named is among them."""
+        fresh = {
+            v.name: self._values[v.name] + errors[v.name] for v in self._graph.inputs if v.name in errors
+        }
+        with torch.no_grad():
+            for node in self._graph.nodes:
+                is_changed = any(v.name in fresh for v in node.operands)
+                if not is_changed and not any(v.name in errors for v in node.outputs):
+                    continue
+                known = tuple(self._values[v.name] for v in node.outputs)
+                results = self._call(node, fresh, {}) if is_changed else known
+                for value, tensor in zip(node.outputs, results, strict=True):
+                    error = errors.get(value.name)
+                    fresh[value.name] = tensor if error is None else tensor + error
+        return fresh
+
     def tangents(self, errors: Mapping[Operand, Tensor]) -> list[Tensor]:
         """The outputs' derivatives in the direction of `errors`, of what was added to some operands."""
         with (
