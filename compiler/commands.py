@@ -26,7 +26,7 @@ from .output import check_destination, check_file, write_file
 from .pipeline import Compiled, OnStage, compile_model
 from .plan import plan_text
 from .progress import Progress
-from .report import Report
+from .report import Report, noise_lines
 from .sensitivity import is_first, measure, table_text
 from .session import Stage
 from .table import text_table
@@ -205,7 +205,12 @@ def _npz(outputs: Mapping[str, torch.Tensor]) -> bytes:
 
 
 def _compiled_text(compiled: Compiled, directory: Path) -> str:
-    return f"{resource_table(compiled.report)}\n\nwrote {directory}: open {directory / 'report.html'}"
+    parts = [
+        resource_table(compiled.report),
+        "\n".join(noise_lines(compiled.report)),
+        f"wrote {directory}: open {directory / 'report.html'}",
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def resource_table(report: Report) -> str:

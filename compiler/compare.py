@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .errors import Problem, UserError
 from .lock import check_outputs, read_by_this_version
-from .report import MOVEMENTS, Decision, Layer, Measurement, Report
+from .report import MOVEMENTS, Decision, Layer, Measurement, Report, lines_about
 from .table import text_table
 
 REPORT_FILE = "report.json"
@@ -37,13 +37,15 @@ def explain_layer(report: Report, name: str) -> str:
         for d in section.decisions
         if name in (d.subject, _module(d))
     ]
-    if not layers and not decisions:
+    about = [*lines_about(report, {name, *(layer.name for layer in layers)})]
+    if not layers and not decisions and not about:
         known = {layer.module for layer in report.layers} | {layer.name for layer in report.layers}
         near = get_close_matches(name, sorted(known), n=3, cutoff=0.4)
         raise UserError(
             Problem("R403", name, "is no layer of this report", f"near: {', '.join(near)}" if near else "")
         )
     lines = [line for layer in layers for line in _layer_lines(layer)]
+    lines += [f"  {line}" for line in about]
     lines += [
         f"  {section}, {d.rule}: {'done' if d.applied else 'left'}, {d.reason}" for section, d in decisions
     ]

@@ -18,8 +18,9 @@ from ..backends.c import CArtifact
 from ..backends.torch_module import TorchArtifact
 from ..ir import DType, Graph, TensorType, Value, run
 from ..ir.text import type_text
-from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
+from ..passes import CalibrationError, Context, Cost, Pass, PassError, UnknownPassError, find_pass
 from ..passes.progress import Progress, silent
+from ..passes.quantize import OUTLIERS
 from ..specs import (
     ArrayOrigin,
     Calibration,
@@ -33,7 +34,7 @@ from ..specs import (
     layer_matches,
     load_spec,
 )
-from ..specs.options import LayerPrecision
+from ..specs.options import FinetuneOptions, LayerPrecision, QuantizeOptions
 from .data import Column, Samples, own_batch, read_samples, unrolled
 from .decompose import for_c
 from .emission import check_backends, emit_backends
@@ -42,14 +43,16 @@ from .loading import check_weights, example_input, find_source, load_source, loa
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .metric import find_metric
 from .module_capture import capture
+from .noise import Findings, examine
 from .output import publish
-from .report import Report, render_html
+from .report import Noise, Report, noise_problems, render_html
 from .session import Session, Stage, final_graph
 from .sources import portable
 from .summary import make_report
 from .target_cost import SAMPLES, TargetCost
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+QUANTIZE, FINETUNE = QuantizeOptions.pass_name(), FinetuneOptions.pass_name()
 HOST = "host"  # the instruction set of this machine, whose costs nobody predicts
 _EXAMPLES = 16  # calls among which the example for capture is chosen
 OnStage = Callable[[Stage], None]
@@ -97,8 +100,11 @@ def compile_model(
     stages = run_passes(session, progress=progress, on_stage=on_stage)
     graph = final_graph(session, stages)
     check_backends(session.spec.outputs, graph, session.target, enforce_budget=enforce_budget)
+    findings = _examine(session, stages, progress)
+    if findings is not None and enforce_budget:
+        _refuse_noise(session, findings.noise)
     artifacts = emit_backends(session, graph)
-    report = make_report(session, stages, artifacts)
+    report = make_report(session, stages, artifacts, findings)
     files = {
         **artifacts.files,
         **{
@@ -219,8 +225,8 @@ def run_passes(
             raise UserError(Problem("D107", place, str(err), "see `data.calibration`")) from err
         except PassError as err:
             raise UserError(Problem("P601", f"passes[{index}] ({found.name})", str(err))) from err
-        stages.append(Stage(found.name, result.graph, result.report))
         graph, layers = result.graph, layers | dict(result.layers)
+        stages.append(Stage(found.name, graph, result.report, layers))
         if on_stage is not None:
             on_stage(stages[-1])
     return tuple(stages)
@@ -247,6 +253,52 @@ def _context(
         return context
     few = _with_samples(context, session, SAMPLES)
     return replace(context, cost=TargetCost(session.target, session.spec.outputs.c, rest, few))
+
+
+def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> Findings | None:
+    """The noise of the integers against the float graph; None without integers, or where they were trained after."""
+    names = [stage.name for stage in stages]
+    if QUANTIZE not in names or session.calibration is None:
+        return None
+    index = names.index(QUANTIZE)
+    if FINETUNE in names[index:]:
+        return None
+    options = session.spec.passes[index]
+    assert isinstance(options, QuantizeOptions)
+    before = stages[index - 1] if index else None
+    reference = session.captured if before is None else before.graph
+    context = _context(session, index, {} if before is None else before.layers, progress)
+    rest = session.spec.passes[index + 1 :]
+
+    def price(graph: Graph, changed: QuantizeOptions, around: Context) -> Cost | None:
+        if session.target.isa == HOST or session.spec.outputs.c is None:
+            return None
+        try:
+            return TargetCost(session.target, session.spec.outputs.c, [changed, *rest], around).predict(graph)
+        except PassError:  # the target cannot carry what changed
+            return None
+
+    return examine(
+        reference,
+        stages[index].graph,
+        options,
+        context,
+        session.calibration,
+        price=price,
+        has_outliers=any(table.name == OUTLIERS for table in stages[index].report.tables),
+    )
+
+
+def _refuse_noise(session: Session, noise: Noise) -> None:
+    """UserError where an output or a layer has less than the least ratio and the spec makes that an error."""
+    index, options = next(
+        (i, step) for i, step in enumerate(session.spec.passes) if isinstance(step, QuantizeOptions)
+    )
+    if options.on_low_snr == "error" and noise.is_low:
+        raise UserError(
+            Problem("P604", f"passes[{index}] ({QUANTIZE})", fact, hint)
+            for fact, hint in noise_problems(noise)
+        )
 
 
 def _with_samples(context: Context, session: Session, limit: int | None) -> Context:

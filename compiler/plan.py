@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from .report import Layer, PassSection, Report, Resource
+from .report import Layer, PassSection, Report, Resource, noise_lines
 from .table import text_table
 
 
@@ -18,6 +18,7 @@ def _parts(report: Report, *, why: bool) -> Iterator[str]:
     yield f"{report.name} for {report.target}: {report.macs_before:,} MACs in the model, {report.macs_after:,} compiled"
     yield _resources(report)
     yield _layers(report.layers)
+    yield "\n".join(noise_lines(report))
     for section in report.passes:
         yield _section(section, why=why)
     yield "\n".join(f"note: {note}" for note in report.notes)

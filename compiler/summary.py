@@ -9,16 +9,32 @@ from ..backends.c import CArtifact, NodePrediction
 from ..ir import Graph, Node, Value, type_text
 from ..passes import Decision as PassDecision
 from ..specs import Target
+from ..specs.options import QuantizeOptions
 from .emission import Artifacts
 from .lock import tool_versions
 from .measure import is_quantized, layer_snr
 from .metric import measure_forms
-from .report import Decision, Layer, Measurement, MemoryBlock, PassSection, Report, Resource, Table
+from .noise import Findings
+from .report import (
+    Decision,
+    FloatLayer,
+    Layer,
+    Measurement,
+    MemoryBlock,
+    PassSection,
+    Report,
+    Resource,
+    Table,
+)
 from .session import Session, Stage, final_graph
 
+_MAIN_PERCENT = 10.0  # of the multiply-accumulates or cycles
 
-def make_report(session: Session, stages: Sequence[Stage], artifacts: Artifacts) -> Report:
-    """The report, with the spec's metric measured on its evaluation data."""
+
+def make_report(
+    session: Session, stages: Sequence[Stage], artifacts: Artifacts, findings: Findings | None = None
+) -> Report:
+    """The report, with the spec's metric measured on its evaluation data, and what was found about noise."""
     compiled = final_graph(session, stages)
     c = artifacts.c
     return Report(
@@ -31,11 +47,17 @@ def make_report(session: Session, stages: Sequence[Stage], artifacts: Artifacts)
         macs_after=compiled.macs,
         resources=_resources(c, session.target) if c else (),
         measurements=_measurements(session, compiled),
-        layers=_layers(compiled, c, _snr(session, stages)),
+        layers=_layers(compiled, c, _snr(session, stages) if findings is None else findings.snr_db),
+        noise=None if findings is None else findings.noise,
+        float_layers=_float_layers(compiled, c, stages),
         arena=_arena(c) if c else (),
         arena_bound_bytes=c.plan.bound if c else None,
         passes=_sections(session.captured, stages),
-        notes=(*session.notes, *(w for stage in stages for w in stage.report.warnings)),
+        notes=(
+            *session.notes,
+            *(w for stage in stages for w in stage.report.warnings),
+            *(() if findings is None else findings.notes),
+        ),
     )
 
 
@@ -152,6 +174,39 @@ def _layer(index: int, node: Node, graph: Graph, snr: Mapping[str, float]) -> La
         constant_bytes=sum(v.type.storage_bytes for v in node.operands if graph.is_constant(v)),
         snr_db=ratio if ratio is not None and isfinite(ratio) else None,
     )
+
+
+def _float_layers(graph: Graph, c: CArtifact | None, stages: Sequence[Stage]) -> tuple[FloatLayer, ...]:
+    """Nodes with a main share of the work that compute in float in a network that was quantized."""
+    declined = {
+        decision.name: decision.reason
+        for stage in stages
+        if stage.name == QuantizeOptions.pass_name()
+        for decision in stage.report.decisions
+        if not decision.applied
+    }
+    steps = {step.result: step for step in c.prediction.nodes} if c else {}
+    found = []
+    for node in graph.nodes:
+        name = node.outputs[0].name
+        step = steps.get(name)
+        macs = 100 * node.macs / graph.macs if graph.macs else 0.0
+        cycles = 100 * step.cycles / max(c.prediction.cycles, 1) if c and step else None
+        flash = 100 * step.flash_bytes / max(c.prediction.flash_bytes, 1) if c and step else None
+        if name in declined and max(macs, cycles or 0.0) >= _MAIN_PERCENT:
+            found.append(
+                FloatLayer(
+                    name=name,
+                    op=node.op.name,
+                    module=node.source.module,
+                    location=node.source.location,
+                    macs_percent=macs,
+                    cycles_percent=cycles,
+                    flash_percent=flash,
+                    reason=declined[name],
+                )
+            )
+    return tuple(found)
 
 
 def _arena(c: CArtifact) -> tuple[MemoryBlock, ...]:

@@ -1,4 +1,7 @@
-"""Quantities with a unit: `64 KiB`, `60 %`, `6 M`, `168 MHz`. A bare number is refused, with the units there are."""
+"""Quantities with a unit: `64 KiB`, `60 %`, `6 M`, `168 MHz`, `15 dB`.
+
+A bare number is refused, with the units there are.
+"""
 
 import re
 from collections.abc import Mapping
@@ -88,6 +91,7 @@ def _sizes(**units: int) -> dict[str, Fraction]:
 BYTES = Unit(_sizes(B=1, kB=10**3, KiB=2**10, MB=10**6, MiB=2**20, GB=10**9, GiB=2**30), "64 KiB")
 COUNT = Unit(_sizes(k=10**3, M=10**6, G=10**9), "6 M")
 FREQUENCY = Unit(_sizes(Hz=1, kHz=10**3, MHz=10**6, GHz=10**9), "80 MHz")
+DECIBEL = Unit({"dB": Fraction(1)}, "15 dB", most=1000)
 PERCENT = Unit({"%": Fraction(1, 100)}, "60 %", most=1)
 
 Bytes = Annotated[int, BYTES]
@@ -98,6 +102,9 @@ Count = Annotated[int, COUNT]
 
 Hertz = Annotated[int, FREQUENCY]
 """A clock frequency, in Hz: `80 MHz`."""
+
+Decibel = Annotated[float, DECIBEL]
+"""A ratio of powers in decibel: `15 dB` is 15.0."""
 
 Percent = Annotated[float, PERCENT]
 """A share, more than 0 and at most 1: `60 %` is 0.6."""

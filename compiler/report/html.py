@@ -10,6 +10,7 @@ from types import MappingProxyType
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .model import Layer, MemoryBlock, Report
+from .noise_text import change_line, float_line, layer_line, source_line
 
 _ENVIRONMENT = Environment(
     loader=PackageLoader("fxpress.compiler.report"),
@@ -165,5 +166,8 @@ def is_figure(value: str | int | float | bool | None) -> bool:
 
 
 _ENVIRONMENT.filters["snr"] = snr_text
+_ENVIRONMENT.filters.update(
+    {line.__name__: line for line in (change_line, float_line, layer_line, source_line)}
+)
 _ENVIRONMENT.filters["figure"] = figure_text
 _ENVIRONMENT.tests["figure"] = is_figure

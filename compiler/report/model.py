@@ -74,6 +74,91 @@ class Layer(_Row):
     snr_db: float | None = Field(default=None, description="signal-to-noise ratio of integer against float")
 
 
+class FloatLayer(_Row):
+    """A layer with a main share of the work that stays in float although the network is quantized."""
+
+    name: str = Field(description="name of its result")
+    op: str = Field(description="operator")
+    module: str = Field(description="the user's module path, empty when unknown")
+    location: str = Field(description="file:line in the user's model, empty when unknown")
+    macs_percent: float = Field(description="its share of the multiply-accumulates")
+    cycles_percent: float | None = Field(
+        description="its share of the estimated cycles; null without a C output"
+    )
+    flash_percent: float | None = Field(
+        description="its share of the estimated flash; null without a C output"
+    )
+    reason: str = Field(description="why it stays in float")
+
+
+class OutputRatio(_Row):
+    """How far an output of the integers is from that of the float graph; of whole numbers, how many differ."""
+
+    name: str = Field(description="name of the output")
+    snr_db: float | None = Field(description="signal-to-noise ratio; null without noise, or without signal")
+    signal: float = Field(
+        description="sum of squares of the float output; of whole numbers, how many there are"
+    )
+    noise: float = Field(description="sum of squares of the difference; of whole numbers, how many differ")
+    least_db: float | None = Field(
+        description="least ratio that the spec asks for; null where it asks for none"
+    )
+    is_low: bool = Field(description="true below that")
+
+
+class LowLayer(_Row):
+    """A layer whose result has less than the least ratio, and whose noise reaches an output."""
+
+    name: str = Field(description="name of its result")
+    module: str = Field(description="the user's module path, empty when unknown")
+    snr_db: float | None = Field(description="signal-to-noise ratio; null where there is no signal")
+    output: str = Field(description="the output that its noise burdens most")
+
+
+class TriedChange(_Row):
+    """A change that was tried against noise: what it gave, and what it costs."""
+
+    change: str = Field(description="options of `quantize`, or what changes in words")
+    at: str = Field(description="the output or layer at which it was measured")
+    snr_db_before: float | None = Field(description="ratio there without it; null without noise or signal")
+    snr_db_after: float | None = Field(description="ratio there with it; null without noise or signal")
+    helps: bool = Field(description="true for a gain of 3 dB and more")
+    is_enough: bool = Field(description="true where the ratio is then no longer low")
+    flash_bytes: int | None = Field(
+        default=None, description="predicted flash that it adds; null where unknown"
+    )
+    cycles: int | None = Field(default=None, description="predicted cycles that it adds; null where unknown")
+
+
+class NoiseSource(_Row):
+    """A value whose own noise is behind a low ratio: what quantization adds there to exact operands."""
+
+    name: str = Field(description="name of the value in the graph text")
+    op: str = Field(description="operator that makes it")
+    module: str = Field(description="the user's module path, empty when unknown")
+    location: str = Field(description="file:line in the user's model, empty when unknown")
+    at: str = Field(description="the output or layer whose ratio is low")
+    share_percent: float = Field(description="noise there that it makes alone, of all noise there")
+    snr_db: float | None = Field(description="ratio of the value to the noise that it adds itself")
+    reasons: tuple[str, ...] = Field(description="why it adds so much")
+    changes: tuple[TriedChange, ...] = Field(default=(), description="changes at this value that were tried")
+
+
+class Noise(_Row):
+    """Signal-to-noise ratios of the outputs, and where they are low, the cause and what helps."""
+
+    samples: int = Field(description="calibration samples that were measured")
+    outputs: tuple[OutputRatio, ...] = ()
+    low_layers: tuple[LowLayer, ...] = ()
+    sources: tuple[NoiseSource, ...] = ()
+    changes: tuple[TriedChange, ...] = Field(default=(), description="changes of all layers that were tried")
+
+    @property
+    def is_low(self) -> bool:
+        """Whether an output, or a layer whose noise reaches one, has less than the least ratio."""
+        return bool(self.low_layers) or any(output.is_low for output in self.outputs)
+
+
 class MemoryBlock(_Row):
     """One tensor or scratch buffer in the arena."""
 
@@ -129,6 +214,10 @@ class Report(_Row):
     resources: tuple[Resource, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     layers: tuple[Layer, ...] = ()
+    noise: Noise | None = Field(
+        default=None, description="null where nothing was quantized, or it was trained after"
+    )
+    float_layers: tuple[FloatLayer, ...] = ()
     arena: tuple[MemoryBlock, ...] = ()
     arena_bound_bytes: int | None = Field(default=None, description="largest sum of tensors live at once")
     passes: tuple[PassSection, ...] = ()

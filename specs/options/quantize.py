@@ -7,6 +7,7 @@ from pydantic import Discriminator, Field, Tag, model_validator
 
 from ..section import LayerPattern, Positive, Section, Selects, fault
 from .base import PassOptions
+from .least_snr import LeastSnr, MinSnr, in_full
 from .observer import MinMax, Observer, WeightObserver
 from .rounding import Nearest, Rounding
 
@@ -89,10 +90,34 @@ class QuantizeOptions(PassOptions):
         description="What becomes of a layer whose accumulators or scales no integer form holds: it stays float, or is "
         "an error.",
     )
+    min_snr: MinSnr | None = Field(
+        default=LeastSnr(),
+        description="Signal-to-noise ratio that integers must keep against the float graph, on up to 16 calibration "
+        "samples. Below it the report says which layer adds the noise, why, and which changes of this pass helped when "
+        "they were tried. A quantity alone is that of outputs; `null` switches this off.",
+    )
+    on_low_snr: Literal["note", "error"] = Field(
+        default="note",
+        description="What follows where an output, or a layer whose noise reaches one, has less than `min_snr`: a "
+        "note, or an error.",
+    )
     samples: Positive | None = Field(
         default=None,
         description="Calibration samples to use; all that `data.calibration` gives when left out.",
     )
+
+    @property
+    def least_snr(self) -> LeastSnr | None:
+        """The ratios below which noise is examined; None where it never is."""
+        return None if self.min_snr is None else in_full(self.min_snr)
+
+    @model_validator(mode="after")
+    def _measures_what_it_refuses(self) -> Self:
+        if self.min_snr is None and self.on_low_snr == "error":
+            raise fault(
+                "S205", "has `on_low_snr: error` without `min_snr`", hint="give a ratio, or drop one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _shares_or_learns(self) -> Self:

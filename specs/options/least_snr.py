@@ -1,0 +1,40 @@
+"""How much noise quantization may add before the report says where it comes from and what helps."""
+
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import Discriminator, Field, Tag
+
+from ..section import Section
+from ..units import Decibel
+
+
+class LeastSnr(Section):
+    """Signal-to-noise ratios of the integers against the float graph, below which the report names the cause."""
+
+    output: Decibel = Field(
+        default=15.0,
+        json_schema_extra={"default": "15 dB"},
+        description="Least ratio of an output. Of an output of whole numbers it is that of all elements to those that "
+        "differ.",
+    )
+    layer: Decibel = Field(
+        default=10.0,
+        json_schema_extra={"default": "10 dB"},
+        description="Least ratio of a layer's result whose noise reaches an output: it alone takes at least a tenth of "
+        "the noise that an output may have.",
+    )
+
+
+def _form(value: Any) -> str:  # any: whatever the user wrote, checked by the form that this names
+    return "output" if isinstance(value, str | int | float) else "each"
+
+
+MinSnr: TypeAlias = Annotated[
+    Annotated[Decibel, Tag("output")] | Annotated[LeastSnr, Tag("each")], Discriminator(_form)
+]
+"""Ratios of outputs and of layers, or that of outputs alone."""
+
+
+def in_full(given: float | LeastSnr) -> LeastSnr:
+    """Both ratios; that of layers is the default where outputs alone are given."""
+    return given if isinstance(given, LeastSnr) else LeastSnr().model_copy(update={"output": given})
