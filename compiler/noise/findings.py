@@ -57,7 +57,7 @@ def examine(
 
     With outliers in the calibration data other observers are tried even where nothing is low.
     """
-    floats = prepare(reference)[0].params
+    floats = prepare(reference, context.calibration[: options.samples]).graph.params
     propagation = Propagation(reference, integer, floats, calibration)
     names = [v.name for v in integer.results if v.type.dtype.is_floating or v.type.is_quantized]
     snr_db = {name: propagation.ratio(name) for name in names}

@@ -199,10 +199,10 @@ class Trials:
 
     def _collected(self, graph: Graph, context: Context) -> dict[str, Statistics]:
         """What calibration sees of every value that any change may make an integer."""
-        prepared, _ = prepare(graph)
-        plan = make_plan(prepared, lambda module: False)
         samples = context.calibration[: self.options.samples]
-        return collect(prepared, samples, plan.observed, progress=context.progress)
+        prepared = prepare(graph, samples)
+        plan = make_plan(prepared.graph, lambda module: False, in_float=prepared.in_float)
+        return collect(prepared.graph, samples, plan.observed, progress=context.progress)
 
     def _ratios(self, change: Change) -> Mapping[str, float]:
         graph, context = self.graph, self.context

@@ -114,17 +114,18 @@ def test_weights_of_few_bits_are_told_with_eight(compile_on: Compile, bits: str)
 
 
 class Divided(nn.Module):
-    """A quotient whose divisor comes near zero."""
+    """A quotient whose divisor comes near zero, made of a value that a layer reads too."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.a, self.c, self.b = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 4)
+        self.a, self.c, self.b, self.d = (nn.Linear(16, n) for n in (16, 16, 4, 4))
         with torch.no_grad():
             self.a.weight *= 5
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.b(torch.tanh(self.c(x)) / (torch.relu(self.a(x)) + 0.02))
+        divisor = torch.sigmoid(self.a(x))
+        return self.b(torch.tanh(self.c(x)) / (divisor + 0.001)) + self.d(divisor)
 
 
 def test_a_divisor_near_zero_is_the_source_although_its_own_ratio_is_high(compile_on: Compile) -> None:
@@ -132,6 +133,27 @@ def test_a_divisor_near_zero_is_the_source_although_its_own_ratio_is_high(compil
     assert source.snr_db is not None and source.snr_db > 20
     assert source.reasons[0].startswith("feeds div %div, which enlarges noise of small values")
     assert any(change.helps and "float32" in change.change for change in source.changes)
+
+
+class Attended(nn.Module):
+    """Probabilities over many positions, most of them far below the step of a grid that reaches 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.softmax, self.b = nn.Linear(16, 600), nn.Softmax(-1), nn.Linear(600, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.softmax(self.a(x)))
+
+
+def test_a_fixed_grid_is_told_with_its_step(compile_on: Compile) -> None:
+    x = drawn(64, 16)
+    x[::9] *= 40
+    source = worst_source(compile_on(Attended(), x, min_snr="25 dB"))
+    assert source.module == "softmax"
+    assert any(reason.startswith("softmax has a fixed step of 0.00391; half") for reason in source.reasons)
+    helping(source.changes, "layers: {softmax: float32, b: float32}")
 
 
 def test_values_far_smaller_than_the_range_are_told_in_steps(compile_on: Compile) -> None:
