@@ -241,6 +241,13 @@ def _spec_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override, such as passes[1].samples=64",
     )
+    parser.add_argument(
+        "--time-limit",
+        type=_count,
+        default=120,
+        metavar="SECONDS",
+        help="for making and for tracing the model, each (default: %(default)s)",
+    )
 
 
 def _with_torch(name: str) -> _Command:

@@ -48,7 +48,13 @@ def init(options: argparse.Namespace) -> None:
 def plan(options: argparse.Namespace) -> None:
     """Print what a compilation would do, and what it would cost."""
     with Progress() as progress:
-        compiled = compile_model(options.spec, overrides=options.set, progress=progress, enforce_budget=False)
+        compiled = compile_model(
+            options.spec,
+            overrides=options.set,
+            limit_seconds=options.time_limit,
+            progress=progress,
+            enforce_budget=False,
+        )
     print(plan_text(compiled.report, why=options.why))
 
 
@@ -69,6 +75,7 @@ def compile(options: argparse.Namespace) -> None:  # named as the command
         compiled = compile_model(
             options.spec,
             overrides=options.set,
+            limit_seconds=options.time_limit,
             locked=options.locked,
             progress=progress,
             on_stage=_dumper(options.dump_after),
@@ -86,6 +93,7 @@ def sensitivity(options: argparse.Namespace) -> None:
             weight_bits=_widths("--bits", options.bits),
             activation_bits=_widths("--activation-bits", options.activation_bits),
             overrides=options.set,
+            limit_seconds=options.time_limit,
             samples=options.samples,
             output=options.output,
             progress=progress,

@@ -50,6 +50,7 @@ from .session import Session, Stage, final_graph
 from .sources import portable
 from .summary import make_report
 from .target_cost import SAMPLES, TargetCost
+from .time_limit import time_limit
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 QUANTIZE, FINETUNE = QuantizeOptions.pass_name(), FinetuneOptions.pass_name()
@@ -88,6 +89,7 @@ def compile_model(
     progress: Progress = silent,
     on_stage: OnStage | None = None,
     enforce_budget: bool = True,
+    limit_seconds: float | None = None,
 ) -> Compiled:
     """Compile what a spec file describes; nothing is written until `Compiled.write`.
 
@@ -96,7 +98,7 @@ def compile_model(
     target is refused unless `enforce_budget` is off. Raises SpecError, CaptureError or UserError, each with all
     problems found.
     """
-    session = open_session(spec, overrides=overrides, model=model)
+    session = open_session(spec, overrides=overrides, model=model, limit_seconds=limit_seconds)
     stages = run_passes(session, progress=progress, on_stage=on_stage)
     graph = final_graph(session, stages)
     check_backends(session.spec.outputs, graph, session.target, enforce_budget=enforce_budget)
@@ -131,16 +133,24 @@ def _pictures(stages: Sequence[Stage]) -> dict[int, list[str]]:
 
 
 def open_session(
-    spec: str | Path, *, overrides: Sequence[str] = (), model: nn.Module | None = None
+    spec: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    model: nn.Module | None = None,
+    limit_seconds: float | None = None,
 ) -> Session:
-    """Load what a spec names: model, weights, data; capture the model; match the layer selectors."""
+    """Load what a spec names: model, weights, data; capture the model; match the layer selectors.
+
+    Making the model and tracing it may take `limit_seconds` each.
+    """
     loaded = load_spec(spec, overrides)
     described = loaded.spec.model
     place = str(described.source)
     _find_passes(loaded)
     given = model is not None
     if model is None:
-        model = load_source(described.source, described.args, folder=Path(spec).parent)
+        with time_limit(limit_seconds, place, "making the model"):
+            model = load_source(described.source, described.args, folder=Path(spec).parent)
         if described.weights is not None:
             load_weights(model, described.weights)
     if described.dtype is not None:
@@ -158,7 +168,8 @@ def open_session(
         capture(model, _examples(loaded.spec, names, None), input_names=names, check=False)
         raise
     examples = _examples(loaded.spec, names, calibration or evaluation)
-    captured = capture(model, examples, input_names=names, output_names=described.outputs)
+    with time_limit(limit_seconds, place, "tracing the model"):
+        captured = capture(model, examples, input_names=names, output_names=described.outputs)
     operators = captured.graph if loaded.spec.outputs.c is None else for_c(captured.graph)
     graph = portable(operators, Path(spec).parent)
     check_states(graph, described.state, place)

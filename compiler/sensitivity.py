@@ -44,6 +44,7 @@ def measure(
     weight_bits: Sequence[int],
     activation_bits: Sequence[int],
     overrides: Sequence[str] = (),
+    limit_seconds: float | None = None,
     samples: int | None = None,
     output: Path | None = None,
     progress: Progress,
@@ -53,7 +54,7 @@ def measure(
     The first process writes `output`. UserError for what the user can mend.
     """
     with _one_thread(), _process_group() as workers:
-        session = open_session(spec, overrides=overrides)
+        session = open_session(spec, overrides=overrides, limit_seconds=limit_seconds)
         graph = final_graph(session, run_passes(session, before=DECIDING, progress=progress))
         batches, labels = calibration_batches(session, samples)
         if not batches:

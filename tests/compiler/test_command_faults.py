@@ -124,3 +124,12 @@ def test_an_internal_error_is_reported_where_the_folder_cannot_be_written(
         == 1
     )
     assert "ZeroDivisionError: planted" in capsys.readouterr().err
+
+
+def test_a_model_that_never_ends_meets_the_time_limit(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "net.py").write_text("def Net():\n    while True:\n        pass\n")
+    assert main(["plan", "net.yaml", "--time-limit", "1"]) == 2
+    assert re.search("making the model takes more than 1 s; .*--time-limit.*M108", capsys.readouterr().err)
