@@ -10,12 +10,14 @@ from ...ir.ops.attention import Attention
 from ...ir.ops.base import Quantized
 from ...ir.ops.binary import Div
 from ...ir.ops.compare import Compare
-from ...ir.ops.elementary import Log, Pow, Reciprocal, Rsqrt
+from ...ir.ops.elementary import Ceil, Floor, Log, Pow, Reciprocal, Round, Rsqrt, Trunc
 from ...ir.ops.softmax import Softmax
 from ..layers import channel_axis, is_layer
 
 # functions without bound near zero: eight bits around a pole carry nothing
 _SINGULAR: tuple[type[Op], ...] = (Log, Reciprocal, Rsqrt)
+# steps: an error of one step of the grid before them is one of a whole number after them
+_ROUNDING: tuple[type[Op], ...] = (Ceil, Floor, Round, Trunc)
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) ->
         return f"{node.op.name} has no integer form"
     if isinstance(node.op, _SINGULAR) or (isinstance(node.op, Pow) and node.op.exponent < 0):
         return f"{node.op.name} has a pole, which eight bits do not resolve"
+    if isinstance(node.op, _ROUNDING):
+        return f"{node.op.name} turns an error of eight bits into one of a whole number"
     if float_layers(node.source.module):
         return "the spec keeps this layer in float"
     if len(node.outputs) != 1 or any(
