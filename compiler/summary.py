@@ -210,7 +210,7 @@ def _float_layers(graph: Graph, c: CArtifact | None, stages: Sequence[Stage]) ->
 
 
 def _arena(c: CArtifact) -> tuple[MemoryBlock, ...]:
-    """Blocks by the rows of the report; the caller writes inputs before the first one, and reads outputs after the last."""
+    """Blocks by rows of the report; the caller writes inputs before the first, and reads outputs after the last."""
     last = max(len(c.prediction.nodes) - 1, 0)
     return tuple(
         MemoryBlock(
