@@ -1,17 +1,25 @@
-"""The pass `weight_only`: weights of linear layers and embeddings as integers, everything else as it is.
+"""The pass `weight_only`: weights of matrix products and embeddings as integers, everything else as it is.
 
-A weight becomes an integer constant and a `dequantize` that all its users read; a tied one stays tied. There is no
-calibration: a group's scale is chosen from its weights alone.
+A weight becomes an integer constant and a `dequantize` that all its users read; a tied one stays tied, and one of half
+precision is cast back to it. Weights are the constants that linear layers, embeddings and matrix products read,
+directly or after moves (a transposed weight, the matrices of experts), whatever their rank. There is no calibration:
+the scale of a group, consecutive weights along the last dimension, is chosen from its weights alone.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
-from ..ir import Builder, DType, Graph, Node, Source, TensorType, Value, rewrite
+from ..ir import Builder, DType, Graph, Node, Source, Value, rewrite
+from ..ir.ops.call import TorchCall
+from ..ir.ops.convert import Cast
 from ..ir.ops.embedding import Embedding
 from ..ir.ops.linear import Linear
+from ..ir.ops.matmul import MatMul
 from ..ir.ops.quantize import Dequantize
+from ..ir.ops.shape import Copy, Expand, Permute, Reshape
+from ..ir.ops.slicing import Select, Slice, Split
 from ..specs.options import WeightOnlyOptions
 from .base import Context, PassResult, register
 from .errors import PassError
@@ -20,6 +28,9 @@ from .report import Cell, Decision, PassReport, Table
 
 _BITS = {"float32": 32, "int8": 8, "int4": 4, "int2": 2}
 _SCALE_BYTES = 4
+_MOVES = (Copy, Expand, Permute, Reshape, Select, Slice, Split)
+_PRODUCTS = {"einsum", "bmm", "baddbmm", "addmm", "addbmm", "mm", "matmul", "_grouped_mm"}  # calls of aten
+_ELEMENTS = (DType.F32, DType.F16, DType.BF16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,27 +47,29 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
     """Integer weights for a float graph; PassError where no linear layer or embedding has a constant one."""
     found = _weights(graph, options, context)
     if not found:
-        raise PassError("there is no linear layer or embedding with a float32 weight of its own")
+        raise PassError(
+            "there is no linear layer or embedding, and no matrix product, with a floating point weight of its own"
+        )
     decisions, rows, made = [], [], {}
     for name, stored in found.items():
+        bytes_before = stored.value.type.storage_bytes
         if stored.bits == 32:
-            decisions.append(
-                Decision("weight_only", name, stored.source, False, "the spec keeps it in float")
-            )
+            reason = f"stays float, {bytes_before:,} bytes: the spec keeps it"
+            decisions.append(Decision("weight_only", name, stored.source, False, reason))
             continue
-        weight = graph.tensor(stored.value)
-        size = nearest_group_size(weight.shape[1], options.group_size)
-        group = None if size == weight.shape[1] else size
+        weight = graph.tensor(stored.value).float()
+        size = nearest_group_size(weight.shape[-1], options.group_size)
+        is_whole = weight.ndim == 2 and size == weight.shape[1]
         integers, grid = quantize_groupwise(
-            weight, bits=stored.bits, group_size=group, observer=options.observer
+            weight, bits=stored.bits, group_size=None if is_whole else size, observer=options.observer
         )
         made[name] = (integers, grid)
         error = float((grid.dequantize(integers) - weight).norm() / weight.norm().clamp(min=1e-30))
-        stored_bytes = TensorType(stored.value.type.shape).quantized(grid).storage_bytes
-        size_after = stored_bytes + _SCALE_BYTES * len(grid.scale)
-        rows.append((name, stored.bits, size, stored.value.type.storage_bytes, size_after, error))
+        size_after = stored.value.type.quantized(grid).storage_bytes + _SCALE_BYTES * len(grid.scale)
+        rows.append((name, stored.bits, size, bytes_before, size_after, error))
         text = f"int{stored.bits}, a scale for {size} weights"
         decisions.append(Decision("weight_only", name, stored.source, True, text))
+    decisions += _kept(graph, found)
     real: dict[str, Value] = {}
 
     def visit(builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
@@ -64,7 +77,10 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
             integers, grid = made[name]
             builder.release(name)
             constant = builder.constant(name, integers, quantization=grid)
-            real[name] = builder.add(Dequantize(), constant, source=found[name].source)
+            source, dtype = found[name].source, found[name].value.type.dtype
+            real[name] = builder.add(Dequantize(), constant, source=source)
+            if dtype is not DType.F32:
+                real[name] = builder.add(Cast(dtype.value), real[name], source=source)
         kept = [old and real.get(old.name, new) for old, new in zip(node.inputs, operands, strict=True)]
         return builder.keep(node, kept)
 
@@ -74,20 +90,65 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
 
 
 def _weights(graph: Graph, options: WeightOnlyOptions, context: Context) -> dict[str, _Stored]:
-    """The float weights of linear layers and embeddings, by name; the widest wish of a weight's layers holds."""
+    """The float weights of products and embeddings, by name; the widest wish of a weight's layers holds."""
+    moved = _moved_constants(graph)
     found: dict[str, _Stored] = {}
     for node in graph.nodes:
-        value = node.operand(1) if isinstance(node.op, Linear | Embedding) else None
-        if value is None or not graph.is_constant(value) or value in graph.outputs:
-            continue
-        if value.type != TensorType(value.type.shape):
-            continue
-        bits = _bits(node, options, context)
-        if value.name in found:
-            found[value.name] = _Stored(value, max(bits, found[value.name].bits), found[value.name].source)
-        else:
-            found[value.name] = _Stored(value, bits, node.source)
+        for value in (moved[v.name] for v in _factors(node) if v.name in moved):
+            if _reason(graph, value) is not None:
+                continue
+            bits = _bits(node, options, context)
+            if value.name in found:
+                known = found[value.name]
+                found[value.name] = _Stored(value, max(bits, known.bits), known.source)
+            else:
+                found[value.name] = _Stored(value, bits, node.source)
     return found
+
+
+def _factors(node: Node) -> tuple[Value, ...]:
+    """The operands of a node that can be weights of a product, or the table of an embedding."""
+    if isinstance(node.op, Linear | Embedding):
+        return node.operands[1:2]
+    if isinstance(node.op, MatMul):
+        return node.operands
+    is_product = isinstance(node.op, TorchCall) and node.op.target.split(".")[1] in _PRODUCTS
+    return node.operands if is_product else ()
+
+
+def _moved_constants(graph: Graph) -> dict[str, Value]:
+    """The constant whose elements each value holds, by the value's name: a constant, or what moves make of one."""
+    moved = {value.name: value for value in graph.constants}
+    for node in graph.nodes:
+        if isinstance(node.op, _MOVES) and node.operands[0].name in moved:
+            moved |= {value.name: moved[node.operands[0].name] for value in node.outputs}
+    return moved
+
+
+def _reason(graph: Graph, value: Value) -> str | None:
+    """Why a constant cannot be stored as integers, if so."""
+    if value.type.is_quantized or value.type.dtype not in _ELEMENTS:
+        return f"its elements are {value.type.dtype.value}"
+    if value.type.rank < 2 or not prod(value.type.shape):
+        return "it is no matrix"
+    if value in graph.outputs:
+        return "it is a result of the model"
+    return None if bool(graph.tensor(value).isfinite().all()) else "some of its elements are not finite"
+
+
+def _kept(graph: Graph, found: dict[str, _Stored]) -> list[Decision]:
+    """A decision for each float matrix that stays as it is, with its bytes and the reason."""
+    decisions = []
+    for value in graph.constants:
+        if value.name in found or value.type.rank < 2 or not value.type.dtype.is_floating:
+            continue
+        readers = graph.users.get(value.name, ())
+        ops = ", ".join(dict.fromkeys(node.op.name for node in readers)) or "nothing"
+        reason = _reason(graph, value) or f"{ops} reads it, which is no matrix product or embedding"
+        text = f"stays float, {value.type.storage_bytes:,} bytes: {reason}"
+        source = readers[0].source if readers else Source()
+        decisions.append(Decision("weight_only", value.name, source, False, text))
+    return decisions
 
 
 def _bits(node: Node, options: WeightOnlyOptions, context: Context) -> int:
@@ -97,7 +158,7 @@ def _bits(node: Node, options: WeightOnlyOptions, context: Context) -> int:
 
 
 def _summary(graph: Graph, rows: list[tuple[str, int, int, int, int, float]]) -> Table:
-    constants = sum(v.type.storage_bytes for v in graph.constants if v.type.dtype is DType.F32)
+    constants = sum(v.type.storage_bytes for v in graph.constants if v.type.dtype.is_floating)
     before, after = sum(row[3] for row in rows), sum(row[4] for row in rows)
     figures: tuple[tuple[str, Cell], ...] = (
         ("weight_bytes_before", before),

@@ -11,18 +11,19 @@ from torch import Tensor, nn
 
 
 class IntegerWeight(nn.Module):
-    """A weight [rows, columns] of `bits`-bit integers, with a scale for each `group_size` columns of a row."""
+    """A weight of `bits`-bit integers, with a scale for each `group_size` of them along the last dimension."""
 
     integers: Tensor
     scale: Tensor
 
-    def __init__(self, rows: int, columns: int, *, bits: int, group_size: int) -> None:
+    def __init__(self, *shape: int, bits: int, group_size: int) -> None:
         super().__init__()
         self.bits, self.group_size = bits, group_size
         stored = torch.int8 if bits == 8 else torch.uint8
-        self.register_buffer("integers", torch.zeros(rows, columns * bits // 8, dtype=stored))
-        self.register_buffer("scale", torch.ones(rows, columns // group_size))
-        self.has_int4_kernel = bits == 4 and rows % 16 == 0 and group_size in (32, 64, 128, 256)
+        *rows, columns = shape
+        self.register_buffer("integers", torch.zeros(*rows, columns * bits // 8, dtype=stored))
+        self.register_buffer("scale", torch.ones(*rows, columns // group_size))
+        self.has_int4_kernel = bits == 4 and rows[-1] % 16 == 0 and group_size in (32, 64, 128, 256)
         self.packed: tuple[Tensor, Tensor] | None = None
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -89,24 +89,27 @@ def pack_bits(integers: Tensor, bits: int) -> Tensor:
 
 
 def _holds_matrix(node: Node) -> bool:
-    """True for a `dequantize` of a constant matrix that `IntegerWeight` can keep."""
+    """True for a `dequantize` of constant matrices that `IntegerWeight` can keep."""
     if not isinstance(node.op, Dequantize):
         return False
     type = node.operands[0].type
     grid = type.quantization
     assert grid is not None
-    whole_bytes = type.rank == 2 and type.shape[1] * grid.bits % 8 == 0
-    return whole_bytes and grid.bits <= 8 and grid.is_symmetric and grid.axis == 0
+    if type.rank < 2 or grid.bits > 8 or not grid.is_symmetric or grid.axis != 0:
+        return False
+    columns = type.shape[-1]
+    is_by_row = columns % grid.group_size == 0 if grid.group_size is not None else type.rank == 2
+    return is_by_row and columns * grid.bits % 8 == 0
 
 
 def _weight_kind(node: Node) -> LayerKind:
     type = node.operands[0].type
     assert type.quantization is not None
-    rows, columns = type.shape
-    scale = torch.tensor(type.quantization.scale, dtype=torch.float32).view(rows, -1)
-    size = columns // scale.shape[1]
+    *rows, columns = type.shape
+    scale = torch.tensor(type.quantization.scale, dtype=torch.float32).view(*rows, -1)
+    size = columns // scale.shape[-1]
     return LayerKind(
-        construct("IntegerWeight", rows, columns, bits=type.quantization.bits, group_size=size),
+        construct("IntegerWeight", *type.shape, bits=type.quantization.bits, group_size=size),
         {"integers": 0},
         state={"scale": scale},
         is_held=True,

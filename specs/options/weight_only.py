@@ -10,7 +10,7 @@ from .base import PassOptions
 
 
 class WeightOnlyOptions(PassOptions):
-    """Stores the weights of linear layers and embeddings as integers, with a scale for each group of them.
+    """Stores the weights of matrix products and embeddings as integers, with a scale for each group of them.
 
     Activations stay float: a large language model at batch 1 waits for its weights to come from memory.
     """
@@ -21,8 +21,9 @@ class WeightOnlyOptions(PassOptions):
     weights: Literal["int8", "int4", "int2"] = Field(default="int4", description="Storage of the weights.")
     group_size: Positive | None = Field(
         default=32,
-        description="Weights of an output that share a scale; `null` for one scale for each output. Where it does not "
-        "divide a layer's inputs, the nearest size that does is taken.",
+        description="Consecutive weights along the last dimension that share a scale, for a linear layer those of one "
+        "output; `null` for one scale for all of them. Where it does not divide that dimension, the nearest size that "
+        "does is taken.",
     )
     observer: Literal["minmax", "mse"] = Field(
         default="mse",

@@ -11,6 +11,7 @@ from fxpress.backends.torch_module.weight_only import is_weight_only, pack_bits
 from fxpress.ir import Builder, DType, Graph, TensorType, run
 from fxpress.ir.ops.embedding import Embedding
 from fxpress.ir.ops.linear import Linear
+from fxpress.ir.ops.matmul import MatMul
 from fxpress.passes.base import Context
 from fxpress.passes.weight_only import weight_only
 from fxpress.specs.options import WeightOnlyOptions
@@ -99,3 +100,18 @@ def test_rows_that_are_not_contiguous_are_multiplied(bits: int) -> None:
         with torch.no_grad():
             expected = weight.linear(x.contiguous())
             torch.testing.assert_close(weight.linear(x), expected)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_matrices_of_experts_are_packed_and_multiplied(bits: int, dtype: torch.dtype) -> None:
+    builder = Builder()
+    x = builder.input("x", TensorType((3, 5, 8), DType.of(dtype)))
+    experts = builder.constant("experts.weight", torch.randn(3, 8, 16).to(dtype))
+    graph = builder.build([builder.add(MatMul(), x, experts)])
+    options = WeightOnlyOptions.model_validate({"weights": f"int{bits}", "group_size": 8})
+    graph = weight_only(graph, options, Context()).graph
+    artifact, rows = emit(graph), torch.randn(3, 5, 8).to(dtype)
+    assert artifact.tensors["experts.weight.integers"].shape == (3, 8, 16 * bits // 8)
+    with torch.no_grad():
+        torch.testing.assert_close(artifact.build()(rows), run(graph, [rows])[0])

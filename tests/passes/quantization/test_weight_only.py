@@ -111,3 +111,54 @@ def test_minmax_reaches_the_largest_weight_at_every_width(bits: int) -> None:
     _, grid = quantize_groupwise(weight, bits=bits, group_size=None, observer="minmax")
     largest = weight.abs().amax(1) / (2 ** (bits - 1) - 1)
     torch.testing.assert_close(torch.tensor(grid.scale), largest)
+
+
+PRODUCTS = """
+graph(%x: ELEMENT[1x3x16]) {
+  const %c.weight: ELEMENT[16x32]
+  const %w: ELEMENT[32x8]
+  const %experts: ELEMENT[4x8x16]
+  const %others: ELEMENT[4x12x16]
+  const %q: ELEMENT[12x8]
+  const %gain: ELEMENT[3x8]
+  %t: ELEMENT[32x16] = permute{order=(1, 0)}(%c.weight)
+  %a: ELEMENT[1x3x32] = linear(%x, %t)
+  %b: ELEMENT[1x3x8] = matmul(%a, %w)
+  %d: ELEMENT[4x3x16] = matmul(%b, %experts)
+  %u: ELEMENT[4x16x12] = permute{order=(0, 2, 1)}(%others)
+  %e: ELEMENT[4x3x12] = matmul(%d, %u)
+  %f: ELEMENT[4x3x8] = torch_call{call="aten.einsum.default('etd,dk->etk', [x0, x1])"}(%e, %q)
+  %y: ELEMENT[4x3x8] = mul(%f, %gain)
+  return output: %y
+}
+"""
+
+
+def products(element: str) -> Graph:
+    generator = torch.Generator().manual_seed(0)
+    return parse(
+        PRODUCTS.replace("ELEMENT", element),
+        fill=lambda v: torch.randn(v.type.shape, generator=generator).to(v.type.dtype.torch),
+    )
+
+
+@pytest.mark.parametrize("element", ["f32", "bf16", "f16"])
+def test_weights_of_every_product_and_element_type_become_integers(element: str) -> None:
+    graph = products(element)
+    result = compress(graph, weights="int8", group_size=8)
+    weights = {"c.weight", "w", "experts", "others", "q"}
+    assert {d.name for d in result.report.decisions if d.applied} == weights
+    assert {v.name for v in result.graph.constants if v.type.is_quantized} >= {"w", "experts"}
+    x = [
+        torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(1)).to(graph.inputs[0].type.dtype.torch)
+    ]
+    (found,), (expected,) = run(verify(result.graph), x), run(graph, x)
+    assert found.dtype is expected.dtype
+    assert float((found - expected).norm() / expected.norm()) < 0.03
+
+
+def test_a_matrix_that_stays_float_has_a_decision_with_bytes_and_reason() -> None:
+    result = compress(products("f32"), weights="int8", group_size=8)
+    (kept,) = [d for d in result.report.decisions if not d.applied]
+    assert kept.name == "gain"
+    assert kept.reason == "stays float, 96 bytes: mul reads it, which is no matrix product or embedding"
