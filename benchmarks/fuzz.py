@@ -47,7 +47,7 @@ RECIPES: Mapping[str, Recipe] = {
         quantized_passes(per_channel=False), {"c": {**_C, "weights": "huffman"}, "torch": _QDQ}
     ),
     "adaround": Recipe(
-        quantized_passes(rounding={"method": "adaround", "steps": 20}), {"c": _C}, places=("cortex-m4",)
+        quantized_passes(rounding={"kind": "adaround", "steps": 20}), {"c": _C}, places=("cortex-m4",)
     ),
     "weight_only": Recipe(
         [{"pass": "clean"}, {"pass": "weight_only", "weights": "int8"}],

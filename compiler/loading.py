@@ -8,8 +8,10 @@ import inspect
 import pickle
 import sys
 import traceback
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from types import ModuleType
@@ -83,11 +85,16 @@ def call_source(
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put the tensors of a .safetensors or weights-only .pt file into `model`; every name and shape must fit."""
+    """Put the tensors of a .safetensors or weights-only .pt file into `model`; every name and shape must fit.
+
+    Of tied parameters the file may hold one, as `safetensors.torch.save_model` writes it, or all with the same values.
+    """
     tensors = read_tensors(path)
     own = {name: t for name, t in model.state_dict().items()}
     check_forms(own, type(model).__name__)
+    ties = _ties(own)
     optional = {name for name in own if name.endswith("num_batches_tracked")}
+    optional |= {name for names in ties if not tensors.keys().isdisjoint(names) for name in names}
     problems = [
         Problem("M112", str(path), f"lacks {name}", f"the model has it with shape {tuple(own[name].shape)}")
         for name in own.keys() - tensors.keys() - optional
@@ -112,9 +119,26 @@ def load_weights(model: nn.Module, path: Path) -> None:
         for name in tensors.keys() & own.keys()
         if tensors[name].is_complex() and not own[name].is_complex()
     ]
+    problems += [
+        Problem(
+            "M118", str(path), f"{first} and {other} differ; the model has one tensor for both", "untie them"
+        )
+        for names in ties
+        for first, other in pairwise(name for name in names if name in tensors)
+        if not torch.equal(tensors[first], tensors[other])
+    ]
     if problems:
         raise UserError(sorted(problems, key=lambda problem: (problem.code, problem.message)))
     model.load_state_dict(tensors, strict=False)
+
+
+def _ties(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """Groups of names that are the same elements of one storage."""
+    groups = defaultdict[tuple[object, ...], list[str]](list)
+    for name, tensor in tensors.items():
+        if tensor.numel() and not tensor.is_meta:
+            groups[tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype].append(name)
+    return [names for names in groups.values() if len(names) > 1]
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
