@@ -18,7 +18,7 @@ from ..ir import Graph, UnsupportedError, dump
 from ..specs import COutput, Outputs, Spec, Target
 from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
-from .interface import INTERFACE_FILE, Interface, make_port
+from .interface import INTERFACE_FILE, Interface, Port, make_port
 from .loading import example_input
 from .self_check import check_module
 from .session import Session
@@ -118,6 +118,7 @@ def _interface(
         )
         for i, (name, value) in enumerate(zip(names, values, strict=True))
     ]
+    _check_states(spec.model.state, ports[:count], ports[count:])
     return Interface(
         target=target.name,
         c_name=c.name if c else None,
@@ -127,3 +128,26 @@ def _interface(
         outputs=tuple(ports[count:]),
         state=spec.model.state,
     )
+
+
+def _check_states(states: Mapping[str, str], inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+    """UserError unless the buffer of each state's output is that of its input at the next call."""
+    before, after = ({port.name: port for port in ports} for ports in (inputs, outputs))
+    problems = [
+        Problem(
+            "B603",
+            f"state {name}",
+            f"C takes it as {_encoding(before[name])} and gives {output} as {_encoding(after[output])}",
+            "give both the same layout, and leave `finetune` after `quantize` out",
+        )
+        for name, output in states.items()
+        if _encoding(before[name]) != _encoding(after[output])
+    ]
+    if problems:
+        raise UserError(problems)
+
+
+def _encoding(port: Port) -> str:
+    order = ", ".join(map(str, port.c_order))
+    scaled = "" if port.scale is None else f", scale {port.scale:g}, zero point {port.zero_point}"
+    return f"{port.c_dtype} with dimensions ({order}){scaled}"

@@ -255,6 +255,7 @@ def _context(
         selects=layer_matches,
         load=lambda source: find_source(source, folder=folder),
         progress=progress,
+        state=session.spec.model.state,
     )
     limit = getattr(options, "samples", None)  # an option that only passes with calibration have
     if limit is None and options.trains and session.calibration is not None:

@@ -18,6 +18,8 @@ from torch import dtype as TorchDType  # inside DType its property hides the mod
 from .errors import ShapeError
 
 STORAGE_BITS = (2, 4, 8, 16, 32)
+FARTHEST_ZERO = 1 << 20
+"""Largest zero point; float32 still counts the steps up to there."""
 
 
 class DType(Enum):
@@ -95,8 +97,8 @@ class Quantization:
             raise ShapeError("a scale must be a positive finite number")
         if len(self.zero_point) not in (1, len(self.scale)):
             raise ShapeError(f"{len(self.zero_point)} zero points for {len(self.scale)} scales")
-        if not all(self.qmin <= z <= self.qmax for z in self.zero_point):
-            raise ShapeError(f"a zero point lies outside {self.qmin}..{self.qmax}")
+        if not all(abs(z) <= FARTHEST_ZERO for z in self.zero_point):
+            raise ShapeError(f"a zero point lies outside -{FARTHEST_ZERO}..{FARTHEST_ZERO}")
         if self.axis is None and (len(self.scale) > 1 or self.group_size is not None):
             raise ShapeError("several scales or a group size need an axis")
 
@@ -114,6 +116,11 @@ class Quantization:
     def reach(self) -> int:
         """Largest distance of an integer from its zero point."""
         return max(max(self.qmax - z, z - self.qmin) for z in self.zero_point)
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether 0 is one of the reals, as padding needs it; values far from zero may do without."""
+        return all(self.qmin <= z <= self.qmax for z in self.zero_point)
 
     @property
     def container(self) -> DType:

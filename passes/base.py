@@ -123,6 +123,7 @@ class Context:
     layers, by module path. `statistics`, where given, are what calibration saw, by value: it does not run again.
     `selects(pattern, module)` says whether a layer selector of the spec means a module path, `load(source)` gives what
     a `file.py:name` of the spec names. `progress(label, done, total)` is called as long work goes on.
+    `state` names the inputs that take what an output gave at the call before, each with that output.
     """
 
     calibration: Sequence[tuple[Tensor, ...]] = ()
@@ -134,6 +135,7 @@ class Context:
     selects: Callable[[str, str], bool] = _select_exactly
     load: Callable[[FileSource | ModuleSource], object] = _load_nothing
     progress: Progress = silent
+    state: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def available(self) -> frozenset[str]:

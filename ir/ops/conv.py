@@ -86,6 +86,14 @@ class Conv(Op):
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         check_accumulating(operands, outputs, channel_axis=0)
+        x = operands[0]
+        if (
+            any(self.padding)
+            and x is not None
+            and x.quantization is not None
+            and not x.quantization.holds_zero
+        ):
+            raise ShapeError("padding needs zero among the operand's integers")
 
     def integer(self, call: IntegerCall) -> Tensor:
         x, w = call.operand(0), call.operand(1)

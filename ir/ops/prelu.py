@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..arithmetic import Requant, requant
+from ..arithmetic import Requant, prove_requant, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
@@ -50,6 +50,10 @@ class Prelu(Op):
         quantizations = per_tensor_types(operands[0], operands[1], outputs[0])
         if not quantizations[1].is_symmetric or any(q.bits > 8 for q in quantizations):
             raise ShapeError("prelu takes values of at most 8 bits, the slope with zero point 0")
+        x, slope, y = operands[0], operands[1], outputs[0]
+        positive, negative = self.fixed_point(x, slope, y)
+        prove_requant(quantizations[0].reach, positive)
+        prove_requant(quantizations[0].reach * quantizations[1].reach, negative)
 
     def integer(self, call: IntegerCall) -> Tensor:
         qx, _, qy = per_tensor_types(*call.types, call.output)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..arithmetic import Requant, check_int32, requant
+from ..arithmetic import Requant, check_int32, prove_requant, requant
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
@@ -106,6 +106,10 @@ class ResizeLinear(Resize):
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         if any(q.bits > 8 for q in per_tensor_types(operands[0], outputs[0])):
             raise ShapeError("resize_linear computes on values of at most 8 bits")
+        x, y = operands[0], outputs[0]
+        assert x is not None and x.quantization is not None
+        weights = 1 << WEIGHT_BITS * (x.rank - 2)
+        prove_requant(x.quantization.reach * weights, self.fixed_point(x, y))
 
     def integer(self, call: IntegerCall) -> Tensor:
         type = call.types[0]

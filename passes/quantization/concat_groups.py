@@ -23,6 +23,8 @@ def join_moved(
 ) -> UnionFind:
     """The groups; `fixed` has the grids that operators impose on their results."""
     groups = UnionFind()
+    for before, after in plan.states:
+        groups.unite((before.name, after.name))
     joints: list[tuple[str, str]] = []
     for node in graph.nodes:
         if node.outputs[0].name not in plan.moving:

@@ -17,10 +17,11 @@ def to_float32(x: float) -> float:
     return float(torch.tensor(x, dtype=torch.float64).clamp(_TINY, _HUGE).to(torch.float32))
 
 
-def activation_grid(covered: Range, *, bits: int) -> Quantization:
-    """Grid whose ends lie on the range's, with zero on it: asymmetric at 8 bits, symmetric at 16.
+def activation_grid(covered: Range, *, bits: int, farthest: int = 0) -> Quantization:
+    """Grid whose ends lie on the range's: asymmetric at 8 bits, symmetric at 16.
 
-    A range of no width, a tensor that was zero throughout, gets the scale 1.
+    Zero is on it, unless the range lies apart from zero; then its zero point is at most `farthest`. A range of no
+    width, a tensor that was zero throughout, gets the scale 1.
     """
     levels = (1 << bits) - 1
     if not covered.width:
@@ -28,7 +29,12 @@ def activation_grid(covered: Range, *, bits: int) -> Quantization:
     if bits > 8:
         return symmetric_grid(covered, bits=bits)
     qmin = -(1 << (bits - 1))
-    scale = to_float32(covered.high / levels - covered.low / levels)
+    distance = max(covered.low, -covered.high, 0.0)
+    needed = covered.high / levels - covered.low / levels
+    if distance:
+        scale = to_float32(max(needed, distance / (farthest - levels)))
+        return Quantization((scale,), (round(qmin - covered.low / scale),), bits=bits)
+    scale = to_float32(needed)
     zero = round(qmin - covered.low / scale)
     return Quantization((scale,), (min(max(zero, qmin), qmin + levels),), bits=bits)
 

@@ -48,11 +48,14 @@ class Lowering:
         """The integer graph; PassError with `on_overflow: error` where accumulators could overflow."""
         for value in self._graph.inputs:
             self._reals[value.name] = self._builder.input(value.name, value.type)
+        for value, _ in self._plan.states:  # it is an integer between two calls, whoever reads it
+            self._reals[value.name] = self._builder.add(Dequantize(), self._integer(value))
         for node in self._graph.nodes:
             self._lower(node)
         if self._overflows and self._options.on_overflow == "error":
             raise PassError("; ".join([*self._overflows, "on_overflow: float keeps these layers in float"]))
-        outputs = [self._real(v) for v in self._graph.outputs]
+        states = {output.name for _, output in self._plan.states}
+        outputs = [self._state(v) if v.name in states else self._real(v) for v in self._graph.outputs]
         return self._builder.build(outputs, output_names=self._graph.output_names)
 
     def table(self) -> Table:
@@ -184,6 +187,11 @@ class Lowering:
                 Quantize(), self._real(value), name=f"{value.name}_q", quantization=self._grids.of(value)
             )
         return self._integers[value.name]
+
+    def _state(self, value: Value) -> Value:
+        """The real form of an output that the next call continues, as its integers give it."""
+        integer = self._integer(value)
+        return self._builder.add(Dequantize(), integer, name=f"{value.name}_state")
 
     def _real(self, value: Value) -> Value:
         """The float form of a value, converted where it is first asked for; what never was real as it stands."""

@@ -29,7 +29,7 @@ _MSE_ROUNDS = 4
 
 @dataclass(frozen=True)
 class Range:
-    """Reals that a grid must reach; it always holds zero."""
+    """Reals that a grid must reach; it holds zero, unless the grid need not."""
 
     low: float
     high: float
@@ -43,6 +43,10 @@ class Range:
     def width(self) -> float:
         """Distance of the ends."""
         return self.high - self.low
+
+    def shifted(self, offset: float) -> Range:
+        """The range of the same reals with `offset` added."""
+        return Range(self.low + offset, self.high + offset)
 
     def union(self, other: Range) -> Range:
         """The smallest range that holds both."""
@@ -69,6 +73,10 @@ class Statistics:
     def high(self) -> float:
         """Largest value seen."""
         return max(high for _, high in self.batches)
+
+    def shifted(self, offset: float) -> Statistics:
+        """Statistics of the same values with `offset` added, without means."""
+        return Statistics(tuple((a + offset, b + offset) for a, b in self.batches), self.sample + offset)
 
     @staticmethod
     def joined(parts: Sequence[Statistics]) -> Statistics:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from ...ir import DType, Graph, Node, Op, Value
+from ...ir.affine import affine_inputs, is_movement
 from ...ir.ops.attention import Attention
 from ...ir.ops.base import Quantized
 from ...ir.ops.binary import Div
@@ -24,20 +25,28 @@ _ROUNDING: tuple[type[Op], ...] = (Ceil, Floor, Round, Trunc)
 class Plan:
     """Nodes are named by their first result. `declined` says why a node stays in float.
 
-    `observed` names the values that calibration is to look at, with the dimensions along which it takes means.
+    `observed` names the values that calibration is to look at, with the dimensions along which it takes means. `states`
+    are inputs that continue an output at the next call, each with that output, of which one is to be an integer.
     """
 
     computing: frozenset[str]
     moving: frozenset[str]
     declined: Mapping[str, str]
     observed: Mapping[str, Collection[int]]
+    states: tuple[tuple[Value, Value], ...] = ()
 
     def is_integer(self, node: Node) -> bool:
         """True for a node that is to compute on, or move, integers."""
         return node.outputs[0].name in self.computing or node.outputs[0].name in self.moving
 
 
-def make_plan(graph: Graph, float_layers: Callable[[str], bool], *, in_float: Collection[str] = ()) -> Plan:
+def make_plan(
+    graph: Graph,
+    float_layers: Callable[[str], bool],
+    *,
+    in_float: Collection[str] = (),
+    state: Mapping[str, str] | None = None,
+) -> Plan:
     """Every node with an integer form computes on integers unless `float_layers(module)`; data movement follows.
 
     Also in float stay the nodes that `in_float` names by their results, and those whose results are only divided by,
@@ -51,7 +60,10 @@ def make_plan(graph: Graph, float_layers: Callable[[str], bool], *, in_float: Co
     )
     declined |= dict.fromkeys(_relative(graph), "its result is only divided by, compared, or a mask")
     computing: set[str] = set()
+    encoded = _encodings(graph)
     for node in graph.nodes:
+        if node.outputs[0].name in encoded:
+            declined[node.outputs[0].name] = "it says what the input's numbers stand for"
         if node.op.quantized is Quantized.MOVE or node.outputs[0].name in declined:
             continue
         reason = _why_float(graph, node, float_layers)
@@ -70,7 +82,21 @@ def make_plan(graph: Graph, float_layers: Callable[[str], bool], *, in_float: Co
     for node in graph.nodes:
         if is_layer(node.op) and node.outputs[0].name in computing and node.inputs[0] is not None:
             observed[node.inputs[0].name].add(channel_axis(node.op, node.output.type))
-    return Plan(frozenset(computing), frozenset(moving), declined, observed)
+    outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
+    inputs = {v.name: v for v in graph.inputs}
+    pairs = [(inputs[name], outputs[output]) for name, output in (state or {}).items()]
+    states = tuple(
+        pair for pair in pairs if any(v.name in observed for v in pair) and not graph.is_constant(pair[1])
+    )
+    for value in (v for pair in states for v in pair):
+        observed.setdefault(value.name, set())
+    return Plan(frozenset(computing), frozenset(moving), declined, observed, states)
+
+
+def _encodings(graph: Graph) -> frozenset[str]:
+    """Results of nodes that only scale and shift an input."""
+    chains = affine_inputs(graph).values()
+    return frozenset(node.output.name for chain in chains for node in chain.nodes if not is_movement(node.op))
 
 
 def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) -> str | None:

@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ...ir import Graph, Node, Quantization, Value
+from ...ir.affine import affine_inputs
+from ...ir.ops.activation import Elementwise, Relu
+from ...ir.ops.base import Quantized
+from ...ir.ops.binary import Add, Sub
+from ...ir.ops.conv import ConvTranspose
 from ...ir.ops.pad import Pad
+from ..layers import Clamped, channel_axis, is_layer
 from ..report import Table
 from .concat_groups import join_moved
 from .grid import activation_grid, natural_grid
@@ -18,6 +24,10 @@ from .plan import Plan
 from .precision import NARROW_BITS, Precisions, group_bits
 
 _OUTLIER = 1000.0  # times the 99.9th percentile
+_APART = 0.25  # of the range: nearer values keep zero on their grid
+_NEAREST_ZERO = 2 * 255  # steps; a limit below leaves nothing to gain
+_FARTHEST_ZERO = 1 << 16
+_LARGEST_WEIGHT = 127
 
 
 @dataclass(frozen=True)
@@ -57,8 +67,9 @@ def choose_grids(
 ) -> Grids:
     """One grid for each group; an input whose data lie on a grid of their own keeps that.
 
-    An operator that can give one grid only decides for its group. The operand of a concat may keep a finer grid, and
-    is rescaled for the concat alone (`concat_groups`).
+    An operator that can give one grid only decides for its group. Zero need not be on the grid of values that lie far
+    from it, unless something pads with it. The operand of a concat may keep a finer grid, and is rescaled for the
+    concat alone (`concat_groups`).
     """
     imposed = _imposed(graph, plan, statistics)
     groups = join_moved(graph, plan, statistics, imposed)
@@ -68,18 +79,23 @@ def choose_grids(
         members.setdefault(groups.find(name), []).append(name)
     put_in = _put_in(graph, plan, groups)
     fixed = {groups.find(name): grid for name, grid in imposed.items()}
-    inputs = {v.name for v in graph.inputs}
+    farthest = _farthest_zeros(graph, groups)
+    farthest |= {groups.find(value.name): 0 for value, _ in plan.states}  # which may start with zeros
+    inputs = {v.name for v in graph.inputs} | affine_inputs(graph).keys()
     chosen, narrow, rows, outliers, warnings = {}, {}, [], [], list(bits_of.warnings)
     for group, names in members.items():
         seen = Statistics.joined([statistics[name] for name in names])
         bits = bits_of.by_group[group]
-        covered = choose_range(seen, precisions.options.observer, levels=1 << bits)
+        limit = farthest.get(group, _FARTHEST_ZERO) if bits == NARROW_BITS and group not in put_in else 0
+        centre = _centre(seen) if limit > _NEAREST_ZERO else 0.0
+        around = choose_range(seen.shifted(-centre), precisions.options.observer, levels=1 << bits)
+        covered = around.shifted(centre)
         natural = (
             natural_grid(seen, bits=bits) if inputs.intersection(names) and group not in put_in else None
         )
         for added in put_in.get(group, ()):
             covered = covered.union(added)
-        grid = fixed.get(group) or natural or activation_grid(covered, bits=bits)
+        grid = fixed.get(group) or natural or activation_grid(covered, bits=bits, farthest=limit)
         chosen[group] = grid
         if grid.bits > NARROW_BITS:
             narrow[group] = activation_grid(covered, bits=NARROW_BITS)
@@ -89,6 +105,43 @@ def choose_grids(
     columns = ("group", "values", "bits", "low", "high", "scale", "zero_point")
     table = Table("grids", columns, tuple(rows))
     return Grids(groups, chosen, statistics, table, tuple(warnings), bits_of.narrow, tuple(outliers), narrow)
+
+
+def _centre(seen: Statistics) -> float:
+    """The middle of values that lie apart from zero, where a grid that holds zero would lose precision; else 0."""
+    width, distance = seen.high - seen.low, max(seen.low, -seen.high)
+    return (seen.low + seen.high) / 2 if width and distance > width * _APART else 0.0
+
+
+def _farthest_zeros(graph: Graph, groups: UnionFind) -> dict[str, int]:
+    """The largest zero point of each group that a reader limits; 0 where the grid must hold zero.
+
+    Padding puts zeros beside the values, and the result of a ReLU is zero sooner or later. A layer sums as many zero
+    points as it has weights in a row, a product of two activations, or their mean, has no such bound.
+    """
+    found: dict[str, int] = {}
+
+    def limit(value: Value, farthest: int) -> None:
+        group = groups.find(value.name)
+        found[group] = min(found.get(group, _FARTHEST_ZERO), farthest)
+
+    for node in graph.nodes:
+        if isinstance(node.op, Relu) or (isinstance(node.op, Clamped) and node.op.clamp is not None):
+            limit(node.output, 0)
+        if any(getattr(node.op, "padding", ())) and not isinstance(node.op, ConvTranspose):
+            limit(node.operands[0], 0)
+        elif is_layer(node.op):
+            weight, channels = (
+                node.operands[1].type,
+                node.output.type.shape[channel_axis(node.op, node.output.type)],
+            )
+            limit(node.operands[0], (1 << 30) // (_LARGEST_WEIGHT * max(weight.numel // max(channels, 1), 1)))
+        elif (
+            not isinstance(node.op, Elementwise | Add | Sub | Pad) and node.op.quantized is Quantized.COMPUTE
+        ):
+            for value in node.operands:
+                limit(value, 0)
+    return found
 
 
 def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range]]:

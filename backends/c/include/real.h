@@ -114,7 +114,7 @@ FXP_INLINE int32_t fxp_round(float ratio, int32_t limit)
 /* Rounds, adds the zero point, saturates to int8. */
 FXP_INLINE int8_t fxp_quantize8(float ratio, int32_t zero_point)
 {
-    const int32_t rounded = fxp_round(ratio, 256) + zero_point;
+    const int32_t rounded = fxp_round(ratio, 256 + (zero_point < 0 ? -zero_point : zero_point)) + zero_point;
     return (int8_t)(rounded < -128 ? -128 : rounded > 127 ? 127 : rounded);
 }
 

@@ -150,8 +150,10 @@ def _constants(site: Site, context: ConvContext, kind: str) -> tuple[Constant, .
     assert isinstance(op, Conv)
     fixed = fixed_point(site.type(0), site.type(1), site.output, clamp=op.clamp)
     zero = site.quantization(0).zero_point[0]
-    outside = np.full(context.x.c, zero, np.int8 if context.element == "int8_t" else np.int16)
-    padding = (Constant("padding", outside),) if context.padded else ()
+    padding: tuple[Constant, ...] = ()
+    if context.padded:  # which has a zero among its integers
+        outside = np.full(context.x.c, zero, np.int8 if context.element == "int8_t" else np.int16)
+        padding = (Constant("padding", outside),)
     bias = Constant("bias", folded_bias(site, weight))
     if context.weight_bits < BYTE:
         packed = Fields(context.weight_bits).pack(packed.reshape(len(packed), -1))
