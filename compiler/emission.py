@@ -53,7 +53,14 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
     files = {GRAPH_TEXT: dump(graph).encode(), GRAPH_PARAMS: save_tensors(_stored(graph))}
     c = torch_module = None
     if spec.outputs.c is not None:
-        c = emit_c(graph, spec.outputs.c, target, vectors=_vectors(graph, spec.outputs.c, samples))
+        c = emit_c(
+            graph,
+            spec.outputs.c,
+            target,
+            vectors=_vectors(graph, spec.outputs.c, samples),
+            transforms=spec.data.transform,
+            states=spec.model.state,
+        )
         files |= {f"c/{name}": content for name, content in c.files.items()}
     if spec.outputs.torch is not None:
         torch_module = _emit_torch(spec, graph, session.buffers & graph.params.keys())

@@ -7,14 +7,16 @@ is emitted once, and so is a constant that several kernels read.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
 from ...ir import Graph
+from ...specs import Transform
 from ...specs.outputs import COutput
 from ...specs.target import Target
+from .conversions import Conversion, conversions, recipe
 from .literal import comment, integer, real
 from .lower import lower, stack_bytes
 from .memory import MemoryPlan
@@ -24,6 +26,9 @@ from .program import Program
 from .render import render
 from .self_test import write_self_test
 from .source import Array, SourceText, StepText, TracePoint, write_source
+
+_AS_IT_IS: Mapping[str, Transform] = {}
+_NO_STATES: Mapping[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -81,6 +86,7 @@ class HeaderContext:
     stack: Macro
     ports_in_arena: bool
     has_test: bool
+    conversions: tuple[Conversion, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +125,26 @@ class CMakeContext:
 
 
 def emit(
-    graph: Graph, options: COutput, target: Target, *, vectors: Sequence[Sequence[Tensor]] = ()
+    graph: Graph,
+    options: COutput,
+    target: Target,
+    *,
+    vectors: Sequence[Sequence[Tensor]] = (),
+    transforms: Mapping[str, Transform] = _AS_IT_IS,
+    states: Mapping[str, str] = _NO_STATES,
 ) -> CArtifact:
-    """The C of a graph. `vectors` are inputs for the self-test: reals, or what the emitted function takes."""
+    """The C of a graph. `vectors` are inputs for the self-test: reals, or what the emitted function takes.
+
+    The header says how the inputs are made of a file's numbers, and which inputs are the outputs of the call before.
+    """
     lowered = lower(graph, options, target)
     name, program, plan = options.name, lowered.program, lowered.plan
     found = ports(lowered.graph, program, plan)
     source = write_source(name, program, plan, found)
-    header = _header_context(name, program, plan, found, has_test=options.self_test > 0)
+    notes = {port: f"file to model: {text}" for port, t in transforms.items() if (text := recipe(t))}
+    notes |= {port: f"state: the output {output} of the call before" for port, output in states.items()}
+    header = _header_context(name, program, plan, found, notes, has_test=options.self_test > 0)
+    header = replace(header, conversions=conversions(name, found, transforms))
     files = {
         f"{name}.h": render("header.h.j2", header),
         f"{name}.c": render("model.c.j2", _source_context(name, plan, found, source)),
@@ -155,13 +173,21 @@ def emit(
 
 
 def _header_context(
-    name: str, program: Program, plan: MemoryPlan, ports: tuple[Port, ...], *, has_test: bool
+    name: str,
+    program: Program,
+    plan: MemoryPlan,
+    ports: tuple[Port, ...],
+    notes: Mapping[str, str],
+    *,
+    has_test: bool,
 ) -> HeaderContext:
     prefix = name.upper()
     return HeaderContext(
         name,
         prefix,
-        tuple(_port_context(prefix, port) for port in ports),
+        tuple(
+            _port_context(prefix, port, notes.get(port.name, "") if port.is_input else "") for port in ports
+        ),
         _parameters(ports),
         (
             Macro(f"{prefix}_ARENA_BYTES", str(plan.arena_bytes)),
@@ -170,10 +196,11 @@ def _header_context(
         Macro(f"{prefix}_STACK_BYTES", str(stack_bytes(program))),
         ports_in_arena=any(port.offset is not None for port in ports),
         has_test=has_test,
+        conversions=(),
     )
 
 
-def _port_context(prefix: str, port: Port) -> PortContext:
+def _port_context(prefix: str, port: Port, note: str) -> PortContext:
     role = "input" if port.is_input else "output"
     shape = ", ".join(map(str, port.stored_shape))
     description = f'{role} {port.parameter} ("{comment(port.name)}"): {port.c_type} [{shape}]'
@@ -185,6 +212,7 @@ def _port_context(prefix: str, port: Port) -> PortContext:
         description += f", real = ({offset}) * {scale}"
         macros.append(Macro(f"{prefix}_{port.macro}_SCALE", scale))
         macros.append(Macro(f"{prefix}_{port.macro}_ZERO_POINT", integer(zero) if zero >= 0 else f"({zero})"))
+    description += f"; {comment(note)}" if note else ""
     if port.offset is None:
         return PortContext(description, tuple(macros))
     place = Macro(f"{prefix}_{port.macro}_OFFSET", str(port.offset))

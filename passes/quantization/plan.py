@@ -94,8 +94,8 @@ def make_plan(
 
 
 def _encodings(graph: Graph) -> frozenset[str]:
-    """Results of nodes that only scale and shift an input."""
-    chains = affine_inputs(graph).values()
+    """Results of nodes that only scale and shift an input for a node behind them."""
+    chains = [chain for name, chain in affine_inputs(graph).items() if graph.users.get(name)]
     return frozenset(node.output.name for chain in chains for node in chain.nodes if not is_movement(node.op))
 
 

@@ -24,7 +24,7 @@ from .plan import Plan
 from .precision import NARROW_BITS, Precisions, group_bits
 
 _OUTLIER = 1000.0  # times the 99.9th percentile
-_APART = 0.25  # of the range: nearer values keep zero on their grid
+_APART = 2.0  # widths of the range: nearer values keep zero on their grid
 _NEAREST_ZERO = 2 * 255  # steps; a limit below leaves nothing to gain
 _FARTHEST_ZERO = 1 << 16
 _LARGEST_WEIGHT = 127

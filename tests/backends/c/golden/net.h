@@ -30,6 +30,23 @@ extern "C" {
 /* Returns 0; 1 when a pointer is null, 2 when the arena is not aligned. */
 int net_run(const int8_t *input, int8_t *output, void *arena);
 
+/* An element of input input from a number that the model takes. */
+static inline int8_t net_quantize_image(float value)
+{
+    const float ratio = value / 0.0078125f;
+    const float steps = ratio < 0.0f ? ratio - 0.5f : ratio + 0.5f;
+    if (!(steps > -128.0f)) {
+        return -128;
+    }
+    return steps >= 127.0f ? 127 : (int8_t)((int32_t)steps + (0));
+}
+
+/* The real number that an element of output output stands for. */
+static inline float net_dequantize_logits(int8_t value)
+{
+    return (float)((int32_t)value - (3)) * 0.02f;
+}
+
 /* Runs the network on stored inputs; returns how many outputs differ from those expected. In net_test.c. */
 int net_self_test(void);
 
