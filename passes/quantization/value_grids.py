@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...ir import Graph, Node, Quantization, Value
 from ...ir.affine import affine_inputs
-from ...ir.ops.activation import Elementwise, Relu
+from ...ir.ops.activation import Elementwise
 from ...ir.ops.base import Quantized
 from ...ir.ops.binary import Add, Sub
 from ...ir.ops.conv import ConvTranspose
@@ -116,8 +116,9 @@ def _centre(seen: Statistics) -> float:
 def _farthest_zeros(graph: Graph, groups: UnionFind) -> dict[str, int]:
     """The largest zero point of each group that a reader limits; 0 where the grid must hold zero.
 
-    Padding puts zeros beside the values, and the result of a ReLU is zero sooner or later. A layer sums as many zero
-    points as it has weights in a row, a product of two activations, or their mean, has no such bound.
+    Padding puts zeros beside the values, and the result of a function, such as a ReLU or a tanh, is zero sooner or
+    later. A layer sums as many zero points as it has weights in a row; a product of two activations, or a mean, has no
+    such bound.
     """
     found: dict[str, int] = {}
 
@@ -126,7 +127,7 @@ def _farthest_zeros(graph: Graph, groups: UnionFind) -> dict[str, int]:
         found[group] = min(found.get(group, _FARTHEST_ZERO), farthest)
 
     for node in graph.nodes:
-        if isinstance(node.op, Relu) or (isinstance(node.op, Clamped) and node.op.clamp is not None):
+        if isinstance(node.op, Elementwise) or (isinstance(node.op, Clamped) and node.op.clamp is not None):
             limit(node.output, 0)
         if any(getattr(node.op, "padding", ())) and not isinstance(node.op, ConvTranspose):
             limit(node.operands[0], 0)
