@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from .graph import Graph, Node
 from .ops.base import Op, Quantized
 from .ops.binary import Add, Div, Mul, Sub
-from .ops.compare import Cast
+from .ops.convert import Cast
 from .ops.shape import Permute, Reshape
 from .tensor_type import Value
 
