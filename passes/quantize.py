@@ -42,9 +42,7 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
     samples = context.calibration[: options.samples]
     prepared = prepare(graph, samples)
     precisions = Precisions(options, context.layers, context.selects)
-    plan = make_plan(
-        prepared.graph, precisions.is_float, in_float=prepared.in_float, state=context.state
-    )
+    plan = make_plan(prepared.graph, precisions.is_float, in_float=prepared.in_float, state=context.state)
     if plan.observed.keys() <= context.statistics.keys():
         statistics = {name: context.statistics[name] for name in plan.observed}
     else:
