@@ -5,6 +5,7 @@
     movement     reshape(reshape(x)) = reshape(x), permute(permute(x)) = permute(x), reshape(copy(x)) = reshape(x)
     no_ops       x + 0, x * 1, reshape to the same sizes, a clamp that nothing reaches, ...: x itself
     duplicates   the same operator on the same operands is computed once
+    norms        a norm that is written out becomes the norm operator (`written_norms`)
 
 One walk in order: each node sees its operands cleaned already. Nodes that nobody reads are dropped.
 """
@@ -25,6 +26,7 @@ from ..specs.options import CleanOptions
 from .base import Context, PassResult, register
 from .no_ops import neutral_operand
 from .report import Decision, PassReport
+from .written_norms import NormFinder
 
 FOLDED_BYTES = 1 << 16  # a folded constant may be this large even where its operands are smaller
 
@@ -37,7 +39,7 @@ def clean(graph: Graph, options: CleanOptions, context: Context) -> PassResult:
 
 def clean_graph(graph: Graph, *, disable: Collection[str] = ()) -> PassResult:
     """`clean` for other passes that leave something to tidy up."""
-    cleaner = _Cleaner(disable)
+    cleaner = _Cleaner(graph, disable)
     cleaned = rewrite(graph, cleaner.visit)
     return PassResult(cleaned, PassReport("clean", tuple(cleaner.decisions)))
 
@@ -45,8 +47,9 @@ def clean_graph(graph: Graph, *, disable: Collection[str] = ()) -> PassResult:
 class _Cleaner:
     """One walk over a graph; remembers what has been computed already."""
 
-    def __init__(self, disable: Collection[str]) -> None:
+    def __init__(self, graph: Graph, disable: Collection[str]) -> None:
         self._disable = disable
+        self._norms = NormFinder(graph)
         self._computed: dict[tuple[Op, tuple[Value | None, ...]], tuple[Value, ...]] = {}
         self._folded: dict[tuple[Op, tuple[Value | None, ...]], tuple[Value, ...]] = {}
         self._by_content: dict[tuple[torch.dtype, torch.Size, bytes], Value] = {}
@@ -67,6 +70,8 @@ class _Cleaner:
             return (same,)
         if (computed := self._duplicate(joined)) is not None:
             return computed
+        if (norm := self._norm(builder, joined)) is not None:
+            return (norm,)
         results = builder.keep(joined, joined.inputs)
         if not _is_random(node.op):
             self._computed[joined.op, joined.inputs] = results
@@ -154,6 +159,13 @@ class _Cleaner:
             return None
         self._decide("duplicates", node, True, f"computed already as {results[0]}")
         return results
+
+    def _norm(self, builder: Builder, node: Node) -> Value | None:
+        norm = None if "norms" in self._disable else self._norms.replacement(builder, node)
+        if norm is not None:
+            made = builder.producer(norm)
+            self._decide("norms", node, True, f"computed as {made.op.name if made else norm}")
+        return norm
 
     def _decide(self, rule: str, node: Node, applied: bool, reason: str) -> None:
         self.decisions.append(Decision(rule, node.outputs[0].name, node.source, applied, reason))

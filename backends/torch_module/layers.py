@@ -176,6 +176,8 @@ def _norm(op: LayerNorm | RmsNorm | GroupNorm, node: Node) -> LayerKind | None:
     weight, bias = node.operand(1), node.operand(2)
     if weight is None or (bias is None and isinstance(op, GroupNorm)):
         return None
+    if not isinstance(op, GroupNorm) and (op.axes or op.root_eps):
+        return None
     dtype = _dtype(weight.type)
     parameters = {"weight": 1} if bias is None else {"weight": 1, "bias": 2}
     match op:

@@ -45,56 +45,87 @@ class BatchNorm(Op):
         return (_couple_channels(call, call.operand(0)[1:2]),)
 
 
-@operator("layer_norm")
 @dataclass(frozen=True)
-class LayerNorm(Op):
-    """(x - mean) / sqrt(var + eps) * weight + bias, statistics over the last dimensions, whose sizes are `shape`.
+class RowNorm(Op):
+    """Base of the norms with statistics over some dimensions of each sample, whose sizes are `shape`.
 
-    Operands: x [..., *shape], weight [*shape] or none, bias [*shape] or none.
+    They are the dimensions `axes`, ascending, or the last ones when it is empty. Weight and bias have these sizes.
+    `root_eps` is added to the root that is divided by.
     """
 
     shape: tuple[int, ...] = ()
+    eps: float | None = None
+    axes: tuple[int, ...] = ()
+    root_eps: float = 0.0
+
+    def dimensions(self, rank: int) -> tuple[int, ...]:
+        """The dimensions of an operand of this rank over which statistics are taken."""
+        return self.axes or tuple(range(rank - len(self.shape), rank))
+
+    def check_shape(self, x: TensorType) -> None:
+        """Raise ShapeError unless `x` has these sizes there."""
+        axes = self.dimensions(x.rank)
+        exist = axes == tuple(sorted(set(axes))) and all(0 <= axis < x.rank for axis in axes)
+        if not self.shape or not exist or tuple(x.shape[axis] for axis in axes) != self.shape:
+            where = f"dimensions {self.axes}" if self.axes else "last dimensions"
+            raise ShapeError(f"the {where} of {x.shape} are not {self.shape}")
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x = call.operand(0)
+        channels = tuple(x[axis] for axis in self.dimensions(len(x)))
+        call.pool(*channels)
+        return (_couple_channels(call, channels),)
+
+    def cut(self, cut: Cut) -> RowNorm:
+        left = cut.shape()
+        return replace(self, shape=tuple(left[axis] for axis in self.dimensions(len(left))))
+
+
+@operator("layer_norm")
+@dataclass(frozen=True)
+class LayerNorm(RowNorm):
+    """(x - mean) / (sqrt(var + eps) + root_eps) * weight + bias, statistics over `axes`, or the last dimensions.
+
+    Operands: x, weight [*shape] or none, bias [*shape] or none; `shape` are the sizes of these dimensions.
+    """
+
     eps: float = 1e-5
 
     def infer(
         self, x: TensorType, weight: TensorType | None = None, bias: TensorType | None = None
     ) -> tuple[TensorType, ...]:
-        _check_last(x, self.shape)
+        self.check_shape(x)
         return _normalized(self, x, self.shape, weight=weight, bias=bias)
 
     def reference(self, x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
-        return functional.layer_norm(x, self.shape, weight, bias, self.eps)
-
-    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (_couple_last(call, len(self.shape)),)
-
-    def cut(self, cut: Cut) -> LayerNorm:
-        return replace(self, shape=cut.shape()[-len(self.shape) :])
+        if not self.axes and not self.root_eps:
+            return functional.layer_norm(x, self.shape, weight, bias, self.eps)
+        axes = self.dimensions(x.ndim)
+        centred = x - x.mean(axes, keepdim=True)
+        root = (centred.square().mean(axes, keepdim=True) + self.eps).sqrt() + self.root_eps
+        return _affine(centred / root, axes, weight, bias)
 
 
 @operator("rms_norm")
 @dataclass(frozen=True)
-class RmsNorm(Op):
-    """x / sqrt(mean(x^2) + eps) * weight, mean over the last dimensions, whose sizes are `shape`.
+class RmsNorm(RowNorm):
+    """x / (sqrt(mean(x^2) + eps) + root_eps) * weight, mean over `axes`, or the last dimensions.
 
-    Without `eps` it is the machine epsilon of the element type. Operands: x [..., *shape], weight or none.
+    Without `eps` it is the machine epsilon of the element type. Operands: x, weight [*shape] or none; `shape` are the
+    sizes of these dimensions.
     """
 
-    shape: tuple[int, ...] = ()
-    eps: float | None = None
-
     def infer(self, x: TensorType, weight: TensorType | None = None) -> tuple[TensorType, ...]:
-        _check_last(x, self.shape)
+        self.check_shape(x)
         return _normalized(self, x, self.shape, weight=weight)
 
     def reference(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        return functional.rms_norm(x, list(self.shape), weight, self.eps)
-
-    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (_couple_last(call, len(self.shape)),)
-
-    def cut(self, cut: Cut) -> RmsNorm:
-        return replace(self, shape=cut.shape()[-len(self.shape) :])
+        if not self.axes and not self.root_eps:
+            return functional.rms_norm(x, list(self.shape), weight, self.eps)
+        axes = self.dimensions(x.ndim)
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        root = (x.square().mean(axes, keepdim=True) + eps).sqrt() + self.root_eps
+        return _affine(x / root, axes, weight, None)
 
 
 @operator("group_norm")
@@ -162,16 +193,10 @@ def _couple_channels(call: CouplingCall, channels: Axes) -> Axes:
     return call.operand(0)
 
 
-def _couple_last(call: CouplingCall, count: int) -> Axes:
-    """A normalization whose statistics span the last `count` dimensions."""
-    channels = call.operand(0)[-count:]
-    call.pool(*channels)
-    return _couple_channels(call, channels)
-
-
-def _check_last(x: TensorType, shape: tuple[int, ...]) -> None:
-    if not shape or x.shape[-len(shape) :] != shape:
-        raise ShapeError(f"the last dimensions of {x.shape} are not {shape}")
+def _affine(x: Tensor, axes: tuple[int, ...], weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    sizes = [n if axis in axes else 1 for axis, n in enumerate(x.shape)]
+    x = x if weight is None else x * weight.view(sizes)
+    return x if bias is None else x + bias.view(sizes)
 
 
 def _normalized(

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from .base import PassOptions
 
-CleanRule: TypeAlias = Literal["constants", "no_ops", "movement", "duplicates"]
+CleanRule: TypeAlias = Literal["constants", "no_ops", "movement", "duplicates", "norms"]
 
 
 class CleanOptions(PassOptions):
@@ -19,5 +19,5 @@ class CleanOptions(PassOptions):
         default=(),
         description="Rules to switch off: `constants` (nodes whose operands are all "
         "constant), `no_ops` (identity, x + 0, x * 1, ...), `movement` (chains of reshape and permute), "
-        "`duplicates` (the same computation twice).",
+        "`duplicates` (the same computation twice), `norms` (norms that are written out).",
     )

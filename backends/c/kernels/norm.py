@@ -26,7 +26,7 @@ class NormContext:
     inner: Nest
     at: str
     count: int
-    eps: str
+    root: str
     centred: bool
     value: str
 
@@ -64,16 +64,19 @@ def batch_norm(site: Site) -> Offer:
 
 
 @kernel("layer_norm", "rms_norm")
-def last_dimensions(site: Site) -> Offer:
-    """Statistics over the last dimensions."""
+def rows(site: Site) -> Offer:
+    """Statistics over some dimensions, often the last one."""
     op = site.node.op
     assert isinstance(op, (LayerNorm, RmsNorm))
-    shape = site.output.shape
-    split = len(shape) - len(op.shape)
-    rows, elements = range(split), range(split, len(shape))
-    steps = contiguous(op.shape).strides(op.shape)
+    layout, shape = _at_hand(site), site.output.shape
+    elements = op.dimensions(len(shape))
+    rest = [dim for dim in range(len(shape)) if dim not in elements]
+    steps = dict(zip(elements, contiguous(op.shape).strides(op.shape), strict=True))
+    along = [steps.get(dim, 0) for dim in range(len(shape))]
     eps = _FLOAT32_EPSILON if op.eps is None else op.eps
-    return _normalized(site, rows, elements, [*(0,) * split, *steps], eps, centred=isinstance(op, LayerNorm))
+    roots = (eps, op.root_eps)
+    centred = isinstance(op, LayerNorm)
+    return _offer(site, layout, shape, layout.strides(shape), along, rest, elements, roots, centred=centred)
 
 
 @kernel("group_norm", "instance_norm")
@@ -90,20 +93,7 @@ def groups_of_channels(site: Site) -> Offer:
     strides = (own[0], own[1] * each, own[1], *own[2:])
     channels = (0, each, 1, *(0,) * (len(shape) - 2))
     rows, elements = (0, 1), range(2, len(sizes))
-    return _offer(site, layout, sizes, strides, channels, rows, elements, op.eps, centred=True)
-
-
-def _normalized(
-    site: Site,
-    rows: Sequence[int],
-    elements: Sequence[int],
-    steps: Sequence[int],
-    eps: float,
-    *,
-    centred: bool,
-) -> Offer:
-    layout, shape = _at_hand(site), site.output.shape
-    return _offer(site, layout, shape, layout.strides(shape), steps, rows, elements, eps, centred=centred)
+    return _offer(site, layout, sizes, strides, channels, rows, elements, (op.eps, 0.0), centred=True)
 
 
 def _offer(
@@ -114,10 +104,11 @@ def _offer(
     parameter_steps: Sequence[int],
     rows: Sequence[int],
     elements: Sequence[int],
-    eps: float,
+    roots: tuple[float, float],
     *,
     centred: bool,
 ) -> Offer:
+    """`roots` are what is added below the square root and to it."""
     present = [i for i in (1, 2) if site.has(i)]
     if not all(site.is_constant(i) for i in present):
         return "weight and bias must be constants"
@@ -136,7 +127,9 @@ def _offer(
     value += f" + bias{channel}" if site.has(2) else ""
     count = int(np.prod([sizes[d] for d in elements], dtype=np.int64))
     title = f"{site.node.op.name} of {site.output.numel // count} groups of {count} elements"
-    context = NormContext(title, outer, inner, at, count, real(eps), centred, value)
+    below, beside = roots
+    root = f"sqrtf(square / {count}.0f + {real(below)})" + (f" + {real(beside)}" if beside else "")
+    context = NormContext(title, outer, inner, at, count, root, centred, value)
     constants = tuple(Constant({1: "weight", 2: "bias"}[i], _flat(site.array(i))) for i in present)
     made = call("norm/statistics.c.j2", context, site, reads={"x": 0}, constants=constants, uses_math=True)
     return (_implementation(site, layout, made, 30.0),)
