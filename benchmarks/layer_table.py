@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import product
 
 import torch
-from whole_compilation import FLOAT_DB, FLOAT_PASSES, Recipe, Verdict, attempt, quantized_passes
+from whole_compilation import FLOAT_DB, FLOAT_PASSES, KINDS, Recipe, Verdict, attempt, quantized_passes
 
 from fxpress.ir.testing import ModuleSource, module_source
 
@@ -280,7 +280,7 @@ def main() -> int:
             if verdict.fails:
                 print(f"{row.layer.name}; {row.options}: {verdict.kind}: {verdict.fact}", flush=True)
     print("refused by name:", ", ".join(f"{reason} {n}" for reason, n in reasons.most_common()) or "none")
-    counts = {kind: verdicts[kind] for kind in ("ok", "refused", "skipped", "wrong", "internal")}
+    counts = {kind: verdicts[kind] for kind in KINDS}
     print(f"{len(chosen)} combinations: " + ", ".join(f"{count} {kind}" for kind, count in counts.items()))
     print(f"{time.monotonic() - began:.0f} s", file=sys.stderr)
     return int(verdicts["wrong"] + verdicts["internal"] > 0)

@@ -132,6 +132,7 @@ def _pictures(stages: Sequence[Stage]) -> dict[int, list[str]]:
     }
 
 
+@torch.inference_mode(False)
 def open_session(
     spec: str | Path,
     *,
@@ -211,6 +212,7 @@ def check_states(graph: Graph, states: Mapping[str, str], place: str) -> None:
         raise UserError(problems)
 
 
+@torch.inference_mode(False)  # passes train, whatever mode the caller is in
 def run_passes(
     session: Session,
     *,

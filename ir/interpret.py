@@ -99,9 +99,12 @@ def rebatch(graph: Graph, batch: int) -> Graph:
         current.update((v.name, v) for v in outputs)
         nodes.append(Node(node.op, operands, outputs, node.source))
     outputs = tuple(current[v.name] for v in graph.outputs)
+    first = {v.type.shape[0] for v in graph.inputs}
     for old, new in zip(graph.outputs, outputs, strict=True):
         if new.type != _with_batch(old.type, batch):
             raise ShapeError(f"output {old} would have shape {new.type.shape} for batch {batch}")
+        if {*old.type.shape[:1]} != first:  # it has as many rows as the new batch by chance
+            raise ShapeError(f"output {old} does not lead with the batch")
     return Graph(inputs, outputs, tuple(nodes), graph.params, graph.output_names)
 
 

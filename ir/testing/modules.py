@@ -30,7 +30,7 @@ _STATEMENTS: dict[str, Statement] = {}
 STATEMENTS: Mapping[str, Statement] = MappingProxyType(_STATEMENTS)
 """The kinds of statements that a module may grow by."""
 
-_SHAPES = (
+_PLAIN_SHAPES = (
     (1, 4),
     (1, 3, 6),
     (1, 2, 6, 5),
@@ -39,8 +39,8 @@ _SHAPES = (
     (1, 4, 7, 7),
     (1, 6, 1),
     (1, 1, 3, 8),
-    (1, 2, 3, 4, 5),
 )
+_SHAPES = (*_PLAIN_SHAPES * 4, (1, 2, 3, 4, 5))  # the last one is refused where C is emitted
 _VOCABULARY = 11
 _MAX_NUMEL = 2048
 _MAX_OUTPUTS = 4

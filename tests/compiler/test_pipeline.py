@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,16 @@ def test_the_users_own_module_stands_in_for_the_source(project: Path) -> None:
     for name in ("net.py", "net.safetensors"):
         (project / name).unlink()  # nothing of them is read
     assert compile_model(project / "net.yaml", model=model).files == compiled.files
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_passes_that_train_do_so_in_a_caller_without_gradients(
+    project: Path, mode: Callable[[], AbstractContextManager[None]]
+) -> None:
+    overrides = ["passes[2].rounding={kind: adaround, iterations: 3}"]
+    expected = compile_model(project / "net.yaml", overrides=overrides).files
+    with mode():
+        assert compile_model(project / "net.yaml", overrides=overrides).files == expected
 
 
 def test_report_json_follows_its_schema_and_holds_no_time(project: Path) -> None:
