@@ -24,7 +24,7 @@ from .metric import Metric, find_top1
 from .operators import operator_table
 from .output import check_destination, check_file, write_file
 from .pipeline import Compiled, OnStage, compile_model
-from .plan import plan_text
+from .plan import notes_text, plan_text
 from .progress import Progress
 from .report import Report, noise_lines
 from .sensitivity import is_first, measure, table_text
@@ -216,6 +216,7 @@ def _compiled_text(compiled: Compiled, directory: Path) -> str:
     parts = [
         resource_table(compiled.report),
         "\n".join(noise_lines(compiled.report)),
+        notes_text(compiled.report),
         f"wrote {directory}: open {directory / 'report.html'}",
     ]
     return "\n\n".join(part for part in parts if part)

@@ -159,6 +159,17 @@ def _prod(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | No
     return x if keepdim else x.squeeze(dim)
 
 
+@formula(_aten.histc.default)
+def _histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
+    """How many elements are at the lower end of a bin or beyond, less those of the next; the last has its upper end."""
+    if not min < max:  # the ends are those of the data
+        raise NotImplementedError
+    elements = x.reshape(-1)
+    starts = torch.linspace(min, max, bins + 1, dtype=x.dtype)[:-1]
+    reached = torch.cat([(elements[:, None] >= starts).sum(0), (elements > max).sum()[None]])
+    return (reached[:-1] - reached[1:]).to(x.dtype)
+
+
 # --- scans and order ------------------------------------------------------------------------------------------------
 
 

@@ -51,6 +51,7 @@ from .sources import portable
 from .summary import make_report
 from .target_cost import SAMPLES, TargetCost
 from .time_limit import time_limit
+from .widths import width_notes
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 QUANTIZE, FINETUNE = QuantizeOptions.pass_name(), FinetuneOptions.pass_name()
@@ -171,10 +172,11 @@ def open_session(
     examples = _examples(loaded.spec, names, calibration or evaluation)
     with time_limit(limit_seconds, place, "tracing the model"):
         captured = capture(model, examples, input_names=names, output_names=described.outputs)
-    operators = captured.graph if loaded.spec.outputs.c is None else for_c(captured.graph)
-    graph = portable(operators, Path(spec).parent)
+    traced = portable(captured.graph, Path(spec).parent)
+    graph = traced if loaded.spec.outputs.c is None else for_c(traced)
     check_states(graph, described.state, place)
     _match_selectors(loaded, graph)
+    notes += width_notes(traced, graph)
     notes += _check_results(graph, [s for s in (calibration, evaluation) if s is not None], examples, place)
     folder = Path(spec).parent
     return Session(

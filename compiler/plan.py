@@ -21,7 +21,12 @@ def _parts(report: Report, *, why: bool) -> Iterator[str]:
     yield "\n".join(noise_lines(report))
     for section in report.passes:
         yield _section(section, why=why)
-    yield "\n".join(f"note: {note}" for note in report.notes)
+    yield notes_text(report)
+
+
+def notes_text(report: Report) -> str:
+    """What the user should know, a line each."""
+    return "\n".join(f"note: {note}" for note in report.notes)
 
 
 def _resources(report: Report) -> str:

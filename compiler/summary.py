@@ -15,6 +15,7 @@ from .lock import tool_versions
 from .measure import is_quantized, layer_snr
 from .metric import measure_forms
 from .noise import Findings
+from .packages import package_notes
 from .report import (
     Decision,
     FloatLayer,
@@ -56,6 +57,7 @@ def make_report(
         notes=(
             *session.notes,
             *(w for stage in stages for w in stage.report.warnings),
+            *package_notes(compiled, has_module=artifacts.torch is not None),
             *(() if findings is None else findings.notes),
         ),
     )

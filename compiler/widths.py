@@ -6,7 +6,7 @@ computes such an operator in float32, though numbers that are no tensors may be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from ..ir import Builder, DType, Graph, Node, Op, Source, Value, rewrite
@@ -32,6 +32,27 @@ def in_single_precision(graph: Graph) -> Graph:
         return _computed(builder, node, given)
 
     return rewrite(graph, visit)
+
+
+def width_notes(before: Graph, after: Graph) -> Iterator[str]:
+    """A note for each other width in which `before` computes and `after`, its form for C, does not."""
+    left = {value.type.dtype for value in after.results}
+    for dtype in _OTHER:
+        nodes = [node for node in before.nodes if any(v.type.dtype is dtype for v in node.outputs)]
+        if not nodes or dtype in left:
+            continue
+        first, plural = nodes[0], "s" if len(nodes) > 1 else ""
+        operators = f"{len(nodes)} operator{plural}, first {first.op.name} ({first.source})"
+        if dtype is DType.F64:
+            yield (
+                f"float64 is computed as float32: {operators}; values keep 24 bits instead of 53: scale or "
+                "shift what needs more outside of the model"
+            )
+        else:
+            yield (
+                f"{dtype.torch} is computed in float32 and rounded after each operator: {operators}; "
+                "`dtype: float32` under `model` saves the rounding"
+            )
 
 
 def _is_other(value: Value) -> bool:

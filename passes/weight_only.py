@@ -16,7 +16,7 @@ from ..ir.ops.call import TorchCall
 from ..ir.ops.convert import Cast
 from ..ir.ops.embedding import Embedding
 from ..ir.ops.linear import Linear
-from ..ir.ops.matmul import MatMul
+from ..ir.ops.matmul import GroupedMatMul, MatMul
 from ..ir.ops.quantize import Dequantize
 from ..ir.ops.shape import Copy, Expand, Permute, Reshape
 from ..ir.ops.slicing import Select, Slice, Split
@@ -110,8 +110,8 @@ def _factors(node: Node) -> tuple[Value, ...]:
     """The operands of a node that can be weights of a product, or the table of an embedding."""
     if isinstance(node.op, Linear | Embedding):
         return node.operands[1:2]
-    if isinstance(node.op, MatMul):
-        return node.operands
+    if isinstance(node.op, MatMul | GroupedMatMul):
+        return node.operands[:2]
     is_product = isinstance(node.op, TorchCall) and node.op.target.split(".")[1] in _PRODUCTS
     return node.operands if is_product else ()
 

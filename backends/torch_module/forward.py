@@ -9,6 +9,7 @@ from ...ir import Graph, Node, Value
 from ...ir.ops.accumulate import Clamp as Bounds
 from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.linear import Linear
+from .functions import function_name
 from .layout import Layer, Layout
 from .literal import literal
 from .names import comment, identifier, unique
@@ -59,6 +60,7 @@ class _Writer:
         lines: list[str] = []
         whole = self._style.whole(node, operands, self._buffers)
         layer = self._layout.layers.get(index)
+        function = function_name(node)
         if whole is not None:
             expressions: tuple[str, ...] = (whole,)
         elif layer is not None and layer.kind.is_held:
@@ -67,6 +69,9 @@ class _Writer:
             expressions = (self._whole_call(layer, operands),)
         elif layer is not None:
             expressions = (self._layer_call(node, layer, self._read(node, operands)),)
+            expressions = tuple(map(self._style.store, node.outputs, expressions))
+        elif function is not None:
+            expressions = (f"{function}({', '.join(map(str, self._read(node, operands)))})",)
             expressions = tuple(map(self._style.store, node.outputs, expressions))
         else:
             raw = self._style.is_raw(node)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...ir import Graph, Value
 from .forward import write_forward
+from .functions import function_sources
 from .layout import Layer, Layout
 from .literal import literal
 from .names import Path, is_number
@@ -49,15 +50,16 @@ def write_source(graph: Graph, layout: Layout, style: Style, *, name: str, weigh
 
 
 def _definitions(style: Style) -> dict[str, str]:
-    """The source of what the form's prelude defines, by name."""
+    """The source of operators' functions and of what the form's prelude defines, by name."""
+    functions = function_sources()
     if style.prelude is None:
-        return {}
+        return functions
     own = {
         name: item
         for name, item in vars(style.prelude).items()
         if getattr(item, "__module__", "") == style.prelude.__name__
     }
-    return {name: inspect.getsource(item) for name, item in own.items()}
+    return functions | {name: inspect.getsource(item) for name, item in own.items()}
 
 
 def _imports(style: Style, body: str) -> list[str]:

@@ -1,6 +1,7 @@
-"""Products of two matrices that are both activations; leading dimensions are batches and broadcast.
+"""Products of two matrices that are both activations, and of groups of rows with a matrix each.
 
-On integers: requant(sum((a - za) * (b - zb)), sa * sb / sy) + zy.
+Leading dimensions of `matmul` are batches and broadcast. On integers it is
+requant(sum((a - za) * (b - zb)), sa * sb / sy) + zy.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ..arithmetic import check_int32, prove_requant, requant
 from ..errors import ShapeError
-from ..tensor_type import TensorType, Value
+from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .binary import broadcast, requant_of_product
 from .channels import Axes, CouplingCall, tie_broadcast
@@ -69,6 +70,69 @@ class MatMul(Op):
         lead = tie_broadcast(call, batch, a[:-2], b[:-2])
         call.heads(*lead)
         return ((*lead, *rows, *columns),)
+
+
+def grouped_matmul(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+    """Rows of `x` up to `ends[0]` times `weights[0]`, from there to `ends[1]` times `weights[1]`, ...; then zeros."""
+    parts, start = [], 0
+    for index, end in enumerate(ends.clamp(max=len(x)).tolist()):
+        parts.append(x[start:end] @ weights[index])
+        start = max(start, end)
+    return torch.cat([*parts, x.new_zeros(len(x) - start, weights.shape[2])])
+
+
+@operator("grouped_matmul")
+@dataclass(frozen=True)
+class GroupedMatMul(Op):
+    """Product of each group of consecutive rows with a matrix of its own, as in a mixture of experts.
+
+    Operands: x [rows, k], weights [groups, k, n], and the rows' number after each group (i32 or i64, ascending). Rows
+    after the last group become zero.
+    """
+
+    def infer(self, x: TensorType, weights: TensorType, ends: TensorType) -> tuple[TensorType, ...]:
+        check_floats(self, x, weights)
+        if x.rank != 2 or weights.rank != 3 or x.shape[1] != weights.shape[1]:
+            raise ShapeError(f"{x.shape} times matrices {weights.shape} is no grouped product")
+        if ends.dtype not in (DType.I32, DType.I64) or ends.is_quantized or ends.shape != weights.shape[:1]:
+            raise ShapeError(f"groups end at {weights.shape[0]} rows in i32 or i64, not at {ends}")
+        return (TensorType((x.shape[0], weights.shape[2]), x.dtype),)
+
+    def reference(self, x: Tensor, weights: Tensor, ends: Tensor) -> Tensor:
+        return grouped_matmul(x, weights, ends)
+
+    def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
+        x = operands[0]
+        assert x is not None
+        return outputs[0].numel * x.shape[1]
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, weights, ends = call.operand(0), call.operand(1), call.operand(2)
+        call.tie(x[1], weights[1])
+        call.fix(weights[0], *ends, why="matrices are chosen by their number")
+        call.fix(x[0], why="rows are counted")
+        return ((x[0], weights[2]),)
+
+
+@lowers("_grouped_mm.default")
+def _lower_grouped(call: AtenCall) -> Value | None:
+    """Rows in groups; other forms stay calls."""
+    x, weights, ends = call.value("self"), call.value("mat2"), call.optional_value("offs")
+    if ends is None or call["bias"] is not None or call["out_dtype"] not in (None, x.type.dtype.torch):
+        return None
+    return _emit_grouped(call, x, weights, ends)
+
+
+@lowers("transformers.grouped_mm_fallback.default")
+def _lower_grouped_of_transformers(call: AtenCall) -> Value | None:
+    """The package's own operator for what torch's cannot compile."""
+    return _emit_grouped(call, call.value("input"), call.value("weight"), call.value("offs"))
+
+
+def _emit_grouped(call: AtenCall, x: Value, weights: Value, ends: Value) -> Value | None:
+    if not x.type.dtype.is_floating or x.type.dtype is not weights.type.dtype:
+        return None
+    return call.emit(GroupedMatMul(), x, weights, ends)
 
 
 @lowers("matmul.default")

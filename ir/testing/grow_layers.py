@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from ..ops.attention import Attention
 from ..ops.base import OPERATORS
 from ..ops.conv import Conv, ConvTranspose
 from ..ops.linear import Linear
-from ..ops.matmul import MatMul
+from ..ops.matmul import GroupedMatMul, MatMul
 from ..ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
 from ..ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from ..ops.recurrent import Lstm, Recurrent, Rnn
@@ -94,6 +96,17 @@ def grow_matmul(g: Growth, x: Value, step: Step) -> Value | None:
         return g.add(MatMul(), x, g.constant(x.type.shape[-1], step.pick(1, [1, 3])))
     order = (*range(x.type.rank - 2), x.type.rank - 1, x.type.rank - 2)
     return g.add(MatMul(), x, g.add(Permute(order), g.partner(x, step)))
+
+
+@grows("grouped_matmul")
+def grow_grouped_matmul(g: Growth, x: Value, step: Step) -> Value | None:
+    """With constant matrices; a group may be empty, and rows may follow the last one."""
+    if x.type.rank != 2:
+        return None
+    rows, depth = x.type.shape
+    counts = [rows // 2, step.pick(0, [rows // 2, rows]), step.pick(1, [rows, max(rows - 1, rows // 2)])]
+    ends = torch.tensor(sorted(counts), dtype=step.pick(2, [torch.int32, torch.int64]))
+    return g.add(GroupedMatMul(), x, g.constant(3, depth, 4), g.builder.constant("ends", ends))
 
 
 @grows("attention")

@@ -73,6 +73,7 @@ TIES = integers(1, 4, 6, high=4).float()
 EVEN = normal(1, 6, 6)
 IDS = integers(1, 5, high=6)
 BINS = integers(1, 4, 3, high=6)
+GROUPS_OF_ROWS = torch.tensor([3, 3, 7, 9], dtype=torch.int32)
 STATE = normal(1, 8, seed=3, scale=0.5)
 SEQUENCE = normal(1, 5, 6)
 
@@ -227,6 +228,13 @@ CALLS: list[Call] = _calls(
     ("tensordot", lambda x, y: torch.tensordot(x, y, dims=([2], [2])), X, Y),
     ("bilinear", _with(nn.Bilinear(8, 8, 3)), V, V.flip(1)),
     ("cdist", torch.cdist, X, Y),
+    (
+        "grouped_mm",
+        lambda x, w: torch._grouped_mm(x.bfloat16(), w.bfloat16(), offs=GROUPS_OF_ROWS).float(),
+        normal(9, 8),
+        normal(4, 8, 16),
+        FLOAT,
+    ),
     ("kron", torch.kron, V, normal(1, 3)),
     ("cross", lambda x, y: torch.linalg.cross(x, y, dim=1), normal(1, 3, 4), normal(1, 3, 4, seed=1)),
     ("trace", lambda x: torch.trace(x[0]), EVEN),
@@ -305,6 +313,8 @@ CALLS: list[Call] = _calls(
     ("index_add", lambda x, s: x.index_add(1, torch.tensor([1, 3]), s), X, normal(1, 2, 6)),
     ("index_copy", lambda x, s: x.index_copy(1, torch.tensor([1, 3]), s), X, normal(1, 2, 6)),
     ("searchsorted", lambda x: torch.searchsorted(torch.linspace(-2, 2, 9), x), X, FLOAT),
+    ("histc", lambda x: torch.histc(x, 5, -1, 1.5), X, FLOAT),
+    ("histc of numbers", lambda i: torch.histc(i.float(), 4, 0, 3), IDS, FLOAT),
     ("bucketize", lambda x: torch.bucketize(x, torch.linspace(-2, 2, 9)), X, FLOAT),
     ("embedding", _with(nn.Embedding(6, 4)), IDS, FLOAT),
     ("EmbeddingBag, mean", _with(nn.EmbeddingBag(6, 4, mode="mean")), IDS, FLOAT),

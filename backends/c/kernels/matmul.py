@@ -8,7 +8,7 @@ from math import sqrt
 from ....ir import DType
 from ....ir.ops.attention import Attention
 from ....ir.ops.binary import requant_of_product
-from ....ir.ops.matmul import MatMul
+from ....ir.ops.matmul import GroupedMatMul, MatMul
 from ..layout import Layout, Shape, contiguous
 from ..literal import real
 from .base import Cost, Implementation, Offer, Site, call, kernel
@@ -29,6 +29,22 @@ class MatMulContext:
     start: str
     product: str
     value: str
+
+
+@dataclass(frozen=True)
+class GroupedMatMulContext:
+    """What the template sees: sizes, and steps between rows and terms of x and of the matrices."""
+
+    title: str
+    groups: int
+    rows: int
+    columns: int
+    depth: int
+    row_x: int
+    step_x: int
+    matrix_w: int
+    step_w: int
+    column_w: int
 
 
 @dataclass(frozen=True)
@@ -87,6 +103,28 @@ def matmul(site: Site) -> Offer:
     instructions = 8.0 * site.node.macs + 20.0 * site.output.numel
     cost = Cost(instructions, 1.4 * instructions, 140)
     return (Implementation("matmul_portable", tuple(layouts), (layout_y,), cost, (made,)),)
+
+
+@kernel("grouped_matmul")
+def grouped_matmul(site: Site) -> Offer:
+    """One group of rows after the other; an end beyond the rows is that of the last row."""
+    assert isinstance(site.node.op, GroupedMatMul)
+    groups, depth, columns = site.type(1).shape
+    layouts = [_plain(site, index) for index in (0, 1)]
+    row_x, step_x = layouts[0].strides(site.type(0).shape)
+    matrix_w, step_w, column_w = layouts[1].strides(site.type(1).shape)
+    context = GroupedMatMulContext(
+        f"Matrix products of {groups} groups of rows, {site.output.numel} results of {depth} terms",
+        *(groups, site.output.shape[0], columns, depth),
+        *(row_x, step_x, matrix_w, step_w, column_w),
+    )
+    made = call("matmul/grouped_matmul.c.j2", context, site, reads={"x": 0, "weights": 1, "ends": 2})
+    instructions = 8.0 * site.node.macs + 20.0 * site.output.numel
+    cost = Cost(instructions, 1.4 * instructions, 180)
+    reads = (*layouts, contiguous(site.type(2).shape))
+    return (
+        Implementation("grouped_matmul_portable", reads, (contiguous(site.output.shape),), cost, (made,)),
+    )
 
 
 @kernel("attention")

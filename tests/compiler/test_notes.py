@@ -1,0 +1,89 @@
+"""What a user loses is in the notes of the report and in the summary of `compile`."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fxpress.compiler.cli import main
+from fxpress.compiler.decompose import for_c
+from fxpress.compiler.module_capture import capture
+from fxpress.compiler.packages import package_notes
+from fxpress.compiler.widths import width_notes
+
+MODEL = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 3)
+
+    def forward(self, x):
+        mean = x.double().mean(1, keepdim=True)
+        return self.fc(x - mean.float())
+"""
+SPEC = """\
+fxpress: 1
+model:
+  source: net.py:Net
+  inputs: {x: {shape: [1, 4]}}
+target: {name: cortex-m4f}
+passes: [{pass: clean}]
+outputs: {c: {name: net}}
+"""
+
+
+@torch.library.custom_op("fxpress_tests::twice", mutates_args=())
+def twice(x: Tensor) -> Tensor:
+    """An operator of a package."""
+    return x * 2
+
+
+@twice.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+class OfPackage(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = torch.ops.fxpress_tests.twice(x) + torch.ops.fxpress_tests.twice(x)
+        return y.cumsum(1)
+
+
+class Widths(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return (x.double() + 1).float() + (x.half() * 2).float()
+
+
+def test_an_operator_of_a_package_is_named_once_with_what_it_costs() -> None:
+    graph = capture(OfPackage(), (torch.ones(1, 4),)).graph
+    (note,) = package_notes(graph, has_module=True)
+    assert note.startswith("fxpress_tests.twice.default (") and "test_notes.py:" in note
+    assert "needs the package that defines torch.ops.fxpress_tests" in note
+    (note,) = package_notes(graph, has_module=False)
+    assert "emitted torch module" not in note and "write it with functions of torch" in note
+
+
+def test_operators_in_other_widths_are_counted_for_each_width() -> None:
+    graph = capture(Widths(), (torch.ones(1, 4),)).graph
+    half, double = width_notes(graph, for_c(graph))
+    assert half.startswith(
+        "torch.float16 is computed in float32 and rounded after each operator: 2 operators"
+    )
+    assert double.startswith("float64 is computed as float32: 2 operators, first cast (")
+    assert list(width_notes(graph, graph)) == []
+
+
+def test_the_summary_of_a_compilation_has_the_notes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.py").write_text(MODEL)
+    (tmp_path / "net.yaml").write_text(SPEC)
+    assert main(["compile", str(tmp_path / "net.yaml"), "-o", str(tmp_path / "out")]) == 0
+    assert (
+        "note: float64 is computed as float32: 2 operators, first cast (net.py:12)" in capsys.readouterr().out
+    )
