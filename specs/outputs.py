@@ -40,7 +40,7 @@ class COutput(Section):
     io: Literal["auto", "int8", "float"] = Field(
         default="auto",
         description="What the run function takes and gives. `auto`: int8 where the graph is quantized at that end, "
-        "float where it is not.",
+        "float where it is not. Whole numbers, such as token ids, are passed as they are with all three.",
     )
     layouts: Mapping[Name, Literal["nhwc", "nchw"]] = Field(
         default={},

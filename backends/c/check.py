@@ -25,7 +25,7 @@ CODES = {
     "C703": "an element type that C kernels do not carry",
     "C704": "integers of so many bits have no kernel",
     "C705": "a layer computes in float where that is not allowed",
-    "C706": "an input or output is not int8 where that is asked for",
+    "C706": "an input or output is in float where int8 is asked for",
     "C707": "the arena is larger than the target's memory",
     "C708": "code and constants are larger than the target's flash",
     "C710": "a layout is asked for something that is no input or output",
@@ -70,7 +70,7 @@ def _port_problems(graph: Graph, taken: Graph, options: COutput) -> Iterator[Pro
         named = [*((f"input {v.name}", v) for v in taken.inputs)]
         named += [(f"output {name}", v) for name, v in zip(taken.output_names, taken.outputs, strict=True)]
         for place, value in named:
-            if not value.type.is_quantized:
+            if value.type.dtype.is_floating:
                 hint = "quantize the layer there, or set io: auto"
                 yield Problem("C706", place, "is not quantized, and io is int8", hint)
 

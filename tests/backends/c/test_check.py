@@ -63,6 +63,15 @@ def test_a_float_port_is_refused_where_int8_is_asked_for(host):
     assert messages == ["is not quantized, and io is int8"] * 2
 
 
+def test_a_port_of_whole_numbers_is_no_float_port(host):
+    graph = parse("""graph(%ids: i64[1x4]) {
+      const %table: i8[8x4]<scale=0.1, zero=0>
+      %y: i8[1x4x4]<scale=0.1, zero=0> = embedding(%ids, %table)
+      return y: %y
+    }""")
+    assert not check(graph, COutput(name="net", io="int8"), host)
+
+
 def test_conversions_at_the_edges_count_as_int8(host):
     graph = parse(f"""graph(%x: f32[1x4]) {{
       %q: i8[1x4]{Q} = quantize(%x)
