@@ -6,6 +6,7 @@
 # make bench-mcu, bench-torch, bench-low-bits, bench-coded-weights    tables, and benchmarks/results/*.json
 # make fuzz               random modules through the whole compiler, compared with torch: make fuzz N=2000 SEED=0
 # make layer-table        every kind of layer x rank x groups x bits x layouts x targets, compiled, run, compared
+# make bench-trained      networks that packages ship: accuracy, predicted and linked flash
 # make bench-prune, bench-hessian, bench-mixed, bench-allocation, zoo    the same
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-low-bits bench-coded-weights \
+.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-low-bits bench-coded-weights bench-trained \
         bench-prune bench-hessian bench-mixed bench-allocation
 
 setup: .venv/.installed
@@ -83,6 +84,9 @@ bench-low-bits: setup build/.tools-all
 
 bench-coded-weights: setup build/.tools-all
 	$(PY) benchmarks/coded_weights.py
+
+bench-trained: setup build/.tools-all
+	$(PY) benchmarks/trained.py
 
 bench-hessian: setup
 	$(PY) benchmarks/hessian.py
