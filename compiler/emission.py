@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ..backends.c import BUDGET_CODES, CArtifact
+from ..backends.c import BUDGET_CODES, CArtifact, Encoding
 from ..backends.c import check as check_c
 from ..backends.c import emit as emit_c
 from ..backends.torch_module import TorchArtifact, TorchOptions
@@ -111,15 +111,16 @@ def _interface(
 ) -> Interface:
     names = [v.name for v in graph.inputs] + list(graph.output_names)
     values = [*graph.inputs, *graph.outputs]
-    stored = [(port.type, port.stored.layout.order) for port in c.ports] if c else None
-    offsets = [port.offset for port in c.ports] if c else [None for _ in names]
+    stored = c.ports if c else None
     count = len(graph.inputs)
     ports = [
         make_port(
             name,
             value,
-            *(stored[i] if stored else (value.type, tuple(range(value.type.rank)))),
-            arena_offset=offsets[i],
+            stored[i].type.dtype if stored else value.type.dtype,
+            stored[i].stored.layout.order if stored else tuple(range(value.type.rank)),
+            encoding=stored[i].encoding if stored else Encoding.of(value.type),
+            arena_offset=stored[i].offset if stored else None,
             transform=spec.data.transform.get(name) if i < count else None,
             batch=spec.model.inputs[name].batch if i < count else 0,
         )
@@ -157,4 +158,5 @@ def _check_states(states: Mapping[str, str], inputs: Sequence[Port], outputs: Se
 def _encoding(port: Port) -> str:
     order = ", ".join(map(str, port.c_order))
     scaled = "" if port.scale is None else f", scale {port.scale:g}, zero point {port.zero_point}"
+    scaled += f", offset {port.offset:g}" if port.offset else ""
     return f"{port.c_dtype} with dimensions ({order}){scaled}"

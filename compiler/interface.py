@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ..ir import DType, Quantization, TensorType, Value
+from ..backends.c import Encoding
+from ..ir import DType, TensorType, Value
 from ..specs import Transform
 
 INTERFACE_FILE = "interface.json"
@@ -30,9 +31,10 @@ class Port(BaseModel):
         description="the model's dimension at each place of the C buffer's shape"
     )
     scale: float | None = Field(
-        default=None, description="real = (integer - zero_point) * scale, for integers in C"
+        default=None, description="real = (integer - zero_point) * scale + offset, for integers in C"
     )
-    zero_point: int | None = Field(default=None, description="the integer that stands for 0")
+    zero_point: int | None = Field(default=None, description="the integer that stands for `offset`")
+    offset: float = Field(default=0.0, description="the real that `zero_point` stands for")
     arena_offset: int | None = Field(
         default=None,
         description="bytes from the start of the arena; null for a buffer that the caller passes",
@@ -57,14 +59,15 @@ class Port(BaseModel):
         return self.elements * DType(self.c_dtype).bytes
 
     @property
-    def _grid(self) -> Quantization | None:
+    def _encoding(self) -> Encoding | None:
         if self.scale is None or self.zero_point is None:
             return None
-        return Quantization((self.scale,), (self.zero_point,), 8 * DType(self.c_dtype).bytes)
+        limits = torch.iinfo(DType(self.c_dtype).torch)
+        return Encoding(self.scale, self.zero_point, limits.min, limits.max, self.offset)
 
     def to_c(self, sample: Tensor) -> bytes:
         """The C buffer of one sample of the model's shape."""
-        stored = sample if self._grid is None else self._grid.quantize(sample)
+        stored = sample if self._encoding is None else self._encoding.integers(sample)
         stored = stored.to(DType(self.c_dtype).torch).reshape(self.shape)
         return bytes(stored.permute(self.c_order).contiguous().numpy().tobytes())
 
@@ -78,7 +81,7 @@ class Port(BaseModel):
     def from_c(self, buffer: bytes) -> Tensor:
         """The reals that a C buffer stands for, in the model's shape."""
         stored = self.integers(buffer)
-        return stored if self._grid is None else self._grid.dequantize(stored)
+        return stored if self._encoding is None else self._encoding.reals(stored)
 
 
 class Interface(BaseModel):
@@ -118,23 +121,24 @@ class Interface(BaseModel):
 def make_port(
     name: str,
     value: Value,
-    c_type: TensorType,
+    c_dtype: DType,
     order: tuple[int, ...],
     *,
+    encoding: Encoding | None = None,
     arena_offset: int | None = None,
     transform: Transform | None = None,
     batch: int = 0,
 ) -> Port:
-    """The port of a graph input or output whose C buffer has elements of `c_type`, dimensions in `order`."""
-    grid = c_type.quantization
+    """The port of a graph input or output whose C buffer has elements of `c_dtype`, dimensions in `order`."""
     return Port(
         name=name,
         shape=value.type.shape,
         dtype=value.type.real().dtype.value,
-        c_dtype=c_type.dtype.value,
+        c_dtype=c_dtype.value,
         c_order=order,
-        scale=None if grid is None else grid.scale[0],
-        zero_point=None if grid is None else grid.zero_point[0],
+        scale=None if encoding is None else encoding.scale,
+        zero_point=None if encoding is None else encoding.zero_point,
+        offset=0.0 if encoding is None else encoding.offset,
         arena_offset=arena_offset,
         transform=transform,
         batch=batch,

@@ -44,9 +44,12 @@ def _outputs(spec: Spec) -> Iterator[_Fault]:
     quantized = any(isinstance(step, QuantizeOptions) for step in spec.passes)
     if spec.outputs.c is None and spec.outputs.torch is None:
         yield "S202", ("outputs",), "nothing is to be written", "add `c: {}` or `torch: {}`"
-    if spec.outputs.c and spec.outputs.c.io == "int8" and not quantized:
-        hint = "add `- pass: quantize`, or write `io: float`"
-        yield "S307", ("outputs", "c", "io"), "int8 needs a quantized graph", hint
+    io = spec.outputs.c.io if spec.outputs.c else "auto"
+    words = {(): io} if isinstance(io, str) else {(name,): word for name, word in io.items()}
+    for place, word in words.items():
+        if word not in ("auto", "float") and not quantized:
+            hint = "add `- pass: quantize`, or write `io: float`"
+            yield "S307", ("outputs", "c", "io", *place), f"{word} needs a quantized graph", hint
 
 
 def _bits(spec: Spec, target: Target) -> Iterator[_Fault]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
@@ -33,14 +33,21 @@ Identifier = Annotated[
 """A text that can begin every C name of the emitted code."""
 
 
+Stored: TypeAlias = Literal["auto", "int8", "uint8", "int16", "float"]
+"""How the caller of the emitted C stores an input or output."""
+
+
 class COutput(Section):
     """C99 without dependencies: a header, a source, the weights, a self-test."""
 
     name: Identifier = Field(default="model", description="Prefix of every file and every C name.")
-    io: Literal["auto", "int8", "float"] = Field(
+    io: Stored | Mapping[Name, Stored] = Field(
         default="auto",
-        description="What the run function takes and gives. `auto`: int8 where the graph is quantized at that end, "
-        "float where it is not. Whole numbers, such as token ids, are passed as they are with all three.",
+        description="What the run function takes and gives: one word for all, or one by name for some inputs and "
+        "outputs. `auto`: the graph's integers where it is quantized at that end, the model's own integers, else "
+        "float. `int8`: the graph's integers, int16 where it has those. `uint8`: int8 + 128. `int16`: int8 minus its "
+        "zero point. Whole numbers, such as token ids, are passed as they are.",
+        examples=[{"image": "uint8", "scores": "float"}],
     )
     layouts: Mapping[Name, Literal["nhwc", "nchw"]] = Field(
         default={},
@@ -65,6 +72,10 @@ class COutput(Section):
     allow_float: bool = Field(
         default=True, description="Whether layers may compute in float; off: a layer that does is an error."
     )
+
+    def stored(self, name: str) -> Stored:
+        """What `io` says of an input or output."""
+        return self.io if isinstance(self.io, str) else self.io.get(name, "auto")
 
 
 class TorchOutput(Section):

@@ -8,12 +8,14 @@ artifact.files["kws.c"], artifact.plan.arena_bytes, artifact.prediction.cycles
 from ..errors import Problem
 from .check import BUDGET_CODES, CODES, check, check_nodes
 from .emit import CArtifact, emit
+from .encoding import Encoding
 from .predict import NodePrediction, Prediction, predict, predict_node, predict_program
 
 __all__ = [
     "BUDGET_CODES",
     "CODES",
     "CArtifact",
+    "Encoding",
     "NodePrediction",
     "Prediction",
     "Problem",

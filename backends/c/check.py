@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...ir import Graph, Node, Value
+from ...ir import DType, Graph, Node, Value
 from ...ir.errors import IRError
 from ...ir.ops.call import TorchCall
 from ...specs.outputs import COutput
 from ...specs.target import Target
 from ..errors import Problem
+from .edges import StrippedEdges, strip_edges
+from .encoding import Encoding
 from .kernels.base import Site
 from .layout import Layout, channels_last
 from .literal import C_TYPES
 from .lower import lower, stack_bytes
 from .predict import predict_program
-from .prepare import strip_edges
 from .select import offers
 from .target import Machine
 
@@ -25,7 +26,7 @@ CODES = {
     "C703": "an element type that C kernels do not carry",
     "C704": "integers of so many bits have no kernel",
     "C705": "a layer computes in float where that is not allowed",
-    "C706": "an input or output is in float where int8 is asked for",
+    "C706": "an input or output does not have the integers that are asked for",
     "C707": "the arena is larger than the target's memory",
     "C708": "code and constants are larger than the target's flash",
     "C710": "a layout is asked for something that is no input or output",
@@ -38,8 +39,8 @@ _ACTIVATION_BITS = (8, 16)
 
 def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
     """Every reason why this graph cannot be emitted for this target; empty when it can."""
-    taken = graph if options.io == "float" else strip_edges(graph)
-    problems = [*_port_problems(graph, taken, options), *check_nodes(taken, options, target)]
+    edges = strip_edges(graph, options.stored)
+    problems = [*_port_problems(graph, edges, options), *check_nodes(edges.graph, options, target)]
     return problems or [*_budget_problems(graph, options, target)]
 
 
@@ -49,7 +50,7 @@ def check_nodes(graph: Graph, options: COutput, target: Target) -> list[Problem]
     return [problem for node in graph.nodes for problem in _node_problems(node, graph, options, machine)]
 
 
-def _port_problems(graph: Graph, taken: Graph, options: COutput) -> Iterator[Problem]:
+def _port_problems(graph: Graph, edges: StrippedEdges, options: COutput) -> Iterator[Problem]:
     has_batch = len({v.type.shape[:1] for v in graph.inputs}) == 1  # else a size belongs to its input alone
     for value in graph.inputs:
         shape = value.type.shape
@@ -62,17 +63,28 @@ def _port_problems(graph: Graph, taken: Graph, options: COutput) -> Iterator[Pro
         elif 0 in shape:
             yield Problem("C701", f"input {value.name}", f"has no elements: {shape}")
     known = (*(v.name for v in graph.inputs), *graph.output_names)
-    for name in options.layouts:
+    named = [("layouts", name) for name in options.layouts]
+    named += [("io", name) for name in options.io if not isinstance(options.io, str)]
+    for option, name in named:
         if name not in known:
             hint = f"the names are {', '.join(known)}"
-            yield Problem("C710", f"layouts.{name}", "is no input or output", hint)
-    if options.io == "int8":
-        named = [*((f"input {v.name}", v) for v in taken.inputs)]
-        named += [(f"output {name}", v) for name, v in zip(taken.output_names, taken.outputs, strict=True)]
-        for place, value in named:
-            if value.type.dtype.is_floating:
-                hint = "quantize the layer there, or set io: auto"
-                yield Problem("C706", place, "is not quantized, and io is int8", hint)
+            yield Problem("C710", f"{option}.{name}", "is no input or output", hint)
+    taken = edges.graph
+    for value, encoding in zip(taken.inputs, edges.inputs, strict=True):
+        yield from _storage_problems(f"input {value.name}", value, encoding, options.stored(value.name))
+    for name, value, encoding in zip(taken.output_names, taken.outputs, edges.outputs, strict=True):
+        yield from _storage_problems(f"output {name}", value, encoding, options.stored(name))
+
+
+def _storage_problems(place: str, value: Value, encoding: Encoding | None, word: str) -> Iterator[Problem]:
+    if word in ("auto", "float"):
+        return
+    if encoding is None and value.type.dtype.is_floating:
+        hint = f"quantize the layer there, or set io: auto, for one as io: {{{place.split(' ', 1)[1]}: auto}}"
+        yield Problem("C706", place, f"is not quantized, and io is {word}", hint)
+    elif encoding is not None and word == "uint8" and value.type.dtype is not DType.U8:
+        message = f"computes on {value.type.dtype.value}, and io is uint8"
+        yield Problem("C706", place, message, "set io: int16, or quantize the layer there to int8")
 
 
 def _node_problems(node: Node, graph: Graph, options: COutput, machine: Machine) -> Iterator[Problem]:

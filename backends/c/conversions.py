@@ -34,34 +34,35 @@ def conversions(
 
 
 def _of_port(name: str, port: Port, transform: Transform) -> Iterator[Conversion]:
-    label, grid = port.macro.lower(), port.type.quantization
-    if grid is not None and port.is_input:
-        low, high = grid.qmin - grid.zero_point[0], grid.qmax - grid.zero_point[0]
+    label, encoding = port.macro.lower(), port.encoding
+    if encoding is not None and port.is_input:
+        zero = encoding.zero_point
+        number = f"(value - {real(encoding.offset)})" if encoding.offset else "value"
         yield Conversion(
             f"An element of input {port.parameter} from a number that the model takes.",
             f"{port.c_type} {name}_quantize_{label}(float value)",
             (
-                f"const float ratio = value / {real(grid.scale[0])};",
+                f"const float ratio = {number} / {real(encoding.scale)};",
                 "const float steps = ratio < 0.0f ? ratio - 0.5f : ratio + 0.5f;",
-                f"if (!(steps > {real(float(low))})) {{",
-                f"    return {integer(grid.qmin)};",
+                f"if (!(steps > {real(float(encoding.low - zero))})) {{",
+                f"    return {integer(encoding.low)};",
                 "}",
-                f"return steps >= {real(float(high))} ? {integer(grid.qmax)} : "
-                f"({port.c_type})((int32_t)steps + ({grid.zero_point[0]}));",
+                f"return steps >= {real(float(encoding.high - zero))} ? {integer(encoding.high)} : "
+                f"({port.c_type})((int32_t)steps + ({zero}));",
             ),
         )
-    elif grid is not None:
+    elif encoding is not None:
         yield Conversion(
             f"The real number that an element of output {port.parameter} stands for.",
             f"float {name}_dequantize_{label}({port.c_type} value)",
-            (f"return (float)((int32_t)value - ({grid.zero_point[0]})) * {real(grid.scale[0])};",),
+            (f"return (float)((int32_t)value - ({encoding.zero_point})) * {real(encoding.scale)};",),
         )
     if port.is_input and (transform.scale, transform.offset) != (1.0, 0.0):
         model = f"value * {real(transform.scale)} + {real(transform.offset)}"
         yield Conversion(
             f"An element of input {port.parameter} from a number of the data file.",
             f"{port.c_type} {name}_convert_{label}(float value)",
-            (f"return {model};" if grid is None else f"return {name}_quantize_{label}({model});",),
+            (f"return {model};" if encoding is None else f"return {name}_quantize_{label}({model});",),
         )
 
 

@@ -139,7 +139,7 @@ def emit(
     """
     lowered = lower(graph, options, target)
     name, program, plan = options.name, lowered.program, lowered.plan
-    found = ports(lowered.graph, program, plan)
+    found = ports(lowered.edges, program, plan)
     source = write_source(name, program, plan, found)
     notes = {port: f"file to model: {text}" for port, t in transforms.items() if (text := recipe(t))}
     notes |= {port: f"state: the output {output} of the call before" for port, output in states.items()}
@@ -205,13 +205,16 @@ def _port_context(prefix: str, port: Port, note: str) -> PortContext:
     shape = ", ".join(map(str, port.stored_shape))
     description = f'{role} {port.parameter} ("{comment(port.name)}"): {port.c_type} [{shape}]'
     macros = [Macro(f"{prefix}_{port.macro}_SIZE", str(port.type.numel))]
-    q = port.type.quantization
-    if q is not None:
-        scale, zero = real(q.scale[0]), q.zero_point[0]
-        offset = f"integer - {zero}" if zero >= 0 else f"integer + {-zero}"
-        description += f", real = ({offset}) * {scale}"
+    encoding = port.encoding
+    if encoding is not None:
+        scale, zero = real(encoding.scale), encoding.zero_point
+        steps = f"integer - {zero}" if zero >= 0 else f"integer + {-zero}"
+        added = f" + {real(encoding.offset)}" if encoding.offset else ""
+        description += f", real = ({steps}) * {scale}{added}"
         macros.append(Macro(f"{prefix}_{port.macro}_SCALE", scale))
         macros.append(Macro(f"{prefix}_{port.macro}_ZERO_POINT", integer(zero) if zero >= 0 else f"({zero})"))
+        if encoding.offset:
+            macros.append(Macro(f"{prefix}_{port.macro}_REAL_OFFSET", real(encoding.offset)))
     description += f"; {comment(note)}" if note else ""
     if port.offset is None:
         return PortContext(description, tuple(macros))

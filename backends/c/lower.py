@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ...ir import Graph
 from ...specs.outputs import COutput
 from ...specs.target import Target
+from .edges import StrippedEdges, strip_edges
 from .memory import MemoryPlan, plan_memory
 from .ports import port_layouts
-from .prepare import renumber_flattened, strip_edges
+from .prepare import renumber_flattened
 from .program import Program
 from .schedule import schedule
 from .select import select
@@ -31,9 +32,14 @@ _SCRATCH_PRICES = (0.0, 30.0, 100.0, 300.0)
 class Lowered:
     """A graph made ready for C: kernels and layouts chosen, memory planned."""
 
-    graph: Graph
+    edges: StrippedEdges
     program: Program
     plan: MemoryPlan
+
+    @property
+    def graph(self) -> Graph:
+        """What the C computes."""
+        return self.edges.graph
 
 
 def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
@@ -43,11 +49,12 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     where the arena does not fit its RAM, kernels of less working memory. Weights that are to be coded stay plain where
     there is no room to decode them, and all of them where the decoder is larger than what it saves.
     """
-    prepared = schedule(renumber_flattened(graph if options.io == "float" else strip_edges(graph)))
+    edges = strip_edges(graph, options.stored)
+    prepared = replace(edges, graph=schedule(renumber_flattened(edges.graph)))
     choose = partial(_choose, prepared, options, target)
     if options.weights == "plain":
         return choose(frozenset())
-    coded = frozenset(node.outputs[0].name for node in prepared.nodes)
+    coded = frozenset(node.outputs[0].name for node in prepared.graph.nodes)
     lowered = choose(coded)
     while target.ram is not None and (crowded := _crowded(lowered, target.ram)):
         coded -= crowded
@@ -55,8 +62,9 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     return lowered if lowered.program.saved_bytes > 0 else choose(frozenset())
 
 
-def _choose(prepared: Graph, options: COutput, target: Target, coded: frozenset[str]) -> Lowered:
+def _choose(edges: StrippedEdges, options: COutput, target: Target, coded: frozenset[str]) -> Lowered:
     """The fastest way that fits the target, or the fastest of all; `coded` are results of nodes with coded weights."""
+    prepared = edges.graph
     inputs = port_layouts([v.name for v in prepared.inputs], prepared.inputs, options.layouts)
     outputs = port_layouts(prepared.output_names, prepared.outputs, options.layouts)
     machine = Machine.of(target)
@@ -74,7 +82,8 @@ def _choose(prepared: Graph, options: COutput, target: Target, coded: frozenset[
             )
             if target.flash is None or program.flash_bytes <= target.flash:
                 break
-        return Lowered(prepared, program, plan_memory(program, ports_in_arena=options.buffers == "arena"))
+        plan = plan_memory(program, ports_in_arena=options.buffers == "arena")
+        return Lowered(edges, program, plan)
 
     fastest = chosen(_SCRATCH_PRICES[0])
     if target.ram is None or fastest.plan.arena_bytes <= target.ram:

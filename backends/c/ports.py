@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...ir import Graph, TensorType, Value
+from ...ir import TensorType, Value
+from .edges import StrippedEdges
+from .encoding import Encoding
 from .kernels.base import AnyArray
 from .layout import Layout, channels_last, contiguous
 from .literal import C_TYPES, identifier
@@ -23,6 +25,7 @@ _LONGEST_MACRO = 31
 class Port:
     """One input or output: the user's name for it, its names in the C, and the value that it carries.
 
+    `encoding` says what its integers stand for; None for numbers that are the model's own.
     `offset` counts bytes from the start of the arena; None for a buffer that the caller passes.
     """
 
@@ -31,6 +34,7 @@ class Port:
     macro: str
     stored: Stored
     is_input: bool
+    encoding: Encoding | None = None
     offset: int | None = None
 
     @property
@@ -56,19 +60,29 @@ class Port:
         return tuple(self.type.shape[dim] for dim in batch_first)
 
 
-def ports(graph: Graph, program: Program, plan: MemoryPlan) -> tuple[Port, ...]:
+def ports(edges: StrippedEdges, program: Program, plan: MemoryPlan) -> tuple[Port, ...]:
     """Inputs, then outputs."""
-    inputs, outputs = program.inputs, program.outputs
+    graph, inputs, outputs = edges.graph, program.inputs, program.outputs
     input_macros = _macros([v.name for v in graph.inputs], "INPUT")
     output_macros = _macros(list(graph.output_names), "OUTPUT", taken=set(input_macros))
     found = [
-        Port(stored.value.name, _parameter("input", i, len(inputs)), macro, stored, True, _offset(place))
-        for i, (stored, macro, place) in enumerate(zip(inputs, input_macros, plan.inputs, strict=True))
+        Port(
+            stored.value.name,
+            _parameter("input", i, len(inputs)),
+            macro,
+            stored,
+            True,
+            encoding,
+            _offset(place),
+        )
+        for i, (stored, macro, encoding, place) in enumerate(
+            zip(inputs, input_macros, edges.inputs, plan.inputs, strict=True)
+        )
     ]
     found += [
-        Port(name, _parameter("output", i, len(outputs)), macro, stored, False, _offset(place))
-        for i, (name, stored, macro, place) in enumerate(
-            zip(graph.output_names, outputs, output_macros, plan.outputs, strict=True)
+        Port(name, _parameter("output", i, len(outputs)), macro, stored, False, encoding, _offset(place))
+        for i, (name, stored, macro, encoding, place) in enumerate(
+            zip(graph.output_names, outputs, output_macros, edges.outputs, plan.outputs, strict=True)
         )
     ]
     return tuple(found)

@@ -1,4 +1,4 @@
-"""What happens to a graph before kernels are chosen: edges stripped, weights renumbered where that saves copies."""
+"""What happens to a graph before kernels are chosen: weights are renumbered where that saves copies."""
 
 from __future__ import annotations
 
@@ -8,52 +8,10 @@ import torch
 
 from ...ir import Graph, Node, Value, rewrite
 from ...ir.ops.linear import Linear
-from ...ir.ops.quantize import Dequantize, Quantize
 from ...ir.ops.shape import Permute, Reshape
 
 _IMAGE_RANK = 4
 _IMAGE_OPERATORS = frozenset({"conv", "conv_transpose", "max_pool", "avg_pool", "adaptive_avg_pool"})
-
-
-def strip_edges(graph: Graph) -> Graph:
-    """The graph that takes and gives integers where it quantizes its inputs and dequantizes its outputs.
-
-    An input that is quantized in one way only is taken in that form; an output that is a dequantized value is given
-    undequantized.
-    """
-    quantized: dict[str, Node] = {}
-    for value in graph.inputs:
-        users = graph.users.get(value.name, ())
-        same = {node.output.type for node in users if isinstance(node.op, Quantize)}
-        only_quantized = len(same) == 1 and all(isinstance(node.op, Quantize) for node in users)
-        if only_quantized and all(v.name != value.name for v in graph.outputs):
-            quantized[value.name] = users[0]
-    inputs = tuple(
-        Value(v.name, quantized[v.name].output.type) if v.name in quantized else v for v in graph.inputs
-    )
-    renamed = {
-        node.output.name: v
-        for v, old in zip(inputs, graph.inputs, strict=True)
-        if old.name in quantized
-        for node in graph.users[old.name]
-    }
-    nodes = [
-        replace(node, inputs=tuple(v and renamed.get(v.name, v) for v in node.inputs))
-        for node in graph.nodes
-        if node.outputs[0].name not in renamed
-    ]
-    producers = {v.name: node for node in nodes for v in node.outputs}
-    outputs = tuple(_integer_form(renamed.get(v.name, v), producers) for v in graph.outputs)
-    return _without_dead_nodes(Graph(inputs, outputs, tuple(nodes), graph.params, graph.output_names))
-
-
-def _integer_form(value: Value, producers: dict[str, Node]) -> Value:
-    node = producers.get(value.name)
-    if node is None or not isinstance(node.op, Dequantize):
-        return value
-    operand = node.inputs[0]
-    assert operand is not None
-    return operand
 
 
 def _without_dead_nodes(graph: Graph) -> Graph:

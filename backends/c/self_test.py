@@ -86,11 +86,11 @@ def _pointer(name: str, port: Port) -> str:
 
 
 def _as_taken(port: Port, tensor: Tensor) -> Tensor:
-    """The tensor as the emitted function takes it: reals become integers where it takes those."""
-    q = port.type.quantization
-    if q is None or not tensor.is_floating_point():
+    """The tensor as the emitted function takes it: numbers of the model become integers where it takes those."""
+    dtype = port.type.dtype.torch
+    if port.encoding is None or tensor.dtype == dtype:
         return tensor
-    return q.quantize(tensor).to(port.type.dtype.torch)
+    return port.encoding.integers(tensor).to(dtype)
 
 
 def _arrays(symbol: str, ports: Sequence[Port], tensors: Sequence[Tensor]) -> list[Array]:

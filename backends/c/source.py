@@ -197,7 +197,10 @@ class _Writer:
             through = "" if stored.value.type.dtype.bytes == 1 else "(void *)"
             return f"({C_TYPES[stored.value.type.dtype]} *){through}(memory + {location.offset})"
         sides = [port for port in self.ports if port.is_input == (location.region is Region.INPUT)]
-        return self._shifted(sides[location.index].parameter, stored, location)
+        port, c_type = sides[location.index], C_TYPES[stored.value.type.dtype]
+        if c_type != port.c_type:  # the operand of an output that is converted in place
+            return self._shifted(f"({c_type} *){port.parameter}", stored, location)
+        return self._shifted(port.parameter, stored, location)
 
     def _shifted(self, base: str, stored: Stored, location: Location) -> str:
         elements = location.offset // stored.value.type.dtype.bytes

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..arithmetic import Rescale
 from ..errors import ShapeError
 from ..tensor_type import DType, Quantization, TensorType
 from .base import IntegerCall, Op, Quantized, operator
+
+_BYTE = 8
 
 
 @operator("quantize")
@@ -83,6 +86,34 @@ class Requantize(Op):
     def integer(self, call: IntegerCall) -> Tensor:
         qx, qy = per_tensor_types(call.types[0], call.output)
         return rescale_between(qx, qy).apply(call.operand(0)).clamp(qy.qmin, qy.qmax)
+
+
+@operator("offset_binary")
+@dataclass(frozen=True)
+class OffsetBinary(Op):
+    """int8 that stand for reals as plain uint8, each 128 more (offset binary), or back."""
+
+    quantized = Quantized.COMPUTE
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if x.quantization is not None and x.quantization.bits == _BYTE:
+            return (TensorType(x.shape, DType.U8),)
+        if x.dtype is not DType.U8:
+            raise ShapeError("offset_binary takes u8, or i8 that stand for reals")
+        return (TensorType(x.shape),)
+
+    def reference(self, x: Tensor) -> Tensor:
+        if x.dtype is torch.uint8:
+            return x.to(torch.float32)
+        return x.to(torch.uint8)
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        narrow = {type.quantization.bits for type in (*operands, *outputs) if type and type.quantization}
+        if narrow != {_BYTE} or DType.U8 not in (operands[0] and operands[0].dtype, outputs[0].dtype):
+            raise ShapeError("offset_binary is between u8 and integers of 8 bits that stand for reals")
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        return call.operand(0).to(torch.int64) + (128 if call.output.dtype is DType.U8 else -128)
 
 
 def rescale_between(x: Quantization, y: Quantization) -> Rescale:

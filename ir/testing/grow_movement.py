@@ -7,7 +7,7 @@ import torch
 from ..ops.call import TorchCall
 from ..ops.embedding import Embedding, Take
 from ..ops.pad import Pad
-from ..ops.quantize import Dequantize, Quantize, Requantize
+from ..ops.quantize import Dequantize, OffsetBinary, Quantize, Requantize
 from ..ops.reorder import Flip, Roll, Tile
 from ..ops.resize import ResizeLinear, ResizeNearest
 from ..ops.shape import Copy, Expand, Permute, Reshape
@@ -188,6 +188,16 @@ def grow_requantize(g: Growth, x: Value, step: Step) -> Value | None:
     integers = g.builder.add(Quantize(), x, quantization=Quantization((0.05,), (3,)))
     grid = Quantization((step.pick(0, [0.1, 0.02]),), (-5,))
     return g.add(Dequantize(), g.builder.add(Requantize(), integers, quantization=grid))
+
+
+@grows("offset_binary")
+def grow_offset_binary(g: Growth, x: Value, step: Step) -> Value | None:
+    """There and back."""
+    if x.type.dtype is not DType.F32:
+        return None
+    grid = Quantization((0.05,), (step.pick(0, [3, -128]),))
+    stored = g.builder.add(OffsetBinary(), g.builder.add(Quantize(), x, quantization=grid))
+    return g.add(Dequantize(), g.builder.add(OffsetBinary(), stored, quantization=grid))
 
 
 @grows("torch_call")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ...ir import Graph, Node, Quantization, Value
-from ...ir.affine import affine_inputs
+from ...ir import DType, Graph, Node, Quantization, Value
+from ...ir.affine import Affine, affine_inputs
 from ...ir.ops.activation import Elementwise
 from ...ir.ops.base import Quantized
 from ...ir.ops.binary import Add, Sub
@@ -17,7 +17,7 @@ from ...ir.ops.pad import Pad
 from ..layers import Clamped, channel_axis, is_layer
 from ..report import Table
 from .concat_groups import join_moved
-from .grid import activation_grid, natural_grid
+from .grid import activation_grid, natural_grid, to_float32
 from .groups import UnionFind
 from .observers import Range, Statistics, choose_range
 from .plan import Plan
@@ -81,7 +81,8 @@ def choose_grids(
     fixed = {groups.find(name): grid for name, grid in imposed.items()}
     farthest = _farthest_zeros(graph, groups)
     farthest |= {groups.find(value.name): 0 for value, _ in plan.states}  # which may start with zeros
-    inputs = {v.name for v in graph.inputs} | affine_inputs(graph).keys()
+    chains = affine_inputs(graph)
+    inputs = {v.name for v in graph.inputs} | chains.keys()
     chosen, narrow, rows, outliers, warnings = {}, {}, [], [], list(bits_of.warnings)
     for group, names in members.items():
         seen = Statistics.joined([statistics[name] for name in names])
@@ -93,6 +94,13 @@ def choose_grids(
         natural = (
             natural_grid(seen, bits=bits) if inputs.intersection(names) and group not in put_in else None
         )
+        exact = next((g for name in names if name in chains and (g := _own_grid(chains[name], bits))), None)
+        if (
+            exact is not None
+            and (exact.holds_zero or abs(exact.zero_point[0]) <= limit)
+            and group not in put_in
+        ):
+            natural = exact
         for added in put_in.get(group, ()):
             covered = covered.union(added)
         grid = fixed.get(group) or natural or activation_grid(covered, bits=bits, farthest=limit)
@@ -105,6 +113,16 @@ def choose_grids(
     columns = ("group", "values", "bits", "low", "high", "scale", "zero_point")
     table = Table("grids", columns, tuple(rows))
     return Grids(groups, chosen, statistics, table, tuple(warnings), bits_of.narrow, tuple(outliers), narrow)
+
+
+def _own_grid(chain: Affine, bits: int) -> Quantization | None:
+    """The grid of all that a chain makes of an input of integers; None for reals, and where the bits do not hold it."""
+    dtype, scale = chain.input.type.dtype, to_float32(chain.scale)
+    if chain.scale <= 0 or chain.nodes[-1].output.type.dtype is not DType.F32:
+        return None
+    low = {(DType.U8, 8): -128, (DType.I8, 8): 0, (DType.I16, 16): 0}.get((dtype, bits))
+    zero = None if low is None else round(low - chain.offset / chain.scale)
+    return None if zero is None or abs(zero) > _FARTHEST_ZERO else Quantization((scale,), (zero,), bits)
 
 
 def _centre(seen: Statistics) -> float:

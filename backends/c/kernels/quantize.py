@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ....ir import DType
 from ....ir.ops.quantize import rescale_between
 from ..layout import contiguous
-from ..literal import real
+from ..literal import C_TYPES, real
 from .base import Cost, Implementation, Offer, Site, call, kernel
 from .rounding import rescaled, saturated
 
@@ -51,6 +52,13 @@ def requantize(site: Site) -> Offer:
         return "only between 8 and 16 bits"
     value = saturated(rescaled(rescale_between(qx, qy), "v"), qy.qmin, qy.qmax)
     return _offer(site, "Requantization", "int32_t", value, 8.0, in_place=qx.bits == qy.bits)
+
+
+@kernel("offset_binary")
+def offset_binary(site: Site) -> Offer:
+    """Bytes with the highest bit turned over."""
+    value = f"({C_TYPES[site.output.dtype]})(v {'+' if site.output.dtype is DType.U8 else '-'} 128)"
+    return _offer(site, "Offset binary", "int32_t", value, 4.0)
 
 
 def _offer(

@@ -33,7 +33,7 @@ def test_float_modules_compute_the_bits_of_run(dtype: DType) -> None:
 
 
 TYPES = [TensorType(shape) for shape in ((1, 2, 6), (2, 4, 5), (2, 3, 5, 4), (1, 4, 6, 6), (2, 6), (4,))]
-CONVERSIONS = {"quantize", "dequantize", "requantize"}
+CONVERSIONS = {"quantize", "dequantize", "requantize", "offset_binary"}
 
 
 @pytest.mark.parametrize("name", sorted(GROWS.keys() - CONVERSIONS))

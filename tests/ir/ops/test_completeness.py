@@ -14,7 +14,7 @@ from fxpress.ir.testing import GROWS, assert_exact, examples, to_integers
 
 few = settings(max_examples=max(10, settings.default.max_examples // 4))
 NAMES = sorted(OPERATORS)
-CONVERSIONS = {"quantize", "dequantize", "requantize"}
+CONVERSIONS = {"quantize", "dequantize", "requantize", "offset_binary"}
 PLAIN = sorted(set(NAMES) - CONVERSIONS)
 COMPUTING = [name for name in PLAIN if OPERATORS[name].quantized is Quantized.COMPUTE]
 MOVING = [name for name in PLAIN if OPERATORS[name].quantized is Quantized.MOVE]
