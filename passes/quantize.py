@@ -1,5 +1,6 @@
 """The pass `quantize`: post-training quantization to integers, from calibration data.
 
+    fold        what the network does to its inputs becomes part of its first layers (`first_layers`)
     masks       what only tells a softmax to leave positions out becomes an operand of its own (`masks`)
     prepare     a batch norm that stands alone becomes a depthwise convolution, activations go into their producers
     plan        which nodes compute on integers (`quantize_plan`)
@@ -23,6 +24,7 @@ from .calibrate import Batch, collect
 from .fuse_activation import FUSE_ACTIVATION
 from .pattern import apply_rules
 from .quantization.codebook import storage_table
+from .quantization.first_layers import fold_into_first_layers
 from .quantization.integer_forms import INTEGER_FORMS
 from .quantization.lower import Lowering
 from .quantization.masks import lift_masks
@@ -86,6 +88,8 @@ class Prepared:
 
 def prepare(graph: Graph, samples: Sequence[Batch]) -> Prepared:
     """The graph with masks lifted and batch norms and activations in the form that integers have."""
-    masked = lift_masks(graph, samples)
+    folded, first = fold_into_first_layers(graph)
+    masked = lift_masks(folded, samples)
     prepared, decisions = apply_rules(masked.graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
-    return Prepared(prepared, masked.in_float, (*masked.decisions, *(d for d in decisions if d.applied)))
+    applied = (d for d in decisions if d.applied)
+    return Prepared(prepared, masked.in_float, (*first, *masked.decisions, *applied))
