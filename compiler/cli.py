@@ -172,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     sensitivity.add_argument(
         "--samples", type=_count, metavar="N", help="use the first N calibration samples only"
     )
+    sensitivity.add_argument(
+        "--class-axis", type=int, metavar="N", help="dimension of the first output that holds class scores"
+    )
 
     run = _command(commands, "run", "run a compiled network on data", _with_torch("run"))
     run.add_argument("directory", type=Path, metavar="DIR", help="an output directory of `fxpress compile`")

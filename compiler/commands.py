@@ -95,6 +95,7 @@ def sensitivity(options: argparse.Namespace) -> None:
             overrides=options.set,
             limit_seconds=options.time_limit,
             samples=options.samples,
+            class_axis=options.class_axis,
             output=options.output,
             progress=progress,
         )

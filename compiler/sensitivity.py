@@ -46,11 +46,13 @@ def measure(
     overrides: Sequence[str] = (),
     limit_seconds: float | None = None,
     samples: int | None = None,
+    class_axis: int | None = None,
     output: Path | None = None,
     progress: Progress,
 ) -> tuple[SensitivityTable, Origin]:
     """The table of a spec, on its calibration data; read from `output` where that holds it already.
 
+    `class_axis` is the dimension of class scores of the first output; the table is then measured anew.
     The first process writes `output`. UserError for what the user can mend.
     """
     with _one_thread(), _process_group() as workers:
@@ -59,7 +61,7 @@ def measure(
         batches, labels = calibration_batches(session, samples)
         if not batches:
             raise UserError(Problem("D108", str(spec), "sensitivity needs data", "see `data.calibration`"))
-        known = _read(output, digest_of(graph, batches, labels))
+        known = None if class_axis is not None else _read(output, digest_of(graph, batches, labels))
         if known is not None and known.covers(
             method=method, weight_bits=weight_bits, activation_bits=activation_bits
         ):
@@ -72,7 +74,8 @@ def measure(
                 weight_bits=weight_bits,
                 activation_bits=activation_bits,
                 labels=labels,
-                objective=_objective(session),
+                objective="classes" if class_axis is not None else _objective(session),
+                class_axis=class_axis,
                 workers=workers,
                 progress=progress,
             )

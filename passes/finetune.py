@@ -25,7 +25,7 @@ def finetune(graph: Graph, options: FinetuneOptions, context: Context) -> PassRe
         Table("epochs", _COLUMNS, trained.rows),
         Table("samples", ("trained_on", "held_back"), (counts,)),
     )
-    report = PassReport("finetune", decisions, tables)
+    report = PassReport("finetune", decisions, tables, warnings=(f"finetune: {trained.samples_text}",))
     return PassResult(trained.graph, report)
 
 

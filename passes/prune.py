@@ -73,6 +73,7 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
     steps: list[Step] = []
     state: OptimizerState | None = None
     after = graph
+    notes: dict[str, None] = {}
     for number in range(options.steps if plans is None else len(plans)):
         share = _options_of_step(options, number, [graph, after], context) if plans is None else options
         step = _prune_once(after, share, context, None if plans is None else plans[number])
@@ -80,9 +81,12 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
             state = None if state is None else state.mapped(_slicing(step.kept, step.after))
             trained = train(step.after, options.finetune, context, state=state)
             step, state = replace(step, after=trained.graph, training=trained.rows), trained.state
+            notes[f"prune: {trained.samples_text}"] = None
         steps.append(step)
         after = step.after
-    return PassResult(after, report_of(steps, options, context), steps[-1].bits.layers)
+    report = report_of(steps, options, context)
+    report = replace(report, warnings=(*report.warnings, *notes))
+    return PassResult(after, report, steps[-1].bits.layers)
 
 
 def _options_of_step(

@@ -30,11 +30,13 @@ from ...specs.options import PruneOptions
 from ..base import Context
 from ..calibrate import passes_batches
 from ..errors import MissingNeedError, PassError
-from ..training.losses import cross_entropy
+from ..training.losses import class_axis, cross_entropy, scores_of_positions
 from .merging import neurons_of, order_of_merging
 
 Norm = Callable[[Tensor, list[int]], Tensor]  # over all dimensions but one
-Losses = Callable[[Sequence[Tensor], Tensor | None], Iterator[tuple[float, Tensor]]]
+Losses = Callable[
+    [Sequence[Tensor], Tensor | None, int | None, torch.Generator], Iterator[tuple[float, Tensor]]
+]
 _CLASSES = 10  # the likeliest; each costs a backward pass
 _GEOMETRIC_LIMIT = 4096  # units of one weight, above which all distances would not fit
 
@@ -56,7 +58,7 @@ def score_units(coupling: Coupling, options: PruneOptions, context: Context) -> 
     if options.score == "curvature":
         coupling, context = _one_by_one(coupling, context)
     if options.score in _LOSSES:
-        return _by_gradient(coupling, context, _LOSSES[options.score])
+        return _by_gradient(coupling, context, _LOSSES[options.score], options)
     members = list(_MEMBERS[options.score](coupling, context))
     if options.score == "batchnorm" and not members:
         raise PassError('score "batchnorm" needs batch norms: prune before fuse, or take another score')
@@ -170,9 +172,10 @@ def _activations(coupling: Coupling, context: Context) -> Iterator[Member]:
         yield _per_unit(coupling.on_axis(axis), total)
 
 
-def _by_gradient(coupling: Coupling, context: Context, losses: Losses) -> np.ndarray:
+def _by_gradient(coupling: Coupling, context: Context, losses: Losses, options: PruneOptions) -> np.ndarray:
     """Mean over batches, sum over losses, of weight * (sum over the unit's weights of gradient * weight)^2."""
     graph, scores = coupling.graph, np.zeros(coupling.count)
+    generator = torch.Generator().manual_seed(options.seed)
     statistics = {v.name for n in graph.nodes if isinstance(n.op, BatchNorm) for v in n.operands[-2:]}
     members = [
         (v, d, u) for v, d, u in coupling.members if v.type.dtype.is_floating and v.name not in statistics
@@ -181,7 +184,8 @@ def _by_gradient(coupling: Coupling, context: Context, losses: Losses) -> np.nda
     for done, inputs in enumerate(context.calibration):
         context.progress("gradients of channels", done, len(context.calibration))
         outputs = run(graph, inputs, params=params)
-        for weight, loss in losses(outputs, context.labels[done] if context.labels else None):
+        labels = context.labels[done] if context.labels else None
+        for weight, loss in losses(outputs, labels, options.class_axis, generator):
             gradients = torch.autograd.grad(loss, list(params.values()), allow_unused=True, retain_graph=True)
             pairs = zip(params.items(), gradients, strict=True)
             products = {n: (g * w.detach()).double() for (n, w), g in pairs if g is not None}
@@ -204,22 +208,32 @@ def _one_by_one(coupling: Coupling, context: Context) -> tuple[Coupling, Context
     return single, replace(context, calibration=samples, labels=())
 
 
-def _task_loss(outputs: Sequence[Tensor], labels: Tensor | None) -> Iterator[tuple[float, Tensor]]:
+def _task_loss(
+    outputs: Sequence[Tensor], labels: Tensor | None, axis: int | None, generator: torch.Generator
+) -> Iterator[tuple[float, Tensor]]:
     """Cross-entropy of the first output where labels name classes, else the energy of all outputs."""
     if labels is not None and not labels.is_floating_point() and outputs[0].ndim >= 2:
-        yield 1.0, cross_entropy(outputs[0], labels)
+        yield 1.0, cross_entropy(outputs[0], labels, axis=axis)
     else:
         yield 1.0, torch.stack([y.square().mean() for y in outputs if y.is_floating_point()]).sum() / 2
 
 
-def _log_probabilities(outputs: Sequence[Tensor], labels: Tensor | None) -> Iterator[tuple[float, Tensor]]:
-    """The logarithm of each likely class of the first output, weighed by its probability."""
+def _log_probabilities(
+    outputs: Sequence[Tensor], labels: Tensor | None, axis: int | None, generator: torch.Generator
+) -> Iterator[tuple[float, Tensor]]:
+    """Sums over positions of sign * sqrt(p) * log p, for each likely class of the first output.
+
+    With random signs, squares of such sums are in the mean the sum of p (d log p)^2 over positions; for a single
+    position they are it exactly.
+    """
     if outputs[0].ndim < 2:
         raise PassError('score "curvature" needs a network whose first output scores classes')
-    logs = outputs[0].flatten(1).log_softmax(1)
-    shares = logs.detach().exp().mean(0)
-    for index in shares.topk(min(_CLASSES, len(shares))).indices.tolist():
-        yield float(shares[index]) / 2, logs[:, index].sum()
+    rows = scores_of_positions(outputs[0], class_axis(outputs[0].shape, axis, labels=labels))
+    logs = rows.log_softmax(1)
+    shares = logs.detach().exp()
+    signs = torch.randint(0, 2, shares.shape, generator=generator) * 2 - 1
+    for index in shares.mean(0).topk(min(_CLASSES, shares.shape[1])).indices.tolist():
+        yield 0.5 / len(rows), (signs * shares.sqrt() * logs)[:, index].sum()
 
 
 _MEMBERS: dict[str, Callable[[Coupling, Context], Iterator[Member]]] = {

@@ -30,6 +30,7 @@ def measure_sensitivity(
     activation_bits: Sequence[int] = (),
     labels: Sequence[Tensor] | None = None,
     objective: Objective | None = None,
+    class_axis: int | None = None,
     rounding: Rounding = round_weight,
     precision: Precision = DEFAULT_PRECISION,
     shards: int = SHARDS,
@@ -39,7 +40,8 @@ def measure_sensitivity(
     """Scores of all layers of a float graph, batch norms folded first, over samples with the graph's input shapes.
 
     With `labels`, class numbers in a tensor for each batch, gauss_newton adds the first-order term: then a loss can be
-    negative. `objective` says what outputs mean, where their shape does not. `rounding` stands in for that of
+    negative. `objective` and `class_axis` say what outputs mean, where their shape does not.
+    `rounding` stands in for that of
     `quantize`. The table is the same to the last bit for any number of `workers`. PassError for what cannot be
     measured.
     """
@@ -52,6 +54,7 @@ def measure_sensitivity(
         batches,
         labels or (),
         objective=objective,
+        class_axis=class_axis,
         rounding=rounding,
         shards=shards,
         workers=workers,

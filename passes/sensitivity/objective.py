@@ -24,6 +24,7 @@ from torch.nn import functional
 
 from ...ir import Graph
 from ..errors import PassError
+from ..training.losses import class_axis, scores_of_positions
 from .table import Objective
 
 
@@ -58,12 +59,14 @@ class Loss(Protocol):
 
 @dataclass(frozen=True)
 class Classes:
-    """The first output scores classes along its last dimension."""
+    """The first output scores classes along its dimension `axis`."""
 
     name: Objective = "classes"
+    axis: int = -1
 
     def read(self, outputs: Sequence[Tensor], count: int) -> Tensor:
-        return outputs[0].reshape(count, -1, outputs[0].shape[-1])
+        rows = scores_of_positions(outputs[0], self.axis)
+        return rows.reshape(count, -1, rows.shape[1])
 
     def divergence(self, z: Tensor, changed: Tensor) -> Tensor:
         logs = z.double().log_softmax(-1)
@@ -155,19 +158,24 @@ class Values:
         return drawn / sqrt(z.shape[2])
 
 
-def choose_loss(graph: Graph, objective: Objective | None) -> Loss:
+def choose_loss(
+    graph: Graph, objective: Objective | None, *, axis: int | None = None, labels: Tensor | None = None
+) -> Loss:
     """The loss by name; left open, a first output [n, classes] or [n, positions, classes] is taken to score classes.
 
-    Not so where it has the shape of an input, as a reconstruction has. PassError where the graph has no such output.
+    Not so where it has the shape of an input, as a reconstruction has. `axis`, or else the labels of a call, say along
+    which dimension classes lie. PassError where the graph has no such output, or where that cannot be told.
     """
     floats = [v for v in graph.outputs if v.type.dtype.is_floating]
     if not floats:
         raise PassError("no output is a floating point value: there is no loss to measure")
     first = graph.outputs[0].type
-    can_score = first.dtype.is_floating and first.rank >= 2 and first.shape[-1] >= 2
+    if objective != "values" and first.rank >= 2:
+        axis = class_axis(first.shape, axis, labels=labels)
+    can_score = axis is not None and first.dtype.is_floating and first.shape[axis] >= 2
     if objective == "classes" and not can_score:
         raise PassError(f"output {graph.outputs[0]} of shape {first.shape} scores no classes")
     if objective is None:
         is_likely = can_score and first.rank <= 3 and first.shape not in {v.type.shape for v in graph.inputs}
         objective = "classes" if is_likely else "values"
-    return Classes() if objective == "classes" else Values()
+    return Classes(axis=axis) if objective == "classes" and axis is not None else Values()

@@ -72,6 +72,7 @@ def prepare(
     labels: Sequence[Tensor] = (),
     *,
     objective: Objective | None = None,
+    class_axis: int | None = None,
     rounding: Rounding = round_weight,
     shards: int = SHARDS,
     workers: Workers = ALONE,
@@ -88,7 +89,7 @@ def prepare(
     blocks = find_blocks(single)
     if not blocks:
         raise PassError("the graph has no layer with constant float weights")
-    loss = choose_loss(single, objective)
+    loss = choose_loss(folded, objective, axis=class_axis, labels=labels[0] if labels else None)
     together = batch_size(single, samples) if _leads_with_batch(single, blocks) else 1
     notes = _notes(loss, bool(labels), len(samples))
     cut = make_shards(len(samples), shards)

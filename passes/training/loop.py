@@ -37,6 +37,11 @@ class Trained:
     training_samples: int
     validation_samples: int
 
+    @property
+    def samples_text(self) -> str:
+        """How many samples there were, for the user."""
+        return f"trained on {self.training_samples:,} samples, {self.validation_samples:,} held back"
+
 
 def train(
     graph: Graph, options: FinetuneOptions, context: Context, *, state: OptimizerState | None = None

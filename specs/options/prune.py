@@ -104,6 +104,11 @@ class PruneOptions(PassOptions):
         "calibration data, with labels where there are some), second-order change of the class probabilities "
         "(`curvature`, on calibration data), mean size of its activations (`activation`), or `random`.",
     )
+    class_axis: Annotated[int, Field(ge=-8, le=8)] | None = Field(
+        default=None,
+        description="Dimension of the first output along which class scores lie, for the scores `taylor` and "
+        "`curvature`; left out, as in `finetune`.",
+    )
     aggregate: Literal["mean", "sum", "max"] = Field(
         default="mean", description="How the norms of the weights that go with one channel become one score."
     )
@@ -151,6 +156,11 @@ class PruneOptions(PassOptions):
         default=None,
         description="Calibration samples to use; all that `data.calibration` gives when left out.",
     )
+
+    @property
+    def trains(self) -> bool:
+        """True with training after each step."""
+        return self.finetune is not None
 
     @model_validator(mode="after")
     def _says_how_much(self) -> Self:

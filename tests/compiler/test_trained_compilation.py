@@ -78,3 +78,16 @@ def test_training_takes_all_samples_unless_told_otherwise(project: Path) -> None
     assert _samples(spec, *quick) == (300, 256)
     assert _samples(spec, *quick, "passes[3].samples=40") == (40, 256)
     assert _samples(spec, *quick, "data.calibration.samples=50") == (50, 50)
+
+
+def test_pruning_that_trains_takes_all_samples_and_says_how_many(project: Path) -> None:
+    generator = np.random.default_rng(0)
+    images, labels = generator.normal(size=(300, 3, 8, 8)).astype("f4"), generator.integers(0, 5, 300)
+    np.savez(project / "data.npz", x=images, y=labels)
+    step = "{pass: prune, budget: {macs: 60 %}, finetune: {pass: finetune, epochs: 0}}"
+    passes = f"passes=[{{pass: clean}}, {step}, {{pass: fuse}}]"
+    spec = project / "net.yaml"
+    spec.write_text(spec.read_text().replace(", samples: 16", ""))
+    session = open_session(spec, overrides=[passes])
+    stages = run_passes(session)
+    assert stages[1].report.warnings[-1] == "prune: trained on 270 samples, 30 held back"

@@ -261,6 +261,49 @@ def test_curvature_of_batches_is_the_mean_over_their_samples() -> None:
     )
 
 
+TAGGER = """
+graph(%x: f32[1x6x4]) {
+  const %a: f32[8x4]
+  const %b: f32[SIZEx8]
+  const %shift: f32[1x6x1]
+  %h: f32[1x6x8] = linear(%x, %a)
+  %r: f32[1x6x8] = relu(%h)
+  %z: f32[1x6xSIZE] = linear(%r, %b)
+  %y: f32[1x6xSIZE] = add(%z, %shift)
+  return output: %y
+}"""
+
+
+def test_curvature_of_positions_takes_a_softmax_for_each() -> None:
+    """With as many classes as there are calls, against all positions and classes one by one."""
+    generator = torch.Generator().manual_seed(0)
+    text = TAGGER.replace("SIZE", "3")
+    graph = parse(text, fill=lambda v: torch.randn(v.type.shape, generator=generator))
+    x = [(torch.randn(1, 6, 4, generator=generator),) for _ in range(200)]
+    found = scores_of("curvature", graph=graph, calibration=x)
+    shifted = graph.with_params({"shift": 10 * torch.randn(1, 6, 1, generator=generator)})
+    assert scores_of("curvature", graph=shifted, calibration=x) == pytest.approx(found, rel=1e-3)
+    expected = np.zeros(8)
+    for (inputs,) in x:
+        a, b = (graph.params[name].detach().clone().requires_grad_() for name in ("a", "b"))
+        params = {**graph.params, "a": a, "b": b}
+        logs = run(graph, [inputs], params=params)[0][0].log_softmax(1)
+        for log in logs.flatten():
+            ga, gb = torch.autograd.grad(log, (a, b), retain_graph=True)
+            change = (ga * a).sum(1) + (gb * b).sum(0)
+            expected += (log.exp() * change**2 / 2 / 6 / len(x)).detach().numpy()
+    assert found == pytest.approx(expected, rel=0.35)
+
+
+def test_classes_of_scores_that_labels_fit_twice_are_named_by_an_option() -> None:
+    graph = parse(TAGGER.replace("SIZE", "6"), fill=lambda v: torch.ones(v.type.shape))
+    context = Context([(torch.ones(1, 6, 4),)], labels=(torch.zeros(1, 6, dtype=torch.int64),))
+    budget = {"macs": "60 %"}
+    with pytest.raises(PassError, match="say which by `class_axis`"):
+        prune(graph, context, budget=budget, score="taylor")
+    prune(graph, context, budget=budget, score="taylor", class_axis=2)
+
+
 def test_curvature_needs_class_scores() -> None:
     graph = parse("""
 graph(%x: f32[3]) {

@@ -13,7 +13,7 @@ from fxpress.ir import Graph, Value, parse, run
 from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import PassError, find_pass
 from fxpress.passes.sensitivity import Precision, measure_curvature, measure_sensitivity, round_weight
-from fxpress.passes.sensitivity.objective import Classes, Values
+from fxpress.passes.sensitivity.objective import Classes, Values, choose_loss
 from fxpress.specs.options import FuseOptions
 
 CNN = """
@@ -243,3 +243,26 @@ def test_a_gram_matrix_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch)
     graph = net(CNN)
     with pytest.raises(PassError, match=r"take fewer samples, or method hawq_v2"):
         measure_sensitivity(graph, drawn_samples(graph, 2), method="hawq")
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "labels"),
+    [((2, 3), 1, None), ((2, 7, 3), 2, None), ((2, 3, 7), 1, (2, 7)), ((2, 3, 4, 5), 1, None)],
+)
+def test_a_constant_added_to_all_scores_of_a_position_is_no_divergence(
+    shape: tuple[int, ...], axis: int, labels: tuple[int, ...] | None
+) -> None:
+    type = f"f32[{'x'.join(map(str, shape))}]"
+    graph = parse(f"graph(%x: {type}) {{\n  %y: {type} = neg(%x)\n  return output: %y\n}}")
+    classes = None if labels is None else torch.zeros(labels, dtype=torch.int64)
+    loss = choose_loss(graph, "classes", labels=classes)
+    generator = torch.Generator().manual_seed(0)
+    z, change = torch.randn(2, *shape, generator=generator)
+    shift = torch.randn([1 if i == axis else n for i, n in enumerate(shape)], generator=generator) * 5
+    before, after, shifted = (loss.read([x], 2) for x in (z, z + change, z + change + shift))
+    torch.testing.assert_close(
+        loss.divergence(before, shifted), loss.divergence(before, after), rtol=1e-4, atol=1e-6
+    )
+    logs = [x.movedim(axis, -1).reshape(2, -1, 3).log_softmax(-1) for x in (z, z + change)]
+    expected = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean(-1).double()
+    torch.testing.assert_close(loss.divergence(before, after), expected, rtol=1e-4, atol=1e-6)
