@@ -36,13 +36,18 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A name with an address; `defined` is false for what another object must bring."""
+    """A name with an address, in an object one within its section; section 0 is for what another object must bring."""
 
     name: str
     address: int
     size: int
     is_function: bool
-    defined: bool
+    section: int
+
+    @property
+    def defined(self) -> bool:
+        """Whether this file brings it."""
+        return self.section != _SHN_UNDEF
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +160,7 @@ def _symbols(data: bytes, form: _Form, sections: list[tuple[int, ...]]) -> Itera
         for row in _table(data, form.symbol, section[4], count):
             name, value, size, info, index = (row[field] for field in form.symbol_fields)
             text = data[names + name : data.index(b"\0", names + name)].decode()
-            yield Symbol(text, value, size, info & 15 == _STT_FUNC, index != _SHN_UNDEF)
+            yield Symbol(text, value, size, info & 15 == _STT_FUNC, index)
 
 
 def _footprint(sections: list[tuple[int, ...]]) -> Footprint:

@@ -7,12 +7,13 @@ refused. What an inline assembly block pushes by itself is not in GCC's frames: 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from ..errors import StackError
+from .elf import read_elf
 
 # Upper bounds for what the compiler and the library bring, which carry no frame sizes of their own: the deepest seen
 # over newlib and libgcc for Cortex-M (a test measures them in the simulator), rounded up.
@@ -90,7 +91,23 @@ def _read(objects: Sequence[Path]) -> _Calls:
             frames[title] = int(found[1])
         for caller, callee in _EDGE.findall(text):
             callees.setdefault(caller, []).append(callee)
+        for folded, kept in _folded(path, frames, callees):
+            frames[folded] = frames[kept]
+            callees[folded] = callees.get(kept, [])
     return _Calls(frames, {name: tuple(dict.fromkeys(found)) for name, found in callees.items()})
+
+
+def _folded(
+    path: Path, frames: Mapping[str, int], callees: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, str]]:
+    """Called functions of an object that GCC found equal to others, each with the one whose code they share."""
+    functions = read_elf(path).functions
+    code = {symbol.name: (symbol.section, symbol.address) for symbol in functions}
+    kept = {code[name]: title for title in frames if (name := title.rpartition(":")[2]) in code}
+    for title in {callee for found in callees.values() for callee in found} - frames.keys():
+        name = title.rpartition(":")[2]
+        if name in code:
+            yield title, kept[code[name]]
 
 
 def _depth(calls: _Calls, entry: str) -> int:
@@ -100,7 +117,7 @@ def _depth(calls: _Calls, entry: str) -> int:
     while path:
         name = path[-1]
         if name not in calls.frames:
-            done[name] = _without_frame(calls, name)
+            done[name] = _library(name)
         waiting = [callee for callee in calls.callees.get(name, ()) if callee not in done]
         if name not in done and waiting:
             if waiting[0] in path:
@@ -112,20 +129,6 @@ def _depth(calls: _Calls, entry: str) -> int:
             done[name] = calls.frames[name] + below
         path.pop()
     return done[entry]
-
-
-def _without_frame(calls: _Calls, name: str) -> int:
-    """Bound for a callee that has no frame of its own here.
-
-    GCC drops a function of this file (its title holds the file) that it inlined or found equal to another one. Such
-    a one is bounded by the two largest frames of the file and the deepest function of the library.
-    """
-    if ":" not in name:
-        return _library(name)
-    largest = sorted(frame for title, frame in calls.frames.items() if ":" in title)[-2:]
-    called = {callee for callees in calls.callees.values() for callee in callees}
-    outside = [_library(callee) for callee in called if ":" not in callee and callee not in calls.frames]
-    return sum(largest) + max(outside, default=0)
 
 
 def _library(name: str) -> int:

@@ -20,7 +20,8 @@
 
 #define FXP_INLINE static inline __attribute__((always_inline, unused))
 
-/* For inner loops: inside a larger function their sums would lose the registers. */
+/* For kernels, so that the stack is that of the deepest one, and for inner loops: inside a larger function their sums
+ * would lose the registers. */
 #define FXP_APART static __attribute__((noinline))
 
 /* requant(acc, multiplier, 0) + addend. */

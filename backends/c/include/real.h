@@ -9,6 +9,10 @@
 #define FXP_INLINE static inline __attribute__((always_inline, unused))
 #endif
 
+#ifndef FXP_APART
+#define FXP_APART static __attribute__((noinline))
+#endif
+
 FXP_INLINE float fxp_maximum(float x, float bound)
 {
     return x < bound ? bound : x;

@@ -28,7 +28,8 @@ void *memset(void *to, int byte, size_t count);
 
 #define FXP_INLINE static inline __attribute__((always_inline, unused))
 
-/* For inner loops: inside a larger function their sums would lose the registers. */
+/* For kernels, so that the stack is that of the deepest one, and for inner loops: inside a larger function their sums
+ * would lose the registers. */
 #define FXP_APART static __attribute__((noinline))
 
 /* requant(acc, multiplier, 0) + addend. */
@@ -139,7 +140,7 @@ static void net_conv_0_gather(const int8_t *x, int32_t n, int32_t oy, int32_t ox
 }
 
 /* Convolution 3x3, 4x4x1 to 4x4x2, int8. */
-static void net_conv_0(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers, int8_t *scratch)
+FXP_APART void net_conv_0(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers, int8_t *scratch)
 {
     int32_t at = 0;
     for (int32_t n = 0; n < 1; n++) {
@@ -160,7 +161,7 @@ static void net_conv_0(const int8_t *x, int8_t *y, const int8_t *weights, const 
 }
 
 /* Table of tanh over 32 elements. */
-static void net_tanh_1(const int8_t *x, int8_t *y, const int8_t *table)
+FXP_APART void net_tanh_1(const int8_t *x, int8_t *y, const int8_t *table)
 {
     for (int32_t i = 0; i < 32; i++) {
         y[i] = table[x[i] + 128];
@@ -168,7 +169,7 @@ static void net_tanh_1(const int8_t *x, int8_t *y, const int8_t *table)
 }
 
 /* mean of 32 elements to 2. */
-static void net_mean_2(const int8_t *x, int8_t *y)
+FXP_APART void net_mean_2(const int8_t *x, int8_t *y)
 {
     for (int32_t i0 = 0; i0 < 2; i0++) {
         int32_t acc = 0;
@@ -214,7 +215,7 @@ FXP_APART void net_linear_3_rows(const int8_t *p, int8_t *y, int32_t at, const i
 }
 
 /* Linear layer, 1 x 2 to 3, int8. */
-static void net_linear_3(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
+FXP_APART void net_linear_3(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
 {
     for (int32_t row = 0; row < 1; row += 1) {
         net_linear_3_rows(x + row * 2, y, row * 3, weights, bias, multipliers);
