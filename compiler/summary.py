@@ -85,7 +85,7 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             used=int(c.macros[f"{c.name.upper()}_STACK_BYTES"]),
             available=target.stack,
             unit="B",
-            basis="upper bound",
+            basis="upper bound, from the kernels of the network",
         ),
         Resource(
             name="cycles",

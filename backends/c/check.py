@@ -12,10 +12,11 @@ from ...specs.target import Target
 from ..errors import Problem
 from .edges import StrippedEdges, strip_edges
 from .encoding import Encoding
+from .kernel_stack import stack_bytes
 from .kernels.base import Site
 from .layout import Layout, channels_last
 from .literal import C_TYPES
-from .lower import lower, stack_bytes
+from .lower import lower
 from .predict import predict_program
 from .select import offers
 from .target import Machine
@@ -152,7 +153,7 @@ def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator
     if target.flash is not None and flash > target.flash:
         message = f"code and constants need about {flash:,} bytes, the target has {target.flash:,}"
         yield Problem("C708", f"target {target.name}", message, "prune, use fewer bits, or raise flash")
-    stack = stack_bytes(lowered.program)
+    stack = stack_bytes(lowered.program, Machine.of(target))
     if target.stack is not None and stack > target.stack:
         message = f"the stack may take {stack:,} bytes, the target allows {target.stack:,}"
         yield Problem("C709", f"target {target.name}", message, "quantize the float layers, or raise stack")

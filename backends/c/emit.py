@@ -17,8 +17,9 @@ from ...specs import Transform
 from ...specs.outputs import COutput
 from ...specs.target import Target
 from .conversions import Conversion, conversions, recipe
+from .kernel_stack import stack_bytes, uses_float
 from .literal import comment, integer, real
-from .lower import lower, stack_bytes
+from .lower import lower
 from .memory import MemoryPlan
 from .ports import Port, ports
 from .predict import Prediction, predict_program
@@ -26,6 +27,7 @@ from .program import Program
 from .render import render
 from .self_test import write_self_test
 from .source import Array, SourceText, StepText, TracePoint, write_source
+from .target import Machine
 
 _AS_IT_IS: Mapping[str, Transform] = {}
 _NO_STATES: Mapping[str, str] = {}
@@ -75,6 +77,15 @@ class PortContext:
 
 
 @dataclass(frozen=True, slots=True)
+class StackContext:
+    """Stack as the header states it: the target's, and that of cores for which `condition`, if any, is false."""
+
+    macro: Macro
+    condition: str
+    elsewhere: int
+
+
+@dataclass(frozen=True, slots=True)
 class HeaderContext:
     """What the header's template sees."""
 
@@ -83,7 +94,7 @@ class HeaderContext:
     ports: tuple[PortContext, ...]
     parameters: str
     arena: tuple[Macro, ...]
-    stack: Macro
+    stack: StackContext
     ports_in_arena: bool
     has_test: bool
     conversions: tuple[Conversion, ...]
@@ -143,7 +154,9 @@ def emit(
     source = write_source(name, program, plan, found)
     notes = {port: f"file to model: {text}" for port, t in transforms.items() if (text := recipe(t))}
     notes |= {port: f"state: the output {output} of the call before" for port, output in states.items()}
-    header = _header_context(name, program, plan, found, notes, has_test=options.self_test > 0)
+    header = _header_context(
+        name, program, plan, found, notes, Machine.of(target), has_test=options.self_test > 0
+    )
     header = replace(header, conversions=conversions(name, found, transforms))
     files = {
         f"{name}.h": render("header.h.j2", header),
@@ -166,7 +179,7 @@ def emit(
         source.constant_bytes,
         {
             m.name: m.value
-            for m in (*header.arena, header.stack, *(m for p in header.ports for m in p.macros))
+            for m in (*header.arena, header.stack.macro, *(m for p in header.ports for m in p.macros))
         },
         predict_program(program, plan),
     )
@@ -178,6 +191,7 @@ def _header_context(
     plan: MemoryPlan,
     ports: tuple[Port, ...],
     notes: Mapping[str, str],
+    machine: Machine,
     *,
     has_test: bool,
 ) -> HeaderContext:
@@ -193,11 +207,18 @@ def _header_context(
             Macro(f"{prefix}_ARENA_BYTES", str(plan.arena_bytes)),
             Macro(f"{prefix}_ARENA_ALIGNMENT", str(plan.alignment)),
         ),
-        Macro(f"{prefix}_STACK_BYTES", str(stack_bytes(program))),
+        _stack_context(prefix, program, machine),
         ports_in_arena=any(port.offset is not None for port in ports),
         has_test=has_test,
         conversions=(),
     )
+
+
+def _stack_context(prefix: str, program: Program, machine: Machine) -> StackContext:
+    stated, elsewhere = stack_bytes(program, machine), stack_bytes(program, Machine())
+    needed = ("__ARM_FEATURE_DSP", "__ARM_FP") if uses_float(program) else ("__ARM_FEATURE_DSP",)
+    condition = "" if stated == elsewhere else " && ".join(f"defined({name})" for name in needed)
+    return StackContext(Macro(f"{prefix}_STACK_BYTES", str(stated)), condition, elsewhere)
 
 
 def _port_context(prefix: str, port: Port, note: str) -> PortContext:

@@ -17,11 +17,6 @@ from .schedule import schedule
 from .select import select
 from .target import Machine
 
-# What a test measures over all operators, optimizations and cores (GCC's call graphs), rounded up.
-_INTEGER_STACK_BYTES = 448
-_WINOGRAD_STACK_BYTES = 640  # the portable form of its transforms, on a core with few registers
-_FLOAT_STACK_BYTES = 960
-
 # Cycles that a byte of flash may cost, tried in turn until code and constants fit.
 _FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)))
 # The same of a byte of working memory, until the arena fits.
@@ -107,13 +102,3 @@ def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
     }
     limit = ram_bytes if plan.bound > ram_bytes else max(used.values(), default=0) - 1
     return frozenset(name for name, used_bytes in used.items() if used_bytes > limit)
-
-
-def stack_bytes(program: Program) -> int:
-    """Bytes of stack that the emitted function takes at most."""
-    stored = [s for step in program.steps for s in (*step.operands, *step.results) if s is not None]
-    in_float = any(s.value.type.dtype.is_floating for s in stored)
-    if in_float:
-        return _FLOAT_STACK_BYTES
-    transforms = any(step.implementation.kernel == "winograd_dsp" for step in program.steps)
-    return _WINOGRAD_STACK_BYTES if transforms else _INTEGER_STACK_BYTES

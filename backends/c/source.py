@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 
 from ...ir import Source
@@ -51,10 +51,14 @@ class TracePoint:
 
 @dataclass
 class SourceText:
-    """Functions, constants and steps of a program, in order; `support` are the helpers that they need."""
+    """Functions, constants and steps of a program, in order; `support` are the helpers that they need.
+
+    `templates` has the template of each function of a kernel by the function's name.
+    """
 
     support: tuple[str, ...]
     functions: tuple[str, ...]
+    templates: Mapping[str, str]
     arrays: tuple[Array, ...]
     steps: tuple[StepText, ...]
     trace: tuple[TracePoint, ...]
@@ -75,6 +79,7 @@ class _Writer:
     plan: MemoryPlan
     ports: tuple[Port, ...]
     _functions: dict[Hashable, tuple[str, str]] = field(default_factory=dict)
+    _templates: dict[str, str] = field(default_factory=dict)
     _arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
     _declared: dict[Stored, str] = field(default_factory=dict)
     _decoded: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -93,6 +98,7 @@ class _Writer:
         return SourceText(
             support,
             functions,
+            self._templates,
             tuple(self._arrays.values()),
             tuple(step for step in steps if step.lines),
             tuple(self._trace),
@@ -159,6 +165,7 @@ class _Writer:
         self._symbols.add(symbol)
         self._headers.update(call.function.headers)
         self._uses_math |= call.function.uses_math
+        self._templates[symbol] = call.function.template
         self._functions[call.function.key] = (symbol, call.function.render(symbol))
         return symbol
 

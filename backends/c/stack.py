@@ -77,6 +77,12 @@ def worst_case_stack(objects: Sequence[Path], entry: str) -> int:
     return _depth(calls, entry)
 
 
+def stack_by_function(objects: Sequence[Path]) -> dict[str, int]:
+    """The same for every function that was compiled, by its name in C; the name of a clone has a suffix after a dot."""
+    calls = _read(objects)
+    return {title.rpartition(":")[2]: _depth(calls, title) for title in calls.frames}
+
+
 def _read(objects: Sequence[Path]) -> _Calls:
     frames: dict[str, int] = {}
     callees: dict[str, list[str]] = {}

@@ -57,8 +57,9 @@ class Constant:
 
 @dataclass(frozen=True)
 class Function:
-    """A C function. Functions with equal keys are equal but for their name, so they are emitted once."""
+    """A C function that `template` writes. Functions with equal keys are equal but for their name: emitted once."""
 
+    template: str
     key: Hashable
     render: Callable[[str], str]
     headers: tuple[str, ...] = ()
@@ -249,7 +250,7 @@ def template(
     def render(name: str) -> str:
         return _ENVIRONMENT.get_template(path).render(k=context, name=name, parameters=parameters)
 
-    return Function((path, context, parameters), render, headers, uses_math, uses_memory)
+    return Function(path, (path, context, parameters), render, headers, uses_math, uses_memory)
 
 
 def call(

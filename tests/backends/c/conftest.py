@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -149,6 +150,19 @@ def host() -> Target:
 def cortex_m4() -> Target:
     """A machine with the DSP extension."""
     return DSP
+
+
+@pytest.fixture(name="stated_stack")
+def stated_stack_fixture() -> Callable[[CArtifact, str], int]:
+    """Bytes of stack that a header states for a core."""
+    return stated_stack
+
+
+def stated_stack(artifact: CArtifact, cpu: str) -> int:
+    """Bytes of stack that the header states for a core: the last figure is that of cores without DSP instructions."""
+    header = artifact.files[f"{artifact.name}.h"].decode()
+    figures = re.findall(r"^#define \w+_STACK_BYTES (\d+)$", header, re.MULTILINE)
+    return int(figures[-1] if cpu in ("cortex-m0plus", "cortex-m3") else figures[0])
 
 
 @pytest.fixture

@@ -163,6 +163,33 @@ def test_the_stack_bound_holds_what_the_simulator_sees(tmp_path: Path, cpu: str)
     assert seen <= bound <= seen + LIBRARY_STACK_BYTES["memcpy"] + 40
 
 
+FOLDED = """
+#define APART static __attribute__((noinline))
+#define REVERSE(name, n) APART void name(volatile int *y) { int a[n]; \\
+    for (int i = 0; i < n; i++) a[i] = y[i]; \\
+    for (int i = 0; i < n; i++) y[i] = a[n - 1 - i]; }
+REVERSE(fill, 40)
+REVERSE(same, 40)
+REVERSE(deep, 90)
+void one(volatile int *y);
+void one(volatile int *y) { fill(y); y[0] = 1; }
+void two(volatile int *y);
+void two(volatile int *y) { same(y); y[0] = 2; }
+void big(volatile int *y);
+void big(volatile int *y) { deep(y); y[0] = 3; }
+"""
+
+
+@needs("arm-none-eabi-gcc")
+def test_a_function_folded_into_an_equal_one_takes_the_frame_of_that_one(tmp_path: Path) -> None:
+    compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
+    objects = compile_objects(compiler, [write(tmp_path, FOLDED)], tmp_path)
+    code = {s.name: (s.section, s.address) for s in read_elf(objects[0]).functions}
+    assert code["fill"] == code["same"]
+    assert worst_case_stack(objects, "one") == worst_case_stack(objects, "two") >= 160
+    assert worst_case_stack(objects, "big") >= 360
+
+
 LIBRARY = r"""
 #include <math.h>
 #include <stdint.h>

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 
 import pytest
 
 from fxpress.backends.c.elf import read_elf
-from fxpress.backends.c.emit import emit
+from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.stack import worst_case_stack
 from fxpress.backends.c.toolchain import WARNINGS, check_header, compile_objects, find_compiler
 from fxpress.compiler import open_session, run_passes
 from fxpress.ir import Graph
+from fxpress.specs import load_target
 from fxpress.specs.outputs import COutput
 from fxpress.specs.target import Target
 
@@ -26,6 +28,11 @@ COMPILERS = [
     ("clang", None),
     *(("arm-none-eabi-gcc", cpu) for cpu in ("cortex-m0plus", "cortex-m4f", "cortex-m7", "cortex-m33")),
 ]
+
+SAME_CORES = {
+    "cortex-m4f": ("cortex-m4f", "cortex-m7", "cortex-m33"),
+    "cortex-m0plus": ("cortex-m0plus", "cortex-m3"),
+}
 
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no trained networks and data in {SHARED}")
 
@@ -72,7 +79,7 @@ def test_every_layer_of_sixteen_bits_computes_the_bytes_of_the_integer_graph(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_compiler_takes_the_network_without_a_warning(
-    name: str, cortex_m4: Target, tmp_path: Path
+    name: str, cortex_m4: Target, stated_stack: Callable[[CArtifact, str], int], tmp_path: Path
 ) -> None:
     artifact = emit(integer_graph(name), COutput(name="net"), cortex_m4)
     sources = artifact.write(tmp_path)
@@ -83,12 +90,32 @@ def test_every_compiler_takes_the_network_without_a_warning(
         flags = ("-O2", "-fno-stack-protector", *WARNINGS)
         objects = compile_objects(compiler, sources, tmp_path, flags=flags)
         if program != "clang" and cpu is not None:
-            assert worst_case_stack(objects, "net_run") <= int(artifact.macros["NET_STACK_BYTES"])
+            assert worst_case_stack(objects, "net_run") <= stated_stack(artifact, cpu)
         undefined = {s for o in objects for s in read_elf(o).undefined if not s.startswith("net_")}
         helpers = {s for s in undefined if s.startswith("__aeabi_")}  # 64-bit arithmetic of a core without it
         assert undefined - helpers - {"_GLOBAL_OFFSET_TABLE_"} <= {"memcpy", "memset"}
         assert not helpers or cpu == "cortex-m0plus"
     check_header(find_compiler("g++"), tmp_path / "net.h")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("core", ["cortex-m4f", "cortex-m0plus"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_stated_stack_is_less_than_twice_the_frames_of_the_compiler(
+    name: str, core: str, tmp_path: Path
+) -> None:
+    target = load_target(core).model_copy(update={"ram": None, "flash": None})
+    artifact = emit(integer_graph(name), COutput(name="net"), target)
+    sources = artifact.write(tmp_path)[:1]
+    found = [
+        worst_case_stack(
+            compile_objects(find_compiler("arm-none-eabi-gcc", cpu=cpu), sources, tmp_path, flags=(level,)),
+            "net_run",
+        )
+        for cpu in SAME_CORES[core]
+        for level in ("-O2", "-O3", "-Os")
+    ]
+    assert max(found) <= int(artifact.macros["NET_STACK_BYTES"]) < 2 * max(found)
 
 
 @pytest.mark.parametrize(
