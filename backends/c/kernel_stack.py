@@ -46,6 +46,7 @@ KERNEL_STACK_BYTES = MappingProxyType(
         "gather/gather.c.j2": (80, 80),
         "linear/linear_blocked.c.j2": (0, 152),
         "linear/linear_dsp.c.j2": (48, 112),
+        "matmul/grouped_matmul.c.j2": (128, 256),
         "matmul/matmul.c.j2": (56, 168),
         "movement/copy.c.j2": (56, 56),
         "movement/copy_runs.c.j2": (32, 64),
