@@ -11,7 +11,7 @@ import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,6 +74,7 @@ def attempt(module: ModuleSource, recipe: Recipe) -> Verdict:
     """Compile and run one module; never raises for a fault of the compiler."""
     with (
         tempfile.TemporaryDirectory(prefix="fxpress-fuzz-") as name,
+        chdir(name),  # a crash file belongs there
         warnings.catch_warnings(),
         torch.no_grad(),
     ):
