@@ -80,11 +80,17 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
 
 
 def rebatch(graph: Graph, batch: int) -> Graph:
-    """The same graph for inputs with first dimension `batch`; ShapeError where that cannot pass."""
+    """The same graph for inputs with first dimension `batch`; ShapeError where that cannot pass.
+
+    Nor does it where a value made of the inputs does not grow with the batch: it takes several samples together, such
+    as a mean over all elements, and would stand for all of them.
+    """
     if len({v.type.shape[:1] for v in graph.inputs}) > 1:
         raise ShapeError("the inputs have no first dimension in common")
     inputs = tuple(Value(v.name, _with_batch(v.type, batch)) for v in graph.inputs)
     current = {v.name: v for v in (*inputs, *graph.constants)}
+    samples = {v.type.shape[0] for v in graph.inputs}
+    grown = {v.name for v in inputs}
     nodes = []
     for node in graph.nodes:
         operands = tuple(v and current[v.name] for v in node.inputs)
@@ -96,15 +102,17 @@ def rebatch(graph: Graph, batch: int) -> Graph:
             Value(old.name, old.type.with_shape(new.shape))
             for old, new in zip(node.outputs, types, strict=True)
         )
+        if any(v.name in grown for v in node.operands):
+            grown.update(v.name for v in outputs)
+            for old, new in zip(node.outputs, outputs, strict=True):
+                if {new.type.numel * n for n in samples} != {old.type.numel * batch}:
+                    raise ShapeError(f"batch {batch} does not pass {node_text(node)}: it mixes samples")
         current.update((v.name, v) for v in outputs)
         nodes.append(Node(node.op, operands, outputs, node.source))
     outputs = tuple(current[v.name] for v in graph.outputs)
-    first = {v.type.shape[0] for v in graph.inputs}
     for old, new in zip(graph.outputs, outputs, strict=True):
         if new.type != _with_batch(old.type, batch):
             raise ShapeError(f"output {old} would have shape {new.type.shape} for batch {batch}")
-        if {*old.type.shape[:1]} != first:  # it has as many rows as the new batch by chance
-            raise ShapeError(f"output {old} does not lead with the batch")
     return Graph(inputs, outputs, tuple(nodes), graph.params, graph.output_names)
 
 

@@ -118,6 +118,20 @@ _EXPRESSIONS = {
         torch.einsum("b...i,b...j->bij", {x}, {y})
         {x}.transpose(-1, -2) @ {y}
         """,
+    "select": """
+        torch.topk({x}, 2, dim=-1).values
+        {x}.sort(-1, descending=True).values
+        {x}.argmax(-1)
+        {x}.max(dim=1).values
+        {x}.masked_fill({x} < 0, 0.25)
+        torch.einsum("...i,i->...", {x}, {x}.flatten()[: {last}])
+        {x}.cumsum(-1)
+        F.pad(input={x}, pad=(1, 1), mode="constant", value=0.0)
+        F.softmax(input={x}, dim=-1)
+        F.layer_norm({x}, normalized_shape=({last},), eps=1e-4)
+        {x} * ({x} > {y}.mean()).float()
+        torch.clamp(input={x}, min=-1, max=1)
+        """,
     "arithmetic": """
         {x} * 0.5
         {x} + 1
@@ -136,7 +150,7 @@ def _write_expression(kind: str, draft: Draft, x: str, step: Step) -> None:
     """Append one of the expressions of `kind` to `forward`."""
     shape, templates = draft.values[x].shape, _EXPRESSIONS[kind].split("\n")[1:-1]
     template = templates[(step.digits[0] + 12 * step.digits[1]) % len(templates)].strip()
-    words = {"n": shape[0], "shape": tuple(shape), "d": _RANK.get(len(shape), "")}
+    words = {"n": shape[0], "last": shape[-1], "shape": tuple(shape), "d": _RANK.get(len(shape), "")}
     draft.let(template.format(x=x, y=draft.partner(x, step), **words))
 
 
@@ -275,6 +289,16 @@ def in_place(draft: Draft, x: str, step: Step) -> None:
     draft.run(step.pick(0, kinds).format(v=made, x=x), made)
 
 
+@statement("list")
+def layer_list(draft: Draft, x: str, step: Step) -> None:
+    """A loop over a list of layers, each with a residual connection at times."""
+    size = draft.values[x].shape[-1]
+    made = draft.parameter(f"nn.ModuleList(nn.Linear({size}, {size}) for _ in range({step.pick(0, [2, 3])}))")
+    name = draft.let(f"{x} * 1.0")
+    call = step.pick(1, [f"F.relu(layer({name}))", f"{name} + torch.tanh(layer({name}))"])
+    draft.run(f"for layer in {made}: {name} = {call}", name)
+
+
 @statement("shared")
 def shared(draft: Draft, x: str, step: Step) -> None:
     """A layer that is there already, called on another value."""
@@ -332,8 +356,12 @@ def recurrent(draft: Draft, x: str, step: Step) -> None:
     shape = draft.values[x].shape
     size = shape[-1]
     if len(shape) == 2:
-        made = draft.layer(f"nn.GRUCell({size}, 5)")
-        draft.let(f"{made}({x})")
+        kind = step.pick(0, ["GRUCell", "LSTMCell", "RNNCell"])
+        made = draft.layer(f"nn.{kind}({size}, 5)")
+        state = draft.let(f"torch.tanh({draft.layer(f'nn.Linear({size}, 5)')}({x}))")
+        given = f"{made}({x}, ({state}, {state} * 2))" if kind == "LSTMCell" else f"{made}({x}, {state})"
+        called = step.pick(1, [f"{made}({x})", given])
+        draft.let(f"{called}[0]" if kind == "LSTMCell" else called)
         return
     kind = step.pick(0, ["GRU", "LSTM", "RNN"])
     extra = step.pick(1, ["", ", bidirectional=True", ", num_layers=2", ", bias=False"])
@@ -343,6 +371,10 @@ def recurrent(draft: Draft, x: str, step: Step) -> None:
 
 @statement("embedding")
 def embedding(draft: Draft, x: str, step: Step) -> None:
-    """A table looked up by the tokens."""
+    """A table looked up by the tokens, or their numbers in another form."""
+    other = step.pick(2, ["", "F.one_hot(ids, 11).float()", "", "(ids > 0).float()", "ids.float() / 11"])
+    if other:
+        draft.let(other)
+        return
     made = draft.layer(f"nn.Embedding(11, {step.pick(0, [4, 3, 8])}{step.pick(1, ['', ', padding_idx=0'])})")
     draft.let(f"{made}(ids)")
