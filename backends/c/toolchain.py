@@ -9,6 +9,7 @@ worst_case_stack(objects, "kws_run")                        # backends.c.stack
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -116,9 +117,9 @@ def compile_objects(
 
 
 def check_header(compiler: Compiler, header: Path, *, standard: str = "c++17") -> None:
-    """Compile the header by itself as C++; `BuildError` if it does not stand there."""
+    """Compile a C++ source that includes nothing but the header; `BuildError` if that fails."""
     flags = (f"-std={standard}", "-pedantic", "-Wall", "-Wextra", "-Werror", "-fsyntax-only")
-    _invoke(compiler, *flags, "-x", "c++", str(header))
+    _invoke(compiler, *flags, "-include", str(header), "-x", "c++", os.devnull)
 
 
 def link_shared(compiler: Compiler, sources: Sequence[Path], target: Path, *, flags: Sequence[str]) -> Path:

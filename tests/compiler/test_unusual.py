@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fxpress.compiler import compile_model
+from fxpress.compiler import commands, compile_model
 from fxpress.compiler.cli import main
 from fxpress.compiler.execution import execute
 
@@ -136,10 +136,13 @@ def test_a_missing_compiler_is_named_with_what_to_install(
 def test_a_fault_of_fxpress_leaves_a_file_to_report(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def faulty(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("planted")
+
     monkeypatch.chdir(project)
     assert main(["compile", "net.yaml", "-o", "out"]) == 0
-    (project / "out" / "interface.json").write_text("{")  # nobody but fxpress writes this file
-    assert main(["run", "out", "--data", "data.npz"]) == 1
+    monkeypatch.setattr(commands, "execute", faulty)
+    assert main(["run", "out", "--data", "data.npz", "--input", "image=x"]) == 1
     assert "please report it with fxpress-crash.txt" in capsys.readouterr().err
     assert "Traceback" in (project / "fxpress-crash.txt").read_text()
 

@@ -60,7 +60,7 @@ def portable(site: Site) -> Offer:
     ]
     loops = nest(shape, layout_y.strides(shape), *strides)
     context = BinaryContext(_title(site), loops, _value(site, f"a[{loops.at[1]}]", f"b[{loops.at[2]}]"))
-    libm = _LIBM.get(site.node.op.name, 0.0)
+    libm = _LIBM.get(site.node.op.name, 0.0) if site.output.dtype is DType.F32 else 0.0
     made = call("binary/binary.c.j2", context, site, reads={"a": 0, "b": 1}, uses_math=libm > 0)
     instructions = (12.0 if site.is_integer else 8.0 + libm) * site.output.numel
     return (
