@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 
 from ..backends.c import CArtifact, NodePrediction
@@ -58,6 +58,7 @@ def make_report(
             *session.notes,
             *(w for stage in stages for w in stage.report.warnings),
             *package_notes(compiled, has_module=artifacts.torch is not None),
+            *(kernel_notes(c, session.target) if c else ()),
             *(() if findings is None else findings.notes),
         ),
     )
@@ -95,6 +96,20 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             basis="estimated for a Cortex-M4 without wait states",
         ),
     )
+
+
+def kernel_notes(c: CArtifact, target: Target) -> Iterator[str]:
+    """A note for each layer that takes a slower kernel than others of its kind on a core with DSP instructions."""
+    for step, cost in zip(
+        c.program.steps, c.prediction.nodes, strict=False
+    ):  # outputs may be copied at the end
+        if step.implementation.limitation and "dsp" in target.features:
+            place = step.source.module or step.results[0].value.name
+            share = 100 * cost.cycles / max(c.prediction.cycles, 1)
+            yield (
+                f"{place} ({step.operator}) takes the kernel {cost.kernel}, {share:.0f} % of the cycles: "
+                f"{step.implementation.limitation}; int8 activations there would take a faster one"
+            )
 
 
 def _ports(c: CArtifact) -> str:

@@ -6,11 +6,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fxpress.backends.c import emit
 from fxpress.compiler.cli import main
 from fxpress.compiler.decompose import for_c
 from fxpress.compiler.module_capture import capture
 from fxpress.compiler.packages import package_notes
+from fxpress.compiler.summary import kernel_notes
 from fxpress.compiler.widths import width_notes
+from fxpress.ir import parse, verify
+from fxpress.specs.outputs import COutput
+from fxpress.specs.target import Feature, Target, Toolchain
 
 MODEL = """
 import torch
@@ -76,6 +81,30 @@ def test_operators_in_other_widths_are_counted_for_each_width() -> None:
     )
     assert double.startswith("float64 is computed as float32: 2 operators, first cast (")
     assert list(width_notes(graph, graph)) == []
+
+
+@pytest.mark.parametrize(
+    ("features", "inputs", "notes"), [(("dsp",), 517, 1), (("dsp",), 516, 0), ((), 517, 0)]
+)
+def test_a_layer_whose_sums_leave_int32_is_named_where_others_take_the_dsp(
+    features: tuple[Feature, ...], inputs: int, notes: int
+) -> None:
+    text = f"""graph(%x: i16[1x{inputs}]<scale=0.1, zero=0>) {{
+      const %w: i8[2x{inputs}]<scale=0.1, zero=0>
+      %y: i16[1x2]<scale=9.0, zero=0> = linear(%x, %w)
+      return y: %y
+    }}"""
+    graph = verify(parse(text, fill=lambda v: torch.full(v.type.shape, 127, dtype=torch.int8)))
+    target = Target(
+        name="core",
+        description="a core",
+        isa="armv7e-m",
+        features=features,
+        toolchain=Toolchain(commands=("gcc",), flags=()),
+    )
+    found = list(kernel_notes(emit(graph, COutput(name="net"), target), target))
+    assert len(found) == notes
+    assert all(note.startswith("y (linear) takes the kernel product_portable, ") for note in found)
 
 
 def test_the_summary_of_a_compilation_has_the_notes(

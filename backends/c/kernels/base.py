@@ -91,6 +91,7 @@ class Implementation:
     `reads` has None for an operand that is absent or packed into the constants. `overwrites` are the operands whose
     memory the result may take, when nobody needs them afterwards. `views` gives, for each result, the bytes into
     operand 0 at which it lies, for a node that moves nothing. `scratch_bytes` is the working memory of the calls.
+    `limitation` says why the core's own instructions are not used, where they could be on other values.
     """
 
     kernel: str
@@ -101,6 +102,7 @@ class Implementation:
     scratch_bytes: int = 0
     overwrites: tuple[int, ...] = ()
     views: tuple[int, ...] | None = None
+    limitation: str = ""
 
     @property
     def constant_bytes(self) -> int:

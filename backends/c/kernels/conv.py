@@ -17,7 +17,7 @@ from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, k
 from .layouts import image_layouts, layer_arguments, layer_operands
 from .low_bits import BYTE, Fields
 from .rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
-from .wide_sums import sums_fit
+from .wide_sums import PORTABLE_ONLY, sums_fit
 from .window import MAX_SPATIAL, Image, Window, image, window
 
 _MOST_TAPS = 25
@@ -119,6 +119,7 @@ def portable(site: Site) -> Offer:
             else _cost(context, site),
             (made,),
             overwrites=site.overwritten_residual,
+            limitation=PORTABLE_ONLY if context.wide else "",
         ),
     )
 

@@ -19,7 +19,7 @@ from .base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, k
 from .layouts import image_layouts, layer_arguments, layer_operands, row_layouts
 from .low_bits import BYTE, Fields
 from .rounding import RowFinish, folded_bias, row_finish, scale_constants
-from .wide_sums import part_size, sums_fit
+from .wide_sums import PORTABLE_ONLY, part_size, sums_fit
 from .window import MAX_SPATIAL, Image, Window, image, window
 
 _UNROLLED = 4
@@ -318,5 +318,6 @@ def _implementation(
             (made,),
             scratch_bytes=scratch_bytes,
             overwrites=site.overwritten_residual,
+            limitation=PORTABLE_ONLY if context.part else "",
         ),
     )

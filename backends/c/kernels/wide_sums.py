@@ -17,6 +17,8 @@ from ....ir.ops.linear import Linear
 from .base import AnyArray, Site
 from .low_bits import BYTE
 
+PORTABLE_ONLY = "sums leave int32, which the DSP kernels do not add up"
+
 
 def sums_fit(site: Site) -> bool:
     """Whether the accumulators of an integer layer are proven to fit int32."""
