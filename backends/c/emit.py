@@ -153,7 +153,9 @@ def emit(
     found = ports(lowered.edges, program, plan)
     source = write_source(name, program, plan, found)
     notes = {port: f"file to model: {text}" for port, t in transforms.items() if (text := recipe(t))}
-    notes |= {port: f"state: the output {output} of the call before" for port, output in states.items()}
+    for port, output in states.items():
+        start = f"; at the start {notes[port]}" if port in notes else ""
+        notes[port] = f"state: the output {output} of the call before{start}"
     header = _header_context(
         name, program, plan, found, notes, Machine.of(target), has_test=options.self_test > 0
     )

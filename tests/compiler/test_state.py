@@ -181,3 +181,12 @@ def test_states_that_cannot_be_are_refused(
 def test_sequences_of_unequal_length_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"20 steps are not 3 sequences of equal length.*D104"):
         compiled(tmp_path, {"x": normal(20, 3), "h": normal(3, 4)})
+
+
+def test_sensitivity_is_measured_on_the_states_that_calibration_reaches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled(tmp_path, {"x": normal(20, 3)})
+    arguments = ["sensitivity", str(tmp_path / "net.yaml"), "-o", str(tmp_path / "table.json")]
+    assert main(arguments) == 0
+    assert "20 samples" in capsys.readouterr().out

@@ -62,3 +62,14 @@ def test_the_header_says_how_inputs_are_made(host: Target) -> None:
     assert "file to model: value * 0.5f + 100.0f" in header
     assert "file to model: axes nhw->nwh; value * 2.0f + 0.0f" in header
     assert "state: the output h_out of the call before" in header
+
+
+def test_the_recipe_of_a_state_is_that_of_its_start(host: Target) -> None:
+    made = emit(
+        GRAPH, COutput(name="net"), host, transforms={"h": Transform(scale=2.0)}, states={"h": "h_out"}
+    )
+    header = made.files["net.h"].decode()
+    assert (
+        "state: the output h_out of the call before; at the start file to model: value * 2.0f + 0.0f"
+        in header
+    )
