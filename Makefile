@@ -7,6 +7,7 @@
 # make fuzz               random modules through the whole compiler, compared with torch: make fuzz N=2000 SEED=0
 # make layer-table        every kind of layer x rank x groups x bits x layouts x targets, compiled, run, compared
 # make bench-trained      networks that packages ship: accuracy, predicted and linked flash
+# make bench-flash        predicted flash beside the linker's, int8 and float, on a Cortex-M4 and a Cortex-M0+
 # make bench-prune, bench-hessian, bench-mixed, bench-allocation, zoo    the same
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-low-bits bench-coded-weights bench-trained \
-        bench-prune bench-hessian bench-mixed bench-allocation
+        bench-flash bench-prune bench-hessian bench-mixed bench-allocation
 
 setup: .venv/.installed
 
@@ -87,6 +88,9 @@ bench-coded-weights: setup build/.tools-all
 
 bench-trained: setup build/.tools-all
 	$(PY) benchmarks/trained.py
+
+bench-flash: setup build/.tools-all
+	$(PY) benchmarks/code_size.py
 
 bench-hessian: setup
 	$(PY) benchmarks/hessian.py

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from fxpress.backends.c import kernel_stack
 from fxpress.backends.c.emit import CArtifact, emit
-from fxpress.backends.c.source import write_source
 from fxpress.backends.c.stack import stack_by_function
 from fxpress.backends.c.toolchain import compile_objects, find_compiler
 from fxpress.compiler.table import text_table
@@ -105,7 +104,7 @@ def artifacts() -> Iterator[CArtifact]:
 def depths(build: Build) -> dict[str, int]:
     """The deepest function of each template, with what it calls."""
     artifact = build.artifact
-    templates = write_source(artifact.name, artifact.program, artifact.plan, artifact.ports).templates
+    templates = {function.symbol: function.template for function in artifact.source.functions}
     compiler = find_compiler("arm-none-eabi-gcc", cpu=build.cpu)
     with tempfile.TemporaryDirectory(prefix="fxpress-stack-") as directory:
         sources = artifact.write(Path(directory))[:1]

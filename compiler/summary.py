@@ -59,6 +59,7 @@ def make_report(
             *(w for stage in stages for w in stage.report.warnings),
             *package_notes(compiled, has_module=artifacts.torch is not None),
             *(kernel_notes(c, session.target) if c else ()),
+            *(() if c is None else c.notes),
             *(() if findings is None else findings.notes),
         ),
     )

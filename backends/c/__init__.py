@@ -9,7 +9,8 @@ from ..errors import Problem
 from .check import BUDGET_CODES, CODES, check, check_nodes
 from .emit import CArtifact, emit
 from .encoding import Encoding
-from .predict import NodePrediction, Prediction, predict, predict_node, predict_program
+from .lower import predict
+from .predict import NodePrediction, Prediction, predict_node
 
 __all__ = [
     "BUDGET_CODES",
@@ -24,5 +25,4 @@ __all__ = [
     "emit",
     "predict",
     "predict_node",
-    "predict_program",
 ]

@@ -17,7 +17,6 @@ from .kernels.base import Site
 from .layout import Layout, channels_last
 from .literal import C_TYPES
 from .lower import lower
-from .predict import predict_program
 from .select import offers
 from .target import Machine
 
@@ -149,7 +148,7 @@ def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator
         message = f"the arena needs {lowered.plan.arena_bytes:,} bytes, the target has {target.ram:,}"
         hint = f"the largest block holds {largest.label} ({largest.bytes:,} bytes); shrink it, or raise ram"
         yield Problem("C707", f"target {target.name}", message, hint)
-    flash = predict_program(lowered.program, lowered.plan).flash_bytes
+    flash = lowered.prediction.flash_bytes
     if target.flash is not None and flash > target.flash:
         message = f"code and constants need about {flash:,} bytes, the target has {target.flash:,}"
         yield Problem("C708", f"target {target.name}", message, "prune, use fewer bits, or raise flash")

@@ -21,12 +21,12 @@ from .kernel_stack import stack_bytes, uses_float
 from .literal import comment, integer, real
 from .lower import lower
 from .memory import MemoryPlan
-from .ports import Port, ports
-from .predict import Prediction, predict_program
+from .ports import Port
+from .predict import Prediction
 from .program import Program
 from .render import render
 from .self_test import write_self_test
-from .source import Array, SourceText, StepText, TracePoint, write_source
+from .source import Array, SourceText, StepText, TracePoint
 from .target import Machine
 
 _AS_IT_IS: Mapping[str, Transform] = {}
@@ -47,10 +47,20 @@ class CArtifact:
     program: Program
     plan: MemoryPlan
     ports: tuple[Port, ...]
-    trace: tuple[TracePoint, ...]
-    constant_bytes: int
+    source: SourceText
     macros: Mapping[str, str]
     prediction: Prediction
+    notes: tuple[str, ...] = ()
+
+    @property
+    def trace(self) -> tuple[TracePoint, ...]:
+        """The values that the trace hook sees."""
+        return self.source.trace
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of the arrays that the file of constants holds."""
+        return self.source.constant_bytes
 
     def write(self, folder: Path) -> list[Path]:
         """Write all files; the sources of the network, without its self-test."""
@@ -150,8 +160,7 @@ def emit(
     """
     lowered = lower(graph, options, target)
     name, program, plan = options.name, lowered.program, lowered.plan
-    found = ports(lowered.edges, program, plan)
-    source = write_source(name, program, plan, found)
+    found, source = lowered.ports, lowered.source
     notes = {port: f"file to model: {text}" for port, t in transforms.items() if (text := recipe(t))}
     for port, output in states.items():
         start = f"; at the start {notes[port]}" if port in notes else ""
@@ -177,13 +186,13 @@ def emit(
         program,
         plan,
         found,
-        source.trace,
-        source.constant_bytes,
+        source,
         {
             m.name: m.value
             for m in (*header.arena, header.stack.macro, *(m for p in header.ports for m in p.macros))
         },
-        predict_program(program, plan),
+        lowered.prediction,
+        lowered.notes,
     )
 
 
@@ -257,7 +266,7 @@ def _source_context(
         source.uses_memory,
         source.support,
         tuple(a.declaration for a in source.arrays),
-        source.functions,
+        tuple(function.text for function in source.functions),
         _parameters(ports),
         plan.arena_bytes > 0,
         " || ".join(f"{pointer} == NULL" for pointer in pointers),

@@ -10,17 +10,19 @@ from ...specs.outputs import COutput
 from ...specs.target import Target
 from .edges import StrippedEdges, strip_edges
 from .memory import MemoryPlan, plan_memory
-from .ports import port_layouts
+from .ports import Port, port_layouts, ports
+from .predict import Prediction, predict_program
 from .prepare import renumber_flattened
 from .program import Program
 from .schedule import schedule
 from .select import select
+from .source import SourceText, write_source
 from .target import Machine
 
 # Cycles that a byte of flash may cost, tried in turn until code and constants fit.
-_FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)))
-# The same of a byte of working memory, until the arena fits.
-_SCRATCH_PRICES = (0.0, 30.0, 100.0, 300.0)
+_FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)), 1e4, 1e6)
+# The same of a byte of memory at the steps that have too little, until the arena fits.
+_MEMORY_PRICES = (30.0, 100.0, 300.0, 3e3, 3e4, 1e6)
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,10 @@ class Lowered:
     edges: StrippedEdges
     program: Program
     plan: MemoryPlan
+    ports: tuple[Port, ...]
+    source: SourceText
+    prediction: Prediction
+    notes: tuple[str, ...] = ()
 
     @property
     def graph(self) -> Graph:
@@ -37,12 +43,18 @@ class Lowered:
         return self.edges.graph
 
 
+def predict(graph: Graph, target: Target, *, options: COutput | None = None) -> Prediction:
+    """What the graph costs on a target. Raises UnsupportedError where a node has no kernel: ask `check` first."""
+    return lower(graph, options or COutput(), target).prediction
+
+
 def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     """Choose kernels, layouts and places for a graph; nothing is written.
 
     The fastest kernels are taken; where they do not fit the target's flash, smaller ones, as many as are needed, and
-    where the arena does not fit its RAM, kernels of less working memory. Weights that are to be coded stay plain where
-    there is no room to decode them, and all of them where the decoder is larger than what it saves.
+    where the arena does not fit its RAM, kernels and layouts of less memory, at the steps that have too little of it.
+    Weights that are to be coded stay plain where there is no room to decode them, and all of them where the decoder
+    is larger than what it saves.
     """
     edges = strip_edges(graph, options.stored)
     prepared = replace(edges, graph=schedule(renumber_flattened(edges.graph)))
@@ -58,33 +70,87 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
 
 
 def _choose(edges: StrippedEdges, options: COutput, target: Target, coded: frozenset[str]) -> Lowered:
-    """The fastest way that fits the target, or the fastest of all; `coded` are results of nodes with coded weights."""
+    """The fastest way that fits the target, or the smallest of all; `coded` are results of nodes with coded weights."""
     prepared = edges.graph
     inputs = port_layouts([v.name for v in prepared.inputs], prepared.inputs, options.layouts)
     outputs = port_layouts(prepared.output_names, prepared.outputs, options.layouts)
     machine = Machine.of(target)
 
-    def chosen(scratch_price: float) -> Lowered:
-        for price in _FLASH_PRICES:
+    def chosen(memory_price: float = 0.0, crowded: frozenset[str] = frozenset()) -> Lowered:
+        tried: list[Lowered] = []
+        for flash_price in _FLASH_PRICES:
             program = select(
                 prepared,
                 machine,
                 inputs=inputs,
                 outputs=outputs,
                 coded=coded,
-                flash_price=price,
-                scratch_price=scratch_price,
+                flash_price=flash_price,
+                memory_price=memory_price,
+                crowded=crowded,
             )
-            if target.flash is None or program.flash_bytes <= target.flash:
-                break
-        plan = plan_memory(program, ports_in_arena=options.buffers == "arena")
-        return Lowered(edges, program, plan)
+            tried.append(_written(edges, program, options, machine))
+            if target.flash is None or tried[-1].prediction.flash_bytes <= target.flash:
+                return _noted(tried[-1], tried[0], "flash")
+        return min(tried, key=_flash_bytes)
 
-    fastest = chosen(_SCRATCH_PRICES[0])
+    fastest = chosen()
     if target.ram is None or fastest.plan.arena_bytes <= target.ram:
         return fastest
-    smaller = (chosen(price) for price in _SCRATCH_PRICES[1:])
-    return next((lowered for lowered in smaller if lowered.plan.arena_bytes <= target.ram), fastest)
+    crowded: frozenset[str] = frozenset()
+    tried = [fastest]
+    for price in _MEMORY_PRICES:
+        while more := _crowded_nodes(tried[-1], target.ram) - crowded:
+            crowded |= more
+            tried.append(chosen(price, crowded))
+        tried.append(chosen(price, crowded))
+        if tried[-1].plan.arena_bytes <= target.ram:
+            return _noted(tried[-1], fastest, "arena")
+    return min(tried, key=_arena_bytes)
+
+
+def _noted(taken: Lowered, fastest: Lowered, resource: str) -> Lowered:
+    """What was taken, with a note on what it costs more than the fastest kernels, which do not fit."""
+    if taken is fastest:
+        return taken
+    needed = {"flash": _flash_bytes, "arena": _arena_bytes}[resource]
+    more = taken.prediction.cycles - fastest.prediction.cycles
+    note = (
+        f"kernels of less {resource}: {needed(taken):,} B in place of {needed(fastest):,} B, for {more:,} more "
+        f"predicted cycles ({100 * more / max(fastest.prediction.cycles, 1):.1f} %), to fit the target"
+    )
+    return replace(taken, notes=(*taken.notes, note))
+
+
+def _flash_bytes(lowered: Lowered) -> int:
+    return lowered.prediction.flash_bytes
+
+
+def _arena_bytes(lowered: Lowered) -> int:
+    return lowered.plan.arena_bytes
+
+
+def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
+    """Results of the nodes at which more memory is in use than there is, or where only the plan is larger, most."""
+    plan, steps = lowered.plan, lowered.program.steps
+    if plan.arena_bytes <= ram_bytes:
+        return frozenset()
+    used = [sum(b.bytes for b in plan.blocks if b.start <= number <= b.end) for number in range(len(steps))]
+    limit = ram_bytes if max(used) > ram_bytes else max(used) - 1
+    found: set[str] = set()
+    reader = ""  # the node for which a conversion of layout runs
+    for step, used_bytes in zip(reversed(steps), reversed(used), strict=True):
+        reader = reader if step.node is None else step.node.outputs[0].name
+        if used_bytes > limit and reader:
+            found.add(reader)
+    return frozenset(found)
+
+
+def _written(edges: StrippedEdges, program: Program, options: COutput, machine: Machine) -> Lowered:
+    plan = plan_memory(program, ports_in_arena=options.buffers == "arena")
+    found = ports(edges, program, plan)
+    source = write_source(options.name, program, plan, found)
+    return Lowered(edges, program, plan, found, source, predict_program(program, plan, source, machine))
 
 
 def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:

@@ -1,20 +1,30 @@
-"""The cost model: what a graph would cost on a target, node by node, without writing anything."""
+"""The cost model: what a graph would cost on a target, node by node, without writing anything.
+
+Bytes of constants are those of the arrays that are written; bytes of code are estimated from the text of the functions
+and from the functions of the C library that they call.
+"""
 
 from __future__ import annotations
 
+import re
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...ir import Graph, Node, Source
-from ...specs.outputs import COutput
 from ...specs.target import Target
-from .kernels.base import Call, Implementation, Site
+from .code_size import CodeSizes, Preprocessor, count
+from .kernels.base import Implementation, Site
 from .kernels.copying import Place, copy
 from .layout import channels_last
-from .lower import lower
+from .library import library_bytes
 from .memory import Block, MemoryPlan
-from .program import CALL_BYTES, Program, Stored
+from .program import CALL_BYTES, DECODER_BYTES, Program, Stored
 from .select import offers
+from .source import SourceText
 from .target import Machine
+
+_RUN_BYTES = 60  # of the function that calls the steps, without its calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +81,27 @@ class Prediction:
         return self.fixed_bytes + sum(node.flash_bytes for node in self.nodes)
 
 
-def predict(graph: Graph, target: Target, *, options: COutput | None = None) -> Prediction:
-    """What the graph costs on a target. Raises UnsupportedError where a node has no kernel: ask `check` first."""
-    lowered = lower(graph, options or COutput(), target)
-    return predict_program(lowered.program, lowered.plan)
+def predict_program(program: Program, plan: MemoryPlan, source: SourceText, machine: Machine) -> Prediction:
+    """The prediction for a program that is chosen, planned and written."""
+    code = _code_bytes(source, machine)
+    nodes = [
+        NodePrediction(
+            operator=step.operator,
+            result=step.results[0].value.name,
+            source=step.source,
+            kernel=step.implementation.kernel,
+            macs=step.macs,
+            instructions=round(step.implementation.cost.instructions),
+            cycles=round(step.implementation.cost.cycles),
+            constant_bytes=_constant_bytes(source, number),
+            code_bytes=code.of_step[number],
+            scratch_bytes=step.implementation.working_bytes,
+        )
+        for number, step in enumerate(program.steps)
+    ]
+    for number, (stored, _) in enumerate(plan.returned, start=len(nodes)):
+        nodes.append(_copied(stored, program.graph, _constant_bytes(source, number)))
+    return Prediction(tuple(nodes), plan.arena_bytes, code.fixed, plan.blocks)
 
 
 def predict_node(node: Node, graph: Graph, target: Target) -> NodePrediction | None:
@@ -85,61 +112,61 @@ def predict_node(node: Node, graph: Graph, target: Target) -> NodePrediction | N
     found, _ = offers(Site(node, graph, layouts, Machine.of(target)))
     if not found:
         return None
-    return _node(node.op.name, node.outputs[0].name, node.source, min(found, key=_cycles), node.macs, set())
+    chosen = min(found, key=_cycles)
+    return _node(node, chosen)
 
 
-def predict_program(program: Program, plan: MemoryPlan) -> Prediction:
-    """The prediction for a program that is already chosen and planned."""
-    seen: set[object] = set()
-    nodes = [
-        _node(step.operator, step.results[0].value.name, step.source, step.implementation, step.macs, seen)
-        for step in program.steps
-    ]
-    nodes += [_copied(stored, program.graph) for stored, _ in plan.returned]
-    return Prediction(tuple(nodes), plan.arena_bytes, program.fixed_bytes, plan.blocks)
-
-
-def _node(
-    operator: str, result: str, source: Source, chosen: Implementation, macs: int, seen: set[object]
-) -> NodePrediction:
+def _node(node: Node, chosen: Implementation) -> NodePrediction:
     return NodePrediction(
-        operator,
-        result,
-        source,
+        node.op.name,
+        node.outputs[0].name,
+        node.source,
         chosen.kernel,
-        macs,
+        node.macs,
         round(chosen.cost.instructions),
         round(chosen.cost.cycles),
-        sum(_constant_bytes(call, seen) for call in chosen.calls),
-        _code_bytes(chosen, seen),
+        chosen.constant_bytes,
+        chosen.cost.code_bytes,
         chosen.working_bytes,
     )
 
 
-def _copied(stored: Stored, graph: Graph) -> NodePrediction:
+def _copied(stored: Stored, graph: Graph, constant_bytes: int) -> NodePrediction:
     dense = Place((1,))
     _, cost = copy(stored.value.type.dtype, (stored.elements,), dense, dense)
     instructions, cycles = round(cost.instructions), round(cost.cycles)
     name, source = stored.value.name, graph.source(stored.value)
-    return NodePrediction("output", name, source, "memcpy", 0, instructions, cycles, 0, CALL_BYTES, 0)
+    return NodePrediction(
+        "output", name, source, "memcpy", 0, instructions, cycles, constant_bytes, CALL_BYTES, 0
+    )
 
 
-def _constant_bytes(call: Call, seen: set[object]) -> int:
-    total = 0
-    for constant in call.constants:
-        key = (constant.data.dtype.name, constant.data.tobytes())
-        if key not in seen:
-            seen.add(key)
-            total += constant.flash_bytes
-    return total
+def _constant_bytes(source: SourceText, step: int) -> int:
+    return sum(array.bytes for array in source.arrays if array.step == step)
 
 
-def _code_bytes(chosen: Implementation, seen: set[object]) -> int:
-    keys = tuple(call.function.key for call in chosen.calls)
-    if not keys or keys in seen:
-        return 0
-    seen.add(keys)
-    return chosen.cost.code_bytes
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """Bytes of code that each step adds, and of what is in no step: the function that runs them, the C library."""
+
+    of_step: Mapping[int, int]
+    fixed: int
+
+
+def _code_bytes(source: SourceText, machine: Machine) -> _Code:
+    sizes = CodeSizes.of(machine.core)
+    texts = [function.text for function in source.functions]
+    counts = count(texts, source.support, Preprocessor(dsp=machine.dsp, armv6m=machine.few_registers))
+    of_step: Counter[int] = Counter()
+    for function, counted in zip(source.functions, counts, strict=True):
+        of_step[function.step] += sizes.bytes(counted, function.template)
+    lines = [line for step in source.steps for line in step.lines]
+    calls = sum(len(re.findall(r"^\w[^=]*\(", line)) for line in lines)
+    uncounted: dict[str, float] = {}
+    others = [(text, uncounted) for text in (*source.support, *lines)]
+    library = library_bytes([*zip(texts, counts, strict=True), *others], machine)
+    decoder = DECODER_BYTES if any("fxp_decode(" in line for line in lines) else 0
+    return _Code(of_step, _RUN_BYTES + CALL_BYTES * calls + library + decoder)
 
 
 def _cycles(chosen: Implementation) -> float:

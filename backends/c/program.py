@@ -8,10 +8,9 @@ from ...ir import Graph, Node, Source, Value
 from .kernels.base import Implementation
 from .layout import Layout
 
-# Of the run function, of a call, and of newlib's memcpy and memset, as `benchmarks/code_size.py` measures them.
-_RUN_BYTES, CALL_BYTES, _MEMORY_BYTES = 60, 12, 470
+CALL_BYTES = 12  # of machine code, of a call with its arguments
 # Of include/huffman.h, as linked for a Cortex-M4 with -O3.
-_DECODER_BYTES = 810
+DECODER_BYTES = 810
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,31 +65,7 @@ class Program:
     outputs: tuple[Stored, ...]
 
     @property
-    def flash_bytes(self) -> int:
-        """Estimated bytes of code and constants."""
-        constants = sum(step.implementation.constant_bytes for step in self.steps)
-        return self.fixed_bytes + self._code_bytes + constants
-
-    @property
-    def fixed_bytes(self) -> int:
-        """Estimated bytes of code outside of kernels: the function that calls them, the decoder, the C library's."""
-        calls = [call for step in self.steps for call in step.implementation.calls]
-        decoded = sum(len(step.implementation.coded) for step in self.steps)
-        library = _MEMORY_BYTES if any(call.function.uses_memory for call in calls) else 0
-        decoder = _DECODER_BYTES if decoded else 0
-        return _RUN_BYTES + CALL_BYTES * (len(calls) + decoded) + library + decoder
-
-    @property
     def saved_bytes(self) -> int:
         """Estimated bytes of flash that Huffman images save over the constants themselves, less the decoder."""
         coded = [c for step in self.steps for c in step.implementation.coded]
-        return sum(c.bytes - c.flash_bytes - CALL_BYTES for c in coded) - _DECODER_BYTES
-
-    @property
-    def _code_bytes(self) -> int:
-        seen: dict[object, int] = {}
-        for step in self.steps:
-            keys = tuple(call.function.key for call in step.implementation.calls)
-            if keys:
-                seen[keys] = step.implementation.cost.code_bytes
-        return sum(seen.values())
+        return sum(c.bytes - c.flash_bytes - CALL_BYTES for c in coded) - DECODER_BYTES

@@ -44,19 +44,23 @@ def select(
     outputs: tuple[Layout, ...],
     coded: frozenset[str] = frozenset(),
     flash_price: float = 0.0,
-    scratch_price: float = 0.0,
+    memory_price: float = 0.0,
+    crowded: frozenset[str] = frozenset(),
 ) -> Program:
     """The cheapest program; `inputs` and `outputs` are the layouts in which the caller has the graph's own values.
 
-    Cheap is what takes few cycles; the prices are what a byte of flash and of working memory counts beside them. The
-    nodes with a result in `coded` have their weights in flash as Huffman codes, where that makes them smaller.
+    Cheap is what takes few cycles; the prices are what a byte of flash counts beside them, and a byte of memory that a
+    node with a result in `crowded` adds to what is in use. The nodes with a result in `coded` have their weights in
+    flash as Huffman codes, where that makes them smaller.
     """
     starts = {v.name: layout for v, layout in zip(graph.inputs, inputs, strict=True)}
     ways = [_Way(0.0, starts)]
     dying = _dying(graph)
     for index, node in enumerate(graph.nodes):
-        offered = _offered(node, graph, machine, coded=node.outputs[0].name in coded)
-        ways = _advance(ways, node, offered, dying[index], (flash_price, scratch_price))
+        name = node.outputs[0].name
+        offered = _offered(node, graph, machine, coded=name in coded)
+        prices = (flash_price, memory_price if name in crowded else 0.0)
+        ways = _advance(ways, node, offered, dying[index], prices)
         if not ways:
             raise UnsupportedError(f"no C kernel for {node_text(node)}: {_refusal(node, graph, machine)}")
     best = min(ways, key=lambda way: way.cycles + _closing_cycles(way, graph, outputs))
@@ -112,7 +116,7 @@ def _advance(
                 if v.name not in dying
             }
             flash = implementation.constant_bytes + implementation.cost.code_bytes
-            priced = prices[0] * flash + prices[1] * implementation.working_bytes
+            priced = prices[0] * flash + prices[1] * _added_bytes(node, at_hand, implementation)
             cycles = way.cycles + extra + implementation.cost.cycles + priced
             key = tuple(sorted(layouts.items(), key=lambda item: item[0]))
             if key not in found or cycles < found[key].cycles:
@@ -146,6 +150,18 @@ def _conversion_cycles(
             return None
         total += step.cost.cycles
     return total
+
+
+def _added_bytes(node: Node, at_hand: tuple[Layout | None, ...], implementation: Implementation) -> int:
+    """Bytes of memory that a node needs beside its operands, as far as kernels and layouts differ in them."""
+    converted = [
+        Stored(value, want).bytes
+        for value, have, want in zip(node.inputs, at_hand, implementation.reads, strict=True)
+        if value is not None and have is not None and want is not None and have != want
+    ]
+    in_place = implementation.views is not None or implementation.overwrites
+    results = [Stored(v, layout).bytes for v, layout in zip(node.outputs, implementation.writes, strict=True)]
+    return implementation.working_bytes + sum(converted) + (0 if in_place else sum(results))
 
 
 def _closing_cycles(way: _Way, graph: Graph, outputs: tuple[Layout, ...]) -> float:

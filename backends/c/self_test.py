@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...ir import Graph, run_integer
-from .literal import array, comment
+from .literal import comment
 from .ports import Port, to_memory
 from .render import render
 from .source import Array
@@ -97,5 +97,5 @@ def _arrays(symbol: str, ports: Sequence[Port], tensors: Sequence[Tensor]) -> li
     found = []
     for index, (port, tensor) in enumerate(zip(ports, tensors, strict=True)):
         data = to_memory(tensor, port.stored)
-        found.append(Array(f"{symbol}_{index}", port.c_type, data.size, array(data), comment(port.name)))
+        found.append(Array(f"{symbol}_{index}", data, comment(port.name)))
     return found

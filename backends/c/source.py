@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 from ...ir import Source
@@ -19,18 +19,47 @@ _DECODER = "huffman.h"
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """A constant array as it is written."""
+    """A constant array as it is written; `step` is the first one that reads it."""
 
     symbol: str
-    c_type: str
-    size: int
-    numbers: str
+    data: AnyArray
     comment: str
+    step: int = 0
+
+    @property
+    def c_type(self) -> str:
+        """The type of its elements."""
+        return array_type(self.data)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(self.data.size)
+
+    @property
+    def numbers(self) -> str:
+        """Its initializer."""
+        return array(self.data)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of flash, aligned to 4."""
+        return -(-self.data.nbytes // 4) * 4
 
     @property
     def declaration(self) -> str:
         """Its declaration for the source that reads it."""
         return f"extern const {self.c_type} {self.symbol}[{self.size}];"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionText:
+    """A C function as it is written; `step` is the first one that calls it, `template` what wrote it."""
+
+    symbol: str
+    text: str
+    template: str
+    step: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +78,30 @@ class TracePoint:
     stored: Stored
 
 
-@dataclass
+@dataclass(frozen=True)
 class SourceText:
-    """Functions, constants and steps of a program, in order; `support` are the helpers that they need.
-
-    `templates` has the template of each function of a kernel by the function's name.
-    """
+    """Functions, constants and steps of a program, in order; `support` are the helpers that they need."""
 
     support: tuple[str, ...]
-    functions: tuple[str, ...]
-    templates: Mapping[str, str]
+    functions: tuple[FunctionText, ...]
     arrays: tuple[Array, ...]
     steps: tuple[StepText, ...]
     trace: tuple[TracePoint, ...]
     uses_math: bool
-    uses_memory: bool
-    constant_bytes: int
+
+    @property
+    def uses_memory(self) -> bool:
+        """Whether memcpy or memset occur."""
+        calling = (
+            *(function.text for function in self.functions),
+            *(line for s in self.steps for line in s.lines),
+        )
+        return any(name in text for name in ("memcpy(", "memset(") for text in (*self.support, *calling))
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of flash that the arrays take."""
+        return sum(array.bytes for array in self.arrays)
 
 
 def write_source(name: str, program: Program, plan: MemoryPlan, ports: tuple[Port, ...]) -> SourceText:
@@ -78,8 +115,7 @@ class _Writer:
     program: Program
     plan: MemoryPlan
     ports: tuple[Port, ...]
-    _functions: dict[Hashable, tuple[str, str]] = field(default_factory=dict)
-    _templates: dict[str, str] = field(default_factory=dict)
+    _functions: dict[Hashable, FunctionText] = field(default_factory=dict)
     _arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
     _declared: dict[Stored, str] = field(default_factory=dict)
     _decoded: dict[tuple[int, int], str] = field(default_factory=dict)
@@ -87,27 +123,24 @@ class _Writer:
     _headers: set[str] = field(default_factory=set)
     _trace: list[TracePoint] = field(default_factory=list)
     _uses_math: bool = False
-    _constant_bytes: int = 0
+    _number: int = 0
 
     def write(self) -> SourceText:
         steps = [self._step(number, step) for number, step in enumerate(self.program.steps)]
-        steps += [self._returned(stored, index) for stored, index in self.plan.returned]
-        functions = tuple(text for _, text in self._functions.values())
-        calling = (*functions, *(line for step in steps for line in step.lines))
-        support = helpers(sorted(self._headers), calling)
+        steps += [self._returned(*row) for row in enumerate(self.plan.returned)]
+        functions = tuple(self._functions.values())
+        calling = (*(f.text for f in functions), *(line for step in steps for line in step.lines))
         return SourceText(
-            support,
+            helpers(sorted(self._headers), calling),
             functions,
-            self._templates,
             tuple(self._arrays.values()),
             tuple(step for step in steps if step.lines),
             tuple(self._trace),
             self._uses_math,
-            any(name in text for name in ("memcpy(", "memset(") for text in (*support, *calling)),
-            self._constant_bytes,
         )
 
     def _step(self, number: int, step: Step) -> StepText:
+        self._number = number
         lines = self._decode(number, step)
         for position, call in enumerate(step.implementation.calls):
             if (number, position) in self.plan.placed:
@@ -158,15 +191,15 @@ class _Writer:
     def _function(self, number: int, step: Step, call: Call) -> str:
         known = self._functions.get(call.function.key)
         if known is not None:
-            return known[0]
+            return known.symbol
         symbol = f"{self.name}_{step.operator}_{number}"
         while symbol in self._symbols:
             symbol += "_"
         self._symbols.add(symbol)
         self._headers.update(call.function.headers)
         self._uses_math |= call.function.uses_math
-        self._templates[symbol] = call.function.template
-        self._functions[call.function.key] = (symbol, call.function.render(symbol))
+        text = call.function.render(symbol)
+        self._functions[call.function.key] = FunctionText(symbol, text, call.function.template, number)
         return symbol
 
     def _array(self, role: str, data: AnyArray, text: str) -> str:
@@ -176,8 +209,7 @@ class _Writer:
             while symbol in self._symbols:
                 symbol += "_"
             self._symbols.add(symbol)
-            self._constant_bytes += -(-data.nbytes // 4) * 4
-            self._arrays[key] = Array(symbol, array_type(data), data.size, array(data), comment(text))
+            self._arrays[key] = Array(symbol, data, comment(text), self._number)
         return self._arrays[key].symbol
 
     def _operand(self, stored: Stored | None, step: Step) -> str:
@@ -219,7 +251,9 @@ class _Writer:
         data = to_memory(self.program.graph.tensor(stored.value), stored)
         return self._array(f"constant_{len(self._arrays)}", data, f"constant {stored.value.name}")
 
-    def _returned(self, stored: Stored, index: int) -> StepText:
+    def _returned(self, position: int, returned: tuple[Stored, int]) -> StepText:
+        stored, index = returned
+        self._number = len(self.program.steps) + position
         port = [port for port in self.ports if not port.is_input][index]
         to = port.parameter if port.offset is None else f"memory + {port.offset}"
         line = f"memcpy({to}, {self._pointer(stored)}, {stored.bytes});"

@@ -11,10 +11,12 @@ from ...specs.target import Target
 class Machine:
     """Name, memory in bytes (None: as much as wanted), and what its core has.
 
-    `few_registers` is true of cores on which most instructions reach eight registers only.
+    `core` is the core whose sizes of code are measured, or the nearest to it. `few_registers` is true of cores on which
+    most instructions reach eight registers only.
     """
 
     name: str = "portable"
+    core: str = "cortex-m3"
     ram_bytes: int | None = None
     flash_bytes: int | None = None
     dsp: bool = False
@@ -25,4 +27,22 @@ class Machine:
     def of(target: Target) -> Machine:
         """The machine that a target file describes."""
         dsp, fpu = ("dsp" in target.features, "fpu" in target.features)
-        return Machine(target.name, target.ram, target.flash, dsp, fpu, target.isa == "armv6-m")
+        return Machine(
+            target.name, _core(target), target.ram, target.flash, dsp, fpu, target.isa == "armv6-m"
+        )
+
+
+def _core(target: Target) -> str:
+    """The core of the tables in `measured`."""
+    match target.isa:
+        case "armv6-m":
+            return "cortex-m0plus"
+        case "armv8-m.main" | "armv8.1-m.main":
+            return "cortex-m33"
+        case "armv7e-m" if "fpu64" in target.features:
+            return "cortex-m7"
+        case "armv7e-m" if "fpu" in target.features:
+            return "cortex-m4f"
+        case "armv7e-m":
+            return "cortex-m4"
+    return "cortex-m3"

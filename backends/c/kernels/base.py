@@ -29,7 +29,10 @@ AnyArray = npt.NDArray[Any]  # Any: int8 to float32, as each constant needs
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a kernel costs: instructions, estimated Cortex-M4 cycles, bytes of code."""
+    """What a kernel costs: instructions, estimated Cortex-M4 cycles, bytes of code.
+
+    The bytes of code compare kernels of a node; those of a whole program are estimated from its text (`code_size`).
+    """
 
     instructions: float = 0.0
     cycles: float = 0.0
@@ -64,7 +67,6 @@ class Function:
     render: Callable[[str], str]
     headers: tuple[str, ...] = ()
     uses_math: bool = False
-    uses_memory: bool = False  # memcpy or memset
 
 
 @dataclass(frozen=True)
@@ -245,14 +247,13 @@ def template(
     *,
     headers: tuple[str, ...] = ("arithmetic.h",),
     uses_math: bool = False,
-    uses_memory: bool = False,
 ) -> Function:
     """The function that a template writes; it sees `name`, the C `parameters`, and the frozen context as `k`."""
 
     def render(name: str) -> str:
         return _ENVIRONMENT.get_template(path).render(k=context, name=name, parameters=parameters)
 
-    return Function(path, (path, context, parameters), render, headers, uses_math, uses_memory)
+    return Function(path, (path, context, parameters), render, headers, uses_math)
 
 
 def call(

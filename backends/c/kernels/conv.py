@@ -93,13 +93,13 @@ class ConvContext:
 
 @kernel("conv")
 def portable(site: Site) -> Offer:
-    """One output channel of one pixel at a time: what the products of rows do not take."""
+    """One output channel of one pixel at a time: what products of rows do not take, or where memory is short."""
     op = site.node.op
     assert isinstance(op, Conv)
     if op.rank > MAX_SPATIAL:
         return f"a convolution over {op.rank} dimensions"
-    if site.is_integer and op.groups == 1:
-        return "integer convolutions of one group are products of rows"
+    if site.is_integer and op.groups == 1 and set(site.type(1).shape[2:]) == {1}:
+        return "integer convolutions of one group and one tap are products of rows"
     if site.weights_refusal:
         return site.weights_refusal
     context = conv_context(site, op)
@@ -171,6 +171,7 @@ def _cost(context: ConvContext, site: Site) -> Cost:
     pixels = context.y.n * context.y.h * context.y.w
     taps = pixels * context.y.c * context.window.kernel[0] * context.window.kernel[1]
     instructions = 5.0 * site.node.macs + 14.0 * taps + 20.0 * pixels * context.y.c
+    instructions *= 2.0 if site.machine.few_registers and site.is_integer else 1.0
     return Cost(instructions, 1.4 * instructions, 220)
 
 

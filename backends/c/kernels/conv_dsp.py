@@ -131,9 +131,7 @@ def _code_bytes(shape: ConvShape) -> int:
 def function(shape: ConvShape) -> Function:
     """The C function `name(x, [r,] y, constants, scratch)`."""
     path = "conv/pointwise_dsp.c.j2" if shape.pointwise else "conv/conv_dsp.c.j2"
-    return template(
-        path, _context(shape), parameters(shape.epilogue), headers=HEADERS, uses_memory=shape.padded
-    )
+    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
 
 
 @dataclass(frozen=True)

@@ -96,13 +96,7 @@ def estimate(shape: ConvShape) -> Cost:
 def function(shape: ConvShape) -> Function:
     """The C function `name(x, [r,] y, constants, scratch)`."""
     path = "winograd/winograd_dsp.c.j2"
-    return template(
-        path,
-        _context(shape),
-        parameters(shape.epilogue),
-        headers=HEADERS,
-        uses_memory=shape.padded or shape.weight_bits < BYTE,
-    )
+    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
 
 
 @dataclass(frozen=True)

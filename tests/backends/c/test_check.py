@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fxpress.backends.c.check import CODES, check
-from fxpress.backends.c.predict import predict, predict_node
+from fxpress.backends.c.lower import predict
+from fxpress.backends.c.predict import predict_node
 from fxpress.ir import parse
 from fxpress.ir.errors import UnsupportedError
 from fxpress.specs.outputs import COutput
