@@ -28,7 +28,9 @@ class IntegerWeight(nn.Module):
 
     def linear(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """x @ weight^T + bias."""
-        rows = x.reshape(-1, x.shape[-1]).contiguous()  # the kernels want whole rows
+        rows = x.reshape(-1, x.shape[-1])
+        if rows.stride() != (rows.shape[1], 1):  # the kernels look at strides of single columns too
+            rows = rows.clone(memory_format=torch.contiguous_format)
         if x.dtype != torch.float32 or x.device.type != "cpu":
             return nn.functional.linear(x, self.reals().to(x.dtype), bias)
         y: Tensor

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxpress.backends.torch_module import emit, to_module
+from fxpress.backends.torch_module import emit, prelude_weight_only, to_module
 from fxpress.backends.torch_module.weight_only import is_weight_only, pack_bits
 from fxpress.ir import Builder, DType, Graph, TensorType, run
 from fxpress.ir.ops.embedding import Embedding
@@ -86,6 +86,15 @@ def test_packed_integers_lie_lowest_bits_first() -> None:
 def test_a_graph_with_integer_activations_is_another_form() -> None:
     assert is_weight_only(graph_of(8, None))
     assert not is_weight_only(Builder().build([]))
+
+
+def test_a_single_column_of_a_wider_tensor_is_multiplied() -> None:
+    weight = prelude_weight_only.IntegerWeight(6, 1, bits=8, group_size=1)
+    weight.integers.fill_(3)
+    column = torch.arange(8.0).reshape(2, 4)[
+        :, 1:2
+    ]  # contiguous, as it is one element wide, with a step of 4
+    assert torch.equal(weight.linear(column), 3 * column.expand(2, 6))
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
