@@ -88,13 +88,11 @@ def test_a_graph_with_integer_activations_is_another_form() -> None:
     assert not is_weight_only(Builder().build([]))
 
 
-def test_a_single_column_of_a_wider_tensor_is_multiplied() -> None:
+def test_one_number_of_a_wider_tensor_is_multiplied() -> None:
     weight = prelude_weight_only.IntegerWeight(6, 1, bits=8, group_size=1)
     weight.integers.fill_(3)
-    column = torch.arange(8.0).reshape(2, 4)[
-        :, 1:2
-    ]  # contiguous, as it is one element wide, with a step of 4
-    assert torch.equal(weight.linear(column), 3 * column.expand(2, 6))
+    number = torch.arange(8.0).reshape(1, 1, 8)[..., 3]  # strides (8, 8), yet contiguous: it is alone
+    assert torch.equal(weight.linear(number), torch.full((1, 6), 9.0))
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
