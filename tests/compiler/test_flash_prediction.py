@@ -94,7 +94,7 @@ def test_layers_of_every_kind_on_two_cores(form: str, project: Path, tmp_path: P
 @pytest.mark.parametrize("name", ["ic", "kws", "vww", "ad"])
 def test_trained_networks(name: str, tmp_path: Path) -> None:
     compiled = compile_model(ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=[FEW])
-    assert ratio(compiled, tmp_path) == pytest.approx(1, abs=0.05)
+    assert 0.98 <= ratio(compiled, tmp_path) <= 1.10  # too little would not fit where it was said to
 
 
 @needs_shared

@@ -19,7 +19,7 @@ from fxpress.ir.ops.slicing import Concat
 from fxpress.ir.testing import DEFAULT_OPS, check_cut, examples, graphs, inputs, opened, random_removal
 from fxpress.ir.testing.cuts import ROUNDING
 
-CONVERSIONS = {"quantize", "dequantize", "requantize"}
+CONVERSIONS = {"quantize", "dequantize", "requantize", "offset_binary"}
 WITHOUT_FLOATS = {"argmax", "argmin", "compare", "logic", "sort"}  # with results that are indices or booleans
 NAMES = sorted(OPERATORS.keys() - CONVERSIONS - WITHOUT_FLOATS)
 few = settings(max_examples=max(6, settings.default.max_examples // 8))

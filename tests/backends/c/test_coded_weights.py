@@ -216,6 +216,12 @@ def test_a_layer_without_room_to_decode_keeps_its_weights(cortex_m4: Target) -> 
     graph = parse(TWO_LAYERS, fill=few_values)
     roomy = predict(graph, cortex_m4, options=CODED)
     tight = cortex_m4.model_copy(update={"ram": roomy.arena_bytes - 1})
+    found = emit(
+        graph, CODED, tight
+    )  # a kernel of less memory for the largest layer, which decodes all the same
+    assert [len(s.implementation.coded) for s in found.program.steps] == [1, 1, 1]
+    assert found.plan.arena_bytes <= tight.ram
+    tight = cortex_m4.model_copy(update={"ram": 39_000})  # less than that layer decoded with any kernel
     found = emit(graph, CODED, tight)
     assert [len(s.implementation.coded) for s in found.program.steps] == [0, 1, 1]
     assert found.plan.arena_bytes <= tight.ram

@@ -27,6 +27,8 @@ FLOAT = {
         "softmax",
         "softmax int8, fine results",
         "softmax int8, masked",
+        "bytes without sign as codes",
+        "codes as bytes without sign",
         "prelu",
         "matmul",
         "abs",
