@@ -91,10 +91,10 @@ def test_layers_of_every_kind_on_two_cores(form: str, project: Path, tmp_path: P
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["ic", "kws", "vww", "ad"])
-def test_trained_networks(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "most"), [("ic", 1.05), ("kws", 1.05), ("vww", 1.10), ("ad", 1.05)])
+def test_trained_networks(name: str, most: float, tmp_path: Path) -> None:
     compiled = compile_model(ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=[FEW])
-    assert 0.98 <= ratio(compiled, tmp_path) <= 1.10  # too little would not fit where it was said to
+    assert 0.98 <= ratio(compiled, tmp_path) <= most  # a network predicted too small would not fit
 
 
 @needs_shared
