@@ -33,7 +33,7 @@ from whole_compilation import (
 
 from fxpress.ir.testing import RandomModule, random_module
 
-_REDUCTIONS, _REPORTED = 120, 20
+_REDUCTIONS, _REPORTED, _PROGRESS = 120, 20, 100
 _APART = 10**6  # seeds of modules drawn instead of one another
 
 _QDQ, _EAGER, _C = {"form": "qdq"}, {"form": "eager"}, {"name": "net", "self_test": 1}
@@ -113,6 +113,8 @@ def main() -> int:
     seeds = range(options.seed, options.seed + options.count)
     for seed, recipe, verdict in campaign(seeds, jobs=options.jobs, recipes=recipes):
         verdicts[verdict.kind] += 1
+        if verdicts.total() % _PROGRESS == 0:
+            print(f"{verdicts.total()} of {options.count}: {dict(verdicts)}", file=sys.stderr, flush=True)
         if verdict.kind == "refused":
             reasons[verdict.fact.split()[0]] += 1
         if verdict.fails:

@@ -29,6 +29,7 @@ Shape = tuple[int, ...]
 
 _SPATIAL: Mapping[int, Shape] = {1: (9,), 2: (7, 6), 3: (5, 5, 5)}
 _CHANNELS = 4
+_PROGRESS = 100
 
 
 @dataclass(frozen=True)
@@ -275,6 +276,8 @@ def main() -> int:
     with ProcessPoolExecutor(options.jobs, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         for row, verdict in zip(chosen, pool.map(judge, chosen, chunksize=4), strict=True):
             verdicts[verdict.kind] += 1
+            if verdicts.total() % _PROGRESS == 0:
+                print(f"{verdicts.total()} of {len(chosen)}: {dict(verdicts)}", file=sys.stderr, flush=True)
             if verdict.kind == "refused":
                 reasons[f"{verdict.fact.split()[0]} {row.layer.name.split()[0].split('(')[0]}"] += 1
             if verdict.fails:
