@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..ir import Graph, TensorType, Value, rebatch, run
 from ..passes.calibrate import Interpreter, passes_batches
+from ..passes.quantization.masks import is_additive_mask
 from ..specs import ArrayOrigin, Transform
 from ..specs.section import is_file
 from .errors import Problem, UserError, first_line, shorten
@@ -453,6 +454,8 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
 def _check_finite(path: str, arrays: Sequence[tuple[str, Tensor]]) -> None:
     problems = []
     for name, tensor in arrays:
+        if is_additive_mask(tensor):
+            continue
         bad = [i for i, sample in enumerate(tensor) if not bool(torch.isfinite(sample).all())]
         if bad:
             shown = ", ".join(map(str, bad[:5]))

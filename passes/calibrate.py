@@ -10,6 +10,7 @@ from torch import Tensor
 from ..ir import Graph, ShapeError, Value, rebatch, run
 from .errors import CalibrationError
 from .progress import Progress
+from .quantization.masks import is_additive_mask
 from .quantization.observers import Collector, Statistics
 
 _BATCH = 32
@@ -46,7 +47,7 @@ def _for_samples(graph: Graph, count: int) -> Graph:
 
 
 def check_samples(graph: Graph, samples: Sequence[Batch]) -> None:
-    """Raise CalibrationError unless there are samples that fit the graph's inputs, all finite."""
+    """Raise CalibrationError unless there are samples that fit the graph's inputs, all finite but masks of 0 and -inf."""
     if not len(samples):
         raise CalibrationError("the calibration set is empty")
     for index, sample in enumerate(samples):
@@ -64,7 +65,7 @@ def _check_tensor(value: Value, tensor: Tensor, index: int) -> None:
         raise CalibrationError(f"{what}: shape {tuple(tensor.shape)}; the model takes {value.type.shape}")
     if tensor.dtype != value.type.dtype.torch:
         raise CalibrationError(f"{what}: {tensor.dtype}; the model takes {value.type.dtype.torch}")
-    if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()) and not is_additive_mask(tensor):
         raise CalibrationError(f"{what}: holds NaN or infinity")
 
 
@@ -108,6 +109,8 @@ def _observe(graph: Graph, inputs: Batch, collectors: dict[str, Collector], samp
     def observe(value: Value, tensor: Tensor) -> None:
         if value.name not in collectors:
             return
+        if is_additive_mask(tensor):
+            tensor = torch.zeros_like(tensor)  # what such a mask adds to the scores that are kept
         if not bool(tensor.isfinite().all()):
             raise CalibrationError(_not_finite(graph, value, tensor, samples))
         collectors[value.name].add(tensor)

@@ -41,6 +41,11 @@ _CHEAP = _MOVEMENT | Slice | Elementwise | Binary | Compare | Logic | Where | Ca
 _Made = dict[object, Value]
 
 
+def is_additive_mask(tensor: Tensor) -> bool:
+    """Whether a tensor is a mask as it is added to scores: 0 where a position is kept, -inf elsewhere."""
+    return tensor.is_floating_point() and bool(((tensor == 0) | (tensor == -inf)).all())
+
+
 @dataclass(frozen=True)
 class LiftedMasks:
     """The graph with masked softmaxes, what was decided, and the sums with masks that must stay in float, by name."""

@@ -80,6 +80,7 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tokens in heads": in_heads,
     "causal and tokens": causal_and_padding,
     "floats": lambda s, ids: torch.softmax(s + ids[:, None] * 1.0, -1),
+    "floats of -inf": lambda s, mask: torch.softmax(s + mask[:, None], -1),
     "floats subtracted": lambda s, ids: torch.softmax(s - (-ids)[:, None], -1),
 }
 
@@ -90,7 +91,8 @@ def samples(form: str) -> list[tuple[Tensor, Tensor]]:
     for index in range(24):
         x = torch.randn(1, LENGTH, WIDTH, generator=generator)
         used = torch.arange(LENGTH)[None] < index % LENGTH + 1
-        mask = torch.where(used, 0.0, -1e9) if form.startswith("floats") else used.to(torch.int64)
+        hidden = -inf if form.endswith("-inf") else -1e9
+        mask = torch.where(used, 0.0, hidden) if form.startswith("floats") else used.to(torch.int64)
         found.append((x, mask))
     return found
 
