@@ -30,6 +30,8 @@ from .loading import call_source, find_source
 
 _BATCH = 32
 _NUMBERS = "iufb"  # kinds of numpy types that are numbers
+_UNSEEN_SHARE = 0.01  # of the numbers of an evaluation input: more than the tail of a distribution
+_UNSEEN_MARGIN = 0.05  # of the range of calibration, which a grid rarely ends at exactly
 
 
 @dataclass(frozen=True)
@@ -415,6 +417,26 @@ def _check_lengths(
         return
     fact = f"arrays differ in length: {sorted(set(lengths.values()))}"
     raise UserError(Problem("D104", path, fact))
+
+
+def unseen_notes(inputs: Sequence[Value], calibration: Samples, evaluation: Samples) -> list[str]:
+    """Notes on inputs whose evaluation data leave the range of the calibration data, which integers cannot hold."""
+    notes = []
+    for index, value in enumerate(inputs):
+        if index in evaluation.states or not value.type.dtype.is_floating or not value.type.numel:
+            continue
+        seen, given = (x[x.isfinite()] for x in (calibration.inputs[index], evaluation.inputs[index]))
+        if not seen.numel() or not given.numel():
+            continue
+        low, high = (float(end) for end in seen.aminmax())
+        margin = _UNSEEN_MARGIN * (high - low)
+        outside = float(((given < low - margin) | (given > high + margin)).double().mean())
+        if outside > _UNSEEN_SHARE:
+            notes.append(
+                f"input {value.name}: {outside:.1%} of the evaluation data lie outside the calibration data"
+                f" ({low:.4g} to {high:.4g}), and integers are cut off there: calibrate on data like those"
+            )
+    return notes
 
 
 def _model_input(array: NDArray[np.generic], column: Column) -> _Read:

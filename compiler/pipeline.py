@@ -35,7 +35,7 @@ from ..specs import (
     load_spec,
 )
 from ..specs.options import FinetuneOptions, LayerPrecision, QuantizeOptions
-from .data import Column, Samples, own_batch, read_samples, unrolled
+from .data import Column, Samples, own_batch, read_samples, unrolled, unseen_notes
 from .decompose import for_c
 from .emission import check_backends, emit_backends
 from .errors import Problem, UserError, first_line
@@ -143,7 +143,7 @@ def open_session(
 ) -> Session:
     """Load what a spec names: model, weights, data; capture the model; match the layer selectors.
 
-    Making the model and tracing it may take `limit_seconds` each.
+    Making the model, making the samples and tracing the model may take `limit_seconds` each.
     """
     loaded = load_spec(spec, overrides)
     described = loaded.spec.model
@@ -161,10 +161,13 @@ def open_session(
     names = positional_order(model, list(described.inputs), place)
     data = loaded.spec.data
     try:
-        calibration = _calibration(loaded.spec, names, data.calibration) if data.calibration else None
-        evaluation = None
+        calibration = evaluation = None
+        if data.calibration:
+            with time_limit(limit_seconds, str(data.calibration.origin), "making the samples"):
+                calibration = _calibration(loaded.spec, names, data.calibration)
         if data.evaluation:
-            evaluation = _samples(loaded.spec, names, data.evaluation, limit=data.evaluation.samples)
+            with time_limit(limit_seconds, str(data.evaluation.origin), "making the samples"):
+                evaluation = _samples(loaded.spec, names, data.evaluation, limit=data.evaluation.samples)
     except UserError:
         # data do not fit what `model.inputs` says: where the model does not either, that is the fault
         capture(model, _examples(loaded.spec, names, None), input_names=names, check=False)
@@ -178,6 +181,8 @@ def open_session(
     _match_selectors(loaded, graph)
     notes += width_notes(traced, graph)
     notes += _check_results(graph, [s for s in (calibration, evaluation) if s is not None], examples, place)
+    if calibration and evaluation and any(isinstance(step, QuantizeOptions) for step in loaded.spec.passes):
+        notes += unseen_notes(graph.inputs, calibration, evaluation)
     folder = Path(spec).parent
     return Session(
         loaded,

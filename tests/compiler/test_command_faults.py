@@ -126,10 +126,23 @@ def test_an_internal_error_is_reported_where_the_folder_cannot_be_written(
     assert "ZeroDivisionError: planted" in capsys.readouterr().err
 
 
-def test_a_model_that_never_ends_meets_the_time_limit(
-    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("function", "arguments", "doing"),
+    [
+        ("def Net", (), "making the model"),
+        ("def endless", ("--set", "data.calibration={source: 'net.py:endless'}"), "making the samples"),
+    ],
+)
+def test_code_that_never_ends_meets_the_time_limit(
+    project: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    function: str,
+    arguments: tuple[str, ...],
+    doing: str,
 ) -> None:
     monkeypatch.chdir(project)
-    (project / "net.py").write_text("def Net():\n    while True:\n        pass\n")
-    assert main(["plan", "net.yaml", "--time-limit", "1"]) == 2
-    assert re.search("making the model takes more than 1 s; .*--time-limit.*M108", capsys.readouterr().err)
+    with (project / "net.py").open("a") as file:
+        file.write(f"\n\n{function}():\n    while True:\n        pass\n")
+    assert main(["plan", "net.yaml", "--time-limit", "3", *arguments]) == 2
+    assert re.search(f"{doing} takes more than 3 s; .*--time-limit.*M108", capsys.readouterr().err)

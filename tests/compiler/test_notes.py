@@ -8,12 +8,13 @@ from torch import Tensor, nn
 
 from fxpress.backends.c import emit
 from fxpress.compiler.cli import main
+from fxpress.compiler.data import Samples, unseen_notes
 from fxpress.compiler.decompose import for_c
 from fxpress.compiler.module_capture import capture
 from fxpress.compiler.packages import package_notes
 from fxpress.compiler.summary import kernel_notes
 from fxpress.compiler.widths import width_notes
-from fxpress.ir import parse, verify
+from fxpress.ir import DType, TensorType, Value, parse, verify
 from fxpress.specs.outputs import COutput
 from fxpress.specs.target import Feature, Target, Toolchain
 
@@ -105,6 +106,26 @@ def test_a_layer_whose_sums_leave_int32_is_named_where_others_take_the_dsp(
     found = list(kernel_notes(emit(graph, COutput(name="net"), target), target))
     assert len(found) == notes
     assert all(note.startswith("y (linear) takes the kernel product_portable, ") for note in found)
+
+
+@pytest.mark.parametrize(
+    ("factor", "shift", "expected"),
+    [
+        (1.0, 0.0, None),
+        (1.04, 0.0, None),
+        (4.0, 0.0, "input x: 72.5% of the evaluation data lie outside the calibration data (-1 to 1)"),
+        (255.0, 255.0, "input x: 99."),
+    ],
+)
+def test_evaluation_data_outside_the_calibration_data_are_noted(
+    factor: float, shift: float, expected: str | None
+) -> None:
+    seen = torch.linspace(-1, 1, 4000).reshape(1000, 4)
+    mask = torch.where(seen > 0, 0.0, -torch.inf)
+    inputs = [Value(name, TensorType((1, 4), DType.of(torch.float32))) for name in ("x", "mask")]
+    notes = unseen_notes(inputs, Samples((seen, mask)), Samples((seen * factor + shift, mask)))
+    assert len(notes) == (expected is not None)
+    assert all(note.startswith(expected or "") for note in notes)
 
 
 def test_the_summary_of_a_compilation_has_the_notes(
