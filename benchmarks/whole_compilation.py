@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_model
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxpress.compiler.cli import main as fxpress
 from fxpress.compiler.execution import load_graph
@@ -86,8 +86,7 @@ def attempt(module: ModuleSource, recipe: Recipe) -> Verdict:
 
 def _attempt(module: ModuleSource, recipe: Recipe, folder: Path) -> Verdict:
     net = module.build()
-    tested = module.samples(TESTED, seed=1)
-    expected = _rows([net(*(x[i : i + 1] for x in tested.values())) for i in range(TESTED)])
+    expected = _rows(_called(module, net, module.samples(TESTED, seed=1)))
     if not all(bool(torch.isfinite(y).all()) for y in expected):
         return Verdict("skipped", "the module gives no finite numbers")
     write_project(module, recipe, folder)
@@ -112,6 +111,16 @@ def _attempt(module: ModuleSource, recipe: Recipe, folder: Path) -> Verdict:
     return (
         Verdict("noisy", f"said of {', '.join(sorted(noisy))}") if noisy and verdict.kind == "ok" else verdict
     )
+
+
+def _called(module: ModuleSource, net: nn.Module, samples: Mapping[str, Tensor]) -> list[object]:
+    """Results of the calls in order; states are zeros at first, and then what the call before gave."""
+    states = {name: torch.zeros(module.inputs[name][0]) for name in module.states}
+    results = []
+    for index in range(TESTED):
+        results.append(net(*(states.get(n, x[index : index + 1]) for n, x in samples.items())))
+        states = {name: results[-1][output] for name, output in module.states.items()}
+    return results
 
 
 def _compared(
@@ -152,13 +161,19 @@ def write_project(module: ModuleSource, recipe: Recipe, folder: Path) -> None:
     (folder / "model.py").write_text(module.source)
     save_model(module.build(), str(folder / "weights.safetensors"))
     tested, others = module.samples(TESTED, seed=1), module.samples(CALIBRATION)
+    tested = {name: x for name, x in tested.items() if name not in module.states}
     seen = {name: torch.cat([x, others[name]]) for name, x in tested.items()}  # no value is clipped
     for file, samples in (("data.npz", seen), ("few.npz", tested)):
         np.savez(folder / file, allow_pickle=False, **{name: x.numpy() for name, x in samples.items()})
     inputs = {n: {"shape": s, "dtype": str(d).removeprefix("torch.")} for n, (s, d) in module.inputs.items()}
     spec = {
         "fxpress": 1,
-        "model": {"source": "model.py:Net", "weights": "weights.safetensors", "inputs": inputs},
+        "model": {
+            "source": "model.py:Net",
+            "weights": "weights.safetensors",
+            "inputs": inputs,
+            "state": dict(module.states),
+        },
         "data": {"calibration": {"file": "data.npz"}},
         "target": {"name": recipe.target},
         "passes": recipe.passes,

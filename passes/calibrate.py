@@ -47,7 +47,7 @@ def _for_samples(graph: Graph, count: int) -> Graph:
 
 
 def check_samples(graph: Graph, samples: Sequence[Batch]) -> None:
-    """Raise CalibrationError unless there are samples that fit the graph's inputs, all finite but masks of 0 and -inf."""
+    """Raise CalibrationError unless there are samples that fit the inputs, finite but for masks of 0 and -inf."""
     if not len(samples):
         raise CalibrationError("the calibration set is empty")
     for index, sample in enumerate(samples):

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from functools import partial
 
+import torch
+
 from .growth import Step
 from .modules import Draft, statement
 
@@ -367,6 +369,46 @@ def recurrent(draft: Draft, x: str, step: Step) -> None:
     extra = step.pick(1, ["", ", bidirectional=True", ", num_layers=2", ", bias=False"])
     made = draft.layer(f"nn.{kind}({size}, 4, batch_first=True{extra})")
     draft.let(f"{made}({x})[0]")
+
+
+@statement("state")
+def state(draft: Draft, x: str, step: Step) -> None:
+    """A state that the next call continues: of a cell, a running mean, or a window over the last positions."""
+    shape = draft.values[x].shape
+    kind = step.digits[0] % 4
+    if kind == 3:
+        if len(shape) < 2:
+            raise ValueError("a window slides over positions")
+        length = shape[-1] + 1 + step.digits[1] % 3
+        before = draft.state((*shape[:-1], length))
+        after = draft.let(f"torch.cat([{before}, {x}], -1)[..., {shape[-1]}:]")
+    else:
+        size = draft.values[x].numel() // shape[0]
+        flat = f"{x}.flatten(1)" if len(shape) > 2 else x
+        before = draft.state((shape[0], 4))
+        if kind == 0:
+            after = draft.let(f"{draft.layer(f'nn.GRUCell({size}, 4)')}({flat}, {before})")
+        elif kind == 1:
+            after = draft.let(f"torch.tanh({draft.layer(f'nn.Linear({size}, 4)')}({flat}) + {before})")
+        else:
+            after = draft.let(f"0.75 * {before} + {draft.layer(f'nn.Linear({size}, 4)')}({flat})")
+    draft.continue_state(before, after)
+
+
+@statement("pixels")
+def pixels(draft: Draft, x: str, step: Step) -> None:
+    """An image of bytes, scaled in the module."""
+    name = f"pixels{len(draft.inputs)}"
+    if any(given.startswith("pixels") for given in draft.inputs):
+        raise ValueError("one image is enough")
+    image = draft.input(name, step.pick(0, [(1, 1, 6, 5), (1, 3, 8, 7), (1, 12)]), torch.uint8)
+    scaled = [
+        f"{image}.float() / 255",
+        f"({image}.float() - 127.5) / 64",
+        f"{image} / 255.0 - 0.5",
+        f"{image}.to(torch.float32) * 0.01",
+    ]
+    draft.let(step.pick(1, scaled))
 
 
 @statement("embedding")

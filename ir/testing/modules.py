@@ -44,17 +44,22 @@ _SHAPES = (*_PLAIN_SHAPES * 4, (1, 2, 3, 4, 5))  # the last one is refused where
 _VOCABULARY = 11
 _MAX_NUMEL = 2048
 _MAX_OUTPUTS = 4
+_DICTIONARY = 3  # of the forms of what is returned
 _HEADER = "import math\n\nimport torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
 _serials = itertools.count()
 
 
 @dataclass(frozen=True)
 class ModuleSource:
-    """The source of a class `Net`, and name, shape and element type of each argument of its `forward`."""
+    """The source of a class `Net`, and name, shape and element type of each argument of its `forward`.
+
+    `states` names the output that each input continues, if any: such a module gives a dictionary.
+    """
 
     source: str
     inputs: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
     seed: int = 0
+    states: Mapping[str, str] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
         """An instance in evaluation mode, its weights drawn from the seed."""
@@ -70,7 +75,7 @@ class ModuleSource:
         return made.eval()
 
     def samples(self, count: int, *, seed: int = 0) -> dict[str, Tensor]:
-        """Arrays [count, ...] for each input: normally distributed floats, or integers below the vocabulary."""
+        """Arrays [count, ...] for each input: normally distributed floats, pixels, or integers below the vocabulary."""
         generator = torch.Generator().manual_seed(self.seed + seed)
         return {
             name: _sample((count, *shape[1:]), dtype, generator)
@@ -115,13 +120,15 @@ class ModulePlan:
 
     def module(self) -> RandomModule:
         """The module; steps that do not fit leave no trace."""
-        types = {f"x{i}": (shape, torch.float32) for i, shape in enumerate(self.shapes)}
+        draft = Draft(self.seed)
+        for index, shape in enumerate(self.shapes):
+            draft.input(f"x{index}", shape)
         if self.tokens:
-            types["ids"] = ((1, 5), torch.int64)
-        draft = Draft(self.seed, types)
+            draft.input("ids", (1, 5), torch.int64)
         for step in self.steps:
             draft.grow(step)
-        return RandomModule(draft.source(self.extra_outputs, self.returns), types, self.seed, plan=self)
+        source = draft.source(self.extra_outputs, self.returns)
+        return RandomModule(source, dict(draft.inputs), self.seed, draft.states, plan=self)
 
     def simpler(self) -> Iterator[ModulePlan]:
         """Plans that are smaller by one step, input, output or choice."""
@@ -151,7 +158,7 @@ def modules(*, statements: Collection[str] | None = None, max_steps: int = 7) ->
     """Random modules of the statements named, all of STATEMENTS unless given; shrinks to few and plain ones.
 
     They have one to three inputs and up to four outputs, branches and joins, layers that are called twice,
-    tied weights, statements in place, slices, masks, attention, recurrent layers and states.
+    tied weights, statements in place, slices, masks, attention, recurrent layers, pixels, and states beside those.
     """
     digits = st.tuples(*(st.integers(0, 11) for _ in range(DIGITS)))
     kinds = tuple(sorted(STATEMENTS if statements is None else statements))
@@ -185,20 +192,22 @@ _BACK = (0, 0, 0, 0, 0, 1, 2, 3)  # mostly the value just made, so that chains g
 class Draft:
     """A module while it is written: statements so far, and tensors that they give."""
 
-    def __init__(self, seed: int, types: Mapping[str, tuple[tuple[int, ...], torch.dtype]]) -> None:
-        generator = torch.Generator().manual_seed(seed)
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
         self._module = nn.Module().eval()
         self._init: list[str] = []
         self._body: list[str] = []
         self._read: set[str] = set()
         self._numbers = itertools.count()
-        self._inputs = tuple(types)
+        self._continued: dict[str, str] = {}
+        self.inputs: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
         self.layers: list[str] = []
-        self.values = {name: _sample(shape, dtype, generator) for name, (shape, dtype) in types.items()}
+        self.values: dict[str, Tensor] = {}
 
     def grow(self, step: Step) -> None:
         """Take one step, or none where torch refuses it or the result is empty, huge or not finite."""
-        before = self._init[:], self._body[:], self._read.copy(), self.layers[:], dict(self.values)
+        before = self._init[:], self._body[:], self._read.copy(), self.layers[:]
+        inputs, continued = dict(self.inputs), dict(self._continued)
         tensors = {name: tensor.clone() for name, tensor in self.values.items()}
         names = [name for name, tensor in self.values.items() if tensor.is_floating_point()] or [*self.values]
         try:
@@ -209,13 +218,34 @@ class Draft:
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, NameError, AssertionError):
             fits = False
         if not fits:
-            self._init, self._body, self._read, self.layers, _ = before
-            self.values = tensors
+            self._init, self._body, self._read, self.layers = before
+            self.inputs, self._continued, self.values = inputs, continued, tensors
 
     @staticmethod
     def _fits(tensor: Tensor) -> bool:
         finite = bool(tensor.isfinite().all()) if tensor.is_floating_point() else True
         return 0 < tensor.numel() <= _MAX_NUMEL and finite and tensor.ndim <= 5
+
+    def input(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> str:
+        """Add an argument of `forward`; gives its name."""
+        self.inputs[name] = shape, dtype
+        self.values[name] = _sample(shape, dtype, self._generator)
+        return name
+
+    def state(self, shape: tuple[int, ...]) -> str:
+        """Add an argument of `forward` that is to continue an output; gives its name."""
+        return self.input(f"h{next(self._numbers)}", shape)
+
+    def continue_state(self, name: str, value: str) -> None:
+        """The output `value` is what the argument `name` is at the next call."""
+        if self.values[name].shape != self.values[value].shape:
+            raise ValueError(f"{name} and {value} differ in shape")
+        self._continued[name] = value
+
+    @property
+    def states(self) -> dict[str, str]:
+        """The output that each state continues."""
+        return {name: f"{value}_out" for name, value in self._continued.items()}
 
     def layer(self, expression: str) -> str:
         """Assign `expression` to a new attribute in `__init__`; gives `self.NAME`."""
@@ -267,10 +297,11 @@ class Draft:
         """The class: its outputs are the values that nothing reads, and those that `extra_outputs` count back to."""
         names = [*self.values]
         wanted = {names[-1 - back % len(names)] for back in extra_outputs}
-        found = [n for n in names if n in wanted or (n not in self._read and n not in self._inputs)]
+        found = [n for n in names if n in wanted or (n not in self._read and n not in self.inputs)]
         outputs = (found or names[-1:])[-_MAX_OUTPUTS:]
-        body = [*self._body, f"return {_returned(outputs, returns)}"]
-        return module_source(body, dict.fromkeys(self._inputs), init=self._init)
+        outputs += [value for value in self._continued.values() if value not in outputs]
+        body = [*self._body, f"return {_returned(outputs, _DICTIONARY if self._continued else returns)}"]
+        return module_source(body, self.inputs, init=self._init)
 
     def _scope(self) -> dict[str, object]:
         return {"torch": torch, "nn": nn, "F": F, "math": math, "self": self._module}
@@ -290,9 +321,9 @@ def statement(*names: str) -> Callable[[Statement], Statement]:
 
 
 def _returned(outputs: Sequence[str], returns: int) -> str:
-    if len(outputs) == 1 and returns != 3:
+    if len(outputs) == 1 and returns != _DICTIONARY:
         return outputs[0]
-    if returns == 3:
+    if returns == _DICTIONARY:
         return "{" + ", ".join(f'"{name}_out": {name}' for name in outputs) + "}"
     return ("[{}]" if returns == 2 else "({},)" if len(outputs) == 1 else "({})").format(", ".join(outputs))
 
@@ -305,4 +336,6 @@ def _mentions(statement: str, name: str) -> bool:
 def _sample(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     if dtype.is_floating_point:
         return torch.randn(shape, generator=generator, dtype=dtype)
+    if dtype is torch.uint8:
+        return torch.randint(0, 256, shape, generator=generator, dtype=dtype)
     return torch.randint(0, _VOCABULARY, shape, generator=generator).to(dtype)
