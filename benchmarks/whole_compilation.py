@@ -138,7 +138,7 @@ def _compared(
     for place, outputs in given.items():
         for index, (exact, have) in enumerate(zip(integer, outputs, strict=True)):
             ratio, limit = snr_db(exact, have), FLOAT_DB
-            if quantized and place == "torch" and not exact.is_floating_point():
+            if quantized and (place == "torch" or floats) and not exact.is_floating_point():
                 ratio, limit = _decisions_db(exact, have), np.inf
             elif quantized:
                 limit = own[index] - TORCH_MARGIN_DB if place == "torch" else 30.0 if floats else np.inf

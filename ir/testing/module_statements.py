@@ -125,7 +125,7 @@ _EXPRESSIONS = {
         {x}.sort(-1, descending=True).values
         {x}.argmax(-1)
         {x}.max(dim=1).values
-        {x}.masked_fill({x} < 0, 0.25)
+        {x}.masked_fill({x} < 0.0137, 0.25)
         torch.einsum("...i,i->...", {x}, {x}.flatten()[: {last}])
         {x}.cumsum(-1)
         F.pad(input={x}, pad=(1, 1), mode="constant", value=0.0)
