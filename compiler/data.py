@@ -464,6 +464,10 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
     if tuple(tensor.shape[1:]) != (shape if axis is None else expected):
         raise ValueError(f"holds samples of shape {tuple(tensor.shape[1:])}; the model takes {expected}")
     wanted = column.type.dtype.torch
+    if not wanted.is_floating_point and not transform.keeps_values:
+        raise ValueError(
+            f"is for an input of {column.type.dtype.name.lower()}, which takes no scale or offset"
+        )
     if wanted.is_floating_point:
         tensor = tensor.to(torch.float64) * transform.scale + transform.offset
     elif not torch.equal(tensor.to(wanted).to(tensor.dtype), tensor):

@@ -27,7 +27,10 @@ def _layout(value: str) -> str:
 
 
 class Transform(Section):
-    """From what a file holds to what a model input takes: `layout`, then `reshape`, then `value * scale + offset`."""
+    """From what a file holds to what a model input takes: `layout`, then `reshape`, then `value * scale + offset`.
+
+    An input of whole numbers takes the values as they are: `scale` and `offset` are for float inputs.
+    """
 
     layout: Annotated[str, AfterValidator(_layout)] | None = Field(
         default=None,
@@ -37,8 +40,8 @@ class Transform(Section):
     reshape: tuple[Positive, ...] | None = Field(
         default=None, description="The shape of one sample, without the batch.", examples=[[1, 49, 10]]
     )
-    scale: float = Field(default=1.0, description="Factor on every value.")
-    offset: float = Field(default=0.0, description="Added after the factor.")
+    scale: float = Field(default=1.0, description="Factor on every value, for float inputs.")
+    offset: float = Field(default=0.0, description="Added after the factor, for float inputs.")
 
     @property
     def permutation(self) -> tuple[int, ...] | None:
@@ -47,6 +50,11 @@ class Transform(Section):
             return None
         before, after = self.layout.split("->")
         return tuple(before.index(axis) for axis in after)
+
+    @property
+    def keeps_values(self) -> bool:
+        """Whether every value of the file is one of the input."""
+        return (self.scale, self.offset) == (1.0, 0.0)
 
     @model_validator(mode="after")
     def _scale_is_not_zero(self) -> Self:

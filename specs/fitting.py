@@ -109,6 +109,7 @@ def _inputs(spec: Spec) -> Iterator[_Fault]:
     for name, transform in spec.data.transform.items():
         if name in known:
             yield from _shape(("data", "transform", name), transform, known[name])
+            yield from _numbers(("data", "transform", name), transform, known[name])
 
 
 def _naming_inputs(spec: Spec) -> Iterator[tuple[Location, Iterable[str]]]:
@@ -131,6 +132,15 @@ def _shape(location: Location, transform: Transform, taken: Input) -> Iterator[_
     if axes and transform.reshape is None and axes != len(taken.shape):
         message = f"{transform.layout} has {axes} axes, the input {len(taken.shape)}"
         yield "S307", (*location, "layout"), message, "add `reshape`, or name as many axes as there are"
+
+
+def _numbers(location: Location, transform: Transform, taken: Input) -> Iterator[_Fault]:
+    if transform.keeps_values or taken.is_floating:
+        return
+    key = "scale" if transform.scale != 1 else "offset"
+    message = f"the input takes {taken.dtype}, and values of the file are stored in it as they are"
+    hint = "scale and shift inside the model, such as `x.float() / 255`, or give the input `dtype: float32`"
+    yield "S307", (*location, key), message, hint
 
 
 def _metric(spec: Spec) -> Iterator[_Fault]:

@@ -117,6 +117,11 @@ class Input(Section):
         "input for each call, need no batch dimension.",
     )
 
+    @property
+    def is_floating(self) -> bool:
+        """Whether the elements are floats."""
+        return self.dtype in ("float32", "float64", "float16", "bfloat16")
+
     @model_validator(mode="after")
     def _batch_is_a_dimension(self) -> Self:
         if self.batch and self.batch >= len(self.shape):

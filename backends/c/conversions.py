@@ -57,7 +57,7 @@ def _of_port(name: str, port: Port, transform: Transform) -> Iterator[Conversion
             f"float {name}_dequantize_{label}({port.c_type} value)",
             (f"return (float)((int32_t)value - ({encoding.zero_point})) * {real(encoding.scale)};",),
         )
-    if port.is_input and (transform.scale, transform.offset) != (1.0, 0.0):
+    if port.is_input and not transform.keeps_values:
         model = f"value * {real(transform.scale)} + {real(transform.offset)}"
         yield Conversion(
             f"An element of input {port.parameter} from a number of the data file.",
@@ -70,6 +70,6 @@ def recipe(transform: Transform) -> str:
     """How the model's input is made of what the data file holds, in words; empty where it is the same."""
     steps = [f"axes {transform.layout}"] if transform.layout else []
     steps += [f"each sample as [{', '.join(map(str, transform.reshape))}]"] if transform.reshape else []
-    if (transform.scale, transform.offset) != (1.0, 0.0):
+    if not transform.keeps_values:
         steps.append(f"value * {real(transform.scale)} + {real(transform.offset)}")
     return "; ".join(steps)

@@ -14,6 +14,7 @@ from fxpress.compiler import UserError
 from fxpress.compiler.data import Column, read_samples
 from fxpress.compiler.loading import check_weights, load_weights, read_tensors
 from fxpress.ir import DType, TensorType
+from fxpress.specs import Transform
 
 COLUMN = Column("x", TensorType((1, 3), DType.F32))
 WHOLE = np.arange(6).reshape(2, 3)
@@ -67,6 +68,13 @@ def test_numbers_that_an_integer_input_cannot_hold_are_refused(
     np.savez(tmp_path / "x.npz", x=array)
     with pytest.raises(UserError, match=r"cannot hold.*D103"):
         read_samples(tmp_path / "x.npz", [Column("x", TensorType((1, 3), dtype))], labels=None, limit=None)
+
+
+def test_an_integer_input_has_no_scale(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=WHOLE)
+    column = Column("x", TensorType((1, 3), DType.U8), Transform(scale=2.0))
+    with pytest.raises(UserError, match=r"takes no scale or offset.*D103"):
+        read_samples(tmp_path / "x.npz", [column], labels=None, limit=None)
 
 
 TENSORS = {
