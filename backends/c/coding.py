@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from .image import image_of
-from .kernels.base import Constant, Cost, Implementation
-
-# Roles under which kernels pack the weights of a layer, alone or with biases and multipliers between them.
-_WEIGHTS = frozenset({"weights", "constants"})
+from .kernels.base import WEIGHT_ROLES, Constant, Cost, Implementation
 
 
 def with_coded_weights(implementation: Implementation) -> Implementation:
@@ -21,7 +18,7 @@ def with_coded_weights(implementation: Implementation) -> Implementation:
 
 
 def _coded(constant: Constant) -> Constant:
-    if constant.role not in _WEIGHTS or constant.data.dtype.kind != "i":
+    if constant.role not in WEIGHT_ROLES or constant.data.dtype.kind != "i":
         return constant
     image = image_of(constant.data)
     return replace(constant, image=image) if image.bytes < constant.bytes else constant

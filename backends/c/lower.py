@@ -12,7 +12,7 @@ from .edges import StrippedEdges, strip_edges
 from .memory import MemoryPlan, plan_memory
 from .ports import Port, port_layouts, ports
 from .predict import Prediction, predict_program
-from .prepare import renumber_flattened
+from .prepare import join_equal_constants, renumber_flattened
 from .program import Program
 from .schedule import schedule
 from .select import select
@@ -57,7 +57,7 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     is larger than what it saves.
     """
     edges = strip_edges(graph, options.stored)
-    prepared = replace(edges, graph=schedule(renumber_flattened(edges.graph)))
+    prepared = replace(edges, graph=schedule(join_equal_constants(renumber_flattened(edges.graph))))
     choose = partial(_choose, prepared, options, target)
     if options.weights == "plain":
         return choose(frozenset())

@@ -1,12 +1,13 @@
-"""What happens to a graph before kernels are chosen: weights are renumbered where that saves copies."""
+"""What happens to a graph before kernels are chosen: weights renumbered to save copies, equal constants joined."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from hashlib import sha256
 
 import torch
 
-from ...ir import Graph, Node, Value, rewrite
+from ...ir import Graph, Node, TensorType, Value, rewrite
 from ...ir.ops.linear import Linear
 from ...ir.ops.shape import Permute, Reshape
 
@@ -32,6 +33,18 @@ def renumber_flattened(graph: Graph) -> Graph:
         else:
             nodes += _reading_channels_last(node, image, params)
     return _without_dead_nodes(replace(graph, nodes=tuple(nodes), params=params))
+
+
+def join_equal_constants(graph: Graph) -> Graph:
+    """Constants of one type with the same elements become one, so that kernels know who shares their weights."""
+    first: dict[tuple[TensorType, bytes], Value] = {}
+    joined: dict[str, Value] = {}
+    for value in graph.constants:
+        stored = graph.tensor(value).detach().cpu().contiguous().view(-1).view(torch.uint8)
+        key = (value.type, sha256(stored.numpy().tobytes()).digest())
+        joined[value.name] = first.setdefault(key, value)
+    nodes = tuple(node.with_values(lambda value: joined.get(value.name, value)) for node in graph.nodes)
+    return replace(graph, nodes=nodes)
 
 
 def _flattened_image(graph: Graph, node: Node) -> Value | None:

@@ -68,4 +68,5 @@ class Program:
     def saved_bytes(self) -> int:
         """Estimated bytes of flash that Huffman images save over the constants themselves, less the decoder."""
         coded = [c for step in self.steps for c in step.implementation.coded]
-        return sum(c.bytes - c.flash_bytes - CALL_BYTES for c in coded) - DECODER_BYTES
+        stored = {c.data.tobytes(): c for c in coded}.values()
+        return sum(c.bytes - c.flash_bytes for c in stored) - CALL_BYTES * len(coded) - DECODER_BYTES

@@ -15,7 +15,7 @@ from ...ir import Graph, Node, Source, Value, node_text
 from ...ir.errors import UnsupportedError
 from .coding import with_coded_weights
 from .kernels import kernels
-from .kernels.base import Implementation, Offer, Site
+from .kernels.base import Implementation, Offer, Site, weight_uses
 from .kernels.copying import Place, copy
 from .layout import Layout
 from .program import Program, Step, Stored
@@ -60,7 +60,7 @@ def select(
         name = node.outputs[0].name
         offered = _offered(node, graph, machine, coded=name in coded)
         prices = (flash_price, memory_price if name in crowded else 0.0)
-        ways = _advance(ways, node, offered, dying[index], prices)
+        ways = _advance(ways, node, offered, dying[index], weight_uses(graph, node), prices)
         if not ways:
             raise UnsupportedError(f"no C kernel for {node_text(node)}: {_refusal(node, graph, machine)}")
     best = min(ways, key=lambda way: way.cycles + _closing_cycles(way, graph, outputs))
@@ -100,6 +100,7 @@ def _advance(
     node: Node,
     offered: _Offered,
     dying: frozenset[str],
+    weight_uses: int,
     prices: tuple[float, float],
 ) -> list[_Way]:
     found: dict[tuple[tuple[str, Layout], ...], _Way] = {}
@@ -115,7 +116,7 @@ def _advance(
                 for v, layout in zip(node.outputs, implementation.writes, strict=True)
                 if v.name not in dying
             }
-            flash = implementation.constant_bytes + implementation.cost.code_bytes
+            flash = _flash_bytes(implementation, weight_uses)
             priced = prices[0] * flash + prices[1] * _added_bytes(node, at_hand, implementation)
             cycles = way.cycles + extra + implementation.cost.cycles + priced
             key = tuple(sorted(layouts.items(), key=lambda item: item[0]))
@@ -150,6 +151,13 @@ def _conversion_cycles(
             return None
         total += step.cost.cycles
     return total
+
+
+def _flash_bytes(implementation: Implementation, weight_uses: int) -> float:
+    """Bytes of flash of an implementation; of weights that several nodes read, its share."""
+    weights = implementation.weight_bytes
+    others = implementation.constant_bytes - weights + implementation.cost.code_bytes
+    return weights / weight_uses + others
 
 
 def _added_bytes(node: Node, at_hand: tuple[Layout | None, ...], implementation: Implementation) -> int:

@@ -39,6 +39,10 @@ class Cost:
     code_bytes: int = 0
 
 
+# Roles under which kernels pack the weights of a layer, alone or with biases and multipliers between them.
+WEIGHT_ROLES = frozenset({"weights", "constants"})
+
+
 @dataclass(frozen=True, eq=False)
 class Constant:
     """An array that a function reads; `role` names it in the C. Flash holds `image` in its place if there is one."""
@@ -112,6 +116,12 @@ class Implementation:
         return sum(c.flash_bytes for call in self.calls for c in call.constants)
 
     @property
+    def weight_bytes(self) -> int:
+        """Bytes of those constants that hold weights."""
+        constants = (c for call in self.calls for c in call.constants)
+        return sum(c.flash_bytes for c in constants if c.role in WEIGHT_ROLES)
+
+    @property
     def coded(self) -> tuple[Constant, ...]:
         """Constants that are decoded into working memory before the calls, each once."""
         found = [c for call in self.calls for c in call.constants if c.image is not None]
@@ -178,6 +188,11 @@ class Site:
         return self.graph.is_constant(self.node.operand(index))
 
     @property
+    def weight_uses(self) -> int:
+        """Nodes of this operator that read the weights, operand 1."""
+        return weight_uses(self.graph, self.node)
+
+    @property
     def weights_refusal(self) -> str:
         """Why operands 1 and 2 are no weights and bias that kernels can pack, or nothing."""
         if not self.is_constant(1) or (self.has(2) and not self.is_constant(2)):
@@ -208,6 +223,16 @@ class Site:
         """Quantization of a result that has one."""
         assert self.output.quantization is not None
         return self.output.quantization
+
+
+def weight_uses(graph: Graph, node: Node) -> int:
+    """Nodes that pack the same constant weights, operand 1, as a node does: 1 where it has none."""
+    weights = node.operand(1)
+    if weights is None or not graph.is_constant(weights):
+        return 1
+    return sum(
+        user.op.name == node.op.name and user.operand(1) == weights for user in graph.users[weights.name]
+    )
 
 
 KernelFunction = Callable[[Site], Offer]

@@ -89,16 +89,15 @@ def scratch_bytes(shape: ConvShape) -> int:
 
 def pack(
     shape: ConvShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
-) -> Int32Array:
-    """The constants of the layer, one array of words.
+) -> tuple[Int32Array, ...]:
+    """The constants of the layer, in words.
 
     `weights` is [out, in, kh, kw], the rest per channel; `bias` has -zx * sum(w) folded in.
     """
     window = weights.transpose(0, 2, 3, 1).reshape(shape.out_c, -1)
     order = np.array(_expansion(shape).order)
     taps = np.where(order >= 0, window[:, np.maximum(order, 0)], 0).astype(np.int8)
-    shifts = shift if shape.epilogue.shifted else None
-    return pack_rows(taps, bias, multiplier, shifts, together=CHANNELS, bits=shape.weight_bits)
+    return pack_rows(shape.epilogue, taps, bias, multiplier, shift, together=CHANNELS, bits=shape.weight_bits)
 
 
 def estimate(shape: ConvShape) -> Cost:
@@ -129,7 +128,7 @@ def _code_bytes(shape: ConvShape) -> int:
 
 
 def function(shape: ConvShape) -> Function:
-    """The C function `name(x, [r,] y, constants, scratch)`."""
+    """The C function `name(x, [r,] y, constants..., scratch)`."""
     path = "conv/pointwise_dsp.c.j2" if shape.pointwise else "conv/conv_dsp.c.j2"
     return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
 

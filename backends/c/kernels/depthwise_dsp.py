@@ -18,7 +18,7 @@ from .base import Cost, Function, template
 from .depthwise_axes import BLOCK, Axes, Axis, row_macs
 from .depthwise_taps import Unpacked, pack_taps, unpack_taps
 from .epilogue_dsp import HEADERS, Epilogue, parameters
-from .gemm_dsp import Int8Array, Int32Array, IntArray
+from .gemm_dsp import Int8Array, Int32Array, IntArray, pack_arrays
 from .low_bits import BYTE, weights_text
 
 _MAX_TAPS = 64
@@ -75,8 +75,8 @@ def scratch_bytes(shape: DepthwiseShape) -> int:
 
 def pack(
     shape: DepthwiseShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
-) -> Int32Array:
-    """The constants of the layer, one array of words.
+) -> tuple[Int32Array, ...]:
+    """The constants of the layer, in words.
 
     `weights` is [channels, 1, kh, kw], the rest per channel; `bias` has -zx * sum(w) folded in.
     """
@@ -84,7 +84,7 @@ def pack(
     rows = weights[:, 0].transpose(0, 2, 1) if axes.turned else weights[:, 0]
     per_channel = [bias, multiplier, *([shift] if shape.epilogue.shifted else [])]
     heads = np.stack([np.asarray(values, np.int32) for values in per_channel], axis=1)
-    return np.concatenate([heads, pack_taps(axes.taps, rows)], axis=1).reshape(-1)
+    return pack_arrays(shape.epilogue, heads, pack_taps(axes.taps, rows), ())
 
 
 def estimate(shape: DepthwiseShape) -> Cost:
@@ -100,7 +100,7 @@ def estimate(shape: DepthwiseShape) -> Cost:
 
 
 def function(shape: DepthwiseShape) -> Function:
-    """The C function `name(x, y, constants, scratch)`."""
+    """The C function `name(x, y, constants..., scratch)`."""
     path = "depthwise/depthwise_dsp.c.j2"
     return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
 
@@ -113,12 +113,17 @@ def _axes(shape: DepthwiseShape) -> Axes:
     horizontal = Axis(
         shape.out_w, shape.in_w, kernel[1], stride[1], padding[1], shape.channels, shape.channels
     )
-    head_words = 3 if shape.epilogue.shifted else 2
+    head_words = 0 if shape.epilogue.apart else _scale_words(shape)
     candidates = (
         Axes(along=horizontal, across=vertical, turned=False, head_words=head_words, bits=shape.weight_bits),
         Axes(along=vertical, across=horizontal, turned=True, head_words=head_words, bits=shape.weight_bits),
     )
     return min(candidates, key=lambda axes: axes.instructions(shape.epilogue))
+
+
+def _scale_words(shape: DepthwiseShape) -> int:
+    """Words of bias, multiplier and shift of a channel."""
+    return 3 if shape.epilogue.shifted else 2
 
 
 _INSTRUCTIONS = {
@@ -236,6 +241,7 @@ class _Context:
     channels: int
     packed_words: int
     head_words: range
+    scale_words: int
     unpacked: tuple[Unpacked, ...]
     plane_words: int
     plane_cells: int
@@ -280,6 +286,7 @@ def _context(shape: DepthwiseShape) -> _Context:
         channels=shape.channels,
         packed_words=axes.head_words + axes.taps.packed_words,
         head_words=range(axes.head_words),
+        scale_words=_scale_words(shape) if shape.epilogue.apart else 0,
         unpacked=unpack_taps(axes.taps, head_words=axes.head_words),
         plane_words=axes.plane_cells // 2,
         plane_cells=axes.plane_cells,

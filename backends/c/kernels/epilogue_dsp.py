@@ -42,15 +42,62 @@ class Elements:
 class Epilogue:
     """How an accumulator becomes an output; `low` and `high` are where it saturates.
 
-    `shifted` says that some channel has a left shift, so that the packed constants carry one per channel.
+    `shifted` says that some channel has a left shift, so that the packed constants carry one per channel. `apart` says
+    that the weights have an array of their own, which calls with other biases and scales read too.
     """
 
     zero_point: int
     low: int = -128
     high: int = 127
     shifted: bool = False
+    apart: bool = False
     residual: Rescale | None = None
     elements: Elements = Elements()
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the arrays of packed constants: one that has all, or weights, and biases with scales."""
+        return ("weights", "scales") if self.apart else ("constants",)
+
+    @property
+    def weights(self) -> str:
+        """Name of the array that has the weights."""
+        return self.arrays[0]
+
+    @property
+    def scales(self) -> str:
+        """Name of the array that has biases and scales."""
+        return self.arrays[-1]
+
+    @property
+    def arguments(self) -> str:
+        """The arrays as arguments of a call in C."""
+        return ", ".join(self.arrays)
+
+    @property
+    def parameters(self) -> str:
+        """The arrays as parameters of a function in C."""
+        return ", ".join(f"const int32_t *{name}" for name in self.arrays)
+
+    @property
+    def moved_arguments(self) -> str:
+        """The arrays as arguments of a function that moves to the next channels."""
+        return ", ".join(f"&{name}" for name in self.arrays)
+
+    @property
+    def moved_parameters(self) -> str:
+        """The arrays as parameters of such a function."""
+        return ", ".join(f"const int32_t **{name}" for name in self.arrays)
+
+    @property
+    def bias(self) -> str:
+        """Initializer of a register with the next bias; empty where assembly loads biases before the weights."""
+        return " = *(*scales)++" if self.apart else ""
+
+    @property
+    def sum(self) -> str:
+        """Constraint of such a register, as an operand of assembly."""
+        return "+r" if self.apart else "=r"
 
     @property
     def value(self) -> str:
@@ -68,4 +115,4 @@ def parameters(epilogue: Epilogue) -> str:
     """The C parameters of a kernel: operands, result, packed constants, working memory."""
     types = epilogue.elements
     residual = "" if epilogue.residual is None else f"const {types.r} *r, "
-    return f"const {types.x} *x, {residual}{types.y} *y, const int32_t *constants, void *scratch"
+    return f"const {types.x} *x, {residual}{types.y} *y, {epilogue.parameters}, void *scratch"

@@ -4,11 +4,13 @@ Constants of a pair of output channels, as 32-bit words: two biases, then for ev
 weights of each channel, two multipliers, and, in a shifted epilogue, two left shifts. A word holds its bytes
 lowest first, whatever the byte order of the machine: the C takes them apart by shifts or by SXTB16. Words of
 weights of fewer bits share words, see `low_bits`; sums and biases are then 2^(8 - bits) times as large until the end.
-An odd number of channels is filled up with a channel of zeros that is computed and not stored.
+An odd number of channels is filled up with a channel of zeros that is computed and not stored. Weights that several
+calls read have an array of their own, and biases, multipliers and shifts another.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -130,14 +132,15 @@ class Gemm:
 
 
 def pack_rows(
+    epilogue: Epilogue,
     taps: Int8Array,
     bias: IntArray,
     multiplier: IntArray,
-    shift: IntArray | None,
+    shift: IntArray,
     *,
     together: int,
     bits: int = BYTE,
-) -> Int32Array:
+) -> tuple[Int32Array, ...]:
     """The constants of channels that are computed `together` at a time; `taps` is [channels, 4 * steps].
 
     Biases, for every step a word of each channel, multipliers, shifts; channels that are missing are zeros.
@@ -154,5 +157,14 @@ def pack_rows(
         return everyone.reshape(groups, together)
 
     biases = grouped(np.asarray(bias) << (BYTE - bits))
-    scales = [grouped(values) for values in (multiplier, shift) if values is not None]
-    return np.concatenate([biases, share_words(ordered, bits), *scales], axis=1).reshape(-1)
+    scales = [grouped(values) for values in (multiplier, shift)[: 1 + epilogue.shifted]]
+    return pack_arrays(epilogue, biases, share_words(ordered, bits), scales)
+
+
+def pack_arrays(
+    epilogue: Epilogue, biases: Int32Array, weights: Int32Array, scales: Sequence[Int32Array]
+) -> tuple[Int32Array, ...]:
+    """The arrays of constants as kernels read them, of [groups of channels, words] each: biases, weights, scales."""
+    if epilogue.apart:
+        return weights.reshape(-1), np.concatenate([biases, *scales], axis=1).reshape(-1)
+    return (np.concatenate([biases, weights, *scales], axis=1).reshape(-1),)

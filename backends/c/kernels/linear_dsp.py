@@ -51,15 +51,16 @@ def scratch_bytes(shape: LinearShape) -> int:
 
 def pack(
     shape: LinearShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
-) -> Int32Array:
-    """The constants of the layer, one array of words.
+) -> tuple[Int32Array, ...]:
+    """The constants of the layer, in words.
 
     `weights` is [outputs, inputs], the rest per channel; `bias` has -zx * sum(w) folded in.
     """
     order = np.array(_expansion(shape).order)
     taps = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0).astype(np.int8)
-    shifts = shift if shape.epilogue.shifted else None
-    return pack_rows(taps, bias, multiplier, shifts, together=_TOGETHER, bits=shape.weight_bits)
+    return pack_rows(
+        shape.epilogue, taps, bias, multiplier, shift, together=_TOGETHER, bits=shape.weight_bits
+    )
 
 
 def estimate(shape: LinearShape) -> Cost:
@@ -75,7 +76,7 @@ def estimate(shape: LinearShape) -> Cost:
 
 
 def function(shape: LinearShape) -> Function:
-    """The C function `name(x, [r,] y, constants, scratch)`."""
+    """The C function `name(x, [r,] y, constants..., scratch)`."""
     context = _context(shape)
     return template("linear/linear_dsp.c.j2", context, parameters(shape.epilogue), headers=HEADERS)
 

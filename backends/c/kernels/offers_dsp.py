@@ -28,7 +28,7 @@ from .wide_sums import scaled_sums_fit, sums_fit
 from .window import MAX_SPATIAL, image, window
 
 Scales = tuple[Int32Array, Int32Array]
-Shape_contra = TypeVar("Shape_contra", contravariant=True)
+Shape_contra = TypeVar("Shape_contra", bound="_Shape", contravariant=True)
 
 _CYCLES_PER_BYTE = 100  # what a byte of flash must save in one run, where speed can be bought with flash
 
@@ -132,16 +132,16 @@ def _dense(site: Site, op: Conv) -> Offer:
     built = [direct]
     if winograd_dsp.supports(shape):
         transformed = _built(site, "winograd_dsp", winograd_dsp, shape, weights, scales)
-        if _is_worth_its_flash(transformed, direct):
+        if _is_worth_its_flash(transformed, direct, uses=site.weight_uses):
             # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
             built = [transformed, direct] if shape.weight_bits < BYTE else [transformed]
     return tuple(_implementation(site, one, image_layouts(site)) for one in built)
 
 
-def _is_worth_its_flash(large: _Built, small: _Built) -> bool:
-    """Whether a larger kernel saves enough time for the flash that it takes more."""
-    cycles = small.cost.cycles - large.cost.cycles
-    extra = large.constants.nbytes + large.cost.code_bytes - small.constants.nbytes - small.cost.code_bytes
+def _is_worth_its_flash(large: _Built, small: _Built, *, uses: int) -> bool:
+    """Whether a larger kernel saves enough time for the flash that it takes more, over all `uses` of its weights."""
+    cycles = uses * (small.cost.cycles - large.cost.cycles)
+    extra = large.flash_bytes - small.flash_bytes
     return cycles > 0 and cycles >= _CYCLES_PER_BYTE * extra
 
 
@@ -181,6 +181,7 @@ def _epilogue(site: Site, clamp: Clamp) -> tuple[Epilogue, Scales]:
         fixed.low,
         fixed.high,
         shifted=any(fixed.shifts),
+        apart=site.weight_uses > 1,
         residual=fixed.residual,
         elements=_elements(site),
     )
@@ -202,10 +203,22 @@ class _Built:
 
     kernel: str
     function: Function
-    constants: Int32Array
+    constants: tuple[Constant, ...]
     scratch_bytes: int
     cost: Cost
     overwrites: tuple[int, ...] = ()
+
+    @property
+    def flash_bytes(self) -> int:
+        """Bytes of flash, constants and code."""
+        return sum(constant.bytes for constant in self.constants) + self.cost.code_bytes
+
+
+class _Shape(Protocol):
+    """A shape of a kernel."""
+
+    @property
+    def epilogue(self) -> Epilogue: ...
 
 
 class _Maker(Protocol[Shape_contra]):
@@ -220,7 +233,7 @@ class _Maker(Protocol[Shape_contra]):
         multiplier: IntArray,
         shift: IntArray,
         /,
-    ) -> Int32Array: ...
+    ) -> tuple[Int32Array, ...]: ...
     def scratch_bytes(self, shape: Shape_contra, /) -> int: ...
     def estimate(self, shape: Shape_contra, /) -> Cost: ...
 
@@ -234,20 +247,20 @@ def _built(
     scales: Scales,
 ) -> _Built:
     """The kernel of a module for a shape; `weights` as its `pack` takes them."""
-    constants = maker.pack(shape, weights, folded_bias(site, weights), *scales)
+    arrays = maker.pack(shape, weights, folded_bias(site, weights), *scales)
+    constants = tuple(map(Constant, shape.epilogue.arrays, arrays))
     return _Built(name, maker.function(shape), constants, maker.scratch_bytes(shape), maker.estimate(shape))
 
 
 def _implementation(site: Site, built: _Built, layouts: tuple[Layout, Layout]) -> Implementation:
     """The node computed by one call; a residual lies like the result, which may take its place."""
     operands = layer_operands(site, layouts)
-    constants = (Constant("constants", built.constants),)
     return Implementation(
         kernel=built.kernel,
         reads=site.reads(operands),
         writes=(layouts[1],),
         cost=built.cost,
-        calls=(Call(built.function, tuple(operands), constants=constants, scratch=True),),
+        calls=(Call(built.function, tuple(operands), constants=built.constants, scratch=True),),
         scratch_bytes=built.scratch_bytes,
         overwrites=built.overwrites or site.overwritten_residual,
     )

@@ -9,7 +9,7 @@ Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 
 
 Constants of two output channels: two biases; for each of 16 places and each pair of input channels (0 and 2, then
 1 and 3, of every four) one word of each output channel; two multipliers; two left shifts if the epilogue is shifted.
-Weights of fewer bits have the constants of `conv_dsp`.
+Weights that several calls read have an array of their own. Weights of fewer bits have the constants of `conv_dsp`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from .base import Cost, Function, template
 from .conv_dsp import ConvShape
 from .epilogue_dsp import HEADERS, Elements, Epilogue, parameters
-from .gemm_dsp import CHANNELS, Gemm, Int8Array, Int32Array, IntArray, pack_rows
+from .gemm_dsp import CHANNELS, Gemm, Int8Array, Int32Array, IntArray, pack_arrays, pack_rows
 from .low_bits import BYTE
 
 _TWICE_G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
@@ -33,10 +33,15 @@ _PRODUCT_WORDS = _PLACES * 2 * _TILES
 
 
 def supports(shape: ConvShape) -> bool:
-    """Whether `shape` is a 3x3 convolution of stride 1 over whole tiles and whole words of channels."""
+    """Whether `shape` is a 3x3 convolution of stride 1 over whole tiles and whole words of channels.
+
+    Weights of fewer bits are none that several calls read.
+    """
     square = shape.kernel == (3, 3) and shape.stride == (1, 1) and shape.dilation == (1, 1)
     whole = shape.out_h % 2 == 0 and shape.out_w % 2 == 0 and shape.in_c % 4 == 0 and shape.out_c % 2 == 0
-    return square and whole and shape.in_c <= _MAX_CHANNELS and shape.epilogue.elements == Elements()
+    readable = shape.weight_bits == BYTE or not shape.epilogue.apart
+    narrow = shape.in_c <= _MAX_CHANNELS and shape.epilogue.elements == Elements()
+    return square and whole and readable and narrow
 
 
 def scratch_bytes(shape: ConvShape) -> int:
@@ -46,15 +51,16 @@ def scratch_bytes(shape: ConvShape) -> int:
 
 def pack(
     shape: ConvShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
-) -> Int32Array:
-    """The constants of the layer, one array of words.
+) -> tuple[Int32Array, ...]:
+    """The constants of the layer, in words.
 
     `weights` is [out, in, 3, 3], the rest per channel; `bias` has -zx * sum(w) folded in.
     """
     if shape.weight_bits < BYTE:
         taps = weights.transpose(0, 2, 3, 1).reshape(shape.out_c, -1)
-        shifts = shift if shape.epilogue.shifted else None
-        return pack_rows(taps, bias, multiplier, shifts, together=CHANNELS, bits=shape.weight_bits)
+        return pack_rows(
+            shape.epilogue, taps, bias, multiplier, shift, together=CHANNELS, bits=shape.weight_bits
+        )
     transformed = np.einsum("ay,ocyx,bx->ocab", _TWICE_G, weights.astype(np.int64), _TWICE_G)
     lanes = (
         transformed.reshape(shape.out_c // 2, 2, shape.in_c // 4, 2, 2, _PLACES) & 0xFFFF
@@ -63,7 +69,7 @@ def pack(
     ordered = words.transpose(0, 4, 2, 3, 1).reshape(shape.out_c // 2, -1)
     scales = [multiplier, shift] if shape.epilogue.shifted else [multiplier]
     blocks = [np.asarray(values, np.int32).reshape(-1, 2) for values in (bias, *scales)]
-    return np.concatenate([blocks[0], ordered, *blocks[1:]], axis=1).reshape(-1)
+    return pack_arrays(shape.epilogue, blocks[0], ordered, blocks[1:])
 
 
 def estimate(shape: ConvShape) -> Cost:
@@ -94,7 +100,7 @@ def estimate(shape: ConvShape) -> Cost:
 
 
 def function(shape: ConvShape) -> Function:
-    """The C function `name(x, [r,] y, constants, scratch)`."""
+    """The C function `name(x, [r,] y, constants..., scratch)`."""
     path = "winograd/winograd_dsp.c.j2"
     return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
 
@@ -175,7 +181,10 @@ class _Context:
     right: int
     below: int
     below_right: int
+    weights_at: int
+    scales: str
     scale_at: int
+    scale_words: int
     pair_words: int
     first_channel: str
     end_channel: str
@@ -226,8 +235,11 @@ def _context(shape: ConvShape) -> _Context:
         right=shape.out_c,
         below=shape.out_w * shape.out_c,
         below_right=(shape.out_w + 1) * shape.out_c,
-        scale_at=_scale_at(shape),
-        pair_words=_pair_words(shape),
+        weights_at=0 if shape.epilogue.apart else CHANNELS,
+        scales="s" if shape.epilogue.apart else "c",
+        scale_at=CHANNELS if shape.epilogue.apart else _scale_at(shape),
+        scale_words=CHANNELS + _scale_words(shape),
+        pair_words=_PLACES * shape.in_c if shape.epilogue.apart else _pair_words(shape),
         first_channel="first" if shape.weight_bits < BYTE else "0",
         end_channel="end" if shape.weight_bits < BYTE else str(shape.out_c),
         residual_name="r, " if has_residual else "",
@@ -275,7 +287,12 @@ def _scale_at(shape: ConvShape) -> int:
 
 
 def _pair_words(shape: ConvShape) -> int:
-    return _scale_at(shape) + CHANNELS * (2 if shape.epilogue.shifted else 1)
+    return _scale_at(shape) + _scale_words(shape)
+
+
+def _scale_words(shape: ConvShape) -> int:
+    """Words of multipliers and shifts of a pair of channels."""
+    return CHANNELS * (2 if shape.epilogue.shifted else 1)
 
 
 def _unpacked_words(shape: ConvShape) -> int:

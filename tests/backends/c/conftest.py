@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -46,10 +47,10 @@ def cases() -> dict[str, str]:
 
 
 def joined(texts: dict[str, str]) -> Graph:
-    """One graph of several that have nothing to do with each other; values are named after the case."""
+    """One graph of several that share nothing, not even equal weights; values are named after the case."""
     inputs, outputs, nodes, params, names = [], [], [], {}, []
     for case, text in texts.items():
-        graph = parse(text, fill=fill)
+        graph = parse(text, fill=lambda value, case=case: fill(value, case=case))
 
         def named(value: Value, case: str = case) -> Value:
             return replace(value, name=f"{case}: {value.name}")
@@ -88,9 +89,9 @@ def fill_fixture() -> Callable[[Value], torch.Tensor]:
     return fill
 
 
-def fill(value: Value) -> torch.Tensor:
-    """A constant of random integers or reals, the same for the same name."""
-    generator = torch.Generator().manual_seed(sum(map(ord, value.name)))
+def fill(value: Value, *, case: str = "") -> torch.Tensor:
+    """A constant of random integers or reals, the same for the same name and case."""
+    generator = torch.Generator().manual_seed(sum(map(ord, value.name)) + crc32(case.encode()))
     type = value.type
     if value.name == "positive":
         return torch.rand(type.shape, generator=generator) + 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ C_TYPES = {"int8": "int8_t", "int32": "int32_t", "float32": "float"}
 
 @dataclass(frozen=True)
 class Case:
-    """One call: `source` defines `name(inputs..., y, [constants,] [scratch])`, which must write `expected`.
+    """One call: `source` defines `name(inputs..., y, constants..., [scratch])`, which must write `expected`.
 
     In place, the output lies where the last input was. Floats may differ from `expected` by `tolerance`.
     """
@@ -45,7 +45,7 @@ class Case:
     source: str
     inputs: tuple[npt.NDArray[Any], ...]
     expected: npt.NDArray[Any]
-    constants: npt.NDArray[Any] | None = None
+    constants: tuple[npt.NDArray[Any], ...] = ()
     scratch_bytes: int = 0
     in_place: bool = False
     tolerance: float = 0.0
@@ -70,9 +70,9 @@ def _check(index: int, case: Case) -> str:
     else:
         parts.append(f"static {C_TYPES[case.expected.dtype.name]} {output}[{size}];\n")
     arguments.append(output)
-    if case.constants is not None:
-        parts.append(_array("static const", f"constants_{index}", case.constants))
-        arguments.append(f"constants_{index}")
+    for j, array in enumerate(case.constants):
+        parts.append(_array("static const", f"constants_{index}_{j}", array))
+        arguments.append(f"constants_{index}_{j}")
     if case.scratch_bytes:
         parts.append(f"static uint32_t scratch_{index}[{-(-case.scratch_bytes // 4)}];\n")
         arguments.append(f"(void *)scratch_{index}")
@@ -164,13 +164,17 @@ class KernelKit:
             )
 
     def epilogue(self, kind: str, rng: np.random.Generator) -> Epilogue:
-        """A random epilogue of a kind: plain, clamp, shift or residual."""
+        """A random epilogue of a kind: plain, clamp, shift or residual, or one with weights apart from the rest."""
         zero_point = int(rng.integers(-128, 128))
         match kind:
             case "clamp":
                 return Epilogue(zero_point, low=zero_point, high=min(zero_point + 50, 127))
             case "shift":
                 return Epilogue(zero_point, shifted=True)
+            case "apart":
+                return Epilogue(zero_point, shifted=bool(rng.integers(2)), apart=True)
+            case "apart residual":
+                return replace(self.epilogue("residual", rng), apart=True)
             case "residual":
                 factor, offset = (int(rng.integers(-bound, bound)) for bound in (2**15, 2**21))
                 return Epilogue(zero_point, residual=Rescale((factor,), offset, 14))

@@ -13,6 +13,7 @@ from fxpress.backends.c.kernels.conv_dsp import ConvShape
 from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
 
 KINDS = ("plain", "clamp", "shift", "residual")
+APART = ("apart", "apart residual")
 
 
 def conv_shape(
@@ -104,6 +105,14 @@ def test_a_convolution_equals_its_reference_with_every_epilogue(kit: Any, first:
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("kind", APART)
+def test_weights_that_calls_share_have_an_array_of_their_own(kit: Any, kind: str, bits: int) -> None:
+    rng = np.random.default_rng(5)
+    taken = shapes(kit.epilogue(kind, rng), bits=bits)
+    kit.check([conv_case(kit, rng, f"conv_{i}", shape) for i, shape in enumerate(taken)])
+
+
+@pytest.mark.parametrize("bits", [8, 4, 2])
 def test_extreme_activations_and_weights_are_exact(kit: Any, bits: int) -> None:
     rng = np.random.default_rng(2)
     shape = conv_shape((5, 5, 16), 4, (3, 3), Epilogue(3), padding=(1, 1, 1, 1), zero_point=127, bits=bits)
@@ -148,7 +157,9 @@ def test_any_kernel_stride_padding_and_dilation_is_exact(kit: Any, seed: int) ->
     kit.check(cases)
 
 
-@pytest.mark.parametrize(("kind", "bits"), [(kind, 8) for kind in KINDS] + [("residual", 4), ("shift", 2)])
+@pytest.mark.parametrize(
+    ("kind", "bits"), [(kind, 8) for kind in KINDS + APART] + [("residual", 4), ("shift", 2)]
+)
 def test_winograd_equals_the_reference_bit_for_bit(kit: Any, kind: str, bits: int) -> None:
     rng = np.random.default_rng(4)
     epilogue = kit.epilogue(kind, rng)
@@ -192,6 +203,12 @@ def test_winograd_is_exact_at_the_extremes(kit: Any, bits: int) -> None:
 )
 def test_winograd_refuses_other_strides_dilations_and_broken_tiles(attributes: dict[str, Any]) -> None:
     assert not winograd_dsp.supports(conv_shape((10, 10, 8), 4, (3, 3), Epilogue(0), **attributes))
+
+
+def test_winograd_transforms_no_weights_of_fewer_bits_that_calls_share() -> None:
+    shape = conv_shape((10, 10, 8), 4, (3, 3), Epilogue(0, apart=True), padding=(1, 1, 1, 1))
+    assert winograd_dsp.supports(shape)
+    assert not winograd_dsp.supports(replace(shape, weight_bits=4))
 
 
 def test_a_window_of_too_many_single_bytes_is_refused() -> None:

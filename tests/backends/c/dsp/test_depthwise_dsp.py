@@ -84,6 +84,17 @@ def test_any_kernel_and_padding_is_exact(kit: Any, stride: tuple[int, int], bits
     kit.check(cases)
 
 
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_weights_that_calls_share_have_an_array_of_their_own(kit: Any, bits: int) -> None:
+    rng = np.random.default_rng(4)
+    kernels = [(3, 3), (5, 5), (4, 2), (1, 1), (1, 7), (2, 3)]
+    shapes = [
+        depthwise_shape((9, 7, 5), kernel, kit.epilogue("apart", rng), stride=(1 + i % 2, 1), bits=bits)
+        for i, kernel in enumerate(kernels)
+    ]
+    kit.check([depthwise_case(kit, rng, f"depthwise_{i}", shape) for i, shape in enumerate(shapes)])
+
+
 def test_time_series_and_images_of_odd_sizes_are_exact(kit: Any) -> None:
     rng = np.random.default_rng(2)
     shapes = [

@@ -40,7 +40,10 @@ def linear_case(
 
 @pytest.mark.parametrize(
     ("kind", "bits"),
-    [("plain", 8), ("clamp", 8), ("shift", 8), ("residual", 8), ("plain", 4), ("shift", 2), ("residual", 4)],
+    [
+        *((kind, 8) for kind in ("plain", "clamp", "shift", "residual", "apart", "apart residual")),
+        *(("plain", 4), ("shift", 2), ("residual", 4), ("apart", 4), ("apart residual", 2)),
+    ],
 )
 def test_a_linear_layer_of_any_size_equals_its_reference(kit: Any, kind: str, bits: int) -> None:
     rng = np.random.default_rng(1)

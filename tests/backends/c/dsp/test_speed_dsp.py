@@ -114,7 +114,7 @@ def test_weights_of_fewer_bits_take_their_share_of_flash_and_few_instructions_mo
     for i, (name, kernel, shape, most) in enumerate(LOW_BITS):
         counts, own = found[3 * i : 3 * i + 3], cases[3 * i : 3 * i + 3]
         channels = _sizes(shape)[1]
-        weight_bytes = [case.constants.nbytes - 8 * channels for case in own]
+        weight_bytes = [case.constants[0].nbytes - 8 * channels for case in own]
         print(f"{name:16} {counts} instructions, {weight_bytes} bytes of weights")
         for bits, count, nbytes in zip((4, 2), counts[1:], weight_bytes[1:], strict=True):
             assert count / counts[0] <= most[bits], (name, bits)
