@@ -33,7 +33,7 @@ from fxpress.backends.c import CArtifact, emit
 from fxpress.backends.c.code_size import Preprocessor, count
 from fxpress.backends.c.elf import Elf, read_elf
 from fxpress.backends.c.target import Machine
-from fxpress.backends.c.toolchain import Compiler, build_image, find_compiler
+from fxpress.backends.c.toolchain import Compiler, build_image, target_compiler
 from fxpress.compiler import compile_model
 from fxpress.compiler.table import text_table
 from fxpress.ir import Graph, Node, Value, parse
@@ -338,7 +338,7 @@ def _members(function: str, core: str) -> dict[str, int]:
 
 @cache
 def _compiler(core: str) -> Compiler:
-    return find_compiler("arm-none-eabi-gcc", cpu=core)
+    return target_compiler(load_target(core))
 
 
 def _roomy(core: str) -> Target:

@@ -21,6 +21,7 @@ from fxpress.compiler import Compiled, compile_model
 from fxpress.compiler.data import correct_answers, run_samples
 from fxpress.compiler.table import text_table
 from fxpress.ir import run_integer
+from fxpress.specs import load_target
 
 ROOT = Path(__file__).resolve().parents[1]
 SPECS = ROOT / "examples" / "mlperf_tiny"
@@ -78,7 +79,7 @@ def _row(compiled: Compiled, names: tuple[str, str, str], accuracy: tuple[int, i
     x = artifact.graph.inputs[0].type
     generator = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory(prefix="fxpress-coded-") as folder:
-        network = SimulatedNetwork.of(artifact, Path(folder), cpu=CORE)
+        network = SimulatedNetwork.of(artifact, Path(folder), load_target(CORE))
         for _ in range(CHECKED):
             sample = torch.randint(-128, 128, x.shape, generator=generator).to(x.dtype.torch)
             for got, wanted in zip(network.run([sample]), run_integer(artifact.graph, [sample]), strict=True):

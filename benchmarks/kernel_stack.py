@@ -20,7 +20,7 @@ from pathlib import Path
 from fxpress.backends.c import kernel_stack
 from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.stack import stack_by_function
-from fxpress.backends.c.toolchain import compile_objects, find_compiler
+from fxpress.backends.c.toolchain import compile_objects, target_compiler
 from fxpress.compiler.table import text_table
 from fxpress.specs import load_target
 from fxpress.specs.outputs import COutput
@@ -105,7 +105,7 @@ def depths(build: Build) -> dict[str, int]:
     """The deepest function of each template, with what it calls."""
     artifact = build.artifact
     templates = {function.symbol: function.template for function in artifact.source.functions}
-    compiler = find_compiler("arm-none-eabi-gcc", cpu=build.cpu)
+    compiler = target_compiler(load_target(build.cpu))
     with tempfile.TemporaryDirectory(prefix="fxpress-stack-") as directory:
         sources = artifact.write(Path(directory))[:1]
         objects = compile_objects(compiler, sources, Path(directory), flags=(build.optimization,))

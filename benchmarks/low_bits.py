@@ -99,7 +99,7 @@ def measure(layer: Layer, bits: int, *, beside: Result | None = None) -> Result:
     x = artifact.graph.inputs[0].type.shape
     sample = torch.randint(-128, 128, x, generator=torch.Generator().manual_seed(0), dtype=torch.int8)
     with tempfile.TemporaryDirectory(prefix="fxpress-low-bits-") as folder:
-        network = SimulatedNetwork.of(artifact, Path(folder), cpu=CORE)
+        network = SimulatedNetwork.of(artifact, Path(folder), load_target(CORE))
     if not network.run([sample])[0].equal(run_integer(artifact.graph, [sample])[0]):
         raise AssertionError(f"{layer.name}, {bits} bits: the core and the integer graph differ")
     profile = network.profile([sample])

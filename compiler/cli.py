@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         "--on",
         default="host",
         metavar="WHERE",
-        help="host, torch, integer or a simulated core such as cortex-m4",
+        help="host, torch, integer, or a target whose core can be simulated: a name, or a file",
     )
     run.add_argument("--data", type=Path, required=True, metavar="X.npz", help="samples")
     run.add_argument(

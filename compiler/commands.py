@@ -255,5 +255,6 @@ def _run_text(
             ("cycles, estimated", "-" if counts.cycles is None else f"{counts.cycles:,}"),
             ("stack", f"{counts.stack_bytes:,} B"),
             ("flash", f"{counts.footprint.flash:,} B"),
+            ("simulator", counts.simulator),
         ]
     return text_table((f"on {place}", ""), rows)

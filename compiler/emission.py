@@ -128,7 +128,7 @@ def _interface(
     ]
     _check_states(spec.model.state, ports[:count], ports[count:])
     return Interface(
-        target=target.name,
+        target=target,
         c_name=c.name if c else None,
         arena_bytes=c.plan.arena_bytes if c else 0,
         torch_class=torch_module.class_name if torch_module else None,

@@ -15,34 +15,29 @@ from torch import Tensor, nn
 
 from ..backends.c.elf import Footprint, read_elf
 from ..backends.c.simulate import SimulatedModel, Simulator
-from ..backends.c.toolchain import build_image, find_compiler, link_shared
+from ..backends.c.toolchain import build_image, find_compiler, link_shared, target_compiler
 from ..ir import Graph, parse, run_integer
 from ..passes.progress import Progress, silent
+from ..specs import Target, is_target_file, list_targets, load_target
 from .data import Samples, join, run_calls, run_samples
 from .emission import GRAPH_PARAMS, GRAPH_TEXT
 from .errors import Problem, UserError, first_line
 from .interface import INTERFACE_FILE, Interface
 from .lock import check_outputs, read_by_this_version
 
-SIMULATED = {
-    "cortex-m0plus": "cortex-m0plus",
-    "cortex-m3": "cortex-m3",
-    "cortex-m4": "cortex-m4f",
-    "cortex-m4f": "cortex-m4f",
-    "cortex-m7": "cortex-m7",
-    "cortex-m33": "cortex-m33",
-}
-PLACES = ("host", "torch", "integer", *SIMULATED)
+PLACES = ("host", "torch", "integer")
+"""Where a network runs, beside the targets that can be simulated."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """One simulated run, counted exactly; cycles are estimated where the core has a model; the image in bytes."""
+    """One simulated run, counted exactly; cycles are estimated where the core's times are known; the image in bytes."""
 
     instructions: int
     cycles: int | None
     stack_bytes: int
     footprint: Footprint
+    simulator: str
 
 
 @dataclass(frozen=True)
@@ -62,12 +57,11 @@ def read_interface(directory: Path) -> Interface:
 
 
 def execute(directory: Path, samples: Samples, *, on: str, progress: Progress = silent) -> Execution:
-    """Run every sample on `on`, one of PLACES; UserError for another place, BackendError for missing tools."""
+    """Run every sample on `on`, one of PLACES or a target; UserError for another place, BackendError for missing tools.
+
+    A target is the name of one that comes with fxpress or that the network was compiled for, or the path of a file.
+    """
     interface = read_interface(directory)
-    if on not in PLACES:
-        raise UserError(
-            Problem("R405", f"--on {on}", "is not a place to run", f"there are {', '.join(PLACES)}")
-        )
     if on == "torch":
         return _whole(_run_torch(directory, interface, samples))
     if on == "integer":
@@ -75,7 +69,21 @@ def execute(directory: Path, samples: Samples, *, on: str, progress: Progress = 
     with tempfile.TemporaryDirectory(prefix="fxpress-run-") as folder:
         if on == "host":
             return _run_host(directory, interface, samples, Path(folder), progress)
-        return _run_simulated(directory, interface, samples, Path(folder), SIMULATED[on], progress)
+        target = _simulated_target(on, interface)
+        return _run_simulated(directory, interface, samples, Path(folder), target, progress)
+
+
+def _simulated_target(on: str, interface: Interface) -> Target:
+    """The target that `on` names; UserError unless its core can be simulated."""
+    able = [name for name in list_targets() if load_target(name).simulator]
+    if on not in (*list_targets(), interface.target.name) and not is_target_file(on):
+        advice = f"there are {', '.join((*PLACES, *able))}, and target files"
+        raise UserError(Problem("R405", f"--on {on}", "is not a place to run", advice))
+    target = interface.target if on == interface.target.name else load_target(on)
+    if target.simulator is None:
+        advice = f"the targets with one are {', '.join(able)}"
+        raise UserError(Problem("R405", f"--on {on}", "has no simulator", advice))
+    return target
 
 
 def load_graph(directory: Path) -> Graph:
@@ -165,13 +173,13 @@ def _run_host(
 
 
 def _run_simulated(
-    directory: Path, interface: Interface, samples: Samples, folder: Path, cpu: str, progress: Progress
+    directory: Path, interface: Interface, samples: Samples, folder: Path, target: Target, progress: Progress
 ) -> Execution:
-    compiler, entry = find_compiler("arm-none-eabi-gcc", cpu=cpu), f"{interface.c_name}_run"
+    compiler, entry = target_compiler(target), f"{interface.c_name}_run"
     sources = c_sources(directory, interface)
     image = build_image(compiler, sources, folder / "model.elf", keep=[entry])
     model = SimulatedModel(
-        Simulator(image, cpu=cpu),
+        Simulator(image, target=target),
         entry,
         input_bytes=[port.c_bytes for port in interface.inputs],
         output_bytes=[port.c_bytes for port in interface.outputs],
@@ -180,8 +188,14 @@ def _run_simulated(
     )
     first = samples.call(interface.input_values, 0)
     profile = model.profile([port.to_c(x) for port, x in zip(interface.inputs, first, strict=True)])
-    executed = _collect(interface, samples, model.run, progress, cpu)
-    counts = Counts(profile.instructions, profile.cycles, model.stack_bytes, read_elf(image).footprint)
+    executed = _collect(interface, samples, model.run, progress, target.name)
+    counts = Counts(
+        profile.instructions,
+        profile.cycles,
+        model.stack_bytes,
+        read_elf(image).footprint,
+        f"unicorn, {target.simulator}",
+    )
     return Execution(executed.outputs, executed.stored, counts)
 
 

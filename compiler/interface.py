@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..backends.c import Encoding
 from ..ir import DType, TensorType, Value
-from ..specs import Transform
+from ..specs import Target, Transform
 
 INTERFACE_FILE = "interface.json"
 
@@ -89,7 +89,7 @@ class Interface(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    target: str = Field(description="the target it was compiled for")
+    target: Target = Field(description="the target it was compiled for, with what the spec changed")
     c_name: str | None = Field(default=None, description="prefix of every C name; null without a C output")
     arena_bytes: int = Field(default=0, description="working memory that the caller of the C function gives")
     torch_class: str | None = Field(

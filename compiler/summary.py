@@ -94,9 +94,17 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             used=c.prediction.cycles,
             available=None,
             unit="cycles",
-            basis="estimated for a Cortex-M4 without wait states",
+            basis=_cycles_basis(c.prediction.cycles, target),
         ),
     )
+
+
+def _cycles_basis(cycles: int, target: Target) -> str:
+    """Which core the estimate is of, and the time that it makes at the target's clock."""
+    if not target.measured.startswith("cortex-m4"):
+        return "as on a Cortex-M4 without wait states, which this core is not"
+    at_clock = f", {1e3 * cycles / target.clock:.3g} ms at {target.clock / 1e6:g} MHz" if target.clock else ""
+    return f"estimated without wait states{at_clock}"
 
 
 def kernel_notes(c: CArtifact, target: Target) -> Iterator[str]:

@@ -26,7 +26,7 @@ from .outputs import COutput, Outputs, TorchOutput
 from .schema import json_schema
 from .selectors import layer_matches, match_layers
 from .spec import VERSION, Spec
-from .target import Target, TargetChoice, Toolchain, list_targets
+from .target import Target, TargetChoice, Timing, Toolchain, is_target_file, list_targets
 
 __all__ = [
     "CODES",
@@ -63,10 +63,12 @@ __all__ = [
     "SpecError",
     "Target",
     "TargetChoice",
+    "Timing",
     "Toolchain",
     "TorchOutput",
     "Transform",
     "check_spec",
+    "is_target_file",
     "json_schema",
     "layer_matches",
     "list_presets",

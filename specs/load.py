@@ -25,15 +25,14 @@ from .reader import Reading, read_file
 from .section import Section, is_file, resolve
 from .selectors import layer_matches, unmatched_pattern
 from .spec import Spec
+from .target import CORES, Target, TargetChoice, is_target_file
 from .target import FOLDER as TARGETS
-from .target import Target, TargetChoice, list_targets
 from .tree import LocatedText, Location, Mapping, Node, Scalar, find, key_place, merge, plain
 
 PRESETS = Path(__file__).parent / "presets"
 """Where the presets that come with fxpress lie."""
 
 _PRESET_PREFIX = "preset/"
-_TARGET_FILES = (".yaml", ".yml", ".json")
 _PROJECT_MARKS = ("pyproject.toml", ".git")
 
 
@@ -137,7 +136,7 @@ def check_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
 
 def load_target(name: str | Path, choice: TargetChoice | None = None) -> Target:
     """A target by name or by the path of its file, with what `choice` changes about it."""
-    target, problems = _read_target(str(name), None)
+    target, _, problems = _read_target(str(name), None)
     if target is None:
         raise SpecError(problems)
     return choice.applied_to(target) if choice else target
@@ -246,31 +245,59 @@ def _target_of(root: Mapping, spec: Spec | None) -> tuple[Target | None, list[Pa
     node = find(root, ("target", "name"))
     name = node.value if isinstance(node, Scalar) and isinstance(node.value, str) else TargetChoice().name
     located = LocatedText.written_in(node.folder, name) if isinstance(node, Scalar) else name
-    target, problems = _read_target(located, node.place if node else None)
+    target, files, problems = _read_target(located, node.place if node else None)
     if target and spec:
         target = spec.target.applied_to(target)
-    files = [resolve(name, folder_of=located)] if name.endswith(_TARGET_FILES) else []
     return target, files, problems
 
 
-def _read_target(name: str, place: Place | None) -> tuple[Target | None, list[Problem]]:
-    of_user = name.endswith(_TARGET_FILES)
-    if not of_user and name not in list_targets():
-        hint = near_miss(name, list_targets())
-        return None, [Problem("S309", place, f"target.name: unknown target {quoted(name)}", hint)]
-    path = resolve(name, folder_of=name) if of_user else TARGETS / f"{name}.yaml"
-    if not is_file(path):
-        message = f"target.name: there is no file {quoted(name)}"
-        return None, [Problem("S311", place, message, f"known targets are {', '.join(list_targets())}")]
+def _read_target(name: str, place: Place | None) -> tuple[Target | None, list[Path], list[Problem]]:
+    """The target of a name or of a user's file, laid over its core, and the files of the user that it comes from."""
+    root, files, problems = _target_tree(name, place, _TARGET)
+    node = find(root, ("core",)) if root else None
+    if root and isinstance(node, Scalar) and isinstance(node.value, str):
+        located = LocatedText.written_in(node.folder, node.value)
+        core, core_files, faults = _target_tree(located, node.place, _CORE)
+        problems += faults
+        files += core_files
+        root = _merged(core, root) if core else None
+    if root is None:
+        return None, files, problems
     try:
-        reading = read_file(path, name=_shown(path, path) if of_user else f"target/{name}")
-        root = _mapping(reading)
-    except SpecError as err:
-        return None, list(err.problems)
-    try:
-        return Target.model_validate(plain(root)), list(reading.problems)
+        return Target.model_validate(plain(root)), files, problems
     except ValidationError as err:
-        return None, [*reading.problems, *diagnose(err, root, Target)]
+        return None, files, [*problems, *diagnose(err, root, Target)]
+
+
+@dataclass(frozen=True)
+class _Shelf:
+    """Where files of one kind lie that come with fxpress: those of targets, or of their cores."""
+
+    folder: Path
+    key: str
+    noun: str
+
+
+_TARGET, _CORE = _Shelf(TARGETS, "target.name", "target"), _Shelf(CORES, "core", "core")
+
+
+def _target_tree(
+    name: str, place: Place | None, shelf: _Shelf
+) -> tuple[Mapping | None, list[Path], list[Problem]]:
+    of_user, known = is_target_file(name), sorted(path.stem for path in shelf.folder.glob("*.yaml"))
+    if not of_user and name not in known:
+        fact = f"{shelf.key}: unknown {shelf.noun} {quoted(name)}"
+        return None, [], [Problem("S309", place, fact, near_miss(name, known))]
+    path = resolve(name, folder_of=name) if of_user else shelf.folder / f"{name}.yaml"
+    files = [path] if of_user else []
+    if not is_file(path):
+        message = f"{shelf.key}: there is no file {quoted(name)}"
+        return None, files, [Problem("S311", place, message, f"known {shelf.noun}s are {', '.join(known)}")]
+    try:
+        reading = read_file(path, name=_shown(path, path) if of_user else f"{shelf.noun}/{name}")
+        return _mapping(reading), files, list(reading.problems)
+    except SpecError as err:
+        return None, files, list(err.problems)
 
 
 def _settings(value: Any, location: Location, root: Node, description: str = "") -> Iterator[Setting]:

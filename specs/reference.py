@@ -12,7 +12,7 @@ from .errors import CODES
 from .load import PRESETS, list_presets
 from .options import PASSES
 from .spec import Spec
-from .target import Target, list_targets
+from .target import CORES, Target, list_targets
 
 BEGIN, END = "<!-- begin of the generated reference -->", "<!-- end of the generated reference -->"
 
@@ -33,7 +33,10 @@ def reference() -> str:
     sections = _reachable(schema)
     parts = ["## Every key", _section("A spec", schema)]
     parts += [_section(_title(name), definition) for name, definition in sections.items()]
-    parts += ["## Target files", _section("A target file", Target.model_json_schema()), _targets()]
+    target = Target.model_json_schema()
+    parts += ["## Target files", _section("A target file", target)]
+    parts += [_section(_title(name), d) for name, d in _reachable(target).items() if name not in sections]
+    parts += [_targets()]
     parts += ["## Presets", _presets(), "## Problems", _codes()]
     return "\n\n".join(parts) + "\n"
 
@@ -117,7 +120,13 @@ def _anchor(title: str) -> str:
 
 
 def _targets() -> str:
-    return "Targets that come with fxpress: " + ", ".join(f"`{name}`" for name in list_targets()) + "."
+    cores = ", ".join(f"`{path.stem}`" for path in sorted(CORES.glob("*.yaml")))
+    return "\n\n".join(
+        [
+            "Targets that come with fxpress: " + ", ".join(f"`{name}`" for name in list_targets()) + ".",
+            f"Cores that a target file can build on: {cores}.",
+        ]
+    )
 
 
 def _presets() -> str:

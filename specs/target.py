@@ -8,7 +8,7 @@ from pydantic import Field
 from .section import Name, Section
 from .units import Bytes, Hertz
 
-Feature: TypeAlias = Literal["dsp", "fpu", "fpu64", "mve", "unaligned"]
+Feature: TypeAlias = Literal["dsp", "fpu"]
 Isa: TypeAlias = Literal[
     "armv6-m", "armv7-m", "armv7e-m", "armv8-m.main", "armv8.1-m.main", "rv32imc", "host"
 ]
@@ -16,10 +16,10 @@ Isa: TypeAlias = Literal[
 FOLDER = Path(__file__).parent / "targets"
 """Where the targets that come with fxpress lie."""
 
-_FEATURES = (
-    "`dsp`: the SIMD instructions of Cortex-M (SMLAD, SMMLAR, SXTB16). `fpu`: float in hardware. `fpu64`: double too. "
-    "`mve`: the vector instructions of Cortex-M55. `unaligned`: words may be read at any address."
-)
+CORES = FOLDER / "cores"
+"""Where the cores that they build on lie."""
+
+_FEATURES = "`dsp`: the SIMD instructions of Cortex-M (SMLAD, SMMLAR, SXTB16). `fpu`: float in hardware."
 
 
 class Toolchain(Section):
@@ -29,6 +29,22 @@ class Toolchain(Section):
         min_length=1, description="Names of the compiler; the first one found is used."
     )
     flags: tuple[str, ...] = Field(default=(), description="Flags that choose the core and the optimisation.")
+    install: str | None = Field(
+        default=None, description="How to get it, for the message where it is missing."
+    )
+
+
+class Timing(Section):
+    """Cycles of the instructions of a core that take other than one, without wait states and interrupts."""
+
+    source: str = Field(min_length=1, description="Where the figures are published.")
+    load: int = Field(ge=1, description="A load.")
+    load_after_access: int = Field(ge=1, description="A load right after another load or a store.")
+    store: int = Field(ge=1, description="A store.")
+    divide: int = Field(ge=1, description="A division of integers.")
+    float_divide: int = Field(ge=1, description="A division or square root of floats.")
+    float_multiply_add: int = Field(ge=1, description="A multiplication of floats with an addition.")
+    taken_branch: int = Field(ge=0, description="What a taken branch adds.")
 
 
 class Target(Section):
@@ -36,6 +52,11 @@ class Target(Section):
 
     name: Name = Field(description="The name, as `target.name` of a spec gives it.")
     description: str = Field(description="What the machine is, in a few words.")
+    core: str | None = Field(
+        default=None,
+        description="The core that this file builds on: one that comes with fxpress, or the path of a file. "
+        "Keys that are left out are those of the core.",
+    )
     isa: Isa = Field(description="The instruction set.")
     ram: Bytes | None = Field(default=None, description="Memory for data; left out where it does not bind.")
     flash: Bytes | None = Field(
@@ -47,6 +68,13 @@ class Target(Section):
     toolchain: Toolchain = Field(description="How C is compiled for it.")
     simulator: Name | None = Field(
         default=None, description="The CPU model of unicorn that runs its code; left out where there is none."
+    )
+    measured: Name = Field(
+        default="cortex-m3",
+        description="The core whose measured sizes of code stand for this one's, in predictions of flash.",
+    )
+    timing: Timing | None = Field(
+        default=None, description="Cycles of simulated instructions; left out where they are not published."
     )
     weight_bits: tuple[Literal[2, 4, 8], ...] = Field(
         default=(8,), description="Weights that integer kernels take."
@@ -82,3 +110,8 @@ class TargetChoice(Section):
 def list_targets() -> tuple[str, ...]:
     """The names of the targets that come with fxpress."""
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def is_target_file(name: str) -> bool:
+    """Whether a target is named by the path of its file."""
+    return name.endswith((".yaml", ".yml", ".json"))

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ...specs.target import Timing
 from .elf import Elf
-from .timing import CYCLE_MODELS, Block, Disassembler
+from .timing import Block, Decoder
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Instructions of a function by itself, or of one call with all below it; cycles where the core has a model."""
+    """Instructions of a function by itself, or of one call with all below it; cycles where its times are known."""
 
     name: str
     instructions: int
@@ -51,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class _Ledger:
-    """Per executed block: which distinct block it is, its instructions, and its cycles (none without a model)."""
+    """Per executed block: which distinct block it is, its instructions, and its cycles (none without times)."""
 
     blocks: list[Block]
     addresses: NDArray[np.int64]
@@ -64,9 +65,9 @@ class _Ledger:
         return Cost(name, int(self.instructions[chosen].sum()), cycles)
 
 
-def account(run: Run, elf: Elf, cpu: str) -> Profile:
-    """The profile of a run on `cpu`."""
-    ledger = _ledger(run.trace, elf, cpu)
+def account(run: Run, elf: Elf, decoder: Decoder, timing: Timing | None) -> Profile:
+    """The profile of a run on a core with these times."""
+    ledger = _ledger(run.trace, elf, decoder, timing)
     total = ledger.cost(run.entry, slice(None))
     return Profile(
         run.return_value,
@@ -78,28 +79,27 @@ def account(run: Run, elf: Elf, cpu: str) -> Profile:
     )
 
 
-def _ledger(trace: NDArray[np.uint64], elf: Elf, cpu: str) -> _Ledger:
+def _ledger(trace: NDArray[np.uint64], elf: Elf, decoder: Decoder, timing: Timing | None) -> _Ledger:
     distinct, which = np.unique(trace, return_inverse=True)
     addresses = (distinct >> np.uint64(32)).astype(np.int64)
     sizes = (distinct & np.uint64(0xFFFF_FFFF)).astype(np.int64)
-    model = CYCLE_MODELS.get(cpu)
-    blocks = _decode(addresses.tolist(), sizes.tolist(), elf, Disassembler(model))
+    blocks = _decode(addresses.tolist(), sizes.tolist(), elf, decoder)
     instructions = np.array([block.instructions for block in blocks], np.int64)[which]
-    if model is None:
+    if timing is None:
         return _Ledger(blocks, addresses, which, instructions, None)
     starts, ends = addresses[which], (addresses + sizes)[which]
     taken = np.append(starts[1:] != ends[:-1], True)
-    cycles = np.array([block.cycles for block in blocks], np.int64)[which] + taken * model.taken_branch
+    cycles = np.array([block.cycles for block in blocks], np.int64)[which] + taken * timing.taken_branch
     return _Ledger(blocks, addresses, which, instructions, cycles)
 
 
-def _decode(addresses: list[int], sizes: list[int], elf: Elf, disassembler: Disassembler) -> list[Block]:
+def _decode(addresses: list[int], sizes: list[int], elf: Elf, decoder: Decoder) -> list[Block]:
     """The distinct blocks in order of address, told whether an access comes right before."""
     found: list[Block] = []
     access_ends: dict[int, bool] = {}
     for address, size in zip(addresses, sizes, strict=True):
         after_access = access_ends.get(address, False)
-        block = disassembler.block(elf.code(address, size), address, after_access=after_access)
+        block = decoder.block(elf.code(address, size), address, after_access=after_access)
         access_ends[address + size] = block.ends_in_access
         found.append(block)
     return found

@@ -1,6 +1,6 @@
-"""Functions of a bare Cortex-M image, called in process on a simulated core (Unicorn), with exact instruction counts.
+"""Functions of a bare image, called in process on a simulated core (Unicorn), with exact instruction counts.
 
-    simulator = Simulator(link_image(compiler, objects, path, keep=["kws_run"]), cpu="cortex-m4f")
+    simulator = Simulator(link_image(compiler, objects, path, keep=["kws_run"]), target=load_target("cortex-m4f"))
     x, y = simulator.place(input_bytes), simulator.allocate(12)
     result = simulator.call("kws_run", x, y, simulator.allocate(16000))          # as fast as the simulator goes
     result.return_value, result.stack_bytes, simulator.read(y, 12)
@@ -28,25 +28,23 @@ from typing import Any
 
 import numpy as np
 
+from ...specs import Target
 from ..errors import SimulationError, ToolMissingError
-from . import timing
 from .elf import read_elf
 from .profile import Profile, Run, account
+from .timing import AVAILABLE, Decoder, RiscVDecoder, ThumbDecoder
 
 try:
     import unicorn
-    from unicorn import arm_const as arm
+    from unicorn import arm_const, riscv_const
 except ImportError:  # the optional extra `sim`; Simulator says what to install
     unicorn = None
-
-CPUS = ("cortex-m0plus", "cortex-m3", "cortex-m4f", "cortex-m7", "cortex-m33")
 
 _PAGE = 4096
 _RETURN = 0x0400_0000
 _BUFFERS = 0x3000_0000
 _STACK_TOP = 0x2F00_0000
 _PAINT = 0xA5
-_ARGUMENT_REGISTERS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +55,61 @@ class CallResult:
     stack_bytes: int
 
 
+@dataclass(frozen=True)
+class _Core:
+    """A core in the simulator: its instruction set, how functions are called, how code is decoded.
+
+    `marks_code`: bit 0 of an address to jump to is set.
+    """
+
+    engine: tuple[int, int, int]  # architecture, mode and model
+    counter: int
+    stack_pointer: int
+    link: int
+    arguments: tuple[int, ...]
+    stack_alignment: int
+    marks_code: bool
+    decoder: Decoder
+
+    @staticmethod
+    def of(target: Target) -> _Core:
+        """The core of a target; SimulationError where the simulator has no model of it."""
+        if target.simulator is None:
+            raise SimulationError(f"the target {target.name} has no simulator")
+        is_riscv = target.isa.startswith("rv")
+        constants, prefix = (riscv_const, "UC_RISCV_REG_") if is_riscv else (arm_const, "UC_ARM_REG_")
+        model = getattr(constants, target.simulator, None)
+        if model is None:
+            raise SimulationError(
+                f"the target {target.name} names a simulator that is none: {target.simulator}"
+            )
+
+        def register(name: str) -> int:
+            return int(getattr(constants, prefix + name))
+
+        if is_riscv:
+            return _Core(
+                engine=(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV32, model),
+                counter=register("PC"),
+                stack_pointer=register("SP"),
+                link=register("RA"),
+                arguments=tuple(register(f"A{index}") for index in range(8)),
+                stack_alignment=16,
+                marks_code=False,
+                decoder=RiscVDecoder(),
+            )
+        return _Core(
+            engine=(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB, model),
+            counter=register("PC"),
+            stack_pointer=register("SP"),
+            link=register("LR"),
+            arguments=tuple(register(f"R{index}") for index in range(4)),
+            stack_alignment=8,
+            marks_code=True,
+            decoder=ThumbDecoder(target.timing),
+        )
+
+
 class Simulator:
     """A core with the image in its memory; state lives in its variables and buffers only."""
 
@@ -64,21 +117,19 @@ class Simulator:
         self,
         image: Path,
         *,
-        cpu: str = "cortex-m4f",
+        target: Target,
         stack_bytes: int = 65536,
         strict_alignment: bool = False,
     ) -> None:
-        if unicorn is None or not timing.AVAILABLE:
-            raise ToolMissingError("the Cortex-M simulator needs two packages: pip install 'fxpress[sim]'")
-        if cpu not in CPUS:
-            raise SimulationError(f"no simulated core {cpu!r}; there are: {', '.join(CPUS)}")
+        if unicorn is None or not AVAILABLE:
+            raise ToolMissingError("the simulator needs two packages: pip install 'fxpress[sim]'")
+        self._core = core = _Core.of(target)
+        self._timing = target.timing
         self._elf = read_elf(image)
-        self._cpu = cpu
-        self._engine = unicorn.Uc(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB, _model(cpu))
+        self._engine = unicorn.Uc(*core.engine)
         self._stack_bytes = _pages(stack_bytes)
         self._next_buffer = _BUFFERS
         self._fault = ""
-        self._decoder = timing.Disassembler(None)
         self._bears: dict[int, bool] = {}
         self._map_image()
         self._engine.mem_map(_RETURN, _PAGE)
@@ -121,16 +172,17 @@ class Simulator:
         pointer = self._pass_arguments(arguments)
         self._fault = ""
         try:
-            engine.emu_start(self._address(function) | 1, _RETURN, timeout=int(timeout_s * 1e6))
+            start = self._address(function) | self._core.marks_code
+            engine.emu_start(start, _RETURN, timeout=int(timeout_s * 1e6))
         except unicorn.UcError as error:
             reason = self._fault or f"{error}, in {self._where()}"
             raise SimulationError(f"{function}: {reason}") from error
-        if engine.reg_read(arm.UC_ARM_REG_PC) & ~1 != _RETURN:
+        if engine.reg_read(self._core.counter) & ~1 != _RETURN:
             reason = self._fault or f"no return within {timeout_s:g} s, in {self._where()}"
             raise SimulationError(f"{function}: {reason}")
         written = np.flatnonzero(np.frombuffer(engine.mem_read(stack, pointer - stack), np.uint8) != _PAINT)
         used = pointer - stack - int(written[0]) if written.size else 0
-        value = engine.reg_read(arm.UC_ARM_REG_R0)
+        value = engine.reg_read(self._core.arguments[0]) & 0xFFFF_FFFF
         return CallResult(value - (1 << 32) if value >> 31 else value, used)
 
     def profile(self, function: str, *arguments: int, timeout_s: float = 300.0) -> Profile:
@@ -138,7 +190,7 @@ class Simulator:
         with self._traced() as trace:
             result = self.call(function, *arguments, timeout_s=timeout_s)
         run = Run(function, result.return_value, result.stack_bytes, np.frombuffer(trace, np.uint64))
-        return account(run, self._elf, self._cpu)
+        return account(run, self._elf, self._core.decoder, self._timing)
 
     def _map_image(self) -> None:
         spans: dict[int, bool] = {}
@@ -159,16 +211,16 @@ class Simulator:
             raise SimulationError(f"the image has no function {function!r}") from error
 
     def _pass_arguments(self, arguments: Sequence[int]) -> int:
-        """Set the registers and stack of a call by the Arm procedure call standard; returns the stack pointer."""
-        registers = (arm.UC_ARM_REG_R0, arm.UC_ARM_REG_R1, arm.UC_ARM_REG_R2, arm.UC_ARM_REG_R3)
+        """Set the registers and stack of a call by the procedure call standard; returns the stack pointer."""
+        registers, alignment = self._core.arguments, self._core.stack_alignment
         words = [argument & 0xFFFF_FFFF for argument in arguments]
         for register, word in zip(registers, words, strict=False):
             self._engine.reg_write(register, word)
-        rest = b"".join(word.to_bytes(4, "little") for word in words[_ARGUMENT_REGISTERS:])
-        pointer = _STACK_TOP - (len(rest) + 7) // 8 * 8
+        rest = b"".join(word.to_bytes(4, "little") for word in words[len(registers) :])
+        pointer = _STACK_TOP - -(-len(rest) // alignment) * alignment
         self._engine.mem_write(pointer, rest)
-        self._engine.reg_write(arm.UC_ARM_REG_SP, pointer)
-        self._engine.reg_write(arm.UC_ARM_REG_LR, _RETURN | 1)
+        self._engine.reg_write(self._core.stack_pointer, pointer)
+        self._engine.reg_write(self._core.link, _RETURN | self._core.marks_code)
         return pointer
 
     # Any: Unicorn's callbacks have no types; the engine is the first argument, the user's data the last.
@@ -183,9 +235,9 @@ class Simulator:
     def _on_access(self, engine: Any, access: int, address: int, size: int, value: int, __: Any) -> None:
         if not address & 3 or size < 4 or self._fault:
             return
-        counter = engine.reg_read(arm.UC_ARM_REG_PC) & ~1
+        counter = engine.reg_read(self._core.counter) & ~1
         if counter not in self._bears:
-            self._bears[counter] = self._decoder.bears_any_address(self._elf.code(counter, 4), counter)
+            self._bears[counter] = self._core.decoder.bears_any_address(self._elf.code(counter, 4), counter)
         if not self._bears[counter]:
             self._fault = (
                 f"several words or a float at {address:#010x}, no multiple of four, in {self._where()}"
@@ -197,7 +249,7 @@ class Simulator:
         engine.emu_stop()
 
     def _where(self) -> str:
-        address = self._engine.reg_read(arm.UC_ARM_REG_PC) & ~1
+        address = self._engine.reg_read(self._core.counter) & ~1
         function = self._elf.function_at(address)
         return f"{function.name}+{address - (function.address & ~1):#x}" if function else f"{address:#010x}"
 
@@ -273,14 +325,3 @@ class SimulatedModel:
 
 def _pages(size: int) -> int:
     return -(-size // _PAGE) * _PAGE
-
-
-def _model(cpu: str) -> int:
-    models = {
-        "cortex-m0plus": arm.UC_CPU_ARM_CORTEX_M0,
-        "cortex-m3": arm.UC_CPU_ARM_CORTEX_M3,
-        "cortex-m4f": arm.UC_CPU_ARM_CORTEX_M4,
-        "cortex-m7": arm.UC_CPU_ARM_CORTEX_M7,
-        "cortex-m33": arm.UC_CPU_ARM_CORTEX_M33,
-    }
-    return int(models[cpu])

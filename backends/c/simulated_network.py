@@ -1,6 +1,6 @@
 """An emitted network on a simulated core, run on tensors.
 
-network = SimulatedNetwork.of(artifact, folder, cpu="cortex-m4f")
+network = SimulatedNetwork.of(artifact, folder, load_target("cortex-m4f"))
 (y,) = network.run([x])
 network.profile([x]).instructions, network.footprint.flash
 """
@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from ...specs import Target
 from .elf import Footprint, read_elf
 from .emit import CArtifact
 from .ports import Port, arena_offsets, from_memory, to_memory
 from .profile import Profile
 from .simulate import SimulatedModel, Simulator
-from .toolchain import build_image, find_compiler
+from .toolchain import build_image, target_compiler
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,21 @@ class SimulatedNetwork:
     def of(
         artifact: CArtifact,
         folder: Path,
+        target: Target,
         *,
-        cpu: str = "cortex-m4f",
-        flags: Sequence[str] = ("-O3",),
+        flags: Sequence[str] = (),
         alignment: int = 16,
         strict_alignment: bool = False,
     ) -> SimulatedNetwork:
         """Build the artifact in `folder`; inputs and outputs lie at multiples of `alignment`."""
         entry = f"{artifact.name}_run"
-        compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
-        image = build_image(compiler, artifact.write(folder), folder / "net.elf", keep=(entry,), flags=flags)
+        image = build_image(
+            target_compiler(target), artifact.write(folder), folder / "net.elf", keep=(entry,), flags=flags
+        )
         inputs = tuple(port for port in artifact.ports if port.is_input)
         outputs = tuple(port for port in artifact.ports if not port.is_input)
         model = SimulatedModel(
-            Simulator(image, cpu=cpu, strict_alignment=strict_alignment),
+            Simulator(image, target=target, strict_alignment=strict_alignment),
             entry,
             input_bytes=[port.stored.bytes for port in inputs],
             output_bytes=[port.stored.bytes for port in outputs],

@@ -28,21 +28,5 @@ class Machine:
         """The machine that a target file describes."""
         dsp, fpu = ("dsp" in target.features, "fpu" in target.features)
         return Machine(
-            target.name, _core(target), target.ram, target.flash, dsp, fpu, target.isa == "armv6-m"
+            target.name, target.measured, target.ram, target.flash, dsp, fpu, target.isa == "armv6-m"
         )
-
-
-def _core(target: Target) -> str:
-    """The core of the tables in `measured`."""
-    match target.isa:
-        case "armv6-m":
-            return "cortex-m0plus"
-        case "armv8-m.main" | "armv8.1-m.main":
-            return "cortex-m33"
-        case "armv7e-m" if "fpu64" in target.features:
-            return "cortex-m7"
-        case "armv7e-m" if "fpu" in target.features:
-            return "cortex-m4f"
-        case "armv7e-m":
-            return "cortex-m4"
-    return "cortex-m3"

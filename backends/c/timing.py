@@ -1,15 +1,16 @@
-"""Estimated cycles of Cortex-M code from its executed blocks: each instruction's time, and taken branches.
+"""Instructions of executed blocks, and their estimated cycles: each instruction's time, and taken branches.
 
-Zero wait states, no interrupts. Sources: Arm DDI 0439 (Cortex-M4 technical reference manual) table 3-1, and
-Arm DDI 0484 (Cortex-M0+) table 3-1. On the M4 a load or store right after another one overlaps with it, a store hides
-behind the write buffer, and a taken branch refills the pipeline in two cycles. The M7 issues in pairs and the M33
-has no published table, so they have no estimate.
+Zero wait states, no interrupts; the times of a core are in its file (`specs/targets/cores`). On the Cortex-M4 a load or
+store right after another one overlaps with it, a store hides behind the write buffer, and a taken branch refills the
+pipeline in two cycles. The M7 issues in pairs and the M33 has no published table, so they have no estimate.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
+from typing import Protocol
+
+from ...specs.target import Timing
 
 try:
     import capstone
@@ -17,41 +18,7 @@ except ImportError:  # the optional extra `sim`; simulate.Simulator says what to
     capstone = None
 
 AVAILABLE = capstone is not None
-"""Whether the disassembler that `Disassembler` needs is installed."""
-
-
-@dataclass(frozen=True, slots=True)
-class CycleModel:
-    """Cycles of the instructions that take other than one, and of what a taken branch adds."""
-
-    load: int
-    load_after_access: int
-    store: int
-    divide: int
-    float_divide: int
-    float_multiply_add: int
-    taken_branch: int
-
-
-_M4 = CycleModel(
-    load=2,
-    load_after_access=1,
-    store=1,
-    divide=7,
-    float_divide=14,
-    float_multiply_add=3,
-    taken_branch=2,
-)
-_M0PLUS = CycleModel(
-    load=2,
-    load_after_access=2,
-    store=2,
-    divide=1,
-    float_divide=1,
-    float_multiply_add=1,
-    taken_branch=1,
-)
-CYCLE_MODELS = MappingProxyType({"cortex-m0plus": _M0PLUS, "cortex-m3": _M4, "cortex-m4f": _M4})
+"""Whether the disassembler that `ThumbDecoder` needs is installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +30,18 @@ class Block:
     ends_in_access: bool
 
 
+class Decoder(Protocol):
+    """What is known of the code of an instruction set."""
+
+    def bears_any_address(self, code: bytes, address: int) -> bool:
+        """Whether the instruction there may read or write words at any address."""
+        ...
+
+    def block(self, code: bytes, address: int, *, after_access: bool) -> Block:
+        """The block of `code` at `address`; `after_access`: the instruction before it loads or stores."""
+        ...
+
+
 def count_instructions(code: bytes) -> int:
     """Thumb instructions in `code`, which starts at one: 32-bit encodings begin with 0b11101, 0b1111."""
     count = position = 0
@@ -72,11 +51,27 @@ def count_instructions(code: bytes) -> int:
     return count
 
 
-class Disassembler:
-    """Decodes blocks of Thumb code, and times them where the core has a model."""
+class RiscVDecoder:
+    """Decodes blocks of RISC-V code with compressed instructions; without times."""
 
-    def __init__(self, model: CycleModel | None) -> None:
-        self._model = model
+    def bears_any_address(self, code: bytes, address: int) -> bool:
+        """No: whether a core takes them is its own choice."""
+        return False
+
+    def block(self, code: bytes, address: int, *, after_access: bool) -> Block:
+        """The block: an instruction has four bytes where its lowest two bits are set, else two."""
+        count = position = 0
+        while position < len(code):
+            position += 4 if code[position] & 3 == 3 else 2
+            count += 1
+        return Block(count, 0, ends_in_access=False)
+
+
+class ThumbDecoder:
+    """Decodes blocks of Thumb code, and times them where the core's times are known."""
+
+    def __init__(self, timing: Timing | None) -> None:
+        self._timing = timing
         self._decoder = capstone.Cs(
             capstone.CS_ARCH_ARM, capstone.CS_MODE_THUMB | capstone.CS_MODE_MCLASS | capstone.CS_MODE_V8
         )
@@ -91,19 +86,19 @@ class Disassembler:
         """The block of `code` at `address`; `after_access`: the instruction before it loads or stores."""
         cycles, access = 0, after_access
         for instruction in self._decoder.disasm(code, address):
-            if self._model is not None:
-                cycles += _cycles(instruction, self._model, after_access=access)
+            if self._timing is not None:
+                cycles += _cycles(instruction, self._timing, after_access=access)
             name = instruction.insn_name()
             access = name in _LOADS or name in _STORES
         return Block(count_instructions(code), cycles, access)
 
 
-def _cycles(instruction: capstone.CsInsn, model: CycleModel, *, after_access: bool) -> int:
+def _cycles(instruction: capstone.CsInsn, timing: Timing, *, after_access: bool) -> int:
     name = instruction.insn_name()
     if name in _LOADS:
-        return model.load_after_access if after_access else model.load
+        return timing.load_after_access if after_access else timing.load
     if name in _STORES:
-        return model.store
+        return timing.store
     if name in _BLOCK_TRANSFERS:
         return 1 + _words(instruction, skip=1)
     if name in _STACK_TRANSFERS:
@@ -113,11 +108,11 @@ def _cycles(instruction: capstone.CsInsn, model: CycleModel, *, after_access: bo
     if name in _FLOAT_ACCESSES:
         return 2
     if name in _DIVISIONS:
-        return model.divide
+        return timing.divide
     if name in _FLOAT_DIVISIONS:
-        return model.float_divide
+        return timing.float_divide
     if name in _FLOAT_MULTIPLY_ADDS:
-        return model.float_multiply_add
+        return timing.float_multiply_add
     return 1
 
 

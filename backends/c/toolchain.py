@@ -1,6 +1,6 @@
-"""C compilers: finding them, building objects, shared libraries and Cortex-M images with them, sizes and stack.
+"""C compilers: finding them, building objects, shared libraries and bare images with them, sizes and stack.
 
-compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
+compiler = target_compiler(load_target("cortex-m4f"))
 objects = compile_objects(compiler, sources, folder, flags=("-O2", *WARNINGS))
 image = link_image(compiler, objects, folder / "kws.elf", keep=("kws_run",))
 read_elf(image).footprint.flash
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from ...specs import Target
 from ..errors import BuildError, ToolMissingError
 
 STANDARD = ("-std=c99", "-pedantic")
@@ -35,31 +36,8 @@ WARNINGS = (
 )
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
-CORTEX_M_FLAGS = MappingProxyType(
-    {
-        "cortex-m0plus": ("-mcpu=cortex-m0plus", "-mthumb", "-mfloat-abi=soft"),
-        "cortex-m3": ("-mcpu=cortex-m3", "-mthumb", "-mfloat-abi=soft"),
-        "cortex-m4": ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=soft"),
-        "cortex-m4f": ("-mcpu=cortex-m4", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv4-sp-d16"),
-        "cortex-m7": ("-mcpu=cortex-m7", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-d16"),
-        "cortex-m33": ("-mcpu=cortex-m33", "-mthumb", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
-        "cortex-m55": ("-mcpu=cortex-m55", "-mthumb", "-mfloat-abi=hard"),
-    }
-)
-RISCV32_FLAGS = ("-march=rv32imc", "-mabi=ilp32", "-ffreestanding")
-
-_PACKAGES = MappingProxyType(
-    {
-        "gcc": "gcc",
-        "clang": "clang",
-        "g++": "g++",
-        "clang++": "clang",
-        "arm-none-eabi-gcc": "gcc-arm-none-eabi libnewlib-arm-none-eabi",
-        "riscv64-unknown-elf-gcc": "gcc-riscv64-unknown-elf",
-        "qemu-system-arm": "qemu-system-arm",
-    }
-)
-_LINKER_SCRIPT = Path(__file__).parent / "include" / "cortex_m.ld"
+_PACKAGES = MappingProxyType({"g++": "g++", "clang": "clang", "clang++": "clang", "gcc": "gcc"})
+_LINKER_SCRIPT = Path(__file__).parent / "include" / "bare.ld"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,15 +63,21 @@ def find_tool(name: str) -> Path:
     return Path(found)
 
 
-def find_compiler(name: str = "gcc", *, cpu: str | None = None) -> Compiler:
-    """The compiler called `name`; for `arm-none-eabi-gcc`, `cpu` is one of `CORTEX_M_FLAGS`."""
-    if name == "arm-none-eabi-gcc":
-        if cpu is None or cpu not in CORTEX_M_FLAGS:
-            raise BuildError(f"{name}: no flags for cpu {cpu!r}; there are: {', '.join(CORTEX_M_FLAGS)}")
-        return Compiler(name, find_tool(name), CORTEX_M_FLAGS[cpu])
-    if name == "riscv64-unknown-elf-gcc":
-        return Compiler(name, find_tool(name), RISCV32_FLAGS)
+def find_compiler(name: str = "gcc") -> Compiler:
+    """The compiler called `name`, for this machine."""
     return Compiler(name, find_tool(name))
+
+
+def target_compiler(target: Target) -> Compiler:
+    """The compiler of a target with the flags for its core: the first of its commands that is installed."""
+    commands = target.toolchain.commands
+    name = next(filter(shutil.which, commands), None)
+    if name is None:
+        advice = f"; {target.toolchain.install}" if target.toolchain.install else ""
+        raise ToolMissingError(
+            f"{' or '.join(commands)} is not installed, which compiles for {target.name}{advice}"
+        )
+    return Compiler(name, find_tool(name), target.toolchain.flags)
 
 
 def compile_objects(
@@ -143,7 +127,7 @@ def link_image(
     keep: Sequence[str],
     script: Path = _LINKER_SCRIPT,
 ) -> Path:
-    """A bare Cortex-M image that holds the functions `keep` and what they call, for `simulate.Simulator`."""
+    """A bare image that holds the functions `keep` and what they call, for `simulate.Simulator`."""
     roots = tuple(f"-Wl,--undefined={name}" for name in keep)
     placed = ("-nostartfiles", "-T", str(script), "-Wl,--gc-sections", f"-Wl,-e,{keep[0]}", *roots)
     _invoke(compiler, *placed, *map(str, objects), "-o", str(target), "-lm")
@@ -156,7 +140,7 @@ def build_image(
     target: Path,
     *,
     keep: Sequence[str],
-    flags: Sequence[str] = ("-O3",),
+    flags: Sequence[str] = (),
 ) -> Path:
     """The image of C99 sources, linked as by `link_image`; objects lie beside it."""
     return link_image(

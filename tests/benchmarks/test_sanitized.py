@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from fxpress.compiler.interface import Interface, Port
+from fxpress.specs import load_target
 
 pytestmark = pytest.mark.skipif(shutil.which("gcc") is None, reason="gcc is not installed")
 
@@ -27,7 +28,7 @@ def run(folder: Path, body: str) -> list[list[bytes]]:
     (folder / "net.h").write_text(f"#include <stdint.h>\n{SIGNATURE};\n")
     (folder / "net.c").write_text(f'#include "net.h"\n{SIGNATURE} {{ {body} return 0; }}\n')
     interface = Interface(
-        target="host",
+        target=load_target("host"),
         c_name="net",
         arena_bytes=4,
         inputs=(port("x", 3), port("w", 1)),

@@ -9,7 +9,7 @@ import pytest
 
 from fxpress.backends.c import emit
 from fxpress.backends.c.elf import read_elf
-from fxpress.backends.c.toolchain import build_image, find_compiler
+from fxpress.backends.c.toolchain import build_image, target_compiler
 from fxpress.compiler import Compiled, compile_model
 from fxpress.specs import load_target
 
@@ -60,7 +60,7 @@ needs_shared = pytest.mark.skipif(
 def ratio(compiled: Compiled, folder: Path) -> float:
     """Predicted flash over linked flash."""
     assert compiled.c is not None
-    compiler, entry = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f"), f"{compiled.c.name}_run"
+    compiler, entry = target_compiler(load_target("cortex-m4f")), f"{compiled.c.name}_run"
     image = build_image(compiler, compiled.c.write(folder), folder / "net.elf", keep=[entry])
     return compiled.c.prediction.flash_bytes / read_elf(image).footprint.flash
 
@@ -83,7 +83,7 @@ def test_layers_of_every_kind_on_two_cores(form: str, project: Path, tmp_path: P
     for core in ("cortex-m4f", "cortex-m0plus"):
         target = load_target(core).model_copy(update={"ram": None, "stack": None})
         artifact = emit(compiled.graph, output, target)
-        compiler = find_compiler("arm-none-eabi-gcc", cpu=core)
+        compiler = target_compiler(load_target(core))
         image = read_elf(
             build_image(compiler, artifact.write(tmp_path), tmp_path / "net.elf", keep=["net_run"])
         )

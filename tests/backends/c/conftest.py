@@ -15,8 +15,16 @@ import torch
 
 from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.ports import Port, from_memory, to_memory
-from fxpress.backends.c.toolchain import WARNINGS, find_compiler, link_shared
+from fxpress.backends.c.toolchain import (
+    WARNINGS,
+    Compiler,
+    find_compiler,
+    link_shared,
+    target_compiler,
+)
+from fxpress.backends.errors import ToolMissingError
 from fxpress.ir import DType, Graph, Value, parse, run_integer, verify
+from fxpress.specs import list_targets, load_target
 from fxpress.specs.outputs import COutput
 from fxpress.specs.target import Target, Toolchain
 
@@ -37,7 +45,21 @@ DSP = Target(
     isa="armv7e-m",
     features=("dsp", "fpu"),
     toolchain=Toolchain(commands=("arm-none-eabi-gcc",), flags=()),
+    measured="cortex-m4f",
 )
+
+
+@pytest.fixture(scope="session")
+def compiler() -> Callable[[str], Compiler]:
+    """The compiler of a name, or of the target of that name; the test is skipped where it is missing."""
+
+    def find(name: str) -> Compiler:
+        try:
+            return target_compiler(load_target(name)) if name in list_targets() else find_compiler(name)
+        except ToolMissingError as err:
+            pytest.skip(str(err))
+
+    return find
 
 
 def cases() -> dict[str, str]:

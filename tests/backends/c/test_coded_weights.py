@@ -26,13 +26,16 @@ from fxpress.backends.c.support import helpers
 from fxpress.backends.c.toolchain import (
     SANITIZERS,
     WARNINGS,
+    Compiler,
     build_image,
     check_header,
     compile_objects,
     find_compiler,
     link_program,
+    target_compiler,
 )
 from fxpress.ir import Graph, Value, parse, run_integer
+from fxpress.specs import load_target
 from fxpress.specs.outputs import COutput
 from fxpress.specs.target import Target
 
@@ -158,7 +161,7 @@ def test_a_core_computes_the_bytes_of_the_interpreter_at_the_predicted_cost(
 
 def _run(artifact: CArtifact, cpu: str, folder: Path, stack_bytes: int) -> tuple[int, Footprint]:
     """Instructions of a run that gives the interpreter's bytes within the stack that is stated, and its image."""
-    network = SimulatedNetwork.of(artifact, folder, cpu=cpu)
+    network = SimulatedNetwork.of(artifact, folder, load_target(cpu))
     x = artifact.graph.inputs[0].type.shape
     sample = torch.randint(-128, 128, x, generator=torch.Generator().manual_seed(0), dtype=torch.int8)
     assert network.run([sample])[0].equal(run_integer(artifact.graph, [sample])[0])
@@ -169,7 +172,7 @@ def _run(artifact: CArtifact, cpu: str, folder: Path, stack_bytes: int) -> tuple
 @SIMULATED
 def test_decoded_words_lie_where_several_are_loaded_at_once(cortex_m4: Target, tmp_path: Path) -> None:
     artifact = emit(LAYERS["linear"].graph(), CODED, cortex_m4)
-    network = SimulatedNetwork.of(artifact, tmp_path, strict_alignment=True)
+    network = SimulatedNetwork.of(artifact, tmp_path, load_target("cortex-m4f"), strict_alignment=True)
     sample = torch.zeros(artifact.graph.inputs[0].type.shape, dtype=torch.int8)
     assert network.run([sample])[0].equal(run_integer(artifact.graph, [sample])[0])
 
@@ -257,31 +260,27 @@ def test_what_gets_no_smaller_is_emitted_plain(layer: Layer, cortex_m4: Target) 
     assert emit(graph, CODED, cortex_m4).files == emit(graph, PLAIN, cortex_m4).files
 
 
-COMPILERS = [("gcc", None), ("clang", None), ("riscv64-unknown-elf-gcc", None)] + [
-    ("arm-none-eabi-gcc", cpu) for cpu in ("cortex-m0plus", "cortex-m4f", "cortex-m33")
-]
+COMPILERS = ("gcc", "clang", "riscv32", "cortex-m0plus", "cortex-m4f", "cortex-m33")
 
 
-@pytest.mark.parametrize(("name", "cpu"), COMPILERS)
+@pytest.mark.parametrize("name", COMPILERS)
 @pytest.mark.parametrize("optimization", ["-O0", "-Os", "-O3"])
 def test_decoding_compiles_without_a_warning_and_within_the_stack(
     name: str,
-    cpu: str | None,
     optimization: str,
     cortex_m4: Target,
     host: Target,
     stated_stack: Stated,
+    compiler: Callable[[str], Compiler],
     tmp_path: Path,
 ) -> None:
-    if shutil.which(name) is None:
-        pytest.skip(f"{name} is not installed")
     target = host if name.startswith("riscv") else cortex_m4  # without string.h
     artifact = emit(parse(TWO_LAYERS, fill=few_values), CODED, target)
     flags = (optimization, "-fno-stack-protector", *WARNINGS)
-    objects = compile_objects(find_compiler(name, cpu=cpu), artifact.write(tmp_path), tmp_path, flags=flags)
-    if cpu is not None and optimization != "-O0":
-        assert worst_case_stack(objects, "net_run") <= stated_stack(artifact, cpu)
-    if cpu is None and optimization == "-O3":
+    objects = compile_objects(compiler(name), artifact.write(tmp_path), tmp_path, flags=flags)
+    if name.startswith("cortex") and optimization != "-O0":
+        assert worst_case_stack(objects, "net_run") <= stated_stack(artifact, name)
+    if not name.startswith("cortex") and optimization == "-O3":
         undefined = {s for o in objects for s in read_elf(o).undefined if not s.startswith("net_")}
         assert undefined - {"_GLOBAL_OFFSET_TABLE_"} <= {"memcpy", "memset"}
     if name == "gcc":
@@ -311,9 +310,9 @@ void decode(const uint16_t *image, int32_t start, uint8_t *to, int32_t words, ui
 """
     support = helpers(("arithmetic.h", "huffman.h"), [entry])
     (folder / "decoder.c").write_text("\n".join(["#include <stdint.h>", *support, entry]))
-    compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m0plus")
+    compiler = target_compiler(load_target("cortex-m0plus"))
     image = build_image(compiler, [folder / "decoder.c"], folder / "decoder.elf", keep=("decode",))
-    return Simulator(image, cpu="cortex-m0plus")
+    return Simulator(image, target=load_target("cortex-m0plus"))
 
 
 @st.composite

@@ -10,6 +10,7 @@ import pytest
 from fxpress.backends.c.emit import emit
 from fxpress.backends.c.simulated_network import SimulatedNetwork
 from fxpress.ir import run_integer
+from fxpress.specs import load_target
 from fxpress.specs.outputs import COutput
 
 pytestmark = [
@@ -27,7 +28,7 @@ pytestmark = [
 def test_every_integer_operator_on_a_simulated_core(cpu, isa, integer_operators, cortex_m4, tmp_path, draw):
     target = cortex_m4.model_copy(update={"isa": isa, "features": ()}) if isa else cortex_m4
     artifact = emit(integer_operators, COutput(name="net", self_test=0), target)
-    network = SimulatedNetwork.of(artifact, tmp_path, cpu=cpu, flags=("-O2",))
+    network = SimulatedNetwork.of(artifact, tmp_path, load_target(cpu), flags=("-O2",))
     for seed in range(3):
         vector = [draw(v, 50 * seed + i) for i, v in enumerate(artifact.graph.inputs)]
         expected = run_integer(artifact.graph, vector)

@@ -14,9 +14,10 @@ from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.kernel_stack import KERNEL_STACK_BYTES, stack_bytes
 from fxpress.backends.c.stack import worst_case_stack
 from fxpress.backends.c.target import Machine
-from fxpress.backends.c.toolchain import CORTEX_M_FLAGS, compile_objects, find_compiler
+from fxpress.backends.c.toolchain import compile_objects, target_compiler
 from fxpress.ir import Graph, parse
 from fxpress.ir.testing import quantized_graphs
+from fxpress.specs import list_targets, load_target
 from fxpress.specs.outputs import COutput
 from fxpress.specs.target import Target
 
@@ -32,7 +33,7 @@ graph(%x: i8[1x4x6x6]<scale=0.05, zero=-3>) {{
 
 def measured(artifact: CArtifact, cpu: str, optimization: str, folder: Path) -> int:
     """Bytes by the frames of the compiler."""
-    compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
+    compiler = target_compiler(load_target(cpu))
     objects = compile_objects(compiler, artifact.write(folder)[:1], folder, flags=(optimization,))
     return worst_case_stack(objects, "net_run")
 
@@ -88,7 +89,9 @@ def test_random_graphs_stay_within_the_stack(
 @needs_arm
 @pytest.mark.slow
 @pytest.mark.parametrize("optimization", ["-O2", "-O3", "-Os"])
-@pytest.mark.parametrize("cpu", [cpu for cpu in CORTEX_M_FLAGS if cpu != "cortex-m55"])
+@pytest.mark.parametrize(
+    "cpu", [cpu for cpu in list_targets() if cpu.startswith("cortex") and cpu != "cortex-m55"]
+)
 def test_every_operator_stays_within_the_stack_on_every_core(
     cpu: str,
     optimization: str,

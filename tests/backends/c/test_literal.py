@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,20 +13,16 @@ import torch
 from fxpress.backends.c.emit import CArtifact
 from fxpress.backends.c.literal import array, real
 from fxpress.backends.c.toolchain import (
-    CORTEX_M_FLAGS,
     WARNINGS,
+    Compiler,
     compile_objects,
     find_compiler,
     link_shared,
 )
 from fxpress.ir import parse
+from fxpress.specs import list_targets
 
-COMPILERS = [
-    ("gcc", None),
-    ("clang", None),
-    ("riscv64-unknown-elf-gcc", None),
-    *(("arm-none-eabi-gcc", cpu) for cpu in CORTEX_M_FLAGS),
-]
+COMPILERS = ["gcc", "clang", *(name for name in list_targets() if name != "host")]
 ODD = [
     np.inf,
     -np.inf,
@@ -61,14 +56,12 @@ def source() -> str:
     )
 
 
-@pytest.mark.parametrize(("name", "cpu"), COMPILERS)
-def test_every_float_compiles_without_a_warning(name: str, cpu: str | None, tmp_path: Path) -> None:
-    if shutil.which(name) is None:
-        pytest.skip(f"{name} is not installed")
+@pytest.mark.parametrize("name", COMPILERS)
+def test_every_float_compiles_without_a_warning(
+    name: str, compiler: Callable[[str], Compiler], tmp_path: Path
+) -> None:
     (tmp_path / "numbers.c").write_text(source())
-    compile_objects(
-        find_compiler(name, cpu=cpu), [tmp_path / "numbers.c"], tmp_path, flags=("-O2", *WARNINGS)
-    )
+    compile_objects(compiler(name), [tmp_path / "numbers.c"], tmp_path, flags=("-O2", *WARNINGS))
 
 
 @pytest.mark.parametrize("symbol", ["packed", "scalars"])

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from fxpress.backends.c.simulate import CPUS, SimulatedModel, Simulator
-from fxpress.backends.c.toolchain import compile_objects, find_compiler, link_image
+from fxpress.backends.c.simulate import SimulatedModel, Simulator
+from fxpress.backends.c.toolchain import compile_objects, link_image, target_compiler
 from fxpress.backends.errors import SimulationError
+from fxpress.specs import load_target
 
 pytestmark = pytest.mark.skipif(
     shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed"
 )
 
 MEASURE = Path(os.environ.get("FXPRESS_SHARED", Path(__file__).parents[4] / "shared")) / "measure"
+CPUS = ("cortex-m0plus", "cortex-m3", "cortex-m4f", "cortex-m7", "cortex-m33")
 DSP_CPUS = ("cortex-m4f", "cortex-m7", "cortex-m33")
 FPU_CPUS = DSP_CPUS
 
@@ -78,10 +80,10 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Build:
         folder = tmp_path_factory.mktemp(cpu)
         source = folder / "code.c"
         source.write_text(code)
-        compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
+        compiler = target_compiler(load_target(cpu))
         objects = compile_objects(compiler, [source], folder, flags=("-O1", "-std=gnu99"))
         image = link_image(compiler, objects, folder / "code.elf", keep=keep)
-        return Simulator(image, cpu=cpu, strict_alignment=strict_alignment)
+        return Simulator(image, target=load_target(cpu), strict_alignment=strict_alignment)
 
     return simulator
 
@@ -205,9 +207,12 @@ def test_a_missing_function_is_named(m4: Simulator) -> None:
         m4.call("kws_run")
 
 
-def test_an_unknown_core_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SimulationError, match="no simulated core 'cortex-m9'; there are: cortex-m0plus"):
-        Simulator(tmp_path / "none.elf", cpu="cortex-m9")
+def test_a_target_that_cannot_be_simulated_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SimulationError, match="the target cortex-m55 has no simulator"):
+        Simulator(tmp_path / "none.elf", target=load_target("cortex-m55"))
+    nonsense = load_target("cortex-m4f").model_copy(update={"simulator": "UC_CPU_ARM_CORTEX_M9"})
+    with pytest.raises(SimulationError, match="names a simulator that is none: UC_CPU_ARM_CORTEX_M9"):
+        Simulator(tmp_path / "none.elf", target=nonsense)
 
 
 def test_a_model_runs_on_bytes(core: Simulator) -> None:
@@ -312,10 +317,12 @@ def test_dsp_instructions_equal_integer_arithmetic_on_random_operands(build: Bui
 
 @pytest.mark.parametrize("cpu", ["cortex-m0plus", "cortex-m3"])
 def test_cores_without_dsp_refuse_its_instructions(build: Build, tmp_path: Path, cpu: str) -> None:
-    m4 = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
+    m4 = target_compiler(load_target("cortex-m4f"))
     (tmp_path / "code.c").write_text(one_instruction_functions())
     objects = compile_objects(m4, [tmp_path / "code.c"], tmp_path, flags=("-O1", "-std=gnu99"))
-    core = Simulator(link_image(m4, objects, tmp_path / "code.elf", keep=["op_smmlar"]), cpu=cpu)
+    core = Simulator(
+        link_image(m4, objects, tmp_path / "code.elf", keep=["op_smmlar"]), target=load_target(cpu)
+    )
     with pytest.raises(SimulationError, match=r"op_smmlar: .*in op_smmlar"):
         core.call("op_smmlar", 1, 2, 3)
 
@@ -398,9 +405,11 @@ BOARDS = {"cortex-m3": "mps2-an385", "cortex-m4f": "mps2-an386", "cortex-m7": "m
 def test_counts_equal_those_of_qemu(tmp_path: Path, cpu: str) -> None:
     (tmp_path / "work.c").write_text(QEMU_WORK)
     (tmp_path / "main.c").write_text(QEMU_MAIN)
-    compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
+    compiler = target_compiler(load_target(cpu))
     objects = compile_objects(compiler, [tmp_path / "work.c"], tmp_path, flags=("-O2", "-std=gnu99"))
-    core = Simulator(link_image(compiler, objects, tmp_path / "work.elf", keep=QEMU_NAMES), cpu=cpu)
+    core = Simulator(
+        link_image(compiler, objects, tmp_path / "work.elf", keep=QEMU_NAMES), target=load_target(cpu)
+    )
 
     image, plugin, log = tmp_path / "qemu.elf", tmp_path / "prof.so", tmp_path / "counts"
     start = [str(MEASURE / "start.c"), str(tmp_path / "main.c"), str(objects[0])]

@@ -3,6 +3,7 @@
 import ctypes
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from fxpress.backends.c.elf import read_elf
 from fxpress.backends.c.simulate import Simulator
 from fxpress.backends.c.stack import LIBRARY_STACK_BYTES, worst_case_stack
 from fxpress.backends.c.toolchain import (
-    CORTEX_M_FLAGS,
     SANITIZERS,
     WARNINGS,
+    Compiler,
     check_header,
     compile_objects,
     find_compiler,
@@ -21,8 +22,10 @@ from fxpress.backends.c.toolchain import (
     link_image,
     link_program,
     link_shared,
+    target_compiler,
 )
 from fxpress.backends.errors import BuildError, StackError, ToolMissingError
+from fxpress.specs import Toolchain, list_targets, load_target
 
 CODE = r"""
 #include <stdint.h>
@@ -65,23 +68,22 @@ def write(folder: Path, code: str) -> Path:
 
 
 @needs("gcc", "nm")
-@pytest.mark.parametrize("name", ["gcc", "clang", "arm-none-eabi-gcc", "riscv64-unknown-elf-gcc"])
-def test_objects_of_every_compiler_are_read_as_nm_reads_them(tmp_path: Path, name: str) -> None:
-    if shutil.which(name) is None:
-        pytest.skip(f"{name} is not installed")
-    compiler = find_compiler(name, cpu="cortex-m4f")
+@pytest.mark.parametrize("name", ["gcc", "clang", "cortex-m4f", "riscv32"])
+def test_objects_of_every_compiler_are_read_as_nm_reads_them(
+    tmp_path: Path, name: str, compiler: Callable[[str], Compiler]
+) -> None:
     flags = ("-O2", "-fno-builtin", "-DNDEBUG")
     source = write(
         tmp_path, "extern int outside(int); int inside(int x); int inside(int x) { return outside(x) + 1; }"
     )
-    (built,) = compile_objects(compiler, [source], tmp_path, flags=flags)
+    (built,) = compile_objects(compiler(name), [source], tmp_path, flags=flags)
     assert read_elf(built).undefined - {"_GLOBAL_OFFSET_TABLE_"} == {"outside"}
     assert [symbol.name for symbol in read_elf(built).functions] == ["inside"]
 
 
 @needs("arm-none-eabi-gcc")
 def test_the_footprint_separates_code_constants_and_variables(tmp_path: Path) -> None:
-    compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
+    compiler = target_compiler(load_target("cortex-m4f"))
     objects = compile_objects(compiler, [write(tmp_path, CODE)], tmp_path)
     found = read_elf(objects[0]).footprint
     assert (found.constants, found.initialised, found.zeroed) == (32, 8, 100)
@@ -90,9 +92,9 @@ def test_the_footprint_separates_code_constants_and_variables(tmp_path: Path) ->
 
 
 @needs("arm-none-eabi-gcc")
-@pytest.mark.parametrize("cpu", CORTEX_M_FLAGS)
+@pytest.mark.parametrize("cpu", [name for name in list_targets() if name.startswith("cortex")])
 def test_every_core_has_flags_that_its_compiler_takes(tmp_path: Path, cpu: str) -> None:
-    compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
+    compiler = target_compiler(load_target(cpu))
     objects = compile_objects(compiler, [write(tmp_path, CODE)], tmp_path, flags=("-Os", *WARNINGS[:3]))
     assert read_elf(link_image(compiler, objects, tmp_path / "code.elf", keep=["entry"])).address("entry")
 
@@ -137,14 +139,25 @@ def test_a_header_must_stand_alone_as_cpp(tmp_path: Path) -> None:
 def test_a_missing_tool_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ToolMissingError, match="apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi"):
-        find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
-    with pytest.raises(ToolMissingError, match="apt-get install qemu-system-arm"):
-        find_tool("qemu-system-arm")
+        target_compiler(load_target("cortex-m4f"))
+    with pytest.raises(ToolMissingError, match=r"clang\+\+ is not installed; .* apt-get install clang"):
+        find_tool("clang++")
 
 
-def test_an_unknown_core_is_refused() -> None:
-    with pytest.raises(BuildError, match="no flags for cpu 'cortex-m9'; there are: cortex-m0plus"):
-        find_compiler("arm-none-eabi-gcc", cpu="cortex-m9")
+def test_the_compiler_of_a_target_is_the_first_of_its_commands_that_is_installed() -> None:
+    commands = ("no-such-compiler", "gcc")
+    chain = Toolchain(commands=commands, flags=("-O1", "-DBOARD"))
+    board = load_target("cortex-m4f").model_copy(update={"name": "board", "toolchain": chain})
+    found = target_compiler(board)
+    assert (found.name, found.machine) == ("gcc", chain.flags)
+    nonsense = board.model_copy(
+        update={"toolchain": Toolchain(commands=commands[:1], install="look in the attic")}
+    )
+    with pytest.raises(
+        ToolMissingError,
+        match="no-such-compiler is not installed, which compiles for board; look in the attic",
+    ):
+        target_compiler(nonsense)
 
 
 def test_a_file_that_is_no_elf_is_refused(tmp_path: Path) -> None:
@@ -155,9 +168,11 @@ def test_a_file_that_is_no_elf_is_refused(tmp_path: Path) -> None:
 @needs("arm-none-eabi-gcc")
 @pytest.mark.parametrize("cpu", ["cortex-m0plus", "cortex-m4f", "cortex-m33"])
 def test_the_stack_bound_holds_what_the_simulator_sees(tmp_path: Path, cpu: str) -> None:
-    compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
+    compiler = target_compiler(load_target(cpu))
     objects = compile_objects(compiler, [write(tmp_path, CODE)], tmp_path)
-    core = Simulator(link_image(compiler, objects, tmp_path / "code.elf", keep=["entry"]), cpu=cpu)
+    core = Simulator(
+        link_image(compiler, objects, tmp_path / "code.elf", keep=["entry"]), target=load_target(cpu)
+    )
     seen = core.call("entry", core.place(bytes(range(100))), core.allocate(40)).stack_bytes
     bound = worst_case_stack(objects, "entry")
     assert seen <= bound <= seen + LIBRARY_STACK_BYTES["memcpy"] + 40
@@ -182,7 +197,7 @@ void big(volatile int *y) { deep(y); y[0] = 3; }
 
 @needs("arm-none-eabi-gcc")
 def test_a_function_folded_into_an_equal_one_takes_the_frame_of_that_one(tmp_path: Path) -> None:
-    compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
+    compiler = target_compiler(load_target("cortex-m4f"))
     objects = compile_objects(compiler, [write(tmp_path, FOLDED)], tmp_path)
     code = {s.name: (s.section, s.address) for s in read_elf(objects[0]).functions}
     assert code["fill"] == code["same"]
@@ -211,10 +226,12 @@ void each_round(float *y, const float *x) { y[0] = floorf(x[0]); y[1] = roundf(x
 @needs("arm-none-eabi-gcc")
 @pytest.mark.parametrize("cpu", ["cortex-m0plus", "cortex-m3", "cortex-m4f"])
 def test_library_functions_stay_within_their_stack_bounds(tmp_path: Path, cpu: str) -> None:
-    compiler = find_compiler("arm-none-eabi-gcc", cpu=cpu)
+    compiler = target_compiler(load_target(cpu))
     objects = compile_objects(compiler, [write(tmp_path, LIBRARY)], tmp_path, flags=("-O2", "-fno-builtin"))
     names = [symbol.name for symbol in read_elf(objects[0]).functions]
-    core = Simulator(link_image(compiler, objects, tmp_path / "code.elf", keep=names), cpu=cpu)
+    core = Simulator(
+        link_image(compiler, objects, tmp_path / "code.elf", keep=names), target=load_target(cpu)
+    )
     x = core.place(
         b"\x00\x00\xa0\x3f" * 4 + b"\x00\x00\x00\x40\x00\x00\xc0\xc0\xcd\xcc\x4c\x3e\x66\x66\x66\x3f" * 3
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +12,14 @@ import pytest
 from fxpress.backends.c.elf import read_elf
 from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.stack import worst_case_stack
-from fxpress.backends.c.toolchain import WARNINGS, check_header, compile_objects, find_compiler
+from fxpress.backends.c.toolchain import (
+    WARNINGS,
+    Compiler,
+    check_header,
+    compile_objects,
+    find_compiler,
+    target_compiler,
+)
 from fxpress.compiler import open_session, run_passes
 from fxpress.ir import Graph
 from fxpress.specs import load_target
@@ -23,11 +29,7 @@ from fxpress.specs.target import Target
 ROOT = Path(__file__).parents[3]
 SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
 NAMES = ("ic", "kws", "vww", "ad", "sww")
-COMPILERS = [
-    ("gcc", None),
-    ("clang", None),
-    *(("arm-none-eabi-gcc", cpu) for cpu in ("cortex-m0plus", "cortex-m4f", "cortex-m7", "cortex-m33")),
-]
+COMPILERS = ("gcc", "clang", "cortex-m0plus", "cortex-m4f", "cortex-m7", "cortex-m33")
 
 SAME_CORES = {
     "cortex-m4f": ("cortex-m4f", "cortex-m7", "cortex-m33"),
@@ -79,22 +81,23 @@ def test_every_layer_of_sixteen_bits_computes_the_bytes_of_the_integer_graph(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_compiler_takes_the_network_without_a_warning(
-    name: str, cortex_m4: Target, stated_stack: Callable[[CArtifact, str], int], tmp_path: Path
+    name: str,
+    cortex_m4: Target,
+    stated_stack: Callable[[CArtifact, str], int],
+    compiler: Callable[[str], Compiler],
+    tmp_path: Path,
 ) -> None:
     artifact = emit(integer_graph(name), COutput(name="net"), cortex_m4)
     sources = artifact.write(tmp_path)
-    for program, cpu in COMPILERS:
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not installed")
-        compiler = find_compiler(program, cpu=cpu)
+    for program in COMPILERS:
         flags = ("-O2", "-fno-stack-protector", *WARNINGS)
-        objects = compile_objects(compiler, sources, tmp_path, flags=flags)
-        if program != "clang" and cpu is not None:
-            assert worst_case_stack(objects, "net_run") <= stated_stack(artifact, cpu)
+        objects = compile_objects(compiler(program), sources, tmp_path, flags=flags)
+        if program.startswith("cortex"):
+            assert worst_case_stack(objects, "net_run") <= stated_stack(artifact, program)
         undefined = {s for o in objects for s in read_elf(o).undefined if not s.startswith("net_")}
         helpers = {s for s in undefined if s.startswith("__aeabi_")}  # 64-bit arithmetic of a core without it
         assert undefined - helpers - {"_GLOBAL_OFFSET_TABLE_"} <= {"memcpy", "memset"}
-        assert not helpers or cpu == "cortex-m0plus"
+        assert not helpers or program == "cortex-m0plus"
     check_header(find_compiler("g++"), tmp_path / "net.h")
 
 
@@ -109,7 +112,7 @@ def test_the_stated_stack_is_less_than_twice_the_frames_of_the_compiler(
     sources = artifact.write(tmp_path)[:1]
     found = [
         worst_case_stack(
-            compile_objects(find_compiler("arm-none-eabi-gcc", cpu=cpu), sources, tmp_path, flags=(level,)),
+            compile_objects(target_compiler(load_target(cpu)), sources, tmp_path, flags=(level,)),
             "net_run",
         )
         for cpu in SAME_CORES[core]

@@ -24,8 +24,10 @@ from fxpress.backends.c.toolchain import (
     compile_objects,
     find_compiler,
     link_image,
+    target_compiler,
 )
 from fxpress.ir.arithmetic import Rescale
+from fxpress.specs import load_target
 
 Array = npt.NDArray[np.int64]
 
@@ -206,11 +208,12 @@ class KernelKit:
 
     def simulator(self, cases: Sequence[Case], *, optimize: str = "-O3") -> Simulator:
         """A Cortex-M4 with the cases in its memory."""
-        compiler = find_compiler("arm-none-eabi-gcc", cpu="cortex-m4f")
+        compiler = target_compiler(load_target("cortex-m4f"))
         objects = compile_objects(compiler, [self._source(cases)], self.folder, flags=(optimize, *WARNINGS))
         keep = ["main", *(f"call_{i}" for i in range(len(cases)))]
         return Simulator(
-            link_image(compiler, objects, self.folder / "program.elf", keep=keep), cpu="cortex-m4f"
+            link_image(compiler, objects, self.folder / "program.elf", keep=keep),
+            target=load_target("cortex-m4f"),
         )
 
     def _run_here(self, compiler: Compiler, cases: Sequence[Case], flags: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.simulated_network import SimulatedNetwork
 from fxpress.ir import Graph, TensorType, Value, parse, run_integer
 from fxpress.ir.ops.conv import Conv
+from fxpress.specs import load_target
 from fxpress.specs.outputs import COutput
 
 pytestmark = [
@@ -51,7 +52,9 @@ class Core:
 
     def __init__(self, graph: Graph, target, folder: Path, *, strict: bool = False) -> None:
         self.artifact: CArtifact = emit(graph, COutput(name="net", self_test=0), target)
-        self._network = SimulatedNetwork.of(self.artifact, folder, alignment=2, strict_alignment=strict)
+        self._network = SimulatedNetwork.of(
+            self.artifact, folder, load_target("cortex-m4f"), alignment=2, strict_alignment=strict
+        )
 
     def check(self, vector) -> None:
         """Asserts that the outputs are those of the interpreter."""
