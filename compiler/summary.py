@@ -203,13 +203,17 @@ def _layer(index: int, node: Node, graph: Graph, snr: Mapping[str, float]) -> La
 
 
 def _float_layers(graph: Graph, c: CArtifact | None, stages: Sequence[Stage]) -> tuple[FloatLayer, ...]:
-    """Nodes with a main share of the work that compute in float in a network that was quantized."""
+    """Nodes with a main share of the work that compute in float in a network that was quantized.
+
+    Other rules of the pass (folds, learned rounding) decline for layers that compute on integers all the same.
+    """
+    quantize = QuantizeOptions.pass_name()
     declined = {
         decision.name: decision.reason
         for stage in stages
-        if stage.name == QuantizeOptions.pass_name()
+        if stage.name == quantize
         for decision in stage.report.decisions
-        if not decision.applied
+        if decision.rule == quantize and not decision.applied
     }
     steps = {step.result: step for step in c.prediction.nodes} if c else {}
     found = []

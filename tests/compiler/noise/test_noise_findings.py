@@ -248,3 +248,26 @@ def test_the_layer_of_most_work_that_stays_float_is_told_with_its_shares(compile
     assert layer.op == "gru" and layer.macs_percent > 90 and layer.reason == "gru has no integer form"
     assert layer.cycles_percent is not None and layer.cycles_percent > 50 and layer.flash_percent is not None
     assert noise_lines(compiled.report)[0].startswith("float: gru (gru) stays in float, 99 % of the MACs, ")
+
+
+class Normalised(nn.Module):
+    """A padded convolution behind means and deviations of channels, called twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv = nn.Conv1d(2, 2, 3, padding=1)
+        self.register_buffer("mean", torch.tensor([3.0, 7.0]).view(1, 2, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(torch.relu(self.conv(x - self.mean)))
+
+
+@pytest.mark.parametrize(("rounding", "rule"), [("nearest", "fold_input"), ("{kind: adaround}", "adaround")])
+def test_a_layer_on_integers_is_not_said_to_stay_float_where_another_rule_declines(
+    rounding: str, rule: str, compile_on: Compile
+) -> None:
+    report = compile_on(Normalised(), drawn(16, 2, 8), rounding=rounding).report
+    decided = [d for section in report.passes for d in section.decisions if d.rule == rule]
+    assert decided and not decided[0].applied
+    assert report.float_layers == () and all(x.type.startswith("i8") for x in report.layers if x.op == "conv")
