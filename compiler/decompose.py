@@ -21,11 +21,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from ..ir import Builder, Graph, Node, Source, TensorType, Value, rewrite
 from ..ir.ops import LOWERINGS
 from ..ir.ops.call import TorchCall
+from ..ir.quiet import quiet
 from ..passes.clean import clean_graph
 from .formulas import FORMULAS
 from .functionalize import Tracked
 from .importer import Importer
-from .isolation import quiet
 from .widths import in_single_precision
 
 _Table = dict[OpOverload, Callable[..., Any]]  # Any: as the overload takes and gives

@@ -1,12 +1,9 @@
-"""What surrounds running the user's code: torch kept quiet, and everything left as it was found."""
+"""What surrounds running the user's code: what it may raise, and everything left as it was found."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import random
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,19 +14,6 @@ USER_CODE_RAISES = (Exception, SystemExit)
 """What running the user's code may raise; `sys.exit` there must not end the compiler without a word."""
 
 _CONTAINERS = (dict, list, set)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """What torch warns, logs and prints is held back: what matters of it comes as a problem."""
-    before = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 @contextlib.contextmanager

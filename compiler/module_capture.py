@@ -21,13 +21,14 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
 from ..ir import Builder, DType, ShapeError, TensorType, dump, parse, verify
+from ..ir.quiet import quiet
 from .agreement import deviation, first_difference
 from .captured import Captured, Fixed, Leaf, Signature, TensorAt, as_callable
 from .constants import Named, bind_constants
 from .errors import Problem, UserError
 from .functionalize import Storage, Tracked
 from .importer import Importer
-from .isolation import USER_CODE_RAISES, quiet, untouched
+from .isolation import USER_CODE_RAISES, untouched
 from .refusals import problem_at, refusals
 from .results import register_dataclasses, result_names
 from .sources import location_of

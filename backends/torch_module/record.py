@@ -20,6 +20,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 
 from ...ir import IRError, Node, TensorType, UnsupportedError
+from ...ir.quiet import quiet
 from .literal import Argument
 
 _SHAPE = vars(torch._C.TensorBase)["shape"].__get__
@@ -75,11 +76,12 @@ class Recording:
 
 def record(node: Node, types: Sequence[TensorType | None]) -> Recording:
     """The torch calls of the node's reference for operands of `types`; UnsupportedError when they have no names."""
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            return _record(node, types)
-    except (IRError, RuntimeError, NotImplementedError, TypeError, ValueError):
-        return _record(node, types)  # a kernel without a shape function: run it on zeros
+    with quiet():
+        try:
+            with FakeTensorMode(allow_non_fake_inputs=True):
+                return _record(node, types)
+        except (IRError, RuntimeError, NotImplementedError, TypeError, ValueError):
+            return _record(node, types)  # a kernel without a shape function: run it on zeros
 
 
 def _record(node: Node, types: Sequence[TensorType | None]) -> Recording:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ..errors import ShapeError
+from ..quiet import quiet
 from ..tensor_type import TensorType
 from .base import Op, operator
 from .call_channels import BoundCall, couple_overload
@@ -111,7 +112,7 @@ class TorchCall(Op):
 def _inferred(call: str, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
     if any(type is not None and type.is_quantized for type in operands):
         raise ShapeError("torch_call does not compute on quantized values")
-    with FakeTensorMode():
+    with quiet(), FakeTensorMode():
         tensors = [None if t is None else torch.empty(t.shape, dtype=t.dtype.torch) for t in operands]
         try:
             results = TorchCall(call).reference(*tensors)

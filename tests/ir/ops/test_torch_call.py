@@ -1,5 +1,6 @@
 """The opaque call: what its text holds, what it infers, and that it computes what torch does."""
 
+import logging
 import math
 
 import pytest
@@ -80,6 +81,18 @@ def test_a_call_that_does_not_fit_its_operands_says_why() -> None:
 
     with pytest.raises(ShapeError, match=r"aten\.mm\.default\(x0, x1\)"):
         op.infer(X, X)
+
+
+def test_a_call_that_does_not_fit_its_operands_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    logger.addHandler(caplog.handler)  # torch's loggers pass nothing on to the root
+    op = TorchCall.of(aten.scatter.src, [Operand(0), 1, Operand(1), Operand(2)], {})
+
+    with pytest.raises(ShapeError, match="no larger than self"):
+        op.infer(X, TensorType((4, 2), DType.I64), TensorType((4, 2)))
+
+    logger.removeHandler(caplog.handler)
+    assert caplog.records == []
 
 
 def test_a_call_whose_size_depends_on_data_is_refused() -> None:
