@@ -22,7 +22,7 @@ from .execution import Counts, execute, read_interface
 from .init import write_spec
 from .metric import Metric, find_top1
 from .operators import operator_table
-from .output import check_destination, check_file, write_file
+from .output import check_arrays, check_destination, write_file
 from .pipeline import Compiled, OnStage, compile_model
 from .plan import notes_text, plan_text
 from .progress import Progress
@@ -60,8 +60,9 @@ def plan(options: argparse.Namespace) -> None:
 
 def compile(options: argparse.Namespace) -> None:  # named as the command
     """Compile a spec into a directory."""
-    check_destination(options.output)
-    names = [step.pass_name() for step in load_spec(options.spec, options.set).spec.passes]
+    loaded = load_spec(options.spec, options.set)
+    check_destination(options.output, inputs=loaded.read_files())
+    names = [step.pass_name() for step in loaded.spec.passes]
     problems = [
         Problem(
             "R414", f"--dump-after {shorten(name)}", "is no pass of the spec", f"there are {', '.join(names)}"
@@ -112,8 +113,9 @@ def run(options: argparse.Namespace) -> None:
     if options.output and not options.labels:
         fact, advice = "chooses what is measured, but there are no labels", "give --labels too"
         raise UserError(Problem("R415", f"--output {shorten(options.output)}", fact, advice))
+    names = [port.name for port in interface.outputs]
     if options.save is not None:
-        check_file(options.save)
+        check_arrays(options.save, names, inputs=[options.data], directory=options.directory)
     columns = [
         Column(
             arrays.get(port.name, port.name),
@@ -135,7 +137,6 @@ def run(options: argparse.Namespace) -> None:
     except BackendError as err:
         raise UserError(Problem("T501", f"--on {options.on}", str(err))) from err
     if options.save is not None:
-        names = [port.name for port in interface.outputs]
         write_file(options.save, _npz(dict(zip(names, result.outputs, strict=True))))
     print(_run_text(options.on, samples, result.outputs, result.counts, metric))
 

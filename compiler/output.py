@@ -10,20 +10,24 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..specs.section import is_file
 from .errors import Problem, UserError, shorten
-from .lock import LOCK_FILE
+from .lock import LOCK_FILE, read_lock
 
 MARKER = LOCK_FILE
 _PARTIAL = ".partial-"
 _OLD = ".old-"
 
 
-def check_destination(directory: Path) -> None:
-    """UserError unless `directory` can be created, or is an earlier output that may be replaced."""
+def check_destination(directory: Path, *, inputs: Iterable[Path] = ()) -> None:
+    """UserError unless `directory` can be created, or is an earlier output that may be replaced.
+
+    Of the files that a compilation reads, `inputs`, it may hold none but those that an earlier one wrote.
+    """
     if directory.is_symlink():
         raise _refusal("O301", directory, "is a symbolic link", "name the directory that it points to")
     if os.path.exists(directory) and not directory.is_dir():
@@ -35,6 +39,10 @@ def check_destination(directory: Path) -> None:
             f"is not empty and holds no {MARKER} of an earlier run",
             "choose an empty directory",
         )
+    precious = _precious(directory, inputs)
+    if precious:
+        fact = f"holds {', '.join(map(str, precious))}, which is read here and would be removed"
+        raise _refusal("O312", directory, fact, "choose another directory, or move the file")
     parent = _existing_ancestor(directory)
     if not parent.is_dir():
         raise _refusal(
@@ -44,12 +52,12 @@ def check_destination(directory: Path) -> None:
         raise _refusal("O304", directory, f"cannot be written: {parent} is read-only", "choose another place")
 
 
-def publish(directory: Path, files: Mapping[str, bytes]) -> None:
+def publish(directory: Path, files: Mapping[str, bytes], *, inputs: Iterable[Path] = ()) -> None:
     """Make `directory` hold exactly `files` (relative path to bytes), replacing an earlier output in one step.
 
     UserError when the disk is full or the place cannot be written; an earlier output then stays as it was.
     """
-    check_destination(directory)
+    check_destination(directory, inputs=inputs)
     directory = directory.absolute()
     partial = directory.with_name(f".{directory.name}{_PARTIAL}{os.getpid()}")
     try:
@@ -66,6 +74,28 @@ def publish(directory: Path, files: Mapping[str, bytes]) -> None:
         raise _refusal(
             "O305", directory, f"could not be written: {reason}", "nothing was changed there"
         ) from err
+
+
+def check_arrays(path: Path, names: Sequence[str], *, inputs: Sequence[Path], directory: Path) -> None:
+    """UserError unless `path` is a place for an npz file of arrays of these names.
+
+    It may replace such a file, but none of `inputs`, and it may not be in the output directory, which the next
+    compilation replaces as a whole.
+    """
+    check_file(path)
+    if path.resolve().is_relative_to(directory.resolve()):
+        fact, advice = (
+            f"is in {shorten(str(directory))}, which the next compilation replaces",
+            "choose another place",
+        )
+        raise _refusal("O312", path, fact, advice)
+    if not os.path.exists(path):
+        return
+    if any(os.path.exists(other) and path.samefile(other) for other in inputs):
+        raise _refusal("O312", path, "is read here and would be overwritten", "choose another name")
+    if _members(path) != {f"{name}.npy" for name in names}:
+        fact = f"exists and is no npz file of {', '.join(names)}"
+        raise _refusal("O306", path, fact, "choose another name, or remove it")
 
 
 def check_file(path: Path) -> None:
@@ -90,6 +120,28 @@ def write_file(path: Path, content: bytes) -> None:
             partial.unlink(missing_ok=True)
         reason = err.strerror or str(err)
         raise _refusal("O305", path, f"could not be written: {reason}", "choose another place") from err
+
+
+def _precious(directory: Path, inputs: Iterable[Path]) -> list[Path]:
+    """The inputs below `directory` that no compilation wrote there, relative to it."""
+    root = directory.resolve()
+    inside = {
+        p.resolve().relative_to(root) for p in inputs if is_file(p) and p.resolve().is_relative_to(root)
+    }
+    written = {MARKER}
+    if inside:
+        with contextlib.suppress(UserError):  # of a damaged lock: all that is read here is kept
+            written |= read_lock(root / MARKER).outputs.keys()
+    return sorted(path for path in inside if path.as_posix() not in written)
+
+
+def _members(path: Path) -> set[str] | None:
+    """Names of what a zip archive holds; None for another file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return set(archive.namelist())
+    except (zipfile.BadZipFile, OSError):
+        return None
 
 
 def _write(root: Path, files: Mapping[str, bytes]) -> None:

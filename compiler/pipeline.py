@@ -78,7 +78,7 @@ class Compiled:
 
     def write(self, directory: str | Path) -> None:
         """Write all files; the directory appears whole or not at all. UserError where it cannot be written."""
-        publish(Path(directory), self.files)
+        publish(Path(directory), self.files, inputs=self.session.loaded.read_files())
 
 
 def compile_model(

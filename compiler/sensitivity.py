@@ -26,7 +26,7 @@ from ..passes.sensitivity import (
     measure_sensitivity,
 )
 from .errors import Problem, UserError
-from .output import write_file
+from .output import check_file, write_file
 from .pipeline import calibration_batches, open_session, run_passes
 from .session import Session, final_graph
 from .table import text_table
@@ -55,17 +55,20 @@ def measure(
     `class_axis` is the dimension of class scores of the first output; the table is then measured anew.
     The first process writes `output`. UserError for what the user can mend.
     """
+    earlier = None if output is None else _read(output)
     with _one_thread(), _process_group() as workers:
         session = open_session(spec, overrides=overrides, limit_seconds=limit_seconds)
         graph = final_graph(session, run_passes(session, before=DECIDING, progress=progress))
         batches, labels = calibration_batches(session, samples)
         if not batches:
             raise UserError(Problem("D108", str(spec), "sensitivity needs data", "see `data.calibration`"))
-        known = None if class_axis is not None else _read(output, digest_of(graph, batches, labels))
-        if known is not None and known.covers(
-            method=method, weight_bits=weight_bits, activation_bits=activation_bits
+        if (
+            earlier is not None
+            and class_axis is None
+            and earlier.digest == digest_of(graph, batches, labels)
+            and earlier.covers(method=method, weight_bits=weight_bits, activation_bits=activation_bits)
         ):
-            return known, "read"
+            return earlier, "read"
         try:
             table = measure_sensitivity(
                 graph,
@@ -117,17 +120,17 @@ def _objective(session: Session) -> Objective | None:
     return "values" if metric == "mse" else None
 
 
-def _read(path: Path | None, digest: str) -> SensitivityTable | None:
-    """An earlier table of the same graph and data; None where there is none."""
-    if path is None or not path.is_file():
+def _read(path: Path) -> SensitivityTable | None:
+    """The table of an earlier run; None where there is none. UserError for a place that cannot be written."""
+    check_file(path)
+    if not path.exists():
         return None
     try:
-        table = SensitivityTable.from_json(path.read_text())
-    except (PassError, UnicodeDecodeError) as err:
+        return SensitivityTable.from_json(path.read_text(errors="replace"))
+    except PassError as err:
         raise UserError(
             Problem("O307", str(path), f"exists and is {err}", "choose another name with -o")
         ) from err
-    return table if table.digest == digest else None
 
 
 @contextmanager

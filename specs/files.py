@@ -2,18 +2,39 @@
 
 import ast
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 
 from .data import Dataset, Evaluation
 from .errors import Problem, near_miss, quoted
 from .model import ArrayOrigin, FileSource
 from .paths import format_path
-from .section import is_file
+from .section import Section, is_file
 from .spec import Spec
 from .tree import Location, Node, place_of
 
 _DYNAMIC = ("globals", "exec", "setattr", "__getattr__")
+
+
+def named_files(section: Section) -> Iterator[Path]:
+    """The path of every file that a section names, at any depth."""
+    for _, value in section:
+        yield from _paths(value)
+
+
+def _paths(value: object) -> Iterator[Path]:
+    match value:
+        case Path():
+            yield value
+        case FileSource():
+            yield value.path
+        case Section():
+            yield from named_files(value)
+        case Mapping():
+            yield from chain.from_iterable(map(_paths, value.values()))
+        case tuple():
+            yield from chain.from_iterable(map(_paths, value))
 
 
 def check_files(spec: Spec, root: Node) -> list[Problem]:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from .diagnosis import diagnose
 from .errors import Place, Problem, SpecError, near_miss, quoted
-from .files import check_files
+from .files import check_files, named_files
 from .fitting import check_fit
 from .order import check_order
 from .overrides import apply_overrides
@@ -68,6 +68,10 @@ class Loaded:
     path: Path
     files: tuple[Path, ...]
     root: Mapping
+
+    def read_files(self) -> tuple[Path, ...]:
+        """The files that were read and those that the spec names: what a compilation must not write over."""
+        return (*self.files, *named_files(self.spec))
 
     def settings(self) -> Iterator[Setting]:
         """Every value of the spec, in order, defaults included."""

@@ -35,6 +35,17 @@ FAULTY: dict[str, tuple[tuple[str, ...], str]] = {
     "run: save in no directory": ((*RUN, "--save", "no/y.npz"), "lies in no directory.*O308"),
     "run: save over a device": ((*RUN, "--save", "/dev/null"), "no regular file.*O302"),
     "run: save over a directory": ((*RUN, "--save", "out"), "no regular file.*O302"),
+    "run: save over a spec": ((*RUN, "--save", "net.yaml"), "exists and is no npz file of output; .*O306"),
+    "run: save over weights": ((*RUN, "--save", "net.safetensors"), "exists and is no npz file.*O306"),
+    "run: save over the data": (
+        (*RUN, "--save", "./data.npz"),
+        "is read here and would be overwritten.*O312",
+    ),
+    "run: save over other data": ((*RUN, "--save", "other.npz"), "exists and is no npz file of output.*O306"),
+    "run: save among the outputs": (
+        (*RUN, "--save", "out/y.npz"),
+        "is in out, which the next compilation.*O312",
+    ),
     "run: unknown input": ((*RUN, "--input", "imago=x"), "no input 'imago'; the network takes image.*R408"),
     "run: input twice": ((*RUN, "--input", "image=y"), "'image' is given twice.*R408"),
     "run: pipe as data": (("run", "out", "--data", "pipe"), "D100"),
@@ -52,9 +63,16 @@ def test_a_faulty_command_line_gets_its_message(
 ) -> None:
     monkeypatch.chdir(compiled_project)
     os.mkfifo(tmp_path / "pipe")
+    np.savez("other.npz", x=np.zeros(3))
     command, words = FAULTY[name]
+    before = _contents(compiled_project)
     assert main([str(tmp_path / "pipe") if word == "pipe" else word for word in command]) == 2
     assert re.search(words, capsys.readouterr().err)
+    assert _contents(compiled_project) == before
+
+
+def _contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("count", ["-3", "0", "1.5", "many", "1e3"])
@@ -74,6 +92,9 @@ def test_outputs_are_saved_under_the_name_that_is_given(
     assert main((*RUN, "--samples", "3", "--save", str(tmp_path / "y.outputs"))) == 0
     with np.load(tmp_path / "y.outputs") as saved:
         assert [saved[name].shape for name in saved.files] == [(3, 5)]
+    assert main((*RUN, "--samples", "2", "--save", str(tmp_path / "y.outputs"))) == 0
+    with np.load(tmp_path / "y.outputs") as saved:
+        assert [saved[name].shape for name in saved.files] == [(2, 5)]
 
 
 @pytest.mark.parametrize("redirection", ["> /dev/full", ">&-"])
@@ -146,3 +167,16 @@ def test_code_that_never_ends_meets_the_time_limit(
         file.write(f"\n\n{function}():\n    while True:\n        pass\n")
     assert main(["plan", "net.yaml", "--time-limit", "3", *arguments]) == 2
     assert re.search(f"{doing} takes more than 3 s; .*--time-limit.*M108", capsys.readouterr().err)
+
+
+def test_compile_does_not_remove_what_its_spec_reads(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    assert main(["compile", "net.yaml", "-o", "out"]) == 0
+    for name in ("data.npz", "net.safetensors", "net.py", "net.yaml"):
+        (project / "out" / name).write_bytes((project / name).read_bytes())
+    assert main(["compile", "out/net.yaml", "-o", "out"]) == 2
+    words = "out: holds data.npz, net.py, net.safetensors, net.yaml, which is read here and would be removed"
+    assert words in capsys.readouterr().err
+    assert (project / "out" / "data.npz").read_bytes() == (project / "data.npz").read_bytes()

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from fxpress.compiler.errors import UserError
+from fxpress.compiler.lock import make_lock
 from fxpress.compiler.output import publish
 
 FILES = {"spec.lock": b"{}", "c/net.c": b"int x;"}
@@ -33,6 +34,19 @@ def test_a_directory_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is not empty and holds no spec\.lock"):
         publish(tmp_path / "out", FILES)
     assert _content(tmp_path / "out") == {"thesis.tex": b"precious"}
+
+
+def test_a_directory_with_a_file_that_is_read_is_not_replaced(tmp_path: Path) -> None:
+    publish(tmp_path / "out", {**FILES, "spec.lock": make_lock("", {}, FILES).to_bytes()})
+    (tmp_path / "out" / "data").mkdir()
+    (tmp_path / "out" / "data" / "train.npz").write_bytes(b"precious")
+    read = [tmp_path / "out" / "data" / "train.npz", tmp_path / "out" / "c" / "net.c", tmp_path / "absent"]
+    with pytest.raises(
+        UserError, match=r"holds data/train\.npz, which is read here and would be removed.*O312"
+    ):
+        publish(tmp_path / "out", FILES, inputs=read)
+    assert (tmp_path / "out" / "data" / "train.npz").read_bytes() == b"precious"
+    publish(tmp_path / "out", FILES, inputs=read[1:])
 
 
 def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:
