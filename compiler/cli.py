@@ -279,8 +279,9 @@ def _targets(_: argparse.Namespace) -> None:
     rows = []
     for name in list_targets():
         target = load_target(name)
-        rows.append((name, _bytes(target.ram), _bytes(target.flash), " ".join(sorted(target.features))))
-    print(text_table(("target", "RAM", "flash", "features"), rows))
+        simulated = "yes" if target.simulator else "-"
+        rows.append((name, _bytes(target.ram), _bytes(target.flash), simulated, target.description))
+    print(text_table(("target", "RAM", "flash", "simulated", "what it is"), rows))
 
 
 def _bytes(count: int | None) -> str:

@@ -9,7 +9,7 @@ from ...specs.target import Target
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Name, memory in bytes (None: as much as wanted), and what its core has.
+    """Name, and what its core has.
 
     `core` is the core whose sizes of code are measured, or the nearest to it. `few_registers` is true of cores on which
     most instructions reach eight registers only.
@@ -17,8 +17,6 @@ class Machine:
 
     name: str = "portable"
     core: str = "cortex-m3"
-    ram_bytes: int | None = None
-    flash_bytes: int | None = None
     dsp: bool = False
     fpu: bool = False
     few_registers: bool = False
@@ -27,6 +25,4 @@ class Machine:
     def of(target: Target) -> Machine:
         """The machine that a target file describes."""
         dsp, fpu = ("dsp" in target.features, "fpu" in target.features)
-        return Machine(
-            target.name, target.measured, target.ram, target.flash, dsp, fpu, target.isa == "armv6-m"
-        )
+        return Machine(target.name, target.measured, dsp, fpu, target.isa == "armv6-m")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from math import isinf
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-
-SCHEMA_VERSION = 1
 
 MOVEMENTS = frozenset({"layout", "output"})
 """Operators of steps that belong to no node: they move a value that a node made, or an input."""
@@ -203,7 +202,7 @@ class PassSection(_Row):
 class Report(_Row):
     """Everything about one compilation. Holds no time stamp: equal input gives equal bytes."""
 
-    schema_version: int = SCHEMA_VERSION
+    schema_version: Literal[1] = 1
     name: str = Field(description="name of the compiled network")
     model: str = Field(description="where the model came from, as in the spec")
     target: str = Field(description="name of the target")

@@ -1,0 +1,136 @@
+"""Every key of a spec and of a target file is read by code: what nothing reads would be a promise that is not kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fxpress.compiler.cli import main
+from fxpress.specs import Timing
+from fxpress.specs.section import Section
+
+# Keys that name a choice, and that the loader reads in the tree: pydantic finds the class by them, the file is merged.
+NAMING = {"kind", "pass_"}
+OF_THE_LOADER = {("Spec", "extends"), ("Spec", "fxpress"), ("Target", "core"), ("TargetChoice", "name")}
+INSTRUCTIONS = {
+    ("Timing", name) for name in Timing.model_fields
+}  # read as the code has them; tests of simulate do
+WHERE_SUMS_OVERFLOW = {("QuantizeOptions", "on_overflow")}  # tests of quantize change it
+LABELLED = "data: {calibration: {file: data.npz, inputs: {image: x}, labels: y, samples: 16}}"
+CHAIN = "{commands: [arm-none-eabi-gcc], flags: [-O2, -mcpu=cortex-m4, -mthumb, -mfloat-abi=hard, -mfpu=fpv4-sp-d16]}"
+TARGET = (
+    "target: {name: cortex-m4f, ram: 200 KiB, flash: 900 KiB, stack: 3 KiB, clock: 80 MHz, features: [dsp, fpu], "
+    f"toolchain: {CHAIN}}}"
+)
+SPECS = {
+    "quantize": f"""
+{TARGET}
+passes:
+  - {{pass: clean}}
+  - {{pass: fuse}}
+  - {{pass: equalize}}
+  - {{pass: quantize, layers: {{stem.*: {{weights: int4}}}}, rounding: {{kind: adaround, iterations: 4}}}}
+  - {{pass: remove_dead_channels}}
+outputs:
+  c: {{name: net}}
+  torch: {{form: eager}}
+""",
+    "prune": f"""
+{LABELLED}
+passes:
+  - {{pass: clean}}
+  - {{pass: prune, budget: {{macs: 70 %}}, score: taylor, steps: 2, finetune: {{epochs: 1}}}}
+  - {{pass: fuse}}
+  - {{pass: finetune, epochs: 1, augment: {{flip: true, shift: 1}}, distill: {{layers: [stem]}}}}
+  - {{pass: sparsify, sparsity: 50 %, finetune: {{epochs: 1}}}}
+""",
+    "prune_once": """
+passes:
+  - {pass: prune, budget: {macs: 70 %}, score: l2, granularity: channels}
+""",
+    "finetune": f"""
+{LABELLED}
+passes:
+  - {{pass: clean}}
+  - {{pass: fuse}}
+  - {{pass: quantize}}
+  - {{pass: finetune, epochs: 1}}
+""",
+    "bits": """
+passes:
+  - {pass: clean}
+  - {pass: fuse}
+  - {pass: assign_bits, budget: {flash: 4800 B}}
+  - {pass: quantize}
+""",
+    "weights": """
+passes:
+  - {pass: clean}
+  - {pass: weight_only, weights: int4, group_size: 4}
+outputs:
+  torch: {}
+""",
+} | {
+    kind: f"""
+passes:
+  - {{pass: clean}}
+  - {{pass: fuse}}
+  - {{pass: quantize, observer: {{kind: {kind}}}}}
+"""
+    for kind in ("moving_average", "percentile", "mse", "kl", "aciq")
+}
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> set[tuple[str, str]]:
+    """Class and name of each field that is read while the test runs."""
+    found: set[tuple[str, str]] = set()
+    plain = Section.__getattribute__
+
+    def noting(self: Section, name: str) -> Any:  # any: a field of whatever type
+        if not name.startswith("_"):
+            for owner in type(self).__mro__:
+                if name in getattr(owner, "__annotations__", {}):
+                    found.add((owner.__name__, name))
+        return plain(self, name)
+
+    monkeypatch.setattr(Section, "__getattribute__", noting)
+    return found
+
+
+def sections(base: type[Section] = Section) -> Iterator[type[Section]]:
+    for section in base.__subclasses__():
+        if section.__module__.startswith("fxpress."):
+            yield section
+        yield from sections(section)
+
+
+def declared() -> set[tuple[str, str]]:
+    return {
+        (section.__name__, name)
+        for section in sections()
+        for name in section.__annotations__
+        if name in section.model_fields
+    }
+
+
+def test_every_declared_field_is_read(
+    project: Path, read: set[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    plain = yaml.safe_load((project / "net.yaml").read_text())
+    for name, parts in SPECS.items():
+        (project / f"{name}.yaml").write_text(yaml.safe_dump(plain | yaml.safe_load(parts)))
+        assert main(["compile", f"{name}.yaml", "-o", f"out_{name}"]) == 0
+    arguments = ["--data", "data.npz", "--input", "image=x", "--samples", "1"]
+    assert main(["run", "out_quantize", "--on", "cortex-m4f", *arguments]) == 0
+    assert main(["targets"]) == 0
+    monkeypatch.setenv("PATH", "")
+    assert main(["run", "out_quantize", "--on", "cortex-m3", *arguments]) == 2
+    known = OF_THE_LOADER | INSTRUCTIONS | WHERE_SUMS_OVERFLOW
+    unread = {(section, name) for section, name in declared() - read - known if name not in NAMING}
+    assert unread == set()
