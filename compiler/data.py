@@ -104,13 +104,13 @@ def _call_input(x: Tensor, shape: tuple[int, ...], axis: int | None, index: int)
 class Column:
     """How one model input comes out of a file: the array, and what happens to it on the way.
 
-    `batch` is the input's batch dimension; `state` names the output that the input continues, if any.
+    `batch` is the input's batch dimension, if it has one; `state` names the output that the input continues, if any.
     """
 
     array: str
     type: TensorType
     transform: Transform = field(default_factory=Transform)
-    batch: int = 0
+    batch: int | None = 0
     state: str | None = None
 
 
@@ -160,13 +160,13 @@ def read_samples(
 
 
 def run_samples(graph: Graph, samples: Samples, *, interpreter: Interpreter = run) -> list[Tensor]:
-    """Outputs [n, ...] for all samples: in batches where the graph carries them, else one by one."""
+    """Outputs for all samples, as `join` puts them: in batches where the graph carries them, else one by one."""
     if samples.states:
         rows = run_calls(graph.inputs, graph.output_names, samples, lambda x: interpreter(graph, x))
-    else:
-        pieces = batches(graph, samples, interpreter=interpreter)
-        rows = [interpreter(sized, inputs) for sized, inputs in pieces]
-    return [join(parts) for parts in zip(*rows, strict=True)]
+        return join(rows, own_batch(graph.inputs, samples))
+    pieces = list(batches(graph, samples, interpreter=interpreter))
+    rows = [interpreter(sized, inputs) for sized, inputs in pieces]
+    return join(rows, own_batch(pieces[0][0].inputs, samples)) if pieces else []
 
 
 def run_calls(
@@ -212,9 +212,15 @@ def unrolled(graph: Graph, samples: Samples) -> Samples:
     )
 
 
-def join(parts: Sequence[Tensor]) -> Tensor:
-    """Results of several runs, one after the other along the first dimension; single numbers get one."""
-    return torch.cat([part if part.ndim else part.view(1) for part in parts])
+def join(rows: Sequence[Sequence[Tensor]], batch: int) -> list[Tensor]:
+    """The outputs of several runs together; `batch` is how many samples the first of them takes.
+
+    An output with a row for each sample becomes [n, ...], any other [n, *shape].
+    """
+    return [
+        torch.cat(parts) if parts[0].shape[:1] == (batch,) else torch.stack(parts)
+        for parts in zip(*rows, strict=True)
+    ]
 
 
 def batches(
@@ -443,7 +449,8 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
     if array.dtype.kind not in _NUMBERS:
         raise ValueError(f"has dtype {array.dtype}; numbers are needed")
     transform, shape = column.transform, column.type.shape
-    expected = shape[: column.batch] + shape[column.batch + 1 :]
+    batch = column.batch if shape else None
+    expected = shape if batch is None else shape[:batch] + shape[batch + 1 :]
     if transform.permutation is not None:
         if len(transform.permutation) != array.ndim:
             raise ValueError(f"has {array.ndim} dimensions; the layout {transform.layout} names others")
@@ -455,12 +462,10 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
                 f"holds samples of {array[:1].size} numbers; `reshape` makes {transform.reshape}"
             )
         tensor = tensor.reshape(len(tensor), *transform.reshape)
-    axis: int | None = column.batch if shape else None
-    if shape and tuple(tensor.shape[1:]) == shape:
+    axis = batch
+    if batch is not None and tuple(tensor.shape[1:]) == shape:
         # one call takes one sample either way, or the array has the model's own batches
-        tensor, axis = (
-            (tensor.squeeze(1 + column.batch), axis) if shape[column.batch] == 1 else (tensor, None)
-        )
+        tensor, axis = (tensor.squeeze(1 + batch), batch) if shape[batch] == 1 else (tensor, None)
     if tuple(tensor.shape[1:]) != (shape if axis is None else expected):
         raise ValueError(f"holds samples of shape {tuple(tensor.shape[1:])}; the model takes {expected}")
     wanted = column.type.dtype.torch

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 import torch
 from safetensors.torch import save as save_tensors
@@ -15,7 +16,7 @@ from ..backends.c import emit as emit_c
 from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
 from ..ir import Graph, UnsupportedError, dump
-from ..specs import COutput, Outputs, Spec, Target
+from ..specs import COutput, Spec, Target
 from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
 from .interface import INTERFACE_FILE, Interface, Port, make_port
@@ -35,16 +36,36 @@ class Artifacts:
     files: Mapping[str, bytes] = field(default_factory=dict)
 
 
-def check_backends(outputs: Outputs, graph: Graph, target: Target, *, enforce_budget: bool) -> None:
+def check_backends(session: Session, graph: Graph, *, enforce_budget: bool) -> None:
     """UserError with every reason for which a backend that the spec asks for cannot carry the graph.
 
     Without `enforce_budget` a network that is too large for the target's memory passes: a plan shows by how much.
     """
-    if outputs.c is None:
+    options = session.spec.outputs.c
+    if options is None:
         return
-    problems = [p for p in check_c(graph, outputs.c, target) if enforce_budget or p.code not in BUDGET_CODES]
+    problems = [*_batch_problems(session, graph), *check_c(graph, options, session.target)]
+    problems = [p for p in problems if enforce_budget or p.code not in BUDGET_CODES]
     if problems:
         raise UserError(problems)
+
+
+def _batch_problems(session: Session, graph: Graph) -> Iterator[Problem]:
+    """Inputs that take several samples at once; the data tell a batch from another first dimension."""
+    samples, described = session.calibration or session.evaluation, session.spec.model.inputs
+    sizes = {
+        value.name: value.type.shape[axis : axis + 1]
+        for i, value in enumerate(graph.inputs)
+        for axis in [described[value.name].batch if samples is None else samples.axis(i)]
+        if axis is not None
+    }
+    if len(set(sizes.values())) > 1:  # each size belongs to its input alone
+        return
+    for value in graph.inputs:
+        size = prod(sizes.get(value.name, ()))
+        if size > 1 and value.type.rank > 1:
+            hint = "compile for a batch of 1, or write `batch: null` for an input without a batch"
+            yield Problem("C701", f"input {value.name}", f"has a batch of {size}", hint)
 
 
 def emit_backends(session: Session, graph: Graph) -> Artifacts:

@@ -19,7 +19,7 @@ from ..backends.c.toolchain import build_image, find_compiler, link_shared, targ
 from ..ir import Graph, parse, run_integer
 from ..passes.progress import Progress, silent
 from ..specs import Target, is_target_file, list_targets, load_target
-from .data import Samples, join, run_calls, run_samples
+from .data import Samples, join, own_batch, run_calls, run_samples
 from .emission import GRAPH_PARAMS, GRAPH_TEXT
 from .errors import Problem, UserError, first_line
 from .interface import INTERFACE_FILE, Interface
@@ -42,7 +42,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Execution:
-    """Outputs [n, ...] as reals, as stored by C, and counts where a simulated core ran it."""
+    """Outputs as reals, as stored by C, each put together by `data.join`, and counts where a simulated core ran it."""
 
     outputs: tuple[Tensor, ...]
     stored: tuple[Tensor, ...]
@@ -113,7 +113,7 @@ def _run_torch(directory: Path, interface: Interface, samples: Samples) -> list[
         rows = run_calls(
             interface.input_values, interface.output_names, samples, lambda inputs: _as_list(module(*inputs))
         )
-    return [join(parts) for parts in zip(*rows, strict=True)]
+    return join(rows, own_batch(interface.input_values, samples))
 
 
 def load_torch_module(directory: Path) -> nn.Module:
@@ -218,7 +218,5 @@ def _collect(
     stored = [
         [port.integers(buffer) for port, buffer in zip(interface.outputs, row, strict=True)] for row in rows
     ]
-    return Execution(
-        tuple(join(parts) for parts in zip(*outputs, strict=True)),
-        tuple(join(parts) for parts in zip(*stored, strict=True)),
-    )
+    batch = own_batch(interface.input_values, samples)
+    return Execution(tuple(join(outputs, batch)), tuple(join(stored, batch)))

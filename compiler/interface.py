@@ -24,7 +24,9 @@ class Port(BaseModel):
 
     name: str = Field(description="the model's name for it")
     shape: tuple[int, ...] = Field(description="shape in the model, with the batch")
-    batch: int = Field(default=0, description="the model's batch dimension of an input")
+    batch: int | None = Field(
+        default=0, description="the model's batch dimension of an input; null for one without"
+    )
     dtype: str = Field(description="element type in the model, as in the graph text")
     c_dtype: str = Field(description="element type in C, as in the graph text")
     c_order: tuple[int, ...] = Field(
@@ -127,7 +129,7 @@ def make_port(
     encoding: Encoding | None = None,
     arena_offset: int | None = None,
     transform: Transform | None = None,
-    batch: int = 0,
+    batch: int | None = 0,
 ) -> Port:
     """The port of a graph input or output whose C buffer has elements of `c_dtype`, dimensions in `order`."""
     return Port(

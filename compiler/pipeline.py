@@ -102,7 +102,7 @@ def compile_model(
     session = open_session(spec, overrides=overrides, model=model, limit_seconds=limit_seconds)
     stages = run_passes(session, progress=progress, on_stage=on_stage)
     graph = final_graph(session, stages)
-    check_backends(session.spec.outputs, graph, session.target, enforce_budget=enforce_budget)
+    check_backends(session, graph, enforce_budget=enforce_budget)
     findings = _examine(session, stages, progress)
     if findings is not None and enforce_budget:
         _refuse_noise(session, findings.noise)

@@ -124,12 +124,11 @@ def _naming_inputs(spec: Spec) -> Iterator[tuple[Location, Iterable[str]]]:
 
 
 def _shape(location: Location, transform: Transform, taken: Input) -> Iterator[_Fault]:
-    sample = taken.shape[1:]
-    if transform.reshape is not None and prod(transform.reshape) != prod(sample):
+    sample, axes = taken.sample_shape, len(transform.permutation or ())
+    if transform.reshape is not None and prod(transform.reshape) not in (prod(sample), prod(taken.shape)):
         message = f"{list(transform.reshape)} holds {prod(transform.reshape)} values, the input takes {prod(sample)}"
         yield "S307", (*location, "reshape"), message, f"the input without its batch is {list(sample)}"
-    axes = len(transform.permutation or ())
-    if axes and transform.reshape is None and axes != len(taken.shape):
+    if axes and transform.reshape is None and axes - 1 not in (len(sample), len(taken.shape)):
         message = f"{transform.layout} has {axes} axes, the input {len(taken.shape)}"
         yield "S307", (*location, "layout"), message, "add `reshape`, or name as many axes as there are"
 

@@ -108,14 +108,22 @@ class Input(Section):
     """One input of the model."""
 
     shape: tuple[Positive, ...] = Field(
-        description="The shape, with the batch; `[]` for a single number.", examples=[[1, 3, 32, 32]]
+        description="The shape, with the batch where there is one; `[]` for a single number.",
+        examples=[[1, 3, 32, 32]],
     )
     dtype: Dtype = Field(default="float32", description="The type of the elements.")
-    batch: NonNegativeInt = Field(
+    batch: NonNegativeInt | None = Field(
         default=0,
-        description="The dimension that is the batch, which arrays of samples leave out. Arrays [n, *shape], an "
-        "input for each call, need no batch dimension.",
+        description="The dimension that is the batch, which arrays of samples leave out; `null` for an input without "
+        "one, as arrays [n, *shape] show too.",
     )
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape without the batch."""
+        if self.batch is None:
+            return self.shape
+        return self.shape[: self.batch] + self.shape[self.batch + 1 :]
 
     @property
     def is_floating(self) -> bool:

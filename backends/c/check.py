@@ -51,15 +51,11 @@ def check_nodes(graph: Graph, options: COutput, target: Target) -> list[Problem]
 
 
 def _port_problems(graph: Graph, edges: StrippedEdges, options: COutput) -> Iterator[Problem]:
-    has_batch = len({v.type.shape[:1] for v in graph.inputs}) == 1  # else a size belongs to its input alone
     for value in graph.inputs:
         shape = value.type.shape
         if len(shape) > _MAX_RANK:
             text = f"has {len(shape)} dimensions"
             yield Problem("C701", f"input {value.name}", text, f"C takes at most {_MAX_RANK}")
-        elif has_batch and len(shape) > 1 and shape[0] > 1:
-            hint = "compile for a batch of 1"
-            yield Problem("C701", f"input {value.name}", f"has a batch of {shape[0]}", hint)
         elif 0 in shape:
             yield Problem("C701", f"input {value.name}", f"has no elements: {shape}")
     known = (*(v.name for v in graph.inputs), *graph.output_names)

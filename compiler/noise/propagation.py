@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ...ir import Graph, Node, Value, call_integer, rebatch, run_integer
 from ...passes.sensitivity.replay import Replay
-from ..data import Samples, batches, join, run_samples
+from ..data import Samples, batches, join, own_batch, run_samples
 from .ratios import Powers, decibel, power
 
 _SAMPLES = 16
@@ -72,6 +72,7 @@ class Propagation:
             _piece(graph, inputs, floats, rows_of(few, inputs))
             for graph, inputs in batches(integer, few, interpreter=run_integer)
         )
+        self._batch = own_batch(self.pieces[0].graph.inputs, few)
         with torch.no_grad():
             self._expected = run_samples(reference, few)
 
@@ -111,7 +112,7 @@ class Propagation:
         return found | {value.name: power.snr_db for value, power in own if value.name in targets}
 
     def _against_reference(self, outputs: Sequence[Sequence[Tensor]]) -> tuple[Powers, ...]:
-        joined = [join(parts) for parts in zip(*outputs, strict=True)]
+        joined = join(outputs, self._batch)
         count = sum(piece.samples for piece in self.pieces)
         return tuple(Powers.of(x, y, samples=count) for x, y in zip(self._expected, joined, strict=True))
 

@@ -30,6 +30,7 @@ from .accumulate import (
 )
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, Cut, tie_all, tie_grouped
+from .shape import emit_on_batch
 from .spatial import check_spatial, on_both_sides, pairs, spread, symmetric_padding
 
 _CONV = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
@@ -273,11 +274,9 @@ def _couple_groups(call: CouplingCall, groups: int, x: int, w: Axes, out_axis: i
 @lowers(
     "conv1d.default", "conv2d.default", "conv3d.default", "conv1d.padding", "conv2d.padding", "conv3d.padding"
 )
-def _lower_conv(call: AtenCall) -> Value | None:
+def _lower_conv(call: AtenCall) -> Value:
     x, w = call.value("input"), call.value("weight")
     rank = w.type.rank - 2
-    if x.type.rank != rank + 2:
-        return None
     dilation = spread(call["dilation"], rank)
     op = Conv(
         stride=spread(call["stride"], rank),
@@ -285,7 +284,8 @@ def _lower_conv(call: AtenCall) -> Value | None:
         dilation=dilation,
         groups=call["groups"],
     )
-    return call.emit(op, x, w, call.optional_value("bias"))
+    bias = call.optional_value("bias")
+    return emit_on_batch(call, x, w.type.rank, lambda batch: call.emit(op, batch, w, bias))
 
 
 def _zeros_around(
@@ -301,11 +301,9 @@ def _zeros_around(
 
 
 @lowers("conv_transpose1d.default", "conv_transpose2d.input", "conv_transpose3d.input")
-def _lower_conv_transpose(call: AtenCall) -> Value | None:
+def _lower_conv_transpose(call: AtenCall) -> Value:
     x, w = call.value("input"), call.value("weight")
     rank = w.type.rank - 2
-    if x.type.rank != rank + 2:
-        return None
     op = ConvTranspose(
         stride=spread(call["stride"], rank),
         padding=on_both_sides(call["padding"], rank),
@@ -313,4 +311,5 @@ def _lower_conv_transpose(call: AtenCall) -> Value | None:
         dilation=spread(call["dilation"], rank),
         groups=call["groups"],
     )
-    return call.emit(op, x, w, call.optional_value("bias"))
+    bias = call.optional_value("bias")
+    return emit_on_batch(call, x, w.type.rank, lambda batch: call.emit(op, batch, w, bias))

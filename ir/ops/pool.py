@@ -6,7 +6,7 @@ Averages on integers: requant(sum(x - zx), sx / sy / count) + zy, where count is
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -21,7 +21,7 @@ from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, op
 from .channels import Axes, CouplingCall
 from .quantize import check_moved, per_tensor_types
 from .reduce import Mean, ReduceMax
-from .shape import Reshape
+from .shape import Reshape, emit_on_batch
 from .slicing import Concat, Slice
 from .spatial import on_both_sides, pairs, spread, symmetric_padding
 
@@ -236,32 +236,28 @@ def _pooled(x: TensorType, op: MaxPool | AvgPool) -> tuple[int, ...]:
 
 @lowers("max_pool1d.default", "max_pool2d.default", "max_pool3d.default")
 def _lower_max_pool(call: AtenCall) -> Value | None:
-    x, rank = call.value("self"), _rank(call)
-    if not _is_pooled(x, rank):
-        return None
-    dilation = spread(call["dilation"], rank)
-    return call.emit(MaxPool(*_windows(call, rank), dilation, call["ceil_mode"]), x)
+    rank = _rank(call)
+    op = MaxPool(*_windows(call, rank), spread(call["dilation"], rank), call["ceil_mode"])
+    return _pool(call, lambda x: call.emit(op, x))
 
 
 @lowers("max_pool2d_with_indices.default", "max_pool3d_with_indices.default")
 def _lower_max_pool_with_indices(call: AtenCall) -> tuple[Value, ...] | None:
-    x, rank = call.value("self"), _rank(call)
-    if not _is_pooled(x, rank):
-        return None
-    op = MaxPool(*_windows(call, rank), spread(call["dilation"], rank), call["ceil_mode"])
-    return call.emit(op, x), call.opaque()[1]
+    pooled = _lower_max_pool(call)
+    return None if pooled is None else (pooled, call.opaque()[1])
 
 
 @lowers("avg_pool1d.default", "avg_pool2d.default", "avg_pool3d.default")
 def _lower_avg_pool(call: AtenCall) -> Value | None:
-    x, rank = call.value("self"), _rank(call)
-    if not _is_pooled(x, rank):
-        return None
+    rank = _rank(call)
     divisor = call["divisor_override"] if rank > 1 else None
     op = AvgPool(*_windows(call, rank), call["ceil_mode"], call["count_include_pad"], divisor)
     flat = _over_depth(op) if rank == 3 else None
-    if flat is None:
-        return call.emit(op, x)
+    return _pool(call, lambda x: call.emit(op, x) if flat is None else _pool_depth(call, op, flat, x))
+
+
+def _pool_depth(call: AtenCall, op: AvgPool, flat: AvgPool, x: Value) -> Value:
+    """`op` of `x` as `flat` of images whose rows are the other two dimensions."""
     (n, c, depth, *image), made = x.type.shape, op.infer(x.type)[0].shape
     rows = call.emit(Reshape((n, c, depth, prod(image))), x)
     return call.emit(Reshape(made), call.emit(flat, rows))
@@ -279,32 +275,30 @@ def _over_depth(op: AvgPool) -> AvgPool | None:
 @lowers("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default")
 def _lower_adaptive_avg_pool(call: AtenCall) -> Value | None:
     """To one element torch itself takes the mean."""
-    x, rank = call.value("self"), _rank(call)
-    if not _is_pooled(x, rank):
-        return None
+    rank = _rank(call)
     size = spread(call["output_size"], rank)
-    if size == (1,) * rank:
-        return call.emit(Mean(tuple(range(2, rank + 2)), keepdim=True), x)
-    return call.emit(AdaptiveAvgPool(size), x)
+    whole = Mean(tuple(range(2, rank + 2)), keepdim=True)
+    return _pool(call, lambda x: call.emit(whole if size == (1,) * rank else AdaptiveAvgPool(size), x))
 
 
 @lowers("adaptive_max_pool1d.default", "adaptive_max_pool2d.default", "adaptive_max_pool3d.default")
 def _lower_adaptive_max_pool(call: AtenCall) -> tuple[Value, ...] | None:
+    size = spread(call["output_size"], _rank(call))
+    pooled = _pool(call, lambda x: _largest_of_parts(call, size, x))
+    return None if pooled is None else (pooled, call.opaque()[1])
+
+
+def _largest_of_parts(call: AtenCall, size: tuple[int, ...], x: Value) -> Value:
     """A plain pool, or the largest of each part where the windows overlap."""
-    x, rank = call.value("self"), _rank(call)
-    if not _is_pooled(x, rank) or 0 in x.type.shape[1:]:
-        return None
-    indices = call.opaque()[1]
-    size = spread(call["output_size"], rank)
     plain = AdaptiveAvgPool(size).as_avg_pool(x.type)
     if plain is not None:
-        return call.emit(MaxPool(plain.kernel, plain.stride, plain.padding, (1,) * rank), x), indices
+        return call.emit(MaxPool(plain.kernel, plain.stride, plain.padding, (1,) * len(size)), x)
     for axis, windows in enumerate(
         (_even_windows(n, s) for n, s in zip(x.type.shape[2:], size, strict=True)), start=2
     ):
         parts = [call.emit(Slice(axis, start, stop), x) for start, stop in windows]
         x = call.emit(Concat(axis), *(call.emit(ReduceMax((axis,), keepdim=True), part) for part in parts))
-    return x, indices
+    return x
 
 
 def _rank(call: AtenCall) -> int:
@@ -312,9 +306,12 @@ def _rank(call: AtenCall) -> int:
     return int(call.target.removesuffix(".default").removesuffix("_with_indices")[-2])
 
 
-def _is_pooled(x: Value, rank: int) -> bool:
-    """Whether the operand is a batch of reals with as many spatial dimensions; torch takes a single sample too."""
-    return x.type.rank == rank + 2 and x.type.dtype.is_floating
+def _pool(call: AtenCall, emit: Callable[[Value], Value]) -> Value | None:
+    """What `emit` makes of the operand, a batch or a single sample of reals with elements."""
+    x = call.value("self")
+    if not x.type.dtype.is_floating or 0 in x.type.shape[1:]:
+        return None
+    return emit_on_batch(call, x, _rank(call) + 2, emit)
 
 
 def _windows(call: AtenCall, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

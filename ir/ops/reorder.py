@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -140,22 +141,23 @@ def _lower_channel_shuffle(call: AtenCall) -> Value:
 
 
 @lowers("pixel_shuffle.default")
-def _lower_pixel_shuffle(call: AtenCall) -> Value | None:
+def _lower_pixel_shuffle(call: AtenCall) -> Value:
     x, r = call.value("self"), call["upscale_factor"]
-    if x.type.rank != 4:
-        return None
-    n, c, h, w = x.type.shape
-    split = emit_reshape(call, x, (n, c // r**2, r, r, h, w))
-    moved = emit_permute(call, split, (0, 1, 4, 2, 5, 3))
-    return emit_reshape(call, moved, (n, c // r**2, h * r, w * r))
+    *batch, c, h, w = x.type.shape
+    split = emit_reshape(call, x, (*batch, c // r**2, r, r, h, w))
+    moved = emit_permute(call, split, _behind(batch, (0, 3, 1, 4, 2)))
+    return emit_reshape(call, moved, (*batch, c // r**2, h * r, w * r))
 
 
 @lowers("pixel_unshuffle.default")
-def _lower_pixel_unshuffle(call: AtenCall) -> Value | None:
+def _lower_pixel_unshuffle(call: AtenCall) -> Value:
     x, r = call.value("self"), call["downscale_factor"]
-    if x.type.rank != 4:
-        return None
-    n, c, h, w = x.type.shape
-    split = emit_reshape(call, x, (n, c, h // r, r, w // r, r))
-    moved = emit_permute(call, split, (0, 1, 3, 5, 2, 4))
-    return emit_reshape(call, moved, (n, c * r**2, h // r, w // r))
+    *batch, c, h, w = x.type.shape
+    split = emit_reshape(call, x, (*batch, c, h // r, r, w // r, r))
+    moved = emit_permute(call, split, _behind(batch, (0, 2, 4, 1, 3)))
+    return emit_reshape(call, moved, (*batch, c * r**2, h // r, w // r))
+
+
+def _behind(batch: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+    """An order of dimensions behind those of the batch, which stay."""
+    return (*range(len(batch)), *(len(batch) + axis for axis in order))

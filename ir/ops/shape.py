@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -159,6 +159,13 @@ def emit_unsqueeze(call: AtenCall, x: Value, axis: int) -> Value:
     """`x` with a dimension of size 1 put in at `axis` of the result."""
     shape = [*x.type.shape[:axis], 1, *x.type.shape[axis:]]
     return call.emit(Reshape(_first_free(shape, 1 if axis == 0 else 0)), x)
+
+
+def emit_on_batch(call: AtenCall, x: Value, rank: int, emit: Callable[[Value], Value]) -> Value:
+    """What `emit` makes of `x` [n, c, ...] of `rank` dimensions; a single sample [c, ...] becomes a batch of one."""
+    if x.type.rank == rank:
+        return emit(x)
+    return emit_squeeze(call, emit(emit_unsqueeze(call, x, 0)), [0])
 
 
 def _first_free(shape: Sequence[int], at: int) -> tuple[int, ...]:

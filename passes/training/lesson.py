@@ -52,8 +52,12 @@ class Lesson:
         if len(inputs[0]) <= held:
             raise CalibrationError(f"{len(inputs[0])} samples are too few to train on")
         order = torch.randperm(len(inputs[0]), generator=torch.Generator().manual_seed(options.seed))
-        wanted = max(own, options.batch // own * own)
-        batch = wanted if wanted > own and _grows(graph, context.calibration[:2]) else own
+        wanted, grows = max(own, options.batch // own * own), _grows(graph, context.calibration[:2])
+        if own > 1 and not grows:  # rows are no samples: they cannot be put in another order
+            raise PassError(
+                "training takes inputs whose first dimension is the batch: give the model one, or take `finetune` out"
+            )
+        batch = wanted if grows else own
         together = max(1, options.batch // batch)
         return Lesson(inputs, labels, order[held:], order[:held], batch, together)
 

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 from fxpress.compiler import Compiled, UserError, compile_model
 from fxpress.compiler.cli import main
+from fxpress.compiler.data import snr_db
 from fxpress.compiler.execution import execute
+from fxpress.ir import run
+from fxpress.ir.ops.call import TorchCall
 
 GAINED = """
 import torch
@@ -106,6 +109,97 @@ def test_a_batch_that_is_no_dimension_is_refused(tmp_path: Path, capsys: pytest.
     )
     assert main(["check", str(tmp_path / "net.yaml")]) == 2
     assert "batch 2 is no dimension of the shape [2, 3]" in capsys.readouterr().err
+
+
+UNBATCHED = {
+    "nn.Conv1d(6, 4, 5, padding=2), nn.ReLU(), nn.AvgPool1d(2)": (6, 12),
+    "nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)": (2, 7, 7),
+    "nn.ConvTranspose1d(4, 3, 4, 2, 1), nn.AdaptiveMaxPool1d(5)": (4, 9),
+    "nn.PixelUnshuffle(2), nn.InstanceNorm2d(4), nn.Flatten(0), nn.Linear(24, 3)": (1, 6, 4),
+    "nn.Linear(8, 3), nn.Softmax(-1)": (5, 8),
+    "nn.TransformerEncoderLayer(8, 2, 16, 0.0)": (5, 8),
+}
+
+
+@pytest.mark.parametrize("layers", UNBATCHED)
+def test_a_single_sample_without_batch_is_an_input(tmp_path: Path, layers: str) -> None:
+    """As torch takes it: the data have one input for each call, which is what tells it from a batch."""
+    shape = UNBATCHED[layers]
+    model = f"from torch import nn\n\n\ndef Net():\n    return nn.Sequential({layers})\n"
+    made = compiled(tmp_path, model, {"input": {"shape": list(shape)}}, {"input": normal(12, *shape)})
+    assert not any(isinstance(node.op, TorchCall) for node in made.graph.nodes)
+    samples = made.session.evaluation
+    assert samples is not None
+    (got,) = execute(tmp_path / "out", samples, on="host").outputs
+    captured = made.session.captured
+    wanted = torch.stack([run(captured, [x.reshape(shape)])[0] for x in samples.inputs[0]])
+    assert got.shape == wanted.shape
+    assert snr_db(wanted, got) > 25  # dB, of int8
+
+
+def test_a_recurrent_network_takes_a_sequence_without_batch(tmp_path: Path) -> None:
+    model = STACKED.replace("self, x, h", "self, x").replace("self.gru(x, h)", "self.gru(x)")
+    made = compiled(
+        tmp_path, model.replace("y[:, -1], h", "y, h"), {"x": {"shape": [5, 3]}}, {"x": normal(6, 5, 3)}
+    )
+    samples = made.session.evaluation
+    assert samples is not None
+    sequence, state = execute(tmp_path / "out", samples, on="host").outputs
+    assert (sequence.shape, state.shape) == ((6, 5, 4), (6, 2, 4))
+    assert torch.allclose(sequence[:, -1], state[:, -1], atol=1e-6)
+
+
+def float_spec(folder: Path, described: str) -> Path:
+    """A spec without data for a linear layer on eight features."""
+    (folder / "net.py").write_text("from torch import nn\n\n\ndef Net():\n    return nn.Linear(8, 3)\n")
+    path = folder / "net.yaml"
+    path.write_text(
+        f"fxpress: 1\nmodel: {{source: net.py:Net, inputs: {{input: {described}}}}}\noutputs: {{c: {{}}}}\n"
+    )
+    return path
+
+
+def test_a_batch_is_refused_unless_the_spec_says_that_there_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"input input: has a batch of 5; .*`batch: null`.*C701"):
+        compile_model(float_spec(tmp_path, "{shape: [5, 8]}"))
+    made = compile_model(float_spec(tmp_path, "{shape: [5, 8], batch: null}"))
+    assert json.loads(made.files["interface.json"])["inputs"][0]["batch"] is None
+
+
+def test_a_batch_that_is_not_the_first_dimension_is_one_of_one(tmp_path: Path) -> None:
+    """Time comes first: five steps of one sample."""
+    assert compile_model(float_spec(tmp_path, "{shape: [5, 1, 8], batch: 1}")).c is not None
+
+
+def test_an_input_without_batch_takes_no_array_of_parts(tmp_path: Path) -> None:
+    described = {"x": {"shape": [5, 3], "batch": None}}
+    with pytest.raises(UserError, match=r"holds samples of shape \(3,\); the model takes \(5, 3\).*D103"):
+        compiled(tmp_path, "from torch import nn\nNet = nn.Linear(3, 4)\n", described, {"x": normal(10, 3)})
+
+
+def test_training_takes_a_batch(tmp_path: Path) -> None:
+    """Rows of a sample without batch are no samples that can be put in another order."""
+    (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef Net():\n    return nn.Conv1d(4, 3, 3)\n")
+    np.savez(tmp_path / "data.npz", input=normal(8, 4, 9))
+    (tmp_path / "net.yaml").write_text(
+        "fxpress: 1\nmodel: {source: net.py:Net, inputs: {input: {shape: [4, 9]}}}\n"
+        "data: {calibration: {file: data.npz}}\npasses: [{pass: finetune}]\noutputs: {torch: {}}\n"
+    )
+    with pytest.raises(UserError, match=r"first dimension is the batch: give the model one.*P601"):
+        compile_model(tmp_path / "net.yaml")
+
+
+def test_outputs_without_batch_are_saved_one_for_each_sample(tmp_path: Path) -> None:
+    model = GAINED.replace(
+        "return self.layer(x) * gain", "return self.layer(x), self.layer(x).amax(), x + gain"
+    )
+    arrays: Arrays = {"x": normal(7, 4), "gain": normal(7)}
+    compiled(tmp_path, model, {"x": {"shape": [4]}, "gain": {"shape": []}}, arrays)
+    for place in ("integer", "host", "torch"):
+        command = ["run", str(tmp_path / "out"), "--on", place, "--data", str(tmp_path / "data.npz")]
+        assert main([*command, "--save", str(tmp_path / "y.npz")]) == 0
+        with np.load(tmp_path / "y.npz") as saved:
+            assert [saved[name].shape for name in saved] == [(7, 3), (7,), (7, 4)]
 
 
 MASKED = """

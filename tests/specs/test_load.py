@@ -141,6 +141,22 @@ def test_a_transform_tells_its_permutation(write: Write, sound: str) -> None:
     assert (transform.layout, transform.permutation) == ("nhwc->nchw", (0, 3, 1, 2))
 
 
+@pytest.mark.parametrize(
+    ("described", "transform"),
+    [
+        ("shape: [6, 50]", "layout: ntc->nct"),
+        ("shape: [6, 50]", "reshape: [6, 50]"),
+        ("shape: [6, 50], batch: null", "layout: ntc->nct"),
+        ("shape: [5, 1, 8], batch: 1", "reshape: [5, 8]"),
+    ],
+)
+def test_a_transform_gives_whole_inputs_and_samples_without_their_batch(
+    write: Write, sound: str, described: str, transform: str
+) -> None:
+    text = sound.replace("shape: [1, 3, 8, 8]", described)
+    load_spec(write(text.replace("calibration", f"transform: {{x: {{{transform}}}}}\n  calibration")))
+
+
 def test_values_cannot_be_changed(write: Write) -> None:
     spec = load_spec(write()).spec
     with pytest.raises(ValueError, match="frozen"):
