@@ -2,6 +2,7 @@
 
 from . import ops
 from .builder import Builder, rewrite
+from .digraph import Vertex, digraph
 from .errors import IRError, OverflowBoundError, ParseError, ShapeError, UnsupportedError, VerifyError
 from .graph import NOWHERE, Graph, Node, Source
 from .interpret import call_integer, rebatch, run, run_integer
@@ -29,7 +30,9 @@ __all__ = [
     "UnsupportedError",
     "Value",
     "VerifyError",
+    "Vertex",
     "call_integer",
+    "digraph",
     "dump",
     "node_text",
     "ops",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import networkx as nx
+
+from .digraph import digraph
 from .errors import IRError, VerifyError
 from .graph import Graph, Node
 from .ops.base import Quantized
@@ -22,7 +25,7 @@ def verify(graph: Graph) -> Graph:
     if len(defined) != len(graph.inputs) + len(graph.constants):
         problems.setdefault(-1, []).append("an input and a constant share a name, or two inputs do")
     for index, node in enumerate(graph.nodes):
-        found = [*_operand_problems(node, defined), *_definition_problems(node, defined)]
+        found = [*_operand_problems(node, defined, graph), *_definition_problems(node, defined)]
         if not found:
             found = _type_problems(node)
         if found:
@@ -51,15 +54,28 @@ def _graph_problems(graph: Graph) -> dict[int, list[str]]:
     return {-1: found} if found else {}
 
 
-def _operand_problems(node: Node, defined: dict[str, Value]) -> list[str]:
+def _operand_problems(node: Node, defined: dict[str, Value], graph: Graph) -> list[str]:
     found = []
     for value in node.operands:
         known = defined.get(value.name)
         if known is None:
-            found.append(f"{value} is not defined before its use")
+            found.append(f"{value} is not defined {_when_it_is(value, node, graph)}")
         elif known != value:
             found.append(f"{value} is used as {type_text(value.type)}, defined as {type_text(known.type)}")
     return found
+
+
+def _when_it_is(value: Value, node: Node, graph: Graph) -> str:
+    """Says of a value that is missing where it is read: that nothing makes it, it comes later, or depends on itself."""
+    maker = graph.producers.get(value.name)
+    if maker is None:
+        return "by any node"
+    flow = digraph(graph)
+    if any(nx.has_path(flow, result.name, value.name) for result in node.outputs):
+        start, end = node.outputs[0].name, value.name
+        way = [f"%{vertex}" for vertex in nx.shortest_path(flow, start, end) if isinstance(vertex, str)]
+        return f"before its use: it depends on itself, {' -> '.join([str(value), *way])}"
+    return "before its use; put its node first"
 
 
 def _definition_problems(node: Node, defined: dict[str, Value]) -> list[str]:

@@ -76,7 +76,10 @@ GRAPH = parse(
 add, relu = GRAPH.nodes
 other = Value("a", TensorType((3,)))
 TAMPERED = [
-    (replace(GRAPH, nodes=(relu, add)), "%a is not defined before its use"),
+    (replace(GRAPH, nodes=(relu, add)), "%a is not defined before its use; put its node first"),
+    (replace(GRAPH, nodes=(relu,)), "%a is not defined by any node"),
+    (replace(GRAPH, nodes=(replace(add, inputs=(relu.output, *add.inputs[1:])), relu)),
+     "%r is not defined before its use: it depends on itself, %r -> %a -> %r"),
     (replace(GRAPH, nodes=(add,)), "output %r is not defined with this type"),
     (replace(GRAPH, nodes=(add, add, relu)), "%a is defined twice"),
     (replace(GRAPH, nodes=(add, replace(relu, inputs=(other,)))), "%a is used as f32[3], defined as f32[2]"),

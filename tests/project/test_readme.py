@@ -105,6 +105,13 @@ def test_the_python_of_the_report_page_runs() -> None:
     assert '"resources"' in out.getvalue()
 
 
+def test_the_python_of_the_architecture_page_runs() -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL)[0]
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(code, {})
+    assert out.getvalue() == "3 operators one after the other\n"
+
+
 def test_links_between_the_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
