@@ -44,6 +44,10 @@ def _outputs(spec: Spec) -> Iterator[_Fault]:
     quantized = any(isinstance(step, QuantizeOptions) for step in spec.passes)
     if spec.outputs.c is None and spec.outputs.torch is None:
         yield "S202", ("outputs",), "nothing is to be written", "add `c: {}` or `torch: {}`"
+    for index, step in enumerate(spec.passes if spec.outputs.c else ()):
+        if not step.has_c_form:
+            fact = f"{step.name} has no C form, and `outputs.c` asks for C"
+            yield "S307", ("passes", index), fact, "leave `outputs.c` out, or use `quantize`"
     io = spec.outputs.c.io if spec.outputs.c else "auto"
     words = {(): io} if isinstance(io, str) else {(name,): word for name, word in io.items()}
     for place, word in words.items():

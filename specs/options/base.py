@@ -32,6 +32,8 @@ class PassOptions(Section):
     """The data without which the pass cannot run."""
     written: ClassVar[frozenset[str]] = frozenset()
     """Options whose files the pass writes; all others that name files must be there."""
+    has_c_form: ClassVar[bool] = True
+    """Whether C can be written for the graph that the pass makes."""
     why: ClassVar[str] = ""
     """The reason for `before` and `after`, as the end of a message."""
 

@@ -1,7 +1,7 @@
 """Options of `weight_only`: weights as integers, activations as they are."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -12,8 +12,11 @@ from .base import PassOptions
 class WeightOnlyOptions(PassOptions):
     """Stores the weights of matrix products and embeddings as integers, with a scale for each group of them.
 
-    Activations stay float: a large language model at batch 1 waits for its weights to come from memory.
+    Activations stay float: a large language model at batch 1 waits for its weights to come from memory. For the torch
+    module only: its weights have no C form.
     """
+
+    has_c_form: ClassVar = False
 
     pass_: Literal["weight_only"] = Field(
         default="weight_only", alias="pass", description="The name of the pass."
