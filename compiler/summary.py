@@ -207,6 +207,8 @@ def _float_layers(graph: Graph, c: CArtifact | None, stages: Sequence[Stage]) ->
 
     Other rules of the pass (folds, learned rounding) decline for layers that compute on integers all the same.
     """
+    if not is_quantized(graph):
+        return ()
     quantize = QuantizeOptions.pass_name()
     declined = {
         decision.name: decision.reason

@@ -14,7 +14,8 @@ What has no integer form, or none that is proven not to overflow, stays in float
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..ir import Graph
@@ -25,10 +26,10 @@ from .fuse_activation import FUSE_ACTIVATION
 from .pattern import apply_rules
 from .quantization.codebook import storage_table
 from .quantization.first_layers import fold_into_first_layers
-from .quantization.integer_forms import INTEGER_FORMS
+from .quantization.integer_forms import DROP_HALF, INTEGER_FORMS
 from .quantization.lower import Lowering
 from .quantization.masks import lift_masks
-from .quantization.plan import make_plan
+from .quantization.plan import Plan, make_plan
 from .quantization.precision import Precisions
 from .quantization.rounding import learn_roundings
 from .quantization.value_grids import Grids, choose_grids
@@ -56,7 +57,7 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
         "quantize",
         (*prepared.decisions, *lowering.decisions),
         (grids.table, lowering.table(), *_outlier_table(grids)),
-        grids.warnings,
+        (*grids.warnings, *_nothing_quantized(prepared.graph, plan)),
     )
     if options.codebook_bits is not None:
         report = merged("quantize", [report, PassReport("quantize", tables=(storage_table(quantized),))])
@@ -71,6 +72,19 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
         )
         report = merged("quantize", [report, rounding])
     return PassResult(quantized, report)
+
+
+def _nothing_quantized(graph: Graph, plan: Plan) -> Iterator[str]:
+    """A note where no operator computes on integers, with the reason behind most of the work."""
+    if plan.computing or not plan.declined:
+        return
+    work = Counter[str]()
+    for node in graph.nodes:
+        name = node.outputs[0].name
+        if name in plan.declined:
+            work[plan.declined[name]] += max(node.macs, 1)
+    ((reason, _),) = work.most_common(1)
+    yield f"nothing was quantized; the reason for most of the work: {reason}"
 
 
 def _outlier_table(grids: Grids) -> tuple[Table, ...]:
@@ -88,8 +102,9 @@ class Prepared:
 
 def prepare(graph: Graph, samples: Sequence[Batch]) -> Prepared:
     """The graph with masks lifted and batch norms and activations in the form that integers have."""
-    folded, first = fold_into_first_layers(graph)
+    full, halves = apply_rules(graph, (DROP_HALF,))
+    folded, first = fold_into_first_layers(full)
     masked = lift_masks(folded, samples)
     prepared, decisions = apply_rules(masked.graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
-    applied = (d for d in decisions if d.applied)
+    applied = (d for d in (*halves, *decisions) if d.applied)
     return Prepared(prepared, masked.in_float, (*first, *masked.decisions, *applied))

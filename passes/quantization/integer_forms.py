@@ -2,6 +2,8 @@
 
 [n, c, ...]   a depthwise convolution with kernel 1: weight scale[c], bias shift[c]
 [n, c]        x * scale + shift
+
+So does a division by a constant, as a product; what rounds to half precision is left out.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from ...ir import Builder, Value
 from ...ir.ops.binary import Add, Div, Mul
 from ...ir.ops.conv import Conv
+from ...ir.ops.elementary import RoundTo
 from ...ir.ops.norm import BatchNorm
 from ..fold_batchnorm import norm_affine, why_not_fold
 from ..layers import clamp_of
@@ -73,4 +76,19 @@ def _lower_division(builder: Builder, match: Match) -> Value:
 LOWER_DIVISION = Rule(
     "lower_division", _division, _why_not_division, _lower_division, "multiplied by the reciprocal"
 )
+
+
+def _half(x: Term) -> Application:
+    return op(RoundTo)(x)
+
+
+DROP_HALF = Rule(
+    "drop_half",
+    _half,
+    lambda match: None,
+    lambda builder, match: match.value("x"),
+    "the integers have steps of their own, and float is no less exact",
+)
+"""What rounds to half precision after an operator that was given in it."""
+
 INTEGER_FORMS: tuple[Rule, ...] = (LOWER_BATCHNORM, LOWER_DIVISION)

@@ -108,9 +108,10 @@ def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) ->
         return f"{node.op.name} turns an error of eight bits into one of a whole number"
     if float_layers(node.source.module):
         return "the spec keeps this layer in float"
-    if len(node.outputs) != 1 or any(
-        v.type.dtype is not DType.F32 or v.type.is_quantized for v in (*_reals(node), *node.outputs)
-    ):
+    other = next((v.type for v in (*_reals(node), *node.outputs) if v.type.dtype is not DType.F32), None)
+    if other is not None and other.dtype.is_floating:
+        return f"it computes in {str(other.dtype.torch).removeprefix('torch.')}; set `dtype: float32` under `model`"
+    if other is not None or len(node.outputs) != 1:
         return "an operand or result is not float32"
     data = _data_operands(node)
     if all(graph.is_constant(v) for v in data):

@@ -271,3 +271,30 @@ def test_a_layer_on_integers_is_not_said_to_stay_float_where_another_rule_declin
     decided = [d for section in report.passes for d in section.decisions if d.rule == rule]
     assert decided and not decided[0].applied
     assert report.float_layers == () and all(x.type.startswith("i8") for x in report.layers if x.op == "conv")
+
+
+class Half(nn.Module):
+    """Attention with a filled mask, in half precision."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.qkv, self.head, self.dtype = nn.Linear(8, 24), nn.Linear(8, 4), dtype
+        self.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x.to(self.dtype)).chunk(3, -1)
+        causal = torch.ones(6, 6, dtype=torch.bool).tril()
+        scores = (q @ k.transpose(1, 2) / 3).masked_fill(~causal, float("-inf"))
+        return self.head(scores.softmax(-1) @ v).float()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_in_half_precision_computes_on_integers_in_c(
+    compile_on: Compile, dtype: torch.dtype
+) -> None:
+    report = compile_on(Half(dtype), drawn(64, 6, 8)).report
+    assert report.float_layers == () and not any("nothing was quantized" in note for note in report.notes)
+    assert report.noise is not None and not report.noise.is_low
+    assert {layer.op for layer in report.layers} >= {"linear", "softmax"}
+    assert all(layer.type.startswith("i") for layer in report.layers if layer.op in ("linear", "softmax"))

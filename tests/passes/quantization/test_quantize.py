@@ -136,6 +136,32 @@ def test_all_layers_in_float_is_the_graph_itself() -> None:
     assert quantize(before, layers={"*": "float32"}).graph.nodes[0] == before.nodes[0]
 
 
+@pytest.mark.parametrize("dtype", ["f16", "bf16", "f64"])
+def test_a_network_in_another_precision_stays_float_with_the_remedy(dtype: str) -> None:
+    before = graph(SMALL_CNN.replace("f32", dtype))
+    result = quantize(before)
+    name = str(before.inputs[0].type.dtype.torch).removeprefix("torch.")
+    reason = f"it computes in {name}; set `dtype: float32` under `model`"
+    assert result.graph == before and result.report.declined["quantize"][reason] == 2
+    assert result.report.warnings == (f"nothing was quantized; the reason for most of the work: {reason}",)
+
+
+def test_a_network_of_which_some_is_quantized_gets_no_note() -> None:
+    assert quantize(graph(SMALL_CNN), layers={"features.0": "float32"}).report.warnings == ()
+
+
+def test_rounding_to_half_precision_is_left_out() -> None:
+    plain = graph(SMALL_CNN)
+    halves = graph(
+        SMALL_CNN.replace("max_pool(%c)", "max_pool(%h)").replace(
+            "  %p:", '  %h: f32[1x8x8x8] = round_to{dtype="bf16"}(%c)\n  %p:'
+        )
+    )
+    after = quantize(halves, drawn_samples(plain, 40)).graph
+    assert operators(after) == operators(quantize(plain).graph)
+    assert signal_to_noise_db(halves, after) > 30
+
+
 def test_a_quantized_graph_stays_as_it_is() -> None:
     after = quantize(graph(SMALL_CNN)).graph
     assert quantize(after).graph == after
