@@ -1,6 +1,54 @@
-"""What stands against emitting a graph, and errors of the backends' tools, named for what is wrong."""
+"""Problems that keep a graph from being emitted, their codes, and errors of the tools that backends run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from ..specs import ErrorCode
+
+CODES: Mapping[str, ErrorCode] = {
+    "C701": ErrorCode(
+        "C takes no such shape: a batch of more than one, more than four dimensions, or no elements",
+        "Give the input a batch of 1 in `model.inputs`, or `batch: null` if it has no batch, and merge dimensions inside the "
+        "model.",
+    ),
+    "C702": ErrorCode(
+        "an operator has no C kernel",
+        "Replace the operator by others that `fxpress ops` lists for C, or move it out of the model. The message has "
+        "the reason why no kernel takes it.",
+    ),
+    "C703": ErrorCode(
+        "C has no such element type",
+        "Set `dtype: float32` under `model`. C computes on float32 and on the integers that are quantized from it.",
+    ),
+    "C704": ErrorCode(
+        "C kernels do not take activations of this bit width", "Quantize the activations to int8 or int16."
+    ),
+    "C705": ErrorCode(
+        "a layer computes in float, and `outputs.c.allow_float` is false",
+        "Quantize the layer, or set `allow_float: true`. `fxpress plan SPEC` says why a layer stays in float.",
+    ),
+    "C706": ErrorCode(
+        "an input or output does not have the integers that `outputs.c.io` asks for",
+        "Quantize the layer at that input or output to this type, or set `io: auto` for it.",
+    ),
+    "C707": ErrorCode(
+        "the arena is larger than the RAM of the target",
+        "Reduce the input or the widest layers, for example with `prune`, quantize what is in float, or raise "
+        "`target.ram`. The message names the largest block.",
+    ),
+    "C708": ErrorCode(
+        "code and constants are larger than the flash of the target",
+        "Prune, use fewer bits (`assign_bits`), or raise `target.flash`.",
+    ),
+    "C709": ErrorCode(
+        "the stack is larger than the target allows",
+        "Quantize the layers that are in float, or raise `target.stack`.",
+    ),
+    "C710": ErrorCode(
+        "`layouts` or `io` names no input or output", "Use one of the names that the message lists."
+    ),
+}
+"""Codes of the C backend. They are defined here, where reading them needs no torch."""
 
 
 @dataclass(frozen=True, slots=True)

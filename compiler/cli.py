@@ -14,6 +14,7 @@ from pathlib import Path
 
 from ..specs import PASSES, SpecError, check_spec, json_schema, list_targets, load_target
 from ..specs import Problem as SpecProblem
+from .codes import explain_code
 from .crash import write_reproducer
 from .errors import Problem, UserError, first_line, is_out_of_memory, shorten
 from .table import text_table
@@ -194,10 +195,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--save", type=Path, metavar="Y.npz", help="write the outputs")
 
     explain = _command(
-        commands, "explain", "say where a setting comes from, or all about a layer", _with_torch("explain")
+        commands, "explain", "explain an error code, a setting of a spec, or a layer of an output", _explain
     )
-    explain.add_argument("what", type=Path, metavar="SPEC|DIR", help="a spec, or an output directory")
-    explain.add_argument("name", help="a path in the spec such as passes[1].samples, or a layer")
+    explain.add_argument(
+        "what", type=Path, metavar="CODE|SPEC|DIR", help="an error code, a spec, or an output directory"
+    )
+    explain.add_argument(
+        "name", nargs="?", help="a path in the spec such as passes[1].samples, or a layer of the directory"
+    )
 
     diff = _command(commands, "diff", "what differs between two output directories", _with_torch("diff"))
     diff.add_argument("a", type=Path, metavar="A")
@@ -269,6 +274,13 @@ def _check(options: argparse.Namespace) -> None:
     loaded = check_spec(options.spec, options.set)
     names = [step.pass_name() for step in loaded.spec.passes]
     print(f"{options.spec}: sound; {len(names)} passes ({', '.join(names)}) for {loaded.target.name}")
+
+
+def _explain(options: argparse.Namespace) -> int | None:
+    if options.name is None:
+        print(explain_code(str(options.what)))
+        return None
+    return _with_torch("explain")(options)
 
 
 def _schema(_: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Errors that a user can mend: problems with a code and a place, printed together, exit status 2.
 
-Codes: M1 loading a model, M2 capturing it, D1 data, O3 output directories, R4 running, T5 tools, B6 budgets.
+`codes` has the meaning of each code.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ loaded.spec.passes, loaded.target, loaded.origin("passes[2].samples")
 """
 
 from .data import Calibration, Data, Dataset, Evaluation, Metric, Transform
-from .errors import CODES, Place, Problem, SpecError, render
+from .errors import CODES, ErrorCode, Place, Problem, SpecError, render
 from .load import Loaded, Origin, Setting, check_spec, list_presets, load_spec, load_target
 from .model import ArrayOrigin, FileSource, Input, Model, ModuleSource
 from .options import (
@@ -38,6 +38,7 @@ __all__ = [
     "CleanOptions",
     "Data",
     "Dataset",
+    "ErrorCode",
     "Evaluation",
     "FileSource",
     "FuseOptions",

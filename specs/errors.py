@@ -1,51 +1,151 @@
 """What is wrong in a spec: problems with a code, a place and a hint, and the error that carries all of them."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-CODES = {
-    "S101": "a file cannot be read",
-    "S102": "a file is not plain UTF-8 text",
-    "S103": "a file is not YAML",
-    "S104": "a file is nested too deeply",
-    "S105": "a file is too large",
-    "S106": "a file holds more than one document",
-    "S107": "a file is empty",
-    "S108": "a key is written twice",
-    "S109": "a value has a tag",
-    "S110": "an alias refers to itself, or expands to too many values",
-    "S111": "a key is not text",
-    "S112": "a number is not finite, or too large",
-    "S113": "a file does not hold a mapping",
-    "S121": "`extends` forms a cycle",
-    "S122": "`extends` names a file or a preset that is not there",
-    "S123": "`extends` leaves the folder of the project",
-    "S131": "an override is not of the form path=value",
-    "S132": "an override names a place that cannot be",
-    "S201": "a key is unknown",
-    "S202": "a key is missing",
-    "S203": "a value has the wrong type",
-    "S204": "a value is not one of those allowed",
-    "S205": "a number is out of its range",
-    "S206": "a quantity has no unit, or a wrong one",
-    "S207": "a text does not have the form that it must have",
-    "S208": "the spec is written for another version of fxpress",
-    "S210": "a pass is of a package that cannot be used",
-    "S301": "a pass stands where it cannot work",
-    "S302": "a pass needs another one before or behind it",
-    "S303": "a pass is written twice",
-    "S304": "a pass needs data that the spec does not name",
-    "S305": "the target has no kernel for these bits",
-    "S306": "a name is not an input of the model",
-    "S307": "two settings contradict each other",
-    "S308": "a metric needs labels",
-    "S309": "the target is unknown",
-    "S311": "a file that the spec names is not there",
-    "S312": "a file does not hold what the spec asks of it",
-    "S401": "a layer pattern matches no layer",
+
+@dataclass(frozen=True)
+class ErrorCode:
+    """Meaning of an error code, and in `remedy` what to do when it is reported."""
+
+    meaning: str
+    remedy: str
+
+
+CODES: Mapping[str, ErrorCode] = {
+    "S101": ErrorCode(
+        "a file cannot be read",
+        "Check the path and its permissions. It must be a regular file, not a directory, a pipe or a device.",
+    ),
+    "S102": ErrorCode(
+        "a file is not plain UTF-8 text",
+        "Save the file as UTF-8 without a byte-order mark, and remove control characters.",
+    ),
+    "S103": ErrorCode(
+        "a file is not valid YAML",
+        "Correct the syntax at the place shown: indentation (spaces, no tabs), brackets, a space after each colon, "
+        "quotes around a text that contains `: `.",
+    ),
+    "S104": ErrorCode(
+        "a file is nested too deeply", "Write the value with fewer levels; aliases count in full."
+    ),
+    "S105": ErrorCode(
+        "a file is too large", "Store data in files of their own, and name those files in the spec."
+    ),
+    "S106": ErrorCode(
+        "a file has more than one document", "Keep one document, and remove the `---` after it."
+    ),
+    "S107": ErrorCode(
+        "a file is empty",
+        "Write a spec, which begins with `fxpress: 1`. `fxpress init MODEL` writes one for a model.",
+    ),
+    "S108": ErrorCode("a key occurs twice in one mapping", "Remove one of the two entries."),
+    "S109": ErrorCode(
+        "a value has a YAML tag",
+        "Remove the tag, such as `!!str` or `!include`. Quote the value if a text is meant.",
+    ),
+    "S110": ErrorCode(
+        "an alias refers to itself or to no anchor, or expands to too many values",
+        "Write the value in place of the alias.",
+    ),
+    "S111": ErrorCode("a key is not a text on one line", "Write each entry as `key: value`."),
+    "S112": ErrorCode(
+        "a number is not finite, or too large", "Write a finite number, or quote it if a text is meant."
+    ),
+    "S113": ErrorCode(
+        "a file does not contain a mapping", "Write `key: value` lines at the top level of the file."
+    ),
+    "S121": ErrorCode("`extends` forms a cycle", "Remove one of the `extends` that the message lists."),
+    "S122": ErrorCode(
+        "`extends` names a file or a preset that does not exist",
+        "Check the name. A path is relative to the file in which it is written; a preset is written `preset/NAME`.",
+    ),
+    "S123": ErrorCode(
+        "`extends` names a file outside the project",
+        "Move that file into the project: the nearest folder above the spec with a `pyproject.toml` or a `.git`, else "
+        "the folder of the spec.",
+    ),
+    "S131": ErrorCode(
+        "an override is not of the form path=value", "Write for example `--set passes[1].samples=64`."
+    ),
+    "S132": ErrorCode(
+        "a path names no place in the spec",
+        "Join keys by dots and count list entries from 0, as in `passes[1].samples`. `fxpress explain SPEC passes` "
+        "lists the paths below a key. `extends` cannot be overridden.",
+    ),
+    "S201": ErrorCode(
+        "a key is unknown", "Correct the key, or remove it. docs/spec.md and `fxpress passes` list the keys."
+    ),
+    "S202": ErrorCode("a required key is missing", "Add the key that the message names."),
+    "S203": ErrorCode(
+        "a value has the wrong type",
+        "Write a value of the type in the message. Quote a number or a word that is meant as a text.",
+    ),
+    "S204": ErrorCode(
+        "a value is not one of those allowed", "Choose one of the values in the message, or in docs/spec.md."
+    ),
+    "S205": ErrorCode(
+        "a value is out of its range, or options of one section exclude or require each other",
+        "Choose a value within the range, or add or remove the option that the message names.",
+    ),
+    "S206": ErrorCode(
+        "a quantity has no unit, or a wrong one",
+        "Write a number and a unit, for example `64 KiB`, `60 %`, `80 MHz` or `15 dB`.",
+    ),
+    "S207": ErrorCode(
+        "a text does not have the required form",
+        "Write the form in the message, for example `model.py:Net` for a source or `nhwc->nchw` for a layout.",
+    ),
+    "S208": ErrorCode(
+        "the spec is written for another version of the language",
+        "Write `fxpress: 1`, or install the version of fxpress that reads the spec.",
+    ),
+    "S210": ErrorCode(
+        "a pass belongs to a package that cannot be loaded",
+        "Repair or remove the package; the message has the error of its import.",
+    ),
+    "S301": ErrorCode(
+        "a pass is in a position where it cannot work", "Change the order; the message has one that works."
+    ),
+    "S302": ErrorCode(
+        "a pass requires another one before or after it", "Add the pass that the message names."
+    ),
+    "S303": ErrorCode("a pass occurs twice, but works once", "Remove one of the two."),
+    "S304": ErrorCode(
+        "a pass needs data that the spec does not name",
+        "Add `data.calibration`, or its `labels`, as the message says.",
+    ),
+    "S305": ErrorCode(
+        "the target has no kernel for a bit width",
+        "Choose a bit width that the message lists, or another target: see `fxpress targets`.",
+    ),
+    "S306": ErrorCode("a name is not an input of the model", "Write a name that `model.inputs` has."),
+    "S307": ErrorCode("two settings contradict each other", "Change one of the two; the message names both."),
+    "S308": ErrorCode(
+        "a metric needs labels",
+        "Add `data.evaluation.labels`, or measure `agreement` or `snr`, which compare with the captured model.",
+    ),
+    "S309": ErrorCode(
+        "the target, or the core of a target file, is unknown",
+        "Choose a name from `fxpress targets`. For a file of your own write its path, which ends in `.yaml`, `.yml` or "
+        "`.json`.",
+    ),
+    "S311": ErrorCode(
+        "a file that the spec names does not exist",
+        "Check the path; it is relative to the file in which it is written.",
+    ),
+    "S312": ErrorCode(
+        "a file does not contain what the spec expects of it",
+        "Correct the name of the attribute or the array in the spec, or write the file again in the form that the "
+        "message names.",
+    ),
+    "S401": ErrorCode(
+        "a layer pattern matches no layer",
+        "Correct the pattern; the message has the nearest layers, and `fxpress plan SPEC` lists all.",
+    ),
 }
-"""Every code and its meaning: S1 reading a file, S2 a value, S3 values among each other, S4 the model's layers."""
+"""Codes of specs: S1 reading of files, S2 single values, S3 values that must fit together, S4 layer patterns."""
 
 _LINE_WIDTH = 100
 

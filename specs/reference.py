@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .errors import CODES
 from .load import PRESETS, list_presets
 from .options import PASSES
 from .spec import Spec
@@ -37,7 +36,7 @@ def reference() -> str:
     parts += ["## Target files", _section("A target file", target)]
     parts += [_section(_title(name), d) for name, d in _reachable(target).items() if name not in sections]
     parts += [_targets()]
-    parts += ["## Presets", _presets(), "## Problems", _codes()]
+    parts += ["## Presets", _presets()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -135,11 +134,6 @@ def _presets() -> str:
         text = (PRESETS / f"{name.rpartition('/')[2]}.yaml").read_text(encoding="utf-8")
         blocks.append(f"`extends: {name}`\n\n```yaml\n{text}```")
     return "\n\n".join(blocks)
-
-
-def _codes() -> str:
-    rows = [f"| {code} | {meaning} |" for code, meaning in CODES.items()]
-    return "\n".join(["| code | what is wrong |", "|---|---|", *rows])
 
 
 def main(arguments: list[str]) -> None:

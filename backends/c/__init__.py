@@ -5,8 +5,8 @@ artifact = emit(graph, COutput(name="kws"), target, vectors=samples)
 artifact.files["kws.c"], artifact.plan.arena_bytes, artifact.prediction.cycles
 """
 
-from ..errors import Problem
-from .check import BUDGET_CODES, CODES, check, check_nodes
+from ..errors import CODES, Problem
+from .check import BUDGET_CODES, check, check_nodes
 from .emit import CArtifact, emit
 from .encoding import Encoding
 from .lower import predict

@@ -20,18 +20,6 @@ from .lower import lower
 from .select import offers
 from .target import Machine
 
-CODES = {
-    "C701": "a batch of more than one, or too many dimensions, on a microcontroller",
-    "C702": "an operator without a C kernel",
-    "C703": "an element type that C kernels do not carry",
-    "C704": "integers of so many bits have no kernel",
-    "C705": "a layer computes in float where that is not allowed",
-    "C706": "an input or output does not have the integers that are asked for",
-    "C707": "the arena is larger than the target's memory",
-    "C708": "code and constants are larger than the target's flash",
-    "C710": "a layout is asked for something that is no input or output",
-    "C709": "the stack is larger than the target allows",
-}
 BUDGET_CODES = frozenset({"C707", "C708"})
 _MAX_RANK = 4
 _ACTIVATION_BITS = (8, 16)

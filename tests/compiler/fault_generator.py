@@ -537,6 +537,7 @@ def _words_case(chance: random.Random) -> Case:
             ("explain", bad_directory, "head"),
             ("explain", "out", chance.choice(["nothing", "", _SURROGATE, "a" * 5000])),
             ("explain", "net.yaml", chance.choice(["nothing", "passes[9]", "", "[", "a" * 5000])),
+            ("explain", chance.choice(["M999", "M12", "", "out", "net.yaml", _SURROGATE, _LONG])),
             ("diff", "out", bad_directory),
             ("diff", bad_directory, "out"),
             (

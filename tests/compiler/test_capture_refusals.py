@@ -3,7 +3,6 @@
 import math
 import os
 import random
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -344,13 +343,3 @@ def test_a_difference_goes_unseen_only_when_it_is_not_looked_for() -> None:
 
 def test_numbers_that_are_not_numbers_agree_with_themselves() -> None:
     assert capture(Written(lambda _, x: x * math.nan), (X,)).deviation == 0.0
-
-
-def test_the_documentation_lists_every_code() -> None:
-    root = Path(__file__).resolve().parents[2]
-    sources = [path.read_text() for path in (root / "compiler").glob("*.py")]
-    used = {code for text in sources for code in re.findall(r'"(M2\d\d)"', text)}
-
-    listed = set(re.findall(r"^\| (M2\d\d) \|", (root / "docs" / "capture.md").read_text(), re.MULTILINE))
-
-    assert used == listed

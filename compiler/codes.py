@@ -1,0 +1,424 @@
+"""Registry of error codes: the meaning of each and what to do, for `fxpress explain CODE` and for docs/errors.md.
+
+python -m fxpress.compiler.codes > docs/errors.md
+
+A code belongs to the package that reports it: S to `specs.errors`, C to `backends.errors`, the others to this module,
+which joins all. No import of torch: an explanation is printed at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+from textwrap import fill
+
+from ..backends.errors import CODES as BACKEND_CODES
+from ..specs import CODES as SPEC_CODES
+from ..specs import ErrorCode
+from .errors import Problem, UserError, shorten
+
+FAMILIES = {
+    "S1": "reading of spec files",
+    "S2": "single values of a spec",
+    "S3": "values of a spec that must fit together",
+    "S4": "layer patterns",
+    "M1": "the model and its weights",
+    "M2": "capture of the model",
+    "D1": "data, labels and metrics",
+    "P6": "passes",
+    "B6": "emitted artifacts",
+    "C7": "the C backend",
+    "L5": "lock files",
+    "O3": "output files, disk and memory",
+    "R4": "compiled networks and options of commands",
+    "T5": "compilers and simulators",
+}
+"""Subject of the codes that begin with a letter and a digit, in the order of the page."""
+
+_LOCK_ADVICE = "Restore what the message names, or compile without `--locked`, which writes a new lock."
+
+COMPILER_CODES: Mapping[str, ErrorCode] = {
+    "M100": ErrorCode(
+        "a Python file or package that the spec names is not found",
+        "Check the path or the name. A path is relative to the spec; a package must be installed, or be in the folder "
+        "of the spec.",
+    ),
+    "M101": ErrorCode(
+        "the user's Python code raises an error when it is imported or called",
+        "Correct the line that the message names, and check `model.args`. Running the file with `python` shows the "
+        "whole traceback.",
+    ),
+    "M102": ErrorCode(
+        "a Python file or package does not define the attribute that the spec names",
+        "Correct the name after the colon; the message lists the names that exist.",
+    ),
+    "M103": ErrorCode(
+        "`model.source` does not give a module",
+        "Name a `torch.nn.Module`, or a class or function that returns one.",
+    ),
+    "M104": ErrorCode(
+        "`model.inputs` does not fit the parameters of `forward`",
+        "List each required parameter of `forward` under `model.inputs`, and no more than it takes.",
+    ),
+    "M105": ErrorCode(
+        "an argument of `fxpress init MODEL` is missing or has the wrong form",
+        "Write the model as `model.py:Net`, each input as `--input x=1x3x32x32` and each argument of its constructor "
+        "as `--arg NAME=VALUE`.",
+    ),
+    "M106": ErrorCode(
+        "`model.state` does not fit the outputs of the model",
+        "Let each state name an existing output that has the shape and the type of the input.",
+    ),
+    "M107": ErrorCode(
+        "the user's code ends the program",
+        'Remove the call of `sys.exit`, or put it below `if __name__ == "__main__":`.',
+    ),
+    "M108": ErrorCode(
+        "the user's code takes longer than the time limit",
+        "Look for an endless loop, or raise `--time-limit`.",
+    ),
+    "M110": ErrorCode(
+        "the weights file does not exist",
+        "Check `model.weights`; the path is relative to the spec.",
+    ),
+    "M111": ErrorCode(
+        "the weights file cannot be read, or is no state dict",
+        "Write it with `safetensors.torch.save_model(model, path)` or `torch.save(model.state_dict(), path)`. A pickle "
+        "that holds more than tensors is not opened, because opening one runs code.",
+    ),
+    "M112": ErrorCode(
+        "the weights file lacks a tensor of the model",
+        "Check that the file belongs to this model, and that `model.args` builds the network that was saved.",
+    ),
+    "M113": ErrorCode(
+        "the weights file holds a tensor that the model does not have",
+        "Check that the file belongs to this model. Remove prefixes of wrappers, such as `module.`, before saving.",
+    ),
+    "M114": ErrorCode(
+        "a tensor of the weights file has another shape than the model's, or is complex",
+        "Check that the file belongs to this model, and that `model.args` builds the network that was saved.",
+    ),
+    "M115": ErrorCode(
+        "a tensor of the weights file has more elements than the file stores",
+        "Call `.contiguous()` on expanded tensors before saving. If the file is damaged, write it again.",
+    ),
+    "M116": ErrorCode(
+        "a tensor of the weights file is sparse, quantized, lazy or on the meta device",
+        "Store dense tensors with values: use `.to_dense()` or `.dequantize()`, and initialize before saving.",
+    ),
+    "M117": ErrorCode(
+        "a parameter of the model is sparse, quantized or lazy",
+        "Convert it with `.to_dense()` or `.dequantize()`; run the model once to initialize lazy parameters.",
+    ),
+    "M118": ErrorCode(
+        "tied parameters have different values in the weights file",
+        "Save the file from the model with its ties, or build the model without them.",
+    ),
+    "M120": ErrorCode(
+        "a parameter is on the meta device and has no values",
+        "Name `model.weights`, or build the model on the CPU.",
+    ),
+    "M121": ErrorCode(
+        "a weight is NaN or infinite", "Load the weights of an earlier checkpoint, or train the model again."
+    ),
+    "M122": ErrorCode(
+        "an output is NaN or infinite in every element",
+        "Run the model in PyTorch on the same samples. Check the weights, and `data.transform`, which may give inputs "
+        "of another range than the model was trained on.",
+    ),
+    "M123": ErrorCode(
+        "the model raises an error on the data",
+        "Run the model in PyTorch on the same samples. Check that indices are within the range of its embeddings and "
+        "tables.",
+    ),
+    "M200": ErrorCode(
+        "tracing or running the module raises an error",
+        "Run the module on the example inputs. If it runs, the line in the message cannot be traced by `torch.export`: "
+        "write it with tensor operations.",
+    ),
+    "M201": ErrorCode(
+        "a choice, a loop or a slice depends on data",
+        "Compute both branches and select with `torch.where`, or move the choice out of the model.",
+    ),
+    "M202": ErrorCode(
+        "the size of a tensor, or a Python number, depends on data",
+        "Use a form of fixed size, such as `torch.where` or a multiplied mask, and keep numbers as tensors instead of "
+        "calling `.item()`.",
+    ),
+    "M203": ErrorCode(
+        "a normalization layer or dropout is in training mode",
+        "Call `model.eval()`, and give functions such as `F.dropout` `training=self.training`.",
+    ),
+    "M204": ErrorCode(
+        "the model draws random numbers, or computes a Python value that changes from call to call",
+        "Pass the value as an input, or compute it once in `__init__` and keep it in a buffer.",
+    ),
+    "M205": ErrorCode(
+        "`forward` writes to a parameter, a buffer or another tensor of the module",
+        "Return the new state as an output, take it as an input, and connect the two with `model.state`.",
+    ),
+    "M206": ErrorCode(
+        "`forward` writes to an input",
+        "Write to a copy: `x = x.clone()`, or use the form of the operation without the underscore.",
+    ),
+    "M207": ErrorCode(
+        "the result of `forward` contains an object of an unknown class",
+        "Return tensors, lists, tuples or dictionaries, or register the class with "
+        "`torch.export.register_dataclass`.",
+    ),
+    "M208": ErrorCode(
+        "a tensor has an element type or a layout that the graph does not support",
+        "Convert it: float8 and uint16 to a supported type with `.to()`, sparse tensors with `.to_dense()`, quantized "
+        "ones with `.dequantize()`.",
+    ),
+    "M209": ErrorCode(
+        "the result of the module differs from that of its trace",
+        "Look for state that the module keeps, for random numbers, and for code that asks whether it is traced.",
+    ),
+    "M210": ErrorCode(
+        "a write in place cannot be followed",
+        "Write it without the in-place operation. Not supported are writes to overlapping elements, writes through a "
+        "view of another element type, and resizing.",
+    ),
+    "M211": ErrorCode(
+        "a higher-order operator such as `torch.cond`, or autocast, is not supported",
+        "Write the choice with `torch.where`, and convert tensors with `.to()` in place of autocast.",
+    ),
+    "M212": ErrorCode(
+        "a weight or an input is on the meta device or on an accelerator",
+        "Load the weights, and move model and inputs with `.cpu()`.",
+    ),
+    "M213": ErrorCode(
+        "names of inputs or outputs do not fit the tensors of the model",
+        "Give one name for each tensor, all different, in their order.",
+    ),
+    "M214": ErrorCode("`forward` returns None, or no tensor", "Return the result from `forward`."),
+    "D100": ErrorCode(
+        "a data file does not exist", "Check the path; in a spec it is relative to the file of the spec."
+    ),
+    "D101": ErrorCode(
+        "data cannot be read as arrays by name",
+        "Write an npz file of numbers with `numpy.savez(path, x=..., y=...)`. A function under `source` returns a "
+        "dictionary of numpy arrays.",
+    ),
+    "D102": ErrorCode(
+        "the data lack an array",
+        "Correct `inputs` or `labels` of the data set, or `--input NAME=ARRAY` and `--labels` of `fxpress run DIR`. "
+        "The message lists the arrays that exist.",
+    ),
+    "D103": ErrorCode(
+        "an array does not have the type, the shape or the values that a model input takes",
+        "Store arrays [samples, ...] of numbers, or describe the conversion under `data.transform`: `layout`, "
+        "`reshape`, `scale`, `offset`. Labels are numbers.",
+    ),
+    "D104": ErrorCode(
+        "arrays differ in length",
+        "Give all inputs and the labels the same number of samples; for a model with states, the same sequences.",
+    ),
+    "D105": ErrorCode(
+        "there are too few samples",
+        "Give at least as many samples as the model takes in one call, or compile it for a smaller batch.",
+    ),
+    "D106": ErrorCode("the data contain NaN or infinity", "Remove the samples that the message lists."),
+    "D107": ErrorCode(
+        "calibration fails on the samples",
+        "Run the model in PyTorch on the sample that the message names. If a layer gives NaN or infinity there, check "
+        "`data.transform` or remove the sample; if samples are too few, give more.",
+    ),
+    "D108": ErrorCode("`fxpress sensitivity SPEC` needs data", "Add `data.calibration` to the spec."),
+    "D109": ErrorCode(
+        "labels do not fit the output that is measured",
+        "For `top1` give each sample the number of its class, from 0. For `mse` give one number for each element of "
+        "the output.",
+    ),
+    "D110": ErrorCode(
+        "the output that is measured has no score for each class",
+        "Choose another `output`, or a metric for numbers: `mse` or `snr`.",
+    ),
+    "D111": ErrorCode(
+        "a metric of the user is not callable, raises an error, or gives NaN",
+        "Write a function of the output and the labels, both tensors, that returns a number.",
+    ),
+    "D112": ErrorCode(
+        "the output that is to be measured does not exist",
+        "Write a name that the message lists; `model.outputs` renames them.",
+    ),
+    "P600": ErrorCode(
+        "a pass has no rewrite",
+        "The package of the pass declares its options, but no rewrite that can be loaded. Repair or update "
+        "the package.",
+    ),
+    "P601": ErrorCode(
+        "a pass cannot do what its options ask for on this network",
+        "Change the options that the message names. `fxpress passes` lists them with their meaning.",
+    ),
+    "P602": ErrorCode(
+        "sensitivity cannot be measured",
+        "Follow the message: choose another `--method`, or change labels or data in the spec.",
+    ),
+    "P604": ErrorCode(
+        "quantization leaves less signal-to-noise ratio than `min_snr` requires",
+        "Apply one of the changes that the message names; each was tried and measured. Or lower `min_snr`, or set "
+        "`on_low_snr: note`.",
+    ),
+    "B602": ErrorCode(
+        "the torch module cannot be written",
+        "Replace the call that the message names by public functions of torch, or remove `torch` from `outputs`.",
+    ),
+    "B603": ErrorCode(
+        "a state has another encoding as an output than as an input",
+        "Give both the same `layouts` entry, and remove a `finetune` after `quantize`.",
+    ),
+    "L501": ErrorCode(
+        "a lock file cannot be read", "Check the path. Compile without `--locked` to write a new lock."
+    ),
+    "L502": ErrorCode(
+        "a lock file was changed, or is of another version",
+        "Compile again without `--locked`, which writes a new lock. Do not edit `spec.lock`.",
+    ),
+    "L503": ErrorCode("the spec has changed since the lock was written", _LOCK_ADVICE),
+    "L504": ErrorCode("an input, an output or the version of a tool differs from the lock", _LOCK_ADVICE),
+    "O301": ErrorCode("the output directory is a symbolic link", "Name the directory that it points to."),
+    "O302": ErrorCode(
+        "the output path exists and is of another kind, or a part of it is a file", "Choose another name."
+    ),
+    "O303": ErrorCode(
+        "the output directory contains files that fxpress did not write",
+        "Choose an empty or a new directory. Only a directory with a `spec.lock` is replaced.",
+    ),
+    "O304": ErrorCode(
+        "the output path is in a read-only directory", "Choose another directory, or change its permissions."
+    ),
+    "O305": ErrorCode(
+        "an output could not be written",
+        "Check the free space and the permissions. Earlier output was not changed.",
+    ),
+    "O306": ErrorCode(
+        "the output file exists and is not replaced", "Choose another name, or remove the file."
+    ),
+    "O307": ErrorCode(
+        "the file given with `sensitivity -o` exists and is no table of sensitivities",
+        "Choose another name, or remove the file.",
+    ),
+    "O308": ErrorCode(
+        "the directory of the output file does not exist", "Create it, or choose another path."
+    ),
+    "O309": ErrorCode(
+        "a file or directory cannot be used",
+        "Check the path, its permissions and the free space on the disk.",
+    ),
+    "O310": ErrorCode(
+        "there is too little memory",
+        "Use fewer calibration samples (`samples`), shorter inputs or a machine with more memory.",
+    ),
+    "O311": ErrorCode(
+        "a name has a character that UTF-8 cannot encode", "Rename the file, the layer or the array."
+    ),
+    "O312": ErrorCode(
+        "an output would replace or remove a file that is read or needed",
+        "Choose another place for the output, or move the file that the message names.",
+    ),
+    "R403": ErrorCode(
+        "a name is no layer of the report",
+        "Write the module path of a layer as `fxpress plan SPEC` lists it; the message has the nearest names.",
+    ),
+    "R404": ErrorCode(
+        "a directory is not an output of `fxpress compile SPEC`",
+        "Name the directory that was given with `-o`.",
+    ),
+    "R405": ErrorCode(
+        "`--on` names no place to run, or a target without a simulator",
+        "Write `host`, `torch`, `integer`, a target that `fxpress targets` lists as simulated, or the file of one.",
+    ),
+    "R406": ErrorCode(
+        "the output directory holds no C", "Add `c` to `outputs` in the spec, and compile again."
+    ),
+    "R407": ErrorCode(
+        "the output directory holds no torch module",
+        "Add `torch` to `outputs` in the spec, and compile again.",
+    ),
+    "R408": ErrorCode(
+        "`--input` of `fxpress run DIR` does not name an input and an array",
+        "Write `--input NAME=ARRAY` once for each input that has another name in the file.",
+    ),
+    "R409": ErrorCode(
+        "`--bits` or `--activation-bits` has a width that does not exist",
+        "Write widths from the message, separated by commas.",
+    ),
+    "R410": ErrorCode("a file of the output directory cannot be read", "Compile again, or restore the file."),
+    "R411": ErrorCode(
+        "a file of the output directory was changed",
+        "Compile again, or restore the file. Copy files elsewhere before editing them.",
+    ),
+    "R412": ErrorCode(
+        "the output directory was written by another version of fxpress",
+        "Compile again, or install the version that the message names.",
+    ),
+    "R413": ErrorCode(
+        "the emitted torch module cannot be loaded",
+        "Install the packages that it imports, in the versions with which it was compiled.",
+    ),
+    "R414": ErrorCode(
+        "`--dump-after` names a pass that the spec does not have", "Write a pass that the message lists."
+    ),
+    "R415": ErrorCode(
+        "`--output` is given without labels",
+        "Add `--labels`: the option chooses the output whose accuracy is measured.",
+    ),
+    "R416": ErrorCode(
+        "`fxpress explain CODE` is given one argument that is no error code",
+        "Write a code as messages end with it, such as `M123`; or a spec and a path in it; or an output directory and "
+        "a layer.",
+    ),
+    "T501": ErrorCode(
+        "a compiler or a simulator is missing or fails",
+        "Install the tool that the message names; the simulator comes with `pip install 'fxpress[sim]'`. Check the "
+        "`toolchain` of a target file of your own.",
+    ),
+}
+"""Codes that the compiler reports, of its commands and of what passes and tools raise."""
+
+ALL_CODES: Mapping[str, ErrorCode] = {**SPEC_CODES, **BACKEND_CODES, **COMPILER_CODES}
+
+_PAGE = """\
+# Error codes
+
+Made by `python -m fxpress.compiler.codes > docs/errors.md`; a test compares it with the code.
+
+Each problem in a spec, a model, its data or an output directory is reported with the place, the fact, what to do, and
+a code in brackets at the end of the line; the exit status is 2. `fxpress explain M123` prints the entry of a code.
+"""
+
+
+def explain_code(text: str) -> str:
+    """Meaning of a code and what to do; UserError with the nearest codes where there is none like it.
+
+    >>> print(explain_code("m214"))
+    M214 (capture of the model): `forward` returns None, or no tensor
+      Return the result from `forward`.
+    """
+    code = text.strip("[] ").upper()
+    if code not in ALL_CODES:
+        near = get_close_matches(code[:8], ALL_CODES, n=4, cutoff=0.5)
+        listed = "; ".join(f"{other}, {ALL_CODES[other].meaning}" for other in near)
+        hint = f"near: {listed}" if near else "write a code such as M123, or a spec or a directory and a name"
+        raise UserError(Problem("R416", f"explain {shorten(text)}", "is no error code", hint))
+    entry = ALL_CODES[code]
+    title = f"{code} ({FAMILIES[code[:2]]}): {entry.meaning}"
+    return f"{title}\n{fill(entry.remedy, 100, initial_indent='  ', subsequent_indent='  ')}"
+
+
+def codes_document() -> str:
+    """The page of all codes as Markdown, a table for each family."""
+    return "\n".join([_PAGE, *(_table(prefix, subject) for prefix, subject in FAMILIES.items())])
+
+
+def _table(prefix: str, subject: str) -> str:
+    entries = sorted((code, entry) for code, entry in ALL_CODES.items() if code.startswith(prefix))
+    rows = [f"| {code} | {entry.meaning} | {entry.remedy} |" for code, entry in entries]
+    head = [f"## {prefix}: {subject}", "", "| code | meaning | what to do |", "|---|---|---|"]
+    return "\n".join([*head, *rows, ""])
+
+
+if __name__ == "__main__":
+    print(codes_document(), end="")
