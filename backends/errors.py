@@ -8,8 +8,8 @@ from ..specs import ErrorCode
 CODES: Mapping[str, ErrorCode] = {
     "C701": ErrorCode(
         "C takes no such shape: a batch of more than one, more than four dimensions, or no elements",
-        "Give the input a batch of 1 in `model.inputs`, or `batch: null` if it has no batch, and merge dimensions inside the "
-        "model.",
+        "Give the input a batch of 1 in `model.inputs`, or `batch: null` if it has no batch, and merge "
+        "dimensions inside the model.",
     ),
     "C702": ErrorCode(
         "an operator has no C kernel",
