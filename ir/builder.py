@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from hashlib import sha256
 
 import torch
 
@@ -26,6 +27,7 @@ class Builder:
         self._params: dict[str, torch.Tensor] = dict(params or {})
         self._taken: set[str] = {*reserved, *self._params}
         self._counters: dict[str, int] = {}
+        self._derived: dict[tuple[str, Quantization | None, Content], Value] = {}
         self._producers: dict[str, tuple[Node, int]] = {}
 
     def input(self, name: str, type: TensorType) -> Value:
@@ -43,6 +45,18 @@ class Builder:
         value = Value(self.fresh_name(name), type)
         self._params[value.name] = tensor.detach()
         return value
+
+    def derived_constant(
+        self, name: str, tensor: torch.Tensor, *, quantization: Quantization | None = None
+    ) -> Value:
+        """A constant computed from the one that `name` names; the same elements under the same name are one.
+
+        So calls that share a weight share what is computed from it, as long as that is the same for both.
+        """
+        key = (name, quantization, content(tensor))
+        if key not in self._derived:
+            self._derived[key] = self.constant(name, tensor, quantization=quantization)
+        return self._derived[key]
 
     def add(
         self,
@@ -126,7 +140,10 @@ class Builder:
         return name
 
     def build(self, outputs: Sequence[Value], *, output_names: Sequence[str] = ()) -> Graph:
-        """The graph of everything that `outputs` depend on; all declared inputs stay."""
+        """The graph of everything that `outputs` depend on; all declared inputs stay.
+
+        A derived constant takes the name that it was to have where nothing else has that any more.
+        """
         live = {value.name for value in outputs}
         nodes: list[Node] = []
         for node in reversed(self._nodes):
@@ -134,7 +151,39 @@ class Builder:
                 nodes.append(node)
                 live.update(value.name for value in node.operands)
         params = {name: tensor for name, tensor in self._params.items() if name in live}
-        return Graph(tuple(self._inputs), tuple(outputs), tuple(reversed(nodes)), params, tuple(output_names))
+        graph = Graph(
+            tuple(self._inputs), tuple(outputs), tuple(reversed(nodes)), params, tuple(output_names)
+        )
+        return self._with_free_names(graph, live)
+
+    def _with_free_names(self, graph: Graph, live: set[str]) -> Graph:
+        taken = live.union(value.name for value in self._inputs)
+        names: dict[str, str] = {}
+        for (wish, _, _), value in self._derived.items():
+            if value.name in live and wish not in taken:
+                names[value.name] = wish
+                taken.add(wish)
+        if not names:
+            return graph
+
+        def named(value: Value) -> Value:
+            return replace(value, name=names.get(value.name, value.name))
+
+        return replace(
+            graph,
+            outputs=tuple(map(named, graph.outputs)),
+            nodes=tuple(node.with_values(named) for node in graph.nodes),
+            params={names.get(name, name): tensor for name, tensor in graph.params.items()},
+        )
+
+
+Content = tuple[torch.dtype, torch.Size, bytes]
+
+
+def content(tensor: torch.Tensor) -> Content:
+    """What tells a tensor's elements from those of others: element type, shape and a digest."""
+    stored = tensor.detach().contiguous().flatten().view(torch.uint8)
+    return tensor.dtype, tensor.shape, sha256(stored.numpy().tobytes()).digest()
 
 
 Visit = Callable[[Builder, Node, tuple[Value | None, ...]], "Value | tuple[Value, ...] | None"]

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from hashlib import sha256
 
 import torch
 from torch import Tensor
 
 from ..ir import Builder, Graph, Node, Op, Value, rewrite
+from ..ir.builder import Content, content
 from ..ir.ops.call import TorchCall
 from ..ir.ops.shape import Permute, Reshape
 from ..specs.options import CleanOptions
@@ -52,7 +52,7 @@ class _Cleaner:
         self._norms = NormFinder(graph)
         self._computed: dict[tuple[Op, tuple[Value | None, ...]], tuple[Value, ...]] = {}
         self._folded: dict[tuple[Op, tuple[Value | None, ...]], tuple[Value, ...]] = {}
-        self._by_content: dict[tuple[torch.dtype, torch.Size, bytes], Value] = {}
+        self._by_content: dict[Content, Value] = {}
         self._shared: dict[str, Value] = {}
         self.decisions: list[Decision] = []
 
@@ -115,7 +115,7 @@ class _Cleaner:
         """
         if tensor.numel() < 2 or bool((tensor == tensor.flatten()[0]).all()):
             return builder.constant(name, tensor.clone())
-        key = _content(tensor)
+        key = content(tensor)
         if key not in self._by_content:
             self._by_content[key] = builder.constant(name, tensor.clone())
         return self._by_content[key]
@@ -127,7 +127,7 @@ class _Cleaner:
         if tensor is None or value.type.is_quantized or is_number or "constants" in self._disable:
             return value
         if value.name not in self._shared:
-            self._shared[value.name] = self._by_content.setdefault(_content(tensor), value)
+            self._shared[value.name] = self._by_content.setdefault(content(tensor), value)
         return self._shared[value.name]
 
     def _movement(self, builder: Builder, node: Node) -> Node:
@@ -169,11 +169,6 @@ class _Cleaner:
 
     def _decide(self, rule: str, node: Node, applied: bool, reason: str) -> None:
         self.decisions.append(Decision(rule, node.outputs[0].name, node.source, applied, reason))
-
-
-def _content(tensor: Tensor) -> tuple[torch.dtype, torch.Size, bytes]:
-    stored = tensor.detach().contiguous().flatten().view(torch.uint8)
-    return tensor.dtype, tensor.shape, sha256(stored.numpy().tobytes()).digest()
 
 
 def _is_random(op: Op) -> bool:

@@ -146,7 +146,7 @@ def _emit(builder: Builder, match: Match, layer: Node, weight: Tensor, bias: Ten
     old_weight, old_bias = match.value("w"), match.optional("b")
     weight, bias = (tensor.to(old_weight.type.dtype.torch) for tensor in (weight, bias))
     if old_bias is None:
-        folded = builder.constant(bias_name(old_weight.name), bias)
+        folded = builder.derived_constant(bias_name(old_weight.name), bias)
     else:
         folded = match.replace_constant(old_bias, bias)
     operands = (match.value("x"), match.replace_constant(old_weight, weight), folded)

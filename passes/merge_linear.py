@@ -72,7 +72,7 @@ def _merge(builder: Builder, match: Match) -> Value:
     operands = (
         match.value("x"),
         match.replace_constant(old, weight.to(dtype)),
-        builder.constant(bias_name(old.name), bias.to(dtype)) if has_bias else None,
+        builder.derived_constant(bias_name(old.name), bias.to(dtype)) if has_bias else None,
     )
     merged = with_clamp(first.op, clamp_of(second.op))
     return builder.add(merged, *operands, name=second.output.name, source=second.source)

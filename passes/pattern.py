@@ -100,7 +100,7 @@ class Match:
         """A constant in the place of `value`, under its name when nothing else reads that."""
         if self.uses.is_read_once(value):
             self.builder.release(value.name)
-        return self.builder.constant(value.name, tensor)
+        return self.builder.derived_constant(value.name, tensor)
 
     def are_constant(self, *values: Value | None) -> bool:
         """True when each of the values is a constant or absent."""

@@ -114,7 +114,7 @@ class _Slicer:
             new_bias = self._replace(builder, bias, integers, bias_quantization(grid_x, grid_w))
         elif bool(folded.any()):
             grid = bias_quantization(grid_x, grid_w)
-            new_bias = builder.constant(bias_name(weight.name), folded, quantization=grid)
+            new_bias = builder.derived_constant(bias_name(weight.name), folded, quantization=grid)
         if depthwise and isinstance(op, Conv):
             op = replace(op, groups=len(outputs))
         return builder.add(
@@ -166,7 +166,7 @@ class _Slicer:
     def _replace(self, builder: Builder, value: Value, tensor: Tensor, grid: Quantization) -> Value:
         if self._graph.use_count(value) == 1:
             builder.release(value.name)
-        return builder.constant(value.name, tensor, quantization=grid)
+        return builder.derived_constant(value.name, tensor, quantization=grid)
 
 
 def _sliced_grid(grid: Quantization, channels: Tensor) -> Quantization:

@@ -123,9 +123,12 @@ class _Search:
         """The weight times `scale`."""
         if scale == 1.0:
             return weight
-        own = torch.ones(op.shape, dtype=type.dtype.torch) if weight is None else self.builder.tensor(weight)
+        if weight is None:
+            ones = torch.ones(op.shape, dtype=type.dtype.torch)
+            return self.builder.constant(f"{self.node.output.name}_weight", ones * scale)
+        own = self.builder.tensor(weight)
         assert own is not None
-        return self.builder.constant(f"{self.node.output.name}_weight", own * scale)
+        return self.builder.derived_constant(weight.name, own * scale)
 
     def _weighted(self, x: Value, factor: Value) -> Value | None:
         """A norm with this factor in its weight."""
@@ -139,7 +142,7 @@ class _Search:
         known, added = self.builder.tensor(before), self.builder.tensor(own)
         if known is None or added is None:
             return None
-        weight = self.builder.constant(f"{self.node.output.name}_weight", known * added)
+        weight = self.builder.derived_constant(own.name, known * added)
         return self._emit(norm.op, norm.operand(0), weight)
 
     def _emit(self, op: RowNorm, *operands: Value | None) -> Value:
@@ -156,7 +159,7 @@ class _Search:
         if tuple(tensor.shape) == op.shape:
             return value
         spread = full.reshape([full.shape[axis] for axis in axes]).expand(op.shape).contiguous()
-        return self.builder.constant(value.name, spread)
+        return self.builder.derived_constant(value.name, spread)
 
     def _constant_product(self, value: Value) -> list[tuple[Value, Value]]:
         """Operands of a product with a constant that this node alone reads: the other one and the constant."""

@@ -192,7 +192,7 @@ def _layer(
     bias = added if old_bias is None else graph.tensor(old_bias).double() + added
     names = (old_weight.name, bias_name(old_weight.name) if old_bias is None else old_bias.name)
     made = [
-        builder.constant(f"{name}_folded", tensor.float())
+        builder.derived_constant(f"{name}_folded", tensor.float())
         for name, tensor in zip(names, (weight * by_output(scale), bias), strict=True)
     ]
     return builder.add(node.op, data, *made, *operands[3:], name=node.output.name, source=node.source)

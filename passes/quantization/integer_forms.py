@@ -38,12 +38,16 @@ def _lower(builder: Builder, match: Match) -> Value:
     scale, shift = affine.scale.to(dtype), affine.shift.to(dtype)
     if not spatial:
         product = builder.add(
-            Mul(), x, builder.constant(f"{stem}scale", scale), name=f"{name}_scaled", source=source
+            Mul(), x, builder.derived_constant(f"{stem}scale", scale), name=f"{name}_scaled", source=source
         )
-        return builder.add(Add(), product, builder.constant(f"{stem}shift", shift), name=name, source=source)
+        return builder.add(
+            Add(), product, builder.derived_constant(f"{stem}shift", shift), name=name, source=source
+        )
     layer = Conv((1,) * spatial, (0, 0) * spatial, (1,) * spatial, groups=x.type.shape[1])
-    weight = builder.constant(f"{stem}scale", scale.view(-1, 1, *[1] * spatial))
-    return builder.add(layer, x, weight, builder.constant(f"{stem}shift", shift), name=name, source=source)
+    weight = builder.derived_constant(f"{stem}scale", scale.view(-1, 1, *[1] * spatial))
+    return builder.add(
+        layer, x, weight, builder.derived_constant(f"{stem}shift", shift), name=name, source=source
+    )
 
 
 LOWER_BATCHNORM = Rule(
@@ -66,7 +70,7 @@ def _lower_division(builder: Builder, match: Match) -> Value:
     divisor, division = match.value("divisor"), match.root
     tensor = match.tensor(divisor)
     assert tensor is not None
-    reciprocal = builder.constant(f"{divisor.name}_reciprocal", 1 / tensor)
+    reciprocal = builder.derived_constant(f"{divisor.name}_reciprocal", 1 / tensor)
     product = Mul(clamp_of(division.op))
     return builder.add(
         product, match.value("x"), reciprocal, name=division.output.name, source=division.source

@@ -149,7 +149,12 @@ class Lowering:
         if made.bias is None or made.bias_grid is None:
             return [x, stored, None, residual]
         name = bias_name(weight.name) if bias is None else bias.name
-        return [x, stored, self._builder.constant(name, made.bias, quantization=made.bias_grid), residual]
+        return [
+            x,
+            stored,
+            self._builder.derived_constant(name, made.bias, quantization=made.bias_grid),
+            residual,
+        ]
 
     def _constant(self, value: Value, integers: Tensor, grid: Quantization) -> Value:
         """A constant as integers; nodes that share it and its grid share the integers too."""

@@ -151,6 +151,47 @@ class NormsCalledTwice(nn.Module):
         return self.ln(self.bn(self.ln(self.bn(self.conv(x))) + x))
 
 
+class BlockCalledTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv1d(4, 4, 3, padding=1, bias=False), nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2):
+            x = torch.relu(self.bn(self.conv(x)))
+        return x
+
+
+class NormAloneCalledTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.bn = nn.BatchNorm1d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.bn(torch.tanh(self.bn(torch.relu(x))))
+
+
+class PairCalledTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv1d(4, 16, 1), nn.Conv1d(16, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(torch.relu(self.b(self.a(x)))))
+
+
+class NormByHandCalledTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.g = nn.Parameter(torch.rand(8) + 0.5)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + 1e-5) * self.g
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._norm(torch.tanh(self._norm(x)))
+
+
 class OneTensorFourRoles(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -184,7 +225,8 @@ class LookedUpAndFrozen(nn.Module):
 
 
 SIGNALS = (ConvCalledTwiceOneNorm, ConvCalledTwiceNamesTaken, ConvolutionBothWays, ConvolutionInTwoStrides)
-SHAPES = {net: (2, 4, 8) for net in (*SIGNALS, NormsCalledTwice, OneTensorFourRoles)} | {
+CALLED_TWICE = (BlockCalledTwice, NormAloneCalledTwice, PairCalledTwice, NormByHandCalledTwice)
+SHAPES = {net: (2, 4, 8) for net in (*SIGNALS, *CALLED_TWICE, NormsCalledTwice, OneTensorFourRoles)} | {
     net: (2, 4)
     for net in (
         TiedWithoutBias,
@@ -243,3 +285,18 @@ def test_every_form_computes_the_graph_and_is_loaded_from_its_files(net, tmp_pat
             computed, (expected,) = module.eval()(*batches[0]), run(graph, batches[0])
         largest = float((computed - expected).abs().max() / expected.abs().max())
         assert largest <= (1e-5 if form == "float" else 0.05), pipeline  # integers may be a step apart
+
+
+@pytest.mark.parametrize("net", CALLED_TWICE, ids=lambda net: net.__name__)
+def test_calls_of_a_layer_share_what_is_computed_from_its_weights(net):
+    torch.manual_seed(0)
+    model = net().eval()
+    batches = [(torch.randn(2, 4, 8),) for _ in range(4)]
+    captured = capture(model, batches[0])
+    folded = compiled(captured.graph, FOLDED, batches)
+    graph = compiled(folded, [("quantize", {})], batches)
+    stored = [v for v in graph.constants if v.type.dtype.bytes == 1 or v.type.dtype.is_floating]
+    assert len(stored) == 1 and len(graph.users[stored[0].name]) == 2
+    artifact = emit(graph, TorchOptions("qdq", buffers=frozenset(graph.params.keys() - captured.trainable)))
+    weights = [t for t in artifact.tensors.values() if t.dtype is torch.int8]
+    assert len(weights) == stored[0].type.is_quantized

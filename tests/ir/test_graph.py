@@ -36,6 +36,32 @@ def test_build_drops_what_no_output_needs_and_keeps_inputs() -> None:
     assert graph.inputs == (x, unused) and not graph.params
 
 
+def test_constants_derived_under_one_name_are_one_where_their_elements_are_equal() -> None:
+    builder = Builder(params={"w": torch.ones(2)})
+    value = builder.input("x", VECTOR)
+    derived = [builder.derived_constant("w", torch.full((2,), number)) for number in (2.0, 3.0, 2.0)]
+    assert [v.name for v in derived] == ["w_1", "w_2", "w_1"]
+    other = builder.derived_constant("v", torch.full((2,), 2.0))
+    for constant in (*derived, other):
+        value = builder.add(Add(), value, constant)
+    graph = verify(builder.build([value]))
+    assert [n.operands[1].name for n in graph.nodes] == [
+        "w",
+        "w_2",
+        "w",
+        "v",
+    ]  # w_1 in place of w, which is gone
+    assert {name: float(t[0]) for name, t in graph.params.items()} == {"w": 2.0, "w_2": 3.0, "v": 2.0}
+
+
+def test_derived_constants_leave_the_name_to_the_one_that_is_still_read() -> None:
+    builder = Builder(params={"w": torch.ones(2)})
+    x, w = builder.input("x", VECTOR), Value("w", VECTOR)
+    derived = builder.derived_constant("w", torch.full((2,), 2.0))
+    graph = verify(builder.build([builder.add(Add(), builder.add(Add(), x, w), derived)]))
+    assert {name: float(t[0]) for name, t in graph.params.items()} == {"w": 1.0, "w_1": 2.0}
+
+
 def test_trailing_absent_operands_are_left_out() -> None:
     builder = Builder()
     x = builder.input("x", TensorType((1, 1, 4, 4)))

@@ -119,3 +119,20 @@ def test_the_fold_keeps_the_function(layer: nn.Module) -> None:
     assert said.applied and len(folded.nodes) == 1
     x = torch.randn(1, 3, 5, 5)
     assert torch.allclose(run(folded, [x])[0], run(graph, [x])[0], atol=1e-4)
+
+
+def test_two_inputs_that_one_layer_reads_share_its_folded_weights() -> None:
+    class Siamese(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = conv()
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            a: Tensor = self.layer(by_channel(x / 255))
+            return a - self.layer(by_channel(y / 255))
+
+    data = [(x, 255 - x) for x in pixels(1, 3, 8, 8)]
+    graph = capture(Siamese().eval(), data[0]).graph
+    integer = find_pass("quantize")(graph, QuantizeOptions(), Context(calibration=data)).graph
+    first, second = (node for node in integer.nodes if node.op.name == "conv")
+    assert first.inputs[1] == second.inputs[1] and "div" not in operators(integer)
