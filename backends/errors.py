@@ -45,7 +45,8 @@ CODES: Mapping[str, ErrorCode] = {
         "Quantize the layers that are in float, or raise `target.stack`.",
     ),
     "C710": ErrorCode(
-        "`layouts` or `io` names no input or output", "Use one of the names that the message lists."
+        "`layouts` or `io` names no input or output, or gives an order of images to one without four dimensions",
+        "Use one of the names that the message lists; leave out the order of a value that is no image.",
     ),
 }
 """Codes of the C backend. They are defined here, where reading them needs no torch."""

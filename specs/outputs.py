@@ -49,9 +49,12 @@ class COutput(Section):
         "zero point. Whole numbers, such as token ids, are passed as they are.",
         examples=[{"image": "uint8", "scores": "float"}],
     )
-    layouts: Mapping[Name, Literal["nhwc", "nchw"]] = Field(
+    layouts: Mapping[Name, Literal["nhwc", "nchw", "model"]] = Field(
         default={},
-        description="The order of axes of inputs and outputs with four dimensions, by name; `nhwc` where left out.",
+        description="The order of axes of inputs and outputs, by name. `nhwc`: the model's second dimension last, for "
+        "four dimensions. `nchw`, for four dimensions, and `model`: the model's order. Left out: `nhwc` for four "
+        "dimensions, `model` where the model itself permutes an input from channels last, or an output to it.",
+        examples=[{"frame": "model"}],
     )
     buffers: Literal["caller", "arena"] = Field(
         default="caller",

@@ -17,6 +17,7 @@ from .kernels.base import Site
 from .layout import Layout, channels_last
 from .literal import C_TYPES
 from .lower import lower
+from .port_layouts import IMAGE_RANK
 from .select import offers
 from .target import Machine
 
@@ -46,13 +47,18 @@ def _port_problems(graph: Graph, edges: StrippedEdges, options: COutput) -> Iter
             yield Problem("C701", f"input {value.name}", text, f"C takes at most {_MAX_RANK}")
         elif 0 in shape:
             yield Problem("C701", f"input {value.name}", f"has no elements: {shape}")
-    known = (*(v.name for v in graph.inputs), *graph.output_names)
+    known = [(v.name, v) for v in graph.inputs] + list(zip(graph.output_names, graph.outputs, strict=True))
     named = [("layouts", name) for name in options.layouts]
     named += [("io", name) for name in options.io if not isinstance(options.io, str)]
     for option, name in named:
-        if name not in known:
-            hint = f"the names are {', '.join(known)}"
+        if name not in dict(known):
+            hint = f"the names are {', '.join(name for name, _ in known)}"
             yield Problem("C710", f"{option}.{name}", "is no input or output", hint)
+    for name, value in known:
+        word = options.layouts.get(name, "model")
+        if word != "model" and value.type.rank != IMAGE_RANK:
+            fact = f"{word} is an order of four dimensions, and there are {value.type.rank}"
+            yield Problem("C710", f"layouts.{name}", fact, "leave it out: the order is the model's")
     taken = edges.graph
     for value, encoding in zip(taken.inputs, edges.inputs, strict=True):
         yield from _storage_problems(f"input {value.name}", value, encoding, options.stored(value.name))

@@ -21,6 +21,7 @@ from .kernel_stack import stack_bytes, uses_float
 from .literal import comment, integer, real
 from .lower import lower
 from .memory import MemoryPlan
+from .port_layouts import layout_notes
 from .ports import Port
 from .predict import Prediction
 from .program import Program
@@ -192,7 +193,7 @@ def emit(
             for m in (*header.arena, header.stack.macro, *(m for p in header.ports for m in p.macros))
         },
         lowered.prediction,
-        lowered.notes,
+        (*lowered.notes, *layout_notes(lowered.graph, options.layouts)),
     )
 
 

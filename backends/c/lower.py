@@ -10,7 +10,8 @@ from ...specs.outputs import COutput
 from ...specs.target import Target
 from .edges import StrippedEdges, strip_edges
 from .memory import MemoryPlan, plan_memory
-from .ports import Port, port_layouts, ports
+from .port_layouts import input_layouts, output_layouts
+from .ports import Port, ports
 from .predict import Prediction, predict_program
 from .prepare import join_equal_constants, renumber_flattened
 from .program import Program
@@ -72,8 +73,7 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
 def _choose(edges: StrippedEdges, options: COutput, target: Target, coded: frozenset[str]) -> Lowered:
     """The fastest way that fits the target, or the smallest of all; `coded` are results of nodes with coded weights."""
     prepared = edges.graph
-    inputs = port_layouts([v.name for v in prepared.inputs], prepared.inputs, options.layouts)
-    outputs = port_layouts(prepared.output_names, prepared.outputs, options.layouts)
+    inputs, outputs = input_layouts(prepared, options.layouts), output_layouts(prepared, options.layouts)
     machine = Machine.of(target)
 
     def chosen(memory_price: float = 0.0, crowded: frozenset[str] = frozenset()) -> Lowered:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from ...ir import TensorType, Value
+from ...ir import TensorType
 from .edges import StrippedEdges
 from .encoding import Encoding
 from .kernels.base import AnyArray
-from .layout import Layout, channels_last, contiguous
 from .literal import C_TYPES, identifier
 from .memory import Location, MemoryPlan, Region
 from .program import Program, Stored
 
-_IMAGE_RANK = 4
 _LONGEST_MACRO = 31
 
 
@@ -127,15 +125,3 @@ def _macros(names: list[str], role: str, *, taken: set[str] | None = None) -> li
     if len(set(found)) == len(found):
         return found
     return [f"{role}_{index}" for index in range(len(names))]
-
-
-def port_layouts(
-    names: Sequence[str], values: Sequence[Value], wished: Mapping[str, str]
-) -> tuple[Layout, ...]:
-    """Layouts of the graph's inputs or outputs: `wished` says nhwc or nchw by name, images are nhwc by default."""
-    return tuple(
-        channels_last(v.type.shape)
-        if v.type.rank == _IMAGE_RANK and wished.get(name, "nhwc") == "nhwc"
-        else contiguous(v.type.shape)
-        for name, v in zip(names, values, strict=True)
-    )

@@ -63,3 +63,54 @@ def test_bytes_go_in_and_results_are_those_of_the_integers(tmp_path: Path, case:
     for on in ("host", "cortex-m4"):
         (got,) = execute(tmp_path / "out", made.session.evaluation, on=on).outputs
         assert torch.allclose(got, exact, atol=1e-6), on
+
+
+CAMERA = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]))
+        self.register_buffer("deviation", torch.tensor([0.229, 0.224, 0.225]))
+        self.conv, self.mask = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 1)
+
+    def forward(self, frame):
+        x = ((frame[:, 1:-1] / 255 - self.mean) / self.deviation).movedim(-1, 1)
+        return self.mask(torch.relu(self.conv(x))).permute(0, 2, 3, 1)
+"""
+
+
+@pytest.mark.parametrize("passes", [[], ["clean", "fuse", "quantize"]])
+def test_a_model_of_images_channels_last_takes_and_gives_them_as_they_are(
+    tmp_path: Path, passes: list[str]
+) -> None:
+    torch.manual_seed(0)
+    (tmp_path / "net.py").write_text(CAMERA)
+    frames = np.random.default_rng(0).integers(0, 256, (6, 7, 9, 3)).astype(np.uint8)
+    np.savez(tmp_path / "data.npz", frame=frames)
+    spec = {
+        "fxpress": 1,
+        "model": {
+            "source": "net.py:Net",
+            "inputs": {"frame": {"shape": [1, 7, 9, 3], "dtype": "uint8"}},
+            "outputs": ["mask"],
+        },
+        "data": {"calibration": {"file": "data.npz"}, "evaluation": {"file": "data.npz"}},
+        "passes": [{"pass": name} for name in passes],
+        "outputs": {"c": {"name": "net"}},
+    }
+    (tmp_path / "net.yaml").write_text(json.dumps(spec))
+    made = compile_model(tmp_path / "net.yaml")
+    made.write(tmp_path / "out")
+    interface = read_interface(tmp_path / "out")
+    (frame,), (mask,) = interface.inputs, interface.outputs
+    assert frame.to_c(torch.from_numpy(frames[0])) == frames[0].tobytes()
+    assert mask.c_order == (0, 1, 2, 3)
+    assert made.session.evaluation is not None
+    (exact,) = execute(tmp_path / "out", made.session.evaluation, on="integer").outputs
+    (got,) = execute(tmp_path / "out", made.session.evaluation, on="host").outputs
+    assert torch.allclose(got, exact, atol=1e-5)
+    assert not made.report.notes

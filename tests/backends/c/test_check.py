@@ -151,6 +151,16 @@ def test_a_layout_for_something_that_is_no_port_is_refused(host):
     ]
 
 
+@pytest.mark.parametrize("word", ["nhwc", "nchw"])
+def test_an_order_of_images_for_a_port_without_four_dimensions_is_refused(host, word):
+    graph = parse("graph(%x: f32[1x2x4]) {\n %y: f32[1x2x4] = relu(%x)\n return y: %y\n}")
+    options = COutput(name="net", layouts={"x": word, "y": "model"})
+    assert [str(p) for p in check(graph, options, host)] == [
+        f"layouts.x: {word} is an order of four dimensions, and there are 3; leave it out: the order is the "
+        "model's [C710]"
+    ]
+
+
 def test_values_without_elements_are_refused(host):
     graph = parse(
         "graph(%x: f32[1x4]) {\n %y: f32[1x0] = slice{axis=1, start=2, stop=2}(%x)\n return y: %y\n}"
