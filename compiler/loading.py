@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..passes.quantization.masks import is_additive_mask
 from ..specs import FileSource, ModuleSource
 from ..specs.section import is_file
 from .errors import Problem, UserError, first_line, shorten
@@ -203,22 +204,31 @@ def check_forms(tensors: Mapping[str, Tensor], place: str) -> None:
 
 
 def check_weights(model: nn.Module, place: str) -> list[str]:
-    """Notes on unusual weights; UserError for those that cannot be compiled: not finite, or on the meta device."""
+    """Notes on unusual weights; UserError for those that cannot be compiled: not finite, or on the meta device.
+
+    Minus infinity is a value of masks: buffers may hold it, and parameters that hold nothing else but zeros.
+    """
     problems, notes = [], []
-    tensors = [*model.named_parameters(), *model.named_buffers()]
+    parameters = dict(model.named_parameters())
+    tensors = [*parameters.items(), *model.named_buffers()]
     check_forms(dict(tensors), place)
     for name, tensor in tensors:
         if tensor.is_meta:
             problems.append(
                 Problem("M120", place, f"{name} is on the meta device and has no values", "load weights")
             )
-        elif tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        elif tensor.is_floating_point() and not _is_usable(tensor, is_buffer=name not in parameters):
             problems.append(Problem("M121", place, f"{name} holds NaN or infinity", "train or load it again"))
         elif tensor.is_floating_point() and _denormals(tensor):
             notes.append(f"{name} holds {_denormals(tensor)} denormal numbers; they count as what they are")
     if problems:
         raise UserError(problems)
     return notes
+
+
+def _is_usable(tensor: Tensor, *, is_buffer: bool) -> bool:
+    may_be_mask = is_buffer or is_additive_mask(tensor)
+    return bool((torch.isfinite(tensor) | ((tensor == -torch.inf) & may_be_mask)).all())
 
 
 def example_input(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) -> Tensor:

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
-from fxpress.compiler import UserError
+from fxpress.compiler import UserError, capture
 from fxpress.compiler.data import Column, read_samples
 from fxpress.compiler.loading import check_weights, load_weights, read_tensors
-from fxpress.ir import DType, TensorType
+from fxpress.ir import DType, TensorType, run
 from fxpress.specs import Transform
 
 COLUMN = Column("x", TensorType((1, 3), DType.F32))
@@ -110,3 +111,40 @@ def test_a_model_with_lazy_parameters_is_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, tmp_path / "w.pt")
     with pytest.raises(UserError, match=r"weight is a lazy parameter.*M117"):
         load_weights(torch.nn.LazyLinear(2), tmp_path / "w.pt")
+
+
+MASK = torch.full((3, 3), -torch.inf).triu(1)
+
+
+class Masked(nn.Module):
+    """A module with a mask of its own, as a buffer or as a parameter."""
+
+    def __init__(self, mask: Tensor, *, as_parameter: bool = False) -> None:
+        super().__init__()
+        if as_parameter:
+            self.mask = nn.Parameter(mask)
+        else:
+            self.register_buffer("mask", mask)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.softmax(x + self.mask, -1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Masked(MASK), Masked(MASK - torch.arange(3.0)), Masked(MASK, as_parameter=True)],
+    ids=["buffer", "buffer with slopes", "parameter"],
+)
+def test_a_mask_may_hold_minus_infinity(model: nn.Module) -> None:
+    assert check_weights(model, "net.py:Net") == []
+    assert run(capture(model, (torch.ones(1, 3, 3),)).graph, [torch.ones(1, 3, 3)])[0][0, 0, 0] == 1
+
+
+@pytest.mark.parametrize(
+    "model",
+    [Masked(-MASK), Masked(MASK * 0), Masked(MASK - 1, as_parameter=True)],
+    ids=["plus infinity", "NaN", "weights"],
+)
+def test_other_numbers_that_are_not_finite_are_refused(model: nn.Module) -> None:
+    with pytest.raises(UserError, match=r"mask holds NaN or infinity.*M121"):
+        check_weights(model, "net.py:Net")
