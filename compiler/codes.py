@@ -267,7 +267,8 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "B603": ErrorCode(
         "a state has another encoding as an output than as an input",
-        "Give both the same `layouts` entry, and remove a `finetune` after `quantize`.",
+        "Give both the same entries in `layouts` and `io`, and remove a `finetune` after `quantize`; the message says "
+        "which of these it is.",
     ),
     "L501": ErrorCode(
         "a lock file cannot be read", "Check the path. Compile without `--locked` to write a new lock."

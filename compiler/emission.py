@@ -147,7 +147,7 @@ def _interface(
         )
         for i, (name, value) in enumerate(zip(names, values, strict=True))
     ]
-    _check_states(spec.model.state, ports[:count], ports[count:])
+    _check_states(spec, ports[:count], ports[count:])
     return Interface(
         target=target,
         c_name=c.name if c else None,
@@ -159,7 +159,7 @@ def _interface(
     )
 
 
-def _check_states(states: Mapping[str, str], inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
+def _check_states(spec: Spec, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
     """UserError unless the buffer of each state's output is that of its input at the next call."""
     before, after = ({port.name: port for port in ports} for ports in (inputs, outputs))
     problems = [
@@ -167,13 +167,24 @@ def _check_states(states: Mapping[str, str], inputs: Sequence[Port], outputs: Se
             "B603",
             f"state {name}",
             f"C takes it as {_encoding(before[name])} and gives {output} as {_encoding(after[output])}",
-            "give both the same layout, and leave `finetune` after `quantize` out",
+            _advice_on_state(spec, before[name], after[output]),
         )
-        for name, output in states.items()
+        for name, output in spec.model.state.items()
         if _encoding(before[name]) != _encoding(after[output])
     ]
     if problems:
         raise UserError(problems)
+
+
+def _advice_on_state(spec: Spec, before: Port, after: Port) -> str:
+    """How both ends of a state get one encoding."""
+    both = f"give {before.name} and {after.name} the same"
+    if before.c_order != after.c_order:
+        return f"{both} `layouts`: `{{{before.name}: model, {after.name}: model}}`"
+    options = spec.outputs.c
+    if options is not None and options.stored(before.name) != options.stored(after.name):
+        return f"{both} `io`"
+    return "leave `finetune` after `quantize` out"
 
 
 def _encoding(port: Port) -> str:

@@ -46,8 +46,8 @@ def normal(*shape: int, seed: int = 0) -> NDArray[np.float32]:
     return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def compiled(folder: Path, arrays: Arrays, *, model: str = INTEGER, **changed: object) -> Compiled:
-    (folder / "net.py").write_text(model)
+def compiled(folder: Path, arrays: Arrays, *, source: str = INTEGER, **changed: object) -> Compiled:
+    (folder / "net.py").write_text(source)
     np.savez(folder / "data.npz", **arrays)  # type: ignore[arg-type]  # numpy's types know `allow_pickle` only
     spec = {
         "fxpress": 1,
@@ -117,7 +117,7 @@ def encoding(port: Port) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_a_state_has_one_encoding(tmp_path: Path, form: str) -> None:
-    made = compiled(tmp_path, {"x": normal(20, 3)}, model=FORMS[form], outputs={"c": {"name": "net"}})
+    made = compiled(tmp_path, {"x": normal(20, 3)}, source=FORMS[form], outputs={"c": {"name": "net"}})
     interface = read_interface(tmp_path / "out")
     before, after = interface.inputs[1], interface.outputs[1]
     assert encoding(before) == encoding(after)
@@ -154,6 +154,48 @@ def test_states_of_several_layers_are_carried(tmp_path: Path) -> None:
     assert made.session.evaluation is not None
     (got, _) = execute(tmp_path / "out", made.session.evaluation, on="host").outputs
     assert torch.allclose(got.view(1, 12, 4), wanted, atol=1e-5)
+
+
+ENDS = {
+    "integers": ({"io": {"h": "float"}}, "give h and h_out the same `io`"),
+    "bytes": ({"io": {"h_out": "uint8"}}, "give h and h_out the same `io`"),
+    "order": (
+        {"layouts": {"h": "nchw"}},
+        "give h and h_out the same `layouts`: `{h: model, h_out: model}`",
+    ),
+}
+OF_IMAGES = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(2, 2, 3, padding=1)
+
+    def forward(self, x, h):
+        h = self.layer(x + h).sigmoid()
+        return h[:, 0], h
+"""
+
+
+@pytest.mark.parametrize("case", ENDS)
+def test_ends_of_a_state_that_differ_are_refused_with_what_differs(tmp_path: Path, case: str) -> None:
+    options, advice = ENDS[case]
+    model = {
+        "source": "net.py:Net",
+        "inputs": {"x": {"shape": [1, 2, 4, 5]}, "h": {"shape": [1, 2, 4, 5]}},
+        "outputs": ["y", "h_out"],
+        "state": {"h": "h_out"},
+    }
+    with pytest.raises(UserError, match=rf"state h: .*{re.escape(advice)} \[B603\]"):
+        compiled(
+            tmp_path,
+            {"x": normal(20, 2, 4, 5)},
+            source=OF_IMAGES,
+            model=model,
+            outputs={"c": {"name": "net", **options}},
+        )
 
 
 WRONG = {
