@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ from fxpress.ir import parse, verify
 from fxpress.specs import list_targets
 from fxpress.specs.outputs import COutput
 
+ROOT = Path(__file__).parents[3]
 COMPILERS = ["gcc", "clang", *(name for name in list_targets() if name.startswith("cortex"))]
 STACK_CASES = [("cortex-m0plus", "-O2"), ("cortex-m4f", "-O2"), ("cortex-m4f", "-O3"), ("cortex-m33", "-Os")]
 NET = """
@@ -165,12 +167,66 @@ def test_cmake_without_a_build_type_optimizes(fill, host, tmp_path, draw):
     configure = ["cmake", "-S", tmp_path, "-B", tmp_path / "build", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
     subprocess.run(configure, check=True, capture_output=True)
     commands = json.loads((tmp_path / "build" / "compile_commands.json").read_text())
-    assert len(commands) == 3
+    assert len(commands) == 4
     assert all("-O3" in command["command"] for command in commands)
     subprocess.run(
         ["cmake", "--build", tmp_path / "build", "--target", "net_test"], check=True, capture_output=True
     )
     assert subprocess.run([tmp_path / "build" / "net_test"], check=False, capture_output=True).returncode == 0
+
+
+def test_firmware_links_the_self_test_through_cmake(fill, host, tmp_path, draw):
+    if shutil.which("cmake") is None:
+        pytest.skip("cmake is not installed")
+    graph = verify(parse(NET, fill=fill))
+    folder = tmp_path / "net"
+    folder.mkdir()
+    emit(graph, COutput(name="net"), host, vectors=[[draw(v, 1) for v in graph.inputs]]).write(folder)
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.13)\nproject(firmware C)\nadd_subdirectory(net)\n"
+        "add_executable(firmware main.c)\ntarget_link_libraries(firmware PRIVATE net_self_test)\n"
+    )
+    (tmp_path / "main.c").write_text('#include "net.h"\nint main(void) { return net_self_test(); }\n')
+    build = tmp_path / "build"
+    subprocess.run(["cmake", "-S", tmp_path, "-B", build], check=True, capture_output=True)
+    subprocess.run(["cmake", "--build", build], check=True, capture_output=True)
+    assert subprocess.run([build / "firmware"], check=False).returncode == 0
+    assert not list(build.rglob("net_test"))
+
+
+ARENAS = {
+    "bytes": NET,
+    "no bytes": "graph(%x: f32[1x3]) {\n %y: f32[1x3] = relu(%x)\n return y: %y\n}",
+    "words of eight bytes": """
+graph(%x: i64[1x3]) {
+  %a: i64[1x3] = add(%x, %x)
+  %b: i64[1x3] = mul(%a, %x)
+  %c: i64[1x3] = sub(%b, %a)
+  return c: %c
+}""",
+}
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/c.md"])
+@pytest.mark.parametrize("case", ARENAS)
+def test_the_arena_of_the_documentation_serves_every_network(page, case, fill, host, tmp_path, compiler):
+    declared = re.search(r"^static \w+ arena\[(\w+)_ARENA_BYTES.*$", (ROOT / page).read_text(), re.MULTILINE)
+    assert declared
+    artifact = emit(verify(parse(ARENAS[case], fill=fill)), COutput(name="net"), host)
+    assert (case == "no bytes") == (artifact.plan.arena_bytes == 0)
+    assert (case == "words of eight bytes") == (artifact.plan.alignment == 8)
+    buffers = [f"static {port.c_type} {port.macro.lower()}[{port.type.numel}];" for port in artifact.ports]
+    passed = ", ".join([*(port.macro.lower() for port in artifact.ports), "arena"])
+    (tmp_path / "main.c").write_text(
+        '#include "net.h"\n'
+        + declared[0].replace(f"{declared[1]}_", "NET_")
+        + "\n"
+        + "\n".join(buffers)
+        + f"\nint main(void) {{ return net_run({passed}); }}\n"
+    )
+    sources = [*artifact.write(tmp_path), tmp_path / "main.c"]
+    program = link_program(compiler("gcc"), sources, tmp_path / "main", flags=("-O1", *WARNINGS))
+    assert subprocess.run([program], check=False).returncode == 0
 
 
 def test_the_self_test_finds_a_wrong_constant(fill, host, tmp_path, draw, compiler):
