@@ -38,7 +38,8 @@ from ..specs.options import FinetuneOptions, LayerPrecision, QuantizeOptions
 from .data import Column, Samples, own_batch, read_samples, unrolled, unseen_notes
 from .decompose import for_c
 from .emission import check_backends, emit_backends
-from .errors import Problem, UserError, first_line
+from .errors import Problem, UserError, first_line, is_out_of_memory
+from .isolation import USER_CODE_RAISES
 from .loading import check_weights, example_input, find_source, load_source, load_weights, positional_order
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .metric import find_metric
@@ -245,11 +246,22 @@ def run_passes(
             raise UserError(Problem("D107", place, str(err), "see `data.calibration`")) from err
         except PassError as err:
             raise UserError(Problem("P601", f"passes[{index}] ({found.name})", str(err))) from err
+        except USER_CODE_RAISES as err:
+            if is_out_of_memory(err) or _is_own(found):
+                raise
+            fact = f"raises {first_line(err)}"
+            advice = "tell the package that brings this pass"
+            raise UserError(Problem("P605", f"passes[{index}] ({found.name})", fact, advice)) from err
         graph, layers = result.graph, layers | dict(result.layers)
         stages.append(Stage(found.name, graph, result.report, layers))
         if on_stage is not None:
             on_stage(stages[-1])
     return tuple(stages)
+
+
+def _is_own(found: Pass[Any]) -> bool:  # Any: each pass has its own options
+    """Whether a pass is of fxpress, not of another package."""
+    return found.function.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
 def _context(

@@ -209,7 +209,7 @@ def find_pass(name: str) -> Pass[Any]:  # Any: each pass has its own options
         for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
             try:
                 entry.load()
-            except Exception as err:  # the package may raise anything
+            except (Exception, SystemExit) as err:  # the package may raise anything
                 raise UnknownPassError(
                     f'pass "{name}" is of a package that cannot be used: {entry.value} raises '
                     f"{type(err).__name__}: {err}"

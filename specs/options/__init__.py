@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from operator import or_
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, TypeAdapter
 
 from .assign_bits import AssignBitsOptions, BitBudget, SensitivityMethod
 from .base import PassOptions
@@ -55,7 +55,8 @@ def _join(entry: EntryPoint) -> None:
         name = options.pass_name()
         if not issubclass(options, PassOptions) or name in PASSES:
             raise TypeError(f"{entry.value} is no PassOptions with a name of its own")
-    except Exception as err:  # the package may raise anything
+        TypeAdapter(Annotated[CleanOptions | options, Field(discriminator="pass_")])  # as in `Pass`
+    except (Exception, SystemExit) as err:  # the package may raise anything
         BROKEN[entry.name] = f"{entry.value} raises {type(err).__name__}: {err}"
     else:
         PASSES[name] = options

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 OPTIONS = '''
 from typing import Literal
 from pydantic import Field
@@ -60,27 +62,51 @@ def _install(folder: Path, *, options: str = OPTIONS, rewrite: str = REWRITE) ->
     (info / "entry_points.txt").write_text(groups)
 
 
-def test_a_package_that_fails_breaks_nothing_but_its_own_pass(tmp_path: Path) -> None:
-    _install(tmp_path, options="import no_such_module")
-    assert _run(tmp_path, "targets").returncode == 0
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
+        ("import sys; sys.exit(3)", "SystemExit: 3"),
+        ("raise SystemExit", "SystemExit"),
+        ("def SignOptions(", "SyntaxError: "),
+        ("SignOptions = dict", "AttributeError: "),
+        (OPTIONS.replace('Literal["acme_gate"]', "str"), "PydanticUserError: "),
+        (
+            OPTIONS.replace('"acme_gate"', '"clean"'),
+            "TypeError: acme_options:SignOptions is no PassOptions with",
+        ),
+    ],
+)
+def test_a_package_that_fails_breaks_nothing_but_its_own_pass(
+    tmp_path: Path, options: str, words: str
+) -> None:
+    _install(tmp_path, options=options)
     (tmp_path / "other.yaml").write_text(SPEC.replace("{pass: acme_gate, times: 2}", "{pass: clean}"))
     assert _run(tmp_path, "check", "other.yaml").returncode == 0
     needed = _run(tmp_path, "check", "net.yaml")
     assert needed.returncode == 2
-    assert (
-        "acme_options:SignOptions raises ModuleNotFoundError: No module named 'no_such_module'"
-        in needed.stderr
-    )
+    assert f"acme_options:SignOptions raises {words}" in needed.stderr
     assert "S210" in needed.stderr
 
 
-def test_a_rewrite_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
-    _install(tmp_path, rewrite="raise RuntimeError('no licence')")
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+    ],
+)
+def test_a_rewrite_that_cannot_be_imported_or_run_is_named(tmp_path: Path, fault: str, words: str) -> None:
+    _install(tmp_path, rewrite=fault)
     compiled = _run(tmp_path, "compile", "net.yaml", "-o", "out")
     assert compiled.returncode == 2
-    assert (
-        "acme_rewrite:gate raises RuntimeError: no licence" in compiled.stderr and "P600" in compiled.stderr
-    )
+    assert f"acme_rewrite:gate raises {words}" in compiled.stderr and "P600" in compiled.stderr
+    (tmp_path / "acme_rewrite.py").write_text(REWRITE.replace("    def visit", f"    {fault}\n    def visit"))
+    compiled = _run(tmp_path, "compile", "net.yaml", "-o", "out")
+    assert compiled.returncode == 2
+    assert f"passes[0] (acme_gate): raises {words}; tell the package" in compiled.stderr
+    assert "P605" in compiled.stderr
 
 
 def test_a_pass_of_a_users_package_stands_in_a_spec_and_runs(tmp_path: Path) -> None:
