@@ -57,8 +57,10 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Name a `torch.nn.Module`, or a class or function that returns one.",
     ),
     "M104": ErrorCode(
-        "`model.inputs` does not fit the parameters of `forward`",
-        "List each required parameter of `forward` under `model.inputs`, and no more than it takes.",
+        "the inputs do not fit the arguments of `forward`",
+        "Name each input of `model.inputs`, or of `fxpress init --input`, after the argument of `forward` that takes "
+        "it, and give one to each argument without a default. Where `forward` takes `**kwargs`, wrap the model in one "
+        "whose `forward` names them.",
     ),
     "M105": ErrorCode(
         "an argument of `fxpress init MODEL` is missing or has the wrong form",
@@ -260,6 +262,10 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "quantization leaves less signal-to-noise ratio than `min_snr` requires",
         "Apply one of the changes that the message names; each was tried and measured. Or lower `min_snr`, or set "
         "`on_low_snr: note`.",
+    ),
+    "P605": ErrorCode(
+        "a pass of another package raises an error",
+        "Report the error to the package of the pass, or take the pass out of the spec.",
     ),
     "B602": ErrorCode(
         "the torch module cannot be written",

@@ -16,8 +16,9 @@ from torch import nn
 from ..ir import Graph
 from ..specs import FileSource, Input, ModuleSource, load_target
 from ..specs.model import Source
+from .arguments import bind_inputs
 from .errors import Problem, UserError, shorten
-from .loading import check_weights, example_input, load_source, load_weights, positional_order
+from .loading import check_weights, example_input, load_source, load_weights
 from .module_capture import capture
 from .output import check_file, write_file
 
@@ -83,9 +84,9 @@ def write_spec(
         load_weights(model, weights)
     check_weights(model, source)
     found = _inputs(model, inputs, source)
-    names = positional_order(model, list(found), source)
-    examples = tuple(example_input(found[n].shape, getattr(torch, found[n].dtype)) for n in names)
-    graph = capture(model, examples, input_names=names).graph
+    call = bind_inputs(model, list(found), source)
+    examples = [example_input(found[n].shape, getattr(torch, found[n].dtype)) for n in call.names]
+    graph = capture(model, *call.arguments(examples), input_names=call.names).graph
     write_file(output, _text(source, keywords, weights, found, graph, target, output).encode())
     return sum(1 for node in graph.nodes if node.macs)
 

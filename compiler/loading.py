@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import pickle
 import sys
 import traceback
@@ -240,25 +239,6 @@ def example_input(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) 
     if not dtype.is_floating_point:
         return (torch.arange(prod(shape)) % 3 != 2).reshape(shape).to(dtype)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32).to(dtype)
-
-
-def positional_order(model: nn.Module, names: list[str], place: str) -> list[str]:
-    """`names` in the order of `forward`'s parameters, when all are names of parameters; else as they stand."""
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    known = [p.name for p in parameters]
-    required = [
-        p
-        for p in parameters
-        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
-    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    if len(names) < len(required) or (len(names) > len(known) and not variadic):
-        raise _problem(
-            "M104",
-            place,
-            f"forward takes {', '.join(known) or 'nothing'}; `model.inputs` lists {', '.join(names)}",
-        )
-    return sorted(names, key=known.index) if set(names) <= set(known) else names
 
 
 def _denormals(tensor: Tensor) -> int:

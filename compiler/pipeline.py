@@ -35,12 +35,13 @@ from ..specs import (
     load_spec,
 )
 from ..specs.options import FinetuneOptions, LayerPrecision, QuantizeOptions
+from .arguments import bind_inputs
 from .data import Column, Samples, own_batch, read_samples, unrolled, unseen_notes
 from .decompose import for_c
 from .emission import check_backends, emit_backends
 from .errors import Problem, UserError, first_line, is_out_of_memory
 from .isolation import USER_CODE_RAISES
-from .loading import check_weights, example_input, find_source, load_source, load_weights, positional_order
+from .loading import check_weights, example_input, find_source, load_source, load_weights
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .metric import find_metric
 from .module_capture import capture
@@ -159,7 +160,8 @@ def open_session(
     if described.dtype is not None:
         model = deepcopy(model).to(getattr(torch, described.dtype))
     notes = check_weights(model, place)
-    names = positional_order(model, list(described.inputs), place)
+    call = bind_inputs(model, list(described.inputs), place)
+    names = call.names
     data = loaded.spec.data
     try:
         calibration = evaluation = None
@@ -171,11 +173,13 @@ def open_session(
                 evaluation = _samples(loaded.spec, names, data.evaluation, limit=data.evaluation.samples)
     except UserError:
         # data do not fit what `model.inputs` says: where the model does not either, that is the fault
-        capture(model, _examples(loaded.spec, names, None), input_names=names, check=False)
+        capture(model, *call.arguments(_examples(loaded.spec, names, None)), input_names=names, check=False)
         raise
     examples = _examples(loaded.spec, names, calibration or evaluation)
     with time_limit(limit_seconds, place, "tracing the model"):
-        captured = capture(model, examples, input_names=names, output_names=described.outputs)
+        captured = capture(
+            model, *call.arguments(examples), input_names=names, output_names=described.outputs
+        )
     traced = portable(captured.graph, Path(spec).parent)
     graph = traced if loaded.spec.outputs.c is None else for_c(traced)
     check_states(graph, described.state, place)

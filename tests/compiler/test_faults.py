@@ -256,7 +256,7 @@ FAULTS: dict[str, Fault] = {
     "model: wrong inputs": Fault(
         _spec("{image: {shape: [1, 3, 8, 8]}}", "{image: {shape: [1, 3, 8, 8]}, other: {shape: [1]}}"),
         "M104",
-        "forward takes image",
+        "has no argument .other.",
     ),
     "model: shapes that do not fit": Fault(_spec("[1, 3, 8, 8]", "[1, 4, 8, 8]"), "M2", r"stem|net\.py"),
     "data: file missing": Fault(lambda p: (p / "data.npz").unlink(), "D100", "no such file"),

@@ -1,0 +1,80 @@
+"""How inputs are passed to `forward`: each to the argument of its name, whatever the order in which they are listed."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from inspect import Parameter
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..specs.errors import nearest
+from .errors import Problem, UserError
+
+
+@dataclass(frozen=True)
+class Binding:
+    """The inputs in the order of the call; the last of them are passed by the keywords, the others by position."""
+
+    names: tuple[str, ...]
+    keywords: tuple[str, ...] = ()
+
+    def arguments(
+        self, tensors: Sequence[Tensor]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:  # Any: as `capture` takes keywords
+        """Tensors in the order of `names` as positional and keyword arguments."""
+        positional = len(self.names) - len(self.keywords)
+        return tuple(tensors[:positional]), dict(zip(self.keywords, tensors[positional:], strict=True))
+
+
+def bind_inputs(model: nn.Module, names: Sequence[str], place: str) -> Binding:
+    """The call of `forward` with inputs of these names.
+
+    Names that are no arguments are passed in their order to `*args` where `forward` has it; the only input of a
+    `forward` with one argument may have any name. UserError for other names, and for arguments that get no input.
+    """
+    signature = inspect.signature(model.forward)
+    parameters = list(signature.parameters.values())
+    own = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    rest = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+    if len(own) == len(parameters) == len(names) == 1:
+        given = OrderedDict[str, Any]({own[0].name: names[0]})  # Any: several names for `*args`
+    else:
+        given = OrderedDict((p.name, p.name) for p in own if p.name in names)
+    others = tuple(name for name in names if name not in given.values())
+    problems = [] if rest else [_unknown(name, [p.name for p in own], signature, place) for name in others]
+    missing = [
+        p.name
+        for p in own
+        if p.name not in given
+        # what goes to `*args` would be passed to an argument before it that is left out
+        and (p.default is p.empty or (rest and others and p.kind is not p.KEYWORD_ONLY))
+    ]
+    if missing:
+        fact = f"{_shown(signature)} needs {', '.join(missing)}"
+        problems.append(Problem("M104", place, fact, f"the inputs are {', '.join(names)}"))
+    if problems:
+        raise UserError(problems)
+    if rest and others:
+        given[rest] = others
+    bound = inspect.BoundArguments(signature, given)
+    return Binding((*bound.args, *bound.kwargs.values()), tuple(bound.kwargs))
+
+
+def _unknown(name: str, own: Sequence[str], signature: inspect.Signature, place: str) -> Problem:
+    near = nearest(name, own)
+    keywords = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
+    hints = [f'did you mean "{near}"?' if near else ""]
+    if keywords:
+        hints.append(f"**{keywords} takes no inputs: wrap the model in one whose forward names them")
+    fact = f"{_shown(signature)} has no argument {name!r}"
+    return Problem("M104", place, fact, "; ".join(filter(None, hints)))
+
+
+def _shown(signature: inspect.Signature) -> str:
+    """The head of `forward` without annotations and defaults."""
+    marks = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
+    return f"forward({', '.join(marks.get(p.kind, '') + p.name for p in signature.parameters.values())})"
