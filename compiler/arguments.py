@@ -6,7 +6,6 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from inspect import Parameter
 from typing import Any
 
 from torch import Tensor, nn
@@ -76,5 +75,5 @@ def _unknown(name: str, own: Sequence[str], signature: inspect.Signature, place:
 
 def _shown(signature: inspect.Signature) -> str:
     """The head of `forward` without annotations and defaults."""
-    marks = {Parameter.VAR_POSITIONAL: "*", Parameter.VAR_KEYWORD: "**"}
-    return f"forward({', '.join(marks.get(p.kind, '') + p.name for p in signature.parameters.values())})"
+    plain = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
+    return f"forward{signature.replace(parameters=plain, return_annotation=signature.empty)}"

@@ -58,7 +58,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M104": ErrorCode(
         "the inputs do not fit the arguments of `forward`",
-        "Name each input of `model.inputs`, or of `fxpress init --input`, after the argument of `forward` that takes "
+        "Name each input of `model.inputs`, or of `--input`, after the argument of `forward` that takes "
         "it, and give one to each argument without a default. Where `forward` takes `**kwargs`, wrap the model in one "
         "whose `forward` names them.",
     ),

@@ -9,7 +9,7 @@ torch, and take `PassOptions` from `fxpress.specs.options.base`.
 from functools import reduce
 from importlib.metadata import EntryPoint, entry_points
 from operator import or_
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
@@ -55,7 +55,10 @@ def _join(entry: EntryPoint) -> None:
         name = options.pass_name()
         if not issubclass(options, PassOptions) or name in PASSES:
             raise TypeError(f"{entry.value} is no PassOptions with a name of its own")
-        TypeAdapter(Annotated[CleanOptions | options, Field(discriminator="pass_")])  # as in `Pass`
+        joined: Any = Annotated[
+            CleanOptions | options, Field(discriminator="pass_")
+        ]  # any: a type, as `Pass` is
+        TypeAdapter(joined)
     except (Exception, SystemExit) as err:  # the package may raise anything
         BROKEN[entry.name] = f"{entry.value} raises {type(err).__name__}: {err}"
     else:
