@@ -9,6 +9,7 @@ from pathlib import Path
 from .data import Dataset, Evaluation
 from .errors import Problem, near_miss, quoted
 from .model import ArrayOrigin, FileSource
+from .options import PassOptions
 from .paths import format_path
 from .section import Section, is_file
 from .spec import Spec
@@ -44,11 +45,7 @@ def check_files(spec: Spec, root: Node) -> list[Problem]:
         if dataset is not None:
             found += _dataset(("data", key), dataset, list(spec.model.inputs))
     for index, options in enumerate(spec.passes):
-        for name, value in options:
-            if isinstance(value, FileSource):
-                found += _source(value, ("passes", index, name))
-            elif isinstance(value, Path) and name not in options.written and not is_file(value):
-                found.append(_missing(("passes", index, name), value))
+        found += _option_files(options, ("passes", index))
     return [
         Problem(code, place_of(root, location), f"{format_path(location)}: {message}", hint)
         for code, location, message, hint in found
@@ -56,6 +53,19 @@ def check_files(spec: Spec, root: Node) -> list[Problem]:
 
 
 _Fault = tuple[str, Location, str, str]
+
+
+def _option_files(section: Section, location: Location) -> Iterator[_Fault]:
+    """The files that options name, also those of options inside; what a pass writes need not be there."""
+    written = section.written if isinstance(section, PassOptions) else frozenset[str]()
+    for name, value in section:
+        inside = (*location, name)
+        if isinstance(value, Section) and not isinstance(value, FileSource):
+            yield from _option_files(value, inside)
+        elif isinstance(value, FileSource):
+            yield from _source(value, inside)
+        elif isinstance(value, Path) and name not in written and not is_file(value):
+            yield _missing(inside, value)
 
 
 def _missing(location: Location, path: Path) -> _Fault:

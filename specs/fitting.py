@@ -34,10 +34,11 @@ def _needs(spec: Spec) -> Iterator[_Fault]:
     calibration = spec.data.calibration
     given = {"calibration": calibration is not None, "labels": bool(calibration and calibration.labels)}
     for index, step in enumerate(spec.passes):
-        for need in sorted(step.needs):
+        for need, asking in step.needed():
             if not given[need]:
                 missing = "data.calibration" if need == "calibration" else "data.calibration.labels"
-                yield "S304", ("passes", index), f"{step.name} needs {missing}", f"add `{missing}`"
+                what = step.name if not asking else "this"
+                yield "S304", ("passes", index, *asking), f"{what} needs {missing}", f"add `{missing}`"
 
 
 def _outputs(spec: Spec) -> Iterator[_Fault]:

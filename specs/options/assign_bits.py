@@ -1,12 +1,14 @@
 """Options of `assign_bits`: bits for each layer from measured sensitivity, within a budget."""
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..section import FilePath, LayerPatterns, Positive, Section, fault
+from ..tree import Location
 from ..units import Bytes, BytesOrShare, CountOrShare
-from .base import PassOptions
+from .base import Need, PassOptions
 from .target_budget import TargetInSchema, in_full
 
 SensitivityMethod: TypeAlias = Literal["gauss_newton", "quadratic", "kl", "hawq", "hawq_v2", "fisher", "norm"]
@@ -97,6 +99,12 @@ class AssignBitsOptions(PassOptions):
         default=None,
         description="Calibration samples to use; all that `data.calibration` gives when left out.",
     )
+
+    def needed(self) -> Iterator[tuple[Need, Location]]:
+        """Samples, and their labels where the loss is that against labels."""
+        yield from super().needed()
+        if self.labels:
+            yield "labels", ("labels",)
 
     @model_validator(mode="after")
     def _latencies_have_a_table(self) -> Self:

@@ -1,12 +1,15 @@
 """What the options of all passes share: the key `pass`, where the pass may stand, and what it needs."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias
 
 from pydantic import ConfigDict
 
 from ..section import Section, Selects
 from ..tree import Location
+
+Need: TypeAlias = Literal["calibration", "labels"]
+"""Data that a pass works on: samples, and what is right for each."""
 
 
 def _require_pass(schema: dict[str, Any]) -> None:  # any: a JSON schema
@@ -28,8 +31,8 @@ class PassOptions(Section):
     """Whether a second one can make sense."""
     predicted: ClassVar[bool] = True
     """Whether predictions of costs for earlier passes run it; not where it trains or itself decides by costs."""
-    needs: ClassVar[frozenset[Literal["calibration", "labels"]]] = frozenset()
-    """The data without which the pass cannot run."""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    """The data without which the pass cannot run, whatever its options are; `needed` adds what options ask for."""
     written: ClassVar[frozenset[str]] = frozenset()
     """Options whose files the pass writes; all others that name files must be there."""
     has_c_form: ClassVar[bool] = True
@@ -52,8 +55,24 @@ class PassOptions(Section):
         """Whether the pass learns from its samples, so that it takes all that there are unless told otherwise."""
         return False
 
+    def needed(self) -> Iterator[tuple[Need, Location]]:
+        """The data without which the pass cannot run, each with the location of the option that asks for it."""
+        for need in sorted(self.needs):
+            yield need, ()
+        for name, inner in self._inner():
+            yield from ((need, (name, *location)) for need, location in inner.needed())
+
+    def _inner(self) -> Iterator[tuple[str, "PassOptions"]]:
+        """Options of another pass among these, such as those of a training between steps."""
+        for name in type(self).model_fields:
+            value = getattr(self, name)
+            if isinstance(value, PassOptions):
+                yield name, value
+
     def layer_patterns(self) -> Iterator[tuple[Location, str]]:
         """Every pattern over layer names in the options, with its location inside them."""
+        for name, inner in self._inner():
+            yield from (((name, *location), pattern) for location, pattern in inner.layer_patterns())
         for name, field in type(self).model_fields.items():
             if not any(isinstance(mark, Selects) for mark in field.metadata):
                 continue

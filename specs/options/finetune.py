@@ -1,13 +1,15 @@
 """Options of `finetune`: training of the graph as it stands, in float or on integers."""
 
+from collections.abc import Iterator
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..model import FileSource, ModuleSource, Source
 from ..section import FilePath, LayerPatterns, Name, Positive, Section, fault
+from ..tree import Location
 from ..units import Percent
-from .base import PassOptions
+from .base import Need, PassOptions
 
 NamedLoss: TypeAlias = Literal["cross_entropy", "mse"]
 _Rate = Annotated[float, Field(gt=0, le=10)]
@@ -133,6 +135,14 @@ class FinetuneOptions(PassOptions):
     def trains(self) -> bool:
         """True: all samples, unless the spec says how many."""
         return True
+
+    def needed(self) -> Iterator[tuple[Need, Location]]:
+        """Samples, and labels for a loss of one's own or where nothing else teaches."""
+        yield from super().needed()
+        if self.own_loss is not None:
+            yield "labels", ("loss",)
+        elif self.distill is None:
+            yield "labels", ("distill",)
 
     @property
     def own_loss(self) -> FileSource | ModuleSource | None:

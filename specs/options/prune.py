@@ -1,12 +1,14 @@
 """Options of `prune`: removal of whole channels."""
 
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from ..section import FilePath, LayerPatterns, Positive, Section, fault
+from ..tree import Location
 from ..units import BytesOrShare, CountOrShare, Percent
-from .base import PassOptions
+from .base import Need, PassOptions
 from .finetune import FinetuneOptions
 from .target_budget import TargetInSchema, in_full
 
@@ -161,6 +163,16 @@ class PruneOptions(PassOptions):
     def trains(self) -> bool:
         """True with training after each step."""
         return self.finetune is not None
+
+    def needed(self) -> Iterator[tuple[Need, Location]]:
+        """Samples for scores and repairs that look at activations, and for deciding `bits`."""
+        yield from super().needed()
+        asked = {
+            "score": self.score in ("taylor", "curvature", "activation"),
+            "compensation": bool({*self.compensation} - {"merge"}),
+            "bits": self.bits is not None,
+        }
+        yield from (("calibration", (name,)) for name, is_asked in asked.items() if is_asked)
 
     @model_validator(mode="after")
     def _says_how_much(self) -> Self:
