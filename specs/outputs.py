@@ -18,8 +18,13 @@ virtual wchar_t xor
 """
 
 
+def is_c_name(text: str) -> bool:
+    """Whether a text of small letters can be a name in C and in C++."""
+    return bool(_IDENTIFIER.fullmatch(text)) and text not in _C_WORDS.split()
+
+
 def _identifier(value: str) -> str:
-    if not _IDENTIFIER.fullmatch(value) or len(value) > 40 or value in _C_WORDS.split():
+    if not is_c_name(value) or len(value) > 40:
         hint = "use at most 40 small letters, digits and _, a letter first, and no word of C or C++"
         raise fault("S207", "cannot be the prefix of C names", hint=hint)
     return value

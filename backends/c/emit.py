@@ -236,7 +236,8 @@ def _stack_context(prefix: str, program: Program, machine: Machine) -> StackCont
 def _port_context(prefix: str, port: Port, note: str) -> PortContext:
     role = "input" if port.is_input else "output"
     shape = ", ".join(map(str, port.stored_shape))
-    description = f'{role} {port.parameter} ("{comment(port.name)}"): {port.c_type} [{shape}]'
+    named = "" if port.name == port.parameter else f' ("{comment(port.name)}")'
+    description = f"{role} {port.parameter}{named}: {port.c_type} [{shape}]"
     macros = [Macro(f"{prefix}_{port.macro}_SIZE", str(port.type.numel))]
     encoding = port.encoding
     if encoding is not None:

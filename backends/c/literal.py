@@ -1,6 +1,7 @@
 """Writing of C: numbers, arrays and comments.
 
-The user's names reach the C only through `comment`, which leaves nothing in them that could end a comment.
+The user's names reach the C only through `comment`, which leaves nothing in them that could end a comment, and
+`identifier`.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
 
 def _written(edges: StrippedEdges, program: Program, options: COutput, machine: Machine) -> Lowered:
     plan = plan_memory(program, ports_in_arena=options.buffers == "arena")
-    found = ports(edges, program, plan)
+    found = ports(edges, program, plan, prefix=options.name)
     source = write_source(options.name, program, plan, found)
     return Lowered(edges, program, plan, found, source, predict_program(program, plan, source, machine))
 

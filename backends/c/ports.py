@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from ...ir import TensorType
+from ...specs.outputs import is_c_name
 from .edges import StrippedEdges
 from .encoding import Encoding
 from .kernels.base import AnyArray
@@ -17,6 +19,26 @@ from .memory import Location, MemoryPlan, Region
 from .program import Program, Stored
 
 _LONGEST_MACRO = 31
+_NUMBERED = re.compile(r"(INPUT|OUTPUT)_[0-9]+")
+_TAKEN_NAMES = frozenset(
+    {"arena", "memory", "memcpy", "memset"}
+    | {
+        "complex",
+        "errno",
+        "far",
+        "i386",
+        "imaginary",
+        "interface",
+        "linux",
+        "near",
+        "stderr",
+        "stdin",
+        "stdout",
+        "unix",
+    }
+)
+"""Names of the emitted function, and small letters that some platform's headers define as macros."""
+_TAKEN_FORMS = re.compile(r"t[0-9]+(_[0-9]+)?|fxp_.*|.*_t")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,31 +80,21 @@ class Port:
         return tuple(self.type.shape[dim] for dim in batch_first)
 
 
-def ports(edges: StrippedEdges, program: Program, plan: MemoryPlan) -> tuple[Port, ...]:
-    """Inputs, then outputs."""
-    graph, inputs, outputs = edges.graph, program.inputs, program.outputs
+def ports(edges: StrippedEdges, program: Program, plan: MemoryPlan, *, prefix: str) -> tuple[Port, ...]:
+    """Inputs, then outputs; `prefix` is that of every C name."""
+    graph, found = edges.graph, []
     input_macros = _macros([v.name for v in graph.inputs], "INPUT")
-    output_macros = _macros(list(graph.output_names), "OUTPUT", taken=set(input_macros))
-    found = [
-        Port(
-            stored.value.name,
-            _parameter("input", i, len(inputs)),
-            macro,
-            stored,
-            True,
-            encoding,
-            _offset(place),
-        )
-        for i, (stored, macro, encoding, place) in enumerate(
-            zip(inputs, input_macros, edges.inputs, plan.inputs, strict=True)
-        )
-    ]
-    found += [
-        Port(name, _parameter("output", i, len(outputs)), macro, stored, False, encoding, _offset(place))
-        for i, (name, stored, macro, encoding, place) in enumerate(
-            zip(graph.output_names, outputs, output_macros, edges.outputs, plan.outputs, strict=True)
-        )
-    ]
+    output_macros = _macros(list(graph.output_names), "OUTPUT", taken=input_macros)
+    inputs = zip(program.inputs, input_macros, edges.inputs, plan.inputs, strict=True)
+    for i, (stored, macro, encoding, place) in enumerate(inputs):
+        parameter = _parameter(macro, f"input_{i}", prefix)
+        found.append(Port(stored.value.name, parameter, macro, stored, True, encoding, _offset(place)))
+    outputs = zip(
+        graph.output_names, program.outputs, output_macros, edges.outputs, plan.outputs, strict=True
+    )
+    for i, (name, stored, macro, encoding, place) in enumerate(outputs):
+        parameter = _parameter(macro, f"output_{i}", prefix)
+        found.append(Port(name, parameter, macro, stored, False, encoding, _offset(place)))
     return tuple(found)
 
 
@@ -111,17 +123,21 @@ def _offset(place: Location) -> int | None:
     return place.offset if place.region is Region.ARENA else None
 
 
-def _parameter(role: str, index: int, count: int) -> str:
-    return role if count == 1 else f"{role}_{index}"
-
-
-def _macros(names: list[str], role: str, *, taken: set[str] | None = None) -> list[str]:
-    """A macro for each name: the name itself in capitals where it is short and no other is equal, else a number."""
+def _macros(names: Sequence[str], role: str, *, taken: Collection[str] = ()) -> list[str]:
+    """What names each port in macros: its name in capitals, or a number where that is long or some other port's."""
     wished = [identifier(name).upper() for name in names]
-    found: list[str] = []
+    found = []
     for index, wish in enumerate(wished):
-        clear = len(wish) <= _LONGEST_MACRO and wished.count(wish) == 1 and wish not in (taken or set())
-        found.append(wish if clear else f"{role}_{index}")
-    if len(set(found)) == len(found):
-        return found
-    return [f"{role}_{index}" for index in range(len(names))]
+        number = f"{role}_{index}"
+        is_word = wish[0].isalpha() and len(wish) <= _LONGEST_MACRO
+        is_own = wished.count(wish) == 1 and wish not in taken
+        is_own = is_own and (wish == number or not _NUMBERED.fullmatch(wish))
+        found.append(wish if is_word and is_own else number)
+    return found
+
+
+def _parameter(macro: str, number: str, prefix: str) -> str:
+    """The macro's name in small letters, unless it means something else in the emitted function or its header."""
+    name = macro.lower()
+    is_taken = name in _TAKEN_NAMES or _TAKEN_FORMS.fullmatch(name) or name.startswith(f"{prefix}_")
+    return name if is_c_name(name) and not is_taken else number

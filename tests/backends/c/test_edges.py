@@ -154,7 +154,7 @@ def test_an_input_of_integers_is_the_buffer(host: Target) -> None:
     assert port.encoding is not None
     assert (port.encoding.zero_point, port.encoding.offset) == (0, 0.0)
     assert port.encoding.scale == pytest.approx(1.0)
-    assert "const uint8_t *input" in made.files["net.h"].decode()
+    assert "const uint8_t *x" in made.files["net.h"].decode()
 
 
 def test_integers_that_an_end_does_not_have_are_refused(host: Target) -> None:

@@ -42,7 +42,7 @@ def test_a_small_network_computes_the_bytes_of_the_interpreter(assert_equal_to_i
 def test_float_input_and_output_keep_the_conversions(assert_equal_to_interpreter, fill):
     graph = verify(parse(NET, fill=fill))
     artifact = assert_equal_to_interpreter(graph, options=COutput(name="net", io="float"))
-    assert b"int net_run(const float *input, float *output, void *arena);" in artifact.files["net.h"]
+    assert b"int net_run(const float *x, float *y, void *arena);" in artifact.files["net.h"]
 
 
 def test_the_users_names_stay_inside_comments(fill, host):
@@ -90,8 +90,8 @@ def test_images_are_taken_channels_last_or_as_planes(assert_equal_to_interpreter
         graph, options=COutput(name="planes", layouts={"x": "nchw", "y": "nchw"})
     )
     header = artifact.files["planes.h"].decode()
-    assert 'input input ("x"): int8_t [1, 3, 4, 5]' in header
-    assert 'output output ("y"): int8_t [1, 2, 2, 3]' in header
+    assert "input x: int8_t [1, 3, 4, 5]" in header
+    assert "output y: int8_t [1, 2, 2, 3]" in header
 
 
 @pytest.mark.slow

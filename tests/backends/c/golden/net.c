@@ -222,11 +222,11 @@ FXP_APART void net_linear_3(const int8_t *x, int8_t *y, const int8_t *weights, c
     }
 }
 
-int net_run(const int8_t *input, int8_t *output, void *arena)
+int net_run(const int8_t *image, int8_t *logits, void *arena)
 {
     unsigned char *const memory = (unsigned char *)arena;
 
-    if (input == NULL || output == NULL || arena == NULL) {
+    if (image == NULL || logits == NULL || arena == NULL) {
         return 1;
     }
     if (((uintptr_t)arena & 3u) != 0u) {
@@ -235,7 +235,7 @@ int net_run(const int8_t *input, int8_t *output, void *arena)
 
     /* 0: conv from features.0 at net.py:12 */
     int8_t *const t0 = (int8_t *)(memory + 0);
-    net_conv_0(input, t0, net_weights_0, net_bias_0, net_multipliers_0, (void *)(memory + 32));
+    net_conv_0(image, t0, net_weights_0, net_bias_0, net_multipliers_0, (void *)(memory + 32));
     FXP_TRACE(0, t0, 32);
     /* 1: tanh from features.1 at net.py:13 */
     int8_t *const t1 = (int8_t *)(memory + 0);
@@ -246,7 +246,7 @@ int net_run(const int8_t *input, int8_t *output, void *arena)
     net_mean_2(t1, t2);
     FXP_TRACE(2, t2, 2);
     /* 3: linear from head at net.py:15 */
-    net_linear_3(t2, output, net_weights_3, net_bias_3, net_multipliers_3);
-    FXP_TRACE(3, output, 3);
+    net_linear_3(t2, logits, net_weights_3, net_bias_3, net_multipliers_3);
+    FXP_TRACE(3, logits, 3);
     return 0;
 }

@@ -2,8 +2,8 @@
  *
  * Every tensor is dense, the last dimension listed fastest. The function is re-entrant: all that it writes is the
  * outputs and the arena, which the caller owns. None of these may overlap.
- * input input ("image"): int8_t [1, 1, 4, 4], real = (integer - 0) * 0.0078125f
- * output output ("logits"): int8_t [1, 3], real = (integer - 3) * 0.02f
+ * input image: int8_t [1, 1, 4, 4], real = (integer - 0) * 0.0078125f
+ * output logits: int8_t [1, 3], real = (integer - 3) * 0.02f
  */
 #ifndef NET_H
 #define NET_H
@@ -28,9 +28,9 @@ extern "C" {
 #define NET_LOGITS_ZERO_POINT 3
 
 /* Returns 0; 1 when a pointer is null, 2 when the arena is not aligned. */
-int net_run(const int8_t *input, int8_t *output, void *arena);
+int net_run(const int8_t *image, int8_t *logits, void *arena);
 
-/* An element of input input from a number that the model takes. */
+/* An element of input image from a number that the model takes. */
 static inline int8_t net_quantize_image(float value)
 {
     const float ratio = value / 0.0078125f;
@@ -41,7 +41,7 @@ static inline int8_t net_quantize_image(float value)
     return steps >= 127.0f ? 127 : (int8_t)((int32_t)steps + (0));
 }
 
-/* The real number that an element of output output stands for. */
+/* The real number that an element of output logits stands for. */
 static inline float net_dequantize_logits(int8_t value)
 {
     return (float)((int32_t)value - (3)) * 0.02f;
