@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..specs.errors import nearest
-from .errors import Problem, UserError
+from .errors import Problem, UserError, shorten
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,17 @@ def bind_inputs(model: nn.Module, names: Sequence[str], place: str) -> Binding:
     else:
         given = OrderedDict((p.name, p.name) for p in own if p.name in names)
     others = tuple(name for name in names if name not in given.values())
-    problems = [] if rest else [_unknown(name, [p.name for p in own], signature, place) for name in others]
+    meant = {} if rest else {name: nearest(name, [p.name for p in own]) for name in others}
+    problems = [_unknown(name, near, signature, place) for name, near in meant.items()]
     missing = [
         p.name
         for p in own
-        if p.name not in given
+        if p.name not in (*given, *meant.values())
         # what goes to `*args` would be passed to an argument before it that is left out
         and (p.default is p.empty or (rest and others and p.kind is not p.KEYWORD_ONLY))
     ]
     if missing:
-        fact = f"{_shown(signature)} needs {', '.join(missing)}"
+        fact = f"forward{plain(signature)} needs {', '.join(missing)}"
         problems.append(Problem("M104", place, fact, f"the inputs are {', '.join(names)}"))
     if problems:
         raise UserError(problems)
@@ -63,17 +64,16 @@ def bind_inputs(model: nn.Module, names: Sequence[str], place: str) -> Binding:
     return Binding((*bound.args, *bound.kwargs.values()), tuple(bound.kwargs))
 
 
-def _unknown(name: str, own: Sequence[str], signature: inspect.Signature, place: str) -> Problem:
-    near = nearest(name, own)
+def _unknown(name: str, near: str | None, signature: inspect.Signature, place: str) -> Problem:
     keywords = next((p.name for p in signature.parameters.values() if p.kind is p.VAR_KEYWORD), None)
     hints = [f'did you mean "{near}"?' if near else ""]
     if keywords:
         hints.append(f"**{keywords} takes no inputs: wrap the model in one whose forward names them")
-    fact = f"{_shown(signature)} has no argument {name!r}"
+    fact = f"forward{plain(signature)} has no argument {name!r}"
     return Problem("M104", place, fact, "; ".join(filter(None, hints)))
 
 
-def _shown(signature: inspect.Signature) -> str:
-    """The head of `forward` without annotations and defaults."""
-    plain = [p.replace(annotation=p.empty, default=p.empty) for p in signature.parameters.values()]
-    return f"forward{signature.replace(parameters=plain, return_annotation=signature.empty)}"
+def plain(signature: inspect.Signature) -> str:
+    """Parameters and defaults without annotations, in brackets."""
+    bare = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    return shorten(str(signature.replace(parameters=bare, return_annotation=signature.empty)))

@@ -50,7 +50,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M102": ErrorCode(
         "a Python file or package does not define the attribute that the spec names",
-        "Correct the name after the colon; the message lists the names that exist.",
+        "Correct the name after the colon; the message has the nearest name, or those that exist.",
     ),
     "M103": ErrorCode(
         "`model.source` does not give a module",

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+from ..specs.errors import near_miss
 from .errors import Problem, UserError
 from .lock import check_outputs, read_by_this_version
 from .report import MOVEMENTS, Decision, Layer, Measurement, Report, lines_about
@@ -39,11 +40,11 @@ def explain_layer(report: Report, name: str) -> str:
     ]
     about = [*lines_about(report, {name, *(layer.name for layer in layers)})]
     if not layers and not decisions and not about:
-        known = {layer.module for layer in report.layers} | {layer.name for layer in report.layers}
-        near = get_close_matches(name, sorted(known), n=3, cutoff=0.4)
-        raise UserError(
-            Problem("R403", name, "is no layer of this report", f"near: {', '.join(near)}" if near else "")
-        )
+        modules = dict.fromkeys(layer.module for layer in report.layers if layer.module)
+        known = [*modules, *dict.fromkeys(layer.name for layer in report.layers)]
+        near = get_close_matches(name, known, n=3, cutoff=0.4)
+        hint = f"near: {', '.join(near)}" if near else near_miss(name, known)
+        raise UserError(Problem("R403", name, "is no layer of this report", hint))
     lines = [line for layer in layers for line in _layer_lines(layer)]
     lines += [f"  {line}" for line in about]
     lines += [

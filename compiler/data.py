@@ -24,7 +24,7 @@ from ..ir import Graph, TensorType, Value, rebatch, run
 from ..passes.calibrate import Interpreter, passes_batches
 from ..passes.quantization.masks import is_additive_mask
 from ..specs import ArrayOrigin, Transform
-from ..specs.section import is_file
+from ..specs.section import is_file, why_no_file
 from .errors import Problem, UserError, first_line, shorten
 from .loading import call_source, find_source
 
@@ -288,7 +288,7 @@ def _read(
     if not callable(made):
         fact = f"{origin.attribute} is a {type(made).__name__}"
         raise UserError(Problem("D101", place, fact, "name a function that gives arrays by name"))
-    made_arrays = call_source(made, {}, place)
+    made_arrays = call_source(made, {}, place, remedy="it is called without arguments")
     if not isinstance(made_arrays, Mapping) or not all(
         isinstance(a, np.ndarray) for a in made_arrays.values()
     ):
@@ -315,7 +315,7 @@ def _refuse_missing(place: str, names: Sequence[str], known: Sequence[str]) -> N
 def _read_npz(path: Path, names: Sequence[str], optional: Sequence[str]) -> dict[str, NDArray[np.generic]]:
     place = shorten(str(path))
     if not is_file(path):
-        raise UserError(Problem("D100", place, "there is no such file", "check the path of the data"))
+        raise UserError(Problem("D100", place, why_no_file(path), "check the path of the data"))
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, NpzFile):

@@ -14,8 +14,10 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from torch import nn
 
 from ..ir import Graph
-from ..specs import FileSource, Input, ModuleSource, load_target
-from ..specs.model import Source
+from ..specs import FileSource, Input, ModuleSource, SpecError, load_target
+from ..specs.model import Source, as_json
+from ..specs.reader import read_text
+from ..specs.tree import plain
 from .arguments import bind_inputs
 from .errors import Problem, UserError, shorten
 from .loading import check_weights, example_input, load_source, load_weights
@@ -71,13 +73,16 @@ def write_spec(
 ) -> int:
     """Write the spec to `output` and return the number of layers with weights. Nothing is overwritten.
 
-    `inputs` are like `x=1x3x32x32`, `ids=1x12:int64` and `gain=scalar`, `arguments` like `hidden=64`.
+    `inputs` are like `x=1x3x32x32`, `ids=1x12:int64` and `gain=scalar`, `arguments` like `hidden=64`, with values as a
+    spec has them.
     """
     if os.path.lexists(output):
         fact = "exists already"
         raise UserError(Problem("O306", shorten(str(output)), fact, "choose another name with -o"))
     check_file(output)
     load_target(target)
+    _refuse_twice("--arg", arguments)
+    _refuse_twice("--input", inputs)
     keywords = dict(_argument(text) for text in arguments)
     model = load_source(_source(source), keywords, folder=Path.cwd())
     if weights is not None:
@@ -104,11 +109,23 @@ def _argument(text: str) -> tuple[str, JsonValue]:
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:
         raise UserError(Problem("M105", f"--arg {text}", "is not of the form NAME=VALUE"))
-    try:
-        found: JsonValue = json.loads(value)
-    except ValueError:
-        found = value
+    column = len(name) + 1
+    reading = read_text(" " * column + value, name="--arg", folder=Path.cwd(), shown=text)
+    if reading.problems:
+        raise SpecError(reading.problems)
+    found: JsonValue = as_json(plain(reading.root))
     return name, found
+
+
+def _refuse_twice(option: str, texts: Sequence[str]) -> None:
+    names = Counter(text.partition("=")[0] for text in texts)
+    problems = [
+        Problem("M105", f"{option} {shorten(name)}", "is given twice", "leave one out")
+        for name, count in names.items()
+        if count > 1
+    ]
+    if problems:
+        raise UserError(problems)
 
 
 def _inputs(model: nn.Module, inputs: Sequence[str], place: str) -> dict[str, Input]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import os
 import pickle
 import sys
-import traceback
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Set
 from contextlib import contextmanager
 from itertools import pairwise
 from math import prod
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from safetensors import SafetensorError
@@ -24,9 +25,12 @@ from torch.nn.parameter import is_lazy
 
 from ..passes.quantization.masks import is_additive_mask
 from ..specs import FileSource, ModuleSource
-from ..specs.section import is_file
+from ..specs.errors import near_miss, nearest
+from ..specs.section import is_file, why_no_file
+from .arguments import plain
 from .errors import Problem, UserError, first_line, shorten
 from .isolation import USER_CODE_RAISES
+from .sources import user_line
 
 
 def load_source(
@@ -45,7 +49,8 @@ def load_source(
         if not callable(found):
             fact = f"{attribute} is a {type(found).__name__}"
             raise _problem("M103", place, fact, "name a class, a function or a module")
-        found = call_source(found, arguments, place)
+        remedy = "give its arguments in `model.args`, or `--arg` of `fxpress init`"
+        found = call_source(found, arguments, place, remedy=remedy)
     if not isinstance(found, nn.Module):
         fact = f"{attribute} gives a {type(found).__name__}"
         raise _problem("M103", place, fact, "it must give a torch.nn.Module")
@@ -59,10 +64,8 @@ def find_source(source: FileSource | ModuleSource, *, folder: Path) -> object:
     found: Any = module  # Any: whatever the user's file holds
     for part in attribute.split("."):
         if not hasattr(found, part):
-            names = [n for n in vars(module) if not n.startswith("_")]
-            raise _problem(
-                "M102", place, f"there is no attribute {part!r}", f"there are {', '.join(names[:12])}"
-            )
+            names = [n for n in dir(found) if not n.startswith("_")]
+            raise _problem("M102", place, f"there is no attribute {part!r}", near_miss(part, names))
         found = getattr(found, part)
     return found
 
@@ -71,8 +74,10 @@ def call_source(
     factory: Callable[..., object],
     arguments: Mapping[str, Any],  # Any: the user's keywords
     place: str,
+    *,
+    remedy: str,
 ) -> object:
-    """What the user's class or function gives; UserError with the line when it raises.
+    """What the user's class or function gives; UserError with the line when it raises, or `remedy` for its arguments.
 
     Torch's random numbers start from seed 0, so that a model without a weights file is the same one every time.
     """
@@ -81,7 +86,22 @@ def call_source(
             torch.manual_seed(0)
             return factory(**arguments)
     except USER_CODE_RAISES as err:
-        raise _problem("M101", place, f"calling it raises {first_line(err)}", _line_in(None, err)) from err
+        advice = _see(err)
+        if isinstance(err, TypeError) and not advice:  # no line of the user's ran
+            advice = _takes(factory, arguments, remedy)
+        raise _problem("M101", place, f"calling it raises {first_line(err)}", advice) from err
+
+
+def _takes(factory: Callable[..., object], given: Collection[str], remedy: str) -> str:
+    """What a class or a function takes, with the nearest of its arguments to those that it does not take."""
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # of a builtin
+        return remedy
+    known = list(signature.parameters)
+    near = [nearest(name, known) for name in given if name not in known]
+    meant = "".join(f'did you mean "{name}"? ' for name in near if name)
+    return f"{meant}it takes {plain(signature)}: {remedy}"
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -93,6 +113,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     own = {name: t for name, t in model.state_dict().items()}
     check_forms(own, type(model).__name__)
     ties = _ties(own)
+    _refuse_prefix(tensors.keys(), own.keys(), path)
     optional = {name for name in own if name.endswith("num_batches_tracked")}
     optional |= {name for names in ties if not tensors.keys().isdisjoint(names) for name in names}
     problems = [
@@ -132,6 +153,33 @@ def load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(tensors, strict=False)
 
 
+def _refuse_prefix(given: Set[str], own: Set[str], path: Path) -> None:
+    """UserError where all names of a file are the model's with something before them, or the other way round."""
+    before = _prefix(given, own)
+    if before:
+        maker = {"module.": ", as DataParallel adds it", "_orig_mod.": ", as torch.compile adds it"}.get(
+            before, ""
+        )
+        fact = f"every name begins with {before!r}{maker}; the names of the model do not"
+        advice = f"strip it: {{name.removeprefix({before!r}): t for name, t in state.items()}}"
+        raise _problem("M113", str(path), fact, advice)
+    before = _prefix(own, given)
+    if before:
+        fact = f"no name begins with {before!r}, as all names of the model do"
+        raise _problem(
+            "M112", str(path), fact, f"add it: {{{before!r} + name: t for name, t in state.items()}}"
+        )
+
+
+def _prefix(longer: Set[str], shorter: Set[str]) -> str:
+    """What stands before a name of `shorter` in each name of `longer`, the same in all; empty where that is not so."""
+    first = min(longer, default="")
+    found = (first.removesuffix(name) for name in shorter if first.endswith(f".{name}"))
+    return next(
+        (p for p in found if all(n.startswith(p) and n.removeprefix(p) in shorter for n in longer)), ""
+    )
+
+
 def _ties(tensors: Mapping[str, Tensor]) -> list[list[str]]:
     """Groups of names that are the same elements of one storage."""
     groups = defaultdict[tuple[object, ...], list[str]](list)
@@ -144,7 +192,7 @@ def _ties(tensors: Mapping[str, Tensor]) -> list[list[str]]:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Tensors of a weights file, by name. Code in a pickle is never run; sizes are held against what is stored."""
     if not is_file(path):
-        raise _problem("M110", shorten(str(path)), "there is no such file", "check `model.weights`")
+        raise _problem("M110", shorten(str(path)), why_no_file(path), "check `model.weights`")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -164,10 +212,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as err:  # a damaged archive or pickle may raise anything
         raise _problem("M111", str(path), f"cannot be read: {first_line(err)}", "write it again") from err
-    if not isinstance(loaded, Mapping) or not all(
-        isinstance(name, str) and isinstance(t, Tensor) for name, t in loaded.items()
-    ):
-        raise _problem("M111", str(path), "does not hold a mapping of names to tensors", "save a state_dict")
+    if not _is_state(loaded):
+        fact, advice = "does not hold a mapping of names to tensors", _inner_advice(loaded)
+        raise _problem("M111", str(path), fact, advice)
     odd = [(name, _oddity(tensor)) for name, tensor in loaded.items() if _oddity(tensor)]
     if odd:
         advice = "store dense tensors: .to_dense(), .dequantize(), or load before saving"
@@ -181,6 +228,25 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
                 f"{name} claims {tensor.numel():,} elements, but {stored:,} bytes are stored",
             )
     return dict(loaded)
+
+
+def _is_state(loaded: object) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether a file's content is a mapping of names to tensors."""
+    return isinstance(loaded, Mapping) and all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
+    )
+
+
+def _inner_advice(loaded: object) -> str:
+    """What to do about a checkpoint: save the mapping of tensors in it, where it holds one."""
+    inner = (
+        [repr(key) for key, value in loaded.items() if _is_state(value) and value]
+        if isinstance(loaded, Mapping)
+        else []
+    )
+    if not inner:
+        return "save a state_dict"
+    return f"save what it holds under {' or '.join(inner)}: torch.save(torch.load(FILE)[{inner[0]}], OTHER)"
 
 
 def _oddity(tensor: Tensor) -> str:
@@ -247,10 +313,9 @@ def _denormals(tensor: Tensor) -> int:
 
 
 def _import_file(path: Path, place: str) -> ModuleType:
-    if not path.is_file():
-        raise _problem(
-            "M100", place, f"there is no file {path.name} in {path.parent}", "check `model.source`"
-        )
+    if not is_file(path):
+        fact = why_no_file(path) if os.path.exists(path) else f"there is no file {path.name} in {path.parent}"
+        raise _problem("M100", place, fact, "check `model.source`")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -258,7 +323,7 @@ def _import_file(path: Path, place: str) -> ModuleType:
         with _on_path(path.parent):
             spec.loader.exec_module(module)
     except USER_CODE_RAISES as err:
-        raise _problem("M101", place, f"importing it raises {first_line(err)}", _line_in(path, err)) from err
+        raise _problem("M101", place, f"importing it raises {first_line(err)}", _see(err)) from err
     return module
 
 
@@ -271,9 +336,13 @@ def _import(source: ModuleSource, folder: Path) -> ModuleType:
             "M100", str(source), f"cannot be imported: {err}", "install it, or check `model.source`"
         ) from err
     except USER_CODE_RAISES as err:
-        raise _problem(
-            "M101", str(source), f"importing it raises {first_line(err)}", _line_in(None, err)
-        ) from err
+        raise _problem("M101", str(source), f"importing it raises {first_line(err)}", _see(err)) from err
+
+
+def _see(err: BaseException) -> str:
+    """The user's line in which an error was raised, as advice."""
+    line = user_line(err)
+    return f"see {line}" if line else ""
 
 
 @contextmanager
@@ -283,12 +352,6 @@ def _on_path(folder: Path) -> Iterator[None]:
         yield
     finally:
         sys.path.remove(str(folder))
-
-
-def _line_in(path: Path | None, err: BaseException) -> str:
-    frames = traceback.extract_tb(err.__traceback__)
-    own = [frame for frame in frames if path is not None and Path(frame.filename) == path] or frames
-    return f"see {own[-1].filename}:{own[-1].lineno}" if own else ""
 
 
 def _problem(code: str, place: str, fact: str, advice: str = "") -> UserError:

@@ -25,6 +25,7 @@ from .interface import Interface
 from .loading import find_source
 from .measure import is_quantized
 from .report import Measurement
+from .sources import user_line
 
 OwnMetric = Callable[[Tensor, Tensor | None], object]
 
@@ -175,9 +176,9 @@ def _own_value(function: OwnMetric, name: str, output: Tensor, labels: Tensor | 
     try:
         value = float(function(output.clone(), None if labels is None else labels.clone()))  # type: ignore[arg-type]  # checked by failing
     except Exception as err:  # the user's function may raise anything
-        raise UserError(
-            Problem("D111", f"metric {name}", f"calling it raises {first_line(err)}", advice)
-        ) from err
+        line = user_line(err)
+        fact = f"calling it raises {first_line(err)}"
+        raise UserError(Problem("D111", f"metric {name}", fact, f"see {line}" if line else advice)) from err
     if math.isnan(value):
         raise UserError(Problem("D111", f"metric {name}", "its value is NaN", advice))
     return value

@@ -1,6 +1,7 @@
 """The files that a spec names: whether they are there, and hold what the spec asks of them. Nothing is imported."""
 
 import ast
+import os
 import zipfile
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -69,6 +70,8 @@ def _option_files(section: Section, location: Location) -> Iterator[_Fault]:
 
 
 def _missing(location: Location, path: Path) -> _Fault:
+    if os.path.isdir(path):
+        return "S311", location, f"{quoted(str(path))} is a directory, not a file", "name a file in it"
     beside = (
         [p.name for p in path.parent.iterdir() if p.suffix == path.suffix] if path.parent.is_dir() else []
     )

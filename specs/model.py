@@ -91,13 +91,13 @@ ArrayOrigin: TypeAlias = Path | FileSource | ModuleSource
 """Where arrays come from: an npz file, or a function in a file or a module."""
 
 
-def _as_json(value: Any) -> Any:  # any: whatever the user wrote
+def as_json(value: Any) -> Any:  # any: whatever the user wrote
     """The value with lists for tuples and plain text, as a constructor of the user's takes it."""
     match value:
         case Mapping():
-            return {str(key): _as_json(item) for key, item in value.items()}
+            return {str(key): as_json(item) for key, item in value.items()}
         case list() | tuple():
-            return [_as_json(item) for item in value]
+            return [as_json(item) for item in value]
         case str():
             return str(value)
         case _:
@@ -144,7 +144,7 @@ class Model(Section):
         description="File or module, then the attribute: a class or a function, which is called with `args`, or a "
         "finished torch module."
     )
-    args: Mapping[Name, Annotated[JsonValue, BeforeValidator(_as_json)]] = Field(
+    args: Mapping[Name, Annotated[JsonValue, BeforeValidator(as_json)]] = Field(
         default={}, description="Keyword arguments for the class or the function."
     )
     weights: Annotated[FilePath, BeforeValidator(_weights)] | None = Field(

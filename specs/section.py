@@ -52,6 +52,13 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def why_no_file(path: Path) -> str:
+    """The fact about a path that is not that of a file."""
+    if os.path.isdir(path):
+        return "is a directory, not a file"
+    return "is no regular file" if os.path.exists(path) else "there is no such file"
+
+
 def shown_path(path: Path, info: SerializationInfo) -> str:
     """The path as text, relative to the folder that the context of a dump names, if it names one."""
     return os.path.relpath(path, info.context["folder"]) if info.context else str(path)

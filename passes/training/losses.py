@@ -210,10 +210,9 @@ def _own_loss(function: Callable[..., object], place: str) -> TaskLoss:
         try:
             value = function(outputs[0] if len(outputs) == 1 else tuple(outputs), labels)
         except Exception as err:  # the user's function may raise anything
-            last = traceback.extract_tb(err.__traceback__)[-1]
-            raise PassError(
-                f"loss {place}: calling it raises {type(err).__name__}: {err} (see {last.filename}:{last.lineno})"
-            ) from err
+            own = traceback.extract_tb(err.__traceback__)[1:2]
+            line = "".join(f" (see {frame.filename}:{frame.lineno})" for frame in own)
+            raise PassError(f"loss {place}: calling it raises {type(err).__name__}: {err}{line}") from err
         if not isinstance(value, Tensor) or value.numel() != 1:
             given = (
                 f"a tensor of shape {tuple(value.shape)}"

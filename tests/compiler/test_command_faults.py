@@ -180,3 +180,17 @@ def test_compile_does_not_remove_what_its_spec_reads(
     words = "out: holds data.npz, net.py, net.safetensors, net.yaml, which is read here and would be removed"
     assert words in capsys.readouterr().err
     assert (project / "out" / "data.npz").read_bytes() == (project / "data.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("haed", "near: head.*R403"),
+        ("zz", "is no layer of this report; known here: stem.0, pool, head, .*R403"),
+    ],
+)
+def test_explain_of_an_unknown_layer_names_the_known_ones(
+    compiled_project: Path, capsys: pytest.CaptureFixture[str], name: str, words: str
+) -> None:
+    assert main(["explain", str(compiled_project / "out"), name]) == 2
+    assert re.search(words, capsys.readouterr().err)

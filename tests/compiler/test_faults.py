@@ -205,7 +205,7 @@ FAULTS: dict[str, Fault] = {
         also=("S203", "S309"),
     ),
     "model: file missing": Fault(lambda p: (p / "net.py").unlink(), "M100", r"net\.py"),
-    "model: class missing": Fault(_spec("net.py:Net", "net.py:Network"), "M102", "there are"),
+    "model: class missing": Fault(_spec("net.py:Net", "net.py:Network"), "M102", "did you mean .Net."),
     "model: weights missing": Fault(lambda p: (p / "net.safetensors").unlink(), "M110", "no such file"),
     "model: import raises": Fault(
         _bytes("net.py", b"raise RuntimeError('no GPU')\n"), "M101", r"no GPU[\s\S]*net\.py:1"

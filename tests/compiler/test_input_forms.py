@@ -1,6 +1,7 @@
 """Inputs of every form: numbers without dimensions, a batch that is not dimension 0, whole arrays for each call."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,41 @@ def test_init_writes_integer_inputs_and_arguments(tmp_path: Path, monkeypatch: p
     for wrong in ("ids=1x0", "ids=1x6:int3", "ids", "ids=ax2"):
         assert main([*command, "--input", wrong, "-o", "other.yaml"]) == 2
     assert main(["init", "net.py:Net", "--arg", "width", "--input", "x=1", "-o", "other.yaml"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        (("--arg", "mode=[1"), "--arg:1:8: is not YAML.*S103"),
+        (("--arg", "mode={a: 1"), "S103"),
+        (("--arg", "mode=1", "--arg", "mode=2"), "--arg mode: is given twice.*M105"),
+        (("--input", "x=1x2"), "--input x: is given twice.*M105"),
+    ],
+)
+def test_init_refuses_arguments_that_are_no_yaml_or_given_twice(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    option: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text("def Net(mode): raise AssertionError\n")
+    assert main(["init", "net.py:Net", "--input", "x=1x2", *option]) == 2
+    assert re.search(words, capsys.readouterr().err)
+
+
+def test_an_argument_of_init_is_read_as_in_a_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(
+        "from torch import nn\n\n\n"
+        "def Net(widths, deep, name):\n"
+        "    assert widths == [4, 2] and deep is True and name == 'a b'\n"
+        "    return nn.Linear(*widths)\n"
+    )
+    arguments = ["--arg", "widths=[4, 2]", "--arg", "deep=True", "--arg", "name=a b"]
+    assert main(["init", "net.py:Net", *arguments, "--input", "input=1x4"]) == 0
+    assert '  args: {"widths": [4, 2], "deep": true, "name": "a b"}' in Path("spec.yaml").read_text()
 
 
 EXITS = {

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from fxpress.compiler import UserError, capture
 from fxpress.compiler.data import Column, read_samples
-from fxpress.compiler.loading import check_weights, load_weights, read_tensors
+from fxpress.compiler.loading import check_weights, load_source, load_weights, read_tensors
 from fxpress.ir import DType, TensorType, run
-from fxpress.specs import Transform
+from fxpress.specs import FileSource, ModuleSource, Transform
 
 COLUMN = Column("x", TensorType((1, 3), DType.F32))
 WHOLE = np.arange(6).reshape(2, 3)
@@ -48,7 +48,7 @@ DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "structured": (lambda p: np.savez(p, x=np.zeros((2, 3), "i4,f4")), "numbers are needed.*D103"),
     "complex": (lambda p: np.savez(p, x=np.zeros((2, 3), complex)), "numbers are needed.*D103"),
     "dates": (lambda p: np.savez(p, x=np.zeros((2, 3), "M8[s]")), "numbers are needed.*D103"),
-    "directory": (lambda p: p.mkdir(), "no such file.*D100"),
+    "directory": (lambda p: p.mkdir(), "is a directory, not a file.*D100"),
 }
 
 
@@ -148,3 +148,99 @@ def test_a_mask_may_hold_minus_infinity(model: nn.Module) -> None:
 def test_other_numbers_that_are_not_finite_are_refused(model: nn.Module) -> None:
     with pytest.raises(UserError, match=r"mask holds NaN or infinity.*M121"):
         check_weights(model, "net.py:Net")
+
+
+CLASS = "from torch import nn\n\n\nclass Net(nn.Linear):\n    def __init__(self, width: int, *, bias=True):\n"
+BODY = CLASS + "        super().__init__(3, width, bias)\n"
+
+
+@pytest.mark.parametrize(
+    ("source", "arguments", "words"),
+    [
+        ("class Net(:", {}, r"SyntaxError: .*; see .*net\.py:1 \[M101\]"),
+        ("import math\nimport no_such_module", {}, r"ModuleNotFoundError.*; see .*net\.py:2 \[M101\]"),
+        ("import json\njson.loads('x')", {}, r"JSONDecodeError.*; see .*net\.py:2 \[M101\]"),
+        ("import broken", {}, r"SyntaxError.*; see .*broken\.py:2 \[M101\]"),
+        (
+            BODY,
+            {},
+            r"missing 1 .*'width'; it takes \(width, \*, bias=True\): give its arguments in `model.args`",
+        ),
+        (BODY, {"widht": 3}, r"argument 'widht'; did you mean \"width\"\? it takes \(width, \*, bias=True\)"),
+        (BODY, {"width": 3, "gain": 1}, r"argument 'gain'; it takes \(width, \*, bias=True\)"),
+        (BODY, {"width": "3"}, r"TypeError: .*; see .*net\.py:6 \[M101\]"),
+        ("Nett = Other = 3", {}, r"no attribute 'Net'; did you mean \"Nett\"\? \[M102\]"),
+        ("Other = 3", {}, r"no attribute 'Net'; known here: Other \[M102\]"),
+        (
+            "def Net(): raise ValueError('no')",
+            {},
+            r"calling it raises ValueError: no; see .*net\.py:1 \[M101\]",
+        ),
+    ],
+)
+def test_a_source_that_fails_is_told_with_its_line_or_what_it_takes(
+    tmp_path: Path, source: str, arguments: dict[str, object], words: str
+) -> None:
+    (tmp_path / "net.py").write_text(source)
+    (tmp_path / "broken.py").write_text("x = 1\ny = (\n")
+    with pytest.raises(UserError, match=words):
+        load_source(FileSource(tmp_path / "net.py", "Net"), arguments, folder=tmp_path)
+
+
+def test_a_class_of_torch_without_its_arguments_and_a_directory_as_source(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"it takes \(in_features, out_features, bias=True.*`--arg` of `fxpress"
+    ):
+        load_source(ModuleSource("torch.nn", "Linear"), {}, folder=tmp_path)
+    (tmp_path / "net.py").mkdir()
+    with pytest.raises(UserError, match=r"is a directory, not a file; check `model.source` \[M100\]"):
+        load_source(FileSource(tmp_path / "net.py", "Net"), {}, folder=tmp_path)
+
+
+OWN = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            {f"module.{n}": t for n, t in OWN.items()},
+            r"begins with 'module\.', as DataParallel adds it.*removeprefix",
+        ),
+        (
+            {f"_orig_mod.{n}": t for n, t in OWN.items()},
+            r"begins with '_orig_mod\.', as torch\.compile adds it",
+        ),
+        (
+            {f"net.fc.{n}": t for n, t in OWN.items()},
+            r"begins with 'net\.fc\.'; the names of the model do not.*M113",
+        ),
+        ({"module.weight": OWN["weight"]}, r"begins with 'module\.'"),
+        ({"module.weight": OWN["weight"], "other": OWN["bias"]}, r"holds module\.weight.*holds other.*M113"),
+        (
+            {"epoch": 3, "state_dict": OWN},
+            r"no.* mapping of names to tensors; save what it holds under 'state_dict'",
+        ),
+        (
+            {"model": OWN, "ema": OWN, "optimizer": {}},
+            r"it holds under 'model' or 'ema': torch\.save.*\['model'\]",
+        ),
+        ({"epoch": 3}, r"mapping of names to tensors; save a state_dict \[M111\]"),
+        ([OWN], r"mapping of names to tensors; save a state_dict \[M111\]"),
+    ],
+)
+def test_a_checkpoint_of_another_form_is_told_with_what_to_do(
+    tmp_path: Path, content: object, words: str
+) -> None:
+    torch.save(content, tmp_path / "w.pt")
+    with pytest.raises(UserError, match=f"(?s){words}"):
+        load_weights(torch.nn.Linear(3, 2), tmp_path / "w.pt")
+
+
+def test_weights_whose_names_lack_what_the_model_puts_before_them(tmp_path: Path) -> None:
+    torch.save(OWN, tmp_path / "w.pt")
+    model = torch.nn.ModuleDict({"net": torch.nn.Linear(3, 2)})
+    with pytest.raises(
+        UserError, match=r"no name begins with 'net\.', as all names of the model do; add it.*M112"
+    ):
+        load_weights(model, tmp_path / "w.pt")

@@ -165,7 +165,14 @@ def test_labels_that_name_no_class_are_refused(
     ("code", "words"),
     [
         ("gap = 3", "gap is a int; name a function.*D111"),
-        ("def gap(output): return 1", "calling it raises TypeError.*D111"),
+        (
+            "def gap(output): return 1",
+            "calling it raises TypeError.*it takes the output and the labels.*D111",
+        ),
+        (
+            "def gap(output, labels):\n    return labels.no",
+            r"AttributeError: .*; see .*metrics\.py:2 \[D111\]",
+        ),
         ("def gap(output, labels): return output", "calling it raises.*D111"),
         ("def gap(output, labels): return float('nan')", "its value is NaN.*D111"),
         ("def gasp(): pass", "no attribute 'gap'.*M102"),

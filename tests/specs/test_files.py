@@ -60,6 +60,7 @@ def test_a_project_with_all_its_files_is_sound(project: Path) -> None:
             "relative to the file",
         ),
         (["passes=[{pass: finetune, checkpoint: none.pt}]"], "", "", ""),
+        (["data.calibration.file=."], "S311", "is a directory, not a file", "name a file in it"),
         (["data.evaluation.file=none.npz"], "S311", "data.evaluation.file: there is no file", ""),
     ],
 )
@@ -126,7 +127,9 @@ def test_a_name_that_no_file_can_have_is_told_as_missing(
     (project.parent / "folder.npz").mkdir()
     monkeypatch.chdir(project.parent)
     for key, suffix in (("data.calibration.file", "npz"), ("model.weights", "pt"), ("target.name", "yaml")):
-        with pytest.raises(SpecError, match=r"there is no file \"[^\n]*\"") as caught:
+        with pytest.raises(
+            SpecError, match=r"there is no file \"[^\n]*\"|\"[^\n]*\" is a directory"
+        ) as caught:
             check_spec(project, [f'{key}="{name}.{suffix}"'])
         assert [problem.code for problem in caught.value.problems] == ["S311"]
     project.write_text(f'{project.read_text()}extends: "{"x" * 5000}.yaml"\n')
