@@ -8,7 +8,7 @@ from .graph import NOWHERE, Graph, Node, Source
 from .interpret import call_integer, rebatch, run, run_integer
 from .ops.base import OPERATORS, Op
 from .parser import parse
-from .tensor_type import DType, Quantization, TensorType, Value
+from .tensor_type import DType, Quantization, TensorType, Value, element_bytes
 from .text import dump, node_text, type_text
 from .verify import verify
 
@@ -34,6 +34,7 @@ __all__ = [
     "call_integer",
     "digraph",
     "dump",
+    "element_bytes",
     "node_text",
     "ops",
     "parse",

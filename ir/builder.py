@@ -10,7 +10,7 @@ import torch
 
 from .graph import NOWHERE, Graph, Node, Source
 from .ops.base import Op
-from .tensor_type import Quantization, TensorType, Value
+from .tensor_type import Quantization, TensorType, Value, element_bytes
 
 
 class Builder:
@@ -182,8 +182,7 @@ Content = tuple[torch.dtype, torch.Size, bytes]
 
 def content(tensor: torch.Tensor) -> Content:
     """What tells a tensor's elements from those of others: element type, shape and a digest."""
-    stored = tensor.detach().contiguous().flatten().view(torch.uint8)
-    return tensor.dtype, tensor.shape, sha256(stored.numpy().tobytes()).digest()
+    return tensor.dtype, tensor.shape, sha256(element_bytes(tensor)).digest()
 
 
 Visit = Callable[[Builder, Node, tuple[Value | None, ...]], "Value | tuple[Value, ...] | None"]

@@ -252,3 +252,11 @@ class Value:
 
     def __str__(self) -> str:
         return f"%{self.name}"
+
+
+def element_bytes(tensor: torch.Tensor) -> bytes:
+    """The elements of a tensor of any type, device and strides, row after row, as the machine stores them."""
+    rows = (
+        tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    )  # `contiguous` keeps a stride of 0
+    return bytes(rows.flatten().view(torch.uint8).numpy().tobytes())

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ir import Graph, Node, Value
+from ..ir import Graph, Node, Value, element_bytes
 from ..specs.options import SparsifyOptions
 from .base import Context, PassResult, register
 from .errors import MissingNeedError, PassError
@@ -84,7 +84,7 @@ class _Size:
 
     @staticmethod
     def of(tensor: Tensor) -> _Size:
-        data = tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes()
+        data = element_bytes(tensor)
         return _Size(len(data), len(zlib.compress(data, 9)))
 
 

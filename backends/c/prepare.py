@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import torch
 
-from ...ir import Graph, Node, TensorType, Value, rewrite
+from ...ir import Graph, Node, TensorType, Value, element_bytes, rewrite
 from ...ir.ops.linear import Linear
 from ...ir.ops.shape import Permute, Reshape
 
@@ -40,8 +40,7 @@ def join_equal_constants(graph: Graph) -> Graph:
     first: dict[tuple[TensorType, bytes], Value] = {}
     joined: dict[str, Value] = {}
     for value in graph.constants:
-        stored = graph.tensor(value).detach().cpu().contiguous().view(-1).view(torch.uint8)
-        key = (value.type, sha256(stored.numpy().tobytes()).digest())
+        key = (value.type, sha256(element_bytes(graph.tensor(value))).digest())
         joined[value.name] = first.setdefault(key, value)
     nodes = tuple(node.with_values(lambda value: joined.get(value.name, value)) for node in graph.nodes)
     return replace(graph, nodes=nodes)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from ...ir import Graph, dump
+from ...ir import Graph, dump, element_bytes
 from ...ir.coupling import STAYS, Coupling, Kept
 from ...specs.options import LayerPrecision
 from ..errors import PassError
@@ -27,7 +27,7 @@ def digest(graph: Graph) -> str:
     sha = hashlib.sha256(dump(graph).encode())
     for name in sorted(graph.params):
         sha.update(name.encode())
-        sha.update(graph.params[name].detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        sha.update(element_bytes(graph.params[name]))
     return sha.hexdigest()
 
 
@@ -54,7 +54,7 @@ def data_digest(data: Sequence[Sequence[torch.Tensor]]) -> str:
     sha = hashlib.sha256()
     for tensor in (tensor for inputs in data for tensor in inputs):
         sha.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        sha.update(element_bytes(tensor))
     return sha.hexdigest()
 
 

@@ -8,10 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
-from ...ir import Graph, Source, dump
+from ...ir import Graph, Source, dump, element_bytes
 from ..errors import PassError
 
 FORMAT = 1
@@ -120,5 +119,5 @@ def digest_of(graph: Graph, batches: Sequence[Sequence[Tensor]], labels: Sequenc
     tensors = [graph.params[v.name] for v in graph.constants] + [x for batch in batches for x in batch]
     for tensor in (*tensors, *labels):
         digest.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        digest.update(element_bytes(tensor))
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...ir import Graph
+from ...ir import Graph, element_bytes
 from ...specs.options import FinetuneOptions
 from ..errors import PassError
 from ..pruning.plan import digest
@@ -55,7 +55,7 @@ def training_digest(
         sha.update(str(resumes.steps).encode())
         tensors += [tensor for of_kind in resumes.moments.values() for tensor in of_kind.values()]
     for tensor in tensors:
-        sha.update(tensor.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        sha.update(element_bytes(tensor))
     return sha.hexdigest()
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxpress.ir import DType, Quantization, ShapeError, TensorType
+from fxpress.ir import DType, Quantization, ShapeError, TensorType, element_bytes
 
 BITS = (2, 4, 8, 16)
 
@@ -104,3 +104,21 @@ def test_storage_below_eight_bits_shares_bytes() -> None:
     assert TensorType((3, 3)).quantized(Quantization((1.0,), bits=4)).storage_bytes == 5
     assert TensorType((3, 3)).quantized(Quantization((1.0,), bits=2)).storage_bytes == 3
     assert TensorType((3, 3)).quantized(Quantization((1.0,), bits=16)).storage_bytes == 18
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.arange(6.0).reshape(2, 3).T,
+        torch.ones(3).as_strided((1,), (0,)),
+        torch.ones(1).expand(4),
+        torch.tensor(2.5),
+        torch.ones(0, 3),
+        torch.ones(3, dtype=torch.bfloat16),
+        torch.tensor([True, False]),
+    ],
+)
+def test_elements_are_those_of_a_plain_copy(tensor: torch.Tensor) -> None:
+    plain = torch.tensor(tensor.tolist(), dtype=tensor.dtype)
+    assert element_bytes(tensor) == element_bytes(plain)
+    assert len(element_bytes(tensor)) == tensor.numel() * tensor.element_size()
