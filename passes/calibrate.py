@@ -93,7 +93,7 @@ def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpre
         return False
     apart = [torch.cat([a, b]) for a, b in zip(*alone, strict=True)]
     return all(
-        torch.allclose(x.double(), y.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
+        x.shape == y.shape and torch.allclose(x.double(), y.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
         for x, y in zip(together, apart, strict=True)
     )
 

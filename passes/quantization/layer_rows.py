@@ -41,7 +41,7 @@ def count_places(op: Layer, output: Tensor) -> int:
 def unfold(op: Layer, x: Tensor, kernel: tuple[int, ...], output: tuple[int, ...], places: Tensor) -> Tensor:
     """What the layer reads at `places` of each sample: [groups, samples * places, k]."""
     if isinstance(op, Linear):
-        return x.flatten(0, -2)[places][None]
+        return x.reshape(-1, x.shape[-1])[places][None]
     taps, stride = torch.arange(prod(kernel)), op.stride
     if isinstance(op, ConvTranspose):
         padded, taps, stride = _stretched(op, x, kernel), taps.flip(0), (1,) * op.rank
@@ -74,6 +74,6 @@ def _stretched(op: ConvTranspose, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
 def pick(op: Layer, y: Tensor, places: Tensor) -> Tensor:
     """A tensor shaped like the layer's result at `places` of each sample: [groups, samples * places, out / groups]."""
     if isinstance(op, Linear):
-        return y.flatten(0, -2)[places][None]
+        return y.reshape(-1, y.shape[-1])[places][None]
     picked = y.flatten(2)[:, :, places].reshape(len(y), op.groups, -1, len(places))
     return picked.permute(1, 0, 3, 2).reshape(op.groups, len(y) * len(places), -1)
