@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -174,7 +175,7 @@ def _parser() -> argparse.ArgumentParser:
         "--samples", type=_count, metavar="N", help="use the first N calibration samples only"
     )
     sensitivity.add_argument(
-        "--class-axis", type=int, metavar="N", help="dimension of the first output that holds class scores"
+        "--class-axis", type=_axis, metavar="N", help="dimension of the first output that holds class scores"
     )
 
     run = _command(commands, "run", "run a compiled network on data", _with_torch("run"))
@@ -189,8 +190,17 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--input", action="append", default=[], metavar="NAME=ARRAY", help="array of a model input"
     )
-    run.add_argument("--labels", type=_name, metavar="ARRAY", help="array of labels, for accuracy")
+    run.add_argument("--labels", type=_name, metavar="ARRAY", help="array of labels")
+    run.add_argument(
+        "--metric",
+        type=_name,
+        metavar="METRIC",
+        help="top1, mse or file.py:function of the output and the labels (default with labels: top1)",
+    )
     run.add_argument("--output", type=_name, metavar="NAME", help="output to measure (default: the first)")
+    run.add_argument(
+        "--class-axis", type=_axis, metavar="N", help="dimension of the output that holds class scores"
+    )
     run.add_argument("--samples", type=_count, metavar="N", help="use the first N samples only")
     run.add_argument("--save", type=Path, metavar="Y.npz", help="write the outputs")
 
@@ -220,6 +230,13 @@ def _count(text: str) -> int:
     if not text.isdecimal() or not int(text[:18]):
         raise argparse.ArgumentTypeError(f"{shorten(text)!r} is not a whole number of at least 1")
     return int(text[:18])
+
+
+def _axis(text: str) -> int:
+    """A dimension, as an argument; negative ones count from the last."""
+    if not re.fullmatch("-?[0-8]", text):
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is not a dimension from -8 to 8")
+    return int(text)
 
 
 def _name(text: str) -> str:

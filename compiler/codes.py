@@ -230,12 +230,14 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     "D108": ErrorCode("`fxpress sensitivity SPEC` needs data", "Add `data.calibration` to the spec."),
     "D109": ErrorCode(
         "labels do not fit the output that is measured",
-        "For `top1` give each sample the number of its class, from 0. For `mse` give one number for each element of "
-        "the output.",
+        "For `top1` give each sample, or each position of an output with several, the number of its class, from 0. "
+        "For `mse` give one number for each element of the output. Other labels need a metric of your own, "
+        "`file.py:function`.",
     ),
     "D110": ErrorCode(
-        "the output that is measured has no score for each class",
-        "Choose another `output`, or a metric for numbers: `mse` or `snr`.",
+        "the output that is measured has no score for each class, or several dimensions that may hold them",
+        "Name the dimension of classes by `class_axis`, choose another `output`, or another metric: `mse`, `snr`, or "
+        "`file.py:function`.",
     ),
     "D111": ErrorCode(
         "a metric of the user is not callable, raises an error, or gives NaN",
@@ -369,8 +371,9 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "`--dump-after` names a pass that the spec does not have", "Write a pass that the message lists."
     ),
     "R415": ErrorCode(
-        "`--output` is given without labels",
-        "Add `--labels`: the option chooses the output whose accuracy is measured.",
+        "the options of `fxpress run DIR` that measure do not fit together",
+        "Add `--labels` for `top1` and `mse`. `agreement` and `snr` compare with the captured model: put them under "
+        "`data.evaluation` of the spec. `--output` and `--class-axis` choose what a metric is measured on.",
     ),
     "R416": ErrorCode(
         "`fxpress explain CODE` is given one argument that is no error code",

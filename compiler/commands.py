@@ -10,23 +10,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
 from ..backends.errors import BackendError
 from ..ir import dump
 from ..ir.tensor_type import STORAGE_BITS
-from ..specs import Transform, load_spec
+from ..specs import Evaluation, Transform, load_spec
 from .compare import diff_reports, explain_layer, read_report
-from .data import Column, Samples, correct_answers, read_samples
+from .data import Column, own_batch, read_samples
 from .errors import Problem, UserError, shorten
 from .execution import Counts, execute, read_interface
 from .init import write_spec
-from .metric import Metric, find_top1
+from .metric import COMPARING, find_metric
+from .metric import measure as measure_metric
 from .operators import operator_table
 from .output import check_arrays, check_destination, write_file
 from .pipeline import Compiled, OnStage, compile_model
 from .plan import notes_text, plan_text
 from .progress import Progress
-from .report import Report, noise_lines
+from .report import Measurement, Report, noise_lines
 from .sensitivity import is_first, measure, table_text
 from .session import Stage
 from .table import text_table
@@ -110,9 +112,7 @@ def run(options: argparse.Namespace) -> None:
     """Run a compiled network on the samples of a file."""
     interface = read_interface(options.directory)
     arrays = _arrays(options.input, [port.name for port in interface.inputs])
-    if options.output and not options.labels:
-        fact, advice = "chooses what is measured, but there are no labels", "give --labels too"
-        raise UserError(Problem("R415", f"--output {shorten(options.output)}", fact, advice))
+    evaluation = _evaluation(options)
     names = [port.name for port in interface.outputs]
     if options.save is not None:
         check_arrays(options.save, names, inputs=[options.data], directory=options.directory)
@@ -127,7 +127,19 @@ def run(options: argparse.Namespace) -> None:
         for port in interface.inputs
     ]
     samples = read_samples(options.data, columns, labels=options.labels, limit=options.samples)
-    metric = find_top1(options.output, interface, samples, place=str(options.data))
+    batch = own_batch(interface.input_values, samples)
+    metric = (
+        None
+        if evaluation is None
+        else find_metric(
+            evaluation,
+            {port.name: port.type for port in interface.outputs},
+            samples,
+            batch=batch,
+            folder=Path.cwd(),
+            place=f"--output {shorten(options.output or '')}",
+        )
+    )
     if not samples.calls(interface.input_values):
         fact = f"{len(samples)} samples are fewer than the network takes at once"
         raise UserError(Problem("D105", str(options.data), fact, "give more"))
@@ -138,7 +150,11 @@ def run(options: argparse.Namespace) -> None:
         raise UserError(Problem("T501", f"--on {options.on}", str(err))) from err
     if options.save is not None:
         write_file(options.save, _npz(dict(zip(names, result.outputs, strict=True))))
-    print(_run_text(options.on, samples, result.outputs, result.counts, metric))
+    measured = None
+    if metric is not None:
+        whole = samples.first(samples.calls(interface.input_values) * batch)
+        measured = measure_metric(metric, options.on, result.outputs[metric.output], whole)
+    print(_run_text(options.on, len(samples), measured, result.counts))
 
 
 def explain(options: argparse.Namespace) -> None:
@@ -203,6 +219,34 @@ def _arrays(options: Sequence[str], known: Sequence[str]) -> dict[str, str]:
     return arrays
 
 
+def _evaluation(options: argparse.Namespace) -> Evaluation | None:
+    """What the options of `run` measure; None for nothing. UserError where they do not fit together."""
+    metric = options.metric or ("top1" if options.labels else None)
+    advice, problems = "give --labels, or --metric file.py:function", []
+    for option, value in (("--output", options.output), ("--class-axis", options.class_axis)):
+        if value is not None and metric is None:
+            fact = "chooses what is measured, but there is no metric"
+            problems.append(Problem("R415", f"{option} {shorten(str(value))}", fact, advice))
+    if metric in ("top1", "mse") and not options.labels:
+        problems.append(Problem("R415", f"--metric {metric}", "needs labels", "give --labels"))
+    if metric in COMPARING:
+        fact = f"compares with the captured model, which {shorten(str(options.directory))} does not hold"
+        problems.append(
+            Problem("R415", f"--metric {metric}", fact, "put it under `data.evaluation` of the spec")
+        )
+    if problems:
+        raise UserError(problems)
+    if metric is None:
+        return None
+    named = {"labels": options.labels, "output": options.output, "class_axis": options.class_axis}
+    try:
+        return Evaluation.model_validate({"file": options.data, "metric": metric, **named})
+    except ValidationError as err:
+        details = err.errors()[0]
+        hint = details.get("ctx", {}).get("hint", "")
+        raise UserError(Problem("R415", f"--metric {shorten(metric)}", details["msg"], hint)) from err
+
+
 def _npz(outputs: Mapping[str, torch.Tensor]) -> bytes:
     """An npz file of tensors under any names; numpy's own function takes some names for its arguments."""
     content = io.BytesIO()
@@ -212,6 +256,14 @@ def _npz(outputs: Mapping[str, torch.Tensor]) -> bytes:
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
     return content.getvalue()
+
+
+def _answers(measured: Measurement) -> str:
+    """How many answers are right, of how many where they are not one for each sample."""
+    if measured.correct is None or measured.compared is None:
+        return ""
+    of = f" of {measured.compared:,}" if measured.compared != measured.samples else ""
+    return f" ({measured.correct:{',' if of else ''}}{of})"
 
 
 def _compiled_text(compiled: Compiled, directory: Path) -> str:
@@ -237,19 +289,10 @@ def resource_table(report: Report) -> str:
     return text_table(("figure", "value", "available", "basis"), rows)
 
 
-def _run_text(
-    place: str,
-    samples: Samples,
-    outputs: Sequence[torch.Tensor],
-    counts: Counts | None,
-    metric: Metric | None,
-) -> str:
-    rows = [("samples", f"{len(samples):,}")]
-    if metric is not None and samples.labels is not None:
-        output = outputs[metric.output]
-        count = len(samples) if output.shape[:1] == (len(samples),) else len(output)
-        correct = correct_answers(output, samples.labels[:count])
-        rows.append((f"top1 of {metric.output_name}", f"{100 * correct / count:.2f} % ({correct})"))
+def _run_text(place: str, samples: int, measured: Measurement | None, counts: Counts | None) -> str:
+    rows = [("samples", f"{samples:,}")]
+    if measured is not None:
+        rows.append((f"{measured.metric} of {measured.output}", f"{measured.text}{_answers(measured)}"))
     if counts is not None:
         rows += [
             ("instructions", f"{counts.instructions:,}"),

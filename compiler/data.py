@@ -250,16 +250,8 @@ def own_batch(inputs: Sequence[Value], samples: Samples | None = None) -> int:
 
 
 def correct_answers(output: Tensor, labels: Tensor) -> int:
-    """How many samples are decided as the labels [n] say."""
-    return int((decisions(output, len(labels)) == labels).sum())
-
-
-def decisions(output: Tensor, count: int) -> Tensor:
-    """The class of each of `count` samples: the place of the largest number, or the integer where there is but one."""
-    rows = output.reshape(count, -1)
-    if rows.shape[1] == 1 and not rows.is_floating_point():
-        return rows[:, 0].to(torch.int64)
-    return (rows.to(torch.uint8) if rows.dtype is torch.bool else rows).argmax(1)
+    """How many samples have their largest score at their label [n]."""
+    return int((output.reshape(len(labels), -1).argmax(1) == labels).sum())
 
 
 def snr_db(reference: Tensor, approximation: Tensor) -> float:

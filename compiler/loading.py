@@ -315,7 +315,7 @@ def _denormals(tensor: Tensor) -> int:
 def _import_file(path: Path, place: str) -> ModuleType:
     if not is_file(path):
         fact = why_no_file(path) if os.path.exists(path) else f"there is no file {path.name} in {path.parent}"
-        raise _problem("M100", place, fact, "check `model.source`")
+        raise _problem("M100", place, fact, "check the path")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -333,7 +333,7 @@ def _import(source: ModuleSource, folder: Path) -> ModuleType:
             return importlib.import_module(source.module)
     except ModuleNotFoundError as err:
         raise _problem(
-            "M100", str(source), f"cannot be imported: {err}", "install it, or check `model.source`"
+            "M100", str(source), f"cannot be imported: {err}", "install it, or check the name"
         ) from err
     except USER_CODE_RAISES as err:
         raise _problem("M101", str(source), f"importing it raises {first_line(err)}", _see(err)) from err

@@ -1,7 +1,7 @@
 """The metric of an evaluation: found and checked before any pass runs, measured on one output of each form.
 
-top1        share of samples whose largest entry is at the label, or whose single integer is the label
-agreement   share of samples decided as the captured model decides them
+top1        share of samples, or positions, whose largest entry is at the label, or whose integer is the label
+agreement   share of samples, or positions, decided as the captured model decides them
 mse         mean squared error against the labels
 snr         10 log10 of the captured model's output over the difference from it, in dB
 file.py:f   f(output, labels), a function of the user's: tensors [n, ...] in, labels None without any
@@ -10,7 +10,7 @@ file.py:f   f(output, labels), a function of the user's: tensors [n, ...] in, la
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,9 +19,8 @@ from torch import Tensor
 
 from ..ir import Graph, TensorType, run, run_integer
 from ..specs import Evaluation, FileSource, ModuleSource
-from .data import Samples, correct_answers, decisions, own_batch, run_samples, snr_db
-from .errors import Problem, UserError, first_line, shorten
-from .interface import Interface
+from .data import Samples, own_batch, run_samples, snr_db
+from .errors import Problem, UserError, first_line
 from .loading import find_source
 from .measure import is_quantized
 from .report import Measurement
@@ -29,34 +28,68 @@ from .sources import user_line
 
 OwnMetric = Callable[[Tensor, Tensor | None], object]
 
+COMPARING = ("agreement", "snr")
+"""Metrics that compare with the captured model."""
+
 _UNITS = {"top1": "%", "agreement": "%", "snr": "dB"}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How the decisions of an output are read: its shape for one sample, and the dimension of class scores in it.
+
+    Without such a dimension, `axis` None, whole numbers are classes themselves.
+    """
+
+    shape: tuple[int, ...]
+    axis: int | None
+
+    @property
+    def classes(self) -> int | None:
+        """Number of classes; None where nothing bounds it."""
+        return None if self.axis is None else self.shape[self.axis]
+
+    def decisions(self, output: Tensor, count: int) -> Tensor:
+        """The class of each position of `count` samples."""
+        rows = output.reshape(count, *self.shape)
+        if self.axis is None:
+            return rows.to(torch.int64)
+        return (rows.to(torch.uint8) if rows.dtype is torch.bool else rows).argmax(1 + self.axis)
 
 
 @dataclass(frozen=True)
 class Metric:
     """A metric, and the output that it is measured on, by position and name.
 
-    `classes` is the number of values of the output for each sample, `own` the function of a metric of the user's.
+    `scores` are those of a metric that counts decisions, `own` is the function of a metric of the user's.
     """
 
     name: str
     output: int
     output_name: str
-    classes: int = 0
+    scores: Scores | None = None
     own: OwnMetric | None = None
 
 
-def find_metric(evaluation: Evaluation, graph: Graph, samples: Samples, *, folder: Path) -> Metric | None:
-    """The metric of a spec for a captured model; None for a model without outputs.
+def find_metric(
+    evaluation: Evaluation,
+    outputs: Mapping[str, TensorType],
+    samples: Samples,
+    *,
+    batch: int,
+    folder: Path,
+    place: str = "data.evaluation.output",
+) -> Metric | None:
+    """The metric for a network with these outputs that takes `batch` samples at once; None for one without outputs.
 
-    UserError where there is no such output or function, where the output decides nothing, and for labels that
-    cannot be what the metric compares with.
+    UserError where there is no such output, as `place` names it, or function, where the output decides nothing, and
+    for labels that cannot be what the metric compares with.
     """
-    place, chosen = str(evaluation.origin), evaluation.measured
-    if not graph.outputs:
+    origin, chosen = str(evaluation.origin), evaluation.measured
+    if not outputs:
         return None
-    output = find_output(evaluation.output, graph.output_names, place="data.evaluation.output")
-    name = graph.output_names[output]
+    index = find_output(evaluation.output, list(outputs), place=place)
+    name, type_ = list(outputs.items())[index]
     if isinstance(chosen, FileSource | ModuleSource):
         found = find_source(chosen, folder=folder)
         if not callable(found):
@@ -64,29 +97,16 @@ def find_metric(evaluation: Evaluation, graph: Graph, samples: Samples, *, folde
             raise UserError(
                 Problem("D111", str(chosen), fact, "name a function of the output and the labels")
             )
-        return Metric(chosen.attribute, output, name, own=found)
-    type_, batch = graph.outputs[output].type, own_batch(graph.inputs, samples)
-    metric = Metric(chosen, output, name, type_.numel // batch)
-    if chosen in ("top1", "agreement"):
-        _check_decides(metric, type_, batch)
-    if chosen == "top1":
-        check_classes(samples, metric, place)
+        return Metric(chosen.attribute, index, name, own=found)
     if chosen == "mse":
-        _check_values(samples, metric, place)
-    return metric
-
-
-def find_top1(name: str | None, interface: Interface, samples: Samples, *, place: str) -> Metric | None:
-    """Accuracy of a compiled network on the output of this name, the first for None; None without labels."""
-    if samples.labels is None:
-        return None
-    option = "--output" if name is None else f"--output {shorten(name)}"
-    output = find_output(name, interface.output_names, place=option)
-    port, batch = interface.outputs[output], own_batch(interface.input_values, samples)
-    metric = Metric("top1", output, port.name, port.elements // batch)
-    _check_decides(metric, port.type, batch)
-    check_classes(samples, metric, place)
-    return metric
+        _check_values(samples, type_.numel // batch, name, origin)
+    if chosen not in ("top1", "agreement"):
+        return Metric(chosen, index, name)
+    labels = samples.labels if chosen == "top1" else None
+    scores = _find_scores(f"{chosen} of {name}", type_, batch, evaluation.class_axis, labels, origin)
+    if labels is not None:
+        _check_classes(labels, scores, name, origin)
+    return Metric(chosen, index, name, scores)
 
 
 def find_output(name: str | None, names: Sequence[str], *, place: str) -> int:
@@ -100,33 +120,71 @@ def find_output(name: str | None, names: Sequence[str], *, place: str) -> int:
     return names.index(name)
 
 
-def check_classes(samples: Samples, metric: Metric, place: str) -> None:
-    """UserError unless the labels are one class for each sample, from 0; an output of one number bounds them not."""
-    labels, classes = samples.labels, metric.classes
-    assert labels is not None
-    if labels.shape != (len(samples),):
-        given = "x".join(map(str, labels.shape))
-        fact = f"labels of shape {given} name no class for each of {len(samples)} samples"
-        raise UserError(Problem("D109", place, fact, "give one number for each, from 0"))
-    top = classes - 1 if classes > 1 else math.inf
-    wrong = [i for i, label in enumerate(labels.tolist()) if label != int(label) or not 0 <= label <= top]
+def _find_scores(
+    what: str, type_: TensorType, batch: int, wanted: int | None, labels: Tensor | None, origin: str
+) -> Scores:
+    """Where an output has its class scores: where the spec says, else where they can lie; UserError where that is open.
+
+    `labels` are the classes of samples or positions; None where decisions are compared with those of another network.
+    """
+    shape, is_whole = type_.shape, not type_.dtype.is_floating
+    text, elsewhere = _text(shape) or "a single number", "another metric, such as `file.py:function`"
+
+    def refusal(fact: str, advice: str) -> UserError:
+        return UserError(Problem("D110", what, f"the output, {text}, {fact}", f"{advice}, or {elsewhere}"))
+
+    if batch > 1 and shape[:1] != (batch,):
+        raise refusal(f"has no row for each of the {batch} samples of a batch", "choose another `output`")
+    lead = int(shape[:1] == (batch,))
+    sample = shape[lead:]
+    wide = [i for i, size in enumerate(sample) if size > 1]
+    if wanted is not None:
+        axis = wanted % len(shape) - lead if -len(shape) <= wanted < len(shape) else -1
+        if axis < 0 or sample[axis] < 2:
+            raise refusal(f"has no two classes along dimension {wanted}", "correct `class_axis`")
+        axes: list[int | None] = [axis] if labels is None or _fits(labels, _without(sample, axis)) else []
+    elif labels is None:
+        axes = [None] if is_whole else [*wide]
+    else:
+        axes = [i for i in wide if _fits(labels, _without(sample, i))]
+        axes = [None] if is_whole and _fits(labels, sample) else axes
+    if not wide and not is_whole:
+        raise refusal("has no number for each class", "choose another `output`")
+    if not axes:
+        assert labels is not None
+        fact = f"labels of shape {_text(labels.shape)} name no class for each of {len(labels)} samples"
+        fact += f", or each position of the output, {text}" if len(wide) > 1 else ""
+        raise UserError(Problem("D109", origin, fact, f"give one number for each, from 0, or {elsewhere}"))
+    if len(axes) > 1:
+        dimensions = " or ".join(str(i + lead) for i in axes if i is not None)
+        raise refusal(f"may have its classes along dimension {dimensions}", "say which by `class_axis`")
+    return Scores(sample, axes[0])
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
+
+
+def _fits(labels: Tensor, positions: Sequence[int]) -> bool:
+    """Whether labels are one for each sample and position; dimensions of one do not count."""
+    return [n for n in labels.shape[1:] if n > 1] == [n for n in positions if n > 1]
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _check_classes(labels: Tensor, scores: Scores, name: str, origin: str) -> None:
+    """UserError unless the labels are classes, from 0."""
+    top = math.inf if scores.classes is None else scores.classes - 1
+    each = labels[0].numel()
+    flat = enumerate(labels.flatten().tolist())
+    wrong = [(i // each, label) for i, label in flat if label != int(label) or not 0 <= label <= top]
     if wrong:
-        shown = ", ".join(f"{labels[i].item():g} in sample {i}" for i in wrong[:3])
-        fact = f"{len(wrong)} of {len(samples)} labels name no class of the output {metric.output_name!r}: {shown}"
-        known = f"are whole numbers from 0 to {top}" if classes > 1 else "are whole numbers from 0"
-        raise UserError(Problem("D109", place, fact, f"the classes {known}"))
-
-
-def _check_decides(metric: Metric, type_: TensorType, batch: int) -> None:
-    """UserError unless the output has for each sample one number for each class, or the number of the class."""
-    shape, dtype = "x".join(map(str, type_.shape)) or "a single number", type_.dtype.torch
-    place, advice = f"{metric.name} of {metric.output_name}", "choose another `output`, or another metric"
-    if batch > 1 and type_.shape[:1] != (batch,):
-        fact = f"the output, {shape}, has no row for each of the {batch} samples of a batch"
-        raise UserError(Problem("D110", place, fact, advice))
-    if dtype.is_complex or (metric.classes < 2 and dtype.is_floating_point):
-        fact = f"the output, {shape}, has no number for each class"
-        raise UserError(Problem("D110", place, fact, advice))
+        shown = ", ".join(f"{label:g} in sample {i}" for i, label in wrong[:3])
+        fact = f"{len(wrong)} of {labels.numel()} labels name no class of the output {name!r}: {shown}"
+        known = "are whole numbers from 0" + ("" if scores.classes is None else f" to {top}")
+        raise UserError(Problem("D109", origin, fact, f"the classes {known}"))
 
 
 def measure_forms(
@@ -138,28 +196,34 @@ def measure_forms(
         samples = samples.first(samples.calls(captured.inputs) * own_batch(captured.inputs, samples))
         is_integer = is_quantized(compiled)
         output = run_samples(compiled, samples, interpreter=run_integer if is_integer else run)[metric.output]
-    forms = [("integer" if is_integer else "rewritten float", output)]
-    if metric.name not in ("agreement", "snr") or metric.own:
-        forms.insert(0, ("float model", reference))
-    return tuple(_measurement(metric, stage, form, reference, samples) for stage, form in forms)
+    stage = "integer" if is_integer else "rewritten float"
+    if metric.name in COMPARING and not metric.own:
+        return (measure(metric, stage, output, samples, reference=reference),)
+    return tuple(
+        measure(metric, name, form, samples) for name, form in (("float model", reference), (stage, output))
+    )
 
 
-def _measurement(
-    metric: Metric, stage: str, output: Tensor, reference: Tensor, samples: Samples
+def measure(
+    metric: Metric, stage: str, output: Tensor, samples: Samples, *, reference: Tensor | None = None
 ) -> Measurement:
-    labels, count, correct = samples.labels, len(samples), None
+    """The metric of an output for all samples; `reference` is what it is compared with, of the captured model."""
+    labels, correct, compared = samples.labels, None, None
     if metric.own is not None:
         value = _own_value(metric.own, metric.name, output, labels)
+    elif metric.scores is not None:
+        count = len(samples)
+        wanted = labels if reference is None else metric.scores.decisions(reference, count)
+        assert wanted is not None
+        found = metric.scores.decisions(output, count)
+        correct, compared = int((found.flatten() == wanted.flatten()).sum()), found.numel()
+        value = 100 * correct / compared
     elif metric.name == "snr":
+        assert reference is not None
         value = snr_db(reference, output)
-    elif metric.name == "mse":
+    else:
         assert labels is not None
         value = (output.flatten().double() - labels.flatten().double()).square().mean().item()
-    else:
-        wanted = decisions(reference, count) if metric.name == "agreement" else labels
-        assert wanted is not None
-        correct = correct_answers(output, wanted)
-        value = 100 * correct / count
     return Measurement(
         stage=stage,
         metric=metric.name,
@@ -167,7 +231,8 @@ def _measurement(
         value=value,
         unit="" if metric.own else _UNITS.get(metric.name, ""),
         correct=correct,
-        samples=count,
+        compared=compared,
+        samples=len(samples),
     )
 
 
@@ -184,10 +249,13 @@ def _own_value(function: OwnMetric, name: str, output: Tensor, labels: Tensor | 
     return value
 
 
-def _check_values(samples: Samples, metric: Metric, place: str) -> None:
-    labels, size = samples.labels, metric.classes
+def _check_values(samples: Samples, size: int, name: str, origin: str) -> None:
+    labels = samples.labels
     if labels is not None and labels.numel() != len(samples) * size:
-        given = "x".join(map(str, labels.shape))
-        fact = f"labels of shape {given} are not {size} numbers for each of {len(samples)} samples"
-        advice = f"give one for each number of the output {metric.output_name!r}"
-        raise UserError(Problem("D109", place, fact, advice))
+        fact = (
+            f"labels of shape {_text(labels.shape)} are not {size} numbers for each of {len(samples)} samples"
+        )
+        advice = (
+            f"give one for each number of the output {name!r}, or another metric, such as `file.py:function`"
+        )
+        raise UserError(Problem("D109", origin, fact, advice))

@@ -194,7 +194,13 @@ def open_session(
         graph,
         unrolled(graph, calibration) if calibration else None,
         evaluation,
-        find_metric(data.evaluation, graph, evaluation, folder=folder)
+        find_metric(
+            data.evaluation,
+            {name: v.type for name, v in zip(graph.output_names, graph.outputs, strict=True)},
+            evaluation,
+            batch=own_batch(graph.inputs, evaluation),
+            folder=folder,
+        )
         if data.evaluation and evaluation
         else None,
         given,

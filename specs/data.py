@@ -138,6 +138,13 @@ class Evaluation(Dataset):
         default=None, description="The output that is measured; the first when left out."
     )
 
+    class_axis: Annotated[int, Field(ge=-8, le=8)] | None = Field(
+        default=None,
+        description="Dimension of the measured output along which class scores lie, for `top1` and `agreement`, which "
+        "then count each position. Left out: the only one that has more than one element, or the only one beside "
+        "which the others are those of the labels.",
+    )
+
     @property
     def measured(self) -> Metric | FileSource | ModuleSource:
         """The metric, its default resolved."""

@@ -152,3 +152,6 @@ def _metric(spec: Spec) -> Iterator[_Fault]:
     if evaluation and evaluation.metric in ("top1", "mse") and evaluation.labels is None:
         hint = "add `labels`, or measure `agreement` or `snr`"
         yield "S308", ("data", "evaluation", "metric"), f"{evaluation.metric} needs labels", hint
+    if evaluation and evaluation.class_axis is not None and evaluation.measured not in ("top1", "agreement"):
+        hint = "leave it out, or measure `top1` or `agreement`"
+        yield "S307", ("data", "evaluation", "class_axis"), f"{evaluation.measured} has no classes", hint

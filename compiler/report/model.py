@@ -41,6 +41,9 @@ class Measurement(_Row):
     value: float = Field(description="the figure, in `unit`")
     unit: str = Field(description="% or dB, empty for a plain number")
     correct: int | None = Field(default=None, description="right answers, for top1 and agreement")
+    compared: int | None = Field(
+        default=None, description="answers compared: one for each sample, or for each of its positions"
+    )
     samples: int = Field(description="samples measured")
 
     @property

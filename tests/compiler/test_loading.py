@@ -193,7 +193,7 @@ def test_a_class_of_torch_without_its_arguments_and_a_directory_as_source(tmp_pa
     ):
         load_source(ModuleSource("torch.nn", "Linear"), {}, folder=tmp_path)
     (tmp_path / "net.py").mkdir()
-    with pytest.raises(UserError, match=r"is a directory, not a file; check `model.source` \[M100\]"):
+    with pytest.raises(UserError, match=r"is a directory, not a file; check the path \[M100\]"):
         load_source(FileSource(tmp_path / "net.py", "Net"), {}, folder=tmp_path)
 
 

@@ -12,6 +12,7 @@ import pytest
 from fxpress.compiler import UserError, compile_model
 from fxpress.compiler.cli import main
 from fxpress.compiler.compare import read_report
+from fxpress.compiler.data import run_samples
 
 HEAD = "return self.head(self.pool(self.stem(image)).flatten(1))"
 OWN = "metric: metrics.py:gap"
@@ -183,3 +184,163 @@ def test_a_faulty_metric_of_the_users_own_is_refused(project: Path, code: str, w
     _edit(project, "net.yaml", "metric: top1", OWN)
     with pytest.raises(UserError, match=words):
         compile_model(project / "net.yaml")
+
+
+POSITIONS = {
+    "images": ("{}", ""),
+    "channels last": ("{}.permute(0, 2, 3, 1)", ""),
+    "channels last, named": ("{}.permute(0, 2, 3, 1)", ", class_axis: -1"),
+    "with dimensions of one": ("{}[:, None]", ", class_axis: 2"),
+    "whole numbers": ("{}.argmax(1)", ""),
+    "whole numbers of one channel": ("{}.argmax(1, keepdim=True)", ""),
+}
+
+
+def _per_position(project: Path, result: str) -> None:
+    """A network that scores four classes at each of 8 x 8 positions, and labels for them."""
+    _edit(project, "net.py", HEAD, f"return {result.format('self.stem(image)')}")
+    classes = np.random.default_rng(1).integers(0, 4, (24, 8, 8))
+    _labels(project, lambda y: classes)
+
+
+@pytest.mark.parametrize("name", POSITIONS)
+def test_classes_of_positions_are_counted_at_each_position(project: Path, name: str) -> None:
+    result, options = POSITIONS[name]
+    _per_position(project, result)
+    _edit(project, "net.yaml", "metric: top1", f"metric: top1{options}")
+    made = compile_model(project / "net.yaml", overrides=["passes=[]", "outputs={torch: {}}"])
+    samples = made.session.evaluation
+    assert samples is not None and samples.labels is not None
+    (scores,) = run_samples(made.session.captured, samples)
+    if not name.startswith("whole"):
+        scores = scores.reshape(24, *made.session.captured.outputs[0].type.shape[1:])
+        scores = scores.argmax({"images": 1, "with dimensions of one": 2}.get(name, 3))
+    right = int((scores.flatten() == samples.labels.flatten()).sum())
+    assert [(m.correct, m.compared, m.samples) for m in made.report.measurements] == [
+        (right, 24 * 64, 24)
+    ] * 2
+    assert made.report.measurements[0].value == pytest.approx(100 * right / (24 * 64))
+    _edit(project, "net.yaml", "labels: y, metric: top1", "metric: agreement")
+    if "class_axis" not in options and not name.startswith("whole"):
+        _edit(
+            project,
+            "net.yaml",
+            "metric: agreement",
+            f"metric: agreement, class_axis: {3 if 'last' in name else 1}",
+        )
+    found = compile_model(
+        project / "net.yaml", overrides=["passes=[]", "outputs={torch: {}}"]
+    ).report.measurements
+    assert [(m.correct, m.compared) for m in found] == [(24 * 64, 24 * 64)]
+
+
+@pytest.mark.parametrize(
+    ("labels", "evaluation", "words"),
+    [
+        (
+            (8, 8),
+            "metric: agreement",
+            "1x4x8x8, may have its classes along dimension 1 or 2 or 3; say which by `class_ax.*D110",
+        ),
+        (
+            (8, 8),
+            "labels: y, metric: top1, class_axis: 0",
+            "has no two classes along dimension 0; correct `class_axis`.*D110",
+        ),
+        ((8, 8), "labels: y, metric: top1, class_axis: 4", "has no two classes along dimension 4.*D110"),
+        (
+            (8, 8),
+            "labels: y, metric: top1, class_axis: 3",
+            "labels of shape 24x8x8 name no class for each.*D109",
+        ),
+        (
+            (4, 8),
+            "labels: y, metric: top1",
+            "may have its classes along dimension 2 or 3; say which.*file.py:function.*D110",
+        ),
+        (
+            (),
+            "labels: y, metric: top1",
+            "labels of shape 24 name no class .* or each position of the output, 1x4x8x8.*D109",
+        ),
+        ((8, 7), "labels: y, metric: top1", "24x8x7 name no class .*file.py:function.*D109"),
+        (
+            (8, 8),
+            "labels: y, metric: mse",
+            "24x8x8 are not 256 numbers .* metric, such as `file.py:function`.*D109",
+        ),
+    ],
+)
+def test_positions_whose_classes_are_not_known_are_refused(
+    project: Path, labels: tuple[int, ...], evaluation: str, words: str
+) -> None:
+    _per_position(project, "{}")
+    _labels(project, lambda y: np.random.default_rng(2).integers(0, 4, (24, *labels)))
+    _edit(project, "net.yaml", "labels: y, metric: top1", evaluation)
+    with pytest.raises(UserError, match=words):
+        compile_model(project / "net.yaml")
+
+
+def test_run_measures_a_metric_of_the_users_own_as_compile_does(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    (project / "metrics.py").write_text(
+        "def gap(output, labels):\n    return output.amax() if labels is None else output[labels == 1].mean()\n"
+    )
+    _edit(project, "net.yaml", "metric: top1", OWN)
+    made = compile_model(project / "net.yaml")
+    made.write(project / "out")
+    run = ["run", "out", "--on", "integer", "--data", "data.npz", "--input", "image=x"]
+    assert main([*run, "--labels", "y", "--metric", "metrics.py:gap"]) == 0
+    text = made.report.measurements[1].text
+    assert re.search(rf"gap of output +{re.escape(text)}$", capsys.readouterr().out, re.MULTILINE)
+    assert main([*run, "--metric", "metrics.py:gap", "--output", "output"]) == 0
+    assert "gap of output" in capsys.readouterr().out
+    _labels(project, lambda y: np.eye(5, dtype=np.float32)[y])
+    assert main([*run, "--labels", "y", "--metric", "mse"]) == 0
+    assert re.search(r"mse of output +0\.\d+$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_run_counts_the_positions_of_an_output(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(project)
+    _per_position(project, "{}")
+    made = compile_model(project / "net.yaml")
+    made.write(project / "out")
+    measured = made.report.measurements[1]
+    run = ["run", "out", "--on", "integer", "--data", "data.npz", "--input", "image=x", "--labels", "y"]
+    for words in (run, [*run, "--class-axis", "1"], [*run, "--class-axis", "-3", "--metric", "top1"]):
+        assert main(words) == 0
+        assert f"({measured.correct:,} of 1,536)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--metric", "top1"), "--metric top1: needs labels; give --labels.*R415"),
+        (("--metric", "mse"), "--metric mse: needs labels.*R415"),
+        (
+            ("--metric", "snr"),
+            "--metric snr: compares with the captured model, which out does not hold.*R415",
+        ),
+        (("--metric", "agreement"), "compares with the captured model.*data.evaluation.*R415"),
+        (("--metric", "top2", "--labels", "y"), "--metric top2: is not a metric.*`file.py:function`.*R415"),
+        (("--metric", "no.py:gap"), "there is no file no.py.*M100"),
+        (("--class-axis", "1"), "--class-axis 1: chooses what is measured, but there is no metric.*R415"),
+        (("--output", "output"), "--output output: chooses what is measured, but there is no metric.*R415"),
+        (("--labels", "y", "--output", "z"), "--output z: there is no output 'z'.*D112"),
+    ],
+)
+def test_options_of_run_that_measure_nothing_are_refused(
+    compiled_project: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    words: str,
+) -> None:
+    monkeypatch.chdir(compiled_project)
+    run = ["run", "out", "--on", "integer", "--data", "data.npz", "--input", "image=x"]
+    assert main([*run, *options]) == 2
+    assert re.search(words, capsys.readouterr().err)
