@@ -35,9 +35,13 @@ LARGER = {
     "winograd": """
 graph(%x: i8[1x16x32x32]<scale=0.05, zero=-3>, %r: i8[1x16x32x32]<scale=0.04, zero=3>) {
   const %w: i8[16x16x3x3]<scale=0.01, zero=0>
+  const %v: i8[16x16x3x3]<scale=0.01, zero=0>
+  const %shared: i8[16x16x3x3]<scale=0.01, zero=0>
   %y: i8[1x16x32x32]<scale=0.04, zero=-128> = conv{padding=(1, 1, 1, 1)}(%x, %w)
-  %z: i8[1x16x32x32]<scale=0.04, zero=-128> = conv{padding=(1, 1, 1, 1)}(%x, %w, none, %r)
-  return y: %y, z: %z
+  %z: i8[1x16x32x32]<scale=0.04, zero=-128> = conv{padding=(1, 1, 1, 1)}(%x, %v, none, %r)
+  %s: i8[1x16x32x32]<scale=0.04, zero=-128> = conv{padding=(1, 1, 1, 1)}(%x, %shared)
+  %t: i8[1x16x32x32]<scale=0.04, zero=-128> = conv{padding=(1, 1, 1, 1)}(%x, %shared, none, %r)
+  return y: %y, z: %z, s: %s, t: %t
 }""",
     "winograd of 4 bits": """
 graph(%x: i8[1x32x12x12]<scale=0.05, zero=-3>) {

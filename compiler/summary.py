@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 
 from ..backends.c import CArtifact, NodePrediction
 from ..ir import Graph, Node, Value, type_text
+from ..ir.ops.activation import Bounded
+from ..ir.ops.base import Quantized
+from ..ir.ops.binary import Add, Div, Maximum, Minimum, Mul, Sub
+from ..ir.ops.compare import Compare, Logic, Where
+from ..ir.ops.convert import Cast
+from ..ir.ops.elementary import Abs, Neg
+from ..ir.ops.quantize import Dequantize, Quantize
 from ..passes import Decision as PassDecision
 from ..specs import Target
 from ..specs.options import QuantizeOptions
@@ -29,6 +37,7 @@ from .report import (
 )
 from .session import Session, Stage, final_graph
 
+_EXACT = (Dequantize, Cast, Add, Sub, Mul, Div, Maximum, Minimum, Bounded, Abs, Neg, Compare, Logic, Where)
 _MAIN_PERCENT = 10.0  # of the multiply-accumulates or cycles
 
 
@@ -59,6 +68,7 @@ def make_report(
             *(w for stage in stages for w in stage.report.warnings),
             *package_notes(compiled, has_module=artifacts.torch is not None),
             *(kernel_notes(c, session.target) if c else ()),
+            *(rounding_notes(c.graph) if c else ()),
             *(() if c is None else c.notes),
             *(() if findings is None else findings.notes),
         ),
@@ -119,6 +129,29 @@ def kernel_notes(c: CArtifact, target: Target) -> Iterator[str]:
                 f"{place} ({step.operator}) takes the kernel {cost.kernel}, {share:.0f} % of the cycles: "
                 f"{step.implementation.limitation}; int8 activations there would take a faster one"
             )
+
+
+def rounding_notes(graph: Graph) -> Iterator[str]:
+    """A note where steps in float are between integers, so that how a C library rounds them decides on integers.
+
+    One operation that IEEE 754 rounds in one way only, such as a sum of two values, is the same everywhere.
+    """
+    reaches: set[str] = set()  # values that become integers after nothing but floats
+    names: list[str] = []
+    for node in reversed(graph.nodes):
+        if isinstance(node.op, Quantize):
+            reaches.add(node.operands[0].name)
+        elif reaches.intersection(v.name for v in node.outputs if not v.type.is_quantized):
+            reaches.update(v.name for v in node.operands if v.name in graph.producers)
+            is_exact = isinstance(node.op, _EXACT) or node.op.quantized is Quantized.MOVE
+            names += [] if is_exact else [node.op.name]
+    if names:
+        counted = ", ".join(f"{count} {name}" for name, count in sorted(Counter(names).items()))
+        yield (
+            f"steps in float between integers: {counted}. C libraries and compilers round these otherwise than the "
+            "integer graph, so that a value behind them may be the next integer, which later layers carry on: the C "
+            "agrees with the integer graph closely, not byte for byte"
+        )
 
 
 def _ports(c: CArtifact) -> str:

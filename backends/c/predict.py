@@ -160,13 +160,16 @@ def _code_bytes(source: SourceText, machine: Machine) -> _Code:
     of_step: Counter[int] = Counter()
     for function, counted in zip(source.functions, counts, strict=True):
         of_step[function.step] += sizes.bytes(counted, function.template)
+    called = "\n".join(source.support)  # what kernels inline of it counts there
+    (apart,) = count([called], source.support, Preprocessor(dsp=machine.dsp, armv6m=machine.few_registers))
     lines = [line for step in source.steps for line in step.lines]
     calls = sum(len(re.findall(r"^\w[^=]*\(", line)) for line in lines)
     uncounted: dict[str, float] = {}
     others = [(text, uncounted) for text in (*source.support, *lines)]
     library = library_bytes([*zip(texts, counts, strict=True), *others], machine)
     decoder = DECODER_BYTES if any("fxp_decode(" in line for line in lines) else 0
-    return _Code(of_step, _RUN_BYTES + CALL_BYTES * calls + library + decoder)
+    helpers = sizes.bytes(apart, "support")
+    return _Code(of_step, _RUN_BYTES + CALL_BYTES * calls + helpers + library + decoder)
 
 
 def _cycles(chosen: Implementation) -> float:

@@ -34,6 +34,8 @@ class Op(ABC):
 
     name: ClassVar[str]
     quantized: ClassVar[Quantized] = Quantized.NEVER
+    real_operands: ClassVar[tuple[int, ...]] = ()
+    """Positions of constants that stay real in the integer form, which makes integers of its own of them."""
 
     @abstractmethod
     def infer(

@@ -1,8 +1,15 @@
-"""Normalization layers. Batch norm stays one operator until a pass folds it into the layer before it."""
+"""Normalization layers. Batch norm stays one operator until a pass folds it into the layer before it.
+
+The others take statistics of their operand. On integers these are whole numbers, of which root and reciprocal are found
+bit by bit (`norm_form`).
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import prod
 
 import torch
 from torch import Tensor
@@ -10,8 +17,10 @@ from torch.nn import functional
 
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, Op, check_floats, lowers, operator
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, Cut, tie_all, tie_grouped
+from .norm_form import NormForm
+from .quantize import per_tensor_types
 
 
 @operator("batch_norm")
@@ -46,7 +55,70 @@ class BatchNorm(Op):
 
 
 @dataclass(frozen=True)
-class RowNorm(Op):
+class Groups:
+    """Groups of elements that a norm takes statistics of: the operand's dimensions, some of them split, and which.
+
+    `parameters` is the shape of weight and bias among these dimensions.
+    """
+
+    sizes: tuple[int, ...]
+    axes: tuple[int, ...]
+    parameters: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """Elements of a group."""
+        return prod(self.sizes[axis] for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class StatisticsNorm(Op):
+    """Base of the norms by statistics of the operand. Operands: x, weight or none, bias or none."""
+
+    quantized = Quantized.COMPUTE
+    real_operands = (1, 2)
+
+    @property
+    def is_centred(self) -> bool:
+        """Whether the mean is subtracted."""
+        return True
+
+    @property
+    @abstractmethod
+    def epsilons(self) -> tuple[float, float]:
+        """What is added below the square root, and to it."""
+
+    @abstractmethod
+    def groups_of(self, shape: tuple[int, ...]) -> Groups:
+        """The groups of an operand of this shape."""
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        x, *parameters = operands
+        if any(q.bits not in (8, 16) for q in per_tensor_types(x, outputs[0])):
+            raise ShapeError(f"{self.name} takes and gives 8 or 16 bits")
+        self.form(x, outputs[0])
+        if self.epsilons[1]:
+            raise ShapeError(f"{self.name} that adds to the root computes on reals")
+        if any(type is not None and type.is_quantized for type in parameters):
+            raise ShapeError(f"{self.name} takes weight and bias as reals")
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        x, form = call.operand(0), self.form(call.types[0], call.output, call.optional(1), call.optional(2))
+        groups = self.groups_of(tuple(x.shape))
+        (qy,) = per_tensor_types(call.output)
+        return form.apply(x.reshape(groups.sizes), groups.axes, groups.parameters, qy).reshape(x.shape)
+
+    def form(
+        self, x: TensorType | None, y: TensorType, weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> NormForm:
+        """The integer form between two quantized types; OverflowBoundError where there is none."""
+        qx, qy = per_tensor_types(x, y)
+        count, eps = self.groups_of(y.shape).count, self.epsilons[0]
+        return NormForm.of(qx, qy, count=count, eps=eps, is_centred=self.is_centred, weight=weight, bias=bias)
+
+
+@dataclass(frozen=True)
+class RowNorm(StatisticsNorm):
     """Base of the norms with statistics over some dimensions of each sample, whose sizes are `shape`.
 
     They are the dimensions `axes`, ascending, or the last ones when it is empty. Weight and bias have these sizes.
@@ -61,6 +133,14 @@ class RowNorm(Op):
     def dimensions(self, rank: int) -> tuple[int, ...]:
         """The dimensions of an operand of this rank over which statistics are taken."""
         return self.axes or tuple(range(rank - len(self.shape), rank))
+
+    @property
+    def epsilons(self) -> tuple[float, float]:
+        return torch.finfo(torch.float32).eps if self.eps is None else self.eps, self.root_eps
+
+    def groups_of(self, shape: tuple[int, ...]) -> Groups:
+        axes = self.dimensions(len(shape))
+        return Groups(shape, axes, tuple(n if axis in axes else 1 for axis, n in enumerate(shape)))
 
     def check_shape(self, x: TensorType) -> None:
         """Raise ShapeError unless `x` has these sizes there."""
@@ -115,6 +195,10 @@ class RmsNorm(RowNorm):
     sizes of these dimensions.
     """
 
+    @property
+    def is_centred(self) -> bool:
+        return False
+
     def infer(self, x: TensorType, weight: TensorType | None = None) -> tuple[TensorType, ...]:
         self.check_shape(x)
         return _normalized(self, x, self.shape, weight=weight)
@@ -130,7 +214,7 @@ class RmsNorm(RowNorm):
 
 @operator("group_norm")
 @dataclass(frozen=True)
-class GroupNorm(Op):
+class GroupNorm(StatisticsNorm):
     """Normalization over each of `groups` consecutive groups of channels and all spatial dimensions.
 
     Operands: x [n, c, ...], weight [c] or none, bias [c] or none.
@@ -138,6 +222,13 @@ class GroupNorm(Op):
 
     groups: int = 1
     eps: float = 1e-5
+
+    @property
+    def epsilons(self) -> tuple[float, float]:
+        return self.eps, 0.0
+
+    def groups_of(self, shape: tuple[int, ...]) -> Groups:
+        return _channel_groups(shape, self.groups)
 
     def infer(
         self, x: TensorType, weight: TensorType | None = None, bias: TensorType | None = None
@@ -162,13 +253,20 @@ class GroupNorm(Op):
 
 @operator("instance_norm")
 @dataclass(frozen=True)
-class InstanceNorm(Op):
+class InstanceNorm(StatisticsNorm):
     """Normalization of each channel of each sample over its spatial dimensions.
 
     Operands: x [n, c, ...], weight [c] or none, bias [c] or none.
     """
 
     eps: float = 1e-5
+
+    @property
+    def epsilons(self) -> tuple[float, float]:
+        return self.eps, 0.0
+
+    def groups_of(self, shape: tuple[int, ...]) -> Groups:
+        return _channel_groups(shape, shape[1])
 
     def infer(
         self, x: TensorType, weight: TensorType | None = None, bias: TensorType | None = None
@@ -184,6 +282,12 @@ class InstanceNorm(Op):
         x = call.operand(0)
         call.fix(*x[2:], why="a normalization takes its statistics over it")
         return (_couple_channels(call, x[1:2]),)
+
+
+def _channel_groups(shape: tuple[int, ...], groups: int) -> Groups:
+    """Groups of consecutive channels with all spatial dimensions."""
+    sizes = (shape[0], groups, shape[1] // groups, *shape[2:])
+    return Groups(sizes, tuple(range(2, len(sizes))), (1, *sizes[1:3], *(1 for _ in shape[2:])))
 
 
 def _couple_channels(call: CouplingCall, channels: Axes) -> Axes:

@@ -36,7 +36,7 @@ _SMOOTH = {"leaky_relu", "prelu", "hardswish", "sigmoid", "silu"}
 CNN_OPS = frozenset(_EITHER | _CONVOLUTIONAL | _ENLARGING | _SMOOTH)
 MLP_OPS = frozenset(_EITHER | {"tanh", "gelu", "layer_norm", "matmul"})
 DEFAULT_OPS = CNN_OPS | MLP_OPS
-INTEGER_OPS = DEFAULT_OPS - {"batch_norm", "layer_norm"}
+INTEGER_OPS = DEFAULT_OPS - {"batch_norm"}
 
 _IMAGES = [
     TensorType((n, c, h, w)) for n, c, h, w in [(1, 1, 2, 2), (1, 2, 4, 4), (2, 3, 5, 4), (1, 4, 6, 6)]

@@ -96,7 +96,10 @@ class _Conversion:
             operands = [self._integer(x), self._constant(slope, _symmetric(self._old.tensor(slope)))]
         else:
             operands = [
-                self._integer(v) if v.type.dtype.is_floating else self._reals[v.name] for v in node.operands
+                self._integer(v)
+                if v is not None and v.type.dtype.is_floating and index not in node.op.real_operands
+                else v and self._reals[v.name]
+                for index, v in enumerate(node.inputs)
             ]
         high = float(self._seen[node.output.name].max()) if node.output.type.numel else 0.0
         grid = node.op.result_grid(high) or self._result_grid(node, operands)

@@ -7,6 +7,7 @@ from torch import Tensor
 from ...ir import Builder, Graph, IRError, Node, OverflowBoundError, Quantization, TensorType, Value
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.base import Quantized
+from ...ir.ops.norm import StatisticsNorm
 from ...ir.ops.prelu import Prelu
 from ...ir.ops.quantize import Dequantize, Quantize, Requantize
 from ...specs.options import QuantizeOptions
@@ -97,6 +98,9 @@ class Lowering:
             for type, value in zip(inferred, node.outputs, strict=True)
         ]
         node.op.check_quantized(operand_types, types)
+        if isinstance(node.op, StatisticsNorm):
+            parameters = [None if v is None else self._graph.tensor(v) for v in node.inputs[1:]]
+            node.op.form(operand_types[0], types[0], *parameters)
         for value in node.outputs:
             self._builder.release(value.name)
         names = [value.name for value in node.outputs]
@@ -108,7 +112,7 @@ class Lowering:
         moved = self._grids.of(node.outputs[0]) if node.op.quantized is Quantized.MOVE else None
         operands: list[Value | None] = []
         for index, value in enumerate(node.inputs):
-            if value is None or not value.type.dtype.is_floating:
+            if value is None or not value.type.dtype.is_floating or index in node.op.real_operands:
                 operands.append(value and self._real(value))
             elif self._graph.is_constant(value):
                 is_narrow = node.outputs[0].name in self._grids.narrow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir import DType, Graph, Node, Op, Value
@@ -12,6 +12,7 @@ from ...ir.ops.base import Quantized
 from ...ir.ops.binary import Div
 from ...ir.ops.compare import Compare
 from ...ir.ops.elementary import Ceil, Floor, Log, Pow, Reciprocal, Round, Rsqrt, Trunc
+from ...ir.ops.norm import StatisticsNorm
 from ...ir.ops.softmax import Softmax
 from ..layers import channel_axis, is_layer
 
@@ -53,7 +54,8 @@ def make_plan(
     compared, or taken for the mask of an attention: what counts there is the ratio to small numbers.
 
     Movement is done on integers when its operand is one already, or when a node after it wants one: the earlier
-    the conversion, the fewer bytes move.
+    the conversion, the fewer bytes move. A norm by statistics computes on integers where it is between others that do:
+    it would be no less exact in float, and a float operand or result should not lose precision for it.
     """
     declined: dict[str, str] = dict.fromkeys(
         in_float, "adds a mask, whose numbers no grid holds beside others"
@@ -71,7 +73,13 @@ def make_plan(
             computing.add(node.outputs[0].name)
         else:
             declined[node.outputs[0].name] = reason
+    norms = [n for n in graph.nodes if isinstance(n.op, StatisticsNorm) and n.output.name in computing]
+    computing -= {node.output.name for node in norms}
     moving = _moving(graph, computing, float_layers)
+    between = _between_integers(graph, norms, computing | moving)
+    computing |= between
+    alone = [node.output.name for node in norms if node.output.name not in between]
+    declined |= dict.fromkeys(alone, "its operand is a float, or its result is read as one")
     observed: dict[str, set[int]] = {
         v.name: set()
         for node in graph.nodes
@@ -91,6 +99,32 @@ def make_plan(
     for value in (v for pair in states for v in pair):
         observed.setdefault(value.name, set())
     return Plan(frozenset(computing), frozenset(moving), declined, observed, states)
+
+
+def _between_integers(graph: Graph, norms: Sequence[Node], integers: Collection[str]) -> set[str]:
+    """Results of the norms whose operand is an integer, and whose result only other nodes read as one."""
+    outputs = {v.name for v in graph.outputs}
+    found = {node.output.name for node in norms} - outputs
+    while True:
+        known = {*integers, *found}
+        apart = {
+            node.output.name
+            for node in norms
+            if node.output.name in found and not _is_between(graph, node, known)
+        }
+        if not apart:
+            return found
+        found -= apart
+
+
+def _is_between(graph: Graph, node: Node, integers: Collection[str]) -> bool:
+    producer = graph.producers.get(node.operands[0].name)
+    readers = graph.users.get(node.output.name, ())
+    return (
+        producer is not None
+        and producer.outputs[0].name in integers
+        and all(reader.outputs[0].name in integers for reader in readers)
+    )
 
 
 def _encodings(graph: Graph) -> frozenset[str]:
@@ -158,9 +192,9 @@ def _reals(node: Node) -> tuple[Value, ...]:
 
 def _data_operands(node: Node) -> tuple[Value, ...]:
     """The operands that are activations."""
-    if not is_layer(node.op):
-        return _reals(node)
-    return tuple(v for v in (node.operand(0), node.operand(3)) if v is not None)
+    if is_layer(node.op):
+        return tuple(v for v in (node.operand(0), node.operand(3)) if v is not None)
+    return _reals(node)[:1] if node.op.real_operands else _reals(node)
 
 
 def _moving(graph: Graph, computing: set[str], float_layers: Callable[[str], bool]) -> set[str]:

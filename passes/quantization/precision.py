@@ -93,7 +93,12 @@ def accepts_wide(node: Node) -> bool:
     fine, coarse = (
         Quantization((scale,), bits=BITS["int16"]) for scale in (1.0, 2.0**15)
     )  # nothing overflows
-    operands = [t and (t.quantized(fine) if t.dtype.is_floating else t) for t in node.operand_types]
+    operands = [
+        t.quantized(fine)
+        if t is not None and t.dtype.is_floating and index not in node.op.real_operands
+        else t
+        for index, t in enumerate(node.operand_types)
+    ]
     outputs = [t.quantized(coarse) for t in node.output_types]
     try:
         node.op.check_quantized(operands, outputs)

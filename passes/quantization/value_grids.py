@@ -13,6 +13,7 @@ from ...ir.ops.activation import Elementwise
 from ...ir.ops.base import Quantized
 from ...ir.ops.binary import Add, Sub
 from ...ir.ops.conv import ConvTranspose
+from ...ir.ops.norm import StatisticsNorm
 from ...ir.ops.pad import Pad
 from ..layers import Clamped, channel_axis, is_layer
 from ..report import Table
@@ -156,7 +157,8 @@ def _farthest_zeros(graph: Graph, groups: UnionFind) -> dict[str, int]:
             )
             limit(node.operands[0], (1 << 30) // (_LARGEST_WEIGHT * max(weight.numel // max(channels, 1), 1)))
         elif (
-            not isinstance(node.op, Elementwise | Add | Sub | Pad) and node.op.quantized is Quantized.COMPUTE
+            not isinstance(node.op, Elementwise | Add | Sub | Pad | StatisticsNorm)
+            and node.op.quantized is Quantized.COMPUTE
         ):
             for value in node.operands:
                 limit(value, 0)

@@ -12,7 +12,7 @@ from fxpress.compiler.data import Samples, unseen_notes
 from fxpress.compiler.decompose import for_c
 from fxpress.compiler.module_capture import capture
 from fxpress.compiler.packages import package_notes
-from fxpress.compiler.summary import kernel_notes
+from fxpress.compiler.summary import kernel_notes, rounding_notes
 from fxpress.compiler.widths import width_notes
 from fxpress.ir import DType, TensorType, Value, parse, verify
 from fxpress.specs.outputs import COutput
@@ -106,6 +106,27 @@ def test_a_layer_whose_sums_leave_int32_is_named_where_others_take_the_dsp(
     found = list(kernel_notes(emit(graph, COutput(name="net"), target), target))
     assert len(found) == notes
     assert all(note.startswith("y (linear) takes the kernel product_portable, ") for note in found)
+
+
+FLOATS = """graph(%x: i8[1x4]<scale=0.1, zero=0>, %y: f32[1x4]) {{
+  %a: f32[1x4] = dequantize(%x)
+  %b: f32[1x4] = {op}
+  %c: f32[1x4] = mul(%b, %y)
+  %q: i8[1x4]<scale=0.1, zero=0> = quantize(%c)
+  %e: f32[1x4] = exp(%b)
+  return q: %q, e: %e
+}}"""
+
+
+def test_floats_that_become_integers_are_named_with_the_agreement_to_expect() -> None:
+    (note,) = rounding_notes(parse(FLOATS.format(op="layer_norm{shape=(4,), root_eps=0.1}(%a)")))
+    assert note.startswith("steps in float between integers: 1 layer_norm. ")
+    assert note.endswith("the C agrees with the integer graph closely, not byte for byte")
+
+
+@pytest.mark.parametrize("op", ["add(%a, %y)", "reshape{shape=(1, 4)}(%a)"])
+def test_floats_that_are_rounded_in_one_way_or_become_no_integers_need_no_note(op: str) -> None:
+    assert list(rounding_notes(parse(FLOATS.format(op=op)))) == []
 
 
 @pytest.mark.parametrize(

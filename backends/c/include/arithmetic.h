@@ -65,6 +65,41 @@ FXP_INLINE int32_t fxp_field(int32_t word, int32_t low, int32_t bits)
     return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
 }
 
+/* 1 / sqrt(d) = value * 2^shift / 2^61. */
+struct fxp_reciprocal {
+    int32_t value, shift;
+};
+
+/* For d from 1 to 2^62 - 1: root and quotient bit by bit, so that no core calls a library. */
+FXP_APART struct fxp_reciprocal fxp_reciprocal_root(uint64_t d)
+{
+    int32_t shift = 0;
+    while (d < UINT64_C(1) << 60) {
+        d <<= 2;
+        shift++;
+    }
+    uint64_t root = 0;
+    for (uint64_t bit = UINT64_C(1) << 60; bit != 0; bit >>= 2) {
+        if (d >= root + bit) {
+            d -= root + bit;
+            root = (root >> 1) + bit;
+        } else {
+            root >>= 1;
+        }
+    }
+    uint32_t rest = (UINT32_C(1) << 30) - 1, quotient = 0;
+    for (int32_t i = 0; i < 31; i++) {
+        rest = 2 * rest + 1;
+        quotient *= 2;
+        if (rest >= root) {
+            rest -= (uint32_t)root;
+            quotient++;
+        }
+    }
+    const struct fxp_reciprocal found = {(int32_t)quotient, shift};
+    return found;
+}
+
 FXP_INLINE int32_t fxp_clamp(int32_t value, int32_t low, int32_t high)
 {
     return value < low ? low : value > high ? high : value;

@@ -13,6 +13,7 @@ import fxpress.backends.c
 from fxpress.backends.c.toolchain import WARNINGS, find_compiler, link_shared
 from fxpress.ir import Quantization
 from fxpress.ir.arithmetic import requant
+from fxpress.ir.ops.norm_form import reciprocal_root
 
 INCLUDE = Path(fxpress.backends.c.__file__).parent / "include"
 EDGES = [0, 1, -1, 2, 127, -128, 2**15, -(2**15), 2**30, -(2**30), 2**31 - 1, -(2**31)]
@@ -30,6 +31,14 @@ void left(const int32_t *acc, const int32_t *shifts, int32_t *y, int count)
 void saturate(const int32_t *x, int8_t *y, int count)
 {
     for (int i = 0; i < count; i++) { y[i] = fxp_saturate8(x[i]); }
+}
+void reciprocal_root(const uint64_t *d, int32_t *values, int32_t *shifts, int count)
+{
+    for (int i = 0; i < count; i++) {
+        const struct fxp_reciprocal found = fxp_reciprocal_root(d[i]);
+        values[i] = found.value;
+        shifts[i] = found.shift;
+    }
 }
 void quantize(const float *x, int8_t *y, int count, float step, int zero_point)
 {
@@ -75,6 +84,17 @@ def test_shifting_left_equals_multiplying(library):
     y = np.zeros(len(acc), np.int32)
     library.left(pointer(acc), pointer(shifts), pointer(y), len(acc))
     assert np.array_equal(y, acc * 512)
+
+
+def test_reciprocal_roots_equal_those_of_the_interpreter(library):
+    random = np.random.default_rng(2)
+    edges = [n + e for n in (4**k for k in range(1, 31)) for e in (-1, 0, 1)] + [1, 2**62 - 1]
+    d = np.array(edges + (2 ** random.uniform(0, 62, 20_000)).astype(np.int64).tolist(), np.int64)
+    values, shifts = np.zeros(len(d), np.int32), np.zeros(len(d), np.int32)
+    library.reciprocal_root(pointer(d), pointer(values), pointer(shifts), len(d))
+    wanted = reciprocal_root(torch.from_numpy(d))
+    assert np.array_equal(values, wanted[0].numpy())
+    assert np.array_equal(shifts, wanted[1].numpy())
 
 
 def test_saturation_keeps_what_fits(library):

@@ -61,7 +61,9 @@ def test_every_function_finds_the_helpers_that_it_calls(operator_cases, fill, ho
         for target in (host, cortex_m4):
             source = emit(parse(text, fill=fill), COutput(name="net"), target).files["net.c"].decode()
             called = set(re.findall(r"\b(fxp_\w+)\(", source))
-            defined = set(re.findall(r"(?:^FXP_INLINE \w+ |DEFINE_LANES\()(fxp_\w+)", source, re.MULTILINE))
+            defined = set(
+                re.findall(r"(?:^FXP_\w+ (?:struct )?\w+ |DEFINE_LANES\()(fxp_\w+)", source, re.MULTILINE)
+            )
             assert called <= defined, f"{name}: {sorted(called - defined)}"
 
 

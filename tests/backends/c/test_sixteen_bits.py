@@ -31,6 +31,7 @@ FLOAT = {
         "codes as bytes without sign",
         "prelu",
         "matmul",
+        "layer_norm of many elements",
         "abs",
         "neg",
     ),

@@ -131,4 +131,6 @@ def on_integers(graph: Graph, inputs: list[Tensor]) -> tuple[Node, dict[str, Ten
 
 
 def real(type: TensorType, tensor: Tensor) -> Tensor:
-    return tensor if type.quantization is None else type.quantization.dequantize(tensor, dtype=torch.float64)
+    if type.quantization is None:
+        return tensor.double() if tensor.is_floating_point() else tensor
+    return type.quantization.dequantize(tensor, dtype=torch.float64)
