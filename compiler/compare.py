@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -45,13 +45,30 @@ def explain_layer(report: Report, name: str) -> str:
         near = get_close_matches(name, known, n=3, cutoff=0.4)
         hint = f"near: {', '.join(near)}" if near else near_miss(name, known)
         raise UserError(Problem("R403", name, "is no layer of this report", hint))
-    lines = [line for layer in layers for line in _layer_lines(layer)]
-    lines += [f"  {line}" for line in about]
-    lines += [
-        f"  {section}, {d.rule}: {'done' if d.applied else 'left'}, {d.reason}" for section, d in decisions
-    ]
+    lines: list[str] = []
+    for layer in layers if len(layers) > 1 else ():
+        own = [line for line in about if line in {*lines_about(report, {layer.name})}]
+        mine = [(section, d) for section, d in decisions if d.subject == layer.name]
+        lines += [*_layer_lines(layer), *_told(own, mine)]
+        about = [line for line in about if line not in own]
+        decisions = [found for found in decisions if found not in mine]
+    if len(layers) == 1:
+        lines += [*_layer_lines(layers[0]), *_told(about, decisions)]
+    elif about or decisions:
+        head = f"{name}, before these steps were made" if layers else f"{name}: no step of its own"
+        lines += [head, *_told(about, decisions, with_subject=True)]
     names = {name, *(layer.module for layer in layers)}
     return "\n\n".join(["\n".join(lines), *_rows_about(report, names)])
+
+
+def _told(
+    about: Iterable[str], decisions: Iterable[tuple[str, Decision]], *, with_subject: bool = False
+) -> Iterator[str]:
+    """Lines about a layer: its noise, then the decisions of each pass, with the values that they are about."""
+    yield from (f"  {line}" for line in about)
+    for section, d in decisions:
+        subject = f", %{d.subject}" if with_subject else ""
+        yield f"  {section}, {d.rule}{subject}: {'done' if d.applied else 'left'}, {d.reason}"
 
 
 def _rows_about(report: Report, names: Collection[str]) -> Iterable[str]:

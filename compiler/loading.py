@@ -273,7 +273,7 @@ def check_weights(model: nn.Module, place: str) -> list[str]:
 
     Minus infinity is a value of masks: buffers may hold it, and parameters that hold nothing else but zeros.
     """
-    problems, notes = [], []
+    problems, denormal = [], dict[str, int]()
     parameters = dict(model.named_parameters())
     tensors = [*parameters.items(), *model.named_buffers()]
     check_forms(dict(tensors), place)
@@ -285,10 +285,14 @@ def check_weights(model: nn.Module, place: str) -> list[str]:
         elif tensor.is_floating_point() and not _is_usable(tensor, is_buffer=name not in parameters):
             problems.append(Problem("M121", place, f"{name} holds NaN or infinity", "train or load it again"))
         elif tensor.is_floating_point() and _denormals(tensor):
-            notes.append(f"{name} holds {_denormals(tensor)} denormal numbers; they count as what they are")
+            denormal[name] = _denormals(tensor)
     if problems:
         raise UserError(problems)
-    return notes
+    if not denormal:
+        return []
+    first, rest = next(iter(denormal)), len(denormal) - 1
+    holders = f"{first} and {rest} other tensors hold" if rest else f"{first} holds"
+    return [f"{holders} {sum(denormal.values())} denormal numbers; they count as what they are"]
 
 
 def _is_usable(tensor: Tensor, *, is_buffer: bool) -> bool:
@@ -308,7 +312,8 @@ def example_input(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) 
 
 
 def _denormals(tensor: Tensor) -> int:
-    tiny = torch.finfo(tensor.dtype).tiny
+    """Numbers that float32, in which most is computed, has with fewer bits; those of half precision are none there."""
+    tiny = torch.finfo(torch.float64 if tensor.dtype is torch.float64 else torch.float32).tiny
     return int(((tensor != 0) & (tensor.abs() < tiny)).sum())
 
 

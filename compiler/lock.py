@@ -65,13 +65,14 @@ def read_lock(path: Path) -> Lock:
     advice = "compile again, without --locked"
     try:
         _refuse_special_file(path)
-        lock = Lock.model_validate_json(path.read_bytes())
+        content = path.read_bytes()
+        lock = Lock.model_validate_json(content)
     except (OSError, ValueError) as err:
         if isinstance(err, ValidationError):
             raise UserError(Problem("L502", str(path), "is not a lock of this version", advice)) from err
         fact = f"cannot be read: {_reason(err)}"
         raise UserError(Problem("L501", str(path), fact, advice)) from err
-    if lock.digest != lock.content_digest:
+    if lock.digest != lock.content_digest or lock.to_bytes() != content:
         raise UserError(Problem("L502", str(path), "is not a lock as it was written: it was changed", advice))
     return lock
 

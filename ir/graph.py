@@ -109,6 +109,12 @@ class Graph:
         )
         return same_text and _same_params(self.params, other.params)
 
+    def __repr__(self) -> str:
+        """One line, whatever the size: `dump` gives the text."""
+        inputs = ", ".join(f"%{value.name}" for value in self.inputs)
+        sizes = f"{len(self.nodes)} nodes, {len(self.params)} constants"
+        return f"<Graph of {sizes}: ({inputs}) -> ({', '.join(self.output_names)})>"
+
     __hash__ = None  # type: ignore[assignment]  # params are tensors; graphs are compared, never keys
 
     @cached_property

@@ -50,7 +50,7 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
         statistics = {name: context.statistics[name] for name in plan.observed}
     else:
         statistics = collect(prepared.graph, samples, plan.observed, progress=context.progress)
-    grids = choose_grids(prepared.graph, plan, statistics, precisions)
+    grids = choose_grids(prepared.graph, plan, statistics, precisions, rests=prepared.rests)
     lowering = Lowering(prepared.graph, plan, grids, options, precisions=precisions)
     quantized = lowering.graph()
     report = PassReport(
@@ -93,10 +93,14 @@ def _outlier_table(grids: Grids) -> tuple[Table, ...]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A float graph whose nodes become integer ones, one by one, but for those that make `in_float`."""
+    """A float graph whose nodes become integer ones, one by one, but for those that make `in_float`.
+
+    `rests` are values that are often zero throughout.
+    """
 
     graph: Graph
     in_float: frozenset[str]
+    rests: frozenset[str]
     decisions: tuple[Decision, ...]
 
 
@@ -107,4 +111,4 @@ def prepare(graph: Graph, samples: Sequence[Batch]) -> Prepared:
     masked = lift_masks(folded, samples)
     prepared, decisions = apply_rules(masked.graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
     applied = (d for d in (*halves, *decisions) if d.applied)
-    return Prepared(prepared, masked.in_float, (*first, *masked.decisions, *applied))
+    return Prepared(prepared, masked.in_float, masked.rests, (*first, *masked.decisions, *applied))

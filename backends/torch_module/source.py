@@ -14,16 +14,19 @@ from .forward import write_forward
 from .functions import function_sources
 from .layout import Layer, Layout
 from .literal import literal
-from .names import Path, is_number
+from .names import Path, identifier, is_number, unique
 from .style import Style
 
 _WORD = re.compile(r"\w+")
 _FUNCTIONAL = re.compile(r"\bF\.")
 _HEADER = '''"""{name}, written by fxpress.
 
+    import safetensors.torch
+
     model = {name}()
     safetensors.torch.load_model(model, "{weights}")
     model.eval()
+    {results} = model({arguments})
 """
 '''
 
@@ -44,9 +47,18 @@ def write_source(graph: Graph, layout: Layout, style: Style, *, name: str, weigh
             *(f"        {line}" for line in statements),
         ]
     )
-    header = _HEADER.format(name=name, weights=weights)
+    results = ", ".join(_result_names(graph)) or "()"
+    header = _HEADER.format(name=name, weights=weights, results=results, arguments=", ".join(arguments))
     parts = ["\n".join([header, *_imports(style, body)]), *_needed(helpers, body), body]
     return "\n\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _result_names(graph: Graph) -> list[str]:
+    """The names of outputs as variables, in their order."""
+    names: list[str] = []
+    for name in graph.output_names:
+        names.append(unique(identifier(name, fallback="output"), names))
+    return names
 
 
 def _definitions(style: Style) -> dict[str, str]:

@@ -48,18 +48,22 @@ def is_additive_mask(tensor: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class LiftedMasks:
-    """The graph with masked softmaxes, what was decided, and the sums with masks that must stay in float, by name."""
+    """The graph with masked softmaxes, what was decided, and by name the sums with masks that must stay in float.
+
+    `rests` are what computed masks add where positions are kept, often nothing.
+    """
 
     graph: Graph
     decisions: tuple[Decision, ...]
     in_float: frozenset[str]
+    rests: frozenset[str]
 
 
 def lift_masks(graph: Graph, samples: Sequence[Sequence[Tensor]] = ()) -> LiftedMasks:
     """Masks taken out of what softmaxes read; `samples` of the inputs show which addends are masks."""
     lifter = _Lifter(_addend_ends(graph, samples))
     lifted = rewrite(graph, lifter.visit)
-    return LiftedMasks(lifted, tuple(lifter.decisions), frozenset(lifter.in_float))
+    return LiftedMasks(lifted, tuple(lifter.decisions), frozenset(lifter.in_float), frozenset(lifter.rests))
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,13 @@ class _Lifter:
     ends: Mapping[str, tuple[float, float]]
     decisions: list[Decision] = field(default_factory=list)
     in_float: set[str] = field(default_factory=set)
+    rests: set[str] = field(default_factory=set)
     _made: _Made = field(default_factory=dict)
 
     def visit(self, builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:
         if not isinstance(node.op, Softmax | LogSoftmax) or len(node.operands) != 1 or operands[0] is None:
             return None
-        search = _Search(builder, node.source, self.ends, self._made)
+        search = _Search(builder, node.source, self.ends, self._made, self.rests)
         found = search.scores(operands[0])
         if found.keep is None:
             return None
@@ -118,13 +123,15 @@ class _Lifter:
 class _Search:
     """The walk from one softmax back to its masks; the nodes that it needs are added as it goes.
 
-    `ends` are the smallest and largest number seen of addends; `made` has what is made of masks, which softmaxes share.
+    `ends` are the smallest and largest number seen of addends; `made` has what is made of masks, which softmaxes share,
+    and `rests` the names of what is left of computed masks.
     """
 
     builder: Builder
     source: Source
     ends: Mapping[str, tuple[float, float]]
     made: _Made
+    rests: set[str]
 
     def scores(self, value: Value) -> _Scores:
         node = self.builder.producer(value)
@@ -262,7 +269,9 @@ class _Search:
         dtype = addend.type.dtype.torch
         limit, zero = (self._constant(f"mask_{x:g}", torch.tensor(x, dtype=dtype)) for x in (NEVER, 0.0))
         keep = self._applied(Compare("gt"), addend, limit)
-        return keep, self._applied(Where(), keep, addend, zero), lowest
+        rest = self._applied(Where(), keep, addend, zero)
+        self.rests.add(rest.name)
+        return keep, rest, lowest
 
     def _choice(self, value: Value) -> _Choice | None:
         """The value as a function of one condition."""

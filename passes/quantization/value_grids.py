@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -64,13 +64,18 @@ class Grids:
 
 
 def choose_grids(
-    graph: Graph, plan: Plan, statistics: Mapping[str, Statistics], precisions: Precisions
+    graph: Graph,
+    plan: Plan,
+    statistics: Mapping[str, Statistics],
+    precisions: Precisions,
+    *,
+    rests: Collection[str] = (),
 ) -> Grids:
     """One grid for each group; an input whose data lie on a grid of their own keeps that.
 
     An operator that can give one grid only decides for its group. Zero need not be on the grid of values that lie far
     from it, unless something pads with it. The operand of a concat may keep a finer grid, and is rescaled for the
-    concat alone (`concat_groups`).
+    concat alone (`concat_groups`). `rests` are values that may well be zero throughout: no warning is given of them.
     """
     imposed = _imposed(graph, plan, statistics)
     groups = join_moved(graph, plan, statistics, imposed)
@@ -109,7 +114,7 @@ def choose_grids(
         if grid.bits > NARROW_BITS:
             narrow[group] = activation_grid(covered, bits=NARROW_BITS)
         rows.append((group, len(names), grid.bits, seen.low, seen.high, grid.scale[0], grid.zero_point[0]))
-        warnings += _warnings(group, seen)
+        warnings += [] if group in rests else _warnings(_place(graph, group), seen)
         outliers += [group] if _has_outliers(seen) else []
     columns = ("group", "values", "bits", "low", "high", "scale", "zero_point")
     table = Table("grids", columns, tuple(rows))
@@ -192,13 +197,22 @@ def _imposed(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> 
     return {name: grid for name, grid in imposed.items() if grid is not None}
 
 
-def _warnings(name: str, seen: Statistics) -> list[str]:
+def _place(graph: Graph, name: str) -> str:
+    """A value for a note, with where the user's code makes it."""
+    node = graph.producers.get(name)
+    source = "" if node is None else str(node.source)
+    return f"%{name} ({source})" if source else f"%{name}"
+
+
+def _warnings(place: str, seen: Statistics) -> list[str]:
     largest = _largest(seen)
     if not largest:
-        return [f"%{name}: calibration saw zeros only"]
+        return [
+            f"{place}: calibration saw zeros only, so that its scale is arbitrary: add data where it is not zero"
+        ]
     if _has_outliers(seen):
         return [
-            f"%{name}: the largest value seen, {largest:.4g}, is {largest / _typical(seen):.2g} times what 99.9 % of "
+            f"{place}: the largest value seen, {largest:.4g}, is {largest / _typical(seen):.2g} times what 99.9 % of "
             "the values stay below"
         ]
     return []

@@ -244,3 +244,22 @@ def test_weights_whose_names_lack_what_the_model_puts_before_them(tmp_path: Path
         UserError, match=r"no name begins with 'net\.', as all names of the model do; add it.*M112"
     ):
         load_weights(model, tmp_path / "w.pt")
+
+
+def test_denormal_numbers_are_told_in_one_note_and_half_precision_has_none() -> None:
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
+    assert check_weights(model, "net.py:Net") == []
+    with torch.no_grad():
+        model[0].weight[0, :2] = 1e-40
+    assert check_weights(model, "net.py:Net") == [
+        "0.weight holds 2 denormal numbers; they count as what they are"
+    ]
+    with torch.no_grad():
+        model[1].weight[0, 0] = model[1].bias[1] = 1e-40
+    assert check_weights(model, "net.py:Net") == [
+        "0.weight and 2 other tensors hold 4 denormal numbers; they count as what they are"
+    ]
+    half = nn.Linear(3, 2).half()
+    with torch.no_grad():
+        half.weight[0] = 1e-6
+    assert check_weights(half, "net.py:Net") == []

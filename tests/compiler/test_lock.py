@@ -55,6 +55,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         _lock_field(lambda lock: lock.update(spec="0")),
         "spec.lock: is not a lock as it was",
     ),
+    "lock: a line more": (
+        lambda out: (out / "spec.lock").open("ab").write(b"\n"),
+        "spec.lock: is not a lock as it was written.*L502",
+    ),
     "lock: a file less": (_lock_field(lambda lock: lock["outputs"].popitem()), "as it was written.*L502"),  # type: ignore[attr-defined]
     "lock: older": (_lock_field(lambda lock: lock.update(lock_version=1)), "not a lock of this version"),
     "lock: a pipe": (_replace("spec.lock", os.mkfifo), r"holds no spec\.lock"),

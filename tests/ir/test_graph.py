@@ -99,6 +99,15 @@ def test_graphs_are_frozen_and_compare_by_content() -> None:
     )
 
 
+def test_a_graph_is_shown_in_one_short_line_whatever_its_size() -> None:
+    builder = Builder()
+    value = builder.input("x", TensorType((64,)))
+    for index in range(400):
+        value = builder.add(Add(), value, builder.constant(f"w{index}", torch.full((64,), float(index))))
+    graph = builder.build([value], output_names=["y"])
+    assert repr(graph) == "<Graph of 400 nodes, 400 constants: (%x) -> (y)>"
+
+
 def test_constants_can_be_replaced_and_others_are_refused() -> None:
     assert GRAPH.with_params({"w": torch.ones(2)}).tensor(GRAPH.constants[0]).tolist() == [1, 1]
     with pytest.raises(VerifyError, match="not constants of this graph: v"):

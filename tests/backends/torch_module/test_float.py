@@ -3,6 +3,7 @@
 import copy
 import io
 import keyword
+import textwrap
 import tokenize
 
 import pytest
@@ -73,14 +74,30 @@ def test_submodules_and_keys_are_the_users():
     }
 
 
+def test_the_lines_of_the_docstring_load_and_call_the_module(tmp_path, monkeypatch):
+    graph = parsed(SMALL.replace("scores: %y, features: %r", "boxes.0: %y, boxes_0: %r, class: %r"))
+    artifact = emit(graph)
+    artifact.save(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(2, 3, 8, 8)
+    module = {"image": x}
+    exec(artifact.source, module)
+    exec(textwrap.dedent(module["__doc__"].partition("\n\n")[2]), module)
+    for name, wanted in zip(("boxes_0", "boxes_0_2", "class_"), run(graph, [x]), strict=True):
+        assert torch.equal(module[name], wanted)
+
+
 def test_the_source_reads_as_a_person_would_write_it():
     assert (
         emit(parsed(SMALL), TorchOptions(name="small")).source
         == '''"""Small, written by fxpress.
 
+    import safetensors.torch
+
     model = Small()
     safetensors.torch.load_model(model, "model.safetensors")
     model.eval()
+    scores, features = model(image)
 """
 
 import torch

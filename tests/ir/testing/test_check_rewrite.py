@@ -1,6 +1,7 @@
 """`check_rewrite` passes right rewrites, and kills each planted wrong one with a small graph."""
 
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -315,3 +316,14 @@ def test_planted_wrong_rewrite_is_killed_by_a_small_graph(
     text = re.search(r"before:\n(graph\(.*?^}\n(?:@\d+ = .*\n)*)", str(error.value), re.DOTALL | re.MULTILINE)
     assert text is not None
     assert len(parse(text[1]).nodes) <= most_nodes, str(error.value)
+
+
+def test_a_large_graph_around_which_others_are_grown_is_not_printed() -> None:
+    layer = "  %y{0}: f32[1x4x6x6] = conv{{padding=(1, 1, 1, 1)}}(%y{1}, %w{0})\n"
+    text = "graph(%y0: f32[1x4x6x6]) {\n" + "".join(f"  const %w{i}: f32[4x4x3x3]\n" for i in range(1, 61))
+    text += "".join(layer.format(i, i - 1) for i in range(1, 61)) + "  return output: %y60\n}"
+    pattern = parse(text, fill=drawn_constant)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(repr(graphs_around(pattern))) < 3000
+        check_rewrite(lambda graph: graph, tolerance=0.0, around=[pattern], changes=0, examples=3)

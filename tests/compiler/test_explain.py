@@ -1,0 +1,49 @@
+"""`fxpress explain DIR LAYER`: figures and decisions of a layer, call by call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fxpress.compiler import compile_model
+from fxpress.compiler.compare import explain_layer
+
+TWICE = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm, self.last = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(self.fc(self.norm(self.fc(x)).relu()).relu())
+"""
+
+
+@pytest.fixture
+def explained(tmp_path: Path) -> str:
+    """What is known of a layer that is called twice, with a batch norm after the first call."""
+    (tmp_path / "net.py").write_text(TWICE)
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).normal(size=(32, 4)).astype("f4"))
+    (tmp_path / "net.yaml").write_text(
+        "fxpress: 1\nextends: preset/int8-torch\nmodel: {source: net.py:Net, inputs: {x: {shape: [1, 4]}}}\n"
+        "data: {calibration: {file: data.npz}}\noutputs: {torch: {}}\n"
+    )
+    return explain_layer(compile_model(tmp_path / "net.yaml").report, "fc")
+
+
+def test_decisions_stand_under_the_call_that_they_are_about(explained: str) -> None:
+    first, second, earlier = (part.splitlines() for part in explained.split("\nfc"))
+    for call, result in ((first, "%relu"), (second, "%relu_1")):
+        assert f"  result: {result}" in call
+        assert [line for line in call if line.startswith("  quantize, quantize")] == [
+            "  quantize, quantize: done, computes on integers"
+        ]
+        assert not any("fuse" in line for line in call)
+    assert earlier[0] == ", before these steps were made"
+    assert any("fold_batchnorm_before, %linear" in line for line in earlier[1:])
+    assert all(line.startswith("  ") and ", %" in line for line in earlier[1:])
