@@ -10,7 +10,7 @@ the model has a state, an input that is the output of the call before, samples a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -68,6 +68,24 @@ class Samples:
             for i, x in enumerate(self.inputs)
         )
         return replace(self, inputs=kept, labels=None if self.labels is None else self.labels[:count])
+
+    def without(self, positions: Collection[int]) -> Samples:
+        """The samples but for those at these positions, and for what an input stored whole takes with them.
+
+        Of a model with states they are positions of sequences.
+        """
+        together = self.steps if self.states else max(len(self) // len(self.inputs[i]) for i in self._fed)
+        gone = set(positions) if self.states else {position // together for position in positions}
+        parts = len(self) // together
+        kept = [part for part in range(parts) if part not in gone]
+
+        def rows(x: Tensor) -> Tensor:
+            size = len(x) // parts
+            index = [part * size + row for part in kept for row in range(size)]
+            return x[torch.tensor(index, dtype=torch.int64)]
+
+        labels = None if self.labels is None else rows(self.labels)
+        return replace(self, inputs=tuple(map(rows, self.inputs)), labels=labels)
 
     def calls(self, values: Sequence[Value]) -> int:
         """How often a model with inputs like `values` runs on these samples."""

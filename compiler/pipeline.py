@@ -30,6 +30,7 @@ from ..specs import (
     Input,
     Loaded,
     Spec,
+    SpecError,
     Transform,
     layer_matches,
     load_spec,
@@ -45,7 +46,7 @@ from .loading import check_weights, example_input, find_source, load_source, loa
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .metric import find_metric
 from .module_capture import capture
-from .noise import Findings, examine
+from .noise import Advised, Findings, examine
 from .output import publish
 from .report import Noise, Report, noise_problems, render_html
 from .session import Session, Stage, final_graph
@@ -316,18 +317,25 @@ def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> F
     def price(graph: Graph, changed: QuantizeOptions, around: Context) -> Cost | None:
         if session.target.isa == HOST or session.spec.outputs.c is None:
             return None
-        try:
-            return TargetCost(session.target, session.spec.outputs.c, [changed, *rest], around).predict(graph)
-        except PassError:  # the target cannot carry what changed
-            return None
+        return TargetCost(session.target, session.spec.outputs.c, [changed, *rest], around).predict(graph)
 
+    def accepts(settings: Mapping[str, str]) -> bool:
+        paths = [name if "." in name else f"passes[{index}].{name}" for name in settings]
+        try:
+            loaded = session.loaded.with_overrides(map("=".join, zip(paths, settings.values(), strict=True)))
+            _match_selectors(loaded, session.captured)
+        except SpecError:
+            return False
+        return True
+
+    calibration = session.spec.data.calibration
     return examine(
         reference,
         stages[index].graph,
         options,
         context,
         session.calibration,
-        price=price,
+        spec=Advised(price, accepts, () if calibration is None else calibration.exclude),
         has_outliers=any(table.name == OUTLIERS for table in stages[index].report.tables),
     )
 
@@ -372,10 +380,13 @@ def calibration_batches(
 def _calibration(spec: Spec, names: Sequence[str], dataset: Calibration) -> Samples:
     """The calibration samples: where a pass trains, all that the file has unless the spec says how many."""
     takes_all = not dataset.is_limited and any(options.trains for options in spec.passes)
-    return _samples(spec, names, dataset, limit=None if takes_all else dataset.samples)
+    limit = None if takes_all else dataset.samples
+    return _samples(spec, names, dataset, limit=limit, exclude=dataset.exclude)
 
 
-def _samples(spec: Spec, names: Sequence[str], dataset: Dataset, *, limit: int | None) -> Samples:
+def _samples(
+    spec: Spec, names: Sequence[str], dataset: Dataset, *, limit: int | None, exclude: Sequence[int] = ()
+) -> Samples:
     model, transforms = spec.model, spec.data.transform
     columns = [
         Column(
@@ -389,6 +400,15 @@ def _samples(spec: Spec, names: Sequence[str], dataset: Dataset, *, limit: int |
     ]
     samples = read_samples(dataset.origin, columns, labels=dataset.labels, limit=limit)
     values = [Value(name, _type(model.inputs[name])) for name in names]
+    count = len(samples) // samples.steps if samples.states else len(samples)
+    beyond = [position for position in exclude if position >= count]
+    if beyond:
+        fact = (
+            f"`exclude` names position {beyond[0]} of {count} {'sequences' if samples.states else 'samples'}"
+        )
+        raise UserError(Problem("D105", str(dataset.origin), fact, "positions count from 0"))
+    if exclude:
+        samples = samples.without(exclude)
     if not samples.calls(values):
         fact = f"{len(samples)} samples are fewer than the {own_batch(values, samples)} that the model takes at once"
         raise UserError(

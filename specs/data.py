@@ -109,6 +109,12 @@ class Calibration(Dataset):
         default=256,
         description="How many to use, from the first; `null` for all. Left out, passes that train take all of them.",
     )
+    exclude: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        default=(),
+        description="Positions, from 0, of samples among those to leave out, such as outliers that the report names. "
+        "Of a model with states they are positions of sequences.",
+        examples=[[7, 31]],
+    )
     labels: Name | None = Field(default=None, description="The array of labels.")
 
     @property

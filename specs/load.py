@@ -96,6 +96,10 @@ class Loaded:
         spec = self.spec.model_dump(mode="json", by_alias=True, context=context, exclude={"extends"})
         return json.dumps({"spec": spec, "target": self.target.model_dump(mode="json")}, indent=1)
 
+    def with_overrides(self, overrides: Iterable[str]) -> "Loaded":
+        """The spec with further overrides laid over it; SpecError with all that is wrong then."""
+        return _loaded(self.path, self.root, self.files, [], overrides)
+
     def check_layers(self, names: Iterable[str]) -> None:
         """SpecError for every layer pattern of the spec that matches none of the model's layers."""
         names = tuple(names)
@@ -117,6 +121,17 @@ def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
     """
     path = Path(path)
     root, files, problems = _read_chain(path)
+    return _loaded(path, root, files, problems, overrides)
+
+
+def _loaded(
+    path: Path,
+    root: Mapping,
+    files: Iterable[Path],
+    problems: list[Problem],
+    overrides: Iterable[str],
+) -> Loaded:
+    """The spec that a tree is, with overrides laid over it."""
     root, unusable = apply_overrides(root, overrides)
     unread = {problem.place for problem in (*problems, *unusable)}
     spec, invalid = _validated(root)
@@ -126,7 +141,7 @@ def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
         problems = check_fit(spec, target, root)
     if problems or spec is None or target is None:
         raise SpecError(problems)
-    return Loaded(spec, target, path, (*files, *target_files), root)
+    return Loaded(spec, target, path, tuple(dict.fromkeys((*files, *target_files))), root)
 
 
 def check_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:

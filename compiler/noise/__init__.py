@@ -1,5 +1,6 @@
 """Noise of quantization: signal-to-noise ratios, where noise is made, why, and what was found to help."""
 
-from .findings import Findings, Price, examine
+from .advice import Advised
+from .findings import Findings, examine
 
-__all__ = ["Findings", "Price", "examine"]
+__all__ = ["Advised", "Findings", "examine"]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ...ir import Graph, Node, Value, call_integer, rebatch, run_integer
+from ...ir.ops.quantize import Dequantize, Quantize, Requantize
 from ...passes.sensitivity.replay import Replay
 from ..data import Samples, batches, join, own_batch, run_samples
 from .ratios import Powers, decibel, power
@@ -66,7 +67,9 @@ class Propagation:
     ) -> None:
         """`reference` computes the outputs that count, `floats` are the constants as reals, by name."""
         elements = sum(v.type.numel for v in integer.results)
-        few = _spread(samples, integer, most=min(_SAMPLES, max(1, _ELEMENTS // max(elements, 1))))
+        few, self._indices = _spread(
+            samples, integer, most=min(_SAMPLES, max(1, _ELEMENTS // max(elements, 1)))
+        )
         self.graph, self.floats = integer, floats
         self.pieces = tuple(
             _piece(graph, inputs, floats, rows_of(few, inputs))
@@ -93,23 +96,36 @@ class Propagation:
         """Powers of each output and of the noise in it."""
         return self._against_reference([_outputs(p.graph, p.inputs, p.actual) for p in self.pieces])
 
-    def ratios_in(self, integer: Graph, targets: Collection[str]) -> dict[str, float]:
-        """Ratios in another integer graph of the same network, of the values in `targets` that it has."""
+    def powers_in(
+        self, integer: Graph, targets: Collection[str], *, without: Collection[int] = ()
+    ) -> dict[str, Powers]:
+        """Powers in another integer graph of the same network, of the values in `targets` that it has.
+
+        Samples at the indices `without` are left out, where a value can be cut into samples and others are left.
+        """
         runs = [_actual(_sized(integer, piece), piece.inputs) for piece in self.pieces]
         found = {
             name: Powers.joined(
-                Powers.of(piece.exact.value(name), actual[name], samples=piece.samples)
+                Powers.of(piece.exact.value(name), actual[there], samples=piece.samples)
                 for piece, actual in zip(self.pieces, runs, strict=True)
-            ).snr_db
+            )
             for name in targets
-            if all(name in actual for actual in runs)
+            for there in [name if name in runs[0] else origin_of(self.graph, name)]
+            if all(there in actual for actual in runs)
         }
         outputs = [
             _outputs(integer, piece.inputs, actual) for piece, actual in zip(self.pieces, runs, strict=True)
         ]
         powers = self._against_reference(outputs)
         own = zip(self.graph.outputs, powers, strict=True)
-        return found | {value.name: power.snr_db for value, power in own if value.name in targets}
+        found |= {value.name: power for value, power in own if value.name in targets}
+        rows = [row for row, index in enumerate(self._indices) if index in without]
+        if not rows or len(rows) == len(self._indices):
+            return found
+        return {
+            name: power.without(rows) if len(power.signal) == len(self._indices) else power
+            for name, power in found.items()
+        }
 
     def _against_reference(self, outputs: Sequence[Sequence[Tensor]]) -> tuple[Powers, ...]:
         joined = join(outputs, self._batch)
@@ -229,6 +245,18 @@ def _stored(value: Value | None, piece: Piece) -> Tensor | None:
     return grid.quantize(piece.exact.value(value.name))
 
 
+def origin_of(graph: Graph, name: str) -> str:
+    """The value that conversions make this one of."""
+    while name in graph.producers and is_conversion(graph.producers[name]):
+        name = graph.producers[name].operands[0].name
+    return name
+
+
+def is_conversion(node: Node) -> bool:
+    """Whether a node gives what it reads on another grid, or as reals."""
+    return isinstance(node.op, Quantize | Dequantize | Requantize)
+
+
 def float_view(integer: Graph, floats: Mapping[str, Tensor]) -> Graph:
     """The integer graph over reals, with the float constants of the same names; others as the reals they stand for."""
     params = {
@@ -286,8 +314,8 @@ def _finite(tensor: Tensor) -> Tensor:
     return torch.where(tensor.isfinite(), tensor, 0.0) if tensor.is_floating_point() else tensor
 
 
-def _spread(samples: Samples, graph: Graph, *, most: int) -> Samples:
-    """The samples of so many runs at most, evenly over all."""
+def _spread(samples: Samples, graph: Graph, *, most: int) -> tuple[Samples, list[int]]:
+    """The samples of so many runs at most, evenly over all, and their indices."""
     calls = samples.calls(graph.inputs)
     count = min(most, calls)
     chosen = [i * calls // count for i in range(count)]
@@ -295,7 +323,11 @@ def _spread(samples: Samples, graph: Graph, *, most: int) -> Samples:
     for index, (x, value) in enumerate(zip(samples.inputs, graph.inputs, strict=True)):
         axis = samples.axis(index)
         own = 1 if axis is None else value.type.shape[axis]
-        inputs.append(
-            x[torch.tensor([call * own + row for call in chosen for row in range(own)], dtype=torch.int64)]
-        )
-    return replace(samples, inputs=tuple(inputs), labels=None)
+        inputs.append(x[torch.tensor(_rows(chosen, own), dtype=torch.int64)])
+    few = replace(samples, inputs=tuple(inputs), labels=None)
+    return few, _rows(chosen, own_batch(graph.inputs, samples))
+
+
+def _rows(calls: Sequence[int], size: int) -> list[int]:
+    """The rows that these calls take, so many each."""
+    return [call * size + row for call in calls for row in range(size)]

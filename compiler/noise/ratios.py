@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -47,6 +47,11 @@ class Powers:
         noise = tuple(n for part in found for n in part.noise)
         return Powers(signal, noise, any(part.counts for part in found))
 
+    def without(self, rows: Collection[int]) -> Powers:
+        """Powers of all samples but those in these rows."""
+        kept = [index for index in range(len(self.signal)) if index not in rows]
+        return Powers(tuple(self.signal[i] for i in kept), tuple(self.noise[i] for i in kept), self.counts)
+
     def is_below(self, least_db: float) -> bool:
         """Whether the ratio is less; of whole numbers, whether more differ than by chance where so many may."""
         if not self.counts:
@@ -84,6 +89,11 @@ def decibel(signal: float, noise: float) -> float:
     if not noise:
         return math.inf
     return 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+
+
+def finite(ratio: float) -> float | None:
+    """A ratio for the report, which has no infinities."""
+    return ratio if math.isfinite(ratio) else None
 
 
 def power(tensor: Tensor) -> float:

@@ -43,7 +43,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason as a clause; the calibration sample and the constant are those that are to blame."""
+    """A reason as a clause; the calibration sample, by its index, and the constant are those that are to blame."""
 
     kind: Kind
     text: str
@@ -118,13 +118,14 @@ def reasons_of(
     *,
     target_snr_db: float,
     observer: str,
+    positions: Sequence[int],
 ) -> tuple[Reason, ...]:
-    """The reasons for the noise that a node makes; one at least."""
+    """The reasons for the noise that a node makes; one at least. `positions` are those of samples in their file."""
     node = propagation.graph.producers[source.name]
     grid = _value(propagation.graph, source.name).type.quantization
     if grid is None:
         return (Reason(Kind.INTEGER_FORM, f"{node.op.name} does not give what it gives in float"),)
-    facts = _Facts(propagation, node, grid, source.name, seen, target_snr_db, observer)
+    facts = _Facts(propagation, node, grid, source.name, seen, target_snr_db, observer, positions)
     found = [reason for look in _LOOKS for reason in look(facts)]
     if all(reason.kind in _PARTIAL for reason in found) and _is_coarse(facts):
         found.append(_range(facts))
@@ -140,6 +141,7 @@ class _Facts:
     seen: Mapping[str, Extent]
     target_snr_db: float
     observer: str
+    positions: Sequence[int]
 
     @property
     def graph(self) -> Graph:
@@ -241,8 +243,8 @@ def _outlier(facts: _Facts) -> Iterator[Reason]:
     worst = None if extent is None else extent.outlier
     if extent is not None and worst is not None:
         text = (
-            f"calibration sample {worst} alone takes the range from {extent.width(without=worst):.4g} to "
-            f"{extent.width():.4g}"
+            f"calibration sample {facts.positions[worst]} alone takes the range from "
+            f"{extent.width(without=worst):.4g} to {extent.width():.4g}"
         )
         yield Reason(Kind.OUTLIER, text, sample=worst)
 

@@ -4,6 +4,7 @@ from .html import render_html
 from .model import (
     MOVEMENTS,
     Decision,
+    Effect,
     FloatLayer,
     Layer,
     LowLayer,
@@ -23,6 +24,7 @@ from .noise_text import lines_about, noise_lines, noise_problems
 __all__ = [
     "MOVEMENTS",
     "Decision",
+    "Effect",
     "FloatLayer",
     "Layer",
     "LowLayer",

@@ -117,19 +117,39 @@ class LowLayer(_Row):
     output: str = Field(description="the output that its noise burdens most")
 
 
-class TriedChange(_Row):
-    """A change that was tried against noise: what it gave, and what it costs."""
+class Effect(_Row):
+    """What a change gave at one output or layer."""
 
-    change: str = Field(description="options of `quantize`, or what changes in words")
     at: str = Field(description="the output or layer at which it was measured")
     snr_db_before: float | None = Field(description="ratio there without it; null without noise or signal")
     snr_db_after: float | None = Field(description="ratio there with it; null without noise or signal")
-    helps: bool = Field(description="true for a gain of 3 dB and more")
+    helps: bool = Field(description="true for a gain of 3 dB and more, and where it is enough")
     is_enough: bool = Field(description="true where the ratio is then no longer low")
+
+
+class TriedChange(_Row):
+    """A change that was tried against noise: what it gave, and what it costs."""
+
+    change: str = Field(description="settings as the spec takes them, or what changes in the model in words")
+    settings: dict[str, str] = Field(
+        description="what the spec says then, by option of `quantize` or by path (`data.calibration.exclude`)"
+    )
+    is_of_spec: bool = Field(description="true where the settings are all of the change")
+    effects: tuple[Effect, ...] = Field(description="one for each output, or else layer, that is low")
     flash_bytes: int | None = Field(
         default=None, description="predicted flash that it adds; null where unknown"
     )
     cycles: int | None = Field(default=None, description="predicted cycles that it adds; null where unknown")
+
+    @property
+    def helps(self) -> bool:
+        """Whether it helps anywhere."""
+        return any(effect.helps for effect in self.effects)
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether nothing is low then."""
+        return all(effect.is_enough for effect in self.effects)
 
 
 class NoiseSource(_Row):
@@ -143,7 +163,6 @@ class NoiseSource(_Row):
     share_percent: float = Field(description="noise there that it makes alone, of all noise there")
     snr_db: float | None = Field(description="ratio of the value to the noise that it adds itself")
     reasons: tuple[str, ...] = Field(description="why it adds so much")
-    changes: tuple[TriedChange, ...] = Field(default=(), description="changes at this value that were tried")
 
 
 class Noise(_Row):
@@ -153,7 +172,9 @@ class Noise(_Row):
     outputs: tuple[OutputRatio, ...] = ()
     low_layers: tuple[LowLayer, ...] = ()
     sources: tuple[NoiseSource, ...] = ()
-    changes: tuple[TriedChange, ...] = Field(default=(), description="changes of all layers that were tried")
+    changes: tuple[TriedChange, ...] = Field(
+        default=(), description="changes that were tried, the best first"
+    )
 
     @property
     def is_low(self) -> bool:

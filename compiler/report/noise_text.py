@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
-from .model import FloatLayer, LowLayer, Noise, NoiseSource, OutputRatio, Report, TriedChange
+from .model import Effect, FloatLayer, LowLayer, Noise, NoiseSource, OutputRatio, Report, TriedChange
 
-_SHOWN = 3  # changes of a source
+_SHOWN = 4  # changes, and effects of each
 
 
 def noise_lines(report: Report) -> tuple[str, ...]:
@@ -35,15 +34,20 @@ def source_line(source: NoiseSource) -> str:
 
 
 def change_line(change: TriedChange) -> str:
-    """A change that was tried, with the ratios before and after and its price."""
-    verdict = "helps" if change.helps else "no help"
-    after = "exact" if change.helps and change.snr_db_after is None else ratio_text(change.snr_db_after)
-    price = ""
+    """A change that was tried, with the ratios before and after wherever it was measured, and its price."""
+    effects = change.effects[:_SHOWN]
+    measured = [_effect(effect, says_help=change.helps and not effect.helps) for effect in effects]
+    if len(change.effects) > len(effects):
+        measured.append(f"{len(change.effects) - len(effects)} more in report.json")
     if change.flash_bytes is not None and change.cycles is not None:
-        price = f", {change.flash_bytes:+,} B flash, {change.cycles:+,} cycles"
-    return (
-        f"{verdict}: {change.change}: {change.at} from {ratio_text(change.snr_db_before)} to {after}{price}"
-    )
+        measured.append(f"{change.flash_bytes:+,} B flash, {change.cycles:+,} cycles")
+    return f"{'helps' if change.helps else 'no help'}: {change.change}: {', '.join(measured)}"
+
+
+def _effect(effect: Effect, *, says_help: bool) -> str:
+    after = "exact" if effect.helps and effect.snr_db_after is None else ratio_text(effect.snr_db_after)
+    none = " (no help there)" if says_help else ""
+    return f"{effect.at} from {ratio_text(effect.snr_db_before)} to {after}{none}"
 
 
 def ratio_text(ratio: float | None) -> str:
@@ -66,13 +70,23 @@ def noise_problems(noise: Noise) -> Iterator[tuple[str, str]]:
     low = [(output.name, output_line(output)) for output in noise.outputs if output.is_low]
     low += [(layer.name, layer_line(layer)) for layer in noise.low_layers]
     for name, line in low:
-        sources = [s for s in noise.sources if s.at == name] or list(noise.sources)
-        changes = [c for s in sources for c in s.changes] + [c for c in noise.changes if c.at == name]
-        advice = [change_line(change) for change in _best(changes)[:1]]
+        sources = [s for s in noise.sources if s.at == name] or noise.sources
+        best = _best_at(noise.changes, name)
         hint = (
-            advice[0] if advice else "nothing that was tried helps: keep layers in float, or lower `min_snr`"
+            "nothing that was tried helps: keep layers in float, or lower `min_snr`"
+            if best is None
+            else change_line(best)
         )
         yield "; ".join([line, *map(source_line, sources)]), hint
+
+
+def _best_at(changes: Sequence[TriedChange], name: str) -> TriedChange | None:
+    """The first change that is enough at a place, else the first that helps there; anywhere, if none is measured."""
+    effects = [(c, e) for c in changes for e in c.effects if e.helps]
+    there = [(c, e) for c, e in effects if e.at == name]
+    is_measured = any(e.at == name for c in changes for e in c.effects)
+    found = sorted(there if is_measured else effects, key=lambda pair: not pair[1].is_enough)
+    return found[0][0] if found else None
 
 
 def lines_about(report: Report, names: Collection[str]) -> Iterator[str]:
@@ -86,33 +100,19 @@ def lines_about(report: Report, names: Collection[str]) -> Iterator[str]:
     for source in report.noise.sources:
         if {source.name, source.module} & {*names}:
             yield source_line(source)
-            yield from (f"  {change_line(change)}" for change in source.changes)
+            yield from (f"  {change_line(change)}" for change in _shown(report.noise.changes))
 
 
 def _low(noise: Noise) -> Iterator[str]:
     yield from (f"low: {output_line(output)}" for output in noise.outputs if output.is_low)
     yield from (f"low: {layer_line(layer)}" for layer in noise.low_layers)
-    for source in noise.sources:
-        yield f"  {source_line(source)}"
-        yield from (f"    {change_line(change)}" for change in _shown(source.changes))
-    if noise.changes:
-        yield "  for all layers"
-        yield from (f"    {change_line(change)}" for change in _shown(noise.changes))
+    yield from (f"  {source_line(source)}" for source in noise.sources)
+    yield from (f"  {change_line(change)}" for change in _shown(noise.changes))
 
 
-def _shown(changes: Sequence[TriedChange]) -> Iterable[TriedChange]:
-    """Those that help, the best first; all where none does."""
-    return _best(changes)[:_SHOWN] or changes
-
-
-def _best(changes: Iterable[TriedChange]) -> list[TriedChange]:
-    """Those that help: first what is enough, the cheapest first, then the rest by what it gives."""
-
-    def order(change: TriedChange) -> tuple[bool, float, float]:
-        gives = math.inf if change.snr_db_after is None else change.snr_db_after
-        return not change.is_enough, (change.cycles or 0) if change.is_enough else 0, -gives
-
-    return sorted((change for change in changes if change.helps), key=order)
+def _shown(changes: Sequence[TriedChange]) -> Sequence[TriedChange]:
+    """The best of those that help, else of all."""
+    return ([change for change in changes if change.helps] or changes)[:_SHOWN]
 
 
 def _place(module: str, name: str) -> str:

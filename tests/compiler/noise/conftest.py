@@ -28,13 +28,14 @@ outputs:
 
 @pytest.fixture
 def compile_on(tmp_path: Path) -> Compile:
-    """Compile a module with its calibration data; keywords are options of `quantize`."""
+    """Compile a module with its calibration data; keywords are options of `quantize`, or paths of settings."""
 
     def run(model: nn.Module, x: Tensor, **options: object) -> Compiled:
         np.savez(tmp_path / "data.npz", x=x.numpy())
         (tmp_path / "unused.py").write_text("")
         (tmp_path / "net.yaml").write_text(SPEC.format(shape=[1, *x.shape[1:]]))
-        overrides = [f"passes[2].{name}={value}" for name, value in options.items()]
+        paths = {name: name if "." in name else f"passes[2].{name}" for name in options}
+        overrides = [f"{paths[name]}={value}" for name, value in options.items()]
         return compile_model(tmp_path / "net.yaml", model=model.eval(), overrides=overrides)
 
     return run

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fxpress.compiler import Compiled
-from fxpress.compiler.report import NoiseSource, TriedChange
+from fxpress.compiler.report import Noise, NoiseSource, TriedChange
 
 Compile = Callable[..., Compiled]
 
@@ -30,15 +30,19 @@ class Two(nn.Module):
         return self.b(self.between(self.a(x)))
 
 
-def worst_source(compiled: Compiled) -> NoiseSource:
+def noise_of(compiled: Compiled) -> Noise:
     noise = compiled.report.noise
     assert noise is not None and noise.is_low
-    return noise.sources[0]
+    return noise
 
 
-def helping(changes: tuple[TriedChange, ...], start: str) -> TriedChange:
+def worst_source(compiled: Compiled) -> NoiseSource:
+    return noise_of(compiled).sources[0]
+
+
+def helping(compiled: Compiled, start: str) -> TriedChange:
     """The change whose text starts so, which must have taken the output above what is asked for."""
-    change = next(change for change in changes if change.change.startswith(start))
+    change = next(change for change in noise_of(compiled).changes if change.change.startswith(start))
     assert change.helps and change.is_enough, change
     return change
 
@@ -46,11 +50,13 @@ def helping(changes: tuple[TriedChange, ...], start: str) -> TriedChange:
 def test_an_outlier_sample_is_named_by_its_index(compile_on: Compile) -> None:
     x = drawn(64, 16)
     x[37] *= 300
-    source = worst_source(compile_on(Two(), x))
+    compiled = compile_on(Two(), x)
+    source = worst_source(compiled)
     assert source.op == "quantize" and source.share_percent > 30
     assert source.reasons[0].startswith("calibration sample 37 alone takes the range from")
-    change = helping(source.changes, "calibration without sample 37")
-    assert change.flash_bytes is None and change.snr_db_after is not None and change.snr_db_after > 30
+    change = helping(compiled, "data.calibration.exclude: [37]")
+    (effect,) = change.effects
+    assert change.flash_bytes == 0 and effect.snr_db_after is not None and effect.snr_db_after > 30
 
 
 def test_an_observer_that_cuts_off_is_told_with_the_one_that_does_not(compile_on: Compile) -> None:
@@ -58,10 +64,9 @@ def test_an_observer_that_cuts_off_is_told_with_the_one_that_does_not(compile_on
     x[:, :2] *= 30
     compiled = compile_on(Two(), x, observer="{kind: percentile, coverage: 80 %}")
     assert "saturate: the observer percentile covers" in worst_source(compiled).reasons[0]
-    assert compiled.report.noise is not None
-    change = helping(compiled.report.noise.changes, "observer: minmax")
-    assert change.snr_db_before is not None and change.snr_db_after is not None
-    assert change.snr_db_after > change.snr_db_before + 20
+    (effect,) = helping(compiled, "observer: minmax").effects
+    assert effect.snr_db_before is not None and effect.snr_db_after is not None
+    assert effect.snr_db_after > effect.snr_db_before + 20
 
 
 class Masked(nn.Module):
@@ -78,9 +83,10 @@ class Masked(nn.Module):
 
 
 def test_a_mask_that_takes_the_range_is_named(compile_on: Compile) -> None:
-    source = worst_source(compile_on(Masked(), drawn(64, 16)))
+    compiled = compile_on(Masked(), drawn(64, 16))
+    source = worst_source(compiled)
     assert source.reasons[0].startswith("%mask holds -1e+05 for what is never or always to be: steps of")
-    helping(source.changes, "%mask within -")
+    assert not helping(compiled, "in the model: %mask within -").is_of_spec
 
 
 class Joined(nn.Module):
@@ -99,9 +105,10 @@ class Joined(nn.Module):
 
 
 def test_a_narrow_member_of_a_concat_names_the_wide_one(compile_on: Compile) -> None:
-    source = worst_source(compile_on(Joined(), drawn(64, 16)))
+    compiled = compile_on(Joined(), drawn(64, 16))
+    source = worst_source(compiled)
     assert any("shares its grid with %" in reason for reason in source.reasons)
-    helping(source.changes, "layers: {o: {activations: int16}}")
+    helping(compiled, "layers: {o: {activations: int16}}")
 
 
 @pytest.mark.parametrize("bits", ["int2", "int4"])
@@ -109,7 +116,7 @@ def test_weights_of_few_bits_are_told_with_eight(compile_on: Compile, bits: str)
     compiled = compile_on(Two(), drawn(64, 16), layers=f"{{a: {bits}}}", min_snr="30 dB")
     source = worst_source(compiled)
     assert source.module == "a" and f"its weights of {bits[-1]} bits" in source.reasons[0]
-    change = helping(source.changes, "layers: {a: {weights: int8}}")
+    change = helping(compiled, "layers: {a: int8}")
     assert change.flash_bytes is not None and change.cycles is not None
 
 
@@ -129,10 +136,11 @@ class Divided(nn.Module):
 
 
 def test_a_divisor_near_zero_is_the_source_although_its_own_ratio_is_high(compile_on: Compile) -> None:
-    source = worst_source(compile_on(Divided(), drawn(64, 16)))
+    compiled = compile_on(Divided(), drawn(64, 16))
+    source = worst_source(compiled)
     assert source.snr_db is not None and source.snr_db > 20
     assert source.reasons[0].startswith("feeds div %div, which enlarges noise of small values")
-    assert any(change.helps and "float32" in change.change for change in source.changes)
+    assert any(change.helps and "float32" in change.change for change in noise_of(compiled).changes)
 
 
 class Attended(nn.Module):
@@ -150,10 +158,11 @@ class Attended(nn.Module):
 def test_a_fixed_grid_is_told_with_its_step(compile_on: Compile) -> None:
     x = drawn(64, 16)
     x[::9] *= 40
-    source = worst_source(compile_on(Attended(), x, min_snr="25 dB"))
+    compiled = compile_on(Attended(), x, min_snr="25 dB")
+    source = worst_source(compiled)
     assert source.module == "softmax"
     assert any(reason.startswith("softmax has a fixed step of 0.00391; half") for reason in source.reasons)
-    helping(source.changes, "layers: {softmax: float32, b: float32}")
+    helping(compiled, "layers: {softmax: float32, b: float32}")
 
 
 def test_values_far_smaller_than_the_range_are_told_in_steps(compile_on: Compile) -> None:
@@ -164,7 +173,8 @@ def test_values_far_smaller_than_the_range_are_told_in_steps(compile_on: Compile
         model.a.weight[:, 0] = 0
         model.a.bias.zero_()
         model.b.bias.zero_()
-    source = worst_source(compile_on(model, x))
+    compiled = compile_on(model, x)
+    source = worst_source(compiled)
     assert source.op == "quantize" and "half of its values are below" in source.reasons[-1]
     assert "steps" in source.reasons[-1]
-    helping(source.changes, "layers: {a: float32}")
+    helping(compiled, "layers: {a: float32}")
