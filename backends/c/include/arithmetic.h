@@ -22,7 +22,7 @@
 
 /* For kernels, so that the stack is that of the deepest one, and for inner loops: inside a larger function their sums
  * would lose the registers. */
-#define FXP_APART static __attribute__((noinline))
+#define FXP_APART static __attribute__((noinline, unused))
 
 /* requant(acc, multiplier, 0) + addend. */
 FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)

@@ -10,7 +10,7 @@
 #endif
 
 #ifndef FXP_APART
-#define FXP_APART static __attribute__((noinline))
+#define FXP_APART static __attribute__((noinline, unused))
 #endif
 
 FXP_INLINE float fxp_maximum(float x, float bound)
