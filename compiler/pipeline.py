@@ -299,6 +299,7 @@ def _context(
     return replace(context, cost=TargetCost(session.target, session.spec.outputs.c, rest, few))
 
 
+@torch.inference_mode(False)  # changes that are tried may learn
 def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> Findings | None:
     """The noise of the integers against the float graph; None without integers, or where they were trained after."""
     names = [stage.name for stage in stages]
