@@ -1,4 +1,4 @@
-"""What surrounds running the user's code: what it may raise, and everything left as it was found."""
+"""Protection around the user's code: the errors that it may raise, and state restored as it was found."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def call_source(
     *,
     remedy: str,
 ) -> object:
-    """What the user's class or function gives; UserError with the line when it raises, or `remedy` for its arguments.
+    """The result of the user's class or function; UserError with its line, or `remedy` for its arguments.
 
     Torch's random numbers start from seed 0, so that a model without a weights file is the same one every time.
     """
@@ -93,7 +93,7 @@ def call_source(
 
 
 def _takes(factory: Callable[..., object], given: Collection[str], remedy: str) -> str:
-    """What a class or a function takes, with the nearest of its arguments to those that it does not take."""
+    """The arguments of a class or a function, with the nearest to each unknown one."""
     try:
         signature = inspect.signature(factory)
     except ValueError:  # of a builtin
@@ -172,7 +172,7 @@ def _refuse_prefix(given: Set[str], own: Set[str], path: Path) -> None:
 
 
 def _prefix(longer: Set[str], shorter: Set[str]) -> str:
-    """What stands before a name of `shorter` in each name of `longer`, the same in all; empty where that is not so."""
+    """The prefix that every name of `longer` has before a name of `shorter`; empty where they differ in it."""
     first = min(longer, default="")
     found = (first.removesuffix(name) for name in shorter if first.endswith(f".{name}"))
     return next(
@@ -238,7 +238,7 @@ def _is_state(loaded: object) -> TypeGuard[Mapping[str, Tensor]]:
 
 
 def _inner_advice(loaded: object) -> str:
-    """What to do about a checkpoint: save the mapping of tensors in it, where it holds one."""
+    """Advice on a checkpoint: save the mapping of tensors in it, where it holds one."""
     inner = (
         [repr(key) for key, value in loaded.items() if _is_state(value) and value]
         if isinstance(loaded, Mapping)

@@ -112,7 +112,7 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
 def _cycles_basis(cycles: int, target: Target) -> str:
     """Which core the estimate is of, and the time that it makes at the target's clock."""
     if not target.measured.startswith("cortex-m4"):
-        return "as on a Cortex-M4 without wait states, which this core is not"
+        return "estimated for a Cortex-M4, not for this core; `fxpress run --on` counts instructions"
     at_clock = f", {1e3 * cycles / target.clock:.3g} ms at {target.clock / 1e6:g} MHz" if target.clock else ""
     return f"estimated without wait states{at_clock}"
 

@@ -124,7 +124,7 @@ def _offset(place: Location) -> int | None:
 
 
 def _macros(names: Sequence[str], role: str, *, taken: Collection[str] = ()) -> list[str]:
-    """What names each port in macros: its name in capitals, or a number where that is long or some other port's."""
+    """The name of each port in macros: its own in capitals, or a number where that is long or another port's."""
     wished = [identifier(name).upper() for name in names]
     found = []
     for index, wish in enumerate(wished):

@@ -1,13 +1,13 @@
-"""What happens to a graph before kernels are chosen: weights renumbered to save copies, equal constants joined."""
+"""Preparation of a graph before kernels are chosen: weights renumbered to save copies, equal constants joined."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from hashlib import sha256
 
 import torch
 
-from ...ir import Graph, Node, TensorType, Value, element_bytes, rewrite
+from ...ir import Graph, Node, TensorType, Value, rewrite
+from ...ir.builder import Content, content
 from ...ir.ops.linear import Linear
 from ...ir.ops.shape import Permute, Reshape
 
@@ -37,11 +37,10 @@ def renumber_flattened(graph: Graph) -> Graph:
 
 def join_equal_constants(graph: Graph) -> Graph:
     """Constants of one type with the same elements become one, so that kernels know who shares their weights."""
-    first: dict[tuple[TensorType, bytes], Value] = {}
+    first: dict[tuple[TensorType, Content], Value] = {}
     joined: dict[str, Value] = {}
     for value in graph.constants:
-        key = (value.type, sha256(element_bytes(graph.tensor(value))).digest())
-        joined[value.name] = first.setdefault(key, value)
+        joined[value.name] = first.setdefault((value.type, content(graph.tensor(value))), value)
     nodes = tuple(node.with_values(lambda value: joined.get(value.name, value)) for node in graph.nodes)
     return replace(graph, nodes=nodes)
 

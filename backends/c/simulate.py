@@ -87,26 +87,19 @@ class _Core:
         def register(name: str) -> int:
             return int(getattr(constants, prefix + name))
 
-        if is_riscv:
-            return _Core(
-                engine=(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV32, model),
-                counter=register("PC"),
-                stack_pointer=register("SP"),
-                link=register("RA"),
-                arguments=tuple(register(f"A{index}") for index in range(8)),
-                stack_alignment=16,
-                marks_code=False,
-                decoder=RiscVDecoder(),
-            )
+        family = unicorn.UC_ARCH_RISCV if is_riscv else unicorn.UC_ARCH_ARM
+        mode = unicorn.UC_MODE_RISCV32 if is_riscv else unicorn.UC_MODE_THUMB
         return _Core(
-            engine=(unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB, model),
+            engine=(family, mode, model),
             counter=register("PC"),
             stack_pointer=register("SP"),
-            link=register("LR"),
-            arguments=tuple(register(f"R{index}") for index in range(4)),
-            stack_alignment=8,
-            marks_code=True,
-            decoder=ThumbDecoder(target.timing),
+            link=register("RA" if is_riscv else "LR"),
+            arguments=tuple(register(f"A{i}") for i in range(8))
+            if is_riscv
+            else tuple(register(f"R{i}") for i in range(4)),
+            stack_alignment=16 if is_riscv else 8,
+            marks_code=not is_riscv,
+            decoder=RiscVDecoder() if is_riscv else ThumbDecoder(target.timing),
         )
 
 

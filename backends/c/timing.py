@@ -31,7 +31,7 @@ class Block:
 
 
 class Decoder(Protocol):
-    """What is known of the code of an instruction set."""
+    """Reads the machine code of an instruction set: counts and times blocks, tells which accesses need alignment."""
 
     def bears_any_address(self, code: bytes, address: int) -> bool:
         """Whether the instruction there may read or write words at any address."""

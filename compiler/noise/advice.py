@@ -1,4 +1,4 @@
-"""What is behind low ratios, and which changes help: each is tried, measured at all targets, and its price predicted.
+"""The causes of low ratios, and changes that help: each is tried, measured at all targets, and its price predicted.
 
 targets   outputs below the least ratio, and the first layers below it whose noise reaches another output
 sources   the few values whose own noise burdens the targets most (`propagation`), with the reasons (`reasons`)
@@ -102,7 +102,7 @@ class Adviser:
         )
 
     def observer_notes(self) -> tuple[str, ...]:
-        """What other observers give the outputs, those that help."""
+        """Notes on other observers that raise the ratios of the outputs."""
         before = self._trials.measure(Change(), nearest=True)
         notes = []
         for change in observers(self._options):

@@ -1,4 +1,4 @@
-"""What the report says about noise: ratios of all values, and where one is low, its sources and what helps."""
+"""Noise for the report: ratios of all values, and where one is low, its sources and the changes that help."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class NormContext:
 
 @dataclass(frozen=True)
 class IntegerContext:
-    """What the template on integers sees: loops as above; `square` of an element `u`, results from `normed`.
+    """Context of the template on integers: loops as above; `square` of an element `u`, results from `normed`.
 
     The array `numbers` has multiplier, zero point, two words of the epsilon, and the operand's zero point where no mean
     takes it off.
