@@ -290,7 +290,8 @@ def _with_torch(name: str) -> _Command:
 def _check(options: argparse.Namespace) -> None:
     loaded = check_spec(options.spec, options.set)
     names = [step.pass_name() for step in loaded.spec.passes]
-    print(f"{options.spec}: sound; {len(names)} passes ({', '.join(names)}) for {loaded.target.name}")
+    count = f"{len(names)} pass" if len(names) == 1 else f"{len(names)} passes"
+    print(f"{options.spec}: OK ({count}: {', '.join(names)}; target {loaded.target.name})")
 
 
 def _explain(options: argparse.Namespace) -> int | None:

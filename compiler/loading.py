@@ -121,7 +121,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
         for name in own.keys() - tensors.keys() - optional
     ]
     problems += [
-        Problem("M113", str(path), f"holds {name}, which the model has not", "is it the file of this model?")
+        Problem(
+            "M113",
+            str(path),
+            f"unexpected key {name} (not in the model)",
+            "check that the file belongs to this model",
+        )
         for name in tensors.keys() - own.keys()
     ]
     problems += [

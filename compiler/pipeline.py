@@ -1,4 +1,4 @@
-"""The road from a spec to files: load, capture, passes in order, backends, figures, report.
+"""Runs a spec: load, capture, passes in order, backends, measured figures, report.
 
 Every stage refuses bad input before the next one starts; nothing is written before the last one is done.
 """

@@ -166,7 +166,7 @@ class AxisTable:
         return [axis for axis in axes if self.reason(axis) is None]
 
     def _spread_heads(self, regroup: _Regroup) -> bool:
-        """What is split from an axis of heads, or joined to one, numbers heads; True when that is news."""
+        """Propagates "this axis indexes heads" through a reshape; True if anything changed."""
         known = {self.root(axis) for axis in self._heads}
         found: list[int] = []
         for side, other in ((regroup.before, regroup.after), (regroup.after, regroup.before)):
@@ -179,7 +179,7 @@ class AxisTable:
         return not known.issuperset(self.root(axis) for axis in found)
 
     def _tie_heads(self) -> bool:
-        """What hangs together with an axis of heads numbers heads; True when that is news."""
+        """Propagates "this axis indexes heads" to coupled axes; True if anything changed."""
         known = {self.root(axis) for axis in self._heads}
         pairs = [(self.root(tie.a), self.root(tie.b)) for tie in self.ties]
         found = [b if a in known else a for a, b in pairs if (a in known) != (b in known)]
@@ -187,7 +187,7 @@ class AxisTable:
         return bool(found)
 
     def _narrow(self, regroup: _Regroup) -> bool:
-        """Where one side cannot shrink, the other cannot; True when that is news."""
+        """Propagates "this axis cannot shrink" through a reshape; True if anything changed."""
         before, after = self._open(regroup.before), self._open(regroup.after)
         if bool(before) == bool(after):
             return False

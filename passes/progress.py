@@ -1,4 +1,4 @@
-"""Progress of long work, told to whoever waits: `progress(label, done, total)`."""
+"""Progress callbacks of long computations: `progress(label, done, total)`."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ Progress = Callable[[str, int, int], None]
 
 
 def silent(label: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """No-op progress callback."""

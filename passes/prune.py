@@ -51,7 +51,7 @@ _REPAIRS: dict[str, Callable[[Kept, Graph, Sequence[tuple[Tensor, ...]]], Graph]
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """Largest differences: of outputs and of all values from the masked graph's, of outputs from the whole graph's."""
+    """Max error of `outputs` and of all `values` against the masked graph, and `change` of outputs by pruning."""
 
     outputs: float
     values: float

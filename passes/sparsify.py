@@ -66,9 +66,9 @@ def mask_smallest(weight: Tensor, share: float) -> Tensor:
 
 
 def mask_pattern(weight: Tensor, kept: int, of: int) -> Tensor:
-    """Which elements stay when `kept` of each `of` beside each other along dimension 1 do, the largest.
+    """Mask that keeps the `kept` largest of every `of` consecutive elements along dimension 1 (N:M sparsity).
 
-    Dimension 1 is a multiple of `of`.
+    The size of dimension 1 is a multiple of `of`.
     """
     moved = weight.detach().abs().movedim(1, -1)
     ranks = moved.reshape(-1, of).argsort(stable=True, dim=1, descending=True).argsort(1)

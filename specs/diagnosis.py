@@ -127,7 +127,7 @@ def _unknown_tag(spot: _Spot, root: Node, context: AbstractMapping[str, Any]) ->
 def _about_value(
     kind: str, context: AbstractMapping[str, Any], node: Node | None, default: str
 ) -> tuple[str, str, str]:
-    """Code, message and hint for a value that cannot be what it is."""
+    """Code, message and hint for an invalid value."""
     if kind == "fault":
         shown = f"{quoted(node.text)} " if isinstance(node, Scalar) and _is_about(context["message"]) else ""
         return context["code"], f"{shown}{context['message']}", context["hint"]

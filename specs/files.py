@@ -109,7 +109,7 @@ def _source(source: ArrayOrigin, location: Location) -> Iterator[_Fault]:
 
 
 def _names(path: Path) -> list[str] | None:
-    """The names that a Python file defines or imports; None where that cannot be told by reading."""
+    """The names that a Python file defines or imports; None if they cannot be determined statically."""
     tree = ast.parse(path.read_bytes())
     names: list[str] = []
     for node in ast.walk(tree):

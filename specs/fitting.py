@@ -1,4 +1,4 @@
-"""What the parts of a spec must have to do with each other, once each by itself is right."""
+"""Cross-section checks of a spec, run after each section validates."""
 
 from collections.abc import Iterable, Iterator
 from math import prod

@@ -1,4 +1,4 @@
-"""What stands against emitting a graph, all of it at once, each with the layer and what to do."""
+"""Reasons why a graph cannot be emitted, each with its layer and a remedy; all are reported together."""
 
 from __future__ import annotations
 

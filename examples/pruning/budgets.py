@@ -204,7 +204,7 @@ def accuracies(graph: Graph, sets: Mapping[str, Samples]) -> dict[str, str]:
 
 
 def silent(label: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
+    """No-op progress callback."""
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ def _einsum(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
 
 
 def _batch_statistics(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
-    """A batch norm by the statistics of what it is given, as weights are standardized by."""
+    """Batch norm that uses batch statistics (weight standardization)."""
     if bound.arguments.get("running_mean") is not None:
         return call.refuse()
     x = bound.axes_of(call, "input")

@@ -74,7 +74,7 @@ def grow_select(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("split")
 def grow_split(g: Growth, x: Value, step: Step) -> tuple[Value, ...] | None:
-    """Two parts, equal where that goes."""
+    """Splits into two parts, of equal size if possible."""
     if not x.type.rank:
         return None
     axis = step.pick(0, [min(1, x.type.rank - 1), x.type.rank - 1])

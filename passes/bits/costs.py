@@ -144,7 +144,7 @@ _NAMES: Mapping[int, LayerPrecision] = {2: "int2", 4: "int4", 8: "int8"}
 
 
 def _allowed(block: Block, model: CostModel | None) -> frozenset[Widths] | None:
-    """Widths for which the target has kernels; None where all go. Wide activations meet weights of 8 bits alone."""
+    """Bit widths that the target has kernels for. None: no restriction. int16 activations require int8 weights."""
     if model is None:
         return None
     weights = set.intersection(*(set(model.weight_bits(node)) for node in block.nodes))

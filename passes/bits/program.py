@@ -98,7 +98,7 @@ class Assignment:
         return {name: (choice.weights, choice.activations) for name, choice in self.chosen.items()}
 
     def amount(self, name: str) -> float:
-        """What all layers lose, or cost of a resource, without what is fixed."""
+        """Total loss, or total cost of a resource, over all layers; fixed costs excluded."""
         return sum(choice.amount(name) for choice in self.chosen.values())
 
 

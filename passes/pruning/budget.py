@@ -36,7 +36,7 @@ from .ranking import Ranked
 from .storage import BYTES, CLOSED, Storage
 
 ROUNDS = 10
-FULL = 0.98  # of a limit: nearer the numbers of channels hardly come
+FULL = 0.98  # stop once 98 % of a limit is used: channel granularity rarely allows more
 FLASH_RESERVE = 0.04  # of its limit: what is linked may be larger than predicted by as much
 _RESERVED = f" less {100 * FLASH_RESERVE:g} % that a prediction may miss"
 REFINEMENTS = 48  # predictions, at most, for channels that are given back
@@ -45,7 +45,7 @@ _HALVINGS = 6
 
 
 class Device:
-    """What cut networks take on the target, and what they may: `limits`, and `aims` that leave room for errors."""
+    """Predicted cost of pruned candidates, and their `limits`; `aims` leave room for prediction errors."""
 
     def __init__(
         self,

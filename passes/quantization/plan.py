@@ -16,9 +16,9 @@ from ...ir.ops.norm import StatisticsNorm
 from ...ir.ops.softmax import Softmax
 from ..layers import channel_axis, is_layer
 
-# functions without bound near zero: eight bits around a pole carry nothing
+# unbounded near zero: 8 bits have no useful resolution there
 _SINGULAR: tuple[type[Op], ...] = (Log, Reciprocal, Rsqrt)
-# steps: an error of one step of the grid before them is one of a whole number after them
+# step functions: an error of one quantization step at the input can be an error of 1 at the output
 _ROUNDING: tuple[type[Op], ...] = (Ceil, Floor, Round, Trunc)
 
 

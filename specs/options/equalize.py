@@ -9,10 +9,10 @@ from .base import PassOptions
 
 
 class EqualizeOptions(PassOptions):
-    """Brings each channel between two layers to the same range in both: what one gains by, the next loses.
+    """Equalizes weight ranges: scales one layer's channels and divides the next layer's by the same factors.
 
-    The network computes the same. Grids that several channels share lose less: those of activations always, those of
-    weights with `per_channel: false`.
+    The function of the network is unchanged. It reduces the error of per-tensor quantization: of activations always,
+    of weights with `per_channel: false`.
     """
 
     before: ClassVar[tuple[str, ...]] = ("assign_bits", "quantize")

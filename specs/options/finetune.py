@@ -67,7 +67,7 @@ class FinetuneOptions(PassOptions):
     written: ClassVar = frozenset({"checkpoint"})
 
     pass_: Literal["finetune"] = Field(default="finetune", alias="pass", description="The name of the pass.")
-    epochs: _Count = Field(default=5, description="How often all samples are seen; 0 measures only.")
+    epochs: _Count = Field(default=5, description="Number of epochs; 0 only evaluates.")
     batch: Positive = Field(default=64, description="Samples of one step.")
     loss: Annotated[NamedLoss | Source, BeforeValidator(_loss)] = Field(
         default="cross_entropy",
@@ -90,7 +90,7 @@ class FinetuneOptions(PassOptions):
     )
     warmup: _Count = Field(default=0, description="Epochs in which the learning rate rises from zero.")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(
-        default=1e-4, description="Of weights, not of biases."
+        default=1e-4, description="Weight decay; biases are exempt."
     )
     distill: Distillation | None = Field(
         default=Distillation(), description="Teaching by the captured model; `null` for labels alone."
@@ -118,7 +118,7 @@ class FinetuneOptions(PassOptions):
         "ends with the same bytes.",
     )
     keep: LayerPatterns = Field(default=(), description="Layers that are not trained.")
-    seed: _Count = Field(default=0, description="Of the order of samples, and of `augment`.")
+    seed: _Count = Field(default=0, description="Random seed of the sample order and of `augment`.")
     samples: Positive | None = Field(
         default=None,
         description="Samples to train on; when left out all in the file of `data.calibration`, or as many as that "

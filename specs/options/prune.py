@@ -153,7 +153,7 @@ class PruneOptions(PassOptions):
         "like the weights.",
     )
     keep: LayerPatterns = Field(default=(), description="Layers whose output channels all stay.")
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Of random numbers.")
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Random seed.")
     samples: Positive | None = Field(
         default=None,
         description="Calibration samples to use; all that `data.calibration` gives when left out.",

@@ -61,8 +61,8 @@ class QuantizeOptions(PassOptions):
     weight_observer: WeightObserver = Field(
         default="minmax",
         description="How the ranges of weights are chosen. Below 8 bits, and beside activations of 16 bits, `minmax` "
-        "means `mse`; `aciq` clips where it is best for a Laplace or Gauss distribution, and gives each channel its "
-        "spread back.",
+        "means `mse`; `aciq` clips at the optimum for a Laplace or Gauss distribution and restores each channel's "
+        "standard deviation after quantization.",
     )
     rounding: Rounding = Field(
         default=Nearest(),

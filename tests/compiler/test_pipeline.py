@@ -1,4 +1,4 @@
-"""The road from a spec to files."""
+"""Running a spec, from loading to the written files."""
 
 import json
 import os
