@@ -42,7 +42,7 @@ CORE = "cortex-m4f"
 CHECKED = 64  # inputs on which the C is compared on this machine; on the simulated core it is 2
 WIDTHS = {"int8": 100.0, "int4": 50.0, "int2": 25.0}  # percent of int8's bytes
 CALIBRATION = {  # on which ranges are measured, rounding is learned, and the network is trained; never evaluated on
-    "ic": f"{{source: {ROOT}/examples/pruning/samples.py:training, inputs: {{image: x}}, samples: null}}",
+    "ic": f"{{source: {ROOT}/examples/pruning/training_data.py:training, inputs: {{image: x}}, samples: null}}",
     "kws": f"{{source: {SPECS}/samples.py:spoken_digits, inputs: {{mfcc: x}}, samples: null}}",
 }
 TRAINING = {  # with labels of the images; by the float network and its blocks alone where the labels are other words

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from samples import spoken_digits
 from torch import Tensor, nn
+from training_data import spoken_digits
 
 from fxpress.compiler.loading import load_source
 from fxpress.specs import FileSource

@@ -63,7 +63,7 @@ def module(name: str) -> ModuleType:
     return loaded
 
 
-MODELS, SAMPLES, METRICS = (module(name) for name in ("models", "samples", "metrics"))
+MODELS, SAMPLES, METRICS = (module(name) for name in ("networks", "datasets", "metrics"))
 
 
 def network(name: str) -> torch.nn.Module:

@@ -1,6 +1,6 @@
 """Calibration and evaluation arrays for the specs of this folder, from ../shared/data and the golden files.
 
-Each function gives arrays by name, as an npz file would, and is named in a spec as `samples.py:FUNCTION`. All are
+Each function gives arrays by name, as an npz file would, and is named in a spec as `datasets.py:FUNCTION`. All are
 deterministic. No sample of an evaluation set is in a calibration set.
 """
 
