@@ -2,7 +2,7 @@
 
     python benchmarks/code_size.py [ic kws vww ad sww crnn ... SPEC.yaml] [--forms int8 float int16] [--cores CORE ...]
     python benchmarks/code_size.py --shares 60 30 ic kws            # with that many percent of the channels
-    python benchmarks/code_size.py --fit                            # writes backends/c/measured/*.json
+    python benchmarks/code_size.py --fit                            # writes backends/c/cost/measured/*.json
 
 Networks are those of MLPerf Tiny and of ../shared/zoo/mcu, or spec files. Linked is what arm-none-eabi-gcc 12.2 makes
 with -O3 of the emitted C and newlib. `--fit` measures every operator of tests/backends/c and some networks (what was
@@ -30,10 +30,10 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from fxpress.backends.c import CArtifact, emit
-from fxpress.backends.c.code_size import Preprocessor, count
-from fxpress.backends.c.elf import Elf, read_elf
+from fxpress.backends.c.cost.code_size import Preprocessor, count
 from fxpress.backends.c.target import Machine
-from fxpress.backends.c.toolchain import Compiler, build_image, target_compiler
+from fxpress.backends.c.tools.elf import Elf, read_elf
+from fxpress.backends.c.tools.toolchain import Compiler, build_image, target_compiler
 from fxpress.compiler import compile_model
 from fxpress.compiler.table import text_table
 from fxpress.ir import Graph, Node, Value, parse
@@ -44,7 +44,7 @@ SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
 ZOO = SHARED / "zoo" / "mcu"
 TINY = ROOT / "examples" / "mlperf_tiny"
 OPERATORS = ROOT / "tests" / "backends" / "c" / "operators.txt"
-MEASURED = ROOT / "backends" / "c" / "measured"
+MEASURED = ROOT / "backends" / "c" / "cost" / "measured"
 KEPT = ROOT / "build" / "code_size"
 CORES = ("cortex-m4f", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
 MEASURED_CORES = ("cortex-m4f", "cortex-m0plus", "cortex-m3")
@@ -102,7 +102,7 @@ def main() -> None:
     parser.add_argument("--forms", nargs="*", choices=FORMS, default=["int8", "float"])
     parser.add_argument("--cores", nargs="*", choices=CORES, default=["cortex-m4f", "cortex-m0plus"])
     parser.add_argument("--shares", nargs="*", type=int, default=[100], help="percent of the channels")
-    parser.add_argument("--fit", action="store_true", help="write the tables of backends/c/measured")
+    parser.add_argument("--fit", action="store_true", help="write the tables of backends/c/cost/measured")
     options = parser.parse_args()
     names = options.networks or network_names()
     if options.fit:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from fxpress.backends.c.simulated_network import SimulatedNetwork
+from fxpress.backends.c.tools.simulated_network import SimulatedNetwork
 from fxpress.compiler import Compiled, compile_model
 from fxpress.compiler.data import correct_answers, run_samples
 from fxpress.compiler.table import text_table

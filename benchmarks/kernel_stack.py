@@ -3,7 +3,7 @@
     python benchmarks/kernel_stack.py [--write] [--jobs 2]
 
 Every operator in its variants (tests/backends/c/operators.txt) is emitted for a core with DSP instructions and for one
-without, and compiled for several. `--write` renews the table of backends/c/kernel_stack.py.
+without, and compiled for several. `--write` renews the table of backends/c/plan/kernel_stack.py.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from fxpress.backends.c import kernel_stack
 from fxpress.backends.c.emit import CArtifact, emit
-from fxpress.backends.c.stack import stack_by_function
-from fxpress.backends.c.toolchain import compile_objects, target_compiler
+from fxpress.backends.c.plan import kernel_stack
+from fxpress.backends.c.tools.stack import stack_by_function
+from fxpress.backends.c.tools.toolchain import compile_objects, target_compiler
 from fxpress.compiler.table import text_table
 from fxpress.specs import load_target
 from fxpress.specs.outputs import COutput

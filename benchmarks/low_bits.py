@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from fxpress.backends.c import emit
-from fxpress.backends.c.simulated_network import SimulatedNetwork
+from fxpress.backends.c.tools.simulated_network import SimulatedNetwork
 from fxpress.compiler.table import text_table
 from fxpress.ir import Graph, Value, parse, run_integer
 from fxpress.specs import load_target

@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from fxpress.backends.c.toolchain import SANITIZERS, find_compiler, link_program
+from fxpress.backends.c.tools.toolchain import SANITIZERS, find_compiler, link_program
 from fxpress.compiler.interface import Interface
 
 _DRIVER = """\

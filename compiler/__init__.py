@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .errors import Problem, UserError
-    from .module_capture import CaptureError, capture
+    from .frontend.capture import CaptureError, capture
     from .pipeline import Compiled, compile_model, open_session, run_passes
     from .report import Report
     from .session import Session, Stage
@@ -28,8 +28,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CaptureError": ".module_capture",
-    "capture": ".module_capture",
+    "CaptureError": ".frontend.capture",
+    "capture": ".frontend.capture",
     "Problem": ".errors",
     "UserError": ".errors",
     "Compiled": ".pipeline",

@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 
-from ..backends.c.elf import Footprint, read_elf
-from ..backends.c.simulate import SimulatedModel, Simulator
-from ..backends.c.toolchain import build_image, find_compiler, link_shared, target_compiler
+from ..backends.c.tools.elf import Footprint, read_elf
+from ..backends.c.tools.simulate import SimulatedModel, Simulator
+from ..backends.c.tools.toolchain import build_image, find_compiler, link_shared, target_compiler
 from ..ir import Graph, parse, run_integer
 from ..passes.progress import Progress, silent
 from ..specs import Target, is_target_file, list_targets, load_target

@@ -20,8 +20,8 @@ from ..specs.reader import read_text
 from ..specs.tree import plain
 from .arguments import bind_inputs
 from .errors import Problem, UserError, shorten
+from .frontend.capture import capture
 from .loading import check_weights, example_input, load_source, load_weights
-from .module_capture import capture
 from .output import check_file, write_file
 
 _TEMPLATE = """\

@@ -29,8 +29,8 @@ from ..specs.errors import near_miss, nearest
 from ..specs.section import is_file, why_no_file
 from .arguments import plain
 from .errors import Problem, UserError, first_line, shorten
+from .frontend.sources import user_line
 from .isolation import USER_CODE_RAISES
-from .sources import user_line
 
 
 def load_source(

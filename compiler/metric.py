@@ -21,10 +21,10 @@ from ..ir import Graph, TensorType, run, run_integer
 from ..specs import Evaluation, FileSource, ModuleSource
 from .data import Samples, own_batch, run_samples, snr_db
 from .errors import Problem, UserError, first_line
+from .frontend.sources import user_line
 from .loading import find_source
 from .measure import is_quantized
 from .report import Measurement
-from .sources import user_line
 
 OwnMetric = Callable[[Tensor, Tensor | None], object]
 

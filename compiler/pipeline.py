@@ -38,23 +38,23 @@ from ..specs import (
 from ..specs.options import FinetuneOptions, LayerPrecision, QuantizeOptions
 from .arguments import bind_inputs
 from .data import Column, Samples, own_batch, read_samples, unrolled, unseen_notes
-from .decompose import for_c
 from .emission import check_backends, emit_backends
 from .errors import Problem, UserError, first_line, is_out_of_memory
+from .frontend.capture import capture
+from .frontend.decompose import for_c
+from .frontend.sources import portable
+from .frontend.widths import width_notes
 from .isolation import USER_CODE_RAISES
 from .loading import check_weights, example_input, find_source, load_source, load_weights
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .metric import find_metric
-from .module_capture import capture
 from .noise import Advised, Findings, examine
 from .output import publish
 from .report import Noise, Report, noise_problems, render_html
 from .session import Session, Stage, final_graph
-from .sources import portable
 from .summary import make_report
 from .target_cost import SAMPLES, TargetCost
 from .time_limit import time_limit
-from .widths import width_notes
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 QUANTIZE, FINETUNE = QuantizeOptions.pass_name(), FinetuneOptions.pass_name()

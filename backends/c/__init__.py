@@ -7,10 +7,10 @@ artifact.files["kws.c"], artifact.plan.arena_bytes, artifact.prediction.cycles
 
 from ..errors import CODES, Problem
 from .check import BUDGET_CODES, check, check_nodes
+from .cost.predict import NodePrediction, Prediction, predict_node
 from .emit import CArtifact, emit
-from .encoding import Encoding
 from .lower import predict
-from .predict import NodePrediction, Prediction, predict_node
+from .plan.encoding import Encoding
 
 __all__ = [
     "BUDGET_CODES",

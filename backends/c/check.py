@@ -10,16 +10,16 @@ from ...ir.ops.call import TorchCall
 from ...specs.outputs import COutput
 from ...specs.target import Target
 from ..errors import Problem
-from .edges import StrippedEdges, strip_edges
-from .encoding import Encoding
-from .kernel_stack import stack_bytes
 from .kernels.base import Site
-from .layout import Layout, channels_last
-from .literal import C_TYPES
 from .lower import lower
-from .port_layouts import IMAGE_RANK
-from .select import offers
+from .plan.edges import StrippedEdges, strip_edges
+from .plan.encoding import Encoding
+from .plan.kernel_stack import stack_bytes
+from .plan.layout import Layout, channels_last
+from .plan.port_layouts import IMAGE_RANK
+from .plan.select import offers
 from .target import Machine
+from .write.literal import C_TYPES
 
 BUDGET_CODES = frozenset({"C707", "C708"})
 _MAX_RANK = 4

@@ -16,19 +16,19 @@ from ...ir import Graph
 from ...specs import Transform
 from ...specs.outputs import COutput
 from ...specs.target import Target
-from .conversions import Conversion, conversions, recipe
-from .kernel_stack import stack_bytes, uses_float
-from .literal import comment, integer, real
+from .cost.predict import Prediction
 from .lower import lower
-from .memory import MemoryPlan
-from .port_layouts import layout_notes
-from .ports import Port
-from .predict import Prediction
-from .program import Program
-from .render import render
-from .self_test import write_self_test
-from .source import Array, SourceText, StepText, TracePoint
+from .plan.kernel_stack import stack_bytes, uses_float
+from .plan.memory import MemoryPlan
+from .plan.port_layouts import layout_notes
+from .plan.program import Program
 from .target import Machine
+from .write.conversions import Conversion, conversions, recipe
+from .write.literal import comment, integer, real
+from .write.ports import Port
+from .write.render import render
+from .write.self_test import write_self_test
+from .write.source import Array, SourceText, StepText, TracePoint
 
 _AS_IT_IS: Mapping[str, Transform] = {}
 _NO_STATES: Mapping[str, str] = {}

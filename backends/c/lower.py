@@ -8,17 +8,17 @@ from functools import partial
 from ...ir import Graph
 from ...specs.outputs import COutput
 from ...specs.target import Target
-from .edges import StrippedEdges, strip_edges
-from .memory import MemoryPlan, plan_memory
-from .port_layouts import input_layouts, output_layouts
-from .ports import Port, ports
-from .predict import Prediction, predict_program
-from .prepare import join_equal_constants, renumber_flattened
-from .program import Program
-from .schedule import schedule
-from .select import select
-from .source import SourceText, write_source
+from .cost.predict import Prediction, predict_program
+from .plan.edges import StrippedEdges, strip_edges
+from .plan.memory import MemoryPlan, plan_memory
+from .plan.port_layouts import input_layouts, output_layouts
+from .plan.prepare import join_equal_constants, renumber_flattened
+from .plan.program import Program
+from .plan.schedule import schedule
+from .plan.select import select
 from .target import Machine
+from .write.ports import Port, ports
+from .write.source import SourceText, write_source
 
 # Cycles that a byte of flash may cost, tried in turn until code and constants fit.
 _FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)), 1e4, 1e6)

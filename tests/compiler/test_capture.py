@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
 
-from fxpress.compiler.captured import as_callable
-from fxpress.compiler.module_capture import CaptureError, capture, roundtrip
+from fxpress.compiler.frontend.capture import CaptureError, capture, roundtrip
+from fxpress.compiler.frontend.captured import as_callable
 from fxpress.ir import rebatch, run, verify
 from fxpress.passes import find_pass
 from fxpress.specs.options.fuse import FuseOptions

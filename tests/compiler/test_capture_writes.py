@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxpress.compiler.module_capture import capture, roundtrip
+from fxpress.compiler.frontend.capture import capture, roundtrip
 
 X = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
 

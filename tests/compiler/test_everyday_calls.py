@@ -21,10 +21,10 @@ from torch.utils import _pytree as pytree
 
 from fxpress.backends.c.check import check
 from fxpress.backends.c.emit import emit
-from fxpress.backends.c.ports import from_memory, to_memory
-from fxpress.backends.c.toolchain import WARNINGS, find_compiler, link_shared
-from fxpress.compiler.decompose import for_c
-from fxpress.compiler.module_capture import capture
+from fxpress.backends.c.tools.toolchain import WARNINGS, find_compiler, link_shared
+from fxpress.backends.c.write.ports import from_memory, to_memory
+from fxpress.compiler.frontend.capture import capture
+from fxpress.compiler.frontend.decompose import for_c
 from fxpress.ir import Graph
 from fxpress.passes import Context, find_pass
 from fxpress.specs.options import CleanOptions, QuantizeOptions

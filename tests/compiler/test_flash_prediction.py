@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fxpress.backends.c import emit
-from fxpress.backends.c.elf import read_elf
-from fxpress.backends.c.toolchain import build_image, target_compiler
+from fxpress.backends.c.tools.elf import read_elf
+from fxpress.backends.c.tools.toolchain import build_image, target_compiler
 from fxpress.compiler import Compiled, compile_model
 from fxpress.specs import load_target
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxpress.backends.torch_module import emit
-from fxpress.compiler.module_capture import capture
+from fxpress.compiler.frontend.capture import capture
 from fxpress.ir import Graph, run
 from fxpress.ir.ops.matmul import grouped_matmul
 from fxpress.passes import Context

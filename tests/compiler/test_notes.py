@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from fxpress.backends.c import emit
 from fxpress.compiler.cli import main
 from fxpress.compiler.data import Samples, unseen_notes
-from fxpress.compiler.decompose import for_c
-from fxpress.compiler.module_capture import capture
+from fxpress.compiler.frontend.capture import capture
+from fxpress.compiler.frontend.decompose import for_c
+from fxpress.compiler.frontend.widths import width_notes
 from fxpress.compiler.packages import package_notes
 from fxpress.compiler.summary import kernel_notes, rounding_notes
-from fxpress.compiler.widths import width_notes
 from fxpress.ir import DType, TensorType, Value, parse, verify
 from fxpress.specs.outputs import COutput
 from fxpress.specs.target import Feature, Target, Toolchain

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxpress.compiler.views import Boxed, Permuted, Reshaped, Scattered, numbered, region, region_shown
+from fxpress.compiler.frontend.views import (
+    Boxed,
+    Permuted,
+    Reshaped,
+    Scattered,
+    numbered,
+    region,
+    region_shown,
+)
 
 SHAPE = (2, 3, 4)
 

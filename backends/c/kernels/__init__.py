@@ -1,55 +1,10 @@
-"""The kernels, found by the operator's name. Importing this package registers all of them."""
+"""The kernels, found by the operator's name. Importing this package registers all of them.
 
-from . import (
-    binary,
-    choice,
-    conv,
-    conv_transpose,
-    gather,
-    matmul,
-    movement,
-    norm,
-    offers_blocked,
-    offers_dsp,
-    pool,
-    pool_dsp,
-    prelu,
-    products,
-    quantize,
-    recurrent,
-    reduce,
-    resize,
-    slicing,
-    softmax,
-    sort,
-    sum_dsp,
-    unary,
-)
+Families by machine: `portable` C for any core, `blocked` float kernels that compute in registers, `dsp` integer kernels
+for Cortex-M cores with the DSP extension. What families share lies here.
+"""
+
+from . import blocked, dsp, portable
 from .base import kernels
 
-__all__ = [
-    "binary",
-    "choice",
-    "conv",
-    "conv_transpose",
-    "gather",
-    "kernels",
-    "matmul",
-    "movement",
-    "norm",
-    "offers_blocked",
-    "offers_dsp",
-    "pool",
-    "pool_dsp",
-    "prelu",
-    "products",
-    "quantize",
-    "recurrent",
-    "reduce",
-    "resize",
-    "slicing",
-    "softmax",
-    "sort",
-    "sum_dsp",
-    "unary",
-]
+__all__ = ["blocked", "dsp", "kernels", "portable"]

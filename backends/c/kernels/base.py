@@ -19,10 +19,10 @@ import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ....ir import DType, Graph, Node, Quantization, TensorType
-from ..image import TABLE_BYTES, Image
-from ..layout import Layout
-from ..literal import array_type, c_type
+from ..plan.image import TABLE_BYTES, Image
+from ..plan.layout import Layout
 from ..target import Machine
+from ..write.literal import array_type, c_type
 
 AnyArray = npt.NDArray[Any]  # Any: int8 to float32, as each constant needs
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..layout import Layout, Shape, arranged, channels_last, contiguous
+from ..plan.layout import Layout, Shape, arranged, channels_last, contiguous
 from .base import Site
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..layout import Layout, Shape
+from ..plan.layout import Layout, Shape
 
 _INDENT = "    "
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ....ir.arithmetic import INT32_MAX, Rescale
 from ....ir.ops.accumulate import Clamp, FixedPoint
-from ..literal import integer, real
+from ..write.literal import integer, real
 from .base import AnyArray, Constant, Site
 
 _SATURATIONS = {(-128, 127): "fxp_saturate8", (-32768, 32767): "fxp_saturate16", (0, 32767): "fxp_positive16"}

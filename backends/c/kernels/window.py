@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..layout import Shape
+from ..plan.layout import Shape
 
 MAX_SPATIAL = 2
 

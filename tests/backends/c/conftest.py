@@ -14,14 +14,8 @@ import pytest
 import torch
 
 from fxpress.backends.c.emit import CArtifact, emit
-from fxpress.backends.c.ports import Port, from_memory, to_memory
-from fxpress.backends.c.toolchain import (
-    WARNINGS,
-    Compiler,
-    find_compiler,
-    link_shared,
-    target_compiler,
-)
+from fxpress.backends.c.tools.toolchain import WARNINGS, Compiler, find_compiler, link_shared, target_compiler
+from fxpress.backends.c.write.ports import Port, from_memory, to_memory
 from fxpress.backends.errors import ToolMissingError
 from fxpress.ir import DType, Graph, Value, parse, run_integer, verify
 from fxpress.specs import list_targets, load_target

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import fxpress.backends.c
-from fxpress.backends.c.toolchain import WARNINGS, find_compiler, link_shared
+from fxpress.backends.c.tools.toolchain import WARNINGS, find_compiler, link_shared
 from fxpress.ir import Quantization
 from fxpress.ir.arithmetic import requant
 from fxpress.ir.ops.norm_form import reciprocal_root
 
-INCLUDE = Path(fxpress.backends.c.__file__).parent / "include"
+INCLUDE = Path(fxpress.backends.c.__file__).parent / "write" / "include"
 EDGES = [0, 1, -1, 2, 127, -128, 2**15, -(2**15), 2**30, -(2**30), 2**31 - 1, -(2**31)]
 HARNESS = """
 #include "arithmetic.h"

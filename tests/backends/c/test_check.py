@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fxpress.backends.c.check import check
+from fxpress.backends.c.cost.predict import predict_node
 from fxpress.backends.c.lower import predict
-from fxpress.backends.c.predict import predict_node
 from fxpress.backends.errors import CODES
 from fxpress.ir import parse
 from fxpress.ir.errors import UnsupportedError

@@ -17,13 +17,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from fxpress.backends.c import CArtifact, check, emit, predict
-from fxpress.backends.c.elf import Footprint, read_elf
-from fxpress.backends.c.image import LONGEST_CODE, TABLE_BYTES, image_of
-from fxpress.backends.c.simulate import Simulator
-from fxpress.backends.c.simulated_network import SimulatedNetwork
-from fxpress.backends.c.stack import worst_case_stack
-from fxpress.backends.c.support import helpers
-from fxpress.backends.c.toolchain import (
+from fxpress.backends.c.plan.image import LONGEST_CODE, TABLE_BYTES, image_of
+from fxpress.backends.c.tools.elf import Footprint, read_elf
+from fxpress.backends.c.tools.simulate import Simulator
+from fxpress.backends.c.tools.simulated_network import SimulatedNetwork
+from fxpress.backends.c.tools.stack import worst_case_stack
+from fxpress.backends.c.tools.toolchain import (
     SANITIZERS,
     WARNINGS,
     Compiler,
@@ -34,6 +33,7 @@ from fxpress.backends.c.toolchain import (
     link_program,
     target_compiler,
 )
+from fxpress.backends.c.write.support import helpers
 from fxpress.ir import Graph, Value, parse, run_integer
 from fxpress.specs import load_target
 from fxpress.specs.outputs import COutput
@@ -134,7 +134,7 @@ def test_an_image_with_wrong_bytes_is_found(
     monkeypatch: pytest.MonkeyPatch, host: Target, assert_equal_to_interpreter: Callable[..., CArtifact]
 ) -> None:
     monkeypatch.setattr(
-        "fxpress.backends.c.image.canonical_order", lambda lengths: [*range(len(lengths))][::-1]
+        "fxpress.backends.c.plan.image.canonical_order", lambda lengths: [*range(len(lengths))][::-1]
     )
     with pytest.raises(AssertionError, match="step 0"):
         assert_equal_to_interpreter(LAYERS["conv"].graph(), options=CODED, target=host)

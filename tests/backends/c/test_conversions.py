@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from fxpress.backends.c import emit
-from fxpress.backends.c.toolchain import WARNINGS, find_compiler, link_shared
+from fxpress.backends.c.tools.toolchain import WARNINGS, find_compiler, link_shared
 from fxpress.ir import parse
 from fxpress.specs import COutput, Transform
 from fxpress.specs.target import Target

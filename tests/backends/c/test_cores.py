@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 from fxpress.backends.c.emit import emit
-from fxpress.backends.c.simulated_network import SimulatedNetwork
+from fxpress.backends.c.tools.simulated_network import SimulatedNetwork
 from fxpress.ir import run_integer
 from fxpress.specs import load_target
 from fxpress.specs.outputs import COutput

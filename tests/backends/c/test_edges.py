@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fxpress.backends.c import check, emit
-from fxpress.backends.c.edges import strip_edges
-from fxpress.backends.c.ports import Port
+from fxpress.backends.c.plan.edges import strip_edges
+from fxpress.backends.c.write.ports import Port
 from fxpress.ir import Graph, parse, run_integer
 from fxpress.specs import COutput
 from fxpress.specs.target import Target

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from fxpress.backends.c import emit
-from fxpress.backends.c.toolchain import SANITIZERS, WARNINGS, find_compiler, link_program
+from fxpress.backends.c.tools.toolchain import SANITIZERS, WARNINGS, find_compiler, link_program
 from fxpress.ir import parse
 from fxpress.specs import COutput
 from fxpress.specs.target import Target

@@ -11,10 +11,10 @@ from hypothesis import HealthCheck, given, settings
 
 import fxpress.backends.c.kernels
 from fxpress.backends.c.emit import CArtifact, emit
-from fxpress.backends.c.kernel_stack import KERNEL_STACK_BYTES, stack_bytes
-from fxpress.backends.c.stack import worst_case_stack
+from fxpress.backends.c.plan.kernel_stack import KERNEL_STACK_BYTES, stack_bytes
 from fxpress.backends.c.target import Machine
-from fxpress.backends.c.toolchain import compile_objects, target_compiler
+from fxpress.backends.c.tools.stack import worst_case_stack
+from fxpress.backends.c.tools.toolchain import compile_objects, target_compiler
 from fxpress.ir import Graph, parse
 from fxpress.ir.testing import quantized_graphs
 from fxpress.specs import list_targets, load_target

@@ -53,7 +53,7 @@ def test_a_wrong_kernel_is_found(fill, monkeypatch, assert_equal_to_interpreter)
         fill=fill,
     )
     assert_equal_to_interpreter(graph)
-    folded = "fxpress.backends.c.kernels.products.folded_bias"
+    folded = "fxpress.backends.c.kernels.portable.products.folded_bias"
     monkeypatch.setattr(folded, lambda site, weight: (weight.sum(axis=1)).astype("int32"))
     with pytest.raises(AssertionError, match="step 0"):
         assert_equal_to_interpreter(graph)

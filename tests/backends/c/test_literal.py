@@ -11,14 +11,8 @@ import pytest
 import torch
 
 from fxpress.backends.c.emit import CArtifact
-from fxpress.backends.c.literal import array, real
-from fxpress.backends.c.toolchain import (
-    WARNINGS,
-    Compiler,
-    compile_objects,
-    find_compiler,
-    link_shared,
-)
+from fxpress.backends.c.tools.toolchain import WARNINGS, Compiler, compile_objects, find_compiler, link_shared
+from fxpress.backends.c.write.literal import array, real
 from fxpress.ir import parse
 from fxpress.specs import list_targets
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxpress.backends.c.emit import emit
-from fxpress.backends.c.memory import Region
-from fxpress.backends.c.offsets import Interval, assign_offsets, live_bound
-from fxpress.backends.c.schedule import peak_bytes, schedule
+from fxpress.backends.c.plan.memory import Region
+from fxpress.backends.c.plan.offsets import Interval, assign_offsets, live_bound
+from fxpress.backends.c.plan.schedule import peak_bytes, schedule
 from fxpress.ir import parse
 from fxpress.specs.outputs import COutput
 
@@ -169,6 +169,8 @@ def test_a_plan_that_overlaps_is_found_by_comparing_bytes(fill, monkeypatch, ass
         fill=fill,
     )
     assert_equal_to_interpreter(graph)
-    monkeypatch.setattr("fxpress.backends.c.memory.assign_offsets", lambda intervals: [0] * len(intervals))
+    monkeypatch.setattr(
+        "fxpress.backends.c.plan.memory.assign_offsets", lambda intervals: [0] * len(intervals)
+    )
     with pytest.raises(AssertionError, match="step"):
         assert_equal_to_interpreter(graph)

@@ -145,7 +145,7 @@ def test_a_slice_of_a_value_is_kept_until_it_is_copied_out(
     graph = parse(CASES["a slice before other steps"], fill=fill)
     artifact = assert_equal_to_interpreter(graph)
     assert [stored.value.name for stored, _ in artifact.plan.returned] == ["part"]
-    monkeypatch.setattr("fxpress.backends.c.memory._last_reads", _reads_of_nodes_alone)
+    monkeypatch.setattr("fxpress.backends.c.plan.memory._last_reads", _reads_of_nodes_alone)
     with pytest.raises(AssertionError, match="part"):
         assert_equal_to_interpreter(graph)
 

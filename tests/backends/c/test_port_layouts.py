@@ -2,8 +2,8 @@
 
 import pytest
 
-from fxpress.backends.c.layout import channels_last, contiguous
-from fxpress.backends.c.port_layouts import input_layouts, layout_notes, output_layouts
+from fxpress.backends.c.plan.layout import channels_last, contiguous
+from fxpress.backends.c.plan.port_layouts import input_layouts, layout_notes, output_layouts
 from fxpress.ir import Graph, parse
 
 

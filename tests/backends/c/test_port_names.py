@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from fxpress.backends.c import emit
-from fxpress.backends.c.toolchain import WARNINGS, check_header, find_compiler, link_program
+from fxpress.backends.c.tools.toolchain import WARNINGS, check_header, find_compiler, link_program
 from fxpress.ir import Builder, Graph, TensorType
 from fxpress.ir.ops.activation import Relu
 from fxpress.specs import COutput

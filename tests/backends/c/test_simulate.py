@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fxpress.backends.c.simulate import SimulatedModel, Simulator
-from fxpress.backends.c.toolchain import compile_objects, link_image, target_compiler
+from fxpress.backends.c.tools.simulate import SimulatedModel, Simulator
+from fxpress.backends.c.tools.toolchain import compile_objects, link_image, target_compiler
 from fxpress.backends.errors import SimulationError
 from fxpress.specs import load_target
 

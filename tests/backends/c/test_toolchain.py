@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fxpress.backends.c.elf import read_elf
-from fxpress.backends.c.simulate import Simulator
-from fxpress.backends.c.stack import LIBRARY_STACK_BYTES, worst_case_stack
-from fxpress.backends.c.toolchain import (
+from fxpress.backends.c.tools.elf import read_elf
+from fxpress.backends.c.tools.simulate import Simulator
+from fxpress.backends.c.tools.stack import LIBRARY_STACK_BYTES, worst_case_stack
+from fxpress.backends.c.tools.toolchain import (
     SANITIZERS,
     WARNINGS,
     Compiler,

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from fxpress.backends.c.elf import read_elf
 from fxpress.backends.c.emit import CArtifact, emit
-from fxpress.backends.c.stack import worst_case_stack
-from fxpress.backends.c.toolchain import (
+from fxpress.backends.c.tools.elf import read_elf
+from fxpress.backends.c.tools.stack import worst_case_stack
+from fxpress.backends.c.tools.toolchain import (
     WARNINGS,
     Compiler,
     check_header,

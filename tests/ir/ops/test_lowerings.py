@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from fxpress.compiler.lowering import lower
+from fxpress.compiler.frontend.lowering import lower
 from fxpress.ir import Builder, Graph, TensorType, Value, dump, parse, run, verify
 from fxpress.ir.ops import LOWERINGS
 

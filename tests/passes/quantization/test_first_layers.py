@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxpress.backends.c.edges import strip_edges
+from fxpress.backends.c.plan.edges import strip_edges
 from fxpress.compiler import capture
 from fxpress.compiler.data import snr_db
 from fxpress.ir import Graph, run, run_integer

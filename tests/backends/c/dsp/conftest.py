@@ -13,10 +13,11 @@ import numpy.typing as npt
 import pytest
 
 import fxpress.backends.c
-from fxpress.backends.c.kernels import epilogue_dsp, gemm_blocked
-from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
-from fxpress.backends.c.simulate import Simulator
-from fxpress.backends.c.toolchain import (
+from fxpress.backends.c.kernels.blocked import gemm as gemm_blocked
+from fxpress.backends.c.kernels.dsp import epilogue as epilogue_dsp
+from fxpress.backends.c.kernels.dsp.epilogue import Epilogue
+from fxpress.backends.c.tools.simulate import Simulator
+from fxpress.backends.c.tools.toolchain import (
     SANITIZERS,
     STANDARD,
     WARNINGS,
@@ -31,7 +32,7 @@ from fxpress.specs import load_target
 
 Array = npt.NDArray[np.int64]
 
-INCLUDE = Path(fxpress.backends.c.__file__).parent / "include"
+INCLUDE = Path(fxpress.backends.c.__file__).parent / "write" / "include"
 HEADERS = [INCLUDE / name for name in (*epilogue_dsp.HEADERS, *gemm_blocked.HEADERS)]
 C_TYPES = {"int8": "int8_t", "int32": "int32_t", "float32": "float"}
 

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from fxpress.backends.c.kernels import conv_blocked, depthwise_blocked, linear_blocked
-from fxpress.backends.c.kernels.conv_blocked import FloatConvShape
-from fxpress.backends.c.kernels.depthwise_blocked import FloatDepthwiseShape
-from fxpress.backends.c.kernels.linear_blocked import FloatLinearShape
+from fxpress.backends.c.kernels.blocked import conv as conv_blocked
+from fxpress.backends.c.kernels.blocked import depthwise as depthwise_blocked
+from fxpress.backends.c.kernels.blocked import linear as linear_blocked
+from fxpress.backends.c.kernels.blocked.conv import FloatConvShape
+from fxpress.backends.c.kernels.blocked.depthwise import FloatDepthwiseShape
+from fxpress.backends.c.kernels.blocked.linear import FloatLinearShape
 from fxpress.backends.c.kernels.window import Image, Window
 
 RELU = (0.0, float("inf"))

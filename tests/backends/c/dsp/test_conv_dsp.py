@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fxpress.backends.c.kernels import conv_dsp, winograd_dsp
-from fxpress.backends.c.kernels.conv_dsp import ConvShape
-from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
+from fxpress.backends.c.kernels.dsp import conv as conv_dsp
+from fxpress.backends.c.kernels.dsp import winograd as winograd_dsp
+from fxpress.backends.c.kernels.dsp.conv import ConvShape
+from fxpress.backends.c.kernels.dsp.epilogue import Epilogue
 
 KINDS = ("plain", "clamp", "shift", "residual")
 APART = ("apart", "apart residual")

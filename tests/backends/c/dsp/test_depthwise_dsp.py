@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fxpress.backends.c.kernels import depthwise_dsp
-from fxpress.backends.c.kernels.depthwise_dsp import DepthwiseShape
-from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
+from fxpress.backends.c.kernels.dsp import depthwise as depthwise_dsp
+from fxpress.backends.c.kernels.dsp.depthwise import DepthwiseShape
+from fxpress.backends.c.kernels.dsp.epilogue import Epilogue
 
 KINDS = ("plain", "clamp", "shift")
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fxpress.backends.c.kernels import linear_dsp
-from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
-from fxpress.backends.c.kernels.linear_dsp import LinearShape
+from fxpress.backends.c.kernels.dsp import linear as linear_dsp
+from fxpress.backends.c.kernels.dsp.epilogue import Epilogue
+from fxpress.backends.c.kernels.dsp.linear import LinearShape
 
 ZERO_POINT = -5
 

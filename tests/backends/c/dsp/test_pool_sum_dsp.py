@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from fxpress.backends.c.kernels import pool_dsp, sum_dsp
-from fxpress.backends.c.kernels.pool_dsp import MeanForm, PoolShape
-from fxpress.backends.c.kernels.sum_dsp import SumShape
+from fxpress.backends.c.kernels.dsp import pool as pool_dsp
+from fxpress.backends.c.kernels.dsp import sum as sum_dsp
+from fxpress.backends.c.kernels.dsp.pool import MeanForm, PoolShape
+from fxpress.backends.c.kernels.dsp.sum import SumShape
 from fxpress.backends.c.kernels.window import Image, Window
 from fxpress.ir.arithmetic import Requant, Rescale
 

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fxpress.backends.c.kernels import conv_dsp, depthwise_dsp, linear_dsp, winograd_dsp
-from fxpress.backends.c.kernels.conv_dsp import ConvShape
-from fxpress.backends.c.kernels.depthwise_dsp import DepthwiseShape
-from fxpress.backends.c.kernels.epilogue_dsp import Epilogue
-from fxpress.backends.c.kernels.linear_dsp import LinearShape
+from fxpress.backends.c.kernels.dsp import conv as conv_dsp
+from fxpress.backends.c.kernels.dsp import depthwise as depthwise_dsp
+from fxpress.backends.c.kernels.dsp import linear as linear_dsp
+from fxpress.backends.c.kernels.dsp import winograd as winograd_dsp
+from fxpress.backends.c.kernels.dsp.conv import ConvShape
+from fxpress.backends.c.kernels.dsp.depthwise import DepthwiseShape
+from fxpress.backends.c.kernels.dsp.epilogue import Epilogue
+from fxpress.backends.c.kernels.dsp.linear import LinearShape
 
 PLAIN = Epilogue(-128)
 

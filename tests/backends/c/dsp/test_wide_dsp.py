@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fxpress.backends.c.emit import CArtifact, emit
-from fxpress.backends.c.simulated_network import SimulatedNetwork
+from fxpress.backends.c.tools.simulated_network import SimulatedNetwork
 from fxpress.ir import Graph, TensorType, Value, parse, run_integer
 from fxpress.ir.ops.conv import Conv
 from fxpress.specs import load_target

@@ -1,0 +1,176 @@
+"""The cost model: what a graph would cost on a target, node by node, without writing anything.
+
+Bytes of constants are those of the arrays that are written; bytes of code are estimated from the text of the functions
+and from the functions of the C library that they call.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ....ir import Graph, Node, Source
+from ....specs.target import Target
+from ..kernels.base import Implementation, Site
+from ..kernels.portable.copying import Place, copy
+from ..plan.layout import channels_last
+from ..plan.memory import Block, MemoryPlan
+from ..plan.program import CALL_BYTES, DECODER_BYTES, Program, Stored
+from ..plan.select import offers
+from ..target import Machine
+from ..write.source import SourceText
+from .code_size import CodeSizes, Preprocessor, count
+from .library import library_bytes
+
+_RUN_BYTES = 60  # of the function that calls the steps, without its calls
+
+
+@dataclass(frozen=True, slots=True)
+class NodePrediction:
+    """One step: its kernel and what it costs; code and constants are counted at their first use.
+
+    `operator` is `layout` for a conversion and `output` for an output that is copied to the caller at the end.
+    """
+
+    operator: str
+    result: str
+    source: Source
+    kernel: str
+    macs: int
+    instructions: int
+    cycles: int
+    constant_bytes: int
+    code_bytes: int
+    scratch_bytes: int
+
+    @property
+    def flash_bytes(self) -> int:
+        """Constants and code."""
+        return self.constant_bytes + self.code_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """All steps in order, the arena with its blocks, and the code outside of kernels."""
+
+    nodes: tuple[NodePrediction, ...]
+    arena_bytes: int
+    fixed_bytes: int
+    blocks: tuple[Block, ...] = ()
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run."""
+        return sum(node.macs for node in self.nodes)
+
+    @property
+    def instructions(self) -> int:
+        """Estimated instructions of one run."""
+        return sum(node.instructions for node in self.nodes)
+
+    @property
+    def cycles(self) -> int:
+        """Estimated cycles of one run on a Cortex-M4."""
+        return sum(node.cycles for node in self.nodes)
+
+    @property
+    def flash_bytes(self) -> int:
+        """Estimated bytes of all that is linked."""
+        return self.fixed_bytes + sum(node.flash_bytes for node in self.nodes)
+
+
+def predict_program(program: Program, plan: MemoryPlan, source: SourceText, machine: Machine) -> Prediction:
+    """The prediction for a program that is chosen, planned and written."""
+    code = _code_bytes(source, machine)
+    nodes = [
+        NodePrediction(
+            operator=step.operator,
+            result=step.results[0].value.name,
+            source=step.source,
+            kernel=step.implementation.kernel,
+            macs=step.macs,
+            instructions=round(step.implementation.cost.instructions),
+            cycles=round(step.implementation.cost.cycles),
+            constant_bytes=_constant_bytes(source, number),
+            code_bytes=code.of_step[number],
+            scratch_bytes=step.implementation.working_bytes,
+        )
+        for number, step in enumerate(program.steps)
+    ]
+    for number, (stored, _) in enumerate(plan.returned, start=len(nodes)):
+        nodes.append(_copied(stored, program.graph, _constant_bytes(source, number)))
+    return Prediction(tuple(nodes), plan.arena_bytes, code.fixed, plan.blocks)
+
+
+def predict_node(node: Node, graph: Graph, target: Target) -> NodePrediction | None:
+    """What one node costs by itself, with images channels last; None where it has no kernel."""
+    layouts = tuple(
+        None if v is None or graph.is_constant(v) else channels_last(v.type.shape) for v in node.inputs
+    )
+    found, _ = offers(Site(node, graph, layouts, Machine.of(target)))
+    if not found:
+        return None
+    chosen = min(found, key=_cycles)
+    return _node(node, chosen)
+
+
+def _node(node: Node, chosen: Implementation) -> NodePrediction:
+    return NodePrediction(
+        node.op.name,
+        node.outputs[0].name,
+        node.source,
+        chosen.kernel,
+        node.macs,
+        round(chosen.cost.instructions),
+        round(chosen.cost.cycles),
+        chosen.constant_bytes,
+        chosen.cost.code_bytes,
+        chosen.working_bytes,
+    )
+
+
+def _copied(stored: Stored, graph: Graph, constant_bytes: int) -> NodePrediction:
+    dense = Place((1,))
+    _, cost = copy(stored.value.type.dtype, (stored.elements,), dense, dense)
+    instructions, cycles = round(cost.instructions), round(cost.cycles)
+    name, source = stored.value.name, graph.source(stored.value)
+    return NodePrediction(
+        "output", name, source, "memcpy", 0, instructions, cycles, constant_bytes, CALL_BYTES, 0
+    )
+
+
+def _constant_bytes(source: SourceText, step: int) -> int:
+    return sum(array.bytes for array in source.arrays if array.step == step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    """Bytes of code that each step adds, and of what is in no step: the function that runs them, the C library."""
+
+    of_step: Mapping[int, int]
+    fixed: int
+
+
+def _code_bytes(source: SourceText, machine: Machine) -> _Code:
+    sizes = CodeSizes.of(machine.core)
+    texts = [function.text for function in source.functions]
+    counts = count(texts, source.support, Preprocessor(dsp=machine.dsp, armv6m=machine.few_registers))
+    of_step: Counter[int] = Counter()
+    for function, counted in zip(source.functions, counts, strict=True):
+        of_step[function.step] += sizes.bytes(counted, function.template)
+    called = "\n".join(source.support)  # what kernels inline of it counts there
+    (apart,) = count([called], source.support, Preprocessor(dsp=machine.dsp, armv6m=machine.few_registers))
+    lines = [line for step in source.steps for line in step.lines]
+    calls = sum(len(re.findall(r"^\w[^=]*\(", line)) for line in lines)
+    uncounted: dict[str, float] = {}
+    others = [(text, uncounted) for text in (*source.support, *lines)]
+    library = library_bytes([*zip(texts, counts, strict=True), *others], machine)
+    decoder = DECODER_BYTES if any("fxp_decode(" in line for line in lines) else 0
+    helpers = sizes.bytes(apart, "support")
+    return _Code(of_step, _RUN_BYTES + CALL_BYTES * calls + helpers + library + decoder)
+
+
+def _cycles(chosen: Implementation) -> float:
+    return chosen.cost.cycles

@@ -1,0 +1,5 @@
+"""Float kernels that keep blocks of results in registers."""
+
+from . import offers
+
+__all__ = ["offers"]

@@ -1,0 +1,67 @@
+"""Float linear layer in registers: one row of inputs times eight output channels.
+
+Constants of eight output channels: eight biases, then eight weights for every input; missing channels are zeros.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .....ir.ops.accumulate import Clamp
+from ..base import Cost, Function, template
+from ..rounding import clamped
+from .gemm import HEADERS, FloatArray, Output, outputs, pack_groups
+
+_TOGETHER = 8
+
+
+@dataclass(frozen=True)
+class FloatLinearShape:
+    """One row of `inputs` to `outputs` channels."""
+
+    inputs: int
+    outputs: int
+    clamp: Clamp
+    residual: bool
+
+
+def pack(weights: FloatArray, bias: FloatArray | None) -> FloatArray:
+    """The constants of the layer; `weights` is [outputs, inputs]."""
+    return pack_groups(weights, bias, together=_TOGETHER)
+
+
+def estimate(shape: FloatLinearShape) -> Cost:
+    """The cost of the layer with a multiply-add in one instruction, fitted to exact counts."""
+    groups = -(-shape.outputs // _TOGETHER)
+    instructions = 20 + groups * (45 + 20.0 * shape.inputs)
+    return Cost(instructions, 2.1 * instructions, 260)
+
+
+def function(shape: FloatLinearShape) -> Function:
+    """The C function `name(x, [r,] y, constants)`."""
+    residual = "const float *r, " if shape.residual else ""
+    parameters = f"const float *x, {residual}float *y, const float *constants"
+    return template("blocked/linear.c.j2", _context(shape), parameters, headers=HEADERS)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the template names."""
+
+    title: str
+    value: str
+    inputs: int
+    outputs: int
+    residual: bool
+    group: tuple[Output, ...]
+
+
+def _context(shape: FloatLinearShape) -> _Context:
+    return _Context(
+        title=f"Linear layer, {shape.inputs} to {shape.outputs}",
+        value=clamped("value", shape.clamp),
+        inputs=shape.inputs,
+        outputs=shape.outputs,
+        residual=shape.residual,
+        group=outputs(shape.outputs, _TOGETHER),
+    )

@@ -1,0 +1,105 @@
+"""The blocked float kernels, offered for nodes of plain float32 on any machine."""
+
+from __future__ import annotations
+
+from .....ir.ops.conv import Conv
+from .....ir.ops.linear import Linear
+from ...plan.layout import Layout
+from ..base import Call, Constant, Cost, Function, Implementation, Offer, Site, is_float, kernel
+from ..layouts import image_layouts, layer_operands, row_layouts
+from ..window import MAX_SPATIAL, Image, Window, image, window
+from . import conv as conv_blocked
+from . import depthwise as depthwise_blocked
+from . import linear as linear_blocked
+from .conv import FloatConvShape
+from .depthwise import FloatDepthwiseShape
+from .gemm import FloatArray
+from .linear import FloatLinearShape
+
+
+@kernel("conv")
+def convolution(site: Site) -> Offer:
+    """A convolution of one group, or of as many groups as channels."""
+    op = site.node.op
+    assert isinstance(op, Conv)
+    refusal = _refusal(site)
+    if refusal:
+        return refusal
+    if op.rank > MAX_SPATIAL or site.output.shape[0] != 1:
+        return "the blocked kernels take one image"
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    layouts = image_layouts(site)
+    weights = site.array(1).reshape(y.c, -1, *seen.kernel)
+    if op.groups == 1:
+        shape = FloatConvShape(x, y, seen, op.clamp, site.has(3))
+        constants = conv_blocked.pack(shape, weights, _bias(site))
+        function, cost = conv_blocked.function(shape), conv_blocked.estimate(shape)
+        scratch = conv_blocked.scratch_bytes(shape)
+        return (_implementation(site, function, constants, cost, layouts, scratch_bytes=scratch),)
+    depthwise = FloatDepthwiseShape(x, y, seen, op.clamp)
+    if op.groups != x.c or x.c != y.c or site.has(3) or not depthwise_blocked.supports(depthwise):
+        return "the blocked kernels take one group, or plain depthwise convolutions"
+    constants = depthwise_blocked.pack(weights, _bias(site))
+    function, cost = depthwise_blocked.function(depthwise), depthwise_blocked.estimate(depthwise)
+    return (_implementation(site, function, constants, cost, layouts),)
+
+
+@kernel("linear")
+def linear(site: Site) -> Offer:
+    """A linear layer: of one row as such, of several as a pointwise convolution."""
+    op = site.node.op
+    assert isinstance(op, Linear)
+    refusal = _refusal(site)
+    if refusal:
+        return refusal
+    outputs, inputs = site.type(1).shape
+    rows = site.output.numel // outputs
+    if rows == 1:
+        shape = FloatLinearShape(inputs, outputs, op.clamp, site.has(3))
+        constants = linear_blocked.pack(site.array(1), _bias(site))
+        function, cost = linear_blocked.function(shape), linear_blocked.estimate(shape)
+        return (_implementation(site, function, constants, cost, row_layouts(site)),)
+    point = Window((1, 1), (1, 1), (0, 0))
+    pixels = Image(1, 1, rows, inputs), Image(1, 1, rows, outputs)
+    pointwise = FloatConvShape(*pixels, point, op.clamp, site.has(3))
+    constants = conv_blocked.pack(pointwise, site.array(1)[:, :, None, None], _bias(site))
+    function, cost = conv_blocked.function(pointwise), conv_blocked.estimate(pointwise)
+    return (_implementation(site, function, constants, cost, row_layouts(site)),)
+
+
+def _refusal(site: Site) -> str:
+    """Why no blocked kernel can be asked for this node, or nothing."""
+    tensors = [site.type(0), site.type(1), site.output, *([site.type(3)] if site.has(3) else [])]
+    if not all(is_float(type) for type in tensors):
+        return "the blocked kernels compute on float32"
+    if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
+        return "weights and bias must be constants"
+    return ""
+
+
+def _bias(site: Site) -> FloatArray | None:
+    return site.array(2) if site.has(2) else None
+
+
+def _implementation(
+    site: Site,
+    function: Function,
+    constants: FloatArray,
+    cost: Cost,
+    layouts: tuple[Layout, Layout],
+    *,
+    scratch_bytes: int = 0,
+) -> Implementation:
+    """The node computed by one call; a residual lies like the result, which may take its place."""
+    operands = layer_operands(site, layouts)
+    packed = (Constant("constants", constants),)
+    return Implementation(
+        kernel=f"{site.node.op.name}_blocked",
+        reads=site.reads(operands),
+        writes=(layouts[1],),
+        cost=cost,
+        calls=(Call(function, tuple(operands), constants=packed, scratch=scratch_bytes > 0),),
+        scratch_bytes=scratch_bytes,
+        overwrites=(3,) if site.has(3) else (),
+    )

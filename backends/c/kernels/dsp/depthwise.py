@@ -1,0 +1,310 @@
+"""Integer depthwise convolution on Cortex-M with DSP, one channel at a time.
+
+A channel is copied, with its padding, to a plane of int16, where SMLAD multiplies two neighbouring taps of a row.
+Of the two spatial axes, the one along which taps are paired is a choice: a time series is long in one only.
+Constants of a channel: bias, multiplier, a left shift if the epilogue is shifted, then, row by row of the kernel,
+the pairs (w0, w1), (w2, w3), ... for outputs whose window begins with a low lane, and, if there are others,
+the pairs (w1, w2), (w3, w4), ... for those; a single tap takes its weight from whichever word has it.
+Weights of fewer than 8 bits are unpacked to these words channel by channel, see `depthwise_taps`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..base import Cost, Function, template
+from ..low_bits import BYTE, weights_text
+from .depthwise_axes import BLOCK, Axes, Axis, row_macs
+from .depthwise_taps import Unpacked, pack_taps, unpack_taps
+from .epilogue import HEADERS, Epilogue, parameters
+from .gemm import Int8Array, Int32Array, IntArray, pack_arrays
+
+_MAX_TAPS = 64
+_COPIES = 8
+_REGISTERS = 11
+_REACH, _PAIR_REACH = 4095, 1020
+
+
+@dataclass(frozen=True)
+class DepthwiseShape:
+    """A depthwise convolution in NHWC, batch 1, multiplier 1; `padding` is (top, left), the rest follows."""
+
+    in_h: int
+    in_w: int
+    channels: int
+    out_h: int
+    out_w: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    input_zero_point: int
+    epilogue: Epilogue
+    weight_bits: int = BYTE
+
+    @property
+    def title(self) -> str:
+        """What the function computes."""
+        sizes = f"{self.in_h}x{self.in_w}x{self.channels} to {self.out_h}x{self.out_w}"
+        return f"Depthwise convolution {self.kernel[0]}x{self.kernel[1]}, {sizes}{weights_text(self.weight_bits)}"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates, padding included."""
+        return self.out_h * self.out_w * self.channels * self.kernel[0] * self.kernel[1]
+
+
+def supports(shape: DepthwiseShape) -> bool:
+    """Whether `shape` is for this kernel: no residual, and taps few enough to be written out."""
+    taps = shape.kernel[0] * shape.kernel[1]
+    return shape.epilogue.residual is None and taps <= _MAX_TAPS
+
+
+def may_overwrite_input(shape: DepthwiseShape) -> bool:
+    """Whether the output may lie exactly where the input lies."""
+    elements = shape.epilogue.elements
+    return (shape.out_h, shape.out_w) == (shape.in_h, shape.in_w) and elements.x == elements.y
+
+
+def scratch_bytes(shape: DepthwiseShape) -> int:
+    """Bytes of working memory, aligned to 4."""
+    axes = _axes(shape)
+    return 2 * axes.plane_cells + (4 * axes.channel_words if axes.bits < BYTE else 0)
+
+
+def pack(
+    shape: DepthwiseShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
+) -> tuple[Int32Array, ...]:
+    """The constants of the layer, in words.
+
+    `weights` is [channels, 1, kh, kw], the rest per channel; `bias` has -zx * sum(w) folded in.
+    """
+    axes = _axes(shape)
+    rows = weights[:, 0].transpose(0, 2, 1) if axes.turned else weights[:, 0]
+    per_channel = [bias, multiplier, *([shift] if shape.epilogue.shifted else [])]
+    heads = np.stack([np.asarray(values, np.int32) for values in per_channel], axis=1)
+    return pack_arrays(shape.epilogue, heads, pack_taps(axes.taps, rows), ())
+
+
+def estimate(shape: DepthwiseShape) -> Cost:
+    """The cost of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
+    axes = _axes(shape)
+    unpacked = axes.taps.words if axes.bits < BYTE else 0
+    channel = axes.instructions(shape.epilogue) + 4.5 * unpacked
+    return Cost(
+        instructions=shape.channels * channel + 0.8 * axes.plane_cells,
+        cycles=shape.channels * channel * 1.25 + 1.5 * axes.plane_cells,
+        code_bytes=_code_bytes(axes) + 16 * unpacked,
+    )
+
+
+def function(shape: DepthwiseShape) -> Function:
+    """The C function `name(x, y, constants..., scratch)`."""
+    path = "dsp/depthwise.c.j2"
+    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
+
+
+def _axes(shape: DepthwiseShape) -> Axes:
+    """The axes in the order that takes fewer instructions."""
+    kernel, stride, padding = shape.kernel, shape.stride, shape.padding
+    in_row, out_row = shape.in_w * shape.channels, shape.out_w * shape.channels
+    vertical = Axis(shape.out_h, shape.in_h, kernel[0], stride[0], padding[0], in_row, out_row)
+    horizontal = Axis(
+        shape.out_w, shape.in_w, kernel[1], stride[1], padding[1], shape.channels, shape.channels
+    )
+    head_words = 0 if shape.epilogue.apart else _scale_words(shape)
+    candidates = (
+        Axes(along=horizontal, across=vertical, turned=False, head_words=head_words, bits=shape.weight_bits),
+        Axes(along=vertical, across=horizontal, turned=True, head_words=head_words, bits=shape.weight_bits),
+    )
+    return min(candidates, key=lambda axes: axes.instructions(shape.epilogue))
+
+
+def _scale_words(shape: DepthwiseShape) -> int:
+    """Words of bias, multiplier and shift of a channel."""
+    return 3 if shape.epilogue.shifted else 2
+
+
+_INSTRUCTIONS = {
+    "fxp_dot2": "smlad",
+    "fxp_low_low": "smlabb",
+    "fxp_low_high": "smlabt",
+    "fxp_high_low": "smlatb",
+    "fxp_high_high": "smlatt",
+}
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A local variable and where its value lies."""
+
+    name: str
+    offset: int
+
+
+@dataclass(frozen=True)
+class _NamedMac:
+    """A multiply-accumulate between local variables."""
+
+    function: str
+    x: str
+    weight: str
+    sum: str
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One kernel row of a block."""
+
+    loads: tuple[_Named, ...]
+    weights: tuple[_Named, ...]
+    macs: tuple[_NamedMac, ...]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A function for `count` outputs side by side."""
+
+    name: str
+    outputs: tuple[_Named, ...]
+    rows: tuple[_Row, ...]
+
+    @property
+    def registers(self) -> list[str]:
+        """The words of one row."""
+        return [word.name for word in (*self.rows[0].loads, *self.rows[0].weights)]
+
+    @property
+    def assembly(self) -> list[str]:
+        """The rows as instructions, or nothing where a row has more words than there are registers."""
+        last_offset = 2 * self.rows[-1].loads[-1].offset
+        if len(self.registers) + len(self.outputs) > _REGISTERS or last_offset > _REACH:
+            return []
+        return [line for row in self.rows for line in _assembly(row)]
+
+
+def _assembly(row: _Row) -> list[str]:
+    lines = [*_loads("plane", row.loads, 2), *_loads("constants", row.weights, 4)]
+    for mac in row.macs:
+        lines.append(f"{_INSTRUCTIONS[mac.function]} %[{mac.sum}], %[{mac.x}], %[{mac.weight}], %[{mac.sum}]")
+    return lines
+
+
+def _loads(base: str, words: tuple[_Named, ...], size: int) -> list[str]:
+    """Loads of words at offsets counted in elements of `size` bytes, two neighbours at a time where possible."""
+    lines, rest = [], list(words)
+    while rest:
+        word = rest.pop(0)
+        offset = size * word.offset
+        if rest and size * rest[0].offset == offset + 4 and offset <= _PAIR_REACH:
+            lines.append(f"ldrd %[{word.name}], %[{rest.pop(0).name}], [%[{base}], #{offset}]")
+        else:
+            lines.append(f"ldr %[{word.name}], [%[{base}], #{offset}]")
+    return lines
+
+
+def _block(axes: Axes, count: int) -> _Block:
+    macs = row_macs(axes, count)
+    words = sorted({mac.x for mac in macs})
+    starts = sorted({mac.start for mac in macs}, key=axes.pair_starts.index)
+
+    def row(index: int) -> _Row:
+        first = axes.head_words + index * len(axes.pair_starts)
+        return _Row(
+            loads=tuple(_Named(f"x{word}", index * axes.pitch + 2 * word) for word in words),
+            weights=tuple(_Named(f"w{start}", first + axes.pair_starts.index(start)) for start in starts),
+            macs=tuple(_NamedMac(m.function, f"x{m.x}", f"w{m.start}", f"sum{m.output}") for m in macs),
+        )
+
+    return _Block(
+        name=f"block{count}",
+        outputs=tuple(_Named(f"sum{i}", i * axes.along.out_step) for i in range(count)),
+        rows=tuple(row(index) for index in range(axes.across.kernel)),
+    )
+
+
+def _code_bytes(axes: Axes) -> int:
+    """As `benchmarks/code_size.py` measures it: GCC writes out loops of two or three turns."""
+    loops = axes.along.inputs_read // _COPIES
+    second_block = axes.along.outputs >= BLOCK and axes.tail > 0
+    return 620 + 150 * second_block + (210 * (loops - 1) if loops in (2, 3) else 0)
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the template names."""
+
+    title: str
+    epilogue: Epilogue
+    padding_byte: int
+    channels: int
+    packed_words: int
+    head_words: range
+    scale_words: int
+    unpacked: tuple[Unpacked, ...]
+    plane_words: int
+    plane_cells: int
+    first_cell: int
+    pitch: int
+    rows_read: int
+    copy_loops: int
+    copies: tuple[_Copy, ...]
+    last_copies: tuple[_Copy, ...]
+    copy_cells: int
+    copy_bytes: int
+    in_row: int
+    out_rows: int
+    out_row: int
+    row_cells: int
+    blocks: tuple[_Block, ...]
+    block_loops: int
+    block_cells: int
+    block_bytes: int
+    tail_block: str
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """One cell of the plane and the byte it comes from."""
+
+    cell: int
+    offset: int
+
+
+def _context(shape: DepthwiseShape) -> _Context:
+    axes = _axes(shape)
+    along, across = axes.along, axes.across
+    loops = along.outputs // BLOCK
+    copy_loops, left_over = divmod(along.inputs_read, _COPIES)
+    whole = (_block(axes, BLOCK),) if loops else ()
+    tail = (_block(axes, axes.tail),) if axes.tail else ()
+    return _Context(
+        title=shape.title,
+        epilogue=shape.epilogue,
+        padding_byte=shape.input_zero_point,
+        channels=shape.channels,
+        packed_words=axes.head_words + axes.taps.packed_words,
+        head_words=range(axes.head_words),
+        scale_words=_scale_words(shape) if shape.epilogue.apart else 0,
+        unpacked=unpack_taps(axes.taps, head_words=axes.head_words),
+        plane_words=axes.plane_cells // 2,
+        plane_cells=axes.plane_cells,
+        first_cell=across.padding * axes.pitch + along.padding,
+        pitch=axes.pitch,
+        rows_read=across.inputs_read,
+        copy_loops=copy_loops,
+        copies=tuple(_Copy(i, i * along.in_step) for i in range(_COPIES if copy_loops else 0)),
+        last_copies=tuple(_Copy(i, i * along.in_step) for i in range(left_over)),
+        copy_cells=_COPIES,
+        copy_bytes=_COPIES * along.in_step,
+        in_row=across.in_step,
+        out_rows=across.outputs,
+        out_row=across.out_step,
+        row_cells=across.stride * axes.pitch,
+        blocks=whole + tail,
+        block_loops=loops,
+        block_cells=BLOCK * along.stride,
+        block_bytes=BLOCK * along.out_step,
+        tail_block=tail[0].name if tail else "",
+    )

@@ -1,0 +1,118 @@
+"""The last step of every integer kernel: from an accumulator to an output of int8 or int16.
+
+y = sat(requant(acc, multiplier, shift) + zero_point)                                   plain
+y = sat(requant(acc, multiplier, shift) + ((r * m + offset) >> s))              with a residual r
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .....ir.arithmetic import Rescale
+from ..rounding import saturated, saturates_at_once
+
+HEADERS = ("arithmetic.h", "dsp.h")
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """C types of the elements of input, output and residual."""
+
+    x: str = "int8_t"
+    y: str = "int8_t"
+    r: str = "int8_t"
+
+    @property
+    def wide(self) -> bool:
+        """Whether the input has 16 bits."""
+        return self.x == "int16_t"
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of an element of the input."""
+        return 2 if self.wide else 1
+
+    @property
+    def wide_output(self) -> bool:
+        """Whether the output has 16 bits."""
+        return self.y == "int16_t"
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """How an accumulator becomes an output; `low` and `high` are where it saturates.
+
+    `shifted` says that some channel has a left shift, so that the packed constants carry one per channel. `apart` says
+    that the weights have an array of their own, which calls with other biases and scales read too.
+    """
+
+    zero_point: int
+    low: int = -128
+    high: int = 127
+    shifted: bool = False
+    apart: bool = False
+    residual: Rescale | None = None
+    elements: Elements = Elements()
+
+    @property
+    def arrays(self) -> tuple[str, ...]:
+        """Names of the arrays of packed constants: one that has all, or weights, and biases with scales."""
+        return ("weights", "scales") if self.apart else ("constants",)
+
+    @property
+    def weights(self) -> str:
+        """Name of the array that has the weights."""
+        return self.arrays[0]
+
+    @property
+    def scales(self) -> str:
+        """Name of the array that has biases and scales."""
+        return self.arrays[-1]
+
+    @property
+    def arguments(self) -> str:
+        """The arrays as arguments of a call in C."""
+        return ", ".join(self.arrays)
+
+    @property
+    def parameters(self) -> str:
+        """The arrays as parameters of a function in C."""
+        return ", ".join(f"const int32_t *{name}" for name in self.arrays)
+
+    @property
+    def moved_arguments(self) -> str:
+        """The arrays as arguments of a function that moves to the next channels."""
+        return ", ".join(f"&{name}" for name in self.arrays)
+
+    @property
+    def moved_parameters(self) -> str:
+        """The arrays as parameters of such a function."""
+        return ", ".join(f"const int32_t **{name}" for name in self.arrays)
+
+    @property
+    def bias(self) -> str:
+        """Initializer of a register with the next bias; empty where assembly loads biases before the weights."""
+        return " = *(*scales)++" if self.apart else ""
+
+    @property
+    def sum(self) -> str:
+        """Constraint of such a register, as an operand of assembly."""
+        return "+r" if self.apart else "=r"
+
+    @property
+    def value(self) -> str:
+        """The C expression of an output from `acc`, `scale` and `addend`."""
+        return saturated("fxp_scale(acc, scale[0], addend)", self.low, self.high)
+
+    @property
+    def instructions(self) -> float:
+        """Instructions per output beyond SMMLAR, SSAT, SXTB and STRB; an output of 16 bits needs no SXTB."""
+        added = 1.0 * self.shifted + 3.0 * (self.residual is not None) - 1.0 * self.elements.wide_output
+        return added if saturates_at_once(self.low, self.high) else added + 4.0
+
+
+def parameters(epilogue: Epilogue) -> str:
+    """The C parameters of a kernel: operands, result, packed constants, working memory."""
+    types = epilogue.elements
+    residual = "" if epilogue.residual is None else f"const {types.r} *r, "
+    return f"const {types.x} *x, {residual}{types.y} *y, {epilogue.parameters}, void *scratch"

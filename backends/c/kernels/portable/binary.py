@@ -1,0 +1,118 @@
+"""Arithmetic on two operands in portable C, with broadcasting; any layouts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .....ir import DType
+from .....ir.arithmetic import Requant
+from .....ir.ops.accumulate import clamp_bounds
+from .....ir.ops.binary import Binary, rescale_of_sum
+from ...plan.layout import Layout, arranged, contiguous
+from ...write.literal import c_type
+from ..base import Cost, Implementation, Offer, Site, call, kernel
+from ..layouts import dense_at_hand
+from ..nest import Nest, broadcast_strides, nest
+from ..rounding import clamped, rescaled, saturated, signed
+
+_PLAIN = {DType.F32, DType.I32, DType.I64}
+_SIGNS = {"add": 1, "sub": -1}
+_OPERATIONS = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}"}
+_OPERATIONS |= {"maximum": "fxp_larger({}, {})", "minimum": "fxp_smaller({}, {})"}
+_OPERATIONS |= {
+    "remainder": "fxp_towards(fmodf({0}, {1}), {1})",
+    "floor_divide": "rintf(fxp_quotient({0}, {1}, fmodf({0}, {1})))",
+}
+_OPERATIONS |= {"fmod": "fmodf({}, {})", "power": "powf({}, {})", "atan2": "atan2f({}, {})"}
+_OF_INTEGERS = {  # where they differ from those on floats
+    "maximum": "{0} > {1} ? {0} : {1}",
+    "minimum": "{0} < {1} ? {0} : {1}",
+    "remainder": "fxp_whole_remainder({}, {})",
+    "floor_divide": "fxp_whole_floor_divide({}, {})",
+    "fmod": "{1} == 0 || {1} == -1 ? 0 : {0} % {1}",
+}
+_FLOAT_ONLY = {"div", "power", "atan2"}
+_LIBM = {"remainder": 60.0, "floor_divide": 80.0, "fmod": 60.0, "power": 200.0, "atan2": 150.0}
+_TITLES = {"add": "Sum", "sub": "Difference", "mul": "Product", "div": "Quotient"}
+
+
+@dataclass(frozen=True)
+class BinaryContext:
+    """What the template sees: loops, index expressions of a, b and the result, the result's expression."""
+
+    title: str
+    nest: Nest
+    value: str
+
+
+@kernel(*_OPERATIONS)
+def portable(site: Site) -> Offer:
+    """One element after the other, in the memory order of the larger operand."""
+    kinds = {site.type(0).dtype, site.type(1).dtype, site.output.dtype}
+    plain = {DType.F32} if site.node.op.name in _FLOAT_ONLY else _PLAIN
+    if not site.is_integer and (len(kinds) > 1 or not kinds <= plain):
+        return f"operands of {', '.join(sorted(kind.value for kind in kinds))}"
+    shape = site.output.shape
+    layout_y = _result_layout(site)
+    layouts = [operand_layout(site, index, layout_y) for index in (0, 1)]
+    strides = [
+        broadcast_strides(site.type(index).shape, layout, shape) for index, layout in enumerate(layouts)
+    ]
+    loops = nest(shape, layout_y.strides(shape), *strides)
+    context = BinaryContext(_title(site), loops, _value(site, f"a[{loops.at[1]}]", f"b[{loops.at[2]}]"))
+    libm = _LIBM.get(site.node.op.name, 0.0) if site.output.dtype is DType.F32 else 0.0
+    made = call("portable/binary.c.j2", context, site, reads={"a": 0, "b": 1}, uses_math=libm > 0)
+    instructions = (12.0 if site.is_integer else 8.0 + libm) * site.output.numel
+    return (
+        Implementation(
+            f"{site.node.op.name}_portable",
+            tuple(layouts),
+            (layout_y,),
+            Cost(instructions, 1.4 * instructions, 80),
+            (made,),
+            overwrites=tuple(i for i in (0, 1) if layouts[i] == layout_y and site.type(i).shape == shape),
+        ),
+    )
+
+
+def _result_layout(site: Site) -> Layout:
+    shape = site.output.shape
+    for index in (0, 1):
+        layout = site.layouts[index]
+        if layout is not None and site.type(index).shape == shape and not layout.border:
+            return layout
+    for index in (0, 1):
+        layout = site.layouts[index]
+        if layout is not None and len(layout.order) == len(shape) and not layout.border:
+            return arranged(shape, layout.order)
+    return contiguous(shape)
+
+
+def operand_layout(site: Site, index: int, like: Layout) -> Layout:
+    """How an operand is read beside others: as it is at hand; a constant in the order of the result."""
+    shape = site.type(index).shape
+    beside = arranged(shape, like.order) if len(like.order) == len(shape) else contiguous(shape)
+    return dense_at_hand(site, beside, index=index)
+
+
+def _title(site: Site) -> str:
+    name = site.node.op.name
+    return f"{_TITLES.get(name, name.capitalize())} of {site.output.numel} elements"
+
+
+def _value(site: Site, a: str, b: str) -> str:
+    op = site.node.op
+    assert isinstance(op, Binary)
+    if not site.is_integer:
+        if site.output.dtype is not DType.F32 and op.name in _OF_INTEGERS:
+            return f"({c_type(site.output.dtype)})({_OF_INTEGERS[op.name].format(a, b)})"
+        return clamped(_OPERATIONS[op.name].format(a, b), op.clamp)
+    low, high = clamp_bounds(op.clamp, site.output_quantization)
+    if op.name in _SIGNS:
+        rescale = rescale_of_sum(site.type(0), site.type(1), site.output, sign=_SIGNS[op.name])
+        return saturated(rescaled(rescale, a, b), low, high)
+    qa, qb, qy = site.quantization(0), site.quantization(1), site.output_quantization
+    step = Requant.of(qa.scale[0] * qb.scale[0] / qy.scale[0])
+    product = f"({a} - {signed(qa.zero_point[0])}) * ({b} - {signed(qb.zero_point[0])})"
+    shifted = f"fxp_left({product}, {step.shift})" if step.shift else product
+    return saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", low, high)

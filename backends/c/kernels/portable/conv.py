@@ -1,0 +1,184 @@
+"""Convolution in portable C, integer and float: images channels last, any stride, padding, dilation and groups.
+
+Weights are packed [out, kh, kw, in / groups], for depthwise on floats [kh, kw, channels]. In the integer form
+-zx * sum(w) is folded into the bias, so activations stay raw, and a tap outside the image reads a row of bytes zx.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .....ir.ops.accumulate import fixed_point
+from .....ir.ops.conv import Conv
+from ...write.literal import c_type
+from ..base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..layouts import image_layouts, layer_arguments, layer_operands
+from ..low_bits import BYTE, Fields
+from ..rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
+from ..wide_sums import PORTABLE_ONLY, sums_fit
+from ..window import MAX_SPATIAL, Image, Window, image, window
+
+_MOST_TAPS = 25
+
+
+@dataclass(frozen=True)
+class ConvContext:
+    """What the templates see."""
+
+    x: Image
+    y: Image
+    window: Window
+    groups: int
+    padded: bool
+    finish: Finish
+    element: str
+    weight_bits: int
+    wide: bool = False
+
+    @property
+    def accumulator(self) -> str:
+        """C type of an integer accumulator."""
+        return "int64_t" if self.wide else "int32_t"
+
+    @property
+    def tap_weights(self) -> tuple[str, ...]:
+        """The weights of a channel of a depthwise convolution, as C expressions."""
+        if self.weight_bits == BYTE:
+            return tuple(f"w[{tap}]" for tap in self.taps)
+        return tuple(Fields(self.weight_bits).tap("", tap) for tap in self.taps)
+
+    @property
+    def packed_weight(self) -> str:
+        """Weight number `tap_weight` of a channel, as a C expression; nothing where weights are bytes."""
+        return "" if self.weight_bits == BYTE else Fields(self.weight_bits).tap("tap_weight", 0)
+
+    @property
+    def channel_bytes(self) -> int:
+        """Bytes of the weights of an output channel."""
+        return Fields(self.weight_bits).row_bytes(len(self.taps) * self.group_in)
+
+    @property
+    def kind(self) -> str:
+        """What the input's elements are, for comments."""
+        return self.element.removesuffix("_t")
+
+    @property
+    def group_in(self) -> int:
+        """Input channels of a group."""
+        return self.x.c // self.groups
+
+    @property
+    def group_out(self) -> int:
+        """Output channels of a group."""
+        return self.y.c // self.groups
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel is a group of its own."""
+        return self.groups == self.x.c == self.y.c and self.groups > 1
+
+    @property
+    def taps(self) -> range:
+        """The taps of a window, numbered."""
+        return range(self.window.kernel[0] * self.window.kernel[1])
+
+    @property
+    def title(self) -> str:
+        """What the function computes, for the comment above it."""
+        kind = "Depthwise convolution" if self.is_depthwise else "Convolution"
+        return f"{kind} {self.window.kernel[0]}x{self.window.kernel[1]}, {self.x.text} to {self.y.text}"
+
+
+@kernel("conv")
+def portable(site: Site) -> Offer:
+    """One output channel of one pixel at a time: what products of rows do not take, or where memory is short."""
+    op = site.node.op
+    assert isinstance(op, Conv)
+    if op.rank > MAX_SPATIAL:
+        return f"a convolution over {op.rank} dimensions"
+    if site.is_integer and op.groups == 1 and set(site.type(1).shape[2:]) == {1}:
+        return "integer convolutions of one group and one tap are products of rows"
+    if site.weights_refusal:
+        return site.weights_refusal
+    context = conv_context(site, op)
+    written_out = not site.is_integer or (len(context.taps) <= _MOST_TAPS and not context.wide)
+    kind = "depthwise" if context.is_depthwise and written_out else "conv"
+    form = "integer" if site.is_integer else "float"
+    path, constants = f"portable/{kind}_{form}.c.j2", _constants(site, context, kind)
+    made = call(path, context, site, reads=layer_arguments(site), constants=constants)
+    layouts = image_layouts(site)
+    return (
+        Implementation(
+            f"{kind}_portable",
+            site.reads(layer_operands(site, layouts)),
+            layouts[1:],
+            _depthwise_cost(site, context)
+            if kind == "depthwise" and site.is_integer
+            else _cost(context, site),
+            (made,),
+            overwrites=site.overwritten_residual,
+            limitation=PORTABLE_ONLY if context.wide else "",
+        ),
+    )
+
+
+def conv_context(site: Site, op: Conv) -> ConvContext:
+    """Geometry and finish of a convolution."""
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    bits = site.quantization(1).bits if site.is_integer else BYTE
+    wide = site.is_integer and not sums_fit(site)
+    if site.is_integer:
+        residual = site.type(3) if site.has(3) else None
+        fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=op.clamp)
+        finish = integer_finish(fixed, wide=wide)
+    else:
+        finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
+    return ConvContext(
+        x, y, seen, op.groups, seen.reaches_out(x, y), finish, c_type(site.type(0).dtype), bits, wide
+    )
+
+
+def _constants(site: Site, context: ConvContext, kind: str) -> tuple[Constant, ...]:
+    weight = site.array(1)
+    packed = _packed(weight, context, by_channel=kind == "conv" or site.is_integer)
+    if not site.is_integer:
+        biases = (Constant("bias", site.array(2)),) if site.has(2) else ()
+        return (Constant("weights", packed), *biases)
+    op = site.node.op
+    assert isinstance(op, Conv)
+    fixed = fixed_point(site.type(0), site.type(1), site.output, clamp=op.clamp)
+    zero = site.quantization(0).zero_point[0]
+    padding: tuple[Constant, ...] = ()
+    if context.padded:  # which has a zero among its integers
+        outside = np.full(context.x.c, zero, np.int8 if context.element == "int8_t" else np.int16)
+        padding = (Constant("padding", outside),)
+    bias = Constant("bias", folded_bias(site, weight))
+    if context.weight_bits < BYTE:
+        packed = Fields(context.weight_bits).pack(packed.reshape(len(packed), -1))
+    return (Constant("weights", packed), bias, *scale_constants(fixed), *padding)
+
+
+def _packed(weight: AnyArray, context: ConvContext, *, by_channel: bool) -> AnyArray:
+    square = weight.reshape(*weight.shape[:2], *context.window.kernel)
+    order = (0, 2, 3, 1) if by_channel else (1, 2, 3, 0)
+    return np.ascontiguousarray(square.transpose(order))
+
+
+def _cost(context: ConvContext, site: Site) -> Cost:
+    pixels = context.y.n * context.y.h * context.y.w
+    taps = pixels * context.y.c * context.window.kernel[0] * context.window.kernel[1]
+    instructions = 5.0 * site.node.macs + 14.0 * taps + 20.0 * pixels * context.y.c
+    instructions *= 2.0 if site.machine.few_registers and site.is_integer else 1.0
+    return Cost(instructions, 1.4 * instructions, 220)
+
+
+def _depthwise_cost(site: Site, context: ConvContext) -> Cost:
+    """As counted on a Cortex-M3; a core of few registers takes twice that."""
+    pixels = context.y.n * context.y.h * context.y.w
+    each = 3.7 + 0.6 * (context.weight_bits < BYTE)
+    instructions = each * site.node.macs + 14.0 * pixels * context.y.c + 20.0 * pixels * len(context.taps)
+    instructions *= 2.0 if site.machine.few_registers else 1.0
+    return Cost(instructions, 1.4 * instructions, 220)

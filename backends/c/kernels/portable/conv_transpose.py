@@ -1,0 +1,103 @@
+"""Transposed convolution in portable C: each result gathers the taps that reach it; images channels last.
+
+Weights are packed [out, kh, kw, in / groups].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .....ir.ops.accumulate import fixed_point
+from .....ir.ops.conv import ConvTranspose
+from ...write.literal import c_type
+from ..base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..layouts import image_layouts, layer_arguments, layer_operands
+from ..rounding import Finish, float_finish, integer_finish, scale_constants, signed
+from ..wide_sums import sums_fit
+from ..window import MAX_SPATIAL, Image, Window, image, two
+
+
+@dataclass(frozen=True)
+class TransposeContext:
+    """What the template sees."""
+
+    x: Image
+    y: Image
+    window: Window
+    groups: int
+    finish: Finish
+    element: str
+    weight: str
+    accumulator: str
+    product: str
+
+    @property
+    def group_in(self) -> int:
+        """Input channels of a group."""
+        return self.x.c // self.groups
+
+    @property
+    def group_out(self) -> int:
+        """Output channels of a group."""
+        return self.y.c // self.groups
+
+    @property
+    def title(self) -> str:
+        """What the function computes, for the comment above it."""
+        kernel = f"{self.window.kernel[0]}x{self.window.kernel[1]}"
+        return f"Transposed convolution {kernel}, {self.x.text} to {self.y.text}"
+
+
+@kernel("conv_transpose")
+def portable(site: Site) -> Offer:
+    """Any transposed convolution, one result at a time."""
+    op = site.node.op
+    assert isinstance(op, ConvTranspose)
+    if op.rank > MAX_SPATIAL:
+        return f"a transposed convolution over {op.rank} dimensions"
+    if site.weights_refusal:
+        return site.weights_refusal
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    seen = Window(
+        two(site.type(1).shape[2:], 1), two(op.stride, 1), two(op.padding[::2], 0), two(op.dilation, 1)
+    )
+    constants: tuple[Constant, ...] = (Constant("weights", _packed(site.array(1), op.groups, seen)),)
+    residual = site.type(3) if site.has(3) else None
+    if site.is_integer:
+        fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=op.clamp)
+        bias = site.array(2) if site.has(2) else np.zeros(y.c, np.int32)
+        constants += (Constant("bias", bias), *scale_constants(fixed))
+        centred = f"(tap[i] - {signed(site.quantization(0).zero_point[0])}) * w[i]"
+        element = c_type(site.type(0).dtype)
+        wide = not sums_fit(site)
+        finish, accumulator = integer_finish(fixed, wide=wide), "int64_t" if wide else "int32_t"
+        context = TransposeContext(x, y, seen, op.groups, finish, element, "int8_t", accumulator, centred)
+    else:
+        constants += (Constant("bias", site.array(2)),) if site.has(2) else ()
+        finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
+        context = TransposeContext(x, y, seen, op.groups, finish, "float", "float", "float", "tap[i] * w[i]")
+    made = call(
+        "portable/conv_transpose.c.j2", context, site, reads=layer_arguments(site), constants=constants
+    )
+    layouts = image_layouts(site)
+    taps = site.output.numel * seen.kernel[0] * seen.kernel[1]
+    instructions = 6.0 * site.node.macs + 20.0 * taps
+    return (
+        Implementation(
+            "conv_transpose_portable",
+            site.reads(layer_operands(site, layouts)),
+            layouts[1:],
+            Cost(instructions, 1.4 * instructions, 300),
+            (made,),
+            overwrites=site.overwritten_residual,
+        ),
+    )
+
+
+def _packed(weight: AnyArray, groups: int, seen: Window) -> AnyArray:
+    """[in, out / groups, k...] to [out, kh, kw, in / groups]."""
+    inputs, each = weight.shape[0] // groups, weight.shape[1]
+    split = weight.reshape(groups, inputs, each, *seen.kernel)
+    return np.ascontiguousarray(split.transpose(0, 2, 3, 4, 1).reshape(groups * each, *seen.kernel, inputs))

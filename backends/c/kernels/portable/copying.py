@@ -1,0 +1,57 @@
+"""Copies of elements to another arrangement in memory: what data movement becomes where no view does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from .....ir import DType
+from ...plan.layout import Layout, Shape
+from ...write.literal import c_type
+from ..base import Call, Cost, Implementation, Site, template
+from ..nest import Nest, nest
+
+
+@dataclass(frozen=True)
+class CopyContext:
+    """What the templates see: loops around runs of `run` elements that lie side by side on both sides."""
+
+    nest: Nest
+    run: int
+    element: str
+    count: int
+
+    @property
+    def title(self) -> str:
+        """What the function does, for the comment above it."""
+        return f"Copy of {self.count} elements to another place or order"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the elements of a tensor lie: strides along its dimensions, and the index of the first one."""
+
+    strides: tuple[int, ...]
+    start: int = 0
+
+
+def copy(
+    dtype: DType, sizes: Shape, source: Place, to: Place, *, operand: int = 0, result: int = 0
+) -> tuple[Call, Cost]:
+    """The call that copies all elements of a tensor of `sizes`, and its cost."""
+    element = c_type(dtype)
+    loops, run = nest(sizes, to.strides, source.strides, offsets=(to.start, source.start)), 1
+    if loops.sizes and loops.steps[0][-1] == loops.steps[1][-1] == 1:
+        run = loops.inner
+        outer = (steps[:-1] for steps in loops.steps)
+        loops = nest(loops.sizes[:-1], *outer, offsets=(to.start, source.start))
+    context = CopyContext(loops, run, element, prod(sizes))
+    path = "portable/copy.c.j2" if run == 1 else "portable/copy_runs.c.j2"
+    function = template(path, context, f"const {element} *x, {element} *y")
+    instructions = context.count * 8.0 if run == 1 else context.count * (30.0 / run + 0.6)
+    return Call(function, (operand,), (result,)), Cost(instructions, 1.4 * instructions, 60)
+
+
+def view(site: Site, layout: Layout, seen: Layout) -> Implementation:
+    """A result that is the operand's memory under another type."""
+    return Implementation(f"{site.node.op.name}_view", site.reads({0: layout}), (seen,), Cost(), views=(0,))

@@ -1,0 +1,194 @@
+"""Data movement by tables of indices, one for each dimension: padding, rolling, nearest neighbours; and lookups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .....ir.ops.embedding import Embedding
+from .....ir.ops.pad import Pad
+from .....ir.ops.reorder import Roll
+from .....ir.ops.resize import ResizeNearest
+from ...plan.layout import contiguous
+from ...write.literal import c_type, integer, real
+from ..base import Call, Constant, Cost, Implementation, Offer, Site, call, kernel, template
+from ..layouts import image_at_hand, usual_layouts
+from ..nest import Nest, index, plain_nest
+from .copying import Place, copy
+
+
+@dataclass(frozen=True)
+class GatherContext:
+    """What the template sees: loops over the result, and where each run of `run` elements comes from."""
+
+    title: str
+    nest: Nest
+    source: str
+    run: int
+    element: str
+
+    @property
+    def reads_table(self) -> bool:
+        """Whether some dimension needs its table."""
+        return "table" in self.source
+
+
+@dataclass(frozen=True)
+class FillContext:
+    """What the template sees."""
+
+    count: int
+    value: str
+
+
+@dataclass(frozen=True)
+class LookupContext:
+    """What the template sees."""
+
+    rows: int
+    features: int
+    count: int
+    element: str
+
+
+@kernel("resize_nearest")
+def nearest(site: Site) -> Offer:
+    """The nearest element in each dimension."""
+    op = site.node.op
+    assert isinstance(op, ResizeNearest)
+    x = site.type(0)
+    return _gathered(site, [*(range(n) for n in x.shape[:2]), *op.sources(x)])
+
+
+@kernel("roll")
+def roll(site: Site) -> Offer:
+    """Dimensions rotated."""
+    op = site.node.op
+    assert isinstance(op, Roll)
+    tables = [np.arange(n) for n in site.type(0).shape]
+    for axis, shift in zip(op.axes, op.shifts, strict=True):
+        tables[axis] = np.roll(tables[axis], shift)
+    return _gathered(site, [table.tolist() for table in tables])
+
+
+@kernel("pad")
+def pad(site: Site) -> Offer:
+    """A frame of one value around the operand, or of the operand's own elements."""
+    op = site.node.op
+    assert isinstance(op, Pad)
+    x = site.type(0)
+    kept = x.rank - len(op.padding) // 2
+    pairs = [(0, 0)] * kept + list(zip(op.padding[::2], op.padding[1::2], strict=True))
+    if op.mode == "constant":
+        return _framed(site, op, pairs)
+    lines = [
+        torch.arange(n).view([-1 if d == axis else 1 for d in range(x.rank)])
+        for axis, n in enumerate(x.shape)
+    ]
+    tables = [
+        range(n) if pair == (0, 0) else _only(op, axis, line, x.rank)
+        for axis, (n, pair, line) in enumerate(zip(x.shape, pairs, lines, strict=True))
+    ]
+    return _gathered(site, tables)
+
+
+@kernel("embedding")
+def embedding(site: Site) -> Offer:
+    """Rows of a table; an index outside of it takes the first or the last row."""
+    assert isinstance(site.node.op, Embedding)
+    if not site.is_constant(1):
+        return "the table must be a constant"
+    rows, features = site.type(1).shape
+    context = LookupContext(rows, features, site.type(0).numel, c_type(site.output.dtype))
+    table = Constant("table", site.array(1))
+    made = call("portable/embedding.c.j2", context, site, reads={"x": 0}, constants=(table,))
+    instructions = context.count * (30.0 + features)
+    return (
+        Implementation(
+            "embedding_portable",
+            site.reads({0: contiguous(site.type(0).shape)}),
+            (contiguous(site.output.shape),),
+            Cost(instructions, 1.4 * instructions, 60),
+            (made,),
+        ),
+    )
+
+
+def _only(op: Pad, axis: int, line: torch.Tensor, rank: int) -> list[int]:
+    """Where the elements of one dimension come from: the padding applied to its indices."""
+    first = rank - len(op.padding) // 2
+    one = Pad(op.padding[2 * (axis - first) : 2 * (axis - first) + 2], op.mode)
+    return [int(i) for i in torch.as_tensor(one.reference(line.flatten()))]
+
+
+def _gathered(site: Site, tables: Sequence[Sequence[int]]) -> Offer:
+    """The result whose index i in dimension d is the operand's index tables[d][i]."""
+    at_hand = image_at_hand(site)
+    own = at_hand.strides(site.type(0).shape)
+    result = site.output.shape
+    moved = [d for d, table in enumerate(tables) if list(table) != list(range(result[d]))]
+    offers = []
+    for layout in usual_layouts(result):
+        steps = layout.strides(result)
+        order = [d for d in layout.order if result[d] > 1]
+        run = 1
+        if order and order[-1] not in moved and own[order[-1]] == steps[order[-1]] == 1:
+            run = result[order.pop()]
+        loops = plain_nest([result[d] for d in order], [steps[d] for d in order])
+        starts: dict[int, int] = {}
+        flat: list[int] = []
+        for d in moved:
+            starts[d] = len(flat)
+            flat += [i * own[d] for i in tables[d]]
+        terms = [
+            f"table[{index(starts[d], [(loop.index, 1)])}]"
+            if d in moved
+            else index(0, [(loop.index, own[d])])
+            for loop, d in zip(loops.loops, order, strict=True)
+        ]
+        fixed = sum(tables[d][0] * own[d] for d in moved if result[d] == 1)
+        source = " + ".join([*(t for t in terms if t != "0"), str(fixed)])
+        title = f"{site.node.op.name} to {site.output.numel} elements"
+        context = GatherContext(title, loops, source, run, c_type(site.output.dtype))
+        constants = (Constant("table", np.array(flat or [0], np.int32)),)
+        made = call("portable/gather.c.j2", context, site, reads={"x": 0}, constants=constants)
+        instructions = site.output.numel * (30.0 / run + 1.0 if run > 1 else 12.0)
+        cost = Cost(instructions, 1.4 * instructions, 90)
+        name = f"{site.node.op.name}_portable"
+        offers.append(Implementation(name, site.reads({0: at_hand}), (layout,), cost, (made,)))
+    return tuple(offers)
+
+
+def _framed(site: Site, op: Pad, pairs: Sequence[tuple[int, int]]) -> Offer:
+    shape, result = site.type(0).shape, site.output.shape
+    at_hand = image_at_hand(site)
+    own = at_hand.strides(shape)
+    kept = tuple(n + min(a, 0) + min(b, 0) for n, (a, b) in zip(shape, pairs, strict=True))
+    begin = sum(max(-before, 0) * step for (before, _), step in zip(pairs, own, strict=True))
+    value = integer(op.fill(site.output)) if site.output.is_quantized else real(op.value)
+    element = c_type(site.output.dtype)
+    offers = []
+    for layout in usual_layouts(result):
+        steps = layout.strides(result)
+        start = sum(max(before, 0) * step for (before, _), step in zip(pairs, steps, strict=True))
+        fill = template(
+            "portable/fill.c.j2",
+            FillContext(site.output.numel, value),
+            f"{element} *y",
+            uses_math="INF" in value,
+        )
+        made, cost = copy(site.output.dtype, kept, Place(own, begin), Place(steps, start))
+        instructions = cost.instructions + 3.0 * site.output.numel
+        offers.append(
+            Implementation(
+                "pad_portable",
+                site.reads({0: at_hand}),
+                (layout,),
+                Cost(instructions, 1.4 * instructions, 120),
+                (Call(fill, ()), made),
+            )
+        )
+    return tuple(offers)

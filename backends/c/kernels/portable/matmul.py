@@ -1,0 +1,223 @@
+"""Products of two activations in portable C, with broadcast batches, and attention made of them, on reals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+
+from .....ir import DType
+from .....ir.ops.attention import Attention
+from .....ir.ops.binary import requant_of_product
+from .....ir.ops.matmul import GroupedMatMul, MatMul
+from ...plan.layout import Layout, Shape, contiguous
+from ...write.literal import real
+from ..base import Cost, Implementation, Offer, Site, call, kernel
+from ..nest import Nest, nest
+from ..rounding import saturated, signed
+
+
+@dataclass(frozen=True)
+class MatMulContext:
+    """What the template sees: loops over results, and `depth` products for each, at steps in a and b."""
+
+    title: str
+    nest: Nest
+    depth: int
+    step_a: int
+    step_b: int
+    type: str
+    start: str
+    product: str
+    value: str
+
+
+@dataclass(frozen=True)
+class GroupedMatMulContext:
+    """What the template sees: sizes, and steps between rows and terms of x and of the matrices."""
+
+    title: str
+    groups: int
+    rows: int
+    columns: int
+    depth: int
+    row_x: int
+    step_x: int
+    matrix_w: int
+    step_w: int
+    column_w: int
+
+
+@dataclass(frozen=True)
+class AttentionContext:
+    """What the template sees: loops over heads, sizes, row steps of each operand."""
+
+    title: str
+    nest: Nest
+    queries: int
+    keys: int
+    features: int
+    values: int
+    scale: str
+    row_q: int
+    row_k: int
+    row_v: int
+    row_y: int
+    step_q: int
+    step_k: int
+    step_v: int
+    step_y: int
+    last: str
+    score: str
+
+
+@kernel("matmul")
+def matmul(site: Site) -> Offer:
+    """One result after the other."""
+    assert isinstance(site.node.op, MatMul)
+    layouts = [_plain(site, index) for index in (0, 1)]
+    a, b, y = site.type(0).shape, site.type(1).shape, site.output.shape
+    strides_a, strides_b = (layout.strides(shape) for layout, shape in zip(layouts, (a, b), strict=True))
+    layout_y = contiguous(y)
+    rows = 1 if len(a) > 1 else 0
+    columns = 1 if len(b) > 1 else 0
+    batch = len(y) - rows - columns
+    of_a = [*_broadcast(a[:-2], strides_a[:-2], batch), *strides_a[-2:-1], *(0,) * columns]
+    of_b = [*_broadcast(b[:-2], strides_b[:-2], batch), *(0,) * rows, *(strides_b[-1:] if columns else ())]
+    loops = nest(y, layout_y.strides(y), of_a, of_b)
+    at_a = f"a[{loops.at[1]} + k * {strides_a[-1]}]"
+    step_b = strides_b[-2] if len(b) > 1 else strides_b[-1]
+    at_b = f"b[{loops.at[2]} + k * {step_b}]"
+    title = f"Matrix product, {site.output.numel} results of {a[-1]} terms"
+    if site.is_integer:
+        qa, qb, qy = site.quantization(0), site.quantization(1), site.output_quantization
+        step = requant_of_product(site.type(0), site.type(1), site.output)
+        product = f"({at_a} - {signed(qa.zero_point[0])}) * ({at_b} - {signed(qb.zero_point[0])})"
+        shifted = f"fxp_left(acc, {step.shift})" if step.shift else "acc"
+        value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
+        context = MatMulContext(title, loops, a[-1], strides_a[-1], step_b, "int32_t", "0", product, value)
+    else:
+        context = MatMulContext(
+            title, loops, a[-1], strides_a[-1], step_b, "float", "0.0f", f"{at_a} * {at_b}", "acc"
+        )
+    made = call("portable/matmul.c.j2", context, site, reads={"a": 0, "b": 1})
+    instructions = 8.0 * site.node.macs + 20.0 * site.output.numel
+    cost = Cost(instructions, 1.4 * instructions, 140)
+    return (Implementation("matmul_portable", tuple(layouts), (layout_y,), cost, (made,)),)
+
+
+@kernel("grouped_matmul")
+def grouped_matmul(site: Site) -> Offer:
+    """One group of rows after the other; an end beyond the rows is that of the last row."""
+    assert isinstance(site.node.op, GroupedMatMul)
+    groups, depth, columns = site.type(1).shape
+    layouts = [_plain(site, index) for index in (0, 1)]
+    row_x, step_x = layouts[0].strides(site.type(0).shape)
+    matrix_w, step_w, column_w = layouts[1].strides(site.type(1).shape)
+    context = GroupedMatMulContext(
+        f"Matrix products of {groups} groups of rows, {site.output.numel} results of {depth} terms",
+        *(groups, site.output.shape[0], columns, depth),
+        *(row_x, step_x, matrix_w, step_w, column_w),
+    )
+    made = call("portable/grouped_matmul.c.j2", context, site, reads={"x": 0, "weights": 1, "ends": 2})
+    instructions = 8.0 * site.node.macs + 20.0 * site.output.numel
+    cost = Cost(instructions, 1.4 * instructions, 180)
+    reads = (*layouts, contiguous(site.type(2).shape))
+    return (
+        Implementation("grouped_matmul_portable", reads, (contiguous(site.output.shape),), cost, (made,)),
+    )
+
+
+@kernel("attention")
+def attention(site: Site) -> Offer:
+    """One query after the other: scores in scratch memory, their softmax, the weighted sum of values."""
+    op = site.node.op
+    assert isinstance(op, Attention)
+    mask = site.type(3) if site.has(3) else None
+    if mask is not None and mask.dtype not in (DType.F32, DType.BOOL):
+        return f"a mask of {mask.dtype.value}"
+    layouts = [_plain(site, index) for index in range(3)]
+    shapes = [site.type(index).shape for index in range(3)]
+    strides = [layout.strides(shape) for layout, shape in zip(layouts, shapes, strict=True)]
+    y = site.output.shape
+    layout_y = contiguous(y)
+    strides_y = layout_y.strides(y)
+    heads = list(y[:-2])
+    batch = [
+        _broadcast(shape[:-2], step[:-2], len(heads)) for shape, step in zip(shapes, strides, strict=True)
+    ]
+    of_y = list(strides_y[:-2])
+    if op.grouped and shapes[0][-3] != shapes[1][-3]:
+        served = shapes[0][-3] // shapes[1][-3]
+        heads = [*heads[:-1], heads[-1] // served, served]
+        of_y = [*of_y[:-1], of_y[-1] * served, of_y[-1]]
+        batch = [
+            [*batch[0][:-1], batch[0][-1] * served, batch[0][-1]],
+            *([*of[:-1], strides[i][-3], 0] for i, of in enumerate(batch[1:], start=1)),
+        ]
+    of_mask, read_mask = [0] * len(heads), None
+    if mask is not None:
+        read_mask = _plain(site, 3)
+        steps = read_mask.strides(mask.shape)
+        of_mask = _broadcast(mask.shape[:-2], steps[:-2], len(y) - 2)
+        if len(heads) != len(y) - 2:
+            of_mask = [*of_mask[:-1], of_mask[-1] * heads[-1], of_mask[-1]]
+    loops = nest(heads, of_y, *batch, of_mask)
+    context = _attention_context(site, op, loops, strides, read_mask)
+    reads = {"q": 0, "k": 1, "v": 2} | ({"mask": 3} if mask is not None else {})
+    made = call("portable/attention.c.j2", context, site, reads=reads, scratch="float", uses_math=True)
+    macs, scores = site.node.macs, site.output.numel // y[-1] * shapes[1][-2]  # as counted on a Cortex-M4
+    return (
+        Implementation(
+            "attention_portable",
+            (*layouts, *((read_mask,) if read_mask is not None else ())),
+            (layout_y,),
+            Cost(4.0 * macs + 84.0 * scores, 6.7 * macs + 143.0 * scores, 400),
+            (made,),
+            scratch_bytes=4 * shapes[1][-2],
+        ),
+    )
+
+
+def _attention_context(
+    site: Site, op: Attention, loops: Nest, strides: list[tuple[int, ...]], read_mask: Layout | None
+) -> AttentionContext:
+    q, k, v, y = (*(site.type(i).shape for i in range(3)), site.output.shape)
+    score = "dot * scale"
+    if read_mask is not None:
+        mask = site.type(3)
+        steps = read_mask.strides(mask.shape)
+        row, column = (0 if n == 1 else step for n, step in zip(mask.shape[-2:], steps[-2:], strict=True))
+        at = f"mask[{loops.at[4]} + i * {row} + j * {column}]"
+        keeps = mask.dtype is DType.BOOL
+        score = f"{at} ? dot * scale : -INFINITY" if keeps else f"dot * scale + {at}"
+    strides_y = contiguous(y).strides(y)
+    scale = 1.0 / sqrt(q[-1]) if op.scale is None else op.scale
+    return AttentionContext(
+        title=f"Attention of {q[-2]} queries to {k[-2]} keys, {site.output.numel // (q[-2] * v[-1])} heads",
+        nest=loops,
+        queries=q[-2],
+        keys=k[-2],
+        features=q[-1],
+        values=v[-1],
+        scale=real(scale),
+        row_q=strides[0][-2],
+        row_k=strides[1][-2],
+        row_v=strides[2][-2],
+        row_y=strides_y[-2],
+        step_q=strides[0][-1],
+        step_k=strides[1][-1],
+        step_v=strides[2][-1],
+        step_y=strides_y[-1],
+        last=f"i < {k[-2]} ? i + 1 : {k[-2]}" if op.causal else str(k[-2]),
+        score=score,
+    )
+
+
+def _plain(site: Site, index: int) -> Layout:
+    layout = site.layouts[index]
+    return layout if layout is not None and not layout.border else contiguous(site.type(index).shape)
+
+
+def _broadcast(shape: Shape, strides: Shape, rank: int) -> list[int]:
+    own = [0 if n == 1 else step for n, step in zip(shape, strides, strict=True)]
+    return [*(0,) * (rank - len(own)), *own]

@@ -1,0 +1,241 @@
+"""Normalizations in portable C: batch norm on reals as one factor and offset a channel, the others by statistics.
+
+On integers these are those of `ir/ops/norm_form.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .....ir.arithmetic import INT32_MAX
+from .....ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, RowNorm, StatisticsNorm
+from .....ir.ops.norm_form import NormForm
+from ...plan.layout import Layout, contiguous
+from ...write.literal import integer, real
+from ..base import AnyArray, Call, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..layouts import dense_at_hand
+from ..nest import Nest, nest
+from ..rounding import saturated
+
+
+@dataclass(frozen=True)
+class NormContext:
+    """What the templates see: loops over groups, loops over a group's elements, the result from `x[at]`."""
+
+    title: str
+    outer: Nest
+    inner: Nest
+    at: str
+    count: int
+    root: str
+    centred: bool
+    value: str
+
+
+@dataclass(frozen=True)
+class IntegerContext:
+    """Context of the template on integers: loops as above; `square` of an element `u`, results from `normed`.
+
+    The array `numbers` has multiplier, zero point, two words of the epsilon, and the operand's zero point where no mean
+    takes it off.
+    """
+
+    title: str
+    outer: Nest
+    inner: Nest
+    at: str
+    centred: bool
+    squares_type: str
+    element: str
+    square: str
+    deviation: str
+    radicand: str
+    shifted: str
+    value: str
+
+
+@dataclass(frozen=True)
+class AffineContext:
+    """What the template of the batch norm sees."""
+
+    title: str
+    nest: Nest
+
+
+@kernel("batch_norm")
+def batch_norm(site: Site) -> Offer:
+    """x * factor + offset, in the layout at hand."""
+    op = site.node.op
+    assert isinstance(op, BatchNorm)
+    if not all(site.is_constant(i) for i in range(1, 5) if site.has(i)):
+        return "statistics, weight and bias must be constants"
+    mean, var = (site.array(i).astype(np.float64) for i in (3, 4))
+    factor = 1.0 / np.sqrt(var + op.eps) * (site.array(1) if site.has(1) else 1.0)
+    offset = (site.array(2) if site.has(2) else 0.0) - mean * factor
+    layout, shape = _at_hand(site), site.output.shape
+    along = [0] * len(shape)
+    along[1] = 1
+    strides = layout.strides(shape)
+    loops = nest(shape, strides, along)
+    constants = (
+        Constant("factors", factor.astype(np.float32)),
+        Constant("offsets", offset.astype(np.float32)),
+    )
+    context = AffineContext(f"Batch norm of {site.output.numel} elements", loops)
+    made = call("portable/norm_affine.c.j2", context, site, reads={"x": 0}, constants=constants)
+    return (_implementation(site, layout, made, 10.0 * site.output.numel),)
+
+
+@kernel("layer_norm", "rms_norm")
+def rows(site: Site) -> Offer:
+    """Statistics over some dimensions, often the last one."""
+    op = site.node.op
+    assert isinstance(op, RowNorm)
+    layout, shape = _at_hand(site), site.output.shape
+    elements = op.dimensions(len(shape))
+    rest = [dim for dim in range(len(shape)) if dim not in elements]
+    steps = dict(zip(elements, contiguous(op.shape).strides(op.shape), strict=True))
+    along = [steps.get(dim, 0) for dim in range(len(shape))]
+    return _offer(site, op, layout, shape, layout.strides(shape), along, rest, elements)
+
+
+@kernel("group_norm", "instance_norm")
+def groups_of_channels(site: Site) -> Offer:
+    """Statistics over groups of channels, or single channels, and all spatial dimensions."""
+    op = site.node.op
+    assert isinstance(op, (GroupNorm, InstanceNorm))
+    shape = site.output.shape
+    groups = op.groups if isinstance(op, GroupNorm) else shape[1]
+    each = shape[1] // groups
+    layout = _at_hand(site)
+    own = layout.strides(shape)
+    sizes = (shape[0], groups, each, *shape[2:])
+    strides = (own[0], own[1] * each, own[1], *own[2:])
+    channels = (0, each, 1, *(0,) * (len(shape) - 2))
+    rows, elements = (0, 1), range(2, len(sizes))
+    return _offer(site, op, layout, sizes, strides, channels, rows, elements)
+
+
+def _offer(
+    site: Site,
+    op: StatisticsNorm,
+    layout: Layout,
+    sizes: Sequence[int],
+    strides: Sequence[int],
+    parameter_steps: Sequence[int],
+    rows: Sequence[int],
+    elements: Sequence[int],
+) -> Offer:
+    present = [i for i in (1, 2) if site.has(i)]
+    if not all(site.is_constant(i) for i in present):
+        return "weight and bias must be constants"
+    outer = nest([sizes[d] for d in rows], [strides[d] for d in rows], [parameter_steps[d] for d in rows])
+    inner = nest(
+        [sizes[d] for d in elements],
+        [strides[d] for d in elements],
+        [parameter_steps[d] for d in elements],
+        prefix="j",
+        depth=outer.inside,
+    )
+    channel = f"[{outer.at[1]} + {inner.at[1]}]"
+    at = f"{outer.at[0]} + {inner.at[0]}"
+    if site.is_integer:
+        of_integers, arrays = _integer_form(site, op, outer, inner)
+        made = call("portable/norm_integer.c.j2", of_integers, site, reads={"x": 0}, constants=arrays)
+        return (_implementation(site, layout, made, _instructions(site, op)),)
+    value = f"(x[{at}] - mean) * factor" if op.is_centred else f"x[{at}] * factor"
+    value += f" * weight{channel}" if site.has(1) else ""
+    value += f" + bias{channel}" if site.has(2) else ""
+    count = int(np.prod([sizes[d] for d in elements], dtype=np.int64))
+    title = f"{site.node.op.name} of {site.output.numel // count} groups of {count} elements"
+    below, beside = op.epsilons
+    root = f"sqrtf(square / {count}.0f + {real(below)})" + (f" + {real(beside)}" if beside else "")
+    context = NormContext(title, outer, inner, at, count, root, op.is_centred, value)
+    constants = tuple(Constant({1: "weight", 2: "bias"}[i], _flat(site.array(i))) for i in present)
+    made = call(
+        "portable/norm_statistics.c.j2", context, site, reads={"x": 0}, constants=constants, uses_math=True
+    )
+    return (_implementation(site, layout, made, 30.0 * site.output.numel),)
+
+
+def _integer_form(
+    site: Site, op: StatisticsNorm, outer: Nest, inner: Nest
+) -> tuple[IntegerContext, tuple[Constant, ...]]:
+    """The context of the template on integers, and its arrays; a number in place of an array of one."""
+    parameters = [torch.from_numpy(site.array(i)) if site.has(i) else None for i in (1, 2)]
+    form, y = op.form(site.type(0), site.output, *parameters), site.output_quantization
+    channel, at = f"[{outer.at[1]} + {inner.at[1]}]", f"{outer.at[0]} + {inner.at[0]}"
+    element = f"x[{at}]" if form.is_centred else f"x[{at}] - zero_point"
+    mean = " - (uint64_t)((int64_t)sum * sum)" if form.is_centred else ""
+    arrays = {"weight": form.weight, "bias": form.bias}
+    weight, bias = (
+        f"{role}{channel}" if array.numel() > 1 else integer(int(array)) for role, array in arrays.items()
+    )
+    numbers = [
+        form.multiplier,
+        y.zero_point[0],
+        form.epsilon >> 32,
+        form.epsilon & 0xFFFFFFFF,
+        form.zero_point,
+    ]
+    context = IntegerContext(
+        title=f"{op.name} of {site.output.numel // form.count} groups of {form.count} elements",
+        outer=outer,
+        inner=inner,
+        at=at,
+        centred=form.is_centred,
+        squares_type="uint32_t" if form.count * form.reach**2 < 1 << 32 else "uint64_t",
+        element=element,
+        square="(uint32_t)(u * u)" if form.reach**2 <= INT32_MAX else "(uint64_t)((int64_t)u * u)",
+        deviation=f"{form.count}u * (uint64_t)squares{mean}",
+        radicand=f"((deviation != 0 ? deviation : 1) << {2 * form.spread}) + epsilon",
+        shifted=_shifted(form, element),
+        value=saturated(
+            f"fxp_scale(fxp_scale(normed, {weight}, {bias}), numbers[0], numbers[1])", y.qmin, y.qmax
+        ),
+    )
+    constants = [
+        Constant(role, array.reshape(-1).numpy().astype(np.int32))
+        for role, array in arrays.items()
+        if array.numel() > 1
+    ]
+    words = np.array(numbers, np.int64).astype(np.uint32).view(np.int32)
+    return context, (*constants, Constant("numbers", words[: 4 if form.is_centred else 5]))
+
+
+def _shifted(form: NormForm, element: str) -> str:
+    """An element less the mean, times their number and the power of two."""
+    less_mean = f"{form.count} * ({element})" + (" - sum" if form.is_centred else "")
+    missing = form.root_bits - form.spread
+    if missing <= 0:
+        return f"fxp_left({less_mean}, root.shift + {-missing})"
+    shift = f"root.shift - {missing}"
+    return f"fxp_left({less_mean}, {shift} > 0 ? {shift} : 0) >> ({shift} < 0 ? {missing} - root.shift : 0)"
+
+
+def _instructions(site: Site, op: StatisticsNorm) -> float:
+    """Instructions on integers: of a group, most of them for root and quotient, and of an element."""
+    machine, groups = site.machine, op.groups_of(site.output.shape)
+    per_group, per_element = (880, 17) if machine.dsp else (1780, 130) if machine.few_registers else (880, 38)
+    return site.output.numel * (per_element + per_group / groups.count)
+
+
+def _implementation(site: Site, layout: Layout, made: Call, instructions: float) -> Implementation:
+    cost = Cost(instructions, 1.4 * instructions, 150)
+    name = f"{site.node.op.name}_portable"
+    in_place = site.type(0).dtype is site.output.dtype
+    return Implementation(
+        name, site.reads({0: layout}), (layout,), cost, (made,), overwrites=(0,) if in_place else ()
+    )
+
+
+def _at_hand(site: Site) -> Layout:
+    return dense_at_hand(site, contiguous(site.type(0).shape))
+
+
+def _flat(array: AnyArray) -> AnyArray:
+    return np.ascontiguousarray(array.reshape(-1))

@@ -1,0 +1,161 @@
+"""Pooling in portable C: images channels last. Windows are clipped to the image, so padding is never read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .....ir.arithmetic import Requant
+from .....ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
+from ...write.literal import c_type
+from ..base import Call, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..layouts import image_layouts
+from ..rounding import saturated, signed
+from ..window import MAX_SPATIAL, Image, Window, image, window
+
+_LOWEST = {"int8_t": "INT8_MIN", "int16_t": "INT16_MIN", "int32_t": "INT32_MIN", "uint8_t": "0"}
+_ONE = Window((1, 1), (1, 1), (0, 0))
+
+
+@dataclass(frozen=True)
+class PoolContext:
+    """What the templates see."""
+
+    title: str
+    x: Image
+    y: Image
+    window: Window
+    element: str
+    value: str
+    zero_point: str = "0"
+
+    @property
+    def padded(self) -> bool:
+        """Whether some window has taps outside the image."""
+        return self.window.reaches_out(self.x, self.y)
+
+    @property
+    def offset(self) -> str:
+        """What is subtracted from each element."""
+        return "0.0f" if self.element == "float" else self.zero_point
+
+    @property
+    def lowest(self) -> str:
+        """What every element of the image is at least."""
+        return "-INFINITY" if self.element == "float" else _LOWEST[self.element]
+
+    @property
+    def wins(self) -> str:
+        """When `v` replaces `best`: a NaN wins over everything."""
+        return "v > best || v != v" if self.element == "float" else "v > best"
+
+
+@kernel("max_pool")
+def maximum(site: Site) -> Offer:
+    """The largest element of each window."""
+    op = site.node.op
+    assert isinstance(op, MaxPool)
+    if len(op.kernel) > MAX_SPATIAL:
+        return f"a window over {len(op.kernel)} dimensions"
+    seen = window(op.kernel, op.stride, op.padding, op.dilation)
+    return _offer(site, "max_pool", seen, "best", ())
+
+
+@kernel("avg_pool")
+def average(site: Site) -> Offer:
+    """The mean of each window: one factor for all of them, or one for each place where borders cut windows off."""
+    assert isinstance(site.node.op, AvgPool)
+    return _average(site, site.node.op)
+
+
+@kernel("adaptive_avg_pool")
+def adaptive(site: Site) -> Offer:
+    """A plain pool where the windows are alike, else windows from tables of their ends."""
+    op = site.node.op
+    assert isinstance(op, AdaptiveAvgPool)
+    plain = op.as_avg_pool(site.type(0))
+    return _average(site, plain) if plain is not None else _uneven(site, op)
+
+
+def _average(site: Site, op: AvgPool) -> Offer:
+    if len(op.kernel) > MAX_SPATIAL:
+        return f"a window over {len(op.kernel)} dimensions"
+    seen = window(op.kernel, op.stride, op.padding)
+    value, constants, zero_point = _mean(site, op.counts(site.type(0).shape))
+    form = "integer" if site.is_integer else "float"
+    return _offer(site, f"avg_pool_{form}", seen, value, constants, zero_point=zero_point)
+
+
+def _uneven(site: Site, op: AdaptiveAvgPool) -> Offer:
+    if len(op.size) > MAX_SPATIAL:
+        return f"a window over {len(op.size)} dimensions"
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    sizes = site.type(0).shape[2:]
+    windows = [op.windows(axis, n) for axis, n in enumerate(sizes)]
+    rows, columns = (((0, 1),), windows[0]) if len(windows) == 1 else (windows[0], windows[1])
+    value, constants, zero_point = _mean(site, op.counts(site.type(0).shape))
+    constants += (
+        Constant("rows", np.array(rows, np.int32).reshape(-1)),
+        Constant("columns", np.array(columns, np.int32).reshape(-1)),
+    )
+    element = "int32_t" if site.is_integer else "float"
+    context = PoolContext(
+        f"Mean of uneven windows, {x.text} to {y.text}", x, y, _ONE, element, value, signed(zero_point)
+    )
+    made = call("portable/adaptive_pool.c.j2", context, site, reads={"x": 0}, constants=constants)
+    return _implementation(site, made, 8.0 * site.type(0).numel)
+
+
+def _mean(site: Site, counts: torch.Tensor) -> tuple[str, tuple[Constant, ...], int]:
+    """The C expression of a mean from `sum`, the arrays that it reads, and the zero point of the operand."""
+    listed = counts.reshape(-1).numpy()
+    uniform = len(np.unique(listed)) == 1
+    place = "[0]" if uniform else f"[oy * {image(site.output.shape).w} + ox]"
+    listed = listed[:1] if uniform else listed
+    if not site.is_integer:
+        return f"sum / counts{place}", (Constant("counts", listed.astype(np.float32)),), 0
+    qx, qy = site.quantization(0), site.output_quantization
+    steps = [Requant.of(qx.scale[0] / qy.scale[0] / int(n)) for n in listed]
+    constants: tuple[Constant, ...] = (
+        Constant("multipliers", np.array([s.multiplier for s in steps], np.int32)),
+    )
+    accumulator = "sum"
+    if any(s.shift for s in steps):
+        constants += (Constant("shifts", np.array([s.shift for s in steps], np.int32)),)
+        accumulator = f"fxp_left(sum, shifts{place})"
+    value = saturated(f"fxp_scale({accumulator}, multipliers{place}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
+    return value, constants, qx.zero_point[0]
+
+
+def _offer(
+    site: Site, name: str, seen: Window, value: str, constants: tuple[Constant, ...], *, zero_point: int = 0
+) -> Offer:
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    kind = "Largest" if name == "max_pool" else "Mean"
+    title = f"{kind} of {seen.kernel[0]}x{seen.kernel[1]} windows, {x.text} to {y.text}"
+    context = PoolContext(title, x, y, seen, c_type(site.output.dtype), value, signed(zero_point))
+    made = call(
+        f"portable/{name}.c.j2",
+        context,
+        site,
+        reads={"x": 0},
+        constants=constants,
+        uses_math=context.lowest == "-INFINITY",
+    )
+    return _implementation(site, made, 7.0 * site.output.numel * seen.kernel[0] * seen.kernel[1])
+
+
+def _implementation(site: Site, made: Call, instructions: float) -> Offer:
+    instructions += 25.0 * site.output.numel
+    layout_x, layout_y = image_layouts(site)
+    return (
+        Implementation(
+            f"{site.node.op.name}_portable",
+            (layout_x,),
+            (layout_y,),
+            Cost(instructions, 1.4 * instructions, 130),
+            (made,),
+        ),
+    )

@@ -1,0 +1,70 @@
+"""PReLU in portable C: a slope for all channels or for each, any layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .....ir.arithmetic import Requant
+from .....ir.ops.prelu import Prelu
+from ...plan.layout import contiguous
+from ..base import Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..layouts import dense_at_hand
+from ..nest import Nest, nest
+from ..rounding import saturated, signed
+
+
+@dataclass(frozen=True)
+class PreluContext:
+    """What the template sees; `value` is the C expression of the result from `v` and `slope`."""
+
+    title: str
+    nest: Nest
+    type: str
+    centred: str
+    value: str
+
+
+@kernel("prelu")
+def portable(site: Site) -> Offer:
+    """One element after the other."""
+    op = site.node.op
+    assert isinstance(op, Prelu)
+    if not site.is_constant(1):
+        return "the slope must be a constant"
+    shape = site.output.shape
+    layout = dense_at_hand(site, contiguous(shape))
+    along = [0] * len(shape)
+    if site.type(1).numel > 1:
+        along[1] = 1
+    loops = nest(shape, layout.strides(shape), along)
+    title = f"PReLU of {site.output.numel} elements"
+    x = f"x[{loops.at[0]}]"
+    slope = f"slope[{loops.at[1]}]"
+    if site.is_integer:
+        qx, qy = site.quantization(0), site.output_quantization
+        positive, negative = op.fixed_point(site.type(0), site.type(1), site.output)
+        zero = qy.zero_point[0]
+        value = f"v >= 0 ? {_scaled('v', positive, zero)} : {_scaled(f'v * {slope}', negative, zero)}"
+        centred = f"{x} - {signed(qx.zero_point[0])}"
+        context = PreluContext(title, loops, "int32_t", centred, saturated(value, qy.qmin, qy.qmax))
+    else:
+        context = PreluContext(title, loops, "float", x, f"v > 0.0f ? v : v * {slope}")
+    made = call(
+        "portable/prelu.c.j2", context, site, reads={"x": 0}, constants=(Constant("slope", site.array(1)),)
+    )
+    instructions = 12.0 * site.output.numel
+    return (
+        Implementation(
+            "prelu_portable",
+            site.reads({0: layout}),
+            (layout,),
+            Cost(instructions, 1.4 * instructions, 90),
+            (made,),
+            overwrites=(0,),
+        ),
+    )
+
+
+def _scaled(value: str, step: Requant, zero_point: int) -> str:
+    shifted = f"fxp_left({value}, {step.shift})" if step.shift else value
+    return f"fxp_scale({shifted}, {step.multiplier}, {zero_point})"

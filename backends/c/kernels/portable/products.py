@@ -1,0 +1,323 @@
+"""Integer convolutions and linear layers in portable C as products of rows: two channels, and two rows, at a time.
+
+A window is gathered into one row; the windows of a pointwise convolution are rows already. Cores with few registers
+(armv6-m) take one row at a time.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .....ir.ops.accumulate import Clamp, FixedPoint, fixed_point
+from .....ir.ops.conv import Conv
+from .....ir.ops.linear import Linear
+from ...plan.layout import Layout
+from ...write.literal import array_type, c_type
+from ..base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..layouts import image_layouts, layer_arguments, layer_operands, row_layouts
+from ..low_bits import BYTE, Fields
+from ..rounding import RowFinish, folded_bias, row_finish, scale_constants
+from ..wide_sums import PORTABLE_ONLY, part_size, sums_fit
+from ..window import MAX_SPATIAL, Image, Window, image, window
+
+_UNROLLED = 4
+# Instructions of a product and of a result, as counted on a Cortex-M3 and a Cortex-M0+, by few registers and rows.
+_COUNTED = {(False, 2): (2.3, 14.0), (False, 1): (3.2, 14.0), (True, 1): (5.2, 45.0)}
+
+# Instructions of a result that is added up in parts, and of a part.
+_ADDED_UP, _PER_PART = 20.0, 8.0
+
+# Beyond that, of a product with a weight of fewer than 8 bits.
+_UNPACKING = {(False, 2): 0.3, (False, 1): 0.6, (True, 1): 1.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Names of one row in the C: its pointer, the index of its results, its two accumulators."""
+
+    pointer: str
+    place: str
+    even: str
+    odd: str
+
+
+_ROWS = (Row("p", "at", "even", "odd"), Row("q", "next", "even_next", "odd_next"))
+
+
+@dataclass(frozen=True, slots=True)
+class Tap:
+    """One step of the inner loop: the place of its operand, and the weights of two channels, as C expressions."""
+
+    place: str
+    even: str
+    odd: str
+
+
+@dataclass(frozen=True)
+class ProductContext:
+    """What the templates see."""
+
+    title: str
+    row_count: int
+    depth: int
+    channels: int
+    element: str
+    result: str
+    rows: tuple[Row, ...]
+    unrolled: tuple[Tap, ...]
+    pair_bytes: int
+    last: str
+    finish: RowFinish
+    part: int  # products that are added up in int32; 0 where it holds all of them
+    bias: str  # C type
+
+    @property
+    def template(self) -> str:
+        """The template of rows times channels."""
+        return "portable/products_wide_rows.c.j2" if self.part else "portable/products_rows.c.j2"
+
+    @property
+    def kind(self) -> str:
+        """What the operand's elements are, for comments."""
+        return self.element.removesuffix("_t")
+
+    @property
+    def paired(self) -> int:
+        """Channels that are taken two at a time."""
+        return self.channels - self.channels % 2
+
+    @property
+    def odd(self) -> bool:
+        """Whether one channel is left."""
+        return self.channels % 2 == 1
+
+    @property
+    def rows_text(self) -> str:
+        """How many rows, in words."""
+        return "One row" if len(self.rows) == 1 else "Two rows"
+
+    @property
+    def row_parameters(self) -> str:
+        """The C parameters for rows and results."""
+        pointers = [f"const {self.element} *{row.pointer}" for row in self.rows]
+        return ", ".join([*pointers, f"{self.result} *y", *(f"int32_t {row.place}" for row in self.rows)])
+
+
+@dataclass(frozen=True)
+class WindowContext(ProductContext):
+    """What the template of the convolution sees."""
+
+    x: Image
+    y: Image
+    window: Window
+    padded: bool
+    zero_point: int
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of an element of the image."""
+        return 1 if self.element == "int8_t" else 2
+
+    @property
+    def fills_bytes(self) -> bool:
+        """Whether the zero point is one byte, repeated."""
+        return self.element_bytes == 1 or self.zero_point == 0
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a pixel."""
+        return self.element_bytes * self.x.c
+
+    @property
+    def row_elements(self) -> int:
+        """Elements of a row of the window."""
+        return self.window.kernel[1] * self.x.c
+
+    @property
+    def contiguous(self) -> bool:
+        """Whether a row of the window lies in one piece."""
+        return self.window.dilation[1] == 1
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row of the window."""
+        return self.element_bytes * self.row_elements
+
+
+@kernel("conv")
+def convolution(site: Site) -> Offer:
+    """A convolution of one group."""
+    op = site.node.op
+    assert isinstance(op, Conv)
+    if not site.is_integer or op.groups != 1 or op.rank > MAX_SPATIAL:
+        return "products of rows are for integers and one group"
+    if site.weights_refusal:
+        return site.weights_refusal
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    weights = site.array(1).reshape(y.c, x.c, *seen.kernel).transpose(0, 2, 3, 1).reshape(y.c, -1)
+    padded = seen.reaches_out(x, y)
+    title = f"Convolution {seen.kernel[0]}x{seen.kernel[1]}, {x.text} to {y.text}"
+    layouts = image_layouts(site)
+    if seen.kernel == (1, 1) and seen.stride == (1, 1) and not padded:
+        return _product(site, op.clamp, title, weights, layouts)
+    rows, taps, pair_bytes, single = _inner_loop(site, weights.shape[1], y.w)
+    part = _part(site, weights, taps)
+    fixed, finish = _finish(site, op.clamp, wide=part > 0)
+    zero_point = site.quantization(0).zero_point[0]
+    context = WindowContext(
+        title,
+        y.n * y.h * y.w,
+        weights.shape[1],
+        y.c,
+        *_elements(site),
+        rows,
+        taps,
+        pair_bytes,
+        single,
+        finish,
+        part,
+        array_type(folded_bias(site, site.array(1))),
+        x,
+        y,
+        seen,
+        padded,
+        zero_point,
+    )
+    gather = 60.0 + weights.shape[1] * 0.6 + 35.0 * seen.kernel[0]
+    return _implementation(site, "portable/products_conv.c.j2", context, fixed, weights, layouts, gather)
+
+
+@kernel("linear")
+def linear(site: Site) -> Offer:
+    """A linear layer."""
+    op = site.node.op
+    assert isinstance(op, Linear)
+    if not site.is_integer:
+        return "products of rows are for integers"
+    if site.weights_refusal:
+        return site.weights_refusal
+    weights = site.array(1)
+    title = f"Linear layer, {site.output.numel // len(weights)} x {weights.shape[1]} to {len(weights)}"
+    return _product(site, op.clamp, title, weights, row_layouts(site))
+
+
+def _product(
+    site: Site, clamp: Clamp, title: str, weights: AnyArray, layouts: tuple[Layout, Layout]
+) -> Offer:
+    count = site.output.numel // len(weights)
+    channels, depth = weights.shape
+    rows, taps, pair_bytes, single = _inner_loop(site, depth, count)
+    part = _part(site, weights, taps)
+    fixed, finish = _finish(site, clamp, wide=part > 0)
+    context = ProductContext(
+        title,
+        count,
+        depth,
+        channels,
+        *_elements(site),
+        rows,
+        taps,
+        pair_bytes,
+        single,
+        finish,
+        part,
+        array_type(folded_bias(site, weights)),
+    )
+    return _implementation(site, "portable/products_linear.c.j2", context, fixed, weights, layouts, 0.0)
+
+
+def _part(site: Site, weights: AnyArray, taps: tuple[Tap, ...]) -> int:
+    """Products that are added up in int32; 0 where all are."""
+    return 0 if sums_fit(site) else part_size(site, weights, multiple=len(taps))
+
+
+def _finish(site: Site, clamp: Clamp, *, wide: bool) -> tuple[FixedPoint, RowFinish]:
+    residual = site.type(3) if site.has(3) else None
+    fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=clamp)
+    return fixed, row_finish(
+        fixed, residual=c_type(residual.dtype) if residual is not None else "", wide=wide
+    )
+
+
+def _inner_loop(site: Site, depth: int, row_count: int) -> tuple[tuple[Row, ...], tuple[Tap, ...], int, str]:
+    """Rows at a time, taps of a turn, bytes of the weights of two channels, the weight of a channel left over."""
+    single = row_count == 1 or site.machine.few_registers
+    bits = site.quantization(1).bits
+    unroll = 1 if site.machine.few_registers and bits != 2 else _UNROLLED
+    while depth % unroll:
+        unroll //= 2
+    rows = _ROWS[:1] if single else _ROWS
+    if bits == BYTE:
+        places = ("i", *(f"i + {i}" for i in range(1, unroll)))
+        return rows, tuple(Tap(i, f"w[{i}]", f"w[{depth} + {i}]") for i in places), 2 * depth, "w[i]"
+    pair = Fields(bits, together=2)
+    aligned = unroll % pair.in_byte == 0
+    taps = tuple(
+        Tap(
+            f"i + {i}" if i else "i",
+            pair.tap("i", i, channel=0, aligned=aligned),
+            pair.tap("i", i, channel=1, aligned=aligned),
+        )
+        for i in range(unroll)
+    )
+    return rows, taps, pair.row_bytes(depth), Fields(bits).tap("i", 0)
+
+
+def _packed(weights: AnyArray, bits: int) -> AnyArray:
+    """Weights as the inner loop reads them: channels by two, the one left over alone."""
+    if bits == BYTE:
+        return weights.copy()
+    paired = len(weights) - len(weights) % 2
+    parts = [Fields(bits, together=2).pack(weights[:paired]), Fields(bits).pack(weights[paired:])]
+    return np.concatenate([part.reshape(-1) for part in parts])
+
+
+def _elements(site: Site) -> tuple[str, str]:
+    """C types of the elements of operand and result."""
+    return c_type(site.type(0).dtype), c_type(site.output.dtype)
+
+
+def _implementation(
+    site: Site,
+    template: str,
+    context: ProductContext,
+    fixed: FixedPoint,
+    weights: AnyArray,
+    layouts: tuple[Layout, Layout],
+    gather: float,
+) -> Offer:
+    constants = (
+        Constant("weights", _packed(weights, site.quantization(1).bits)),
+        Constant("bias", folded_bias(site, site.array(1))),
+        *scale_constants(fixed),
+    )
+    patches = len(context.rows) * context.depth if isinstance(context, WindowContext) else 0
+    scratch_bytes = patches * site.type(0).dtype.bytes
+    made = call(
+        template,
+        context,
+        site,
+        reads=layer_arguments(site),
+        constants=constants,
+        scratch=context.element if scratch_bytes else "",
+    )
+    outputs = context.row_count * context.channels
+    per_mac, per_output = _COUNTED[site.machine.few_registers, len(context.rows)]
+    per_output += (context.part > 0) * (_ADDED_UP + _PER_PART * context.depth / max(context.part, 1))
+    per_mac += (site.quantization(1).bits < BYTE) * _UNPACKING[site.machine.few_registers, len(context.rows)]
+    instructions = (per_mac * context.depth + per_output) * outputs + gather * context.row_count
+    return (
+        Implementation(
+            "product_portable",
+            site.reads(layer_operands(site, layouts)),
+            (layouts[1],),
+            Cost(instructions, 1.4 * instructions, 420 if scratch_bytes else 290),
+            (made,),
+            scratch_bytes=scratch_bytes,
+            overwrites=site.overwritten_residual,
+            limitation=PORTABLE_ONLY if context.part else "",
+        ),
+    )

@@ -1,0 +1,74 @@
+"""Conversions between reals and integers, and between two grids of integers, in portable C."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .....ir import DType
+from .....ir.ops.quantize import rescale_between
+from ...plan.layout import contiguous
+from ...write.literal import C_TYPES, real
+from ..base import Cost, Implementation, Offer, Site, call, kernel
+from ..rounding import rescaled, saturated
+
+_BITS = {8, 16}
+
+
+@dataclass(frozen=True)
+class ConversionContext:
+    """What the template sees; `value` is the C expression of the result from `v`."""
+
+    title: str
+    count: int
+    element: str
+    value: str
+
+
+@kernel("quantize")
+def quantize(site: Site) -> Offer:
+    """x / scale, rounded half away from zero, plus the zero point, saturated; NaN gives the zero point."""
+    q = site.output_quantization
+    if not q.is_per_tensor or q.bits not in _BITS:
+        return "only 8 or 16 bits with one scale per tensor"
+    value = f"fxp_quantize{q.bits}(v / {real(q.scale[0])}, {q.zero_point[0]})"
+    return _offer(site, "Quantization", "float", value, 25.0, in_place=q.bits == 8)
+
+
+@kernel("dequantize")
+def dequantize(site: Site) -> Offer:
+    """(q - zero point) * scale."""
+    q = site.quantization(0)
+    if not q.is_per_tensor or q.bits not in _BITS:
+        return "only 8 or 16 bits with one scale per tensor"
+    value = f"(float)(v - {q.zero_point[0]}) * {real(q.scale[0])}".replace("- -", "+ ")
+    return _offer(site, "Dequantization", "int32_t", value, 10.0, in_place=False)
+
+
+@kernel("requantize")
+def requantize(site: Site) -> Offer:
+    """The same reals on another grid, of as many bits or not."""
+    qx, qy = site.quantization(0), site.output_quantization
+    if not {qx.bits, qy.bits} <= _BITS:
+        return "only between 8 and 16 bits"
+    value = saturated(rescaled(rescale_between(qx, qy), "v"), qy.qmin, qy.qmax)
+    return _offer(site, "Requantization", "int32_t", value, 8.0, in_place=qx.bits == qy.bits)
+
+
+@kernel("offset_binary")
+def offset_binary(site: Site) -> Offer:
+    """Bytes with the highest bit turned over."""
+    value = f"({C_TYPES[site.output.dtype]})(v {'+' if site.output.dtype is DType.U8 else '-'} 128)"
+    return _offer(site, "Offset binary", "int32_t", value, 4.0)
+
+
+def _offer(
+    site: Site, what: str, element: str, value: str, instructions: float, *, in_place: bool = True
+) -> Offer:
+    layout = site.layouts[0] or contiguous(site.output.shape)
+    count = layout.elements(site.output.shape)
+    context = ConversionContext(f"{what} of {count} elements", count, element, value)
+    made = call("portable/convert.c.j2", context, site, reads={"x": 0})
+    cost = Cost(instructions * count, 1.4 * instructions * count, 60)
+    overwrites = (0,) if in_place and not site.is_constant(0) else ()
+    name = f"{site.node.op.name}_portable"
+    return (Implementation(name, (layout,), (layout,), cost, (made,), overwrites=overwrites),)

@@ -1,0 +1,165 @@
+"""Recurrent layers in portable C, on reals: all layers, directions and time steps of a node in one function.
+
+The constants of a cell are its weights for the input, its weights for the state, both biases (zeros without) and
+the weight of its projection where it has one.
+Layers between the first and the last hand their sequences over in scratch memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .....ir.ops.recurrent import Recurrent, Rnn
+from ...plan.layout import contiguous
+from ..base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, is_float, kernel
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One layer in one direction: where its input and its result lie, and its constants begin."""
+
+    number: int
+    source: str
+    width: int
+    source_time: int
+    source_batch: int
+    target: str
+    first: int
+    step: int
+    constants: int
+
+
+@dataclass(frozen=True)
+class RecurrentContext:
+    """What the template sees; `width` is the size of a state that is read, `hidden` that of the cell behind it."""
+
+    title: str
+    kind: str
+    steps: int
+    batch: int
+    hidden: int
+    width: int
+    gates: int
+    target_time: int
+    target_batch: int
+    cells: tuple[Cell, ...]
+    has_state: bool
+    has_cell: bool
+
+    @property
+    def update(self) -> str:
+        """The template of how gates change the state."""
+        return f"portable/{self.kind}.c.j2"
+
+    @property
+    def rows(self) -> int:
+        """Rows of a weight."""
+        return self.gates * self.hidden
+
+    @property
+    def state_size(self) -> int:
+        """Elements of the state of one cell."""
+        return self.batch * self.width
+
+    @property
+    def cell_size(self) -> int:
+        """Elements of the memory of one cell."""
+        return self.batch * self.hidden
+
+    @property
+    def projects(self) -> bool:
+        """Whether the state is a product of what the cell gives."""
+        return self.width != self.hidden
+
+
+@kernel("rnn", "gru", "lstm")
+def portable(site: Site) -> Offer:
+    """One time step after the other."""
+    op = site.node.op
+    assert isinstance(op, Recurrent)
+    first = 1 + op.states
+    if not all(site.is_constant(i) for i in range(first, len(site.node.inputs))):
+        return "weights must be constants"
+    if not is_float(site.type(0)):
+        return "the recurrent kernels compute on float32"
+    context, scratch = _context(site, op)
+    states = {
+        name: 1 + i for i, name in enumerate(("initial", "initial_cell")[: op.states]) if site.has(1 + i)
+    }
+    made = call(
+        "portable/recurrent.c.j2",
+        context,
+        site,
+        reads={"x": 0} | states,
+        writes={"y": 0, "state": 1} | ({"cell": 2} if op.states == 2 else {}),
+        constants=(Constant("weights", _packed(site, op, first)),),
+        scratch="float",
+        uses_math=True,
+    )
+    reads = {i: contiguous(site.type(i).shape) for i in (0, *states.values())}
+    macs, results = site.node.macs, site.node.outputs[0].type.numel  # as counted for a GRU on a Cortex-M4
+    return (
+        Implementation(
+            f"{op.name}_portable",
+            site.reads(reads),
+            tuple(contiguous(v.type.shape) for v in site.node.outputs),
+            Cost(6.0 * macs + 270.0 * results, 10.05 * macs + 450.0 * results, 700),
+            (made,),
+            scratch_bytes=4 * scratch,
+        ),
+    )
+
+
+def _context(site: Site, op: Recurrent) -> tuple[RecurrentContext, int]:
+    """The context, and the floats of scratch memory: gates, then the sequences between layers."""
+    x, y = site.type(0).shape, site.node.outputs[0].type.shape
+    batch, steps = (x[0], x[1]) if op.batch_first else (x[1], x[0])
+    width = y[2] // op.directions
+    hidden = site.node.outputs[-1].type.shape[2]
+    sequence = batch * steps * y[2]
+    gates = 2 * op.gates * hidden + hidden * op.projects
+    cells: list[Cell] = []
+    begin = 0
+    for layer in range(op.layers):
+        read = x[2] if layer == 0 else y[2]
+        source = "x" if layer == 0 else f"scratch + {gates + (layer - 1) % 2 * sequence}"
+        target = "y" if layer == op.layers - 1 else f"scratch + {gates + layer % 2 * sequence}"
+        of_source = _strides(op, batch, steps, read)
+        for direction in range(op.directions):
+            first, step = (steps - 1, -1) if direction else (0, 1)
+            place = f"{target} + {direction * width}"
+            cells.append(Cell(len(cells), source, read, *of_source, place, first, step, begin))
+            begin += op.gates * hidden * (read + width + 2) + width * hidden * op.projects
+    title = f"{op.name} of {op.layers} layers, {steps} steps, {x[2]} inputs, {hidden} units"
+    of_target = _strides(op, batch, steps, y[2])
+    context = RecurrentContext(
+        title,
+        "rnn_relu" if isinstance(op, Rnn) and op.nonlinearity == "relu" else op.name,
+        steps,
+        batch,
+        hidden,
+        width,
+        op.gates,
+        *of_target,
+        tuple(cells),
+        has_state=site.has(1),
+        has_cell=op.states == 2 and site.has(2),
+    )
+    return context, gates + min(op.layers - 1, 2) * sequence
+
+
+def _strides(op: Recurrent, batch: int, steps: int, width: int) -> tuple[int, int]:
+    """Distance between time steps and between samples of a sequence."""
+    return (width, steps * width) if op.batch_first else (batch * width, width)
+
+
+def _packed(site: Site, op: Recurrent, first: int) -> AnyArray:
+    each = op.weights_per_cell
+    parts: list[AnyArray] = []
+    for cell in range(op.layers * op.directions):
+        weights = [site.array(first + cell * each + i) for i in range(each)]
+        biases = weights[2:4] if op.bias else [np.zeros(len(weights[0]), np.float32)] * 2
+        parts += [array.reshape(-1) for array in (*weights[:2], *biases, *weights[each - op.projects :])]
+    return np.concatenate(parts)

@@ -1,0 +1,82 @@
+"""Linear and bilinear interpolation in portable C, images channels last: neighbours and weights from tables."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .....ir.ops.resize import WEIGHT_BITS, ResizeLinear
+from ..base import Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..layouts import image_layouts
+from ..rounding import saturated, signed
+from ..window import Image, image
+
+_ONE = 1 << WEIGHT_BITS
+
+
+@dataclass(frozen=True)
+class ResizeContext:
+    """What the template sees: C expressions of an element, of the complement of a weight, and of the result."""
+
+    x: Image
+    y: Image
+    type: str
+    one_row: str
+    one_column: str
+    zero: str
+    value: str
+
+    @property
+    def title(self) -> str:
+        """What the function computes, for the comment above it."""
+        return f"Interpolation, {self.x.text} to {self.y.text}"
+
+
+@kernel("resize_linear")
+def linear(site: Site) -> Offer:
+    """One pixel of the result after the other."""
+    op = site.node.op
+    assert isinstance(op, ResizeLinear)
+    x, y = image(site.type(0).shape), image(site.output.shape)
+    taps = op.taps(site.type(0))
+    rows, columns = ((0, 0, 0),) if site.type(0).rank == 3 else taps[0], taps[-1]
+    if site.is_integer:
+        qx, qy = site.quantization(0), site.output_quantization
+        step = op.fixed_point(site.type(0), site.output)
+        shifted = f"fxp_left(sum, {step.shift})" if step.shift else "sum"
+        value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
+        one_row = "1" if site.type(0).rank == 3 else str(_ONE)
+        zero = f" - {signed(qx.zero_point[0])}"
+        context = ResizeContext(x, y, "int32_t", one_row, str(_ONE), zero, value)
+        weights = [np.array([tap[2] for tap in line], np.int32) for line in (rows, columns)]
+    else:
+        context = ResizeContext(x, y, "float", "1.0f", "1.0f", "", "sum")
+        places = op.positions(site.type(0))
+        lines = ((0.0,) if site.type(0).rank == 3 else places[0], places[-1])
+        weights = [np.array([place - int(place) for place in line], np.float32) for line in lines]
+    constants = (
+        *_neighbours("rows", rows),
+        *_neighbours("columns", columns),
+        Constant("row_weights", weights[0]),
+        Constant("column_weights", weights[1]),
+    )
+    made = call("portable/resize.c.j2", context, site, reads={"x": 0}, constants=constants)
+    instructions = 25.0 * site.output.numel
+    layout_x, layout_y = image_layouts(site)
+    return (
+        Implementation(
+            "resize_linear_portable",
+            (layout_x,),
+            (layout_y,),
+            Cost(instructions, 1.4 * instructions, 250),
+            (made,),
+        ),
+    )
+
+
+def _neighbours(role: str, taps: tuple[tuple[int, int, int], ...]) -> tuple[Constant, Constant]:
+    low, high, _ = zip(*taps, strict=True)
+    return Constant(f"{role}_low", np.array(low, np.int32)), Constant(
+        f"{role}_high", np.array(high, np.int32)
+    )

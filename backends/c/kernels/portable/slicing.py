@@ -1,0 +1,166 @@
+"""Parts of a value and values joined: views where a part lies in one piece, copies elsewhere."""
+
+from __future__ import annotations
+
+from .....ir.ops.reorder import Flip, Tile
+from .....ir.ops.shape import Expand
+from .....ir.ops.slicing import Concat, Select, Slice, Split
+from ...plan.layout import Layout, arranged, channels_last, contiguous, from_strides
+from ..base import Call, Cost, Implementation, Offer, Site, kernel
+from ..layouts import dense_at_hand, image_at_hand, usual_layouts
+from .copying import Place, copy, view
+
+
+@kernel("copy")
+def same(site: Site) -> Offer:
+    """The same value in the same memory."""
+    layout = site.layouts[0] or contiguous(site.type(0).shape)
+    return (view(site, layout, layout),)
+
+
+@kernel("slice")
+def slice_(site: Site) -> Offer:
+    """Every step-th element of a dimension."""
+    op = site.node.op
+    assert isinstance(op, Slice)
+    strides = list(image_at_hand(site).strides(site.type(0).shape))
+    start = op.start * strides[op.axis]
+    strides[op.axis] *= op.step
+    return _part(site, [(tuple(strides), start)])
+
+
+@kernel("select")
+def select(site: Site) -> Offer:
+    """One element of a dimension."""
+    op = site.node.op
+    assert isinstance(op, Select)
+    strides = image_at_hand(site).strides(site.type(0).shape)
+    start = op.index * strides[op.axis]
+    return _part(site, [((*strides[: op.axis], *strides[op.axis + 1 :]), start)])
+
+
+@kernel("split")
+def split(site: Site) -> Offer:
+    """Consecutive parts of a dimension."""
+    op = site.node.op
+    assert isinstance(op, Split)
+    strides = image_at_hand(site).strides(site.type(0).shape)
+    starts = [sum(op.sizes[:i]) * strides[op.axis] for i in range(len(op.sizes))]
+    return _part(site, [(strides, start) for start in starts])
+
+
+@kernel("flip")
+def flip(site: Site) -> Offer:
+    """Dimensions in reverse order."""
+    op = site.node.op
+    assert isinstance(op, Flip)
+    shape = site.type(0).shape
+    own = image_at_hand(site).strides(shape)
+    strides = tuple(-step if dim in op.axes else step for dim, step in enumerate(own))
+    start = sum((shape[dim] - 1) * own[dim] for dim in op.axes)
+    return _part(site, [(strides, start)])
+
+
+@kernel("expand")
+def expand(site: Site) -> Offer:
+    """Dimensions of one element repeated."""
+    assert isinstance(site.node.op, Expand)
+    own = image_at_hand(site).strides(site.type(0).shape)
+    added = site.output.rank - site.type(0).rank
+    kept = site.type(0).shape
+    strides = (0,) * added + tuple(0 if n == 1 else step for n, step in zip(kept, own, strict=True))
+    return _part(site, [(strides, 0)])
+
+
+@kernel("tile")
+def tile(site: Site) -> Offer:
+    """The operand repeated along each dimension."""
+    op = site.node.op
+    assert isinstance(op, Tile)
+    at_hand = image_at_hand(site)
+    added = site.output.rank - site.type(0).rank
+    shape, own = (1,) * added + site.type(0).shape, (0,) * added + at_hand.strides(site.type(0).shape)
+    offers = []
+    for layout in usual_layouts(site.output.shape):
+        steps = layout.strides(site.output.shape)
+        sizes = (*op.repeats, *shape)
+        to = (*(step * n for step, n in zip(steps, shape, strict=True)), *steps)
+        made, cost = copy(site.output.dtype, sizes, Place((0,) * len(shape) + own), Place(to))
+        offers.append(_copied(site, at_hand, (layout,), cost, (made,)))
+    return tuple(offers)
+
+
+@kernel("concat")
+def concat(site: Site) -> Offer:
+    """Operands copied side by side; one that lies in one piece in the result may be made there instead."""
+    op = site.node.op
+    assert isinstance(op, Concat)
+    shape = site.output.shape
+    orders = [layout.order for layout in site.layouts if layout is not None and not layout.border]
+    wished = [arranged(shape, order) for order in orders] + list(usual_layouts(shape))
+    return tuple(_joined(site, op.axis, layout) for layout in dict.fromkeys(wished))
+
+
+def _joined(site: Site, axis: int, layout: Layout) -> Implementation:
+    shape, dtype = site.output.shape, site.output.dtype
+    strides = layout.strides(shape)
+    reads, calls, total, at = [], [], Cost(), 0
+    for index in range(len(site.node.inputs)):
+        part = site.type(index).shape
+        read = dense_at_hand(site, arranged(part, layout.order), index=index)
+        start = at * strides[axis]
+        made, cost = copy(dtype, part, Place(read.strides(part)), Place(strides, start), operand=index)
+        whole = from_strides(part, strides) == read
+        calls.append(
+            Call(
+                made.function,
+                made.reads,
+                made.writes,
+                places=index if whole and _counted_once(site, index) else None,
+                at=start * dtype.bytes,
+            )
+        )
+        reads.append(read)
+        total = total if whole else _sum(total, cost)
+        at += part[axis]
+    return Implementation("concat_portable", tuple(reads), (layout,), total, tuple(calls))
+
+
+def _counted_once(site: Site, index: int) -> bool:
+    value = site.node.inputs[index]
+    return not site.is_constant(index) and sum(v == value for v in site.node.inputs) == 1
+
+
+def _part(site: Site, parts: list[tuple[tuple[int, ...], int]]) -> Offer:
+    """Results that lie at strides and starts inside the operand: views if each lies in one piece, else copies."""
+    at_hand = image_at_hand(site)
+    results = [value.type for value in site.node.outputs]
+    seen = [from_strides(type.shape, strides) for type, (strides, _) in zip(results, parts, strict=True)]
+    dtype = site.type(0).dtype
+    views = tuple(start * dtype.bytes for _, start in parts)
+    aligned = all(offset % 4 == 0 for offset in views)
+    if all(layout is not None for layout in seen) and (dtype.bytes > 1 or aligned):
+        layouts = tuple(layout for layout in seen if layout is not None)
+        name = f"{site.node.op.name}_view"
+        return (Implementation(name, site.reads({0: at_hand}), layouts, Cost(), views=views),)
+    offers = []
+    for usual in (contiguous, channels_last):
+        layouts = tuple(usual(type.shape) for type in results)
+        calls, total = [], Cost()
+        for index, (layout, type, (strides, start)) in enumerate(zip(layouts, results, parts, strict=True)):
+            to = Place(layout.strides(type.shape))
+            made, cost = copy(dtype, type.shape, Place(strides, start), to, result=index)
+            calls.append(made)
+            total = _sum(total, cost)
+        offers.append(_copied(site, at_hand, layouts, total, tuple(calls)))
+    return tuple(offers)
+
+
+def _copied(
+    site: Site, at_hand: Layout, layouts: tuple[Layout, ...], cost: Cost, calls: tuple[Call, ...]
+) -> Implementation:
+    return Implementation(f"{site.node.op.name}_copy", site.reads({0: at_hand}), layouts, cost, calls)
+
+
+def _sum(a: Cost, b: Cost) -> Cost:
+    return Cost(a.instructions + b.instructions, a.cycles + b.cycles, a.code_bytes + b.code_bytes)

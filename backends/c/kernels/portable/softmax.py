@@ -1,0 +1,96 @@
+"""Softmax and its logarithm in portable C, along any dimension: exponentials from a table on int8, libm on float."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .....ir.ops.softmax import LogSoftmax, Softmax
+from ...plan.layout import contiguous
+from ..base import Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..layouts import dense_at_hand
+from ..nest import Nest, broadcast_strides, nest
+
+
+@dataclass(frozen=True)
+class SoftmaxContext:
+    """What the templates see: loops over rows, `count` elements of a row, `step` apart, each with an operand's `value`.
+
+    `multiplier` is 1 / scale of an integer result.
+    """
+
+    title: str
+    nest: Nest
+    count: int
+    step: int
+    value: str
+    multiplier: int = 0
+
+
+@dataclass(frozen=True)
+class MaskedContext(SoftmaxContext):
+    """What the templates of a masked softmax see besides.
+
+    `kept` says whether the mask keeps an element, `counts` whether the element counts; `start` is what the sum begins
+    with. In all of them, and in `value`, `none` is 1 in a row of which nothing is kept.
+    """
+
+    kept: str = ""
+    counts: str = ""
+    start: str = ""
+
+
+@kernel("softmax", "log_softmax")
+def portable(site: Site) -> Offer:
+    """One row after the other, in place where the operand is not needed any more."""
+    op = site.node.op
+    assert isinstance(op, (Softmax, LogSoftmax))
+    shape = site.output.shape
+    layout = site.layouts[0] or contiguous(shape)
+    if layout.border:
+        return "the operand has a border"
+    reads, strides = {0: layout}, [layout.strides(shape)]
+    if site.has(1):
+        reads[1] = dense_at_hand(site, contiguous(site.type(1).shape), index=1)
+        strides.append(broadcast_strides(site.type(1).shape, reads[1], shape))
+    rows = [dim for dim in range(len(shape)) if dim != op.axis]
+    loops = nest([shape[d] for d in rows], *([own[d] for d in rows] for own in strides))
+    context = _context(site, op, loops, [own[op.axis] for own in strides])
+    name = f"portable/{'masked' if site.has(1) else op.name}"
+    operands = {"x": 0} | ({"keep": 1} if site.has(1) else {})
+    if site.is_integer:
+        assert isinstance(op, Softmax)
+        table = Constant("table", op.table(site.type(0), site.output).numpy().astype(np.int32))
+        made = call(f"{name}_integer.c.j2", context, site, reads=operands, constants=(table,))
+        instructions = 40.0 * site.output.numel
+    else:
+        made = call(f"{name}_float.c.j2", context, site, reads=operands, uses_math=True)
+        instructions = 150.0 * site.output.numel
+    return (
+        Implementation(
+            f"{op.name}_portable",
+            site.reads(reads),
+            (layout,),
+            Cost(instructions, 1.4 * instructions, 160),
+            (made,),
+            overwrites=(0,),
+        ),
+    )
+
+
+def _context(site: Site, op: Softmax | LogSoftmax, loops: Nest, steps: list[int]) -> SoftmaxContext:
+    shape, count = site.output.shape, site.output.shape[op.axis]
+    title = f"{op.name} of {site.output.numel // count} rows of {shape[op.axis]}"
+    value = f"in[i * {steps[0]}]"
+    multiplier = op.multiplier(site.output) if site.is_integer and isinstance(op, Softmax) else 0
+    if not site.has(1):
+        return SoftmaxContext(title, loops, count, steps[0], value, multiplier)
+    assert isinstance(op, Softmax)
+    kept = f"keep[{loops.at[1]} + i * {steps[1]}]"
+    counts = kept if op.empty == "zero" else f"({kept} || none)"
+    if op.empty == "uniform":
+        value = f"(none ? {'0' if site.is_integer else '0.0f'} : {value})"
+    zero, one = ("0", "none") if site.is_integer else ("0.0f", "(float)none")
+    start = one if op.empty == "zero" else zero
+    return MaskedContext(title, loops, count, steps[0], value, multiplier, kept, counts, start)

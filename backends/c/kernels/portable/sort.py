@@ -1,0 +1,63 @@
+"""Sorting in portable C: the order of the indices of a row is found by merging, and the row written in it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+
+from .....ir import DType
+from .....ir.ops.sort import Sort
+from ...plan.layout import contiguous
+from ...write.literal import c_type
+from ..base import Cost, Implementation, Offer, Site, call, kernel
+from ..layouts import dense_at_hand
+from ..nest import Nest, nest
+
+
+@dataclass(frozen=True)
+class SortContext:
+    """What the template sees: loops over rows, `count` elements of a row, `step` apart in the operand and `step_y` in
+    the results, and the C expression that says whether element `b` comes before element `a`."""
+
+    title: str
+    nest: Nest
+    element: str
+    count: int
+    step: int
+    step_y: int
+    before: str
+
+
+@kernel("sort")
+def portable(site: Site) -> Offer:
+    """One row after the other."""
+    op = site.node.op
+    assert isinstance(op, Sort)
+    x = site.type(0)
+    count = x.shape[op.axis]
+    read = dense_at_hand(site, contiguous(x.shape))
+    write = contiguous(x.shape)
+    rows = [dim for dim in range(x.rank) if dim != op.axis]
+    own, steps = read.strides(x.shape), write.strides(x.shape)
+    loops = nest([x.shape[d] for d in rows], [steps[d] for d in rows], [own[d] for d in rows])
+    relation = ">" if op.descending else "<"
+    before = f"b {relation} a"
+    if x.dtype is DType.F32:
+        early, late = ("b", "a") if op.descending else ("a", "b")
+        before += f" || ({early} != {early} && {late} == {late})"
+    title = f"Order of {count} elements, the {'largest' if op.descending else 'smallest'} first"
+    context = SortContext(title, loops, c_type(x.dtype), count, own[op.axis], steps[op.axis], before)
+    made = call(
+        "portable/sort.c.j2", context, site, reads={"x": 0}, writes={"y": 0, "places": 1}, scratch="int32_t"
+    )
+    instructions = (14.0 * log2(max(count, 2)) + 12.0) * x.numel
+    return (
+        Implementation(
+            "sort_portable",
+            (read,),
+            (write, write),
+            Cost(instructions, 1.4 * instructions, 200),
+            (made,),
+            scratch_bytes=8 * count,
+        ),
+    )

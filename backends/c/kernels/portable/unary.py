@@ -1,0 +1,207 @@
+"""Functions of one element in portable C: a table of 256 results on int8, bounds on int16, an expression on float."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .....ir.ops.accumulate import clamp_bounds
+from .....ir.ops.activation import (
+    TABLE_BITS,
+    Bounded,
+    Clamp,
+    Elementwise,
+    Elu,
+    Gelu,
+    Hardshrink,
+    LeakyRelu,
+    Softplus,
+    Softshrink,
+    Threshold,
+)
+from .....ir.ops.elementary import Pow, RoundTo
+from .....ir.ops.quantize import rescale_between
+from ...plan.layout import Layout, contiguous
+from ...write.literal import real
+from ..base import Call, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..rounding import clamped, rescaled, saturated
+from .quantize import ConversionContext
+
+_LIBM_INSTRUCTIONS = 120.0
+
+
+@dataclass(frozen=True)
+class UnaryContext:
+    """What the templates see; `value` is the C expression of a float result from `v`."""
+
+    title: str
+    count: int
+    lowest: int
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A float function: C expression over `v`, and whether it needs libm."""
+
+    text: Callable[[Elementwise], str]
+    libm: bool = False
+
+
+def _clamp(op: Elementwise) -> str:
+    assert isinstance(op, Clamp)
+    return clamped("v", (op.low, op.high))
+
+
+def _leaky_relu(op: Elementwise) -> str:
+    assert isinstance(op, LeakyRelu)
+    return f"v > 0.0f ? v : v * {real(op.slope)}"
+
+
+def _gelu(op: Elementwise) -> str:
+    assert isinstance(op, Gelu)
+    if op.approximate == "tanh":
+        return "0.5f * v * (1.0f + tanhf(0.7978845608f * (v + 0.044715f * v * v * v)))"
+    return "0.5f * v * (1.0f + erff(v * 0.7071067812f))"
+
+
+def _elu(op: Elementwise) -> str:
+    assert isinstance(op, Elu)
+    negative = f"{real(op.scale * op.alpha)} * expm1f({real(op.input_scale)} * v)"
+    return f"v > 0.0f ? {real(op.scale)} * v : {negative}"
+
+
+def _softplus(op: Elementwise) -> str:
+    assert isinstance(op, Softplus)
+    beta = real(op.beta)
+    return f"v * {beta} > {real(op.threshold)} ? v : log1pf(expf(v * {beta})) / {beta}"
+
+
+def _pow(op: Elementwise) -> str:
+    assert isinstance(op, Pow)
+    return "v * v" if op.exponent == 2.0 else f"powf(v, {real(op.exponent)})"
+
+
+def _threshold(op: Elementwise) -> str:
+    assert isinstance(op, Threshold)
+    return f"v <= {real(op.threshold)} ? {real(op.value)} : v"
+
+
+def _softshrink(op: Elementwise) -> str:
+    assert isinstance(op, Softshrink)
+    bound = real(op.lambd)
+    return f"v > {bound} ? v - {bound} : v < -{bound} ? v + {bound} : v * 0.0f"
+
+
+def _hardshrink(op: Elementwise) -> str:
+    assert isinstance(op, Hardshrink)
+    return f"v >= -{real(op.lambd)} && v <= {real(op.lambd)} ? 0.0f : v"
+
+
+def _round_to(op: Elementwise) -> str:
+    assert isinstance(op, RoundTo)
+    return f"fxp_round_{op.dtype}(v)"
+
+
+_EXPRESSIONS: dict[str, Expression] = {
+    "relu": Expression(lambda _: "fxp_maximum(v, 0.0f)"),
+    "clamp": Expression(_clamp),
+    "leaky_relu": Expression(_leaky_relu),
+    "hardswish": Expression(lambda _: "v * fxp_minimum(fxp_maximum(v + 3.0f, 0.0f), 6.0f) / 6.0f"),
+    "hardsigmoid": Expression(lambda _: "fxp_minimum(fxp_maximum(v + 3.0f, 0.0f), 6.0f) / 6.0f"),
+    "sigmoid": Expression(lambda _: "1.0f / (1.0f + expf(-v))", libm=True),
+    "tanh": Expression(lambda _: "tanhf(v)", libm=True),
+    "gelu": Expression(_gelu, libm=True),
+    "silu": Expression(lambda _: "v / (1.0f + expf(-v))", libm=True),
+    "elu": Expression(_elu, libm=True),
+    "log_sigmoid": Expression(lambda _: "fxp_minimum(v, 0.0f) - log1pf(expf(-fabsf(v)))", libm=True),
+    "mish": Expression(lambda _: "v * tanhf(fxp_maximum(v, 0.0f) + log1pf(expf(-fabsf(v))))", libm=True),
+    "softplus": Expression(_softplus, libm=True),
+    "abs": Expression(lambda _: "v < 0.0f ? -v : v"),
+    "neg": Expression(lambda _: "-v"),
+    "exp": Expression(lambda _: "expf(v)", libm=True),
+    "log": Expression(lambda _: "logf(v)", libm=True),
+    "log1p": Expression(lambda _: "log1pf(v)", libm=True),
+    "sqrt": Expression(lambda _: "sqrtf(v)", libm=True),
+    "rsqrt": Expression(lambda _: "1.0f / sqrtf(v)", libm=True),
+    "reciprocal": Expression(lambda _: "1.0f / v"),
+    "pow": Expression(_pow, libm=True),
+    "sin": Expression(lambda _: "sinf(v)", libm=True),
+    "cos": Expression(lambda _: "cosf(v)", libm=True),
+    "erf": Expression(lambda _: "erff(v)", libm=True),
+    "floor": Expression(lambda _: "floorf(v)", libm=True),
+    "round": Expression(lambda _: "rintf(v)", libm=True),
+    "ceil": Expression(lambda _: "ceilf(v)", libm=True),
+    "trunc": Expression(lambda _: "truncf(v)", libm=True),
+    "sign": Expression(lambda _: "v > 0.0f ? 1.0f : v < 0.0f ? -1.0f : v == 0.0f ? 0.0f : v"),
+    "exp2": Expression(lambda _: "exp2f(v)", libm=True),
+    "expm1": Expression(lambda _: "expm1f(v)", libm=True),
+    "log2": Expression(lambda _: "log2f(v)", libm=True),
+    "log10": Expression(lambda _: "log10f(v)", libm=True),
+    "tan": Expression(lambda _: "tanf(v)", libm=True),
+    "asin": Expression(lambda _: "asinf(v)", libm=True),
+    "acos": Expression(lambda _: "acosf(v)", libm=True),
+    "atan": Expression(lambda _: "atanf(v)", libm=True),
+    "sinh": Expression(lambda _: "sinhf(v)", libm=True),
+    "cosh": Expression(lambda _: "coshf(v)", libm=True),
+    "asinh": Expression(lambda _: "asinhf(v)", libm=True),
+    "acosh": Expression(lambda _: "acoshf(v)", libm=True),
+    "atanh": Expression(lambda _: "atanhf(v)", libm=True),
+    "threshold": Expression(_threshold),
+    "softshrink": Expression(_softshrink),
+    "hardshrink": Expression(_hardshrink),
+    "round_to": Expression(_round_to),
+}
+
+
+@kernel(*_EXPRESSIONS)
+def portable(site: Site) -> Offer:
+    """One element after the other, in whatever layout they lie."""
+    op = site.node.op
+    assert isinstance(op, Elementwise)
+    layout = site.layouts[0] or contiguous(site.output.shape)
+    count = layout.elements(site.output.shape)
+    if site.is_integer:
+        qx, qy = site.quantization(0), site.output_quantization
+        if qx.bits > TABLE_BITS:
+            return _bounded(site, op, layout)
+        table = op.table(site.type(0), site.output).numpy().astype(np.int8 if qy.bits == 8 else np.int16)
+        context = UnaryContext(f"Table of {op.name} over {count} elements", count, -qx.qmin, "")
+        made = call(
+            "portable/table.c.j2", context, site, reads={"x": 0}, constants=(Constant("table", table),)
+        )
+        instructions = 5.0 * count
+    else:
+        expression = _EXPRESSIONS[op.name]
+        context = UnaryContext(f"{op.name} of {count} elements", count, 0, expression.text(op))
+        made = call("portable/unary.c.j2", context, site, reads={"x": 0}, uses_math=expression.libm)
+        instructions = (8.0 + _LIBM_INSTRUCTIONS * expression.libm) * count
+    return _implementation(site, layout, made, instructions)
+
+
+def _bounded(site: Site, op: Elementwise, layout: Layout) -> Offer:
+    """A function that only bounds its operand, rescaled to the grid of the result."""
+    if not isinstance(op, Bounded):
+        return f"integers of more than {TABLE_BITS} bits; a table has {1 << TABLE_BITS} entries"
+    count, qy = layout.elements(site.output.shape), site.output_quantization
+    rescale = rescale_between(site.quantization(0), qy)
+    value = saturated(rescaled(rescale, "v"), *clamp_bounds(op.bounds, qy))
+    context = ConversionContext(f"{op.name} of {count} elements", count, "int32_t", value)
+    made = call("portable/convert.c.j2", context, site, reads={"x": 0})
+    return _implementation(site, layout, made, 8.0 * count)
+
+
+def _implementation(site: Site, layout: Layout, made: Call, instructions: float) -> Offer:
+    in_place = not site.is_constant(0) and site.type(0).dtype is site.output.dtype
+    return (
+        Implementation(
+            f"{site.node.op.name}_portable",
+            (layout,),
+            (layout,),
+            Cost(instructions, 1.4 * instructions, 60),
+            (made,),
+            overwrites=(0,) if in_place else (),
+        ),
+    )

@@ -1,0 +1,34 @@
+"""Weights as Huffman codes in flash: an implementation that decodes them into working memory before it computes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..kernels.base import WEIGHT_ROLES, Constant, Cost, Implementation
+from .image import image_of
+
+
+def with_coded_weights(implementation: Implementation) -> Implementation:
+    """The implementation with its integer weights as Huffman images, where that makes them smaller."""
+    calls = tuple(
+        replace(call, constants=tuple(map(_coded, call.constants))) for call in implementation.calls
+    )
+    coded = replace(implementation, calls=calls)
+    return replace(coded, cost=_with_decoding(coded)) if coded.coded else implementation
+
+
+def _coded(constant: Constant) -> Constant:
+    if constant.role not in WEIGHT_ROLES or constant.data.dtype.kind != "i":
+        return constant
+    image = image_of(constant.data)
+    return replace(constant, image=image) if image.bytes < constant.bytes else constant
+
+
+def _with_decoding(implementation: Implementation) -> Cost:
+    cost = implementation.cost
+    images = [constant.image for constant in implementation.coded if constant.image is not None]
+    return Cost(
+        cost.instructions + sum(image.instructions for image in images),
+        cost.cycles + sum(image.cycles for image in images),
+        cost.code_bytes,
+    )

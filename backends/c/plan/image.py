@@ -1,0 +1,131 @@
+"""Huffman images: what flash holds in place of a constant, in the format of `include/huffman.h`.
+
+A constant is coded byte by byte, whatever a kernel has packed into it. A word that is cheaper as it is - a bias or a
+multiplier between weights - follows a code that says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ....ir.huffman import canonical_order, code_lengths, codes, encoded_bits, pack_bits
+
+LONGEST_CODE = 12
+TABLE_BYTES = 512
+"""Working memory of the decoder, which it needs no more once it is done."""
+
+_TABLE_BITS = 8
+_RAW = 256
+_WORD, _WORD_BITS, _HALF_BITS = 4, 32, 16
+_ROUNDS = 8
+_NO_RAW = 0xFFFF
+# Of a call, a symbol in the table, a code, a halfword of codes, a code beyond the table, a raw word.
+_INSTRUCTIONS = (300.0, 12.5, 9.95, 7.0, 32.0, 12.0)
+_CYCLES = (400.0, 16.0, 12.2, 6.4, 57.0, 16.0)
+
+Bytes = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Image:
+    """Words of four bytes, `raw` ones as they are, the bytes of the others as codes.
+
+    `symbols` are the bytes that have a code, at the end 256 for a raw word if there is one; `counts` is how often each
+    occurs, `lengths` the bits of its code.
+    """
+
+    words: Bytes
+    raw: Flags
+    symbols: tuple[int, ...]
+    counts: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def decoded_bytes(self) -> int:
+        """Bytes of the constant, whole words."""
+        return self.words.size
+
+    @property
+    def codes_at(self) -> int:
+        """Halfwords before the codes."""
+        return LONGEST_CODE + 1 + -(-len(self.symbols) // 2)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in flash, whole words."""
+        return -(-2 * (self.codes_at + self._code_halfwords) // _WORD) * _WORD
+
+    @property
+    def instructions(self) -> float:
+        """Instructions of decoding on a Cortex-M4, fitted to exact counts."""
+        return self._decoding(_INSTRUCTIONS)
+
+    @property
+    def cycles(self) -> float:
+        """Cycles of decoding on a Cortex-M4, fitted likewise."""
+        return self._decoding(_CYCLES)
+
+    @property
+    def halfwords(self) -> npt.NDArray[np.uint16]:
+        """What flash holds."""
+        order = canonical_order(self.lengths)
+        per_length = [self.lengths.count(length) for length in range(1, LONGEST_CODE + 1)]
+        raw = order.index(self.symbols.index(_RAW)) if _RAW in self.symbols else _NO_RAW
+        values = bytes(self.symbols[symbol] & 0xFF for symbol in order)
+        parts = [
+            np.array([*per_length, raw], np.uint16),
+            np.frombuffer(values + bytes(len(values) % 2), "<u2"),
+            np.frombuffer(pack_bits(self._digits, unit=_HALF_BITS), ">u2"),
+        ]
+        found = np.concatenate(parts).astype(np.uint16)
+        return np.pad(found, (0, self.bytes // 2 - len(found)))
+
+    @property
+    def _digits(self) -> str:
+        code = dict(zip(self.symbols, codes(self.lengths), strict=True))
+        return "".join(
+            code[_RAW] + f"{int.from_bytes(bytes(word), 'big'):0{_WORD_BITS}b}"
+            if raw
+            else "".join(code[byte] for byte in word)
+            for word, raw in zip(self.words.tolist(), self.raw.tolist(), strict=True)
+        )
+
+    @property
+    def _code_halfwords(self) -> int:
+        """Halfwords of the codes, and of what the decoder reads ahead: the next 16 bits are always there."""
+        bits = encoded_bits(self.counts, self.lengths) + _WORD_BITS * int(self.raw.sum())
+        return max(2, 1 + -(-bits // _HALF_BITS))
+
+    def _decoding(self, each: tuple[float, ...]) -> float:
+        long = sum(n for n, length in zip(self.counts, self.lengths, strict=True) if length > _TABLE_BITS)
+        counts = (1, len(self.symbols), sum(self.counts), self._code_halfwords, long, int(self.raw.sum()))
+        return sum(count * cost for count, cost in zip(counts, each, strict=True))
+
+
+def image_of(data: npt.NDArray[np.generic]) -> Image:
+    """The smallest image that is found for the bytes of `data`, little-endian: which words stand raw is searched."""
+    flat = np.frombuffer(data.tobytes(), np.uint8)
+    words = np.pad(flat, (0, -flat.size % _WORD), mode="edge").reshape(-1, _WORD)
+    raw = _raw_words(words)
+    counts = np.append(np.bincount(words[~raw].reshape(-1), minlength=_RAW), raw.sum())
+    symbols = np.flatnonzero(counts)
+    found = counts[symbols].tolist()
+    lengths = code_lengths(found, longest=LONGEST_CODE)
+    return Image(words, raw, tuple(symbols.tolist()), tuple(found), tuple(lengths))
+
+
+def _raw_words(words: Bytes) -> Flags:
+    """Words that take more bits as codes than raw, where a code has the length of its symbol's information."""
+    raw = np.zeros(len(words), np.bool_)
+    for _ in range(_ROUNDS):
+        counts = np.append(np.bincount(words[~raw].reshape(-1), minlength=_RAW), max(1, raw.sum()))
+        bits = np.log2(counts.sum() / np.maximum(counts, 0.5))
+        dearer = bits[words].sum(axis=1) > bits[_RAW] + _WORD_BITS
+        if np.array_equal(dearer, raw):
+            break
+        raw = dearer
+    return raw

@@ -1,0 +1,232 @@
+"""Choice of a kernel for each node and of a layout for each value: the cheapest way through the graph.
+
+Nodes are visited in order. A state is the layouts of the values that later nodes still read; of two ways that lead to
+the same state the cheaper one stays, so a chain is solved exactly. Where many values live at once only the cheapest
+states are followed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from ....ir import Graph, Node, Source, Value, node_text
+from ....ir.errors import UnsupportedError
+from ..kernels import kernels
+from ..kernels.base import Implementation, Offer, Site, weight_uses
+from ..kernels.portable.copying import Place, copy
+from ..target import Machine
+from .coding import with_coded_weights
+from .layout import Layout
+from .program import Program, Step, Stored
+
+_MAX_STATES = 24
+
+_Offered = Callable[[tuple[Layout | None, ...]], tuple[Implementation, ...]]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """Choices so far, the last one first, and what they cost in cycles."""
+
+    cycles: float
+    layouts: dict[str, Layout]
+    choice: Implementation | None = None
+    before: _Way | None = None
+
+
+def select(
+    graph: Graph,
+    machine: Machine,
+    *,
+    inputs: tuple[Layout, ...],
+    outputs: tuple[Layout, ...],
+    coded: frozenset[str] = frozenset(),
+    flash_price: float = 0.0,
+    memory_price: float = 0.0,
+    crowded: frozenset[str] = frozenset(),
+) -> Program:
+    """The cheapest program; `inputs` and `outputs` are the layouts in which the caller has the graph's own values.
+
+    Cheap is what takes few cycles; the prices are what a byte of flash counts beside them, and a byte of memory that a
+    node with a result in `crowded` adds to what is in use. The nodes with a result in `coded` have their weights in
+    flash as Huffman codes, where that makes them smaller.
+    """
+    starts = {v.name: layout for v, layout in zip(graph.inputs, inputs, strict=True)}
+    ways = [_Way(0.0, starts)]
+    dying = _dying(graph)
+    for index, node in enumerate(graph.nodes):
+        name = node.outputs[0].name
+        offered = _offered(node, graph, machine, coded=name in coded)
+        prices = (flash_price, memory_price if name in crowded else 0.0)
+        ways = _advance(ways, node, offered, dying[index], weight_uses(graph, node), prices)
+        if not ways:
+            raise UnsupportedError(f"no C kernel for {node_text(node)}: {_refusal(node, graph, machine)}")
+    best = min(ways, key=lambda way: way.cycles + _closing_cycles(way, graph, outputs))
+    choices: list[Implementation] = []
+    way: _Way | None = best
+    while way is not None and way.choice is not None:
+        choices.append(way.choice)
+        way = way.before
+    return _assemble(graph, tuple(reversed(choices)), inputs, outputs)
+
+
+def offers(site: Site) -> tuple[tuple[Implementation, ...], tuple[str, ...]]:
+    """All implementations for a site, and why the kernels that have none have none."""
+    found: list[Implementation] = []
+    refusals: list[str] = []
+    for function in kernels().get(site.node.op.name, ()):
+        offer: Offer = function(site)
+        if isinstance(offer, str):
+            refusals.append(offer)
+        else:
+            found.extend(offer)
+    return tuple(found), tuple(refusals)
+
+
+def conversion(type_value: Value, at_hand: Layout, wanted: Layout) -> Implementation | None:
+    """The step that copies a value to another layout; None when the wanted one has a border."""
+    shape, dtype = type_value.type.shape, type_value.type.dtype
+    if wanted.border:
+        return None
+    source = Place(at_hand.strides(shape), at_hand.offset(shape))
+    call, cost = copy(dtype, shape, source, Place(wanted.strides(shape)))
+    return Implementation("convert_layout", (at_hand,), (wanted,), cost, (call,))
+
+
+def _advance(
+    ways: list[_Way],
+    node: Node,
+    offered: _Offered,
+    dying: frozenset[str],
+    weight_uses: int,
+    prices: tuple[float, float],
+) -> list[_Way]:
+    found: dict[tuple[tuple[str, Layout], ...], _Way] = {}
+    for way in ways:
+        at_hand = tuple(None if v is None else way.layouts.get(v.name) for v in node.inputs)
+        for implementation in offered(at_hand):
+            extra = _conversion_cycles(node, at_hand, implementation)
+            if extra is None:
+                continue
+            layouts = {name: layout for name, layout in way.layouts.items() if name not in dying}
+            layouts |= {
+                v.name: layout
+                for v, layout in zip(node.outputs, implementation.writes, strict=True)
+                if v.name not in dying
+            }
+            flash = _flash_bytes(implementation, weight_uses)
+            priced = prices[0] * flash + prices[1] * _added_bytes(node, at_hand, implementation)
+            cycles = way.cycles + extra + implementation.cost.cycles + priced
+            key = tuple(sorted(layouts.items(), key=lambda item: item[0]))
+            if key not in found or cycles < found[key].cycles:
+                found[key] = _Way(cycles, layouts, implementation, way)
+    return sorted(found.values(), key=lambda way: way.cycles)[:_MAX_STATES]
+
+
+def _offered(node: Node, graph: Graph, machine: Machine, *, coded: bool) -> _Offered:
+    @cache
+    def found(layouts: tuple[Layout | None, ...]) -> tuple[Implementation, ...]:
+        plain, _ = offers(Site(node, graph, layouts, machine))
+        return tuple(map(with_coded_weights, plain)) if coded else plain
+
+    return found
+
+
+def _refusal(node: Node, graph: Graph, machine: Machine) -> str:
+    _, refusals = offers(Site(node, graph, tuple(None for _ in node.inputs), machine))
+    return "; ".join(dict.fromkeys(refusals)) or "this operator is not part of the C backend"
+
+
+def _conversion_cycles(
+    node: Node, at_hand: tuple[Layout | None, ...], implementation: Implementation
+) -> float | None:
+    total = 0.0
+    for value, have, want in zip(node.inputs, at_hand, implementation.reads, strict=True):
+        if value is None or have is None or want is None or have == want:
+            continue
+        step = conversion(value, have, want)
+        if step is None:
+            return None
+        total += step.cost.cycles
+    return total
+
+
+def _flash_bytes(implementation: Implementation, weight_uses: int) -> float:
+    """Bytes of flash of an implementation; of weights that several nodes read, its share."""
+    weights = implementation.weight_bytes
+    others = implementation.constant_bytes - weights + implementation.cost.code_bytes
+    return weights / weight_uses + others
+
+
+def _added_bytes(node: Node, at_hand: tuple[Layout | None, ...], implementation: Implementation) -> int:
+    """Bytes of memory that a node needs beside its operands, as far as kernels and layouts differ in them."""
+    converted = [
+        Stored(value, want).bytes
+        for value, have, want in zip(node.inputs, at_hand, implementation.reads, strict=True)
+        if value is not None and have is not None and want is not None and have != want
+    ]
+    in_place = implementation.views is not None or implementation.overwrites
+    results = [Stored(v, layout).bytes for v, layout in zip(node.outputs, implementation.writes, strict=True)]
+    return implementation.working_bytes + sum(converted) + (0 if in_place else sum(results))
+
+
+def _closing_cycles(way: _Way, graph: Graph, outputs: tuple[Layout, ...]) -> float:
+    total = 0.0
+    for value, wanted in zip(graph.outputs, outputs, strict=True):
+        have = way.layouts.get(value.name, wanted)
+        if have != wanted:
+            step = conversion(value, have, wanted)
+            total += step.cost.cycles if step is not None else 0.0
+    return total
+
+
+def _dying(graph: Graph) -> list[frozenset[str]]:
+    """For each node the values that nobody reads after it."""
+    kept = {v.name for v in graph.outputs}
+    seen: set[str] = set()
+    found: list[frozenset[str]] = []
+    for node in reversed(graph.nodes):
+        touched = {v.name for v in (*node.operands, *node.outputs)}
+        found.append(frozenset(touched - seen - kept))
+        seen |= touched
+    return found[::-1]
+
+
+def _assemble(
+    graph: Graph,
+    choices: tuple[Implementation, ...],
+    inputs: tuple[Layout, ...],
+    outputs: tuple[Layout, ...],
+) -> Program:
+    lies = {v.name: Stored(v, layout) for v, layout in zip(graph.inputs, inputs, strict=True)}
+    made: set[Stored] = set(lies.values())
+    steps: list[Step] = []
+
+    def converted(source: Source, value: Value, wanted: Layout) -> Stored:
+        if value.name in graph.params:
+            return Stored(value, wanted)
+        have, want = lies[value.name], Stored(value, wanted)
+        if want not in made:
+            implementation = conversion(value, have.layout, wanted)
+            assert implementation is not None
+            made.add(want)
+            steps.append(Step(None, source, (have,), (want,), implementation))
+        return want
+
+    for node, choice in zip(graph.nodes, choices, strict=True):
+        operands = tuple(
+            None if value is None or wanted is None else converted(node.source, value, wanted)
+            for value, wanted in zip(node.inputs, choice.reads, strict=True)
+        )
+        results = tuple(Stored(v, layout) for v, layout in zip(node.outputs, choice.writes, strict=True))
+        lies |= {stored.value.name: stored for stored in results}
+        made |= set(results)
+        steps.append(Step(node, node.source, operands, results, choice))
+    returned = tuple(
+        converted(graph.source(value), value, wanted)
+        for value, wanted in zip(graph.outputs, outputs, strict=True)
+    )
+    starts = tuple(Stored(v, layout) for v, layout in zip(graph.inputs, inputs, strict=True))
+    return Program(graph, tuple(steps), starts, returned)

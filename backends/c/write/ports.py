@@ -1,0 +1,143 @@
+"""The caller's side of the emitted function: inputs and outputs, how they are stored, and what they stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ....ir import TensorType
+from ....specs.outputs import is_c_name
+from ..kernels.base import AnyArray
+from ..plan.edges import StrippedEdges
+from ..plan.encoding import Encoding
+from ..plan.memory import Location, MemoryPlan, Region
+from ..plan.program import Program, Stored
+from .literal import C_TYPES, identifier
+
+_LONGEST_MACRO = 31
+_NUMBERED = re.compile(r"(INPUT|OUTPUT)_[0-9]+")
+_TAKEN_NAMES = frozenset(
+    {"arena", "memory", "memcpy", "memset"}
+    | {
+        "complex",
+        "errno",
+        "far",
+        "i386",
+        "imaginary",
+        "interface",
+        "linux",
+        "near",
+        "stderr",
+        "stdin",
+        "stdout",
+        "unix",
+    }
+)
+"""Names of the emitted function, and small letters that some platform's headers define as macros."""
+_TAKEN_FORMS = re.compile(r"t[0-9]+(_[0-9]+)?|fxp_.*|.*_t")
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output: the user's name for it, its names in the C, and the value that it carries.
+
+    `encoding` says what its integers stand for; None for numbers that are the model's own.
+    `offset` counts bytes from the start of the arena; None for a buffer that the caller passes.
+    """
+
+    name: str
+    parameter: str
+    macro: str
+    stored: Stored
+    is_input: bool
+    encoding: Encoding | None = None
+    offset: int | None = None
+
+    @property
+    def type(self) -> TensorType:
+        """Type of the value."""
+        return self.stored.value.type
+
+    @property
+    def c_type(self) -> str:
+        """C type of the elements."""
+        return C_TYPES[self.type.dtype]
+
+    @property
+    def declaration(self) -> str:
+        """The parameter of the emitted function."""
+        return f"{'const ' if self.is_input else ''}{self.c_type} *{self.parameter}"
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Sizes in the order of memory."""
+        order = self.stored.layout.order
+        batch_first = order if order[:1] == (0,) else tuple(sorted(order[:1])) + order[1:]
+        return tuple(self.type.shape[dim] for dim in batch_first)
+
+
+def ports(edges: StrippedEdges, program: Program, plan: MemoryPlan, *, prefix: str) -> tuple[Port, ...]:
+    """Inputs, then outputs; `prefix` is that of every C name."""
+    graph, found = edges.graph, []
+    input_macros = _macros([v.name for v in graph.inputs], "INPUT")
+    output_macros = _macros(list(graph.output_names), "OUTPUT", taken=input_macros)
+    inputs = zip(program.inputs, input_macros, edges.inputs, plan.inputs, strict=True)
+    for i, (stored, macro, encoding, place) in enumerate(inputs):
+        parameter = _parameter(macro, f"input_{i}", prefix)
+        found.append(Port(stored.value.name, parameter, macro, stored, True, encoding, _offset(place)))
+    outputs = zip(
+        graph.output_names, program.outputs, output_macros, edges.outputs, plan.outputs, strict=True
+    )
+    for i, (name, stored, macro, encoding, place) in enumerate(outputs):
+        parameter = _parameter(macro, f"output_{i}", prefix)
+        found.append(Port(name, parameter, macro, stored, False, encoding, _offset(place)))
+    return tuple(found)
+
+
+def arena_offsets(ports: Sequence[Port]) -> tuple[int, ...] | None:
+    """Where inputs and outputs are in the arena; None where the caller passes them."""
+    offsets = tuple(port.offset for port in ports if port.offset is not None)
+    return offsets if offsets else None
+
+
+def to_memory(tensor: torch.Tensor, stored: Stored) -> AnyArray:
+    """The elements of a tensor in the order in which a dense layout stores them."""
+    assert not stored.layout.border
+    array = tensor.detach().cpu().to(stored.value.type.dtype.torch).numpy()
+    return np.ascontiguousarray(array.transpose(stored.layout.order)).reshape(-1)
+
+
+def from_memory(memory: AnyArray, stored: Stored) -> torch.Tensor:
+    """The tensor that `memory`, the elements as stored, holds; a border is left out."""
+    shape, layout = stored.value.type.shape, stored.layout
+    strides = tuple(step * memory.itemsize for step in layout.strides(shape))
+    view = np.lib.stride_tricks.as_strided(memory.reshape(-1)[layout.offset(shape) :], shape, strides)
+    return torch.from_numpy(view.copy())
+
+
+def _offset(place: Location) -> int | None:
+    return place.offset if place.region is Region.ARENA else None
+
+
+def _macros(names: Sequence[str], role: str, *, taken: Collection[str] = ()) -> list[str]:
+    """The name of each port in macros: its own in capitals, or a number where that is long or another port's."""
+    wished = [identifier(name).upper() for name in names]
+    found = []
+    for index, wish in enumerate(wished):
+        number = f"{role}_{index}"
+        is_word = wish[0].isalpha() and len(wish) <= _LONGEST_MACRO
+        is_own = wished.count(wish) == 1 and wish not in taken
+        is_own = is_own and (wish == number or not _NUMBERED.fullmatch(wish))
+        found.append(wish if is_word and is_own else number)
+    return found
+
+
+def _parameter(macro: str, number: str, prefix: str) -> str:
+    """The macro's name in small letters, unless it means something else in the emitted function or its header."""
+    name = macro.lower()
+    is_taken = name in _TAKEN_NAMES or _TAKEN_FORMS.fullmatch(name) or name.startswith(f"{prefix}_")
+    return name if is_c_name(name) and not is_taken else number

@@ -1,0 +1,101 @@
+"""The self-test that is emitted beside the network: golden vectors, and a program that checks them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ....ir import Graph, run_integer
+from .literal import comment
+from .ports import Port, to_memory
+from .render import render
+from .source import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output and the buffer that receives it; reals may differ by rounding."""
+
+    c_type: str
+    symbol: str
+    size: int
+    is_float: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """One run: copies of its inputs into the arena, its arguments, and an expression per output, 1 where it differs."""
+
+    copies: tuple[str, ...]
+    arguments: str
+    checks: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SelfTestContext:
+    """What the template sees."""
+
+    name: str
+    prefix: str
+    ports_in_arena: bool
+    arrays: tuple[Array, ...]
+    outputs: tuple[Output, ...]
+    vectors: tuple[Vector, ...]
+    checks: int
+
+
+def write_self_test(
+    name: str, graph: Graph, ports: tuple[Port, ...], vectors: Sequence[Sequence[Tensor]]
+) -> str:
+    """The self-test on inputs `vectors`; what is expected is computed by the integer interpreter."""
+    inputs = [port for port in ports if port.is_input]
+    outputs = [port for port in ports if not port.is_input]
+    buffers = tuple(
+        Output(port.c_type, f"result_{i}", port.type.numel, port.c_type == "float")
+        for i, port in enumerate(outputs)
+    )
+    in_arena = any(port.offset is not None for port in ports)
+    results = [_pointer(name, p) if in_arena else b.symbol for p, b in zip(outputs, buffers, strict=True)]
+    arrays: list[Array] = []
+    runs: list[Vector] = []
+    for number, vector in enumerate(vectors):
+        stored = [_as_taken(port, tensor) for port, tensor in zip(inputs, vector, strict=True)]
+        given = _arrays(f"input_{number}", inputs, stored)
+        expected = _arrays(f"expected_{number}", outputs, run_integer(graph, stored))
+        arrays += [*given, *expected]
+        copies = [
+            f"memcpy({_pointer(name, port)}, {array.symbol}, sizeof {array.symbol});"
+            for port, array in zip(inputs, given, strict=True)
+        ]
+        checks = [
+            f"check_{buffer.symbol}({result}, {array.symbol})"
+            for buffer, result, array in zip(buffers, results, expected, strict=True)
+        ]
+        passed = [] if in_arena else [*(a.symbol for a in given), *results]
+        arguments = ", ".join([*passed, "arena.bytes"])
+        runs.append(Vector(tuple(copies) if in_arena else (), arguments, tuple(checks)))
+    count = len(runs) * len(outputs)
+    context = SelfTestContext(name, name.upper(), in_arena, tuple(arrays), buffers, tuple(runs), count)
+    return render("test.c.j2", context)
+
+
+def _pointer(name: str, port: Port) -> str:
+    return f"{name.upper()}_{port.macro}_IN(arena.bytes)"
+
+
+def _as_taken(port: Port, tensor: Tensor) -> Tensor:
+    """The tensor as the emitted function takes it: numbers of the model become integers where it takes those."""
+    dtype = port.type.dtype.torch
+    if port.encoding is None or tensor.dtype == dtype:
+        return tensor
+    return port.encoding.integers(tensor).to(dtype)
+
+
+def _arrays(symbol: str, ports: Sequence[Port], tensors: Sequence[Tensor]) -> list[Array]:
+    found = []
+    for index, (port, tensor) in enumerate(zip(ports, tensors, strict=True)):
+        data = to_memory(tensor, port.stored)
+        found.append(Array(f"{symbol}_{index}", data, comment(port.name)))
+    return found

@@ -1,0 +1,264 @@
+"""The C source of a program: which functions, which constants, and the body of the function that calls them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+from ....ir import Source
+from ..kernels.base import AnyArray, Call, Constant
+from ..plan.memory import Location, MemoryPlan, Region
+from ..plan.program import Program, Step, Stored
+from .literal import C_TYPES, array, array_type, comment
+from .ports import Port, to_memory
+from .support import helpers
+
+_DECODER = "huffman.h"
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """A constant array as it is written; `step` is the first one that reads it."""
+
+    symbol: str
+    data: AnyArray
+    comment: str
+    step: int = 0
+
+    @property
+    def c_type(self) -> str:
+        """The type of its elements."""
+        return array_type(self.data)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(self.data.size)
+
+    @property
+    def numbers(self) -> str:
+        """Its initializer."""
+        return array(self.data)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of flash, aligned to 4."""
+        return -(-self.data.nbytes // 4) * 4
+
+    @property
+    def declaration(self) -> str:
+        """Its declaration for the source that reads it."""
+        return f"extern const {self.c_type} {self.symbol}[{self.size}];"
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionText:
+    """A C function as it is written; `step` is the first one that calls it, `template` what wrote it."""
+
+    symbol: str
+    text: str
+    template: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepText:
+    """One step of the body: a comment that says where it comes from, and its lines."""
+
+    comment: str
+    lines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TracePoint:
+    """What the trace hook sees under a number: a value, and how its memory is laid out."""
+
+    number: int
+    stored: Stored
+
+
+@dataclass(frozen=True)
+class SourceText:
+    """Functions, constants and steps of a program, in order; `support` are the helpers that they need."""
+
+    support: tuple[str, ...]
+    functions: tuple[FunctionText, ...]
+    arrays: tuple[Array, ...]
+    steps: tuple[StepText, ...]
+    trace: tuple[TracePoint, ...]
+    uses_math: bool
+
+    @property
+    def uses_memory(self) -> bool:
+        """Whether memcpy or memset occur."""
+        calling = (
+            *(function.text for function in self.functions),
+            *(line for s in self.steps for line in s.lines),
+        )
+        return any(name in text for name in ("memcpy(", "memset(") for text in (*self.support, *calling))
+
+    @property
+    def constant_bytes(self) -> int:
+        """Bytes of flash that the arrays take."""
+        return sum(array.bytes for array in self.arrays)
+
+
+def write_source(name: str, program: Program, plan: MemoryPlan, ports: tuple[Port, ...]) -> SourceText:
+    """The C of a program whose values lie as `plan` says."""
+    return _Writer(name, program, plan, ports).write()
+
+
+@dataclass
+class _Writer:
+    name: str
+    program: Program
+    plan: MemoryPlan
+    ports: tuple[Port, ...]
+    _functions: dict[Hashable, FunctionText] = field(default_factory=dict)
+    _arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
+    _declared: dict[Stored, str] = field(default_factory=dict)
+    _decoded: dict[tuple[int, int], str] = field(default_factory=dict)
+    _symbols: set[str] = field(default_factory=set)
+    _headers: set[str] = field(default_factory=set)
+    _trace: list[TracePoint] = field(default_factory=list)
+    _uses_math: bool = False
+    _number: int = 0
+
+    def write(self) -> SourceText:
+        steps = [self._step(number, step) for number, step in enumerate(self.program.steps)]
+        steps += [self._returned(*row) for row in enumerate(self.plan.returned)]
+        functions = tuple(self._functions.values())
+        calling = (*(f.text for f in functions), *(line for step in steps for line in step.lines))
+        return SourceText(
+            helpers(sorted(self._headers), calling),
+            functions,
+            tuple(self._arrays.values()),
+            tuple(step for step in steps if step.lines),
+            tuple(self._trace),
+            self._uses_math,
+        )
+
+    def _step(self, number: int, step: Step) -> StepText:
+        self._number = number
+        lines = self._decode(number, step)
+        for position, call in enumerate(step.implementation.calls):
+            if (number, position) in self.plan.placed:
+                continue
+            for index in call.writes:
+                lines += self._declare(number, index, step.results[index])
+            lines.append(self._call(number, step, call))
+        for stored in step.results:
+            lines.append(f"FXP_TRACE({len(self._trace)}, {self._pointer(stored)}, {stored.bytes});")
+            self._trace.append(TracePoint(len(self._trace), stored))
+        return StepText(f"{number}: {step.operator}{_origin(step.source)}", tuple(lines))
+
+    def _call(self, number: int, step: Step, call: Call) -> str:
+        function = self._function(number, step, call)
+        arguments = [self._operand(step.operands[index], step) for index in call.reads]
+        arguments += [self._pointer(step.results[index]) for index in call.writes]
+        arguments += [self._constant(number, step, constant) for constant in call.constants]
+        if call.scratch:
+            arguments.append(f"(void *)(memory + {self.plan.scratch[number]})")
+        return f"{function}({', '.join(arguments)});"
+
+    def _decode(self, number: int, step: Step) -> list[str]:
+        """Lines that decode the step's constants behind the scratch of its calls, which the decoder uses first."""
+        lines, at = [], step.implementation.decoded_at
+        for index, constant in enumerate(step.implementation.coded):
+            image, c_type = constant.image, array_type(constant.data)
+            assert image is not None
+            symbol = f"w{number}" if index == 0 else f"w{number}_{index}"
+            text = f"{constant.role} of {step.operator}{_origin(step.source)}, coded"
+            stored = self._array(f"{constant.role}_{number}", image.halfwords, text)
+            scratch = self.plan.scratch[number]
+            lines.append(f"{c_type} *const {symbol} = ({c_type} *)(void *)(memory + {scratch + at});")
+            table = f"(uint16_t *)(void *)(memory + {scratch})"
+            lines.append(
+                f"fxp_decode({stored}, {image.codes_at}, (uint8_t *){symbol}, {constant.bytes // 4}, {table});"
+            )
+            self._headers.add(_DECODER)
+            self._decoded[number, id(constant.data)] = symbol
+            at += constant.bytes
+        return lines
+
+    def _constant(self, number: int, step: Step, constant: Constant) -> str:
+        if constant.image is not None:
+            return self._decoded[number, id(constant.data)]
+        text = f"{constant.role} of {step.operator}{_origin(step.source)}"
+        return self._array(f"{constant.role}_{number}", constant.data, text)
+
+    def _function(self, number: int, step: Step, call: Call) -> str:
+        known = self._functions.get(call.function.key)
+        if known is not None:
+            return known.symbol
+        symbol = f"{self.name}_{step.operator}_{number}"
+        while symbol in self._symbols:
+            symbol += "_"
+        self._symbols.add(symbol)
+        self._headers.update(call.function.headers)
+        self._uses_math |= call.function.uses_math
+        text = call.function.render(symbol)
+        self._functions[call.function.key] = FunctionText(symbol, text, call.function.template, number)
+        return symbol
+
+    def _array(self, role: str, data: AnyArray, text: str) -> str:
+        key = (data.dtype.name, hashlib.sha256(data.tobytes()).digest())
+        if key not in self._arrays:
+            symbol = f"{self.name}_{role}"
+            while symbol in self._symbols:
+                symbol += "_"
+            self._symbols.add(symbol)
+            self._arrays[key] = Array(symbol, data, comment(text), self._number)
+        return self._arrays[key].symbol
+
+    def _operand(self, stored: Stored | None, step: Step) -> str:
+        assert stored is not None
+        return self._pointer(stored)
+
+    def _declare(self, number: int, index: int, stored: Stored) -> list[str]:
+        location = self.plan.locations[stored]
+        if location.region is not Region.ARENA or stored in self._declared:
+            return []
+        c_type = C_TYPES[stored.value.type.dtype]
+        symbol = f"t{number}" if index == 0 else f"t{number}_{index}"
+        pointer = self._pointer(stored)
+        self._declared[stored] = symbol
+        return [f"{c_type} *const {symbol} = {pointer};"]
+
+    def _pointer(self, stored: Stored) -> str:
+        if stored in self._declared:
+            return self._declared[stored]
+        location = self.plan.locations[stored]
+        if location.region is Region.FLASH:
+            return self._shifted(self._flash(location), stored, location)
+        if location.region is Region.ARENA:
+            through = "" if stored.value.type.dtype.bytes == 1 else "(void *)"
+            return f"({C_TYPES[stored.value.type.dtype]} *){through}(memory + {location.offset})"
+        sides = [port for port in self.ports if port.is_input == (location.region is Region.INPUT)]
+        port, c_type = sides[location.index], C_TYPES[stored.value.type.dtype]
+        if c_type != port.c_type:  # the operand of an output that is converted in place
+            return self._shifted(f"({c_type} *){port.parameter}", stored, location)
+        return self._shifted(port.parameter, stored, location)
+
+    def _shifted(self, base: str, stored: Stored, location: Location) -> str:
+        elements = location.offset // stored.value.type.dtype.bytes
+        return f"{base} + {elements}" if elements else base
+
+    def _flash(self, location: Location) -> str:
+        stored = location.constant
+        assert stored is not None
+        data = to_memory(self.program.graph.tensor(stored.value), stored)
+        return self._array(f"constant_{len(self._arrays)}", data, f"constant {stored.value.name}")
+
+    def _returned(self, position: int, returned: tuple[Stored, int]) -> StepText:
+        stored, index = returned
+        self._number = len(self.program.steps) + position
+        port = [port for port in self.ports if not port.is_input][index]
+        to = port.parameter if port.offset is None else f"memory + {port.offset}"
+        line = f"memcpy({to}, {self._pointer(stored)}, {stored.bytes});"
+        return StepText(f"output {comment(port.name)}", (line,))
+
+
+def _origin(source: Source) -> str:
+    return f" from {comment(str(source))}" if str(source) else ""

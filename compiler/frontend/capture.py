@@ -1,0 +1,257 @@
+"""Capture: from a torch module to a graph that computes the same, bit for bit, or a refusal with the user's line.
+
+The module is traced by `torch.export` without decomposition; the trace becomes nodes by the operators' own table,
+and what no operator expresses becomes an opaque `torch_call`. The module itself is left as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils import _pytree as pytree
+
+from ...ir import Builder, DType, ShapeError, TensorType, dump, parse, verify
+from ...ir.quiet import quiet
+from ..errors import Problem, UserError
+from ..isolation import USER_CODE_RAISES, untouched
+from .agreement import deviation, first_difference
+from .captured import Captured, Fixed, Leaf, Signature, TensorAt, as_callable
+from .constants import Named, bind_constants
+from .functionalize import Storage, Tracked
+from .importer import Importer
+from .refusals import problem_at, refusals
+from .results import register_dataclasses, result_names
+from .sources import location_of
+
+_DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
+_UNKNOWN_CLASS = re.compile(r"Found (<class .*>) in output")
+
+
+class CaptureError(UserError):
+    """A module that cannot be captured as it is: why, at which line of the user's, and what to do."""
+
+
+def capture(
+    model: nn.Module,
+    args: Sequence[Any],  # Any: whatever the module takes
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+    check: bool = True,
+) -> Captured:
+    """The graph of `model` for arguments like these: same shapes, same numbers and texts among them.
+
+    With `check`, module and graph are both run once on the arguments, and a difference is refused. CaptureError
+    holds all that stands against a capture, each with the user's line. `input_names` and `output_names` rename the
+    graph's inputs and outputs.
+    """
+    positional, named = tuple(args), dict(kwargs or {})
+    _check_devices(model, (positional, named))
+    with untouched(model), torch.no_grad():
+        program = _traced(model, positional, named)
+        captured = _imported(program, input_names, output_names, type(model).__name__)
+        return _checked(model, positional, named, program, captured) if check else captured
+
+
+def roundtrip(
+    model: nn.Module,
+    example: tuple[Sequence[Any], Mapping[str, Any]],  # Any: whatever the module takes
+) -> Callable[..., Any]:
+    """`model` captured, written as text, read back and made callable: what the graph alone carries."""
+    captured = capture(model, *example)
+    graph = verify(parse(dump(captured.graph), params=captured.graph.params))
+    return as_callable(captured, graph=graph)
+
+
+def _check_devices(model: nn.Module, arguments: object) -> None:
+    place = type(model).__name__
+    inputs = enumerate(leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor))
+    tensors = [
+        *model.named_parameters(),
+        *model.named_buffers(),
+        *((f"input {i}", tensor) for i, tensor in inputs),
+    ]
+    problems = [
+        Problem("M212", place, f"{name} is on the meta device and has no values", "load its weights")
+        if tensor.is_meta
+        else Problem("M212", place, f"{name} is on {tensor.device}", "move it with .cpu()")
+        for name, tensor in tensors
+        if tensor.device.type != "cpu"
+    ]
+    if problems:
+        raise CaptureError(problems)
+
+
+def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    try:
+        with quiet():
+            program = _exported(model, args, kwargs)
+    except _DATA_DEPENDENT as err:
+        raise CaptureError(
+            Problem(
+                "M201",
+                location_of(err),
+                "which way the program takes depends on the data",
+                "take both ways and choose with torch.where, or move the choice out of the model",
+            )
+        ) from err
+    except USER_CODE_RAISES as err:
+        raise CaptureError(_failure("tracing", model, err)) from err
+    found = refusals(program.graph_module)
+    if found:
+        raise CaptureError(found)
+    return program
+
+
+def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+    """The traced program; dataclasses in its result that the tracer does not know are registered first."""
+    try:
+        return torch.export.export(model, args, kwargs, strict=False)
+    except Exception as err:
+        if not _UNKNOWN_CLASS.match(str(err)) or not register_dataclasses(model(*args, **kwargs)):
+            raise
+    return torch.export.export(model, args, kwargs, strict=False)
+
+
+def _failure(doing: str, model: nn.Module, error: BaseException) -> Problem:
+    place = location_of(error) or type(model).__name__
+    text = str(error).strip().partition("\n")[0]
+    unknown = _UNKNOWN_CLASS.match(text)
+    if unknown:
+        advice = (
+            "give tensors, lists, tuples or dicts, or register the class with torch.export.register_dataclass"
+        )
+        return Problem("M207", place, f"the result holds a {unknown[1]}, which cannot be taken apart", advice)
+    advice = "check that the module runs on the example inputs"
+    advice += "; if it does, this line cannot be traced" if doing == "tracing" else ""
+    return Problem("M200", place, f"{doing} raises {type(error).__name__}: {text}", advice)
+
+
+def _imported(
+    program: ExportedProgram,
+    input_names: Sequence[str] | None,
+    output_names: Sequence[str] | None,
+    place: str,
+) -> Captured:
+    builder = Builder()
+    importer = Importer(builder)
+    placeholders = [n for n in program.graph_module.graph.nodes if n.op == "placeholder"]
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    given = [n for n in placeholders if specs[n.name].kind is InputKind.USER_INPUT]
+    state = [
+        Named(n.name, str(specs[n.name].target), _tensor_named(program, str(specs[n.name].target)))
+        for n in placeholders
+        if n not in given
+    ]
+    bound = _bind_inputs(builder, given, input_names)
+    inputs = _leaves([bound[node.name] for node in given])
+    bound |= bind_constants(builder, state, importer.emit)
+    results = importer.run(program.graph_module, [bound[node.name] for node in placeholders])
+    if importer.problems:
+        raise CaptureError(importer.problems)
+    spec_in, spec_out = program.call_spec.in_spec, program.call_spec.out_spec
+    assert spec_in is not None and spec_out is not None
+    tensors = [result for result in results if isinstance(result, Tracked)]
+    if not tensors:
+        fact = "forward gives None" if results == [None] else "forward gives no tensor"
+        raise CaptureError(Problem("M214", place, fact, "return the result from forward"))
+    own_names = result_names(spec_out, [isinstance(result, Tracked) for result in results])
+    names = output_names or own_names
+    if len(names) != len(tensors) or len(set(names)) != len(names):
+        fact = f"{', '.join(names)} are not {len(tensors)} different names for {', '.join(own_names)}"
+        raise CaptureError(Problem("M213", place, fact, "give one name for each output, in their order"))
+    graph = builder.build([tensor.read() for tensor in tensors], output_names=names)
+    trainable = {named.name for named in state if named.tensor.requires_grad}
+    signature = Signature(spec_in, inputs, spec_out, _leaves(results))
+    return Captured(verify(graph), signature, frozenset(trainable & graph.params.keys()))
+
+
+def _bind_inputs(builder: Builder, given: list[fx.Node], names: Sequence[str] | None) -> dict[str, object]:
+    """Declare the graph's inputs: a tracked tensor for each tensor that is given, anything else as it is."""
+    tensors = [node for node in given if isinstance(node.meta["val"], Tensor)]
+    if names is not None and len(names) != len(tensors):
+        fact = f"{len(names)} names for {len(tensors)} input tensors"
+        raise CaptureError(Problem("M213", ", ".join(names), fact, "give one name for each, in their order"))
+    bound = {node.name: node.meta["val"] for node in given}
+    for node, name in zip(tensors, names or [node.name for node in tensors], strict=True):
+        value = builder.input(name, _input_type(name, node.meta["val"]))
+        bound[node.name] = Tracked(value, Storage(owner=f"input {name}"))
+    return bound
+
+
+def _leaves(items: Sequence[object]) -> tuple[Leaf, ...]:
+    positions = count()
+    return tuple(TensorAt(next(positions)) if isinstance(i, Tracked) else Fixed(i) for i in items)
+
+
+def _tensor_named(program: ExportedProgram, name: str) -> Tensor:
+    found = program.state_dict.get(name)
+    tensor = program.constants[name] if found is None else found
+    if not isinstance(tensor, Tensor) or tensor.is_quantized or tensor.layout != torch.strided:
+        raise CaptureError(
+            Problem("M208", name, "is no dense tensor", "convert it with .dequantize() or .to_dense()")
+        )
+    try:
+        DType.of(tensor.dtype)
+    except ShapeError as err:
+        raise CaptureError(Problem("M208", name, str(err), "convert it to a supported type")) from err
+    return tensor
+
+
+def _input_type(name: str, tensor: Tensor) -> TensorType:
+    try:
+        return TensorType.of(tensor)
+    except ShapeError as err:
+        raise CaptureError(
+            Problem("M208", f"input {name}", str(err), "convert it to a supported type")
+        ) from err
+
+
+def _checked(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    program: ExportedProgram,
+    captured: Captured,
+) -> Captured:
+    try:
+        largest, in_limits = deviation(model, args, kwargs, captured)
+    except USER_CODE_RAISES as err:
+        raise CaptureError(_failure("running", model, err)) from err
+    if in_limits <= 1.0:
+        return replace(captured, deviation=largest)
+    again = _traced(model, args, kwargs)
+    changed = {
+        name: tensor
+        for name, tensor in _lifted(program).items()
+        if name in _lifted(again) and not torch.equal(tensor, _lifted(again)[name])
+    }
+    node = first_difference(program.graph, again.graph, changed)
+    if node is not None:
+        fact = "Python computes a value here that changes from call to call"
+        raise CaptureError(
+            problem_at(node, "M204", fact, "pass it in as an input, or make it once in __init__")
+        )
+    fact = f"the module's result differs from that of its trace by {largest:.1e} of its largest element"
+    advice = "look for state and for random numbers; a model must give the same twice"
+    raise CaptureError(Problem("M209", type(model).__name__, fact, advice))
+
+
+def _lifted(program: ExportedProgram) -> dict[str, Tensor]:
+    """Tensors that the user's code made while it was traced, by placeholder."""
+    return {
+        spec.arg.name: _tensor_named(program, str(spec.target))
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.CONSTANT_TENSOR
+    }

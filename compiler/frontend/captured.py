@@ -1,0 +1,98 @@
+"""A captured module: its graph, and how arguments and results map to the graph's inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ...ir import Graph, run
+
+
+@dataclass(frozen=True)
+class TensorAt:
+    """Position of a tensor among the graph's inputs or outputs."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Something else than a tensor, the same in every call."""
+
+    value: object
+
+
+Leaf = TensorAt | Fixed
+
+
+@dataclass(frozen=True)
+class Signature:
+    """How a module's arguments and result, nested as they may be, map to the inputs and outputs of a graph."""
+
+    arguments: pytree.TreeSpec
+    inputs: tuple[Leaf, ...]
+    result: pytree.TreeSpec
+    outputs: tuple[Leaf, ...]
+
+    def flatten(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> list[Tensor]:  # Any: as the module takes
+        """The graph's inputs; TypeError when the arguments are not built like those of the capture."""
+        try:
+            leaves = self.arguments.flatten_up_to((tuple(args), kwargs))
+        except ValueError as err:
+            raise TypeError(f"captured for other arguments: {err}") from err
+        for leaf, known in zip(leaves, self.inputs, strict=True):
+            if isinstance(known, Fixed) and (type(leaf), leaf) != (type(known.value), known.value):
+                raise TypeError(f"captured for {known.value!r}, called with {leaf!r}")
+            if isinstance(known, TensorAt) and not isinstance(leaf, Tensor):
+                raise TypeError(f"captured for a tensor, called with {leaf!r}")
+        return [leaf for leaf, known in zip(leaves, self.inputs, strict=True) if isinstance(known, TensorAt)]
+
+    def unflatten(self, outputs: Sequence[Tensor]) -> Any:  # Any: as the module gives
+        """The module's result from the graph's outputs."""
+        leaves = [outputs[o.index] if isinstance(o, TensorAt) else o.value for o in self.outputs]
+        return pytree.tree_unflatten(leaves, self.result)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A captured module; `trainable` names the constants that are parameters with a gradient.
+
+    `deviation` is the largest difference from the module on the example arguments, relative to the largest element
+    of the result it is in: 0.0 means bit for bit, None that it was not measured.
+    """
+
+    graph: Graph
+    signature: Signature
+    trainable: frozenset[str] = frozenset()
+    deviation: float | None = None
+
+
+def as_callable(captured: Captured, *, graph: Graph | None = None) -> Callable[..., Any]:
+    """A function that takes the module's arguments and gives its result, computed by the graph alone.
+
+    `graph` may be what passes made of the captured one.
+    """
+    chosen = captured.graph if graph is None else graph
+    # torch chooses kernels by whether a weight has a gradient, even where none is computed
+    weights = {
+        v.name: chosen.tensor(v).detach().requires_grad_()
+        for v in chosen.constants
+        if v.name in captured.trainable and not v.type.is_quantized
+    }
+
+    def call(*args: Any, **kwargs: Any) -> Any:  # Any: as the module takes and gives
+        inputs = captured.signature.flatten(args, kwargs)
+        for value, tensor in zip(chosen.inputs, inputs, strict=True):
+            if tensor.dtype is not value.type.dtype.torch:
+                raise TypeError(
+                    f"input {value.name} is {tensor.dtype}; captured for {value.type.dtype.torch}"
+                )
+        return captured.signature.unflatten(run(chosen, inputs, params=weights))
+
+    return call

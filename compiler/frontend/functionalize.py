@@ -1,0 +1,122 @@
+"""Tensors that share memory, as values that do not: a write gives a new value, and every alias sees it.
+
+Each storage has a root, the tensor that came first; every other tensor of it is a view of an earlier one.
+A write through a view makes a new value of the view, then of what it views, up to the root. Other views are made
+again from there when they are next read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ...ir import TensorType, Value
+from .views import Boxed, Permuted, Region, Reshaped, region_shown
+
+aten = torch.ops.aten
+Emit = Callable[..., Value]  # (overload, *args) -> the value of the call
+
+
+class UnsupportedWriteError(Exception):
+    """A write through a view that cannot be followed back to what it views."""
+
+
+@dataclass(eq=False)
+class Storage:
+    """Memory that several tensors may share. `owner` names the user's state or input that lives in it."""
+
+    owner: str = ""
+    version: int = 0
+
+
+@dataclass(eq=False)
+class View:
+    """How a tensor comes from another one: `replay` makes its value, `number` shows which elements it has."""
+
+    parent: Tracked
+    replay: Callable[[Value], Value]
+    number: Callable[[Tensor], Tensor]
+
+
+@dataclass(eq=False)
+class Tracked:
+    """A tensor of the traced program and the value that stands for it as of `version` of its storage."""
+
+    value: Value
+    storage: Storage = field(default_factory=Storage)
+    view: View | None = None
+    version: int = 0
+
+    @property
+    def type(self) -> TensorType:
+        """Shape and element type, which writes do not change."""
+        return self.value.type
+
+    def read(self) -> Value:
+        """The present value, made again from what the tensor views where that was written to since."""
+        stale: list[Tracked] = []
+        tensor = self
+        while tensor.version != tensor.storage.version and tensor.view is not None:
+            stale.append(tensor)
+            tensor = tensor.view.parent
+        for tensor in reversed(stale):
+            assert tensor.view is not None
+            tensor._set(tensor.view.replay(tensor.view.parent.value))
+        return self.value
+
+    def write(self, value: Value, emit: Emit) -> None:
+        """Give the tensor a new value, and with it all that shares its memory."""
+        self.read()
+        path = [(self, value)]
+        while (view := path[-1][0].view) is not None:
+            path.append((view.parent, _write_back(view, path[-1][1], emit)))
+        self.storage.version += 1
+        for tensor, written in path:
+            tensor._set(written)
+
+    def _set(self, value: Value) -> None:
+        self.value, self.version = value, self.storage.version
+
+
+def _write_back(view: View, value: Value, emit: Emit) -> Value:
+    """The value of what is viewed, after `value` was written to the view."""
+    parent = view.parent.read()
+    shape = parent.type.shape
+    shown = _shown(view, parent, value)
+    match shown:
+        case Reshaped():
+            return value if value.type.shape == shape else emit(aten.reshape.default, value, list(shape))
+        case Permuted(order):
+            return emit(aten.permute.default, value, [order.index(d) for d in range(len(order))])
+        case Boxed(ranges):
+            sizes = [len(range(*r)) for r in ranges]
+            if value.type.shape != tuple(sizes):
+                value = emit(aten.reshape.default, value, sizes)
+            return _write_box(parent, value, 0, ranges, emit)
+    return emit(aten.put.default, parent, shown.indices, value)
+
+
+def _write_box(
+    parent: Value, value: Value, dim: int, ranges: Sequence[tuple[int, int, int]], emit: Emit
+) -> Value:
+    """`parent` with the box of `ranges` in dimensions `dim` and up replaced by `value`."""
+    partial = [d for d in range(dim, len(ranges)) if ranges[d] != (0, parent.type.shape[d], 1)]
+    if not partial:
+        return value
+    axis, (start, stop, step) = partial[0], ranges[partial[0]]
+    if len(partial) > 1:
+        part = emit(aten.slice.Tensor, parent, axis, start, stop, step)
+        value = _write_box(part, value, axis + 1, ranges, emit)
+    return emit(aten.slice_scatter.default, parent, value, axis, start, stop, step)
+
+
+def _shown(view: View, parent: Value, value: Value) -> Region:
+    if parent.type.dtype is not value.type.dtype:
+        raise UnsupportedWriteError("the view has another element type than what it views")
+    found = region_shown(view.number, parent.type.shape)
+    if found is None:
+        raise UnsupportedWriteError("the view shows an element more than once")
+    return found

@@ -1,0 +1,218 @@
+"""One call of a torch overload in a traced program: what it reads, writes and gives, and which memory they share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._ops import OpOverload
+
+from ...ir import TensorType, Value
+from ...ir.ops.call import Argument
+from .functionalize import Tracked, UnsupportedWriteError, aten
+from .views import numbered
+
+Result = Any  # what a traced node gives: Tracked, a number, None, a program, or a list of them
+
+_RETURNING_THEIR_INPUT = {  # in evaluation mode, though the schema does not say so
+    aten.dropout.default,
+    aten.feature_dropout.default,
+    aten.alpha_dropout.default,
+    aten.feature_alpha_dropout.default,
+    aten.dropout_.default,
+    aten.feature_dropout_.default,
+    aten.alpha_dropout_.default,
+    aten.feature_alpha_dropout_.default,
+}
+
+
+class TracedCall:
+    """One call of an overload in the traced program, its tensors resolved to what stands for them."""
+
+    def __init__(
+        self, node: fx.Node, overload: OpOverload, args: Sequence[Result], kwargs: Mapping[str, Result]
+    ) -> None:
+        self.node, self.overload, self.args, self.kwargs = node, overload, args, kwargs
+        self.result = node.meta.get("val")
+
+    @property
+    def name(self) -> str:
+        """The overload as a user reads it."""
+        return str(self.overload).removesuffix(".default")
+
+    @property
+    def expected(self) -> list[TensorType]:
+        """Types of the tensors that it gave when it was traced."""
+        return [TensorType.of(tensor) for tensor in tensors_of(self.result)]
+
+    @property
+    def written(self) -> list[torch.Argument]:
+        """The schema's arguments that it writes to."""
+        if self.overload in _RETURNING_THEIR_INPUT:
+            return []
+        declared = self.overload._schema.arguments
+        return [a for a in declared if a.alias_info is not None and a.alias_info.is_write]
+
+    def read(self, item: Result, replaced: Mapping[Tracked, Value] | None = None) -> Argument:
+        """An argument with values in place of what is tracked."""
+        if isinstance(item, Tracked):
+            return (replaced or {}).get(item) or item.read()
+        if isinstance(item, list | tuple):
+            return [self.read(part, replaced) for part in item]
+        return item
+
+    def returned_targets(self) -> list[Tracked] | None:
+        """The written argument that each result is; None when a result is not one, or one is not returned."""
+        bound = self._bound()
+        by_alias = {
+            name: bound.get(argument.name)
+            for argument in self.written
+            for name in (argument.alias_info.before_set if argument.alias_info else ())
+        }
+        found = []
+        for returned in self.overload._schema.returns:
+            names = returned.alias_info.before_set if returned.alias_info is not None else set()
+            target = next((by_alias[name] for name in names if name in by_alias), None)
+            if target is None:
+                return None
+            found.append(target)
+        return found if len(found) == len(self.written) else None
+
+    def itself(self) -> Tracked | None:
+        """The argument that the result is: the same elements of the same memory."""
+        if self.overload in _RETURNING_THEIR_INPUT:
+            return next(tracked for _, tracked in self._tensor_arguments())
+        if not isinstance(self.result, Tensor):
+            return None
+        layout = _layout(self.result)
+        return next((t for n, t in self._sharing(self.result) if _layout(n.meta["val"]) == layout), None)
+
+    def viewed(self, index: int) -> Tracked | None:
+        """The argument that result `index` is a view of, if any."""
+        sharing = {tracked: None for _, tracked in self._sharing(_tensor_number(self.result, index))}
+        if len(sharing) < 2:
+            return next(iter(sharing), None)
+        shown = (t for t in sharing if bool((self.on_numbers(t, numbered(t.type.shape), index) >= 0).all()))
+        return next(shown, next(iter(sharing)))
+
+    def copies_as_it_is(self) -> bool:
+        """Whether a copy has the type and the layout of what it copies."""
+        if not isinstance(self.args[0], Tracked) or not isinstance(self.result, Tensor):
+            return False
+        original = self._traced(self.args[0])
+        return (
+            self.result.dtype is original.dtype
+            and self.result.stride() == original.stride()
+            and self.result.is_conj() == original.is_conj()
+            and self.result.is_neg() == original.is_neg()
+        )
+
+    def copies_like(self, target: Tracked) -> bool:
+        """Whether the layout of what `copy_` reads can stand for the target's."""
+        strides = [self._traced(item).stride() for item in self.args[:2]]
+        return target.view is not None or strides[0] == strides[1]
+
+    def as_take(self) -> TracedCall | None:
+        """`as_strided` as a selection of elements by number, which no layout can change; None when it cannot be."""
+        original, result = self._traced(self.args[0]), self.result
+        assert isinstance(result, Tensor)
+        extent = original.untyped_storage().nbytes() // original.element_size()
+        where = torch.full((extent,), -1)
+        where.as_strided(original.shape, original.stride(), int(original.storage_offset())).copy_(
+            numbered(original.shape)
+        )
+        taken = where.as_strided(result.shape, result.stride(), int(result.storage_offset())).clone()
+        if bool((taken < 0).any()):
+            return None
+        return TracedCall(self.node, aten.take.default, [self.args[0], taken], {})
+
+    def on_numbers(self, parent: Tracked, numbers: Tensor, index: int) -> Tensor:
+        """Result `index` of the call with `numbers` in the place of `parent`, and -1 in that of other tensors."""
+        traced = _tensor_number(self.result, index)
+        if traced.is_conj() or traced.is_neg():
+            raise UnsupportedWriteError("the view changes signs")
+
+        def bound(item: Result) -> Argument:
+            if isinstance(item, Tracked):
+                return (
+                    numbers
+                    if item is parent
+                    else torch.tensor(-1, device=numbers.device).expand(item.type.shape)
+                )
+            if isinstance(item, Tensor):
+                return item.to(numbers.device)
+            return [bound(part) for part in item] if isinstance(item, list | tuple) else item
+
+        kwargs = {name: bound(item) for name, item in self.kwargs.items()}
+        return _tensor_number(self.overload(*bound(self.args), **kwargs), index)
+
+    def _bound(self) -> dict[str, Result]:
+        names = [a.name for a in self.overload._schema.arguments]
+        return {**dict(zip(names, self.args, strict=False)), **self.kwargs}
+
+    def _traced(self, tracked: Tracked) -> Tensor:
+        found: Tensor = next(node.meta["val"] for node, item in self._tensor_arguments() if item is tracked)
+        return found
+
+    def _sharing(self, tensor: Tensor) -> Iterator[tuple[fx.Node, Tracked]]:
+        """The arguments that share memory with a result."""
+        key = tensor.untyped_storage()._cdata
+        for node, tracked in self._tensor_arguments():
+            if node.meta["val"].untyped_storage()._cdata == key:
+                yield node, tracked
+
+    def _tensor_arguments(self) -> Iterator[tuple[fx.Node, Tracked]]:
+        yield from _paired((self.node.args, self.node.kwargs), (self.args, self.kwargs))
+
+
+def functional_form(overload: OpOverload) -> OpOverload | None:
+    """The overload that computes what this one writes, when torch has it with the same arguments."""
+    packet, _, variant = overload.__name__.partition(".")
+    if not packet.endswith("_") or packet.startswith("__"):
+        return None
+    functional = getattr(getattr(torch.ops, overload.namespace), packet[:-1], None)
+    names = [a.name for a in overload._schema.arguments]
+    overloads = (
+        [getattr(functional, name) for name in functional.overloads()] if functional is not None else []
+    )
+    overloads.sort(key=lambda found: found._overloadname != (variant or "default"))
+    fitting = (found for found in overloads if [a.name for a in found._schema.arguments] == names)
+    return next(fitting, None)
+
+
+def tensors_of(result: object) -> Iterator[Tensor]:
+    """The tensors of what a call gave, in order."""
+    if isinstance(result, Tensor):
+        yield result
+    elif isinstance(result, list | tuple):
+        for item in result:
+            yield from tensors_of(item)
+
+
+def _paired(traced: Any, resolved: Result) -> Iterator[tuple[fx.Node, Tracked]]:  # Any: as above
+    if isinstance(traced, fx.Node):
+        if isinstance(resolved, Tracked):
+            yield traced, resolved
+    elif isinstance(traced, Mapping):
+        for name, item in traced.items():
+            yield from _paired(item, resolved[name])
+    elif isinstance(traced, list | tuple):
+        for item, part in zip(traced, resolved, strict=False):
+            yield from _paired(item, part)
+
+
+def _tensor_number(result: object, index: int) -> Tensor:
+    return tuple(tensors_of(result))[index]
+
+
+def _layout(tensor: Tensor) -> tuple[object, ...]:
+    return (
+        tensor.dtype,
+        tensor.size(),
+        tensor.stride(),
+        int(tensor.storage_offset()),
+        tensor.is_conj(),
+        tensor.is_neg(),
+    )
