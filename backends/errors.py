@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..errors import FxpressError
 from ..specs import ErrorCode
 
 CODES: Mapping[str, ErrorCode] = {
@@ -67,7 +68,7 @@ class Problem:
         return f"{where}{self.message}{what_to_do} [{self.code}]"
 
 
-class BackendError(Exception):
+class BackendError(FxpressError):
     """Base of the errors raised by compilers and simulators that a backend drives."""
 
 

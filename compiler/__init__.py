@@ -1,10 +1,14 @@
 """The compiler: capture from torch, pipeline, report, command line.
 
 Names are loaded on first use: `fxpress check` and `--help` must start without torch, which takes seconds to import.
+`__version__` is the version of fxpress; `fxpress` itself is a namespace package, which holds no names.
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING
+
+from ..errors import FxpressError
 
 if TYPE_CHECKING:
     from .errors import Problem, UserError
@@ -13,14 +17,18 @@ if TYPE_CHECKING:
     from .report import Report
     from .session import Session, Stage
 
+    __version__: str
+
 __all__ = [
     "CaptureError",
     "Compiled",
+    "FxpressError",
     "Problem",
     "Report",
     "Session",
     "Stage",
     "UserError",
+    "__version__",
     "capture",
     "compile_model",
     "open_session",
@@ -43,6 +51,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return version("fxpress")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name], __name__), name)

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..backends.errors import Problem
+from ..errors import FxpressError
 
 __all__ = ["Problem", "UserError", "first_line"]
 
 
-class UserError(Exception):
+class UserError(FxpressError):
     """Something in the user's model, data, target or file system; all problems of one check at once."""
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..backends.torch_module import TorchArtifact
+from ..errors import FxpressError
 from ..ir import DType, Graph, Value, run, run_integer
 from ..ir.ops.quantize import Dequantize
 
@@ -25,7 +26,7 @@ _SPREAD = 4.0
 _LAST_BITS = 2.0**-20
 
 
-class InconsistencyError(Exception):
+class InconsistencyError(FxpressError):
     """An emitted module that does not compute its graph."""
 
 

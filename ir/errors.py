@@ -1,7 +1,9 @@
 """Errors of the intermediate representation, named for what is wrong."""
 
+from ..errors import FxpressError
 
-class IRError(Exception):
+
+class IRError(FxpressError):
     """Base of all errors raised by `fxpress.ir`."""
 
 

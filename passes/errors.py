@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ..errors import FxpressError
 
-class PassError(Exception):
+
+class PassError(FxpressError):
     """Base of what a pass raises for something that the user can mend."""
 
 

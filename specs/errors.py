@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from ..errors import FxpressError
+
 
 @dataclass(frozen=True)
 class ErrorCode:
@@ -178,7 +180,7 @@ class Problem:
         return f"{where}{self.message}{what_to_do} [{self.code}]"
 
 
-class SpecError(Exception):
+class SpecError(FxpressError):
     """A spec, a target or an override that cannot be used; `problems` holds everything found, by position."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ...errors import FxpressError
 from ...ir import TensorType, Value
 from .views import Boxed, Permuted, Region, Reshaped, region_shown
 
@@ -20,7 +21,7 @@ aten = torch.ops.aten
 Emit = Callable[..., Value]  # (overload, *args) -> the value of the call
 
 
-class UnsupportedWriteError(Exception):
+class UnsupportedWriteError(FxpressError):
     """A write through a view that cannot be followed back to what it views."""
 
 

@@ -8,11 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 MAY_IMPORT = {
-    "specs": {"specs"},
-    "ir": {"ir"},
-    "passes": {"passes", "ir", "specs"},
-    "backends": {"backends", "ir", "specs"},
-    "compiler": {"compiler", "specs", "ir", "passes", "backends"},
+    "errors": {"errors"},
+    "specs": {"specs", "errors"},
+    "ir": {"ir", "errors"},
+    "passes": {"passes", "ir", "specs", "errors"},
+    "backends": {"backends", "ir", "specs", "errors"},
+    "compiler": {"compiler", "specs", "ir", "passes", "backends", "errors"},
 }
 LATE_IMPORTS = {"compiler/cli.py"}
 """The command line, where what needs torch is imported by the command that needs it."""

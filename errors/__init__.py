@@ -1,0 +1,10 @@
+"""The root of the errors that fxpress raises, below every other part: `specs` and `ir` may not import each other."""
+
+__all__ = ["FxpressError"]
+
+
+class FxpressError(Exception):
+    """Base of every exception that fxpress raises for a model, spec, graph or tool that it cannot use.
+
+    Arguments of a wrong type or in a wrong combination raise TypeError or ValueError, as everywhere in Python.
+    """
