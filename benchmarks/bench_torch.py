@@ -33,7 +33,6 @@ from fxpress.backends.torch_module import Mismatch, requantization_mismatch, to_
 from fxpress.compiler import capture
 from fxpress.ir import Graph, run_integer
 from fxpress.passes import Context, fuse, quantize
-from fxpress.specs.options import FuseOptions, QuantizeOptions
 
 RESULTS = Path(__file__).parent / "results" / "torch.json"
 FLOAT_TOLERANCE = 1e-5
@@ -139,9 +138,9 @@ def measure(network: Network) -> Row:
 def prepared(network: Network, module: nn.Module, x: Tensor) -> tuple[Graph, Graph]:
     """The network's fused float graph and its integer graph."""
     graph = capture(module, (x,)).graph
-    fused = fuse.fuse(graph, FuseOptions(), Context()).graph
+    fused = fuse(graph).graph
     samples = [(sample,) for sample in network.inputs(CALIBRATION_SAMPLES, seed=9)]
-    return fused, quantize.quantize(fused, QuantizeOptions(), Context(calibration=samples)).graph
+    return fused, quantize(fused, context=Context(calibration=samples)).graph
 
 
 def warm(run: Run, x: Tensor) -> Run:

@@ -1,17 +1,10 @@
-"""The passes: graph in, graph and report out. Importing this package registers all of ours."""
+"""The passes: graph in, graph and report out. Importing this package registers all of ours.
 
-from . import (
-    assign_bits,
-    clean,
-    equalize,
-    finetune,
-    fuse,
-    prune,
-    quantize,
-    remove_dead_channels,
-    sparsify,
-    weight_only,
-)
+fused = fuse(graph).graph
+quantized = quantize(fused, activations="int16", context=Context(calibration=batches)).graph
+"""
+
+from .assign_bits import assign_bits
 from .base import (
     PASSES,
     ArenaBlock,
@@ -24,8 +17,17 @@ from .base import (
     find_pass,
     register,
 )
+from .clean import clean
+from .equalize import equalize
 from .errors import CalibrationError, InfeasibleError, MissingNeedError, PassError, UnknownPassError
+from .finetune import finetune
+from .fuse import fuse
+from .prune import prune
+from .quantize import quantize
+from .remove_dead_channels import remove_dead_channels
 from .report import Decision, PassReport, Table
+from .sparsify import sparsify
+from .weight_only import weight_only
 
 __all__ = [
     "PASSES",

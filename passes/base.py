@@ -3,6 +3,8 @@
     @register(FuseOptions)
     def fuse(graph: Graph, options: FuseOptions, context: Context) -> PassResult: ...
 
+    fused = fuse(graph, disable=["residual"]).graph
+
 The options say the pass's name in the spec and what it needs. A pass of a user's own joins through the entry
 point group `fxpress.passes`: the entry's name is the pass's, its object a function decorated with `register`.
 """
@@ -19,8 +21,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from ..ir import Graph, Node, Source, verify
-from ..specs import FileSource, ModuleSource
+from ..specs import FileSource, ModuleSource, layer_matches, match_layers
 from ..specs.options import LayerPrecision, PassOptions
+from ..specs.write import read_values
 from .errors import MissingNeedError, PassError, UnknownPassError
 from .progress import Progress, silent
 from .quantization.observers import Statistics
@@ -109,11 +112,6 @@ def _load_nothing(source: FileSource | ModuleSource) -> object:
     raise PassError(f"{source} cannot be loaded here")
 
 
-def _select_exactly(pattern: str, module: str) -> bool:
-    """Layer selection without globs."""
-    return pattern == module
-
-
 @dataclass(frozen=True)
 class Context:
     """What surrounds a run of a pass. Whatever the spec does not give is empty or None.
@@ -132,7 +130,7 @@ class Context:
     original: Graph | None = None
     layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
-    selects: Callable[[str, str], bool] = _select_exactly
+    selects: Callable[[str, str], bool] = layer_matches
     load: Callable[[FileSource | ModuleSource], object] = _load_nothing
     progress: Progress = silent
     state: Mapping[str, str] = field(default_factory=dict)
@@ -162,7 +160,7 @@ PassFunction = Callable[[Graph, Options, Context], PassResult]
 
 @dataclass(frozen=True)
 class Pass(Generic[Options]):
-    """A registered pass. It can be called like the function it was made from."""
+    """A registered pass. It can be called like the function it was made from, or with options by name."""
 
     options: type[Options]
     function: PassFunction[Options]
@@ -172,8 +170,25 @@ class Pass(Generic[Options]):
         """The pass's name in the spec."""
         return self.options.pass_name()
 
-    def __call__(self, graph: Graph, options: Options, context: Context = Context()) -> PassResult:
-        """Run the pass and verify what it gives back; MissingNeedError before anything runs."""
+    def __call__(
+        self,
+        graph: Graph,
+        options: Options | None = None,
+        context: Context = Context(),
+        **settings: object,
+    ) -> PassResult:
+        """Run the pass and verify what it gives back; MissingNeedError before anything runs.
+
+        `settings` are options by name, as in a spec, in place of `options`: `fuse(graph, keep=["head"])`. SpecError
+        for those that a spec could not have, and for patterns that match no layer.
+        """
+        if options is None:
+            options = read_values(self.options, settings, name=f"{self.name}(...)")
+            match_layers(
+                [pattern for _, pattern in options.layer_patterns()], [n.source.module for n in graph.nodes]
+            )
+        elif settings:
+            raise TypeError(f"give {self.name} its options either as one object or by name, not both")
         missing = self.missing(context)
         if missing:
             raise MissingNeedError(f'pass "{self.name}" needs {" and ".join(missing)} in the spec')

@@ -11,6 +11,7 @@ import torch
 from pydantic import Field
 
 from fxpress.ir import Graph, VerifyError, parse
+from fxpress.ir.testing import drawn_constant
 from fxpress.passes import (
     PASSES,
     Context,
@@ -22,10 +23,20 @@ from fxpress.passes import (
     UnknownPassError,
     base,
     find_pass,
+    fuse,
+    quantize,
     register,
 )
+from fxpress.specs import FuseOptions, SpecError
 from fxpress.specs.options import PassOptions
 
+CONV_RELU = """
+graph(%x: f32[1x3x8x8]) {
+  const %w: f32[4x3x3x3]
+  %c: f32[1x4x8x8] = conv{padding=(1, 1, 1, 1)}(%x, %w)  # "head.conv", ""
+  %r: f32[1x4x8x8] = relu(%c)  # "head.act", ""
+  return output: %r
+}"""
 GRAPH = parse("graph(%x: f32[4]) {\n%a: f32[4] = relu(%x)\nreturn output: %a\n}")
 
 
@@ -109,3 +120,29 @@ def test_a_report_counts_its_decisions_and_is_plain_data() -> None:
     assert plain["tables"] == [{"name": "sizes", "columns": ["layer", "bytes"], "rows": [["a", 4]]}]
     assert plain["warnings"] == ["careful"]
     assert plain["decisions"][0]["reason"] == "done"
+
+
+def test_a_pass_is_called_with_options_by_name_or_as_an_object() -> None:
+    graph = parse(CONV_RELU, fill=drawn_constant)
+    assert len(fuse(graph).graph.nodes) == 1
+    assert len(fuse(graph, disable=["activation"]).graph.nodes) == 2
+    assert len(fuse(graph, FuseOptions(disable=("activation",))).graph.nodes) == 2
+    assert len(fuse(graph, keep=["head.*"]).graph.nodes) == 2
+
+
+def test_options_by_name_are_checked_as_those_of_a_spec() -> None:
+    with pytest.raises(SpecError, match=r'fuse\(...\):1:1: unknown key "kepe"; did you mean "keep"'):
+        fuse(parse(CONV_RELU, fill=drawn_constant), kepe=["head"])
+    with pytest.raises(SpecError, match=r'the pattern "haed" matches no layer'):
+        fuse(parse(CONV_RELU, fill=drawn_constant), keep=["haed"])
+    with pytest.raises(TypeError, match="give fuse its options either as one object or by name, not both"):
+        fuse(parse(CONV_RELU, fill=drawn_constant), FuseOptions(), keep=["head"])
+
+
+def test_a_pass_that_is_called_takes_its_data_from_the_context() -> None:
+    graph = parse(CONV_RELU, fill=drawn_constant)
+    with pytest.raises(MissingNeedError, match='pass "quantize" needs calibration'):
+        quantize(graph)
+    context = Context(calibration=[(torch.rand(1, 3, 8, 8),)])
+    after = quantize(graph, activations="int16", context=context).graph
+    assert any(value.type.is_quantized for value in after.results)

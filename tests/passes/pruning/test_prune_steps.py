@@ -1,6 +1,7 @@
 """`prune` in steps with training in between, and what the report shows of it."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -77,7 +78,7 @@ def test_each_step_is_trained_and_the_optimizer_goes_on(net: Graph, monkeypatch:
         shapes.append({name: tuple(tensor.shape) for name, tensor in moments.items()})
         return train(graph, options, context, state=state)
 
-    monkeypatch.setattr("fxpress.passes.prune.train", watching)
+    monkeypatch.setattr(import_module("fxpress.passes.prune"), "train", watching)
     result = prune(net, budget={"macs": "40 %"}, steps=2, finetune=TRAINING)
     assert [set(known) for known in shapes] == [set(), {"a", "ab", "b", "c", "w", "wb"}]
     assert shapes[1]["b"][0] < 16

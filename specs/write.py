@@ -1,0 +1,127 @@
+"""Values as the YAML text of a spec: a section with the keys that were given, everything as `reader` reads it back.
+
+>>> print(yaml_text({"pass": "fuse", "keep": ["head", "1e5"]}))
+pass: fuse
+keep: [head, "1e5"]
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from .diagnosis import diagnose
+from .errors import SpecError
+from .model import FileSource, ModuleSource
+from .reader import read_text
+from .section import Section
+from .tree import plain
+
+_PLAIN_TEXT = re.compile(
+    r"(\.{0,2}/|[A-Za-z_])[\w./-]*(:[\w./-]+)*|[0-9.]+ (%|[kKMG]i?B|B|[kMG]?Hz|[kMG]|dB)"
+)
+_WORDS = {"null", "true", "false"}
+_LONGEST_LINE = 100
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+def read_values(model: type[SectionType], values: Mapping[str, object], *, name: str) -> SectionType:
+    """The section of these values, checked as those of a file; SpecError shows them as YAML, under this name."""
+    reading = read_text(yaml_text(values), name=name, folder=Path.cwd())
+    try:
+        return model.model_validate(plain(reading.root))
+    except ValidationError as err:
+        raise SpecError(diagnose(err, reading.root, model)) from err
+
+
+def yaml_text(value: object, *, folder: Path | None = None) -> str:
+    """A value as YAML, paths of sections relative to `folder` if it is given; TypeError for other objects."""
+    return "\n".join(_block(_data(value, folder)))
+
+
+def _data(value: object, folder: Path | None) -> Any:  # Any: JSON
+    """The value as mappings, lists and single values."""
+    match value:
+        case Section():
+            return _section(value, folder)
+        case Mapping():
+            return {str(key): _data(item, folder) for key, item in value.items()}
+        case None | bool() | int() | float():
+            return value
+        case Enum():
+            return _data(value.value, folder)
+        case str():
+            return str(value)
+        case Path() | FileSource() | ModuleSource():
+            return str(value)
+        case Sequence():
+            return [_data(item, folder) for item in value]
+        case _:
+            raise TypeError(
+                f"{value!r} is no value of a spec: texts, numbers, lists, mappings and sections are"
+            )
+
+
+def _section(section: Section, folder: Path | None) -> dict[str, Any]:  # Any: JSON
+    context = {"folder": str(folder)} if folder else None
+    dumped = section.model_dump(mode="json", by_alias=True, context=context)
+    return {
+        field.alias or name: _given(getattr(section, name), dumped[field.alias or name], folder)
+        for name, field in type(section).model_fields.items()
+        if name in section.model_fields_set or _tells_kind(field)
+    }
+
+
+def _given(value: object, dumped: Any, folder: Path | None) -> Any:  # Any: JSON
+    """What was given of a field: of sections in it their keys, of all else the text that the section dumps."""
+    match value:
+        case Section():
+            return _section(value, folder)
+        case Mapping():
+            return {key: _given(item, dumped[key], folder) for key, item in value.items()}
+        case tuple():
+            return [_given(item, text, folder) for item, text in zip(value, dumped, strict=True)]
+        case _:
+            return dumped
+
+
+def _tells_kind(field: FieldInfo) -> bool:
+    """Whether a field tells a section from others, as `pass` does; its default is written, too."""
+    return get_origin(field.annotation) is Literal and get_args(field.annotation) == (field.default,)
+
+
+def _block(value: Any) -> list[str]:  # Any: JSON
+    """The lines of a value in block style; what is flat and short is in flow style."""
+    if isinstance(value, dict) and value:
+        return [line for key, item in value.items() for line in _entry(key, item)]
+    if isinstance(value, list) and value:
+        blocks = [_block(item) if isinstance(item, dict) else [_flow(item)] for item in value]
+        return [f"{'  ' if i else '- '}{line}" for block in blocks for i, line in enumerate(block)]
+    return [_flow(value)]
+
+
+def _entry(key: str, value: Any) -> list[str]:  # Any: JSON
+    """The lines of a key and its value."""
+    line = f"{_flow(key)}: {_flow(value)}"
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+    if len(line) <= _LONGEST_LINE and not any(isinstance(item, dict | list) and item for item in inner):
+        return [line]
+    return [f"{_flow(key)}:", *(f"  {line}" for line in _block(value))]
+
+
+def _flow(value: Any) -> str:  # Any: JSON
+    """A value on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_flow(key)}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    is_plain = _PLAIN_TEXT.fullmatch(value) and value.lower() not in _WORDS
+    return value if is_plain else json.dumps(value, ensure_ascii=False)
