@@ -6,7 +6,7 @@ loaded.spec.passes, loaded.target, loaded.origin("passes[2].samples")
 
 from .data import Calibration, Data, Dataset, Evaluation, Metric, Transform
 from .errors import CODES, ErrorCode, Place, Problem, SpecError, render
-from .load import Loaded, Origin, Setting, check_spec, list_presets, load_spec, load_target
+from .load import Loaded, Origin, Setting, check_spec, list_presets, load_spec, load_target, parse_spec
 from .model import ArrayOrigin, FileSource, Input, Model, ModuleSource
 from .options import (
     PASSES,
@@ -77,6 +77,7 @@ __all__ = [
     "load_spec",
     "load_target",
     "match_layers",
+    "parse_spec",
     "render",
     "working_order",
 ]

@@ -21,7 +21,7 @@ from .fitting import check_fit
 from .order import check_order
 from .overrides import apply_overrides
 from .paths import format_path, parse_path
-from .reader import Reading, read_file
+from .reader import Reading, read_file, read_text
 from .section import Section, is_file, resolve
 from .selectors import layer_matches, unmatched_pattern
 from .spec import Spec
@@ -144,6 +144,13 @@ def _loaded(
     return Loaded(spec, target, path, tuple(dict.fromkeys((*files, *target_files))), root)
 
 
+def parse_spec(text: str, path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
+    """The spec of a text, as `load_spec` gives that of a file; `path` is where the text would be written."""
+    path = Path(path)
+    root, files, problems = _read_chain(path, text)
+    return _loaded(path, root, files[1:], problems, overrides)
+
+
 def check_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
     """The spec, as `load_spec` gives it; the files that it names are there and hold what they should."""
     loaded = load_spec(path, overrides)
@@ -166,8 +173,11 @@ def list_presets() -> tuple[str, ...]:
     return tuple(sorted(_PRESET_PREFIX + path.stem for path in PRESETS.glob("*.yaml")))
 
 
-def _read_chain(path: Path) -> tuple[Mapping, list[Path], list[Problem]]:
-    """The tree of a spec merged over those it extends, their files, and the problems that did not stop the reading."""
+def _read_chain(path: Path, text: str | None = None) -> tuple[Mapping, list[Path], list[Problem]]:
+    """The tree of a spec merged over those it extends, their files, and the problems that did not stop the reading.
+
+    `text`, where given, is what the file at `path` would hold.
+    """
     trees: list[Mapping] = []
     files: list[Path] = []
     problems: list[Problem] = []
@@ -175,7 +185,10 @@ def _read_chain(path: Path) -> tuple[Mapping, list[Path], list[Problem]]:
     following: Path | None = path
     while following is not None:
         try:
-            reading = read_file(following, name=_shown(following, path))
+            if text is not None and not trees:
+                reading = read_text(text, name=path.name, folder=path.parent)
+            else:
+                reading = read_file(following, name=_shown(following, path))
             tree = _mapping(reading)
         except SpecError as err:
             raise SpecError([*problems, *err.problems]) from err

@@ -1,5 +1,6 @@
 """The whole of a spec."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, WithJsonSchema
@@ -10,6 +11,7 @@ from .options import Pass
 from .outputs import Outputs
 from .section import Section, fault
 from .target import TargetChoice
+from .write import section_values, yaml_text
 
 VERSION = 1
 """The version of the language."""
@@ -48,3 +50,9 @@ class Spec(Section):
     target: TargetChoice = Field(default=TargetChoice(), description="The machine.")
     passes: tuple[Pass, ...] = Field(default=(), description="The passes, in the order in which they run.")
     outputs: Outputs = Field(description="What to write.")
+
+    def to_yaml(self, *, folder: Path | None = None) -> str:
+        """The text of a spec file that says the same, without `extends`; paths relative to `folder`, else absolute."""
+        values = section_values(self, folder)
+        values.pop("extends", None)
+        return f"{yaml_text(values)}\n"

@@ -8,7 +8,6 @@ keep: [head, "1e5"]
 import json
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin
 
@@ -26,7 +25,7 @@ _PLAIN_TEXT = re.compile(
     r"(\.{0,2}/|[A-Za-z_])[\w./-]*(:[\w./-]+)*|[0-9.]+ (%|[kKMG]i?B|B|[kMG]?Hz|[kMG]|dB)"
 )
 _WORDS = {"null", "true", "false"}
-_LONGEST_LINE = 100
+_LONGEST_LINE = 80
 
 SectionType = TypeVar("SectionType", bound=Section)
 
@@ -40,53 +39,53 @@ def read_values(model: type[SectionType], values: Mapping[str, object], *, name:
         raise SpecError(diagnose(err, reading.root, model)) from err
 
 
-def yaml_text(value: object, *, folder: Path | None = None) -> str:
-    """A value as YAML, paths of sections relative to `folder` if it is given; TypeError for other objects."""
-    return "\n".join(_block(_data(value, folder)))
+def yaml_text(value: object) -> str:
+    """A value as YAML; TypeError for objects that no spec can hold."""
+    return "\n".join(_block(_data(value)))
 
 
-def _data(value: object, folder: Path | None) -> Any:  # Any: JSON
+def section_values(section: Section, folder: Path | None = None) -> dict[str, Any]:  # Any: JSON
+    """What was given of a section, and what tells its kind; paths are relative to `folder`, else absolute."""
+    context = {"folder": str(folder)} if folder else None
+    return _given_keys(section, section.model_dump(mode="json", by_alias=True, context=context))
+
+
+def _data(value: object) -> Any:  # Any: JSON
     """The value as mappings, lists and single values."""
     match value:
         case Section():
-            return _section(value, folder)
+            return section_values(value)
         case Mapping():
-            return {str(key): _data(item, folder) for key, item in value.items()}
+            return {str(key): _data(item) for key, item in value.items()}
         case None | bool() | int() | float():
             return value
-        case Enum():
-            return _data(value.value, folder)
-        case str():
-            return str(value)
-        case Path() | FileSource() | ModuleSource():
+        case str() | Path() | FileSource() | ModuleSource():
             return str(value)
         case Sequence():
-            return [_data(item, folder) for item in value]
+            return [_data(item) for item in value]
         case _:
             raise TypeError(
                 f"{value!r} is no value of a spec: texts, numbers, lists, mappings and sections are"
             )
 
 
-def _section(section: Section, folder: Path | None) -> dict[str, Any]:  # Any: JSON
-    context = {"folder": str(folder)} if folder else None
-    dumped = section.model_dump(mode="json", by_alias=True, context=context)
+def _given_keys(section: Section, dumped: dict[str, Any]) -> dict[str, Any]:  # Any: JSON
     return {
-        field.alias or name: _given(getattr(section, name), dumped[field.alias or name], folder)
+        field.alias or name: _given(getattr(section, name), dumped[field.alias or name])
         for name, field in type(section).model_fields.items()
         if name in section.model_fields_set or _tells_kind(field)
     }
 
 
-def _given(value: object, dumped: Any, folder: Path | None) -> Any:  # Any: JSON
+def _given(value: object, dumped: Any) -> Any:  # Any: JSON
     """What was given of a field: of sections in it their keys, of all else the text that the section dumps."""
     match value:
         case Section():
-            return _section(value, folder)
+            return _given_keys(value, dumped)
         case Mapping():
-            return {key: _given(item, dumped[key], folder) for key, item in value.items()}
+            return {key: _given(item, dumped[key]) for key, item in value.items()}
         case tuple():
-            return [_given(item, text, folder) for item, text in zip(value, dumped, strict=True)]
+            return [_given(item, text) for item, text in zip(value, dumped, strict=True)]
         case _:
             return dumped
 
@@ -97,7 +96,7 @@ def _tells_kind(field: FieldInfo) -> bool:
 
 
 def _block(value: Any) -> list[str]:  # Any: JSON
-    """The lines of a value in block style; what is flat and short is in flow style."""
+    """The lines of a value in block style; what is short is in flow style."""
     if isinstance(value, dict) and value:
         return [line for key, item in value.items() for line in _entry(key, item)]
     if isinstance(value, list) and value:
@@ -109,10 +108,15 @@ def _block(value: Any) -> list[str]:  # Any: JSON
 def _entry(key: str, value: Any) -> list[str]:  # Any: JSON
     """The lines of a key and its value."""
     line = f"{_flow(key)}: {_flow(value)}"
-    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
-    if len(line) <= _LONGEST_LINE and not any(isinstance(item, dict | list) and item for item in inner):
-        return [line]
-    return [f"{_flow(key)}:", *(f"  {line}" for line in _block(value))]
+    is_short = len(line) <= _LONGEST_LINE and _depth(value) <= 2
+    return [line] if is_short else [f"{_flow(key)}:", *(f"  {line}" for line in _block(value))]
+
+
+def _depth(value: Any) -> int:  # Any: JSON
+    """Levels of lists and mappings that are not empty."""
+    if not isinstance(value, dict | list) or not value:
+        return 0
+    return 1 + max(map(_depth, value.values() if isinstance(value, dict) else value))
 
 
 def _flow(value: Any) -> str:  # Any: JSON
