@@ -1,4 +1,4 @@
-"""The pass `finetune`: a graph is trained through the interpreter, which is differentiable; see `training`."""
+"""The pass `finetune`: training of a graph by the differentiable interpreter; see `training`."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ..specs.options import FinetuneOptions
 from .base import Context, PassResult, register
 from .report import Decision, PassReport, Table
 from .training import train
-from .training.student import trainable
+from .training.trainable import trainable_constants
 
 _COLUMNS = ("epoch", "training_loss", "validation_loss", "validation_accuracy")
 
 
 @register(FinetuneOptions)
 def finetune(graph: Graph, options: FinetuneOptions, context: Context) -> PassResult:
-    """Train the graph; PassError where there is nothing to learn from."""
+    """Train the graph; PassError if there is no training signal."""
     trained = train(graph, options, context)
-    values = trainable(graph, options, context)
+    values = trainable_constants(graph, options, context)
     decisions = tuple(_decision(graph, trained.graph, value) for value in values)
     counts = (trained.training_samples, trained.validation_samples)
     tables = (
@@ -37,7 +37,7 @@ def _decision(before: Graph, after: Graph, value: Value) -> Decision:
 
 
 def _real(graph: Graph, name: str) -> Tensor:
-    """A constant as the reals that it stands for."""
+    """A constant in real numbers."""
     (type,) = {value.type for value in graph.constants if value.name == name}
     tensor = graph.params[name]
     return tensor if type.quantization is None else type.quantization.dequantize(tensor)

@@ -27,7 +27,7 @@ _PULL = 1.0  # r above
 
 
 @dataclass(frozen=True)
-class Lesson:
+class LayerSamples:
     """Places of one layer: groups g, places n, weights k and outputs o of a group.
 
     `x` [g, n, k] is what the quantized layer reads, `added` [g, n, o] or 0 its residual, `wanted` [g, n, o] the float
@@ -43,8 +43,8 @@ class Lesson:
         """The bias [g, 1, o] with which these weights have the wanted mean of each output before the clamp."""
         return (self.wanted - self.x @ weight.mT - self.added).mean(1, keepdim=True)
 
-    def centred(self) -> Lesson:
-        """The lesson with inputs of mean zero: one bias has the wanted mean of each output, whatever the weights."""
+    def centred(self) -> LayerSamples:
+        """The samples with inputs of mean zero: one bias has the wanted mean of each output, whatever the weights."""
         return replace(self, x=self.x - self.x.mean(1, keepdim=True))
 
     def error(self, weight: Tensor, bias: Tensor) -> float:
@@ -69,7 +69,7 @@ def learn_rounding(
     weight: Tensor,
     step: Tensor,
     bias: Tensor,
-    lesson: Lesson,
+    samples: LayerSamples,
     *,
     largest: int,
     iterations: int,
@@ -85,16 +85,16 @@ def learn_rounding(
     choice = _logit(ratio - below).requires_grad_()
     optimizer = Adam([choice], lr=learning_rate)
     nearest = ratio.round().clamp(-largest, largest) * step
-    scale = lesson.error(nearest, bias)
+    scale = samples.error(nearest, bias)
     if not scale:
         return ratio.round().clamp(-largest, largest)
-    count = lesson.x.shape[1]
+    count = samples.x.shape[1]
     for iteration in range(iterations):
         done = iteration / iterations
         places = torch.randint(count, (min(_BATCH, count),), generator=generator)
         up = _rectified(choice)
         rounded = (below + up).clamp(-largest, largest) * step
-        loss = lesson.loss(rounded, bias, places) / scale
+        loss = samples.loss(rounded, bias, places) / scale
         if done >= _WARM_UP:
             loss = loss + _PULL * (1 - (2 * up - 1).abs() ** _beta(done)).mean()
         optimizer.zero_grad()

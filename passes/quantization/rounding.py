@@ -20,7 +20,7 @@ from ..calibrate import Batch, batch_size, stack
 from ..layers import Layer, is_layer
 from ..progress import Progress
 from ..report import Cell, Decision, PassReport, Table
-from .adaround import Lesson, learn_rounding
+from .adaround import LayerSamples, learn_rounding
 from .layer_rows import count_places, pick, taps_of, unfold, weight_of
 
 _PLACES = 8192  # of a layer, over all samples
@@ -146,14 +146,14 @@ def _learn(
     real_weight = floats.real(twin.operands[1])
     weight = taps_of(op, real_weight)
     step = taps_of(op, grid.expand(stored.type.shape)[0].float().expand(stored.type.shape))
-    lesson = _lesson(op, node, twin, floats, integers, weight, generator)
+    layer_samples = _layer_samples(op, node, twin, floats, integers, weight, generator)
     groups, outputs = weight.shape[0], weight.shape[1]
     nearest = taps_of(op, integers.real(stored))
     bias = (
         torch.zeros(groups, 1, outputs) if kept_bias is None else integers.real(kept_bias).view(groups, 1, -1)
     )
     corrects = corrects and kept_bias is not None
-    studied = lesson.centred() if corrects else lesson
+    studied = layer_samples.centred() if corrects else layer_samples
     chosen = learn_rounding(
         weight,
         step,
@@ -164,12 +164,12 @@ def _learn(
         learning_rate=options.learning_rate,
         generator=generator,
     )
-    learned_bias = lesson.shortfall(chosen * step) if corrects else bias
-    before, after = lesson.error(nearest, bias), lesson.error(chosen * step, learned_bias)
+    learned_bias = layer_samples.shortfall(chosen * step) if corrects else bias
+    before, after = layer_samples.error(nearest, bias), layer_samples.error(chosen * step, learned_bias)
     params = {stored.name: weight_of(op, chosen, stored.type.shape).to(grid.container.torch)}
     if corrects and kept_bias is not None and kept_bias.type.quantization is not None:
         params[kept_bias.name] = _integers(learned_bias.flatten(), kept_bias.type.quantization)
-    power = lesson.power() or 1.0
+    power = layer_samples.power() or 1.0
     changed = float((params[stored.name] != integers.graph.tensor(stored)).double().mean())
     row = (node.output.name, node.source.module, grid.bits, before / power, min(before, after) / power)
     if after >= before:
@@ -179,7 +179,7 @@ def _learn(
     return _Learned(params, f"{100 * changed:.0f} % of the weights are not the nearest", (*row, changed))
 
 
-def _lesson(
+def _layer_samples(
     op: Layer,
     node: Node,
     twin: Node,
@@ -187,7 +187,7 @@ def _lesson(
     integers: _Walk,
     weight: Tensor,
     generator: torch.Generator,
-) -> Lesson:
+) -> LayerSamples:
     """The layer at the same random places of each sample in both graphs, other places in each chunk."""
     available = count_places(op, torch.empty(node.output.type.shape, device="meta"))
     chunks = len(integers.tensors(node.operands[0]))
@@ -208,7 +208,9 @@ def _lesson(
             added.append(pick(op, integers.tensors(residual)[i], chosen))
         wanted.append(real)
         read.append(unfold(op, x, kernel, output, chosen))
-    return Lesson(torch.cat(read, 1), torch.cat(added, 1) if added else 0.0, torch.cat(wanted, 1), op.clamp)
+    return LayerSamples(
+        torch.cat(read, 1), torch.cat(added, 1) if added else 0.0, torch.cat(wanted, 1), op.clamp
+    )
 
 
 def _integers(bias: Tensor, grid: Quantization) -> Tensor:

@@ -1,4 +1,4 @@
-"""Images mirrored and moved at random: each pixel is fetched from where it comes from, the border repeated."""
+"""Random flips and shifts of images, by gathering pixels; the border is repeated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _IMAGE_RANK = 4
 
 
 def augment(x: Tensor, options: Augmentation, generator: torch.Generator) -> Tensor:
-    """Images [n, c, h, w], each changed in its own way; any other tensor as it is."""
+    """Augments each image of [n, c, h, w] independently; other tensors are returned unchanged."""
     if x.ndim != _IMAGE_RANK:
         return x
     count, _, height, width = x.shape

@@ -1,7 +1,7 @@
-"""Which values of an integer graph have one step together, and which steps may change.
+"""Groups of values of an integer graph that share a step size, and the steps that may be trained.
 
-Data movement joins values. A step stays where the graph's user sees it, where an operator can give one grid only,
-and where integers that are not trained lie on it.
+Data movement puts its operands and results in one group. A step size is fixed if it belongs to an input or output of
+the graph, if the operator requires it, or if constants that are not trained use it.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ..quantization.groups import UnionFind
 
 @dataclass(frozen=True)
 class GridGroups:
-    """The group of each quantized activation, the grid of each group, and what may change."""
+    """Group of each quantized activation, quantization parameters of each group, and groups with trainable steps."""
 
     of: Mapping[str, str]  # group by value
     grids: Mapping[str, Quantization]  # by group
     learnable: frozenset[str]
-    rounded: frozenset[str]  # values that a node brings to their grid; data movement finds them there
-    elements: Mapping[str, int]  # of the values of a group, in one sample
+    rounded: frozenset[str]  # values that their node rounds; data movement only moves rounded values
+    elements: Mapping[str, int]  # number of elements of a group, per sample
 
 
 def grid_groups(graph: Graph) -> GridGroups:
-    """The groups of all values that nodes make, and of constants that are moved with them."""
+    """Groups of all computed values, and of constants that data movement joins to them."""
     groups = UnionFind()
     for node in graph.nodes:
         if node.op.quantized is Quantized.MOVE:
@@ -61,12 +61,12 @@ def _only_moves(node: Node) -> bool:
 
 
 def _puts_in(node: Node) -> bool:
-    """Whether the node puts a number of its own beside what it moves."""
+    """Whether the node inserts a constant among the elements that it moves."""
     return isinstance(node.op, Pad) and node.op.value != 0
 
 
 def _held(graph: Graph) -> set[str]:
-    """Values whose grid stays."""
+    """Values with fixed quantization parameters."""
     seen = {value.name for value in (*graph.inputs, *graph.outputs)}
     held = set(seen)
     for node in graph.nodes:

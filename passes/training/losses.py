@@ -1,11 +1,11 @@
-"""What a student's answers cost: against labels, against the teacher's outputs, against layers of the teacher.
+"""Training objective: weighted sum of task loss, distillation loss and feature losses.
 
     loss = (1 - w) task(z, labels) + w T^2 KL(softmax(t / T) || softmax(z / T)) + v mean over layers |R h - g|^2 / |g|^2
 
-z, t are the outputs of student and teacher (Hinton et al., 2015), h, g a layer's results in both, R a linear map of
-channels that is learned along with the student where h has fewer (Romero et al., FitNets, 2015). Where outputs are no
-class scores, the divergence is their mean squared difference. Scores of several positions, [n, t, c] or [n, c, h, w],
-take a softmax for each position, and KL is the mean over positions.
+z and t are the logits of student and teacher (Hinton et al., 2015); h and g the features of a layer in both; R is a
+trained linear regressor, used if h has fewer channels (Romero et al., FitNets, 2015). If the outputs are not class
+scores, mean squared error replaces the KL term. Scores of several positions, [n, t, c] or [n, c, h, w], have one
+softmax per position, and KL is averaged over positions.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from torch.nn import functional
 from ...specs.options import Distillation, FinetuneOptions
 from ..base import Context
 from ..errors import PassError
-from .hints import Hint
+from .feature_loss import FeatureLoss
 
 Outputs = Sequence[Tensor]
 TaskLoss = Callable[[Outputs, Tensor], Tensor]
 
-IGNORED = -100  # label of positions that do not count, as in torch
+IGNORED = -100  # label of ignored positions, as in torch
 _FEWEST_SCORES = 2  # rank of [n, classes]
 _SEQUENCE = 3  # rank of [n, positions, classes]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss, put together: `task` where there are labels, `distill` where there is a teacher."""
+    """Sum of the loss terms: `task` if there are labels, `distill` if there is a teacher."""
 
     task: TaskLoss | None
     distill: Distillation | None
-    hints: tuple[Hint, ...]
-    class_axis: int | None  # of the first output, where it is class scores
+    feature_losses: tuple[FeatureLoss, ...]
+    class_axis: int | None  # of the first output, if it is class scores
 
     @staticmethod
     def of(
         options: FinetuneOptions,
         context: Context,
-        hints: Sequence[Hint],
+        feature_losses: Sequence[FeatureLoss],
         *,
         shapes: Sequence[tuple[int, ...]],
     ) -> Objective:
-        """The loss of these options for a graph with outputs of these shapes."""
+        """Objective of these options for a graph with outputs of these shapes."""
         distill = options.distill if context.original is not None else None
         labels = context.labels[0] if context.labels else None
         is_alone = len(shapes) == 1 and (len(shapes[0]) == _FEWEST_SCORES or options.class_axis is not None)
@@ -60,70 +60,70 @@ class Objective:
         if task is None and options.own_loss is not None:
             raise PassError(f"loss {options.own_loss} needs labels; name them in `data.calibration`")
         if task is None and distill is None:
-            raise PassError("there is nothing to learn from: give labels, or distill")
-        return Objective(task, distill, tuple(hints), axis)
+            raise PassError("no training signal: give labels, or set `distill`")
+        return Objective(task, distill, tuple(feature_losses), axis)
 
     def __call__(
         self,
         outputs: Outputs,
         labels: Tensor | None,
-        taught: Outputs | None,
+        teacher_outputs: Outputs | None,
         *,
-        layers: Mapping[str, Tensor],
-        shown: Mapping[str, Tensor],
-        learned: Mapping[str, Tensor],
+        features: Mapping[str, Tensor],
+        teacher_features: Mapping[str, Tensor],
+        parameters: Mapping[str, Tensor],
     ) -> Tensor:
-        """One number for a batch; `layers` and `shown` hold the results of hinted layers, of student and teacher."""
+        """Loss of a batch, a scalar; `features` and `teacher_features` are the observed values by name."""
         task = None if self.task is None or labels is None else self.task(outputs, labels)
-        if self.distill is None or taught is None:
+        if self.distill is None or teacher_outputs is None:
             assert task is not None
             return task
-        soft = self._teaching(outputs, taught)
+        soft = self._distillation(outputs, teacher_outputs)
         loss = soft if task is None else (1 - self.distill.weight) * task + self.distill.weight * soft
-        if self.hints and shown:
-            errors = [hint.error(layers, shown, learned) for hint in self.hints]
+        if self.feature_losses and teacher_features:
+            errors = [term.error(features, teacher_features, parameters) for term in self.feature_losses]
             loss = loss + self.distill.layer_weight * torch.stack(errors).mean()
         return loss
 
-    def _teaching(self, outputs: Outputs, taught: Outputs) -> Tensor:
+    def _distillation(self, outputs: Outputs, teacher_outputs: Outputs) -> Tensor:
         assert self.distill is not None
         if self.class_axis is None:
-            return mean_squared(outputs, taught)
-        heat = self.distill.temperature
-        z, t = (scores_of_positions(x[0], self.class_axis) / heat for x in (outputs, taught))
+            return mean_squared(outputs, teacher_outputs)
+        temperature = self.distill.temperature
+        z, t = (scores_of_positions(x[0], self.class_axis) / temperature for x in (outputs, teacher_outputs))
         divergence = functional.kl_div(
             z.log_softmax(1), t.log_softmax(1), reduction="batchmean", log_target=True
         )
-        return heat**2 * divergence
+        return temperature**2 * divergence
 
 
 def mean_squared(outputs: Outputs, wanted: Outputs) -> Tensor:
-    """The sum over outputs of their mean squared differences."""
+    """Mean squared error, summed over the outputs."""
     pairs = zip(outputs, wanted, strict=True)
     return torch.stack([functional.mse_loss(y, z) for y, z in pairs if y.is_floating_point()]).sum()
 
 
 def class_axis(shape: Sequence[int], wanted: int | None, *, labels: Tensor | None = None) -> int:
-    """The dimension of class scores of this shape along which classes lie; PassError where that cannot be told.
+    """Class dimension of scores of this shape; PassError if it is ambiguous.
 
-    `wanted` is what the spec says. Left out it is the last one of [n, c] and [n, t, c], and dimension 1 of [n, c, h, w]
-    and beyond; where labels, a class for each position, fit only the other of the last and dimension 1, it is that one.
+    `wanted` is the value of the spec. Default: the last dimension of [n, c] and [n, t, c], dimension 1 of [n, c, h, w]
+    and higher ranks; if the labels, one class per position, fit only the other of the two, that one.
     """
     rank = len(shape)
     if wanted is not None:
         if rank < _FEWEST_SCORES or not (1 <= wanted < rank or -rank < wanted < 0):
             raise PassError(
-                f"class_axis: {wanted} is no dimension of scores {_text(shape)} beside that of samples"
+                f"class_axis: {wanted} is not a class dimension of scores {_text(shape)}; dimension 0 is the batch"
             )
         return wanted % rank
     if rank < _FEWEST_SCORES:
-        raise PassError(f"scores of shape {_text(shape)} have no dimension of classes")
+        raise PassError(f"scores of shape {_text(shape)} have no class dimension")
     candidates = (1,) if rank == _FEWEST_SCORES else (rank - 1, 1) if rank == _SEQUENCE else (1, rank - 1)
     fitting = [axis for axis in candidates if labels is not None and _fit(labels, shape, axis)]
     if len(fitting) > 1:
         raise PassError(
-            f"classes may lie along dimension {fitting[0]} or {fitting[1]} of scores {_text(shape)}; "
-            "say which by `class_axis`"
+            f"the classes of scores {_text(shape)} can be dimension {fitting[0]} or {fitting[1]}; "
+            "set `class_axis`"
         )
     return (fitting or candidates)[0]
 
@@ -136,10 +136,10 @@ def scores_of_positions(scores: Tensor, axis: int) -> Tensor:
 def cross_entropy(
     scores: Tensor, labels: Tensor, *, axis: int | None = None, ignore_index: int = IGNORED
 ) -> Tensor:
-    """Mean cross-entropy of class scores; PassError where the labels do not fit them.
+    """Mean cross-entropy of class scores; PassError if the labels do not fit.
 
-    Labels are a class for each sample, or for each position, shaped like the scores without their dimension `axis`, or
-    the probability of each class in the shape of the scores. Positions with the label `ignore_index` do not count.
+    Labels are one class per sample or position, in the shape of the scores without dimension `axis`, or class
+    probabilities in the shape of the scores. Positions labelled `ignore_index` are excluded.
     """
     axis = class_axis(scores.shape, axis, labels=labels)
     rows = scores_of_positions(scores, axis)
@@ -148,20 +148,20 @@ def cross_entropy(
     if len(labels) != len(scores) or not _fit(labels, scores.shape, axis):
         raise PassError(
             f"labels and scores have the shapes {_text(labels.shape)} and {_text(scores.shape)}; give one class for "
-            f"each sample or position, or name the dimension of classes by `class_axis` (here {axis})"
+            f"each sample or position, or set the class dimension `class_axis` (here {axis})"
         )
     classes = labels.flatten()
     counts = classes != ignore_index
     wrong = classes[counts & ((classes != classes.floor()) | (classes < 0) | (classes >= rows.shape[1]))]
     if len(wrong):
-        raise PassError(f"a label is {wrong[0].item():g}; there are {rows.shape[1]} classes, from 0")
+        raise PassError(f"a label is {wrong[0].item():g}; the {rows.shape[1]} classes are numbered from 0")
     if not counts.any():
         return rows.sum() * 0.0
     return functional.cross_entropy(rows[counts], classes[counts].long())
 
 
 def count_correct(scores: Tensor, labels: Tensor, *, axis: int, ignore_index: int) -> tuple[int, int]:
-    """Positions whose highest score is at their label, and positions that count."""
+    """Numbers of correctly classified positions and of all positions that are not ignored."""
     classes = labels.flatten()
     counts = classes != ignore_index
     right = scores_of_positions(scores, axis).argmax(1) == classes
@@ -169,7 +169,7 @@ def count_correct(scores: Tensor, labels: Tensor, *, axis: int, ignore_index: in
 
 
 def _fit(labels: Tensor, shape: Sequence[int], axis: int) -> bool:
-    """Whether each sample's labels are a class for each position of scores; dimensions of size 1 do not matter."""
+    """Whether the labels have one class per position of the scores, ignoring dimensions of size 1."""
     positions = [size for i, size in enumerate(shape) if i not in (0, axis) and size != 1]
     return [size for size in labels.shape[1:] if size != 1] == positions
 
@@ -179,7 +179,7 @@ def _text(shape: Sequence[int]) -> str:
 
 
 def task_loss(options: FinetuneOptions, context: Context, axis: int | None = None) -> TaskLoss:
-    """The loss against labels; PassError where the user's own cannot be had."""
+    """Task loss; PassError if the user's function cannot be loaded."""
     if options.loss == "cross_entropy":
         ignored = options.ignore_index
         return lambda outputs, labels: cross_entropy(outputs[0], labels, axis=axis, ignore_index=ignored)
@@ -190,7 +190,7 @@ def task_loss(options: FinetuneOptions, context: Context, axis: int | None = Non
     function = context.load(source)
     if not callable(function):
         raise PassError(
-            f"loss {source}: is a {type(function).__name__}; name a function of outputs and labels"
+            f"loss {source}: is a {type(function).__name__}, not a function of outputs and labels"
         )
     return _own_loss(function, str(source))
 
@@ -198,13 +198,13 @@ def task_loss(options: FinetuneOptions, context: Context, axis: int | None = Non
 def _labels_squared(outputs: Outputs, labels: Tensor) -> Tensor:
     if labels.numel() != outputs[0].numel():
         raise PassError(
-            f"loss mse: {labels.numel()} labels for an output of {outputs[0].numel()} numbers; one for each is needed"
+            f"loss mse: {labels.numel()} labels for an output of {outputs[0].numel()} elements; give one per element"
         )
     return functional.mse_loss(outputs[0], labels.to(outputs[0].dtype).view_as(outputs[0]))
 
 
 def _own_loss(function: Callable[..., object], place: str) -> TaskLoss:
-    """The user's function, with its mistakes told as the user's."""
+    """Wraps the user's function; its exceptions are reported with the user's file and line."""
 
     def loss(outputs: Outputs, labels: Tensor) -> Tensor:
         try:
@@ -219,11 +219,9 @@ def _own_loss(function: Callable[..., object], place: str) -> TaskLoss:
                 if isinstance(value, Tensor)
                 else type(value).__name__
             )
-            raise PassError(f"loss {place}: gives {given}; it must give a tensor of one number")
+            raise PassError(f"loss {place}: returns {given}; it must return a tensor with one element")
         if torch.is_grad_enabled() and not value.requires_grad:
-            raise PassError(
-                f"loss {place}: does not depend on the outputs in a way that can be differentiated"
-            )
+            raise PassError(f"loss {place}: is not differentiable with respect to the outputs")
         return value.reshape(())
 
     return loss

@@ -1,4 +1,4 @@
-"""Optimizers, their rate over the steps, and their state by the names of what they train.
+"""Optimizers, learning rate schedule, and optimizer state by parameter name.
 
 rate(t) = rate * t / warmup                          while t < warmup
           rate * (1 + cos(pi * (t - warmup) / (end - warmup))) / 2   after it
@@ -17,12 +17,12 @@ from torch.optim import SGD, AdamW, Optimizer
 from ...specs.options import FinetuneOptions
 
 _MOMENTUM = 0.9
-_STEP = "step"  # under which torch keeps the number of steps
+_STEP = "step"  # torch's key of the step count
 
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """What an optimizer remembers: `moments[kind][name]` has the shape of the trained constant `name`.
+    """Optimizer state: `moments[kind][name]` has the shape of the constant `name`.
 
     The kinds are those of torch: `exp_avg` and `exp_avg_sq` of AdamW, `momentum_buffer` of SGD.
     """
@@ -31,7 +31,7 @@ class OptimizerState:
     moments: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
 
     def mapped(self, change: Callable[[str, Tensor], Tensor]) -> OptimizerState:
-        """Each moment as `change(name, moment)`: cut by the index sets by which the constant `name` was cut."""
+        """The state with each moment replaced by `change(name, moment)`, for example to remove channels."""
         return OptimizerState(
             self.steps,
             {
@@ -41,10 +41,10 @@ class OptimizerState:
         )
 
     @staticmethod
-    def of(optimizer: Optimizer, learned: Mapping[str, Tensor]) -> OptimizerState:
-        """The state of an optimizer of these tensors, as copies."""
+    def of(optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> OptimizerState:
+        """Copy of the state of an optimizer of these tensors."""
         steps, moments = 0, dict[str, dict[str, Tensor]]()
-        for name, tensor in learned.items():
+        for name, tensor in parameters.items():
             for kind, value in optimizer.state[tensor].items():
                 if kind == _STEP:
                     steps = int(value)
@@ -52,11 +52,11 @@ class OptimizerState:
                     moments.setdefault(kind, {})[name] = value.detach().clone()
         return OptimizerState(steps, moments)
 
-    def enter(self, optimizer: Optimizer, learned: Mapping[str, Tensor]) -> None:
-        """Make an optimizer go on from here; it starts afresh with tensors that the state does not know."""
+    def enter(self, optimizer: Optimizer, parameters: Mapping[str, Tensor]) -> None:
+        """Load this state into an optimizer; tensors that it does not contain start without moments."""
         for kind, of_kind in self.moments.items():
-            for name in of_kind.keys() & learned.keys():
-                moment, tensor = of_kind[name], learned[name]
+            for name in of_kind.keys() & parameters.keys():
+                moment, tensor = of_kind[name], parameters[name]
                 assert moment.shape == tensor.shape, (
                     f"{kind} of {name} is {tuple(moment.shape)}, not {tuple(tensor.shape)}"
                 )
@@ -65,11 +65,11 @@ class OptimizerState:
                     optimizer.state[tensor][_STEP] = torch.tensor(float(self.steps))
 
 
-def make_optimizer(learned: Mapping[str, Tensor], options: FinetuneOptions) -> Optimizer:
-    """An optimizer of these tensors; weights decay, vectors and numbers do not."""
+def make_optimizer(parameters: Mapping[str, Tensor], options: FinetuneOptions) -> Optimizer:
+    """Optimizer of these parameters; weight decay applies to tensors of two or more dimensions."""
     groups = [
-        {"params": [p for p in learned.values() if p.ndim > 1], "weight_decay": options.weight_decay},
-        {"params": [p for p in learned.values() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in parameters.values() if p.ndim > 1], "weight_decay": options.weight_decay},
+        {"params": [p for p in parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if options.optimizer == "sgd":
@@ -78,7 +78,7 @@ def make_optimizer(learned: Mapping[str, Tensor], options: FinetuneOptions) -> O
 
 
 def learning_rate(options: FinetuneOptions, epoch: float) -> float:
-    """The rate after so many epochs, in the middle of one too."""
+    """Learning rate after `epoch` epochs, a fraction within an epoch."""
     if epoch < options.warmup:
         return options.learning_rate * epoch / options.warmup
     done = (epoch - options.warmup) / (options.epochs - options.warmup)

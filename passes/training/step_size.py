@@ -1,11 +1,11 @@
-"""Rounding to a grid whose step is learned (LSQ; Esser et al., ICLR 2020).
+"""Rounding with a learned step size (LSQ; Esser et al., ICLR 2020).
 
     y = s * clamp(round(x / s), low, high)
     dy/dx = 1 inside, 0 where it saturates
     dy/ds = round(x / s) - x / s inside, low or high where it saturates; summed over n elements, / sqrt(n * high)
 
-What is learned is t of s = s_0 * exp(t), so that no step becomes negative and each changes in proportion to itself;
-the gradient of t is that of s divided by s, which is the change in proportion that LSQ makes.
+The parameter is t of s = s_0 * exp(t), which keeps steps positive and makes their changes relative; the gradient of t
+is that of s divided by s, which gives the relative change of LSQ.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Range:
-    """The smallest and the largest integer, counted from the zero point, and the weight of a step's gradient."""
+    """Quantized range relative to the zero point, and the scale of the step's gradient."""
 
     low: int
     high: int
@@ -27,17 +27,17 @@ class Range:
 
     @staticmethod
     def of(low: int, high: int, *, elements: int) -> Range:
-        """The range for a step that serves so many elements of a sample."""
+        """Range of a step that quantizes `elements` elements per sample."""
         return Range(low, high, (elements * max(high, -low)) ** -0.5)
 
 
 def step_of(start: Tensor, growth: Tensor | None) -> Tensor:
-    """The step after its logarithm grew by so much."""
+    """The step size after its logarithm has grown by `growth`."""
     return start if growth is None else start * growth.exp()
 
 
 def round_to_step(x: Tensor, start: Tensor, growth: Tensor | None, within: Range) -> Tensor:
-    """`x` on the grid of the step that has grown; steps are numbers, or broadcast against `x`."""
+    """`x` rounded to multiples of the grown step size; steps are scalars, or broadcast against `x`."""
     rounded: Tensor = _RoundToStep.apply(x, start, growth, within)  # type: ignore[no-untyped-call]
     return rounded
 

@@ -86,7 +86,7 @@ def test_cross_entropy_takes_the_probability_of_each_class() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (torch.tensor([0, 3, 1]), "a label is 3; there are 3 classes, from 0"),
+        (torch.tensor([0, 3, 1]), "a label is 3; the 3 classes are numbered from 0"),
         (torch.tensor([0, -1, 1]), "a label is -1"),
         (torch.tensor([0.0, 0.5, 1.0]), "a label is 0.5"),
         (torch.zeros(3, 2), "the shapes 3x2 and 3x3; give one class for each sample"),
@@ -97,7 +97,7 @@ def test_labels_that_are_no_classes_are_refused(labels: Tensor, message: str) ->
         cross_entropy(torch.randn(3, 3), labels)
 
 
-def test_a_network_that_gives_single_numbers_is_taught() -> None:
+def test_a_network_with_scalar_outputs_is_distilled() -> None:
     graph, pieces = parse(SINGLE, fill=lambda v: torch.ones(v.type.shape)), torch.randn(40, 6).split(1)
     original = graph.with_params({"a": 2 * graph.params["a"]})
     losses = validation(trained(Context([(x,) for x in pieces], original=original), graph))
@@ -110,7 +110,7 @@ def test_mse_brings_outputs_to_labels_that_are_numbers() -> None:
 
 
 def test_mse_needs_a_label_for_each_number() -> None:
-    with pytest.raises(PassError, match=r"loss mse: 16 labels for an output of 48 numbers"):
+    with pytest.raises(PassError, match=r"loss mse: 16 labels for an output of 48 elements"):
         trained(context(), loss="mse")
 
 
@@ -128,11 +128,11 @@ def test_the_users_own_loss_is_what_is_lowered() -> None:
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        (3, "is a int; name a function"),
+        (3, "is a int, not a function"),
         (lambda y, t: y[:, :99].view(-1, 7), r"raises RuntimeError: .*test_losses.py:\d+"),
-        (lambda y, t: y, r"gives a tensor of shape \(16, 3\)"),
-        (lambda y, t: 1.0, "gives float; it must give a tensor"),
-        (lambda y, t: y.detach().sum(), "does not depend on the outputs"),
+        (lambda y, t: y, r"returns a tensor of shape \(16, 3\)"),
+        (lambda y, t: 1.0, "returns float; it must return a tensor"),
+        (lambda y, t: y.detach().sum(), "is not differentiable"),
     ],
 )
 def test_a_loss_that_is_none_is_told_with_its_place(own: object, message: str) -> None:
@@ -165,20 +165,20 @@ def test_layers_of_the_teacher_are_learned() -> None:
     assert distance(hinted.graph) < 0.7 * distance(plain.graph)
 
 
-def test_a_narrower_layer_is_taught_through_a_map_that_does_not_stay() -> None:
+def test_a_narrower_layer_has_a_regressor_that_is_discarded() -> None:
     small = net(seed=1, width=5)
     result = trained(context(labels="none", original=net()), small, distill={"layers": ("body.act",)})
     assert result.graph.params.keys() == small.params.keys()
-    assert "hint:body.act" in result.state.moments["exp_avg"]
+    assert "regressor:body.act" in result.state.moments["exp_avg"]
     assert min(validation(result)) < 0.8 * validation(result)[0]
 
 
-def test_a_layer_that_cannot_be_taught_is_refused() -> None:
+def test_a_layer_without_a_feature_loss_is_refused() -> None:
     surroundings = context(original=net())
-    with pytest.raises(PassError, match="no module 'tail'; there are body, head"):
+    with pytest.raises(PassError, match="no module 'tail'; modules: body, head"):
         trained(surroundings, distill={"layers": ("tail",)})
     other = parse(NET.replace("relu", "exp").replace("%r", "%other"), params=net().params)
-    with pytest.raises(PassError, match=r"what body\.act computes is no value of the graph any more"):
+    with pytest.raises(PassError, match=r"the result of body\.act is not in the graph any more"):
         trained(surroundings, other, distill={"layers": ("body.act",)})
 
 
@@ -188,7 +188,7 @@ def objective(scores: Tensor, labels: Tensor | None, **options: object) -> Objec
 
 
 def taught_loss(loss: Objective, scores: Tensor, taught: Tensor, labels: Tensor | None) -> Tensor:
-    return loss([scores], labels, [taught], layers={}, shown={}, learned={})
+    return loss([scores], labels, [taught], features={}, teacher_features={}, parameters={})
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_ignored_positions_do_not_count() -> None:
 
 def test_an_axis_that_cannot_be_told_or_is_none_is_refused() -> None:
     labels = torch.zeros(2, 4, dtype=torch.int64)
-    with pytest.raises(PassError, match="along dimension 2 or 1 of scores 2x4x4; say which by `class_axis`"):
+    with pytest.raises(PassError, match="scores 2x4x4 can be dimension 2 or 1; set `class_axis`"):
         cross_entropy(torch.randn(2, 4, 4), labels)
     assert float(cross_entropy(torch.randn(2, 4, 4), labels, axis=1)) > 0
     with pytest.raises(PassError, match="class_axis: 3 is no dimension of scores 2x4x4"):
@@ -254,5 +254,5 @@ def test_an_axis_that_cannot_be_told_or_is_none_is_refused() -> None:
         PassError, match="have the shapes 2x5 and 2x4x3; give one class for each sample or position"
     ):
         cross_entropy(torch.randn(2, 4, 3), torch.zeros(2, 5, dtype=torch.int64))
-    with pytest.raises(PassError, match="have no dimension of classes"):
+    with pytest.raises(PassError, match="have no class dimension"):
         cross_entropy(torch.randn(2), torch.zeros(2, dtype=torch.int64))

@@ -77,10 +77,10 @@ def test_a_finished_training_is_not_repeated(tmp_path: Path) -> None:
 def test_the_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "training.pt"
     trained(checkpoint=str(file), epochs=1)
-    with pytest.raises(PassError, match="is of another training"):
+    with pytest.raises(PassError, match="belongs to another training"):
         trained(checkpoint=str(file), epochs=2)
     file.write_bytes(b"no checkpoint")
-    with pytest.raises(PassError, match="is none; remove it"):
+    with pytest.raises(PassError, match="is not a checkpoint; remove it"):
         trained(checkpoint=str(file))
 
 

@@ -1,4 +1,4 @@
-"""What is trained: a graph whose constants are learned, run on a batch."""
+"""Trainable form of a float graph: its parameters, a differentiable forward pass, and the export to a graph."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from ..layers import LAYERS, constants_read
 _AFFINE = (BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RmsNorm, Prelu, Embedding)
 
 
-class Student(Protocol):
-    """A graph in training. What it learns is a mapping of names to tensors that it gives out once, and takes back."""
+class Trainable(Protocol):
+    """A graph in training. The caller owns the parameters, tensors by name, and passes them to each call."""
 
     def start(self) -> dict[str, Tensor]:
-        """What is learned, as it is before training."""
+        """Initial parameters."""
 
-    def answer(
-        self, batched: Graph, inputs: Sequence[Tensor], learned: Mapping[str, Tensor], *, observe: Observer
+    def forward(
+        self, batched: Graph, inputs: Sequence[Tensor], parameters: Mapping[str, Tensor], *, observe: Observer
     ) -> list[Tensor]:
-        """Outputs for inputs, differentiable; `batched` is the student's graph for a batch of their size."""
+        """Differentiable outputs; `batched` is the graph with the batch size of `inputs`."""
 
-    def taught(self, learned: Mapping[str, Tensor]) -> Graph:
-        """The graph with what was learned."""
+    def export(self, parameters: Mapping[str, Tensor]) -> Graph:
+        """The graph with the trained parameters."""
 
 
 @dataclass(frozen=True)
-class FloatStudent:
-    """Float constants of a graph, by name. With `keep_zeros` the zeros of weights that have others too stay."""
+class FloatTrainable:
+    """Trainable form of a float graph. `keep_zeros`: zeros of sparse weights stay zero."""
 
     graph: Graph
     names: tuple[str, ...]
@@ -48,31 +48,31 @@ class FloatStudent:
 
     @cached_property
     def masks(self) -> Mapping[str, Tensor]:
-        """Which elements of sparse weights may be trained: those that are not zero."""
+        """Masks of the nonzero elements of sparse weights."""
         weights = {name: self.graph.params[name] for name in self.names if self.keep_zeros}
         masks = {name: tensor != 0 for name, tensor in weights.items() if tensor.ndim > 1}
         return {name: mask for name, mask in masks.items() if mask.any() and not mask.all()}
 
     def start(self) -> dict[str, Tensor]:
-        """The constants."""
+        """Initial parameters: copies of the constants."""
         return {name: self.graph.params[name].detach().clone() for name in self.names}
 
-    def answer(
-        self, batched: Graph, inputs: Sequence[Tensor], learned: Mapping[str, Tensor], *, observe: Observer
+    def forward(
+        self, batched: Graph, inputs: Sequence[Tensor], parameters: Mapping[str, Tensor], *, observe: Observer
     ) -> list[Tensor]:
-        """The graph run with the learned constants in place of its own."""
-        sparse = {name: learned[name] * mask for name, mask in self.masks.items()}
-        return run(batched, inputs, params={**learned, **sparse}, observe=observe)
+        """Differentiable outputs, with the parameters in place of the constants."""
+        sparse = {name: parameters[name] * mask for name, mask in self.masks.items()}
+        return run(batched, inputs, params={**parameters, **sparse}, observe=observe)
 
-    def taught(self, learned: Mapping[str, Tensor]) -> Graph:
-        """The graph with the learned constants."""
-        known = {name: learned[name].detach() for name in self.names}
-        known |= {name: torch.where(mask, known[name], 0.0) for name, mask in self.masks.items()}
-        return self.graph.with_params({name: tensor.contiguous() for name, tensor in known.items()})
+    def export(self, parameters: Mapping[str, Tensor]) -> Graph:
+        """The graph with the trained constants."""
+        trained = {name: parameters[name].detach() for name in self.names}
+        trained |= {name: torch.where(mask, trained[name], 0.0) for name, mask in self.masks.items()}
+        return self.graph.with_params({name: tensor.contiguous() for name, tensor in trained.items()})
 
 
-def trainable(graph: Graph, options: FinetuneOptions, context: Context) -> list[Value]:
-    """Weights and biases of layers, float or quantized; not those of kept layers, nor what those share."""
+def trainable_constants(graph: Graph, options: FinetuneOptions, context: Context) -> list[Value]:
+    """Weights and biases of layers, float or quantized, without those that layers in `keep` read."""
     found = constants_read(graph, _weights, lambda source: context.selects_any(options.keep, source))
     return [value for _, value in found.values()]
 
