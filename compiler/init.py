@@ -41,9 +41,7 @@ data:
     inputs: {{{arrays}}}
     # samples: 256                  # from the first
   # evaluation: {{file: test.npz, inputs: {{{arrays}}}, labels: y, metric: top1}}
-  # transform:                      # when the file holds other numbers than the model takes
-  #   {first}: {{layout: nhwc->nchw, scale: 0.0039215686, offset: 0.0}}
-
+{transform}
 target:
   name: {target}                    # see `fxpress targets`; {memory}
   # ram: 64 KiB
@@ -182,7 +180,7 @@ def _text(
         weights=f"  weights: {os.path.relpath(weights, folder)}\n" if weights else "",
         inputs="\n".join(f"    {name}: {_input_text(found)}" for name, found in inputs.items()),
         arrays=", ".join(f"{name}: x" if name == first else f"{name}: {name}" for name in inputs),
-        first=first,
+        transform=_transform_text(first, inputs[first]),
         target=target,
         memory=memory or "no limits",
         name=_c_name(attribute),
@@ -193,6 +191,18 @@ def _text(
 def _input_text(described: Input) -> str:
     dtype = "" if described.dtype == "float32" else f", dtype: {described.dtype}"
     return f"{{shape: {list(described.shape)}{dtype}}}"
+
+
+def _transform_text(name: str, described: Input) -> str:
+    """The commented `data.transform` of an input; empty where it has no axes to move and no reals to scale."""
+    options = ["layout: nhwc->nchw"] if len(described.shape) == 4 else []
+    options += ["scale: 0.0039215686", "offset: 0.0"] if described.is_floating else []
+    if not options:
+        return ""
+    return (
+        "  # transform:                      # when the file holds other numbers than the model takes\n"
+        f"  #   {name}: {{{', '.join(options)}}}\n"
+    )
 
 
 def _c_name(attribute: str) -> str:

@@ -250,6 +250,7 @@ def test_init_writes_integer_inputs_and_arguments(tmp_path: Path, monkeypatch: p
     text = Path("spec.yaml").read_text()
     assert '  args: {"width": 4, "mode": "mean"}\n' in text
     assert "    ids: {shape: [1, 6], dtype: int64}\n    gain: {shape: []}\n" in text
+    assert "transform" not in text  # there are no axes to move in ids, and no reals to scale
     assert main(["check", "spec.yaml"]) == 2  # the calibration file is still to come
     for wrong in ("ids=1x0", "ids=1x6:int3", "ids", "ids=ax2"):
         assert main([*command, "--input", wrong, "-o", "other.yaml"]) == 2

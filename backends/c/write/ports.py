@@ -20,6 +20,7 @@ from .literal import C_TYPES, identifier
 
 _LONGEST_MACRO = 31
 _NUMBERED = re.compile(r"(INPUT|OUTPUT)_[0-9]+")
+_AMBIGUOUS_END = "_REAL"  # X_REAL's place in the arena would be X_REAL_OFFSET, which is the real offset of X
 _TAKEN_NAMES = frozenset(
     {"arena", "memory", "memcpy", "memset"}
     | {
@@ -132,6 +133,7 @@ def _macros(names: Sequence[str], role: str, *, taken: Collection[str] = ()) -> 
         is_word = wish[0].isalpha() and len(wish) <= _LONGEST_MACRO
         is_own = wished.count(wish) == 1 and wish not in taken
         is_own = is_own and (wish == number or not _NUMBERED.fullmatch(wish))
+        is_own = is_own and not wish.endswith(_AMBIGUOUS_END)
         found.append(wish if is_word and is_own else number)
     return found
 

@@ -45,6 +45,7 @@ NAMES: dict[str, tuple[list[str], list[str], str, str]] = {
         "input_0 input_1 input_2 output_0 output_1",
         "INPUT_0 INPUT_1 INPUT_2 OUTPUT_0 OUTPUT_1",
     ),
+    "a real offset of another": (["x", "x_real"], ["z"], "x input_1 z", "X INPUT_1 Z"),
     "digits and long names": (["0"], ["a" * 40], "input_0 output_0", "INPUT_0 OUTPUT_0"),
 }
 
