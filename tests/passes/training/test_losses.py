@@ -248,7 +248,7 @@ def test_an_axis_that_cannot_be_told_or_is_none_is_refused() -> None:
     with pytest.raises(PassError, match="scores 2x4x4 can be dimension 2 or 1; set `class_axis`"):
         cross_entropy(torch.randn(2, 4, 4), labels)
     assert float(cross_entropy(torch.randn(2, 4, 4), labels, axis=1)) > 0
-    with pytest.raises(PassError, match="class_axis: 3 is no dimension of scores 2x4x4"):
+    with pytest.raises(PassError, match="class_axis: 3 is not a class dimension of scores 2x4x4"):
         cross_entropy(torch.randn(2, 4, 4), labels, axis=3)
     with pytest.raises(
         PassError, match="have the shapes 2x5 and 2x4x3; give one class for each sample or position"
