@@ -1,4 +1,4 @@
-"""How inputs are passed to `forward`: each to the argument of its name, whatever the order in which they are listed."""
+"""Binding of inputs to arguments of `forward`, by name, independent of their order."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _users_problems(err: Exception) -> Sequence[SpecProblem | Problem]:
-    """What the user can mend about an error; empty for a fault of fxpress."""
+    """Problems that the user can fix; empty for an internal error."""
     if isinstance(err, SpecError | UserError):
         return err.problems
     if is_out_of_memory(err):
@@ -90,7 +90,7 @@ def _say(text: str) -> None:
 
 
 def _discard_output() -> None:
-    """Where standard output takes nothing more, let what is left of it go nowhere: Python tries again at its end."""
+    """Redirects a closed standard output to the null device; Python flushes it again at exit."""
     try:
         _flush_output()
     except (OSError, ValueError):

@@ -259,7 +259,7 @@ def _npz(outputs: Mapping[str, torch.Tensor]) -> bytes:
 
 
 def _answers(measured: Measurement) -> str:
-    """How many answers are right, of how many where they are not one for each sample."""
+    """Number of correct answers, with the total if that is not the number of samples."""
     if measured.correct is None or measured.compared is None:
         return ""
     of = f" of {measured.compared:,}" if measured.compared != measured.samples else ""

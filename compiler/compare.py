@@ -24,7 +24,7 @@ def read_report(directory: Path) -> Report:
 
 
 def diff_reports(a: Report, b: Report) -> str:
-    """What differs between two compilations: resources, measurements, then layers; empty when nothing does."""
+    """Differences between two compilations: resources, measurements, layers; empty if there are none."""
     parts = [_resources(a, b), _measurements(a, b), _layers(a, b)]
     return "\n\n".join(part for part in parts if part)
 
@@ -72,7 +72,7 @@ def _told(
 
 
 def _rows_about(report: Report, names: Collection[str]) -> Iterable[str]:
-    """What the tables of passes say about a layer, where they have several rows for it."""
+    """Rows about a layer in the tables of passes that have several rows per layer."""
     for section in report.passes:
         for table in section.tables:
             rows = [row for row in table.rows if row and row[0] in names]

@@ -88,7 +88,7 @@ class Samples:
         return replace(self, inputs=tuple(map(rows, self.inputs)), labels=labels)
 
     def calls(self, values: Sequence[Value]) -> int:
-        """How often a model with inputs like `values` runs on these samples."""
+        """Number of calls of a model with inputs like `values` for these samples."""
         counts = [
             len(self.inputs[i]) // (1 if axis is None else values[i].type.shape[axis])
             for i in self._fed
@@ -97,7 +97,7 @@ class Samples:
         return min(counts, default=0)
 
     def call(self, values: Sequence[Value], index: int) -> list[Tensor]:
-        """What a model with inputs like `values` takes at call `index`; of a state its starting value."""
+        """Inputs of a model with inputs like `values` at call `index`; initial values for states."""
         return [
             x[index // self.steps]
             if i in self.states
@@ -120,7 +120,7 @@ def _call_input(x: Tensor, shape: tuple[int, ...], axis: int | None, index: int)
 
 @dataclass(frozen=True)
 class Column:
-    """How one model input comes out of a file: the array, and what happens to it on the way.
+    """Source array of a model input, and its transformation.
 
     `batch` is the input's batch dimension, if it has one; `state` names the output that the input continues, if any.
     """
@@ -193,7 +193,7 @@ def run_calls(
     samples: Samples,
     call: Callable[[list[Tensor]], list[Tensor]],
 ) -> list[list[Tensor]]:
-    """What each call of a model with these inputs and names of outputs gives, in order.
+    """Outputs of each call of a model, in order.
 
     A state takes what the call before gave, but at the start of a sequence.
     """
@@ -259,7 +259,7 @@ def batches(
 
 
 def own_batch(inputs: Sequence[Value], samples: Samples | None = None) -> int:
-    """How many samples a model takes at once: the size of the batch dimension of its first input that has one."""
+    """Batch size of a model: batch dimension of its first input that has one."""
     axes = [0 if samples is None else samples.axis(i) for i in range(len(inputs))]
     shapes = [v.type.shape for v in inputs]
     return next(
@@ -268,7 +268,7 @@ def own_batch(inputs: Sequence[Value], samples: Samples | None = None) -> int:
 
 
 def correct_answers(output: Tensor, labels: Tensor) -> int:
-    """How many samples have their largest score at their label [n]."""
+    """Number of samples whose largest score is at their label [n]."""
     return int((output.reshape(len(labels), -1).argmax(1) == labels).sum())
 
 
@@ -414,7 +414,7 @@ def _sequences(
 
 
 def _size(read: _Read, column: Column) -> int:
-    """How many samples of an input a call takes at once."""
+    """Number of samples of an input per call."""
     return 1 if read.axis is None else column.type.shape[read.axis]
 
 

@@ -29,7 +29,7 @@ GRAPH_TEXT, GRAPH_PARAMS = "graph.txt", "graph.safetensors"
 
 @dataclass(frozen=True)
 class Artifacts:
-    """What the backends made; `files` are relative to the output directory."""
+    """Artifacts of the backends; `files` are relative to the output directory."""
 
     c: CArtifact | None = None
     torch: TorchArtifact | None = None
@@ -177,7 +177,7 @@ def _check_states(spec: Spec, inputs: Sequence[Port], outputs: Sequence[Port]) -
 
 
 def _advice_on_state(spec: Spec, before: Port, after: Port) -> str:
-    """How both ends of a state get one encoding."""
+    """Advice to give both ends of a state one encoding."""
     both = f"give {before.name} and {after.name} the same"
     if before.c_order != after.c_order:
         return f"{both} `layouts`: `{{{before.name}: model, {after.name}: model}}`"

@@ -74,7 +74,7 @@ class Port(BaseModel):
         return bytes(stored.permute(self.c_order).contiguous().numpy().tobytes())
 
     def integers(self, buffer: bytes) -> Tensor:
-        """What a C buffer holds, in the model's shape: integers where C has integers."""
+        """Contents of a C buffer in the model's shape."""
         array: NDArray[np.generic] = np.frombuffer(buffer, dtype=_numpy_dtype(self.c_dtype)).copy()
         tensor = torch.from_numpy(array)
         in_memory = tensor.reshape([self.shape[dim] for dim in self.c_order])
@@ -87,7 +87,7 @@ class Port(BaseModel):
 
 
 class Interface(BaseModel):
-    """What a compiled network takes and gives."""
+    """Inputs and outputs of a compiled network."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -115,7 +115,7 @@ class Interface(BaseModel):
 
     @property
     def arena_offsets(self) -> tuple[int, ...] | None:
-        """Where inputs and outputs are in the arena; None where the caller of the C function passes them."""
+        """Arena offsets of inputs and outputs; None if the caller passes buffers."""
         ports = (*self.inputs, *self.outputs)
         return tuple(p.arena_offset for p in ports if p.arena_offset is not None) or None
 

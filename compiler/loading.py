@@ -58,7 +58,7 @@ def load_source(
 
 
 def find_source(source: FileSource | ModuleSource, *, folder: Path) -> object:
-    """What `file.py:Attribute` or `package.module:Attribute` names; a package is looked for in `folder` first."""
+    """Object named `file.py:Attribute` or `package.module:Attribute`; packages are searched in `folder` first."""
     place, attribute = str(source), source.attribute
     module = _import_file(source.path, place) if isinstance(source, FileSource) else _import(source, folder)
     found: Any = module  # Any: whatever the user's file holds
@@ -255,7 +255,7 @@ def _inner_advice(loaded: object) -> str:
 
 
 def _oddity(tensor: Tensor) -> str:
-    """What makes a tensor none of plain numbers in memory; empty for one that is."""
+    """Reason why a tensor is not a plain dense tensor in memory; empty if it is."""
     if is_lazy(tensor):
         return "a lazy parameter, which has no shape yet"
     if tensor.is_meta:

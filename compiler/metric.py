@@ -36,7 +36,7 @@ _UNITS = {"top1": "%", "agreement": "%", "snr": "dB"}
 
 @dataclass(frozen=True)
 class Scores:
-    """How the decisions of an output are read: its shape for one sample, and the dimension of class scores in it.
+    """Class scores of an output: its shape for one sample, and the class dimension.
 
     Without such a dimension, `axis` None, whole numbers are classes themselves.
     """
@@ -123,7 +123,7 @@ def find_output(name: str | None, names: Sequence[str], *, place: str) -> int:
 def _find_scores(
     what: str, type_: TensorType, batch: int, wanted: int | None, labels: Tensor | None, origin: str
 ) -> Scores:
-    """Where an output has its class scores: where the spec says, else where they can lie; UserError where that is open.
+    """Class dimension of an output: from the spec, else inferred; UserError if it is ambiguous.
 
     `labels` are the classes of samples or positions; None where decisions are compared with those of another network.
     """

@@ -278,7 +278,7 @@ def _is_own(found: Pass[Any]) -> bool:  # Any: each pass has its own options
 def _context(
     session: Session, index: int, layers: Mapping[str, LayerPrecision], progress: Progress
 ) -> Context:
-    """What surrounds the pass of this index."""
+    """Context of the pass with this index."""
     options, rest = session.spec.passes[index], session.spec.passes[index + 1 :]
     folder = session.loaded.path.parent
     context = Context(

@@ -25,7 +25,7 @@ def _parts(report: Report, *, why: bool) -> Iterator[str]:
 
 
 def notes_text(report: Report) -> str:
-    """What the user should know, a line each."""
+    """Notes for the user, one per line."""
     return "\n".join(f"note: {note}" for note in report.notes)
 
 

@@ -112,7 +112,7 @@ def table_text(table: SensitivityTable) -> str:
 
 
 def _objective(session: Session) -> Objective | None:
-    """What the outputs mean, where the data say it: labels or accuracy mean classes."""
+    """Meaning of the outputs, as far as the data define it: labels or accuracy imply classes."""
     calibration, evaluation = session.spec.data.calibration, session.spec.data.evaluation
     metric = None if evaluation is None else evaluation.metric
     if (calibration is not None and calibration.labels) or metric == "top1":

@@ -1,4 +1,4 @@
-"""What the stages of a compilation hand to each other."""
+"""State that the stages of a compilation share."""
 
 from __future__ import annotations
 

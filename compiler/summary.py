@@ -110,7 +110,7 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
 
 
 def _cycles_basis(cycles: int, target: Target) -> str:
-    """Which core the estimate is of, and the time that it makes at the target's clock."""
+    """Core of the cycle estimate, and the time at the target's clock."""
     if not target.measured.startswith("cortex-m4"):
         return "estimated for a Cortex-M4, not for this core; `fxpress run --on` counts instructions"
     at_clock = f", {1e3 * cycles / target.clock:.3g} ms at {target.clock / 1e6:g} MHz" if target.clock else ""
@@ -155,14 +155,14 @@ def rounding_notes(graph: Graph) -> Iterator[str]:
 
 
 def _ports(c: CArtifact) -> str:
-    """How many bytes of inputs and outputs are in the arena or beside it."""
+    """Bytes of inputs and outputs, in or outside the arena."""
     in_arena = any(port.offset is not None for port in c.ports)
     total = sum(port.stored.bytes for port in c.ports)
     return f"{total:,} B of inputs and outputs {'share it' if in_arena else 'beside it'}"
 
 
 def _coded(c: CArtifact) -> str:
-    """How many bytes of weights are decoded at run time, and from how many."""
+    """Bytes of weights decoded at run time, and their compressed size."""
     found = [constant for step in c.program.steps for constant in step.implementation.coded]
     weights, codes = sum(k.bytes for k in found), sum(k.flash_bytes for k in found)
     return f" ({weights:,} B of weights as {codes:,} B of codes)" if found else ""
@@ -175,7 +175,7 @@ def _measurements(session: Session, compiled: Graph) -> tuple[Measurement, ...]:
 
 
 def _snr(session: Session, stages: Sequence[Stage]) -> Mapping[str, float]:
-    """Of each integer value against the last float graph before it, on calibration data."""
+    """Signal-to-noise ratio of each integer value against the last float graph, on calibration data."""
     samples = session.calibration or session.evaluation
     graphs = [session.captured, *(stage.graph for stage in stages)]
     if samples is None or not is_quantized(graphs[-1]):

@@ -1,4 +1,4 @@
-"""What a graph would cost on the spec's target once the rest of the passes has run: the `CostModel` of passes.
+"""Cost model of passes: predicted cost of a graph on the target after the remaining passes.
 
 The passes that follow really run, quantization on a few samples, then the C backend predicts. Left out is what
 trains or itself decides by costs (`PassOptions.predicted`), which changes values rather than sizes. The kernels are

@@ -39,7 +39,7 @@ class Branch:
 
     @property
     def result(self) -> Value:
-        """What the branch adds."""
+        """Value that the branch adds to the sum."""
         return self.sum.operands[self.place]
 
 
@@ -58,7 +58,7 @@ def find_branches(
 
 
 class _Homes:
-    """Which groups live entirely among the values of some nodes."""
+    """Groups whose channels occur only in the values of given nodes."""
 
     def __init__(
         self, graph: Graph, axes: Mapping[str, Axes], groups_on: Callable[[int], np.ndarray]
@@ -126,7 +126,7 @@ def _private(graph: Graph, sum: Node, place: int, order: Mapping[str, int]) -> l
 
 
 def _entries(graph: Graph, nodes: Sequence[Node]) -> set[str]:
-    """What the nodes read that is neither theirs nor a constant."""
+    """Values that the nodes read, without their own results and constants."""
     own = {value.name for node in nodes for value in node.outputs}
     return {v.name for node in nodes for v in node.operands if not graph.is_constant(v)} - own
 

@@ -181,7 +181,7 @@ Content = tuple[torch.dtype, torch.Size, bytes]
 
 
 def content(tensor: torch.Tensor) -> Content:
-    """What tells a tensor's elements from those of others: element type, shape and a digest."""
+    """Identity of a tensor's contents: element type, shape and a digest."""
     return tensor.dtype, tensor.shape, sha256(element_bytes(tensor)).digest()
 
 

@@ -1,4 +1,4 @@
-"""Which channels live or die together.
+"""Channel coupling: sets of channels that can only be removed together.
 
 Every dimension of every value is an axis; every operator says with `couple` which axes carry the same channels and
 which channels of different axes hang together, data movement by the indices that it moves. The connected components
@@ -85,7 +85,7 @@ class Coupling:
 
     @cached_property
     def head_groups(self) -> np.ndarray:
-        """Which groups are of whole heads: bool for each group."""
+        """Boolean per group: whether its units are whole attention heads."""
         found = np.zeros(int(self.groups.max()) + 1 if self.count else 0, dtype=bool)
         for axis in sorted(self.heads):
             units = self.on_axis(axis)
@@ -99,7 +99,7 @@ class Coupling:
         return find_branches(self.graph, self._axes, lambda axis: named[self.on_axis(axis)])
 
     def kept(self, removed: np.ndarray) -> Kept:
-        """What stays of every axis when the units that `removed` (bool) marks go."""
+        """Kept indices of every axis when the units marked in `removed` (bool) are removed."""
         return Kept(self, removed)
 
 
@@ -130,7 +130,7 @@ class Kept:
         return tuple(self.axis(axis) for axis in self.coupling.axes(value))
 
     def size(self, axis: int) -> int:
-        """How many channels of an axis stay."""
+        """Number of kept channels of an axis."""
         return len(self.axis(axis))
 
     def shape(self, value: Value) -> tuple[int, ...]:
@@ -138,7 +138,7 @@ class Kept:
         return tuple(len(self.axis(axis)) for axis in self.coupling.axes(value))
 
     def cut(self, node: Node) -> Cut:
-        """What stays of a node's operands and results."""
+        """Kept indices of a node's operands and results."""
         operands = tuple(None if value is None else self.value(value) for value in node.inputs)
         results = tuple(self.value(value) for value in node.outputs)
         return Cut(operands, results, node.operand_types, node.output_types)

@@ -78,7 +78,7 @@ def run_masked(kept: Kept, inputs: Sequence[Tensor], *, observe: Observer | None
 
 
 def deviation_from_masked(kept: Kept, cut: Graph, inputs: Sequence[Tensor]) -> tuple[float, float]:
-    """How far the cut graph is from the masked one: its outputs, and the worst of all its values.
+    """Max error of the cut graph against the masked graph: of the outputs, and of all values.
 
     Outputs alone would hide a fault behind a last layer whose weights are zero. Memory that nothing was written to yet
     is not compared.
@@ -134,7 +134,7 @@ def changed_statistics(kept: Kept) -> tuple[Node, ...]:
 def _without_branch(
     branch: Branch, around: Value, kept: Kept, nodes: list[Node], params: dict[str, Tensor]
 ) -> Value:
-    """What stands for the sum: `around`, plus the branch's constant where that is not zero.
+    """Replacement of the residual sum: `around`, plus the branch's constant if it is not zero.
 
     Where a layer with a bias makes `around` for this sum alone, the constant goes into the bias.
     """
@@ -166,7 +166,7 @@ def _without_branch(
 
 
 def branch_constant(branch: Branch, kept: Kept) -> Tensor:
-    """What a dropped branch still adds, of as few elements as say it: one for each channel, mostly."""
+    """Constant that a removed branch contributes, reduced to one element per channel if possible."""
     values = {branch.joint.name: _zeros(branch.joint)}
     with torch.no_grad():
         for node in branch.tail:

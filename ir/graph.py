@@ -19,7 +19,7 @@ from .tensor_type import TensorType, Value
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a node comes from in the user's model: dotted module path, `file:line`; either may be empty."""
+    """Origin of a node in the user's model: dotted module path and `file:line`; either may be empty."""
 
     module: str = ""
     location: str = ""
@@ -123,7 +123,7 @@ class Graph:
         return {value.name: node for node in self.nodes for value in node.outputs}
 
     def source(self, value: Value) -> Source:
-        """Where a value comes from: the source of the node that makes it, NOWHERE for inputs and constants."""
+        """Source of the node that computes a value; NOWHERE for inputs and constants."""
         producer = self.producers.get(value.name)
         return NOWHERE if producer is None else producer.source
 
@@ -152,7 +152,7 @@ class Graph:
         return value is not None and value.name in self.params
 
     def use_count(self, value: Value) -> int:
-        """How often nodes read the value, plus how often it is an output."""
+        """Number of reads of a value by nodes, plus its number of occurrences as an output."""
         return len(self.users.get(value.name, ())) + sum(v.name == value.name for v in self.outputs)
 
     def tensor(self, value: Value) -> torch.Tensor:

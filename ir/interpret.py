@@ -152,7 +152,7 @@ def _call(node: Node, operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
 
 
 def call_integer(node: Node, operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    """What `run_integer` makes of one node: integers (int64) for quantized values, floats for all others."""
+    """Results of one node in `run_integer`: integers (int64) for quantized values, floats for others."""
     quantized = any(t is not None and t.is_quantized for t in (*node.operand_types, *node.output_types))
     if not quantized:
         return _call(node, operands)

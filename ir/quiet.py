@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """What torch warns, logs and prints is held back: what matters of it comes as an exception."""
+    """Silences warnings, logs and output of torch; errors are raised as exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -82,7 +82,7 @@ _CONTAINER = {2: DType.I8, 4: DType.I8, 8: DType.I8, 16: DType.I16, 32: DType.I3
 
 @dataclass(frozen=True, slots=True)
 class Quantization:
-    """How stored integers stand for reals. All integers are signed two's complement of `bits` bits."""
+    """Quantization parameters of a type. All integers are signed two's complement of `bits` bits."""
 
     scale: tuple[float, ...]
     zero_point: tuple[int, ...] = (0,)

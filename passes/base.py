@@ -1,4 +1,4 @@
-"""What a pass is, the registry of all passes, and what the pipeline hands to them.
+"""Pass interface, registry of passes, and the context that the pipeline provides.
 
     @register(FuseOptions)
     def fuse(graph: Graph, options: FuseOptions, context: Context) -> PassResult: ...
@@ -73,7 +73,7 @@ class Cost:
 
 
 class CostModel(Protocol):
-    """What a pass may ask about the target; the pipeline fills it in."""
+    """Cost model of the target, provided by the pipeline."""
 
     @property
     def flash_limit(self) -> int | None:
@@ -114,7 +114,7 @@ def _load_nothing(source: FileSource | ModuleSource) -> object:
 
 @dataclass(frozen=True)
 class Context:
-    """What surrounds a run of a pass. Whatever the spec does not give is empty or None.
+    """Inputs of a pass besides graph and options. Anything that the spec does not give is empty or None.
 
     `calibration` holds input tuples, each with exactly the graph's input shapes; `labels` a tensor for each of
     them. `original` is the graph as it was captured. `layers` is what passes before this one decided about the bits of
@@ -197,7 +197,7 @@ class Pass(Generic[Options]):
         return result
 
     def missing(self, context: Context) -> tuple[str, ...]:
-        """What the pass needs and the context lacks."""
+        """Inputs that the pass needs and the context lacks."""
         return tuple(sorted(self.options.needs - context.available))
 
 

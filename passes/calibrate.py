@@ -70,7 +70,7 @@ def _check_tensor(value: Value, tensor: Tensor, index: int) -> None:
 
 
 def batch_size(graph: Graph, samples: Sequence[Batch]) -> int:
-    """How many samples run at once: more than one only if two together give what they give alone."""
+    """Batch size for calibration: more than one only if two samples together give the same results as alone."""
     largest = max((v.type.numel for v in graph.results), default=1)
     size = min(_BATCH, len(samples), max(_BATCH_ELEMENTS // max(largest, 1), 1))
     return size if size > 1 and passes_batches(graph, samples[:2]) else 1

@@ -59,7 +59,7 @@ class _Cleaner:
     def visit(
         self, builder: Builder, node: Node, operands: tuple[Value | None, ...]
     ) -> tuple[Value, ...] | None:
-        """What stands for the node's results, or None to keep it."""
+        """Replacements of the node's results, or None to keep the node."""
         seen = replace(
             node, inputs=tuple(value and self._one_of_equals(builder, value) for value in operands)
         )

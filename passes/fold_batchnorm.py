@@ -27,7 +27,7 @@ from .pattern import OPTIONAL, Application, Match, Rule, Term, op
 
 @dataclass(frozen=True)
 class Affine:
-    """What a batch norm computes: x * scale + shift for each channel, in float64."""
+    """Affine form of a batch norm, x * scale + shift per channel, in float64."""
 
     scale: Tensor
     shift: Tensor

@@ -1,4 +1,4 @@
-"""What the layers with weights have in common, for passes that rewrite them: where the output channels lie."""
+"""Common view of layers with weights for passes that rewrite them: the axis of output channels."""
 
 from __future__ import annotations
 
@@ -103,5 +103,5 @@ def channel_taps(op: Layer, weight: Tensor) -> Tensor:
 
 
 def apply_to_channels(taps: Tensor, channels: Tensor) -> Tensor:
-    """What sums of taps, [groups, out / groups, in / groups], make of one number for each input channel."""
+    """Contribution of one number per input channel, for tap sums [groups, out / groups, in / groups]."""
     return (taps * channels.view(taps.shape[0], 1, -1)).sum(-1).flatten()

@@ -1,4 +1,4 @@
-"""Which channels of an integer graph must stay, as the smallest sets that keep every output.
+"""Live channels of an integer graph: the smallest sets that keep every output.
 
 A channel is followed along one dimension of each value. Three kinds of facts decide:
 
@@ -223,7 +223,7 @@ def _gather_concat(node: Node, op: Concat, facts: _Facts) -> None:
 
 
 def _moved(node: Node, axis: int) -> tuple[int, Tensor | None] | None:
-    """Where an operator of one operand takes dimension `axis`, and of which index each of its new indices is."""
+    """Result dimension to which a unary operator moves `axis`, and the source index of each result index."""
     op, x = node.op, node.operands[0].type
     match op:
         case Elementwise() | Requantize() | Copy():

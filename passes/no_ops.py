@@ -1,4 +1,4 @@
-"""Which nodes compute nothing: their result is their first operand, or the one that is not neutral."""
+"""Nodes without effect, whose result equals an operand."""
 
 from __future__ import annotations
 

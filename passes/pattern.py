@@ -65,7 +65,7 @@ def op(*classes: type[Op]) -> Callable[..., Application]:
 
 @dataclass(frozen=True)
 class Match:
-    """Where a pattern fits: its nodes, operands before users, and the values its parameters bind."""
+    """Match of a pattern: nodes in topological order, and the values bound to its parameters."""
 
     nodes: tuple[Node, ...]
     bound: dict[str, tuple[Value | None, ...]]
@@ -181,7 +181,7 @@ def trace(function: PatternFunction) -> Application:
 
 
 class _Uses:
-    """How often each value of the graph being built is read, counted in the graph that it is built from.
+    """Use counts of values of the graph being built, counted in the original graph.
 
     A new value is read wherever the old values it stands for were read. Where it stands for several, reads by
     dropped nodes count too: the figure may be too high, never too low.
@@ -209,7 +209,7 @@ class _Uses:
 
 @dataclass(frozen=True)
 class _Partial:
-    """What a part of a pattern has matched."""
+    """Partial match of a pattern."""
 
     nodes: tuple[Node, ...] = ()
     bound: Mapping[str, tuple[Value | None, ...]] = field(default_factory=dict)

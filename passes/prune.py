@@ -120,7 +120,7 @@ def _cost_model(context: Context) -> CostModel:
 
 
 def _slicing(kept: Kept, after: Graph) -> Callable[[str, Tensor], Tensor]:
-    """How what belongs to a constant of the graph before a step is cut like it."""
+    """Function that removes channels from a tensor as from the constant of the same name (optimizer moments)."""
     values = {v.name: v for v in kept.coupling.graph.constants}
 
     def cut(name: str, moment: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def _prune_once(graph: Graph, options: PruneOptions, context: Context, plan: Pla
 
 @dataclass(frozen=True)
 class _Choice:
-    """Which units go, and why; a plan says only the first, and the bits that go with it."""
+    """Removed units and the reasons; a plan has only the units and the bits."""
 
     removed: np.ndarray
     scores: np.ndarray | None = None
@@ -181,7 +181,7 @@ def _choose(
 def _allocate(
     coupling: Coupling, ranked: Ranked, options: PruneOptions, context: Context
 ) -> tuple[Allocation, Joint | None]:
-    """How many units of each group stay; with the bits of layers where these are open."""
+    """Number of kept units of each group, and the bit widths of layers if these are free."""
     assert options.budget is not None
     model = _cost_model(context) if options.budget.on_device else None
     costs, storage, worth = costs_of(coupling), CLOSED, None

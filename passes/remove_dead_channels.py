@@ -129,7 +129,7 @@ class _Slicer:
         )
 
     def _folded_bias(self, op: Layer, x: Value, weight: Tensor, stay: Tensor) -> Tensor:
-        """What the input channels that go add to each output channel's accumulator."""
+        """Contribution of removed input channels to each output channel's accumulator."""
         axis = channel_axis(op, x.type)
         interval = self._intervals[x.name].along(axis, x.type.shape[axis])
         assert x.type.quantization is not None

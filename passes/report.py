@@ -1,4 +1,4 @@
-"""What a pass tells about its work: each decision with its reason, and tables of figures."""
+"""Pass reports: decisions with reasons, and tables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class PassReport:
-    """What one pass did to one graph, and what it left alone."""
+    """Report of one pass on one graph: applied and rejected decisions."""
 
     pass_name: str
     decisions: tuple[Decision, ...] = ()
@@ -63,7 +63,7 @@ class PassReport:
 
     @property
     def applied(self) -> Mapping[str, int]:
-        """How often each rule was applied."""
+        """Number of applications of each rule."""
         return Counter(d.rule for d in self.decisions if d.applied)
 
     @property

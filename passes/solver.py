@@ -19,7 +19,7 @@ def solve_integers(
     constraints: LinearConstraint | Sequence[LinearConstraint],
     options: Mapping[str, float],
 ) -> OptimizeResult:
-    """What `scipy.optimize.milp` gives: the least of `objective` within bounds and constraints."""
+    """Solution of an integer program by `scipy.optimize.milp`: minimum of `objective`."""
     with _nothing_printed():
         return milp(
             objective, integrality=integrality, bounds=bounds, constraints=constraints, options=dict(options)

@@ -57,7 +57,7 @@ def sparsity_at(step: int, steps: int) -> float:
 
 
 def mask_smallest(weight: Tensor, share: float) -> Tensor:
-    """Which elements stay when `share` of all, the smallest, go; of equals the last go first."""
+    """Mask without the smallest `share` of all elements; among equal ones the last are removed first."""
     gone = round(share * weight.numel())
     order = weight.detach().abs().flatten().argsort(stable=True, descending=True)
     stays = torch.zeros(weight.numel(), dtype=torch.bool)
@@ -77,7 +77,7 @@ def mask_pattern(weight: Tensor, kept: int, of: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Size:
-    """What a weight takes as raw bytes, and compressed by zlib."""
+    """Size of a weight in bytes, raw and compressed by zlib."""
 
     dense: int
     compressed: int

@@ -92,7 +92,7 @@ class Dataset(Section):
 
     @property
     def origin(self) -> ArrayOrigin:
-        """Where the arrays come from."""
+        """Origin of the arrays, as text."""
         origin = self.source if self.file is None else self.file
         assert origin is not None
         return origin
@@ -158,7 +158,7 @@ class Evaluation(Dataset):
 
 
 class Data(Section):
-    """What the network is calibrated and measured with."""
+    """Data for calibration and evaluation."""
 
     calibration: Calibration | None = Field(
         default=None, description="What the ranges of activations are taken from."

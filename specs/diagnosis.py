@@ -41,7 +41,7 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class _Spot:
-    """Where an error lies: the location in the tree, the section that declares it, and whether it is the key."""
+    """Location of an error: place in the tree, section class, and whether the key is wrong."""
 
     location: Location
     section: type[Section] | None
@@ -163,7 +163,7 @@ def _got(node: Node | None) -> str:
 
 
 def _type_hint(kind: str, node: Node | None) -> str:
-    """What the user probably meant."""
+    """Hint for a value of the wrong type."""
     if not isinstance(node, Scalar):
         return ""
     if kind == "bool_type" and node.text.lower() in ("yes", "on", "no", "off"):
@@ -224,5 +224,5 @@ def _members(annotation: Any) -> list[type[Section]]:  # any: a type annotation 
 
 
 def _tag(member: type[Section]) -> str:
-    """What a member of a tagged union is told by: the default of its first field."""
+    """Tag of a member of a tagged union: the default of its first field."""
     return str(next(iter(member.model_fields.values())).default)

@@ -1,4 +1,4 @@
-"""What is wrong in a spec: problems with a code, a place and a hint, and the error that carries all of them."""
+"""Problems of a spec, each with code, location and hint, and the exception that carries them."""
 
 import difflib
 from collections.abc import Iterable, Mapping

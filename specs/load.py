@@ -38,7 +38,7 @@ _PROJECT_MARKS = ("pyproject.toml", ".git")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a value comes from: a place in a file or in an override, or None for a default."""
+    """Origin of a value: position in a file or in an override, None for a default."""
 
     place: Place | None
 
@@ -78,7 +78,7 @@ class Loaded:
         return _settings(self.spec, (), self.root)
 
     def origin(self, path: str) -> Origin:
-        """Where the value at a path such as `passes[1].samples` comes from; SpecError for a path that is not there."""
+        """Origin of the value at a path such as `passes[1].samples`; SpecError if the path does not exist."""
         location = parse_path(path)
         node = find(self.root, location) if location else None
         if node is not None:
@@ -256,7 +256,7 @@ def _project_folder(path: Path) -> Path:
 
 
 def _shown(path: Path, spec: Path) -> str:
-    """What messages call the file: as the user wrote it, or as short as it can be told."""
+    """Name of the file in messages: as the user wrote it, or the shortest path."""
     if path.parent == PRESETS:
         return _PRESET_PREFIX + path.stem
     if path == spec:
@@ -303,7 +303,7 @@ def _read_target(name: str, place: Place | None) -> tuple[Target | None, list[Pa
 
 @dataclass(frozen=True)
 class _Shelf:
-    """Where files of one kind lie that come with fxpress: those of targets, or of their cores."""
+    """Folder of built-in files of one kind: targets or cores."""
 
     folder: Path
     key: str

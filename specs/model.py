@@ -138,7 +138,7 @@ class Input(Section):
 
 
 class Model(Section):
-    """Where the network comes from, and what goes into it."""
+    """The network: its source, weights and inputs."""
 
     source: Source = Field(
         description="File or module, then the attribute: a class or a function, which is called with `args`, or a "

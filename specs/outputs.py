@@ -82,7 +82,7 @@ class COutput(Section):
     )
 
     def stored(self, name: str) -> Stored:
-        """What `io` says of an input or output."""
+        """Setting of `io` for an input or output."""
         return self.io if isinstance(self.io, str) else self.io.get(name, "auto")
 
 
@@ -97,7 +97,7 @@ class TorchOutput(Section):
 
 
 class Outputs(Section):
-    """What is written; at least one."""
+    """Outputs to write; at least one."""
 
     c: COutput | None = Field(default=None, description="Writes C.")
     torch: TorchOutput | None = Field(default=None, description="Writes a torch module.")

@@ -195,7 +195,7 @@ class _Builder:
         return Scalar(value, text, place, self.folder)
 
     def aliased(self, event: AliasEvent, place: Place, depth: int) -> Node:
-        """What the anchor stands for; it counts in full, so that aliases of aliases meet the limits."""
+        """Value of an anchor. It counts in full towards the size limits, which bounds aliases of aliases."""
         anchor = event.anchor or ""
         found = self.anchors.get(anchor)
         if found is None:

@@ -69,7 +69,7 @@ def _references(schema: Any) -> list[str]:  # any: a part of a JSON schema
 
 
 def _title(name: str) -> str:
-    """How the page calls a section: a pass by its name in a spec, others by the name of their class."""
+    """Title of a section on the page: the spec key of a pass, otherwise the class name."""
     return next((f"pass: {key}" for key, options in PASSES.items() if options.__name__ == name), name)
 
 

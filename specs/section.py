@@ -1,4 +1,4 @@
-"""What every part of a spec has in common: strict, frozen, every key declared; and the types of its values.
+"""Base class of all sections of a spec (strict, frozen, no unknown keys), and the types of their values.
 
 A validator here says what is wrong in the project's own codes; `diagnosis` adds the place.
 """

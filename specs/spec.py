@@ -35,7 +35,7 @@ def _version(value: Any) -> int:  # any: whatever the user wrote, checked here
 
 
 class Spec(Section):
-    """What to compile, for which machine, by which passes, into what."""
+    """A compilation: model, data, target, passes and outputs."""
 
     fxpress: Annotated[int, BeforeValidator(_version), WithJsonSchema({"const": VERSION})] = Field(
         description="The version of this language."

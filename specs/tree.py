@@ -51,7 +51,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Entry:
-    """What a key of a mapping holds, and where the key stands."""
+    """Value and key position of a mapping entry."""
 
     place: Place
     node: "Node"
@@ -115,7 +115,7 @@ def find(node: Node, location: Location) -> Node | None:
 
 
 def place_of(node: Node, location: Location) -> Place:
-    """Where the value at the location was written, or else the innermost mapping or list round it."""
+    """Position of the value at a location, or of the innermost enclosing mapping or list."""
     place = node.place
     for step in location:
         below = child(node, step)
@@ -126,7 +126,7 @@ def place_of(node: Node, location: Location) -> Place:
 
 
 def key_place(node: Node, location: Location) -> Place:
-    """Where the key at the location was written; for an entry of a list, where its value was."""
+    """Position of the key at a location; for a list entry, of its value."""
     parent = find(node, location[:-1])
     entry = parent.entries.get(str(location[-1])) if isinstance(parent, Mapping) and location else None
     return entry.place if entry else place_of(node, location)

@@ -21,7 +21,7 @@ _LARGEST = 2**53
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """How a kind of quantity is read and written: its units, the first of which is the one it is written in.
+    """Parser and formatter of a quantity with units; values are written in the first unit.
 
     A field is an int, whole in the base unit, or a float; more than zero and at most `most`.
     """

@@ -45,7 +45,7 @@ def yaml_text(value: object) -> str:
 
 
 def section_values(section: Section, folder: Path | None = None) -> dict[str, Any]:  # Any: JSON
-    """What was given of a section, and what tells its kind; paths are relative to `folder`, else absolute."""
+    """Keys of a section that were set, and its tag; paths are relative to `folder`, or absolute."""
     context = {"folder": str(folder)} if folder else None
     return _given_keys(section, section.model_dump(mode="json", by_alias=True, context=context))
 
@@ -78,7 +78,7 @@ def _given_keys(section: Section, dumped: dict[str, Any]) -> dict[str, Any]:  # 
 
 
 def _given(value: object, dumped: Any) -> Any:  # Any: JSON
-    """What was given of a field: of sections in it their keys, of all else the text that the section dumps."""
+    """Dumped value of a field that was set; nested sections are dumped by `section_values`."""
     match value:
         case Section():
             return _given_keys(value, dumped)

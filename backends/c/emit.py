@@ -98,7 +98,7 @@ class StackContext:
 
 @dataclass(frozen=True, slots=True)
 class HeaderContext:
-    """What the header's template sees."""
+    """Template context of the header."""
 
     name: str
     prefix: str
@@ -113,7 +113,7 @@ class HeaderContext:
 
 @dataclass(frozen=True, slots=True)
 class SourceContext:
-    """What the source's template sees."""
+    """Template context of the source file."""
 
     name: str
     includes: tuple[str, ...]
@@ -130,7 +130,7 @@ class SourceContext:
 
 @dataclass(frozen=True, slots=True)
 class WeightsContext:
-    """What the template of the constants sees."""
+    """Template context of the constants file."""
 
     name: str
     constants: tuple[Array, ...]
@@ -138,7 +138,7 @@ class WeightsContext:
 
 @dataclass(frozen=True, slots=True)
 class CMakeContext:
-    """What the CMake template sees."""
+    """Template context of the CMake file."""
 
     name: str
     prefix: str

@@ -40,12 +40,12 @@ class Lowered:
 
     @property
     def graph(self) -> Graph:
-        """What the C computes."""
+        """The graph that the C computes."""
         return self.edges.graph
 
 
 def predict(graph: Graph, target: Target, *, options: COutput | None = None) -> Prediction:
-    """What the graph costs on a target. Raises UnsupportedError where a node has no kernel: ask `check` first."""
+    """Predicted cost of the graph on a target. UnsupportedError if a node has no kernel; call `check` first."""
     return lower(graph, options or COutput(), target).prediction
 
 
@@ -110,7 +110,7 @@ def _choose(edges: StrippedEdges, options: COutput, target: Target, coded: froze
 
 
 def _noted(taken: Lowered, fastest: Lowered, resource: str) -> Lowered:
-    """What was taken, with a note on what it costs more than the fastest kernels, which do not fit."""
+    """The selection, with a note on its extra cost compared with the fastest kernels, which do not fit."""
     if taken is fastest:
         return taken
     needed = {"flash": _flash_bytes, "arena": _arena_bytes}[resource]

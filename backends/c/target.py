@@ -1,4 +1,4 @@
-"""What the C backend needs to know of the machine it compiles for."""
+"""Machine properties that the C backend uses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the torch backend produces: a Python file, the tensors beside it, and the module built from both."""
+"""Artifact of the torch backend: a Python file, its tensors, and the module built from both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far an emitted quantized module is from the integer semantics, in steps of the result's grid."""
+"""Difference of an emitted quantized module from the integer semantics, in quantization steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .emit import Form, to_module
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """How many of `elements` differ from `run_integer`, and by how many steps at most."""
+    """Number of elements that differ from `run_integer`, and the largest difference in steps."""
 
     elements: int
     differing: int

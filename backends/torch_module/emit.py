@@ -23,7 +23,7 @@ Form = Literal["float", "qdq", "eager"]
 
 @dataclass(frozen=True, slots=True)
 class TorchOptions:
-    """How to emit. `buffers` names constants that are not trained although they are floating point."""
+    """Options of the torch backend. `buffers`: floating-point constants that are not trained."""
 
     form: Form = "float"
     name: str = "Model"

@@ -1,4 +1,4 @@
-"""Which operators are written as submodules of `torch.nn`, and how these are constructed and called.
+"""Operators that are emitted as submodules of `torch.nn`: constructor and call.
 
 Everything else is written as a torch expression, had from the operator's reference (`record.py`).
 """
@@ -91,7 +91,7 @@ def layer_kind(node: Node) -> LayerKind | None:
 
 
 def integer_layer_kind(node: Node) -> LayerKind | None:
-    """As `layer_kind`, with the weight of a convolution or linear layer kept as integers with a scale per channel."""
+    """Like `layer_kind`, with an integer weight and a scale per channel for convolutions and linear layers."""
     kind = layer_kind(node)
     if kind is None or not isinstance(node.op, Conv | Linear):
         return kind

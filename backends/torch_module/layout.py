@@ -1,4 +1,4 @@
-"""Where constants and submodules live in the emitted module, so that `state_dict` has the user's keys.
+"""Attribute paths of constants and submodules in the emitted module; `state_dict` has the user's keys.
 
 A constant lives under its own name, which capture takes from the user's `state_dict`. A layer lives where the
 user's module was, or else where its weight is (`features.0.weight` -> `features.0`); one that fits nowhere is
@@ -166,7 +166,7 @@ def _variants(path: Path) -> Iterator[Path]:
 
 
 class _Places:
-    """Who owns each attribute path: the constants at theirs, and the submodules that are placed one by one."""
+    """Owners of attribute paths: constants and submodules."""
 
     def __init__(self, constants: Mapping[str, Path]) -> None:
         self._owners = {path: name for name, path in constants.items()}

@@ -1,4 +1,4 @@
-"""What emitted eager int8 modules need beside torch; the source of these definitions is copied into the emitted file.
+"""Prelude of emitted eager int8 modules; the source of these definitions is copied into the emitted file.
 
 Activations are kept in uint8: the byte is the graph's integer plus 128, and so is the zero point. Layers are oneDNN's
 int8 kernels with the residual, the activation and the requantization in them; their weights are packed at the first
@@ -102,7 +102,7 @@ class Int8Linear(Int8Layer):
     """Affine map of the last dimension, plus a residual, within a clamp."""
 
     def on_bytes(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """By oneDNN's kernel."""
+        """Result by oneDNN's kernel."""
         if self.packed is None:
             self.packed = self.pack(x)
         weight, scale, zero, bias = self.packed
@@ -118,7 +118,7 @@ class Int8Linear(Int8Layer):
         return y
 
     def on_reals(self, x: Tensor) -> Tensor:
-        """By torch's float kernel."""
+        """Result by torch's float kernel."""
         return nn.functional.linear(x, self.real_weight(), self.bias)
 
     def pack(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
@@ -163,7 +163,7 @@ class Int8Conv(Int8Layer):
         self.groups = groups
 
     def on_bytes(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """By oneDNN's kernel."""
+        """Result by oneDNN's kernel."""
         if self.pad:
             x = nn.functional.pad(x, self.pad, value=self.x_grid[1])
         if not self.is_flat:
@@ -171,7 +171,7 @@ class Int8Conv(Int8Layer):
         return self.convolve(x.unsqueeze(2), None if residual is None else residual.unsqueeze(2)).squeeze(2)
 
     def on_reals(self, x: Tensor) -> Tensor:
-        """By torch's float kernel."""
+        """Result by torch's float kernel."""
         if self.pad:
             x = nn.functional.pad(x, self.pad)
         stride, padding, dilation = (sizes[self.is_flat :] for sizes in self.geometry)

@@ -1,4 +1,4 @@
-"""What emitted quantized modules need beside torch; the source of these definitions is copied into the emitted file.
+"""Prelude of emitted quantized modules; the source of these definitions is copied into the emitted file.
 
 Activations are kept in uint8, because torch's int8 kernels take nothing else: the byte is the graph's integer plus
 128, and so is the zero point. Weights are int8 with a scale for each output channel.
@@ -44,7 +44,7 @@ def to_signed(x: Tensor) -> Tensor:
 
 
 class IntegerWeight(nn.Module):
-    """What makes a layer keep its weight as integers of at most 8 bits, with a scale for each output channel."""
+    """Parametrization that stores a layer's weight as integers of at most 8 bits, with a scale per output channel."""
 
     weight: Tensor
     weight_scale: Tensor

@@ -1,4 +1,4 @@
-"""What emitted modules with integer weights and float activations need; the source of these definitions is copied.
+"""Prelude of emitted weight-only modules; the source of these definitions is copied into the emitted file.
 
 A weight below 8 bits is kept as bytes of several integers each, the lowest bits first. Linear layers take torch's
 own kernels for int8 and int4 where these fit, packed at the first call; else the weight is dequantized.
@@ -70,7 +70,7 @@ class IntegerWeight(nn.Module):
         return torch.stack(parts, -1).flatten(-2)
 
     def shifts(self) -> range:
-        """By how much the bytes move left to bring each of their integers to the top."""
+        """Left shifts that move each packed integer of a byte to the top."""
         return range(8 - self.bits, -1, -self.bits)
 
     def pack(self) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,7 @@ class QdqStyle:
         return f"to_unsigned({variable})" if is_byte(value) else variable
 
     def leave(self, value: Value, variable: str) -> str:
-        """What is carried becomes signed integers."""
+        """Conversion of the carried values to signed integers."""
         return f"to_signed({variable})" if is_byte(value) else variable
 
     def is_raw(self, node: Node) -> bool:

@@ -137,7 +137,7 @@ class _Recorder(TorchFunctionMode):
         return outcome
 
     def origin(self, tensor: Tensor) -> Operand | Result:
-        """What `tensor` came from; UnsupportedError for one that no call returned."""
+        """Call that returned `tensor`; UnsupportedError if there is none."""
         try:
             return self._origins[id(tensor)]
         except KeyError:

@@ -141,7 +141,7 @@ def _slice(part: slice, argument: Callable[[Argument], str]) -> str:
 
 
 def _count_uses(recording: Recording) -> list[int]:
-    """How often each call's outcome is read, by calls that are themselves read and by the results."""
+    """Use counts of each call's result, by live calls and by the outputs."""
     uses = [0] * len(recording.calls)
     for result in recording.results:
         if isinstance(result, Result):

@@ -1,4 +1,4 @@
-"""How a form of the emitted module carries values: as reals, or as integers that stand for reals."""
+"""Value representation of a form of the emitted module: reals, or integers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Strings = Sequence["str | None"]
 
 
 class Style(Protocol):
-    """What differs between the forms. Variables of the emitted `forward` hold what a form carries for a value."""
+    """Differences between the forms. A variable of the emitted `forward` holds a value in the form's representation."""
 
     @property
     def prelude(self) -> ModuleType | None:
@@ -67,7 +67,7 @@ class FloatStyle:
         return variable
 
     def is_raw(self, node: Node) -> bool:
-        """What is carried are the reals."""
+        """False: every variable holds reals."""
         return False
 
     def read(self, node: Node, operand: int, variable: str) -> str:

@@ -55,7 +55,7 @@ class WeightOnlyStyle(FloatStyle):
         return f"{variable}.reals()" if value.name in self._held else variable
 
     def leave(self, value: Value, variable: str) -> str:
-        """As `read`, for a result of the graph."""
+        """Like `read`, for an output of the graph."""
         return f"{variable}.reals()" if value.name in self._held else variable
 
     def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:

@@ -31,7 +31,7 @@ Leaf = TensorAt | Fixed
 
 @dataclass(frozen=True)
 class Signature:
-    """How a module's arguments and result, nested as they may be, map to the inputs and outputs of a graph."""
+    """Mapping of a module's nested arguments and results to the inputs and outputs of a graph."""
 
     arguments: pytree.TreeSpec
     inputs: tuple[Leaf, ...]

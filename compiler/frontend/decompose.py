@@ -106,7 +106,7 @@ def _usual_table() -> _Table:
 
 
 def _table(overload: OpOverload) -> _Table:
-    """What is taken apart: all that has no operator, and `overload` although it has one for other operands."""
+    """Decomposition table: overloads without operator, and `overload`, whose operator has other operands."""
     known = core_aten_decompositions().get(overload)
     return _usual_table() if known is None or overload in FORMULAS else {**_usual_table(), overload: known}
 

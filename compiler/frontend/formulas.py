@@ -82,7 +82,7 @@ def _batch_norm(
     eps: float,
     cudnn_enabled: bool,
 ) -> Tensor:
-    """By the statistics of what it is given, which a layer without running statistics always does."""
+    """Batch norm with batch statistics, as always in a layer without running statistics."""
     if running_mean is not None:
         raise NotImplementedError
     axes = [axis for axis in range(x.ndim) if axis != 1]
@@ -161,7 +161,7 @@ def _prod(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | No
 
 @formula(_aten.histc.default)
 def _histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
-    """How many elements are at the lower end of a bin or beyond, less those of the next; the last has its upper end."""
+    """Counts at or above each lower edge, minus those of the next; the last bin includes its upper edge."""
     if not min < max:  # the ends are those of the data
         raise NotImplementedError
     elements = x.reshape(-1)
@@ -302,7 +302,7 @@ def _searchsorted(
 
 @formula(_aten.bucketize.Tensor)
 def _bucketize(x: Tensor, bounds: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
-    """How many bounds lie before x."""
+    """Number of boundaries below x."""
     below = bounds <= x[..., None] if right else bounds < x[..., None]
     return below.sum(-1).to(torch.int32 if out_int32 else torch.int64)
 
@@ -352,7 +352,7 @@ def _index_put(
 
 @formula(_aten.diagonal.default, _aten.diagonal_copy.default)
 def _diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
-    """Of the flattened matrix every (columns + 1)-th element."""
+    """Every (columns + 1)-th element of the flattened matrix."""
     dim1, dim2 = dim1 % x.ndim, dim2 % x.ndim
     rest = [axis for axis in range(x.ndim) if axis not in (dim1, dim2)]
     rows, columns = x.shape[dim1], x.shape[dim2]
@@ -444,7 +444,7 @@ def _clamp_max(x: Tensor, max: Tensor | float) -> Tensor:
 
 @formula(_aten.neg.default)
 def _neg(x: Tensor) -> Tensor:
-    """Of integers; floats have an operator."""
+    """Negation of integers; floats have an operator."""
     return 0 - x
 
 

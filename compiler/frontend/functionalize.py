@@ -35,7 +35,7 @@ class Storage:
 
 @dataclass(eq=False)
 class View:
-    """How a tensor comes from another one: `replay` makes its value, `number` shows which elements it has."""
+    """View of another tensor: `replay` computes its value, `number` the indices of its elements."""
 
     parent: Tracked
     replay: Callable[[Value], Value]

@@ -46,7 +46,7 @@ class Importer:
         self._builder, self._source = builder, source
 
     def run(self, program: fx.GraphModule, arguments: Sequence[Result]) -> list[Result]:
-        """What the program gives for its placeholders' values."""
+        """Results of the program for values of its placeholders."""
         results: dict[fx.Node, Result] = {}
         remaining = iter(arguments)
         for node in program.graph.nodes:

@@ -1,4 +1,4 @@
-"""What a traced program may not hold: training, randomness, sizes or numbers that depend on data."""
+"""Unsupported contents of a traced program: training, randomness, data-dependent sizes or numbers."""
 
 from __future__ import annotations
 

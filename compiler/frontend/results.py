@@ -1,4 +1,4 @@
-"""What a module gives: the name of each tensor in it, from the keys and fields that it is nested in."""
+"""Names of the tensors in a module's result, from nested keys and fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where things stand in the user's code: of traced nodes and of exceptions, walking outward from torch's own frames."""
+"""Locations in the user's code of traced nodes and exceptions: the innermost frame outside torch."""
 
 from __future__ import annotations
 

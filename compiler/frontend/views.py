@@ -50,7 +50,7 @@ def numbered(shape: Sequence[int]) -> Tensor:
 
 
 def region_shown(view: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Region | None:
-    """What `view` shows of a tensor of `shape`; None when an element stands twice."""
+    """Indices that `view` selects from a tensor of `shape`; None if an element occurs twice."""
     whole = torch.empty(tuple(shape), dtype=torch.int64, device="meta")
     shown = view(whole)
     if shown.untyped_storage()._cdata == whole.untyped_storage()._cdata:
@@ -61,7 +61,7 @@ def region_shown(view: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Regi
 
 
 def region(numbers: Tensor, shape: Sequence[int]) -> Region | None:
-    """What a view shows of a tensor of `shape`, from the view of its numbers; None when an element stands twice."""
+    """Region that a view of a tensor of `shape` selects, from its indices; None if an element occurs twice."""
     if numbers.numel() == prod(shape) and torch.equal(numbers.flatten(), torch.arange(numbers.numel())):
         return Reshaped()
     order = _order(numbers, shape)

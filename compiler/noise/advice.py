@@ -231,7 +231,7 @@ class Adviser:
         return not row.is_enough, lack, not row.is_of_spec, cycles, row.flash_bytes or 0
 
     def _row(self, trial: _Trial, before: Mapping[str, Powers]) -> TriedChange | None:
-        """What the report says of a trial; None for a change that the target cannot carry."""
+        """Report row of a trial; None for a change that the target does not support."""
         row = TriedChange(
             change=self._text(trial.change),
             settings=dict(trial.settings),

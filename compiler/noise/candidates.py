@@ -1,4 +1,4 @@
-"""Which changes are tried against sources of noise, inexpensive ones first.
+"""Candidate changes against sources of noise, cheapest first.
 
 free         another observer, a scale for each channel, calibration without an outlier, learned rounding
 flash        wider weights: of the layers that lose by theirs, of all
@@ -152,7 +152,7 @@ class Candidates:
             yield Change({"activations": "int16"})
 
     def _wider_weights(self) -> Iterator[Change]:
-        """Of each layer that loses by its weights, of these together, of all layers."""
+        """Wider weights: of each layer with weight noise, of these together, of all layers."""
         if not self._narrow:
             return
         yield from (Change(weights={path: "int8"}) for path in self._narrow)

@@ -24,7 +24,7 @@ _PLAIN = re.compile(r"\w[\w.]*( %)?")
 
 @dataclass(frozen=True)
 class Change:
-    """What differs; layers by module path, those of no module by the value that they make (`path_of`).
+    """Change of settings; layers by module path, or by result value if they have none (`path_of`).
 
     `options` are other than `layers`, unless that is what further layers are added to. `excluded` are indices of
     calibration samples. `words` tell what changes in the model: `constants` have other elements there, and what is
@@ -83,7 +83,7 @@ class Change:
 
 
 def settings(change: Change, precisions: Precisions, excluded: Sequence[int]) -> dict[str, str]:
-    """What a spec must say for a change, by option of the pass; `excluded` are positions of samples in their file."""
+    """Spec settings for a change, by option of the pass; `excluded` are indices of samples in their file."""
     before, after = precisions.options, change.applied_to(precisions)
     layers = {path: precision for path, precision in after.layers.items() if not path.startswith(_VALUE)}
     after = after.model_copy(update={"layers": layers})

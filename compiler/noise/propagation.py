@@ -1,4 +1,4 @@
-"""Where the noise of an integer graph is made, and where it arrives.
+"""Sources and propagation of the quantization noise of an integer graph.
 
 A node's own noise is what it adds when its operands are exact: on operands rounded to their grids,
 
@@ -206,7 +206,7 @@ class Propagation:
 
 
 def own_noise(node: Node, piece: Piece) -> dict[str, Tensor]:
-    """What a node adds to exact operands, by the value that it gives; nothing where it adds nothing."""
+    """Noise that a node adds to exact operands, by result value; empty if none."""
     stored = [_stored(value, piece) for value in node.inputs]
     with torch.no_grad():
         given = call_integer(node, stored)
@@ -220,7 +220,7 @@ def own_noise(node: Node, piece: Piece) -> dict[str, Tensor]:
 
 
 def exact_results(node: Node, piece: Piece) -> tuple[Tensor, ...]:
-    """What a node gives in float for exact operands that are on their grids."""
+    """Float results of a node for exactly quantized operands."""
     operands: list[Tensor | None] = []
     for value in node.inputs:
         real = None if value is None else piece.exact.value(value.name)
@@ -275,7 +275,7 @@ def float_view(integer: Graph, floats: Mapping[str, Tensor]) -> Graph:
 
 
 def rows_of(samples: Samples, inputs: Sequence[Tensor]) -> int:
-    """How many samples the inputs of one run hold: 1 where the batch is not the first dimension of all."""
+    """Number of samples in the inputs of one run; 1 if the first dimension of some input is not the batch."""
     leads = bool(inputs) and all(samples.axis(i) == 0 and x.ndim for i, x in enumerate(inputs))
     return len(inputs[0]) if leads else 1
 

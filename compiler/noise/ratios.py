@@ -76,7 +76,7 @@ class Powers:
 
 
 def rows(tensor: Tensor, samples: int) -> int:
-    """How many samples a tensor can be cut into along its first dimension: all, or else 1."""
+    """Number of samples along the first dimension of a tensor: all, or else 1."""
     return samples if tensor.numel() and tensor.ndim and tensor.shape[0] % samples == 0 else 1
 
 

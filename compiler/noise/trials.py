@@ -80,7 +80,7 @@ class Trials:
         return [tuple(kept.call(values, index)) for index in range(kept.calls(values))]
 
     def _statistics_without(self, excluded: frozenset[int]) -> Mapping[str, Statistics]:
-        """What calibration without some samples sees of every value that any change may make an integer."""
+        """Calibration statistics without some samples, of every value that a change may quantize."""
         if excluded not in self._statistics:
             batches = self._batches(excluded) if excluded else self.context.calibration
             samples = batches[: self.precisions.options.samples]

@@ -1,4 +1,4 @@
-"""What report.json holds. `Report.model_json_schema()` is its documented schema; units stand in the field names."""
+"""Contents of report.json. `Report.model_json_schema()` is its schema; field names contain the units."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class FloatLayer(_Row):
 
 
 class OutputRatio(_Row):
-    """How far an output of the integers is from that of the float graph; of whole numbers, how many differ."""
+    """Difference of an integer graph's output from the float graph's; for whole numbers, the number that differ."""
 
     name: str = Field(description="name of the output")
     snr_db: float | None = Field(description="signal-to-noise ratio; null without noise, or without signal")
@@ -118,7 +118,7 @@ class LowLayer(_Row):
 
 
 class Effect(_Row):
-    """What a change gave at one output or layer."""
+    """Effect of a change at one output or layer."""
 
     at: str = Field(description="the output or layer at which it was measured")
     snr_db_before: float | None = Field(description="ratio there without it; null without noise or signal")

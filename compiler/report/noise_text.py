@@ -1,4 +1,4 @@
-"""What a report says about noise and float layers, as lines for the terminal and as problems of a refusal."""
+"""Text about quantization noise and float layers, as lines for the terminal and as problems."""
 
 from __future__ import annotations
 

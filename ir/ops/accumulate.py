@@ -1,4 +1,4 @@
-"""What convolutions, linear layers and matrix products share: clamp, accumulator, requantization.
+"""Common parts of convolutions, linear layers and matrix products: clamp, accumulator, requantization.
 
     y = saturate(requant(acc, multiplier, shift) + zero_point)                                        without residual
     y = saturate(requant(acc, multiplier, shift) + ((residual * m + offset) >> s))                    with residual

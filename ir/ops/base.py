@@ -1,4 +1,4 @@
-"""What an operator is, and the registry of all of them.
+"""Base class and registry of operators.
 
 An operator is one frozen dataclass: its fields are its attributes, its methods its meaning. Operands are
 positional; an optional operand that is absent is None. Values of quantized type are computed by `integer`.
@@ -21,7 +21,7 @@ from .channels import Axes, CouplingCall, Cut
 
 
 class Quantized(Enum):
-    """What an operator does with integers that stand for reals."""
+    """Integer form of an operator: computes, moves, or none."""
 
     NEVER = "never"  # float only; the quantization pass puts conversions around it
     COMPUTE = "compute"  # the result has a scale of its own

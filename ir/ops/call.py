@@ -60,7 +60,7 @@ class TorchCall(Op):
 
     @property
     def overload(self) -> torch._ops.OpOverload:
-        """What is called."""
+        """The aten overload."""
         return _parsed(self.call)[0]
 
     @property
@@ -80,7 +80,7 @@ class TorchCall(Op):
         return self.given_to(self.overload, operands)
 
     def given_to(self, function: Callable[..., Any], operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-        """What `function` gives for the call's arguments; Any: it takes what the overload takes."""
+        """Result of `function` with the call's arguments; Any: those of the overload."""
         overload, args, kwargs = _parsed(self.call)
 
         def bound(argument: Argument, is_written: bool) -> Argument:

@@ -1,4 +1,4 @@
-"""How the torch overloads that have no operator of their own couple channels.
+"""Channel coupling of aten overloads that have no operator of their own.
 
 Elementwise overloads are known by torch's own tag; the rest is a table. An overload that is not in it is refused.
 """

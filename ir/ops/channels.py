@@ -1,4 +1,4 @@
-"""How operators say which channels of their operands and results hang together, and what a cut leaves of them.
+"""Interface by which operators declare coupled channels and apply cuts.
 
 An axis is one dimension of one value, known by a number; dimensions that carry the same channels may share it.
 Channels that hang together are kept or removed as one.
@@ -63,7 +63,7 @@ class CouplingCall(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What stays: for each dimension of each operand and result the kept indices, ascending."""
+    """Kept indices, ascending, for each dimension of each operand and result."""
 
     operands: tuple[tuple[Tensor, ...] | None, ...]
     results: tuple[tuple[Tensor, ...], ...]
@@ -87,7 +87,7 @@ class Cut:
         return tuple(len(kept) for kept in self.results[result])
 
     def groups(self, index: int, axis: int, groups: int) -> int:
-        """How many of `groups` consecutive groups along an operand's dimension still have a channel."""
+        """Number of consecutive groups along an operand's dimension that still have a channel."""
         each = self.type(index).shape[axis] // groups
         return len(torch.unique(torch.div(self.operand(index)[axis], each, rounding_mode="floor")))
 

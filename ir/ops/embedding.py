@@ -93,7 +93,7 @@ def _lower_index_select(call: AtenCall) -> Value | None:
 
 @lowers("repeat_interleave.self_Tensor")
 def _lower_repeat_interleave(call: AtenCall) -> Value | None:
-    """By numbers of repetitions that are known."""
+    """Repeat with constant numbers of repetitions."""
     x, repeats = call.value("self"), call.constant_tensor(call.value("repeats"))
     if repeats is None:
         return None

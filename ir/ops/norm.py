@@ -86,7 +86,7 @@ class StatisticsNorm(Op):
     @property
     @abstractmethod
     def epsilons(self) -> tuple[float, float]:
-        """What is added below the square root, and to it."""
+        """Epsilons added inside the square root and to it."""
 
     @abstractmethod
     def groups_of(self, shape: tuple[int, ...]) -> Groups:

@@ -66,7 +66,7 @@ class Pad(Op):
         return (tuple(axes),)
 
     def cut(self, cut: Cut) -> Pad:
-        """What is added shrinks with the channels that it met."""
+        """Reduces the padding along pruned channels."""
         x, y = cut.operand(0), cut.results[0]
         first = len(x) - len(self.padding) // 2
         padding: list[int] = []

@@ -89,7 +89,7 @@ class Averaging(Op):
 
     @abstractmethod
     def counts(self, shape: tuple[int, ...]) -> Tensor:
-        """What each window's sum is divided by, int64 [1, 1, spatial...], for an operand of `shape`."""
+        """Divisor of each window's sum, int64 [1, 1, spatial...], for an operand of `shape`."""
 
     @abstractmethod
     def window_sums(self, x: Tensor) -> Tensor:
@@ -207,7 +207,7 @@ class _Window:
         return self.dilation * (self.kernel - 1) + 1
 
     def count(self, n: int, *, ceil: bool) -> int:
-        """How often the window fits along `n` elements; rounding up, none starts in the padding after them."""
+        """Number of windows along `n` elements; with `ceil_mode` none starts in the trailing padding."""
         span = n + self.before + self.after - self.extent
         if not ceil:
             return span // self.stride + 1
@@ -274,7 +274,7 @@ def _over_depth(op: AvgPool) -> AvgPool | None:
 
 @lowers("adaptive_avg_pool1d.default", "adaptive_avg_pool2d.default", "adaptive_avg_pool3d.default")
 def _lower_adaptive_avg_pool(call: AtenCall) -> Value | None:
-    """To one element torch itself takes the mean."""
+    """Adaptive average pooling; to a single element it is a mean, as in torch."""
     rank = _rank(call)
     size = spread(call["output_size"], rank)
     whole = Mean(tuple(range(2, rank + 2)), keepdim=True)
@@ -307,7 +307,7 @@ def _rank(call: AtenCall) -> int:
 
 
 def _pool(call: AtenCall, emit: Callable[[Value], Value]) -> Value | None:
-    """What `emit` makes of the operand, a batch or a single sample of reals with elements."""
+    """Result of `emit` on a non-empty float operand, with or without a batch dimension."""
     x = call.value("self")
     if not x.type.dtype.is_floating or 0 in x.type.shape[1:]:
         return None

@@ -84,7 +84,7 @@ class LinearReduction(Reduction):
 
     @abstractmethod
     def divisor(self, x: TensorType) -> int:
-        """What the sum is divided by."""
+        """Divisor of the sum."""
 
 
 @operator("mean")

@@ -162,7 +162,7 @@ def emit_unsqueeze(call: AtenCall, x: Value, axis: int) -> Value:
 
 
 def emit_on_batch(call: AtenCall, x: Value, rank: int, emit: Callable[[Value], Value]) -> Value:
-    """What `emit` makes of `x` [n, c, ...] of `rank` dimensions; a single sample [c, ...] becomes a batch of one."""
+    """Result of `emit` on `x` [n, c, ...] of `rank` dimensions; [c, ...] is treated as a batch of one."""
     if x.type.rank == rank:
         return emit(x)
     return emit_squeeze(call, emit(emit_unsqueeze(call, x, 0)), [0])

@@ -188,7 +188,7 @@ def _emit_slice(call: AtenCall, x: Value, axis: int, taken: range) -> Value:
 
 @lowers("slice_scatter.default")
 def _lower_slice_scatter(call: AtenCall) -> Value | None:
-    """What lies before the written range, what is written, what lies after it."""
+    """Concatenation of the slice before the written range, the written values, and the slice after it."""
     x, part = call.value("self"), call.value("src")
     axis = call["dim"] % x.type.rank
     size = x.type.shape[axis]

@@ -17,7 +17,7 @@ def pairs(padding: Sequence[int]) -> list[tuple[int, int]]:
 
 
 def symmetric_padding(x: Tensor, padding: Sequence[int], *, value: float = 0.0) -> tuple[Tensor, list[int]]:
-    """What torch's own `padding` argument can carry, and `x` padded explicitly with `value` where it cannot."""
+    """Symmetric part for torch's `padding` argument, and `x` explicitly padded with `value` for the rest."""
     both = pairs(padding)
     if all(before == after for before, after in both):
         return x, [before for before, _ in both]

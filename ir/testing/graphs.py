@@ -136,7 +136,7 @@ def examples(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a random graph is made from; printed when a test fails, it says how to make the graph again."""
+    """Plan of a random graph. A failing test prints it, so that the graph can be rebuilt."""
 
     seed: int
     input_type: TensorType
@@ -156,7 +156,7 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Surroundings:
-    """What a graph around a pattern is made from."""
+    """Plan of a random graph around a pattern."""
 
     pattern: Graph
     seed: int

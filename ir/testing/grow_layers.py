@@ -89,7 +89,7 @@ def _layer(g: Growth, op: Conv | ConvTranspose | Linear, x: Value, w: Value, out
 
 @grows("matmul")
 def grow_matmul(g: Growth, x: Value, step: Step) -> Value | None:
-    """Of two values, or with a constant."""
+    """Adds a matrix product of two values, or of a value and a constant."""
     if not x.type.rank:
         return None
     if step.digits[0] % 2 or x.type.rank < 2:
@@ -111,7 +111,7 @@ def grow_grouped_matmul(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("attention")
 def grow_attention(g: Growth, x: Value, step: Step) -> Value | None:
-    """Of values alike, causal, masked or plain, with a scale or without."""
+    """Adds an attention of equal shapes: causal, masked or plain, with or without a scale."""
     if x.type.rank not in (3, 4):
         return None
     length = x.type.shape[-2]
@@ -200,7 +200,7 @@ def grow_avg_pool(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("adaptive_avg_pool")
 def grow_adaptive_avg_pool(g: Growth, x: Value, step: Step) -> Value | None:
-    """To sizes that divide and that do not."""
+    """Adds an adaptive pooling, to sizes that divide the input size or not."""
     spatial = x.type.rank - 2
     if spatial not in (1, 2, 3):
         return None

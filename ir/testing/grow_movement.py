@@ -47,7 +47,7 @@ def grow_expand(g: Growth, x: Value, step: Step) -> Value:
 
 @grows("copy")
 def grow_copy(g: Growth, x: Value, step: Step) -> Value:
-    """As it is."""
+    """Adds a copy."""
     return g.add(Copy(), x)
 
 
@@ -103,7 +103,7 @@ def grow_flip(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("roll")
 def grow_roll(g: Growth, x: Value, step: Step) -> Value | None:
-    """By one place, or back by two."""
+    """Adds a roll by 1 or by -2."""
     return g.add(Roll((x.type.rank - 1,), (step.pick(0, [1, -2]),)), x) if x.type.rank else None
 
 
@@ -131,7 +131,7 @@ def grow_pad(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("resize_nearest")
 def grow_resize_nearest(g: Growth, x: Value, step: Step) -> Value | None:
-    """By factors and to sizes, larger and smaller."""
+    """Adds a nearest resize, by a factor or to a size, up or down."""
     spatial = x.type.rank - 2
     if spatial not in (1, 2, 3):
         return None

@@ -1,4 +1,4 @@
-"""How random graphs grow: one function for each operator adds a node of it to a graph, if it can.
+"""Growth of random graphs: one function per operator adds a node if possible.
 
 Random graphs are made from a plan, a list of steps that are mere numbers. Steps know nothing of each other, so
 that a failing plan shrinks well: Hypothesis takes steps away and lowers numbers, and each smaller plan is a graph.

@@ -1,4 +1,4 @@
-"""What each layer costs at each of its widths, and which layers must agree: the data of the program over bits.
+"""Data of the integer program over bit widths: costs of each layer at each width, and layers that must agree.
 
 Bytes of packed weights and bit operations follow from the graph. Flash, cycles and the arena come from the cost model,
 which is asked once for each pair of widths on all layers together; what a mix really takes is asked again once it is
@@ -185,7 +185,7 @@ def _arena(
     cost: Cost,
     amounts: Mapping[tuple[str, Widths], dict[str, float]],
 ) -> dict[str, float]:
-    """What lies in the arena at each step: wide values take twice their bytes, counted at one layer of the group."""
+    """Arena contents at each step: int16 values take twice the bytes, counted at one layer of the group."""
     groups = _operand_groups(graph)
     first: dict[str, BitLayer] = {}
     for layer in layers:

@@ -1,4 +1,4 @@
-"""What rounding all layers together really adds to the loss of the float network: the check of a predicted sum."""
+"""Measured loss increase when all layers are rounded together, to validate the predicted sum."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def mean_and_error(losses: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What the float network shows: outputs of each stack, the range of each layer's operand, the mean along channels
+    """Statistics of the float network: outputs, range of each layer's operand, mean per channel
     by the layer's node."""
 
     outputs: list[Tensor]

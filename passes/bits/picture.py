@@ -22,7 +22,7 @@ _STEPS = (1.0, 2.0, 5.0)
 
 @dataclass(frozen=True)
 class Mix:
-    """What a choice of bits takes of the resource, what it is predicted to lose, and its name."""
+    """Assignment of bit widths: resource use, predicted loss, and name."""
 
     amount: float
     loss: float
@@ -89,7 +89,7 @@ class FrontPicture:
             yield text(_WIDTH - _RIGHT, y - 18, mix.name, style="quiet", anchor="end")
 
     def _heading(self) -> Iterator[str]:
-        """What was chosen, and what the marks mean."""
+        """Heading with the chosen assignment, and the legend."""
         yield text(_LEFT - 56, 22, f"chosen: {self.chosen.name}", style="title")
         yield text(
             _LEFT - 56,

@@ -55,7 +55,7 @@ def _meet_within(program: BitProgram, objective: str, predict: Predict) -> tuple
 
 @dataclass(frozen=True)
 class _Excess:
-    """By how much a prediction of a mix differs from what the program takes it to be, for one limit."""
+    """Difference between predicted cost and the program's cost of an assignment, for one limit."""
 
     limit: Limit
     over: float

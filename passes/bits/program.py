@@ -1,4 +1,4 @@
-"""Which way to store each layer: an integer program over choices of bits, solved to a proven optimum by HiGHS.
+"""Integer program over the bit width of each layer, solved to proven optimality by HiGHS.
 
     minimize    sum_l sum_k loss[l, k] x[l, k]
     subject to  sum_k x[l, k] = 1                                    for each layer l
@@ -145,7 +145,7 @@ class _Relaxed:
 
     @property
     def tolerance(self) -> float:
-        """What the solver does not tell from zero."""
+        """Numerical tolerance of the solver."""
         return 1e-7 * self.scale
 
 
@@ -202,7 +202,7 @@ class _Model:
                 width = max(width, relaxed.tolerance) * 100
 
     def excess(self, objective: str) -> np.ndarray:
-        """What each column has of the objective over the least that its layer can have."""
+        """Objective of each column above the minimum of its layer."""
         amounts = self.amounts(objective)
         least = np.minimum.reduceat(amounts, self.starts[:-1]) if len(amounts) else amounts
         above: np.ndarray = amounts - np.repeat(least, np.diff(self.starts))
@@ -317,7 +317,7 @@ def _bits(choice: Choice, tie: Tie) -> int:
 
 
 def _why_infeasible(model: _Model, limits: Sequence[Limit]) -> str:
-    """How much is needed at least of each resource alone, or of all together where each alone would do."""
+    """Minimum of each resource alone, or of all together if each limit alone is feasible."""
     alone = []
     for limit in limits:
         cheapest = model.solve(limit.resource, ())

@@ -1,4 +1,4 @@
-"""What `assign_bits` tells: a decision for each layer with its alternatives, the Pareto front, files to use again."""
+"""Report of `assign_bits`: decision and alternatives of each layer, Pareto front, reusable files."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _bits(decided: Decided) -> Table:
 
 
 def _alternatives(decided: Decided) -> Table:
-    """What each width would cost and gain against the chosen one."""
+    """Difference in loss and costs of each width to the chosen one."""
     resources = [name for name in _RESOURCES if name in decided.costs.fixed]
     columns = ("layer", "weight_bits", "activation_bits", "chosen", "loss", "loss_error", "loss_change")
     rows = []

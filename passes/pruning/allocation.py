@@ -1,4 +1,4 @@
-"""How many units of each group stay: uniformly, by global ranking, or by an exact integer program.
+"""Allocation of kept units to groups: uniform, by global ranking, or by an exact integer program.
 
 All three keep to every limit at once: polynomials in the numbers of units that stay (`cost`), and what the cut
 network is predicted to take on the target (`budget`).

@@ -1,4 +1,4 @@
-"""Which residual branches may go, and how much of each sum they make.
+"""Removable residual branches, and their share of each sum.
 
 A branch that adds f to s leaves a constant c in its place; what stays of the sum's energy without it is
 
@@ -50,5 +50,5 @@ def droppable_branches(
 
 
 def _constant(coupling: Coupling, branch: Branch) -> Tensor:
-    """What stands for the branch when nothing else has gone."""
+    """Constant that replaces the branch if nothing else is removed."""
     return branch_constant(branch, coupling.kept(np.isin(coupling.groups, branch.groups)))

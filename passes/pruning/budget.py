@@ -82,12 +82,12 @@ class Device:
         return self.use(kept, bits) <= 1.0
 
     def use(self, kept: np.ndarray, bits: Bits = NO_BITS) -> float:
-        """How much of the scarcest resource is taken."""
+        """Utilization of the scarcest resource."""
         measured = self.measure(kept, bits)
         return max(measured[name] / aim for name, aim in self.aims.items())
 
     def least(self, fewest: np.ndarray) -> dict[str, float]:
-        """What the smallest network takes of each resource, at the width at which it takes least of it."""
+        """Minimum of each resource: smallest network, at the cheapest bit width."""
         widths = self._storage.widths or (BYTE,)
         measured = [self.measure(fewest, self._storage.uniform(width)) for width in widths]
         return {name: min(found[name] for found in measured) for name in self.limits}
@@ -119,7 +119,7 @@ class Device:
         return fitted, {name: tuple(found) for name, found in rows.items()}
 
     def _time(self, costs: Costs, at: np.ndarray, bits: Bits, name: str) -> list[Term]:
-        """Of each layer in proportion to its multiply-accumulates; of an open one so for each width."""
+        """Cycle terms of each layer in proportion to its multiply-accumulates, per bit width if that is free."""
         bases = with_terms(costs, self._coupling, self._layers)
         macs = {module: bases.evaluate(module, at) for module in self._layers}
         layers = {module: layer for layer in self._storage.layers for module in layer.modules}
@@ -154,7 +154,7 @@ class Device:
         return _scaled(costs.terms["params"], per_parameter)
 
     def _flash_of(self, layer: BitLayer, costs: Costs) -> Iterator[Term]:
-        """What a layer takes at each width: in proportion to its bytes, and once."""
+        """Flash terms of a layer at each width: proportional to its bytes, and fixed."""
         for width in layer.weights:
             when = (layer.name, width)
             stored = [term for term in costs.terms[BYTES] if term.when == when]
@@ -297,7 +297,7 @@ def _filled(
     device: Device,
     solution: Solution,
 ) -> Solution:
-    """What room there is given back, to what gains the most first: channels by one or two multiples, or wider bits."""
+    """Greedy refinement: spends unused budget on the channels or bit widths with the largest gain."""
     kept, bits = solution.kept, solution.bits
     tries, closed = 0, set[int | str]()
     while tries < REFINEMENTS and device.use(kept, bits) < 1 - (1 - FULL) / 2:

@@ -1,4 +1,4 @@
-"""What it costs to cut each group alone: the divergence from the outputs of the whole network, in nats for classes.
+"""Loss of pruning each group alone: divergence from the outputs of the original network, in nats for classes.
 
 Scores say which units of a group go first; that group cut to each of its levels, the network runs, and its outputs are
 compared. So errors of units that cancel or add up count as they do, and the losses of groups compare with those of
@@ -52,7 +52,7 @@ def study_of(graph: Graph, batches: Sequence[Batch]) -> Study:
 
 
 def outputs_of(study: Study, graph: Graph) -> list[Tensor]:
-    """What counts of the outputs of a graph with the inputs of the study's, for each of its stacks."""
+    """Compared outputs of a graph, for each stack of samples of the study."""
     with torch.no_grad():
         return [study.loss.read(_run(graph, stack), stack.count) for stack in _stacks(study)]
 

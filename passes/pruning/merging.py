@@ -121,7 +121,7 @@ def _collect(coupling: Coupling, found: dict[int, list[np.ndarray]], units: np.n
 
 
 def _rows_made(graph: Graph, node: Node) -> Tensor:
-    """What each output channel of a layer is made with: weights and bias, with the batch norm behind it."""
+    """Weights and bias of each output channel, with the following batch norm."""
     weight, bias = node.operands[1], node.operand(2)
     rows = graph.tensor(weight).double().flatten(1)
     known = bias is not None and graph.is_constant(bias)

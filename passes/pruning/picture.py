@@ -40,7 +40,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Row:
-    """What stands beside the boxes of a node. `style` says whether it is as it was, smaller, or gone."""
+    """Labels beside the boxes of a node. `style`: unchanged, smaller, or removed."""
 
     operator: str
     module: str
@@ -84,12 +84,12 @@ class _Picture:
 
     @cached_property
     def spans(self) -> list[_Span]:
-        """Where each group is drawn."""
+        """Horizontal span of each group."""
         return _spans([_groups_of(self.kept, node) for node in self.nodes])
 
     @cached_property
     def columns(self) -> tuple[float, float, float, float]:
-        """Where operators, modules, shapes and counts begin."""
+        """Column positions of operators, modules, shapes and counts."""
         lanes = 1 + max((span.lane for span in self.spans), default=0)
         operators = _MARGIN + lanes * _LANE + _GAP
         found, edges = [("operator", "module", "shape")], [float(operators)]
@@ -100,13 +100,13 @@ class _Picture:
 
     @cached_property
     def counts(self) -> dict[int, str]:
-        """How many units of each group stay, in words."""
+        """Numbers of remaining units, as text."""
         sizes = np.bincount(self.kept.coupling.groups).tolist()
         return {group: f"{left:,} of {sizes[group]:,}" for group, left in self.left.items()}
 
     @cached_property
     def left(self) -> dict[int, int]:
-        """How many units of each group are left."""
+        """Number of remaining units of each group."""
         return _units_left(self.kept, self.after)
 
     @cached_property
@@ -126,7 +126,7 @@ class _Picture:
         return max(self.columns[3] + widest, _MARGIN + legend, *map(width_of, self._facts())) + _MARGIN
 
     def _facts(self) -> tuple[str, str]:
-        """What the whole picture says."""
+        """Summary lines of the chart."""
         before = self.kept.coupling.graph
         stay, total = sum(self.left.values()), len(self.kept.removed)
         units = f"{stay:,} of {total:,} units stay, in {len(self.left):,} groups"
@@ -203,7 +203,7 @@ def _groups_of(kept: Kept, node: Node) -> tuple[int, ...]:
 
 
 def _units_left(kept: Kept, after: Graph) -> dict[int, int]:
-    """How many units of each group are left.
+    """Number of remaining units of each group.
 
     Where a group is alone on a dimension that `after` still has, that dimension tells, which is so after further steps
     too; else what stayed in this one.

@@ -1,4 +1,4 @@
-"""How many units of each group stay, and where that is open the bits of each layer, by an exact integer program.
+"""Integer program over the number of kept units of each group and, optionally, the bit width of each layer.
 
 The program has a binary variable for each group and each number of units that it may keep. Costs are products of
 the sizes of two axes: a size is split over the levels of one group,
@@ -38,7 +38,7 @@ ROUNDING = "rounding"
 
 
 class Worth(Protocol):
-    """What the units that stay are worth."""
+    """Objective: value of the kept units."""
 
     def of(self, group: int, count: int) -> float:
         """The worth of a group of which `count` units stay, at most 0; the most valuable ones stay."""

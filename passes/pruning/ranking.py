@@ -46,7 +46,7 @@ class Ranked:
         return np.clip(whole, self.least, self.sizes)
 
     def removed(self, kept: np.ndarray) -> np.ndarray:
-        """Which units go when `kept[g]` of group g stay."""
+        """Units to remove when `kept[g]` units of group g are kept."""
         gone = np.zeros(int(self.sizes.sum()), dtype=bool)
         for units, count in zip(self.units, kept, strict=True):
             gone[units[count:]] = True

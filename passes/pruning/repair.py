@@ -132,7 +132,7 @@ def loses_inputs(kept: Kept, cut: Graph, node: Node) -> bool:
 
 
 def _mean_of_removed(kept: Kept, node: Node, moments: _Moments) -> Tensor:
-    """What the removed channels add to each output that stays when they are at their mean."""
+    """Contribution of the removed channels, at their mean, to each kept output channel."""
     assert moments.products is not None and is_layer(node.op)
     weight = node.operands[1]
     outputs, inputs = kept.value(weight)[:2]

@@ -1,4 +1,4 @@
-"""What `prune` tells of its steps: figures, groups with their scores, refusals, the plan and the picture."""
+"""Report of `prune`: figures, groups with scores, refusals, plan and chart."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _refused(kept: Kept) -> list[Decision]:
 
 
 def _budget_table(steps: Sequence[Step]) -> Table:
-    """What each limited resource was before the first step, what is left, and what may be."""
+    """Table of limited resources: before pruning, after pruning, limit."""
     rows = tuple(
         (first.resource, round(first.before), round(last.after), round(last.limit))
         for first, last in zip(steps[0].spent, steps[-1].spent, strict=True)
@@ -106,7 +106,7 @@ def _budget_table(steps: Sequence[Step]) -> Table:
 
 
 def _step_table(steps: Sequence[Step]) -> Table:
-    """What each step left, and what training made of it: the losses before the first and of the best epoch."""
+    """Table of steps: remaining size, validation loss before training and of the best epoch."""
     columns = ("step", "macs", "params", "masked_error", "loss_before_training", "loss_after_training")
     rows: list[tuple[Cell, ...]] = []
     for number, step in enumerate(steps, start=1):

@@ -1,4 +1,4 @@
-"""What a unit of channels is worth, by the weights that go with it, or by data.
+"""Saliency scores of units, from weights or from data.
 
     l1, l2              norm of a unit's part of each weight       Li et al., 2016
     geometric_median    sum of distances to the other units        He et al., 2019
@@ -87,7 +87,7 @@ def _aggregate(
 
 
 def _unit_of_measure(groups: np.ndarray, scores: np.ndarray, normalize: str) -> np.ndarray:
-    """What the scores are divided by: mean or maximum over the group."""
+    """Normalizer of the scores: mean or maximum over the group."""
     if normalize == "none":
         return np.ones_like(scores)
     _, index = np.unique(groups, return_inverse=True)

@@ -46,7 +46,7 @@ class Storage:
         return tuple(sorted({width for layer in self.layers for width in layer.weights}))
 
     def loss(self, layer: str, width: int) -> tuple[float, float]:
-        """What rounding the weights of the whole layer adds to the loss, and the standard error of that."""
+        """Loss increase by rounding all weights of the layer, and its standard error."""
         assert self.table is not None
         return next((s.loss, s.error) for s in self.table.scores if (s.layer, s.bits) == (layer, width))
 

@@ -88,7 +88,7 @@ def _clip(rows: Tensor, *, levels: int) -> Tensor:
 
 
 def _root(function: Callable[[float], float]) -> float:
-    """Where an increasing function crosses zero, by bisection."""
+    """Root of an increasing function, by bisection."""
     low, high = 0.0, _FARTHEST
     for _ in range(_HALVINGS):
         middle = (low + high) / 2

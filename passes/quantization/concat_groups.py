@@ -112,7 +112,7 @@ class _Concats:
         return None if not found else found[0].union(found[-1])
 
     def _ratio(self, x: str, y: str) -> float:
-        """How many times the operand's range the result has; 1 for an operand that was always zero."""
+        """Ratio of the result's range to the operand's; 1 for an operand that was always zero."""
         return self._width(y) / self._width(x) if self._width(x) else 1.0
 
     def _width(self, group: str) -> float:

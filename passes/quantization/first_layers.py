@@ -1,4 +1,4 @@
-"""What a network does to an input, number by number or channel by channel, folded into its first layer.
+"""Folding of elementwise and per-channel input normalization into the first layers.
 
     W (a x + b) + c = (W a) x + (c + W b)
 
@@ -68,7 +68,7 @@ def fold_into_first_layers(graph: Graph) -> tuple[Graph, tuple[Decision, ...]]:
 
 
 def _decide(chain: _Chain) -> tuple[_Fold | None, str]:
-    """What to fold, and why or why not; without a word where there is nothing to fold."""
+    """Fold decision with its reason; None if there is nothing to fold."""
     is_integer = chain.input.type.dtype in _INTEGERS
     if chain.scale.numel() > 1 or chain.offset.numel() > 1:
         if chain.pads:
@@ -163,7 +163,7 @@ def _folded(graph: Graph, folds: list[_Fold]) -> Graph:
 
 
 def _left(builder: Builder, node: Node, data: Value, fold: _Fold) -> Value:
-    """What is left of a chain, in place of its last node."""
+    """Remainder of a chain, which replaces its last node."""
     for op, number, neutral in ((Mul(), fold.scale, 1.0), (Add(), fold.offset, 0.0)):
         if number != neutral:
             constant = builder.constant(f"{node.output.name}_{op.name}", torch.tensor(number))

@@ -34,12 +34,12 @@ def weight_of(op: Layer, taps: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 def count_places(op: Layer, output: Tensor) -> int:
-    """How many places of one sample a layer computes; rows of all leading dimensions for a linear layer."""
+    """Number of output positions of a layer per sample; rows of all leading dimensions for a linear layer."""
     return prod(output.shape[:-1]) if isinstance(op, Linear) else prod(output.shape[2:])
 
 
 def unfold(op: Layer, x: Tensor, kernel: tuple[int, ...], output: tuple[int, ...], places: Tensor) -> Tensor:
-    """What the layer reads at `places` of each sample: [groups, samples * places, k]."""
+    """Inputs of the layer at output positions `places`: [groups, samples * places, k] (im2col)."""
     if isinstance(op, Linear):
         return x.reshape(-1, x.shape[-1])[places][None]
     taps, stride = torch.arange(prod(kernel)), op.stride

@@ -68,7 +68,7 @@ def lift_masks(graph: Graph, samples: Sequence[Sequence[Tensor]] = ()) -> Lifted
 
 @dataclass(frozen=True)
 class _Scores:
-    """What a softmax reads: the scores without a mask, and the kept positions if any mask was found.
+    """Operands of a softmax: scores without mask, and the kept positions if there is a mask.
 
     `nevers` are the smallest numbers of additive masks, -inf for the others; `sums` the values that held masked scores.
     """

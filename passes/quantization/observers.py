@@ -55,7 +55,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What calibration saw of a tensor: the ends of each batch, an even sample of its values, means of channels.
+    """Calibration statistics of a tensor: min and max of each batch, a sample of values, channel means.
 
     `means` has the mean of each index of a dimension, by dimension, where they were asked for.
     """

@@ -1,4 +1,4 @@
-"""Which nodes will compute on integers, before any figure is known: the graph's structure and the spec decide."""
+"""Selection of the nodes that compute on integers, from graph structure and spec, before calibration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many bits each layer and each value gets: the spec, then what a pass before decided, then the default.
+"""Bit widths of layers and values: from the spec, else from an earlier pass, else the default.
 
 A layer's activations are its operands. Values that share a grid share their bits, the widest that a member is asked
 for; a value that an operator of 8 bits makes has 8, and one that such an operator reads is converted for it.
@@ -43,7 +43,7 @@ class Precisions:
         return BITS[next((name for name in said if name), self.options.activations)]
 
     def _said(self, module: str) -> tuple[LayerPrecision, ...]:
-        """What is said about the layer, what counts first."""
+        """Settings for the layer, in order of precedence."""
         matching = [p for pattern, p in self.options.layers.items() if self.selects(pattern, module)]
         return (*matching[-1:], *([self.decided[module]] if module in self.decided else ()))
 

@@ -121,7 +121,7 @@ class _Walk:
 
 
 def _chunks(graph: Graph, samples: Sequence[Batch], wanted: int) -> tuple[int, list[Batch]]:
-    """As many samples as memory allows, in chunks of so many that the graph passes at once."""
+    """Samples within the memory limit, in chunks of the batch size."""
     largest = max((v.type.numel for v in graph.results), default=1)
     count = min(len(samples), wanted, max(_VALUE_ELEMENTS // largest, 1))
     size = batch_size(graph, samples[:count])

@@ -171,7 +171,7 @@ def _farthest_zeros(graph: Graph, groups: UnionFind) -> dict[str, int]:
 
 
 def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range]]:
-    """What movement puts beside activations: constants, and the number that a padding fills with; by group."""
+    """Constants that data movement joins to activations, and padding values; by group."""
     found: dict[str, list[Range]] = {}
     for node in graph.nodes:
         if node.outputs[0].name not in plan.moving:
@@ -227,6 +227,6 @@ def _largest(seen: Statistics) -> float:
 
 
 def _typical(seen: Statistics) -> float:
-    """What 99.9 % of the magnitudes stay below."""
+    """99.9th percentile of the magnitudes."""
     ordered = seen.sample.abs().sort().values
     return float(ordered[round(0.999 * (len(ordered) - 1))])

@@ -1,4 +1,4 @@
-"""What one decision about bits rounds: the weights of a layer, and the operand that it reads.
+"""Blocks: weights and operand of a layer, whose bit widths are decided together.
 
 All nodes of one module are one block, and so are modules that share a weight: it is rounded once, for all of them.
 """
@@ -45,7 +45,7 @@ class Block:
         return sum(weight_of(nodes[0]).type.numel for nodes in self.sites.values())
 
     def weight_errors(self, graph: Graph, bits: int, rounding: Rounding) -> dict[str, Tensor]:
-        """What rounding to `bits` adds to each weight, by the weight's name."""
+        """Rounding errors of the weights at `bits` bits, by name."""
         errors = {}
         for name, nodes in self.sites.items():
             op, weight = nodes[0].op, graph.params[name].detach()
@@ -100,13 +100,13 @@ def _is_weighted(graph: Graph, node: Node) -> bool:
 
 
 def round_weight(op: Layer, weight: Tensor, bits: int) -> Tensor:
-    """What `quantize` makes of a weight at its defaults: symmetric, a scale for each output channel."""
+    """Weight quantized as by `quantize` with defaults: symmetric, per output channel."""
     made = quantize_weights(op, weight, None, x=_UNIT, y=_UNIT, bits=bits)
     return made.weight_grid.dequantize(made.weight, dtype=weight.dtype)
 
 
 def round_activation(x: Tensor, covered: Range, bits: int) -> Tensor:
-    """What `quantize` makes of an activation whose values lie in a range: asymmetric, one scale for the tensor."""
+    """Activation quantized as by `quantize`: asymmetric, per tensor, from a range."""
     grid = activation_grid(covered, bits=bits)
     return grid.dequantize(grid.quantize(x), dtype=x.dtype)
 

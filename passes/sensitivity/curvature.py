@@ -42,7 +42,7 @@ Figures = Callable[[Mapping[str, WeightGradients], Block], Tensor]
 
 @dataclass(frozen=True)
 class Precision:
-    """What traces are driven to where F has more columns than `exact_columns`.
+    """Target precision of estimated traces, if F has more columns than `exact_columns`.
 
     The interval of `confidence` around every trace has at most `tolerance` of it on either side; `seed` is that of the
     random vectors.
@@ -86,7 +86,7 @@ def measure_traces(study: Study, precision: Precision) -> Traces:
 
 
 def _half_width(exact: Tensor, drawn: Sequence[Tensor], confidence: float) -> float:
-    """Of the widest interval around a mean over probes, by Student's distribution, relative to the trace."""
+    """Half width of the widest confidence interval over probes (Student's t), relative to the trace."""
     means = torch.stack([d.mean(-1) for d in drawn])
     trace = (exact.mean(-1) + means.mean(0)).clamp(min=torch.finfo(torch.float64).tiny)
     quantile = float(stats.t.ppf((1 + confidence) / 2, len(drawn) - 1))
@@ -232,7 +232,7 @@ def _sent(
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """What the Gram matrix says of one block."""
+    """Spectral statistics of a block, from its Gram matrix."""
 
     trace: float
     trace_error: float
@@ -267,7 +267,7 @@ def _spectra(study: Study) -> list[_Spectrum]:
 
 
 def _spectrum(gradients: Tensor) -> _Spectrum:
-    """Of (1 / n) sum r r^T over gradients [n, columns, elements].
+    """Spectrum of (1 / n) sum r r^T over gradients [n, columns, elements].
 
     The error of the largest eigenvalue is, to first order, that of the mean over samples along its eigenvector.
     """

@@ -35,7 +35,7 @@ class _Error:
     ranges: dict[str, Range]
 
     def operands(self, replay: Replay) -> dict[Operand, Tensor]:
-        """What is added to operands of the run."""
+        """Perturbations of operands."""
         if self.kind == "weight":
             return {(n.output.name, 1): self.weights[weight_of(n).name] for n in self.block.nodes}
         found = {}

@@ -140,7 +140,7 @@ def _joined(matrices: Sequence[Tensor]) -> Tensor:
 
 
 def _taps(op: Conv | ConvTranspose, x: Tensor, kernel: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
-    """What each tap of the kernel meets, [rows, channels * taps, *sizes]."""
+    """Inputs of each kernel tap, [rows, channels * taps, *sizes]."""
     if kernel == (1,) * len(kernel) and not any(op.padding) and all(s == 1 for s in op.stride):
         return x
     flat = [n for pair in reversed(pairs(op.padding)) for n in pair]

@@ -29,7 +29,7 @@ from .table import Objective
 
 
 class Loss(Protocol):
-    """What is asked of a loss. `outputs` are the graph's, of `count` samples; figures are [count], float64."""
+    """Loss interface. `outputs` are the graph's, of `count` samples; results are [count], float64."""
 
     @property
     def name(self) -> Objective:
@@ -39,7 +39,7 @@ class Loss(Protocol):
         """The outputs that count as [count, positions, size]."""
 
     def divergence(self, z: Tensor, changed: Tensor) -> Tensor:
-        """How far changed outputs lie from the given ones."""
+        """Divergence of changed outputs from the reference outputs."""
 
     def quadratic(self, z: Tensor, dz: Tensor) -> Tensor:
         """1/2 dz^T F dz, the divergence to second order."""

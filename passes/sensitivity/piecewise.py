@@ -1,4 +1,4 @@
-"""Where a Gauss-Newton block is the Hessian itself: the outputs are piecewise linear in the layer's weights."""
+"""Layers whose Gauss-Newton block equals the Hessian: outputs piecewise linear in the weights."""
 
 from __future__ import annotations
 

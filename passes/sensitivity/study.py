@@ -1,4 +1,4 @@
-"""What every method starts from: the folded graph, its blocks, the samples in shards, and the loss."""
+"""Common inputs of all sensitivity methods: folded graph, blocks, sharded samples, and loss."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Study:
             yield Stack(graph, inputs, labels, first, len(chosen))
 
     def over_shards(self, label: str, work: Callable[[range], Result]) -> list[Result]:
-        """What `work` gives for each shard, in order, whoever computes it."""
+        """Results of `work` for each shard, in order, by any worker."""
         mine = len(self.shards[self.workers.rank :: self.workers.size])
         return self.workers.map(self.shards, work, lambda done: self.progress(label, done, mine))
 

@@ -1,4 +1,4 @@
-"""What measuring sensitivity finds: the loss that each layer's rounding costs at each width, as data and as JSON."""
+"""Sensitivity table: loss increase of each layer at each bit width, as data and as JSON."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ SensitivityMethod: TypeAlias = Literal["gauss_newton", "quadratic", "kl", "hawq"
 
 
 class BitBudget(Section):
-    """What the network may take; all of it holds. A share is one of what 8 bits everywhere take."""
+    """Budgets of the network; all of them apply. A percentage is relative to int8 for all layers."""
 
     weights: BytesOrShare | None = Field(default=None, description="Bytes of the weights as packed integers.")
     bit_operations: CountOrShare | None = Field(

@@ -1,4 +1,4 @@
-"""What the options of all passes share: the key `pass`, where the pass may stand, and what it needs."""
+"""Base class of pass options: the key `pass`, ordering constraints, and needed inputs."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias

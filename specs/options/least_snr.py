@@ -1,4 +1,4 @@
-"""How much noise quantization may add before the report says where it comes from and what helps."""
+"""Signal-to-noise limit below which the report analyses the quantization noise and proposes changes."""
 
 from typing import Annotated, Any, TypeAlias
 

@@ -1,4 +1,4 @@
-"""How the range of an activation is chosen from what calibration saw of it."""
+"""Observers: selection of an activation's range from calibration statistics."""
 
 from typing import Annotated, Literal, TypeAlias
 

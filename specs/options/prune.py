@@ -20,7 +20,7 @@ Granularity: TypeAlias = Literal["channels", "heads", "blocks"]
 
 
 class PruneBudget(Section):
-    """What the network may keep; all of it holds. A share is one of what the pass is given.
+    """Budgets of the pruned network; all of them apply. A percentage is relative to the pass's input graph.
 
     Flash, RAM, cycles and instructions are those of the target, as predicted for what the passes after this one make
     of the network.

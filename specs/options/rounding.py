@@ -1,4 +1,4 @@
-"""How a real weight becomes one of the two integers beside it."""
+"""Rounding of weights to one of the two adjacent integers."""
 
 from typing import Annotated, Literal, TypeAlias
 

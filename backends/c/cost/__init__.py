@@ -1,1 +1,1 @@
-"""What a program costs before anything is compiled: instructions, cycles, and bytes of flash."""
+"""Cost prediction before compilation: instructions, cycles, and bytes of flash."""

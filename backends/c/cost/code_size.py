@@ -74,7 +74,7 @@ def _measured() -> dict[str, CodeSizes]:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessor:
-    """What the preprocessor of a core knows: whether it has the DSP extension, and whether it is of ARMv6-M."""
+    """Preprocessor conditions of a core: DSP extension, and ARMv6-M."""
 
     dsp: bool
     armv6m: bool

@@ -105,7 +105,7 @@ def predict_program(program: Program, plan: MemoryPlan, source: SourceText, mach
 
 
 def predict_node(node: Node, graph: Graph, target: Target) -> NodePrediction | None:
-    """What one node costs by itself, with images channels last; None where it has no kernel."""
+    """Cost of a single node, with images in NHWC; None if it has no kernel."""
     layouts = tuple(
         None if v is None or graph.is_constant(v) else channels_last(v.type.shape) for v in node.inputs
     )

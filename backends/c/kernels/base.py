@@ -1,4 +1,4 @@
-"""What a kernel is: one way to compute an operator in C, offered for a node with its layouts, and found by name.
+"""Kernel interface: implementations of an operator in C, offered per node, registered by operator name.
 
     @kernel("conv")
     def portable(site: Site) -> Offer: ...
@@ -29,7 +29,7 @@ AnyArray = npt.NDArray[Any]  # Any: int8 to float32, as each constant needs
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a kernel costs: instructions, estimated Cortex-M4 cycles, bytes of code.
+    """Cost of a kernel: instructions, estimated Cortex-M4 cycles, bytes of code.
 
     The bytes of code compare kernels of a node; those of a whole program are estimated from its text (`code_size`).
     """
@@ -92,7 +92,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Implementation:
-    """How a node is computed: the layouts it reads and writes, what it costs, and the calls.
+    """Implementation of a node: layouts of operands and results, cost, and calls.
 
     `reads` has None for an operand that is absent or packed into the constants. `overwrites` are the operands whose
     memory the result may take, when nobody needs them afterwards. `views` gives, for each result, the bytes into

@@ -39,7 +39,7 @@ def usual_layouts(shape: Shape) -> tuple[Layout, ...]:
 
 
 def layer_operands(site: Site, layouts: tuple[Layout, Layout]) -> Mapping[int, Layout]:
-    """What a layer reads at run time: its input, and a residual, which lies like the result."""
+    """Operands of a layer at run time: its input, and a residual in the layout of the result."""
     return {0: layouts[0]} | ({3: layouts[1]} if site.has(3) else {})
 
 

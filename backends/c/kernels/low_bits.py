@@ -20,7 +20,7 @@ BYTE = 8
 
 
 def weights_text(bits: int) -> str:
-    """What a comment says of weights of so many bits."""
+    """Text for comments on the bit width of weights."""
     return "" if bits == BYTE else f", weights of {bits} bits"
 
 

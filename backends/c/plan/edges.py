@@ -156,7 +156,7 @@ def _given(value: Value, producers: dict[str, Node], word: str) -> _Given:
 
 
 def _stored(codes: TensorType, word: str, *, model: DType = DType.F32) -> tuple[TensorType, Encoding | None]:
-    """How the caller stores the integers of a quantized type: as they are, unless `word` asks for other ones."""
+    """Type of a quantized port in the caller's buffer: the graph's integers, unless `word` requests others."""
     grid, encoding = codes.quantization, Encoding.of(codes)
     assert grid is not None
     if encoding is None or grid.bits != _NARROW_BITS:

@@ -1,4 +1,4 @@
-"""What the integers of an input or output stand for.
+"""Encoding of the integers of an input or output.
 
     real = (integer - zero_point) * scale + offset
 
@@ -29,7 +29,7 @@ class Encoding:
 
     @staticmethod
     def of(type: TensorType) -> Encoding | None:
-        """That of a quantized type; None for all others."""
+        """Encoding of a quantized type; None for other types."""
         q = type.quantization
         return None if q is None else Encoding(q.scale[0], q.zero_point[0], q.qmin, q.qmax)
 

@@ -71,7 +71,7 @@ class Image:
 
     @property
     def halfwords(self) -> npt.NDArray[np.uint16]:
-        """What flash holds."""
+        """The compressed array in flash."""
         order = canonical_order(self.lengths)
         per_length = [self.lengths.count(length) for length in range(1, LONGEST_CODE + 1)]
         raw = order.index(self.symbols.index(_RAW)) if _RAW in self.symbols else _NO_RAW

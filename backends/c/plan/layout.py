@@ -1,4 +1,4 @@
-"""How the elements of a value lie in memory: the order of its dimensions, and a border around them.
+"""Memory layout of a value: order of its dimensions, and an optional border.
 
 The IR speaks of shapes `[n, c, h, w]`; the C backend stores an image channels last, a row of features as it is, or
 planes with a border for a kernel that wants them so. A dimension of one element has no place in memory, so it is
@@ -38,7 +38,7 @@ class Layout:
         return sum(before * step for (before, _), step in zip(self.border, self.strides(shape), strict=True))
 
     def elements(self, shape: Shape) -> int:
-        """How many elements the memory holds, border included."""
+        """Number of elements in memory, border included."""
         return prod(self._extent(shape, dim) for dim in range(len(shape)))
 
     def _extent(self, shape: Shape, dim: int) -> int:

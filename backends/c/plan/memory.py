@@ -1,4 +1,4 @@
-"""Where every value is stored: the caller's buffers, flash, or the arena, which can hold inputs and outputs too.
+"""Storage of every value: the caller's buffers, flash, or the arena.
 
 A buffer holds one value, or several that share its memory: views, results that overwrite a dead operand, operands
 that lie in their place of a concatenation. Buffers whose lives do not overlap may share bytes of the arena.

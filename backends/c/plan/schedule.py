@@ -61,7 +61,7 @@ def _growth(graph: Graph, node: Node, left: dict[str, int]) -> int:
 
 
 def _readers(graph: Graph) -> dict[str, int]:
-    """How often each value is still to be read by nodes."""
+    """Remaining number of reads of each value."""
     return {name: len(users) for name, users in graph.users.items()}
 
 

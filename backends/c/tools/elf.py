@@ -67,7 +67,7 @@ class Footprint:
 
 @dataclass(frozen=True)
 class Elf:
-    """What a compiler or linker wrote."""
+    """ELF file written by a compiler or linker."""
 
     segments: tuple[Segment, ...]
     symbols: tuple[Symbol, ...]

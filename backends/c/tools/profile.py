@@ -42,7 +42,7 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What the simulator saw: `trace` has one word per executed block, address in the upper half, size in the lower."""
+    """Trace of a run: one word per executed block, address in the upper half, size in the lower."""
 
     entry: str
     return_value: int

@@ -49,7 +49,7 @@ _PAINT = 0xA5
 
 @dataclass(frozen=True, slots=True)
 class CallResult:
-    """What a call returned (r0, signed) and the deepest byte of stack that it wrote."""
+    """Return value of a call (r0, signed), and the lowest stack address that it wrote."""
 
     return_value: int
     stack_bytes: int

@@ -55,7 +55,7 @@ class Compiler:
 
 
 def find_tool(name: str) -> Path:
-    """Where the program lies; `ToolMissingError` says what to install."""
+    """Path of a program; `ToolMissingError` says what to install."""
     found = shutil.which(name)
     if found is None:
         package = _PACKAGES.get(name, name)

@@ -67,7 +67,7 @@ def _of_port(name: str, port: Port, transform: Transform) -> Iterator[Conversion
 
 
 def recipe(transform: Transform) -> str:
-    """How the model's input is made of what the data file holds, in words; empty where it is the same."""
+    """Description of the conversion from the data file to the model's input; empty if there is none."""
     steps = [f"axes {transform.layout}"] if transform.layout else []
     steps += [f"each sample as [{', '.join(map(str, transform.reshape))}]"] if transform.reshape else []
     if not transform.keeps_values:

@@ -100,7 +100,7 @@ def ports(edges: StrippedEdges, program: Program, plan: MemoryPlan, *, prefix: s
 
 
 def arena_offsets(ports: Sequence[Port]) -> tuple[int, ...] | None:
-    """Where inputs and outputs are in the arena; None where the caller passes them."""
+    """Arena offsets of inputs and outputs; None if the caller passes buffers."""
     offsets = tuple(port.offset for port in ports if port.offset is not None)
     return offsets if offsets else None
 

@@ -35,7 +35,7 @@ class Vector:
 
 @dataclass(frozen=True, slots=True)
 class SelfTestContext:
-    """What the template sees."""
+    """Template context."""
 
     name: str
     prefix: str

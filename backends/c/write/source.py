@@ -72,7 +72,7 @@ class StepText:
 
 @dataclass(frozen=True, slots=True)
 class TracePoint:
-    """What the trace hook sees under a number: a value, and how its memory is laid out."""
+    """Value with a trace number, and its memory layout."""
 
     number: int
     stored: Stored

@@ -31,7 +31,7 @@ class _Paragraph:
 
 
 def helpers(headers: Sequence[str], functions: Iterable[str]) -> tuple[str, ...]:
-    """What `functions` need of the headers, in order; what several headers define is taken from the first."""
+    """Definitions of the headers that `functions` need, in order; duplicates are taken from the first header."""
     defined: set[str] = set()
     paragraphs = []
     for paragraph in (paragraph for header in headers for paragraph in _paragraphs(header)):

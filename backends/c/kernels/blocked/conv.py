@@ -72,7 +72,7 @@ def function(shape: FloatConvShape) -> Function:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the templates name."""
+    """Template context."""
 
     title: str
     gemm: FloatGemm

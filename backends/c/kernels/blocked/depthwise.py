@@ -54,7 +54,7 @@ def function(shape: FloatDepthwiseShape) -> Function:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the template names."""
+    """Template context."""
 
     title: str
     value: str

@@ -55,12 +55,12 @@ class FloatGemm:
 
     @property
     def residual_parameter(self) -> str:
-        """How the functions take the residual."""
+        """Declaration of the residual parameter."""
         return "const float *r, " if self.residual else ""
 
     @property
     def residual_argument(self) -> str:
-        """How they pass it on."""
+        """Argument that passes the residual on."""
         return "r, " if self.residual else ""
 
     @property

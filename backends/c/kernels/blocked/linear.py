@@ -46,7 +46,7 @@ def function(shape: FloatLinearShape) -> Function:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the template names."""
+    """Template context."""
 
     title: str
     value: str

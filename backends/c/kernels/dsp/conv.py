@@ -40,7 +40,7 @@ class ConvShape:
 
     @property
     def title(self) -> str:
-        """What the function computes."""
+        """Description of the function, for its comment."""
         sizes = f"{self.in_h}x{self.in_w}x{self.in_c} to {self.out_h}x{self.out_w}x{self.out_c}"
         return f"Convolution {self.kernel[0]}x{self.kernel[1]}, {sizes}{weights_text(self.weight_bits)}"
 
@@ -116,7 +116,7 @@ def estimate(shape: ConvShape) -> Cost:
 
 
 def _code_bytes(shape: ConvShape) -> int:
-    """As `benchmarks/code_size.py` measures it: GCC writes out loops of few turns, and more of the rest."""
+    """Code bytes measured by `benchmarks/code_size.py`; GCC unrolls short loops."""
     gemm, expansion = _gemm(shape), _expansion(shape)
     turns = expansion.loops if expansion.loops <= _WRITTEN_OUT else 1
     words = turns * len(expansion.loop_words) + len(expansion.single_words)
@@ -135,7 +135,7 @@ def function(shape: ConvShape) -> Function:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the templates name."""
+    """Template context."""
 
     title: str
     epilogue: Epilogue

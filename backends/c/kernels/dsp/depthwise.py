@@ -45,7 +45,7 @@ class DepthwiseShape:
 
     @property
     def title(self) -> str:
-        """What the function computes."""
+        """Description of the function, for its comment."""
         sizes = f"{self.in_h}x{self.in_w}x{self.channels} to {self.out_h}x{self.out_w}"
         return f"Depthwise convolution {self.kernel[0]}x{self.kernel[1]}, {sizes}{weights_text(self.weight_bits)}"
 
@@ -225,7 +225,7 @@ def _block(axes: Axes, count: int) -> _Block:
 
 
 def _code_bytes(axes: Axes) -> int:
-    """As `benchmarks/code_size.py` measures it: GCC writes out loops of two or three turns."""
+    """Code bytes measured by `benchmarks/code_size.py`; GCC unrolls loops of two or three iterations."""
     loops = axes.along.inputs_read // _COPIES
     second_block = axes.along.outputs >= BLOCK and axes.tail > 0
     return 620 + 150 * second_block + (210 * (loops - 1) if loops in (2, 3) else 0)
@@ -233,7 +233,7 @@ def _code_bytes(axes: Axes) -> int:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the template names."""
+    """Template context."""
 
     title: str
     epilogue: Epilogue

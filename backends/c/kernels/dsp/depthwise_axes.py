@@ -110,7 +110,7 @@ class Mac:
 
 
 def row_macs(axes: Axes, outputs: int) -> list[Mac]:
-    """What one kernel row adds to a block of `outputs`."""
+    """Multiply-accumulates of one kernel row for a block of `outputs`."""
     return [mac for output in range(outputs) for mac in _window_macs(axes, output)]
 
 

@@ -57,7 +57,7 @@ def pack_taps(taps: Taps, weights: Int8Array) -> Int32Array:
 
 
 def unpack_taps(taps: Taps, *, head_words: int) -> tuple[Unpacked, ...]:
-    """How packed words behind `head_words` become words to multiply with; empty where they already are."""
+    """Statements that unpack the words after `head_words` into operands; empty if they are not packed."""
     if taps.bits == BYTE:
         return ()
 

@@ -40,7 +40,7 @@ class Elements:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """How an accumulator becomes an output; `low` and `high` are where it saturates.
+    """Conversion of an accumulator to an output; `low` and `high` are its saturation bounds.
 
     `shifted` says that some channel has a left shift, so that the packed constants carry one per channel. `apart` says
     that the weights have an array of their own, which calls with other biases and scales read too.

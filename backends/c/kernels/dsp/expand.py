@@ -1,4 +1,4 @@
-"""How a window of int8 or int16 becomes the 16-bit words of the matrix product: which elements, in which order.
+"""Expansion of a window of int8 or int16 to the 16-bit operands of the matrix product: selection and order.
 
 A window is `rows` x `segments` runs of contiguous elements. Since weights may come in any order of taps, runs are
 read four elements at a time. Where a run is no multiple of four long, either its last four overlap those before

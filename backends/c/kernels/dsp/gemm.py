@@ -34,7 +34,7 @@ _STEPS = {
 
 @dataclass(frozen=True, slots=True)
 class _StepCost:
-    """What a step costs, on the average of a word's steps."""
+    """Cost of a step, averaged over the steps of a word."""
 
     instructions: float
     cycles: float

@@ -92,7 +92,7 @@ class _Output:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the template names."""
+    """Template context."""
 
     title: str
     epilogue: Epilogue

@@ -134,7 +134,7 @@ def _offer(site: Site, seen: Window, mean: MeanForm | None) -> Offer:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the templates name."""
+    """Template context."""
 
     title: str
     value: str

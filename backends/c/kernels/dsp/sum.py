@@ -58,7 +58,7 @@ def weighted_sum(site: Site) -> Offer:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the template names; factors are 16-bit lanes."""
+    """Template context; factors are 16-bit lanes."""
 
     title: str
     factor_a: int

@@ -147,7 +147,7 @@ class _Packed:
 
 @dataclass(frozen=True)
 class _Context:
-    """What the template names."""
+    """Template context."""
 
     title: str
     epilogue: Epilogue
@@ -277,7 +277,7 @@ def _sum_rows(place_words: int) -> tuple[_SumRow, ...]:
 
 
 def _unscale(shape: ConvShape) -> int:
-    """How far a sum is shifted: twice from each side of the transform, the rest from packed weights."""
+    """Right shift of a sum: two bits for each side of the transform, the rest from packed weights."""
     return 2 + BYTE - shape.weight_bits
 
 

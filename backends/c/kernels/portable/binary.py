@@ -38,7 +38,7 @@ _TITLES = {"add": "Sum", "sub": "Difference", "mul": "Product", "div": "Quotient
 
 @dataclass(frozen=True)
 class BinaryContext:
-    """What the template sees: loops, index expressions of a, b and the result, the result's expression."""
+    """Template context: loops, index expressions of a, b and the result, and the result's expression."""
 
     title: str
     nest: Nest
@@ -89,7 +89,7 @@ def _result_layout(site: Site) -> Layout:
 
 
 def operand_layout(site: Site, index: int, like: Layout) -> Layout:
-    """How an operand is read beside others: as it is at hand; a constant in the order of the result."""
+    """Layout of an operand: the one at hand; for a constant, the layout of the result."""
     shape = site.type(index).shape
     beside = arranged(shape, like.order) if len(like.order) == len(shape) else contiguous(shape)
     return dense_at_hand(site, beside, index=index)

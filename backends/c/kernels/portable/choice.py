@@ -20,7 +20,7 @@ _LOGIC = {"and": "{} && {}", "or": "{} || {}", "xor": "{} != {}", "not": "!{}"}
 
 @dataclass(frozen=True)
 class ChoiceContext:
-    """What the template sees: loops over results, and the C expression of each."""
+    """Template context: loops over results, and the C expression of each."""
 
     title: str
     nest: Nest
@@ -29,7 +29,7 @@ class ChoiceContext:
 
 @dataclass(frozen=True)
 class ArgExtremumContext:
-    """What the template sees: loops over rows of `count` elements, and when element i is `better` than the best."""
+    """Template context: loops over rows of `count` elements, and the condition `better` for element i."""
 
     title: str
     nest: Nest
@@ -40,7 +40,7 @@ class ArgExtremumContext:
 
 @dataclass(frozen=True)
 class TakeContext:
-    """What the template sees: loops over indices, loops over the elements that each of them means."""
+    """Template context: loops over indices, and over the elements that each index selects."""
 
     title: str
     indices: Nest
@@ -51,7 +51,7 @@ class TakeContext:
 
 @dataclass(frozen=True)
 class PutContext:
-    """What the template sees: `count` elements put among `size`, and how."""
+    """Template context: `count` elements scattered into `size`, and the combination."""
 
     size: int
     count: int

@@ -25,7 +25,7 @@ _MOST_TAPS = 25
 
 @dataclass(frozen=True)
 class ConvContext:
-    """What the templates see."""
+    """Template context."""
 
     x: Image
     y: Image
@@ -61,7 +61,7 @@ class ConvContext:
 
     @property
     def kind(self) -> str:
-        """What the input's elements are, for comments."""
+        """Element type of the input, for comments."""
         return self.element.removesuffix("_t")
 
     @property
@@ -86,7 +86,7 @@ class ConvContext:
 
     @property
     def title(self) -> str:
-        """What the function computes, for the comment above it."""
+        """Description of the function, for its comment."""
         kind = "Depthwise convolution" if self.is_depthwise else "Convolution"
         return f"{kind} {self.window.kernel[0]}x{self.window.kernel[1]}, {self.x.text} to {self.y.text}"
 
@@ -176,7 +176,7 @@ def _cost(context: ConvContext, site: Site) -> Cost:
 
 
 def _depthwise_cost(site: Site, context: ConvContext) -> Cost:
-    """As counted on a Cortex-M3; a core of few registers takes twice that."""
+    """Cost measured on a Cortex-M3; cores with few registers take twice as much."""
     pixels = context.y.n * context.y.h * context.y.w
     each = 3.7 + 0.6 * (context.weight_bits < BYTE)
     instructions = each * site.node.macs + 14.0 * pixels * context.y.c + 20.0 * pixels * len(context.taps)

@@ -21,7 +21,7 @@ from ..window import MAX_SPATIAL, Image, Window, image, two
 
 @dataclass(frozen=True)
 class TransposeContext:
-    """What the template sees."""
+    """Template context."""
 
     x: Image
     y: Image
@@ -45,7 +45,7 @@ class TransposeContext:
 
     @property
     def title(self) -> str:
-        """What the function computes, for the comment above it."""
+        """Description of the function, for its comment."""
         kernel = f"{self.window.kernel[0]}x{self.window.kernel[1]}"
         return f"Transposed convolution {kernel}, {self.x.text} to {self.y.text}"
 

@@ -14,7 +14,7 @@ from ..nest import Nest, nest
 
 @dataclass(frozen=True)
 class CopyContext:
-    """What the templates see: loops around runs of `run` elements that lie side by side on both sides."""
+    """Template context: loops around runs of `run` elements that are contiguous in source and destination."""
 
     nest: Nest
     run: int
@@ -23,13 +23,13 @@ class CopyContext:
 
     @property
     def title(self) -> str:
-        """What the function does, for the comment above it."""
+        """Description of the function, for its comment."""
         return f"Copy of {self.count} elements to another place or order"
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the elements of a tensor lie: strides along its dimensions, and the index of the first one."""
+    """Strided view of a tensor: strides along its dimensions, and offset of the first element."""
 
     strides: tuple[int, ...]
     start: int = 0

@@ -22,7 +22,7 @@ from .copying import Place, copy
 
 @dataclass(frozen=True)
 class GatherContext:
-    """What the template sees: loops over the result, and where each run of `run` elements comes from."""
+    """Template context: loops over the result, and the source of each run of `run` elements."""
 
     title: str
     nest: Nest
@@ -38,7 +38,7 @@ class GatherContext:
 
 @dataclass(frozen=True)
 class FillContext:
-    """What the template sees."""
+    """Template context."""
 
     count: int
     value: str
@@ -46,7 +46,7 @@ class FillContext:
 
 @dataclass(frozen=True)
 class LookupContext:
-    """What the template sees."""
+    """Template context."""
 
     rows: int
     features: int
@@ -118,7 +118,7 @@ def embedding(site: Site) -> Offer:
 
 
 def _only(op: Pad, axis: int, line: torch.Tensor, rank: int) -> list[int]:
-    """Where the elements of one dimension come from: the padding applied to its indices."""
+    """Source indices of one dimension, after padding."""
     first = rank - len(op.padding) // 2
     one = Pad(op.padding[2 * (axis - first) : 2 * (axis - first) + 2], op.mode)
     return [int(i) for i in torch.as_tensor(one.reference(line.flatten()))]

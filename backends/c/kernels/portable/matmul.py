@@ -18,7 +18,7 @@ from ..rounding import saturated, signed
 
 @dataclass(frozen=True)
 class MatMulContext:
-    """What the template sees: loops over results, and `depth` products for each, at steps in a and b."""
+    """Template context: loops over results, and `depth` products for each, with strides in a and b."""
 
     title: str
     nest: Nest
@@ -33,7 +33,7 @@ class MatMulContext:
 
 @dataclass(frozen=True)
 class GroupedMatMulContext:
-    """What the template sees: sizes, and steps between rows and terms of x and of the matrices."""
+    """Template context: sizes, and strides between rows and terms of x and of the matrices."""
 
     title: str
     groups: int
@@ -49,7 +49,7 @@ class GroupedMatMulContext:
 
 @dataclass(frozen=True)
 class AttentionContext:
-    """What the template sees: loops over heads, sizes, row steps of each operand."""
+    """Template context: loops over heads, sizes, row strides of each operand."""
 
     title: str
     nest: Nest

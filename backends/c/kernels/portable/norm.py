@@ -24,7 +24,7 @@ from ..rounding import saturated
 
 @dataclass(frozen=True)
 class NormContext:
-    """What the templates see: loops over groups, loops over a group's elements, the result from `x[at]`."""
+    """Template context: loops over groups and their elements, and the result from `x[at]`."""
 
     title: str
     outer: Nest
@@ -60,7 +60,7 @@ class IntegerContext:
 
 @dataclass(frozen=True)
 class AffineContext:
-    """What the template of the batch norm sees."""
+    """Template context of the batch norm."""
 
     title: str
     nest: Nest

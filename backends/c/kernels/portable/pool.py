@@ -21,7 +21,7 @@ _ONE = Window((1, 1), (1, 1), (0, 0))
 
 @dataclass(frozen=True)
 class PoolContext:
-    """What the templates see."""
+    """Template context."""
 
     title: str
     x: Image
@@ -38,12 +38,12 @@ class PoolContext:
 
     @property
     def offset(self) -> str:
-        """What is subtracted from each element."""
+        """Offset subtracted from each element."""
         return "0.0f" if self.element == "float" else self.zero_point
 
     @property
     def lowest(self) -> str:
-        """What every element of the image is at least."""
+        """Lower bound of the elements of the image."""
         return "-INFINITY" if self.element == "float" else _LOWEST[self.element]
 
     @property

@@ -15,7 +15,7 @@ from ..rounding import saturated, signed
 
 @dataclass(frozen=True)
 class PreluContext:
-    """What the template sees; `value` is the C expression of the result from `v` and `slope`."""
+    """Template context; `value` is the C expression of the result from `v` and `slope`."""
 
     title: str
     nest: Nest

@@ -57,7 +57,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class ProductContext:
-    """What the templates see."""
+    """Template context."""
 
     title: str
     row_count: int
@@ -80,7 +80,7 @@ class ProductContext:
 
     @property
     def kind(self) -> str:
-        """What the operand's elements are, for comments."""
+        """Element type of the operand, for comments."""
         return self.element.removesuffix("_t")
 
     @property
@@ -95,7 +95,7 @@ class ProductContext:
 
     @property
     def rows_text(self) -> str:
-        """How many rows, in words."""
+        """Number of rows, as text."""
         return "One row" if len(self.rows) == 1 else "Two rows"
 
     @property
@@ -107,7 +107,7 @@ class ProductContext:
 
 @dataclass(frozen=True)
 class WindowContext(ProductContext):
-    """What the template of the convolution sees."""
+    """Template context of the convolution."""
 
     x: Image
     y: Image

@@ -16,7 +16,7 @@ _BITS = {8, 16}
 
 @dataclass(frozen=True)
 class ConversionContext:
-    """What the template sees; `value` is the C expression of the result from `v`."""
+    """Template context; `value` is the C expression of the result from `v`."""
 
     title: str
     count: int

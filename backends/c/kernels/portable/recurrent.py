@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class RecurrentContext:
-    """What the template sees; `width` is the size of a state that is read, `hidden` that of the cell behind it."""
+    """Template context; `width` is the size of a state that is read, `hidden` that of the cell behind it."""
 
     title: str
     kind: str

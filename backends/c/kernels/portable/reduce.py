@@ -15,7 +15,7 @@ from ..rounding import saturated, signed
 
 @dataclass(frozen=True)
 class ReduceContext:
-    """What the template sees: loops over results, loops over what each is made of, and the C expressions."""
+    """Template context: loops over results and over reduced elements, and the C expressions."""
 
     title: str
     outer: Nest

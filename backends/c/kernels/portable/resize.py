@@ -17,7 +17,7 @@ _ONE = 1 << WEIGHT_BITS
 
 @dataclass(frozen=True)
 class ResizeContext:
-    """What the template sees: C expressions of an element, of the complement of a weight, and of the result."""
+    """Template context: C expressions of an element, of the complement of a weight, and of the result."""
 
     x: Image
     y: Image
@@ -29,7 +29,7 @@ class ResizeContext:
 
     @property
     def title(self) -> str:
-        """What the function computes, for the comment above it."""
+        """Description of the function, for its comment."""
         return f"Interpolation, {self.x.text} to {self.y.text}"
 
 

@@ -15,7 +15,7 @@ from ..nest import Nest, broadcast_strides, nest
 
 @dataclass(frozen=True)
 class SoftmaxContext:
-    """What the templates see: loops over rows, `count` elements of a row, `step` apart, each with an operand's `value`.
+    """Template context: loops over rows of `count` elements with stride `step`, each with an operand's `value`.
 
     `multiplier` is 1 / scale of an integer result.
     """
@@ -30,7 +30,7 @@ class SoftmaxContext:
 
 @dataclass(frozen=True)
 class MaskedContext(SoftmaxContext):
-    """What the templates of a masked softmax see besides.
+    """Additional template context of a masked softmax.
 
     `kept` says whether the mask keeps an element, `counts` whether the element counts; `start` is what the sum begins
     with. In all of them, and in `value`, `none` is 1 in a row of which nothing is kept.

@@ -16,7 +16,7 @@ from ..nest import Nest, nest
 
 @dataclass(frozen=True)
 class SortContext:
-    """What the template sees: loops over rows, `count` elements of a row, `step` apart in the operand and `step_y` in
+    """Template context: loops over rows, `count` elements per row, with strides `step` in the operand and `step_y` in
     the results, and the C expression that says whether element `b` comes before element `a`."""
 
     title: str

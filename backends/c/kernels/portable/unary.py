@@ -34,7 +34,7 @@ _LIBM_INSTRUCTIONS = 120.0
 
 @dataclass(frozen=True)
 class UnaryContext:
-    """What the templates see; `value` is the C expression of a float result from `v`."""
+    """Template context; `value` is the C expression of a float result from `v`."""
 
     title: str
     count: int
