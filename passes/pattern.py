@@ -139,7 +139,7 @@ def apply_rule(
         builder: Builder, node: Node, operands: tuple[Value | None, ...]
     ) -> Value | tuple[Value, ...] | None:
         if not isinstance(node.op, term.ops):
-            uses.stand(node, None)
+            uses.replaced(node, None)
             return None
         candidate = Node(node.op, operands, node.outputs, node.source)
         found = _Attempt(builder, uses).match(term, candidate)
@@ -148,7 +148,7 @@ def apply_rule(
             Decision(rule.name, node.outputs[0].name, node.source, reason is None, reason or rule.applied)
         )
         result = None if reason is not None or isinstance(found, str) else rule.rewrite(builder, found)
-        uses.stand(node, result)
+        uses.replaced(node, result)
         return result
 
     return rewrite(graph, visit), tuple(decisions)
@@ -193,7 +193,7 @@ class _Uses:
         self._old = read
         self._new: Counter[str] = Counter()
 
-    def stand(self, node: Node, result: Value | tuple[Value, ...] | None) -> None:
+    def replaced(self, node: Node, result: Value | tuple[Value, ...] | None) -> None:
         results = (
             node.outputs if result is None else (result,) if isinstance(result, Value) else result
         )  # a kept node keeps its names

@@ -21,6 +21,7 @@ from ..specs.options import PruneOptions
 from .base import Context, CostModel, PassResult, register
 from .errors import MissingNeedError, PassError
 from .pruning.allocation import Allocation, Spent, allocate
+from .pruning.bit_choices import NO_BIT_CHOICES, measure_bit_choices, with_bit_costs
 from .pruning.branches import droppable_branches
 from .pruning.budget import Device, budget_of_step
 from .pruning.cost import costs_of
@@ -32,7 +33,6 @@ from .pruning.ranking import Ranked, rank
 from .pruning.repair import absorb_means, reconstruct_inputs, remeasure_batchnorms
 from .pruning.report import PLAN_FILE, Step, report_of
 from .pruning.scores import score_units
-from .pruning.storage import CLOSED, open_storage, with_storage
 from .report import Cell
 from .training import OptimizerState, train
 
@@ -165,7 +165,7 @@ class _Choice:
 def _choose(
     coupling: Coupling, options: PruneOptions, context: Context, samples: Sequence[Sequence[Tensor]]
 ) -> _Choice:
-    """The units of least worth, as many as the budget asks for."""
+    """Units of lowest score to remove for the budget."""
     held = _held(coupling, options, context)
     droppable = droppable_branches(coupling, samples, held) if "blocks" in options.granularity else ()
     may_go = _may_go(coupling, options)
@@ -184,15 +184,15 @@ def _allocate(
     """Number of kept units of each group, and the bit widths of layers if these are free."""
     assert options.budget is not None
     model = _cost_model(context) if options.budget.on_device else None
-    costs, storage, worth = costs_of(coupling), CLOSED, None
+    costs, choices, utility = costs_of(coupling), NO_BIT_CHOICES, None
     if options.bits is not None:
         graph, samples, progress = coupling.graph, context.calibration, context.progress
-        storage = open_storage(graph, options.bits, samples, model or context.cost, progress)
-        worth = measure_losses(coupling, ranked, samples, progress)
-        costs = with_storage(costs, coupling, storage)
-    device = None if model is None else Device(coupling, ranked, model, options.budget, storage=storage)
-    allocation = allocate(ranked, costs, options, device=device, worth=worth, storage=storage)
-    return allocation, None if worth is None else Joint(storage, worth, allocation)
+        choices = measure_bit_choices(graph, options.bits, samples, model or context.cost, progress)
+        utility = measure_losses(coupling, ranked, samples, progress)
+        costs = with_bit_costs(costs, coupling, choices)
+    device = None if model is None else Device(coupling, ranked, model, options.budget, choices=choices)
+    allocation = allocate(ranked, costs, options, device=device, utility=utility, choices=choices)
+    return allocation, None if utility is None else Joint(choices, utility, allocation)
 
 
 def verify_cut(kept: Kept, cut: Graph, samples: Sequence[Sequence[Tensor]]) -> Verified:

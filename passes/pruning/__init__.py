@@ -1,1 +1,1 @@
-"""Pruning: what units are worth, how many stay, what their removal costs, and repairs."""
+"""Structured pruning: saliency scores, allocation within budgets, costs, and repairs without training."""

@@ -14,11 +14,11 @@ import numpy as np
 from ...specs.options import PruneOptions
 from ..bits.costs import BYTE
 from ..errors import PassError
+from .bit_choices import BYTES, NO_BIT_CHOICES, BitChoices
 from .budget import Device, allocate_on_device
 from .cost import NO_BITS, Bits, Costs
-from .program import ROUNDING, LogShare, Worth, solve
+from .program import ROUNDING, LogShare, Utility, solve
 from .ranking import Ranked
-from .storage import BYTES, CLOSED, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,15 @@ def allocate(
     options: PruneOptions,
     *,
     device: Device | None = None,
-    worth: Worth | None = None,
-    storage: Storage = CLOSED,
+    utility: Utility | None = None,
+    choices: BitChoices = NO_BIT_CHOICES,
 ) -> Allocation:
-    """Units to keep within the budget, with the bits of the layers in `storage`; PassError with the nearest feasible.
+    """Units to keep within the budget, with the bits of the layers in `choices`; PassError with the nearest feasible.
 
-    A uniform share of channels alone is taken as it stands, whatever `keep` holds back. `worth` is what the integer
+    A uniform share of channels alone is taken as it stands, whatever `keep` holds back. `utility` is what the integer
     program maximises.
     """
-    meter = _Meter(ranked, costs, options, device, storage)
+    meter = _Meter(ranked, costs, options, device, choices)
     bits: Bits = NO_BITS
     gap = rounds = None
     if options.allocation == "uniform" and set(meter.limits) == {"channels"} and device is None:
@@ -73,11 +73,11 @@ def allocate(
     elif options.allocation == "global":
         kept = _global(ranked, meter.fits)
     else:
-        worth = worth or LogShare(ranked)
+        utility = utility or LogShare(ranked)
         if device is None:
-            solution = solve(ranked, costs, meter.absolute, worth)
+            solution = solve(ranked, costs, meter.absolute, utility)
         else:
-            solution, rounds = allocate_on_device(ranked, costs, meter.absolute, worth, device)
+            solution, rounds = allocate_on_device(ranked, costs, meter.absolute, utility, device)
         kept, bits, gap = solution.kept, solution.bits, solution.gap
     return Allocation(kept, meter.shares(kept, bits), gap, meter.spent(kept, bits), rounds, bits)
 
@@ -94,15 +94,15 @@ class _Meter:
         costs: Costs,
         options: PruneOptions,
         device: Device | None,
-        storage: Storage,
+        choices: BitChoices,
     ) -> None:
-        self._ranked, self._costs, self._device, self._storage = ranked, costs, device, storage
+        self._ranked, self._costs, self._device, self._choices = ranked, costs, device, choices
         self._names = [name for name in costs.terms if name != ROUNDING]
-        eights = storage.uniform(BYTE)
+        eights = choices.uniform(BYTE)
         self.whole = {name: max(costs.evaluate(name, ranked.sizes, eights), 1.0) for name in self._names}
         self.whole["channels"] = float(max(ranked.sizes.sum(), 1))
-        if storage.layers:
-            self.whole[BYTES] = float(sum(layer.weight_bytes(BYTE) for layer in storage.layers))
+        if choices.layers:
+            self.whole[BYTES] = float(sum(layer.weight_bytes(BYTE) for layer in choices.layers))
         self.limits = _shares(options, self.whole)
 
     @property
@@ -130,7 +130,7 @@ class _Meter:
             for name, limit in self.limits.items()
         ]
         if self._device is not None:
-            whole = self._device.measure(self._ranked.sizes, self._storage.uniform(BYTE))
+            whole = self._device.measure(self._ranked.sizes, self._choices.uniform(BYTE))
             left = self._device.measure(kept, bits)
             rows += [
                 Spent(name, whole[name], left[name], limit) for name, limit in self._device.limits.items()
@@ -140,7 +140,7 @@ class _Meter:
     def check_feasible(self) -> None:
         """PassError when even the least that may stay, in the fewest bits, is too much."""
         fewest = self._ranked.fewest
-        least = self.shares(fewest, self._storage.uniform(0))
+        least = self.shares(fewest, self._choices.uniform(0))
         missed = [
             f"{name}: at least {100 * least[name]:.1f} % stay, the budget is {100 * limit:.1f} %"
             for name, limit in self.limits.items()

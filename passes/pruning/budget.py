@@ -30,10 +30,10 @@ from ...specs.options import PruneBudget
 from ..base import Cost, CostModel, limits_of_target
 from ..bits.costs import BYTE, BitLayer
 from ..errors import InfeasibleError
+from .bit_choices import BYTES, NO_BIT_CHOICES, BitChoices
 from .cost import NO_BITS, Bits, Costs, Term, element_term, layer_terms, with_terms
-from .program import ROUNDING, Solution, Worth, solve
+from .program import ROUNDING, Solution, Utility, solve
 from .ranking import Ranked
-from .storage import BYTES, CLOSED, Storage
 
 ROUNDS = 10
 FULL = 0.98  # stop once 98 % of a limit is used: channel granularity rarely allows more
@@ -54,14 +54,14 @@ class Device:
         costs: CostModel,
         budget: PruneBudget,
         *,
-        storage: Storage = CLOSED,
+        choices: BitChoices = NO_BIT_CHOICES,
     ) -> None:
-        self._coupling, self._ranked, self._costs, self._storage = coupling, ranked, costs, storage
+        self._coupling, self._ranked, self._costs, self._choices = coupling, ranked, costs, choices
         self._known: dict[tuple[bytes, tuple[tuple[str, int], ...]], Cost] = {}
         self._cut: tuple[bytes, Graph] | None = None
         self._layers = layer_terms(coupling)
         self._values = {v.name: v for node in coupling.graph.nodes for v in node.outputs}
-        self.limits = _limits(budget, costs, self.measure(ranked.sizes, storage.uniform(BYTE)))
+        self.limits = _limits(budget, costs, self.measure(ranked.sizes, choices.uniform(BYTE)))
         self.aims = {n: limit * (1 - FLASH_RESERVE * (n == "flash")) for n, limit in self.limits.items()}
 
     def cost(self, kept: np.ndarray, bits: Bits = NO_BITS) -> Cost:
@@ -70,7 +70,7 @@ class Device:
         if key not in self._known:
             if self._cut is None or self._cut[0] != key[0]:
                 self._cut = key[0], cut_graph(self._coupling.kept(self._ranked.removed(kept)))
-            self._known[key] = self._costs.predict(self._cut[1], layers=self._storage.precisions(bits))
+            self._known[key] = self._costs.predict(self._cut[1], layers=self._choices.precisions(bits))
         return self._known[key]
 
     def measure(self, kept: np.ndarray, bits: Bits = NO_BITS) -> dict[str, float]:
@@ -88,8 +88,8 @@ class Device:
 
     def least(self, fewest: np.ndarray) -> dict[str, float]:
         """Minimum of each resource: smallest network, at the cheapest bit width."""
-        widths = self._storage.widths or (BYTE,)
-        measured = [self.measure(fewest, self._storage.uniform(width)) for width in widths]
+        widths = self._choices.widths or (BYTE,)
+        measured = [self.measure(fewest, self._choices.uniform(width)) for width in widths]
         return {name: min(found[name] for found in measured) for name in self.limits}
 
     def missed(self, fewest: np.ndarray) -> list[str]:
@@ -122,14 +122,14 @@ class Device:
         """Cycle terms of each layer in proportion to its multiply-accumulates, per bit width if that is free."""
         bases = with_terms(costs, self._coupling, self._layers)
         macs = {module: bases.evaluate(module, at) for module in self._layers}
-        layers = {module: layer for layer in self._storage.layers for module in layer.modules}
+        layers = {module: layer for layer in self._choices.layers for module in layer.modules}
         spent = self._spent(at, bits, name)
         terms: list[Term] = []
         for module, found in self._layers.items():
             if macs[module] > 0 and module not in layers:
                 terms += _scaled(found, spent[module] / macs[module])
-        for width in self._storage.widths:
-            spent = self._spent(at, self._storage.uniform(width), name)
+        for width in self._choices.widths:
+            spent = self._spent(at, self._choices.uniform(width), name)
             for module, layer in layers.items():
                 if macs.get(module, 0.0) > 0 and width in layer.weights:
                     share = spent[module] / macs[module]
@@ -146,8 +146,8 @@ class Device:
     def _flash(self, costs: Costs) -> list[Term]:
         """In proportion to parameters, as the whole network and half of it say; open layers each at each width."""
         sizes, half = self._whole_and_half
-        if self._storage.layers:
-            return [t for layer in self._storage.layers for t in self._flash_of(layer, costs)]
+        if self._choices.layers:
+            return [t for layer in self._choices.layers for t in self._flash_of(layer, costs)]
         saved = costs.evaluate("params", sizes) - costs.evaluate("params", half)
         whole, halved = (self.cost(kept).flash_bytes for kept in (sizes, half))
         per_parameter = max(whole - halved, 0) / saved if saved > 0 else 1.0
@@ -161,7 +161,7 @@ class Device:
             part = with_terms(costs, self._coupling, {"part": stored})
             size, flash = [], []
             for kept in self._whole_and_half:
-                spent = self._spent(kept, self._storage.uniform(width), "flash_bytes")
+                spent = self._spent(kept, self._choices.uniform(width), "flash_bytes")
                 flash.append(sum(spent[module] for module in layer.modules))
                 size.append(part.evaluate("part", kept, {layer.name: width}))
             slope = max(flash[0] - flash[1], 0.0) / (size[0] - size[1]) if size[0] > size[1] else 1.0
@@ -209,7 +209,7 @@ def budget_of_step(budget: PruneBudget, costs: CostModel, graph: Graph, done: fl
 
 
 def allocate_on_device(
-    ranked: Ranked, costs: Costs, limits: Mapping[str, float], worth: Worth, device: Device
+    ranked: Ranked, costs: Costs, limits: Mapping[str, float], utility: Utility, device: Device
 ) -> tuple[Solution, int]:
     """The best network found that keeps to `limits` of polynomials and to those of the device; how many rounds it took.
 
@@ -221,7 +221,7 @@ def allocate_on_device(
         fitted, rows = device.fitted(costs, at, bits)
         bounds = {row: margin[name] * device.aims[name] for name, found in rows.items() for row in found}
         try:
-            solution = solve(ranked, fitted, {**limits, **bounds}, worth)
+            solution = solve(ranked, fitted, {**limits, **bounds}, utility)
         except InfeasibleError:
             if number == ROUNDS or np.array_equal(at, ranked.fewest):
                 break
@@ -230,7 +230,7 @@ def allocate_on_device(
         again = np.array_equal(solution.kept, at) and solution.bits == bits
         at, bits = solution.kept, dict(solution.bits)
         if device.fits(at, bits):
-            if best is None or solution.worth > best.worth:
+            if best is None or solution.utility > best.utility:
                 best = solution
             if again or device.use(at, bits) >= FULL or _binds(costs, limits, solution, ranked):
                 break
@@ -243,18 +243,18 @@ def allocate_on_device(
                 for name, share in margin.items()
             }
     if best is None:
-        shrunk = (_shrunk(ranked, costs, limits, worth, device, solution) for solution in missed)
-        best = max((x for x in shrunk if x is not None), key=lambda x: x.worth, default=None)
+        shrunk = (_shrunk(ranked, costs, limits, utility, device, solution) for solution in missed)
+        best = max((x for x in shrunk if x is not None), key=lambda x: x.utility, default=None)
     if best is None:
         raise InfeasibleError(_nearest(ranked, device))
-    return _filled(ranked, costs, limits, worth, device, best), number
+    return _filled(ranked, costs, limits, utility, device, best), number
 
 
 def _shrunk(
     ranked: Ranked,
     costs: Costs,
     limits: Mapping[str, float],
-    worth: Worth,
+    utility: Utility,
     device: Device,
     solution: Solution,
 ) -> Solution | None:
@@ -275,14 +275,14 @@ def _shrunk(
         middle = (low + high) / 2
         low, high = (middle, high) if fits(at(middle)) else (low, middle)
     kept = at(low)
-    value = sum(worth.of(group, int(count)) for group, count in enumerate(kept))
+    value = sum(utility.of(group, int(count)) for group, count in enumerate(kept))
     rounding = costs.evaluate(ROUNDING, kept, bits) if ROUNDING in costs.terms else 0.0
-    return replace(solution, kept=kept, worth=value - rounding)
+    return replace(solution, kept=kept, utility=value - rounding)
 
 
 @dataclass(frozen=True)
 class _Move:
-    """More units of a group, or more bits of a layer: what that is worth, and the networks to try for it, in order."""
+    """More units of a group, or more bits of a layer: gain in utility, and candidates in order of preference."""
 
     what: int | str
     gain: float
@@ -293,7 +293,7 @@ def _filled(
     ranked: Ranked,
     costs: Costs,
     limits: Mapping[str, float],
-    worth: Worth,
+    utility: Utility,
     device: Device,
     solution: Solution,
 ) -> Solution:
@@ -301,7 +301,7 @@ def _filled(
     kept, bits = solution.kept, solution.bits
     tries, closed = 0, set[int | str]()
     while tries < REFINEMENTS and device.use(kept, bits) < 1 - (1 - FULL) / 2:
-        moves = [m for m in _moves(ranked, costs, worth, kept, bits) if m.what not in closed]
+        moves = [m for m in _moves(ranked, costs, utility, kept, bits) if m.what not in closed]
         if not moves:
             break
         move = max(moves, key=lambda found: found.gain)
@@ -315,12 +315,12 @@ def _filled(
     return replace(solution, kept=kept, bits=bits)
 
 
-def _moves(ranked: Ranked, costs: Costs, worth: Worth, kept: np.ndarray, bits: Bits) -> Iterator[_Move]:
+def _moves(ranked: Ranked, costs: Costs, utility: Utility, kept: np.ndarray, bits: Bits) -> Iterator[_Move]:
     for group in np.flatnonzero((kept > 0) & (kept < ranked.sizes)).tolist():
         count = int(kept[group])
         steps = [kept + step * (np.arange(len(kept)) == group) for step in (1, 1 + ranked.multiple)]
         tries = [(np.where(kept == 0, 0, ranked.rounded(more)), bits) for more in steps]
-        yield _Move(group, worth.of(group, count + 1) - worth.of(group, count), tries)
+        yield _Move(group, utility.of(group, count + 1) - utility.of(group, count), tries)
     for layer, widths in costs.widths.items():
         wider = [width for width in widths if width > bits[layer]]
         if wider:

@@ -14,9 +14,9 @@ from ..bits.report import BITS_FILE, TABLE_FILE, bits_yaml
 from ..calibrate import Batch
 from ..report import Cell, Decision, Table
 from .allocation import Allocation
+from .bit_choices import BitChoices, weights_of
 from .losses import divergence, outputs_of, study_of
 from .program import Measured
-from .storage import Storage, weights_of
 
 
 @dataclass(frozen=True)
@@ -33,35 +33,35 @@ class DecidedBits:
 class Joint:
     """An allocation of channels and bits, with the losses that it was decided by."""
 
-    storage: Storage
-    worth: Measured
+    choices: BitChoices
+    utility: Measured
     allocation: Allocation
 
     def decided(self, coupling: Coupling, cut: Graph, samples: Sequence[Batch]) -> DecidedBits:
         """The bits, and how predicted losses compare with measured ones; `cut` is the graph before repairs."""
-        assert self.storage.table is not None
-        layers = self.storage.precisions(self.allocation.bits)
+        assert self.choices.table is not None
+        layers = self.choices.precisions(self.allocation.bits)
         return DecidedBits(
             layers,
             (self._bits(cut), self._losses(coupling, cut, samples)),
-            tuple(self._decision(layer, cut) for layer in self.storage.layers),
-            {BITS_FILE: bits_yaml(layers).encode(), TABLE_FILE: self.storage.table.to_json().encode()},
+            tuple(self._decision(layer, cut) for layer in self.choices.layers),
+            {BITS_FILE: bits_yaml(layers).encode(), TABLE_FILE: self.choices.table.to_json().encode()},
         )
 
     def _bits(self, cut: Graph) -> Table:
         rows: list[tuple[Cell, ...]] = []
-        for layer in self.storage.layers:
+        for layer in self.choices.layers:
             width, left = self.allocation.bits[layer.name], _share_left(layer, cut)
-            loss, error = (left * figure for figure in self.storage.loss(layer.name, width))
+            loss, error = (left * figure for figure in self.choices.loss(layer.name, width))
             rows.append((layer.name, width, round(left * layer.weight_bytes(width)), loss, error))
         return Table("bits", ("layer", "weight_bits", "weight_bytes", "loss", "loss_error"), tuple(rows))
 
     def _losses(self, coupling: Coupling, cut: Graph, samples: Sequence[Batch]) -> Table:
         bits, kept = self.allocation.bits, self.allocation.kept
         study = study_of(coupling.graph, samples)
-        channels = 0.0 - sum(self.worth.of(group, int(count)) for group, count in enumerate(kept))
-        left = {layer.name: _share_left(layer, cut) for layer in self.storage.layers}
-        rounding = sum(left[name] * self.storage.loss(name, width)[0] for name, width in bits.items())
+        channels = 0.0 - sum(self.utility.of(group, int(count)) for group, count in enumerate(kept))
+        left = {layer.name: _share_left(layer, cut) for layer in self.choices.layers}
+        rounding = sum(left[name] * self.choices.loss(name, width)[0] for name, width in bits.items())
         mix = {name: (width, BYTE) for name, width in bits.items()}
         rounded, _ = mean_and_error(mix_losses(cut, samples, mix, rounds_activations=False))
         rows = (
@@ -73,7 +73,7 @@ class Joint:
     def _decision(self, layer: BitLayer, cut: Graph) -> Decision:
         """The bits of a layer, with what other widths would lose."""
         left, chosen = _share_left(layer, cut), self.allocation.bits[layer.name]
-        losses = {width: left * self.storage.loss(layer.name, width)[0] for width in layer.weights}
+        losses = {width: left * self.choices.loss(layer.name, width)[0] for width in layer.weights}
         others = [f"{width} bits: {losses[width]:.3g}" for width in layer.weights if width != chosen]
         reason = "; ".join([f"{chosen} bits, predicted loss {losses[chosen]:.3g}", *others])
         node = layer.nodes[0]

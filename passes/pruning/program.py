@@ -7,7 +7,7 @@ the sizes of two axes: a size is split over the levels of one group,
 
 which is exact at whole x. What counts only at some bits of a layer is split over its widths in the same way.
 
-What is maximised is what the units that stay are worth. `LogShare` is the sum over groups of log(share of the score
+What is maximised is what the units that stay are utility. `LogShare` is the sum over groups of log(share of the score
 that stays), so that no group is emptied for being cheap, each weighed by the number of weights that hang on it. The
 groups of a residual branch may all go at once; if a fraction e of the sum is not the branch's, theirs is
 log(e + (1 - e) * share). `Measured` is the loss that cutting a group alone causes, to which the loss of rounding each
@@ -37,11 +37,11 @@ ROUNDING = "rounding"
 """The cost that rounding is: what it adds to the loss."""
 
 
-class Worth(Protocol):
+class Utility(Protocol):
     """Objective: value of the kept units."""
 
     def of(self, group: int, count: int) -> float:
-        """The worth of a group of which `count` units stay, at most 0; the most valuable ones stay."""
+        """Utility of a group with `count` kept units, those of the highest scores; at most 0."""
 
 
 class LogShare:
@@ -75,17 +75,17 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """Units that stay of each group, bits of open layers, what that is worth, and how far the best may be at most."""
+    """Kept units of each group, bit widths of free layers, total utility, and the optimality gap."""
 
     kept: np.ndarray
     bits: Bits
-    worth: float
+    utility: float
     gap: float
 
 
-def solve(ranked: Ranked, costs: Costs, limits: Mapping[str, float], worth: Worth) -> Solution:
-    """The numbers of units that are worth most while each of `costs` stays within its limit."""
-    return _Program(ranked, costs).solve(limits, worth)
+def solve(ranked: Ranked, costs: Costs, limits: Mapping[str, float], utility: Utility) -> Solution:
+    """Numbers of kept units with the highest total utility, subject to a limit on each cost."""
+    return _Program(ranked, costs).solve(limits, utility)
 
 
 def levels_of(ranked: Ranked) -> tuple[np.ndarray, ...]:
@@ -121,14 +121,14 @@ class _Program:
         self._parts: dict[tuple[int, int], int] = {}
         self._shares: dict[tuple[str, tuple[int, ...]], Mapping[int, int]] = {}
 
-    def solve(self, limits: Mapping[str, float], worth: Worth) -> Solution:
-        """The numbers of units, and bits, that are worth most within the limits."""
+    def solve(self, limits: Mapping[str, float], utility: Utility) -> Solution:
+        """Numbers of units, and bit widths, with the highest total utility within the limits."""
         for name, limit in limits.items():
             self._rows.append(self._limit(name, limit))
         loss: dict[int, float] = {}
         for group, levels in enumerate(self._levels):
             first = int(self._starts[group])
-            loss.update((first + i, -worth.of(group, int(level))) for i, level in enumerate(levels))
+            loss.update((first + i, -utility.of(group, int(level))) for i, level in enumerate(levels))
         fixed = sum(self._add_term(loss, term, 1.0) for term in self._costs.terms.get(ROUNDING, ()))
         objective = np.zeros(self._columns)
         objective[list(loss)] = list(loss.values())

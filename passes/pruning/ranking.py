@@ -1,4 +1,4 @@
-"""The units of each group of a coupling by their worth, and how many of them must stay."""
+"""Ranking of the units of each group by score, and the minimum number to keep."""
 
 from __future__ import annotations
 

@@ -30,19 +30,19 @@ class Precisions:
 
     def is_float(self, module: str) -> bool:
         """Whether the layer stays in float."""
-        return next(iter(self._said(module)), None) == "float32"
+        return next(iter(self._settings(module)), None) == "float32"
 
     def weight_bits(self, module: str) -> int:
         """Storage bits of the layer's weights."""
-        said = (p.weights if isinstance(p, LayerBits) else p for p in self._said(module))
-        return BITS[next((name for name in said if name and name in BITS), self.options.weights)]
+        bits = (p.weights if isinstance(p, LayerBits) else p for p in self._settings(module))
+        return BITS[next((name for name in bits if name and name in BITS), self.options.weights)]
 
     def activation_bits(self, module: str) -> int:
         """Bits that the layer asks of its operands."""
-        said = (p.activations for p in self._said(module) if isinstance(p, LayerBits))
-        return BITS[next((name for name in said if name), self.options.activations)]
+        bits = (p.activations for p in self._settings(module) if isinstance(p, LayerBits))
+        return BITS[next((name for name in bits if name), self.options.activations)]
 
-    def _said(self, module: str) -> tuple[LayerPrecision, ...]:
+    def _settings(self, module: str) -> tuple[LayerPrecision, ...]:
         """Settings for the layer, in order of precedence."""
         matching = [p for pattern, p in self.options.layers.items() if self.selects(pattern, module)]
         return (*matching[-1:], *([self.decided[module]] if module in self.decided else ()))

@@ -14,10 +14,10 @@ from fxpress.ir import Graph, Node, Value, parse
 from fxpress.ir.coupling import Coupling, couple
 from fxpress.passes import Context, Cost, MissingNeedError, NodeCost, PassError, PassResult, find_pass
 from fxpress.passes.pruning.allocation import allocate
+from fxpress.passes.pruning.bit_choices import BYTES, BitChoices, measure_bit_choices, with_bit_costs
 from fxpress.passes.pruning.cost import costs_of
 from fxpress.passes.pruning.program import ROUNDING, Measured, levels_of, solve
 from fxpress.passes.pruning.ranking import rank
-from fxpress.passes.pruning.storage import BYTES, Storage, open_storage, with_storage
 from fxpress.specs.options import LayerPrecision, PruneOptions, QuantizeOptions
 
 NET = """
@@ -89,42 +89,42 @@ def bytes_of(result: PassResult) -> float:
     return total
 
 
-def random_problem(seed: int) -> tuple[Coupling, Storage, Measured]:
+def random_problem(seed: int) -> tuple[Coupling, BitChoices, Measured]:
     """The network with losses of groups and widths that were drawn."""
     coupling, drawn = couple(net()), np.random.default_rng(seed)
     options = PruneOptions.model_validate({"pass": "prune", "budget": {"macs": "50 %"}, "floor": "30 %"})
     ranked = rank(coupling, drawn.random(coupling.count), np.zeros(coupling.count, dtype=bool), options)
     levels = levels_of(ranked)
     losses = tuple(np.append(-np.sort(-drawn.random(len(found) - 1)), 0.0) for found in levels)
-    storage = open_storage(net(), (2, 4, 8), samples(2), None, lambda label, done, total: None)
-    assert storage.table is not None
+    choices = measure_bit_choices(net(), (2, 4, 8), samples(2), None, lambda label, done, total: None)
+    assert choices.table is not None
     falling = {2: 1.0, 4: 0.3, 8: 0.02}
     scores = tuple(
-        replace(s, loss=float(falling[s.bits] * drawn.random()), error=0.0) for s in storage.table.scores
+        replace(s, loss=float(falling[s.bits] * drawn.random()), error=0.0) for s in choices.table.scores
     )
-    return coupling, replace(storage, table=replace(storage.table, scores=scores)), Measured(levels, losses)
+    return coupling, replace(choices, table=replace(choices.table, scores=scores)), Measured(levels, losses)
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_the_program_finds_what_brute_force_finds(seed: int) -> None:
-    coupling, storage, worth = random_problem(seed)
+    coupling, choices, utility = random_problem(seed)
     options = PruneOptions.model_validate({"pass": "prune", "budget": {"macs": "50 %"}, "floor": "30 %"})
     scores = np.random.default_rng(seed).random(coupling.count)
     ranked = rank(coupling, scores, np.zeros(coupling.count, dtype=bool), options)
-    costs = with_storage(costs_of(coupling), coupling, storage)
+    costs = with_bit_costs(costs_of(coupling), coupling, choices)
     limits = {BYTES: 0.3 * WHOLE_BYTES, "macs": 0.7 * costs.evaluate("macs", ranked.sizes)}
     best = np.inf
     for kept in map(np.array, product(*levels_of(ranked))):
         if costs.evaluate("macs", kept) > limits["macs"]:
             continue
-        lost = -sum(worth.of(group, int(count)) for group, count in enumerate(kept))
+        lost = -sum(utility.of(group, int(count)) for group, count in enumerate(kept))
         for widths in product((2, 4, 8), repeat=3):
             bits = dict(zip(costs.widths, widths, strict=True))
             if costs.evaluate(BYTES, kept, bits) <= limits[BYTES]:
                 best = min(best, lost + costs.evaluate(ROUNDING, kept, bits))
-    solution = solve(ranked, costs, limits, worth)
+    solution = solve(ranked, costs, limits, utility)
     assert all(costs.evaluate(name, solution.kept, solution.bits) <= most for name, most in limits.items())
-    assert -solution.worth == pytest.approx(best, rel=2e-3, abs=1e-9)
+    assert -solution.utility == pytest.approx(best, rel=2e-3, abs=1e-9)
 
 
 @pytest.mark.parametrize("share", ["20 %", "40 %", "70 %"])
@@ -137,24 +137,24 @@ def test_a_budget_of_weights_is_met_by_channels_and_bits(share: str) -> None:
 
 
 def test_together_they_never_lose_more_than_either_alone() -> None:
-    coupling, storage, worth = random_problem(7)
+    coupling, choices, utility = random_problem(7)
     scores = np.random.default_rng(7).random(coupling.count)
     options = PruneOptions.model_validate(
         {"pass": "prune", "budget": {"weights": "55 %"}, "bits": (2, 4, 8), "floor": "30 %"}
     )
     ranked = rank(coupling, scores, np.zeros(coupling.count, dtype=bool), options)
-    costs = with_storage(costs_of(coupling), coupling, storage)
+    costs = with_bit_costs(costs_of(coupling), coupling, choices)
 
     def loss(kept: np.ndarray, bits: Mapping[str, int]) -> float:
-        lost = -sum(worth.of(group, int(count)) for group, count in enumerate(kept))
+        lost = -sum(utility.of(group, int(count)) for group, count in enumerate(kept))
         return lost + costs.evaluate(ROUNDING, kept, bits)
 
-    both = allocate(ranked, costs, options, worth=worth, storage=storage)
+    both = allocate(ranked, costs, options, utility=utility, choices=choices)
     whole = replace(ranked, least=ranked.sizes)
-    bits_alone = allocate(whole, costs, options, worth=worth, storage=storage)
-    eights = replace(storage, layers=tuple(replace(x, widths=((8, 8),)) for x in storage.layers))
-    narrow = with_storage(costs_of(coupling), coupling, eights)
-    channels_alone = allocate(ranked, narrow, options, worth=worth, storage=eights)
+    bits_alone = allocate(whole, costs, options, utility=utility, choices=choices)
+    eights = replace(choices, layers=tuple(replace(x, widths=((8, 8),)) for x in choices.layers))
+    narrow = with_bit_costs(costs_of(coupling), coupling, eights)
+    channels_alone = allocate(ranked, narrow, options, utility=utility, choices=eights)
     least = min(loss(alone.kept, alone.bits) for alone in (bits_alone, channels_alone))
     assert loss(both.kept, both.bits) <= least * (1 + 2e-3)
 

@@ -1,7 +1,6 @@
-"""The bits of layers in the program over channels: which are open, what they cost, and what rounding loses.
+"""Bit widths of layers in the integer program over channels: choices, costs, and rounding loss.
 
-Rounding adds noise with each weight, so that of a layer from which channels go the loss is taken in proportion to the
-weights that stay.
+Each rounded weight adds noise, so the rounding loss of a pruned layer is proportional to its remaining weights.
 """
 
 from __future__ import annotations
@@ -22,27 +21,27 @@ from .cost import Bits, Costs, Term, element_term, with_terms
 from .program import ROUNDING
 
 BYTES = "weights"
-"""The cost that the bytes of packed weights are."""
+"""Name of the resource: bytes of packed weights."""
 
 
 @dataclass(frozen=True)
-class Storage:
-    """The layers with the widths that their weights may have, and the loss of each of them at each."""
+class BitChoices:
+    """Layers with free bit widths, and the loss of each layer at each width."""
 
     layers: tuple[BitLayer, ...] = ()
     table: SensitivityTable | None = None
 
     def precisions(self, bits: Bits) -> dict[str, LayerPrecision]:
-        """The decision as `quantize` reads it, by module path."""
+        """Layer precisions for `quantize`, by module path."""
         return precisions(self.layers, {n: (b, BYTE) for n, b in bits.items()}, says_activations=False)
 
     def uniform(self, width: int) -> Bits:
-        """The width for all layers; the nearest one where a layer cannot have it."""
+        """One width for all layers, or the nearest allowed one."""
         return {layer.name: min(layer.weights, key=lambda w: (abs(w - width), -w)) for layer in self.layers}
 
     @property
     def widths(self) -> tuple[int, ...]:
-        """All widths that some layer may have."""
+        """Union of the allowed widths of all layers."""
         return tuple(sorted({width for layer in self.layers for width in layer.weights}))
 
     def loss(self, layer: str, width: int) -> tuple[float, float]:
@@ -51,40 +50,40 @@ class Storage:
         return next((s.loss, s.error) for s in self.table.scores if (s.layer, s.bits) == (layer, width))
 
 
-CLOSED = Storage()
-"""No layer whose bits are open."""
+NO_BIT_CHOICES = BitChoices()
+"""No layer has a free bit width."""
 
 
-def open_storage(
+def measure_bit_choices(
     graph: Graph,
     bits: Sequence[int],
     samples: Sequence[Batch],
     model: CostModel | None,
     progress: Progress,
-) -> Storage:
-    """The layers of a float graph with those of the widths `bits` for which the target has kernels."""
+) -> BitChoices:
+    """Choices of a float graph: those widths of `bits` for which the target has kernels."""
     layers = bit_layers(graph, bits, (BYTE,), (), model)
     table = measure_sensitivity(graph, samples, weight_bits=sorted({*bits, BYTE}), progress=progress)
-    return Storage(layers, table)
+    return BitChoices(layers, table)
 
 
-def with_storage(costs: Costs, coupling: Coupling, storage: Storage) -> Costs:
-    """The costs with the bytes of the weights and the loss of their rounding, at the bits of each layer."""
+def with_bit_costs(costs: Costs, coupling: Coupling, choices: BitChoices) -> Costs:
+    """The costs with terms for weight bytes and rounding loss at each bit width."""
     stored, lost = [], []
-    for layer in storage.layers:
+    for layer in choices.layers:
         weights = weights_of(layer)
         elements = sum(value.type.numel for value in weights)
         for width in layer.weights:
-            loss, _ = storage.loss(layer.name, width)
+            loss, _ = choices.loss(layer.name, width)
             for value in weights:
                 term = replace(element_term(coupling, value), when=(layer.name, width))
                 stored.append(replace(term, coefficient=term.coefficient * width / BYTE))
                 lost.append(replace(term, coefficient=term.coefficient * max(loss, 0.0) / elements))
     terms: Mapping[str, Sequence[Term]] = {BYTES: stored, ROUNDING: lost}
-    widths = {layer.name: layer.weights for layer in storage.layers}
+    widths = {layer.name: layer.weights for layer in choices.layers}
     return replace(with_terms(costs, coupling, terms), widths=widths)
 
 
 def weights_of(layer: BitLayer) -> list[Value]:
-    """The weights of a layer, a shared one once."""
+    """Weights of a layer, without duplicates."""
     return list({weight_of(node).name: weight_of(node) for node in layer.nodes}.values())
