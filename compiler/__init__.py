@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from ..errors import FxpressError
 
 if TYPE_CHECKING:
+    from .compilation import Compiled, compile_model
     from .errors import Problem, UserError
     from .frontend.capture import CaptureError, capture
-    from .pipeline import Compiled, compile_model, open_session, run_passes
+    from .network import CompiledNetwork, load_compiled
+    from .pipeline import open_session, run_passes
     from .report import Report
     from .session import Session, Stage
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CaptureError",
     "Compiled",
+    "CompiledNetwork",
     "FxpressError",
     "Problem",
     "Report",
@@ -31,6 +34,7 @@ __all__ = [
     "__version__",
     "capture",
     "compile_model",
+    "load_compiled",
     "open_session",
     "run_passes",
 ]
@@ -40,8 +44,10 @@ _HOMES = {
     "capture": ".frontend.capture",
     "Problem": ".errors",
     "UserError": ".errors",
-    "Compiled": ".pipeline",
-    "compile_model": ".pipeline",
+    "Compiled": ".compilation",
+    "compile_model": ".compilation",
+    "CompiledNetwork": ".network",
+    "load_compiled": ".network",
     "open_session": ".pipeline",
     "run_passes": ".pipeline",
     "Report": ".report",

@@ -323,6 +323,10 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     "O311": ErrorCode(
         "a name has a character that UTF-8 cannot encode", "Rename the file, the layer or the array."
     ),
+    "O313": ErrorCode(
+        "a compilation cannot be written as a spec",
+        "Give the torch module from which the graph was captured. A compilation of a spec file has its spec already.",
+    ),
     "O312": ErrorCode(
         "an output would replace or remove a file that is read or needed",
         "Choose another place for the output, or move the file that the message names.",

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import io
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
 from pydantic import ValidationError
 
 from ..backends.errors import BackendError
 from ..ir import dump
 from ..ir.tensor_type import STORAGE_BITS
-from ..specs import Evaluation, Transform, load_spec
+from ..specs import Evaluation, load_spec
+from .arrays import npz_bytes
 from .compare import diff_reports, explain_layer, read_report
-from .data import Column, own_batch, read_samples
+from .compilation import Compiled, compile_model
+from .data import own_batch
 from .errors import Problem, UserError, shorten
 from .execution import Counts, execute, read_interface
 from .init import write_spec
 from .metric import COMPARING, find_metric
 from .metric import measure as measure_metric
+from .network import samples_of
 from .operators import operator_table
 from .output import check_arrays, check_destination, write_file
-from .pipeline import Compiled, OnStage, compile_model
+from .pipeline import OnStage
 from .plan import notes_text, plan_text
 from .progress import Progress
 from .report import Measurement, Report, noise_lines
@@ -116,17 +115,7 @@ def run(options: argparse.Namespace) -> None:
     names = [port.name for port in interface.outputs]
     if options.save is not None:
         check_arrays(options.save, names, inputs=[options.data], directory=options.directory)
-    columns = [
-        Column(
-            arrays.get(port.name, port.name),
-            port.type,
-            port.transform or Transform(),
-            port.batch,
-            interface.state.get(port.name),
-        )
-        for port in interface.inputs
-    ]
-    samples = read_samples(options.data, columns, labels=options.labels, limit=options.samples)
+    samples = samples_of(interface, options.data, arrays=arrays, labels=options.labels, limit=options.samples)
     batch = own_batch(interface.input_values, samples)
     metric = (
         None
@@ -140,16 +129,13 @@ def run(options: argparse.Namespace) -> None:
             place=f"--output {shorten(options.output or '')}",
         )
     )
-    if not samples.calls(interface.input_values):
-        fact = f"{len(samples)} samples are fewer than the network takes at once"
-        raise UserError(Problem("D105", str(options.data), fact, "give more"))
     try:
         with Progress() as progress:
             result = execute(options.directory, samples, on=options.on, progress=progress)
     except BackendError as err:
         raise UserError(Problem("T501", f"--on {options.on}", str(err))) from err
     if options.save is not None:
-        write_file(options.save, _npz(dict(zip(names, result.outputs, strict=True))))
+        write_file(options.save, npz_bytes(dict(zip(names, result.outputs, strict=True))))
     measured = None
     if metric is not None:
         whole = samples.first(samples.calls(interface.input_values) * batch)
@@ -245,17 +231,6 @@ def _evaluation(options: argparse.Namespace) -> Evaluation | None:
         details = err.errors()[0]
         hint = details.get("ctx", {}).get("hint", "")
         raise UserError(Problem("R415", f"--metric {shorten(metric)}", details["msg"], hint)) from err
-
-
-def _npz(outputs: Mapping[str, torch.Tensor]) -> bytes:
-    """An npz file of tensors under any names; numpy's own function takes some names for its arguments."""
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w") as archive:
-        for name, tensor in outputs.items():
-            array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-    return content.getvalue()
 
 
 def _answers(measured: Measurement) -> str:

@@ -25,6 +25,7 @@ from ..passes.calibrate import Interpreter, passes_batches
 from ..passes.quantization.masks import is_additive_mask
 from ..specs import ArrayOrigin, Transform
 from ..specs.section import is_file, why_no_file
+from .arrays import Arrays
 from .errors import Problem, UserError, first_line, shorten
 from .loading import call_source, find_source
 
@@ -133,9 +134,9 @@ class Column:
 
 
 def read_samples(
-    origin: ArrayOrigin, columns: Sequence[Column], *, labels: str | None, limit: int | None
+    origin: ArrayOrigin | Arrays, columns: Sequence[Column], *, labels: str | None, limit: int | None
 ) -> Samples:
-    """Samples of an npz file or a function, at most `limit`; UserError for what does not fit the model's inputs.
+    """Samples of an npz file, a function or memory, at most `limit`; UserError for what does not fit the inputs.
 
     A state without an array starts with zeros.
     """
@@ -289,8 +290,10 @@ def _labels(array: NDArray[np.generic]) -> Tensor:
 
 
 def _read(
-    origin: ArrayOrigin, names: Sequence[str], *, optional: Sequence[str] = ()
+    origin: ArrayOrigin | Arrays, names: Sequence[str], *, optional: Sequence[str] = ()
 ) -> dict[str, NDArray[np.generic]]:
+    if isinstance(origin, Arrays):
+        return _named(str(origin), origin.by_name, names, optional)
     if isinstance(origin, Path):
         found: Mapping[str, NDArray[np.generic]] = _read_npz(origin, names, optional)
         return {name: _standard(array) for name, array in found.items()}
@@ -303,7 +306,13 @@ def _read(
         isinstance(a, np.ndarray) for a in made_arrays.values()
     ):
         raise UserError(Problem("D101", place, "does not give numpy arrays by name", "return {name: array}"))
-    found = made_arrays
+    return _named(place, made_arrays, names, optional)
+
+
+def _named(
+    place: str, found: Mapping[str, NDArray[np.generic]], names: Sequence[str], optional: Sequence[str]
+) -> dict[str, NDArray[np.generic]]:
+    """The arrays of these names, and those of the optional names that there are."""
     _refuse_missing(place, names, list(found))
     return {name: _standard(found[name]) for name in (*names, *(n for n in optional if n in found))}
 

@@ -21,7 +21,7 @@ from ..passes.progress import Progress, silent
 from ..specs import Target, is_target_file, list_targets, load_target
 from .data import Samples, join, own_batch, run_calls, run_samples
 from .emission import GRAPH_PARAMS, GRAPH_TEXT
-from .errors import Problem, UserError, first_line
+from .errors import Problem, UserError, first_line, shorten
 from .interface import INTERFACE_FILE, Interface
 from .lock import check_outputs, read_by_this_version
 
@@ -62,6 +62,9 @@ def execute(directory: Path, samples: Samples, *, on: str, progress: Progress = 
     A target is the name of one that comes with fxpress or that the network was compiled for, or the path of a file.
     """
     interface = read_interface(directory)
+    if on == "reference":
+        fact = f"is the captured float graph, which {shorten(str(directory))} does not hold"
+        raise UserError(Problem("R405", f"--on {on}", fact, "use the `run` of the compilation in Python"))
     if on == "torch":
         return _whole(_run_torch(directory, interface, samples))
     if on == "integer":

@@ -109,6 +109,11 @@ class Interface(BaseModel):
         return tuple(Value(port.name, port.type) for port in self.inputs)
 
     @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names of the model's inputs."""
+        return tuple(port.name for port in self.inputs)
+
+    @property
     def output_names(self) -> tuple[str, ...]:
         """Names of the model's outputs."""
         return tuple(port.name for port in self.outputs)

@@ -48,12 +48,15 @@ class Lock(BaseModel):
         return (self.model_dump_json(indent=2) + "\n").encode()
 
 
-def make_lock(spec_text: str, inputs: Mapping[str, Path], outputs: Mapping[str, bytes]) -> Lock:
-    """The lock of a compilation: the spec in canonical form, the files read by role, the files written."""
+def make_lock(spec_text: str, inputs: Mapping[str, Path | bytes], outputs: Mapping[str, bytes]) -> Lock:
+    """The lock of a compilation: the spec in canonical form, what was read by role, the files written."""
     lock = Lock(
         lock_version=2,
         spec=_digest(spec_text.encode()),
-        inputs={role: file_digest(path) for role, path in sorted(inputs.items())},
+        inputs={
+            role: _digest(read) if isinstance(read, bytes) else file_digest(read)
+            for role, read in sorted(inputs.items())
+        },
         versions=tool_versions(),
         outputs={name: _digest(content) for name, content in sorted(outputs.items())},
     )

@@ -106,10 +106,15 @@ def _block(value: Any) -> list[str]:  # Any: JSON
 
 
 def _entry(key: str, value: Any) -> list[str]:  # Any: JSON
-    """The lines of a key and its value."""
+    """The lines of a key and its value; mappings in a list have lines of their own."""
     line = f"{_flow(key)}: {_flow(value)}"
     is_short = len(line) <= _LONGEST_LINE and _depth(value) <= 2
-    return [line] if is_short else [f"{_flow(key)}:", *(f"  {line}" for line in _block(value))]
+    has_mappings = isinstance(value, list) and any(isinstance(item, dict) for item in value)
+    return (
+        [line]
+        if is_short and not has_mappings
+        else [f"{_flow(key)}:", *(f"  {line}" for line in _block(value))]
+    )
 
 
 def _depth(value: Any) -> int:  # Any: JSON

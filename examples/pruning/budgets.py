@@ -21,10 +21,9 @@ from typing import TypedDict
 import numpy as np
 import torch
 
-from fxpress.compiler import compile_model
+from fxpress.compiler import Compiled, compile_model
 from fxpress.compiler.data import Samples, correct_answers, run_samples
 from fxpress.compiler.execution import execute
-from fxpress.compiler.pipeline import Compiled
 from fxpress.compiler.progress import Progress
 from fxpress.compiler.table import text_table
 from fxpress.ir import Graph, run, run_integer

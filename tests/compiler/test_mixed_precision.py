@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from fxpress.compiler import compile_model
+from fxpress.compiler import Compiled, compile_model
 from fxpress.compiler.compare import explain_layer
-from fxpress.compiler.pipeline import Compiled
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))

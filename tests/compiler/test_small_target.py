@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from fxpress.compiler import UserError, compile_model
+from fxpress.compiler import Compiled, UserError, compile_model
 from fxpress.compiler.data import run_samples
 from fxpress.compiler.execution import Counts, execute
-from fxpress.compiler.pipeline import Compiled
 from fxpress.ir import run_integer
 
 ROOT = Path(__file__).parents[2]

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fxpress.compiler import compile_model
-from fxpress.compiler.pipeline import Compiled
+from fxpress.compiler import Compiled, compile_model
 
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))

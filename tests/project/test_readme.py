@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from fxpress.compiler.cli import main
 
@@ -116,3 +118,24 @@ def test_links_between_the_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_python_of_the_python_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec("".join(code), {})
+    assert "('input',) cortex-m4f" in out.getvalue()
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    images = torch.rand(8, 1, 8, 8)
+    names = {
+        "net": nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval(),
+        "images": images,
+        "image": images[:1],
+    }
+    exec(code, names)
+    assert names["scores"].shape == (8, 10) and (tmp_path / "out" / "c" / "model.c").is_file()

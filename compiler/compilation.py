@@ -1,0 +1,274 @@
+"""Compilation: a spec, a module or a graph in; backends, measured figures, report and lock out.
+
+Every stage refuses bad input before the next one starts; nothing is written before the last one is done.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from torch import nn
+
+from ..backends.c import CArtifact
+from ..backends.torch_module import TorchArtifact
+from ..ir import Graph
+from ..passes import Context, Cost
+from ..passes.progress import Progress, silent
+from ..passes.quantize import OUTLIERS
+from ..specs import ArrayOrigin, Evaluation, FileSource, Spec, SpecError
+from ..specs.options import FinetuneOptions, QuantizeOptions
+from .arrays import Arrays
+from .data import run_samples
+from .described import DataOf, Described, Inputs, Machine, Step, Written, describe
+from .emission import check_backends, emit_backends
+from .errors import Problem, UserError
+from .execution import Execution
+from .interface import INTERFACE_FILE, Interface
+from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
+from .network import Data, load_compiled, samples_of
+from .noise import Advised, Findings, examine
+from .output import publish
+from .pipeline import HOST, OnStage, match_selectors, open_session, pass_context, run_passes
+from .report import Noise, Report, noise_problems, render_html
+from .session import Session, Stage, final_graph
+from .summary import make_report
+from .target_cost import TargetCost
+
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
+QUANTIZE, FINETUNE = QuantizeOptions.pass_name(), FinetuneOptions.pass_name()
+REFERENCE = "reference"
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A finished compilation."""
+
+    session: Session
+    stages: tuple[Stage, ...]
+    c: CArtifact | None
+    torch: TorchArtifact | None
+    report: Report
+    files: Mapping[str, bytes]
+    described: Described | None = None
+
+    @property
+    def spec(self) -> Spec:
+        """The spec; `compiled.spec.to_yaml()` is its text."""
+        return self.session.spec
+
+    @property
+    def graph(self) -> Graph:
+        """The graph after the last pass."""
+        return final_graph(self.session, self.stages)
+
+    def write(self, directory: str | Path) -> None:
+        """Write all files; the directory appears whole or not at all. UserError where it cannot be written."""
+        publish(Path(directory), self.files, inputs=self.session.loaded.read_files())
+
+    def write_spec(self, folder: str | Path) -> Path:
+        """Write a model that was given in Python as a spec with weights and data, and return the path of the spec.
+
+        Compiling it gives the same code, if the class of the model can be imported and takes no arguments. UserError
+        where it cannot, and for a compilation that began with a spec file.
+        """
+        if self.described is None:
+            fact = "the compilation began with a spec file"
+            raise UserError(Problem("O313", str(folder), fact, f"use {self.session.loaded.path}"))
+        return self.described.write(Path(folder))
+
+    def run(self, data: Data, *, on: str | Path = "host", progress: Progress = silent) -> Execution:
+        """Run arrays [n, ...] or the samples of an npz file, with the spec's `data.transform`.
+
+        `on` is `host` (the C on this machine), a target or a target file (the C on its simulated core), `torch` (the
+        emitted module), `integer` (the integer interpreter) or `reference` (the float graph as captured).
+        """
+        if str(on) == REFERENCE:
+            interface = Interface.model_validate_json(self.files[INTERFACE_FILE])
+            outputs = tuple(run_samples(self.session.captured, samples_of(interface, data)))
+            return Execution(outputs, outputs)
+        with tempfile.TemporaryDirectory(prefix="fxpress-compiled-") as folder:
+            publish(Path(folder) / "out", self.files)
+            return load_compiled(Path(folder) / "out").run(data, on=on, progress=progress)
+
+
+@overload
+def compile_model(
+    source: str | Path,
+    /,
+    *,
+    overrides: Sequence[str] = (),
+    model: nn.Module | None = None,
+    locked: Path | None = None,
+    progress: Progress = silent,
+    on_stage: OnStage | None = None,
+    enforce_budget: bool = True,
+    limit_seconds: float | None = None,
+) -> Compiled: ...
+@overload
+def compile_model(
+    source: nn.Module | Graph,
+    /,
+    *,
+    inputs: Inputs | None = None,
+    calibration: DataOf | None = None,
+    evaluation: DataOf | None = None,
+    passes: Sequence[Step] = (),
+    target: Machine = "host",
+    outputs: Written = "torch",
+    origin: str | None = None,
+    overrides: Sequence[str] = (),
+    locked: Path | None = None,
+    progress: Progress = silent,
+    on_stage: OnStage | None = None,
+    enforce_budget: bool = True,
+    limit_seconds: float | None = None,
+) -> Compiled: ...
+def compile_model(
+    source: str | Path | nn.Module | Graph,
+    /,
+    *,
+    overrides: Sequence[str] = (),
+    model: nn.Module | None = None,
+    locked: Path | None = None,
+    progress: Progress = silent,
+    on_stage: OnStage | None = None,
+    enforce_budget: bool = True,
+    limit_seconds: float | None = None,
+    **description: Any,  # Any: as the second overload declares them
+) -> Compiled:
+    """Compile a spec file, a module or a graph; nothing is written until `Compiled.write`.
+
+        compile_model("net.yaml", overrides=["passes[1].samples=64"])
+        compile_model(net, inputs=x, calibration=images, passes=["fuse", "quantize"], target="cortex-m4f", outputs="c")
+
+    For a module `inputs` are example inputs, shaped as `forward` takes them; `calibration` and `evaluation` are arrays
+    [n, ...] by input, with labels under `labels`, or an npz file. Passes, target and outputs are names, or what a
+    spec says of them. `origin` is where a spec finds the model, `file.py:name`, if it is not the module's class.
+
+    `model` stands in for what `model.source` of a spec file names. `locked` is the lock of an earlier compilation:
+    whatever differs from it is refused. A network that is too large for the target is refused unless
+    `enforce_budget` is off. Raises SpecError, CaptureError or UserError, each with all problems found.
+    """
+    if isinstance(source, str | Path):
+        if description:
+            raise TypeError(f"{', '.join(description)}: a spec file says this; use `overrides`")
+        described = None
+        session = open_session(source, overrides=overrides, model=model, limit_seconds=limit_seconds)
+    else:
+        described = describe(source, overrides=overrides, **description)
+        session = open_session(
+            described.loaded, model=source, arrays=described.arrays, limit_seconds=limit_seconds
+        )
+    stages = run_passes(session, progress=progress, on_stage=on_stage)
+    graph = final_graph(session, stages)
+    check_backends(session, graph, enforce_budget=enforce_budget)
+    findings = _examine(session, stages, progress)
+    if findings is not None and enforce_budget:
+        _refuse_noise(session, findings.noise)
+    artifacts = emit_backends(session, graph)
+    report = make_report(session, stages, artifacts, findings)
+    files = {
+        **artifacts.files,
+        **{
+            f"passes/{index}.{name}": content
+            for index, stage in enumerate(stages)
+            for name, content in stage.report.files.items()
+        },
+        REPORT_JSON: (report.model_dump_json(indent=2) + "\n").encode(),
+        REPORT_HTML: render_html(report, pictures=_pictures(stages)).encode(),
+    }
+    lock = _lock(session, described.arrays if described else {}, files)
+    if locked is not None:
+        check_lock(read_lock(locked), lock, locked)
+    files[LOCK_FILE] = lock.to_bytes()
+    return Compiled(session, stages, artifacts.c, artifacts.torch, report, files, described)
+
+
+def _pictures(stages: Sequence[Stage]) -> dict[int, list[str]]:
+    """The pictures that each pass made, by its index."""
+    return {
+        index: [content.decode() for name, content in stage.report.files.items() if name.endswith(".svg")]
+        for index, stage in enumerate(stages)
+    }
+
+
+@torch.inference_mode(False)  # changes that are tried may learn
+def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> Findings | None:
+    """The noise of the integers against the float graph; None without integers, or where they were trained after."""
+    names = [stage.name for stage in stages]
+    if QUANTIZE not in names or session.calibration is None:
+        return None
+    index = names.index(QUANTIZE)
+    if FINETUNE in names[index:]:
+        return None
+    options = session.spec.passes[index]
+    assert isinstance(options, QuantizeOptions)
+    before = stages[index - 1] if index else None
+    reference = session.captured if before is None else before.graph
+    context = pass_context(session, index, {} if before is None else before.layers, progress)
+    rest = session.spec.passes[index + 1 :]
+
+    def price(graph: Graph, changed: QuantizeOptions, around: Context) -> Cost | None:
+        if session.target.isa == HOST or session.spec.outputs.c is None:
+            return None
+        return TargetCost(session.target, session.spec.outputs.c, [changed, *rest], around).predict(graph)
+
+    def accepts(settings: Mapping[str, str]) -> bool:
+        paths = [name if "." in name else f"passes[{index}].{name}" for name in settings]
+        try:
+            loaded = session.loaded.with_overrides(map("=".join, zip(paths, settings.values(), strict=True)))
+            match_selectors(loaded, session.captured)
+        except SpecError:
+            return False
+        return True
+
+    calibration = session.spec.data.calibration
+    return examine(
+        reference,
+        stages[index].graph,
+        options,
+        context,
+        session.calibration,
+        spec=Advised(price, accepts, () if calibration is None else calibration.exclude),
+        has_outliers=any(table.name == OUTLIERS for table in stages[index].report.tables),
+    )
+
+
+def _refuse_noise(session: Session, noise: Noise) -> None:
+    """UserError where an output or a layer has less than the least ratio and the spec makes that an error."""
+    index, options = next(
+        (i, step) for i, step in enumerate(session.spec.passes) if isinstance(step, QuantizeOptions)
+    )
+    if options.on_low_snr == "error" and noise.is_low:
+        raise UserError(
+            Problem("P604", f"passes[{index}] ({QUANTIZE})", fact, hint)
+            for fact, hint in noise_problems(noise)
+        )
+
+
+def _lock(session: Session, arrays: Mapping[str, Arrays], files: Mapping[str, bytes]) -> Lock:
+    spec = session.spec
+    roles: dict[str, ArrayOrigin | None] = {
+        "weights": None if session.own_model else spec.model.weights,
+        "calibration": spec.data.calibration.origin if spec.data.calibration else None,
+        "evaluation": spec.data.evaluation.origin if spec.data.evaluation else None,
+        "model": None if session.own_model else spec.model.source,
+        "metric": _own_metric(spec.data.evaluation),
+    }
+    named = {
+        role: origin.path if isinstance(origin, FileSource) else origin for role, origin in roles.items()
+    }
+    read: dict[str, Path | bytes] = {role: path for role, path in named.items() if isinstance(path, Path)}
+    read |= {role: found.to_npz() for role, found in arrays.items()}
+    return make_lock(session.loaded.canonical_text(), read, files)
+
+
+def _own_metric(evaluation: Evaluation | None) -> FileSource | None:
+    """The file of a metric of the user's."""
+    found = evaluation.metric if evaluation else None
+    return found if isinstance(found, FileSource) else None

@@ -1,0 +1,178 @@
+"""A compilation described in Python: a module or a graph, example inputs, data in memory, passes, target, outputs.
+
+It becomes the text of a spec, which is read and checked like a file: messages show its lines, and it can be written
+beside the weights and the data, from where it compiles again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from safetensors.torch import save_model
+from torch import Tensor, nn
+
+from ..ir import Graph, Value
+from ..specs import Calibration, Evaluation, Input, Loaded, Outputs, PassOptions, TargetChoice, parse_spec
+from ..specs.write import yaml_text
+from .arrays import LABELS, ArrayLike, Arrays, SampleArrays
+from .errors import Problem, UserError
+from .loading import find_source
+from .output import check_file, write_file
+
+SPEC, WEIGHTS = "spec.yaml", "weights.safetensors"
+
+Inputs: TypeAlias = "ArrayLike | Input | Sequence[ArrayLike | Input] | Mapping[str, ArrayLike | Input]"
+"""Example inputs, shaped as `forward` takes them: one alone, several in the order of its arguments, or by name."""
+DataOf: TypeAlias = "SampleArrays | str | Path | Mapping[str, Any] | Calibration | Evaluation"
+"""Arrays in memory, an npz file, a function `file.py:name`, or the section of a spec; any: keys of a spec."""
+Step: TypeAlias = "str | PassOptions | Mapping[str, Any]"
+"""A pass: its name, its options, or what a spec says of it; any: keys of a spec."""
+Machine: TypeAlias = "str | Path | TargetChoice | Mapping[str, Any]"
+"""A target: its name, a target file, or the section of a spec; any: keys of a spec."""
+Written: TypeAlias = "str | Sequence[str] | Outputs | Mapping[str, Any]"
+"""Outputs: names of backends, or the section of a spec; any: keys of a spec."""
+
+
+@dataclass(frozen=True)
+class Described:
+    """A spec that describes `model` and its data; `arrays` has those of `data.calibration` and `data.evaluation`."""
+
+    loaded: Loaded
+    model: nn.Module | Graph
+    arrays: Mapping[str, Arrays]
+
+    def write(self, folder: Path) -> Path:
+        """Write the spec with weights and data into `folder`, and return its path; UserError where it finds no model.
+
+        The spec names the class or function of the model, which must be importable and need no arguments.
+        """
+        if isinstance(self.model, Graph):
+            raise UserError(
+                Problem("O313", str(folder), "a spec names a torch module, not a graph", "give the module")
+            )
+        find_source(self.loaded.spec.model.source, folder=folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        check_file(folder / SPEC)
+        save_model(self.model, str(folder / WEIGHTS))
+        for name, arrays in self.arrays.items():
+            write_file(folder / f"{name}.npz", arrays.to_npz())
+        write_file(folder / SPEC, self._moved(folder.absolute()).encode())
+        return folder / SPEC
+
+    def _moved(self, folder: Path) -> str:
+        """The text of the spec with the weights and the data in memory as files of `folder`."""
+        spec = self.loaded.spec
+        model = spec.model.model_copy(update={"weights": folder / WEIGHTS})
+        data = spec.data.model_copy(
+            update={
+                name: getattr(spec.data, name).model_copy(update={"file": folder / f"{name}.npz"})
+                for name in self.arrays
+            }
+        )
+        return spec.model_copy(update={"model": model, "data": data}).to_yaml(folder=folder)
+
+
+def describe(
+    model: nn.Module | Graph,
+    *,
+    inputs: Inputs | None = None,
+    calibration: DataOf | None = None,
+    evaluation: DataOf | None = None,
+    passes: Sequence[Step] = (),
+    target: Machine = "host",
+    outputs: Written = "torch",
+    origin: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Described:
+    """The spec of a model and what is to become of it; SpecError for what no spec can hold."""
+    described = _graph_inputs(model) if isinstance(model, Graph) else _inputs(model, inputs)
+    if isinstance(model, Graph) and inputs is not None:
+        raise TypeError("a graph has its inputs; `inputs` is for modules")
+    data, arrays = dict[str, object](), dict[str, Arrays]()
+    for key, given in (("calibration", calibration), ("evaluation", evaluation)):
+        if given is not None:
+            data[key], in_memory = _data(key, given, list(described))
+            arrays |= {} if in_memory is None else {key: in_memory}
+    values = {
+        "fxpress": 1,
+        "model": {"source": origin or _source(model), "inputs": described},
+        "data": data,
+        "target": {"name": str(target)} if isinstance(target, str | Path) else target,
+        "passes": [{"pass": step} if isinstance(step, str) else step for step in passes],
+        "outputs": _outputs(outputs),
+    }
+    text = yaml_text({key: value for key, value in values.items() if value})
+    return Described(parse_spec(f"{text}\n", Path.cwd() / SPEC, overrides), model, arrays)
+
+
+def _graph_inputs(graph: Graph) -> dict[str, Input]:
+    return {value.name: _graph_input(value) for value in graph.inputs}
+
+
+def _graph_input(value: Value) -> Input:
+    return _described(value.type.shape, value.type.real().dtype.torch)
+
+
+def _inputs(model: nn.Module, given: Inputs | None) -> dict[str, Input]:
+    """The inputs of a module by name, each with shape and type."""
+    if given is None:
+        raise TypeError("`inputs` is missing: example inputs, shaped as `forward` takes them")
+    if isinstance(given, Mapping):
+        return {str(name): _input(example) for name, example in given.items()}
+    examples = [given] if isinstance(given, Tensor | np.ndarray | Input) else list(given)
+    arguments = inspect.signature(model.forward).parameters.values()
+    names = [p.name for p in arguments if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    names += [f"input_{i}" for i in range(len(names), len(examples))]
+    return dict(zip(names, map(_input, examples), strict=False))
+
+
+def _input(example: ArrayLike | Input) -> Input:
+    return example if isinstance(example, Input) else _described(example.shape, example.dtype)
+
+
+def _described(
+    shape: Sequence[int], dtype: torch.dtype | np.dtype[Any]
+) -> Input:  # Any: of whatever element type
+    name = str(dtype).removeprefix("torch.")
+    named = {} if name == "float32" else {"dtype": name}
+    return Input.model_validate({"shape": tuple(shape), **named})
+
+
+def _data(key: str, given: DataOf, inputs: Sequence[str]) -> tuple[object, Arrays | None]:
+    """What a spec says of a data set, and its arrays where they are in memory."""
+    if isinstance(given, str | Path):
+        return {"file" if str(given).endswith(".npz") else "source": str(given)}, None
+    if isinstance(given, Calibration | Evaluation):
+        return given, None
+    if isinstance(given, Mapping) and not all(isinstance(a, Tensor | np.ndarray) for a in given.values()):
+        return given, None
+    arrays = Arrays.of(given, inputs, place=f"`{key}`")
+    labels = {"labels": LABELS} if LABELS in arrays.by_name.keys() - inputs else {}
+    return {"file": f"{key}.npz", **labels}, arrays
+
+
+def _outputs(given: Written) -> object:
+    if isinstance(given, Outputs | Mapping):
+        return given
+    names = [given] if isinstance(given, str) else given
+    return {name: {} for name in names}
+
+
+def _source(model: nn.Module | Graph) -> str:
+    """Where a spec finds the class of a model: its file, or its module where that is part of a package."""
+    if isinstance(model, Graph):
+        return "fxpress.ir:Graph"
+    kind = type(model)
+    attribute = kind.__qualname__.replace("<locals>.", "")
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    if module is None or file is None or module.__package__:
+        return f"{kind.__module__}:{attribute}"
+    return f"{file}:{attribute}"

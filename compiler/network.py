@@ -1,0 +1,90 @@
+"""A compiled network in an output directory: what it takes and gives, its graph and report, and running it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from ..ir import Graph
+from ..passes.progress import Progress, silent
+from ..specs import Transform
+from .arrays import LABELS, Arrays, SampleArrays
+from .compare import read_report
+from .data import Column, Samples, read_samples
+from .errors import Problem, UserError
+from .execution import Execution, execute, load_graph, load_torch_module, read_interface
+from .interface import Interface
+from .report import Report
+
+Data = SampleArrays | str | Path | Samples
+
+
+@dataclass(frozen=True)
+class CompiledNetwork:
+    """An output directory of `fxpress compile` or `Compiled.write`, whose files are as they were written."""
+
+    directory: Path
+    interface: Interface
+
+    @property
+    def graph(self) -> Graph:
+        """The compiled graph, constants included."""
+        return load_graph(self.directory)
+
+    @property
+    def report(self) -> Report:
+        """The report of the compilation."""
+        return read_report(self.directory)
+
+    @property
+    def module(self) -> nn.Module:
+        """The emitted torch module, in evaluation mode; UserError when the spec asked for none."""
+        return load_torch_module(self.directory)
+
+    def run(self, data: Data, *, on: str | Path = "host", progress: Progress = silent) -> Execution:
+        """Run every sample on `host`, `torch`, `integer`, a target or a target file; the outputs in their order."""
+        return execute(self.directory, samples_of(self.interface, data), on=str(on), progress=progress)
+
+
+def load_compiled(directory: str | Path) -> CompiledNetwork:
+    """The compiled network of an output directory; UserError unless all its files are there, as they were written."""
+    return CompiledNetwork(Path(directory), read_interface(Path(directory)))
+
+
+def samples_of(
+    interface: Interface,
+    data: Data,
+    *,
+    arrays: Mapping[str, str] = {},
+    labels: str | None = None,
+    limit: int | None = None,
+) -> Samples:
+    """Samples of an npz file or of arrays [n, ...], with the spec's `data.transform`; the first `limit` of them.
+
+    `arrays` names the array of an input, which else is that of its own name. Arrays in memory have their labels under
+    `labels`. UserError for what does not fit the inputs.
+    """
+    if isinstance(data, Samples):
+        return data.first(limit)
+    columns = [
+        Column(
+            arrays.get(port.name, port.name),
+            port.type,
+            port.transform or Transform(),
+            port.batch,
+            interface.state.get(port.name),
+        )
+        for port in interface.inputs
+    ]
+    names = interface.input_names
+    origin = Path(data) if isinstance(data, str | Path) else Arrays.of(data, names, place="data")
+    if isinstance(origin, Arrays) and labels is None and LABELS in origin.by_name.keys() - names:
+        labels = LABELS
+    samples = read_samples(origin, columns, labels=labels, limit=limit)
+    if not samples.calls(interface.input_values):
+        fact = f"{len(samples)} samples are fewer than the network takes at once"
+        raise UserError(Problem("D105", str(origin), fact, "give more"))
+    return samples
