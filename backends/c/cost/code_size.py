@@ -23,8 +23,8 @@ _MOST_REPEATED = 130.0
 _COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
 _DIRECTIVE = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif|else|endif)\b(.*)$")
 _DEFINITION = re.compile(
-    r"^(?P<kind>static inline|static|FXP_INLINE|FXP_APART)\b[^;{}=]*?(?P<name>\w+)\((?P<parameters>[^;{}]*)\)\s*\n?\{\n"
-    r"(?P<body>.*?)^\}",
+    r"^(?P<kind>static inline|static|FXP_INLINE|FXP_APART|FXP_SHARED)\b[^;{}=]*?(?P<name>\w+)"
+    r"\((?P<parameters>[^;{}]*)\)\s*\n?\{\n(?P<body>.*?)^\}",
     re.MULTILINE | re.DOTALL,
 )
 _MACRO = re.compile(r"^FXP_DEFINE_\w+\((\w+)", re.MULTILINE)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ....ir import Source
 from ..kernels.base import AnyArray, Call, Constant
@@ -54,12 +55,16 @@ class Array:
 
 @dataclass(frozen=True, slots=True)
 class FunctionText:
-    """A C function as it is written; `step` is the first one that calls it, `template` what wrote it."""
+    """A C function as it is written; `step` is the first one that calls it, `template` what wrote it.
+
+    One that is `shared`, by several calls, is kept in one piece: without FXP_SHARED, GCC makes a copy for each of them.
+    """
 
     symbol: str
     text: str
     template: str
     step: int
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,7 @@ class _Writer:
     _decoded: dict[tuple[int, int], str] = field(default_factory=dict)
     _symbols: set[str] = field(default_factory=set)
     _headers: set[str] = field(default_factory=set)
+    _calls: Counter[str] = field(default_factory=Counter)
     _trace: list[TracePoint] = field(default_factory=list)
     _uses_math: bool = False
     _number: int = 0
@@ -128,7 +134,7 @@ class _Writer:
     def write(self) -> SourceText:
         steps = [self._step(number, step) for number, step in enumerate(self.program.steps)]
         steps += [self._returned(*row) for row in enumerate(self.plan.returned)]
-        functions = tuple(self._functions.values())
+        functions = tuple(map(self._linked, self._functions.values()))
         calling = (*(f.text for f in functions), *(line for step in steps for line in step.lines))
         return SourceText(
             helpers(sorted(self._headers), calling),
@@ -155,6 +161,7 @@ class _Writer:
 
     def _call(self, number: int, step: Step, call: Call) -> str:
         function = self._function(number, step, call)
+        self._calls[function] += 1
         arguments = [self._operand(step.operands[index], step) for index in call.reads]
         arguments += [self._pointer(step.results[index]) for index in call.writes]
         arguments += [self._constant(number, step, constant) for constant in call.constants]
@@ -201,6 +208,15 @@ class _Writer:
         text = call.function.render(symbol)
         self._functions[call.function.key] = FunctionText(symbol, text, call.function.template, number)
         return symbol
+
+    def _linked(self, function: FunctionText) -> FunctionText:
+        """The function with the linkage that the number of its calls asks for."""
+        if self._calls[function.symbol] < 2:
+            return function
+        text = function.text.replace(
+            f"FXP_APART void {function.symbol}(", f"FXP_SHARED void {function.symbol}("
+        )
+        return replace(function, text=text, shared=True)
 
     def _array(self, role: str, data: AnyArray, text: str) -> str:
         key = (data.dtype.name, hashlib.sha256(data.tobytes()).digest())

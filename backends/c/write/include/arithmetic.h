@@ -24,6 +24,13 @@
  * would lose the registers. */
 #define FXP_APART static __attribute__((noinline, unused))
 
+/* For kernels that several layers call: GCC would make a copy for the constants of each call. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define FXP_SHARED static __attribute__((noinline, noclone, unused))
+#else
+#define FXP_SHARED FXP_APART
+#endif
+
 /* requant(acc, multiplier, 0) + addend. */
 FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
 {

@@ -13,6 +13,15 @@
 #define FXP_APART static __attribute__((noinline, unused))
 #endif
 
+/* As in arithmetic.h: kernels that several layers call. */
+#ifndef FXP_SHARED
+#if defined(__GNUC__) && !defined(__clang__)
+#define FXP_SHARED static __attribute__((noinline, noclone, unused))
+#else
+#define FXP_SHARED FXP_APART
+#endif
+#endif
+
 FXP_INLINE float fxp_maximum(float x, float bound)
 {
     return x < bound ? bound : x;
