@@ -17,7 +17,12 @@ from torch import nn
 from fxpress.compiler.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+EXAMPLES = sorted((ROOT / "examples").rglob("*.md"))  # their specs run in tests/examples, where the data are
 MODEL = """
 from torch import nn
 
@@ -45,7 +50,7 @@ target: {name: cortex-m4f}
 def _commands(tool: str) -> list[str]:
     """What stands in backquotes or behind a prompt and begins with `tool`, placeholders left out."""
     found = []
-    for page in PAGES:
+    for page in [*PAGES, *EXAMPLES] if tool == "make" else PAGES:
         text = page.read_text()
         found += re.findall(rf"`({tool} [^`\n]+)`", text) + re.findall(
             rf"^\$ ({tool} [^#\n]+)", text, re.MULTILINE
@@ -115,7 +120,7 @@ def test_the_python_of_the_architecture_page_runs() -> None:
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:
-    for page in PAGES:
+    for page in [*PAGES, *EXAMPLES]:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
