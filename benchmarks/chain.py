@@ -13,8 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from fxpress.compiler import capture
-from fxpress.compiler.table import text_table
+from fxpress.compiler import capture, text_table
 from fxpress.ir import Graph, dump, parse, verify
 from fxpress.passes import find_pass
 

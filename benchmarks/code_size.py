@@ -29,13 +29,10 @@ import torch
 from scipy.optimize import nnls
 from torch import Tensor
 
-from fxpress.backends.c import CArtifact, emit
-from fxpress.backends.c.cost.code_size import Preprocessor, count
-from fxpress.backends.c.target import Machine
-from fxpress.backends.c.tools.elf import Elf, read_elf
-from fxpress.backends.c.tools.toolchain import Compiler, build_image, target_compiler
-from fxpress.compiler import compile_model
-from fxpress.compiler.table import text_table
+from fxpress.backends.c import CArtifact, Machine, emit
+from fxpress.backends.c.cost import Preprocessor, count
+from fxpress.backends.c.tools import Compiler, Elf, build_image, read_elf, target_compiler
+from fxpress.compiler import compile_model, text_table
 from fxpress.ir import Graph, Node, Value, parse
 from fxpress.specs import COutput, Target, load_target
 

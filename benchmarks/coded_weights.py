@@ -16,10 +16,8 @@ from pathlib import Path
 
 import torch
 
-from fxpress.backends.c.tools.simulated_network import SimulatedNetwork
-from fxpress.compiler import Compiled, compile_model
-from fxpress.compiler.data import correct_answers, run_samples
-from fxpress.compiler.table import text_table
+from fxpress.backends.c import SimulatedNetwork
+from fxpress.compiler import Compiled, compile_model, correct_answers, run_samples, text_table
 from fxpress.ir import run_integer
 from fxpress.specs import load_target
 

@@ -17,15 +17,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from fxpress.backends.c.emit import CArtifact, emit
-from fxpress.backends.c.plan import kernel_stack
-from fxpress.backends.c.tools.stack import stack_by_function
-from fxpress.backends.c.tools.toolchain import compile_objects, target_compiler
-from fxpress.compiler.table import text_table
-from fxpress.specs import load_target
-from fxpress.specs.outputs import COutput
+from fxpress.backends.c import CArtifact, emit
+from fxpress.backends.c.tools import compile_objects, stack_by_function, target_compiler
+from fxpress.compiler import text_table
+from fxpress.specs import COutput, load_target
 
 TESTS = Path(__file__).resolve().parents[1] / "tests" / "backends" / "c" / "conftest.py"
+TABLE = Path(__file__).resolve().parents[1] / "backends" / "c" / "plan" / "kernel_stack.py"
 TARGETS = ("cortex-m4f", "cortex-m0plus")
 FAST = (("cortex-m4f", "-O2"), ("cortex-m4f", "-O3"), ("cortex-m4f", "-Os"), ("cortex-m33", "-O3"))
 SLOW = (("cortex-m0plus", "-O2"), ("cortex-m0plus", "-O3"), ("cortex-m0plus", "-Os"), ("cortex-m3", "-O3"))
@@ -89,7 +87,7 @@ def main() -> None:
     rows = [(name, fast[name], max(fast[name], slow[name])) for name in sorted(fast)]
     print(text_table(("template", "DSP and FPU, B", "any, B"), [(n, str(f), str(s)) for n, f, s in rows]))
     if options.write:
-        path = Path(kernel_stack.__file__)
+        path = TABLE
         table = "".join(f'        "{n}": ({f}, {s}),\n' for n, f, s in rows)
         path.write_text(re.sub(r"(?s)(?<=# begin\n).*(?= {8}# end)", lambda _: table, path.read_text()))
 

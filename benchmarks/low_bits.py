@@ -17,12 +17,10 @@ from pathlib import Path
 
 import torch
 
-from fxpress.backends.c import emit
-from fxpress.backends.c.tools.simulated_network import SimulatedNetwork
-from fxpress.compiler.table import text_table
+from fxpress.backends.c import SimulatedNetwork, emit
+from fxpress.compiler import text_table
 from fxpress.ir import Graph, Value, parse, run_integer
-from fxpress.specs import load_target
-from fxpress.specs.outputs import COutput
+from fxpress.specs import COutput, load_target
 
 RESULTS = Path(__file__).resolve().parent / "results" / "low_bits.json"
 CORE = "cortex-m4f"

@@ -20,10 +20,17 @@ import torch
 from sanitized import run_sanitized
 from torch import Tensor
 
-from fxpress.compiler import Compiled, compile_model
-from fxpress.compiler.data import Samples, correct_answers, run_samples, snr_db
-from fxpress.compiler.execution import Counts, c_sources, execute, read_interface
-from fxpress.compiler.table import text_table
+from fxpress.compiler import (
+    Compiled,
+    Counts,
+    Samples,
+    compile_model,
+    correct_answers,
+    load_compiled,
+    run_samples,
+    snr_db,
+    text_table,
+)
 from fxpress.ir import run, run_integer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,7 +116,7 @@ def measure(name: str, folder: Path) -> Result:
         instructions=counts.instructions,
         instructions_per_mac=counts.instructions / macs,
         cycles=counts.cycles or 0,
-        arena_bytes=read_interface(folder / name).arena_bytes,
+        arena_bytes=load_compiled(folder / name).interface.arena_bytes,
         stack_bytes=counts.stack_bytes,
         code_bytes=counts.footprint.code,
         constant_bytes=counts.footprint.constants + counts.footprint.initialised,
@@ -128,8 +135,8 @@ def _hold_equal(compiled: Compiled, directory: Path) -> tuple[int, Counts]:
     """How many inputs give the same bytes in every form; AssertionError where one does not."""
     samples = _checked_samples(compiled, directory)
     expected = run_samples(compiled.graph, samples, interpreter=run_integer)
-    simulated = execute(directory, samples, on=CORE)
-    forms = {CORE: simulated, "host": execute(directory, samples, on="host")}
+    simulated = load_compiled(directory).run(samples, on=CORE)
+    forms = {CORE: simulated, "host": load_compiled(directory).run(samples, on="host")}
     for form, execution in forms.items():
         for ours, found in zip(expected, execution.outputs, strict=True):
             assert torch.equal(ours, found), f"{directory.name}: {form} differs from the integer graph"
@@ -141,7 +148,7 @@ def _hold_equal(compiled: Compiled, directory: Path) -> tuple[int, Counts]:
 def _checked_samples(compiled: Compiled, directory: Path) -> Samples:
     """Samples of both sets, at least CHECKED, and inputs that are all smallest, all zero, all largest."""
     sets = [s for s in (compiled.session.evaluation, compiled.session.calibration) if s is not None]
-    ports = read_interface(directory).inputs
+    ports = load_compiled(directory).interface.inputs
     inputs = []
     for index, port in enumerate(ports):
         real = torch.cat([s.inputs[index] for s in sets])
@@ -156,13 +163,13 @@ def _checked_samples(compiled: Compiled, directory: Path) -> Samples:
 
 
 def _sanitized(directory: Path, samples: Samples) -> list[list[bytes]]:
-    interface = read_interface(directory)
+    interface = load_compiled(directory).interface
     rows = [
         [port.to_c(x[i : i + 1]) for port, x in zip(interface.inputs, samples.inputs, strict=True)]
         for i in range(len(samples))
     ]
     with tempfile.TemporaryDirectory() as folder:
-        return run_sanitized(c_sources(directory, interface), interface, rows, Path(folder))
+        return run_sanitized(load_compiled(directory).c_sources, interface, rows, Path(folder))
 
 
 def _bytes(tensors: Sequence[Tensor]) -> list[bytes]:
@@ -176,7 +183,7 @@ def _measure_float(spec: Path, directory: Path) -> tuple[Counts, float]:
     evaluation = compiled.session.evaluation
     assert evaluation is not None
     few = evaluation.first(2)
-    execution = execute(directory, few, on=CORE)
+    execution = load_compiled(directory).run(few, on=CORE)
     assert execution.counts is not None
     expected = run_samples(compiled.session.captured, few, interpreter=run)[0]
     return execution.counts, snr_db(expected, execution.outputs[0])

@@ -27,10 +27,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fxpress.compiler import Compiled, compile_model
-from fxpress.compiler.data import Samples, correct_answers, run_samples
-from fxpress.compiler.execution import Counts, execute
-from fxpress.compiler.table import text_table
+from fxpress.compiler import (
+    Compiled,
+    Counts,
+    Samples,
+    compile_model,
+    correct_answers,
+    load_compiled,
+    run_samples,
+    text_table,
+)
 from fxpress.ir import Graph, run, run_integer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,8 +182,8 @@ def evaluation(network: str, compiled: Compiled) -> Samples:
 def hold_equal(compiled: Compiled, directory: Path, samples: Samples) -> tuple[Counts, int]:
     """Counts of the simulated core, and how many inputs gave the same bytes in every form."""
     few, many = samples.first(2), samples.first(CHECKED)
-    simulated = execute(directory, few, on=CORE)
-    host = execute(directory, many, on="host")
+    simulated = load_compiled(directory).run(few, on=CORE)
+    host = load_compiled(directory).run(many, on="host")
     for taken, execution in ((few, simulated), (many, host)):
         expected = run_samples(compiled.graph, taken, interpreter=run_integer)
         for ours, found in zip(expected, execution.outputs, strict=True):

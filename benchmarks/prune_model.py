@@ -26,15 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from fxpress.compiler import CaptureError, capture
-from fxpress.ir import Graph, run, verify
-from fxpress.ir.coupling import couple
-from fxpress.ir.cutting import changed_statistics, cut_graph
+from fxpress.ir import Graph, changed_statistics, couple, cut_graph, run, verify
 from fxpress.passes import Context
-from fxpress.passes.prune import verify_cut, why_nothing_goes
-from fxpress.passes.pruning.allocation import allocate
-from fxpress.passes.pruning.cost import costs_of
-from fxpress.passes.pruning.ranking import rank
-from fxpress.passes.pruning.scores import score_units
+from fxpress.passes.pruning import allocate, costs_of, rank, score_units, verify_cut, why_nothing_goes
 from fxpress.specs.options import PruneOptions
 
 OPTIONS = PruneOptions.model_validate({"budget": {"channels": "50 %"}, "allocation": "uniform"})

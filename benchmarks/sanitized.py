@@ -9,8 +9,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from fxpress.backends.c.tools.toolchain import SANITIZERS, find_compiler, link_program
-from fxpress.compiler.interface import Interface
+from fxpress.backends.c.tools import SANITIZERS, find_compiler, link_program
+from fxpress.compiler import Interface
 
 _DRIVER = """\
 #include <stdio.h>

@@ -19,10 +19,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fxpress.compiler import Compiled, compile_model
-from fxpress.compiler.data import Samples, run_samples, snr_db
-from fxpress.compiler.execution import Counts, execute
-from fxpress.compiler.table import text_table
+from fxpress.compiler import (
+    Compiled,
+    Counts,
+    Samples,
+    compile_model,
+    load_compiled,
+    run_samples,
+    snr_db,
+    text_table,
+)
 from fxpress.ir import run_integer
 from fxpress.specs.options import QuantizeOptions
 
@@ -112,8 +118,8 @@ def _hold_equal(compiled: Compiled, samples: Samples, expected: Sequence[Tensor]
     with tempfile.TemporaryDirectory(prefix="fxpress-trained-") as folder:
         directory = Path(folder) / "network"
         compiled.write(directory)
-        host = execute(directory, samples, on="host")
-        simulated = execute(directory, samples.first(1), on=CORE)
+        host = load_compiled(directory).run(samples, on="host")
+        simulated = load_compiled(directory).run(samples.first(1), on=CORE)
     assert compiled.c is not None and simulated.counts is not None
     is_exact = not any(v.type.dtype.is_floating for node in compiled.c.graph.nodes for v in node.outputs)
     for place, execution in (("host", host), (CORE, simulated)):

@@ -20,9 +20,9 @@ import torch
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from fxpress.compiler.cli import main as fxpress
-from fxpress.compiler.execution import load_graph
-from fxpress.compiler.noise.ratios import Powers
+from fxpress.compiler import load_compiled
+from fxpress.compiler import main as fxpress
+from fxpress.compiler.noise import Powers
 from fxpress.ir import Graph
 from fxpress.ir.testing import ModuleSource
 
@@ -95,7 +95,7 @@ def _attempt(module: ModuleSource, recipe: Recipe, folder: Path) -> Verdict:
     status, said = _command("compile", folder / "spec.yaml", "-o", out)
     if status:
         return _refused(status, said)
-    graph = load_graph(out)
+    graph = load_compiled(out).graph
     forms = {**{p: p for p in recipe.places}, **({"torch": "torch"} if "torch" in recipe.outputs else {})}
     integer = _run(out, "integer", folder)
     if isinstance(integer, Verdict):

@@ -11,35 +11,69 @@ from typing import TYPE_CHECKING
 from ..errors import FxpressError
 
 if TYPE_CHECKING:
+    from .cli import main
     from .compilation import Compiled, compile_model
+    from .data import Samples, correct_answers, run_samples, snr_db
     from .errors import Problem, UserError
+    from .execution import Counts, Execution
     from .frontend.capture import CaptureError, capture
+    from .frontend.captured import Captured, as_callable
+    from .interface import Interface
+    from .loading import load_source
     from .network import CompiledNetwork, load_compiled
     from .pipeline import open_session, run_passes
+    from .progress import Progress
     from .report import Report
     from .session import Session, Stage
+    from .table import text_table
 
     __version__: str
 
 __all__ = [
     "CaptureError",
+    "Captured",
     "Compiled",
     "CompiledNetwork",
+    "Counts",
+    "Execution",
     "FxpressError",
+    "Interface",
     "Problem",
+    "Progress",
     "Report",
+    "Samples",
     "Session",
     "Stage",
     "UserError",
     "__version__",
+    "as_callable",
     "capture",
     "compile_model",
+    "correct_answers",
     "load_compiled",
+    "load_source",
+    "main",
     "open_session",
     "run_passes",
+    "run_samples",
+    "snr_db",
+    "text_table",
 ]
 
 _HOMES = {
+    "main": ".cli",
+    "Samples": ".data",
+    "run_samples": ".data",
+    "correct_answers": ".data",
+    "snr_db": ".data",
+    "Execution": ".execution",
+    "Counts": ".execution",
+    "Interface": ".interface",
+    "Progress": ".progress",
+    "text_table": ".table",
+    "load_source": ".loading",
+    "as_callable": ".frontend.captured",
+    "Captured": ".frontend.captured",
     "CaptureError": ".frontend.capture",
     "capture": ".frontend.capture",
     "Problem": ".errors",

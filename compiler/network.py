@@ -15,7 +15,7 @@ from .arrays import LABELS, Arrays, SampleArrays
 from .compare import read_report
 from .data import Column, Samples, read_samples
 from .errors import Problem, UserError
-from .execution import Execution, execute, load_graph, load_torch_module, read_interface
+from .execution import Execution, c_sources, execute, load_graph, load_torch_module, read_interface
 from .interface import Interface
 from .report import Report
 
@@ -43,6 +43,11 @@ class CompiledNetwork:
     def module(self) -> nn.Module:
         """The emitted torch module, in evaluation mode; UserError when the spec asked for none."""
         return load_torch_module(self.directory)
+
+    @property
+    def c_sources(self) -> list[Path]:
+        """The emitted C sources, without the self-test; UserError when the spec asked for no C."""
+        return c_sources(self.directory, self.interface)
 
     def run(self, data: Data, *, on: str | Path = "host", progress: Progress = silent) -> Execution:
         """Run every sample on `host`, `torch`, `integer`, a target or a target file; the outputs in their order."""

@@ -2,6 +2,8 @@
 
 from . import ops
 from .builder import Builder, rewrite
+from .coupling import Coupling, Kept, couple
+from .cutting import changed_statistics, cut_graph, run_masked
 from .digraph import Vertex, digraph
 from .errors import IRError, OverflowBoundError, ParseError, ShapeError, UnsupportedError, VerifyError
 from .graph import NOWHERE, Graph, Node, Source
@@ -16,9 +18,11 @@ __all__ = [
     "NOWHERE",
     "OPERATORS",
     "Builder",
+    "Coupling",
     "DType",
     "Graph",
     "IRError",
+    "Kept",
     "Node",
     "Op",
     "OverflowBoundError",
@@ -32,6 +36,9 @@ __all__ = [
     "VerifyError",
     "Vertex",
     "call_integer",
+    "changed_statistics",
+    "couple",
+    "cut_graph",
     "digraph",
     "dump",
     "element_bytes",
@@ -42,6 +49,7 @@ __all__ = [
     "rewrite",
     "run",
     "run_integer",
+    "run_masked",
     "type_text",
     "verify",
 ]

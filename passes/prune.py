@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..ir import DType, Graph, run
 from ..ir.coupling import STAYS, Coupling, Kept, couple
-from ..ir.cutting import cut_graph, deviation, deviation_from_masked, kept_part
+from ..ir.cutting import cut_graph, kept_part
 from ..ir.ops.embedding import Embedding
 from ..specs.options import PruneOptions
 from .base import Context, CostModel, PassResult, register
@@ -33,13 +33,11 @@ from .pruning.ranking import Ranked, rank
 from .pruning.repair import absorb_means, reconstruct_inputs, remeasure_batchnorms
 from .pruning.report import PLAN_FILE, Step, report_of
 from .pruning.scores import score_units
+from .pruning.verification import Verified, verify_cut, why_nothing_goes
 from .report import Cell
 from .training import OptimizerState, train
 
-TOLERANCE = 1e-4  # of float32 rounding through a deep network, relative to its largest output
-VALUE_TOLERANCE = 1e-2  # the same for every value in between, some of which are differences of large ones
-
-__all__ = ["PLAN_FILE", "Verified", "prune", "verify_cut", "why_nothing_goes"]
+__all__ = ["PLAN_FILE", "prune"]
 
 _REPAIRS: dict[str, Callable[[Kept, Graph, Sequence[tuple[Tensor, ...]]], Graph]] = {  # in their order
     "merge": lambda kept, cut, _: merge_channels(kept, cut),
@@ -47,15 +45,6 @@ _REPAIRS: dict[str, Callable[[Kept, Graph, Sequence[tuple[Tensor, ...]]], Graph]
     "least_squares": reconstruct_inputs,
     "batchnorm": lambda kept, cut, calibration: remeasure_batchnorms(cut, calibration),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Verified:
-    """Max error of `outputs` and of all `values` against the masked graph, and `change` of outputs by pruning."""
-
-    outputs: float
-    values: float
-    change: float
 
 
 @register(PruneOptions)
@@ -195,37 +184,12 @@ def _allocate(
     return allocation, None if utility is None else Joint(choices, utility, allocation)
 
 
-def verify_cut(kept: Kept, cut: Graph, samples: Sequence[Sequence[Tensor]]) -> Verified:
-    """Hold the cut graph against the masked one, value by value; AssertionError beyond rounding."""
-    found = Verified(0.0, 0.0, 0.0)
-    with torch.no_grad():
-        for inputs in samples:
-            outputs, values = deviation_from_masked(kept, cut, inputs)
-            change = deviation(run(cut, inputs), run(kept.coupling.graph, inputs))
-            found = Verified(
-                max(found.outputs, outputs), max(found.values, values), max(found.change, change)
-            )
-    assert found.outputs <= TOLERANCE, f"outputs differ from those of the masked graph by {found.outputs:.1e}"
-    assert found.values <= VALUE_TOLERANCE, (
-        f"values differ from those of the masked graph by {found.values:.1e}"
-    )
-    return found
-
-
 def _figures(verified: Verified) -> dict[str, Cell]:
     return {
         "masked_error": verified.outputs,
         "masked_error_of_values": verified.values,
         "masked_change": verified.change,
     }
-
-
-def why_nothing_goes(coupling: Coupling) -> str:
-    """Refusals, or else what holds the first two dimensions of the weights."""
-    weights = [value for value in coupling.graph.constants if value.type.rank > 1]
-    held = [coupling.reason(value, dimension) for value in weights for dimension in (0, 1)]
-    reasons = coupling.refusals or tuple(dict.fromkeys(reason for reason in held if reason is not None))
-    return "; ".join(str(reason) for reason in reasons[:3]) or "there are no weights"
 
 
 def _held(coupling: Coupling, options: PruneOptions, context: Context) -> np.ndarray:

@@ -11,15 +11,19 @@ from .cost.predict import NodePrediction, Prediction, predict_node
 from .emit import CArtifact, emit
 from .lower import predict
 from .plan.encoding import Encoding
+from .target import Machine
+from .tools.simulated_network import SimulatedNetwork
 
 __all__ = [
     "BUDGET_CODES",
     "CODES",
     "CArtifact",
     "Encoding",
+    "Machine",
     "NodePrediction",
     "Prediction",
     "Problem",
+    "SimulatedNetwork",
     "check",
     "check_nodes",
     "emit",

@@ -2,5 +2,6 @@
 
 from .advice import Advised
 from .findings import Findings, examine
+from .ratios import Powers
 
-__all__ = ["Advised", "Findings", "examine"]
+__all__ = ["Advised", "Findings", "Powers", "examine"]

@@ -6,12 +6,17 @@ python examples/digits/train.py && python examples/digits/demo.py        # or: m
 import sys
 from pathlib import Path
 
-from fxpress.backends.errors import ToolMissingError
-from fxpress.compiler import compile_model
-from fxpress.compiler.data import Samples, correct_answers, run_samples
-from fxpress.compiler.execution import Execution, execute, read_interface
-from fxpress.compiler.progress import Progress
-from fxpress.compiler.table import text_table
+from fxpress.backends import ToolMissingError
+from fxpress.compiler import (
+    Compiled,
+    Execution,
+    Progress,
+    Samples,
+    compile_model,
+    correct_answers,
+    load_compiled,
+    text_table,
+)
 
 SPEC = Path(__file__).with_name("digits.yaml")
 OUTPUT = Path(__file__).resolve().parents[2] / "build" / "digits" / "out"
@@ -29,8 +34,8 @@ def main() -> None:
         compiled.write(OUTPUT)
         samples = compiled.session.evaluation
         assert samples is not None and samples.labels is not None
-        floats = run_samples(compiled.session.captured, samples)[0]
-        runs = {place: _run(place, samples, progress) for place, _ in FORMS}
+        floats = compiled.run(samples, on="reference").outputs[0]
+        runs = {place: _run(compiled, place, samples, progress) for place, _ in FORMS}
     rows = [("float torch", _accuracy(correct_answers(floats, samples.labels), len(samples)))]
     for place, name in FORMS:
         run = runs[place]
@@ -41,16 +46,16 @@ def main() -> None:
     print(f"\nC99, golden self-test and CMake file: {OUTPUT}/c\nreport: {OUTPUT}/report.html")
 
 
-def _run(place: str, samples: Samples, progress: Progress) -> Execution | None:
+def _run(compiled: Compiled, place: str, samples: Samples, progress: Progress) -> Execution | None:
     try:
-        return execute(OUTPUT, samples, on=place, progress=progress)
+        return compiled.run(samples, on=place, progress=progress)
     except ToolMissingError as err:
         print(f"{place} is skipped: {err}", file=sys.stderr)
         return None
 
 
 def _print_costs(simulated: Execution | None) -> None:
-    costs = [("arena", f"{read_interface(OUTPUT).arena_bytes:,} B")]
+    costs = [("arena", f"{load_compiled(OUTPUT).interface.arena_bytes:,} B")]
     if simulated is not None and simulated.counts is not None:
         counts = simulated.counts
         costs += [

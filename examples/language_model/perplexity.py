@@ -16,8 +16,7 @@ from tokenizer import BEGIN, Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fxpress.compiler import compile_model
-from fxpress.compiler.table import text_table
+from fxpress.compiler import compile_model, text_table
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[2] / "shared"

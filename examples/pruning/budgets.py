@@ -21,11 +21,16 @@ from typing import TypedDict
 import numpy as np
 import torch
 
-from fxpress.compiler import Compiled, compile_model
-from fxpress.compiler.data import Samples, correct_answers, run_samples
-from fxpress.compiler.execution import execute
-from fxpress.compiler.progress import Progress
-from fxpress.compiler.table import text_table
+from fxpress.compiler import (
+    Compiled,
+    Progress,
+    Samples,
+    compile_model,
+    correct_answers,
+    load_compiled,
+    run_samples,
+    text_table,
+)
 from fxpress.ir import Graph, run, run_integer
 from fxpress.passes import Context, find_pass
 
@@ -123,7 +128,11 @@ def measured(one: Run, directory: Path) -> Result:
         "int8": compiled.graph,
     }
     assert compiled.c is not None and compiled.session.evaluation is not None
-    counts = execute(directory, compiled.session.evaluation.first(1), on="cortex-m4", progress=silent).counts
+    counts = (
+        load_compiled(directory)
+        .run(compiled.session.evaluation.first(1), on="cortex-m4", progress=silent)
+        .counts
+    )
     assert counts is not None and counts.cycles is not None
     predicted, sets = compiled.c.prediction, evaluation_sets(one.network, compiled)
     return {

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from training_data import spoken_digits
 
-from fxpress.compiler.loading import load_source
+from fxpress.compiler import load_source
 from fxpress.specs import FileSource
 
 ROOT = Path(__file__).resolve().parents[2]

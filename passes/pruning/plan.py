@@ -14,23 +14,13 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from ...ir import Graph, dump, element_bytes
+from ...ir import Graph, element_bytes
 from ...ir.coupling import STAYS, Coupling, Kept
+from ...ir.digest import digest
 from ...specs.options import LayerPrecision
 from ..errors import PassError
 
 PLAN_VERSION = 2
-
-
-def digest(graph: Graph) -> str:
-    """SHA-256 of a graph's text and of the bytes of its constants."""
-    sha = hashlib.sha256(dump(graph).encode())
-    for name in sorted(graph.params):
-        sha.update(name.encode())
-        sha.update(element_bytes(graph.params[name]))
-    return sha.hexdigest()
-
-
 Layers = Mapping[str, LayerPrecision]
 
 

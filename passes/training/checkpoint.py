@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ...ir import Graph, element_bytes
+from ...ir.digest import digest
 from ...specs.options import FinetuneOptions
 from ..errors import PassError
-from ..pruning.plan import digest
 from .optimizer import OptimizerState
 from .split import Split
 
