@@ -4,6 +4,7 @@
 # make lint               ruff and mypy
 # make wheel-test         the tests on the installed wheel and sdist
 # make bench-mcu, bench-torch, bench-low-bits, bench-coded-weights    tables, and benchmarks/results/*.json
+# make mlperf-models, mlperf-data    models and data of examples/mlperf_tiny, downloaded and converted
 # make fuzz               random modules through the whole compiler, compared with torch: make fuzz N=2000 SEED=0
 # make layer-table        every kind of layer x rank x groups x bits x layouts x targets, compiled, run, compared
 # make bench-trained      networks that packages ship: accuracy, predicted and linked flash
@@ -20,7 +21,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-low-bits bench-coded-weights bench-trained \
-        bench-flash bench-prune bench-hessian bench-mixed bench-allocation
+        bench-flash bench-prune bench-hessian bench-mixed bench-allocation mlperf-models mlperf-data
 
 setup: .venv/.installed
 
@@ -40,6 +41,9 @@ build/.tools-%: .ci/install_tools.sh
 demo: setup build/.tools-demo
 	$(PY) examples/digits/train.py
 	$(PY) examples/digits/demo.py
+
+mlperf-models mlperf-data: mlperf-%: setup
+	$(PY) examples/mlperf_tiny/obtain.py $*
 
 test: setup build/.tools-all
 	$(PYTEST) -q -n $(JOBS) -m 'not slow'
