@@ -200,7 +200,7 @@ def bits_of(graph: Graph) -> str:
 def weight_percent(compiled: Compiled) -> float:
     """Bytes of the layers' weights as a percentage of those that 8 bits take in the whole network."""
     captured = compiled.session.captured
-    layers = (n.operand(1) for n in captured.nodes if n.op.name in ("conv", "linear"))
+    layers = (n.operand("weight") for n in captured.nodes if n.op.name in ("conv", "linear"))
     whole = {value.name: value.type.numel for value in layers if value is not None}
     stored = sum(bits * count / 8 for bits, count in weights_of(compiled.graph))
     return round(100 * stored / sum(whole.values()), 1)
@@ -210,7 +210,7 @@ def weights_of(graph: Graph) -> list[tuple[int, int]]:
     """Bits and number of elements of each layer's weight, in order."""
     found = {}
     for node in graph.nodes:
-        value = node.operand(1) if node.op.name in ("conv", "linear") else None
+        value = node.operand("weight") if node.op.name in ("conv", "linear") else None
         if value is not None and value.type.quantization is not None:
             found[value.name] = (value.type.quantization.bits, value.type.numel)
     return list(found.values())

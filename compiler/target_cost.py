@@ -111,9 +111,9 @@ def _shortened(step: PassOptions) -> PassOptions:
 def _alone(node: Node) -> Graph:
     """A graph of one node; weight and bias of a layer are constants."""
     generator = torch.Generator().manual_seed(0)
-    constants = [v for v in node.inputs[1:3] if v is not None] if is_layer(node.op) else []
+    constants = [node.operand("weight"), node.optional("bias")] if is_layer(node.op) else []
     draw = partial(torch.rand, generator=generator)
-    params = {v.name: draw(v.type.shape) - 0.5 for v in constants}
+    params = {v.name: draw(v.type.shape) - 0.5 for v in constants if v is not None}
     inputs = tuple(dict.fromkeys(v for v in node.operands if v.name not in params))
     return Graph(inputs, node.outputs, (node,), params)
 

@@ -135,9 +135,9 @@ def _ways_to_go(graph: Graph, sum: Node, place: int, nodes: list[Node], homes: _
     """The branch with each of its layers as the last one, from the end."""
     groups = homes.inside(nodes)
     for layer in reversed(nodes):
-        if not isinstance(layer.op, Conv | ConvTranspose | Linear) or graph.is_constant(layer.inputs[0]):
+        if not isinstance(layer.op, Conv | ConvTranspose | Linear) or graph.is_constant(layer.operand("x")):
             continue
-        joint = layer.operands[0]
+        joint = layer.operand("x")
         channels = joint.type.rank - 1 if isinstance(layer.op, Linear) else 1
         tail = _tail(nodes, layer)
         made = {value.name for node in tail for value in node.outputs}

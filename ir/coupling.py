@@ -141,7 +141,7 @@ class Kept:
         """Kept indices of a node's operands and results."""
         operands = tuple(None if value is None else self.value(value) for value in node.inputs)
         results = tuple(self.value(value) for value in node.outputs)
-        return Cut(operands, results, node.operand_types, node.output_types)
+        return Cut(node.op, operands, results, node.operand_types, node.output_types)
 
 
 def couple(graph: Graph, *, whole_heads: bool = False) -> Coupling:

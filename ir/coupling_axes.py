@@ -227,17 +227,20 @@ class NodeCall:
         self.types: tuple[TensorType | None, ...] = node.operand_types
         self.outputs: tuple[TensorType, ...] = node.output_types
         self.pooled: tuple[int, ...] = ()
-        self._table, self._node, self._operands = table, node, tuple(operands)
+        self.operands = tuple(operands)
+        self._table, self._node = table, node
 
-    def operand(self, index: int) -> Axes:
+    def operand(self, name: str) -> Axes:
         """The axes of an operand that is present."""
-        axes = self._operands[index]
-        assert axes is not None
-        return axes
+        return self._node.op.operand(self.operands, name)
 
-    def optional(self, index: int) -> Axes | None:
+    def optional(self, name: str) -> Axes | None:
         """The axes of an operand, or None when it is absent."""
-        return self._operands[index] if index < len(self._operands) else None
+        return self._node.op.optional(self.operands, name)
+
+    def type(self, name: str) -> TensorType:
+        """The type of an operand that is present."""
+        return self._node.op.operand(self.types, name)
 
     def size(self, axis: int) -> int:
         """Number of channels along an axis."""
@@ -282,7 +285,7 @@ class NodeCall:
         """Fix all operands and results, and say that this is for want of a rule."""
         what = getattr(self._node.op, "target", self._node.op.name)
         reason = Reason(f"it is not known how {what} couples channels", *self._place(), is_refusal=True)
-        for axis in (axis for axes in self._operands for axis in axes or ()):
+        for axis in (axis for axes in self.operands for axis in axes or ()):
             if self._table.size(axis) > 1:
                 self._table.fix(axis, reason)
         return tuple(tuple(self._table.add(n, reason=reason) for n in type.shape) for type in self.outputs)

@@ -191,12 +191,14 @@ def _known(value: Value, values: Mapping[str, Tensor], kept: Kept) -> Tensor:
 
 def _free_bias(graph: Graph, maker: Node, around: Value, constant: Tensor) -> Value | None:
     """The bias of a layer that is read by the sum alone, where the constant has one element a channel."""
-    bias = maker.operand(2)
     if not isinstance(maker.op, Conv | ConvTranspose | Linear | BatchNorm) or graph.use_count(around) != 1:
         return None
+    bias = maker.optional("bias")
     per_channel = (constant.numel(), *[1] * (0 if isinstance(maker.op, Linear) else around.type.rank - 2))
     is_free = bias is not None and graph.is_constant(bias) and graph.use_count(bias) == 1
-    is_plain = isinstance(maker.op, BatchNorm) or (maker.op.clamp is None and maker.operand(3) is None)
+    is_plain = isinstance(maker.op, BatchNorm) or (
+        maker.op.clamp is None and maker.optional("residual") is None
+    )
     return bias if is_free and is_plain and tuple(constant.shape) == per_channel else None
 
 
@@ -224,7 +226,10 @@ def _call_masked(node: Node, operands: list[Tensor | None], kept: Kept) -> tuple
     if all(kept.size(axis) == len(kept.coupling.on_axis(axis)) for axis in pooled):
         results = node.op.reference(*operands)
         return results if isinstance(results, tuple) else (results,)
-    parts = [None if t is None else kept_part(t, cut.operand(i)) for i, t in enumerate(operands)]
+    parts = [
+        None if t is None or stays is None else kept_part(t, stays)
+        for t, stays in zip(operands, cut.operands, strict=True)
+    ]
     results = node.op.cut(cut).reference(*parts)
     listed = results if isinstance(results, tuple) else (results,)
     return tuple(

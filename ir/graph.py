@@ -52,9 +52,22 @@ class Node:
         """The inputs that are present."""
         return tuple(value for value in self.inputs if value is not None)
 
-    def operand(self, index: int) -> Value | None:
-        """Input `index`, or None when it is absent."""
-        return self.inputs[index] if index < len(self.inputs) else None
+    def operand(self, name: str) -> Value:
+        """The operand that the operator calls `name`, which is present."""
+        return self.op.operand(self.inputs, name)
+
+    def optional(self, name: str) -> Value | None:
+        """The operand that the operator calls `name`, None where it is absent."""
+        return self.op.optional(self.inputs, name)
+
+    def with_operands(self, **operands: Value | None) -> Node:
+        """This node with other operands of these names; None leaves an optional one out."""
+        inputs = [*self.inputs, *[None] * (len(self.op.operand_names) - len(self.inputs))]
+        for name, value in operands.items():
+            inputs[self.op.position(name)] = value
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        return replace(self, inputs=tuple(inputs))
 
     @property
     def operand_types(self) -> tuple[TensorType | None, ...]:

@@ -82,10 +82,10 @@ class _Pair:
 def _pair(graph: Graph, first: Node) -> _Pair | str:
     """The layer with its only reader, where a factor can pass between them; else why not."""
     assert is_layer(first.op)
-    own = [v for v in first.inputs[1:3] if v is not None]
-    if first.operand(3) is not None:
+    own = [first.operand("weight"), first.optional("bias")]
+    if first.optional("residual") is not None:
         return "a residual is added to its result"
-    if not all(_is_own(graph, v) for v in own):
+    if not all(_is_own(graph, v) for v in own if v is not None):
         return "its weights are no constants of its own in float"
     low, high = first.op.clamp or (-inf, inf)
     if low not in (-inf, 0.0) or high not in (inf, 0.0):
@@ -108,7 +108,7 @@ def _joined(graph: Graph, first: Node, second: Node, value: Value, axis: int, re
     if isinstance(second.op, ConvTranspose):
         return "a transposed convolution reads it"
     assert isinstance(second.op, Conv | Linear)
-    x, weight = second.operands[:2]
+    x, weight = second.operand("x"), second.operand("weight")
     if x.name != value.name or channel_axis(second.op, x.type) != axis:
         return "the next layer reads it along another dimension"
     if not _is_own(graph, weight):
@@ -145,7 +145,8 @@ def _balanced(graph: Graph, pairs: list[_Pair]) -> tuple[dict[str, Tensor], list
     exact = {
         v.name: graph.tensor(v).double()
         for pair in pairs
-        for v in (*pair.first.operands[1:3], pair.second.operands[1])
+        for v in (pair.first.operand("weight"), pair.first.optional("bias"), pair.second.operand("weight"))
+        if v is not None
     }
     totals = [torch.ones(len(_factors(pair, exact)), dtype=torch.float64) for pair in pairs]
     if not any(_deviation(_factors(pair, exact)) > _WORTH for pair in pairs):
@@ -166,8 +167,8 @@ def _factors(pair: _Pair, tensors: dict[str, Tensor]) -> Tensor:
     """s of each channel; 1 where one of the layers has zeros only."""
     first, second = pair.first.op, pair.second.op
     assert is_layer(first) and is_layer(second)
-    written = channel_taps(first, tensors[pair.first.operands[1].name]).abs().amax((2, 3)).flatten()
-    read = channel_taps(second, tensors[pair.second.operands[1].name]).abs().amax((1, 3)).flatten()
+    written = channel_taps(first, tensors[pair.first.operand("weight").name]).abs().amax((2, 3)).flatten()
+    read = channel_taps(second, tensors[pair.second.operand("weight").name]).abs().amax((1, 3)).flatten()
     read = read.view(-1, pair.repeat).amax(1)
     usable = (written > 0) & (read > 0)
     return torch.where(usable, (written / torch.where(usable, read, 1.0)).sqrt(), 1.0)
@@ -180,7 +181,8 @@ def _deviation(factor: Tensor) -> float:
 def _apply(pair: _Pair, factor: Tensor, tensors: dict[str, Tensor]) -> None:
     first, second = pair.first.op, pair.second.op
     assert is_layer(first) and isinstance(second, Conv | Linear)
-    weight, bias, read = pair.first.operands[1], pair.first.operand(2), pair.second.operands[1]
+    weight, bias = pair.first.operand("weight"), pair.first.optional("bias")
+    read = pair.second.operand("weight")
     tensors[weight.name] = scale_outputs(first, tensors[weight.name], 1 / factor)
     if bias is not None:
         tensors[bias.name] = tensors[bias.name] / factor

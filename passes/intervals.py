@@ -136,13 +136,13 @@ def _corners(node: Node, operands: Sequence[Interval]) -> Interval:
 
 
 def _compute(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    results = node.op.integer(IntegerCall(tuple(operands), node.operand_types, node.output_types[0]))
+    results = node.op.integer(IntegerCall(node.op, tuple(operands), node.operand_types, node.output_types[0]))
     return results if isinstance(results, tuple) else (results,)
 
 
 def _table(node: Node, op: Elementwise, x: Interval) -> Interval:
     """Least and greatest entry of the function's table between the ends."""
-    type = node.operands[0].type
+    type = node.operand("x").type
     assert type.quantization is not None
     table = op.table(type, node.output.type)
     first, last = (end - type.quantization.qmin for end in (x.low, x.high))
@@ -167,8 +167,8 @@ def _least(table: Tensor, first: Tensor, last: Tensor) -> Tensor:
 
 
 def _layer(graph: Graph, node: Node, op: Layer, known: Mapping[str, Interval]) -> Interval:
-    x, weight, bias, residual = (node.operand(index) for index in range(4))
-    assert x is not None and weight is not None
+    x, weight = node.operand("x"), node.operand("weight")
+    bias, residual = node.optional("bias"), node.optional("residual")
     if not graph.is_constant(weight) or not (bias is None or graph.is_constant(bias)):
         return Interval.full(node.output.type)
     axis = channel_axis(op, node.output.type)
@@ -186,7 +186,7 @@ def _layer(graph: Graph, node: Node, op: Layer, known: Mapping[str, Interval]) -
     for acc, end in zip(
         accumulators, (None, None) if added is None else (added.low, added.high), strict=True
     ):
-        call = IntegerCall((None, None, offset, end), node.operand_types, node.output.type)
+        call = IntegerCall(node.op, (None, None, offset, end), node.operand_types, node.output.type)
         ends.append(finish_accumulator(call, acc.view(along), op.clamp, channel_axis=axis))
     return Interval.hull(*ends)
 

@@ -147,8 +147,7 @@ def _gather(graph: Graph, node: Node, intervals: Mapping[str, Interval], facts: 
 def _gather_layer(
     graph: Graph, node: Node, op: Layer, intervals: Mapping[str, Interval], facts: _Facts
 ) -> None:
-    x, weight, residual = node.operand(0), node.operand(1), node.operand(3)
-    assert x is not None and weight is not None
+    x, weight, residual = node.operand("x"), node.operand("weight"), node.optional("residual")
     axis = channel_axis(op, node.output.type)
     follows_x = facts.axes.get(x.name) == axis
     is_plain = is_depthwise(op, weight.type.shape) and weight.type.shape[0] == x.type.shape[1]

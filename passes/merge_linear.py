@@ -43,8 +43,12 @@ def _why_not(match: Match) -> str | None:
 def _why_not_pointwise(first: object, second: Node) -> str | None:
     if not isinstance(first, Conv):
         return None
-    assert isinstance(second.op, Conv) and second.inputs[1] is not None
-    if prod(second.inputs[1].type.shape[2:]) > 1 or any(second.op.padding) or set(second.op.stride) != {1}:
+    assert isinstance(second.op, Conv)
+    if (
+        prod(second.operand("weight").type.shape[2:]) > 1
+        or any(second.op.padding)
+        or set(second.op.stride) != {1}
+    ):
         return "it is not a 1x1 convolution without padding and stride"
     return None if first.groups == second.op.groups == 1 else "a convolution in groups"
 

@@ -222,7 +222,7 @@ def _random_inputs(graph: Graph, seed: int) -> list[Tensor]:
             x = torch.ones(value.type.shape)
         else:
             rows = [
-                n.operands[1].type.shape[0]
+                n.operand("weight").type.shape[0]
                 for n in graph.users.get(value.name, ())
                 if isinstance(n.op, Embedding)
             ]

@@ -85,8 +85,7 @@ class _Slicer:
     def _layer(
         self, builder: Builder, node: Node, op: Layer, operands: tuple[Value | None, ...]
     ) -> Value | None:
-        x, weight, bias, residual = (node.operand(index) for index in range(4))
-        assert x is not None and weight is not None
+        x, weight, bias = node.operand("x"), node.operand("weight"), node.optional("bias")
         axis = channel_axis(op, node.output.type)
         outputs = self._channels[node.output.name].index
         depthwise = is_depthwise(op, weight.type.shape)
@@ -119,10 +118,10 @@ class _Slicer:
             op = replace(op, groups=len(outputs))
         return builder.add(
             op,
-            operands[0],
+            op.operand(operands, "x"),
             new_weight,
             new_bias,
-            operands[3] if residual is not None else None,
+            op.optional(operands, "residual"),
             name=node.output.name,
             quantization=node.output.type.quantization,
             source=node.source,
@@ -227,7 +226,7 @@ def _report(before: Graph, after: Graph) -> PassReport:
 
 
 def _layer_sizes(node: Node) -> tuple[int, int, int, int]:
-    x, weight = node.operand(0), node.operand(1)
+    x, weight = node.operand("x"), node.operand("weight")
     assert x is not None and weight is not None and is_layer(node.op)
     axis = channel_axis(node.op, node.output.type)
     sizes = (x.type.shape[axis], node.output.type.shape[axis])

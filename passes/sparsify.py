@@ -94,10 +94,10 @@ def _weights(graph: Graph, options: SparsifyOptions, context: Context) -> Weight
 
 
 def _float_weight(node: Node) -> tuple[Value, ...]:
-    weight = node.operand(1)
-    if weight is None or not is_layer(node.op) or not weight.type.dtype.is_floating:
+    if not is_layer(node.op):
         return ()
-    return (weight,)
+    weight = node.operand("weight")
+    return (weight,) if weight.type.dtype.is_floating else ()
 
 
 def _fits(value: Value, options: SparsifyOptions) -> bool:

@@ -91,11 +91,11 @@ class _Search:
         """A layer norm plus its bias."""
         for x, addend in (self.node.operands, self.node.operands[::-1]):
             norm = self._unread_norm(x)
-            if norm is None or not isinstance(norm.op, LayerNorm) or norm.operand(2) is not None:
+            if norm is None or not isinstance(norm.op, LayerNorm) or norm.optional("bias") is not None:
                 continue
             bias = self._parameter(norm.op, x.type, addend)
             if bias is not None:
-                return self._emit(norm.op, norm.operand(0), norm.operand(1), bias)
+                return self._emit(norm.op, norm.operand("x"), norm.optional("weight"), bias)
         return None
 
     def _norm(self, x: Value, used: Value, root: _Root | None, weight: Value | None = None) -> Value | None:
@@ -133,17 +133,17 @@ class _Search:
     def _weighted(self, x: Value, factor: Value) -> Value | None:
         """A norm with this factor in its weight."""
         norm = self._unread_norm(x)
-        if norm is None or norm.operand(2) is not None:
+        if norm is None or norm.optional("bias") is not None:
             return None
         assert isinstance(norm.op, RowNorm)
-        own, before = self._parameter(norm.op, x.type, factor), norm.operand(1)
+        own, before = self._parameter(norm.op, x.type, factor), norm.optional("weight")
         if own is None or before is None:
-            return own and self._emit(norm.op, norm.operand(0), own)
+            return own and self._emit(norm.op, norm.operand("x"), own)
         known, added = self.builder.tensor(before), self.builder.tensor(own)
         if known is None or added is None:
             return None
         weight = self.builder.derived_constant(own.name, known * added)
-        return self._emit(norm.op, norm.operand(0), weight)
+        return self._emit(norm.op, norm.operand("x"), weight)
 
     def _emit(self, op: RowNorm, *operands: Value | None) -> Value:
         return self.builder.add(op, *operands, name=self.node.output.name, source=self.node.source)
@@ -172,7 +172,7 @@ class _Search:
     def _is_spread(self, used: Value, type: TensorType, axes: tuple[int, ...]) -> bool:
         """Whether a statistic has size 1 along the dimensions that it was taken over, or was expanded from that."""
         made = self._producer(used, Expand)
-        shape = used.type.shape if made is None else made.operands[0].type.shape
+        shape = used.type.shape if made is None else made.operand("x").type.shape
         kept = tuple(1 if axis in axes else n for axis, n in enumerate(type.shape))
         return (1,) * (len(kept) - len(shape)) + shape == kept
 
@@ -190,11 +190,11 @@ class _Search:
             return None
         match node.op:
             case Rsqrt() | Pow(exponent=-0.5):
-                return self._variance(node.operands[0])
+                return self._variance(node.operand("x"))
             case Reciprocal() | Pow(exponent=-1.0):
-                return self._rooted(node.operands[0])
-            case Div(clamp=None) if self._number(node.operands[0]) == 1.0:
-                return self._rooted(node.operands[1])
+                return self._rooted(node.operand("x"))
+            case Div(clamp=None) if self._number(node.operand("a")) == 1.0:
+                return self._rooted(node.operand("b"))
             case _:
                 return None
 
@@ -206,7 +206,7 @@ class _Search:
             return None
         match node.op:
             case Sqrt() | Pow(exponent=0.5):
-                return self._variance(node.operands[0])
+                return self._variance(node.operand("x"))
             case Add(clamp=None):
                 for inner, number in self._with_number(node):
                     root = self._rooted(inner)
@@ -251,9 +251,9 @@ class _Search:
 
     def _mean_square(self, node: Node) -> _Root | None:
         assert isinstance(node.op, Mean | Sum)
-        axes = node.op.reduced(node.operands[0].type)
-        x = self._squared(node.operands[0])
-        if x is None or not self._is_read_once(node.operands[0]):
+        axes = node.op.reduced(node.operand("x").type)
+        x = self._squared(node.operand("x"))
+        if x is None or not self._is_read_once(node.operand("x")):
             return None
         count = prod(x.type.shape[axis] for axis in axes)
         return _Root(x, axes, 1.0 if isinstance(node.op, Mean) else float(count)) if count else None
@@ -274,9 +274,9 @@ class _Search:
         match node and node.op:
             case Pow(exponent=2.0):
                 assert node is not None
-                return node.operands[0]
-            case Mul(clamp=None) if node is not None and node.operands[0] == node.operands[1]:
-                return node.operands[0]
+                return node.operand("x")
+            case Mul(clamp=None) if node is not None and node.operand("a") == node.operand("b"):
+                return node.operand("a")
             case _:
                 return None
 
@@ -291,7 +291,7 @@ class _Search:
 
     def _is_mean(self, value: Value, x: Value, axes: tuple[int, ...]) -> bool:
         node = self._producer(self._unspread(value), Mean)
-        if node is None or node.operands[0] != x:
+        if node is None or node.operand("x") != x:
             return False
         assert isinstance(node.op, Mean)
         return node.op.reduced(x.type) == axes
@@ -299,7 +299,7 @@ class _Search:
     def _unspread(self, value: Value) -> Value:
         """The statistic before it was expanded or got its reduced dimensions back."""
         while (node := self.builder.producer(value)) is not None and isinstance(node.op, Expand | Reshape):
-            value = node.operands[0]
+            value = node.operand("x")
         return value
 
     def _with_number(self, node: Node) -> list[tuple[Value, float]]:
@@ -313,7 +313,7 @@ class _Search:
     def _bounded(self, node: Node) -> list[tuple[Value, float]]:
         """An operand and its lower bound, where that is tiny."""
         if isinstance(node.op, Clamp):
-            pairs = [(node.operands[0], node.op.low)] if node.op.high == inf else []
+            pairs = [(node.operand("x"), node.op.low)] if node.op.high == inf else []
         else:
             pairs = self._with_number(node)
         return [(value, bound) for value, bound in pairs if 0 <= bound <= LARGEST_BOUND]

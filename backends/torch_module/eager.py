@@ -24,7 +24,7 @@ from ...ir.ops.pool import MaxPool
 from ...ir.ops.quantize import Requantize
 from ...ir.ops.spatial import pairs
 from . import prelude_eager
-from .layers import LayerKind, channel_scales, layer_kind, symmetric_padding
+from .layers import LayerKind, channel_scales, layer_kind, layer_parameters, symmetric_padding
 from .literal import Argument, literal
 from .names import Path
 from .qdq import QdqStyle, carried_zero_point, grid, is_byte
@@ -64,16 +64,18 @@ class EagerStyle(QdqStyle):
     def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
         """Tables, pools and padding on bytes."""
         if _is_table(node):
-            return f"lookup({names[self._paths[self._digests[node.output.name]]]}, {operands[0]})"
+            table = names[self._paths[self._digests[node.output.name]]]
+            return f"lookup({table}, {node.op.operand(operands, 'x')})"
         if not _is_moved_byte(node):
             return None
+        x = node.op.operand(operands, "x")
         if isinstance(node.op, MaxPool):
             op, (padding, _) = node.op, symmetric_padding(node.op.padding)
             sizes = ", ".join(literal(list(size)) for size in (op.kernel, op.stride, padding, op.dilation))
-            return f"torch.ops.quantized.max_pool2d({operands[0]}, {sizes}, {op.ceil})"
+            return f"torch.ops.quantized.max_pool2d({x}, {sizes}, {op.ceil})"
         assert isinstance(node.op, Pad)
         flat = tuple(n for pair in reversed(pairs(node.op.padding)) for n in pair)
-        return f"F.pad({operands[0]}, {literal(flat)}, value={node.op.fill(node.output.type) + 128})"
+        return f"F.pad({x}, {literal(flat)}, value={node.op.fill(node.output.type) + 128})"
 
     def _is_whole(self, node: Node) -> bool:
         return _is_table(node) or _is_moved_byte(node)
@@ -91,7 +93,7 @@ def _is_moved_byte(node: Node) -> bool:
 def _is_table(node: Node) -> bool:
     """True for an elementwise function of a byte that gives a byte."""
     return (
-        isinstance(node.op, Elementwise | Requantize) and is_byte(node.operands[0]) and is_byte(node.output)
+        isinstance(node.op, Elementwise | Requantize) and is_byte(node.operand("x")) and is_byte(node.output)
     )
 
 
@@ -99,21 +101,21 @@ def _table(node: Node) -> Tensor:
     """The carried result for each carried byte."""
     assert isinstance(node.op, Elementwise | Requantize)
     integers = torch.arange(-128, 128)
-    results: Tensor = node.op.integer(IntegerCall((integers,), node.operand_types, node.output.type))
+    results: Tensor = node.op.integer(IntegerCall(node.op, (integers,), node.operand_types, node.output.type))
     return (results + 128).to(torch.uint8)
 
 
 def _is_int8(node: Node) -> bool:
     """True when operand, residual and result are bytes and the weight has a scale for each output channel."""
-    x, weight, residual = node.operand(0), node.operand(1), node.operand(3)
+    x, weight, residual = node.operand("x"), node.operand("weight"), node.optional("residual")
     bytes_only = all(value is None or is_byte(value) for value in (x, residual, node.output))
     rank = node.op.rank if isinstance(node.op, Conv) else 2
-    return bytes_only and rank <= 2 and weight is not None and channel_scales(weight.type) is not None
+    return bytes_only and rank <= 2 and channel_scales(weight.type) is not None
 
 
 def _int8_layer(node: Node) -> LayerKind:
-    x, weight, residual = node.operand(0), node.operand(1), node.operand(3)
-    assert isinstance(node.op, Conv | Linear) and x is not None and weight is not None
+    x, weight, residual = node.operand("x"), node.operand("weight"), node.optional("residual")
+    assert isinstance(node.op, Conv | Linear)
     arguments: dict[str, Argument] = {}
     if isinstance(node.op, Conv):
         arguments = {"stride": node.op.stride, "padding": node.op.padding, "dilation": node.op.dilation}
@@ -122,14 +124,14 @@ def _int8_layer(node: Node) -> LayerKind:
     arguments |= {} if residual is None else {"residual_grid": _grid(residual)}
     clamp = _clamp(node.op.clamp, node.output)
     arguments |= {} if clamp is None else {"clamp": clamp}
-    arguments |= {"bias": False} if node.operand(2) is None else {}
+    arguments |= {"bias": False} if node.optional("bias") is None else {}
     name = "Int8Conv" if isinstance(node.op, Conv) else "Int8Linear"
     given = "".join(f", {key}={literal(value)}" for key, value in arguments.items())
     scales = channel_scales(weight.type)
     assert scales is not None
     return LayerKind(
         f"{name}({literal(weight.type.shape)}{given})",
-        {"weight": 1} if node.operand(2) is None else {"weight": 1, "bias": 2},
+        layer_parameters(node),
         state={"weight_scale": scales},
         is_whole=True,
     )

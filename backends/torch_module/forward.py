@@ -7,6 +7,7 @@ from itertools import chain, count
 
 from ...ir import Graph, Node, Value
 from ...ir.ops.accumulate import Clamp as Bounds
+from ...ir.ops.base import Op
 from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.linear import Linear
 from .functions import function_name
@@ -66,7 +67,7 @@ class _Writer:
         elif layer is not None and layer.kind.is_held:
             expressions = (self._layout.names.expression(layer.path),)
         elif layer is not None and layer.kind.is_whole:
-            expressions = (self._whole_call(layer, operands),)
+            expressions = (self._whole_call(node.op, layer, operands),)
         elif layer is not None:
             expressions = (self._layer_call(node, layer, self._read(node, operands)),)
             expressions = tuple(map(self._style.store, node.outputs, expressions))
@@ -89,8 +90,9 @@ class _Writer:
             for index, text in enumerate(operands)
         ]
 
-    def _whole_call(self, layer: Layer, operands: Sequence[str | None]) -> str:
-        taken = ", ".join(text for text in (operands[0], *operands[3:]) if text is not None)
+    def _whole_call(self, op: Op, layer: Layer, operands: Sequence[str | None]) -> str:
+        read = (op.operand(operands, "x"), op.optional(operands, "residual"))
+        taken = ", ".join(text for text in read if text is not None)
         return f"{self._layout.names.expression(layer.path)}({taken})"
 
     def _variable(self, value: Value) -> str:
@@ -101,13 +103,13 @@ class _Writer:
         return self._layout.names.tensor(self._layout.homes[value.name].path)
 
     def _layer_call(self, node: Node, layer: Layer, operands: Sequence[str | None]) -> str:
-        argument = operands[0]
+        argument = node.op.operand(operands, "x")
         if layer.kind.pad:
             argument = f"F.pad({argument}, {literal(layer.kind.pad)})"
         text = f"{self._layout.names.expression(layer.path)}({argument})"
         if not isinstance(node.op, Conv | ConvTranspose | Linear):
             return text
-        residual = operands[3] if len(operands) > 3 else None
+        residual = node.op.optional(operands, "residual")
         return clamped(text if residual is None else f"{text} + {residual}", node.op.clamp)
 
     def _remark(self, index: int, node: Node) -> str:

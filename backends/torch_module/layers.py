@@ -29,23 +29,23 @@ Argument = int | float | bool | str | tuple[int, ...] | list[int]
 class LayerKind:
     """A submodule that computes a node: what constructs it, and which operand each of its tensors is.
 
-    The submodule is called on operand 0, padded by `pad` where its own padding cannot say it; one that `is_whole`
+    The submodule is called on operand `x`, padded by `pad` where its own padding cannot say it; one that `is_whole`
     also takes the residual and computes the node on what the variables carry; one that `is_held` is itself what the
     node's variable holds, at the place of its constant. `statistics` are tensors that are not trained; `state` are
     entries of its state that are not constants of the graph.
     """
 
     constructor: str
-    parameters: Mapping[str, int] = field(default_factory=dict)
-    statistics: Mapping[str, int] = field(default_factory=dict)
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    statistics: Mapping[str, str] = field(default_factory=dict)
     state: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
     pad: tuple[int, ...] = ()
     is_whole: bool = False
     is_held: bool = False
 
     @property
-    def tensors(self) -> dict[str, int]:
-        """Operand index of each of the submodule's tensors, by attribute."""
+    def tensors(self) -> dict[str, str]:
+        """Name of the operand that is each of the submodule's tensors, by attribute."""
         return {**self.parameters, **self.statistics}
 
     @property
@@ -70,21 +70,21 @@ def layer_kind(node: Node) -> LayerKind | None:
         case Conv() | ConvTranspose():
             return _convolution(op, node)
         case Linear():
-            weight = _type(node, 1)
+            weight = node.operand("weight").type
             return LayerKind(
                 construct("nn.Linear", *reversed(weight.shape), **_bias(node), **_dtype(weight)),
-                _parameters(node),
+                layer_parameters(node),
             )
         case BatchNorm():
             return _batch_norm(op, node)
         case LayerNorm() | RmsNorm() | GroupNorm():
             return _norm(op, node)
         case Embedding():
-            weight = _type(node, 1)
-            return LayerKind(construct("nn.Embedding", *weight.shape, **_dtype(weight)), {"weight": 1})
+            weight = node.operand("weight").type
+            return LayerKind(construct("nn.Embedding", *weight.shape, **_dtype(weight)), {"weight": "weight"})
         case Prelu():
-            slope = _type(node, 1)
-            return LayerKind(construct("nn.PReLU", slope.numel, **_dtype(slope)), {"weight": 1})
+            slope = node.operand("slope").type
+            return LayerKind(construct("nn.PReLU", slope.numel, **_dtype(slope)), {"weight": "slope"})
         case _:
             constructor = _stateless(node)
             return None if constructor is None else LayerKind(constructor)
@@ -95,7 +95,7 @@ def integer_layer_kind(node: Node) -> LayerKind | None:
     kind = layer_kind(node)
     if kind is None or not isinstance(node.op, Conv | Linear):
         return kind
-    scales = channel_scales(_type(node, 1))
+    scales = channel_scales(node.operand("weight").type)
     if scales is None:
         return kind
     constructor = kind.constructor.replace("nn.", "Quantized", 1)
@@ -141,7 +141,7 @@ def _stateless(node: Node) -> str | None:
 def _convolution(op: Conv | ConvTranspose, node: Node) -> LayerKind | None:
     if op.rank not in (1, 2, 3):
         return None
-    weight, transposed = _type(node, 1), isinstance(op, ConvTranspose)
+    weight, transposed = node.operand("weight").type, isinstance(op, ConvTranspose)
     first, second = weight.shape[:2]
     channels = (first, second * op.groups) if transposed else (second * op.groups, first)
     padding, pad = symmetric_padding(op.padding)
@@ -154,32 +154,33 @@ def _convolution(op: Conv | ConvTranspose, node: Node) -> LayerKind | None:
     arguments |= given(groups=(op.groups, 1), dilation=(op.dilation, ones))
     name = f"nn.Conv{'Transpose' if transposed else ''}{op.rank}d"
     constructor = construct(name, *channels, weight.shape[2:], **arguments, **_bias(node), **_dtype(weight))
-    return LayerKind(constructor, _parameters(node), pad=pad)
+    return LayerKind(constructor, layer_parameters(node), pad=pad)
 
 
 def _batch_norm(op: BatchNorm, node: Node) -> LayerKind | None:
-    x, affine = _type(node, 0), [node.operand(i) is not None for i in (1, 2)]
+    x, affine = node.operand("x").type, [node.optional(name) is not None for name in ("weight", "bias")]
     dimensions = {2: "1", 3: "1", 4: "2", 5: "3"}
     if x.rank not in dimensions or affine[0] != affine[1]:
         return None
-    mean = _type(node, 3)
+    mean = node.operand("mean").type
     arguments = given(eps=(op.eps, 1e-5), affine=(affine[0], True)) | _dtype(mean)
     return LayerKind(
         construct(f"nn.BatchNorm{dimensions[x.rank]}d", *mean.shape, **arguments),
-        {"weight": 1, "bias": 2} if affine[0] else {},
-        {"running_mean": 3, "running_var": 4},
+        {"weight": "weight", "bias": "bias"} if affine[0] else {},
+        {"running_mean": "mean", "running_var": "var"},
         {"num_batches_tracked": torch.zeros((), dtype=torch.int64)},
     )
 
 
 def _norm(op: LayerNorm | RmsNorm | GroupNorm, node: Node) -> LayerKind | None:
-    weight, bias = node.operand(1), node.operand(2)
+    weight = node.optional("weight")
+    bias = None if isinstance(op, RmsNorm) else node.optional("bias")
     if weight is None or (bias is None and isinstance(op, GroupNorm)):
         return None
     if not isinstance(op, GroupNorm) and (op.axes or op.root_eps):
         return None
     dtype = _dtype(weight.type)
-    parameters = {"weight": 1} if bias is None else {"weight": 1, "bias": 2}
+    parameters = {"weight": "weight"} | ({} if bias is None else {"bias": "bias"})
     match op:
         case LayerNorm():
             arguments = given(eps=(op.eps, 1e-5), bias=(bias is not None, True)) | dtype
@@ -210,18 +211,13 @@ def _pool(op: MaxPool | AvgPool) -> str | None:
     return construct(f"nn.AvgPool{rank}d", op.kernel, **arguments)
 
 
-def _parameters(node: Node) -> dict[str, int]:
-    return {"weight": 1} if node.operand(2) is None else {"weight": 1, "bias": 2}
-
-
-def _type(node: Node, index: int) -> TensorType:
-    value = node.operand(index)
-    assert value is not None
-    return value.type
+def layer_parameters(node: Node) -> dict[str, str]:
+    """The operand of each tensor of a convolution or linear layer."""
+    return {"weight": "weight"} | ({} if node.optional("bias") is None else {"bias": "bias"})
 
 
 def _bias(node: Node) -> dict[str, Argument]:
-    return given(bias=(node.operand(2) is not None, True))
+    return given(bias=(node.optional("bias") is not None, True))
 
 
 def _dtype(type: TensorType) -> dict[str, Argument]:

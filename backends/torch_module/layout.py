@@ -103,7 +103,7 @@ def _weighted_nodes(graph: Graph, kinds: list[LayerKind | None]) -> _Weighted:
     for index, (node, kind) in enumerate(zip(graph.nodes, kinds, strict=True)):
         if kind is None or not kind.tensors:
             continue
-        values = {attribute: node.operand(operand) for attribute, operand in kind.tensors.items()}
+        values = {attribute: node.optional(operand) for attribute, operand in kind.tensors.items()}
         constants = {
             a: value for a, value in values.items() if value is not None and graph.is_constant(value)
         }

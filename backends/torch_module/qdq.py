@@ -95,5 +95,4 @@ def carried_zero_point(quantization: Quantization) -> int:
 
 
 def _is_first_of_layer(node: Node, name: str) -> bool:
-    first = node.operand(0)
-    return isinstance(node.op, Conv | ConvTranspose | Linear) and first is not None and first.name == name
+    return isinstance(node.op, Conv | ConvTranspose | Linear) and node.operand("x").name == name

@@ -62,20 +62,21 @@ class WeightOnlyStyle(FloatStyle):
         """Linear layers and embeddings of integer weights."""
         if not self._reads_held(node):
             return None
-        if isinstance(node.op, Embedding):
-            return f"{operands[1]}.rows({operands[0]})"
-        assert isinstance(node.op, Linear)
-        bias = operands[2] if len(operands) > 2 else None
-        text = f"{operands[1]}.linear({', '.join(t for t in (operands[0], bias) if t is not None)})"
-        residual = operands[3] if len(operands) > 3 else None
-        return clamped(text if residual is None else f"{text} + {residual}", node.op.clamp)
+        op, weight = node.op, node.op.operand(operands, "weight")
+        if isinstance(op, Embedding):
+            return f"{weight}.rows({op.operand(operands, 'indices')})"
+        assert isinstance(op, Linear)
+        read = (op.operand(operands, "x"), op.optional(operands, "bias"))
+        text = f"{weight}.linear({', '.join(t for t in read if t is not None)})"
+        residual = op.optional(operands, "residual")
+        return clamped(text if residual is None else f"{text} + {residual}", op.clamp)
 
     def _reads_held(self, node: Node) -> bool:
         """True for a linear layer or embedding whose weight, and nothing else, is a held one."""
         if not isinstance(node.op, Linear | Embedding):
             return False
-        names = [None if value is None else value.name in self._held for value in node.inputs]
-        return bool(names[1]) and not any(held for i, held in enumerate(names) if i != 1)
+        held = [value for value in node.operands if value.name in self._held]
+        return held == [node.operand("weight")]
 
 
 def pack_bits(integers: Tensor, bits: int) -> Tensor:
@@ -92,7 +93,7 @@ def _holds_matrix(node: Node) -> bool:
     """True for a `dequantize` of constant matrices that `IntegerWeight` can keep."""
     if not isinstance(node.op, Dequantize):
         return False
-    type = node.operands[0].type
+    type = node.operand("x").type
     grid = type.quantization
     assert grid is not None
     if type.rank < 2 or grid.bits > 8 or not grid.is_symmetric or grid.axis != 0:
@@ -103,14 +104,14 @@ def _holds_matrix(node: Node) -> bool:
 
 
 def _weight_kind(node: Node) -> LayerKind:
-    type = node.operands[0].type
+    type = node.operand("x").type
     assert type.quantization is not None
     *rows, columns = type.shape
     scale = torch.tensor(type.quantization.scale, dtype=torch.float32).view(*rows, -1)
     size = columns // scale.shape[-1]
     return LayerKind(
         construct("IntegerWeight", *type.shape, bits=type.quantization.bits, group_size=size),
-        {"integers": 0},
+        {"integers": "x"},
         state={"scale": scale},
         is_held=True,
     )

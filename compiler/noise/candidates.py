@@ -175,7 +175,7 @@ class Candidates:
 
     def _can_learn(self) -> bool:
         """Whether learned rounding is another rounding, and soon tried."""
-        weights = (node.operands[1].type.numel for node in self._graph.nodes if is_layer(node.op))
+        weights = (node.operand("weight").type.numel for node in self._graph.nodes if is_layer(node.op))
         is_nearest = isinstance(self._options.rounding, Nearest) and self._options.codebook_bits is None
         return self._loses_by_weights and is_nearest and sum(weights) <= _MOST_LEARNED
 

@@ -188,8 +188,10 @@ class _Facts:
 
 def _weights(facts: _Facts) -> Iterator[Reason]:
     """Rounding of the weights makes much of the noise."""
-    weight = facts.node.operand(1)
-    if not is_layer(facts.node.op) or weight is None or weight.type.quantization is None:
+    if not is_layer(facts.node.op):
+        return
+    weight = facts.node.operand("weight")
+    if weight.type.quantization is None:
         return
     rounded = 0.0
     for piece in facts.pieces:
@@ -348,7 +350,7 @@ def _pole_behind(graph: Graph, name: str) -> Node | None:
     while waiting and len(passed) <= _NEAR:
         at = waiting.pop(0)
         for node in graph.users.get(at, ()):
-            is_divisor = isinstance(node.op, Div) and (node.operands[1].name == at)
+            is_divisor = isinstance(node.op, Div) and (node.operand("b").name == at)
             has_pole = isinstance(node.op, Log | Reciprocal | Rsqrt)
             if is_divisor or has_pole or (isinstance(node.op, Pow) and node.op.exponent < 0):
                 return node

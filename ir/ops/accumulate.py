@@ -146,15 +146,14 @@ def bias_quantization(x: Quantization, weight: Quantization) -> Quantization:
 
 def finish_accumulator(call: IntegerCall, acc: Tensor, clamp: Clamp, *, channel_axis: int = 1) -> Tensor:
     """Add bias and residual to an accumulator, requantize, saturate; channels of the result lie on `channel_axis`."""
-    x, weight = call.types[0], call.types[1]
-    assert x is not None and weight is not None
-    bias, residual = call.optional(2), call.optional(3)
+    x, weight = call.type("x"), call.type("weight")
+    bias, residual = call.optional("bias"), call.optional("residual")
     along = [1] * acc.ndim
     along[channel_axis] = -1
     if bias is not None:
         acc = acc + bias.view(along)
     fixed = fixed_point(
-        x, weight, call.output, residual=None if residual is None else call.types[3], clamp=clamp
+        x, weight, call.output, residual=None if residual is None else call.type("residual"), clamp=clamp
     )
     multipliers, shifts = (torch.tensor(t).view(along) for t in (fixed.multipliers, fixed.shifts))
     y = requant_sum(acc, multipliers, shifts)

@@ -36,16 +36,16 @@ class Elementwise(Op):
         """The function."""
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (call.operand(0),)
+        return (call.operand("x"),)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        qx, qy = per_tensor_types(operands[0], outputs[0])
+        qx, qy = per_tensor_types(self.operand(operands, "x"), outputs[0])
         if qx.bits > TABLE_BITS or qy.bits > 2 * TABLE_BITS:
             raise ShapeError(f"{self.name} is a table, for values of at most {TABLE_BITS} bits")
 
     def integer(self, call: IntegerCall) -> Tensor:
-        qx, _ = per_tensor_types(call.types[0], call.output)
-        return self.table(call.types[0], call.output)[call.operand(0) - qx.qmin]
+        qx, _ = per_tensor_types(call.type("x"), call.output)
+        return self.table(call.type("x"), call.output)[call.operand("x") - qx.qmin]
 
     def table(self, x: TensorType | None, output: TensorType) -> Tensor:
         """The result's integer (int64) for each integer of the operand, from its smallest on."""
@@ -64,17 +64,17 @@ class Bounded(Elementwise):
         """Smallest and largest result."""
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        qx, qy = per_tensor_types(operands[0], outputs[0])
+        qx, qy = per_tensor_types(self.operand(operands, "x"), outputs[0])
         if qx.bits > TABLE_BITS:
             rescale_between(qx, qy)
         else:
             super().check_quantized(operands, outputs)
 
     def integer(self, call: IntegerCall) -> Tensor:
-        qx, qy = per_tensor_types(call.types[0], call.output)
+        qx, qy = per_tensor_types(call.type("x"), call.output)
         if qx.bits <= TABLE_BITS:
             return super().integer(call)
-        return rescale_between(qx, qy).apply(call.operand(0)).clamp(*clamp_bounds(self.bounds, qy))
+        return rescale_between(qx, qy).apply(call.operand("x")).clamp(*clamp_bounds(self.bounds, qy))
 
 
 @operator("clamp")

@@ -51,13 +51,13 @@ class Attention(Op):
         )
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        q, k = operands[0], operands[1]
+        q, k = self.operand(operands, "q"), self.operand(operands, "k")
         assert q is not None and k is not None
         scores = outputs[0].numel // max(outputs[0].shape[-1], 1) * k.shape[-2]
         return scores * (q.shape[-1] + outputs[0].shape[-1])
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        q, k, v, mask = call.operand(0), call.operand(1), call.operand(2), call.optional(3)
+        q, k, v, mask = call.operand("q"), call.operand("k"), call.operand("v"), call.optional("mask")
         call.fix(k[-2], v[-2], why="the softmax of an attention is taken along it")
         call.tie(q[-1], k[-1])
         if self.causal:
@@ -79,8 +79,8 @@ class Attention(Op):
 
     def cut(self, cut: Cut) -> Attention:
         """The scale stays that of the whole attention."""
-        width = cut.type(0).shape[-1]
-        if self.scale is not None or len(cut.operand(0)[-1]) == width:
+        width = cut.type("q").shape[-1]
+        if self.scale is not None or len(cut.operand("q")[-1]) == width:
             return self
         return replace(self, scale=1 / math.sqrt(width))
 

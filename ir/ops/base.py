@@ -1,7 +1,8 @@
 """Base class and registry of operators.
 
-An operator is one frozen dataclass: its fields are its attributes, its methods its meaning. Operands are
-positional; an optional operand that is absent is None. Values of quantized type are computed by `integer`.
+An operator is one frozen dataclass: its fields are its attributes, its methods its meaning. The parameters of
+`infer` name its operands, in order; a node stores them by position, None for an optional one that is absent.
+Values of quantized type are computed by `integer`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
+from inspect import Parameter, signature
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -18,6 +20,8 @@ import torch
 from ..errors import ShapeError, UnsupportedError
 from ..tensor_type import Quantization, TensorType, Value
 from .channels import Axes, CouplingCall, Cut
+
+Given = TypeVar("Given")
 
 
 class Quantized(Enum):
@@ -34,8 +38,13 @@ class Op(ABC):
 
     name: ClassVar[str]
     quantized: ClassVar[Quantized] = Quantized.NEVER
-    real_operands: ClassVar[tuple[int, ...]] = ()
-    """Positions of constants that stay real in the integer form, which makes integers of its own of them."""
+    operand_names: ClassVar[tuple[str, ...]] = ()
+    """Names of the operands in order: the parameters of `infer`, without those of a `*` parameter."""
+    real_operands: ClassVar[tuple[str, ...]] = ()
+    """Constants that stay real in the integer form, which makes integers of its own of them."""
+
+    learned_operands: ClassVar[tuple[str, ...]] = ()
+    """Operands that training changes where they are constants."""
 
     @abstractmethod
     def infer(
@@ -74,6 +83,31 @@ class Op(ABC):
         """Multiply-accumulates of one execution; 0 for everything but matrix products and convolutions."""
         return 0
 
+    def operand(self, given: Sequence[Given | None], name: str) -> Given:
+        """The item of `given`, which has one for each operand, for the operand of that name, which is present."""
+        found = self.optional(given, name)
+        assert found is not None, f"{self.name} without {name}"
+        return found
+
+    def optional(self, given: Sequence[Given | None], name: str) -> Given | None:
+        """The item of `given` for the operand of that name, None where the operand is absent."""
+        index = self.position(name)
+        return given[index] if index < len(given) else None
+
+    def learned(self, given: Sequence[Given | None]) -> Sequence[Given | None]:
+        """The items of `given`, which has one for each operand, for the operands that training changes."""
+        return [self.optional(given, name) for name in self.learned_operands]
+
+    def stays_real(self, index: int) -> bool:
+        """Whether the input at this place is one of `real_operands`."""
+        return index < len(self.operand_names) and self.operand_names[index] in self.real_operands
+
+    def position(self, name: str) -> int:
+        """Place of an operand among the inputs of a node."""
+        if name not in self.operand_names:
+            raise KeyError(f"{self.name} has no operand {name!r}; it has {', '.join(self.operand_names)}")
+        return self.operand_names.index(name)
+
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         """Axes of the results, with what hangs together told to `call`; unless overridden, nothing can go."""
         return call.refuse()
@@ -87,19 +121,22 @@ class Op(ABC):
 class IntegerCall:
     """Operands and types that an integer form computes with; integers are int64 tensors."""
 
+    op: Op
     operands: tuple[torch.Tensor | None, ...]
     types: tuple[TensorType | None, ...]
     output: TensorType
 
-    def operand(self, index: int) -> torch.Tensor:
+    def operand(self, name: str) -> torch.Tensor:
         """An operand that must be present."""
-        tensor = self.operands[index]
-        assert tensor is not None
-        return tensor
+        return self.op.operand(self.operands, name)
 
-    def optional(self, index: int) -> torch.Tensor | None:
+    def optional(self, name: str) -> torch.Tensor | None:
         """An operand, or None when it is absent."""
-        return self.operands[index] if index < len(self.operands) else None
+        return self.op.optional(self.operands, name)
+
+    def type(self, name: str) -> TensorType:
+        """The type of an operand that must be present."""
+        return self.op.operand(self.types, name)
 
 
 class AtenCall(Protocol):
@@ -155,6 +192,8 @@ def operator(name: str) -> Callable[[OpClass], OpClass]:
         if name in _OPERATORS:
             raise ValueError(f"operator {name!r} is registered twice")
         cls.name = name
+        _, *operands = signature(cls.infer).parameters.values()
+        cls.operand_names = tuple(p.name for p in operands if p.kind is not Parameter.VAR_POSITIONAL)
         _OPERATORS[name] = cls
         return cls
 

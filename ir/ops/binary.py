@@ -50,7 +50,7 @@ class Binary(Op):
             raise ShapeError(f"{self.name} computes on values of at most 16 bits")
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (tie_broadcast(call, call.outputs[0].shape, call.operand(0), call.operand(1)),)
+        return (tie_broadcast(call, call.outputs[0].shape, call.operand("a"), call.operand("b")),)
 
 
 @operator("add")
@@ -63,7 +63,8 @@ class Add(Binary):
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         super().check_quantized(operands, outputs)
-        rescale_of_sum(operands[0], operands[1], outputs[0], sign=1)
+        a, b = operands
+        rescale_of_sum(a, b, outputs[0], sign=1)
 
     def integer(self, call: IntegerCall) -> Tensor:
         return _weighted_sum(call, self.clamp, sign=1)
@@ -79,7 +80,8 @@ class Sub(Binary):
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         super().check_quantized(operands, outputs)
-        rescale_of_sum(operands[0], operands[1], outputs[0], sign=-1)
+        a, b = operands
+        rescale_of_sum(a, b, outputs[0], sign=-1)
 
     def integer(self, call: IntegerCall) -> Tensor:
         return _weighted_sum(call, self.clamp, sign=-1)
@@ -95,14 +97,14 @@ class Mul(Binary):
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         super().check_quantized(operands, outputs)
-        qa, qb = per_tensor_types(*operands)
-        prove_requant(qa.reach * qb.reach, requant_of_product(operands[0], operands[1], outputs[0]))
+        (a, b), (qa, qb) = operands, per_tensor_types(*operands)
+        prove_requant(qa.reach * qb.reach, requant_of_product(a, b, outputs[0]))
 
     def integer(self, call: IntegerCall) -> Tensor:
         qa, qb, qy = per_tensor_types(*call.types, call.output)
         low, high = clamp_bounds(self.clamp, qy)
-        step = requant_of_product(call.types[0], call.types[1], call.output)
-        product = (call.operand(0) - qa.zero_point[0]) * (call.operand(1) - qb.zero_point[0])
+        step = requant_of_product(call.type("a"), call.type("b"), call.output)
+        product = (call.operand("a") - qa.zero_point[0]) * (call.operand("b") - qb.zero_point[0])
         y = requant(check_int32(product, "a product"), step.multiplier, step.shift)
         return (y + qy.zero_point[0]).clamp(low, high)
 
@@ -243,11 +245,14 @@ def requant_of_product(a: TensorType | None, b: TensorType | None, output: Tenso
 
 
 def _weighted_sum(call: IntegerCall, clamp: Clamp, *, sign: int) -> Tensor:
-    a, b = call.types[0], call.types[1]
-    assert a is not None and b is not None and call.output.quantization is not None
+    assert call.output.quantization is not None
     low, high = clamp_bounds(clamp, call.output.quantization)
-    operands = [t.expand(call.output.shape) for t in (call.operand(0), call.operand(1))]
-    return rescale_of_sum(a, b, call.output, sign=sign).apply(*operands).clamp(low, high)
+    operands = [t.expand(call.output.shape) for t in (call.operand("a"), call.operand("b"))]
+    return (
+        rescale_of_sum(call.type("a"), call.type("b"), call.output, sign=sign)
+        .apply(*operands)
+        .clamp(low, high)
+    )
 
 
 _OPS: dict[str, type[Binary]] = {

@@ -23,7 +23,7 @@ class BoundCall:
 
     def axes_of(self, call: CouplingCall, name: str) -> Axes:
         """The axes of a tensor argument."""
-        return call.operand(self.arguments[name].index)
+        return axes_at(call, self.arguments[name].index)
 
     def dimensions(self, name: str, rank: int) -> tuple[int, ...]:
         """A dimension or a list of them, counted from the front; all of them when none is given."""
@@ -49,14 +49,20 @@ _POINTWISE = {  # elementwise, but without the tag
 }
 
 
+def axes_at(call: CouplingCall, index: int) -> Axes:
+    """The axes of an operand, which is present."""
+    axes = call.operands[index]
+    assert axes is not None
+    return axes
+
+
 def couple_overload(call: CouplingCall, bound: BoundCall, tags: list[torch.Tag]) -> tuple[Axes, ...]:
     """Axes of the results of a call of a torch overload."""
     name = bound.target.removeprefix("aten.")
     if name in _RULES:
         return _RULES[name](call, bound)
     if torch.Tag.pointwise in tags or name in _POINTWISE:
-        operands = [call.optional(index) for index in range(len(call.types))]
-        return tuple(tie_broadcast(call, y.shape, *operands) for y in call.outputs)
+        return tuple(tie_broadcast(call, y.shape, *call.operands) for y in call.outputs)
     return call.refuse()
 
 
@@ -73,7 +79,7 @@ def _looked_up(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
     are_numbers = all(t is not None and t.dtype.name.startswith("I") for t in types)
     if not given or given[-1] - given[0] >= len(given) or not are_numbers:
         return call.refuse()
-    indices = [call.operand(listed[place].index) for place in given]
+    indices = [axes_at(call, listed[place].index) for place in given]
     call.fix(*(x[place] for place in given), *(a for i in indices for a in i), why="it is indexed by number")
     before, after = x[: given[0]], x[given[-1] + 1 :]
     shape = call.outputs[0].shape
@@ -161,7 +167,7 @@ def _einsum(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
         return call.refuse()
     named: dict[str, int] = {}
     for letters, operand in zip(left.split(","), bound.arguments["tensors"], strict=True):
-        for letter, axis in zip(letters, call.operand(operand.index), strict=True):
+        for letter, axis in zip(letters, axes_at(call, operand.index), strict=True):
             if call.size(named.setdefault(letter, axis)) != call.size(axis):
                 return call.refuse()
             call.tie(named[letter], axis)

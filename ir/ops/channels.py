@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from ..tensor_type import TensorType
+
+if TYPE_CHECKING:
+    from .base import Op
 
 Axes = tuple[int, ...]
 
@@ -21,14 +24,18 @@ Axes = tuple[int, ...]
 class CouplingCall(Protocol):
     """One node whose channels are being coupled; what its operator may ask and say."""
 
+    operands: tuple[Axes | None, ...]
     types: tuple[TensorType | None, ...]
     outputs: tuple[TensorType, ...]
 
-    def operand(self, index: int) -> Axes:
+    def operand(self, name: str) -> Axes:
         """The axes of an operand that is present."""
 
-    def optional(self, index: int) -> Axes | None:
+    def optional(self, name: str) -> Axes | None:
         """The axes of an operand, or None when it is absent."""
+
+    def type(self, name: str) -> TensorType:
+        """The type of an operand that is present."""
 
     def size(self, axis: int) -> int:
         """Number of channels along an axis."""
@@ -65,31 +72,28 @@ class CouplingCall(Protocol):
 class Cut:
     """Kept indices, ascending, for each dimension of each operand and result."""
 
+    op: Op
     operands: tuple[tuple[Tensor, ...] | None, ...]
     results: tuple[tuple[Tensor, ...], ...]
     types: tuple[TensorType | None, ...]
     outputs: tuple[TensorType, ...]
 
-    def operand(self, index: int) -> tuple[Tensor, ...]:
+    def operand(self, name: str) -> tuple[Tensor, ...]:
         """Kept indices of an operand that is present."""
-        kept = self.operands[index]
-        assert kept is not None
-        return kept
+        return self.op.operand(self.operands, name)
 
-    def type(self, index: int) -> TensorType:
+    def type(self, name: str) -> TensorType:
         """The type that an operand had before the cut."""
-        type = self.types[index]
-        assert type is not None
-        return type
+        return self.op.operand(self.types, name)
 
     def shape(self, *, result: int = 0) -> tuple[int, ...]:
         """Sizes of a result after the cut."""
         return tuple(len(kept) for kept in self.results[result])
 
-    def groups(self, index: int, axis: int, groups: int) -> int:
+    def groups(self, name: str, axis: int, groups: int) -> int:
         """Number of consecutive groups along an operand's dimension that still have a channel."""
-        each = self.type(index).shape[axis] // groups
-        return len(torch.unique(torch.div(self.operand(index)[axis], each, rounding_mode="floor")))
+        each = self.type(name).shape[axis] // groups
+        return len(torch.unique(torch.div(self.operand(name)[axis], each, rounding_mode="floor")))
 
 
 def tie_broadcast(call: CouplingCall, shape: Sequence[int], *operands: Axes | None) -> Axes:

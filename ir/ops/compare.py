@@ -47,7 +47,7 @@ class Compare(Op):
         return _RELATIONS[self.relation](a, b)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (tie_broadcast(call, call.outputs[0].shape, call.operand(0), call.operand(1)),)
+        return (tie_broadcast(call, call.outputs[0].shape, call.operand("a"), call.operand("b")),)
 
 
 @operator("logic")
@@ -68,7 +68,7 @@ class Logic(Op):
         return _LOGIC[self.connective](*operands)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (tie_broadcast(call, call.outputs[0].shape, call.operand(0), call.optional(1)),)
+        return (tie_broadcast(call, call.outputs[0].shape, *call.operands),)
 
 
 @operator("where")
@@ -85,8 +85,7 @@ class Where(Op):
         return torch.where(condition, a, b)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        operands = (call.operand(index) for index in range(3))
-        return (tie_broadcast(call, call.outputs[0].shape, *operands),)
+        return (tie_broadcast(call, call.outputs[0].shape, *call.operands),)
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ class ArgExtremum(Op):
         return (TensorType((*x.shape[: self.axis], *kept, *x.shape[self.axis + 1 :]), DType.I64),)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x = call.operand(0)
+        x = call.operand("x")
         call.fix(x[self.axis], why="its places are counted")
         return ((*x[: self.axis], *(call.fixed(1) if self.keepdim else ()), *x[self.axis + 1 :]),)
 

@@ -47,6 +47,7 @@ class Conv(Op):
     """Cross-correlation, as in `torch.nn.ConvNd`; `groups` equal to the channels makes it depthwise."""
 
     quantized = Quantized.COMPUTE
+    learned_operands = ("weight", "bias")
 
     stride: tuple[int, ...] = (1, 1)
     padding: tuple[int, ...] = (0, 0, 0, 0)
@@ -60,34 +61,38 @@ class Conv(Op):
         return len(self.stride)
 
     def infer(
-        self, x: TensorType, w: TensorType, bias: TensorType | None = None, residual: TensorType | None = None
+        self,
+        x: TensorType,
+        weight: TensorType,
+        bias: TensorType | None = None,
+        residual: TensorType | None = None,
     ) -> tuple[TensorType, ...]:
-        check_floats(self, x, w, bias, residual)
-        check_spatial(self.rank, x, w, (self.padding, 2), (self.dilation, 1))
-        if x.shape[1] != w.shape[1] * self.groups or w.shape[0] % self.groups:
-            raise ShapeError(f"{x.shape[1]} channels, weight {w.shape}, {self.groups} groups do not fit")
+        check_floats(self, x, weight, bias, residual)
+        check_spatial(self.rank, x, weight, (self.padding, 2), (self.dilation, 1))
+        if x.shape[1] != weight.shape[1] * self.groups or weight.shape[0] % self.groups:
+            raise ShapeError(f"{x.shape[1]} channels, weight {weight.shape}, {self.groups} groups do not fit")
         sizes = [
             (n + before + after - d * (k - 1) - 1) // s + 1
             for n, (before, after), k, s, d in zip(
-                x.shape[2:], pairs(self.padding), w.shape[2:], self.stride, self.dilation, strict=True
+                x.shape[2:], pairs(self.padding), weight.shape[2:], self.stride, self.dilation, strict=True
             )
         ]
         if any(n <= 0 for n in sizes):
-            raise ShapeError(f"the kernel {w.shape[2:]} is larger than the padded input {x.shape[2:]}")
-        y = TensorType((x.shape[0], w.shape[0], *sizes), x.real().dtype)
-        check_addends(bias, residual, y, channels=w.shape[0])
+            raise ShapeError(f"the kernel {weight.shape[2:]} is larger than the padded input {x.shape[2:]}")
+        y = TensorType((x.shape[0], weight.shape[0], *sizes), x.real().dtype)
+        check_addends(bias, residual, y, channels=weight.shape[0])
         return (y,)
 
     def reference(
-        self, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
         x, padding = symmetric_padding(x, self.padding)
-        y = _CONV[self.rank](x, w, bias, self.stride, padding, self.dilation, self.groups)
+        y = _CONV[self.rank](x, weight, bias, self.stride, padding, self.dilation, self.groups)
         return finish_reals(y, residual, self.clamp)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         check_accumulating(operands, outputs, channel_axis=0)
-        x = operands[0]
+        x = self.operand(operands, "x")
         if (
             any(self.padding)
             and x is not None
@@ -97,19 +102,19 @@ class Conv(Op):
             raise ShapeError("padding needs zero among the operand's integers")
 
     def integer(self, call: IntegerCall) -> Tensor:
-        x, w = call.operand(0), call.operand(1)
-        acc = self._accumulate(x - zero_point(call.types[0]), w)
+        x, w = call.operand("x"), call.operand("weight")
+        acc = self._accumulate(x - zero_point(call.type("x")), w)
         return finish_accumulator(call, acc, self.clamp)
 
-    def _accumulate(self, x: Tensor, w: Tensor) -> Tensor:
+    def _accumulate(self, x: Tensor, weight: Tensor) -> Tensor:
         # float64 holds every partial sum of these integers exactly, and is faster than integer convolution
         x, padding = symmetric_padding(x.double(), self.padding)
-        return _CONV[self.rank](x, w.double(), None, self.stride, padding, self.dilation, self.groups).to(
-            torch.int64
-        )
+        return _CONV[self.rank](
+            x, weight.double(), None, self.stride, padding, self.dilation, self.groups
+        ).to(torch.int64)
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        weight = operands[1]
+        weight = self.operand(operands, "weight")
         assert weight is not None
         return outputs[0].numel * prod(weight.shape[1:])
 
@@ -128,7 +133,7 @@ class Conv(Op):
         return 0, None
 
     def cut(self, cut: Cut) -> Conv:
-        return replace(self, groups=cut.groups(0, 1, self.groups))
+        return replace(self, groups=cut.groups("x", 1, self.groups))
 
 
 @operator("conv_transpose")
@@ -137,6 +142,7 @@ class ConvTranspose(Op):
     """Transposed convolution, as in `torch.nn.ConvTransposeNd`; `padding` is what is cut off before and after."""
 
     quantized = Quantized.COMPUTE
+    learned_operands = ("weight", "bias")
 
     stride: tuple[int, ...] = (1, 1)
     padding: tuple[int, ...] = (0, 0, 0, 0)
@@ -151,19 +157,23 @@ class ConvTranspose(Op):
         return len(self.stride)
 
     def infer(
-        self, x: TensorType, w: TensorType, bias: TensorType | None = None, residual: TensorType | None = None
+        self,
+        x: TensorType,
+        weight: TensorType,
+        bias: TensorType | None = None,
+        residual: TensorType | None = None,
     ) -> tuple[TensorType, ...]:
-        check_floats(self, x, w, bias, residual)
-        check_spatial(self.rank, x, w, (self.padding, 2), (self.dilation, 1), (self.output_padding, 1))
-        if x.shape[1] != w.shape[0] or x.shape[1] % self.groups:
-            raise ShapeError(f"{x.shape[1]} channels, weight {w.shape}, {self.groups} groups do not fit")
-        channels = w.shape[1] * self.groups
+        check_floats(self, x, weight, bias, residual)
+        check_spatial(self.rank, x, weight, (self.padding, 2), (self.dilation, 1), (self.output_padding, 1))
+        if x.shape[1] != weight.shape[0] or x.shape[1] % self.groups:
+            raise ShapeError(f"{x.shape[1]} channels, weight {weight.shape}, {self.groups} groups do not fit")
+        channels = weight.shape[1] * self.groups
         sizes = [
             (n - 1) * s - before - after + d * (k - 1) + extra + 1
             for n, (before, after), k, s, d, extra in zip(
                 x.shape[2:],
                 pairs(self.padding),
-                w.shape[2:],
+                weight.shape[2:],
                 self.stride,
                 self.dilation,
                 self.output_padding,
@@ -177,23 +187,23 @@ class ConvTranspose(Op):
         return (y,)
 
     def reference(
-        self, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        return finish_reals(self._transpose(x, w, bias), residual, self.clamp)
+        return finish_reals(self._transpose(x, weight, bias), residual, self.clamp)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        weight = operands[1]
+        weight = self.operand(operands, "weight")
         assert weight is not None
         axis, group_size = self.channel_scales(weight) or (None, None)
         check_accumulating(operands, outputs, channel_axis=axis, group_size=group_size)
 
     def integer(self, call: IntegerCall) -> Tensor:
-        x, w = call.operand(0), call.operand(1)
-        acc = self._transpose((x - zero_point(call.types[0])).double(), w.double(), None).to(torch.int64)
+        x, w = call.operand("x"), call.operand("weight")
+        acc = self._transpose((x - zero_point(call.type("x"))).double(), w.double(), None).to(torch.int64)
         return finish_accumulator(call, acc, self.clamp)
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        x, weight = operands[0], operands[1]
+        x, weight = self.operand(operands, "x"), self.operand(operands, "weight")
         assert x is not None and weight is not None
         return x.numel * prod(weight.shape[1:])
 
@@ -201,7 +211,7 @@ class ConvTranspose(Op):
         return (_couple(call, self.groups, out_axis=1),)
 
     def cut(self, cut: Cut) -> ConvTranspose:
-        return replace(self, groups=cut.groups(0, 1, self.groups))
+        return replace(self, groups=cut.groups("x", 1, self.groups))
 
     def rows(self, weight: Tensor) -> Tensor:
         """The weights of each output channel, [out, taps]."""
@@ -227,11 +237,11 @@ class ConvTranspose(Op):
             return None
         return 0, None if weight.shape[1] == 1 else prod(weight.shape[2:])
 
-    def _transpose(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    def _transpose(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         cut = [(before, after) for before, after in pairs(self.padding)]
         common = [min(before, after) for before, after in cut]
         y = _CONV_TRANSPOSE[self.rank](
-            x, w, bias, self.stride, common, self.output_padding, self.groups, self.dilation
+            x, weight, bias, self.stride, common, self.output_padding, self.groups, self.dilation
         )
         for axis, ((before, after), both) in enumerate(zip(cut, common, strict=True), start=2):
             if before != after:
@@ -241,7 +251,7 @@ class ConvTranspose(Op):
 
 def _couple(call: CouplingCall, groups: int, *, out_axis: int) -> Axes:
     """Both forms: the weight's dimension `out_axis` holds the outputs, the other of its first two the inputs."""
-    x, w, bias = call.operand(0), call.operand(1), call.optional(2)
+    x, w, bias = call.operand("x"), call.operand("weight"), call.optional("bias")
     call.fix(*x[2:], *w[2:], why="a convolution slides along it")
     out = w[out_axis]
     if groups == 1:
@@ -251,7 +261,7 @@ def _couple(call: CouplingCall, groups: int, *, out_axis: int) -> Axes:
     if bias is not None:
         call.tie(out, bias[0])
     y = (x[0], out, *call.fixed(*call.outputs[0].shape[2:]))
-    tie_all(call, y, call.optional(3))
+    tie_all(call, y, call.optional("residual"))
     return y
 
 

@@ -36,7 +36,7 @@ class Cast(Op):
         return x.to(DType(self.dtype).torch)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (call.operand(0),)
+        return (call.operand("x"),)
 
 
 def promoted(a: TensorType, b: TensorType) -> DType:

@@ -20,8 +20,9 @@ _ON_INTEGERS = {
 _TITLE = """# Operators
 
 Made by `python -m fxpress.ir.ops.document > docs/ops.md`; a test holds it against the code. `fxpress ops` lists
-where each operator can run. Operands are positional; one that is absent is `none`. Attributes that are not shown
-in the text form have the default given here. An aten call that no operator takes becomes `torch_call`.
+where each operator can run. Operands stand in this order, in brackets those that may be absent, which the text form
+writes as `none`; code reads them by name: `node.operand("weight")`, or `node.optional("bias")`. Attributes that are
+not shown in the text form have the default given here. An aten call that no operator takes becomes `torch_call`.
 """
 
 

@@ -25,6 +25,7 @@ class Embedding(Op):
     """Row `indices[i]` of `weight` for each i. Operands: indices [...] (i32 or i64), weight [rows, features]."""
 
     quantized = Quantized.MOVE
+    learned_operands = ("weight",)
 
     def infer(self, indices: TensorType, weight: TensorType) -> tuple[TensorType, ...]:
         if indices.dtype not in (DType.I32, DType.I64) or indices.is_quantized:
@@ -38,7 +39,7 @@ class Embedding(Op):
         return functional.embedding(indices, weight)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        indices, weight = call.operand(0), call.operand(1)
+        indices, weight = call.operand("indices"), call.operand("weight")
         call.fix(weight[0], why="rows are looked up by their number")
         return ((*indices, weight[1]),)
 
@@ -69,7 +70,7 @@ class Take(Op):
         return x[(*at, indices)]
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, indices = call.operand(0), call.operand(1)
+        x, indices = call.operand("x"), call.operand("indices")
         call.fix(x[self.axis], why="elements are looked up by their number")
         return ((*x[: self.axis], *indices, *x[self.axis + 1 :]),)
 

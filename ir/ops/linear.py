@@ -34,34 +34,39 @@ class Linear(Op):
     """Affine map of the last dimension, as in `torch.nn.Linear`."""
 
     quantized = Quantized.COMPUTE
+    learned_operands = ("weight", "bias")
 
     clamp: Clamp = None
 
     def infer(
-        self, x: TensorType, w: TensorType, bias: TensorType | None = None, residual: TensorType | None = None
+        self,
+        x: TensorType,
+        weight: TensorType,
+        bias: TensorType | None = None,
+        residual: TensorType | None = None,
     ) -> tuple[TensorType, ...]:
-        check_floats(self, x, w, bias, residual)
-        if w.rank != 2 or not x.rank or x.shape[-1] != w.shape[1]:
-            raise ShapeError(f"input {x.shape} does not fit weight {w.shape}")
-        y = TensorType((*x.shape[:-1], w.shape[0]), x.real().dtype)
-        check_addends(bias, residual, y, channels=w.shape[0])
+        check_floats(self, x, weight, bias, residual)
+        if weight.rank != 2 or not x.rank or x.shape[-1] != weight.shape[1]:
+            raise ShapeError(f"input {x.shape} does not fit weight {weight.shape}")
+        y = TensorType((*x.shape[:-1], weight.shape[0]), x.real().dtype)
+        check_addends(bias, residual, y, channels=weight.shape[0])
         return (y,)
 
     def reference(
-        self, x: Tensor, w: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, residual: Tensor | None = None
     ) -> Tensor:
-        return finish_reals(functional.linear(x, w, bias), residual, self.clamp)
+        return finish_reals(functional.linear(x, weight, bias), residual, self.clamp)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         check_accumulating(operands, outputs, channel_axis=0)
 
     def integer(self, call: IntegerCall) -> Tensor:
-        x, w = call.operand(0) - zero_point(call.types[0]), call.operand(1)
+        x, w = call.operand("x") - zero_point(call.type("x")), call.operand("weight")
         acc = functional.linear(x.double(), w.double()).to(torch.int64)
         return finish_accumulator(call, acc, self.clamp, channel_axis=-1 % acc.ndim)
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        weight = operands[1]
+        weight = self.operand(operands, "weight")
         assert weight is not None
         return outputs[0].numel * weight.shape[1]
 
@@ -77,12 +82,12 @@ class Linear(Op):
         return 0, None
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, w, bias = call.operand(0), call.operand(1), call.optional(2)
+        x, w, bias = call.operand("x"), call.operand("weight"), call.optional("bias")
         call.tie(x[-1], w[1])
         if bias is not None:
             call.tie(w[0], bias[0])
         y = (*x[:-1], w[0])
-        tie_all(call, y, call.optional(3))
+        tie_all(call, y, call.optional("residual"))
         return (y,)
 
 

@@ -43,27 +43,27 @@ class MatMul(Op):
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         if any(q.bits > 8 for q in per_tensor_types(*operands, outputs[0])):
             raise ShapeError("matmul computes on values of at most 8 bits")
-        a, (qa, qb) = operands[0], per_tensor_types(*operands)
+        (a, b), (qa, qb) = operands, per_tensor_types(*operands)
         assert a is not None
-        step = requant_of_product(operands[0], operands[1], outputs[0])
+        step = requant_of_product(a, b, outputs[0])
         prove_requant(qa.reach * qb.reach * a.shape[-1], step)
 
     def integer(self, call: IntegerCall) -> Tensor:
         qa, qb, qy = per_tensor_types(*call.types, call.output)
-        step = requant_of_product(call.types[0], call.types[1], call.output)
+        step = requant_of_product(call.type("a"), call.type("b"), call.output)
         # float64 holds every partial sum of these integers exactly, and multiplies faster than int64
-        a, b = call.operand(0) - qa.zero_point[0], call.operand(1) - qb.zero_point[0]
+        a, b = call.operand("a") - qa.zero_point[0], call.operand("b") - qb.zero_point[0]
         acc = torch.matmul(a.double(), b.double()).to(torch.int64)
         y = requant(check_int32(acc, "an accumulator"), step.multiplier, step.shift)
         return (y + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        a = operands[0]
+        a = self.operand(operands, "a")
         assert a is not None
         return outputs[0].numel * a.shape[-1]
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        a, b, y = call.operand(0), call.operand(1), call.outputs[0]
+        a, b, y = call.operand("a"), call.operand("b"), call.outputs[0]
         call.tie(a[-1], b[-2] if len(b) > 1 else b[0])
         rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
         batch = y.shape[: y.rank - len(rows) - len(columns)]
@@ -102,12 +102,12 @@ class GroupedMatMul(Op):
         return grouped_matmul(x, weights, ends)
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        x = operands[0]
+        x = self.operand(operands, "x")
         assert x is not None
         return outputs[0].numel * x.shape[1]
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, weights, ends = call.operand(0), call.operand(1), call.operand(2)
+        x, weights, ends = call.operand("x"), call.operand("weights"), call.operand("ends")
         call.tie(x[1], weights[1])
         call.fix(weights[0], *ends, why="matrices are chosen by their number")
         call.fix(x[0], why="rows are counted")

@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -31,6 +32,8 @@ class BatchNorm(Op):
     Operands: x [n, c, ...], weight [c] or none, bias [c] or none, mean [c], var [c].
     """
 
+    learned_operands = ("weight", "bias")
+
     eps: float = 1e-5
 
     def infer(
@@ -51,7 +54,7 @@ class BatchNorm(Op):
         return functional.batch_norm(x, mean, var, weight, bias, training=False, eps=self.eps)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (_couple_channels(call, call.operand(0)[1:2]),)
+        return (_couple_channels(call, call.operand("x")[1:2]),)
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,8 @@ class StatisticsNorm(Op):
     """Base of the norms by statistics of the operand. Operands: x, weight or none, bias or none."""
 
     quantized = Quantized.COMPUTE
-    real_operands = (1, 2)
+    real_operands: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    learned_operands: ClassVar[tuple[str, ...]] = ("weight", "bias")
 
     @property
     def is_centred(self) -> bool:
@@ -103,7 +107,8 @@ class StatisticsNorm(Op):
             raise ShapeError(f"{self.name} takes weight and bias as reals")
 
     def integer(self, call: IntegerCall) -> Tensor:
-        x, form = call.operand(0), self.form(call.types[0], call.output, call.optional(1), call.optional(2))
+        x = call.operand("x")
+        form = self.form(call.type("x"), call.output, *call.operands[1:])
         groups = self.groups_of(tuple(x.shape))
         (qy,) = per_tensor_types(call.output)
         return form.apply(x.reshape(groups.sizes), groups.axes, groups.parameters, qy).reshape(x.shape)
@@ -151,7 +156,7 @@ class RowNorm(StatisticsNorm):
             raise ShapeError(f"the {where} of {x.shape} are not {self.shape}")
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x = call.operand(0)
+        x = call.operand("x")
         channels = tuple(x[axis] for axis in self.dimensions(len(x)))
         call.pool(*channels)
         return (_couple_channels(call, channels),)
@@ -194,6 +199,9 @@ class RmsNorm(RowNorm):
     Without `eps` it is the machine epsilon of the element type. Operands: x, weight [*shape] or none; `shape` are the
     sizes of these dimensions.
     """
+
+    real_operands = ("weight",)
+    learned_operands = ("weight",)
 
     @property
     def is_centred(self) -> bool:
@@ -241,14 +249,14 @@ class GroupNorm(StatisticsNorm):
         return functional.group_norm(x, self.groups, weight, bias, self.eps)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x = call.operand(0)
+        x = call.operand("x")
         call.fix(*x[2:], why="a normalization takes its statistics over it")
         if not tie_grouped(call, self.groups, x[1]):
             call.pool(x[1])
         return (_couple_channels(call, x[1:2]),)
 
     def cut(self, cut: Cut) -> GroupNorm:
-        return replace(self, groups=cut.groups(0, 1, self.groups))
+        return replace(self, groups=cut.groups("x", 1, self.groups))
 
 
 @operator("instance_norm")
@@ -279,7 +287,7 @@ class InstanceNorm(StatisticsNorm):
         return torch.instance_norm(x, weight, bias, None, None, True, 0.1, self.eps, False)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x = call.operand(0)
+        x = call.operand("x")
         call.fix(*x[2:], why="a normalization takes its statistics over it")
         return (_couple_channels(call, x[1:2]),)
 
@@ -292,9 +300,9 @@ def _channel_groups(shape: tuple[int, ...], groups: int) -> Groups:
 
 def _couple_channels(call: CouplingCall, channels: Axes) -> Axes:
     """Axes of the result; every other operand is shaped like `channels`, which are the operand's."""
-    for index in range(1, len(call.types)):
-        tie_all(call, channels, call.optional(index))
-    return call.operand(0)
+    for parameter in call.operands[1:]:
+        tie_all(call, channels, parameter)
+    return call.operand("x")
 
 
 def _affine(x: Tensor, axes: tuple[int, ...], weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -48,10 +48,10 @@ class Pad(Op):
         return self._padded(x, self.value)
 
     def integer(self, call: IntegerCall) -> Tensor:
-        return self._padded(call.operand(0), self.fill(call.output))
+        return self._padded(call.operand("x"), self.fill(call.output))
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        axes = list(call.operand(0))
+        axes = list(call.operand("x"))
         for place, (before, after) in enumerate(pairs(self.padding), len(axes) - len(self.padding) // 2):
             if not before and not after:
                 continue
@@ -67,7 +67,7 @@ class Pad(Op):
 
     def cut(self, cut: Cut) -> Pad:
         """Reduces the padding along pruned channels."""
-        x, y = cut.operand(0), cut.results[0]
+        x, y = cut.operand("x"), cut.results[0]
         first = len(x) - len(self.padding) // 2
         padding: list[int] = []
         for place, (before, after) in enumerate(pairs(self.padding), first):

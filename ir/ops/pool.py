@@ -66,7 +66,7 @@ class Averaging(Op):
     quantized = Quantized.COMPUTE
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        (x, *_), (qx, qy) = operands, per_tensor_types(operands[0], outputs[0])
+        (x, *_), (qx, qy) = operands, per_tensor_types(self.operand(operands, "x"), outputs[0])
         assert x is not None
         shape = (1, 1, *x.shape[2:])
         elements = int(self.window_sums(torch.ones(shape, dtype=torch.int64)).max())
@@ -74,8 +74,8 @@ class Averaging(Op):
         prove_requant(qx.reach * elements, *(Requant.of(qx.scale[0] / qy.scale[0] / n) for n in counts))
 
     def integer(self, call: IntegerCall) -> Tensor:
-        qx, qy = per_tensor_types(call.types[0], call.output)
-        centred = call.operand(0) - qx.zero_point[0]
+        qx, qy = per_tensor_types(call.type("x"), call.output)
+        centred = call.operand("x") - qx.zero_point[0]
         counts = self.counts(tuple(centred.shape))
         multipliers, shifts = torch.zeros_like(counts), torch.zeros_like(counts)
         for count in set(counts.flatten().tolist()):
@@ -186,7 +186,7 @@ class AdaptiveAvgPool(Averaging):
 
 
 def _couple(call: CouplingCall) -> Axes:
-    x = call.operand(0)
+    x = call.operand("x")
     call.fix(*x[2:], why="a window slides along it")
     return (*x[:2], *call.fixed(*call.outputs[0].shape[2:]))
 

@@ -29,6 +29,7 @@ class Prelu(Op):
     """x where positive, slope * x elsewhere. Operands: x [n, c, ...], slope [c] or [1]."""
 
     quantized = Quantized.COMPUTE
+    learned_operands = ("slope",)
 
     def infer(self, x: TensorType, slope: TensorType) -> tuple[TensorType, ...]:
         channels = x.shape[1] if x.rank > 1 else 1
@@ -41,25 +42,25 @@ class Prelu(Op):
         return functional.prelu(x, slope)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, slope = call.operand(0), call.operand(1)
+        x, slope = call.operand("x"), call.operand("slope")
         if call.size(slope[0]) > 1:
             call.tie(x[1], slope[0])
         return (x,)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        quantizations = per_tensor_types(operands[0], operands[1], outputs[0])
+        quantizations = per_tensor_types(*operands, outputs[0])
+        x, slope = operands
         if not quantizations[1].is_symmetric or any(q.bits > 8 for q in quantizations):
             raise ShapeError("prelu takes values of at most 8 bits, the slope with zero point 0")
-        x, slope, y = operands[0], operands[1], outputs[0]
-        positive, negative = self.fixed_point(x, slope, y)
+        positive, negative = self.fixed_point(x, slope, outputs[0])
         prove_requant(quantizations[0].reach, positive)
         prove_requant(quantizations[0].reach * quantizations[1].reach, negative)
 
     def integer(self, call: IntegerCall) -> Tensor:
         qx, _, qy = per_tensor_types(*call.types, call.output)
-        positive, negative = self.fixed_point(call.types[0], call.types[1], call.output)
-        x = call.operand(0) - qx.zero_point[0]
-        slope = call.operand(1).view([-1 if axis == 1 else 1 for axis in range(x.ndim)])
+        positive, negative = self.fixed_point(call.type("x"), call.type("slope"), call.output)
+        x = call.operand("x") - qx.zero_point[0]
+        slope = call.operand("slope").view([-1 if axis == 1 else 1 for axis in range(x.ndim)])
         y = torch.where(
             x >= 0,
             requant(x, positive.multiplier, positive.shift),

@@ -38,9 +38,9 @@ class Put(Op):
         return x.put(indices, source, self.accumulate)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        for index in range(3):
-            call.fix(*call.operand(index), why="elements are put by their number")
-        return (call.operand(0),)
+        for axes in call.operands:
+            call.fix(*(axes or ()), why="elements are put by their number")
+        return (call.operand("x"),)
 
 
 @lowers("put.default")

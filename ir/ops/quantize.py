@@ -37,7 +37,7 @@ class Quantize(Op):
 
     def integer(self, call: IntegerCall) -> Tensor:
         assert call.output.quantization is not None
-        return call.output.quantization.quantize(call.operand(0))
+        return call.output.quantization.quantize(call.operand("x"))
 
 
 @operator("dequantize")
@@ -60,9 +60,9 @@ class Dequantize(Op):
             raise ShapeError("the result of dequantize is f32")
 
     def integer(self, call: IntegerCall) -> Tensor:
-        x = call.types[0]
+        x = call.type("x")
         assert x is not None and x.quantization is not None
-        return x.quantization.dequantize(call.operand(0))
+        return x.quantization.dequantize(call.operand("x"))
 
 
 @operator("requantize")
@@ -81,11 +81,11 @@ class Requantize(Op):
         return x
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        rescale_between(*per_tensor_types(operands[0], outputs[0]))
+        rescale_between(*per_tensor_types(self.operand(operands, "x"), outputs[0]))
 
     def integer(self, call: IntegerCall) -> Tensor:
-        qx, qy = per_tensor_types(call.types[0], call.output)
-        return rescale_between(qx, qy).apply(call.operand(0)).clamp(qy.qmin, qy.qmax)
+        qx, qy = per_tensor_types(call.type("x"), call.output)
+        return rescale_between(qx, qy).apply(call.operand("x")).clamp(qy.qmin, qy.qmax)
 
 
 @operator("offset_binary")
@@ -109,11 +109,11 @@ class OffsetBinary(Op):
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         narrow = {type.quantization.bits for type in (*operands, *outputs) if type and type.quantization}
-        if narrow != {_BYTE} or DType.U8 not in (operands[0] and operands[0].dtype, outputs[0].dtype):
+        if narrow != {_BYTE} or DType.U8 not in (self.operand(operands, "x").dtype, outputs[0].dtype):
             raise ShapeError("offset_binary is between u8 and integers of 8 bits that stand for reals")
 
     def integer(self, call: IntegerCall) -> Tensor:
-        return call.operand(0).to(torch.int64) + (128 if call.output.dtype is DType.U8 else -128)
+        return call.operand("x").to(torch.int64) + (128 if call.output.dtype is DType.U8 else -128)
 
 
 def rescale_between(x: Quantization, y: Quantization) -> Rescale:

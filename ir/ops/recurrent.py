@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, Op, check_floats, lowers, operator
+from .base import AtenCall, Given, Op, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, tie_all
 from .shape import emit_squeeze, emit_unsqueeze
 
@@ -50,6 +50,17 @@ class Recurrent(Op):
         """Weights of one layer in one direction."""
         return 2 + 2 * self.bias + self.projects
 
+    def states_of(self, given: Sequence[Given]) -> Sequence[Given]:
+        """Of the items of `given`, one for each operand of a node, those of the initial states."""
+        return given[1 : 1 + self.states]
+
+    def weights_of(self, given: Sequence[Given]) -> Sequence[Given]:
+        """Of the items of `given`, one for each operand of a node, those of the weights, cell after cell."""
+        return given[1 + self.states :]
+
+    def learned(self, given: Sequence[Given | None]) -> Sequence[Given | None]:
+        return self.weights_of(given)
+
     @property
     def directions(self) -> int:
         """2 when the sequence is also read backwards."""
@@ -82,18 +93,19 @@ class Recurrent(Op):
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         steps = outputs[0].shape[0] * outputs[0].shape[1]
-        matrices = [t for t in operands[1 + self.states :] if t is not None and t.rank == 2]
+        matrices = [t for t in self.weights_of(operands) if t is not None and t.rank == 2]
         return steps * sum(w.numel for w in matrices)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         """A hidden unit is the same in all layers and directions: torch gives all of them one size."""
         if self.projects:
             return call.refuse()
-        x, each = call.operand(0), 4 if self.bias else 2
-        hidden = call.operand(1 + self.states + 1)[1]
+        x, each = call.operand("x"), 4 if self.bias else 2
+        weights_of_all = [axes for axes in self.weights_of(call.operands) if axes is not None]
+        hidden = weights_of_all[1][1]
         width = call.size(hidden)
         for cell in range(self.layers * self.directions):
-            weights = [call.operand(1 + self.states + cell * each + i) for i in range(each)]
+            weights = weights_of_all[cell * each : (cell + 1) * each]
             for rows in (w[0] for w in weights):
                 call.tie_indices(
                     rows, torch.arange(self.gates * width), hidden, self._unit(self.gates, width)
@@ -111,8 +123,8 @@ class Recurrent(Op):
         time = 1 if self.batch_first else 0
         call.fix(x[time], why="time steps are taken one after the other")
         state = (*call.fixed(self.layers * self.directions), x[1 - time], hidden)
-        for index in range(self.states):
-            tie_all(call, state, call.optional(1 + index))
+        for initial in self.states_of(call.operands):
+            tie_all(call, state, initial)
         return ((*x[:2], joined), *(state,) * self.states)
 
     @staticmethod

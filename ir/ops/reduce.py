@@ -40,9 +40,8 @@ class Reduction(Op):
         return tuple(size for axis, size in enumerate(sizes) if self.keepdim or axis not in gone)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, type = call.operand(0), call.types[0]
-        assert type is not None
-        gone = self.reduced(type)
+        x = call.operand("x")
+        gone = self.reduced(call.type("x"))
         self.couple_reduced(call, tuple(x[axis] for axis in gone))
         kept = [call.fixed(1)[0] if axis in gone else own for axis, own in enumerate(x)]
         return (tuple(own for axis, own in enumerate(kept) if self.keepdim or axis not in gone),)
@@ -63,14 +62,14 @@ class LinearReduction(Reduction):
         return (TensorType(self.result_shape(x), x.real().dtype),)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        (x, *_), (qx, _) = operands, per_tensor_types(operands[0], outputs[0])
+        (x, *_), (qx, _) = operands, per_tensor_types(self.operand(operands, "x"), outputs[0])
         assert x is not None
         elements = x.numel // max(outputs[0].numel, 1)
         prove_requant(qx.reach * elements, self.fixed_point(x, outputs[0])[0])
 
     def integer(self, call: IntegerCall) -> Tensor:
-        x, (_, qy) = call.operand(0), per_tensor_types(call.types[0], call.output)
-        step, zero = self.fixed_point(call.types[0], call.output)
+        x, (_, qy) = call.operand("x"), per_tensor_types(call.type("x"), call.output)
+        step, zero = self.fixed_point(call.type("x"), call.output)
         axes = self.axes or tuple(range(x.ndim))
         acc = (x - zero).sum(axes, keepdim=self.keepdim) if x.ndim else x - zero
         y = requant(check_int32(acc, "a sum"), step.multiplier, step.shift)

@@ -39,7 +39,7 @@ class Flip(Op):
         return torch.flip(x, self.axes)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        axes = list(call.operand(0))
+        axes = list(call.operand("x"))
         for place in self.axes:
             size, own = call.size(axes[place]), axes[place]
             axes[place] = call.free(size)
@@ -69,7 +69,7 @@ class Roll(Op):
         return torch.roll(x, self.shifts, self.axes)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x = call.operand(0)
+        x = call.operand("x")
         call.fix(*(x[place] for place in self.axes), why="it is rotated")
         return (x,)
 
@@ -95,7 +95,7 @@ class Tile(Op):
         return x.repeat(self.repeats)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, shape = call.operand(0), call.outputs[0].shape
+        x, shape = call.operand("x"), call.outputs[0].shape
         added = len(shape) - len(x)
         axes = [*call.fixed(*shape[:added])]
         for own, size in zip(x, shape[added:], strict=True):

@@ -46,7 +46,7 @@ class Resize(Op):
         return (*x.shape[:2], *sizes)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x = call.operand(0)
+        x = call.operand("x")
         call.fix(*x[2:], why="it is resized")
         return ((*x[:2], *call.fixed(*call.outputs[0].shape[2:])),)
 
@@ -104,18 +104,18 @@ class ResizeLinear(Resize):
         return self._interpolate(x, "linear" if x.ndim == 3 else "bilinear", self.align_corners)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        if any(q.bits > 8 for q in per_tensor_types(operands[0], outputs[0])):
+        if any(q.bits > 8 for q in per_tensor_types(self.operand(operands, "x"), outputs[0])):
             raise ShapeError("resize_linear computes on values of at most 8 bits")
-        x, y = operands[0], outputs[0]
+        x, y = self.operand(operands, "x"), outputs[0]
         assert x is not None and x.quantization is not None
         weights = 1 << WEIGHT_BITS * (x.rank - 2)
         prove_requant(x.quantization.reach * weights, self.fixed_point(x, y))
 
     def integer(self, call: IntegerCall) -> Tensor:
-        type = call.types[0]
+        type = call.type("x")
         qx, qy = per_tensor_types(type, call.output)
         assert type is not None
-        acc = call.operand(0) - qx.zero_point[0]
+        acc = call.operand("x") - qx.zero_point[0]
         for axis, taps in enumerate(self.taps(type), start=2):
             low, high, weight = (torch.tensor(column) for column in zip(*taps, strict=True))
             weight = weight.view([-1 if i == axis else 1 for i in range(acc.ndim)])

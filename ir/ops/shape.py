@@ -37,7 +37,7 @@ class Reshape(Op):
         return x.reshape(self.shape)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (call.regroup(call.operand(0), call.outputs[0].shape),)
+        return (call.regroup(call.operand("x"), call.outputs[0].shape),)
 
     def cut(self, cut: Cut) -> Reshape:
         return Reshape(_with_free(cut.shape(), self.shape))
@@ -62,7 +62,7 @@ class Permute(Op):
         return x.permute(self.order)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x = call.operand(0)
+        x = call.operand("x")
         return (tuple(x[i] for i in self.order),)
 
 
@@ -90,7 +90,7 @@ class Expand(Op):
         return x.expand(self.shape)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, shape = call.operand(0), call.outputs[0].shape
+        x, shape = call.operand("x"), call.outputs[0].shape
         added = len(shape) - len(x)
         axes = [call.free(n, weak=True) for n in shape[:added]]
         for axis, size in zip(x, shape[added:], strict=True):
@@ -115,7 +115,7 @@ class Copy(Op):
         return x.contiguous()
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (call.operand(0),)
+        return (call.operand("x"),)
 
 
 def _with_free(shape: tuple[int, ...], written: tuple[int, ...]) -> tuple[int, ...]:

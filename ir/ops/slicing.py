@@ -41,7 +41,7 @@ class Slice(Op):
         return x[(*window, slice(self.start, self.stop, self.step))]
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, size = call.operand(0), call.outputs[0].shape[self.axis]
+        x, size = call.operand("x"), call.outputs[0].shape[self.axis]
         if self.step != 1:
             call.fix(x[self.axis], why="places along it are counted in steps")
             return ((*x[: self.axis], *call.fixed(size), *x[self.axis + 1 :]),)
@@ -49,8 +49,8 @@ class Slice(Op):
 
     def cut(self, cut: Cut) -> Slice:
         """Counted again among what stays."""
-        kept = cut.operand(0)[self.axis]
-        if self.step != 1 or len(kept) == cut.type(0).shape[self.axis]:
+        kept = cut.operand("x")[self.axis]
+        if self.step != 1 or len(kept) == cut.type("x").shape[self.axis]:
             return self
         start = int((kept < self.start).sum())
         return Slice(self.axis, start, None if self.stop is None else int((kept < self.stop).sum()))
@@ -77,7 +77,7 @@ class Select(Op):
         return x.select(self.axis, self.index)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x = call.operand(0)
+        x = call.operand("x")
         call.fix(x[self.axis], why="one place of it is selected")
         return ((*x[: self.axis], *x[self.axis + 1 :]),)
 
@@ -105,7 +105,7 @@ class Split(Op):
         return tuple(torch.split_with_sizes(x, self.sizes, self.axis))
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, parts, start = call.operand(0), [], 0
+        x, parts, start = call.operand("x"), [], 0
         for size in self.sizes:
             part = tie_part(call, x[self.axis], start, size)
             parts.append((*x[: self.axis], part, *x[self.axis + 1 :]))
@@ -141,7 +141,7 @@ class Concat(Op):
         return torch.cat(operands, self.axis)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        parts = [call.operand(index) for index in range(len(call.types))]
+        parts = [axes for axes in call.operands if axes is not None]
         joined, start = call.free(call.outputs[0].shape[self.axis]), 0
         for part in parts:
             size = call.size(part[self.axis])

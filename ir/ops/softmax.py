@@ -65,13 +65,13 @@ class Softmax(Op):
         return Quantization((2.0 ** -min(8 + spare, FINEST_BITS),), (-128,))
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, keep = _couple(call, self.axis), call.optional(1)
+        x, keep = _couple(call, self.axis), call.optional("keep")
         if keep is not None:
             tie_broadcast(call, call.outputs[0].shape, x, keep)
         return (x,)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        qx, qy = per_tensor_types(operands[0], outputs[0])
+        qx, qy = per_tensor_types(self.operand(operands, "x"), outputs[0])
         if qx.bits > 8 or qy != self.result_grid(qy.scale[0] * 256):
             raise ShapeError(
                 "softmax takes 8 bits and gives 8 bits with zero point -128 and a power of two as scale, "
@@ -79,7 +79,7 @@ class Softmax(Op):
             )
 
     def integer(self, call: IntegerCall) -> Tensor:
-        x, keep = call.operand(0), call.optional(1)
+        x, keep = call.operand("x"), call.optional("keep")
         kept = torch.ones_like(x, dtype=torch.bool) if keep is None else keep.expand(x.shape)
         is_empty = ~kept.any(self.axis, keepdim=True)
         if self.empty == "uniform":
@@ -87,7 +87,7 @@ class Softmax(Op):
         if self.empty != "zero":
             kept = kept | is_empty
         largest = torch.where(kept, x, x.amin()).amax(self.axis, keepdim=True)
-        table = self.table(call.types[0], call.output)
+        table = self.table(call.type("x"), call.output)
         exponentials = torch.where(kept, table[(largest - x).clamp(min=0)], 0)
         total = exponentials.sum(self.axis, keepdim=True).clamp(min=1)
         multiplied = exponentials * self.multiplier(call.output)
@@ -127,7 +127,7 @@ class LogSoftmax(Op):
 
 
 def _couple(call: CouplingCall, axis: int) -> Axes:
-    x = call.operand(0)
+    x = call.operand("x")
     call.fix(x[axis], why="the softmax is taken along it")
     return x
 

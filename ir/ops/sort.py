@@ -32,7 +32,7 @@ class Sort(Op):
         return tuple(torch.sort(x, dim=self.axis, descending=self.descending, stable=True))
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x = call.operand(0)
+        x = call.operand("x")
         call.fix(x[self.axis], why="it is sorted")
         return x, x
 

@@ -97,7 +97,7 @@ class _Conversion:
         else:
             operands = [
                 self._integer(v)
-                if v is not None and v.type.dtype.is_floating and index not in node.op.real_operands
+                if v is not None and v.type.dtype.is_floating and not node.op.stays_real(index)
                 else v and self._reals[v.name]
                 for index, v in enumerate(node.inputs)
             ]
@@ -108,8 +108,8 @@ class _Conversion:
         )
 
     def _layer_operands(self, node: Node) -> list[Value | None]:
-        x, weight, bias, residual = (node.operand(i) for i in range(4))
-        assert x is not None and weight is not None
+        x, weight = node.operand("x"), node.operand("weight")
+        bias, residual = node.optional("bias"), node.optional("residual")
         assert isinstance(node.op, Conv | ConvTranspose | Linear)
         axis, group_size = node.op.channel_scales(weight.type) or (None, None)
         integers = self._constant(
@@ -128,7 +128,7 @@ class _Conversion:
     def _result_grid(self, node: Node, operands: Sequence[Value | None]) -> Quantization:
         scales = [max(v.type.quantization.scale) for v in operands if v and v.type.quantization]
         if isinstance(node.op, Conv | ConvTranspose | Linear):
-            coarsest = max([prod(scales[:2]), *(scales[3:] if node.operand(3) else [])])
+            coarsest = max([prod(scales[:2]), *(scales[3:] if node.optional("residual") else [])])
         else:
             coarsest = prod(scales) if isinstance(node.op, Mul | MatMul) else max(scales)
         return _grid(self._seen[node.output.name], finest=coarsest / _FINEST)

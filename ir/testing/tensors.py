@@ -42,9 +42,9 @@ def inputs(graph: Graph, *, extreme: bool = True) -> SearchStrategy[list[Tensor]
 def _input(graph: Graph, value: Value, extreme: bool) -> SearchStrategy[Tensor]:
     drawn = tensors(value.type, extreme=extreme)
     rows = [
-        node.operands[1].type.shape[0]
+        node.operand("weight").type.shape[0]
         for node in graph.users.get(value.name, ())
-        if isinstance(node.op, Embedding) and node.operands[0] == value
+        if isinstance(node.op, Embedding) and node.operand("indices") == value
     ]
     return drawn.map(lambda t: t.clamp(max=min(rows) - 1)) if rows else drawn
 

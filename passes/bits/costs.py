@@ -205,9 +205,7 @@ def _arena(
 
 
 def _operand(node: Node) -> str:
-    data = node.operand(0)
-    assert data is not None
-    return data.name
+    return node.operand("x").name
 
 
 def _limits(graph: Graph) -> dict[str, int]:

@@ -41,10 +41,11 @@ def neurons_of(coupling: Coupling) -> Iterator[Neurons]:
     made: dict[int, list[np.ndarray]] = {}
     read: dict[int, list[np.ndarray]] = {}
     for node in coupling.graph.nodes:
-        weight = node.operand(1)
-        if not isinstance(node.op, Conv | Linear) or not coupling.graph.is_constant(weight):
+        if not isinstance(node.op, Conv | Linear):
             continue
-        assert weight is not None
+        weight = node.operand("weight")
+        if not coupling.graph.is_constant(weight):
+            continue
         _collect(coupling, made, coupling.units(weight, 0), _rows_made(coupling.graph, node))
         if isinstance(node.op, Linear) or node.op.groups == 1:
             columns = coupling.graph.tensor(weight).double().transpose(0, 1).flatten(1)
@@ -93,7 +94,7 @@ def merge_channels(kept: Kept, cut: Graph) -> Graph:
     params: dict[str, Tensor] = {}
     for node in coupling.graph.nodes:
         if loses_inputs(kept, cut, node):
-            weight = node.operands[1]
+            weight = node.operand("weight")
             whole = coupling.graph.tensor(weight).double().clone()
             source, target = _moves(coupling.units(weight, 1), heir)
             whole.index_add_(1, target, whole.index_select(1, source))
@@ -122,7 +123,7 @@ def _collect(coupling: Coupling, found: dict[int, list[np.ndarray]], units: np.n
 
 def _rows_made(graph: Graph, node: Node) -> Tensor:
     """Weights and bias of each output channel, with the following batch norm."""
-    weight, bias = node.operands[1], node.operand(2)
+    weight, bias = node.operand("weight"), node.optional("bias")
     rows = graph.tensor(weight).double().flatten(1)
     known = bias is not None and graph.is_constant(bias)
     shift = graph.params[bias.name].double() if bias is not None and known else rows.new_zeros(len(rows))
@@ -132,7 +133,7 @@ def _rows_made(graph: Graph, node: Node) -> Tensor:
         norm = readers[0]
         gamma, beta, mean, variance = (
             None if v is None or not graph.is_constant(v) else graph.tensor(v).double()
-            for v in norm.inputs[1:]
+            for v in (norm.optional(name) for name in ("weight", "bias", "mean", "var"))
         )
         if mean is not None and variance is not None:
             scale = (1 if gamma is None else gamma) / (variance + readers[0].op.eps).sqrt()

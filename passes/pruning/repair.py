@@ -39,7 +39,7 @@ def reconstruct_inputs(kept: Kept, cut: Graph, calibration: Sequence[tuple[Tenso
     params: dict[str, Tensor] = {}
     with torch.no_grad():
         for node in layers:
-            params |= _refitted(kept, cut, node, moments[node.operands[0].name])
+            params |= _refitted(kept, cut, node, moments[node.operand("x").name])
     return cut.with_params(params)
 
 
@@ -50,17 +50,15 @@ def absorb_means(kept: Kept, cut: Graph, calibration: Sequence[tuple[Tensor, ...
     params, biases = dict(cut.params), dict[str, Value]()
     taken = {v.name for node in cut.nodes for v in (*node.operands, *node.outputs)}
     for node in layers:
-        shift = _mean_of_removed(kept, node, moments[node.operands[0].name])
-        bias = node.operand(2)
+        shift = _mean_of_removed(kept, node, moments[node.operand("x").name])
+        bias = node.optional("bias")
         if bias is not None and cut.is_constant(bias) and cut.use_count(bias) == 1:
             params[bias.name] = (params[bias.name].double() + shift).to(params[bias.name].dtype)
-        elif bias is None and (name := bias_name(node.operands[1].name)) not in taken:
-            params[name] = shift.to(params[node.operands[1].name].dtype)
+        elif bias is None and (name := bias_name(node.operand("weight").name)) not in taken:
+            params[name] = shift.to(params[node.operand("weight").name].dtype)
             biases[node.output.name] = Value(name, TensorType.of(params[name]))
     nodes = tuple(
-        replace(n, inputs=(*n.inputs[:2], biases[n.outputs[0].name], *n.inputs[3:]))
-        if n.outputs[0].name in biases
-        else n
+        n.with_operands(bias=biases[n.outputs[0].name]) if n.outputs[0].name in biases else n
         for n in cut.nodes
     )
     return replace(cut, nodes=nodes, params=params)
@@ -70,9 +68,11 @@ def _measure(
     kept: Kept, layers: Sequence[Node], calibration: Sequence[tuple[Tensor, ...]]
 ) -> dict[str, _Moments]:
     """The moments of what each layer reads, in the whole graph."""
-    moments = {node.operands[0].name: _Moments() for node in layers}
+    moments = {node.operand("x").name: _Moments() for node in layers}
     axes = {
-        node.operands[0].name: channel_axis(node.op, node.output.type) for node in layers if is_layer(node.op)
+        node.operand("x").name: channel_axis(node.op, node.output.type)
+        for node in layers
+        if is_layer(node.op)
     }
 
     def observe(value: Value, tensor: Tensor) -> None:
@@ -124,9 +124,11 @@ def loses_inputs(kept: Kept, cut: Graph, node: Node) -> bool:
     is_dense = isinstance(node.op, Linear) or (isinstance(node.op, Conv) and node.op.groups == 1)
     if not is_dense:
         return False
-    graph, weight = kept.coupling.graph, node.operands[1]
+    graph, weight = kept.coupling.graph, node.operand("weight")
     owns = (
-        graph.is_constant(weight) and graph.use_count(weight) == 1 and not graph.is_constant(node.operands[0])
+        graph.is_constant(weight)
+        and graph.use_count(weight) == 1
+        and not graph.is_constant(node.operand("x"))
     )
     return owns and weight.name in cut.params and len(kept.value(weight)[1]) < weight.type.shape[1]
 
@@ -134,7 +136,7 @@ def loses_inputs(kept: Kept, cut: Graph, node: Node) -> bool:
 def _mean_of_removed(kept: Kept, node: Node, moments: _Moments) -> Tensor:
     """Contribution of the removed channels, at their mean, to each kept output channel."""
     assert moments.products is not None and is_layer(node.op)
-    weight = node.operands[1]
+    weight = node.operand("weight")
     outputs, inputs = kept.value(weight)[:2]
     gone = torch.ones(weight.type.shape[1], dtype=torch.bool).index_fill(0, inputs, False)
     means = moments.products[:-1, -1] / moments.products[-1, -1]
@@ -144,7 +146,7 @@ def _mean_of_removed(kept: Kept, node: Node, moments: _Moments) -> Tensor:
 
 def _refitted(kept: Kept, cut: Graph, node: Node, moments: _Moments) -> dict[str, Tensor]:
     """The cut layer's constants with the removed channels' part put in."""
-    graph, weight, bias = kept.coupling.graph, node.operands[1], node.operand(2)
+    graph, weight, bias = kept.coupling.graph, node.operand("weight"), node.optional("bias")
     assert moments.products is not None and is_layer(node.op)
     outputs, inputs = kept.value(weight)[:2]
     size = weight.type.shape[1]
@@ -166,7 +168,7 @@ def _refitted(kept: Kept, cut: Graph, node: Node, moments: _Moments) -> dict[str
 
 
 def _measured(node: Node, values: dict[str, list[Tensor]]) -> dict[str, Tensor]:
-    x, mean, variance = node.operands[0], node.operands[-2], node.operands[-1]
+    x, mean, variance = (node.operand(name) for name in ("x", "mean", "var"))
     rows = torch.cat([t.movedim(1, -1).flatten(0, -2) for t in values[x.name]]).double()
     dtype = values[mean.name][0].dtype
     return {mean.name: rows.mean(0).to(dtype), variance.name: rows.var(0, correction=0).to(dtype)}

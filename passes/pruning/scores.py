@@ -146,8 +146,8 @@ def _mergers(coupling: Coupling, context: Context) -> Iterator[Member]:
 
 def _scales(coupling: Coupling, context: Context) -> Iterator[Member]:
     for node in coupling.graph.nodes:
-        weight = node.operand(1)
-        if isinstance(node.op, BatchNorm) and weight is not None and coupling.graph.is_constant(weight):
+        weight = node.optional("weight") if isinstance(node.op, BatchNorm) else None
+        if weight is not None and coupling.graph.is_constant(weight):
             units = coupling.units(weight, 0)
             if (units != STAYS).any():
                 yield _per_unit(units, coupling.graph.tensor(weight).abs().double().numpy())
@@ -176,7 +176,8 @@ def _by_gradient(coupling: Coupling, context: Context, losses: Losses, options: 
     """Mean over batches, sum over losses, of weight * (sum over the unit's weights of gradient * weight)^2."""
     graph, scores = coupling.graph, np.zeros(coupling.count)
     generator = torch.Generator().manual_seed(options.seed)
-    statistics = {v.name for n in graph.nodes if isinstance(n.op, BatchNorm) for v in n.operands[-2:]}
+    norms = [node for node in graph.nodes if isinstance(node.op, BatchNorm)]
+    statistics = {norm.operand(name).name for norm in norms for name in ("mean", "var")}
     members = [
         (v, d, u) for v, d, u in coupling.members if v.type.dtype.is_floating and v.name not in statistics
     ]

@@ -44,7 +44,7 @@ def storage_table(graph: Graph) -> Table:
     """
     rows: dict[str, tuple[Cell, ...]] = {}
     for node in graph.nodes:
-        weight = node.operand(1) if is_layer(node.op) else None
+        weight = node.operand("weight") if is_layer(node.op) else None
         if weight is None or weight.type.quantization is None or weight.type.quantization.bits != 8:
             continue
         if graph.is_constant(weight):

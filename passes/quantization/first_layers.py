@@ -93,7 +93,7 @@ def _chain(graph: Graph, value: Value) -> _Chain | None:
     while graph.use_count(at) == 1 and graph.users.get(at.name):
         (node,) = graph.users[at.name]
         if isinstance(node.op, Conv | Linear):
-            return _measured(graph, value, nodes, node) if node.inputs[0] == at else None
+            return _measured(graph, value, nodes, node) if node.operand("x") == at else None
         if not (_is_arithmetic(graph, node, at) or (is_movement(node.op) and not _arithmetic(nodes))):
             return None
         nodes.append(node)
@@ -107,7 +107,7 @@ def _is_arithmetic(graph: Graph, node: Node, data: Value) -> bool:
     if not isinstance(node.op, Add | Sub | Mul | Div) or node.op.clamp is not None:
         return False
     constants = [graph.is_constant(v) and not v.type.is_quantized for v in node.operands]
-    linear = not isinstance(node.op, Div) or node.inputs[0] == data
+    linear = not isinstance(node.op, Div) or node.operand("a") == data
     return sum(constants) == 1 and linear and node.output.type == data.type and data.type.dtype is DType.F32
 
 
@@ -117,7 +117,7 @@ def _arithmetic(nodes: Iterable[Node]) -> list[Node]:
 
 def _measured(graph: Graph, value: Value, nodes: list[Node], layer: Node) -> _Chain | None:
     """The chain with its scale and offset, which are its values at 1 and 0."""
-    weight, bias, data = layer.inputs[1], layer.operand(2), layer.inputs[0]
+    weight, bias, data = layer.operand("weight"), layer.optional("bias"), layer.operand("x")
     assert weight is not None and data is not None
     constants = [v for v in (weight, bias) if v is not None]
     if not _arithmetic(nodes) or not all(
@@ -174,8 +174,8 @@ def _left(builder: Builder, node: Node, data: Value, fold: _Fold) -> Value:
 def _layer(
     builder: Builder, graph: Graph, node: Node, operands: tuple[Value | None, ...], fold: _Fold
 ) -> Value:
-    old_weight, old_bias, data = node.inputs[1], node.operand(2), operands[0]
-    assert old_weight is not None and data is not None
+    old_weight, old_bias = node.operand("weight"), node.optional("bias")
+    data, residual = node.op.operand(operands, "x"), node.op.optional(operands, "residual")
     weight = graph.tensor(old_weight).double()
     groups = node.op.groups if isinstance(node.op, Conv) else 1
     channels = weight.shape[1] * groups
@@ -195,4 +195,4 @@ def _layer(
         builder.derived_constant(f"{name}_folded", tensor.float())
         for name, tensor in zip(names, (weight * by_output(scale), bias), strict=True)
     ]
-    return builder.add(node.op, data, *made, *operands[3:], name=node.output.name, source=node.source)
+    return builder.add(node.op, data, *made, residual, name=node.output.name, source=node.source)

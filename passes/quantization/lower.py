@@ -112,7 +112,7 @@ class Lowering:
         moved = self._grids.of(node.outputs[0]) if node.op.quantized is Quantized.MOVE else None
         operands: list[Value | None] = []
         for index, value in enumerate(node.inputs):
-            if value is None or not value.type.dtype.is_floating or index in node.op.real_operands:
+            if value is None or not value.type.dtype.is_floating or node.op.stays_real(index):
                 operands.append(value and self._real(value))
             elif self._graph.is_constant(value):
                 is_narrow = node.outputs[0].name in self._grids.narrow
@@ -126,8 +126,8 @@ class Lowering:
         return operands
 
     def _layer_operands(self, node: Node, op: Layer) -> list[Value | None]:
-        data, weight, bias, added = (node.operand(index) for index in range(4))
-        assert data is not None and weight is not None
+        data, weight = node.operand("x"), node.operand("weight")
+        bias, added = node.optional("bias"), node.optional("residual")
         x, residual = self._integer(data), None if added is None else self._integer(added)
         grid_x, grid_y = x.type.quantization, self._grids.of(node.output)
         assert grid_x is not None

@@ -97,10 +97,10 @@ class _Lifter:
     _made: _Made = field(default_factory=dict)
 
     def visit(self, builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:
-        if not isinstance(node.op, Softmax | LogSoftmax) or len(node.operands) != 1 or operands[0] is None:
+        if not isinstance(node.op, Softmax | LogSoftmax) or len(node.operands) != 1:
             return None
         search = _Search(builder, node.source, self.ends, self._made, self.rests)
-        found = search.scores(operands[0])
+        found = search.scores(node.op.operand(operands, "x"))
         if found.keep is None:
             return None
         name = node.output.name
@@ -152,10 +152,10 @@ class _Search:
             case Maximum():
                 return self._bounded(node, value)
             case Clamp(low=low, high=high) if _bounds_nothing((low, high)):
-                return self._only_if_masked(value, self.scores(node.operands[0]))
+                return self._only_if_masked(value, self.scores(node.operand("x")))
             case Reshape() | Permute() | Expand() | Copy():
                 return self._moved(node, value)
-        if is_layer(node.op) and node.operand(3) is not None and node.op.clamp is None:
+        if is_layer(node.op) and node.optional("residual") is not None and node.op.clamp is None:
             return self._residual(node, value)
         return _Scores(value)
 
@@ -219,22 +219,20 @@ class _Search:
         return _Scores(value)
 
     def _moved(self, node: Node, value: Value) -> _Scores:
-        found = self.scores(node.operands[0])
+        found = self.scores(node.operand("x"))
         if found.keep is None:
             return _Scores(value)
-        scores = self.expanded(found.value, node.operands[0].type.shape)
+        scores = self.expanded(found.value, node.operand("x").type.shape)
         moved = self.builder.add(node.op, scores, source=node.source)
-        keep = self._movement(node.op, found.keep, node.operands[0].type.shape, value.type.shape)
+        keep = self._movement(node.op, found.keep, node.operand("x").type.shape, value.type.shape)
         return replace(found, value=moved, keep=keep)
 
     def _residual(self, node: Node, value: Value) -> _Scores:
-        residual = node.operand(3)
-        assert residual is not None
-        split = self._split(residual, 1)
+        split = self._split(node.operand("residual"), 1)
         if split is None:
             return _Scores(value)
         keep, rest, never = split
-        scores = self.builder.add(node.op, *node.inputs[:3], source=node.source)
+        scores = self.builder.add(node.op, *node.with_operands(residual=None).inputs, source=node.source)
         if rest is not None:
             scores = self.builder.add(Add(), scores, rest, source=self.source)
         return self._masked(_Scores(scores), keep, never, value)
@@ -279,20 +277,20 @@ class _Search:
         if node is None or len(node.outputs) != 1:
             return None
         if isinstance(node.op, Where):
-            on, off = (self._number(v) for v in node.operands[1:])
-            return None if on is None or off is None else _Choice(node.operands[0], on, off)
+            on, off = self._number(node.operand("a")), self._number(node.operand("b"))
+            return None if on is None or off is None else _Choice(node.operand("condition"), on, off)
         if isinstance(node.op, Cast):
-            first = node.operands[0]
+            first = node.operand("x")
             return _Choice(first, 1.0, 0.0) if first.type.dtype.torch is torch.bool else self._choice(first)
         if isinstance(node.op, Elementwise):
-            return self._through(node.operands[0], node.op.reference)
+            return self._through(node.operand("x"), node.op.reference)
         if isinstance(node.op, Binary):
             return self._through_binary(node, node.op)
         if isinstance(node.op, _MOVEMENT):
-            choice = self._choice(node.operands[0])
+            choice = self._choice(node.operand("x"))
             if choice is None:
                 return None
-            old, new = node.operands[0].type.shape, value.type.shape
+            old, new = node.operand("x").type.shape, value.type.shape
             return replace(choice, condition=self._movement(node.op, choice.condition, old, new))
         return None
 
@@ -400,8 +398,8 @@ def _addend_ends(graph: Graph, samples: Sequence[Sequence[Tensor]]) -> dict[str,
         v.name: v
         for node in graph.nodes
         if isinstance(node.op, Add | Sub) or is_layer(node.op)
-        for v in (node.operands[3:] if is_layer(node.op) else node.operands)
-        if v.name in cheap and v.type.dtype.is_floating and v.type.numel
+        for v in ((node.optional("residual"),) if is_layer(node.op) else node.operands)
+        if v is not None and v.name in cheap and v.type.dtype.is_floating and v.type.numel
     }
     needed, order = set(addends), list[Node]()
     for node in reversed(graph.nodes):

@@ -88,8 +88,8 @@ def make_plan(
         if v.type.dtype is DType.F32 and not graph.is_constant(v)
     }
     for node in graph.nodes:
-        if is_layer(node.op) and node.outputs[0].name in computing and node.inputs[0] is not None:
-            observed[node.inputs[0].name].add(channel_axis(node.op, node.output.type))
+        if is_layer(node.op) and node.outputs[0].name in computing:
+            observed[node.operand("x").name].add(channel_axis(node.op, node.output.type))
     outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
     inputs = {v.name: v for v in graph.inputs}
     pairs = [(inputs[name], outputs[output]) for name, output in (state or {}).items()]
@@ -118,7 +118,7 @@ def _between_integers(graph: Graph, norms: Sequence[Node], integers: Collection[
 
 
 def _is_between(graph: Graph, node: Node, integers: Collection[str]) -> bool:
-    producer = graph.producers.get(node.operands[0].name)
+    producer = graph.producers.get(node.operand("x").name)
     readers = graph.users.get(node.output.name, ())
     return (
         producer is not None
@@ -187,14 +187,14 @@ def _reads_ratio(reader: Node, name: str, found: Collection[str]) -> bool:
 
 def _reals(node: Node) -> tuple[Value, ...]:
     """The operands but for the mask of a softmax."""
-    return node.operands[:1] if isinstance(node.op, Softmax) else node.operands
+    return (node.operand("x"),) if isinstance(node.op, Softmax) else node.operands
 
 
 def _data_operands(node: Node) -> tuple[Value, ...]:
     """The operands that are activations."""
     if is_layer(node.op):
-        return tuple(v for v in (node.operand(0), node.operand(3)) if v is not None)
-    return _reals(node)[:1] if node.op.real_operands else _reals(node)
+        return tuple(v for v in (node.operand("x"), node.optional("residual")) if v is not None)
+    return (node.operand("x"),) if node.op.real_operands else _reals(node)
 
 
 def _moving(graph: Graph, computing: set[str], float_layers: Callable[[str], bool]) -> set[str]:

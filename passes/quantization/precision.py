@@ -67,7 +67,7 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
     narrow = [n for n in computing if default == NARROW_BITS and not accepts_wide(n)]
     asked: dict[str, list[tuple[int, str]]] = {}
     for node in computing:
-        operands = [node.operand(0)] if is_layer(node.op) else node.operands
+        operands = (node.operand("x"),) if is_layer(node.op) else node.operands
         for value in operands:
             if value is not None and value.name in plan.observed:
                 ask = precisions.activation_bits(node.source.module), node.source.module
@@ -94,9 +94,7 @@ def accepts_wide(node: Node) -> bool:
         Quantization((scale,), bits=BITS["int16"]) for scale in (1.0, 2.0**15)
     )  # nothing overflows
     operands = [
-        t.quantized(fine)
-        if t is not None and t.dtype.is_floating and index not in node.op.real_operands
-        else t
+        t.quantized(fine) if t is not None and t.dtype.is_floating and not node.op.stays_real(index) else t
         for index, t in enumerate(node.operand_types)
     ]
     outputs = [t.quantized(coarse) for t in node.output_types]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ir import Graph, Node, OverflowBoundError, Quantization, TensorType, Value, rebatch, run
+from ...ir import Graph, Node, OverflowBoundError, Quantization, Value, rebatch, run
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.linear import Linear
 from ...specs.options import AdaRound
@@ -50,7 +50,7 @@ def learn_roundings(
     rows: list[tuple[Cell, ...]] = []
     nodes = integers.graph.nodes
     for done, node in enumerate(nodes, start=1):
-        if is_layer(node.op) and node.operands[1].type.is_quantized:
+        if is_layer(node.op) and node.operand("weight").type.is_quantized:
             reason = _why_not(integers.graph, node)
             learned = None
             if reason is None:
@@ -130,7 +130,7 @@ def _chunks(graph: Graph, samples: Sequence[Batch], wanted: int) -> tuple[int, l
 
 
 def _why_not(graph: Graph, node: Node) -> str | None:
-    if graph.use_count(node.operands[1]) > 1:
+    if graph.use_count(node.operand("weight")) > 1:
         return "its weights are shared with another layer"
     return None
 
@@ -140,10 +140,10 @@ def _learn(
 ) -> _Learned:
     op, twin = node.op, floats.graph.producers[node.output.name]
     assert is_layer(op)
-    stored, kept_bias = node.operands[1], node.operand(2)
+    stored, kept_bias = node.operand("weight"), node.optional("bias")
     grid = stored.type.quantization
     assert grid is not None
-    real_weight = floats.real(twin.operands[1])
+    real_weight = floats.real(twin.operand("weight"))
     weight = taps_of(op, real_weight)
     step = taps_of(op, grid.expand(stored.type.shape)[0].float().expand(stored.type.shape))
     layer_samples = _layer_samples(op, node, twin, floats, integers, weight, generator)
@@ -190,17 +190,21 @@ def _layer_samples(
 ) -> LayerSamples:
     """The layer at the same random places of each sample in both graphs, other places in each chunk."""
     available = count_places(op, torch.empty(node.output.type.shape, device="meta"))
-    chunks = len(integers.tensors(node.operands[0]))
+    chunks = len(integers.tensors(node.operand("x")))
     samples = 1 if isinstance(op, Linear) else node.output.type.shape[0]
     rows = max(1, min(_PLACES, _ROW_ELEMENTS // weight[0, 0].numel() // weight.shape[0]))
     taken = min(available, max(1, rows // (chunks * samples)))
     places = [torch.randperm(available, generator=generator)[:taken] for _ in range(chunks)]
-    kernel, output = node.operands[1].type.shape[2:], node.output.type.shape
+    kernel, output = node.operand("weight").type.shape[2:], node.output.type.shape
     wanted, read, added = [], [], []
     for i, chosen in enumerate(places):
-        x_real, x = floats.tensors(twin.operands[0])[i], integers.tensors(node.operands[0])[i]
+        x_real, x = floats.tensors(twin.operand("x"))[i], integers.tensors(node.operand("x"))[i]
         real = unfold(op, x_real, kernel, output, chosen) @ weight.mT
-        bias, residual, residual_real = twin.operand(2), node.operand(3), twin.operand(3)
+        bias, residual, residual_real = (
+            twin.optional("bias"),
+            node.optional("residual"),
+            twin.optional("residual"),
+        )
         if bias is not None:
             real = real + floats.real(bias).view(weight.shape[0], 1, -1)
         if residual is not None and residual_real is not None:
@@ -220,16 +224,15 @@ def _integers(bias: Tensor, grid: Quantization) -> Tensor:
 
 def _fits(node: Node, params: dict[str, Tensor], graph: Graph) -> bool:
     """Whether no accumulator of the layer with these constants can overflow."""
-    x, weight, bias, residual = (node.operand(i) for i in range(4))
-    assert x is not None and weight is not None and is_layer(node.op)
-    types = [None if v is None else v.type for v in (x, weight, residual)]
-    assert isinstance(types[0], TensorType) and isinstance(types[1], TensorType)
-    assert types[0].quantization is not None
-    fixed = fixed_point(types[0], types[1], node.output.type, residual=types[2], clamp=node.op.clamp)
+    x, weight = node.operand("x").type, node.operand("weight")
+    bias, residual = node.optional("bias"), node.optional("residual")
+    assert is_layer(node.op) and x.quantization is not None
+    added = None if residual is None else residual.type
+    fixed = fixed_point(x, weight.type, node.output.type, residual=added, clamp=node.op.clamp)
     constant = None if bias is None else params.get(bias.name, graph.tensor(bias))
     try:
         rows, phases = node.op.rows(params[weight.name]), node.op.phases(weight.type)
-        prove_accumulator(rows, constant, fixed, x=types[0].quantization, phases=phases)
+        prove_accumulator(rows, constant, fixed, x=x.quantization, phases=phases)
     except OverflowBoundError:
         return False
     return True

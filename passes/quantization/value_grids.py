@@ -154,13 +154,15 @@ def _farthest_zeros(graph: Graph, groups: UnionFind) -> dict[str, int]:
         if isinstance(node.op, Elementwise) or (isinstance(node.op, Clamped) and node.op.clamp is not None):
             limit(node.output, 0)
         if any(getattr(node.op, "padding", ())) and not isinstance(node.op, ConvTranspose):
-            limit(node.operands[0], 0)
+            limit(node.operand("x"), 0)
         elif is_layer(node.op):
             weight, channels = (
-                node.operands[1].type,
+                node.operand("weight").type,
                 node.output.type.shape[channel_axis(node.op, node.output.type)],
             )
-            limit(node.operands[0], (1 << 30) // (_LARGEST_WEIGHT * max(weight.numel // max(channels, 1), 1)))
+            limit(
+                node.operand("x"), (1 << 30) // (_LARGEST_WEIGHT * max(weight.numel // max(channels, 1), 1))
+            )
         elif (
             not isinstance(node.op, Elementwise | Add | Sub | Pad | StatisticsNorm)
             and node.op.quantized is Quantized.COMPUTE

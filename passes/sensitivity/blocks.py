@@ -56,16 +56,12 @@ class Block:
 
 def weight_of(node: Node) -> Value:
     """The weight of a layer."""
-    weight = node.operand(1)
-    assert weight is not None
-    return weight
+    return node.operand("weight")
 
 
 def data_of(node: Node) -> Value:
     """The operand of a layer that is an activation."""
-    data = node.operand(0)
-    assert data is not None
-    return data
+    return node.operand("x")
 
 
 def find_blocks(graph: Graph) -> tuple[Block, ...]:
@@ -88,14 +84,11 @@ def _name(node: Node) -> str:
 
 
 def _is_weighted(graph: Graph, node: Node) -> bool:
-    data, weight = node.operand(0), node.operand(1)
     return (
         is_layer(node.op)
-        and data is not None
-        and weight is not None
-        and graph.is_constant(weight)
-        and not graph.is_constant(data)
-        and weight.type.dtype.is_floating
+        and graph.is_constant(weight_of(node))
+        and not graph.is_constant(data_of(node))
+        and weight_of(node).type.dtype.is_floating
     )
 
 

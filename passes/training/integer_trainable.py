@@ -58,10 +58,11 @@ class IntegerTrainable:
         weights: dict[str, Value] = {}
         biases: dict[str, Bias] = {}
         for node in graph.nodes:
-            x, weight, bias = (node.operand(index) for index in range(3))
-            if not is_layer(node.op) or not graph.is_constant(weight) or not node.output.type.is_quantized:
+            if not is_layer(node.op) or not node.output.type.is_quantized:
                 continue
-            assert x is not None and weight is not None
+            x, weight, bias = node.operand("x"), node.operand("weight"), node.optional("bias")
+            if not graph.is_constant(weight):
+                continue
             weights[weight.name] = weight
             if bias is not None and graph.is_constant(bias):
                 biases[bias.name] = Bias(bias, x, weight, node.output)

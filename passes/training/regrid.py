@@ -29,8 +29,9 @@ def regrid(graph: Graph, grids: Mapping[str, Quantization], constants: Mapping[s
 
 
 def _prove(graph: Graph, node: Node, op: Layer) -> None:
-    x, weight, bias, residual = (node.operand(index) for index in range(4))
-    assert x is not None and weight is not None and x.type.quantization is not None
+    x, weight = node.operand("x"), node.operand("weight")
+    bias, residual = node.optional("bias"), node.optional("residual")
+    assert x.type.quantization is not None
     integers = None if bias is None else graph.tensor(bias)
     stored = graph.tensor(weight)
     try:

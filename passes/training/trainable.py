@@ -15,10 +15,9 @@ from ...ir.interpret import Observer
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
 from ...ir.ops.prelu import Prelu
-from ...ir.ops.recurrent import Recurrent
 from ...specs.options import FinetuneOptions
 from ..base import Context
-from ..layers import LAYERS, constants_read
+from ..layers import constants_read
 
 _AFFINE = (BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RmsNorm, Prelu, Embedding)
 
@@ -78,10 +77,5 @@ def trainable_constants(graph: Graph, options: FinetuneOptions, context: Context
 
 
 def _weights(node: Node) -> list[Value]:
-    if isinstance(node.op, (*LAYERS, *_AFFINE)):
-        values = [node.operand(1), node.operand(2)]
-    elif isinstance(node.op, Recurrent):
-        values = list(node.inputs[1 + node.op.states :])
-    else:
-        return []
-    return [v for v in values if v is not None and (v.type.is_quantized or v.type.dtype.is_floating)]
+    learned = (v for v in node.op.learned(node.inputs) if v is not None)
+    return [v for v in learned if v.type.is_quantized or v.type.dtype.is_floating]

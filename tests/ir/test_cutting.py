@@ -88,7 +88,7 @@ def test_the_example_loses_channels_and_equals_its_masked_self() -> None:
 
 
 def _concat_offset(self: Concat, call: CouplingCall) -> tuple[Axes, ...]:
-    parts = [call.operand(index) for index in range(len(call.types))]
+    parts = [axes for axes in call.operands if axes is not None]
     joined, start = call.free(call.outputs[0].shape[self.axis]), 0
     for part in parts:
         index = torch.arange(call.size(part[self.axis]))
@@ -98,7 +98,7 @@ def _concat_offset(self: Concat, call: CouplingCall) -> tuple[Axes, ...]:
 
 
 def _flatten_stride(self: Reshape, call: CouplingCall) -> tuple[Axes, ...]:
-    x = call.operand(0)
+    x = call.operand("x")
     flat = call.free(call.outputs[0].shape[1])
     index = torch.arange(call.size(flat))
     call.tie_indices(flat, index, x[1], index % call.size(x[1]))
@@ -106,8 +106,8 @@ def _flatten_stride(self: Reshape, call: CouplingCall) -> tuple[Axes, ...]:
 
 
 def _depthwise_reversed(self: Conv, call: CouplingCall) -> tuple[Axes, ...]:
-    if self.groups == call.size(call.operand(0)[1]):
-        x, w = call.operand(0), call.operand(1)
+    if self.groups == call.size(call.operand("x")[1]):
+        x, w = call.operand("x"), call.operand("weight")
         index = torch.arange(call.size(x[1]))
         call.tie_indices(x[1], index, w[0], index.flip(0))
         return ((x[0], w[0], *call.fixed(*call.outputs[0].shape[2:])),)
@@ -115,8 +115,8 @@ def _depthwise_reversed(self: Conv, call: CouplingCall) -> tuple[Axes, ...]:
 
 
 def _groups_forgotten(self: Conv, call: CouplingCall) -> tuple[Axes, ...]:
-    if 1 < self.groups < call.size(call.operand(0)[1]):
-        x, w = call.operand(0), call.operand(1)
+    if 1 < self.groups < call.size(call.operand("x")[1]):
+        x, w = call.operand("x"), call.operand("weight")
         index = torch.arange(call.size(x[1]))
         call.tie_indices(x[1], index, w[1], index // self.groups)
         return ((x[0], w[0], *call.fixed(*call.outputs[0].shape[2:])),)

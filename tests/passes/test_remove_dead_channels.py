@@ -74,7 +74,7 @@ def test_a_constant_that_is_not_zero_goes_into_the_bias_of_a_layer_without_paddi
     before = quantized(wd=wd, bd=bd)
     after, _ = remove(before)
     assert [channels(after, name) for name in "cd"] == [3, 3]
-    assert after.producers["e"].operand(2) is not None
+    assert after.producers["e"].optional("bias") is not None
     assert_same_bytes(before, after)
 
 

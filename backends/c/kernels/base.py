@@ -18,11 +18,14 @@ from typing import Any
 import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ....ir import DType, Graph, Node, Quantization, TensorType
+from ....ir import DType, Graph, Node, Quantization, TensorType, Value
 from ..plan.image import TABLE_BYTES, Image
 from ..plan.layout import Layout
 from ..target import Machine
 from ..write.literal import array_type, c_type
+
+Operand = str | int
+"""An operand of a node: its name, or its position where the operator takes any number of them."""
 
 AnyArray = npt.NDArray[Any]  # Any: int8 to float32, as each constant needs
 
@@ -145,7 +148,8 @@ Offer = tuple[Implementation, ...] | str
 class Site:
     """A node in its place: the graph's constants, the layouts in which its operands are at hand, the machine.
 
-    The layout of a constant or absent operand is None.
+    The layout of a constant or absent operand is None. Operands are given by name, or by position where an operator
+    takes any number of them.
     """
 
     node: Node
@@ -153,15 +157,23 @@ class Site:
     layouts: tuple[Layout | None, ...]
     machine: Machine
 
-    def type(self, index: int) -> TensorType:
+    def type(self, operand: Operand) -> TensorType:
         """Type of an operand that is present."""
-        value = self.node.inputs[index]
-        assert value is not None
-        return value.type
+        return self._value(operand).type
 
-    def has(self, index: int) -> bool:
+    def has(self, operand: Operand) -> bool:
         """Whether an optional operand is present."""
-        return self.node.operand(index) is not None
+        index = self.index(operand)
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def index(self, operand: Operand) -> int:
+        """Position of an operand."""
+        return operand if isinstance(operand, int) else self.node.op.position(operand)
+
+    def _value(self, operand: Operand) -> Value:
+        value = self.node.inputs[self.index(operand)]
+        assert value is not None
+        return value
 
     @property
     def output(self) -> TensorType:
@@ -171,50 +183,48 @@ class Site:
     @property
     def is_integer(self) -> bool:
         """Whether the node computes on integers that stand for reals, and makes such integers."""
-        return self.type(0).is_quantized and self.node.outputs[0].type.is_quantized
+        return self.node.operands[0].type.is_quantized and self.node.outputs[0].type.is_quantized
 
-    def reads(self, layouts: Mapping[int, Layout]) -> tuple[Layout | None, ...]:
+    def reads(self, layouts: Mapping[str, Layout] | Mapping[int, Layout]) -> tuple[Layout | None, ...]:
         """The `reads` of an implementation that reads these operands through pointers."""
-        return tuple(layouts.get(index) for index in range(len(self.node.inputs)))
+        read = {self.index(operand): layout for operand, layout in layouts.items()}
+        return tuple(read.get(index) for index in range(len(self.node.inputs)))
 
-    def layout(self, index: int) -> Layout:
-        """Layout of an operand that is neither constant nor absent."""
-        layout = self.layouts[index]
-        assert layout is not None
-        return layout
+    def at_hand(self, operand: Operand) -> Layout | None:
+        """Layout in which an operand is at hand."""
+        return self.layouts[self.index(operand)]
 
-    def is_constant(self, index: int) -> bool:
-        """Whether an operand is a constant of the graph."""
-        return self.graph.is_constant(self.node.operand(index))
+    def is_constant(self, operand: Operand) -> bool:
+        """Whether an operand that is present is a constant of the graph."""
+        return self.graph.is_constant(self._value(operand))
 
     @property
     def weight_uses(self) -> int:
-        """Nodes of this operator that read the weights, operand 1."""
+        """Nodes of this operator that read the weights."""
         return weight_uses(self.graph, self.node)
 
     @property
     def weights_refusal(self) -> str:
-        """Why operands 1 and 2 are no weights and bias that kernels can pack, or nothing."""
-        if not self.is_constant(1) or (self.has(2) and not self.is_constant(2)):
+        """Why kernels cannot pack the weights and the bias, or nothing."""
+        if not self.is_constant("weight") or (self.has("bias") and not self.is_constant("bias")):
             return "weights and bias must be constants"
-        if self.is_integer and self.type(1).dtype is not DType.I8:
+        if self.is_integer and self.type("weight").dtype is not DType.I8:
             return "weights of more than 8 bits"
         return ""
 
     @property
     def overwritten_residual(self) -> tuple[int, ...]:
-        """Operand 3, where it is a residual whose memory the result may take: present, and of the same element type."""
-        return (3,) if self.has(3) and self.type(3).dtype is self.output.dtype else ()
+        """The residual, where the result may take its memory: present, and of the same element type."""
+        fits = self.has("residual") and self.type("residual").dtype is self.output.dtype
+        return (self.index("residual"),) if fits else ()
 
-    def array(self, index: int) -> AnyArray:
+    def array(self, operand: Operand) -> AnyArray:
         """The tensor of a constant operand."""
-        value = self.node.inputs[index]
-        assert value is not None
-        return self.graph.tensor(value).detach().cpu().contiguous().numpy()
+        return self.graph.tensor(self._value(operand)).detach().cpu().contiguous().numpy()
 
-    def quantization(self, index: int) -> Quantization:
+    def quantization(self, operand: Operand) -> Quantization:
         """Quantization of an operand that has one."""
-        found = self.type(index).quantization
+        found = self.type(operand).quantization
         assert found is not None
         return found
 
@@ -226,13 +236,12 @@ class Site:
 
 
 def weight_uses(graph: Graph, node: Node) -> int:
-    """Nodes that pack the same constant weights, operand 1, as a node does: 1 where it has none."""
-    weights = node.operand(1)
+    """Nodes that pack the same constant weights as a node does: 1 where it has none."""
+    weights = node.operand("weight") if "weight" in node.op.operand_names else None
     if weights is None or not graph.is_constant(weights):
         return 1
-    return sum(
-        user.op.name == node.op.name and user.operand(1) == weights for user in graph.users[weights.name]
-    )
+    users = (user for user in graph.users[weights.name] if user.op.name == node.op.name)
+    return sum(user.operand("weight") == weights for user in users)
 
 
 KernelFunction = Callable[[Site], Offer]
@@ -286,7 +295,7 @@ def call(
     context: Hashable,
     site: Site,
     *,
-    reads: Mapping[str, int],
+    reads: Mapping[str, Operand],
     writes: Mapping[str, int] = MappingProxyType({"y": 0}),
     constants: tuple[Constant, ...] = (),
     scratch: str = "",
@@ -301,7 +310,9 @@ def call(
     function = template(
         path, context, ", ".join([*inputs, *outputs, *arrays, *working]), headers=headers, uses_math=uses_math
     )
-    return Call(function, tuple(reads.values()), tuple(writes.values()), constants, bool(scratch))
+    return Call(
+        function, tuple(map(site.index, reads.values())), tuple(writes.values()), constants, bool(scratch)
+    )
 
 
 def is_float(type: TensorType) -> bool:

@@ -124,6 +124,6 @@ def scale_constants(fixed: FixedPoint) -> tuple[Constant, ...]:
 def folded_bias(site: Site, weight: AnyArray) -> AnyArray:
     """Bias of each output channel (axis 0 of the weight) with -zx * sum(w) folded in: int32 where that holds it."""
     sums = weight.astype(np.int64).reshape(len(weight), -1).sum(axis=1)
-    offset: AnyArray = site.quantization(0).zero_point[0] * sums
-    folded: AnyArray = (site.array(2).astype(np.int64) if site.has(2) else 0) - offset
+    offset: AnyArray = site.quantization("x").zero_point[0] * sums
+    folded: AnyArray = (site.array("bias").astype(np.int64) if site.has("bias") else 0) - offset
     return folded if np.abs(folded).max(initial=0) > INT32_MAX else folded.astype(np.int32)

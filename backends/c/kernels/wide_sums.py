@@ -22,19 +22,21 @@ PORTABLE_ONLY = "sums leave int32, which the DSP kernels do not add up"
 
 def sums_fit(site: Site) -> bool:
     """Whether the accumulators of an integer layer are proven to fit int32."""
-    residual = site.type(3) if site.has(3) else None
-    return _fit(site, fixed_point(site.type(0), site.type(1), site.output, residual=residual), factor=1)
+    residual = site.type("residual") if site.has("residual") else None
+    return _fit(
+        site, fixed_point(site.type("x"), site.type("weight"), site.output, residual=residual), factor=1
+    )
 
 
 def scaled_sums_fit(site: Site) -> bool:
     """Whether sums of packed weights, 2^(8 - bits) times as large, are proven to fit int32 as well."""
-    factor = 1 << (BYTE - site.quantization(1).bits)
+    factor = 1 << (BYTE - site.quantization("weight").bits)
     return factor == 1 or _fit(site, FixedPoint((1,), (0,), 0, 0, 0), factor=factor)
 
 
 def part_size(site: Site, rows: AnyArray, *, multiple: int) -> int:
     """The most products, a multiple of `multiple`, that int32 holds of each of the rows [channels, taps]."""
-    taps, grid = rows.shape[1], site.quantization(0)
+    taps, grid = rows.shape[1], site.quantization("x")
     sizes = np.abs(rows.astype(np.int64)) * max(grid.qmax, -grid.qmin)
     for parts in range(2, taps // multiple + 1):
         size: int = -(-taps // (parts * multiple)) * multiple
@@ -46,11 +48,11 @@ def part_size(site: Site, rows: AnyArray, *, multiple: int) -> int:
 def _fit(site: Site, fixed: FixedPoint, *, factor: int) -> bool:
     op = site.node.op
     assert isinstance(op, Conv | ConvTranspose | Linear)
-    weight = torch.from_numpy(site.array(1).astype(np.int64)) * factor
-    bias = torch.from_numpy(site.array(2).astype(np.int64)) * factor if site.has(2) else None
+    weight = torch.from_numpy(site.array("weight").astype(np.int64)) * factor
+    bias = torch.from_numpy(site.array("bias").astype(np.int64)) * factor if site.has("bias") else None
     try:
-        phases = op.phases(site.type(1))
-        bound = prove_accumulator(op.rows(weight), bias, fixed, x=site.quantization(0), phases=phases)
+        phases = op.phases(site.type("weight"))
+        bound = prove_accumulator(op.rows(weight), bias, fixed, x=site.quantization("x"), phases=phases)
     except OverflowBoundError:
         return False
     return fits_int32(bound, fixed)

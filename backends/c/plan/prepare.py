@@ -47,15 +47,13 @@ def join_equal_constants(graph: Graph) -> Graph:
 
 def _flattened_image(graph: Graph, node: Node) -> Value | None:
     """The image [n, c, spatial...] of which a linear layer with constant weight reads the elements of each batch."""
-    if not isinstance(node.op, Linear) or not graph.is_constant(node.inputs[1]):
+    if not isinstance(node.op, Linear) or not graph.is_constant(node.operand("weight")):
         return None
-    rows, weight = node.inputs[0], node.inputs[1]
-    assert rows is not None and weight is not None
+    rows, weight = node.operand("x"), node.operand("weight")
     flatten = graph.producers.get(rows.name)
     if flatten is None or not isinstance(flatten.op, Reshape) or rows.type.rank != 2:
         return None
-    image = flatten.inputs[0]
-    assert image is not None
+    image = flatten.operand("x")
     grouped = weight.type.quantization is not None and weight.type.quantization.group_size is not None
     flat = image.type.rank > 2 and image.type.shape[0] == rows.type.shape[0]
     if not flat or grouped or image.type.numel == image.type.shape[0] * image.type.shape[1]:
@@ -71,8 +69,7 @@ def _is_channels_last(graph: Graph, value: Value) -> bool:
 def _reading_channels_last(
     node: Node, image: Value, params: dict[str, torch.Tensor]
 ) -> tuple[Node, Node, Node]:
-    rows, weight = node.inputs[0], node.inputs[1]
-    assert rows is not None and weight is not None
+    rows, weight = node.operand("x"), node.operand("weight")
     order = (0, *range(2, image.type.rank), 1)
     permute = Permute(order)
     moved = Value(f"{node.output.name}@permuted", permute.infer(image.type)[0])
@@ -84,5 +81,5 @@ def _reading_channels_last(
     return (
         Node(permute, (image,), (moved,), node.source),
         Node(reshape, (moved,), (flat,), node.source),
-        replace(node, inputs=(flat, renumbered, *node.inputs[2:])),
+        node.with_operands(x=flat, weight=renumbered),
     )

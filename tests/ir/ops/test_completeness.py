@@ -1,6 +1,7 @@
 """What must hold of every operator, by walking the registry: nothing here names one but the conversions."""
 
 from dataclasses import replace
+from inspect import signature
 
 import pytest
 import torch
@@ -45,6 +46,27 @@ def test_operator_is_documented_in_its_own_words(name: str) -> None:
     op = OPERATORS[name]
     assert op.__doc__ is not None and not op.__doc__.startswith(f"{op.__name__}(")
     assert op.name == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_operands_have_names_of_their_own_which_infer_and_reference_share(name: str) -> None:
+    op = OPERATORS[name]
+    _, *inferred = signature(op.infer).parameters.values()
+    _, *computed = signature(op.reference).parameters.values()
+    assert [(p.name, p.kind, p.default) for p in inferred] == [(p.name, p.kind, p.default) for p in computed]
+    assert {*op.real_operands, *op.learned_operands} <= set(op.operand_names)
+    assert len(set(op.operand_names)) == len(op.operand_names)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@few
+@given(st.data())
+def test_operands_are_read_by_name(name: str, data: st.DataObject) -> None:
+    node = data.draw(STRATEGIES[name]).node
+    named = [node.optional(operand) for operand in node.op.operand_names]
+    assert named[: len(node.inputs)] == list(node.inputs[: len(named)])
+    assert all(value is None for value in named[len(node.inputs) :])
+    assert node.with_operands(**dict(zip(node.op.operand_names, named, strict=True))) == node
 
 
 @pytest.mark.parametrize("name", NAMES)

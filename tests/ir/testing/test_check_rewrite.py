@@ -52,7 +52,7 @@ def fold_batch_norm(graph: Graph, builder: Builder, node: Node, operands: Operan
     conv = producer(graph, node)
     if not isinstance(node.op, BatchNorm) or conv is None or not isinstance(conv.op, Conv):
         return None
-    if conv.op.clamp is not None or conv.operand(3) is not None or graph.use_count(conv.output) > 1:
+    if conv.op.clamp is not None or conv.optional("residual") is not None or graph.use_count(conv.output) > 1:
         return None
     weight, bias = folded_constants(graph, conv, node)
     x = builder.producer(operands[0]).inputs[0]
@@ -60,7 +60,7 @@ def fold_batch_norm(graph: Graph, builder: Builder, node: Node, operands: Operan
 
 
 def folded_constants(graph: Graph, conv: Node, norm: Node) -> tuple[torch.Tensor, torch.Tensor]:
-    weight, bias = graph.tensor(conv.inputs[1]), conv.operand(2)
+    weight, bias = graph.tensor(conv.operand("weight")), conv.optional("bias")
     gamma, beta, mean, var = (None if v is None else graph.tensor(v) for v in norm.inputs[1:])
     factor = torch.rsqrt(var + norm.op.eps) * (1.0 if gamma is None else gamma)
     offset = (0.0 if bias is None else graph.tensor(bias)) - mean
@@ -121,7 +121,7 @@ def fold_despite_second_use(graph: Graph) -> Graph:
         and (conv := producer(graph, node)) is not None
         and isinstance(conv.op, Conv)
         and conv.op.clamp is None
-        and conv.operand(3) is None
+        and conv.optional("residual") is None
     }
 
     def visit(builder: Builder, node: Node, operands: Operands) -> Result:

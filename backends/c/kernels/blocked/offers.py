@@ -27,18 +27,18 @@ def convolution(site: Site) -> Offer:
         return refusal
     if op.rank > MAX_SPATIAL or site.output.shape[0] != 1:
         return "the blocked kernels take one image"
-    x, y = image(site.type(0).shape), image(site.output.shape)
-    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    x, y = image(site.type("x").shape), image(site.output.shape)
+    seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
     layouts = image_layouts(site)
-    weights = site.array(1).reshape(y.c, -1, *seen.kernel)
+    weights = site.array("weight").reshape(y.c, -1, *seen.kernel)
     if op.groups == 1:
-        shape = FloatConvShape(x, y, seen, op.clamp, site.has(3))
+        shape = FloatConvShape(x, y, seen, op.clamp, site.has("residual"))
         constants = conv_blocked.pack(shape, weights, _bias(site))
         function, cost = conv_blocked.function(shape), conv_blocked.estimate(shape)
         scratch = conv_blocked.scratch_bytes(shape)
         return (_implementation(site, function, constants, cost, layouts, scratch_bytes=scratch),)
     depthwise = FloatDepthwiseShape(x, y, seen, op.clamp)
-    if op.groups != x.c or x.c != y.c or site.has(3) or not depthwise_blocked.supports(depthwise):
+    if op.groups != x.c or x.c != y.c or site.has("residual") or not depthwise_blocked.supports(depthwise):
         return "the blocked kernels take one group, or plain depthwise convolutions"
     constants = depthwise_blocked.pack(weights, _bias(site))
     function, cost = depthwise_blocked.function(depthwise), depthwise_blocked.estimate(depthwise)
@@ -53,33 +53,34 @@ def linear(site: Site) -> Offer:
     refusal = _refusal(site)
     if refusal:
         return refusal
-    outputs, inputs = site.type(1).shape
+    outputs, inputs = site.type("weight").shape
     rows = site.output.numel // outputs
     if rows == 1:
-        shape = FloatLinearShape(inputs, outputs, op.clamp, site.has(3))
-        constants = linear_blocked.pack(site.array(1), _bias(site))
+        shape = FloatLinearShape(inputs, outputs, op.clamp, site.has("residual"))
+        constants = linear_blocked.pack(site.array("weight"), _bias(site))
         function, cost = linear_blocked.function(shape), linear_blocked.estimate(shape)
         return (_implementation(site, function, constants, cost, row_layouts(site)),)
     point = Window((1, 1), (1, 1), (0, 0))
     pixels = Image(1, 1, rows, inputs), Image(1, 1, rows, outputs)
-    pointwise = FloatConvShape(*pixels, point, op.clamp, site.has(3))
-    constants = conv_blocked.pack(pointwise, site.array(1)[:, :, None, None], _bias(site))
+    pointwise = FloatConvShape(*pixels, point, op.clamp, site.has("residual"))
+    constants = conv_blocked.pack(pointwise, site.array("weight")[:, :, None, None], _bias(site))
     function, cost = conv_blocked.function(pointwise), conv_blocked.estimate(pointwise)
     return (_implementation(site, function, constants, cost, row_layouts(site)),)
 
 
 def _refusal(site: Site) -> str:
     """Why no blocked kernel can be asked for this node, or nothing."""
-    tensors = [site.type(0), site.type(1), site.output, *([site.type(3)] if site.has(3) else [])]
+    operands = [name for name in ("x", "weight", "residual") if site.has(name)]
+    tensors = [*map(site.type, operands), site.output]
     if not all(is_float(type) for type in tensors):
         return "the blocked kernels compute on float32"
-    if not site.is_constant(1) or (site.has(2) and not site.is_constant(2)):
+    if not site.is_constant("weight") or (site.has("bias") and not site.is_constant("bias")):
         return "weights and bias must be constants"
     return ""
 
 
 def _bias(site: Site) -> FloatArray | None:
-    return site.array(2) if site.has(2) else None
+    return site.array("bias") if site.has("bias") else None
 
 
 def _implementation(
@@ -99,7 +100,9 @@ def _implementation(
         reads=site.reads(operands),
         writes=(layouts[1],),
         cost=cost,
-        calls=(Call(function, tuple(operands), constants=packed, scratch=scratch_bytes > 0),),
+        calls=(
+            Call(function, tuple(map(site.index, operands)), constants=packed, scratch=scratch_bytes > 0),
+        ),
         scratch_bytes=scratch_bytes,
-        overwrites=(3,) if site.has(3) else (),
+        overwrites=(site.index("residual"),) if site.has("residual") else (),
     )

@@ -44,7 +44,7 @@ def convolution(site: Site) -> Offer:
     refusal = _refusal(site)
     if refusal:
         return refusal
-    x, y = site.type(0).shape, site.output.shape
+    x, y = site.type("x").shape, site.output.shape
     if op.rank > MAX_SPATIAL or x[0] != 1:
         return "the DSP kernels take one image"
     if op.groups == 1:
@@ -62,10 +62,10 @@ def linear(site: Site) -> Offer:
     refusal = _refusal(site)
     if refusal:
         return refusal
-    outputs, inputs = site.type(1).shape
+    outputs, inputs = site.type("weight").shape
     rows = site.output.numel // outputs
     epilogue, scales = _epilogue(site, op.clamp)
-    layouts, weights, bits = row_layouts(site), site.array(1), site.quantization(1).bits
+    layouts, weights, bits = row_layouts(site), site.array("weight"), site.quantization("weight").bits
     if rows == 1:
         shape = LinearShape(inputs, outputs, epilogue, bits)
         if not linear_dsp.supports(shape):
@@ -83,7 +83,7 @@ def linear(site: Site) -> Offer:
         stride=(1, 1),
         padding=(0, 0),
         dilation=(1, 1),
-        input_zero_point=site.quantization(0).zero_point[0],
+        input_zero_point=site.quantization("x").zero_point[0],
         epilogue=epilogue,
         weight_bits=bits,
     )
@@ -95,7 +95,7 @@ def _refusal(site: Site) -> str:
     """Why no DSP kernel can be asked for this node, or nothing."""
     if not site.machine.dsp:
         return f"{site.machine.name} has no DSP extension"
-    tensors = [site.type(0), site.output, *([site.type(3)] if site.has(3) else [])]
+    tensors = [site.type("x"), site.output, *([site.type("residual")] if site.has("residual") else [])]
     if not site.is_integer or any(type.dtype not in (DType.I8, DType.I16) for type in tensors):
         return "the DSP kernels compute on int8 and int16"
     if site.weights_refusal:
@@ -106,8 +106,8 @@ def _refusal(site: Site) -> str:
 
 
 def _dense(site: Site, op: Conv) -> Offer:
-    x, y = image(site.type(0).shape), image(site.output.shape)
-    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    x, y = image(site.type("x").shape), image(site.output.shape)
+    seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
     epilogue, scales = _epilogue(site, op.clamp)
     shape = ConvShape(
         in_h=x.h,
@@ -120,13 +120,13 @@ def _dense(site: Site, op: Conv) -> Offer:
         stride=seen.stride,
         padding=seen.padding,
         dilation=seen.dilation,
-        input_zero_point=site.quantization(0).zero_point[0],
+        input_zero_point=site.quantization("x").zero_point[0],
         epilogue=epilogue,
-        weight_bits=site.quantization(1).bits,
+        weight_bits=site.quantization("weight").bits,
     )
     if not conv_dsp.supports(shape):
         return "windows of too many single bytes for the DSP kernel"
-    weights = site.array(1).reshape(y.c, x.c, *seen.kernel)
+    weights = site.array("weight").reshape(y.c, x.c, *seen.kernel)
     if shape.pointwise and shape.pixels == 1:
         row = LinearShape(x.c, y.c, epilogue, shape.weight_bits)
         single = _built(site, "linear_dsp", linear_dsp, row, weights[:, :, 0, 0], scales)
@@ -149,8 +149,8 @@ def _is_worth_its_flash(large: _Built, small: _Built, *, uses: int) -> bool:
 
 
 def _depthwise(site: Site, op: Conv) -> Offer:
-    x, y = image(site.type(0).shape), image(site.output.shape)
-    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
+    x, y = image(site.type("x").shape), image(site.output.shape)
+    seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
     epilogue, scales = _epilogue(site, op.clamp)
     shape = DepthwiseShape(
         in_h=x.h,
@@ -161,13 +161,13 @@ def _depthwise(site: Site, op: Conv) -> Offer:
         kernel=seen.kernel,
         stride=seen.stride,
         padding=seen.padding,
-        input_zero_point=site.quantization(0).zero_point[0],
+        input_zero_point=site.quantization("x").zero_point[0],
         epilogue=epilogue,
-        weight_bits=site.quantization(1).bits,
+        weight_bits=site.quantization("weight").bits,
     )
     if seen.dilation != (1, 1) or not depthwise_dsp.supports(shape):
         return "the DSP kernel takes no dilated, residual or large depthwise convolution"
-    weights = site.array(1).reshape(y.c, 1, *seen.kernel)
+    weights = site.array("weight").reshape(y.c, 1, *seen.kernel)
     built = _built(site, "depthwise_dsp", depthwise_dsp, shape, weights, scales)
     if depthwise_dsp.may_overwrite_input(shape):
         built = replace(built, overwrites=(0,))
@@ -176,9 +176,9 @@ def _depthwise(site: Site, op: Conv) -> Offer:
 
 def _epilogue(site: Site, clamp: Clamp) -> tuple[Epilogue, Scales]:
     """The epilogue, and each output channel's multiplier and shift."""
-    residual = site.type(3) if site.has(3) else None
-    fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=clamp)
-    channels = site.type(1).shape[0]
+    residual = site.type("residual") if site.has("residual") else None
+    fixed = fixed_point(site.type("x"), site.type("weight"), site.output, residual=residual, clamp=clamp)
+    channels = site.type("weight").shape[0]
     epilogue = Epilogue(
         fixed.zero_point,
         fixed.low,
@@ -192,8 +192,8 @@ def _epilogue(site: Site, clamp: Clamp) -> tuple[Epilogue, Scales]:
 
 
 def _elements(site: Site) -> Elements:
-    x, y = c_type(site.type(0).dtype), c_type(site.output.dtype)
-    return Elements(x, y, c_type(site.type(3).dtype)) if site.has(3) else Elements(x, y)
+    x, y = c_type(site.type("x").dtype), c_type(site.output.dtype)
+    return Elements(x, y, c_type(site.type("residual").dtype)) if site.has("residual") else Elements(x, y)
 
 
 def _per_channel(values: Sequence[int], channels: int) -> Int32Array:
@@ -263,7 +263,9 @@ def _implementation(site: Site, built: _Built, layouts: tuple[Layout, Layout]) -
         reads=site.reads(operands),
         writes=(layouts[1],),
         cost=built.cost,
-        calls=(Call(built.function, tuple(operands), constants=built.constants, scratch=True),),
+        calls=(
+            Call(built.function, tuple(map(site.index, operands)), constants=built.constants, scratch=True),
+        ),
         scratch_bytes=built.scratch_bytes,
         overwrites=built.overwrites or site.overwritten_residual,
     )

@@ -90,14 +90,14 @@ def average(site: Site) -> Offer:
     """The mean of each window, where windows are alike."""
     op = site.node.op
     assert isinstance(op, AvgPool | AdaptiveAvgPool)
-    plain = op if isinstance(op, AvgPool) else op.as_avg_pool(site.type(0))
+    plain = op if isinstance(op, AvgPool) else op.as_avg_pool(site.type("x"))
     if plain is None or len(plain.kernel) > MAX_SPATIAL or not site.is_integer:
         return "the DSP pools take images of int8, and windows that are alike"
     seen = window(plain.kernel, plain.stride, plain.padding)
-    counts = set(plain.counts(site.type(0).shape).flatten().tolist())
+    counts = set(plain.counts(site.type("x").shape).flatten().tolist())
     if len(counts) > 1:
         return "the DSP pools take windows that are alike"
-    qx, qy = site.quantization(0), site.output_quantization
+    qx, qy = site.quantization("x"), site.output_quantization
     taps = seen.kernel[0] * seen.kernel[1]
     factor = Requant.of(qx.scale[0] / qy.scale[0] / counts.pop())
     return _offer(site, seen, MeanForm(taps * qx.zero_point[0], factor, qy.zero_point[0], qy.qmin, qy.qmax))
@@ -106,7 +106,7 @@ def average(site: Site) -> Offer:
 @kernel("mean")
 def spatial_mean(site: Site) -> Offer:
     """The mean over all spatial dimensions."""
-    op, x = site.node.op, site.type(0)
+    op, x = site.node.op, site.type("x")
     assert isinstance(op, Mean)
     if not site.is_integer or x.rank - 2 not in (1, MAX_SPATIAL) or set(op.axes) != set(range(2, x.rank)):
         return "the DSP pools take means of int8 over all spatial dimensions"
@@ -120,10 +120,10 @@ def spatial_mean(site: Site) -> Offer:
 def _offer(site: Site, seen: Window, mean: MeanForm | None) -> Offer:
     if not site.machine.dsp:
         return f"{site.machine.name} has no DSP extension"
-    if site.type(0).dtype is not DType.I8 or site.output.dtype is not DType.I8:
+    if site.type("x").dtype is not DType.I8 or site.output.dtype is not DType.I8:
         return "the DSP pools compute on int8"
-    x = image(site.type(0).shape)
-    y = image(site.output.shape) if site.output.rank == site.type(0).rank else Image(x.n, 1, 1, x.c)
+    x = image(site.type("x").shape)
+    y = image(site.output.shape) if site.output.rank == site.type("x").rank else Image(x.n, 1, 1, x.c)
     shape = PoolShape(x, y, seen, mean)
     if not supports(shape):
         return "channels, windows or padding not for the DSP pools"

@@ -41,10 +41,10 @@ def weighted_sum(site: Site) -> Offer:
     assert isinstance(op, Binary)
     if not site.machine.dsp:
         return f"{site.machine.name} has no DSP extension"
-    layout = site.layouts[0]
-    if layout is None or layout.border or layout != site.layouts[1]:
+    layout = site.at_hand("a")
+    if layout is None or layout.border or layout != site.at_hand("b"):
         return "the DSP sum takes two values that lie alike"
-    types = (site.type(0), site.type(1), site.output)
+    types = (site.type("a"), site.type("b"), site.output)
     if not site.is_integer or any(t.dtype is not DType.I8 or t.shape != types[0].shape for t in types):
         return "the DSP sum takes int8 of one shape"
     low, high = clamp_bounds(op.clamp, site.output_quantization)

@@ -10,11 +10,12 @@ from .....ir.ops.accumulate import clamp_bounds
 from .....ir.ops.binary import Binary, rescale_of_sum
 from ...plan.layout import Layout, arranged, contiguous
 from ...write.literal import c_type
-from ..base import Cost, Implementation, Offer, Site, call, kernel
+from ..base import Cost, Implementation, Offer, Operand, Site, call, kernel
 from ..layouts import dense_at_hand
 from ..nest import Nest, broadcast_strides, nest
 from ..rounding import clamped, rescaled, saturated, signed
 
+_OPERANDS = ("a", "b")
 _PLAIN = {DType.F32, DType.I32, DType.I64}
 _SIGNS = {"add": 1, "sub": -1}
 _OPERATIONS = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}"}
@@ -48,20 +49,21 @@ class BinaryContext:
 @kernel(*_OPERATIONS)
 def portable(site: Site) -> Offer:
     """One element after the other, in the memory order of the larger operand."""
-    kinds = {site.type(0).dtype, site.type(1).dtype, site.output.dtype}
+    kinds = {site.type("a").dtype, site.type("b").dtype, site.output.dtype}
     plain = {DType.F32} if site.node.op.name in _FLOAT_ONLY else _PLAIN
     if not site.is_integer and (len(kinds) > 1 or not kinds <= plain):
         return f"operands of {', '.join(sorted(kind.value for kind in kinds))}"
     shape = site.output.shape
     layout_y = _result_layout(site)
-    layouts = [operand_layout(site, index, layout_y) for index in (0, 1)]
+    layouts = [operand_layout(site, operand, layout_y) for operand in _OPERANDS]
     strides = [
-        broadcast_strides(site.type(index).shape, layout, shape) for index, layout in enumerate(layouts)
+        broadcast_strides(site.type(operand).shape, layout, shape)
+        for operand, layout in zip(_OPERANDS, layouts, strict=True)
     ]
     loops = nest(shape, layout_y.strides(shape), *strides)
     context = BinaryContext(_title(site), loops, _value(site, f"a[{loops.at[1]}]", f"b[{loops.at[2]}]"))
     libm = _LIBM.get(site.node.op.name, 0.0) if site.output.dtype is DType.F32 else 0.0
-    made = call("portable/binary.c.j2", context, site, reads={"a": 0, "b": 1}, uses_math=libm > 0)
+    made = call("portable/binary.c.j2", context, site, reads={"a": "a", "b": "b"}, uses_math=libm > 0)
     instructions = (12.0 if site.is_integer else 8.0 + libm) * site.output.numel
     return (
         Implementation(
@@ -70,29 +72,33 @@ def portable(site: Site) -> Offer:
             (layout_y,),
             Cost(instructions, 1.4 * instructions, 80),
             (made,),
-            overwrites=tuple(i for i in (0, 1) if layouts[i] == layout_y and site.type(i).shape == shape),
+            overwrites=tuple(
+                site.index(operand)
+                for operand, layout in zip(_OPERANDS, layouts, strict=True)
+                if layout == layout_y and site.type(operand).shape == shape
+            ),
         ),
     )
 
 
 def _result_layout(site: Site) -> Layout:
     shape = site.output.shape
-    for index in (0, 1):
-        layout = site.layouts[index]
-        if layout is not None and site.type(index).shape == shape and not layout.border:
+    for operand in _OPERANDS:
+        layout = site.at_hand(operand)
+        if layout is not None and site.type(operand).shape == shape and not layout.border:
             return layout
-    for index in (0, 1):
-        layout = site.layouts[index]
+    for operand in _OPERANDS:
+        layout = site.at_hand(operand)
         if layout is not None and len(layout.order) == len(shape) and not layout.border:
             return arranged(shape, layout.order)
     return contiguous(shape)
 
 
-def operand_layout(site: Site, index: int, like: Layout) -> Layout:
+def operand_layout(site: Site, operand: Operand, like: Layout) -> Layout:
     """Layout of an operand: the one at hand; for a constant, the layout of the result."""
-    shape = site.type(index).shape
+    shape = site.type(operand).shape
     beside = arranged(shape, like.order) if len(like.order) == len(shape) else contiguous(shape)
-    return dense_at_hand(site, beside, index=index)
+    return dense_at_hand(site, beside, operand=operand)
 
 
 def _title(site: Site) -> str:
@@ -109,9 +115,9 @@ def _value(site: Site, a: str, b: str) -> str:
         return clamped(_OPERATIONS[op.name].format(a, b), op.clamp)
     low, high = clamp_bounds(op.clamp, site.output_quantization)
     if op.name in _SIGNS:
-        rescale = rescale_of_sum(site.type(0), site.type(1), site.output, sign=_SIGNS[op.name])
+        rescale = rescale_of_sum(site.type("a"), site.type("b"), site.output, sign=_SIGNS[op.name])
         return saturated(rescaled(rescale, a, b), low, high)
-    qa, qb, qy = site.quantization(0), site.quantization(1), site.output_quantization
+    qa, qb, qy = site.quantization("a"), site.quantization("b"), site.output_quantization
     step = Requant.of(qa.scale[0] * qb.scale[0] / qy.scale[0])
     product = f"({a} - {signed(qa.zero_point[0])}) * ({b} - {signed(qb.zero_point[0])})"
     shifted = f"fxp_left({product}, {step.shift})" if step.shift else product

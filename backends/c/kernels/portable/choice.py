@@ -11,7 +11,7 @@ from .....ir.ops.embedding import Take
 from .....ir.ops.put import Put
 from ...plan.layout import Layout, arranged, contiguous
 from ...write.literal import c_type
-from ..base import Cost, Implementation, Offer, Site, call, kernel
+from ..base import Cost, Implementation, Offer, Operand, Site, call, kernel
 from ..nest import Nest, broadcast_strides, nest
 
 _RELATIONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -81,8 +81,8 @@ def place_of_extremum(site: Site) -> Offer:
     """One row after the other."""
     op = site.node.op
     assert isinstance(op, ArgExtremum)
-    x = site.type(0)
-    read = _plain(site, 0, contiguous(x.shape))
+    x = site.type("x")
+    read = _plain(site, "x", contiguous(x.shape))
     strides = read.strides(x.shape)
     rows = [dim for dim in range(x.rank) if dim != op.axis]
     write = contiguous(site.output.shape)
@@ -96,7 +96,7 @@ def place_of_extremum(site: Site) -> Offer:
     if x.dtype is DType.F32:  # the first NaN wins
         better += f" || (row[i * {step}] != row[i * {step}] && row[best * {step}] == row[best * {step}])"
     context = ArgExtremumContext(title, loops, c_type(x.dtype), x.shape[op.axis], better)
-    made = call("portable/arg_extremum.c.j2", context, site, reads={"x": 0})
+    made = call("portable/arg_extremum.c.j2", context, site, reads={"x": "x"})
     return (
         Implementation(
             f"{op.name}_portable", (read,), (write,), Cost(7.0 * x.numel, 10.0 * x.numel, 90), (made,)
@@ -109,8 +109,8 @@ def take(site: Site) -> Offer:
     """One index after the other; an index outside of the dimension means its first or last element."""
     op = site.node.op
     assert isinstance(op, Take)
-    x, indices, y = site.type(0), site.type(1), site.output
-    reads = (_plain(site, 0, contiguous(x.shape)), _plain(site, 1, contiguous(indices.shape)))
+    x, indices, y = site.type("x"), site.type("indices"), site.output
+    reads = (_plain(site, "x", contiguous(x.shape)), _plain(site, "indices", contiguous(indices.shape)))
     strides, write = reads[0].strides(x.shape), contiguous(y.shape)
     own = write.strides(y.shape)
     after = op.axis + indices.rank
@@ -125,7 +125,7 @@ def take(site: Site) -> Offer:
     )
     title = f"Lookup of {indices.numel} of {x.shape[op.axis]}"
     context = TakeContext(title, outer, inner, x.shape[op.axis], strides[op.axis])
-    made = call("portable/take.c.j2", context, site, reads={"x": 0, "indices": 1})
+    made = call("portable/take.c.j2", context, site, reads={"x": "x", "indices": "indices"})
     return (
         Implementation("take_portable", reads, (write,), Cost(10.0 * y.numel, 14.0 * y.numel, 120), (made,)),
     )
@@ -136,9 +136,11 @@ def put(site: Site) -> Offer:
     """All elements copied, then those that are given; a number outside of the operand is left out."""
     op = site.node.op
     assert isinstance(op, Put)
-    reads = tuple(contiguous(site.type(i).shape) for i in range(3))
-    context = PutContext(site.output.numel, site.type(1).numel, "+=" if op.accumulate else "=")
-    made = call("portable/put.c.j2", context, site, reads={"x": 0, "indices": 1, "source": 2})
+    reads = tuple(contiguous(site.type(name).shape) for name in op.operand_names)
+    context = PutContext(site.output.numel, site.type("indices").numel, "+=" if op.accumulate else "=")
+    made = call(
+        "portable/put.c.j2", context, site, reads={"x": "x", "indices": "indices", "source": "source"}
+    )
     instructions = 3.0 * context.size + 14.0 * context.count
     return (
         Implementation(
@@ -171,8 +173,8 @@ def _like(site: Site) -> Layout:
     return contiguous(site.output.shape)
 
 
-def _plain(site: Site, index: int, like: Layout) -> Layout:
-    layout, shape = site.layouts[index], site.type(index).shape
+def _plain(site: Site, operand: Operand, like: Layout) -> Layout:
+    layout, shape = site.at_hand(operand), site.type(operand).shape
     if layout is not None and not layout.border:
         return layout
     return arranged(shape, like.order) if len(like.order) == len(shape) else contiguous(shape)

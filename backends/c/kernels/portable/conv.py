@@ -98,7 +98,7 @@ def portable(site: Site) -> Offer:
     assert isinstance(op, Conv)
     if op.rank > MAX_SPATIAL:
         return f"a convolution over {op.rank} dimensions"
-    if site.is_integer and op.groups == 1 and set(site.type(1).shape[2:]) == {1}:
+    if site.is_integer and op.groups == 1 and set(site.type("weight").shape[2:]) == {1}:
         return "integer convolutions of one group and one tap are products of rows"
     if site.weights_refusal:
         return site.weights_refusal
@@ -126,31 +126,33 @@ def portable(site: Site) -> Offer:
 
 def conv_context(site: Site, op: Conv) -> ConvContext:
     """Geometry and finish of a convolution."""
-    x, y = image(site.type(0).shape), image(site.output.shape)
-    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
-    bits = site.quantization(1).bits if site.is_integer else BYTE
+    x, y = image(site.type("x").shape), image(site.output.shape)
+    seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
+    bits = site.quantization("weight").bits if site.is_integer else BYTE
     wide = site.is_integer and not sums_fit(site)
     if site.is_integer:
-        residual = site.type(3) if site.has(3) else None
-        fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=op.clamp)
+        residual = site.type("residual") if site.has("residual") else None
+        fixed = fixed_point(
+            site.type("x"), site.type("weight"), site.output, residual=residual, clamp=op.clamp
+        )
         finish = integer_finish(fixed, wide=wide)
     else:
-        finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
+        finish = float_finish(op.clamp, bias=site.has("bias"), residual=site.has("residual"))
     return ConvContext(
-        x, y, seen, op.groups, seen.reaches_out(x, y), finish, c_type(site.type(0).dtype), bits, wide
+        x, y, seen, op.groups, seen.reaches_out(x, y), finish, c_type(site.type("x").dtype), bits, wide
     )
 
 
 def _constants(site: Site, context: ConvContext, kind: str) -> tuple[Constant, ...]:
-    weight = site.array(1)
+    weight = site.array("weight")
     packed = _packed(weight, context, by_channel=kind == "conv" or site.is_integer)
     if not site.is_integer:
-        biases = (Constant("bias", site.array(2)),) if site.has(2) else ()
+        biases = (Constant("bias", site.array("bias")),) if site.has("bias") else ()
         return (Constant("weights", packed), *biases)
     op = site.node.op
     assert isinstance(op, Conv)
-    fixed = fixed_point(site.type(0), site.type(1), site.output, clamp=op.clamp)
-    zero = site.quantization(0).zero_point[0]
+    fixed = fixed_point(site.type("x"), site.type("weight"), site.output, clamp=op.clamp)
+    zero = site.quantization("x").zero_point[0]
     padding: tuple[Constant, ...] = ()
     if context.padded:  # which has a zero among its integers
         outside = np.full(context.x.c, zero, np.int8 if context.element == "int8_t" else np.int16)

@@ -59,24 +59,26 @@ def portable(site: Site) -> Offer:
         return f"a transposed convolution over {op.rank} dimensions"
     if site.weights_refusal:
         return site.weights_refusal
-    x, y = image(site.type(0).shape), image(site.output.shape)
+    x, y = image(site.type("x").shape), image(site.output.shape)
     seen = Window(
-        two(site.type(1).shape[2:], 1), two(op.stride, 1), two(op.padding[::2], 0), two(op.dilation, 1)
+        two(site.type("weight").shape[2:], 1), two(op.stride, 1), two(op.padding[::2], 0), two(op.dilation, 1)
     )
-    constants: tuple[Constant, ...] = (Constant("weights", _packed(site.array(1), op.groups, seen)),)
-    residual = site.type(3) if site.has(3) else None
+    constants: tuple[Constant, ...] = (Constant("weights", _packed(site.array("weight"), op.groups, seen)),)
+    residual = site.type("residual") if site.has("residual") else None
     if site.is_integer:
-        fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=op.clamp)
-        bias = site.array(2) if site.has(2) else np.zeros(y.c, np.int32)
+        fixed = fixed_point(
+            site.type("x"), site.type("weight"), site.output, residual=residual, clamp=op.clamp
+        )
+        bias = site.array("bias") if site.has("bias") else np.zeros(y.c, np.int32)
         constants += (Constant("bias", bias), *scale_constants(fixed))
-        centred = f"(tap[i] - {signed(site.quantization(0).zero_point[0])}) * w[i]"
-        element = c_type(site.type(0).dtype)
+        centred = f"(tap[i] - {signed(site.quantization('x').zero_point[0])}) * w[i]"
+        element = c_type(site.type("x").dtype)
         wide = not sums_fit(site)
         finish, accumulator = integer_finish(fixed, wide=wide), "int64_t" if wide else "int32_t"
         context = TransposeContext(x, y, seen, op.groups, finish, element, "int8_t", accumulator, centred)
     else:
-        constants += (Constant("bias", site.array(2)),) if site.has(2) else ()
-        finish = float_finish(op.clamp, bias=site.has(2), residual=site.has(3))
+        constants += (Constant("bias", site.array("bias")),) if site.has("bias") else ()
+        finish = float_finish(op.clamp, bias=site.has("bias"), residual=site.has("residual"))
         context = TransposeContext(x, y, seen, op.groups, finish, "float", "float", "float", "tap[i] * w[i]")
     made = call(
         "portable/conv_transpose.c.j2", context, site, reads=layer_arguments(site), constants=constants

@@ -54,4 +54,4 @@ def copy(
 
 def view(site: Site, layout: Layout, seen: Layout) -> Implementation:
     """A result that is the operand's memory under another type."""
-    return Implementation(f"{site.node.op.name}_view", site.reads({0: layout}), (seen,), Cost(), views=(0,))
+    return Implementation(f"{site.node.op.name}_view", site.reads({"x": layout}), (seen,), Cost(), views=(0,))

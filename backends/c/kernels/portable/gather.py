@@ -59,7 +59,7 @@ def nearest(site: Site) -> Offer:
     """The nearest element in each dimension."""
     op = site.node.op
     assert isinstance(op, ResizeNearest)
-    x = site.type(0)
+    x = site.type("x")
     return _gathered(site, [*(range(n) for n in x.shape[:2]), *op.sources(x)])
 
 
@@ -68,7 +68,7 @@ def roll(site: Site) -> Offer:
     """Dimensions rotated."""
     op = site.node.op
     assert isinstance(op, Roll)
-    tables = [np.arange(n) for n in site.type(0).shape]
+    tables = [np.arange(n) for n in site.type("x").shape]
     for axis, shift in zip(op.axes, op.shifts, strict=True):
         tables[axis] = np.roll(tables[axis], shift)
     return _gathered(site, [table.tolist() for table in tables])
@@ -79,7 +79,7 @@ def pad(site: Site) -> Offer:
     """A frame of one value around the operand, or of the operand's own elements."""
     op = site.node.op
     assert isinstance(op, Pad)
-    x = site.type(0)
+    x = site.type("x")
     kept = x.rank - len(op.padding) // 2
     pairs = [(0, 0)] * kept + list(zip(op.padding[::2], op.padding[1::2], strict=True))
     if op.mode == "constant":
@@ -99,17 +99,17 @@ def pad(site: Site) -> Offer:
 def embedding(site: Site) -> Offer:
     """Rows of a table; an index outside of it takes the first or the last row."""
     assert isinstance(site.node.op, Embedding)
-    if not site.is_constant(1):
+    if not site.is_constant("weight"):
         return "the table must be a constant"
-    rows, features = site.type(1).shape
-    context = LookupContext(rows, features, site.type(0).numel, c_type(site.output.dtype))
-    table = Constant("table", site.array(1))
-    made = call("portable/embedding.c.j2", context, site, reads={"x": 0}, constants=(table,))
+    rows, features = site.type("weight").shape
+    context = LookupContext(rows, features, site.type("indices").numel, c_type(site.output.dtype))
+    table = Constant("table", site.array("weight"))
+    made = call("portable/embedding.c.j2", context, site, reads={"x": "indices"}, constants=(table,))
     instructions = context.count * (30.0 + features)
     return (
         Implementation(
             "embedding_portable",
-            site.reads({0: contiguous(site.type(0).shape)}),
+            site.reads({"indices": contiguous(site.type("indices").shape)}),
             (contiguous(site.output.shape),),
             Cost(instructions, 1.4 * instructions, 60),
             (made,),
@@ -127,7 +127,7 @@ def _only(op: Pad, axis: int, line: torch.Tensor, rank: int) -> list[int]:
 def _gathered(site: Site, tables: Sequence[Sequence[int]]) -> Offer:
     """The result whose index i in dimension d is the operand's index tables[d][i]."""
     at_hand = image_at_hand(site)
-    own = at_hand.strides(site.type(0).shape)
+    own = at_hand.strides(site.type("x").shape)
     result = site.output.shape
     moved = [d for d, table in enumerate(tables) if list(table) != list(range(result[d]))]
     offers = []
@@ -154,16 +154,16 @@ def _gathered(site: Site, tables: Sequence[Sequence[int]]) -> Offer:
         title = f"{site.node.op.name} to {site.output.numel} elements"
         context = GatherContext(title, loops, source, run, c_type(site.output.dtype))
         constants = (Constant("table", np.array(flat or [0], np.int32)),)
-        made = call("portable/gather.c.j2", context, site, reads={"x": 0}, constants=constants)
+        made = call("portable/gather.c.j2", context, site, reads={"x": "x"}, constants=constants)
         instructions = site.output.numel * (30.0 / run + 1.0 if run > 1 else 12.0)
         cost = Cost(instructions, 1.4 * instructions, 90)
         name = f"{site.node.op.name}_portable"
-        offers.append(Implementation(name, site.reads({0: at_hand}), (layout,), cost, (made,)))
+        offers.append(Implementation(name, site.reads({"x": at_hand}), (layout,), cost, (made,)))
     return tuple(offers)
 
 
 def _framed(site: Site, op: Pad, pairs: Sequence[tuple[int, int]]) -> Offer:
-    shape, result = site.type(0).shape, site.output.shape
+    shape, result = site.type("x").shape, site.output.shape
     at_hand = image_at_hand(site)
     own = at_hand.strides(shape)
     kept = tuple(n + min(a, 0) + min(b, 0) for n, (a, b) in zip(shape, pairs, strict=True))
@@ -185,7 +185,7 @@ def _framed(site: Site, op: Pad, pairs: Sequence[tuple[int, int]]) -> Offer:
         offers.append(
             Implementation(
                 "pad_portable",
-                site.reads({0: at_hand}),
+                site.reads({"x": at_hand}),
                 (layout,),
                 Cost(instructions, 1.4 * instructions, 120),
                 (Call(fill, ()), made),

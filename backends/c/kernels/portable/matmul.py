@@ -11,7 +11,8 @@ from .....ir.ops.binary import requant_of_product
 from .....ir.ops.matmul import GroupedMatMul, MatMul
 from ...plan.layout import Layout, Shape, contiguous
 from ...write.literal import real
-from ..base import Cost, Implementation, Offer, Site, call, kernel
+from ..base import Cost, Implementation, Offer, Operand, Site, call, kernel
+from ..layouts import dense_at_hand
 from ..nest import Nest, nest
 from ..rounding import saturated, signed
 
@@ -74,8 +75,8 @@ class AttentionContext:
 def matmul(site: Site) -> Offer:
     """One result after the other."""
     assert isinstance(site.node.op, MatMul)
-    layouts = [_plain(site, index) for index in (0, 1)]
-    a, b, y = site.type(0).shape, site.type(1).shape, site.output.shape
+    layouts = [_plain(site, operand) for operand in ("a", "b")]
+    a, b, y = site.type("a").shape, site.type("b").shape, site.output.shape
     strides_a, strides_b = (layout.strides(shape) for layout, shape in zip(layouts, (a, b), strict=True))
     layout_y = contiguous(y)
     rows = 1 if len(a) > 1 else 0
@@ -89,8 +90,8 @@ def matmul(site: Site) -> Offer:
     at_b = f"b[{loops.at[2]} + k * {step_b}]"
     title = f"Matrix product, {site.output.numel} results of {a[-1]} terms"
     if site.is_integer:
-        qa, qb, qy = site.quantization(0), site.quantization(1), site.output_quantization
-        step = requant_of_product(site.type(0), site.type(1), site.output)
+        qa, qb, qy = site.quantization("a"), site.quantization("b"), site.output_quantization
+        step = requant_of_product(site.type("a"), site.type("b"), site.output)
         product = f"({at_a} - {signed(qa.zero_point[0])}) * ({at_b} - {signed(qb.zero_point[0])})"
         shifted = f"fxp_left(acc, {step.shift})" if step.shift else "acc"
         value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
@@ -99,7 +100,7 @@ def matmul(site: Site) -> Offer:
         context = MatMulContext(
             title, loops, a[-1], strides_a[-1], step_b, "float", "0.0f", f"{at_a} * {at_b}", "acc"
         )
-    made = call("portable/matmul.c.j2", context, site, reads={"a": 0, "b": 1})
+    made = call("portable/matmul.c.j2", context, site, reads={"a": "a", "b": "b"})
     instructions = 8.0 * site.node.macs + 20.0 * site.output.numel
     cost = Cost(instructions, 1.4 * instructions, 140)
     return (Implementation("matmul_portable", tuple(layouts), (layout_y,), cost, (made,)),)
@@ -109,19 +110,21 @@ def matmul(site: Site) -> Offer:
 def grouped_matmul(site: Site) -> Offer:
     """One group of rows after the other; an end beyond the rows is that of the last row."""
     assert isinstance(site.node.op, GroupedMatMul)
-    groups, depth, columns = site.type(1).shape
-    layouts = [_plain(site, index) for index in (0, 1)]
-    row_x, step_x = layouts[0].strides(site.type(0).shape)
-    matrix_w, step_w, column_w = layouts[1].strides(site.type(1).shape)
+    groups, depth, columns = site.type("weights").shape
+    layouts = [_plain(site, operand) for operand in ("x", "weights")]
+    row_x, step_x = layouts[0].strides(site.type("x").shape)
+    matrix_w, step_w, column_w = layouts[1].strides(site.type("weights").shape)
     context = GroupedMatMulContext(
         f"Matrix products of {groups} groups of rows, {site.output.numel} results of {depth} terms",
         *(groups, site.output.shape[0], columns, depth),
         *(row_x, step_x, matrix_w, step_w, column_w),
     )
-    made = call("portable/grouped_matmul.c.j2", context, site, reads={"x": 0, "weights": 1, "ends": 2})
+    made = call(
+        "portable/grouped_matmul.c.j2", context, site, reads={"x": "x", "weights": "weights", "ends": "ends"}
+    )
     instructions = 8.0 * site.node.macs + 20.0 * site.output.numel
     cost = Cost(instructions, 1.4 * instructions, 180)
-    reads = (*layouts, contiguous(site.type(2).shape))
+    reads = (*layouts, contiguous(site.type("ends").shape))
     return (
         Implementation("grouped_matmul_portable", reads, (contiguous(site.output.shape),), cost, (made,)),
     )
@@ -132,11 +135,11 @@ def attention(site: Site) -> Offer:
     """One query after the other: scores in scratch memory, their softmax, the weighted sum of values."""
     op = site.node.op
     assert isinstance(op, Attention)
-    mask = site.type(3) if site.has(3) else None
+    mask = site.type("mask") if site.has("mask") else None
     if mask is not None and mask.dtype not in (DType.F32, DType.BOOL):
         return f"a mask of {mask.dtype.value}"
-    layouts = [_plain(site, index) for index in range(3)]
-    shapes = [site.type(index).shape for index in range(3)]
+    layouts = [_plain(site, operand) for operand in ("q", "k", "v")]
+    shapes = [site.type(operand).shape for operand in ("q", "k", "v")]
     strides = [layout.strides(shape) for layout, shape in zip(layouts, shapes, strict=True)]
     y = site.output.shape
     layout_y = contiguous(y)
@@ -156,14 +159,14 @@ def attention(site: Site) -> Offer:
         ]
     of_mask, read_mask = [0] * len(heads), None
     if mask is not None:
-        read_mask = _plain(site, 3)
+        read_mask = _plain(site, "mask")
         steps = read_mask.strides(mask.shape)
         of_mask = _broadcast(mask.shape[:-2], steps[:-2], len(y) - 2)
         if len(heads) != len(y) - 2:
             of_mask = [*of_mask[:-1], of_mask[-1] * heads[-1], of_mask[-1]]
     loops = nest(heads, of_y, *batch, of_mask)
     context = _attention_context(site, op, loops, strides, read_mask)
-    reads = {"q": 0, "k": 1, "v": 2} | ({"mask": 3} if mask is not None else {})
+    reads = {name: name for name in ("q", "k", "v", *(["mask"] if mask is not None else []))}
     made = call("portable/attention.c.j2", context, site, reads=reads, scratch="float", uses_math=True)
     macs, scores = site.node.macs, site.output.numel // y[-1] * shapes[1][-2]  # as counted on a Cortex-M4
     return (
@@ -181,10 +184,10 @@ def attention(site: Site) -> Offer:
 def _attention_context(
     site: Site, op: Attention, loops: Nest, strides: list[tuple[int, ...]], read_mask: Layout | None
 ) -> AttentionContext:
-    q, k, v, y = (*(site.type(i).shape for i in range(3)), site.output.shape)
+    q, k, v, y = (*(site.type(operand).shape for operand in ("q", "k", "v")), site.output.shape)
     score = "dot * scale"
     if read_mask is not None:
-        mask = site.type(3)
+        mask = site.type("mask")
         steps = read_mask.strides(mask.shape)
         row, column = (0 if n == 1 else step for n, step in zip(mask.shape[-2:], steps[-2:], strict=True))
         at = f"mask[{loops.at[4]} + i * {row} + j * {column}]"
@@ -213,9 +216,8 @@ def _attention_context(
     )
 
 
-def _plain(site: Site, index: int) -> Layout:
-    layout = site.layouts[index]
-    return layout if layout is not None and not layout.border else contiguous(site.type(index).shape)
+def _plain(site: Site, operand: Operand) -> Layout:
+    return dense_at_hand(site, contiguous(site.type(operand).shape), operand=operand)
 
 
 def _broadcast(shape: Shape, strides: Shape, rank: int) -> list[int]:

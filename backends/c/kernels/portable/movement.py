@@ -13,7 +13,7 @@ def permute(site: Site) -> Offer:
     """A permuted value is the same memory with its dimensions named in another order."""
     op = site.node.op
     assert isinstance(op, Permute)
-    at_hand = site.layouts[0] or contiguous(site.type(0).shape)
+    at_hand = site.at_hand("x") or contiguous(site.type("x").shape)
     order = tuple(op.order.index(dim) for dim in at_hand.order)
     border = tuple(at_hand.border[dim] for dim in op.order) if at_hand.border else ()
     return (view(site, at_hand, arranged(site.output.shape, order, border=border)),)
@@ -23,8 +23,8 @@ def permute(site: Site) -> Offer:
 def reshape(site: Site) -> Offer:
     """A view, or where the order of elements changes, a copy into either of the usual layouts."""
     assert isinstance(site.node.op, Reshape)
-    shape, result = site.type(0).shape, site.output.shape
-    at_hand = site.layouts[0] or contiguous(shape)
+    shape, result = site.type("x").shape, site.output.shape
+    at_hand = site.at_hand("x") or contiguous(shape)
     seen = reshaped(shape, at_hand, result)
     if seen is not None:
         return (view(site, at_hand, seen),)
@@ -37,12 +37,12 @@ def reshape(site: Site) -> Offer:
 
 
 def _copied(site: Site, sizes: Shape, at_hand: Layout, to: Layout) -> Implementation:
-    shape, result = site.type(0).shape, site.output.shape
+    shape, result = site.type("x").shape, site.output.shape
     source = Place(_split_strides(shape, at_hand.strides(shape), sizes))
     call, cost = copy(
         site.output.dtype, sizes, source, Place(_split_strides(result, to.strides(result), sizes))
     )
-    return Implementation(f"{site.node.op.name}_copy", site.reads({0: at_hand}), (to,), cost, (call,))
+    return Implementation(f"{site.node.op.name}_copy", site.reads({"x": at_hand}), (to,), cost, (call,))
 
 
 def _common_sizes(a: Shape, b: Shape) -> Shape | None:

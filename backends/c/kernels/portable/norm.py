@@ -71,11 +71,11 @@ def batch_norm(site: Site) -> Offer:
     """x * factor + offset, in the layout at hand."""
     op = site.node.op
     assert isinstance(op, BatchNorm)
-    if not all(site.is_constant(i) for i in range(1, 5) if site.has(i)):
+    if not all(site.is_constant(name) for name in ("weight", "bias", "mean", "var") if site.has(name)):
         return "statistics, weight and bias must be constants"
-    mean, var = (site.array(i).astype(np.float64) for i in (3, 4))
-    factor = 1.0 / np.sqrt(var + op.eps) * (site.array(1) if site.has(1) else 1.0)
-    offset = (site.array(2) if site.has(2) else 0.0) - mean * factor
+    mean, var = (site.array(name).astype(np.float64) for name in ("mean", "var"))
+    factor = 1.0 / np.sqrt(var + op.eps) * (site.array("weight") if site.has("weight") else 1.0)
+    offset = (site.array("bias") if site.has("bias") else 0.0) - mean * factor
     layout, shape = _at_hand(site), site.output.shape
     along = [0] * len(shape)
     along[1] = 1
@@ -86,7 +86,7 @@ def batch_norm(site: Site) -> Offer:
         Constant("offsets", offset.astype(np.float32)),
     )
     context = AffineContext(f"Batch norm of {site.output.numel} elements", loops)
-    made = call("portable/norm_affine.c.j2", context, site, reads={"x": 0}, constants=constants)
+    made = call("portable/norm_affine.c.j2", context, site, reads={"x": "x"}, constants=constants)
     return (_implementation(site, layout, made, 10.0 * site.output.numel),)
 
 
@@ -130,8 +130,8 @@ def _offer(
     rows: Sequence[int],
     elements: Sequence[int],
 ) -> Offer:
-    present = [i for i in (1, 2) if site.has(i)]
-    if not all(site.is_constant(i) for i in present):
+    present = [name for name in op.real_operands if site.has(name)]
+    if not all(site.is_constant(name) for name in present):
         return "weight and bias must be constants"
     outer = nest([sizes[d] for d in rows], [strides[d] for d in rows], [parameter_steps[d] for d in rows])
     inner = nest(
@@ -145,19 +145,19 @@ def _offer(
     at = f"{outer.at[0]} + {inner.at[0]}"
     if site.is_integer:
         of_integers, arrays = _integer_form(site, op, outer, inner)
-        made = call("portable/norm_integer.c.j2", of_integers, site, reads={"x": 0}, constants=arrays)
+        made = call("portable/norm_integer.c.j2", of_integers, site, reads={"x": "x"}, constants=arrays)
         return (_implementation(site, layout, made, _instructions(site, op)),)
     value = f"(x[{at}] - mean) * factor" if op.is_centred else f"x[{at}] * factor"
-    value += f" * weight{channel}" if site.has(1) else ""
-    value += f" + bias{channel}" if site.has(2) else ""
+    value += f" * weight{channel}" if site.has("weight") else ""
+    value += f" + bias{channel}" if site.has("bias") else ""
     count = int(np.prod([sizes[d] for d in elements], dtype=np.int64))
     title = f"{site.node.op.name} of {site.output.numel // count} groups of {count} elements"
     below, beside = op.epsilons
     root = f"sqrtf(square / {count}.0f + {real(below)})" + (f" + {real(beside)}" if beside else "")
     context = NormContext(title, outer, inner, at, count, root, op.is_centred, value)
-    constants = tuple(Constant({1: "weight", 2: "bias"}[i], _flat(site.array(i))) for i in present)
+    constants = tuple(Constant(name, _flat(site.array(name))) for name in present)
     made = call(
-        "portable/norm_statistics.c.j2", context, site, reads={"x": 0}, constants=constants, uses_math=True
+        "portable/norm_statistics.c.j2", context, site, reads={"x": "x"}, constants=constants, uses_math=True
     )
     return (_implementation(site, layout, made, 30.0 * site.output.numel),)
 
@@ -166,8 +166,8 @@ def _integer_form(
     site: Site, op: StatisticsNorm, outer: Nest, inner: Nest
 ) -> tuple[IntegerContext, tuple[Constant, ...]]:
     """The context of the template on integers, and its arrays; a number in place of an array of one."""
-    parameters = [torch.from_numpy(site.array(i)) if site.has(i) else None for i in (1, 2)]
-    form, y = op.form(site.type(0), site.output, *parameters), site.output_quantization
+    parameters = [torch.from_numpy(site.array(name)) if site.has(name) else None for name in op.real_operands]
+    form, y = op.form(site.type("x"), site.output, *parameters), site.output_quantization
     channel, at = f"[{outer.at[1]} + {inner.at[1]}]", f"{outer.at[0]} + {inner.at[0]}"
     element = f"x[{at}]" if form.is_centred else f"x[{at}] - zero_point"
     mean = " - (uint64_t)((int64_t)sum * sum)" if form.is_centred else ""
@@ -227,14 +227,14 @@ def _instructions(site: Site, op: StatisticsNorm) -> float:
 def _implementation(site: Site, layout: Layout, made: Call, instructions: float) -> Implementation:
     cost = Cost(instructions, 1.4 * instructions, 150)
     name = f"{site.node.op.name}_portable"
-    in_place = site.type(0).dtype is site.output.dtype
+    in_place = site.type("x").dtype is site.output.dtype
     return Implementation(
-        name, site.reads({0: layout}), (layout,), cost, (made,), overwrites=(0,) if in_place else ()
+        name, site.reads({"x": layout}), (layout,), cost, (made,), overwrites=(0,) if in_place else ()
     )
 
 
 def _at_hand(site: Site) -> Layout:
-    return dense_at_hand(site, contiguous(site.type(0).shape))
+    return dense_at_hand(site, contiguous(site.type("x").shape))
 
 
 def _flat(array: AnyArray) -> AnyArray:

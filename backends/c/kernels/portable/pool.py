@@ -75,7 +75,7 @@ def adaptive(site: Site) -> Offer:
     """A plain pool where the windows are alike, else windows from tables of their ends."""
     op = site.node.op
     assert isinstance(op, AdaptiveAvgPool)
-    plain = op.as_avg_pool(site.type(0))
+    plain = op.as_avg_pool(site.type("x"))
     return _average(site, plain) if plain is not None else _uneven(site, op)
 
 
@@ -83,7 +83,7 @@ def _average(site: Site, op: AvgPool) -> Offer:
     if len(op.kernel) > MAX_SPATIAL:
         return f"a window over {len(op.kernel)} dimensions"
     seen = window(op.kernel, op.stride, op.padding)
-    value, constants, zero_point = _mean(site, op.counts(site.type(0).shape))
+    value, constants, zero_point = _mean(site, op.counts(site.type("x").shape))
     form = "integer" if site.is_integer else "float"
     return _offer(site, f"avg_pool_{form}", seen, value, constants, zero_point=zero_point)
 
@@ -91,11 +91,11 @@ def _average(site: Site, op: AvgPool) -> Offer:
 def _uneven(site: Site, op: AdaptiveAvgPool) -> Offer:
     if len(op.size) > MAX_SPATIAL:
         return f"a window over {len(op.size)} dimensions"
-    x, y = image(site.type(0).shape), image(site.output.shape)
-    sizes = site.type(0).shape[2:]
+    x, y = image(site.type("x").shape), image(site.output.shape)
+    sizes = site.type("x").shape[2:]
     windows = [op.windows(axis, n) for axis, n in enumerate(sizes)]
     rows, columns = (((0, 1),), windows[0]) if len(windows) == 1 else (windows[0], windows[1])
-    value, constants, zero_point = _mean(site, op.counts(site.type(0).shape))
+    value, constants, zero_point = _mean(site, op.counts(site.type("x").shape))
     constants += (
         Constant("rows", np.array(rows, np.int32).reshape(-1)),
         Constant("columns", np.array(columns, np.int32).reshape(-1)),
@@ -104,8 +104,8 @@ def _uneven(site: Site, op: AdaptiveAvgPool) -> Offer:
     context = PoolContext(
         f"Mean of uneven windows, {x.text} to {y.text}", x, y, _ONE, element, value, signed(zero_point)
     )
-    made = call("portable/adaptive_pool.c.j2", context, site, reads={"x": 0}, constants=constants)
-    return _implementation(site, made, 8.0 * site.type(0).numel)
+    made = call("portable/adaptive_pool.c.j2", context, site, reads={"x": "x"}, constants=constants)
+    return _implementation(site, made, 8.0 * site.type("x").numel)
 
 
 def _mean(site: Site, counts: torch.Tensor) -> tuple[str, tuple[Constant, ...], int]:
@@ -116,7 +116,7 @@ def _mean(site: Site, counts: torch.Tensor) -> tuple[str, tuple[Constant, ...], 
     listed = listed[:1] if uniform else listed
     if not site.is_integer:
         return f"sum / counts{place}", (Constant("counts", listed.astype(np.float32)),), 0
-    qx, qy = site.quantization(0), site.output_quantization
+    qx, qy = site.quantization("x"), site.output_quantization
     steps = [Requant.of(qx.scale[0] / qy.scale[0] / int(n)) for n in listed]
     constants: tuple[Constant, ...] = (
         Constant("multipliers", np.array([s.multiplier for s in steps], np.int32)),
@@ -132,7 +132,7 @@ def _mean(site: Site, counts: torch.Tensor) -> tuple[str, tuple[Constant, ...], 
 def _offer(
     site: Site, name: str, seen: Window, value: str, constants: tuple[Constant, ...], *, zero_point: int = 0
 ) -> Offer:
-    x, y = image(site.type(0).shape), image(site.output.shape)
+    x, y = image(site.type("x").shape), image(site.output.shape)
     kind = "Largest" if name == "max_pool" else "Mean"
     title = f"{kind} of {seen.kernel[0]}x{seen.kernel[1]} windows, {x.text} to {y.text}"
     context = PoolContext(title, x, y, seen, c_type(site.output.dtype), value, signed(zero_point))
@@ -140,7 +140,7 @@ def _offer(
         f"portable/{name}.c.j2",
         context,
         site,
-        reads={"x": 0},
+        reads={"x": "x"},
         constants=constants,
         uses_math=context.lowest == "-INFINITY",
     )

@@ -29,20 +29,20 @@ def portable(site: Site) -> Offer:
     """One element after the other."""
     op = site.node.op
     assert isinstance(op, Prelu)
-    if not site.is_constant(1):
+    if not site.is_constant("slope"):
         return "the slope must be a constant"
     shape = site.output.shape
     layout = dense_at_hand(site, contiguous(shape))
     along = [0] * len(shape)
-    if site.type(1).numel > 1:
+    if site.type("slope").numel > 1:
         along[1] = 1
     loops = nest(shape, layout.strides(shape), along)
     title = f"PReLU of {site.output.numel} elements"
     x = f"x[{loops.at[0]}]"
     slope = f"slope[{loops.at[1]}]"
     if site.is_integer:
-        qx, qy = site.quantization(0), site.output_quantization
-        positive, negative = op.fixed_point(site.type(0), site.type(1), site.output)
+        qx, qy = site.quantization("x"), site.output_quantization
+        positive, negative = op.fixed_point(site.type("x"), site.type("slope"), site.output)
         zero = qy.zero_point[0]
         value = f"v >= 0 ? {_scaled('v', positive, zero)} : {_scaled(f'v * {slope}', negative, zero)}"
         centred = f"{x} - {signed(qx.zero_point[0])}"
@@ -50,13 +50,17 @@ def portable(site: Site) -> Offer:
     else:
         context = PreluContext(title, loops, "float", x, f"v > 0.0f ? v : v * {slope}")
     made = call(
-        "portable/prelu.c.j2", context, site, reads={"x": 0}, constants=(Constant("slope", site.array(1)),)
+        "portable/prelu.c.j2",
+        context,
+        site,
+        reads={"x": "x"},
+        constants=(Constant("slope", site.array("slope")),),
     )
     instructions = 12.0 * site.output.numel
     return (
         Implementation(
             "prelu_portable",
-            site.reads({0: layout}),
+            site.reads({"x": layout}),
             (layout,),
             Cost(instructions, 1.4 * instructions, 90),
             (made,),

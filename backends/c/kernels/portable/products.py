@@ -155,9 +155,9 @@ def convolution(site: Site) -> Offer:
         return "products of rows are for integers and one group"
     if site.weights_refusal:
         return site.weights_refusal
-    x, y = image(site.type(0).shape), image(site.output.shape)
-    seen = window(site.type(1).shape[2:], op.stride, op.padding, op.dilation)
-    weights = site.array(1).reshape(y.c, x.c, *seen.kernel).transpose(0, 2, 3, 1).reshape(y.c, -1)
+    x, y = image(site.type("x").shape), image(site.output.shape)
+    seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
+    weights = site.array("weight").reshape(y.c, x.c, *seen.kernel).transpose(0, 2, 3, 1).reshape(y.c, -1)
     padded = seen.reaches_out(x, y)
     title = f"Convolution {seen.kernel[0]}x{seen.kernel[1]}, {x.text} to {y.text}"
     layouts = image_layouts(site)
@@ -166,7 +166,7 @@ def convolution(site: Site) -> Offer:
     rows, taps, pair_bytes, single = _inner_loop(site, weights.shape[1], y.w)
     part = _part(site, weights, taps)
     fixed, finish = _finish(site, op.clamp, wide=part > 0)
-    zero_point = site.quantization(0).zero_point[0]
+    zero_point = site.quantization("x").zero_point[0]
     context = WindowContext(
         title,
         y.n * y.h * y.w,
@@ -179,7 +179,7 @@ def convolution(site: Site) -> Offer:
         single,
         finish,
         part,
-        array_type(folded_bias(site, site.array(1))),
+        array_type(folded_bias(site, site.array("weight"))),
         x,
         y,
         seen,
@@ -199,7 +199,7 @@ def linear(site: Site) -> Offer:
         return "products of rows are for integers"
     if site.weights_refusal:
         return site.weights_refusal
-    weights = site.array(1)
+    weights = site.array("weight")
     title = f"Linear layer, {site.output.numel // len(weights)} x {weights.shape[1]} to {len(weights)}"
     return _product(site, op.clamp, title, weights, row_layouts(site))
 
@@ -235,8 +235,8 @@ def _part(site: Site, weights: AnyArray, taps: tuple[Tap, ...]) -> int:
 
 
 def _finish(site: Site, clamp: Clamp, *, wide: bool) -> tuple[FixedPoint, RowFinish]:
-    residual = site.type(3) if site.has(3) else None
-    fixed = fixed_point(site.type(0), site.type(1), site.output, residual=residual, clamp=clamp)
+    residual = site.type("residual") if site.has("residual") else None
+    fixed = fixed_point(site.type("x"), site.type("weight"), site.output, residual=residual, clamp=clamp)
     return fixed, row_finish(
         fixed, residual=c_type(residual.dtype) if residual is not None else "", wide=wide
     )
@@ -245,7 +245,7 @@ def _finish(site: Site, clamp: Clamp, *, wide: bool) -> tuple[FixedPoint, RowFin
 def _inner_loop(site: Site, depth: int, row_count: int) -> tuple[tuple[Row, ...], tuple[Tap, ...], int, str]:
     """Rows at a time, taps of a turn, bytes of the weights of two channels, the weight of a channel left over."""
     single = row_count == 1 or site.machine.few_registers
-    bits = site.quantization(1).bits
+    bits = site.quantization("weight").bits
     unroll = 1 if site.machine.few_registers and bits != 2 else _UNROLLED
     while depth % unroll:
         unroll //= 2
@@ -277,7 +277,7 @@ def _packed(weights: AnyArray, bits: int) -> AnyArray:
 
 def _elements(site: Site) -> tuple[str, str]:
     """C types of the elements of operand and result."""
-    return c_type(site.type(0).dtype), c_type(site.output.dtype)
+    return c_type(site.type("x").dtype), c_type(site.output.dtype)
 
 
 def _implementation(
@@ -290,12 +290,12 @@ def _implementation(
     gather: float,
 ) -> Offer:
     constants = (
-        Constant("weights", _packed(weights, site.quantization(1).bits)),
-        Constant("bias", folded_bias(site, site.array(1))),
+        Constant("weights", _packed(weights, site.quantization("weight").bits)),
+        Constant("bias", folded_bias(site, site.array("weight"))),
         *scale_constants(fixed),
     )
     patches = len(context.rows) * context.depth if isinstance(context, WindowContext) else 0
-    scratch_bytes = patches * site.type(0).dtype.bytes
+    scratch_bytes = patches * site.type("x").dtype.bytes
     made = call(
         template,
         context,
@@ -307,7 +307,9 @@ def _implementation(
     outputs = context.row_count * context.channels
     per_mac, per_output = _COUNTED[site.machine.few_registers, len(context.rows)]
     per_output += (context.part > 0) * (_ADDED_UP + _PER_PART * context.depth / max(context.part, 1))
-    per_mac += (site.quantization(1).bits < BYTE) * _UNPACKING[site.machine.few_registers, len(context.rows)]
+    per_mac += (site.quantization("weight").bits < BYTE) * _UNPACKING[
+        site.machine.few_registers, len(context.rows)
+    ]
     instructions = (per_mac * context.depth + per_output) * outputs + gather * context.row_count
     return (
         Implementation(

@@ -37,7 +37,7 @@ def quantize(site: Site) -> Offer:
 @kernel("dequantize")
 def dequantize(site: Site) -> Offer:
     """(q - zero point) * scale."""
-    q = site.quantization(0)
+    q = site.quantization("x")
     if not q.is_per_tensor or q.bits not in _BITS:
         return "only 8 or 16 bits with one scale per tensor"
     value = f"(float)(v - {q.zero_point[0]}) * {real(q.scale[0])}".replace("- -", "+ ")
@@ -47,7 +47,7 @@ def dequantize(site: Site) -> Offer:
 @kernel("requantize")
 def requantize(site: Site) -> Offer:
     """The same reals on another grid, of as many bits or not."""
-    qx, qy = site.quantization(0), site.output_quantization
+    qx, qy = site.quantization("x"), site.output_quantization
     if not {qx.bits, qy.bits} <= _BITS:
         return "only between 8 and 16 bits"
     value = saturated(rescaled(rescale_between(qx, qy), "v"), qy.qmin, qy.qmax)
@@ -64,11 +64,11 @@ def offset_binary(site: Site) -> Offer:
 def _offer(
     site: Site, what: str, element: str, value: str, instructions: float, *, in_place: bool = True
 ) -> Offer:
-    layout = site.layouts[0] or contiguous(site.output.shape)
+    layout = site.at_hand("x") or contiguous(site.output.shape)
     count = layout.elements(site.output.shape)
     context = ConversionContext(f"{what} of {count} elements", count, element, value)
-    made = call("portable/convert.c.j2", context, site, reads={"x": 0})
+    made = call("portable/convert.c.j2", context, site, reads={"x": "x"})
     cost = Cost(instructions * count, 1.4 * instructions * count, 60)
-    overwrites = (0,) if in_place and not site.is_constant(0) else ()
+    overwrites = (0,) if in_place and not site.is_constant("x") else ()
     name = f"{site.node.op.name}_portable"
     return (Implementation(name, (layout,), (layout,), cost, (made,), overwrites=overwrites),)

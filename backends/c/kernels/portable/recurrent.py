@@ -7,6 +7,7 @@ Layers between the first and the last hand their sequences over in scratch memor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,31 +75,31 @@ class RecurrentContext:
         return self.width != self.hidden
 
 
+_STATES = ("initial", "initial_cell")
+
+
 @kernel("rnn", "gru", "lstm")
 def portable(site: Site) -> Offer:
     """One time step after the other."""
     op = site.node.op
     assert isinstance(op, Recurrent)
-    first = 1 + op.states
-    if not all(site.is_constant(i) for i in range(first, len(site.node.inputs))):
+    if not all(map(site.graph.is_constant, op.weights_of(site.node.inputs))):
         return "weights must be constants"
-    if not is_float(site.type(0)):
+    if not is_float(site.type("x")):
         return "the recurrent kernels compute on float32"
-    context, scratch = _context(site, op)
-    states = {
-        name: 1 + i for i, name in enumerate(("initial", "initial_cell")[: op.states]) if site.has(1 + i)
-    }
+    states = {name: index for index, name in enumerate(_STATES[: op.states], start=1) if site.has(index)}
+    context, scratch = _context(site, op, states)
     made = call(
         "portable/recurrent.c.j2",
         context,
         site,
-        reads={"x": 0} | states,
+        reads={"x": "x", **states},
         writes={"y": 0, "state": 1} | ({"cell": 2} if op.states == 2 else {}),
-        constants=(Constant("weights", _packed(site, op, first)),),
+        constants=(Constant("weights", _packed(site, op)),),
         scratch="float",
         uses_math=True,
     )
-    reads = {i: contiguous(site.type(i).shape) for i in (0, *states.values())}
+    reads = {i: contiguous(site.type(i).shape) for i in (site.index("x"), *states.values())}
     macs, results = site.node.macs, site.node.outputs[0].type.numel  # as counted for a GRU on a Cortex-M4
     return (
         Implementation(
@@ -112,9 +113,9 @@ def portable(site: Site) -> Offer:
     )
 
 
-def _context(site: Site, op: Recurrent) -> tuple[RecurrentContext, int]:
+def _context(site: Site, op: Recurrent, states: Mapping[str, int]) -> tuple[RecurrentContext, int]:
     """The context, and the floats of scratch memory: gates, then the sequences between layers."""
-    x, y = site.type(0).shape, site.node.outputs[0].type.shape
+    x, y = site.type("x").shape, site.node.outputs[0].type.shape
     batch, steps = (x[0], x[1]) if op.batch_first else (x[1], x[0])
     width = y[2] // op.directions
     hidden = site.node.outputs[-1].type.shape[2]
@@ -144,8 +145,8 @@ def _context(site: Site, op: Recurrent) -> tuple[RecurrentContext, int]:
         op.gates,
         *of_target,
         tuple(cells),
-        has_state=site.has(1),
-        has_cell=op.states == 2 and site.has(2),
+        has_state="initial" in states,
+        has_cell="initial_cell" in states,
     )
     return context, gates + min(op.layers - 1, 2) * sequence
 
@@ -155,11 +156,11 @@ def _strides(op: Recurrent, batch: int, steps: int, width: int) -> tuple[int, in
     return (width, steps * width) if op.batch_first else (batch * width, width)
 
 
-def _packed(site: Site, op: Recurrent, first: int) -> AnyArray:
-    each = op.weights_per_cell
+def _packed(site: Site, op: Recurrent) -> AnyArray:
+    each, arrays = op.weights_per_cell, [site.array(i) for i in range(1 + op.states, len(site.node.inputs))]
     parts: list[AnyArray] = []
     for cell in range(op.layers * op.directions):
-        weights = [site.array(first + cell * each + i) for i in range(each)]
+        weights = arrays[cell * each : (cell + 1) * each]
         biases = weights[2:4] if op.bias else [np.zeros(len(weights[0]), np.float32)] * 2
         parts += [array.reshape(-1) for array in (*weights[:2], *biases, *weights[each - op.projects :])]
     return np.concatenate(parts)

@@ -31,10 +31,10 @@ def portable(site: Site) -> Offer:
     """One result after the other."""
     op = site.node.op
     assert isinstance(op, Reduction)
-    x = site.type(0)
+    x = site.type("x")
     gone = op.reduced(x)
     kept = [dim for dim in range(x.rank) if dim not in gone]
-    layout = site.layouts[0] or contiguous(x.shape)
+    layout = site.at_hand("x") or contiguous(x.shape)
     layout_y = _result_layout(site, layout, kept, keepdim=op.keepdim)
     strides = layout.strides(x.shape)
     strides_y = layout_y.strides(site.output.shape)
@@ -52,7 +52,7 @@ def portable(site: Site) -> Offer:
         "portable/reduce.c.j2",
         context,
         site,
-        reads={"x": 0},
+        reads={"x": "x"},
         uses_math="INFINITY" in context.start,
     )
     instructions = 7.0 * x.numel + 25.0 * site.output.numel
@@ -74,17 +74,17 @@ def _result_layout(site: Site, layout: Layout, kept: list[int], *, keepdim: bool
 
 
 def _context(site: Site, op: Reduction, outer: Nest, inner: Nest) -> ReduceContext:
-    title = f"{op.name} of {site.type(0).numel} elements to {site.output.numel}"
+    title = f"{op.name} of {site.type('x').numel} elements to {site.output.numel}"
     at = f"x[{outer.at[1]} + {inner.at[0]}]"
     if not isinstance(op, LinearReduction):
         return ReduceContext(title, outer, inner, *_extremum(op, site.output.dtype, at), "acc")
     if site.output.dtype is DType.I64:
         return ReduceContext(title, outer, inner, "int64_t", "0", f"acc += {at}", "acc")
     if not site.is_integer:
-        count = op.divisor(site.type(0))
+        count = op.divisor(site.type("x"))
         value = "acc" if count == 1 else f"acc / {count}.0f"
         return ReduceContext(title, outer, inner, "float", "0.0f", f"acc += {at}", value)
-    step, zero = op.fixed_point(site.type(0), site.output)
+    step, zero = op.fixed_point(site.type("x"), site.output)
     qy = site.output_quantization
     shifted = f"fxp_left(acc, {step.shift})" if step.shift else "acc"
     value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)

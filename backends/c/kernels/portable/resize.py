@@ -38,22 +38,22 @@ def linear(site: Site) -> Offer:
     """One pixel of the result after the other."""
     op = site.node.op
     assert isinstance(op, ResizeLinear)
-    x, y = image(site.type(0).shape), image(site.output.shape)
-    taps = op.taps(site.type(0))
-    rows, columns = ((0, 0, 0),) if site.type(0).rank == 3 else taps[0], taps[-1]
+    x, y = image(site.type("x").shape), image(site.output.shape)
+    taps = op.taps(site.type("x"))
+    rows, columns = ((0, 0, 0),) if site.type("x").rank == 3 else taps[0], taps[-1]
     if site.is_integer:
-        qx, qy = site.quantization(0), site.output_quantization
-        step = op.fixed_point(site.type(0), site.output)
+        qx, qy = site.quantization("x"), site.output_quantization
+        step = op.fixed_point(site.type("x"), site.output)
         shifted = f"fxp_left(sum, {step.shift})" if step.shift else "sum"
         value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
-        one_row = "1" if site.type(0).rank == 3 else str(_ONE)
+        one_row = "1" if site.type("x").rank == 3 else str(_ONE)
         zero = f" - {signed(qx.zero_point[0])}"
         context = ResizeContext(x, y, "int32_t", one_row, str(_ONE), zero, value)
         weights = [np.array([tap[2] for tap in line], np.int32) for line in (rows, columns)]
     else:
         context = ResizeContext(x, y, "float", "1.0f", "1.0f", "", "sum")
-        places = op.positions(site.type(0))
-        lines = ((0.0,) if site.type(0).rank == 3 else places[0], places[-1])
+        places = op.positions(site.type("x"))
+        lines = ((0.0,) if site.type("x").rank == 3 else places[0], places[-1])
         weights = [np.array([place - int(place) for place in line], np.float32) for line in lines]
     constants = (
         *_neighbours("rows", rows),
@@ -61,7 +61,7 @@ def linear(site: Site) -> Offer:
         Constant("row_weights", weights[0]),
         Constant("column_weights", weights[1]),
     )
-    made = call("portable/resize.c.j2", context, site, reads={"x": 0}, constants=constants)
+    made = call("portable/resize.c.j2", context, site, reads={"x": "x"}, constants=constants)
     instructions = 25.0 * site.output.numel
     layout_x, layout_y = image_layouts(site)
     return (

@@ -14,7 +14,7 @@ from .copying import Place, copy, view
 @kernel("copy")
 def same(site: Site) -> Offer:
     """The same value in the same memory."""
-    layout = site.layouts[0] or contiguous(site.type(0).shape)
+    layout = site.at_hand("x") or contiguous(site.type("x").shape)
     return (view(site, layout, layout),)
 
 
@@ -23,7 +23,7 @@ def slice_(site: Site) -> Offer:
     """Every step-th element of a dimension."""
     op = site.node.op
     assert isinstance(op, Slice)
-    strides = list(image_at_hand(site).strides(site.type(0).shape))
+    strides = list(image_at_hand(site).strides(site.type("x").shape))
     start = op.start * strides[op.axis]
     strides[op.axis] *= op.step
     return _part(site, [(tuple(strides), start)])
@@ -34,7 +34,7 @@ def select(site: Site) -> Offer:
     """One element of a dimension."""
     op = site.node.op
     assert isinstance(op, Select)
-    strides = image_at_hand(site).strides(site.type(0).shape)
+    strides = image_at_hand(site).strides(site.type("x").shape)
     start = op.index * strides[op.axis]
     return _part(site, [((*strides[: op.axis], *strides[op.axis + 1 :]), start)])
 
@@ -44,7 +44,7 @@ def split(site: Site) -> Offer:
     """Consecutive parts of a dimension."""
     op = site.node.op
     assert isinstance(op, Split)
-    strides = image_at_hand(site).strides(site.type(0).shape)
+    strides = image_at_hand(site).strides(site.type("x").shape)
     starts = [sum(op.sizes[:i]) * strides[op.axis] for i in range(len(op.sizes))]
     return _part(site, [(strides, start) for start in starts])
 
@@ -54,7 +54,7 @@ def flip(site: Site) -> Offer:
     """Dimensions in reverse order."""
     op = site.node.op
     assert isinstance(op, Flip)
-    shape = site.type(0).shape
+    shape = site.type("x").shape
     own = image_at_hand(site).strides(shape)
     strides = tuple(-step if dim in op.axes else step for dim, step in enumerate(own))
     start = sum((shape[dim] - 1) * own[dim] for dim in op.axes)
@@ -65,9 +65,9 @@ def flip(site: Site) -> Offer:
 def expand(site: Site) -> Offer:
     """Dimensions of one element repeated."""
     assert isinstance(site.node.op, Expand)
-    own = image_at_hand(site).strides(site.type(0).shape)
-    added = site.output.rank - site.type(0).rank
-    kept = site.type(0).shape
+    own = image_at_hand(site).strides(site.type("x").shape)
+    added = site.output.rank - site.type("x").rank
+    kept = site.type("x").shape
     strides = (0,) * added + tuple(0 if n == 1 else step for n, step in zip(kept, own, strict=True))
     return _part(site, [(strides, 0)])
 
@@ -78,8 +78,8 @@ def tile(site: Site) -> Offer:
     op = site.node.op
     assert isinstance(op, Tile)
     at_hand = image_at_hand(site)
-    added = site.output.rank - site.type(0).rank
-    shape, own = (1,) * added + site.type(0).shape, (0,) * added + at_hand.strides(site.type(0).shape)
+    added = site.output.rank - site.type("x").rank
+    shape, own = (1,) * added + site.type("x").shape, (0,) * added + at_hand.strides(site.type("x").shape)
     offers = []
     for layout in usual_layouts(site.output.shape):
         steps = layout.strides(site.output.shape)
@@ -107,7 +107,7 @@ def _joined(site: Site, axis: int, layout: Layout) -> Implementation:
     reads, calls, total, at = [], [], Cost(), 0
     for index in range(len(site.node.inputs)):
         part = site.type(index).shape
-        read = dense_at_hand(site, arranged(part, layout.order), index=index)
+        read = dense_at_hand(site, arranged(part, layout.order), operand=index)
         start = at * strides[axis]
         made, cost = copy(dtype, part, Place(read.strides(part)), Place(strides, start), operand=index)
         whole = from_strides(part, strides) == read
@@ -136,13 +136,13 @@ def _part(site: Site, parts: list[tuple[tuple[int, ...], int]]) -> Offer:
     at_hand = image_at_hand(site)
     results = [value.type for value in site.node.outputs]
     seen = [from_strides(type.shape, strides) for type, (strides, _) in zip(results, parts, strict=True)]
-    dtype = site.type(0).dtype
+    dtype = site.type("x").dtype
     views = tuple(start * dtype.bytes for _, start in parts)
     aligned = all(offset % 4 == 0 for offset in views)
     if all(layout is not None for layout in seen) and (dtype.bytes > 1 or aligned):
         layouts = tuple(layout for layout in seen if layout is not None)
         name = f"{site.node.op.name}_view"
-        return (Implementation(name, site.reads({0: at_hand}), layouts, Cost(), views=views),)
+        return (Implementation(name, site.reads({"x": at_hand}), layouts, Cost(), views=views),)
     offers = []
     for usual in (contiguous, channels_last):
         layouts = tuple(usual(type.shape) for type in results)
@@ -159,7 +159,7 @@ def _part(site: Site, parts: list[tuple[tuple[int, ...], int]]) -> Offer:
 def _copied(
     site: Site, at_hand: Layout, layouts: tuple[Layout, ...], cost: Cost, calls: tuple[Call, ...]
 ) -> Implementation:
-    return Implementation(f"{site.node.op.name}_copy", site.reads({0: at_hand}), layouts, cost, calls)
+    return Implementation(f"{site.node.op.name}_copy", site.reads({"x": at_hand}), layouts, cost, calls)
 
 
 def _sum(a: Cost, b: Cost) -> Cost:

@@ -47,21 +47,22 @@ def portable(site: Site) -> Offer:
     op = site.node.op
     assert isinstance(op, (Softmax, LogSoftmax))
     shape = site.output.shape
-    layout = site.layouts[0] or contiguous(shape)
+    layout = site.at_hand("x") or contiguous(shape)
     if layout.border:
         return "the operand has a border"
-    reads, strides = {0: layout}, [layout.strides(shape)]
-    if site.has(1):
-        reads[1] = dense_at_hand(site, contiguous(site.type(1).shape), index=1)
-        strides.append(broadcast_strides(site.type(1).shape, reads[1], shape))
+    reads = {"x": layout}
+    strides = [layout.strides(shape)]
+    if site.has("keep"):
+        reads["keep"] = dense_at_hand(site, contiguous(site.type("keep").shape), operand="keep")
+        strides.append(broadcast_strides(site.type("keep").shape, reads["keep"], shape))
     rows = [dim for dim in range(len(shape)) if dim != op.axis]
     loops = nest([shape[d] for d in rows], *([own[d] for d in rows] for own in strides))
     context = _context(site, op, loops, [own[op.axis] for own in strides])
-    name = f"portable/{'masked' if site.has(1) else op.name}"
-    operands = {"x": 0} | ({"keep": 1} if site.has(1) else {})
+    name = f"portable/{'masked' if site.has('keep') else op.name}"
+    operands = {name: name for name in reads}
     if site.is_integer:
         assert isinstance(op, Softmax)
-        table = Constant("table", op.table(site.type(0), site.output).numpy().astype(np.int32))
+        table = Constant("table", op.table(site.type("x"), site.output).numpy().astype(np.int32))
         made = call(f"{name}_integer.c.j2", context, site, reads=operands, constants=(table,))
         instructions = 40.0 * site.output.numel
     else:
@@ -84,7 +85,7 @@ def _context(site: Site, op: Softmax | LogSoftmax, loops: Nest, steps: list[int]
     title = f"{op.name} of {site.output.numel // count} rows of {shape[op.axis]}"
     value = f"in[i * {steps[0]}]"
     multiplier = op.multiplier(site.output) if site.is_integer and isinstance(op, Softmax) else 0
-    if not site.has(1):
+    if not site.has("keep"):
         return SoftmaxContext(title, loops, count, steps[0], value, multiplier)
     assert isinstance(op, Softmax)
     kept = f"keep[{loops.at[1]} + i * {steps[1]}]"

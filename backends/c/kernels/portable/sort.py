@@ -33,7 +33,7 @@ def portable(site: Site) -> Offer:
     """One row after the other."""
     op = site.node.op
     assert isinstance(op, Sort)
-    x = site.type(0)
+    x = site.type("x")
     count = x.shape[op.axis]
     read = dense_at_hand(site, contiguous(x.shape))
     write = contiguous(x.shape)
@@ -48,7 +48,7 @@ def portable(site: Site) -> Offer:
     title = f"Order of {count} elements, the {'largest' if op.descending else 'smallest'} first"
     context = SortContext(title, loops, c_type(x.dtype), count, own[op.axis], steps[op.axis], before)
     made = call(
-        "portable/sort.c.j2", context, site, reads={"x": 0}, writes={"y": 0, "places": 1}, scratch="int32_t"
+        "portable/sort.c.j2", context, site, reads={"x": "x"}, writes={"y": 0, "places": 1}, scratch="int32_t"
     )
     instructions = (14.0 * log2(max(count, 2)) + 12.0) * x.numel
     return (

@@ -161,22 +161,22 @@ def portable(site: Site) -> Offer:
     """One element after the other, in whatever layout they lie."""
     op = site.node.op
     assert isinstance(op, Elementwise)
-    layout = site.layouts[0] or contiguous(site.output.shape)
+    layout = site.at_hand("x") or contiguous(site.output.shape)
     count = layout.elements(site.output.shape)
     if site.is_integer:
-        qx, qy = site.quantization(0), site.output_quantization
+        qx, qy = site.quantization("x"), site.output_quantization
         if qx.bits > TABLE_BITS:
             return _bounded(site, op, layout)
-        table = op.table(site.type(0), site.output).numpy().astype(np.int8 if qy.bits == 8 else np.int16)
+        table = op.table(site.type("x"), site.output).numpy().astype(np.int8 if qy.bits == 8 else np.int16)
         context = UnaryContext(f"Table of {op.name} over {count} elements", count, -qx.qmin, "")
         made = call(
-            "portable/table.c.j2", context, site, reads={"x": 0}, constants=(Constant("table", table),)
+            "portable/table.c.j2", context, site, reads={"x": "x"}, constants=(Constant("table", table),)
         )
         instructions = 5.0 * count
     else:
         expression = _EXPRESSIONS[op.name]
         context = UnaryContext(f"{op.name} of {count} elements", count, 0, expression.text(op))
-        made = call("portable/unary.c.j2", context, site, reads={"x": 0}, uses_math=expression.libm)
+        made = call("portable/unary.c.j2", context, site, reads={"x": "x"}, uses_math=expression.libm)
         instructions = (8.0 + _LIBM_INSTRUCTIONS * expression.libm) * count
     return _implementation(site, layout, made, instructions)
 
@@ -186,15 +186,15 @@ def _bounded(site: Site, op: Elementwise, layout: Layout) -> Offer:
     if not isinstance(op, Bounded):
         return f"integers of more than {TABLE_BITS} bits; a table has {1 << TABLE_BITS} entries"
     count, qy = layout.elements(site.output.shape), site.output_quantization
-    rescale = rescale_between(site.quantization(0), qy)
+    rescale = rescale_between(site.quantization("x"), qy)
     value = saturated(rescaled(rescale, "v"), *clamp_bounds(op.bounds, qy))
     context = ConversionContext(f"{op.name} of {count} elements", count, "int32_t", value)
-    made = call("portable/convert.c.j2", context, site, reads={"x": 0})
+    made = call("portable/convert.c.j2", context, site, reads={"x": "x"})
     return _implementation(site, layout, made, 8.0 * count)
 
 
 def _implementation(site: Site, layout: Layout, made: Call, instructions: float) -> Offer:
-    in_place = not site.is_constant(0) and site.type(0).dtype is site.output.dtype
+    in_place = not site.is_constant("x") and site.type("x").dtype is site.output.dtype
     return (
         Implementation(
             f"{site.node.op.name}_portable",
