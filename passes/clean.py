@@ -2,7 +2,8 @@
 
     constants    a node that reads constants only becomes a constant, unless that takes much more room; equal results,
                  and equal constants of integers or booleans, are one constant
-    movement     reshape(reshape(x)) = reshape(x), permute(permute(x)) = permute(x), reshape(copy(x)) = reshape(x)
+    movement     reshape(reshape(x)) = reshape(x), permute(permute(x)) = permute(x), reshape(copy(x)) = reshape(x),
+                 and what stands between layers called without a batch computes with one (`batch_of_one`)
     no_ops       x + 0, x * 1, reshape to the same sizes, a clamp that nothing reaches, ...: x itself
     duplicates   the same operator on the same operands is computed once
     norms        a norm that is written out becomes the norm operator (`written_norms`)
@@ -24,6 +25,7 @@ from ..ir.ops.call import TorchCall
 from ..ir.ops.shape import Permute, Reshape
 from ..specs.options import CleanOptions
 from .base import Context, PassResult, register
+from .batch_of_one import before_batch_is_dropped
 from .no_ops import neutral_operand
 from .report import Decision, PassReport
 from .written_norms import NormFinder
@@ -72,6 +74,8 @@ class _Cleaner:
             return computed
         if (norm := self._norm(builder, joined)) is not None:
             return (norm,)
+        if (moved := self._before_batch_is_dropped(builder, joined)) is not None:
+            return (moved,)
         results = builder.keep(joined, joined.inputs)
         if not _is_random(node.op):
             self._computed[joined.op, joined.inputs] = results
@@ -144,6 +148,12 @@ class _Cleaner:
                 return node
         self._decide("movement", node, True, f"joined with the {producer.op.name} before it")
         return replace(node, op=op, inputs=producer.inputs)
+
+    def _before_batch_is_dropped(self, builder: Builder, node: Node) -> Value | None:
+        moved = None if "movement" in self._disable else before_batch_is_dropped(builder, node)
+        if moved is not None:
+            self._decide("movement", node, True, "computed before the batch of one is dropped")
+        return moved
 
     def _neutral(self, builder: Builder, node: Node) -> Value | None:
         same = None if "no_ops" in self._disable else neutral_operand(builder, node)

@@ -51,11 +51,12 @@ def _flattened_image(graph: Graph, node: Node) -> Value | None:
         return None
     rows, weight = node.operand("x"), node.operand("weight")
     flatten = graph.producers.get(rows.name)
-    if flatten is None or not isinstance(flatten.op, Reshape) or rows.type.rank != 2:
+    if flatten is None or not isinstance(flatten.op, Reshape) or rows.type.rank not in (1, 2):
         return None
+    batch = rows.type.shape[0] if rows.type.rank == 2 else 1
     image = flatten.operand("x")
     grouped = weight.type.quantization is not None and weight.type.quantization.group_size is not None
-    flat = image.type.rank > 2 and image.type.shape[0] == rows.type.shape[0]
+    flat = image.type.rank > 2 and image.type.shape[0] == batch
     if not flat or grouped or image.type.numel == image.type.shape[0] * image.type.shape[1]:
         return None
     return image if image.type.rank == _IMAGE_RANK or _is_channels_last(graph, image) else None
