@@ -9,6 +9,7 @@
 # make layer-table        every kind of layer x rank x groups x bits x layouts x targets, compiled, run, compared
 # make bench-trained      networks that packages ship: accuracy, predicted and linked flash
 # make bench-flash        predicted flash beside the linker's, int8 and float, on a Cortex-M4 and a Cortex-M0+
+# make bench-compare      figures that differ between two recorded commits: make bench-compare A=HEAD~1 B=HEAD
 # make bench-prune, bench-hessian, bench-mixed, bench-allocation, zoo    the same
 
 PYTHON ?= python3
@@ -21,7 +22,8 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-low-bits bench-coded-weights bench-trained \
-        bench-flash bench-prune bench-hessian bench-mixed bench-allocation mlperf-models mlperf-data
+        bench-flash bench-prune bench-hessian bench-mixed bench-allocation bench-compare mlperf-models \
+        mlperf-data
 
 setup: .venv/.installed
 
@@ -77,33 +79,45 @@ wheel-test: setup build/.tools-all
 
 bench-mcu: setup build/.tools-all
 	$(PY) benchmarks/mcu.py
+	$(PY) benchmarks/history.py record mcu
 
 bench-torch: setup
 	$(PY) benchmarks/bench_torch.py
+	$(PY) benchmarks/history.py record torch
 
 bench-prune: setup
 	$(PY) benchmarks/prune.py --jobs $(JOBS)
+	$(PY) benchmarks/history.py record prune
 
 bench-low-bits: setup build/.tools-all
 	$(PY) benchmarks/low_bits.py
+	$(PY) benchmarks/history.py record low_bits
 
 bench-coded-weights: setup build/.tools-all
 	$(PY) benchmarks/coded_weights.py
+	$(PY) benchmarks/history.py record coded_weights
 
 bench-trained: setup build/.tools-all
 	$(PY) benchmarks/trained.py
+	$(PY) benchmarks/history.py record trained
 
 bench-flash: setup build/.tools-all
 	$(PY) benchmarks/code_size.py
 
 bench-hessian: setup
 	$(PY) benchmarks/hessian.py
+	$(PY) benchmarks/history.py record hessian
 
 bench-mixed: setup build/.tools-all
 	$(PY) benchmarks/mixed.py --jobs $(JOBS)
+	$(PY) benchmarks/history.py record mixed
 
 bench-allocation: setup
 	$(PY) benchmarks/allocation.py
+
+# what differs between two recorded commits: make bench-compare A=HEAD~1 B=HEAD
+bench-compare: setup
+	$(PY) benchmarks/history.py compare $(A) $(B)
 
 zoo: setup
 	$(PY) benchmarks/zoo.py
