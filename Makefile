@@ -15,7 +15,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 PYTEST := $(PY) -m pytest
-PACKAGES := errors specs ir passes backends compiler
+PACKAGES := specs ir passes backends compiler
 JOBS ?= 2
 
 export OMP_NUM_THREADS ?= 1

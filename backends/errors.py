@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ..errors import FxpressError
 from ..specs import ErrorCode
+from ..specs.root_error import FxpressError
 
 CODES: Mapping[str, ErrorCode] = {
     "C701": ErrorCode(

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from ..errors import FxpressError
+from ..specs.root_error import FxpressError
 
 if TYPE_CHECKING:
     from .cli import main

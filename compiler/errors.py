@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..backends.errors import Problem
-from ..errors import FxpressError
+from ..specs.root_error import FxpressError
 
 __all__ = ["Problem", "UserError", "first_line"]
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from ..backends.torch_module import TorchArtifact
-from ..errors import FxpressError
 from ..ir import DType, Graph, Value, run, run_integer
 from ..ir.ops.quantize import Dequantize
+from ..specs.root_error import FxpressError
 
 _FLOAT_LIMIT = {DType.F16: 1e-2, DType.BF16: 5e-2}
 _SINGLE_LIMIT = 1e-3  # kernels on packed weights sum in another order

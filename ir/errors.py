@@ -1,6 +1,6 @@
 """Errors of the intermediate representation, named for what is wrong."""
 
-from ..errors import FxpressError
+from ..specs.root_error import FxpressError
 
 
 class IRError(FxpressError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..errors import FxpressError
+from ..specs.root_error import FxpressError
 
 
 class PassError(FxpressError):

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ..errors import FxpressError
+from .root_error import FxpressError
 
 
 @dataclass(frozen=True)

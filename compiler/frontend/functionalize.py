@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...errors import FxpressError
 from ...ir import TensorType, Value
+from ...specs.root_error import FxpressError
 from .views import Boxed, Permuted, Region, Reshaped, region_shown
 
 aten = torch.ops.aten

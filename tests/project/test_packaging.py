@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("errors", "specs", "ir", "passes", "backends", "compiler")
+PARTS = ("specs", "ir", "passes", "backends", "compiler")
 
 
 @pytest.fixture(scope="module")

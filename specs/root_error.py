@@ -1,4 +1,4 @@
-"""The root of the errors that fxpress raises, below every other part: `specs` and `ir` may not import each other."""
+"""The root of the errors that fxpress raises; it lies here, the one name of `specs` that `ir` knows."""
 
 __all__ = ["FxpressError"]
 
