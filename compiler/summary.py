@@ -215,7 +215,7 @@ def _movement(index: int, value: Value, cost: NodePrediction) -> Layer:
 
 def _layer(index: int, node: Node, graph: Graph, snr: Mapping[str, float]) -> Layer:
     value, bits = node.outputs[0], None
-    weight = node.optional("weight") if "weight" in node.op.operand_names else None
+    weight = node.optional("weight")
     if weight is not None and graph.is_constant(weight) and node.macs:
         bits = weight.type.quantization.bits if weight.type.quantization else 8 * weight.type.dtype.bytes
     ratio = snr.get(value.name)

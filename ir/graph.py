@@ -57,7 +57,7 @@ class Node:
         return self.op.operand(self.inputs, name)
 
     def optional(self, name: str) -> Value | None:
-        """The operand that the operator calls `name`, None where it is absent."""
+        """The operand that the operator calls `name`, None if it is absent or the operator has none of that name."""
         return self.op.optional(self.inputs, name)
 
     def with_operands(self, **operands: Value | None) -> Node:

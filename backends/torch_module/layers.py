@@ -173,8 +173,7 @@ def _batch_norm(op: BatchNorm, node: Node) -> LayerKind | None:
 
 
 def _norm(op: LayerNorm | RmsNorm | GroupNorm, node: Node) -> LayerKind | None:
-    weight = node.optional("weight")
-    bias = None if isinstance(op, RmsNorm) else node.optional("bias")
+    weight, bias = node.optional("weight"), node.optional("bias")
     if weight is None or (bias is None and isinstance(op, GroupNorm)):
         return None
     if not isinstance(op, GroupNorm) and (op.axes or op.root_eps):

@@ -90,8 +90,8 @@ class Op(ABC):
         return found
 
     def optional(self, given: Sequence[Given | None], name: str) -> Given | None:
-        """The item of `given` for the operand of that name, None where the operand is absent."""
-        index = self.position(name)
+        """The item of `given` for the operand of that name; None if absent, also from the operator."""
+        index = self.position(name) if name in self.operand_names else len(given)
         return given[index] if index < len(given) else None
 
     def learned(self, given: Sequence[Given | None]) -> Sequence[Given | None]:

@@ -162,9 +162,10 @@ class Site:
         return self._value(operand).type
 
     def has(self, operand: Operand) -> bool:
-        """Whether an optional operand is present."""
-        index = self.index(operand)
-        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+        """Whether the operator has such an operand, and it is present."""
+        if isinstance(operand, str):
+            return self.node.optional(operand) is not None
+        return operand < len(self.node.inputs) and self.node.inputs[operand] is not None
 
     def index(self, operand: Operand) -> int:
         """Position of an operand."""
@@ -237,7 +238,7 @@ class Site:
 
 def weight_uses(graph: Graph, node: Node) -> int:
     """Nodes that pack the same constant weights as a node does: 1 where it has none."""
-    weights = node.operand("weight") if "weight" in node.op.operand_names else None
+    weights = node.optional("weight")
     if weights is None or not graph.is_constant(weights):
         return 1
     users = (user for user in graph.users[weights.name] if user.op.name == node.op.name)
