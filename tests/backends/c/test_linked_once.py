@@ -11,8 +11,8 @@ import pytest
 from torch import Tensor
 
 from fxpress.backends.c import CArtifact, emit
-from fxpress.backends.c.elf import read_elf
-from fxpress.backends.c.toolchain import Compiler, build_image
+from fxpress.backends.c.tools.elf import read_elf
+from fxpress.backends.c.tools.toolchain import Compiler, build_image
 from fxpress.ir import Value, parse
 from fxpress.specs import load_target
 from fxpress.specs.outputs import COutput
