@@ -70,6 +70,11 @@ class Node:
         return replace(self, inputs=tuple(inputs))
 
     @property
+    def operand_names(self) -> tuple[str, ...]:
+        """The names of `operands`."""
+        return tuple(self.op.name_of(index) for index, value in enumerate(self.inputs) if value is not None)
+
+    @property
     def operand_types(self) -> tuple[TensorType | None, ...]:
         """Types of `inputs`, None for an absent one."""
         return tuple(None if value is None else value.type for value in self.inputs)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..ir import Graph, Node, Value
-from ..ir.ops.activation import LeakyRelu, Relu
+from ..ir.ops.activation import Elementwise
 from ..ir.ops.conv import Conv, ConvTranspose
 from ..ir.ops.linear import Linear
 from ..ir.ops.pad import Pad
@@ -131,8 +131,8 @@ def _flattens(node: Node, axis: int) -> bool:
 def _passes_factors(node: Node, axis: int) -> bool:
     """Whether a positive factor of each index of dimension `axis` of the operand comes out as it went in."""
     match node.op:
-        case Relu() | LeakyRelu():
-            return True
+        case Elementwise():
+            return node.op.facts.homogeneous
         case Pad(mode=mode, value=value, padding=padding):
             within = len(padding) // 2 < node.output.type.rank - axis
             return within and (mode != "constant" or value == 0)

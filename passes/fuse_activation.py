@@ -5,9 +5,7 @@ clamp(clamp(x, l1, h1), l2, h2) = clamp(x, clamp(l1, l2, h2), clamp(h1, l2, h2))
 
 from __future__ import annotations
 
-from math import inf
-
-from ..ir import Builder, Op, Value
+from ..ir import Builder, Value
 from ..ir.ops.activation import Clamp, Relu
 from .layers import CLAMPED, clamp_of, with_clamp
 from .pattern import Application, Match, Rule, Term, op
@@ -15,14 +13,6 @@ from .pattern import Application, Match, Rule, Term, op
 
 def _clamped_then_activation(*operands: Term) -> Application:
     return op(Relu, Clamp)(op(*CLAMPED)(*operands))
-
-
-def bounds_of(activation: Op) -> tuple[float, float]:
-    """The bounds of a ReLU or clamp."""
-    if isinstance(activation, Relu):
-        return 0.0, inf
-    assert isinstance(activation, Clamp)
-    return activation.low, activation.high
 
 
 def merge_bounds(first: tuple[float, float] | None, second: tuple[float, float]) -> tuple[float, float]:
@@ -44,7 +34,7 @@ def _why_not(match: Match) -> str | None:
 
 def _fuse(builder: Builder, match: Match) -> Value:
     producer, activation = match.nodes
-    bounds = merge_bounds(clamp_of(producer.op), bounds_of(activation.op))
+    bounds = merge_bounds(clamp_of(producer.op), activation.op.facts.bounds)
     return builder.add(
         with_clamp(producer.op, bounds), *producer.inputs, name=activation.output.name, source=producer.source
     )

@@ -18,27 +18,11 @@ from torch import Tensor
 
 from ..ir import Graph, Node, TensorType, Value
 from ..ir.ops.accumulate import finish_accumulator
-from ..ir.ops.activation import Bounded, Elementwise
-from ..ir.ops.base import IntegerCall, Op, Quantized
-from ..ir.ops.binary import Add, Mul, Sub
+from ..ir.ops.activation import Elementwise
+from ..ir.ops.base import IntegerCall
+from ..ir.ops.binary import Mul, Sub
 from ..ir.ops.conv import Conv, ConvTranspose
-from ..ir.ops.pool import AdaptiveAvgPool, AvgPool
-from ..ir.ops.quantize import Requantize
-from ..ir.ops.reduce import Mean, Sum
-from ..ir.ops.resize import ResizeLinear
 from .layers import Layer, apply_to_channels, channel_axis, channel_taps, is_layer
-
-# the result grows with every operand
-_MONOTONE: tuple[type[Op], ...] = (
-    Add,
-    Bounded,
-    Requantize,
-    AvgPool,
-    AdaptiveAvgPool,
-    Mean,
-    Sum,
-    ResizeLinear,
-)
 
 
 @dataclass(frozen=True)
@@ -107,7 +91,7 @@ def _results(graph: Graph, node: Node, known: Mapping[str, Interval]) -> dict[st
     ends = [interval for interval in operands if interval is not None]
     if is_layer(node.op):
         found: tuple[Interval, ...] = (_layer(graph, node, node.op, known),)
-    elif isinstance(node.op, _MONOTONE) or node.op.quantized is Quantized.MOVE:
+    elif node.op.facts.is_monotone_in(node.operand_names):
         found = _monotone(node, ends)
     elif isinstance(node.op, Elementwise):
         found = (_table(node, node.op, ends[0]),)

@@ -23,10 +23,7 @@ from inspect import Parameter, signature
 from torch import Tensor
 
 from ..ir import Builder, Graph, Node, Op, Source, Value, rewrite
-from ..ir.ops.binary import Add, Mul
 from .report import Decision
-
-COMMUTATIVE: tuple[type[Op], ...] = (Add, Mul)
 
 
 @dataclass(frozen=True)
@@ -246,7 +243,7 @@ class _Attempt:
                 yield _Partial((*found.nodes, node), found.bound)
 
     def _orders(self, node: Node) -> Iterator[tuple[Value | None, ...]]:
-        if not isinstance(node.op, COMMUTATIVE):
+        if not node.op.facts.commutative:
             yield node.inputs
             return
         later_first = sorted(node.operands, key=self._builder.position, reverse=True)

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from ...ir import Graph, Node, Quantization, Value, run
 from ...ir.ops.base import Quantized
-from ...ir.ops.binary import Div
-from ...ir.ops.elementary import Log, Pow, Reciprocal, Rsqrt
 from ...passes.layers import is_layer
 from ..data import Samples, batches
 from .propagation import Piece, Propagation, Source, exact_results, float_view, rows_of
@@ -350,9 +348,8 @@ def _pole_behind(graph: Graph, name: str) -> Node | None:
     while waiting and len(passed) <= _NEAR:
         at = waiting.pop(0)
         for node in graph.users.get(at, ()):
-            is_divisor = isinstance(node.op, Div) and (node.operand("b").name == at)
-            has_pole = isinstance(node.op, Log | Reciprocal | Rsqrt)
-            if is_divisor or has_pole or (isinstance(node.op, Pow) and node.op.exponent < 0):
+            named = zip(node.operand_names, node.operands, strict=True)
+            if any(value.name == at and operand in node.op.facts.poles for operand, value in named):
                 return node
             if node.macs:
                 continue

@@ -87,6 +87,7 @@ from .elementary import (
     Trunc,
 )
 from .embedding import Embedding, Take
+from .facts import Facts
 from .linear import Linear
 from .matmul import GroupedMatMul, MatMul
 from .norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
@@ -143,6 +144,7 @@ __all__ = [
     "Exp2",
     "Expand",
     "Expm1",
+    "Facts",
     "Flip",
     "Floor",
     "FloorDivide",

@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..tensor_type import TensorType, Value
 from .accumulate import apply_clamp, clamp_bounds
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall
+from .facts import Facts, scales
 from .quantize import per_tensor_types, rescale_between
 
 TABLE_BITS = 8
@@ -86,6 +88,12 @@ class Clamp(Bounded):
     high: float = float("inf")
 
     @property
+    def facts(self) -> Facts:
+        return Facts(
+            monotone=("x",), piecewise_linear=(("x",),), homogeneous=scales(self.bounds), bounds=self.bounds
+        )
+
+    @property
     def bounds(self) -> tuple[float, float]:
         return self.low, self.high
 
@@ -97,6 +105,8 @@ class Clamp(Bounded):
 @dataclass(frozen=True)
 class Relu(Bounded):
     """max(x, 0)."""
+
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),), homogeneous=True, bounds=(0.0, inf))
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -113,6 +123,10 @@ class LeakyRelu(Elementwise):
 
     slope: float = 0.01
 
+    @property
+    def facts(self) -> Facts:
+        return Facts(monotone=("x",) if self.slope >= 0 else (), piecewise_linear=(("x",),), homogeneous=True)
+
     def reference(self, x: Tensor) -> Tensor:
         return functional.leaky_relu(x, self.slope)
 
@@ -125,6 +139,10 @@ class Elu(Elementwise):
     alpha: float = 1.0
     scale: float = 1.0
     input_scale: float = 1.0
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(monotone=("x",) if min(self.alpha, self.scale, self.input_scale) >= 0 else ())
 
     def reference(self, x: Tensor) -> Tensor:
         y: Tensor = torch.ops.aten.elu.default(x, self.alpha, self.scale, self.input_scale)
@@ -145,6 +163,8 @@ class Hardswish(Elementwise):
 class Hardsigmoid(Elementwise):
     """relu6(x + 3) / 6."""
 
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),), bounds=(0.0, 1.0))
+
     def reference(self, x: Tensor) -> Tensor:
         return functional.hardsigmoid(x)
 
@@ -153,6 +173,8 @@ class Hardsigmoid(Elementwise):
 @dataclass(frozen=True)
 class Sigmoid(Elementwise):
     """1 / (1 + exp(-x))."""
+
+    facts = Facts(monotone=("x",), bounds=(0.0, 1.0))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.sigmoid(x)
@@ -163,6 +185,8 @@ class Sigmoid(Elementwise):
 class LogSigmoid(Elementwise):
     """log(1 / (1 + exp(-x)))."""
 
+    facts = Facts(monotone=("x",), bounds=(-inf, 0.0))
+
     def reference(self, x: Tensor) -> Tensor:
         return functional.logsigmoid(x)
 
@@ -171,6 +195,8 @@ class LogSigmoid(Elementwise):
 @dataclass(frozen=True)
 class Tanh(Elementwise):
     """Hyperbolic tangent."""
+
+    facts = Facts(monotone=("x",), bounds=(-1.0, 1.0))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.tanh(x)
@@ -215,6 +241,8 @@ class Mish(Elementwise):
 class Softplus(Elementwise):
     """log(1 + exp(beta * x)) / beta, and x itself where beta * x exceeds the threshold."""
 
+    facts = Facts(monotone=("x",))
+
     beta: float = 1.0
     threshold: float = 20.0
 
@@ -230,6 +258,10 @@ class Threshold(Elementwise):
     threshold: float = 0.0
     value: float = 0.0
 
+    @property
+    def facts(self) -> Facts:
+        return Facts(monotone=("x",) if self.value <= self.threshold else (), piecewise_linear=(("x",),))
+
     def reference(self, x: Tensor) -> Tensor:
         return functional.threshold(x, self.threshold, self.value)
 
@@ -238,6 +270,8 @@ class Threshold(Elementwise):
 @dataclass(frozen=True)
 class Softshrink(Elementwise):
     """x moved towards zero by lambd, zero where |x| <= lambd."""
+
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),))
 
     lambd: float = 0.5
 
@@ -249,6 +283,8 @@ class Softshrink(Elementwise):
 @dataclass(frozen=True)
 class Hardshrink(Elementwise):
     """x where |x| > lambd, zero elsewhere."""
+
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),))
 
     lambd: float = 0.5
 

@@ -15,6 +15,7 @@ from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, Op, check_floats, lowers, operator
 from .binary import broadcast
 from .channels import Axes, CouplingCall, Cut, tie_broadcast
+from .facts import Facts
 
 
 @operator("attention")
@@ -27,6 +28,8 @@ class Attention(Op):
     `causal` lets position i see no key after i. `scale` is 1/sqrt(e) when None. With `grouped`, q may have
     a multiple of the heads of k and v, each of which then serves that many neighbouring query heads.
     """
+
+    facts = Facts(monotone=("v",), piecewise_linear=(("v",),))
 
     causal: bool = False
     scale: float | None = None

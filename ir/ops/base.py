@@ -20,6 +20,7 @@ import torch
 from ..errors import ShapeError, UnsupportedError
 from ..tensor_type import Quantization, TensorType, Value
 from .channels import Axes, CouplingCall, Cut
+from .facts import FURTHER, Facts
 
 Given = TypeVar("Given")
 
@@ -83,6 +84,18 @@ class Op(ABC):
         """Multiply-accumulates of one execution; 0 for everything but matrix products and convolutions."""
         return 0
 
+    @property
+    def facts(self) -> Facts:
+        """Mathematical properties; data movement keeps order, factors and elements unless it says otherwise."""
+        if self.quantized is not Quantized.MOVE:
+            return Facts()
+        every = (*self.operand_names, FURTHER)
+        return Facts(monotone=every, piecewise_linear=(every,), homogeneous=True, selects=True)
+
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        """Whether the result equals the first operand, whatever its elements, on operands of these types."""
+        return False
+
     def operand(self, given: Sequence[Given | None], name: str) -> Given:
         """The item of `given`, which has one for each operand, for the operand of that name, which is present."""
         found = self.optional(given, name)
@@ -100,7 +113,11 @@ class Op(ABC):
 
     def stays_real(self, index: int) -> bool:
         """Whether the input at this place is one of `real_operands`."""
-        return index < len(self.operand_names) and self.operand_names[index] in self.real_operands
+        return self.name_of(index) in self.real_operands
+
+    def name_of(self, index: int) -> str:
+        """Name of the operand at a place among the inputs of a node."""
+        return self.operand_names[index] if index < len(self.operand_names) else FURTHER
 
     def position(self, name: str) -> int:
         """Place of an operand among the inputs of a node."""

@@ -9,6 +9,8 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
+from math import inf
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from .accumulate import Clamp, apply_clamp, clamp_bounds
 from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
 from .channels import Axes, CouplingCall, tie_broadcast
 from .convert import promoted, promoted_operands
+from .facts import Facts, scales
 from .quantize import per_tensor_types
 
 
@@ -29,6 +32,9 @@ class Binary(Op):
 
     quantized = Quantized.COMPUTE
 
+    arithmetic: ClassVar[Facts] = Facts()
+    """Facts of the result before the clamp."""
+
     clamp: Clamp = None
 
     def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
@@ -37,6 +43,22 @@ class Binary(Op):
         if not dtype.is_floating and (self.clamp is not None or dtype is DType.BOOL):
             raise ShapeError(f"{self.name} of {a.dtype.value} and {b.dtype.value} is not defined")
         return (TensorType(broadcast(a.shape, b.shape), dtype),)
+
+    @property
+    def facts(self) -> Facts:
+        known = self.arithmetic
+        if self.clamp is None:
+            return known
+        homogeneous = known.homogeneous and scales(self.clamp)
+        poles = known.poles if -inf in self.clamp or inf in self.clamp else ()
+        return Facts(
+            commutative=known.commutative,
+            monotone=known.monotone,
+            piecewise_linear=known.piecewise_linear,
+            homogeneous=homogeneous,
+            poles=poles,
+            bounds=self.clamp,
+        )
 
     @abstractmethod
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
@@ -58,6 +80,14 @@ class Binary(Op):
 class Add(Binary):
     """clamp(a + b)."""
 
+    arithmetic = Facts(
+        commutative=True,
+        monotone=("a", "b"),
+        piecewise_linear=(("a", "b"),),
+        homogeneous=True,
+        neutral={"a": 0.0, "b": 0.0},
+    )
+
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a + b
 
@@ -75,6 +105,8 @@ class Add(Binary):
 class Sub(Binary):
     """clamp(a - b)."""
 
+    arithmetic = Facts(monotone=("a",), piecewise_linear=(("a", "b"),), homogeneous=True, neutral={"b": 0.0})
+
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a - b
 
@@ -91,6 +123,8 @@ class Sub(Binary):
 @dataclass(frozen=True)
 class Mul(Binary):
     """clamp(a * b)."""
+
+    arithmetic = Facts(commutative=True, piecewise_linear=(("a",), ("b",)), neutral={"a": 1.0, "b": 1.0})
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return a * b
@@ -124,6 +158,8 @@ class FloatBinary(Binary):
 class Div(FloatBinary):
     """clamp(a / b), of floating point operands."""
 
+    arithmetic = Facts(piecewise_linear=(("a",),), poles=("b",), neutral={"b": 1.0})
+
     def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
         (y,) = super().infer(a, b)
         if not y.dtype.is_floating:
@@ -150,6 +186,14 @@ class Ordering(FloatBinary):
 class Maximum(Ordering):
     """The larger of a and b."""
 
+    arithmetic = Facts(
+        commutative=True,
+        monotone=("a", "b"),
+        piecewise_linear=(("a", "b"),),
+        homogeneous=True,
+        selects=True,
+    )
+
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.maximum(a, b)
 
@@ -158,6 +202,14 @@ class Maximum(Ordering):
 @dataclass(frozen=True)
 class Minimum(Ordering):
     """The smaller of a and b."""
+
+    arithmetic = Facts(
+        commutative=True,
+        monotone=("a", "b"),
+        piecewise_linear=(("a", "b"),),
+        homogeneous=True,
+        selects=True,
+    )
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.minimum(a, b)
@@ -168,6 +220,8 @@ class Minimum(Ordering):
 class Remainder(Ordering):
     """a - b * floor(a / b): the rest of the division that has b's sign; a % b of Python."""
 
+    arithmetic = Facts(piecewise_linear=(("a", "b"),), homogeneous=True)
+
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.remainder(a, b)
 
@@ -177,6 +231,8 @@ class Remainder(Ordering):
 class Fmod(Ordering):
     """a - b * trunc(a / b): the rest of the division that has a's sign, as fmod of C."""
 
+    arithmetic = Facts(piecewise_linear=(("a", "b"),), homogeneous=True)
+
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.fmod(a, b)
 
@@ -185,6 +241,8 @@ class Fmod(Ordering):
 @dataclass(frozen=True)
 class FloorDivide(Ordering):
     """floor(a / b): a // b of Python."""
+
+    arithmetic = Facts(piecewise_linear=(("a", "b"),), poles=("b",), whole=True)
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.floor_divide(a, b)
@@ -205,6 +263,8 @@ class OfReals(Ordering):
 @dataclass(frozen=True)
 class Power(OfReals):
     """a to the power b."""
+
+    arithmetic = Facts(poles=("a",))
 
     def combine(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.pow(a, b)

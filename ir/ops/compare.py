@@ -15,6 +15,7 @@ from .base import AtenCall, Op, lowers, operator
 from .binary import broadcast
 from .channels import Axes, CouplingCall, tie_broadcast
 from .convert import promoted_operands, scalar_fits
+from .facts import Facts
 from .reduce import ReduceMax, ReduceMin
 from .shape import Reshape
 
@@ -75,6 +76,8 @@ class Logic(Op):
 @dataclass(frozen=True)
 class Where(Op):
     """a where the condition holds, b elsewhere; all three broadcast. Operands: condition, a, b."""
+
+    facts = Facts(monotone=("a", "b"), piecewise_linear=(("a", "b"),), homogeneous=True, selects=True)
 
     def infer(self, condition: TensorType, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
         if condition.dtype is not DType.BOOL or a.dtype is not b.dtype or a.is_quantized or b.is_quantized:

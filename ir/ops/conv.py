@@ -30,6 +30,7 @@ from .accumulate import (
 )
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, Cut, tie_all, tie_grouped
+from .facts import EVERYTHING, Facts
 from .shape import emit_on_batch
 from .spatial import check_spatial, on_both_sides, pairs, spread, symmetric_padding
 
@@ -54,6 +55,14 @@ class Conv(Op):
     dilation: tuple[int, ...] = (1, 1)
     groups: int = 1
     clamp: Clamp = None
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            monotone=("bias", "residual"),
+            piecewise_linear=(("x", "bias", "residual"), ("weight", "bias", "residual")),
+            bounds=self.clamp or EVERYTHING,
+        )
 
     @property
     def rank(self) -> int:
@@ -150,6 +159,14 @@ class ConvTranspose(Op):
     dilation: tuple[int, ...] = (1, 1)
     groups: int = 1
     clamp: Clamp = None
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            monotone=("bias", "residual"),
+            piecewise_linear=(("x", "bias", "residual"), ("weight", "bias", "residual")),
+            bounds=self.clamp or EVERYTHING,
+        )
 
     @property
     def rank(self) -> int:

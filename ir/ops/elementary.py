@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
@@ -11,12 +12,15 @@ from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .activation import Elementwise, emit_elementwise
 from .base import AtenCall, lowers, operator
+from .facts import Facts
 
 
 @operator("abs")
 @dataclass(frozen=True)
 class Abs(Elementwise):
     """|x|."""
+
+    facts = Facts(piecewise_linear=(("x",),), homogeneous=True, bounds=(0.0, inf))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.abs(x)
@@ -27,6 +31,8 @@ class Abs(Elementwise):
 class Neg(Elementwise):
     """-x."""
 
+    facts = Facts(piecewise_linear=(("x",),), homogeneous=True)
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.neg(x)
 
@@ -35,6 +41,8 @@ class Neg(Elementwise):
 @dataclass(frozen=True)
 class Exp(Elementwise):
     """e to the power x."""
+
+    facts = Facts(monotone=("x",), bounds=(0.0, inf))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.exp(x)
@@ -45,6 +53,8 @@ class Exp(Elementwise):
 class Log(Elementwise):
     """Natural logarithm."""
 
+    facts = Facts(monotone=("x",), poles=("x",))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.log(x)
 
@@ -53,6 +63,8 @@ class Log(Elementwise):
 @dataclass(frozen=True)
 class Log1p(Elementwise):
     """Natural logarithm of 1 + x."""
+
+    facts = Facts(monotone=("x",))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.log1p(x)
@@ -63,6 +75,8 @@ class Log1p(Elementwise):
 class Sqrt(Elementwise):
     """Square root."""
 
+    facts = Facts(monotone=("x",), bounds=(0.0, inf))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.sqrt(x)
 
@@ -72,6 +86,8 @@ class Sqrt(Elementwise):
 class Rsqrt(Elementwise):
     """1 / sqrt(x)."""
 
+    facts = Facts(poles=("x",), bounds=(0.0, inf))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.rsqrt(x)
 
@@ -80,6 +96,8 @@ class Rsqrt(Elementwise):
 @dataclass(frozen=True)
 class Reciprocal(Elementwise):
     """1 / x."""
+
+    facts = Facts(poles=("x",))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.reciprocal(x)
@@ -92,6 +110,10 @@ class Pow(Elementwise):
 
     exponent: float = 2.0
 
+    @property
+    def facts(self) -> Facts:
+        return Facts(poles=("x",) if self.exponent < 0 else ())
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.pow(x, self.exponent)
 
@@ -100,6 +122,8 @@ class Pow(Elementwise):
 @dataclass(frozen=True)
 class Sin(Elementwise):
     """Sine of x in radians."""
+
+    facts = Facts(bounds=(-1.0, 1.0))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.sin(x)
@@ -110,6 +134,8 @@ class Sin(Elementwise):
 class Cos(Elementwise):
     """Cosine of x in radians."""
 
+    facts = Facts(bounds=(-1.0, 1.0))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.cos(x)
 
@@ -118,6 +144,8 @@ class Cos(Elementwise):
 @dataclass(frozen=True)
 class Erf(Elementwise):
     """Error function."""
+
+    facts = Facts(monotone=("x",), bounds=(-1.0, 1.0))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.erf(x)
@@ -128,6 +156,8 @@ class Erf(Elementwise):
 class Floor(Elementwise):
     """Largest whole number not above x."""
 
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),), whole=True)
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.floor(x)
 
@@ -136,6 +166,8 @@ class Floor(Elementwise):
 @dataclass(frozen=True)
 class Round(Elementwise):
     """Nearest whole number, halves to the even one."""
+
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),), whole=True)
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.round(x)
@@ -146,6 +178,8 @@ class Round(Elementwise):
 class Sign(Elementwise):
     """-1, 0 or 1, by the sign of x."""
 
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),), whole=True, bounds=(-1.0, 1.0))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.sign(x)
 
@@ -154,6 +188,8 @@ class Sign(Elementwise):
 @dataclass(frozen=True)
 class Log2(Elementwise):
     """Logarithm to base 2."""
+
+    facts = Facts(monotone=("x",), poles=("x",))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.log2(x)
@@ -164,6 +200,8 @@ class Log2(Elementwise):
 class Log10(Elementwise):
     """Logarithm to base 10."""
 
+    facts = Facts(monotone=("x",), poles=("x",))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.log10(x)
 
@@ -172,6 +210,8 @@ class Log10(Elementwise):
 @dataclass(frozen=True)
 class Exp2(Elementwise):
     """2 to the power x."""
+
+    facts = Facts(monotone=("x",), bounds=(0.0, inf))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.exp2(x)
@@ -182,6 +222,8 @@ class Exp2(Elementwise):
 class Expm1(Elementwise):
     """exp(x) - 1, exact near zero."""
 
+    facts = Facts(monotone=("x",), bounds=(-1.0, inf))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.expm1(x)
 
@@ -191,6 +233,8 @@ class Expm1(Elementwise):
 class Ceil(Elementwise):
     """Smallest whole number not below x."""
 
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),), whole=True)
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.ceil(x)
 
@@ -199,6 +243,8 @@ class Ceil(Elementwise):
 @dataclass(frozen=True)
 class Trunc(Elementwise):
     """Whole part of x: x rounded towards zero."""
+
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),), whole=True)
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.trunc(x)
@@ -218,6 +264,8 @@ class Tan(Elementwise):
 class Asin(Elementwise):
     """Arc sine in radians."""
 
+    facts = Facts(monotone=("x",))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.asin(x)
 
@@ -236,6 +284,8 @@ class Acos(Elementwise):
 class Atan(Elementwise):
     """Arc tangent in radians."""
 
+    facts = Facts(monotone=("x",))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.atan(x)
 
@@ -244,6 +294,8 @@ class Atan(Elementwise):
 @dataclass(frozen=True)
 class Sinh(Elementwise):
     """Hyperbolic sine."""
+
+    facts = Facts(monotone=("x",))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.sinh(x)
@@ -254,6 +306,8 @@ class Sinh(Elementwise):
 class Cosh(Elementwise):
     """Hyperbolic cosine."""
 
+    facts = Facts(bounds=(1.0, inf))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.cosh(x)
 
@@ -262,6 +316,8 @@ class Cosh(Elementwise):
 @dataclass(frozen=True)
 class Asinh(Elementwise):
     """Inverse hyperbolic sine."""
+
+    facts = Facts(monotone=("x",))
 
     def reference(self, x: Tensor) -> Tensor:
         return torch.asinh(x)
@@ -272,6 +328,8 @@ class Asinh(Elementwise):
 class Acosh(Elementwise):
     """Inverse hyperbolic cosine."""
 
+    facts = Facts(monotone=("x",), bounds=(0.0, inf))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.acosh(x)
 
@@ -281,6 +339,8 @@ class Acosh(Elementwise):
 class Atanh(Elementwise):
     """Inverse hyperbolic tangent."""
 
+    facts = Facts(monotone=("x",))
+
     def reference(self, x: Tensor) -> Tensor:
         return torch.atanh(x)
 
@@ -289,6 +349,8 @@ class Atanh(Elementwise):
 @dataclass(frozen=True)
 class RoundTo(Elementwise):
     """The nearest number of a narrower floating point type, "f16" or "bf16", halves to even; kept in x's own type."""
+
+    facts = Facts(monotone=("x",))
 
     dtype: str = "f16"
 

@@ -26,6 +26,7 @@ from .accumulate import (
 )
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, tie_all
+from .facts import EVERYTHING, Facts
 
 
 @operator("linear")
@@ -37,6 +38,14 @@ class Linear(Op):
     learned_operands = ("weight", "bias")
 
     clamp: Clamp = None
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            monotone=("bias", "residual"),
+            piecewise_linear=(("x", "bias", "residual"), ("weight", "bias", "residual")),
+            bounds=self.clamp or EVERYTHING,
+        )
 
     def infer(
         self,

@@ -18,6 +18,7 @@ from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .binary import broadcast, requant_of_product
 from .channels import Axes, CouplingCall, tie_broadcast
+from .facts import Facts
 from .linear import Linear
 from .quantize import per_tensor_types
 from .shape import Permute
@@ -29,6 +30,7 @@ class MatMul(Op):
     """a [..., m, k] times b [..., k, n]; a vector counts as one row of a, or one column of b."""
 
     quantized = Quantized.COMPUTE
+    facts = Facts(piecewise_linear=(("a",), ("b",)))
 
     def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
         check_floats(self, a, b)
@@ -89,6 +91,8 @@ class GroupedMatMul(Op):
     Operands: x [rows, k], weights [groups, k, n], and the rows' number after each group (i32 or i64, ascending). Rows
     after the last group become zero.
     """
+
+    facts = Facts(piecewise_linear=(("x",), ("weights",)))
 
     def infer(self, x: TensorType, weights: TensorType, ends: TensorType) -> tuple[TensorType, ...]:
         check_floats(self, x, weights)

@@ -20,6 +20,7 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, Cut, tie_all, tie_grouped
+from .facts import Facts
 from .norm_form import NormForm
 from .quantize import per_tensor_types
 
@@ -33,6 +34,7 @@ class BatchNorm(Op):
     """
 
     learned_operands = ("weight", "bias")
+    facts = Facts(monotone=("bias",), piecewise_linear=(("x", "bias", "mean"), ("weight", "bias")))
 
     eps: float = 1e-5
 
@@ -81,6 +83,7 @@ class StatisticsNorm(Op):
     quantized = Quantized.COMPUTE
     real_operands: ClassVar[tuple[str, ...]] = ("weight", "bias")
     learned_operands: ClassVar[tuple[str, ...]] = ("weight", "bias")
+    facts = Facts(monotone=("bias",), piecewise_linear=(("weight", "bias"),))
 
     @property
     def is_centred(self) -> bool:

@@ -13,6 +13,7 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
 from .channels import Axes, CouplingCall, Cut
+from .facts import Facts
 from .quantize import check_moved
 from .spatial import pairs
 
@@ -33,6 +34,14 @@ class Pad(Op):
     mode: str = "constant"
     value: float = 0.0
 
+    @property
+    def facts(self) -> Facts:
+        return replace(
+            super().facts,
+            selects=self.mode != "constant",
+            homogeneous=self.mode != "constant" or not self.value,
+        )
+
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         check_moved(x)
         added = pairs(self.padding)
@@ -49,6 +58,9 @@ class Pad(Op):
 
     def integer(self, call: IntegerCall) -> Tensor:
         return self._padded(call.operand("x"), self.fill(call.output))
+
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return not any(self.padding)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         axes = list(call.operand("x"))

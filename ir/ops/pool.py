@@ -19,6 +19,7 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall
+from .facts import Facts
 from .quantize import check_moved, per_tensor_types
 from .reduce import Mean, ReduceMax
 from .shape import Reshape, emit_on_batch
@@ -55,6 +56,9 @@ class MaxPool(Op):
         x, padding = symmetric_padding(x, self.padding, value=float("-inf"))
         return _MAX_POOL[len(self.kernel)](x, self.kernel, self.stride, padding, self.dilation, self.ceil)
 
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return _is_window_of_one(self)
+
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         return (_couple(call),)
 
@@ -64,6 +68,7 @@ class Averaging(Op):
     """Base of the average pools: sums of windows, each divided by its count."""
 
     quantized = Quantized.COMPUTE
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),), homogeneous=True)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         (x, *_), (qx, qy) = operands, per_tensor_types(self.operand(operands, "x"), outputs[0])
@@ -134,6 +139,9 @@ class AvgPool(Averaging):
             return plane.window_sums(x.unsqueeze(2)).squeeze(2)
         summed = AvgPool(self.kernel, self.stride, self.padding, self.ceil, divisor=1)
         return summed.reference(x.double()).round().to(torch.int64)
+
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return _is_window_of_one(self) and self.divisor in (None, 1)
 
 
 @operator("adaptive_avg_pool")
@@ -213,6 +221,10 @@ class _Window:
             return span // self.stride + 1
         count = -(-span // self.stride) + 1
         return count - 1 if (count - 1) * self.stride >= n + self.before else count
+
+
+def _is_window_of_one(op: MaxPool | AvgPool) -> bool:
+    return set(op.kernel) == {1} and set(op.stride) == {1} and not any(op.padding)
 
 
 def _pooled(x: TensorType, op: MaxPool | AvgPool) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall
+from .facts import Facts
 from .quantize import per_tensor_types
 
 
@@ -30,6 +31,7 @@ class Prelu(Op):
 
     quantized = Quantized.COMPUTE
     learned_operands = ("slope",)
+    facts = Facts(piecewise_linear=(("x",), ("slope",)))
 
     def infer(self, x: TensorType, slope: TensorType) -> tuple[TensorType, ...]:
         channels = x.shape[1] if x.rank > 1 else 1

@@ -10,6 +10,7 @@ from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, Op, lowers, operator
 from .channels import Axes, CouplingCall
+from .facts import Facts
 
 
 @operator("put")
@@ -22,6 +23,15 @@ class Put(Op):
     """
 
     accumulate: bool = False
+
+    @property
+    def facts(self) -> Facts:
+        return Facts(
+            monotone=("x", "source"),
+            piecewise_linear=(("x", "source"),),
+            homogeneous=True,
+            selects=not self.accumulate,
+        )
 
     def infer(self, x: TensorType, indices: TensorType, source: TensorType) -> tuple[TensorType, ...]:
         if indices.dtype is not DType.I64 or indices.is_quantized or indices.shape != source.shape:

@@ -12,6 +12,7 @@ from ..arithmetic import Rescale
 from ..errors import ShapeError
 from ..tensor_type import DType, Quantization, TensorType
 from .base import IntegerCall, Op, Quantized, operator
+from .facts import Facts
 
 _BYTE = 8
 
@@ -22,6 +23,7 @@ class Quantize(Op):
     """Reals to the result's integers: x / scale, halves away from zero, plus zero point, saturated."""
 
     quantized = Quantized.COMPUTE
+    facts = Facts(monotone=("x",))
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         if x.quantization is not None or x.dtype is not DType.F32:
@@ -46,6 +48,7 @@ class Dequantize(Op):
     """Integers to the f32 reals that they stand for: (q - zero_point) * scale."""
 
     quantized = Quantized.COMPUTE
+    facts = Facts(monotone=("x",))
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         if x.quantization is None:
@@ -71,6 +74,7 @@ class Requantize(Op):
     """The same reals on another grid: (x * m + offset) >> s, saturated."""
 
     quantized = Quantized.COMPUTE
+    facts = Facts(monotone=("x",))
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         if x.quantization is None:

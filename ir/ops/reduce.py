@@ -16,6 +16,7 @@ from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall
 from .convert import converted
+from .facts import Facts
 from .quantize import check_moved, per_tensor_types
 
 
@@ -39,6 +40,9 @@ class Reduction(Op):
         sizes = [1 if axis in gone else size for axis, size in enumerate(x.shape)]
         return tuple(size for axis, size in enumerate(sizes) if self.keepdim or axis not in gone)
 
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return self.operand(operands, "x").shape == outputs[0].shape
+
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x = call.operand("x")
         gone = self.reduced(call.type("x"))
@@ -56,6 +60,7 @@ class LinearReduction(Reduction):
     """Base of mean and sum, which share the integer form `requant(sum(x - zero_point))`."""
 
     quantized = Quantized.COMPUTE
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),), homogeneous=True)
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         check_floats(self, x)

@@ -38,6 +38,9 @@ class Flip(Op):
     def reference(self, x: Tensor) -> Tensor:
         return torch.flip(x, self.axes)
 
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return all(self.operand(operands, "x").shape[axis] <= 1 for axis in self.axes)
+
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         axes = list(call.operand("x"))
         for place in self.axes:
@@ -68,6 +71,9 @@ class Roll(Op):
     def reference(self, x: Tensor) -> Tensor:
         return torch.roll(x, self.shifts, self.axes)
 
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return not any(self.shifts)
+
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x = call.operand("x")
         call.fix(*(x[place] for place in self.axes), why="it is rotated")
@@ -93,6 +99,9 @@ class Tile(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return x.repeat(self.repeats)
+
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return self.operand(operands, "x").shape == outputs[0].shape
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, shape = call.operand("x"), call.outputs[0].shape

@@ -23,6 +23,7 @@ from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall
+from .facts import Facts
 from .quantize import check_moved, per_tensor_types
 
 WEIGHT_BITS = 11
@@ -44,6 +45,11 @@ class Resize(Op):
         if min(*sizes, *x.shape[1:]) < 1:
             raise ShapeError(f"{x.shape} cannot be resized to {sizes}")
         return (*x.shape[:2], *sizes)
+
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return self.operand(operands, "x").shape == outputs[0].shape and all(
+            factor == 1 for factor in self.factor
+        )
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x = call.operand("x")
@@ -93,6 +99,7 @@ class ResizeLinear(Resize):
     """Linear or bilinear interpolation; `align_corners` maps corner elements onto each other exactly."""
 
     quantized = Quantized.COMPUTE
+    facts = Facts(monotone=("x",), piecewise_linear=(("x",),), homogeneous=True)
 
     align_corners: bool = False
 

@@ -36,6 +36,9 @@ class Reshape(Op):
     def reference(self, x: Tensor) -> Tensor:
         return x.reshape(self.shape)
 
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return self.operand(operands, "x").shape == outputs[0].shape
+
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         return (call.regroup(call.operand("x"), call.outputs[0].shape),)
 
@@ -60,6 +63,9 @@ class Permute(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return x.permute(self.order)
+
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return list(self.order) == sorted(self.order)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x = call.operand("x")
@@ -89,6 +95,9 @@ class Expand(Op):
     def reference(self, x: Tensor) -> Tensor:
         return x.expand(self.shape)
 
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return self.operand(operands, "x").shape == outputs[0].shape
+
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, shape = call.operand("x"), call.outputs[0].shape
         added = len(shape) - len(x)
@@ -113,6 +122,9 @@ class Copy(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return x.contiguous()
+
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return True
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         return (call.operand("x"),)

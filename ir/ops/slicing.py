@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,6 +40,9 @@ class Slice(Op):
     def reference(self, x: Tensor) -> Tensor:
         window = (slice(None),) * self.axis
         return x[(*window, slice(self.start, self.stop, self.step))]
+
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return self.operand(operands, "x").shape == outputs[0].shape and self.step == 1
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, size = call.operand("x"), call.outputs[0].shape[self.axis]
@@ -104,6 +108,9 @@ class Split(Op):
     def reference(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.split_with_sizes(x, self.sizes, self.axis))
 
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return len(outputs) == 1
+
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, parts, start = call.operand("x"), [], 0
         for size in self.sizes:
@@ -139,6 +146,9 @@ class Concat(Op):
 
     def reference(self, *operands: Tensor) -> Tensor:
         return torch.cat(operands, self.axis)
+
+    def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
+        return len(operands) == 1
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         parts = [axes for axes in call.operands if axes is not None]

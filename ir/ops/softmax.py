@@ -23,6 +23,7 @@ from ..tensor_type import DType, Quantization, TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .binary import broadcast
 from .channels import Axes, CouplingCall, tie_broadcast
+from .facts import Facts
 from .quantize import per_tensor_types
 from .slicing import check_axis
 
@@ -41,6 +42,7 @@ class Softmax(Op):
     """
 
     quantized = Quantized.COMPUTE
+    facts = Facts(bounds=(0.0, 1.0))
 
     axis: int = 0
     empty: str = "uniform"

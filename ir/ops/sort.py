@@ -11,6 +11,7 @@ from ..errors import ShapeError
 from ..tensor_type import DType, TensorType, Value
 from .base import AtenCall, Op, lowers, operator
 from .channels import Axes, CouplingCall
+from .facts import Facts
 from .slicing import check_axis
 
 
@@ -18,6 +19,8 @@ from .slicing import check_axis
 @dataclass(frozen=True)
 class Sort(Op):
     """Elements along dimension `axis` in order, and their indices (i64); equal ones stay in order, NaN is largest."""
+
+    facts = Facts(piecewise_linear=(("x",),))
 
     axis: int = 0
     descending: bool = False

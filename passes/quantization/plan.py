@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...ir import DType, Graph, Node, Op, Value
+from ...ir import DType, Graph, Node, Value
 from ...ir.affine import affine_inputs, is_movement
 from ...ir.ops.attention import Attention
 from ...ir.ops.base import Quantized
-from ...ir.ops.binary import Div
 from ...ir.ops.compare import Compare
-from ...ir.ops.elementary import Ceil, Floor, Log, Pow, Reciprocal, Round, Rsqrt, Trunc
 from ...ir.ops.norm import StatisticsNorm
 from ...ir.ops.softmax import Softmax
 from ..layers import channel_axis, is_layer
-
-# unbounded near zero: 8 bits have no useful resolution there
-_SINGULAR: tuple[type[Op], ...] = (Log, Reciprocal, Rsqrt)
-# step functions: an error of one quantization step at the input can be an error of 1 at the output
-_ROUNDING: tuple[type[Op], ...] = (Ceil, Floor, Round, Trunc)
 
 
 @dataclass(frozen=True)
@@ -136,9 +129,9 @@ def _encodings(graph: Graph) -> frozenset[str]:
 def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) -> str | None:
     if node.op.quantized is Quantized.NEVER:
         return f"{node.op.name} has no integer form"
-    if isinstance(node.op, _SINGULAR) or (isinstance(node.op, Pow) and node.op.exponent < 0):
+    if node.op.facts.poles:
         return f"{node.op.name} has a pole, which eight bits do not resolve"
-    if isinstance(node.op, _ROUNDING):
+    if node.op.facts.whole:
         return f"{node.op.name} turns an error of eight bits into one of a whole number"
     if float_layers(node.source.module):
         return "the spec keeps this layer in float"
@@ -171,16 +164,15 @@ def _relative(graph: Graph) -> set[str]:
 
 
 def _reads_ratio(reader: Node, name: str, found: Collection[str]) -> bool:
-    at = [index for index, value in enumerate(reader.inputs) if value is not None and value.name == name]
+    named = zip(reader.operand_names, reader.operands, strict=True)
+    at = {operand for operand, value in named if value.name == name}
     match reader.op:
-        case Log() | Reciprocal() | Rsqrt() | Compare():
+        case Compare():
             return True
-        case Pow(exponent=exponent) if exponent < 0:
-            return True
-        case Div():
-            return at == [1]
         case Attention():
-            return at == [3]
+            return at == {"mask"}
+        case op if op.facts.poles:
+            return at <= set(op.facts.poles)
         case _:
             return reader.outputs[0].name in found
 

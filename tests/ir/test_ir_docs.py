@@ -16,6 +16,16 @@ def test_operator_page_is_current() -> None:
     assert (DOCS / "ops.md").read_text() == operators_document(), message
 
 
+def test_code_of_the_operator_page_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / "ops.md").read_text(), re.DOTALL)
+    assert len(blocks) == 1
+    try:
+        exec(compile(blocks[0], "ops.md", "exec"), {"__name__": "operator_page"})
+        assert "scaled_relu" in OPERATORS
+    finally:
+        base._OPERATORS.pop("scaled_relu", None)
+
+
 def test_operator_page_has_a_row_for_every_operator() -> None:
     page = (DOCS / "ops.md").read_text()
     assert [name for name in OPERATORS if f"| `{name}(" not in page] == []
