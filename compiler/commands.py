@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ..backends.errors import BackendError
 from ..ir import dump
-from ..ir.tensor_type import STORAGE_BITS
+from ..ir.encoding import STORAGE_BITS
 from ..specs import Evaluation, load_spec
 from .arrays import npz_bytes
 from .compare import diff_reports, explain_layer, read_report

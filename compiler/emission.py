@@ -10,12 +10,12 @@ import torch
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from ..backends.c import BUDGET_CODES, CArtifact, Encoding
+from ..backends.c import BUDGET_CODES, CArtifact, PortEncoding
 from ..backends.c import check as check_c
 from ..backends.c import emit as emit_c
 from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
-from ..ir import Graph, UnsupportedError, dump
+from ..ir import Graph, UnsupportedError, dump, long_numbers
 from ..specs import COutput, Spec, Target
 from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
@@ -112,7 +112,10 @@ def _one_call(graph: Graph, samples: Samples | None) -> list[Tensor]:
 
 
 def _stored(graph: Graph) -> dict[str, Tensor]:
-    return {name: t.clone(memory_format=torch.contiguous_format) for name, t in sorted(graph.params.items())}
+    """The constants, and the numbers that the text only names, by name."""
+    beside = {name: numbers.tensor() for name, numbers in long_numbers(graph).items()}
+    tensors = sorted({**graph.params, **beside}.items())
+    return {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors}
 
 
 def _vectors(graph: Graph, options: COutput, samples: Samples | None) -> Sequence[Sequence[Tensor]]:
@@ -140,7 +143,7 @@ def _interface(
             value,
             stored[i].type.dtype if stored else value.type.dtype,
             stored[i].stored.layout.order if stored else tuple(range(value.type.rank)),
-            encoding=stored[i].encoding if stored else Encoding.of(value.type),
+            encoding=stored[i].encoding if stored else PortEncoding.of(value.type),
             arena_offset=stored[i].offset if stored else None,
             transform=spec.data.transform.get(name) if i < count else None,
             batch=spec.model.inputs[name].batch if i < count else 0,

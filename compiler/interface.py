@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ..backends.c import Encoding
+from ..backends.c import PortEncoding
 from ..ir import DType, TensorType, Value
 from ..specs import Target, Transform
 
@@ -61,11 +61,11 @@ class Port(BaseModel):
         return self.elements * DType(self.c_dtype).bytes
 
     @property
-    def _encoding(self) -> Encoding | None:
+    def _encoding(self) -> PortEncoding | None:
         if self.scale is None or self.zero_point is None:
             return None
         limits = torch.iinfo(DType(self.c_dtype).torch)
-        return Encoding(self.scale, self.zero_point, limits.min, limits.max, self.offset)
+        return PortEncoding(self.scale, self.zero_point, limits.min, limits.max, self.offset)
 
     def to_c(self, sample: Tensor) -> bytes:
         """The C buffer of one sample of the model's shape."""
@@ -131,7 +131,7 @@ def make_port(
     c_dtype: DType,
     order: tuple[int, ...],
     *,
-    encoding: Encoding | None = None,
+    encoding: PortEncoding | None = None,
     arena_offset: int | None = None,
     transform: Transform | None = None,
     batch: int | None = 0,

@@ -5,13 +5,16 @@ from .builder import Builder, rewrite
 from .coupling import Coupling, Kept, couple
 from .cutting import changed_statistics, cut_graph, run_masked
 from .digraph import Vertex, digraph
+from .element_type import DType, element_bytes
+from .encoding import Encoding
 from .errors import IRError, OverflowBoundError, ParseError, ShapeError, UnsupportedError, VerifyError
 from .graph import NOWHERE, Graph, Node, Source
 from .interpret import call_integer, rebatch, run, run_integer
+from .numbers import Numbers
 from .ops.base import OPERATORS, Op
 from .parser import parse
-from .tensor_type import DType, Quantization, TensorType, Value, element_bytes
-from .text import dump, node_text, type_text
+from .tensor_type import TensorType, Value
+from .text import dump, long_numbers, node_text, type_text
 from .verify import verify
 
 __all__ = [
@@ -20,14 +23,15 @@ __all__ = [
     "Builder",
     "Coupling",
     "DType",
+    "Encoding",
     "Graph",
     "IRError",
     "Kept",
     "Node",
+    "Numbers",
     "Op",
     "OverflowBoundError",
     "ParseError",
-    "Quantization",
     "ShapeError",
     "Source",
     "TensorType",
@@ -42,6 +46,7 @@ __all__ = [
     "digraph",
     "dump",
     "element_bytes",
+    "long_numbers",
     "node_text",
     "ops",
     "parse",

@@ -11,6 +11,7 @@ Additions and rescalings use 16-bit multipliers and one arithmetic shift:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -69,7 +70,7 @@ class Rescale:
 
     @staticmethod
     def of(
-        factors: tuple[float, ...], zero_points: tuple[int, ...], zero_point: int, *, bits: int = 8
+        factors: Sequence[float], zero_points: Sequence[int], zero_point: int, *, bits: int = 8
     ) -> Rescale:
         """Form of `sum_i factor_i * (x_i - zero_point_i) + zero_point` for operands of at most `bits` bits.
 

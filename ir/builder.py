@@ -8,9 +8,11 @@ from hashlib import sha256
 
 import torch
 
+from .element_type import element_bytes
+from .encoding import Encoding
 from .graph import NOWHERE, Graph, Node, Source
 from .ops.base import Op
-from .tensor_type import Quantization, TensorType, Value, element_bytes
+from .tensor_type import TensorType, Value
 
 
 class Builder:
@@ -27,7 +29,7 @@ class Builder:
         self._params: dict[str, torch.Tensor] = dict(params or {})
         self._taken: set[str] = {*reserved, *self._params}
         self._counters: dict[str, int] = {}
-        self._derived: dict[tuple[str, Quantization | None, Content], Value] = {}
+        self._derived: dict[tuple[str, Encoding | None, Content], Value] = {}
         self._producers: dict[str, tuple[Node, int]] = {}
 
     def input(self, name: str, type: TensorType) -> Value:
@@ -36,7 +38,7 @@ class Builder:
         self._inputs.append(Value(name, type))
         return self._inputs[-1]
 
-    def constant(self, name: str, tensor: torch.Tensor, *, quantization: Quantization | None = None) -> Value:
+    def constant(self, name: str, tensor: torch.Tensor, *, quantization: Encoding | None = None) -> Value:
         """Add a constant; `name` is a wish, made unique. A quantized one is stored in its container dtype."""
         type = TensorType.of(tensor)
         if quantization is not None:
@@ -47,7 +49,7 @@ class Builder:
         return value
 
     def derived_constant(
-        self, name: str, tensor: torch.Tensor, *, quantization: Quantization | None = None
+        self, name: str, tensor: torch.Tensor, *, quantization: Encoding | None = None
     ) -> Value:
         """A constant computed from the one that `name` names; the same elements under the same name are one.
 
@@ -63,7 +65,7 @@ class Builder:
         op: Op,
         *operands: Value | None,
         name: str = "",
-        quantization: Quantization | None = None,
+        quantization: Encoding | None = None,
         source: Source = NOWHERE,
     ) -> Value:
         """Append a node with one result of inferred type; `quantization` is that of a computed integer."""

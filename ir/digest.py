@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 
+from .element_type import element_bytes
 from .graph import Graph
-from .tensor_type import element_bytes
 from .text import dump
 
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import torch
 
+from .element_type import DType
+from .encoding import Encoding
 from .errors import IRError, ParseError
 from .graph import NOWHERE, Graph, Node, Source
+from .numbers import AnyNumbers
 from .ops.base import OPERATORS, Op
-from .tensor_type import DType, Quantization, TensorType, Value
+from .tensor_type import TensorType, Value
 
 
 def parse(
@@ -22,9 +25,13 @@ def parse(
     *,
     params: Mapping[str, torch.Tensor] | None = None,
     fill: Callable[[Value], torch.Tensor] | None = None,
+    numbers: Mapping[str, AnyNumbers] | None = None,
 ) -> Graph:
-    """Graph of a text; a constant that `params` lacks gets `fill(value)`, zeros when no `fill` is given."""
-    return _Parser(text, dict(params or {}), fill or _zeros).graph()
+    """Graph of a text; a constant that `params` lacks gets `fill(value)`, zeros when no `fill` is given.
+
+    `numbers` are the scales, zero points and levels that the text only names: see `text.long_numbers`.
+    """
+    return _Parser(text, dict(params or {}), fill or _zeros, numbers or {}).graph()
 
 
 def _zeros(value: Value) -> torch.Tensor:
@@ -42,23 +49,27 @@ _TOKEN = re.compile(
 )
 
 
+_ELEMENT_TYPES = frozenset(dtype.value for dtype in DType)
+_LISTS = frozenset({"scale", "zero", "levels"})
+
+
 def _source(comment: str) -> Source | None:
     """The source that a comment `# "module", "location"` names; None for any other comment."""
     match = re.fullmatch(r'#\s*("(?:[^"\\]|\\.)*"), ("(?:[^"\\]|\\.)*")\s*', comment)
     return Source(json.loads(match[1]), json.loads(match[2])) if match else None
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:  # Any: a number, or a tuple of numbers
-    return value if isinstance(value, tuple) else (value,)
-
-
 class _Parser:
     """Recursive descent over tokens; only attribute tuples nest."""
 
     def __init__(
-        self, text: str, params: dict[str, torch.Tensor], fill: Callable[[Value], torch.Tensor]
+        self,
+        text: str,
+        params: dict[str, torch.Tensor],
+        fill: Callable[[Value], torch.Tensor],
+        numbers: Mapping[str, AnyNumbers],
     ) -> None:
-        self._text, self._params, self._fill = text, params, fill
+        self._text, self._params, self._fill, self._long = text, params, fill, numbers
         self._table = {
             int(k): ast.literal_eval(v) for k, v in re.findall(r"^@(\d+) = (\(.*\))$", text, re.MULTILINE)
         }
@@ -172,35 +183,50 @@ class _Parser:
                 raise
             raise self._error(at, str(err)) from err
 
-    def _quantization(self, dtype: DType) -> Quantization:
+    def _quantization(self, dtype: DType) -> Encoding:
         self._next()
-        values: dict[str, Any] = {"bits": 8 * dtype.bytes}  # Any: python literals
+        values: dict[str, Any] = {"bits": 8 * dtype.bytes}  # Any: python literals, tensors, numbers
         while self._peek() != ">":
             key = self._identifier()
             self._expect("=")
-            values[key] = self._numbers()
+            values[key] = self._numbers() if key in _LISTS else self._literal()
             if self._peek() == ",":
                 self._next()
         self._next()
         if "scale" not in values:
             raise self._error(self._tokens[self._at][2], "a quantization needs a scale")
-        return Quantization(
-            tuple(float(s) for s in _as_tuple(values["scale"])),
-            _as_tuple(values.get("zero", 0)),
+        return Encoding(
+            values["scale"],
+            values.get("zero", (0,)),
             values["bits"],
             values.get("axis"),
             values.get("group"),
+            values.get("levels"),
         )
 
-    def _numbers(self) -> Any:  # Any: a number, or a tuple of numbers
+    def _numbers(self) -> Any:  # Any: a tuple of numbers, a tensor of them, or long numbers
+        if self._peek() not in _ELEMENT_TYPES:
+            return self._list_of_numbers()
+        at = self._tokens[self._at][2]
+        dtype = DType(self._next())
+        if self._peek() != "[":
+            return torch.tensor(self._list_of_numbers(), dtype=dtype.torch)
+        name = dtype.value + "".join(self._next() for _ in range(5))  # [count]@digest
+        if name not in self._long:
+            raise self._error(at, f"the numbers {name} are not given")
+        return self._long[name]
+
+    def _list_of_numbers(self) -> tuple[Any, ...]:  # Any: integers or reals
         if self._peek() != "@":
-            return self._literal()
+            found = self._literal()
+            return found if isinstance(found, tuple) else (found,)
         at = self._tokens[self._at][2]
         self._next()
         row = self._next()
         if not row.isdigit() or int(row) not in self._table:
             raise self._error(at, f"there is no list @{row}")
-        return self._table[int(row)]
+        listed: tuple[Any, ...] = self._table[int(row)]  # Any: integers or reals
+        return listed
 
     def _literal(self) -> Any:  # Any: a python literal
         kind, token, at = self._tokens[self._at]

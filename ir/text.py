@@ -1,4 +1,4 @@
-"""The text form: `dump` writes a graph, `parse` reads it back, `parse(dump(g), params=g.params) == g`.
+"""The text form: `dump` writes a graph, `parse` reads it back.
 
     graph(%x: f32[1x3x8x8]) {
       const %w: f32[4x3x3x3]
@@ -7,7 +7,12 @@
       return output: %q
     }
 
-Long lists of scales stand in a table after the graph (`@0 = (...)`) and are named in the type (`scale=@0`).
+Lists of scales, zero points and levels are inside the type where they are short, and else in a table after the
+graph (`@0 = (...)`, in the type `scale=@0`). Longer ones are named by element type, count and digest
+(`scale=f32[1409024]@9f86d081884c7d65`) and stored beside the constants: `long_numbers` gives them, `parse` takes them.
+So `parse(dump(g), params=g.params, numbers=long_numbers(g)) == g`. Elements of another type than float64 and int64
+have it before them: `scale=f32(0.5, 0.25)`.
+
 A name with other characters than letters, digits, `_`, `.` and `-` is written in quotes: `%"odd name"`.
 """
 
@@ -16,17 +21,23 @@ from __future__ import annotations
 import json
 import re
 
+from .element_type import DType
+from .encoding import Encoding
 from .graph import NOWHERE, Graph, Node
+from .numbers import AnyNumbers
 from .ops.base import attributes
 from .tensor_type import TensorType, Value
 
-_INLINE_SCALES = 4
+_MOST_INLINE = 4
+_MOST_LISTED = 4096
+_DIGEST_DIGITS = 16
+_PLAIN = (DType.F64, DType.I64)
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.\-]+")
 
 
 def dump(graph: Graph) -> str:
     """Text of a graph: its structure and types; tensors of constants are not printed."""
-    table = _ScaleTable()
+    table = _NumberTable()
     lines = [f"graph({', '.join(_declaration(v, table) for v in graph.inputs)}) {{"]
     lines += [f"  const {_declaration(v, table)}" for v in graph.constants]
     lines += [f"  {_node_text(node, table)}" for node in graph.nodes]
@@ -36,27 +47,48 @@ def dump(graph: Graph) -> str:
 
 
 def node_text(node: Node) -> str:
-    """One node as it stands in the dump, for messages; long scale lists are left out."""
-    return _node_text(node, _ScaleTable())
+    """One node as it stands in the dump, for messages; long lists of scales are left out."""
+    return _node_text(node, _NumberTable())
 
 
 def type_text(type: TensorType) -> str:
     """A type as it stands in the dump, for messages."""
-    return _type_text(type, _ScaleTable())
+    return _type_text(type, _NumberTable())
 
 
-class _ScaleTable:
+def long_numbers(graph: Graph) -> dict[str, AnyNumbers]:
+    """Scales, zero points and levels that the text only names, by the name that it gives them."""
+    values = (*graph.inputs, *graph.constants, *graph.results)
+    encodings = {v.type.quantization for v in values if v.type.quantization is not None}
+    found = (numbers for encoding in encodings for numbers in _numbers(encoding))
+    return {numbers_name(n): n for n in found if len(n) > _MOST_LISTED}
+
+
+def numbers_name(numbers: AnyNumbers) -> str:
+    """Element type, count and digest, which stand for long numbers in the text."""
+    return f"{numbers.dtype.value}[{len(numbers)}]@{numbers.digest[:_DIGEST_DIGITS]}"
+
+
+def _numbers(encoding: Encoding) -> tuple[AnyNumbers, ...]:
+    levels = () if encoding.levels is None else (encoding.levels,)
+    return encoding.scale, encoding.zero_point, *levels
+
+
+class _NumberTable:
     """Collects the lists of numbers that are too long to stand inside a type."""
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}
 
-    def put(self, numbers: tuple[float, ...] | tuple[int, ...]) -> str:
+    def put(self, numbers: AnyNumbers) -> str:
+        if len(numbers) > _MOST_LISTED:
+            return numbers_name(numbers)
+        prefix = "" if numbers.dtype in _PLAIN else numbers.dtype.value
         if len(numbers) == 1:
-            return repr(numbers[0])
-        if len(numbers) <= _INLINE_SCALES:
-            return repr(tuple(numbers))
-        return f"@{self._rows.setdefault(repr(tuple(numbers)), len(self._rows))}"
+            return f"{prefix}({numbers[0]!r},)" if prefix else repr(numbers[0])
+        if len(numbers) <= _MOST_INLINE:
+            return f"{prefix}{tuple(numbers)!r}"
+        return f"{prefix}@{self._rows.setdefault(repr(tuple(numbers)), len(self._rows))}"
 
     def lines(self) -> list[str]:
         return [f"@{index} = {numbers}" for numbers, index in self._rows.items()]
@@ -66,23 +98,24 @@ def _name(name: str) -> str:
     return name if _PLAIN_NAME.fullmatch(name) else json.dumps(name)
 
 
-def _declaration(value: Value, table: _ScaleTable) -> str:
+def _declaration(value: Value, table: _NumberTable) -> str:
     return f"%{_name(value.name)}: {_type_text(value.type, table)}"
 
 
-def _type_text(type: TensorType, table: _ScaleTable) -> str:
+def _type_text(type: TensorType, table: _NumberTable) -> str:
     plain = f"{type.dtype.value}[{'x'.join(map(str, type.shape))}]"
     if type.quantization is None:
         return plain
     q = type.quantization
     parts = [] if q.bits == 8 * type.dtype.bytes else [f"bits={q.bits}"]
+    parts += [] if q.levels is None else [f"levels={table.put(q.levels)}"]
     parts += [f"scale={table.put(q.scale)}", f"zero={table.put(q.zero_point)}"]
     parts += [] if q.axis is None else [f"axis={q.axis}"]
     parts += [] if q.group_size is None else [f"group={q.group_size}"]
     return f"{plain}<{', '.join(parts)}>"
 
 
-def _node_text(node: Node, table: _ScaleTable) -> str:
+def _node_text(node: Node, table: _NumberTable) -> str:
     results = ", ".join(_declaration(v, table) for v in node.outputs)
     shown = ", ".join(f"{name}={value!r}" for name, value in attributes(node.op).items())
     operands = ", ".join("none" if v is None else f"%{_name(v.name)}" for v in node.inputs)

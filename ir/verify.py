@@ -10,6 +10,7 @@ from .digraph import digraph
 from .errors import IRError, VerifyError
 from .graph import Graph, Node
 from .ops.base import Quantized
+from .ops.quantize import Dequantize
 from .tensor_type import TensorType, Value
 from .text import dump, type_text
 
@@ -18,7 +19,8 @@ def verify(graph: Graph) -> Graph:
     """`graph` itself; VerifyError with every broken rule, each shown inside the dump.
 
     Values are defined once and before use, result types are those that the operator infers, constants have
-    the type of their tensor, data movement keeps the quantization, outputs have names of their own.
+    the type of their tensor, data movement keeps the encoding, codes of a codebook are only moved and dequantized,
+    outputs have names of their own.
     """
     problems = {**_graph_problems(graph)}
     defined = {v.name: v for v in (*graph.inputs, *graph.constants)}
@@ -105,6 +107,11 @@ def _touches_quantized(node: Node) -> bool:
 
 
 def _quantized_problems(node: Node, inferred: tuple[TensorType, ...]) -> list[str]:
+    codes = [
+        str(v) for v in (*node.operands, *node.outputs) if v.type.quantization and v.type.quantization.levels
+    ]
+    if codes and node.op.quantized is not Quantized.MOVE and not isinstance(node.op, Dequantize):
+        return [f"{node.op.name} computes on integers, and {', '.join(codes)} are codes; dequantize them"]
     found = [
         f"the operator infers {type_text(expected)}"
         for expected, actual in zip(inferred, node.output_types, strict=True)

@@ -17,7 +17,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..ir import Builder, DType, Graph, Node, Quantization, Source, Value, rewrite, run_integer
+from ..ir import Builder, DType, Encoding, Graph, Node, Source, Value, rewrite, run_integer
 from ..ir.ops.accumulate import bias_quantization
 from ..ir.ops.binary import Binary
 from ..ir.ops.conv import Conv, ConvTranspose
@@ -105,7 +105,7 @@ class _Slicer:
             sliced = sliced.index_select(in_axis, inputs)
         grid_x, grid_w = x.type.quantization, weight.type.quantization
         assert grid_x is not None and grid_w is not None
-        grid_w = _sliced_grid(grid_w, outputs)
+        grid_w = grid_w.of_channels(outputs)
         new_weight = self._replace(builder, weight, sliced, grid_w)
         new_bias = None
         if bias is not None:
@@ -162,16 +162,10 @@ class _Slicer:
         shape = tuple(-1 if old == -1 else new for old, new in zip(op.shape, sizes, strict=True))
         return builder.keep(replace(node, op=Reshape(shape)), operands)[0]
 
-    def _replace(self, builder: Builder, value: Value, tensor: Tensor, grid: Quantization) -> Value:
+    def _replace(self, builder: Builder, value: Value, tensor: Tensor, grid: Encoding) -> Value:
         if self._graph.use_count(value) == 1:
             builder.release(value.name)
         return builder.derived_constant(value.name, tensor, quantization=grid)
-
-
-def _sliced_grid(grid: Quantization, channels: Tensor) -> Quantization:
-    if grid.axis is None:
-        return grid
-    return replace(grid, scale=tuple(grid.scale[int(i)] for i in channels))
 
 
 def _check_equal(before: Graph, after: Graph) -> None:

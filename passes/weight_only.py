@@ -27,7 +27,6 @@ from .quantization.groupwise import nearest_group_size, quantize_groupwise
 from .report import Cell, Decision, PassReport, Table
 
 _BITS = {"float32": 32, "int8": 8, "int4": 4, "int2": 2}
-_SCALE_BYTES = 4
 _MOVES = (Copy, Expand, Permute, Reshape, Select, Slice, Split)
 _PRODUCTS = {"einsum", "bmm", "baddbmm", "addmm", "addbmm", "mm", "matmul", "_grouped_mm"}  # calls of aten
 _ELEMENTS = (DType.F32, DType.F16, DType.BF16)
@@ -65,7 +64,7 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
         )
         made[name] = (integers, grid)
         error = float((grid.dequantize(integers) - weight).norm() / weight.norm().clamp(min=1e-30))
-        size_after = stored.value.type.quantized(grid).storage_bytes + _SCALE_BYTES * len(grid.scale)
+        size_after = stored.value.type.quantized(grid).storage_bytes + grid.parameter_bytes
         rows.append((name, stored.bits, size, bytes_before, size_after, error))
         text = f"int{stored.bits}, a scale for {size} weights"
         decisions.append(Decision("weight_only", name, stored.source, True, text))

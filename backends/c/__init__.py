@@ -10,7 +10,7 @@ from .check import BUDGET_CODES, check, check_nodes
 from .cost.predict import NodePrediction, Prediction, predict_node
 from .emit import CArtifact, emit
 from .lower import predict
-from .plan.encoding import Encoding
+from .plan.encoding import PortEncoding
 from .target import Machine
 from .tools.simulated_network import SimulatedNetwork
 
@@ -18,9 +18,9 @@ __all__ = [
     "BUDGET_CODES",
     "CODES",
     "CArtifact",
-    "Encoding",
     "Machine",
     "NodePrediction",
+    "PortEncoding",
     "Prediction",
     "Problem",
     "SimulatedNetwork",

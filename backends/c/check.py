@@ -13,7 +13,7 @@ from ..errors import Problem
 from .kernels.base import Site
 from .lower import lower
 from .plan.edges import StrippedEdges, strip_edges
-from .plan.encoding import Encoding
+from .plan.encoding import PortEncoding
 from .plan.kernel_stack import stack_bytes
 from .plan.layout import Layout, channels_last
 from .plan.port_layouts import IMAGE_RANK
@@ -66,7 +66,9 @@ def _port_problems(graph: Graph, edges: StrippedEdges, options: COutput) -> Iter
         yield from _storage_problems(f"output {name}", value, encoding, options.stored(name))
 
 
-def _storage_problems(place: str, value: Value, encoding: Encoding | None, word: str) -> Iterator[Problem]:
+def _storage_problems(
+    place: str, value: Value, encoding: PortEncoding | None, word: str
+) -> Iterator[Problem]:
     if word in ("auto", "float"):
         return
     if encoding is None and value.type.dtype.is_floating:

@@ -105,11 +105,11 @@ def integer_layer_kind(node: Node) -> LayerKind | None:
 def channel_scales(weight: TensorType) -> Tensor | None:
     """A scale for each output channel of an integer weight of at most 8 bits; None for any other."""
     quantization = weight.quantization
-    if quantization is None or quantization.bits > 8 or not quantization.is_symmetric:
+    if quantization is None or quantization.bits > 8 or quantization.levels or not quantization.is_symmetric:
         return None
     if quantization.group_size is not None or quantization.axis not in (None, 0):
         return None
-    return torch.tensor(quantization.scale, dtype=torch.float32).expand(weight.shape[0]).clone()
+    return quantization.scale.tensor(torch.float32).expand(weight.shape[0]).clone()
 
 
 def _stateless(node: Node) -> str | None:

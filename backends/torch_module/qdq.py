@@ -11,7 +11,7 @@ from types import MappingProxyType, ModuleType
 
 from torch import Tensor
 
-from ...ir import Graph, Node, Quantization, Value
+from ...ir import Encoding, Graph, Node, Value
 from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.linear import Linear
 from ...ir.ops.reorder import Flip, Roll, Tile
@@ -89,7 +89,7 @@ def grid(value: Value) -> str:
     return f"{literal(quantization.scale[0])}, {carried_zero_point(quantization)}"
 
 
-def carried_zero_point(quantization: Quantization) -> int:
+def carried_zero_point(quantization: Encoding) -> int:
     """Zero point of what is carried."""
     return quantization.zero_point[0] + (128 if quantization.bits <= 8 else 0)
 

@@ -96,7 +96,7 @@ def _holds_matrix(node: Node) -> bool:
     type = node.operand("x").type
     grid = type.quantization
     assert grid is not None
-    if type.rank < 2 or grid.bits > 8 or not grid.is_symmetric or grid.axis != 0:
+    if type.rank < 2 or grid.bits > 8 or not grid.is_symmetric or grid.axis != 0 or grid.levels is not None:
         return False
     columns = type.shape[-1]
     is_by_row = columns % grid.group_size == 0 if grid.group_size is not None else type.rank == 2
@@ -107,7 +107,7 @@ def _weight_kind(node: Node) -> LayerKind:
     type = node.operand("x").type
     assert type.quantization is not None
     *rows, columns = type.shape
-    scale = torch.tensor(type.quantization.scale, dtype=torch.float32).view(*rows, -1)
+    scale = type.quantization.scale.tensor(torch.float32).view(*rows, -1)
     size = columns // scale.shape[-1]
     return LayerKind(
         construct("IntegerWeight", *type.shape, bits=type.quantization.bits, group_size=size),

@@ -20,7 +20,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
-from ...ir import Builder, DType, ShapeError, TensorType, dump, parse, verify
+from ...ir import Builder, DType, ShapeError, TensorType, dump, long_numbers, parse, verify
 from ...ir.quiet import quiet
 from ..errors import Problem, UserError
 from ..isolation import USER_CODE_RAISES, untouched
@@ -70,7 +70,8 @@ def roundtrip(
 ) -> Callable[..., Any]:
     """`model` captured, written as text, read back and made callable: what the graph alone carries."""
     captured = capture(model, *example)
-    graph = verify(parse(dump(captured.graph), params=captured.graph.params))
+    text, numbers = dump(captured.graph), long_numbers(captured.graph)
+    graph = verify(parse(text, params=captured.graph.params, numbers=numbers))
     return as_callable(captured, graph=graph)
 
 

@@ -9,7 +9,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from ...ir import Graph, Node, Quantization, Value, run
+from ...ir import Encoding, Graph, Node, Value, run
 from ...ir.ops.base import Quantized
 from ...passes.layers import is_layer
 from ..data import Samples, batches
@@ -134,7 +134,7 @@ def reasons_of(
 class _Facts:
     propagation: Propagation
     node: Node
-    grid: Quantization
+    grid: Encoding
     name: str
     seen: Mapping[str, Extent]
     target_snr_db: float

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import INT32_MAX, WIDEST_SUM, Requant, Rescale, requant_sum
+from ..encoding import Encoding
 from ..errors import OverflowBoundError, ShapeError
-from ..tensor_type import Quantization, TensorType
+from ..tensor_type import TensorType
 from .base import IntegerCall
 
 Clamp = tuple[float, float] | None
@@ -38,7 +39,7 @@ def finish_reals(y: Tensor, residual: Tensor | None, clamp: Clamp) -> Tensor:
     return apply_clamp(y if residual is None else y + residual, clamp)
 
 
-def clamp_bounds(clamp: Clamp, output: Quantization) -> tuple[int, int]:
+def clamp_bounds(clamp: Clamp, output: Encoding) -> tuple[int, int]:
     """Smallest and largest stored result: the clamp on the output's grid, within its bits."""
     if clamp is None:
         return output.qmin, output.qmax
@@ -125,7 +126,7 @@ def check_accumulating(
     if bias is not None:
         qb = _quantization(bias, "the bias")
         expected = tuple(qx.scale[0] * s for s in qw.scale)
-        if qb.bits != BIAS_BITS or not qb.is_symmetric or qb.scale != expected:
+        if qb.bits != BIAS_BITS or not qb.is_symmetric or tuple(qb.scale) != expected:
             raise ShapeError("the bias is int32 with scale input scale x weight scale")
     if residual is not None and not _quantization(residual, "the residual").is_per_tensor:
         raise ShapeError("the residual is quantized per tensor")
@@ -137,9 +138,9 @@ def _scales_text(axis: int | None, group_size: int | None) -> str:
     return f"axis {axis}" if group_size is None else f"axis {axis} in groups of {group_size}"
 
 
-def bias_quantization(x: Quantization, weight: Quantization) -> Quantization:
+def bias_quantization(x: Encoding, weight: Encoding) -> Encoding:
     """int32, scale input scale x weight scale, for each output channel."""
-    return Quantization(
+    return Encoding(
         tuple(x.scale[0] * s for s in weight.scale), bits=BIAS_BITS, axis=None if weight.axis is None else 0
     )
 
@@ -163,7 +164,7 @@ def finish_accumulator(call: IntegerCall, acc: Tensor, clamp: Clamp, *, channel_
 
 
 def prove_accumulator(
-    rows: Tensor, bias: Tensor | None, fixed: FixedPoint, *, x: Quantization, phases: Tensor | None = None
+    rows: Tensor, bias: Tensor | None, fixed: FixedPoint, *, x: Encoding, phases: Tensor | None = None
 ) -> Tensor:
     """Largest |accumulator| of each output channel over all inputs; OverflowBoundError when it could leave 48 bits.
 
@@ -208,7 +209,7 @@ def zero_point(type: TensorType | None) -> int:
     return type.quantization.zero_point[0]
 
 
-def _quantization(type: TensorType | None, what: str) -> Quantization:
+def _quantization(type: TensorType | None, what: str) -> Encoding:
     if type is None or type.quantization is None:
         raise ShapeError(f"{what} is not quantized")
     return type.quantization

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..element_type import DType
 from ..errors import ShapeError
-from ..tensor_type import DType, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .base import AtenCall, Op, check_floats, lowers, operator
 from .binary import broadcast
 from .channels import Axes, CouplingCall, Cut, tie_broadcast

@@ -17,8 +17,9 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 
+from ..encoding import Encoding
 from ..errors import ShapeError, UnsupportedError
-from ..tensor_type import Quantization, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .channels import Axes, CouplingCall, Cut
 from .facts import FURTHER, Facts
 
@@ -71,7 +72,7 @@ class Op(ABC):
             return self.reference(*call.operands)
         raise UnsupportedError(f"{self.name} has no integer form")
 
-    def result_grid(self, high: float) -> Quantization | None:
+    def result_grid(self, high: float) -> Encoding | None:
         """The only grid on which the integer form gives results up to `high`; None where the grid is free."""
         return None
 

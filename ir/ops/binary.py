@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import Requant, Rescale, check_int32, prove_requant, requant
+from ..element_type import DType
 from ..errors import ShapeError
-from ..tensor_type import DType, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .accumulate import Clamp, apply_clamp, clamp_bounds
 from .base import AtenCall, IntegerCall, Op, Quantized, lowers, operator
 from .channels import Axes, CouplingCall, tie_broadcast

@@ -9,8 +9,9 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from ..element_type import DType
 from ..errors import ShapeError
-from ..tensor_type import DType, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .base import AtenCall, Op, lowers, operator
 from .binary import broadcast
 from .channels import Axes, CouplingCall, tie_broadcast

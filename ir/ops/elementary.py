@@ -8,8 +8,9 @@ from math import inf
 import torch
 from torch import Tensor
 
+from ..element_type import DType
 from ..errors import ShapeError
-from ..tensor_type import DType, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .activation import Elementwise, emit_elementwise
 from .base import AtenCall, lowers, operator
 from .facts import Facts

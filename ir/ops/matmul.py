@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import check_int32, prove_requant, requant
+from ..element_type import DType
 from ..errors import ShapeError
-from ..tensor_type import DType, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .binary import broadcast, requant_of_product
 from .channels import Axes, CouplingCall, tie_broadcast

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import INT32_MAX, requant
+from ..encoding import Encoding
 from ..errors import OverflowBoundError
-from ..tensor_type import Quantization
 
 _SUM_BITS = 60
 _T_BITS = 29
@@ -54,8 +54,8 @@ class NormForm:
 
     @staticmethod
     def of(
-        x: Quantization,
-        y: Quantization,
+        x: Encoding,
+        y: Encoding,
         *,
         count: int,
         eps: float,
@@ -101,7 +101,7 @@ class NormForm:
             multiplier,
         )
 
-    def apply(self, x: Tensor, axes: Sequence[int], shape: Sequence[int], y: Quantization) -> Tensor:
+    def apply(self, x: Tensor, axes: Sequence[int], shape: Sequence[int], y: Encoding) -> Tensor:
         """Results for integers `x` with statistics over `axes`; `shape` is that of weight and bias beside it."""
         u = x - self.zero_point
         total = u.sum(tuple(axes), keepdim=True) if self.is_centred else 0

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import Rescale
+from ..element_type import DType
+from ..encoding import Encoding
 from ..errors import ShapeError
-from ..tensor_type import DType, Quantization, TensorType
+from ..tensor_type import TensorType
 from .base import IntegerCall, Op, Quantized, operator
 from .facts import Facts
 
@@ -120,7 +122,7 @@ class OffsetBinary(Op):
         return call.operand("x").to(torch.int64) + (128 if call.output.dtype is DType.U8 else -128)
 
 
-def rescale_between(x: Quantization, y: Quantization) -> Rescale:
+def rescale_between(x: Encoding, y: Encoding) -> Rescale:
     """Integers of the same reals on another grid, before saturation."""
     return Rescale.of((x.scale[0] / y.scale[0],), x.zero_point, y.zero_point[0], bits=x.bits)
 
@@ -134,7 +136,7 @@ def check_moved(*types: TensorType) -> None:
         raise ShapeError("this operator moves values that have one scale per tensor")
 
 
-def per_tensor_types(*types: TensorType | None) -> tuple[Quantization, ...]:
+def per_tensor_types(*types: TensorType | None) -> tuple[Encoding, ...]:
     """The quantizations of values that all have one scale per tensor; ShapeError when one has not."""
     found = tuple(type.quantization for type in types if type is not None and type.quantization is not None)
     if len(found) != len(types) or not all(q.is_per_tensor for q in found):

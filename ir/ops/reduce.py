@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..arithmetic import Requant, check_int32, prove_requant, requant
+from ..element_type import DType
 from ..errors import ShapeError
-from ..tensor_type import DType, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall
 from .convert import converted

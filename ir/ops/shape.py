@@ -9,8 +9,9 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..encoding import Encoding
 from ..errors import ShapeError
-from ..tensor_type import Quantization, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .base import AtenCall, Op, Quantized, lowers, operator
 from .channels import Axes, CouplingCall, Cut
 from .quantize import check_moved
@@ -135,7 +136,7 @@ def _with_free(shape: tuple[int, ...], written: tuple[int, ...]) -> tuple[int, .
     return tuple(-1 if old == -1 else new for old, new in zip(written, shape, strict=True))
 
 
-def _permuted(quantization: Quantization | None, order: tuple[int, ...]) -> Quantization | None:
+def _permuted(quantization: Encoding | None, order: tuple[int, ...]) -> Encoding | None:
     if quantization is None or quantization.axis is None:
         return quantization
     if quantization.group_size is not None:

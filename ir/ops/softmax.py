@@ -18,8 +18,10 @@ from math import floor, log2
 import torch
 from torch import Tensor
 
+from ..element_type import DType
+from ..encoding import Encoding
 from ..errors import ShapeError
-from ..tensor_type import DType, Quantization, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .binary import broadcast
 from .channels import Axes, CouplingCall, tie_broadcast
@@ -62,9 +64,9 @@ class Softmax(Op):
         y = torch.softmax(torch.where(keep, x, torch.finfo(x.dtype).min), self.axis)
         return torch.where(keep, y, 0.0) if self.empty == "zero" else y
 
-    def result_grid(self, high: float) -> Quantization:
+    def result_grid(self, high: float) -> Encoding:
         spare = 0 if high <= 0 else floor(-log2(min(high, 1.0)))
-        return Quantization((2.0 ** -min(8 + spare, FINEST_BITS),), (-128,))
+        return Encoding((2.0 ** -min(8 + spare, FINEST_BITS),), (-128,))
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, keep = _couple(call, self.axis), call.optional("keep")

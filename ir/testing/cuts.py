@@ -16,11 +16,11 @@ from torch import Tensor
 from ..builder import Builder
 from ..coupling import STAYS, Coupling, couple
 from ..cutting import cut_graph, deviation, run_masked
+from ..element_type import DType
 from ..graph import Graph
 from ..interpret import run
 from ..ops.binary import Mul
 from ..ops.reduce import Sum
-from ..tensor_type import DType
 from ..text import dump
 from ..verify import verify
 

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
+from ..element_type import DType
 from ..graph import Graph, Node
 from ..interpret import run_integer
-from ..tensor_type import DType, TensorType
+from ..tensor_type import TensorType
 from ..verify import verify
 from .growth import DIGITS, GROWS, Growth, Step
 from .integers import to_integers

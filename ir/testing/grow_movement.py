@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from ..element_type import DType
+from ..encoding import Encoding
 from ..ops.call import TorchCall
 from ..ops.embedding import Embedding, Take
 from ..ops.pad import Pad
@@ -12,7 +14,7 @@ from ..ops.reorder import Flip, Roll, Tile
 from ..ops.resize import ResizeLinear, ResizeNearest
 from ..ops.shape import Copy, Expand, Permute, Reshape
 from ..ops.slicing import Concat, Select, Slice, Split
-from ..tensor_type import DType, Quantization, TensorType, Value
+from ..tensor_type import TensorType, Value
 from .growth import Growth, Step, grows
 
 
@@ -176,7 +178,7 @@ def grow_quantize(g: Growth, x: Value, step: Step) -> Value | None:
     """There and back."""
     if x.type.dtype is not DType.F32:
         return None
-    grid = step.pick(0, [Quantization((0.05,), (3,)), Quantization((0.001,), (-200,), 16)])
+    grid = step.pick(0, [Encoding((0.05,), (3,)), Encoding((0.001,), (-200,), 16)])
     return g.add(Dequantize(), g.builder.add(Quantize(), x, quantization=grid))
 
 
@@ -185,8 +187,8 @@ def grow_requantize(g: Growth, x: Value, step: Step) -> Value | None:
     """From one grid to another, finer or coarser."""
     if x.type.dtype is not DType.F32:
         return None
-    integers = g.builder.add(Quantize(), x, quantization=Quantization((0.05,), (3,)))
-    grid = Quantization((step.pick(0, [0.1, 0.02]),), (-5,))
+    integers = g.builder.add(Quantize(), x, quantization=Encoding((0.05,), (3,)))
+    grid = Encoding((step.pick(0, [0.1, 0.02]),), (-5,))
     return g.add(Dequantize(), g.builder.add(Requantize(), integers, quantization=grid))
 
 
@@ -195,7 +197,7 @@ def grow_offset_binary(g: Growth, x: Value, step: Step) -> Value | None:
     """There and back."""
     if x.type.dtype is not DType.F32:
         return None
-    grid = Quantization((0.05,), (step.pick(0, [3, -128]),))
+    grid = Encoding((0.05,), (step.pick(0, [3, -128]),))
     stored = g.builder.add(OffsetBinary(), g.builder.add(Quantize(), x, quantization=grid))
     return g.add(Dequantize(), g.builder.add(OffsetBinary(), stored, quantization=grid))
 

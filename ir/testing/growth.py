@@ -15,9 +15,10 @@ from typing import TypeVar
 import torch
 
 from ..builder import Builder
+from ..element_type import DType
 from ..graph import Graph
 from ..ops.base import Op
-from ..tensor_type import DType, TensorType, Value
+from ..tensor_type import TensorType, Value
 
 MAX_NUMEL = 512
 DIGITS = 5

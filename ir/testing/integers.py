@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from ..builder import Builder
+from ..element_type import DType
+from ..encoding import Encoding
 from ..graph import Graph, Node
 from ..interpret import run
 from ..ops.accumulate import bias_quantization
@@ -23,7 +25,7 @@ from ..ops.linear import Linear
 from ..ops.matmul import MatMul
 from ..ops.prelu import Prelu
 from ..ops.quantize import Dequantize, Quantize, Requantize
-from ..tensor_type import DType, Quantization, Value
+from ..tensor_type import Value
 
 _FINEST = (
     64  # an output step is at least this part of the step of what is summed, as Requant and Rescale need
@@ -81,7 +83,7 @@ class _Conversion:
         ]
         self._keep(node, moved, self._integers)
 
-    def _moved_grid(self, data: Sequence[Value]) -> Quantization:
+    def _moved_grid(self, data: Sequence[Value]) -> Encoding:
         """The grid of the first operand, or of the coarsest one where its steps are too many of the first one's."""
         found = [self._integer(v).type.quantization for v in data]
         grids = [grid for grid in found if grid is not None]
@@ -125,7 +127,7 @@ class _Conversion:
             residual and self._integer(residual),
         ]
 
-    def _result_grid(self, node: Node, operands: Sequence[Value | None]) -> Quantization:
+    def _result_grid(self, node: Node, operands: Sequence[Value | None]) -> Encoding:
         scales = [max(v.type.quantization.scale) for v in operands if v and v.type.quantization]
         if isinstance(node.op, Conv | ConvTranspose | Linear):
             coarsest = max([prod(scales[:2]), *(scales[3:] if node.optional("residual") else [])])
@@ -143,7 +145,7 @@ class _Conversion:
             )
         return self._integers[value.name]
 
-    def _on_grid(self, value: Value, grid: Quantization) -> Value:
+    def _on_grid(self, value: Value, grid: Encoding) -> Value:
         if self._old.is_constant(value):
             return self._constant(value, grid)
         integers = self._integer(value)
@@ -151,7 +153,7 @@ class _Conversion:
             return integers
         return self._builder.add(Requantize(), integers, quantization=grid)
 
-    def _constant(self, value: Value, grid: Quantization) -> Value:
+    def _constant(self, value: Value, grid: Encoding) -> Value:
         integers = grid.quantize(self._old.tensor(value).double())
         return self._builder.constant(value.name, integers, quantization=grid)
 
@@ -161,15 +163,15 @@ class _Conversion:
         return self._reals[value.name]
 
 
-def _grid(seen: Tensor, *, finest: float = 0.0) -> Quantization:
+def _grid(seen: Tensor, *, finest: float = 0.0) -> Encoding:
     """The 8-bit grid from the smallest to the largest element, zero included."""
     finite = seen.double().nan_to_num(0.0, 1e6, -1e6).clamp(-1e6, 1e6)
     low, high = min(0.0, float(finite.min())), max(0.0, float(finite.max()))
     scale = max((high - low) / 255, finest, 1e-6)
-    return Quantization((scale,), (max(-128, min(127, round(-128 - low / scale))),))
+    return Encoding((scale,), (max(-128, min(127, round(-128 - low / scale))),))
 
 
-def _symmetric(weight: Tensor, *, axis: int | None = None, group_size: int | None = None) -> Quantization:
+def _symmetric(weight: Tensor, *, axis: int | None = None, group_size: int | None = None) -> Encoding:
     largest = weight.double().abs()
     if axis is None:
         rows = largest.max().view(1)
@@ -177,4 +179,4 @@ def _symmetric(weight: Tensor, *, axis: int | None = None, group_size: int | Non
         moved = largest.movedim(axis, 0)
         rows = moved.reshape(-1, group_size or moved[0].numel()).amax(1)
     scales = torch.where(rows > 0, rows / 127, torch.full_like(rows, 1e-3))
-    return Quantization(tuple(scales.tolist()), (0,), 8, axis, group_size)
+    return Encoding(tuple(scales.tolist()), (0,), 8, axis, group_size)

@@ -17,7 +17,7 @@ from ..errors import IRError
 from ..graph import Graph
 from ..interpret import run, run_integer
 from ..parser import parse
-from ..text import dump
+from ..text import dump, long_numbers
 from ..verify import verify
 from .compare import assert_equivalent, assert_exact
 from .graphs import graphs as random_graphs
@@ -123,7 +123,7 @@ class _Check:
             raise self._error(f"given {what}, the rewrite changes its operand", graph)
         try:
             verify(after)
-            if parse(dump(after), params=after.params) != after:
+            if parse(dump(after), params=after.params, numbers=long_numbers(after)) != after:
                 raise self._error(f"given {what}, the result does not survive its text form", graph, after)
             self._check_interface(what, graph, after)
             self._check_meaning(graph, after)

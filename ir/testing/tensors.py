@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
+from ..element_type import DType
 from ..graph import Graph
 from ..ops.embedding import Embedding
-from ..tensor_type import DType, TensorType, Value
+from ..tensor_type import TensorType, Value
 
 _DENORMAL = 1e-40
 _LARGE = 1e4

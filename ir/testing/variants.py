@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 
 from ..builder import Builder, rewrite
+from ..element_type import DType
 from ..graph import Graph, Node
 from ..ops.activation import Relu
 from ..ops.binary import Add, Mul
 from ..ops.shape import Permute, Reshape
-from ..tensor_type import DType, Value
+from ..tensor_type import Value
 
 
 def renamed(graph: Graph, rename: Callable[[str], str]) -> Graph:

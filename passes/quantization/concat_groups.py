@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ...ir import Graph, Node, Quantization
+from ...ir import Encoding, Graph, Node
 from ...ir.ops.slicing import Concat
 from .groups import UnionFind
 from .observers import Range, Statistics, min_max
@@ -19,7 +19,7 @@ _NEAR = 2.0  # ranges that differ by no more than this factor share a grid
 
 
 def join_moved(
-    graph: Graph, plan: Plan, statistics: Mapping[str, Statistics], fixed: Mapping[str, Quantization]
+    graph: Graph, plan: Plan, statistics: Mapping[str, Statistics], fixed: Mapping[str, Encoding]
 ) -> UnionFind:
     """The groups; `fixed` has the grids that operators impose on their results."""
     groups = UnionFind()
@@ -46,12 +46,12 @@ class _Concats:
         graph: Graph,
         plan: Plan,
         statistics: Mapping[str, Statistics],
-        fixed: Mapping[str, Quantization],
+        fixed: Mapping[str, Encoding],
         groups: UnionFind,
     ) -> None:
         self._groups = groups
         self._ranges: dict[str, Range] = {}
-        self._limits: dict[str, set[Quantization]] = {}
+        self._limits: dict[str, set[Encoding]] = {}
         self._read: set[str] = set()  # groups of which something is computed, or leaves the integers
         self._made: set[str] = set()  # groups with a value that comes from elsewhere than movement
         outputs = {v.name for v in graph.outputs}
@@ -123,7 +123,7 @@ def _moves(plan: Plan, node: Node) -> bool:
     return node.outputs[0].name in plan.moving
 
 
-def _ends(grid: Quantization) -> tuple[float, float]:
+def _ends(grid: Encoding) -> tuple[float, float]:
     """The reals of the smallest and the largest integer."""
     zero, scale = grid.zero_point[0], grid.scale[0]
     return (grid.qmin - zero) * scale, (grid.qmax - zero) * scale

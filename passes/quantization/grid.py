@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from ...ir import Quantization
+from ...ir import Encoding
 from .observers import Range, Statistics
 
-_TINY = torch.finfo(torch.float32).tiny
 _GRID_TOLERANCE = 1e-3  # of a step, for data that went through float32
-_HUGE = float(torch.finfo(torch.float32).max)
+FLOAT32_RANGE = (torch.finfo(torch.float32).tiny, float(torch.finfo(torch.float32).max))
+"""Smallest normal and largest float32: scales are within."""
 
 
 def to_float32(x: float) -> float:
     """The nearest float32: scales are stored and computed with in that type."""
-    return float(torch.tensor(x, dtype=torch.float64).clamp(_TINY, _HUGE).to(torch.float32))
+    return float(torch.tensor(x, dtype=torch.float64).clamp(*FLOAT32_RANGE).to(torch.float32))
 
 
-def activation_grid(covered: Range, *, bits: int, farthest: int = 0) -> Quantization:
+def activation_grid(covered: Range, *, bits: int, farthest: int = 0) -> Encoding:
     """Grid whose ends lie on the range's: asymmetric at 8 bits, symmetric at 16.
 
     Zero is on it, unless the range lies apart from zero; then its zero point is at most `farthest`. A range of no
@@ -25,7 +25,7 @@ def activation_grid(covered: Range, *, bits: int, farthest: int = 0) -> Quantiza
     """
     levels = (1 << bits) - 1
     if not covered.width:
-        return Quantization((1.0,), bits=bits)
+        return Encoding((1.0,), bits=bits)
     if bits > 8:
         return symmetric_grid(covered, bits=bits)
     qmin = -(1 << (bits - 1))
@@ -33,20 +33,20 @@ def activation_grid(covered: Range, *, bits: int, farthest: int = 0) -> Quantiza
     needed = covered.high / levels - covered.low / levels
     if distance:
         scale = to_float32(max(needed, distance / (farthest - levels)))
-        return Quantization((scale,), (round(qmin - covered.low / scale),), bits=bits)
+        return Encoding((scale,), (round(qmin - covered.low / scale),), bits=bits)
     scale = to_float32(needed)
     zero = round(qmin - covered.low / scale)
-    return Quantization((scale,), (min(max(zero, qmin), qmin + levels),), bits=bits)
+    return Encoding((scale,), (min(max(zero, qmin), qmin + levels),), bits=bits)
 
 
-def symmetric_grid(covered: Range, *, bits: int) -> Quantization:
+def symmetric_grid(covered: Range, *, bits: int) -> Encoding:
     """Grid with zero point 0 that reaches the farther end of the range."""
     largest = max(-covered.low, covered.high)
     qmax = (1 << (bits - 1)) - 1
-    return Quantization((to_float32(largest / qmax) if largest else 1.0,), bits=bits)
+    return Encoding((to_float32(largest / qmax) if largest else 1.0,), bits=bits)
 
 
-def natural_grid(statistics: Statistics, *, bits: int) -> Quantization | None:
+def natural_grid(statistics: Statistics, *, bits: int) -> Encoding | None:
     """The grid on which all data lie already, as pixels and stored features do; None when there is none.
 
     Looks for one step of which every value is a multiple, with no more multiples than the bits can count, and
@@ -68,4 +68,4 @@ def natural_grid(statistics: Statistics, *, bits: int) -> Quantization | None:
     qmin = -(1 << (bits - 1))
     spare = levels - count * parts if low < 0 else 0  # data that start at zero keep their room above
     zero = min(qmin - round(low / step) * parts + spare // 2, qmin + levels)
-    return Quantization((to_float32(step / parts),), (zero,), bits=bits)
+    return Encoding((to_float32(step / parts),), (zero,), bits=bits)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from ...ir import Quantization
-from .grid import to_float32
+from ...ir import Encoding
+from .grid import FLOAT32_RANGE
 from .weights import row_scales
+
+_PART = 1 << 18
+"""Weights that are quantized at a time: temporaries of float32 then take 1 MiB each and stay in the cache."""
 
 
 def nearest_group_size(inputs: int, wanted: int | None) -> int:
@@ -21,12 +25,27 @@ def nearest_group_size(inputs: int, wanted: int | None) -> int:
 
 def quantize_groupwise(
     weight: Tensor, *, bits: int, group_size: int | None, observer: Literal["minmax", "mse"] = "mse"
-) -> tuple[Tensor, Quantization]:
-    """Integers of `weight` [out, ...] and their grid; `group_size` divides the weights of an output channel."""
-    rows = weight.double().reshape(-1, group_size or weight[0].numel())
+) -> tuple[Tensor, Encoding]:
+    """Integers of `weight` [out, ...] and their encoding, scales of float32; groups divide an output channel."""
+    rows = weight.reshape(-1, group_size or weight[0].numel())
+    parts = rows.split(max(1, _PART // rows.shape[1]))
+    scales = torch.cat([_scales(part.float(), bits=bits, observer=observer) for part in parts])
+    encoding = Encoding(scales, bits=bits, axis=0, group_size=group_size)
+    return encode_groupwise(weight, encoding), encoding
+
+
+def encode_groupwise(weight: Tensor, encoding: Encoding) -> Tensor:
+    """The integers nearest to `weight` [out, ...] on a symmetric encoding of groups or channels."""
+    integers = torch.empty(weight.shape, dtype=encoding.container.torch)
+    scales = encoding.scale.tensor(torch.float32)
+    rows, stored = weight.reshape(len(scales), -1), integers.view(len(scales), -1)
+    count = max(1, _PART // rows.shape[1])
+    for row, part, scale in zip(rows.split(count), stored.split(count), scales.split(count), strict=True):
+        part.copy_((row.float() / scale[:, None]).round_().clamp_(-encoding.qmax, encoding.qmax))
+    return integers
+
+
+def _scales(rows: Tensor, *, bits: int, observer: Literal["minmax", "mse"]) -> Tensor:
+    """A scale for each row, as float32; 1 for a row of zeros."""
     scales = row_scales(rows, bits=bits, observer=observer)
-    filled = tuple(to_float32(float(s)) if s > 0 else 1.0 for s in scales)
-    grid = Quantization(filled, bits=bits, axis=0, group_size=group_size)
-    step, _ = grid.expand(tuple(weight.shape))
-    integers = (weight.double() / step).round().clamp(-grid.qmax, grid.qmax)
-    return integers.to(grid.container.torch), grid
+    return torch.where(scales > 0, scales.clamp(*FLOAT32_RANGE), 1.0).float()

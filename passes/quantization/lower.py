@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ...ir import Builder, Graph, IRError, Node, OverflowBoundError, Quantization, TensorType, Value
+from ...ir import Builder, Encoding, Graph, IRError, Node, OverflowBoundError, TensorType, Value
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.base import Quantized
 from ...ir.ops.norm import StatisticsNorm
@@ -39,8 +39,8 @@ class Lowering:
         self._builder = Builder(reserved=[v.name for v in graph.results])
         self._reals: dict[str, Value] = {}
         self._integers: dict[str, Value] = {}
-        self._constants: dict[tuple[str, Quantization], Value] = {}
-        self._rescaled: dict[tuple[str, Quantization], Value] = {}
+        self._constants: dict[tuple[str, Encoding], Value] = {}
+        self._rescaled: dict[tuple[str, Encoding], Value] = {}
         self._rows: dict[str, tuple[str, str, str, int, int, int]] = {}
         self._overflows: list[str] = []
         self.decisions: list[Decision] = []
@@ -160,7 +160,7 @@ class Lowering:
             residual,
         ]
 
-    def _constant(self, value: Value, integers: Tensor, grid: Quantization) -> Value:
+    def _constant(self, value: Value, integers: Tensor, grid: Encoding) -> Value:
         """A constant as integers; nodes that share it and its grid share the integers too."""
         key = (value.name, grid)
         if key not in self._constants:
@@ -168,7 +168,7 @@ class Lowering:
         return self._constants[key]
 
     def _integer_constant(
-        self, value: Value, *, bits: int, is_symmetric: bool, grid: Quantization | None
+        self, value: Value, *, bits: int, is_symmetric: bool, grid: Encoding | None
     ) -> Value:
         tensor = self._graph.tensor(value)
         if grid is None:
@@ -177,7 +177,7 @@ class Lowering:
             grid = choose(Range.of(low, high), bits=bits)
         return self._constant(value, grid.quantize(tensor), grid)
 
-    def _on_grid(self, value: Value, grid: Quantization) -> Value:
+    def _on_grid(self, value: Value, grid: Encoding) -> Value:
         """The integer form of a value, rescaled where a node asks for another grid than its own."""
         own = self._integer(value)
         if own.type.quantization == grid:
@@ -222,7 +222,7 @@ def _prove(
     *,
     x: TensorType,
     residual: TensorType | None,
-    y: Quantization,
+    y: Encoding,
 ) -> int:
     """Largest accumulator of a layer over all inputs; OverflowBoundError when no integer form holds it."""
     weight = TensorType(tuple(made.weight.shape)).quantized(made.weight_grid)

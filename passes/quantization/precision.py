@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ...ir import Graph, Node, Quantization, ShapeError
+from ...ir import Encoding, Graph, Node, ShapeError
 from ...ir.ops.base import Quantized
 from ...specs.options import LayerBits, LayerPrecision, QuantizeOptions
 from ..layers import is_layer
@@ -90,9 +90,7 @@ def accepts_wide(node: Node) -> bool:
     """Whether the operator has an integer form on activations of 16 bits."""
     if node.op.quantized is Quantized.MOVE or is_layer(node.op):
         return True
-    fine, coarse = (
-        Quantization((scale,), bits=BITS["int16"]) for scale in (1.0, 2.0**15)
-    )  # nothing overflows
+    fine, coarse = (Encoding((scale,), bits=BITS["int16"]) for scale in (1.0, 2.0**15))  # nothing overflows
     operands = [
         t.quantized(fine) if t is not None and t.dtype.is_floating and not node.op.stays_real(index) else t
         for index, t in enumerate(node.operand_types)

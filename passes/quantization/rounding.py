@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ir import Graph, Node, OverflowBoundError, Quantization, Value, rebatch, run
+from ...ir import Encoding, Graph, Node, OverflowBoundError, Value, rebatch, run
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.linear import Linear
 from ...specs.options import AdaRound
@@ -217,8 +217,8 @@ def _layer_samples(
     )
 
 
-def _integers(bias: Tensor, grid: Quantization) -> Tensor:
-    steps = torch.tensor(grid.scale, dtype=torch.float64)
+def _integers(bias: Tensor, grid: Encoding) -> Tensor:
+    steps = grid.scale.tensor(torch.float64)
     return (bias.double() / steps).round().clamp(grid.qmin, grid.qmax).to(torch.int32)
 
 

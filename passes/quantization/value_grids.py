@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from ...ir import DType, Graph, Node, Quantization, Value
+from ...ir import DType, Encoding, Graph, Node, Value
 from ...ir.affine import Affine, affine_inputs
 from ...ir.ops.activation import Elementwise
 from ...ir.ops.base import Quantized
@@ -40,19 +40,19 @@ class Grids:
     """
 
     groups: UnionFind
-    by_group: Mapping[str, Quantization]
+    by_group: Mapping[str, Encoding]
     statistics: Mapping[str, Statistics]
     table: Table
     warnings: tuple[str, ...]
     narrow: frozenset[str] = frozenset()
     outliers: tuple[str, ...] = ()
-    narrow_grids: Mapping[str, Quantization] = field(default_factory=dict)
+    narrow_grids: Mapping[str, Encoding] = field(default_factory=dict)
 
-    def of(self, value: Value) -> Quantization:
+    def of(self, value: Value) -> Encoding:
         """Grid of a value."""
         return self.by_group[self.groups.find(value.name)]
 
-    def read_by(self, node: Node, value: Value) -> Quantization:
+    def read_by(self, node: Node, value: Value) -> Encoding:
         """Grid on which a node that computes reads a value."""
         wide = self.of(value)
         is_narrow = node.outputs[0].name in self.narrow
@@ -121,14 +121,14 @@ def choose_grids(
     return Grids(groups, chosen, statistics, table, tuple(warnings), bits_of.narrow, tuple(outliers), narrow)
 
 
-def _own_grid(chain: Affine, bits: int) -> Quantization | None:
+def _own_grid(chain: Affine, bits: int) -> Encoding | None:
     """The grid of all that a chain makes of an input of integers; None for reals, and where the bits do not hold it."""
     dtype, scale = chain.input.type.dtype, to_float32(chain.scale)
     if chain.scale <= 0 or chain.nodes[-1].output.type.dtype is not DType.F32:
         return None
     low = {(DType.U8, 8): -128, (DType.I8, 8): 0, (DType.I16, 16): 0}.get((dtype, bits))
     zero = None if low is None else round(low - chain.offset / chain.scale)
-    return None if zero is None or abs(zero) > _FARTHEST_ZERO else Quantization((scale,), (zero,), bits)
+    return None if zero is None or abs(zero) > _FARTHEST_ZERO else Encoding((scale,), (zero,), bits)
 
 
 def _centre(seen: Statistics) -> float:
@@ -189,7 +189,7 @@ def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range
     return found
 
 
-def _imposed(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> dict[str, Quantization]:
+def _imposed(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> dict[str, Encoding]:
     """The grids that operators impose on their results."""
     imposed = {
         name: node.op.result_grid(statistics[name].high)

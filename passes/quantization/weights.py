@@ -7,12 +7,12 @@ bias[c]   = round(b[c] / (s_x * s_w[c]))
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
+from math import prod, sqrt
 
 import torch
 from torch import Tensor
 
-from ...ir import Quantization, TensorType
+from ...ir import Encoding, TensorType
 from ...ir.ops.accumulate import bias_quantization
 from ...ir.ops.conv import ConvTranspose
 from ...specs.options import WeightObserver
@@ -27,6 +27,7 @@ _SHRINKS = 50
 _GROWTHS = 512
 _SHORT_ROW = 64  # weights; in longer rows no grid is much nearer than another
 _REFITS = 4
+_MARGIN = 1e-3  # of a share, for the rounding of the errors that are compared
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class QuantizedWeights:
     """Integers of one layer, and what they stand for."""
 
     weight: Tensor
-    weight_grid: Quantization
+    weight_grid: Encoding
     bias: Tensor | None
-    bias_grid: Quantization | None
+    bias_grid: Encoding | None
 
 
 def quantize_weights(
@@ -44,8 +45,8 @@ def quantize_weights(
     weight: Tensor,
     bias: Tensor | None,
     *,
-    x: Quantization,
-    y: Quantization,
+    x: Encoding,
+    y: Encoding,
     bits: int,
     per_channel: bool = True,
     observer: WeightObserver = "minmax",
@@ -74,9 +75,7 @@ def quantize_weights(
     scales = torch.maximum(scales, least)
     if observer == "aciq":
         scales = torch.maximum(scales * _spread_factor(rows, scales, bits=bits), least)
-    grid = Quantization(
-        tuple(to_float32(float(s)) for s in scales), bits=bits, axis=axis, group_size=group_size
-    )
+    grid = Encoding(tuple(to_float32(float(s)) for s in scales), bits=bits, axis=axis, group_size=group_size)
     step, _ = grid.expand(tuple(weight.shape))
     integers = _nearest(weight.double(), step, bits=bits).to(grid.container.torch)
     if codebook_bits is not None and bits == 8:
@@ -87,7 +86,7 @@ def quantize_weights(
     if bias is None:
         return QuantizedWeights(integers, grid, None, None)
     bias_grid = bias_quantization(x, grid)
-    steps = torch.tensor(bias_grid.scale, dtype=torch.float64)
+    steps = bias_grid.scale.tensor(torch.float64)
     return QuantizedWeights(integers, grid, (bias.double() / steps).round().to(torch.int32), bias_grid)
 
 
@@ -111,11 +110,14 @@ def _least_squares_scales(rows: Tensor, *, bits: int) -> Tensor:
 
     s = <w, q> / <q, q>
 
+    A scale shrunk to a share f clips the largest of n weights, which alone costs ((1 - f) * w)^2. Unshrunk, all of
+    them cost at most n * (w / qmax / 2)^2 by rounding, so that shares below 1 - sqrt(n) / qmax / 2 are not tried.
     A short row of 8 bits may also be near a coarser grid by chance: for 4 weights the best has 1/3 of the error.
     """
     largest = rows.abs().amax(1) / _largest(bits)
     best, least = largest, torch.full_like(largest, float("inf"))
-    factors = [k / _SHRINKS for k in range(1, _SHRINKS + 1)]
+    least_share = 1 - sqrt(rows.shape[1]) / _largest(bits) / 2 - _MARGIN
+    factors = [k / _SHRINKS for k in range(1, _SHRINKS + 1) if k / _SHRINKS >= least_share]
     if bits >= 8 and rows.shape[1] <= _SHORT_ROW:
         factors += [1 + k / _GROWTHS for k in range(1, _GROWTHS + 1)]
     for factor in factors:
@@ -132,7 +134,7 @@ def _least_squares_scales(rows: Tensor, *, bits: int) -> Tensor:
 def _better(rows: Tensor, best: Tensor, least: Tensor, scales: Tensor, *, bits: int) -> tuple[Tensor, Tensor]:
     """Scales and squared errors of the rows, each the better one of `best` and `scales`."""
     step = _steps(scales)
-    error = (_nearest(rows, step, bits=bits) * step - rows).square().sum(1)
+    error = _nearest(rows, step, bits=bits).mul_(step).sub_(rows).square_().sum(1)
     return torch.where(error < least, scales, best), torch.minimum(error, least)
 
 
@@ -142,7 +144,7 @@ def _spread_factor(rows: Tensor, scales: Tensor, *, bits: int) -> Tensor:
 
 
 def _nearest(weight: Tensor, step: Tensor, *, bits: int) -> Tensor:
-    return (weight / step).round().clamp(-_largest(bits), _largest(bits))
+    return (weight / step).round_().clamp_(-_largest(bits), _largest(bits))
 
 
 def _steps(scales: Tensor) -> Tensor:

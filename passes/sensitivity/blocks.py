@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ...ir import Graph, Node, Quantization, Value
+from ...ir import Encoding, Graph, Node, Value
 from ..layers import Layer, is_layer
 from ..quantization.grid import activation_grid
 from ..quantization.groups import UnionFind
@@ -20,7 +20,7 @@ from ..quantization.weights import quantize_weights
 Rounding = Callable[[Layer, Tensor, int], Tensor]
 """(operator, weight, bits) to the reals that the stored weight will stand for, in the weight's dtype."""
 
-_UNIT = Quantization((1.0,))
+_UNIT = Encoding((1.0,))
 
 
 @dataclass(frozen=True)

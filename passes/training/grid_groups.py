@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...ir import Graph, Node, Quantization, Value
+from ...ir import Encoding, Graph, Node, Value
 from ...ir.ops.base import Quantized
 from ...ir.ops.pad import Pad
 from ...ir.ops.quantize import Quantize
@@ -21,7 +21,7 @@ class GridGroups:
     """Group of each quantized activation, quantization parameters of each group, and groups with trainable steps."""
 
     of: Mapping[str, str]  # group by value
-    grids: Mapping[str, Quantization]  # by group
+    grids: Mapping[str, Encoding]  # by group
     learnable: frozenset[str]
     rounded: frozenset[str]  # values that their node rounds; data movement only moves rounded values
     elements: Mapping[str, int]  # number of elements of a group, per sample
@@ -35,7 +35,7 @@ def grid_groups(graph: Graph) -> GridGroups:
             groups.unite(value.name for value in _on_grid(node))
     fixed = {groups.find(name) for name in _held(graph)}
     of: dict[str, str] = {}
-    grids: dict[str, Quantization] = {}
+    grids: dict[str, Encoding] = {}
     elements: dict[str, int] = {}
     rounded = set()
     for node in graph.nodes:

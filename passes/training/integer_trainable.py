@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...ir import Graph, Quantization, Value, run
+from ...ir import Encoding, Graph, Numbers, Value, run
 from ...ir.interpret import Observer
 from ...ir.ops.accumulate import bias_quantization
 from ...specs.options import FinetuneOptions
@@ -156,7 +156,7 @@ class IntegerTrainable:
             return self._real(bias.value.name, parameters)
         return _grid(bias.value).dequantize(self.graph.tensor(bias.value))
 
-    def _step(self, name: str, grid: Quantization, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
+    def _step(self, name: str, grid: Encoding, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
         return _start(grid), parameters.get(_step(name))
 
     def _range(self, group: str) -> Range:
@@ -181,13 +181,13 @@ class IntegerTrainable:
             error = (real / step).round() * step - real
         return real + error
 
-    def _grown(self, name: str, grid: Quantization, parameters: Parameters) -> Quantization:
+    def _grown(self, name: str, grid: Encoding, parameters: Parameters) -> Encoding:
         """The grid after its step has grown; itself where it has not."""
         start, growth = self._step(name, grid, parameters)
         if growth is None or not bool(growth.any()):
             return grid
         steps = step_of(start, growth.detach())
-        return replace(grid, scale=tuple(steps.reshape(-1).tolist()))
+        return replace(grid, scale=Numbers.of_reals(steps.reshape(-1).tolist()))
 
 
 def _step(name: str) -> str:
@@ -195,12 +195,12 @@ def _step(name: str) -> str:
     return f"step:{name}"
 
 
-def _grid(value: Value) -> Quantization:
+def _grid(value: Value) -> Encoding:
     assert value.type.quantization is not None
     return value.type.quantization
 
 
-def _start(grid: Quantization) -> Tensor:
+def _start(grid: Encoding) -> Tensor:
     """Step sizes: a scalar, or a vector along the axis."""
     scale = torch.tensor(grid.scale)
     return scale[0] if grid.axis is None else scale

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ...ir import Graph, IRError, Node, Quantization, Value
+from ...ir import Encoding, Graph, IRError, Node, Value
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ..errors import PassError
 from ..layers import Layer, is_layer
 
 
-def regrid(graph: Graph, grids: Mapping[str, Quantization], constants: Mapping[str, Tensor]) -> Graph:
+def regrid(graph: Graph, grids: Mapping[str, Encoding], constants: Mapping[str, Tensor]) -> Graph:
     """The graph with these grids of values and these integers of constants; PassError where a layer could overflow."""
 
     def placed(value: Value) -> Value:

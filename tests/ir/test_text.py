@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxpress.ir import Graph, ParseError, Source, dump, parse
+from fxpress.ir import Builder, Encoding, Graph, Numbers, ParseError, Source, dump, long_numbers, parse
+from fxpress.ir.ops.quantize import Dequantize
 from fxpress.ir.testing import graphs, quantized_graphs
 from fxpress.ir.testing.variants import renamed
 
@@ -53,8 +54,45 @@ def test_text_as_a_reader_sees_it() -> None:
     assert dump(graph) == TEXT
     assert graph.output_names == ("out", 'the "sum"', "weight")
     assert graph.nodes[0].source == Source("features.0", "net.py:12")
-    assert graph.constants[0].type.quantization.scale == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+    assert graph.constants[0].type.quantization.scale == Numbers.of_reals((0.1, 0.2, 0.3, 0.4, 0.5, 0.6))
     assert graph.params["w"].dtype == torch.int8
+
+
+ENCODINGS = [
+    Encoding(torch.rand(12) + 0.5, bits=4, axis=0, group_size=2),
+    Encoding((torch.rand(12) + 0.5).bfloat16(), torch.arange(12, dtype=torch.int8) - 8, 4, 0, 2),
+    Encoding(torch.tensor([0.1], dtype=torch.float16), bits=8),
+    Encoding((0.5,), bits=2, levels=(-1.0, 0.0, 1.0)),
+    Encoding(torch.ones(4) / 3, bits=4, axis=0, levels=torch.linspace(-1, 1, 16)),
+]
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_encodings_read_back(encoding: Encoding) -> None:
+    builder = Builder()
+    w = builder.constant("w", torch.zeros(4, 6), quantization=encoding)
+    graph = builder.build([builder.add(Dequantize(), w)])
+    assert parse(dump(graph), params=graph.params) == graph
+
+
+LONG = """graph() {
+  const %w: i8[4097x2]<bits=4, scale=f32[4097]@c9e6dbf77eade52d, zero=0, axis=0>
+  %dequantize: f32[4097x2] = dequantize(%w)
+  return output: %dequantize
+}
+"""
+
+
+def test_long_numbers_are_named_by_their_digest_and_given_beside_the_text() -> None:
+    builder = Builder()
+    encoding = Encoding(torch.arange(1.0, 4098), bits=4, axis=0)
+    w = builder.constant("w", torch.zeros(4097, 2), quantization=encoding)
+    graph = builder.build([builder.add(Dequantize(), w)])
+    assert dump(graph) == LONG
+    assert list(long_numbers(graph).values()) == [encoding.scale]
+    assert parse(LONG, params=graph.params, numbers=long_numbers(graph)) == graph
+    with pytest.raises(ParseError, match=r"2:38: the numbers f32\[4097\]@c9e6dbf77eade52d are not given"):
+        parse(LONG)
 
 
 def test_constants_are_filled_in() -> None:

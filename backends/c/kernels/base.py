@@ -18,7 +18,7 @@ from typing import Any
 import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from ....ir import DType, Graph, Node, Quantization, TensorType, Value
+from ....ir import DType, Encoding, Graph, Node, TensorType, Value
 from ..plan.image import TABLE_BYTES, Image
 from ..plan.layout import Layout
 from ..target import Machine
@@ -223,14 +223,14 @@ class Site:
         """The tensor of a constant operand."""
         return self.graph.tensor(self._value(operand)).detach().cpu().contiguous().numpy()
 
-    def quantization(self, operand: Operand) -> Quantization:
+    def quantization(self, operand: Operand) -> Encoding:
         """Quantization of an operand that has one."""
         found = self.type(operand).quantization
         assert found is not None
         return found
 
     @property
-    def output_quantization(self) -> Quantization:
+    def output_quantization(self) -> Encoding:
         """Quantization of a result that has one."""
         assert self.output.quantization is not None
         return self.output.quantization

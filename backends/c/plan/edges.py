@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ....ir import DType, Graph, Node, Quantization, TensorType, Value, rewrite
+from ....ir import DType, Encoding, Graph, Node, TensorType, Value, rewrite
 from ....ir.affine import Affine, affine_inputs, is_movement
 from ....ir.ops.quantize import Dequantize, OffsetBinary, Quantize, Requantize
-from .encoding import Encoding
+from .encoding import PortEncoding
 
 Words = Callable[[str], str]
 """What `outputs.c.io` says of an input or output."""
@@ -30,8 +30,8 @@ class StrippedEdges:
     """A graph that takes and gives what its caller stores, and what the integers there stand for."""
 
     graph: Graph
-    inputs: tuple[Encoding | None, ...]
-    outputs: tuple[Encoding | None, ...]
+    inputs: tuple[PortEncoding | None, ...]
+    outputs: tuple[PortEncoding | None, ...]
 
 
 def strip_edges(graph: Graph, io: Words = lambda name: "auto") -> StrippedEdges:
@@ -72,7 +72,7 @@ class _Taken:
 
     value: Value
     last: Value
-    encoding: Encoding | None = None
+    encoding: PortEncoding | None = None
     nodes: tuple[Node, ...] = ()
     replaced: frozenset[str] = frozenset()
     dropped: frozenset[str] = frozenset()
@@ -83,7 +83,7 @@ class _Given:
     """An output as stored, and the nodes that make it."""
 
     value: Value
-    encoding: Encoding | None = None
+    encoding: PortEncoding | None = None
     nodes: tuple[Node, ...] = ()
 
 
@@ -125,7 +125,7 @@ def _quantizers(graph: Graph, chain: Affine) -> tuple[Node, ...]:
     return found if alike and len(found) == graph.use_count(last) else ()
 
 
-def _are_codes(graph: Graph, chain: Affine, grid: Quantization) -> bool:
+def _are_codes(graph: Graph, chain: Affine, grid: Encoding) -> bool:
     """Whether an input of integers, which a chain makes real, is quantized to just these; all of them are tried."""
     dtype = chain.input.type.dtype
     if dtype not in (DType.U8, grid.container) or (dtype is DType.U8 and grid.bits != _NARROW_BITS):
@@ -155,18 +155,20 @@ def _given(value: Value, producers: dict[str, Node], word: str) -> _Given:
     return _Given(stored if nodes else value, encoding, nodes)
 
 
-def _stored(codes: TensorType, word: str, *, model: DType = DType.F32) -> tuple[TensorType, Encoding | None]:
+def _stored(
+    codes: TensorType, word: str, *, model: DType = DType.F32
+) -> tuple[TensorType, PortEncoding | None]:
     """Type of a quantized port in the caller's buffer: the graph's integers, unless `word` requests others."""
-    grid, encoding = codes.quantization, Encoding.of(codes)
+    grid, encoding = codes.quantization, PortEncoding.of(codes)
     assert grid is not None
     if encoding is None or grid.bits != _NARROW_BITS:
         return codes, encoding
     if word == "uint8" or (model is DType.U8 and word in ("auto", "float")):
-        shifted = Encoding(encoding.scale, encoding.zero_point + 128, 0, 255)
+        shifted = PortEncoding(encoding.scale, encoding.zero_point + 128, 0, 255)
         return TensorType(codes.shape, DType.U8), shifted
     if word == "int16":
-        wide = TensorType(codes.shape).quantized(Quantization(grid.scale, bits=16))
-        return wide, Encoding.of(wide)
+        wide = TensorType(codes.shape).quantized(Encoding(grid.scale, bits=16))
+        return wide, PortEncoding.of(wide)
     return codes, encoding
 
 

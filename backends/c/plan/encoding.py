@@ -18,7 +18,7 @@ _WHOLE = 1e-4  # of a step, for a shift that went through float32
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
+class PortEncoding:
     """Numbers of the model as integers from `low` to `high`."""
 
     scale: float
@@ -28,17 +28,17 @@ class Encoding:
     offset: float = 0.0
 
     @staticmethod
-    def of(type: TensorType) -> Encoding | None:
-        """Encoding of a quantized type; None for other types."""
+    def of(type: TensorType) -> PortEncoding | None:
+        """PortEncoding of a quantized type; None for other types."""
         q = type.quantization
-        return None if q is None else Encoding(q.scale[0], q.zero_point[0], q.qmin, q.qmax)
+        return None if q is None else PortEncoding(q.scale[0], q.zero_point[0], q.qmin, q.qmax)
 
-    def before(self, *, scale: float, offset: float) -> Encoding:
+    def before(self, *, scale: float, offset: float) -> PortEncoding:
         """The encoding of x where this one is that of x * scale + offset."""
         shift = -offset / self.scale
         whole = round(shift) if abs(shift - round(shift)) < _WHOLE else 0
         rest = 0.0 if whole or abs(shift) < _WHOLE else -offset / scale
-        return Encoding(self.scale / scale, self.zero_point - whole, self.low, self.high, rest)
+        return PortEncoding(self.scale / scale, self.zero_point - whole, self.low, self.high, rest)
 
     def integers(self, reals: Tensor) -> Tensor:
         """The nearest integers (int64), halves away from zero, saturated; NaN gives the zero point."""

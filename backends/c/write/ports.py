@@ -13,7 +13,7 @@ from ....ir import TensorType
 from ....specs.outputs import is_c_name
 from ..kernels.base import AnyArray
 from ..plan.edges import StrippedEdges
-from ..plan.encoding import Encoding
+from ..plan.encoding import PortEncoding
 from ..plan.memory import Location, MemoryPlan, Region
 from ..plan.program import Program, Stored
 from .literal import C_TYPES, identifier
@@ -55,7 +55,7 @@ class Port:
     macro: str
     stored: Stored
     is_input: bool
-    encoding: Encoding | None = None
+    encoding: PortEncoding | None = None
     offset: int | None = None
 
     @property

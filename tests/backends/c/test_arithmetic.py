@@ -11,7 +11,7 @@ import torch
 
 import fxpress.backends.c
 from fxpress.backends.c.tools.toolchain import WARNINGS, find_compiler, link_shared
-from fxpress.ir import Quantization
+from fxpress.ir import Encoding
 from fxpress.ir.arithmetic import requant
 from fxpress.ir.ops.norm_form import reciprocal_root
 
@@ -112,5 +112,5 @@ def test_quantizing_reals_equals_the_interpreter(library, step, zero_point):
     x = np.concatenate([halves, special, random.normal(0, 100 * step, 50_000).astype(np.float32)])
     y = np.zeros(len(x), np.int8)
     library.quantize(pointer(x), pointer(y), len(x), ctypes.c_float(step), zero_point)
-    wanted = Quantization((step,), (zero_point,)).quantize(torch.from_numpy(x))
+    wanted = Encoding((step,), (zero_point,)).quantize(torch.from_numpy(x))
     assert np.array_equal(y, wanted.numpy())

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from fxpress.ir import Graph, OverflowBoundError, Quantization, TensorType, parse, run_integer, verify
+from fxpress.ir import Encoding, Graph, OverflowBoundError, TensorType, parse, run_integer, verify
 from fxpress.ir.arithmetic import INT32_MAX
 from fxpress.ir.ops.accumulate import FixedPoint, clamp_bounds, fits_int32, fixed_point, prove_accumulator
 from fxpress.ir.ops.activation import Relu, Sigmoid
@@ -14,7 +14,7 @@ from fxpress.ir.ops.pool import AdaptiveAvgPool, AvgPool
 from fxpress.ir.ops.resize import ResizeLinear, ResizeNearest
 from fxpress.ir.ops.softmax import Softmax
 
-X = Quantization((0.05,), (-3,))
+X = Encoding((0.05,), (-3,))
 
 
 def integers(*shape: int, seed: int = 0, low: int = -128, high: int = 127) -> torch.Tensor:
@@ -36,7 +36,7 @@ rows = st.lists(st.integers(-127, 127), min_size=1, max_size=6)
 @given(rows, st.integers(-(1 << 20), 1 << 20), st.integers(-128, 127))
 def test_accumulator_bound_is_attained_by_adversarial_inputs(row: list[int], bias: int, zero: int) -> None:
     weight = torch.tensor([row])
-    grid = Quantization((1.0,), (zero,))
+    grid = Encoding((1.0,), (zero,))
     bound = int(prove_accumulator(weight, torch.tensor([bias]), plain, x=grid))
     reached = []
     for sign in (1, -1):
@@ -50,7 +50,7 @@ def test_accumulator_that_could_leave_48_bits_is_refused_with_its_channel() -> N
     weight = torch.tensor([[0, 0], [127, 127]], dtype=torch.int8)
     shifted = FixedPoint((1 << 30,), (32,), 0, -128, 127)
     with pytest.raises(OverflowBoundError, match="output channel 1 can reach an accumulator of"):
-        prove_accumulator(weight, None, shifted, x=Quantization((1.0,), (-128,)))
+        prove_accumulator(weight, None, shifted, x=Encoding((1.0,), (-128,)))
 
 
 def test_a_sum_fits_int32_only_with_its_left_shift() -> None:
@@ -85,7 +85,7 @@ def test_pad_puts_in_the_zero_point_and_the_integer_nearest_to_another_value() -
 def test_convolution_is_the_sum_that_it_says(seed: int, zero: int, stride: int, depthwise: bool) -> None:
     groups = 2 if depthwise else 1
     weight, x = integers(4, 2 // groups, 2, 3, seed=seed), integers(1, 2, 5, 6, seed=seed + 1)
-    grid = Quantization((0.05,), (zero,))
+    grid = Encoding((0.05,), (zero,))
     scales = tuple(0.01 * (c + 1) for c in range(4))
     sizes = ((5 - 2) // stride + 1, (6 - 3) // stride + 1)
     attributes = f"{{stride=({stride}, {stride}), groups={groups}}}"
@@ -112,7 +112,7 @@ def test_convolution_is_the_sum_that_it_says(seed: int, zero: int, stride: int, 
 
 
 def test_fused_clamp_becomes_bounds_on_the_results_grid() -> None:
-    grid = Quantization((0.05,), (-100,))
+    grid = Encoding((0.05,), (-100,))
     assert clamp_bounds(None, grid) == (-128, 127)
     assert clamp_bounds((0.0, float("inf")), grid) == (-100, 127)
     assert clamp_bounds((0.0, 6.0), grid) == (-100, 20)
@@ -120,7 +120,7 @@ def test_fused_clamp_becomes_bounds_on_the_results_grid() -> None:
 
 
 def test_table_has_the_functions_value_for_each_of_256_integers() -> None:
-    x, y = TensorType((4,)).quantized(X), TensorType((4,)).quantized(Quantization((1 / 256,), (-128,)))
+    x, y = TensorType((4,)).quantized(X), TensorType((4,)).quantized(Encoding((1 / 256,), (-128,)))
     table = Sigmoid().table(x, y)
     reals = torch.sigmoid((torch.arange(-128, 128) + 3).double() * 0.05)
     assert table.shape == (256,) and (table - (reals * 256 - 128).clamp(max=127)).abs().max() <= 0.5

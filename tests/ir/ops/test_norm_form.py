@@ -9,13 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxpress.ir import OverflowBoundError, Quantization, TensorType
+from fxpress.ir import Encoding, OverflowBoundError, TensorType
 from fxpress.ir.ops.base import IntegerCall
 from fxpress.ir.ops.norm import GroupNorm, InstanceNorm, LayerNorm, RmsNorm, StatisticsNorm
 from fxpress.ir.ops.norm_form import NormForm, reciprocal_root
 
 STEPS = 0.52  # half a step of rounding, and what fixed point adds over thousands of elements
-BYTE, WIDE = Quantization((0.05,), (-7,)), Quantization((0.0003,), (0,), 16)
+BYTE, WIDE = Encoding((0.05,), (-7,)), Encoding((0.0003,), (0,), 16)
 
 
 def exact_root(d: int) -> tuple[int, int]:
@@ -40,7 +40,7 @@ def test_squares_and_their_neighbours_have_exact_roots() -> None:
     assert [*zip(reciprocal.tolist(), shift.tolist(), strict=True)] == [exact_root(d) for d in numbers]
 
 
-def error_in_steps(op: StatisticsNorm, x: torch.Tensor, qx: Quantization, bits: int, size: float) -> float:
+def error_in_steps(op: StatisticsNorm, x: torch.Tensor, qx: Encoding, bits: int, size: float) -> float:
     """Largest distance of the integer form from the norm in double precision, on a grid that holds its results."""
     generator = torch.Generator().manual_seed(1)
     shape = op.shape if isinstance(op, LayerNorm | RmsNorm) else x.shape[1:2]
@@ -48,7 +48,7 @@ def error_in_steps(op: StatisticsNorm, x: torch.Tensor, qx: Quantization, bits: 
     parameters = [weight] if isinstance(op, RmsNorm) else [weight, bias]
     real = op.reference(qx.dequantize(x, dtype=torch.float64), *(p.double() for p in parameters))
     largest = float(real.abs().max()) or 1.0
-    qy = Quantization((largest / 2 ** (bits - 1),), (5 if bits == 8 else 0,), bits)
+    qy = Encoding((largest / 2 ** (bits - 1),), (5 if bits == 8 else 0,), bits)
     types = (TensorType(tuple(x.shape)).quantized(qx), *(TensorType(tuple(p.shape)) for p in parameters))
     output = TensorType(tuple(x.shape)).quantized(qy)
     op.check_quantized(types, [output])
@@ -73,7 +73,7 @@ def error_in_steps(op: StatisticsNorm, x: torch.Tensor, qx: Quantization, bits: 
     ids=str,
 )
 def test_results_are_those_of_reals_rounded(
-    op: StatisticsNorm, shape: tuple[int, ...], qx: Quantization, bits: int, size: float
+    op: StatisticsNorm, shape: tuple[int, ...], qx: Encoding, bits: int, size: float
 ) -> None:
     x = torch.randint(qx.qmin, qx.qmax + 1, shape, generator=torch.Generator().manual_seed(0))
     assert error_in_steps(op, x, qx, bits, size) < STEPS
@@ -93,7 +93,7 @@ def test_calls_that_share_weight_and_bias_share_their_integers() -> None:
     weight, bias = torch.rand(16), torch.randn(16)
     forms = [
         NormForm.of(
-            Quantization((step,), (3,)), Quantization((2 * step,), (-1,)), count=16, eps=1e-5, is_centred=True,
+            Encoding((step,), (3,)), Encoding((2 * step,), (-1,)), count=16, eps=1e-5, is_centred=True,
             weight=weight, bias=bias,
         )
         for step in (0.01, 0.02, 0.013)
@@ -105,6 +105,6 @@ def test_what_has_no_form_is_refused() -> None:
     with pytest.raises(OverflowBoundError, match="over 9,000,000 elements of 8 bits can leave int32"):
         NormForm.of(BYTE, BYTE, count=9_000_000, eps=1e-5, is_centred=True)
     with pytest.raises(OverflowBoundError, match="the epsilon 1 of a norm is too large for steps of 1e-12"):
-        NormForm.of(Quantization((1e-12,), (0,)), BYTE, count=1024, eps=1.0, is_centred=True)
+        NormForm.of(Encoding((1e-12,), (0,)), BYTE, count=1024, eps=1.0, is_centred=True)
     with pytest.raises(OverflowBoundError, match="too far apart"):
-        NormForm.of(BYTE, Quantization((1e-9,), (0,)), count=64, eps=1e-5, is_centred=True)
+        NormForm.of(BYTE, Encoding((1e-9,), (0,)), count=64, eps=1e-5, is_centred=True)

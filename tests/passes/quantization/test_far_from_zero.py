@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from fxpress.compiler import capture
 from fxpress.compiler.data import snr_db
-from fxpress.ir import Graph, Quantization, run, run_integer
+from fxpress.ir import Encoding, Graph, run, run_integer
 from fxpress.passes import Context, find_pass
 from fxpress.specs.options import QuantizeOptions
 
@@ -20,7 +20,7 @@ def quantized(model: nn.Module, samples: list[Tensor]) -> tuple[Graph, Graph]:
     return graph, find_pass("quantize")(graph, QuantizeOptions(), context).graph
 
 
-def grid_of_input(graph: Graph) -> Quantization:
+def grid_of_input(graph: Graph) -> Encoding:
     """The grid on which a graph quantizes what comes from outside."""
     (node,) = (n for n in graph.nodes if n.op.name == "quantize")
     assert node.output.type.quantization is not None

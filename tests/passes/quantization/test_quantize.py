@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fxpress.compiler.data import snr_db
-from fxpress.ir import Graph, Quantization, Value, parse, run, run_integer
+from fxpress.ir import Encoding, Graph, Value, parse, run, run_integer
 from fxpress.ir.ops.softmax import Softmax
 from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import CalibrationError, Context, MissingNeedError, PassError, PassResult, find_pass
@@ -39,7 +39,7 @@ def operators(after: Graph) -> list[str]:
     return [node.op.name for node in after.nodes]
 
 
-def grid(after: Graph, name: str) -> Quantization:
+def grid(after: Graph, name: str) -> Encoding:
     found = after.producers[name].output.type.quantization
     assert found is not None
     return found
@@ -87,7 +87,10 @@ def test_weights_are_symmetric_per_channel_and_biases_have_the_product_of_the_sc
     node = after.producers["c"]
     weight, bias = (v.type.quantization for v in (node.inputs[1], node.inputs[2]))
     assert (len(weight.scale), weight.axis, weight.is_symmetric) == (8, 0, True)
-    assert (bias.bits, bias.scale) == (32, tuple(grid(after, "x_q").scale[0] * s for s in weight.scale))
+    assert (bias.bits, tuple(bias.scale)) == (
+        32,
+        tuple(grid(after, "x_q").scale[0] * s for s in weight.scale),
+    )
     assert after.params["w1"].min() >= -127
 
 
@@ -174,7 +177,7 @@ def test_pixels_keep_their_own_steps() -> None:
     assert (grid(after, "x_q").scale, grid(after, "x_q").zero_point) == ((1.0,), (-128,))
     scaled = quantize(before, [(x / 255,) for x in pixels]).graph
     assert grid(scaled, "x_q").scale[0] == pytest.approx(1 / 255, rel=1e-6)
-    assert grid(scaled, "x_q").zero_point == (-128,)
+    assert list(grid(scaled, "x_q").zero_point) == [-128]
 
 
 def test_stored_features_keep_their_own_steps_without_any_error() -> None:
@@ -188,7 +191,7 @@ def test_stored_features_keep_their_own_steps_without_any_error() -> None:
 def test_zeros_throughout_give_a_sane_scale_and_a_warning() -> None:
     before = graph(SMALL_CNN, b1=torch.zeros(8))
     result = quantize(before, [(torch.zeros(1, 3, 8, 8),)])
-    assert grid(result.graph, "c").scale == (1.0,)
+    assert list(grid(result.graph, "c").scale) == [1.0]
     notes = result.report.warnings
     assert any(note.startswith("%x: calibration saw zeros only, so that its scale is") for note in notes)
     assert any(note.startswith("%c (features.0): calibration saw zeros only") for note in notes)
@@ -234,7 +237,7 @@ def test_a_layer_that_could_overflow_stays_float_or_is_an_error() -> None:
 def test_activations_that_are_all_negative_have_zero_on_their_grid() -> None:
     before = graph("graph(%x: f32[1x4]) {\n %y: f32[1x4] = tanh(%x)\n return output: %y\n}")
     after = quantize(before, [(torch.full((1, 4), -3.0 - i**0.5),) for i in range(5)]).graph
-    assert grid(after, "x_q").zero_point == (127,)
+    assert list(grid(after, "x_q").zero_point) == [127]
     torch.testing.assert_close(run_integer(after, [torch.zeros(1, 4)])[0], torch.zeros(1, 4))
 
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxpress.ir import Quantization
+from fxpress.ir import Encoding
 from fxpress.ir.ops.linear import Linear
 from fxpress.passes.quantization.weights import QuantizedWeights, quantize_weights, row_scales
 from fxpress.specs.options import WeightObserver
 
-GRID = Quantization((0.01,))
+GRID = Encoding((0.01,))
 
 
 def weights(rows: int = 6, columns: int = 200, *, seed: int = 0) -> Tensor:
@@ -89,11 +89,11 @@ def test_a_weight_that_is_not_contiguous_gets_one_scale_like_any_other() -> None
 def test_beside_activations_of_sixteen_bits_a_short_row_takes_the_best_grid_of_many() -> None:
     weight = torch.rand(200, 4, generator=torch.Generator().manual_seed(0)).double() - 0.5
 
-    def error(x: Quantization) -> float:
+    def error(x: Encoding) -> float:
         made = quantize_weights(Linear(), weight, None, x=x, y=GRID, bits=8)
         return float((made.weight_grid.dequantize(made.weight) - weight).square().mean())
 
-    assert error(Quantization((1e-4,), bits=16)) < 0.2 * error(GRID)
+    assert error(Encoding((1e-4,), bits=16)) < 0.2 * error(GRID)
 
 
 @pytest.mark.parametrize("observer", ["minmax", "mse", "aciq"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxpress.ir import Graph, Quantization, Source, Value, parse, rebatch, run, run_integer, verify
+from fxpress.ir import Encoding, Graph, Source, Value, parse, rebatch, run, run_integer, verify
 from fxpress.passes import Context, PassError, PassResult, find_pass
 from fxpress.passes.training import train
 from fxpress.passes.training.grid_groups import grid_groups
@@ -93,7 +93,7 @@ def activations(graph: Graph) -> list[Value]:
     return [value for node in graph.nodes for value in node.outputs if value.type.is_quantized]
 
 
-def grid_of(graph: Graph, name: str) -> Quantization:
+def grid_of(graph: Graph, name: str) -> Encoding:
     (grid,) = {v.type.quantization for v in graph.constants if v.name == name}
     assert grid is not None
     return grid
@@ -218,4 +218,4 @@ def test_a_layer_without_an_integer_form_is_refused() -> None:
     (layer,) = (node for node in graph.nodes if node.source.module == "head" and node.op.name == "linear")
     assert regrid(graph, {}, {}) == graph
     with pytest.raises(PassError, match=r"head: a scale ratio .*, after training; lower learning_rate"):
-        regrid(graph, {layer.output.name: Quantization((1e-30,))}, {})
+        regrid(graph, {layer.output.name: Encoding((1e-30,))}, {})

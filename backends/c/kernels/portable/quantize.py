@@ -38,6 +38,8 @@ def quantize(site: Site) -> Offer:
 def dequantize(site: Site) -> Offer:
     """(q - zero point) * scale."""
     q = site.quantization("x")
+    if q.levels is not None:
+        return "only integers, not codes of a codebook"
     if not q.is_per_tensor or q.bits not in _BITS:
         return "only 8 or 16 bits with one scale per tensor"
     value = f"(float)(v - {q.zero_point[0]}) * {real(q.scale[0])}".replace("- -", "+ ")
