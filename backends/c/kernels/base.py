@@ -223,15 +223,15 @@ class Site:
         """The tensor of a constant operand."""
         return self.graph.tensor(self._value(operand)).detach().cpu().contiguous().numpy()
 
-    def quantization(self, operand: Operand) -> Encoding:
-        """Quantization of an operand that has one."""
+    def quantization(self, operand: Operand) -> PortEncoding:
+        """Encoding of an operand that has one."""
         found = self.type(operand).quantization
         assert found is not None
         return found
 
     @property
     def output_quantization(self) -> Encoding:
-        """Quantization of a result that has one."""
+        """Encoding of a result that has one."""
         assert self.output.quantization is not None
         return self.output.quantization
 
