@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from ..backends.c import Prediction, check, check_nodes, predict
-from ..ir import Graph, IRError, Node
+from ..ir import Graph, IRError, Node, Params
 from ..passes import Context, Cost, NodeCost, PassError, find_pass
 from ..passes.base import ArenaBlock
 from ..passes.layers import is_layer
@@ -115,7 +115,7 @@ def _alone(node: Node) -> Graph:
     draw = partial(torch.rand, generator=generator)
     params = {v.name: draw(v.type.shape) - 0.5 for v in constants if v is not None}
     inputs = tuple(dict.fromkeys(v for v in node.operands if v.name not in params))
-    return Graph(inputs, node.outputs, (node,), params)
+    return Graph(inputs, node.outputs, (node,), Params(params))
 
 
 def _cost(prediction: Prediction) -> Cost:

@@ -12,6 +12,7 @@ from .graph import NOWHERE, Graph, Node, Source
 from .interpret import call_integer, rebatch, run, run_integer
 from .numbers import Numbers
 from .ops.base import OPERATORS, Op
+from .params import Entry, LazyTensor, Params
 from .parser import parse
 from .tensor_type import TensorType, Value
 from .text import dump, long_numbers, node_text, type_text
@@ -24,13 +25,16 @@ __all__ = [
     "Coupling",
     "DType",
     "Encoding",
+    "Entry",
     "Graph",
     "IRError",
     "Kept",
+    "LazyTensor",
     "Node",
     "Numbers",
     "Op",
     "OverflowBoundError",
+    "Params",
     "ParseError",
     "ShapeError",
     "Source",

@@ -8,10 +8,11 @@ from hashlib import sha256
 
 import torch
 
-from .element_type import element_bytes
+from .element_type import DType, element_bytes
 from .encoding import Encoding
 from .graph import NOWHERE, Graph, Node, Source
 from .ops.base import Op
+from .params import Entry, LazyTensor, Params, entries_of
 from .tensor_type import TensorType, Value
 
 
@@ -21,12 +22,10 @@ class Builder:
     Names are made from the operator's name and a counter, so equal steps give equal graphs.
     """
 
-    def __init__(
-        self, *, params: Mapping[str, torch.Tensor] | None = None, reserved: Iterable[str] = ()
-    ) -> None:
+    def __init__(self, *, params: Mapping[str, Entry] | None = None, reserved: Iterable[str] = ()) -> None:
         self._inputs: list[Value] = []
         self._nodes: list[Node] = []
-        self._params: dict[str, torch.Tensor] = dict(params or {})
+        self._params: dict[str, Entry] = dict(entries_of(params or {}))
         self._taken: set[str] = {*reserved, *self._params}
         self._counters: dict[str, int] = {}
         self._derived: dict[tuple[str, Encoding | None, Content], Value] = {}
@@ -38,14 +37,15 @@ class Builder:
         self._inputs.append(Value(name, type))
         return self._inputs[-1]
 
-    def constant(self, name: str, tensor: torch.Tensor, *, quantization: Encoding | None = None) -> Value:
+    def constant(self, name: str, tensor: Entry, *, quantization: Encoding | None = None) -> Value:
         """Add a constant; `name` is a wish, made unique. A quantized one is stored in its container dtype."""
-        type = TensorType.of(tensor)
-        if quantization is not None:
-            tensor = tensor.to(quantization.container.torch)
-            type = TensorType(tuple(tensor.shape), quantization.container, quantization)
+        if isinstance(tensor, torch.Tensor):
+            tensor = (
+                tensor.detach() if quantization is None else tensor.detach().to(quantization.container.torch)
+            )
+        type = TensorType(tuple(tensor.shape), DType.of(tensor.dtype), quantization)
         value = Value(self.fresh_name(name), type)
-        self._params[value.name] = tensor.detach()
+        self._params[value.name] = tensor
         return value
 
     def derived_constant(
@@ -114,7 +114,8 @@ class Builder:
 
     def tensor(self, value: Value) -> torch.Tensor | None:
         """The tensor of a constant known so far, else None."""
-        return self._params.get(value.name)
+        entry = self._params.get(value.name)
+        return entry.read() if isinstance(entry, LazyTensor) else entry
 
     def release(self, name: str) -> None:
         """Give a name free for the value that takes another one's place; nothing may read the old one any more."""
@@ -152,9 +153,12 @@ class Builder:
             if any(value.name in live for value in node.outputs):
                 nodes.append(node)
                 live.update(value.name for value in node.operands)
-        params = {name: tensor for name, tensor in self._params.items() if name in live}
         graph = Graph(
-            tuple(self._inputs), tuple(outputs), tuple(reversed(nodes)), params, tuple(output_names)
+            tuple(self._inputs),
+            tuple(outputs),
+            tuple(reversed(nodes)),
+            Params(self._params).only(live),
+            tuple(output_names),
         )
         return self._with_free_names(graph, live)
 
@@ -175,7 +179,7 @@ class Builder:
             graph,
             outputs=tuple(map(named, graph.outputs)),
             nodes=tuple(node.with_values(named) for node in graph.nodes),
-            params={names.get(name, name): tensor for name, tensor in graph.params.items()},
+            params=graph.params.renamed(lambda name: names.get(name, name)),
         )
 
 

@@ -25,6 +25,7 @@ from .ops.call import TorchCall
 from .ops.conv import Conv, ConvTranspose
 from .ops.linear import Linear
 from .ops.norm import BatchNorm
+from .params import Params
 from .tensor_type import TensorType, Value
 from .text import node_text
 
@@ -49,8 +50,7 @@ def cut_graph(kept: Kept) -> Graph:
             current.update((value.name, value) for value in nodes[-1].outputs)
     outputs = tuple(current[v.name] for v in graph.outputs)
     read = {v.name for node in nodes for v in node.operands} | {v.name for v in outputs}
-    params = {name: tensor for name, tensor in params.items() if name in read}
-    return Graph(graph.inputs, outputs, tuple(nodes), params, graph.output_names)
+    return Graph(graph.inputs, outputs, tuple(nodes), Params(params).only(read), graph.output_names)
 
 
 def run_masked(kept: Kept, inputs: Sequence[Tensor], *, observe: Observer | None = None) -> list[Tensor]:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 
-from .element_type import element_bytes
 from .graph import Graph
 from .text import dump
 
 
 def digest(graph: Graph) -> str:
-    """SHA-256 of a graph's text and of the bytes of its constants."""
+    """SHA-256 of a graph's text and of the digests of its constants, each read once."""
     sha = hashlib.sha256(dump(graph).encode())
     for name in sorted(graph.params):
         sha.update(name.encode())
-        sha.update(element_bytes(graph.params[name]))
+        sha.update(graph.params.digest(name).encode())
     return sha.hexdigest()

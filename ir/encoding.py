@@ -183,7 +183,11 @@ class Encoding:
 
     def dequantize(self, codes: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Reals that `codes` stand for, computed in `dtype`."""
-        scale, zero = self.expand(tuple(codes.shape))
+        shape = tuple(codes.shape)
+        scale = self.spread(self.scale.tensor(torch.float64).to(dtype), shape)
         if self.levels is not None:
-            return self.levels.tensor(dtype)[codes.to(torch.int64)] * scale.to(dtype)
-        return (codes.to(torch.int64) - zero).to(dtype) * scale.to(dtype)
+            return self.levels.tensor(dtype)[codes.to(torch.int64)] * scale
+        if self.is_symmetric:
+            return codes.to(dtype) * scale
+        zero = self.zero_point.tensor(torch.int64).expand(len(self.scale))
+        return (codes.to(torch.int64) - self.spread(zero, shape)).to(dtype) * scale

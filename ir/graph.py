@@ -1,6 +1,7 @@
 """The graph: immutable, in execution order, with constants as ordinary values.
 
-A pass takes a `Graph` and returns another one; tensors are shared between them, never copied.
+A pass takes a `Graph` and returns another one; tensors are shared between them, never copied, and lazy ones are read
+only by whoever needs their elements.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from types import MappingProxyType
 
 import torch
 
 from .errors import VerifyError
 from .ops.base import Op
+from .params import Entry, Params
 from .tensor_type import TensorType, Value
 
 
@@ -105,11 +106,12 @@ class Graph:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     nodes: tuple[Node, ...]
-    params: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    params: Params = field(default_factory=Params)
     output_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "params", MappingProxyType(dict(self.params)))
+        if not isinstance(self.params, Params):
+            object.__setattr__(self, "params", Params(self.params))
         if not self.output_names:
             names = tuple(
                 f"output_{i}" if len(self.outputs) > 1 else "output" for i in range(len(self.outputs))
@@ -125,7 +127,7 @@ class Graph:
             other.nodes,
             other.output_names,
         )
-        return same_text and _same_params(self.params, other.params)
+        return same_text and self.params == other.params
 
     def __repr__(self) -> str:
         """One line, whatever the size: `dump` gives the text."""
@@ -174,7 +176,7 @@ class Graph:
         return len(self.users.get(value.name, ())) + sum(v.name == value.name for v in self.outputs)
 
     def tensor(self, value: Value) -> torch.Tensor:
-        """The tensor of a constant."""
+        """The tensor of a constant; a lazy one is read anew."""
         return self.params[value.name]
 
     @property
@@ -182,23 +184,9 @@ class Graph:
         """Multiply-accumulates of one run."""
         return sum(node.macs for node in self.nodes)
 
-    def with_params(self, params: Mapping[str, torch.Tensor]) -> Graph:
-        """This graph with some constants' tensors replaced (same shapes and dtypes)."""
+    def with_params(self, params: Mapping[str, Entry]) -> Graph:
+        """This graph with some constants' tensors replaced (same shapes and dtypes); nothing is read."""
         unknown = params.keys() - self.params.keys()
         if unknown:
             raise VerifyError(f"not constants of this graph: {', '.join(sorted(unknown))}")
-        return replace(self, params={**self.params, **params})
-
-
-def _same_params(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:
-    if a.keys() != b.keys():
-        return False
-    return all(
-        x is y or ((x.dtype == y.dtype and torch.equal(x, y)) or _equal_with_nan(x, y))
-        for x, y in ((a[k], b[k]) for k in a)
-    )
-
-
-def _equal_with_nan(x: torch.Tensor, y: torch.Tensor) -> bool:
-    same_type = x.dtype == y.dtype and x.shape == y.shape and x.is_floating_point()
-    return same_type and bool(torch.isclose(x, y, rtol=0.0, atol=0.0, equal_nan=True).all())
+        return replace(self, params=self.params | params)

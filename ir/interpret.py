@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -43,17 +43,17 @@ def run(
     `observe` sees each value with its tensor; for training `params` replaces constants (as reals), and `rounding`
     says how what a node computes comes to its grid.
     """
-    values = dict(params or {})
-    values |= {v.name: _real(v.type, graph.params[v.name]) for v in graph.constants if v.name not in values}
-    values |= _bind(graph, inputs)
+    values = {**(params or {}), **_bind(graph, inputs)}
     uses = _Uses(graph)
     for node in graph.nodes:
+        _load(graph, node.operands, values, _real)
         operands = [None if v is None else values[v.name] for v in node.inputs]
         for value, tensor in zip(node.outputs, _call(node, operands), strict=True):
             values[value.name] = rounding(value, tensor)
             if observe is not None:
                 observe(value, values[value.name])
         uses.release(node, values)
+    _load(graph, graph.outputs, values, _real)
     return [values[v.name] for v in graph.outputs]
 
 
@@ -63,19 +63,19 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
     Quantized values are their integers (int64 while computing), all others floats computed by the reference.
     Raises OverflowBoundError where an intermediate leaves its range. The emitted C computes the same bytes.
     """
-    values = {v.name: _widen(v.type, graph.params[v.name]) for v in graph.constants}
-    values |= {
-        v.name: _widen(v.type, t) for v, t in zip(graph.inputs, _bind(graph, inputs).values(), strict=True)
-    }
+    bound = _bind(graph, inputs)
+    values = {v.name: _widen(v.type, bound[v.name]) for v in graph.inputs}
     uses = _Uses(graph)
     with torch.no_grad():
         for node in graph.nodes:
+            _load(graph, node.operands, values, _widen)
             operands = [None if v is None else values[v.name] for v in node.inputs]
             for value, tensor in zip(node.outputs, call_integer(node, operands), strict=True):
                 values[value.name] = tensor
                 if observe is not None:
                     observe(value, tensor)
             uses.release(node, values)
+    _load(graph, graph.outputs, values, _widen)
     return [values[v.name].to(v.type.dtype.torch) for v in graph.outputs]
 
 
@@ -123,11 +123,11 @@ def _with_batch(type: TensorType, batch: int) -> TensorType:
 
 
 class _Uses:
-    """Counts the readers that are still to come, so that a value is freed after its last one."""
+    """Counts the readers that are still to come, so that a value, a constant too, is freed after its last one."""
 
     def __init__(self, graph: Graph) -> None:
-        kept = {v.name for v in graph.outputs} | graph.params.keys()
-        self._left = {name: len(nodes) for name, nodes in graph.users.items() if name not in kept}
+        outputs = {v.name for v in graph.outputs}
+        self._left = {name: len(nodes) for name, nodes in graph.users.items() if name not in outputs}
 
     def release(self, node: Node, values: dict[str, Tensor]) -> None:
         for value in node.operands:
@@ -135,6 +135,18 @@ class _Uses:
                 self._left[value.name] -= 1
                 if not self._left[value.name]:
                     values.pop(value.name, None)
+
+
+def _load(
+    graph: Graph,
+    read: Iterable[Value],
+    values: dict[str, Tensor],
+    form: Callable[[TensorType, Tensor], Tensor],
+) -> None:
+    """Put the constants among what is `read` into `values`, those that are not there yet."""
+    for value in read:
+        if value.name not in values and value.name in graph.params:
+            values[value.name] = form(value.type, graph.params[value.name])
 
 
 def _bind(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:

@@ -17,13 +17,14 @@ from .errors import IRError, ParseError
 from .graph import NOWHERE, Graph, Node, Source
 from .numbers import AnyNumbers
 from .ops.base import OPERATORS, Op
+from .params import Entry, Params, entries_of
 from .tensor_type import TensorType, Value
 
 
 def parse(
     text: str,
     *,
-    params: Mapping[str, torch.Tensor] | None = None,
+    params: Mapping[str, Entry] | None = None,
     fill: Callable[[Value], torch.Tensor] | None = None,
     numbers: Mapping[str, AnyNumbers] | None = None,
 ) -> Graph:
@@ -31,7 +32,7 @@ def parse(
 
     `numbers` are the scales, zero points and levels that the text only names: see `text.long_numbers`.
     """
-    return _Parser(text, dict(params or {}), fill or _zeros, numbers or {}).graph()
+    return _Parser(text, entries_of(params or {}), fill or _zeros, numbers or {}).graph()
 
 
 def _zeros(value: Value) -> torch.Tensor:
@@ -65,7 +66,7 @@ class _Parser:
     def __init__(
         self,
         text: str,
-        params: dict[str, torch.Tensor],
+        params: Mapping[str, Entry],
         fill: Callable[[Value], torch.Tensor],
         numbers: Mapping[str, AnyNumbers],
     ) -> None:
@@ -112,9 +113,9 @@ class _Parser:
         self._expect("}")
         if self._tokens[self._at][0] != "end":
             raise self._error(self._tokens[self._at][2], "text after the graph")
-        params = {v.name: self._params.get(v.name, None) for v in constants}
-        filled = {v.name: t if (t := params[v.name]) is not None else self._fill(v) for v in constants}
-        return Graph(inputs, tuple(outputs), tuple(nodes), filled, tuple(names))
+        given = self._params
+        filled = {v.name: given[v.name] if v.name in given else self._fill(v) for v in constants}
+        return Graph(inputs, tuple(outputs), tuple(nodes), Params(filled), tuple(names))
 
     def _node(self) -> Node:
         start = self._tokens[self._at][2]

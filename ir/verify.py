@@ -48,7 +48,7 @@ def _graph_problems(graph: Graph) -> dict[int, list[str]]:
     ):
         found.append("outputs need one name each, all different")
     for value in graph.constants:
-        tensor = graph.params[value.name]
+        tensor = graph.params.entry(value.name)
         if tuple(tensor.shape) != value.type.shape or tensor.dtype != value.type.dtype.torch:
             found.append(
                 f"constant {value} is {tuple(tensor.shape)} {tensor.dtype}, not {type_text(value.type)}"

@@ -88,7 +88,7 @@ def _options_of_step(
     assert options.budget is not None
     if options.steps == 1:
         return options
-    first, now = ({"macs": g.macs, "params": sum(t.numel() for t in g.params.values())} for g in graphs)
+    first, now = ({"macs": g.macs, "params": g.params.numel} for g in graphs)
     first["channels"], now["channels"] = (couple(g).count for g in graphs)
     done = (number + 1) / options.steps
     limits = {name: getattr(options.budget, name) for name in first}

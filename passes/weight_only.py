@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import prod
 
-from ..ir import Builder, DType, Graph, Node, Source, Value, rewrite
+from torch import Tensor
+
+from ..ir import Builder, DType, Encoding, Entry, Graph, LazyTensor, Node, Source, Value, rewrite
 from ..ir.ops.call import TorchCall
 from ..ir.ops.convert import Cast
 from ..ir.ops.embedding import Embedding
@@ -23,7 +25,7 @@ from ..ir.ops.slicing import Select, Slice, Split
 from ..specs.options import WeightOnlyOptions
 from .base import Context, PassResult, register
 from .errors import PassError
-from .quantization.groupwise import nearest_group_size, quantize_groupwise
+from .quantization.groupwise import encode_groupwise, nearest_group_size, quantize_groupwise
 from .report import Cell, Decision, PassReport, Table
 
 _BITS = {"float32": 32, "int8": 8, "int4": 4, "int2": 2}
@@ -49,21 +51,22 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
         raise PassError(
             "there is no linear layer or embedding, and no matrix product, with a floating point weight of its own"
         )
-    decisions, rows, made = [], [], {}
+    decisions, rows, made = [], [], dict[str, tuple[Entry, Encoding]]()
     for name, stored in found.items():
         bytes_before = stored.value.type.storage_bytes
         if stored.bits == 32:
             reason = f"stays float, {bytes_before:,} bytes: the spec keeps it"
             decisions.append(Decision("weight_only", name, stored.source, False, reason))
             continue
-        weight = graph.tensor(stored.value).float()
-        size = nearest_group_size(weight.shape[-1], options.group_size)
-        is_whole = weight.ndim == 2 and size == weight.shape[1]
+        shape = stored.value.type.shape
+        size = nearest_group_size(shape[-1], options.group_size)
+        is_whole = len(shape) == 2 and size == shape[1]
+        weight = graph.tensor(stored.value)
         integers, grid = quantize_groupwise(
             weight, bits=stored.bits, group_size=None if is_whole else size, observer=options.observer
         )
-        made[name] = (integers, grid)
-        error = float((grid.dequantize(integers) - weight).norm() / weight.norm().clamp(min=1e-30))
+        made[name] = (_integers(graph, stored.value, integers, grid), grid)
+        error = float((grid.dequantize(integers) - weight).norm() / weight.float().norm().clamp(min=1e-30))
         size_after = stored.value.type.quantized(grid).storage_bytes + grid.parameter_bytes
         rows.append((name, stored.bits, size, bytes_before, size_after, error))
         text = f"int{stored.bits}, a scale for {size} weights"
@@ -86,6 +89,16 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
     columns = ("weight", "bits", "group", "bytes_before", "bytes_after", "relative_error")
     tables = (Table("weights", columns, tuple(rows)), _summary(graph, rows))
     return PassResult(rewrite(graph, visit), PassReport("weight_only", tuple(decisions), tables))
+
+
+def _integers(graph: Graph, value: Value, integers: Tensor, encoding: Encoding) -> Entry:
+    """The integers of a weight; those of a lazy weight are lazy, too, made again from it at each use."""
+    entry = graph.params.entry(value.name)
+    if isinstance(entry, Tensor):
+        return integers
+    return LazyTensor(
+        value.type.shape, encoding.container.torch, lambda: encode_groupwise(entry.read(), encoding)
+    )
 
 
 def _weights(graph: Graph, options: WeightOnlyOptions, context: Context) -> dict[str, _Stored]:

@@ -80,8 +80,8 @@ def output_mismatch(graph: Graph, module: nn.Module, batches: Sequence[Sequence[
 
 
 def _alone(graph: Graph, node: Node) -> Graph:
-    params = {value.name: graph.tensor(value) for value in node.operands if graph.is_constant(value)}
-    return Graph(_varying(graph, node), node.outputs, (node,), params)
+    constants = graph.params.only({value.name for value in node.operands})
+    return Graph(_varying(graph, node), node.outputs, (node,), constants)
 
 
 def _varying(graph: Graph, node: Node) -> tuple[Value, ...]:

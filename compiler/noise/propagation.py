@@ -18,7 +18,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ...ir import Graph, Node, Value, call_integer, rebatch, run_integer
+from ...ir import Graph, Node, Params, Value, call_integer, rebatch, run_integer
 from ...ir.ops.quantize import Dequantize, Quantize, Requantize
 from ...passes.sensitivity.replay import Replay
 from ..data import Samples, batches, join, own_batch, run_samples
@@ -271,7 +271,7 @@ def float_view(integer: Graph, floats: Mapping[str, Tensor]) -> Graph:
 
     nodes = tuple(node.with_values(real) for node in integer.nodes)
     inputs, outputs = tuple(map(real, integer.inputs)), tuple(map(real, integer.outputs))
-    return Graph(inputs, outputs, nodes, params, integer.output_names)
+    return Graph(inputs, outputs, nodes, Params(params), integer.output_names)
 
 
 def rows_of(samples: Samples, inputs: Sequence[Tensor]) -> int:

@@ -130,7 +130,7 @@ def examples(
     tensors.update({v.name: t for v, t in zip(graph.inputs, fed, strict=True)})
     node = chosen[-1]
     varying = tuple({v.name: v for v in node.operands if v.name in tensors}.values())
-    params = {v.name: graph.params[v.name] for v in node.operands if v.name in graph.params}
+    params = graph.params.only({v.name for v in node.operands})
     alone = verify(Graph(varying, node.outputs, (node,), params))
     return Example(alone, [tensors[v.name].to(v.type.dtype.torch) for v in varying])
 

@@ -23,8 +23,8 @@ def renamed(graph: Graph, rename: Callable[[str], str]) -> Graph:
         return old if old.name in kept else Value(rename(old.name), old.type)
 
     nodes = tuple(node.with_values(value) for node in graph.nodes)
-    params = {rename(name): tensor for name, tensor in graph.params.items()}
-    return Graph(graph.inputs, tuple(value(v) for v in graph.outputs), nodes, params, graph.output_names)
+    outputs = tuple(value(v) for v in graph.outputs)
+    return Graph(graph.inputs, outputs, nodes, graph.params.renamed(rename), graph.output_names)
 
 
 def canonical(graph: Graph) -> Graph:
@@ -37,7 +37,7 @@ def canonical(graph: Graph) -> Graph:
         graph.inputs,
         graph.outputs,
         tuple(Node(node.op, node.inputs, node.outputs) for node in graph.nodes),
-        {name: tensor for name, tensor in graph.params.items() if name in used},
+        graph.params.only(used),
         graph.output_names,
     )
     return renamed(bare, lambda name: names.get(name, name))

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...ir import Graph, Node, TensorType, Value, run
+from ...ir import Graph, Node, Params, TensorType, Value, run
 from ...ir.coupling import Kept
 from ...ir.ops.conv import Conv
 from ...ir.ops.linear import Linear
@@ -61,7 +61,7 @@ def absorb_means(kept: Kept, cut: Graph, calibration: Sequence[tuple[Tensor, ...
         n.with_operands(bias=biases[n.outputs[0].name]) if n.outputs[0].name in biases else n
         for n in cut.nodes
     )
-    return replace(cut, nodes=nodes, params=params)
+    return replace(cut, nodes=nodes, params=Params(params))
 
 
 def _measure(

@@ -74,7 +74,7 @@ def report_of(steps: Sequence[Step], options: PruneOptions, context: Context) ->
 
 
 def _params(graph: Graph) -> int:
-    return sum(tensor.numel() for tensor in graph.params.values())
+    return graph.params.numel
 
 
 def _layer_decisions(before: Graph, after: Graph) -> list[Decision]:

@@ -406,8 +406,7 @@ def _addend_ends(graph: Graph, samples: Sequence[Sequence[Tensor]]) -> dict[str,
         if any(v.name in needed for v in node.outputs):
             needed.update(v.name for v in node.operands)
             order.insert(0, node)
-    params = {name: graph.params[name] for name in graph.params if name in needed}
-    part = Graph(graph.inputs, tuple(addends.values()), tuple(order), params)
+    part = Graph(graph.inputs, tuple(addends.values()), tuple(order), graph.params.only(needed))
     ends: dict[str, tuple[float, float]] = {}
     for sample in samples if addends else ():
         with torch.no_grad():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ir import Encoding, Graph, Node, OverflowBoundError, Value, rebatch, run
+from ...ir import Encoding, Graph, Node, OverflowBoundError, Params, Value, rebatch, run
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.linear import Linear
 from ...specs.options import AdaRound
@@ -105,9 +105,8 @@ class _Walk:
         """Run the next node."""
         self._at += 1
         read = {v.name: v for v in node.operands}
-        params = {
-            name: self.params.get(name, self.graph.params[name]) for name in read if name in self.graph.params
-        }
+        constants = self.graph.params.only(read)
+        params = constants | Params(self.params).only(constants)
         inputs = tuple(v for v in read.values() if v.name not in params)
         alone = Graph(inputs, node.outputs, (node,), params)
         with torch.no_grad():

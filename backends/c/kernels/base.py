@@ -223,7 +223,7 @@ class Site:
         """The tensor of a constant operand."""
         return self.graph.tensor(self._value(operand)).detach().cpu().contiguous().numpy()
 
-    def quantization(self, operand: Operand) -> PortEncoding:
+    def quantization(self, operand: Operand) -> Encoding:
         """Encoding of an operand that has one."""
         found = self.type(operand).quantization
         assert found is not None

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from ....ir import Graph, Node, TensorType, Value, rewrite
+from ....ir import Graph, Node, Params, TensorType, Value, rewrite
 from ....ir.builder import Content, content
 from ....ir.ops.linear import Linear
 from ....ir.ops.shape import Permute, Reshape
@@ -32,7 +32,7 @@ def renumber_flattened(graph: Graph) -> Graph:
             nodes.append(node)
         else:
             nodes += _reading_channels_last(node, image, params)
-    return _without_dead_nodes(replace(graph, nodes=tuple(nodes), params=params))
+    return _without_dead_nodes(replace(graph, nodes=tuple(nodes), params=Params(params)))
 
 
 def join_equal_constants(graph: Graph) -> Graph:

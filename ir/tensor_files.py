@@ -1,0 +1,116 @@
+"""Safetensors files: read tensor by tensor from one file, or from the shards of a folder, and written the same way.
+
+A file is the length of a header in 8 bytes, the header in JSON (element type, shape and place of each tensor), then
+the elements: those of wide element types first, so that all are aligned. An index file of Hugging Face,
+`model.safetensors.index.json`, has the shard of each tensor under `weight_map`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from functools import partial
+from math import prod
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from .element_type import element_bytes
+from .errors import ShapeError
+from .params import LazyTensor, Params
+
+INDEX_SUFFIX = ".safetensors.index.json"
+_ELEMENTS = {  # the widest first, as the reference implementation of safetensors writes them
+    "I64": torch.int64,
+    "F64": torch.float64,
+    "C64": torch.complex64,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+_NAMES = {dtype: name for name, dtype in _ELEMENTS.items()}
+_RANKS = {dtype: rank for rank, dtype in enumerate(_ELEMENTS.values())}
+_ALIGNMENT = 8
+
+
+def open_tensors(path: Path) -> Params:
+    """The tensors of a safetensors file, of an index file's shards, or of a folder with either; all lazy.
+
+    A tensor is mapped from its file at each use. ShapeError for element types that the IR does not know,
+    FileNotFoundError where a folder has no safetensors files, SafetensorError for a damaged file.
+    """
+    tensors = Params()
+    for file, names in _shards(path).items():
+        tensors = tensors | _tensors_of(file, names)
+    return tensors
+
+
+def _shards(path: Path) -> dict[Path, frozenset[str] | None]:
+    """The files, each with the names that it is to give; None for all that it has."""
+    if path.is_dir():
+        indices = sorted(path.glob(f"*{INDEX_SUFFIX}"))
+        if indices:
+            return _shards(indices[0])
+        files = sorted(path.glob("*.safetensors"))
+        if not files:
+            raise FileNotFoundError(f"{path} has no *{INDEX_SUFFIX} and no *.safetensors")
+        return dict.fromkeys(files)
+    if not path.name.endswith(INDEX_SUFFIX):
+        return {path: None}
+    places: Mapping[str, str] = json.loads(path.read_bytes())["weight_map"]
+    shards: dict[Path, set[str]] = {}
+    for name, file in places.items():
+        shards.setdefault(path.parent / file, set()).add(name)
+    return {file: frozenset(names) for file, names in shards.items()}
+
+
+def _tensors_of(file: Path, names: frozenset[str] | None) -> dict[str, LazyTensor]:
+    found = {}
+    with safe_open(file, framework="pt") as opened:
+        for name in opened.keys() if names is None else sorted(names):  # it is no mapping
+            described = opened.get_slice(name)
+            element = described.get_dtype()
+            if element not in _ELEMENTS:
+                raise ShapeError(f"{file}: {name} has elements of type {element}, which are not supported")
+            shape = tuple(described.get_shape())
+            found[name] = LazyTensor(shape, _ELEMENTS[element], partial(_read, file, name))
+    return found
+
+
+def _read(file: Path, name: str) -> Tensor:
+    with safe_open(file, framework="pt") as opened:
+        tensor: Tensor = opened.get_tensor(name)
+    return tensor
+
+
+def write_tensors(path: Path, tensors: Params) -> None:
+    """Write a safetensors file, one tensor in memory at a time; the same tensors give the same bytes."""
+    with path.open("wb") as file:
+        for part in tensor_file(tensors):
+            file.write(part)
+
+
+def tensor_file(tensors: Params) -> Iterator[bytes]:
+    """The bytes of a safetensors file: its header, then the elements of one tensor after the other."""
+    names = sorted(tensors, key=lambda name: (_RANKS[tensors.entry(name).dtype], name))
+    header, end = dict[str, object](), 0
+    for name in names:
+        entry = tensors.entry(name)
+        start, end = end, end + prod(entry.shape) * entry.dtype.itemsize
+        header[name] = {
+            "dtype": _NAMES[entry.dtype],
+            "shape": list(entry.shape),
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    padded = text.ljust(-(-len(text) // _ALIGNMENT) * _ALIGNMENT)
+    yield len(padded).to_bytes(8, "little") + padded
+    for name in names:
+        yield element_bytes(tensors[name])
