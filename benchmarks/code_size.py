@@ -33,7 +33,7 @@ from fxpress.backends.c import CArtifact, Machine, emit
 from fxpress.backends.c.cost import Preprocessor, count
 from fxpress.backends.c.tools import Compiler, Elf, build_image, read_elf, target_compiler
 from fxpress.compiler import compile_model, text_table
-from fxpress.ir import Graph, Node, Value, parse
+from fxpress.ir import Graph, Node, Params, Value, parse
 from fxpress.specs import COutput, Target, load_target
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,7 +232,7 @@ def _operators() -> tuple[Graph, COutput]:
         outputs += map(named, graph.outputs)
         nodes += [node.with_values(named) for node in graph.nodes]
         params |= {f"{number}: {name}": tensor for name, tensor in graph.params.items()}
-    joined = Graph(tuple(inputs), tuple(outputs), tuple(nodes), params)
+    joined = Graph(tuple(inputs), tuple(outputs), tuple(nodes), Params(params))
     return joined, COutput(name="net", io="float", self_test=0)
 
 
