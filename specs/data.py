@@ -34,14 +34,14 @@ class Transform(Section):
 
     layout: Annotated[str, AfterValidator(_layout)] | None = Field(
         default=None,
-        description="A permutation of axes by letters, samples first.",
+        description="Permutation of axes as letters, samples first.",
         examples=["nhwc->nchw"],
     )
     reshape: tuple[Positive, ...] | None = Field(
-        default=None, description="The shape of one sample, without the batch.", examples=[[1, 49, 10]]
+        default=None, description="Shape of one sample, without the batch.", examples=[[1, 49, 10]]
     )
-    scale: float = Field(default=1.0, description="Factor on every value, for float inputs.")
-    offset: float = Field(default=0.0, description="Added after the factor, for float inputs.")
+    scale: float = Field(default=1.0, description="Factor, for float inputs.")
+    offset: float = Field(default=0.0, description="Offset added after the factor, for float inputs.")
 
     @property
     def permutation(self) -> tuple[int, ...] | None:
@@ -64,23 +64,23 @@ class Transform(Section):
 
 
 class Dataset(Section):
-    """Samples: arrays whose first axis is the sample, from an npz file or from a function that makes them."""
+    """Samples: arrays whose first dimension counts the samples, from an .npz file or a function."""
 
-    file: FilePath | None = Field(default=None, description="An .npz file; it must not hold pickles.")
+    file: FilePath | None = Field(default=None, description="An .npz file without pickles.")
     source: Source | None = Field(
         default=None,
-        description="In place of `file`: a function without arguments that gives numpy arrays by name, as "
+        description="Instead of `file`: a function without arguments that returns numpy arrays by name, such as "
         "`samples.py:calibration`.",
     )
     inputs: Mapping[Name, Name] = Field(
         default={},
-        description="The array of each model input; an input left out takes the array of its own name.",
+        description="Array of each model input. Default: the array with the name of the input.",
     )
     samples: Positive | None = Field(
-        default=None, description="How many to use, from the first; all when left out."
+        default=None, description="Number of samples, from the first. Default: all."
     )
 
-    labels: Name | None = Field(default=None, description="The array of labels.")
+    labels: Name | None = Field(default=None, description="Name of the array of labels.")
 
     @model_validator(mode="after")
     def _file_or_source(self) -> Self:
@@ -103,19 +103,19 @@ class Dataset(Section):
 
 
 class Calibration(Dataset):
-    """Samples that show the ranges of activations; no labels, except where a pass asks for them."""
+    """Samples for calibration and training; labels only if a pass needs them."""
 
     samples: Positive | None = Field(
         default=256,
-        description="How many to use, from the first; `null` for all. Left out, passes that train take all of them.",
+        description="Number of samples, from the first; `null` for all. Default: 256, or all for passes that train.",
     )
     exclude: tuple[Annotated[int, Field(ge=0)], ...] = Field(
         default=(),
-        description="Positions, from 0, of samples among those to leave out, such as outliers that the report names. "
-        "Of a model with states they are positions of sequences.",
+        description="Indices, from 0, of samples to leave out, such as outliers that the report names. For a model "
+        "with states, indices of sequences.",
         examples=[[7, 31]],
     )
-    labels: Name | None = Field(default=None, description="The array of labels.")
+    labels: Name | None = Field(default=None, description="Name of the array of labels.")
 
     @property
     def is_limited(self) -> bool:
@@ -131,24 +131,23 @@ def _metric(value: Any) -> Any:  # any: whatever the user wrote, checked here
 
 
 class Evaluation(Dataset):
-    """Samples that measure a network."""
+    """Samples for measuring the network."""
 
     metric: Annotated[Metric | Source, BeforeValidator(_metric)] | None = Field(
         default=None,
         description="`top1`: share of samples whose largest output is at the label. `mse`: mean squared error "
-        "against the labels. `agreement`: share of samples decided as the original network decides them. `snr`: the "
-        "original network's output over the difference from it, in dB. `file.py:function`: a number that your function "
-        "makes of the output and the labels, tensors with samples first. Left out: `top1` with labels, `snr` without.",
+        "against the labels. `agreement`: share of samples with the same classification as the original network. "
+        "`snr`: signal-to-noise ratio against the original network, in dB. `file.py:function`: the number that your "
+        "function returns for the output and the labels, tensors with samples first. Default: `top1` with labels, "
+        "`snr` without.",
     )
-    output: Name | None = Field(
-        default=None, description="The output that is measured; the first when left out."
-    )
+    output: Name | None = Field(default=None, description="Measured output. Default: the first.")
 
     class_axis: Annotated[int, Field(ge=-8, le=8)] | None = Field(
         default=None,
-        description="Dimension of the measured output along which class scores lie, for `top1` and `agreement`, which "
-        "then count each position. Left out: the only one that has more than one element, or the only one beside "
-        "which the others are those of the labels.",
+        description="Class dimension of the measured output, for `top1` and `agreement`, which then count each "
+        "position. Default: the only dimension with more than one element, or the only one whose removal leaves the "
+        "shape of the labels.",
     )
 
     @property
@@ -160,11 +159,9 @@ class Evaluation(Dataset):
 class Data(Section):
     """Data for calibration and evaluation."""
 
-    calibration: Calibration | None = Field(
-        default=None, description="What the ranges of activations are taken from."
-    )
-    evaluation: Evaluation | None = Field(default=None, description="What the network is measured with.")
+    calibration: Calibration | None = Field(default=None, description="Samples for calibration and training.")
+    evaluation: Evaluation | None = Field(default=None, description="Samples for measuring the network.")
     transform: Mapping[Name, Transform] = Field(
         default={},
-        description="For each model input the way from file to input; the emitted C tells its user the same.",
+        description="Conversion from file to model input, for each input; the header of the emitted C documents it.",
     )

@@ -108,14 +108,14 @@ class Input(Section):
     """One input of the model."""
 
     shape: tuple[Positive, ...] = Field(
-        description="The shape, with the batch where there is one; `[]` for a single number.",
+        description="Shape, including the batch dimension if there is one; `[]` for a scalar.",
         examples=[[1, 3, 32, 32]],
     )
-    dtype: Dtype = Field(default="float32", description="The type of the elements.")
+    dtype: Dtype = Field(default="float32", description="Element type.")
     batch: NonNegativeInt | None = Field(
         default=0,
-        description="The dimension that is the batch, which arrays of samples leave out; `null` for an input without "
-        "one, as arrays [n, *shape] show too.",
+        description="Batch dimension, which arrays of samples leave out; `null` for an input without one, which "
+        "arrays [n, *shape] also imply.",
     )
 
     @property
@@ -141,34 +141,34 @@ class Model(Section):
     """The network: its source, weights and inputs."""
 
     source: Source = Field(
-        description="File or module, then the attribute: a class or a function, which is called with `args`, or a "
-        "finished torch module."
+        description="File or module, then an attribute: a class or function, which is called with `args`, or a torch "
+        "module object."
     )
     args: Mapping[Name, Annotated[JsonValue, BeforeValidator(as_json)]] = Field(
-        default={}, description="Keyword arguments for the class or the function."
+        default={}, description="Keyword arguments of the class or function."
     )
     weights: Annotated[FilePath, BeforeValidator(_weights)] | None = Field(
         default=None,
-        description="State dict: a .safetensors file, or a .pt file that holds tensors only. Left out, the network "
-        "keeps the weights that the source gives it.",
+        description="State dict: a .safetensors file, or a .pt file that contains only tensors. Default: the weights "
+        "that the source sets.",
     )
     inputs: Mapping[Name, Input] = Field(
-        min_length=1, description="The arguments of `forward` by name, each with shape and type."
+        min_length=1, description="Arguments of `forward` by name, each with shape and type."
     )
     outputs: tuple[Name, ...] = Field(
         default=(),
-        description="Names for the results of `forward`, in their order. Left out: keys and field names where it "
-        "gives any, else `output`, or `output_0`, `output_1`, ...",
+        description="Names of the results of `forward`, in their order. Default: keys and field names of the result "
+        "if it has any, else `output`, or `output_0`, `output_1`, ...",
     )
     state: Mapping[Name, Name] = Field(
         default={},
-        description="Inputs that continue an output: each takes what that output gave at the call before. Both have "
-        "one encoding, and the samples are steps of sequences.",
+        description="Inputs that take an output of the previous call. Both have the same encoding, and samples are "
+        "the steps of sequences.",
         examples=[{"h": "h_out"}],
     )
     dtype: Literal["float32", "float64"] | None = Field(
         default=None,
-        description="Converts parameters and buffers before capture; left out, they stay as they are.",
+        description="Converts parameters and buffers before capture. Default: unchanged.",
     )
 
     @model_validator(mode="after")

@@ -48,37 +48,38 @@ class COutput(Section):
     name: Identifier = Field(default="model", description="Prefix of every file and every C name.")
     io: Stored | Mapping[Name, Stored] = Field(
         default="auto",
-        description="What the run function takes and gives: one word for all, or one by name for some inputs and "
-        "outputs. `auto`: the graph's integers where it is quantized at that end, the model's own integers, else "
-        "float. `int8`: the graph's integers, int16 where it has those. `uint8`: int8 + 128. `int16`: int8 minus its "
-        "zero point. Whole numbers, such as token ids, are passed as they are.",
+        description="Number format of the buffers of the run function: one for all, or by name for some inputs and "
+        "outputs. `auto`: the graph's integers if the value is quantized, the model's own integers, else float. "
+        "`int8`: the graph's integers, which can be int16. `uint8`: int8 + 128. `int16`: int8 minus its zero point. "
+        "Whole numbers, such as token ids, are passed unchanged.",
         examples=[{"image": "uint8", "scores": "float"}],
     )
     layouts: Mapping[Name, Literal["nhwc", "nchw", "model"]] = Field(
         default={},
-        description="The order of axes of inputs and outputs, by name. `nhwc`: the model's second dimension last, for "
-        "four dimensions. `nchw`, for four dimensions, and `model`: the model's order. Left out: `nhwc` for four "
-        "dimensions, `model` where the model itself permutes an input from channels last, or an output to it.",
+        description="Order of dimensions of inputs and outputs, by name. `nhwc`: the model's second dimension last, "
+        "for four dimensions. `nchw`, for four dimensions, and `model`: the model's order. Default: `nhwc` for four "
+        "dimensions, `model` if the model itself permutes an input from channels last, or an output to channels "
+        "last.",
         examples=[{"frame": "model"}],
     )
     buffers: Literal["caller", "arena"] = Field(
         default="caller",
-        description="Where inputs and outputs are stored. `caller`: in buffers that the caller passes. `arena`: in the "
-        "arena, at addresses that the header gives, where they share memory with intermediate values.",
+        description="Storage of inputs and outputs. `caller`: buffers of the caller. `arena`: in the arena, at "
+        "offsets given in the header, where they can share memory with intermediate values.",
     )
     weights: Literal["plain", "huffman"] = Field(
         default="plain",
-        description="How flash holds the weights of integer layers. `huffman`: as a Huffman code where that is "
-        "smaller, decoded into the arena by the layer that reads them: less flash for cycles and memory.",
+        description="Storage of the weights of integer layers in flash. `huffman`: as a Huffman code if that is "
+        "smaller, decoded into the arena by the layer that reads them: less flash, more cycles and RAM.",
     )
     package: tuple[Literal["cmake"], ...] = Field(
-        default=("cmake",), description="Build files to write beside the C."
+        default=("cmake",), description="Build files to write in addition to the C."
     )
     self_test: Annotated[int, Field(ge=0, le=1000)] = Field(
-        default=4, description="Golden vectors in the self-test; 0 for no self-test."
+        default=4, description="Number of golden vectors in the self-test; 0 for no self-test."
     )
     allow_float: bool = Field(
-        default=True, description="Whether layers may compute in float; off: a layer that does is an error."
+        default=True, description="Allow layers that compute in float; off: they are an error."
     )
 
     def stored(self, name: str) -> Stored:
@@ -91,8 +92,8 @@ class TorchOutput(Section):
 
     form: Literal["qdq", "eager"] = Field(
         default="qdq",
-        description="How a quantized graph is written. `qdq`: quantize and dequantize round float operators, which "
-        "torch.compile lowers to int8 kernels. `eager`: what runs fastest without torch.compile.",
+        description="Form of a quantized graph. `qdq`: quantize and dequantize around float operators, which "
+        "torch.compile lowers to int8 kernels. `eager`: fastest without torch.compile.",
     )
 
 

@@ -38,18 +38,18 @@ class Spec(Section):
     """A compilation: model, data, target, passes and outputs."""
 
     fxpress: Annotated[int, BeforeValidator(_version), WithJsonSchema({"const": VERSION})] = Field(
-        description="The version of this language."
+        description="Version of the spec language."
     )
     extends: str | None = Field(
         default=None,
-        description="A spec to start from: a path, or `preset/NAME`. Mappings are merged, lists and values replaced.",
+        description="Base spec: a path, or `preset/NAME`. Mappings are merged, lists and values replaced.",
         examples=["preset/int8-mcu", "base.yaml"],
     )
     model: Model = Field(description="The network.")
     data: Data = Field(default=Data(), description="The files for calibration and measuring.")
     target: TargetChoice = Field(default=TargetChoice(), description="The machine.")
-    passes: tuple[Pass, ...] = Field(default=(), description="The passes, in the order in which they run.")
-    outputs: Outputs = Field(description="What to write.")
+    passes: tuple[Pass, ...] = Field(default=(), description="The passes, in execution order.")
+    outputs: Outputs = Field(description="Outputs to write.")
 
     def to_yaml(self, *, folder: Path | None = None) -> str:
         """The text of a spec file that says the same, without `extends`; paths relative to `folder`, else absolute."""

@@ -28,78 +28,78 @@ class Toolchain(Section):
     commands: tuple[Name, ...] = Field(
         min_length=1, description="Names of the compiler; the first one found is used."
     )
-    flags: tuple[str, ...] = Field(default=(), description="Flags that choose the core and the optimisation.")
+    flags: tuple[str, ...] = Field(default=(), description="Flags that select the core and the optimization.")
     install: str | None = Field(
-        default=None, description="How to get it, for the message where it is missing."
+        default=None, description="How to install it, for the message if it is missing."
     )
 
 
 class Timing(Section):
-    """Cycles of the instructions of a core that take other than one, without wait states and interrupts."""
+    """Cycles of instructions that take more than one, without wait states and interrupts."""
 
     source: str = Field(min_length=1, description="Where the figures are published.")
-    load: int = Field(ge=1, description="A load.")
-    load_after_access: int = Field(ge=1, description="A load right after another load or a store.")
-    store: int = Field(ge=1, description="A store.")
-    divide: int = Field(ge=1, description="A division of integers.")
-    float_divide: int = Field(ge=1, description="A division or square root of floats.")
-    float_multiply_add: int = Field(ge=1, description="A multiplication of floats with an addition.")
-    taken_branch: int = Field(ge=0, description="What a taken branch adds.")
+    load: int = Field(ge=1, description="Load.")
+    load_after_access: int = Field(ge=1, description="Load directly after a load or a store.")
+    store: int = Field(ge=1, description="Store.")
+    divide: int = Field(ge=1, description="Integer division.")
+    float_divide: int = Field(ge=1, description="Float division or square root.")
+    float_multiply_add: int = Field(ge=1, description="Float multiply-add.")
+    taken_branch: int = Field(ge=0, description="Additional cycles of a taken branch.")
 
 
 class Target(Section):
-    """A machine that C is compiled for."""
+    """A target machine for C."""
 
-    name: Name = Field(description="The name, as `target.name` of a spec gives it.")
-    description: str = Field(description="What the machine is, in a few words.")
+    name: Name = Field(description="Name, as used in `target.name` of a spec.")
+    description: str = Field(description="Short description of the machine.")
     core: str | None = Field(
         default=None,
-        description="The core that this file builds on: one that comes with fxpress, or the path of a file. "
-        "Keys that are left out are those of the core.",
+        description="Core that this file is based on: a built-in one, or the path of a file. Missing keys are taken "
+        "from it.",
     )
-    isa: Isa = Field(description="The instruction set.")
-    ram: Bytes | None = Field(default=None, description="Memory for data; left out where it does not bind.")
+    isa: Isa = Field(description="Instruction set.")
+    ram: Bytes | None = Field(default=None, description="Memory for data. Default: unlimited.")
     flash: Bytes | None = Field(
-        default=None, description="Memory for code and constants; left out where it does not bind."
+        default=None, description="Memory for code and constants. Default: unlimited."
     )
-    stack: Bytes | None = Field(default=None, description="Most that the network may take of the stack.")
-    clock: Hertz | None = Field(default=None, description="Clock frequency, for times from cycles.")
+    stack: Bytes | None = Field(default=None, description="Maximum stack use of the network.")
+    clock: Hertz | None = Field(default=None, description="Clock frequency, to convert cycles to time.")
     features: tuple[Feature, ...] = Field(default=(), description=_FEATURES)
-    toolchain: Toolchain = Field(description="How C is compiled for it.")
+    toolchain: Toolchain = Field(description="C compiler of the target.")
     simulator: Name | None = Field(
-        default=None, description="The CPU model of unicorn that runs its code; left out where there is none."
+        default=None, description="CPU model of unicorn that runs the code. Default: no simulation."
     )
     measured: Name = Field(
         default="cortex-m3",
-        description="The core whose measured sizes of code stand for this one's, in predictions of flash.",
+        description="Core whose measured code sizes are used for predictions of flash.",
     )
     timing: Timing | None = Field(
-        default=None, description="Cycles of simulated instructions; left out where they are not published."
+        default=None, description="Cycles of simulated instructions. Default: not published."
     )
     weight_bits: tuple[Literal[2, 4, 8], ...] = Field(
-        default=(8,), description="Weights that integer kernels take."
+        default=(8,), description="Weight bit widths that integer kernels support."
     )
     activation_bits: tuple[Literal[8, 16], ...] = Field(
-        default=(8,), description="Activations that integer kernels take."
+        default=(8,), description="Activation bit widths that integer kernels support."
     )
 
 
 class TargetChoice(Section):
-    """The machine that is compiled for, and what differs from its description."""
+    """The target, and overrides of its properties."""
 
     name: str = Field(
         default="host", description="A target of `fxpress targets`, or the path of a target file (.yaml)."
     )
-    ram: Bytes | None = Field(default=None, description="Memory for data, in place of the target's.")
+    ram: Bytes | None = Field(default=None, description="Memory for data, overrides the target's.")
     flash: Bytes | None = Field(
-        default=None, description="Memory for code and constants, in place of the target's."
+        default=None, description="Memory for code and constants, overrides the target's."
     )
-    stack: Bytes | None = Field(default=None, description="Most that the network may take of the stack.")
-    clock: Hertz | None = Field(default=None, description="Clock frequency, in place of the target's.")
+    stack: Bytes | None = Field(default=None, description="Maximum stack use of the network.")
+    clock: Hertz | None = Field(default=None, description="Clock frequency, overrides the target's.")
     features: tuple[Feature, ...] | None = Field(
         default=None, description=f"All features, in place of the target's. {_FEATURES}"
     )
-    toolchain: Toolchain | None = Field(default=None, description="The C compiler, in place of the target's.")
+    toolchain: Toolchain | None = Field(default=None, description="C compiler, overrides the target's.")
 
     def applied_to(self, target: Target) -> Target:
         """The target with what the choice changes."""

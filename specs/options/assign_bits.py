@@ -20,7 +20,7 @@ class BitBudget(Section):
     weights: BytesOrShare | None = Field(default=None, description="Bytes of the weights as packed integers.")
     bit_operations: CountOrShare | None = Field(
         default=None,
-        description="Bits of the weight x bits of the activation, over all multiply-accumulates.",
+        description="Weight bits x activation bits, summed over all multiply-accumulates.",
     )
     flash: BytesOrShare | None = Field(default=None, description="Predicted flash on the target.")
     ram: Bytes | None = Field(default=None, description="Predicted arena on the target.")
@@ -30,13 +30,13 @@ class BitBudget(Section):
     )
     loss: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="How much the predicted loss may rise, in nats for classes: the smallest network that keeps to it "
-        "is looked for.",
+        description="Maximum increase of the predicted loss, in nats for classes; the smallest network within it is "
+        "searched.",
     )
 
     target: bool = Field(
         default=False,
-        description="Whether it has to fit the flash and the RAM of the target. `budget: target` is short for this.",
+        description="Fit the flash and RAM of the target. `budget: target` is short for this.",
     )
 
     @model_validator(mode="after")
@@ -52,7 +52,7 @@ Budget: TypeAlias = Annotated[BitBudget, BeforeValidator(in_full), TargetInSchem
 
 
 class AssignBitsOptions(PassOptions):
-    """Decides how many bits each layer gets, from measured sensitivity, by an integer program; `quantize` obeys."""
+    """Chooses the bit width of each layer from measured sensitivity, by an integer program, for `quantize`."""
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
     followed_by: ClassVar[tuple[str, ...]] = ("quantize",)
@@ -64,40 +64,40 @@ class AssignBitsOptions(PassOptions):
         default="assign_bits", alias="pass", description="The name of the pass."
     )
     budget: Budget = Field(
-        description="What the network may take; the word `target` for the flash and RAM of the target."
+        description="Limits of the network; the word `target` for the flash and RAM of the target."
     )
     minimize: Literal["weights", "bit_operations", "flash", "cycles", "latency"] = Field(
-        default="weights", description="What is to be least where the budget is one of the `loss`."
+        default="weights", description="Minimized resource if the budget limits the `loss`."
     )
     weights: Annotated[tuple[Literal[2, 4, 8], ...], Field(min_length=1)] = Field(
-        default=(2, 4, 8), description="Bits that weights may have."
+        default=(2, 4, 8), description="Allowed bit widths of weights."
     )
     activations: Annotated[tuple[Literal[8, 16], ...], Field(min_length=1)] = Field(
-        default=(8,), description="Bits that the operands of layers may have."
+        default=(8,), description="Allowed bit widths of the operands of layers."
     )
     sensitivity: SensitivityMethod = Field(
         default="gauss_newton",
-        description="How the loss of each width is predicted: the Gauss-Newton form along the rounding error "
-        "(`gauss_newton`, to second order in the outputs too: `quadratic`), measured divergence (`kl`), or from "
-        "curvature (`hawq`, `hawq_v2`, `fisher`) or size (`norm`) alone.",
+        description="Prediction of the loss at each width: Gauss-Newton form along the rounding error "
+        "(`gauss_newton`; to second order in the outputs too: `quadratic`), measured divergence (`kl`), or only "
+        "curvature (`hawq`, `hawq_v2`, `fisher`) or size (`norm`).",
     )
     table: FilePath | None = Field(
         default=None,
-        description="Sensitivity of an earlier run, `sensitivity.json`, for this graph and these samples.",
+        description="Sensitivity table of an earlier run, `sensitivity.json`, for this graph and these samples.",
     )
     latency: FilePath | None = Field(
         default=None,
-        description='Measured latencies as JSON, `{"layer": {"int4": 1.5, "int8 x int16": 2.5}}`: weights alone, or '
-        "weights and activations. Layers that it leaves out take none.",
+        description='Measured latencies as JSON, `{"layer": {"int4": 1.5, "int8 x int16": 2.5}}`: by weights, or by '
+        "weights and activations. Missing layers count as zero.",
     )
     keep: LayerPatterns = Field(default=(), description="Layers whose weights stay at 8 bits.")
     labels: bool = Field(
         default=False,
-        description="Predict the change of the loss against the labels of the calibration data.",
+        description="Use the labels of the calibration data for the loss.",
     )
     samples: Positive | None = Field(
         default=None,
-        description="Calibration samples to use; all that `data.calibration` gives when left out.",
+        description="Number of calibration samples. Default: all of `data.calibration`.",
     )
 
     def needed(self) -> Iterator[tuple[Need, Location]]:

@@ -10,14 +10,14 @@ CleanRule: TypeAlias = Literal["constants", "no_ops", "movement", "duplicates", 
 
 
 class CleanOptions(PassOptions):
-    """Removes dead code and no-ops, folds constants, joins chains of reshapes and permutes."""
+    """Removes dead code and no-ops, folds constants, merges chains of reshapes and permutes."""
 
     repeatable: ClassVar[bool] = True
 
     pass_: Literal["clean"] = Field(default="clean", alias="pass", description="The name of the pass.")
     disable: tuple[CleanRule, ...] = Field(
         default=(),
-        description="Rules to switch off: `constants` (nodes whose operands are all "
-        "constant), `no_ops` (identity, x + 0, x * 1, ...), `movement` (chains of reshape and permute), "
-        "`duplicates` (the same computation twice), `norms` (norms that are written out).",
+        description="Rules to switch off: `constants` (constant folding), `no_ops` (identity, x + 0, x * 1, ...), "
+        "`movement` (chains of reshape and permute), `duplicates` (common subexpressions), `norms` (norms that are "
+        "written out).",
     )

@@ -11,7 +11,7 @@ FuseRule: TypeAlias = Literal["batchnorm", "activation", "residual", "pad", "lin
 
 
 class FuseOptions(PassOptions):
-    """Folds batch norms, activations, residual adds and paddings into the layers next to them."""
+    """Folds batch norms, activations, residual additions and padding into adjacent layers."""
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
     why: ClassVar[str] = "fusion works on the float graph, and what it joins is quantized as one"
@@ -20,7 +20,7 @@ class FuseOptions(PassOptions):
     disable: tuple[FuseRule, ...] = Field(
         default=(),
         description="Rules to switch off: `batchnorm` (into convolution, transposed convolution, linear), "
-        "`activation` (ReLU, clamp and the like into the producer), `residual` (add into the producer), `pad` (into "
-        "the convolution after it), `linear` (two linear layers without anything between them, where it shrinks).",
+        "`activation` (ReLU, clamp and similar into the producer), `residual` (addition into the producer), `pad` "
+        "(into the convolution after it), `linear` (two consecutive linear layers, if that is smaller).",
     )
-    keep: LayerPatterns = Field(default=(), description="Layers that no rule touches.")
+    keep: LayerPatterns = Field(default=(), description="Layers to which no rule applies.")

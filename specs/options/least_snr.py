@@ -9,19 +9,19 @@ from ..units import Decibel
 
 
 class LeastSnr(Section):
-    """Signal-to-noise ratios of the integers against the float graph, below which the report names the cause."""
+    """Minimum signal-to-noise ratios of the integer graph against the float graph."""
 
     output: Decibel = Field(
         default=15.0,
         json_schema_extra={"default": "15 dB"},
-        description="Least ratio of an output. Of an output of whole numbers it is that of all elements to those that "
-        "differ.",
+        description="Minimum ratio of an output. For an output of whole numbers: number of elements over number of "
+        "elements that differ.",
     )
     layer: Decibel = Field(
         default=10.0,
         json_schema_extra={"default": "10 dB"},
-        description="Least ratio of a layer's result whose noise reaches an output: it alone takes at least a tenth of "
-        "the noise that an output may have.",
+        description="Minimum ratio of a layer whose noise reaches an output, that is, is at least a tenth of the "
+        "noise that the output may have.",
     )
 
 

@@ -12,23 +12,25 @@ Candidates = Annotated[int, Field(ge=2, le=10_000)]
 
 
 class MinMax(Section):
-    """The range from the smallest to the largest value seen: nothing saturates."""
+    """Range from the smallest to the largest value: nothing saturates."""
 
     kind: Literal["minmax"] = Field(default="minmax", description="Smallest and largest value seen.")
 
 
 class MovingAverage(Section):
-    """The average over batches of smallest and largest value, the recent ones weighing more."""
+    """Exponential moving average, over batches, of the smallest and the largest value."""
 
     kind: Literal["moving_average"] = Field(default="moving_average", description="Moving average of minmax.")
-    momentum: float = Field(default=0.9, gt=0, lt=1, description="Weight of the past at each batch.")
+    momentum: float = Field(
+        default=0.9, gt=0, lt=1, description="Weight of the previous average at each batch."
+    )
 
 
 class Percentile(Section):
-    """The range that covers a share of the values seen; the outliers beyond it saturate."""
+    """Range that covers a share of the values; outliers beyond it saturate."""
 
     kind: Literal["percentile"] = Field(
-        default="percentile", description="Range that covers a share of all values."
+        default="percentile", description="Range that covers a share of the values."
     )
     coverage: Percent = Field(
         default=0.9999,
@@ -38,27 +40,25 @@ class Percentile(Section):
 
 
 class MseSearch(Section):
-    """The range whose rounding and saturation together make the least mean squared error."""
+    """Range with the least mean squared error of rounding and saturation."""
 
-    kind: Literal["mse"] = Field(default="mse", description="Range of the least mean squared error.")
-    candidates: Candidates = Field(
-        default=100, description="Ranges that are tried between zero and the full one."
-    )
+    kind: Literal["mse"] = Field(default="mse", description="Range with the least mean squared error.")
+    candidates: Candidates = Field(default=100, description="Number of ranges that are tried.")
 
 
 class Entropy(Section):
-    """The range whose grid loses the least information: KL divergence between histograms before and after."""
+    """Range with the least KL divergence between the histograms before and after quantization."""
 
-    kind: Literal["kl"] = Field(default="kl", description="Range of the least KL divergence.")
-    candidates: Candidates = Field(
-        default=100, description="Ranges that are tried between zero and the full one."
-    )
+    kind: Literal["kl"] = Field(default="kl", description="Range with the least KL divergence.")
+    candidates: Candidates = Field(default=100, description="Number of ranges that are tried.")
 
 
 class Aciq(Section):
-    """The range of the least mean squared error for a Laplace or Gauss distribution, whichever fits better."""
+    """Range with the least mean squared error for a Laplace or Gauss distribution, whichever fits better."""
 
-    kind: Literal["aciq"] = Field(default="aciq", description="Analytic clip of a distribution that fits.")
+    kind: Literal["aciq"] = Field(
+        default="aciq", description="Analytic clip of a Laplace or Gauss distribution."
+    )
 
 
 _KINDS = (MinMax, MovingAverage, Percentile, MseSearch, Entropy, Aciq)

@@ -27,25 +27,23 @@ class PruneBudget(Section):
     """
 
     channels: Percent | None = Field(
-        default=None, description="Channels of each group that hangs together (`uniform`), or of all."
+        default=None, description="Channels of each group of coupled channels (`uniform`), or of all."
     )
     macs: Percent | None = Field(default=None, description="Multiply-accumulates of one run.")
-    params: Percent | None = Field(default=None, description="Elements of all weights and other constants.")
+    params: Percent | None = Field(default=None, description="Elements of all constants.")
 
     weights: BytesOrShare | None = Field(
         default=None,
-        description="Bytes of the weights as packed integers, with `bits`; a share is one of what 8 bits take.",
+        description="Bytes of the packed integer weights; requires `bits`. A percentage is relative to int8.",
     )
 
     flash: BytesOrShare | None = Field(default=None, description="Code and constants.")
-    ram: BytesOrShare | None = Field(
-        default=None, description="The arena: the most that values and working memory take at once."
-    )
+    ram: BytesOrShare | None = Field(default=None, description="Size of the arena.")
     cycles: CountOrShare | None = Field(default=None, description="Cycles of one run.")
     instructions: CountOrShare | None = Field(default=None, description="Instructions of one run.")
     target: bool = Field(
         default=False,
-        description="Whether it has to fit the flash and the RAM of the target. `budget: target` is short for this.",
+        description="Fit the flash and RAM of the target. `budget: target` is short for this.",
     )
 
     @property
@@ -76,7 +74,7 @@ def _listed(value: object) -> object:
 
 
 class PruneOptions(PassOptions):
-    """Removes whole channels, and all that hangs together with them, until a budget is met."""
+    """Removes channels, together with everything that is coupled to them, until a budget is met."""
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
     repeatable: ClassVar[bool] = True
@@ -86,77 +84,78 @@ class PruneOptions(PassOptions):
     pass_: Literal["prune"] = Field(default="prune", alias="pass", description="The name of the pass.")
     budget: Budget | None = Field(
         default=None,
-        description="What the network may keep: of `macs`, `params` or `channels`, or of the target's `flash`, `ram`, "
-        "`cycles` and `instructions`; the word `target` for its flash and RAM.",
+        description="Limits of the network: on `macs`, `params` or `channels`, or on the target's `flash`, `ram`, "
+        "`cycles` and `instructions`; or the word `target` for its flash and RAM.",
     )
     plan: FilePath | None = Field(
         default=None,
-        description="A plan of an earlier run, `prune.plan.json`: removes the same channels again.",
+        description="Pruning plan of an earlier run, `prune.plan.json`: removes the same channels again.",
     )
     granularity: Annotated[tuple[Granularity, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
         default=("channels",),
-        description="What goes: `channels` (of an attention, the same places in each head), whole attention `heads`, "
-        "residual `blocks`, or a list of these.",
+        description="What can be removed: `channels` (in an attention, the same positions of each head), whole "
+        "attention `heads`, residual `blocks`, or a list of these.",
     )
     score: Score = Field(
         default="l2",
-        description="What a channel is worth: norm of its weights (`l1`, `l2`), distance from the others "
-        "(`geometric_median`), what merging it with the most similar one changes "
-        "(`merging`), scale of its batch norm (`batchnorm`), change of the loss without it (`taylor`, on "
-        "calibration data, with labels where there are some), second-order change of the class probabilities "
-        "(`curvature`, on calibration data), mean size of its activations (`activation`), or `random`.",
+        description="Saliency of a channel: norm of its weights (`l1`, `l2`), distance from the others "
+        "(`geometric_median`), change when merged with the most similar one (`merging`), scale of its batch norm "
+        "(`batchnorm`), change of the loss (`taylor`, on calibration data, with labels if there are any), "
+        "second-order change of the class probabilities (`curvature`, on calibration data), mean magnitude of its "
+        "activations (`activation`), or `random`.",
     )
     class_axis: Annotated[int, Field(ge=-8, le=8)] | None = Field(
         default=None,
-        description="Dimension of the first output along which class scores lie, for the scores `taylor` and "
-        "`curvature`; left out, as in `finetune`.",
+        description="Class dimension of the first output, for the scores `taylor` and `curvature`. Default: as in "
+        "`finetune`.",
     )
     aggregate: Literal["mean", "sum", "max"] = Field(
-        default="mean", description="How the norms of the weights that go with one channel become one score."
+        default="mean", description="How the scores from several weight tensors of one channel are combined."
     )
     normalize: Literal["mean", "max", "none"] = Field(
         default="mean",
-        description="What the norms are divided by, over the channels that could go in its place.",
+        description="Divisor of the scores, computed over the group of the channel.",
     )
     allocation: Literal["uniform", "global", "exact"] = Field(
         default="exact",
-        description="How many channels each group gives: the same share (`uniform`), what scores lowest (`global`), "
-        "or the most score within the budget, by an integer program (`exact`).",
+        description="How many channels of each group are removed: the same share (`uniform`), the lowest scores "
+        "(`global`), or the optimum within the budget by an integer program (`exact`).",
     )
     floor: Percent = Field(
         default=0.1,
         json_schema_extra={"default": "10 %"},
-        description="Share of each group that stays at least.",
+        description="Minimum share of each group that is kept.",
     )
     multiple: Annotated[int, Field(ge=1, le=64)] = Field(
-        default=1, description="Channels are kept in multiples of this, as kernels of the target like them."
+        default=1,
+        description="Keep a multiple of this number of channels, as kernels of the target require for full speed.",
     )
     compensation: tuple[Compensation, ...] = Field(
         default=(),
-        description="Repairs without training. One of `least_squares` (the layers that read removed channels make them "
-        "from those that stay), `bias` (they take them at their mean), `merge` (they read the most similar channel "
-        "in their place, without data); and `batchnorm` (statistics measured anew).",
+        description="Repairs without training. One of `least_squares` (reconstruct the removed channels from the "
+        "kept ones), `bias` (replace them by their mean), `merge` (replace them by the most similar kept channel, "
+        "without data); and `batchnorm` (re-estimate statistics).",
     )
     bits: Annotated[tuple[Literal[2, 4, 8], ...], Field(min_length=1)] | None = Field(
         default=None,
-        description="Bits that the weights of each layer may have: numbers of channels and bits are then decided "
-        "together, by one integer program over measured losses, and `quantize` obeys.",
+        description="Allowed bit widths of weights: channels and bit widths are then chosen together, by one integer "
+        "program over measured losses, and `quantize` uses the result.",
     )
     steps: Annotated[int, Field(ge=1, le=100)] = Field(
         default=1,
-        description="Prune, repair and train so many times, each time a part: shares of `macs`, `params` and "
-        "`channels` fall geometrically to the budget.",
+        description="Number of rounds of pruning, repairs and training; limits on `macs`, `params` and `channels` "
+        "decrease geometrically.",
     )
     finetune: FinetuneOptions | None = Field(
         default=None,
-        description="Training after each step, as in the pass `finetune`; the optimizer goes on with its state, cut "
-        "like the weights.",
+        description="Training after each step, with the options of the pass `finetune`; the optimizer state is "
+        "pruned like the weights and continued.",
     )
-    keep: LayerPatterns = Field(default=(), description="Layers whose output channels all stay.")
+    keep: LayerPatterns = Field(default=(), description="Layers that keep all output channels.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(default=0, description="Random seed.")
     samples: Positive | None = Field(
         default=None,
-        description="Calibration samples to use; all that `data.calibration` gives when left out.",
+        description="Number of calibration samples. Default: all of `data.calibration`.",
     )
 
     @property

@@ -13,15 +13,13 @@ from .rounding import Nearest, Rounding
 
 
 class LayerBits(Section):
-    """Storage of a layer's weights and of the activations that it reads; what is left out is as for all layers."""
+    """Types of a layer's weights and of the activations that it reads. Default: as for all layers."""
 
-    weights: Literal["int8", "int4", "int2"] | None = Field(
-        default=None, description="Storage of its weights."
-    )
+    weights: Literal["int8", "int4", "int2"] | None = Field(default=None, description="Type of the weights.")
     activations: Literal["int8", "int16"] | None = Field(
         default=None,
-        description="Storage of the activations that it reads. Values that share a grid take the widest that is "
-        "asked of one of them.",
+        description="Type of the activations that the layer reads. Values that share quantization parameters have "
+        "the widest type that is requested for one of them.",
     )
 
     @model_validator(mode="after")
@@ -43,67 +41,65 @@ LayerPrecision: TypeAlias = Annotated[
 
 
 class QuantizeOptions(PassOptions):
-    """Turns the graph into integers: weights symmetric, activations asymmetric per tensor, biases int32."""
+    """Post-training quantization: weights symmetric, activations asymmetric per tensor, biases int32."""
 
     needs: ClassVar = frozenset({"calibration"})
 
     pass_: Literal["quantize"] = Field(default="quantize", alias="pass", description="The name of the pass.")
-    weights: Literal["int8", "int4", "int2"] = Field(default="int8", description="Storage of the weights.")
-    activations: Literal["int8", "int16"] = Field(default="int8", description="Storage of the activations.")
+    weights: Literal["int8", "int4", "int2"] = Field(default="int8", description="Type of the weights.")
+    activations: Literal["int8", "int16"] = Field(default="int8", description="Type of the activations.")
     per_channel: bool = Field(
-        default=True, description="One weight scale for each output channel; off: one for the whole weight."
+        default=True, description="One weight scale per output channel; off: one per weight tensor."
     )
     observer: Observer = Field(
         default=MinMax(),
-        description="How the ranges of activations are chosen on the calibration data. A name alone takes the "
-        "parameters at their defaults.",
+        description="Selection of activation ranges from calibration data. A name alone uses the default parameters.",
     )
     weight_observer: WeightObserver = Field(
         default="minmax",
-        description="How the ranges of weights are chosen. Below 8 bits, and beside activations of 16 bits, `minmax` "
-        "means `mse`; `aciq` clips at the optimum for a Laplace or Gauss distribution and restores each channel's "
-        "standard deviation after quantization.",
+        description="Selection of weight ranges. Below 8 bits, and with 16-bit activations, `minmax` means `mse`; "
+        "`aciq` clips at the optimum for a Laplace or Gauss distribution and restores each channel's standard "
+        "deviation after quantization.",
     )
     rounding: Rounding = Field(
         default=Nearest(),
-        description="How weights become integers: the nearer one, or with `adaround` the one that keeps the layer's "
-        "output on the calibration data. A name alone takes the parameters at their defaults.",
+        description="Rounding of weights: to nearest, or with `adaround` such that the layer's output on the "
+        "calibration data is preserved. A name alone uses the default parameters.",
     )
     codebook_bits: Annotated[int, Field(ge=1, le=7)] | None = Field(
         default=None,
-        description="Let the int8 weights of a layer share 2^bits values, found by k-means: an index of so many bits "
-        "then tells each of them. The report has the bytes of indices and of their Huffman code.",
+        description="Weight sharing: the int8 weights of a layer have at most 2^bits different values (k-means). The "
+        "report has the size of indices and of a Huffman code.",
     )
     bias_correction: bool = Field(
         default=True,
-        description="Take back in the biases what the rounding of weights adds to the mean of each output channel, as "
+        description="Correct biases for the change in the mean of each output channel caused by weight rounding, "
         "measured on the calibration data.",
     )
     layers: Annotated[Mapping[LayerPattern, LayerPrecision], Selects()] = Field(
         default={},
-        description="Layers that differ: a pattern, and the storage of their weights, or `float32` for layers that "
-        "stay as they are, or a mapping of `weights` and `activations`. The last pattern that matches a layer "
-        "decides. What this leaves open is as `assign_bits` decided, where it stands before.",
+        description="Exceptions by layer: a pattern, and the type of the weights, `float32` for layers that are not "
+        "quantized, or a mapping of `weights` and `activations`. The last matching pattern applies; what it leaves "
+        "open is as `assign_bits` decided, if that pass ran before.",
     )
     on_overflow: Literal["float", "error"] = Field(
         default="float",
-        description="What becomes of a layer whose accumulators or scales no integer form holds: it stays float, or is "
-        "an error.",
+        description="Layers whose accumulators or scales have no integer form: stay in float, or are an error.",
     )
     min_snr: MinSnr | None = Field(
         default=LeastSnr(),
-        description="Signal-to-noise ratio that integers must keep against the float graph, on up to 16 calibration "
-        "samples. Below it the report says which layer adds the noise, why, and which changes of this pass helped when "
-        "they were tried. A quantity alone is that of outputs; `null` switches this off.",
+        description="Minimum signal-to-noise ratio of the integer graph against the float graph, on up to 16 "
+        "calibration samples. Below it the report has the layer that causes the noise, the reason, and changes of "
+        "this pass that were tried and helped. A single quantity is the limit for outputs; `null` switches the "
+        "analysis off.",
     )
     on_low_snr: Literal["note", "error"] = Field(
         default="note",
-        description="What follows where an output, or a layer whose noise reaches one, has less than `min_snr`: a "
-        "note, or an error.",
+        description="If an output, or a layer whose noise reaches an output, is below `min_snr`: a note, or an error.",
     )
     samples: Positive | None = Field(
         default=None,
-        description="Calibration samples to use; all that `data.calibration` gives when left out.",
+        description="Number of calibration samples. Default: all of `data.calibration`.",
     )
 
     @property

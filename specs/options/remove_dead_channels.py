@@ -9,7 +9,7 @@ from .base import PassOptions
 
 
 class RemoveDeadChannelsOptions(PassOptions):
-    """Removes channels that are constant for every input or that nothing reads; no output byte changes."""
+    """Removes channels that are constant for every input or not used; no output byte changes."""
 
     after: ClassVar[tuple[str, ...]] = ("quantize",)
     why: ClassVar[str] = "the proof that a channel is constant is made on the integer graph"
@@ -17,4 +17,4 @@ class RemoveDeadChannelsOptions(PassOptions):
     pass_: Literal["remove_dead_channels"] = Field(
         default="remove_dead_channels", alias="pass", description="The name of the pass."
     )
-    keep: LayerPatterns = Field(default=(), description="Layers whose channels all stay.")
+    keep: LayerPatterns = Field(default=(), description="Layers that keep all channels.")

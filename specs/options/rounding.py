@@ -9,22 +9,24 @@ from .kinds import NamesInSchema, named
 
 
 class Nearest(Section):
-    """The nearer of the two integers."""
+    """Rounding to the nearest integer."""
 
-    kind: Literal["nearest"] = Field(default="nearest", description="The nearer integer.")
+    kind: Literal["nearest"] = Field(default="nearest", description="Rounding to nearest.")
 
 
 class AdaRound(Section):
-    """The integer that keeps the layer's output: learned on calibration data, layer after layer."""
+    """Learned rounding that preserves the layer's output on the calibration data (AdaRound), layer by layer."""
 
-    kind: Literal["adaround"] = Field(default="adaround", description="Up or down, learned for each weight.")
-    iterations: Positive = Field(default=2000, description="Steps of the optimizer for each layer.")
-    samples: Positive = Field(
-        default=512, description="Calibration samples to learn from, fewer where the network is large."
+    kind: Literal["adaround"] = Field(
+        default="adaround", description="Learned rounding, up or down for each weight."
     )
-    learning_rate: float = Field(default=0.01, gt=0, le=1, description="Step size of Adam.")
+    iterations: Positive = Field(default=2000, description="Optimizer steps per layer.")
+    samples: Positive = Field(
+        default=512, description="Number of calibration samples, fewer for large networks."
+    )
+    learning_rate: float = Field(default=0.01, gt=0, le=1, description="Learning rate of Adam.")
     seed: Annotated[int, Field(ge=0)] = Field(
-        default=0, description="Decides which places of the samples are learned from."
+        default=0, description="Random seed of the selected output positions."
     )
 
 

@@ -22,9 +22,9 @@ def _sparse_pattern(value: str) -> str:
 
 
 class SparsifyOptions(PassOptions):
-    """Sets the smallest weights to zero, alone or N of M; a training after it keeps them there.
+    """Sets the smallest weights to zero, individually or N:M; later training keeps them at zero.
 
-    No kernel skips zeros: the network becomes smaller where its files are compressed, not faster.
+    No kernel skips zeros: the network becomes smaller if its files are compressed, but not faster.
     """
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
@@ -32,28 +32,28 @@ class SparsifyOptions(PassOptions):
     why: ClassVar[str] = "zeros of the float weights are zeros on every grid"
 
     pass_: Literal["sparsify"] = Field(default="sparsify", alias="pass", description="The name of the pass.")
-    sparsity: Percent | None = Field(
-        default=None, description="Share of the weights that become zero, of all layers together or of each."
-    )
+    sparsity: Percent | None = Field(default=None, description="Share of the weights that become zero.")
     pattern: Annotated[str, AfterValidator(_sparse_pattern)] | None = Field(
         default=None,
-        description="N:M, such as `2:4`: of M weights beside each other along the input channels N stay.",
+        description="N:M, such as `2:4`: of M consecutive weights along the input channels N are kept.",
     )
     scope: Literal["layer", "global"] = Field(
         default="global",
-        description="Whether `sparsity` holds for each layer, or for all: the smallest weights anywhere.",
+        description="Apply `sparsity` to each layer, or to all weights of the network together.",
     )
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=1,
-        description="Steps to the sparsity, as 1 - (1 - step / steps)^3 of it, with `finetune` after each.",
+        description="Number of steps; after step t the sparsity is 1 - (1 - t / steps)^3 of the final one, with "
+        "`finetune` after each.",
     )
     finetune: FinetuneOptions | None = Field(
-        default=None, description="Training after each step, as in the pass `finetune`; zeros stay zeros."
+        default=None,
+        description="Training after each step, with the options of the pass `finetune`; zeros stay zero.",
     )
-    keep: LayerPatterns = Field(default=(), description="Layers whose weights all stay.")
+    keep: LayerPatterns = Field(default=(), description="Layers that keep all weights.")
     samples: Positive | None = Field(
         default=None,
-        description="Calibration samples to use; all that `data.calibration` gives when left out.",
+        description="Number of calibration samples. Default: all of `data.calibration`.",
     )
 
     @property

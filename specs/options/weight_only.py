@@ -10,10 +10,10 @@ from .base import PassOptions
 
 
 class WeightOnlyOptions(PassOptions):
-    """Stores the weights of matrix products and embeddings as integers, with a scale for each group of them.
+    """Stores the weights of matrix products and embeddings as integers, with a scale for each group.
 
-    Activations stay float: a large language model at batch 1 waits for its weights to come from memory. For the torch
-    module only: its weights have no C form.
+    Activations stay in float. Language models at batch 1 are limited by memory bandwidth. For the torch module only:
+    such weights have no C form.
     """
 
     has_c_form: ClassVar = False
@@ -21,19 +21,19 @@ class WeightOnlyOptions(PassOptions):
     pass_: Literal["weight_only"] = Field(
         default="weight_only", alias="pass", description="The name of the pass."
     )
-    weights: Literal["int8", "int4", "int2"] = Field(default="int4", description="Storage of the weights.")
+    weights: Literal["int8", "int4", "int2"] = Field(default="int4", description="Type of the weights.")
     group_size: Positive | None = Field(
         default=32,
-        description="Consecutive weights along the last dimension that share a scale, for a linear layer those of one "
-        "output; `null` for one scale for all of them. Where it does not divide that dimension, the nearest size that "
-        "does is taken.",
+        description="Number of consecutive weights along the last dimension that share a scale (in a linear layer, "
+        "weights of one output); `null`: one scale for the whole dimension. If it does not divide the dimension, the "
+        "nearest divisor is used.",
     )
     observer: Literal["minmax", "mse"] = Field(
         default="mse",
-        description="How scales are chosen: by the largest weight, or by the least squared error.",
+        description="Selection of scales: largest weight, or least squared error.",
     )
     layers: Annotated[Mapping[LayerPattern, Literal["float32", "int8", "int4", "int2"]], Selects()] = Field(
         default={},
-        description="Layers that differ: a pattern, and the storage of their weights. The last pattern that matches a "
-        "layer decides; a weight that several layers share is stored as the widest of them asks.",
+        description="Exceptions by layer: a pattern, and the type of the weights. The last matching pattern applies; "
+        "a shared weight has the widest type that one of its layers requests.",
     )
