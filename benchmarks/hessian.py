@@ -38,7 +38,7 @@ from torch_models import Network, resnet18, resnet20
 
 from fxpress.compiler import capture
 from fxpress.ir import Graph, dump, parse, rebatch
-from fxpress.ir.ops import Conv, ConvTranspose, Linear
+from fxpress.ir.ops import Layer
 from fxpress.passes import find_pass
 from fxpress.passes.sensitivity import (
     Curvature,
@@ -200,7 +200,7 @@ def class_rows() -> list[dict[str, object]]:
     return rows
 
 
-def symmetric(op: Conv | ConvTranspose | Linear, weight: Tensor, bits: int) -> Tensor:
+def symmetric(op: Layer, weight: Tensor, bits: int) -> Tensor:
     """As `quantize` rounds; three bits, which cannot be stored, by the largest weight of each output channel."""
     if bits != 3:
         return round_weight(op, weight, bits)

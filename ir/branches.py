@@ -16,8 +16,7 @@ import numpy as np
 from .graph import Graph, Node
 from .ops.binary import Add
 from .ops.channels import Axes
-from .ops.conv import Conv, ConvTranspose
-from .ops.linear import Linear
+from .ops.layer import Layer
 from .tensor_type import Value
 
 
@@ -135,10 +134,10 @@ def _ways_to_go(graph: Graph, sum: Node, place: int, nodes: list[Node], homes: _
     """The branch with each of its layers as the last one, from the end."""
     groups = homes.inside(nodes)
     for layer in reversed(nodes):
-        if not isinstance(layer.op, Conv | ConvTranspose | Linear) or graph.is_constant(layer.operand("x")):
+        if not isinstance(layer.op, Layer) or graph.is_constant(layer.operand("x")):
             continue
         joint = layer.operand("x")
-        channels = joint.type.rank - 1 if isinstance(layer.op, Linear) else 1
+        channels = layer.op.channel_axis(joint.type)
         tail = _tail(nodes, layer)
         made = {value.name for node in tail for value in node.outputs}
         reads_itself = _entries(graph, tail[1:]) <= made

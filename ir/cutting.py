@@ -22,7 +22,7 @@ from .interpret import Observer, run
 from .ops.activation import Clamp
 from .ops.binary import Add
 from .ops.call import TorchCall
-from .ops.conv import Conv, ConvTranspose
+from .ops.layer import Layer
 from .ops.linear import Linear
 from .ops.norm import BatchNorm
 from .params import Params
@@ -191,7 +191,7 @@ def _known(value: Value, values: Mapping[str, Tensor], kept: Kept) -> Tensor:
 
 def _free_bias(graph: Graph, maker: Node, around: Value, constant: Tensor) -> Value | None:
     """The bias of a layer that is read by the sum alone, where the constant has one element a channel."""
-    if not isinstance(maker.op, Conv | ConvTranspose | Linear | BatchNorm) or graph.use_count(around) != 1:
+    if not isinstance(maker.op, Layer | BatchNorm) or graph.use_count(around) != 1:
         return None
     bias = maker.optional("bias")
     per_channel = (constant.numel(), *[1] * (0 if isinstance(maker.op, Linear) else around.type.rank - 2))

@@ -18,14 +18,12 @@ from torch import Tensor
 
 from ..ir import Graph, Node, Value
 from ..ir.ops.activation import Elementwise
-from ..ir.ops.conv import Conv, ConvTranspose
-from ..ir.ops.linear import Linear
 from ..ir.ops.pad import Pad
 from ..ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from ..ir.ops.shape import Reshape
 from ..specs.options import EqualizeOptions
 from .base import Context, PassResult, register
-from .layers import channel_axis, channel_taps, is_layer, scale_inputs, scale_outputs
+from .layers import is_layer
 from .report import Cell, Decision, PassReport, Table
 
 _ROUNDS = 1000
@@ -90,7 +88,7 @@ def _pair(graph: Graph, first: Node) -> _Pair | str:
     low, high = first.op.clamp or (-inf, inf)
     if low not in (-inf, 0.0) or high not in (inf, 0.0):
         return "its clamp would have to be another for each channel"
-    value, axis, repeat = first.output, channel_axis(first.op, first.output.type), 1
+    value, axis, repeat = first.output, first.op.channel_axis(first.output.type), 1
     while True:
         if graph.use_count(value) != 1 or not graph.users.get(value.name):
             return "its result is read more than once, or is an output"
@@ -105,11 +103,11 @@ def _pair(graph: Graph, first: Node) -> _Pair | str:
 
 
 def _joined(graph: Graph, first: Node, second: Node, value: Value, axis: int, repeat: int) -> _Pair | str:
-    if isinstance(second.op, ConvTranspose):
+    assert is_layer(second.op)
+    if second.op.out_axis == 1:
         return "a transposed convolution reads it"
-    assert isinstance(second.op, Conv | Linear)
     x, weight = second.operand("x"), second.operand("weight")
-    if x.name != value.name or channel_axis(second.op, x.type) != axis:
+    if x.name != value.name or second.op.channel_axis(x.type) != axis:
         return "the next layer reads it along another dimension"
     if not _is_own(graph, weight):
         return "the next layer has no constant weights of its own in float"
@@ -167,8 +165,8 @@ def _factors(pair: _Pair, tensors: dict[str, Tensor]) -> Tensor:
     """s of each channel; 1 where one of the layers has zeros only."""
     first, second = pair.first.op, pair.second.op
     assert is_layer(first) and is_layer(second)
-    written = channel_taps(first, tensors[pair.first.operand("weight").name]).abs().amax((2, 3)).flatten()
-    read = channel_taps(second, tensors[pair.second.operand("weight").name]).abs().amax((1, 3)).flatten()
+    written = first.taps(tensors[pair.first.operand("weight").name]).abs().amax((2, 3)).flatten()
+    read = second.taps(tensors[pair.second.operand("weight").name]).abs().amax((1, 3)).flatten()
     read = read.view(-1, pair.repeat).amax(1)
     usable = (written > 0) & (read > 0)
     return torch.where(usable, (written / torch.where(usable, read, 1.0)).sqrt(), 1.0)
@@ -180,10 +178,10 @@ def _deviation(factor: Tensor) -> float:
 
 def _apply(pair: _Pair, factor: Tensor, tensors: dict[str, Tensor]) -> None:
     first, second = pair.first.op, pair.second.op
-    assert is_layer(first) and isinstance(second, Conv | Linear)
+    assert is_layer(first) and is_layer(second)
     weight, bias = pair.first.operand("weight"), pair.first.optional("bias")
     read = pair.second.operand("weight")
-    tensors[weight.name] = scale_outputs(first, tensors[weight.name], 1 / factor)
+    tensors[weight.name] = first.scale_outputs(tensors[weight.name], 1 / factor)
     if bias is not None:
         tensors[bias.name] = tensors[bias.name] / factor
-    tensors[read.name] = scale_inputs(second, tensors[read.name], factor.repeat_interleave(pair.repeat))
+    tensors[read.name] = second.scale_inputs(tensors[read.name], factor.repeat_interleave(pair.repeat))

@@ -21,7 +21,7 @@ from ..ir import Builder, Node, Value
 from ..ir.ops.conv import Conv, ConvTranspose
 from ..ir.ops.linear import Linear
 from ..ir.ops.norm import BatchNorm
-from .layers import bias_name, clamp_of, is_layer, output_channels, scale_inputs, scale_outputs
+from .layers import bias_name, clamp_of, is_layer
 from .pattern import OPTIONAL, Application, Match, Rule, Term, op
 
 
@@ -79,8 +79,8 @@ def _why_not_before(match: Match) -> str | None:
     reason = why_not_fold(match, norm)
     if (
         reason is None
-        and isinstance(layer.op, Conv)
-        and any(layer.op.padding)
+        and is_layer(layer.op)
+        and layer.op.reads_zeros
         and norm_affine(match, norm).shift.any()
     ):
         return "the convolution pads with zeros, which the batch norm would have shifted"
@@ -117,18 +117,18 @@ def _fold_after(builder: Builder, match: Match) -> Value:
     layer, norm = match.nodes
     assert is_layer(layer.op)
     affine = norm_affine(match, norm)
-    weight = scale_outputs(layer.op, _real(match, "w"), affine.scale)
-    bias = _bias(match, output_channels(layer.op, weight)) * affine.scale + affine.shift
+    weight = layer.op.scale_outputs(_real(match, "w"), affine.scale)
+    bias = _bias(match, layer.op.output_channels(weight)) * affine.scale + affine.shift
     return _emit(builder, match, layer, weight, bias)
 
 
 def _fold_before(builder: Builder, match: Match) -> Value:
     norm, layer = match.nodes
-    assert isinstance(layer.op, Conv | Linear)
+    assert is_layer(layer.op)
     affine, weight = norm_affine(match, norm), _real(match, "w")
-    shifted = scale_inputs(layer.op, weight, affine.shift).flatten(1).sum(1)
+    shifted = layer.op.scale_inputs(weight, affine.shift).flatten(1).sum(1)
     bias = _bias(match, weight.shape[0]) + shifted
-    return _emit(builder, match, layer, scale_inputs(layer.op, weight, affine.scale), bias)
+    return _emit(builder, match, layer, layer.op.scale_inputs(weight, affine.scale), bias)
 
 
 def _real(match: Match, name: str) -> Tensor:

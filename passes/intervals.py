@@ -21,8 +21,8 @@ from ..ir.ops.accumulate import finish_accumulator
 from ..ir.ops.activation import Elementwise
 from ..ir.ops.base import IntegerCall
 from ..ir.ops.binary import Mul, Sub
-from ..ir.ops.conv import Conv, ConvTranspose
-from .layers import Layer, apply_to_channels, channel_axis, channel_taps, is_layer
+from ..ir.ops.layer import Layer
+from .layers import apply_to_channels, is_layer
 
 
 @dataclass(frozen=True)
@@ -155,9 +155,9 @@ def _layer(graph: Graph, node: Node, op: Layer, known: Mapping[str, Interval]) -
     bias, residual = node.optional("bias"), node.optional("residual")
     if not graph.is_constant(weight) or not (bias is None or graph.is_constant(bias)):
         return Interval.full(node.output.type)
-    axis = channel_axis(op, node.output.type)
+    axis = op.channel_axis(node.output.type)
     low, high = _centred(op, x, known[x.name].along(axis, x.type.shape[axis]))
-    taps = channel_taps(op, graph.tensor(weight).to(torch.int64))
+    taps = op.taps(graph.tensor(weight).to(torch.int64))
     positive, negative = taps.clamp(min=0).sum(-1), taps.clamp(max=0).sum(-1)
     accumulators = (
         apply_to_channels(positive, low) + apply_to_channels(negative, high),
@@ -180,6 +180,6 @@ def _centred(op: Layer, x: Value, interval: Interval) -> tuple[Tensor, Tensor]:
     assert x.type.quantization is not None
     zero = x.type.quantization.zero_point[0]
     low, high = interval.low - zero, interval.high - zero
-    if isinstance(op, ConvTranspose) or (isinstance(op, Conv) and any(op.padding)):
+    if op.reads_zeros:
         low, high = low.clamp(max=0), high.clamp(min=0)
     return low, high

@@ -21,7 +21,7 @@ from torch import Tensor
 from ..ir import Graph, Node, Source, TensorType, Value
 from ..ir.ops.activation import Elementwise
 from ..ir.ops.binary import Add, Mul, Sub
-from ..ir.ops.conv import Conv, ConvTranspose
+from ..ir.ops.layer import Layer
 from ..ir.ops.pad import Pad
 from ..ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from ..ir.ops.quantize import Requantize
@@ -31,7 +31,7 @@ from ..ir.ops.shape import Copy, Permute, Reshape
 from ..ir.ops.slicing import Concat, Slice
 from ..ir.ops.spatial import pairs
 from .intervals import Interval
-from .layers import Layer, channel_axis, channel_taps, is_depthwise, is_layer
+from .layers import is_layer
 
 
 @dataclass(frozen=True)
@@ -148,10 +148,10 @@ def _gather_layer(
     graph: Graph, node: Node, op: Layer, intervals: Mapping[str, Interval], facts: _Facts
 ) -> None:
     x, weight, residual = node.operand("x"), node.operand("weight"), node.optional("residual")
-    axis = channel_axis(op, node.output.type)
+    axis = op.channel_axis(node.output.type)
     follows_x = facts.axes.get(x.name) == axis
-    is_plain = is_depthwise(op, weight.type.shape) and weight.type.shape[0] == x.type.shape[1]
-    is_dense = not isinstance(op, Conv | ConvTranspose) or op.groups == 1
+    is_plain = op.is_depthwise(weight.type.shape) and weight.type.shape[0] == x.type.shape[1]
+    is_dense = op.channel_groups == 1
     if not (is_dense or (is_plain and follows_x)):
         facts.demand(x, residual)
         return
@@ -159,7 +159,7 @@ def _gather_layer(
     if is_plain and not is_dense:
         facts.link(x, node.output)
     elif follows_x:
-        weighs = channel_taps(op, graph.tensor(weight))[0].ne(0).any(-1)
+        weighs = op.taps(graph.tensor(weight))[0].ne(0).any(-1)
         folds = _folds(op, x, intervals[x.name].along(axis, x.type.shape[axis]))
         facts.readers.append(_Reader(x.name, node.output.name, weighs, folds))
     else:
@@ -173,7 +173,7 @@ def _gather_layer(
 def _folds(op: Layer, x: Value, interval: Interval) -> Tensor:
     """Input channels that are the same integer everywhere, where that is also what padding shows."""
     assert x.type.quantization is not None
-    if isinstance(op, ConvTranspose) or (isinstance(op, Conv) and any(op.padding)):
+    if op.reads_zeros:
         return interval.is_constant & (interval.low == x.type.quantization.zero_point[0])
     return interval.is_constant
 

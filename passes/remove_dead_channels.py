@@ -20,13 +20,14 @@ from torch import Tensor
 from ..ir import Builder, DType, Encoding, Graph, Node, Source, Value, rewrite, run_integer
 from ..ir.ops.accumulate import bias_quantization
 from ..ir.ops.binary import Binary
-from ..ir.ops.conv import Conv, ConvTranspose
+from ..ir.ops.conv import Conv
+from ..ir.ops.layer import Layer
 from ..ir.ops.quantize import Quantize
 from ..ir.ops.shape import Reshape
 from ..specs.options import RemoveDeadChannelsOptions
 from .base import Context, PassResult, register
 from .intervals import Interval, propagate
-from .layers import Layer, apply_to_channels, bias_name, channel_axis, channel_taps, is_depthwise, is_layer
+from .layers import apply_to_channels, bias_name, is_layer
 from .live_channels import Channels, aligned_size, live_channels
 from .report import Decision, PassReport, Table
 
@@ -86,9 +87,9 @@ class _Slicer:
         self, builder: Builder, node: Node, op: Layer, operands: tuple[Value | None, ...]
     ) -> Value | None:
         x, weight, bias = node.operand("x"), node.operand("weight"), node.optional("bias")
-        axis = channel_axis(op, node.output.type)
+        axis = op.channel_axis(node.output.type)
         outputs = self._channels[node.output.name].index
-        depthwise = is_depthwise(op, weight.type.shape)
+        depthwise = op.is_depthwise(weight.type.shape)
         followed = self._channels.get(x.name)
         inputs = torch.arange(x.type.shape[axis])
         if not depthwise and followed is not None and followed.axis == axis:
@@ -99,10 +100,9 @@ class _Slicer:
         folded = torch.zeros(len(outputs), dtype=torch.int64)
         if not depthwise:
             folded = self._folded_bias(op, x, tensor.to(torch.int64), inputs)[outputs]
-        out_axis, in_axis = (1, 0) if isinstance(op, ConvTranspose) else (0, 1)
-        sliced = tensor.index_select(out_axis, outputs)
+        sliced = tensor.index_select(op.out_axis, outputs)
         if not depthwise:
-            sliced = sliced.index_select(in_axis, inputs)
+            sliced = sliced.index_select(1 - op.out_axis, inputs)
         grid_x, grid_w = x.type.quantization, weight.type.quantization
         assert grid_x is not None and grid_w is not None
         grid_w = grid_w.of_channels(outputs)
@@ -129,13 +129,13 @@ class _Slicer:
 
     def _folded_bias(self, op: Layer, x: Value, weight: Tensor, stay: Tensor) -> Tensor:
         """Contribution of removed input channels to each output channel's accumulator."""
-        axis = channel_axis(op, x.type)
+        axis = op.channel_axis(x.type)
         interval = self._intervals[x.name].along(axis, x.type.shape[axis])
         assert x.type.quantization is not None
         constant = interval.low - x.type.quantization.zero_point[0]
         goes = interval.is_constant.clone()
         goes[stay] = False
-        return apply_to_channels(channel_taps(op, weight).sum(-1), torch.where(goes, constant, 0))
+        return apply_to_channels(op.taps(weight).sum(-1), torch.where(goes, constant, 0))
 
     def _aligned(self, builder: Builder, node: Node, value: Value | None, channels: Channels) -> Value | None:
         """An operand of an elementwise operator; a constant loses the channels that go."""
@@ -222,6 +222,6 @@ def _report(before: Graph, after: Graph) -> PassReport:
 def _layer_sizes(node: Node) -> tuple[int, int, int, int]:
     x, weight = node.operand("x"), node.operand("weight")
     assert x is not None and weight is not None and is_layer(node.op)
-    axis = channel_axis(node.op, node.output.type)
+    axis = node.op.channel_axis(node.output.type)
     sizes = (x.type.shape[axis], node.output.type.shape[axis])
     return (*sizes, weight.type.storage_bytes, node.macs)

@@ -8,8 +8,7 @@ from itertools import chain, count
 from ...ir import Graph, Node, Value
 from ...ir.ops.accumulate import Clamp as Bounds
 from ...ir.ops.base import Op
-from ...ir.ops.conv import Conv, ConvTranspose
-from ...ir.ops.linear import Linear
+from ...ir.ops.layer import Layer as AccumulatingLayer
 from .functions import function_name
 from .layout import Layer, Layout
 from .literal import literal
@@ -107,7 +106,7 @@ class _Writer:
         if layer.kind.pad:
             argument = f"F.pad({argument}, {literal(layer.kind.pad)})"
         text = f"{self._layout.names.expression(layer.path)}({argument})"
-        if not isinstance(node.op, Conv | ConvTranspose | Linear):
+        if not isinstance(node.op, AccumulatingLayer):
             return text
         residual = node.op.optional(operands, "residual")
         return clamped(text if residual is None else f"{text} + {residual}", node.op.clamp)

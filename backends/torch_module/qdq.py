@@ -12,8 +12,7 @@ from types import MappingProxyType, ModuleType
 from torch import Tensor
 
 from ...ir import Encoding, Graph, Node, Value
-from ...ir.ops.conv import Conv, ConvTranspose
-from ...ir.ops.linear import Linear
+from ...ir.ops.layer import Layer
 from ...ir.ops.reorder import Flip, Roll, Tile
 from ...ir.ops.shape import Copy, Expand, Permute, Reshape
 from ...ir.ops.slicing import Concat, Select, Slice, Split
@@ -95,4 +94,4 @@ def carried_zero_point(quantization: Encoding) -> int:
 
 
 def _is_first_of_layer(node: Node, name: str) -> bool:
-    return isinstance(node.op, Conv | ConvTranspose | Linear) and node.operand("x").name == name
+    return isinstance(node.op, Layer) and node.operand("x").name == name

@@ -88,6 +88,7 @@ from .elementary import (
 )
 from .embedding import Embedding, Take
 from .facts import Facts
+from .layer import Layer
 from .linear import Linear
 from .matmul import GroupedMatMul, MatMul
 from .norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
@@ -158,6 +159,7 @@ __all__ = [
     "Hardswish",
     "InstanceNorm",
     "IntegerCall",
+    "Layer",
     "LayerNorm",
     "LeakyRelu",
     "Linear",

@@ -28,9 +28,9 @@ from .accumulate import (
     finish_reals,
     zero_point,
 )
-from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
+from .base import AtenCall, IntegerCall, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, Cut, tie_all, tie_grouped
-from .facts import EVERYTHING, Facts
+from .layer import Layer
 from .shape import emit_on_batch
 from .spatial import check_spatial, on_both_sides, pairs, spread, symmetric_padding
 
@@ -44,11 +44,8 @@ _CONV_TRANSPOSE = {
 
 @operator("conv")
 @dataclass(frozen=True)
-class Conv(Op):
+class Conv(Layer):
     """Cross-correlation, as in `torch.nn.ConvNd`; `groups` equal to the channels makes it depthwise."""
-
-    quantized = Quantized.COMPUTE
-    learned_operands = ("weight", "bias")
 
     stride: tuple[int, ...] = (1, 1)
     padding: tuple[int, ...] = (0, 0, 0, 0)
@@ -57,12 +54,12 @@ class Conv(Op):
     clamp: Clamp = None
 
     @property
-    def facts(self) -> Facts:
-        return Facts(
-            monotone=("bias", "residual"),
-            piecewise_linear=(("x", "bias", "residual"), ("weight", "bias", "residual")),
-            bounds=self.clamp or EVERYTHING,
-        )
+    def channel_groups(self) -> int:
+        return self.groups
+
+    @property
+    def reads_zeros(self) -> bool:
+        return any(self.padding)
 
     @property
     def rank(self) -> int:
@@ -128,7 +125,7 @@ class Conv(Op):
         return outputs[0].numel * prod(weight.shape[1:])
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (_couple(call, self.groups, out_axis=0),)
+        return (_couple(call, self.groups, self.out_axis),)
 
     def rows(self, weight: Tensor) -> Tensor:
         """The weights of each output channel, [out, taps]."""
@@ -147,11 +144,10 @@ class Conv(Op):
 
 @operator("conv_transpose")
 @dataclass(frozen=True)
-class ConvTranspose(Op):
+class ConvTranspose(Layer):
     """Transposed convolution, as in `torch.nn.ConvTransposeNd`; `padding` is what is cut off before and after."""
 
-    quantized = Quantized.COMPUTE
-    learned_operands = ("weight", "bias")
+    out_axis = 1
 
     stride: tuple[int, ...] = (1, 1)
     padding: tuple[int, ...] = (0, 0, 0, 0)
@@ -161,12 +157,12 @@ class ConvTranspose(Op):
     clamp: Clamp = None
 
     @property
-    def facts(self) -> Facts:
-        return Facts(
-            monotone=("bias", "residual"),
-            piecewise_linear=(("x", "bias", "residual"), ("weight", "bias", "residual")),
-            bounds=self.clamp or EVERYTHING,
-        )
+    def channel_groups(self) -> int:
+        return self.groups
+
+    @property
+    def reads_zeros(self) -> bool:
+        return True
 
     @property
     def rank(self) -> int:
@@ -225,7 +221,7 @@ class ConvTranspose(Op):
         return x.numel * prod(weight.shape[1:])
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        return (_couple(call, self.groups, out_axis=1),)
+        return (_couple(call, self.groups, self.out_axis),)
 
     def cut(self, cut: Cut) -> ConvTranspose:
         return replace(self, groups=cut.groups("x", 1, self.groups))
@@ -266,7 +262,7 @@ class ConvTranspose(Op):
         return y
 
 
-def _couple(call: CouplingCall, groups: int, *, out_axis: int) -> Axes:
+def _couple(call: CouplingCall, groups: int, out_axis: int) -> Axes:
     """Both forms: the weight's dimension `out_axis` holds the outputs, the other of its first two the inputs."""
     x, w, bias = call.operand("x"), call.operand("weight"), call.optional("bias")
     call.fix(*x[2:], *w[2:], why="a convolution slides along it")

@@ -24,28 +24,17 @@ from .accumulate import (
     finish_reals,
     zero_point,
 )
-from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
+from .base import AtenCall, IntegerCall, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, tie_all
-from .facts import EVERYTHING, Facts
+from .layer import Layer
 
 
 @operator("linear")
 @dataclass(frozen=True)
-class Linear(Op):
+class Linear(Layer):
     """Affine map of the last dimension, as in `torch.nn.Linear`."""
 
-    quantized = Quantized.COMPUTE
-    learned_operands = ("weight", "bias")
-
     clamp: Clamp = None
-
-    @property
-    def facts(self) -> Facts:
-        return Facts(
-            monotone=("bias", "residual"),
-            piecewise_linear=(("x", "bias", "residual"), ("weight", "bias", "residual")),
-            bounds=self.clamp or EVERYTHING,
-        )
 
     def infer(
         self,
@@ -78,6 +67,9 @@ class Linear(Op):
         weight = self.operand(operands, "weight")
         assert weight is not None
         return outputs[0].numel * weight.shape[1]
+
+    def channel_axis(self, type: TensorType) -> int:
+        return type.rank - 1
 
     def rows(self, weight: Tensor) -> Tensor:
         """The weights of each output channel, [out, in]."""

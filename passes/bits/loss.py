@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...ir import Graph, Node
 from ..calibrate import Batch
-from ..layers import channel_axis, is_layer
+from ..layers import is_layer
 from ..quantization.observers import Range
 from ..quantization.weights import mean_shift
 from ..sensitivity import round_weight
@@ -86,7 +86,7 @@ def _observe(study: Study, stacks: Sequence[Stack]) -> _Seen:
         for node in nodes:
             assert is_layer(node.op)
             x = replay.value(data_of(node).name).double()
-            axis = channel_axis(node.op, node.output.type) % x.dim()
+            axis = node.op.channel_axis(node.output.type) % x.dim()
             sums[node.output.name].append(x.movedim(axis, 0).flatten(1).mean(1) * stack.count)
     means = {name: torch.stack(parts).sum(0) / len(study.samples) for name, parts in sums.items()}
     return _Seen(outputs, {name: joined(found) for name, found in ranges.items()}, means)

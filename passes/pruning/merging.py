@@ -20,8 +20,8 @@ from torch import Tensor
 from ...ir import Graph, Node
 from ...ir.coupling import STAYS, Coupling, Kept
 from ...ir.ops.conv import Conv
-from ...ir.ops.linear import Linear
 from ...ir.ops.norm import BatchNorm
+from ..layers import is_layer
 from .repair import loses_inputs
 
 _LIMIT = 4096  # units of a group, above which all distances would not fit
@@ -41,13 +41,13 @@ def neurons_of(coupling: Coupling) -> Iterator[Neurons]:
     made: dict[int, list[np.ndarray]] = {}
     read: dict[int, list[np.ndarray]] = {}
     for node in coupling.graph.nodes:
-        if not isinstance(node.op, Conv | Linear):
+        if not is_layer(node.op) or node.op.out_axis == 1:
             continue
         weight = node.operand("weight")
         if not coupling.graph.is_constant(weight):
             continue
         _collect(coupling, made, coupling.units(weight, 0), _rows_made(coupling.graph, node))
-        if isinstance(node.op, Linear) or node.op.groups == 1:
+        if node.op.channel_groups == 1:
             columns = coupling.graph.tensor(weight).double().transpose(0, 1).flatten(1)
             _collect(coupling, read, coupling.units(weight, 1), columns)
     for group, parts in made.items():

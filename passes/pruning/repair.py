@@ -22,10 +22,8 @@ from torch import Tensor
 
 from ...ir import Graph, Node, Params, TensorType, Value, run
 from ...ir.coupling import Kept
-from ...ir.ops.conv import Conv
-from ...ir.ops.linear import Linear
 from ...ir.ops.norm import BatchNorm
-from ..layers import bias_name, channel_axis, channel_taps, is_layer
+from ..layers import bias_name, is_layer
 
 _RIDGE = (
     1e-4  # of the mean variance of the kept channels: keeps the solution bounded where channels are alike
@@ -70,9 +68,7 @@ def _measure(
     """The moments of what each layer reads, in the whole graph."""
     moments = {node.operand("x").name: _Moments() for node in layers}
     axes = {
-        node.operand("x").name: channel_axis(node.op, node.output.type)
-        for node in layers
-        if is_layer(node.op)
+        node.operand("x").name: node.op.channel_axis(node.output.type) for node in layers if is_layer(node.op)
     }
 
     def observe(value: Value, tensor: Tensor) -> None:
@@ -121,8 +117,7 @@ class _Moments:
 
 def loses_inputs(kept: Kept, cut: Graph, node: Node) -> bool:
     """A dense layer with a weight of its own, some of whose input channels go and some stay."""
-    is_dense = isinstance(node.op, Linear) or (isinstance(node.op, Conv) and node.op.groups == 1)
-    if not is_dense:
+    if not is_layer(node.op) or node.op.out_axis == 1 or node.op.channel_groups > 1:
         return False
     graph, weight = kept.coupling.graph, node.operand("weight")
     owns = (
@@ -140,7 +135,7 @@ def _mean_of_removed(kept: Kept, node: Node, moments: _Moments) -> Tensor:
     outputs, inputs = kept.value(weight)[:2]
     gone = torch.ones(weight.type.shape[1], dtype=torch.bool).index_fill(0, inputs, False)
     means = moments.products[:-1, -1] / moments.products[-1, -1]
-    taps = channel_taps(node.op, kept.coupling.graph.tensor(weight).double())[0][outputs].sum(2)
+    taps = node.op.taps(kept.coupling.graph.tensor(weight).double())[0][outputs].sum(2)
     return taps[:, gone] @ means[gone]
 
 
@@ -157,7 +152,7 @@ def _refitted(kept: Kept, cut: Graph, node: Node, moments: _Moments) -> dict[str
     ridge = _RIDGE * moments.products.diagonal()[inputs].mean() * torch.ones(len(known), dtype=torch.float64)
     ridge[len(inputs) :] = 0
     solved = torch.linalg.lstsq(square + torch.diag(ridge), moments.products[known][:, gone]).solution
-    taps = channel_taps(node.op, graph.tensor(weight).double())[0][outputs]  # [out, in, taps]
+    taps = node.op.taps(graph.tensor(weight).double())[0][outputs]  # [out, in, taps]
     added = torch.einsum("ogt,kg->okt", taps[:, gone], solved[: len(inputs)])
     old = cut.params[weight.name]
     params = {weight.name: (old.double() + added.reshape(old.shape)).to(old.dtype)}

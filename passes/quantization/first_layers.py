@@ -19,10 +19,8 @@ from torch import Tensor
 from ...ir import Builder, DType, Graph, Node, Value, rewrite
 from ...ir.affine import is_movement
 from ...ir.ops.binary import Add, Div, Mul, Sub
-from ...ir.ops.conv import Conv
 from ...ir.ops.convert import Cast
-from ...ir.ops.linear import Linear
-from ..layers import bias_name
+from ..layers import bias_name, is_layer
 from ..report import Decision
 
 _INTEGERS = (DType.U8, DType.I8)
@@ -42,7 +40,7 @@ class _Chain:
 
     @property
     def pads(self) -> bool:
-        return isinstance(self.layer.op, Conv) and any(self.layer.op.padding)
+        return is_layer(self.layer.op) and self.layer.op.reads_zeros
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def _chain(graph: Graph, value: Value) -> _Chain | None:
     at, nodes = value, list[Node]()
     while graph.use_count(at) == 1 and graph.users.get(at.name):
         (node,) = graph.users[at.name]
-        if isinstance(node.op, Conv | Linear):
+        if is_layer(node.op) and node.op.out_axis == 0:
             return _measured(graph, value, nodes, node) if node.operand("x") == at else None
         if not (_is_arithmetic(graph, node, at) or (is_movement(node.op) and not _arithmetic(nodes))):
             return None
@@ -118,14 +116,14 @@ def _arithmetic(nodes: Iterable[Node]) -> list[Node]:
 def _measured(graph: Graph, value: Value, nodes: list[Node], layer: Node) -> _Chain | None:
     """The chain with its scale and offset, which are its values at 1 and 0."""
     weight, bias, data = layer.operand("weight"), layer.optional("bias"), layer.operand("x")
-    assert weight is not None and data is not None
     constants = [v for v in (weight, bias) if v is not None]
     if not _arithmetic(nodes) or not all(
         graph.is_constant(v) and v.type.dtype is DType.F32 for v in constants
     ):
         return None
     rank, ends = data.type.rank, []
-    axis = 1 if isinstance(layer.op, Conv) else rank - 1
+    assert is_layer(layer.op)
+    axis = layer.op.channel_axis(data.type)
     for number in (0.0, 1.0):
         at = torch.full((1,) * rank, number, dtype=torch.float64)
         for node in _arithmetic(nodes):
@@ -177,7 +175,8 @@ def _layer(
     old_weight, old_bias = node.operand("weight"), node.optional("bias")
     data, residual = node.op.operand(operands, "x"), node.op.optional(operands, "residual")
     weight = graph.tensor(old_weight).double()
-    groups = node.op.groups if isinstance(node.op, Conv) else 1
+    assert is_layer(node.op)
+    groups = node.op.channel_groups
     channels = weight.shape[1] * groups
     # of W (a x + b): a x + b = (a / s) (s x + t) + (b - a t / s), where s x + t is left of the chain
     scale = (fold.chain.scale / fold.scale).expand(channels)

@@ -14,23 +14,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ...ir.ops.conv import ConvTranspose
+from ...ir.ops.conv import Conv, ConvTranspose
+from ...ir.ops.layer import Layer
 from ...ir.ops.linear import Linear
 from ...ir.ops.spatial import pairs
-from ..layers import Layer, channel_taps
 
 
 def taps_of(op: Layer, weight: Tensor) -> Tensor:
     """The weight as [groups, out / groups, k]."""
-    return channel_taps(op, weight).flatten(2)
-
-
-def weight_of(op: Layer, taps: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The weight of this shape whose `taps_of` these are."""
-    if not isinstance(op, ConvTranspose):
-        return taps.reshape(shape)
-    split = taps.reshape(*taps.shape[:2], shape[0] // op.groups, -1)
-    return split.transpose(1, 2).reshape(shape)
+    return op.taps(weight).flatten(2)
 
 
 def count_places(op: Layer, output: Tensor) -> int:
@@ -40,7 +32,7 @@ def count_places(op: Layer, output: Tensor) -> int:
 
 def unfold(op: Layer, x: Tensor, kernel: tuple[int, ...], output: tuple[int, ...], places: Tensor) -> Tensor:
     """Inputs of the layer at output positions `places`: [groups, samples * places, k] (im2col)."""
-    if isinstance(op, Linear):
+    if not isinstance(op, Conv | ConvTranspose):
         return x.reshape(-1, x.shape[-1])[places][None]
     taps, stride = torch.arange(prod(kernel)), op.stride
     if isinstance(op, ConvTranspose):
@@ -73,7 +65,7 @@ def _stretched(op: ConvTranspose, x: Tensor, kernel: tuple[int, ...]) -> Tensor:
 
 def pick(op: Layer, y: Tensor, places: Tensor) -> Tensor:
     """A tensor shaped like the layer's result at `places` of each sample: [groups, samples * places, out / groups]."""
-    if isinstance(op, Linear):
+    if not isinstance(op, Conv | ConvTranspose):
         return y.reshape(-1, y.shape[-1])[places][None]
     picked = y.flatten(2)[:, :, places].reshape(len(y), op.groups, -1, len(places))
     return picked.permute(1, 0, 3, 2).reshape(op.groups, len(y) * len(places), -1)

@@ -7,12 +7,13 @@ from torch import Tensor
 from ...ir import Builder, Encoding, Graph, IRError, Node, OverflowBoundError, TensorType, Value
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.base import Quantized
+from ...ir.ops.layer import Layer
 from ...ir.ops.norm import StatisticsNorm
 from ...ir.ops.prelu import Prelu
 from ...ir.ops.quantize import Dequantize, Quantize, Requantize
 from ...specs.options import QuantizeOptions
 from ..errors import PassError
-from ..layers import Layer, bias_name, channel_axis, is_layer
+from ..layers import bias_name, is_layer
 from ..report import Decision, Table
 from .grid import activation_grid, symmetric_grid
 from .observers import Range
@@ -142,7 +143,7 @@ class Lowering:
             per_channel=self._options.per_channel,
             observer=self._options.weight_observer,
             codebook_bits=self._options.codebook_bits,
-            mean=self._grids.mean(data, channel_axis(op, node.output.type)) if corrects else None,
+            mean=self._grids.mean(data, op.channel_axis(node.output.type)) if corrects else None,
         )
         bound = _prove(
             node, op, made, x=x.type, residual=None if residual is None else residual.type, y=grid_y

@@ -12,7 +12,7 @@ from ...ir.ops.base import Quantized
 from ...ir.ops.compare import Compare
 from ...ir.ops.norm import StatisticsNorm
 from ...ir.ops.softmax import Softmax
-from ..layers import channel_axis, is_layer
+from ..layers import is_layer
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def make_plan(
     }
     for node in graph.nodes:
         if is_layer(node.op) and node.outputs[0].name in computing:
-            observed[node.operand("x").name].add(channel_axis(node.op, node.output.type))
+            observed[node.operand("x").name].add(node.op.channel_axis(node.output.type))
     outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
     inputs = {v.name: v for v in graph.inputs}
     pairs = [(inputs[name], outputs[output]) for name, output in (state or {}).items()]

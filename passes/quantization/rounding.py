@@ -14,14 +14,15 @@ from torch import Tensor
 
 from ...ir import Encoding, Graph, Node, OverflowBoundError, Params, Value, rebatch, run
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
+from ...ir.ops.layer import Layer
 from ...ir.ops.linear import Linear
 from ...specs.options import AdaRound
 from ..calibrate import Batch, batch_size, stack
-from ..layers import Layer, is_layer
+from ..layers import is_layer
 from ..progress import Progress
 from ..report import Cell, Decision, PassReport, Table
 from .adaround import LayerSamples, learn_rounding
-from .layer_rows import count_places, pick, taps_of, unfold, weight_of
+from .layer_rows import count_places, pick, taps_of, unfold
 
 _PLACES = 8192  # of a layer, over all samples
 _ROW_ELEMENTS = 1 << 24  # of a layer's places: 64 MiB
@@ -165,7 +166,7 @@ def _learn(
     )
     learned_bias = layer_samples.shortfall(chosen * step) if corrects else bias
     before, after = layer_samples.error(nearest, bias), layer_samples.error(chosen * step, learned_bias)
-    params = {stored.name: weight_of(op, chosen, stored.type.shape).to(grid.container.torch)}
+    params = {stored.name: op.weight_of(chosen, stored.type.shape).to(grid.container.torch)}
     if corrects and kept_bias is not None and kept_bias.type.quantization is not None:
         params[kept_bias.name] = _integers(learned_bias.flatten(), kept_bias.type.quantization)
     power = layer_samples.power() or 1.0

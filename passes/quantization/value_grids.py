@@ -12,10 +12,9 @@ from ...ir.affine import Affine, affine_inputs
 from ...ir.ops.activation import Elementwise
 from ...ir.ops.base import Quantized
 from ...ir.ops.binary import Add, Sub
-from ...ir.ops.conv import ConvTranspose
 from ...ir.ops.norm import StatisticsNorm
 from ...ir.ops.pad import Pad
-from ..layers import Clamped, channel_axis, is_layer
+from ..layers import Clamped, is_layer
 from ..report import Table
 from .concat_groups import join_moved
 from .grid import activation_grid, natural_grid, to_float32
@@ -153,12 +152,12 @@ def _farthest_zeros(graph: Graph, groups: UnionFind) -> dict[str, int]:
     for node in graph.nodes:
         if isinstance(node.op, Elementwise) or (isinstance(node.op, Clamped) and node.op.clamp is not None):
             limit(node.output, 0)
-        if any(getattr(node.op, "padding", ())) and not isinstance(node.op, ConvTranspose):
+        if any(getattr(node.op, "padding", ())) and not (is_layer(node.op) and node.op.out_axis == 1):
             limit(node.operand("x"), 0)
         elif is_layer(node.op):
             weight, channels = (
                 node.operand("weight").type,
-                node.output.type.shape[channel_axis(node.op, node.output.type)],
+                node.output.type.shape[node.op.channel_axis(node.output.type)],
             )
             limit(
                 node.operand("x"), (1 << 30) // (_LARGEST_WEIGHT * max(weight.numel // max(channels, 1), 1))

@@ -15,8 +15,9 @@ from torch import Tensor
 from ...ir import Encoding, TensorType
 from ...ir.ops.accumulate import bias_quantization
 from ...ir.ops.conv import ConvTranspose
+from ...ir.ops.layer import Layer
 from ...specs.options import WeightObserver
-from ..layers import Layer, apply_to_channels, channel_taps
+from ..layers import apply_to_channels
 from .aciq import clip_scales, spread_correction
 from .codebook import share_values
 from .grid import to_float32
@@ -92,7 +93,7 @@ def quantize_weights(
 
 def mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
     """Mean of each output channel of a layer with weights `error`, for inputs with these means, away from borders."""
-    shift = apply_to_channels(channel_taps(op, error).sum(-1), mean)
+    shift = apply_to_channels(op.taps(error).sum(-1), mean)
     return shift / prod(op.stride) if isinstance(op, ConvTranspose) else shift
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ...ir import Encoding, Graph, Node, Value
-from ..layers import Layer, is_layer
+from ...ir.ops.layer import Layer
+from ..layers import is_layer
 from ..quantization.grid import activation_grid
 from ..quantization.groups import UnionFind
 from ..quantization.observers import Range

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from ...ir import Encoding, Graph, IRError, Node, Value
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
+from ...ir.ops.layer import Layer
 from ..errors import PassError
-from ..layers import Layer, is_layer
+from ..layers import is_layer
 
 
 def regrid(graph: Graph, grids: Mapping[str, Encoding], constants: Mapping[str, Tensor]) -> Graph:

@@ -13,7 +13,7 @@ from fxpress.ir.testing import RewriteError, check_rewrite, graphs
 from fxpress.passes import find_pass, live_channels, pattern
 from fxpress.passes.fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
 from fxpress.passes.fold_pad import FOLD_PAD
-from fxpress.passes.fuse_activation import FUSE_ACTIVATION, bounds_of
+from fxpress.passes.fuse_activation import FUSE_ACTIVATION
 from fxpress.passes.fuse_residual import FUSE_RESIDUAL
 from fxpress.passes.layers import with_clamp
 from fxpress.passes.pattern import Match, Rule, apply_rule
@@ -26,7 +26,7 @@ def without_condition(rule: Rule) -> Rule:
 
 def keep_only_the_second_bounds(builder: Builder, match: Match) -> Value:
     producer, activation = match.nodes
-    return builder.add(with_clamp(producer.op, bounds_of(activation.op)), *producer.inputs)
+    return builder.add(with_clamp(producer.op, activation.op.facts.bounds), *producer.inputs)
 
 
 def forget_the_residual(builder: Builder, match: Match) -> Value:

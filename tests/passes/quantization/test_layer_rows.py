@@ -8,9 +8,9 @@ from torch import Tensor
 
 from fxpress.ir import TensorType
 from fxpress.ir.ops.conv import Conv, ConvTranspose
+from fxpress.ir.ops.layer import Layer
 from fxpress.ir.ops.linear import Linear
-from fxpress.passes.layers import Layer
-from fxpress.passes.quantization.layer_rows import count_places, pick, taps_of, unfold, weight_of
+from fxpress.passes.quantization.layer_rows import count_places, pick, taps_of, unfold
 
 
 def draw(*shape: int) -> Tensor:
@@ -44,4 +44,4 @@ def test_the_product_over_all_places_is_the_layer(
     shape = op.infer(TensorType(x), TensorType(weight))[0].shape
     rows = unfold(op, data, weight[2:], shape, places)
     torch.testing.assert_close(rows @ taps_of(op, w).mT, pick(op, y, places), rtol=1e-12, atol=1e-12)
-    assert torch.equal(weight_of(op, taps_of(op, w), weight), w)
+    assert torch.equal(op.weight_of(taps_of(op, w), weight), w)
