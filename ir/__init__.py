@@ -14,6 +14,7 @@ from .numbers import Numbers
 from .ops.base import OPERATORS, Op
 from .params import Entry, LazyTensor, Params
 from .parser import parse
+from .tensor_files import open_tensors, write_tensors
 from .tensor_type import TensorType, Value
 from .text import dump, long_numbers, node_text, type_text
 from .verify import verify
@@ -52,6 +53,7 @@ __all__ = [
     "element_bytes",
     "long_numbers",
     "node_text",
+    "open_tensors",
     "ops",
     "parse",
     "rebatch",
@@ -61,4 +63,5 @@ __all__ = [
     "run_masked",
     "type_text",
     "verify",
+    "write_tensors",
 ]

@@ -58,15 +58,9 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
             reason = f"stays float, {bytes_before:,} bytes: the spec keeps it"
             decisions.append(Decision("weight_only", name, stored.source, False, reason))
             continue
-        shape = stored.value.type.shape
-        size = nearest_group_size(shape[-1], options.group_size)
-        is_whole = len(shape) == 2 and size == shape[1]
-        weight = graph.tensor(stored.value)
-        integers, grid = quantize_groupwise(
-            weight, bits=stored.bits, group_size=None if is_whole else size, observer=options.observer
-        )
-        made[name] = (_integers(graph, stored.value, integers, grid), grid)
-        error = float((grid.dequantize(integers) - weight).norm() / weight.float().norm().clamp(min=1e-30))
+        size = nearest_group_size(stored.value.type.shape[-1], options.group_size)
+        integers, grid, error = _quantized(graph, stored, size, options)
+        made[name] = (integers, grid)
         size_after = stored.value.type.quantized(grid).storage_bytes + grid.parameter_bytes
         rows.append((name, stored.bits, size, bytes_before, size_after, error))
         text = f"int{stored.bits}, a scale for {size} weights"
@@ -91,14 +85,25 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
     return PassResult(rewrite(graph, visit), PassReport("weight_only", tuple(decisions), tables))
 
 
-def _integers(graph: Graph, value: Value, integers: Tensor, encoding: Encoding) -> Entry:
-    """The integers of a weight; those of a lazy weight are lazy, too, made again from it at each use."""
-    entry = graph.params.entry(value.name)
-    if isinstance(entry, Tensor):
-        return integers
-    return LazyTensor(
-        value.type.shape, encoding.container.torch, lambda: encode_groupwise(entry.read(), encoding)
+def _quantized(
+    graph: Graph, stored: _Stored, size: int, options: WeightOnlyOptions
+) -> tuple[Entry, Encoding, float]:
+    """The integers of a weight, their encoding, and their error relative to the weight.
+
+    The integers of a lazy weight are lazy, too: made again from it at each use.
+    """
+    entry, shape = graph.params.entry(stored.value.name), stored.value.type.shape
+    weight = entry if isinstance(entry, Tensor) else entry.read()
+    group_size = None if len(shape) == 2 and size == shape[1] else size
+    integers, encoding = quantize_groupwise(
+        weight, bits=stored.bits, group_size=group_size, observer=options.observer
     )
+    difference = encoding.dequantize(integers).sub_(weight)
+    error = float(difference.norm() / weight.float().norm().clamp(min=1e-30))
+    if isinstance(entry, Tensor):
+        return integers, encoding, error
+    dtype = encoding.container.torch
+    return LazyTensor(shape, dtype, lambda: encode_groupwise(entry.read(), encoding)), encoding, error
 
 
 def _weights(graph: Graph, options: WeightOnlyOptions, context: Context) -> dict[str, _Stored]:
@@ -107,7 +112,7 @@ def _weights(graph: Graph, options: WeightOnlyOptions, context: Context) -> dict
     found: dict[str, _Stored] = {}
     for node in graph.nodes:
         for value in (moved[v.name] for v in _factors(node) if v.name in moved):
-            if _reason(graph, value) is not None:
+            if value.name not in found and _reason(graph, value) is not None:
                 continue
             bits = _bits(node, options, context)
             if value.name in found:

@@ -11,10 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 from torch.overrides import TorchFunctionMode
+
+from ...ir import Params
+from ...ir.tensor_files import tensor_file, write_tensors
 
 SOURCE_FILE = "model.py"
 WEIGHTS_FILE = "model.safetensors"
@@ -22,11 +23,14 @@ WEIGHTS_FILE = "model.safetensors"
 
 @dataclass(frozen=True)
 class TorchArtifact:
-    """An emitted module. `tensors` are its state by key; `aliases` are keys whose tensor stands under another key."""
+    """An emitted module. `tensors` are its state by key; `aliases` are keys whose tensor stands under another key.
+
+    Tensors of a lazy graph are lazy: `save` has one of them in memory at a time.
+    """
 
     class_name: str
     source: str
-    tensors: Mapping[str, Tensor]
+    tensors: Params
     aliases: Mapping[str, str]
 
     def build(self) -> nn.Module:
@@ -39,15 +43,14 @@ class TorchArtifact:
 
     def files(self) -> dict[str, bytes]:
         """The source and the tensors as files, by name; the same artifact gives the same bytes."""
-        contiguous = {k: t.clone(memory_format=torch.contiguous_format) for k, t in self.tensors.items()}
-        return {SOURCE_FILE: self.source.encode(), WEIGHTS_FILE: save(contiguous)}
+        return {SOURCE_FILE: self.source.encode(), WEIGHTS_FILE: b"".join(tensor_file(self.tensors))}
 
     def save(self, directory: Path) -> list[Path]:
-        """Write `files` into `directory`."""
-        contents = {directory / name: content for name, content in self.files().items()}
-        for path, content in contents.items():
-            path.write_bytes(content)
-        return list(contents)
+        """Write what `files` gives into `directory`, tensor by tensor."""
+        source, weights = directory / SOURCE_FILE, directory / WEIGHTS_FILE
+        source.write_bytes(self.source.encode())
+        write_tensors(weights, self.tensors)
+        return [source, weights]
 
 
 def module_class(source: str, name: str) -> type[nn.Module]:

@@ -6,9 +6,10 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from ...ir import Graph, UnsupportedError, Value
+from ...ir import Entry, Graph, LazyTensor, Params, UnsupportedError, Value
 from .artifact import WEIGHTS_FILE, TorchArtifact
 from .eager import EagerStyle
 from .layout import Layout, plan_layout
@@ -74,28 +75,32 @@ def _style(graph: Graph, form: Form) -> Style:
     return FloatStyle()
 
 
-def _tensors(graph: Graph, layout: Layout, style: Style) -> dict[str, Tensor]:
+def _tensors(graph: Graph, layout: Layout, style: Style) -> Params:
     """The emitted module's state by key, sorted: the graph's constants, and what layers and the form add."""
     keys = layout.keys
-    tensors = {
-        keys[value.name]: _stored(value, graph.tensor(value).detach(), layout) for value in graph.constants
-    }
+    tensors = {keys[value.name]: _stored(graph, value, layout) for value in graph.constants}
     for layer in layout.layers.values():
         tensors |= {
             layout.names.state_key((*layer.path, name)): tensor for name, tensor in layer.kind.state.items()
         }
     tensors |= {layout.names.state_key(path): tensor for path, tensor in style.buffers.items()}
-    return dict(sorted(tensors.items()))
+    return Params(dict(sorted(tensors.items())))
 
 
-def _stored(value: Value, tensor: Tensor, layout: Layout) -> Tensor:
-    """Integers where a layer computes with them, packed where it wants that, reals everywhere else."""
-    quantization = value.type.quantization
-    if quantization is not None and value.name in layout.packed_weights:
-        return pack_bits(tensor, quantization.bits)
-    if quantization is None or value.name in layout.integer_weights:
-        return tensor
-    return quantization.dequantize(tensor)
+def _stored(graph: Graph, value: Value, layout: Layout) -> Entry:
+    """Integers where a layer computes with them, packed where it wants that, reals everywhere else.
+
+    What is not stored as the graph has it is made at each use.
+    """
+    encoding, shape = value.type.quantization, value.type.shape
+    if encoding is not None and value.name in layout.packed_weights and encoding.bits < 8:
+        bits = encoding.bits
+        packed = (*shape[:-1], shape[-1] * bits // 8)
+        return LazyTensor(packed, torch.uint8, lambda: pack_bits(graph.tensor(value), bits))
+    if encoding is None or value.name in layout.integer_weights or value.name in layout.packed_weights:
+        entry = graph.params.entry(value.name)
+        return entry.detach() if isinstance(entry, Tensor) else entry
+    return LazyTensor(shape, torch.float32, lambda: encoding.dequantize(graph.tensor(value)))
 
 
 def _aliases(layout: Layout) -> dict[str, str]:

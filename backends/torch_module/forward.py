@@ -102,7 +102,7 @@ class _Writer:
         return self._layout.names.tensor(self._layout.homes[value.name].path)
 
     def _layer_call(self, node: Node, layer: Layer, operands: Sequence[str | None]) -> str:
-        argument = node.op.operand(operands, "x")
+        argument = operands[0]  # indices in an embedding, x elsewhere
         if layer.kind.pad:
             argument = f"F.pad({argument}, {literal(layer.kind.pad)})"
         text = f"{self._layout.names.expression(layer.path)}({argument})"

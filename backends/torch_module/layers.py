@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ...ir import DType, Node, TensorType
+from ...ir import DType, Entry, Node, TensorType
 from ...ir.ops.activation import Clamp, Gelu, Hardsigmoid, Hardswish, LeakyRelu, Relu, Sigmoid, Silu, Tanh
 from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.embedding import Embedding
@@ -38,7 +38,7 @@ class LayerKind:
     constructor: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     statistics: Mapping[str, str] = field(default_factory=dict)
-    state: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
+    state: Mapping[str, Entry] = field(default_factory=dict, compare=False)
     pad: tuple[int, ...] = ()
     is_whole: bool = False
     is_held: bool = False

@@ -7,12 +7,13 @@ it for what they need, and everything else takes its reals.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from ...ir import Graph, Node, Value
+from ...ir import Graph, LazyTensor, Node, Value
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
 from ...ir.ops.quantize import Dequantize
@@ -107,11 +108,13 @@ def _weight_kind(node: Node) -> LayerKind:
     type = node.operand("x").type
     assert type.quantization is not None
     *rows, columns = type.shape
-    scale = type.quantization.scale.tensor(torch.float32).view(*rows, -1)
-    size = columns // scale.shape[-1]
+    scale = type.quantization.scale
+    groups = len(scale) // prod(rows)
+    scales = LazyTensor((*rows, groups), torch.float32, lambda: scale.tensor(torch.float32).view(*rows, -1))
+    size = columns // groups
     return LayerKind(
         construct("IntegerWeight", *type.shape, bits=type.quantization.bits, group_size=size),
         {"integers": "x"},
-        state={"scale": scale},
+        state={"scale": scales},
         is_held=True,
     )

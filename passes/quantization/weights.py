@@ -7,7 +7,7 @@ bias[c]   = round(b[c] / (s_x * s_w[c]))
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod, sqrt
+from math import prod
 
 import torch
 from torch import Tensor
@@ -111,13 +111,15 @@ def _least_squares_scales(rows: Tensor, *, bits: int) -> Tensor:
 
     s = <w, q> / <q, q>
 
-    A scale shrunk to a share f clips the largest of n weights, which alone costs ((1 - f) * w)^2. Unshrunk, all of
-    them cost at most n * (w / qmax / 2)^2 by rounding, so that shares below 1 - sqrt(n) / qmax / 2 are not tried.
+    A scale shrunk to a share f clips the largest weight of the row, which alone costs ((1 - f) * w)^2: shares that
+    cost more by that than the unshrunk scale does in all, in every row, are not tried.
     A short row of 8 bits may also be near a coarser grid by chance: for 4 weights the best has 1/3 of the error.
     """
     largest = rows.abs().amax(1) / _largest(bits)
     best, least = largest, torch.full_like(largest, float("inf"))
-    least_share = 1 - sqrt(rows.shape[1]) / _largest(bits) / 2 - _MARGIN
+    _, unshrunk = _better(rows, best, least, largest, bits=bits)
+    clipped = (unshrunk.sqrt() / (largest * _largest(bits))).nan_to_num(0.0)
+    least_share = 1 - float(clipped.max()) - _MARGIN if len(clipped) else 1.0
     factors = [k / _SHRINKS for k in range(1, _SHRINKS + 1) if k / _SHRINKS >= least_share]
     if bits >= 8 and rows.shape[1] <= _SHORT_ROW:
         factors += [1 + k / _GROWTHS for k in range(1, _GROWTHS + 1)]
