@@ -311,7 +311,7 @@ def _targets(_: argparse.Namespace) -> None:
         target = load_target(name)
         simulated = "yes" if target.simulator else "-"
         rows.append((name, _bytes(target.ram), _bytes(target.flash), simulated, target.description))
-    print(text_table(("target", "RAM", "flash", "simulated", "what it is"), rows))
+    print(text_table(("target", "RAM", "flash", "simulated", "description"), rows))
 
 
 def _bytes(count: int | None) -> str:

@@ -36,10 +36,10 @@ model:
 {inputs}
 
 data:
-  calibration:                      # samples that show the ranges of activations
+  calibration:                      # samples for calibration, .npz
     file: calibration.npz           # arrays [samples, ...]
     inputs: {{{arrays}}}
-    # samples: 256                  # from the first
+    # samples: 256                  # the first 256; null: all
   # evaluation: {{file: test.npz, inputs: {{{arrays}}}, labels: y, metric: top1}}
 {transform}
 target:
@@ -200,7 +200,7 @@ def _transform_text(name: str, described: Input) -> str:
     if not options:
         return ""
     return (
-        "  # transform:                      # when the file holds other numbers than the model takes\n"
+        "  # transform:                      # conversion from the file to the model input\n"
         f"  #   {name}: {{{', '.join(options)}}}\n"
     )
 

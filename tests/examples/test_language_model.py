@@ -1,11 +1,19 @@
 """The language model of the examples, on the trained weights."""
 
+import importlib
 import os
 import runpy
+import struct
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
@@ -29,3 +37,64 @@ def test_perplexity_stays_low_in_eight_bits_and_bounded_in_four(
     assert story["float32"] < 1.6
     assert story["int8, groups of 32"] < story["float32"] * 1.01
     assert story["int4, groups of 32"] < story["float32"] * 1.2
+
+
+@pytest.fixture
+def converter(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    yield importlib.import_module("convert_stories")
+    for name in ("convert_stories", "llama"):
+        sys.modules.pop(name, None)
+
+
+def checkpoint(weights: dict[str, Tensor], sizes: tuple[int, ...]) -> bytes:
+    """The file of llama2.c: kinds of weights one after the other, each with all layers."""
+    parts = ("attention_norm", "attention.wq", "attention.wk", "attention.wv", "attention.wo")
+    parts += ("ffn_norm", "ffn.w1", "ffn.w2", "ffn.w3")
+    names = [f"layers.{i}.{part}.weight" for part in parts for i in range(sizes[2])]
+    tensors = [weights[n] for n in ("tok_embeddings.weight", *names, "norm.weight")]
+    rotations = torch.zeros(2 * 512 * 4)  # the file ends with tables that the network computes itself
+    return struct.pack("<7i", *sizes) + b"".join(t.numpy().tobytes() for t in (*tensors, rotations))
+
+
+def test_a_checkpoint_of_llama2_c_becomes_the_files_of_the_example(
+    converter: ModuleType, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    weights = {name: t.detach() for name, t in converter.Stories260K().state_dict().items()}
+    (tmp_path / "model.bin").write_bytes(checkpoint(weights, converter.SIZES))
+    pieces = [b"<unk>", b"\n<s>\n", b"ab"]
+    content = b"".join(struct.pack("<fi", -i, len(piece)) + piece for i, piece in enumerate(pieces))
+    (tmp_path / "tok.bin").write_bytes(struct.pack("<i", 5) + content)
+    (tmp_path / "text.txt").write_bytes(bytes(range(100)))
+    converter.STORY = 4
+    files = [str(tmp_path / name) for name in ("model.bin", "tok.bin")]
+    converter.main([*files, "--text", str(tmp_path / "text.txt"), "--folder", str(tmp_path)])
+    written = load_file(tmp_path / "models" / "stories260k_llama.safetensors")
+    assert written.keys() == weights.keys()
+    assert all(torch.equal(written[name], weights[name]) for name in weights)
+    with np.load(tmp_path / "models" / "stories260k_tokenizer.npz") as arrays:
+        assert arrays["piece_bytes"].tobytes() == b"".join(pieces)
+        assert arrays["piece_offset"].tolist() == [0, 5, 10, 12]
+        assert arrays["score"].tolist() == [0, -1, -2]
+        assert arrays["greedy_ids"].shape == (4,) and arrays["greedy_ids"][0] == 1
+    with np.load(tmp_path / "data" / "tinyshakespeare.npz") as arrays:
+        assert len(arrays["train"]) == 90 and arrays["val"].tolist() == [90, 91, 92, 93, 94]
+
+
+def test_a_checkpoint_of_another_model_is_refused(converter: ModuleType) -> None:
+    with pytest.raises(ValueError, match="the checkpoint has the sizes"):
+        converter.read_checkpoint(struct.pack("<7i", 288, 768, 6, 6, 6, 32000, 256))
+    with pytest.raises(ValueError, match="the checkpoint ends before tok_embeddings"):
+        converter.read_checkpoint(struct.pack("<7i", *converter.SIZES))
+
+
+@pytest.mark.skipif(
+    not (SHARED / "models" / "stories260k_llama.safetensors").exists(),
+    reason="the trained networks are not in ../shared",
+)
+def test_the_trained_model_writes_the_published_story(converter: ModuleType) -> None:
+    network = converter.Stories260K()
+    network.load_state_dict(load_file(SHARED / "models" / "stories260k_llama.safetensors"))
+    with np.load(SHARED / "models" / "stories260k_tokenizer.npz") as arrays:
+        assert converter.greedy(network.eval(), 48) == arrays["greedy_ids"][:48].tolist()

@@ -7,6 +7,7 @@ import io
 import re
 import shlex
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -84,8 +85,26 @@ def test_there_are_commands_to_run() -> None:
 def test_this_command_of_the_docs_runs(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     (folder / "spec.yaml").unlink(missing_ok=True)
+    if "spec.yaml" in command:
+        (folder / "spec.yaml").write_text(SPEC)
     words = shlex.split(command.partition(">")[0])
     assert main(words[1:]) == 0
+
+
+def test_the_first_run_of_the_readme_works_line_by_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model.py").write_text(MODEL)
+    blocks = re.findall(r"```console\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (block,) = (block for block in blocks if "fxpress init" in block)
+    for line in re.findall(r"^\$ (.*?)(?: {2,}#.*)?$", block, re.MULTILINE):
+        tool, *words = shlex.split(line)
+        if tool == "python":
+            subprocess.run([sys.executable, *words], check=True)
+        else:
+            assert tool == "fxpress" and main(words) == 0
+    assert (tmp_path / "out" / "report.html").exists() and (tmp_path / "out" / "c" / "net.c").exists()
 
 
 @pytest.mark.parametrize("command", _commands("make"))
