@@ -15,6 +15,8 @@ from pathlib import Path
 
 from ..specs import PASSES, SpecError, check_spec, json_schema, list_targets, load_target
 from ..specs import Problem as SpecProblem
+from ..specs.options.assign_bits import SENSITIVITY_OWN
+from ..specs.plugins import SENSITIVITY_METHODS
 from .codes import explain_code
 from .crash import write_reproducer
 from .errors import Problem, UserError, first_line, is_out_of_memory, shorten
@@ -161,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     sensitivity.add_argument(
         "--method",
-        choices=("gauss_newton", "quadratic", "kl", "hawq", "hawq_v2", "fisher", "norm"),
+        choices=(*SENSITIVITY_OWN, *SENSITIVITY_METHODS.names()),
         default="gauss_newton",
         help="default: %(default)s",
     )
@@ -308,7 +310,11 @@ def _schema(_: argparse.Namespace) -> None:
 def _targets(_: argparse.Namespace) -> None:
     rows = []
     for name in list_targets():
-        target = load_target(name)
+        try:
+            target = load_target(name)
+        except SpecError as err:  # a package brings it
+            rows.append((name, "-", "-", "-", f"cannot be used: {err.problems[0].message}"))
+            continue
         simulated = "yes" if target.simulator else "-"
         rows.append((name, _bytes(target.ram), _bytes(target.flash), simulated, target.description))
     print(text_table(("target", "RAM", "flash", "simulated", "description"), rows))

@@ -269,6 +269,14 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "a pass of another package raises an error",
         "Report the error to the package of the pass, or take the pass out of the spec.",
     ),
+    "B600": ErrorCode(
+        "a backend belongs to a package that cannot be loaded",
+        "Repair or remove the package; the message has the error of its import.",
+    ),
+    "B601": ErrorCode(
+        "a backend of another package raises an error",
+        "Report it to the package, whose backend the message names.",
+    ),
     "B602": ErrorCode(
         "the torch module cannot be written",
         "Replace the call that the message names by public functions of torch, or remove `torch` from `outputs`.",

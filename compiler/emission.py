@@ -16,7 +16,8 @@ from ..backends.c import emit as emit_c
 from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
 from ..ir import Graph, UnsupportedError, dump, long_numbers
-from ..specs import COutput, Spec, Target
+from ..specs import Spec, Target
+from .backends import find_backend, raised_by_package
 from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
 from .interface import INTERFACE_FILE, Interface, Port, make_port
@@ -25,6 +26,7 @@ from .self_check import check_module
 from .session import Session
 
 GRAPH_TEXT, GRAPH_PARAMS = "graph.txt", "graph.safetensors"
+_VECTORS = 4  # calls that a backend of a package may test its files with
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ def check_backends(session: Session, graph: Graph, *, enforce_budget: bool) -> N
 
     Without `enforce_budget` a network that is too large for the target's memory passes: a plan shows by how much.
     """
-    options = session.spec.outputs.c
-    if options is None:
-        return
-    problems = [*_batch_problems(session, graph), *check_c(graph, options, session.target)]
+    options, problems = session.spec.outputs.c, list[Problem]()
+    if options is not None:
+        problems += [*_batch_problems(session, graph), *check_c(graph, options, session.target)]
+    for name, section in session.spec.outputs.others.items():
+        with raised_by_package(name):
+            problems += find_backend(name).check(graph, section, session.target)
     problems = [p for p in problems if enforce_budget or p.code not in BUDGET_CODES]
     if problems:
         raise UserError(problems)
@@ -78,7 +82,7 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
             graph,
             spec.outputs.c,
             target,
-            vectors=_vectors(graph, spec.outputs.c, samples),
+            vectors=_vectors(graph, samples, spec.outputs.c.self_test),
             transforms=spec.data.transform,
             states=spec.model.state,
         )
@@ -87,6 +91,17 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
         torch_module = _emit_torch(spec, graph, session.buffers & graph.params.keys())
         check_module(torch_module, graph, _one_call(graph, samples))
         files |= {f"torch/{name}": content for name, content in torch_module.files().items()}
+    for name, section in spec.outputs.others.items():
+        with raised_by_package(name):
+            artifact = find_backend(name).emit(
+                graph,
+                section,
+                target,
+                vectors=_vectors(graph, samples, _VECTORS),
+                transforms=spec.data.transform,
+                states=spec.model.state,
+            )
+        files |= {f"{name}/{file}": content for file, content in artifact.files.items()}
     interface = _interface(spec, graph, target, c, torch_module)
     files[INTERFACE_FILE] = (interface.model_dump_json(indent=2) + "\n").encode()
     return Artifacts(c, torch_module, files)
@@ -118,16 +133,13 @@ def _stored(graph: Graph) -> dict[str, Tensor]:
     return {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors}
 
 
-def _vectors(graph: Graph, options: COutput, samples: Samples | None) -> Sequence[Sequence[Tensor]]:
-    """Model inputs for the self-test: real samples where there are any, else seeded noise."""
-    if samples is not None and options.self_test:
-        few = unrolled(graph, samples.first(options.self_test * own_batch(graph.inputs, samples)))
+def _vectors(graph: Graph, samples: Samples | None, count: int) -> Sequence[Sequence[Tensor]]:
+    """Model inputs for tests of emitted code: real samples where there are any, else seeded noise."""
+    if samples is not None and count:
+        few = unrolled(graph, samples.first(count * own_batch(graph.inputs, samples)))
         return [few.call(graph.inputs, i) for i in range(few.calls(graph.inputs))]
     generator = torch.Generator().manual_seed(0)
-    return [
-        [torch.randn(v.type.shape, generator=generator) for v in graph.inputs]
-        for _ in range(options.self_test)
-    ]
+    return [[torch.randn(v.type.shape, generator=generator) for v in graph.inputs] for _ in range(count)]
 
 
 def _interface(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib.util
 import tempfile
@@ -18,12 +19,15 @@ from ..backends.c.tools.simulate import SimulatedModel, Simulator
 from ..backends.c.tools.toolchain import build_image, find_compiler, link_shared, target_compiler
 from ..ir import Graph, parse, run_integer
 from ..passes.progress import Progress, silent
-from ..specs import Target, is_target_file, list_targets, load_target
+from ..specs import SpecError, Target, is_target_file, list_targets, load_target
+from ..specs.plugins import BACKENDS
+from .backends import run_backend
 from .data import Samples, join, own_batch, run_calls, run_samples
 from .emission import GRAPH_PARAMS, GRAPH_TEXT
 from .errors import Problem, UserError, first_line, shorten
 from .interface import INTERFACE_FILE, Interface
 from .lock import check_outputs, read_by_this_version
+from .operators import load_operators
 
 PLACES = ("host", "torch", "integer")
 """Where a network runs, beside the targets that can be simulated."""
@@ -69,6 +73,8 @@ def execute(directory: Path, samples: Samples, *, on: str, progress: Progress = 
         return _whole(_run_torch(directory, interface, samples))
     if on == "integer":
         return _whole(run_samples(load_graph(directory), samples, interpreter=run_integer))
+    if on in BACKENDS.names():
+        return _whole(_run_backend(on, directory, interface, samples))
     with tempfile.TemporaryDirectory(prefix="fxpress-run-") as folder:
         if on == "host":
             return _run_host(directory, interface, samples, Path(folder), progress)
@@ -78,7 +84,7 @@ def execute(directory: Path, samples: Samples, *, on: str, progress: Progress = 
 
 def _simulated_target(on: str, interface: Interface) -> Target:
     """The target that `on` names; UserError unless its core can be simulated."""
-    able = [name for name in list_targets() if load_target(name).simulator]
+    able = list_simulated()
     if on not in (*list_targets(), interface.target.name) and not is_target_file(on):
         advice = f"there are {', '.join((*PLACES, *able))}, and target files"
         raise UserError(Problem("R405", f"--on {on}", "is not a place to run", advice))
@@ -89,8 +95,18 @@ def _simulated_target(on: str, interface: Interface) -> Target:
     return target
 
 
+def list_simulated() -> list[str]:
+    """The targets whose core can be simulated; of those that packages bring, the ones that load."""
+    found = []
+    for name in list_targets():
+        with contextlib.suppress(SpecError):
+            found += [name] if load_target(name).simulator else []
+    return found
+
+
 def load_graph(directory: Path) -> Graph:
     """The compiled graph of an output directory, constants included."""
+    load_operators()
     lock = check_outputs(directory)
     text, params = directory / GRAPH_TEXT, directory / GRAPH_PARAMS
     with read_by_this_version(text, lock):
@@ -116,6 +132,19 @@ def _run_torch(directory: Path, interface: Interface, samples: Samples) -> list[
         rows = run_calls(
             interface.input_values, interface.output_names, samples, lambda inputs: _as_list(module(*inputs))
         )
+    return join(rows, own_batch(interface.input_values, samples))
+
+
+def _run_backend(name: str, directory: Path, interface: Interface, samples: Samples) -> list[Tensor]:
+    if not (directory / name).is_dir():
+        fact = f"holds nothing of the backend {name}"
+        raise UserError(Problem("R406", str(directory), fact, "ask for it under `outputs` in the spec"))
+    rows = run_calls(
+        interface.input_values,
+        interface.output_names,
+        samples,
+        lambda inputs: run_backend(name, directory / name, inputs),
+    )
     return join(rows, own_batch(interface.input_values, samples))
 
 

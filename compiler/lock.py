@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
 from ..ir.errors import IRError
+from ..specs import plugins
 from ..specs.section import is_file
 from .errors import Problem, UserError, first_line
 
@@ -134,7 +135,7 @@ def check_lock(expected: Lock, actual: Lock, path: Path) -> None:
 
 def tool_versions() -> dict[str, str]:
     """Versions of the packages that can change a result."""
-    return {name: version(name) for name in _TOOLS}
+    return {name: version(name) for name in _TOOLS} | plugins.versions()
 
 
 def file_digest(path: Path) -> str:

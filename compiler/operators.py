@@ -1,21 +1,43 @@
-"""`fxpress ops`: every operator, what becomes it, and where it can run."""
+"""Operators: those of packages are loaded, and `fxpress ops` lists all with where they can run."""
 
 from __future__ import annotations
 
-from ..backends.c.kernels import kernels
+from functools import cache
+
+from ..backends.c.kernels import kernels_of
 from ..ir import OPERATORS
 from ..ir.ops import LOWERINGS, Quantized
+from ..specs import plugins
+from ..specs.plugins import PluginError
 from .table import text_table
 
 _INTEGER = {Quantized.NEVER: "-", Quantized.COMPUTE: "computes", Quantized.MOVE: "moves"}
 
 
+@cache
+def load_operators() -> tuple[str, ...]:
+    """Load the operators that packages bring, once; what keeps those that cannot be used."""
+    failures = []
+    for name in plugins.OPERATORS.names():
+        try:
+            plugins.OPERATORS.load(name)
+        except PluginError as err:
+            failures.append(str(err))
+    return tuple(failures)
+
+
 def operator_table() -> str:
     """Operators by name: integer form, C kernels, meaning."""
-    in_c = kernels()
+    failures = load_operators()
     rows = [
-        (name, _INTEGER[op.quantized], "yes" if name in in_c else "-", (op.__doc__ or "").splitlines()[0])
+        (
+            name,
+            _INTEGER[op.quantized],
+            "yes" if kernels_of(name) else "-",
+            (op.__doc__ or "").splitlines()[0],
+        )
         for name, op in sorted(OPERATORS.items())
     ]
     footer = f"{len(OPERATORS)} operators; {len(LOWERINGS)} aten overloads become them, all others torch_call"
-    return f"{text_table(('operator', 'on integers', 'in C', 'meaning'), rows)}\n\n{footer}"
+    table = text_table(("operator", "on integers", "in C", "meaning"), rows)
+    return "\n\n".join([table, footer, *failures])

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from ..ir import Graph
 from ..ir.ops.call import TorchCall
+from .operators import load_operators
 
 _NAMESPACES_OF_TORCH = frozenset(
     {"aten", "prims", "prim", "quantized", "_quantized", "quantized_decomposed"}
@@ -14,7 +15,12 @@ _NAMESPACES_OF_TORCH = frozenset(
 
 
 def package_notes(graph: Graph, *, has_module: bool) -> Iterator[str]:
-    """A note for each operator of a package; `has_module` says that a torch module is emitted, which calls it."""
+    """Notes on operators of packages that the graph calls, and on operators for it that cannot be loaded.
+
+    `has_module` says that a torch module is emitted, which calls them.
+    """
+    if any(isinstance(node.op, TorchCall) for node in graph.nodes):
+        yield from load_operators()
     seen = set()
     for node in graph.nodes:
         if not isinstance(node.op, TorchCall) or node.op.target in seen:

@@ -38,6 +38,7 @@ from .frontend.widths import width_notes
 from .isolation import USER_CODE_RAISES
 from .loading import check_weights, example_input, find_source, load_source, load_weights
 from .metric import find_metric
+from .operators import load_operators
 from .session import Session, Stage
 from .target_cost import SAMPLES, TargetCost
 from .time_limit import time_limit
@@ -64,6 +65,7 @@ def open_session(
     loaded = spec if isinstance(spec, Loaded) else load_spec(spec, overrides)
     described, folder, place = loaded.spec.model, loaded.path.parent, str(loaded.spec.model.source)
     _find_passes(loaded)
+    load_operators()
     given = model is not None
     if model is None:
         with time_limit(limit_seconds, place, "making the model"):

@@ -22,6 +22,7 @@ from .equalize import equalize
 from .errors import CalibrationError, InfeasibleError, MissingNeedError, PassError, UnknownPassError
 from .finetune import finetune
 from .fuse import fuse
+from .pattern import OPTIONAL, Application, Match, Rule, Term, op
 from .prune import prune
 from .quantize import quantize
 from .remove_dead_channels import remove_dead_channels
@@ -30,7 +31,9 @@ from .sparsify import sparsify
 from .weight_only import weight_only
 
 __all__ = [
+    "OPTIONAL",
     "PASSES",
+    "Application",
     "ArenaBlock",
     "CalibrationError",
     "Context",
@@ -38,13 +41,16 @@ __all__ = [
     "CostModel",
     "Decision",
     "InfeasibleError",
+    "Match",
     "MissingNeedError",
     "NodeCost",
     "Pass",
     "PassError",
     "PassReport",
     "PassResult",
+    "Rule",
     "Table",
+    "Term",
     "UnknownPassError",
     "assign_bits",
     "clean",
@@ -52,6 +58,7 @@ __all__ = [
     "find_pass",
     "finetune",
     "fuse",
+    "op",
     "prune",
     "quantize",
     "register",

@@ -14,22 +14,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from importlib.metadata import entry_points
 from types import MappingProxyType
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
 from ..ir import Graph, Node, Source, verify
-from ..specs import FileSource, ModuleSource, layer_matches, match_layers
+from ..specs import FileSource, ModuleSource, layer_matches, match_layers, plugins
 from ..specs.options import LayerPrecision, PassOptions
+from ..specs.plugins import PluginError
 from ..specs.write import read_values
 from .errors import MissingNeedError, PassError, UnknownPassError
 from .progress import Progress, silent
 from .quantization.observers import Statistics
 from .report import PassReport
 
-ENTRY_POINT_GROUP = "fxpress.passes"
 Options = TypeVar("Options", bound=PassOptions)
 
 
@@ -220,17 +219,13 @@ def register(options: type[Options]) -> Callable[[PassFunction[Options]], Pass[O
 
 def find_pass(name: str) -> Pass[Any]:  # Any: each pass has its own options
     """The pass of this name, from the registry or a package's entry point; UnknownPassError names the nearest."""
+    if name not in _PASSES and name in plugins.PASSES.names():
+        try:
+            plugins.PASSES.load(name)
+        except PluginError as err:
+            raise UnknownPassError(str(err)) from err
     if name not in _PASSES:
-        for entry in entry_points(group=ENTRY_POINT_GROUP, name=name):
-            try:
-                entry.load()
-            except (Exception, SystemExit) as err:  # the package may raise anything
-                raise UnknownPassError(
-                    f'pass "{name}" is of a package that cannot be used: {entry.value} raises '
-                    f"{type(err).__name__}: {err}"
-                ) from err
-    if name not in _PASSES:
-        known = sorted(_PASSES.keys() | {entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
+        known = sorted({*_PASSES, *plugins.PASSES.names()})
         near = get_close_matches(name, known, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"there are {', '.join(known)}"
         raise UnknownPassError(f'unknown pass "{name}"; {hint}')

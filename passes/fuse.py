@@ -6,7 +6,9 @@ from collections.abc import Mapping
 
 from ..ir import Graph, Source
 from ..specs.options import FuseOptions, FuseRule
+from ..specs.plugins import FUSION_RULES, PluginError
 from .base import Context, PassResult, register
+from .errors import PassError
 from .fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
 from .fold_pad import FOLD_PAD
 from .fuse_activation import FUSE_ACTIVATION
@@ -32,9 +34,20 @@ def fuse(graph: Graph, options: FuseOptions, context: Context) -> PassResult:
     def is_kept(source: Source) -> bool:
         return context.selects_any(options.keep, source)
 
+    rules = [rule for name, own in RULES.items() if name not in options.disable for rule in own]
     decisions: list[Decision] = []
-    for name, rules in RULES.items():
-        for rule in rules if name not in options.disable else ():
-            graph, decided = apply_rule(graph, rule, is_kept=is_kept)
-            decisions += decided
+    for rule in (*rules, *map(_rule_of_package, options.add)):
+        graph, decided = apply_rule(graph, rule, is_kept=is_kept)
+        decisions += decided
     return PassResult(graph, PassReport("fuse", tuple(decisions)))
+
+
+def _rule_of_package(name: str) -> Rule:
+    """The rule that a package brings under this name; PassError where it cannot be used."""
+    try:
+        rule = FUSION_RULES.load(name)
+    except PluginError as err:
+        raise PassError(str(err)) from err
+    if not isinstance(rule, Rule):
+        raise PassError(f'fusion rule "{name}" is a {type(rule).__name__}, not a `Rule`')
+    return rule

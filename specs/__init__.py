@@ -15,6 +15,7 @@ from .options import (
     MinMax,
     MovingAverage,
     MseSearch,
+    OwnObserver,
     Pass,
     PassOptions,
     Percentile,
@@ -24,6 +25,7 @@ from .options import (
 from .order import working_order
 from .outputs import COutput, Outputs, TorchOutput
 from .schema import json_schema
+from .section import Section
 from .selectors import layer_matches, match_layers
 from .spec import VERSION, Spec
 from .target import Target, TargetChoice, Timing, Toolchain, is_target_file, list_targets
@@ -52,6 +54,7 @@ __all__ = [
     "MseSearch",
     "Origin",
     "Outputs",
+    "OwnObserver",
     "Pass",
     "PassOptions",
     "Percentile",
@@ -59,6 +62,7 @@ __all__ = [
     "Problem",
     "QuantizeOptions",
     "RemoveDeadChannelsOptions",
+    "Section",
     "Setting",
     "Spec",
     "SpecError",

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from .errors import Problem, near_miss, nearest, quoted
-from .options import BROKEN
+from .errors import Place, Problem, near_miss, nearest, quoted
 from .paths import format_path
+from .plugins import BROKEN
 from .section import Section
 from .tree import Location, Mapping, Node, Scalar, Sequence, find, key_place, place_of
 
@@ -80,6 +80,8 @@ def _unknown_key(spot: _Spot, root: Node) -> Problem:
     key = str(spot.location[-1])
     known = _keys(spot.section) if spot.section else []
     parent = format_path(spot.location[:-1])
+    if parent == "outputs" and ("backend", key) in BROKEN:
+        return _broken("backend", key, key_place(root, spot.location), parent)
     message = f"{parent + ': ' if parent else ''}unknown key {quoted(key)}"
     return Problem("S201", key_place(root, spot.location), message, near_miss(key, known))
 
@@ -117,11 +119,16 @@ def _unknown_tag(spot: _Spot, root: Node, context: AbstractMapping[str, Any]) ->
     if not isinstance(node, Scalar) or not isinstance(node.value, str):
         return Problem("S203", place, f"{path}: expects a text, got {_got(node)}")
     known = re.findall(r"'([^']*)'", str(context.get("expected_tags", "")))
-    if key == "pass" and node.value in BROKEN:
-        message = f"{path}: the package that brings {quoted(node.text)} cannot be used: {BROKEN[node.value]}"
-        return Problem("S210", place, message, "mend or remove the package")
     what = "pass" if key == "pass" else str(spot.location[-1])
+    if (what, node.value) in BROKEN:
+        return _broken(what, node.value, place, path)
     return Problem("S204", place, f"{path}: unknown {what} {quoted(node.text)}", near_miss(node.text, known))
+
+
+def _broken(noun: str, name: str, place: Place, path: str) -> Problem:
+    """A section of a package that cannot be loaded."""
+    message = f"{path}: the package that brings {quoted(name)} cannot be used: {BROKEN[noun, name]}"
+    return Problem("S210", place, message, "mend or remove the package")
 
 
 def _about_value(

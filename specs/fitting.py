@@ -43,7 +43,7 @@ def _needs(spec: Spec) -> Iterator[_Fault]:
 
 def _outputs(spec: Spec) -> Iterator[_Fault]:
     quantized = any(isinstance(step, QuantizeOptions) for step in spec.passes)
-    if spec.outputs.c is None and spec.outputs.torch is None:
+    if spec.outputs.c is None and spec.outputs.torch is None and not spec.outputs.others:
         yield "S202", ("outputs",), "nothing is to be written", "add `c: {}` or `torch: {}`"
     for index, step in enumerate(spec.passes if spec.outputs.c else ()):
         if not step.has_c_form:

@@ -21,6 +21,8 @@ from .fitting import check_fit
 from .order import check_order
 from .overrides import apply_overrides
 from .paths import format_path, parse_path
+from .plugins import TARGETS as TARGETS_OF_PACKAGES
+from .plugins import PluginError
 from .reader import Reading, read_file, read_text
 from .section import Section, is_file, resolve
 from .selectors import layer_matches, unmatched_pattern
@@ -316,8 +318,14 @@ _TARGET, _CORE = _Shelf(TARGETS, "target.name", "target"), _Shelf(CORES, "core",
 def _target_tree(
     name: str, place: Place | None, shelf: _Shelf
 ) -> tuple[Mapping | None, list[Path], list[Problem]]:
+    if shelf is _TARGET and name in TARGETS_OF_PACKAGES.names():
+        try:
+            name = str(TARGETS_OF_PACKAGES.load(name))
+        except PluginError as err:
+            return None, [], [Problem("S210", place, f"{shelf.key}: {err}", "mend or remove the package")]
     of_user, known = is_target_file(name), sorted(path.stem for path in shelf.folder.glob("*.yaml"))
     if not of_user and name not in known:
+        known += TARGETS_OF_PACKAGES.names() if shelf is _TARGET else ()
         fact = f"{shelf.key}: unknown {shelf.noun} {quoted(name)}"
         return None, [], [Problem("S309", place, fact, near_miss(name, known))]
     path = resolve(name, folder_of=name) if of_user else shelf.folder / f"{name}.yaml"

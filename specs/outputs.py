@@ -2,10 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from pydantic import AfterValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, Field, WithJsonSchema, create_model
 
+from .plugins import BACKEND_OPTIONS, join
 from .section import Name, Section, fault
 
 _IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]*$")
@@ -102,3 +103,26 @@ class Outputs(Section):
 
     c: COutput | None = Field(default=None, description="Writes C.")
     torch: TorchOutput | None = Field(default=None, description="Writes a torch module.")
+
+    @property
+    def others(self) -> dict[str, Section]:
+        """The options of the backends of packages that are asked for, by name."""
+        found = {name: getattr(self, name) for name in type(self).model_fields if name not in ("c", "torch")}
+        return {name: options for name, options in found.items() if options is not None}
+
+
+_BACKENDS = join(BACKEND_OPTIONS, Section, {"c": COutput, "torch": TorchOutput})
+if not TYPE_CHECKING and len(_BACKENDS) > 2:
+    Outputs = create_model(
+        "Outputs",
+        __base__=Outputs,
+        __doc__=Outputs.__doc__,
+        **{
+            name: (
+                options | None,
+                Field(default=None, description=(options.__doc__ or "").partition("\n")[0]),
+            )
+            for name, options in _BACKENDS.items()
+            if name not in ("c", "torch")
+        },
+    )

@@ -5,6 +5,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
+from .plugins import TARGETS
 from .section import Name, Section
 from .units import Bytes, Hertz
 
@@ -108,8 +109,8 @@ class TargetChoice(Section):
 
 
 def list_targets() -> tuple[str, ...]:
-    """The names of the targets that come with fxpress."""
-    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+    """The names of the targets that come with fxpress, and of those that packages bring."""
+    return tuple(sorted({*(path.stem for path in FOLDER.glob("*.yaml")), *TARGETS.names()}))
 
 
 def is_target_file(name: str) -> bool:

@@ -45,6 +45,7 @@ from .activation import (
     Softshrink,
     Tanh,
     Threshold,
+    emit_elementwise,
 )
 from .attention import Attention
 from .base import LOWERINGS, OPERATORS, AtenCall, IntegerCall, Op, Quantized, attributes, lowers, operator
@@ -237,6 +238,7 @@ __all__ = [
     "convert",
     "elementary",
     "embedding",
+    "emit_elementwise",
     "linear",
     "lowers",
     "matmul",

@@ -18,7 +18,18 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...specs.options import Aciq, Entropy, MinMax, MovingAverage, MseSearch, Observer, Percentile
+from ...specs.options import (
+    Aciq,
+    Entropy,
+    MinMax,
+    MovingAverage,
+    MseSearch,
+    Observer,
+    OwnObserver,
+    Percentile,
+)
+from ...specs.plugins import OBSERVERS, PluginError
+from ..errors import PassError
 from .aciq import clip_activations
 from .entropy import clip_by_divergence
 
@@ -209,3 +220,17 @@ def choose_range(statistics: Statistics, observer: Observer, *, levels: int) -> 
             return entropy(statistics, levels=levels, candidates=candidates)
         case Aciq():
             return aciq(statistics, levels=levels)
+        case OwnObserver():
+            return _own_range(statistics, observer, levels=levels)
+
+
+def _own_range(statistics: Statistics, observer: OwnObserver, *, levels: int) -> Range:
+    """The range that an observer of a package chooses; PassError where it cannot be used."""
+    try:
+        function = OBSERVERS.load(observer.kind)
+    except PluginError as err:
+        raise PassError(str(err)) from err
+    chosen = function(statistics, observer, levels=levels) if callable(function) else None
+    if not isinstance(chosen, Range):
+        raise PassError(f'observer "{observer.kind}" gives a {type(chosen).__name__}, not a `Range`')
+    return Range.of(chosen.low, chosen.high)

@@ -3,6 +3,7 @@
 from .blocks import Rounding, round_weight
 from .curvature import Precision
 from .measure import measure_curvature, measure_sensitivity
+from .study import Study
 from .table import Curvature, Kind, Method, Objective, Score, SensitivityTable, digest_of
 from .workers import SHARDS, Workers
 
@@ -16,6 +17,7 @@ __all__ = [
     "Rounding",
     "Score",
     "SensitivityTable",
+    "Study",
     "Workers",
     "digest_of",
     "measure_curvature",

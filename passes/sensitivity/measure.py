@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ...ir import Graph
+from ...specs.options.assign_bits import SENSITIVITY_OWN
+from ...specs.plugins import SENSITIVITY_METHODS, PluginError
 from ..calibrate import Batch
 from ..errors import PassError
 from ..progress import Progress, silent
@@ -114,10 +116,25 @@ def _score(
             return fisher(study, weight_bits, precision), []
         case "norm":
             return norm(study, weight_bits), []
+        case _:
+            return _own_scores(study, method, weight_bits), []
+
+
+def _own_scores(study: Study, method: Method, weight_bits: Sequence[int]) -> list[Score]:
+    """The scores of a method that a package brings; PassError where it cannot be used."""
+    try:
+        function = SENSITIVITY_METHODS.load(method)
+    except PluginError as err:
+        raise PassError(str(err)) from err
+    scores = function(study, weight_bits) if callable(function) else ()
+    expected = {(block.layer, bits) for block in study.blocks for bits in weight_bits}
+    if {(score.layer, score.bits) for score in scores} != expected:
+        raise PassError(f"sensitivity method {method} does not give a score for each layer and bit width")
+    return list(scores)
 
 
 def _approximations(study: Study, method: Method) -> tuple[str, ...]:
-    if method in ("kl", "norm"):
+    if method in ("kl", "norm") or method not in SENSITIVITY_OWN:
         return ()
     rough = [block.layer for block in study.blocks if not is_piecewise_linear(study.graph, block)]
     if not rough:

@@ -16,7 +16,7 @@ from ..errors import PassError
 FORMAT = 1
 
 Kind = Literal["weight", "activation"]
-Method = Literal["gauss_newton", "quadratic", "kl", "hawq", "hawq_v2", "fisher", "norm"]
+Method = str  # of `SensitivityMethod`, or of a package
 Objective = Literal["classes", "values"]
 
 

@@ -5,13 +5,18 @@ from typing import Annotated, ClassVar, Literal, Self, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ..plugins import SENSITIVITY_METHODS, NamedPart
 from ..section import FilePath, LayerPatterns, Positive, Section, fault
 from ..tree import Location
 from ..units import Bytes, BytesOrShare, CountOrShare
 from .base import Need, PassOptions
 from .target_budget import TargetInSchema, in_full
 
-SensitivityMethod: TypeAlias = Literal["gauss_newton", "quadratic", "kl", "hawq", "hawq_v2", "fisher", "norm"]
+SENSITIVITY_OWN = ("gauss_newton", "quadratic", "kl", "hawq", "hawq_v2", "fisher", "norm")
+"""The methods of fxpress."""
+
+SensitivityMethod: TypeAlias = Annotated[str, NamedPart(SENSITIVITY_METHODS, SENSITIVITY_OWN)]
+"""How sensitivity is measured: a method of fxpress, or one that a package brings."""
 
 
 class BitBudget(Section):

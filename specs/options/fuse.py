@@ -1,9 +1,10 @@
 """Options of `fuse`: joining neighbours into one node."""
 
-from typing import ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
+from ..plugins import FUSION_RULES, NamedPart
 from ..section import LayerPatterns
 from .base import PassOptions
 
@@ -22,5 +23,8 @@ class FuseOptions(PassOptions):
         description="Rules to switch off: `batchnorm` (into convolution, transposed convolution, linear), "
         "`activation` (ReLU, clamp and similar into the producer), `residual` (addition into the producer), `pad` "
         "(into the convolution after it), `linear` (two consecutive linear layers, if that is smaller).",
+    )
+    add: tuple[Annotated[str, NamedPart(FUSION_RULES)], ...] = Field(
+        default=(), description="Rules of other packages to apply after those of fxpress, in this order."
     )
     keep: LayerPatterns = Field(default=(), description="Layers to which no rule applies.")

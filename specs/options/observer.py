@@ -1,9 +1,12 @@
 """Observers: selection of an activation's range from calibration statistics."""
 
-from typing import Annotated, Literal, TypeAlias
+from functools import reduce
+from operator import or_
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
+from ..plugins import OBSERVER_OPTIONS, join
 from ..section import Section
 from ..units import Percent
 from .kinds import NamesInSchema, named
@@ -61,14 +64,29 @@ class Aciq(Section):
     )
 
 
-_KINDS = (MinMax, MovingAverage, Percentile, MseSearch, Entropy, Aciq)
+class OwnObserver(Section):
+    """Base of the options of an observer that a package adds; a subclass declares `kind` with its name, first."""
+
+    kind: str
 
 
-Observer: TypeAlias = Annotated[
-    Annotated[MinMax | MovingAverage | Percentile | MseSearch | Entropy | Aciq, Field(discriminator="kind")],
-    BeforeValidator(named),
-    NamesInSchema(_KINDS),
-]
+_OWN = (MinMax, MovingAverage, Percentile, MseSearch, Entropy, Aciq)
+OBSERVERS: dict[str, type[Section]] = join(
+    OBSERVER_OPTIONS,
+    Section,
+    {str(options.model_fields["kind"].default): options for options in _OWN},
+    kind="kind",
+)
+"""Options class by the name of the observer."""
+
+if TYPE_CHECKING:
+    Observer: TypeAlias = MinMax | MovingAverage | Percentile | MseSearch | Entropy | Aciq | OwnObserver
+else:
+    Observer = Annotated[
+        Annotated[reduce(or_, OBSERVERS.values()), Field(discriminator="kind")],
+        BeforeValidator(named),
+        NamesInSchema(tuple(OBSERVERS.values())),
+    ]
 """How a range is chosen: a name, or a mapping with `kind` and the parameters of that kind."""
 
 WeightObserver: TypeAlias = Literal["minmax", "mse", "aciq"]

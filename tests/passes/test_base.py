@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any, ClassVar, Literal
 
 import pytest
@@ -27,7 +27,7 @@ from fxpress.passes import (
     quantize,
     register,
 )
-from fxpress.specs import FuseOptions, SpecError
+from fxpress.specs import FuseOptions, SpecError, plugins
 from fxpress.specs.options import PassOptions
 
 CONV_RELU = """
@@ -82,11 +82,8 @@ def test_a_pass_of_another_package_is_found_through_its_entry_point(
         def load(self) -> object:
             return register(LabelledOptions)(unchanged)
 
-    def entry_points(*, group: str, name: str = "labelled") -> list[EntryPoint]:
-        found = group == "fxpress.passes" and name == "labelled"
-        return [Loaded("labelled", "package:labelled", group)] if found else []
-
-    monkeypatch.setattr(base, "entry_points", entry_points)
+    entries = EntryPoints([Loaded("labelled", "package:labelled", "fxpress.passes")])
+    monkeypatch.setattr(plugins, "_entries", lambda group: entries.select(group=group))
     assert find_pass("labelled").options is LabelledOptions
 
 

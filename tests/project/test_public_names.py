@@ -30,7 +30,7 @@ def imported(source: str) -> Iterator[tuple[str, str]]:
 
 
 def hidden(source: str) -> list[str]:
-    """The imports of a source whose name is not in `__all__` of the package that it is taken from."""
+    """The imports of a source whose name is not in `__all__` of the package or module that it is taken from."""
     return [f"{module}: {name}" for module, name in imported(source) if not _is_public(module, name)]
 
 
@@ -38,7 +38,7 @@ def _is_public(module: str, name: str) -> bool:
     if module == "fxpress":
         return name in PARTS
     found = import_module(module)
-    return not name or (hasattr(found, "__path__") and name in getattr(found, "__all__", ()))
+    return not name or name in getattr(found, "__all__", ())
 
 
 def snippets(page: str) -> Iterator[str]:

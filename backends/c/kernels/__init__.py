@@ -4,7 +4,35 @@ Families by machine: `portable` C for any core, `blocked` float kernels that com
 for Cortex-M cores with the DSP extension. What families share lies here.
 """
 
+from ..plan.layout import Layout, contiguous
 from . import blocked, dsp, portable
-from .base import kernels
+from .base import (
+    Call,
+    Constant,
+    Cost,
+    Function,
+    Implementation,
+    Offer,
+    Site,
+    kernel,
+    kernels,
+    kernels_of,
+)
 
-__all__ = ["blocked", "dsp", "kernels", "portable"]
+__all__ = [
+    "Call",
+    "Constant",
+    "Cost",
+    "Function",
+    "Implementation",
+    "Layout",
+    "Offer",
+    "Site",
+    "blocked",
+    "contiguous",
+    "dsp",
+    "kernel",
+    "kernels",
+    "kernels_of",
+    "portable",
+]

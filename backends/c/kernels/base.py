@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ....ir import DType, Encoding, Graph, Node, TensorType, Value
+from ....specs.plugins import KERNELS, PluginError
 from ..plan.image import TABLE_BYTES, Image
 from ..plan.layout import Layout
 from ..target import Machine
@@ -258,6 +260,32 @@ def kernel(*operators: str) -> Callable[[KernelFunction], KernelFunction]:
         return function
 
     return register
+
+
+@cache
+def _kernels_of_package(operator: str) -> tuple[KernelFunction, ...]:
+    """The kernel that a package brings for an operator; one that cannot be used says so at each site."""
+    if operator not in KERNELS.names():
+        return ()
+    try:
+        found: Any = KERNELS.load(operator)  # Any: whatever the package names
+    except PluginError as err:
+        reason = str(err)
+        return (lambda _: reason,)
+
+    def guarded(site: Site) -> Offer:
+        try:
+            offer: Offer = found(site)
+        except Exception as err:
+            return f'the kernel of a package for "{operator}" raises {type(err).__name__}: {err}'
+        return offer
+
+    return (guarded,)
+
+
+def kernels_of(operator: str) -> tuple[KernelFunction, ...]:
+    """The kernels of an operator: ours in the order of registration, then that of a package."""
+    return (*_KERNELS.get(operator, ()), *_kernels_of_package(operator))
 
 
 def kernels() -> Mapping[str, tuple[KernelFunction, ...]]:

@@ -13,8 +13,7 @@ from functools import cache
 
 from ....ir import Graph, Node, Source, Value, node_text
 from ....ir.errors import UnsupportedError
-from ..kernels import kernels
-from ..kernels.base import Implementation, Offer, Site, weight_uses
+from ..kernels.base import Implementation, Offer, Site, kernels_of, weight_uses
 from ..kernels.portable.copying import Place, copy
 from ..target import Machine
 from .coding import with_coded_weights
@@ -76,7 +75,7 @@ def offers(site: Site) -> tuple[tuple[Implementation, ...], tuple[str, ...]]:
     """All implementations for a site, and why the kernels that have none have none."""
     found: list[Implementation] = []
     refusals: list[str] = []
-    for function in kernels().get(site.node.op.name, ()):
+    for function in kernels_of(site.node.op.name):
         offer: Offer = function(site)
         if isinstance(offer, str):
             refusals.append(offer)

@@ -1,0 +1,58 @@
+"""A kernel in portable C for the operator `frac`: one element after the other, in whatever layout they are stored."""
+
+import numpy as np
+
+from fxpress.backends.c.kernels import (
+    Call,
+    Constant,
+    Cost,
+    Function,
+    Implementation,
+    Offer,
+    Site,
+    contiguous,
+)
+from fxpress.ir.ops import Elementwise
+
+_FLOAT = """\
+/* frac of {count} elements. */
+FXP_APART void {name}(const float *x, float *y)
+{{
+    for (int32_t i = 0; i < {count}; i++) {{
+        y[i] = x[i] - truncf(x[i]);
+    }}
+}}
+"""
+_TABLE = """\
+/* Table of frac over {count} elements. */
+FXP_APART void {name}(const int8_t *x, int8_t *y, const int8_t *table)
+{{
+    for (int32_t i = 0; i < {count}; i++) {{
+        y[i] = table[x[i] + 128];
+    }}
+}}
+"""
+
+
+def portable(site: Site) -> Offer:
+    """An expression on floats, a table on int8."""
+    op, layout = site.node.op, site.at_hand("x") or contiguous(site.output.shape)
+    assert isinstance(op, Elementwise)
+    count = layout.elements(site.output.shape)
+    text, instructions, constants = _FLOAT, 12.0, tuple[Constant, ...]()
+    if site.is_integer:
+        if site.quantization("x").bits > 8 or site.output_quantization.bits > 8:
+            return "the table is one of int8"
+        table = op.table(site.type("x"), site.output).numpy().astype(np.int8)
+        text, instructions, constants = _TABLE, 5.0, (Constant("table", table),)
+    function = Function(
+        "frac",
+        ("frac", text, count),
+        lambda name: text.format(name=name, count=count),
+        headers=("arithmetic.h",) if site.is_integer else ("real.h",),
+        uses_math=not site.is_integer,
+    )
+    cost = Cost(instructions * count, 1.4 * instructions * count, code_bytes=60)
+    return (
+        Implementation("frac_portable", (layout,), (layout,), cost, (Call(function, (0,), (0,), constants),)),
+    )

@@ -1,0 +1,12 @@
+"""The observer `sigmas`: mean plus and minus `width` standard deviations, inside what was seen."""
+
+from sigmas_options import Sigmas
+
+from fxpress.passes.quantization import Range, Statistics
+
+
+def choose(statistics: Statistics, options: Sigmas, *, levels: int) -> Range:
+    """The range; the number of levels of the grid plays no part."""
+    mean, deviation = float(statistics.sample.mean()), float(statistics.sample.std(unbiased=False))
+    reach = options.width * deviation
+    return Range(max(statistics.low, mean - reach), min(statistics.high, mean + reach))

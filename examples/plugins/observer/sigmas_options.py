@@ -1,0 +1,14 @@
+"""Options of the observer `sigmas`; nothing here imports torch."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from fxpress.specs.extension import OwnObserver
+
+
+class Sigmas(OwnObserver):
+    """The range of so many standard deviations around the mean; what is beyond it saturates."""
+
+    kind: Literal["sigmas"] = Field(default="sigmas", description="Standard deviations around the mean.")
+    width: float = Field(default=3.0, gt=0, le=100, description="How many, to either side.")

@@ -1,0 +1,148 @@
+"""Parts that other packages add, found by entry points and loaded when they are needed.
+
+A part that cannot be loaded breaks nothing but its own use, where it is named. docs/plugins.md has an example of each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import EntryPoints, entry_points
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
+from pydantic_core import CoreSchema, core_schema
+
+from .errors import nearest
+from .root_error import FxpressError
+from .section import Section, fault
+
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+class PluginError(FxpressError):
+    """A part of another package that cannot be loaded, or that no package brings."""
+
+
+@dataclass(frozen=True)
+class Seam:
+    """A kind of part that packages add: the group of its entry points, and what messages call it."""
+
+    group: str
+    noun: str
+
+    def names(self) -> tuple[str, ...]:
+        """The names of all parts; nothing is loaded."""
+        return tuple(sorted({entry.name for entry in _entries(self.group)}))
+
+    def load(self, name: str) -> object:
+        """The part of this name; PluginError with what its package raises."""
+        for entry in _entries(self.group).select(name=name):
+            try:
+                return entry.load()
+            except (Exception, SystemExit) as err:  # the package may raise anything
+                raise PluginError(
+                    f'{self.noun} "{name}" is of a package that cannot be used: {entry.value} raises '
+                    f"{type(err).__name__}: {err}"
+                ) from err
+        raise PluginError(f'no package brings the {self.noun} "{name}"')
+
+
+PASS_OPTIONS = Seam("fxpress.options", "pass")
+PASSES = Seam("fxpress.passes", "pass")
+FUSION_RULES = Seam("fxpress.fusion_rules", "fusion rule")
+OBSERVER_OPTIONS = Seam("fxpress.observer_options", "observer")
+OBSERVERS = Seam("fxpress.observers", "observer")
+SENSITIVITY_METHODS = Seam("fxpress.sensitivity_methods", "sensitivity method")
+OPERATORS = Seam("fxpress.operators", "operator")
+KERNELS = Seam("fxpress.kernels", "kernel")
+TARGETS = Seam("fxpress.targets", "target")
+BACKEND_OPTIONS = Seam("fxpress.backend_options", "backend")
+BACKENDS = Seam("fxpress.backends", "backend")
+
+SEAMS = (
+    PASS_OPTIONS,
+    PASSES,
+    FUSION_RULES,
+    OBSERVER_OPTIONS,
+    OBSERVERS,
+    SENSITIVITY_METHODS,
+    OPERATORS,
+    KERNELS,
+    TARGETS,
+    BACKEND_OPTIONS,
+    BACKENDS,
+)
+
+BROKEN: dict[tuple[str, str], str] = {}
+"""Sections that cannot be used, by the noun of their seam and their name, and what their packages raise."""
+
+
+_installed = cache(entry_points)  # every installed package is read once
+
+
+def _entries(group: str) -> EntryPoints:
+    return _installed().select(group=group)
+
+
+def versions() -> dict[str, str]:
+    """The versions of the packages that add parts."""
+    found = (entry.dist for seam in SEAMS for entry in _entries(seam.group))
+    return {dist.name: dist.version for dist in found if dist is not None}
+
+
+def join(
+    seam: Seam, base: type[SectionType], own: Mapping[str, type[SectionType]], *, kind: str | None = None
+) -> dict[str, type[SectionType]]:
+    """Our sections of a seam and those of packages, by the name that a spec gives them.
+
+    With `kind` the name is the default of that field, which tells sections from each other. Those that cannot be used
+    go to `BROKEN`.
+    """
+    joined = dict(own)
+    for entry in sorted(_entries(seam.group), key=lambda entry: entry.name):
+        try:
+            section = entry.load()
+            name = entry.name if kind is None else section.model_fields[kind].default
+            if not issubclass(section, base) or name in joined:
+                raise TypeError(f"{entry.value} is no {base.__name__} with a name of its own")
+            if kind is not None and own:
+                choice: Any = Annotated[
+                    next(iter(own.values())) | section, Field(discriminator=kind)
+                ]  # any: a type
+                TypeAdapter(choice)
+        except (Exception, SystemExit) as err:  # the package may raise anything
+            BROKEN[seam.noun, entry.name] = f"{entry.value} raises {type(err).__name__}: {err}"
+        else:
+            joined[name] = section
+    return joined
+
+
+@dataclass(frozen=True)
+class NamedPart:
+    """Marks a text that names one of our parts, or one that a package brings."""
+
+    seam: Seam
+    own: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names that there are."""
+        return (*self.own, *self.seam.names())
+
+    def check(self, value: str) -> str:
+        """The name; a fault where there is no such part."""
+        if value in self.names:
+            return value
+        known = ", ".join(self.names) or f"there is no package with a {self.seam.noun}"
+        near = nearest(value, self.names)
+        raise fault("S204", f"is not one of {known}", hint=f'did you mean "{near}"?' if near else "")
+
+    def __get_pydantic_core_schema__(self, source: type[str], handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A text, checked."""
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """The names, where there are any; any: JSON."""
+        return {"enum": list(self.names), "type": "string"} if self.names else {"type": "string"}
