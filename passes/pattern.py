@@ -22,7 +22,7 @@ from inspect import Parameter, signature
 
 from torch import Tensor
 
-from ..ir import Builder, Graph, Node, Op, Source, Value, rewrite
+from ..ir import OPERATORS, Builder, Graph, Node, Op, Source, Value, rewrite
 from .report import Decision
 
 
@@ -43,7 +43,9 @@ class Application:
     operands: tuple[Variable | Application, ...]
 
     def __str__(self) -> str:
-        return " or ".join(cls.name for cls in self.ops)
+        return " or ".join(
+            name for cls in self.ops for name, found in OPERATORS.items() if issubclass(found, cls)
+        )
 
 
 Term = Variable | Application

@@ -350,3 +350,14 @@ def test_a_depthwise_convolution_and_the_pointwise_after_it_stay_apart() -> None
     after, report = fuse(before)
     assert after == before
     assert report.declined["merge_conv"]["a convolution in groups"] == 1
+
+
+def test_a_relu_after_another_function_says_which_layers_take_it() -> None:
+    before = graph(
+        "graph(%x: f32[4]) {\n%s: f32[4] = sigmoid(%x)\n%r: f32[4] = relu(%s)\nreturn output: %r\n}"
+    )
+    _, report = fuse(before)
+    (refused,) = [d.reason for d in report.decisions if d.rule == "fuse_activation"]
+    assert refused == (
+        "its operand comes from sigmoid, not from conv or conv_transpose or linear or add or sub or mul"
+    )
