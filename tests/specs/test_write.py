@@ -13,7 +13,8 @@ from fxpress.specs.reader import read_text
 from fxpress.specs.tree import plain
 from fxpress.specs.write import read_values, section_values, yaml_text
 
-EXAMPLES = sorted((Path(__file__).parents[2] / "examples").rglob("*.yaml"))
+EXAMPLE_FOLDER = Path(__file__).parents[2] / "examples"
+EXAMPLES = sorted(p for p in EXAMPLE_FOLDER.rglob("*.yaml") if "plugins" not in p.parts)
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"])) | st.sampled_from(
     [
         "null",
