@@ -52,7 +52,7 @@ class Row:
 
 
 def measure(network: str, weights: str) -> list[Row]:
-    """Plain and coded rows of a network; AssertionError where the core and the integer graph differ."""
+    """Plain and coded rows of a network; AssertionError if the core and the integer graph differ."""
     rows: list[Row] = []
     correct, samples = 0, 0
     for coding in ("plain", "huffman"):

@@ -132,7 +132,7 @@ def _agreement(reference: Tensor, integer: Tensor) -> float:
 
 
 def _hold_equal(compiled: Compiled, directory: Path) -> tuple[int, Counts]:
-    """How many inputs give the same bytes in every form; AssertionError where one does not."""
+    """How many inputs give the same bytes in every form; AssertionError if one does not."""
     samples = _checked_samples(compiled, directory)
     expected = run_samples(compiled.graph, samples, interpreter=run_integer)
     simulated = load_compiled(directory).run(samples, on=CORE)

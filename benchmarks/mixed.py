@@ -168,7 +168,7 @@ def code_digest() -> str:
 
 
 def evaluation(network: str, compiled: Compiled) -> Samples:
-    """The evaluation set; for images with the lossless calibration images of the benchmark, unseen here, behind it."""
+    """The evaluation set; for images with the lossless calibration images of the benchmark, unseen here, after it."""
     samples = compiled.session.evaluation
     assert samples is not None and samples.labels is not None
     if network != "ic":

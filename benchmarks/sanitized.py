@@ -36,7 +36,7 @@ int main(void)
 def run_sanitized(
     sources: Sequence[Path], interface: Interface, samples: Sequence[Sequence[bytes]], folder: Path
 ) -> list[list[bytes]]:
-    """The output buffers for each sample's input buffers; raises CalledProcessError where a sanitizer objects."""
+    """The output buffers for each sample's input buffers; raises CalledProcessError if a sanitizer objects."""
     driver = folder / "driver.c"
     driver.write_text(_driver(interface))
     flags = ("-O1", "-g", f"-I{sources[0].parent}", *SANITIZERS)

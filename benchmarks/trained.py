@@ -114,7 +114,7 @@ def _row(network: str, overrides: Sequence[str] = ()) -> Row:
 
 
 def _hold_equal(compiled: Compiled, samples: Samples, expected: Sequence[Tensor]) -> Counts:
-    """Counts of one run on the core; AssertionError where C differs from the integer graph, there or on the host."""
+    """Counts of one run on the core; AssertionError if C differs from the integer graph, there or on the host."""
     with tempfile.TemporaryDirectory(prefix="fxpress-trained-") as folder:
         directory = Path(folder) / "network"
         compiled.write(directory)

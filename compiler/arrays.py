@@ -33,7 +33,7 @@ class Arrays:
 
     @staticmethod
     def of(data: SampleArrays, inputs: Sequence[str], *, place: str) -> Arrays:
-        """The arrays of a model with these inputs; ValueError where there is not one for each."""
+        """The arrays of a model with these inputs; ValueError if there is not one for each."""
         if isinstance(data, Mapping):
             return Arrays(place, {str(name): as_array(array) for name, array in data.items()})
         arrays = [data] if isinstance(data, Tensor | np.ndarray) else list(data)

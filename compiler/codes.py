@@ -413,7 +413,7 @@ a code in brackets at the end of the line; the exit status is 2. `fxpress explai
 
 
 def explain_code(text: str) -> str:
-    """Meaning of a code and what to do; UserError with the nearest codes where there is none like it.
+    """Meaning of a code and what to do; UserError with the nearest codes if there is none like it.
 
     >>> print(explain_code("m214"))
     M214 (capture of the model): `forward` returns None, or no tensor

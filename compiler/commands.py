@@ -206,7 +206,7 @@ def _arrays(options: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 
 
 def _evaluation(options: argparse.Namespace) -> Evaluation | None:
-    """The metric that the options of `run` ask for, or None. UserError where they do not fit together."""
+    """The metric that the options of `run` ask for, or None. UserError if they do not fit together."""
     metric = options.metric or ("top1" if options.labels else None)
     advice, problems = "give --labels, or --metric file.py:function", []
     for option, value in (("--output", options.output), ("--class-axis", options.class_axis)):

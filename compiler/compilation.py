@@ -67,7 +67,7 @@ class Compiled:
         return final_graph(self.session, self.stages)
 
     def write(self, directory: str | Path) -> None:
-        """Write all files; the directory appears whole or not at all. UserError where it cannot be written."""
+        """Write all files; the directory appears whole or not at all. UserError if it cannot be written."""
         publish(Path(directory), self.files, inputs=self.session.loaded.read_files())
 
     def write_spec(self, folder: str | Path) -> Path:
@@ -240,7 +240,7 @@ def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> F
 
 
 def _refuse_noise(session: Session, noise: Noise) -> None:
-    """UserError where an output or a layer has less than the least ratio and the spec makes that an error."""
+    """UserError if an output or a layer has less than the least ratio and the spec makes that an error."""
     index, options = next(
         (i, step) for i, step in enumerate(session.spec.passes) if isinstance(step, QuantizeOptions)
     )

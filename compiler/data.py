@@ -37,7 +37,7 @@ _UNSEEN_MARGIN = 0.05  # of the range of calibration, which a grid rarely ends a
 
 @dataclass(frozen=True)
 class Samples:
-    """Model inputs, one tensor each in the model's order, and labels [n, ...] where there are any.
+    """Model inputs, one tensor each in the model's order, and labels [n, ...] if there are any.
 
     An input is [n, ...], samples without the model's batch dimension, which is dimension `axes[i]` of what the model
     takes. Where that is None it is [calls, *shape], an input for each call. `axes` left out: 0 for all. An input whose
@@ -283,7 +283,7 @@ def snr_db(reference: Tensor, approximation: Tensor) -> float:
 
 
 def _labels(array: NDArray[np.generic]) -> Tensor:
-    """Classes as int64, numbers as float32; [n] where there is one for each sample."""
+    """Classes as int64, numbers as float32; [n] if there is one for each sample."""
     dtype = np.float32 if np.issubdtype(array.dtype, np.floating) else np.int64
     single = array.size == len(array)
     return torch.from_numpy((array.reshape(-1) if single else array).astype(dtype))

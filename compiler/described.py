@@ -49,7 +49,7 @@ class Described:
     arrays: Mapping[str, Arrays]
 
     def write(self, folder: Path) -> Path:
-        """Write the spec with weights and data into `folder`, and return its path; UserError where it finds no model.
+        """Write the spec with weights and data into `folder`, and return its path; UserError if it finds no model.
 
         The spec names the class or function of the model, which must be importable and need no arguments.
         """

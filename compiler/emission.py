@@ -119,7 +119,7 @@ def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtif
 
 
 def _one_call(graph: Graph, samples: Samples | None) -> list[Tensor]:
-    """The inputs of one call: the first samples where there are any, else what models are traced with."""
+    """The inputs of one call: the first samples if there are any, else what models are traced with."""
     if samples is not None and len(samples):
         few = unrolled(graph, samples.first(own_batch(graph.inputs, samples)))
         return list(few.call(graph.inputs, 0))
@@ -134,7 +134,7 @@ def _stored(graph: Graph) -> dict[str, Tensor]:
 
 
 def _vectors(graph: Graph, samples: Samples | None, count: int) -> Sequence[Sequence[Tensor]]:
-    """Model inputs for tests of emitted code: real samples where there are any, else seeded noise."""
+    """Model inputs for tests of emitted code: real samples if there are any, else seeded noise."""
     if samples is not None and count:
         few = unrolled(graph, samples.first(count * own_batch(graph.inputs, samples)))
         return [few.call(graph.inputs, i) for i in range(few.calls(graph.inputs))]

@@ -194,7 +194,7 @@ def _input_text(described: Input) -> str:
 
 
 def _transform_text(name: str, described: Input) -> str:
-    """The commented `data.transform` of an input; empty where it has no axes to move and no reals to scale."""
+    """The commented `data.transform` of an input; empty if it has no axes to move and no reals to scale."""
     options = ["layout: nhwc->nchw"] if len(described.shape) == 4 else []
     options += ["scale: 0.0039215686", "offset: 0.0"] if described.is_floating else []
     if not options:

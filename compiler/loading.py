@@ -159,7 +159,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def _refuse_prefix(given: Set[str], own: Set[str], path: Path) -> None:
-    """UserError where all names of a file are the model's with something before them, or the other way round."""
+    """UserError if all names of a file are the model's with something before them, or the other way round."""
     before = _prefix(given, own)
     if before:
         maker = {"module.": ", as DataParallel adds it", "_orig_mod.": ", as torch.compile adds it"}.get(
@@ -177,7 +177,7 @@ def _refuse_prefix(given: Set[str], own: Set[str], path: Path) -> None:
 
 
 def _prefix(longer: Set[str], shorter: Set[str]) -> str:
-    """The prefix that every name of `longer` has before a name of `shorter`; empty where they differ in it."""
+    """The prefix that every name of `longer` has before a name of `shorter`; empty if they differ in it."""
     first = min(longer, default="")
     found = (first.removesuffix(name) for name in shorter if first.endswith(f".{name}"))
     return next(

@@ -108,7 +108,7 @@ def check_outputs(directory: Path) -> Lock:
 
 @contextmanager
 def read_by_this_version(path: Path, lock: Lock) -> Iterator[None]:
-    """UserError where a file that is as it was written does not read here: another version wrote it."""
+    """UserError if a file that is as it was written does not read here: another version wrote it."""
     try:
         yield
     except (ValueError, IRError, SafetensorError, OSError) as err:

@@ -46,7 +46,7 @@ class Scores:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes; None where nothing bounds it."""
+        """Number of classes; None if nothing bounds it."""
         return None if self.axis is None else self.shape[self.axis]
 
     def decisions(self, output: Tensor, count: int) -> Tensor:
@@ -82,7 +82,7 @@ def find_metric(
 ) -> Metric | None:
     """The metric for a network with these outputs that takes `batch` samples at once; None for one without outputs.
 
-    UserError where there is no such output, as `place` names it, or function, where the output decides nothing, and
+    UserError if there is no such output, as `place` names it, or function, where the output decides nothing, and
     for labels that cannot be what the metric compares with.
     """
     origin, chosen = str(evaluation.origin), evaluation.measured
@@ -110,7 +110,7 @@ def find_metric(
 
 
 def find_output(name: str | None, names: Sequence[str], *, place: str) -> int:
-    """The position of the output of this name, the first for None; UserError where there is none."""
+    """The position of the output of this name, the first for None; UserError if there is none."""
     if name is None:
         return 0
     if name not in names:
@@ -125,7 +125,7 @@ def _find_scores(
 ) -> Scores:
     """Class dimension of an output: from the spec, else inferred; UserError if it is ambiguous.
 
-    `labels` are the classes of samples or positions; None where decisions are compared with those of another network.
+    `labels` are the classes of samples or positions; None if decisions are compared with those of another network.
     """
     shape, is_whole = type_.shape, not type_.dtype.is_floating
     text, elsewhere = _text(shape) or "a single number", "another metric, such as `file.py:function`"

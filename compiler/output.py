@@ -109,7 +109,7 @@ def check_file(path: Path) -> None:
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write one file, whole or not at all, in place of an earlier one; UserError where that cannot be."""
+    """Write one file, whole or not at all, in place of an earlier one; UserError if that cannot be."""
     check_file(path)
     partial = path.with_name(f".{path.name}{_PARTIAL}{os.getpid()}")
     try:

@@ -31,7 +31,7 @@ class InconsistencyError(FxpressError):
 
 
 def check_module(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor]) -> None:
-    """InconsistencyError where the module's results differ from the graph's by more than rounding explains.
+    """InconsistencyError if the module's results differ from the graph's by more than rounding explains.
 
     `inputs` are reals, also for inputs that the graph takes as integers.
     """

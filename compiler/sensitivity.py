@@ -121,7 +121,7 @@ def _objective(session: Session) -> Objective | None:
 
 
 def _read(path: Path) -> SensitivityTable | None:
-    """The table of an earlier run; None where there is none. UserError for a place that cannot be written."""
+    """The table of an earlier run; None if there is none. UserError for a place that cannot be written."""
     check_file(path)
     if not path.exists():
         return None

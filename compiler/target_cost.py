@@ -43,16 +43,16 @@ class TargetCost:
 
     @property
     def flash_limit(self) -> int | None:
-        """Bytes of flash of the target; None where it does not bind."""
+        """Bytes of flash of the target; None if it does not bind."""
         return self._target.flash
 
     @property
     def ram_limit(self) -> int | None:
-        """Bytes of memory of the target; None where it does not bind."""
+        """Bytes of memory of the target; None if it does not bind."""
         return self._target.ram
 
     def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
-        """Cost of what the rest of the passes make of `graph`; PassError where the target cannot carry it."""
+        """Cost of what the rest of the passes make of `graph`; PassError if the target cannot carry it."""
         key = (id(graph), frozenset(layers.items()))
         if key not in self._known:
             while len(self._known) >= _REMEMBERED:

@@ -17,7 +17,7 @@ class _TimeIsUpError(BaseException):
 
 @contextmanager
 def time_limit(seconds: float | None, place: str, doing: str) -> Iterator[None]:
-    """UserError where the body takes longer; None, and any thread but the main one, have no limit."""
+    """UserError if the body takes longer; None, and any thread but the main one, have no limit."""
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -75,7 +75,7 @@ class Rescale:
         """Form of `sum_i factor_i * (x_i - zero_point_i) + zero_point` for operands of at most `bits` bits.
 
         The shift is the largest, up to 22, that keeps every multiplier within 16 bits signed and every sum within
-        int32. OverflowBoundError where there is none.
+        int32. OverflowBoundError if there is none.
         """
         for shift in range(MAX_RESCALE_SHIFT, -1, -1):
             multipliers = tuple(round(Fraction(f) * (1 << shift)) for f in factors)

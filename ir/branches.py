@@ -91,7 +91,7 @@ class _Homes:
 
 
 def _branch_of(graph: Graph, node: Node, order: Mapping[str, int], homes: _Homes) -> Branch | None:
-    """The larger branch of a sum that can go; None where there is none."""
+    """The larger branch of a sum that can go; None if there is none."""
     if not isinstance(node.op, Add) or len({v.name for v in node.operands}) != 2:
         return None
     if any(graph.is_constant(v) or v.type.shape != node.output.type.shape for v in node.operands):

@@ -65,7 +65,7 @@ class Coupling:
         return self._units[start : start + self._sizes[axis]]
 
     def reason(self, value: Value, dimension: int) -> Reason | None:
-        """Why channels of a constant's dimension stay; None where all can go."""
+        """Why channels of a constant's dimension stay; None if all can go."""
         return self._reasons.get(self._axes[value.name][dimension])
 
     @property

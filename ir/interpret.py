@@ -61,7 +61,7 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
     """Exact integer meaning; one tensor for each output, in the output's storage dtype.
 
     Quantized values are their integers (int64 while computing), all others floats computed by the reference.
-    Raises OverflowBoundError where an intermediate leaves its range. The emitted C computes the same bytes.
+    Raises OverflowBoundError if an intermediate leaves its range. The emitted C computes the same bytes.
     """
     bound = _bind(graph, inputs)
     values = {v.name: _widen(v.type, bound[v.name]) for v in graph.inputs}
@@ -80,7 +80,7 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
 
 
 def rebatch(graph: Graph, batch: int) -> Graph:
-    """The same graph for inputs with first dimension `batch`; ShapeError where that cannot pass.
+    """The same graph for inputs with first dimension `batch`; ShapeError if that cannot pass.
 
     Nor does it where a value made of the inputs does not grow with the batch: it takes several samples together, such
     as a mean over all elements, and would stand for all of them.

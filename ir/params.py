@@ -27,7 +27,7 @@ class LazyTensor:
     load: Callable[[], Tensor]
 
     def read(self) -> Tensor:
-        """The tensor; ShapeError where `load` gives another shape or element type."""
+        """The tensor; ShapeError if `load` gives another shape or element type."""
         tensor = self.load()
         if (tuple(tensor.shape), tensor.dtype) != (self.shape, self.dtype):
             raise ShapeError(

@@ -44,7 +44,7 @@ def open_tensors(path: Path) -> Params:
     """The tensors of a safetensors file, of an index file's shards, or of a folder with either; all lazy.
 
     A tensor is mapped from its file at each use. ShapeError for element types that the IR does not know,
-    FileNotFoundError where a folder has no safetensors files, SafetensorError for a damaged file.
+    FileNotFoundError if a folder has no safetensors files, SafetensorError for a damaged file.
     """
     tensors = Params()
     for file, names in _shards(path).items():

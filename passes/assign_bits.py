@@ -30,7 +30,7 @@ _OF_TARGET = ("flash", "cycles", "ram")
 
 @register(AssignBitsOptions)
 def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> PassResult:
-    """The graph as it is, with the bits of its layers; InfeasibleError where no bits meet the budget."""
+    """The graph as it is, with the bits of its layers; InfeasibleError if no bits meet the budget."""
     samples = context.calibration[: options.samples]
     notes: list[str] = []
     model = _model(graph, options, context, notes)

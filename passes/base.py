@@ -5,7 +5,7 @@
 
     fused = fuse(graph, disable=["residual"]).graph
 
-The options say the pass's name in the spec and what it needs. A pass of a user's own joins through the entry
+The options say the pass's name in the spec and what it needs. A pass of a user's joins through the entry
 point group `fxpress.passes`: the entry's name is the pass's, its object a function decorated with `register`.
 """
 
@@ -76,16 +76,16 @@ class CostModel(Protocol):
 
     @property
     def flash_limit(self) -> int | None:
-        """Bytes of flash of the target; None where it does not bind."""
+        """Bytes of flash of the target; None if it does not bind."""
 
     @property
     def ram_limit(self) -> int | None:
-        """Bytes of memory of the target; None where it does not bind."""
+        """Bytes of memory of the target; None if it does not bind."""
 
     def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
         """Cost of what the rest of the passes make of `graph`, with these layers at these bits.
 
-        PassError where the target cannot carry it.
+        PassError if the target cannot carry it.
         """
 
     def weight_bits(self, node: Node) -> tuple[int, ...]:
@@ -96,7 +96,7 @@ class CostModel(Protocol):
 
 
 def limits_of_target(costs: CostModel) -> dict[str, float]:
-    """The bytes of `flash` and of `ram` that the target has, those that bind; PassError where neither does."""
+    """The bytes of `flash` and of `ram` that the target has, those that bind; PassError if neither does."""
     both = {"flash": costs.flash_limit, "ram": costs.ram_limit}
     limits = {name: float(limit) for name, limit in both.items() if limit is not None}
     if not limits:

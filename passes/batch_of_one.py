@@ -17,7 +17,7 @@ from ..ir.ops.slicing import Concat
 
 
 def before_batch_is_dropped(builder: Builder, node: Node) -> Value | None:
-    """The node's result, computed on operands that still have their batch of one; None where they had none."""
+    """The node's result, computed on operands that still have their batch of one; None if they had none."""
     op = _with_batch(node.op)
     operands = [_batched(builder, value) for value in node.operands]
     if op is None or len(operands) != len(node.inputs) or node.outputs[0].type.is_quantized:

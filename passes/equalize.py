@@ -120,7 +120,7 @@ def _is_own(graph: Graph, value: Value) -> bool:
 
 
 def _flattens(node: Node, axis: int) -> bool:
-    """Whether a reshape joins the dimension of channels, the second, with those behind it and no other."""
+    """Whether a reshape joins the dimension of channels, the second, with those after it and no other."""
     (before,), after = node.operand_types, node.output.type
     assert before is not None
     return axis == 1 and after.rank == 2 and after.shape[0] == before.shape[0] and 0 not in before.shape

@@ -61,7 +61,7 @@ class Interval:
 
     @property
     def is_constant(self) -> Tensor:
-        """True where only one integer is possible."""
+        """True if only one integer is possible."""
         return self.low == self.high
 
 

@@ -203,7 +203,7 @@ def _spans(value: Value, result: Value, facts: _Facts) -> bool:
 
 
 def aligned_size(value: Value, axis: int, rank: int) -> int:
-    """Size of the operand's dimension that meets dimension `axis` of a result of `rank`; 1 where it has none."""
+    """Size of the operand's dimension that meets dimension `axis` of a result of `rank`; 1 if it has none."""
     own = axis - (rank - value.type.rank)
     return value.type.shape[own] if own >= 0 else 1
 

@@ -49,7 +49,7 @@ _REPAIRS: dict[str, Callable[[Kept, Graph, Sequence[tuple[Tensor, ...]]], Graph]
 
 @register(PruneOptions)
 def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
-    """Remove channels of a float graph; PassError where nothing can be removed, or not as much as is asked."""
+    """Remove channels of a float graph; PassError if nothing can be removed, or not as much as is asked."""
     needy = [repair for repair in options.compensation if repair != "merge"]
     if needy and not context.calibration:
         raise MissingNeedError(f"compensation {needy[0]} needs calibration in the spec")

@@ -70,7 +70,7 @@ class _Slicer:
         self._graph, self._channels, self._intervals = graph, channels, intervals
 
     def visit(self, builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:
-        """The sliced node, or None where it can stand as it is on its operands."""
+        """The sliced node, or None if it can stand as it is on its operands."""
         if node.outputs[0].name not in self._channels:
             return None
         channels = self._channels[node.outputs[0].name]

@@ -45,7 +45,7 @@ class _Stored:
 
 @register(WeightOnlyOptions)
 def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> PassResult:
-    """Integer weights for a float graph; PassError where no linear layer or embedding has a constant one."""
+    """Integer weights for a float graph; PassError if no linear layer or embedding has a constant one."""
     found = _weights(graph, options, context)
     if not found:
         raise PassError(

@@ -71,7 +71,7 @@ class _Search:
     reads: Counter[str]
 
     def product(self) -> Value | None:
-        """x * (1 / root), in either order and with a constant factor beside it; or a norm times its weight."""
+        """x * (1 / root), in either order and with a constant factor next to it; or a norm times its weight."""
         for x, factor in (self.node.operands, self.node.operands[::-1]):
             found = self._norm(x, factor, self._inverse(factor)) or self._weighted(x, factor)
             if found is not None:
@@ -199,7 +199,7 @@ class _Search:
                 return None
 
     def _rooted(self, value: Value) -> _Root | None:
-        """sqrt(variance + eps), with a bound or a further eps behind it."""
+        """sqrt(variance + eps), with a bound or a further eps after it."""
         value = self._unspread(value)
         node = self.builder.producer(value)
         if node is None or not self._is_read_once(value):

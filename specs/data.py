@@ -45,7 +45,7 @@ class Transform(Section):
 
     @property
     def permutation(self) -> tuple[int, ...] | None:
-        """`layout` as numpy's transpose takes it; None where there is none."""
+        """`layout` as numpy's transpose takes it; None if there is none."""
         if self.layout is None:
             return None
         before, after = self.layout.split("->")

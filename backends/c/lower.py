@@ -54,7 +54,7 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
 
     The fastest kernels are taken; where they do not fit the target's flash, smaller ones, as many as are needed, and
     where the arena does not fit its RAM, kernels and layouts of less memory, at the steps that have too little of it.
-    Weights that are to be coded stay plain where there is no room to decode them, and all of them where the decoder
+    Weights that are to be coded stay plain if there is no room to decode them, and all of them where the decoder
     is larger than what it saves.
     """
     edges = strip_edges(graph, options.stored)

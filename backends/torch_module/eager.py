@@ -144,7 +144,7 @@ def _grid(value: Value) -> tuple[float, int]:
 
 
 def _clamp(bounds: Clamp, output: Value) -> tuple[int, int] | None:
-    """The fused activation in carried bytes; None where saturation does it."""
+    """The fused activation in carried bytes; None if saturation does it."""
     quantization = output.type.quantization
     assert quantization is not None
     low, high = clamp_bounds(bounds, quantization)

@@ -64,7 +64,7 @@ class LayerKind:
 
 
 def layer_kind(node: Node) -> LayerKind | None:
-    """The submodule that computes `node` up to a fused residual and clamp; None where `torch.nn` has none."""
+    """The submodule that computes `node` up to a fused residual and clamp; None if `torch.nn` has none."""
     op = node.op
     match op:
         case Conv() | ConvTranspose():

@@ -149,7 +149,7 @@ def _accepts(place: Path, wished: Mapping[str, str], others: Mapping[Path, str])
 
 
 def _distinct_paths(wished: Mapping[str, Path]) -> dict[str, Path]:
-    """The wished paths; one that is a parent of another, or taken, becomes one beside it."""
+    """The wished paths; one that is a parent of another, or taken, becomes one next to it."""
     outer = {prefix for path in wished.values() for prefix in _prefixes(path)}
     taken = set(outer)
     distinct: dict[str, Path] = {}
@@ -183,7 +183,7 @@ class _Places:
         return bool(path) and alone and all(own.get(p) == self._owners[p] for p in self._below.get(path, ()))
 
     def place(self, layer: Layer) -> Layer:
-        """The layer at its path, or beside it where another stands that differs in more than its operand."""
+        """The layer at its path, or next to it where another stands that differs in more than its operand."""
         for path in _variants(layer.path):
             moved = replace(layer, path=path)
             if self.is_free(moved) and self._placed.setdefault(path, moved) == moved:

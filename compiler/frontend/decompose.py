@@ -56,7 +56,7 @@ def _decomposed(graph: Graph, steps: int) -> Graph:
 def _parts(node: Node, constants: Sequence[Tensor | None], steps: int) -> Graph | None:
     """A graph of operators that computes the node: each operand is an input `x0`, `x1`, ... or a constant.
 
-    None where a part has no operator.
+    None if a part has no operator.
     """
     assert isinstance(node.op, TorchCall)
     program = _traced(node.op.call, tuple(v.type for v in node.operands))
@@ -78,7 +78,7 @@ def _parts(node: Node, constants: Sequence[Tensor | None], steps: int) -> Graph 
 
 @lru_cache(maxsize=1024)
 def _traced(call: str, types: tuple[TensorType, ...]) -> fx.GraphModule | None:
-    """The parts of a call; None where torch cannot trace them."""
+    """The parts of a call; None if torch cannot trace them."""
     op = TorchCall(call)
     overload = op.overload
 

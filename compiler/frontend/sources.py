@@ -43,7 +43,7 @@ def location_of(error: BaseException) -> str:
 
 
 def user_line(error: BaseException) -> str:
-    """The user's innermost line in a traceback, or the line of a syntax error; empty where neither is there."""
+    """The user's innermost line in a traceback, or the line of a syntax error; empty if neither is there."""
     if isinstance(error, SyntaxError) and error.filename and _is_user_code(error.filename):
         return _shown(error.filename, error.lineno or 0)
     own = [f for f in traceback.extract_tb(error.__traceback__) if _is_user_code(f.filename)]

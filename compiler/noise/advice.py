@@ -259,7 +259,7 @@ class Adviser:
         )
 
     def _added(self, change: Change) -> dict[str, int] | None:
-        """Flash and cycles that a change adds; None where nobody predicts them."""
+        """Flash and cycles that a change adds; None if nobody predicts them."""
         graph, context = self._trials.graph, self._trials.context
         if self._plain is None:
             self._plain = self._spec.price(graph, self._options, context)

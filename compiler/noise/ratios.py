@@ -64,7 +64,7 @@ class Powers:
         """The lesser of the ratio over all samples and that without the sample of most signal.
 
         One sample far larger than all others would otherwise hide what they lose. Infinite without noise, minus
-        infinite for noise where there is no signal.
+        infinite for noise if there is no signal.
         """
         ratio = decibel(sum(self.signal), sum(self.noise))
         if self.counts or len(self.signal) < 2:

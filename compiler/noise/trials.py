@@ -54,7 +54,7 @@ class Trials:
             return {}
 
     def quantized(self, change: Change, *, nearest: bool = False) -> Graph | None:
-        """The integer graph after a change; None where this network does not take it."""
+        """The integer graph after a change; None if this network does not take it."""
         options = change.applied_to(self.precisions)
         if nearest and isinstance(options.rounding, AdaRound) and "rounding" not in change.options:
             options = options.model_copy(update={"rounding": Nearest()})

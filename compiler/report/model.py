@@ -28,7 +28,7 @@ class Resource(_Row):
 
     @property
     def fits(self) -> bool | None:
-        """Whether the need is within the budget; None where there is no budget."""
+        """Whether the need is within the budget; None if there is no budget."""
         return None if self.available is None else self.used <= self.available
 
 

@@ -10,7 +10,7 @@ _SHOWN = 4  # changes, and effects of each
 
 
 def noise_lines(report: Report) -> tuple[str, ...]:
-    """Layers that stay in float, then what is low with its sources and what helps; empty where all is well."""
+    """Layers that stay in float, then what is low with its sources and what helps; empty if all is well."""
     floats = (float_line(layer) for layer in report.float_layers)
     return (*floats, *(_low(report.noise) if report.noise is not None else ()))
 

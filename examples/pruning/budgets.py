@@ -201,7 +201,7 @@ def evaluation_sets(network: str, compiled: Compiled) -> dict[str, Samples]:
 
 
 def accuracies(graph: Graph, sets: Mapping[str, Samples]) -> dict[str, str]:
-    """Correct answers on each set, of the integer graph where it is one."""
+    """Correct answers on each set, of the integer graph if it is one."""
     interpret = run_integer if any(v.type.is_quantized for v in graph.constants) else run
     found = {}
     for name, samples in sets.items():

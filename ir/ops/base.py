@@ -73,7 +73,7 @@ class Op(ABC):
         raise UnsupportedError(f"{self.name} has no integer form")
 
     def result_grid(self, high: float) -> Encoding | None:
-        """The only grid on which the integer form gives results up to `high`; None where the grid is free."""
+        """The only grid on which the integer form gives results up to `high`; None if the grid is free."""
         return None
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:

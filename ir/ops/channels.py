@@ -109,7 +109,7 @@ def tie_broadcast(call: CouplingCall, shape: Sequence[int], *operands: Axes | No
 
 
 def tie_all(call: CouplingCall, a: Axes, b: Axes | None) -> None:
-    """Tie two values of the same shape; nothing where the second is absent."""
+    """Tie two values of the same shape; nothing if the second is absent."""
     for left, right in zip(a, b or (), strict=b is not None):
         call.tie(left, right)
 

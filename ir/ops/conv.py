@@ -239,7 +239,7 @@ class ConvTranspose(Layer):
         return phase.flatten().repeat(weight.shape[0] // self.groups)
 
     def channel_scales(self, weight: TensorType) -> tuple[int, int | None] | None:
-        """Axis and group size of weights with a scale for each output channel; None where the type has no such form.
+        """Axis and group size of weights with a scale for each output channel; None if the type has no such form.
 
         Output channels are the second dimension of the weight, or with one input channel in each group the first two
         together. Otherwise each group repeats the second dimension, and one scale serves the whole weight.

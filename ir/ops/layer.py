@@ -93,8 +93,8 @@ class Layer(Op):
 
     @abstractmethod
     def phases(self, weight: TensorType) -> Tensor | None:
-        """For each tap of a row, the number of the results that it is summed into; None where all meet in one."""
+        """For each tap of a row, the number of the results that it is summed into; None if all meet in one."""
 
     @abstractmethod
     def channel_scales(self, weight: TensorType) -> tuple[int, int | None] | None:
-        """Axis and group size of weights with a scale for each output channel; None where the type has no such form."""
+        """Axis and group size of weights with a scale for each output channel; None if the type has no such form."""

@@ -119,7 +119,7 @@ class StatisticsNorm(Op):
     def form(
         self, x: TensorType | None, y: TensorType, weight: Tensor | None = None, bias: Tensor | None = None
     ) -> NormForm:
-        """The integer form between two quantized types; OverflowBoundError where there is none."""
+        """The integer form between two quantized types; OverflowBoundError if there is none."""
         qx, qy = per_tensor_types(x, y)
         count, eps = self.groups_of(y.shape).count, self.epsilons[0]
         return NormForm.of(qx, qy, count=count, eps=eps, is_centred=self.is_centred, weight=weight, bias=bias)

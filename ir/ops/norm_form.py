@@ -63,7 +63,7 @@ class NormForm:
         weight: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> NormForm:
-        """The form between two grids; OverflowBoundError where there is none."""
+        """The form between two grids; OverflowBoundError if there is none."""
         zero_point = 0 if is_centred else x.zero_point[0]
         reach = max(x.qmax - zero_point, zero_point - x.qmin)
         if count * 2 * reach > INT32_MAX:
@@ -102,7 +102,7 @@ class NormForm:
         )
 
     def apply(self, x: Tensor, axes: Sequence[int], shape: Sequence[int], y: Encoding) -> Tensor:
-        """Results for integers `x` with statistics over `axes`; `shape` is that of weight and bias beside it."""
+        """Results for integers `x` with statistics over `axes`; `shape` is that of weight and bias next to it."""
         u = x - self.zero_point
         total = u.sum(tuple(axes), keepdim=True) if self.is_centred else 0
         squares = self.count * u.square().sum(tuple(axes), keepdim=True)

@@ -1,4 +1,4 @@
-"""Checks of couplings: they raise AssertionError or ShapeError where a coupling is wrong.
+"""Checks of couplings: they raise AssertionError or ShapeError if a coupling is wrong.
 
 check_cut(graph, inputs, seed=0)        # channels removed at random: the cut graph equals the masked one
 check_closed(coupling)                  # groups keep a channel on every axis, each constant's cut is a rectangle

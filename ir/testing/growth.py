@@ -121,7 +121,7 @@ GROWS: Mapping[str, Grow] = MappingProxyType(_GROWS)
 
 
 def grows(*names: str) -> Callable[[Grow], Grow]:
-    """Function decorator: this adds a node of each named operator to a graph, or returns None where none fits."""
+    """Function decorator: this adds a node of each named operator to a graph, or returns None if none fits."""
 
     def register(function: Grow) -> Grow:
         for name in names:

@@ -96,7 +96,7 @@ class _Check:
         self._rewrite, self._graph, self._sample, self._tolerance = rewrite, graph, sample, tolerance
 
     def all(self, *, normalizes: bool) -> Graph:
-        """The rewritten graph; RewriteError where a property does not hold."""
+        """The rewritten graph; RewriteError if a property does not hold."""
         after = self._sound("the graph", self._graph)
         self._same("a second application", self._sound("its own result", after), after)
         self._same(

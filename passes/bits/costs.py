@@ -75,7 +75,7 @@ def bit_layers(
 ) -> tuple[BitLayer, ...]:
     """The layers of a float graph with their widths; layers in `kept` have 8 bits.
 
-    PassError where a layer has no path to name it by, or no width for which the target has a kernel.
+    PassError if a layer has no path to name it by, or no width for which the target has a kernel.
     """
     held = frozenset(kept)
     limits = _limits(graph)

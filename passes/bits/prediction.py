@@ -21,7 +21,7 @@ Predict = Callable[[Assignment], Cost]
 
 
 def meet(program: BitProgram, objective: str, predict: Predict | None) -> tuple[Assignment, Cost | None]:
-    """The mix and its prediction, which is None where nothing is predicted; InfeasibleError where no mix was found.
+    """The mix and its prediction, which is None if nothing is predicted; InfeasibleError if no mix was found.
 
     Where corrections lead nowhere, each set of widths is tried by itself: the code that it needs is nearly a constant.
     """

@@ -105,7 +105,7 @@ class Assignment:
 def solve_bits(program: BitProgram, *, objective: str = LOSS) -> Assignment:
     """The assignment with the least loss, or the least of another resource, within the limits.
 
-    InfeasibleError, with the nearest that is feasible, where there is none.
+    InfeasibleError, with the nearest that is feasible, if there is none.
     """
     model = _Model.of(program)
     solved = model.solve(objective, program.limits)
@@ -179,7 +179,7 @@ class _Model:
         return np.array([choice.amount(name) for choice in self.columns], dtype=np.float64)
 
     def solve(self, objective: str, limits: Sequence[Limit]) -> Assignment | None:
-        """The optimum; None where nothing is feasible, PassError where time runs out before anything is found."""
+        """The optimum; None if nothing is feasible, PassError if time runs out before anything is found."""
         excess = self.excess(objective)
         relaxed = self._relax(excess, limits)
         if relaxed is None:
@@ -229,7 +229,7 @@ class _Model:
         return float(result.x[-1]), self._assignment(self._picked(result.x[:count], np.arange(count)), 0.0)
 
     def _relax(self, excess: np.ndarray, limits: Sequence[Limit]) -> _Relaxed | None:
-        """The program with shares of choices, scaled by its own optimum; None where even that has no solution."""
+        """The program with shares of choices, scaled by its own optimum; None if even that has no solution."""
         rows, upper = self._limit_rows(limits)
         equal, right = self._equations()
         scale = float(excess.sum()) or 1.0

@@ -213,7 +213,7 @@ def allocate_on_device(
 ) -> tuple[Solution, int]:
     """The best network found that keeps to `limits` of polynomials and to those of the device; how many rounds it took.
 
-    InfeasibleError where no round finds one.
+    InfeasibleError if no round finds one.
     """
     at, bits, best = ranked.sizes, {name: max(widths) for name, widths in costs.widths.items()}, None
     margin, missed = dict.fromkeys(device.limits, 1.0), list[Solution]()

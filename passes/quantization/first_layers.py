@@ -86,7 +86,7 @@ def _decide(chain: _Chain) -> tuple[_Fold | None, str]:
 
 
 def _chain(graph: Graph, value: Value) -> _Chain | None:
-    """The arithmetic between an input and the layer that alone reads it; None where there is other than that."""
+    """The arithmetic between an input and the layer that alone reads it; None if there is other than that."""
     at, nodes = value, list[Node]()
     while graph.use_count(at) == 1 and graph.users.get(at.name):
         (node,) = graph.users[at.name]

@@ -54,7 +54,7 @@ def quantize_weights(
     codebook_bits: int | None = None,
     mean: Tensor | None = None,
 ) -> QuantizedWeights:
-    """Symmetric integers for each output channel; a scale is raised where the bias would not fit beside it.
+    """Symmetric integers for each output channel; a scale is raised where the bias would not fit next to it.
 
     Below 8 bits `minmax` means `mse`: there the largest weight alone would cost the others their precision. The same
     beside activations of 16 bits, where the rounding of the weights is what remains of the error.

@@ -25,7 +25,7 @@ class Score:
     """Loss added by rounding a layer's weights, or its input operand, to `bits`, everything else left in float.
 
     `layer` is a module path. `loss` is in nats for classes, else half the mean squared change of the outputs; `error`
-    is its standard error over samples, and over probes where there are any.
+    is its standard error over samples, and over probes if there are any.
     """
 
     layer: str
@@ -40,7 +40,7 @@ class Curvature:
     """The Gauss-Newton block of the loss in a layer's weights, which is its Hessian where `is_exact`.
 
     `elements` counts the weights, a shared one once. `largest_eigenvalue` and `frobenius`, the norm of the block, are
-    None where they were not asked for.
+    None if they were not asked for.
     """
 
     layer: str
@@ -71,7 +71,7 @@ class SensitivityTable:
     digest: str = ""
 
     def score(self, layer: str, bits: int, *, kind: Kind = "weight") -> Score:
-        """The score of one layer at one width; KeyError where it was not measured."""
+        """The score of one layer at one width; KeyError if it was not measured."""
         for score in self.scores:
             if (score.layer, score.kind, score.bits) == (layer, kind, bits):
                 return score

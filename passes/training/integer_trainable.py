@@ -182,7 +182,7 @@ class IntegerTrainable:
         return real + error
 
     def _grown(self, name: str, grid: Encoding, parameters: Parameters) -> Encoding:
-        """The grid after its step has grown; itself where it has not."""
+        """The grid after its step has grown; itself if it has not."""
         start, growth = self._step(name, grid, parameters)
         if growth is None or not bool(growth.any()):
             return grid

@@ -14,7 +14,7 @@ from ..layers import is_layer
 
 
 def regrid(graph: Graph, grids: Mapping[str, Encoding], constants: Mapping[str, Tensor]) -> Graph:
-    """The graph with these grids of values and these integers of constants; PassError where a layer could overflow."""
+    """The graph with these grids of values and these integers of constants; PassError if a layer could overflow."""
 
     def placed(value: Value) -> Value:
         grid = grids.get(value.name)

@@ -1,7 +1,7 @@
 """The options of every pass, one module each, and their union `Pass`, told apart by the key `pass`.
 
 To add a pass: write its options in a module here, as a subclass of `PassOptions`, and add the class to `_OWN`. The
-spec, the order check, `--set`, the JSON schema and the reference page follow from that. A package of a user's own
+spec, the order check, `--set`, the JSON schema and the reference page follow from that. A package of a user's
 adds its options through the entry point group `fxpress.options`; they must not import
 torch, and take `PassOptions` from `fxpress.specs.extension`.
 """

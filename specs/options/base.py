@@ -52,7 +52,7 @@ class PassOptions(Section):
 
     @property
     def trains(self) -> bool:
-        """Whether the pass learns from its samples, so that it takes all that there are unless told otherwise."""
+        """Whether the pass learns from its samples, so that it takes all that there are by default."""
         return False
 
     def needed(self) -> Iterator[tuple[Need, Location]]:

@@ -104,7 +104,7 @@ class QuantizeOptions(PassOptions):
 
     @property
     def least_snr(self) -> LeastSnr | None:
-        """The ratios below which noise is examined; None where it never is."""
+        """The ratios below which noise is examined; None if it never is."""
         return None if self.min_snr is None else in_full(self.min_snr)
 
     @model_validator(mode="after")

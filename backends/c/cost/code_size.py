@@ -240,7 +240,7 @@ def _closing(tokens: tuple[str, ...], at: int) -> int:
 
 
 def _trips(head: tuple[str, ...]) -> int | None:
-    """Repetitions of `for (int32_t i = A; i < B; i += C)` with numbers; None where they are not known."""
+    """Repetitions of `for (int32_t i = A; i < B; i += C)` with numbers; None if they are not known."""
     text = " ".join(head)
     found = re.fullmatch(
         r"(?:\w+ )?(\w+) = (\d+) ; \1 < (\d+) ; (?:\1 \+\+|\+\+ \1|\1 \+= (\d+))(?: ,.*)?", text

@@ -239,7 +239,7 @@ class Site:
 
 
 def weight_uses(graph: Graph, node: Node) -> int:
-    """Nodes that pack the same constant weights as a node does: 1 where it has none."""
+    """Nodes that pack the same constant weights as a node does: 1 if it has none."""
     weights = node.optional("weight")
     if weights is None or not graph.is_constant(weights):
         return 1

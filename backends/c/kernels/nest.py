@@ -30,12 +30,12 @@ class Nest:
 
     @property
     def inner(self) -> int:
-        """Count of the innermost loop; 1 where there is none."""
+        """Count of the innermost loop; 1 if there is none."""
         return self.sizes[-1] if self.sizes else 1
 
     @property
     def opening(self) -> str:
-        """The lines that open the loops inside a function; a block where there is no loop."""
+        """The lines that open the loops inside a function; a block if there is no loop."""
         lines = [
             f"{_INDENT * depth}for (int32_t {i.index} = 0; {i.index} < {i.size}; {i.index}++) {{"
             for depth, i in enumerate(self.loops, start=self.depth)

@@ -114,7 +114,7 @@ def clamped(expression: str, clamp: Clamp) -> str:
 
 
 def scale_constants(fixed: FixedPoint) -> tuple[Constant, ...]:
-    """Multipliers, and shifts where there are any."""
+    """Multipliers, and shifts if there are any."""
     found = [Constant("multipliers", np.array(fixed.multipliers, np.int32))]
     if any(fixed.shifts):
         found.append(Constant("shifts", np.array(fixed.shifts, np.int32)))

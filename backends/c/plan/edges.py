@@ -118,7 +118,7 @@ def _taken(graph: Graph, chain: Affine, word: str) -> _Taken:
 
 
 def _quantizers(graph: Graph, chain: Affine) -> tuple[Node, ...]:
-    """The nodes that quantize the end of a chain, all in one way; empty where something else reads it too."""
+    """The nodes that quantize the end of a chain, all in one way; empty if something else reads it too."""
     last = chain.nodes[-1].output if chain.nodes else chain.input
     found = tuple(node for node in graph.users.get(last.name, ()) if isinstance(node.op, Quantize))
     alike = len({node.output.type for node in found}) == 1

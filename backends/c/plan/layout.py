@@ -60,7 +60,7 @@ def contiguous(shape: Shape) -> Layout:
 
 
 def channels_last(shape: Shape) -> Layout:
-    """Dimension 1 fastest where there are spatial dimensions behind it, else contiguous."""
+    """Dimension 1 fastest where there are spatial dimensions after it, else contiguous."""
     if len(shape) < 3:
         return contiguous(shape)
     return arranged(shape, (0, *range(2, len(shape)), 1))

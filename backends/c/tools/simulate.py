@@ -73,7 +73,7 @@ class _Core:
 
     @staticmethod
     def of(target: Target) -> _Core:
-        """The core of a target; SimulationError where the simulator has no model of it."""
+        """The core of a target; SimulationError if the simulator has no model of it."""
         if target.simulator is None:
             raise SimulationError(f"the target {target.name} has no simulator")
         is_riscv = target.isa.startswith("rv")
@@ -276,7 +276,7 @@ class SimulatedModel:
         offsets: Sequence[int] | None = None,
         alignment: int = 16,
     ) -> None:
-        """`offsets` are those of inputs and outputs in the arena; None where the caller passes them."""
+        """`offsets` are those of inputs and outputs in the arena; None if the caller passes them."""
         self._simulator = simulator
         self._function = function
         sizes = [*input_bytes, *output_bytes]

@@ -142,7 +142,7 @@ def build_image(
     keep: Sequence[str],
     flags: Sequence[str] = (),
 ) -> Path:
-    """The image of C99 sources, linked as by `link_image`; objects lie beside it."""
+    """The image of C99 sources, linked as by `link_image`; objects lie next to it."""
     return link_image(
         compiler, compile_objects(compiler, sources, target.parent, flags=flags), target, keep=keep
     )

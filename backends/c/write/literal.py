@@ -66,7 +66,7 @@ def real(number: float) -> str:
 
 
 def c_type(dtype: DType) -> str:
-    """The C type that holds values of a dtype; UnsupportedError where kernels carry none."""
+    """The C type that holds values of a dtype; UnsupportedError if kernels carry none."""
     if dtype not in C_TYPES:
         raise UnsupportedError(f"C kernels carry no elements of type {dtype.value}")
     return C_TYPES[dtype]

@@ -177,7 +177,7 @@ class _Block:
 
     @property
     def assembly(self) -> list[str]:
-        """The rows as instructions, or nothing where a row has more words than there are registers."""
+        """The rows as instructions, or nothing if a row has more words than there are registers."""
         last_offset = 2 * self.rows[-1].loads[-1].offset
         if len(self.registers) + len(self.outputs) > _REGISTERS or last_offset > _REACH:
             return []

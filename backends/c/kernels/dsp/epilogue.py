@@ -91,7 +91,7 @@ class Epilogue:
 
     @property
     def bias(self) -> str:
-        """Initializer of a register with the next bias; empty where assembly loads biases before the weights."""
+        """Initializer of a register with the next bias; empty if assembly loads biases before the weights."""
         return " = *(*scales)++" if self.apart else ""
 
     @property

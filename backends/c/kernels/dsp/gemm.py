@@ -86,7 +86,7 @@ class Gemm:
 
     @property
     def looped_steps(self) -> tuple[str, ...]:
-        """The steps written out in the body of the loop; empty where all are written out."""
+        """The steps written out in the body of the loop; empty if all are written out."""
         return self._written(self.steps - self._unroll, self.steps)
 
     @property

@@ -51,7 +51,7 @@ class ConvContext:
 
     @property
     def packed_weight(self) -> str:
-        """Weight number `tap_weight` of a channel, as a C expression; nothing where weights are bytes."""
+        """Weight number `tap_weight` of a channel, as a C expression; nothing if weights are bytes."""
         return "" if self.weight_bits == BYTE else Fields(self.weight_bits).tap("tap_weight", 0)
 
     @property

@@ -1,4 +1,4 @@
-"""Data movement that keeps every element, reshape and permute: a view of the operand's memory where there is one."""
+"""Data movement that keeps every element, reshape and permute: a view of the operand's memory if there is one."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _copied(site: Site, sizes: Shape, at_hand: Layout, to: Layout) -> Implementa
 
 
 def _common_sizes(a: Shape, b: Shape) -> Shape | None:
-    """Sizes of which the dimensions of both shapes are products of neighbours; None where there are none."""
+    """Sizes of which the dimensions of both shapes are products of neighbours; None if there are none."""
     found: list[int] = []
     left_a, left_b = [n for n in a if n > 1], [n for n in b if n > 1]
     while left_a and left_b:

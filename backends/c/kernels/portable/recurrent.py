@@ -1,7 +1,7 @@
 """Recurrent layers in portable C, on reals: all layers, directions and time steps of a node in one function.
 
 The constants of a cell are its weights for the input, its weights for the state, both biases (zeros without) and
-the weight of its projection where it has one.
+the weight of its projection if it has one.
 Layers between the first and the last hand their sequences over in scratch memory.
 """
 
@@ -34,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class RecurrentContext:
-    """Template context; `width` is the size of a state that is read, `hidden` that of the cell behind it."""
+    """Template context; `width` is the size of a state that is read, `hidden` that of the cell after it."""
 
     title: str
     kind: str
