@@ -1,4 +1,4 @@
-"""The MLPerf Tiny networks in int8 and float32 on a simulated Cortex-M4, beside what others need for them.
+"""The MLPerf Tiny networks in int8 and float32 on a simulated Cortex-M4, compared with other frameworks.
 
     python benchmarks/mcu.py [ic kws vww ad sww]          # table, and benchmarks/results/mcu.json
 

@@ -1,4 +1,4 @@
-"""Registry of error codes: the meaning of each and what to do, for `fxpress explain CODE` and for docs/errors.md.
+"""Registry of error codes with meaning and remedy, for `fxpress explain CODE` and docs/errors.md.
 
 python -m fxpress.compiler.codes > docs/errors.md
 
@@ -413,7 +413,7 @@ a code in brackets at the end of the line; the exit status is 2. `fxpress explai
 
 
 def explain_code(text: str) -> str:
-    """Meaning of a code and what to do; UserError with the nearest codes if there is none like it.
+    """Meaning and remedy of a code; UserError with the most similar codes if it does not exist.
 
     >>> print(explain_code("m214"))
     M214 (capture of the model): `forward` returns None, or no tensor

@@ -47,7 +47,7 @@ def init(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Print what a compilation would do, and what it would cost."""
+    """Print the decisions of a compilation and their predicted cost."""
     with Progress() as progress:
         compiled = compile_model(
             options.spec,
@@ -87,7 +87,7 @@ def compile(options: argparse.Namespace) -> None:  # named as the command
 
 
 def sensitivity(options: argparse.Namespace) -> None:
-    """Measure what the bits of each layer cost, and print the table."""
+    """Measure the sensitivity of each layer, and print the table."""
     with Progress(visible=is_first()) as progress:
         table, origin = measure(
             options.spec,
@@ -160,7 +160,7 @@ def explain(options: argparse.Namespace) -> None:
 
 
 def diff(options: argparse.Namespace) -> None:
-    """Print what differs between two output directories."""
+    """Print the differences between two output directories."""
     print(diff_reports(read_report(options.a), read_report(options.b)) or "no difference")
 
 

@@ -1,4 +1,4 @@
-"""`fxpress diff A B` and `fxpress explain DIR LAYER`: what report.json tells, for a terminal."""
+"""`fxpress diff A B` and `fxpress explain DIR LAYER`: contents of report.json, for a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets: npz files read and turned into what the model takes, and figures measured on them.
+"""Data sets: loading, conversion to model inputs, and measurement.
 
 An input is an array [n, ...] of samples without the model's batch dimension, or of whole inputs [n, *shape]. Where
 the model has a state, an input that is the output of the call before, samples are steps in the order of time:

@@ -73,7 +73,7 @@ def _batch_problems(session: Session, graph: Graph) -> Iterator[Problem]:
 
 
 def emit_backends(session: Session, graph: Graph) -> Artifacts:
-    """Emit what the spec asks for. Evaluation data, else calibration data, give the golden vectors of the self-test."""
+    """Emit the outputs of the spec. The golden vectors of the self-test are evaluation data, else calibration data."""
     spec, target, samples = session.spec, session.target, session.evaluation or session.calibration
     files = {GRAPH_TEXT: dump(graph).encode(), GRAPH_PARAMS: save_tensors(_stored(graph))}
     c = torch_module = None

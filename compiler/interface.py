@@ -1,4 +1,4 @@
-"""interface.json: what the compiled network takes and gives, so that its directory can be used without the spec."""
+"""interface.json: inputs and outputs of a compiled network, so that its directory can be used without the spec."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ class Port(BaseModel):
         return in_memory.permute([self.c_order.index(dim) for dim in range(len(self.shape))])
 
     def from_c(self, buffer: bytes) -> Tensor:
-        """The reals that a C buffer stands for, in the model's shape."""
+        """The real values of a C buffer, in the model's shape."""
         stored = self.integers(buffer)
         return stored if self._encoding is None else self._encoding.reals(stored)
 

@@ -1,4 +1,4 @@
-"""A compiled network in an output directory: what it takes and gives, its graph and report, and running it."""
+"""A compiled network in an output directory: interface, graph, report, and execution."""
 
 from __future__ import annotations
 

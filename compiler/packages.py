@@ -1,4 +1,4 @@
-"""Operators of packages other than torch that a graph still calls, and what the user loses by them."""
+"""Operators of packages other than torch that a graph calls, and their consequences for the user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fxpress plan`: what would be done to each layer, why, and what it would cost, for a terminal."""
+"""`fxpress plan`: decisions for each layer, reasons and predicted costs, for a terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .table import text_table
 
 
 def plan_text(report: Report, *, why: bool = False) -> str:
-    """Resources against the budget, layers with kernels and costs, passes with the reasons for what they left."""
+    """Resources and budgets, layers with kernels and costs, passes with the reasons for rejected rewrites."""
     return "\n\n".join(part for part in _parts(report, why=why) if part)
 
 

@@ -1,4 +1,4 @@
-"""Whether an emitted torch module gives what its graph gives; a module that does not is a fault of the compiler.
+"""Check of an emitted torch module against its graph; a difference is a fault of the compiler.
 
 The module runs once on the inputs of one call, beside the float meaning `run`. In floats both make the same calls;
 on integers a value may be rounded to the next step, which later layers carry on. How far such differences reach depends

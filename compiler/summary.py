@@ -1,4 +1,4 @@
-"""The report of a compilation, put together from what each stage left."""
+"""The report of a compilation, assembled from the stages."""
 
 from __future__ import annotations
 

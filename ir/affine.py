@@ -1,4 +1,4 @@
-"""Affine functions of graph inputs: what a graph does to an input element by element before anything else.
+"""Affine functions of graph inputs: elementwise normalization at the start of a graph.
 
     value = input * scale + offset
 

@@ -1,4 +1,4 @@
-"""Residual branches that can go whole, so that only what goes around them is left.
+"""Residual branches that can be removed as a whole, leaving only the shortcut.
 
     sum = around + branch(around)        ->        sum = around + constant
 

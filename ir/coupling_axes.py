@@ -38,7 +38,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Tie:
-    """Channel `in_a[k]` of axis `a` hangs together with channel `in_b[k]` of axis `b`."""
+    """Channel `in_a[k]` of axis `a` is coupled to channel `in_b[k]` of axis `b`."""
 
     a: int
     in_a: Indices
@@ -84,7 +84,7 @@ class AxisTable:
         return len(self._sizes) - 1
 
     def root(self, axis: int) -> int:
-        """The axis that stands for all that are the same as this one."""
+        """Representative of all axes that are equivalent to this one."""
         while self._parents[axis] != axis:
             self._parents[axis] = self._parents[self._parents[axis]]
             axis = self._parents[axis]
@@ -95,7 +95,7 @@ class AxisTable:
         return self._reasons[self.root(axis)]
 
     def fix(self, axis: int, reason: Reason) -> None:
-        """Keep the axis as it is; the first reason stands, unless a later one is a refusal."""
+        """Mark the axis as fixed; the first reason is kept, unless a later one is a refusal."""
         root, known = self.root(axis), self._reasons[self.root(axis)]
         if known is None or (reason.is_refusal and not known.is_refusal):
             self._reasons[root] = reason
@@ -261,7 +261,7 @@ class NodeCall:
         self._table.tie(a, b)
 
     def tie_indices(self, a: int, in_a: Tensor, b: int, in_b: Tensor) -> None:
-        """Channel `in_a[k]` of `a` hangs together with channel `in_b[k]` of `b`."""
+        """Couple channel `in_a[k]` of `a` and channel `in_b[k]` of `b`."""
         self._table.ties.append(Tie(a, in_a.numpy(), b, in_b.numpy()))
 
     def fix(self, *axes: int, why: str) -> None:

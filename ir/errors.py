@@ -1,4 +1,4 @@
-"""Errors of the intermediate representation, named for what is wrong."""
+"""Errors of the intermediate representation."""
 
 from ..specs.root_error import FxpressError
 

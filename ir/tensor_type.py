@@ -55,7 +55,7 @@ class TensorType:
 
     @property
     def is_quantized(self) -> bool:
-        """True when the integers stand for reals."""
+        """True if the integers represent reals."""
         return self.quantization is not None
 
     def with_shape(self, shape: tuple[int, ...]) -> TensorType:
@@ -67,7 +67,7 @@ class TensorType:
         return TensorType(self.shape, quantization.container, quantization)
 
     def real(self) -> TensorType:
-        """The float32 type that a quantized type stands for; an unquantized type itself."""
+        """The float32 type that a quantized type represents; an unquantized type itself."""
         return self if self.quantization is None else TensorType(self.shape, DType.F32)
 
 

@@ -47,12 +47,12 @@ def dump(graph: Graph) -> str:
 
 
 def node_text(node: Node) -> str:
-    """One node as it stands in the dump, for messages; long lists of scales are left out."""
+    """One node as in the dump, for messages; long lists of scales are omitted."""
     return _node_text(node, _NumberTable())
 
 
 def type_text(type: TensorType) -> str:
-    """A type as it stands in the dump, for messages."""
+    """A type as in the dump, for messages."""
     return _type_text(type, _NumberTable())
 
 
@@ -65,7 +65,7 @@ def long_numbers(graph: Graph) -> dict[str, AnyNumbers]:
 
 
 def numbers_name(numbers: AnyNumbers) -> str:
-    """Element type, count and digest, which stand for long numbers in the text."""
+    """Element type, count and digest, which replace long lists of numbers in the text."""
     return f"{numbers.dtype.value}[{len(numbers)}]@{numbers.digest[:_DIGEST_DIGITS]}"
 
 
@@ -75,7 +75,7 @@ def _numbers(encoding: Encoding) -> tuple[AnyNumbers, ...]:
 
 
 class _NumberTable:
-    """Collects the lists of numbers that are too long to stand inside a type."""
+    """Collects lists of numbers that are too long for the text of a type."""
 
     def __init__(self) -> None:
         self._rows: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The verifier: what must hold of every graph. The pipeline runs it after each pass."""
+"""The verifier: invariants of every graph. The pipeline runs it after each pass."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class ArenaBlock:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Predicted cost of one run on the target: all steps in order, and what they take together.
+    """Predicted cost of one run on the target: all steps in order, and the totals.
 
     `flash_bytes` is all that the linked C takes, `arena_bytes` the arena as planned for the order of execution.
     """
@@ -83,7 +83,7 @@ class CostModel(Protocol):
         """Bytes of memory of the target; None if it does not bind."""
 
     def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
-        """Cost of what the rest of the passes make of `graph`, with these layers at these bits.
+        """Cost of `graph` after the remaining passes, with these layers at these bit widths.
 
         PassError if the target cannot carry it.
         """
@@ -147,7 +147,7 @@ class Context:
 
 @dataclass(frozen=True)
 class PassResult:
-    """The rewritten graph, the report, and what the pass decided about the bits of layers, by module path."""
+    """The rewritten graph, the report, and decided bit widths of layers, by module path."""
 
     graph: Graph
     report: PassReport

@@ -77,7 +77,7 @@ def batch_size(graph: Graph, samples: Sequence[Batch]) -> int:
 
 
 def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpreter = run) -> bool:
-    """Whether two samples run as one batch give what they give alone.
+    """Whether two samples in one batch give the same results as alone.
 
     Sizes alone do not tell: a reshape may take the batch for another dimension and still fit.
     """

@@ -1,4 +1,4 @@
-"""The pass `clean`: constants folded, what computes nothing removed, chains of movement joined, duplicates shared.
+"""The pass `clean`: constant folding, removal of no-ops, merging of data movement, common subexpressions.
 
     constants    a node that reads constants only becomes a constant, unless that takes much more room; equal results,
                  and equal constants of integers or booleans, are one constant

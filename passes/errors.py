@@ -1,4 +1,4 @@
-"""Errors of the passes, named for what is wrong."""
+"""Errors of the passes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from ..specs.root_error import FxpressError
 
 
 class PassError(FxpressError):
-    """Base of what a pass raises for something that the user can mend."""
+    """Base class of errors in a pass that the user can fix."""
 
 
 class UnknownPassError(PassError):

@@ -29,7 +29,7 @@ RULES: Mapping[FuseRule, tuple[Rule, ...]] = {
 
 @register(FuseOptions)
 def fuse(graph: Graph, options: FuseOptions, context: Context) -> PassResult:
-    """Fuse what the layers can do themselves; each rule walks the graph once."""
+    """Fuse operators into layers; each rule walks the graph once."""
 
     def is_kept(source: Source) -> bool:
         return context.selects_any(options.keep, source)

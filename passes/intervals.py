@@ -1,4 +1,4 @@
-"""Interval propagation through an integer graph: between which integers each element lies, for every input.
+"""Interval analysis of an integer graph: bounds of each element, for every input.
 
 Graph inputs may be anything, so what is quantized from them has the full range of its bits. A layer's accumulator is
 bounded channel by channel,

@@ -1,4 +1,4 @@
-"""Rewrite rules: a pattern, a condition that says why not, and what stands in its place.
+"""Rewrite rules: a pattern, a condition that returns the reason against a match, and the replacement.
 
 A pattern is a Python function over operands, traced once:
 

@@ -1,4 +1,4 @@
-"""The pass `prune`: whole channels go, with all that hangs together with them, until a budget is met.
+"""The pass `prune`: structured pruning of coupled channels to a budget.
 
 Score the units of the coupling, allocate how many of each group stay, cut, and verify on the spot that the cut graph
 equals the masked one. Repairs on calibration data come after that, then training; all of it once, or in steps.
@@ -119,7 +119,7 @@ def _slicing(kept: Kept, after: Graph) -> Callable[[str, Tensor], Tensor]:
 
 
 def _prune_once(graph: Graph, options: PruneOptions, context: Context, plan: Plan | None) -> Step:
-    """Remove channels once, verify that, and repair what is left."""
+    """Remove channels once, verify the result, and repair it."""
     coupling = couple(graph, whole_heads="heads" in options.granularity if plan is None else plan.whole_heads)
     if not coupling.count:
         raise PassError(f"no channel can go: {why_nothing_goes(coupling)}")

@@ -70,7 +70,7 @@ class _Slicer:
         self._graph, self._channels, self._intervals = graph, channels, intervals
 
     def visit(self, builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:
-        """The sliced node, or None if it can stand as it is on its operands."""
+        """The sliced node, or None if it is unchanged on its new operands."""
         if node.outputs[0].name not in self._channels:
             return None
         channels = self._channels[node.outputs[0].name]
@@ -198,7 +198,7 @@ def _example(graph: Graph, value: Value, kind: str, generator: torch.Generator) 
 
 
 def _report(before: Graph, after: Graph) -> PassReport:
-    """A decision for each layer that lost channels, and a table of what that saves."""
+    """A decision for each layer that lost channels, and a table of the savings."""
     now = {node.outputs[0].name: node for node in after.nodes}
     decisions, rows = [], []
     for node in before.nodes:

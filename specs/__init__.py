@@ -1,4 +1,4 @@
-"""The language of spec files: what a user may write, read with places, checked, and explained.
+"""The spec language: loading with source positions, validation, explanation.
 
 loaded = load_spec("kws.yaml", ["passes[2].samples=64"])
 loaded.spec.passes, loaded.target, loaded.origin("passes[2].samples")

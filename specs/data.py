@@ -27,7 +27,7 @@ def _layout(value: str) -> str:
 
 
 class Transform(Section):
-    """From what a file holds to what a model input takes: `layout`, then `reshape`, then `value * scale + offset`.
+    """Conversion from a file to a model input: `layout`, then `reshape`, then `value * scale + offset`.
 
     An input of whole numbers takes the values as they are: `scale` and `offset` are for float inputs.
     """

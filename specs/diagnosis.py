@@ -1,4 +1,4 @@
-"""From pydantic's complaints to problems: each with a code, the place in the file, and what to do."""
+"""Converts pydantic's errors to problems with code, position in the file, and remedy."""
 
 import re
 from collections.abc import Mapping as AbstractMapping

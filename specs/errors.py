@@ -167,7 +167,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong: the fact, and in `hint` what to do about it."""
+    """A problem: the fact, and the remedy in `hint`."""
 
     code: str
     place: Place | None
@@ -189,7 +189,7 @@ class SpecError(FxpressError):
 
 
 def render(problems: Iterable[Problem]) -> str:
-    """Text for a terminal: each problem with the line it stands on and a caret under the column.
+    """Text for a terminal: each problem with its source line and a caret under the column.
 
     >>> print(render([Problem("S205", Place("net.yaml", 3, 8, "  ram: 0 B"), "ram: must be above 0")]))
     net.yaml:3:8: ram: must be above 0 [S205]

@@ -1,4 +1,4 @@
-"""The files that a spec names: whether they are there, and hold what the spec asks of them. Nothing is imported."""
+"""Checks of the files that a spec names: existence and contents. Nothing is imported."""
 
 import ast
 import os

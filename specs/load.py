@@ -1,4 +1,4 @@
-"""Reading a spec: the file and those it extends, overrides, types, order, target, and what must fit together.
+"""Loading of a spec: base specs, overrides, types, pass order, target, cross-section checks.
 
 Everything is done on the tree of nodes, so that each value knows where it came from; all problems of a spec are
 raised at once, by position.
@@ -50,7 +50,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Setting:
-    """One value of a spec with its path, its origin and what it means."""
+    """One value of a spec with its path, origin and meaning."""
 
     path: str
     value: Any  # any: a value of whatever type its field has
@@ -72,7 +72,7 @@ class Loaded:
     root: Mapping
 
     def read_files(self) -> tuple[Path, ...]:
-        """The files that were read and those that the spec names: what a compilation must not write over."""
+        """Files that were read or that the spec names, which a compilation must not overwrite."""
         return (*self.files, *named_files(self.spec))
 
     def settings(self) -> Iterator[Setting]:
@@ -154,7 +154,7 @@ def parse_spec(text: str, path: str | Path, overrides: Iterable[str] = ()) -> Lo
 
 
 def check_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
-    """The spec, as `load_spec` gives it; the files that it names are there and hold what they should."""
+    """The spec, as from `load_spec`, after checking the files that it names."""
     loaded = load_spec(path, overrides)
     problems = check_files(loaded.spec, loaded.root)
     if problems:
@@ -163,7 +163,7 @@ def check_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
 
 
 def load_target(name: str | Path, choice: TargetChoice | None = None) -> Target:
-    """A target by name or by the path of its file, with what `choice` changes about it."""
+    """A target by name or by the path of its file, with the overrides of `choice`."""
     target, _, problems = _read_target(str(name), None)
     if target is None:
         raise SpecError(problems)
@@ -275,7 +275,7 @@ def _validated(root: Mapping) -> tuple[Spec | None, list[Problem]]:
 
 
 def _target_of(root: Mapping, spec: Spec | None) -> tuple[Target | None, list[Path], list[Problem]]:
-    """The target that the tree names, with what the spec changes; its file, where the user brings one."""
+    """The target that the tree names, with the spec's overrides; its file, if it is the user's."""
     node = find(root, ("target", "name"))
     name = node.value if isinstance(node, Scalar) and isinstance(node.value, str) else TargetChoice().name
     located = LocatedText.written_in(node.folder, name) if isinstance(node, Scalar) else name

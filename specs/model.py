@@ -1,4 +1,4 @@
-"""The section `model`: where the network comes from and what goes into it."""
+"""The section `model`: source, weights and inputs of the network."""
 
 import re
 from collections.abc import Mapping

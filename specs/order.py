@@ -1,4 +1,4 @@
-"""The order of passes: which must not stand before which, which needs which, which may stand twice."""
+"""Order constraints of passes: forbidden predecessors, required predecessors, repetition."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from .tree import Sequence as NodeSequence
 
 
 def check_order(root: Node) -> list[Problem]:
-    """Every pass of the tree that stands where it cannot work, with an order that does."""
+    """Problems of passes at an invalid position, with a valid order."""
     steps = _steps(root)
     names = [name for _, name, _ in steps]
     problems = []

@@ -14,7 +14,7 @@ NAME = "--set"
 
 
 def apply_overrides(root: Mapping, overrides: Iterable[str]) -> tuple[Mapping, tuple[Problem, ...]]:
-    """The tree with every override in it, in order, and what is wrong with those that could not be applied."""
+    """The tree with all overrides applied in order, and problems of those that could not be applied."""
     problems: list[Problem] = []
     for number, text in enumerate(overrides, start=1):
         try:

@@ -43,6 +43,6 @@ def _step(step: str | int) -> str:
 
 
 def _is_misplaced(step: re.Match[str]) -> bool:
-    """A key has a dot before it except at the beginning, and nothing but a key stands there."""
+    """Whether the dot before a key is missing, or follows something else than a key."""
     is_first, has_dot = step.start() == 0, step[0].startswith(".")
     return is_first == has_dot if step["key"] else is_first

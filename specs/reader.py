@@ -218,7 +218,7 @@ class _Builder:
         raise SpecError([*self.problems, Problem(code, place, message, hint)])
 
     def syntax_problem(self, err: yaml.MarkedYAMLError) -> Problem:
-        """PyYAML's complaint in our form, with what usually mends it."""
+        """A PyYAML error as a problem, with the usual remedy."""
         mark = err.problem_mark or err.context_mark
         place = self.place(mark.line, mark.column) if mark else self.place(0, 0)
         text = err.problem or "it cannot be parsed"

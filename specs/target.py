@@ -1,4 +1,4 @@
-"""Targets: what a machine has, from a file of `targets/` or of the user, and what a spec changes about it."""
+"""Targets: properties of a machine, from a built-in or user file, with the overrides of a spec."""
 
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -103,7 +103,7 @@ class TargetChoice(Section):
     toolchain: Toolchain | None = Field(default=None, description="C compiler, overrides the target's.")
 
     def applied_to(self, target: Target) -> Target:
-        """The target with what the choice changes."""
+        """The target with the overrides of the choice."""
         changes = {name: getattr(self, name) for name in self.model_fields_set - {"name"}}
         return target.model_copy(update=changes)
 

@@ -50,7 +50,7 @@ class LayerKind:
 
     @property
     def has_integers(self) -> bool:
-        """True when some of its tensors are integers that stand for reals."""
+        """Whether some of its tensors are quantized integers."""
         return self.is_held or "weight_scale" in self.state
 
     def keeps_integers(self, attribute: str) -> bool:

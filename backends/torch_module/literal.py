@@ -1,4 +1,4 @@
-"""Python source of plain values: what arguments of torch calls and attributes of operators are written as."""
+"""Python source of plain values: arguments of torch calls and attributes of operators."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class ModuleNames:
         return f'getattr({self.expression(path[:-1])}, "{path[-1]}")'
 
     def state_key(self, path: Path) -> str:
-        """The key in `state_dict` of what lies at `path`."""
+        """The `state_dict` key of the tensor at `path`."""
         return ".".join(self.clean(path))
 
     def _attribute(self, component: str, parent: Path, taken: set[str]) -> str:

@@ -19,7 +19,7 @@ def quantize(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype = torc
 
 
 def dequantize(x: Tensor, scale: float, zero_point: int) -> Tensor:
-    """The reals that integers stand for: (x - zero_point) * scale."""
+    """Dequantized integers: (x - zero_point) * scale."""
     return x.float().sub_(zero_point).mul_(scale)
 
 
@@ -87,7 +87,7 @@ class Int8Layer(nn.Module):
         raise NotImplementedError
 
     def real_weight(self) -> Tensor:
-        """The reals that the weight stands for."""
+        """The dequantized weight."""
         return self.weight * self.weight_scale.view(-1, *[1] * (self.weight.ndim - 1))
 
     def __getstate__(self) -> dict[str, Any]:

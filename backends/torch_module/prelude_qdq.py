@@ -21,7 +21,7 @@ def quantize(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype = torc
 
 
 def dequantize(x: Tensor, scale: float, zero_point: int, *, apart: bool = False) -> Tensor:
-    """The reals that integers stand for: (x - zero_point) * scale.
+    """Dequantized integers: (x - zero_point) * scale.
 
     torch.compile makes an int8 kernel of a layer only if nothing else reads its dequantize, but it merges equal ones:
     `apart` makes another one, by a bound that takes no part in the computation.
@@ -59,7 +59,7 @@ class IntegerWeight(nn.Module):
         self.register_buffer("weight_zero_point", torch.zeros(shape[0], dtype=torch.int64), persistent=False)
 
     def real_weight(self) -> Tensor:
-        """The reals that the weight stands for."""
+        """The dequantized weight."""
         weight: Tensor = torch.ops.quantized_decomposed.dequantize_per_channel(
             self.weight, self.weight_scale, self.weight_zero_point, 0, -128, 127, torch.int8
         )

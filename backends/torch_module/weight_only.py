@@ -25,7 +25,7 @@ from .style import FloatStyle, Strings
 
 
 def is_weight_only(graph: Graph) -> bool:
-    """True for a graph whose only integers that stand for reals are constants which `dequantize` nodes read."""
+    """Whether all quantized values of a graph are constants that only `dequantize` nodes read."""
     quantized = [v for node in graph.nodes for v in (*node.operands, *node.outputs) if v.type.is_quantized]
     readers = (user for value in quantized for user in graph.users[value.name])
     return (

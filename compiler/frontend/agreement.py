@@ -1,4 +1,4 @@
-"""Whether a graph gives what its module gives: both are run, and a module that keeps something is run twice."""
+"""Comparison of a graph with its module: both are run; a module that keeps state is run twice."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ _UNKNOWN_CLASS = re.compile(r"Found (<class .*>) in output")
 
 
 class CaptureError(UserError):
-    """A module that cannot be captured as it is: why, at which line of the user's, and what to do."""
+    """A module that cannot be captured: reason, the user's line, and remedy."""
 
 
 def capture(

@@ -1,4 +1,4 @@
-"""One call of a torch overload in a traced program: what it reads, writes and gives, and which memory they share."""
+"""One call of a torch overload in a traced program: operands, writes, results, and shared memory."""
 
 from __future__ import annotations
 

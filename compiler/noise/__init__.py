@@ -1,4 +1,4 @@
-"""Noise of quantization: signal-to-noise ratios, where noise is made, why, and what was found to help."""
+"""Quantization noise: signal-to-noise ratios, sources, reasons, and changes that help."""
 
 from .advice import Advised
 from .findings import Findings, examine

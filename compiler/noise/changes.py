@@ -1,4 +1,4 @@
-"""A change that may help against noise: what differs in the options of `quantize`, in the data, or in the model."""
+"""A candidate change against noise: in the options of `quantize`, in the data, or in the model."""
 
 from __future__ import annotations
 

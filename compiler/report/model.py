@@ -16,7 +16,7 @@ class _Row(BaseModel):
 
 
 class Resource(_Row):
-    """One resource of the target: what the network needs beside what there is."""
+    """One resource of the target: needed and available amount."""
 
     name: str = Field(description="flash, arena, stack or cycles")
     used: int = Field(description="needed amount, in `unit`")
@@ -128,7 +128,7 @@ class Effect(_Row):
 
 
 class TriedChange(_Row):
-    """A change that was tried against noise: what it gave, and what it costs."""
+    """A change that was tried against noise: its effect and its cost."""
 
     change: str = Field(description="settings as the spec takes them, or what changes in the model in words")
     settings: dict[str, str] = Field(
@@ -211,7 +211,7 @@ class Table(_Row):
 
 
 class PassSection(_Row):
-    """One pass: what it changed and every decision."""
+    """One pass: its changes and all decisions."""
 
     name: str = Field(description="the pass as named in the spec")
     nodes_before: int

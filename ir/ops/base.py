@@ -127,7 +127,7 @@ class Op(ABC):
         return self.operand_names.index(name)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        """Axes of the results, with what hangs together told to `call`; unless overridden, nothing can go."""
+        """Axes of the results; couplings are declared on `call`. Default: nothing can be removed."""
         return call.refuse()
 
     def cut(self, cut: Cut) -> Op:

@@ -22,7 +22,7 @@ Axes = tuple[int, ...]
 
 
 class CouplingCall(Protocol):
-    """One node whose channels are being coupled; what its operator may ask and say."""
+    """One node whose channels are being coupled: the interface for its operator."""
 
     operands: tuple[Axes | None, ...]
     types: tuple[TensorType | None, ...]
@@ -50,7 +50,7 @@ class CouplingCall(Protocol):
         """Channel i of `a` is channel i of `b`."""
 
     def tie_indices(self, a: int, in_a: Tensor, b: int, in_b: Tensor) -> None:
-        """Channel `in_a[k]` of `a` hangs together with channel `in_b[k]` of `b`."""
+        """Couple channel `in_a[k]` of `a` and channel `in_b[k]` of `b`."""
 
     def fix(self, *axes: int, why: str) -> None:
         """Nothing can go from these axes."""
@@ -115,7 +115,7 @@ def tie_all(call: CouplingCall, a: Axes, b: Axes | None) -> None:
 
 
 def tie_grouped(call: CouplingCall, groups: int, *axes: int) -> bool:
-    """Tie axes that are split in `groups` equal parts, so that what goes leaves equal parts.
+    """Tie axes that are split into `groups` equal parts, such that the parts stay equal.
 
     Many small groups go as a whole; few large ones each lose the same places, and then False is returned.
     """

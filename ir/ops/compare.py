@@ -1,4 +1,4 @@
-"""Comparisons and what is done with their results: logic and choice."""
+"""Comparisons, logical operators and selection."""
 
 from __future__ import annotations
 

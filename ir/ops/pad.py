@@ -89,7 +89,7 @@ class Pad(Op):
         return replace(self, padding=tuple(padding))
 
     def fill(self, x: TensorType) -> int:
-        """The integer that stands for `value`: the zero point where that is 0."""
+        """The integer that represents `value`: the zero point if it is 0."""
         assert x.quantization is not None
         return int(x.quantization.quantize(torch.tensor(self.value, dtype=torch.float64)).item())
 

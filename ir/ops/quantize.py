@@ -1,4 +1,4 @@
-"""Conversions between reals and the integers that stand for them."""
+"""Conversions between reals and their quantized integers."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Quantize(Op):
 @operator("dequantize")
 @dataclass(frozen=True)
 class Dequantize(Op):
-    """Integers to the f32 reals that they stand for: (q - zero_point) * scale."""
+    """Conversion of integers to f32 reals: (q - zero_point) * scale."""
 
     quantized = Quantized.COMPUTE
     facts = Facts(monotone=("x",))
@@ -97,7 +97,7 @@ class Requantize(Op):
 @operator("offset_binary")
 @dataclass(frozen=True)
 class OffsetBinary(Op):
-    """int8 that stand for reals as plain uint8, each 128 more (offset binary), or back."""
+    """Conversion of quantized int8 to uint8 by adding 128 (offset binary), or back."""
 
     quantized = Quantized.COMPUTE
 

@@ -29,7 +29,7 @@ class Reduction(Op):
     keepdim: bool = False
 
     def reduced(self, x: TensorType) -> tuple[int, ...]:
-        """The dimensions that go, in ascending order; ShapeError when one does not exist or stands twice."""
+        """The reduced dimensions, ascending; ShapeError if one does not exist or occurs twice."""
         axes = self.axes or tuple(range(x.rank))
         if len(set(axes)) != len(axes) or not all(0 <= axis < x.rank for axis in axes):
             raise ShapeError(f"{self.axes} are no dimensions of {x.shape}")
@@ -53,7 +53,7 @@ class Reduction(Op):
 
     @abstractmethod
     def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
-        """Say what becomes of the dimensions that go."""
+        """Declare the coupling of reduced dimensions."""
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ class Slice(Op):
 @operator("select")
 @dataclass(frozen=True)
 class Select(Op):
-    """Element `index` of dimension `axis`, which goes."""
+    """Element `index` of dimension `axis`, which is removed."""
 
     quantized = Quantized.MOVE
 

@@ -1,4 +1,4 @@
-"""Spatial dimensions: what convolution, pooling and padding share about sizes and zeros around them."""
+"""Spatial dimensions of convolution, pooling and padding: sizes and zero padding."""
 
 from __future__ import annotations
 

@@ -158,7 +158,7 @@ def _ask(
     model: CostModel,
     amounts: Mapping[tuple[str, Widths], dict[str, float]],
 ) -> dict[str, float]:
-    """Fill in what the model predicts; what is spent beside the layers is returned."""
+    """Fill in the model's predictions; costs outside of layers are returned."""
     wide = any(a > BYTE for layer in layers for _, a in layer.widths)
     pairs = sorted({pair for layer in layers for pair in layer.widths} - {(BYTE, BYTE)})
     fixed: dict[str, float] = {}

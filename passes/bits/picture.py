@@ -1,4 +1,4 @@
-"""A picture of what bits cost and lose: the mixes that none beats, the one that was chosen, and the budget, as SVG.
+"""Chart of cost and loss of assignments (SVG): Pareto front, the chosen one, and the budget.
 
 The resource goes to the right, the predicted loss upwards on a square-root scale, on which small losses still differ.
 """

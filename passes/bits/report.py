@@ -53,7 +53,7 @@ def report_of(decided: Decided) -> PassReport:
 
 
 def _decision(layer: BitLayer, decided: Decided) -> Decision:
-    """The chosen bits with what the neighbouring choices would save or add."""
+    """The chosen bit width, with the savings or costs of neighbouring choices."""
     chosen = decided.solved.chosen[layer.name]
     others = [c for c in _choices(layer, decided) if c != chosen]
     reasons = [f"{_bits_text(chosen)}, predicted loss {chosen.loss:.3g}"]
@@ -107,7 +107,7 @@ def _alternatives(decided: Decided) -> Table:
 
 
 def _budget(decided: Decided) -> Table:
-    """Each resource: budget, what the program takes the mix for, the prediction of the mix, and what int8 takes."""
+    """Each resource: budget, cost in the program, predicted cost of the assignment, and cost of int8."""
     columns = ("resource", "budget", "program", "predicted", "int8", "gap")
     most = {limit.resource: limit.most for limit in decided.program.limits}
     rows: list[tuple[Cell, ...]] = []

@@ -78,7 +78,7 @@ def _params(graph: Graph) -> int:
 
 
 def _layer_decisions(before: Graph, after: Graph) -> list[Decision]:
-    """One for each constant of two dimensions and more that shrinks or goes."""
+    """One decision per constant of two or more dimensions that shrinks or is removed."""
     decisions = []
     sources: dict[str, Source] = {}
     for node in before.nodes:

@@ -1,4 +1,4 @@
-"""Training of a graph, float or quantized, for passes that train: `train` and what it needs and gives."""
+"""Training of float and integer graphs, for passes that train."""
 
 from .loop import Trained, train
 from .optimizer import OptimizerState

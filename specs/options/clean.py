@@ -1,4 +1,4 @@
-"""Options of `clean`: removal of what computes nothing."""
+"""Options of `clean`: removal of dead code and no-ops."""
 
 from typing import ClassVar, Literal, TypeAlias
 

@@ -10,7 +10,7 @@ from ..section import Section
 
 
 def named(value: Any) -> Any:  # any: whatever the user wrote, checked by the models
-    """A name as the mapping that it stands for."""
+    """A name as the equivalent mapping."""
     return {"kind": value} if isinstance(value, str) else value
 
 

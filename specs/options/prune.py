@@ -69,7 +69,7 @@ Budget: TypeAlias = Annotated[PruneBudget, BeforeValidator(in_full), TargetInSch
 
 
 def _listed(value: object) -> object:
-    """One name where a list may stand."""
+    """A single name as a list."""
     return (value,) if isinstance(value, str) else value
 
 

@@ -1,4 +1,4 @@
-"""A budget that the word `target` stands for: the flash and the RAM that the target has."""
+"""The budget `target`: flash and RAM of the target."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from pydantic_core import CoreSchema
 
 
 def in_full(value: Any) -> Any:  # any: whatever the user wrote, checked by the model
-    """The word as the mapping that it stands for."""
+    """The word as the equivalent mapping."""
     return {"target": True} if value == "target" else value
 
 
