@@ -210,7 +210,7 @@ def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> F
     assert isinstance(options, QuantizeOptions)
     before = stages[index - 1] if index else None
     reference = session.captured if before is None else before.graph
-    context = pass_context(session, index, {} if before is None else before.layers, progress)
+    context = pass_context(session, index, progress)
     rest = session.spec.passes[index + 1 :]
 
     def price(graph: Graph, changed: QuantizeOptions, around: Context) -> Cost | None:

@@ -26,7 +26,7 @@ from ..specs import (
     layer_matches,
     load_spec,
 )
-from ..specs.options import LayerPrecision, QuantizeOptions
+from ..specs.options import QuantizeOptions
 from .arguments import Binding, bind_inputs
 from .arrays import Arrays
 from .data import Column, Samples, own_batch, read_samples, unrolled, unseen_notes
@@ -178,13 +178,12 @@ def run_passes(
     The first pass whose name is in `before`, and what comes after it, does not run.
     """
     graph, stages = session.captured, []
-    layers: dict[str, LayerPrecision] = {}
     passes = _find_passes(session.loaded)
     for index, (found, options) in enumerate(zip(passes, session.spec.passes, strict=True)):
         if found.name in before:
             break
         try:
-            result = found(graph, options, pass_context(session, index, layers, progress))
+            result = found(graph, options, pass_context(session, index, progress))
         except CalibrationError as err:
             calibration = session.spec.data.calibration
             place = str(calibration.origin) if calibration else "data.calibration"
@@ -197,8 +196,8 @@ def run_passes(
             fact = f"raises {first_line(err)}"
             advice = "tell the package that brings this pass"
             raise UserError(Problem("P605", f"passes[{index}] ({found.name})", fact, advice)) from err
-        graph, layers = result.graph, layers | dict(result.layers)
-        stages.append(Stage(found.name, graph, result.report, layers))
+        graph = result.graph
+        stages.append(Stage(found.name, graph, result.report))
         if on_stage is not None:
             on_stage(stages[-1])
     return tuple(stages)
@@ -209,15 +208,12 @@ def _is_own(found: Pass[Any]) -> bool:  # Any: each pass has its own options
     return found.function.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
-def pass_context(
-    session: Session, index: int, layers: Mapping[str, LayerPrecision], progress: Progress
-) -> Context:
+def pass_context(session: Session, index: int, progress: Progress) -> Context:
     """Context of the pass with this index."""
     options, rest = session.spec.passes[index], session.spec.passes[index + 1 :]
     folder = session.loaded.path.parent
     context = Context(
         original=session.captured,
-        layers=layers,
         selects=layer_matches,
         load=lambda source: find_source(source, folder=folder),
         progress=progress,

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from ..ir import Graph
 from ..passes import PassReport
 from ..specs import Loaded, Spec, Target
-from ..specs.options import LayerPrecision
 from .data import Samples
 from .metric import Metric
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The graph after a pass, what the pass said, and what it and those before it decided about bits of layers."""
+    """The graph after a pass, and its report."""
 
     name: str
     graph: Graph
     report: PassReport
-    layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from functools import partial
 import torch
 
 from ..backends.c import Prediction, check, check_nodes, predict
-from ..ir import Graph, IRError, Node, Params
+from ..ir import Graph, IRError, Node, Params, Precision
 from ..passes import Context, Cost, NodeCost, PassError, find_pass
 from ..passes.base import ArenaBlock
 from ..passes.layers import is_layer
 from ..specs import COutput, Target
-from ..specs.options import LayerPrecision, MinMax, Nearest, PassOptions, QuantizeOptions
+from ..specs.options import MinMax, Nearest, PassOptions, QuantizeOptions
 
 SAMPLES = 2
 """Calibration samples of a prediction: ranges of values change no size."""
@@ -38,7 +38,7 @@ class TargetCost:
         self._roomy = target.model_copy(update={"ram": None, "flash": None, "stack": None})
         self._rest = [_shortened(step) for step in rest if step.predicted]
         self._context = replace(context, calibration=context.calibration[:SAMPLES], labels=())
-        self._known: dict[tuple[int, frozenset[tuple[str, LayerPrecision]]], tuple[Graph, Cost]] = {}
+        self._known: dict[tuple[int, frozenset[tuple[str, Precision]]], tuple[Graph, Cost]] = {}
         self._kernels: dict[tuple[object, ...], bool] = {}
 
     @property
@@ -51,7 +51,7 @@ class TargetCost:
         """Bytes of memory of the target; None if it does not bind."""
         return self._target.ram
 
-    def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
+    def predict(self, graph: Graph, *, layers: Mapping[str, Precision] = {}) -> Cost:
         """Cost of what the rest of the passes make of `graph`; PassError if the target cannot carry it."""
         key = (id(graph), frozenset(layers.items()))
         if key not in self._known:
@@ -74,11 +74,10 @@ class TargetCost:
             bits for bits in self._target.activation_bits if self._has_kernel(node, "int8", f"int{bits}")
         )
 
-    def _predicted(self, graph: Graph, layers: Mapping[str, LayerPrecision]) -> Cost:
-        context = replace(self._context, layers={**self._context.layers, **layers})
+    def _predicted(self, graph: Graph, layers: Mapping[str, Precision]) -> Cost:
+        graph = graph.with_precisions(layers)
         for step in self._rest:
-            result = find_pass(step.pass_name())(graph, step, context)
-            graph, context = result.graph, replace(context, layers={**context.layers, **result.layers})
+            graph = find_pass(step.pass_name())(graph, step, self._context).graph
         try:
             return _cost(predict(graph, self._roomy, options=self._options))
         except IRError as err:

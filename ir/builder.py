@@ -216,4 +216,5 @@ def rewrite(graph: Graph, visit: Visit) -> Graph:
             results = (results,)
         for old, new in zip(node.outputs, results, strict=True):
             current[old.name] = new
-    return builder.build([current[v.name] for v in graph.outputs], output_names=graph.output_names)
+    made = builder.build([current[v.name] for v in graph.outputs], output_names=graph.output_names)
+    return made.with_precisions(graph.precisions)

@@ -50,7 +50,9 @@ def cut_graph(kept: Kept) -> Graph:
             current.update((value.name, value) for value in nodes[-1].outputs)
     outputs = tuple(current[v.name] for v in graph.outputs)
     read = {v.name for node in nodes for v in node.operands} | {v.name for v in outputs}
-    return Graph(graph.inputs, outputs, tuple(nodes), Params(params).only(read), graph.output_names)
+    return Graph(
+        graph.inputs, outputs, tuple(nodes), Params(params).only(read), graph.output_names, graph.precisions
+    )
 
 
 def run_masked(kept: Kept, inputs: Sequence[Tensor], *, observe: Observer | None = None) -> list[Tensor]:

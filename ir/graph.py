@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import torch
 
 from .errors import VerifyError
 from .ops.base import Op
 from .params import Entry, Params
+from .precision import Precision
 from .tensor_type import TensorType, Value
 
 
@@ -108,8 +110,10 @@ class Graph:
     nodes: tuple[Node, ...]
     params: Params = field(default_factory=Params)
     output_names: tuple[str, ...] = ()
+    precisions: Mapping[str, Precision] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "precisions", MappingProxyType(dict(sorted(self.precisions.items()))))
         if not isinstance(self.params, Params):
             object.__setattr__(self, "params", Params(self.params))
         if not self.output_names:
@@ -121,11 +125,12 @@ class Graph:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Graph):
             return NotImplemented
-        same_text = (self.inputs, self.outputs, self.nodes, self.output_names) == (
+        same_text = (self.inputs, self.outputs, self.nodes, self.output_names, self.precisions) == (
             other.inputs,
             other.outputs,
             other.nodes,
             other.output_names,
+            other.precisions,
         )
         return same_text and self.params == other.params
 
@@ -183,6 +188,10 @@ class Graph:
     def macs(self) -> int:
         """Multiply-accumulates of one run."""
         return sum(node.macs for node in self.nodes)
+
+    def with_precisions(self, precisions: Mapping[str, Precision]) -> Graph:
+        """This graph with bits chosen for more layers, by module path, or other bits for those that had some."""
+        return replace(self, precisions={**self.precisions, **precisions})
 
     def with_params(self, params: Mapping[str, Entry]) -> Graph:
         """This graph with some constants' tensors replaced (same shapes and dtypes); nothing is read."""

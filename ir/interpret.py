@@ -113,7 +113,7 @@ def rebatch(graph: Graph, batch: int) -> Graph:
     for old, new in zip(graph.outputs, outputs, strict=True):
         if new.type != _with_batch(old.type, batch):
             raise ShapeError(f"output {old} would have shape {new.type.shape} for batch {batch}")
-    return Graph(inputs, outputs, tuple(nodes), graph.params, graph.output_names)
+    return Graph(inputs, outputs, tuple(nodes), graph.params, graph.output_names, graph.precisions)
 
 
 def _with_batch(type: TensorType, batch: int) -> TensorType:

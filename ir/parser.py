@@ -18,6 +18,7 @@ from .graph import NOWHERE, Graph, Node, Source
 from .numbers import AnyNumbers
 from .ops.base import OPERATORS, Op
 from .params import Entry, Params, entries_of
+from .precision import Precision
 from .tensor_type import TensorType, Value
 
 
@@ -95,6 +96,12 @@ class _Parser:
         self._expect("(")
         inputs = tuple(self._list(")", self._declaration))
         self._expect("{")
+        precisions: dict[str, Precision] = {}
+        while self._peek() == "bits":
+            self._next()
+            at, layer = self._tokens[self._at][2], self._identifier()
+            self._expect(":")
+            precisions[layer] = self._precision(at)
         constants: list[Value] = []
         while self._peek() == "const":
             self._next()
@@ -115,7 +122,20 @@ class _Parser:
             raise self._error(self._tokens[self._at][2], "text after the graph")
         given = self._params
         filled = {v.name: given[v.name] if v.name in given else self._fill(v) for v in constants}
-        return Graph(inputs, tuple(outputs), tuple(nodes), Params(filled), tuple(names))
+        return Graph(inputs, tuple(outputs), tuple(nodes), Params(filled), tuple(names), precisions)
+
+    def _precision(self, at: int) -> Precision:
+        given: dict[str, Any] = {}  # Any: python literals
+        while self._tokens[self._at][0] == "word" and self._peek() not in ("bits", "const", "return"):
+            name = self._identifier()
+            self._expect("=")
+            given[name] = self._literal()
+            if self._peek() == ",":
+                self._next()
+        try:
+            return Precision(**given)
+        except (IRError, TypeError) as err:
+            raise self._error(at, str(err)) from err
 
     def _node(self) -> Node:
         start = self._tokens[self._at][2]

@@ -1,12 +1,14 @@
 """The text form: `dump` writes a graph, `parse` reads it back.
 
     graph(%x: f32[1x3x8x8]) {
+      bits "features.0": weights=4, activations=8
       const %w: f32[4x3x3x3]
       %c: f32[1x4x8x8] = conv{padding=(1, 1, 1, 1)}(%x, %w)   # features.0 at net.py:12
       %q: i8[1x4x8x8]<scale=0.05, zero=-3> = quantize(%c)
       return output: %q
     }
 
+`bits` are those that passes chose for layers, by module path; `weights=32` keeps a layer in floating point.
 Lists of scales, zero points and levels are inside the type where they are short, and else in a table after the
 graph (`@0 = (...)`, in the type `scale=@0`). Longer ones are named by element type, count and digest
 (`scale=f32[1409024]@9f86d081884c7d65`) and stored beside the constants: `long_numbers` gives them, `parse` takes them.
@@ -26,6 +28,7 @@ from .encoding import Encoding
 from .graph import NOWHERE, Graph, Node
 from .numbers import AnyNumbers
 from .ops.base import attributes
+from .precision import Precision
 from .tensor_type import TensorType, Value
 
 _MOST_INLINE = 4
@@ -39,6 +42,7 @@ def dump(graph: Graph) -> str:
     """Text of a graph: its structure and types; tensors of constants are not printed."""
     table = _NumberTable()
     lines = [f"graph({', '.join(_declaration(v, table) for v in graph.inputs)}) {{"]
+    lines += [f"  bits {_name(layer)}: {_precision(p)}" for layer, p in graph.precisions.items()]
     lines += [f"  const {_declaration(v, table)}" for v in graph.constants]
     lines += [f"  {_node_text(node, table)}" for node in graph.nodes]
     returned = zip(graph.output_names, graph.outputs, strict=True)
@@ -92,6 +96,11 @@ class _NumberTable:
 
     def lines(self) -> list[str]:
         return [f"@{index} = {numbers}" for numbers, index in self._rows.items()]
+
+
+def _precision(precision: Precision) -> str:
+    given = {"weights": precision.weights, "activations": precision.activations}
+    return ", ".join(f"{name}={bits}" for name, bits in given.items() if bits is not None)
 
 
 def _name(name: str) -> str:

@@ -125,7 +125,7 @@ def _quantized_problems(node: Node, inferred: tuple[TensorType, ...]) -> list[st
 def _annotated(graph: Graph, problems: dict[int, list[str]]) -> str:
     inside = replace(graph, outputs=(), output_names=())
     lines = dump(inside).splitlines()
-    first_node = 1 + len(inside.constants)
+    first_node = 1 + len(inside.precisions) + len(inside.constants)
     shown = [f"graph: {message}" for message in problems.get(-1, [])]
     for index, messages in sorted(problems.items()):
         if index >= 0:

@@ -5,7 +5,8 @@
     solve     the integer program over both (`bits.program`)
     predict   what the chosen mix really takes on the target; where that is over the budget, the program is corrected
 
-The graph stays as it is; the decision goes to `quantize`, and into a file that can be pasted into its `layers`.
+The nodes stay as they are; the graph gets the chosen bits as its `precisions`, which `quantize` reads. A file has them
+in a form that can be pasted into the `layers` of its options.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..ir import Graph
-from ..specs.options import AssignBitsOptions, LayerPrecision
+from ..ir import Graph, Precision
+from ..specs.options import AssignBitsOptions
 from .base import Context, CostModel, PassResult, limits_of_target, register
 from .bits.costs import BYTE, BitCosts, BitLayer, bit_costs, bit_layers, precisions
 from .bits.loss import mean_and_error, mix_losses
@@ -30,7 +31,7 @@ _OF_TARGET = ("flash", "cycles", "ram")
 
 @register(AssignBitsOptions)
 def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> PassResult:
-    """The graph as it is, with the bits of its layers; InfeasibleError if no bits meet the budget."""
+    """The graph with the bits of its layers; InfeasibleError if no bits meet the budget."""
     samples = context.calibration[: options.samples]
     notes: list[str] = []
     model = _model(graph, options, context, notes)
@@ -40,7 +41,7 @@ def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> P
     program = make_program(costs, table, _limits(options, costs, model))
     objective = LOSS if options.budget.loss is None else options.minimize
 
-    def decision(solved: Assignment) -> dict[str, LayerPrecision]:
+    def decision(solved: Assignment) -> dict[str, Precision]:
         return precisions(layers, solved.widths, says_activations=set(options.activations) != {BYTE})
 
     predict = None if model is None else lambda solved: model.predict(graph, layers=decision(solved))
@@ -62,7 +63,7 @@ def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> P
         mean_and_error(mix_losses(graph, samples, solved.widths, rounds_activations=several)),
         (*notes, *table.notes),
     )
-    return PassResult(graph, report_of(decided), decided.layers)
+    return PassResult(graph.with_precisions(decided.layers), report_of(decided))
 
 
 def _layers(

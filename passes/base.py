@@ -19,9 +19,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
-from ..ir import Graph, Node, Source, verify
+from ..ir import Graph, Node, Precision, Source, VerifyError, verify
 from ..specs import FileSource, ModuleSource, layer_matches, match_layers, plugins
-from ..specs.options import LayerPrecision, PassOptions
+from ..specs.options import PassOptions
 from ..specs.plugins import PluginError
 from ..specs.write import read_values
 from .errors import MissingNeedError, PassError, UnknownPassError
@@ -82,7 +82,7 @@ class CostModel(Protocol):
     def ram_limit(self) -> int | None:
         """Bytes of memory of the target; None if it does not bind."""
 
-    def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
+    def predict(self, graph: Graph, *, layers: Mapping[str, Precision] = {}) -> Cost:
         """Cost of `graph` after the remaining passes, with these layers at these bit widths.
 
         PassError if the target cannot carry it.
@@ -116,8 +116,8 @@ class Context:
     """Inputs of a pass besides graph and options. Anything that the spec does not give is empty or None.
 
     `calibration` holds input tuples, each with exactly the graph's input shapes; `labels` a tensor for each of
-    them. `original` is the graph as it was captured. `layers` is what passes before this one decided about the bits of
-    layers, by module path. `statistics`, where given, are what calibration saw, by value: it does not run again.
+    them. `original` is the graph as it was captured. `statistics`, where given, are what calibration saw, by value: it
+    does not run again.
     `selects(pattern, module)` says whether a layer selector of the spec means a module path, `load(source)` gives what
     a `file.py:name` of the spec names. `progress(label, done, total)` is called as long work goes on.
     `state` names the inputs that take what an output gave at the call before, each with that output.
@@ -127,7 +127,6 @@ class Context:
     labels: Sequence[Tensor] = ()
     cost: CostModel | None = None
     original: Graph | None = None
-    layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
     statistics: Mapping[str, Statistics] = field(default_factory=dict)
     selects: Callable[[str, str], bool] = layer_matches
     load: Callable[[FileSource | ModuleSource], object] = _load_nothing
@@ -147,11 +146,10 @@ class Context:
 
 @dataclass(frozen=True)
 class PassResult:
-    """The rewritten graph, the report, and decided bit widths of layers, by module path."""
+    """The rewritten graph and the report."""
 
     graph: Graph
     report: PassReport
-    layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
 
 
 PassFunction = Callable[[Graph, Options, Context], PassResult]
@@ -193,6 +191,9 @@ class Pass(Generic[Options]):
             raise MissingNeedError(f'pass "{self.name}" needs {" and ".join(missing)} in the spec')
         result = self.function(graph, options, context)
         verify(result.graph)
+        lost = sorted(graph.precisions.keys() - result.graph.precisions.keys())
+        if lost:
+            raise VerifyError(f"pass {self.name} loses the bits of {', '.join(lost)}; keep graph.precisions")
         return result
 
     def missing(self, context: Context) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
         after = step.after
     report = report_of(steps, options, context)
     report = replace(report, warnings=(*report.warnings, *notes))
-    return PassResult(after, report, steps[-1].bits.layers)
+    return PassResult(after.with_precisions(steps[-1].bits.layers), report)
 
 
 def _options_of_step(

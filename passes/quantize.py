@@ -44,7 +44,7 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
     """Integer graph whose results are near the float graph's on data like the calibration samples."""
     samples = context.calibration[: options.samples]
     prepared = prepare(graph, samples)
-    precisions = Precisions(options, context.layers, context.selects)
+    precisions = Precisions(options, graph.precisions, context.selects)
     plan = make_plan(prepared.graph, precisions.is_float, in_float=prepared.in_float, state=context.state)
     if plan.observed.keys() <= context.statistics.keys():
         statistics = {name: context.statistics[name] for name in plan.observed}

@@ -35,7 +35,7 @@ class Trials:
         targets: Sequence[str],
     ) -> None:
         self.graph, self.context = _with_paths(graph), replace(context, selects=_or_value(context.selects))
-        self.precisions = Precisions(options, self.context.layers, self.context.selects)
+        self.precisions = Precisions(options, graph.precisions, self.context.selects)
         self._propagation, self._targets = propagation, targets
         self._calibration = calibration.first(len(context.calibration) * own_batch(graph.inputs, calibration))
         self._statistics: dict[frozenset[int], Mapping[str, Statistics]] = {}

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...ir import Graph, Node
-from ...specs.options import LayerBits, LayerPrecision
+from ...ir import Graph, Node, Precision
 from ..base import Cost, CostModel
 from ..errors import PassError
 from ..fuse_activation import FUSE_ACTIVATION
@@ -129,18 +128,14 @@ def bit_costs(
 
 def precisions(
     layers: Iterable[BitLayer], widths: Mapping[str, Widths], *, says_activations: bool
-) -> dict[str, LayerPrecision]:
+) -> dict[str, Precision]:
     """The decision, as `quantize` reads it, by module path."""
-    found: dict[str, LayerPrecision] = {}
+    found: dict[str, Precision] = {}
     for layer in layers:
         w, a = widths[layer.name]
-        bits: Mapping[str, object] = {"weights": f"int{w}", "activations": f"int{a}"}
         for module in layer.modules:
-            found[module] = LayerBits.model_validate(bits) if says_activations else _NAMES[w]
+            found[module] = Precision(w, a if says_activations else None)
     return found
-
-
-_NAMES: Mapping[int, LayerPrecision] = {2: "int2", 4: "int4", 8: "int8"}
 
 
 def _allowed(block: Block, model: CostModel | None) -> frozenset[Widths] | None:

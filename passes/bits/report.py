@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from ...specs.options import LayerBits, LayerPrecision
+from ...ir import Precision
 from ..base import Cost
 from ..report import Cell, Decision, PassReport, Table
 from ..sensitivity import SensitivityTable
@@ -29,7 +29,7 @@ class Decided:
     program: BitProgram
     solved: Assignment
     cost: Cost | None
-    layers: Mapping[str, LayerPrecision]
+    layers: Mapping[str, Precision]
     front: tuple[Assignment, ...]
     resource: str
     measured: tuple[float, float]
@@ -171,14 +171,13 @@ def _mix_text(assignment: Assignment) -> str:
     return ", ".join(f"{counts[bits]} x int{bits}" for bits in sorted(counts))
 
 
-def bits_yaml(layers: Mapping[str, LayerPrecision]) -> str:
+def bits_yaml(layers: Mapping[str, Precision]) -> str:
     """Text that can be pasted into the options of `quantize`; JSON text is YAML."""
     lines = ["layers:"]
     for module, precision in layers.items():
-        if isinstance(precision, LayerBits):
-            text = f"{{weights: {precision.weights}, activations: {precision.activations}}}"
-        else:
-            text = precision
+        text = f"int{precision.weights}"
+        if precision.activations is not None:
+            text = f"{{weights: {text}, activations: int{precision.activations}}}"
         lines.append(f"  {json.dumps(module)}: {text}")
     return "\n".join(lines) + "\n"
 

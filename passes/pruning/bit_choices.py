@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ...ir import Graph, Value
+from ...ir import Graph, Precision, Value
 from ...ir.coupling import Coupling
-from ...specs.options import LayerPrecision
 from ..base import CostModel
 from ..bits.costs import BYTE, BitLayer, bit_layers, precisions
 from ..calibrate import Batch
@@ -31,7 +30,7 @@ class BitChoices:
     layers: tuple[BitLayer, ...] = ()
     table: SensitivityTable | None = None
 
-    def precisions(self, bits: Bits) -> dict[str, LayerPrecision]:
+    def precisions(self, bits: Bits) -> dict[str, Precision]:
         """Layer precisions for `quantize`, by module path."""
         return precisions(self.layers, {n: (b, BYTE) for n, b in bits.items()}, says_activations=False)
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...ir import Graph
+from ...ir import Graph, Precision
 from ...ir.coupling import Coupling
-from ...specs.options import LayerPrecision
 from ..bits.costs import BYTE, BitLayer
 from ..bits.loss import mean_and_error, mix_losses
 from ..bits.report import BITS_FILE, TABLE_FILE, bits_yaml
@@ -23,7 +22,7 @@ from .program import Measured
 class DecidedBits:
     """The bits of layers as `quantize` reads them, by module path, and what is told of them."""
 
-    layers: Mapping[str, LayerPrecision] = field(default_factory=dict)
+    layers: Mapping[str, Precision] = field(default_factory=dict)
     tables: tuple[Table, ...] = ()
     decisions: tuple[Decision, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)

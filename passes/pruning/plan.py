@@ -12,16 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
 
-from ...ir import Graph, element_bytes
+from ...ir import Graph, Precision, element_bytes
 from ...ir.coupling import STAYS, Coupling, Kept
 from ...ir.digest import digest
-from ...specs.options import LayerPrecision
 from ..errors import PassError
 
 PLAN_VERSION = 2
-Layers = Mapping[str, LayerPrecision]
+Layers = Mapping[str, Precision]
 
 
 def plan_bytes(steps: Sequence[tuple[Kept, Graph, Layers]], data: Sequence[Sequence[torch.Tensor]]) -> bytes:
@@ -69,7 +67,7 @@ def _step(kept: Kept, after: Graph, layers: Layers) -> dict[str, object]:
         "before": digest(coupling.graph),
         "after": digest(after),
         "groups": groups,
-        **({"layers": dict(layers)} if layers else {}),
+        **({"layers": {module: f"int{p.weights}" for module, p in layers.items()}} if layers else {}),
     }
 
 
@@ -125,10 +123,9 @@ def _read_step(path: Path, step: Mapping[str, Any]) -> Plan:  # any: JSON, each 
     return Plan(path, str(step["before"]), bool(step["whole_heads"]), sizes, kept, layers)
 
 
-def _precision(name: str) -> LayerPrecision:
-    """A storage of weights by its name."""
-    precision: LayerPrecision = _PRECISIONS.validate_python(name)
-    return precision
-
-
-_PRECISIONS: TypeAdapter[LayerPrecision] = TypeAdapter(LayerPrecision)
+def _precision(name: object) -> Precision:
+    """The precision of a layer with weights of this storage; ValueError for an unknown one."""
+    widths = {f"int{bits}": Precision(bits) for bits in (2, 4, 8)}
+    if name not in widths:
+        raise ValueError(f"{name!r} is no storage of weights")
+    return widths[str(name)]

@@ -58,7 +58,8 @@ class Lowering:
             raise PassError("; ".join([*self._overflows, "on_overflow: float keeps these layers in float"]))
         states = {output.name for _, output in self._plan.states}
         outputs = [self._state(v) if v.name in states else self._real(v) for v in self._graph.outputs]
-        return self._builder.build(outputs, output_names=self._graph.output_names)
+        made = self._builder.build(outputs, output_names=self._graph.output_names)
+        return made.with_precisions(self._graph.precisions)
 
     def table(self) -> Table:
         """One row for each layer with weights that computes on integers."""

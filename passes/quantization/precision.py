@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ...ir import Encoding, Graph, Node, ShapeError
+from ...ir import FLOAT_BITS, Encoding, Graph, Node, Precision, ShapeError
 from ...ir.ops.base import Quantized
 from ...specs.options import LayerBits, LayerPrecision, QuantizeOptions
 from ..layers import is_layer
@@ -25,27 +25,39 @@ class Precisions:
     """Bits by module path. A path that the spec's `layers` do not settle is as `decided`, then as the options say."""
 
     options: QuantizeOptions
-    decided: Mapping[str, LayerPrecision] = field(default_factory=dict)
+    decided: Mapping[str, Precision] = field(default_factory=dict)
     selects: Callable[[str, str], bool] = str.__eq__
 
     def is_float(self, module: str) -> bool:
         """Whether the layer stays in float."""
-        return next(iter(self._settings(module)), None) == "float32"
+        settings = self._settings(module)
+        return bool(settings) and settings[0].weights == FLOAT_BITS
 
     def weight_bits(self, module: str) -> int:
         """Storage bits of the layer's weights."""
-        bits = (p.weights if isinstance(p, LayerBits) else p for p in self._settings(module))
-        return BITS[next((name for name in bits if name and name in BITS), self.options.weights)]
+        given = (p.weights for p in self._settings(module) if p.weights not in (None, FLOAT_BITS))
+        return next(given, None) or BITS[self.options.weights]
 
     def activation_bits(self, module: str) -> int:
         """Bits that the layer asks of its operands."""
-        bits = (p.activations for p in self._settings(module) if isinstance(p, LayerBits))
-        return BITS[next((name for name in bits if name), self.options.activations)]
+        given = (p.activations for p in self._settings(module) if p.activations is not None)
+        return next(given, None) or BITS[self.options.activations]
 
-    def _settings(self, module: str) -> tuple[LayerPrecision, ...]:
+    def _settings(self, module: str) -> tuple[Precision, ...]:
         """Settings for the layer, in order of precedence."""
         matching = [p for pattern, p in self.options.layers.items() if self.selects(pattern, module)]
-        return (*matching[-1:], *([self.decided[module]] if module in self.decided else ()))
+        return (
+            *map(precision_of, matching[-1:]),
+            *([self.decided[module]] if module in self.decided else ()),
+        )
+
+
+def precision_of(setting: LayerPrecision) -> Precision:
+    """The precision that a spec's setting of a layer names."""
+    if not isinstance(setting, LayerBits):
+        return Precision(BITS.get(setting, FLOAT_BITS))
+    weights, activations = (name and BITS[name] for name in (setting.weights, setting.activations))
+    return Precision(weights or None, activations or None)
 
 
 @dataclass(frozen=True)

@@ -172,4 +172,6 @@ def _apart_from_clamps(graph: Graph, nodes: Sequence[Node]) -> Graph:
             split.append(Node(Clamp(*clamp), (product,), node.outputs, node.source))
         else:
             split.append(node)
-    return Graph(graph.inputs, graph.outputs, tuple(split), graph.params, graph.output_names)
+    return Graph(
+        graph.inputs, graph.outputs, tuple(split), graph.params, graph.output_names, graph.precisions
+    )

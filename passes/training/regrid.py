@@ -22,7 +22,7 @@ def regrid(graph: Graph, grids: Mapping[str, Encoding], constants: Mapping[str, 
 
     nodes = tuple(node.with_values(placed) for node in graph.nodes)
     inputs, outputs = (tuple(placed(value) for value in values) for values in (graph.inputs, graph.outputs))
-    made = Graph(inputs, outputs, nodes, graph.params | constants, graph.output_names)
+    made = Graph(inputs, outputs, nodes, graph.params | constants, graph.output_names, graph.precisions)
     for node in made.nodes:
         if is_layer(node.op) and node.output.type.is_quantized:
             _prove(made, node, node.op)

@@ -7,10 +7,9 @@ import torch
 
 from fxpress.compiler import compile_model, open_session
 from fxpress.compiler.target_cost import TargetCost
-from fxpress.ir import Node, parse
+from fxpress.ir import Node, Precision, parse
 from fxpress.ir.testing import drawn_constant
 from fxpress.passes import Context, PassError
-from fxpress.specs.options import LayerPrecision
 
 FLOAT = "passes=[{pass: clean}, {pass: fuse}]"
 LEARNED = "passes=[{pass: clean}, {pass: fuse}, {pass: quantize, rounding: {kind: adaround, iterations: 1000000000}}]"
@@ -58,7 +57,7 @@ def test_no_rounding_is_learned_for_a_prediction(project: Path) -> None:
 def test_the_same_graph_is_predicted_once(project: Path) -> None:
     graph, costs = open_session(project / "net.yaml").captured, cost_model(project)
     assert costs.predict(graph) is costs.predict(graph)
-    layers: dict[str, LayerPrecision] = {"head": "int8"}
+    layers = {"head": Precision(8)}
     assert costs.predict(graph, layers=layers) is not costs.predict(graph)
 
 

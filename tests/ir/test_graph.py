@@ -5,7 +5,19 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 import torch
 
-from fxpress.ir import Builder, Graph, Node, TensorType, Value, VerifyError, dump, parse, rewrite, verify
+from fxpress.ir import (
+    Builder,
+    Graph,
+    Node,
+    Precision,
+    TensorType,
+    Value,
+    VerifyError,
+    dump,
+    parse,
+    rewrite,
+    verify,
+)
 from fxpress.ir.ops.activation import Relu
 from fxpress.ir.ops.binary import Add
 from fxpress.ir.ops.pool import MaxPool
@@ -116,6 +128,14 @@ def test_constants_can_be_replaced_and_others_are_refused() -> None:
 
 def test_rewriting_nothing_keeps_everything() -> None:
     assert rewrite(GRAPH, lambda builder, node, operands: None) == GRAPH
+
+
+def test_bits_of_layers_are_kept_by_rewrites_and_replaced_one_by_one() -> None:
+    chosen = GRAPH.with_precisions({"a": Precision(4), "b": Precision(8)})
+    assert rewrite(chosen, lambda builder, node, operands: None) == chosen
+    changed = chosen.with_precisions({"b": Precision(2, 16)})
+    assert changed.precisions == {"a": Precision(4), "b": Precision(2, 16)}
+    assert not GRAPH.precisions
 
 
 def test_rewriting_replaces_drops_and_keeps_names() -> None:

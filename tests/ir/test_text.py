@@ -7,7 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxpress.ir import Builder, Encoding, Graph, Numbers, ParseError, Source, dump, long_numbers, parse
+from fxpress.ir import (
+    Builder,
+    Encoding,
+    Graph,
+    Numbers,
+    ParseError,
+    Precision,
+    Source,
+    dump,
+    long_numbers,
+    parse,
+)
 from fxpress.ir.ops.quantize import Dequantize
 from fxpress.ir.testing import graphs, quantized_graphs
 from fxpress.ir.testing.variants import renamed
@@ -95,6 +106,27 @@ def test_long_numbers_are_named_by_their_digest_and_given_beside_the_text() -> N
         parse(LONG)
 
 
+DECIDED = """graph(%x: f32[2]) {
+  bits "": weights=4
+  bits features.0: weights=2, activations=16
+  bits "head (2)": activations=8
+  bits tail: weights=32
+  const %w: f32[2]
+  %y: f32[2] = add(%x, %w)
+  return y: %y
+}
+"""
+
+
+def test_bits_that_passes_chose_are_part_of_the_text() -> None:
+    graph = parse(DECIDED)
+    assert dump(graph) == DECIDED
+    assert graph.precisions["features.0"] == Precision(weights=2, activations=16)
+    assert graph != replace(graph, precisions={})
+    with pytest.raises(TypeError):
+        graph.precisions["tail"] = Precision(8)
+
+
 def test_constants_are_filled_in() -> None:
     text = "graph() { const %a: f32[2] const %b: f32[2] %c: f32[2] = add(%a, %b) return y: %c }"
     graph = parse(text, params={"a": torch.ones(2)}, fill=lambda v: torch.full(v.type.shape, 7.0))
@@ -116,6 +148,9 @@ ERRORS = [
     ("graph(%x: f32[2]) {\n  return y: $x", "2:13: unexpected character '$'"),
     ("graph(%x: i8[2]<scale=0, zero=0>) {", "1:11: a scale must be a positive finite number"),
     ("graph(%x: i8[2]<zero=0>) {", "1:24: a quantization needs a scale"),
+    ("graph() {\n  bits a: weights=3", "2:8: 3 storage bits; the choices are 2, 4, 8, 16, 32"),
+    ("graph() {\n  bits a: width=8", "2:8: "),
+    ("graph() {\n  bits a: return", "2:8: a precision has bits of weights, of activations, or of both"),
     ("graph(%x: i8[2]<scale=@3>) {", "1:23: there is no list @3"),
     ("graph(%x: f32[2]) {\n  %y: f32[2] = torch_call{call='nonsense'}(%x)", "2:16: torch_call: "),
 ]  # fmt: skip

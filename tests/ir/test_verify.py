@@ -102,6 +102,13 @@ def test_graph_put_together_wrongly_is_refused(graph: Graph, message: str) -> No
     assert message in str(error.value)
 
 
+def test_a_problem_is_shown_at_its_line_below_the_bits_of_layers() -> None:
+    text = "graph(%x: f32[2]) { bits a: weights=4 %y: f32[2] = relu(%x) %z: f32[3] = relu(%y) return z: %z }"
+    with pytest.raises(VerifyError) as error:
+        verify(parse(text))
+    assert str(error.value).splitlines()[0] == "%z: f32[3] = relu(%y)"
+
+
 def test_all_problems_are_shown_at_once_inside_their_lines() -> None:
     text = "graph(%x: f32[2]) { %a: f32[3] = relu(%x) %b: f32[4] = relu(%x) return y: %a, z: %b }"
     with pytest.raises(VerifyError) as error:

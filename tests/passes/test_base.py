@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from fxpress.ir import Graph, VerifyError, parse
+from fxpress.ir import Graph, Precision, VerifyError, parse
 from fxpress.ir.testing import drawn_constant
 from fxpress.passes import (
     PASSES,
@@ -103,6 +104,29 @@ def test_a_graph_that_a_pass_breaks_does_not_leave_it(registry: dict[str, Any]) 
     sample = (torch.zeros(4),)
     with pytest.raises(VerifyError, match="output %a is not defined"):
         register(LabelledOptions)(broken)(GRAPH, LabelledOptions(), Context([sample], [torch.zeros(1)]))
+
+
+def test_a_pass_that_loses_the_bits_of_layers_is_refused(registry: dict[str, Any]) -> None:
+    def forgetful(graph: Graph, options: LabelledOptions, context: Context) -> PassResult:
+        return PassResult(replace(graph, precisions={}), PassReport("labelled"))
+
+    registered = register(LabelledOptions)(forgetful)
+    given = Context(calibration=[(torch.ones(4),)], labels=[torch.ones(1)])
+    with pytest.raises(
+        VerifyError, match=r"pass labelled loses the bits of head\.conv; keep graph\.precisions"
+    ):
+        registered(GRAPH.with_precisions({"head.conv": Precision(4)}), LabelledOptions(), given)
+
+
+def test_bits_of_layers_stay_in_the_graph_through_the_passes_that_follow() -> None:
+    chosen = parse(CONV_RELU, fill=drawn_constant).with_precisions({"head.conv": Precision(4)})
+    context = Context(calibration=[(torch.randn(1, 3, 8, 8),)])
+    graph = chosen
+    for name in ("clean", "fuse", "equalize", "quantize", "remove_dead_channels"):
+        graph = find_pass(name)(graph, find_pass(name).options(), context).graph
+        assert graph.precisions == chosen.precisions, name
+    weight = next(v for v in graph.constants if v.name == "w").type.quantization
+    assert weight is not None and weight.bits == 4
 
 
 def test_a_report_counts_its_decisions_and_is_plain_data() -> None:

@@ -58,7 +58,7 @@ def strip_edges(graph: Graph, io: Words = lambda name: "auto") -> StrippedEdges:
     ]
     nodes += {node.output.name: node for found in given for node in found.nodes}.values()
     outputs = tuple(found.value for found in given)
-    whole = Graph(inputs, outputs, tuple(nodes), graph.params, graph.output_names)
+    whole = Graph(inputs, outputs, tuple(nodes), graph.params, graph.output_names, graph.precisions)
     return StrippedEdges(
         rewrite(whole, lambda builder, node, operands: None),  # without nodes that nothing reads any more
         tuple(found.encoding for found in taken),

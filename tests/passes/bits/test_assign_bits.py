@@ -13,7 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from fxpress.ir import Graph, Node, parse, run, run_integer
+from fxpress.ir import Graph, Node, Precision, parse, run, run_integer
 from fxpress.passes import (
     ArenaBlock,
     Context,
@@ -26,9 +26,9 @@ from fxpress.passes import (
 )
 from fxpress.passes.bits.loss import mix_losses
 from fxpress.passes.errors import InfeasibleError
-from fxpress.passes.quantization.precision import Precisions
+from fxpress.passes.quantization.precision import Precisions, precision_of
 from fxpress.passes.sensitivity import measure_sensitivity
-from fxpress.specs.options import AssignBitsOptions, LayerBits, LayerPrecision, QuantizeOptions
+from fxpress.specs.options import AssignBitsOptions, QuantizeOptions
 
 Sample = tuple[Tensor, ...]
 
@@ -64,7 +64,7 @@ class Board:
     flash_limit: int | None = None
     ram_limit: int | None = None
 
-    def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
+    def predict(self, graph: Graph, *, layers: Mapping[str, Precision] = {}) -> Cost:
         precisions = Precisions(QuantizeOptions(), layers)
         nodes, seen, arena = [], set(), []
         for step, node in enumerate(graph.nodes):
@@ -127,7 +127,7 @@ def test_the_predicted_loss_falls_as_the_budget_rises() -> None:
 
 def test_quantize_obeys_the_decision() -> None:
     result = assign(budget={"weights": "50 %"})
-    context = Context(calibration=samples(NETWORK), layers=result.layers)
+    context = Context(calibration=samples(NETWORK))
     after = find_pass("quantize")(result.graph, QuantizeOptions(), context).graph
     stored = {
         n.source.module: n.inputs[1].type.quantization.bits
@@ -142,13 +142,14 @@ def test_the_file_of_bits_can_be_pasted_into_quantize() -> None:
     result = assign(budget={"weights": "50 %"}, activations=[8, 16], weights=[4, 8])
     pasted = yaml.safe_load(result.report.files["bits.yaml"])
     options = QuantizeOptions.model_validate({"pass": "quantize", **pasted})
-    assert options.layers == result.layers
+    pasted_bits = {module: precision_of(setting) for module, setting in options.layers.items()}
+    assert pasted_bits == result.graph.precisions
 
 
 def test_wide_activations_are_chosen_where_they_are_free_and_the_mix_runs() -> None:
     result = assign(budget={"weights": "100 %"}, activations=[8, 16], weights=[8])
-    assert set(result.layers.values()) == {LayerBits(weights="int8", activations="int16")}
-    context = Context(calibration=samples(NETWORK), layers=result.layers)
+    assert set(result.graph.precisions.values()) == {Precision(8, 16)}
+    context = Context(calibration=samples(NETWORK))
     after = find_pass("quantize")(result.graph, QuantizeOptions(), context).graph
     run_integer(after, samples(NETWORK, 1)[0])
 
@@ -166,17 +167,17 @@ graph(%x: f32[1x4x6x6]) {
     graph = parse(text, fill=lambda v: torch.randn(v.type.shape, generator=torch.Generator().manual_seed(3)))
     full = assign(graph, budget={"bit_operations": "100 %"}, activations=[8, 16], weights=[8])
     wide = assign(graph, budget={"bit_operations": "190 k"}, activations=[8, 16], weights=[8])
-    assert [{p.activations for p in r.layers.values()} for r in (full, wide)] == [{"int8"}, {"int16"}]
+    assert [{p.activations for p in r.graph.precisions.values()} for r in (full, wide)] == [{8}, {16}]
 
 
 def test_kept_layers_stay_at_eight_bits() -> None:
-    assert assign(budget={"weights": "75 %"}, keep=["second"]).layers["second"] == "int8"
+    assert assign(budget={"weights": "75 %"}, keep=["second"]).graph.precisions["second"] == Precision(8)
 
 
 def test_bits_without_a_kernel_are_not_taken() -> None:
     board = Board(bits={"second": (4, 8), "head": (8,)})
-    layers = assign(budget={"weights": "65 %"}, cost=board).layers
-    assert layers["head"] == "int8" and layers["second"] == "int4"
+    layers = assign(budget={"weights": "65 %"}, cost=board).graph.precisions
+    assert layers["head"] == Precision(8) and layers["second"] == Precision(4)
 
 
 def test_bits_for_which_no_layer_has_a_kernel_are_told() -> None:
@@ -197,20 +198,20 @@ def test_a_layer_without_any_kernel_for_its_widths_is_an_error() -> None:
 def test_the_prediction_of_the_mix_meets_the_budget_of_flash(flash: int) -> None:
     board = Board(code_bytes=150)
     result = assign(budget={"flash": f"{flash} B"}, cost=board)
-    assert board.predict(NETWORK, layers=result.layers).flash_bytes <= flash
+    assert board.predict(NETWORK, layers=result.graph.precisions).flash_bytes <= flash
 
 
 def test_a_budget_of_cycles_is_met() -> None:
     board = Board()
     half = board.predict(NETWORK).cycles // 2
     result = assign(budget={"cycles": "50 %"}, cost=board)
-    assert board.predict(NETWORK, layers=result.layers).cycles <= half
+    assert board.predict(NETWORK, layers=result.graph.precisions).cycles <= half
 
 
 def test_the_word_target_stands_for_its_flash_and_memory() -> None:
     board = Board(flash_limit=1700, ram_limit=300)
     result = assign(budget="target", cost=board, activations=[8, 16])
-    cost = board.predict(NETWORK, layers=result.layers)
+    cost = board.predict(NETWORK, layers=result.graph.precisions)
     assert cost.flash_bytes <= 1700 and cost.arena_bytes <= 300
     rows = {row[0]: row[1] for row in result.report.table("budget").rows}
     assert rows["flash"] == 1700
@@ -223,8 +224,8 @@ def test_the_word_target_stands_for_its_flash_and_memory() -> None:
 def test_memory_bounds_the_width_of_activations() -> None:
     board = Board()
     result = assign(budget={"ram": "300 B"}, cost=board, activations=[8, 16], weights=[8])
-    activations = {name: p.activations for name, p in result.layers.items()}
-    assert activations == {"first": "int16", "second": "int8", "head": "int16"}
+    activations = {name: p.activations for name, p in result.graph.precisions.items()}
+    assert activations == {"first": 16, "second": 8, "head": 16}
     with pytest.raises(InfeasibleError, match="ram at step 1: at least 288, the budget is 200"):
         assign(budget={"ram": "200 B"}, cost=board, activations=[8, 16], weights=[8])
 
@@ -288,7 +289,7 @@ def test_a_table_that_fits_is_used_again_and_another_is_not(tmp_path: Path) -> N
     path = tmp_path / "sensitivity.json"
     path.write_bytes(first.report.files["sensitivity.json"])
     again = assign(budget={"weights": "50 %"}, table=path)
-    assert (again.layers, again.report.warnings) == (first.layers, first.report.warnings)
+    assert (again.graph, again.report.warnings) == (first.graph, first.report.warnings)
     other = measure_sensitivity(NETWORK, samples(NETWORK, 3), weight_bits=(2, 4, 8))
     path.write_text(other.to_json())
     assert "measured anew" in assign(budget={"weights": "50 %"}, table=path).report.warnings[0]
@@ -297,7 +298,7 @@ def test_a_table_that_fits_is_used_again_and_another_is_not(tmp_path: Path) -> N
 def test_measured_latencies_are_a_budget(tmp_path: Path) -> None:
     path = tmp_path / "latency.json"
     path.write_text(json.dumps({"second": {"int2": 1.0, "int4": 2.0, "int8": 4.0}}))
-    assert assign(budget={"latency": 2.5}, latency=path).layers["second"] == "int4"
+    assert assign(budget={"latency": 2.5}, latency=path).graph.precisions["second"] == Precision(4)
     path.write_text(json.dumps({"secnod": {"int8": 4.0}}))
     with pytest.raises(PassError, match="no layer secnod"):
         assign(budget={"latency": 2.5}, latency=path)

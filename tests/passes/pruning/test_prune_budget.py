@@ -5,11 +5,11 @@ from collections.abc import Mapping
 import pytest
 import torch
 
-from fxpress.ir import Graph, Node, Value, parse
+from fxpress.ir import Graph, Node, Precision, Value, parse
 from fxpress.ir.ops.conv import Conv
 from fxpress.passes import Context, Cost, NodeCost, PassError, PassResult, find_pass
 from fxpress.passes.base import ArenaBlock
-from fxpress.specs.options import LayerPrecision, PruneOptions
+from fxpress.specs.options import PruneOptions
 
 NET = """
 graph(%x: f32[1x3x16x16]) {
@@ -35,7 +35,7 @@ class Made:
     flash_limit: int | None = 6000
     ram_limit: int | None = 5000
 
-    def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
+    def predict(self, graph: Graph, *, layers: Mapping[str, Precision] = {}) -> Cost:
         nodes, blocks = [], []
         for step, node in enumerate(graph.nodes):
             odd = isinstance(node.op, Conv) and node.output.type.shape[1] % 2

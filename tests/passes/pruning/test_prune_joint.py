@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from fxpress.ir import Graph, Node, Value, parse
+from fxpress.ir import Graph, Node, Precision, Value, parse
 from fxpress.ir.coupling import Coupling, couple
 from fxpress.passes import Context, Cost, MissingNeedError, NodeCost, PassError, PassResult, find_pass
 from fxpress.passes.pruning.allocation import allocate
@@ -18,7 +18,7 @@ from fxpress.passes.pruning.bit_choices import BYTES, BitChoices, measure_bit_ch
 from fxpress.passes.pruning.cost import costs_of
 from fxpress.passes.pruning.program import ROUNDING, Measured, levels_of, solve
 from fxpress.passes.pruning.ranking import rank
-from fxpress.specs.options import LayerPrecision, PruneOptions, QuantizeOptions
+from fxpress.specs.options import PruneOptions, QuantizeOptions
 
 NET = """
 graph(%x: f32[1x3x8x8]) {
@@ -43,10 +43,10 @@ class Board:
     flash_limit: int | None = None
     ram_limit: int | None = None
 
-    def predict(self, graph: Graph, *, layers: Mapping[str, LayerPrecision] = {}) -> Cost:
+    def predict(self, graph: Graph, *, layers: Mapping[str, Precision] = {}) -> Cost:
         nodes = []
         for node in graph.nodes:
-            bits = int(str(layers.get(node.source.module, "int8")).removeprefix("int"))
+            bits = layers.get(node.source.module, Precision(8)).weights or 8
             size = sum(v.type.numel for v in node.operands if graph.is_constant(v)) * bits // 8
             work = node.macs * (1 if bits == 8 else 2)
             nodes.append(NodeCost(node.output.name, node.source.module, size, work, work))
@@ -84,7 +84,7 @@ def bytes_of(result: PassResult) -> float:
     """Bytes of the weights that are left, as stored."""
     total = 0.0
     for module, name in WEIGHTS.items():
-        bits = int(str(result.layers[module]).removeprefix("int"))
+        bits = result.graph.precisions[module].weights or 8
         total += result.graph.params[name].numel() * bits / 8
     return total
 
@@ -163,7 +163,7 @@ def test_budgets_of_a_target_hold_for_the_network_that_is_left() -> None:
     board = Board()
     whole = board.predict(net())
     result = prune(cost=board, budget={"flash": "60 %", "cycles": "80 %"})
-    taken = board.predict(result.graph, layers=result.layers)
+    taken = board.predict(result.graph, layers=result.graph.precisions)
     assert taken.flash_bytes <= 0.6 * whole.flash_bytes and taken.cycles <= 0.8 * whole.cycles
     rows = {row[0]: row for row in result.report.table("budget").rows}
     assert rows["cycles"][2] == taken.cycles and rows["flash"][2] == taken.flash_bytes
@@ -179,11 +179,13 @@ def test_what_cannot_be_met_is_answered_by_the_smallest_network_in_the_fewest_bi
 def test_quantize_obeys_and_the_report_tells_the_bits() -> None:
     result = prune(budget={"weights": "30 %"})
     rows = {row[0]: row for row in result.report.table("bits").rows}
-    context = Context(calibration=samples(), layers=result.layers)
+    context = Context(calibration=samples())
     quantized = find_pass("quantize")(result.graph, QuantizeOptions(), context).graph
     for module, name in WEIGHTS.items():
         grid = next(v for v in quantized.constants if v.name == name).type.quantization
-        assert grid is not None and f"int{grid.bits}" == result.layers[module] == f"int{rows[module][1]}"
+        assert grid is not None and Precision(grid.bits) == result.graph.precisions[module] == Precision(
+            rows[module][1]
+        )
     of = {row[0]: row[1:] for row in result.report.table("loss").rows}
     assert set(of) == {"channels", "rounding"} and all(value >= 0 for pair in of.values() for value in pair)  # type: ignore[operator]
     assert b"layers:" in result.report.files["bits.yaml"]
@@ -197,7 +199,7 @@ def test_a_plan_brings_the_same_channels_and_bits(tmp_path: Path) -> None:
         {"pass": "prune", "plan": str(path), "compensation": ("least_squares",)}
     )
     again = find_pass("prune")(net(), options, Context(calibration=samples()))
-    assert dict(again.layers) == dict(first.layers)
+    assert again.graph.precisions == first.graph.precisions
     assert all(torch.equal(again.graph.params[n], t) for n, t in first.graph.params.items())
     path.write_text(path.read_text().replace('"int', '"in'))
     with pytest.raises(PassError, match="is no plan of a pruning"):

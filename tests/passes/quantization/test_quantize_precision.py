@@ -12,6 +12,7 @@ from fxpress.compiler.data import snr_db
 from fxpress.ir import Graph, Value, parse, run, run_integer, verify
 from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import Context, PassResult, find_pass
+from fxpress.passes.quantization.precision import precision_of
 from fxpress.specs.options import LayerBits, LayerPrecision, QuantizeOptions
 
 Sample = tuple[Tensor, ...]
@@ -31,10 +32,11 @@ def quantize(
 ) -> PassResult:
     context = Context(
         calibration=drawn_samples(before, 20),
-        layers=decided or {},
         selects=lambda pattern, module: pattern in ("*", module),
     )
-    return find_pass("quantize")(before, QuantizeOptions.model_validate(options), context)
+    precisions = {module: precision_of(setting) for module, setting in (decided or {}).items()}
+    given = before.with_precisions(precisions)
+    return find_pass("quantize")(given, QuantizeOptions.model_validate(options), context)
 
 
 def bits(after: Graph) -> dict[str, int]:
