@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME=VALUE",
         help="an argument of the class or function",
     )
+    _time_limit_argument(init)
     init.add_argument("--weights", type=Path, help="safetensors or weights-only .pt file")
     init.add_argument("--target", default="cortex-m4f", help="see `fxpress targets` (default: %(default)s)")
     init.add_argument("-o", "--output", type=Path, default=Path("spec.yaml"), help="default: %(default)s")
@@ -268,12 +269,16 @@ def _spec_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override, such as passes[1].samples=64",
     )
+    _time_limit_argument(parser)
+
+
+def _time_limit_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--time-limit",
         type=_count,
         default=120,
         metavar="SECONDS",
-        help="for making and for tracing the model, each (default: %(default)s)",
+        help="for making the model, making the samples, and tracing the model, each (default: %(default)s)",
     )
 
 

@@ -42,6 +42,7 @@ def init(options: argparse.Namespace) -> None:
         options.target,
         options.output,
         arguments=options.arg,
+        limit_seconds=options.time_limit,
     )
     print(f"wrote {options.output}: {layers} layers; edit it, then run `fxpress check {options.output}`")
 

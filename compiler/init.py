@@ -23,6 +23,7 @@ from .errors import Problem, UserError, shorten
 from .frontend.capture import capture
 from .loading import check_weights, example_input, load_source, load_weights
 from .output import check_file, write_file
+from .time_limit import time_limit
 
 _TEMPLATE = """\
 # yaml-language-server: $schema=fxpress.schema.json   (write it with: fxpress schema > fxpress.schema.json)
@@ -68,6 +69,7 @@ def write_spec(
     output: Path,
     *,
     arguments: Sequence[str] = (),
+    limit_seconds: float | None = None,
 ) -> int:
     """Write the spec to `output` and return the number of layers with weights. Nothing is overwritten.
 
@@ -82,14 +84,16 @@ def write_spec(
     _refuse_twice("--arg", arguments)
     _refuse_twice("--input", inputs)
     keywords = dict(_argument(text) for text in arguments)
-    model = load_source(_source(source), keywords, folder=Path.cwd())
+    with time_limit(limit_seconds, source, "making the model"):
+        model = load_source(_source(source), keywords, folder=Path.cwd())
     if weights is not None:
         load_weights(model, weights)
     check_weights(model, source)
     found = _inputs(model, inputs, source)
     call = bind_inputs(model, list(found), source)
     examples = [example_input(found[n].shape, getattr(torch, found[n].dtype)) for n in call.names]
-    graph = capture(model, *call.arguments(examples), input_names=call.names).graph
+    with time_limit(limit_seconds, source, "tracing the model"):
+        graph = capture(model, *call.arguments(examples), input_names=call.names).graph
     write_file(output, _text(source, keywords, weights, found, graph, target, output).encode())
     return sum(1 for node in graph.nodes if node.macs)
 

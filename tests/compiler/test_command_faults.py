@@ -150,8 +150,13 @@ def test_an_internal_error_is_reported_where_the_folder_cannot_be_written(
 @pytest.mark.parametrize(
     ("function", "arguments", "doing"),
     [
-        ("def Net", (), "making the model"),
-        ("def endless", ("--set", "data.calibration={source: 'net.py:endless'}"), "making the samples"),
+        ("def Net", ("plan", "net.yaml"), "making the model"),
+        ("def Net", (*INIT, "-o", "new.yaml"), "making the model"),
+        (
+            "def endless",
+            ("plan", "net.yaml", "--set", "data.calibration={source: 'net.py:endless'}"),
+            "making the samples",
+        ),
     ],
 )
 def test_code_that_never_ends_meets_the_time_limit(
@@ -165,7 +170,7 @@ def test_code_that_never_ends_meets_the_time_limit(
     monkeypatch.chdir(project)
     with (project / "net.py").open("a") as file:
         file.write(f"\n\n{function}():\n    while True:\n        pass\n")
-    assert main(["plan", "net.yaml", "--time-limit", "3", *arguments]) == 2
+    assert main([*arguments, "--time-limit", "3"]) == 2
     assert re.search(f"{doing} takes more than 3 s; .*--time-limit.*M108", capsys.readouterr().err)
 
 
