@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..ir.tensor_files import INDEX_SUFFIX, open_tensors
 from ..passes.quantization.masks import is_additive_mask
 from ..specs import FileSource, ModuleSource
 from ..specs.errors import near_miss, nearest
@@ -201,6 +202,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        if path.name.endswith(INDEX_SUFFIX):
+            return dict(open_tensors(path))
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as err:
         raise _problem(

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
 from ..ir.errors import IRError
+from ..ir.tensor_files import INDEX_SUFFIX, shard_files
 from ..specs import plugins
 from ..specs.section import is_file
 from .errors import Problem, UserError, first_line
@@ -139,7 +140,10 @@ def tool_versions() -> dict[str, str]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file; of its files' names and digests in order for a directory."""
+    """SHA-256 of a file; of files' names and digests in order for a directory, and for the index file of shards."""
+    if path.name.endswith(INDEX_SUFFIX):
+        rows = [f"{p.name} {file_digest(p)}" for p in shard_files(path)]
+        return _digest("\n".join([path.read_text(), *rows]).encode())
     if path.is_dir():
         rows = [f"{p.relative_to(path)} {file_digest(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
         return _digest("\n".join(rows).encode())

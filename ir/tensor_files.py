@@ -52,6 +52,11 @@ def open_tensors(path: Path) -> Params:
     return tensors
 
 
+def shard_files(path: Path) -> list[Path]:
+    """The safetensors files that a path stands for: itself, or those of an index file or a folder."""
+    return sorted(_shards(path))
+
+
 def _shards(path: Path) -> dict[Path, frozenset[str] | None]:
     """The files, each with the names that it is to give; None for all that it has."""
     if path.is_dir():
@@ -64,11 +69,19 @@ def _shards(path: Path) -> dict[Path, frozenset[str] | None]:
         return dict.fromkeys(files)
     if not path.name.endswith(INDEX_SUFFIX):
         return {path: None}
-    places: Mapping[str, str] = json.loads(path.read_bytes())["weight_map"]
     shards: dict[Path, set[str]] = {}
-    for name, file in places.items():
+    for name, file in _weight_map(path).items():
         shards.setdefault(path.parent / file, set()).add(name)
     return {file: frozenset(names) for file, names in shards.items()}
+
+
+def _weight_map(index: Path) -> Mapping[str, str]:
+    """The file of each tensor, relative to the index file's folder."""
+    content = json.loads(index.read_bytes())
+    places = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise ShapeError(f"{index} has no weight_map of tensors to files")
+    return places
 
 
 def _tensors_of(file: Path, names: frozenset[str] | None) -> dict[str, LazyTensor]:

@@ -24,7 +24,7 @@ Dtype: TypeAlias = Literal[
 ]
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
-_WEIGHT_FILES = (".safetensors", ".pt", ".pth")
+_WEIGHT_FILES = (".safetensors", ".safetensors.index.json", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def _shown(source: FileSource | ModuleSource, info: SerializationInfo) -> str:
 def _weights(value: Any) -> Any:  # any: whatever the user wrote, checked here
     if isinstance(value, str) and not value.endswith(_WEIGHT_FILES):
         hint = "save the state dict with safetensors, or with torch.save"
-        raise fault("S207", "does not end in .safetensors, .pt or .pth", hint=hint)
+        raise fault("S207", "does not end in .safetensors, .safetensors.index.json, .pt or .pth", hint=hint)
     return value
 
 
@@ -149,8 +149,8 @@ class Model(Section):
     )
     weights: Annotated[FilePath, BeforeValidator(_weights)] | None = Field(
         default=None,
-        description="State dict: a .safetensors file, or a .pt file that contains only tensors. Default: the weights "
-        "that the source sets.",
+        description="State dict: a .safetensors file, the .safetensors.index.json of several (Hugging Face), or a .pt "
+        "file that contains only tensors. Default: the weights that the source sets.",
     )
     inputs: Mapping[Name, Input] = Field(
         min_length=1, description="Arguments of `forward` by name, each with shape and type."

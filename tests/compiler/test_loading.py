@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fxpress.compiler import UserError, capture
 from fxpress.compiler.data import Column, read_samples
 from fxpress.compiler.loading import check_weights, load_source, load_weights, read_tensors
+from fxpress.compiler.lock import file_digest
 from fxpress.ir import DType, TensorType, run
 from fxpress.specs import FileSource, ModuleSource, Transform
 
@@ -263,3 +266,36 @@ def test_denormal_numbers_are_told_in_one_note_and_half_precision_has_none() -> 
     with torch.no_grad():
         half.weight[0] = 1e-6
     assert check_weights(half, "net.py:Net") == []
+
+
+def sharded(folder: Path, model: nn.Module) -> Path:
+    """The weights of a model, each tensor in a file of its own, and their index file."""
+    places = {name: f"{number}.safetensors" for number, name in enumerate(model.state_dict())}
+    for name, tensor in model.state_dict().items():
+        save_file({name: tensor}, folder / places[name])
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    return index
+
+
+def test_shards_are_read_through_their_index_file(tmp_path: Path) -> None:
+    given, made = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    load_weights(made, sharded(tmp_path, given))
+    assert torch.equal(made.weight, given.weight) and torch.equal(made.bias, given.bias)
+
+
+def test_the_digest_of_an_index_file_covers_its_shards(tmp_path: Path) -> None:
+    index = sharded(tmp_path, torch.nn.Linear(3, 2))
+    before = file_digest(index)
+    save_file({"bias": torch.ones(2)}, tmp_path / "1.safetensors")
+    assert file_digest(index) != before
+
+
+def test_damaged_index_file_and_missing_shard_are_refused(tmp_path: Path) -> None:
+    index = sharded(tmp_path, torch.nn.Linear(3, 2))
+    (tmp_path / "1.safetensors").unlink()
+    with pytest.raises(UserError, match="M111"):
+        read_tensors(index)
+    index.write_text("[]")
+    with pytest.raises(UserError, match="has no weight_map of tensors to files"):
+        read_tensors(index)
