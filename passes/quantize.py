@@ -22,7 +22,7 @@ from ..ir import Graph
 from ..specs.options import AdaRound, QuantizeOptions
 from .base import Context, PassResult, register
 from .calibrate import Batch, collect
-from .fuse_activation import FUSE_ACTIVATION
+from .fuse.fuse_activation import FUSE_ACTIVATION
 from .pattern import apply_rules
 from .quantization.codebook import storage_table
 from .quantization.first_layers import fold_into_first_layers

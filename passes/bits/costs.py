@@ -15,7 +15,7 @@ from pathlib import Path
 from ...ir import Graph, Node, Precision
 from ..base import Cost, CostModel
 from ..errors import PassError
-from ..fuse_activation import FUSE_ACTIVATION
+from ..fuse.fuse_activation import FUSE_ACTIVATION
 from ..pattern import apply_rules
 from ..quantization.groups import UnionFind
 from ..quantization.integer_forms import INTEGER_FORMS

@@ -13,7 +13,7 @@ from ...ir.ops.binary import Add, Div, Mul
 from ...ir.ops.conv import Conv
 from ...ir.ops.elementary import RoundTo
 from ...ir.ops.norm import BatchNorm
-from ..fold_batchnorm import norm_affine, why_not_fold
+from ..fuse.fold_batchnorm import norm_affine, why_not_fold
 from ..layers import clamp_of
 from ..pattern import OPTIONAL, Application, Match, Rule, Term, op
 

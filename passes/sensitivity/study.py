@@ -12,7 +12,7 @@ from torch import Tensor
 from ...ir import Graph, IRError, rebatch
 from ..calibrate import Batch, batch_size, check_samples, passes_batches
 from ..errors import PassError
-from ..fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
+from ..fuse.fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
 from ..pattern import apply_rules
 from ..progress import Progress, silent
 from .blocks import Block, Rounding, data_of, find_blocks, round_weight

@@ -11,10 +11,10 @@ import torch
 from fxpress.ir import Builder, Graph, Value, parse
 from fxpress.ir.testing import RewriteError, check_rewrite, graphs
 from fxpress.passes import find_pass, live_channels, pattern
-from fxpress.passes.fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
-from fxpress.passes.fold_pad import FOLD_PAD
-from fxpress.passes.fuse_activation import FUSE_ACTIVATION
-from fxpress.passes.fuse_residual import FUSE_RESIDUAL
+from fxpress.passes.fuse.fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
+from fxpress.passes.fuse.fold_pad import FOLD_PAD
+from fxpress.passes.fuse.fuse_activation import FUSE_ACTIVATION
+from fxpress.passes.fuse.fuse_residual import FUSE_RESIDUAL
 from fxpress.passes.layers import with_clamp
 from fxpress.passes.pattern import Match, Rule, apply_rule
 from fxpress.specs.options import RemoveDeadChannelsOptions

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from ..ir import Graph, Source
-from ..specs.options import FuseOptions, FuseRule
-from ..specs.plugins import FUSION_RULES, PluginError
-from .base import Context, PassResult, register
-from .errors import PassError
+from ...ir import Graph, Source
+from ...specs.options import FuseOptions, FuseRule
+from ...specs.plugins import FUSION_RULES, PluginError
+from ..base import Context, PassResult, register
+from ..errors import PassError
+from ..pattern import Rule, apply_rule
+from ..report import Decision, PassReport
 from .fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
 from .fold_pad import FOLD_PAD
 from .fuse_activation import FUSE_ACTIVATION
 from .fuse_residual import FUSE_RESIDUAL
 from .merge_linear import MERGE_CONV, MERGE_LINEAR
-from .pattern import Rule, apply_rule
-from .report import Decision, PassReport
 
 # in an order in which none undoes another's work
 RULES: Mapping[FuseRule, tuple[Rule, ...]] = {

@@ -8,12 +8,12 @@ operands of the earlier are not kept alive.
 
 from __future__ import annotations
 
-from ..ir import Builder, Value
-from ..ir.ops.binary import Add
-from ..ir.ops.conv import Conv, ConvTranspose
-from ..ir.ops.linear import Linear
-from .layers import clamp_of, with_clamp
-from .pattern import OPTIONAL, Application, Match, Rule, Term, op
+from ...ir import Builder, Value
+from ...ir.ops.binary import Add
+from ...ir.ops.conv import Conv, ConvTranspose
+from ...ir.ops.linear import Linear
+from ..layers import clamp_of, with_clamp
+from ..pattern import OPTIONAL, Application, Match, Rule, Term, op
 
 
 def _layer_then_add(x: Term, w: Term, residual: Term, *, b: Term = OPTIONAL) -> Application:

@@ -5,10 +5,10 @@ clamp(clamp(x, l1, h1), l2, h2) = clamp(x, clamp(l1, l2, h2), clamp(h1, l2, h2))
 
 from __future__ import annotations
 
-from ..ir import Builder, Value
-from ..ir.ops.activation import Clamp, Relu
-from .layers import CLAMPED, clamp_of, with_clamp
-from .pattern import Application, Match, Rule, Term, op
+from ...ir import Builder, Value
+from ...ir.ops.activation import Clamp, Relu
+from ..layers import CLAMPED, clamp_of, with_clamp
+from ..pattern import Application, Match, Rule, Term, op
 
 
 def _clamped_then_activation(*operands: Term) -> Application:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..ir import Builder, Value
-from ..ir.ops.conv import Conv
-from ..ir.ops.pad import Pad
-from .pattern import Application, Match, Rule, Term, op
+from ...ir import Builder, Value
+from ...ir.ops.conv import Conv
+from ...ir.ops.pad import Pad
+from ..pattern import Application, Match, Rule, Term, op
 
 
 def _pad_then_conv(x: Term, w: Term, *rest: Term) -> Application:

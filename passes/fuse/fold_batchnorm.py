@@ -17,12 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ir import Builder, Node, Value
-from ..ir.ops.conv import Conv, ConvTranspose
-from ..ir.ops.linear import Linear
-from ..ir.ops.norm import BatchNorm
-from .layers import bias_name, clamp_of, is_layer
-from .pattern import OPTIONAL, Application, Match, Rule, Term, op
+from ...ir import Builder, Node, Value
+from ...ir.ops.conv import Conv, ConvTranspose
+from ...ir.ops.linear import Linear
+from ...ir.ops.norm import BatchNorm
+from ..layers import bias_name, clamp_of, is_layer
+from ..pattern import OPTIONAL, Application, Match, Rule, Term, op
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..ir import Builder, Node, Value
-from ..ir.ops.conv import Conv
-from ..ir.ops.linear import Linear
-from .layers import bias_name, clamp_of, with_clamp
-from .pattern import OPTIONAL, Application, Match, Rule, Term, op
+from ...ir import Builder, Node, Value
+from ...ir.ops.conv import Conv
+from ...ir.ops.linear import Linear
+from ..layers import bias_name, clamp_of, with_clamp
+from ..pattern import OPTIONAL, Application, Match, Rule, Term, op
 
 
 def _linear_then_linear(
