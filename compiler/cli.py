@@ -72,7 +72,9 @@ def _users_problems(err: Exception) -> Sequence[SpecProblem | Problem]:
         return [Problem("O310", "memory", f"there is too little: {first_line(err)}", advice)]
     if isinstance(err, UnicodeEncodeError):
         shown = ascii(err.object[max(0, err.start - 40) : err.end + 20])
-        return [Problem("O311", shown, "holds a character that UTF-8 cannot write", "choose another name")]
+        return [
+            Problem("O311", shown, "contains a character that UTF-8 cannot encode", "choose another name")
+        ]
     if isinstance(err, OSError):
         place = "output" if err.filename is None else shorten(str(err.filename))
         return [
@@ -137,7 +139,10 @@ def _parser() -> argparse.ArgumentParser:
     _spec_arguments(check)
 
     plan = _command(
-        commands, "plan", "say what would be done to each layer, why, and its cost", _with_torch("plan")
+        commands,
+        "plan",
+        "print the decisions for each layer, with reasons and predicted cost",
+        _with_torch("plan"),
     )
     _spec_arguments(plan)
     plan.add_argument("--why", action="store_true", help="also every decision of every pass")
@@ -155,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     sensitivity = _command(
         commands,
         "sensitivity",
-        "measure what each layer's bits cost, before they are decided",
+        "measure the sensitivity of each layer at each bit width",
         _with_torch("sensitivity"),
     )
     _spec_arguments(sensitivity)
@@ -178,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         "--samples", type=_count, metavar="N", help="use the first N calibration samples only"
     )
     sensitivity.add_argument(
-        "--class-axis", type=_axis, metavar="N", help="dimension of the first output that holds class scores"
+        "--class-axis", type=_axis, metavar="N", help="class dimension of the first output"
     )
 
     run = _command(commands, "run", "run a compiled network on data", _with_torch("run"))
@@ -201,9 +206,7 @@ def _parser() -> argparse.ArgumentParser:
         help="top1, mse or file.py:function of the output and the labels (default with labels: top1)",
     )
     run.add_argument("--output", type=_name, metavar="NAME", help="output to measure (default: the first)")
-    run.add_argument(
-        "--class-axis", type=_axis, metavar="N", help="dimension of the output that holds class scores"
-    )
+    run.add_argument("--class-axis", type=_axis, metavar="N", help="class dimension of the output")
     run.add_argument("--samples", type=_count, metavar="N", help="use the first N samples only")
     run.add_argument("--save", type=Path, metavar="Y.npz", help="write the outputs")
 
@@ -217,7 +220,9 @@ def _parser() -> argparse.ArgumentParser:
         "name", nargs="?", help="a path in the spec such as passes[1].samples, or a layer of the directory"
     )
 
-    diff = _command(commands, "diff", "what differs between two output directories", _with_torch("diff"))
+    diff = _command(
+        commands, "diff", "print the differences between two output directories", _with_torch("diff")
+    )
     diff.add_argument("a", type=Path, metavar="A")
     diff.add_argument("b", type=Path, metavar="B")
 

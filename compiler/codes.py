@@ -93,7 +93,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Check that the file belongs to this model, and that `model.args` builds the network that was saved.",
     ),
     "M113": ErrorCode(
-        "the weights file holds a tensor that the model does not have",
+        "the weights file has an unexpected key",
         "Check that the file belongs to this model. Remove prefixes of wrappers, such as `module.`, before saving.",
     ),
     "M114": ErrorCode(
@@ -352,10 +352,10 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Write `host`, `torch`, `integer`, a target that `fxpress targets` lists as simulated, or the file of one.",
     ),
     "R406": ErrorCode(
-        "the output directory holds no C", "Add `c` to `outputs` in the spec, and compile again."
+        "the output directory has no C", "Add `c` to `outputs` in the spec, and compile again."
     ),
     "R407": ErrorCode(
-        "the output directory holds no torch module",
+        "the output directory has no torch module",
         "Add `torch` to `outputs` in the spec, and compile again.",
     ),
     "R408": ErrorCode(

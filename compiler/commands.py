@@ -212,7 +212,7 @@ def _evaluation(options: argparse.Namespace) -> Evaluation | None:
     advice, problems = "give --labels, or --metric file.py:function", []
     for option, value in (("--output", options.output), ("--class-axis", options.class_axis)):
         if value is not None and metric is None:
-            fact = "chooses what is measured, but there is no metric"
+            fact = "selects a measured output, but there is no metric"
             problems.append(Problem("R415", f"{option} {shorten(str(value))}", fact, advice))
     if metric in ("top1", "mse") and not options.labels:
         problems.append(Problem("R415", f"--metric {metric}", "needs labels", "give --labels"))

@@ -34,7 +34,7 @@ def write_reproducer(error: Exception, command: Sequence[str]) -> str:
     for folder in _folders():
         with contextlib.suppress(OSError):
             return f"please report it with {_written(folder, content)}"
-    return f"please report it with what follows\n{content.decode()}"
+    return f"please report it with the following\n{content.decode()}"
 
 
 def _folders() -> Iterator[Path]:

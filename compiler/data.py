@@ -162,7 +162,7 @@ def read_samples(
         fact = f"array {labels!r} has dtype {arrays[labels].dtype}; numbers are needed"
         problems.append(Problem("D103", path, fact, "give each class its number, from 0"))
     if not all(len(array) for array in arrays.values()):
-        problems.append(Problem("D105", path, "holds no samples", "calibration needs at least one"))
+        problems.append(Problem("D105", path, "has no samples", "calibration needs at least one"))
     if problems:
         raise UserError(problems)
     if stateful:
@@ -338,7 +338,7 @@ def _read_npz(path: Path, names: Sequence[str], optional: Sequence[str]) -> dict
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, NpzFile):
-            fact = "holds a single array, as np.save writes it"
+            fact = "contains a single array, as written by np.save"
             raise UserError(Problem("D101", place, fact, "write arrays by name, with np.savez"))
         with archive:
             _refuse_missing(place, names, archive.files)
@@ -477,16 +477,14 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if transform.reshape is not None:
         if len(array) and array[:1].size != math.prod(transform.reshape):
-            raise ValueError(
-                f"holds samples of {array[:1].size} numbers; `reshape` makes {transform.reshape}"
-            )
+            raise ValueError(f"has samples of {array[:1].size} numbers; `reshape` makes {transform.reshape}")
         tensor = tensor.reshape(len(tensor), *transform.reshape)
     axis = batch
     if batch is not None and tuple(tensor.shape[1:]) == shape:
         # one call takes one sample either way, or the array has the model's own batches
         tensor, axis = (tensor.squeeze(1 + batch), batch) if shape[batch] == 1 else (tensor, None)
     if tuple(tensor.shape[1:]) != (shape if axis is None else expected):
-        raise ValueError(f"holds samples of shape {tuple(tensor.shape[1:])}; the model takes {expected}")
+        raise ValueError(f"has samples of shape {tuple(tensor.shape[1:])}; the model takes {expected}")
     wanted = column.type.dtype.torch
     if not wanted.is_floating_point and not transform.keeps_values:
         raise ValueError(
@@ -509,7 +507,7 @@ def _check_finite(path: str, arrays: Sequence[tuple[str, Tensor]]) -> None:
         bad = [i for i, sample in enumerate(tensor) if not bool(torch.isfinite(sample).all())]
         if bad:
             shown = ", ".join(map(str, bad[:5]))
-            message = f"array {name!r} holds NaN or infinity in sample {shown}"
+            message = f"array {name!r} contains NaN or infinity in sample {shown}"
             problems.append(Problem("D106", path, message, "leave these samples out"))
     if problems:
         raise UserError(problems)

@@ -153,7 +153,7 @@ def load_torch_module(directory: Path) -> nn.Module:
     path, name = directory / "torch" / "model.py", read_interface(directory).torch_class
     if name is None:
         raise UserError(
-            Problem("R407", str(directory), "holds no torch module", "ask for it under `outputs` in the spec")
+            Problem("R407", str(directory), "has no torch module", "ask for it under `outputs` in the spec")
         )
     spec = importlib.util.spec_from_file_location("fxpress_emitted_model", path)
     assert spec is not None and spec.loader is not None
@@ -165,7 +165,7 @@ def load_torch_module(directory: Path) -> nn.Module:
     except Exception as err:  # the module calls the torch operators of the user's packages
         fact = f"cannot be loaded: {first_line(err)}"
         raise UserError(
-            Problem("R413", str(path), fact, "install what it imports, in the version it was compiled with")
+            Problem("R413", str(path), fact, "install its imports, in the versions it was compiled with")
         ) from err
     return loaded.eval()
 

@@ -213,7 +213,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise _problem(
             "M111",
             str(path),
-            "holds more than tensors, and is not opened",
+            "contains more than tensors, and is not opened",
             "save a state_dict, or use safetensors",
         ) from err
     except MemoryError:
@@ -291,7 +291,9 @@ def check_weights(model: nn.Module, place: str) -> list[str]:
                 Problem("M120", place, f"{name} is on the meta device and has no values", "load weights")
             )
         elif tensor.is_floating_point() and not _is_usable(tensor, is_buffer=name not in parameters):
-            problems.append(Problem("M121", place, f"{name} holds NaN or infinity", "train or load it again"))
+            problems.append(
+                Problem("M121", place, f"{name} contains NaN or infinity", "train or load it again")
+            )
         elif tensor.is_floating_point() and _denormals(tensor):
             denormal[name] = _denormals(tensor)
     if problems:
@@ -300,7 +302,7 @@ def check_weights(model: nn.Module, place: str) -> list[str]:
         return []
     first, rest = next(iter(denormal)), len(denormal) - 1
     holders = f"{first} and {rest} other tensors hold" if rest else f"{first} holds"
-    return [f"{holders} {sum(denormal.values())} denormal numbers; they count as what they are"]
+    return [f"{holders} {sum(denormal.values())} denormal numbers, which are kept"]
 
 
 def _is_usable(tensor: Tensor, *, is_buffer: bool) -> bool:

@@ -160,7 +160,7 @@ def _refuse_special_file(path: Path) -> None:
 def _refuse_outside(name: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise ValueError("it lies outside the directory")
+        raise ValueError("it is outside the directory")
 
 
 def _reason(err: Exception) -> str:

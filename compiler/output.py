@@ -36,7 +36,7 @@ def check_destination(directory: Path, *, inputs: Iterable[Path] = ()) -> None:
         raise _refusal(
             "O303",
             directory,
-            f"is not empty and holds no {MARKER} of an earlier run",
+            f"is not empty and has no {MARKER} of an earlier run",
             "choose an empty directory",
         )
     precious = _precious(directory, inputs)
@@ -103,7 +103,7 @@ def check_file(path: Path) -> None:
     if os.path.lexists(path) and not is_file(path):
         raise _refusal("O302", path, "exists and is no regular file", "choose another name")
     if not os.path.isdir(path.absolute().parent):
-        raise _refusal("O308", path, "lies in no directory", f"make {shorten(str(path.parent))} first")
+        raise _refusal("O308", path, "is not in a directory", f"make {shorten(str(path.parent))} first")
     if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
         raise _refusal("O304", path, "cannot be written: its directory is read-only", "choose another place")
 

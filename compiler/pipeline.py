@@ -341,7 +341,7 @@ def _check_results(
             for name, result in zip(graph.output_names, results, strict=True):
                 found.setdefault(name, []).append(torch.isfinite(result).reshape(-1))
     shares = {n: torch.cat(parts).double().mean().item() for n, parts in found.items() if parts[0].numel()}
-    advice = "check the weights, and what `data.transform` makes of the data"
+    advice = "check the weights, and the result of `data.transform`"
     problems = [
         Problem("M122", place, f"the output {name!r} is NaN or infinite in every element", advice)
         for name, share in shares.items()

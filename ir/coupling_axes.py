@@ -279,7 +279,9 @@ class NodeCall:
 
     def regroup(self, axes: Axes, shape: Sequence[int]) -> Axes:
         """Axes of a value of `shape` with the same elements in the same order."""
-        return self._table.regroup(axes, shape, self._reason("what goes would not leave a rectangle"))
+        return self._table.regroup(
+            axes, shape, self._reason("removing these channels would not leave a rectangle")
+        )
 
     def refuse(self) -> tuple[Axes, ...]:
         """Fix all operands and results, and say that this is for want of a rule."""

@@ -66,7 +66,7 @@ def _check_tensor(value: Value, tensor: Tensor, index: int) -> None:
     if tensor.dtype != value.type.dtype.torch:
         raise CalibrationError(f"{what}: {tensor.dtype}; the model takes {value.type.dtype.torch}")
     if tensor.is_floating_point() and not bool(tensor.isfinite().all()) and not is_additive_mask(tensor):
-        raise CalibrationError(f"{what}: holds NaN or infinity")
+        raise CalibrationError(f"{what}: contains NaN or infinity")
 
 
 def batch_size(graph: Graph, samples: Sequence[Batch]) -> int:

@@ -234,7 +234,7 @@ def _base_of(tree: Mapping, files: list[Path], project: Path) -> Path | None:
     if not real.is_relative_to(project) and not real.is_relative_to(PRESETS):
         hint = f"the project is the folder {project}; move the file into it"
         raise SpecError(
-            [Problem("S123", node.place, f"extends: {quoted(node.value)} lies outside the project", hint)]
+            [Problem("S123", node.place, f"extends: {quoted(node.value)} is outside the project", hint)]
         )
     if real in [Path(os.path.realpath(file)) for file in files]:
         circle = " -> ".join(file.name for file in (*files, base))

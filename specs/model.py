@@ -54,7 +54,9 @@ def _source(value: Any) -> FileSource | ModuleSource:  # any: whatever the user 
         raise fault("S203", "expects a text such as `model.py:KeywordNet`")
     where, _, attribute = value.rpartition(":")
     if not where or not _DOTTED.fullmatch(attribute):
-        hint = "write `file.py:Attribute` or `package.module:Attribute`, where a class, a function or a module lies"
+        hint = (
+            "write `file.py:Attribute` or `package.module:Attribute`, naming a class, a function or a module"
+        )
         raise fault("S207", "does not name an attribute of a file or a module", hint=hint)
     if where.endswith(".py"):
         return FileSource(resolve(where, folder_of=value), attribute)

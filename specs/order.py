@@ -49,7 +49,7 @@ def _faults(name: str, earlier: Sequence[str], later: Sequence[str]) -> list[tup
     """Code, fact and hint (empty: the order that works) for one pass among those round it."""
     options = PASSES[name]
     found = [
-        ("S301", f"{name} cannot stand after {other}: {options.why}", "")
+        ("S301", f"{name} cannot run after {other}: {options.why}", "")
         for other in options.before
         if other in earlier
     ]
@@ -57,7 +57,7 @@ def _faults(name: str, earlier: Sequence[str], later: Sequence[str]) -> list[tup
         if other in earlier:
             continue
         if other in later:
-            found.append(("S301", f"{name} cannot stand before {other}: {options.why}", ""))
+            found.append(("S301", f"{name} cannot run before {other}: {options.why}", ""))
         else:
             found.append(("S302", f"{name} needs {other} before it: {options.why}", f"add `- pass: {other}`"))
     found += [
@@ -67,7 +67,7 @@ def _faults(name: str, earlier: Sequence[str], later: Sequence[str]) -> list[tup
     ]
     if name in earlier and not options.repeatable:
         found.append(
-            ("S303", f"{name} stands twice, and the second one would find nothing to do", "keep one of them")
+            ("S303", f"{name} occurs twice; the second one would have no effect", "keep one of them")
         )
     return found
 

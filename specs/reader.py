@@ -44,7 +44,7 @@ _MAX_DIGITS = 18
 _FORBIDDEN = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _HINTS = {
     "\\t": "indent with spaces, not with tabs",
-    "mapping values are not allowed": "quote a text that holds `: `, or check the indentation",
+    "mapping values are not allowed": "quote a string that contains `: `, or check the indentation",
     "expected ',' or": "close the bracket, or put a comma",
     "cannot start any token": "quote the text",
     "could not find expected ':'": "put a colon and a space after the key",
@@ -128,7 +128,9 @@ class _Builder:
         following = next(events)
         if not isinstance(following, StreamEndEvent):
             place = self.at(following)
-            self.stop("S106", place, "a second document begins here", "a file holds one; remove the `---`")
+            self.stop(
+                "S106", place, "a second document begins here", "a file has one document; remove the `---`"
+            )
         return Reading(root, tuple(self.problems))
 
     def node(self, event: yaml.Event, events: Iterator[yaml.Event], *, depth: int) -> Node:
@@ -176,7 +178,7 @@ class _Builder:
             )
         elif key_node.text in entries:
             first = entries[key_node.text].place
-            message = f"the key {quoted(key_node.text)} stands twice; first in line {first.line}"
+            message = f"the key {quoted(key_node.text)} occurs twice; first in line {first.line}"
             self.problems.append(Problem("S108", place, message, "keep one of them"))
         else:
             entries[key_node.text] = Entry(place, node)
@@ -200,7 +202,7 @@ class _Builder:
         found = self.anchors.get(anchor)
         if found is None:
             inside = anchor in self.anchors
-            why = "refers to what it is itself part of" if inside else "has no anchor before it"
+            why = "refers to a value that contains it" if inside else "has no anchor before it"
             self.stop("S110", place, f"the alias *{anchor} {why}", "write the value out")
         locations = [location for location, _ in walk(found)]
         self.count(len(locations), place)

@@ -89,7 +89,7 @@ def _node_problems(node: Node, graph: Graph, options: COutput, machine: Machine)
             "C703",
             place,
             message,
-            "C computes on float32 and what is quantized from it: set `dtype: float32` under `model`",
+            "C computes on float32 and on integers quantized from it: set `dtype: float32` under `model`",
         )
         return
     if any(0 in v.type.shape for v in values):
@@ -106,7 +106,7 @@ def _node_problems(node: Node, graph: Graph, options: COutput, machine: Machine)
     if not found:
         name = node.op.target if isinstance(node.op, TorchCall) else node.op.name
         reasons = "; ".join(dict.fromkeys(refusals)) or "this operator is not part of the C backend"
-        hint = "replace the operator, or leave this part of the model outside of what is compiled"
+        hint = "replace the operator, or do not compile this part of the model"
         yield Problem("C702", place, f"no C kernel for {name}: {reasons}", hint)
     elif not options.allow_float and _computes_in_float(node):
         message = f"{node.op.name} computes in float"
@@ -138,7 +138,9 @@ def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator
     if target.ram is not None and lowered.plan.arena_bytes > target.ram:
         largest = max(lowered.plan.blocks, key=lambda block: block.bytes)
         message = f"the arena needs {lowered.plan.arena_bytes:,} bytes, the target has {target.ram:,}"
-        hint = f"the largest block holds {largest.label} ({largest.bytes:,} bytes); shrink it, or raise ram"
+        hint = (
+            f"the largest block contains {largest.label} ({largest.bytes:,} bytes); shrink it, or raise ram"
+        )
         yield Problem("C707", f"target {target.name}", message, hint)
     flash = lowered.prediction.flash_bytes
     if target.flash is not None and flash > target.flash:

@@ -78,7 +78,7 @@ def fixed_point(
         assert qr is not None
         rescale = Rescale.of((qr.scale[0] / qy.scale[0],), qr.zero_point, qy.zero_point[0], bits=qr.bits)
         if not rescale.shift and qr.bits > 8:  # halved at least, it fits int32 together with the accumulator
-            raise OverflowBoundError("the residual's scale is too large beside the result's")
+            raise OverflowBoundError("the residual's scale is too large compared with the result's")
     return FixedPoint(
         tuple(s.multiplier for s in steps),
         tuple(s.shift for s in steps),

@@ -211,7 +211,7 @@ class Gelu(Elementwise):
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         if self.approximate not in ("none", "tanh"):
-            raise ShapeError(f"gelu approximated by {self.approximate!r}; the choices are none and tanh")
+            raise ShapeError(f"gelu approximated by {self.approximate!r}; choose none or tanh")
         return super().infer(x)
 
     def reference(self, x: Tensor) -> Tensor:

@@ -159,7 +159,7 @@ def _text(argument: Argument) -> str:
         return f"complex({_text(argument.real)}, {_text(argument.imag)})"
     if isinstance(argument, _CONSTANTS):
         return str(argument)
-    raise ValueError(f"{argument!r} cannot stand in a torch_call")
+    raise ValueError(f"{argument!r} is not supported in a torch_call")
 
 
 @lru_cache(maxsize=4096)
@@ -203,4 +203,4 @@ def _argument(tree: ast.expr) -> Argument:
             getattr(torch, name, None), _CONSTANTS
         ):
             return getattr(torch, name)
-    raise ValueError(f"{ast.unparse(tree)} cannot stand in a torch_call")
+    raise ValueError(f"{ast.unparse(tree)} is not supported in a torch_call")

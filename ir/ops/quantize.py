@@ -105,7 +105,7 @@ class OffsetBinary(Op):
         if x.quantization is not None and x.quantization.bits == _BYTE:
             return (TensorType(x.shape, DType.U8),)
         if x.dtype is not DType.U8:
-            raise ShapeError("offset_binary takes u8, or i8 that stand for reals")
+            raise ShapeError("offset_binary takes u8, or quantized i8")
         return (TensorType(x.shape),)
 
     def reference(self, x: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class OffsetBinary(Op):
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         narrow = {type.quantization.bits for type in (*operands, *outputs) if type and type.quantization}
         if narrow != {_BYTE} or DType.U8 not in (self.operand(operands, "x").dtype, outputs[0].dtype):
-            raise ShapeError("offset_binary is between u8 and integers of 8 bits that stand for reals")
+            raise ShapeError("offset_binary converts between u8 and quantized 8-bit integers")
 
     def integer(self, call: IntegerCall) -> Tensor:
         return call.operand("x").to(torch.int64) + (128 if call.output.dtype is DType.U8 else -128)

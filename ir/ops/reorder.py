@@ -32,7 +32,7 @@ class Flip(Op):
         for axis in self.axes:
             check_axis(axis, x)
         if len(set(self.axes)) != len(self.axes):
-            raise ShapeError(f"an axis stands twice in {self.axes}")
+            raise ShapeError(f"an axis occurs twice in {self.axes}")
         return (x,)
 
     def reference(self, x: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ class _Model:
     def of(program: BitProgram) -> _Model:
         ordered = tuple(sorted(program.layers, key=lambda item: item.layer))
         if any(a.layer == b.layer for a, b in pairwise(ordered)):
-            raise PassError("a layer stands twice in the program")
+            raise PassError("a layer occurs twice in the program")
         empty = [item.layer for item in ordered if not item.choices]
         if empty:
             raise PassError(f"no way to store {', '.join(empty)}")

@@ -51,7 +51,7 @@ def _lower(builder: Builder, match: Match) -> Value:
 
 
 LOWER_BATCHNORM = Rule(
-    "lower_batchnorm", _norm, _why_not, _lower, "stands alone; computed as a scale and a shift"
+    "lower_batchnorm", _norm, _why_not, _lower, "is not fused; computed as a scale and a shift"
 )
 
 

@@ -15,7 +15,7 @@ class FuseOptions(PassOptions):
     """Folds batch norms, activations, residual additions and padding into adjacent layers."""
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
-    why: ClassVar[str] = "fusion works on the float graph, and what it joins is quantized as one"
+    why: ClassVar[str] = "fusion works on the float graph, and fused operators are quantized as one"
 
     pass_: Literal["fuse"] = Field(default="fuse", alias="pass", description="The name of the pass.")
     disable: tuple[FuseRule, ...] = Field(

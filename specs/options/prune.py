@@ -79,7 +79,7 @@ class PruneOptions(PassOptions):
     before: ClassVar[tuple[str, ...]] = ("quantize",)
     repeatable: ClassVar[bool] = True
     predicted: ClassVar[bool] = False
-    why: ClassVar[str] = "channels are removed from the float graph, and what is left is quantized"
+    why: ClassVar[str] = "channels are removed from the float graph, which is quantized afterwards"
 
     pass_: Literal["prune"] = Field(default="prune", alias="pass", description="The name of the pass.")
     budget: Budget | None = Field(
@@ -186,7 +186,7 @@ class PruneOptions(PassOptions):
             raise fault(
                 "S205",
                 "`bits` are decided with a budget, by `allocation: exact`, in one step, and not with `blocks`",
-                hint="leave out `bits`, or what does not go with them",
+                hint="remove `bits`, or the options that exclude it",
             )
         if self.bits is None and self.budget is not None and self.budget.weights is not None:
             raise fault(

@@ -174,7 +174,7 @@ def test_a_batch_that_is_not_the_first_dimension_is_one_of_one(tmp_path: Path) -
 
 def test_an_input_without_batch_takes_no_array_of_parts(tmp_path: Path) -> None:
     described = {"x": {"shape": [5, 3], "batch": None}}
-    with pytest.raises(UserError, match=r"holds samples of shape \(3,\); the model takes \(5, 3\).*D103"):
+    with pytest.raises(UserError, match=r"has samples of shape \(3,\); the model takes \(5, 3\).*D103"):
         compiled(tmp_path, "from torch import nn\nNet = nn.Linear(3, 4)\n", described, {"x": normal(10, 3)})
 
 
@@ -186,7 +186,7 @@ def test_training_takes_a_batch(tmp_path: Path) -> None:
         "fxpress: 1\nmodel: {source: net.py:Net, inputs: {input: {shape: [4, 9]}}}\n"
         "data: {calibration: {file: data.npz}}\npasses: [{pass: finetune}]\noutputs: {torch: {}}\n"
     )
-    with pytest.raises(UserError, match=r"first dimension is the batch: give the model one.*P601"):
+    with pytest.raises(UserError, match=r"first dimension is the batch: add one to the model.*P601"):
         compile_model(tmp_path / "net.yaml")
 
 

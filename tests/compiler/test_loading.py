@@ -44,7 +44,7 @@ def _damaged(path: Path) -> None:
 
 
 DATA: dict[str, tuple[Callable[[Path], object], str]] = {
-    "npy": (lambda p: np.save(p.open("wb"), WHOLE), "a single array, as np.save writes it.*D101"),
+    "npy": (lambda p: np.save(p.open("wb"), WHOLE), "a single array, as written by np.save.*D101"),
     "no array": (_member, "member 'x' is a file in the archive, but no array.*D101"),
     "damaged": (_damaged, "not a readable npz file.*D101"),
     "objects": (lambda p: np.savez(p, x=np.array([{}], dtype=object)), "Object arrays.*D101"),
@@ -149,7 +149,7 @@ def test_a_mask_may_hold_minus_infinity(model: nn.Module) -> None:
     ids=["plus infinity", "NaN", "weights"],
 )
 def test_other_numbers_that_are_not_finite_are_refused(model: nn.Module) -> None:
-    with pytest.raises(UserError, match=r"mask holds NaN or infinity.*M121"):
+    with pytest.raises(UserError, match=r"mask contains NaN or infinity.*M121"):
         check_weights(model, "net.py:Net")
 
 
@@ -254,13 +254,11 @@ def test_denormal_numbers_are_told_in_one_note_and_half_precision_has_none() -> 
     assert check_weights(model, "net.py:Net") == []
     with torch.no_grad():
         model[0].weight[0, :2] = 1e-40
-    assert check_weights(model, "net.py:Net") == [
-        "0.weight holds 2 denormal numbers; they count as what they are"
-    ]
+    assert check_weights(model, "net.py:Net") == ["0.weight holds 2 denormal numbers, which are kept"]
     with torch.no_grad():
         model[1].weight[0, 0] = model[1].bias[1] = 1e-40
     assert check_weights(model, "net.py:Net") == [
-        "0.weight and 2 other tensors hold 4 denormal numbers; they count as what they are"
+        "0.weight and 2 other tensors hold 4 denormal numbers, which are kept"
     ]
     half = nn.Linear(3, 2).half()
     with torch.no_grad():

@@ -31,7 +31,7 @@ def test_an_earlier_output_is_replaced_as_a_whole(tmp_path: Path) -> None:
 def test_a_directory_of_somebody_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match=r"is not empty and holds no spec\.lock"):
+    with pytest.raises(UserError, match=r"is not empty and has no spec\.lock"):
         publish(tmp_path / "out", FILES)
     assert _content(tmp_path / "out") == {"thesis.tex": b"precious"}
 

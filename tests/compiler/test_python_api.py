@@ -200,7 +200,7 @@ def test_what_no_spec_can_hold_is_refused_with_its_line(
 def test_arrays_that_do_not_fit_the_inputs_are_named(net: nn.Module, images: Tensor) -> None:
     with pytest.raises(UserError, match=r"`calibration`: has no array 'image'; it has img"):
         compile_model(net, inputs=images[:1], calibration={"img": images})
-    with pytest.raises(UserError, match=r"`calibration`: array 'image' holds samples of shape \(8, 8\)"):
+    with pytest.raises(UserError, match=r"`calibration`: array 'image' has samples of shape \(8, 8\)"):
         compile_model(net, inputs=images[:1], calibration=images[0])
     with pytest.raises(ValueError, match=r"`calibration`: 2 arrays for the inputs image"):
         compile_model(net, inputs=images[:1], calibration=(images, images))

@@ -78,7 +78,7 @@ def test_any_number_of_processes_gives_the_same_bytes(project: Path, processes: 
         (["-o", "net.py"], "net.py: exists and is not a sensitivity table"),
         (["-o", "net.py", "--class-axis", "1"], "net.py: exists and is not a sensitivity table"),
         (["-o", "data.npz", "--class-axis", "1"], "data.npz: exists and is not a sensitivity table"),
-        (["-o", "nowhere/table.json"], "nowhere/table.json: lies in no directory; make nowhere first"),
+        (["-o", "nowhere/table.json"], "nowhere/table.json: is not in a directory; make nowhere first"),
         (["--set", "data.calibration.samples=0"], "data.calibration.samples"),
     ],
 )

@@ -23,7 +23,7 @@ def _with_passes(sound: str, *names: str) -> str:
     [
         (
             ["quantize", "fuse"], "S301",
-            "passes[1].pass: fuse cannot stand after quantize: fusion works on the float graph, and what it joins is "
+            "passes[1].pass: fuse cannot run after quantize: fusion works on the float graph, and fused operators are "
             "quantized as one; the order that works is fuse, quantize",
         ),
         (
@@ -32,7 +32,7 @@ def _with_passes(sound: str, *names: str) -> str:
         ),
         (
             ["remove_dead_channels", "quantize"], "S301",
-            "passes[0].pass: remove_dead_channels cannot stand before quantize: the proof that a channel is constant "
+            "passes[0].pass: remove_dead_channels cannot run before quantize: the proof that a channel is constant "
             "is made on the integer graph; the order that works is quantize, remove_dead_channels",
         ),
         (
@@ -40,8 +40,8 @@ def _with_passes(sound: str, *names: str) -> str:
             "passes[1].pass: remove_dead_channels needs quantize before it: the proof that a channel is constant "
             "is made on the integer graph; add `- pass: quantize`",
         ),
-        (["quantize", "quantize"], "S303", "passes[1].pass: quantize stands twice"),
-        (["fuse", "clean", "fuse"], "S303", "passes[2].pass: fuse stands twice"),
+        (["quantize", "quantize"], "S303", "passes[1].pass: quantize occurs twice"),
+        (["fuse", "clean", "fuse"], "S303", "passes[2].pass: fuse occurs twice"),
     ],
 )  # fmt: skip
 def test_a_pass_that_cannot_work_where_it_stands_is_told_with_what_does(

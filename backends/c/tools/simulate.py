@@ -80,9 +80,7 @@ class _Core:
         constants, prefix = (riscv_const, "UC_RISCV_REG_") if is_riscv else (arm_const, "UC_ARM_REG_")
         model = getattr(constants, target.simulator, None)
         if model is None:
-            raise SimulationError(
-                f"the target {target.name} names a simulator that is none: {target.simulator}"
-            )
+            raise SimulationError(f"the target {target.name} names an unknown simulator: {target.simulator}")
 
         def register(name: str) -> int:
             return int(getattr(constants, prefix + name))

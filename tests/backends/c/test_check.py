@@ -24,12 +24,12 @@ REFUSED = {
           return y: %y
         }""",
         "head.scan at net.py:7: no C kernel for aten.cumsum.default: this operator is not part of the C backend; "
-        "replace the operator, or leave this part of the model outside of what is compiled [C702]",
+        "replace the operator, or do not compile this part of the model [C702]",
     ),
     "C703": (
         "graph(%x: f64[1x4]) {\n %y: f64[1x4] = relu(%x)\n return y: %y\n}",
-        "%y: relu on elements of type f64; C computes on float32 and what is quantized from it: set `dtype: float32` "
-        "under `model` [C703]",
+        "%y: relu on elements of type f64; C computes on float32 and on integers quantized from it: set "
+        "`dtype: float32` under `model` [C703]",
     ),
     "C704": (
         "graph(%x: i32[1x4]<scale=0.1, zero=0>) {\n %y: i32[1x4]<scale=0.1, zero=0> = copy(%x)\n return y: %y\n}",

@@ -146,7 +146,7 @@ def test_what_is_spent_already_counts_against_the_budget() -> None:
 
 
 def test_a_layer_that_stands_twice_is_refused() -> None:
-    with pytest.raises(PassError, match="stands twice"):
+    with pytest.raises(PassError, match="occurs twice"):
         solve_bits(BitProgram((TWO_LAYERS.layers[0],) * 2))
 
 

@@ -252,7 +252,7 @@ def test_activations_that_are_all_negative_have_zero_on_their_grid() -> None:
             lambda x: (x.double(),),
             'calibration sample 2, input "x": torch.float64; the model takes torch.float32',
         ),
-        (lambda x: (x * float("nan"),), 'calibration sample 2, input "x": holds NaN or infinity'),
+        (lambda x: (x * float("nan"),), 'calibration sample 2, input "x": contains NaN or infinity'),
         (lambda x: (x, x), "calibration sample 2 has 2 tensors; the model takes 1"),
         (lambda x: (x * 3e38,), "calibration sample 2: conv %c (features.0) gives NaN or infinity"),
     ],
