@@ -1,6 +1,6 @@
 """Obtains models and data of the MLPerf Tiny examples from their public sources.
 
-    python examples/mlperf_tiny/obtain.py models      # 5 networks, 3 MB, into ../shared/models
+    python examples/mlperf_tiny/obtain.py models      # 5 networks, into ../shared/models
     python examples/mlperf_tiny/obtain.py data        # CIFAR-10, keywords, spoken digits, into ../shared/data
 
 `--folder` names another folder than ../shared. Files that exist are kept. Sources and licences are in README.md.
