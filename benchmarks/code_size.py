@@ -1,13 +1,13 @@
-"""Flash that is predicted and flash that is linked, for networks in int8, int16 and float on several cores.
+"""Flash that is predicted and flash that is linked, for networks in int8, int16, int4 and float on several cores.
 
-    python benchmarks/code_size.py [ic kws vww ad sww crnn ... SPEC.yaml] [--forms int8 float int16] [--cores CORE ...]
+    python benchmarks/code_size.py [ic kws vww ad sww crnn ... SPEC.yaml] [--forms int8 ...] [--cores CORE ...]
     python benchmarks/code_size.py --shares 60 30 ic kws            # with that many percent of the channels
     python benchmarks/code_size.py --fit                            # writes backends/c/cost/measured/*.json
 
-Networks are those of MLPerf Tiny and of ../shared/zoo/mcu, or spec files. Linked is what arm-none-eabi-gcc 12.2 makes
-with -O3 of the emitted C and newlib. `--fit` measures every operator of tests/backends/c and some networks (what was
-measured is kept in build/code_size), and fits the sizes of constructs and templates to it; functions are kept apart
-(noinline) for that, to be told one from another.
+Networks are those of MLPerf Tiny and of ../shared/zoo/mcu, or spec files; none of them is used in the fit. Linked is
+what the compiler of the core makes with -O3 of the emitted C and its C library. `--fit` measures random networks
+(`random_networks.py`) and every operator of tests/backends/c (what was measured is kept in build/code_size), and fits
+the sizes of constructs, and a factor for each template, to the functions of the linked images.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from random_networks import random_network
 from scipy.optimize import nnls
 from torch import Tensor
 
 from fxpress.backends.c import CArtifact, Machine, emit
-from fxpress.backends.c.cost import Preprocessor, count
-from fxpress.backends.c.tools import Compiler, Elf, build_image, read_elf, target_compiler
+from fxpress.backends.c.cost import Counts, Preprocessor, function_content, run_counts
+from fxpress.backends.c.tools import Compiler, Elf, build_image, compile_objects, read_elf, target_compiler
+from fxpress.backends.c.write.support import helpers
 from fxpress.compiler import compile_model, text_table
 from fxpress.ir import Graph, Node, Params, Value, parse
 from fxpress.specs import COutput, Target, load_target
@@ -43,12 +45,21 @@ TINY = ROOT / "examples" / "mlperf_tiny"
 OPERATORS = ROOT / "tests" / "backends" / "c" / "operators.txt"
 MEASURED = ROOT / "backends" / "c" / "cost" / "measured"
 KEPT = ROOT / "build" / "code_size"
-CORES = ("cortex-m4f", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33")
-MEASURED_CORES = ("cortex-m4f", "cortex-m0plus", "cortex-m3")
-FITTED = ("crnn", "transformer", "mcunet", "resnet20", "unet1d")
-FORMS = ("int8", "float", "int16")
+RESULTS = ROOT / "benchmarks" / "results" / "code_size.json"
+CORES = (
+    "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m4f", "cortex-m7", "cortex-m33", "cortex-m55", "riscv32"
+)  # fmt: skip
+SEEDS = range(100, 110)
+FORMS = ("int8", "int16", "int4", "float")
+DATA = """fxpress: 1
+model: {source: "torch.nn:Identity", inputs: {x: {shape: %s}}}
+data: {calibration: {file: data.npz, inputs: {x: x}, samples: 4}}
+target: {name: cortex-m4f}
+passes: [{pass: clean}]
+outputs: {c: {name: net, self_test: 0}}
+"""
 QUANTIZED = (
-    "passes=[{{pass: clean}}, {prune}{{pass: fuse}}, {{pass: quantize, activations: {bits}}}, "
+    "passes=[{{pass: clean}}, {prune}{{pass: fuse}}, {{pass: quantize, {bits}}}, "
     "{{pass: remove_dead_channels}}]"
 )
 PRUNED = "{{pass: prune, score: random, allocation: uniform, budget: {{channels: {share} %}}}}, "
@@ -56,14 +67,20 @@ MATH = """
     acos acosh asin asinh atan atan2 atanh ceil cos cosh erf erfc exp exp2 expm1 fabs floor fmax fmin fmod lgamma log
     log10 log1p log2 lrint lround nearbyint pow remainder rint round sin sinh sqrt tan tanh trunc
 """.split()  # noqa: SIM905
+_BITS = {"int8": "weights: int8", "int16": "activations: int16", "int4": "weights: int4"}
 RUNTIME = """
-    memcpy memset memmove __aeabi_fadd __aeabi_fsub __aeabi_fmul __aeabi_fdiv __aeabi_fcmplt __aeabi_fcmpgt
+    memcpy memset memmove __addsf3 __subsf3 __mulsf3 __divsf3 __ltsf2 __gtsf2 __eqsf2 __unordsf2 __floatsisf
+    __fixsfsi __floatdisf __fixsfdi __divdi3
+    __aeabi_fadd __aeabi_fsub __aeabi_fmul __aeabi_fdiv __aeabi_fcmplt __aeabi_fcmpgt
     __aeabi_fcmpeq __aeabi_fcmpun __aeabi_i2f __aeabi_ui2f __aeabi_f2iz __aeabi_f2uiz __aeabi_l2f __aeabi_f2lz
     __aeabi_idiv __aeabi_uidiv __aeabi_lmul __aeabi_ldivmod __aeabi_uldivmod
 """.split()  # noqa: SIM905
-_NETWORK_WEIGHT = 3.0
+_NETWORK_WEIGHT = 2.0
 _RELATIVE = 0.8  # 1: least squares of relative errors, 0: of errors in bytes
-_MARGIN = 1.08  # a prediction is rather too large
+_MARGIN = 1.03  # a prediction is rather too large
+_CAUTION = 0.3  # standard deviations of a template's functions that are added to their mean
+_RIDGE = 1e-3  # weight of 4 bytes for each construct, 12 for one of 64 bits
+_PRIOR = 1.0  # functions of a template that no network has, with the factor 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +89,19 @@ class FunctionSize:
 
     template: str
     text: str
+    symbol: str
+    shared: bool
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Constructs, and the bytes that the linker made of them."""
+
+    template: str
+    counts: Counts
+    bytes: int
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +117,8 @@ class Size:
     linked_constants: int
     support: tuple[str, ...] = ()
     functions: tuple[FunctionSize, ...] = ()
+    lines: tuple[str, ...] = ()
+    run_bytes: int = 0
 
 
 def main() -> None:
@@ -97,7 +128,7 @@ def main() -> None:
     )
     parser.add_argument("networks", nargs="*", metavar="network")
     parser.add_argument("--forms", nargs="*", choices=FORMS, default=["int8", "float"])
-    parser.add_argument("--cores", nargs="*", choices=CORES, default=["cortex-m4f", "cortex-m0plus"])
+    parser.add_argument("--cores", nargs="*", choices=CORES, default=list(CORES))
     parser.add_argument("--shares", nargs="*", type=int, default=[100], help="percent of the channels")
     parser.add_argument("--fit", action="store_true", help="write the tables of backends/c/cost/measured")
     options = parser.parse_args()
@@ -105,7 +136,7 @@ def main() -> None:
     if options.fit:
         fit()
         return
-    rows = []
+    sizes = []
     for name in names:
         for form in options.forms:
             for share in options.shares:
@@ -114,10 +145,16 @@ def main() -> None:
                     size = measure(
                         f"{name}{'' if share == 100 else f' {share} %'}", form, core, graph, output
                     )
-                    rows.append(_row(size))
-                    print(" ".join(rows[-1]), flush=True)
+                    sizes.append(size)
+                    print(" ".join(_row(size)), flush=True)
     print()
-    print(text_table(("network", "form", "core", "predicted B", "linked B", "of constants", "ratio"), rows))
+    header = ("network", "form", "core", "predicted B", "linked B", "of constants", "ratio")
+    print(text_table(header, [_row(size) for size in sizes]))
+    if not options.networks:
+        kept = ("network", "form", "core", "predicted", "linked", "constants")
+        RESULTS.write_text(
+            json.dumps([{name: getattr(size, name) for name in kept} for size in sizes], indent=1) + "\n"
+        )
 
 
 def network_names() -> list[str]:
@@ -133,7 +170,7 @@ def compiled_graph(name: str, form: str, share: int = 100) -> tuple[Graph, COutp
     prune = PRUNED.format(share=share) if share < 100 else ""
     passes = f"passes=[{{pass: clean}}, {prune}{{pass: fuse}}]"
     if form != "float":
-        passes = QUANTIZED.format(prune=prune, bits=form)
+        passes = QUANTIZED.format(prune=prune, bits=_BITS[form])
     overrides = [
         "data.calibration.samples=4",
         "data.evaluation=null",
@@ -147,11 +184,17 @@ def compiled_graph(name: str, form: str, share: int = 100) -> tuple[Graph, COutp
     return compiled.graph, output.model_copy(update={"self_test": 0})
 
 
-def measure(name: str, form: str, core: str, graph: Graph, output: COutput, *, apart: bool = False) -> Size:
-    """Emit and link; with `apart` the size of each function too."""
+def measure(
+    name: str, form: str, core: str, graph: Graph, output: COutput, *, functions: bool = False
+) -> Size:
+    """Emit and link; with `functions` the size of each function, too."""
     artifact = emit(graph, output, _roomy(core))
-    image = linked_image(artifact, core, apart=apart)
-    return Size(
+    with tempfile.TemporaryDirectory(prefix="fxpress-size-") as directory:
+        folder = Path(directory)
+        sources = artifact.write(folder)
+        keep = [f"{artifact.name}_run"]
+        image = read_elf(build_image(_compiler(core), sources, folder / "net.elf", keep=keep))
+    size = Size(
         name,
         form,
         core,
@@ -159,33 +202,28 @@ def measure(name: str, form: str, core: str, graph: Graph, output: COutput, *, a
         image.footprint.flash,
         artifact.constant_bytes,
         image.footprint.constants,
-        artifact.source.support if apart else (),
-        tuple(_function_sizes(artifact, image)) if apart else (),
     )
-
-
-def linked_image(artifact: CArtifact, core: str, *, apart: bool = False) -> Elf:
-    """The network linked for a core, with the functions of kernels inlined or `apart`."""
-    name = artifact.name
-    with tempfile.TemporaryDirectory(prefix="fxpress-size-") as directory:
-        folder = Path(directory)
-        for file, data in artifact.files.items():
-            text = data.decode()
-            if apart and file == f"{name}.c":
-                text = re.sub(
-                    r"^static void (\w+)\(", r"static __attribute__((noinline)) void \1(", text, flags=re.M
-                )
-            (folder / file).write_text(text)
-        sources = [folder / f"{name}.c", folder / f"{name}_weights.c"]
-        return read_elf(build_image(_compiler(core), sources, folder / "net.elf", keep=[f"{name}_run"]))
+    if not functions:
+        return size
+    return replace(
+        size,
+        support=artifact.source.support,
+        functions=tuple(_function_sizes(artifact, image)),
+        lines=tuple(line for step in artifact.source.steps for line in step.lines),
+        run_bytes=next(f.size for f in image.functions if f.name == keep[0]),
+    )
 
 
 def fit() -> None:
     """Measure everything and write the tables."""
     MEASURED.mkdir(exist_ok=True)
-    _write("library", {core: library_sizes(core) for core in CORES})
+    _write("library", {load_target(core).measured: library_sizes(core) for core in CORES})
     sizes = list(_everything())
-    _write("code", {core: _fitted([s for s in sizes if s.core == core], core) for core in MEASURED_CORES})
+    tables = {}
+    for core in CORES:
+        rows = [row for size in sizes if size.core == core for row in size_rows(size)]
+        tables[load_target(core).measured] = fitted(rows, core) | {"helpers": helper_sizes(core)}
+    _write("code", tables)
 
 
 def _write(name: str, table: object) -> None:
@@ -194,25 +232,42 @@ def _write(name: str, table: object) -> None:
 
 def _everything() -> Iterator[Size]:
     KEPT.mkdir(parents=True, exist_ok=True)
-    yield from _kept("operators", "all", MEASURED_CORES)
-    for name in FITTED:
-        for form in ("int8", "float"):
-            yield from _kept(name, form, MEASURED_CORES)
+    yield from _kept("operators", "all")
+    for seed in SEEDS:
+        for form in FORMS:
+            yield from _kept(f"random-{seed}", form)
 
 
-def _kept(name: str, form: str, cores: Sequence[str]) -> Iterator[Size]:
-    """Sizes of a network on these cores, measured where they are not known."""
-    files = {core: KEPT / f"{name}-{form}-{core}.json" for core in cores}
+def _kept(name: str, form: str) -> Iterator[Size]:
+    """Sizes of a network on all cores, measured where they are not known."""
+    files = {core: KEPT / f"{name}-{form}-{core}.json" for core in CORES}
     missing = [core for core, file in files.items() if not file.is_file()]
     if missing:
-        graph, output = _operators() if name == "operators" else compiled_graph(name, form)
+        graph, output = _operators() if name == "operators" else _random(int(name.rpartition("-")[2]), form)
         for core in missing:
-            size = measure(name, form, core, graph, output, apart=True)
+            size = measure(name, form, core, graph, output, functions=True)
             files[core].write_text(json.dumps(asdict(size)))
             print(name, form, core, flush=True)
     for file in files.values():
         row = json.loads(file.read_text())
         yield Size(**row | {"functions": tuple(FunctionSize(**found) for found in row["functions"])})
+
+
+def _random(seed: int, form: str) -> tuple[Graph, COutput]:
+    """A random network in a form."""
+    model, shape = random_network(seed)
+    passes = "passes=[{pass: clean}, {pass: fuse}]"
+    if form != "float":
+        passes = QUANTIZED.format(prune="", bits=_BITS[form])
+    with tempfile.TemporaryDirectory(prefix="fxpress-size-") as directory:
+        folder = Path(directory)
+        samples = np.random.default_rng(seed).normal(size=(4, *shape)).astype(np.float32)
+        np.savez(folder / "data.npz", x=samples)
+        (folder / "net.yaml").write_text(DATA % [1, *shape])
+        compiled = compile_model(folder / "net.yaml", overrides=[passes], model=model, enforce_budget=False)
+    output = compiled.session.spec.outputs.c
+    assert output is not None
+    return compiled.graph, output
 
 
 def _operators() -> tuple[Graph, COutput]:
@@ -247,43 +302,67 @@ def _drawn(value: Value) -> Tensor:
 def _function_sizes(artifact: CArtifact, image: Elf) -> Iterator[FunctionSize]:
     """A row for each function that a step calls; parts that were split off count with it."""
     found = {f.address: f for f in image.functions}.values()
-    for function in artifact.source.functions:
-        parts = [f.size for f in found if re.fullmatch(rf"{function.symbol}([_.]\D.*)?", f.name)]
+    for f in artifact.source.functions:
+        parts = [part.size for part in found if re.fullmatch(rf"{f.symbol}([_.]\D.*)?", part.name)]
         if parts:
-            yield FunctionSize(function.template, function.text, sum(parts))
+            yield FunctionSize(f.template, f.text, f.symbol, f.shared, sum(parts))
 
 
-def _fitted(sizes: Sequence[Size], core: str) -> dict[str, dict[str, float]]:
+def size_rows(size: Size) -> Iterator[Row]:
+    """A row for each function of a network, and one for the function that calls them."""
+    machine = Machine.of(_roomy(size.core))
+    weight = 1.0 if size.network == "operators" else _NETWORK_WEIGHT
+    for f in size.functions:
+        found = function_content(f.text, size.support, Preprocessor.of(machine))
+        yield Row(f.template, found.counts, f.bytes, weight)
+    shared = {f.symbol for f in size.functions if f.shared}
+    yield Row("run", run_counts(size.lines, shared), size.run_bytes, weight)
+
+
+def fitted(rows: Sequence[Row], core: str) -> dict[str, dict[str, float]]:
     """Bytes of each construct by weighted least squares, and each template's mean ratio to that sum."""
-    machine = Machine.of(_roomy(core))
-    known = Preprocessor(dsp=machine.dsp, armv6m=machine.few_registers)
-    rows = [
-        (function, counted, 1.0 if size.network == "operators" else _NETWORK_WEIGHT)
-        for size in sizes
-        for function, counted in zip(
-            size.functions, count([f.text for f in size.functions], size.support, known), strict=True
-        )
-    ]
-    templates = np.array([function.template for function, _, _ in rows])
-    linked = np.array([function.bytes for function, _, _ in rows], dtype=float)
-    names = sorted({name for _, counted, _ in rows for name in counted})
-    matrix = np.array([[counted.get(name, 0) for name in names] for _, counted, _ in rows], dtype=float)
-    importance = np.array([weight for _, _, weight in rows])
+    templates = np.array([row.template for row in rows])
+    linked = np.array([row.bytes for row in rows], dtype=float)
+    names = sorted({name for row in rows for name in row.counts})
+    matrix = np.array([[row.counts.get(name, 0) for name in names] for row in rows], dtype=float)
+    importance = np.array([row.weight for row in rows])
     weights = importance * linked**-_RELATIVE
-    bytes_each, _ = nnls(matrix * weights[:, None], linked * weights)
-    estimate = matrix @ bytes_each
+    expected = [_RIDGE**0.5 * (12.0 if name.startswith("wide") else 4.0) for name in names]
+    bytes_each, _ = nnls(
+        np.vstack([matrix * weights[:, None], _RIDGE**0.5 * np.eye(len(names))]),
+        np.concatenate([linked * weights, expected]),
+    )
+    estimate = np.maximum(matrix @ bytes_each, 1.0)
     ratios = {}
     for template in sorted(set(templates.tolist())):
         chosen = templates == template
         share = importance[chosen]
-        logarithm = np.sum(share * np.log(linked[chosen] / estimate[chosen])) / (np.sum(share) + 1)
-        ratios[template] = round(float(np.exp(logarithm)), 3)
+        errors = np.log(linked[chosen] / estimate[chosen])
+        logarithm = np.sum(share * errors) / (np.sum(share) + _PRIOR)
+        ratios[template] = round(float(np.exp(logarithm + _CAUTION * np.std(errors))), 3)
     better = estimate * np.array([ratios[name] for name in templates])
     print(
         f"{core}: {len(rows)} functions, error {_error(estimate, linked):.2f}, {_error(better, linked):.2f}"
     )
-    each = (_MARGIN * bytes_each).round(2).tolist()
-    return {"constructs": dict(zip(names, each, strict=True)), "templates": ratios}
+    each = dict(zip(names, (_MARGIN * bytes_each).round(2).tolist(), strict=True))
+    written = [row.counts.get("unread line", 0.0) == 0.0 for row in rows]
+    each["unread line"] = round(float(np.median(linked[written])) / 20, 2)
+    return {"constructs": {name: size for name, size in each.items() if size}, "templates": ratios}
+
+
+def helper_sizes(core: str) -> dict[str, int]:
+    """Bytes of the helpers that are not inlined."""
+    support = helpers(["arithmetic.h", "huffman.h"], ["fxp_reciprocal_root( fxp_decode("])
+    uses = "int fxp_use(uint64_t d, const uint16_t *i, uint8_t *o, uint16_t *t);\n"
+    uses += "int fxp_use(uint64_t d, const uint16_t *i, uint8_t *o, uint16_t *t)\n{\n"
+    uses += "    fxp_decode(i, (int32_t)d, o, (int32_t)d, t);\n    return fxp_reciprocal_root(d).value;\n}\n"
+    with tempfile.TemporaryDirectory(prefix="fxpress-size-") as directory:
+        folder = Path(directory)
+        text = "#include <stddef.h>\n#include <stdint.h>\n#include <string.h>\n" + "\n".join(support) + uses
+        (folder / "helpers.c").write_text(text)
+        (built,) = compile_objects(_compiler(core), [folder / "helpers.c"], folder, flags=())
+        found = {f.name.partition(".")[0]: f.size for f in read_elf(built).functions}
+    return {name: size for name, size in found.items() if name != "fxp_use"}
 
 
 def _error(estimate: np.ndarray, linked: np.ndarray) -> float:
@@ -327,7 +406,7 @@ def _members(function: str, core: str) -> dict[str, int]:
             return {}
         text = (folder / "map").read_text().partition("Linker script and memory map")[2]
     found: dict[str, int] = defaultdict(int)
-    pattern = r"^ \.(?:text|rodata|data|ARM\.ex)\S*\s+0x[0-9a-f]+\s+(0x[0-9a-f]+) \S*\.a\(([^)]+)\)$"
+    pattern = r"^ \.(?:text|s?rodata|s?data|ARM\.ex)\S*\s+0x[0-9a-f]+\s+(0x[0-9a-f]+) \S*\.a\(([^)]+)\)$"
     for size, member in re.findall(pattern, text, flags=re.M):
         found[member] += -(-int(size, 16) // 4) * 4
     return {member: size for member, size in found.items() if size}

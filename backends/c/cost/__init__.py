@@ -1,5 +1,7 @@
 """Cost prediction before compilation: instructions, cycles, and bytes of flash."""
 
-from .code_size import Preprocessor, count
+from .c_source import Preprocessor
+from .code_size import CodeSizes, function_content, run_counts
+from .constructs import Counts
 
-__all__ = ["Preprocessor", "count"]
+__all__ = ["CodeSizes", "Counts", "Preprocessor", "function_content", "run_counts"]

@@ -1,9 +1,8 @@
-"""Bytes of machine code of emitted C, estimated from its text: constructs of the language times measured sizes.
+"""Bytes of machine code of emitted C: constructs of its syntax tree, times what each takes on a core.
 
-A compiler at -O3 inlines what is marked so, repeats the body of a short loop of constant length, and otherwise writes
-a few instructions for each operator, access, condition and call. `count` reads these from the text, as the
-preprocessor of the core would leave it, and `CodeSizes` weighs them; its numbers are fitted by
-`benchmarks/code_size.py --fit` to what GCC makes of the benchmark networks.
+`constructs` reads a function as an optimizer does; `CodeSizes` weighs what is left. The weights, a factor for each
+template and the sizes of helpers are fitted by `benchmarks/code_size.py --fit` to what GCC makes of random networks.
+No compiler is needed for a prediction.
 """
 
 from __future__ import annotations
@@ -11,49 +10,27 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
+from .c_source import Definitions, Preprocessor, definitions
+from .constructs import Content, Counts, content
+
 _TABLE = Path(__file__).parent / "measured" / "code.json"
-_MOST_REPEATS = 16
-_MOST_REPEATED = 130.0
-
-_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
-_DIRECTIVE = re.compile(r"^\s*#\s*(if|ifdef|ifndef|elif|else|endif)\b(.*)$")
-_DEFINITION = re.compile(
-    r"^(?P<kind>static inline|static|FXP_INLINE|FXP_APART|FXP_SHARED)\b[^;{}=]*?(?P<name>\w+)"
-    r"\((?P<parameters>[^;{}]*)\)\s*\n?\{\n(?P<body>.*?)^\}",
-    re.MULTILINE | re.DOTALL,
-)
-_MACRO = re.compile(r"^FXP_DEFINE_\w+\((\w+)", re.MULTILINE)
-_ASSEMBLY = re.compile(
-    r"__asm__(?: volatile)?\s*\((?P<text>(?:[^()\"]|\"(?:[^\"\\]|\\.)*\"|\([^()]*\))*)\)\s*;"
-)
-_LINES = re.compile(r"\"((?:[^\"\\]|\\.)*)\"")
-_TOKEN = re.compile(
-    r"[A-Za-z_]\w*|0x[0-9a-fA-F]+[uUlL]*|\d[\d.]*(?:e[+-]?\d+)?[fuUlL]*|<<=|>>=|\+\+|--|->|[-+*/%&|^<>=!]=|&&|\|\||<<|>>|\S"
-)
-_OPERATORS = {
-    "+": "add", "-": "add", "+=": "add", "-=": "add", "*": "multiply", "*=": "multiply", "/": "divide", "%": "divide",
-    "/=": "divide", "%=": "divide", "<<": "bits", ">>": "bits", "&": "bits", "|": "bits", "^": "bits", "~": "bits",
-    "<<=": "bits", ">>=": "bits", "&=": "bits", "|=": "bits", "^=": "bits", "<": "compare", ">": "compare",
-    "<=": "compare", ">=": "compare", "==": "compare", "!=": "compare", "?": "choose", "&&": "choose", "||": "choose",
-    "[": "access", "->": "access", "=": "assign", "++": "add", "--": "add",
-}  # fmt: skip
-_WORDS = {"if": "choose", "while": "loop", "return": "assign", "continue": "choose", "break": "choose"}
-_NO_CALLS = frozenset({"if", "for", "while", "switch", "return", "sizeof", "__attribute__"})
-
-Counts = Mapping[str, float]
+_CALL = re.compile(r"^(\w+)\((.*)\);$")
+_TRACE = "FXP_TRACE"
+_ADDRESS = re.compile(r"\bmemory \+|^t\d+|^input|^output")
 
 
 @dataclass(frozen=True)
 class CodeSizes:
-    """Bytes of machine code that a construct takes on a core, and what each template takes of that sum."""
+    """Bytes of machine code that a construct takes on a core, the factor of each template, and bytes of helpers."""
 
     constructs: Mapping[str, float]
     templates: Mapping[str, float]
+    helpers: Mapping[str, int]
 
     @staticmethod
     def of(core: str) -> CodeSizes:
@@ -65,205 +42,56 @@ class CodeSizes:
         whole = sum(number * self.constructs.get(name, 0.0) for name, number in counts.items())
         return round(whole * self.templates.get(template, 1.0))
 
+    def helper_bytes(self, support: Sequence[str], preprocessor: Preprocessor) -> int:
+        """Bytes of the helpers that are not inlined."""
+        found = _helpers(tuple(support), preprocessor)
+        return sum(self.helpers.get(name, 0) for name in found.apart) if found else 0
+
 
 @cache
 def _measured() -> dict[str, CodeSizes]:
     found = json.loads(_TABLE.read_text(encoding="utf-8"))
-    return {core: CodeSizes(sizes["constructs"], sizes["templates"]) for core, sizes in found.items()}
+    return {core: CodeSizes(**sizes) for core, sizes in found.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Preprocessor:
-    """Preprocessor conditions of a core: DSP extension, and ARMv6-M."""
+def function_content(text: str, support: Sequence[str], preprocessor: Preprocessor) -> Content:
+    """What the functions of a text consist of, with what they inline of `support`.
 
-    dsp: bool
-    armv6m: bool
-
-    def applied_to(self, text: str) -> str:
-        """The text without comments, directives, and the branches that are not taken."""
-        kept: list[str] = []
-        taken: list[tuple[bool, bool]] = []  # for each open conditional: this branch is taken; one was
-        for line in _COMMENT.sub("", text).splitlines():
-            found = _DIRECTIVE.match(line)
-            if found is None:
-                if all(now for now, _ in taken) and not line.lstrip().startswith("#"):
-                    kept.append(line)
-            elif found[1] in ("if", "ifdef", "ifndef"):
-                now = found[1] == "ifndef" or self._holds(found[2])
-                taken.append((now, now))
-            elif found[1] == "endif":
-                taken.pop()
-            else:
-                _, before = taken.pop()
-                now = not before and (found[1] == "else" or self._holds(found[2]))
-                taken.append((now, before or now))
-        return "\n".join(kept) + "\n"
-
-    def _holds(self, condition: str) -> bool:
-        if "__ARM_ARCH_6M__" in condition:
-            return self.armv6m
-        return ("FXP_DSP" in condition or "__ARM_FEATURE_DSP" in condition) and self.dsp
+    A text that is not plain C99 - a kernel of a package may hold extensions - counts by its lines.
+    """
+    return _content(text, tuple(support), preprocessor)
 
 
-def count(functions: Sequence[str], support: Iterable[str], preprocessor: Preprocessor) -> list[Counts]:
-    """Constructs of each of the `functions` with what they inline of themselves and of `support`."""
-    helpers = _definitions(preprocessor.applied_to("\n".join(support)))
-    return [_Reader(preprocessor.applied_to(text), helpers).count() for text in functions]
+@lru_cache(maxsize=4096)
+def _content(text: str, support: tuple[str, ...], preprocessor: Preprocessor) -> Content:
+    helpers = _helpers(support, preprocessor)
+    own = definitions(text, preprocessor, tuple(helpers.macros.items()) if helpers else ())
+    if own is None:
+        return Content({"unread line": float(sum(bool(line.strip()) for line in preprocessor.lines(text)))})
+    return content(own, helpers)
 
 
-@dataclass(frozen=True, slots=True)
-class _Definition:
-    name: str
-    inlined: bool
-    real: bool
-    body: tuple[str, ...]
-    instructions: int
+@lru_cache(maxsize=256)
+def _helpers(support: tuple[str, ...], preprocessor: Preprocessor) -> Definitions | None:
+    return definitions("\n".join(support), preprocessor)
 
 
-def _definitions(text: str) -> dict[str, _Definition]:
-    found = {}
-    for match in _DEFINITION.finditer(text):
-        body = match["body"]
-        real = "float" in match["parameters"] or "float" in body
-        lines = [
-            part
-            for assembly in _ASSEMBLY.finditer(body)
-            for quoted in _LINES.findall(
-                assembly["text"].split("\n                     :")[0].split(" : ")[0]
-            )
-            for part in re.split(r"\\n\\t|\\n|;", quoted)
-        ]
-        instructions = sum(bool(line.strip()) and not line.strip().endswith(":") for line in lines)
-        tokens = tuple(_TOKEN.findall(_ASSEMBLY.sub(";", body)))
-        found[match["name"]] = _Definition(
-            match["name"], match["kind"] in ("FXP_INLINE", "static inline"), real, tokens, instructions
-        )
-    return found
+def run_counts(lines: Iterable[str], shared: Collection[str]) -> Counts:
+    """Constructs of the function that calls the kernels.
 
-
-class _Reader:
-    """Counts one text of functions; what is inlined counts at each call."""
-
-    def __init__(self, text: str, helpers: Mapping[str, _Definition]) -> None:
-        self._own = _definitions(text)
-        self._known = {**helpers, **self._own}
-        self._inlined: dict[str, Counter[str]] = {}
-
-    def count(self) -> Counts:
-        total: Counter[str] = Counter()
-        for definition in self._own.values():
-            if not definition.inlined:
-                total.update(self._body(definition))
-                total["function"] += 1
-        return total
-
-    def _body(self, definition: _Definition) -> Counter[str]:
-        if definition.name not in self._inlined:
-            self._inlined[definition.name] = Counter()  # ends a recursion, which no kernel has
-            counted, _ = self._statements(definition.body, 0, definition)
-            counted["instruction"] += definition.instructions
-            self._inlined[definition.name] = counted
-        return self._inlined[definition.name]
-
-    def _statements(self, tokens: tuple[str, ...], at: int, owner: _Definition) -> tuple[Counter[str], int]:
-        """Counts up to the brace that closes the block that `at` is in."""
-        counted: Counter[str] = Counter()
-        while at < len(tokens):
-            token = tokens[at]
-            if token == "}":
-                return counted, at + 1
-            if token == "{":
-                inner, at = self._statements(tokens, at + 1, owner)
-                counted.update(inner)
-            elif token == "for":
-                inner, at = self._loop(tokens, at + 1, owner)
-                counted.update(inner)
-            else:
-                self._token(tokens, at, owner, counted)
-                at += 1
-        return counted, at
-
-    def _loop(self, tokens: tuple[str, ...], at: int, owner: _Definition) -> tuple[Counter[str], int]:
-        end = _closing(tokens, at)
-        head = tokens[at + 1 : end]
-        if end + 1 < len(tokens) and tokens[end + 1] == "{":
-            body, after = self._statements(tokens, end + 2, owner)
-        elif tokens[end + 1] == "for":
-            body, after = self._loop(tokens, end + 2, owner)
-        else:
-            after = end + 1
-            body = Counter()
-            while tokens[after] != ";":
-                self._token(tokens, after, owner, body)
-                after += 1
-        trips = _trips(head)
-        if trips is not None and trips <= _MOST_REPEATS and trips * _statement_size(body) <= _MOST_REPEATED:
-            return Counter({name: n * trips for name, n in body.items()}), after
-        body["loop"] += 1
-        if trips is None:
-            body["open loop"] += 1
-        return body, after
-
-    def _token(self, tokens: tuple[str, ...], at: int, owner: _Definition, counted: Counter[str]) -> None:
-        token = tokens[at]
-        kind = "real " if owner.real else ""
-        if token in _WORDS:
-            counted[_WORDS[token]] += 1
-        elif token in _OPERATORS:
-            name = _OPERATORS[token]
-            if token == "*" and _is_unary(tokens, at):
-                name = "access"
-            elif token in ("-", "+", "&") and _is_unary(tokens, at):
-                name = "unary"
-            counted[kind + name] += 1
-        elif at + 1 < len(tokens) and tokens[at + 1] == "(" and re.match(r"[A-Za-z_]", token):
-            if token in _NO_CALLS:
-                return
-            known = self._known.get(token)
-            if known is not None and known.inlined:
-                counted.update(self._body(known))
-            else:
-                counted["call"] += 1
-        elif token[0].isdigit() and (
-            token.startswith("0x") or "." in token or float(token.rstrip("fuUlL")) > 255
-        ):
-            counted["number"] += 1
-
-
-def _closing(tokens: tuple[str, ...], at: int) -> int:
-    depth = 0
-    while True:
-        depth += (tokens[at] == "(") - (tokens[at] == ")")
-        if not depth:
-            return at
-        at += 1
-
-
-def _trips(head: tuple[str, ...]) -> int | None:
-    """Repetitions of `for (int32_t i = A; i < B; i += C)` with numbers; None if they are not known."""
-    text = " ".join(head)
-    found = re.fullmatch(
-        r"(?:\w+ )?(\w+) = (\d+) ; \1 < (\d+) ; (?:\1 \+\+|\+\+ \1|\1 \+= (\d+))(?: ,.*)?", text
-    )
-    if found is None:
-        return None
-    return -(-(int(found[3]) - int(found[2])) // int(found[4] or 1))
-
-
-def _is_unary(tokens: tuple[str, ...], at: int) -> bool:
-    before = tokens[at - 1] if at else ";"
-    return (before in _OPERATORS and before != "[") or before in (
-        "(",
-        "[",
-        ",",
-        ";",
-        "{",
-        "}",
-        "return",
-        "=",
-        ":",
-    )
-
-
-def _statement_size(counted: Counter[str]) -> float:
-    return sum(n for name, n in counted.items() if name not in ("real assign", "assign"))
+    A kernel with one call has its constants in place; one that is `shared` gets their addresses, those after the
+    fourth argument on the stack.
+    """
+    counts: Counter[str] = Counter({"run": 1})
+    for line in lines:
+        found = _CALL.match(line)
+        if found is None or found[1] in (_TRACE, "memcpy"):  # a copied output is a node of its own
+            continue
+        counts["run call"] += 1
+        arguments = found[2].split(", ")
+        addresses = sum(_ADDRESS.search(argument) is not None for argument in arguments)
+        counts["run address"] += addresses
+        if found[1] in shared:
+            counts["run constant"] += len(arguments) - addresses
+            counts["run stack argument"] += max(0, len(arguments) - 4)
+    return counts

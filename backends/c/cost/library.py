@@ -1,61 +1,78 @@
 """Functions of the C library and of the compiler's runtime that emitted C calls, and the flash that they take.
 
 A function brings the members of the archives that it needs in turn, each of which is linked once. Which ones those are
-and how large they are is measured by `benchmarks/code_size.py --fit` with newlib and libgcc of
-arm-none-eabi-gcc. On a core without an instruction for it the compiler calls the runtime: for every float operation
-without a floating-point unit, for division and products of 64 bits on ARMv6-M.
+and how large they are is measured by `benchmarks/code_size.py --fit`, with newlib and libgcc of arm-none-eabi-gcc and
+with picolibc and libgcc of riscv64-unknown-elf-gcc. On a core without an instruction for it the compiler calls the
+runtime: for every float operation without a floating-point unit, for some divisions and products of 64 bits.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 
 from ..target import Machine
-from .code_size import Counts
+from .constructs import Content, Counts
 
 _TABLE = Path(__file__).parent / "measured" / "library.json"
-_CALL = re.compile(r"\b([a-z]\w*)\(")
-_REAL_ARITHMETIC = ("real add", "real multiply")
-_REAL_OPERATIONS = ("__aeabi_fadd", "__aeabi_fsub", "__aeabi_fmul")
-_REAL_COMPARISONS = ("__aeabi_fcmplt", "__aeabi_fcmpgt", "__aeabi_fcmpeq", "__aeabi_fcmpun")
-_WIDE_QUOTIENT = re.compile(r"int64_t[^;]*[/%]")
+
+# Constructs by the functions that stand for them, in the names of Arm's runtime ABI and in those of libgcc.
+_REAL = MappingProxyType(
+    {
+        "real add": ("__aeabi_fadd", "__addsf3"),
+        "real subtract": ("__aeabi_fsub", "__subsf3"),
+        "real multiply": ("__aeabi_fmul", "__mulsf3"),
+        "real divide": ("__aeabi_fdiv", "__divsf3"),
+        "real less": ("__aeabi_fcmplt", "__ltsf2"),
+        "real greater": ("__aeabi_fcmpgt", "__gtsf2"),
+        "real equal": ("__aeabi_fcmpeq", "__eqsf2"),
+        "real unordered": ("__aeabi_fcmpun", "__unordsf2"),
+        "to real": ("__aeabi_i2f", "__floatsisf"),
+        "to integer": ("__aeabi_f2iz", "__fixsfsi"),
+        "wide to real": ("__aeabi_l2f", "__floatdisf"),
+        "wide to integer": ("__aeabi_f2lz", "__fixsfdi"),
+    }
+)
+_WIDE = MappingProxyType(
+    {name: ("__aeabi_ldivmod", "__divdi3") for name in ("wide divide", "wide divide number")}
+)
+# ARMv6-M has products and quotients of 32 bits at most: it multiplies, and divides by no power of two, in software.
+_SMALL = MappingProxyType(
+    {
+        "divide": ("__aeabi_idiv",),
+        "divide number": ("__aeabi_idiv",),
+        "wide multiply": ("__aeabi_lmul",),
+        "wide multiply number": ("__aeabi_lmul",),
+    }
+)
 
 
-def library_bytes(texts: Iterable[tuple[str, Counts]], machine: Machine) -> int:
-    """Bytes of all members that functions of these texts bring; the counts are those of `code_size`."""
-    table = _measured()[machine.core]
-    called = {name for text, counts in texts for name in _called(text, counts, machine)}
+def library_bytes(contents: Iterable[Content], machine: Machine) -> int:
+    """Bytes of all members that functions of these contents bring."""
+    table = _measured().get(machine.core, {})
+    called = {name for content in contents for name in (*content.library, *_runtime(content.counts, machine))}
     members: dict[str, int] = {}
     for name in called & table.keys():
         members.update(table[name])
     return sum(members.values())
 
 
-def _called(text: str, counts: Counts, machine: Machine) -> Iterator[str]:
-    yield from _CALL.findall(text)
-    real = "float" in text
-    if real and not machine.fpu:
-        if any(counts.get(name, 0) for name in _REAL_ARITHMETIC):
-            yield from _REAL_OPERATIONS
-        if counts.get("real compare", 0):
-            yield from _REAL_COMPARISONS
-        if counts.get("real divide", 0):
-            yield "__aeabi_fdiv"
-        if "(float)" in text:
-            yield "__aeabi_i2f"
-        if re.search(r"\(u?int\d+_t\)", text):
-            yield "__aeabi_f2iz"
+def _runtime(counts: Counts, machine: Machine) -> Iterator[str]:
+    tables: list[Mapping[str, tuple[str, ...]]] = [_WIDE]
+    if not machine.fpu:
+        tables.append(_REAL)
     if machine.few_registers:
-        if not real and counts.get("divide", 0):
-            yield from ("__aeabi_idiv", "__aeabi_uidiv")
-        if "int64_t" in text and counts.get("multiply", 0):
-            yield "__aeabi_lmul"
-    if _WIDE_QUOTIENT.search(text):
-        yield "__aeabi_ldivmod"
+        tables.append(_SMALL)
+    for table in tables:
+        for kind, names in table.items():
+            if counts.get(kind, 0):
+                yield from names
+    for name in ("memcpy", "memset"):  # a core that takes no unaligned words calls them for short blocks, too
+        if counts.get(f"{name} long 1", 0) and machine.aligned_only:
+            yield name
 
 
 @cache

@@ -6,7 +6,6 @@ and from the functions of the C library that they call.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +16,14 @@ from ..kernels.base import Implementation, Site
 from ..kernels.portable.copying import Place, copy
 from ..plan.layout import channels_last
 from ..plan.memory import Block, MemoryPlan
-from ..plan.program import CALL_BYTES, DECODER_BYTES, Program, Stored
+from ..plan.program import CALL_BYTES, Program, Stored
 from ..plan.select import offers
 from ..target import Machine
 from ..write.source import SourceText
-from .code_size import CodeSizes, Preprocessor, count
+from .c_source import Preprocessor
+from .code_size import CodeSizes, function_content, run_counts
+from .constructs import Content
 from .library import library_bytes
-
-_RUN_BYTES = 60  # of the function that calls the steps, without its calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +154,18 @@ class _Code:
 
 def _code_bytes(source: SourceText, machine: Machine) -> _Code:
     sizes = CodeSizes.of(machine.core)
-    texts = [function.text for function in source.functions]
-    counts = count(texts, source.support, Preprocessor(dsp=machine.dsp, armv6m=machine.few_registers))
+    preprocessor = Preprocessor.of(machine)
+    contents = [function_content(f.text, source.support, preprocessor) for f in source.functions]
     of_step: Counter[int] = Counter()
-    for function, counted in zip(source.functions, counts, strict=True):
-        of_step[function.step] += sizes.bytes(counted, function.template)
-    called = "\n".join(source.support)  # what kernels inline of it counts there
-    (apart,) = count([called], source.support, Preprocessor(dsp=machine.dsp, armv6m=machine.few_registers))
+    for function, found in zip(source.functions, contents, strict=True):
+        of_step[function.step] += sizes.bytes(found.counts, function.template)
     lines = [line for step in source.steps for line in step.lines]
-    calls = sum(len(re.findall(r"^\w[^=]*\(", line)) for line in lines)
-    uncounted: dict[str, float] = {}
-    others = [(text, uncounted) for text in (*source.support, *lines)]
-    library = library_bytes([*zip(texts, counts, strict=True), *others], machine)
-    decoder = DECODER_BYTES if any("fxp_decode(" in line for line in lines) else 0
-    helpers = sizes.bytes(apart, "support")
-    return _Code(of_step, _RUN_BYTES + CALL_BYTES * calls + helpers + library + decoder)
+    counts = run_counts(lines, {function.symbol for function in source.functions if function.shared})
+    run = Content(
+        counts, frozenset({"memcpy"}) if any(line.startswith("memcpy(") for line in lines) else frozenset()
+    )
+    fixed = sizes.bytes(counts, "run") + sizes.helper_bytes(source.support, preprocessor)
+    return _Code(of_step, fixed + library_bytes([*contents, run], machine))
 
 
 def _cycles(chosen: Implementation) -> float:
