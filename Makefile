@@ -10,6 +10,8 @@
 # make bench-trained      networks that packages ship: accuracy, predicted and linked flash
 # make bench-flash        predicted flash beside the linker's, int8 and float, on a Cortex-M4 and a Cortex-M0+
 # make bench-compare      figures that differ between two recorded commits: make bench-compare A=HEAD~1 B=HEAD
+# make bench-costs        predicted instructions and cycles beside counted ones, on every core that is simulated
+# make calibrate-costs, calibrate-stack    count layers on every core, renew backends/c/cost/measured
 # make bench-prune, bench-hessian, bench-mixed, bench-allocation, zoo    the same
 
 PYTHON ?= python3
@@ -22,8 +24,8 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-low-bits bench-coded-weights bench-trained \
-        bench-flash bench-prune bench-hessian bench-mixed bench-allocation bench-compare mlperf-models \
-        mlperf-data
+        bench-flash bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
+        bench-compare mlperf-models mlperf-data
 
 setup: .venv/.installed
 
@@ -103,6 +105,15 @@ bench-trained: setup build/.tools-all
 
 bench-flash: setup build/.tools-all
 	$(PY) benchmarks/code_size.py
+
+bench-costs: setup build/.tools-all
+	$(PY) benchmarks/predicted_costs.py
+
+calibrate-costs: setup build/.tools-all
+	$(PY) benchmarks/kernel_costs.py --write
+
+calibrate-stack: setup build/.tools-all
+	$(PY) benchmarks/kernel_stack.py --write
 
 bench-hessian: setup
 	$(PY) benchmarks/hessian.py

@@ -146,9 +146,7 @@ def measure(network: str, budget: float, method: str, recipe: str, epochs: int) 
         samples=len(samples),
         float_correct=correct_answers(floating, samples.labels),
         instructions=counts.instructions,
-        predicted_instructions=round(
-            sum(s.implementation.cost.instructions for s in compiled.c.program.steps)
-        ),
+        predicted_instructions=compiled.c.prediction.instructions,
         flash=counts.footprint.flash,
         predicted_flash=next(r.used for r in compiled.report.resources if r.name == "flash"),
         equal_inputs=equal,

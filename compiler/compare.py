@@ -104,6 +104,7 @@ def _layer_lines(layer: Layer) -> Iterable[str]:
         "MACs": f"{layer.macs:,}" if layer.macs else None,
         "weight bits": layer.weight_bits,
         "constants": f"{layer.constant_bytes:,} B" if layer.constant_bytes else None,
+        "instructions, estimated": None if layer.instructions is None else f"{layer.instructions:,}",
         "cycles, estimated": None if layer.cycles is None else f"{layer.cycles:,}",
         "integer against float": None if layer.snr_db is None else f"{layer.snr_db:.1f} dB",
     }

@@ -62,12 +62,13 @@ def _layers(layers: tuple[Layer, ...]) -> str:
             str(layer.weight_bits or ""),
             f"{layer.macs:,}",
             f"{layer.constant_bytes:,}",
-            "" if layer.cycles is None else f"{layer.cycles:,}",
+            "" if layer.time is None else f"{layer.time:,}",
             "" if layer.snr_db is None else f"{layer.snr_db:.1f}",
         )
         for layer in layers
     ]
-    header = ("#", "layer", "op", "result", "kernel", "bits", "MACs", "constants B", "cycles", "SNR dB")
+    unit = "instructions" if any(layer.cycles is None for layer in layers) else "cycles"
+    header = ("#", "layer", "op", "result", "kernel", "bits", "MACs", "constants B", unit, "SNR dB")
     return text_table(header, rows)
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 
-from ..backends.c import CArtifact, NodePrediction
+from ..backends.c import CArtifact, NodePrediction, counted_core
 from ..ir import Graph, Node, Value, type_text
 from ..ir.ops.activation import Bounded
 from ..ir.ops.base import Quantized
@@ -100,21 +100,30 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             basis="upper bound, from the kernels of the network",
         ),
         Resource(
-            name="cycles",
-            used=c.prediction.cycles,
+            name="instructions",
+            used=c.prediction.instructions,
             available=None,
-            unit="cycles",
-            basis=_cycles_basis(c.prediction.cycles, target),
+            unit="instructions",
+            basis=_instructions_basis(target),
         ),
+        *_cycles(c.prediction.cycles, target),
     )
 
 
-def _cycles_basis(cycles: int, target: Target) -> str:
-    """Core of the cycle estimate, and the time at the target's clock."""
-    if not target.measured.startswith("cortex-m4"):
-        return "estimated for a Cortex-M4, not for this core; `fxpress run --on` counts instructions"
+def _instructions_basis(target: Target) -> str:
+    """Which core the prices of kernels were counted on."""
+    counted = counted_core(target)
+    other = "" if counted == target.core else ", not on this core"
+    return f"estimated from kernels counted on a {counted}{other}"
+
+
+def _cycles(cycles: int | None, target: Target) -> Iterator[Resource]:
+    """The row of cycles, with the time that they make at the target's clock, where the core's timing is published."""
+    if cycles is None or target.timing is None:
+        return
     at_clock = f", {1e3 * cycles / target.clock:.3g} ms at {target.clock / 1e6:g} MHz" if target.clock else ""
-    return f"estimated without wait states{at_clock}"
+    basis = f"estimated without wait states{at_clock}, from {target.timing.source}"
+    yield Resource(name="cycles", used=cycles, available=None, unit="cycles", basis=basis)
 
 
 def kernel_notes(c: CArtifact, target: Target) -> Iterator[str]:
@@ -124,9 +133,9 @@ def kernel_notes(c: CArtifact, target: Target) -> Iterator[str]:
     ):  # outputs may be copied at the end
         if step.implementation.limitation and "dsp" in target.features:
             place = step.source.module or step.results[0].value.name
-            share = 100 * cost.cycles / max(c.prediction.cycles, 1)
+            share = 100 * cost.time / max(c.prediction.time, 1)
             yield (
-                f"{place} ({step.operator}) takes the kernel {cost.kernel}, {share:.0f} % of the cycles: "
+                f"{place} ({step.operator}) takes the kernel {cost.kernel}, {share:.0f} % of the {c.prediction.unit}: "
                 f"{step.implementation.limitation}; int8 activations there would take a faster one"
             )
 
@@ -256,9 +265,9 @@ def _float_layers(graph: Graph, c: CArtifact | None, stages: Sequence[Stage]) ->
         name = node.outputs[0].name
         step = steps.get(name)
         macs = 100 * node.macs / graph.macs if graph.macs else 0.0
-        cycles = 100 * step.cycles / max(c.prediction.cycles, 1) if c and step else None
+        time = 100 * step.time / max(c.prediction.time, 1) if c and step else None
         flash = 100 * step.flash_bytes / max(c.prediction.flash_bytes, 1) if c and step else None
-        if name in declined and max(macs, cycles or 0.0) >= _MAIN_PERCENT:
+        if name in declined and max(macs, time or 0.0) >= _MAIN_PERCENT:
             found.append(
                 FloatLayer(
                     name=name,
@@ -266,7 +275,7 @@ def _float_layers(graph: Graph, c: CArtifact | None, stages: Sequence[Stage]) ->
                     module=node.source.module,
                     location=node.source.location,
                     macs_percent=macs,
-                    cycles_percent=cycles,
+                    time_percent=time,
                     flash_percent=flash,
                     reason=declined[name],
                 )

@@ -26,7 +26,7 @@ from .calibrate import Batch
 from .errors import InfeasibleError, MissingNeedError, PassError
 from .sensitivity import SensitivityTable, digest_of, measure_sensitivity
 
-_OF_TARGET = ("flash", "cycles", "ram")
+_OF_TARGET = ("flash", "instructions", "cycles", "ram")
 
 
 @register(AssignBitsOptions)
@@ -112,12 +112,14 @@ def _model(graph: Graph, options: AssignBitsOptions, context: Context, notes: li
             )
         return None
     try:
-        context.cost.predict(graph)
+        cost = context.cost.predict(graph)
     except PassError as err:
         if needed:
             raise
         notes.append(f"costs on the target are left out: {err}")
         return None
+    if "cycles" in needed and cost.cycles is None:
+        raise PassError("the target's cycles are not known; give a budget of `instructions`")
     return context.cost
 
 
@@ -162,7 +164,7 @@ def _limits(options: AssignBitsOptions, costs: BitCosts, model: CostModel | None
     """The budget in amounts."""
     budget = options.budget
     most = limits_of_target(model) if budget.target and model is not None else {}
-    for name in ("weights", "bit_operations", "flash", "cycles", "ram"):
+    for name in ("weights", "bit_operations", *_OF_TARGET):
         given = getattr(budget, name)
         if given is not None:
             asked = given * costs.whole[name] if isinstance(given, float) else float(given)

@@ -36,14 +36,14 @@ Options = TypeVar("Options", bound=PassOptions)
 class NodeCost:
     """Predicted cost of one step of the program on the target; code and constants count at their first use.
 
-    `result` is the value that it makes, `module` the user's module path.
+    `result` is the value that it makes, `module` the user's module path. Cycles are None where the core has none.
     """
 
     result: str
     module: str
     flash_bytes: int
     instructions: int
-    cycles: int
+    cycles: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,15 @@ class ArenaBlock:
 class Cost:
     """Predicted cost of one run on the target: all steps in order, and the totals.
 
-    `flash_bytes` is all that the linked C takes, `arena_bytes` the arena as planned for the order of execution.
+    `flash_bytes` is all that the linked C takes, `arena_bytes` the arena as planned for the order of execution. Cycles
+    are None for a core whose timing is not published.
     """
 
     nodes: tuple[NodeCost, ...]
     flash_bytes: int
     arena_bytes: int
     instructions: int
-    cycles: int
+    cycles: int | None
     arena: tuple[ArenaBlock, ...] = ()
 
 

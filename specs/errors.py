@@ -133,6 +133,11 @@ CODES: Mapping[str, ErrorCode] = {
         "Choose a name from `fxpress targets`. For a file of your own write its path, which ends in `.yaml`, `.yml` or "
         "`.json`.",
     ),
+    "S310": ErrorCode(
+        "a budget of cycles for a target whose cycles are not known",
+        "Write `instructions` in place of `cycles`, or choose a target whose core has `timing`: its manufacturer "
+        "publishes how many cycles each instruction takes.",
+    ),
     "S311": ErrorCode(
         "a file that the spec names does not exist",
         "Check the path; it is relative to the file in which it is written.",

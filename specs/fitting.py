@@ -6,7 +6,7 @@ from math import prod
 from .data import Dataset, Transform
 from .errors import Problem, near_miss, quoted
 from .model import Input
-from .options import AssignBitsOptions, LayerBits, QuantizeOptions
+from .options import AssignBitsOptions, LayerBits, PruneOptions, QuantizeOptions
 from .paths import format_path
 from .spec import Spec
 from .target import Target
@@ -21,7 +21,14 @@ _Fault = tuple[str, Location, str, str]
 
 def check_fit(spec: Spec, target: Target, root: Node) -> list[Problem]:
     """Every contradiction between the parts of a spec."""
-    found = [*_needs(spec), *_outputs(spec), *_bits(spec, target), *_inputs(spec), *_metric(spec)]
+    found = [
+        *_needs(spec),
+        *_outputs(spec),
+        *_bits(spec, target),
+        *_cycles(spec, target),
+        *_inputs(spec),
+        *_metric(spec),
+    ]
     problems = []
     for code, location, message, hint in found:
         place = key_place(root, location) if code == "S306" else place_of(root, location)
@@ -72,6 +79,21 @@ def _bits(spec: Spec, target: Target) -> Iterator[_Fault]:
                 yield from _kernels(target, location, precision.weights, precision.activations)
             else:
                 yield from _kernel(target, "weights", location, precision, target.weight_bits)
+
+
+def _cycles(spec: Spec, target: Target) -> Iterator[_Fault]:
+    """Budgets of cycles for a core whose cycles nobody knows."""
+    if target.timing is not None:
+        return
+    for index, step in enumerate(spec.passes):
+        here: Location = ("passes", index)
+        fact = f"the cycles of {target.name} are not known"
+        hint = "write `instructions`, or choose a target whose core has `timing`"
+        budget = step.budget if isinstance(step, (AssignBitsOptions, PruneOptions)) else None
+        if budget is not None and budget.cycles is not None:
+            yield "S310", (*here, "budget", "cycles"), fact, hint
+        if isinstance(step, AssignBitsOptions) and step.minimize == "cycles":
+            yield "S310", (*here, "minimize"), fact, hint
 
 
 def _asked(target: Target, here: Location, step: AssignBitsOptions) -> Iterator[_Fault]:

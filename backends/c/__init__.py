@@ -9,6 +9,7 @@ from ..errors import CODES, Problem
 from .check import BUDGET_CODES, check, check_nodes
 from .cost.predict import NodePrediction, Prediction, predict_node
 from .emit import CArtifact, emit
+from .kernels.costs import counted_core
 from .lower import predict
 from .plan.encoding import PortEncoding
 from .target import Machine
@@ -26,6 +27,7 @@ __all__ = [
     "SimulatedNetwork",
     "check",
     "check_nodes",
+    "counted_core",
     "emit",
     "predict",
     "predict_node",

@@ -20,7 +20,7 @@ from .target import Machine
 from .write.ports import Port, ports
 from .write.source import SourceText, write_source
 
-# Cycles that a byte of flash may cost, tried in turn until code and constants fit.
+# Cycles, or instructions, that a byte of flash may cost, tried in turn until code and constants fit.
 _FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)), 1e4, 1e6)
 # The same of a byte of memory at the steps that have too little, until the arena fits.
 _MEMORY_PRICES = (30.0, 100.0, 300.0, 3e3, 3e4, 1e6)
@@ -114,10 +114,10 @@ def _noted(taken: Lowered, fastest: Lowered, resource: str) -> Lowered:
     if taken is fastest:
         return taken
     needed = {"flash": _flash_bytes, "arena": _arena_bytes}[resource]
-    more = taken.prediction.cycles - fastest.prediction.cycles
+    more = taken.prediction.time - fastest.prediction.time
     note = (
         f"kernels of less {resource}: {needed(taken):,} B in place of {needed(fastest):,} B, for {more:,} more "
-        f"predicted cycles ({100 * more / max(fastest.prediction.cycles, 1):.1f} %), to fit the target"
+        f"predicted {taken.prediction.unit} ({100 * more / max(fastest.prediction.time, 1):.1f} %), to fit the target"
     )
     return replace(taken, notes=(*taken.notes, note))
 

@@ -11,16 +11,20 @@ from ...specs.target import Target
 class Machine:
     """Name, and what its core has.
 
-    `core` is the core whose sizes of code are measured, or the nearest to it. `few_registers` is true of cores on which
-    most instructions reach eight registers only, `aligned_only` of those that read words from multiples of 4 only.
+    `core` is the core whose sizes of code are measured, or the nearest to it; `counted` are cores whose instructions
+    may stand for this one's, the nearest first. `few_registers` is true of cores on which most instructions reach eight
+    registers only, `aligned_only` of those that read words from multiples of 4 only, `timed` of those whose cycles are
+    known.
     """
 
     name: str = "portable"
     core: str = "cortex-m3"
+    counted: tuple[str, ...] = ("cortex-m3",)
     dsp: bool = False
     fpu: bool = False
     few_registers: bool = False
     aligned_only: bool = False
+    timed: bool = False
 
     @staticmethod
     def of(target: Target) -> Machine:
@@ -28,4 +32,7 @@ class Machine:
         dsp, fpu = ("dsp" in target.features, "fpu" in target.features)
         few_registers = target.isa == "armv6-m"
         aligned_only = few_registers or target.isa.startswith("rv")
-        return Machine(target.name, target.measured, dsp, fpu, few_registers, aligned_only)
+        counted, timed = (target.core or target.name, target.measured), target.timing is not None
+        return Machine(
+            target.name, target.measured, counted, dsp, fpu, few_registers, aligned_only, timed=timed
+        )

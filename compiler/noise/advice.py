@@ -227,8 +227,9 @@ class Adviser:
             lack += min(max(least - ratio, 0.0), _LOST_DB)
         if row.is_enough:
             lack = 0.0
-        cycles = row.cycles if row.cycles is not None else int(not trial.change.is_of_integers)
-        return not row.is_enough, lack, not row.is_of_spec, cycles, row.flash_bytes or 0
+        time = row.instructions if row.cycles is None else row.cycles
+        time = int(not trial.change.is_of_integers) if time is None else time
+        return not row.is_enough, lack, not row.is_of_spec, time, row.flash_bytes or 0
 
     def _row(self, trial: _Trial, before: Mapping[str, Powers]) -> TriedChange | None:
         """Report row of a trial; None for a change that the target does not support."""
@@ -259,12 +260,17 @@ class Adviser:
         )
 
     def _added(self, change: Change) -> dict[str, int] | None:
-        """Flash and cycles that a change adds; None if nobody predicts them."""
+        """Flash, instructions and cycles that a change adds; None if nobody predicts them."""
         graph, context = self._trials.graph, self._trials.context
         if self._plain is None:
             self._plain = self._spec.price(graph, self._options, context)
         after = self._spec.price(graph, change.applied_to(self._trials.precisions), context)
         if self._plain is None or after is None:
             return None
-        flash, cycles = after.flash_bytes - self._plain.flash_bytes, after.cycles - self._plain.cycles
-        return {"flash_bytes": flash, "cycles": cycles}
+        added = {
+            "flash_bytes": after.flash_bytes - self._plain.flash_bytes,
+            "instructions": after.instructions - self._plain.instructions,
+        }
+        if after.cycles is not None and self._plain.cycles is not None:
+            added["cycles"] = after.cycles - self._plain.cycles
+        return added

@@ -35,7 +35,8 @@ def render_html(report: Report, *, pictures: Mapping[int, Sequence[str]] = Mappi
         arena_bytes=_arena_bytes(report),
         graph=graph,
         pictures={index: [_inline(svg) for svg in found] for index, found in pictures.items()},
-        heaviest=max((layer.cycles or layer.macs for layer in report.layers), default=0),
+        heaviest=max((layer.time or layer.macs for layer in report.layers), default=0),
+        unit="instructions" if any(layer.cycles is None for layer in report.layers) else "cycles",
     )
 
 

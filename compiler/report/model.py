@@ -18,10 +18,10 @@ class _Row(BaseModel):
 class Resource(_Row):
     """One resource of the target: needed and available amount."""
 
-    name: str = Field(description="flash, arena, stack or cycles")
+    name: str = Field(description="flash, arena, stack, instructions or cycles")
     used: int = Field(description="needed amount, in `unit`")
     available: int | None = Field(description="the target's budget in `unit`; null when it sets none")
-    unit: str = Field(description="B or cycles")
+    unit: str = Field(description="B, instructions or cycles")
     basis: str = Field(
         description="how the figure was had: exact (from the plan) or estimated (by the cost model)"
     )
@@ -72,8 +72,15 @@ class Layer(_Row):
     macs: int = Field(description="multiply-accumulates")
     constant_bytes: int = Field(description="bytes of constants in flash")
     instructions: int | None = Field(default=None, description="estimated instructions on the target")
-    cycles: int | None = Field(default=None, description="estimated cycles on the target")
+    cycles: int | None = Field(
+        default=None, description="estimated cycles on the target; null where its timing is not published"
+    )
     snr_db: float | None = Field(default=None, description="signal-to-noise ratio of integer against float")
+
+    @property
+    def time(self) -> int | None:
+        """Cycles, or instructions where the core has no cycles."""
+        return self.instructions if self.cycles is None else self.cycles
 
 
 class FloatLayer(_Row):
@@ -84,8 +91,9 @@ class FloatLayer(_Row):
     module: str = Field(description="the user's module path, empty when unknown")
     location: str = Field(description="file:line in the user's model, empty when unknown")
     macs_percent: float = Field(description="its share of the multiply-accumulates")
-    cycles_percent: float | None = Field(
-        description="its share of the estimated cycles; null without a C output"
+    time_percent: float | None = Field(
+        description="its share of the estimated cycles, or of the instructions where there are none; "
+        "null without a C output"
     )
     flash_percent: float | None = Field(
         description="its share of the estimated flash; null without a C output"
@@ -138,6 +146,9 @@ class TriedChange(_Row):
     effects: tuple[Effect, ...] = Field(description="one for each output, or else layer, that is low")
     flash_bytes: int | None = Field(
         default=None, description="predicted flash that it adds; null where unknown"
+    )
+    instructions: int | None = Field(
+        default=None, description="predicted instructions that it adds; null where unknown"
     )
     cycles: int | None = Field(default=None, description="predicted cycles that it adds; null where unknown")
 

@@ -18,8 +18,8 @@ def noise_lines(report: Report) -> tuple[str, ...]:
 def float_line(layer: FloatLayer) -> str:
     """A main layer that stays in float, with its shares."""
     shares = [f"{layer.macs_percent:.0f} % of the MACs"]
-    if layer.cycles_percent is not None:
-        shares.append(f"{layer.cycles_percent:.0f} % of the cycles")
+    if layer.time_percent is not None:
+        shares.append(f"{layer.time_percent:.0f} % of the time")
     if layer.flash_percent is not None:
         shares.append(f"{layer.flash_percent:.0f} % of the flash")
     return f"float: {_place(layer.module, layer.name)} ({layer.op}) stays in float, {', '.join(shares)}: {layer.reason}"
@@ -39,8 +39,13 @@ def change_line(change: TriedChange) -> str:
     measured = [_effect(effect, says_help=change.helps and not effect.helps) for effect in effects]
     if len(change.effects) > len(effects):
         measured.append(f"{len(change.effects) - len(effects)} more in report.json")
-    if change.flash_bytes is not None and change.cycles is not None:
-        measured.append(f"{change.flash_bytes:+,} B flash, {change.cycles:+,} cycles")
+    if change.flash_bytes is not None and change.instructions is not None:
+        time = (
+            f"{change.instructions:+,} instructions"
+            if change.cycles is None
+            else f"{change.cycles:+,} cycles"
+        )
+        measured.append(f"{change.flash_bytes:+,} B flash, {time}")
     return f"{'helps' if change.helps else 'no help'}: {change.change}: {', '.join(measured)}"
 
 

@@ -133,8 +133,8 @@ def measured(one: Run, directory: Path) -> Result:
         .run(compiled.session.evaluation.first(1), on="cortex-m4", progress=silent)
         .counts
     )
-    assert counts is not None and counts.cycles is not None
     predicted, sets = compiled.c.prediction, evaluation_sets(one.network, compiled)
+    assert counts is not None and counts.cycles is not None and predicted.cycles is not None
     return {
         "budget": f"{one.network}, {one.percent} % of {one.resource}",
         "macs": {name: graph.macs for name, graph in steps.items()},

@@ -1,8 +1,8 @@
 """Data of the integer program over bit widths: costs of each layer at each width, and layers that must agree.
 
-Bytes of packed weights and bit operations follow from the graph. Flash, cycles and the arena come from the cost model,
-which is asked once for each pair of widths on all layers together; what a mix really takes is asked again once it is
-chosen.
+Bytes of packed weights and bit operations follow from the graph. Flash, instructions, cycles and the arena come from
+the cost model, which is asked once for each pair of widths on all layers together; what a mix really takes is asked
+again once it is chosen.
 """
 
 from __future__ import annotations
@@ -165,9 +165,12 @@ def _ask(
                 continue
             steps = [node for node in cost.nodes if node.module in layer.modules]
             amounts[layer.name, pair]["flash"] = float(sum(node.flash_bytes for node in steps))
-            amounts[layer.name, pair]["cycles"] = float(sum(node.cycles for node in steps))
+            amounts[layer.name, pair]["instructions"] = float(sum(node.instructions for node in steps))
+            if cost.cycles is not None:
+                amounts[layer.name, pair]["cycles"] = float(sum(node.cycles or 0 for node in steps))
         if pair == (BYTE, BYTE):
-            whole = {"flash": float(cost.flash_bytes), "cycles": float(cost.cycles)}
+            whole = {"flash": float(cost.flash_bytes), "instructions": float(cost.instructions)}
+            whole |= {"cycles": float(cost.cycles)} if cost.cycles is not None else {}
             spent = {name: sum(amounts[layer.name, pair][name] for layer in layers) for name in whole}
             fixed = {name: whole[name] - spent[name] for name in whole}
             fixed |= _arena(graph, layers, cost, amounts) if wide else {"ram": float(cost.arena_bytes)}

@@ -75,7 +75,11 @@ def _parts(program: BitProgram) -> Iterator[BitProgram]:
 
 
 def _excess(limit: Limit, solved: Assignment, cost: Cost) -> _Excess:
-    real = {"flash": cost.flash_bytes, "cycles": cost.cycles}.get(limit.resource)
+    real = {
+        "flash": cost.flash_bytes,
+        "instructions": cost.instructions,
+        "cycles": cost.cycles,
+    }.get(limit.resource)
     if limit.resource.startswith("ram"):
         real = cost.arena_bytes
     taken = solved.amount(limit.resource) + limit.fixed

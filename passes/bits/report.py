@@ -17,7 +17,7 @@ from .program import LOSS, Assignment, BitProgram, Choice
 
 BITS_FILE, TABLE_FILE, FRONT_FILE, PICTURE_FILE = "bits.yaml", "sensitivity.json", "pareto.json", "pareto.svg"
 _NAMES = {"weights": "weight bytes", "bit_operations": "bit operations"}
-_RESOURCES = ("weights", "bit_operations", "flash", "cycles", "latency")
+_RESOURCES = ("weights", "bit_operations", "flash", "instructions", "cycles", "latency")
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _decision(layer: BitLayer, decided: Decided) -> Decision:
             f"{_bits_text(other)}: {_signed(other.amount('weights') - chosen.amount('weights'))} B of weights"
             + "".join(
                 f", {_signed(other.amount(name) - chosen.amount(name))} {name}"
-                for name in ("flash", "cycles")
+                for name in ("flash", "cycles" if "cycles" in chosen.costs else "instructions")
                 if name in chosen.costs
             )
             + f", loss {other.loss - chosen.loss:+.3g}"
@@ -111,10 +111,11 @@ def _budget(decided: Decided) -> Table:
     columns = ("resource", "budget", "program", "predicted", "int8", "gap")
     most = {limit.resource: limit.most for limit in decided.program.limits}
     rows: list[tuple[Cell, ...]] = []
-    predicted: dict[str, int] = {}
+    predicted: dict[str, int | None] = {}
     if decided.cost is not None:
         cost = decided.cost
-        predicted = {"flash": cost.flash_bytes, "cycles": cost.cycles, "ram": cost.arena_bytes}
+        predicted = {"flash": cost.flash_bytes, "instructions": cost.instructions, "ram": cost.arena_bytes}
+        predicted |= {"cycles": cost.cycles} if cost.cycles is not None else {}
     for name in (*_RESOURCES, "ram"):
         if name not in decided.costs.fixed and name not in predicted:
             continue

@@ -29,7 +29,7 @@ from ...ir.cutting import cut_graph
 from ...specs.options import PruneBudget
 from ..base import Cost, CostModel, limits_of_target
 from ..bits.costs import BYTE, BitLayer
-from ..errors import InfeasibleError
+from ..errors import InfeasibleError, PassError
 from .bit_choices import BYTES, NO_BIT_CHOICES, BitChoices
 from .cost import NO_BITS, Bits, Costs, Term, element_term, layer_terms, with_terms
 from .program import ROUNDING, Solution, Utility, solve
@@ -340,8 +340,8 @@ def _measured(cost: Cost) -> dict[str, float]:
     return {
         "flash": float(cost.flash_bytes),
         "ram": float(cost.arena_bytes),
-        "cycles": float(cost.cycles),
         "instructions": float(cost.instructions),
+        **({} if cost.cycles is None else {"cycles": float(cost.cycles)}),
     }
 
 
@@ -371,6 +371,8 @@ def _limits(budget: PruneBudget, costs: CostModel, whole: Mapping[str, float]) -
     for name in ("flash", "ram", "cycles", "instructions"):
         given = getattr(budget, name)
         if given is not None:
+            if name not in whole:
+                raise PassError("the target's cycles are not known; give a budget of `instructions`")
             asked = given * whole[name] if isinstance(given, float) else float(given)
             limits[name] = min(asked, limits.get(name, asked))
     return limits

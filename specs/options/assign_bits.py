@@ -29,7 +29,12 @@ class BitBudget(Section):
     )
     flash: BytesOrShare | None = Field(default=None, description="Predicted flash on the target.")
     ram: Bytes | None = Field(default=None, description="Predicted arena on the target.")
-    cycles: CountOrShare | None = Field(default=None, description="Predicted cycles of a run on the target.")
+    cycles: CountOrShare | None = Field(
+        default=None, description="Predicted cycles of a run, on a target whose core has published timing."
+    )
+    instructions: CountOrShare | None = Field(
+        default=None, description="Predicted instructions of a run on the target."
+    )
     latency: Annotated[float, Field(gt=0)] | None = Field(
         default=None, description="Sum over the table `latency`, in its unit."
     )
@@ -71,7 +76,7 @@ class AssignBitsOptions(PassOptions):
     budget: Budget = Field(
         description="Limits of the network; the word `target` for the flash and RAM of the target."
     )
-    minimize: Literal["weights", "bit_operations", "flash", "cycles", "latency"] = Field(
+    minimize: Literal["weights", "bit_operations", "flash", "cycles", "instructions", "latency"] = Field(
         default="weights", description="Minimized resource if the budget limits the `loss`."
     )
     weights: Annotated[tuple[Literal[2, 4, 8], ...], Field(min_length=1)] = Field(

@@ -39,7 +39,9 @@ class PruneBudget(Section):
 
     flash: BytesOrShare | None = Field(default=None, description="Code and constants.")
     ram: BytesOrShare | None = Field(default=None, description="Size of the arena.")
-    cycles: CountOrShare | None = Field(default=None, description="Cycles of one run.")
+    cycles: CountOrShare | None = Field(
+        default=None, description="Cycles of one run, on a target whose core has published timing."
+    )
     instructions: CountOrShare | None = Field(default=None, description="Instructions of one run.")
     target: bool = Field(
         default=False,

@@ -65,9 +65,9 @@ def test_every_view_of_a_report_shows_the_movements(folder: Path) -> None:
     assert ("layout", "conv") in moved
     assert ("layout", "image") in moved
     rows = [layer for layer in report.layers if layer.op in ("layout", "output")]
-    assert all(row.cycles and row.kernel and not row.macs and not row.constant_bytes for row in rows)
-    total = next(r.used for r in report.resources if r.name == "cycles")
-    assert sum(layer.cycles or 0 for layer in report.layers) == total
+    assert all(row.time and row.kernel and not row.macs and not row.constant_bytes for row in rows)
+    total = next(r.used for r in report.resources if r.name == "instructions")
+    assert sum(layer.instructions or 0 for layer in report.layers) == total
     assert "convert_layout" in plan_text(report)
     assert "conv: layout -> " in explain_layer(report, "conv")
     page = compiled.files["report.html"].decode()

@@ -89,7 +89,7 @@ def test_the_torch_output_computes_what_the_graph_computes(project: Path, output
 
 def test_the_report_names_layers_resources_and_accuracy(project: Path) -> None:
     report = compile_model(project / "net.yaml").report
-    assert {r.name for r in report.resources} == {"flash", "arena", "stack", "cycles"}
+    assert {r.name for r in report.resources} == {"flash", "arena", "stack", "instructions", "cycles"}
     assert [m.stage for m in report.measurements] == ["float model", "integer"]
     conv = next(layer for layer in report.layers if layer.op == "conv")
     assert conv.module == "stem.0" and conv.location.startswith("net.py:")

@@ -39,9 +39,9 @@ def test_a_resource_without_a_limit_neither_fits_nor_is_too_large(project: Path)
     overrides = ["target={name: host, flash: 1 MiB}", "target.ram=256 B"]
     compiled = compile_model(project / "net.yaml", overrides=overrides, enforce_budget=False)
     verdicts = {r.name: r.fits for r in compiled.report.resources}
-    assert verdicts == {"flash": True, "arena": False, "stack": None, "cycles": None}
+    assert verdicts == {"flash": True, "arena": False, "stack": None, "instructions": None}
     lines = {line.split()[0]: line for line in plan_text(compiled.report).splitlines() if line}
     assert "fits" in lines["flash"] and "too large by" in lines["arena"]
-    assert "fits" not in lines["stack"] + lines["cycles"]
+    assert "fits" not in lines["stack"] + lines["instructions"]
     page = compiled.files["report.html"].decode()
     assert page.count(">fits<") == page.count(">too large<") == 1

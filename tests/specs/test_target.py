@@ -121,3 +121,17 @@ def test_bits_to_choose_from_are_refused_where_they_are_named_and_the_target_lac
         ) as caught:
             load_spec(write(spec.replace("pass: quantize", f"{step}    {bits}\n  - pass: quantize")))
         assert "S305" in str(caught.value)
+
+
+def test_a_budget_of_cycles_is_refused_where_the_cycles_of_the_target_are_not_known(
+    write: Write, sound: str
+) -> None:
+    step = "pass: {}\n    budget: {{{}: 50 %}}\n  - pass: quantize"
+    for name in ("assign_bits", "prune"):
+        cycles, instructions = (step.format(name, unit) for unit in ("cycles", "instructions"))
+        load_spec(write(sound.replace("pass: quantize", cycles)))  # on a Cortex-M4
+        elsewhere = sound.replace("cortex-m4f", "cortex-m7")
+        load_spec(write(elsewhere.replace("pass: quantize", instructions)))
+        with pytest.raises(SpecError, match=r"the cycles of cortex-m7 are not known") as caught:
+            load_spec(write(elsewhere.replace("pass: quantize", cycles)))
+        assert "S310" in str(caught.value) and "write `instructions`" in str(caught.value)

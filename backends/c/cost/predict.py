@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from ....ir import Graph, Node, Source
 from ....specs.target import Target
-from ..kernels.base import Implementation, Site
+from ..kernels.base import Implementation, Site, form
+from ..kernels.costs import CoreCosts, Cost
 from ..kernels.portable.copying import Place, copy
 from ..plan.layout import channels_last
 from ..plan.memory import Block, MemoryPlan
@@ -30,6 +31,8 @@ from .library import library_bytes
 class NodePrediction:
     """One step: its kernel and what it costs; code and constants are counted at their first use.
 
+    Cycles are None where the core's timing is not published.
+
     `operator` is `layout` for a conversion and `output` for an output that is copied to the caller at the end.
     """
 
@@ -39,10 +42,15 @@ class NodePrediction:
     kernel: str
     macs: int
     instructions: int
-    cycles: int
+    cycles: int | None
     constant_bytes: int
     code_bytes: int
     scratch_bytes: int
+
+    @property
+    def time(self) -> int:
+        """What steps are compared by: cycles, or instructions where there are none."""
+        return self.instructions if self.cycles is None else self.cycles
 
     @property
     def flash_bytes(self) -> int:
@@ -70,9 +78,20 @@ class Prediction:
         return sum(node.instructions for node in self.nodes)
 
     @property
-    def cycles(self) -> int:
-        """Estimated cycles of one run on a Cortex-M4."""
-        return sum(node.cycles for node in self.nodes)
+    def cycles(self) -> int | None:
+        """Estimated cycles of one run; None where the core's timing is not published."""
+        each = [node.cycles for node in self.nodes if node.cycles is not None]
+        return sum(each) if len(each) == len(self.nodes) else None
+
+    @property
+    def time(self) -> int:
+        """What predictions for one core are compared by: cycles, or instructions where there are none."""
+        return self.instructions if self.cycles is None else self.cycles
+
+    @property
+    def unit(self) -> str:
+        """The unit of `time`."""
+        return "instructions" if self.cycles is None else "cycles"
 
     @property
     def flash_bytes(self) -> int:
@@ -82,7 +101,8 @@ class Prediction:
 
 def predict_program(program: Program, plan: MemoryPlan, source: SourceText, machine: Machine) -> Prediction:
     """The prediction for a program that is chosen, planned and written."""
-    code = _code_bytes(source, machine)
+    code, costs = _code_bytes(source, machine), CoreCosts.of(machine)
+    spent = [costs.cost(step.implementation, step.form) for step in program.steps]
     nodes = [
         NodePrediction(
             operator=step.operator,
@@ -90,8 +110,8 @@ def predict_program(program: Program, plan: MemoryPlan, source: SourceText, mach
             source=step.source,
             kernel=step.implementation.kernel,
             macs=step.macs,
-            instructions=round(step.implementation.cost.instructions),
-            cycles=round(step.implementation.cost.cycles),
+            instructions=round(spent[number].instructions),
+            cycles=_whole(spent[number].cycles),
             constant_bytes=_constant_bytes(source, number),
             code_bytes=code.of_step[number],
             scratch_bytes=step.implementation.working_bytes,
@@ -99,7 +119,7 @@ def predict_program(program: Program, plan: MemoryPlan, source: SourceText, mach
         for number, step in enumerate(program.steps)
     ]
     for number, (stored, _) in enumerate(plan.returned, start=len(nodes)):
-        nodes.append(_copied(stored, program.graph, _constant_bytes(source, number)))
+        nodes.append(_copied(stored, program.graph, costs, _constant_bytes(source, number)))
     return Prediction(tuple(nodes), plan.arena_bytes, code.fixed, plan.blocks)
 
 
@@ -111,33 +131,36 @@ def predict_node(node: Node, graph: Graph, target: Target) -> NodePrediction | N
     found, _ = offers(Site(node, graph, layouts, Machine.of(target)))
     if not found:
         return None
-    chosen = min(found, key=_cycles)
-    return _node(node, chosen)
-
-
-def _node(node: Node, chosen: Implementation) -> NodePrediction:
+    costs, elements = CoreCosts.of(Machine.of(target)), form(node)
+    cost, chosen = min(((costs.cost(one, elements), one) for one in found), key=_time)
     return NodePrediction(
         node.op.name,
         node.outputs[0].name,
         node.source,
         chosen.kernel,
         node.macs,
-        round(chosen.cost.instructions),
-        round(chosen.cost.cycles),
+        round(cost.instructions),
+        _whole(cost.cycles),
         chosen.constant_bytes,
-        chosen.cost.code_bytes,
+        chosen.work.code_bytes,
         chosen.working_bytes,
     )
 
 
-def _copied(stored: Stored, graph: Graph, constant_bytes: int) -> NodePrediction:
+def _copied(stored: Stored, graph: Graph, costs: CoreCosts, constant_bytes: int) -> NodePrediction:
     dense = Place((1,))
-    _, cost = copy(stored.value.type.dtype, (stored.elements,), dense, dense)
-    instructions, cycles = round(cost.instructions), round(cost.cycles)
+    call, work = copy(stored.value.type.dtype, (stored.elements,), dense, dense)
+    copied = Implementation("memcpy", (stored.layout,), (stored.layout,), work, (call,))
+    cost = costs.cost(copied, stored.value.type.dtype.value)
     name, source = stored.value.name, graph.source(stored.value)
+    instructions, cycles = round(cost.instructions), _whole(cost.cycles)
     return NodePrediction(
         "output", name, source, "memcpy", 0, instructions, cycles, constant_bytes, CALL_BYTES, 0
     )
+
+
+def _whole(cycles: float | None) -> int | None:
+    return None if cycles is None else round(cycles)
 
 
 def _constant_bytes(source: SourceText, step: int) -> int:
@@ -168,5 +191,5 @@ def _code_bytes(source: SourceText, machine: Machine) -> _Code:
     return _Code(of_step, fixed + library_bytes([*contents, run], machine))
 
 
-def _cycles(chosen: Implementation) -> float:
-    return chosen.cost.cycles
+def _time(offered: tuple[Cost, Implementation]) -> float:
+    return offered[0].time

@@ -33,15 +33,27 @@ AnyArray = npt.NDArray[Any]  # Any: int8 to float32, as each constant needs
 
 
 @dataclass(frozen=True, slots=True)
-class Cost:
-    """Cost of a kernel: instructions, estimated Cortex-M4 cycles, bytes of code.
+class Work:
+    """Work of a kernel, in instructions of a Cortex-M4 with float unit, and its bytes of code.
 
-    The bytes of code compare kernels of a node; those of a whole program are estimated from its text (`code_size`).
+    `products` are the multiply-accumulates, or what else is innermost, `loops` is what begins and feeds the innermost
+    loops, `results` what each result takes once they are done. What each of these takes on a core, in instructions and
+    in cycles, is measured: see `costs`. The bytes of code compare kernels of a node; those of a whole program are
+    estimated from its text (`code_size`).
     """
 
-    instructions: float = 0.0
-    cycles: float = 0.0
+    products: float = 0.0
+    loops: float = 0.0
+    results: float = 0.0
     code_bytes: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(
+            self.products + other.products,
+            self.loops + other.loops,
+            self.results + other.results,
+            self.code_bytes + other.code_bytes,
+        )
 
 
 # Roles under which kernels pack the weights of a layer, alone or with biases and multipliers between them.
@@ -97,7 +109,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Implementation:
-    """Implementation of a node: layouts of operands and results, cost, and calls.
+    """Implementation of a node: layouts of operands and results, work, and calls.
 
     `reads` has None for an operand that is absent or packed into the constants. `overwrites` are the operands whose
     memory the result may take, when nobody needs them afterwards. `views` gives, for each result, the bytes into
@@ -108,7 +120,7 @@ class Implementation:
     kernel: str
     reads: tuple[Layout | None, ...]
     writes: tuple[Layout, ...]
-    cost: Cost
+    work: Work
     calls: tuple[Call, ...] = ()
     scratch_bytes: int = 0
     overwrites: tuple[int, ...] = ()
@@ -236,6 +248,14 @@ class Site:
         """Encoding of a result that has one."""
         assert self.output.quantization is not None
         return self.output.quantization
+
+
+def form(node: Node) -> str:
+    """Elements on which a node computes: the type of its first operand, or the bits of its weights below 8: `i4`."""
+    first = next(iter(node.operands), node.outputs[0]).type
+    weights = node.optional("weight")
+    packed = first.is_quantized and weights is not None and weights.type.quantization
+    return f"i{packed.bits}" if packed and packed.bits < 8 else first.dtype.value
 
 
 def weight_uses(graph: Graph, node: Node) -> int:

@@ -44,6 +44,23 @@ class Window:
         ]
         return self.padding != (0, 0) or last[0] >= x.h or last[1] >= x.w
 
+    def taps_inside(self, x: Image, y: Image) -> int:
+        """Taps of all windows that are inside the image."""
+        rows, columns = self.rows_inside(x, y), self._inside(1, x.w, y.w)
+        return rows * columns
+
+    def rows_inside(self, x: Image, y: Image) -> int:
+        """Rows of the windows over a column of results that are inside the images."""
+        return y.n * self._inside(0, x.h, y.h)
+
+    def _inside(self, axis: int, inputs: int, outputs: int) -> int:
+        """Taps along an axis that are inside, over all places."""
+        stride, padding, dilation = self.stride[axis], self.padding[axis], self.dilation[axis]
+        starts = range(-padding, outputs * stride - padding, stride)
+        return sum(
+            0 <= start + dilation * tap < inputs for start in starts for tap in range(self.kernel[axis])
+        )
+
 
 def image(shape: Shape) -> Image:
     """The image that a shape [n, c, w] or [n, c, h, w] stands for."""

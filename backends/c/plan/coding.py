@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..kernels.base import WEIGHT_ROLES, Constant, Cost, Implementation
+from ..kernels.base import WEIGHT_ROLES, Constant, Implementation
 from .image import image_of
 
 
@@ -14,7 +14,7 @@ def with_coded_weights(implementation: Implementation) -> Implementation:
         replace(call, constants=tuple(map(_coded, call.constants))) for call in implementation.calls
     )
     coded = replace(implementation, calls=calls)
-    return replace(coded, cost=_with_decoding(coded)) if coded.coded else implementation
+    return coded if coded.coded else implementation
 
 
 def _coded(constant: Constant) -> Constant:
@@ -22,13 +22,3 @@ def _coded(constant: Constant) -> Constant:
         return constant
     image = image_of(constant.data)
     return replace(constant, image=image) if image.bytes < constant.bytes else constant
-
-
-def _with_decoding(implementation: Implementation) -> Cost:
-    cost = implementation.cost
-    images = [constant.image for constant in implementation.coded if constant.image is not None]
-    return Cost(
-        cost.instructions + sum(image.instructions for image in images),
-        cost.cycles + sum(image.cycles for image in images),
-        cost.code_bytes,
-    )

@@ -24,7 +24,6 @@ _ROUNDS = 8
 _NO_RAW = 0xFFFF
 # Of a call, a symbol in the table, a code, a halfword of codes, a code beyond the table, a raw word.
 _INSTRUCTIONS = (300.0, 12.5, 9.95, 7.0, 32.0, 12.0)
-_CYCLES = (400.0, 16.0, 12.2, 6.4, 57.0, 16.0)
 
 Bytes = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
@@ -62,12 +61,9 @@ class Image:
     @property
     def instructions(self) -> float:
         """Instructions of decoding on a Cortex-M4, fitted to exact counts."""
-        return self._decoding(_INSTRUCTIONS)
-
-    @property
-    def cycles(self) -> float:
-        """Cycles of decoding on a Cortex-M4, fitted likewise."""
-        return self._decoding(_CYCLES)
+        long = sum(n for n, length in zip(self.counts, self.lengths, strict=True) if length > _TABLE_BITS)
+        counts = (1, len(self.symbols), sum(self.counts), self._code_halfwords, long, int(self.raw.sum()))
+        return sum(count * each for count, each in zip(counts, _INSTRUCTIONS, strict=True))
 
     @property
     def halfwords(self) -> npt.NDArray[np.uint16]:
@@ -99,11 +95,6 @@ class Image:
         """Halfwords of the codes, and of what the decoder reads ahead: the next 16 bits are always there."""
         bits = encoded_bits(self.counts, self.lengths) + _WORD_BITS * int(self.raw.sum())
         return max(2, 1 + -(-bits // _HALF_BITS))
-
-    def _decoding(self, each: tuple[float, ...]) -> float:
-        long = sum(n for n, length in zip(self.counts, self.lengths, strict=True) if length > _TABLE_BITS)
-        counts = (1, len(self.symbols), sum(self.counts), self._code_halfwords, long, int(self.raw.sum()))
-        return sum(count * cost for count, cost in zip(counts, each, strict=True))
 
 
 def image_of(data: npt.NDArray[np.generic]) -> Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ....ir import Graph, Node, Source, Value
-from ..kernels.base import Implementation
+from ..kernels.base import Implementation, form
 from .layout import Layout
 
 CALL_BYTES = 12  # of machine code, of a call with its arguments
@@ -48,6 +48,11 @@ class Step:
     def operator(self) -> str:
         """Name of the node's operator; `layout` for a conversion."""
         return "layout" if self.node is None else self.node.op.name
+
+    @property
+    def form(self) -> str:
+        """The elements on which it computes, see `kernels.base.form`."""
+        return self.results[0].value.type.dtype.value if self.node is None else form(self.node)
 
     @property
     def macs(self) -> int:

@@ -13,7 +13,8 @@ from functools import cache
 
 from ....ir import Graph, Node, Source, Value, node_text
 from ....ir.errors import UnsupportedError
-from ..kernels.base import Implementation, Offer, Site, kernels_of, weight_uses
+from ..kernels.base import Implementation, Offer, Site, form, kernels_of, weight_uses
+from ..kernels.costs import CoreCosts
 from ..kernels.portable.copying import Place, copy
 from ..target import Machine
 from .coding import with_coded_weights
@@ -27,9 +28,9 @@ _Offered = Callable[[tuple[Layout | None, ...]], tuple[Implementation, ...]]
 
 @dataclass(frozen=True)
 class _Way:
-    """Choices so far, the last one first, and what they cost in cycles."""
+    """Choices so far, the last one first, and the time that they take."""
 
-    cycles: float
+    time: float
     layouts: dict[str, Layout]
     choice: Implementation | None = None
     before: _Way | None = None
@@ -48,10 +49,11 @@ def select(
 ) -> Program:
     """The cheapest program; `inputs` and `outputs` are the layouts in which the caller has the graph's own values.
 
-    Cheap is what takes few cycles; the prices are what a byte of flash counts beside them, and a byte of memory that a
-    node with a result in `crowded` adds to what is in use. The nodes with a result in `coded` have their weights in
-    flash as Huffman codes, where that makes them smaller.
+    Cheap is what takes little time on the machine's core (`Cost.time`); the prices are what a byte of flash counts
+    beside it, and a byte of memory that a node with a result in `crowded` adds to what is in use. The nodes with a
+    result in `coded` have their weights in flash as Huffman codes, where that makes them smaller.
     """
+    costs = CoreCosts.of(machine)
     starts = {v.name: layout for v, layout in zip(graph.inputs, inputs, strict=True)}
     ways = [_Way(0.0, starts)]
     dying = _dying(graph)
@@ -59,10 +61,10 @@ def select(
         name = node.outputs[0].name
         offered = _offered(node, graph, machine, coded=name in coded)
         prices = (flash_price, memory_price if name in crowded else 0.0)
-        ways = _advance(ways, node, offered, dying[index], weight_uses(graph, node), prices)
+        ways = _advance(ways, node, offered, costs, dying[index], weight_uses(graph, node), prices)
         if not ways:
             raise UnsupportedError(f"no C kernel for {node_text(node)}: {_refusal(node, graph, machine)}")
-    best = min(ways, key=lambda way: way.cycles + _closing_cycles(way, graph, outputs))
+    best = min(ways, key=lambda way: way.time + _closing_time(way, graph, outputs, costs))
     choices: list[Implementation] = []
     way: _Way | None = best
     while way is not None and way.choice is not None:
@@ -90,14 +92,15 @@ def conversion(type_value: Value, at_hand: Layout, wanted: Layout) -> Implementa
     if wanted.border:
         return None
     source = Place(at_hand.strides(shape), at_hand.offset(shape))
-    call, cost = copy(dtype, shape, source, Place(wanted.strides(shape)))
-    return Implementation("convert_layout", (at_hand,), (wanted,), cost, (call,))
+    call, work = copy(dtype, shape, source, Place(wanted.strides(shape)))
+    return Implementation("convert_layout", (at_hand,), (wanted,), work, (call,))
 
 
 def _advance(
     ways: list[_Way],
     node: Node,
     offered: _Offered,
+    costs: CoreCosts,
     dying: frozenset[str],
     weight_uses: int,
     prices: tuple[float, float],
@@ -106,7 +109,7 @@ def _advance(
     for way in ways:
         at_hand = tuple(None if v is None else way.layouts.get(v.name) for v in node.inputs)
         for implementation in offered(at_hand):
-            extra = _conversion_cycles(node, at_hand, implementation)
+            extra = _conversion_time(node, at_hand, implementation, costs)
             if extra is None:
                 continue
             layouts = {name: layout for name, layout in way.layouts.items() if name not in dying}
@@ -117,11 +120,11 @@ def _advance(
             }
             flash = _flash_bytes(implementation, weight_uses)
             priced = prices[0] * flash + prices[1] * _added_bytes(node, at_hand, implementation)
-            cycles = way.cycles + extra + implementation.cost.cycles + priced
+            time = way.time + extra + costs.cost(implementation, form(node)).time + priced
             key = tuple(sorted(layouts.items(), key=lambda item: item[0]))
-            if key not in found or cycles < found[key].cycles:
-                found[key] = _Way(cycles, layouts, implementation, way)
-    return sorted(found.values(), key=lambda way: way.cycles)[:_MAX_STATES]
+            if key not in found or time < found[key].time:
+                found[key] = _Way(time, layouts, implementation, way)
+    return sorted(found.values(), key=lambda way: way.time)[:_MAX_STATES]
 
 
 def _offered(node: Node, graph: Graph, machine: Machine, *, coded: bool) -> _Offered:
@@ -138,8 +141,8 @@ def _refusal(node: Node, graph: Graph, machine: Machine) -> str:
     return "; ".join(dict.fromkeys(refusals)) or "this operator is not part of the C backend"
 
 
-def _conversion_cycles(
-    node: Node, at_hand: tuple[Layout | None, ...], implementation: Implementation
+def _conversion_time(
+    node: Node, at_hand: tuple[Layout | None, ...], implementation: Implementation, costs: CoreCosts
 ) -> float | None:
     total = 0.0
     for value, have, want in zip(node.inputs, at_hand, implementation.reads, strict=True):
@@ -148,14 +151,14 @@ def _conversion_cycles(
         step = conversion(value, have, want)
         if step is None:
             return None
-        total += step.cost.cycles
+        total += costs.cost(step, value.type.dtype.value).time
     return total
 
 
 def _flash_bytes(implementation: Implementation, weight_uses: int) -> float:
     """Bytes of flash of an implementation; of weights that several nodes read, its share."""
     weights = implementation.weight_bytes
-    others = implementation.constant_bytes - weights + implementation.cost.code_bytes
+    others = implementation.constant_bytes - weights + implementation.work.code_bytes
     return weights / weight_uses + others
 
 
@@ -171,13 +174,13 @@ def _added_bytes(node: Node, at_hand: tuple[Layout | None, ...], implementation:
     return implementation.working_bytes + sum(converted) + (0 if in_place else sum(results))
 
 
-def _closing_cycles(way: _Way, graph: Graph, outputs: tuple[Layout, ...]) -> float:
+def _closing_time(way: _Way, graph: Graph, outputs: tuple[Layout, ...], costs: CoreCosts) -> float:
     total = 0.0
     for value, wanted in zip(graph.outputs, outputs, strict=True):
         have = way.layouts.get(value.name, wanted)
         if have != wanted:
             step = conversion(value, have, wanted)
-            total += step.cost.cycles if step is not None else 0.0
+            total += costs.cost(step, value.type.dtype.value).time if step is not None else 0.0
     return total
 
 

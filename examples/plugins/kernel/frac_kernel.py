@@ -5,11 +5,11 @@ import numpy as np
 from fxpress.backends.c.kernels import (
     Call,
     Constant,
-    Cost,
     Function,
     Implementation,
     Offer,
     Site,
+    Work,
     contiguous,
 )
 from fxpress.ir.ops import Elementwise
@@ -52,7 +52,7 @@ def portable(site: Site) -> Offer:
         headers=("arithmetic.h",) if site.is_integer else ("real.h",),
         uses_math=not site.is_integer,
     )
-    cost = Cost(instructions * count, 1.4 * instructions * count, code_bytes=60)
+    work = Work(results=instructions * count, code_bytes=60)
     return (
-        Implementation("frac_portable", (layout,), (layout,), cost, (Call(function, (0,), (0,), constants),)),
+        Implementation("frac_portable", (layout,), (layout,), work, (Call(function, (0,), (0,), constants),)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .....ir.ops.accumulate import Clamp
-from ..base import Cost, Function, template
+from ..base import Function, Work, template
 from ..window import Image, Window
 from .gemm import CHANNELS, HEADERS, PIXELS, FloatArray, FloatGemm, pack_groups
 
@@ -51,15 +51,15 @@ def pack(shape: FloatConvShape, weights: FloatArray, bias: FloatArray | None) ->
     return pack_groups(weights.transpose(0, 2, 3, 1).reshape(shape.y.c, -1), bias, together=CHANNELS)
 
 
-def estimate(shape: FloatConvShape) -> Cost:
-    """The cost of the layer with a multiply-add in one instruction, fitted to exact counts."""
+def estimate(shape: FloatConvShape) -> Work:
+    """The work of the layer with a multiply-add in one instruction, fitted to exact counts."""
     pairs = -(-shape.pixels // PIXELS)
     copy = (
         0.0 if shape.pointwise else shape.pixels * (30 + 30 * shape.window.kernel[0] + 0.7 * shape.gemm.taps)
     )
-    instructions = pairs * (20 + shape.gemm.instructions) + copy
     written = len(shape.gemm.looped) + len(shape.gemm.single)
-    return Cost(instructions, 2.1 * instructions, 200 + 56 * written + (0 if shape.pointwise else 250))
+    code_bytes = 200 + 56 * written + (0 if shape.pointwise else 250)
+    return Work(pairs * shape.gemm.products, copy, pairs * (20 + shape.gemm.around), code_bytes)
 
 
 def function(shape: FloatConvShape) -> Function:

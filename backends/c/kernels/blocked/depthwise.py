@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .....ir.ops.accumulate import Clamp
-from ..base import Cost, Function, template
+from ..base import Function, Work, template
 from ..rounding import clamped
 from ..window import Image, Window
 from .gemm import CHANNELS, HEADERS, FloatArray
@@ -38,12 +38,13 @@ def pack(weights: FloatArray, bias: FloatArray | None) -> FloatArray:
     return np.concatenate([first, weights.reshape(channels, -1).T.reshape(-1)])
 
 
-def estimate(shape: FloatDepthwiseShape) -> Cost:
-    """The cost of the layer with a multiply-add in one instruction, fitted to exact counts."""
-    pixels, (kernel_h, kernel_w) = shape.y.h * shape.y.w, shape.window.kernel
-    fours = shape.y.c / CHANNELS
-    instructions = pixels * (30 + fours * (35 + kernel_h * (12 + 17 * kernel_w)))
-    return Cost(instructions, 1.7 * instructions, 300 + 150 * (shape.y.c % CHANNELS > 0))
+def estimate(shape: FloatDepthwiseShape) -> Work:
+    """The work of the layer with a multiply-add in one instruction, fitted to exact counts."""
+    fours, pixels = shape.y.c / CHANNELS, shape.y.h * shape.y.w
+    rows = shape.y.w * shape.window.rows_inside(shape.x, shape.y)
+    taps = shape.window.taps_inside(shape.x, shape.y)
+    code_bytes = 300 + 150 * (shape.y.c % CHANNELS > 0)
+    return Work(17 * fours * taps, 12 * fours * rows, pixels * (30 + 35 * fours), code_bytes)
 
 
 def function(shape: FloatDepthwiseShape) -> Function:

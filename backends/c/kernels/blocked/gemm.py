@@ -94,10 +94,14 @@ class FloatGemm:
         return outputs(self.channels, CHANNELS)
 
     @property
-    def instructions(self) -> float:
-        """Instructions for all channels of two pixels, with a multiply-add in one instruction."""
-        group = 40 + 14.3 * self.taps + 3 * self.loops + 16 * (self.clamp is not None) + 16 * self.residual
-        return group * -(-self.channels // CHANNELS)
+    def products(self) -> float:
+        """Instructions of the taps for all channels of two pixels, with a multiply-add in one instruction."""
+        return (14.3 * self.taps + 3 * self.loops) * -(-self.channels // CHANNELS)
+
+    @property
+    def around(self) -> float:
+        """Instructions before and after the taps."""
+        return (40 + 16 * (self.clamp is not None) + 16 * self.residual) * -(-self.channels // CHANNELS)
 
 
 def outputs(channels: int, together: int) -> tuple[Output, ...]:

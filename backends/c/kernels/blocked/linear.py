@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .....ir.ops.accumulate import Clamp
-from ..base import Cost, Function, template
+from ..base import Function, Work, template
 from ..rounding import clamped
 from .gemm import HEADERS, FloatArray, Output, outputs, pack_groups
 
@@ -30,11 +30,10 @@ def pack(weights: FloatArray, bias: FloatArray | None) -> FloatArray:
     return pack_groups(weights, bias, together=_TOGETHER)
 
 
-def estimate(shape: FloatLinearShape) -> Cost:
-    """The cost of the layer with a multiply-add in one instruction, fitted to exact counts."""
+def estimate(shape: FloatLinearShape) -> Work:
+    """The work of the layer with a multiply-add in one instruction, fitted to exact counts."""
     groups = -(-shape.outputs // _TOGETHER)
-    instructions = 20 + groups * (45 + 20.0 * shape.inputs)
-    return Cost(instructions, 2.1 * instructions, 260)
+    return Work(20.0 * groups * shape.inputs, 0.0, 20 + 45 * groups, 260)
 
 
 def function(shape: FloatLinearShape) -> Function:

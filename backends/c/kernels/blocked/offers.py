@@ -5,7 +5,7 @@ from __future__ import annotations
 from .....ir.ops.conv import Conv
 from .....ir.ops.linear import Linear
 from ...plan.layout import Layout
-from ..base import Call, Constant, Cost, Function, Implementation, Offer, Site, is_float, kernel
+from ..base import Call, Constant, Function, Implementation, Offer, Site, Work, is_float, kernel
 from ..layouts import image_layouts, layer_operands, row_layouts
 from ..window import MAX_SPATIAL, Image, Window, image, window
 from . import conv as conv_blocked
@@ -34,15 +34,15 @@ def convolution(site: Site) -> Offer:
     if op.groups == 1:
         shape = FloatConvShape(x, y, seen, op.clamp, site.has("residual"))
         constants = conv_blocked.pack(shape, weights, _bias(site))
-        function, cost = conv_blocked.function(shape), conv_blocked.estimate(shape)
+        function, work = conv_blocked.function(shape), conv_blocked.estimate(shape)
         scratch = conv_blocked.scratch_bytes(shape)
-        return (_implementation(site, function, constants, cost, layouts, scratch_bytes=scratch),)
+        return (_implementation(site, function, constants, work, layouts, scratch_bytes=scratch),)
     depthwise = FloatDepthwiseShape(x, y, seen, op.clamp)
     if op.groups != x.c or x.c != y.c or site.has("residual") or not depthwise_blocked.supports(depthwise):
         return "the blocked kernels take one group, or plain depthwise convolutions"
     constants = depthwise_blocked.pack(weights, _bias(site))
-    function, cost = depthwise_blocked.function(depthwise), depthwise_blocked.estimate(depthwise)
-    return (_implementation(site, function, constants, cost, layouts),)
+    function, work = depthwise_blocked.function(depthwise), depthwise_blocked.estimate(depthwise)
+    return (_implementation(site, function, constants, work, layouts),)
 
 
 @kernel("linear")
@@ -58,14 +58,14 @@ def linear(site: Site) -> Offer:
     if rows == 1:
         shape = FloatLinearShape(inputs, outputs, op.clamp, site.has("residual"))
         constants = linear_blocked.pack(site.array("weight"), _bias(site))
-        function, cost = linear_blocked.function(shape), linear_blocked.estimate(shape)
-        return (_implementation(site, function, constants, cost, row_layouts(site)),)
+        function, work = linear_blocked.function(shape), linear_blocked.estimate(shape)
+        return (_implementation(site, function, constants, work, row_layouts(site)),)
     point = Window((1, 1), (1, 1), (0, 0))
     pixels = Image(1, 1, rows, inputs), Image(1, 1, rows, outputs)
     pointwise = FloatConvShape(*pixels, point, op.clamp, site.has("residual"))
     constants = conv_blocked.pack(pointwise, site.array("weight")[:, :, None, None], _bias(site))
-    function, cost = conv_blocked.function(pointwise), conv_blocked.estimate(pointwise)
-    return (_implementation(site, function, constants, cost, row_layouts(site)),)
+    function, work = conv_blocked.function(pointwise), conv_blocked.estimate(pointwise)
+    return (_implementation(site, function, constants, work, row_layouts(site)),)
 
 
 def _refusal(site: Site) -> str:
@@ -87,7 +87,7 @@ def _implementation(
     site: Site,
     function: Function,
     constants: FloatArray,
-    cost: Cost,
+    work: Work,
     layouts: tuple[Layout, Layout],
     *,
     scratch_bytes: int = 0,
@@ -99,7 +99,7 @@ def _implementation(
         kernel=f"{site.node.op.name}_blocked",
         reads=site.reads(operands),
         writes=(layouts[1],),
-        cost=cost,
+        work=work,
         calls=(
             Call(function, tuple(map(site.index, operands)), constants=packed, scratch=scratch_bytes > 0),
         ),

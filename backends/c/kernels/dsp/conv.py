@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import Cost, Function, template
+from ..base import Function, Work, template
 from ..low_bits import BYTE, weights_text
 from .epilogue import HEADERS, Epilogue, parameters
 from .expand import Expansion, plan_expansion
@@ -100,19 +100,16 @@ def pack(
     return pack_rows(shape.epilogue, taps, bias, multiplier, shift, together=CHANNELS, bits=shape.weight_bits)
 
 
-def estimate(shape: ConvShape) -> Cost:
-    """The cost of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
+def estimate(shape: ConvShape) -> Work:
+    """The work of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
     gemm, expansion = _gemm(shape), _expansion(shape)
     groups = -(-shape.pixels // PIXELS)
     gather = shape.pixels * (expansion.instructions + (0 if shape.pointwise else 14))
     border = (
         _border_pixels(shape) * (60 + 35 * shape.kernel[0] + _patch_bytes(shape) / 3) if shape.padded else 0
     )
-    return Cost(
-        instructions=groups * (30 + gemm.instructions(shape.epilogue)) + gather + border,
-        cycles=groups * (45 + gemm.cycles(shape.epilogue)) + 1.3 * (gather + border),
-        code_bytes=_code_bytes(shape),
-    )
+    results = groups * (30 + gemm.around(shape.epilogue))
+    return Work(groups * gemm.products, gather + border, results, _code_bytes(shape))
 
 
 def _code_bytes(shape: ConvShape) -> int:

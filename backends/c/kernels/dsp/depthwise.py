@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import Cost, Function, template
+from ..base import Function, Work, template
 from ..low_bits import BYTE, weights_text
 from .depthwise_axes import BLOCK, Axes, Axis, row_macs
 from .depthwise_taps import Unpacked, pack_taps, unpack_taps
@@ -24,6 +24,7 @@ from .gemm import Int8Array, Int32Array, IntArray, pack_arrays
 _MAX_TAPS = 64
 _COPIES = 8
 _REGISTERS = 11
+_SPILLED = 1.75  # instructions of a block that GCC makes, for each load and multiply-accumulate
 _REACH, _PAIR_REACH = 4095, 1020
 
 
@@ -87,16 +88,25 @@ def pack(
     return pack_arrays(shape.epilogue, heads, pack_taps(axes.taps, rows), ())
 
 
-def estimate(shape: DepthwiseShape) -> Cost:
-    """The cost of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
+def estimate(shape: DepthwiseShape) -> Work:
+    """The work of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
     axes = _axes(shape)
     unpacked = axes.taps.words if axes.bits < BYTE else 0
-    channel = axes.instructions(shape.epilogue) + 4.5 * unpacked
-    return Cost(
-        instructions=shape.channels * channel + 0.8 * axes.plane_cells,
-        cycles=shape.channels * channel * 1.25 + 1.5 * axes.plane_cells,
-        code_bytes=_code_bytes(axes) + 16 * unpacked,
-    )
+    copies = shape.channels * (axes.copy_instructions + 4.5 * unpacked) + 0.8 * axes.plane_cells
+    blocks = shape.channels * axes.block_instructions(shape.epilogue)
+    return Work(shape.channels * _products(axes), copies, blocks, _code_bytes(axes) + 16 * unpacked)
+
+
+def _products(axes: Axes) -> float:
+    """Instructions of one channel's multiply-accumulates with their loads; GCC's have the registers' spills too."""
+    each = 0.0
+    for count, outputs in axes.blocks:
+        block = _block(axes, outputs) if count else None
+        if block is not None:
+            written = len(block.assembly)
+            compiled = _SPILLED * sum(len(row.macs) + len(row.loads) + len(row.weights) for row in block.rows)
+            each += count * (written or compiled)
+    return axes.across.outputs * each
 
 
 def function(shape: DepthwiseShape) -> Function:

@@ -77,18 +77,24 @@ class Axes:
 
     def instructions(self, epilogue: Epilogue) -> float:
         """Instructions for one channel."""
-        along, across = self.along, self.across
-        copy = across.inputs_read * (6 + 2.5 * along.inputs_read)
-        row = sum(
-            count
-            * (
-                5
-                + across.kernel * (len(row_macs(self, outputs)) * 1.3)
-                + outputs * (4 + epilogue.instructions)
-            )
-            for count, outputs in ((along.outputs // BLOCK, BLOCK), (self.tail > 0, self.tail))
-        )
-        return 20 + copy + across.outputs * (8 + row)
+        macs = sum(count * len(row_macs(self, outputs)) for count, outputs in self.blocks)
+        products = 1.3 * self.across.outputs * self.across.kernel * macs
+        return self.copy_instructions + products + self.block_instructions(epilogue)
+
+    @property
+    def copy_instructions(self) -> float:
+        """Instructions that copy one channel to the plane."""
+        return 20 + self.across.inputs_read * (6 + 2.5 * self.along.inputs_read)
+
+    def block_instructions(self, epilogue: Epilogue) -> float:
+        """Instructions that begin and end the blocks of one channel."""
+        row = sum(count * (5 + outputs * (4 + epilogue.instructions)) for count, outputs in self.blocks)
+        return self.across.outputs * (8 + row)
+
+    @property
+    def blocks(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """How often whole blocks and the last one are in a row, and their outputs."""
+        return (self.along.outputs // BLOCK, BLOCK), (int(self.tail > 0), self.tail)
 
 
 def _reach(axis: Axis) -> int:

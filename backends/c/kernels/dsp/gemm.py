@@ -37,11 +37,10 @@ class _StepCost:
     """Cost of a step, averaged over the steps of a word."""
 
     instructions: float
-    cycles: float
     code_bytes: int
 
 
-_STEP_COSTS = {8: _StepCost(19, 27, 88), 4: _StepCost(22, 29, 107), 2: _StepCost(22.5, 29.5, 107)}
+_STEP_COSTS = {8: _StepCost(19, 88), 4: _StepCost(22, 107), 2: _StepCost(22.5, 107)}
 
 
 @dataclass(frozen=True)
@@ -105,19 +104,20 @@ class Gemm:
         unrolls = [unroll for unroll in (4, 5, 6, 3) if unroll % len(_STEPS[self.bits]) == 0]
         return min(unrolls, key=lambda unroll: (self.steps % unroll, 4 - unroll))
 
-    def instructions(self, epilogue: Epilogue) -> float:
-        """Instructions for all channels of three pixels."""
+    @property
+    def products(self) -> float:
+        """Instructions of the steps for all channels of three pixels."""
         loops = self.steps // self._unroll if self._unroll else 0
-        step, ends = _STEP_COSTS[self.bits].instructions, 34 + self._set_up + 2 * PIXELS * (self.unscale > 0)
-        pair = ends + step * self.steps + 3 * loops + 2 * PIXELS * epilogue.instructions
-        return pair * ((self.channels + 1) // 2)
+        return (_STEP_COSTS[self.bits].instructions * self.steps + 3 * loops) * self._pairs
 
-    def cycles(self, epilogue: Epilogue) -> float:
-        """Estimated cycles for all channels of three pixels."""
-        loops = self.steps // self._unroll if self._unroll else 0
-        step, ends = _STEP_COSTS[self.bits].cycles, 52 + self._set_up + 2 * PIXELS * (self.unscale > 0)
-        pair = ends + step * self.steps + 6 * loops + 2 * PIXELS * 1.3 * epilogue.instructions
-        return pair * ((self.channels + 1) // 2)
+    def around(self, epilogue: Epilogue) -> float:
+        """Instructions before and after the steps."""
+        ends = 34 + self._set_up + 2 * PIXELS * (self.unscale > 0)
+        return (ends + 2 * PIXELS * epilogue.instructions) * self._pairs
+
+    @property
+    def _pairs(self) -> int:
+        return (self.channels + 1) // 2
 
     @property
     def _set_up(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import Cost, Function, template
+from ..base import Function, Work, template
 from ..low_bits import BYTE, weights_text
 from .epilogue import HEADERS, Epilogue, parameters
 from .expand import Expansion, plan_expansion
@@ -20,8 +20,8 @@ _UNROLL = 4
 _MAX_LOOPS = 255
 _STEPS = {8: "FXP_STEP_1X4", 4: "FXP_STEP_1X4_INT4", 2: "FXP_STEP_1X4_INT2"}
 _MASKS = {8: "", 4: "0xf0f0f0f0", 2: "0xc0c0c0c0"}
-# Instructions, cycles and bytes of code of a step.
-_STEP_COSTS = {8: (18.5, 25.0, 72), 4: (22.5, 27.0, 88), 2: (22.5, 26.0, 88)}
+# Instructions and bytes of code of a step.
+_STEP_COSTS = {8: (18.5, 72), 4: (22.5, 88), 2: (22.5, 88)}
 
 
 @dataclass(frozen=True)
@@ -63,16 +63,15 @@ def pack(
     )
 
 
-def estimate(shape: LinearShape) -> Cost:
-    """The cost of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
+def estimate(shape: LinearShape) -> Work:
+    """The work of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
     expansion = _expansion(shape)
     groups = -(-shape.outputs // _TOGETHER)
-    step_instructions, step_cycles, step_bytes = _STEP_COSTS[shape.weight_bits]
+    step_instructions, step_bytes = _STEP_COSTS[shape.weight_bits]
     extra = _TOGETHER * (shape.epilogue.instructions + (shape.weight_bits < BYTE))
-    instructions = 30 + expansion.instructions + groups * (25 + step_instructions * expansion.steps + extra)
-    cycles = 50 + 1.3 * expansion.instructions + groups * (38 + step_cycles * expansion.steps + 1.3 * extra)
+    products = groups * step_instructions * expansion.steps
     code_bytes = 270 + expansion.code_bytes + step_bytes * min(expansion.steps, 7)
-    return Cost(instructions, cycles, code_bytes)
+    return Work(products, 30 + expansion.instructions, groups * (25 + extra), code_bytes)
 
 
 def function(shape: LinearShape) -> Function:

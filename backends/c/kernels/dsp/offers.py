@@ -14,7 +14,8 @@ from .....ir.ops.conv import Conv
 from .....ir.ops.linear import Linear
 from ...plan.layout import Layout
 from ...write.literal import c_type
-from ..base import Call, Constant, Cost, Function, Implementation, Offer, Site, kernel
+from ..base import Call, Constant, Function, Implementation, Offer, Site, Work, form, kernel
+from ..costs import CoreCosts
 from ..layouts import image_layouts, layer_operands, row_layouts
 from ..low_bits import BYTE
 from ..rounding import folded_bias
@@ -33,7 +34,7 @@ from .linear import LinearShape
 Scales = tuple[Int32Array, Int32Array]
 Shape_contra = TypeVar("Shape_contra", bound="_Shape", contravariant=True)
 
-_CYCLES_PER_BYTE = 100  # what a byte of flash must save in one run, where speed can be bought with flash
+_TIME_PER_BYTE = 100  # cycles that a byte of flash must save in one run, where speed can be bought with flash
 
 
 @kernel("conv")
@@ -135,17 +136,21 @@ def _dense(site: Site, op: Conv) -> Offer:
     built = [direct]
     if winograd_dsp.supports(shape):
         transformed = _built(site, "winograd_dsp", winograd_dsp, shape, weights, scales)
-        if _is_worth_its_flash(transformed, direct, uses=site.weight_uses):
+        if _is_worth_its_flash(transformed, direct, site):
             # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
             built = [transformed, direct] if shape.weight_bits < BYTE else [transformed]
     return tuple(_implementation(site, one, image_layouts(site)) for one in built)
 
 
-def _is_worth_its_flash(large: _Built, small: _Built, *, uses: int) -> bool:
-    """Whether a larger kernel saves enough time for the flash that it takes more, over all `uses` of its weights."""
-    cycles = uses * (small.cost.cycles - large.cost.cycles)
+def _is_worth_its_flash(large: _Built, small: _Built, site: Site) -> bool:
+    """Whether a larger kernel saves enough time for the flash that it takes more, over all uses of its weights."""
+    costs, elements = CoreCosts.of(site.machine), form(site.node)
+    times = [
+        costs.cost(_implementation(site, one, image_layouts(site)), elements).time for one in (small, large)
+    ]
+    saved = site.weight_uses * (times[0] - times[1])
     extra = large.flash_bytes - small.flash_bytes
-    return cycles > 0 and cycles >= _CYCLES_PER_BYTE * extra
+    return saved > 0 and saved >= _TIME_PER_BYTE * extra
 
 
 def _depthwise(site: Site, op: Conv) -> Offer:
@@ -208,13 +213,13 @@ class _Built:
     function: Function
     constants: tuple[Constant, ...]
     scratch_bytes: int
-    cost: Cost
+    work: Work
     overwrites: tuple[int, ...] = ()
 
     @property
     def flash_bytes(self) -> int:
         """Bytes of flash, constants and code."""
-        return sum(constant.bytes for constant in self.constants) + self.cost.code_bytes
+        return sum(constant.bytes for constant in self.constants) + self.work.code_bytes
 
 
 class _Shape(Protocol):
@@ -238,7 +243,7 @@ class _Maker(Protocol[Shape_contra]):
         /,
     ) -> tuple[Int32Array, ...]: ...
     def scratch_bytes(self, shape: Shape_contra, /) -> int: ...
-    def estimate(self, shape: Shape_contra, /) -> Cost: ...
+    def estimate(self, shape: Shape_contra, /) -> Work: ...
 
 
 def _built(
@@ -262,7 +267,7 @@ def _implementation(site: Site, built: _Built, layouts: tuple[Layout, Layout]) -
         kernel=built.kernel,
         reads=site.reads(operands),
         writes=(layouts[1],),
-        cost=built.cost,
+        work=built.work,
         calls=(
             Call(built.function, tuple(map(site.index, operands)), constants=built.constants, scratch=True),
         ),

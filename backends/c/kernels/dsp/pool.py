@@ -8,7 +8,7 @@ from .....ir import DType
 from .....ir.arithmetic import Requant
 from .....ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from .....ir.ops.reduce import Mean
-from ..base import Call, Cost, Function, Implementation, Offer, Site, kernel, template
+from ..base import Call, Function, Implementation, Offer, Site, Work, kernel, template
 from ..layouts import image_layouts
 from ..rounding import saturated
 from ..window import MAX_SPATIAL, Image, Window, image, window
@@ -60,13 +60,12 @@ def supports(shape: PoolShape) -> bool:
     return whole and shape.taps <= _MAX_TAPS and not shape.window.reaches_out(shape.x, shape.y)
 
 
-def estimate(shape: PoolShape) -> Cost:
-    """The cost of the layer, fitted to exact counts."""
+def estimate(shape: PoolShape) -> Work:
+    """The work of the layer, fitted to exact counts."""
     words = shape.y.h * shape.y.w * shape.y.c / _LANES
     per_tap, per_word = (5, 25) if shape.mean is not None else (6, 20)
     rows = 1 if shape.window.kernel[1] == shape.x.w else shape.window.kernel[0]
-    instructions = words * (per_word + 6 * rows + per_tap * shape.taps)
-    return Cost(instructions, 1.5 * instructions, 140)
+    return Work(words * per_tap * shape.taps, 6 * words * rows, words * per_word, 140)
 
 
 def function(shape: PoolShape) -> Function:

@@ -8,7 +8,7 @@ from .....ir import DType
 from .....ir.arithmetic import Rescale
 from .....ir.ops.accumulate import clamp_bounds
 from .....ir.ops.binary import Binary, rescale_of_sum
-from ..base import Call, Cost, Function, Implementation, Offer, Site, kernel, template
+from ..base import Call, Function, Implementation, Offer, Site, Work, kernel, template
 from .epilogue import HEADERS
 
 
@@ -22,10 +22,10 @@ class SumShape:
     high: int = 127
 
 
-def estimate(shape: SumShape) -> Cost:
-    """The cost of the layer, fitted to exact counts."""
+def estimate(shape: SumShape) -> Work:
+    """The work of the layer, fitted to exact counts."""
     per_element = 7.0 if (shape.low, shape.high) == (-128, 127) else 11.0
-    return Cost(per_element * shape.elements, 1.2 * per_element * shape.elements, 150)
+    return Work(results=per_element * shape.elements, code_bytes=150)
 
 
 def function(shape: SumShape) -> Function:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..base import Cost, Function, template
+from ..base import Function, Work, template
 from ..low_bits import BYTE
 from .conv import ConvShape
 from .epilogue import HEADERS, Elements, Epilogue, parameters
@@ -72,8 +72,8 @@ def pack(
     return pack_arrays(shape.epilogue, blocks[0], ordered, blocks[1:])
 
 
-def estimate(shape: ConvShape) -> Cost:
-    """The cost of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
+def estimate(shape: ConvShape) -> Work:
+    """The work of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
     tiles = shape.out_h * shape.out_w // 4
     groups = -(-tiles // _TILES)
     pairs = shape.in_c // 2
@@ -82,21 +82,15 @@ def estimate(shape: ConvShape) -> Cost:
     loops = pairs // _UNROLL if pairs > _UNROLL + 1 else 0
     products = 12 + _PLACES * (6 + 8 * pairs + 3 * (loops > 0) + 2 * loops)
     border = 0.3 * tiles * (80 + 12 * shape.in_c) if shape.padded else 0.0
-    instructions = (
-        20 * groups
-        + tiles * (transform + shape.out_c / 2 * outputs)
-        + groups * (shape.out_c / 2) * (20 + products)
-        + border
-    )
-    cycles = 1.15 * tiles * transform + tiles * shape.out_c / 2 * outputs * 1.3 + border * 1.3
-    cycles += groups * shape.out_c / 2 * (40 + _PLACES * (20 + 13 * pairs + 5 * loops))
+    transforms = 20 * groups + tiles * transform + border
+    finished = tiles * shape.out_c / 2 * outputs
+    multiplied = groups * (shape.out_c / 2) * (20 + products)
     code_bytes = 1350 + 32 * min(pairs, _UNROLL + 1)
     if shape.weight_bits == BYTE:
-        return Cost(instructions, cycles, code_bytes)
+        return Work(multiplied, transforms, finished, code_bytes)
     parts = -(-shape.out_c // _part(shape))
-    repeated = (parts - 1) * (20 * groups + tiles * transform + border)
-    unpacking = 129.0 * pairs * shape.out_c + repeated
-    return Cost(instructions + unpacking, cycles + 1.25 * unpacking, code_bytes + 700)
+    unpacking = 129.0 * pairs * shape.out_c
+    return Work(multiplied, parts * transforms + unpacking, finished, code_bytes + 700)
 
 
 def function(shape: ConvShape) -> Function:

@@ -10,7 +10,7 @@ from .....ir.ops.accumulate import clamp_bounds
 from .....ir.ops.binary import Binary, rescale_of_sum
 from ...plan.layout import Layout, arranged, contiguous
 from ...write.literal import c_type
-from ..base import Cost, Implementation, Offer, Operand, Site, call, kernel
+from ..base import Implementation, Offer, Operand, Site, Work, call, kernel
 from ..layouts import dense_at_hand
 from ..nest import Nest, broadcast_strides, nest
 from ..rounding import clamped, rescaled, saturated, signed
@@ -64,13 +64,13 @@ def portable(site: Site) -> Offer:
     context = BinaryContext(_title(site), loops, _value(site, f"a[{loops.at[1]}]", f"b[{loops.at[2]}]"))
     libm = _LIBM.get(site.node.op.name, 0.0) if site.output.dtype is DType.F32 else 0.0
     made = call("portable/binary.c.j2", context, site, reads={"a": "a", "b": "b"}, uses_math=libm > 0)
-    instructions = (12.0 if site.is_integer else 8.0 + libm) * site.output.numel
+    each = 12.0 if site.is_integer else 8.0
     return (
         Implementation(
             f"{site.node.op.name}_portable",
             tuple(layouts),
             (layout_y,),
-            Cost(instructions, 1.4 * instructions, 80),
+            Work(libm * site.output.numel, 0.0, each * site.output.numel, 80),
             (made,),
             overwrites=tuple(
                 site.index(operand)

@@ -11,7 +11,7 @@ from .....ir.ops.embedding import Take
 from .....ir.ops.put import Put
 from ...plan.layout import Layout, arranged, contiguous
 from ...write.literal import c_type
-from ..base import Cost, Implementation, Offer, Operand, Site, call, kernel
+from ..base import Implementation, Offer, Operand, Site, Work, call, kernel
 from ..nest import Nest, broadcast_strides, nest
 
 _RELATIONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
@@ -72,8 +72,8 @@ def elementwise(site: Site) -> Offer:
         f"{site.node.op.name} of {site.output.numel} elements", loops, _value(site, values)
     )
     made = call("portable/elementwise.c.j2", context, site, reads={name: i for i, name in enumerate(names)})
-    cost = Cost(10.0 * site.output.numel, 14.0 * site.output.numel, 80)
-    return (Implementation(f"{site.node.op.name}_portable", tuple(layouts), (layout,), cost, (made,)),)
+    work = Work(results=10.0 * site.output.numel, code_bytes=80)
+    return (Implementation(f"{site.node.op.name}_portable", tuple(layouts), (layout,), work, (made,)),)
 
 
 @kernel("argmax", "argmin")
@@ -98,9 +98,7 @@ def place_of_extremum(site: Site) -> Offer:
     context = ArgExtremumContext(title, loops, c_type(x.dtype), x.shape[op.axis], better)
     made = call("portable/arg_extremum.c.j2", context, site, reads={"x": "x"})
     return (
-        Implementation(
-            f"{op.name}_portable", (read,), (write,), Cost(7.0 * x.numel, 10.0 * x.numel, 90), (made,)
-        ),
+        Implementation(f"{op.name}_portable", (read,), (write,), Work(7.0 * x.numel, code_bytes=90), (made,)),
     )
 
 
@@ -127,7 +125,9 @@ def take(site: Site) -> Offer:
     context = TakeContext(title, outer, inner, x.shape[op.axis], strides[op.axis])
     made = call("portable/take.c.j2", context, site, reads={"x": "x", "indices": "indices"})
     return (
-        Implementation("take_portable", reads, (write,), Cost(10.0 * y.numel, 14.0 * y.numel, 120), (made,)),
+        Implementation(
+            "take_portable", reads, (write,), Work(results=10.0 * y.numel, code_bytes=120), (made,)
+        ),
     )
 
 
@@ -141,10 +141,13 @@ def put(site: Site) -> Offer:
     made = call(
         "portable/put.c.j2", context, site, reads={"x": "x", "indices": "indices", "source": "source"}
     )
-    instructions = 3.0 * context.size + 14.0 * context.count
     return (
         Implementation(
-            "put_portable", reads, (reads[0],), Cost(instructions, 1.4 * instructions, 90), (made,)
+            "put_portable",
+            reads,
+            (reads[0],),
+            Work(3.0 * context.size, 0.0, 14.0 * context.count, 90),
+            (made,),
         ),
     )
 

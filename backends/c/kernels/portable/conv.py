@@ -13,7 +13,7 @@ import numpy as np
 from .....ir.ops.accumulate import fixed_point
 from .....ir.ops.conv import Conv
 from ...write.literal import c_type
-from ..base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..base import AnyArray, Constant, Implementation, Offer, Site, Work, call, kernel
 from ..layouts import image_layouts, layer_arguments, layer_operands
 from ..low_bits import BYTE, Fields
 from ..rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
@@ -114,9 +114,9 @@ def portable(site: Site) -> Offer:
             f"{kind}_portable",
             site.reads(layer_operands(site, layouts)),
             layouts[1:],
-            _depthwise_cost(site, context)
+            _depthwise_work(site, context)
             if kind == "depthwise" and site.is_integer
-            else _cost(context, site),
+            else _work(context, site),
             (made,),
             overwrites=site.overwritten_residual,
             limitation=PORTABLE_ONLY if context.wide else "",
@@ -169,18 +169,16 @@ def _packed(weight: AnyArray, context: ConvContext, *, by_channel: bool) -> AnyA
     return np.ascontiguousarray(square.transpose(order))
 
 
-def _cost(context: ConvContext, site: Site) -> Cost:
-    pixels = context.y.n * context.y.h * context.y.w
-    taps = pixels * context.y.c * context.window.kernel[0] * context.window.kernel[1]
-    instructions = 5.0 * site.node.macs + 14.0 * taps + 20.0 * pixels * context.y.c
-    instructions *= 2.0 if site.machine.few_registers and site.is_integer else 1.0
-    return Cost(instructions, 1.4 * instructions, 220)
+def _work(context: ConvContext, site: Site) -> Work:
+    """Floats outside of the image are left out; integers there are read from a row of zero points."""
+    results = context.y.n * context.y.h * context.y.w * context.y.c
+    taps = results * len(context.taps)
+    if not site.is_integer:
+        taps = context.window.taps_inside(context.x, context.y) * context.y.c
+    return Work(5.0 * taps * context.group_in, 14.0 * taps, 20.0 * results, 220)
 
 
-def _depthwise_cost(site: Site, context: ConvContext) -> Cost:
-    """Cost measured on a Cortex-M3; cores with few registers take twice as much."""
+def _depthwise_work(site: Site, context: ConvContext) -> Work:
     pixels = context.y.n * context.y.h * context.y.w
     each = 3.7 + 0.6 * (context.weight_bits < BYTE)
-    instructions = each * site.node.macs + 14.0 * pixels * context.y.c + 20.0 * pixels * len(context.taps)
-    instructions *= 2.0 if site.machine.few_registers else 1.0
-    return Cost(instructions, 1.4 * instructions, 220)
+    return Work(each * site.node.macs, 20.0 * pixels * len(context.taps), 14.0 * pixels * context.y.c, 220)

@@ -12,7 +12,7 @@ import numpy as np
 from .....ir.ops.accumulate import fixed_point
 from .....ir.ops.conv import ConvTranspose
 from ...write.literal import c_type
-from ..base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..base import AnyArray, Constant, Implementation, Offer, Site, Work, call, kernel
 from ..layouts import image_layouts, layer_arguments, layer_operands
 from ..rounding import Finish, float_finish, integer_finish, scale_constants, signed
 from ..wide_sums import sums_fit
@@ -85,13 +85,12 @@ def portable(site: Site) -> Offer:
     )
     layouts = image_layouts(site)
     taps = site.output.numel * seen.kernel[0] * seen.kernel[1]
-    instructions = 6.0 * site.node.macs + 20.0 * taps
     return (
         Implementation(
             "conv_transpose_portable",
             site.reads(layer_operands(site, layouts)),
             layouts[1:],
-            Cost(instructions, 1.4 * instructions, 300),
+            Work(6.0 * site.node.macs, 20.0 * taps, code_bytes=300),
             (made,),
             overwrites=site.overwritten_residual,
         ),

@@ -8,7 +8,7 @@ from math import prod
 from .....ir import DType
 from ...plan.layout import Layout, Shape
 from ...write.literal import c_type
-from ..base import Call, Cost, Implementation, Site, template
+from ..base import Call, Implementation, Site, Work, template
 from ..nest import Nest, nest
 
 
@@ -37,8 +37,8 @@ class Place:
 
 def copy(
     dtype: DType, sizes: Shape, source: Place, to: Place, *, operand: int = 0, result: int = 0
-) -> tuple[Call, Cost]:
-    """The call that copies all elements of a tensor of `sizes`, and its cost."""
+) -> tuple[Call, Work]:
+    """The call that copies all elements of a tensor of `sizes`, and its work."""
     element = c_type(dtype)
     loops, run = nest(sizes, to.strides, source.strides, offsets=(to.start, source.start)), 1
     if loops.sizes and loops.steps[0][-1] == loops.steps[1][-1] == 1:
@@ -48,10 +48,13 @@ def copy(
     context = CopyContext(loops, run, element, prod(sizes))
     path = "portable/copy.c.j2" if run == 1 else "portable/copy_runs.c.j2"
     function = template(path, context, f"const {element} *x, {element} *y")
-    instructions = context.count * 8.0 if run == 1 else context.count * (30.0 / run + 0.6)
-    return Call(function, (operand,), (result,)), Cost(instructions, 1.4 * instructions, 60)
+    if run == 1:
+        work = Work(4.0 * context.count, 20.0 * context.count / loops.inner, code_bytes=60)
+    else:
+        work = Work(0.6 * context.count, 30.0 * context.count / run, code_bytes=60)
+    return Call(function, (operand,), (result,)), work
 
 
 def view(site: Site, layout: Layout, seen: Layout) -> Implementation:
     """A result that is the operand's memory under another type."""
-    return Implementation(f"{site.node.op.name}_view", site.reads({"x": layout}), (seen,), Cost(), views=(0,))
+    return Implementation(f"{site.node.op.name}_view", site.reads({"x": layout}), (seen,), Work(), views=(0,))

@@ -14,7 +14,7 @@ from .....ir.ops.reorder import Roll
 from .....ir.ops.resize import ResizeNearest
 from ...plan.layout import contiguous
 from ...write.literal import c_type, integer, real
-from ..base import Call, Constant, Cost, Implementation, Offer, Site, call, kernel, template
+from ..base import Call, Constant, Implementation, Offer, Site, Work, call, kernel, template
 from ..layouts import image_at_hand, usual_layouts
 from ..nest import Nest, index, plain_nest
 from .copying import Place, copy
@@ -105,13 +105,12 @@ def embedding(site: Site) -> Offer:
     context = LookupContext(rows, features, site.type("indices").numel, c_type(site.output.dtype))
     table = Constant("table", site.array("weight"))
     made = call("portable/embedding.c.j2", context, site, reads={"x": "indices"}, constants=(table,))
-    instructions = context.count * (30.0 + features)
     return (
         Implementation(
             "embedding_portable",
             site.reads({"indices": contiguous(site.type("indices").shape)}),
             (contiguous(site.output.shape),),
-            Cost(instructions, 1.4 * instructions, 60),
+            Work(float(context.count * features), 30.0 * context.count, code_bytes=60),
             (made,),
         ),
     )
@@ -155,10 +154,11 @@ def _gathered(site: Site, tables: Sequence[Sequence[int]]) -> Offer:
         context = GatherContext(title, loops, source, run, c_type(site.output.dtype))
         constants = (Constant("table", np.array(flat or [0], np.int32)),)
         made = call("portable/gather.c.j2", context, site, reads={"x": "x"}, constants=constants)
-        instructions = site.output.numel * (30.0 / run + 1.0 if run > 1 else 12.0)
-        cost = Cost(instructions, 1.4 * instructions, 90)
+        elements = site.output.numel
+        work = Work(1.0 * elements, 30.0 * elements / run) if run > 1 else Work(results=12.0 * elements)
+        work += Work(code_bytes=90)
         name = f"{site.node.op.name}_portable"
-        offers.append(Implementation(name, site.reads({"x": at_hand}), (layout,), cost, (made,)))
+        offers.append(Implementation(name, site.reads({"x": at_hand}), (layout,), work, (made,)))
     return tuple(offers)
 
 
@@ -180,14 +180,13 @@ def _framed(site: Site, op: Pad, pairs: Sequence[tuple[int, int]]) -> Offer:
             f"{element} *y",
             uses_math="INF" in value,
         )
-        made, cost = copy(site.output.dtype, kept, Place(own, begin), Place(steps, start))
-        instructions = cost.instructions + 3.0 * site.output.numel
+        made, work = copy(site.output.dtype, kept, Place(own, begin), Place(steps, start))
         offers.append(
             Implementation(
                 "pad_portable",
                 site.reads({"x": at_hand}),
                 (layout,),
-                Cost(instructions, 1.4 * instructions, 120),
+                work + Work(results=3.0 * site.output.numel, code_bytes=60),
                 (Call(fill, ()), made),
             )
         )

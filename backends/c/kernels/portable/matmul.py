@@ -11,7 +11,7 @@ from .....ir.ops.binary import requant_of_product
 from .....ir.ops.matmul import GroupedMatMul, MatMul
 from ...plan.layout import Layout, Shape, contiguous
 from ...write.literal import real
-from ..base import Cost, Implementation, Offer, Operand, Site, call, kernel
+from ..base import Implementation, Offer, Operand, Site, Work, call, kernel
 from ..layouts import dense_at_hand
 from ..nest import Nest, nest
 from ..rounding import saturated, signed
@@ -101,9 +101,8 @@ def matmul(site: Site) -> Offer:
             title, loops, a[-1], strides_a[-1], step_b, "float", "0.0f", f"{at_a} * {at_b}", "acc"
         )
     made = call("portable/matmul.c.j2", context, site, reads={"a": "a", "b": "b"})
-    instructions = 8.0 * site.node.macs + 20.0 * site.output.numel
-    cost = Cost(instructions, 1.4 * instructions, 140)
-    return (Implementation("matmul_portable", tuple(layouts), (layout_y,), cost, (made,)),)
+    work = Work(8.0 * site.node.macs, 0.0, 20.0 * site.output.numel, 140)
+    return (Implementation("matmul_portable", tuple(layouts), (layout_y,), work, (made,)),)
 
 
 @kernel("grouped_matmul")
@@ -122,11 +121,10 @@ def grouped_matmul(site: Site) -> Offer:
     made = call(
         "portable/grouped_matmul.c.j2", context, site, reads={"x": "x", "weights": "weights", "ends": "ends"}
     )
-    instructions = 8.0 * site.node.macs + 20.0 * site.output.numel
-    cost = Cost(instructions, 1.4 * instructions, 180)
+    work = Work(8.0 * site.node.macs, 0.0, 20.0 * site.output.numel, 180)
     reads = (*layouts, contiguous(site.type("ends").shape))
     return (
-        Implementation("grouped_matmul_portable", reads, (contiguous(site.output.shape),), cost, (made,)),
+        Implementation("grouped_matmul_portable", reads, (contiguous(site.output.shape),), work, (made,)),
     )
 
 
@@ -174,7 +172,7 @@ def attention(site: Site) -> Offer:
             "attention_portable",
             (*layouts, *((read_mask,) if read_mask is not None else ())),
             (layout_y,),
-            Cost(4.0 * macs + 84.0 * scores, 6.7 * macs + 143.0 * scores, 400),
+            Work(4.0 * macs, 20.0 * site.output.numel, 84.0 * scores, 400),
             (made,),
             scratch_bytes=4 * shapes[1][-2],
         ),

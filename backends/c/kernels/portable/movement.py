@@ -39,10 +39,10 @@ def reshape(site: Site) -> Offer:
 def _copied(site: Site, sizes: Shape, at_hand: Layout, to: Layout) -> Implementation:
     shape, result = site.type("x").shape, site.output.shape
     source = Place(_split_strides(shape, at_hand.strides(shape), sizes))
-    call, cost = copy(
+    call, work = copy(
         site.output.dtype, sizes, source, Place(_split_strides(result, to.strides(result), sizes))
     )
-    return Implementation(f"{site.node.op.name}_copy", site.reads({"x": at_hand}), (to,), cost, (call,))
+    return Implementation(f"{site.node.op.name}_copy", site.reads({"x": at_hand}), (to,), work, (call,))
 
 
 def _common_sizes(a: Shape, b: Shape) -> Shape | None:

@@ -16,7 +16,7 @@ from .....ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, RowNorm, Statis
 from .....ir.ops.norm_form import NormForm
 from ...plan.layout import Layout, contiguous
 from ...write.literal import integer, real
-from ..base import AnyArray, Call, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..base import AnyArray, Call, Constant, Implementation, Offer, Site, Work, call, kernel
 from ..layouts import dense_at_hand
 from ..nest import Nest, nest
 from ..rounding import saturated
@@ -87,7 +87,7 @@ def batch_norm(site: Site) -> Offer:
     )
     context = AffineContext(f"Batch norm of {site.output.numel} elements", loops)
     made = call("portable/norm_affine.c.j2", context, site, reads={"x": "x"}, constants=constants)
-    return (_implementation(site, layout, made, 10.0 * site.output.numel),)
+    return (_implementation(site, layout, made, Work(results=10.0 * site.output.numel, code_bytes=150)),)
 
 
 @kernel("layer_norm", "rms_norm")
@@ -146,7 +146,7 @@ def _offer(
     if site.is_integer:
         of_integers, arrays = _integer_form(site, op, outer, inner)
         made = call("portable/norm_integer.c.j2", of_integers, site, reads={"x": "x"}, constants=arrays)
-        return (_implementation(site, layout, made, _instructions(site, op)),)
+        return (_implementation(site, layout, made, _work_of_integers(site, op)),)
     value = f"(x[{at}] - mean) * factor" if op.is_centred else f"x[{at}] * factor"
     value += f" * weight{channel}" if site.has("weight") else ""
     value += f" + bias{channel}" if site.has("bias") else ""
@@ -159,7 +159,8 @@ def _offer(
     made = call(
         "portable/norm_statistics.c.j2", context, site, reads={"x": "x"}, constants=constants, uses_math=True
     )
-    return (_implementation(site, layout, made, 30.0 * site.output.numel),)
+    work = Work(30.0 * site.output.numel, 0.0, 100.0 * site.output.numel / count, 150)
+    return (_implementation(site, layout, made, work),)
 
 
 def _integer_form(
@@ -217,19 +218,17 @@ def _shifted(form: NormForm, element: str) -> str:
     return f"fxp_left({less_mean}, {shift} > 0 ? {shift} : 0) >> ({shift} < 0 ? {missing} - root.shift : 0)"
 
 
-def _instructions(site: Site, op: StatisticsNorm) -> float:
-    """Instructions on integers: of a group, most of them for root and quotient, and of an element."""
-    machine, groups = site.machine, op.groups_of(site.output.shape)
-    per_group, per_element = (880, 17) if machine.dsp else (1780, 130) if machine.few_registers else (880, 38)
-    return site.output.numel * (per_element + per_group / groups.count)
+def _work_of_integers(site: Site, op: StatisticsNorm) -> Work:
+    """The work of each element, and of each group, most of it for root and quotient."""
+    elements = site.output.numel
+    return Work(17.0 * elements, 0.0, 880.0 * elements / op.groups_of(site.output.shape).count, 150)
 
 
-def _implementation(site: Site, layout: Layout, made: Call, instructions: float) -> Implementation:
-    cost = Cost(instructions, 1.4 * instructions, 150)
+def _implementation(site: Site, layout: Layout, made: Call, work: Work) -> Implementation:
     name = f"{site.node.op.name}_portable"
     in_place = site.type("x").dtype is site.output.dtype
     return Implementation(
-        name, site.reads({"x": layout}), (layout,), cost, (made,), overwrites=(0,) if in_place else ()
+        name, site.reads({"x": layout}), (layout,), work, (made,), overwrites=(0,) if in_place else ()
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from .....ir.arithmetic import Requant
 from .....ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from ...write.literal import c_type
-from ..base import Call, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..base import Call, Constant, Implementation, Offer, Site, Work, call, kernel
 from ..layouts import image_layouts
 from ..rounding import saturated, signed
 from ..window import MAX_SPATIAL, Image, Window, image, window
@@ -105,7 +105,7 @@ def _uneven(site: Site, op: AdaptiveAvgPool) -> Offer:
         f"Mean of uneven windows, {x.text} to {y.text}", x, y, _ONE, element, value, signed(zero_point)
     )
     made = call("portable/adaptive_pool.c.j2", context, site, reads={"x": "x"}, constants=constants)
-    return _implementation(site, made, 8.0 * site.type("x").numel)
+    return _implementation(site, made, None)
 
 
 def _mean(site: Site, counts: torch.Tensor) -> tuple[str, tuple[Constant, ...], int]:
@@ -144,18 +144,21 @@ def _offer(
         constants=constants,
         uses_math=context.lowest == "-INFINITY",
     )
-    return _implementation(site, made, 7.0 * site.output.numel * seen.kernel[0] * seen.kernel[1])
+    return _implementation(site, made, seen)
 
 
-def _implementation(site: Site, made: Call, instructions: float) -> Offer:
-    instructions += 25.0 * site.output.numel
+def _implementation(site: Site, made: Call, seen: Window | None) -> Offer:
+    """The pool as one call; without a window, windows of several sizes read every element once."""
     layout_x, layout_y = image_layouts(site)
+    x, y = image(site.type("x").shape), image(site.output.shape)
+    taps = x.c * seen.taps_inside(x, y) if seen is not None else site.type("x").numel
+    rows = x.c * y.w * seen.rows_inside(x, y) if seen is not None else x.n * x.c * x.h
     return (
         Implementation(
             f"{site.node.op.name}_portable",
             (layout_x,),
             (layout_y,),
-            Cost(instructions, 1.4 * instructions, 130),
+            Work(7.0 * taps, 10.0 * rows, 25.0 * site.output.numel, 130),
             (made,),
         ),
     )

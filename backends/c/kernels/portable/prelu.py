@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .....ir.arithmetic import Requant
 from .....ir.ops.prelu import Prelu
 from ...plan.layout import contiguous
-from ..base import Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..base import Constant, Implementation, Offer, Site, Work, call, kernel
 from ..layouts import dense_at_hand
 from ..nest import Nest, nest
 from ..rounding import saturated, signed
@@ -56,13 +56,12 @@ def portable(site: Site) -> Offer:
         reads={"x": "x"},
         constants=(Constant("slope", site.array("slope")),),
     )
-    instructions = 12.0 * site.output.numel
     return (
         Implementation(
             "prelu_portable",
             site.reads({"x": layout}),
             (layout,),
-            Cost(instructions, 1.4 * instructions, 90),
+            Work(results=12.0 * site.output.numel, code_bytes=90),
             (made,),
             overwrites=(0,),
         ),

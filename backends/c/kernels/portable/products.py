@@ -15,7 +15,7 @@ from .....ir.ops.conv import Conv
 from .....ir.ops.linear import Linear
 from ...plan.layout import Layout
 from ...write.literal import array_type, c_type
-from ..base import AnyArray, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..base import AnyArray, Constant, Implementation, Offer, Site, Work, call, kernel
 from ..layouts import image_layouts, layer_arguments, layer_operands, row_layouts
 from ..low_bits import BYTE, Fields
 from ..rounding import RowFinish, folded_bias, row_finish, scale_constants
@@ -23,14 +23,14 @@ from ..wide_sums import PORTABLE_ONLY, part_size, sums_fit
 from ..window import MAX_SPATIAL, Image, Window, image, window
 
 _UNROLLED = 4
-# Instructions of a product and of a result, as counted on a Cortex-M3 and a Cortex-M0+, by few registers and rows.
-_COUNTED = {(False, 2): (2.3, 14.0), (False, 1): (3.2, 14.0), (True, 1): (5.2, 45.0)}
+# Instructions of a product, by rows, and of a result.
+_PRODUCT, _RESULT = {2: 2.3, 1: 3.2}, 14.0
 
 # Instructions of a result that is added up in parts, and of a part.
 _ADDED_UP, _PER_PART = 20.0, 8.0
 
 # Beyond that, of a product with a weight of fewer than 8 bits.
-_UNPACKING = {(False, 2): 0.3, (False, 1): 0.6, (True, 1): 1.5}
+_UNPACKING = {2: 0.3, 1: 0.6}
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,18 +305,20 @@ def _implementation(
         scratch=context.element if scratch_bytes else "",
     )
     outputs = context.row_count * context.channels
-    per_mac, per_output = _COUNTED[site.machine.few_registers, len(context.rows)]
+    per_mac, per_output = _PRODUCT[len(context.rows)], _RESULT
     per_output += (context.part > 0) * (_ADDED_UP + _PER_PART * context.depth / max(context.part, 1))
-    per_mac += (site.quantization("weight").bits < BYTE) * _UNPACKING[
-        site.machine.few_registers, len(context.rows)
-    ]
-    instructions = (per_mac * context.depth + per_output) * outputs + gather * context.row_count
+    per_mac += (site.quantization("weight").bits < BYTE) * _UNPACKING[len(context.rows)]
     return (
         Implementation(
             "product_portable",
             site.reads(layer_operands(site, layouts)),
             (layouts[1],),
-            Cost(instructions, 1.4 * instructions, 420 if scratch_bytes else 290),
+            Work(
+                per_mac * context.depth * outputs,
+                gather * context.row_count,
+                per_output * outputs,
+                420 if scratch_bytes else 290,
+            ),
             (made,),
             scratch_bytes=scratch_bytes,
             overwrites=site.overwritten_residual,

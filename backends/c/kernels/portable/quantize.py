@@ -8,7 +8,7 @@ from .....ir import DType
 from .....ir.ops.quantize import rescale_between
 from ...plan.layout import contiguous
 from ...write.literal import C_TYPES, real
-from ..base import Cost, Implementation, Offer, Site, call, kernel
+from ..base import Implementation, Offer, Site, Work, call, kernel
 from ..rounding import rescaled, saturated
 
 _BITS = {8, 16}
@@ -70,7 +70,7 @@ def _offer(
     count = layout.elements(site.output.shape)
     context = ConversionContext(f"{what} of {count} elements", count, element, value)
     made = call("portable/convert.c.j2", context, site, reads={"x": "x"})
-    cost = Cost(instructions * count, 1.4 * instructions * count, 60)
+    work = Work(results=instructions * count, code_bytes=60)
     overwrites = (0,) if in_place and not site.is_constant("x") else ()
     name = f"{site.node.op.name}_portable"
-    return (Implementation(name, (layout,), (layout,), cost, (made,), overwrites=overwrites),)
+    return (Implementation(name, (layout,), (layout,), work, (made,), overwrites=overwrites),)

@@ -8,7 +8,7 @@ from .....ir import DType
 from .....ir.ops.reduce import LinearReduction, ReduceMax, Reduction
 from ...plan.layout import Layout, arranged, contiguous
 from ...write.literal import c_type
-from ..base import Cost, Implementation, Offer, Site, call, kernel
+from ..base import Implementation, Offer, Site, Work, call, kernel
 from ..nest import Nest, nest
 from ..rounding import saturated, signed
 
@@ -55,13 +55,12 @@ def portable(site: Site) -> Offer:
         reads={"x": "x"},
         uses_math="INFINITY" in context.start,
     )
-    instructions = 7.0 * x.numel + 25.0 * site.output.numel
     return (
         Implementation(
             f"{op.name}_portable",
             (layout,),
             (layout_y,),
-            Cost(instructions, 1.4 * instructions, 70),
+            Work(7.0 * x.numel, 0.0, 25.0 * site.output.numel, 70),
             (made,),
         ),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .....ir.ops.resize import WEIGHT_BITS, ResizeLinear
-from ..base import Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..base import Constant, Implementation, Offer, Site, Work, call, kernel
 from ..layouts import image_layouts
 from ..rounding import saturated, signed
 from ..window import Image, image
@@ -62,14 +62,13 @@ def linear(site: Site) -> Offer:
         Constant("column_weights", weights[1]),
     )
     made = call("portable/resize.c.j2", context, site, reads={"x": "x"}, constants=constants)
-    instructions = 25.0 * site.output.numel
     layout_x, layout_y = image_layouts(site)
     return (
         Implementation(
             "resize_linear_portable",
             (layout_x,),
             (layout_y,),
-            Cost(instructions, 1.4 * instructions, 250),
+            Work(results=25.0 * site.output.numel, code_bytes=250),
             (made,),
         ),
     )

@@ -6,7 +6,7 @@ from .....ir.ops.reorder import Flip, Tile
 from .....ir.ops.shape import Expand
 from .....ir.ops.slicing import Concat, Select, Slice, Split
 from ...plan.layout import Layout, arranged, channels_last, contiguous, from_strides
-from ..base import Call, Cost, Implementation, Offer, Site, kernel
+from ..base import Call, Implementation, Offer, Site, Work, kernel
 from ..layouts import dense_at_hand, image_at_hand, usual_layouts
 from .copying import Place, copy, view
 
@@ -85,8 +85,8 @@ def tile(site: Site) -> Offer:
         steps = layout.strides(site.output.shape)
         sizes = (*op.repeats, *shape)
         to = (*(step * n for step, n in zip(steps, shape, strict=True)), *steps)
-        made, cost = copy(site.output.dtype, sizes, Place((0,) * len(shape) + own), Place(to))
-        offers.append(_copied(site, at_hand, (layout,), cost, (made,)))
+        made, work = copy(site.output.dtype, sizes, Place((0,) * len(shape) + own), Place(to))
+        offers.append(_copied(site, at_hand, (layout,), work, (made,)))
     return tuple(offers)
 
 
@@ -104,12 +104,12 @@ def concat(site: Site) -> Offer:
 def _joined(site: Site, axis: int, layout: Layout) -> Implementation:
     shape, dtype = site.output.shape, site.output.dtype
     strides = layout.strides(shape)
-    reads, calls, total, at = [], [], Cost(), 0
+    reads, calls, total, at = [], [], Work(), 0
     for index in range(len(site.node.inputs)):
         part = site.type(index).shape
         read = dense_at_hand(site, arranged(part, layout.order), operand=index)
         start = at * strides[axis]
-        made, cost = copy(dtype, part, Place(read.strides(part)), Place(strides, start), operand=index)
+        made, work = copy(dtype, part, Place(read.strides(part)), Place(strides, start), operand=index)
         whole = from_strides(part, strides) == read
         calls.append(
             Call(
@@ -121,7 +121,7 @@ def _joined(site: Site, axis: int, layout: Layout) -> Implementation:
             )
         )
         reads.append(read)
-        total = total if whole else _sum(total, cost)
+        total = total if whole else total + work
         at += part[axis]
     return Implementation("concat_portable", tuple(reads), (layout,), total, tuple(calls))
 
@@ -142,25 +142,21 @@ def _part(site: Site, parts: list[tuple[tuple[int, ...], int]]) -> Offer:
     if all(layout is not None for layout in seen) and (dtype.bytes > 1 or aligned):
         layouts = tuple(layout for layout in seen if layout is not None)
         name = f"{site.node.op.name}_view"
-        return (Implementation(name, site.reads({"x": at_hand}), layouts, Cost(), views=views),)
+        return (Implementation(name, site.reads({"x": at_hand}), layouts, Work(), views=views),)
     offers = []
     for usual in (contiguous, channels_last):
         layouts = tuple(usual(type.shape) for type in results)
-        calls, total = [], Cost()
+        calls, total = [], Work()
         for index, (layout, type, (strides, start)) in enumerate(zip(layouts, results, parts, strict=True)):
             to = Place(layout.strides(type.shape))
-            made, cost = copy(dtype, type.shape, Place(strides, start), to, result=index)
+            made, work = copy(dtype, type.shape, Place(strides, start), to, result=index)
             calls.append(made)
-            total = _sum(total, cost)
+            total += work
         offers.append(_copied(site, at_hand, layouts, total, tuple(calls)))
     return tuple(offers)
 
 
 def _copied(
-    site: Site, at_hand: Layout, layouts: tuple[Layout, ...], cost: Cost, calls: tuple[Call, ...]
+    site: Site, at_hand: Layout, layouts: tuple[Layout, ...], work: Work, calls: tuple[Call, ...]
 ) -> Implementation:
-    return Implementation(f"{site.node.op.name}_copy", site.reads({"x": at_hand}), layouts, cost, calls)
-
-
-def _sum(a: Cost, b: Cost) -> Cost:
-    return Cost(a.instructions + b.instructions, a.cycles + b.cycles, a.code_bytes + b.code_bytes)
+    return Implementation(f"{site.node.op.name}_copy", site.reads({"x": at_hand}), layouts, work, calls)

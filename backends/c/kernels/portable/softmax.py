@@ -8,7 +8,7 @@ import numpy as np
 
 from .....ir.ops.softmax import LogSoftmax, Softmax
 from ...plan.layout import contiguous
-from ..base import Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..base import Constant, Implementation, Offer, Site, Work, call, kernel
 from ..layouts import dense_at_hand
 from ..nest import Nest, broadcast_strides, nest
 
@@ -64,16 +64,16 @@ def portable(site: Site) -> Offer:
         assert isinstance(op, Softmax)
         table = Constant("table", op.table(site.type("x"), site.output).numpy().astype(np.int32))
         made = call(f"{name}_integer.c.j2", context, site, reads=operands, constants=(table,))
-        instructions = 40.0 * site.output.numel
+        each = 40.0
     else:
         made = call(f"{name}_float.c.j2", context, site, reads=operands, uses_math=True)
-        instructions = 150.0 * site.output.numel
+        each = 150.0
     return (
         Implementation(
             f"{op.name}_portable",
             site.reads(reads),
             (layout,),
-            Cost(instructions, 1.4 * instructions, 160),
+            Work(each * site.output.numel, 0.0, 60.0 * site.output.numel / shape[op.axis], 160),
             (made,),
             overwrites=(0,),
         ),

@@ -9,7 +9,7 @@ from .....ir import DType
 from .....ir.ops.sort import Sort
 from ...plan.layout import contiguous
 from ...write.literal import c_type
-from ..base import Cost, Implementation, Offer, Site, call, kernel
+from ..base import Implementation, Offer, Site, Work, call, kernel
 from ..layouts import dense_at_hand
 from ..nest import Nest, nest
 
@@ -50,13 +50,12 @@ def portable(site: Site) -> Offer:
     made = call(
         "portable/sort.c.j2", context, site, reads={"x": "x"}, writes={"y": 0, "places": 1}, scratch="int32_t"
     )
-    instructions = (14.0 * log2(max(count, 2)) + 12.0) * x.numel
     return (
         Implementation(
             "sort_portable",
             (read,),
             (write, write),
-            Cost(instructions, 1.4 * instructions, 200),
+            Work(14.0 * log2(max(count, 2)) * x.numel, 0.0, 12.0 * x.numel, 200),
             (made,),
             scratch_bytes=8 * count,
         ),

@@ -25,7 +25,7 @@ from .....ir.ops.elementary import Pow, RoundTo
 from .....ir.ops.quantize import rescale_between
 from ...plan.layout import Layout, contiguous
 from ...write.literal import real
-from ..base import Call, Constant, Cost, Implementation, Offer, Site, call, kernel
+from ..base import Call, Constant, Implementation, Offer, Site, Work, call, kernel
 from ..rounding import clamped, rescaled, saturated
 from .quantize import ConversionContext
 
@@ -172,13 +172,13 @@ def portable(site: Site) -> Offer:
         made = call(
             "portable/table.c.j2", context, site, reads={"x": "x"}, constants=(Constant("table", table),)
         )
-        instructions = 5.0 * count
+        work = Work(results=5.0 * count, code_bytes=60)
     else:
         expression = _EXPRESSIONS[op.name]
         context = UnaryContext(f"{op.name} of {count} elements", count, 0, expression.text(op))
         made = call("portable/unary.c.j2", context, site, reads={"x": "x"}, uses_math=expression.libm)
-        instructions = (8.0 + _LIBM_INSTRUCTIONS * expression.libm) * count
-    return _implementation(site, layout, made, instructions)
+        work = Work(_LIBM_INSTRUCTIONS * expression.libm * count, 0.0, 8.0 * count, 60)
+    return _implementation(site, layout, made, work)
 
 
 def _bounded(site: Site, op: Elementwise, layout: Layout) -> Offer:
@@ -190,17 +190,17 @@ def _bounded(site: Site, op: Elementwise, layout: Layout) -> Offer:
     value = saturated(rescaled(rescale, "v"), *clamp_bounds(op.bounds, qy))
     context = ConversionContext(f"{op.name} of {count} elements", count, "int32_t", value)
     made = call("portable/convert.c.j2", context, site, reads={"x": "x"})
-    return _implementation(site, layout, made, 8.0 * count)
+    return _implementation(site, layout, made, Work(results=8.0 * count, code_bytes=60))
 
 
-def _implementation(site: Site, layout: Layout, made: Call, instructions: float) -> Offer:
+def _implementation(site: Site, layout: Layout, made: Call, work: Work) -> Offer:
     in_place = not site.is_constant("x") and site.type("x").dtype is site.output.dtype
     return (
         Implementation(
             f"{site.node.op.name}_portable",
             (layout,),
             (layout,),
-            Cost(instructions, 1.4 * instructions, 60),
+            work,
             (made,),
             overwrites=(0,) if in_place else (),
         ),

@@ -4,13 +4,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#if __STDC_HOSTED__
-#include <string.h>
-#else /* without string.h, but with these two */
-void *memcpy(void *restrict to, const void *restrict from, size_t count);
-void *memset(void *to, int byte, size_t count);
-#endif
-
 /* The arithmetic contract: requantization of int32 accumulators and saturation.
  *
  *     requant(acc, multiplier, shift) = (int64(acc << shift) * multiplier + 2^31) >> 32
@@ -77,83 +70,38 @@ FXP_INLINE int8_t fxp_saturate8(int32_t value)
 extern const int8_t net_weights_0[18];
 extern const int32_t net_bias_0[2];
 extern const int32_t net_multipliers_0[1];
+extern const int8_t net_padding_0[1];
 extern const int8_t net_table_1[256];
 extern const int8_t net_weights_3[6];
 extern const int32_t net_bias_3[3];
 extern const int32_t net_multipliers_3[1];
 
-static inline int8_t net_conv_0_finish(int32_t acc, int32_t c, int32_t at, const int32_t *multipliers)
-{
-    (void)c;
-    (void)at;
-    return fxp_saturate8(fxp_scale(acc, multipliers[0], -128));
-}
-
-/* Two rows of 9 elements times all 2 channels, two channels at a time. */
-FXP_APART void net_conv_0_rows(const int8_t *p, const int8_t *q, int8_t *y, int32_t at, int32_t next, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
-{
-    const int8_t *w = weights;
-    for (int32_t c = 0; c < 2; c += 2) {
-        int32_t even = bias[c];
-        int32_t odd = bias[c + 1];
-        int32_t even_next = bias[c];
-        int32_t odd_next = bias[c + 1];
-        for (int32_t i = 0; i < 9; i += 1) {
-            even += p[i] * w[i];
-            odd += p[i] * w[9 + i];
-            even_next += q[i] * w[i];
-            odd_next += q[i] * w[9 + i];
-        }
-        w += 18;
-        const int8_t even_p = net_conv_0_finish(even, c, at + c, multipliers);
-        const int8_t odd_p = net_conv_0_finish(odd, c + 1, at + c + 1, multipliers);
-        const int8_t even_q = net_conv_0_finish(even_next, c, next + c, multipliers);
-        const int8_t odd_q = net_conv_0_finish(odd_next, c + 1, next + c + 1, multipliers);
-        y[at + c] = even_p;
-        y[at + c + 1] = odd_p;
-        y[next + c] = even_q;
-        y[next + c + 1] = odd_q;
-    }
-}
-
-/* The window of one result, in one piece; what lies outside the image is the zero point. */
-static void net_conv_0_gather(const int8_t *x, int32_t n, int32_t oy, int32_t ox, int8_t *patch)
-{
-    for (int32_t ky = 0; ky < 3; ky++) {
-        const int32_t iy = oy * 1 + ky * 1 - 1;
-        const int32_t left = ox * 1 - 1;
-        if (iy >= 0 && iy < 4 && left >= 0 && left + 3 <= 4) {
-            memcpy(patch, x + ((n * 4 + iy) * 4 + left) * 1, 3);
-            patch += 3;
-            continue;
-        }
-        for (int32_t kx = 0; kx < 3; kx++) {
-            const int32_t ix = left + kx * 1;
-            if (iy >= 0 && iy < 4 && ix >= 0 && ix < 4) {
-                memcpy(patch, x + ((n * 4 + iy) * 4 + ix) * 1, 1);
-            } else {
-                memset(patch, 0, 1);
-            }
-            patch += 1;
-        }
-    }
-}
-
 /* Convolution 3x3, 4x4x1 to 4x4x2, int8. */
-FXP_APART void net_conv_0(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers, int8_t *scratch)
+FXP_APART void net_conv_0(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers, const int8_t *padding)
 {
     int32_t at = 0;
     for (int32_t n = 0; n < 1; n++) {
         for (int32_t oy = 0; oy < 4; oy++) {
-            for (int32_t ox = 0; ox < 4; ox += 2) {
-                net_conv_0_gather(x, n, oy, ox, scratch);
-                if (ox + 1 < 4) {
-                    net_conv_0_gather(x, n, oy, ox + 1, scratch + 9);
-                    net_conv_0_rows(scratch, scratch + 9, y, at, at + 2, weights, bias, multipliers);
-                    at += 2 * 2;
-                } else {
-                    net_conv_0_rows(scratch, scratch, y, at, at, weights, bias, multipliers);
-                    at += 2;
+            for (int32_t ox = 0; ox < 4; ox++) {
+                const int8_t *w = weights;
+                for (int32_t c = 0; c < 2; c++, at++) {
+                    const int32_t first = c / 2 * 1;
+                    int32_t acc = bias[c];
+                    for (int32_t ky = 0; ky < 3; ky++) {
+                        const int32_t iy = oy * 1 + ky * 1 - 1;
+                        for (int32_t kx = 0; kx < 3; kx++) {
+                            const int32_t ix = ox * 1 + kx * 1 - 1;
+                            const int8_t *tap = padding;
+                            if (iy >= 0 && iy < 4 && ix >= 0 && ix < 4) {
+                                tap = x + ((n * 4 + iy) * 4 + ix) * 1 + first;
+                            }
+                            for (int32_t i = 0; i < 1; i++) {
+                                acc += tap[i] * w[i];
+                            }
+                            w += 1;
+                        }
+                    }
+                    y[at] = fxp_saturate8(fxp_scale(acc, multipliers[0], -128));
                 }
             }
         }
@@ -235,7 +183,7 @@ int net_run(const int8_t *image, int8_t *logits, void *arena)
 
     /* 0: conv from features.0 at net.py:12 */
     int8_t *const t0 = (int8_t *)(memory + 0);
-    net_conv_0(image, t0, net_weights_0, net_bias_0, net_multipliers_0, (void *)(memory + 32));
+    net_conv_0(image, t0, net_weights_0, net_bias_0, net_multipliers_0, net_padding_0);
     FXP_TRACE(0, t0, 32);
     /* 1: tanh from features.1 at net.py:13 */
     int8_t *const t1 = (int8_t *)(memory + 0);

@@ -16,6 +16,11 @@ const int32_t net_multipliers_0[1] = {
     335544320,
 };
 
+/* padding of conv from features.0 at net.py:12 */
+const int8_t net_padding_0[1] = {
+    0,
+};
+
 /* table of tanh from features.1 at net.py:13 */
 const int8_t net_table_1[256] = {
     -1, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 23, 24, 25,

@@ -1,0 +1,142 @@
+"""Costs of kernels on a core: what it takes for each part of their work, as counted by `benchmarks/kernel_costs.py`.
+
+    instructions = products * a + loops * b + results * c + calls * d
+
+Templates have prices `a`, `b`, `c`, `d` of their own on each core and for each form of operands (`base.form`), and,
+on cores whose timing is published, the same for cycles.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+from ....specs.target import Target
+from ..target import Machine
+from .base import Implementation, Work
+
+_TABLE = Path(__file__).parents[1] / "cost" / "measured" / "costs.json"
+
+DECODER = "huffman.h"
+"""The template under which the prices of decoding are found."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Predicted instructions, and cycles where the core's timing is known."""
+
+    instructions: float = 0.0
+    cycles: float | None = None
+
+    @property
+    def time(self) -> float:
+        """What kernels are compared by: cycles, or instructions where there are none."""
+        return self.instructions if self.cycles is None else self.cycles
+
+    def __add__(self, other: Cost) -> Cost:
+        known = self.cycles is not None and other.cycles is not None
+        cycles = (self.cycles or 0.0) + (other.cycles or 0.0) if known else None
+        return Cost(self.instructions + other.instructions, cycles)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """What a core takes for the parts of a template's work."""
+
+    products: float = 1.0
+    loops: float = 1.0
+    results: float = 1.0
+    call: float = 0.0
+
+    def of(self, work: Work, calls: int) -> float:
+        """Instructions, or cycles."""
+        inside = self.products * work.products + self.loops * work.loops
+        return inside + self.results * work.results + self.call * calls
+
+
+@dataclass(frozen=True)
+class CoreCosts:
+    """The prices of a core: by template and form, cycles where its timing is published; without any, all are 1."""
+
+    core: str
+    instructions: Mapping[str, Mapping[str, Price]]
+    cycles: Mapping[str, Mapping[str, Price]]
+
+    @staticmethod
+    def of(machine: Machine) -> CoreCosts:
+        """The prices of a machine's core, or of the nearest that is counted."""
+        return _of_cores(machine.counted, timed=machine.timed)
+
+    @property
+    def has_cycles(self) -> bool:
+        """Whether cycles are known."""
+        return bool(self.cycles)
+
+    def cost(self, implementation: Implementation, form: str) -> Cost:
+        """What an implementation takes on operands of a form."""
+        if not implementation.calls:
+            return self._priced(Work(), 0, "", "")
+        template = implementation.calls[0].function.template
+        cost = self._priced(implementation.work, len(implementation.calls), template, form)
+        images = [constant.image for constant in implementation.coded if constant.image is not None]
+        decoding = Work(products=sum(image.instructions for image in images))
+        return cost + self._priced(decoding, len(images), DECODER, "") if images else cost
+
+    def _priced(self, work: Work, calls: int, template: str, form: str) -> Cost:
+        instructions = _found(self.instructions, template, form).of(work, calls)
+        if not self.has_cycles:
+            return Cost(instructions)
+        return Cost(instructions, _found(self.cycles, template, form).of(work, calls))
+
+
+def _found(prices: Mapping[str, Mapping[str, Price]], template: str, form: str) -> Price:
+    """The price of a template for a form; else for another form that is counted, else what is typical of the core."""
+    forms = prices.get(template, {})
+    return forms.get(form) or next(iter(forms.values()), None) or _typical(prices, form)
+
+
+def _typical(prices: Mapping[str, Mapping[str, Price]], form: str) -> Price:
+    """The median price of what is innermost in the templates that are counted for a form."""
+    counted = [forms[form].products for forms in prices.values() if form in forms]
+    typical = median(counted) if counted else 1.0
+    return Price(typical, typical, typical)
+
+
+def counted_templates() -> frozenset[str]:
+    """The templates that some core has counted."""
+    return frozenset(template for templates in _table().values() for template in templates)
+
+
+def counted_core(target: Target) -> str:
+    """The core whose counts predictions for a target are made of."""
+    return CoreCosts.of(Machine.of(target)).core
+
+
+@cache
+def _of_cores(names: tuple[str, ...], *, timed: bool) -> CoreCosts:
+    known = _table()
+    core = next((name for name in names if name in known), "")
+    table = known.get(core, {})
+    return CoreCosts(core, _prices(table, "instructions"), _prices(table, "cycles") if timed else {})
+
+
+def _prices(
+    table: Mapping[str, Mapping[str, Mapping[str, list[float]]]], unit: str
+) -> Mapping[str, Mapping[str, Price]]:
+    found = {
+        template: {form: Price(*units[unit]) for form, units in forms.items() if unit in units}
+        for template, forms in table.items()
+    }
+    return {template: forms for template, forms in found.items() if forms}
+
+
+@cache
+def _table() -> Mapping[str, Mapping[str, Mapping[str, Mapping[str, list[float]]]]]:
+    table: dict[str, dict[str, dict[str, dict[str, list[float]]]]] = json.loads(
+        _TABLE.read_text(encoding="utf-8")
+    )
+    return table

@@ -1,0 +1,225 @@
+"""Layers whose instructions are counted for the costs of kernels: every kind in two sizes, as graphs in text form.
+
+Layers with weights come with weights of 8, 4 and 2 bits, with activations of 8 and of 16 bits, and on floats; those
+without come with activations of 8 and 16 bits, and on floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How operands `x`, weights `w` and results `y` of a layer are stored: C type, then quantization."""
+
+    x: tuple[str, str]
+    w: tuple[str, str]
+    y: tuple[str, str]
+
+
+_I8, _I8_RESULT = ("i8", "<scale=0.05, zero=-3>"), ("i8", "<scale=0.5, zero=6>")
+FORMS = {
+    "int8": Form(_I8, ("i8", "<scale=0.01, zero=0>"), _I8_RESULT),
+    "int4": Form(_I8, ("i8", "<bits=4, scale=0.125, zero=0>"), _I8_RESULT),
+    "int2": Form(_I8, ("i8", "<bits=2, scale=0.25, zero=0>"), _I8_RESULT),
+    "int16": Form(
+        ("i16", "<scale=0.0005, zero=0>"), ("i8", "<scale=0.01, zero=0>"), ("i16", "<scale=0.005, zero=0>")
+    ),
+    "float": Form(("f32", ""), ("f32", ""), ("f32", "")),
+}
+_UNWEIGHTED = ("int8", "int16", "float")
+_SIZES = ((8, 10), (16, 8))  # channels, and rows and columns
+_LARGE = ((16, 24), (16, 32))  # where Winograd's transform pays
+
+
+def layers() -> Iterator[tuple[str, str]]:
+    """Names and texts of all layers."""
+    for c, n in _SIZES:
+        for form, types in FORMS.items():
+            for name, x, w, y, op in _weighted(c, n):
+                yield f"{name} {c} {form}", _with_weights(types, x, w, y, op)
+        for form in _UNWEIGHTED:
+            for name, x, y, op in _unweighted(c, n, form):
+                yield f"{name} {c} {form}", _plain(FORMS[form], x, y, op)
+        yield from ((f"{name} {c}", text) for name, text in _float(c, n))
+    for c, n in _LARGE:
+        for form in ("int8", "int4"):
+            op = "conv{padding=(1, 1, 1, 1)}"
+            text = _with_weights(FORMS[form], f"1x{c}x{n}x{n}", f"{c}x{c}x3x3", f"1x{c}x{n}x{n}", op)
+            yield f"large conv 3x3 {n} {form}", text
+
+
+def _with_weights(form: Form, x: str, w: str, y: str, op: str) -> str:
+    bias = (
+        ""
+        if form.x[0] != "f32"
+        else f"\n  const %b: f32[{y.split('x')[1] if 'conv' in op else w.split('x', maxsplit=1)[0]}]"
+    )
+    third = ", %b" if bias else ""
+    return (
+        f"graph(%x: {form.x[0]}[{x}]{form.x[1]}) {{\n  const %w: {form.w[0]}[{w}]{form.w[1]}{bias}\n"
+        f"  %y: {form.y[0]}[{y}]{form.y[1]} = {op}(%x, %w{third})\n  return y: %y\n}}"
+    )
+
+
+def _plain(form: Form, x: str, y: str, op: str) -> str:
+    second = f", %b: {form.x[0]}[{x}]{form.x[1]}" if "%b" in op else ""
+    name = op.partition("{")[0]
+    _, result = form.x if name in ("max_pool", "permute") else form.y
+    result = "<scale=0.00390625, zero=-128>" if name == "softmax" and result else result
+    return (
+        f"graph(%a: {form.x[0]}[{x}]{form.x[1]}{second}) {{\n"
+        f"  %y: {form.y[0]}[{y}]{result} = {op}\n  return y: %y\n}}"
+    )
+
+
+def _weighted(c: int, n: int) -> Iterator[tuple[str, str, str, str, str]]:
+    """Name, shapes of operand, weights and result, and operator."""
+    image, half, d = f"1x{c}x{n}x{n}", n // 2, 2 * c
+    yield "conv 3x3", image, f"{d}x{c}x3x3", f"1x{d}x{n}x{n}", "conv{padding=(1, 1, 1, 1)}"
+    stride = "stride=(2, 2), padding=(1, 0, 1, 0)"
+    yield "conv 3x3 stride 2", image, f"{d}x{c}x3x3", f"1x{d}x{half}x{half}", f"conv{{{stride}}}"
+    first = "conv{stride=(2, 2), padding=(1, 0, 1, 0)}"
+    yield "first conv 3x3", f"1x3x{2 * n}x{2 * n}", f"{c}x3x3x3", f"1x{c}x{n}x{n}", first
+    yield "conv 5x5", f"1x1x{2 * n}x{n}", f"{c}x1x5x5", f"1x{c}x{2 * n - 4}x{n - 4}", "conv"
+    yield "conv 1x1", image, f"{d}x{c}x1x1", f"1x{d}x{n}x{n}", "conv"
+    yield (
+        "wide conv 1x1",
+        f"1x{4 * c}x{half}x{half}",
+        f"{5 * c}x{4 * c}x1x1",
+        f"1x{5 * c}x{half}x{half}",
+        "conv",
+    )
+    yield (
+        "conv of 2 groups",
+        image,
+        f"{d}x{c // 2}x3x3",
+        f"1x{d}x{n}x{n}",
+        "conv{padding=(1, 1, 1, 1), groups=2}",
+    )
+    yield "dilated conv", image, f"{c}x{c}x3x3", f"1x{c}x{n - 4}x{n - 4}", "conv{dilation=(2, 2)}"
+    yield (
+        "conv 9",
+        f"1x{c}x{5 * n}",
+        f"{d}x{c}x9",
+        f"1x{d}x{5 * n - 8}",
+        "conv{stride=(1,), padding=(0, 0), dilation=(1,)}",
+    )
+    for k in (3, 5, 7):
+        p = k // 2
+        yield (
+            f"depthwise {k}x{k}",
+            image,
+            f"{c}x1x{k}x{k}",
+            image,
+            f"conv{{padding=({p}, {p}, {p}, {p}), groups={c}}}",
+        )
+    yield "depthwise stride 2", image, f"{c}x1x3x3", f"1x{c}x{half}x{half}", f"conv{{{stride}, groups={c}}}"
+    yield (
+        "dilated depthwise",
+        image,
+        f"{c}x1x3x3",
+        f"1x{c}x{n - 4}x{n - 4}",
+        f"conv{{dilation=(2, 2), groups={c}}}",
+    )
+    yield (
+        "depthwise 9",
+        f"1x{c}x{5 * n}",
+        f"{c}x1x9",
+        f"1x{c}x{5 * n - 8}",
+        f"conv{{stride=(1,), padding=(0, 0), dilation=(1,), groups={c}}}",
+    )
+    yield (
+        "transposed conv",
+        image,
+        f"{c}x{c // 2}x2x2",
+        f"1x{c // 2}x{2 * n}x{2 * n}",
+        "conv_transpose{stride=(2, 2)}",
+    )
+    yield "linear", f"1x{c * n}", f"{4 * c}x{c * n}", f"1x{4 * c}", "linear"
+    yield "long linear", f"1x{40 * c}", f"10x{40 * c}", "1x10", "linear"
+    yield "linear rows", f"1x{n}x{4 * c}", f"{d}x{4 * c}", f"1x{n}x{d}", "linear"
+
+
+def _unweighted(c: int, n: int, form: str) -> Iterator[tuple[str, str, str, str]]:
+    """Name, shapes of operands and result, and node."""
+    image, half = f"1x{c}x{n}x{n}", n // 2
+    halved = f"1x{c}x{half}x{half}"
+    yield "avg_pool", image, halved, "avg_pool{kernel=(2, 2), stride=(2, 2)}(%a)"
+    yield "avg_pool 3x3", image, image, "avg_pool{kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1)}(%a)"
+    yield "mean of space", image, f"1x{c}", "mean{axes=(2, 3)}(%a)"
+    yield "max_pool", image, halved, "max_pool{kernel=(2, 2), stride=(2, 2)}(%a)"
+    yield "max_pool 3x3", image, image, "max_pool{kernel=(3, 3), stride=(1, 1), padding=(1, 1, 1, 1)}(%a)"
+    yield "add", image, image, "add(%a, %b)"
+    yield "mul", image, image, "mul(%a, %b)"
+    yield "sum", image, f"1x{c}x{n}", "sum{axes=(3,)}(%a)"
+    yield "permute", f"1x{c}x{n}x{n}", f"1x{n}x{n}x{c}", "permute{order=(0, 2, 3, 1)}(%a)"
+    yield "relu", image, image, "relu(%a)"
+    if form == "int16":
+        return
+    yield "resize", image, f"1x{c}x{2 * n}x{2 * n}", f"resize_linear{{size=({2 * n}, {2 * n})}}(%a)"
+    yield "softmax", f"1x{n}x{2 * c}", f"1x{n}x{2 * c}", "softmax{axis=2}(%a)"
+    for op in ("hardswish", "sigmoid", "tanh", "gelu", "silu"):
+        yield op, image, image, f"{op}(%a)"
+
+
+def _float(c: int, n: int) -> Iterator[tuple[str, str]]:
+    """Operators on floats alone, and between floats and integers."""
+    for kind, gates in (("rnn", 1), ("gru", 3), ("lstm", 4)):
+        rows = gates * c
+        states = f"%y: f32[{n}x1x{c}], %s: f32[1x1x{c}]" + (f", %m: f32[1x1x{c}]" if kind == "lstm" else "")
+        absent = "none, none" if kind == "lstm" else "none"
+        yield (
+            kind,
+            (
+                f"graph(%x: f32[{n}x1x{2 * c}]) {{\n  const %wi: f32[{rows}x{2 * c}]\n  const %wh: f32[{rows}x{c}]\n"
+                f"  const %bi: f32[{rows}]\n  const %bh: f32[{rows}]\n"
+                f"  {states} = {kind}(%x, {absent}, %wi, %wh, %bi, %bh)\n"
+                "  return y: %y\n}"
+            ),
+        )
+    heads, tokens = f"1x2x{2 * n}x{c}", f"1x{n}x{4 * c}"
+    yield (
+        "attention",
+        (
+            f"graph(%q: f32[{heads}], %k: f32[{heads}], %v: f32[{heads}]) {{\n"
+            f"  %y: f32[{heads}] = attention(%q, %k, %v)\n  return y: %y\n}}"
+        ),
+    )
+    yield (
+        "matmul",
+        (
+            f"graph(%a: f32[1x{n}x{2 * c}], %b: f32[1x{2 * c}x{c}]) {{\n"
+            f"  %y: f32[1x{n}x{c}] = matmul(%a, %b)\n  return y: %y\n}}"
+        ),
+    )
+    yield (
+        "matmul int8",
+        (
+            f"graph(%a: i8[1x{n}x{2 * c}]<scale=0.05, zero=-3>, %b: i8[1x{2 * c}x{c}]<scale=0.07, zero=6>) {{\n"
+            f"  %y: i8[1x{n}x{c}]<scale=0.5, zero=-3> = matmul(%a, %b)\n  return y: %y\n}}"
+        ),
+    )
+    yield (
+        "layer_norm",
+        (
+            f"graph(%a: f32[{tokens}]) {{\n  const %w: f32[{4 * c}]\n  const %b: f32[{4 * c}]\n"
+            f"  %y: f32[{tokens}] = layer_norm{{shape=({4 * c},)}}(%a, %w, %b)\n  return y: %y\n}}"
+        ),
+    )
+    yield (
+        "layer_norm int8",
+        (
+            f"graph(%a: i8[{tokens}]<scale=0.05, zero=3>) {{\n  const %w: f32[{4 * c}]\n  const %b: f32[{4 * c}]\n"
+            f"  %y: i8[{tokens}]<scale=0.02, zero=-5> = layer_norm{{shape=({4 * c},)}}(%a, %w, %b)\n  return y: %y\n}}"
+        ),
+    )
+    yield (
+        "quantize",
+        (
+            f"graph(%x: f32[{tokens}]) {{\n  %q: i8[{tokens}]<scale=0.05, zero=-3> = quantize(%x)\n"
+            f"  %y: f32[{tokens}] = dequantize(%q)\n  return y: %y\n}}"
+        ),
+    )
