@@ -1,32 +1,48 @@
-"""Stack of the functions of kernels, template by template: the deepest over all operators, optimizations and cores.
+"""Stack of the functions of kernels, by template, form and kind of core: the deepest over operators and optimizations.
 
-    python benchmarks/kernel_stack.py [--write] [--jobs 2]
+    python benchmarks/kernel_stack.py [--write]
 
-Every operator in its variants (tests/backends/c/operators.txt) is emitted for a core with DSP instructions and for one
-without, and compiled for several. `--write` renews the table of backends/c/plan/kernel_stack.py.
+Every operator in its variants (tests/backends/c/operators.txt) and layers of cost_layers.py are emitted for a core
+with DSP instructions and for one without, and compiled for several. `--write` renews stack.json in
+backends/c/cost/measured. What a compiler said is kept in build/kernel_stack until the C changes.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import runpy
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from cost_layers import layers
+
 from fxpress.backends.c import CArtifact, emit
+from fxpress.backends.c.cost import CoreKind, variant
 from fxpress.backends.c.tools import compile_objects, stack_by_function, target_compiler
 from fxpress.compiler import text_table
 from fxpress.specs import COutput, load_target
 
-TESTS = Path(__file__).resolve().parents[1] / "tests" / "backends" / "c" / "conftest.py"
-TABLE = Path(__file__).resolve().parents[1] / "backends" / "c" / "plan" / "kernel_stack.py"
+ROOT = Path(__file__).resolve().parents[1]
+TESTS = ROOT / "tests" / "backends" / "c" / "conftest.py"
+KEPT = ROOT / "build" / "kernel_stack"
+TABLE = ROOT / "backends" / "c" / "cost" / "measured" / "stack.json"
 TARGETS = ("cortex-m4f", "cortex-m0plus")
-FAST = (("cortex-m4f", "-O2"), ("cortex-m4f", "-O3"), ("cortex-m4f", "-Os"), ("cortex-m33", "-O3"))
-SLOW = (("cortex-m0plus", "-O2"), ("cortex-m0plus", "-O3"), ("cortex-m0plus", "-Os"), ("cortex-m3", "-O3"))
+# Which compilers are asked for the C of a target.
+BUILDS = {
+    "cortex-m4f": (
+        *(("cortex-m4f", level) for level in ("-O2", "-O3", "-Os")),
+        *((core, "-O2") for core in ("cortex-m7", "cortex-m4", "cortex-m3", "cortex-m0plus", "riscv32")),
+    ),
+    "cortex-m0plus": (
+        *((core, level) for core in ("cortex-m0plus", "riscv32") for level in ("-O2", "-O3")),
+        ("cortex-m3", "-O2"),
+    ),
+}
 _CHUNK = 24
 # Kernels that the operators of the tests are too small for.
 LARGER = {
@@ -47,6 +63,24 @@ graph(%x: i8[1x32x12x12]<scale=0.05, zero=-3>) {
   %y: i8[1x32x12x12]<scale=0.4, zero=-128> = conv{padding=(1, 1, 1, 1)}(%x, %w)
   return y: %y
 }""",
+    "strided pointwise": """
+graph(%x: i8[1x16x16x16]<scale=0.05, zero=-3>, %z: i8[1x32x16x16]<scale=0.05, zero=-3>) {
+  const %w: i8[32x16x1x1]<scale=0.01, zero=0>
+  const %v: i8[64x32x1x1]<scale=0.01, zero=0>
+  %y: i8[1x32x8x8]<scale=0.4, zero=-128> = conv{stride=(2, 2)}(%x, %w)
+  %u: i8[1x64x8x8]<scale=0.4, zero=-128> = conv{stride=(2, 2)}(%z, %v)
+  return y: %y, u: %u
+}""",
+    "depthwise of many taps in a row": """
+graph(%x: i8[1x16x72]<scale=0.05, zero=-3>) {
+  const %u: i8[16x1x13]<scale=0.01, zero=0>
+  const %v: i8[16x1x21]<scale=0.01, zero=0>
+  const %w: i8[16x1x29]<scale=0.01, zero=0>
+  %a: i8[1x16x60]<scale=0.4, zero=-128> = conv{stride=(1,), padding=(0, 0), dilation=(1,), groups=16}(%x, %u)
+  %b: i8[1x16x52]<scale=0.4, zero=-128> = conv{stride=(1,), padding=(0, 0), dilation=(1,), groups=16}(%x, %v)
+  %c: i8[1x16x44]<scale=0.4, zero=-128> = conv{stride=(1,), padding=(0, 0), dilation=(1,), groups=16}(%x, %w)
+  return a: %a, b: %b, c: %c
+}""",
     "pools": """
 graph(%x: i8[1x16x16x16]<scale=0.05, zero=-3>) {
   %a: i8[1x16x8x8]<scale=0.05, zero=-3> = avg_pool{kernel=(2, 2), stride=(2, 2)}(%x)
@@ -63,13 +97,15 @@ graph(%x: f32[1x16x16x16]) {
 }""",
 }
 
+Stack = dict[tuple[str, str, str], int]  # by kind of core, template and form
+
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """An artifact compiled for a core."""
+    """The C of a target, compiled for a core."""
 
     artifact: CArtifact
-    cpu: str
+    core: str
     optimization: str
 
 
@@ -78,50 +114,68 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true", help="renew the table in the package")
-    parser.add_argument("--jobs", type=int, default=2, help="compilers that run at a time")
     options = parser.parse_args()
-    emitted = list(artifacts())
-    with ThreadPoolExecutor(options.jobs) as pool:
-        fast = _deepest(pool.map(depths, [Build(a, *core) for a in emitted for core in FAST]))
-        slow = _deepest(pool.map(depths, [Build(a, *core) for a in emitted for core in SLOW]))
-    rows = [(name, fast[name], max(fast[name], slow[name])) for name in sorted(fast)]
-    print(text_table(("template", "DSP and FPU, B", "any, B"), [(n, str(f), str(s)) for n, f, s in rows]))
+    deepest: Stack = {}
+    for build in builds():
+        for key, depth in depths(build).items():
+            deepest[key] = max(deepest.get(key, 0), depth)
+    table: dict[str, dict[str, dict[str, int]]] = {}
+    for (kind, template, form), depth in sorted(deepest.items()):
+        table.setdefault(kind, {}).setdefault(template, {})[form] = depth
+    rows = [
+        (
+            template,
+            *(", ".join(f"{f} {d}" for f, d in table[kind].get(template, {}).items()) for kind in table),
+        )
+        for template in sorted({template for _, template, _ in deepest})
+    ]
+    print(text_table(("template, B", *table), rows))
     if options.write:
-        path = TABLE
-        table = "".join(f'        "{n}": ({f}, {s}),\n' for n, f, s in rows)
-        path.write_text(re.sub(r"(?s)(?<=# begin\n).*(?= {8}# end)", lambda _: table, path.read_text()))
+        TABLE.write_text(json.dumps(table, indent=1) + "\n")
 
 
-def artifacts() -> Iterator[CArtifact]:
-    """The C of all operators, in parts, for each of the targets."""
+def builds() -> Iterator[Build]:
+    """The C of all operators, in parts, for each of the targets and cores."""
     tests = runpy.run_path(str(TESTS))
-    texts = [*LARGER.items(), *tests["cases"]().items()]
+    larger = [(name, text) for name, text in layers() if re.search(r" 16 (int8|float)$", name)]
+    texts = [*LARGER.items(), *larger, *tests["cases"]().items()]
     for name in TARGETS:
+        if name == "cortex-m0plus":  # on floats the kernels are the same
+            texts = [(case, text) for case, text in texts if "f32" not in text]
         target = load_target(name).model_copy(update={"ram": None, "flash": None, "stack": None})
         for start in range(0, len(texts), _CHUNK):
             graph = tests["joined"](dict(texts[start : start + _CHUNK]))
-            yield emit(graph, COutput(name="net", self_test=0), target)
+            artifact = emit(graph, COutput(name="net", self_test=0), target)
+            yield from (Build(artifact, *core) for core in BUILDS[name])
 
 
-def depths(build: Build) -> dict[str, int]:
-    """The deepest function of each template, with what it calls."""
-    artifact = build.artifact
-    templates = {function.symbol: function.template for function in artifact.source.functions}
-    compiler = target_compiler(load_target(build.cpu))
-    with tempfile.TemporaryDirectory(prefix="fxpress-stack-") as directory:
-        sources = artifact.write(Path(directory))[:1]
-        objects = compile_objects(compiler, sources, Path(directory), flags=(build.optimization,))
-        stack = stack_by_function(objects)
-    named = [(templates.get(name.partition(".")[0]), depth) for name, depth in stack.items()]
-    return _deepest({name: depth} for name, depth in named if name is not None)
+def depths(build: Build) -> Stack:
+    """The deepest function of each template in each form, with what it calls."""
+    kind = CoreKind.of(load_target(build.core))
+    assert kind is not None
+    functions = {function.symbol: function for function in build.artifact.source.functions}
+    found: Stack = {}
+    for name, depth in _by_function(build).items():
+        function = functions.get(name.partition(".")[0])
+        if function is not None:
+            key = (kind.value, function.template, variant(build.artifact.program.steps[function.step]))
+            found[key] = max(found.get(key, 0), depth)
+    return found
 
 
-def _deepest(found: Iterator[dict[str, int]]) -> dict[str, int]:
-    deepest: dict[str, int] = {}
-    for depths in found:
-        for name, depth in depths.items():
-            deepest[name] = max(deepest.get(name, 0), depth)
-    return deepest
+def _by_function(build: Build) -> dict[str, int]:
+    source = build.artifact.files[f"{build.artifact.name}.c"]
+    digest = hashlib.sha256(source).hexdigest()[:16]
+    file = KEPT / f"{build.core}{build.optimization}-{digest}.json"
+    if not file.is_file():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="fxpress-stack-") as directory:
+            sources = build.artifact.write(Path(directory))[:1]
+            compiler = target_compiler(load_target(build.core))
+            objects = compile_objects(compiler, sources, Path(directory), flags=(build.optimization,))
+            file.write_text(json.dumps(stack_by_function(objects)))
+    found: dict[str, int] = json.loads(file.read_text())
+    return found
 
 
 if __name__ == "__main__":

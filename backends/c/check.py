@@ -14,7 +14,7 @@ from .kernels.base import Site
 from .lower import lower
 from .plan.edges import StrippedEdges, strip_edges
 from .plan.encoding import PortEncoding
-from .plan.kernel_stack import stack_bytes
+from .plan.kernel_stack import CoreKind, stack_bytes
 from .plan.layout import Layout, channels_last
 from .plan.port_layouts import IMAGE_RANK
 from .plan.select import offers
@@ -146,7 +146,7 @@ def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator
     if target.flash is not None and flash > target.flash:
         message = f"code and constants need about {flash:,} bytes, the target has {target.flash:,}"
         yield Problem("C708", f"target {target.name}", message, "prune, use fewer bits, or raise flash")
-    stack = stack_bytes(lowered.program, Machine.of(target))
+    stack = stack_bytes(lowered.program, CoreKind.of(target))
     if target.stack is not None and stack > target.stack:
         message = f"the stack may take {stack:,} bytes, the target allows {target.stack:,}"
         yield Problem("C709", f"target {target.name}", message, "quantize the float layers, or raise stack")

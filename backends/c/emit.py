@@ -18,11 +18,10 @@ from ...specs.outputs import COutput
 from ...specs.target import Target
 from .cost.predict import Prediction
 from .lower import lower
-from .plan.kernel_stack import stack_bytes, uses_float
+from .plan.kernel_stack import CoreKind, stack_bytes
 from .plan.memory import MemoryPlan
 from .plan.port_layouts import layout_notes
 from .plan.program import Program
-from .target import Machine
 from .write.conversions import Conversion, conversions, recipe
 from .write.literal import comment, integer, real
 from .write.ports import Port
@@ -167,7 +166,7 @@ def emit(
         start = f"; at the start {notes[port]}" if port in notes else ""
         notes[port] = f"state: the output {output} of the call before{start}"
     header = _header_context(
-        name, program, plan, found, notes, Machine.of(target), has_test=options.self_test > 0
+        name, program, plan, found, notes, CoreKind.of(target), has_test=options.self_test > 0
     )
     header = replace(header, conversions=conversions(name, found, transforms))
     files = {
@@ -203,7 +202,7 @@ def _header_context(
     plan: MemoryPlan,
     ports: tuple[Port, ...],
     notes: Mapping[str, str],
-    machine: Machine,
+    kind: CoreKind | None,
     *,
     has_test: bool,
 ) -> HeaderContext:
@@ -219,17 +218,16 @@ def _header_context(
             Macro(f"{prefix}_ARENA_BYTES", str(plan.arena_bytes)),
             Macro(f"{prefix}_ARENA_ALIGNMENT", str(plan.alignment)),
         ),
-        _stack_context(prefix, program, machine),
+        _stack_context(prefix, program, kind),
         ports_in_arena=any(port.offset is not None for port in ports),
         has_test=has_test,
         conversions=(),
     )
 
 
-def _stack_context(prefix: str, program: Program, machine: Machine) -> StackContext:
-    stated, elsewhere = stack_bytes(program, machine), stack_bytes(program, Machine())
-    needed = ("__ARM_FEATURE_DSP", "__ARM_FP") if uses_float(program) else ("__ARM_FEATURE_DSP",)
-    condition = "" if stated == elsewhere else " && ".join(f"defined({name})" for name in needed)
+def _stack_context(prefix: str, program: Program, kind: CoreKind | None) -> StackContext:
+    stated, elsewhere = stack_bytes(program, kind), stack_bytes(program, None)
+    condition = "" if kind is None or stated == elsewhere else kind.condition
     return StackContext(Macro(f"{prefix}_STACK_BYTES", str(stated)), condition, elsewhere)
 
 

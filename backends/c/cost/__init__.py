@@ -1,7 +1,8 @@
-"""Cost prediction before compilation: instructions, cycles, and bytes of flash."""
+"""Cost prediction before compilation: instructions, cycles, bytes of flash, and bytes of stack."""
 
 from ..kernels.base import Work
 from ..kernels.costs import CoreCosts, Cost, Price
+from ..plan.kernel_stack import CoreKind, variant
 from .c_source import Preprocessor
 from .code_size import CodeSizes, function_content, run_counts
 from .constructs import Counts
@@ -9,6 +10,7 @@ from .constructs import Counts
 __all__ = [
     "CodeSizes",
     "CoreCosts",
+    "CoreKind",
     "Cost",
     "Counts",
     "Preprocessor",
@@ -16,4 +18,5 @@ __all__ = [
     "Work",
     "function_content",
     "run_counts",
+    "variant",
 ]

@@ -53,6 +53,9 @@ _MATH = frozenset(
     for suffix in ("", "f")
 ) | {"cosf", "cos", "fabsf", "fmaxf", "fminf", "lroundf", "lrintf", "copysignf", "truncf", "fmodf"}
 
+# Arithmetic of libgcc: on Arm by the names of its run-time interface, else by operation and type.
+_HELPER = re.compile(r"__(aeabi|gnu)_\w+|__[a-z]+(si|di|sf|df)(si|di|sf|df)?\d?")
+
 _NODE = re.compile(r'node: \{ title: "([^"]*)" label: "([^"]*)"')
 _EDGE = re.compile(r'edge: \{ sourcename: "([^"]*)" targetname: "([^"]*)"')
 _FRAME = re.compile(r"\\n(\d+) bytes \((static|dynamic|dynamic,bounded)\)")
@@ -140,7 +143,7 @@ def _depth(calls: _Calls, entry: str) -> int:
 def _library(name: str) -> int:
     if name in LIBRARY_STACK_BYTES:
         return LIBRARY_STACK_BYTES[name]
-    if name.startswith("__aeabi_") or name.startswith("__gnu_"):
+    if _HELPER.fullmatch(name):
         return _HELPER_STACK_BYTES
     if name in _MATH:
         return _MATH_STACK_BYTES

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from fxpress.backends.c.emit import CArtifact, emit
+from fxpress.backends.c.plan.kernel_stack import CoreKind
 from fxpress.backends.c.tools.toolchain import WARNINGS, Compiler, find_compiler, link_shared, target_compiler
 from fxpress.backends.c.write.ports import Port, from_memory, to_memory
 from fxpress.backends.errors import ToolMissingError
@@ -179,10 +180,10 @@ def stated_stack_fixture() -> Callable[[CArtifact, str], int]:
 
 def stated_stack(artifact: CArtifact, cpu: str) -> int:
     """Bytes of stack that the header states for a core: the last figure is that of cores for which no other holds."""
-    header = artifact.files[f"{artifact.name}.h"].decode()
+    header, kind = artifact.files[f"{artifact.name}.h"].decode(), CoreKind.of(load_target(cpu))
     figures = re.findall(r"^#define \w+_STACK_BYTES (\d+)$", header, re.MULTILINE)
-    lacks = "__ARM_FP" in header and cpu == "cortex-m4"
-    return int(figures[-1] if lacks or cpu in ("cortex-m0plus", "cortex-m3") else figures[0])
+    holds = kind is not None and f"#if {kind.condition}\n" in header
+    return int(figures[0] if holds else figures[-1])
 
 
 @pytest.fixture

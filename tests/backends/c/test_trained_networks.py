@@ -18,7 +18,6 @@ from fxpress.backends.c.tools.toolchain import (
     check_header,
     compile_objects,
     find_compiler,
-    target_compiler,
 )
 from fxpress.compiler import open_session, run_passes
 from fxpress.ir import Graph
@@ -29,12 +28,9 @@ from fxpress.specs.target import Target
 ROOT = Path(__file__).parents[3]
 SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
 NAMES = ("ic", "kws", "vww", "ad", "sww")
+# How far the stated stack may be above the frames, where shapes differ more than elsewhere.
+MOST = {"cortex-m0plus": 1.9, "riscv32": 5.0}
 COMPILERS = ("gcc", "clang", "cortex-m0plus", "cortex-m4f", "cortex-m7", "cortex-m33")
-
-SAME_CORES = {
-    "cortex-m4f": ("cortex-m4f", "cortex-m7", "cortex-m33"),
-    "cortex-m0plus": ("cortex-m0plus", "cortex-m3"),
-}
 
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no trained networks and data in {SHARED}")
 
@@ -102,23 +98,19 @@ def test_every_compiler_takes_the_network_without_a_warning(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("core", ["cortex-m4f", "cortex-m0plus"])
+@pytest.mark.parametrize("core", [*COMPILERS[2:], "cortex-m3", "cortex-m4", "cortex-m55", "riscv32"])
 @pytest.mark.parametrize("name", NAMES)
-def test_the_stated_stack_is_less_than_twice_the_frames_of_the_compiler(
-    name: str, core: str, tmp_path: Path
+def test_the_stated_stack_is_at_most_so_far_above_the_frames_of_the_compiler(
+    name: str, core: str, compiler: Callable[[str], Compiler], tmp_path: Path
 ) -> None:
-    target = load_target(core).model_copy(update={"ram": None, "flash": None})
+    target = load_target(core).model_copy(update={"ram": None, "flash": None, "stack": None})
     artifact = emit(integer_graph(name), COutput(name="net"), target)
     sources = artifact.write(tmp_path)[:1]
     found = [
-        worst_case_stack(
-            compile_objects(target_compiler(load_target(cpu)), sources, tmp_path, flags=(level,)),
-            "net_run",
-        )
-        for cpu in SAME_CORES[core]
+        worst_case_stack(compile_objects(compiler(core), sources, tmp_path, flags=(level,)), "net_run")
         for level in ("-O2", "-O3", "-Os")
     ]
-    assert max(found) <= int(artifact.macros["NET_STACK_BYTES"]) < 2 * max(found)
+    assert max(found) <= int(artifact.macros["NET_STACK_BYTES"]) <= MOST.get(core, 1.5) * max(found)
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ extern "C" {
 #endif
 
 /* Working memory that the caller provides, and how its address is aligned. */
-#define NET_ARENA_BYTES 52
+#define NET_ARENA_BYTES 36
 #define NET_ARENA_ALIGNMENT 4
 /* Stack that net_run needs at most, on a 32-bit microcontroller with optimization. */
-#define NET_STACK_BYTES 240
+#define NET_STACK_BYTES 376
 
 #define NET_IMAGE_SIZE 16
 #define NET_IMAGE_SCALE 0.0078125f
