@@ -32,7 +32,8 @@ class Machine:
         dsp, fpu = ("dsp" in target.features, "fpu" in target.features)
         few_registers = target.isa == "armv6-m"
         aligned_only = few_registers or target.isa.startswith("rv")
-        counted, timed = (target.core or target.name, target.measured), target.timing is not None
+        nearest = ("cortex-m33" if fpu else "cortex-m4") if dsp else "cortex-m3"
+        counted, timed = (target.core or target.name, target.measured, nearest), target.timing is not None
         return Machine(
             target.name, target.measured, counted, dsp, fpu, few_registers, aligned_only, timed=timed
         )
