@@ -17,7 +17,7 @@ from ...specs import Transform
 from ...specs.outputs import COutput
 from ...specs.target import Target
 from .cost.predict import Prediction
-from .lower import lower
+from .lower import Lowered, lower
 from .plan.kernel_stack import CoreKind, stack_bytes
 from .plan.memory import MemoryPlan
 from .plan.port_layouts import layout_notes
@@ -43,14 +43,39 @@ class CArtifact:
 
     name: str
     files: Mapping[str, bytes]
-    graph: Graph
-    program: Program
-    plan: MemoryPlan
-    ports: tuple[Port, ...]
-    source: SourceText
+    lowered: Lowered
     macros: Mapping[str, str]
-    prediction: Prediction
     notes: tuple[str, ...] = ()
+
+    @property
+    def graph(self) -> Graph:
+        """What the C computes."""
+        return self.lowered.graph
+
+    @property
+    def program(self) -> Program:
+        """The steps, each with its kernel."""
+        return self.lowered.program
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """Where every value is stored."""
+        return self.lowered.plan
+
+    @property
+    def ports(self) -> tuple[Port, ...]:
+        """Inputs, then outputs."""
+        return self.lowered.ports
+
+    @property
+    def source(self) -> SourceText:
+        """Functions, constants and steps of the source file."""
+        return self.lowered.source
+
+    @property
+    def prediction(self) -> Prediction:
+        """Predicted cost of a run, and bytes of flash."""
+        return self.lowered.prediction
 
     @property
     def trace(self) -> tuple[TracePoint, ...]:
@@ -182,16 +207,11 @@ def emit(
     return CArtifact(
         name,
         {file: text.encode("ascii") for file, text in files.items()},
-        lowered.graph,
-        program,
-        plan,
-        found,
-        source,
+        lowered,
         {
             m.name: m.value
             for m in (*header.arena, header.stack.macro, *(m for p in header.ports for m in p.macros))
         },
-        lowered.prediction,
         (*lowered.notes, *layout_notes(lowered.graph, options.layouts)),
     )
 

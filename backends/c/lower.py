@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 
 from ...ir import Graph
 from ...specs.outputs import COutput
@@ -35,8 +35,13 @@ class Lowered:
     plan: MemoryPlan
     ports: tuple[Port, ...]
     source: SourceText
-    prediction: Prediction
+    machine: Machine
     notes: tuple[str, ...] = ()
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        """Predicted cost; reading the code of a kernel takes some 30 ms, so it waits until somebody asks."""
+        return predict_program(self.program, self.plan, self.source, self.machine)
 
     @property
     def graph(self) -> Graph:
@@ -150,7 +155,7 @@ def _written(edges: StrippedEdges, program: Program, options: COutput, machine: 
     plan = plan_memory(program, ports_in_arena=options.buffers == "arena")
     found = ports(edges, program, plan, prefix=options.name)
     source = write_source(options.name, program, plan, found)
-    return Lowered(edges, program, plan, found, source, predict_program(program, plan, source, machine))
+    return Lowered(edges, program, plan, found, source, machine)
 
 
 def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
