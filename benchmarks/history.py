@@ -31,6 +31,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "hessian": ("name", "method", "classes"),
     "low_bits": ("layer", "bits"),
     "mcu": ("name",),
+    "costs": ("network", "form", "core"),
     "mixed": ("network", "budget_percent", "method", "recipe"),
     "prune": ("name",),
     "torch": ("name",),
