@@ -37,6 +37,7 @@ BUILDS = {
     "cortex-m4f": (
         *(("cortex-m4f", level) for level in ("-O2", "-O3", "-Os")),
         *((core, "-O2") for core in ("cortex-m7", "cortex-m4", "cortex-m3", "cortex-m0plus", "riscv32")),
+        ("cortex-m0plus", "-O3"),
     ),
     "cortex-m0plus": (
         *((core, level) for core in ("cortex-m0plus", "riscv32") for level in ("-O2", "-O3")),

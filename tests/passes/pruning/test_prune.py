@@ -299,7 +299,7 @@ def test_classes_of_scores_that_labels_fit_twice_are_named_by_an_option() -> Non
     graph = parse(TAGGER.replace("SIZE", "6"), fill=lambda v: torch.ones(v.type.shape))
     context = Context([(torch.ones(1, 6, 4),)], labels=(torch.zeros(1, 6, dtype=torch.int64),))
     budget = {"macs": "60 %"}
-    with pytest.raises(PassError, match="say which by `class_axis`"):
+    with pytest.raises(PassError, match="set `class_axis`"):
         prune(graph, context, budget=budget, score="taylor")
     prune(graph, context, budget=budget, score="taylor", class_axis=2)
 

@@ -114,9 +114,7 @@ def portable(site: Site) -> Offer:
             f"{kind}_portable",
             site.reads(layer_operands(site, layouts)),
             layouts[1:],
-            _depthwise_work(site, context)
-            if kind == "depthwise" and site.is_integer
-            else _work(context, site),
+            _depthwise_work(site, context) if kind == "depthwise" else _work(context, site),
             (made,),
             overwrites=site.overwritten_residual,
             limitation=PORTABLE_ONLY if context.wide else "",
@@ -179,6 +177,8 @@ def _work(context: ConvContext, site: Site) -> Work:
 
 
 def _depthwise_work(site: Site, context: ConvContext) -> Work:
+    if not site.is_integer:  # with padding, each tap is looked at, whether it lies in the image
+        return _work(context, site) + Work(loops=16.0 * site.node.macs * context.padded)
     pixels = context.y.n * context.y.h * context.y.w
     each = 3.7 + 0.6 * (context.weight_bits < BYTE)
     return Work(each * site.node.macs, 20.0 * pixels * len(context.taps), 14.0 * pixels * context.y.c, 220)
