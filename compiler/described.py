@@ -27,6 +27,8 @@ from .loading import find_source
 from .output import check_file, write_file
 
 SPEC, WEIGHTS = "spec.yaml", "weights.safetensors"
+_IMPORTING: list[Path] = []
+"""Folders for whose spec a class is being imported; a script that is imported so must not write one again."""
 
 Inputs: TypeAlias = "ArrayLike | Input | Sequence[ArrayLike | Input] | Mapping[str, ArrayLike | Input]"
 """Example inputs, shaped as `forward` takes them: one alone, several in the order of its arguments, or by name."""
@@ -57,7 +59,21 @@ class Described:
             raise UserError(
                 Problem("O313", str(folder), "a spec names a torch module, not a graph", "give the module")
             )
-        find_source(self.loaded.spec.model.source, folder=folder)
+        if _IMPORTING:
+            fact = "the script writes a spec, and importing its class runs the script again"
+            raise UserError(
+                Problem(
+                    "O313",
+                    str(folder),
+                    fact,
+                    'put this below `if __name__ == "__main__":`',
+                )
+            )
+        _IMPORTING.append(folder)
+        try:
+            find_source(self.loaded.spec.model.source, folder=folder)
+        finally:
+            _IMPORTING.pop()
         folder.mkdir(parents=True, exist_ok=True)
         check_file(folder / SPEC)
         save_model(self.model, str(folder / WEIGHTS))
@@ -95,6 +111,7 @@ def describe(
     described = _graph_inputs(model) if isinstance(model, Graph) else _inputs(model, inputs)
     if isinstance(model, Graph) and inputs is not None:
         raise TypeError("a graph has its inputs; `inputs` is for modules")
+    steps = [passes] if isinstance(passes, str) else passes
     data, arrays = dict[str, object](), dict[str, Arrays]()
     for key, given in (("calibration", calibration), ("evaluation", evaluation)):
         if given is not None:
@@ -105,7 +122,7 @@ def describe(
         "model": {"source": origin or _source(model), "inputs": described},
         "data": data,
         "target": {"name": str(target)} if isinstance(target, str | Path) else target,
-        "passes": [{"pass": step} if isinstance(step, str) else step for step in passes],
+        "passes": [{"pass": step} if isinstance(step, str) else step for step in steps],
         "outputs": _outputs(outputs),
     }
     text = yaml_text({key: value for key, value in values.items() if value})

@@ -211,3 +211,17 @@ def test_what_describes_a_module_is_no_argument_beside_a_spec_file(net: nn.Modul
         compile_model("net.yaml", passes=["fuse"])  # type: ignore[call-overload]
     with pytest.raises(TypeError, match="`inputs` is missing"):
         compile_model(net)
+
+
+def test_a_script_that_its_own_spec_imports_is_not_run_without_end(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import torch\nfrom fxpress.compiler import compile_model\n\n\n"
+        "class Net(torch.nn.Linear):\n    def __init__(self, n=3):\n        super().__init__(n, 2)\n\n\n"
+        "print('runs')\ncompile_model(Net().eval(), inputs=torch.zeros(1, 3), passes='clean').write_spec('out')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script.name], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 1 and done.stdout == "runs\nruns\n"
+    assert "importing its class runs the script again" in done.stderr
