@@ -18,7 +18,7 @@ extern "C" {
 #define NET_ARENA_BYTES 36
 #define NET_ARENA_ALIGNMENT 4
 /* Stack that net_run needs at most, on a 32-bit microcontroller with optimization. */
-#define NET_STACK_BYTES 304
+#define NET_STACK_BYTES 376
 
 #define NET_IMAGE_SIZE 16
 #define NET_IMAGE_SCALE 0.0078125f
