@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from fxpress.backends.c.emit import emit
 from fxpress.backends.c.tools.elf import read_elf
@@ -123,6 +124,22 @@ def test_the_self_test_passes_under_sanitizers(fill, host, tmp_path, draw):
     program = self_test(artifact, tmp_path, *WARNINGS, *SANITIZERS)
     done = subprocess.run([program], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "net: 0 of 3 outputs differ\n"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "outcome"), [("-1.0f", "0 of 1 outputs differ"), ("4.0f", "1 of 1 outputs differ")]
+)
+def test_a_self_test_expects_what_is_not_finite(given, outcome, host, tmp_path):
+    """log2(0) and log2(-1) are -inf and NaN; a network that gives something else there fails."""
+    graph = parse("graph(%x: f32[4]) {\n %y: f32[4] = log2(%x)\n return output: %y\n}")
+    artifact = emit(graph, COutput(name="net"), host, vectors=[[torch.tensor([0.0, -1.0, 2.0, 8.0])]])
+    test = artifact.files["net_test.c"].decode()
+    sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
+    sources[-1].write_text(test.replace("-1.0f", given, 1))
+    flags = ("-O1", "-DNET_TEST_MAIN", *WARNINGS, *SANITIZERS)
+    program = link_program(find_compiler("gcc"), sources, tmp_path / "self_test", flags=flags)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert done.stdout == f"net: {outcome}\n", done.stderr
 
 
 @pytest.mark.slow
