@@ -20,7 +20,7 @@ Options_contra = TypeVar("Options_contra", bound=Section, contravariant=True)
 
 
 class Artifact(Protocol):
-    """What a backend makes of a graph."""
+    """Files that a backend writes for a graph."""
 
     @property
     def files(self) -> Mapping[str, bytes]:
@@ -28,7 +28,7 @@ class Artifact(Protocol):
 
 
 class Backend(Protocol[Options_contra]):
-    """What writes a graph as files; the bytes depend on the arguments alone."""
+    """Writer of a graph as files; equal arguments give equal bytes."""
 
     def check(self, graph: Graph, options: Options_contra, target: Target) -> Sequence[Problem]:
         """All reasons why the graph cannot be written, together."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How operands `x`, weights `w` and results `y` of a layer are stored: C type, then quantization."""
+    """Storage of operands `x`, weights `w` and results `y` of a layer: element type, then quantization."""
 
     x: tuple[str, str]
     w: tuple[str, str]

@@ -49,7 +49,7 @@ _PULL = 0.05  # weight of the common factor beside a step
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What a step took on a core."""
+    """Counted instructions and cycles of a step on a core."""
 
     instructions: int
     cycles: int | None
@@ -126,7 +126,7 @@ def artifacts(core: str) -> Iterator[CArtifact]:
 
 
 def samples(core: str) -> Iterator[Sample]:
-    """What the steps of all layers took on a core."""
+    """Counts of the steps of all layers on a core."""
     for artifact in artifacts(core):
         steps = zip(artifact.program.steps, counts(artifact, load_target(core)), strict=True)
         for step, count in steps:

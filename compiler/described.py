@@ -163,7 +163,7 @@ def _described(
 
 
 def _data(key: str, given: DataOf, inputs: Sequence[str]) -> tuple[object, Arrays | None]:
-    """What a spec says of a data set, and its arrays where they are in memory."""
+    """Spec section of a data set, and its arrays if they are in memory."""
     if isinstance(given, str | Path):
         return {"file" if str(given).endswith(".npz") else "source": str(given)}, None
     if isinstance(given, Calibration | Evaluation):

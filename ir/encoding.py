@@ -29,7 +29,7 @@ _CODEBOOK_BITS = (2, 4, 8)
 
 @dataclass(frozen=True, slots=True, init=False)
 class Encoding:
-    """How stored codes of `bits` bits stand for reals."""
+    """Representation of reals by stored codes of `bits` bits."""
 
     scale: Numbers[float]
     zero_point: Numbers[int]

@@ -109,7 +109,7 @@ class Params(Mapping[str, Tensor]):
 
 
 def entries_of(tensors: Mapping[str, Entry]) -> Mapping[str, Entry]:
-    """What a mapping keeps, lazy tensors unread."""
+    """Entries of a mapping; lazy tensors are not read."""
     return tensors.entries if isinstance(tensors, Params) else tensors
 
 

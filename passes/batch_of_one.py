@@ -40,7 +40,7 @@ def _with_batch(op: Op) -> Op | None:
 
 
 def _batched(builder: Builder, value: Value) -> Value | None:
-    """What the value was before a reshape dropped its batch of one; a constant number as it is."""
+    """The value before a reshape dropped its batch of one; a constant scalar unchanged."""
     if builder.tensor(value) is not None:
         return value if value.type.numel == 1 and not value.type.rank else None
     node = builder.producer(value)

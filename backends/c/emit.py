@@ -49,7 +49,7 @@ class CArtifact:
 
     @property
     def graph(self) -> Graph:
-        """What the C computes."""
+        """The graph that the C computes."""
         return self.lowered.graph
 
     @property

@@ -38,7 +38,7 @@ _DEFINED_APART = re.compile(r"\b(?:FXP_APART|FXP_SHARED|FXP_ONCE)\b[^;{}()]*?(\w
 
 @dataclass(frozen=True, slots=True)
 class Preprocessor:
-    """What the preprocessor of a core knows: whether it has the DSP extension, is of ARMv6-M, and fuses products."""
+    """Macros that the preprocessor of a core defines: DSP extension, ARMv6-M, fused multiply-add."""
 
     dsp: bool
     armv6m: bool

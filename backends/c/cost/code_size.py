@@ -55,7 +55,7 @@ def _measured() -> dict[str, CodeSizes]:
 
 
 def function_content(text: str, support: Sequence[str], preprocessor: Preprocessor) -> Content:
-    """What the functions of a text consist of, with what they inline of `support`.
+    """Constructs of the functions of a text, with those of the helpers of `support` that they inline.
 
     A text that is not plain C99 - a kernel of a package may hold extensions - counts by its lines.
     """

@@ -116,7 +116,7 @@ class Content:
 
 
 def content(own: Definitions, helpers: Definitions | None) -> Content:
-    """What the functions of a text that stay apart consist of, with what they inline."""
+    """Constructs of the functions of a text that are not inlined, with those of the helpers they inline."""
     walker = _Walker(own, helpers)
     counts = walker.text()
     return Content(counts, frozenset(walker.external))
@@ -354,7 +354,7 @@ class _Walker:
             self._others(node.next, _name(node.cond))
 
     def _others(self, node: ast.Node | None, counter: str) -> None:
-        """What the third part of a `for` does besides counting."""
+        """Constructs of the third part of a `for` other than its counter."""
         for part in node.exprs if isinstance(node, ast.ExprList) else [node]:
             if part is not None and _assigned(part) != counter:
                 self._value(part)
@@ -968,7 +968,7 @@ def _without_number(id: object) -> tuple[object, int]:
 
 
 def _calls(own: Definitions) -> Counter[str]:
-    """How often each function is called in a text."""
+    """Number of calls of each function in a text."""
     found: Counter[str] = Counter()
 
     def visit(node: ast.Node) -> None:

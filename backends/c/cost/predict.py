@@ -49,7 +49,7 @@ class NodePrediction:
 
     @property
     def time(self) -> int:
-        """What steps are compared by: cycles, or instructions where there are none."""
+        """Cycles, or instructions if cycles are not known: steps are compared by it."""
         return self.instructions if self.cycles is None else self.cycles
 
     @property
@@ -85,7 +85,7 @@ class Prediction:
 
     @property
     def time(self) -> int:
-        """What predictions for one core are compared by: cycles, or instructions where there are none."""
+        """Cycles, or instructions if cycles are not known: predictions for one core are compared by it."""
         return self.instructions if self.cycles is None else self.cycles
 
     @property

@@ -1,7 +1,7 @@
 """The kernels, found by the operator's name. Importing this package registers all of them.
 
 Families by machine: `portable` C for any core, `blocked` float kernels that compute in registers, `dsp` integer kernels
-for Cortex-M cores with the DSP extension. What families share lies here.
+for Cortex-M cores with the DSP extension. Modules that the families share lie here.
 """
 
 from ..plan.layout import Layout, contiguous

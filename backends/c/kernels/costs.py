@@ -34,7 +34,7 @@ class Cost:
 
     @property
     def time(self) -> float:
-        """What kernels are compared by: cycles, or instructions where there are none."""
+        """Cycles, or instructions if cycles are not known: kernels are compared by it."""
         return self.instructions if self.cycles is None else self.cycles
 
     def __add__(self, other: Cost) -> Cost:
@@ -45,7 +45,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What a core takes for the parts of a template's work."""
+    """Instructions, or cycles, that a core takes for each unit of a template's work."""
 
     products: float = 1.0
     loops: float = 1.0
@@ -77,7 +77,7 @@ class CoreCosts:
         return bool(self.cycles)
 
     def cost(self, implementation: Implementation, form: str) -> Cost:
-        """What an implementation takes on operands of a form."""
+        """Cost of an implementation on operands of a form."""
         if not implementation.calls:
             return self._priced(Work(), 0, "", "")
         template = implementation.calls[0].function.template

@@ -47,7 +47,7 @@ class CoreKind(Enum):
 
     @property
     def condition(self) -> str:
-        """How the preprocessor tells it."""
+        """Preprocessor condition of this kind of core."""
         return _CONDITIONS[self]
 
 
