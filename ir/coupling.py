@@ -13,7 +13,7 @@ Linear in the size of the graph; channels are arrays throughout.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -43,6 +43,7 @@ class Coupling:
     count: int
     groups: np.ndarray  # group of each unit
     pooled: Mapping[str, Axes]  # axes over which a node takes statistics, by its first result's name
+    summed: Mapping[str, Axes]  # axes over which a node sums, by its first result's name
     whole_heads: bool  # whether attentions lose whole heads, or the same places of each
     heads: frozenset[int]  # axes that number the heads of attentions
     _axes: Mapping[str, Axes]
@@ -63,6 +64,20 @@ class Coupling:
         """The unit of each channel of an axis, -1 for a channel that stays."""
         start = self._starts[axis]
         return self._units[start : start + self._sizes[axis]]
+
+    def mixed(self, node: Node) -> np.ndarray:
+        """The units of which one changes other channels of the node's results: it sums or averages over them."""
+        name = node.outputs[0].name
+        return self._units_on((*self.summed.get(name, ()), *self.pooled.get(name, ())))
+
+    def touched(self, node: Node) -> np.ndarray:
+        """The units that have channels among the node's operands and results."""
+        return self._units_on(axis for value in (*node.operands, *node.outputs) for axis in self.axes(value))
+
+    def _units_on(self, axes: Iterable[int]) -> np.ndarray:
+        found = [self.on_axis(axis) for axis in dict.fromkeys(axes)]
+        units = np.unique(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
+        return np.asarray(units[units != STAYS])
 
     def reason(self, value: Value, dimension: int) -> Reason | None:
         """Why channels of a constant's dimension stay; None if all can go."""
@@ -144,34 +159,50 @@ class Kept:
         return Cut(node.op, operands, results, node.operand_types, node.output_types)
 
 
-def couple(graph: Graph, *, whole_heads: bool = False) -> Coupling:
-    """Find the units of channels of a float graph.
+def couple(graph: Graph, *, whole_heads: bool = False, follows: tuple[Value, int] | None = None) -> Coupling:
+    """Find the units of channels of a graph, of floats or integers.
 
     Of the channels of an attention each head gives the same places, or with `whole_heads` some heads give all.
+    Channels of inputs and outputs stay. In a part of a graph, `follows` is the dimension of one of its inputs whose
+    channels are coupled with those of the outputs instead.
     """
     table = AxisTable(whole_heads=whole_heads)
     axes: dict[str, Axes] = {}
     pooled: dict[str, Axes] = {}
+    summed: dict[str, Axes] = {}
     for value in graph.constants:
         axes[value.name] = tuple(table.add(n) for n in value.type.shape)
     for value in graph.inputs:
         reason = Reason("it is a dimension of an input", value.name)
-        axes[value.name] = tuple(table.add(n, reason=reason) for n in value.type.shape)
+        axes[value.name] = tuple(
+            table.add(n, reason=None if (value, d) == follows else reason)
+            for d, n in enumerate(value.type.shape)
+        )
     for node in graph.nodes:
         call = NodeCall(table, node, [None if v is None else axes[v.name] for v in node.inputs])
         for value, own in zip(node.outputs, node.op.couple(call), strict=True):
             axes[value.name] = own
         if call.pooled:
             pooled[node.outputs[0].name] = call.pooled
-    for value in graph.outputs:
+        if call.summed:
+            summed[node.outputs[0].name] = call.summed
+    for value in () if follows else graph.outputs:
         for axis in axes[value.name]:
             table.fix(axis, Reason("it is a dimension of an output", value.name))
     table.settle()
-    return _components(graph, table, axes, pooled)
+    moving = {axis for value in graph.constants for axis in axes[value.name]}
+    if follows is not None:
+        moving.add(axes[follows[0].name][follows[1]])
+    return _components(graph, table, moving, axes, pooled, summed)
 
 
 def _components(
-    graph: Graph, table: AxisTable, axes: Mapping[str, Axes], pooled: Mapping[str, Axes]
+    graph: Graph,
+    table: AxisTable,
+    moving: set[int],
+    axes: Mapping[str, Axes],
+    pooled: Mapping[str, Axes],
+    summed: Mapping[str, Axes],
 ) -> Coupling:
     roots = np.array([table.root(axis) for axis in range(len(table))], dtype=np.int64)
     sizes = np.array([table.size(axis) for axis in range(len(table))], dtype=np.int64)
@@ -180,25 +211,28 @@ def _components(
     labels = _connected(int(own.sum()), [(starts[t.a] + t.in_a, starts[t.b] + t.in_b) for t in table.ties])
     reasons = {axis: r for axis in map(int, np.unique(roots)) if (r := table.reason(axis)) is not None}
     rooted = {name: tuple(int(roots[axis]) for axis in listed) for name, listed in axes.items()}
-    constants = {axis for value in graph.constants for axis in rooted[value.name]}
+    able = {int(roots[axis]) for axis in moving}
 
-    held = {axis: reasons[axis] for axis in constants & reasons.keys()}
+    held = {axis: reasons[axis] for axis in able & reasons.keys()}
     stays = np.ones(int(labels.max()) + 1 if len(labels) else 0, dtype=bool)
-    for axis in sorted(constants):
+    for axis in sorted(able):
         stays[labels[starts[axis] : starts[axis] + sizes[axis]]] = False
     held_by = np.full(len(stays), -1, dtype=np.int64)
     for axis in sorted(reasons, key=lambda axis: reasons[axis].is_refusal):  # a refusal has the last word
         stays[labels[starts[axis] : starts[axis] + sizes[axis]]] = True
         held_by[labels[starts[axis] : starts[axis] + sizes[axis]]] = axis
-    for axis in sorted(constants - reasons.keys()):
+    for axis in sorted(able - reasons.keys()):
         holders = np.unique(held_by[labels[starts[axis] : starts[axis] + sizes[axis]]])
         found = [reasons[holder] for holder in holders.tolist() if holder >= 0]
         held |= {axis: max(found, key=lambda reason: reason.is_refusal)} if found else {}
     units, count = _numbered(labels, stays)
     groups = _grouped(units, count, np.repeat(np.arange(len(own)), own))
-    pools = {name: tuple(int(roots[axis]) for axis in listed) for name, listed in pooled.items()}
+    pools, sums = (
+        {name: tuple(int(roots[axis]) for axis in listed) for name, listed in found.items()}
+        for found in (pooled, summed)
+    )
     return Coupling(
-        graph, count, groups, pools, table.whole_heads, table.heads, rooted, starts, sizes, units, held
+        graph, count, groups, pools, sums, table.whole_heads, table.heads, rooted, starts, sizes, units, held
     )
 
 

@@ -227,6 +227,7 @@ class NodeCall:
         self.types: tuple[TensorType | None, ...] = node.operand_types
         self.outputs: tuple[TensorType, ...] = node.output_types
         self.pooled: tuple[int, ...] = ()
+        self.summed: tuple[int, ...] = ()
         self.operands = tuple(operands)
         self._table, self._node = table, node
 
@@ -276,6 +277,10 @@ class NodeCall:
     def pool(self, *axes: int) -> None:
         """The operator takes its statistics over these axes."""
         self.pooled += axes
+
+    def sum_over(self, *axes: int) -> None:
+        """Results depend on all channels of these axes."""
+        self.summed += axes
 
     def regroup(self, axes: Axes, shape: Sequence[int]) -> Axes:
         """Axes of a value of `shape` with the same elements in the same order."""

@@ -37,7 +37,7 @@ def cut_graph(kept: Kept) -> Graph:
     graph = kept.coupling.graph
     params = {v.name: kept_part(graph.tensor(v), kept.value(v)) for v in graph.constants}
     current = {v.name: v for v in graph.inputs}
-    current |= {v.name: Value(v.name, TensorType.of(params[v.name])) for v in graph.constants}
+    current |= {v.name: Value(v.name, v.type.of_channels(kept.value(v))) for v in graph.constants}
     sums = {branch.sum.output.name: branch for branch in kept.dropped}
     gone = {n.outputs[0].name for branch in kept.dropped for n in (*branch.before, *branch.tail)}
     nodes: list[Node] = []
@@ -58,7 +58,7 @@ def cut_graph(kept: Kept) -> Graph:
 def run_masked(kept: Kept, inputs: Sequence[Tensor], *, observe: Observer | None = None) -> list[Tensor]:
     """The outputs of the whole graph, with every removed channel of every value at zero; `observe` sees each value."""
     graph = kept.coupling.graph
-    values = {v.name: _masked(graph.tensor(v), kept.value(v)) for v in graph.constants}
+    values = {v.name: masked(graph.tensor(v), kept.value(v)) for v in graph.constants}
     values |= {v.name: tensor for v, tensor in zip(graph.inputs, inputs, strict=True)}
     values |= {b.joint.name: _zeros(b.joint) for b in kept.dropped}
     idle = {node.outputs[0].name for b in kept.dropped for node in b.before}
@@ -69,7 +69,7 @@ def run_masked(kept: Kept, inputs: Sequence[Tensor], *, observe: Observer | None
             continue
         operands = [None if v is None else values[v.name] for v in node.inputs]
         for value, tensor in zip(node.outputs, _call_masked(node, operands, kept), strict=True):
-            values[value.name] = _masked(tensor, kept.value(value))
+            values[value.name] = masked(tensor, kept.value(value))
             if observe is not None:
                 observe(value, values[value.name])
         for value in node.operands:
@@ -95,13 +95,13 @@ def deviation_from_masked(kept: Kept, cut: Graph, inputs: Sequence[Tensor]) -> t
             return
         worst.append(deviation([tensor], [parts.pop(value.name)], least=_LEAST))
 
-    masked = run_masked(
+    expected = run_masked(
         kept,
         inputs,
         observe=lambda value, tensor: parts.update({value.name: kept_part(tensor, kept.value(value))}),
     )
     outputs = run(cut, inputs, observe=compare)
-    return deviation(outputs, masked), max(worst)
+    return deviation(outputs, expected), max(worst)
 
 
 def deviation(outputs: Sequence[Tensor], expected: Sequence[Tensor], *, least: float = 0.0) -> float:
@@ -174,7 +174,7 @@ def branch_constant(branch: Branch, kept: Kept) -> Tensor:
         for node in branch.tail:
             operands = [None if v is None else _known(v, values, kept) for v in node.inputs]
             for value, tensor in zip(node.outputs, _call_masked(node, operands, kept), strict=True):
-                values[value.name] = _masked(tensor, kept.value(value))
+                values[value.name] = masked(tensor, kept.value(value))
     constant = kept_part(values[branch.result.name], kept.value(branch.result))
     for axis in range(constant.ndim):
         first = constant.narrow(axis, 0, 1)
@@ -188,7 +188,7 @@ def branch_constant(branch: Branch, kept: Kept) -> Tensor:
 def _known(value: Value, values: Mapping[str, Tensor], kept: Kept) -> Tensor:
     if value.name in values:
         return values[value.name]
-    return _masked(kept.coupling.graph.tensor(value), kept.value(value))
+    return masked(kept.coupling.graph.tensor(value), kept.value(value))
 
 
 def _free_bias(graph: Graph, maker: Node, around: Value, constant: Tensor) -> Value | None:
@@ -212,12 +212,11 @@ def _cut_node(node: Node, operands: tuple[Value | None, ...], kept: Kept) -> Nod
     if operands == node.inputs and all(kept.shape(v) == v.type.shape for v in node.outputs):
         return node
     op = node.op.cut(kept.cut(node))
-    types = op.infer(*(v and v.type for v in operands))
-    outputs = tuple(Value(v.name, type) for v, type in zip(node.outputs, types, strict=True))
-    for old, new in zip(node.outputs, outputs, strict=True):
-        if new.type.shape != kept.shape(old):
+    outputs = tuple(Value(v.name, v.type.of_channels(kept.value(v))) for v in node.outputs)
+    for type, value in zip(op.infer(*(v and v.type for v in operands)), outputs, strict=True):
+        if type.shape != value.type.shape:
             raise ShapeError(
-                f"{node_text(node)}: the cut leaves {new.type.shape}, its channels {kept.shape(old)}"
+                f"{node_text(node)}: the cut leaves {type.shape}, its channels {value.type.shape}"
             )
     return replace(node, op=op, inputs=operands, outputs=outputs)
 
@@ -248,7 +247,7 @@ def kept_part(tensor: Tensor, kept: Sequence[Tensor]) -> Tensor:
     return tensor
 
 
-def _masked(tensor: Tensor, kept: Sequence[Tensor]) -> Tensor:
+def masked(tensor: Tensor, kept: Sequence[Tensor]) -> Tensor:
     """The tensor with zeros wherever an index is not kept, whatever stood there."""
     for axis, index in enumerate(kept):
         if len(index) < tensor.shape[axis]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -61,6 +62,15 @@ class TensorType:
     def with_shape(self, shape: tuple[int, ...]) -> TensorType:
         """The same element type and quantization with another shape."""
         return replace(self, shape=shape)
+
+    def of_channels(self, kept: Sequence[torch.Tensor]) -> TensorType:
+        """The type of the elements at the kept indices of each dimension."""
+        if tuple(len(index) for index in kept) == self.shape:
+            return self
+        quantization = self.quantization
+        if quantization is not None and quantization.axis is not None:
+            quantization = quantization.of_channels(kept[quantization.axis])
+        return TensorType(tuple(len(index) for index in kept), self.dtype, quantization)
 
     def quantized(self, quantization: Encoding) -> TensorType:
         """This shape, stored as integers of `quantization`."""

@@ -10,17 +10,16 @@ Source: Nagel et al., Data-free quantization through weight equalization and bia
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..ir import Graph, Node, Value
-from ..ir.ops.activation import Elementwise
-from ..ir.ops.pad import Pad
-from ..ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
-from ..ir.ops.shape import Reshape
+from ..ir import Graph, Node, Value, couple
+from ..ir.coupling import STAYS
 from ..specs.options import EqualizeOptions
 from .base import Context, PassResult, register
 from .layers import is_layer
@@ -29,7 +28,6 @@ from .report import Cell, Decision, PassReport, Table
 _ROUNDS = 1000
 _WORTH = 1e-2  # a pair is touched where a factor differs from 1 by more
 _DONE = 1e-4  # and left where none differs by more, so that a second run finds nothing
-_POOLS = (AdaptiveAvgPool, AvgPool, MaxPool)
 
 
 @register(EqualizeOptions)
@@ -70,11 +68,11 @@ def equalize(graph: Graph, options: EqualizeOptions, context: Context) -> PassRe
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two layers; each channel of the first is read as `repeat` consecutive channels of the second."""
+    """Two layers; input channel j of the second is output channel `channels[j]` of the first."""
 
     first: Node
     second: Node
-    repeat: int
+    channels: Tensor
 
 
 def _pair(graph: Graph, first: Node) -> _Pair | str:
@@ -88,54 +86,41 @@ def _pair(graph: Graph, first: Node) -> _Pair | str:
     low, high = first.op.clamp or (-inf, inf)
     if low not in (-inf, 0.0) or high not in (inf, 0.0):
         return "its clamp would have to be another for each channel"
-    value, axis, repeat = first.output, first.op.channel_axis(first.output.type), 1
+    value, between = first.output, list[Node]()
     while True:
         if graph.use_count(value) != 1 or not graph.users.get(value.name):
             return "its result is read more than once, or is an output"
         (user,) = graph.users[value.name]
         if is_layer(user.op):
-            return _joined(graph, first, user, value, axis, repeat)
-        if isinstance(user.op, Reshape) and _flattens(user, axis):
-            repeat *= user.output.type.shape[1] // value.type.shape[1]
-        elif not _passes_factors(user, axis):
+            return _joined(graph, first, between, user, value)
+        if len(user.operands) > 1 or len(user.outputs) > 1 or not user.op.facts.homogeneous:
             return f"{user.op.name} after it does not pass a factor on"
+        between.append(user)
         value = user.output
 
 
-def _joined(graph: Graph, first: Node, second: Node, value: Value, axis: int, repeat: int) -> _Pair | str:
-    assert is_layer(second.op)
+def _joined(graph: Graph, first: Node, between: Sequence[Node], second: Node, value: Value) -> _Pair | str:
+    assert is_layer(first.op) and is_layer(second.op)
     if second.op.out_axis == 1:
         return "a transposed convolution reads it"
     x, weight = second.operand("x"), second.operand("weight")
-    if x.name != value.name or second.op.channel_axis(x.type) != axis:
-        return "the next layer reads it along another dimension"
+    if x.name != value.name:
+        return "the next layer reads it as another operand"
     if not _is_own(graph, weight):
         return "the next layer has no constant weights of its own in float"
-    return _Pair(first, second, repeat)
+    made = first.op.channel_axis(first.output.type)
+    part = Graph((first.output,), (value,), tuple(between))
+    coupling = couple(part, follows=(first.output, made))
+    units = coupling.units(first.output, made)
+    read = coupling.units(value, second.op.channel_axis(x.type))
+    if STAYS in units or STAYS in read:
+        return "the next layer reads it along another dimension"
+    return _Pair(first, second, torch.from_numpy(np.argsort(units)[read]))
 
 
 def _is_own(graph: Graph, value: Value) -> bool:
     is_float = value.type.dtype.is_floating and not value.type.is_quantized
     return graph.is_constant(value) and is_float and graph.use_count(value) == 1
-
-
-def _flattens(node: Node, axis: int) -> bool:
-    """Whether a reshape joins the dimension of channels, the second, with those after it and no other."""
-    (before,), after = node.operand_types, node.output.type
-    assert before is not None
-    return axis == 1 and after.rank == 2 and after.shape[0] == before.shape[0] and 0 not in before.shape
-
-
-def _passes_factors(node: Node, axis: int) -> bool:
-    """Whether a positive factor of each index of dimension `axis` of the operand comes out as it went in."""
-    match node.op:
-        case Elementwise():
-            return node.op.facts.homogeneous
-        case Pad(mode=mode, value=value, padding=padding):
-            within = len(padding) // 2 < node.output.type.rank - axis
-            return within and (mode != "constant" or value == 0)
-        case op:
-            return isinstance(op, _POOLS) and axis == 1
 
 
 def _balanced(graph: Graph, pairs: list[_Pair]) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -167,7 +152,7 @@ def _factors(pair: _Pair, tensors: dict[str, Tensor]) -> Tensor:
     assert is_layer(first) and is_layer(second)
     written = first.taps(tensors[pair.first.operand("weight").name]).abs().amax((2, 3)).flatten()
     read = second.taps(tensors[pair.second.operand("weight").name]).abs().amax((1, 3)).flatten()
-    read = read.view(-1, pair.repeat).amax(1)
+    read = torch.zeros_like(written).scatter_reduce(0, pair.channels, read, "amax")
     usable = (written > 0) & (read > 0)
     return torch.where(usable, (written / torch.where(usable, read, 1.0)).sqrt(), 1.0)
 
@@ -184,4 +169,4 @@ def _apply(pair: _Pair, factor: Tensor, tensors: dict[str, Tensor]) -> None:
     tensors[weight.name] = first.scale_outputs(tensors[weight.name], 1 / factor)
     if bias is not None:
         tensors[bias.name] = tensors[bias.name] / factor
-    tensors[read.name] = second.scale_inputs(tensors[read.name], factor.repeat_interleave(pair.repeat))
+    tensors[read.name] = second.scale_inputs(tensors[read.name], factor[pair.channels])

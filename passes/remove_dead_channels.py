@@ -17,18 +17,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..ir import Builder, DType, Encoding, Graph, Node, Source, Value, rewrite, run_integer
+from ..ir import Builder, DType, Graph, Node, Source, Value, couple, cut_graph, rewrite, run_integer
+from ..ir.coupling import Kept
 from ..ir.ops.accumulate import bias_quantization
-from ..ir.ops.binary import Binary
-from ..ir.ops.conv import Conv
-from ..ir.ops.layer import Layer
 from ..ir.ops.quantize import Quantize
-from ..ir.ops.shape import Reshape
 from ..specs.options import RemoveDeadChannelsOptions
 from .base import Context, PassResult, register
 from .intervals import Interval, propagate
 from .layers import apply_to_channels, bias_name, is_layer
-from .live_channels import Channels, aligned_size, live_channels
+from .live_channels import dead_units, is_dense
 from .report import Decision, PassReport, Table
 
 _CHECKS = ("lowest", "highest", "random", "random", "random")
@@ -53,119 +50,49 @@ def remove_dead_channels(graph: Graph, options: RemoveDeadChannelsOptions, conte
 
 def _cut_once(graph: Graph, is_kept: Callable[[Source], bool]) -> Graph | None:
     """The graph without the channels that one analysis finds dead; None when it finds none."""
-    intervals = propagate(graph)
-    channels = live_channels(graph, intervals, is_kept=is_kept)
-    if all(bool(c.stay.all()) for c in channels.values()):
+    coupling, intervals = couple(graph), propagate(graph)
+    dead = dead_units(coupling, intervals, is_kept=is_kept)
+    if not dead.any():
         return None
-    slicer = _Slicer(graph, channels, intervals)
-    return rewrite(graph, slicer.visit)
+    kept = coupling.kept(dead)
+
+    def fold(builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:
+        folded = _folded_bias(kept, graph.producers[node.outputs[0].name], intervals)
+        return None if folded is None else _with_bias(builder, node, operands, folded)
+
+    return rewrite(cut_graph(kept), fold)
 
 
-class _Slicer:
-    """Rebuilds nodes on the channels that stay."""
-
-    def __init__(
-        self, graph: Graph, channels: Mapping[str, Channels], intervals: Mapping[str, Interval]
-    ) -> None:
-        self._graph, self._channels, self._intervals = graph, channels, intervals
-
-    def visit(self, builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:
-        """The sliced node, or None if it is unchanged on its new operands."""
-        if node.outputs[0].name not in self._channels:
-            return None
-        channels = self._channels[node.outputs[0].name]
-        if is_layer(node.op):
-            return self._layer(builder, node, node.op, operands)
-        if isinstance(node.op, Binary):
-            sliced = [self._aligned(builder, node, v, channels) for v in operands]
-            return builder.keep(node, sliced)[0]
-        if isinstance(node.op, Reshape):
-            return self._reshape(builder, node, node.op, operands, channels)
+def _folded_bias(kept: Kept, node: Node, intervals: Mapping[str, Interval]) -> Tensor | None:
+    """Contribution of removed input channels to the accumulators of kept output channels; None if there is none."""
+    if not is_layer(node.op) or not is_dense(kept.coupling.graph, node):
         return None
+    op, x, weight = node.op, node.operand("x"), node.operand("weight")
+    axis = op.channel_axis(x.type)
+    interval = intervals[x.name].along(axis, x.type.shape[axis])
+    removed = torch.ones(x.type.shape[axis], dtype=torch.bool)
+    removed[kept.value(x)[axis]] = False
+    assert x.type.quantization is not None
+    constant = interval.low - x.type.quantization.zero_point[0]
+    taps = op.taps(kept.coupling.graph.tensor(weight).to(torch.int64)).sum(-1)
+    folded = apply_to_channels(taps, torch.where(removed & interval.is_constant, constant, 0))
+    folded = folded[kept.value(node.output)[op.channel_axis(node.output.type)]]
+    return folded if bool(folded.any()) else None
 
-    def _layer(
-        self, builder: Builder, node: Node, op: Layer, operands: tuple[Value | None, ...]
-    ) -> Value | None:
-        x, weight, bias = node.operand("x"), node.operand("weight"), node.optional("bias")
-        axis = op.channel_axis(node.output.type)
-        outputs = self._channels[node.output.name].index
-        depthwise = op.is_depthwise(weight.type.shape)
-        followed = self._channels.get(x.name)
-        inputs = torch.arange(x.type.shape[axis])
-        if not depthwise and followed is not None and followed.axis == axis:
-            inputs = followed.index
-        if len(outputs) == node.output.type.shape[axis] and len(inputs) == x.type.shape[axis]:
-            return None
-        tensor = self._graph.tensor(weight)
-        folded = torch.zeros(len(outputs), dtype=torch.int64)
-        if not depthwise:
-            folded = self._folded_bias(op, x, tensor.to(torch.int64), inputs)[outputs]
-        sliced = tensor.index_select(op.out_axis, outputs)
-        if not depthwise:
-            sliced = sliced.index_select(1 - op.out_axis, inputs)
-        grid_x, grid_w = x.type.quantization, weight.type.quantization
-        assert grid_x is not None and grid_w is not None
-        grid_w = grid_w.of_channels(outputs)
-        new_weight = self._replace(builder, weight, sliced, grid_w)
-        new_bias = None
-        if bias is not None:
-            integers = self._graph.tensor(bias)[outputs].to(torch.int64) + folded
-            new_bias = self._replace(builder, bias, integers, bias_quantization(grid_x, grid_w))
-        elif bool(folded.any()):
-            grid = bias_quantization(grid_x, grid_w)
-            new_bias = builder.derived_constant(bias_name(weight.name), folded, quantization=grid)
-        if depthwise and isinstance(op, Conv):
-            op = replace(op, groups=len(outputs))
-        return builder.add(
-            op,
-            op.operand(operands, "x"),
-            new_weight,
-            new_bias,
-            op.optional(operands, "residual"),
-            name=node.output.name,
-            quantization=node.output.type.quantization,
-            source=node.source,
-        )
 
-    def _folded_bias(self, op: Layer, x: Value, weight: Tensor, stay: Tensor) -> Tensor:
-        """Contribution of removed input channels to each output channel's accumulator."""
-        axis = op.channel_axis(x.type)
-        interval = self._intervals[x.name].along(axis, x.type.shape[axis])
-        assert x.type.quantization is not None
-        constant = interval.low - x.type.quantization.zero_point[0]
-        goes = interval.is_constant.clone()
-        goes[stay] = False
-        return apply_to_channels(op.taps(weight).sum(-1), torch.where(goes, constant, 0))
-
-    def _aligned(self, builder: Builder, node: Node, value: Value | None, channels: Channels) -> Value | None:
-        """An operand of an elementwise operator; a constant loses the channels that go."""
-        rank = node.output.type.rank
-        if value is None or not self._graph.is_constant(value):
-            return value
-        if aligned_size(value, channels.axis, rank) == 1:
-            return value
-        own = channels.axis - (rank - value.type.rank)
-        tensor = self._graph.tensor(value).index_select(own, channels.index)
-        assert value.type.quantization is not None
-        return self._replace(builder, value, tensor, value.type.quantization)
-
-    def _reshape(
-        self,
-        builder: Builder,
-        node: Node,
-        op: Reshape,
-        operands: tuple[Value | None, ...],
-        channels: Channels,
-    ) -> Value:
-        sizes = list(node.output.type.shape)
-        sizes[channels.axis] = int(channels.stay.sum())
-        shape = tuple(-1 if old == -1 else new for old, new in zip(op.shape, sizes, strict=True))
-        return builder.keep(replace(node, op=Reshape(shape)), operands)[0]
-
-    def _replace(self, builder: Builder, value: Value, tensor: Tensor, grid: Encoding) -> Value:
-        if self._graph.use_count(value) == 1:
-            builder.release(value.name)
-        return builder.derived_constant(value.name, tensor, quantization=grid)
+def _with_bias(builder: Builder, node: Node, operands: tuple[Value | None, ...], addend: Tensor) -> Value:
+    """The layer with `addend` added to its bias."""
+    x, weight, bias = (node.op.optional(operands, name) for name in ("x", "weight", "bias"))
+    assert x is not None and weight is not None
+    assert x.type.quantization is not None and weight.type.quantization is not None
+    name = bias_name(weight.name)
+    if bias is not None:
+        known = builder.tensor(bias)
+        assert known is not None
+        name, addend = bias.name, addend + known.to(torch.int64)
+    quantization = bias_quantization(x.type.quantization, weight.type.quantization)
+    summed = builder.derived_constant(name, addend, quantization=quantization)
+    return builder.keep(node, replace(node, inputs=operands).with_operands(bias=summed).inputs)[0]
 
 
 def _check_equal(before: Graph, after: Graph) -> None:

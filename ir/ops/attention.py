@@ -64,6 +64,7 @@ class Attention(Op):
         q, k, v, mask = call.operand("q"), call.operand("k"), call.operand("v"), call.optional("mask")
         call.fix(k[-2], v[-2], why="the softmax of an attention is taken along it")
         call.tie(q[-1], k[-1])
+        call.sum_over(q[-1])
         if self.causal:
             call.fix(q[-2], why="positions of a causal attention are counted")
         heads = call.outputs[0].shape[:-2]

@@ -61,6 +61,9 @@ class CouplingCall(Protocol):
     def pool(self, *axes: int) -> None:
         """The operator takes its statistics over these axes: over the channels that stay, once some are gone."""
 
+    def sum_over(self, *axes: int) -> None:
+        """Results depend on all channels of these axes, and what a channel adds is gone with it."""
+
     def regroup(self, axes: Axes, shape: Sequence[int]) -> Axes:
         """Axes of a value of `shape` with the same elements in the same order as one with `axes`."""
 

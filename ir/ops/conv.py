@@ -269,6 +269,7 @@ def _couple(call: CouplingCall, groups: int, out_axis: int) -> Axes:
     out = w[out_axis]
     if groups == 1:
         call.tie(x[1], w[1 - out_axis])
+        call.sum_over(x[1])
     else:
         out = _couple_groups(call, groups, x[1], w, out_axis)
     if bias is not None:
@@ -288,6 +289,7 @@ def _couple_groups(call: CouplingCall, groups: int, x: int, w: Axes, out_axis: i
     if tie_grouped(call, groups, x, outputs):
         call.fix(within, why="whole groups of the convolution go")
         return outputs
+    call.sum_over(x)
     spanning = x if out_axis == 0 else outputs
     index = torch.arange(call.size(spanning))
     call.tie_indices(spanning, index, within, index % call.size(within))

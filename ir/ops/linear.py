@@ -85,6 +85,7 @@ class Linear(Layer):
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, w, bias = call.operand("x"), call.operand("weight"), call.optional("bias")
         call.tie(x[-1], w[1])
+        call.sum_over(x[-1])
         if bias is not None:
             call.tie(w[0], bias[0])
         y = (*x[:-1], w[0])

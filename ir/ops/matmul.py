@@ -68,6 +68,7 @@ class MatMul(Op):
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         a, b, y = call.operand("a"), call.operand("b"), call.outputs[0]
         call.tie(a[-1], b[-2] if len(b) > 1 else b[0])
+        call.sum_over(a[-1])
         rows, columns = a[-2:-1], b[-1:] if len(b) > 1 else ()
         batch = y.shape[: y.rank - len(rows) - len(columns)]
         lead = tie_broadcast(call, batch, a[:-2], b[:-2])
@@ -114,6 +115,7 @@ class GroupedMatMul(Op):
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, weights, ends = call.operand("x"), call.operand("weights"), call.operand("ends")
         call.tie(x[1], weights[1])
+        call.sum_over(x[1])
         call.fix(weights[0], *ends, why="matrices are chosen by their number")
         call.fix(x[0], why="rows are counted")
         return ((x[0], weights[2]),)

@@ -14,6 +14,7 @@ from ..encoding import Encoding
 from ..errors import ShapeError
 from ..tensor_type import TensorType
 from .base import IntegerCall, Op, Quantized, operator
+from .channels import Axes, CouplingCall
 from .facts import Facts
 
 _BYTE = 8
@@ -34,6 +35,9 @@ class Quantize(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return x
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (call.operand("x"),)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         if outputs[0].quantization is None:
@@ -59,6 +63,9 @@ class Dequantize(Op):
 
     def reference(self, x: Tensor) -> Tensor:
         return x
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (call.operand("x"),)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         if outputs[0].quantization is not None:
@@ -86,6 +93,9 @@ class Requantize(Op):
     def reference(self, x: Tensor) -> Tensor:
         return x
 
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (call.operand("x"),)
+
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         rescale_between(*per_tensor_types(self.operand(operands, "x"), outputs[0]))
 
@@ -112,6 +122,9 @@ class OffsetBinary(Op):
         if x.dtype is torch.uint8:
             return x.to(torch.float32)
         return x.to(torch.uint8)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (call.operand("x"),)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         narrow = {type.quantization.bits for type in (*operands, *outputs) if type and type.quantization}

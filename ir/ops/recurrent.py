@@ -120,6 +120,7 @@ class Recurrent(Op):
         if joined != hidden:
             both = self._unit(self.directions, width)
             call.tie_indices(joined, torch.arange(len(both)), hidden, both)
+        call.sum_over(x[2], hidden)
         time = 1 if self.batch_first else 0
         call.fix(x[time], why="time steps are taken one after the other")
         state = (*call.fixed(self.layers * self.directions), x[1 - time], hidden)

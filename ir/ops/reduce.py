@@ -122,6 +122,7 @@ class Sum(LinearReduction):
 
     def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
         """A channel that is gone adds nothing."""
+        call.sum_over(*axes)
 
     def divisor(self, x: TensorType) -> int:
         return 1

@@ -1,6 +1,7 @@
 """Checks of couplings: they raise AssertionError or ShapeError if a coupling is wrong.
 
 check_cut(graph, inputs, seed=0)        # channels removed at random: the cut graph equals the masked one
+check_separate(graph, inputs, seed=0)   # units at zero change no other channels, except where a node sums over them
 check_closed(coupling)                  # groups keep a channel on every axis, each constant's cut is a rectangle
 check_permutation(graph, inputs, seed=0, removed=...)   # renumbered channels: same function, same channels go
 """
@@ -15,12 +16,13 @@ from torch import Tensor
 
 from ..builder import Builder
 from ..coupling import STAYS, Coupling, couple
-from ..cutting import cut_graph, deviation, run_masked
+from ..cutting import cut_graph, deviation, kept_part, masked, run_masked
 from ..element_type import DType
 from ..graph import Graph
 from ..interpret import run
 from ..ops.binary import Mul
 from ..ops.reduce import Sum
+from ..tensor_type import Value
 from ..text import dump
 from ..verify import verify
 
@@ -36,6 +38,32 @@ def check_cut(graph: Graph, inputs: Sequence[Tensor], *, seed: int) -> int:
     error = deviation(run(cut, inputs), run_masked(kept, inputs))
     assert error <= bound, f"sliced and masked differ by {error:.1e}:\n{dump(graph)}"
     return int(kept.removed.sum())
+
+
+def check_separate(graph: Graph, inputs: Sequence[Tensor], *, seed: int) -> None:
+    """Set random units of constants to zero: no value changes in channels of other units.
+
+    Units that a node mixes are left alone, but for nodes that make the outputs: those are not compared.
+    """
+    coupling = couple(graph)
+    chosen = np.random.default_rng(seed).random(coupling.count) < 0.5
+    outputs = {value.name for value in graph.outputs}
+    for node in graph.nodes:
+        if outputs.isdisjoint(value.name for value in node.outputs):
+            chosen[coupling.mixed(node)] = False
+    kept = coupling.kept(chosen)
+    before: dict[str, Tensor] = {}
+    run(graph, inputs, observe=lambda value, tensor: before.update({value.name: tensor}))
+
+    def compare(value: Value, tensor: Tensor) -> None:
+        if value.name not in outputs:
+            left, whole = (kept_part(t, kept.value(value)) for t in (tensor, before[value.name]))
+            assert torch.allclose(left, whole, rtol=1e-5, atol=1e-6, equal_nan=True), (
+                f"a unit changes other channels of {value}:\n{dump(graph)}"
+            )
+
+    zeroed = {v.name: masked(graph.tensor(v), kept.value(v)) for v in graph.constants}
+    run(graph.with_params(zeroed), inputs, observe=compare)
 
 
 def check_closed(coupling: Coupling) -> None:

@@ -4,9 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from fxpress.ir import Graph, Source, parse
+from fxpress.ir import OPERATORS, Graph, Source, parse
 from fxpress.ir.coupling import STAYS, Coupling, couple
+from fxpress.ir.coupling_axes import NodeCall
+from fxpress.ir.testing import drawn_constant, examples, opened
+from fxpress.ir.testing.cuts import check_separate
 
 
 def units(coupling: Coupling, name: str, dimension: int = 0) -> list[int]:
@@ -350,3 +355,40 @@ def test_a_head_of_keys_goes_with_the_queries_it_is_repeated_for() -> None:
     coupling = couple(parse(REPEATED_KEYS), whole_heads=True)
     assert units(coupling, "wk") == units(coupling, "wv") == [0] * 4 + [1] * 4
     assert units(coupling, "wq") == units(coupling, "o", 1) == [0] * 8 + [1] * 8
+
+
+MIXING = frozenset(
+    {
+        "torch_call"
+    }  # of the overloads that are listed for pruning none is in integers, so sums are not declared
+)
+
+
+@pytest.mark.parametrize("name", [n for n in sorted(OPERATORS) if n not in MIXING])
+@settings(max_examples=max(6, settings.default.max_examples // 8), deadline=None)
+@given(st.data(), st.integers(0, 99))
+def test_a_unit_that_no_operator_sums_over_changes_its_own_channels_only(
+    name: str, data: st.DataObject, seed: int
+) -> None:
+    example = data.draw(examples(name))
+    graph, samples = opened(example.graph, example.inputs)
+    check_separate(graph, samples, seed=seed)
+
+
+def test_a_sum_that_is_not_declared_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = parse(
+        """graph() {
+  const %a: f32[4x4]
+  const %b: f32[4x4]
+  %y: f32[4x4] = matmul(%a, %b)
+  %s: f32[4x4] = add(%y, %a)
+  %z: f32[] = sum{axes=(0, 1)}(%s)
+  return output: %z
+}""",
+        fill=drawn_constant,
+    )
+    check_separate(graph, [], seed=0)
+    monkeypatch.setattr(NodeCall, "sum_over", lambda call, *axes: None)
+    with pytest.raises(AssertionError, match="changes other channels of %y"):
+        for seed in range(8):
+            check_separate(graph, [], seed=seed)

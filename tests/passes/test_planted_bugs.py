@@ -99,7 +99,7 @@ def fold_in_spite_of_padding(op: object, x: Value, interval: live_channels.Inter
     return interval.is_constant
 
 
-def grow_nothing(facts: object, stay: object) -> bool:
+def grow_nothing(readers: object, live: object) -> bool:
     return False
 
 

@@ -186,3 +186,30 @@ def test_a_table_is_bounded_by_its_least_and_greatest_entry_between_the_ends(op:
     for low, high, least, greatest in zip(*(t.flatten().tolist() for t in (*ends, *found)), strict=True):
         between = table[low + 128 : high + 129]
         assert (least, greatest) == (int(between.min()), int(between.max()))
+
+
+def test_a_channel_goes_through_a_slice_but_not_from_a_product_that_sums_over_it() -> None:
+    text = """graph(%x: i8[1x3]<scale=0.05, zero=0>) {
+  const %w: i8[6x3]<scale=0.01, zero=0>
+  const %v: i8[2x3]<scale=0.01, zero=0>
+  const %u: i8[3x3]<scale=0.01, zero=0>
+  %a: i8[1x6]<scale=0.05, zero=0> = linear(%x, %w)
+  %s: i8[1x3]<scale=0.05, zero=0> = slice{axis=1, stop=3}(%a)
+  %t: i8[1x3]<scale=0.05, zero=0> = slice{axis=1, start=3, stop=6}(%a)
+  %m: i8[1x3]<scale=0.05, zero=0> = matmul(%t, %u)
+  %y: i8[1x2]<scale=0.05, zero=0> = linear(%s, %v)
+  return first: %y, second: %m
+}"""
+    generator = torch.Generator().manual_seed(0)
+    params = {
+        "w": torch.randint(-9, 10, (6, 3), generator=generator).to(torch.int8),
+        "u": torch.randint(-9, 10, (3, 3), generator=generator).to(torch.int8),
+        "v": torch.tensor([[1, 0, 2], [3, 0, 4]], dtype=torch.int8),
+    }
+    before = verify(parse(text, params=params))
+    after, _ = remove(before)
+    assert channels(after, "a") == 5
+    assert after.producers["y"].inputs[1].type.shape == (2, 2)
+    inputs = [torch.tensor([[1, -2, 3]])]
+    for x, y in zip(run_integer(before, inputs), run_integer(after, inputs), strict=True):
+        assert torch.equal(x, y)

@@ -138,3 +138,27 @@ def test_a_result_that_is_read_twice_stays() -> None:
     text = CHAIN.replace("return output: %y", "return output: %y, other: %b")
     reasons = equalize(parse(text, fill=drawn_constant)).report.declined["equalize"]
     assert reasons["its result is read more than once, or is an output"] == 2  # the head's too
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        "%m: f32[1x4] = mean{axes=(2, 3), keepdim=False}(%a)",
+        "%f: f32[1x4x2x2] = flip{axes=(1,)}(%a)\n  %m: f32[1x4] = mean{axes=(2, 3), keepdim=False}(%f)",
+    ],
+)
+def test_factors_follow_their_channels(between: str) -> None:
+    text = f"""graph(%x: f32[1x3x2x2]) {{
+  const %w1: f32[4x3x1x1]
+  const %w2: f32[5x4]
+  %a: f32[1x4x2x2] = conv(%x, %w1)
+  {between}
+  %y: f32[1x5] = linear(%m, %w2)
+  return output: %y
+}}"""
+    before = parse(text, fill=drawn_constant)
+    after = equalize(before).graph
+    written, read = after.params["w1"].abs().amax((1, 2, 3)), after.params["w2"].abs().amax(0)
+    torch.testing.assert_close(written, read.flip(0) if "flip" in between else read, rtol=1e-3, atol=0.0)
+    x = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(run(after, [x])[0], run(before, [x])[0])
