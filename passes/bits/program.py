@@ -21,19 +21,15 @@ from itertools import chain, pairwise
 from typing import Literal
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, linprog
-from scipy.sparse import csr_array, hstack
 
 from ..errors import InfeasibleError, PassError
-from ..solver import solve_integers
+from ..integer_program import SLACK, IntegerProgram, Relaxation, Solution
 
 LOSS = "loss"
-TIME_LIMIT_SECONDS = 60.0
 GAP = 1e-6  # relative, at which a solution counts as proven
 CORE = 1e-4  # of the relaxed optimum: columns that lie nearer are tried first
 SMALL = 200  # columns that need no core
-_SCALE = 1e3
-_SLACK = 1e-9  # of a budget, for sums of floats
+_TOLERANCE = 1e-7  # of the solver, relative to the scale
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +132,6 @@ def front(program: BitProgram, resource: str, *, points: int = 16) -> tuple[Assi
 
 
 @dataclass(frozen=True)
-class _Relaxed:
-    """Optimum with shares of choices, and what each column adds to it at least: its reduced cost."""
-
-    least: float
-    reduced: np.ndarray
-    scale: float
-
-    @property
-    def tolerance(self) -> float:
-        """Numerical tolerance of the solver."""
-        return 1e-7 * self.scale
-
-
-@dataclass(frozen=True)
 class _Model:
     """The program as arrays, a column for each choice; layers in the order of their names."""
 
@@ -181,25 +163,26 @@ class _Model:
     def solve(self, objective: str, limits: Sequence[Limit]) -> Assignment | None:
         """The optimum; None if nothing is feasible, PassError if time runs out before anything is found."""
         excess = self.excess(objective)
-        relaxed = self._relax(excess, limits)
+        relaxed, scale = self._relax(excess, limits)
         if relaxed is None:
             return None
-        width = CORE * relaxed.least if len(excess) > SMALL else np.inf
+        tolerance = _TOLERANCE * scale
+        width = CORE * relaxed.objective if len(excess) > SMALL else np.inf
         while True:
-            core = np.flatnonzero(relaxed.reduced <= width * (1 + GAP) + relaxed.tolerance)
-            result = self._run(excess, core, limits, scale=relaxed.scale)
-            if result.x is None and result.status not in (2, 4):
-                raise PassError(f"the integer program was not solved: {result.message}")
-            if result.x is not None:
-                picked = core[self._picked(result.x, core)]
-                above = float(excess[picked].sum()) - relaxed.least
-                if above <= width or len(core) == len(excess):
-                    return self._assignment(picked, min(float(result.mip_gap or 0.0), 1.0))
-                width = above
-            elif len(core) == len(excess):
-                return None
-            else:
-                width = max(width, relaxed.tolerance) * 100
+            core = np.flatnonzero(relaxed.reduced <= width * (1 + GAP) + tolerance)
+            program, groups = self._program(core, limits)
+            try:
+                solution = program.solve(excess[core], gap=GAP, scale=scale)
+            except InfeasibleError:
+                if len(core) == len(excess):
+                    return None
+                width = max(width, tolerance) * 100
+                continue
+            picked = core[_chosen(solution, groups)]
+            above = float(excess[picked].sum()) - relaxed.objective
+            if above <= width or len(core) == len(excess):
+                return self._assignment(picked, solution.gap)
+            width = above
 
     def excess(self, objective: str) -> np.ndarray:
         """Objective of each column above the minimum of its layer."""
@@ -210,90 +193,43 @@ class _Model:
 
     def overrun(self, limits: Sequence[Limit]) -> tuple[float, Assignment]:
         """The least share by which all limits must rise together for something to be feasible, and what then is."""
-        rows, upper = self._limit_rows(limits)
-        equal, right = self._equations()
-        count = len(self.columns)
-        raised = csr_array(np.full((len(limits), 1), -_SCALE))
-        result = solve_integers(
-            np.append(np.zeros(count), _SCALE),
-            integrality=np.append(np.ones(count), 0),
-            bounds=Bounds(0.0, np.append(np.ones(count), np.inf)),
-            constraints=[
-                LinearConstraint(hstack([equal, csr_array((equal.shape[0], 1))]), right, right),
-                LinearConstraint(hstack([rows, raised]), -np.inf, upper),
-            ],
-            options={"time_limit": TIME_LIMIT_SECONDS, "mip_rel_gap": GAP},
-        )
-        if result.x is None:
-            raise PassError(f"the integer program was not solved: {result.message}")
-        return float(result.x[-1]), self._assignment(self._picked(result.x[:count], np.arange(count)), 0.0)
+        program, groups = self._program(np.arange(len(self.columns)), ())
+        (share,) = program.variables(1, most=np.inf)
+        self._add_budgets(program, np.arange(len(self.columns)), limits, raised=share)
+        solution = program.solve({share: 1.0}, gap=GAP, scale=1.0)
+        return float(solution.values[share]), self._assignment(_chosen(solution, groups), 0.0)
 
-    def _relax(self, excess: np.ndarray, limits: Sequence[Limit]) -> _Relaxed | None:
-        """The program with shares of choices, scaled by its own optimum; None if even that has no solution."""
-        rows, upper = self._limit_rows(limits)
-        equal, right = self._equations()
+    def _relax(self, excess: np.ndarray, limits: Sequence[Limit]) -> tuple[Relaxation | None, float]:
+        """The program with fractions of choices, None if even that has no solution, and its scale: its own optimum."""
+        program, _ = self._program(np.arange(len(excess)), limits)
         scale = float(excess.sum()) or 1.0
-        for _ in range(2):
-            found = linprog(
-                _SCALE * excess / scale, A_ub=rows, b_ub=upper, A_eq=equal, b_eq=right, method="highs"
-            )
-            if found.status != 0:
-                return None
-            least = float(found.fun) * scale / _SCALE
-            relaxed = _Relaxed(least, found.lower.marginals * scale / _SCALE, scale)
-            if least >= scale / 4 or least <= 1e-12 * scale:
-                break
-            scale = least
-        return relaxed
+        relaxed = program.relax(excess, scale=scale)
+        if relaxed is not None and 1e-12 * scale < relaxed.objective < scale / 4:
+            scale = relaxed.objective
+            relaxed = program.relax(excess, scale=scale)
+        return relaxed, scale
 
-    def _run(
-        self, excess: np.ndarray, core: np.ndarray, limits: Sequence[Limit], *, scale: float
-    ) -> OptimizeResult:
-        rows, upper = self._limit_rows(limits)
-        equal, right = self._equations()
-        return solve_integers(
-            _SCALE * excess[core] / scale,
-            integrality=np.ones(len(core)),
-            bounds=Bounds(0.0, 1.0),
-            constraints=[
-                LinearConstraint(equal[:, core], right, right),
-                LinearConstraint(rows[:, core], -np.inf, upper),
-            ],
-            options={"time_limit": TIME_LIMIT_SECONDS, "mip_rel_gap": GAP},
-        )
+    def _program(self, core: np.ndarray, limits: Sequence[Limit]) -> tuple[IntegerProgram, list[range]]:
+        """The program over the columns in `core`, and the choices of each layer."""
+        program = IntegerProgram()
+        groups = [program.choose(end - start) for start, end in pairwise(np.searchsorted(core, self.starts))]
+        place = {column: index for index, column in enumerate(core.tolist())}
+        for row in chain.from_iterable(self._tie_rows(tie) for tie in self.ties):
+            inside = {place[column]: sign for column, sign in row.items() if column in place}
+            program.row(list(inside), inside.values(), low=0.0, high=0.0)
+        self._add_budgets(program, core, limits)
+        return program, groups
 
-    def _picked(self, x: np.ndarray, core: np.ndarray) -> np.ndarray:
-        """The index within `core` of the chosen column of each layer."""
-        starts = np.searchsorted(core, self.starts)
-        return np.array([a + int(np.argmax(x[a:b])) for a, b in pairwise(starts)], dtype=np.int64)
+    def _add_budgets(
+        self, program: IntegerProgram, core: np.ndarray, limits: Sequence[Limit], *, raised: int | None = None
+    ) -> None:
+        for limit in limits:
+            costs = self.amounts(limit.resource)[core]
+            program.budget(range(len(core)), costs, limit.most, fixed=limit.fixed, raised=raised)
 
     def _assignment(self, picked: np.ndarray, gap: float) -> Assignment:
         chosen = {item.layer: self.columns[c] for item, c in zip(self.layers, picked, strict=True)}
         return Assignment(chosen, float(self.amounts(LOSS)[picked].sum()), gap)
-
-    def _limit_rows(self, limits: Sequence[Limit]) -> tuple[csr_array, np.ndarray]:
-        """Costs in thousandths of their budgets."""
-        units = [_SCALE / max(abs(limit.most), 1e-30) for limit in limits]
-        costs = [self.amounts(limit.resource) * unit for limit, unit in zip(limits, units, strict=True)]
-        upper = [
-            (limit.most - limit.fixed) * unit + _SLACK * _SCALE
-            for limit, unit in zip(limits, units, strict=True)
-        ]
-        return csr_array(np.array(costs).reshape(len(limits), len(self.columns))), np.array(upper)
-
-    def _equations(self) -> tuple[csr_array, np.ndarray]:
-        """One choice for each layer, and ties: matrix and right side."""
-        owners = np.repeat(np.arange(len(self.layers)), np.diff(self.starts))
-        at, columns, values = [owners], [np.arange(len(owners))], [np.ones(len(owners))]
-        count = len(self.layers)
-        for row in chain.from_iterable(self._tie_rows(tie) for tie in self.ties):
-            at.append(np.full(len(row), count))
-            columns.append(np.array(list(row), dtype=np.int64))
-            values.append(np.array(list(row.values())))
-            count += 1
-        entries = np.concatenate(values), (np.concatenate(at), np.concatenate(columns))
-        right = (np.arange(count) < len(self.layers)).astype(np.float64)
-        return csr_array(entries, shape=(count, len(owners))), right
 
     def _tie_rows(self, tie: Tie) -> Iterable[Mapping[int, float]]:
         """For each width and each pair of neighbours: chosen there as often as here."""
@@ -312,6 +248,11 @@ class _Model:
                 yield row
 
 
+def _chosen(solution: Solution, groups: Sequence[range]) -> np.ndarray:
+    """The column that is chosen of each group."""
+    return np.array([group.start + solution.choice(group) for group in groups], dtype=np.int64)
+
+
 def _bits(choice: Choice, tie: Tie) -> int:
     return choice.weights if tie.kind == "weights" else choice.activations
 
@@ -324,7 +265,7 @@ def _why_infeasible(model: _Model, limits: Sequence[Limit]) -> str:
         if cheapest is None:
             raise PassError("the ties leave no bits that all tied layers can have")
         needed = cheapest.amount(limit.resource) + limit.fixed
-        if needed > limit.most * (1 + _SLACK):
+        if needed > limit.most * (1 + SLACK):
             alone.append(
                 f"{limit.resource}: at least {_shown(needed)}, the budget is {_shown(limit.most)}, "
                 f"{_shown(needed - limit.most)} too little"

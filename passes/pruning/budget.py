@@ -222,7 +222,7 @@ def allocate_on_device(
         bounds = {row: margin[name] * device.aims[name] for name, found in rows.items() for row in found}
         try:
             solution = solve(ranked, fitted, {**limits, **bounds}, utility)
-        except InfeasibleError:
+        except PassError:  # also when time ran out
             if number == ROUNDS or np.array_equal(at, ranked.fewest):
                 break
             at = np.maximum(ranked.rounded(at / 2), ranked.fewest)

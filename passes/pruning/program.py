@@ -22,16 +22,12 @@ from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint
-from scipy.sparse import coo_array
 
-from ..errors import InfeasibleError
-from ..solver import solve_integers
+from ..integer_program import IntegerProgram
 from .cost import Bits, Costs, Term
 from .ranking import Ranked
 
 LEVELS = 12
-TIME_LIMIT_SECONDS = 60.0
 GAP = 1e-3
 ROUNDING = "rounding"
 """The cost that rounding is: what it adds to the loss."""
@@ -97,80 +93,63 @@ def levels_of(ranked: Ranked) -> tuple[np.ndarray, ...]:
 
 
 class _Program:
-    """The integer program, as it is put together: binary variables first, then the parts of products."""
+    """The integer program, as it is put together: numbers of units, bit widths, and the parts of products."""
 
     def __init__(self, ranked: Ranked, costs: Costs) -> None:
         self._ranked, self._costs = ranked, costs
+        self._program = IntegerProgram()
         self._levels = levels_of(ranked)
-        self._starts = np.concatenate([[0], np.cumsum([len(levels) for levels in self._levels])]).astype(int)
-        self._columns = int(self._starts[-1])
-        self._stored: dict[tuple[str, int], int] = {}
-        self._rows: list[tuple[Mapping[int, float], float, float]] = []
-        for group, levels in enumerate(self._levels):
-            first = int(self._starts[group])
-            self._rows.append(({first + i: 1.0 for i in range(len(levels))}, 1.0, 1.0))
+        self._groups = [self._program.choose(len(levels)) for levels in self._levels]
         for drop in ranked.droppable:
             for a, b in pairwise(drop.groups):
-                self._rows.append(({int(self._starts[a]): 1.0, int(self._starts[b]): -1.0}, 0.0, 0.0))
-        for layer, widths in costs.widths.items():
-            self._stored |= {(layer, width): self._columns + i for i, width in enumerate(widths)}
-            self._rows.append(({self._columns + i: 1.0 for i in range(len(widths))}, 1.0, 1.0))
-            self._columns += len(widths)
-        self._binaries = self._columns
-        self._upper = [1.0] * self._columns
-        self._parts: dict[tuple[int, int], int] = {}
+                self._program.row([self._groups[a][0], self._groups[b][0]], (1.0, -1.0), low=0.0, high=0.0)
+        self._widths = {layer: self._program.choose(len(widths)) for layer, widths in costs.widths.items()}
+        self._stored = {
+            (layer, width): column
+            for layer, columns in self._widths.items()
+            for width, column in zip(costs.widths[layer], columns, strict=True)
+        }
+        self._parts: dict[tuple[int, int], range] = {}
         self._shares: dict[tuple[str, tuple[int, ...]], Mapping[int, int]] = {}
 
     def solve(self, limits: Mapping[str, float], utility: Utility) -> Solution:
         """Numbers of units, and bit widths, with the highest total utility within the limits."""
         for name, limit in limits.items():
-            self._rows.append(self._limit(name, limit))
+            row, fixed = self._cost(name)
+            self._program.budget(list(row), row.values(), limit, fixed=fixed)
         loss: dict[int, float] = {}
-        for group, levels in enumerate(self._levels):
-            first = int(self._starts[group])
-            loss.update((first + i, -utility.of(group, int(level))) for i, level in enumerate(levels))
-        fixed = sum(self._add_term(loss, term, 1.0) for term in self._costs.terms.get(ROUNDING, ()))
-        objective = np.zeros(self._columns)
-        objective[list(loss)] = list(loss.values())
-        scale = 1e3 / max(float((np.abs(objective) * np.array(self._upper)).sum()), 1e-12)
-        result = solve_integers(
-            scale * objective,
-            integrality=(np.arange(self._columns) < self._binaries).astype(int),
-            bounds=Bounds(0.0, np.array(self._upper)),
-            constraints=self._constraints(),
-            options={"time_limit": TIME_LIMIT_SECONDS, "mip_rel_gap": GAP},
-        )
-        if result.x is None:
-            raise InfeasibleError(
-                f"the integer program found no channels within the budget: {result.message}"
+        for group, (columns, levels) in enumerate(zip(self._groups, self._levels, strict=True)):
+            loss.update(
+                (column, -utility.of(group, int(level)))
+                for column, level in zip(columns, levels, strict=True)
             )
-        chosen = [
-            levels[int(np.argmax(result.x[self._starts[g] : self._starts[g + 1]]))]
-            for g, levels in enumerate(self._levels)
+        fixed = sum(self._add_term(loss, term) for term in self._costs.terms.get(ROUNDING, ()))
+        solved = self._program.solve(loss, gap=GAP)
+        kept = [
+            levels[solved.choice(columns)] for columns, levels in zip(self._groups, self._levels, strict=True)
         ]
-        bits = {layer: width for (layer, width), at in self._stored.items() if result.x[at] > 0.5}
-        gap = float(result.mip_gap or 0.0)
-        return Solution(np.array(chosen, dtype=np.int64), bits, -float(result.fun) / scale - fixed, gap)
+        bits = {
+            layer: self._costs.widths[layer][solved.choice(columns)]
+            for layer, columns in self._widths.items()
+        }
+        return Solution(np.array(kept, dtype=np.int64), bits, -solved.objective - fixed, solved.gap)
 
-    def _limit(self, name: str, limit: float) -> tuple[Mapping[int, float], float, float]:
-        """A row: the cost in units of its budget, at most one."""
+    def _cost(self, name: str) -> tuple[dict[int, float], float]:
+        """A cost as a row of the program, and what is constant of it."""
         row: dict[int, float] = {}
-        fixed = 0.0
         if name == "channels":
             for group in range(len(self._levels)):
-                self._add_size(row, {group: 1}, 0, 1.0 / limit)
-        for term in self._costs.terms.get(name, ()):
-            fixed += self._add_term(row, term, 1.0 / limit)
-        return row, -np.inf, 1.0 - fixed + 1e-9
+                self._add_size(row, {group: 1}, 0, 1.0)
+        fixed = sum(self._add_term(row, term) for term in self._costs.terms.get(name, ()))
+        return row, fixed
 
-    def _add_term(self, row: dict[int, float], term: Term, factor: float) -> float:
+    def _add_term(self, row: dict[int, float], term: Term) -> float:
         """Add a term to a row; what is constant of it is returned."""
-        factor *= term.coefficient
         if term.when is None:
-            return self._add_product(row, factor, term.axes)
+            return self._add_product(row, term.coefficient, term.axes)
         layer, width = term.when
         column = self._share(layer, term.axes)[width] if term.axes else self._stored[layer, width]
-        row[column] = row.get(column, 0.0) + factor
+        row[column] = row.get(column, 0.0) + term.coefficient
         return 0.0
 
     def _add_product(self, row: dict[int, float], factor: float, axes: Sequence[int]) -> float:
@@ -184,15 +163,13 @@ class _Program:
             row, self._costs.per_unit[b], self._costs.fixed[b], factor * self._costs.fixed[a]
         )
         for group, count in self._costs.per_unit[a].items():
-            start = self._split(group, b)
-            for i, level in enumerate(self._levels[group]):
-                row[start + i] = row.get(start + i, 0.0) + factor * count * float(level)
+            for part, level in zip(self._split(group, b), self._levels[group], strict=True):
+                row[part] = row.get(part, 0.0) + factor * count * float(level)
         return fixed
 
     def _add_size(self, row: dict[int, float], held: Mapping[int, int], fixed: int, factor: float) -> float:
         for group, count in held.items():
-            for i, level in enumerate(self._levels[group]):
-                column = int(self._starts[group]) + i
+            for column, level in zip(self._groups[group], self._levels[group], strict=True):
                 row[column] = row.get(column, 0.0) + factor * count * float(level)
         return factor * fixed
 
@@ -205,43 +182,33 @@ class _Program:
                 float(np.prod([self._costs.size(axis, kept) for axis in axes]))
                 for kept in (self._ranked.sizes, self._ranked.fewest)
             )
-            columns = {}
-            for width in self._costs.widths[layer]:
-                columns[width] = part = self._columns
-                self._columns += 1
-                self._upper.append(most)
-                total[part] = 1.0
-                at = self._stored[layer, width]
-                self._rows.append(({part: 1.0, at: -most}, -np.inf, 0.0))
-                self._rows.append(({part: 1.0, at: -least}, 0.0, np.inf))
-            self._rows.append((total, -fixed, -fixed))
-            self._shares[layer, axes] = columns
+            widths = self._costs.widths[layer]
+            parts = self._program.variables(len(widths), most=most)
+            for part, column in zip(parts, self._widths[layer], strict=True):
+                self._between(part, column, least, most)
+            total.update(dict.fromkeys(parts, 1.0))
+            self._program.row(list(total), total.values(), low=-fixed, high=-fixed)
+            self._shares[layer, axes] = dict(zip(widths, parts, strict=True))
         return self._shares[layer, axes]
 
-    def _split(self, group: int, axis: int) -> int:
-        """Variables z_l that hold the size of `axis` at the level that `group` takes; the first one's column."""
-        if (group, axis) in self._parts:
-            return self._parts[group, axis]
-        start = self._parts[group, axis] = self._columns
-        levels = self._levels[group]
-        self._columns += len(levels)
-        least, most = (self._costs.size(axis, kept) for kept in (self._ranked.fewest, self._ranked.sizes))
-        self._upper += [float(most)] * len(levels)
-        total: dict[int, float] = {start + i: 1.0 for i in range(len(levels))}
-        fixed = self._add_size(total, self._costs.per_unit[axis], self._costs.fixed[axis], -1.0)
-        self._rows.append((total, -fixed, -fixed))
-        for i in range(len(levels)):
-            x = int(self._starts[group]) + i
-            self._rows.append(({start + i: 1.0, x: -float(most)}, -np.inf, 0.0))
-            self._rows.append(({start + i: 1.0, x: -float(least)}, 0.0, np.inf))
-        return start
+    def _split(self, group: int, axis: int) -> range:
+        """Variables z_l that hold the size of `axis` at the level that `group` takes."""
+        if (group, axis) not in self._parts:
+            least, most = (
+                float(self._costs.size(axis, n)) for n in (self._ranked.fewest, self._ranked.sizes)
+            )
+            parts = self._parts[group, axis] = self._program.variables(len(self._levels[group]), most=most)
+            total = dict.fromkeys(parts, 1.0)
+            fixed = self._add_size(total, self._costs.per_unit[axis], self._costs.fixed[axis], -1.0)
+            self._program.row(list(total), total.values(), low=-fixed, high=-fixed)
+            for part, column in zip(parts, self._groups[group], strict=True):
+                self._between(part, column, least, most)
+        return self._parts[group, axis]
 
-    def _constraints(self) -> LinearConstraint:
-        entries = [(r, c, v) for r, (row, _, _) in enumerate(self._rows) for c, v in row.items()]
-        rows, columns, values = (np.array(part) for part in zip(*entries, strict=True))
-        matrix = coo_array((values, (rows, columns)), shape=(len(self._rows), self._columns)).tocsr()
-        low, high = (np.array([row[i] for row in self._rows], dtype=np.float64) for i in (1, 2))
-        return LinearConstraint(matrix, low, high)
+    def _between(self, part: int, column: int, least: float, most: float) -> None:
+        """The variable `part` is 0 where `column` is not chosen, else between the two ends."""
+        self._program.row((part, column), (1.0, -most), high=0.0)
+        self._program.row((part, column), (1.0, -least), low=0.0)
 
 
 def _levels(size: int, least: int, multiple: int) -> np.ndarray:
