@@ -11,13 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import networkx as nx
 import numpy as np
 
+from .digraph import digraph
 from .graph import Graph, Node
 from .ops.binary import Add
 from .ops.channels import Axes
 from .ops.layer import Layer
 from .tensor_type import Value
+
+_END = -1
+"""Vertex behind all outputs; nodes are numbered from 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +54,9 @@ def find_branches(
 
     `axes` are those of each value, `groups_on(axis)` the group of each channel of an axis, -1 where it stays.
     """
-    order = {value.name: index for index, node in enumerate(graph.nodes) for value in node.outputs}
+    exclusive = _Exclusive(graph)
     homes = _Homes(graph, axes, groups_on)
-    found = [b for node in graph.nodes if (b := _branch_of(graph, node, order, homes)) is not None]
+    found = [b for node in graph.nodes if (b := _branch_of(graph, node, exclusive, homes)) is not None]
     sums = {branch.sum.output.name for branch in found}
     return tuple(b for b in found if sums.isdisjoint(n.outputs[0].name for n in (*b.before, *b.tail)))
 
@@ -90,13 +95,13 @@ class _Homes:
         return set(self._groups_on(self._axes[value.name][dimension]).tolist()) <= groups
 
 
-def _branch_of(graph: Graph, node: Node, order: Mapping[str, int], homes: _Homes) -> Branch | None:
+def _branch_of(graph: Graph, node: Node, exclusive: _Exclusive, homes: _Homes) -> Branch | None:
     """The larger branch of a sum that can go; None if there is none."""
     if not isinstance(node.op, Add) or len({v.name for v in node.operands}) != 2:
         return None
     if any(graph.is_constant(v) or v.type.shape != node.output.type.shape for v in node.operands):
         return None
-    own = [_private(graph, node, place, order) for place in (0, 1)]
+    own = [exclusive.nodes(value) for value in node.operands]
     entries = [_entries(graph, nodes) for nodes in own]
     for place in sorted((0, 1), key=lambda place: -len(own[place])):
         shares_its_input = node.operands[1 - place].name in entries[place] or entries[0] & entries[1]
@@ -106,22 +111,22 @@ def _branch_of(graph: Graph, node: Node, order: Mapping[str, int], homes: _Homes
     return None
 
 
-def _private(graph: Graph, sum: Node, place: int, order: Mapping[str, int]) -> list[Node]:
-    """The nodes on which nothing but one operand of the sum depends, in the graph's order."""
-    value = sum.operands[place]
-    needed = {v.name for v in (*graph.outputs, sum.operands[1 - place])}
-    found: dict[int, Node] = {}
-    pending = {order[value.name]} if value.name in order else set()
-    while pending:
-        index = max(pending)
-        pending.remove(index)
-        node = graph.nodes[index]
-        users = [user for v in node.outputs for user in graph.users.get(v.name, ())]
-        serves = all(user is sum or order[user.outputs[0].name] in found for user in users)
-        if serves and needed.isdisjoint(v.name for v in node.outputs):
-            found[index] = node
-            pending |= {order[v.name] for v in node.operands if v.name in order}
-    return [found[index] for index in sorted(found)]
+class _Exclusive:
+    """Nodes that serve one value only, from the tree of post-dominators: every path from them to an output meets it."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        view = digraph(graph)
+        view.add_edges_from((value.name, _END) for value in graph.outputs)
+        found = nx.immediate_dominators(view.reverse(copy=False), _END)
+        self._tree = nx.DiGraph((above, below) for below, above in found.items() if below != _END)
+
+    def nodes(self, value: Value) -> list[Node]:
+        """The nodes that serve a value with a single use, in the graph's order; empty for other values."""
+        if self._graph.use_count(value) != 1:
+            return []
+        below = nx.descendants(self._tree, value.name)
+        return [self._graph.nodes[index] for index in sorted(v for v in below if isinstance(v, int))]
 
 
 def _entries(graph: Graph, nodes: Sequence[Node]) -> set[str]:

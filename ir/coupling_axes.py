@@ -56,7 +56,11 @@ class _Regroup:
 
 
 class AxisTable:
-    """All axes of a graph, as a union-find forest. With `whole_heads` a reshape loses heads, not parts of them."""
+    """All axes of a graph, as a union-find forest. With `whole_heads` a reshape loses heads, not parts of them.
+
+    Axes are united while operators ask for reasons and sizes, so components are needed at every step, and the oldest
+    axis is the root: `networkx.utils.UnionFind` takes the one with most members, and keeps no data of a component.
+    """
 
     def __init__(self, *, whole_heads: bool = False) -> None:
         self.ties: list[Tie] = []

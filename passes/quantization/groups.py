@@ -6,7 +6,11 @@ from collections.abc import Iterable
 
 
 class UnionFind:
-    """Disjoint sets of names; the representative of a set is its oldest member."""
+    """Disjoint sets of names; the representative of a set is its oldest member.
+
+    Of sets of one size `networkx.utils.UnionFind` takes a representative in the order of a Python set, which differs
+    between runs for texts; here it decides which of two equal joints is made first.
+    """
 
     def __init__(self) -> None:
         self._parent: dict[str, str] = {}

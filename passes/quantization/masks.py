@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
+import networkx as nx
 import torch
 from torch import Tensor
 
-from ...ir import Builder, Graph, Node, Op, Source, Value, rewrite, run
+from ...ir import Builder, Graph, Node, Op, Source, Value, digraph, rewrite, run
 from ...ir.ops.accumulate import Clamp as Bounds
 from ...ir.ops.activation import Clamp, Elementwise
 from ...ir.ops.binary import Add, Binary, Div, Maximum, Mul, Sub
@@ -401,12 +402,11 @@ def _addend_ends(graph: Graph, samples: Sequence[Sequence[Tensor]]) -> dict[str,
         for v in ((node.optional("residual"),) if is_layer(node.op) else node.operands)
         if v is not None and v.name in cheap and v.type.dtype.is_floating and v.type.numel
     }
-    needed, order = set(addends), list[Node]()
-    for node in reversed(graph.nodes):
-        if any(v.name in needed for v in node.outputs):
-            needed.update(v.name for v in node.operands)
-            order.insert(0, node)
-    part = Graph(graph.inputs, tuple(addends.values()), tuple(order), graph.params.only(needed))
+    view = digraph(graph)
+    needed = set(addends).union(*(nx.ancestors(view, name) for name in addends))
+    nodes = tuple(node for index, node in enumerate(graph.nodes) if index in needed)
+    names = {vertex for vertex in needed if isinstance(vertex, str)}
+    part = Graph(graph.inputs, tuple(addends.values()), nodes, graph.params.only(names))
     ends: dict[str, tuple[float, float]] = {}
     for sample in samples if addends else ():
         with torch.no_grad():

@@ -1,5 +1,8 @@
 """The view of a graph for networkx."""
 
+import re
+from pathlib import Path
+
 import networkx as nx
 from hypothesis import given
 
@@ -18,6 +21,19 @@ def test_values_and_nodes_are_vertices_and_operands_are_edges() -> None:
     assert view.nodes[1]["node"] is GRAPH.nodes[1] and view.nodes["a"]["value"] == GRAPH.nodes[0].output
     assert set(view.edges) == {("x", 0), ("w", 0), (0, "a"), ("a", 1), (1, "b")}
     assert view.edges["a", 1]["places"] == (0, 1)
+
+
+def test_the_page_lists_every_attribute() -> None:
+    view, page = digraph(GRAPH), (Path(__file__).parents[2] / "docs" / "networkx.md").read_text()
+    table = [line.split("|") for line in page.splitlines() if line.startswith("|")][2:]
+    listed = [set(re.findall(r"(?:^|; )`(\w+)`:", row[3].strip())) for row in table]
+    assert listed == [
+        set(view.nodes["w"]),
+        set(view.nodes[0]),
+        set(view.edges["w", 0]),
+        set(view.edges[0, "a"]),
+    ]
+    assert not view.graph
 
 
 @given(graphs())

@@ -131,11 +131,14 @@ def test_the_python_of_the_report_page_runs() -> None:
     assert '"resources"' in out.getvalue()
 
 
-def test_the_python_of_the_architecture_page_runs() -> None:
-    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL)[0]
+def test_the_python_of_the_networkx_page_runs() -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "networkx.md").read_text(), re.DOTALL)
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec(code, {})
-    assert out.getvalue() == "3 operators one after the other\n"
+        exec("".join(code), {})
+    path, macs, *cuts = out.getvalue().splitlines()
+    assert path == "['stem', 'wide', 'relu', 'add', 'head']"
+    assert macs == "206,848 of 206,848 multiply-accumulates"
+    assert [line.split(":")[1] for line in cuts] == [" 3,072 bytes", " 8,192 bytes", " 8,192 bytes"]
 
 
 def test_links_between_the_pages_lead_somewhere() -> None:

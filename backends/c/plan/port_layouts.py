@@ -11,9 +11,11 @@ to the last dimension: such a model takes or gives an image that is channels las
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
-from ....ir import Graph, Node, Op, Value
+import networkx as nx
+
+from ....ir import Graph, Node, Op, Value, Vertex, digraph
 from ....ir.ops.activation import Elementwise
 from ....ir.ops.binary import Binary
 from ....ir.ops.convert import Cast
@@ -69,23 +71,15 @@ def layout_notes(graph: Graph, words: _Words) -> Iterator[str]:
 
 
 def _leads_to_images(graph: Graph, value: Value) -> bool:
-    reached = {value.name}
-    for node in graph.nodes:
-        if any(v.name in reached for v in node.operands):
-            if node.op.name in _OF_IMAGES:
-                return True
-            reached.update(v.name for v in node.outputs)
-    return False
+    return _has_images(graph, nx.descendants(digraph(graph), value.name))
 
 
 def _comes_from_images(graph: Graph, value: Value) -> bool:
-    needed = {value.name}
-    for node in reversed(graph.nodes):
-        if any(v.name in needed for v in node.outputs):
-            if node.op.name in _OF_IMAGES:
-                return True
-            needed.update(v.name for v in node.operands)
-    return False
+    return _has_images(graph, nx.ancestors(digraph(graph), value.name))
+
+
+def _has_images(graph: Graph, vertices: Iterable[Vertex]) -> bool:
+    return any(isinstance(v, int) and graph.nodes[v].op.name in _OF_IMAGES for v in vertices)
 
 
 def _layout(value: Value, word: str | None, is_channels_last: bool) -> Layout:

@@ -11,7 +11,8 @@ def schedule(graph: Graph) -> Graph:
     """The graph with its nodes in an order of lower peak memory, or in the order given where none is found.
 
     The order is greedy: of the nodes whose operands are there, the next is the one after which the least bytes are
-    live; of equals, the one that stood first.
+    live; of equals, the one that stood first. That rank changes with what is live, so it is no key for
+    `networkx.lexicographical_topological_sort`, which ranks each node once.
     """
     order = _greedy(graph)
     return replace(graph, nodes=order) if peak_bytes(graph, order) < peak_bytes(graph, graph.nodes) else graph
