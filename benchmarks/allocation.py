@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fxpress.passes.bits import BitProgram, Choice, LayerChoices, Limit, solve_bits
+from fxpress.passes.assign_bits import BitProgram, Choice, LayerChoices, Limit, solve_bits
 
 WIDTHS = (2, 4, 8, 16)
 

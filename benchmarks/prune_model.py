@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from fxpress.compiler import CaptureError, capture
 from fxpress.ir import Graph, changed_statistics, couple, cut_graph, run, verify
 from fxpress.passes import Context
-from fxpress.passes.pruning import allocate, costs_of, rank, score_units, verify_cut, why_nothing_goes
+from fxpress.passes.prune import allocate, costs_of, rank, score_units, verify_cut, why_nothing_goes
 from fxpress.specs.options import PruneOptions
 
 OPTIONS = PruneOptions.model_validate({"budget": {"channels": "50 %"}, "allocation": "uniform"})

@@ -18,8 +18,8 @@ from ..backends.c import CArtifact
 from ..backends.torch_module import TorchArtifact
 from ..ir import Graph
 from ..passes import Context, Cost
-from ..passes.progress import Progress, silent
-from ..passes.quantize import OUTLIERS
+from ..passes.progress_callback import Progress, silent
+from ..passes.quantize.quantization import OUTLIERS
 from ..specs import ArrayOrigin, Evaluation, FileSource, Spec, SpecError
 from ..specs.options import FinetuneOptions, QuantizeOptions
 from .arrays import Arrays

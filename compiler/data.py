@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ir import Graph, TensorType, Value, rebatch, run
-from ..passes.calibrate import Interpreter, passes_batches
-from ..passes.quantization.masks import is_additive_mask
+from ..passes.calibration.calibrate import Interpreter, passes_batches
+from ..passes.masks import is_additive_mask
 from ..specs import ArrayOrigin, Transform
 from ..specs.section import is_file, why_no_file
 from .arrays import Arrays

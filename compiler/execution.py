@@ -18,7 +18,7 @@ from ..backends.c.tools.elf import Footprint, read_elf
 from ..backends.c.tools.simulate import SimulatedModel, Simulator
 from ..backends.c.tools.toolchain import build_image, find_compiler, link_shared, target_compiler
 from ..ir import Graph, parse, run_integer
-from ..passes.progress import Progress, silent
+from ..passes.progress_callback import Progress, silent
 from ..specs import SpecError, Target, is_target_file, list_targets, load_target
 from ..specs.plugins import BACKENDS
 from .backends import run_backend

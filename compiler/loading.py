@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from ..ir.tensor_files import INDEX_SUFFIX, open_tensors
-from ..passes.quantization.masks import is_additive_mask
+from ..passes.masks import is_additive_mask
 from ..specs import FileSource, ModuleSource
 from ..specs.errors import near_miss, nearest
 from ..specs.section import is_file, why_no_file

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from ..ir import Graph
-from ..passes.progress import Progress, silent
+from ..passes.progress_callback import Progress, silent
 from ..specs import Transform
 from .arrays import LABELS, Arrays, SampleArrays
 from .compare import read_report

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..ir import DType, Graph, TensorType, Value, run, verify
 from ..ir.text import type_text
 from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
-from ..passes.progress import Progress, silent
+from ..passes.progress_callback import Progress, silent
 from ..specs import (
     ArrayOrigin,
     Calibration,

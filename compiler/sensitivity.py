@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 
 from ..passes import PassError
-from ..passes.progress import Progress
+from ..passes.progress_callback import Progress
 from ..passes.sensitivity import (
     Method,
     Objective,

@@ -18,7 +18,7 @@ from ..backends.c import Prediction, check, check_nodes, predict
 from ..ir import Graph, IRError, Node, Params, Precision
 from ..passes import Context, Cost, NodeCost, PassError, find_pass
 from ..passes.base import ArenaBlock
-from ..passes.layers import is_layer
+from ..passes.weighted_layers import is_layer
 from ..specs import COutput, Target
 from ..specs.options import MinMax, Nearest, PassOptions, QuantizeOptions
 

@@ -24,9 +24,9 @@ from ..specs import FileSource, ModuleSource, layer_matches, match_layers, plugi
 from ..specs.options import PassOptions
 from ..specs.plugins import PluginError
 from ..specs.write import read_values
+from .calibration.observers import Statistics
 from .errors import MissingNeedError, PassError, UnknownPassError
-from .progress import Progress, silent
-from .quantization.observers import Statistics
+from .progress_callback import Progress, silent
 from .report import PassReport
 
 Options = TypeVar("Options", bound=PassOptions)

@@ -22,8 +22,8 @@ from ..ir import Graph, Node, Value, couple
 from ..ir.coupling import STAYS
 from ..specs.options import EqualizeOptions
 from .base import Context, PassResult, register
-from .layers import is_layer
 from .report import Cell, Decision, PassReport, Table
+from .weighted_layers import is_layer
 
 _ROUNDS = 1000
 _WORTH = 1e-2  # a pair is touched where a factor differs from 1 by more

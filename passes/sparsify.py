@@ -21,9 +21,9 @@ from ..ir import Graph, Node, Value, element_bytes
 from ..specs.options import SparsifyOptions
 from .base import Context, PassResult, register
 from .errors import MissingNeedError, PassError
-from .layers import constants_read, is_layer
 from .report import Cell, Decision, PassReport, Table
 from .training import OptimizerState, train
+from .weighted_layers import constants_read, is_layer
 
 Weights = Mapping[str, tuple[Node, Value]]
 _NOTE = "weights stay dense and no kernel skips zeros: cycles and flash are as before, compressed files are smaller"

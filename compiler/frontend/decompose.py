@@ -22,7 +22,7 @@ from ...ir import Builder, Graph, Node, Source, TensorType, Value, rewrite
 from ...ir.ops import LOWERINGS
 from ...ir.ops.call import TorchCall
 from ...ir.quiet import quiet
-from ...passes.clean import clean_graph
+from ...passes.clean.cleaning import clean_graph
 from .formulas import FORMULAS
 from .functionalize import Tracked
 from .importer import Importer

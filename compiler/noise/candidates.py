@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from ...ir import Graph, Node
 from ...ir.ops.base import Quantized
-from ...passes.layers import is_layer
-from ...passes.quantization.precision import BITS, Precisions
+from ...passes.quantize.layer_precisions import BITS, Precisions
+from ...passes.weighted_layers import is_layer
 from ...specs.options import (
     AdaRound,
     LayerBits,

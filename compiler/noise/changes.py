@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from ...ir import Node
-from ...passes.quantization.precision import BITS, Precisions
+from ...passes.quantize.layer_precisions import BITS, Precisions
 from ...specs.options import LayerBits, LayerPrecision, QuantizeOptions
 from ...specs.section import Section
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...ir import Graph
 from ...passes import Context
-from ...passes.quantize import prepare
+from ...passes.quantize.quantization import prepare
 from ...specs.options import QuantizeOptions
 from ...specs.options.least_snr import LeastSnr
 from ..data import Samples

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...ir import Encoding, Graph, Node, Value, run
 from ...ir.ops.base import Quantized
-from ...passes.layers import is_layer
+from ...passes.weighted_layers import is_layer
 from ..data import Samples, batches
 from .propagation import Piece, Propagation, Source, exact_results, float_view, rows_of
 from .ratios import decibel, power, rows

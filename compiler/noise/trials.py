@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ...ir import Graph, IRError, Source
 from ...passes import Context, PassError, find_pass
-from ...passes.calibrate import collect
-from ...passes.quantization.observers import Statistics
-from ...passes.quantization.plan import make_plan
-from ...passes.quantization.precision import Precisions
-from ...passes.quantize import prepare
+from ...passes.calibration.calibrate import collect
+from ...passes.calibration.observers import Statistics
+from ...passes.quantize.layer_precisions import Precisions
+from ...passes.quantize.quantization import prepare
+from ...passes.quantize.quantization_plan import make_plan
 from ...specs.options import AdaRound, Nearest, QuantizeOptions
 from ..data import Samples, own_batch
 from .changes import Change, is_value, path_of

@@ -21,8 +21,8 @@ from ...ir import Builder, Node, Value
 from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.linear import Linear
 from ...ir.ops.norm import BatchNorm
-from ..layers import bias_name, clamp_of, is_layer
 from ..pattern import OPTIONAL, Application, Match, Rule, Term, op
+from ..weighted_layers import bias_name, clamp_of, is_layer
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from ...ir import Builder, Value
 from ...ir.ops.activation import Clamp, Relu
-from ..layers import CLAMPED, clamp_of, with_clamp
 from ..pattern import Application, Match, Rule, Term, op
+from ..weighted_layers import CLAMPED, clamp_of, with_clamp
 
 
 def _clamped_then_activation(*operands: Term) -> Application:

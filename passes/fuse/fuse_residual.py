@@ -12,8 +12,8 @@ from ...ir import Builder, Value
 from ...ir.ops.binary import Add
 from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.linear import Linear
-from ..layers import clamp_of, with_clamp
 from ..pattern import OPTIONAL, Application, Match, Rule, Term, op
+from ..weighted_layers import clamp_of, with_clamp
 
 
 def _layer_then_add(x: Term, w: Term, residual: Term, *, b: Term = OPTIONAL) -> Application:

@@ -15,8 +15,8 @@ from torch import Tensor
 from ...ir import Builder, Node, Value
 from ...ir.ops.conv import Conv
 from ...ir.ops.linear import Linear
-from ..layers import bias_name, clamp_of, with_clamp
 from ..pattern import OPTIONAL, Application, Match, Rule, Term, op
+from ..weighted_layers import bias_name, clamp_of, with_clamp
 
 
 def _linear_then_linear(

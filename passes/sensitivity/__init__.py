@@ -2,9 +2,9 @@
 
 from .blocks import Rounding, round_weight
 from .curvature import Precision
-from .measure import measure_curvature, measure_sensitivity
+from .measurement import measure_curvature, measure_sensitivity
+from .sensitivity_table import Curvature, Kind, Method, Objective, Score, SensitivityTable, digest_of
 from .study import Study
-from .table import Curvature, Kind, Method, Objective, Score, SensitivityTable, digest_of
 from .workers import SHARDS, Workers
 
 __all__ = [

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ...ir import Encoding, Graph, Node, Value
 from ...ir.ops.layer import Layer
-from ..layers import is_layer
-from ..quantization.grid import activation_grid
-from ..quantization.groups import UnionFind
-from ..quantization.observers import Range
-from ..quantization.weights import quantize_weights
+from ..calibration.observers import Range
+from ..quantize.groups import UnionFind
+from ..quantize.scales import activation_grid
+from ..quantize.weights import quantize_weights
+from ..weighted_layers import is_layer
 
 Rounding = Callable[[Layer, Tensor, int], Tensor]
 """(operator, weight, bits) to the reals that the stored weight will stand for, in the weight's dtype."""

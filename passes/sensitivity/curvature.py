@@ -27,8 +27,8 @@ from ..errors import PassError
 from .blocks import Block
 from .gradients import Backward, WeightGradients
 from .piecewise import is_piecewise_linear
+from .sensitivity_table import Curvature, Score
 from .study import Stack, Study
-from .table import Curvature, Score
 from .workers import Moments
 
 _LEADING_COLUMNS = 8

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..quantization.observers import Range
+from ..calibration.observers import Range
 from .blocks import Block, data_of, joined, round_activation, weight_of
 from .replay import Operand, Replay
+from .sensitivity_table import Kind, Score
 from .study import Stack, Study
-from .table import Kind, Score
 from .workers import Moments
 
 

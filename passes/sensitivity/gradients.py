@@ -23,7 +23,7 @@ from ...ir.ops.activation import Clamp
 from ...ir.ops.conv import Conv, ConvTranspose
 from ...ir.ops.layer import Layer
 from ...ir.ops.spatial import pairs
-from ..layers import CLAMPED, clamp_of, is_layer, with_clamp
+from ..weighted_layers import CLAMPED, clamp_of, is_layer, with_clamp
 from .blocks import Block, data_of, weight_of
 
 _BEFORE_CLAMP = "%before_clamp"

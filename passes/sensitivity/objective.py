@@ -25,7 +25,7 @@ from torch.nn import functional
 from ...ir import Graph
 from ..errors import PassError
 from ..training.losses import class_axis, scores_of_positions
-from .table import Objective
+from .sensitivity_table import Objective
 
 
 class Loss(Protocol):

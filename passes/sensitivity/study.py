@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from ...ir import Graph, IRError, rebatch
-from ..calibrate import Batch, batch_size, check_samples, passes_batches
+from ..calibration.calibrate import Batch, batch_size, check_samples, passes_batches
 from ..errors import PassError
 from ..fuse.fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
 from ..pattern import apply_rules
-from ..progress import Progress, silent
+from ..progress_callback import Progress, silent
 from .blocks import Block, Rounding, data_of, find_blocks, round_weight
 from .objective import Loss, choose_loss
-from .table import Objective
+from .sensitivity_table import Objective
 from .workers import ALONE, SHARDS, Workers, make_shards
 
 Result = TypeVar("Result")

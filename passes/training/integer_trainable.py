@@ -21,8 +21,8 @@ from ...ir.interpret import Observer
 from ...ir.ops.accumulate import bias_quantization
 from ...specs.options import FinetuneOptions
 from ..base import Context
-from ..layers import is_layer
-from .grid_groups import GridGroups, grid_groups
+from ..weighted_layers import is_layer
+from .parameter_groups import GridGroups, grid_groups
 from .regrid import regrid
 from .step_size import Range, round_to_step, step_of
 from .trainable import trainable_constants

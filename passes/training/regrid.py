@@ -10,7 +10,7 @@ from ...ir import Encoding, Graph, IRError, Node, Value
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.layer import Layer
 from ..errors import PassError
-from ..layers import is_layer
+from ..weighted_layers import is_layer
 
 
 def regrid(graph: Graph, grids: Mapping[str, Encoding], constants: Mapping[str, Tensor]) -> Graph:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...ir import Graph, Value, rebatch, run, run_integer
 from ...specs.options import FinetuneOptions
 from ..base import Context
-from ..calibrate import check_samples, passes_batches
+from ..calibration.calibrate import check_samples, passes_batches
 from ..errors import CalibrationError, PassError
 from .augment import augment
 

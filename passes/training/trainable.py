@@ -17,7 +17,7 @@ from ...ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNor
 from ...ir.ops.prelu import Prelu
 from ...specs.options import FinetuneOptions
 from ..base import Context
-from ..layers import constants_read
+from ..weighted_layers import constants_read
 
 _AFFINE = (BatchNorm, LayerNorm, GroupNorm, InstanceNorm, RmsNorm, Prelu, Embedding)
 

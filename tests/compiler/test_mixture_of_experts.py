@@ -15,7 +15,7 @@ from fxpress.compiler.frontend.capture import capture
 from fxpress.ir import Graph, run
 from fxpress.ir.ops.matmul import grouped_matmul
 from fxpress.passes import Context
-from fxpress.passes.weight_only import weight_only
+from fxpress.passes.weight_only.weight_storage import weight_only
 from fxpress.specs.options import WeightOnlyOptions
 
 EXPERTS, CHOSEN, FEATURES, HIDDEN = 4, 2, 16, 32

@@ -10,13 +10,15 @@ import torch
 
 from fxpress.ir import Builder, Graph, Value, parse
 from fxpress.ir.testing import RewriteError, check_rewrite, graphs
-from fxpress.passes import find_pass, live_channels, pattern
+from fxpress.passes import find_pass, pattern
 from fxpress.passes.fuse.fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
 from fxpress.passes.fuse.fold_pad import FOLD_PAD
 from fxpress.passes.fuse.fuse_activation import FUSE_ACTIVATION
 from fxpress.passes.fuse.fuse_residual import FUSE_RESIDUAL
-from fxpress.passes.layers import with_clamp
 from fxpress.passes.pattern import Match, Rule, apply_rule
+from fxpress.passes.remove_dead_channels import dead_units
+from fxpress.passes.remove_dead_channels.intervals import Interval
+from fxpress.passes.weighted_layers import with_clamp
 from fxpress.specs.options import RemoveDeadChannelsOptions
 
 
@@ -95,7 +97,7 @@ def padded(constant: int) -> Graph:
     return parse(PADDED, params=params)
 
 
-def fold_in_spite_of_padding(op: object, x: Value, interval: live_channels.Interval) -> torch.Tensor:
+def fold_in_spite_of_padding(op: object, x: Value, interval: Interval) -> torch.Tensor:
     return interval.is_constant
 
 
@@ -109,6 +111,6 @@ def test_channels_that_go_wrongly_are_found_before_the_graph_leaves_the_pass(
 ) -> None:
     graph = padded(5000)
     assert remove(graph) is graph
-    monkeypatch.setattr(live_channels, name, wrong)
+    monkeypatch.setattr(dead_units, name, wrong)
     with pytest.raises(AssertionError, match='removal of dead channels changed output "output"'):
         remove(graph)

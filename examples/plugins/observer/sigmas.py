@@ -2,7 +2,7 @@
 
 from sigmas_options import Sigmas
 
-from fxpress.passes.quantization import Range, Statistics
+from fxpress.passes.calibration import Range, Statistics
 
 
 def choose(statistics: Statistics, options: Sigmas, *, levels: int) -> Range:

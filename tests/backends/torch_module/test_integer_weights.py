@@ -13,7 +13,7 @@ from fxpress.ir.ops.embedding import Embedding
 from fxpress.ir.ops.linear import Linear
 from fxpress.ir.ops.matmul import MatMul
 from fxpress.passes.base import Context
-from fxpress.passes.weight_only import weight_only
+from fxpress.passes.weight_only.weight_storage import weight_only
 from fxpress.specs.options import WeightOnlyOptions
 
 TOKENS = torch.tensor([[0, 31, 7, 7, 2]])

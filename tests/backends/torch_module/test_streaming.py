@@ -14,7 +14,7 @@ from fxpress.ir.ops.embedding import Embedding
 from fxpress.ir.ops.linear import Linear
 from fxpress.ir.tensor_files import open_tensors
 from fxpress.passes.base import Context
-from fxpress.passes.weight_only import weight_only
+from fxpress.passes.weight_only.weight_storage import weight_only
 from fxpress.specs.options import WeightOnlyOptions
 
 WIDTH, LAYERS = 64, 6

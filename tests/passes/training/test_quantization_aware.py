@@ -10,7 +10,7 @@ from torch import Tensor
 from fxpress.ir import Encoding, Graph, Source, Value, parse, rebatch, run, run_integer, verify
 from fxpress.passes import Context, PassError, PassResult, find_pass
 from fxpress.passes.training import train
-from fxpress.passes.training.grid_groups import grid_groups
+from fxpress.passes.training.parameter_groups import grid_groups
 from fxpress.passes.training.regrid import regrid
 from fxpress.passes.training.step_size import Range, round_to_step
 from fxpress.specs.options import FinetuneOptions, QuantizeOptions

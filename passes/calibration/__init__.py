@@ -1,0 +1,5 @@
+"""Calibration: runs of a network on samples, the ranges of values that observers choose from them."""
+
+from .observers import Range, Statistics
+
+__all__ = ["Range", "Statistics"]

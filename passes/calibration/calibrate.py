@@ -1,0 +1,129 @@
+"""Calibration: the float graph run on sample inputs, several at once where the graph passes a larger batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from ...ir import Graph, ShapeError, Value, rebatch, run
+from ..errors import CalibrationError
+from ..masks import is_additive_mask
+from ..progress_callback import Progress
+from .observers import Collector, Statistics
+
+_BATCH = 32
+_BATCH_ELEMENTS = 1 << 24  # of the largest tensor, so that a batch stays within a few hundred megabytes
+
+Batch = tuple[Tensor, ...]
+Interpreter = Callable[[Graph, Sequence[Tensor]], list[Tensor]]
+
+
+def collect(
+    graph: Graph, samples: Sequence[Batch], wanted: Mapping[str, Collection[int]], *, progress: Progress
+) -> dict[str, Statistics]:
+    """Statistics of the values that `wanted` names, inputs and results, over all samples.
+
+    For each it lists the dimensions along which means are to be taken. CalibrationError names the sample and the
+    layer where a value is not finite.
+    """
+    check_samples(graph, samples)
+    size = batch_size(graph, samples)
+    everything = range(len(samples))
+    runs = [everything[at : at + size] for at in everything[::size]]
+    graphs = {size: _for_samples(graph, size) for size in map(len, runs)}
+    collectors = {name: Collector(len(runs), axes=axes) for name, axes in wanted.items()}
+    for together in runs:
+        inputs = stack([samples[index] for index in together])
+        _observe(graphs[len(together)], inputs, collectors, together)
+        progress("calibration", together.stop, len(samples))
+    found = {name: collector.finish() for name, collector in collectors.items()}
+    return {name: statistics for name, statistics in found.items() if statistics is not None}
+
+
+def _for_samples(graph: Graph, count: int) -> Graph:
+    return graph if count == 1 else rebatch(graph, count * graph.inputs[0].type.shape[0])
+
+
+def check_samples(graph: Graph, samples: Sequence[Batch]) -> None:
+    """Raise CalibrationError unless there are samples that fit the inputs, finite but for masks of 0 and -inf."""
+    if not len(samples):
+        raise CalibrationError("the calibration set is empty")
+    for index, sample in enumerate(samples):
+        if len(sample) != len(graph.inputs):
+            raise CalibrationError(
+                f"calibration sample {index} has {len(sample)} tensors; the model takes {len(graph.inputs)}"
+            )
+        for value, tensor in zip(graph.inputs, sample, strict=True):
+            _check_tensor(value, tensor, index)
+
+
+def _check_tensor(value: Value, tensor: Tensor, index: int) -> None:
+    what = f'calibration sample {index}, input "{value.name}"'
+    if tuple(tensor.shape) != value.type.shape:
+        raise CalibrationError(f"{what}: shape {tuple(tensor.shape)}; the model takes {value.type.shape}")
+    if tensor.dtype != value.type.dtype.torch:
+        raise CalibrationError(f"{what}: {tensor.dtype}; the model takes {value.type.dtype.torch}")
+    if tensor.is_floating_point() and not bool(tensor.isfinite().all()) and not is_additive_mask(tensor):
+        raise CalibrationError(f"{what}: contains NaN or infinity")
+
+
+def batch_size(graph: Graph, samples: Sequence[Batch]) -> int:
+    """Batch size for calibration: more than one only if two samples together give the same results as alone."""
+    largest = max((v.type.numel for v in graph.results), default=1)
+    size = min(_BATCH, len(samples), max(_BATCH_ELEMENTS // max(largest, 1), 1))
+    return size if size > 1 and passes_batches(graph, samples[:2]) else 1
+
+
+def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpreter = run) -> bool:
+    """Whether two samples in one batch give the same results as alone.
+
+    Sizes alone do not tell: a reshape may take the batch for another dimension and still fit.
+    """
+    firsts = {v.type.shape[:1] for v in graph.inputs}
+    if len(firsts) != 1 or firsts == {()}:
+        return False
+    try:
+        double = rebatch(graph, 2 * graph.inputs[0].type.shape[0])
+        with torch.no_grad():
+            together = interpreter(double, stack(pair))
+            alone = [interpreter(graph, sample) for sample in pair]
+    except (ShapeError, RuntimeError):  # torch refuses sizes with a RuntimeError
+        return False
+    apart = [torch.cat([a, b]) for a, b in zip(*alone, strict=True)]
+    return all(
+        x.shape == y.shape and torch.allclose(x.double(), y.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
+        for x, y in zip(together, apart, strict=True)
+    )
+
+
+def stack(samples: Sequence[Batch]) -> Batch:
+    """Several samples as one batch."""
+    if len(samples) == 1:  # inputs may be numbers without dimensions
+        return samples[0]
+    return tuple(torch.cat(list(tensors)) for tensors in zip(*samples, strict=True))
+
+
+def _observe(graph: Graph, inputs: Batch, collectors: dict[str, Collector], samples: range) -> None:
+    def observe(value: Value, tensor: Tensor) -> None:
+        if value.name not in collectors:
+            return
+        if is_additive_mask(tensor):
+            tensor = torch.zeros_like(tensor)  # what such a mask adds to the scores that are kept
+        if not bool(tensor.isfinite().all()):
+            raise CalibrationError(_not_finite(graph, value, tensor, samples))
+        collectors[value.name].add(tensor)
+
+    with torch.no_grad():
+        for value, tensor in zip(graph.inputs, inputs, strict=True):
+            observe(value, tensor)
+        run(graph, inputs, observe=observe)
+
+
+def _not_finite(graph: Graph, value: Value, tensor: Tensor, samples: range) -> str:
+    parts = tensor.chunk(len(samples)) if tensor.ndim and len(samples) > 1 else (tensor,)
+    index = next(i for i, part in zip(samples, parts, strict=False) if not bool(part.isfinite().all()))
+    node = graph.producers.get(value.name)
+    layer = f"{node.op.name} {value} ({node.source})" if node is not None else f"input {value}"
+    return f"calibration sample {index}: {layer} gives NaN or infinity"

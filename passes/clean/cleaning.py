@@ -1,0 +1,185 @@
+"""The pass `clean`: constant folding, removal of no-ops, merging of data movement, common subexpressions.
+
+    constants    a node that reads constants only becomes a constant, unless that takes much more room; equal results,
+                 and equal constants of integers or booleans, are one constant
+    movement     reshape(reshape(x)) = reshape(x), permute(permute(x)) = permute(x), reshape(copy(x)) = reshape(x),
+                 and what stands between layers called without a batch computes with one (`batch_of_one`)
+    no_ops       x + 0, x * 1, reshape to the same sizes, a clamp that nothing reaches, ...: x itself
+    duplicates   the same operator on the same operands is computed once
+    norms        a norm that is written out becomes the norm operator (`written_norms`)
+
+One walk in order: each node sees its operands cleaned already. Nodes that nobody reads are dropped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...ir import Builder, Graph, Node, Op, Value, rewrite
+from ...ir.builder import Content, content
+from ...ir.ops.call import TorchCall
+from ...ir.ops.shape import Permute, Reshape
+from ...specs.options import CleanOptions
+from ..base import Context, PassResult, register
+from ..report import Decision, PassReport
+from .batch_of_one import before_batch_is_dropped
+from .no_ops import neutral_operand
+from .written_norms import NormFinder
+
+FOLDED_BYTES = 1 << 16  # a folded constant may be this large even where its operands are smaller
+
+
+@register(CleanOptions)
+def clean(graph: Graph, options: CleanOptions, context: Context) -> PassResult:
+    """The same function with fewer nodes."""
+    return clean_graph(graph, disable=options.disable)
+
+
+def clean_graph(graph: Graph, *, disable: Collection[str] = ()) -> PassResult:
+    """`clean` for other passes that leave something to tidy up."""
+    cleaner = _Cleaner(graph, disable)
+    cleaned = rewrite(graph, cleaner.visit)
+    return PassResult(cleaned, PassReport("clean", tuple(cleaner.decisions)))
+
+
+class _Cleaner:
+    """One walk over a graph; remembers what has been computed already."""
+
+    def __init__(self, graph: Graph, disable: Collection[str]) -> None:
+        self._disable = disable
+        self._norms = NormFinder(graph)
+        self._computed: dict[tuple[Op, tuple[Value | None, ...]], tuple[Value, ...]] = {}
+        self._folded: dict[tuple[Op, tuple[Value | None, ...]], tuple[Value, ...]] = {}
+        self._by_content: dict[Content, Value] = {}
+        self._shared: dict[str, Value] = {}
+        self.decisions: list[Decision] = []
+
+    def visit(
+        self, builder: Builder, node: Node, operands: tuple[Value | None, ...]
+    ) -> tuple[Value, ...] | None:
+        """Replacements of the node's results, or None to keep the node."""
+        seen = replace(
+            node, inputs=tuple(value and self._one_of_equals(builder, value) for value in operands)
+        )
+        if (folded := self._constants(builder, seen)) is not None:
+            return folded
+        joined = self._movement(builder, seen)
+        if (same := self._neutral(builder, joined)) is not None:
+            return (same,)
+        if (computed := self._duplicate(joined)) is not None:
+            return computed
+        if (norm := self._norm(builder, joined)) is not None:
+            return (norm,)
+        if (moved := self._before_batch_is_dropped(builder, joined)) is not None:
+            return (moved,)
+        results = builder.keep(joined, joined.inputs)
+        if not _is_random(node.op):
+            self._computed[joined.op, joined.inputs] = results
+        return results
+
+    def _constants(self, builder: Builder, node: Node) -> tuple[Value, ...] | None:
+        tensors = [None if value is None else builder.tensor(value) for value in node.inputs]
+        known = [tensor for tensor in tensors if tensor is not None]
+        is_float = not any(v.type.is_quantized for v in (*node.operands, *node.outputs))
+        if (
+            "constants" in self._disable
+            or len(known) != len(node.operands)
+            or not is_float
+            or _is_random(node.op)
+        ):
+            return None
+        if (again := self._folded.get((node.op, node.inputs))) is not None:
+            self._decide("constants", node, True, f"computed already as {again[0]}")
+            return again
+        room = max(sum(t.numel() * t.element_size() for t in known), FOLDED_BYTES)
+        needed = sum(v.type.storage_bytes for v in node.outputs)
+        if needed > room:
+            self._decide(
+                "constants", node, False, f"the result takes {needed:,} bytes, its operands {room:,} at most"
+            )
+            return None
+        with torch.no_grad():
+            results = node.op.reference(*tensors)
+        self._decide("constants", node, True, "computed from constants")
+        folded = results if isinstance(results, tuple) else (results,)
+        self._folded[node.op, node.inputs] = tuple(
+            self._constant(builder, value.name, tensor)
+            for value, tensor in zip(node.outputs, folded, strict=True)
+        )
+        return self._folded[node.op, node.inputs]
+
+    def _constant(self, builder: Builder, name: str, tensor: Tensor) -> Value:
+        """A folded constant, or the one that holds the same elements already.
+
+        Those filled with one number stay apart: that is how parameters of different layers begin.
+        """
+        if tensor.numel() < 2 or bool((tensor == tensor.flatten()[0]).all()):
+            return builder.constant(name, tensor.clone())
+        key = content(tensor)
+        if key not in self._by_content:
+            self._by_content[key] = builder.constant(name, tensor.clone())
+        return self._by_content[key]
+
+    def _one_of_equals(self, builder: Builder, value: Value) -> Value:
+        """The first of the constants that hold the same integers or booleans; floats may be trained apart."""
+        tensor = builder.tensor(value)
+        is_number = value.type.dtype.is_floating or value.type.dtype.torch.is_complex
+        if tensor is None or value.type.is_quantized or is_number or "constants" in self._disable:
+            return value
+        if value.name not in self._shared:
+            self._shared[value.name] = self._by_content.setdefault(content(tensor), value)
+        return self._shared[value.name]
+
+    def _movement(self, builder: Builder, node: Node) -> Node:
+        """The node on an earlier operand, where the movement before it can be left out."""
+        producer = builder.producer(node.operands[0]) if node.operands else None
+        if "movement" in self._disable or producer is None:
+            return node
+        match node.op, producer.op:
+            case Reshape(), Reshape():
+                op: Op = node.op
+            case Permute(order=second), Permute(order=first):
+                op = Permute(tuple(first[i] for i in second))
+            case _:
+                return node
+        self._decide("movement", node, True, f"joined with the {producer.op.name} before it")
+        return replace(node, op=op, inputs=producer.inputs)
+
+    def _before_batch_is_dropped(self, builder: Builder, node: Node) -> Value | None:
+        moved = None if "movement" in self._disable else before_batch_is_dropped(builder, node)
+        if moved is not None:
+            self._decide("movement", node, True, "computed before the batch of one is dropped")
+        return moved
+
+    def _neutral(self, builder: Builder, node: Node) -> Value | None:
+        same = None if "no_ops" in self._disable else neutral_operand(builder, node)
+        if same is not None:
+            self._decide("no_ops", node, True, f"equals {same}")
+        return same
+
+    def _duplicate(self, node: Node) -> tuple[Value, ...] | None:
+        if "duplicates" in self._disable or (node.op, node.inputs) not in self._computed:
+            return None
+        results = self._computed[node.op, node.inputs]
+        if tuple(v.type for v in results) != node.output_types:
+            return None
+        self._decide("duplicates", node, True, f"computed already as {results[0]}")
+        return results
+
+    def _norm(self, builder: Builder, node: Node) -> Value | None:
+        norm = None if "norms" in self._disable else self._norms.replacement(builder, node)
+        if norm is not None:
+            made = builder.producer(norm)
+            self._decide("norms", node, True, f"computed as {made.op.name if made else norm}")
+        return norm
+
+    def _decide(self, rule: str, node: Node, applied: bool, reason: str) -> None:
+        self.decisions.append(Decision(rule, node.outputs[0].name, node.source, applied, reason))
+
+
+def _is_random(op: Op) -> bool:
+    return isinstance(op, TorchCall) and op.is_random

@@ -1,0 +1,418 @@
+"""Masks that only a softmax reads, taken out of its operand: the scores, a mask of kept positions, the masked softmax.
+
+    where(c, never, x), masked_fill          keeps where not c
+    x + m, x - m, m a constant               keeps where m > NEVER, the finite rest of m is still added
+    x + m, m computed from the inputs        the same, where m is a function of one condition or falls to NEVER on data
+    layer(x) with such a residual            the same
+
+"Never" is written as -inf, -1e9, the smallest float, -100, ...: to a softmax they are all alike, and as magnitudes
+they would take all of an integer's range. Masks are looked for behind what commutes with them: data movement, positive
+factors, bounds below NEVER, further additions and masks. A log-softmax passes such numbers on, so the sum stays in
+float there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import inf
+
+import networkx as nx
+import torch
+from torch import Tensor
+
+from ..ir import Builder, Graph, Node, Op, Source, Value, digraph, rewrite, run
+from ..ir.ops.accumulate import Clamp as Bounds
+from ..ir.ops.activation import Clamp, Elementwise
+from ..ir.ops.binary import Add, Binary, Div, Maximum, Mul, Sub
+from ..ir.ops.compare import Compare, Logic, Where
+from ..ir.ops.convert import Cast
+from ..ir.ops.elementary import Neg
+from ..ir.ops.shape import Copy, Expand, Permute, Reshape, with_free_batch
+from ..ir.ops.slicing import Slice
+from ..ir.ops.softmax import LogSoftmax, Softmax
+from .report import Decision
+from .weighted_layers import is_layer
+
+NEVER = -40.0  # exp(-40) is 4e-18: nothing beside any result that 16 bits tell from zero
+_ABSORBS = -1e6  # a float32 this large takes in the score that is added to it
+
+_MOVEMENT = Reshape | Permute | Expand | Copy
+_CHEAP = _MOVEMENT | Slice | Elementwise | Binary | Compare | Logic | Where | Cast
+_Made = dict[object, Value]
+
+
+def is_additive_mask(tensor: Tensor) -> bool:
+    """Whether a tensor is a mask as it is added to scores: 0 where a position is kept, -inf elsewhere."""
+    return tensor.is_floating_point() and bool(((tensor == 0) | (tensor == -inf)).all())
+
+
+@dataclass(frozen=True)
+class LiftedMasks:
+    """The graph with masked softmaxes, what was decided, and by name the sums with masks that must stay in float.
+
+    `rests` are what computed masks add where positions are kept, often nothing.
+    """
+
+    graph: Graph
+    decisions: tuple[Decision, ...]
+    in_float: frozenset[str]
+    rests: frozenset[str]
+
+
+def lift_masks(graph: Graph, samples: Sequence[Sequence[Tensor]] = ()) -> LiftedMasks:
+    """Masks taken out of what softmaxes read; `samples` of the inputs show which addends are masks."""
+    lifter = _Lifter(_addend_ends(graph, samples))
+    lifted = rewrite(graph, lifter.visit)
+    return LiftedMasks(lifted, tuple(lifter.decisions), frozenset(lifter.in_float), frozenset(lifter.rests))
+
+
+@dataclass(frozen=True)
+class _Scores:
+    """Operands of a softmax: scores without mask, and the kept positions if there is a mask.
+
+    `nevers` are the smallest numbers of additive masks, -inf for the others; `sums` the values that held masked scores.
+    """
+
+    value: Value
+    keep: Value | None = None
+    nevers: tuple[float, ...] = ()
+    sums: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """A value that is one number where a condition holds and another one elsewhere."""
+
+    condition: Value
+    on: float
+    off: float
+
+
+@dataclass
+class _Lifter:
+    ends: Mapping[str, tuple[float, float]]
+    decisions: list[Decision] = field(default_factory=list)
+    in_float: set[str] = field(default_factory=set)
+    rests: set[str] = field(default_factory=set)
+    _made: _Made = field(default_factory=dict)
+
+    def visit(self, builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:
+        if not isinstance(node.op, Softmax | LogSoftmax) or len(node.operands) != 1:
+            return None
+        search = _Search(builder, node.source, self.ends, self._made, self.rests)
+        found = search.scores(node.op.operand(operands, "x"))
+        if found.keep is None:
+            return None
+        name = node.output.name
+        if isinstance(node.op, LogSoftmax):
+            self.in_float.update(found.sums)
+            self._decide(
+                node, False, "log_softmax passes the numbers of its mask on, which are added in float"
+            )
+            return None
+        self._decide(node, True, "its mask is an operand of its own, and the scores have their own range")
+        empty = "all" if all(number > _ABSORBS for number in found.nevers) else "uniform"
+        scores = search.expanded(found.value, node.output.type.shape)
+        return builder.add(replace(node.op, empty=empty), scores, found.keep, name=name, source=node.source)
+
+    def _decide(self, node: Node, applied: bool, reason: str) -> None:
+        self.decisions.append(Decision("mask", node.output.name, node.source, applied, reason))
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The walk from one softmax back to its masks; the nodes that it needs are added as it goes.
+
+    `ends` are the smallest and largest number seen of addends; `made` has what is made of masks, which softmaxes share,
+    and `rests` the names of what is left of computed masks.
+    """
+
+    builder: Builder
+    source: Source
+    ends: Mapping[str, tuple[float, float]]
+    made: _Made
+    rests: set[str]
+
+    def scores(self, value: Value) -> _Scores:
+        node = self.builder.producer(value)
+        if (
+            node is None
+            or len(node.outputs) != 1
+            or not value.type.dtype.is_floating
+            or value.type.is_quantized
+        ):
+            return _Scores(value)
+        match node.op:
+            case Where():
+                return self._where(node, value)
+            case Add(clamp=clamp) | Sub(clamp=clamp) if _bounds_nothing(clamp):
+                return self._sum(node, value)
+            case Mul(clamp=None) | Div(clamp=None):
+                return self._scaled(node, value)
+            case Maximum():
+                return self._bounded(node, value)
+            case Clamp(low=low, high=high) if _bounds_nothing((low, high)):
+                return self._only_if_masked(value, self.scores(node.operand("x")))
+            case Reshape() | Permute() | Expand() | Copy():
+                return self._moved(node, value)
+        if is_layer(node.op) and node.optional("residual") is not None and node.op.clamp is None:
+            return self._residual(node, value)
+        return _Scores(value)
+
+    def expanded(self, value: Value, shape: tuple[int, ...]) -> Value:
+        """`value` in the shape that it broadcasts to."""
+        if value.type.shape == shape:
+            return value
+        missing = len(shape) - value.type.rank
+        own = value.type.shape
+        sizes = (*shape[:missing], *(-1 if n == m else m for n, m in zip(own, shape[missing:], strict=True)))
+        return self._applied(Expand(sizes), value)
+
+    def _where(self, node: Node, value: Value) -> _Scores:
+        condition, a, b = node.operands
+        for never, scores, is_inverse in ((a, b, True), (b, a, False)):
+            tensor = self.builder.tensor(never)
+            if tensor is not None and tensor.numel() and float(tensor.max()) <= NEVER:
+                keep = self._applied(Logic("not"), condition) if is_inverse else condition
+                return self._masked(self.scores(scores), keep, -inf, value)
+        return _Scores(value)
+
+    def _sum(self, node: Node, value: Value) -> _Scores:
+        a, b = node.operands
+        sign = -1 if isinstance(node.op, Sub) else 1
+        for addend, scores in ((b, a), (a, b)) if sign > 0 else ((b, a),):
+            split = self._split(addend, sign)
+            if split is not None:
+                keep, rest, never = split
+                found = self._masked(self.scores(scores), keep, never, value)
+                if rest is None:
+                    return found
+                return replace(found, value=self.builder.add(Add(), found.value, rest, source=self.source))
+        left, right = self.scores(a), self.scores(b) if sign > 0 else _Scores(b)
+        total = _Scores(value)
+        if left.keep is None and right.keep is None:
+            return total
+        op = Add() if sign > 0 else Sub()
+        total = _Scores(self.builder.add(op, left.value, right.value, source=node.source))
+        for part in (left, right):
+            total = self._joined(total, part)
+        return replace(total, sums=(*total.sums, value.name))
+
+    def _scaled(self, node: Node, value: Value) -> _Scores:
+        a, b = node.operands
+        pairs = ((a, b), (b, a)) if isinstance(node.op, Mul) else ((a, b),)
+        for scores, factor in pairs:
+            tensor = self.builder.tensor(factor)
+            if tensor is None or not bool(((tensor > 0) & tensor.isfinite()).all()):
+                continue
+            found = self.scores(scores)
+            if found.keep is not None:
+                scaled = self.builder.add(node.op, found.value, factor, source=node.source)
+                return replace(found, value=scaled, sums=(*found.sums, value.name))
+        return _Scores(value)
+
+    def _bounded(self, node: Node, value: Value) -> _Scores:
+        for scores, bound in (node.operands, node.operands[::-1]):
+            tensor = self.builder.tensor(bound)
+            if tensor is not None and tensor.numel() and float(tensor.max()) <= NEVER:
+                return self._only_if_masked(value, self.scores(scores))
+        return _Scores(value)
+
+    def _moved(self, node: Node, value: Value) -> _Scores:
+        found = self.scores(node.operand("x"))
+        if found.keep is None:
+            return _Scores(value)
+        scores = self.expanded(found.value, node.operand("x").type.shape)
+        moved = self.builder.add(node.op, scores, source=node.source)
+        keep = self._movement(node.op, found.keep, node.operand("x").type.shape, value.type.shape)
+        return replace(found, value=moved, keep=keep)
+
+    def _residual(self, node: Node, value: Value) -> _Scores:
+        split = self._split(node.operand("residual"), 1)
+        if split is None:
+            return _Scores(value)
+        keep, rest, never = split
+        scores = self.builder.add(node.op, *node.with_operands(residual=None).inputs, source=node.source)
+        if rest is not None:
+            scores = self.builder.add(Add(), scores, rest, source=self.source)
+        return self._masked(_Scores(scores), keep, never, value)
+
+    def _split(self, addend: Value, sign: int) -> tuple[Value, Value | None, float] | None:
+        """Kept positions, the finite rest if there is one, and the lowest number, of an addend that is a mask."""
+        tensor = self.builder.tensor(addend)
+        if tensor is not None:
+            return self._split_constant(addend, sign * tensor)
+        choice = self._choice(addend)
+        if choice is not None:
+            low, high = sorted((sign * choice.on, sign * choice.off))
+            if not low <= NEVER < high:
+                return None
+            is_on = sign * choice.on > NEVER
+            keep = choice.condition if is_on else self._applied(Logic("not"), choice.condition)
+            return keep, None, low
+        low, high = self.ends.get(addend.name, (0.0, 0.0))
+        if sign < 0:
+            return self._split_computed(self._applied(Neg(), addend), -high) if -high <= NEVER else None
+        return self._split_computed(addend, low) if low <= NEVER else None
+
+    def _split_constant(self, addend: Value, tensor: Tensor) -> tuple[Value, Value | None, float] | None:
+        if not tensor.is_floating_point() or not tensor.numel() or float(tensor.min()) > NEVER:
+            return None
+        keep = tensor > NEVER
+        rest = torch.where(keep, tensor, 0.0)
+        kept = self._constant(f"{addend.name}_keep", keep)
+        return kept, self._constant(f"{addend.name}_rest", rest) if rest.any() else None, float(tensor.min())
+
+    def _split_computed(self, addend: Value, lowest: float) -> tuple[Value, Value | None, float]:
+        dtype = addend.type.dtype.torch
+        limit, zero = (self._constant(f"mask_{x:g}", torch.tensor(x, dtype=dtype)) for x in (NEVER, 0.0))
+        keep = self._applied(Compare("gt"), addend, limit)
+        rest = self._applied(Where(), keep, addend, zero)
+        self.rests.add(rest.name)
+        return keep, rest, lowest
+
+    def _choice(self, value: Value) -> _Choice | None:
+        """The value as a function of one condition."""
+        node = self.builder.producer(value)
+        if node is None or len(node.outputs) != 1:
+            return None
+        if isinstance(node.op, Where):
+            on, off = self._number(node.operand("a")), self._number(node.operand("b"))
+            return None if on is None or off is None else _Choice(node.operand("condition"), on, off)
+        if isinstance(node.op, Cast):
+            first = node.operand("x")
+            return _Choice(first, 1.0, 0.0) if first.type.dtype.torch is torch.bool else self._choice(first)
+        if isinstance(node.op, Elementwise):
+            return self._through(node.operand("x"), node.op.reference)
+        if isinstance(node.op, Binary):
+            return self._through_binary(node, node.op)
+        if isinstance(node.op, _MOVEMENT):
+            choice = self._choice(node.operand("x"))
+            if choice is None:
+                return None
+            old, new = node.operand("x").type.shape, value.type.shape
+            return replace(choice, condition=self._movement(node.op, choice.condition, old, new))
+        return None
+
+    def _through_binary(self, node: Node, op: Binary) -> _Choice | None:
+        a, b = node.operands
+        if (number := self._number(b)) is not None:
+            return self._through(a, lambda x: op.reference(x, torch.tensor(number, dtype=x.dtype)))
+        if (number := self._number(a)) is not None:
+            return self._through(b, lambda x: op.reference(torch.tensor(number, dtype=x.dtype), x))
+        return None
+
+    def _through(self, value: Value, function: Callable[[Tensor], Tensor]) -> _Choice | None:
+        choice = self._choice(value)
+        if choice is None:
+            return None
+        on, off = (float(function(torch.tensor(x, dtype=torch.float32))) for x in (choice.on, choice.off))
+        return _Choice(choice.condition, on, off)
+
+    def _number(self, value: Value) -> float | None:
+        """The number that fills a constant."""
+        tensor = self.builder.tensor(value)
+        if tensor is None or not tensor.numel() or bool((tensor != tensor.flatten()[0]).any()):
+            return None
+        return float(tensor.flatten()[0])
+
+    def _movement(self, op: Op, mask: Value, old: tuple[int, ...], new: tuple[int, ...]) -> Value:
+        """A mask that broadcasts to `old` after the movement that takes `old` to `new`."""
+        match op:
+            case Reshape():
+                same = next(
+                    (i for i, (n, m) in enumerate(zip(old[::-1], new[::-1], strict=False)) if n != m),
+                    min(len(old), len(new)),
+                )
+                own = (*(1,) * (len(old) - mask.type.rank), *mask.type.shape)
+                kept = own[len(own) - same :]
+                spread = self.expanded(mask, (*old[: len(old) - same], *kept))
+                shape = (*new[: len(new) - same], *kept)
+                return self._applied(Reshape(with_free_batch(spread.type, shape)), spread)
+            case Permute(order=order):
+                own = (*(1,) * (len(old) - mask.type.rank), *mask.type.shape)
+                ranked = mask if own == mask.type.shape else self._applied(Reshape(own), mask)
+                return self._applied(Permute(order), ranked)
+            case _:
+                return mask
+
+    def _masked(self, scores: _Scores, keep: Value, never: float, value: Value) -> _Scores:
+        return self._joined(scores, _Scores(value, keep, (never,), (value.name,)))
+
+    def _joined(self, scores: _Scores, other: _Scores) -> _Scores:
+        """`scores` with the masks of `other` too."""
+        if scores.keep is None or other.keep is None:
+            keep = scores.keep or other.keep
+        else:
+            keep = self._applied(Logic("and"), scores.keep, other.keep)
+        return _Scores(scores.value, keep, (*scores.nevers, *other.nevers), (*scores.sums, *other.sums))
+
+    def _only_if_masked(self, value: Value, found: _Scores) -> _Scores:
+        return _Scores(value) if found.keep is None else found
+
+    def _applied(self, op: Op, *operands: Value) -> Value:
+        """A node, or a constant where the operands are constants; made once."""
+        key = (op, *operands)
+        if key not in self.made:
+            tensors = [self.builder.tensor(value) for value in operands]
+            known = [tensor for tensor in tensors if tensor is not None]
+            if len(known) < len(operands):
+                self.made[key] = self.builder.add(op, *operands, source=self.source)
+            else:
+                result = op.reference(*known)
+                assert isinstance(result, Tensor)
+                self.made[key] = self._constant(f"{operands[0].name}_{op.name}", _without_repetition(result))
+        return self.made[key]
+
+    def _constant(self, name: str, tensor: Tensor) -> Value:
+        if name not in self.made:
+            self.made[name] = self.builder.constant(name, tensor)
+        return self.made[name]
+
+
+def _bounds_nothing(bounds: Bounds) -> bool:
+    """Whether only masked scores, if any, are cut."""
+    return bounds is None or (bounds[0] <= NEVER and bounds[1] == inf)
+
+
+def _without_repetition(tensor: Tensor) -> Tensor:
+    """The smallest tensor that broadcasts to this one."""
+    for axis in range(tensor.ndim):
+        first = tensor.narrow(axis, 0, min(1, tensor.shape[axis]))
+        if bool((tensor == first).all()):
+            tensor = first
+    return tensor.contiguous()
+
+
+def _addend_ends(graph: Graph, samples: Sequence[Sequence[Tensor]]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest number, on the samples, of addends that elementwise operators compute from the inputs."""
+    if not any(isinstance(node.op, Softmax | LogSoftmax) for node in graph.nodes):
+        return {}
+    cheap = {v.name for v in graph.inputs}
+    for node in graph.nodes:
+        if isinstance(node.op, _CHEAP) and all(
+            v.name in cheap or graph.is_constant(v) for v in node.operands
+        ):
+            cheap.update(v.name for v in node.outputs)
+    addends = {
+        v.name: v
+        for node in graph.nodes
+        if isinstance(node.op, Add | Sub) or is_layer(node.op)
+        for v in ((node.optional("residual"),) if is_layer(node.op) else node.operands)
+        if v is not None and v.name in cheap and v.type.dtype.is_floating and v.type.numel
+    }
+    view = digraph(graph)
+    needed = set(addends).union(*(nx.ancestors(view, name) for name in addends))
+    nodes = tuple(node for index, node in enumerate(graph.nodes) if index in needed)
+    names = {vertex for vertex in needed if isinstance(vertex, str)}
+    part = Graph(graph.inputs, tuple(addends.values()), nodes, graph.params.only(names))
+    ends: dict[str, tuple[float, float]] = {}
+    for sample in samples if addends else ():
+        with torch.no_grad():
+            found = run(part, sample)
+        for name, tensor in zip(addends, found, strict=True):
+            low, high = (float(end) for end in tensor.aminmax())
+            before = ends.get(name, (low, high))
+            ends[name] = min(low, before[0]), max(high, before[1])
+    return ends

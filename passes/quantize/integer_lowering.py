@@ -1,0 +1,235 @@
+"""Lowering of a float graph to integers, once plan and grids are known."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ...ir import Builder, Encoding, Graph, IRError, Node, OverflowBoundError, TensorType, Value
+from ...ir.ops.accumulate import fixed_point, prove_accumulator
+from ...ir.ops.base import Quantized
+from ...ir.ops.layer import Layer
+from ...ir.ops.norm import StatisticsNorm
+from ...ir.ops.prelu import Prelu
+from ...ir.ops.quantize import Dequantize, Quantize, Requantize
+from ...specs.options import QuantizeOptions
+from ..calibration.observers import Range
+from ..errors import PassError
+from ..report import Decision, Table
+from ..weighted_layers import bias_name, is_layer
+from .activation_scales import Grids
+from .layer_precisions import BITS, NARROW_BITS, Precisions
+from .quantization_plan import Plan
+from .scales import activation_grid, symmetric_grid
+from .weights import QuantizedWeights, quantize_weights
+
+
+class Lowering:
+    """Rebuilds a float graph on integers, node by node; each value has a float and an integer form on demand."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        plan: Plan,
+        grids: Grids,
+        options: QuantizeOptions,
+        *,
+        precisions: Precisions,
+    ) -> None:
+        self._graph, self._plan, self._grids = graph, plan, grids
+        self._options, self._precisions = options, precisions
+        self._builder = Builder(reserved=[v.name for v in graph.results])
+        self._reals: dict[str, Value] = {}
+        self._integers: dict[str, Value] = {}
+        self._constants: dict[tuple[str, Encoding], Value] = {}
+        self._rescaled: dict[tuple[str, Encoding], Value] = {}
+        self._rows: dict[str, tuple[str, str, str, int, int, int]] = {}
+        self._overflows: list[str] = []
+        self.decisions: list[Decision] = []
+
+    def graph(self) -> Graph:
+        """The integer graph; PassError with `on_overflow: error` where accumulators could overflow."""
+        for value in self._graph.inputs:
+            self._reals[value.name] = self._builder.input(value.name, value.type)
+        for value, _ in self._plan.states:  # it is an integer between two calls, whoever reads it
+            self._reals[value.name] = self._builder.add(Dequantize(), self._integer(value))
+        for node in self._graph.nodes:
+            self._lower(node)
+        if self._overflows and self._options.on_overflow == "error":
+            raise PassError("; ".join([*self._overflows, "on_overflow: float keeps these layers in float"]))
+        states = {output.name for _, output in self._plan.states}
+        outputs = [self._state(v) if v.name in states else self._real(v) for v in self._graph.outputs]
+        made = self._builder.build(outputs, output_names=self._graph.output_names)
+        return made.with_precisions(self._graph.precisions)
+
+    def table(self) -> Table:
+        """One row for each layer with weights that computes on integers."""
+        columns = ("layer", "op", "module", "weight_bits", "weight_bytes", "largest_accumulator")
+        return Table("layers", columns, tuple(self._rows.values()))
+
+    def _lower(self, node: Node) -> None:
+        reason = self._plan.declined.get(node.outputs[0].name)
+        if self._plan.is_integer(node):
+            try:
+                self._emit_integer(node)
+            except IRError as err:  # no integer form for these types, or an accumulator that could overflow
+                reason = str(err)
+                if isinstance(err, OverflowBoundError):
+                    self._overflows.append(f"%{node.outputs[0].name} ({node.source}): {err}")
+                self._rows.pop(node.outputs[0].name, None)
+            else:
+                self._decide(node, True, "computes on integers")
+                return
+        if reason is not None:
+            self._decide(node, False, reason)
+        self._emit_real(node)
+
+    def _decide(self, node: Node, applied: bool, reason: str) -> None:
+        self.decisions.append(Decision("quantize", node.outputs[0].name, node.source, applied, reason))
+
+    def _emit_real(self, node: Node) -> None:
+        operands = [v and self._real(v) for v in node.inputs]
+        for old, new in zip(node.outputs, self._builder.keep(node, operands), strict=True):
+            self._reals[old.name] = new
+
+    def _emit_integer(self, node: Node) -> None:
+        operands = self._layer_operands(node, node.op) if is_layer(node.op) else self._operands(node)
+        operand_types = [None if v is None else v.type for v in operands]
+        inferred = node.op.infer(*operand_types)
+        types = [
+            type.quantized(self._grids.of(value)) if value.type.dtype.is_floating else type
+            for type, value in zip(inferred, node.outputs, strict=True)
+        ]
+        node.op.check_quantized(operand_types, types)
+        if isinstance(node.op, StatisticsNorm):
+            parameters = [None if v is None else self._graph.tensor(v) for v in node.inputs[1:]]
+            node.op.form(operand_types[0], types[0], *parameters)
+        for value in node.outputs:
+            self._builder.release(value.name)
+        names = [value.name for value in node.outputs]
+        results = self._builder.append(node.op, operands, types, names=names, source=node.source)
+        self._integers.update((old.name, new) for old, new in zip(node.outputs, results, strict=True))
+
+    def _operands(self, node: Node) -> list[Value | None]:
+        symmetric = {1} if isinstance(node.op, Prelu) else set()
+        moved = self._grids.of(node.outputs[0]) if node.op.quantized is Quantized.MOVE else None
+        operands: list[Value | None] = []
+        for index, value in enumerate(node.inputs):
+            if value is None or not value.type.dtype.is_floating or node.op.stays_real(index):
+                operands.append(value and self._real(value))
+            elif self._graph.is_constant(value):
+                is_narrow = node.outputs[0].name in self._grids.narrow
+                bits = NARROW_BITS if is_narrow else BITS[self._options.activations]
+                is_symmetric = index in symmetric
+                operands.append(
+                    self._integer_constant(value, bits=bits, is_symmetric=is_symmetric, grid=moved)
+                )
+            else:
+                operands.append(self._on_grid(value, moved or self._grids.read_by(node, value)))
+        return operands
+
+    def _layer_operands(self, node: Node, op: Layer) -> list[Value | None]:
+        data, weight = node.operand("x"), node.operand("weight")
+        bias, added = node.optional("bias"), node.optional("residual")
+        x, residual = self._integer(data), None if added is None else self._integer(added)
+        grid_x, grid_y = x.type.quantization, self._grids.of(node.output)
+        assert grid_x is not None
+        corrects = self._options.bias_correction
+        made = quantize_weights(
+            op,
+            self._graph.tensor(weight),
+            None if bias is None else self._graph.tensor(bias),
+            x=grid_x,
+            y=grid_y,
+            bits=self._precisions.weight_bits(node.source.module),
+            per_channel=self._options.per_channel,
+            observer=self._options.weight_observer,
+            codebook_bits=self._options.codebook_bits,
+            mean=self._grids.mean(data, op.channel_axis(node.output.type)) if corrects else None,
+        )
+        bound = _prove(
+            node, op, made, x=x.type, residual=None if residual is None else residual.type, y=grid_y
+        )
+        stored = self._constant(weight, made.weight, made.weight_grid)
+        row = (node.output.name, op.name, node.source.module, made.weight_grid.bits)
+        self._rows[node.output.name] = (*row, stored.type.storage_bytes, bound)
+        if made.bias is None or made.bias_grid is None:
+            return [x, stored, None, residual]
+        name = bias_name(weight.name) if bias is None else bias.name
+        return [
+            x,
+            stored,
+            self._builder.derived_constant(name, made.bias, quantization=made.bias_grid),
+            residual,
+        ]
+
+    def _constant(self, value: Value, integers: Tensor, grid: Encoding) -> Value:
+        """A constant as integers; nodes that share it and its grid share the integers too."""
+        key = (value.name, grid)
+        if key not in self._constants:
+            self._constants[key] = self._builder.constant(value.name, integers, quantization=grid)
+        return self._constants[key]
+
+    def _integer_constant(
+        self, value: Value, *, bits: int, is_symmetric: bool, grid: Encoding | None
+    ) -> Value:
+        tensor = self._graph.tensor(value)
+        if grid is None:
+            low, high = (float(end) for end in tensor.aminmax())
+            choose = symmetric_grid if is_symmetric else activation_grid
+            grid = choose(Range.of(low, high), bits=bits)
+        return self._constant(value, grid.quantize(tensor), grid)
+
+    def _on_grid(self, value: Value, grid: Encoding) -> Value:
+        """The integer form of a value, rescaled where a node asks for another grid than its own."""
+        own = self._integer(value)
+        if own.type.quantization == grid:
+            return own
+        key = (value.name, grid)
+        if key not in self._rescaled:
+            self._rescaled[key] = self._builder.add(
+                Requantize(), own, name=f"{value.name}_rescaled", quantization=grid
+            )
+        return self._rescaled[key]
+
+    def _integer(self, value: Value) -> Value:
+        """The integer form of a value, converted where it is first asked for."""
+        if value.name not in self._integers:
+            self._integers[value.name] = self._builder.add(
+                Quantize(), self._real(value), name=f"{value.name}_q", quantization=self._grids.of(value)
+            )
+        return self._integers[value.name]
+
+    def _state(self, value: Value) -> Value:
+        """The real form of an output that the next call continues, as its integers give it."""
+        integer = self._integer(value)
+        return self._builder.add(Dequantize(), integer, name=f"{value.name}_state")
+
+    def _real(self, value: Value) -> Value:
+        """The float form of a value, converted where it is first asked for; what never was real as it stands."""
+        if value.name not in self._reals:
+            if self._graph.is_constant(value):
+                real = self._builder.constant(
+                    value.name, self._graph.tensor(value), quantization=value.type.quantization
+                )
+            else:
+                real = self._builder.add(Dequantize(), self._integers[value.name], name=f"{value.name}_real")
+            self._reals[value.name] = real
+        return self._reals[value.name]
+
+
+def _prove(
+    node: Node,
+    op: Layer,
+    made: QuantizedWeights,
+    *,
+    x: TensorType,
+    residual: TensorType | None,
+    y: Encoding,
+) -> int:
+    """Largest accumulator of a layer over all inputs; OverflowBoundError when no integer form holds it."""
+    weight = TensorType(tuple(made.weight.shape)).quantized(made.weight_grid)
+    output = node.output.type.quantized(y)
+    fixed = fixed_point(x, weight, output, residual=residual, clamp=op.clamp)
+    assert x.quantization is not None
+    rows, phases = op.rows(made.weight), op.phases(weight)
+    return int(prove_accumulator(rows, made.bias, fixed, x=x.quantization, phases=phases).max())

@@ -1,0 +1,115 @@
+"""Bit widths of layers and values: from the spec, else from an earlier pass, else the default.
+
+A layer's activations are its operands. Values that share a grid share their bits, the widest that a member is asked
+for; a value that an operator of 8 bits makes has 8, and one that such an operator reads is converted for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from ...ir import FLOAT_BITS, Encoding, Graph, Node, Precision, ShapeError
+from ...ir.ops.base import Quantized
+from ...specs.options import LayerBits, LayerPrecision, QuantizeOptions
+from ..weighted_layers import is_layer
+from .groups import UnionFind
+from .quantization_plan import Plan
+
+BITS: Mapping[str, int] = {"int2": 2, "int4": 4, "int8": 8, "int16": 16}
+NARROW_BITS = 8
+
+
+@dataclass(frozen=True)
+class Precisions:
+    """Bits by module path. A path that the spec's `layers` do not settle is as `decided`, then as the options say."""
+
+    options: QuantizeOptions
+    decided: Mapping[str, Precision] = field(default_factory=dict)
+    selects: Callable[[str, str], bool] = str.__eq__
+
+    def is_float(self, module: str) -> bool:
+        """Whether the layer stays in float."""
+        settings = self._settings(module)
+        return bool(settings) and settings[0].weights == FLOAT_BITS
+
+    def weight_bits(self, module: str) -> int:
+        """Storage bits of the layer's weights."""
+        given = (p.weights for p in self._settings(module) if p.weights not in (None, FLOAT_BITS))
+        return next(given, None) or BITS[self.options.weights]
+
+    def activation_bits(self, module: str) -> int:
+        """Bits that the layer asks of its operands."""
+        given = (p.activations for p in self._settings(module) if p.activations is not None)
+        return next(given, None) or BITS[self.options.activations]
+
+    def _settings(self, module: str) -> tuple[Precision, ...]:
+        """Settings for the layer, in order of precedence."""
+        matching = [p for pattern, p in self.options.layers.items() if self.selects(pattern, module)]
+        return (
+            *map(precision_of, matching[-1:]),
+            *([self.decided[module]] if module in self.decided else ()),
+        )
+
+
+def precision_of(setting: LayerPrecision) -> Precision:
+    """The precision that a spec's setting of a layer names."""
+    if not isinstance(setting, LayerBits):
+        return Precision(BITS.get(setting, FLOAT_BITS))
+    weights, activations = (name and BITS[name] for name in (setting.weights, setting.activations))
+    return Precision(weights or None, activations or None)
+
+
+@dataclass(frozen=True)
+class GroupBits:
+    """Bits of each group of values that share a grid, the nodes that compute on 8 bits alone, and what was not met."""
+
+    by_group: Mapping[str, int]
+    narrow: frozenset[str]  # first results of nodes
+    warnings: tuple[str, ...] = ()
+
+
+def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisions) -> GroupBits:
+    """The widest that a reader asks of a value of the group; the default where nobody asks.
+
+    With 16 bits for all as the default, operators that have no form on 16 bits stay in float instead.
+    """
+    default = BITS[precisions.options.activations]
+    computing = [n for n in graph.nodes if n.outputs[0].name in plan.computing]
+    narrow = [n for n in computing if default == NARROW_BITS and not accepts_wide(n)]
+    asked: dict[str, list[tuple[int, str]]] = {}
+    for node in computing:
+        operands = (node.operand("x"),) if is_layer(node.op) else node.operands
+        for value in operands:
+            if value is not None and value.name in plan.observed:
+                ask = precisions.activation_bits(node.source.module), node.source.module
+                asked.setdefault(groups.find(value.name), []).append(ask)
+    capped = {groups.find(node.outputs[0].name): node for node in narrow}
+    by_group, warnings = {}, []
+    for group in {groups.find(name) for name in plan.observed}:
+        bits, module = max(asked.get(group, [(default, "")]))
+        maker = capped.get(group)
+        if maker is not None and bits > NARROW_BITS:
+            warnings.append(
+                f"{module}: asks for {bits} bits of what {maker.op.name} %{group} gives, which has 8"
+            )
+            bits = NARROW_BITS
+        by_group[group] = bits
+    return GroupBits(by_group, frozenset(n.outputs[0].name for n in narrow), tuple(sorted(warnings)))
+
+
+def accepts_wide(node: Node) -> bool:
+    """Whether the operator has an integer form on activations of 16 bits."""
+    if node.op.quantized is Quantized.MOVE or is_layer(node.op):
+        return True
+    fine, coarse = (Encoding((scale,), bits=BITS["int16"]) for scale in (1.0, 2.0**15))  # nothing overflows
+    operands = [
+        t.quantized(fine) if t is not None and t.dtype.is_floating and not node.op.stays_real(index) else t
+        for index, t in enumerate(node.operand_types)
+    ]
+    outputs = [t.quantized(coarse) for t in node.output_types]
+    try:
+        node.op.check_quantized(operands, outputs)
+    except ShapeError:
+        return False
+    return True

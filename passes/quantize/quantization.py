@@ -1,0 +1,114 @@
+"""The pass `quantize`: post-training quantization to integers, from calibration data.
+
+    fold        what the network does to its inputs becomes part of its first layers (`first_layers`)
+    masks       what only tells a softmax to leave positions out becomes an operand of its own (`masks`)
+    prepare     a batch norm that stands alone becomes a depthwise convolution, activations go into their producers
+    plan        which nodes compute on integers (`quantization_plan`)
+    calibrate   the float graph runs on the samples (`calibrate`)
+    grids       scale and zero point of each group of values that data movement joins (`activation_scales`)
+    lower       nodes are rebuilt on integers, conversions put where float and integers meet (`integer_lowering`)
+    round       with `adaround`, weights are rounded anew for the output of each layer (`weight_rounding`)
+
+What has no integer form, or none that is proven not to overflow, stays in float; the report says which and why.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ...ir import Graph
+from ...specs.options import AdaRound, QuantizeOptions
+from ..base import Context, PassResult, register
+from ..calibration.calibrate import Batch, collect
+from ..fuse.fuse_activation import FUSE_ACTIVATION
+from ..masks import lift_masks
+from ..pattern import apply_rules
+from ..report import Decision, PassReport, Table, merged
+from .activation_scales import Grids, choose_grids
+from .codebook import storage_table
+from .first_layers import fold_into_first_layers
+from .integer_forms import DROP_HALF, INTEGER_FORMS
+from .integer_lowering import Lowering
+from .layer_precisions import Precisions
+from .quantization_plan import Plan, make_plan
+from .weight_rounding import learn_roundings
+
+OUTLIERS = "outliers"
+"""Table of the groups of values in which calibration saw outliers, where it saw any."""
+
+
+@register(QuantizeOptions)
+def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassResult:
+    """Integer graph whose results are near the float graph's on data like the calibration samples."""
+    samples = context.calibration[: options.samples]
+    prepared = prepare(graph, samples)
+    precisions = Precisions(options, graph.precisions, context.selects)
+    plan = make_plan(prepared.graph, precisions.is_float, in_float=prepared.in_float, state=context.state)
+    if plan.observed.keys() <= context.statistics.keys():
+        statistics = {name: context.statistics[name] for name in plan.observed}
+    else:
+        statistics = collect(prepared.graph, samples, plan.observed, progress=context.progress)
+    grids = choose_grids(prepared.graph, plan, statistics, precisions, rests=prepared.rests)
+    lowering = Lowering(prepared.graph, plan, grids, options, precisions=precisions)
+    quantized = lowering.graph()
+    report = PassReport(
+        "quantize",
+        (*prepared.decisions, *lowering.decisions),
+        (grids.table, lowering.table(), *_outlier_table(grids)),
+        (*grids.warnings, *_nothing_quantized(prepared.graph, plan)),
+    )
+    if options.codebook_bits is not None:
+        report = merged("quantize", [report, PassReport("quantize", tables=(storage_table(quantized),))])
+    if isinstance(options.rounding, AdaRound):
+        quantized, rounding = learn_roundings(
+            prepared.graph,
+            quantized,
+            samples,
+            options.rounding,
+            corrects_bias=options.bias_correction,
+            progress=context.progress,
+        )
+        report = merged("quantize", [report, rounding])
+    return PassResult(quantized, report)
+
+
+def _nothing_quantized(graph: Graph, plan: Plan) -> Iterator[str]:
+    """A note where no operator computes on integers, with the reason behind most of the work."""
+    if plan.computing or not plan.declined:
+        return
+    work = Counter[str]()
+    for node in graph.nodes:
+        name = node.outputs[0].name
+        if name in plan.declined:
+            work[plan.declined[name]] += max(node.macs, 1)
+    ((reason, _),) = work.most_common(1)
+    yield f"nothing was quantized; the reason for most of the work: {reason}"
+
+
+def _outlier_table(grids: Grids) -> tuple[Table, ...]:
+    return (Table(OUTLIERS, ("group",), tuple((name,) for name in grids.outliers)),) if grids.outliers else ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float graph whose nodes become integer ones, one by one, but for those that make `in_float`.
+
+    `rests` are values that are often zero throughout.
+    """
+
+    graph: Graph
+    in_float: frozenset[str]
+    rests: frozenset[str]
+    decisions: tuple[Decision, ...]
+
+
+def prepare(graph: Graph, samples: Sequence[Batch]) -> Prepared:
+    """The graph with masks lifted and batch norms and activations in the form that integers have."""
+    full, halves = apply_rules(graph, (DROP_HALF,))
+    folded, first = fold_into_first_layers(full)
+    masked = lift_masks(folded, samples)
+    prepared, decisions = apply_rules(masked.graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
+    applied = (d for d in (*halves, *decisions) if d.applied)
+    return Prepared(prepared, masked.in_float, masked.rests, (*first, *masked.decisions, *applied))

@@ -1,0 +1,213 @@
+"""Selection of the nodes that compute on integers, from graph structure and spec, before calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from ...ir import DType, Graph, Node, Value
+from ...ir.affine import affine_inputs, is_movement
+from ...ir.ops.attention import Attention
+from ...ir.ops.base import Quantized
+from ...ir.ops.compare import Compare
+from ...ir.ops.norm import StatisticsNorm
+from ...ir.ops.softmax import Softmax
+from ..weighted_layers import is_layer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Nodes are named by their first result. `declined` says why a node stays in float.
+
+    `observed` names the values that calibration is to look at, with the dimensions along which it takes means. `states`
+    are inputs that continue an output at the next call, each with that output, of which one is to be an integer.
+    """
+
+    computing: frozenset[str]
+    moving: frozenset[str]
+    declined: Mapping[str, str]
+    observed: Mapping[str, Collection[int]]
+    states: tuple[tuple[Value, Value], ...] = ()
+
+    def is_integer(self, node: Node) -> bool:
+        """True for a node that is to compute on, or move, integers."""
+        return node.outputs[0].name in self.computing or node.outputs[0].name in self.moving
+
+
+def make_plan(
+    graph: Graph,
+    float_layers: Callable[[str], bool],
+    *,
+    in_float: Collection[str] = (),
+    state: Mapping[str, str] | None = None,
+) -> Plan:
+    """Every node with an integer form computes on integers unless `float_layers(module)`; data movement follows.
+
+    Also in float stay the nodes that `in_float` names by their results, and those whose results are only divided by,
+    compared, or taken for the mask of an attention: what counts there is the ratio to small numbers.
+
+    Movement is done on integers when its operand is one already, or when a node after it wants one: the earlier
+    the conversion, the fewer bytes move. A norm by statistics computes on integers where it is between others that do:
+    it would be no less exact in float, and a float operand or result should not lose precision for it.
+    """
+    declined: dict[str, str] = dict.fromkeys(
+        in_float, "adds a mask, whose numbers no grid holds beside others"
+    )
+    declined |= dict.fromkeys(_relative(graph), "its result is only divided by, compared, or a mask")
+    computing: set[str] = set()
+    encoded = _encodings(graph)
+    for node in graph.nodes:
+        if node.outputs[0].name in encoded:
+            declined[node.outputs[0].name] = "it says what the input's numbers stand for"
+        if node.op.quantized is Quantized.MOVE or node.outputs[0].name in declined:
+            continue
+        reason = _why_float(graph, node, float_layers)
+        if reason is None:
+            computing.add(node.outputs[0].name)
+        else:
+            declined[node.outputs[0].name] = reason
+    norms = [n for n in graph.nodes if isinstance(n.op, StatisticsNorm) and n.output.name in computing]
+    computing -= {node.output.name for node in norms}
+    moving = _moving(graph, computing, float_layers)
+    between = _between_integers(graph, norms, computing | moving)
+    computing |= between
+    alone = [node.output.name for node in norms if node.output.name not in between]
+    declined |= dict.fromkeys(alone, "its operand is a float, or its result is read as one")
+    observed: dict[str, set[int]] = {
+        v.name: set()
+        for node in graph.nodes
+        if node.outputs[0].name in computing or node.outputs[0].name in moving
+        for v in (*_data_operands(node), *node.outputs)
+        if v.type.dtype is DType.F32 and not graph.is_constant(v)
+    }
+    for node in graph.nodes:
+        if is_layer(node.op) and node.outputs[0].name in computing:
+            observed[node.operand("x").name].add(node.op.channel_axis(node.output.type))
+    outputs = dict(zip(graph.output_names, graph.outputs, strict=True))
+    inputs = {v.name: v for v in graph.inputs}
+    pairs = [(inputs[name], outputs[output]) for name, output in (state or {}).items()]
+    states = tuple(
+        pair for pair in pairs if any(v.name in observed for v in pair) and not graph.is_constant(pair[1])
+    )
+    for value in (v for pair in states for v in pair):
+        observed.setdefault(value.name, set())
+    return Plan(frozenset(computing), frozenset(moving), declined, observed, states)
+
+
+def _between_integers(graph: Graph, norms: Sequence[Node], integers: Collection[str]) -> set[str]:
+    """Results of the norms whose operand is an integer, and whose result only other nodes read as one."""
+    outputs = {v.name for v in graph.outputs}
+    found = {node.output.name for node in norms} - outputs
+    while True:
+        known = {*integers, *found}
+        apart = {
+            node.output.name
+            for node in norms
+            if node.output.name in found and not _is_between(graph, node, known)
+        }
+        if not apart:
+            return found
+        found -= apart
+
+
+def _is_between(graph: Graph, node: Node, integers: Collection[str]) -> bool:
+    producer = graph.producers.get(node.operand("x").name)
+    readers = graph.users.get(node.output.name, ())
+    return (
+        producer is not None
+        and producer.outputs[0].name in integers
+        and all(reader.outputs[0].name in integers for reader in readers)
+    )
+
+
+def _encodings(graph: Graph) -> frozenset[str]:
+    """Results of nodes that only scale and shift an input for a node behind them."""
+    chains = [chain for name, chain in affine_inputs(graph).items() if graph.users.get(name)]
+    return frozenset(node.output.name for chain in chains for node in chain.nodes if not is_movement(node.op))
+
+
+def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) -> str | None:
+    if node.op.quantized is Quantized.NEVER:
+        return f"{node.op.name} has no integer form"
+    if node.op.facts.poles:
+        return f"{node.op.name} has a pole, which eight bits do not resolve"
+    if node.op.facts.whole:
+        return f"{node.op.name} turns an error of eight bits into one of a whole number"
+    if float_layers(node.source.module):
+        return "the spec keeps this layer in float"
+    other = next((v.type for v in (*_reals(node), *node.outputs) if v.type.dtype is not DType.F32), None)
+    if other is not None and other.dtype.is_floating:
+        return f"it computes in {str(other.dtype.torch).removeprefix('torch.')}; set `dtype: float32` under `model`"
+    if other is not None or len(node.outputs) != 1:
+        return "an operand or result is not float32"
+    data = _data_operands(node)
+    if all(graph.is_constant(v) for v in data):
+        return "it reads constants only"
+    weights = [v for v in _reals(node) if v not in data]
+    if not all(graph.is_constant(v) for v in weights):
+        return "a weight is not a constant"
+    return None
+
+
+def _relative(graph: Graph) -> set[str]:
+    """Nodes without weights, by their first result, all of whose readers need it in relative precision."""
+    found: set[str] = set()
+    outputs = {v.name for v in graph.outputs}
+    for node in reversed(graph.nodes):
+        if is_layer(node.op) or node.op.quantized is Quantized.NEVER or len(node.outputs) != 1:
+            continue
+        name = node.outputs[0].name
+        readers = graph.users.get(name, ())
+        if readers and name not in outputs and all(_reads_ratio(r, name, found) for r in readers):
+            found.add(name)
+    return {name for name in found if graph.producers[name].op.quantized is not Quantized.MOVE}
+
+
+def _reads_ratio(reader: Node, name: str, found: Collection[str]) -> bool:
+    named = zip(reader.operand_names, reader.operands, strict=True)
+    at = {operand for operand, value in named if value.name == name}
+    match reader.op:
+        case Compare():
+            return True
+        case Attention():
+            return at == {"mask"}
+        case op if op.facts.poles:
+            return at <= set(op.facts.poles)
+        case _:
+            return reader.outputs[0].name in found
+
+
+def _reals(node: Node) -> tuple[Value, ...]:
+    """The operands but for the mask of a softmax."""
+    return (node.operand("x"),) if isinstance(node.op, Softmax) else node.operands
+
+
+def _data_operands(node: Node) -> tuple[Value, ...]:
+    """The operands that are activations."""
+    if is_layer(node.op):
+        return tuple(v for v in (node.operand("x"), node.optional("residual")) if v is not None)
+    return (node.operand("x"),) if node.op.real_operands else _reals(node)
+
+
+def _moving(graph: Graph, computing: set[str], float_layers: Callable[[str], bool]) -> set[str]:
+    candidates = [
+        node
+        for node in graph.nodes
+        if node.op.quantized is Quantized.MOVE
+        and not float_layers(node.source.module)
+        and all(v.type.dtype is DType.F32 and not v.type.is_quantized for v in node.outputs)
+    ]
+    wanted = {v.name for node in graph.nodes if node.outputs[0].name in computing for v in node.operands}
+    moving: set[str] = set()
+    for node in reversed(candidates):
+        if any(v.name in wanted for v in node.outputs):
+            moving.add(node.outputs[0].name)
+            wanted.update(v.name for v in node.operands)
+    integers = {
+        v.name for node in graph.nodes if node.outputs[0].name in computing | moving for v in node.outputs
+    }
+    for node in candidates:
+        if any(v.name in integers for v in node.operands):
+            moving.add(node.outputs[0].name)
+            integers.update(v.name for v in node.outputs)
+    return moving

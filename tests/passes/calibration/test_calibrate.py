@@ -1,0 +1,19 @@
+"""How samples run together."""
+
+import torch
+
+from fxpress.ir import parse
+from fxpress.passes.calibration.calibrate import batch_size, passes_batches
+
+
+def test_samples_run_one_by_one_where_a_result_does_not_grow_with_them() -> None:
+    graph = parse("""
+graph(%x: f32[1x3]) {
+  const %zero: f32[]
+  %y: f32[1x3] = relu(%x)
+  %e: f32[2x3] = expand{shape=(2, 3)}(%zero)
+  return y: %y, e: %e
+}""")
+    samples = [(torch.randn(1, 3),) for _ in range(4)]
+    assert not passes_batches(graph, samples[:2])
+    assert batch_size(graph, samples) == 1
