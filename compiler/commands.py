@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from ..backends.errors import BackendError
 from ..ir import dump
-from ..ir.encoding import STORAGE_BITS
+from ..ir.encoding import INTEGER_BITS
 from ..specs import Evaluation, load_spec
 from .arrays import npz_bytes
 from .compare import diff_reports, explain_layer, read_report
@@ -181,8 +181,8 @@ def _dumper(names: Sequence[str]) -> OnStage | None:
 def _widths(option: str, text: str) -> tuple[int, ...]:
     """Storage bits with commas between."""
     words = [word.strip() for word in text.split(",") if word.strip()]
-    if not all(word.isdecimal() and int(word) in STORAGE_BITS[:-1] for word in words):
-        choices = ", ".join(map(str, STORAGE_BITS[:-1]))
+    if not all(word.isdecimal() and int(word) in INTEGER_BITS[:-1] for word in words):
+        choices = ", ".join(map(str, INTEGER_BITS[:-1]))
         raise UserError(Problem("R409", f"{option} {text}", f"is not a list of widths out of {choices}"))
     return tuple(map(int, words))
 

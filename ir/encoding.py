@@ -5,6 +5,9 @@
 `scale` and `zero_point` hold one number per tensor, per channel of `axis`, or per group of `group_size`
 consecutive elements inside each channel (the channel's other dimensions flattened in order). Codes are signed
 integers of two's complement, or with a codebook indices into its levels, which ascend.
+
+Integer operators compute on codes of INTEGER_BITS bits with positive scales. Other codes, and scales of either sign
+(where the one level that the negative side has more goes to the largest weight), serve stored weights.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from .element_type import DType
 from .errors import ShapeError
 from .numbers import Numbers
 
-STORAGE_BITS = (2, 4, 8, 16, 32)
+STORAGE_BITS = (2, 3, 4, 5, 6, 8, 16, 32)
+INTEGER_BITS = (2, 4, 8, 16, 32)
+"""Bit widths that integer operators take."""
 FARTHEST_ZERO = 1 << 20
 """Largest zero point; float32 still counts the steps up to there."""
-_CONTAINER = {2: DType.I8, 4: DType.I8, 8: DType.I8, 16: DType.I16, 32: DType.I32}
+_CONTAINER = {16: DType.I16, 32: DType.I32}
 _CODEBOOK_BITS = (2, 4, 8)
 
 
@@ -61,8 +66,10 @@ class Encoding:
         if self.bits not in STORAGE_BITS:
             raise ShapeError(f"{self.bits} storage bits; the choices are {', '.join(map(str, STORAGE_BITS))}")
         scale, zero = self.scale.array, self.zero_point.array
-        if not len(scale) or not (np.isfinite(scale) & (scale > 0)).all():
-            raise ShapeError("a scale must be a positive finite number")
+        if not len(scale) or not (np.isfinite(scale) & (scale != 0)).all():
+            raise ShapeError("a scale must be a finite number other than 0")
+        if self.axis is None and scale[0] < 0:
+            raise ShapeError("the scale of a whole tensor must be positive")
         if len(zero) not in (1, len(scale)):
             raise ShapeError(f"{len(zero)} zero points for {len(scale)} scales")
         if zero.min() < -FARTHEST_ZERO or zero.max() > FARTHEST_ZERO:
@@ -109,7 +116,13 @@ class Encoding:
     @property
     def container(self) -> DType:
         """Element type that holds the codes while computing."""
-        return DType.U8 if self.levels is not None else _CONTAINER[self.bits]
+        return DType.U8 if self.levels is not None else _CONTAINER.get(self.bits, DType.I8)
+
+    @property
+    def is_integer(self) -> bool:
+        """True if integer operators compute on the codes."""
+        is_positive = bool((self.scale.array > 0).all())
+        return self.levels is None and self.bits in INTEGER_BITS and is_positive
 
     @property
     def is_symmetric(self) -> bool:

@@ -99,6 +99,11 @@ class Params(Mapping[str, Tensor]):
         """Number of elements of all tensors."""
         return sum(prod(entry.shape) for entry in self._entries.values())
 
+    @property
+    def bytes(self) -> int:
+        """Size of all tensors."""
+        return sum(prod(entry.shape) * entry.dtype.itemsize for entry in self._entries.values())
+
     def digest(self, name: str) -> str:
         """SHA-256 of element type, shape and elements, in hexadecimal digits; computed once."""
         if name not in self._digests:

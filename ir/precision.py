@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .encoding import STORAGE_BITS
+from .encoding import INTEGER_BITS
 from .errors import ShapeError
 
 FLOAT_BITS = 32
@@ -20,7 +20,7 @@ class Precision:
 
     def __post_init__(self) -> None:
         for bits in (self.weights, self.activations):
-            if bits is not None and bits not in STORAGE_BITS:
-                raise ShapeError(f"{bits} storage bits; the choices are {', '.join(map(str, STORAGE_BITS))}")
+            if bits is not None and bits not in INTEGER_BITS:
+                raise ShapeError(f"{bits} storage bits; the choices are {', '.join(map(str, INTEGER_BITS))}")
         if self.weights is None and self.activations is None:
             raise ShapeError("a precision has bits of weights, of activations, or of both")

@@ -107,11 +107,12 @@ def _touches_quantized(node: Node) -> bool:
 
 
 def _quantized_problems(node: Node, inferred: tuple[TensorType, ...]) -> list[str]:
-    codes = [
-        str(v) for v in (*node.operands, *node.outputs) if v.type.quantization and v.type.quantization.levels
-    ]
+    quantized = (v for v in (*node.operands, *node.outputs) if v.type.quantization is not None)
+    codes = [str(v) for v in quantized if v.type.quantization and not v.type.quantization.is_integer]
     if codes and node.op.quantized is not Quantized.MOVE and not isinstance(node.op, Dequantize):
-        return [f"{node.op.name} computes on integers, and {', '.join(codes)} are codes; dequantize them"]
+        return [
+            f"{node.op.name} computes on integers, and {', '.join(codes)} is stored in codes; dequantize it"
+        ]
     found = [
         f"the operator infers {type_text(expected)}"
         for expected, actual in zip(inferred, node.output_types, strict=True)

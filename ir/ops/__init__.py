@@ -97,7 +97,7 @@ from .pad import Pad
 from .pool import AdaptiveAvgPool, AvgPool, MaxPool
 from .prelu import Prelu
 from .put import Put
-from .quantize import Dequantize, OffsetBinary, Quantize, Requantize
+from .quantize import Dequantize, FakeQuantizePerToken, OffsetBinary, Quantize, Requantize
 from .recurrent import Gru, Lstm, Rnn
 from .reduce import Mean, ReduceMax, ReduceMin, Sum
 from .reorder import Flip, Roll, Tile
@@ -147,6 +147,7 @@ __all__ = [
     "Expand",
     "Expm1",
     "Facts",
+    "FakeQuantizePerToken",
     "Flip",
     "Floor",
     "FloorDivide",

@@ -18,6 +18,8 @@ from .channels import Axes, CouplingCall
 from .facts import Facts
 
 _BYTE = 8
+LARGEST_CODE = 127
+SMALLEST_ROW = 1e-30
 
 
 @operator("quantize")
@@ -75,6 +77,32 @@ class Dequantize(Op):
         x = call.type("x")
         assert x is not None and x.quantization is not None
         return x.quantization.dequantize(call.operand("x"))
+
+
+@operator("fake_quantize_per_token")
+@dataclass(frozen=True)
+class FakeQuantizePerToken(Op):
+    """Reals rounded to int8 and back, with a scale for each row along the last dimension: max|x| / 127.
+
+    Dynamic quantization of activations. Halves are rounded to even. A row whose largest magnitude is below 1e-30
+    becomes zeros, one that is not finite becomes NaN.
+    """
+
+    facts = Facts(homogeneous=True)
+
+    def infer(self, x: TensorType) -> tuple[TensorType, ...]:
+        if not x.rank or not x.shape[-1] or x.is_quantized or not x.dtype.is_floating:
+            raise ShapeError("fake_quantize_per_token takes reals in rows of at least one element")
+        return (x,)
+
+    def reference(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        most = wide.abs().amax(-1, keepdim=True)
+        inverse = torch.where(most >= SMALLEST_ROW, LARGEST_CODE / most, 0.0)
+        return (torch.round(wide * inverse) * (most / LARGEST_CODE)).to(x.dtype)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        return (call.operand("x"),)
 
 
 @operator("requantize")

@@ -9,7 +9,7 @@ from ..encoding import Encoding
 from ..ops.call import TorchCall
 from ..ops.embedding import Embedding, Take
 from ..ops.pad import Pad
-from ..ops.quantize import Dequantize, OffsetBinary, Quantize, Requantize
+from ..ops.quantize import Dequantize, FakeQuantizePerToken, OffsetBinary, Quantize, Requantize
 from ..ops.reorder import Flip, Roll, Tile
 from ..ops.resize import ResizeLinear, ResizeNearest
 from ..ops.shape import Copy, Expand, Permute, Reshape
@@ -180,6 +180,14 @@ def grow_quantize(g: Growth, x: Value, step: Step) -> Value | None:
         return None
     grid = step.pick(0, [Encoding((0.05,), (3,)), Encoding((0.001,), (-200,), 16)])
     return g.add(Dequantize(), g.builder.add(Quantize(), x, quantization=grid))
+
+
+@grows("fake_quantize_per_token")
+def grow_fake_quantize_per_token(g: Growth, x: Value, step: Step) -> Value | None:
+    """With a scale for each row."""
+    if not x.type.rank or x.type.dtype is not DType.F32:
+        return None
+    return g.add(FakeQuantizePerToken(), x)
 
 
 @grows("requantize")

@@ -53,11 +53,12 @@ def test_groups_divide_each_channel_in_order() -> None:
 
 
 REFUSED = [
-    ({"scale": (1.0,), "bits": 3}, "3 storage bits; the choices are 2, 4, 8, 16, 32"),
-    ({"scale": ()}, "a scale must be a positive finite number"),
-    ({"scale": (0.0,)}, "a scale must be a positive finite number"),
-    ({"scale": (float("nan"),)}, "a scale must be a positive finite number"),
-    ({"scale": (float("inf"),)}, "a scale must be a positive finite number"),
+    ({"scale": (1.0,), "bits": 7}, "7 storage bits; the choices are 2, 3, 4, 5, 6, 8, 16, 32"),
+    ({"scale": ()}, "a scale must be a finite number other than 0"),
+    ({"scale": (0.0,)}, "a scale must be a finite number other than 0"),
+    ({"scale": (float("nan"),)}, "a scale must be a finite number other than 0"),
+    ({"scale": (float("inf"),)}, "a scale must be a finite number other than 0"),
+    ({"scale": (-1.0,)}, "the scale of a whole tensor must be positive"),
     ({"scale": (1.0, 1.0, 1.0), "zero_point": (0, 0), "axis": 0}, "2 zero points for 3 scales"),
     ({"scale": (1.0,), "zero_point": (1 << 21,)}, "a zero point lies outside -1048576..1048576"),
     ({"scale": (1.0, 2.0)}, "several scales or a group size need an axis"),
