@@ -3,7 +3,7 @@
 # make faults             300 damaged output directories and 300 faulty invocations, with the table
 # make lint               ruff and mypy
 # make wheel-test         the tests on the installed wheel and sdist
-# make bench-mcu, bench-torch, bench-low-bits, bench-coded-weights    tables, and benchmarks/results/*.json
+# make bench-mcu, bench-torch, bench-llm, bench-low-bits, bench-coded-weights    tables, and benchmarks/results/*.json
 # make mlperf-models, mlperf-data    models and data of examples/mlperf_tiny, downloaded and converted
 # make fuzz               random modules through the whole compiler, compared with torch: make fuzz N=2000 SEED=0
 # make layer-table        every kind of layer x rank x groups x bits x layouts x targets, compiled, run, compared
@@ -23,7 +23,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-low-bits bench-coded-weights bench-trained \
+.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-trained \
         bench-flash bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
         bench-compare mlperf-models mlperf-data
 
@@ -82,6 +82,10 @@ wheel-test: setup build/.tools-all
 bench-mcu: setup build/.tools-all
 	$(PY) benchmarks/mcu.py
 	$(PY) benchmarks/history.py record mcu
+
+bench-llm: setup build/.tools-demo
+	$(PY) benchmarks/llm.py
+	$(PY) benchmarks/history.py record llm
 
 bench-torch: setup
 	$(PY) benchmarks/bench_torch.py

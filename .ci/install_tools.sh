@@ -13,7 +13,9 @@ ALL="$DEMO
       clang                    clang                                              the second compiler of emitted C
       cmake                    cmake                                              the build of the emitted CMake package
       riscv64-unknown-elf-gcc  gcc-riscv64-unknown-elf                            the compilation of emitted C for RISC-V
-      qemu-system-arm          qemu-system-arm                                    the comparison of instruction counts with QEMU"
+      qemu-system-arm          qemu-system-arm                                    the comparison of instruction counts with QEMU
+      aarch64-linux-gnu-gcc    gcc-aarch64-linux-gnu,libc6-dev-arm64-cross        the kernel of packed weights on Arm
+      qemu-aarch64             qemu-user                                          the same"
 
 case "${1:-}" in
     demo) wanted=$DEMO ;;

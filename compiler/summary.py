@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 
 from ..backends.c import CArtifact, NodePrediction, counted_core
+from ..backends.torch_module import TorchArtifact
 from ..ir import Graph, Node, Value, type_text
 from ..ir.ops.activation import Bounded
 from ..ir.ops.base import Quantized
@@ -55,7 +56,10 @@ def make_report(
         parameters=sum(v.type.numel for v in compiled.constants),
         macs_before=session.captured.macs,
         macs_after=compiled.macs,
-        resources=_resources(c, session.target) if c else (),
+        resources=(
+            *(_resources(c, session.target) if c else ()),
+            *(_module_resources(artifacts.torch, session.captured) if artifacts.torch else ()),
+        ),
         measurements=_measurements(session, compiled),
         layers=_layers(compiled, c, _snr(session, stages) if findings is None else findings.snr_db),
         noise=None if findings is None else findings.noise,
@@ -108,6 +112,12 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
         ),
         *_cycles(c.prediction.cycles, target),
     )
+
+
+def _module_resources(module: TorchArtifact, captured: Graph) -> tuple[Resource, ...]:
+    before = captured.params.bytes
+    basis = f"exact, tensors of the torch module; {before:,} B as captured"
+    return (Resource(name="weights", used=module.tensors.bytes, available=None, unit="B", basis=basis),)
 
 
 def _instructions_basis(target: Target) -> str:

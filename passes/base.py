@@ -187,7 +187,7 @@ class Pass(Generic[Options]):
             )
         elif settings:
             raise TypeError(f"give {self.name} its options either as one object or by name, not both")
-        missing = self.missing(context)
+        missing = self.missing(options, context)
         if missing:
             raise MissingNeedError(f'pass "{self.name}" needs {" and ".join(missing)} in the spec')
         result = self.function(graph, options, context)
@@ -197,9 +197,9 @@ class Pass(Generic[Options]):
             raise VerifyError(f"pass {self.name} loses the bits of {', '.join(lost)}; keep graph.precisions")
         return result
 
-    def missing(self, context: Context) -> tuple[str, ...]:
-        """Inputs that the pass needs and the context lacks."""
-        return tuple(sorted(self.options.needs - context.available))
+    def missing(self, options: Options, context: Context) -> tuple[str, ...]:
+        """Inputs that the pass needs with these options, and the context lacks."""
+        return tuple(sorted({need for need, _ in options.needed()} - context.available))
 
 
 _PASSES: dict[str, Pass[Any]] = {}  # Any: each pass has its own options

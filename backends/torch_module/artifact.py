@@ -18,14 +18,17 @@ from ...ir import Params
 from ...ir.tensor_files import tensor_file, write_tensors
 
 SOURCE_FILE = "model.py"
+KERNEL_FILE = "packed_linear.c"
 WEIGHTS_FILE = "model.safetensors"
+_HERE = Path(__file__)
 
 
 @dataclass(frozen=True)
 class TorchArtifact:
-    """An emitted module. `tensors` are its state by key; `aliases` are keys whose tensor stands under another key.
+    """An emitted module. `tensors` are its state by key; `aliases` are keys whose tensor is stored under another key.
 
-    Tensors of a lazy graph are lazy: `save` has one of them in memory at a time.
+    A module that names packed_linear.c has a copy of it next to its source. Tensors of a lazy graph are lazy: `save`
+    has one of them in memory at a time.
     """
 
     class_name: str
@@ -43,14 +46,22 @@ class TorchArtifact:
 
     def files(self) -> dict[str, bytes]:
         """The source and the tensors as files, by name; the same artifact gives the same bytes."""
-        return {SOURCE_FILE: self.source.encode(), WEIGHTS_FILE: b"".join(tensor_file(self.tensors))}
+        return {**self._sources, WEIGHTS_FILE: b"".join(tensor_file(self.tensors))}
 
     def save(self, directory: Path) -> list[Path]:
         """Write what `files` gives into `directory`, tensor by tensor."""
-        source, weights = directory / SOURCE_FILE, directory / WEIGHTS_FILE
-        source.write_bytes(self.source.encode())
+        weights = directory / WEIGHTS_FILE
+        for name, content in self._sources.items():
+            (directory / name).write_bytes(content)
         write_tensors(weights, self.tensors)
-        return [source, weights]
+        return [*(directory / name for name in self._sources), weights]
+
+    @property
+    def _sources(self) -> dict[str, bytes]:
+        sources = {SOURCE_FILE: self.source.encode()}
+        if KERNEL_FILE in self.source:
+            sources[KERNEL_FILE] = _HERE.with_name(KERNEL_FILE).read_bytes()
+        return sources
 
 
 def module_class(source: str, name: str) -> type[nn.Module]:
@@ -72,7 +83,7 @@ def restore(source: str, name: str) -> nn.Module:
 def _definitions(source: str) -> Mapping[str, Any]:  # what a file defines
     filename = f"<fxpress module {sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    namespace: dict[str, Any] = {"__name__": "fxpress_module"}
+    namespace: dict[str, Any] = {"__name__": "fxpress_module", "__file__": str(_HERE.with_name(SOURCE_FILE))}
     exec(compile(source, filename, "exec", dont_inherit=True), namespace)
     for item in namespace.values():
         if isinstance(item, type) and item.__module__ == "fxpress_module":

@@ -17,7 +17,7 @@ from .names import identifier
 from .qdq import QdqStyle
 from .source import write_source
 from .style import FloatStyle, Style
-from .weight_only import WeightOnlyStyle, is_weight_only, pack_bits
+from .weight_only import WeightOnlyStyle, is_weight_only, packed_weight
 
 Form = Literal["float", "qdq", "eager"]
 
@@ -93,11 +93,9 @@ def _stored(graph: Graph, value: Value, layout: Layout) -> Entry:
     What is not stored as the graph has it is made at each use.
     """
     encoding, shape = value.type.quantization, value.type.shape
-    if encoding is not None and value.name in layout.packed_weights and encoding.bits < 8:
-        bits = encoding.bits
-        packed = (*shape[:-1], shape[-1] * bits // 8)
-        return LazyTensor(packed, torch.uint8, lambda: pack_bits(graph.tensor(value), bits))
-    if encoding is None or value.name in layout.integer_weights or value.name in layout.packed_weights:
+    if encoding is not None and value.name in layout.packed_weights:
+        return packed_weight(value.type, lambda: graph.tensor(value))
+    if encoding is None or value.name in layout.integer_weights:
         entry = graph.params.entry(value.name)
         return entry.detach() if isinstance(entry, Tensor) else entry
     return LazyTensor(shape, torch.float32, lambda: encoding.dequantize(graph.tensor(value)))

@@ -47,7 +47,8 @@ class _Writer:
                 lines.append(f"{argument} = {entered}")
         for index, node in enumerate(self._graph.nodes):
             *before, last = self._statements(index, node)
-            lines += [*before, last + self._remark(index, node)]
+            target, _, expression = last.partition(" = ")
+            lines += [*before, *([last + self._remark(index, node)] if target != expression else [])]
         results = [self._result(value) for value in self._graph.outputs]
         return arguments, [*lines, f"return {', '.join(results)}"]
 

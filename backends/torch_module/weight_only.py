@@ -1,27 +1,32 @@
 """The form of graphs whose weights are integers and whose activations are float.
 
 The variable of a dequantized constant holds the submodule that keeps its integers; linear layers and embeddings ask
-it for what they need, and everything else takes its reals.
+it for what they need, and everything else takes its reals. The rounding of activations is left to the linear layers
+where nothing else reads its result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ...ir import Graph, LazyTensor, Node, Value
+from ...ir import DType, Graph, LazyTensor, Node, TensorType, Value
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
-from ...ir.ops.quantize import Dequantize
+from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
 from . import prelude_weight_only
 from .forward import clamped
 from .layers import LayerKind, construct, layer_kind
 from .names import Path
 from .style import FloatStyle, Strings
+
+_HALF = (DType.F16, DType.BF16)
+_ROWS, _STEP = 16, 16  # of a block of packed codes
 
 
 def is_weight_only(graph: Graph) -> bool:
@@ -42,6 +47,11 @@ class WeightOnlyStyle(FloatStyle):
 
     def __init__(self, graph: Graph) -> None:
         self._held = {node.output.name for node in graph.nodes if _holds_matrix(node)}
+        self._rounded = {
+            node.output.name
+            for node in graph.nodes
+            if isinstance(node.op, FakeQuantizePerToken) and self._is_left_to_readers(graph, node.output)
+        }
 
     def kind(self, node: Node) -> LayerKind | None:
         """A submodule for an integer weight; linear layers and embeddings that read one have none of their own."""
@@ -60,14 +70,17 @@ class WeightOnlyStyle(FloatStyle):
         return f"{variable}.reals()" if value.name in self._held else variable
 
     def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
-        """Linear layers and embeddings of integer weights."""
+        """Linear layers and embeddings of integer weights, and the rounding that such layers take over."""
+        if node.outputs[0].name in self._rounded:
+            return node.op.operand(operands, "x")
         if not self._reads_held(node):
             return None
         op, weight = node.op, node.op.operand(operands, "weight")
         if isinstance(op, Embedding):
             return f"{weight}.rows({op.operand(operands, 'indices')})"
         assert isinstance(op, Linear)
-        read = (op.operand(operands, "x"), op.optional(operands, "bias"))
+        rounded = "rounded=True" if node.operand("x").name in self._rounded else None
+        read = (op.operand(operands, "x"), op.optional(operands, "bias"), rounded)
         text = f"{weight}.linear({', '.join(t for t in read if t is not None)})"
         residual = op.optional(operands, "residual")
         return clamped(text if residual is None else f"{text} + {residual}", op.clamp)
@@ -79,15 +92,56 @@ class WeightOnlyStyle(FloatStyle):
         held = [value for value in node.operands if value.name in self._held]
         return held == [node.operand("weight")]
 
+    def _is_left_to_readers(self, graph: Graph, value: Value) -> bool:
+        """True where only linear layers of integer weights read a value, as their input."""
+        readers = graph.users.get(value.name, ())
+        is_input = (
+            isinstance(user.op, Linear)
+            and self._reads_held(user)
+            and user.operands.count(value) == 1
+            and user.operand("x") == value
+            for user in readers
+        )
+        return value not in graph.outputs and all(is_input)
 
-def pack_bits(integers: Tensor, bits: int) -> Tensor:
-    """Signed integers below 8 bits as bytes, several along the last dimension in each, the lowest bits first."""
-    if bits == 8:
-        return integers
-    parts = 8 // bits
-    grouped = integers.to(torch.int32).reshape(*integers.shape[:-1], -1, parts) & ((1 << bits) - 1)
-    shifts = torch.arange(parts, dtype=torch.int32) * bits
-    return (grouped << shifts).sum(-1).to(torch.uint8)
+
+def packed_weight(type: TensorType, read: Callable[[], Tensor]) -> LazyTensor:
+    """The codes of a weight in the packed form, packed at each use from the integers that `read` gives."""
+    assert type.quantization is not None
+    bits, rows = type.quantization.bits, prod(type.shape[:-1])
+    groups = len(type.quantization.scale) // rows
+    size = type.shape[-1] // groups
+    shape = (-(-rows // _ROWS), groups, -(-size // _STEP), 2 * _STEP * bits)
+    return LazyTensor(shape, torch.uint8, lambda: pack_codes(read(), bits, size))
+
+
+def pack_codes(integers: Tensor, bits: int, group_size: int) -> Tensor:
+    """Integers [..., columns] in the packed form of packed_linear.c: [blocks, groups, steps, bytes] of uint8."""
+    rows = integers.reshape(-1, integers.shape[-1] // group_size, group_size)
+    offset = 1 << (bits - 1)
+    codes = (rows.to(torch.int16) + offset).to(torch.uint8)
+    codes = pad(codes, (0, -group_size % _STEP, 0, 0, 0, -len(rows) % _ROWS), value=offset)
+    blocks, groups, steps = len(codes) // _ROWS, codes.shape[1], codes.shape[2] // _STEP
+    rest = codes.reshape(blocks, _ROWS, groups, steps, 4, 4).permute(0, 2, 3, 4, 1, 5)
+    rest = rest.reshape(blocks, groups, steps, 4, 4 * _ROWS)  # lines of 4 columns
+    planes, left = [], bits
+    while left:
+        width = next(width for width in (8, 4, 2, 1) if width <= left)
+        plane = rest & ((1 << width) - 1)
+        # parts of a byte are columns of their own, or, single bits, neighbours within a line
+        shape = (-1, 8) if width == 1 else (-1, 8 // width, 4 * _ROWS)
+        axis = -1 if width == 1 else -2
+        parts = plane.reshape(blocks, groups, steps, *shape)
+        shifts = torch.arange(0, 8, width, dtype=torch.uint8).reshape(-1, *[1] * (-1 - axis))
+        planes.append((parts << shifts).sum(axis, dtype=torch.uint8).flatten(3))
+        rest, left = rest >> width, left - width
+    return torch.cat(planes, -1)
+
+
+def pack_scales(scale: Tensor, rows: int) -> Tensor:
+    """Scales [rows * groups] in the packed form: [blocks, groups, 16]; those of absent rows are 0."""
+    table = pad(scale.reshape(rows, -1), (0, 0, 0, -rows % _ROWS))
+    return table.reshape(-1, _ROWS, table.shape[1]).transpose(1, 2).contiguous()
 
 
 def _holds_matrix(node: Node) -> bool:
@@ -99,22 +153,21 @@ def _holds_matrix(node: Node) -> bool:
     assert grid is not None
     if type.rank < 2 or grid.bits > 8 or not grid.is_symmetric or grid.axis != 0 or grid.levels is not None:
         return False
-    columns = type.shape[-1]
-    is_by_row = columns % grid.group_size == 0 if grid.group_size is not None else type.rank == 2
-    return is_by_row and columns * grid.bits % 8 == 0
+    return type.shape[-1] % grid.group_size == 0 if grid.group_size is not None else type.rank == 2
 
 
 def _weight_kind(node: Node) -> LayerKind:
     type = node.operand("x").type
     assert type.quantization is not None
-    *rows, columns = type.shape
-    scale = type.quantization.scale
-    groups = len(scale) // prod(rows)
-    scales = LazyTensor((*rows, groups), torch.float32, lambda: scale.tensor(torch.float32).view(*rows, -1))
-    size = columns // groups
+    rows, scale = prod(type.shape[:-1]), type.quantization.scale
+    dtype = scale.dtype.torch if scale.dtype in _HALF else torch.float32
+    groups = len(scale) // rows
+    packed = (-(-rows // _ROWS), groups, _ROWS)
+    scales = LazyTensor(packed, dtype, lambda: pack_scales(scale.tensor(dtype), rows))
+    size, named = type.shape[-1] // groups, {"dtype": str(dtype)} if scale.dtype in _HALF else {}
     return LayerKind(
-        construct("IntegerWeight", *type.shape, bits=type.quantization.bits, group_size=size),
-        {"integers": "x"},
+        construct("PackedWeight", *type.shape, bits=type.quantization.bits, group_size=size, **named),
+        {"codes": "x"},
         state={"scale": scales},
         is_held=True,
     )

@@ -1,34 +1,43 @@
-"""The pass `weight_only`: weights of matrix products and embeddings as integers, everything else as it is.
+"""The pass `weight_only`: weights of matrix products and embeddings as integers.
 
 A weight becomes an integer constant and a `dequantize` that all its users read; a tied one stays tied, and one of half
 precision is cast back to it. Weights are the constants that linear layers, embeddings and matrix products read,
-directly or after moves (a transposed weight, the matrices of experts), whatever their rank. There is no calibration:
-the scale of a group, consecutive weights along the last dimension, is chosen from its weights alone.
+directly or after moves (a transposed weight, the matrices of experts), whatever their rank. A scale serves a group,
+consecutive weights along the last dimension. Rounding to nearest takes no calibration; `gptq` rounds the weights of
+linear layers for the layers' outputs on the calibration data, as the float graph gives them.
+
+Inputs of linear layers with such a weight are rounded to int8, with a scale for each token, by an operator of their
+own (`fake_quantize_per_token`), which the torch backend computes inside the product.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
+import torch
 from torch import Tensor
 
-from ...ir import Builder, DType, Encoding, Entry, Graph, LazyTensor, Node, Source, Value, rewrite
+from ...ir import Builder, DType, Encoding, Entry, Graph, LazyTensor, Node, Source, Value, rewrite, run
 from ...ir.ops.call import TorchCall
 from ...ir.ops.convert import Cast
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
 from ...ir.ops.matmul import GroupedMatMul, MatMul
-from ...ir.ops.quantize import Dequantize
+from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
 from ...ir.ops.shape import Copy, Expand, Permute, Reshape
 from ...ir.ops.slicing import Select, Slice, Split
-from ...specs.options import WeightOnlyOptions
+from ...specs.options import Gptq, WeightOnlyOptions
 from ..base import Context, PassResult, register
+from ..calibration.calibrate import check_samples
 from ..errors import PassError
 from ..report import Cell, Decision, PassReport, Table
+from .gptq import quantize_by_gptq
 from .groupwise import encode_groupwise, nearest_group_size, quantize_groupwise
 
-_BITS = {"float32": 32, "int8": 8, "int4": 4, "int2": 2}
+_BITS = {"float32": 32, "int8": 8, "int6": 6, "int5": 5, "int4": 4, "int3": 3, "int2": 2}
+_SCALES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 _MOVES = (Copy, Expand, Permute, Reshape, Select, Slice, Split)
 _PRODUCTS = {"einsum", "bmm", "baddbmm", "addmm", "addbmm", "mm", "matmul", "_grouped_mm"}  # calls of aten
 _ELEMENTS = (DType.F32, DType.F16, DType.BF16)
@@ -52,6 +61,9 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
             "there is no linear layer or embedding, and no matrix product, with a floating point weight of its own"
         )
     decisions, rows, made = [], [], dict[str, tuple[Entry, Encoding]]()
+    hessians = (
+        _hessians(graph, found, options.rounding, context) if isinstance(options.rounding, Gptq) else {}
+    )
     for name, stored in found.items():
         bytes_before = stored.value.type.storage_bytes
         if stored.bits == 32:
@@ -59,14 +71,15 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
             decisions.append(Decision("weight_only", name, stored.source, False, reason))
             continue
         size = nearest_group_size(stored.value.type.shape[-1], options.group_size)
-        integers, grid, error = _quantized(graph, stored, size, options)
+        integers, grid, error = _quantized(graph, stored, size, options, hessians.get(name))
         made[name] = (integers, grid)
         size_after = stored.value.type.quantized(grid).storage_bytes + grid.parameter_bytes
         rows.append((name, stored.bits, size, bytes_before, size_after, error))
-        text = f"int{stored.bits}, a scale for {size} weights"
+        text = f"int{stored.bits}, a scale of {options.scales} for {size} weights"
         decisions.append(Decision("weight_only", name, stored.source, True, text))
     decisions += _kept(graph, found)
     real: dict[str, Value] = {}
+    rounded: dict[str, Value] = {}
 
     def visit(builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
         for name in (v.name for v in node.operands if v.name in made and v.name not in real):
@@ -78,15 +91,37 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
             if dtype is not DType.F32:
                 real[name] = builder.add(Cast(dtype.value), real[name], source=source)
         kept = [old and real.get(old.name, new) for old, new in zip(node.inputs, operands, strict=True)]
+        if (
+            options.activations == "int8"
+            and isinstance(node.op, Linear)
+            and node.operand("weight").name in made
+        ):
+            x = node.op.operand(kept, "x")
+            if x.name not in rounded:
+                rounded[x.name] = builder.add(FakeQuantizePerToken(), x, source=node.source)
+            kept[node.op.operand_names.index("x")] = rounded[x.name]
         return builder.keep(node, kept)
 
     columns = ("weight", "bits", "group", "bytes_before", "bytes_after", "relative_error")
     tables = (Table("weights", columns, tuple(rows)), _summary(graph, rows))
-    return PassResult(rewrite(graph, visit), PassReport("weight_only", tuple(decisions), tables))
+    after = rewrite(graph, visit)
+    return PassResult(after, PassReport("weight_only", tuple(decisions), tables, _notes(after)))
+
+
+def _notes(graph: Graph) -> tuple[str, ...]:
+    """What a user loses beside the precision of weights."""
+    rounded = {node.output.name for node in graph.nodes if isinstance(node.op, FakeQuantizePerToken)}
+    layers = sum(isinstance(n.op, Linear) and n.operand("x").name in rounded for n in graph.nodes)
+    if not layers:
+        return ()
+    return (
+        f"inputs of {layers} linear layers are rounded to int8 at run time, with a scale for each token; "
+        "`activations: float32` keeps them as they are, and is slower",
+    )
 
 
 def _quantized(
-    graph: Graph, stored: _Stored, size: int, options: WeightOnlyOptions
+    graph: Graph, stored: _Stored, size: int, options: WeightOnlyOptions, hessian: Tensor | None
 ) -> tuple[Entry, Encoding, float]:
     """The integers of a weight, their encoding, and their error relative to the weight.
 
@@ -95,15 +130,58 @@ def _quantized(
     entry, shape = graph.params.entry(stored.value.name), stored.value.type.shape
     weight = entry if isinstance(entry, Tensor) else entry.read()
     group_size = None if len(shape) == 2 and size == shape[1] else size
-    integers, encoding = quantize_groupwise(
-        weight, bits=stored.bits, group_size=group_size, observer=options.observer
-    )
+    dtype = DType(_SCALES[options.scales]).torch
+    if hessian is not None and isinstance(options.rounding, Gptq):
+        integers, encoding = quantize_by_gptq(
+            weight,
+            hessian,
+            bits=stored.bits,
+            group_size=group_size,
+            damping=options.rounding.damping,
+            observer=options.observer,
+            dtype=dtype,
+        )
+    else:
+        integers, encoding = quantize_groupwise(
+            weight, bits=stored.bits, group_size=group_size, observer=options.observer, dtype=dtype
+        )
     difference = encoding.dequantize(integers).sub_(weight)
     error = float(difference.norm() / weight.float().norm().clamp(min=1e-30))
-    if isinstance(entry, Tensor):
+    if isinstance(entry, Tensor) or hessian is not None:
         return integers, encoding, error
-    dtype = encoding.container.torch
-    return LazyTensor(shape, dtype, lambda: encode_groupwise(entry.read(), encoding)), encoding, error
+    return (
+        LazyTensor(shape, encoding.container.torch, lambda: encode_groupwise(entry.read(), encoding)),
+        encoding,
+        error,
+    )
+
+
+def _hessians(
+    graph: Graph, found: Mapping[str, _Stored], options: Gptq, context: Context
+) -> dict[str, Tensor]:
+    """The sum of x^T x over the calibration samples, for the inputs x of all linear layers that read a weight."""
+    weights: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Linear) and found.get(node.operand("weight").name):
+            weights.setdefault(node.operand("x").name, []).append(node.operand("weight").name)
+    hessians: dict[str, Tensor] = {}
+
+    def observe(value: Value, x: Tensor) -> None:
+        if value.name in weights:
+            rows = x.reshape(-1, x.shape[-1]).float()
+            product = rows.T @ rows
+            for name in weights[value.name]:
+                hessians[name] = hessians[name] + product if name in hessians else product
+
+    check_samples(graph, context.calibration)
+    samples = context.calibration[: options.samples]
+    with torch.no_grad():
+        for index, sample in enumerate(samples):
+            for value, x in zip(graph.inputs, sample, strict=True):
+                observe(value, x)
+            run(graph, sample, observe=observe)
+            context.progress("calibration", index + 1, len(samples))
+    return hessians
 
 
 def _weights(graph: Graph, options: WeightOnlyOptions, context: Context) -> dict[str, _Stored]:

@@ -33,7 +33,7 @@ from .observer import (
 from .prune import PruneBudget, PruneOptions
 from .quantize import LayerBits, LayerPrecision, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
-from .rounding import AdaRound, Nearest, Rounding
+from .rounding import AdaRound, Gptq, Nearest, Rounding
 from .sparsify import SparsifyOptions
 from .weight_only import WeightOnlyOptions
 
@@ -76,6 +76,7 @@ __all__ = [
     "FinetuneOptions",
     "FuseOptions",
     "FuseRule",
+    "Gptq",
     "LayerBits",
     "LayerPrecision",
     "MinMax",

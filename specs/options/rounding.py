@@ -30,6 +30,23 @@ class AdaRound(Section):
     )
 
 
+class Gptq(Section):
+    """Rounding column by column, each error compensated in the columns that follow, for the layer's output (GPTQ)."""
+
+    kind: Literal["gptq"] = Field(default="gptq", description="Compensated rounding.")
+    samples: Positive = Field(default=128, description="Number of calibration samples.")
+    damping: float = Field(
+        default=0.01, gt=0, le=1, description="Added to the diagonal of the Hessian, as a share of its mean."
+    )
+
+
+WeightOnlyRounding: TypeAlias = Annotated[
+    Annotated[Nearest | Gptq, Field(discriminator="kind")],
+    BeforeValidator(named),
+    NamesInSchema((Nearest, Gptq)),
+]
+"""Rounding of weights beside float activations: a name, or a mapping with `kind` and the parameters of that kind."""
+
 Rounding: TypeAlias = Annotated[
     Annotated[Nearest | AdaRound, Field(discriminator="kind")],
     BeforeValidator(named),

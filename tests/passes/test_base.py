@@ -93,7 +93,7 @@ def test_what_a_pass_needs_and_lacks_is_told_before_it_runs(registry: dict[str, 
     with pytest.raises(MissingNeedError, match='pass "labelled" needs calibration and labels in the spec'):
         found(GRAPH, LabelledOptions(), Context())
     sample = (torch.zeros(4),)
-    assert found.missing(Context(calibration=[sample])) == ("labels",)
+    assert found.missing(found.options(), Context(calibration=[sample])) == ("labels",)
     assert found(GRAPH, LabelledOptions(), Context([sample], [torch.zeros(1)])).graph is GRAPH
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fxpress.backends.torch_module import emit, prelude_weight_only, to_module
-from fxpress.backends.torch_module.weight_only import is_weight_only, pack_bits
+from fxpress.backends.torch_module.weight_only import is_weight_only, pack_codes
 from fxpress.ir import Builder, DType, Graph, TensorType, run
 from fxpress.ir.ops.embedding import Embedding
 from fxpress.ir.ops.linear import Linear
@@ -19,7 +19,7 @@ from fxpress.specs.options import WeightOnlyOptions
 TOKENS = torch.tensor([[0, 31, 7, 7, 2]])
 
 
-def graph_of(bits: int, group_size: int | None, *, features: int = 64) -> Graph:
+def graph_of(bits: int, group_size: int | None, *, features: int = 64, activations: str = "int8") -> Graph:
     """Embedding, a layer with bias, residual and activation, and the table once more as output layer."""
     generator = torch.Generator().manual_seed(3)
 
@@ -34,37 +34,28 @@ def graph_of(bits: int, group_size: int | None, *, features: int = 64) -> Graph:
     x = builder.add(Embedding(), tokens, table)
     x = builder.add(Linear(clamp=(0.0, float("inf"))), x, weight, bias, x)
     graph = builder.build([builder.add(Linear(), x, table), x])
-    options = WeightOnlyOptions.model_validate({"weights": f"int{bits}", "group_size": group_size})
-    return weight_only(graph, options, Context()).graph
+    chosen = {"weights": f"int{bits}", "group_size": group_size, "activations": activations}
+    return weight_only(graph, WeightOnlyOptions.model_validate(chosen), Context()).graph
 
 
-@pytest.mark.parametrize("bits", [2, 4, 8])
-@pytest.mark.parametrize("group_size", [None, 16, 32])
-def test_the_module_computes_what_the_graph_does(bits: int, group_size: int | None) -> None:
-    graph = graph_of(bits, group_size)
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("group_size", [None, 16, 32, 43])
+@pytest.mark.parametrize("activations", ["int8", "float32"])
+def test_the_module_computes_what_the_graph_does(bits: int, group_size: int | None, activations: str) -> None:
+    """Sums in another order can move an activation to the next integer: that token has an error of a step then."""
+    graph = graph_of(bits, group_size, features=86 if group_size == 43 else 64, activations=activations)
     with torch.no_grad():
-        torch.testing.assert_close(list(to_module(graph)(TOKENS)), run(graph, [TOKENS]), rtol=1e-4, atol=1e-3)
-
-
-def test_rows_that_fill_no_byte_are_kept_as_reals() -> None:
-    graph = graph_of(4, None, features=7)
-    with torch.no_grad():
-        torch.testing.assert_close(list(to_module(graph)(TOKENS)), run(graph, [TOKENS]))
+        found = to_module(graph)(TOKENS)
+    for y, expected in zip(found, run(graph, [TOKENS]), strict=True):
+        error = (y - expected).norm(dim=-1) / expected.norm(dim=-1)
+        assert error.median() < 1e-5 and error.max() < (3e-2 if activations == "int8" else 1e-5)
 
 
 def test_a_tied_weight_is_stored_once_in_half_a_byte_each() -> None:
     artifact = emit(graph_of(4, 32))
     stored = {key: t for key, t in artifact.tensors.items() if t.dtype == torch.uint8}
     assert sorted(t.numel() for t in stored.values()) == [32 * 64 // 2, 64 * 64 // 2]
-    assert artifact.source.count("IntegerWeight(") == 3  # the class and two weights
-
-
-def test_torch_kernels_are_used_where_they_fit() -> None:
-    module = to_module(graph_of(4, 32))
-    with torch.no_grad():
-        module(TOKENS)
-    held = [part for part in module.modules() if hasattr(part, "packed")]
-    assert [part.packed is not None for part in held] == [True, True]
+    assert artifact.source.count("PackedWeight(") == 3  # the class and two weights
 
 
 def test_packing_is_made_anew_after_a_copy_and_after_loading() -> None:
@@ -78,9 +69,14 @@ def test_packing_is_made_anew_after_a_copy_and_after_loading() -> None:
         assert not module(TOKENS)[0].any()
 
 
-def test_packed_integers_lie_lowest_bits_first() -> None:
-    assert pack_bits(torch.tensor([[1, -2, 7, -8]]), 4).tolist() == [[0xE1, 0x87]]
-    assert pack_bits(torch.tensor([[1, 0, -1, -2]]), 2).tolist() == [[0b10110001]]
+def test_planes_of_packed_codes_start_with_the_low_bits() -> None:
+    def first_bytes(levels: list[int], bits: int, *at: int) -> list[int]:
+        return [int(pack_codes(torch.tensor([levels]), bits, 16).flatten()[i]) for i in at]
+
+    columns = list(range(-8, 8))
+    assert first_bytes(columns, 8, 0, 3, 64, 192) == [120, 123, 124, 132]
+    assert first_bytes(columns, 4, 0, 3, 64, 127) == [0x40, 0x73, 0xC8, 0x88]
+    assert first_bytes(columns, 5, 0, 64, 128, 136, 144) == [0xC8, 0x40, 0b11110000, 0xF0, 0xFF]
 
 
 def test_a_graph_with_integer_activations_is_another_form() -> None:
@@ -89,8 +85,8 @@ def test_a_graph_with_integer_activations_is_another_form() -> None:
 
 
 def test_one_number_of_a_wider_tensor_is_multiplied() -> None:
-    weight = prelude_weight_only.IntegerWeight(6, 1, bits=8, group_size=1)
-    weight.integers.fill_(3)
+    weight = prelude_weight_only.PackedWeight(6, 1, bits=8, group_size=1)
+    weight.codes.copy_(pack_codes(torch.full((6, 1), 3), 8, 1))
     number = torch.arange(8.0).reshape(1, 1, 8)[..., 3]  # strides (8, 8), yet contiguous: it is alone
     assert torch.equal(weight.linear(number), torch.full((1, 6), 9.0))
 
@@ -119,6 +115,6 @@ def test_matrices_of_experts_are_packed_and_multiplied(bits: int, dtype: torch.d
     options = WeightOnlyOptions.model_validate({"weights": f"int{bits}", "group_size": 8})
     graph = weight_only(graph, options, Context()).graph
     artifact, rows = emit(graph), torch.randn(3, 5, 8).to(dtype)
-    assert artifact.tensors["experts.weight.integers"].shape == (3, 8, 16 * bits // 8)
+    assert artifact.tensors["experts.weight.codes"].shape == (2, 2, 1, 32 * bits)
     with torch.no_grad():
         torch.testing.assert_close(artifact.build()(rows), run(graph, [rows])[0])

@@ -77,7 +77,7 @@ graph(%x: f32[1x8]) {
 
 def test_bytes_of_the_report_are_those_of_integers_and_scales() -> None:
     rows = compress(tied_graph(), weights="int4", group_size=32).report.table("weights").rows
-    assert [row[4] for row in rows] == [32 * 64 // 2 + 4 * 64, 64 * 64 // 2 + 4 * 128]
+    assert [row[4] for row in rows] == [32 * 64 // 2 + 2 * 64, 64 * 64 // 2 + 2 * 128]
 
 
 def test_a_group_that_does_not_divide_gives_way_to_the_nearest_that_does() -> None:
@@ -89,7 +89,8 @@ def test_a_group_that_does_not_divide_gives_way_to_the_nearest_that_does() -> No
 
 def test_weights_on_the_grid_stay_as_they_are() -> None:
     weight = torch.randint(-7, 8, (4, 32), generator=torch.Generator().manual_seed(0)).float()
-    weight[:, ::16] = 7.0
+    weight[:2, ::16], weight[2:, ::16] = -8.0, 8.0
+    weight[2:] *= 0.5
     integers, grid = quantize_groupwise(weight, bits=4, group_size=16, observer="minmax")
     assert torch.equal(grid.dequantize(integers), weight)
 
@@ -97,6 +98,39 @@ def test_weights_on_the_grid_stay_as_they_are() -> None:
 def test_a_group_of_zeros_has_a_scale() -> None:
     integers, grid = quantize_groupwise(torch.zeros(2, 32), bits=4, group_size=16)
     assert not integers.any() and all(scale > 0 for scale in grid.scale)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_least_squares_are_no_worse_than_any_of_300_scales(bits: int, dtype: torch.dtype) -> None:
+    weight = torch.randn(64, 32, generator=torch.Generator().manual_seed(bits))
+    integers, grid = quantize_groupwise(weight, bits=bits, group_size=32, dtype=dtype)
+    assert grid.scale.dtype.torch is dtype
+    found = (grid.dequantize(integers) - weight).square().sum()
+    lowest = -(1 << (bits - 1))
+    unit = weight.gather(1, weight.abs().argmax(1, keepdim=True)) / lowest
+    scales = torch.linspace(0.2, 1.2, 300)[:, None, None] * unit
+    errors = ((weight / scales).round().clamp(lowest, -lowest - 1) * scales - weight).square().sum(-1)
+    assert found <= 1.15 * errors.amin(0).sum()
+
+
+@pytest.mark.parametrize("factor", [1e-8, 1e-5, 1e6])
+def test_scales_of_half_precision_are_never_zero_or_infinite(factor: float) -> None:
+    weight = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)) * factor
+    integers, grid = quantize_groupwise(weight, bits=4, group_size=32)
+    assert grid.dequantize(integers).isfinite().all()
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_a_sign_of_the_scale_gives_the_largest_weight_the_lowest_level(bits: int) -> None:
+    """The squared error falls by 37, 30 and 19 % against symmetric integers (a bound of 25, 20, 12 here)."""
+    weight = torch.randn(256, 32, generator=torch.Generator().manual_seed(0))
+    integers, grid = quantize_groupwise(weight, bits=bits, group_size=32, dtype=torch.float32)
+    found = (grid.dequantize(integers) - weight).square().sum()
+    largest = (1 << (bits - 1)) - 1
+    scales = torch.linspace(0.2, 1.2, 300)[:, None, None] * weight.abs().amax(1, keepdim=True) / largest
+    errors = ((weight / scales).round().clamp(-largest, largest) * scales - weight).square().sum(-1)
+    assert found < {2: 0.75, 3: 0.8, 4: 0.88}[bits] * errors.amin(0).sum()
 
 
 def test_a_graph_without_weights_is_refused() -> None:
@@ -108,9 +142,9 @@ def test_a_graph_without_weights_is_refused() -> None:
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_minmax_reaches_the_largest_weight_at_every_width(bits: int) -> None:
     weight = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
-    _, grid = quantize_groupwise(weight, bits=bits, group_size=None, observer="minmax")
-    largest = weight.abs().amax(1) / (2 ** (bits - 1) - 1)
-    torch.testing.assert_close(torch.tensor(grid.scale), largest)
+    _, grid = quantize_groupwise(weight, bits=bits, group_size=None, observer="minmax", dtype=torch.float32)
+    largest = weight.abs().amax(1) / 2 ** (bits - 1)
+    torch.testing.assert_close(grid.scale.tensor().abs(), largest)
 
 
 PRODUCTS = """

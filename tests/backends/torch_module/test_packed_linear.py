@@ -1,0 +1,142 @@
+"""The kernel of packed products: the same bits on every instruction set, and what happens without a compiler."""
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+
+from fxpress.backends import torch_module
+from fxpress.backends.torch_module import prelude_weight_only
+from fxpress.backends.torch_module.prelude_weight_only import PackedWeight, fake_quantize_per_token
+from fxpress.backends.torch_module.weight_only import pack_codes, pack_scales
+
+SOURCES = Path(torch_module.__file__).parent
+CHECK = Path(__file__).with_name("packed_linear_check.c")
+ARM = "aarch64-linux-gnu-gcc"
+BUILDS = {
+    "native": (["gcc", "-march=native"], []),
+    "avx2": (["gcc", "-mavx2", "-mfma", "-mf16c"], []),
+    "plain": (["gcc"], []),
+    "clang": (["clang", "-march=native"], []),
+    "neon": ([ARM, "-march=armv8.2-a+dotprod", "-static"], ["qemu-aarch64", "-cpu", "max"]),
+    "sanitized": (["gcc", "-march=native", "-O1", "-fsanitize=address,undefined"], []),
+}
+
+
+@cache
+def outcome(build: str, folder: Path) -> str:
+    command, emulator = BUILDS[build]
+    for program in (command[0], *emulator[:1]):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    if build == "avx2" and not torch.backends.cpu.get_cpu_capability().startswith("AVX"):
+        pytest.skip("this processor has no AVX2")
+    program = folder / build
+    flags = ["-O3", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", f"-I{SOURCES}"]
+    options = [command[0], *flags, *command[1:]]
+    subprocess.run([*options, "-o", program, CHECK, "-lm"], check=True)
+    return subprocess.run([*emulator, program], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("packed_linear")
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_every_instruction_set_gives_the_bits_of_the_definition(build: str, folder: Path) -> None:
+    name, _, cases, _, differing, *_ = outcome(build, folder).split()
+    assert (int(cases), int(differing)) == (540, 0)
+    expected = {"avx2": "avx2", "plain": "c", "neon": "neon-dotprod"}
+    assert name == expected.get(build, name)
+
+
+@pytest.mark.parametrize("build", ["avx2", "plain", "clang", "neon"])
+def test_instruction_sets_give_the_same_bits(build: str, folder: Path) -> None:
+    assert outcome(build, folder).split()[-1] == outcome("native", folder).split()[-1]
+
+
+def packed(rows: int, columns: int, *, bits: int, group_size: int) -> PackedWeight:
+    generator = torch.Generator().manual_seed(bits)
+    half = 1 << (bits - 1)
+    levels = torch.randint(-half, half, (rows, columns), generator=generator)
+    scales = torch.randn(rows * columns // group_size, generator=generator)
+    weight = PackedWeight(rows, columns, bits=bits, group_size=group_size)
+    weight.codes.copy_(pack_codes(levels, bits, group_size))
+    weight.scale.copy_(pack_scales(scales, rows))
+    return weight
+
+
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("CC", "no-such-compiler")
+    prelude_weight_only.packed_linear_library.cache_clear()
+    with pytest.warns(UserWarning, match="packed_linear.c was not compiled.*no-such-compiler"):
+        assert prelude_weight_only.packed_linear_library() is None
+    yield
+    prelude_weight_only.packed_linear_library.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("bits", "group_size", "limit"), [(8, 64, 1e-6), (4, 32, 2e-2), (3, 32, 1e-6), (8, 32, 1e-6)]
+)
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_torch_computes_the_product_without_a_compiler(
+    bits: int, group_size: int, limit: float, tokens: int, without_compiler: None
+) -> None:
+    """Exactly, but for torch's int4 kernel, which computes in bfloat16."""
+    weight = packed(48, 64, bits=bits, group_size=group_size)
+    x = torch.randn(tokens, 64, generator=torch.Generator().manual_seed(0))
+    expected = fake_quantize_per_token(x) @ weight.reals().T
+    with torch.no_grad():
+        found = weight.linear(x, rounded=True)
+        exact = weight.linear(x)
+    assert float((found - expected).norm() / expected.norm()) < limit
+    torch.testing.assert_close(exact, x @ weight.reals().T)
+
+
+def test_threads_change_no_bit() -> None:
+    weight, x = packed(512, 512, bits=4, group_size=32), torch.randn(8, 512)
+    threads = torch.get_num_threads()
+    with torch.no_grad():
+        try:
+            torch.set_num_threads(1)
+            one = weight.linear(x, rounded=True)
+            torch.set_num_threads(2)
+            assert torch.equal(weight.linear(x, rounded=True), one)
+        finally:
+            torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_gradients_and_exports_take_torch_operators(rounded: bool) -> None:
+    weight = packed(16, 64, bits=4, group_size=32)
+    x = torch.randn(3, 64, requires_grad=True)
+    weight.linear(x, rounded=rounded).sum().backward()
+    assert x.grad is not None
+
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.weight.linear(x, rounded=rounded)
+
+    exported = torch.export.export(Net().eval(), (x.detach(),)).module()
+    with torch.no_grad():
+        torch.testing.assert_close(exported(x), weight.linear(x, rounded=rounded), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_element_types_are_converted(dtype: torch.dtype) -> None:
+    weight, x = packed(16, 64, bits=4, group_size=32), torch.randn(2, 3, 64).to(dtype)
+    with torch.no_grad():
+        y = weight.linear(x, torch.ones(16, dtype=dtype))
+        assert y.dtype is dtype
+        expected = (x.double() @ weight.reals().double().T + 1).to(dtype)
+    torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)

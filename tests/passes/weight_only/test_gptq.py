@@ -1,0 +1,89 @@
+"""Rounding column by column against the error of a layer's output."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from fxpress.ir import Builder, Graph, TensorType, run
+from fxpress.ir.ops.linear import Linear
+from fxpress.passes import MissingNeedError
+from fxpress.passes.base import Context
+from fxpress.passes.weight_only import weight_only
+from fxpress.passes.weight_only.gptq import quantize_by_gptq
+from fxpress.passes.weight_only.groupwise import quantize_groupwise
+from fxpress.specs.options import WeightOnlyOptions
+
+
+def correlated(count: int, inputs: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    mixing = torch.eye(inputs) + 0.3 * torch.randn(inputs, inputs, generator=generator)
+    return torch.randn(count, inputs, generator=generator) @ mixing
+
+
+def weight_of(outputs: int, inputs: int) -> Tensor:
+    return torch.randn(outputs, inputs, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize(("inputs", "group_size"), [(64, 32), (64, None), (86, 43), (320, 32), (192, 192)])
+def test_the_error_of_the_output_falls(bits: int, inputs: int, group_size: int | None) -> None:
+    x, weight = correlated(2000, inputs), weight_of(24, inputs)
+    hessian = x.T @ x
+
+    def error(integers: Tensor, weights: Tensor) -> float:
+        return float((x @ (weights - weight).T).norm())
+
+    integers, encoding = quantize_groupwise(weight, bits=bits, group_size=group_size)
+    nearest = error(integers, encoding.dequantize(integers))
+    integers, encoding = quantize_by_gptq(weight, hessian, bits=bits, group_size=group_size)
+    encoding.check((24, inputs))
+    assert integers.min() >= encoding.qmin and integers.max() <= encoding.qmax
+    assert error(integers, encoding.dequantize(integers)) < 0.9 * nearest
+
+
+def test_uncorrelated_inputs_are_rounded_to_nearest() -> None:
+    weight = weight_of(8, 64)
+    nearest, expected = quantize_groupwise(weight, bits=4, group_size=32)
+    integers, encoding = quantize_by_gptq(weight, torch.eye(64), bits=4, group_size=32)
+    assert torch.equal(integers, nearest) and encoding == expected
+
+
+@pytest.mark.parametrize("dead", [0, 31, 63])
+def test_inputs_that_are_always_zero_do_no_harm(dead: int) -> None:
+    x = correlated(500, 64)
+    x[:, dead] = 0
+    weight = weight_of(8, 64)
+    integers, encoding = quantize_by_gptq(weight, x.T @ x, bits=4, group_size=32)
+    assert float((encoding.dequantize(integers) - weight)[:, dead].abs().max()) < 1.0
+    integers, encoding = quantize_by_gptq(weight, torch.zeros(64, 64), bits=4, group_size=32)
+    assert encoding.dequantize(integers).isfinite().all()
+
+
+def shared_layer() -> Graph:
+    """A layer that is called twice, on inputs of different directions, and one more."""
+    builder = Builder()
+    x = builder.input("x", TensorType((10, 64)))
+    weight = builder.constant("shared.weight", weight_of(64, 64) / 8)
+    y = builder.add(Linear(), builder.add(Linear(), x, weight), weight)
+    return builder.build([builder.add(Linear(), y, builder.constant("last.weight", weight_of(8, 64)))])
+
+
+def test_the_pass_rounds_every_linear_layer_for_its_inputs() -> None:
+    graph, samples = shared_layer(), [(correlated(10, 64, seed),) for seed in range(40)]
+    settings = {"weights": "int3", "activations": "float32"}
+
+    def error(**more: object) -> float:
+        options = WeightOnlyOptions.model_validate({**settings, **more})
+        after = weight_only(graph, options, Context(calibration=samples)).graph
+        held_out = [(correlated(10, 64, seed),) for seed in range(40, 50)]
+        return sum(float((run(after, x)[0] - run(graph, x)[0]).norm()) for x in held_out)
+
+    assert error(rounding="gptq") < 0.9 * error()
+    assert error(rounding={"kind": "gptq", "samples": 20, "damping": 0.1}) < error()
+
+
+def test_it_needs_calibration_data() -> None:
+    options = WeightOnlyOptions.model_validate({"rounding": "gptq"})
+    assert list(options.needed()) == [("calibration", ("rounding",))]
+    with pytest.raises(MissingNeedError, match="calibration"):
+        weight_only(shared_layer(), options, Context())
