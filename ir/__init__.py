@@ -2,6 +2,7 @@
 
 from . import ops
 from .builder import Builder, rewrite
+from .codebooks import coded_weights, decode_codebooks, encode_codebooks
 from .coupling import Coupling, Kept, couple
 from .cutting import changed_statistics, cut_graph, run_masked
 from .digraph import Vertex, digraph
@@ -49,11 +50,14 @@ __all__ = [
     "Vertex",
     "call_integer",
     "changed_statistics",
+    "coded_weights",
     "couple",
     "cut_graph",
+    "decode_codebooks",
     "digraph",
     "dump",
     "element_bytes",
+    "encode_codebooks",
     "long_numbers",
     "node_text",
     "open_tensors",

@@ -29,7 +29,8 @@ INTEGER_BITS = (2, 4, 8, 16, 32)
 FARTHEST_ZERO = 1 << 20
 """Largest zero point; float32 still counts the steps up to there."""
 _CONTAINER = {16: DType.I16, 32: DType.I32}
-_CODEBOOK_BITS = (2, 4, 8)
+CODEBOOK_BITS = (2, 4, 8)
+"""Bits of the codes of a codebook."""
 
 
 @dataclass(frozen=True, slots=True, init=False)
@@ -80,8 +81,8 @@ class Encoding:
             self._check_levels(self.levels)
 
     def _check_levels(self, levels: Numbers[float]) -> None:
-        if self.bits not in _CODEBOOK_BITS:
-            raise ShapeError(f"codes of {self.bits} bits; a codebook takes {_CODEBOOK_BITS}")
+        if self.bits not in CODEBOOK_BITS:
+            raise ShapeError(f"codes of {self.bits} bits; a codebook takes {CODEBOOK_BITS}")
         if not 1 <= len(levels) <= 1 << self.bits:
             raise ShapeError(f"{len(levels)} levels for codes of {self.bits} bits")
         if not np.isfinite(levels.array).all() or not (np.diff(levels.array) > 0).all():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from .codebooks import decode_codebooks
 from .errors import IRError, ShapeError
 from .graph import Graph, Node
 from .ops.base import IntegerCall
@@ -63,6 +64,7 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
     Quantized values are their integers (int64 while computing), all others floats computed by the reference.
     Raises OverflowBoundError if an intermediate leaves its range. The emitted C computes the same bytes.
     """
+    graph = decode_codebooks(graph)
     bound = _bind(graph, inputs)
     values = {v.name: _widen(v.type, bound[v.name]) for v in graph.inputs}
     uses = _Uses(graph)

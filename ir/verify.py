@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import networkx as nx
 
+from .codebooks import computes_on_codes, integer_type
 from .digraph import digraph
 from .errors import IRError, VerifyError
 from .graph import Graph, Node
@@ -19,8 +20,8 @@ def verify(graph: Graph) -> Graph:
     """`graph` itself; VerifyError with every broken rule, each shown inside the dump.
 
     Values are defined once and before use, result types are those that the operator infers, constants have
-    the type of their tensor, data movement keeps the encoding, codes of a codebook are only moved and dequantized,
-    outputs have names of their own.
+    the type of their tensor, data movement keeps the encoding, codes of a codebook are only moved and dequantized
+    unless they are a constant's and stand for integers, outputs have names of their own.
     """
     problems = {**_graph_problems(graph)}
     defined = {v.name: v for v in (*graph.inputs, *graph.constants)}
@@ -29,7 +30,7 @@ def verify(graph: Graph) -> Graph:
     for index, node in enumerate(graph.nodes):
         found = [*_operand_problems(node, defined, graph), *_definition_problems(node, defined)]
         if not found:
-            found = _type_problems(node)
+            found = _type_problems(node, graph)
         if found:
             problems.setdefault(index, []).extend(found)
         defined.update((v.name, v) for v in node.outputs)
@@ -84,13 +85,13 @@ def _definition_problems(node: Node, defined: dict[str, Value]) -> list[str]:
     return [f"{value} is defined twice" for value in node.outputs if value.name in defined]
 
 
-def _type_problems(node: Node) -> list[str]:
+def _type_problems(node: Node, graph: Graph) -> list[str]:
     try:
         inferred = node.op.infer(*node.operand_types)
         if len(inferred) != len(node.outputs):
             return [f"the operator infers {len(inferred)} results"]
         if _touches_quantized(node):
-            return _quantized_problems(node, inferred)
+            return _quantized_problems(node, graph, inferred)
     except IRError as err:
         return [str(err)]
     except TypeError:
@@ -106,9 +107,15 @@ def _touches_quantized(node: Node) -> bool:
     return any(type is not None and type.is_quantized for type in (*node.operand_types, *node.output_types))
 
 
-def _quantized_problems(node: Node, inferred: tuple[TensorType, ...]) -> list[str]:
+def _quantized_problems(node: Node, graph: Graph, inferred: tuple[TensorType, ...]) -> list[str]:
     quantized = (v for v in (*node.operands, *node.outputs) if v.type.quantization is not None)
-    codes = [str(v) for v in quantized if v.type.quantization and not v.type.quantization.is_integer]
+    codes = [
+        str(v)
+        for v in quantized
+        if v.type.quantization
+        and not v.type.quantization.is_integer
+        and not computes_on_codes(graph, node, v)
+    ]
     if codes and node.op.quantized is not Quantized.MOVE and not isinstance(node.op, Dequantize):
         return [
             f"{node.op.name} computes on integers, and {', '.join(codes)} is stored in codes; dequantize it"
@@ -119,7 +126,11 @@ def _quantized_problems(node: Node, inferred: tuple[TensorType, ...]) -> list[st
         if expected.shape != actual.shape
         or (node.op.quantized is Quantized.MOVE and expected.quantization != actual.quantization)
     ]
-    node.op.check_quantized(node.operand_types, node.output_types)
+    integers = [
+        type if v is None or not computes_on_codes(graph, node, v) else integer_type(v.type)
+        for v, type in zip(node.inputs, node.operand_types, strict=True)
+    ]
+    node.op.check_quantized(integers, node.output_types)
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ...ir import Entry, Graph, LazyTensor, Params, UnsupportedError, Value
+from ...ir import Entry, Graph, LazyTensor, Params, UnsupportedError, Value, decode_codebooks
 from .artifact import WEIGHTS_FILE, TorchArtifact
 from .eager import EagerStyle
 from .layout import Layout, plan_layout
@@ -37,6 +37,7 @@ def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     The float form computes the bits of `ir.run`; the others come within one step of `ir.run_integer` at each
     requantization. UnsupportedError when the form does not fit the graph.
     """
+    graph = decode_codebooks(graph)
     style = _style(graph, options.form)
     layout = plan_layout(graph, style, buffers=options.buffers)
     name = class_name(options.name)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from ...ir import Graph
+from ...ir import Graph, decode_codebooks
 from ...passes import Context
 from ...passes.quantize.quantization import prepare
 from ...specs.options import QuantizeOptions
@@ -46,6 +46,7 @@ def examine(
     With outliers in the calibration data other observers are tried even where nothing is low.
     """
     floats = prepare(reference, context.calibration[: options.samples]).graph.params
+    integer = decode_codebooks(integer)
     propagation = Propagation(reference, integer, floats, calibration)
     names = [v.name for v in integer.results if v.type.dtype.is_floating or v.type.is_quantized]
     snr_db = {name: propagation.ratio(name) for name in names}

@@ -1,4 +1,4 @@
-"""Shared weights: a layer's int8 weights take few distinct values, so that an index into a table stores each of them.
+"""Shared weights: a layer's int8 weights take few distinct values, which are the codebook of their encoding.
 
 The table is the one of least squared error, found exactly: in one dimension clusters are intervals, and
 
@@ -35,6 +35,19 @@ def share_values(integers: Tensor, importance: Tensor, *, bits: int) -> Tensor:
         table[start:end] = mean[start, end].round().to(torch.int64)
         end = start
     return table[index].to(integers.dtype)
+
+
+def shared_weights(graph: Graph, *, bits: int) -> frozenset[str]:
+    """Names of int8 weights of layers with at most 2^bits distinct values."""
+    weights = (node.operand("weight") for node in graph.nodes if is_layer(node.op))
+    return frozenset(
+        weight.name
+        for weight in weights
+        if graph.is_constant(weight)
+        and weight.type.quantization is not None
+        and weight.type.quantization.bits == 8
+        and len(graph.tensor(weight).unique()) <= 1 << bits
+    )
 
 
 def storage_table(graph: Graph) -> Table:

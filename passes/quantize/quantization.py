@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ...ir import Graph
+from ...ir import Graph, encode_codebooks
 from ...specs.options import AdaRound, QuantizeOptions
 from ..base import Context, PassResult, register
 from ..calibration.calibrate import Batch, collect
@@ -27,7 +27,7 @@ from ..masks import lift_masks
 from ..pattern import apply_rules
 from ..report import Decision, PassReport, Table, merged
 from .activation_scales import Grids, choose_grids
-from .codebook import storage_table
+from .codebook import shared_weights, storage_table
 from .first_layers import fold_into_first_layers
 from .integer_forms import DROP_HALF, INTEGER_FORMS
 from .integer_lowering import Lowering
@@ -61,6 +61,7 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
     )
     if options.codebook_bits is not None:
         report = merged("quantize", [report, PassReport("quantize", tables=(storage_table(quantized),))])
+        quantized = encode_codebooks(quantized, shared_weights(quantized, bits=options.codebook_bits))
     if isinstance(options.rounding, AdaRound):
         quantized, rounding = learn_roundings(
             prepared.graph,

@@ -17,7 +17,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ...ir import Builder, DType, Graph, Node, Source, Value, couple, cut_graph, rewrite, run_integer
+from ...ir import (
+    Builder,
+    DType,
+    Graph,
+    Node,
+    Source,
+    Value,
+    coded_weights,
+    couple,
+    cut_graph,
+    decode_codebooks,
+    encode_codebooks,
+    rewrite,
+    run_integer,
+)
 from ...ir.coupling import Kept
 from ...ir.ops.accumulate import bias_quantization
 from ...ir.ops.quantize import Quantize
@@ -40,12 +54,13 @@ def remove_dead_channels(graph: Graph, options: RemoveDeadChannelsOptions, conte
     def is_kept(source: Source) -> bool:
         return context.selects_any(options.keep, source)
 
+    coded, graph = coded_weights(graph), decode_codebooks(graph)
     smaller = graph
     while (cut := _cut_once(smaller, is_kept)) is not None:
         smaller = cut
     if smaller is not graph:
         _check_equal(graph, smaller)
-    return PassResult(smaller, _report(graph, smaller))
+    return PassResult(encode_codebooks(smaller, coded), _report(graph, smaller))
 
 
 def _cut_once(graph: Graph, is_kept: Callable[[Source], bool]) -> Graph | None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...ir import Encoding, Graph, Numbers, Value, run
+from ...ir import Encoding, Graph, Numbers, Value, decode_codebooks, run
 from ...ir.interpret import Observer
 from ...ir.ops.accumulate import bias_quantization
 from ...specs.options import FinetuneOptions
@@ -57,6 +57,7 @@ class IntegerTrainable:
         """Trainable form of a graph, restricted by the options."""
         weights: dict[str, Value] = {}
         biases: dict[str, Bias] = {}
+        graph = decode_codebooks(graph)
         for node in graph.nodes:
             if not is_layer(node.op) or not node.output.type.is_quantized:
                 continue

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ....ir import DType, Encoding, Graph, Node, TensorType, Value, rewrite
+from ....ir import DType, Encoding, Graph, Node, TensorType, Value, decode_codebooks, rewrite
 from ....ir.affine import Affine, affine_inputs, is_movement
 from ....ir.ops.quantize import Dequantize, OffsetBinary, Quantize, Requantize
 from .encoding import PortEncoding
@@ -38,8 +38,10 @@ def strip_edges(graph: Graph, io: Words = lambda name: "auto") -> StrippedEdges:
     """The graph that takes and gives integers where it quantizes its inputs and dequantizes its outputs.
 
     An input that is quantized in one way only is taken in that form, an output that is a dequantized value is given
-    undequantized. An input of integers is taken without conversion where the graph computes on just these.
+    undequantized. An input of integers is taken without conversion where the graph computes on just these. Weights with
+    a codebook become the integers that their codes stand for: kernels pack these as the options say.
     """
+    graph = decode_codebooks(graph)
     chains = {chain.input.name: chain for chain in affine_inputs(graph).values()}
     taken = [_taken(graph, chains.get(v.name, Affine(v)), io(v.name)) for v in graph.inputs]
     inputs = tuple(found.value for found in taken)

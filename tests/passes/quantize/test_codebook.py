@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxpress.ir import Graph, Value, parse, run, run_integer
+from fxpress.ir import (
+    Graph,
+    Value,
+    coded_weights,
+    decode_codebooks,
+    dump,
+    encode_codebooks,
+    parse,
+    run,
+    run_integer,
+    verify,
+)
 from fxpress.ir.huffman import code_lengths, encode
 from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import Context, PassResult, find_pass
@@ -82,7 +93,36 @@ def quantize(before: Graph, **options: object) -> PassResult:
 def test_layers_of_eight_bits_share_values_and_others_stay() -> None:
     graph = quantize(parse(NETWORK, fill=fill), codebook_bits=3, layers={"head": "int4"}).graph
     assert len(graph.params["w1"].unique()) == 8
-    assert len(graph.params["w2"].unique()) == 15
+    assert len(graph.params["w2"].unique()) == 15 and coded_weights(graph) == {"w1"}
+
+
+def test_the_type_of_a_shared_weight_has_its_codebook_and_the_text_reads_back() -> None:
+    graph = verify(quantize(parse(NETWORK, fill=fill), codebook_bits=3, layers={"head": "int4"}).graph)
+    weight = graph.producers["c"].operand("weight")
+    encoding = weight.type.quantization
+    assert encoding is not None and encoding.levels is not None and encoding.bits == 4
+    assert len(encoding.levels) == 8 and graph.params["w1"].dtype == torch.uint8
+    assert weight.type.storage_bytes == 108
+    assert "levels=@0" in next(line for line in dump(graph).splitlines() if "%w1:" in line)
+    assert parse(dump(graph), params=graph.params) == graph
+
+
+def test_layers_compute_with_the_integers_that_codes_stand_for() -> None:
+    graph = quantize(parse(NETWORK, fill=fill), codebook_bits=3).graph
+    plain = verify(decode_codebooks(graph))
+    assert plain.params["w1"].dtype == torch.int8 and decode_codebooks(plain) is plain
+    assert encode_codebooks(plain, coded_weights(graph)) == graph
+    for x in drawn_samples(graph, 4, seed=2):
+        assert torch.equal(run_integer(graph, x)[0], run_integer(plain, x)[0])
+        assert torch.equal(run(graph, x)[0], run(plain, x)[0])
+
+
+def test_dead_channels_leave_the_codebook() -> None:
+    bias = torch.zeros(8).index_fill(0, torch.tensor([2]), -100.0)  # the clamp cuts channel 2
+    before = parse(NETWORK, params={"b1": bias}, fill=fill)
+    graph = quantize(before, codebook_bits=3).graph
+    after = find_pass("remove_dead_channels")(graph).graph
+    assert after.params["w1"].shape == (7, 3, 3, 3) and coded_weights(after) == coded_weights(graph)
 
 
 def test_sixteen_values_are_nearer_to_the_float_network_than_four_bits() -> None:
@@ -103,7 +143,9 @@ def test_the_report_has_the_bytes_of_each_image() -> None:
     result = quantize(parse(NETWORK, fill=fill), codebook_bits=4)
     row = result.report.table("codebooks").rows[0]
     assert row[:5] == ("c", "stem", 16, 216, 16 + 108)
-    values, index, counts = result.graph.params["w1"].unique(return_inverse=True, return_counts=True)
+    values, index, counts = (
+        decode_codebooks(result.graph).params["w1"].unique(return_inverse=True, return_counts=True)
+    )
     image = encode(index.flatten().tolist(), code_lengths(counts.tolist()))
     assert row[5] == 2 * len(values) + len(image)
 
