@@ -71,6 +71,8 @@ class Problem:
 class BackendError(FxpressError):
     """Base of the errors raised by compilers and simulators that a backend drives."""
 
+    code = "T501"
+
 
 class ToolMissingError(BackendError):
     """A program or library that is needed is not on this machine; the message says what to install."""

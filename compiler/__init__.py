@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from ..specs.root_error import FxpressError
+from ..specs.root_error import ArgumentError, FxpressError
 
 if TYPE_CHECKING:
     from .cli import main
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "ArgumentError",
     "CaptureError",
     "Captured",
     "Compiled",

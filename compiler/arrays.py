@@ -13,6 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..specs.root_error import ArgumentError, expect
+
+_FORMS = "an array or a tensor [n, ...], a list or a mapping of them, or the path of an npz file"
+
 LABELS = "labels"
 """The array of labels among arrays in memory."""
 
@@ -32,27 +36,31 @@ class Arrays:
         return self.place
 
     @staticmethod
-    def of(data: SampleArrays, inputs: Sequence[str], *, place: str) -> Arrays:
-        """The arrays of a model with these inputs; ValueError if there is not one for each."""
+    def of(data: SampleArrays, inputs: Sequence[str], *, place: str, call: str) -> Arrays:
+        """The arrays of a model with these inputs, given to the call; ArgumentError if there is not one for each."""
         if isinstance(data, Mapping):
-            return Arrays(place, {str(name): as_array(array) for name, array in data.items()})
-        arrays = [data] if isinstance(data, Tensor | np.ndarray) else list(data)
-        if len(arrays) != len(inputs):
-            raise ValueError(f"{place}: {len(arrays)} arrays for the inputs {', '.join(inputs)}")
-        return Arrays(place, {name: as_array(array) for name, array in zip(inputs, arrays, strict=True)})
+            named = {str(name): array for name, array in data.items()}
+        else:
+            expect(data, (Tensor, np.ndarray, list, tuple), call, _FORMS)
+            arrays = [data] if isinstance(data, Tensor | np.ndarray) else list(data)
+            if len(arrays) != len(inputs):
+                fact = f"{len(arrays)} arrays for the inputs {', '.join(inputs)}"
+                hint = f'give one [n, ...] for each input; labels by name, as "{LABELS}" of a mapping'
+                raise ArgumentError(call, fact, hint)
+            named = dict(zip(inputs, arrays, strict=True))
+        return Arrays(place, {name: as_array(a, f"{call}, {name}") for name, a in named.items()})
 
     def to_npz(self) -> bytes:
         """The npz file of these arrays."""
         return npz_bytes(self.by_name)
 
 
-def as_array(array: ArrayLike) -> NDArray[Any]:  # Any: of whatever element type
-    """A tensor as an array; bfloat16, which numpy lacks, as float32. TypeError for anything else."""
+def as_array(array: ArrayLike, place: str) -> NDArray[Any]:  # Any: of whatever element type
+    """A tensor as an array; bfloat16, which numpy lacks, as float32. ArgumentError for anything else."""
     if isinstance(array, Tensor):
         array = array.detach().cpu()
         return (array.float() if array.dtype is torch.bfloat16 else array).numpy()
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"expects tensors and numpy arrays, got {type(array).__name__}")
+    expect(array, np.ndarray, place, "a tensor or a numpy array", "of a list, numpy.array(...) makes one")
     return array
 
 
@@ -62,5 +70,5 @@ def npz_bytes(arrays: Mapping[str, ArrayLike]) -> bytes:
     with zipfile.ZipFile(content, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, as_array(array), allow_pickle=False)
+                np.lib.format.write_array(member, as_array(array, name), allow_pickle=False)
     return content.getvalue()

@@ -22,7 +22,7 @@ def find_backend(name: str) -> Backend[Any]:  # Any: each backend has its own op
         return cast(Backend[Any], BACKENDS.load(name))  # what a package names is checked when it is called
     except PluginError as err:
         advice = "mend or remove the package"
-        raise UserError(Problem("B600", f"outputs.{name}", str(err), advice)) from err
+        raise UserError(Problem("B600", f"outputs.{name}", err.message, advice)) from err
 
 
 def run_backend(name: str, folder: Path, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -30,7 +30,7 @@ def run_backend(name: str, folder: Path, inputs: Sequence[Tensor]) -> list[Tenso
     backend = find_backend(name)
     if not isinstance(backend, Runnable):
         fact = f"the backend {name} has no function `run`"
-        raise UserError(Problem("R405", f"--on {name}", fact, "run it by other means"))
+        raise UserError(Problem("R405", f"on {name}", fact, "run it by other means"))
     with raised_by_package(name):
         return list(backend.run(folder, inputs))
 

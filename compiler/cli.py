@@ -300,7 +300,7 @@ def _with_torch(name: str) -> _Command:
 
 
 def _check(options: argparse.Namespace) -> None:
-    loaded = check_spec(options.spec, options.set)
+    loaded = check_spec(options.spec, options.set, overrides_name="--set")
     names = [step.pass_name() for step in loaded.spec.passes]
     count = f"{len(names)} pass" if len(names) == 1 else f"{len(names)} passes"
     print(f"{options.spec}: OK ({count}: {', '.join(names)}; target {loaded.target.name})")

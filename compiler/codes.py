@@ -18,6 +18,7 @@ from ..specs import ErrorCode
 from .errors import Problem, UserError, shorten
 
 FAMILIES = {
+    "A1": "arguments of Python functions",
     "S1": "reading of spec files",
     "S2": "single values of a spec",
     "S3": "values of a spec that must fit together",
@@ -25,6 +26,7 @@ FAMILIES = {
     "M1": "the model and its weights",
     "M2": "capture of the model",
     "D1": "data, labels and metrics",
+    "G1": "graphs",
     "P6": "passes",
     "B6": "emitted artifacts",
     "C7": "the C backend",
@@ -38,6 +40,10 @@ FAMILIES = {
 _LOCK_ADVICE = "Restore what the message names, or compile without `--locked`, which writes a new lock."
 
 COMPILER_CODES: Mapping[str, ErrorCode] = {
+    "A101": ErrorCode(
+        "an argument of a Python function is of the wrong type, missing, unknown, or excludes another one",
+        "Give what the message names. docs/python.md describes the arguments, and `help(FUNCTION)` prints them.",
+    ),
     "M100": ErrorCode(
         "a Python file or package that the spec names is not found",
         "Check the path or the name. A path is relative to the spec; a package must be installed, or be in the folder "
@@ -196,7 +202,9 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M214": ErrorCode("`forward` returns None, or no tensor", "Return the result from `forward`."),
     "D100": ErrorCode(
-        "a data file does not exist", "Check the path; in a spec it is relative to the file of the spec."
+        "a data file does not exist, or data were in the memory of a Python program",
+        "Check the path; in a spec it is relative to the file of the spec. `Compiled.write_spec` writes data in memory "
+        "as files.",
     ),
     "D101": ErrorCode(
         "data cannot be read as arrays by name",
@@ -247,10 +255,31 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "the output that is to be measured does not exist",
         "Write a name that the message lists; `model.outputs` renames them.",
     ),
+    "G101": ErrorCode(
+        "tensors do not fit an operator or a graph: number, shape, element type or encoding",
+        "Give tensors of the types in the message; `dump(graph)` prints the type of each value.",
+    ),
+    "G102": ErrorCode(
+        "a text is not a graph",
+        "Correct the text at the line and column of the message. `dump(graph)` prints a graph in the form that "
+        "`parse` reads.",
+    ),
+    "G103": ErrorCode(
+        "a graph is not valid: a value has no or two definitions, or another type than its operator infers",
+        "Correct what made the graph: a pass, an operator or a text of your own. The message shows the lines.",
+    ),
+    "G104": ErrorCode(
+        "an operator, an interpreter or a backend does not support this graph",
+        "Replace the operator or the element type that the message names.",
+    ),
+    "G105": ErrorCode(
+        "an accumulator or a scale may exceed its range, so that a layer has no integer form",
+        "Leave the layer in float, or use fewer bits or smaller weights for it.",
+    ),
     "P600": ErrorCode(
-        "a pass has no rewrite",
-        "The package of the pass declares its options, but no rewrite that can be loaded. Repair or update "
-        "the package.",
+        "a pass is unknown, or has no rewrite",
+        "Correct the name: `fxpress passes` lists the passes. If a package declares the pass, but no rewrite that can "
+        "be loaded, repair or update the package.",
     ),
     "P601": ErrorCode(
         "a pass cannot do what its options ask for on this network",
@@ -268,6 +297,11 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     "P605": ErrorCode(
         "a pass of another package raises an error",
         "Report the error to the package of the pass, or take the pass out of the spec.",
+    ),
+    "P606": ErrorCode(
+        "a pass that is called in Python lacks data",
+        "Give it `context=Context(calibration=[(x,), ...])`: a tuple of tensors for each call of the graph. `labels` "
+        "has a tensor for each of them.",
     ),
     "B600": ErrorCode(
         "a backend belongs to a package that cannot be loaded",

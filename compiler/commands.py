@@ -51,8 +51,7 @@ def plan(options: argparse.Namespace) -> None:
     """Print the decisions of a compilation and their predicted cost."""
     with Progress() as progress:
         compiled = compile_model(
-            options.spec,
-            overrides=options.set,
+            load_spec(options.spec, options.set, overrides_name="--set"),
             limit_seconds=options.time_limit,
             progress=progress,
             enforce_budget=False,
@@ -62,7 +61,7 @@ def plan(options: argparse.Namespace) -> None:
 
 def compile(options: argparse.Namespace) -> None:  # named as the command
     """Compile a spec into a directory."""
-    loaded = load_spec(options.spec, options.set)
+    loaded = load_spec(options.spec, options.set, overrides_name="--set")
     check_destination(options.output, inputs=loaded.read_files())
     names = [step.pass_name() for step in loaded.spec.passes]
     problems = [
@@ -76,8 +75,7 @@ def compile(options: argparse.Namespace) -> None:  # named as the command
         raise UserError(problems)
     with Progress() as progress:
         compiled = compile_model(
-            options.spec,
-            overrides=options.set,
+            loaded,
             limit_seconds=options.time_limit,
             locked=options.locked,
             progress=progress,
@@ -91,11 +89,10 @@ def sensitivity(options: argparse.Namespace) -> None:
     """Measure the sensitivity of each layer, and print the table."""
     with Progress(visible=is_first()) as progress:
         table, origin = measure(
-            options.spec,
+            load_spec(options.spec, options.set, overrides_name="--set"),
             method=options.method,
             weight_bits=_widths("--bits", options.bits),
             activation_bits=_widths("--activation-bits", options.activation_bits),
-            overrides=options.set,
             limit_seconds=options.time_limit,
             samples=options.samples,
             class_axis=options.class_axis,
@@ -134,7 +131,7 @@ def run(options: argparse.Namespace) -> None:
         with Progress() as progress:
             result = execute(options.directory, samples, on=options.on, progress=progress)
     except BackendError as err:
-        raise UserError(Problem("T501", f"--on {options.on}", str(err))) from err
+        raise UserError(Problem("T501", f"--on {options.on}", err.message)) from err
     if options.save is not None:
         write_file(options.save, npz_bytes(dict(zip(names, result.outputs, strict=True))))
     measured = None
@@ -156,7 +153,7 @@ def explain(options: argparse.Namespace) -> None:
         for s in loaded.settings()
         if s.path == options.name or s.path.startswith((f"{options.name}.", f"{options.name}["))
     ]
-    rows = [(s.path, str(s.value), str(s.origin), s.description) for s in settings]
+    rows = [(s.path, s.text, str(s.origin), s.description) for s in settings]
     print(text_table(("setting", "value", "from", "meaning"), rows) if rows else f"{options.name}: {origin}")
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
+from types import NoneType
 from typing import Any, overload
 
 import torch
@@ -20,8 +22,10 @@ from ..ir import Graph
 from ..passes import Context, Cost
 from ..passes.progress_callback import Progress, silent
 from ..passes.quantize.quantization import OUTLIERS
-from ..specs import ArrayOrigin, Evaluation, FileSource, Spec, SpecError
+from ..specs import ArrayOrigin, Evaluation, FileSource, Loaded, Spec, SpecError
+from ..specs.errors import near_miss
 from ..specs.options import FinetuneOptions, QuantizeOptions
+from ..specs.root_error import ArgumentError, expect, shown
 from .arrays import Arrays
 from .data import run_samples
 from .described import DataOf, Described, Inputs, Machine, Step, Written, describe
@@ -68,6 +72,7 @@ class Compiled:
 
     def write(self, directory: str | Path) -> None:
         """Write all files; the directory appears whole or not at all. UserError if it cannot be written."""
+        expect(directory, (str, Path), "write(directory)", "the path of a directory")
         publish(Path(directory), self.files, inputs=self.session.loaded.read_files())
 
     def write_spec(self, folder: str | Path) -> Path:
@@ -76,6 +81,7 @@ class Compiled:
         Compiling it gives the same code, if the class of the model can be imported and takes no arguments. UserError
         where it cannot, and for a compilation that began with a spec file.
         """
+        expect(folder, (str, Path), "write_spec(folder)", "the path of a directory")
         if self.described is None:
             fact = "the compilation began with a spec file"
             raise UserError(Problem("O313", str(folder), fact, f"use {self.session.loaded.path}"))
@@ -93,17 +99,18 @@ class Compiled:
             return Execution(outputs, outputs)
         with tempfile.TemporaryDirectory(prefix="fxpress-compiled-") as folder:
             publish(Path(folder) / "out", self.files)
-            return load_compiled(Path(folder) / "out").run(data, on=on, progress=progress)
+            network = replace(load_compiled(Path(folder) / "out"), name="the compiled network")
+            return network.run(data, on=on, progress=progress)
 
 
 @overload
 def compile_model(
-    source: str | Path,
+    source: str | Path | Loaded,
     /,
     *,
     overrides: Sequence[str] = (),
     model: nn.Module | None = None,
-    locked: Path | None = None,
+    locked: str | Path | None = None,
     progress: Progress = silent,
     on_stage: OnStage | None = None,
     enforce_budget: bool = True,
@@ -122,19 +129,19 @@ def compile_model(
     outputs: Written = "torch",
     origin: str | None = None,
     overrides: Sequence[str] = (),
-    locked: Path | None = None,
+    locked: str | Path | None = None,
     progress: Progress = silent,
     on_stage: OnStage | None = None,
     enforce_budget: bool = True,
     limit_seconds: float | None = None,
 ) -> Compiled: ...
 def compile_model(
-    source: str | Path | nn.Module | Graph,
+    source: str | Path | Loaded | nn.Module | Graph,
     /,
     *,
     overrides: Sequence[str] = (),
     model: nn.Module | None = None,
-    locked: Path | None = None,
+    locked: str | Path | None = None,
     progress: Progress = silent,
     on_stage: OnStage | None = None,
     enforce_budget: bool = True,
@@ -152,11 +159,10 @@ def compile_model(
 
     `model` stands in for what `model.source` of a spec file names. `locked` is the lock of an earlier compilation:
     whatever differs from it is refused. A network that is too large for the target is refused unless
-    `enforce_budget` is off. Raises SpecError, CaptureError or UserError, each with all problems found.
+    `enforce_budget` is off. Raises ArgumentError, SpecError, CaptureError or UserError, with all problems found.
     """
-    if isinstance(source, str | Path):
-        if description:
-            raise TypeError(f"{', '.join(description)}: a spec file says this; use `overrides`")
+    _check_arguments(source, description, model, locked, progress, on_stage, limit_seconds)
+    if isinstance(source, str | Path | Loaded):
         described = None
         session = open_session(source, overrides=overrides, model=model, limit_seconds=limit_seconds)
     else:
@@ -184,9 +190,48 @@ def compile_model(
     }
     lock = _lock(session, described.arrays if described else {}, files)
     if locked is not None:
-        check_lock(read_lock(locked), lock, locked)
+        check_lock(read_lock(Path(locked)), lock, Path(locked))
     files[LOCK_FILE] = lock.to_bytes()
     return Compiled(session, stages, artifacts.c, artifacts.torch, report, files, described)
+
+
+def _check_arguments(
+    source: object,
+    description: Mapping[str, object],
+    model: object,
+    locked: object,
+    progress: object,
+    on_stage: object,
+    limit_seconds: object,
+) -> None:
+    """ArgumentError for a source of another class, for unknown arguments, and for those that exclude each other."""
+    what, hint = "a module, a graph or the path of a spec", ""
+    if isinstance(source, type):
+        hint = f"make a module of it, as in {source.__name__}()"
+    expect(source, (str, Path, Loaded, nn.Module, Graph), "compile_model(source)", what, hint)
+    known = [p.name for p in signature(describe).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    own = [p.name for p in signature(compile_model).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    unknown = next((name for name in description if name not in known), None)
+    if unknown:
+        hint = near_miss(unknown, dict.fromkeys((*known, *own)))
+        raise ArgumentError(f"compile_model({unknown}=...)", "there is no such argument", hint)
+    is_spec = isinstance(source, str | Path | Loaded)
+    if is_spec and description:
+        call = f"compile_model({', '.join(f'{name}=...' for name in description)})"
+        raise ArgumentError(call, "a spec file says this", "use `overrides`")
+    if model is not None:
+        call = "compile_model(model=...)"
+        if not is_spec:
+            raise ArgumentError(call, "stands in for the model of a spec file", "leave it out")
+        expect(model, nn.Module, call, "a torch.nn.Module")
+    if not callable(progress):
+        what = f"expects a function of label, done and total, got {shown(progress)}"
+        raise ArgumentError("compile_model(progress=...)", what)
+    if on_stage is not None and not callable(on_stage):
+        what = f"expects a function of a `Stage`, got {shown(on_stage)}"
+        raise ArgumentError("compile_model(on_stage=...)", what)
+    expect(locked, (str, Path, NoneType), "compile_model(locked=...)", "the path of a lock file")
+    expect(limit_seconds, (int, float, NoneType), "compile_model(limit_seconds=...)", "a number of seconds")
 
 
 def _pictures(stages: Sequence[Stage]) -> dict[int, list[str]]:

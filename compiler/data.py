@@ -23,7 +23,9 @@ from torch import Tensor
 from ..ir import Graph, TensorType, Value, rebatch, run
 from ..passes.calibration.calibrate import Interpreter, passes_batches
 from ..passes.masks import is_additive_mask
-from ..specs import ArrayOrigin, Transform
+from ..specs import ArrayOrigin, ModuleSource, Transform
+from ..specs.model import MEMORY
+from ..specs.root_error import ArgumentError, expect
 from ..specs.section import is_file, why_no_file
 from .arrays import Arrays
 from .errors import Problem, UserError, first_line, shorten
@@ -50,6 +52,10 @@ class Samples:
     axes: tuple[int | None, ...] = ()
     states: Mapping[int, str] = field(default_factory=dict)
     steps: int = 0
+
+    def __post_init__(self) -> None:
+        hint = "write Samples((x,))" if isinstance(self.inputs, Tensor) else ""
+        expect(self.inputs, (tuple, list), "Samples(inputs)", "a tuple with a tensor for each input", hint)
 
     def __len__(self) -> int:
         if self._fed and all(self.axis(i) is None for i in self._fed):
@@ -162,7 +168,7 @@ def read_samples(
         fact = f"array {labels!r} has dtype {arrays[labels].dtype}; numbers are needed"
         problems.append(Problem("D103", path, fact, "give each class its number, from 0"))
     if not all(len(array) for array in arrays.values()):
-        problems.append(Problem("D105", path, "has no samples", "calibration needs at least one"))
+        problems.append(Problem("D105", path, "has no samples", "give at least one"))
     if problems:
         raise UserError(problems)
     if stateful:
@@ -180,6 +186,8 @@ def read_samples(
 
 def run_samples(graph: Graph, samples: Samples, *, interpreter: Interpreter = run) -> list[Tensor]:
     """Outputs for all samples, as `join` puts them: in batches where the graph carries them, else one by one."""
+    expect(graph, Graph, "run_samples(graph, samples)", "a graph")
+    expect(samples, Samples, "run_samples(graph, samples)", "`Samples`", "write Samples((x,))")
     if samples.states:
         rows = run_calls(graph.inputs, graph.output_names, samples, lambda x: interpreter(graph, x))
         return join(rows, own_batch(graph.inputs, samples))
@@ -270,11 +278,23 @@ def own_batch(inputs: Sequence[Value], samples: Samples | None = None) -> int:
 
 def correct_answers(output: Tensor, labels: Tensor) -> int:
     """Number of samples whose largest score is at their label [n]."""
+    call = "correct_answers(output, labels)"
+    expect(output, Tensor, call, "a tensor as `output`")
+    expect(labels, Tensor, call, "a tensor as `labels`")
+    if output.shape[:1] != labels.shape:
+        fact = f"an output of shape {tuple(output.shape)} for labels of shape {tuple(labels.shape)}"
+        raise ArgumentError(call, fact, "give one label [n] for each sample [n, ...]")
     return int((output.reshape(len(labels), -1).argmax(1) == labels).sum())
 
 
 def snr_db(reference: Tensor, approximation: Tensor) -> float:
     """10 log10 of signal over error power, over all elements; infinite when they are equal."""
+    call = "snr_db(reference, approximation)"
+    expect(reference, Tensor, call, "a tensor as `reference`")
+    expect(approximation, Tensor, call, "a tensor as `approximation`")
+    if reference.shape != approximation.shape:
+        fact = f"tensors of the shapes {tuple(reference.shape)} and {tuple(approximation.shape)}"
+        raise ArgumentError(call, fact, "give two of one shape")
     signal = reference.double().square().sum().item()
     noise = (reference.double() - approximation.double()).square().sum().item()
     if not noise:
@@ -297,6 +317,9 @@ def _read(
     if isinstance(origin, Path):
         found: Mapping[str, NDArray[np.generic]] = _read_npz(origin, names, optional)
         return {name: _standard(array) for name, array in found.items()}
+    if isinstance(origin, ModuleSource) and origin.module == MEMORY:
+        fact, advice = "was in memory of a Python program", "write the spec with `Compiled.write_spec`"
+        raise UserError(Problem("D100", str(origin), fact, advice))
     made, place = find_source(origin, folder=Path.cwd()), str(origin)
     if not callable(made):
         fact = f"{origin.attribute} is a {type(made).__name__}"

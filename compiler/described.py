@@ -19,7 +19,21 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from ..ir import Graph, Value
-from ..specs import Calibration, Evaluation, Input, Loaded, Outputs, PassOptions, TargetChoice, parse_spec
+from ..passes import Pass
+from ..specs import (
+    Calibration,
+    Evaluation,
+    Input,
+    Loaded,
+    ModuleSource,
+    Outputs,
+    PassOptions,
+    Target,
+    TargetChoice,
+    parse_spec,
+)
+from ..specs.model import MEMORY
+from ..specs.root_error import ArgumentError, expect
 from ..specs.write import yaml_text
 from .arrays import LABELS, ArrayLike, Arrays, SampleArrays
 from .errors import Problem, UserError
@@ -27,6 +41,8 @@ from .loading import find_source
 from .output import check_file, write_file
 
 SPEC, WEIGHTS = "spec.yaml", "weights.safetensors"
+_INPUTS, _EXAMPLES = "compile_model(inputs=...)", "give example inputs, shaped as `forward` takes them"
+_ORIGINS = ("file", "source")
 _IMPORTING: list[Path] = []
 """Folders for whose spec a class is being imported; a script that is imported so must not write one again."""
 
@@ -87,12 +103,15 @@ class Described:
         spec = self.loaded.spec
         model = spec.model.model_copy(update={"weights": folder / WEIGHTS})
         data = spec.data.model_copy(
-            update={
-                name: getattr(spec.data, name).model_copy(update={"file": folder / f"{name}.npz"})
-                for name in self.arrays
-            }
+            update={name: _in_file(getattr(spec.data, name), folder / f"{name}.npz") for name in self.arrays}
         )
         return spec.model_copy(update={"model": model, "data": data}).to_yaml(folder=folder)
+
+
+def _in_file(data: Calibration | Evaluation, path: Path) -> Calibration | Evaluation:
+    """The data with their arrays in a file."""
+    kept = {name: getattr(data, name) for name in data.model_fields_set - {"source"}}
+    return type(data)(**kept, file=path)
 
 
 def describe(
@@ -108,9 +127,8 @@ def describe(
     overrides: Sequence[str] = (),
 ) -> Described:
     """The spec of a model and what is to become of it; SpecError for what no spec can hold."""
-    described = _graph_inputs(model) if isinstance(model, Graph) else _inputs(model, inputs)
-    if isinstance(model, Graph) and inputs is not None:
-        raise TypeError("a graph has its inputs; `inputs` is for modules")
+    described = _graph_inputs(model, inputs) if isinstance(model, Graph) else _inputs(model, inputs)
+    _check_arguments(passes, target, outputs, origin)
     steps = [passes] if isinstance(passes, str) else passes
     data, arrays = dict[str, object](), dict[str, Arrays]()
     for key, given in (("calibration", calibration), ("evaluation", evaluation)):
@@ -126,10 +144,38 @@ def describe(
         "outputs": _outputs(outputs),
     }
     text = yaml_text({key: value for key, value in values.items() if value})
-    return Described(parse_spec(f"{text}\n", Path.cwd() / SPEC, overrides), model, arrays)
+    loaded = parse_spec(f"{text}\n", Path.cwd() / SPEC, overrides)
+    if origin is not None:
+        loaded.check_source()
+    return Described(loaded, model, arrays)
 
 
-def _graph_inputs(graph: Graph) -> dict[str, Input]:
+def _check_arguments(passes: object, target: object, outputs: object, origin: object) -> None:
+    """ArgumentError for arguments of which no spec can be made."""
+    call, hint = "compile_model(passes=...)", 'for example ["fuse", {"pass": "quantize", "observer": "mse"}]'
+    expect(passes, (str, list, tuple), call, "a list of passes", hint)
+    assert isinstance(passes, Sequence)
+    for index, step in enumerate([passes] if isinstance(passes, str) else passes):
+        hint = f'write "{step.name}"' if isinstance(step, Pass) else hint
+        place = f"compile_model(passes=...), pass {index}"
+        expect(step, (str, PassOptions, Mapping), place, "a name, options or a mapping", hint)
+    hint = f'write "{target.name}"' if isinstance(target, Target) else "`fxpress targets` lists the names"
+    what = "a name, the path of a target file, a `TargetChoice` or a mapping"
+    expect(target, (str, Path, TargetChoice, Mapping), "compile_model(target=...)", what, hint)
+    call, hint = "compile_model(outputs=...)", 'for example "c" or {"c": {"name": "digits"}}'
+    expect(
+        outputs, (str, list, tuple, Outputs, Mapping), call, "names of outputs, `Outputs` or a mapping", hint
+    )
+    if isinstance(outputs, list | tuple):
+        for name in outputs:
+            expect(name, str, call, "names of outputs", hint)
+    if origin is not None:
+        expect(origin, str, "compile_model(origin=...)", "a text such as `nets.py:make`")
+
+
+def _graph_inputs(graph: Graph, given: Inputs | None) -> dict[str, Input]:
+    if given is not None:
+        raise ArgumentError(_INPUTS, "a graph has its own inputs", "leave it out; it is for modules")
     return {value.name: _graph_input(value) for value in graph.inputs}
 
 
@@ -140,9 +186,10 @@ def _graph_input(value: Value) -> Input:
 def _inputs(model: nn.Module, given: Inputs | None) -> dict[str, Input]:
     """The inputs of a module by name, each with shape and type."""
     if given is None:
-        raise TypeError("`inputs` is missing: example inputs, shaped as `forward` takes them")
+        raise ArgumentError(_INPUTS, "is missing", _EXAMPLES)
     if isinstance(given, Mapping):
         return {str(name): _input(example) for name, example in given.items()}
+    expect(given, (Tensor, np.ndarray, Input, list, tuple), _INPUTS, "tensors or arrays", _EXAMPLES)
     examples = [given] if isinstance(given, Tensor | np.ndarray | Input) else list(given)
     arguments = inspect.signature(model.forward).parameters.values()
     names = [p.name for p in arguments if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -151,6 +198,8 @@ def _inputs(model: nn.Module, given: Inputs | None) -> dict[str, Input]:
 
 
 def _input(example: ArrayLike | Input) -> Input:
+    hint = "a shape is written as Input(shape=(1, 3, 32, 32)) of fxpress.specs"
+    expect(example, (Tensor, np.ndarray, Input), _INPUTS, "tensors or arrays", hint)
     return example if isinstance(example, Input) else _described(example.shape, example.dtype)
 
 
@@ -168,11 +217,12 @@ def _data(key: str, given: DataOf, inputs: Sequence[str]) -> tuple[object, Array
         return {"file" if str(given).endswith(".npz") else "source": str(given)}, None
     if isinstance(given, Calibration | Evaluation):
         return given, None
-    if isinstance(given, Mapping) and not all(isinstance(a, Tensor | np.ndarray) for a in given.values()):
+    if isinstance(given, Mapping) and any(isinstance(given.get(name), str | Path) for name in _ORIGINS):
         return given, None
-    arrays = Arrays.of(given, inputs, place=f"`{key}`")
+    origin = ModuleSource(MEMORY, key)
+    arrays = Arrays.of(given, inputs, place=str(origin), call=f"compile_model({key}=...)")
     labels = {"labels": LABELS} if LABELS in arrays.by_name.keys() - inputs else {}
-    return {"file": f"{key}.npz", **labels}, arrays
+    return {"source": str(origin), **labels}, arrays
 
 
 def _outputs(given: Written) -> object:

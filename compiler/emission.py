@@ -115,7 +115,7 @@ def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtif
             graph, TorchOptions(spec.outputs.torch.form if quantized else "float", buffers=buffers)
         )
     except UnsupportedError as err:
-        raise UserError(Problem("B602", "outputs.torch", str(err))) from err
+        raise UserError(Problem("B602", "outputs.torch", err.message)) from err
 
 
 def _one_call(graph: Graph, samples: Samples | None) -> list[Tensor]:

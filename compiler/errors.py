@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..backends.errors import Problem
-from ..specs.root_error import FxpressError
+from ..specs.root_error import FxpressError, expect, message_of
 
 __all__ = ["Problem", "UserError", "first_line"]
 
@@ -18,6 +18,8 @@ class UserError(FxpressError):
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
+        for problem in self.problems:
+            expect(problem, Problem, f"{type(self).__name__}(problems)", "a `Problem` or several")
         super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
@@ -39,5 +41,5 @@ def shorten(text: str) -> str:
 
 def first_line(err: BaseException) -> str:
     """Class of an error and the first line of its message."""
-    text = str(err).strip().splitlines()
+    text = message_of(err).strip().splitlines()
     return f"{type(err).__name__}: {shorten(text[0]) if text else ''}".rstrip(": ")

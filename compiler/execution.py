@@ -60,26 +60,32 @@ def read_interface(directory: Path) -> Interface:
         return Interface.model_validate_json((directory / INTERFACE_FILE).read_bytes())
 
 
-def execute(directory: Path, samples: Samples, *, on: str, progress: Progress = silent) -> Execution:
+def execute(
+    directory: Path, samples: Samples, *, on: str, name: str = "", progress: Progress = silent
+) -> Execution:
     """Run every sample on `on`, one of PLACES or a target; UserError for another place, BackendError for missing tools.
 
     A target is the name of one that comes with fxpress or that the network was compiled for, or the path of a file.
+    Messages call the network by `name`, by its path if that is empty.
     """
-    interface = read_interface(directory)
+    interface, name = read_interface(directory), name or str(directory)
     if on == "reference":
-        fact = f"is the captured float graph, which {shorten(str(directory))} does not hold"
-        raise UserError(Problem("R405", f"--on {on}", fact, "use the `run` of the compilation in Python"))
+        fact = f"is the captured float graph, which {shorten(name)} does not hold"
+        raise UserError(Problem("R405", f"on {on}", fact, "use the `run` of the compilation in Python"))
     if on == "torch":
-        return _whole(_run_torch(directory, interface, samples))
+        return _whole(_run_torch(directory, interface, samples, name))
     if on == "integer":
         return _whole(run_samples(load_graph(directory), samples, interpreter=run_integer))
     if on in BACKENDS.names():
-        return _whole(_run_backend(on, directory, interface, samples))
+        return _whole(_run_backend(on, directory, interface, samples, name))
     with tempfile.TemporaryDirectory(prefix="fxpress-run-") as folder:
         if on == "host":
-            return _run_host(directory, interface, samples, Path(folder), progress)
+            return _run_host(
+                c_sources(directory, interface, name), interface, samples, Path(folder), progress
+            )
         target = _simulated_target(on, interface)
-        return _run_simulated(directory, interface, samples, Path(folder), target, progress)
+        sources = c_sources(directory, interface, name)
+        return _run_simulated(sources, interface, samples, Path(folder), target, progress)
 
 
 def _simulated_target(on: str, interface: Interface) -> Target:
@@ -87,11 +93,11 @@ def _simulated_target(on: str, interface: Interface) -> Target:
     able = list_simulated()
     if on not in (*list_targets(), interface.target.name) and not is_target_file(on):
         advice = f"there are {', '.join((*PLACES, *able))}, and target files"
-        raise UserError(Problem("R405", f"--on {on}", "is not a place to run", advice))
+        raise UserError(Problem("R405", f"on {on}", "is not a place to run", advice))
     target = interface.target if on == interface.target.name else load_target(on)
     if target.simulator is None:
         advice = f"the targets with one are {', '.join(able)}"
-        raise UserError(Problem("R405", f"--on {on}", "has no simulator", advice))
+        raise UserError(Problem("R405", f"on {on}", "has no simulator", advice))
     return target
 
 
@@ -113,12 +119,10 @@ def load_graph(directory: Path) -> Graph:
         return parse(text.read_text(), params=load_file(params))
 
 
-def c_sources(directory: Path, interface: Interface) -> list[Path]:
-    """The emitted C sources, without the self-test; UserError when the spec asked for no C."""
+def c_sources(directory: Path, interface: Interface, name: str) -> list[Path]:
+    """The emitted C sources, without the self-test; UserError, with `name`, when the spec asked for no C."""
     if interface.c_name is None:
-        raise UserError(
-            Problem("R406", str(directory), "holds no C", "ask for it under `outputs` in the spec")
-        )
+        raise UserError(Problem("R406", name, "holds no C", "ask for it under `outputs` in the spec"))
     return [directory / "c" / f"{interface.c_name}{suffix}" for suffix in (".c", "_weights.c")]
 
 
@@ -126,8 +130,8 @@ def _whole(outputs: Sequence[Tensor]) -> Execution:
     return Execution(tuple(outputs), tuple(outputs))
 
 
-def _run_torch(directory: Path, interface: Interface, samples: Samples) -> list[Tensor]:
-    module = load_torch_module(directory)
+def _run_torch(directory: Path, interface: Interface, samples: Samples, name: str) -> list[Tensor]:
+    module = load_torch_module(directory, interface, name)
     with torch.no_grad():
         rows = run_calls(
             interface.input_values, interface.output_names, samples, lambda inputs: _as_list(module(*inputs))
@@ -135,37 +139,42 @@ def _run_torch(directory: Path, interface: Interface, samples: Samples) -> list[
     return join(rows, own_batch(interface.input_values, samples))
 
 
-def _run_backend(name: str, directory: Path, interface: Interface, samples: Samples) -> list[Tensor]:
-    if not (directory / name).is_dir():
-        fact = f"holds nothing of the backend {name}"
-        raise UserError(Problem("R406", str(directory), fact, "ask for it under `outputs` in the spec"))
+def _run_backend(
+    backend: str, directory: Path, interface: Interface, samples: Samples, name: str
+) -> list[Tensor]:
+    if not (directory / backend).is_dir():
+        fact = f"holds nothing of the backend {backend}"
+        raise UserError(Problem("R406", name, fact, "ask for it under `outputs` in the spec"))
     rows = run_calls(
         interface.input_values,
         interface.output_names,
         samples,
-        lambda inputs: run_backend(name, directory / name, inputs),
+        lambda inputs: run_backend(backend, directory / backend, inputs),
     )
     return join(rows, own_batch(interface.input_values, samples))
 
 
-def load_torch_module(directory: Path) -> nn.Module:
+def load_torch_module(directory: Path, interface: Interface, name: str) -> nn.Module:
     """The emitted torch module of an output directory, with its weights, in evaluation mode."""
-    path, name = directory / "torch" / "model.py", read_interface(directory).torch_class
-    if name is None:
+    file, attribute = "torch/model.py", interface.torch_class
+    path = directory / file
+    if attribute is None:
         raise UserError(
-            Problem("R407", str(directory), "has no torch module", "ask for it under `outputs` in the spec")
+            Problem("R407", name, "has no torch module", "ask for it under `outputs` in the spec")
         )
     spec = importlib.util.spec_from_file_location("fxpress_emitted_model", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        loaded: nn.Module = getattr(module, name)()
+        loaded: nn.Module = getattr(module, attribute)()
         load_model(loaded, path.with_suffix(".safetensors"))
     except Exception as err:  # the module calls the torch operators of the user's packages
         fact = f"cannot be loaded: {first_line(err)}"
         raise UserError(
-            Problem("R413", str(path), fact, "install its imports, in the versions it was compiled with")
+            Problem(
+                "R413", f"{name}/{file}", fact, "install its imports, in the versions it was compiled with"
+            )
         ) from err
     return loaded.eval()
 
@@ -178,9 +187,8 @@ def _as_list(result: object) -> list[Tensor]:
 
 
 def _run_host(
-    directory: Path, interface: Interface, samples: Samples, folder: Path, progress: Progress
+    sources: Sequence[Path], interface: Interface, samples: Samples, folder: Path, progress: Progress
 ) -> Execution:
-    sources = c_sources(directory, interface)
     library = link_shared(find_compiler("gcc"), sources, folder / "model.so", flags=("-O2",))
     function = getattr(ctypes.CDLL(str(library)), f"{interface.c_name}_run")
     memory = ctypes.create_string_buffer(max(interface.arena_bytes, 1) + 16)
@@ -205,10 +213,14 @@ def _run_host(
 
 
 def _run_simulated(
-    directory: Path, interface: Interface, samples: Samples, folder: Path, target: Target, progress: Progress
+    sources: Sequence[Path],
+    interface: Interface,
+    samples: Samples,
+    folder: Path,
+    target: Target,
+    progress: Progress,
 ) -> Execution:
     compiler, entry = target_compiler(target), f"{interface.c_name}_run"
-    sources = c_sources(directory, interface)
     image = build_image(compiler, sources, folder / "model.elf", keep=[entry])
     model = SimulatedModel(
         Simulator(image, target=target),

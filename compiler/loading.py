@@ -27,6 +27,7 @@ from ..ir.tensor_files import INDEX_SUFFIX, open_tensors
 from ..passes.masks import is_additive_mask
 from ..specs import FileSource, ModuleSource
 from ..specs.errors import near_miss, nearest
+from ..specs.root_error import expect
 from ..specs.section import is_file, why_no_file
 from .arguments import plain
 from .errors import Problem, UserError, first_line, shorten
@@ -45,6 +46,10 @@ def load_source(
     A class or a function is called with `arguments`. A package is looked for in `folder` first. UserError when
     anything on the way is missing or raises.
     """
+    hint = 'FileSource(Path("net.py"), "Net") of fxpress.specs is net.py:Net'
+    expect(
+        source, (FileSource, ModuleSource), "load_source(source)", "a `FileSource` or a `ModuleSource`", hint
+    )
     found, place, attribute = find_source(source, folder=folder), str(source), source.attribute
     if not isinstance(found, nn.Module):
         if not callable(found):

@@ -67,7 +67,7 @@ def make_lock(spec_text: str, inputs: Mapping[str, Path | bytes], outputs: Mappi
 
 def read_lock(path: Path) -> Lock:
     """The lock in a file; UserError when it is missing or damaged."""
-    advice = "compile again, without --locked"
+    advice = "compile again, which writes a new lock"
     try:
         _refuse_special_file(path)
         content = path.read_bytes()

@@ -11,6 +11,7 @@ from torch import nn
 from ..ir import Graph
 from ..passes.progress_callback import Progress, silent
 from ..specs import Transform
+from ..specs.root_error import expect
 from .arrays import LABELS, Arrays, SampleArrays
 from .compare import read_report
 from .data import Column, Samples, read_samples
@@ -24,10 +25,17 @@ Data = SampleArrays | str | Path | Samples
 
 @dataclass(frozen=True)
 class CompiledNetwork:
-    """An output directory of `fxpress compile` or `Compiled.write`, whose files are as they were written."""
+    """An output directory of `fxpress compile` or `Compiled.write`, whose files are as they were written.
+
+    Messages call it by `name`, by its path if that is empty.
+    """
 
     directory: Path
     interface: Interface
+    name: str = ""
+
+    def __str__(self) -> str:
+        return self.name or str(self.directory)
 
     @property
     def graph(self) -> Graph:
@@ -42,20 +50,23 @@ class CompiledNetwork:
     @property
     def module(self) -> nn.Module:
         """The emitted torch module, in evaluation mode; UserError when the spec asked for none."""
-        return load_torch_module(self.directory)
+        return load_torch_module(self.directory, self.interface, str(self))
 
     @property
     def c_sources(self) -> list[Path]:
         """The emitted C sources, without the self-test; UserError when the spec asked for no C."""
-        return c_sources(self.directory, self.interface)
+        return c_sources(self.directory, self.interface, str(self))
 
     def run(self, data: Data, *, on: str | Path = "host", progress: Progress = silent) -> Execution:
         """Run every sample on `host`, `torch`, `integer`, a target or a target file; the outputs in their order."""
-        return execute(self.directory, samples_of(self.interface, data), on=str(on), progress=progress)
+        expect(on, (str, Path), "run(on=...)", "`host`, `torch`, `integer`, a target or a target file")
+        samples = samples_of(self.interface, data)
+        return execute(self.directory, samples, on=str(on), name=str(self), progress=progress)
 
 
 def load_compiled(directory: str | Path) -> CompiledNetwork:
     """The compiled network of an output directory; UserError unless all its files are there, as they were written."""
+    expect(directory, (str, Path), "load_compiled(directory)", "the path of an output directory")
     return CompiledNetwork(Path(directory), read_interface(Path(directory)))
 
 
@@ -85,7 +96,11 @@ def samples_of(
         for port in interface.inputs
     ]
     names = interface.input_names
-    origin = Path(data) if isinstance(data, str | Path) else Arrays.of(data, names, place="data")
+    origin = (
+        Path(data)
+        if isinstance(data, str | Path)
+        else Arrays.of(data, names, place="run(data)", call="run(data)")
+    )
     if isinstance(origin, Arrays) and labels is None and LABELS in origin.by_name.keys() - names:
         labels = LABELS
     samples = read_samples(origin, columns, labels=labels, limit=limit)

@@ -22,7 +22,7 @@ def load_operators() -> tuple[str, ...]:
         try:
             plugins.OPERATORS.load(name)
         except PluginError as err:
-            failures.append(str(err))
+            failures.append(err.message)
     return tuple(failures)
 
 

@@ -27,6 +27,7 @@ from ..specs import (
     load_spec,
 )
 from ..specs.options import QuantizeOptions
+from ..specs.root_error import expect
 from .arguments import Binding, bind_inputs
 from .arrays import Arrays
 from .data import Column, Samples, own_batch, read_samples, unrolled, unseen_notes
@@ -62,7 +63,8 @@ def open_session(
     `model` stands in for what `model.source` names, `arrays` for the file or source of `data.calibration` and
     `data.evaluation`, by key. Making the model, making the samples and tracing the model may take `limit_seconds` each.
     """
-    loaded = spec if isinstance(spec, Loaded) else load_spec(spec, overrides)
+    expect(spec, (str, Path, Loaded), "open_session(spec)", "the path of a spec, or what `load_spec` gives")
+    loaded = spec.with_overrides(overrides) if isinstance(spec, Loaded) else load_spec(spec, overrides)
     described, folder, place = loaded.spec.model, loaded.path.parent, str(loaded.spec.model.source)
     _find_passes(loaded)
     load_operators()
@@ -177,6 +179,7 @@ def run_passes(
 
     The first pass whose name is in `before`, and what comes after it, does not run.
     """
+    expect(session, Session, "run_passes(session)", "what `open_session` gives")
     graph, stages = session.captured, []
     passes = _find_passes(session.loaded)
     for index, (found, options) in enumerate(zip(passes, session.spec.passes, strict=True)):
@@ -187,9 +190,9 @@ def run_passes(
         except CalibrationError as err:
             calibration = session.spec.data.calibration
             place = str(calibration.origin) if calibration else "data.calibration"
-            raise UserError(Problem("D107", place, str(err), "see `data.calibration`")) from err
+            raise UserError(Problem("D107", place, err.message, "see `data.calibration`")) from err
         except PassError as err:
-            raise UserError(Problem("P601", f"passes[{index}] ({found.name})", str(err))) from err
+            raise UserError(Problem("P601", f"passes[{index}] ({found.name})", err.message)) from err
         except USER_CODE_RAISES as err:
             if is_out_of_memory(err) or _is_own(found):
                 raise
@@ -363,7 +366,7 @@ def _find_passes(loaded: Loaded) -> tuple[Pass[Any], ...]:  # Any: each pass has
         try:
             found.append(find_pass(options.pass_name()))
         except UnknownPassError as err:
-            problems.append(Problem("P600", f"passes[{index}]", str(err)))
+            problems.append(Problem("P600", f"passes[{index}]", err.message))
     if problems:
         raise UserError(problems)
     return tuple(found)

@@ -25,6 +25,7 @@ from ..passes.sensitivity import (
     digest_of,
     measure_sensitivity,
 )
+from ..specs import Loaded
 from .errors import Problem, UserError
 from .output import check_file, write_file
 from .pipeline import calibration_batches, open_session, run_passes
@@ -38,12 +39,11 @@ Origin = Literal["measured", "read"]
 
 
 def measure(
-    spec: Path,
+    loaded: Loaded,
     *,
     method: Method,
     weight_bits: Sequence[int],
     activation_bits: Sequence[int],
-    overrides: Sequence[str] = (),
     limit_seconds: float | None = None,
     samples: int | None = None,
     class_axis: int | None = None,
@@ -57,11 +57,13 @@ def measure(
     """
     earlier = None if output is None else _read(output)
     with _one_thread(), _process_group() as workers:
-        session = open_session(spec, overrides=overrides, limit_seconds=limit_seconds)
+        session = open_session(loaded, limit_seconds=limit_seconds)
         graph = final_graph(session, run_passes(session, before=DECIDING, progress=progress))
         batches, labels = calibration_batches(session, samples)
         if not batches:
-            raise UserError(Problem("D108", str(spec), "sensitivity needs data", "see `data.calibration`"))
+            raise UserError(
+                Problem("D108", str(loaded.path), "sensitivity needs data", "see `data.calibration`")
+            )
         if (
             earlier is not None
             and class_axis is None
@@ -83,7 +85,7 @@ def measure(
                 progress=progress,
             )
         except PassError as err:
-            raise UserError(Problem("P602", f"{spec} (sensitivity)", str(err))) from err
+            raise UserError(Problem("P602", f"{loaded.path} (sensitivity)", err.message)) from err
         if output is not None and workers.rank == 0:
             write_file(output, table.to_json().encode())
         return table, "measured"
@@ -129,7 +131,7 @@ def _read(path: Path) -> SensitivityTable | None:
         return SensitivityTable.from_json(path.read_text(errors="replace"))
     except PassError as err:
         raise UserError(
-            Problem("O307", str(path), f"exists and is {err}", "choose another name with -o")
+            Problem("O307", str(path), f"exists and is {err.message}", "choose another name with -o")
         ) from err
 
 

@@ -82,7 +82,7 @@ class TargetCost:
             return _cost(predict(graph, self._roomy, options=self._options))
         except IRError as err:
             problems = check(graph, self._options, self._roomy)
-            reasons = "\n  ".join(["", *map(str, problems)]) if problems else f" {err}"
+            reasons = "\n  ".join(["", *map(str, problems)]) if problems else f" {err.message}"
             raise PassError(f"there is no cost on {self._target.name}:{reasons}") from err
 
     def _has_kernel(self, node: Node, weights: str, activations: str) -> bool:

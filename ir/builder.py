@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
+from types import NoneType
 
 import torch
 
+from ..specs.root_error import ArgumentError, expect, shown
 from .element_type import DType, element_bytes
 from .encoding import Encoding
-from .graph import NOWHERE, Graph, Node, Source
+from .graph import NOWHERE, Graph, Node, Source, check_graph
 from .ops.base import Op
 from .params import Entry, LazyTensor, Params, entries_of
 from .tensor_type import TensorType, Value
@@ -39,6 +41,7 @@ class Builder:
 
     def constant(self, name: str, tensor: Entry, *, quantization: Encoding | None = None) -> Value:
         """Add a constant; `name` is a wish, made unique. A quantized one is stored in its container dtype."""
+        expect(tensor, (torch.Tensor, LazyTensor), f"constant {name}", "a tensor")
         if isinstance(tensor, torch.Tensor):
             tensor = (
                 tensor.detach() if quantization is None else tensor.detach().to(quantization.container.torch)
@@ -69,6 +72,9 @@ class Builder:
         source: Source = NOWHERE,
     ) -> Value:
         """Append a node with one result of inferred type; `quantization` is that of a computed integer."""
+        expect(op, Op, "add(op, ...)", "an operator", "for example ops.Relu()")
+        for operand in operands:
+            expect(operand, (Value, NoneType), f"add({op.name}, ...)", "values")
         inferred = op.infer(*(value and value.type for value in operands))
         (type,) = inferred if quantization is None else (inferred[0].quantized(quantization),)
         return self.append(op, operands, (type,), names=(name,), source=source)[0]
@@ -202,6 +208,10 @@ def rewrite(graph: Graph, visit: Visit) -> Graph:
     `visit(builder, node, operands)` sees each node with its operands already rewritten, and returns the value
     or values that stand for its results, or None to keep the node. Nodes that nobody reads are dropped.
     """
+    check_graph(graph, "rewrite(graph, visit)")
+    if not callable(visit):
+        fact = f"expects a function of builder, node and operands, got {shown(visit)}"
+        raise ArgumentError("rewrite(graph, visit)", fact)
     taken = [value.name for value in graph.results]
     builder = Builder(params=graph.params, reserved=taken)
     current: dict[str, Value] = {v.name: v for v in graph.constants}

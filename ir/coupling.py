@@ -24,7 +24,7 @@ from torch import Tensor
 
 from .branches import Branch, find_branches
 from .coupling_axes import AxisTable, Indices, NodeCall, Reason, as_index
-from .graph import Graph, Node
+from .graph import Graph, Node, check_graph
 from .ops.channels import Axes, Cut
 from .tensor_type import Value
 
@@ -166,6 +166,7 @@ def couple(graph: Graph, *, whole_heads: bool = False, follows: tuple[Value, int
     Channels of inputs and outputs stay. In a part of a graph, `follows` is the dimension of one of its inputs whose
     channels are coupled with those of the outputs instead.
     """
+    check_graph(graph, "couple(graph)")
     table = AxisTable(whole_heads=whole_heads)
     axes: dict[str, Axes] = {}
     pooled: dict[str, Axes] = {}

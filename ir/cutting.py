@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..specs.root_error import expect
 from .branches import Branch
 from .coupling import Kept
 from .errors import ShapeError
@@ -34,6 +35,7 @@ _LEAST = 1e-3  # values smaller than this differ by rounding of larger ones that
 
 def cut_graph(kept: Kept) -> Graph:
     """The graph with only the channels that stay; constants are copies of their parts."""
+    _check_kept(kept, "cut_graph(kept)")
     graph = kept.coupling.graph
     params = {v.name: kept_part(graph.tensor(v), kept.value(v)) for v in graph.constants}
     current = {v.name: v for v in graph.inputs}
@@ -57,6 +59,7 @@ def cut_graph(kept: Kept) -> Graph:
 
 def run_masked(kept: Kept, inputs: Sequence[Tensor], *, observe: Observer | None = None) -> list[Tensor]:
     """The outputs of the whole graph, with every removed channel of every value at zero; `observe` sees each value."""
+    _check_kept(kept, "run_masked(kept, inputs)")
     graph = kept.coupling.graph
     values = {v.name: masked(graph.tensor(v), kept.value(v)) for v in graph.constants}
     values |= {v.name: tensor for v, tensor in zip(graph.inputs, inputs, strict=True)}
@@ -123,6 +126,7 @@ def deviation(outputs: Sequence[Tensor], expected: Sequence[Tensor], *, least: f
 
 def changed_statistics(kept: Kept) -> tuple[Node, ...]:
     """The nodes whose statistics span channels that go."""
+    _check_kept(kept, "changed_statistics(kept)")
     pooled, coupling = kept.coupling.pooled, kept.coupling
     gone = {node.outputs[0].name for b in kept.dropped for node in (*b.before, *b.tail)}
     return tuple(
@@ -131,6 +135,10 @@ def changed_statistics(kept: Kept) -> tuple[Node, ...]:
         if node.outputs[0].name not in gone
         and any(kept.size(a) < len(coupling.on_axis(a)) for a in pooled.get(node.outputs[0].name, ()))
     )
+
+
+def _check_kept(kept: object, call: str) -> None:
+    expect(kept, Kept, call, "a `Kept`", "of a graph it is made with couple(graph)")
 
 
 def _without_branch(

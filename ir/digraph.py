@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 import networkx as nx
 
-if TYPE_CHECKING:
-    from .graph import Graph
+from .graph import Graph, check_graph
 
 Vertex: TypeAlias = str | int
 """A value by its name, or a node by its index in the graph."""
@@ -19,6 +18,7 @@ def digraph(graph: Graph) -> nx.DiGraph[Vertex]:
     A vertex that is a text is the value of that name, with the attributes `value` and `constant`; a whole number is the
     index of a node, with the attribute `node`. Edges have `places`: the positions among the node's inputs or outputs.
     """
+    check_graph(graph, "digraph(graph)")
     found: nx.DiGraph[Vertex] = nx.DiGraph()
     for value in (*graph.inputs, *graph.constants, *graph.results):
         found.add_node(value.name, value=value, constant=graph.is_constant(value))

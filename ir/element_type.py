@@ -7,6 +7,7 @@ from enum import Enum
 import torch
 from torch import dtype as TorchDType  # inside DType its property hides the module
 
+from ..specs.root_error import expect
 from .errors import ShapeError
 
 
@@ -69,6 +70,7 @@ _FROM_TORCH = {dtype: name for name, dtype in _TORCH.items()}
 
 def element_bytes(tensor: torch.Tensor) -> bytes:
     """The elements of a tensor of any type, device and strides, row after row, as the machine stores them."""
+    expect(tensor, torch.Tensor, "element_bytes(tensor)", "a tensor")
     rows = (
         tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     )  # `contiguous` keeps a stride of 0

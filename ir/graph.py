@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import torch
 
+from ..specs.root_error import expect
 from .errors import VerifyError
 from .ops.base import Op
 from .params import Entry, Params
@@ -182,6 +183,7 @@ class Graph:
 
     def tensor(self, value: Value) -> torch.Tensor:
         """The tensor of a constant; a lazy one is read anew."""
+        expect(value, Value, "tensor(value)", "a value of the graph", "by name: graph.params[name]")
         return self.params[value.name]
 
     @property
@@ -191,6 +193,9 @@ class Graph:
 
     def with_precisions(self, precisions: Mapping[str, Precision]) -> Graph:
         """This graph with bits chosen for more layers, by module path, or other bits for those that had some."""
+        for layer, precision in precisions.items():
+            hint = "write Precision(weights=4)"
+            expect(precision, Precision, f"with_precisions(...), {layer}", "a `Precision`", hint)
         return replace(self, precisions={**self.precisions, **precisions})
 
     def with_params(self, params: Mapping[str, Entry]) -> Graph:
@@ -199,3 +204,8 @@ class Graph:
         if unknown:
             raise VerifyError(f"not constants of this graph: {', '.join(sorted(unknown))}")
         return replace(self, params=self.params | params)
+
+
+def check_graph(graph: object, call: str) -> None:
+    """ArgumentError unless what the public function of this call is given is a graph."""
+    expect(graph, Graph, call, "a graph", "of a module it is capture(module, inputs).graph")

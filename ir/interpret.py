@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..specs.root_error import expect
 from .codebooks import decode_codebooks
 from .errors import IRError, ShapeError
-from .graph import Graph, Node
+from .graph import Graph, Node, check_graph
 from .ops.base import IntegerCall
 from .tensor_type import TensorType, Value
 from .text import node_text
@@ -44,7 +45,7 @@ def run(
     `observe` sees each value with its tensor; for training `params` replaces constants (as reals), and `rounding`
     says how what a node computes comes to its grid.
     """
-    values = {**(params or {}), **_bind(graph, inputs)}
+    values = {**(params or {}), **_bind(graph, inputs, "run(graph, inputs)")}
     uses = _Uses(graph)
     for node in graph.nodes:
         _load(graph, node.operands, values, _real)
@@ -64,8 +65,9 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
     Quantized values are their integers (int64 while computing), all others floats computed by the reference.
     Raises OverflowBoundError if an intermediate leaves its range. The emitted C computes the same bytes.
     """
+    check_graph(graph, "run_integer(graph, inputs)")
     graph = decode_codebooks(graph)
-    bound = _bind(graph, inputs)
+    bound = _bind(graph, inputs, "run_integer(graph, inputs)")
     values = {v.name: _widen(v.type, bound[v.name]) for v in graph.inputs}
     uses = _Uses(graph)
     with torch.no_grad():
@@ -87,6 +89,8 @@ def rebatch(graph: Graph, batch: int) -> Graph:
     Nor does it where a value made of the inputs does not grow with the batch: it takes several samples together, such
     as a mean over all elements, and would stand for all of them.
     """
+    check_graph(graph, "rebatch(graph, batch)")
+    expect(batch, int, "rebatch(graph, batch)", "a whole number of samples")
     if len({v.type.shape[:1] for v in graph.inputs}) > 1:
         raise ShapeError("the inputs have no first dimension in common")
     inputs = tuple(Value(v.name, _with_batch(v.type, batch)) for v in graph.inputs)
@@ -99,7 +103,7 @@ def rebatch(graph: Graph, batch: int) -> Graph:
         try:
             types = node.op.infer(*(v and v.type for v in operands))
         except IRError as err:
-            raise ShapeError(f"batch {batch} does not pass {node_text(node)}: {err}") from err
+            raise ShapeError(f"batch {batch} does not pass {node_text(node)}: {err.message}") from err
         outputs = tuple(
             Value(old.name, old.type.with_shape(new.shape))
             for old, new in zip(node.outputs, types, strict=True)
@@ -151,7 +155,13 @@ def _load(
             values[value.name] = form(value.type, graph.params[value.name])
 
 
-def _bind(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, Tensor]:
+def _bind(graph: Graph, inputs: Sequence[Tensor], call: str) -> dict[str, Tensor]:
+    check_graph(graph, call)
+    expect(
+        inputs, (list, tuple), call, "a list of tensors", "write [x]" if isinstance(inputs, Tensor) else ""
+    )
+    for value, tensor in zip(graph.inputs, inputs, strict=False):
+        expect(tensor, Tensor, f"{call}, input {value}", "a tensor")
     if len(inputs) != len(graph.inputs):
         raise ShapeError(f"{len(inputs)} inputs for a graph that takes {len(graph.inputs)}")
     for value, tensor in zip(graph.inputs, inputs, strict=True):
@@ -167,6 +177,7 @@ def _call(node: Node, operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
 
 def call_integer(node: Node, operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """Results of one node in `run_integer`: integers (int64) for quantized values, floats for others."""
+    expect(node, Node, "call_integer(node, operands)", "a node of a graph")
     quantized = any(t is not None and t.is_quantized for t in (*node.operand_types, *node.output_types))
     if not quantized:
         return _call(node, operands)

@@ -10,10 +10,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from math import prod
+from types import NoneType
 
 import torch
 from torch import Tensor
 
+from ..specs.root_error import expect
 from .element_type import element_bytes
 from .errors import ShapeError
 
@@ -43,6 +45,7 @@ class Params(Mapping[str, Tensor]):
     """Tensors by name; lazy ones are read anew by each `params[name]`."""
 
     def __init__(self, entries: Mapping[str, Entry] | None = None) -> None:
+        expect(entries, (Mapping, NoneType), "Params(entries)", "tensors by name")
         self._entries = dict(entries_of(entries or {}))
         self._digests: dict[str, str] = {}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from ..specs.root_error import expect, message_of
 from .element_type import DType
 from .encoding import Encoding
 from .errors import IRError, ParseError
@@ -33,6 +34,7 @@ def parse(
 
     `numbers` are the scales, zero points and levels that the text only names: see `text.long_numbers`.
     """
+    expect(text, str, "parse(text)", "the text of a graph", "dump(graph) writes it")
     return _Parser(text, entries_of(params or {}), fill or _zeros, numbers or {}).graph()
 
 
@@ -135,7 +137,7 @@ class _Parser:
         try:
             return Precision(**given)
         except (IRError, TypeError) as err:
-            raise self._error(at, str(err)) from err
+            raise self._error(at, message_of(err)) from err
 
     def _node(self) -> Node:
         start = self._tokens[self._at][2]
@@ -176,7 +178,7 @@ class _Parser:
         try:
             return cls(**values)
         except (IRError, TypeError, ValueError) as err:
-            raise self._error(at, f"{name}: {err}") from err
+            raise self._error(at, f"{name}: {message_of(err)}") from err
 
     def _declaration(self) -> Value:
         at = self._tokens[self._at][2]
@@ -202,7 +204,7 @@ class _Parser:
         except (IRError, ValueError) as err:
             if isinstance(err, ParseError):
                 raise
-            raise self._error(at, str(err)) from err
+            raise self._error(at, message_of(err)) from err
 
     def _quantization(self, dtype: DType) -> Encoding:
         self._next()
@@ -314,7 +316,8 @@ class _Parser:
     def _expect(self, token: str) -> None:
         at = self._tokens[self._at][2]
         if (found := self._peek()) != token:
-            raise self._error(at, f"expected {token!r}, found {found!r}")
+            what = repr(found) if found else "the end of the text"
+            raise self._error(at, f"expected {token!r}, found {what}")
         self._at += 1
 
     def _error(self, at: int, message: str) -> ParseError:

@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..specs.root_error import expect
 from .element_type import element_bytes
 from .errors import ShapeError
 from .params import LazyTensor, Params
@@ -46,6 +47,7 @@ def open_tensors(path: Path) -> Params:
     A tensor is mapped from its file at each use. ShapeError for element types that the IR does not know,
     FileNotFoundError if a folder has no safetensors files, SafetensorError for a damaged file.
     """
+    expect(path, Path, "open_tensors(path)", "a pathlib.Path", "write Path(...)")
     tensors = Params()
     for file, names in _shards(path).items():
         tensors = tensors | _tensors_of(file, names)
@@ -105,6 +107,8 @@ def _read(file: Path, name: str) -> Tensor:
 
 def write_tensors(path: Path, tensors: Params) -> None:
     """Write a safetensors file, one tensor in memory at a time; the same tensors give the same bytes."""
+    expect(path, Path, "write_tensors(path, tensors)", "a pathlib.Path", "write Path(...)")
+    expect(tensors, Params, "write_tensors(path, tensors)", "`Params`", "write Params({name: tensor})")
     with path.open("wb") as file:
         for part in tensor_file(tensors):
             file.write(part)

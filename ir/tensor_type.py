@@ -8,6 +8,7 @@ from math import prod
 
 import torch
 
+from ..specs.root_error import expect
 from .element_type import DType
 from .encoding import Encoding
 from .errors import ShapeError
@@ -22,6 +23,10 @@ class TensorType:
     quantization: Encoding | None = None
 
     def __post_init__(self) -> None:
+        expect(self.shape, tuple, "TensorType(shape, dtype)", "a tuple of sizes")
+        expect(
+            self.dtype, DType, "TensorType(shape, dtype)", "a `DType`", "DType.of(torch.float32) makes one"
+        )
         if any(n < 0 for n in self.shape):
             raise ShapeError(f"negative size in shape {self.shape}")
         if self.quantization is not None:
@@ -35,6 +40,7 @@ class TensorType:
     @staticmethod
     def of(tensor: torch.Tensor) -> TensorType:
         """Type of a plain (unquantized) tensor."""
+        expect(tensor, torch.Tensor, "TensorType.of(tensor)", "a tensor")
         return TensorType(tuple(tensor.shape), DType.of(tensor.dtype))
 
     @property
@@ -87,6 +93,12 @@ class Value:
 
     name: str
     type: TensorType
+
+    def __post_init__(self) -> None:
+        expect(self.name, str, "Value(name, type)", "a text as name")
+        expect(
+            self.type, TensorType, "Value(name, type)", "a `TensorType`", "TensorType.of(tensor) makes one"
+        )
 
     def __str__(self) -> str:
         return f"%{self.name}"

@@ -23,9 +23,10 @@ from __future__ import annotations
 import json
 import re
 
+from ..specs.root_error import expect
 from .element_type import DType
 from .encoding import Encoding
-from .graph import NOWHERE, Graph, Node
+from .graph import NOWHERE, Graph, Node, check_graph
 from .numbers import AnyNumbers
 from .ops.base import attributes
 from .precision import Precision
@@ -40,6 +41,7 @@ _PLAIN_NAME = re.compile(r"[A-Za-z0-9_.\-]+")
 
 def dump(graph: Graph) -> str:
     """Text of a graph: its structure and types; tensors of constants are not printed."""
+    check_graph(graph, "dump(graph)")
     table = _NumberTable()
     lines = [f"graph({', '.join(_declaration(v, table) for v in graph.inputs)}) {{"]
     lines += [f"  bits {_name(layer)}: {_precision(p)}" for layer, p in graph.precisions.items()]
@@ -52,16 +54,19 @@ def dump(graph: Graph) -> str:
 
 def node_text(node: Node) -> str:
     """One node as in the dump, for messages; long lists of scales are omitted."""
+    expect(node, Node, "node_text(node)", "a node of a graph")
     return _node_text(node, _NumberTable())
 
 
 def type_text(type: TensorType) -> str:
     """A type as in the dump, for messages."""
+    expect(type, TensorType, "type_text(type)", "a `TensorType`")
     return _type_text(type, _NumberTable())
 
 
 def long_numbers(graph: Graph) -> dict[str, AnyNumbers]:
     """Scales, zero points and levels that the text only names, by the name that it gives them."""
+    check_graph(graph, "long_numbers(graph)")
     values = (*graph.inputs, *graph.constants, *graph.results)
     encodings = {v.type.quantization for v in values if v.type.quantization is not None}
     found = (numbers for encoding in encodings for numbers in _numbers(encoding))

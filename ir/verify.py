@@ -9,7 +9,7 @@ import networkx as nx
 from .codebooks import computes_on_codes, integer_type
 from .digraph import digraph
 from .errors import IRError, VerifyError
-from .graph import Graph, Node
+from .graph import Graph, Node, check_graph
 from .ops.base import Quantized
 from .ops.quantize import Dequantize
 from .tensor_type import TensorType, Value
@@ -23,6 +23,7 @@ def verify(graph: Graph) -> Graph:
     the type of their tensor, data movement keeps the encoding, codes of a codebook are only moved and dequantized
     unless they are a constant's and stand for integers, outputs have names of their own.
     """
+    check_graph(graph, "verify(graph)")
     problems = {**_graph_problems(graph)}
     defined = {v.name: v for v in (*graph.inputs, *graph.constants)}
     if len(defined) != len(graph.inputs) + len(graph.constants):
@@ -93,7 +94,7 @@ def _type_problems(node: Node, graph: Graph) -> list[str]:
         if _touches_quantized(node):
             return _quantized_problems(node, graph, inferred)
     except IRError as err:
-        return [str(err)]
+        return [err.message]
     except TypeError:
         return [f"{node.op.name} does not take {len(node.inputs)} operands"]
     return [

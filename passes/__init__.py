@@ -22,7 +22,7 @@ from .equalize import equalize
 from .errors import CalibrationError, InfeasibleError, MissingNeedError, PassError, UnknownPassError
 from .finetune import finetune
 from .fuse import fuse
-from .pattern import OPTIONAL, Application, Match, Rule, Term, op
+from .pattern import OPTIONAL, Application, Match, Rule, Term, apply_rule, op
 from .prune import prune
 from .quantize import quantize
 from .remove_dead_channels import remove_dead_channels
@@ -52,6 +52,7 @@ __all__ = [
     "Table",
     "Term",
     "UnknownPassError",
+    "apply_rule",
     "assign_bits",
     "clean",
     "equalize",

@@ -20,16 +20,20 @@ from typing import Any, Generic, Protocol, TypeVar
 from torch import Tensor
 
 from ..ir import Graph, Node, Precision, Source, VerifyError, verify
+from ..ir.graph import check_graph
 from ..specs import FileSource, ModuleSource, layer_matches, match_layers, plugins
-from ..specs.options import PassOptions
+from ..specs.options import PassOptions, QuantizeOptions
+from ..specs.order import faults
 from ..specs.plugins import PluginError
+from ..specs.root_error import ArgumentError, expect, shown
 from ..specs.write import read_values
 from .calibration.observers import Statistics
-from .errors import MissingNeedError, PassError, UnknownPassError
+from .errors import MissingNeedError, OrderError, PassError, UnknownPassError
 from .progress_callback import Progress, silent
 from .report import PassReport
 
 Options = TypeVar("Options", bound=PassOptions)
+_QUANTIZE = QuantizeOptions.pass_name()
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,17 @@ class Context:
     progress: Progress = silent
     state: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        call, what = "Context(calibration=...)", "a list with a tuple of tensors for each call"
+        hint = "of images [n, ...] for one input: [(x[None],) for x in images]"
+        expect(self.calibration, Sequence, call, what, hint)
+        if len(self.calibration):
+            expect(self.calibration[0], (tuple, list), call, what, hint)
+        call, what = "Context(labels=...)", "a list with a tensor for each call"
+        expect(self.labels, Sequence, call, what)
+        if len(self.labels):
+            expect(self.labels[0], Tensor, call, what)
+
     @property
     def available(self) -> frozenset[str]:
         """The needs that this context satisfies, in the words of `PassOptions.needs`."""
@@ -180,22 +195,36 @@ class Pass(Generic[Options]):
         `settings` are options by name, as in a spec, in place of `options`: `fuse(graph, keep=["head"])`. SpecError
         for those that a spec could not have, and for patterns that match no layer.
         """
+        call = f"{self.name}(graph, ...)"
+        check_graph(graph, call)
+        expect(context, Context, call, "a `Context` as `context`", "write Context(calibration=...)")
         if options is None:
             options = read_values(self.options, settings, name=f"{self.name}(...)")
             match_layers(
                 [pattern for _, pattern in options.layer_patterns()], [n.source.module for n in graph.nodes]
             )
         elif settings:
-            raise TypeError(f"give {self.name} its options either as one object or by name, not both")
+            fact = f"both an options object and {', '.join(settings)}"
+            raise ArgumentError(call, fact, "give the options either as one object or by name")
+        expect(
+            options, self.options, call, f"options of class {self.options.__name__}", "or give them by name"
+        )
+        self._check_order(graph)
         missing = self.missing(options, context)
         if missing:
-            raise MissingNeedError(f'pass "{self.name}" needs {" and ".join(missing)} in the spec')
+            raise MissingNeedError(f'pass "{self.name}"', *missing)
         result = self.function(graph, options, context)
         verify(result.graph)
         lost = sorted(graph.precisions.keys() - result.graph.precisions.keys())
         if lost:
             raise VerifyError(f"pass {self.name} loses the bits of {', '.join(lost)}; keep graph.precisions")
         return result
+
+    def _check_order(self, graph: Graph) -> None:
+        """OrderError on an integer graph where a spec could not have `quantize` before this pass."""
+        ran = [_QUANTIZE] if any(value.type.is_quantized for value in graph.results) else []
+        for code, fact, _ in faults(self.options, [*self.options.after, *ran], self.options.followed_by):
+            raise OrderError(code, fact)
 
     def missing(self, options: Options, context: Context) -> tuple[str, ...]:
         """Inputs that the pass needs with these options, and the context lacks."""
@@ -209,6 +238,10 @@ PASSES: Mapping[str, Pass[Any]] = MappingProxyType(_PASSES)
 def register(options: type[Options]) -> Callable[[PassFunction[Options]], Pass[Options]]:
     """Function decorator: enter a pass in the registry under the name that its options declare."""
 
+    if not (isinstance(options, type) and issubclass(options, PassOptions)):
+        fact = f"expects a subclass of PassOptions, got {shown(options)}"
+        raise ArgumentError("register(options)", fact, "write @register(MyOptions)")
+
     def enter(function: PassFunction[Options]) -> Pass[Options]:
         name = options.pass_name()
         if name in _PASSES:
@@ -221,11 +254,12 @@ def register(options: type[Options]) -> Callable[[PassFunction[Options]], Pass[O
 
 def find_pass(name: str) -> Pass[Any]:  # Any: each pass has its own options
     """The pass of this name, from the registry or a package's entry point; UnknownPassError names the nearest."""
+    expect(name, str, "find_pass(name)", "the name of a pass")
     if name not in _PASSES and name in plugins.PASSES.names():
         try:
             plugins.PASSES.load(name)
         except PluginError as err:
-            raise UnknownPassError(str(err)) from err
+            raise UnknownPassError(err.message) from err
     if name not in _PASSES:
         known = sorted({*_PASSES, *plugins.PASSES.names()})
         near = get_close_matches(name, known, n=1)

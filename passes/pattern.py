@@ -23,6 +23,7 @@ from inspect import Parameter, signature
 from torch import Tensor
 
 from ..ir import OPERATORS, Builder, Graph, Node, Op, Source, Value, rewrite
+from ..specs.root_error import ArgumentError, expect, shown
 from .report import Decision
 
 
@@ -56,7 +57,14 @@ PatternFunction = Callable[..., Application]
 def op(*classes: type[Op]) -> Callable[..., Application]:
     """Pattern of one of these operators, with any attributes; call it with the patterns of its operands."""
 
+    wrong = next((c for c in classes if not (isinstance(c, type) and issubclass(c, Op))), None)
+    if wrong is not None:
+        fact = f"expects classes of operators, got {shown(wrong)}"
+        raise ArgumentError("op(...)", fact, "for example op(ops.Conv)")
+
     def apply(*operands: Term) -> Application:
+        for operand in operands:
+            expect(operand, (Variable, Application), "op(...)(operands)", "parameters of the pattern")
         return Application(classes, operands)
 
     return apply

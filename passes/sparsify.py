@@ -33,7 +33,7 @@ _NOTE = "weights stay dense and no kernel skips zeros: cycles and flash are as b
 def sparsify(graph: Graph, options: SparsifyOptions, context: Context) -> PassResult:
     """Zero the smallest weights of layers; PassError if there are none."""
     if options.finetune is not None and not context.calibration:
-        raise MissingNeedError("fine-tuning between steps needs calibration in the spec")
+        raise MissingNeedError("fine-tuning between steps", "calibration")
     weights = _weights(graph, options, context)
     if not weights:
         raise PassError("there are no float weights to sparsify")

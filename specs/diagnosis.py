@@ -7,13 +7,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from .errors import Place, Problem, near_miss, nearest, quoted
 from .paths import format_path
-from .plugins import BROKEN
-from .section import Section
 from .tree import Location, Mapping, Node, Scalar, Sequence, find, key_place, place_of
 
 _TYPES = {
@@ -38,17 +36,20 @@ _BOUNDS = {
     "string_too_long": "must have at most {max_length} characters",
 }
 
+BROKEN: dict[tuple[str, str], str] = {}
+"""Sections of packages that cannot be used, by noun and name, and what the packages raise."""
+
 
 @dataclass(frozen=True)
 class _Spot:
     """Location of an error: place in the tree, section class, and whether the key is wrong."""
 
     location: Location
-    section: type[Section] | None
+    section: type[BaseModel] | None
     is_key: bool
 
 
-def diagnose(err: ValidationError, root: Node, model: type[Section]) -> list[Problem]:
+def diagnose(err: ValidationError, root: Node, model: type[BaseModel]) -> list[Problem]:
     """A problem for each complaint of pydantic about the tree, read as `model`; a misspelt key is one, not two."""
     details = err.errors(include_url=False)
     unknown = [_spot(d["loc"], model) for d in details if d["type"] == "extra_forbidden"]
@@ -57,7 +58,7 @@ def diagnose(err: ValidationError, root: Node, model: type[Section]) -> list[Pro
     return [_problem(d, root, model) for d in told]
 
 
-def _problem(details: ErrorDetails, root: Node, model: type[Section]) -> Problem:
+def _problem(details: ErrorDetails, root: Node, model: type[BaseModel]) -> Problem:
     spot = _spot(details["loc"], model)
     context = details.get("ctx", {})
     kind = details["type"]
@@ -73,7 +74,8 @@ def _problem(details: ErrorDetails, root: Node, model: type[Section]) -> Problem
         place = key_place(root, spot.location)
         node = Scalar(str(spot.location[-1]), str(spot.location[-1]), place, Path())
     code, message, hint = _about_value(kind, context, node, details["msg"])
-    return Problem(code, place, f"{format_path(spot.location)}: {message}", hint)
+    path = format_path(spot.location)
+    return Problem(code, place, f"{path}: {message}" if path else message, hint)
 
 
 def _unknown_key(spot: _Spot, root: Node) -> Problem:
@@ -184,15 +186,15 @@ def _type_hint(kind: str, node: Node | None) -> str:
     return "quote it" if kind == "string_type" and node.value is not None else ""
 
 
-def _keys(section: type[Section]) -> list[str]:
+def _keys(section: type[BaseModel]) -> list[str]:
     return [field.alias or name for name, field in section.model_fields.items()]
 
 
-def _spot(loc: tuple[str | int, ...], model: type[Section]) -> _Spot:
+def _spot(loc: tuple[str | int, ...], model: type[BaseModel]) -> _Spot:
     """Follows pydantic's location through the types, leaving out the tags of unions that it puts between."""
     annotation: Any = model  # any: a type annotation of whatever form
     location: list[str | int] = []
-    section: type[Section] | None = None
+    section: type[BaseModel] | None = None
     for step in loc:
         annotation = _bare(annotation)
         if step == "[key]":
@@ -201,7 +203,7 @@ def _spot(loc: tuple[str | int, ...], model: type[Section]) -> _Spot:
         if members:
             only = members[0] if len(members) == 1 else None  # the others are names
             annotation = next((member for member in members if _tag(member) == step), only)
-        elif isinstance(annotation, type) and issubclass(annotation, Section):
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             section = annotation
             location.append(step)
             fields = {field.alias or name: field for name, field in annotation.model_fields.items()}
@@ -222,14 +224,14 @@ def _bare(annotation: Any) -> Any:  # any: a type annotation of whatever form
     return annotation
 
 
-def _members(annotation: Any) -> list[type[Section]]:  # any: a type annotation of whatever form
+def _members(annotation: Any) -> list[type[BaseModel]]:  # any: a type annotation of whatever form
     """The sections of a tagged union; empty for any other type."""
     if get_origin(annotation) not in (Union, UnionType):
         return []
     bare = [_bare(member) for member in get_args(annotation)]
-    return [member for member in bare if isinstance(member, type) and issubclass(member, Section)]
+    return [member for member in bare if isinstance(member, type) and issubclass(member, BaseModel)]
 
 
-def _tag(member: type[Section]) -> str:
+def _tag(member: type[BaseModel]) -> str:
     """Tag of a member of a tagged union: the default of its first field."""
     return str(next(iter(member.model_fields.values())).default)

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .root_error import FxpressError
+from .root_error import FxpressError, expect
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ CODES: Mapping[str, ErrorCode] = {
         "Write `fxpress: 1`, or install the version of fxpress that reads the spec.",
     ),
     "S210": ErrorCode(
-        "a pass belongs to a package that cannot be loaded",
+        "a pass, an observer, a backend, a target or another part belongs to a package that cannot be loaded",
         "Repair or remove the package; the message has the error of its import.",
     ),
     "S301": ErrorCode(
@@ -189,7 +189,10 @@ class SpecError(FxpressError):
     """A spec, a target or an override that cannot be used; `problems` holds everything found, by position."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(sorted(problems, key=_position))
+        self.problems = tuple(problems)
+        for problem in self.problems:
+            expect(problem, Problem, "SpecError(problems)", "several `Problem`")
+        self.problems = tuple(sorted(self.problems, key=_position))
         super().__init__(render(self.problems))
 
 

@@ -3,19 +3,20 @@
 import ast
 import os
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
 from .data import Dataset, Evaluation
 from .errors import Problem, near_miss, quoted
-from .model import ArrayOrigin, FileSource
+from .model import MEMORY, ArrayOrigin, FileSource, ModuleSource
 from .options import PassOptions
 from .paths import format_path
 from .section import Section, is_file
 from .spec import Spec
 from .tree import Location, Node, place_of
 
+_Fault = tuple[str, Location, str, str]
 _DYNAMIC = ("globals", "exec", "setattr", "__getattr__")
 
 
@@ -47,13 +48,19 @@ def check_files(spec: Spec, root: Node) -> list[Problem]:
             found += _dataset(("data", key), dataset, list(spec.model.inputs))
     for index, options in enumerate(spec.passes):
         found += _option_files(options, ("passes", index))
+    return _located(found, root)
+
+
+def check_source(spec: Spec, root: Node) -> list[Problem]:
+    """A problem if the file of the model is not there, or does not hold what the spec names."""
+    return _located(_source(spec.model.source, ("model", "source")), root)
+
+
+def _located(faults: Iterable[_Fault], root: Node) -> list[Problem]:
     return [
         Problem(code, place_of(root, location), f"{format_path(location)}: {message}", hint)
-        for code, location, message, hint in found
+        for code, location, message, hint in faults
     ]
-
-
-_Fault = tuple[str, Location, str, str]
 
 
 def _option_files(section: Section, location: Location) -> Iterator[_Fault]:
@@ -85,6 +92,9 @@ def _missing(location: Location, path: Path) -> _Fault:
 
 
 def _source(source: ArrayOrigin, location: Location) -> Iterator[_Fault]:
+    if isinstance(source, ModuleSource) and source.module == MEMORY:
+        hint = "`Compiled.write_spec` writes a spec with files of them"
+        yield "S311", location, f"{source} stands for arrays that a Python program had in memory", hint
     if not isinstance(source, FileSource):
         return
     if not is_file(source.path):

@@ -7,29 +7,32 @@ raised at once, by position.
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from pydantic import ValidationError
 
 from .diagnosis import diagnose
 from .errors import Place, Problem, SpecError, near_miss, quoted
-from .files import check_files, named_files
+from .files import check_files, check_source, named_files
 from .fitting import check_fit
 from .order import check_order
-from .overrides import apply_overrides
+from .overrides import OVERRIDES, apply_overrides
 from .paths import format_path, parse_path
 from .plugins import TARGETS as TARGETS_OF_PACKAGES
 from .plugins import PluginError
 from .reader import Reading, read_file, read_text
+from .root_error import expect
 from .section import Section, is_file, resolve
 from .selectors import layer_matches, unmatched_pattern
 from .spec import Spec
 from .target import CORES, Target, TargetChoice, is_target_file
 from .target import FOLDER as TARGETS
 from .tree import LocatedText, Location, Mapping, Node, Scalar, find, key_place, merge, plain
+from .write import flow_text
 
 PRESETS = Path(__file__).parent / "presets"
 """Where the presets that come with fxpress lie."""
@@ -50,10 +53,11 @@ class Origin:
 
 @dataclass(frozen=True)
 class Setting:
-    """One value of a spec with its path, origin and meaning."""
+    """One value of a spec with its path, origin and meaning; `text` is the value as YAML."""
 
     path: str
     value: Any  # any: a value of whatever type its field has
+    text: str
     origin: Origin
     description: str
 
@@ -77,7 +81,7 @@ class Loaded:
 
     def settings(self) -> Iterator[Setting]:
         """Every value of the spec, in order, defaults included."""
-        return _settings(self.spec, (), self.root)
+        return _settings(self.spec, self.spec.model_dump(mode="json", by_alias=True), (), self.root)
 
     def origin(self, path: str) -> Origin:
         """Origin of the value at a path such as `passes[1].samples`; SpecError if the path does not exist."""
@@ -102,6 +106,12 @@ class Loaded:
         """The spec with further overrides laid over it; SpecError with all that is wrong then."""
         return _loaded(self.path, self.root, self.files, [], overrides)
 
+    def check_source(self) -> None:
+        """SpecError if the file of the model is not there, or does not hold what the spec names."""
+        problems = check_source(self.spec, self.root)
+        if problems:
+            raise SpecError(problems)
+
     def check_layers(self, names: Iterable[str]) -> None:
         """SpecError for every layer pattern of the spec that matches none of the model's layers."""
         names = tuple(names)
@@ -116,14 +126,15 @@ class Loaded:
             raise SpecError(problems)
 
 
-def load_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
+def load_spec(path: str | Path, overrides: Iterable[str] = (), *, overrides_name: str = OVERRIDES) -> Loaded:
     """The spec of a file with overrides such as `passes[1].samples=64`; SpecError with all that is wrong in it.
 
-    Files that the spec names need not be there; `check_spec` looks for them.
+    Files that the spec names need not be there; `check_spec` looks for them. Messages call the overrides by their name.
     """
+    expect(path, (str, Path), "load_spec(path)", "the path of a spec file")
     path = Path(path)
     root, files, problems = _read_chain(path)
-    return _loaded(path, root, files, problems, overrides)
+    return _loaded(path, root, files, problems, overrides, overrides_name)
 
 
 def _loaded(
@@ -132,9 +143,10 @@ def _loaded(
     files: Iterable[Path],
     problems: list[Problem],
     overrides: Iterable[str],
+    overrides_name: str = OVERRIDES,
 ) -> Loaded:
     """The spec that a tree is, with overrides laid over it."""
-    root, unusable = apply_overrides(root, overrides)
+    root, unusable = apply_overrides(root, overrides, name=overrides_name)
     unread = {problem.place for problem in (*problems, *unusable)}
     spec, invalid = _validated(root)
     target, target_files, no_target = _target_of(root, spec)
@@ -148,14 +160,16 @@ def _loaded(
 
 def parse_spec(text: str, path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
     """The spec of a text, as `load_spec` gives that of a file; `path` is where the text would be written."""
+    expect(text, str, "parse_spec(text, path)", "the text of a spec")
+    expect(path, (str, Path), "parse_spec(text, path)", "the path of a spec file")
     path = Path(path)
     root, files, problems = _read_chain(path, text)
     return _loaded(path, root, files[1:], problems, overrides)
 
 
-def check_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
+def check_spec(path: str | Path, overrides: Iterable[str] = (), *, overrides_name: str = OVERRIDES) -> Loaded:
     """The spec, as from `load_spec`, after checking the files that it names."""
-    loaded = load_spec(path, overrides)
+    loaded = load_spec(path, overrides, overrides_name=overrides_name)
     problems = check_files(loaded.spec, loaded.root)
     if problems:
         raise SpecError(problems)
@@ -164,6 +178,8 @@ def check_spec(path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
 
 def load_target(name: str | Path, choice: TargetChoice | None = None) -> Target:
     """A target by name or by the path of its file, with the overrides of `choice`."""
+    expect(name, (str, Path), "load_target(name)", "the name of a target or the path of its file")
+    expect(choice, (TargetChoice, NoneType), "load_target(name, choice)", "a `TargetChoice`")
     target, _, problems = _read_target(str(name), None)
     if target is None:
         raise SpecError(problems)
@@ -294,13 +310,22 @@ def _read_target(name: str, place: Place | None) -> tuple[Target | None, list[Pa
         core, core_files, faults = _target_tree(located, node.place, _CORE)
         problems += faults
         files += core_files
-        root = _merged(core, root) if core else None
+        root = _merged(_without_install(core, root), root) if core else None
     if root is None:
         return None, files, problems
     try:
         return Target.model_validate(plain(root)), files, problems
     except ValidationError as err:
         return None, files, [*problems, *diagnose(err, root, Target)]
+
+
+def _without_install(core: Mapping, root: Mapping) -> Mapping:
+    """The core, less how its compiler is installed where the target file names another one."""
+    toolchain = find(core, ("toolchain",))
+    if find(root, ("toolchain", "commands")) is None or not isinstance(toolchain, Mapping):
+        return core
+    entry = replace(core.entries["toolchain"], node=toolchain.without("install"))
+    return replace(core, entries=core.entries | {"toolchain": entry})
 
 
 @dataclass(frozen=True)
@@ -322,7 +347,11 @@ def _target_tree(
         try:
             name = str(TARGETS_OF_PACKAGES.load(name))
         except PluginError as err:
-            return None, [], [Problem("S210", place, f"{shelf.key}: {err}", "mend or remove the package")]
+            return (
+                None,
+                [],
+                [Problem("S210", place, f"{shelf.key}: {err.message}", "mend or remove the package")],
+            )
     of_user, known = is_target_file(name), sorted(path.stem for path in shelf.folder.glob("*.yaml"))
     if not of_user and name not in known:
         known += TARGETS_OF_PACKAGES.names() if shelf is _TARGET else ()
@@ -340,8 +369,10 @@ def _target_tree(
         return None, files, list(err.problems)
 
 
-def _settings(value: Any, location: Location, root: Node, description: str = "") -> Iterator[Setting]:
-    """The values below a section, a mapping or a list; any: a value of whatever type its field has."""
+def _settings(
+    value: Any, dumped: Any, location: Location, root: Node, description: str = ""
+) -> Iterator[Setting]:
+    """The values below a section, a mapping or a list, each with what JSON has of it; any: of whatever type."""
     children: list[tuple[str | int, Any, str]]  # any: as above
     if isinstance(value, Section):
         fields = type(value).model_fields.items()
@@ -352,7 +383,8 @@ def _settings(value: Any, location: Location, root: Node, description: str = "")
         children = [(index, item, description) for index, item in enumerate(value)]
     else:
         node = find(root, location)
-        yield Setting(format_path(location), value, Origin(node.place if node else None), description)
+        origin = Origin(node.place if node else None)
+        yield Setting(format_path(location), value, flow_text(dumped), origin, description)
         return
     for step, item, about in children:
-        yield from _settings(item, (*location, step), root, about)
+        yield from _settings(item, dumped[step], (*location, step), root, about)

@@ -23,6 +23,9 @@ Dtype: TypeAlias = Literal[
     "float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"
 ]
 
+MEMORY = "memory"
+"""In place of a module: arrays that a Python program gave, such as `memory:calibration`, and that no file has."""
+
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _WEIGHT_FILES = (".safetensors", ".safetensors.index.json", ".pt", ".pth")
 

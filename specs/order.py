@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from .errors import Place, Problem
-from .options import PASSES
+from .errors import Place, Problem, near_miss
+from .options import PASSES, PassOptions
+from .root_error import ArgumentError, expect
 from .tree import Mapping, Node, Scalar, find
 from .tree import Sequence as NodeSequence
 
@@ -14,7 +15,7 @@ def check_order(root: Node) -> list[Problem]:
     names = [name for _, name, _ in steps]
     problems = []
     for position, (index, name, place) in enumerate(steps):
-        for code, fact, hint in _faults(name, names[:position], names[position + 1 :]):
+        for code, fact, hint in faults(PASSES[name], names[:position], names[position + 1 :]):
             problems.append(Problem(code, place, f"passes[{index}].pass: {fact}", hint or _advice(names)))
     return problems
 
@@ -25,6 +26,11 @@ def working_order(names: Sequence[str]) -> list[str]:
     >>> working_order(["quantize", "fuse", "clean"])
     ['fuse', 'quantize', 'clean']
     """
+    call = "working_order(names)"
+    expect(names, (list, tuple), call, "a list of passes")
+    for name in names:
+        if name not in PASSES:
+            raise ArgumentError(call, f"unknown pass {name!r}", near_miss(str(name), PASSES))
     remaining, ordered = list(names), []
     while remaining:
         ready = next((name for name in remaining if not _must_wait(name, remaining)), remaining[0])
@@ -45,9 +51,11 @@ def _steps(root: Node) -> list[tuple[int, str, Place]]:
     ]
 
 
-def _faults(name: str, earlier: Sequence[str], later: Sequence[str]) -> list[tuple[str, str, str]]:
+def faults(
+    options: type[PassOptions], earlier: Sequence[str], later: Sequence[str]
+) -> list[tuple[str, str, str]]:
     """Code, fact and hint (empty: the order that works) for one pass among those round it."""
-    options = PASSES[name]
+    name = options.pass_name()
     found = [
         ("S301", f"{name} cannot run after {other}: {options.why}", "")
         for other in options.before

@@ -1,25 +1,35 @@
-"""Overrides from the command line, `--set passes[1].samples=64`, laid over the tree of a spec."""
+"""Overrides such as `passes[1].samples=64`, of `--set` or of a Python program, laid over the tree of a spec."""
 
 from collections.abc import Iterable
+from collections.abc import Mapping as AbstractMapping
 from dataclasses import replace
 from pathlib import Path
 
 from .errors import Place, Problem, SpecError, quoted
 from .paths import format_path, parse_path
 from .reader import read_text
+from .root_error import ArgumentError, expect, shown
 from .tree import Entry, Location, Mapping, Node, Scalar, Sequence
 
-NAME = "--set"
-"""What messages call the file of an override; its line is the number of the override."""
+OVERRIDES = "overrides"
+"""What messages call the file of an override of a Python program; its line is the number of the override."""
 
 
-def apply_overrides(root: Mapping, overrides: Iterable[str]) -> tuple[Mapping, tuple[Problem, ...]]:
+def apply_overrides(
+    root: Mapping, overrides: Iterable[str], *, name: str
+) -> tuple[Mapping, tuple[Problem, ...]]:
     """The tree with all overrides applied in order, and problems of those that could not be applied."""
+    hint = f"write [{overrides!r}]" if isinstance(overrides, str) else 'for example ["passes[1].samples=64"]'
+    if isinstance(overrides, str | AbstractMapping):
+        raise ArgumentError(OVERRIDES, f"expects a list of texts, got {shown(overrides)}", hint)
+    expect(overrides, Iterable, OVERRIDES, "a list of texts", hint)
     problems: list[Problem] = []
     for number, text in enumerate(overrides, start=1):
+        expect(text, str, OVERRIDES, "a list of texts", hint)
+        place = Place(name, number, 1, text)
         try:
-            location, value = _parsed(text, Place(NAME, number, 1, text))
-            changed = _with(root, location, value, Place(NAME, number, 1, text), ())
+            location, value = _parsed(text, place)
+            changed = _with(root, location, value, place, ())
         except SpecError as err:
             problems += err.problems
         else:
@@ -40,7 +50,7 @@ def _parsed(text: str, place: Place) -> tuple[Location, Node]:
     at_value = replace(place, column=column + 1)
     if not value.strip():
         return location, Scalar(None, "", at_value, Path.cwd())
-    reading = read_text(" " * column + value, name=NAME, folder=Path.cwd(), line=place.line, shown=text)
+    reading = read_text(" " * column + value, name=place.file, folder=Path.cwd(), line=place.line, shown=text)
     if reading.problems:
         raise SpecError(reading.problems)
     return location, reading.root

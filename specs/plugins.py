@@ -12,6 +12,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, TypeAdapter
 from pydantic_core import CoreSchema, core_schema
 
+from .diagnosis import BROKEN
 from .errors import nearest
 from .root_error import FxpressError
 from .section import Section, fault
@@ -21,6 +22,8 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 class PluginError(FxpressError):
     """A part of another package that cannot be loaded, or that no package brings."""
+
+    code = "S210"
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,6 @@ SEAMS = (
     BACKEND_OPTIONS,
     BACKENDS,
 )
-
-BROKEN: dict[tuple[str, str], str] = {}
-"""Sections that cannot be used, by the noun of their seam and their name, and what their packages raise."""
-
 
 _installed = cache(entry_points)  # every installed package is read once
 
@@ -133,9 +132,12 @@ class NamedPart:
         """The name; a fault where there is no such part."""
         if value in self.names:
             return value
-        known = ", ".join(self.names) or f"there is no package with a {self.seam.noun}"
+        if not self.names:
+            fact = f"names a {self.seam.noun} of a package, and no installed package has any"
+            raise fault("S204", fact, hint="install the package, or remove the name")
         near = nearest(value, self.names)
-        raise fault("S204", f"is not one of {known}", hint=f'did you mean "{near}"?' if near else "")
+        fact = f"is not one of {', '.join(self.names)}"
+        raise fault("S204", fact, hint=f'did you mean "{near}"?' if near else "")
 
     def __get_pydantic_core_schema__(self, source: type[str], handler: GetCoreSchemaHandler) -> CoreSchema:
         """A text, checked."""

@@ -4,8 +4,9 @@ A validator here says what is wrong in the project's own codes; `diagnosis` adds
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -16,14 +17,47 @@ from pydantic import (
     PlainSerializer,
     SerializationInfo,
     StringConstraints,
+    ValidationError,
     WithJsonSchema,
 )
 from pydantic_core import PydanticCustomError
 
-from .tree import LocatedText
+from .diagnosis import diagnose
+from .errors import Place, SpecError
+from .root_error import ArgumentError, shown
+from .tree import LocatedText, node_of
+
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)
 
 
-class Section(BaseModel):
+class _MadeByName(ModelMetaclass):
+    """Makes sections from Python: lists become tuples, and what is wrong is a SpecError, as in a file."""
+
+    if not TYPE_CHECKING:  # the signature is that of the section
+
+        def __call__(cls, *args: object, **values: object) -> object:  # noqa: N805  # of a metaclass
+            """The section of these values."""
+            call = f"{cls.__name__}(...)"
+            if args:
+                hint = f"help({cls.__name__}) lists the names"
+                raise ArgumentError(call, f"takes values by name, got {shown(args[0])}", hint)
+            try:
+                return super().__call__(**{name: _with_tuples(value) for name, value in values.items()})
+            except ValidationError as err:
+                problems = diagnose(err, node_of(values, Place(call, 1, 1, "")), cls)
+                found = (replace(p, place=None, message=f"{call}: {p.message}") for p in problems)
+                raise SpecError(found) from err
+
+
+def _with_tuples(value: object) -> object:
+    """The value with a tuple for each list."""
+    return tuple(map(_with_tuples, value)) if isinstance(value, list) else value
+
+
+class Section(BaseModel, metaclass=_MadeByName):
     """A mapping of a spec: unknown keys are refused, types are not converted, values do not change."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 
 from .errors import Place, Problem, SpecError, quoted
+from .root_error import ArgumentError, expect, shown
 
 _COMPARED_NAMES = 2000
 _COMPARED_LENGTH = 200
@@ -26,6 +27,7 @@ def layer_matches(pattern: str, name: str) -> bool:
     >>> layer_matches("layers.1.*", "layers.1.conv"), layer_matches("layers.1.*", "layers.10.conv")
     (True, False)
     """
+    expect(pattern, str, "layer_matches(pattern, name)", "a pattern such as `features.*`")
     components = pattern.split(".")
     states = _reached(components, {0})
     for part in name.split("."):
@@ -44,6 +46,9 @@ def match_layers(
 
     SpecError, with the nearest layers, for all patterns that select none; `places` says where a pattern stands.
     """
+    hint = f"write [{patterns!r}]" if isinstance(patterns, str) else ""
+    if isinstance(patterns, str):
+        raise ArgumentError("match_layers(patterns, names)", f"expects a list, got {shown(patterns)}", hint)
     names = tuple(dict.fromkeys(names))
     matched = {pattern: tuple(name for name in names if layer_matches(pattern, name)) for pattern in patterns}
     unmatched = [pattern for pattern, found in matched.items() if not found]

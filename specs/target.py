@@ -6,12 +6,33 @@ from typing import Literal, TypeAlias
 from pydantic import Field
 
 from .plugins import TARGETS
+from .root_error import expect
 from .section import Name, Section
 from .units import Bytes, Hertz
 
 Feature: TypeAlias = Literal["dsp", "fpu"]
 Isa: TypeAlias = Literal[
     "armv6-m", "armv7-m", "armv7e-m", "armv8-m.main", "armv8.1-m.main", "rv32imc", "host"
+]
+Simulated: TypeAlias = Literal[
+    "UC_CPU_ARM_CORTEX_M0",
+    "UC_CPU_ARM_CORTEX_M3",
+    "UC_CPU_ARM_CORTEX_M4",
+    "UC_CPU_ARM_CORTEX_M7",
+    "UC_CPU_ARM_CORTEX_M33",
+    "UC_CPU_RISCV32_ANY",
+    "UC_CPU_RISCV32_BASE32",
+    "UC_CPU_RISCV32_SIFIVE_E31",
+]
+Measured: TypeAlias = Literal[
+    "cortex-m0plus",
+    "cortex-m3",
+    "cortex-m4",
+    "cortex-m4f",
+    "cortex-m7",
+    "cortex-m33",
+    "cortex-m55",
+    "rv32imc",
 ]
 
 FOLDER = Path(__file__).parent / "targets"
@@ -67,10 +88,10 @@ class Target(Section):
     clock: Hertz | None = Field(default=None, description="Clock frequency, to convert cycles to time.")
     features: tuple[Feature, ...] = Field(default=(), description=_FEATURES)
     toolchain: Toolchain = Field(description="C compiler of the target.")
-    simulator: Name | None = Field(
+    simulator: Simulated | None = Field(
         default=None, description="CPU model of unicorn that runs the code. Default: no simulation."
     )
-    measured: Name = Field(
+    measured: Measured = Field(
         default="cortex-m3",
         description="Core whose measured code sizes are used for predictions of flash.",
     )
@@ -115,4 +136,5 @@ def list_targets() -> tuple[str, ...]:
 
 def is_target_file(name: str) -> bool:
     """Whether a target is named by the path of its file."""
+    expect(name, str, "is_target_file(name)", "the name of a target, a text")
     return name.endswith((".yaml", ".yml", ".json"))

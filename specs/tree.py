@@ -3,6 +3,7 @@
 Inheritance and overrides are done on this tree, so that every value still knows where it came from.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,6 +95,20 @@ def plain(node: Node) -> Plain:
             return LocatedText.written_in(node.folder, text)
         case Scalar():
             return node.value
+
+
+def node_of(value: object, place: Place) -> Node:
+    """The tree of a value of a Python program, all of it at one place; of what no file can hold the text."""
+    match value:
+        case dict():
+            entries = {str(key): Entry(place, node_of(item, place)) for key, item in value.items()}
+            return Mapping(entries, place)
+        case list() | tuple():
+            return Sequence(tuple(node_of(item, place) for item in value), place)
+        case bool() | int() | float() | None:
+            return Scalar(value, json.dumps(value), place, Path.cwd())
+        case _:
+            return Scalar(str(value), str(value), place, Path.cwd())
 
 
 def child(node: Node, step: str | int) -> Node | None:

@@ -18,6 +18,7 @@ from .diagnosis import diagnose
 from .errors import SpecError
 from .model import FileSource, ModuleSource
 from .reader import read_text
+from .root_error import ArgumentError, shown
 from .section import Section
 from .tree import plain
 
@@ -40,8 +41,13 @@ def read_values(model: type[SectionType], values: Mapping[str, object], *, name:
 
 
 def yaml_text(value: object) -> str:
-    """A value as YAML; TypeError for objects that no spec can hold."""
+    """A value as YAML; ArgumentError for objects that no spec can hold."""
     return "\n".join(_block(_data(value)))
+
+
+def flow_text(value: object) -> str:
+    """A value as YAML on one line; ArgumentError for objects that no spec can hold."""
+    return _flow(_data(value))
 
 
 def section_values(section: Section, folder: Path | None = None) -> dict[str, Any]:  # Any: JSON
@@ -64,9 +70,8 @@ def _data(value: object) -> Any:  # Any: JSON
         case Sequence():
             return [_data(item) for item in value]
         case _:
-            raise TypeError(
-                f"{value!r} is no value of a spec: texts, numbers, lists, mappings and sections are"
-            )
+            fact = f"a spec cannot hold {shown(value)}"
+            raise ArgumentError("value of a spec", fact, "give texts, numbers, lists, mappings and sections")
 
 
 def _given_keys(section: Section, dumped: dict[str, Any]) -> dict[str, Any]:  # Any: JSON

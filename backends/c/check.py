@@ -128,7 +128,7 @@ def _offers(node: Node, graph: Graph, machine: Machine) -> tuple[tuple[object, .
     try:
         return offers(Site(node, graph, layouts, machine))
     except IRError as err:
-        return (), (str(err),)
+        return (), (err.message,)
 
 
 def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import count
+from types import NoneType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from ...ir import Builder, DType, ShapeError, TensorType, dump, long_numbers, parse, verify
 from ...ir.quiet import quiet
+from ...specs.root_error import expect
 from ..errors import Problem, UserError
 from ..isolation import USER_CODE_RAISES, untouched
 from .agreement import deviation, first_difference
@@ -56,6 +58,7 @@ def capture(
     holds all that stands against a capture, each with the user's line. `input_names` and `output_names` rename the
     graph's inputs and outputs.
     """
+    _check_arguments(model, args, kwargs, input_names, output_names)
     positional, named = tuple(args), dict(kwargs or {})
     _check_devices(model, (positional, named))
     with untouched(model), torch.no_grad():
@@ -73,6 +76,20 @@ def roundtrip(
     text, numbers = dump(captured.graph), long_numbers(captured.graph)
     graph = verify(parse(text, params=captured.graph.params, numbers=numbers))
     return as_callable(captured, graph=graph)
+
+
+def _check_arguments(
+    model: object, args: object, kwargs: object, input_names: object, output_names: object
+) -> None:
+    """ArgumentError for arguments of other classes."""
+    hint = f"make a module of it, as in {model.__name__}()" if isinstance(model, type) else ""
+    expect(model, nn.Module, "capture(model, args)", "a torch.nn.Module", hint)
+    hint = "write (x,)" if isinstance(args, Tensor) else ""
+    expect(args, (tuple, list), "capture(model, args)", "a tuple of the arguments of `forward`", hint)
+    expect(kwargs, (Mapping, NoneType), "capture(model, args, kwargs)", "the keywords of `forward`")
+    for option, names in (("input_names", input_names), ("output_names", output_names)):
+        hint = f"write [{names!r}]" if isinstance(names, str) else ""
+        expect(names, (list, tuple, NoneType), f"capture({option}=...)", "a list of names", hint)
 
 
 def _check_devices(model: nn.Module, arguments: object) -> None:
@@ -206,7 +223,7 @@ def _tensor_named(program: ExportedProgram, name: str) -> Tensor:
     try:
         DType.of(tensor.dtype)
     except ShapeError as err:
-        raise CaptureError(Problem("M208", name, str(err), "convert it to a supported type")) from err
+        raise CaptureError(Problem("M208", name, err.message, "convert it to a supported type")) from err
     return tensor
 
 
@@ -215,7 +232,7 @@ def _input_type(name: str, tensor: Tensor) -> TensorType:
         return TensorType.of(tensor)
     except ShapeError as err:
         raise CaptureError(
-            Problem("M208", f"input {name}", str(err), "convert it to a supported type")
+            Problem("M208", f"input {name}", err.message, "convert it to a supported type")
         ) from err
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ...ir import Graph, run
+from ...specs.root_error import ArgumentError, expect, shown
+
+_CALL, _LIKE = "the call", "call it like the module, with numbers and texts as at its capture"
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,16 @@ class Signature:
     def flatten(
         self, args: Sequence[Any], kwargs: dict[str, Any]
     ) -> list[Tensor]:  # Any: as the module takes
-        """The graph's inputs; TypeError when the arguments are not built like those of the capture."""
+        """The graph's inputs; ArgumentError when the arguments are not built like those of the capture."""
         try:
             leaves = self.arguments.flatten_up_to((tuple(args), kwargs))
         except ValueError as err:
-            raise TypeError(f"captured for other arguments: {err}") from err
+            raise ArgumentError(_CALL, f"was captured for other arguments: {err}", _LIKE) from err
         for leaf, known in zip(leaves, self.inputs, strict=True):
             if isinstance(known, Fixed) and (type(leaf), leaf) != (type(known.value), known.value):
-                raise TypeError(f"captured for {known.value!r}, called with {leaf!r}")
+                raise ArgumentError(_CALL, f"was captured for {known.value!r}, got {shown(leaf)}", _LIKE)
             if isinstance(known, TensorAt) and not isinstance(leaf, Tensor):
-                raise TypeError(f"captured for a tensor, called with {leaf!r}")
+                raise ArgumentError(_CALL, f"was captured for a tensor, got {shown(leaf)}", _LIKE)
         return [leaf for leaf, known in zip(leaves, self.inputs, strict=True) if isinstance(known, TensorAt)]
 
     def unflatten(self, outputs: Sequence[Tensor]) -> Any:  # Any: as the module gives
@@ -78,6 +82,8 @@ def as_callable(captured: Captured, *, graph: Graph | None = None) -> Callable[.
 
     `graph` may be what passes made of the captured one.
     """
+    expect(captured, Captured, "as_callable(captured)", "what `capture` gives")
+    expect(graph, (Graph, NoneType), "as_callable(graph=...)", "a graph")
     chosen = captured.graph if graph is None else graph
     # torch chooses kernels by whether a weight has a gradient, even where none is computed
     weights = {
@@ -90,9 +96,8 @@ def as_callable(captured: Captured, *, graph: Graph | None = None) -> Callable[.
         inputs = captured.signature.flatten(args, kwargs)
         for value, tensor in zip(chosen.inputs, inputs, strict=True):
             if tensor.dtype is not value.type.dtype.torch:
-                raise TypeError(
-                    f"input {value.name} is {tensor.dtype}; captured for {value.type.dtype.torch}"
-                )
+                fact = f"was captured for {value.type.dtype.torch}, got {tensor.dtype}"
+                raise ArgumentError(f"input {value.name}", fact, "convert it with .to()")
         return captured.signature.unflatten(run(chosen, inputs, params=weights))
 
     return call

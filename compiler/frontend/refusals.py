@@ -93,7 +93,7 @@ def _element_types(node: fx.Node) -> Iterator[Problem]:
         try:
             DType.of(tensor.dtype)
         except ShapeError as err:
-            yield problem_at(node, "M208", f"{_name(node)}: {err}", "convert it to a supported type")
+            yield problem_at(node, "M208", f"{_name(node)}: {err.message}", "convert it to a supported type")
             return
         if tensor.layout != torch.strided:
             yield problem_at(node, "M208", f"{_name(node)} gives a {tensor.layout} tensor", "make it dense")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
 
+from ...specs.root_error import message_of
 from ..errors import IRError
 from ..graph import Graph
 from ..interpret import run, run_integer
@@ -130,7 +131,7 @@ class _Check:
         except RewriteError:
             raise
         except (IRError, AssertionError) as err:
-            raise self._error(f"given {what}: {err}", graph, after) from err
+            raise self._error(f"given {what}: {message_of(err)}", graph, after) from err
         return after
 
     def _check_interface(self, what: str, before: Graph, after: Graph) -> None:

@@ -48,7 +48,7 @@ def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> P
     try:
         solved, cost = meet(program, objective, predict)
     except InfeasibleError as err:
-        raise InfeasibleError("; ".join([str(err), *notes])) from err
+        raise InfeasibleError("; ".join([err.message, *notes])) from err
     resource = next((limit.resource for limit in program.limits if limit.resource != LOSS), options.minimize)
     several = len(set(options.activations)) > 1
     decided = Decided(
@@ -116,7 +116,7 @@ def _model(graph: Graph, options: AssignBitsOptions, context: Context, notes: li
     except PassError as err:
         if needed:
             raise
-        notes.append(f"costs on the target are left out: {err}")
+        notes.append(f"costs on the target are left out: {err.message}")
         return None
     if "cycles" in needed and cost.cycles is None:
         raise PassError("the target's cycles are not known; give a budget of `instructions`")
@@ -132,7 +132,7 @@ def _sensitivity(
 ) -> SensitivityTable:
     """The table that the spec names, where it fits graph and samples, or a new one."""
     if options.labels and not context.labels:
-        raise MissingNeedError('"labels: true" needs labels of the calibration data in the spec')
+        raise MissingNeedError('"labels: true"', "labels")
     labels = context.labels[: options.samples] if options.labels else ()
     weight_bits = sorted({*options.weights, BYTE})
     activation_bits = sorted(set(options.activations)) if len(set(options.activations)) > 1 else []

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...ir import Graph, ShapeError, Value, rebatch, run
+from ...specs.root_error import expect
 from ..errors import CalibrationError
 from ..masks import is_additive_mask
 from ..progress_callback import Progress
@@ -61,6 +62,7 @@ def check_samples(graph: Graph, samples: Sequence[Batch]) -> None:
 
 def _check_tensor(value: Value, tensor: Tensor, index: int) -> None:
     what = f'calibration sample {index}, input "{value.name}"'
+    expect(tensor, Tensor, what, "a tensor")
     if tuple(tensor.shape) != value.type.shape:
         raise CalibrationError(f"{what}: shape {tuple(tensor.shape)}; the model takes {value.type.shape}")
     if tensor.dtype != value.type.dtype.torch:

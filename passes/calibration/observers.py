@@ -229,7 +229,7 @@ def _own_range(statistics: Statistics, observer: OwnObserver, *, levels: int) ->
     try:
         function = OBSERVERS.load(observer.kind)
     except PluginError as err:
-        raise PassError(str(err)) from err
+        raise PassError(err.message) from err
     chosen = function(statistics, observer, levels=levels) if callable(function) else None
     if not isinstance(chosen, Range):
         raise PassError(f'observer "{observer.kind}" gives a {type(chosen).__name__}, not a `Range`')

@@ -47,7 +47,7 @@ def _rule_of_package(name: str) -> Rule:
     try:
         rule = FUSION_RULES.load(name)
     except PluginError as err:
-        raise PassError(str(err)) from err
+        raise PassError(err.message) from err
     if not isinstance(rule, Rule):
         raise PassError(f'fusion rule "{name}" is a {type(rule).__name__}, not a `Rule`')
     return rule

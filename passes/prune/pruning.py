@@ -52,12 +52,12 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
     """Remove channels of a float graph; PassError if nothing can be removed, or not as much as is asked."""
     needy = [repair for repair in options.compensation if repair != "merge"]
     if needy and not context.calibration:
-        raise MissingNeedError(f"compensation {needy[0]} needs calibration in the spec")
+        raise MissingNeedError(f"compensation {needy[0]}", "calibration")
     if any(v.type.is_quantized for v in graph.constants):
         raise PassError("channels are removed from float graphs; put prune before quantize")
     for wants, what in ((options.finetune, "fine-tuning between steps"), (options.bits, "deciding `bits`")):
         if wants is not None and not context.calibration:
-            raise MissingNeedError(f"{what} needs calibration in the spec")
+            raise MissingNeedError(what, "calibration")
     plans = None if options.plan is None else read_plan(options.plan)
     steps: list[Step] = []
     state: OptimizerState | None = None

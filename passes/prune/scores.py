@@ -54,7 +54,7 @@ def score_units(coupling: Coupling, options: PruneOptions, context: Context) -> 
     if options.score == "random":
         return np.random.default_rng(options.seed).random(coupling.count)
     if options.score in ("activation", *_LOSSES) and not context.calibration:
-        raise MissingNeedError(f'score "{options.score}" needs calibration in the spec')
+        raise MissingNeedError(f'score "{options.score}"', "calibration")
     if options.score == "curvature":
         coupling, context = _one_by_one(coupling, context)
     if options.score in _LOSSES:

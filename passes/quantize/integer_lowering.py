@@ -72,9 +72,9 @@ class Lowering:
             try:
                 self._emit_integer(node)
             except IRError as err:  # no integer form for these types, or an accumulator that could overflow
-                reason = str(err)
+                reason = err.message
                 if isinstance(err, OverflowBoundError):
-                    self._overflows.append(f"%{node.outputs[0].name} ({node.source}): {err}")
+                    self._overflows.append(f"%{node.outputs[0].name} ({node.source}): {err.message}")
                 self._rows.pop(node.outputs[0].name, None)
             else:
                 self._decide(node, True, "computes on integers")

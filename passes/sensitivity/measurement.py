@@ -125,7 +125,7 @@ def _own_scores(study: Study, method: Method, weight_bits: Sequence[int]) -> lis
     try:
         function = SENSITIVITY_METHODS.load(method)
     except PluginError as err:
-        raise PassError(str(err)) from err
+        raise PassError(err.message) from err
     scores = function(study, weight_bits) if callable(function) else ()
     expected = {(block.layer, bits) for block in study.blocks for bits in weight_bits}
     if {(score.layer, score.bits) for score in scores} != expected:

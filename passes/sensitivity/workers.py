@@ -13,6 +13,7 @@ from typing import TypeVar
 import torch.distributed as dist
 from torch import Tensor
 
+from ...specs.root_error import message_of
 from ..errors import PassError
 
 Result = TypeVar("Result")
@@ -51,7 +52,7 @@ class Workers:
         dist.all_gather_object(found, (mine, failure))
         for rank, (_, error) in enumerate(found):
             if error is not None:
-                raise PassError(f"process {rank}: {error}") from error
+                raise PassError(f"process {rank}: {message_of(error)}") from error
         together = {index: result for part, _ in found for index, result in part.items()}
         return [together[index] for index in range(len(shards))]
 

@@ -44,5 +44,5 @@ def _prove(graph: Graph, node: Node, op: Layer) -> None:
     except IRError as err:
         place = str(node.source) or str(node.output)
         raise PassError(
-            f"{place}: {err}, after training; lower learning_rate, or set learn_steps: false"
+            f"{place}: {err.message}, after training; lower learning_rate, or set learn_steps: false"
         ) from err

@@ -70,7 +70,44 @@ def test_a_compiler_that_is_missing_is_named(
     write_board(project, "cortex-m4f", "no-such-gcc", "[-O2]")
     assert main(["compile", "net.yaml", "-o", "out"]) == 0
     assert main(["run", "out", "--on", "sensor-board", "--data", "data.npz", "--input", "image=x"]) == 2
-    assert "no-such-gcc is not installed, which compiles for sensor-board" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no-such-gcc is not installed, which compiles for sensor-board; install it, or correct" in said
+    assert "apt-get" not in said and "[T501]" in said
+
+
+def test_a_core_of_the_user_is_compiled_for_and_simulated(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if shutil.which("arm-none-eabi-gcc") is None:
+        pytest.skip("arm-none-eabi-gcc is not installed")
+    page = (Path(__file__).parents[2] / "docs" / "spec.md").read_text()
+    core = re.search(r"```yaml\n# boards/cores/m33-plain.yaml\n(.*?)```", page, re.DOTALL)
+    assert core is not None
+    monkeypatch.chdir(project)
+    write_board(
+        project, "cores/m33-plain.yaml", "arm-none-eabi-gcc", '["-O2", "-mcpu=cortex-m33+nodsp", "-mthumb"]'
+    )
+    (project / "boards" / "cores").mkdir()
+    (project / "boards" / "cores" / "m33-plain.yaml").write_text(core[1])
+    assert main(["compile", "net.yaml", "-o", "out"]) == 0
+    assert (
+        main(
+            [
+                "run",
+                "out",
+                "--on",
+                "sensor-board",
+                "--data",
+                "data.npz",
+                "--input",
+                "image=x",
+                "--samples",
+                "1",
+            ]
+        )
+        == 0
+    )
+    assert re.search(r"instructions +[1-9]", capsys.readouterr().out)
 
 
 def test_a_core_that_does_not_exist_is_shown_where_it_is_named(

@@ -161,7 +161,7 @@ def test_nested_arguments_and_results_keep_their_structure() -> None:
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((ROWS, 4), "captured for 3, called with 4"),
+        ((ROWS, 4), "captured for 3, got 4"),
         ((ROWS,), "captured for other arguments"),
         ((ROWS.double(), 3), "float64"),
         ((2.0, 3), "captured for a tensor"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fxpress.compiler import compile_model
+from fxpress.compiler import compile_model, main
 from fxpress.compiler.compare import explain_layer
 
 TWICE = """
@@ -47,3 +47,28 @@ def test_decisions_stand_under_the_call_that_they_are_about(explained: str) -> N
     assert earlier[0] == ", before these steps were made"
     assert any("fold_batchnorm_before, %linear" in line for line in earlier[1:])
     assert all(line.startswith("  ") and ", %" in line for line in earlier[1:])
+
+
+def test_settings_are_shown_as_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "net.yaml"
+    path.write_text(
+        "fxpress: 1\nmodel: {source: net.py:Net, inputs: {x: {shape: [1, 4]}}}\n"
+        "target: {name: cortex-m4, ram: 64 KiB, features: [dsp]}\n"
+        "passes:\n  - {pass: prune, budget: {macs: 60 %}, granularity: [channels, heads], compensation: []}\n"
+        "outputs: {torch: {}}\n"
+    )
+    shown = {}
+    for setting in ("passes[0]", "target"):
+        assert main(["explain", str(path), setting]) == 0
+        lines = capsys.readouterr().out.splitlines()[1:]
+        shown |= {line.split()[0]: " ".join(line.split()[1:]) for line in lines}
+    for setting, value in (
+        ("passes[0].budget.macs", "60 %"),
+        ("passes[0].budget.ram", "null"),
+        ("passes[0].budget.target", "false"),
+        ("passes[0].granularity", "[channels, heads]"),
+        ("passes[0].compensation", "[]"),
+        ("target.ram", "65536 B"),
+        ("target.features", "[dsp]"),
+    ):
+        assert shown[setting].startswith(f"{value} "), (setting, shown[setting])

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxpress.compiler import UserError, capture, compile_model, load_compiled
+from fxpress.compiler import ArgumentError, UserError, capture, compile_model, load_compiled
 from fxpress.specs import COutput, Input, QuantizeOptions, SpecError, TargetChoice
 
 SOURCE = """
@@ -198,18 +198,20 @@ def test_what_no_spec_can_hold_is_refused_with_its_line(
 
 
 def test_arrays_that_do_not_fit_the_inputs_are_named(net: nn.Module, images: Tensor) -> None:
-    with pytest.raises(UserError, match=r"`calibration`: has no array 'image'; it has img"):
+    with pytest.raises(UserError, match=r"memory:calibration: has no array 'image'; it has img"):
         compile_model(net, inputs=images[:1], calibration={"img": images})
-    with pytest.raises(UserError, match=r"`calibration`: array 'image' has samples of shape \(8, 8\)"):
+    with pytest.raises(UserError, match=r"memory:calibration: array 'image' has samples of shape \(8, 8\)"):
         compile_model(net, inputs=images[:1], calibration=images[0])
-    with pytest.raises(ValueError, match=r"`calibration`: 2 arrays for the inputs image"):
+    with pytest.raises(ArgumentError, match=r"calibration=...\): 2 arrays for the inputs image; give one"):
         compile_model(net, inputs=images[:1], calibration=(images, images))
 
 
 def test_what_describes_a_module_is_no_argument_beside_a_spec_file(net: nn.Module) -> None:
-    with pytest.raises(TypeError, match="passes: a spec file says this; use `overrides`"):
+    with pytest.raises(
+        ArgumentError, match=r"compile_model\(passes=...\): a spec file says this; use `overrides`"
+    ):
         compile_model("net.yaml", passes=["fuse"])  # type: ignore[call-overload]
-    with pytest.raises(TypeError, match="`inputs` is missing"):
+    with pytest.raises(ArgumentError, match=r"compile_model\(inputs=...\): is missing"):
         compile_model(net)
 
 

@@ -120,7 +120,7 @@ FAULTS: dict[str, Fault] = {
         COMPILE, "passes[2] (quantize)", settings=("passes[2].min_snr=90 dB", "passes[2].on_low_snr=error")
     ),
     "R403": Fault("explain out haed", "haed"),
-    "R405": Fault(f"{RUN} --on moon", "--on moon"),
+    "R405": Fault(f"{RUN} --on moon", "on moon"),
     "R406": Fault(f"{RUN} --on host", "out", change=recompiled("outputs={torch: {}}")),
     "R407": Fault(f"{RUN} --on torch", "out"),
     "R409": Fault("sensitivity net.yaml --bits 3", "--bits 3"),

@@ -115,7 +115,7 @@ def test_all_problems_are_shown_at_once_inside_their_lines() -> None:
     text = "graph(%x: f32[2]) { %a: f32[3] = relu(%x) %b: f32[4] = relu(%x) return y: %a, z: %b }"
     with pytest.raises(VerifyError) as error:
         verify(parse(text))
-    assert str(error.value).splitlines() == [
+    assert error.value.message.splitlines() == [
         "%a: f32[3] = relu(%x)",
         "  the operator infers f32[2]",
         "%b: f32[4] = relu(%x)",

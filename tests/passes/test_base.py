@@ -90,7 +90,10 @@ def test_a_pass_of_another_package_is_found_through_its_entry_point(
 
 def test_what_a_pass_needs_and_lacks_is_told_before_it_runs(registry: dict[str, Any]) -> None:
     found = register(LabelledOptions)(unchanged)
-    with pytest.raises(MissingNeedError, match='pass "labelled" needs calibration and labels in the spec'):
+    with pytest.raises(
+        MissingNeedError,
+        match=r'pass "labelled" needs calibration and labels; give context=Context\(calibration=..., labels=...\)',
+    ):
         found(GRAPH, LabelledOptions(), Context())
     sample = (torch.zeros(4),)
     assert found.missing(found.options(), Context(calibration=[sample])) == ("labels",)
@@ -156,7 +159,9 @@ def test_options_by_name_are_checked_as_those_of_a_spec() -> None:
         fuse(parse(CONV_RELU, fill=drawn_constant), kepe=["head"])
     with pytest.raises(SpecError, match=r'the pattern "haed" matches no layer'):
         fuse(parse(CONV_RELU, fill=drawn_constant), keep=["haed"])
-    with pytest.raises(TypeError, match="give fuse its options either as one object or by name, not both"):
+    with pytest.raises(
+        TypeError, match="both an options object and keep; give the options either as one object or by name"
+    ):
         fuse(parse(CONV_RELU, fill=drawn_constant), FuseOptions(), keep=["head"])
 
 

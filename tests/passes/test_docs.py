@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fxpress.ir import Value, dump, parse, verify
-from fxpress.passes import PASSES, Context, find_pass
+from fxpress.passes import PASSES, Context, Match, find_pass
 
 PAGE = Path(__file__).parents[2] / "docs" / "passes.md"
 EXAMPLES = re.findall(r"```before (\w+)\n(.*?)```\n\n```after\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -38,3 +38,18 @@ def test_every_pass_has_a_section_and_an_example() -> None:
         name for name in PASSES if f"\n## {name}\n" in PAGE.read_text()
     }
     assert {"clean", "fuse", "quantize", "remove_dead_channels"} <= {name for name, _, _ in EXAMPLES}
+
+
+def test_the_rule_that_the_page_shows_is_applied(capsys: pytest.CaptureFixture[str]) -> None:
+    section = PAGE.read_text().partition("## A rule of your own")[2]
+    program = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert program is not None
+    exec(program[1], {})
+    said = capsys.readouterr().out
+    assert '%add: f32[1x4] = add(%x, %x)   # "head", "net.py:12"' in said and said.endswith("applied\n")
+
+
+def test_the_page_names_every_public_member_of_a_match() -> None:
+    members = {name for name in (*vars(Match), *Match.__dataclass_fields__) if not name.startswith("_")}
+    row = PAGE.read_text().partition("| member of `Match` |")[2].partition("`Builder.add")[0]
+    assert members - {"bound", "builder", "uses"} <= set(re.findall(r"`(\w+)", row))

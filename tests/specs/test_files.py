@@ -77,7 +77,7 @@ def test_what_a_file_does_not_hold_is_told(
     assert problem.code == code, render([problem])
     assert message in problem.message
     assert hint in problem.hint
-    assert str(problem.place).startswith("--set:1:")
+    assert str(problem.place).startswith("overrides:1:")
 
 
 def test_all_missing_files_are_told_at_once(write: Write, sound: str) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from fxpress.specs import FuseOptions, SpecError
+
 OPTIONS = '''
 from typing import Literal
 from pydantic import Field
@@ -117,3 +119,8 @@ def test_a_pass_of_a_users_package_stands_in_a_spec_and_runs(tmp_path: Path) -> 
     assert compiled.returncode == 0, compiled.stderr
     assert "hardsigmoid" in (tmp_path / "out" / "graph.txt").read_text()
     assert "acme_gate" in _run(tmp_path, "passes").stdout
+
+
+def test_a_rule_that_no_package_brings_is_refused_in_a_whole_sentence() -> None:
+    with pytest.raises(SpecError, match=r'"mine" names a fusion rule of a package, and no .* has any'):
+        FuseOptions(add=["mine"])  # type: ignore[arg-type]

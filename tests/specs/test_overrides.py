@@ -87,7 +87,7 @@ def test_a_wrong_override_is_told_in_the_override(
 ) -> None:
     problem, *others = problems_of(sound, ["outputs.c.name=a", override])
     assert not others
-    assert (problem.code, str(problem.place)) == (code, f"--set:2:{column}")
+    assert (problem.code, str(problem.place)) == (code, f"overrides:2:{column}")
     assert message in problem.message
     assert problem.place is not None
     assert problem.place.text == override

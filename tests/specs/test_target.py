@@ -1,5 +1,6 @@
 """Targets: those that come with fxpress, those of a user, and what a spec changes about them."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -92,6 +93,36 @@ def test_an_unknown_target_names_the_nearest() -> None:
         load_target("cortexm4f")
     with pytest.raises(SpecError, match=r'there is no file "none.yaml"'):
         load_target("none.yaml")
+
+
+def test_a_target_file_with_its_own_compiler_does_not_take_the_core_s_way_to_install_it(write: Write) -> None:
+    board = "name: board\ndescription: d\ncore: cortex-m4\n"
+    core = load_target("cortex-m4").toolchain
+    assert load_target(write(board, "plain.yaml")).toolchain == core and core.install
+    flags = load_target(write(board + "toolchain: {flags: [-O1]}\n", "flags.yaml")).toolchain
+    assert (flags.commands, flags.install) == (core.commands, core.install)
+    other = load_target(write(board + "toolchain: {commands: [mycc]}\n", "other.yaml")).toolchain
+    assert (other.commands, other.flags, other.install) == (("mycc",), core.flags, None)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [("simulator", "UC_CPU_ARM_CORTEX_M5", "UC_CPU_ARM_CORTEX_M"), ("measured", "cortexm4", "cortex-m4")],
+)
+def test_a_name_of_a_core_that_there_is_not_is_refused(write: Write, key: str, value: str, hint: str) -> None:
+    with pytest.raises(
+        SpecError, match=rf'{key}: the text "{value}" is not one of .*did you mean "{hint}.*S204'
+    ):
+        load_target(write(f"{BOARD}{key}: {value}\n", "board.yaml"))
+
+
+def test_the_core_that_the_docs_show_is_one(write: Write) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "spec.md").read_text()
+    core = re.search(r"```yaml\n# boards/(cores/m33-plain.yaml)\n(.*?)```", page, re.DOTALL)
+    assert core is not None
+    write(core[2], core[1])
+    target = load_target(write(f"name: board\ndescription: d\ncore: {core[1]}\n", "board.yaml"))
+    assert (target.isa, target.features, target.simulator) == ("armv8-m.main", (), "UC_CPU_ARM_CORTEX_M33")
 
 
 def test_bits_that_the_kernels_of_a_target_lack_are_refused(write: Write, sound: str) -> None:

@@ -21,6 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ....ir import DType, Encoding, Graph, Node, TensorType, Value
 from ....specs.plugins import KERNELS, PluginError
+from ....specs.root_error import message_of
 from ..plan.image import TABLE_BYTES, Image
 from ..plan.layout import Layout
 from ..target import Machine
@@ -290,14 +291,14 @@ def _kernels_of_package(operator: str) -> tuple[KernelFunction, ...]:
     try:
         found: Any = KERNELS.load(operator)  # Any: whatever the package names
     except PluginError as err:
-        reason = str(err)
+        reason = err.message
         return (lambda _: reason,)
 
     def guarded(site: Site) -> Offer:
         try:
             offer: Offer = found(site)
         except Exception as err:
-            return f'the kernel of a package for "{operator}" raises {type(err).__name__}: {err}'
+            return f'the kernel of a package for "{operator}" raises {type(err).__name__}: {message_of(err)}'
         return offer
 
     return (guarded,)

@@ -73,7 +73,7 @@ def target_compiler(target: Target) -> Compiler:
     commands = target.toolchain.commands
     name = next(filter(shutil.which, commands), None)
     if name is None:
-        advice = f"; {target.toolchain.install}" if target.toolchain.install else ""
+        advice = f"; {target.toolchain.install or 'install it, or correct `toolchain.commands` of the target file'}"
         raise ToolMissingError(
             f"{' or '.join(commands)} is not installed, which compiles for {target.name}{advice}"
         )

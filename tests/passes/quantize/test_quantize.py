@@ -13,6 +13,7 @@ from fxpress.ir import Encoding, Graph, Value, parse, run, run_integer
 from fxpress.ir.ops.softmax import Softmax
 from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import CalibrationError, Context, MissingNeedError, PassError, PassResult, find_pass
+from fxpress.passes.errors import OrderError
 from fxpress.specs.options import FuseOptions, QuantizeOptions
 
 Sample = tuple[Tensor, ...]
@@ -165,9 +166,12 @@ def test_rounding_to_half_precision_is_left_out() -> None:
     assert signal_to_noise_db(halves, after) > 30
 
 
-def test_a_quantized_graph_stays_as_it_is() -> None:
+def test_a_quantized_graph_is_refused_as_in_a_spec() -> None:
     after = quantize(graph(SMALL_CNN)).graph
-    assert quantize(after).graph == after
+    with pytest.raises(OrderError, match=r"quantize occurs twice.*from before `quantize` \[S303\]"):
+        quantize(after)
+    with pytest.raises(OrderError, match=r"fuse cannot run after quantize: .* \[S301\]"):
+        find_pass("fuse")(after)
 
 
 def test_pixels_keep_their_own_steps() -> None:
@@ -263,7 +267,7 @@ def test_a_calibration_sample_that_does_not_serve_is_named(spoil: object, messag
     calibration[2] = spoil(torch.ones(1, 3, 8, 8))
     with pytest.raises(CalibrationError) as caught:
         quantize(before, calibration)
-    assert str(caught.value) == message
+    assert str(caught.value) == f"{message} [D107]"
 
 
 def test_without_calibration_nothing_runs() -> None:
