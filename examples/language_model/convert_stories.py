@@ -1,5 +1,6 @@
 """Converts a checkpoint and a tokenizer of llama2.c to the files that `stories.yaml` and `perplexity.py` read.
 
+    python examples/language_model/convert_stories.py                                              # downloads them
     python examples/language_model/convert_stories.py stories260K.bin tok512.bin --text input.txt
 
 The checkpoint has seven int32 (width, hidden width, layers, heads, key-value heads, vocabulary, context) and float32
@@ -9,6 +10,7 @@ The tokenizer has the length of the longest piece, then score, length and bytes 
 
 import argparse
 import struct
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
+STORIES = "https://huggingface.co/karpathy/tinyllamas/resolve/main/stories260K"
+SHAKESPEARE = "https://raw.githubusercontent.com/karpathy/char-rnn/6f9487a6fe5b420b7ca9afb0d7c078e37c1d1b4e/data/tinyshakespeare"
+SOURCES = (f"{STORIES}/stories260K.bin", f"{STORIES}/tok512.bin", f"{SHAKESPEARE}/input.txt")
 SIZES = (WIDTH, HIDDEN, LAYERS, HEADS, KV_HEADS, VOCABULARY, CONTEXT)
 BEGIN, STORY = 1, 256
 TRAINING, VALIDATION = 0.9, 0.95  # shares of a text up to which the parts reach
@@ -29,11 +34,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("tokenizer", type=Path)
+    parser.add_argument("checkpoint", type=Path, nargs="?")
+    parser.add_argument("tokenizer", type=Path, nargs="?")
     parser.add_argument("--text", type=Path, help="text for measuring perplexity")
     parser.add_argument("--folder", type=Path, default=SHARED)
     options = parser.parse_args(arguments)
+    if (options.checkpoint is None) != (options.tokenizer is None):
+        parser.error("give both files, or none to download them")
+    if options.checkpoint is None:
+        options.checkpoint, options.tokenizer, options.text = _downloaded(options.folder / "downloads")
     weights = read_checkpoint(options.checkpoint.read_bytes())
     for name in ("models", "data"):
         (options.folder / name).mkdir(parents=True, exist_ok=True)
@@ -52,6 +61,19 @@ def main(arguments: list[str] | None = None) -> None:
         first, last = (int(share * len(text)) for share in (TRAINING, VALIDATION))
         np.savez(options.folder / "data" / "tinyshakespeare.npz", train=text[:first], val=text[first:last])
     print(options.folder)
+
+
+def _downloaded(folder: Path) -> list[Path]:
+    """Checkpoint, tokenizer and text from their public sources."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for url in SOURCES:
+        files.append(folder / url.rpartition("/")[2])
+        if not files[-1].exists():
+            print(f"downloading {url}", flush=True)
+            with urllib.request.urlopen(url, timeout=60) as response:
+                files[-1].write_bytes(response.read())
+    return files
 
 
 def read_checkpoint(content: bytes) -> dict[str, Tensor]:

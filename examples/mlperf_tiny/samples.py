@@ -6,6 +6,7 @@ deterministic. None looks at an evaluation set.
 
 from math import log, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +25,7 @@ def spoken_digits() -> dict[str, NDArray[np.float32]]:
     Two recipes of features differ in their first coefficient, sqrt(1/m) or sqrt(2/m) times the sum over m = 40 bands,
     and in the window, whose sum (of 480 Hann weights, not 256) adds its logarithm to every band that is not silent.
     """
-    with np.load(SHARED_DATA / "fsdd_mfcc.npz") as archive:
-        mfcc = archive["x_train"].astype(np.float64)
+    mfcc = _load("fsdd_mfcc.npz", "x_train").astype(np.float64)
     silence = sqrt(40) * log(1e-6)
     energy = mfcc[..., 0] * sqrt(2)
     louder = sqrt(80) * log(480 / 256)
@@ -39,14 +39,12 @@ def spoken_digits() -> dict[str, NDArray[np.float32]]:
 
 def enlarged_images() -> dict[str, NDArray[np.float32]]:
     """CIFAR-10 images at the size of the person detector: `x` [487, 3, 96, 96] from 0 to 1."""
-    with np.load(SHARED_DATA / "cifar10_lossless_calib.npz") as archive:
-        return {"x": _enlarge(archive["x"])}
+    return {"x": _enlarge(_load("cifar10_lossless_calib.npz", "x"))}
 
 
 def enlarged_test_images() -> dict[str, NDArray[np.float32]]:
     """Other CIFAR-10 images than `enlarged_images`, alike: `x` [256, 3, 96, 96]."""
-    with np.load(SHARED_DATA / "cifar10_jpeg_subset.npz") as archive:
-        return {"x": _enlarge(archive["x_test"][:256])}
+    return {"x": _enlarge(_load("cifar10_jpeg_subset.npz", "x_test")[:256])}
 
 
 def machine_spectra(*, recordings: int = 64, seed: int = 1) -> dict[str, NDArray[np.float32]]:
@@ -68,6 +66,14 @@ def machine_spectra(*, recordings: int = 64, seed: int = 1) -> dict[str, NDArray
 def other_machine_spectra() -> dict[str, NDArray[np.float32]]:
     """Spectra as `machine_spectra` makes them, of other recordings: `x` [256, 640]."""
     return machine_spectra(recordings=32, seed=2)
+
+
+def _load(file: str, name: str) -> NDArray[Any]:  # Any: of whatever element type
+    if not (SHARED_DATA / file).exists():
+        raise FileNotFoundError(f"{SHARED_DATA / file} is missing; run `make mlperf-data`")
+    with np.load(SHARED_DATA / file) as archive:
+        array: NDArray[Any] = archive[name]
+    return array
 
 
 def _enlarge(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -44,6 +44,8 @@ def trained(mfcc: Tensor, labels: Tensor, *, epochs: int) -> nn.Module:
     """A network trained with AdamW on a rate that rises and falls once."""
     torch.set_num_threads(1)  # the sums of one thread come out the same everywhere
     torch.manual_seed(0)
+    if not BODY.exists():
+        raise FileNotFoundError(f"{BODY} is missing; run `make mlperf-models`")
     network = load_source(NETWORK, {"classes": 10}, folder=ROOT).train()
     body = {name: tensor for name, tensor in load_file(BODY).items() if not name.startswith("fc.")}
     network.load_state_dict(body, strict=False)

@@ -23,6 +23,8 @@ def spoken_digits() -> Mapping[str, np.ndarray]:
 
 
 def _shuffled(file: str) -> Mapping[str, np.ndarray]:
+    if not (DATA / file).exists():
+        raise FileNotFoundError(f"{DATA / file} is missing; run `make mlperf-data`")
     with np.load(DATA / file) as arrays:
         x, y = arrays["x_train"], arrays["y_train"]
     order = np.random.default_rng(SEED).permutation(len(x))

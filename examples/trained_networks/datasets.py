@@ -124,6 +124,8 @@ def masked_reactions() -> Arrays:
 
 
 def _load(file: Path, name: str) -> NDArray[np.generic]:
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is missing; run examples/trained_networks/obtain.py")
     with np.load(file) as archive:
         array: NDArray[np.generic] = archive[name]
     return array
