@@ -10,12 +10,16 @@ Blocks of columns are updated at once. The scales of a group are fitted to its w
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ...ir import Encoding
+from ...ir import Encoding, Graph, Value, run
+from ...ir.ops.linear import Linear
+from ..calibration.calibrate import Batch, check_samples
+from ..progress_callback import Progress
 from .groupwise import choose_scales
 
 _BLOCK = 128
@@ -66,3 +70,30 @@ def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
     factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     return factor.float()
+
+
+def input_hessians(
+    graph: Graph, weights: Collection[str], samples: Sequence[Batch], *, progress: Progress
+) -> dict[str, Tensor]:
+    """The sum of x^T x over samples, for the inputs x of all linear layers that read a weight, by its name."""
+    read: dict[str, list[str]] = {}
+    for node in graph.nodes:
+        if isinstance(node.op, Linear) and node.operand("weight").name in weights:
+            read.setdefault(node.operand("x").name, []).append(node.operand("weight").name)
+    hessians: dict[str, Tensor] = {}
+
+    def observe(value: Value, x: Tensor) -> None:
+        if value.name in read:
+            rows = x.reshape(-1, x.shape[-1]).float()
+            product = rows.T @ rows
+            for name in read[value.name]:
+                hessians[name] = hessians[name] + product if name in hessians else product
+
+    check_samples(graph, samples)
+    with torch.no_grad():
+        for index, sample in enumerate(samples):
+            for value, x in zip(graph.inputs, sample, strict=True):
+                observe(value, x)
+            run(graph, sample, observe=observe)
+            progress("calibration", index + 1, len(samples))
+    return hessians

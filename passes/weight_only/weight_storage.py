@@ -4,7 +4,8 @@ A weight becomes an integer constant and a `dequantize` that all its users read;
 precision is cast back to it. Weights are the constants that linear layers, embeddings and matrix products read,
 directly or after moves (a transposed weight, the matrices of experts), whatever their rank. A scale serves a group,
 consecutive weights along the last dimension. Rounding to nearest takes no calibration; `gptq` rounds the weights of
-linear layers for the layers' outputs on the calibration data, as the float graph gives them.
+linear layers for the layers' outputs on the calibration data, as the float graph gives them. A budget chooses the
+bit width of each weight.
 
 Inputs of linear layers with such a weight are rounded to int8, with a scale for each token, by an operator of their
 own (`fake_quantize_per_token`), which the torch backend computes inside the product.
@@ -13,103 +14,174 @@ own (`fake_quantize_per_token`), which the torch backend computes inside the pro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import prod
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ...ir import Builder, DType, Encoding, Entry, Graph, LazyTensor, Node, Source, Value, rewrite, run
-from ...ir.ops.call import TorchCall
+from ...ir import Builder, DType, Encoding, Entry, Graph, LazyTensor, Node, Value, rewrite
 from ...ir.ops.convert import Cast
-from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
-from ...ir.ops.matmul import GroupedMatMul, MatMul
 from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
-from ...ir.ops.shape import Copy, Expand, Permute, Reshape
-from ...ir.ops.slicing import Select, Slice, Split
 from ...specs.options import Gptq, WeightOnlyOptions
 from ..base import Context, PassResult, register
-from ..calibration.calibrate import check_samples
 from ..errors import PassError
 from ..report import Cell, Decision, PassReport, Table
-from .gptq import quantize_by_gptq
+from .bit_widths import Candidate, choose_widths
+from .gptq import input_hessians, quantize_by_gptq
 from .groupwise import encode_groupwise, nearest_group_size, quantize_groupwise
+from .stored_weights import FLOAT_BITS, OPEN_BITS, StoredWeight, find_weights, kept_decisions
 
-_BITS = {"float32": 32, "int8": 8, "int6": 6, "int5": 5, "int4": 4, "int3": 3, "int2": 2}
-_SCALES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-_MOVES = (Copy, Expand, Permute, Reshape, Select, Slice, Split)
-_PRODUCTS = {"einsum", "bmm", "baddbmm", "addmm", "addbmm", "mm", "matmul", "_grouped_mm"}  # calls of aten
-_ELEMENTS = (DType.F32, DType.F16, DType.BF16)
+_SCALES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_COLUMNS = ("weight", "bits", "group", "bytes_before", "bytes_after", "relative_error")
 
 
 @dataclass(frozen=True, slots=True)
-class _Stored:
-    """A weight, the bits that it is to have, and the first layer that reads it."""
+class _Coded:
+    """The integers of a weight and their encoding."""
 
-    value: Value
-    bits: int
-    source: Source
+    integers: Entry
+    encoding: Encoding
 
 
 @register(WeightOnlyOptions)
 def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> PassResult:
     """Integer weights for a float graph; PassError if no linear layer or embedding has a constant one."""
-    found = _weights(graph, options, context)
-    if not found:
+    weights = find_weights(graph, options, context)
+    if not weights:
         raise PassError(
             "there is no linear layer or embedding, and no matrix product, with a floating point weight of its own"
         )
-    decisions, rows, made = [], [], dict[str, tuple[Entry, Encoding]]()
-    hessians = (
-        _hessians(graph, found, options.rounding, context) if isinstance(options.rounding, Gptq) else {}
-    )
+    found, tables, notes = _with_widths(graph, weights, options, context)
+    hessians = _hessians(graph, found, options, context)
+    decisions, rows, coded = list[Decision](), list[tuple[Cell, ...]](), dict[str, _Coded]()
     for name, stored in found.items():
-        bytes_before = stored.value.type.storage_bytes
-        if stored.bits == 32:
-            reason = f"stays float, {bytes_before:,} bytes: the spec keeps it"
+        before = stored.value.type.storage_bytes
+        if stored.bits == FLOAT_BITS:
+            reason = f"stays float, {before:,} bytes: the spec keeps it"
             decisions.append(Decision("weight_only", name, stored.source, False, reason))
             continue
         size = nearest_group_size(stored.value.type.shape[-1], options.group_size)
-        integers, grid, error = _quantized(graph, stored, size, options, hessians.get(name))
-        made[name] = (integers, grid)
-        size_after = stored.value.type.quantized(grid).storage_bytes + grid.parameter_bytes
-        rows.append((name, stored.bits, size, bytes_before, size_after, error))
+        coded[name], error = _rounded(graph, stored, options, hessians.get(name))
+        after = _stored_bytes(stored.value, coded[name].encoding)
+        rows.append((name, stored.bits, size, before, after, error))
         text = f"int{stored.bits}, a scale of {options.scales} for {size} weights"
         decisions.append(Decision("weight_only", name, stored.source, True, text))
-    decisions += _kept(graph, found)
+    decisions += kept_decisions(graph, found)
+    rewritten = _rewritten(graph, found, coded, rounds_inputs=options.activations == "int8")
+    tables = (Table("weights", _COLUMNS, tuple(rows)), _summary(graph, found, coded), *tables)
+    notes = (*notes, *_input_notes(rewritten))
+    return PassResult(rewritten, PassReport("weight_only", tuple(decisions), tables, notes))
+
+
+def _with_widths(
+    graph: Graph, found: Mapping[str, StoredWeight], options: WeightOnlyOptions, context: Context
+) -> tuple[Mapping[str, StoredWeight], tuple[Table, ...], tuple[str, ...]]:
+    """The weights with the widths that the budget gives them, the table of losses, and what was reached."""
+    if options.budget is None:
+        return found, (), ()
+    candidates = {
+        name: [_candidate(graph, stored, bits, options) for bits in sorted(options.widths)]
+        for name, stored in found.items()
+        if stored.bits == OPEN_BITS
+    }
+    samples = context.calibration[: options.samples]
+    widths = choose_widths(graph, candidates, options.budget, samples, progress=context.progress)
+    note = f"widths: {widths.bytes:,} bytes, predicted loss {widths.loss:.3g}"
+    chosen = {name: replace(s, bits=widths.bits.get(name, s.bits)) for name, s in found.items()}
+    return chosen, (widths.table,), (note,)
+
+
+def _candidate(graph: Graph, stored: StoredWeight, bits: int, options: WeightOnlyOptions) -> Candidate:
+    weight = graph.tensor(stored.value)
+    integers, encoding = _nearest(weight, bits, options)
+    return Candidate(bits, _stored_bytes(stored.value, encoding), weight, integers, encoding)
+
+
+def _hessians(
+    graph: Graph, found: Mapping[str, StoredWeight], options: WeightOnlyOptions, context: Context
+) -> dict[str, Tensor]:
+    if not isinstance(options.rounding, Gptq):
+        return {}
+    names = [name for name, stored in found.items() if stored.bits != FLOAT_BITS]
+    samples = context.calibration[: options.rounding.samples]
+    return input_hessians(graph, names, samples, progress=context.progress)
+
+
+def _rounded(
+    graph: Graph, stored: StoredWeight, options: WeightOnlyOptions, hessian: Tensor | None
+) -> tuple[_Coded, float]:
+    """A weight as integers, and their error relative to the weight.
+
+    The integers of a lazy weight that are rounded to nearest are lazy, too: made again from it at each use.
+    """
+    entry, bits = graph.params.entry(stored.value.name), stored.bits
+    weight = entry if isinstance(entry, Tensor) else entry.read()
+    if hessian is not None and isinstance(options.rounding, Gptq):
+        integers, encoding = quantize_by_gptq(
+            weight,
+            hessian,
+            bits=bits,
+            group_size=_group_size(weight, options),
+            damping=options.rounding.damping,
+            observer=options.observer,
+            dtype=_SCALES[options.scales],
+        )
+    else:
+        integers, encoding = _nearest(weight, bits, options)
+    difference = encoding.dequantize(integers).sub_(weight)
+    error = float(difference.norm() / weight.float().norm().clamp(min=1e-30))
+    if isinstance(entry, Tensor) or hessian is not None:
+        return _Coded(integers, encoding), error
+    dtype = encoding.container.torch
+    lazy = LazyTensor(tuple(weight.shape), dtype, lambda: encode_groupwise(entry.read(), encoding))
+    return _Coded(lazy, encoding), error
+
+
+def _nearest(weight: Tensor, bits: int, options: WeightOnlyOptions) -> tuple[Tensor, Encoding]:
+    return quantize_groupwise(
+        weight,
+        bits=bits,
+        group_size=_group_size(weight, options),
+        observer=options.observer,
+        dtype=_SCALES[options.scales],
+    )
+
+
+def _group_size(weight: Tensor, options: WeightOnlyOptions) -> int | None:
+    """The size of groups; None where one scale serves a row of a matrix."""
+    size = nearest_group_size(weight.shape[-1], options.group_size)
+    return None if weight.ndim == 2 and size == weight.shape[1] else size
+
+
+def _rewritten(
+    graph: Graph, found: Mapping[str, StoredWeight], coded: Mapping[str, _Coded], *, rounds_inputs: bool
+) -> Graph:
+    """The graph with a `dequantize` of integers for each weight, and rounded inputs of linear layers."""
     real: dict[str, Value] = {}
     rounded: dict[str, Value] = {}
 
     def visit(builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
-        for name in (v.name for v in node.operands if v.name in made and v.name not in real):
-            integers, grid = made[name]
+        for name in (v.name for v in node.operands if v.name in coded and v.name not in real):
             builder.release(name)
-            constant = builder.constant(name, integers, quantization=grid)
+            constant = builder.constant(name, coded[name].integers, quantization=coded[name].encoding)
             source, dtype = found[name].source, found[name].value.type.dtype
             real[name] = builder.add(Dequantize(), constant, source=source)
             if dtype is not DType.F32:
                 real[name] = builder.add(Cast(dtype.value), real[name], source=source)
         kept = [old and real.get(old.name, new) for old, new in zip(node.inputs, operands, strict=True)]
-        if (
-            options.activations == "int8"
-            and isinstance(node.op, Linear)
-            and node.operand("weight").name in made
-        ):
+        if rounds_inputs and isinstance(node.op, Linear) and node.operand("weight").name in coded:
             x = node.op.operand(kept, "x")
             if x.name not in rounded:
                 rounded[x.name] = builder.add(FakeQuantizePerToken(), x, source=node.source)
             kept[node.op.operand_names.index("x")] = rounded[x.name]
         return builder.keep(node, kept)
 
-    columns = ("weight", "bits", "group", "bytes_before", "bytes_after", "relative_error")
-    tables = (Table("weights", columns, tuple(rows)), _summary(graph, rows))
-    after = rewrite(graph, visit)
-    return PassResult(after, PassReport("weight_only", tuple(decisions), tables, _notes(after)))
+    return rewrite(graph, visit)
 
 
-def _notes(graph: Graph) -> tuple[str, ...]:
-    """What a user loses beside the precision of weights."""
+def _input_notes(graph: Graph) -> tuple[str, ...]:
+    """The loss of precision beside that of weights."""
     rounded = {node.output.name for node in graph.nodes if isinstance(node.op, FakeQuantizePerToken)}
     layers = sum(isinstance(n.op, Linear) and n.operand("x").name in rounded for n in graph.nodes)
     if not layers:
@@ -120,141 +192,14 @@ def _notes(graph: Graph) -> tuple[str, ...]:
     )
 
 
-def _quantized(
-    graph: Graph, stored: _Stored, size: int, options: WeightOnlyOptions, hessian: Tensor | None
-) -> tuple[Entry, Encoding, float]:
-    """The integers of a weight, their encoding, and their error relative to the weight.
-
-    The integers of a lazy weight are lazy, too: made again from it at each use.
-    """
-    entry, shape = graph.params.entry(stored.value.name), stored.value.type.shape
-    weight = entry if isinstance(entry, Tensor) else entry.read()
-    group_size = None if len(shape) == 2 and size == shape[1] else size
-    dtype = DType(_SCALES[options.scales]).torch
-    if hessian is not None and isinstance(options.rounding, Gptq):
-        integers, encoding = quantize_by_gptq(
-            weight,
-            hessian,
-            bits=stored.bits,
-            group_size=group_size,
-            damping=options.rounding.damping,
-            observer=options.observer,
-            dtype=dtype,
-        )
-    else:
-        integers, encoding = quantize_groupwise(
-            weight, bits=stored.bits, group_size=group_size, observer=options.observer, dtype=dtype
-        )
-    difference = encoding.dequantize(integers).sub_(weight)
-    error = float(difference.norm() / weight.float().norm().clamp(min=1e-30))
-    if isinstance(entry, Tensor) or hessian is not None:
-        return integers, encoding, error
-    return (
-        LazyTensor(shape, encoding.container.torch, lambda: encode_groupwise(entry.read(), encoding)),
-        encoding,
-        error,
-    )
+def _stored_bytes(value: Value, encoding: Encoding) -> int:
+    return value.type.quantized(encoding).storage_bytes + encoding.parameter_bytes
 
 
-def _hessians(
-    graph: Graph, found: Mapping[str, _Stored], options: Gptq, context: Context
-) -> dict[str, Tensor]:
-    """The sum of x^T x over the calibration samples, for the inputs x of all linear layers that read a weight."""
-    weights: dict[str, list[str]] = {}
-    for node in graph.nodes:
-        if isinstance(node.op, Linear) and found.get(node.operand("weight").name):
-            weights.setdefault(node.operand("x").name, []).append(node.operand("weight").name)
-    hessians: dict[str, Tensor] = {}
-
-    def observe(value: Value, x: Tensor) -> None:
-        if value.name in weights:
-            rows = x.reshape(-1, x.shape[-1]).float()
-            product = rows.T @ rows
-            for name in weights[value.name]:
-                hessians[name] = hessians[name] + product if name in hessians else product
-
-    check_samples(graph, context.calibration)
-    samples = context.calibration[: options.samples]
-    with torch.no_grad():
-        for index, sample in enumerate(samples):
-            for value, x in zip(graph.inputs, sample, strict=True):
-                observe(value, x)
-            run(graph, sample, observe=observe)
-            context.progress("calibration", index + 1, len(samples))
-    return hessians
-
-
-def _weights(graph: Graph, options: WeightOnlyOptions, context: Context) -> dict[str, _Stored]:
-    """The float weights of products and embeddings, by name; the widest wish of a weight's layers holds."""
-    moved = _moved_constants(graph)
-    found: dict[str, _Stored] = {}
-    for node in graph.nodes:
-        for value in (moved[v.name] for v in _factors(node) if v.name in moved):
-            if value.name not in found and _reason(graph, value) is not None:
-                continue
-            bits = _bits(node, options, context)
-            if value.name in found:
-                known = found[value.name]
-                found[value.name] = _Stored(value, max(bits, known.bits), known.source)
-            else:
-                found[value.name] = _Stored(value, bits, node.source)
-    return found
-
-
-def _factors(node: Node) -> tuple[Value, ...]:
-    """The operands of a node that can be weights of a product, or the table of an embedding."""
-    if isinstance(node.op, Linear | Embedding):
-        return node.operands[1:2]
-    if isinstance(node.op, MatMul | GroupedMatMul):
-        return node.operands[:2]
-    is_product = isinstance(node.op, TorchCall) and node.op.target.split(".")[1] in _PRODUCTS
-    return node.operands if is_product else ()
-
-
-def _moved_constants(graph: Graph) -> dict[str, Value]:
-    """The constant whose elements each value holds, by the value's name: a constant, or what moves make of one."""
-    moved = {value.name: value for value in graph.constants}
-    for node in graph.nodes:
-        if isinstance(node.op, _MOVES) and node.operands[0].name in moved:
-            moved |= {value.name: moved[node.operands[0].name] for value in node.outputs}
-    return moved
-
-
-def _reason(graph: Graph, value: Value) -> str | None:
-    """Why a constant cannot be stored as integers, if so."""
-    if value.type.is_quantized or value.type.dtype not in _ELEMENTS:
-        return f"its elements are {value.type.dtype.value}"
-    if value.type.rank < 2 or not prod(value.type.shape):
-        return "it is no matrix"
-    if value in graph.outputs:
-        return "it is a result of the model"
-    return None if bool(graph.tensor(value).isfinite().all()) else "some of its elements are not finite"
-
-
-def _kept(graph: Graph, found: dict[str, _Stored]) -> list[Decision]:
-    """A decision for each float matrix that stays as it is, with its bytes and the reason."""
-    decisions = []
-    for value in graph.constants:
-        if value.name in found or value.type.rank < 2 or not value.type.dtype.is_floating:
-            continue
-        readers = graph.users.get(value.name, ())
-        ops = ", ".join(dict.fromkeys(node.op.name for node in readers)) or "nothing"
-        reason = _reason(graph, value) or f"{ops} reads it, which is no matrix product or embedding"
-        text = f"stays float, {value.type.storage_bytes:,} bytes: {reason}"
-        source = readers[0].source if readers else Source()
-        decisions.append(Decision("weight_only", value.name, source, False, text))
-    return decisions
-
-
-def _bits(node: Node, options: WeightOnlyOptions, context: Context) -> int:
-    module = node.source.module
-    matching = [kind for pattern, kind in options.layers.items() if context.selects(pattern, module)]
-    return _BITS[matching[-1] if matching else options.weights]
-
-
-def _summary(graph: Graph, rows: list[tuple[str, int, int, int, int, float]]) -> Table:
+def _summary(graph: Graph, found: Mapping[str, StoredWeight], coded: Mapping[str, _Coded]) -> Table:
     constants = sum(v.type.storage_bytes for v in graph.constants if v.type.dtype.is_floating)
-    before, after = sum(row[3] for row in rows), sum(row[4] for row in rows)
+    before = sum(found[name].value.type.storage_bytes for name in coded)
+    after = sum(_stored_bytes(found[name].value, c.encoding) for name, c in coded.items())
     figures: tuple[tuple[str, Cell], ...] = (
         ("weight_bytes_before", before),
         ("weight_bytes_after", after),

@@ -35,7 +35,7 @@ from .quantize import LayerBits, LayerPrecision, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
 from .rounding import AdaRound, Gptq, Nearest, Rounding
 from .sparsify import SparsifyOptions
-from .weight_only import WeightOnlyOptions
+from .weight_only import StoredWeightsBudget, WeightOnlyOptions
 
 _OWN = (
     AssignBitsOptions,
@@ -95,6 +95,7 @@ __all__ = [
     "Rounding",
     "SensitivityMethod",
     "SparsifyOptions",
+    "StoredWeightsBudget",
     "WeightObserver",
     "WeightOnlyOptions",
 ]

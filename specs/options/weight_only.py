@@ -1,16 +1,38 @@
 """Options of `weight_only`: weights as integers."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from ..section import LayerPattern, Positive, Selects
+from ..section import LayerPattern, Positive, Section, Selects, fault
 from ..tree import Location
+from ..units import BytesOrShare
 from .base import Need, PassOptions
 from .rounding import Gptq, Nearest, WeightOnlyRounding
 
 Integers = Literal["int8", "int6", "int5", "int4", "int3", "int2"]
+
+
+class StoredWeightsBudget(Section):
+    """Limits of stored weights; with both, the loss is minimized within them."""
+
+    weights: BytesOrShare | None = Field(
+        default=None,
+        description="Bytes of codes and scales. A percentage is relative to the widest of `widths` for all weights.",
+    )
+    loss: Annotated[float, Field(gt=0)] | None = Field(
+        default=None,
+        description="Maximum predicted loss, in nats for classes; the fewest bytes within it are searched.",
+    )
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if self.weights is None and self.loss is None:
+            raise fault(
+                "S205", "a budget names `weights`, `loss` or both", hint="for example `weights: 50 %`"
+            )
+        return self
 
 
 class WeightOnlyOptions(PassOptions):
@@ -27,6 +49,17 @@ class WeightOnlyOptions(PassOptions):
         default="weight_only", alias="pass", description="The name of the pass."
     )
     weights: Integers = Field(default="int4", description="Type of the weights.")
+    budget: StoredWeightsBudget | None = Field(
+        default=None,
+        description="Choose the width of each weight, embeddings included, by its measured loss, within these limits; "
+        "`weights` does not apply then.",
+    )
+    widths: Annotated[tuple[Literal[2, 3, 4, 5, 6, 8], ...], Field(min_length=1)] = Field(
+        default=(2, 3, 4, 5, 6, 8), description="Bit widths that `budget` chooses from."
+    )
+    samples: Positive = Field(
+        default=16, description="Number of calibration samples that `budget` measures on."
+    )
     group_size: Positive | None = Field(
         default=32,
         description="Number of consecutive weights along the last dimension that share a scale (in a linear layer, "
@@ -57,6 +90,8 @@ class WeightOnlyOptions(PassOptions):
     )
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
-        """Calibration data where the rounding depends on them."""
+        """Calibration data where widths or the rounding depend on them."""
+        if self.budget is not None:
+            yield "calibration", ("budget",)
         if isinstance(self.rounding, Gptq):
             yield "calibration", ("rounding",)

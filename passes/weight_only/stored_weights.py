@@ -1,0 +1,103 @@
+"""Weights that `weight_only` stores as integers: what products and embeddings read, and why others stay float."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+from ...ir import DType, Graph, Node, Source, Value
+from ...ir.ops.call import TorchCall
+from ...ir.ops.embedding import Embedding
+from ...ir.ops.linear import Linear
+from ...ir.ops.matmul import GroupedMatMul, MatMul
+from ...ir.ops.shape import Copy, Expand, Permute, Reshape
+from ...ir.ops.slicing import Select, Slice, Split
+from ...specs.options import WeightOnlyOptions
+from ..base import Context
+from ..report import Decision
+
+FLOAT_BITS, OPEN_BITS = 32, 0
+_BITS = {"float32": FLOAT_BITS, "int8": 8, "int6": 6, "int5": 5, "int4": 4, "int3": 3, "int2": 2}
+_MOVES = (Copy, Expand, Permute, Reshape, Select, Slice, Split)
+_PRODUCTS = {"einsum", "bmm", "baddbmm", "addmm", "addbmm", "mm", "matmul", "_grouped_mm"}  # calls of aten
+_ELEMENTS = (DType.F32, DType.F16, DType.BF16)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWeight:
+    """A weight, the bits that it is to have (OPEN_BITS: the budget decides), and the first layer that reads it."""
+
+    value: Value
+    bits: int
+    source: Source
+
+
+def find_weights(graph: Graph, options: WeightOnlyOptions, context: Context) -> dict[str, StoredWeight]:
+    """The float weights of products and embeddings, by name; the widest wish of a weight's layers holds."""
+    moved = _moved_constants(graph)
+    found: dict[str, StoredWeight] = {}
+    for node in graph.nodes:
+        for value in (moved[v.name] for v in _factors(node) if v.name in moved):
+            if value.name not in found and _reason(graph, value) is not None:
+                continue
+            bits = _bits(node, options, context)
+            if value.name in found:
+                known = found[value.name]
+                found[value.name] = StoredWeight(value, max(bits, known.bits), known.source)
+            else:
+                found[value.name] = StoredWeight(value, bits, node.source)
+    return found
+
+
+def _factors(node: Node) -> tuple[Value, ...]:
+    """The operands of a node that can be weights of a product, or the table of an embedding."""
+    if isinstance(node.op, Linear | Embedding):
+        return node.operands[1:2]
+    if isinstance(node.op, MatMul | GroupedMatMul):
+        return node.operands[:2]
+    is_product = isinstance(node.op, TorchCall) and node.op.target.split(".")[1] in _PRODUCTS
+    return node.operands if is_product else ()
+
+
+def _moved_constants(graph: Graph) -> dict[str, Value]:
+    """The constant whose elements each value holds, by the value's name: a constant, or what moves make of one."""
+    moved = {value.name: value for value in graph.constants}
+    for node in graph.nodes:
+        if isinstance(node.op, _MOVES) and node.operands[0].name in moved:
+            moved |= {value.name: moved[node.operands[0].name] for value in node.outputs}
+    return moved
+
+
+def _reason(graph: Graph, value: Value) -> str | None:
+    """Why a constant cannot be stored as integers, if so."""
+    if value.type.is_quantized or value.type.dtype not in _ELEMENTS:
+        return f"its elements are {value.type.dtype.value}"
+    if value.type.rank < 2 or not prod(value.type.shape):
+        return "it is no matrix"
+    if value in graph.outputs:
+        return "it is a result of the model"
+    return None if bool(graph.tensor(value).isfinite().all()) else "some of its elements are not finite"
+
+
+def kept_decisions(graph: Graph, found: Mapping[str, StoredWeight]) -> list[Decision]:
+    """A decision for each float matrix that stays as it is, with its bytes and the reason."""
+    decisions = []
+    for value in graph.constants:
+        if value.name in found or value.type.rank < 2 or not value.type.dtype.is_floating:
+            continue
+        readers = graph.users.get(value.name, ())
+        ops = ", ".join(dict.fromkeys(node.op.name for node in readers)) or "nothing"
+        reason = _reason(graph, value) or f"{ops} reads it, which is no matrix product or embedding"
+        text = f"stays float, {value.type.storage_bytes:,} bytes: {reason}"
+        source = readers[0].source if readers else Source()
+        decisions.append(Decision("weight_only", value.name, source, False, text))
+    return decisions
+
+
+def _bits(node: Node, options: WeightOnlyOptions, context: Context) -> int:
+    module = node.source.module
+    matching = [kind for pattern, kind in options.layers.items() if context.selects(pattern, module)]
+    if not matching and options.budget is not None:
+        return OPEN_BITS
+    return _BITS[matching[-1] if matching else options.weights]
