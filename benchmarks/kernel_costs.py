@@ -131,10 +131,8 @@ def samples(core: str) -> Iterator[Sample]:
         steps = zip(artifact.program.steps, counts(artifact, load_target(core)), strict=True)
         for step, count in steps:
             if count is not None:
-                calls = step.implementation.calls
-                yield Sample(
-                    calls[0].function.template, step.form, step.implementation.work, len(calls), count
-                )
+                calls = step.calls
+                yield Sample(calls[0].function.template, step.form, step.offer.work, len(calls), count)
 
 
 def main() -> None:

@@ -141,12 +141,12 @@ def kernel_notes(c: CArtifact, target: Target) -> Iterator[str]:
     for step, cost in zip(
         c.program.steps, c.prediction.nodes, strict=False
     ):  # outputs may be copied at the end
-        if step.implementation.limitation and "dsp" in target.features:
+        if step.offer.limitation and "dsp" in target.features:
             place = step.source.module or step.results[0].value.name
             share = 100 * cost.time / max(c.prediction.time, 1)
             yield (
                 f"{place} ({step.operator}) takes the kernel {cost.kernel}, {share:.0f} % of the {c.prediction.unit}: "
-                f"{step.implementation.limitation}; int8 activations there would take a faster one"
+                f"{step.offer.limitation}; int8 activations there would take a faster one"
             )
 
 
@@ -182,7 +182,7 @@ def _ports(c: CArtifact) -> str:
 
 def _coded(c: CArtifact) -> str:
     """Bytes of weights decoded at run time, and their compressed size."""
-    found = [constant for step in c.program.steps for constant in step.implementation.coded]
+    found = [constant for step in c.program.steps for constant in step.offer.coded]
     weights, codes = sum(k.bytes for k in found), sum(k.flash_bytes for k in found)
     return f" ({weights:,} B of weights as {codes:,} B of codes)" if found else ""
 

@@ -15,7 +15,7 @@ from .plan.port_layouts import input_layouts, output_layouts
 from .plan.prepare import join_equal_constants, renumber_flattened
 from .plan.program import Program
 from .plan.schedule import schedule
-from .plan.select import select
+from .plan.select import Candidates, candidates, select
 from .target import Machine
 from .write.ports import Port, ports
 from .write.source import SourceText, write_source
@@ -64,7 +64,7 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     """
     edges = strip_edges(graph, options.stored)
     prepared = replace(edges, graph=schedule(join_equal_constants(renumber_flattened(edges.graph))))
-    choose = partial(_choose, prepared, options, target)
+    choose = partial(_choose, prepared, options, target, candidates(prepared.graph, Machine.of(target)))
     if options.weights == "plain":
         return choose(frozenset())
     coded = frozenset(node.outputs[0].name for node in prepared.graph.nodes)
@@ -75,7 +75,9 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     return lowered if lowered.program.saved_bytes > 0 else choose(frozenset())
 
 
-def _choose(edges: StrippedEdges, options: COutput, target: Target, coded: frozenset[str]) -> Lowered:
+def _choose(
+    edges: StrippedEdges, options: COutput, target: Target, offered: Candidates, coded: frozenset[str]
+) -> Lowered:
     """The fastest way that fits the target, or the smallest of all; `coded` are results of nodes with coded weights."""
     prepared = edges.graph
     inputs, outputs = input_layouts(prepared, options.layouts), output_layouts(prepared, options.layouts)
@@ -87,6 +89,7 @@ def _choose(edges: StrippedEdges, options: COutput, target: Target, coded: froze
             program = select(
                 prepared,
                 machine,
+                offered,
                 inputs=inputs,
                 outputs=outputs,
                 coded=coded,
@@ -169,7 +172,7 @@ def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
     used = {
         step.results[0].value.name: sum(b.bytes for b in plan.blocks if b.start <= number <= b.end)
         for number, step in enumerate(lowered.program.steps)
-        if step.implementation.coded
+        if step.offer.coded
     }
     limit = ram_bytes if plan.bound > ram_bytes else max(used.values(), default=0) - 1
     return frozenset(name for name, used_bytes in used.items() if used_bytes > limit)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from ....ir import Graph, Node, Source
 from ....specs.target import Target
-from ..kernels.base import Implementation, Site, form
+from ..kernels.base import Offer, Site, form
 from ..kernels.costs import CoreCosts, Cost
 from ..kernels.portable.copying import Place, copy
 from ..plan.layout import channels_last
@@ -102,19 +102,19 @@ class Prediction:
 def predict_program(program: Program, plan: MemoryPlan, source: SourceText, machine: Machine) -> Prediction:
     """The prediction for a program that is chosen, planned and written."""
     code, costs = _code_bytes(source, machine), CoreCosts.of(machine)
-    spent = [costs.cost(step.implementation, step.form) for step in program.steps]
+    spent = [costs.cost(step.offer, step.form) for step in program.steps]
     nodes = [
         NodePrediction(
             operator=step.operator,
             result=step.results[0].value.name,
             source=step.source,
-            kernel=step.implementation.kernel,
+            kernel=step.offer.kernel,
             macs=step.macs,
             instructions=round(spent[number].instructions),
             cycles=_whole(spent[number].cycles),
             constant_bytes=_constant_bytes(source, number),
             code_bytes=code.of_step[number],
-            scratch_bytes=step.implementation.working_bytes,
+            scratch_bytes=step.offer.working_bytes,
         )
         for number, step in enumerate(program.steps)
     ]
@@ -150,7 +150,7 @@ def predict_node(node: Node, graph: Graph, target: Target) -> NodePrediction | N
 def _copied(stored: Stored, graph: Graph, costs: CoreCosts, constant_bytes: int) -> NodePrediction:
     dense = Place((1,))
     call, work = copy(stored.value.type.dtype, (stored.elements,), dense, dense)
-    copied = Implementation("memcpy", (stored.layout,), (stored.layout,), work, (call,))
+    copied = Offer.of_calls("memcpy", (stored.layout,), (stored.layout,), work, call)
     cost = costs.cost(copied, stored.value.type.dtype.value)
     name, source = stored.value.name, graph.source(stored.value)
     instructions, cycles = round(cost.instructions), _whole(cost.cycles)
@@ -191,5 +191,5 @@ def _code_bytes(source: SourceText, machine: Machine) -> _Code:
     return _Code(of_step, fixed + library_bytes([*contents, run], machine))
 
 
-def _time(offered: tuple[Cost, Implementation]) -> float:
+def _time(offered: tuple[Cost, Offer]) -> float:
     return offered[0].time

@@ -1,17 +1,18 @@
 """Kernel interface: implementations of an operator in C, offered per node, registered by operator name.
 
     @kernel("conv")
-    def portable(site: Site) -> Offer: ...
+    def portable(site: Site) -> Offers: ...
 
-An offer is the implementations that this kernel has for the site, or a sentence that says why it has none. Python
-computes everything: shapes, integers, packed constants; the template of a kernel only writes it down.
+A kernel makes one offer for the site, or several, or gives a sentence that says why it makes none. An offer is costed
+by types alone; weights are packed when the chosen one is built. Python computes everything: shapes, integers, packed
+constants; the template of a kernel only writes it down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,6 +21,7 @@ import numpy.typing as npt
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ....ir import DType, Encoding, Graph, Node, TensorType, Value
+from ....ir.errors import UnsupportedError
 from ....specs.plugins import KERNELS, PluginError
 from ....specs.root_error import message_of
 from ..plan.image import TABLE_BYTES, Image
@@ -57,6 +59,11 @@ class Work:
         )
 
 
+def aligned(size: int) -> int:
+    """Bytes of an array of `size` bytes, aligned to 4."""
+    return -(-size // 4) * 4
+
+
 # Roles under which kernels pack the weights of a layer, alone or with biases and multipliers between them.
 WEIGHT_ROLES = frozenset({"weights", "constants"})
 
@@ -72,7 +79,7 @@ class Constant:
     @property
     def bytes(self) -> int:
         """Bytes of the array, aligned to 4."""
-        return -(-self.data.nbytes // 4) * 4
+        return aligned(self.data.nbytes)
 
     @property
     def flash_bytes(self) -> int:
@@ -108,47 +115,59 @@ class Call:
     at: int = 0
 
 
-@dataclass(frozen=True)
-class Implementation:
-    """Implementation of a node: layouts of operands and results, work, and calls.
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """Computation of a node by a kernel: layouts of operands and results, cost, and `build`, which makes its calls.
 
-    `reads` has None for an operand that is absent or packed into the constants. `overwrites` are the operands whose
-    memory the result may take, when nobody needs them afterwards. `views` gives, for each result, the bytes into
-    operand 0 at which it lies, for a node that moves nothing. `scratch_bytes` is the working memory of the calls.
-    `limitation` says why the core's own instructions are not used, where they could be on other values.
+    `reads` has None for an operand that is absent or packed into the constants. The prices of the `work` are those of
+    the first of `templates`, which has one for each call. `constants` are the bytes of the arrays that `build` packs,
+    by role. `overwrites` are the operands whose memory the result may take, when nobody needs them afterwards. `views`
+    gives, for each result, the bytes into operand 0 at which it is stored, for a node that moves nothing.
+    `scratch_bytes` is the working memory of the calls. `limitation` says why the core's own instructions are not used,
+    where they could be on other values. `coded` are constants that are decoded into working memory before the calls.
     """
 
     kernel: str
     reads: tuple[Layout | None, ...]
     writes: tuple[Layout, ...]
     work: Work
-    calls: tuple[Call, ...] = ()
+    templates: tuple[str, ...] = ()
+    build: Callable[[], tuple[Call, ...]] = tuple
+    constants: Mapping[str, int] = field(default_factory=dict)
     scratch_bytes: int = 0
     overwrites: tuple[int, ...] = ()
     views: tuple[int, ...] | None = None
     limitation: str = ""
+    coded: tuple[Constant, ...] = ()
+
+    @staticmethod
+    def of_calls(
+        kernel: str,
+        reads: tuple[Layout | None, ...],
+        writes: tuple[Layout, ...],
+        work: Work,
+        *calls: Call,
+        overwrites: tuple[int, ...] = (),
+    ) -> Offer:
+        """The offer of calls whose constants, if any, are packed."""
+        templates = tuple(call.function.template for call in calls)
+        sizes = {c.role: c.data.nbytes for call in calls for c in call.constants}
+        return Offer(kernel, reads, writes, work, templates, lambda: calls, sizes, overwrites=overwrites)
 
     @property
     def constant_bytes(self) -> int:
-        """Bytes of flash that the packed constants take, each array aligned to 4."""
-        return sum(c.flash_bytes for call in self.calls for c in call.constants)
+        """Bytes of flash that the constants take, each array aligned to 4."""
+        return sum(map(aligned, self.constants.values()))
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of those constants that hold weights."""
-        constants = (c for call in self.calls for c in call.constants)
-        return sum(c.flash_bytes for c in constants if c.role in WEIGHT_ROLES)
-
-    @property
-    def coded(self) -> tuple[Constant, ...]:
-        """Constants that are decoded into working memory before the calls, each once."""
-        found = [c for call in self.calls for c in call.constants if c.image is not None]
-        return tuple({id(c.data): c for c in found}.values())
+        return sum(aligned(size) for role, size in self.constants.items() if role in WEIGHT_ROLES)
 
     @property
     def decoded_at(self) -> int:
         """Bytes of working memory before the decoded constants: the calls' scratch, or the decoder's before them."""
-        return max(-(-self.scratch_bytes // 4) * 4, TABLE_BYTES) if self.coded else self.scratch_bytes
+        return max(aligned(self.scratch_bytes), TABLE_BYTES) if self.coded else self.scratch_bytes
 
     @property
     def working_bytes(self) -> int:
@@ -156,7 +175,7 @@ class Implementation:
         return self.decoded_at + sum(c.bytes for c in self.coded)
 
 
-Offer = tuple[Implementation, ...] | str
+Offers = Offer | tuple[Offer, ...] | str
 
 
 @dataclass(frozen=True)
@@ -202,7 +221,7 @@ class Site:
         return self.node.operands[0].type.is_quantized and self.node.outputs[0].type.is_quantized
 
     def reads(self, layouts: Mapping[str, Layout] | Mapping[int, Layout]) -> tuple[Layout | None, ...]:
-        """The `reads` of an implementation that reads these operands through pointers."""
+        """The `reads` of an offer that reads these operands through pointers."""
         read = {self.index(operand): layout for operand, layout in layouts.items()}
         return tuple(read.get(index) for index in range(len(self.node.inputs)))
 
@@ -228,6 +247,10 @@ class Site:
             return "weights of more than 8 bits"
         return ""
 
+    def layer_operands(self, layouts: tuple[Layout, Layout]) -> Mapping[str, Layout]:
+        """Operands of a layer at run time: its input, and a residual in the layout of the result."""
+        return {"x": layouts[0]} | ({"residual": layouts[1]} if self.has("residual") else {})
+
     @property
     def overwritten_residual(self) -> tuple[int, ...]:
         """The residual, where the result may take its memory: present, and of the same element type."""
@@ -237,6 +260,10 @@ class Site:
     def array(self, operand: Operand) -> AnyArray:
         """The tensor of a constant operand."""
         return self.graph.tensor(self._value(operand)).detach().cpu().contiguous().numpy()
+
+    def array_bytes(self, operand: Operand) -> int:
+        """Bytes of `array`, which is not read."""
+        return self.type(operand).numel * self.type(operand).dtype.bytes
 
     def quantization(self, operand: Operand) -> Encoding:
         """Encoding of an operand that has one."""
@@ -268,12 +295,12 @@ def weight_uses(graph: Graph, node: Node) -> int:
     return sum(user.operand("weight") == weights for user in users)
 
 
-KernelFunction = Callable[[Site], Offer]
+KernelFunction = Callable[[Site], Offers]
 _KERNELS: dict[str, list[KernelFunction]] = {}
 
 
 def kernel(*operators: str) -> Callable[[KernelFunction], KernelFunction]:
-    """Function decorator: this function offers implementations of these operators."""
+    """Function decorator: this function makes offers for these operators."""
 
     def register(function: KernelFunction) -> KernelFunction:
         for name in operators:
@@ -294,12 +321,24 @@ def _kernels_of_package(operator: str) -> tuple[KernelFunction, ...]:
         reason = err.message
         return (lambda _: reason,)
 
-    def guarded(site: Site) -> Offer:
+    def raised(err: Exception) -> str:
+        return f'the kernel of a package for "{operator}" raises {type(err).__name__}: {message_of(err)}'
+
+    def built(made: Offer) -> tuple[Call, ...]:
         try:
-            offer: Offer = found(site)
+            return made.build()
         except Exception as err:
-            return f'the kernel of a package for "{operator}" raises {type(err).__name__}: {message_of(err)}'
-        return offer
+            raise UnsupportedError(raised(err)) from err
+
+    def guarded(site: Site) -> Offers:
+        try:
+            made: Offers = found(site)
+        except Exception as err:
+            return raised(err)
+        if isinstance(made, str):
+            return made
+        several = made if isinstance(made, tuple) else (made,)
+        return tuple(replace(one, build=partial(built, one)) for one in several)
 
     return (guarded,)
 
@@ -340,29 +379,114 @@ def template(
     return Function(path, (path, context, parameters), render, headers, uses_math)
 
 
-def call(
+def offer(
+    site: Site,
     path: str,
     context: Hashable,
-    site: Site,
+    work: Work,
     *,
+    reads: Mapping[str, Layout],
+    writes: tuple[Layout, ...],
+    kernel: str = "",
+    operands: Mapping[str, Operand] = MappingProxyType({}),
+    results: tuple[str, ...] = ("y",),
+    constants: Mapping[str, int] = MappingProxyType({}),
+    pack: Callable[[], Iterable[AnyArray]] = tuple,
+    tables: Mapping[str, AnyArray] = MappingProxyType({}),
+    scratch: str = "",
+    scratch_bytes: int = 0,
+    overwrites: tuple[int, ...] = (),
+    limitation: str = "",
+    uses_math: bool = False,
+) -> Offer:
+    """The offer of one call of a template's function.
+
+    `reads` and `results` give operands and results their names in the C; `operands` are those that the operator calls
+    otherwise. `pack` makes the arrays of `constants`, in this order; `tables` are arrays that follow them. `scratch` is
+    the C type of the working memory.
+    """
+    sizes = {**constants, **{role: table.nbytes for role, table in tables.items()}}
+    named = {name: operands.get(name, name) for name in reads}
+
+    def build() -> tuple[Call, ...]:
+        arrays = packed(sizes, [*pack(), *tables.values()])
+        return (call(site, path, context, named, results, arrays, scratch=scratch, uses_math=uses_math),)
+
+    return Offer(
+        kernel or f"{site.node.op.name}_portable",
+        site.reads({site.index(named[name]): layout for name, layout in reads.items()}),
+        writes,
+        work,
+        (path,),
+        build,
+        sizes,
+        scratch_bytes,
+        overwrites,
+        limitation=limitation,
+    )
+
+
+def layer_offer(
+    site: Site,
+    kernel: str,
+    function: Function,
+    work: Work,
+    layouts: tuple[Layout, Layout],
+    constants: Mapping[str, int],
+    pack: Callable[[], Iterable[AnyArray]],
+    *,
+    scratch_bytes: int = 0,
+    overwrites: tuple[int, ...] = (),
+) -> Offer:
+    """The layer as one call of a function; the result may take the residual's memory."""
+    operands = site.layer_operands(layouts)
+    reads = tuple(map(site.index, operands))
+
+    def build() -> tuple[Call, ...]:
+        return (Call(function, reads, constants=packed(constants, pack()), scratch=scratch_bytes > 0),)
+
+    return Offer(
+        kernel,
+        site.reads(operands),
+        layouts[1:],
+        work,
+        (function.template,),
+        build,
+        constants,
+        scratch_bytes,
+        overwrites or site.overwritten_residual,
+    )
+
+
+def packed(constants: Mapping[str, int], arrays: Iterable[AnyArray]) -> tuple[Constant, ...]:
+    """The arrays under the roles of `constants`, which states their bytes."""
+    found = tuple(Constant(role, data) for role, data in zip(constants, arrays, strict=True))
+    assert {c.role: c.data.nbytes for c in found} == dict(constants)
+    return found
+
+
+def call(
+    site: Site,
+    path: str,
+    context: Hashable,
     reads: Mapping[str, Operand],
-    writes: Mapping[str, int] = MappingProxyType({"y": 0}),
+    results: tuple[str, ...] = ("y",),
     constants: tuple[Constant, ...] = (),
+    *,
     scratch: str = "",
     uses_math: bool = False,
 ) -> Call:
-    """A call of a template's function; `reads` and `writes` give operands and results their names in the C."""
+    """A call of a template's function; `reads` and `results` give operands and results their names in the C."""
     headers = ("arithmetic.h",) if site.is_integer else ("real.h",)
-    inputs = [f"const {c_type(site.type(i).dtype)} *{name}" for name, i in reads.items()]
-    outputs = [f"{c_type(site.node.outputs[i].type.dtype)} *{name}" for name, i in writes.items()]
-    arrays = [f"const {array_type(c.data)} *{c.role}" for c in constants]
-    working = [f"{scratch} *scratch"] if scratch else []
-    function = template(
-        path, context, ", ".join([*inputs, *outputs, *arrays, *working]), headers=headers, uses_math=uses_math
-    )
-    return Call(
-        function, tuple(map(site.index, reads.values())), tuple(writes.values()), constants, bool(scratch)
-    )
+    pointers = [f"const {c_type(site.type(i).dtype)} *{name}" for name, i in reads.items()]
+    pointers += [
+        f"{c_type(v.type.dtype)} *{name}" for v, name in zip(site.node.outputs, results, strict=True)
+    ]
+    pointers += [f"const {array_type(c.data)} *{c.role}" for c in constants]
+    pointers += [f"{scratch} *scratch"] if scratch else []
+    function = template(path, context, ", ".join(pointers), headers=headers, uses_math=uses_math)
+    written = tuple(range(len(results)))
+    return Call(function, tuple(map(site.index, reads.values())), written, constants, scratch=bool(scratch))
 
 
 def is_float(type: TensorType) -> bool:

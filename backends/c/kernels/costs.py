@@ -17,7 +17,7 @@ from statistics import median
 
 from ....specs.target import Target
 from ..target import Machine
-from .base import Implementation, Work
+from .base import Offer, Work
 
 _TABLE = Path(__file__).parents[1] / "cost" / "measured" / "costs.json"
 
@@ -76,13 +76,12 @@ class CoreCosts:
         """Whether cycles are known."""
         return bool(self.cycles)
 
-    def cost(self, implementation: Implementation, form: str) -> Cost:
-        """Cost of an implementation on operands of a form."""
-        if not implementation.calls:
+    def cost(self, offer: Offer, form: str) -> Cost:
+        """Cost of an offer on operands of a form."""
+        if not offer.templates:
             return self._priced(Work(), 0, "", "")
-        template = implementation.calls[0].function.template
-        cost = self._priced(implementation.work, len(implementation.calls), template, form)
-        images = [constant.image for constant in implementation.coded if constant.image is not None]
+        cost = self._priced(offer.work, len(offer.templates), offer.templates[0], form)
+        images = [constant.image for constant in offer.coded if constant.image is not None]
         decoding = Work(products=sum(image.instructions for image in images))
         return cost + self._priced(decoding, len(images), DECODER, "") if images else cost
 

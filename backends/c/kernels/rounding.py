@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
 from ....ir.arithmetic import INT32_MAX, Rescale
-from ....ir.ops.accumulate import Clamp, FixedPoint
+from ....ir.ops.accumulate import Clamp, FixedPoint, fixed_point
+from ....ir.ops.conv import Conv, ConvTranspose
+from ....ir.ops.linear import Linear
 from ..write.literal import integer, real
-from .base import AnyArray, Constant, Site
+from .base import AnyArray, Site
 
 _SATURATIONS = {(-128, 127): "fxp_saturate8", (-32768, 32767): "fxp_saturate16", (0, 32767): "fxp_positive16"}
+
+
+_fixed_point = lru_cache(maxsize=256)(fixed_point)
+
+
+def layer_fixed_point(site: Site) -> FixedPoint:
+    """Integers of the requantization of an integer layer."""
+    op = site.node.op
+    assert isinstance(op, Conv | ConvTranspose | Linear)
+    residual = site.type("residual") if site.has("residual") else None
+    return _fixed_point(site.type("x"), site.type("weight"), site.output, residual=residual, clamp=op.clamp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +127,10 @@ def clamped(expression: str, clamp: Clamp) -> str:
             return f"fxp_minimum(fxp_maximum({expression}, {bounds[0]}), {bounds[1]})"
 
 
-def scale_constants(fixed: FixedPoint) -> tuple[Constant, ...]:
+def scale_tables(fixed: FixedPoint) -> dict[str, AnyArray]:
     """Multipliers, and shifts if there are any."""
-    found = [Constant("multipliers", np.array(fixed.multipliers, np.int32))]
-    if any(fixed.shifts):
-        found.append(Constant("shifts", np.array(fixed.shifts, np.int32)))
-    return tuple(found)
+    shifts = {"shifts": np.array(fixed.shifts, np.int32)} if any(fixed.shifts) else {}
+    return {"multipliers": np.array(fixed.multipliers, np.int32)} | shifts
 
 
 def folded_bias(site: Site, weight: AnyArray) -> AnyArray:
@@ -127,3 +139,8 @@ def folded_bias(site: Site, weight: AnyArray) -> AnyArray:
     offset: AnyArray = site.quantization("x").zero_point[0] * sums
     folded: AnyArray = (site.array("bias").astype(np.int64) if site.has("bias") else 0) - offset
     return folded if np.abs(folded).max(initial=0) > INT32_MAX else folded.astype(np.int32)
+
+
+def bias_bytes(site: Site, *, wide: bool) -> int:
+    """Bytes of the folded bias; only where sums may leave int32 is it computed to know them."""
+    return folded_bias(site, site.array("weight")).nbytes if wide else 4 * site.type("weight").shape[0]

@@ -11,21 +11,19 @@ import torch
 
 from ....ir.arithmetic import INT32_MAX
 from ....ir.errors import OverflowBoundError
-from ....ir.ops.accumulate import FixedPoint, fits_int32, fixed_point, prove_accumulator
+from ....ir.ops.accumulate import FixedPoint, fits_int32, prove_accumulator
 from ....ir.ops.conv import Conv, ConvTranspose
 from ....ir.ops.linear import Linear
 from .base import AnyArray, Site
 from .low_bits import BYTE
+from .rounding import layer_fixed_point
 
 PORTABLE_ONLY = "sums leave int32, which the DSP kernels do not add up"
 
 
 def sums_fit(site: Site) -> bool:
     """Whether the accumulators of an integer layer are proven to fit int32."""
-    residual = site.type("residual") if site.has("residual") else None
-    return _fit(
-        site, fixed_point(site.type("x"), site.type("weight"), site.output, residual=residual), factor=1
-    )
+    return _fit(site, layer_fixed_point(site), factor=1)
 
 
 def scaled_sums_fit(site: Site) -> bool:
@@ -46,13 +44,25 @@ def part_size(site: Site, rows: AnyArray, *, multiple: int) -> int:
 
 
 def _fit(site: Site, fixed: FixedPoint, *, factor: int) -> bool:
+    """Whether sums fit, by the bits and the number of the weights where that proves it, else by the weights."""
     op = site.node.op
     assert isinstance(op, Conv | ConvTranspose | Linear)
-    weight = torch.from_numpy(site.array("weight").astype(np.int64)) * factor
     bias = torch.from_numpy(site.array("bias").astype(np.int64)) * factor if site.has("bias") else None
+    if _largest_sum(site, bias, factor) << max(fixed.shifts) <= INT32_MAX:
+        return True
+    weight = torch.from_numpy(site.array("weight").astype(np.int64)) * factor
     try:
         phases = op.phases(site.type("weight"))
         bound = prove_accumulator(op.rows(weight), bias, fixed, x=site.quantization("x"), phases=phases)
     except OverflowBoundError:
         return False
     return fits_int32(bound, fixed)
+
+
+def _largest_sum(site: Site, bias: torch.Tensor | None, factor: int) -> int:
+    """Bound of |accumulator|, zero points folded into the bias or not, for any weights of these bits."""
+    x, weight = site.quantization("x"), site.type("weight")
+    taps = weight.numel // site.output.shape[-1 if isinstance(site.node.op, Linear) else 1]
+    largest = factor << (site.quantization("weight").bits - 1)
+    added = 0 if bias is None else int(bias.abs().max())
+    return taps * largest * (max(x.qmax, -x.qmin) + abs(x.zero_point[0])) + added

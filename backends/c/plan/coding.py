@@ -1,20 +1,25 @@
-"""Weights as Huffman codes in flash: an implementation that decodes them into working memory before it computes."""
+"""Weights as Huffman codes in flash: an offer whose calls decode them into working memory before they compute."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from ..kernels.base import WEIGHT_ROLES, Constant, Implementation
+from ..kernels.base import WEIGHT_ROLES, Constant, Offer
 from .image import image_of
 
 
-def with_coded_weights(implementation: Implementation) -> Implementation:
-    """The implementation with its integer weights as Huffman images, where that makes them smaller."""
-    calls = tuple(
-        replace(call, constants=tuple(map(_coded, call.constants))) for call in implementation.calls
-    )
-    coded = replace(implementation, calls=calls)
-    return coded if coded.coded else implementation
+def with_coded_weights(offer: Offer) -> Offer:
+    """The offer with its integer weights as Huffman images, where that makes them smaller.
+
+    The size of an image depends on the packed weights, so that the offer is built to be costed.
+    """
+    if not WEIGHT_ROLES & set(offer.constants):
+        return offer
+    calls = tuple(replace(call, constants=tuple(map(_coded, call.constants))) for call in offer.build())
+    constants = [c for call in calls for c in call.constants]
+    coded = tuple({id(c.data): c for c in constants if c.image is not None}.values())
+    sizes = {c.role: c.flash_bytes for c in constants}
+    return replace(offer, build=lambda: calls, constants=sizes, coded=coded)
 
 
 def _coded(constant: Constant) -> Constant:

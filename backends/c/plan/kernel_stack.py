@@ -64,9 +64,9 @@ def stack_bytes(program: Program, kind: CoreKind | None) -> int:
     """Most bytes of stack that the emitted function takes, built with optimization for such a core, or for any."""
     if kind is None:
         return max(stack_bytes(program, kind) for kind in CoreKind)
-    calls = [(call, variant(step)) for step in program.steps for call in step.implementation.calls]
+    calls = [(call, variant(step)) for step in program.steps for call in step.calls]
     kernels = [_kernel_bytes(kind, call.function.template, found) for call, found in calls]
-    decoder = _DECODER_STACK_BYTES if any(step.implementation.coded for step in program.steps) else 0
+    decoder = _DECODER_STACK_BYTES if any(step.offer.coded for step in program.steps) else 0
     deepest = max([*kernels, decoder, *LIBRARY_STACK_BYTES.values()])
     passed = max(
         (len(call.reads) + len(call.writes) + len(call.constants) + call.scratch for call, _ in calls),

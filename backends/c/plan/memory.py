@@ -96,9 +96,9 @@ def plan_memory(program: Program, *, ports_in_arena: bool = False) -> MemoryPlan
     returned = sharing.bind_outputs()
     buffers = sharing.arena_buffers()
     scratch = {
-        number: step.implementation.working_bytes
+        number: step.offer.working_bytes
         for number, step in enumerate(program.steps)
-        if step.implementation.working_bytes
+        if step.offer.working_bytes
     }
     intervals = [Interval(_aligned(b.bytes, alignment), b.start, b.end) for b in buffers]
     intervals += [Interval(_aligned(size, alignment), number, number) for number, size in scratch.items()]
@@ -145,10 +145,10 @@ class _Sharing:
         for stored in step.operands:
             if stored is not None:
                 self._read(stored, number)
-        if step.implementation.views is not None:
+        if step.offer.views is not None:
             assert step.operands[0] is not None
             buffer, shift = self.where[step.operands[0]]
-            for stored, more in zip(step.results, step.implementation.views, strict=True):
+            for stored, more in zip(step.results, step.offer.views, strict=True):
                 self._put(stored, buffer, shift=shift + more)
                 buffer.end = max(buffer.end, self._last.get(stored, number))
             return
@@ -159,7 +159,7 @@ class _Sharing:
             buffer.label = f"{buffer.label}, {stored.value.name}" if taken else stored.value.name
             buffer.value = buffer.value or stored.value.name
             self._put(stored, buffer)
-        for position, call in enumerate(step.implementation.calls):
+        for position, call in enumerate(step.calls):
             if call.places is not None:
                 operand = step.operands[call.places]
                 if operand is not None and self._move(operand, self.where[step.results[0]][0], call.at):
@@ -174,7 +174,7 @@ class _Sharing:
 
     def _overwritten(self, number: int, step: Step, result: Stored) -> _Buffer | None:
         """The buffer of an operand that the result may take: dead after this step, whole, read by no other operand."""
-        for index in step.implementation.overwrites:
+        for index in step.offer.overwrites:
             operand = step.operands[index]
             if operand is None:
                 continue
@@ -186,7 +186,7 @@ class _Sharing:
                 other
                 for position, other in enumerate(step.operands)
                 if other is not None
-                and position not in step.implementation.overwrites
+                and position not in step.offer.overwrites
                 and self.where[other][0] is buffer
             ]
             if not others:
@@ -259,7 +259,7 @@ def _last_reads(program: Program) -> dict[Stored, int]:
 
 
 def _scratch_label(step: Step) -> str:
-    return f"{'decoded weights and ' if step.implementation.coded else ''}scratch of {step.operator}"
+    return f"{'decoded weights and ' if step.offer.coded else ''}scratch of {step.operator}"
 
 
 def _location(buffer: _Buffer, shift: int, at: dict[int, int]) -> Location:

@@ -1,11 +1,11 @@
-"""A graph as the C backend runs it: steps in order, each an implementation over values that lie somewhere."""
+"""A graph as the C backend runs it: steps in order, each a built offer over values that are stored somewhere."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ....ir import Graph, Node, Source, Value
-from ..kernels.base import Implementation, form
+from ..kernels.base import Call, Offer, form
 from .layout import Layout
 
 CALL_BYTES = 12  # of machine code, of a call with its arguments
@@ -42,7 +42,8 @@ class Step:
     source: Source
     operands: tuple[Stored | None, ...]
     results: tuple[Stored, ...]
-    implementation: Implementation
+    offer: Offer
+    calls: tuple[Call, ...]
 
     @property
     def operator(self) -> str:
@@ -72,6 +73,6 @@ class Program:
     @property
     def saved_bytes(self) -> int:
         """Estimated bytes of flash that Huffman images save over the constants themselves, less the decoder."""
-        coded = [c for step in self.steps for c in step.implementation.coded]
+        coded = [c for step in self.steps for c in step.offer.coded]
         stored = {c.data.tobytes(): c for c in coded}.values()
         return sum(c.bytes - c.flash_bytes for c in stored) - CALL_BYTES * len(coded) - DECODER_BYTES

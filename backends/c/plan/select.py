@@ -2,18 +2,18 @@
 
 Nodes are visited in order. A state is the layouts of the values that later nodes still read; of two ways that lead to
 the same state the cheaper one stays, so a chain is solved exactly. Where many values live at once only the cheapest
-states are followed.
+states are followed. Offers are compared before they are built; those of the cheapest way are built.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, partial
 
 from ....ir import Graph, Node, Source, Value, node_text
 from ....ir.errors import UnsupportedError
-from ..kernels.base import Implementation, Offer, Site, form, kernels_of, weight_uses
+from ..kernels.base import Offer, Site, form, kernels_of, weight_uses
 from ..kernels.costs import CoreCosts
 from ..kernels.portable.copying import Place, copy
 from ..target import Machine
@@ -23,7 +23,8 @@ from .program import Program, Step, Stored
 
 _MAX_STATES = 24
 
-_Offered = Callable[[tuple[Layout | None, ...]], tuple[Implementation, ...]]
+Candidates = Callable[[int, bool, tuple[Layout | None, ...]], tuple[Offer, ...]]
+"""Offers for a node of a graph: by its number, whether its weights are to be coded, and its operands' layouts."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,14 @@ class _Way:
 
     time: float
     layouts: dict[str, Layout]
-    choice: Implementation | None = None
+    choice: Offer | None = None
     before: _Way | None = None
 
 
 def select(
     graph: Graph,
     machine: Machine,
+    offered: Candidates,
     *,
     inputs: tuple[Layout, ...],
     outputs: tuple[Layout, ...],
@@ -59,13 +61,20 @@ def select(
     dying = _dying(graph)
     for index, node in enumerate(graph.nodes):
         name = node.outputs[0].name
-        offered = _offered(node, graph, machine, coded=name in coded)
         prices = (flash_price, memory_price if name in crowded else 0.0)
-        ways = _advance(ways, node, offered, costs, dying[index], weight_uses(graph, node), prices)
+        ways = _advance(
+            ways,
+            node,
+            partial(offered, index, name in coded),
+            costs,
+            dying[index],
+            weight_uses(graph, node),
+            prices,
+        )
         if not ways:
             raise UnsupportedError(f"no C kernel for {node_text(node)}: {_refusal(node, graph, machine)}")
     best = min(ways, key=lambda way: way.time + _closing_time(way, graph, outputs, costs))
-    choices: list[Implementation] = []
+    choices: list[Offer] = []
     way: _Way | None = best
     while way is not None and way.choice is not None:
         choices.append(way.choice)
@@ -73,33 +82,46 @@ def select(
     return _assemble(graph, tuple(reversed(choices)), inputs, outputs)
 
 
-def offers(site: Site) -> tuple[tuple[Implementation, ...], tuple[str, ...]]:
-    """All implementations for a site, and why the kernels that have none have none."""
-    found: list[Implementation] = []
+def offers(site: Site) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
+    """All offers for a site, and why the kernels that make none make none."""
+    found: list[Offer] = []
     refusals: list[str] = []
     for function in kernels_of(site.node.op.name):
-        offer: Offer = function(site)
-        if isinstance(offer, str):
-            refusals.append(offer)
+        made = function(site)
+        if isinstance(made, str):
+            refusals.append(made)
         else:
-            found.extend(offer)
+            found.extend(made if isinstance(made, tuple) else (made,))
     return tuple(found), tuple(refusals)
 
 
-def conversion(type_value: Value, at_hand: Layout, wanted: Layout) -> Implementation | None:
+def candidates(graph: Graph, machine: Machine) -> Candidates:
+    """The offers of all kernels for the nodes of a graph; each is made once, and built once at the most."""
+
+    @cache
+    def found(index: int, coded: bool, at_hand: tuple[Layout | None, ...]) -> tuple[Offer, ...]:
+        if coded:
+            return tuple(map(with_coded_weights, found(index, False, at_hand)))
+        made, _ = offers(Site(graph.nodes[index], graph, at_hand, machine))
+        return tuple(replace(offer, build=cache(offer.build)) for offer in made)
+
+    return found
+
+
+def conversion(type_value: Value, at_hand: Layout, wanted: Layout) -> Offer | None:
     """The step that copies a value to another layout; None when the wanted one has a border."""
     shape, dtype = type_value.type.shape, type_value.type.dtype
     if wanted.border:
         return None
     source = Place(at_hand.strides(shape), at_hand.offset(shape))
     call, work = copy(dtype, shape, source, Place(wanted.strides(shape)))
-    return Implementation("convert_layout", (at_hand,), (wanted,), work, (call,))
+    return Offer.of_calls("convert_layout", (at_hand,), (wanted,), work, call)
 
 
 def _advance(
     ways: list[_Way],
     node: Node,
-    offered: _Offered,
+    offered: Callable[[tuple[Layout | None, ...]], tuple[Offer, ...]],
     costs: CoreCosts,
     dying: frozenset[str],
     weight_uses: int,
@@ -108,32 +130,23 @@ def _advance(
     found: dict[tuple[tuple[str, Layout], ...], _Way] = {}
     for way in ways:
         at_hand = tuple(None if v is None else way.layouts.get(v.name) for v in node.inputs)
-        for implementation in offered(at_hand):
-            extra = _conversion_time(node, at_hand, implementation, costs)
+        for offer in offered(at_hand):
+            extra = _conversion_time(node, at_hand, offer, costs)
             if extra is None:
                 continue
             layouts = {name: layout for name, layout in way.layouts.items() if name not in dying}
             layouts |= {
                 v.name: layout
-                for v, layout in zip(node.outputs, implementation.writes, strict=True)
+                for v, layout in zip(node.outputs, offer.writes, strict=True)
                 if v.name not in dying
             }
-            flash = _flash_bytes(implementation, weight_uses)
-            priced = prices[0] * flash + prices[1] * _added_bytes(node, at_hand, implementation)
-            time = way.time + extra + costs.cost(implementation, form(node)).time + priced
+            flash = _flash_bytes(offer, weight_uses)
+            priced = prices[0] * flash + prices[1] * _added_bytes(node, at_hand, offer)
+            time = way.time + extra + costs.cost(offer, form(node)).time + priced
             key = tuple(sorted(layouts.items(), key=lambda item: item[0]))
             if key not in found or time < found[key].time:
-                found[key] = _Way(time, layouts, implementation, way)
+                found[key] = _Way(time, layouts, offer, way)
     return sorted(found.values(), key=lambda way: way.time)[:_MAX_STATES]
-
-
-def _offered(node: Node, graph: Graph, machine: Machine, *, coded: bool) -> _Offered:
-    @cache
-    def found(layouts: tuple[Layout | None, ...]) -> tuple[Implementation, ...]:
-        plain, _ = offers(Site(node, graph, layouts, machine))
-        return tuple(map(with_coded_weights, plain)) if coded else plain
-
-    return found
 
 
 def _refusal(node: Node, graph: Graph, machine: Machine) -> str:
@@ -142,10 +155,10 @@ def _refusal(node: Node, graph: Graph, machine: Machine) -> str:
 
 
 def _conversion_time(
-    node: Node, at_hand: tuple[Layout | None, ...], implementation: Implementation, costs: CoreCosts
+    node: Node, at_hand: tuple[Layout | None, ...], offer: Offer, costs: CoreCosts
 ) -> float | None:
     total = 0.0
-    for value, have, want in zip(node.inputs, at_hand, implementation.reads, strict=True):
+    for value, have, want in zip(node.inputs, at_hand, offer.reads, strict=True):
         if value is None or have is None or want is None or have == want:
             continue
         step = conversion(value, have, want)
@@ -155,23 +168,23 @@ def _conversion_time(
     return total
 
 
-def _flash_bytes(implementation: Implementation, weight_uses: int) -> float:
-    """Bytes of flash of an implementation; of weights that several nodes read, its share."""
-    weights = implementation.weight_bytes
-    others = implementation.constant_bytes - weights + implementation.work.code_bytes
+def _flash_bytes(offer: Offer, weight_uses: int) -> float:
+    """Bytes of flash of an offer; of weights that several nodes read, its share."""
+    weights = offer.weight_bytes
+    others = offer.constant_bytes - weights + offer.work.code_bytes
     return weights / weight_uses + others
 
 
-def _added_bytes(node: Node, at_hand: tuple[Layout | None, ...], implementation: Implementation) -> int:
+def _added_bytes(node: Node, at_hand: tuple[Layout | None, ...], offer: Offer) -> int:
     """Bytes of memory that a node needs beside its operands, as far as kernels and layouts differ in them."""
     converted = [
         Stored(value, want).bytes
-        for value, have, want in zip(node.inputs, at_hand, implementation.reads, strict=True)
+        for value, have, want in zip(node.inputs, at_hand, offer.reads, strict=True)
         if value is not None and have is not None and want is not None and have != want
     ]
-    in_place = implementation.views is not None or implementation.overwrites
-    results = [Stored(v, layout).bytes for v, layout in zip(node.outputs, implementation.writes, strict=True)]
-    return implementation.working_bytes + sum(converted) + (0 if in_place else sum(results))
+    in_place = offer.views is not None or offer.overwrites
+    results = [Stored(v, layout).bytes for v, layout in zip(node.outputs, offer.writes, strict=True)]
+    return offer.working_bytes + sum(converted) + (0 if in_place else sum(results))
 
 
 def _closing_time(way: _Way, graph: Graph, outputs: tuple[Layout, ...], costs: CoreCosts) -> float:
@@ -198,7 +211,7 @@ def _dying(graph: Graph) -> list[frozenset[str]]:
 
 def _assemble(
     graph: Graph,
-    choices: tuple[Implementation, ...],
+    choices: tuple[Offer, ...],
     inputs: tuple[Layout, ...],
     outputs: tuple[Layout, ...],
 ) -> Program:
@@ -211,10 +224,10 @@ def _assemble(
             return Stored(value, wanted)
         have, want = lies[value.name], Stored(value, wanted)
         if want not in made:
-            implementation = conversion(value, have.layout, wanted)
-            assert implementation is not None
+            step = conversion(value, have.layout, wanted)
+            assert step is not None
             made.add(want)
-            steps.append(Step(None, source, (have,), (want,), implementation))
+            steps.append(Step(None, source, (have,), (want,), step, step.build()))
         return want
 
     for node, choice in zip(graph.nodes, choices, strict=True):
@@ -225,7 +238,7 @@ def _assemble(
         results = tuple(Stored(v, layout) for v, layout in zip(node.outputs, choice.writes, strict=True))
         lies |= {stored.value.name: stored for stored in results}
         made |= set(results)
-        steps.append(Step(node, node.source, operands, results, choice))
+        steps.append(Step(node, node.source, operands, results, choice, choice.build()))
     returned = tuple(
         converted(graph.source(value), value, wanted)
         for value, wanted in zip(graph.outputs, outputs, strict=True)

@@ -148,7 +148,7 @@ class _Writer:
     def _step(self, number: int, step: Step) -> StepText:
         self._number = number
         lines = self._decode(number, step)
-        for position, call in enumerate(step.implementation.calls):
+        for position, call in enumerate(step.calls):
             if (number, position) in self.plan.placed:
                 continue
             for index in call.writes:
@@ -171,8 +171,8 @@ class _Writer:
 
     def _decode(self, number: int, step: Step) -> list[str]:
         """Lines that decode the step's constants behind the scratch of its calls, which the decoder uses first."""
-        lines, at = [], step.implementation.decoded_at
-        for index, constant in enumerate(step.implementation.coded):
+        lines, at = [], step.offer.decoded_at
+        for index, constant in enumerate(step.offer.coded):
             image, c_type = constant.image, array_type(constant.data)
             assert image is not None
             symbol = f"w{number}" if index == 0 else f"w{number}_{index}"

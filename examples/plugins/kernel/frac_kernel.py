@@ -6,8 +6,8 @@ from fxpress.backends.c.kernels import (
     Call,
     Constant,
     Function,
-    Implementation,
     Offer,
+    Offers,
     Site,
     Work,
     contiguous,
@@ -34,17 +34,16 @@ FXP_APART void {name}(const int8_t *x, int8_t *y, const int8_t *table)
 """
 
 
-def portable(site: Site) -> Offer:
+def portable(site: Site) -> Offers:
     """An expression on floats, a table on int8."""
     op, layout = site.node.op, site.at_hand("x") or contiguous(site.output.shape)
     assert isinstance(op, Elementwise)
     count = layout.elements(site.output.shape)
-    text, instructions, constants = _FLOAT, 12.0, tuple[Constant, ...]()
+    text, instructions, constants = _FLOAT, 12.0, {}
     if site.is_integer:
-        if site.quantization("x").bits > 8 or site.output_quantization.bits > 8:
+        if {site.quantization("x").bits, site.output_quantization.bits} != {8}:
             return "the table is one of int8"
-        table = op.table(site.type("x"), site.output).numpy().astype(np.int8)
-        text, instructions, constants = _TABLE, 5.0, (Constant("table", table),)
+        text, instructions, constants = _TABLE, 5.0, {"table": 256}
     function = Function(
         "frac",
         ("frac", text, count),
@@ -52,7 +51,12 @@ def portable(site: Site) -> Offer:
         headers=("arithmetic.h",) if site.is_integer else ("real.h",),
         uses_math=not site.is_integer,
     )
+
+    def build() -> tuple[Call, ...]:
+        if not constants:
+            return (Call(function, reads=(0,)),)
+        table = op.table(site.type("x"), site.output).numpy().astype(np.int8)
+        return (Call(function, reads=(0,), constants=(Constant("table", table),)),)
+
     work = Work(results=instructions * count, code_bytes=60)
-    return (
-        Implementation("frac_portable", (layout,), (layout,), work, (Call(function, (0,), (0,), constants),)),
-    )
+    return Offer("frac_portable", (layout,), (layout,), work, (function.template,), build, constants)

@@ -112,7 +112,7 @@ LAYERS = {
 def coded(artifact: CArtifact) -> list[tuple[int, int]]:
     """Bytes of each coded constant, and of its image in flash."""
     steps = artifact.program.steps
-    return [(c.bytes, c.flash_bytes) for step in steps for c in step.implementation.coded]
+    return [(c.bytes, c.flash_bytes) for step in steps for c in step.offer.coded]
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -223,11 +223,11 @@ def test_a_layer_without_room_to_decode_keeps_its_weights(cortex_m4: Target) -> 
     found = emit(
         graph, CODED, tight
     )  # a kernel of less memory for the largest layer, which decodes all the same
-    assert [len(s.implementation.coded) for s in found.program.steps] == [1, 1, 1]
+    assert [len(s.offer.coded) for s in found.program.steps] == [1, 1, 1]
     assert found.plan.arena_bytes <= tight.ram
     tight = cortex_m4.model_copy(update={"ram": 39_000})  # less than that layer decoded with any kernel
     found = emit(graph, CODED, tight)
-    assert [len(s.implementation.coded) for s in found.program.steps] == [0, 1, 1]
+    assert [len(s.offer.coded) for s in found.program.steps] == [0, 1, 1]
     assert found.plan.arena_bytes <= tight.ram
     assert predict(graph, cortex_m4).flash_bytes > found.prediction.flash_bytes > roomy.flash_bytes
     tiny = cortex_m4.model_copy(update={"ram": 1024})

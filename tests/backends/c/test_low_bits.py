@@ -132,7 +132,7 @@ def test_where_the_arena_does_not_fit_weights_are_unpacked_without_it(cortex_m4)
     def lowered(ram: int | None) -> tuple[str, int]:
         target = cortex_m4.model_copy(update={"ram": ram})
         found = lower(WINOGRAD.graph(), COutput(name="net"), target)
-        return found.program.steps[0].implementation.kernel, found.plan.arena_bytes
+        return found.program.steps[0].offer.kernel, found.plan.arena_bytes
 
     kernel, arena_bytes = lowered(None)
     assert kernel == "winograd_dsp"

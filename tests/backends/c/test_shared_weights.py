@@ -90,7 +90,7 @@ def test_two_layers_read_one_array_of_weights(
 ) -> None:
     layer = LAYERS[name]
     fast = assert_equal_to_interpreter(layer.graph(fill), target=cortex_m4)
-    assert {step.implementation.kernel for step in fast.program.steps} == {layer.kernel}
+    assert {step.offer.kernel for step in fast.program.steps} == {layer.kernel}
     assert len(weights(fast)) == 1
     assert len(weights(emit(layer.graph(fill), COutput(name="net"), host))) == 1
 

@@ -136,5 +136,5 @@ def test_every_layer_with_coded_weights_computes_the_bytes_of_the_integer_graph(
     graph, options = integer_graph(name, codebook_bits="4"), COutput(name="net", weights="huffman")
     for target in (cortex_m4, None):
         artifact = assert_equal_to_interpreter(graph, options=options, target=target)
-        coded = [step for step in artifact.program.steps if step.implementation.coded]
+        coded = [step for step in artifact.program.steps if step.offer.coded]
         assert len(coded) >= sum(node.macs > 0 for node in graph.nodes) - 2

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .....ir.ops.accumulate import Clamp
 from ..base import Function, Work, template
 from ..window import Image, Window
-from .gemm import CHANNELS, HEADERS, PIXELS, FloatArray, FloatGemm, pack_groups
+from .gemm import CHANNELS, HEADERS, PIXELS, FloatArray, FloatGemm, group_floats, pack_groups
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,15 @@ def scratch_bytes(shape: FloatConvShape) -> int:
     return 0 if shape.pointwise else 4 * PIXELS * shape.gemm.taps
 
 
+def floats(shape: FloatConvShape) -> int:
+    """Number of constants."""
+    return group_floats(shape.y.c, shape.gemm.taps, together=CHANNELS)
+
+
 def pack(shape: FloatConvShape, weights: FloatArray, bias: FloatArray | None) -> FloatArray:
-    """The constants of the layer; `weights` is [out, in, kh, kw]."""
-    return pack_groups(weights.transpose(0, 2, 3, 1).reshape(shape.y.c, -1), bias, together=CHANNELS)
+    """The constants of the layer; `weights` are in the order [out, in, kh, kw]."""
+    rows = weights.reshape(shape.y.c, shape.x.c, -1).transpose(0, 2, 1).reshape(shape.y.c, -1)
+    return pack_groups(rows, bias, together=CHANNELS)
 
 
 def estimate(shape: FloatConvShape) -> Work:

@@ -31,8 +31,13 @@ def supports(shape: FloatDepthwiseShape) -> bool:
     return shape.window.dilation == (1, 1)
 
 
-def pack(weights: FloatArray, bias: FloatArray | None) -> FloatArray:
-    """The constants of the layer; `weights` is [channels, 1, kh, kw]."""
+def floats(shape: FloatDepthwiseShape) -> int:
+    """Number of constants."""
+    return shape.y.c * (1 + shape.window.kernel[0] * shape.window.kernel[1])
+
+
+def pack(_: FloatDepthwiseShape, weights: FloatArray, bias: FloatArray | None) -> FloatArray:
+    """The constants of the layer; `weights` are in the order [channels, 1, kh, kw]."""
     channels = len(weights)
     first = np.zeros(channels, np.float32) if bias is None else bias
     return np.concatenate([first, weights.reshape(channels, -1).T.reshape(-1)])

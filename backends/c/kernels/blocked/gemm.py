@@ -110,6 +110,11 @@ def outputs(channels: int, together: int) -> tuple[Output, ...]:
     return tuple(Output(i, 0 < i == last) for i in range(together))
 
 
+def group_floats(channels: int, taps: int, *, together: int) -> int:
+    """Number of constants of channels computed `together` at a time."""
+    return -(-channels // together) * together * (1 + taps)
+
+
 def pack_groups(weights: FloatArray, bias: FloatArray | None, *, together: int) -> FloatArray:
     """Constants of channels computed `together` at a time; `weights` is [channels, taps]."""
     channels, taps = weights.shape

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from .....ir.ops.accumulate import Clamp
 from ..base import Function, Work, template
 from ..rounding import clamped
-from .gemm import HEADERS, FloatArray, Output, outputs, pack_groups
+from .gemm import HEADERS, FloatArray, Output, group_floats, outputs, pack_groups
 
 _TOGETHER = 8
 
@@ -25,7 +25,12 @@ class FloatLinearShape:
     residual: bool
 
 
-def pack(weights: FloatArray, bias: FloatArray | None) -> FloatArray:
+def floats(shape: FloatLinearShape) -> int:
+    """Number of constants."""
+    return group_floats(shape.outputs, shape.inputs, together=_TOGETHER)
+
+
+def pack(_: FloatLinearShape, weights: FloatArray, bias: FloatArray | None) -> FloatArray:
     """The constants of the layer; `weights` is [outputs, inputs]."""
     return pack_groups(weights, bias, together=_TOGETHER)
 

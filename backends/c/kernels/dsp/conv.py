@@ -87,14 +87,19 @@ def scratch_bytes(shape: ConvShape) -> int:
     return 4 * _gemm(shape).column_words + (_patch_bytes(shape) if shape.padded else 0)
 
 
+def constant_words(shape: ConvShape) -> tuple[int, int]:
+    """Words of the weights, and of biases and scales."""
+    return _gemm(shape).constant_words
+
+
 def pack(
     shape: ConvShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
 ) -> tuple[Int32Array, ...]:
     """The constants of the layer, in words.
 
-    `weights` is [out, in, kh, kw], the rest per channel; `bias` has -zx * sum(w) folded in.
+    `weights` are in the order [out, in, kh, kw], the rest per channel; `bias` has -zx * sum(w) folded in.
     """
-    window = weights.transpose(0, 2, 3, 1).reshape(shape.out_c, -1)
+    window = weights.reshape(shape.out_c, shape.in_c, -1).transpose(0, 2, 1).reshape(shape.out_c, -1)
     order = np.array(_expansion(shape).order)
     taps = np.where(order >= 0, window[:, np.maximum(order, 0)], 0).astype(np.int8)
     return pack_rows(shape.epilogue, taps, bias, multiplier, shift, together=CHANNELS, bits=shape.weight_bits)

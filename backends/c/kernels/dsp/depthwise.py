@@ -74,15 +74,21 @@ def scratch_bytes(shape: DepthwiseShape) -> int:
     return 2 * axes.plane_cells + (4 * axes.channel_words if axes.bits < BYTE else 0)
 
 
+def constant_words(shape: DepthwiseShape) -> tuple[int, int]:
+    """Words of the weights, and of biases and scales."""
+    return shape.channels * _axes(shape).taps.packed_words, shape.channels * _scale_words(shape)
+
+
 def pack(
     shape: DepthwiseShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
 ) -> tuple[Int32Array, ...]:
     """The constants of the layer, in words.
 
-    `weights` is [channels, 1, kh, kw], the rest per channel; `bias` has -zx * sum(w) folded in.
+    `weights` are in the order [channels, 1, kh, kw], the rest per channel; `bias` has -zx * sum(w) folded in.
     """
     axes = _axes(shape)
-    rows = weights[:, 0].transpose(0, 2, 1) if axes.turned else weights[:, 0]
+    rows = weights.reshape(shape.channels, *shape.kernel)
+    rows = rows.transpose(0, 2, 1) if axes.turned else rows
     per_channel = [bias, multiplier, *([shift] if shape.epilogue.shifted else [])]
     heads = np.stack([np.asarray(values, np.int32) for values in per_channel], axis=1)
     return pack_arrays(shape.epilogue, heads, pack_taps(axes.taps, rows), ())
@@ -111,8 +117,7 @@ def _products(axes: Axes) -> float:
 
 def function(shape: DepthwiseShape) -> Function:
     """The C function `name(x, y, constants..., scratch)`."""
-    path = "dsp/depthwise.c.j2"
-    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
+    return template("dsp/depthwise.c.j2", _context(shape), parameters(shape.epilogue), headers=HEADERS)
 
 
 def _axes(shape: DepthwiseShape) -> Axes:

@@ -79,6 +79,11 @@ class Gemm:
         return self.words.stop * self.bits // BYTE
 
     @property
+    def constant_words(self) -> tuple[int, int]:
+        """Words of the weights of all channels, and of their biases and scales."""
+        return self._pairs * self.weight_words, self._pairs * (CHANNELS + self.scale_words)
+
+    @property
     def unscale(self) -> int:
         """Bits by which sums are shifted at the end."""
         return BYTE - self.bits

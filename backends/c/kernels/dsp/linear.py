@@ -49,13 +49,20 @@ def scratch_bytes(shape: LinearShape) -> int:
     return 8 * _expansion(shape).steps
 
 
+def constant_words(shape: LinearShape) -> tuple[int, int]:
+    """Words of the weights, and of biases and scales."""
+    groups, context = -(-shape.outputs // _TOGETHER), _context(shape)
+    return groups * context.weight_words, groups * (_TOGETHER + context.scale_words)
+
+
 def pack(
     shape: LinearShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
 ) -> tuple[Int32Array, ...]:
     """The constants of the layer, in words.
 
-    `weights` is [outputs, inputs], the rest per channel; `bias` has -zx * sum(w) folded in.
+    `weights` are in the order [outputs, inputs], the rest per channel; `bias` has -zx * sum(w) folded in.
     """
+    weights = weights.reshape(shape.outputs, -1)
     order = np.array(_expansion(shape).order)
     taps = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0).astype(np.int8)
     return pack_rows(
@@ -76,8 +83,7 @@ def estimate(shape: LinearShape) -> Work:
 
 def function(shape: LinearShape) -> Function:
     """The C function `name(x, [r,] y, constants..., scratch)`."""
-    context = _context(shape)
-    return template("dsp/linear.c.j2", context, parameters(shape.epilogue), headers=HEADERS)
+    return template("dsp/linear.c.j2", _context(shape), parameters(shape.epilogue), headers=HEADERS)
 
 
 @dataclass(frozen=True)

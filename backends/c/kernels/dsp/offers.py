@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from .....ir import DType
-from .....ir.ops.accumulate import Clamp, fixed_point
 from .....ir.ops.conv import Conv
 from .....ir.ops.linear import Linear
 from ...plan.layout import Layout
 from ...write.literal import c_type
-from ..base import Call, Constant, Function, Implementation, Offer, Site, Work, form, kernel
+from ..base import Function, Offer, Offers, Site, Work, form, kernel, layer_offer
 from ..costs import CoreCosts
-from ..layouts import image_layouts, layer_operands, row_layouts
+from ..layouts import image_layouts, row_layouts
 from ..low_bits import BYTE
-from ..rounding import folded_bias
+from ..rounding import folded_bias, layer_fixed_point
 from ..wide_sums import scaled_sums_fit, sums_fit
-from ..window import MAX_SPATIAL, image, window
+from ..window import MAX_SPATIAL, Image, Window, image, window
 from . import conv as conv_dsp
 from . import depthwise as depthwise_dsp
 from . import linear as linear_dsp
@@ -31,19 +28,17 @@ from .epilogue import Elements, Epilogue
 from .gemm import Int8Array, Int32Array, IntArray
 from .linear import LinearShape
 
-Scales = tuple[Int32Array, Int32Array]
-Shape_contra = TypeVar("Shape_contra", bound="_Shape", contravariant=True)
+Shape_contra = TypeVar("Shape_contra", bound=ConvShape | LinearShape | DepthwiseShape, contravariant=True)
 
 _TIME_PER_BYTE = 100  # cycles that a byte of flash must save in one run, where speed can be bought with flash
 
 
 @kernel("conv")
-def convolution(site: Site) -> Offer:
+def convolution(site: Site) -> Offers:
     """A convolution of one group, or of as many groups as channels."""
     op = site.node.op
     assert isinstance(op, Conv)
-    refusal = _refusal(site)
-    if refusal:
+    if refusal := _refusal(site):
         return refusal
     x, y = site.type("x").shape, site.output.shape
     if op.rank > MAX_SPATIAL or x[0] != 1:
@@ -56,40 +51,23 @@ def convolution(site: Site) -> Offer:
 
 
 @kernel("linear")
-def linear(site: Site) -> Offer:
+def linear(site: Site) -> Offers:
     """A linear layer: of one row as such, of several as a pointwise convolution."""
     op = site.node.op
     assert isinstance(op, Linear)
-    refusal = _refusal(site)
-    if refusal:
+    if refusal := _refusal(site):
         return refusal
     outputs, inputs = site.type("weight").shape
     rows = site.output.numel // outputs
-    epilogue, scales = _epilogue(site, op.clamp)
-    layouts, weights, bits = row_layouts(site), site.array("weight"), site.quantization("weight").bits
+    layouts = row_layouts(site)
     if rows == 1:
-        shape = LinearShape(inputs, outputs, epilogue, bits)
+        shape = LinearShape(inputs, outputs, _epilogue(site), site.quantization("weight").bits)
         if not linear_dsp.supports(shape):
             return "the rows are too long for the DSP kernel"
-        built = _built(site, "linear_dsp", linear_dsp, shape, weights, scales)
-        return (_implementation(site, built, layouts),)
-    pointwise = ConvShape(
-        in_h=1,
-        in_w=rows,
-        in_c=inputs,
-        out_h=1,
-        out_w=rows,
-        out_c=outputs,
-        kernel=(1, 1),
-        stride=(1, 1),
-        padding=(0, 0),
-        dilation=(1, 1),
-        input_zero_point=site.quantization("x").zero_point[0],
-        epilogue=epilogue,
-        weight_bits=bits,
-    )
-    built = _built(site, "conv_dsp", conv_dsp, pointwise, weights[:, :, None, None], scales)
-    return (_implementation(site, built, layouts),)
+        return _offer(site, "linear_dsp", linear_dsp, shape, layouts)
+    pixels = Image(1, 1, rows, inputs), Image(1, 1, rows, outputs)
+    pointwise = _conv_shape(site, *pixels, Window((1, 1), (1, 1), (0, 0)))
+    return _offer(site, "conv_dsp", conv_dsp, pointwise, layouts)
 
 
 def _refusal(site: Site) -> str:
@@ -106,11 +84,57 @@ def _refusal(site: Site) -> str:
     return ""
 
 
-def _dense(site: Site, op: Conv) -> Offer:
+def _dense(site: Site, op: Conv) -> Offers:
     x, y = image(site.type("x").shape), image(site.output.shape)
     seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
-    epilogue, scales = _epilogue(site, op.clamp)
-    shape = ConvShape(
+    layouts, shape = image_layouts(site), _conv_shape(site, x, y, seen)
+    if not conv_dsp.supports(shape):
+        return "windows of too many single bytes for the DSP kernel"
+    if shape.pointwise and shape.pixels == 1:
+        row = LinearShape(x.c, y.c, shape.epilogue, shape.weight_bits)
+        return _offer(site, "linear_dsp", linear_dsp, row, layouts)
+    direct = _offer(site, "conv_dsp", conv_dsp, shape, layouts)
+    if not winograd_dsp.supports(shape):
+        return direct
+    transformed = _offer(site, "winograd_dsp", winograd_dsp, shape, layouts)
+    if not _is_worth_its_flash(transformed, direct, site):
+        return direct
+    # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
+    return (transformed, direct) if shape.weight_bits < BYTE else transformed
+
+
+def _is_worth_its_flash(large: Offer, small: Offer, site: Site) -> bool:
+    """Whether a larger kernel saves enough time for the flash that it takes more, over all uses of its weights."""
+    costs, elements = CoreCosts.of(site.machine), form(site.node)
+    saved = site.weight_uses * (costs.cost(small, elements).time - costs.cost(large, elements).time)
+    sizes = [one.constant_bytes + one.work.code_bytes for one in (small, large)]
+    return saved > 0 and saved >= _TIME_PER_BYTE * (sizes[1] - sizes[0])
+
+
+def _depthwise(site: Site, op: Conv) -> Offers:
+    x, y = image(site.type("x").shape), image(site.output.shape)
+    seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
+    shape = DepthwiseShape(
+        in_h=x.h,
+        in_w=x.w,
+        channels=x.c,
+        out_h=y.h,
+        out_w=y.w,
+        kernel=seen.kernel,
+        stride=seen.stride,
+        padding=seen.padding,
+        input_zero_point=site.quantization("x").zero_point[0],
+        epilogue=_epilogue(site),
+        weight_bits=site.quantization("weight").bits,
+    )
+    if seen.dilation != (1, 1) or not depthwise_dsp.supports(shape):
+        return "the DSP kernel takes no dilated, residual or large depthwise convolution"
+    overwrites = (0,) if depthwise_dsp.may_overwrite_input(shape) else ()
+    return _offer(site, "depthwise_dsp", depthwise_dsp, shape, image_layouts(site), overwrites=overwrites)
+
+
+def _conv_shape(site: Site, x: Image, y: Image, seen: Window) -> ConvShape:
+    return ConvShape(
         in_h=x.h,
         in_w=x.w,
         in_c=x.c,
@@ -122,69 +146,14 @@ def _dense(site: Site, op: Conv) -> Offer:
         padding=seen.padding,
         dilation=seen.dilation,
         input_zero_point=site.quantization("x").zero_point[0],
-        epilogue=epilogue,
+        epilogue=_epilogue(site),
         weight_bits=site.quantization("weight").bits,
     )
-    if not conv_dsp.supports(shape):
-        return "windows of too many single bytes for the DSP kernel"
-    weights = site.array("weight").reshape(y.c, x.c, *seen.kernel)
-    if shape.pointwise and shape.pixels == 1:
-        row = LinearShape(x.c, y.c, epilogue, shape.weight_bits)
-        single = _built(site, "linear_dsp", linear_dsp, row, weights[:, :, 0, 0], scales)
-        return (_implementation(site, single, image_layouts(site)),)
-    direct = _built(site, "conv_dsp", conv_dsp, shape, weights, scales)
-    built = [direct]
-    if winograd_dsp.supports(shape):
-        transformed = _built(site, "winograd_dsp", winograd_dsp, shape, weights, scales)
-        if _is_worth_its_flash(transformed, direct, site):
-            # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
-            built = [transformed, direct] if shape.weight_bits < BYTE else [transformed]
-    return tuple(_implementation(site, one, image_layouts(site)) for one in built)
 
 
-def _is_worth_its_flash(large: _Built, small: _Built, site: Site) -> bool:
-    """Whether a larger kernel saves enough time for the flash that it takes more, over all uses of its weights."""
-    costs, elements = CoreCosts.of(site.machine), form(site.node)
-    times = [
-        costs.cost(_implementation(site, one, image_layouts(site)), elements).time for one in (small, large)
-    ]
-    saved = site.weight_uses * (times[0] - times[1])
-    extra = large.flash_bytes - small.flash_bytes
-    return saved > 0 and saved >= _TIME_PER_BYTE * extra
-
-
-def _depthwise(site: Site, op: Conv) -> Offer:
-    x, y = image(site.type("x").shape), image(site.output.shape)
-    seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
-    epilogue, scales = _epilogue(site, op.clamp)
-    shape = DepthwiseShape(
-        in_h=x.h,
-        in_w=x.w,
-        channels=x.c,
-        out_h=y.h,
-        out_w=y.w,
-        kernel=seen.kernel,
-        stride=seen.stride,
-        padding=seen.padding,
-        input_zero_point=site.quantization("x").zero_point[0],
-        epilogue=epilogue,
-        weight_bits=site.quantization("weight").bits,
-    )
-    if seen.dilation != (1, 1) or not depthwise_dsp.supports(shape):
-        return "the DSP kernel takes no dilated, residual or large depthwise convolution"
-    weights = site.array("weight").reshape(y.c, 1, *seen.kernel)
-    built = _built(site, "depthwise_dsp", depthwise_dsp, shape, weights, scales)
-    if depthwise_dsp.may_overwrite_input(shape):
-        built = replace(built, overwrites=(0,))
-    return (_implementation(site, built, image_layouts(site)),)
-
-
-def _epilogue(site: Site, clamp: Clamp) -> tuple[Epilogue, Scales]:
-    """The epilogue, and each output channel's multiplier and shift."""
-    residual = site.type("residual") if site.has("residual") else None
-    fixed = fixed_point(site.type("x"), site.type("weight"), site.output, residual=residual, clamp=clamp)
-    channels = site.type("weight").shape[0]
-    epilogue = Epilogue(
+def _epilogue(site: Site) -> Epilogue:
+    fixed = layer_fixed_point(site)
+    return Epilogue(
         fixed.zero_point,
         fixed.low,
         fixed.high,
@@ -193,7 +162,6 @@ def _epilogue(site: Site, clamp: Clamp) -> tuple[Epilogue, Scales]:
         residual=fixed.residual,
         elements=_elements(site),
     )
-    return epilogue, (_per_channel(fixed.multipliers, channels), _per_channel(fixed.shifts, channels))
 
 
 def _elements(site: Site) -> Elements:
@@ -201,38 +169,11 @@ def _elements(site: Site) -> Elements:
     return Elements(x, y, c_type(site.type("residual").dtype)) if site.has("residual") else Elements(x, y)
 
 
-def _per_channel(values: Sequence[int], channels: int) -> Int32Array:
-    return np.broadcast_to(np.array(values, np.int32), (channels,))
-
-
-@dataclass(frozen=True, eq=False)
-class _Built:
-    """A kernel made for a shape."""
-
-    kernel: str
-    function: Function
-    constants: tuple[Constant, ...]
-    scratch_bytes: int
-    work: Work
-    overwrites: tuple[int, ...] = ()
-
-    @property
-    def flash_bytes(self) -> int:
-        """Bytes of flash, constants and code."""
-        return sum(constant.bytes for constant in self.constants) + self.work.code_bytes
-
-
-class _Shape(Protocol):
-    """A shape of a kernel."""
-
-    @property
-    def epilogue(self) -> Epilogue: ...
-
-
 class _Maker(Protocol[Shape_contra]):
     """A module of a kernel."""
 
     def function(self, shape: Shape_contra, /) -> Function: ...
+    def constant_words(self, shape: Shape_contra, /) -> tuple[int, int]: ...
     def pack(
         self,
         shape: Shape_contra,
@@ -246,31 +187,29 @@ class _Maker(Protocol[Shape_contra]):
     def estimate(self, shape: Shape_contra, /) -> Work: ...
 
 
-def _built(
+def _offer(
     site: Site,
     name: str,
     maker: _Maker[Shape_contra],
     shape: Shape_contra,
-    weights: Int8Array,
-    scales: Scales,
-) -> _Built:
-    """The kernel of a module for a shape; `weights` as its `pack` takes them."""
-    arrays = maker.pack(shape, weights, folded_bias(site, weights), *scales)
-    constants = tuple(map(Constant, shape.epilogue.arrays, arrays))
-    return _Built(name, maker.function(shape), constants, maker.scratch_bytes(shape), maker.estimate(shape))
+    layouts: tuple[Layout, Layout],
+    *,
+    overwrites: tuple[int, ...] = (),
+) -> Offer:
+    """The offer of a module for a shape."""
+    epilogue, words = shape.epilogue, maker.constant_words(shape)
+    apart = words if epilogue.apart else (sum(words),)
 
+    def pack() -> tuple[Int32Array, ...]:
+        weights, fixed = site.array("weight"), layer_fixed_point(site)
+        scales = (
+            np.broadcast_to(np.array(values, np.int32), (site.type("weight").shape[0],))
+            for values in (fixed.multipliers, fixed.shifts)
+        )
+        return maker.pack(shape, weights, folded_bias(site, weights), *scales)
 
-def _implementation(site: Site, built: _Built, layouts: tuple[Layout, Layout]) -> Implementation:
-    """The node computed by one call; a residual lies like the result, which may take its place."""
-    operands = layer_operands(site, layouts)
-    return Implementation(
-        kernel=built.kernel,
-        reads=site.reads(operands),
-        writes=(layouts[1],),
-        work=built.work,
-        calls=(
-            Call(built.function, tuple(map(site.index, operands)), constants=built.constants, scratch=True),
-        ),
-        scratch_bytes=built.scratch_bytes,
-        overwrites=built.overwrites or site.overwritten_residual,
+    constants = {role: 4 * count for role, count in zip(epilogue.arrays, apart, strict=True)}
+    function, work, scratch = maker.function(shape), maker.estimate(shape), maker.scratch_bytes(shape)
+    return layer_offer(
+        site, name, function, work, layouts, constants, pack, scratch_bytes=scratch, overwrites=overwrites
     )

@@ -8,7 +8,7 @@ from .....ir import DType
 from .....ir.arithmetic import Requant
 from .....ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from .....ir.ops.reduce import Mean
-from ..base import Call, Function, Implementation, Offer, Site, Work, kernel, template
+from ..base import Call, Function, Offer, Offers, Site, Work, kernel, template
 from ..layouts import image_layouts
 from ..rounding import saturated
 from ..window import MAX_SPATIAL, Image, Window, image, window
@@ -75,7 +75,7 @@ def function(shape: PoolShape) -> Function:
 
 
 @kernel("max_pool")
-def maximum(site: Site) -> Offer:
+def maximum(site: Site) -> Offers:
     """The largest element of each window."""
     op = site.node.op
     assert isinstance(op, MaxPool)
@@ -85,7 +85,7 @@ def maximum(site: Site) -> Offer:
 
 
 @kernel("avg_pool", "adaptive_avg_pool")
-def average(site: Site) -> Offer:
+def average(site: Site) -> Offers:
     """The mean of each window, where windows are alike."""
     op = site.node.op
     assert isinstance(op, AvgPool | AdaptiveAvgPool)
@@ -103,7 +103,7 @@ def average(site: Site) -> Offer:
 
 
 @kernel("mean")
-def spatial_mean(site: Site) -> Offer:
+def spatial_mean(site: Site) -> Offers:
     """The mean over all spatial dimensions."""
     op, x = site.node.op, site.type("x")
     assert isinstance(op, Mean)
@@ -116,7 +116,7 @@ def spatial_mean(site: Site) -> Offer:
     return _offer(site, Window((whole.h, whole.w), (1, 1), (0, 0)), mean)
 
 
-def _offer(site: Site, seen: Window, mean: MeanForm | None) -> Offer:
+def _offer(site: Site, seen: Window, mean: MeanForm | None) -> Offers:
     if not site.machine.dsp:
         return f"{site.machine.name} has no DSP extension"
     if site.type("x").dtype is not DType.I8 or site.output.dtype is not DType.I8:
@@ -128,7 +128,7 @@ def _offer(site: Site, seen: Window, mean: MeanForm | None) -> Offer:
         return "channels, windows or padding not for the DSP pools"
     layouts = image_layouts(site)
     name = f"{site.node.op.name}_dsp"
-    return (Implementation(name, layouts[:1], layouts[1:], estimate(shape), (Call(function(shape), (0,)),)),)
+    return Offer.of_calls(name, layouts[:1], layouts[1:], estimate(shape), Call(function(shape), (0,)))
 
 
 @dataclass(frozen=True)

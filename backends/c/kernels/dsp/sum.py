@@ -8,7 +8,7 @@ from .....ir import DType
 from .....ir.arithmetic import Rescale
 from .....ir.ops.accumulate import clamp_bounds
 from .....ir.ops.binary import Binary, rescale_of_sum
-from ..base import Call, Function, Implementation, Offer, Site, Work, kernel, template
+from ..base import Call, Function, Offer, Offers, Site, Work, kernel, template
 from .epilogue import HEADERS
 
 
@@ -35,7 +35,7 @@ def function(shape: SumShape) -> Function:
 
 
 @kernel("add", "sub")
-def weighted_sum(site: Site) -> Offer:
+def weighted_sum(site: Site) -> Offers:
     """A sum of two values of one shape that are at hand in one layout."""
     op = site.node.op
     assert isinstance(op, Binary)
@@ -51,9 +51,7 @@ def weighted_sum(site: Site) -> Offer:
     sign = 1 if op.name == "add" else -1
     shape = SumShape(site.output.numel, rescale_of_sum(*types, sign=sign), low, high)
     made = Call(function(shape), (0, 1))
-    return (
-        Implementation("sum_dsp", (layout, layout), (layout,), estimate(shape), (made,), overwrites=(0, 1)),
-    )
+    return Offer.of_calls("sum_dsp", (layout, layout), (layout,), estimate(shape), made, overwrites=(0, 1))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ import numpy as np
 from ..base import Function, Work, template
 from ..low_bits import BYTE
 from .conv import ConvShape
+from .conv import constant_words as constant_words_of_rows
 from .epilogue import HEADERS, Elements, Epilogue, parameters
 from .gemm import CHANNELS, Gemm, Int8Array, Int32Array, IntArray, pack_arrays, pack_rows
 
@@ -49,13 +50,22 @@ def scratch_bytes(shape: ConvShape) -> int:
     return 4 * (_v_words(shape) + _PRODUCT_WORDS + _unpacked_words(shape)) + _patch_bytes(shape)
 
 
+def constant_words(shape: ConvShape) -> tuple[int, int]:
+    """Words of the weights, and of biases and scales."""
+    if shape.weight_bits < BYTE:
+        return constant_words_of_rows(shape)
+    pairs = shape.out_c // CHANNELS
+    return pairs * _PLACES * shape.in_c, pairs * (CHANNELS + _scale_words(shape))
+
+
 def pack(
     shape: ConvShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
 ) -> tuple[Int32Array, ...]:
     """The constants of the layer, in words.
 
-    `weights` is [out, in, 3, 3], the rest per channel; `bias` has -zx * sum(w) folded in.
+    `weights` are in the order [out, in, 3, 3], the rest per channel; `bias` has -zx * sum(w) folded in.
     """
+    weights = weights.reshape(shape.out_c, shape.in_c, 3, 3)
     if shape.weight_bits < BYTE:
         taps = weights.transpose(0, 2, 3, 1).reshape(shape.out_c, -1)
         return pack_rows(
@@ -95,8 +105,7 @@ def estimate(shape: ConvShape) -> Work:
 
 def function(shape: ConvShape) -> Function:
     """The C function `name(x, [r,] y, constants..., scratch)`."""
-    path = "dsp/winograd.c.j2"
-    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
+    return template("dsp/winograd.c.j2", _context(shape), parameters(shape.epilogue), headers=HEADERS)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from .....ir.ops.accumulate import clamp_bounds
 from .....ir.ops.binary import Binary, rescale_of_sum
 from ...plan.layout import Layout, arranged, contiguous
 from ...write.literal import c_type
-from ..base import Implementation, Offer, Operand, Site, Work, call, kernel
+from ..base import Offers, Operand, Site, Work, kernel, offer
 from ..layouts import dense_at_hand
 from ..nest import Nest, broadcast_strides, nest
 from ..rounding import clamped, rescaled, saturated, signed
@@ -47,7 +47,7 @@ class BinaryContext:
 
 
 @kernel(*_OPERATIONS)
-def portable(site: Site) -> Offer:
+def portable(site: Site) -> Offers:
     """One element after the other, in the memory order of the larger operand."""
     kinds = {site.type("a").dtype, site.type("b").dtype, site.output.dtype}
     plain = {DType.F32} if site.node.op.name in _FLOAT_ONLY else _PLAIN
@@ -55,29 +55,27 @@ def portable(site: Site) -> Offer:
         return f"operands of {', '.join(sorted(kind.value for kind in kinds))}"
     shape = site.output.shape
     layout_y = _result_layout(site)
-    layouts = [operand_layout(site, operand, layout_y) for operand in _OPERANDS]
+    reads = {operand: operand_layout(site, operand, layout_y) for operand in _OPERANDS}
     strides = [
-        broadcast_strides(site.type(operand).shape, layout, shape)
-        for operand, layout in zip(_OPERANDS, layouts, strict=True)
+        broadcast_strides(site.type(operand).shape, layout, shape) for operand, layout in reads.items()
     ]
     loops = nest(shape, layout_y.strides(shape), *strides)
     context = BinaryContext(_title(site), loops, _value(site, f"a[{loops.at[1]}]", f"b[{loops.at[2]}]"))
     libm = _LIBM.get(site.node.op.name, 0.0) if site.output.dtype is DType.F32 else 0.0
-    made = call("portable/binary.c.j2", context, site, reads={"a": "a", "b": "b"}, uses_math=libm > 0)
     each = 12.0 if site.is_integer else 8.0
-    return (
-        Implementation(
-            f"{site.node.op.name}_portable",
-            tuple(layouts),
-            (layout_y,),
-            Work(libm * site.output.numel, 0.0, each * site.output.numel, 80),
-            (made,),
-            overwrites=tuple(
-                site.index(operand)
-                for operand, layout in zip(_OPERANDS, layouts, strict=True)
-                if layout == layout_y and site.type(operand).shape == shape
-            ),
+    return offer(
+        site,
+        "portable/binary.c.j2",
+        context,
+        Work(libm * site.output.numel, 0.0, each * site.output.numel, 80),
+        reads=reads,
+        writes=(layout_y,),
+        overwrites=tuple(
+            site.index(operand)
+            for operand, layout in reads.items()
+            if layout == layout_y and site.type(operand).shape == shape
         ),
+        uses_math=libm > 0,
     )
 
 
@@ -98,7 +96,7 @@ def operand_layout(site: Site, operand: Operand, like: Layout) -> Layout:
     """Layout of an operand: the one at hand; for a constant, the layout of the result."""
     shape = site.type(operand).shape
     beside = arranged(shape, like.order) if len(like.order) == len(shape) else contiguous(shape)
-    return dense_at_hand(site, beside, operand=operand)
+    return dense_at_hand(site, operand, otherwise=beside)
 
 
 def _title(site: Site) -> str:

@@ -9,10 +9,12 @@ from .....ir.ops.compare import ArgExtremum, Compare, Logic, Where
 from .....ir.ops.convert import Cast
 from .....ir.ops.embedding import Take
 from .....ir.ops.put import Put
-from ...plan.layout import Layout, arranged, contiguous
+from ...plan.layout import Layout, contiguous
 from ...write.literal import c_type
-from ..base import Implementation, Offer, Operand, Site, Work, call, kernel
+from ..base import Offers, Site, Work, kernel, offer
+from ..layouts import dense_at_hand
 from ..nest import Nest, broadcast_strides, nest
+from .binary import operand_layout
 
 _RELATIONS = {"eq": "==", "ne": "!=", "lt": "<", "le": "<=", "gt": ">", "ge": ">="}
 _LOGIC = {"and": "{} && {}", "or": "{} || {}", "xor": "{} != {}", "not": "!{}"}
@@ -59,11 +61,11 @@ class PutContext:
 
 
 @kernel("compare", "logic", "where", "cast")
-def elementwise(site: Site) -> Offer:
+def elementwise(site: Site) -> Offers:
     """One element after the other."""
     shape, count = site.output.shape, len(site.node.inputs)
     layout = _like(site)
-    layouts = [_plain(site, index, layout) for index in range(count)]
+    layouts = [operand_layout(site, index, layout) for index in range(count)]
     strides = [broadcast_strides(site.type(i).shape, read, shape) for i, read in enumerate(layouts)]
     loops = nest(shape, layout.strides(shape), *strides)
     names = "abc"[:count]
@@ -71,18 +73,24 @@ def elementwise(site: Site) -> Offer:
     context = ChoiceContext(
         f"{site.node.op.name} of {site.output.numel} elements", loops, _value(site, values)
     )
-    made = call("portable/elementwise.c.j2", context, site, reads={name: i for i, name in enumerate(names)})
-    work = Work(results=10.0 * site.output.numel, code_bytes=80)
-    return (Implementation(f"{site.node.op.name}_portable", tuple(layouts), (layout,), work, (made,)),)
+    return offer(
+        site,
+        "portable/elementwise.c.j2",
+        context,
+        Work(results=10.0 * site.output.numel, code_bytes=80),
+        reads=dict(zip(names, layouts, strict=True)),
+        writes=(layout,),
+        operands={name: i for i, name in enumerate(names)},
+    )
 
 
 @kernel("argmax", "argmin")
-def place_of_extremum(site: Site) -> Offer:
+def place_of_extremum(site: Site) -> Offers:
     """One row after the other."""
     op = site.node.op
     assert isinstance(op, ArgExtremum)
     x = site.type("x")
-    read = _plain(site, "x", contiguous(x.shape))
+    read = dense_at_hand(site)
     strides = read.strides(x.shape)
     rows = [dim for dim in range(x.rank) if dim != op.axis]
     write = contiguous(site.output.shape)
@@ -96,23 +104,21 @@ def place_of_extremum(site: Site) -> Offer:
     if x.dtype is DType.F32:  # the first NaN wins
         better += f" || (row[i * {step}] != row[i * {step}] && row[best * {step}] == row[best * {step}])"
     context = ArgExtremumContext(title, loops, c_type(x.dtype), x.shape[op.axis], better)
-    made = call("portable/arg_extremum.c.j2", context, site, reads={"x": "x"})
-    return (
-        Implementation(f"{op.name}_portable", (read,), (write,), Work(7.0 * x.numel, code_bytes=90), (made,)),
-    )
+    work = Work(7.0 * x.numel, code_bytes=90)
+    return offer(site, "portable/arg_extremum.c.j2", context, work, reads={"x": read}, writes=(write,))
 
 
 @kernel("take")
-def take(site: Site) -> Offer:
+def take(site: Site) -> Offers:
     """One index after the other; an index outside of the dimension means its first or last element."""
     op = site.node.op
     assert isinstance(op, Take)
     x, indices, y = site.type("x"), site.type("indices"), site.output
-    reads = (_plain(site, "x", contiguous(x.shape)), _plain(site, "indices", contiguous(indices.shape)))
-    strides, write = reads[0].strides(x.shape), contiguous(y.shape)
+    reads = {name: dense_at_hand(site, name) for name in ("x", "indices")}
+    strides, write = reads["x"].strides(x.shape), contiguous(y.shape)
     own = write.strides(y.shape)
     after = op.axis + indices.rank
-    outer = nest(indices.shape, own[op.axis : after], reads[1].strides(indices.shape))
+    outer = nest(indices.shape, own[op.axis : after], reads["indices"].strides(indices.shape))
     others = [dim for dim in range(x.rank) if dim != op.axis]
     inner = nest(
         [x.shape[d] for d in others],
@@ -123,33 +129,19 @@ def take(site: Site) -> Offer:
     )
     title = f"Lookup of {indices.numel} of {x.shape[op.axis]}"
     context = TakeContext(title, outer, inner, x.shape[op.axis], strides[op.axis])
-    made = call("portable/take.c.j2", context, site, reads={"x": "x", "indices": "indices"})
-    return (
-        Implementation(
-            "take_portable", reads, (write,), Work(results=10.0 * y.numel, code_bytes=120), (made,)
-        ),
-    )
+    work = Work(results=10.0 * y.numel, code_bytes=120)
+    return offer(site, "portable/take.c.j2", context, work, reads=reads, writes=(write,))
 
 
 @kernel("put")
-def put(site: Site) -> Offer:
+def put(site: Site) -> Offers:
     """All elements copied, then those that are given; a number outside of the operand is left out."""
     op = site.node.op
     assert isinstance(op, Put)
-    reads = tuple(contiguous(site.type(name).shape) for name in op.operand_names)
+    reads = {name: contiguous(site.type(name).shape) for name in op.operand_names}
     context = PutContext(site.output.numel, site.type("indices").numel, "+=" if op.accumulate else "=")
-    made = call(
-        "portable/put.c.j2", context, site, reads={"x": "x", "indices": "indices", "source": "source"}
-    )
-    return (
-        Implementation(
-            "put_portable",
-            reads,
-            (reads[0],),
-            Work(3.0 * context.size, 0.0, 14.0 * context.count, 90),
-            (made,),
-        ),
-    )
+    work = Work(3.0 * context.size, 0.0, 14.0 * context.count, 90)
+    return offer(site, "portable/put.c.j2", context, work, reads=reads, writes=(reads["x"],))
 
 
 def _value(site: Site, operands: list[str]) -> str:
@@ -174,10 +166,3 @@ def _like(site: Site) -> Layout:
         if layout is not None and not layout.border and site.type(index).shape == site.output.shape:
             return layout
     return contiguous(site.output.shape)
-
-
-def _plain(site: Site, operand: Operand, like: Layout) -> Layout:
-    layout, shape = site.at_hand(operand), site.type(operand).shape
-    if layout is not None and not layout.border:
-        return layout
-    return arranged(shape, like.order) if len(like.order) == len(shape) else contiguous(shape)

@@ -10,13 +10,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .....ir.ops.accumulate import fixed_point
 from .....ir.ops.conv import Conv
 from ...write.literal import c_type
-from ..base import AnyArray, Constant, Implementation, Offer, Site, Work, call, kernel
-from ..layouts import image_layouts, layer_arguments, layer_operands
+from ..base import AnyArray, Offers, Site, Work, kernel, offer
+from ..layouts import image_layouts
 from ..low_bits import BYTE, Fields
-from ..rounding import Finish, float_finish, folded_bias, integer_finish, scale_constants
+from ..rounding import (
+    Finish,
+    bias_bytes,
+    float_finish,
+    folded_bias,
+    integer_finish,
+    layer_fixed_point,
+    scale_tables,
+)
 from ..wide_sums import PORTABLE_ONLY, sums_fit
 from ..window import MAX_SPATIAL, Image, Window, image, window
 
@@ -92,7 +99,7 @@ class ConvContext:
 
 
 @kernel("conv")
-def portable(site: Site) -> Offer:
+def portable(site: Site) -> Offers:
     """One output channel of one pixel at a time: what products of rows do not take, or where memory is short."""
     op = site.node.op
     assert isinstance(op, Conv)
@@ -106,19 +113,22 @@ def portable(site: Site) -> Offer:
     written_out = not site.is_integer or (len(context.taps) <= _MOST_TAPS and not context.wide)
     kind = "depthwise" if context.is_depthwise and written_out else "conv"
     form = "integer" if site.is_integer else "float"
-    path, constants = f"portable/{kind}_{form}.c.j2", _constants(site, context, kind)
-    made = call(path, context, site, reads=layer_arguments(site), constants=constants)
     layouts = image_layouts(site)
-    return (
-        Implementation(
-            f"{kind}_portable",
-            site.reads(layer_operands(site, layouts)),
-            layouts[1:],
-            _depthwise_work(site, context) if kind == "depthwise" else _work(context, site),
-            (made,),
-            overwrites=site.overwritten_residual,
-            limitation=PORTABLE_ONLY if context.wide else "",
-        ),
+    weight_bytes = context.y.c * context.channel_bytes if site.is_integer else site.array_bytes("weight")
+    bias = {"bias": bias_bytes(site, wide=context.wide)} if site.has("bias") or site.is_integer else {}
+    return offer(
+        site,
+        f"portable/{kind}_{form}.c.j2",
+        context,
+        _depthwise_work(site, context) if kind == "depthwise" else _work(context, site),
+        kernel=f"{kind}_portable",
+        reads=site.layer_operands(layouts),
+        writes=layouts[1:],
+        constants={"weights": weight_bytes} | bias,
+        pack=lambda: _packed(site, context, by_channel=kind == "conv" or site.is_integer),
+        tables=_tables(site, context) if site.is_integer else {},
+        overwrites=site.overwritten_residual,
+        limitation=PORTABLE_ONLY if context.wide else "",
     )
 
 
@@ -129,11 +139,7 @@ def conv_context(site: Site, op: Conv) -> ConvContext:
     bits = site.quantization("weight").bits if site.is_integer else BYTE
     wide = site.is_integer and not sums_fit(site)
     if site.is_integer:
-        residual = site.type("residual") if site.has("residual") else None
-        fixed = fixed_point(
-            site.type("x"), site.type("weight"), site.output, residual=residual, clamp=op.clamp
-        )
-        finish = integer_finish(fixed, wide=wide)
+        finish = integer_finish(layer_fixed_point(site), wide=wide)
     else:
         finish = float_finish(op.clamp, bias=site.has("bias"), residual=site.has("residual"))
     return ConvContext(
@@ -141,30 +147,25 @@ def conv_context(site: Site, op: Conv) -> ConvContext:
     )
 
 
-def _constants(site: Site, context: ConvContext, kind: str) -> tuple[Constant, ...]:
+def _tables(site: Site, context: ConvContext) -> dict[str, AnyArray]:
+    """Multipliers, shifts, and a row of padding."""
+    tables = scale_tables(layer_fixed_point(site))
+    if context.padded:
+        zero = site.quantization("x").zero_point[0]
+        tables["padding"] = np.full(context.x.c, zero, np.dtype(context.kind))
+    return tables
+
+
+def _packed(site: Site, context: ConvContext, *, by_channel: bool) -> list[AnyArray]:
+    """Weights, and the bias if there is one."""
     weight = site.array("weight")
-    packed = _packed(weight, context, by_channel=kind == "conv" or site.is_integer)
-    if not site.is_integer:
-        biases = (Constant("bias", site.array("bias")),) if site.has("bias") else ()
-        return (Constant("weights", packed), *biases)
-    op = site.node.op
-    assert isinstance(op, Conv)
-    fixed = fixed_point(site.type("x"), site.type("weight"), site.output, clamp=op.clamp)
-    zero = site.quantization("x").zero_point[0]
-    padding: tuple[Constant, ...] = ()
-    if context.padded:  # which has a zero among its integers
-        outside = np.full(context.x.c, zero, np.int8 if context.element == "int8_t" else np.int16)
-        padding = (Constant("padding", outside),)
-    bias = Constant("bias", folded_bias(site, weight))
+    square = weight.reshape(*weight.shape[:2], *context.window.kernel)
+    packed = np.ascontiguousarray(square.transpose((0, 2, 3, 1) if by_channel else (1, 2, 3, 0)))
     if context.weight_bits < BYTE:
         packed = Fields(context.weight_bits).pack(packed.reshape(len(packed), -1))
-    return (Constant("weights", packed), bias, *scale_constants(fixed), *padding)
-
-
-def _packed(weight: AnyArray, context: ConvContext, *, by_channel: bool) -> AnyArray:
-    square = weight.reshape(*weight.shape[:2], *context.window.kernel)
-    order = (0, 2, 3, 1) if by_channel else (1, 2, 3, 0)
-    return np.ascontiguousarray(square.transpose(order))
+    if site.is_integer:
+        return [packed, folded_bias(site, weight)]
+    return [packed, site.array("bias")] if site.has("bias") else [packed]
 
 
 def _work(context: ConvContext, site: Site) -> Work:

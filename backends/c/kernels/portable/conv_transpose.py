@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .....ir.ops.accumulate import fixed_point
 from .....ir.ops.conv import ConvTranspose
 from ...write.literal import c_type
-from ..base import AnyArray, Constant, Implementation, Offer, Site, Work, call, kernel
-from ..layouts import image_layouts, layer_arguments, layer_operands
-from ..rounding import Finish, float_finish, integer_finish, scale_constants, signed
+from ..base import AnyArray, Offers, Site, Work, kernel, offer
+from ..layouts import image_layouts
+from ..rounding import Finish, float_finish, integer_finish, layer_fixed_point, scale_tables, signed
 from ..wide_sums import sums_fit
 from ..window import MAX_SPATIAL, Image, Window, image, two
 
@@ -51,7 +50,7 @@ class TransposeContext:
 
 
 @kernel("conv_transpose")
-def portable(site: Site) -> Offer:
+def portable(site: Site) -> Offers:
     """Any transposed convolution, one result at a time."""
     op = site.node.op
     assert isinstance(op, ConvTranspose)
@@ -63,37 +62,38 @@ def portable(site: Site) -> Offer:
     seen = Window(
         two(site.type("weight").shape[2:], 1), two(op.stride, 1), two(op.padding[::2], 0), two(op.dilation, 1)
     )
-    constants: tuple[Constant, ...] = (Constant("weights", _packed(site.array("weight"), op.groups, seen)),)
-    residual = site.type("residual") if site.has("residual") else None
+    tables: dict[str, AnyArray] = {}
     if site.is_integer:
-        fixed = fixed_point(
-            site.type("x"), site.type("weight"), site.output, residual=residual, clamp=op.clamp
-        )
-        bias = site.array("bias") if site.has("bias") else np.zeros(y.c, np.int32)
-        constants += (Constant("bias", bias), *scale_constants(fixed))
+        fixed = layer_fixed_point(site)
+        tables = scale_tables(fixed)
         centred = f"(tap[i] - {signed(site.quantization('x').zero_point[0])}) * w[i]"
         element = c_type(site.type("x").dtype)
         wide = not sums_fit(site)
         finish, accumulator = integer_finish(fixed, wide=wide), "int64_t" if wide else "int32_t"
         context = TransposeContext(x, y, seen, op.groups, finish, element, "int8_t", accumulator, centred)
     else:
-        constants += (Constant("bias", site.array("bias")),) if site.has("bias") else ()
         finish = float_finish(op.clamp, bias=site.has("bias"), residual=site.has("residual"))
         context = TransposeContext(x, y, seen, op.groups, finish, "float", "float", "float", "tap[i] * w[i]")
-    made = call(
-        "portable/conv_transpose.c.j2", context, site, reads=layer_arguments(site), constants=constants
-    )
+
+    def pack() -> list[AnyArray]:
+        bias = site.array("bias") if site.has("bias") else np.zeros(y.c, np.int32)
+        return [_packed(site.array("weight"), op.groups, seen), bias][: len(constants)]
+
+    has_bias = site.has("bias") or site.is_integer
+    constants = {"weights": site.array_bytes("weight")} | ({"bias": 4 * y.c} if has_bias else {})
     layouts = image_layouts(site)
     taps = site.output.numel * seen.kernel[0] * seen.kernel[1]
-    return (
-        Implementation(
-            "conv_transpose_portable",
-            site.reads(layer_operands(site, layouts)),
-            layouts[1:],
-            Work(6.0 * site.node.macs, 20.0 * taps, code_bytes=300),
-            (made,),
-            overwrites=site.overwritten_residual,
-        ),
+    return offer(
+        site,
+        "portable/conv_transpose.c.j2",
+        context,
+        Work(6.0 * site.node.macs, 20.0 * taps, code_bytes=300),
+        reads=site.layer_operands(layouts),
+        writes=layouts[1:],
+        constants=constants,
+        pack=pack,
+        tables=tables,
+        overwrites=site.overwritten_residual,
     )
 
 

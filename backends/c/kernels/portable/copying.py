@@ -8,7 +8,7 @@ from math import prod
 from .....ir import DType
 from ...plan.layout import Layout, Shape
 from ...write.literal import c_type
-from ..base import Call, Implementation, Site, Work, template
+from ..base import Call, Offer, Site, Work, template
 from ..nest import Nest, nest
 
 
@@ -55,6 +55,6 @@ def copy(
     return Call(function, (operand,), (result,)), work
 
 
-def view(site: Site, layout: Layout, seen: Layout) -> Implementation:
+def view(site: Site, layout: Layout, seen: Layout) -> Offer:
     """A result that is the operand's memory under another type."""
-    return Implementation(f"{site.node.op.name}_view", site.reads({"x": layout}), (seen,), Work(), views=(0,))
+    return Offer(f"{site.node.op.name}_view", site.reads({"x": layout}), (seen,), Work(), views=(0,))

@@ -14,7 +14,7 @@ from .....ir.ops.reorder import Roll
 from .....ir.ops.resize import ResizeNearest
 from ...plan.layout import contiguous
 from ...write.literal import c_type, integer, real
-from ..base import Call, Constant, Implementation, Offer, Site, Work, call, kernel, template
+from ..base import Call, Offer, Offers, Site, Work, kernel, offer, template
 from ..layouts import image_at_hand, usual_layouts
 from ..nest import Nest, index, plain_nest
 from .copying import Place, copy
@@ -55,7 +55,7 @@ class LookupContext:
 
 
 @kernel("resize_nearest")
-def nearest(site: Site) -> Offer:
+def nearest(site: Site) -> Offers:
     """The nearest element in each dimension."""
     op = site.node.op
     assert isinstance(op, ResizeNearest)
@@ -64,7 +64,7 @@ def nearest(site: Site) -> Offer:
 
 
 @kernel("roll")
-def roll(site: Site) -> Offer:
+def roll(site: Site) -> Offers:
     """Dimensions rotated."""
     op = site.node.op
     assert isinstance(op, Roll)
@@ -75,7 +75,7 @@ def roll(site: Site) -> Offer:
 
 
 @kernel("pad")
-def pad(site: Site) -> Offer:
+def pad(site: Site) -> Offers:
     """A frame of one value around the operand, or of the operand's own elements."""
     op = site.node.op
     assert isinstance(op, Pad)
@@ -96,23 +96,23 @@ def pad(site: Site) -> Offer:
 
 
 @kernel("embedding")
-def embedding(site: Site) -> Offer:
+def embedding(site: Site) -> Offers:
     """Rows of a table; an index outside of it takes the first or the last row."""
     assert isinstance(site.node.op, Embedding)
     if not site.is_constant("weight"):
         return "the table must be a constant"
     rows, features = site.type("weight").shape
     context = LookupContext(rows, features, site.type("indices").numel, c_type(site.output.dtype))
-    table = Constant("table", site.array("weight"))
-    made = call("portable/embedding.c.j2", context, site, reads={"x": "indices"}, constants=(table,))
-    return (
-        Implementation(
-            "embedding_portable",
-            site.reads({"indices": contiguous(site.type("indices").shape)}),
-            (contiguous(site.output.shape),),
-            Work(float(context.count * features), 30.0 * context.count, code_bytes=60),
-            (made,),
-        ),
+    return offer(
+        site,
+        "portable/embedding.c.j2",
+        context,
+        Work(float(context.count * features), 30.0 * context.count, code_bytes=60),
+        reads={"x": contiguous(site.type("indices").shape)},
+        writes=(contiguous(site.output.shape),),
+        operands={"x": "indices"},
+        constants={"table": site.array_bytes("weight")},
+        pack=lambda: (site.array("weight"),),
     )
 
 
@@ -123,7 +123,7 @@ def _only(op: Pad, axis: int, line: torch.Tensor, rank: int) -> list[int]:
     return [int(i) for i in torch.as_tensor(one.reference(line.flatten()))]
 
 
-def _gathered(site: Site, tables: Sequence[Sequence[int]]) -> Offer:
+def _gathered(site: Site, tables: Sequence[Sequence[int]]) -> Offers:
     """The result whose index i in dimension d is the operand's index tables[d][i]."""
     at_hand = image_at_hand(site)
     own = at_hand.strides(site.type("x").shape)
@@ -152,17 +152,25 @@ def _gathered(site: Site, tables: Sequence[Sequence[int]]) -> Offer:
         source = " + ".join([*(t for t in terms if t != "0"), str(fixed)])
         title = f"{site.node.op.name} to {site.output.numel} elements"
         context = GatherContext(title, loops, source, run, c_type(site.output.dtype))
-        constants = (Constant("table", np.array(flat or [0], np.int32)),)
-        made = call("portable/gather.c.j2", context, site, reads={"x": "x"}, constants=constants)
+        table = {"table": np.array(flat or [0], np.int32)}
         elements = site.output.numel
         work = Work(1.0 * elements, 30.0 * elements / run) if run > 1 else Work(results=12.0 * elements)
         work += Work(code_bytes=90)
-        name = f"{site.node.op.name}_portable"
-        offers.append(Implementation(name, site.reads({"x": at_hand}), (layout,), work, (made,)))
+        offers.append(
+            offer(
+                site,
+                "portable/gather.c.j2",
+                context,
+                work,
+                reads={"x": at_hand},
+                writes=(layout,),
+                tables=table,
+            )
+        )
     return tuple(offers)
 
 
-def _framed(site: Site, op: Pad, pairs: Sequence[tuple[int, int]]) -> Offer:
+def _framed(site: Site, op: Pad, pairs: Sequence[tuple[int, int]]) -> Offers:
     shape, result = site.type("x").shape, site.output.shape
     at_hand = image_at_hand(site)
     own = at_hand.strides(shape)
@@ -181,13 +189,6 @@ def _framed(site: Site, op: Pad, pairs: Sequence[tuple[int, int]]) -> Offer:
             uses_math="INF" in value,
         )
         made, work = copy(site.output.dtype, kept, Place(own, begin), Place(steps, start))
-        offers.append(
-            Implementation(
-                "pad_portable",
-                site.reads({"x": at_hand}),
-                (layout,),
-                work + Work(results=3.0 * site.output.numel, code_bytes=60),
-                (Call(fill, ()), made),
-            )
-        )
+        work += Work(results=3.0 * site.output.numel, code_bytes=60)
+        offers.append(Offer.of_calls("pad_portable", (at_hand,), (layout,), work, Call(fill, ()), made))
     return tuple(offers)

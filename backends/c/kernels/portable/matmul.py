@@ -11,7 +11,7 @@ from .....ir.ops.binary import requant_of_product
 from .....ir.ops.matmul import GroupedMatMul, MatMul
 from ...plan.layout import Layout, Shape, contiguous
 from ...write.literal import real
-from ..base import Implementation, Offer, Operand, Site, Work, call, kernel
+from ..base import Offers, Site, Work, kernel, offer
 from ..layouts import dense_at_hand
 from ..nest import Nest, nest
 from ..rounding import saturated, signed
@@ -72,12 +72,12 @@ class AttentionContext:
 
 
 @kernel("matmul")
-def matmul(site: Site) -> Offer:
+def matmul(site: Site) -> Offers:
     """One result after the other."""
     assert isinstance(site.node.op, MatMul)
-    layouts = [_plain(site, operand) for operand in ("a", "b")]
+    reads = {operand: dense_at_hand(site, operand) for operand in ("a", "b")}
     a, b, y = site.type("a").shape, site.type("b").shape, site.output.shape
-    strides_a, strides_b = (layout.strides(shape) for layout, shape in zip(layouts, (a, b), strict=True))
+    strides_a, strides_b = reads["a"].strides(a), reads["b"].strides(b)
     layout_y = contiguous(y)
     rows = 1 if len(a) > 1 else 0
     columns = 1 if len(b) > 1 else 0
@@ -100,45 +100,42 @@ def matmul(site: Site) -> Offer:
         context = MatMulContext(
             title, loops, a[-1], strides_a[-1], step_b, "float", "0.0f", f"{at_a} * {at_b}", "acc"
         )
-    made = call("portable/matmul.c.j2", context, site, reads={"a": "a", "b": "b"})
     work = Work(8.0 * site.node.macs, 0.0, 20.0 * site.output.numel, 140)
-    return (Implementation("matmul_portable", tuple(layouts), (layout_y,), work, (made,)),)
+    return offer(site, "portable/matmul.c.j2", context, work, reads=reads, writes=(layout_y,))
 
 
 @kernel("grouped_matmul")
-def grouped_matmul(site: Site) -> Offer:
+def grouped_matmul(site: Site) -> Offers:
     """One group of rows after the other; an end beyond the rows is that of the last row."""
     assert isinstance(site.node.op, GroupedMatMul)
     groups, depth, columns = site.type("weights").shape
-    layouts = [_plain(site, operand) for operand in ("x", "weights")]
-    row_x, step_x = layouts[0].strides(site.type("x").shape)
-    matrix_w, step_w, column_w = layouts[1].strides(site.type("weights").shape)
+    reads = {operand: dense_at_hand(site, operand) for operand in ("x", "weights")}
+    row_x, step_x = reads["x"].strides(site.type("x").shape)
+    matrix_w, step_w, column_w = reads["weights"].strides(site.type("weights").shape)
     context = GroupedMatMulContext(
         f"Matrix products of {groups} groups of rows, {site.output.numel} results of {depth} terms",
         *(groups, site.output.shape[0], columns, depth),
         *(row_x, step_x, matrix_w, step_w, column_w),
     )
-    made = call(
-        "portable/grouped_matmul.c.j2", context, site, reads={"x": "x", "weights": "weights", "ends": "ends"}
+    reads["ends"] = contiguous(site.type("ends").shape)
+    work, layout_y = (
+        Work(8.0 * site.node.macs, 0.0, 20.0 * site.output.numel, 180),
+        contiguous(site.output.shape),
     )
-    work = Work(8.0 * site.node.macs, 0.0, 20.0 * site.output.numel, 180)
-    reads = (*layouts, contiguous(site.type("ends").shape))
-    return (
-        Implementation("grouped_matmul_portable", reads, (contiguous(site.output.shape),), work, (made,)),
-    )
+    return offer(site, "portable/grouped_matmul.c.j2", context, work, reads=reads, writes=(layout_y,))
 
 
 @kernel("attention")
-def attention(site: Site) -> Offer:
+def attention(site: Site) -> Offers:
     """One query after the other: scores in scratch memory, their softmax, the weighted sum of values."""
     op = site.node.op
     assert isinstance(op, Attention)
     mask = site.type("mask") if site.has("mask") else None
     if mask is not None and mask.dtype not in (DType.F32, DType.BOOL):
         return f"a mask of {mask.dtype.value}"
-    layouts = [_plain(site, operand) for operand in ("q", "k", "v")]
-    shapes = [site.type(operand).shape for operand in ("q", "k", "v")]
-    strides = [layout.strides(shape) for layout, shape in zip(layouts, shapes, strict=True)]
+    reads = {operand: dense_at_hand(site, operand) for operand in ("q", "k", "v")}
+    shapes = [site.type(operand).shape for operand in reads]
+    strides = [layout.strides(shape) for layout, shape in zip(reads.values(), shapes, strict=True)]
     y = site.output.shape
     layout_y = contiguous(y)
     strides_y = layout_y.strides(y)
@@ -155,27 +152,26 @@ def attention(site: Site) -> Offer:
             [*batch[0][:-1], batch[0][-1] * served, batch[0][-1]],
             *([*of[:-1], strides[i][-3], 0] for i, of in enumerate(batch[1:], start=1)),
         ]
-    of_mask, read_mask = [0] * len(heads), None
+    of_mask = [0] * len(heads)
     if mask is not None:
-        read_mask = _plain(site, "mask")
-        steps = read_mask.strides(mask.shape)
+        reads["mask"] = dense_at_hand(site, "mask")
+        steps = reads["mask"].strides(mask.shape)
         of_mask = _broadcast(mask.shape[:-2], steps[:-2], len(y) - 2)
         if len(heads) != len(y) - 2:
             of_mask = [*of_mask[:-1], of_mask[-1] * heads[-1], of_mask[-1]]
     loops = nest(heads, of_y, *batch, of_mask)
-    context = _attention_context(site, op, loops, strides, read_mask)
-    reads = {name: name for name in ("q", "k", "v", *(["mask"] if mask is not None else []))}
-    made = call("portable/attention.c.j2", context, site, reads=reads, scratch="float", uses_math=True)
+    context = _attention_context(site, op, loops, strides, reads.get("mask"))
     macs, scores = site.node.macs, site.output.numel // y[-1] * shapes[1][-2]  # as counted on a Cortex-M4
-    return (
-        Implementation(
-            "attention_portable",
-            (*layouts, *((read_mask,) if read_mask is not None else ())),
-            (layout_y,),
-            Work(4.0 * macs, 20.0 * site.output.numel, 84.0 * scores, 400),
-            (made,),
-            scratch_bytes=4 * shapes[1][-2],
-        ),
+    return offer(
+        site,
+        "portable/attention.c.j2",
+        context,
+        Work(4.0 * macs, 20.0 * site.output.numel, 84.0 * scores, 400),
+        reads=reads,
+        writes=(layout_y,),
+        scratch="float",
+        scratch_bytes=4 * shapes[1][-2],
+        uses_math=True,
     )
 
 
@@ -212,10 +208,6 @@ def _attention_context(
         last=f"i < {k[-2]} ? i + 1 : {k[-2]}" if op.causal else str(k[-2]),
         score=score,
     )
-
-
-def _plain(site: Site, operand: Operand) -> Layout:
-    return dense_at_hand(site, contiguous(site.type(operand).shape), operand=operand)
 
 
 def _broadcast(shape: Shape, strides: Shape, rank: int) -> list[int]:

@@ -4,45 +4,45 @@ from __future__ import annotations
 
 from .....ir.ops.shape import Permute, Reshape
 from ...plan.layout import Layout, Shape, arranged, channels_last, contiguous, reshaped
-from ..base import Implementation, Offer, Site, kernel
+from ..base import Offer, Offers, Site, kernel
 from .copying import Place, copy, view
 
 
 @kernel("permute")
-def permute(site: Site) -> Offer:
+def permute(site: Site) -> Offers:
     """A permuted value is the same memory with its dimensions named in another order."""
     op = site.node.op
     assert isinstance(op, Permute)
     at_hand = site.at_hand("x") or contiguous(site.type("x").shape)
     order = tuple(op.order.index(dim) for dim in at_hand.order)
     border = tuple(at_hand.border[dim] for dim in op.order) if at_hand.border else ()
-    return (view(site, at_hand, arranged(site.output.shape, order, border=border)),)
+    return view(site, at_hand, arranged(site.output.shape, order, border=border))
 
 
 @kernel("reshape")
-def reshape(site: Site) -> Offer:
+def reshape(site: Site) -> Offers:
     """A view, or where the order of elements changes, a copy into either of the usual layouts."""
     assert isinstance(site.node.op, Reshape)
     shape, result = site.type("x").shape, site.output.shape
     at_hand = site.at_hand("x") or contiguous(shape)
     seen = reshaped(shape, at_hand, result)
     if seen is not None:
-        return (view(site, at_hand, seen),)
+        return view(site, at_hand, seen)
     through_contiguous = view(site, contiguous(shape), contiguous(result))
     sizes = _common_sizes(shape, result)
     if sizes is None or at_hand.border:
-        return (through_contiguous,)
+        return through_contiguous
     copied = (_copied(site, sizes, at_hand, to) for to in (contiguous(result), channels_last(result)))
     return (through_contiguous, *copied)
 
 
-def _copied(site: Site, sizes: Shape, at_hand: Layout, to: Layout) -> Implementation:
+def _copied(site: Site, sizes: Shape, at_hand: Layout, to: Layout) -> Offer:
     shape, result = site.type("x").shape, site.output.shape
     source = Place(_split_strides(shape, at_hand.strides(shape), sizes))
     call, work = copy(
         site.output.dtype, sizes, source, Place(_split_strides(result, to.strides(result), sizes))
     )
-    return Implementation(f"{site.node.op.name}_copy", site.reads({"x": at_hand}), (to,), work, (call,))
+    return Offer.of_calls("reshape_copy", (at_hand,), (to,), work, call)
 
 
 def _common_sizes(a: Shape, b: Shape) -> Shape | None:

@@ -16,7 +16,7 @@ from .....ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, RowNorm, Statis
 from .....ir.ops.norm_form import NormForm
 from ...plan.layout import Layout, contiguous
 from ...write.literal import integer, real
-from ..base import AnyArray, Call, Constant, Implementation, Offer, Site, Work, call, kernel
+from ..base import AnyArray, Call, Constant, Offer, Offers, Site, Work, call, kernel, offer
 from ..layouts import dense_at_hand
 from ..nest import Nest, nest
 from ..rounding import saturated
@@ -67,35 +67,42 @@ class AffineContext:
 
 
 @kernel("batch_norm")
-def batch_norm(site: Site) -> Offer:
+def batch_norm(site: Site) -> Offers:
     """x * factor + offset, in the layout at hand."""
     op = site.node.op
     assert isinstance(op, BatchNorm)
     if not all(site.is_constant(name) for name in ("weight", "bias", "mean", "var") if site.has(name)):
         return "statistics, weight and bias must be constants"
-    mean, var = (site.array(name).astype(np.float64) for name in ("mean", "var"))
-    factor = 1.0 / np.sqrt(var + op.eps) * (site.array("weight") if site.has("weight") else 1.0)
-    offset = (site.array("bias") if site.has("bias") else 0.0) - mean * factor
-    layout, shape = _at_hand(site), site.output.shape
+    layout, shape = dense_at_hand(site), site.output.shape
     along = [0] * len(shape)
     along[1] = 1
     strides = layout.strides(shape)
-    loops = nest(shape, strides, along)
-    constants = (
-        Constant("factors", factor.astype(np.float32)),
-        Constant("offsets", offset.astype(np.float32)),
+
+    def pack() -> list[AnyArray]:
+        mean, var = (site.array(name).astype(np.float64) for name in ("mean", "var"))
+        factor = 1.0 / np.sqrt(var + op.eps) * (site.array("weight") if site.has("weight") else 1.0)
+        offset = (site.array("bias") if site.has("bias") else 0.0) - mean * factor
+        return [numbers.astype(np.float32) for numbers in (factor, offset)]
+
+    return offer(
+        site,
+        "portable/norm_affine.c.j2",
+        AffineContext(f"Batch norm of {site.output.numel} elements", nest(shape, strides, along)),
+        Work(results=10.0 * site.output.numel, code_bytes=150),
+        reads={"x": layout},
+        writes=(layout,),
+        constants=dict.fromkeys(("factors", "offsets"), 4 * shape[1]),
+        pack=pack,
+        overwrites=(0,),
     )
-    context = AffineContext(f"Batch norm of {site.output.numel} elements", loops)
-    made = call("portable/norm_affine.c.j2", context, site, reads={"x": "x"}, constants=constants)
-    return (_implementation(site, layout, made, Work(results=10.0 * site.output.numel, code_bytes=150)),)
 
 
 @kernel("layer_norm", "rms_norm")
-def rows(site: Site) -> Offer:
+def rows(site: Site) -> Offers:
     """Statistics over some dimensions, often the last one."""
     op = site.node.op
     assert isinstance(op, RowNorm)
-    layout, shape = _at_hand(site), site.output.shape
+    layout, shape = dense_at_hand(site), site.output.shape
     elements = op.dimensions(len(shape))
     rest = [dim for dim in range(len(shape)) if dim not in elements]
     steps = dict(zip(elements, contiguous(op.shape).strides(op.shape), strict=True))
@@ -104,14 +111,14 @@ def rows(site: Site) -> Offer:
 
 
 @kernel("group_norm", "instance_norm")
-def groups_of_channels(site: Site) -> Offer:
+def groups_of_channels(site: Site) -> Offers:
     """Statistics over groups of channels, or single channels, and all spatial dimensions."""
     op = site.node.op
     assert isinstance(op, (GroupNorm, InstanceNorm))
     shape = site.output.shape
     groups = op.groups if isinstance(op, GroupNorm) else shape[1]
     each = shape[1] // groups
-    layout = _at_hand(site)
+    layout = dense_at_hand(site)
     own = layout.strides(shape)
     sizes = (shape[0], groups, each, *shape[2:])
     strides = (own[0], own[1] * each, own[1], *own[2:])
@@ -129,7 +136,7 @@ def _offer(
     parameter_steps: Sequence[int],
     rows: Sequence[int],
     elements: Sequence[int],
-) -> Offer:
+) -> Offers:
     present = [name for name in op.real_operands if site.has(name)]
     if not all(site.is_constant(name) for name in present):
         return "weight and bias must be constants"
@@ -144,9 +151,7 @@ def _offer(
     channel = f"[{outer.at[1]} + {inner.at[1]}]"
     at = f"{outer.at[0]} + {inner.at[0]}"
     if site.is_integer:
-        of_integers, arrays = _integer_form(site, op, outer, inner)
-        made = call("portable/norm_integer.c.j2", of_integers, site, reads={"x": "x"}, constants=arrays)
-        return (_implementation(site, layout, made, _work_of_integers(site, op)),)
+        return _integer_offer(site, op, layout, outer, inner)
     value = f"(x[{at}] - mean) * factor" if op.is_centred else f"x[{at}] * factor"
     value += f" * weight{channel}" if site.has("weight") else ""
     value += f" + bias{channel}" if site.has("bias") else ""
@@ -155,12 +160,41 @@ def _offer(
     below, beside = op.epsilons
     root = f"sqrtf(square / {count}.0f + {real(below)})" + (f" + {real(beside)}" if beside else "")
     context = NormContext(title, outer, inner, at, count, root, op.is_centred, value)
-    constants = tuple(Constant(name, _flat(site.array(name))) for name in present)
-    made = call(
-        "portable/norm_statistics.c.j2", context, site, reads={"x": "x"}, constants=constants, uses_math=True
+    return offer(
+        site,
+        "portable/norm_statistics.c.j2",
+        context,
+        Work(30.0 * site.output.numel, 0.0, 100.0 * site.output.numel / count, 150),
+        reads={"x": layout},
+        writes=(layout,),
+        constants={name: site.array_bytes(name) for name in present},
+        pack=lambda: [np.ascontiguousarray(site.array(name).reshape(-1)) for name in present],
+        overwrites=(0,),
+        uses_math=True,
     )
-    work = Work(30.0 * site.output.numel, 0.0, 100.0 * site.output.numel / count, 150)
-    return (_implementation(site, layout, made, work),)
+
+
+def _integer_offer(site: Site, op: StatisticsNorm, layout: Layout, outer: Nest, inner: Nest) -> Offer:
+    """The offer on integers, whose form depends on weight and bias: they are read by `build`."""
+    path = "portable/norm_integer.c.j2"
+
+    def build() -> tuple[Call, ...]:
+        context, arrays = _integer_form(site, op, outer, inner)
+        return (call(site, path, context, {"x": "x"}, constants=arrays),)
+
+    arrays = [name for name in op.real_operands if site.has(name) and site.type(name).numel > 1]
+    constants = {name: site.array_bytes(name) for name in arrays} | {"numbers": 16 if op.is_centred else 20}
+    in_place = site.type("x").dtype is site.output.dtype
+    return Offer(
+        f"{op.name}_portable",
+        site.reads({"x": layout}),
+        (layout,),
+        _work_of_integers(site, op),
+        (path,),
+        build,
+        constants,
+        overwrites=(0,) if in_place else (),
+    )
 
 
 def _integer_form(
@@ -222,19 +256,3 @@ def _work_of_integers(site: Site, op: StatisticsNorm) -> Work:
     """The work of each element, and of each group, most of it for root and quotient."""
     elements = site.output.numel
     return Work(17.0 * elements, 0.0, 880.0 * elements / op.groups_of(site.output.shape).count, 150)
-
-
-def _implementation(site: Site, layout: Layout, made: Call, work: Work) -> Implementation:
-    name = f"{site.node.op.name}_portable"
-    in_place = site.type("x").dtype is site.output.dtype
-    return Implementation(
-        name, site.reads({"x": layout}), (layout,), work, (made,), overwrites=(0,) if in_place else ()
-    )
-
-
-def _at_hand(site: Site) -> Layout:
-    return dense_at_hand(site, contiguous(site.type("x").shape))
-
-
-def _flat(array: AnyArray) -> AnyArray:
-    return np.ascontiguousarray(array.reshape(-1))

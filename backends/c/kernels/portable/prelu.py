@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from .....ir.arithmetic import Requant
 from .....ir.ops.prelu import Prelu
-from ...plan.layout import contiguous
-from ..base import Constant, Implementation, Offer, Site, Work, call, kernel
+from ..base import Offers, Site, Work, kernel, offer
 from ..layouts import dense_at_hand
 from ..nest import Nest, nest
 from ..rounding import saturated, signed
@@ -25,14 +24,14 @@ class PreluContext:
 
 
 @kernel("prelu")
-def portable(site: Site) -> Offer:
+def portable(site: Site) -> Offers:
     """One element after the other."""
     op = site.node.op
     assert isinstance(op, Prelu)
     if not site.is_constant("slope"):
         return "the slope must be a constant"
     shape = site.output.shape
-    layout = dense_at_hand(site, contiguous(shape))
+    layout = dense_at_hand(site)
     along = [0] * len(shape)
     if site.type("slope").numel > 1:
         along[1] = 1
@@ -49,22 +48,16 @@ def portable(site: Site) -> Offer:
         context = PreluContext(title, loops, "int32_t", centred, saturated(value, qy.qmin, qy.qmax))
     else:
         context = PreluContext(title, loops, "float", x, f"v > 0.0f ? v : v * {slope}")
-    made = call(
+    return offer(
+        site,
         "portable/prelu.c.j2",
         context,
-        site,
-        reads={"x": "x"},
-        constants=(Constant("slope", site.array("slope")),),
-    )
-    return (
-        Implementation(
-            "prelu_portable",
-            site.reads({"x": layout}),
-            (layout,),
-            Work(results=12.0 * site.output.numel, code_bytes=90),
-            (made,),
-            overwrites=(0,),
-        ),
+        Work(results=12.0 * site.output.numel, code_bytes=90),
+        reads={"x": layout},
+        writes=(layout,),
+        constants={"slope": site.array_bytes("slope")},
+        pack=lambda: (site.array("slope"),),
+        overwrites=(0,),
     )
 
 

@@ -6,19 +6,20 @@ A window is gathered into one row; the windows of a pointwise convolution are ro
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
-from .....ir.ops.accumulate import Clamp, FixedPoint, fixed_point
 from .....ir.ops.conv import Conv
 from .....ir.ops.linear import Linear
 from ...plan.layout import Layout
-from ...write.literal import array_type, c_type
-from ..base import AnyArray, Constant, Implementation, Offer, Site, Work, call, kernel
-from ..layouts import image_layouts, layer_arguments, layer_operands, row_layouts
+from ...write.literal import c_type
+from ..base import AnyArray, Offers, Site, Work, kernel, offer
+from ..layouts import image_layouts, row_layouts
 from ..low_bits import BYTE, Fields
-from ..rounding import RowFinish, folded_bias, row_finish, scale_constants
+from ..rounding import RowFinish, bias_bytes, folded_bias, layer_fixed_point, row_finish, scale_tables
 from ..wide_sums import PORTABLE_ONLY, part_size, sums_fit
 from ..window import MAX_SPATIAL, Image, Window, image, window
 
@@ -147,7 +148,7 @@ class WindowContext(ProductContext):
 
 
 @kernel("conv")
-def convolution(site: Site) -> Offer:
+def convolution(site: Site) -> Offers:
     """A convolution of one group."""
     op = site.node.op
     assert isinstance(op, Conv)
@@ -157,89 +158,60 @@ def convolution(site: Site) -> Offer:
         return site.weights_refusal
     x, y = image(site.type("x").shape), image(site.output.shape)
     seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
-    weights = site.array("weight").reshape(y.c, x.c, *seen.kernel).transpose(0, 2, 3, 1).reshape(y.c, -1)
     padded = seen.reaches_out(x, y)
     title = f"Convolution {seen.kernel[0]}x{seen.kernel[1]}, {x.text} to {y.text}"
-    layouts = image_layouts(site)
+    rows, layouts = y.n * y.h * y.w, image_layouts(site)
     if seen.kernel == (1, 1) and seen.stride == (1, 1) and not padded:
-        return _product(site, op.clamp, title, weights, layouts)
-    rows, taps, pair_bytes, single = _inner_loop(site, weights.shape[1], y.w)
-    part = _part(site, weights, taps)
-    fixed, finish = _finish(site, op.clamp, wide=part > 0)
+        return _offer(site, _product(site, ProductContext, title, rows, rows), layouts)
     zero_point = site.quantization("x").zero_point[0]
-    context = WindowContext(
-        title,
-        y.n * y.h * y.w,
-        weights.shape[1],
-        y.c,
-        *_elements(site),
-        rows,
-        taps,
-        pair_bytes,
-        single,
-        finish,
-        part,
-        array_type(folded_bias(site, site.array("weight"))),
-        x,
-        y,
-        seen,
-        padded,
-        zero_point,
-    )
-    gather = 60.0 + weights.shape[1] * 0.6 + 35.0 * seen.kernel[0]
-    return _implementation(site, "portable/products_conv.c.j2", context, fixed, weights, layouts, gather)
+    made = partial(WindowContext, x=x, y=y, window=seen, padded=padded, zero_point=zero_point)
+    return _offer(site, _product(site, made, title, rows, y.w), layouts)
 
 
 @kernel("linear")
-def linear(site: Site) -> Offer:
+def linear(site: Site) -> Offers:
     """A linear layer."""
-    op = site.node.op
-    assert isinstance(op, Linear)
+    assert isinstance(site.node.op, Linear)
     if not site.is_integer:
         return "products of rows are for integers"
     if site.weights_refusal:
         return site.weights_refusal
-    weights = site.array("weight")
-    title = f"Linear layer, {site.output.numel // len(weights)} x {weights.shape[1]} to {len(weights)}"
-    return _product(site, op.clamp, title, weights, row_layouts(site))
+    channels, depth = site.type("weight").shape
+    rows = site.output.numel // channels
+    title = f"Linear layer, {rows} x {depth} to {channels}"
+    return _offer(site, _product(site, ProductContext, title, rows, rows), row_layouts(site))
 
 
 def _product(
-    site: Site, clamp: Clamp, title: str, weights: AnyArray, layouts: tuple[Layout, Layout]
-) -> Offer:
-    count = site.output.numel // len(weights)
-    channels, depth = weights.shape
-    rows, taps, pair_bytes, single = _inner_loop(site, depth, count)
-    part = _part(site, weights, taps)
-    fixed, finish = _finish(site, clamp, wide=part > 0)
-    context = ProductContext(
+    site: Site, made: Callable[..., ProductContext], title: str, row_count: int, together: int
+) -> ProductContext:
+    """The context of `row_count` rows, which come `together` at a time."""
+    weight = site.type("weight")
+    channels, depth = weight.shape[0], weight.numel // weight.shape[0]
+    rows, taps, pair_bytes, last = _inner_loop(site, depth, together)
+    part = 0 if sums_fit(site) else part_size(site, _rows(site), multiple=len(taps))
+    residual = c_type(site.type("residual").dtype) if site.has("residual") else ""
+    return made(
         title,
-        count,
+        row_count,
         depth,
         channels,
-        *_elements(site),
+        *(c_type(site.type("x").dtype), c_type(site.output.dtype)),
         rows,
         taps,
         pair_bytes,
-        single,
-        finish,
+        last,
+        row_finish(layer_fixed_point(site), residual=residual, wide=part > 0),
         part,
-        array_type(folded_bias(site, weights)),
+        "int64_t" if bias_bytes(site, wide=part > 0) > 4 * channels else "int32_t",
     )
-    return _implementation(site, "portable/products_linear.c.j2", context, fixed, weights, layouts, 0.0)
 
 
-def _part(site: Site, weights: AnyArray, taps: tuple[Tap, ...]) -> int:
-    """Products that are added up in int32; 0 where all are."""
-    return 0 if sums_fit(site) else part_size(site, weights, multiple=len(taps))
-
-
-def _finish(site: Site, clamp: Clamp, *, wide: bool) -> tuple[FixedPoint, RowFinish]:
-    residual = site.type("residual") if site.has("residual") else None
-    fixed = fixed_point(site.type("x"), site.type("weight"), site.output, residual=residual, clamp=clamp)
-    return fixed, row_finish(
-        fixed, residual=c_type(residual.dtype) if residual is not None else "", wide=wide
-    )
+def _rows(site: Site) -> AnyArray:
+    """Weights as [channels, taps], in the order of an image that is channels last."""
+    weights = site.array("weight")
+    channels, inputs = weights.shape[:2]
+    return weights.reshape(channels, inputs, -1).transpose(0, 2, 1).reshape(channels, -1)
 
 
 def _inner_loop(site: Site, depth: int, row_count: int) -> tuple[tuple[Row, ...], tuple[Tap, ...], int, str]:
@@ -275,53 +247,32 @@ def _packed(weights: AnyArray, bits: int) -> AnyArray:
     return np.concatenate([part.reshape(-1) for part in parts])
 
 
-def _elements(site: Site) -> tuple[str, str]:
-    """C types of the elements of operand and result."""
-    return c_type(site.type("x").dtype), c_type(site.output.dtype)
-
-
-def _implementation(
-    site: Site,
-    template: str,
-    context: ProductContext,
-    fixed: FixedPoint,
-    weights: AnyArray,
-    layouts: tuple[Layout, Layout],
-    gather: float,
-) -> Offer:
-    constants = (
-        Constant("weights", _packed(weights, site.quantization("weight").bits)),
-        Constant("bias", folded_bias(site, site.array("weight"))),
-        *scale_constants(fixed),
-    )
-    patches = len(context.rows) * context.depth if isinstance(context, WindowContext) else 0
-    scratch_bytes = patches * site.type("x").dtype.bytes
-    made = call(
-        template,
-        context,
-        site,
-        reads=layer_arguments(site),
-        constants=constants,
-        scratch=context.element if scratch_bytes else "",
-    )
+def _offer(site: Site, context: ProductContext, layouts: tuple[Layout, Layout]) -> Offers:
+    bits = site.quantization("weight").bits
+    path, gather, patches = "portable/products_linear.c.j2", 0.0, 0
+    if isinstance(context, WindowContext):
+        path, patches = "portable/products_conv.c.j2", len(context.rows) * context.depth
+        gather = 60.0 + context.depth * 0.6 + 35.0 * context.window.kernel[0]
     outputs = context.row_count * context.channels
     per_mac, per_output = _PRODUCT[len(context.rows)], _RESULT
     per_output += (context.part > 0) * (_ADDED_UP + _PER_PART * context.depth / max(context.part, 1))
-    per_mac += (site.quantization("weight").bits < BYTE) * _UNPACKING[len(context.rows)]
-    return (
-        Implementation(
-            "product_portable",
-            site.reads(layer_operands(site, layouts)),
-            (layouts[1],),
-            Work(
-                per_mac * context.depth * outputs,
-                gather * context.row_count,
-                per_output * outputs,
-                420 if scratch_bytes else 290,
-            ),
-            (made,),
-            scratch_bytes=scratch_bytes,
-            overwrites=site.overwritten_residual,
-            limitation=PORTABLE_ONLY if context.part else "",
-        ),
+    per_mac += (bits < BYTE) * _UNPACKING[len(context.rows)]
+    products = per_mac * context.depth * outputs
+    single_bytes = context.odd * Fields(bits).row_bytes(context.depth)
+    weights = {"weights": context.paired // 2 * context.pair_bytes + single_bytes}
+    return offer(
+        site,
+        path,
+        context,
+        Work(products, gather * context.row_count, per_output * outputs, 420 if patches else 290),
+        kernel="product_portable",
+        reads=site.layer_operands(layouts),
+        writes=layouts[1:],
+        constants=weights | {"bias": bias_bytes(site, wide=context.part > 0)},
+        pack=lambda: [_packed(_rows(site), bits), folded_bias(site, site.array("weight"))],
+        tables=scale_tables(layer_fixed_point(site)),
+        scratch=context.element if patches else "",
+        scratch_bytes=patches * site.type("x").dtype.bytes,
+        overwrites=site.overwritten_residual,
+        limitation=PORTABLE_ONLY if context.part else "",
     )

@@ -8,7 +8,7 @@ from .....ir import DType
 from .....ir.ops.quantize import rescale_between
 from ...plan.layout import contiguous
 from ...write.literal import C_TYPES, real
-from ..base import Implementation, Offer, Site, Work, call, kernel
+from ..base import Offers, Site, Work, kernel, offer
 from ..rounding import rescaled, saturated
 
 _BITS = {8, 16}
@@ -25,7 +25,7 @@ class ConversionContext:
 
 
 @kernel("quantize")
-def quantize(site: Site) -> Offer:
+def quantize(site: Site) -> Offers:
     """x / scale, rounded half away from zero, plus the zero point, saturated; NaN gives the zero point."""
     q = site.output_quantization
     if not q.is_per_tensor or q.bits not in _BITS:
@@ -35,7 +35,7 @@ def quantize(site: Site) -> Offer:
 
 
 @kernel("dequantize")
-def dequantize(site: Site) -> Offer:
+def dequantize(site: Site) -> Offers:
     """(q - zero point) * scale."""
     q = site.quantization("x")
     if q.levels is not None:
@@ -47,7 +47,7 @@ def dequantize(site: Site) -> Offer:
 
 
 @kernel("requantize")
-def requantize(site: Site) -> Offer:
+def requantize(site: Site) -> Offers:
     """The same reals on another grid, of as many bits or not."""
     qx, qy = site.quantization("x"), site.output_quantization
     if not {qx.bits, qy.bits} <= _BITS:
@@ -57,7 +57,7 @@ def requantize(site: Site) -> Offer:
 
 
 @kernel("offset_binary")
-def offset_binary(site: Site) -> Offer:
+def offset_binary(site: Site) -> Offers:
     """Bytes with the highest bit turned over."""
     value = f"({C_TYPES[site.output.dtype]})(v {'+' if site.output.dtype is DType.U8 else '-'} 128)"
     return _offer(site, "Offset binary", "int32_t", value, 4.0)
@@ -65,12 +65,10 @@ def offset_binary(site: Site) -> Offer:
 
 def _offer(
     site: Site, what: str, element: str, value: str, instructions: float, *, in_place: bool = True
-) -> Offer:
+) -> Offers:
     layout = site.at_hand("x") or contiguous(site.output.shape)
     count = layout.elements(site.output.shape)
     context = ConversionContext(f"{what} of {count} elements", count, element, value)
-    made = call("portable/convert.c.j2", context, site, reads={"x": "x"})
-    work = Work(results=instructions * count, code_bytes=60)
     overwrites = (0,) if in_place and not site.is_constant("x") else ()
-    name = f"{site.node.op.name}_portable"
-    return (Implementation(name, (layout,), (layout,), work, (made,), overwrites=overwrites),)
+    path, work = "portable/convert.c.j2", Work(results=instructions * count, code_bytes=60)
+    return offer(site, path, context, work, reads={"x": layout}, writes=(layout,), overwrites=overwrites)

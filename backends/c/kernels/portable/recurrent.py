@@ -14,7 +14,7 @@ import numpy as np
 
 from .....ir.ops.recurrent import Recurrent, Rnn
 from ...plan.layout import contiguous
-from ..base import AnyArray, Constant, Implementation, Offer, Site, Work, call, is_float, kernel
+from ..base import AnyArray, Offers, Site, Work, is_float, kernel, offer
 
 _FUNCTIONS = {"rnn": 1, "rnn_relu": 0, "gru": 3, "lstm": 5}  # of the C library, for an element of the state
 
@@ -81,7 +81,7 @@ _STATES = ("initial", "initial_cell")
 
 
 @kernel("rnn", "gru", "lstm")
-def portable(site: Site) -> Offer:
+def portable(site: Site) -> Offers:
     """One time step after the other."""
     op = site.node.op
     assert isinstance(op, Recurrent)
@@ -90,34 +90,29 @@ def portable(site: Site) -> Offer:
     if not is_float(site.type("x")):
         return "the recurrent kernels compute on float32"
     states = {name: index for index, name in enumerate(_STATES[: op.states], start=1) if site.has(index)}
-    context, scratch = _context(site, op, states)
-    made = call(
-        "portable/recurrent.c.j2",
-        context,
-        site,
-        reads={"x": "x", **states},
-        writes={"y": 0, "state": 1} | ({"cell": 2} if op.states == 2 else {}),
-        constants=(Constant("weights", _packed(site, op)),),
-        scratch="float",
-        uses_math=True,
-    )
-    reads = {i: contiguous(site.type(i).shape) for i in (site.index("x"), *states.values())}
+    context, scratch, floats = _context(site, op, states)
+    operands = {"x": site.index("x"), **states}
     updates = context.steps * context.batch * len(context.cells)
     sums, functions = 2 * context.rows * updates, _FUNCTIONS[context.kind] * context.hidden * updates
-    return (
-        Implementation(
-            f"{op.name}_portable",
-            site.reads(reads),
-            tuple(contiguous(v.type.shape) for v in site.node.outputs),
-            Work(6.0 * site.node.macs, 20.0 * sums, 80.0 * functions, 700),
-            (made,),
-            scratch_bytes=4 * scratch,
-        ),
+    return offer(
+        site,
+        "portable/recurrent.c.j2",
+        context,
+        Work(6.0 * site.node.macs, 20.0 * sums, 80.0 * functions, 700),
+        reads={name: contiguous(site.type(i).shape) for name, i in operands.items()},
+        writes=tuple(contiguous(v.type.shape) for v in site.node.outputs),
+        operands=operands,
+        results=("y", "state", "cell")[: 1 + op.states],
+        constants={"weights": 4 * floats},
+        pack=lambda: (_packed(site, op),),
+        scratch="float",
+        scratch_bytes=4 * scratch,
+        uses_math=True,
     )
 
 
-def _context(site: Site, op: Recurrent, states: Mapping[str, int]) -> tuple[RecurrentContext, int]:
-    """The context, and the floats of scratch memory: gates, then the sequences between layers."""
+def _context(site: Site, op: Recurrent, states: Mapping[str, int]) -> tuple[RecurrentContext, int, int]:
+    """The context, the floats of scratch memory (gates, then the sequences between layers), those of constants."""
     x, y = site.type("x").shape, site.node.outputs[0].type.shape
     batch, steps = (x[0], x[1]) if op.batch_first else (x[1], x[0])
     width = y[2] // op.directions
@@ -151,7 +146,7 @@ def _context(site: Site, op: Recurrent, states: Mapping[str, int]) -> tuple[Recu
         has_state="initial" in states,
         has_cell="initial_cell" in states,
     )
-    return context, gates + min(op.layers - 1, 2) * sequence
+    return context, gates + min(op.layers - 1, 2) * sequence, begin
 
 
 def _strides(op: Recurrent, batch: int, steps: int, width: int) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from .....ir import DType
 from .....ir.ops.reduce import LinearReduction, ReduceMax, Reduction
 from ...plan.layout import Layout, arranged, contiguous
 from ...write.literal import c_type
-from ..base import Implementation, Offer, Site, Work, call, kernel
+from ..base import Offers, Site, Work, kernel, offer
 from ..nest import Nest, nest
 from ..rounding import saturated, signed
 
@@ -27,7 +27,7 @@ class ReduceContext:
 
 
 @kernel("sum", "mean", "reduce_max", "reduce_min")
-def portable(site: Site) -> Offer:
+def portable(site: Site) -> Offers:
     """One result after the other."""
     op = site.node.op
     assert isinstance(op, Reduction)
@@ -48,21 +48,14 @@ def portable(site: Site) -> Offer:
         offsets=(layout.offset(x.shape),),
     )
     context = _context(site, op, outer, inner)
-    made = call(
+    return offer(
+        site,
         "portable/reduce.c.j2",
         context,
-        site,
-        reads={"x": "x"},
+        Work(7.0 * x.numel, 0.0, 25.0 * site.output.numel, 70),
+        reads={"x": layout},
+        writes=(layout_y,),
         uses_math="INFINITY" in context.start,
-    )
-    return (
-        Implementation(
-            f"{op.name}_portable",
-            (layout,),
-            (layout_y,),
-            Work(7.0 * x.numel, 0.0, 25.0 * site.output.numel, 70),
-            (made,),
-        ),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .....ir.ops.resize import WEIGHT_BITS, ResizeLinear
-from ..base import Constant, Implementation, Offer, Site, Work, call, kernel
+from ..base import Offers, Site, Work, kernel, offer
 from ..layouts import image_layouts
 from ..rounding import saturated, signed
 from ..window import Image, image
@@ -34,7 +34,7 @@ class ResizeContext:
 
 
 @kernel("resize_linear")
-def linear(site: Site) -> Offer:
+def linear(site: Site) -> Offers:
     """One pixel of the result after the other."""
     op = site.node.op
     assert isinstance(op, ResizeLinear)
@@ -55,27 +55,19 @@ def linear(site: Site) -> Offer:
         places = op.positions(site.type("x"))
         lines = ((0.0,) if site.type("x").rank == 3 else places[0], places[-1])
         weights = [np.array([place - int(place) for place in line], np.float32) for line in lines]
-    constants = (
-        *_neighbours("rows", rows),
-        *_neighbours("columns", columns),
-        Constant("row_weights", weights[0]),
-        Constant("column_weights", weights[1]),
-    )
-    made = call("portable/resize.c.j2", context, site, reads={"x": "x"}, constants=constants)
+    tables = {
+        f"{role}_{end}": np.array([tap[index] for tap in line], np.int32)
+        for role, line in (("rows", rows), ("columns", columns))
+        for index, end in enumerate(("low", "high"))
+    }
+    tables |= {"row_weights": weights[0], "column_weights": weights[1]}
     layout_x, layout_y = image_layouts(site)
-    return (
-        Implementation(
-            "resize_linear_portable",
-            (layout_x,),
-            (layout_y,),
-            Work(results=25.0 * site.output.numel, code_bytes=250),
-            (made,),
-        ),
-    )
-
-
-def _neighbours(role: str, taps: tuple[tuple[int, int, int], ...]) -> tuple[Constant, Constant]:
-    low, high, _ = zip(*taps, strict=True)
-    return Constant(f"{role}_low", np.array(low, np.int32)), Constant(
-        f"{role}_high", np.array(high, np.int32)
+    return offer(
+        site,
+        "portable/resize.c.j2",
+        context,
+        Work(results=25.0 * site.output.numel, code_bytes=250),
+        reads={"x": layout_x},
+        writes=(layout_y,),
+        tables=tables,
     )

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .....ir.ops.reorder import Flip, Tile
 from .....ir.ops.shape import Expand
 from .....ir.ops.slicing import Concat, Select, Slice, Split
 from ...plan.layout import Layout, arranged, channels_last, contiguous, from_strides
-from ..base import Call, Implementation, Offer, Site, Work, kernel
+from ..base import Offer, Offers, Site, Work, kernel
 from ..layouts import dense_at_hand, image_at_hand, usual_layouts
 from .copying import Place, copy, view
 
 
 @kernel("copy")
-def same(site: Site) -> Offer:
+def same(site: Site) -> Offers:
     """The same value in the same memory."""
     layout = site.at_hand("x") or contiguous(site.type("x").shape)
-    return (view(site, layout, layout),)
+    return view(site, layout, layout)
 
 
 @kernel("slice")
-def slice_(site: Site) -> Offer:
+def slice_(site: Site) -> Offers:
     """Every step-th element of a dimension."""
     op = site.node.op
     assert isinstance(op, Slice)
@@ -30,7 +32,7 @@ def slice_(site: Site) -> Offer:
 
 
 @kernel("select")
-def select(site: Site) -> Offer:
+def select(site: Site) -> Offers:
     """One element of a dimension."""
     op = site.node.op
     assert isinstance(op, Select)
@@ -40,7 +42,7 @@ def select(site: Site) -> Offer:
 
 
 @kernel("split")
-def split(site: Site) -> Offer:
+def split(site: Site) -> Offers:
     """Consecutive parts of a dimension."""
     op = site.node.op
     assert isinstance(op, Split)
@@ -50,7 +52,7 @@ def split(site: Site) -> Offer:
 
 
 @kernel("flip")
-def flip(site: Site) -> Offer:
+def flip(site: Site) -> Offers:
     """Dimensions in reverse order."""
     op = site.node.op
     assert isinstance(op, Flip)
@@ -62,7 +64,7 @@ def flip(site: Site) -> Offer:
 
 
 @kernel("expand")
-def expand(site: Site) -> Offer:
+def expand(site: Site) -> Offers:
     """Dimensions of one element repeated."""
     assert isinstance(site.node.op, Expand)
     own = image_at_hand(site).strides(site.type("x").shape)
@@ -73,7 +75,7 @@ def expand(site: Site) -> Offer:
 
 
 @kernel("tile")
-def tile(site: Site) -> Offer:
+def tile(site: Site) -> Offers:
     """The operand repeated along each dimension."""
     op = site.node.op
     assert isinstance(op, Tile)
@@ -86,12 +88,12 @@ def tile(site: Site) -> Offer:
         sizes = (*op.repeats, *shape)
         to = (*(step * n for step, n in zip(steps, shape, strict=True)), *steps)
         made, work = copy(site.output.dtype, sizes, Place((0,) * len(shape) + own), Place(to))
-        offers.append(_copied(site, at_hand, (layout,), work, (made,)))
+        offers.append(Offer.of_calls("tile_copy", (at_hand,), (layout,), work, made))
     return tuple(offers)
 
 
 @kernel("concat")
-def concat(site: Site) -> Offer:
+def concat(site: Site) -> Offers:
     """Operands copied side by side; one that lies in one piece in the result may be made there instead."""
     op = site.node.op
     assert isinstance(op, Concat)
@@ -101,29 +103,22 @@ def concat(site: Site) -> Offer:
     return tuple(_joined(site, op.axis, layout) for layout in dict.fromkeys(wished))
 
 
-def _joined(site: Site, axis: int, layout: Layout) -> Implementation:
+def _joined(site: Site, axis: int, layout: Layout) -> Offer:
     shape, dtype = site.output.shape, site.output.dtype
     strides = layout.strides(shape)
     reads, calls, total, at = [], [], Work(), 0
     for index in range(len(site.node.inputs)):
         part = site.type(index).shape
-        read = dense_at_hand(site, arranged(part, layout.order), operand=index)
+        read = dense_at_hand(site, index, otherwise=arranged(part, layout.order))
         start = at * strides[axis]
         made, work = copy(dtype, part, Place(read.strides(part)), Place(strides, start), operand=index)
         whole = from_strides(part, strides) == read
-        calls.append(
-            Call(
-                made.function,
-                made.reads,
-                made.writes,
-                places=index if whole and _counted_once(site, index) else None,
-                at=start * dtype.bytes,
-            )
-        )
+        places = index if whole and _counted_once(site, index) else None
+        calls.append(replace(made, places=places, at=start * dtype.bytes))
         reads.append(read)
         total = total if whole else total + work
         at += part[axis]
-    return Implementation("concat_portable", tuple(reads), (layout,), total, tuple(calls))
+    return Offer.of_calls("concat_portable", tuple(reads), (layout,), total, *calls)
 
 
 def _counted_once(site: Site, index: int) -> bool:
@@ -131,7 +126,7 @@ def _counted_once(site: Site, index: int) -> bool:
     return not site.is_constant(index) and sum(v == value for v in site.node.inputs) == 1
 
 
-def _part(site: Site, parts: list[tuple[tuple[int, ...], int]]) -> Offer:
+def _part(site: Site, parts: list[tuple[tuple[int, ...], int]]) -> Offers:
     """Results that lie at strides and starts inside the operand: views if each lies in one piece, else copies."""
     at_hand = image_at_hand(site)
     results = [value.type for value in site.node.outputs]
@@ -142,7 +137,7 @@ def _part(site: Site, parts: list[tuple[tuple[int, ...], int]]) -> Offer:
     if all(layout is not None for layout in seen) and (dtype.bytes > 1 or aligned):
         layouts = tuple(layout for layout in seen if layout is not None)
         name = f"{site.node.op.name}_view"
-        return (Implementation(name, site.reads({"x": at_hand}), layouts, Work(), views=views),)
+        return Offer(name, (at_hand,), layouts, Work(), views=views)
     offers = []
     for usual in (contiguous, channels_last):
         layouts = tuple(usual(type.shape) for type in results)
@@ -152,11 +147,5 @@ def _part(site: Site, parts: list[tuple[tuple[int, ...], int]]) -> Offer:
             made, work = copy(dtype, type.shape, Place(strides, start), to, result=index)
             calls.append(made)
             total += work
-        offers.append(_copied(site, at_hand, layouts, total, tuple(calls)))
+        offers.append(Offer.of_calls(f"{site.node.op.name}_copy", (at_hand,), layouts, total, *calls))
     return tuple(offers)
-
-
-def _copied(
-    site: Site, at_hand: Layout, layouts: tuple[Layout, ...], work: Work, calls: tuple[Call, ...]
-) -> Implementation:
-    return Implementation(f"{site.node.op.name}_copy", site.reads({"x": at_hand}), layouts, work, calls)

@@ -8,7 +8,7 @@ import numpy as np
 
 from .....ir.ops.softmax import LogSoftmax, Softmax
 from ...plan.layout import contiguous
-from ..base import Constant, Implementation, Offer, Site, Work, call, kernel
+from ..base import AnyArray, Offers, Site, Work, kernel, offer
 from ..layouts import dense_at_hand
 from ..nest import Nest, broadcast_strides, nest
 
@@ -42,7 +42,7 @@ class MaskedContext(SoftmaxContext):
 
 
 @kernel("softmax", "log_softmax")
-def portable(site: Site) -> Offer:
+def portable(site: Site) -> Offers:
     """One row after the other, in place where the operand is not needed any more."""
     op = site.node.op
     assert isinstance(op, (Softmax, LogSoftmax))
@@ -53,30 +53,27 @@ def portable(site: Site) -> Offer:
     reads = {"x": layout}
     strides = [layout.strides(shape)]
     if site.has("keep"):
-        reads["keep"] = dense_at_hand(site, contiguous(site.type("keep").shape), operand="keep")
+        reads["keep"] = dense_at_hand(site, "keep")
         strides.append(broadcast_strides(site.type("keep").shape, reads["keep"], shape))
     rows = [dim for dim in range(len(shape)) if dim != op.axis]
     loops = nest([shape[d] for d in rows], *([own[d] for d in rows] for own in strides))
     context = _context(site, op, loops, [own[op.axis] for own in strides])
     name = f"portable/{'masked' if site.has('keep') else op.name}"
-    operands = {name: name for name in reads}
+    tables: dict[str, AnyArray] = {}
     if site.is_integer:
         assert isinstance(op, Softmax)
-        table = Constant("table", op.table(site.type("x"), site.output).numpy().astype(np.int32))
-        made = call(f"{name}_integer.c.j2", context, site, reads=operands, constants=(table,))
-        each = 40.0
-    else:
-        made = call(f"{name}_float.c.j2", context, site, reads=operands, uses_math=True)
-        each = 150.0
-    return (
-        Implementation(
-            f"{op.name}_portable",
-            site.reads(reads),
-            (layout,),
-            Work(each * site.output.numel, 0.0, 60.0 * site.output.numel / shape[op.axis], 160),
-            (made,),
-            overwrites=(0,),
-        ),
+        tables["table"] = op.table(site.type("x"), site.output).numpy().astype(np.int32)
+    each = 40.0 if site.is_integer else 150.0
+    return offer(
+        site,
+        f"{name}_{'integer' if site.is_integer else 'float'}.c.j2",
+        context,
+        Work(each * site.output.numel, 0.0, 60.0 * site.output.numel / shape[op.axis], 160),
+        reads=reads,
+        writes=(layout,),
+        tables=tables,
+        overwrites=(0,),
+        uses_math=not site.is_integer,
     )
 
 

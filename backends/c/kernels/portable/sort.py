@@ -9,7 +9,7 @@ from .....ir import DType
 from .....ir.ops.sort import Sort
 from ...plan.layout import contiguous
 from ...write.literal import c_type
-from ..base import Implementation, Offer, Site, Work, call, kernel
+from ..base import Offers, Site, Work, kernel, offer
 from ..layouts import dense_at_hand
 from ..nest import Nest, nest
 
@@ -29,13 +29,13 @@ class SortContext:
 
 
 @kernel("sort")
-def portable(site: Site) -> Offer:
+def portable(site: Site) -> Offers:
     """One row after the other."""
     op = site.node.op
     assert isinstance(op, Sort)
     x = site.type("x")
     count = x.shape[op.axis]
-    read = dense_at_hand(site, contiguous(x.shape))
+    read = dense_at_hand(site)
     write = contiguous(x.shape)
     rows = [dim for dim in range(x.rank) if dim != op.axis]
     own, steps = read.strides(x.shape), write.strides(x.shape)
@@ -47,16 +47,14 @@ def portable(site: Site) -> Offer:
         before += f" || ({early} != {early} && {late} == {late})"
     title = f"Order of {count} elements, the {'largest' if op.descending else 'smallest'} first"
     context = SortContext(title, loops, c_type(x.dtype), count, own[op.axis], steps[op.axis], before)
-    made = call(
-        "portable/sort.c.j2", context, site, reads={"x": "x"}, writes={"y": 0, "places": 1}, scratch="int32_t"
-    )
-    return (
-        Implementation(
-            "sort_portable",
-            (read,),
-            (write, write),
-            Work(14.0 * log2(max(count, 2)) * x.numel, 0.0, 12.0 * x.numel, 200),
-            (made,),
-            scratch_bytes=8 * count,
-        ),
+    return offer(
+        site,
+        "portable/sort.c.j2",
+        context,
+        Work(14.0 * log2(max(count, 2)) * x.numel, 0.0, 12.0 * x.numel, 200),
+        reads={"x": read},
+        writes=(write, write),
+        results=("y", "places"),
+        scratch="int32_t",
+        scratch_bytes=8 * count,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -23,9 +24,9 @@ from .....ir.ops.activation import (
 )
 from .....ir.ops.elementary import Pow, RoundTo
 from .....ir.ops.quantize import rescale_between
-from ...plan.layout import Layout, contiguous
+from ...plan.layout import contiguous
 from ...write.literal import real
-from ..base import Call, Constant, Implementation, Offer, Site, Work, call, kernel
+from ..base import Offers, Site, Work, kernel, offer
 from ..rounding import clamped, rescaled, saturated
 from .quantize import ConversionContext
 
@@ -157,51 +158,31 @@ _EXPRESSIONS: dict[str, Expression] = {
 
 
 @kernel(*_EXPRESSIONS)
-def portable(site: Site) -> Offer:
+def portable(site: Site) -> Offers:
     """One element after the other, in whatever layout they lie."""
     op = site.node.op
     assert isinstance(op, Elementwise)
     layout = site.at_hand("x") or contiguous(site.output.shape)
     count = layout.elements(site.output.shape)
-    if site.is_integer:
-        qx, qy = site.quantization("x"), site.output_quantization
-        if qx.bits > TABLE_BITS:
-            return _bounded(site, op, layout)
-        table = op.table(site.type("x"), site.output).numpy().astype(np.int8 if qy.bits == 8 else np.int16)
-        context = UnaryContext(f"Table of {op.name} over {count} elements", count, -qx.qmin, "")
-        made = call(
-            "portable/table.c.j2", context, site, reads={"x": "x"}, constants=(Constant("table", table),)
-        )
-        work = Work(results=5.0 * count, code_bytes=60)
-    else:
+    in_place = not site.is_constant("x") and site.type("x").dtype is site.output.dtype
+    made = partial(offer, site, reads={"x": layout}, writes=(layout,), overwrites=(0,) if in_place else ())
+    if not site.is_integer:
         expression = _EXPRESSIONS[op.name]
         context = UnaryContext(f"{op.name} of {count} elements", count, 0, expression.text(op))
-        made = call("portable/unary.c.j2", context, site, reads={"x": "x"}, uses_math=expression.libm)
         work = Work(_LIBM_INSTRUCTIONS * expression.libm * count, 0.0, 8.0 * count, 60)
-    return _implementation(site, layout, made, work)
-
-
-def _bounded(site: Site, op: Elementwise, layout: Layout) -> Offer:
-    """A function that only bounds its operand, rescaled to the grid of the result."""
+        return made("portable/unary.c.j2", context, work, uses_math=expression.libm)
+    qx, qy = site.quantization("x"), site.output_quantization
+    if qx.bits <= TABLE_BITS:
+        element = np.dtype(np.int8 if qy.bits == 8 else np.int16)
+        return made(
+            "portable/table.c.j2",
+            UnaryContext(f"Table of {op.name} over {count} elements", count, -qx.qmin, ""),
+            Work(results=5.0 * count, code_bytes=60),
+            constants={"table": (qx.qmax - qx.qmin + 1) * element.itemsize},
+            pack=lambda: [op.table(site.type("x"), site.output).numpy().astype(element)],
+        )
     if not isinstance(op, Bounded):
         return f"integers of more than {TABLE_BITS} bits; a table has {1 << TABLE_BITS} entries"
-    count, qy = layout.elements(site.output.shape), site.output_quantization
-    rescale = rescale_between(site.quantization("x"), qy)
-    value = saturated(rescaled(rescale, "v"), *clamp_bounds(op.bounds, qy))
-    context = ConversionContext(f"{op.name} of {count} elements", count, "int32_t", value)
-    made = call("portable/convert.c.j2", context, site, reads={"x": "x"})
-    return _implementation(site, layout, made, Work(results=8.0 * count, code_bytes=60))
-
-
-def _implementation(site: Site, layout: Layout, made: Call, work: Work) -> Offer:
-    in_place = not site.is_constant("x") and site.type("x").dtype is site.output.dtype
-    return (
-        Implementation(
-            f"{site.node.op.name}_portable",
-            (layout,),
-            (layout,),
-            work,
-            (made,),
-            overwrites=(0,) if in_place else (),
-        ),
-    )
+    value = saturated(rescaled(rescale_between(qx, qy), "v"), *clamp_bounds(op.bounds, qy))
+    bounded = ConversionContext(f"{op.name} of {count} elements", count, "int32_t", value)
+    return made("portable/convert.c.j2", bounded, Work(results=8.0 * count, code_bytes=60))

@@ -125,7 +125,7 @@ def test_a_depthwise_convolution_equals_torch(kit: Any) -> None:
                 source=depthwise_blocked.function(shape).render(name),
                 inputs=(x,),
                 expected=(y if clamp is None else np.clip(y, *clamp)).astype(np.float32),
-                constants=(depthwise_blocked.pack(w, b),),
+                constants=(depthwise_blocked.pack(shape, w, b),),
                 tolerance=tolerance(w[0].size),
             )
         )
@@ -152,7 +152,7 @@ def test_a_linear_layer_equals_torch(kit: Any) -> None:
                 source=linear_blocked.function(shape).render(name),
                 inputs=(x, r) if shape.residual else (x,),
                 expected=(y if shape.clamp is None else np.clip(y, *shape.clamp)).astype(np.float32),
-                constants=(linear_blocked.pack(w, b),),
+                constants=(linear_blocked.pack(shape, w, b),),
                 tolerance=tolerance(shape.inputs),
             )
         )

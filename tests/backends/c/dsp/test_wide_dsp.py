@@ -85,7 +85,7 @@ def test_sixteen_bits_cost_no_more_instructions_than_eight(name, cortex_m4, fill
         core = Core(parse(layer(name, element), fill=fill), cortex_m4, tmp_path)
         counts[element] = core.instructions([draw(v, 0) for v in core.artifact.graph.inputs])
     assert counts["i16"] <= counts["i8"]
-    assert core.artifact.program.steps[0].implementation.kernel.endswith("_dsp")
+    assert core.artifact.program.steps[0].offer.kernel.endswith("_dsp")
     assert core.artifact.prediction.instructions == pytest.approx(counts["i16"], rel=LAYERS[name][-1])
 
 
