@@ -233,7 +233,7 @@ def _operand_groups(graph: Graph) -> UnionFind:
 
 
 def _ties(graph: Graph, layers: tuple[BitLayer, ...]) -> tuple[Tie, ...]:
-    """Layers whose operands share a grid."""
+    """Layers whose operands share an encoding."""
     groups = _operand_groups(graph)
     members: dict[str, dict[str, None]] = {}
     for layer in layers:

@@ -26,7 +26,7 @@ def mix_losses(
     """The loss that a mix adds to each sample, float64; weights are rounded and biases corrected as by `quantize` at
     its defaults.
 
-    With `rounds_activations` the operands of layers are rounded too, each on a grid that covers what the float network
+    With `rounds_activations` the operands of layers are rounded too, each in the range that the float network
     shows it.
     """
     study = prepare(graph, samples)

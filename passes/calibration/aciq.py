@@ -40,7 +40,7 @@ def gauss_clip(levels: int) -> float:
 def clip_activations(sample: Tensor, *, levels: int) -> tuple[float, float]:
     """Ends of the clip of a tensor from a sample of it, a whole range around its mean or one side from zero.
 
-    Of a tensor that does not change its sign the zeros are left out: they are what a ReLU cut off, and on every grid.
+    Of a tensor that does not change its sign the zeros are left out: a ReLU made them, and they are always exact.
     """
     values = sample.double()
     if float(values.min()) < 0 < float(values.max()):

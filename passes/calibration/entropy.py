@@ -1,9 +1,9 @@
-"""Entropy calibration: the range whose grid loses the least information about the distribution of the values.
+"""Entropy calibration: the range whose quantization loses the least information about the distribution of values.
 
 The values of a tensor are counted in bins. A candidate range holds some of the bins: P are their counts, with what lies
-beyond the ends added to the outermost ones; Q are the counts without that, merged into as many equal steps as the grid
-has and spread again over those bins of a step that hold any. An empty outermost bin that takes clipped values counts as
-holding one. The candidate of least KL(P || Q) is chosen.
+beyond the ends added to the outermost ones; Q are the counts without that, merged into as many equal steps as there are
+levels and spread again over those bins of a step that hold any. An empty outermost bin that takes clipped values counts
+as holding one. The candidate of least KL(P || Q) is chosen.
 Source: Migacz, 8-bit inference with TensorRT, GTC 2017.
 """
 
@@ -31,7 +31,7 @@ def clip_by_divergence(
     if not width:
         return low, high
     values = sample.double()
-    values = values[values != 0] / width  # zero is on every grid: it tells nothing about a range
+    values = values[values != 0] / width  # zero is exact in every encoding, and tells nothing about a range
     counts = torch.histc(values, _BINS, low / width, high / width)
     zero = round(_BINS * (-low / width))
     start, stop = 0, _BINS

@@ -5,8 +5,8 @@ Every rule sees the same `Statistics`; none has a floor, so that small activatio
     minmax           the smallest and largest value seen
     moving_average   exponential mean of each batch's smallest and largest value
     percentile       the range that leaves (1 - coverage) / 2 of the values outside at either end
-    mse              the range inside the full one with the least mean squared error on its own grid
-    kl               the range whose grid loses the least information (`entropy`)
+    mse              the range inside the full one with the least mean squared error when quantized
+    kl               the range whose quantization loses the least information (`entropy`)
     aciq             the clip of least squared error for a Laplace or Gauss distribution (`aciq`)
 """
 
@@ -40,7 +40,7 @@ _MSE_ROUNDS = 4
 
 @dataclass(frozen=True)
 class Range:
-    """Reals that a grid must reach; it holds zero, unless the grid need not."""
+    """Reals that an encoding must represent; zero is among them, unless it need not be."""
 
     low: float
     high: float
@@ -91,7 +91,7 @@ class Statistics:
 
     @staticmethod
     def joined(parts: Sequence[Statistics]) -> Statistics:
-        """Statistics of values that share one grid."""
+        """Statistics of values that share one encoding."""
         if len(parts) == 1:
             return parts[0]
         together = zip(*(part.batches for part in parts), strict=False)
@@ -158,7 +158,7 @@ def mse(statistics: Statistics, *, levels: int, candidates: int) -> Range:
     """The range inside the full one with the least squared error, rounding inside and clipping outside together.
 
     Measured on a histogram, for each end by itself, `candidates` places in turn, until neither moves; a step of
-    width d costs d^2 / 12 for each value inside, and nothing for a zero, which is on every grid.
+    width d costs d^2 / 12 for each value inside, and nothing for a zero, which is exact in every encoding.
     """
     full = min_max(statistics)
     if not full.width:
@@ -189,7 +189,7 @@ def mse(statistics: Statistics, *, levels: int, candidates: int) -> Range:
 
 
 def entropy(statistics: Statistics, *, levels: int, candidates: int) -> Range:
-    """The range inside the full one whose grid loses the least information about the values."""
+    """The range inside the full one whose quantization loses the least information about the values."""
     full = min_max(statistics)
     return Range.of(
         *clip_by_divergence(

@@ -33,7 +33,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Units that stay of each group, what they cost as shares of the whole, and how good the answer is proven.
+    """Units that stay of each group, what they cost as shares of the whole, and the proven optimality gap.
 
     `rounds` says how often the program was solved, where costs on the target had to be met; `bits` are those of open
     layers.
@@ -58,7 +58,7 @@ def allocate(
 ) -> Allocation:
     """Units to keep within the budget, with the bits of the layers in `choices`; PassError with the nearest feasible.
 
-    A uniform share of channels alone is taken as it stands, whatever `keep` holds back. `utility` is what the integer
+    A uniform share of channels alone is applied as given, whatever `keep` retains. `utility` is what the integer
     program maximises.
     """
     meter = _Meter(ranked, costs, options, device, choices)

@@ -1,4 +1,4 @@
-"""Channels and bits decided together: what is told of it, and how its predicted loss compares with the measured one."""
+"""Report of channels and bits chosen together: predicted and measured loss."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .cut_losses import divergence, outputs_of, study_of
 
 @dataclass(frozen=True)
 class DecidedBits:
-    """The bits of layers as `quantize` reads them, by module path, and what is told of them."""
+    """The bits of layers as `quantize` reads them, by module path, with their tables, decisions and files."""
 
     layers: Mapping[str, Precision] = field(default_factory=dict)
     tables: tuple[Table, ...] = ()

@@ -63,7 +63,7 @@ def score_units(coupling: Coupling, options: PruneOptions, context: Context) -> 
     if options.score == "batchnorm" and not members:
         raise PassError('score "batchnorm" needs batch norms: prune before fuse, or take another score')
     scores, seen = _aggregate(coupling, members, options)
-    if not seen.all():  # channels that no such weight speaks of: by the norm of what there is
+    if not seen.all():  # channels without such a weight are scored by the norm
         others, _ = _aggregate(coupling, list(_norms(coupling, _l2, least_rank=0)), options)
         scores = np.where(seen, scores, others)
     return scores

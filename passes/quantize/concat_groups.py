@@ -1,6 +1,6 @@
-"""Groups of values that share a grid: all that data movement joins, except at concats of very different ranges.
+"""Groups of values that share an encoding: all that data movement joins, except at concats of very different ranges.
 
-A concat can rescale an operand. The two have grids of their own where one range is less than half the other, and where
+A concat can rescale an operand. The two have different encodings where one range is less than half the other, and where
 something gains: for a finer operand, a reader of its group (all that other movement joins it with); for a finer result,
 another operand.
 """
@@ -15,13 +15,13 @@ from ..calibration.observers import Range, Statistics, min_max
 from .groups import UnionFind
 from .quantization_plan import Plan
 
-_NEAR = 2.0  # ranges that differ by no more than this factor share a grid
+_NEAR = 2.0  # ranges that differ by no more than this factor share an encoding
 
 
 def join_moved(
     graph: Graph, plan: Plan, statistics: Mapping[str, Statistics], fixed: Mapping[str, Encoding]
 ) -> UnionFind:
-    """The groups; `fixed` has the grids that operators impose on their results."""
+    """The groups; `fixed` has the encodings that operators impose on their results."""
     groups = UnionFind()
     for before, after in plan.states:
         groups.unite((before.name, after.name))
@@ -84,7 +84,7 @@ class _Concats:
                 return
 
     def _gains(self, x: str, y: str) -> bool:
-        """Whether grids that differ are of use to a reader of the operand, or to another operand."""
+        """Whether encodings that differ are of use to a reader of the operand, or to another operand."""
         return x in self._read if self._ratio(x, y) > 1 else y in self._made
 
     def _unite(self, x: str, y: str) -> None:
@@ -99,7 +99,7 @@ class _Concats:
                 marked.add(group)
 
     def _may_share(self, x: str, y: str) -> bool:
-        """Whether the grid that an operator imposes on one, if any, holds both."""
+        """Whether the encoding that an operator imposes on one, if any, represents both."""
         limits, covered = self._limits.get(x, set()) | self._limits.get(y, set()), self._joint_range(x, y)
         if not limits or covered is None:
             return len(limits) < 2
@@ -123,7 +123,7 @@ def _moves(plan: Plan, node: Node) -> bool:
     return node.outputs[0].name in plan.moving
 
 
-def _ends(grid: Encoding) -> tuple[float, float]:
+def _ends(encoding: Encoding) -> tuple[float, float]:
     """The reals of the smallest and the largest integer."""
-    zero, scale = grid.zero_point[0], grid.scale[0]
-    return (grid.qmin - zero) * scale, (grid.qmax - zero) * scale
+    zero, scale = encoding.zero_point[0], encoding.scale[0]
+    return (encoding.qmin - zero) * scale, (encoding.qmax - zero) * scale

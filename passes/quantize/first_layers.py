@@ -3,9 +3,9 @@
     W (a x + b) + c = (W a) x + (c + W b)
 
 An input of integers keeps its numbers: of (p - 127.5) / 128 the half step, which no zero point holds, becomes part of
-the bias. Means and deviations of channels are folded whole, so that one grid serves all channels. A layer that pads
+the bias. Means and deviations of channels are folded whole, so that one scale serves all channels. A layer that pads
 puts 0 beside a x + b, not beside x: there the fold would be wrong by W b at the border, so that only parts of a step,
-no more than any grid is wrong by, are folded.
+no more than a rounding error, are folded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..report import Decision
 from ..weighted_layers import bias_name, is_layer
 
 _INTEGERS = (DType.U8, DType.I8)
-_ALIKE = 4.0  # ratio of the channels' scales up to which one grid serves them
+_ALIKE = 4.0  # ratio of the channels' scales up to which one scale serves them
 _WHOLE = 1e-4  # of a step
 
 
@@ -73,7 +73,7 @@ def _decide(chain: _Chain) -> tuple[_Fold | None, str]:
             return None, "means of channels stay a step of their own: the layer pads, with 0 after them"
         scales = chain.scale.abs()
         if not is_integer and float(scales.max()) > _ALIKE * float(scales.min()):
-            return None, "scales of channels stay a step of their own: they differ too much for one grid"
+            return None, "scales of channels stay a step of their own: they differ too much for one scale"
         return _Fold(chain, 1.0, 0.0), "scales and offsets of the input's channels are in its weights"
     scale, offset = float(chain.scale), float(chain.offset)
     steps = offset / scale

@@ -1,4 +1,4 @@
-"""Lowering of a float graph to integers, once plan and grids are known."""
+"""Lowering of a float graph to integers, once plan and encodings are known."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from ..calibration.observers import Range
 from ..errors import PassError
 from ..report import Decision, Table
 from ..weighted_layers import bias_name, is_layer
-from .activation_scales import Grids
+from .activation_encodings import ActivationEncodings
 from .layer_precisions import BITS, NARROW_BITS, Precisions
 from .quantization_plan import Plan
-from .scales import activation_grid, symmetric_grid
+from .range_encodings import activation_encoding, symmetric_encoding
 from .weights import QuantizedWeights, quantize_weights
 
 
@@ -30,12 +30,12 @@ class Lowering:
         self,
         graph: Graph,
         plan: Plan,
-        grids: Grids,
+        encodings: ActivationEncodings,
         options: QuantizeOptions,
         *,
         precisions: Precisions,
     ) -> None:
-        self._graph, self._plan, self._grids = graph, plan, grids
+        self._graph, self._plan, self._encodings = graph, plan, encodings
         self._options, self._precisions = options, precisions
         self._builder = Builder(reserved=[v.name for v in graph.results])
         self._reals: dict[str, Value] = {}
@@ -96,7 +96,7 @@ class Lowering:
         operand_types = [None if v is None else v.type for v in operands]
         inferred = node.op.infer(*operand_types)
         types = [
-            type.quantized(self._grids.of(value)) if value.type.dtype.is_floating else type
+            type.quantized(self._encodings.of(value)) if value.type.dtype.is_floating else type
             for type, value in zip(inferred, node.outputs, strict=True)
         ]
         node.op.check_quantized(operand_types, types)
@@ -111,83 +111,83 @@ class Lowering:
 
     def _operands(self, node: Node) -> list[Value | None]:
         symmetric = {1} if isinstance(node.op, Prelu) else set()
-        moved = self._grids.of(node.outputs[0]) if node.op.quantized is Quantized.MOVE else None
+        moved = self._encodings.of(node.outputs[0]) if node.op.quantized is Quantized.MOVE else None
         operands: list[Value | None] = []
         for index, value in enumerate(node.inputs):
             if value is None or not value.type.dtype.is_floating or node.op.stays_real(index):
                 operands.append(value and self._real(value))
             elif self._graph.is_constant(value):
-                is_narrow = node.outputs[0].name in self._grids.narrow
+                is_narrow = node.outputs[0].name in self._encodings.narrow
                 bits = NARROW_BITS if is_narrow else BITS[self._options.activations]
                 is_symmetric = index in symmetric
                 operands.append(
-                    self._integer_constant(value, bits=bits, is_symmetric=is_symmetric, grid=moved)
+                    self._integer_constant(value, bits=bits, is_symmetric=is_symmetric, encoding=moved)
                 )
             else:
-                operands.append(self._on_grid(value, moved or self._grids.read_by(node, value)))
+                operands.append(self._with_encoding(value, moved or self._encodings.read_by(node, value)))
         return operands
 
     def _layer_operands(self, node: Node, op: Layer) -> list[Value | None]:
         data, weight = node.operand("x"), node.operand("weight")
         bias, added = node.optional("bias"), node.optional("residual")
         x, residual = self._integer(data), None if added is None else self._integer(added)
-        grid_x, grid_y = x.type.quantization, self._grids.of(node.output)
-        assert grid_x is not None
+        encoding_x, encoding_y = x.type.quantization, self._encodings.of(node.output)
+        assert encoding_x is not None
         corrects = self._options.bias_correction
         made = quantize_weights(
             op,
             self._graph.tensor(weight),
             None if bias is None else self._graph.tensor(bias),
-            x=grid_x,
-            y=grid_y,
+            x=encoding_x,
+            y=encoding_y,
             bits=self._precisions.weight_bits(node.source.module),
             per_channel=self._options.per_channel,
             observer=self._options.weight_observer,
             codebook_bits=self._options.codebook_bits,
-            mean=self._grids.mean(data, op.channel_axis(node.output.type)) if corrects else None,
+            mean=self._encodings.mean(data, op.channel_axis(node.output.type)) if corrects else None,
         )
         bound = _prove(
-            node, op, made, x=x.type, residual=None if residual is None else residual.type, y=grid_y
+            node, op, made, x=x.type, residual=None if residual is None else residual.type, y=encoding_y
         )
-        stored = self._constant(weight, made.weight, made.weight_grid)
-        row = (node.output.name, op.name, node.source.module, made.weight_grid.bits)
+        stored = self._constant(weight, made.weight, made.weight_encoding)
+        row = (node.output.name, op.name, node.source.module, made.weight_encoding.bits)
         self._rows[node.output.name] = (*row, stored.type.storage_bytes, bound)
-        if made.bias is None or made.bias_grid is None:
+        if made.bias is None or made.bias_encoding is None:
             return [x, stored, None, residual]
         name = bias_name(weight.name) if bias is None else bias.name
         return [
             x,
             stored,
-            self._builder.derived_constant(name, made.bias, quantization=made.bias_grid),
+            self._builder.derived_constant(name, made.bias, quantization=made.bias_encoding),
             residual,
         ]
 
-    def _constant(self, value: Value, integers: Tensor, grid: Encoding) -> Value:
-        """A constant as integers; nodes that share it and its grid share the integers too."""
-        key = (value.name, grid)
+    def _constant(self, value: Value, integers: Tensor, encoding: Encoding) -> Value:
+        """A constant as integers; nodes that share it and its encoding share the integers too."""
+        key = (value.name, encoding)
         if key not in self._constants:
-            self._constants[key] = self._builder.constant(value.name, integers, quantization=grid)
+            self._constants[key] = self._builder.constant(value.name, integers, quantization=encoding)
         return self._constants[key]
 
     def _integer_constant(
-        self, value: Value, *, bits: int, is_symmetric: bool, grid: Encoding | None
+        self, value: Value, *, bits: int, is_symmetric: bool, encoding: Encoding | None
     ) -> Value:
         tensor = self._graph.tensor(value)
-        if grid is None:
+        if encoding is None:
             low, high = (float(end) for end in tensor.aminmax())
-            choose = symmetric_grid if is_symmetric else activation_grid
-            grid = choose(Range.of(low, high), bits=bits)
-        return self._constant(value, grid.quantize(tensor), grid)
+            choose = symmetric_encoding if is_symmetric else activation_encoding
+            encoding = choose(Range.of(low, high), bits=bits)
+        return self._constant(value, encoding.quantize(tensor), encoding)
 
-    def _on_grid(self, value: Value, grid: Encoding) -> Value:
-        """The integer form of a value, rescaled where a node asks for another grid than its own."""
+    def _with_encoding(self, value: Value, encoding: Encoding) -> Value:
+        """The integer form of a value, rescaled where a node needs another encoding."""
         own = self._integer(value)
-        if own.type.quantization == grid:
+        if own.type.quantization == encoding:
             return own
-        key = (value.name, grid)
+        key = (value.name, encoding)
         if key not in self._rescaled:
             self._rescaled[key] = self._builder.add(
-                Requantize(), own, name=f"{value.name}_rescaled", quantization=grid
+                Requantize(), own, name=f"{value.name}_rescaled", quantization=encoding
             )
         return self._rescaled[key]
 
@@ -195,7 +195,7 @@ class Lowering:
         """The integer form of a value, converted where it is first asked for."""
         if value.name not in self._integers:
             self._integers[value.name] = self._builder.add(
-                Quantize(), self._real(value), name=f"{value.name}_q", quantization=self._grids.of(value)
+                Quantize(), self._real(value), name=f"{value.name}_q", quantization=self._encodings.of(value)
             )
         return self._integers[value.name]
 
@@ -227,7 +227,7 @@ def _prove(
     y: Encoding,
 ) -> int:
     """Largest accumulator of a layer over all inputs; OverflowBoundError when no integer form holds it."""
-    weight = TensorType(tuple(made.weight.shape)).quantized(made.weight_grid)
+    weight = TensorType(tuple(made.weight.shape)).quantized(made.weight_encoding)
     output = node.output.type.quantized(y)
     fixed = fixed_point(x, weight, output, residual=residual, clamp=op.clamp)
     assert x.quantization is not None

@@ -1,7 +1,7 @@
 """Bit widths of layers and values: from the spec, else from an earlier pass, else the default.
 
-A layer's activations are its operands. Values that share a grid share their bits, the widest that a member is asked
-for; a value that an operator of 8 bits makes has 8, and one that such an operator reads is converted for it.
+A layer's activations are its operands. Values that share an encoding share their bit width, the widest one requested
+for a member; a value that an operator of 8 bits makes has 8, and one that such an operator reads is converted for it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def precision_of(setting: LayerPrecision) -> Precision:
 
 @dataclass(frozen=True)
 class GroupBits:
-    """Bits of each group of values that share a grid, the nodes that compute on 8 bits alone, and what was not met."""
+    """Bit width of each group of values that share an encoding, nodes limited to 8 bits, and unmet requests."""
 
     by_group: Mapping[str, int]
     narrow: frozenset[str]  # first results of nodes
@@ -77,17 +77,17 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
     default = BITS[precisions.options.activations]
     computing = [n for n in graph.nodes if n.outputs[0].name in plan.computing]
     narrow = [n for n in computing if default == NARROW_BITS and not accepts_wide(n)]
-    asked: dict[str, list[tuple[int, str]]] = {}
+    requested: dict[str, list[tuple[int, str]]] = {}
     for node in computing:
         operands = (node.operand("x"),) if is_layer(node.op) else node.operands
         for value in operands:
             if value is not None and value.name in plan.observed:
                 ask = precisions.activation_bits(node.source.module), node.source.module
-                asked.setdefault(groups.find(value.name), []).append(ask)
+                requested.setdefault(groups.find(value.name), []).append(ask)
     capped = {groups.find(node.outputs[0].name): node for node in narrow}
     by_group, warnings = {}, []
     for group in {groups.find(name) for name in plan.observed}:
-        bits, module = max(asked.get(group, [(default, "")]))
+        bits, module = max(requested.get(group, [(default, "")]))
         maker = capped.get(group)
         if maker is not None and bits > NARROW_BITS:
             warnings.append(

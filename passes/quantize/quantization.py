@@ -5,7 +5,7 @@
     prepare     a batch norm that stands alone becomes a depthwise convolution, activations go into their producers
     plan        which nodes compute on integers (`quantization_plan`)
     calibrate   the float graph runs on the samples (`calibrate`)
-    grids       scale and zero point of each group of values that data movement joins (`activation_scales`)
+    encodings       scale and zero point of each group of values that data movement joins (`activation_encodings`)
     lower       nodes are rebuilt on integers, conversions put where float and integers meet (`integer_lowering`)
     round       with `adaround`, weights are rounded anew for the output of each layer (`weight_rounding`)
 
@@ -26,7 +26,7 @@ from ..fuse.fuse_activation import FUSE_ACTIVATION
 from ..masks import lift_masks
 from ..pattern import apply_rules
 from ..report import Decision, PassReport, Table, merged
-from .activation_scales import Grids, choose_grids
+from .activation_encodings import ActivationEncodings, choose_encodings
 from .codebook import shared_weights, storage_table
 from .first_layers import fold_into_first_layers
 from .integer_forms import DROP_HALF, INTEGER_FORMS
@@ -50,14 +50,14 @@ def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassRe
         statistics = {name: context.statistics[name] for name in plan.observed}
     else:
         statistics = collect(prepared.graph, samples, plan.observed, progress=context.progress)
-    grids = choose_grids(prepared.graph, plan, statistics, precisions, rests=prepared.rests)
-    lowering = Lowering(prepared.graph, plan, grids, options, precisions=precisions)
+    encodings = choose_encodings(prepared.graph, plan, statistics, precisions, rests=prepared.rests)
+    lowering = Lowering(prepared.graph, plan, encodings, options, precisions=precisions)
     quantized = lowering.graph()
     report = PassReport(
         "quantize",
         (*prepared.decisions, *lowering.decisions),
-        (grids.table, lowering.table(), *_outlier_table(grids)),
-        (*grids.warnings, *_nothing_quantized(prepared.graph, plan)),
+        (encodings.table, lowering.table(), *_outlier_table(encodings)),
+        (*encodings.warnings, *_nothing_quantized(prepared.graph, plan)),
     )
     if options.codebook_bits is not None:
         report = merged("quantize", [report, PassReport("quantize", tables=(storage_table(quantized),))])
@@ -88,8 +88,12 @@ def _nothing_quantized(graph: Graph, plan: Plan) -> Iterator[str]:
     yield f"nothing was quantized; the reason for most of the work: {reason}"
 
 
-def _outlier_table(grids: Grids) -> tuple[Table, ...]:
-    return (Table(OUTLIERS, ("group",), tuple((name,) for name in grids.outliers)),) if grids.outliers else ()
+def _outlier_table(encodings: ActivationEncodings) -> tuple[Table, ...]:
+    return (
+        (Table(OUTLIERS, ("group",), tuple((name,) for name in encodings.outliers)),)
+        if encodings.outliers
+        else ()
+    )
 
 
 @dataclass(frozen=True)

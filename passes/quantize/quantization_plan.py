@@ -51,7 +51,7 @@ def make_plan(
     it would be no less exact in float, and a float operand or result should not lose precision for it.
     """
     declined: dict[str, str] = dict.fromkeys(
-        in_float, "adds a mask, whose numbers no grid holds beside others"
+        in_float, "adds a mask, whose numbers no scale resolves beside others"
     )
     declined |= dict.fromkeys(_relative(graph), "its result is only divided by, compared, or a mask")
     computing: set[str] = set()

@@ -94,8 +94,8 @@ class _Walk:
 
     def real(self, value: Value) -> Tensor:
         """A constant as reals in float32."""
-        tensor, grid = self.params.get(value.name, self.graph.tensor(value)), value.type.quantization
-        return tensor if grid is None else grid.dequantize(tensor)
+        tensor, encoding = self.params.get(value.name, self.graph.tensor(value)), value.type.quantization
+        return tensor if encoding is None else encoding.dequantize(tensor)
 
     def advance_to(self, name: str) -> None:
         """Run all nodes before the one that makes this value."""
@@ -141,11 +141,11 @@ def _learn(
     op, twin = node.op, floats.graph.producers[node.output.name]
     assert is_layer(op)
     stored, kept_bias = node.operand("weight"), node.optional("bias")
-    grid = stored.type.quantization
-    assert grid is not None
+    encoding = stored.type.quantization
+    assert encoding is not None
     real_weight = floats.real(twin.operand("weight"))
     weight = taps_of(op, real_weight)
-    step = taps_of(op, grid.expand(stored.type.shape)[0].float().expand(stored.type.shape))
+    step = taps_of(op, encoding.expand(stored.type.shape)[0].float().expand(stored.type.shape))
     layer_samples = _layer_samples(op, node, twin, floats, integers, weight, generator)
     groups, outputs = weight.shape[0], weight.shape[1]
     nearest = taps_of(op, integers.real(stored))
@@ -159,19 +159,19 @@ def _learn(
         step,
         studied.shortfall(nearest) if corrects else bias,
         studied,
-        largest=grid.qmax,
+        largest=encoding.qmax,
         iterations=options.iterations,
         learning_rate=options.learning_rate,
         generator=generator,
     )
     learned_bias = layer_samples.shortfall(chosen * step) if corrects else bias
     before, after = layer_samples.error(nearest, bias), layer_samples.error(chosen * step, learned_bias)
-    params = {stored.name: op.weight_of(chosen, stored.type.shape).to(grid.container.torch)}
+    params = {stored.name: op.weight_of(chosen, stored.type.shape).to(encoding.container.torch)}
     if corrects and kept_bias is not None and kept_bias.type.quantization is not None:
         params[kept_bias.name] = _integers(learned_bias.flatten(), kept_bias.type.quantization)
     power = layer_samples.power() or 1.0
     changed = float((params[stored.name] != integers.graph.tensor(stored)).double().mean())
-    row = (node.output.name, node.source.module, grid.bits, before / power, min(before, after) / power)
+    row = (node.output.name, node.source.module, encoding.bits, before / power, min(before, after) / power)
     if after >= before:
         return _Learned({}, "no rounding that was found is better than the nearest", (*row, 0.0))
     if not _fits(node, params, integers.graph):
@@ -217,9 +217,9 @@ def _layer_samples(
     )
 
 
-def _integers(bias: Tensor, grid: Encoding) -> Tensor:
-    steps = grid.scale.tensor(torch.float64)
-    return (bias.double() / steps).round().clamp(grid.qmin, grid.qmax).to(torch.int32)
+def _integers(bias: Tensor, encoding: Encoding) -> Tensor:
+    steps = encoding.scale.tensor(torch.float64)
+    return (bias.double() / steps).round().clamp(encoding.qmin, encoding.qmax).to(torch.int32)
 
 
 def _fits(node: Node, params: dict[str, Tensor], graph: Graph) -> bool:

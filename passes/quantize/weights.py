@@ -20,13 +20,13 @@ from ...specs.options import WeightObserver
 from ..calibration.aciq import clip_scales, spread_correction
 from ..weighted_layers import apply_to_channels
 from .codebook import share_values
-from .scales import to_float32
+from .range_encodings import to_float32
 
 _LARGEST_BIAS = 1 << 29  # leaves the products a share of int32
 _STEPS_OF_ZERO_CHANNEL = 1 << 10  # accumulator steps in one output step where all weights are zero
 _SHRINKS = 50
 _GROWTHS = 512
-_SHORT_ROW = 64  # weights; in longer rows no grid is much nearer than another
+_SHORT_ROW = 64  # weights; in longer rows no scale is much nearer than another
 _REFITS = 4
 _MARGIN = 1e-3  # of a share, for the rounding of the errors that are compared
 
@@ -36,9 +36,9 @@ class QuantizedWeights:
     """Integers of one layer, and what they stand for."""
 
     weight: Tensor
-    weight_grid: Encoding
+    weight_encoding: Encoding
     bias: Tensor | None
-    bias_grid: Encoding | None
+    bias_encoding: Encoding | None
 
 
 def quantize_weights(
@@ -76,19 +76,23 @@ def quantize_weights(
     scales = torch.maximum(scales, least)
     if observer == "aciq":
         scales = torch.maximum(scales * _spread_factor(rows, scales, bits=bits), least)
-    grid = Encoding(tuple(to_float32(float(s)) for s in scales), bits=bits, axis=axis, group_size=group_size)
-    step, _ = grid.expand(tuple(weight.shape))
-    integers = _nearest(weight.double(), step, bits=bits).to(grid.container.torch)
+    encoding = Encoding(
+        tuple(to_float32(float(s)) for s in scales), bits=bits, axis=axis, group_size=group_size
+    )
+    step, _ = encoding.expand(tuple(weight.shape))
+    integers = _nearest(weight.double(), step, bits=bits).to(encoding.container.torch)
     if codebook_bits is not None and bits == 8:
         integers = share_values(integers, step.square(), bits=codebook_bits)
     if mean is not None:
         shift = mean_shift(op, integers.double() * step - weight.double(), mean)
         bias = -shift if bias is None else bias.double() - shift
     if bias is None:
-        return QuantizedWeights(integers, grid, None, None)
-    bias_grid = bias_quantization(x, grid)
-    steps = bias_grid.scale.tensor(torch.float64)
-    return QuantizedWeights(integers, grid, (bias.double() / steps).round().to(torch.int32), bias_grid)
+        return QuantizedWeights(integers, encoding, None, None)
+    bias_encoding = bias_quantization(x, encoding)
+    steps = bias_encoding.scale.tensor(torch.float64)
+    return QuantizedWeights(
+        integers, encoding, (bias.double() / steps).round().to(torch.int32), bias_encoding
+    )
 
 
 def mean_shift(op: Layer, error: Tensor, mean: Tensor) -> Tensor:
@@ -113,7 +117,8 @@ def _least_squares_scales(rows: Tensor, *, bits: int) -> Tensor:
 
     A scale shrunk to a share f clips the largest weight of the row, which alone costs ((1 - f) * w)^2: shares that
     cost more by that than the unshrunk scale does in all, in every row, are not tried.
-    A short row of 8 bits may also be near a coarser grid by chance: for 4 weights the best has 1/3 of the error.
+    A short row of 8 bits may also be near multiples of a larger scale by chance: for 4 weights the best such scale
+    has 1/3 of the error.
     """
     largest = rows.abs().amax(1) / _largest(bits)
     best, least = largest, torch.full_like(largest, float("inf"))

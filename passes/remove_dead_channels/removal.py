@@ -125,18 +125,18 @@ def _example(graph: Graph, value: Value, kind: str, generator: torch.Generator) 
     shape, dtype = value.type.shape, value.type.dtype
     if dtype is not DType.F32:
         return torch.zeros(shape, dtype=dtype.torch)
-    grids = [
+    encodings = [
         node.output.type.quantization
         for node in graph.users.get(value.name, ())
         if isinstance(node.op, Quantize)
     ]
-    if not grids or grids[0] is None:
+    if not encodings or encodings[0] is None:
         return torch.randn(shape, generator=generator)
-    grid = grids[0]
-    low, high = {"lowest": (grid.qmin, grid.qmin), "highest": (grid.qmax, grid.qmax)}.get(
-        kind, (grid.qmin, grid.qmax)
+    encoding = encodings[0]
+    low, high = {"lowest": (encoding.qmin, encoding.qmin), "highest": (encoding.qmax, encoding.qmax)}.get(
+        kind, (encoding.qmin, encoding.qmax)
     )
-    return grid.dequantize(torch.randint(low, high + 1, shape, generator=generator))
+    return encoding.dequantize(torch.randint(low, high + 1, shape, generator=generator))
 
 
 def _report(before: Graph, after: Graph) -> PassReport:

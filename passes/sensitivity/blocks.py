@@ -14,7 +14,7 @@ from ...ir import Encoding, Graph, Node, Value
 from ...ir.ops.layer import Layer
 from ..calibration.observers import Range
 from ..quantize.groups import UnionFind
-from ..quantize.scales import activation_grid
+from ..quantize.range_encodings import activation_encoding
 from ..quantize.weights import quantize_weights
 from ..weighted_layers import is_layer
 
@@ -96,13 +96,13 @@ def _is_weighted(graph: Graph, node: Node) -> bool:
 def round_weight(op: Layer, weight: Tensor, bits: int) -> Tensor:
     """Weight quantized as by `quantize` with defaults: symmetric, per output channel."""
     made = quantize_weights(op, weight, None, x=_UNIT, y=_UNIT, bits=bits)
-    return made.weight_grid.dequantize(made.weight, dtype=weight.dtype)
+    return made.weight_encoding.dequantize(made.weight, dtype=weight.dtype)
 
 
 def round_activation(x: Tensor, covered: Range, bits: int) -> Tensor:
     """Activation quantized as by `quantize`: asymmetric, per tensor, from a range."""
-    grid = activation_grid(covered, bits=bits)
-    return grid.dequantize(grid.quantize(x), dtype=x.dtype)
+    encoding = activation_encoding(covered, bits=bits)
+    return encoding.dequantize(encoding.quantize(x), dtype=x.dtype)
 
 
 def joined(ranges: Sequence[Range]) -> Range:

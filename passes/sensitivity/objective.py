@@ -164,7 +164,7 @@ def choose_loss(
     """The loss by name; left open, a first output [n, classes] or [n, positions, classes] is taken to score classes.
 
     Not so where it has the shape of an input, as a reconstruction has. `axis`, or else the labels of a call, say along
-    which dimension classes lie. PassError if the graph has no such output, or where that cannot be told.
+    which dimension classes lie. PassError if the graph has no such output, or if it cannot be determined.
     """
     floats = [v for v in graph.outputs if v.type.dtype.is_floating]
     if not floats:

@@ -22,8 +22,8 @@ from ...ir.ops.accumulate import bias_quantization
 from ...specs.options import FinetuneOptions
 from ..base import Context
 from ..weighted_layers import is_layer
-from .parameter_groups import GridGroups, grid_groups
-from .regrid import regrid
+from .encoding_groups import EncodingGroups, encoding_groups
+from .reencode import reencode
 from .step_size import Range, round_to_step, step_of
 from .trainable import trainable_constants
 
@@ -48,7 +48,7 @@ class IntegerTrainable:
     weights: tuple[Value, ...]  # of all layers on integers
     biases: tuple[Bias, ...]  # of all layers on integers
     trained: frozenset[str]  # names of constants that are parameters, quantized or not
-    groups: GridGroups
+    groups: EncodingGroups
     units: Mapping[str, Tensor]  # of weights and biases
     learns_steps: bool
 
@@ -72,11 +72,14 @@ class IntegerTrainable:
             for value in trainable_constants(graph, options, context)
             if not value.type.is_quantized or value.name in weights or value.name in biases
         )
-        groups = grid_groups(graph)
+        groups = encoding_groups(graph)
         units = {
-            value.name: _along(_start(_grid(value)), value) * _grid(value).qmax for value in weights.values()
+            value.name: _along(_start(_encoding(value)), value) * _encoding(value).qmax
+            for value in weights.values()
         }
-        units |= {name: _start(_grid(bias.y)) * 2 ** _grid(bias.y).bits for name, bias in biases.items()}
+        units |= {
+            name: _start(_encoding(bias.y)) * 2 ** _encoding(bias.y).bits for name, bias in biases.items()
+        }
         return IntegerTrainable(
             graph, tuple(weights.values()), tuple(biases.values()), names, groups, units, options.learn_steps
         )
@@ -86,11 +89,11 @@ class IntegerTrainable:
         parameters = {name: self.graph.params[name].detach().clone() for name in sorted(self.trained)}
         for value in (*self.weights, *(bias.value for bias in self.biases)):
             if value.name in self.trained:
-                real = _grid(value).dequantize(self.graph.tensor(value))
+                real = _encoding(value).dequantize(self.graph.tensor(value))
                 parameters[value.name] = real / self.units[value.name]
         if self.learns_steps:
             kept = [weight for weight in self.weights if weight.name in self.trained]
-            parameters |= {_step(weight.name): torch.zeros_like(_start(_grid(weight))) for weight in kept}
+            parameters |= {_step(weight.name): torch.zeros_like(_start(_encoding(weight))) for weight in kept}
             parameters |= {_step(group): torch.zeros(()) for group in sorted(self.groups.learnable)}
         return parameters
 
@@ -98,7 +101,10 @@ class IntegerTrainable:
         self, batched: Graph, inputs: Sequence[Tensor], parameters: Parameters, *, observe: Observer
     ) -> list[Tensor]:
         """Differentiable outputs, with constants and all computed values fake-quantized."""
-        steps = {group: self._step(group, grid, parameters) for group, grid in self.groups.grids.items()}
+        steps = {
+            group: self._step(group, encoding, parameters)
+            for group, encoding in self.groups.encodings.items()
+        }
 
         def rounding(value: Value, tensor: Tensor) -> Tensor:
             if value.name not in self.groups.rounded:
@@ -117,8 +123,8 @@ class IntegerTrainable:
 
     def export(self, parameters: Parameters) -> Graph:
         """The graph with the trained integers and step sizes; unchanged constants keep their bytes."""
-        grids = {
-            name: self._grown(group, self.groups.grids[group], parameters)
+        encodings = {
+            name: self._grown(group, self.groups.encodings[group], parameters)
             for name, group in self.groups.of.items()
         }
         constants = {
@@ -128,26 +134,29 @@ class IntegerTrainable:
         }
         start = self.start()
         for value in self.weights:
-            grid = self._grown(value.name, _grid(value), parameters)
+            encoding = self._grown(value.name, _encoding(value), parameters)
             is_same = value.name not in start or torch.equal(start[value.name], parameters[value.name])
-            if grid == _grid(value) and is_same:
+            if encoding == _encoding(value) and is_same:
                 continue
-            grids[value.name] = grid
-            step = _along(_start(grid), value)
-            integers = (self._real(value.name, parameters) / step).round().clamp(-grid.qmax, grid.qmax)
-            constants[value.name] = integers.detach().to(grid.container.torch).contiguous()
+            encodings[value.name] = encoding
+            step = _along(_start(encoding), value)
+            integers = (
+                (self._real(value.name, parameters) / step).round().clamp(-encoding.qmax, encoding.qmax)
+            )
+            constants[value.name] = integers.detach().to(encoding.container.torch).contiguous()
         for bias in self.biases:
-            grid = bias_quantization(
-                grids.get(bias.x.name, _grid(bias.x)), grids.get(bias.weight.name, _grid(bias.weight))
+            encoding = bias_quantization(
+                encodings.get(bias.x.name, _encoding(bias.x)),
+                encodings.get(bias.weight.name, _encoding(bias.weight)),
             )
             name = bias.value.name
             is_same = name not in start or torch.equal(start[name], parameters[name])
-            if grid == _grid(bias.value) and is_same:
+            if encoding == _encoding(bias.value) and is_same:
                 continue
-            grids[name] = grid
+            encodings[name] = encoding
             real = self._real_bias(bias, parameters).detach()
-            constants[name] = grid.quantize(real.double()).to(torch.int32)
-        return regrid(self.graph, grids, constants)
+            constants[name] = encoding.quantize(real.double()).to(torch.int32)
+        return reencode(self.graph, encodings, constants)
 
     def _real(self, name: str, parameters: Parameters) -> Tensor:
         return parameters[name] * self.units[name]
@@ -155,20 +164,20 @@ class IntegerTrainable:
     def _real_bias(self, bias: Bias, parameters: Parameters) -> Tensor:
         if bias.value.name in parameters:
             return self._real(bias.value.name, parameters)
-        return _grid(bias.value).dequantize(self.graph.tensor(bias.value))
+        return _encoding(bias.value).dequantize(self.graph.tensor(bias.value))
 
-    def _step(self, name: str, grid: Encoding, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
-        return _start(grid), parameters.get(_step(name))
+    def _step(self, name: str, encoding: Encoding, parameters: Parameters) -> tuple[Tensor, Tensor | None]:
+        return _start(encoding), parameters.get(_step(name))
 
     def _range(self, group: str) -> Range:
-        grid = self.groups.grids[group]
-        zero = grid.zero_point[0]
-        return Range.of(grid.qmin - zero, grid.qmax - zero, elements=self.groups.elements[group])
+        encoding = self.groups.encodings[group]
+        zero = encoding.zero_point[0]
+        return Range.of(encoding.qmin - zero, encoding.qmax - zero, elements=self.groups.elements[group])
 
     def _rounded_weight(self, value: Value, parameters: Parameters) -> Tensor:
-        grid = _grid(value)
-        within = Range.of(-grid.qmax, grid.qmax, elements=value.type.numel // len(grid.scale))
-        start, growth = self._step(value.name, grid, parameters)
+        encoding = _encoding(value)
+        within = Range.of(-encoding.qmax, encoding.qmax, elements=value.type.numel // len(encoding.scale))
+        start, growth = self._step(value.name, encoding, parameters)
         along = None if growth is None else _along(growth, value)
         return round_to_step(self._real(value.name, parameters), _along(start, value), along, within)
 
@@ -177,18 +186,18 @@ class IntegerTrainable:
         real = self._real_bias(bias, parameters)
         with torch.no_grad():
             group = self.groups.of.get(bias.x.name, "")
-            x = step_of(*self._step(group, _grid(bias.x), parameters))
-            step = x * step_of(*self._step(bias.weight.name, _grid(bias.weight), parameters))
+            x = step_of(*self._step(group, _encoding(bias.x), parameters))
+            step = x * step_of(*self._step(bias.weight.name, _encoding(bias.weight), parameters))
             error = (real / step).round() * step - real
         return real + error
 
-    def _grown(self, name: str, grid: Encoding, parameters: Parameters) -> Encoding:
-        """The grid after its step has grown; itself if it has not."""
-        start, growth = self._step(name, grid, parameters)
+    def _grown(self, name: str, encoding: Encoding, parameters: Parameters) -> Encoding:
+        """The encoding with its trained step size; itself if that has not changed."""
+        start, growth = self._step(name, encoding, parameters)
         if growth is None or not bool(growth.any()):
-            return grid
+            return encoding
         steps = step_of(start, growth.detach())
-        return replace(grid, scale=Numbers.of_reals(steps.reshape(-1).tolist()))
+        return replace(encoding, scale=Numbers.of_reals(steps.reshape(-1).tolist()))
 
 
 def _step(name: str) -> str:
@@ -196,17 +205,17 @@ def _step(name: str) -> str:
     return f"step:{name}"
 
 
-def _grid(value: Value) -> Encoding:
+def _encoding(value: Value) -> Encoding:
     assert value.type.quantization is not None
     return value.type.quantization
 
 
-def _start(grid: Encoding) -> Tensor:
+def _start(encoding: Encoding) -> Tensor:
     """Step sizes: a scalar, or a vector along the axis."""
-    scale = torch.tensor(grid.scale)
-    return scale[0] if grid.axis is None else scale
+    scale = torch.tensor(encoding.scale)
+    return scale[0] if encoding.axis is None else scale
 
 
 def _along(steps: Tensor, value: Value) -> Tensor:
     """Step sizes in a shape that broadcasts against the tensor of a value."""
-    return _grid(value).spread(steps, value.type.shape)
+    return _encoding(value).spread(steps, value.type.shape)

@@ -17,7 +17,7 @@ from fxpress.passes.calibration.observers import (
     mse,
     percentile,
 )
-from fxpress.passes.quantize.scales import activation_grid, natural_grid, symmetric_grid
+from fxpress.passes.quantize.range_encodings import activation_encoding, natural_encoding, symmetric_encoding
 from fxpress.specs.options import Aciq, Entropy, MinMax, MovingAverage, MseSearch, Observer, Percentile
 
 OBSERVERS = [MinMax(), MovingAverage(), Percentile(), MseSearch(), Entropy(), Aciq()]
@@ -54,7 +54,7 @@ def test_mse_clips_what_costs_the_others_more() -> None:
     assert 1.5 < chosen.high < 20.0
 
     def error(limit: Range) -> float:
-        grid = activation_grid(limit, bits=4)
+        grid = activation_encoding(limit, bits=4)
         return float((grid.dequantize(grid.quantize(values)) - values).square().mean())
 
     assert error(chosen) < error(min_max(seen(values))) / 10
@@ -108,7 +108,7 @@ def test_no_observer_leaves_the_range_of_the_data(observer: Observer) -> None:
 @given(st.floats(-1e30, 1e30), st.floats(-1e30, 1e30), st.sampled_from([8, 16]))
 def test_zero_is_on_every_grid_and_the_ends_are_reached(a: float, b: float, bits: int) -> None:
     covered = Range.of(min(a, b), max(a, b))
-    grid = activation_grid(covered, bits=bits)
+    grid = activation_encoding(covered, bits=bits)
     reals = torch.tensor([0.0, covered.low, covered.high], dtype=torch.float64)
     back = grid.dequantize(grid.quantize(reals), dtype=torch.float64)
     assert back[0] == 0
@@ -117,8 +117,8 @@ def test_zero_is_on_every_grid_and_the_ends_are_reached(a: float, b: float, bits
 
 
 def test_a_symmetric_grid_reaches_the_farther_end() -> None:
-    assert symmetric_grid(Range(-2.54, 1.0), bits=8).scale[0] == pytest.approx(0.02)
-    assert symmetric_grid(Range(0.0, 0.0), bits=8).scale[0] == 1.0
+    assert symmetric_encoding(Range(-2.54, 1.0), bits=8).scale[0] == pytest.approx(0.02)
+    assert symmetric_encoding(Range(0.0, 0.0), bits=8).scale[0] == 1.0
 
 
 @given(
@@ -133,15 +133,15 @@ def test_data_on_a_grid_of_their_own_are_kept_without_error(
     steps = torch.arange(count + 1) - min(below, count)
     kept = steps[torch.randperm(len(steps), generator=torch.Generator().manual_seed(seed))]
     values = kept.float() * step
-    grid = natural_grid(seen(values), bits=8)
+    grid = natural_encoding(seen(values), bits=8)
     assert grid is not None
     torch.testing.assert_close(grid.dequantize(grid.quantize(values)), values, rtol=1e-5, atol=step * 1e-5)
 
 
 def test_data_on_no_grid_have_none() -> None:
     generator = torch.Generator().manual_seed(0)
-    assert natural_grid(seen(torch.randn(100, generator=generator)), bits=8) is None
-    assert natural_grid(seen(torch.arange(300.0)), bits=8) is None
+    assert natural_encoding(seen(torch.randn(100, generator=generator)), bits=8) is None
+    assert natural_encoding(seen(torch.arange(300.0)), bits=8) is None
 
 
 def test_values_that_share_a_grid_are_joined_batch_by_batch() -> None:

@@ -207,7 +207,7 @@ def test_a_plan_brings_the_same_channels_and_bits(tmp_path: Path) -> None:
 
 
 def test_bits_need_data() -> None:
-    with pytest.raises(MissingNeedError, match="deciding `bits` needs calibration"):
+    with pytest.raises(MissingNeedError, match="needs calibration"):
         options = PruneOptions.model_validate({"pass": "prune", "bits": (4,), "budget": {"weights": "30 %"}})
         find_pass("prune")(net(), options, Context())
 

@@ -279,7 +279,7 @@ def test_a_graph_that_mixes_its_batch_is_calibrated_sample_by_sample() -> None:
     text = "graph(%x: f32[2x3]) {\n %s: f32[2x3] = softmax{axis=0}(%x)\n %t: f32[2x3] = tanh(%s)\n return o: %t\n}"
     before = graph(text)
     calibration = [(torch.full((2, 3), float(i)),) for i in range(40)]
-    table = quantize(before, calibration).report.table("grids")
+    table = quantize(before, calibration).report.table("quantization_parameters")
     highest = {row[0]: row[3] for row in table.rows}
     assert highest["s"] == 0.5
 

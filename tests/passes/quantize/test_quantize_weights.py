@@ -59,7 +59,7 @@ def test_a_clipped_scale_beats_the_largest_weight_on_the_largest_integer(bits: i
 def test_analytic_clipping_gives_weights_their_spread_back(bits: int) -> None:
     weight = weights(columns=2000)
     made = quantized(weight, bits, "aciq")
-    step, _ = made.weight_grid.expand(tuple(weight.shape))
+    step, _ = made.weight_encoding.expand(tuple(weight.shape))
     back = made.weight.double() * step
     ratio = back.std(1) / weight.std(1)
     # integers are rounded anew on the corrected scale, which takes a part of the correction
@@ -83,7 +83,7 @@ def test_a_weight_that_is_not_contiguous_gets_one_scale_like_any_other() -> None
         quantize_weights(Linear(), w, None, x=GRID, y=GRID, bits=8, observer="minmax", per_channel=False)
         for w in (strided, weight)
     )
-    assert torch.equal(made.weight, expected.weight) and made.weight_grid == expected.weight_grid
+    assert torch.equal(made.weight, expected.weight) and made.weight_encoding == expected.weight_encoding
 
 
 def test_beside_activations_of_sixteen_bits_a_short_row_takes_the_best_grid_of_many() -> None:
@@ -91,7 +91,7 @@ def test_beside_activations_of_sixteen_bits_a_short_row_takes_the_best_grid_of_m
 
     def error(x: Encoding) -> float:
         made = quantize_weights(Linear(), weight, None, x=x, y=GRID, bits=8)
-        return float((made.weight_grid.dequantize(made.weight) - weight).square().mean())
+        return float((made.weight_encoding.dequantize(made.weight) - weight).square().mean())
 
     assert error(Encoding((1e-4,), bits=16)) < 0.2 * error(GRID)
 
@@ -106,9 +106,9 @@ def test_a_bias_of_a_million_times_its_weights_keeps_its_value(
     made = quantize_weights(
         Linear(), weight, bias, x=GRID, y=GRID, bits=8, observer=observer, per_channel=per_channel
     )
-    assert made.bias is not None and made.bias_grid is not None
+    assert made.bias is not None and made.bias_encoding is not None
     assert int(made.bias.abs().max()) <= 1 << 29
-    steps = torch.tensor(made.bias_grid.scale, dtype=torch.float64)
+    steps = torch.tensor(made.bias_encoding.scale, dtype=torch.float64)
     assert bool(((made.bias * steps - bias).abs() <= steps / 2 * (1 + 1e-9)).all())
-    exact = torch.tensor(made.weight_grid.scale, dtype=torch.float64) * GRID.scale[0]
+    exact = torch.tensor(made.weight_encoding.scale, dtype=torch.float64) * GRID.scale[0]
     torch.testing.assert_close(steps, exact, rtol=0.0, atol=0.0)

@@ -10,8 +10,8 @@ from torch import Tensor
 from fxpress.ir import Encoding, Graph, Source, Value, parse, rebatch, run, run_integer, verify
 from fxpress.passes import Context, PassError, PassResult, find_pass
 from fxpress.passes.training import train
-from fxpress.passes.training.parameter_groups import grid_groups
-from fxpress.passes.training.regrid import regrid
+from fxpress.passes.training.encoding_groups import encoding_groups
+from fxpress.passes.training.reencode import reencode
 from fxpress.passes.training.step_size import Range, round_to_step
 from fxpress.specs.options import FinetuneOptions, QuantizeOptions
 
@@ -206,7 +206,7 @@ def test_steps_of_channels_get_gradients_of_their_own() -> None:
 
 def test_groups_follow_data_movement_and_hold_what_the_user_sees() -> None:
     graph = quantized(weights="int8")
-    groups = grid_groups(graph)
+    groups = encoding_groups(graph)
     assert groups.of["m"] == groups.of["f"]
     assert groups.of["x_q"] not in groups.learnable
     assert groups.of["c"] in groups.learnable
@@ -216,6 +216,6 @@ def test_groups_follow_data_movement_and_hold_what_the_user_sees() -> None:
 def test_a_layer_without_an_integer_form_is_refused() -> None:
     graph = quantized(weights="int8")
     (layer,) = (node for node in graph.nodes if node.source.module == "head" and node.op.name == "linear")
-    assert regrid(graph, {}, {}) == graph
+    assert reencode(graph, {}, {}) == graph
     with pytest.raises(PassError, match=r"head: a scale ratio .*, after training; lower learning_rate"):
-        regrid(graph, {layer.output.name: Encoding((1e-30,))}, {})
+        reencode(graph, {layer.output.name: Encoding((1e-30,))}, {})

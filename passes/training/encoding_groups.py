@@ -17,25 +17,25 @@ from ..quantize.groups import UnionFind
 
 
 @dataclass(frozen=True)
-class GridGroups:
+class EncodingGroups:
     """Group of each quantized activation, quantization parameters of each group, and groups with trainable steps."""
 
     of: Mapping[str, str]  # group by value
-    grids: Mapping[str, Encoding]  # by group
+    encodings: Mapping[str, Encoding]  # by group
     learnable: frozenset[str]
     rounded: frozenset[str]  # values that their node rounds; data movement only moves rounded values
     elements: Mapping[str, int]  # number of elements of a group, per sample
 
 
-def grid_groups(graph: Graph) -> GridGroups:
+def encoding_groups(graph: Graph) -> EncodingGroups:
     """Groups of all computed values, and of constants that data movement joins to them."""
     groups = UnionFind()
     for node in graph.nodes:
         if node.op.quantized is Quantized.MOVE:
-            groups.unite(value.name for value in _on_grid(node))
+            groups.unite(value.name for value in _quantized_values(node))
     fixed = {groups.find(name) for name in _held(graph)}
     of: dict[str, str] = {}
-    grids: dict[str, Encoding] = {}
+    encodings: dict[str, Encoding] = {}
     elements: dict[str, int] = {}
     rounded = set()
     for node in graph.nodes:
@@ -43,16 +43,18 @@ def grid_groups(graph: Graph) -> GridGroups:
             if value.type.quantization is None:
                 continue
             group = of[value.name] = groups.find(value.name)
-            grids[group] = value.type.quantization
+            encodings[group] = value.type.quantization
             if not _only_moves(node):
                 rounded.add(value.name)
                 batch = value.type.shape[0] if value.type.shape else 1
                 elements[group] = elements.get(group, 0) + max(value.type.numel // max(batch, 1), 1)
-    learnable = frozenset(group for group in elements if group not in fixed and grids[group].is_per_tensor)
-    return GridGroups(of, grids, learnable, frozenset(rounded), elements)
+    learnable = frozenset(
+        group for group in elements if group not in fixed and encodings[group].is_per_tensor
+    )
+    return EncodingGroups(of, encodings, learnable, frozenset(rounded), elements)
 
 
-def _on_grid(node: Node) -> list[Value]:
+def _quantized_values(node: Node) -> list[Value]:
     return [v for v in (*node.operands, *node.outputs) if v.type.is_quantized]
 
 
@@ -70,13 +72,13 @@ def _held(graph: Graph) -> set[str]:
     seen = {value.name for value in (*graph.inputs, *graph.outputs)}
     held = set(seen)
     for node in graph.nodes:
-        names = {value.name for value in _on_grid(node)}
+        names = {value.name for value in _quantized_values(node)}
         if isinstance(node.op, Quantize) and node.inputs[0] in graph.inputs:
             held |= names
         if node.op.quantized is Quantized.COMPUTE and node.op.result_grid(1.0) is not None:
             held.add(node.outputs[0].name)
         if node.op.quantized is Quantized.MOVE and (
-            _puts_in(node) or any(graph.is_constant(value) for value in _on_grid(node))
+            _puts_in(node) or any(graph.is_constant(value) for value in _quantized_values(node))
         ):
             held |= names
     return held

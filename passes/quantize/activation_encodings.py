@@ -1,4 +1,4 @@
-"""The grid of each value: one for all that data movement joins, chosen from what calibration saw."""
+"""The encoding of each value: one for all that data movement joins, chosen from what calibration saw."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from .concat_groups import join_moved
 from .groups import UnionFind
 from .layer_precisions import NARROW_BITS, Precisions, group_bits
 from .quantization_plan import Plan
-from .scales import activation_grid, natural_grid, to_float32
+from .range_encodings import activation_encoding, natural_encoding, to_float32
 
 _OUTLIER = 1000.0  # times the 99.9th percentile
-_APART = 2.0  # widths of the range: nearer values keep zero on their grid
+_APART = 2.0  # widths of the range: the encoding of nearer values represents zero
 _NEAREST_ZERO = 2 * 255  # steps; a limit below leaves nothing to gain
 _FARTHEST_ZERO = 1 << 16
 _LARGEST_WEIGHT = 127
 
 
 @dataclass(frozen=True)
-class Grids:
-    """The grid of each value that is to be an integer, and the means of its channels.
+class ActivationEncodings:
+    """The encoding of each value that is to be an integer, and the means of its channels.
 
     `outliers` names the groups with values far beyond nearly all others.
-    `narrow` names the nodes that compute on 8 bits alone; `narrow_grids` is what they read of wider groups.
+    `narrow` names the nodes that compute on 8 bits alone; `narrow_encodings` is what they read of wider groups.
     """
 
     groups: UnionFind
@@ -45,36 +45,36 @@ class Grids:
     warnings: tuple[str, ...]
     narrow: frozenset[str] = frozenset()
     outliers: tuple[str, ...] = ()
-    narrow_grids: Mapping[str, Encoding] = field(default_factory=dict)
+    narrow_encodings: Mapping[str, Encoding] = field(default_factory=dict)
 
     def of(self, value: Value) -> Encoding:
-        """Grid of a value."""
+        """Encoding of a value."""
         return self.by_group[self.groups.find(value.name)]
 
     def read_by(self, node: Node, value: Value) -> Encoding:
-        """Grid on which a node that computes reads a value."""
+        """Encoding in which a node that computes reads a value."""
         wide = self.of(value)
         is_narrow = node.outputs[0].name in self.narrow
-        return self.narrow_grids.get(self.groups.find(value.name), wide) if is_narrow else wide
+        return self.narrow_encodings.get(self.groups.find(value.name), wide) if is_narrow else wide
 
     def mean(self, value: Value, axis: int) -> Tensor:
         """Mean that calibration saw at each index of dimension `axis`."""
         return self.statistics[value.name].means[axis]
 
 
-def choose_grids(
+def choose_encodings(
     graph: Graph,
     plan: Plan,
     statistics: Mapping[str, Statistics],
     precisions: Precisions,
     *,
     rests: Collection[str] = (),
-) -> Grids:
-    """One grid for each group; an input whose data lie on a grid of their own keeps that.
+) -> ActivationEncodings:
+    """One encoding for each group; an input whose data are multiples of a step keeps that step.
 
-    An operator that can give one grid only decides for its group. Zero need not be on the grid of values that lie far
-    from it, unless something pads with it. The operand of a concat may keep a finer grid, and is rescaled for the
-    concat alone (`concat_groups`). `rests` are values that may well be zero throughout: no warning is given of them.
+    An operator with a fixed result encoding decides for its group. The encoding of values far from zero need not
+    represent it, unless something pads with it. The operand of a concat may keep a finer encoding, and is rescaled for
+    the concat alone (`concat_groups`). `rests` are values that may well be zero throughout, without a warning.
     """
     imposed = _imposed(graph, plan, statistics)
     groups = join_moved(graph, plan, statistics, imposed)
@@ -83,7 +83,7 @@ def choose_grids(
     for name in statistics:
         members.setdefault(groups.find(name), []).append(name)
     put_in = _put_in(graph, plan, groups)
-    fixed = {groups.find(name): grid for name, grid in imposed.items()}
+    fixed = {groups.find(name): encoding for name, encoding in imposed.items()}
     farthest = _farthest_zeros(graph, groups)
     farthest |= {groups.find(value.name): 0 for value, _ in plan.states}  # which may start with zeros
     chains = affine_inputs(graph)
@@ -97,9 +97,11 @@ def choose_grids(
         around = choose_range(seen.shifted(-centre), precisions.options.observer, levels=1 << bits)
         covered = around.shifted(centre)
         natural = (
-            natural_grid(seen, bits=bits) if inputs.intersection(names) and group not in put_in else None
+            natural_encoding(seen, bits=bits) if inputs.intersection(names) and group not in put_in else None
         )
-        exact = next((g for name in names if name in chains and (g := _own_grid(chains[name], bits))), None)
+        exact = next(
+            (g for name in names if name in chains and (g := _own_encoding(chains[name], bits))), None
+        )
         if (
             exact is not None
             and (exact.holds_zero or abs(exact.zero_point[0]) <= limit)
@@ -108,20 +110,24 @@ def choose_grids(
             natural = exact
         for added in put_in.get(group, ()):
             covered = covered.union(added)
-        grid = fixed.get(group) or natural or activation_grid(covered, bits=bits, farthest=limit)
-        chosen[group] = grid
-        if grid.bits > NARROW_BITS:
-            narrow[group] = activation_grid(covered, bits=NARROW_BITS)
-        rows.append((group, len(names), grid.bits, seen.low, seen.high, grid.scale[0], grid.zero_point[0]))
+        encoding = fixed.get(group) or natural or activation_encoding(covered, bits=bits, farthest=limit)
+        chosen[group] = encoding
+        if encoding.bits > NARROW_BITS:
+            narrow[group] = activation_encoding(covered, bits=NARROW_BITS)
+        rows.append(
+            (group, len(names), encoding.bits, seen.low, seen.high, encoding.scale[0], encoding.zero_point[0])
+        )
         warnings += [] if group in rests else _warnings(_place(graph, group), seen)
         outliers += [group] if _has_outliers(seen) else []
     columns = ("group", "values", "bits", "low", "high", "scale", "zero_point")
-    table = Table("grids", columns, tuple(rows))
-    return Grids(groups, chosen, statistics, table, tuple(warnings), bits_of.narrow, tuple(outliers), narrow)
+    table = Table("quantization_parameters", columns, tuple(rows))
+    return ActivationEncodings(
+        groups, chosen, statistics, table, tuple(warnings), bits_of.narrow, tuple(outliers), narrow
+    )
 
 
-def _own_grid(chain: Affine, bits: int) -> Encoding | None:
-    """The grid of all that a chain makes of an input of integers; None for reals, and where the bits do not hold it."""
+def _own_encoding(chain: Affine, bits: int) -> Encoding | None:
+    """The encoding of a chain on an integer input; None for reals, and where the bits cannot represent it."""
     dtype, scale = chain.input.type.dtype, to_float32(chain.scale)
     if chain.scale <= 0 or chain.nodes[-1].output.type.dtype is not DType.F32:
         return None
@@ -131,13 +137,13 @@ def _own_grid(chain: Affine, bits: int) -> Encoding | None:
 
 
 def _centre(seen: Statistics) -> float:
-    """The middle of values that lie apart from zero, where a grid that holds zero would lose precision; else 0."""
+    """The middle of values that lie apart from zero, where representing zero would cost precision; else 0."""
     width, distance = seen.high - seen.low, max(seen.low, -seen.high)
     return (seen.low + seen.high) / 2 if width and distance > width * _APART else 0.0
 
 
 def _farthest_zeros(graph: Graph, groups: UnionFind) -> dict[str, int]:
-    """The largest zero point of each group that a reader limits; 0 where the grid must hold zero.
+    """The largest zero point of each group that a reader limits; 0 where the encoding must represent zero.
 
     Padding puts zeros beside the values, and the result of a function, such as a ReLU or a tanh, is zero sooner or
     later. A layer sums as many zero points as it has weights in a row; a product of two activations, or a mean, has no
@@ -189,13 +195,13 @@ def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range
 
 
 def _imposed(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> dict[str, Encoding]:
-    """The grids that operators impose on their results."""
+    """The encodings that operators impose on their results."""
     imposed = {
         name: node.op.result_grid(statistics[name].high)
         for node in graph.nodes
         if (name := node.outputs[0].name) in plan.computing and name in statistics
     }
-    return {name: grid for name, grid in imposed.items() if grid is not None}
+    return {name: encoding for name, encoding in imposed.items() if encoding is not None}
 
 
 def _place(graph: Graph, name: str) -> str:

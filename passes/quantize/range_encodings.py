@@ -1,4 +1,4 @@
-"""Grids: from a range, or from the data's own steps, to scale and zero point."""
+"""Encodings (scale and zero point) from a range of values, or from the step that all data are multiples of."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from ...ir import Encoding
 from ..calibration.observers import Range, Statistics
 
-_GRID_TOLERANCE = 1e-3  # of a step, for data that went through float32
+_STEP_TOLERANCE = 1e-3  # of a step, for data that went through float32
 FLOAT32_RANGE = (torch.finfo(torch.float32).tiny, float(torch.finfo(torch.float32).max))
 """Smallest normal and largest float32: scales are within."""
 
@@ -17,8 +17,8 @@ def to_float32(x: float) -> float:
     return float(torch.tensor(x, dtype=torch.float64).clamp(*FLOAT32_RANGE).to(torch.float32))
 
 
-def activation_grid(covered: Range, *, bits: int, farthest: int = 0) -> Encoding:
-    """Grid whose ends lie on the range's: asymmetric at 8 bits, symmetric at 16.
+def activation_encoding(covered: Range, *, bits: int, farthest: int = 0) -> Encoding:
+    """Encoding that represents a range end to end: asymmetric at 8 bits, symmetric at 16.
 
     Zero is on it, unless the range lies apart from zero; then its zero point is at most `farthest`. A range of no
     width, a tensor that was zero throughout, gets the scale 1.
@@ -27,7 +27,7 @@ def activation_grid(covered: Range, *, bits: int, farthest: int = 0) -> Encoding
     if not covered.width:
         return Encoding((1.0,), bits=bits)
     if bits > 8:
-        return symmetric_grid(covered, bits=bits)
+        return symmetric_encoding(covered, bits=bits)
     qmin = -(1 << (bits - 1))
     distance = max(covered.low, -covered.high, 0.0)
     needed = covered.high / levels - covered.low / levels
@@ -39,15 +39,15 @@ def activation_grid(covered: Range, *, bits: int, farthest: int = 0) -> Encoding
     return Encoding((scale,), (min(max(zero, qmin), qmin + levels),), bits=bits)
 
 
-def symmetric_grid(covered: Range, *, bits: int) -> Encoding:
-    """Grid with zero point 0 that reaches the farther end of the range."""
+def symmetric_encoding(covered: Range, *, bits: int) -> Encoding:
+    """Encoding with zero point 0 that represents the farther end of the range."""
     largest = max(-covered.low, covered.high)
     qmax = (1 << (bits - 1)) - 1
     return Encoding((to_float32(largest / qmax) if largest else 1.0,), bits=bits)
 
 
-def natural_grid(statistics: Statistics, *, bits: int) -> Encoding | None:
-    """The grid on which all data lie already, as pixels and stored features do; None when there is none.
+def natural_encoding(statistics: Statistics, *, bits: int) -> Encoding | None:
+    """The encoding that represents all data exactly, as of pixels and stored features; None if there is none.
 
     Looks for one step of which every value is a multiple, with no more multiples than the bits can count, and
     divides it as often as there is room.
@@ -62,7 +62,7 @@ def natural_grid(statistics: Statistics, *, bits: int) -> Encoding | None:
         return None
     step = (high - low) / count
     multiples = values / step
-    if float((multiples - multiples.round()).abs().max()) > _GRID_TOLERANCE:
+    if float((multiples - multiples.round()).abs().max()) > _STEP_TOLERANCE:
         return None
     parts = levels // count
     qmin = -(1 << (bits - 1))

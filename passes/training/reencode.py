@@ -1,4 +1,4 @@
-"""An integer graph with other integers on other grids: types of all values consistent, accumulators proven again."""
+"""An integer graph with other integers and encodings: types of all values consistent, accumulators proven again."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..errors import PassError
 from ..weighted_layers import is_layer
 
 
-def regrid(graph: Graph, grids: Mapping[str, Encoding], constants: Mapping[str, Tensor]) -> Graph:
-    """The graph with these grids of values and these integers of constants; PassError if a layer could overflow."""
+def reencode(graph: Graph, encodings: Mapping[str, Encoding], constants: Mapping[str, Tensor]) -> Graph:
+    """The graph with these encodings of values and these integers of constants; PassError if a layer could overflow."""
 
     def placed(value: Value) -> Value:
-        grid = grids.get(value.name)
-        return value if grid is None else Value(value.name, value.type.quantized(grid))
+        encoding = encodings.get(value.name)
+        return value if encoding is None else Value(value.name, value.type.quantized(encoding))
 
     nodes = tuple(node.with_values(placed) for node in graph.nodes)
     inputs, outputs = (tuple(placed(value) for value in values) for values in (graph.inputs, graph.outputs))
