@@ -9,14 +9,23 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxpress.ir import OPERATORS, DType, Graph, ShapeError, dump, parse, run
+from fxpress.ir import OPERATORS, DType, Graph, ShapeError, dump, parse, run, run_integer, verify
 from fxpress.ir.coupling import couple
 from fxpress.ir.cutting import changed_statistics, cut_graph, deviation, deviation_from_masked
 from fxpress.ir.ops.channels import Axes, CouplingCall
 from fxpress.ir.ops.conv import Conv
 from fxpress.ir.ops.shape import Reshape
 from fxpress.ir.ops.slicing import Concat
-from fxpress.ir.testing import DEFAULT_OPS, check_cut, examples, graphs, inputs, opened, random_removal
+from fxpress.ir.testing import (
+    DEFAULT_OPS,
+    check_cut,
+    examples,
+    graphs,
+    inputs,
+    opened,
+    quantized_graphs,
+    random_removal,
+)
 from fxpress.ir.testing.cuts import ROUNDING
 
 CONVERSIONS = {"quantize", "dequantize", "requantize", "offset_binary"}
@@ -45,6 +54,16 @@ def test_random_graphs_cut_equal_masked(data: st.DataObject, seed: int) -> None:
 def test_random_graphs_open_at_both_ends_cut_equal_masked(data: st.DataObject, seed: int) -> None:
     graph = data.draw(graphs(ops=sorted(DEFAULT_OPS), dtype=DType.F64, max_steps=6))
     check_cut(*opened(graph, data.draw(inputs(graph, extreme=False))), seed=seed)
+
+
+@given(quantized_graphs(), st.integers(0, 99))
+def test_integer_graphs_keep_their_encodings_when_they_are_cut(graph: Graph, seed: int) -> None:
+    coupling = couple(graph)
+    kept = coupling.kept(random_removal(coupling.groups, seed=seed))
+    cut = verify(cut_graph(kept))
+    for before, after in zip(graph.results, cut.results, strict=True):
+        assert after.type == before.type.of_channels(kept.value(before))
+    run_integer(cut, [torch.ones(v.type.shape) for v in cut.inputs])
 
 
 @given(st.data())
