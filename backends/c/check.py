@@ -72,7 +72,8 @@ def _storage_problems(
     if word in ("auto", "float"):
         return
     if encoding is None and value.type.dtype.is_floating:
-        hint = f"quantize the layer there, or set io: auto, for one as io: {{{place.split(' ', 1)[1]}: auto}}"
+        name = place.split(" ", 1)[1]
+        hint = f"quantize the layer there, or set `io: auto`, for this one alone `io: {{{name}: auto}}`"
         yield Problem("C706", place, f"is not quantized, and io is {word}", hint)
     elif encoding is not None and word == "uint8" and value.type.dtype is not DType.U8:
         message = f"computes on {value.type.dtype.value}, and io is uint8"

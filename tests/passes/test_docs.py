@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fxpress.ir import Value, dump, parse, verify
-from fxpress.passes import PASSES, Context, Match, find_pass
+from fxpress.passes import PASSES, Context, Match, base, find_pass
 
 PAGE = Path(__file__).parents[2] / "docs" / "passes.md"
 EXAMPLES = re.findall(r"```before (\w+)\n(.*?)```\n\n```after\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -40,13 +40,17 @@ def test_every_pass_has_a_section_and_an_example() -> None:
     assert {"clean", "fuse", "quantize", "remove_dead_channels"} <= {name for name, _, _ in EXAMPLES}
 
 
-def test_the_rule_that_the_page_shows_is_applied(capsys: pytest.CaptureFixture[str]) -> None:
-    section = PAGE.read_text().partition("## A rule of your own")[2]
-    program = re.search(r"```python\n(.*?)```", section, re.DOTALL)
-    assert program is not None
-    exec(program[1], {})
+def test_the_rule_and_the_pass_that_the_page_shows_are_applied(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "_PASSES", dict(base._PASSES))
+    programs = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    exec(compile("".join(programs), "passes.md", "exec", dont_inherit=True), {"__name__": "page"})
     said = capsys.readouterr().out
-    assert '%add: f32[1x4] = add(%x, %x)   # "head", "net.py:12"' in said and said.endswith("applied\n")
+    assert '%add: f32[1x4] = add(%x, %x)   # "head", "net.py:12"' in said and " applied\n" in said
+    assert said.splitlines()[-1] == (
+        "Counter({'doubled': 1}) {'doubled': Counter({'the spec keeps this layer': 1})}"
+    )
 
 
 def test_the_page_names_every_public_member_of_a_match() -> None:

@@ -141,6 +141,17 @@ def test_the_python_of_the_networkx_page_runs() -> None:
     assert [line.split(":")[1] for line in cuts] == [" 3,072 bytes", " 8,192 bytes", " 8,192 bytes"]
 
 
+@pytest.mark.parametrize(
+    ("page", "said"), [("capture", "conv"), ("pruning", "True\n"), ("sensitivity", "e-")]
+)
+def test_the_python_of_this_page_runs(page: str, said: str) -> None:
+    code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
+    torch.manual_seed(0)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec("".join(code), {})
+    assert said in out.getvalue()
+
+
 def test_links_between_the_pages_lead_somewhere() -> None:
     for page in [*PAGES, *EXAMPLES]:
         for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
