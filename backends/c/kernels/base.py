@@ -103,7 +103,9 @@ class Call:
     """One call: pointers to operands, to results, to constants and to scratch memory, in this order.
 
     `places` is the operand whose bytes the call copies into its place in the result: where the operand can be made
-    to lie there from the beginning, `at` bytes into the result, the call is left out.
+    to lie there from the beginning, `at` bytes into the result, the call is left out. `function` has some numbers in
+    its text that follow from scales and zero points; `general`, if there is one, takes them as arguments, `numbers`,
+    after the constants.
     """
 
     function: Function
@@ -113,6 +115,8 @@ class Call:
     scratch: bool = False
     places: int | None = None
     at: int = 0
+    general: Function | None = None
+    numbers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -437,13 +441,16 @@ def layer_offer(
     *,
     scratch_bytes: int = 0,
     overwrites: tuple[int, ...] = (),
+    general: Callable[[], Function] | None = None,
+    numbers: tuple[int, ...] = (),
 ) -> Offer:
     """The layer as one call of a function; the result may take the residual's memory."""
     operands = site.layer_operands(layouts)
     reads = tuple(map(site.index, operands))
 
     def build() -> tuple[Call, ...]:
-        return (Call(function, reads, constants=packed(constants, pack()), scratch=scratch_bytes > 0),)
+        made = Call(function, reads, constants=packed(constants, pack()), scratch=scratch_bytes > 0)
+        return (made if general is None else replace(made, general=general(), numbers=numbers),)
 
     return Offer(
         kernel,

@@ -69,7 +69,10 @@ def stack_bytes(program: Program, kind: CoreKind | None) -> int:
     decoder = _DECODER_STACK_BYTES if any(step.offer.coded for step in program.steps) else 0
     deepest = max([*kernels, decoder, *LIBRARY_STACK_BYTES.values()])
     passed = max(
-        (len(call.reads) + len(call.writes) + len(call.constants) + call.scratch for call, _ in calls),
+        (
+            len(call.reads) + len(call.writes) + len(call.constants) + len(call.numbers) + call.scratch
+            for call, _ in calls
+        ),
         default=0,
     )
     arguments = 4 * max(passed - 4, 0)

@@ -20,6 +20,7 @@ from ..target import Machine
 from .coding import with_coded_weights
 from .layout import Layout
 from .program import Program, Step, Stored
+from .sharing import share_functions
 
 _MAX_STATES = 24
 
@@ -244,4 +245,4 @@ def _assemble(
         for value, wanted in zip(graph.outputs, outputs, strict=True)
     )
     starts = tuple(Stored(v, layout) for v, layout in zip(graph.inputs, inputs, strict=True))
-    return Program(graph, tuple(steps), starts, returned)
+    return Program(graph, share_functions(tuple(steps)), starts, returned)

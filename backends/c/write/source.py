@@ -11,7 +11,7 @@ from ....ir import Source
 from ..kernels.base import AnyArray, Call, Constant
 from ..plan.memory import Location, MemoryPlan, Region
 from ..plan.program import Program, Step, Stored
-from .literal import C_TYPES, array, array_type, comment
+from .literal import C_TYPES, array, array_type, comment, integer
 from .ports import Port, to_memory
 from .support import helpers
 
@@ -165,6 +165,7 @@ class _Writer:
         arguments = [self._operand(step.operands[index], step) for index in call.reads]
         arguments += [self._pointer(step.results[index]) for index in call.writes]
         arguments += [self._constant(number, step, constant) for constant in call.constants]
+        arguments += map(integer, call.numbers)
         if call.scratch:
             arguments.append(f"(void *)(memory + {self.plan.scratch[number]})")
         return f"{function}({', '.join(arguments)});"

@@ -182,7 +182,7 @@ def _context(shape: ConvShape) -> _Context:
         third=2 * shape.out_c,
         group_bytes=PIXELS * shape.out_c,
         padded=shape.padded,
-        padding=shape.input_zero_point,
+        padding=shape.input_zero_point if shape.padded else 0,
         fills_bytes=not shape.epilogue.elements.wide or shape.input_zero_point == 0,
         pixel_bytes=shape.epilogue.elements.bytes * shape.in_c,
         patch_bytes=_patch_bytes(shape),

@@ -6,7 +6,8 @@ y = sat(requant(acc, multiplier, shift) + ((r * m + offset) >> s))              
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from .....ir.arithmetic import Rescale
 from ..rounding import saturated, saturates_at_once
@@ -43,7 +44,8 @@ class Epilogue:
     """Conversion of an accumulator to an output; `low` and `high` are its saturation bounds.
 
     `shifted` says that some channel has a left shift, so that the packed constants carry one per channel. `apart` says
-    that the weights have an array of their own, which calls with other biases and scales read too.
+    that the weights have an array of their own, which calls with other biases and scales read too. In the
+    `general` form the function takes the numbers that follow from scales as arguments.
     """
 
     zero_point: int
@@ -53,6 +55,35 @@ class Epilogue:
     apart: bool = False
     residual: Rescale | None = None
     elements: Elements = Elements()
+    general: bool = False
+
+    def generalized(self) -> Epilogue:
+        """The general form, equal for all scales and zero points of the same bounds."""
+        residual = self.residual and Rescale((0,), 0, 0)
+        return replace(self, zero_point=0, residual=residual, general=True)
+
+    @property
+    def numbers(self) -> Mapping[str, int]:
+        """The numbers that follow from scales and zero points, by their names in the general form."""
+        if self.residual is None:
+            return {"zero_point": self.zero_point}
+        (multiplier,) = self.residual.multipliers
+        return {"multiplier": multiplier, "offset": self.residual.offset, "shift": self.residual.shift}
+
+    @property
+    def text(self) -> Mapping[str, str]:
+        """C text of the numbers."""
+        return {name: name if self.general else str(number) for name, number in self.numbers.items()}
+
+    @property
+    def number_parameters(self) -> str:
+        """The numbers as further parameters of a function in C."""
+        return "".join(f", int32_t {name}" for name in self.numbers if self.general)
+
+    @property
+    def number_arguments(self) -> str:
+        """The numbers as further arguments of a call in C."""
+        return "".join(f", {name}" for name in self.numbers if self.general)
 
     @property
     def arrays(self) -> tuple[str, ...]:
@@ -71,13 +102,13 @@ class Epilogue:
 
     @property
     def arguments(self) -> str:
-        """The arrays as arguments of a call in C."""
-        return ", ".join(self.arrays)
+        """The arrays, and numbers, as arguments of a call in C."""
+        return ", ".join(self.arrays) + self.number_arguments
 
     @property
     def parameters(self) -> str:
-        """The arrays as parameters of a function in C."""
-        return ", ".join(f"const int32_t *{name}" for name in self.arrays)
+        """The arrays, and numbers, as parameters of a function in C."""
+        return ", ".join(f"const int32_t *{name}" for name in self.arrays) + self.number_parameters
 
     @property
     def moved_arguments(self) -> str:

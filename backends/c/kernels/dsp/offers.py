@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -96,7 +98,7 @@ def _dense(site: Site, op: Conv) -> Offers:
     direct = _offer(site, "conv_dsp", conv_dsp, shape, layouts)
     if not winograd_dsp.supports(shape):
         return direct
-    transformed = _offer(site, "winograd_dsp", winograd_dsp, shape, layouts)
+    transformed = _offer(site, "winograd_dsp", winograd_dsp, shape, layouts, generalized=False)
     if not _is_worth_its_flash(transformed, direct, site):
         return direct
     # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
@@ -195,6 +197,7 @@ def _offer(
     layouts: tuple[Layout, Layout],
     *,
     overwrites: tuple[int, ...] = (),
+    generalized: bool = True,
 ) -> Offer:
     """The offer of a module for a shape."""
     epilogue, words = shape.epilogue, maker.constant_words(shape)
@@ -211,5 +214,17 @@ def _offer(
     constants = {role: 4 * count for role, count in zip(epilogue.arrays, apart, strict=True)}
     function, work, scratch = maker.function(shape), maker.estimate(shape), maker.scratch_bytes(shape)
     return layer_offer(
-        site, name, function, work, layouts, constants, pack, scratch_bytes=scratch, overwrites=overwrites
+        site,
+        name,
+        function,
+        work,
+        layouts,
+        constants,
+        pack,
+        scratch_bytes=scratch,
+        overwrites=overwrites,
+        general=partial(maker.function, replace(shape, epilogue=epilogue.generalized()))
+        if generalized
+        else None,
+        numbers=tuple(epilogue.numbers.values()),
     )
