@@ -109,6 +109,12 @@ def _cycles(instruction: capstone.CsInsn, timing: Timing, *, after_access: bool)
         return 2
     if name in _DIVISIONS:
         return timing.divide
+    if name in _MULTIPLY_ADDS:
+        return timing.multiply_add
+    if name in _LONG_MULTIPLIES:
+        return timing.long_multiply
+    if name in _LONG_MULTIPLY_ADDS:
+        return timing.long_multiply_add
     if name in _FLOAT_DIVISIONS:
         return timing.float_divide
     if name in _FLOAT_MULTIPLY_ADDS:
@@ -123,6 +129,9 @@ _STACK_TRANSFERS = frozenset({"push", "pop", "vpush", "vpop"})
 _TWO_WORDS = frozenset({"ldrd", "strd"})
 _FLOAT_ACCESSES = frozenset({"vldr", "vstr"})
 _DIVISIONS = frozenset({"sdiv", "udiv"})
+_MULTIPLY_ADDS = frozenset({"mla", "mls"})
+_LONG_MULTIPLIES = frozenset({"smull", "umull"})
+_LONG_MULTIPLY_ADDS = frozenset({"smlal", "umlal"})
 _FLOAT_DIVISIONS = frozenset({"vdiv", "vsqrt"})
 _FLOAT_MULTIPLY_ADDS = frozenset({"vfma", "vfms", "vfnma", "vfnms", "vmla", "vmls", "vnmla", "vnmls"})
 

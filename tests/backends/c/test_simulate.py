@@ -124,6 +124,24 @@ def test_cycles_of_the_m4_add_a_refill_of_two_for_each_taken_branch(m4: Simulato
     assert profile.cycles == profile.instructions + 2 * taken
 
 
+PRODUCTS = """
+#include <stdint.h>
+int plain(int a, int b) { __asm__ volatile("mul %0, %0, %1" : "+r"(a) : "r"(b)); return a; }
+int add(int a, int b) { __asm__ volatile("mla %0, %0, %1, %1" : "+r"(a) : "r"(b)); return a; }
+int wide(int a, int b) { int c; __asm__ volatile("smull %0, %1, %1, %2" : "=&r"(c), "+r"(a) : "r"(b)); return a; }
+"""
+
+
+def test_products_of_the_m3_take_more_cycles_than_those_of_the_m4(build: Build) -> None:
+    names = ("plain", "add", "wide")
+    more = {}
+    for cpu in ("cortex-m3", "cortex-m4f"):
+        core = build(PRODUCTS, cpu, *names)
+        profiles = [core.profile(name, 3, 5) for name in names]
+        more[cpu] = [p.cycles - p.instructions - 2 for p in profiles if p.cycles is not None]  # 2: the return
+    assert more == {"cortex-m3": [0, 1, 3], "cortex-m4f": [0, 0, 0]}
+
+
 def test_cores_without_published_timing_have_no_cycles(build: Build) -> None:
     profile = build(CODE, "cortex-m7", "loop").profile("loop", 3)
     assert profile.cycles is None and profile.functions[0].cycles is None
