@@ -135,6 +135,7 @@ class _Walker:
         self._values: dict[str, _Value] = {}
         self._types: dict[str, _Type] = {}
         self._seen: list[set[object]] = [set()]
+        self._results: dict[object, int] = {}  # a short identity for each computation: operands nest deeply
         self._scopes: list[_Scope] = []
         self._called: list[str] = []
         self._counter = ""
@@ -189,11 +190,12 @@ class _Walker:
 
     def _operation(self, kind: str, type: _Type, *operands: _Value, detail: object = None) -> _Value:
         key = (kind, type.name, detail, *(v.id for v in operands))
-        if self._is_new(key):
+        id = ("result", self._results.setdefault(key, len(self._results)))
+        if self._is_new(id):
             self._counts[kind] += 1
             for value in operands:
                 self._literal(value)
-        return _Value(key, type)
+        return _Value(id, type)
 
     def _literal(self, value: _Value) -> None:
         if (
