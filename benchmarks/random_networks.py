@@ -73,6 +73,15 @@ class _Recurrent(nn.Module):
         return self.cell(x)[0]
 
 
+class _Scaled(nn.Module):
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.get_buffer("scale") + 0.5
+
+
 class _Function(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
@@ -321,10 +330,10 @@ class _Draft:
         return nn.LayerNorm(self.shape[-1])
 
     def _elementwise(self) -> nn.Module:
-        scale = nn.Parameter(torch.rand(self.shape))
+        scale = torch.rand(self.shape)
         return self._draw.choice(
             (
-                lambda: _Function(lambda x: x * scale.data + 0.5),
+                lambda: _Scaled(scale),
                 lambda: _Function(torch.sin),
                 nn.Softplus,
                 lambda: _Function(lambda x: torch.exp(-x * x)),
