@@ -49,7 +49,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "code_size.json"
 CORES = (
     "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m4f", "cortex-m7", "cortex-m33", "cortex-m55", "riscv32"
 )  # fmt: skip
-SEEDS = range(100, 110)
+SEEDS = range(100, 108)
 FORMS = ("int8", "int16", "int4", "float")
 DATA = """fxpress: 1
 model: {source: "torch.nn:Identity", inputs: {x: {shape: %s}}}
@@ -243,7 +243,9 @@ def _kept(name: str, form: str) -> Iterator[Size]:
     files = {core: KEPT / f"{name}-{form}-{core}.json" for core in CORES}
     missing = [core for core, file in files.items() if not file.is_file()]
     if missing:
-        graph, output = _operators() if name == "operators" else _random(int(name.rpartition("-")[2]), form)
+        graph, output = (
+            _operators() if name == "operators" else random_graph(int(name.rpartition("-")[2]), form)
+        )
         for core in missing:
             size = measure(name, form, core, graph, output, functions=True)
             files[core].write_text(json.dumps(asdict(size)))
@@ -253,7 +255,7 @@ def _kept(name: str, form: str) -> Iterator[Size]:
         yield Size(**row | {"functions": tuple(FunctionSize(**found) for found in row["functions"])})
 
 
-def _random(seed: int, form: str) -> tuple[Graph, COutput]:
+def random_graph(seed: int, form: str) -> tuple[Graph, COutput]:
     """A random network in a form."""
     model, shape = random_network(seed)
     passes = "passes=[{pass: clean}, {pass: fuse}]"

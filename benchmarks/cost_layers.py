@@ -7,7 +7,11 @@ without come with activations of 8 and 16 bits, and on floats.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
+
+from fxpress.ir import Graph, Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +33,12 @@ FORMS = {
     ),
     "float": Form(("f32", ""), ("f32", ""), ("f32", "")),
 }
+_CODED = ("conv 3x3", "wide conv 1x1", "depthwise 3x3", "long linear", "linear")
+_SPREADS = (0.7, 2.0, 6.0, 24.0)  # standard deviations of coded weights, in steps
+_INTEGERS = ("int8", "int4", "int2", "int16")
 _UNWEIGHTED = ("int8", "int16", "float")
 _SIZES = ((8, 10), (16, 8))  # channels, and rows and columns
+_THREES = ((8, 12), (16, 6))  # pixels in threes, as the DSP kernels take them
 _LARGE = ((16, 24), (16, 32))  # where Winograd's transform pays
 
 
@@ -44,11 +52,40 @@ def layers() -> Iterator[tuple[str, str]]:
             for name, x, y, op in _unweighted(c, n, form):
                 yield f"{name} {c} {form}", _plain(FORMS[form], x, y, op)
         yield from ((f"{name} {c}", text) for name, text in _float(c, n))
+    for c, n in _THREES:
+        for form in _INTEGERS:
+            for name, x, w, y, op in _weighted(c, n):
+                if "conv" in name and "depthwise" not in name:
+                    yield f"{name} {c}x{n} {form}", _with_weights(FORMS[form], x, w, y, op)
     for c, n in _LARGE:
+        for form in _INTEGERS:
+            for name, w, y, op in _large_depthwise(c, n):
+                yield f"large {name} {n} {form}", _with_weights(FORMS[form], f"1x{c}x{n}x{n}", w, y, op)
         for form in ("int8", "int4"):
             op = "conv{padding=(1, 1, 1, 1)}"
             text = _with_weights(FORMS[form], f"1x{c}x{n}x{n}", f"{c}x{c}x3x3", f"1x{c}x{n}x{n}", op)
             yield f"large conv 3x3 {n} {form}", text
+
+
+def coded_layers() -> Iterator[tuple[str, str]]:
+    """Names and texts of layers whose weights are stored as Huffman codes."""
+    for c, n in _SIZES:
+        for form in ("int8", "int4"):
+            for name, x, w, y, op in _weighted(c, n):
+                if name in _CODED:
+                    for repeat in range(len(_SPREADS)):
+                        yield f"{name} {c} {form} {repeat}", _with_weights(FORMS[form], x, w, y, op)
+
+
+def with_few_values(graph: Graph) -> Graph:
+    """The graph with normally distributed integer weights, of a few values or of many."""
+    generator, params = torch.Generator().manual_seed(0), dict(graph.params)
+    for number, value in enumerate(v for v in graph.constants if v.type.rank > 1 and v.type.quantization):
+        q = value.type.quantization
+        assert q is not None
+        drawn = torch.randn(value.type.shape, generator=generator) * _SPREADS[number % len(_SPREADS)]
+        params[value.name] = drawn.round().clamp(q.qmin, q.qmax).to(value.type.dtype.torch)
+    return replace(graph, params=Params(params))
 
 
 def _with_weights(form: Form, x: str, w: str, y: str, op: str) -> str:
@@ -143,6 +180,18 @@ def _weighted(c: int, n: int) -> Iterator[tuple[str, str, str, str, str]]:
     yield "linear rows", f"1x{n}x{4 * c}", f"{d}x{4 * c}", f"1x{n}x{d}", "linear"
 
 
+def _large_depthwise(c: int, n: int) -> Iterator[tuple[str, str, str, str]]:
+    """Name, shapes of weights and result, and operator of layers whose rows are too long to be written out."""
+    half, stride = n // 2, "stride=(2, 2), padding=(1, 0, 1, 0)"
+    yield (
+        "depthwise 3x3",
+        f"{c}x1x3x3",
+        f"1x{c}x{n}x{n}",
+        f"conv{{padding=(1, 1, 1, 1), groups={c}}}",
+    )
+    yield "depthwise stride 2", f"{c}x1x3x3", f"1x{c}x{half}x{half}", f"conv{{{stride}, groups={c}}}"
+
+
 def _unweighted(c: int, n: int, form: str) -> Iterator[tuple[str, str, str, str]]:
     """Name, shapes of operands and result, and node."""
     image, half = f"1x{c}x{n}x{n}", n // 2
@@ -180,28 +229,31 @@ def _float(c: int, n: int) -> Iterator[tuple[str, str]]:
                 "  return y: %y\n}"
             ),
         )
-    heads, tokens = f"1x2x{2 * n}x{c}", f"1x{n}x{4 * c}"
-    yield (
-        "attention",
-        (
-            f"graph(%q: f32[{heads}], %k: f32[{heads}], %v: f32[{heads}]) {{\n"
-            f"  %y: f32[{heads}] = attention(%q, %k, %v)\n  return y: %y\n}}"
-        ),
-    )
-    yield (
-        "matmul",
-        (
-            f"graph(%a: f32[1x{n}x{2 * c}], %b: f32[1x{2 * c}x{c}]) {{\n"
-            f"  %y: f32[1x{n}x{c}] = matmul(%a, %b)\n  return y: %y\n}}"
-        ),
-    )
-    yield (
-        "matmul int8",
-        (
-            f"graph(%a: i8[1x{n}x{2 * c}]<scale=0.05, zero=-3>, %b: i8[1x{2 * c}x{c}]<scale=0.07, zero=6>) {{\n"
-            f"  %y: i8[1x{n}x{c}]<scale=0.5, zero=-3> = matmul(%a, %b)\n  return y: %y\n}}"
-        ),
-    )
+    tokens = f"1x{n}x{4 * c}"
+    for name, heads in (("attention", f"1x2x{2 * n}x{c}"), ("wide attention", f"1x2x{n}x{3 * c}")):
+        for causal in ("", "{causal=True}"):
+            yield (
+                f"{name} {causal}",
+                (
+                    f"graph(%q: f32[{heads}], %k: f32[{heads}], %v: f32[{heads}]) {{\n"
+                    f"  %y: f32[{heads}] = attention{causal}(%q, %k, %v)\n  return y: %y\n}}"
+                ),
+            )
+    for depth in (c, 2 * c, 5 * c):
+        yield (
+            f"matmul {depth}",
+            (
+                f"graph(%a: f32[1x{n}x{depth}], %b: f32[1x{depth}x{c}]) {{\n"
+                f"  %y: f32[1x{n}x{c}] = matmul(%a, %b)\n  return y: %y\n}}"
+            ),
+        )
+        yield (
+            f"matmul {depth} int8",
+            (
+                f"graph(%a: i8[1x{n}x{depth}]<scale=0.05, zero=-3>, %b: i8[1x{depth}x{c}]<scale=0.07, zero=6>) {{\n"
+                f"  %y: i8[1x{n}x{c}]<scale=0.5, zero=-3> = matmul(%a, %b)\n  return y: %y\n}}"
+            ),
+        )
     yield (
         "layer_norm",
         (

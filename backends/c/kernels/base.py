@@ -89,13 +89,18 @@ class Constant:
 
 @dataclass(frozen=True)
 class Function:
-    """A C function that `template` writes. Functions with equal keys are equal but for their name: emitted once."""
+    """A C function that `template` writes. Functions with equal keys are equal but for their name: emitted once.
+
+    `variant` tells functions of a template apart whose work has different prices: the operator of an element, loops
+    that the compiler writes out.
+    """
 
     template: str
     key: Hashable
     render: Callable[[str], str]
     headers: tuple[str, ...] = ()
     uses_math: bool = False
+    variant: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,9 +129,10 @@ class Offer:
     """Computation of a node by a kernel: layouts of operands and results, cost, and `build`, which makes its calls.
 
     `reads` has None for an operand that is absent or packed into the constants. The prices of the `work` are those of
-    the first of `templates`, which has one for each call. `constants` are the bytes of the arrays that `build` packs,
-    by role. `overwrites` are the operands whose memory the result may take, when nobody needs them afterwards. `views`
-    gives, for each result, the bytes into operand 0 at which it is stored, for a node that moves nothing.
+    the first of `templates`, which has one for each call, and of its `variant`. `constants` are the bytes of the arrays
+    that `build` packs, by role. `overwrites` are the operands whose memory the result may take, when nobody needs them
+    afterwards. `views` gives, for each result, the bytes into operand 0 at which it is stored, for a node that moves
+    nothing.
     `scratch_bytes` is the working memory of the calls. `limitation` says why the core's own instructions are not used,
     where they could be on other values. `coded` are constants that are decoded into working memory before the calls.
     """
@@ -143,6 +149,7 @@ class Offer:
     views: tuple[int, ...] | None = None
     limitation: str = ""
     coded: tuple[Constant, ...] = ()
+    variant: str = ""
 
     @staticmethod
     def of_calls(
@@ -156,7 +163,18 @@ class Offer:
         """The offer of calls whose constants, if any, are packed."""
         templates = tuple(call.function.template for call in calls)
         sizes = {c.role: c.data.nbytes for call in calls for c in call.constants}
-        return Offer(kernel, reads, writes, work, templates, lambda: calls, sizes, overwrites=overwrites)
+        variant = next((call.function.variant for call in calls), "")
+        return Offer(
+            kernel,
+            reads,
+            writes,
+            work,
+            templates,
+            lambda: calls,
+            sizes,
+            overwrites=overwrites,
+            variant=variant,
+        )
 
     @property
     def constant_bytes(self) -> int:
@@ -167,6 +185,11 @@ class Offer:
     def weight_bytes(self) -> int:
         """Bytes of those constants that hold weights."""
         return sum(aligned(size) for role, size in self.constants.items() if role in WEIGHT_ROLES)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Huffman images that are decoded before the calls."""
+        return tuple(constant.image for constant in self.coded if constant.image is not None)
 
     @property
     def decoded_at(self) -> int:
@@ -374,13 +397,14 @@ def template(
     *,
     headers: tuple[str, ...] = ("arithmetic.h",),
     uses_math: bool = False,
+    variant: str = "",
 ) -> Function:
     """The function that a template writes; it sees `name`, the C `parameters`, and the frozen context as `k`."""
 
     def render(name: str) -> str:
         return _ENVIRONMENT.get_template(path).render(k=context, name=name, parameters=parameters)
 
-    return Function(path, (path, context, parameters), render, headers, uses_math)
+    return Function(path, (path, context, parameters), render, headers, uses_math, variant)
 
 
 def offer(
@@ -402,6 +426,7 @@ def offer(
     overwrites: tuple[int, ...] = (),
     limitation: str = "",
     uses_math: bool = False,
+    variant: str = "",
 ) -> Offer:
     """The offer of one call of a template's function.
 
@@ -427,6 +452,7 @@ def offer(
         scratch_bytes,
         overwrites,
         limitation=limitation,
+        variant=variant,
     )
 
 
@@ -462,6 +488,7 @@ def layer_offer(
         constants,
         scratch_bytes,
         overwrites or site.overwritten_residual,
+        variant=function.variant,
     )
 
 

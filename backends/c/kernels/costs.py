@@ -9,13 +9,14 @@ on cores whose timing is published, the same for cycles.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
 
 from ....specs.target import Target
+from ..plan.image import Image
 from ..target import Machine
 from .base import Offer, Work
 
@@ -80,10 +81,9 @@ class CoreCosts:
         """Cost of an offer on operands of a form."""
         if not offer.templates:
             return self._priced(Work(), 0, "", "")
-        cost = self._priced(offer.work, len(offer.templates), offer.templates[0], form)
-        images = [constant.image for constant in offer.coded if constant.image is not None]
-        decoding = Work(products=sum(image.instructions for image in images))
-        return cost + self._priced(decoding, len(images), DECODER, "") if images else cost
+        calls, found = len(offer.templates), priced_form(form, offer.variant)
+        cost, images = self._priced(offer.work, calls, offer.templates[0], found), offer.images
+        return cost + self._priced(decoding(images), len(images), DECODER, "") if images else cost
 
     def _priced(self, work: Work, calls: int, template: str, form: str) -> Cost:
         instructions = _found(self.instructions, template, form).of(work, calls)
@@ -92,15 +92,39 @@ class CoreCosts:
         return Cost(instructions, _found(self.cycles, template, form).of(work, calls))
 
 
+def priced_form(form: str, variant: str) -> str:
+    """The form under which an offer has its prices: elements, and the variant of its template."""
+    return f"{form} {variant}".strip()
+
+
+def decoding(images: Sequence[Image]) -> Work:
+    """Work of decoding Huffman images."""
+    codes = sum(image.code_instructions for image in images)
+    return Work(products=codes, loops=sum(image.table_instructions for image in images))
+
+
+def read_prices_anew() -> None:
+    """Forget the prices that were read: the table has been written."""
+    _table.cache_clear()
+    _of_cores.cache_clear()
+
+
 def _found(prices: Mapping[str, Mapping[str, Price]], template: str, form: str) -> Price:
-    """The price of a template for a form; else for another form that is counted, else what is typical of the core."""
+    """The price of a template for a form; else for other forms that are counted, else what is typical of the core."""
     forms = prices.get(template, {})
-    return forms.get(form) or next(iter(forms.values()), None) or _typical(prices, form)
+    alike = [price for other, price in forms.items() if other.split()[:1] == form.split()[:1]]
+    return forms.get(form) or next(iter([*alike, *forms.values()]), None) or _typical(prices, form)
 
 
 def _typical(prices: Mapping[str, Mapping[str, Price]], form: str) -> Price:
-    """The median price of what is innermost in the templates that are counted for a form."""
-    counted = [forms[form].products for forms in prices.values() if form in forms]
+    """The median price of what is innermost in the templates that are counted for elements of a form."""
+    elements = form.split()[:1]
+    counted = [
+        price.products
+        for forms in prices.values()
+        for other, price in forms.items()
+        if other.split()[:1] == elements
+    ]
     typical = median(counted) if counted else 1.0
     return Price(typical, typical, typical)
 

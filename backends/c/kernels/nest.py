@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from ..plan.layout import Layout, Shape
 
+WRITTEN_OUT = 16
+"""Turns of an innermost loop of constant length up to which GCC writes it out (max-completely-peel-times)."""
+
 _INDENT = "    "
 
 

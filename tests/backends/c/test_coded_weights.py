@@ -140,23 +140,25 @@ def test_an_image_with_wrong_bytes_is_found(
 
 
 @SIMULATED
-@pytest.mark.parametrize(("cpu", "isa"), [("cortex-m0plus", "armv6-m"), ("cortex-m4f", "armv7e-m")])
+@pytest.mark.parametrize("cpu", ["cortex-m0plus", "cortex-m4f"])
 @pytest.mark.parametrize("name", ["conv", "depthwise", "winograd", "int4", "one value", "two values"])
 def test_a_core_computes_the_bytes_of_the_interpreter_at_the_predicted_cost(
-    name: str, cpu: str, isa: str, cortex_m4: Target, stated_stack: Stated, tmp_path: Path
+    name: str, cpu: str, stated_stack: Stated, tmp_path: Path
 ) -> None:
-    features = () if isa == "armv6-m" else cortex_m4.features
-    target = cortex_m4.model_copy(update={"isa": isa, "features": features})
+    target = load_target(cpu).model_copy(update={"ram": None, "flash": None, "stack": None})
     plain, huffman = (emit(LAYERS[name].graph(), o, target) for o in (PLAIN, CODED))
     runs = [_run(artifact, cpu, tmp_path, stated_stack(artifact, cpu)) for artifact in (plain, huffman)]
     (before, bytes_before), (after, bytes_after) = runs
     assert bytes_after.flash < bytes_before.flash
     saved = plain.prediction.flash_bytes - huffman.prediction.flash_bytes
     assert saved == pytest.approx(bytes_before.flash - bytes_after.flash, abs=350)  # of two predictions
-    if cpu == "cortex-m4f":
+    kernels = {artifact.prediction.nodes[0].kernel for artifact in (plain, huffman)}
+    if len(kernels) == 1:
         more = huffman.prediction.instructions - plain.prediction.instructions
-        # with few coded values the code of each channel is short, and what begins a block weighs more
-        assert more == pytest.approx(after - before, rel=0.2 if name == "depthwise" else 0.08)
+        # decoded weights come in registers, constants of flash do not: that changes the kernel itself a little
+        assert more == pytest.approx(after - before, rel=0.09, abs=0.002 * before)
+    else:
+        assert huffman.prediction.instructions == pytest.approx(after, rel=0.08)
 
 
 def _run(artifact: CArtifact, cpu: str, folder: Path, stack_bytes: int) -> tuple[int, Footprint]:

@@ -11,9 +11,9 @@ import torch
 
 import fxpress.backends.c.kernels
 from fxpress.backends.c import Machine, SimulatedNetwork, counted_core, emit, predict
-from fxpress.backends.c.kernels.costs import CoreCosts, counted_templates
+from fxpress.backends.c.kernels.costs import DECODER, CoreCosts, counted_templates
 from fxpress.ir import Value, parse
-from fxpress.specs import COutput, load_target
+from fxpress.specs import COutput, list_targets, load_target
 from fxpress.specs.target import Target
 
 needs_simulator = pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="no arm-none-eabi-gcc")
@@ -72,13 +72,44 @@ def test_cores_with_published_timing_have_cycles(name: str, fill: Fill) -> None:
     assert found.cycles is not None and found.cycles > found.instructions
 
 
+@pytest.mark.parametrize(
+    "name", [name for name in list_targets() if name not in ("host", "esp32-c3", "riscv32")]
+)
+def test_every_cortex_m_takes_its_own_prices(name: str) -> None:
+    assert counted_core(load_target(name)) == name
+
+
 def test_a_core_that_is_not_counted_takes_the_prices_of_the_nearest() -> None:
-    assert counted_core(load_target("cortex-m55")) == counted_core(load_target("cortex-m33"))
+    other = load_target("cortex-m55").model_copy(update={"core": "cortex-m85", "measured": "cortex-m85"})
+    assert counted_core(other) == "cortex-m33"
+    assert counted_core(load_target("esp32-c3")) == "rv32imc"
     assert not CoreCosts.of(Machine.of(load_target("host"))).has_cycles
 
 
+def test_every_counted_core_has_prices_of_the_decoder() -> None:
+    for name in list_targets():
+        assert CoreCosts.of(Machine.of(load_target(name))).instructions[DECODER]
+
+
+def test_elements_of_functions_of_the_library_have_prices_of_their_own(fill: Fill) -> None:
+    def instructions(op: str) -> int:
+        text = f"graph(%x: f32[1x4000]) {{\n  %y: f32[1x4000] = {op}(%x)\n  return y: %y\n}}"
+        return predict(parse(text, fill=fill), unlimited("cortex-m4f")).instructions
+
+    assert 5 * instructions("relu") < instructions("exp") < instructions("tanh")
+
+
+def test_a_causal_attention_takes_about_half(fill: Fill) -> None:
+    def instructions(attributes: str) -> int:
+        tensors = ", ".join(f"%{name}: f32[1x2x64x32]" for name in "qkv")
+        text = f"graph({tensors}) {{\n  %y: f32[1x2x64x32] = attention{attributes}(%q, %k, %v)\n  return y: %y\n}}"
+        return predict(parse(text, fill=fill), unlimited("cortex-m4f")).instructions
+
+    assert 0.5 < instructions("{causal=True}") / instructions("") < 0.6
+
+
 @needs_simulator
-@pytest.mark.parametrize("name", ["cortex-m0plus", "cortex-m4f"])
+@pytest.mark.parametrize("name", ["cortex-m0plus", "cortex-m3", "cortex-m4f", "cortex-m7", "cortex-m33"])
 def test_predicted_instructions_are_near_the_counted_ones(name: str, fill: Fill, tmp_path: Path) -> None:
     pytest.importorskip("unicorn")
     artifact = emit(parse(NET, fill=fill), COutput(name="net", self_test=0), unlimited(name))

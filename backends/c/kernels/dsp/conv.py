@@ -132,7 +132,8 @@ def _code_bytes(shape: ConvShape) -> int:
 def function(shape: ConvShape) -> Function:
     """The C function `name(x, [r,] y, constants..., scratch)`."""
     path = "dsp/pointwise.c.j2" if shape.pointwise else "dsp/conv.c.j2"
-    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS)
+    variant = "ragged" if shape.pixels % PIXELS else ""
+    return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS, variant=variant)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,11 @@ def _products(axes: Axes) -> float:
 
 def function(shape: DepthwiseShape) -> Function:
     """The C function `name(x, y, constants..., scratch)`."""
-    return template("dsp/depthwise.c.j2", _context(shape), parameters(shape.epilogue), headers=HEADERS)
+    context = _context(shape)
+    variant = "" if context.copy_loops > 1 else "short rows"
+    return template(
+        "dsp/depthwise.c.j2", context, parameters(shape.epilogue), headers=HEADERS, variant=variant
+    )
 
 
 def _axes(shape: DepthwiseShape) -> Axes:

@@ -71,7 +71,8 @@ def estimate(shape: PoolShape) -> Work:
 def function(shape: PoolShape) -> Function:
     """The C function `name(x, y)`."""
     path = "dsp/max_pool.c.j2" if shape.mean is None else "dsp/avg_pool.c.j2"
-    return template(path, _context(shape), "const int8_t *x, int8_t *y", headers=HEADERS)
+    variant = "padded" if shape.window.reaches_out(shape.x, shape.y) else ""
+    return template(path, _context(shape), "const int8_t *x, int8_t *y", headers=HEADERS, variant=variant)
 
 
 @kernel("max_pool")

@@ -76,6 +76,7 @@ def portable(site: Site) -> Offers:
             if layout == layout_y and site.type(operand).shape == shape
         ),
         uses_math=libm > 0,
+        variant=site.node.op.name,
     )
 
 

@@ -81,6 +81,7 @@ def elementwise(site: Site) -> Offers:
         reads=dict(zip(names, layouts, strict=True)),
         writes=(layout,),
         operands={name: i for i, name in enumerate(names)},
+        variant=site.node.op.name,
     )
 
 

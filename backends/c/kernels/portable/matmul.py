@@ -13,7 +13,7 @@ from ...plan.layout import Layout, Shape, contiguous
 from ...write.literal import real
 from ..base import Offers, Site, Work, kernel, offer
 from ..layouts import dense_at_hand
-from ..nest import Nest, nest
+from ..nest import WRITTEN_OUT, Nest, nest
 from ..rounding import saturated, signed
 
 
@@ -101,7 +101,10 @@ def matmul(site: Site) -> Offers:
             title, loops, a[-1], strides_a[-1], step_b, "float", "0.0f", f"{at_a} * {at_b}", "acc"
         )
     work = Work(8.0 * site.node.macs, 0.0, 20.0 * site.output.numel, 140)
-    return offer(site, "portable/matmul.c.j2", context, work, reads=reads, writes=(layout_y,))
+    variant = _written_out(a[-1])
+    return offer(
+        site, "portable/matmul.c.j2", context, work, reads=reads, writes=(layout_y,), variant=variant
+    )
 
 
 @kernel("grouped_matmul")
@@ -161,7 +164,9 @@ def attention(site: Site) -> Offers:
             of_mask = [*of_mask[:-1], of_mask[-1] * heads[-1], of_mask[-1]]
     loops = nest(heads, of_y, *batch, of_mask)
     context = _attention_context(site, op, loops, strides, reads.get("mask"))
-    macs, scores = site.node.macs, site.output.numel // y[-1] * shapes[1][-2]  # as counted on a Cortex-M4
+    queries, keys = shapes[0][-2], shapes[1][-2]
+    seen = sum(min(i + 1, keys) for i in range(queries)) / queries if op.causal else keys
+    macs, scores = site.node.macs * seen / keys, site.output.numel / y[-1] * seen
     return offer(
         site,
         "portable/attention.c.j2",
@@ -172,7 +177,12 @@ def attention(site: Site) -> Offers:
         scratch="float",
         scratch_bytes=4 * shapes[1][-2],
         uses_math=True,
+        variant=_written_out(shapes[0][-1], shapes[2][-1]),
     )
+
+
+def _written_out(*lengths: int) -> str:
+    return "written out" if max(lengths) <= WRITTEN_OUT else ""
 
 
 def _attention_context(

@@ -171,6 +171,7 @@ def _offer(
         pack=lambda: [np.ascontiguousarray(site.array(name).reshape(-1)) for name in present],
         overwrites=(0,),
         uses_math=True,
+        variant="centred" if op.is_centred else "",
     )
 
 

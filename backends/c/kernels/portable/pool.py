@@ -157,4 +157,5 @@ def _pooled(
         writes=(layout_y,),
         tables=tables,
         uses_math=uses_math,
+        variant="padded" if seen is not None and context.padded else "",
     )

@@ -275,4 +275,5 @@ def _offer(site: Site, context: ProductContext, layouts: tuple[Layout, Layout]) 
         scratch_bytes=patches * site.type("x").dtype.bytes,
         overwrites=site.overwritten_residual,
         limitation=PORTABLE_ONLY if context.part else "",
+        variant=" ".join(["two rows"] * (len(context.rows) > 1) + ["wide sums"] * (context.part > 0)),
     )

@@ -71,4 +71,13 @@ def _offer(
     context = ConversionContext(f"{what} of {count} elements", count, element, value)
     overwrites = (0,) if in_place and not site.is_constant("x") else ()
     path, work = "portable/convert.c.j2", Work(results=instructions * count, code_bytes=60)
-    return offer(site, path, context, work, reads={"x": layout}, writes=(layout,), overwrites=overwrites)
+    return offer(
+        site,
+        path,
+        context,
+        work,
+        reads={"x": layout},
+        writes=(layout,),
+        overwrites=overwrites,
+        variant=site.node.op.name,
+    )

@@ -56,6 +56,7 @@ def portable(site: Site) -> Offers:
         reads={"x": layout},
         writes=(layout_y,),
         uses_math="INFINITY" in context.start,
+        variant=op.name,
     )
 
 

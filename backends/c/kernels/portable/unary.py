@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -30,7 +31,7 @@ from ..base import Offers, Site, Work, kernel, offer
 from ..rounding import clamped, rescaled, saturated
 from .quantize import ConversionContext
 
-_LIBM_INSTRUCTIONS = 120.0
+_FUNCTION = re.compile(r"\b([a-z0-9]+f)\(")  # of the C library
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,14 @@ def portable(site: Site) -> Offers:
     made = partial(offer, site, reads={"x": layout}, writes=(layout,), overwrites=(0,) if in_place else ())
     if not site.is_integer:
         expression = _EXPRESSIONS[op.name]
-        context = UnaryContext(f"{op.name} of {count} elements", count, 0, expression.text(op))
-        work = Work(_LIBM_INSTRUCTIONS * expression.libm * count, 0.0, 8.0 * count, 60)
-        return made("portable/unary.c.j2", context, work, uses_math=expression.libm)
+        value = expression.text(op)
+        return made(
+            "portable/unary.c.j2",
+            UnaryContext(f"{op.name} of {count} elements", count, 0, value),
+            Work(results=8.0 * count, code_bytes=60),
+            uses_math=expression.libm,
+            variant=" ".join([op.name, *_FUNCTION.findall(value)]),
+        )
     qx, qy = site.quantization("x"), site.output_quantization
     if qx.bits <= TABLE_BITS:
         element = np.dtype(np.int8 if qy.bits == 8 else np.int16)
@@ -185,4 +191,5 @@ def portable(site: Site) -> Offers:
         return f"integers of more than {TABLE_BITS} bits; a table has {1 << TABLE_BITS} entries"
     value = saturated(rescaled(rescale_between(qx, qy), "v"), *clamp_bounds(op.bounds, qy))
     bounded = ConversionContext(f"{op.name} of {count} elements", count, "int32_t", value)
-    return made("portable/convert.c.j2", bounded, Work(results=8.0 * count, code_bytes=60))
+    work = Work(results=8.0 * count, code_bytes=60)
+    return made("portable/convert.c.j2", bounded, work, variant="bounded")

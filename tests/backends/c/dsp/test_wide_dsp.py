@@ -27,17 +27,17 @@ GRID = "<scale=0.001, zero=0>"
 # Instructions of the form of 16 bits, and how far the estimate may be off.
 LAYERS = {
     "pointwise": ("1x64x25x5", "64x64x1x1", "1x64x25x5", "", 0.03),
-    "pointwise_8": ("1x8x24x24", "16x8x1x1", "1x16x24x24", "", 0.08),
+    "pointwise_8": ("1x8x24x24", "16x8x1x1", "1x16x24x24", "", 0.03),
     "k3_16": ("1x16x16x16", "16x16x3x3", "1x16x16x16", "padding=(1, 1, 1, 1)", 0.03),
-    "rgb": ("1x3x32x32", "16x3x3x3", "1x16x32x32", "padding=(1, 1, 1, 1)", 0.07),
-    "speech": ("1x1x49x10", "64x1x10x4", "1x64x25x5", "stride=(2, 2), padding=(4, 5, 1, 1)", 0.06),
-    "depthwise": ("1x64x25x5", "64x1x3x3", "1x64x25x5", "padding=(1, 1, 1, 1), groups=64", 0.11),
+    "rgb": ("1x3x32x32", "16x3x3x3", "1x16x32x32", "padding=(1, 1, 1, 1)", 0.04),
+    "speech": ("1x1x49x10", "64x1x10x4", "1x64x25x5", "stride=(2, 2), padding=(4, 5, 1, 1)", 0.04),
+    "depthwise": ("1x64x25x5", "64x1x3x3", "1x64x25x5", "padding=(1, 1, 1, 1), groups=64", 0.03),
     "depthwise_2": (
         "1x16x24x24",
         "16x1x3x3",
         "1x16x12x12",
         "stride=(2, 2), padding=(0, 1, 0, 1), groups=16",
-        0.18,
+        0.03,
     ),
     "linear": ("1x640", "128x640", "1x128", "", 0.03),
 }
