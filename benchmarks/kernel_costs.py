@@ -33,7 +33,6 @@ from scipy.optimize import nnls
 
 from fxpress.backends.c import CArtifact, SimulatedNetwork, emit
 from fxpress.backends.c.cost import DECODER, Price, Work, decoding, priced_form, read_prices_anew
-from fxpress.backends.c.write.source import StepText
 from fxpress.compiler import text_table
 from fxpress.ir import Graph, Value
 from fxpress.specs import COutput, Target, load_target
@@ -110,8 +109,8 @@ def _simulated(artifact: CArtifact, target: Target, flags: Sequence[str]) -> Cou
     symbols = {function.symbol for function in artifact.source.functions} | {"fxp_decode"}
     calls = iter([call for call in profile.calls if call.name.partition(".")[0] in symbols])
     steps: list[Count | None] = []
-    for text in _steps(artifact):
-        made = [m[1] for line in text.lines if (m := re.match(r"(\w+)\(.*\);$", line)) and m[1] in symbols]
+    for lines in _steps(artifact):
+        made = [m[1] for line in lines if (m := re.match(r"(\w+)\(.*\);$", line)) and m[1] in symbols]
         costs = [next(calls) for _ in made]
         assert [cost.name.partition(".")[0] for cost in costs] == made, f"{target.name}: {made}"
         cycles = [cost.cycles for cost in costs if cost.cycles is not None]
@@ -126,15 +125,16 @@ def _emulated(artifact: CArtifact, target: Target, flags: Sequence[str]) -> Coun
     found = qemu_counts.count(artifact, target, inputs(artifact), flags=flags)
     marks = iter(found.marks)
     steps: list[Count | None] = []
-    for text in _steps(artifact):
-        own = [next(marks) for line in text.lines if line.startswith("FXP_TRACE(")]
-        calls = any(re.match(r"(?!FXP_TRACE|memcpy)\w+\(.*\);$", line) for line in text.lines)
+    for lines in _steps(artifact):
+        own = [next(marks) for line in lines if line.startswith("FXP_TRACE(")]
+        calls = any(re.match(r"(?!FXP_TRACE|memcpy)\w+\(.*\);$", line) for line in lines)
         steps.append(Count(sum(own), None) if calls else None)
     return Counts(Count(found.instructions, None), tuple(steps))
 
 
-def _steps(artifact: CArtifact) -> Sequence[StepText]:
-    return artifact.source.steps[: len(artifact.program.steps)]
+def _steps(artifact: CArtifact) -> list[tuple[str, ...]]:
+    """The lines of each step."""
+    return [step.lines for step in artifact.source.steps[: len(artifact.program.steps)]]
 
 
 def inputs(artifact: CArtifact) -> list[torch.Tensor]:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from fxpress.backends.c import CArtifact
 from fxpress.backends.c.tools import compile_objects, find_compiler, target_compiler
-from fxpress.backends.c.write.ports import to_memory
 from fxpress.specs import Target
 
 BOARD = ("-M", "mps3-an547", "-cpu", "cortex-m55")
@@ -174,7 +173,7 @@ def _main(artifact: CArtifact, inputs: Sequence[Tensor]) -> str:
             arguments.append(f"(void *){at}")
             buffers.append(f"static unsigned char {at}[{port.stored.bytes}] {_ALIGNED};")
         if port.is_input:
-            data = to_memory(next(given), port.stored).tobytes()
+            data = next(given).permute(port.stored.layout.order).contiguous().numpy().tobytes()
             buffers.append(f"static const unsigned char input_{number}[] = {{{','.join(map(str, data))}}};")
             placed.append(f"    memcpy({at}, input_{number}, sizeof input_{number});")
     return _MAIN.format(
