@@ -1,9 +1,10 @@
-"""Perplexity of a small language model, and its size, with weights in float, eight and four bits.
+"""Perplexity of a small language model, and its size, with weights in float, eight, four and fewer bits.
 
     python examples/language_model/perplexity.py
 
 Each row is an emitted torch module, scored on the story that the float model writes by itself, and on the first
-windows of Shakespeare, which it was not made for.
+windows of Shakespeare, which it was not made for. KL is the mean divergence from the float model, in nats a token, on
+24 texts that the float model samples, other ones than those for calibration.
 """
 
 import math
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from texts import float_model, sampled
 from tokenizer import BEGIN, Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,36 +22,57 @@ from fxpress.compiler import compile_model, text_table
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[2] / "shared"
-SPEC = HERE / "stories.yaml"
+SPEC, SMALL = HERE / "stories.yaml", HERE / "small.yaml"
+CALIBRATION = f"data.calibration={{source: {HERE / 'texts.py'}:calibration}}"
 WINDOW, WINDOWS = 256, 24
+_GPTQ, _NO_TRAINING = "passes[1].rounding=gptq", "passes[2].epochs=0"
 FORMS = {
-    "float32": ["passes[1].layers={'**': float32}"],
-    "int8, a scale for each output": ["passes[1].weights=int8", "passes[1].group_size=null"],
-    "int8, groups of 32": ["passes[1].weights=int8"],
-    "int4, groups of 32": [],
-    "int4, embedding and output int8": ["passes[1].layers={tok_embeddings: int8}"],
+    "float32": (SPEC, ["passes[1].layers={'**': float32}"]),
+    "int8, a scale for each output": (SPEC, ["passes[1].weights=int8", "passes[1].group_size=null"]),
+    "int8": (SPEC, ["passes[1].weights=int8"]),
+    "int4": (SPEC, []),
+    "int4, embedding int8": (SPEC, ["passes[1].layers={tok_embeddings: int8}"]),
+    "int4, embedding int8, GPTQ": (SPEC, ["passes[1].layers={tok_embeddings: int8}", _GPTQ, CALIBRATION]),
+    "int3, embedding int8": (SPEC, ["passes[1].weights=int3", "passes[1].layers={tok_embeddings: int8}"]),
+    "int3, embedding int8, GPTQ": (
+        SPEC,
+        ["passes[1].weights=int3", "passes[1].layers={tok_embeddings: int8}", _GPTQ, CALIBRATION],
+    ),
+    "136 kB, GPTQ": (SMALL, [_NO_TRAINING]),
+    "136 kB, GPTQ, trained": (SMALL, []),
 }
-COLUMNS = ("weights", "own story", "Shakespeare", "weight bytes", "file bytes")
+COLUMNS = ("weights", "KL", "own story", "Shakespeare", "constant bytes", "file bytes")
 
 
 def main() -> None:
     """The table."""
     torch.set_num_threads(1)
     story, shakespeare = own_story(), shakespeare_windows()
+    texts = torch.from_numpy(sampled(24, seed=1))
+    model = float_model()
     rows = []
-    for name, overrides in FORMS.items():
-        compiled = compile_model(SPEC, overrides=overrides)
+    for name, (spec, overrides) in FORMS.items():
+        compiled = compile_model(spec, overrides=overrides)
         assert compiled.torch is not None
         module = compiled.torch.build()
-        weights = sum(
-            t.nbytes
-            for key, t in compiled.torch.tensors.items()
-            if "norm" not in key and key not in {"cos", "sin"}
-        )
+        (section,) = (s for s in compiled.report.passes if s.name == "weight_only")
+        (summary,) = (table for table in section.tables if table.name == "summary")
+        (weights,) = (row[1] for row in summary.rows if row[0] == "constant_bytes_after")
         size = sum(len(content) for content in compiled.torch.files().values())
         scores = [perplexity(module, windows) for windows in (story, shakespeare)]
-        rows.append((name, *(f"{score:.4f}" for score in scores), f"{weights:,}", f"{size:,}"))
+        divergence = f"{mean_divergence(model, module, texts):.4f}"
+        rows.append((name, divergence, *(f"{score:.4f}" for score in scores), f"{weights:,}", f"{size:,}"))
     print(text_table(COLUMNS, rows))
+
+
+def mean_divergence(model: nn.Module, module: nn.Module, texts: Tensor) -> float:
+    """Kullback-Leibler divergence of the module's next-token distributions from the model's, in nats a token."""
+    total = 0.0
+    with torch.no_grad():
+        for text in texts:
+            p, q = (network(text[None]).log_softmax(-1) for network in (model, module))
+            total += float((p.exp() * (p - q)).sum(-1).mean())
+    return total / len(texts)
 
 
 def perplexity(module: nn.Module, windows: Sequence[Tensor]) -> float:

@@ -21,6 +21,7 @@ from .integer_trainable import IntegerTrainable
 from .losses import Objective, count_correct
 from .optimizer import OptimizerState, learning_rate, make_optimizer
 from .split import MicroBatch, Split, Teacher
+from .stored_trainable import StoredTrainable
 from .trainable import FloatTrainable, Trainable, trainable_constants
 
 
@@ -71,6 +72,8 @@ def make_trainable(graph: Graph, options: FinetuneOptions, context: Context) -> 
         raise PassError("there are no weights to train")
     if any(value.type.is_quantized for value in graph.results):
         return IntegerTrainable.of(graph, options, context)
+    if any(value.type.is_quantized for value in values):
+        return StoredTrainable.of(graph, options, context)
     return FloatTrainable(graph, tuple(value.name for value in values), options.keep_zeros)
 
 

@@ -12,9 +12,11 @@ from torch import Tensor
 
 from ...ir import Graph, Node, Value, run
 from ...ir.interpret import Observer
+from ...ir.ops.convert import Cast
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
 from ...ir.ops.prelu import Prelu
+from ...ir.ops.quantize import Dequantize
 from ...specs.options import FinetuneOptions
 from ..base import Context
 from ..weighted_layers import constants_read
@@ -72,10 +74,18 @@ class FloatTrainable:
 
 def trainable_constants(graph: Graph, options: FinetuneOptions, context: Context) -> list[Value]:
     """Weights and biases of layers, float or quantized, without those that layers in `keep` read."""
-    found = constants_read(graph, _weights, lambda source: context.selects_any(options.keep, source))
+
+    def weights(node: Node) -> list[Value]:
+        learned = (_constant_behind(graph, v) for v in node.op.learned(node.inputs) if v is not None)
+        return [v for v in learned if v.type.is_quantized or v.type.dtype.is_floating]
+
+    found = constants_read(graph, weights, lambda source: context.selects_any(options.keep, source))
     return [value for _, value in found.values()]
 
 
-def _weights(node: Node) -> list[Value]:
-    learned = (v for v in node.op.learned(node.inputs) if v is not None)
-    return [v for v in learned if v.type.is_quantized or v.type.dtype.is_floating]
+def _constant_behind(graph: Graph, value: Value) -> Value:
+    """The stored weight of which a layer reads the reals; any other value as it is."""
+    node = graph.producers.get(value.name)
+    if node is None or not isinstance(node.op, Cast | Dequantize):
+        return value
+    return _constant_behind(graph, node.operands[0])

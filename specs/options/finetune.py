@@ -58,7 +58,8 @@ class Augmentation(Section):
 class FinetuneOptions(PassOptions):
     """Trains weights and biases on `data.calibration`, with its labels and by distillation from the captured model.
 
-    After `quantize` this is quantization-aware training of the integer graph, with learned step sizes.
+    After `quantize` this is quantization-aware training of the integer graph, with learned step sizes; after
+    `weight_only` the rounding and the scales of stored weights are trained.
     """
 
     repeatable: ClassVar[bool] = True

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import runpy
 import struct
 import sys
@@ -24,19 +25,31 @@ EXAMPLE = ROOT / "examples" / "language_model"
     not (SHARED / "models" / "stories260k_llama.safetensors").exists(),
     reason="the trained networks are not in ../shared",
 )
-def test_perplexity_stays_low_in_eight_bits_and_bounded_in_four(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_calibrated", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_fewer_bits_lose_little_and_calibrated_rounding_loses_less(
+    is_calibrated: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    monkeypatch.delitem(sys.modules, "tokenizer", raising=False)
+    for name in ("tokenizer", "texts", "llama"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     example = runpy.run_path(str(EXAMPLE / "perplexity.py"))
-    example["main"].__globals__["WINDOWS"] = 2
-    example["main"]()
-    rows = {line[:20].strip(): line.split() for line in capsys.readouterr().out.splitlines()}
-    story = {name: float(row[-4]) for name, row in rows.items() if name.startswith(("float", "int"))}
-    assert story["float32"] < 1.6
-    assert story["int8, groups of 32"] < story["float32"] * 1.01
-    assert story["int4, groups of 32"] < story["float32"] * 1.2
+    settings = example["main"].__globals__
+    wanted = ["float32", "int8", "int4, embedding int8", "int4, embedding int8, GPTQ"]
+    wanted = wanted if is_calibrated else wanted[:-1]
+    settings["FORMS"] = {name: settings["FORMS"][name] for name in wanted}
+    settings["WINDOWS"], sampled = 2, settings["sampled"]
+    settings["sampled"] = lambda count, *, seed: sampled(count // (6 if is_calibrated else 24), seed=seed)
+    settings["main"]()
+    rows = [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines()[1:]]
+    found = {name: [float(figure.replace(",", "")) for figure in figures] for name, *figures in rows}
+    divergence, story = ({name: row[at] for name, row in found.items()} for at in (0, 1))
+    assert abs(divergence["float32"]) < 1e-5 and story["float32"] < 1.6
+    assert divergence["int8"] < 0.005 and story["int8"] < story["float32"] * 1.01
+    assert divergence["int4, embedding int8"] < 0.12
+    if not is_calibrated:
+        return
+    assert divergence["int4, embedding int8, GPTQ"] < 0.8 * divergence["int4, embedding int8"]
+    assert found["int4, embedding int8, GPTQ"][3] == found["int4, embedding int8"][3] < 180_000
 
 
 @pytest.fixture

@@ -1,0 +1,128 @@
+"""Trainable form of a graph whose weights are stored as integers: learned rounding and learned scales.
+
+    w = s exp(t) * clamp(round(v), low, high)
+
+Parameters are the levels v and, per scale, its growth t; both have straight-through gradients. Weights start at the
+integers that they have, moved within the rounding interval to where the captured model has them. Rounding of
+activations is left out of the forward pass: it has no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...ir import Builder, Encoding, Graph, Node, Numbers, Value, rewrite, run
+from ...ir.interpret import Observer
+from ...ir.ops.quantize import FakeQuantizePerToken
+from ...specs.options import FinetuneOptions
+from ..base import Context
+from .reencode import reencode
+from .trainable import trainable_constants
+
+_LEVELS = (
+    5.0  # of a parameter's unit: a step of the optimizer moves a level by 5 times what it changes a scale
+)
+_WITHIN = 0.49  # of a rounding interval
+
+
+@dataclass(frozen=True)
+class StoredTrainable:
+    """Trainable form of a weight-only graph. Parameter `step:NAME`: log growth of the scales of a weight."""
+
+    graph: Graph
+    weights: tuple[Value, ...]
+    others: tuple[str, ...]  # float constants that are trained
+    levels: Mapping[str, Tensor]  # initial, of each weight
+    learns_steps: bool
+
+    @staticmethod
+    def of(graph: Graph, options: FinetuneOptions, context: Context) -> StoredTrainable:
+        """Trainable form of a graph, restricted by the options."""
+        found = trainable_constants(graph, options, context)
+        weights = tuple(value for value in found if value.type.is_quantized)
+        others = tuple(value.name for value in found if not value.type.is_quantized)
+        original = {} if context.original is None else context.original.params
+        levels = {value.name: _initial_levels(graph, value, original.get(value.name)) for value in weights}
+        return StoredTrainable(graph, weights, others, levels, options.learn_steps)
+
+    def start(self) -> dict[str, Tensor]:
+        """Initial parameters."""
+        parameters = {name: self.graph.params[name].detach().clone() for name in self.others}
+        parameters |= {name: levels / _LEVELS for name, levels in self.levels.items()}
+        if self.learns_steps:
+            parameters |= {_step(v.name): torch.zeros(len(_encoding(v).scale)) for v in self.weights}
+        return parameters
+
+    def forward(
+        self, batched: Graph, inputs: Sequence[Tensor], parameters: Mapping[str, Tensor], *, observe: Observer
+    ) -> list[Tensor]:
+        """Differentiable outputs, with the rounded weights in place of the stored ones."""
+        params = {name: parameters[name] for name in self.others}
+        params |= {value.name: self._real(value, parameters) for value in self.weights}
+        exact = rewrite(batched, _without_rounding)
+        return run(exact, inputs, params=params, observe=observe, rounding=lambda _, tensor: tensor)
+
+    def export(self, parameters: Mapping[str, Tensor]) -> Graph:
+        """The graph with the trained integers and scales; unchanged weights keep their bytes."""
+        encodings: dict[str, Encoding] = {}
+        constants = {name: parameters[name].detach().contiguous() for name in self.others}
+        start = self.start()
+        for value in self.weights:
+            names = [name for name in (value.name, _step(value.name)) if name in start]
+            if all(torch.equal(start[name], parameters[name]) for name in names):
+                continue
+            old = _encoding(value)
+            with torch.no_grad():
+                scales = self._scales(value, parameters).to(old.scale.dtype.torch)
+                encodings[value.name] = replace(old, scale=Numbers.of_reals(scales))
+                levels = (parameters[value.name] * _LEVELS).round().clamp(old.qmin, old.qmax)
+            constants[value.name] = levels.to(old.container.torch).contiguous()
+        return reencode(self.graph, encodings, constants)
+
+    def _real(self, value: Value, parameters: Mapping[str, Tensor]) -> Tensor:
+        encoding = _encoding(value)
+        levels = parameters[value.name] * _LEVELS
+        rounded = (levels + (levels.round() - levels).detach()).clamp(encoding.qmin, encoding.qmax)
+        return rounded * encoding.spread(self._scales(value, parameters), value.type.shape)
+
+    def _scales(self, value: Value, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Scales of a weight as they are stored, with a straight-through gradient."""
+        dtype = _encoding(value).scale.dtype.torch
+        start = _encoding(value).scale.tensor(torch.float32)
+        if _step(value.name) not in parameters:
+            return start
+        grown = start * parameters[_step(value.name)].exp()
+        return grown + (grown.to(dtype).float() - grown).detach()
+
+
+def _initial_levels(graph: Graph, value: Value, real: Tensor | None) -> Tensor:
+    """The stored integers as reals, nearer to the weight of the captured model where that is known."""
+    encoding, levels = _encoding(value), graph.tensor(value).float()
+    if real is None or real.shape != levels.shape or not real.is_floating_point():
+        return levels
+    scale = encoding.spread(encoding.scale.tensor(torch.float32), value.type.shape)
+    return levels + (real.float() / scale - levels).clamp(-_WITHIN, _WITHIN)
+
+
+def _without_rounding(
+    builder: Builder, node: Node, operands: tuple[Value | None, ...]
+) -> tuple[Value, ...] | None:
+    if not isinstance(node.op, FakeQuantizePerToken):
+        return None
+    (x,) = operands
+    assert x is not None
+    return (x,)
+
+
+def _step(name: str) -> str:
+    """Parameter name of the growth of a weight's scales; no constant of a graph contains a colon."""
+    return f"step:{name}"
+
+
+def _encoding(value: Value) -> Encoding:
+    assert value.type.quantization is not None
+    return value.type.quantization
