@@ -32,6 +32,7 @@ from .described import DataOf, Described, Inputs, Machine, Step, Written, descri
 from .emission import check_backends, emit_backends
 from .errors import Problem, UserError
 from .execution import Execution
+from .file_contents import Files
 from .interface import INTERFACE_FILE, Interface
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .network import Data, load_compiled, samples_of
@@ -57,7 +58,7 @@ class Compiled:
     c: CArtifact | None
     torch: TorchArtifact | None
     report: Report
-    files: Mapping[str, bytes]
+    files: Files
     described: Described | None = None
 
     @property
@@ -178,8 +179,7 @@ def compile_model(
         _refuse_noise(session, findings.noise)
     artifacts = emit_backends(session, graph)
     report = make_report(session, stages, artifacts, findings)
-    files = {
-        **artifacts.files,
+    files = artifacts.files | {
         **{
             f"passes/{index}.{name}": content
             for index, stage in enumerate(stages)
@@ -191,7 +191,7 @@ def compile_model(
     lock = _lock(session, described.arrays if described else {}, files)
     if locked is not None:
         check_lock(read_lock(Path(locked)), lock, Path(locked))
-    files[LOCK_FILE] = lock.to_bytes()
+    files |= {LOCK_FILE: lock.to_bytes()}
     return Compiled(session, stages, artifacts.c, artifacts.torch, report, files, described)
 
 
@@ -296,7 +296,7 @@ def _refuse_noise(session: Session, noise: Noise) -> None:
         )
 
 
-def _lock(session: Session, arrays: Mapping[str, Arrays], files: Mapping[str, bytes]) -> Lock:
+def _lock(session: Session, arrays: Mapping[str, Arrays], files: Files) -> Lock:
     spec = session.spec
     roles: dict[str, ArrayOrigin | None] = {
         "weights": None if session.own_model else spec.model.weights,

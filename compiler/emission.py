@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
 import torch
-from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from ..backends.c import BUDGET_CODES, CArtifact, PortEncoding
@@ -15,11 +14,12 @@ from ..backends.c import check as check_c
 from ..backends.c import emit as emit_c
 from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
-from ..ir import Graph, UnsupportedError, dump, long_numbers
+from ..ir import Graph, Params, UnsupportedError, dump, long_numbers
 from ..specs import Spec, Target
 from .backends import find_backend, raised_by_package
 from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
+from .file_contents import Content, Files
 from .interface import INTERFACE_FILE, Interface, Port, make_port
 from .loading import example_input
 from .self_check import check_module
@@ -35,7 +35,7 @@ class Artifacts:
 
     c: CArtifact | None = None
     torch: TorchArtifact | None = None
-    files: Mapping[str, bytes] = field(default_factory=dict)
+    files: Files = field(default_factory=lambda: Files({}))
 
 
 def check_backends(session: Session, graph: Graph, *, enforce_budget: bool) -> None:
@@ -75,7 +75,7 @@ def _batch_problems(session: Session, graph: Graph) -> Iterator[Problem]:
 def emit_backends(session: Session, graph: Graph) -> Artifacts:
     """Emit the outputs of the spec. The golden vectors of the self-test are evaluation data, else calibration data."""
     spec, target, samples = session.spec, session.target, session.evaluation or session.calibration
-    files = {GRAPH_TEXT: dump(graph).encode(), GRAPH_PARAMS: save_tensors(_stored(graph))}
+    files: dict[str, Content] = {GRAPH_TEXT: dump(graph).encode(), GRAPH_PARAMS: _stored(graph)}
     c = torch_module = None
     if spec.outputs.c is not None:
         c = emit_c(
@@ -90,7 +90,7 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
     if spec.outputs.torch is not None:
         torch_module = _emit_torch(spec, graph, session.buffers & graph.params.keys())
         check_module(torch_module, graph, _one_call(graph, samples))
-        files |= {f"torch/{name}": content for name, content in torch_module.files().items()}
+        files |= {f"torch/{name}": content for name, content in torch_module.contents.items()}
     for name, section in spec.outputs.others.items():
         with raised_by_package(name):
             artifact = find_backend(name).emit(
@@ -104,7 +104,7 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
         files |= {f"{name}/{file}": content for file, content in artifact.files.items()}
     interface = _interface(spec, graph, target, c, torch_module)
     files[INTERFACE_FILE] = (interface.model_dump_json(indent=2) + "\n").encode()
-    return Artifacts(c, torch_module, files)
+    return Artifacts(c, torch_module, Files(files))
 
 
 def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtifact:
@@ -126,11 +126,9 @@ def _one_call(graph: Graph, samples: Samples | None) -> list[Tensor]:
     return [example_input(v.type.shape, v.type.real().dtype.torch) for v in graph.inputs]
 
 
-def _stored(graph: Graph) -> dict[str, Tensor]:
+def _stored(graph: Graph) -> Params:
     """The constants, and the numbers that the text only names, by name."""
-    beside = {name: numbers.tensor() for name, numbers in long_numbers(graph).items()}
-    tensors = sorted({**graph.params, **beside}.items())
-    return {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors}
+    return graph.params | {name: numbers.tensor() for name, numbers in long_numbers(graph).items()}
 
 
 def _vectors(graph: Graph, samples: Samples | None, count: int) -> Sequence[Sequence[Tensor]]:

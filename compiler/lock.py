@@ -23,6 +23,7 @@ from ..ir.tensor_files import INDEX_SUFFIX, shard_files
 from ..specs import plugins
 from ..specs.section import is_file
 from .errors import Problem, UserError, first_line
+from .file_contents import Files
 
 LOCK_FILE = "spec.lock"
 _TOOLS = ("fxpress", "torch", "numpy", "networkx", "pydantic", "jinja2")
@@ -50,7 +51,7 @@ class Lock(BaseModel):
         return (self.model_dump_json(indent=2) + "\n").encode()
 
 
-def make_lock(spec_text: str, inputs: Mapping[str, Path | bytes], outputs: Mapping[str, bytes]) -> Lock:
+def make_lock(spec_text: str, inputs: Mapping[str, Path | bytes], outputs: Files) -> Lock:
     """The lock of a compilation: the spec in canonical form, what was read by role, the files written."""
     lock = Lock(
         lock_version=2,
@@ -60,7 +61,7 @@ def make_lock(spec_text: str, inputs: Mapping[str, Path | bytes], outputs: Mappi
             for role, read in sorted(inputs.items())
         },
         versions=tool_versions(),
-        outputs={name: _digest(content) for name, content in sorted(outputs.items())},
+        outputs={name: outputs.digest(name) for name in sorted(outputs)},
     )
     return lock.model_copy(update={"digest": lock.content_digest})
 

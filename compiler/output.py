@@ -11,11 +11,12 @@ import fcntl
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ..specs.section import is_file
 from .errors import Problem, UserError, shorten
+from .file_contents import Files
 from .lock import LOCK_FILE, read_lock
 
 MARKER = LOCK_FILE
@@ -52,8 +53,8 @@ def check_destination(directory: Path, *, inputs: Iterable[Path] = ()) -> None:
         raise _refusal("O304", directory, f"cannot be written: {parent} is read-only", "choose another place")
 
 
-def publish(directory: Path, files: Mapping[str, bytes], *, inputs: Iterable[Path] = ()) -> None:
-    """Make `directory` hold exactly `files` (relative path to bytes), replacing an earlier output in one step.
+def publish(directory: Path, files: Files, *, inputs: Iterable[Path] = ()) -> None:
+    """Make `directory` hold exactly `files`, by relative path, replacing an earlier output in one step.
 
     UserError when the disk is full or the place cannot be written; an earlier output then stays as it was.
     """
@@ -144,11 +145,12 @@ def _members(path: Path) -> set[str] | None:
         return None
 
 
-def _write(root: Path, files: Mapping[str, bytes]) -> None:
-    for name, content in sorted(files.items()):
+def _write(root: Path, files: Files) -> None:
+    for name in sorted(files):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+        with path.open("wb") as file:
+            file.writelines(files.parts(name))
 
 
 def _swap(partial: Path, directory: Path) -> None:

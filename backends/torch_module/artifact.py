@@ -11,6 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
@@ -40,9 +41,17 @@ class TorchArtifact:
         """The module with its tensors (copies), in evaluation mode."""
         with _NoInitialisation():
             module: nn.Module = module_class(self.source, self.class_name)()
-        state = {**self.tensors, **{key: self.tensors[owner] for key, owner in self.aliases.items()}}
-        module.load_state_dict(state)
+        places = module.state_dict()
+        assert places.keys() == self.tensors.keys() | self.aliases.keys()
+        with torch.no_grad():  # one after the other: lazy tensors are made when they are read
+            for key, place in places.items():
+                place.copy_(self.tensors[self.aliases.get(key, key)])
         return module.eval()
+
+    @property
+    def contents(self) -> dict[str, bytes | Params]:
+        """The source, and the tensors of the weights file, by the names of the files."""
+        return {**self._sources, WEIGHTS_FILE: self.tensors}
 
     def files(self) -> dict[str, bytes]:
         """The source and the tensors as files, by name; the same artifact gives the same bytes."""
