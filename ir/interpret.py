@@ -19,8 +19,8 @@ Observer = Callable[[Value, Tensor], None]
 Rounding = Callable[[Value, Tensor], Tensor]
 
 
-def round_to_grid(value: Value, tensor: Tensor) -> Tensor:
-    """Reals rounded to the grid of a quantized value, with a straight-through gradient; others as they are."""
+def round_to_encoding(value: Value, tensor: Tensor) -> Tensor:
+    """Reals rounded to those of a value's encoding, with a straight-through gradient; all others as they are."""
     quantization = value.type.quantization
     if quantization is None:
         return tensor
@@ -36,14 +36,14 @@ def run(
     *,
     observe: Observer | None = None,
     params: Mapping[str, Tensor] | None = None,
-    rounding: Rounding = round_to_grid,
+    rounding: Rounding = round_to_encoding,
 ) -> list[Tensor]:
     """Float meaning of the graph, differentiable; one tensor for each output.
 
-    A quantized value is carried as the reals it stands for, rounded to its grid, with a straight-through
-    gradient.
+    A quantized value is carried as the reals that it represents, rounded to those of its encoding, with a
+    straight-through gradient.
     `observe` sees each value with its tensor; for training `params` replaces constants (as reals), and `rounding`
-    says how what a node computes comes to its grid.
+    rounds the result of a node to its encoding.
     """
     values = {**(params or {}), **_bind(graph, inputs, "run(graph, inputs)")}
     uses = _Uses(graph)

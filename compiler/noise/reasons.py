@@ -264,7 +264,7 @@ def _shared(facts: _Facts) -> Iterator[Reason]:
 
 def _fixed(facts: _Facts) -> Iterator[Reason]:
     op = facts.node.op
-    if op.result_grid(facts.ends[1]) is not None and facts.typical < _COARSE * facts.step:
+    if op.result_encoding(facts.ends[1]) is not None and facts.typical < _COARSE * facts.step:
         text = f"{op.name} has a fixed step of {facts.step:.3g}; half of its values are below {facts.typical:.3g}"
         yield Reason(Kind.FIXED, text)
 

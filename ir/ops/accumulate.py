@@ -40,7 +40,7 @@ def finish_reals(y: Tensor, residual: Tensor | None, clamp: Clamp) -> Tensor:
 
 
 def clamp_bounds(clamp: Clamp, output: Encoding) -> tuple[int, int]:
-    """Smallest and largest stored result: the clamp on the output's grid, within its bits."""
+    """Smallest and largest stored result: the clamp in the output's encoding, within its bits."""
     if clamp is None:
         return output.qmin, output.qmax
     low, high = (output.quantize(torch.tensor(bound, dtype=torch.float64)).item() for bound in clamp)

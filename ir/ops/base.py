@@ -72,8 +72,8 @@ class Op(ABC):
             return self.reference(*call.operands)
         raise UnsupportedError(f"{self.name} has no integer form")
 
-    def result_grid(self, high: float) -> Encoding | None:
-        """The only grid on which the integer form gives results up to `high`; None if the grid is free."""
+    def result_encoding(self, high: float) -> Encoding | None:
+        """The only encoding in which the integer form gives results up to `high`; None if the encoding is free."""
         return None
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:

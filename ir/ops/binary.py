@@ -292,7 +292,7 @@ def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def rescale_of_sum(a: TensorType | None, b: TensorType | None, output: TensorType, *, sign: int) -> Rescale:
-    """Integers of a + sign * b on the result's grid."""
+    """Integers of a + sign * b in the result's encoding."""
     qa, qb, qy = per_tensor_types(a, b, output)
     factors = (qa.scale[0] / qy.scale[0], sign * qb.scale[0] / qy.scale[0])
     zero_points = (qa.zero_point[0], qb.zero_point[0])
@@ -300,7 +300,7 @@ def rescale_of_sum(a: TensorType | None, b: TensorType | None, output: TensorTyp
 
 
 def requant_of_product(a: TensorType | None, b: TensorType | None, output: TensorType) -> Requant:
-    """Integers of a * b on the result's grid."""
+    """Integers of a * b in the result's encoding."""
     qa, qb, qy = per_tensor_types(a, b, output)
     return Requant.of(qa.scale[0] * qb.scale[0] / qy.scale[0])
 

@@ -63,7 +63,7 @@ class NormForm:
         weight: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> NormForm:
-        """The form between two grids; OverflowBoundError if there is none."""
+        """The form between two encodings; OverflowBoundError if there is none."""
         zero_point = 0 if is_centred else x.zero_point[0]
         reach = max(x.qmax - zero_point, zero_point - x.qmin)
         if count * 2 * reach > INT32_MAX:

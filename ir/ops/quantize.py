@@ -108,7 +108,7 @@ class FakeQuantizePerToken(Op):
 @operator("requantize")
 @dataclass(frozen=True)
 class Requantize(Op):
-    """The same reals on another grid: (x * m + offset) >> s, saturated."""
+    """The same reals in another encoding: (x * m + offset) >> s, saturated."""
 
     quantized = Quantized.COMPUTE
     facts = Facts(monotone=("x",))
@@ -164,7 +164,7 @@ class OffsetBinary(Op):
 
 
 def rescale_between(x: Encoding, y: Encoding) -> Rescale:
-    """Integers of the same reals on another grid, before saturation."""
+    """Integers of the same reals in another encoding, before saturation."""
     return Rescale.of((x.scale[0] / y.scale[0],), x.zero_point, y.zero_point[0], bits=x.bits)
 
 

@@ -64,7 +64,7 @@ class Softmax(Op):
         y = torch.softmax(torch.where(keep, x, torch.finfo(x.dtype).min), self.axis)
         return torch.where(keep, y, 0.0) if self.empty == "zero" else y
 
-    def result_grid(self, high: float) -> Encoding:
+    def result_encoding(self, high: float) -> Encoding:
         spare = 0 if high <= 0 else floor(-log2(min(high, 1.0)))
         return Encoding((2.0 ** -min(8 + spare, FINEST_BITS),), (-128,))
 
@@ -76,7 +76,7 @@ class Softmax(Op):
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         qx, qy = per_tensor_types(self.operand(operands, "x"), outputs[0])
-        if qx.bits > 8 or qy != self.result_grid(qy.scale[0] * 256):
+        if qx.bits > 8 or qy != self.result_encoding(qy.scale[0] * 256):
             raise ShapeError(
                 "softmax takes 8 bits and gives 8 bits with zero point -128 and a power of two as scale, "
                 f"from 2^-{FINEST_BITS} to 2^-8"

@@ -72,7 +72,7 @@ def quantized_graphs(
     """Valid graphs that compute on integers, with float inputs and outputs.
 
     Scales are those of random data that ran through the float graph, so that values use their range and some
-    saturate. Each value has a grid of its own where the operator allows it.
+    saturate. Each value has an encoding of its own where the operator allows it.
     """
 
     def quantized(graph: Graph) -> SearchStrategy[Graph]:

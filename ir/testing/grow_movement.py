@@ -178,8 +178,8 @@ def grow_quantize(g: Growth, x: Value, step: Step) -> Value | None:
     """There and back."""
     if x.type.dtype is not DType.F32:
         return None
-    grid = step.pick(0, [Encoding((0.05,), (3,)), Encoding((0.001,), (-200,), 16)])
-    return g.add(Dequantize(), g.builder.add(Quantize(), x, quantization=grid))
+    encoding = step.pick(0, [Encoding((0.05,), (3,)), Encoding((0.001,), (-200,), 16)])
+    return g.add(Dequantize(), g.builder.add(Quantize(), x, quantization=encoding))
 
 
 @grows("fake_quantize_per_token")
@@ -192,12 +192,12 @@ def grow_fake_quantize_per_token(g: Growth, x: Value, step: Step) -> Value | Non
 
 @grows("requantize")
 def grow_requantize(g: Growth, x: Value, step: Step) -> Value | None:
-    """From one grid to another, finer or coarser."""
+    """From one encoding to another, finer or coarser."""
     if x.type.dtype is not DType.F32:
         return None
     integers = g.builder.add(Quantize(), x, quantization=Encoding((0.05,), (3,)))
-    grid = Encoding((step.pick(0, [0.1, 0.02]),), (-5,))
-    return g.add(Dequantize(), g.builder.add(Requantize(), integers, quantization=grid))
+    encoding = Encoding((step.pick(0, [0.1, 0.02]),), (-5,))
+    return g.add(Dequantize(), g.builder.add(Requantize(), integers, quantization=encoding))
 
 
 @grows("offset_binary")
@@ -205,9 +205,9 @@ def grow_offset_binary(g: Growth, x: Value, step: Step) -> Value | None:
     """There and back."""
     if x.type.dtype is not DType.F32:
         return None
-    grid = Encoding((0.05,), (step.pick(0, [3, -128]),))
-    stored = g.builder.add(OffsetBinary(), g.builder.add(Quantize(), x, quantization=grid))
-    return g.add(Dequantize(), g.builder.add(OffsetBinary(), stored, quantization=grid))
+    encoding = Encoding((0.05,), (step.pick(0, [3, -128]),))
+    stored = g.builder.add(OffsetBinary(), g.builder.add(Quantize(), x, quantization=encoding))
+    return g.add(Dequantize(), g.builder.add(OffsetBinary(), stored, quantization=encoding))
 
 
 @grows("torch_call")

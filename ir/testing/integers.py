@@ -1,6 +1,6 @@
 """The plainest way from a float graph to one that computes on integers, for tests.
 
-Every value gets the grid that covers what one run of the float graph showed. It shares nothing with the
+Every value gets the encoding that covers what one run of the float graph showed. It shares nothing with the
 quantization pass, so that each can be tested with the other.
 """
 
@@ -37,7 +37,7 @@ _COARSEST = 1 << 14  # as many steps of the result may a step of what is moved b
 def to_integers(graph: Graph, inputs: Sequence[Tensor]) -> Graph:
     """`graph` computing on 8-bit integers wherever its operators can, with float inputs and outputs.
 
-    `inputs` is one sample, whose values decide the grids. Data movement over several operands takes the grid
+    `inputs` is one sample, whose values decide the encodings. Data movement over several operands takes the encoding
     of the first, unless another one is too coarse for that.
     """
     return _Conversion(graph, inputs).graph()
@@ -76,19 +76,19 @@ class _Conversion:
 
     def _move(self, node: Node) -> None:
         data = [v for v in node.operands if v.type.dtype is DType.F32]
-        grid = self._moved_grid(data)
+        encoding = self._moved_encoding(data)
         moved = [
-            v and (self._on_grid(v, grid) if v.type.dtype is DType.F32 else self._real(v))
+            v and (self._encoded(v, encoding) if v.type.dtype is DType.F32 else self._real(v))
             for v in node.inputs
         ]
         self._keep(node, moved, self._integers)
 
-    def _moved_grid(self, data: Sequence[Value]) -> Encoding:
-        """The grid of the first operand, or of the coarsest one where its steps are too many of the first one's."""
+    def _moved_encoding(self, data: Sequence[Value]) -> Encoding:
+        """The encoding of the first operand, or of the coarsest one where its steps are too many of the first one's."""
         found = [self._integer(v).type.quantization for v in data]
-        grids = [grid for grid in found if grid is not None]
-        coarsest = max(grids, key=lambda grid: grid.scale[0])
-        return coarsest if coarsest.scale[0] > _COARSEST * grids[0].scale[0] else grids[0]
+        encodings = [encoding for encoding in found if encoding is not None]
+        coarsest = max(encodings, key=lambda encoding: encoding.scale[0])
+        return coarsest if coarsest.scale[0] > _COARSEST * encodings[0].scale[0] else encodings[0]
 
     def _compute(self, node: Node) -> None:
         if isinstance(node.op, Conv | ConvTranspose | Linear):
@@ -104,9 +104,9 @@ class _Conversion:
                 for index, v in enumerate(node.inputs)
             ]
         high = float(self._seen[node.output.name].max()) if node.output.type.numel else 0.0
-        grid = node.op.result_grid(high) or self._result_grid(node, operands)
+        encoding = node.op.result_encoding(high) or self._result_encoding(node, operands)
         self._integers[node.output.name] = self._builder.add(
-            node.op, *operands, quantization=grid, source=node.source
+            node.op, *operands, quantization=encoding, source=node.source
         )
 
     def _layer_operands(self, node: Node) -> list[Value | None]:
@@ -117,45 +117,45 @@ class _Conversion:
         integers = self._constant(
             weight, _symmetric(self._old.tensor(weight), axis=axis, group_size=group_size)
         )
-        data, grid = self._integer(x), integers.type.quantization
-        assert data.type.quantization is not None and grid is not None
-        bias_grid = bias_quantization(data.type.quantization, grid)
+        data, encoding = self._integer(x), integers.type.quantization
+        assert data.type.quantization is not None and encoding is not None
+        bias_encoding = bias_quantization(data.type.quantization, encoding)
         return [
             data,
             integers,
-            bias and self._constant(bias, bias_grid),
+            bias and self._constant(bias, bias_encoding),
             residual and self._integer(residual),
         ]
 
-    def _result_grid(self, node: Node, operands: Sequence[Value | None]) -> Encoding:
+    def _result_encoding(self, node: Node, operands: Sequence[Value | None]) -> Encoding:
         scales = [max(v.type.quantization.scale) for v in operands if v and v.type.quantization]
         if isinstance(node.op, Conv | ConvTranspose | Linear):
             coarsest = max([prod(scales[:2]), *(scales[3:] if node.optional("residual") else [])])
         else:
             coarsest = prod(scales) if isinstance(node.op, Mul | MatMul) else max(scales)
-        return _grid(self._seen[node.output.name], finest=coarsest / _FINEST)
+        return _covering(self._seen[node.output.name], finest=coarsest / _FINEST)
 
     def _integer(self, value: Value) -> Value:
         if value.name not in self._integers:
             if self._old.is_constant(value):
-                return self._constant(value, _grid(self._old.tensor(value)))
-            grid = _grid(self._seen[value.name])
+                return self._constant(value, _covering(self._old.tensor(value)))
+            encoding = _covering(self._seen[value.name])
             self._integers[value.name] = self._builder.add(
-                Quantize(), self._reals[value.name], quantization=grid
+                Quantize(), self._reals[value.name], quantization=encoding
             )
         return self._integers[value.name]
 
-    def _on_grid(self, value: Value, grid: Encoding) -> Value:
+    def _encoded(self, value: Value, encoding: Encoding) -> Value:
         if self._old.is_constant(value):
-            return self._constant(value, grid)
+            return self._constant(value, encoding)
         integers = self._integer(value)
-        if integers.type.quantization == grid:
+        if integers.type.quantization == encoding:
             return integers
-        return self._builder.add(Requantize(), integers, quantization=grid)
+        return self._builder.add(Requantize(), integers, quantization=encoding)
 
-    def _constant(self, value: Value, grid: Encoding) -> Value:
-        integers = grid.quantize(self._old.tensor(value).double())
-        return self._builder.constant(value.name, integers, quantization=grid)
+    def _constant(self, value: Value, encoding: Encoding) -> Value:
+        integers = encoding.quantize(self._old.tensor(value).double())
+        return self._builder.constant(value.name, integers, quantization=encoding)
 
     def _real(self, value: Value) -> Value:
         if value.name not in self._reals:
@@ -163,8 +163,8 @@ class _Conversion:
         return self._reals[value.name]
 
 
-def _grid(seen: Tensor, *, finest: float = 0.0) -> Encoding:
-    """The 8-bit grid from the smallest to the largest element, zero included."""
+def _covering(seen: Tensor, *, finest: float = 0.0) -> Encoding:
+    """The 8-bit encoding that covers the smallest to the largest element and zero."""
     finite = seen.double().nan_to_num(0.0, 1e6, -1e6).clamp(-1e6, 1e6)
     low, high = min(0.0, float(finite.min())), max(0.0, float(finite.max()))
     scale = max((high - low) / 255, finest, 1e-6)

@@ -197,7 +197,7 @@ def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range
 def _imposed(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> dict[str, Encoding]:
     """The encodings that operators impose on their results."""
     imposed = {
-        name: node.op.result_grid(statistics[name].high)
+        name: node.op.result_encoding(statistics[name].high)
         for node in graph.nodes
         if (name := node.outputs[0].name) in plan.computing and name in statistics
     }

@@ -75,7 +75,7 @@ def _held(graph: Graph) -> set[str]:
         names = {value.name for value in _quantized_values(node)}
         if isinstance(node.op, Quantize) and node.inputs[0] in graph.inputs:
             held |= names
-        if node.op.quantized is Quantized.COMPUTE and node.op.result_grid(1.0) is not None:
+        if node.op.quantized is Quantized.COMPUTE and node.op.result_encoding(1.0) is not None:
             held.add(node.outputs[0].name)
         if node.op.quantized is Quantized.MOVE and (
             _puts_in(node) or any(graph.is_constant(value) for value in _quantized_values(node))

@@ -131,7 +131,7 @@ def test_table_has_the_functions_value_for_each_of_256_integers() -> None:
 @pytest.mark.parametrize("count", [1, 2, 10, 127, 128, 255, 256, 1000, 65536])
 def test_sum_of_a_row_of_exponentials_stays_below_2_to_the_31(count: int) -> None:
     x = TensorType((1, count)).quantized(X)
-    table = Softmax(1).table(x, TensorType((1, count)).quantized(Softmax(1).result_grid(1.0)))
+    table = Softmax(1).table(x, TensorType((1, count)).quantized(Softmax(1).result_encoding(1.0)))
     assert int(table[0]) * count < 1 << 31
     assert int(table[0]) >= min(1 << 23, (1 << 30) // count)
 
@@ -143,7 +143,7 @@ def test_softmax_of_equal_and_of_one_dominating_element() -> None:
           return y: %y
         }"""
     )
-    assert verify(graph).outputs[0].type.quantization == Softmax(1).result_grid(1.0)
+    assert verify(graph).outputs[0].type.quantization == Softmax(1).result_encoding(1.0)
     equal, one = torch.full((1, 4), 50).to(torch.int8), torch.tensor([[127, -128, -128, -128]]).to(torch.int8)
     assert run_integer(graph, [equal])[0].tolist() == [[-64] * 4]
     assert run_integer(graph, [one])[0].tolist() == [[127, -128, -128, -128]]

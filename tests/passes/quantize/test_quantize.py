@@ -314,7 +314,7 @@ def test_softmax_has_its_own_grid_and_log_softmax_stays_in_float() -> None:
         }"""
     )
     result = quantize(before)
-    assert grid(result.graph, "s") == Softmax(1).result_grid(1.0)
+    assert grid(result.graph, "s") == Softmax(1).result_encoding(1.0)
     assert result.report.declined["quantize"] == {"log_softmax has no integer form": 1}
     assert operators(result.graph) == ["quantize", "softmax", "log_softmax", "dequantize"]
 
