@@ -21,7 +21,7 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
-from ...ir import Builder, DType, ShapeError, TensorType, dump, long_numbers, parse, verify
+from ...ir import Builder, DType, Entry, ShapeError, TensorType, dump, long_numbers, parse, verify
 from ...ir.quiet import quiet
 from ...specs.root_error import expect
 from ..errors import Problem, UserError
@@ -34,6 +34,7 @@ from .importer import Importer
 from .refusals import problem_at, refusals
 from .results import register_dataclasses, result_names
 from .sources import location_of
+from .stand_ins import stand_in, storage_of
 
 _DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
 _UNKNOWN_CLASS = re.compile(r"Found (<class .*>) in output")
@@ -48,6 +49,7 @@ def capture(
     args: Sequence[Any],  # Any: whatever the module takes
     kwargs: Mapping[str, Any] | None = None,
     *,
+    params: Mapping[str, Entry] | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
     check: bool = True,
@@ -57,14 +59,20 @@ def capture(
     With `check`, module and graph are both run once on the arguments, and a difference is refused. CaptureError
     holds all that stands against a capture, each with the user's line. `input_names` and `output_names` rename the
     graph's inputs and outputs.
+
+    `params` has the tensors of a module on the meta device by the names of its state dict, such as those of
+    `ir.open_tensors(path)`. They become constants of the graph unread, and module and graph are not run.
     """
-    _check_arguments(model, args, kwargs, input_names, output_names)
+    _check_arguments(model, args, kwargs, params, input_names, output_names)
     positional, named = tuple(args), dict(kwargs or {})
-    _check_devices(model, (positional, named))
     with untouched(model), torch.no_grad():
+        stand_ins = stand_in(model, params or {})
+        _check_devices(model, (positional, named))
         program = _traced(model, positional, named)
-        captured = _imported(program, input_names, output_names, type(model).__name__)
-        return _checked(model, positional, named, program, captured) if check else captured
+        captured = _imported(program, input_names, output_names, type(model).__name__, stand_ins)
+        if stand_ins or not check:
+            return captured
+        return _checked(model, positional, named, program, captured)
 
 
 def roundtrip(
@@ -79,7 +87,7 @@ def roundtrip(
 
 
 def _check_arguments(
-    model: object, args: object, kwargs: object, input_names: object, output_names: object
+    model: object, args: object, kwargs: object, params: object, input_names: object, output_names: object
 ) -> None:
     """ArgumentError for arguments of other classes."""
     hint = f"make a module of it, as in {model.__name__}()" if isinstance(model, type) else ""
@@ -87,6 +95,9 @@ def _check_arguments(
     hint = "write (x,)" if isinstance(args, Tensor) else ""
     expect(args, (tuple, list), "capture(model, args)", "a tuple of the arguments of `forward`", hint)
     expect(kwargs, (Mapping, NoneType), "capture(model, args, kwargs)", "the keywords of `forward`")
+    expect(
+        params, (Mapping, NoneType), "capture(params=...)", "tensors by name", "open_tensors(path) gives them"
+    )
     for option, names in (("input_names", input_names), ("output_names", output_names)):
         hint = f"write [{names!r}]" if isinstance(names, str) else ""
         expect(names, (list, tuple, NoneType), f"capture({option}=...)", "a list of names", hint)
@@ -161,16 +172,17 @@ def _imported(
     input_names: Sequence[str] | None,
     output_names: Sequence[str] | None,
     place: str,
+    stand_ins: Mapping[int, Entry],
 ) -> Captured:
     builder = Builder()
     importer = Importer(builder)
     placeholders = [n for n in program.graph_module.graph.nodes if n.op == "placeholder"]
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     given = [n for n in placeholders if specs[n.name].kind is InputKind.USER_INPUT]
+    held = {n: _tensor_named(program, str(specs[n.name].target)) for n in placeholders if n not in given}
     state = [
-        Named(n.name, str(specs[n.name].target), _tensor_named(program, str(specs[n.name].target)))
-        for n in placeholders
-        if n not in given
+        Named(n.name, str(specs[n.name].target), tensor, stand_ins.get(storage_of(tensor)))
+        for n, tensor in held.items()
     ]
     bound = _bind_inputs(builder, given, input_names)
     inputs = _leaves([bound[node.name] for node in given])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ir import Builder, Value
+from ...ir import Builder, Entry, Value
 from .functionalize import Storage, Tracked, aten
 from .views import Boxed, Permuted, Reshaped, numbered, region
 
@@ -17,11 +17,15 @@ Emit = Callable[..., Value]
 
 @dataclass(frozen=True)
 class Named:
-    """A tensor of the user's module, or one that its code made while it was traced."""
+    """A tensor of the user's module, or one that its code made while it was traced.
+
+    `entry` is what the constant holds, where `tensor` is memory that only stands in for it.
+    """
 
     placeholder: str
     name: str
     tensor: Tensor
+    entry: Entry | None = None
 
 
 def bind_constants(builder: Builder, tensors: Iterable[Named], emit: Emit) -> dict[str, Tracked]:
@@ -40,7 +44,7 @@ def bind_constants(builder: Builder, tensors: Iterable[Named], emit: Emit) -> di
         for named in sorted(group, key=lambda item: -item.tensor.numel()):
             value = _known(named.tensor, made, emit)
             if value is None:
-                value = builder.constant(named.name, named.tensor)
+                value = builder.constant(named.name, named.tensor if named.entry is None else named.entry)
                 made.append((named.tensor, value))
             bound[named.placeholder] = Tracked(value, storage)
     return bound

@@ -144,7 +144,10 @@ def test_the_python_of_the_networkx_page_runs() -> None:
 @pytest.mark.parametrize(
     ("page", "said"), [("capture", "conv"), ("pruning", "True\n"), ("sensitivity", "e-")]
 )
-def test_the_python_of_this_page_runs(page: str, said: str) -> None:
+def test_the_python_of_this_page_runs(
+    page: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     code = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
     torch.manual_seed(0)
     with contextlib.redirect_stdout(io.StringIO()) as out:
