@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from ...ir import DType, Graph, Node, Value
 from ...ir.errors import IRError
+from ...ir.graph import check_graph
 from ...ir.ops.call import TorchCall
 from ...specs.outputs import COutput
+from ...specs.root_error import expect
 from ...specs.target import Target
 from ..errors import Problem
 from .kernels.base import Site
@@ -28,9 +30,17 @@ _ACTIVATION_BITS = (8, 16)
 
 def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
     """Every reason why this graph cannot be emitted for this target; empty when it can."""
+    check_arguments(graph, options, target, "check(graph, options, target)")
     edges = strip_edges(graph, options.stored)
     problems = [*_port_problems(graph, edges, options), *check_nodes(edges.graph, options, target)]
     return problems or [*_budget_problems(graph, options, target)]
+
+
+def check_arguments(graph: object, options: object, target: object, call: str) -> None:
+    """ArgumentError for what a function of this backend is given of another class."""
+    check_graph(graph, call)
+    expect(options, COutput, call, "`COutput` as `options`", 'for example COutput(name="net")')
+    expect(target, Target, call, "a `Target`", 'for example load_target("cortex-m4f")')
 
 
 def check_nodes(graph: Graph, options: COutput, target: Target) -> list[Problem]:

@@ -16,6 +16,7 @@ from ...ir import Graph
 from ...specs import Transform
 from ...specs.outputs import COutput
 from ...specs.target import Target
+from .check import check_arguments
 from .cost.predict import Prediction
 from .lower import Lowered, lower
 from .plan.kernel_stack import CoreKind, stack_bytes
@@ -183,6 +184,7 @@ def emit(
 
     The header says how the inputs are made of a file's numbers, and which inputs are the outputs of the call before.
     """
+    check_arguments(graph, options, target, "emit(graph, options, target)")
     lowered = lower(graph, options, target)
     name, program, plan = options.name, lowered.program, lowered.plan
     found, source = lowered.ports, lowered.source

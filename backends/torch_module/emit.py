@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ...ir import Entry, Graph, LazyTensor, Params, UnsupportedError, Value, decode_codebooks
+from ...ir.graph import check_graph
+from ...specs.root_error import ArgumentError, expect, shown
 from .artifact import WEIGHTS_FILE, TorchArtifact
 from .eager import EagerStyle
 from .layout import Layout, plan_layout
@@ -30,6 +32,13 @@ class TorchOptions:
     name: str = "Model"
     buffers: Collection[str] = ()
 
+    def __post_init__(self) -> None:
+        if self.form not in get_args(Form):
+            known = ", ".join(get_args(Form))
+            raise ArgumentError(
+                "TorchOptions(form)", f"there is no form {shown(self.form)}", f"there are {known}"
+            )
+
 
 def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     """The graph as a readable torch module: one Python file and its tensors.
@@ -37,6 +46,8 @@ def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     The float form computes the bits of `ir.run`; the others come within one step of `ir.run_integer` at each
     requantization. UnsupportedError when the form does not fit the graph.
     """
+    check_graph(graph, "emit(graph, options)")
+    expect(options, TorchOptions, "emit(graph, options)", "`TorchOptions`", 'for example TorchOptions("qdq")')
     graph = decode_codebooks(graph)
     style = _style(graph, options.form)
     layout = plan_layout(graph, style, buffers=options.buffers)

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from ...ir import Graph
+from ...ir.graph import check_graph
 from ...specs.options.assign_bits import SENSITIVITY_OWN
 from ...specs.plugins import SENSITIVITY_METHODS, PluginError
+from ...specs.root_error import expect
 from ..calibration.calibrate import Batch
 from ..errors import PassError
 from ..progress_callback import Progress, silent
@@ -47,6 +49,7 @@ def measure_sensitivity(
     `quantize`. The table is the same to the last bit for any number of `workers`. PassError for what cannot be
     measured.
     """
+    _check_arguments(graph, batches, "measure_sensitivity(graph, batches)")
     if not weight_bits and not activation_bits:
         raise PassError("no widths are given, neither of weights nor of activations")
     if activation_bits and method not in _ACTIVATION_METHODS:
@@ -77,6 +80,13 @@ def measure_sensitivity(
     )
 
 
+def _check_arguments(graph: object, batches: object, call: str) -> None:
+    """ArgumentError for a graph or batches of another class."""
+    check_graph(graph, call)
+    hint = "of images [n, ...] for one input: [(x[None],) for x in images]"
+    expect(batches, Sequence, call, "a list with a tuple of tensors for each call", hint)
+
+
 def measure_curvature(
     graph: Graph,
     batches: Sequence[Batch],
@@ -89,6 +99,7 @@ def measure_curvature(
     progress: Progress = silent,
 ) -> tuple[Curvature, ...]:
     """Trace of each layer's Gauss-Newton block; with `eigenvalues` also the largest one and the norm of the block."""
+    _check_arguments(graph, batches, "measure_curvature(graph, batches)")
     study = prepare(graph, batches, objective=objective, shards=shards, workers=workers, progress=progress)
     _, curvatures = hawq(study, ()) if eigenvalues else hawq_v2(study, (), precision)
     return tuple(curvatures)

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from fxpress import compiler, ir, passes, specs
+from fxpress.backends import c, torch_module
+from fxpress.backends.c.tools import target_compiler
 from fxpress.compiler import Compiled, FxpressError, UserError, compile_model, load_compiled
 from fxpress.compiler.codes import ALL_CODES
 from fxpress.passes import Context
+from fxpress.passes.sensitivity import measure_curvature, measure_sensitivity
 from fxpress.specs import SpecError
 
 
@@ -58,6 +61,7 @@ def compiled_with(**settings: object) -> Call:
     return lambda g: compile_model(g.net, **{"inputs": g.x[:1], **settings})  # type: ignore[call-overload]
 
 
+HOST = specs.load_target("host")
 EXPECTS_GRAPH = "expects a graph, got a Net; of a module it is capture(module, inputs).graph [A101]"
 WRONG: list[tuple[Call, str]] = [
     (lambda g: compile_model(Net), "got the class Net; make a module of it, as in Net()"),  # type: ignore[call-overload]
@@ -241,6 +245,20 @@ WRONG: list[tuple[Call, str]] = [
         lambda g: passes.fuse(g.compiled.graph),
         "fuse cannot run after quantize: fusion works on the float graph",
     ),
+    (lambda g: torch_module.emit(g.net), f"emit(graph, options): {EXPECTS_GRAPH}"),  # type: ignore[arg-type]
+    (
+        lambda g: torch_module.to_module(g.graph, form="x"),
+        "there is no form the text 'x'; there are float, qdq, eager",
+    ),  # type: ignore[arg-type]
+    (lambda g: c.check(g.net, specs.COutput(), HOST), f"check(graph, options, target): {EXPECTS_GRAPH}"),  # type: ignore[arg-type]
+    (lambda g: c.emit(g.graph, None, HOST), "expects `COutput` as `options`, got None"),  # type: ignore[arg-type]
+    (lambda g: c.emit(g.graph, specs.COutput(), "host"), "expects a `Target`, got the text 'host'"),  # type: ignore[arg-type]
+    (lambda g: target_compiler("host"), "target_compiler(target): expects a `Target`, got the text 'host'"),  # type: ignore[arg-type]
+    (lambda g: measure_sensitivity(g.net, []), f"measure_sensitivity(graph, batches): {EXPECTS_GRAPH}"),  # type: ignore[arg-type]
+    (
+        lambda g: measure_curvature(g.graph, g.x),
+        "measure_curvature(graph, batches): expects a list with a tuple",
+    ),  # type: ignore[arg-type]
     (lambda g: passes.find_pass(passes.fuse), "find_pass(name): expects the name of a pass, got a Pass"),  # type: ignore[arg-type]
     (lambda g: passes.find_pass("fuze"), 'unknown pass "fuze"; did you mean "fuse"? [P600]'),
     (lambda g: passes.register(3), "register(options): expects a subclass of PassOptions, got 3"),  # type: ignore[arg-type, type-var]

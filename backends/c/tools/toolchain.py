@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from ....specs import Target
+from ....specs.root_error import expect
 from ...errors import BuildError, ToolMissingError
 
 STANDARD = ("-std=c99", "-pedantic")
@@ -70,6 +71,7 @@ def find_compiler(name: str = "gcc") -> Compiler:
 
 def target_compiler(target: Target) -> Compiler:
     """The compiler of a target with the flags for its core: the first of its commands that is installed."""
+    expect(target, Target, "target_compiler(target)", "a `Target`", 'for example load_target("cortex-m4f")')
     commands = target.toolchain.commands
     name = next(filter(shutil.which, commands), None)
     if name is None:
