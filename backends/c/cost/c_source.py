@@ -30,10 +30,15 @@ _ASSEMBLY_STATEMENT = re.compile(rf"__asm__(?: volatile)?\s*\(((?:[^()\"]|{_STRI
 _REGISTER = re.compile(r"\bregister\b|__asm__\(\"\w+\"\)|__attribute__\(\(.*?\)\)|\brestrict\b")
 _QUOTED = re.compile(rf"{_STRING}|FXP_\w+(?:\([^()]*\))?")
 _OPERANDS = re.compile(r"\s:\s")
-_LINKAGE = re.compile(r"\b(FXP_INLINE|FXP_APART|FXP_SHARED|FXP_ONCE)\b")
-_KINDS = {"FXP_INLINE": "static inline", "FXP_APART": "static", "FXP_SHARED": "static", "FXP_ONCE": "static"}
+_LINKAGE = re.compile(r"\b(FXP_INLINE|FXP_NOINLINE|FXP_NOCLONE|FXP_ONCE)\b")
+_KINDS = {
+    "FXP_INLINE": "static inline",
+    "FXP_NOINLINE": "static",
+    "FXP_NOCLONE": "static",
+    "FXP_ONCE": "static",
+}
 _LANES = re.compile(r"^FXP_DEFINE_LANES\((\w+), .*\)$", re.MULTILINE)
-_DEFINED_APART = re.compile(r"\b(?:FXP_APART|FXP_SHARED|FXP_ONCE)\b[^;{}()]*?(\w+)\(")
+_DEFINED_APART = re.compile(r"\b(?:FXP_NOINLINE|FXP_NOCLONE|FXP_ONCE)\b[^;{}()]*?(\w+)\(")
 
 
 @dataclass(frozen=True, slots=True)

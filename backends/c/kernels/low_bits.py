@@ -77,14 +77,14 @@ class Fields:
         """
         low, shift = channel * self.bits, self.in_byte.bit_length() - 1
         if self.in_byte == 1:
-            return f"fxp_field(w[{_sum(index, offset)}], {low}, {self.bits})"
+            return f"fxp_bit_field(w[{_sum(index, offset)}], {low}, {self.bits})"
         if aligned or not index:
             byte = _sum(f"({index} >> {shift})" if index else "", offset // self.in_byte)
             low += offset % self.in_byte * self.together * self.bits
-            return f"fxp_field(w[{byte}], {low}, {self.bits})"
+            return f"fxp_bit_field(w[{byte}], {low}, {self.bits})"
         place = _sum(index, offset)
         turn = f"(({place}) & {self.in_byte - 1}) * {self.together * self.bits}"
-        return f"fxp_field(w[({place}) >> {shift}], {_sum(turn, low)}, {self.bits})"
+        return f"fxp_bit_field(w[({place}) >> {shift}], {_sum(turn, low)}, {self.bits})"
 
 
 def _sum(index: str, offset: int) -> str:

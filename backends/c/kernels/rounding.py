@@ -14,7 +14,11 @@ from ....ir.ops.linear import Linear
 from ..write.literal import integer, real
 from .base import AnyArray, Site
 
-_SATURATIONS = {(-128, 127): "fxp_saturate8", (-32768, 32767): "fxp_saturate16", (0, 32767): "fxp_positive16"}
+_SATURATIONS = {
+    (-128, 127): "fxp_saturate8",
+    (-32768, 32767): "fxp_saturate16",
+    (0, 32767): "fxp_saturate_relu16",
+}
 
 
 _fixed_point = lru_cache(maxsize=256)(fixed_point)
@@ -41,7 +45,7 @@ def integer_finish(fixed: FixedPoint, *, wide: bool = False) -> Finish:
     which = "[c]" if len(fixed.multipliers) > 1 else "[0]"
     accumulator, scale = "acc", "fxp_scale_sum" if wide else "fxp_scale"
     if any(fixed.shifts):
-        left = f"acc * (INT64_C(1) << shifts{which})", f"fxp_left(acc, shifts{which})"
+        left = f"acc * (INT64_C(1) << shifts{which})", f"fxp_shift_left(acc, shifts{which})"
         accumulator = left[0] if wide else left[1]
     addend = integer(fixed.zero_point)
     if fixed.residual is not None:

@@ -34,8 +34,8 @@ def scaled_sums_fit(site: Site) -> bool:
 
 def part_size(site: Site, rows: AnyArray, *, multiple: int) -> int:
     """The most products, a multiple of `multiple`, that int32 holds of each of the rows [channels, taps]."""
-    taps, grid = rows.shape[1], site.quantization("x")
-    sizes = np.abs(rows.astype(np.int64)) * max(grid.qmax, -grid.qmin)
+    taps, encoding = rows.shape[1], site.quantization("x")
+    sizes = np.abs(rows.astype(np.int64)) * max(encoding.qmax, -encoding.qmin)
     for parts in range(2, taps // multiple + 1):
         size: int = -(-taps // (parts * multiple)) * multiple
         if np.add.reduceat(sizes, np.arange(0, taps, size), axis=1).max() <= INT32_MAX:

@@ -90,22 +90,22 @@ class _Given:
 
 
 def _taken(graph: Graph, chain: Affine, word: str) -> _Taken:
-    value, grid, readers = chain.input, chain.input.type.quantization, _quantizers(graph, chain)
-    if grid is None and readers and (word != "float" or not value.type.dtype.is_floating):
-        grid = readers[0].output.type.quantization
-        assert grid is not None
-        if not value.type.dtype.is_floating and not _are_codes(graph, chain, grid):
-            grid = None
-    if grid is None:
+    value, quantization, readers = chain.input, chain.input.type.quantization, _quantizers(graph, chain)
+    if quantization is None and readers and (word != "float" or not value.type.dtype.is_floating):
+        quantization = readers[0].output.type.quantization
+        assert quantization is not None
+        if not value.type.dtype.is_floating and not _are_codes(graph, chain, quantization):
+            quantization = None
+    if quantization is None:
         return _Taken(value, value)
-    codes = Value(f"{value.name}@codes", TensorType(value.type.shape).quantized(grid))
+    codes = Value(f"{value.name}@codes", TensorType(value.type.shape).quantized(quantization))
     stored, encoding = _stored(codes.type, word, model=value.type.dtype)
     taken = Value(value.name, stored)
     nodes = _conversion(taken, codes)
     last = codes if nodes else taken
     for node in chain.nodes:
         if is_movement(node.op):
-            moved = Value(node.output.name, TensorType(node.output.type.shape).quantized(grid))
+            moved = Value(node.output.name, TensorType(node.output.type.shape).quantized(quantization))
             nodes += (replace(node, inputs=(last,), outputs=(moved,)),)
             last = moved
     quantized = frozenset(node.output.name for node in readers)
@@ -127,10 +127,12 @@ def _quantizers(graph: Graph, chain: Affine) -> tuple[Node, ...]:
     return found if alike and len(found) == graph.use_count(last) else ()
 
 
-def _are_codes(graph: Graph, chain: Affine, grid: Encoding) -> bool:
+def _are_codes(graph: Graph, chain: Affine, quantization: Encoding) -> bool:
     """Whether an input of integers, which a chain makes real, is quantized to just these; all of them are tried."""
     dtype = chain.input.type.dtype
-    if dtype not in (DType.U8, grid.container) or (dtype is DType.U8 and grid.bits != _NARROW_BITS):
+    if dtype not in (DType.U8, quantization.container) or (
+        dtype is DType.U8 and quantization.bits != _NARROW_BITS
+    ):
         return False
     limits = torch.iinfo(dtype.torch)
     integers = torch.arange(limits.min, limits.max + 1)
@@ -142,7 +144,7 @@ def _are_codes(graph: Graph, chain: Affine, grid: Encoding) -> bool:
             assert isinstance(result, torch.Tensor)
             reals = result
     wanted = integers - 128 if dtype is DType.U8 else integers
-    return torch.equal(grid.quantize(reals), wanted)
+    return torch.equal(quantization.quantize(reals), wanted)
 
 
 def _given(value: Value, producers: dict[str, Node], word: str) -> _Given:
@@ -161,15 +163,15 @@ def _stored(
     codes: TensorType, word: str, *, model: DType = DType.F32
 ) -> tuple[TensorType, PortEncoding | None]:
     """Type of a quantized port in the caller's buffer: the graph's integers, unless `word` requests others."""
-    grid, encoding = codes.quantization, PortEncoding.of(codes)
-    assert grid is not None
-    if encoding is None or grid.bits != _NARROW_BITS:
+    quantization, encoding = codes.quantization, PortEncoding.of(codes)
+    assert quantization is not None
+    if encoding is None or quantization.bits != _NARROW_BITS:
         return codes, encoding
     if word == "uint8" or (model is DType.U8 and word in ("auto", "float")):
         shifted = PortEncoding(encoding.scale, encoding.zero_point + 128, 0, 255)
         return TensorType(codes.shape, DType.U8), shifted
     if word == "int16":
-        wide = TensorType(codes.shape).quantized(Encoding(grid.scale, bits=16))
+        wide = TensorType(codes.shape).quantized(Encoding(quantization.scale, bits=16))
         return wide, PortEncoding.of(wide)
     return codes, encoding
 

@@ -57,7 +57,7 @@ class Array:
 class FunctionText:
     """A C function as it is written; `step` is the first one that calls it, `template` what wrote it.
 
-    One that is `shared`, by several calls, is kept in one piece: without FXP_SHARED, GCC makes a copy for each of them.
+    One that is `shared`, by several calls, is kept in one piece: GCC makes a copy for each of them without FXP_NOCLONE.
     """
 
     symbol: str
@@ -215,7 +215,7 @@ class _Writer:
         if self._calls[function.symbol] < 2:
             return function
         text = function.text.replace(
-            f"FXP_APART void {function.symbol}(", f"FXP_SHARED void {function.symbol}("
+            f"FXP_NOINLINE void {function.symbol}(", f"FXP_NOCLONE void {function.symbol}("
         )
         return replace(function, text=text, shared=True)
 

@@ -16,7 +16,7 @@ from fxpress.ir.ops import Elementwise
 
 _FLOAT = """\
 /* frac of {count} elements. */
-FXP_APART void {name}(const float *x, float *y)
+FXP_NOINLINE void {name}(const float *x, float *y)
 {{
     for (int32_t i = 0; i < {count}; i++) {{
         y[i] = x[i] - truncf(x[i]);
@@ -25,7 +25,7 @@ FXP_APART void {name}(const float *x, float *y)
 """
 _TABLE = """\
 /* Table of frac over {count} elements. */
-FXP_APART void {name}(const int8_t *x, int8_t *y, const int8_t *table)
+FXP_NOINLINE void {name}(const int8_t *x, int8_t *y, const int8_t *table)
 {{
     for (int32_t i = 0; i < {count}; i++) {{
         y[i] = table[x[i] + 128];

@@ -26,7 +26,7 @@ void scale(const int32_t *acc, const int32_t *multipliers, int32_t *y, int count
 }
 void left(const int32_t *acc, const int32_t *shifts, int32_t *y, int count)
 {
-    for (int i = 0; i < count; i++) { y[i] = fxp_left(acc[i], shifts[i]); }
+    for (int i = 0; i < count; i++) { y[i] = fxp_shift_left(acc[i], shifts[i]); }
 }
 void saturate(const int32_t *x, int8_t *y, int count)
 {

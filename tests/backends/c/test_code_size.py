@@ -28,7 +28,7 @@ FXP_INLINE int32_t fxp_twice(int32_t value)
 
 def counts(body: str, preprocessor: Preprocessor = M4F) -> dict[str, float]:
     """Constructs of a function with two pointers."""
-    text = f"FXP_APART void f(const int8_t *x, int8_t *y)\n{{\n{body}\n}}\n"
+    text = f"FXP_NOINLINE void f(const int8_t *x, int8_t *y)\n{{\n{body}\n}}\n"
     found = function_content(text, (HELPERS,), preprocessor).counts
     return {name: number for name, number in found.items() if number}
 
@@ -71,12 +71,12 @@ def test_assembly_counts_by_instructions_on_cores_that_take_it() -> None:
 
 def test_a_loop_that_copies_calls_memcpy() -> None:
     body = "for (int32_t i = 0; i < 900; i++) {\n y[i] = x[i];\n }"
-    text = f"FXP_APART void f(const int8_t *x, int8_t *y)\n{{\n{body}\n}}\n"
+    text = f"FXP_NOINLINE void f(const int8_t *x, int8_t *y)\n{{\n{body}\n}}\n"
     assert function_content(text, (), M4F).library == {"memcpy"}
 
 
 def test_a_kernel_that_is_not_plain_c_counts_by_its_lines() -> None:
-    text = "FXP_APART void f(int8_t *y)\n{\n    __extension__ typeof(*y) z = ({ 3; });\n    *y = z;\n}\n"
+    text = "FXP_NOINLINE void f(int8_t *y)\n{\n    __extension__ typeof(*y) z = ({ 3; });\n    *y = z;\n}\n"
     assert function_content(text, (), M4F).counts == {"unread line": 5.0}
 
 

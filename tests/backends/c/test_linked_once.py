@@ -22,7 +22,7 @@ from fxpress.specs.target import Target
 Q = "<scale=0.0625, zero=-3>"
 W = "<scale=0.0078125, zero=0>"
 LAYERS = 3
-SHARED = "FXP_SHARED void"
+SHARED = "FXP_NOCLONE void"
 
 
 def chain(fill: Callable[[Value], Tensor], core: str) -> CArtifact:

@@ -65,7 +65,7 @@ def unpack_taps(taps: Taps, *, head_words: int) -> tuple[Unpacked, ...]:
         if tap >= taps.length:
             return "0"
         word, low = divmod((row * taps.length + tap) * taps.bits, _WORD)
-        return f"fxp_field(packed[{head_words + word}], {low}, {taps.bits})"
+        return f"fxp_bit_field(packed[{head_words + word}], {low}, {taps.bits})"
 
     places = [(row, start) for row in range(taps.rows) for start in taps.starts]
     return tuple(

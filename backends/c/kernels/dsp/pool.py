@@ -47,7 +47,7 @@ class MeanForm:
     def value(self) -> str:
         """The C expression of a mean from `sum`."""
         centred = f"sum - ({self.offset})"
-        shifted = f"fxp_left({centred}, {self.requant.shift})" if self.requant.shift else centred
+        shifted = f"fxp_shift_left({centred}, {self.requant.shift})" if self.requant.shift else centred
         scaled = f"fxp_scale({shifted}, {self.requant.multiplier}, {self.zero_point})"
         return saturated(scaled, self.low, self.high)
 

@@ -21,15 +21,15 @@ _SIGNS = {"add": 1, "sub": -1}
 _OPERATIONS = {"add": "{} + {}", "sub": "{} - {}", "mul": "{} * {}", "div": "{} / {}"}
 _OPERATIONS |= {"maximum": "fxp_larger({}, {})", "minimum": "fxp_smaller({}, {})"}
 _OPERATIONS |= {
-    "remainder": "fxp_towards(fmodf({0}, {1}), {1})",
-    "floor_divide": "rintf(fxp_quotient({0}, {1}, fmodf({0}, {1})))",
+    "remainder": "fxp_floor_remainder(fmodf({0}, {1}), {1})",
+    "floor_divide": "rintf(fxp_floor_quotient({0}, {1}, fmodf({0}, {1})))",
 }
 _OPERATIONS |= {"fmod": "fmodf({}, {})", "power": "powf({}, {})", "atan2": "atan2f({}, {})"}
 _OF_INTEGERS = {  # where they differ from those on floats
     "maximum": "{0} > {1} ? {0} : {1}",
     "minimum": "{0} < {1} ? {0} : {1}",
-    "remainder": "fxp_whole_remainder({}, {})",
-    "floor_divide": "fxp_whole_floor_divide({}, {})",
+    "remainder": "fxp_integer_remainder({}, {})",
+    "floor_divide": "fxp_integer_floor_divide({}, {})",
     "fmod": "{1} == 0 || {1} == -1 ? 0 : {0} % {1}",
 }
 _FLOAT_ONLY = {"div", "power", "atan2"}
@@ -119,5 +119,5 @@ def _value(site: Site, a: str, b: str) -> str:
     qa, qb, qy = site.quantization("a"), site.quantization("b"), site.output_quantization
     step = Requant.of(qa.scale[0] * qb.scale[0] / qy.scale[0])
     product = f"({a} - {signed(qa.zero_point[0])}) * ({b} - {signed(qb.zero_point[0])})"
-    shifted = f"fxp_left({product}, {step.shift})" if step.shift else product
+    shifted = f"fxp_shift_left({product}, {step.shift})" if step.shift else product
     return saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", low, high)

@@ -93,7 +93,7 @@ def matmul(site: Site) -> Offers:
         qa, qb, qy = site.quantization("a"), site.quantization("b"), site.output_quantization
         step = requant_of_product(site.type("a"), site.type("b"), site.output)
         product = f"({at_a} - {signed(qa.zero_point[0])}) * ({at_b} - {signed(qb.zero_point[0])})"
-        shifted = f"fxp_left(acc, {step.shift})" if step.shift else "acc"
+        shifted = f"fxp_shift_left(acc, {step.shift})" if step.shift else "acc"
         value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
         context = MatMulContext(title, loops, a[-1], strides_a[-1], step_b, "int32_t", "0", product, value)
     else:

@@ -248,9 +248,9 @@ def _shifted(form: NormForm, element: str) -> str:
     less_mean = f"{form.count} * ({element})" + (" - sum" if form.is_centred else "")
     missing = form.root_bits - form.spread
     if missing <= 0:
-        return f"fxp_left({less_mean}, root.shift + {-missing})"
+        return f"fxp_shift_left({less_mean}, root.shift + {-missing})"
     shift = f"root.shift - {missing}"
-    return f"fxp_left({less_mean}, {shift} > 0 ? {shift} : 0) >> ({shift} < 0 ? {missing} - root.shift : 0)"
+    return f"fxp_shift_left({less_mean}, {shift} > 0 ? {shift} : 0) >> ({shift} < 0 ? {missing} - root.shift : 0)"
 
 
 def _work_of_integers(site: Site, op: StatisticsNorm) -> Work:

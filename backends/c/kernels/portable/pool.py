@@ -119,7 +119,7 @@ def _mean(site: Site, counts: torch.Tensor) -> tuple[str, dict[str, AnyArray], i
     accumulator = "sum"
     if any(s.shift for s in steps):
         tables["shifts"] = np.array([s.shift for s in steps], np.int32)
-        accumulator = f"fxp_left(sum, shifts{place})"
+        accumulator = f"fxp_shift_left(sum, shifts{place})"
     value = saturated(f"fxp_scale({accumulator}, multipliers{place}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
     return value, tables, qx.zero_point[0]
 

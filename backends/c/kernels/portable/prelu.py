@@ -62,5 +62,5 @@ def portable(site: Site) -> Offers:
 
 
 def _scaled(value: str, step: Requant, zero_point: int) -> str:
-    shifted = f"fxp_left({value}, {step.shift})" if step.shift else value
+    shifted = f"fxp_shift_left({value}, {step.shift})" if step.shift else value
     return f"fxp_scale({shifted}, {step.multiplier}, {zero_point})"

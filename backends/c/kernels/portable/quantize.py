@@ -1,4 +1,4 @@
-"""Conversions between reals and integers, and between two grids of integers, in portable C."""
+"""Conversions between reals and integers, and between integers of different quantization parameters, in portable C."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def dequantize(site: Site) -> Offers:
 
 @kernel("requantize")
 def requantize(site: Site) -> Offers:
-    """The same reals on another grid, of as many bits or not."""
+    """The same reals with other quantization parameters, of as many bits or not."""
     qx, qy = site.quantization("x"), site.output_quantization
     if not {qx.bits, qy.bits} <= _BITS:
         return "only between 8 and 16 bits"

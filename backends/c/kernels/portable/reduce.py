@@ -79,7 +79,7 @@ def _context(site: Site, op: Reduction, outer: Nest, inner: Nest) -> ReduceConte
         return ReduceContext(title, outer, inner, "float", "0.0f", f"acc += {at}", value)
     step, zero = op.fixed_point(site.type("x"), site.output)
     qy = site.output_quantization
-    shifted = f"fxp_left(acc, {step.shift})" if step.shift else "acc"
+    shifted = f"fxp_shift_left(acc, {step.shift})" if step.shift else "acc"
     value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
     return ReduceContext(title, outer, inner, "int32_t", "0", f"acc += {at} - {signed(zero)}", value)
 

@@ -44,7 +44,7 @@ def linear(site: Site) -> Offers:
     if site.is_integer:
         qx, qy = site.quantization("x"), site.output_quantization
         step = op.fixed_point(site.type("x"), site.output)
-        shifted = f"fxp_left(sum, {step.shift})" if step.shift else "sum"
+        shifted = f"fxp_shift_left(sum, {step.shift})" if step.shift else "sum"
         value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
         one_row = "1" if site.type("x").rank == 3 else str(_ONE)
         zero = f" - {signed(qx.zero_point[0])}"

@@ -2,8 +2,8 @@
  *
  *     requant(acc, multiplier, shift) = (int64(acc << shift) * multiplier + 2^31) >> 32
  *
- * One rounding, ties toward plus infinity. On the DSP extension this is one instruction, elsewhere plain C with
- * the same result. Right shifts of negative numbers are arithmetic, as on every compiler this is made for.
+ * One rounding, ties toward plus infinity: one instruction with the DSP extension, plain C with the same result
+ * elsewhere. Right shifts of negative numbers are assumed to be arithmetic, as they are in GCC and Clang.
  */
 #ifndef FXP_ARITHMETIC_H
 #define FXP_ARITHMETIC_H
@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The DSP paths are inline assembly of Thumb-2. Some own all registers, so they need an optimizing compiler. */
+/* The DSP paths are Thumb-2 inline assembly. Some use all registers, so they need an optimizing compiler. */
 #if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__OPTIMIZE__)
 #define FXP_DSP 1
 #else
@@ -20,15 +20,15 @@
 
 #define FXP_INLINE static inline __attribute__((always_inline, unused))
 
-/* For kernels, so that the stack is that of the deepest one, and for inner loops: inside a larger function their sums
- * would lose the registers. */
-#define FXP_APART static __attribute__((noinline, unused))
+/* Kernels are not inlined, so that their stack frames do not add up, nor are inner loops, whose accumulators would be
+ * spilled in a larger function. */
+#define FXP_NOINLINE static __attribute__((noinline, unused))
 
-/* For kernels that several layers call: GCC would make a copy for the constants of each call. */
+/* Kernels that several layers call: GCC would clone them for the constants of each call. */
 #if defined(__GNUC__) && !defined(__clang__)
-#define FXP_SHARED static __attribute__((noinline, noclone, unused))
+#define FXP_NOCLONE static __attribute__((noinline, noclone, unused))
 #else
-#define FXP_SHARED FXP_APART
+#define FXP_NOCLONE FXP_NOINLINE
 #endif
 
 /* requant(acc, multiplier, 0) + addend. */
@@ -39,7 +39,7 @@ FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
     __asm__("smmlar %0, %1, %2, %3" : "=r"(scaled) : "r"(acc), "r"(multiplier), "r"(addend));
     return scaled;
 #elif defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_8M_BASE__)
-    /* These cores multiply 32 bits by 32 bits to 32 bits only: four products of halves, their low parts rounded. */
+    /* Cores without a 32x32 -> 64 bit multiplication: four products of 16-bit halves, the low part rounded. */
     const int32_t low_a = acc & 0xffff, high_a = acc >> 16;
     const int32_t low_b = multiplier & 0xffff, high_b = multiplier >> 16;
     const int32_t cross = high_a * low_b, other = low_a * high_b;
@@ -51,8 +51,8 @@ FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
 #endif
 }
 
-/* requant(acc, multiplier, 0) + addend for sums of up to 48 bits, saturated: the upper and lower parts of the sum are
- * multiplied apart. */
+/* requant(acc, multiplier, 0) + addend for accumulators of up to 48 bits, saturated: the upper and lower parts are
+ * multiplied separately. */
 FXP_INLINE int32_t fxp_scale_sum(int64_t acc, int32_t multiplier, int32_t addend)
 {
     const int64_t low = ((acc & 0xffff) * multiplier + INT64_C(0x80000000)) >> 16;
@@ -60,14 +60,14 @@ FXP_INLINE int32_t fxp_scale_sum(int64_t acc, int32_t multiplier, int32_t addend
     return scaled < INT32_MIN ? INT32_MIN : scaled > INT32_MAX ? INT32_MAX : (int32_t)scaled;
 }
 
-/* acc << shift for accumulators of either sign; the compiler of the network has proven that it fits. */
-FXP_INLINE int32_t fxp_left(int32_t acc, int32_t shift)
+/* acc << shift for accumulators of either sign; fxpress has proven that the result fits int32. */
+FXP_INLINE int32_t fxp_shift_left(int32_t acc, int32_t shift)
 {
     return (int32_t)((uint32_t)acc << shift);
 }
 
-/* The signed field of `bits` bits whose lowest one is bit `low`. */
-FXP_INLINE int32_t fxp_field(int32_t word, int32_t low, int32_t bits)
+/* Sign-extended bit field of `bits` bits; bit `low` is its lowest. */
+FXP_INLINE int32_t fxp_bit_field(int32_t word, int32_t low, int32_t bits)
 {
     return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
 }
@@ -77,8 +77,8 @@ struct fxp_reciprocal {
     int32_t value, shift;
 };
 
-/* For d from 1 to 2^62 - 1: root and quotient bit by bit, so that no core calls a library. */
-FXP_APART struct fxp_reciprocal fxp_reciprocal_root(uint64_t d)
+/* For d from 1 to 2^62 - 1: square root and quotient bit by bit, without library calls. */
+FXP_NOINLINE struct fxp_reciprocal fxp_reciprocal_root(uint64_t d)
 {
     int32_t shift = 0;
     while (d < UINT64_C(1) << 60) {
@@ -136,8 +136,8 @@ FXP_INLINE int16_t fxp_saturate16(int32_t value)
 #endif
 }
 
-/* Saturation to what a ReLU leaves of int16. */
-FXP_INLINE int16_t fxp_positive16(int32_t value)
+/* Saturation to [0, 32767]: ReLU on int16. */
+FXP_INLINE int16_t fxp_saturate_relu16(int32_t value)
 {
 #if FXP_DSP
     int32_t saturated;

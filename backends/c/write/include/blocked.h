@@ -1,4 +1,4 @@
-/* One multiply-accumulate of floats: fused where the machine fuses. */
+/* Multiply-accumulate of floats, fused on machines with a fused multiply-add. */
 #ifndef FXP_BLOCKED_H
 #define FXP_BLOCKED_H
 

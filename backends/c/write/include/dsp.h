@@ -1,6 +1,6 @@
 /* Words of two 16-bit lanes on the DSP extension of Cortex-M4, M7 and M33; arithmetic.h comes first.
  *
- * Every function is one instruction where the extension exists, and plain C with the same result elsewhere.
+ * Each function is one instruction with the extension, and plain C with the same result elsewhere.
  * An activation or weight word holds four int8 in memory order b0 b1 b2 b3; SXTB16 splits it into
  * the even word (b0, b2) and the odd word (b1, b3), low lane first.
  */
@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <string.h>
 
-/* Four bytes from any address, the first one lowest. */
+/* Loads four bytes from any address, little-endian. */
 FXP_INLINE uint32_t fxp_load4(const int8_t *p)
 {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
@@ -34,7 +34,7 @@ FXP_INLINE int32_t fxp_high(uint32_t pair)
     return (int16_t)(uint16_t)(pair >> 16);
 }
 
-/* (low, high) as one word of two lanes. */
+/* Packs (low, high) to a word of two lanes. */
 FXP_INLINE uint32_t fxp_pair(int32_t low, int32_t high)
 {
     return ((uint32_t)low & 0xffffu) | (uint32_t)high << 16;
@@ -125,7 +125,7 @@ FXP_DEFINE_LANES(fxp_high_low, "smlatb", fxp_high, fxp_low)
 
 FXP_DEFINE_LANES(fxp_high_high, "smlatt", fxp_high, fxp_high)
 
-/* Two int16 as one word of two lanes, the first one low. */
+/* Loads two int16 as a word of two lanes, the first one low. */
 FXP_INLINE uint32_t fxp_load2(const int16_t *p)
 {
 #if FXP_DSP
@@ -162,7 +162,7 @@ FXP_INLINE uint32_t fxp_add_odd(uint32_t sum, uint32_t word)
 #endif
 }
 
-/* The larger of each of four int8. */
+/* Maximum of each of four int8. */
 FXP_INLINE uint32_t fxp_largest4(uint32_t a, uint32_t b)
 {
     uint32_t largest;
@@ -179,7 +179,7 @@ FXP_INLINE uint32_t fxp_largest4(uint32_t a, uint32_t b)
     return largest;
 }
 
-/* Four bytes to any address, the lowest one first. */
+/* Stores four bytes to any address, little-endian. */
 FXP_INLINE void fxp_store4(int8_t *p, uint32_t word)
 {
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
@@ -199,8 +199,9 @@ FXP_INLINE void fxp_store4(int8_t *p, uint32_t word)
 #define FXP_SATURATE8_SHIFTED(target, value, shift) ((target) = fxp_saturate8((value) >> (shift)))
 #endif
 
-/* Word number `index` of four weights as signed bytes. Weights of 4 bits come 16 times too large, two words in one;
- * weights of 2 bits come 64 times too large, four words in one; the first one in the top bits of every byte.
+/* Word `index` of four weights as signed bytes. Words of 4-bit weights are stored two to a word, the first in the top
+ * bits of each byte, and are returned times 16; words of 2-bit weights are stored four to a word and returned
+ * times 64.
  */
 FXP_INLINE uint32_t fxp_weights8(const int32_t *w, int32_t index)
 {
@@ -217,7 +218,7 @@ FXP_INLINE uint32_t fxp_weights2(const int32_t *w, int32_t index)
     return ((uint32_t)w[index / 4] << (index % 4 * 2)) & 0xc0c0c0c0u;
 }
 
-/* Sums of four output channels over one row of inputs. */
+/* Accumulators of four output channels for one row of inputs. */
 struct fxp_sums4 {
     int32_t a, b, c, d;
 };
@@ -270,7 +271,7 @@ FXP_INLINE int32_t fxp_step1(const uint32_t *x, uint32_t weights, int32_t acc)
     return fxp_dot2(fxp_odd(weights), x[1], fxp_dot2(fxp_even(weights), x[0], acc));
 }
 
-/* Sums of two output channels, a and b, over three pixels. */
+/* Accumulators of two output channels, a and b, for three pixels. */
 struct fxp_sums {
     int32_t a0, a1, a2, b0, b1, b2;
 };
@@ -325,7 +326,7 @@ FXP_INLINE void fxp_step(const uint32_t *x, uint32_t a, uint32_t b, struct fxp_s
     "lsl r11, r11, #4\n\t"                \
     "and r11, r11, #0xf0f0f0f0\n\t")
 
-/* A word holds two steps: the first one leaves it, the second one moves on. */
+/* A word holds the weights of two steps: the second one advances the pointer. */
 #define FXP_STEP_3X2_INT2_FIRST FXP_STEP_3X2_OF( \
     "ldr r11, [r1]\n\t"                         \
     "and r10, r11, #0xc0c0c0c0\n\t"             \
@@ -339,13 +340,13 @@ FXP_INLINE void fxp_step(const uint32_t *x, uint32_t a, uint32_t b, struct fxp_s
     "lsl r11, r11, #6\n\t"                       \
     "and r11, r11, #0xc0c0c0c0\n\t")
 
-/* Four sums down a column of a Winograd tile, two lanes each. */
+/* Column sums of a Winograd tile, two lanes each. */
 struct fxp_column {
     uint32_t s0, s1, s2, s3;
 };
 
 /* Two 16-bit inputs of three tiles, times two channels: 12 products in 8 instructions, registers as above.
- * The first of a sum starts it.
+ * The first step initializes the accumulators.
  */
 #define FXP_FIRST_PAIR_3X2      \
     "ldm r0!, {r7, r8, r9}\n\t" \

@@ -1,9 +1,9 @@
-/* Constants that lie in flash as a canonical Huffman code, and are decoded into working memory by the step that reads
- * them.
+/* Constants that are stored in flash as a canonical Huffman code; the step that reads them decodes them into working
+ * memory.
  *
- * An image is halfwords: how many codes have 1, 2, ... 12 bits; which code stands for a word that follows as it is;
- * the bytes that the codes stand for, shortest code first, two in a halfword; the codes, from the highest bit of each
- * halfword down, and as many zeros as the decoder looks ahead. The bytes of a word are those of a little-endian machine.
+ * An image consists of halfwords: number of codes of 1, 2, ... 12 bits; index of the code for a raw word, which follows
+ * it; byte of each code, shortest code first, two to a halfword; the codes, from the highest bit of each halfword down,
+ * padded with zeros for the look-ahead of the decoder. Words are little-endian.
  */
 #ifndef FXP_HUFFMAN_H
 #define FXP_HUFFMAN_H
@@ -14,11 +14,11 @@
 #define FXP_RAW_AT FXP_LONGEST_CODE
 #define FXP_BYTES_AT (FXP_LONGEST_CODE + 1)
 #define FXP_TABLE_BITS 8
-/* What a code stands for: a byte, above it the length of the code, above that whether a word follows instead. */
+/* Symbol of a code: its byte, from bit 8 the length of the code, above that a flag for a raw word. */
 #define FXP_RAW 0x1000u
-#define FXP_LONGER 0x2000u /* a code that is longer than the table tells */
+#define FXP_LONGER 0x2000u /* a code of more than 8 bits */
 
-/* One copy for all that call it: GCC makes one for each constant argument otherwise. */
+/* Not cloned for the constant arguments of its calls. */
 #if defined(__GNUC__) && !defined(__clang__)
 #define FXP_ONCE static __attribute__((noinline, noclone))
 #else
@@ -27,15 +27,15 @@
 
 typedef struct {
     const uint16_t *image;
-    uint16_t *table; /* what the codes of at most 8 bits stand for, under each byte that begins with them */
-    uint32_t index;  /* of the first longer code among all */
-    uint32_t code;   /* that one, as 9 bits */
+    uint16_t *table; /* symbols of codes of at most 8 bits, indexed by the next 8 bits */
+    uint32_t index;  /* index of the first longer code */
+    uint32_t code;   /* the first longer code, as 9 bits */
 } fxp_codes;
 
 typedef struct {
     const uint16_t *next;
-    uint32_t window; /* the next bits, from the top */
-    int32_t spare;   /* how many they are beyond 16 */
+    uint32_t window; /* next bits, left-aligned */
+    int32_t spare;   /* their number minus 16 */
 } fxp_bits;
 
 FXP_INLINE void fxp_skip(fxp_bits *bits, uint32_t count)
@@ -72,7 +72,7 @@ FXP_ONCE void fxp_tabulate(fxp_codes *codes)
     }
 }
 
-/* The meaning of a code that the table does not have. */
+/* Symbol of a code of more than 8 bits. */
 FXP_ONCE uint32_t fxp_long_code(const fxp_codes *codes, uint32_t window)
 {
     const uint16_t *count = codes->image + FXP_TABLE_BITS;
@@ -95,7 +95,7 @@ FXP_INLINE uint32_t fxp_code(const fxp_codes *codes, fxp_bits *bits)
     return meaning;
 }
 
-/* Writes `words` words of four bytes. The codes begin at `start`; `table` is working memory of 256 halfwords. */
+/* Decodes `words` words of four bytes. The codes begin at halfword `start`; `table` is working memory, 256 halfwords. */
 FXP_ONCE void fxp_decode(const uint16_t *image, int32_t start, uint8_t *to, int32_t words, uint16_t *table)
 {
     fxp_codes codes = {image, table, 0, 0};

@@ -1,4 +1,4 @@
-/* Bounds of float activations, where a NaN stays a NaN, and rounding of reals to integers. */
+/* Bounds of float activations, which keep NaN, and rounding of reals to integers. */
 #ifndef FXP_REAL_H
 #define FXP_REAL_H
 
@@ -9,16 +9,16 @@
 #define FXP_INLINE static inline __attribute__((always_inline, unused))
 #endif
 
-#ifndef FXP_APART
-#define FXP_APART static __attribute__((noinline, unused))
+#ifndef FXP_NOINLINE
+#define FXP_NOINLINE static __attribute__((noinline, unused))
 #endif
 
-/* As in arithmetic.h: kernels that several layers call. */
-#ifndef FXP_SHARED
+/* See arithmetic.h. */
+#ifndef FXP_NOCLONE
 #if defined(__GNUC__) && !defined(__clang__)
-#define FXP_SHARED static __attribute__((noinline, noclone, unused))
+#define FXP_NOCLONE static __attribute__((noinline, noclone, unused))
 #else
-#define FXP_SHARED FXP_APART
+#define FXP_NOCLONE FXP_NOINLINE
 #endif
 #endif
 
@@ -32,7 +32,7 @@ FXP_INLINE float fxp_minimum(float x, float bound)
     return x > bound ? bound : x;
 }
 
-/* The larger and the smaller of two; a NaN wins over everything. */
+/* Maximum and minimum; NaN if an operand is NaN. */
 FXP_INLINE float fxp_larger(float a, float b)
 {
     return a > b || a != a ? a : b;
@@ -43,14 +43,14 @@ FXP_INLINE float fxp_smaller(float a, float b)
     return a < b || a != a ? a : b;
 }
 
-/* The rest of a division, which has the sign of the dividend, with the sign of the divisor. */
-FXP_INLINE float fxp_towards(float rest, float divisor)
+/* Remainder of a division: from the sign of the dividend to that of the divisor. */
+FXP_INLINE float fxp_floor_remainder(float rest, float divisor)
 {
     return rest != 0.0f && (divisor < 0.0f) != (rest < 0.0f) ? rest + divisor : rest;
 }
 
-/* The quotient rounded down, but for an error of rounding. */
-FXP_INLINE float fxp_quotient(float a, float b, float rest)
+/* Floor of a quotient, up to rounding errors. */
+FXP_INLINE float fxp_floor_quotient(float a, float b, float rest)
 {
     const float quotient = (a - rest) / b;
     if (b == 0.0f) {
@@ -59,19 +59,19 @@ FXP_INLINE float fxp_quotient(float a, float b, float rest)
     return rest != 0.0f && (b < 0.0f) != (rest < 0.0f) ? quotient - 1.0f : quotient;
 }
 
-/* The same on whole numbers; zero where the divisor is. */
-FXP_INLINE int64_t fxp_whole_remainder(int64_t a, int64_t b)
+/* Remainder and quotient of floor division of integers; 0 for a divisor of 0. */
+FXP_INLINE int64_t fxp_integer_remainder(int64_t a, int64_t b)
 {
     const int64_t rest = b == 0 || b == -1 ? 0 : a % b;
     return rest != 0 && (b < 0) != (rest < 0) ? rest + b : rest;
 }
 
-FXP_INLINE int64_t fxp_whole_floor_divide(int64_t a, int64_t b)
+FXP_INLINE int64_t fxp_integer_floor_divide(int64_t a, int64_t b)
 {
-    return b == 0 ? 0 : b == -1 ? -a : (a - fxp_whole_remainder(a, b)) / b;
+    return b == 0 ? 0 : b == -1 ? -a : (a - fxp_integer_remainder(a, b)) / b;
 }
 
-/* The nearest float that a bfloat16 or a half holds, halves to even. */
+/* Rounding to the nearest bfloat16 or float16, ties to even. */
 FXP_INLINE float fxp_round_bf16(float x)
 {
     union {
@@ -97,19 +97,19 @@ FXP_INLINE float fxp_round_f16(float x)
     if (magnitude >= 0x7f800000u) {
         return x;
     }
-    if (magnitude < 0x38800000u) { /* below the smallest normal half: steps of 2^-24 */
+    if (magnitude < 0x38800000u) { /* subnormal float16: multiples of 2^-24 */
         const float raised = x < 0.0f ? x - 0.5f : x + 0.5f;
         return x < 0.0f ? raised + 0.5f : raised - 0.5f;
     }
     v.bits += 0x0fffu + ((v.bits >> 13) & 1u);
     v.bits &= 0xffffe000u;
-    if ((v.bits & 0x7fffffffu) > 0x477fe000u) { /* beyond the largest half */
+    if ((v.bits & 0x7fffffffu) > 0x477fe000u) { /* above the largest float16 */
         v.bits = (v.bits & 0x80000000u) | 0x7f800000u;
     }
     return v.real;
 }
 
-/* Rounds halves away from zero, up to a limit of either sign; NaN gives zero. */
+/* Rounds ties away from zero, saturates to [-limit, limit]; NaN gives zero. */
 FXP_INLINE int32_t fxp_round(float ratio, int32_t limit)
 {
     if (ratio >= (float)limit) {

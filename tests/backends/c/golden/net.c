@@ -8,11 +8,11 @@
  *
  *     requant(acc, multiplier, shift) = (int64(acc << shift) * multiplier + 2^31) >> 32
  *
- * One rounding, ties toward plus infinity. On the DSP extension this is one instruction, elsewhere plain C with
- * the same result. Right shifts of negative numbers are arithmetic, as on every compiler this is made for.
+ * One rounding, ties toward plus infinity: one instruction with the DSP extension, plain C with the same result
+ * elsewhere. Right shifts of negative numbers are assumed to be arithmetic, as they are in GCC and Clang.
  */
 
-/* The DSP paths are inline assembly of Thumb-2. Some own all registers, so they need an optimizing compiler. */
+/* The DSP paths are Thumb-2 inline assembly. Some use all registers, so they need an optimizing compiler. */
 #if defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__OPTIMIZE__)
 #define FXP_DSP 1
 #else
@@ -21,9 +21,9 @@
 
 #define FXP_INLINE static inline __attribute__((always_inline, unused))
 
-/* For kernels, so that the stack is that of the deepest one, and for inner loops: inside a larger function their sums
- * would lose the registers. */
-#define FXP_APART static __attribute__((noinline, unused))
+/* Kernels are not inlined, so that their stack frames do not add up, nor are inner loops, whose accumulators would be
+ * spilled in a larger function. */
+#define FXP_NOINLINE static __attribute__((noinline, unused))
 
 /* requant(acc, multiplier, 0) + addend. */
 FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
@@ -33,7 +33,7 @@ FXP_INLINE int32_t fxp_scale(int32_t acc, int32_t multiplier, int32_t addend)
     __asm__("smmlar %0, %1, %2, %3" : "=r"(scaled) : "r"(acc), "r"(multiplier), "r"(addend));
     return scaled;
 #elif defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_8M_BASE__)
-    /* These cores multiply 32 bits by 32 bits to 32 bits only: four products of halves, their low parts rounded. */
+    /* Cores without a 32x32 -> 64 bit multiplication: four products of 16-bit halves, the low part rounded. */
     const int32_t low_a = acc & 0xffff, high_a = acc >> 16;
     const int32_t low_b = multiplier & 0xffff, high_b = multiplier >> 16;
     const int32_t cross = high_a * low_b, other = low_a * high_b;
@@ -62,7 +62,7 @@ FXP_INLINE int8_t fxp_saturate8(int32_t value)
 #endif
 }
 
-/* Called after each step, for a look at what it computed. */
+/* Hook that is called with the result of each step. */
 #ifndef FXP_TRACE
 #define FXP_TRACE(step, data, bytes) ((void)0)
 #endif
@@ -77,7 +77,7 @@ extern const int32_t net_bias_3[3];
 extern const int32_t net_multipliers_3[1];
 
 /* Convolution 3x3, 4x4x1 to 4x4x2, int8. */
-FXP_APART void net_conv_0(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers, const int8_t *padding)
+FXP_NOINLINE void net_conv_0(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers, const int8_t *padding)
 {
     int32_t at = 0;
     for (int32_t n = 0; n < 1; n++) {
@@ -109,7 +109,7 @@ FXP_APART void net_conv_0(const int8_t *x, int8_t *y, const int8_t *weights, con
 }
 
 /* Table of tanh over 32 elements. */
-FXP_APART void net_tanh_1(const int8_t *x, int8_t *y, const int8_t *table)
+FXP_NOINLINE void net_tanh_1(const int8_t *x, int8_t *y, const int8_t *table)
 {
     for (int32_t i = 0; i < 32; i++) {
         y[i] = table[x[i] + 128];
@@ -117,7 +117,7 @@ FXP_APART void net_tanh_1(const int8_t *x, int8_t *y, const int8_t *table)
 }
 
 /* mean of 32 elements to 2. */
-FXP_APART void net_mean_2(const int8_t *x, int8_t *y)
+FXP_NOINLINE void net_mean_2(const int8_t *x, int8_t *y)
 {
     for (int32_t i0 = 0; i0 < 2; i0++) {
         int32_t acc = 0;
@@ -128,7 +128,7 @@ FXP_APART void net_mean_2(const int8_t *x, int8_t *y)
     }
 }
 
-static inline int8_t net_linear_3_finish(int32_t acc, int32_t c, int32_t at, const int32_t *multipliers)
+static inline int8_t net_linear_3_requantize(int32_t acc, int32_t c, int32_t at, const int32_t *multipliers)
 {
     (void)c;
     (void)at;
@@ -136,7 +136,7 @@ static inline int8_t net_linear_3_finish(int32_t acc, int32_t c, int32_t at, con
 }
 
 /* One row of 2 elements times all 3 channels, two channels at a time. */
-FXP_APART void net_linear_3_rows(const int8_t *p, int8_t *y, int32_t at, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
+FXP_NOINLINE void net_linear_3_rows(const int8_t *p, int8_t *y, int32_t at, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
 {
     const int8_t *w = weights;
     for (int32_t c = 0; c < 2; c += 2) {
@@ -149,8 +149,8 @@ FXP_APART void net_linear_3_rows(const int8_t *p, int8_t *y, int32_t at, const i
             odd += p[i + 1] * w[2 + i + 1];
         }
         w += 4;
-        const int8_t even_p = net_linear_3_finish(even, c, at + c, multipliers);
-        const int8_t odd_p = net_linear_3_finish(odd, c + 1, at + c + 1, multipliers);
+        const int8_t even_p = net_linear_3_requantize(even, c, at + c, multipliers);
+        const int8_t odd_p = net_linear_3_requantize(odd, c + 1, at + c + 1, multipliers);
         y[at + c] = even_p;
         y[at + c + 1] = odd_p;
     }
@@ -158,12 +158,12 @@ FXP_APART void net_linear_3_rows(const int8_t *p, int8_t *y, int32_t at, const i
     for (int32_t i = 0; i < 2; i++) {
         even += p[i] * w[i];
     }
-    const int8_t last_p = net_linear_3_finish(even, 2, at + 2, multipliers);
+    const int8_t last_p = net_linear_3_requantize(even, 2, at + 2, multipliers);
     y[at + 2] = last_p;
 }
 
 /* Linear layer, 1 x 2 to 3, int8. */
-FXP_APART void net_linear_3(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
+FXP_NOINLINE void net_linear_3(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const int32_t *multipliers)
 {
     for (int32_t row = 0; row < 1; row += 1) {
         net_linear_3_rows(x + row * 2, y, row * 3, weights, bias, multipliers);

@@ -14,10 +14,10 @@
 extern "C" {
 #endif
 
-/* Working memory that the caller provides, and how its address is aligned. */
+/* Size and alignment of the working memory that the caller provides. */
 #define NET_ARENA_BYTES 36
 #define NET_ARENA_ALIGNMENT 4
-/* Stack that net_run needs at most, on a 32-bit microcontroller with optimization. */
+/* Upper bound of the stack of net_run on a 32-bit microcontroller, compiled with optimization. */
 #define NET_STACK_BYTES 376
 
 #define NET_IMAGE_SIZE 16
