@@ -55,7 +55,7 @@ RECIPES: Mapping[str, Recipe] = {
         [{"pass": "clean"}, {"pass": "weight_only", "weights": "int8"}],
         {"torch": {}},
         places=(),
-        least_db=20.0,
+        least_db=15.0,
     ),
 }
 

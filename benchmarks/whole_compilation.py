@@ -37,7 +37,7 @@ KINDS = (
     "wrong",
     "internal",
 )  # noisy: right, and the summary says how noisy
-_ROUNDING = 1e-6  # root mean square
+_ROUNDING = 3e-5  # root mean square
 _DECISIONS_DB = 10.0
 
 
@@ -238,7 +238,8 @@ def _decisions_db(want: Tensor, have: Tensor) -> float:
 def snr_db(want: Tensor, have: Tensor) -> float:
     """Signal of `want` over its difference from `have`, in dB; infinite where floats differ by rounding alone.
 
-    Modules compute with values about 1, so that what cancels leaves some 1e-7 of rounding.
+    Modules compute with values about 1, so that what cancels leaves some 1e-7 of rounding, which a norm of a single
+    element divides by the root of its epsilon, 3e-3.
     """
     signal, have = want.double(), have.double().reshape(want.shape)
     noise = (signal - have).square().sum().item()

@@ -24,19 +24,19 @@ from ..passes.progress_callback import Progress, silent
 from ..passes.quantize.quantization import OUTLIERS
 from ..specs import ArrayOrigin, Evaluation, FileSource, Loaded, Spec, SpecError
 from ..specs.errors import near_miss
-from ..specs.options import FinetuneOptions, QuantizeOptions
+from ..specs.options import FinetuneOptions, QuantizeOptions, WeightOnlyOptions
 from ..specs.root_error import ArgumentError, expect, shown
 from .arrays import Arrays
 from .data import run_samples
 from .described import DataOf, Described, Inputs, Machine, Step, Written, describe
-from .emission import check_backends, emit_backends
+from .emission import check_backends, emit_backends, first_calls
 from .errors import Problem, UserError
 from .execution import Execution
 from .file_contents import Files
 from .interface import INTERFACE_FILE, Interface
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .network import Data, load_compiled, samples_of
-from .noise import Advised, Findings, examine
+from .noise import Advised, Findings, examine, examine_stored
 from .output import publish
 from .pipeline import HOST, OnStage, match_selectors, open_session, pass_context, run_passes
 from .report import Noise, Report, noise_problems, render_html
@@ -46,6 +46,8 @@ from .target_cost import TargetCost
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 QUANTIZE, FINETUNE = QuantizeOptions.pass_name(), FinetuneOptions.pass_name()
+WEIGHT_ONLY = WeightOnlyOptions.pass_name()
+_NOISE_CALLS = 16
 REFERENCE = "reference"
 
 
@@ -246,6 +248,8 @@ def _pictures(stages: Sequence[Stage]) -> dict[int, list[str]]:
 def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> Findings | None:
     """The noise of the integers against the float graph; None without integers, or where they were trained after."""
     names = [stage.name for stage in stages]
+    if WEIGHT_ONLY in names:
+        return _examine_stored(session, stages, names.index(WEIGHT_ONLY), progress)
     if QUANTIZE not in names or session.calibration is None:
         return None
     index = names.index(QUANTIZE)
@@ -284,16 +288,25 @@ def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> F
     )
 
 
+def _examine_stored(session: Session, stages: Sequence[Stage], index: int, progress: Progress) -> Findings:
+    """The noise of stored weights, on samples or else on what models are traced with."""
+    options = session.spec.passes[index]
+    assert isinstance(options, WeightOnlyOptions)
+    reference = stages[index - 1].graph if index else session.captured
+    calls = first_calls(reference, session.calibration or session.evaluation, _NOISE_CALLS)
+    is_trained = any(stage.name == FINETUNE for stage in stages[index:])
+    context = pass_context(session, index, progress)
+    return examine_stored(reference, stages[-1].graph, calls, None if is_trained else options, context)
+
+
 def _refuse_noise(session: Session, noise: Noise) -> None:
     """UserError if an output or a layer has less than the least ratio and the spec makes that an error."""
-    index, options = next(
-        (i, step) for i, step in enumerate(session.spec.passes) if isinstance(step, QuantizeOptions)
-    )
-    if options.on_low_snr == "error" and noise.is_low:
-        raise UserError(
-            Problem("P604", f"passes[{index}] ({QUANTIZE})", fact, hint)
-            for fact, hint in noise_problems(noise)
-        )
+    for index, options in enumerate(session.spec.passes):
+        if isinstance(options, QuantizeOptions) and options.on_low_snr == "error" and noise.is_low:
+            raise UserError(
+                Problem("P604", f"passes[{index}] ({QUANTIZE})", fact, hint)
+                for fact, hint in noise_problems(noise)
+            )
 
 
 def _lock(session: Session, arrays: Mapping[str, Arrays], files: Files) -> Lock:

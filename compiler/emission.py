@@ -89,7 +89,7 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
         files |= {f"c/{name}": content for name, content in c.files.items()}
     if spec.outputs.torch is not None:
         torch_module = _emit_torch(spec, graph, session.buffers & graph.params.keys())
-        check_module(torch_module, graph, _one_call(graph, samples))
+        check_module(torch_module, graph, *first_calls(graph, samples, 1))
         files |= {f"torch/{name}": content for name, content in torch_module.contents.items()}
     for name, section in spec.outputs.others.items():
         with raised_by_package(name):
@@ -118,12 +118,12 @@ def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtif
         raise UserError(Problem("B602", "outputs.torch", err.message)) from err
 
 
-def _one_call(graph: Graph, samples: Samples | None) -> list[Tensor]:
-    """The inputs of one call: the first samples if there are any, else what models are traced with."""
-    if samples is not None and len(samples):
-        few = unrolled(graph, samples.first(own_batch(graph.inputs, samples)))
-        return list(few.call(graph.inputs, 0))
-    return [example_input(v.type.shape, v.type.real().dtype.torch) for v in graph.inputs]
+def first_calls(graph: Graph, samples: Samples | None, count: int) -> list[list[Tensor]]:
+    """Inputs of the first calls on samples, at most `count`; without samples one call as models are traced with."""
+    if samples is None or not len(samples):
+        return [[example_input(v.type.shape, v.type.real().dtype.torch) for v in graph.inputs]]
+    few = unrolled(graph, samples.first(count * own_batch(graph.inputs, samples)))
+    return [list(few.call(graph.inputs, i)) for i in range(min(count, few.calls(graph.inputs)))]
 
 
 def _stored(graph: Graph) -> Params:

@@ -2,8 +2,8 @@
 
 The module runs once on the inputs of one call, beside the float meaning `run`. In floats both make the same calls;
 on integers a value may be rounded to the next step, which later layers carry on. How far such differences reach depends
-on the network: where the module is further off than its form allows at once, a second legitimate run of the graph
-(`run_integer`, or floats that are changed in their last bits) shows what the network makes of them.
+on the network: where the module is further off than its form allows at once, other legitimate runs of the graph
+(`run_integer` and steps at random, or floats that are changed in their last bits) show what the network makes of them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..backends.torch_module import TorchArtifact
 from ..ir import DType, Graph, Value, run, run_integer
+from ..ir.interpret import round_to_encoding
 from ..ir.ops.quantize import Dequantize
 from ..specs.root_error import FxpressError
 
@@ -24,6 +25,7 @@ _INTEGER_LIMIT = 2e-2
 _STEPS = 2.0
 _SPREAD = 4.0
 _LAST_BITS = 2.0**-20
+_OTHER = 0.25  # of the elements, the share that a fused residual rounds otherwise
 
 
 class InconsistencyError(FxpressError):
@@ -51,13 +53,14 @@ def check_module(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor]
         ]
         if all(error <= limit for error, limit in zip(errors, limits, strict=True)):
             return
+        generator, others = torch.Generator().manual_seed(0), []
         if is_integer:
             integers = run_integer(graph, stored)
-            others = [_reals(value, y) for value, y in zip(graph.outputs, integers, strict=True)]
+            others.append([_reals(value, y) for value, y in zip(graph.outputs, integers, strict=True)])
+            others.append(run(graph, reals, rounding=lambda value, x: _other_steps(value, x, generator)))
         else:
-            generator = torch.Generator().manual_seed(0)
-            others = run(graph, reals, rounding=lambda _, x: _in_last_bits(x, generator))
-    spreads = [_distance(y, z) for y, z in zip(others, expected, strict=True)]
+            others.append(run(graph, reals, rounding=lambda _, x: _in_last_bits(x, generator)))
+    spreads = [max(_distance(y, z) for y in ys) for *ys, z in zip(*others, expected, strict=True)]
     for name, error, limit, spread in zip(graph.output_names, errors, limits, spreads, strict=True):
         if not error <= limit + _SPREAD * spread:
             raise InconsistencyError(
@@ -108,6 +111,17 @@ def _step(graph: Graph, value: Value) -> float:
     if producer is not None and isinstance(producer.op, Dequantize):
         (value,) = producer.operands
     return max(value.type.quantization.scale) if value.type.quantization is not None else 0.0
+
+
+def _other_steps(value: Value, x: Tensor, generator: torch.Generator) -> Tensor:
+    """Reals of an integer, of which some are one step off, as after a fused residual."""
+    rounded = round_to_encoding(value, x)
+    encoding = value.type.quantization
+    if encoding is None or not encoding.is_per_tensor:
+        return rounded
+    drawn = torch.rand(x.shape, generator=generator)
+    moved = (drawn < _OTHER / 2).to(x.dtype) - (drawn > 1 - _OTHER / 2).to(x.dtype)
+    return round_to_encoding(value, rounded + moved * encoding.scale[0])
 
 
 def _in_last_bits(x: Tensor, generator: torch.Generator) -> Tensor:

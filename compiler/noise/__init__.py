@@ -3,5 +3,6 @@
 from .advice import Advised
 from .findings import Findings, examine
 from .ratios import Powers
+from .stored_weights import examine_stored
 
-__all__ = ["Advised", "Findings", "Powers", "examine"]
+__all__ = ["Advised", "Findings", "Powers", "examine", "examine_stored"]

@@ -53,7 +53,7 @@ def examine(
     least = options.least_snr
     powers = propagation.output_powers()
     outputs = tuple(
-        _output(name, power, least) for name, power in zip(integer.output_names, powers, strict=True)
+        output_ratio(name, power, least) for name, power in zip(integer.output_names, powers, strict=True)
     )
     samples = sum(piece.samples for piece in propagation.pieces)
     if least is None:
@@ -66,7 +66,8 @@ def examine(
     return Findings(snr_db, noise, adviser.observer_notes() if has_outliers else ())
 
 
-def _output(name: str, power: Powers, least: LeastSnr | None) -> OutputRatio:
+def output_ratio(name: str, power: Powers, least: LeastSnr | None) -> OutputRatio:
+    """The ratio of an output for the report."""
     return OutputRatio(
         name=name,
         snr_db=finite(power.snr_db),

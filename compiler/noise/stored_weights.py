@@ -1,0 +1,86 @@
+"""Noise of stored weights at the outputs: the graph after `weight_only` against the one before, on a few samples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ...ir import Graph, run
+from ...passes import Context, weight_only
+from ...specs.options import Gptq, Nearest, WeightOnlyOptions
+from ...specs.options.least_snr import LeastSnr
+from ..report import Effect, Noise, OutputRatio, TriedChange
+from .findings import Findings, output_ratio
+from .ratios import Powers, finite
+
+_HELPS_DB = 3.0
+
+
+def examine_stored(
+    reference: Graph,
+    stored: Graph,
+    calls: Sequence[Sequence[Tensor]],
+    options: WeightOnlyOptions | None,
+    context: Context,
+) -> Findings:
+    """Ratios of the outputs, and, where one is low, changes of the options (if given) with what they reach there."""
+    least = LeastSnr()
+    powers = _powers(reference, stored, calls)
+    outputs = tuple(
+        output_ratio(name, power, least) for name, power in zip(stored.output_names, powers, strict=True)
+    )
+    noise = Noise(samples=len(calls), outputs=outputs)
+    if noise.is_low and options is not None:
+        tried = []
+        for name, value in _changes(options, context):
+            changed = weight_only(reference, options.model_copy(update={name: value}), context).graph
+            text = value if isinstance(value, str) else value.kind
+            tried.append(_change(name, text, outputs, _powers(reference, changed, calls), least))
+        noise = noise.model_copy(update={"changes": tuple(sorted(tried, key=_gain, reverse=True))})
+    return Findings({}, noise)
+
+
+def _changes(options: WeightOnlyOptions, context: Context) -> Iterator[tuple[str, str | Gptq]]:
+    """Options with other values that lose less."""
+    if options.activations == "int8":
+        yield "activations", "float32"
+    if options.budget is None and options.weights != "int8":
+        yield "weights", "int8"
+    if isinstance(options.rounding, Nearest) and len(context.calibration):
+        yield "rounding", Gptq()
+
+
+def _powers(reference: Graph, stored: Graph, calls: Sequence[Sequence[Tensor]]) -> list[Powers]:
+    parts: list[list[Powers]] = [[] for _ in stored.outputs]
+    with torch.no_grad():
+        for inputs in calls:
+            pairs = zip(run(reference, inputs), run(stored, inputs), strict=True)
+            for part, (expected, actual) in zip(parts, pairs, strict=True):
+                part.append(Powers.of(expected, actual, samples=1))
+    return [Powers.joined(part) for part in parts]
+
+
+def _change(
+    option: str, value: str, outputs: Sequence[OutputRatio], powers: Sequence[Powers], least: LeastSnr
+) -> TriedChange:
+    effects = tuple(
+        Effect(
+            at=output.name,
+            snr_db_before=output.snr_db,
+            snr_db_after=finite(power.snr_db),
+            helps=power.snr_db >= (output.snr_db or 0.0) + _HELPS_DB,
+            is_enough=not power.is_below(least.output),
+        )
+        for output, power in zip(outputs, powers, strict=True)
+        if output.is_low
+    )
+    return TriedChange(
+        change=f"{option}: {value}", settings={option: value}, is_of_spec=True, effects=effects
+    )
+
+
+def _gain(change: TriedChange) -> tuple[bool, float]:
+    after = [effect.snr_db_after for effect in change.effects]
+    return change.is_enough, min((ratio if ratio is not None else 1e9 for ratio in after), default=0.0)
