@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..backends.c.tools.elf import Footprint, read_elf
 from ..backends.c.tools.simulate import SimulatedModel, Simulator
 from ..backends.c.tools.toolchain import build_image, find_compiler, link_shared, target_compiler
-from ..ir import Graph, parse, run_integer
+from ..ir import Graph, numbers_of, parse, run_integer
 from ..passes.progress_callback import Progress, silent
 from ..specs import SpecError, Target, is_target_file, list_targets, load_target
 from ..specs.plugins import BACKENDS
@@ -116,7 +116,9 @@ def load_graph(directory: Path) -> Graph:
     lock = check_outputs(directory)
     text, params = directory / GRAPH_TEXT, directory / GRAPH_PARAMS
     with read_by_this_version(text, lock):
-        return parse(text.read_text(), params=load_file(params))
+        stored = load_file(params)
+        numbers = {name: numbers_of(tensor) for name, tensor in stored.items() if "@" in name}
+        return parse(text.read_text(), params=stored, numbers=numbers)
 
 
 def c_sources(directory: Path, interface: Interface, name: str) -> list[Path]:

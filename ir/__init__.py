@@ -18,7 +18,7 @@ from .parser import parse
 from .precision import FLOAT_BITS, Precision
 from .tensor_files import open_tensors, write_tensors
 from .tensor_type import TensorType, Value
-from .text import dump, long_numbers, node_text, type_text
+from .text import dump, long_numbers, node_text, numbers_of, type_text
 from .verify import verify
 
 __all__ = [
@@ -60,6 +60,7 @@ __all__ = [
     "encode_codebooks",
     "long_numbers",
     "node_text",
+    "numbers_of",
     "open_tensors",
     "ops",
     "parse",

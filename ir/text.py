@@ -23,11 +23,13 @@ from __future__ import annotations
 import json
 import re
 
+import torch
+
 from ..specs.root_error import expect
 from .element_type import DType
 from .encoding import Encoding
 from .graph import NOWHERE, Graph, Node, check_graph
-from .numbers import AnyNumbers
+from .numbers import AnyNumbers, Numbers
 from .ops.base import attributes
 from .precision import Precision
 from .tensor_type import TensorType, Value
@@ -71,6 +73,11 @@ def long_numbers(graph: Graph) -> dict[str, AnyNumbers]:
     encodings = {v.type.quantization for v in values if v.type.quantization is not None}
     found = (numbers for encoding in encodings for numbers in _numbers(encoding))
     return {numbers_name(n): n for n in found if len(n) > _MOST_LISTED}
+
+
+def numbers_of(tensor: torch.Tensor) -> AnyNumbers:
+    """Numbers that were stored as a tensor, for `parse`."""
+    return Numbers.of_reals(tensor) if tensor.is_floating_point() else Numbers.of_integers(tensor)
 
 
 def numbers_name(numbers: AnyNumbers) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import os
 import platform
 import shlex
+import shutil
 import subprocess
 import tempfile
 import warnings
@@ -39,8 +40,8 @@ class PackedMatrix(ctypes.Structure):
 class PackedWeight(nn.Module):
     """A weight of `bits`-bit integers, with a scale for each `group_size` of them along the last dimension.
 
-    Rows, all dimensions but the last, are packed in blocks of 16: codes [blocks, groups, steps of 16 columns, bytes]
-    and scales [blocks, groups, 16] of `dtype`.
+    Rows, all dimensions but the last, are packed in blocks of 16: codes [blocks, groups, bytes], in steps of 16
+    columns, and scales [blocks, groups, 16] of `dtype`.
     """
 
     codes: Tensor
@@ -50,33 +51,42 @@ class PackedWeight(nn.Module):
         super().__init__()
         self.shape, self.bits, self.group_size = shape, bits, group_size
         blocks, groups, steps = -(-prod(shape[:-1]) // 16), shape[-1] // group_size, -(-group_size // 16)
-        self.register_buffer("codes", torch.zeros(blocks, groups, steps, 32 * bits, dtype=torch.uint8))
+        self.register_buffer("codes", torch.zeros(blocks, groups, steps * 32 * bits, dtype=torch.uint8))
         self.register_buffer("scale", torch.ones(blocks, groups, 16, dtype=dtype))
         self.matrix: PackedMatrix | None = None
-        self.packed: tuple[Tensor, ...] | None = None
+        self.packed: tuple[Tensor, ...] = ()
+        self.packed_from: tuple[int, ...] = ()
 
     def linear(self, x: Tensor, bias: Tensor | None = None, *, rounded: bool = False) -> Tensor:
         """x @ weight^T + bias; `rounded`: x is rounded to int8 with a scale for each row (token) before."""
-        if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
-            return nn.functional.linear(
-                fake_quantize_per_token(x) if rounded else x, self.reals(x.dtype), bias
-            )
-        rows = x.reshape(-1, x.shape[-1])
-        y = self.product(rows.to(torch.float32), rounded) if x.device.type == "cpu" else None
+        if x.shape[-1] != self.shape[-1]:
+            raise RuntimeError(f"an input of {x.shape[-1]} columns for a weight of {self.shape[-1]}")
+        y = None
+        if not self.is_traced() and not (x.requires_grad and torch.is_grad_enabled()):
+            rows = x.reshape(-1, x.shape[-1])
+            is_here = x.device.type == self.codes.device.type == "cpu" and x.dtype != torch.float64
+            y = self.product(rows.to(torch.float32), rounded) if is_here else None
         if y is None:
-            return nn.functional.linear(
-                fake_quantize_per_token(x) if rounded else x, self.reals(x.dtype), bias
-            )
+            x = fake_quantize_per_token(x) if rounded else x
+            return nn.functional.linear(x, self.reals(x.dtype), bias)
         y = y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
         return y if bias is None else y + bias
 
+    def is_traced(self) -> bool:
+        """True where a tracer is to see torch operators."""
+        return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
     def product(self, x: Tensor, rounded: bool) -> Tensor | None:
         """x [tokens, columns] @ weight^T by the kernel, or by torch without a compiler; None where neither fits."""
-        kernel = packed_linear_library()
+        kernel, types = packed_linear_library(), (torch.float32, torch.float16, torch.bfloat16)
         if kernel is None:
             return self.torch_product(x, rounded)
+        if self.scale.dtype not in types:
+            return None
+        if not (self.codes.is_contiguous() and self.scale.is_contiguous()):
+            self.codes, self.scale = self.codes.contiguous(), self.scale.contiguous()
         matrix, tokens, rows = self.matrix, len(x), self.shape[0]
-        if matrix is None or matrix.codes != self.codes.data_ptr() or matrix.scales != self.scale.data_ptr():
+        if matrix is None or (matrix.codes, matrix.scales) != (self.codes.data_ptr(), self.scale.data_ptr()):
             self.matrix = matrix = PackedMatrix(
                 self.codes.data_ptr(),
                 self.scale.data_ptr(),
@@ -84,7 +94,7 @@ class PackedWeight(nn.Module):
                 self.shape[1],
                 self.group_size,
                 self.bits,
-                (torch.float32, torch.float16, torch.bfloat16).index(self.scale.dtype),
+                types.index(self.scale.dtype),
             )
         x = x.contiguous()
         reference = ctypes.byref(matrix)
@@ -97,34 +107,43 @@ class PackedWeight(nn.Module):
         return y
 
     def torch_product(self, x: Tensor, rounded: bool) -> Tensor | None:
-        """The product by torch's int8 kernel, or by its int4 kernel, which rounds x to bfloat16; both pack once."""
-        if not rounded:
+        """The product by torch's int8 kernel, or by its int4 kernel, which rounds x to bfloat16."""
+        is_whole = self.bits == 8 and self.scale.shape[1] == 1
+        is_grouped = self.bits == 4 and self.shape[0] % 16 == 0 and self.group_size in (32, 64, 128, 256)
+        if not rounded or not (is_whole or is_grouped):
             return None
-        if self.bits == 8 and self.scale.shape[1] == 1:
-            if self.packed is None:
-                self.packed = (self.integers().T, self.scales()[:, 0])
+        state = (self.codes.data_ptr(), self.codes._version, self.scale.data_ptr(), self.scale._version)
+        if state != self.packed_from:
+            self.packed, self.packed_from = self.packed_whole() if is_whole else self.packed_groups(), state
+        codes, scales = self.packed
+        if is_whole:
             most = x.abs().amax(-1, keepdim=True)
             inverse = torch.where(most >= 1e-30, 127 / most, 0.0)
-            codes = torch.round(x * inverse).to(torch.int8)
-            return torch._int_mm(codes, self.packed[0]) * self.packed[1] * (most / 127)
-        if self.bits == 4 and self.shape[0] % 16 == 0 and self.group_size in (32, 64, 128, 256):
-            if self.packed is None:
-                shifted = (self.integers() + 8).to(torch.int32)
-                scales = torch.stack([self.scales(), torch.zeros_like(self.scales())], -1).to(torch.bfloat16)
-                codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(shifted, 1)
-                self.packed = (codes, scales.transpose(0, 1).contiguous())
-            product: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-                x.to(torch.bfloat16), self.packed[0], self.group_size, self.packed[1]
-            )
-            return product.to(torch.float32)
-        return None
+            return torch._int_mm(torch.round(x * inverse).to(torch.int8), codes) * scales * (most / 127)
+        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x.to(torch.bfloat16), codes, self.group_size, scales
+        )
+        return y.to(torch.float32)
+
+    def packed_whole(self) -> tuple[Tensor, ...]:
+        """Integers [columns, rows] and a scale for each row."""
+        return self.integers().T, self.scales()[:, 0]
+
+    def packed_groups(self) -> tuple[Tensor, ...]:
+        """Codes and scales in the form of torch's int4 kernel."""
+        scales = torch.stack([self.scales(), torch.zeros_like(self.scales())], -1).to(torch.bfloat16)
+        codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu((self.integers() + 8).to(torch.int32), 1)
+        return codes, scales.transpose(0, 1).contiguous()
 
     def rows(self, indices: Tensor) -> Tensor:
-        """The reals of some rows."""
-        flat = indices.reshape(-1)
+        """The reals of some rows; IndexError for one that is not there."""
+        flat, count = indices.reshape(-1).long(), prod(self.shape[:-1])
+        if not self.is_traced() and bool(((flat < 0) | (flat >= count)).any()):
+            raise IndexError(f"an index outside of the {count} rows of an embedding")
         blocks, lanes = flat // 16, flat % 16
         reals = self.to_reals(self.codes[blocks], self.scale[blocks])
-        return reals[torch.arange(len(flat), device=flat.device), lanes].reshape(*indices.shape, -1)
+        chosen = reals[torch.arange(len(flat), device=flat.device), lanes]
+        return chosen.reshape(*indices.shape, self.shape[-1])
 
     def reals(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The reals of the whole weight."""
@@ -147,31 +166,27 @@ class PackedWeight(nn.Module):
 
     def unpacked(self, codes: Tensor) -> Tensor:
         """Integers [blocks, 16, groups, group_size] of some blocks, as int8."""
-        blocks, groups, steps, _ = codes.shape
+        blocks, groups, _ = codes.shape
+        steps = -(-self.group_size // 16)
+        codes = codes.reshape(blocks, groups, steps, 32 * self.bits)
         planes, at, used = [], 0, 0
         while used < self.bits:
             width = next(width for width in (8, 4, 2, 1) if width <= self.bits - used)
             size = 32 * width
-            stored = codes[..., at : at + size]
-            if width == 1:
-                parts = stored.reshape(blocks, groups, steps, 4, 8, 1) >> torch.arange(8).to(codes)
-            else:
-                shifts = torch.arange(0, 8, width).to(codes)
-                parts = stored.reshape(blocks, groups, steps, -1, 1, 64) >> shifts[:, None]
+            shape = (4, 8, 1) if width == 1 else (size // 64, 1, 64)
+            stored = codes[..., at : at + size].reshape(blocks, groups, steps, *shape)
+            shifts = torch.arange(0, 8, width).to(codes)
+            parts = torch.bitwise_right_shift(stored, shifts if width == 1 else shifts[:, None])
             plane = (parts & ((1 << width) - 1)).reshape(blocks, groups, steps, 4, 16, 4)
-            planes.append(plane << used)
+            planes.append(plane * (1 << used))
             at, used = at + size, used + width
-        codes = sum(planes[1:], planes[0])
-        levels = (codes - (1 << (self.bits - 1))).view(torch.int8)
+        total = sum(planes[1:], planes[0]).to(torch.int16)
+        levels = (total - (1 << (self.bits - 1))).to(torch.int8)
         columns = levels.permute(0, 4, 1, 2, 3, 5).reshape(blocks, 16, groups, steps * 16)
         return columns[..., : self.group_size]
 
     def __getstate__(self) -> dict[str, Any]:  # any: what a module holds
-        return {**self.__dict__, "matrix": None, "packed": None}
-
-    def _load_from_state_dict(self, *arguments: Any) -> None:  # any: those of nn.Module
-        self.packed = None
-        super()._load_from_state_dict(*arguments)
+        return {**self.__dict__, "matrix": None, "packed": (), "packed_from": ()}
 
 
 def fake_quantize_per_token(x: Tensor) -> Tensor:
@@ -189,20 +204,18 @@ def packed_linear_library() -> ctypes.CDLL | None:
     CC names the compiler (default: cc). The library is kept in ~/.cache/fxpress, or below XDG_CACHE_HOME.
     """
     source = Path(globals().get("__file__", "model.py")).with_name("packed_linear.c")
-    compiler = shlex.split(os.environ.get("CC", "cc"))
     native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
     flags = ["-O3", "-ffp-contract=off", "-shared", "-fPIC", native]
     try:
+        compiler = shlex.split(os.environ.get("CC") or "cc")
         probe = subprocess.run(
             [*compiler, native, "-dM", "-E", "-x", "c", os.devnull], check=True, capture_output=True
         )
         key = hashlib.sha256(b"\0".join([source.read_bytes(), probe.stdout, " ".join(flags).encode()]))
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxpress"
         library = folder / f"packed_linear-{key.hexdigest()[:16]}.so"
-        if not library.exists():
-            library = compiled(compiler, flags, source, library)
-        kernel = ctypes.CDLL(str(library))
-    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        kernel = loaded(library) or ctypes.CDLL(str(compiled(compiler, flags, source, library)))
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         warnings.warn(
             f"packed_linear.c was not compiled, so that linear layers are slower: {error}", stacklevel=2
         )
@@ -215,6 +228,14 @@ def packed_linear_library() -> ctypes.CDLL | None:
     return kernel
 
 
+def loaded(library: Path) -> ctypes.CDLL | None:
+    """The library of an earlier process; None where there is none, or a damaged one."""
+    try:
+        return ctypes.CDLL(str(library)) if library.exists() else None
+    except OSError:
+        return None
+
+
 def compiled(compiler: list[str], flags: list[str], source: Path, library: Path) -> Path:
     """`library` compiled from `source`, with OpenMP where the compiler has it; in a folder of its own if need be."""
     try:
@@ -223,9 +244,12 @@ def compiled(compiler: list[str], flags: list[str], source: Path, library: Path)
     except OSError:
         library = made = Path(tempfile.mkdtemp()) / library.name
     command = [*compiler, *flags, "-o", str(made), str(source), "-lm"]
-    if subprocess.run([*command, "-fopenmp"], capture_output=True, check=False).returncode:
-        subprocess.run(command, capture_output=True, check=True)
-    if made != library:
-        made.replace(library)
-        made.parent.rmdir()
+    try:
+        if subprocess.run([*command, "-fopenmp"], capture_output=True, check=False).returncode:
+            subprocess.run(command, capture_output=True, check=True)
+        if made != library:
+            made.replace(library)
+    finally:
+        if made != library:
+            shutil.rmtree(made.parent)
     return library

@@ -22,11 +22,13 @@ _FUNCTIONAL = re.compile(r"\bF\.")
 _HEADER = '''"""{name}, written by fxpress.
 
     import safetensors.torch
+    import torch
 
     model = {name}()
     safetensors.torch.load_model(model, "{weights}")
     model.eval()
-    {results} = model({arguments})
+    with torch.no_grad():
+        {results} = model({arguments})
 """
 '''
 

@@ -111,12 +111,12 @@ def packed_weight(type: TensorType, read: Callable[[], Tensor]) -> LazyTensor:
     bits, rows = type.quantization.bits, prod(type.shape[:-1])
     groups = len(type.quantization.scale) // rows
     size = type.shape[-1] // groups
-    shape = (-(-rows // _ROWS), groups, -(-size // _STEP), 2 * _STEP * bits)
+    shape = (-(-rows // _ROWS), groups, -(-size // _STEP) * 2 * _STEP * bits)
     return LazyTensor(shape, torch.uint8, lambda: pack_codes(read(), bits, size))
 
 
 def pack_codes(integers: Tensor, bits: int, group_size: int) -> Tensor:
-    """Integers [..., columns] in the packed form of packed_linear.c: [blocks, groups, steps, bytes] of uint8."""
+    """Integers [..., columns] in the packed form of packed_linear.c: [blocks, groups, bytes] of uint8."""
     rows = integers.reshape(-1, integers.shape[-1] // group_size, group_size)
     offset = 1 << (bits - 1)
     codes = (rows.to(torch.int16) + offset).to(torch.uint8)
@@ -135,7 +135,7 @@ def pack_codes(integers: Tensor, bits: int, group_size: int) -> Tensor:
         shifts = torch.arange(0, 8, width, dtype=torch.uint8).reshape(-1, *[1] * (-1 - axis))
         planes.append((parts << shifts).sum(axis, dtype=torch.uint8).flatten(3))
         rest, left = rest >> width, left - width
-    return torch.cat(planes, -1)
+    return torch.cat(planes, -1).flatten(2)
 
 
 def pack_scales(scale: Tensor, rows: int) -> Tensor:

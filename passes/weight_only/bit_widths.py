@@ -1,8 +1,9 @@
 """Bit widths of stored weights within a budget, from the measured loss of each weight at each width.
 
-Each weight is rounded alone, to nearest, and the network run on calibration samples: the loss is the divergence of its
-outputs from those of the float network. An integer program then takes the widths of least summed loss within a
-number of bytes, or of fewest bytes within a loss. Embeddings and the output layer are weights like others.
+Each weight is rounded alone, to nearest, and the network run on calibration samples: the loss is the divergence of
+class scores from those of the float network, or the squared error of all outputs relative to them. An integer program
+then takes the widths of least summed loss within a number of bytes, or of fewest bytes within a loss. Embeddings and
+the output layer are weights like others.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from ..errors import InfeasibleError, PassError
 from ..integer_program import IntegerProgram
 from ..progress_callback import Progress
 from ..report import Table
-from ..sensitivity.objective import choose_loss
+from ..sensitivity.objective import Classes, choose_loss
 from ..sensitivity.replay import Operand, Replay
 
 _GAP = 1e-6
@@ -110,20 +111,34 @@ def _losses(
 ) -> dict[str, list[float]]:
     """Mean divergence of the outputs with one weight at one width, for each weight in the order of its candidates."""
     loss = choose_loss(graph, None)
+    is_scored = isinstance(loss, Classes) and len(graph.outputs) == 1
     readers = {name: _readers(graph, name) for name in candidates}
     sums = {name: [0.0] * len(widths) for name, widths in candidates.items()}
     for index, sample in enumerate(samples):
         replay = Replay(graph, sample)
-        expected = loss.read(replay.outputs, 1)
         for name, widths in candidates.items():
             for at, candidate in enumerate(widths):
                 changed = replay.changed(dict.fromkeys(readers[name], candidate.error))
-                divergence = float(loss.divergence(expected, loss.read(changed, 1)))
+                if is_scored:
+                    expected, found = loss.read(replay.outputs, 1), loss.read(changed, 1)
+                    divergence = float(loss.divergence(expected, found))
+                else:
+                    divergence = _relative_error(replay.outputs, changed)
                 if isnan(divergence):
                     raise PassError(f"the outputs are NaN with {name} at {candidate.bits} bits")
                 sums[name][at] += divergence / len(samples)
         progress("widths", index + 1, len(samples))
     return sums
+
+
+def _relative_error(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
+    """Squared error over squared size, summed over the floating outputs; of zeros the error itself."""
+    total = 0.0
+    for y, z in zip(expected, found, strict=True):
+        if y.is_floating_point():
+            size = float(y.double().square().sum())
+            total += float((z.double() - y.double()).square().sum()) / (size or 1.0)
+    return total
 
 
 def _readers(graph: Graph, name: str) -> list[Operand]:

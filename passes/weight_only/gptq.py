@@ -19,8 +19,9 @@ from torch import Tensor
 from ...ir import Encoding, Graph, Value, run
 from ...ir.ops.linear import Linear
 from ..calibration.calibrate import Batch, check_samples
+from ..errors import PassError
 from ..progress_callback import Progress
-from .groupwise import choose_scales
+from .groupwise import choose_scales, fitting_dtype
 
 _BLOCK = 128
 
@@ -38,8 +39,11 @@ def quantize_by_gptq(
     """Integers of `weight` [out, in] and their encoding, for inputs of `hessian` [in, in] = sum x^T x."""
     rows, inputs = weight.shape
     size = group_size or inputs
+    dtype = fitting_dtype(weight.reshape(-1, size), bits, dtype)
     factor = _inverse_factor(hessian, damping)
-    columns = weight.float().T.contiguous()  # a column of the weight is a row here
+    columns = weight.float().T.clone(
+        memory_format=torch.contiguous_format
+    )  # a column of the weight is a row here
     integers = torch.empty_like(columns)
     scales = torch.empty(inputs // size, rows)
     half = 1 << (bits - 1)
@@ -67,8 +71,12 @@ def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     diagonal = damped.diagonal()
     mean = diagonal.mean()
     diagonal += damping * mean if mean > 0 else 1.0
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-    factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    try:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    except RuntimeError as err:
+        fact = "gptq: the inputs of a layer are too large or too alike to be inverted"
+        raise PassError(f"{fact}; raise `damping`, or round this layer to nearest") from err
     return factor.float()
 
 

@@ -20,6 +20,7 @@ _PART = 1 << 18
 _LARGEST_SHARE = 1.05
 _LEAST_SHARE = {2: 0.3, 3: 0.4, 4: 0.4, 5: 0.6, 6: 0.75, 8: 0.9}
 _SHARES = 12
+_LEAST_HALF = 2.0**-18  # below it float16 has fewer than 6 bits
 _SMALLEST_SCALE = {torch.float16: 2.0**-24, torch.bfloat16: 2.0**-126, torch.float32: 2.0**-126}
 
 
@@ -42,6 +43,7 @@ def quantize_groupwise(
     """Integers of `weight` [out, ...] and their encoding with scales of `dtype`; groups divide an output channel."""
     rows = weight.reshape(-1, group_size or weight[0].numel())
     parts = rows.split(max(1, _PART // rows.shape[1]))
+    dtype = fitting_dtype(rows, bits, dtype)
     scales = torch.cat([choose_scales(part.float(), bits, observer, dtype) for part in parts]).to(dtype)
     encoding = Encoding(scales, bits=bits, axis=0, group_size=group_size)
     return encode_groupwise(weight, encoding), encoding
@@ -58,6 +60,16 @@ def encode_groupwise(weight: Tensor, encoding: Encoding) -> Tensor:
     return integers
 
 
+def fitting_dtype(rows: Tensor, bits: int, dtype: torch.dtype) -> torch.dtype:
+    """`dtype`, or float32 where its range is too narrow for the scales of these rows."""
+    if dtype is not torch.float16:
+        return dtype
+    units = rows.abs().amax(1).float() / (1 << (bits - 1))
+    units = units[units > 0]
+    fits = bool(((units > _LEAST_HALF) & (units < torch.finfo(dtype).max / 2)).all())
+    return dtype if fits else torch.float32
+
+
 def choose_scales(rows: Tensor, bits: int, observer: Literal["minmax", "mse"], dtype: torch.dtype) -> Tensor:
     """A scale for each row of float32, rounded to `dtype`, as float32."""
     choose = _largest_scales if observer == "minmax" else _least_squares_scales
@@ -65,9 +77,9 @@ def choose_scales(rows: Tensor, bits: int, observer: Literal["minmax", "mse"], d
 
 
 def _largest_scales(rows: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
-    """The scale of each row that takes its largest weight to the lowest level, as float32; 1 for a row of zeros."""
+    """The scale of each row that takes its largest weight to the lowest level, as float32; tiny for a row of zeros."""
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))[:, 0]
-    return torch.where(largest == 0, 1.0, _stored(-largest / (1 << (bits - 1)), dtype))
+    return torch.where(largest == 0, _SMALLEST_SCALE[dtype], _stored(-largest / (1 << (bits - 1)), dtype))
 
 
 def _least_squares_scales(rows: Tensor, bits: int, dtype: torch.dtype) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...ir import Builder, DType, Encoding, Entry, Graph, LazyTensor, Node, Value, rewrite
 from ...ir.ops.convert import Cast
+from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
 from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
 from ...specs.options import Gptq, WeightOnlyOptions
@@ -50,7 +51,8 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
     weights = find_weights(graph, options, context)
     if not weights:
         raise PassError(
-            "there is no linear layer or embedding, and no matrix product, with a floating point weight of its own"
+            "there is no linear layer or embedding, and no matrix product, with a weight of its own of float32, "
+            "bfloat16 or float16"
         )
     found, tables, notes = _with_widths(graph, weights, options, context)
     hessians = _hessians(graph, found, options, context)
@@ -65,12 +67,13 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
         coded[name], error = _rounded(graph, stored, options, hessians.get(name))
         after = _stored_bytes(stored.value, coded[name].encoding)
         rows.append((name, stored.bits, size, before, after, error))
-        text = f"int{stored.bits}, a scale of {options.scales} for {size} weights"
+        scales = str(coded[name].encoding.scale.dtype.torch).removeprefix("torch.")
+        text = f"int{stored.bits}, a scale of {scales} for {size} weights"
         decisions.append(Decision("weight_only", name, stored.source, True, text))
     decisions += kept_decisions(graph, found)
     rewritten = _rewritten(graph, found, coded, rounds_inputs=options.activations == "int8")
     tables = (Table("weights", _COLUMNS, tuple(rows)), _summary(graph, found, coded), *tables)
-    notes = (*notes, *_input_notes(rewritten))
+    notes = (*notes, *_input_notes(rewritten), *_product_notes(rewritten, coded))
     return PassResult(rewritten, PassReport("weight_only", tuple(decisions), tables, notes))
 
 
@@ -85,7 +88,7 @@ def _with_widths(
         for name, stored in found.items()
         if stored.bits == OPEN_BITS
     }
-    samples = context.calibration[: options.samples]
+    samples = context.calibration[: options.budget.samples]
     widths = choose_widths(graph, candidates, options.budget, samples, progress=context.progress)
     note = f"widths: {widths.bytes:,} bytes, predicted loss {widths.loss:.3g}"
     chosen = {name: replace(s, bits=widths.bits.get(name, s.bits)) for name, s in found.items()}
@@ -189,6 +192,25 @@ def _input_notes(graph: Graph) -> tuple[str, ...]:
     return (
         f"inputs of {layers} linear layers are rounded to int8 at run time, with a scale for each token; "
         "`activations: float32` keeps them as they are, and is slower",
+    )
+
+
+def _product_notes(graph: Graph, coded: Mapping[str, _Coded]) -> tuple[str, ...]:
+    """Weights whose reals are made anew in each call, because no kernel multiplies with their integers."""
+    slow = []
+    for node in graph.nodes:
+        if isinstance(node.op, Dequantize) and node.operand("x").name in coded:
+            readers = graph.users.get(node.output.name, ())
+            if not all(
+                isinstance(r.op, Linear | Embedding) and r.operand("weight") == node.output for r in readers
+            ):
+                slow.append(node.operand("x").name)
+    if not slow:
+        return ()
+    shown = ", ".join(slow[:3]) + (f" and {len(slow) - 3} more" if len(slow) > 3 else "")
+    return (
+        f"{shown}: read by other operators than linear layers and embeddings, and dequantized in each call; write the "
+        "product as a linear layer where it has to be fast",
     )
 
 

@@ -43,6 +43,8 @@ LayerPrecision: TypeAlias = Annotated[
 class QuantizeOptions(PassOptions):
     """Post-training quantization: weights symmetric, activations asymmetric per tensor, biases int32."""
 
+    before: ClassVar[tuple[str, ...]] = ("weight_only",)
+    why: ClassVar[str] = "weights are stored for integer layers, or beside float activations, not both"
     needs: ClassVar = frozenset({"calibration"})
 
     pass_: Literal["quantize"] = Field(default="quantize", alias="pass", description="The name of the pass.")

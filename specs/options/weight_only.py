@@ -23,8 +23,10 @@ class StoredWeightsBudget(Section):
     )
     loss: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
-        description="Maximum predicted loss, in nats for classes; the fewest bytes within it are searched.",
+        description="Maximum predicted loss: nats for classes, squared error relative to the outputs otherwise. The "
+        "fewest bytes within it are searched.",
     )
+    samples: Positive = Field(default=16, description="Number of calibration samples to measure losses on.")
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:
@@ -44,6 +46,8 @@ class WeightOnlyOptions(PassOptions):
     """
 
     has_c_form: ClassVar = False
+    before: ClassVar[tuple[str, ...]] = ("quantize",)
+    why: ClassVar[str] = "weights are stored for integer layers, or beside float activations, not both"
 
     pass_: Literal["weight_only"] = Field(
         default="weight_only", alias="pass", description="The name of the pass."
@@ -56,9 +60,6 @@ class WeightOnlyOptions(PassOptions):
     )
     widths: Annotated[tuple[Literal[2, 3, 4, 5, 6, 8], ...], Field(min_length=1)] = Field(
         default=(2, 3, 4, 5, 6, 8), description="Bit widths that `budget` chooses from."
-    )
-    samples: Positive = Field(
-        default=16, description="Number of calibration samples that `budget` measures on."
     )
     group_size: Positive | None = Field(
         default=32,

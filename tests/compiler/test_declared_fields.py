@@ -70,7 +70,7 @@ passes:
     "weights": """
 passes:
   - {pass: clean}
-  - {pass: weight_only, group_size: 4, rounding: {kind: gptq, samples: 2}, budget: {weights: 60 %, loss: 9}, samples: 2}
+  - {pass: weight_only, group_size: 4, rounding: {kind: gptq, samples: 2}, budget: {weights: 60 %, loss: 9, samples: 2}}
 outputs:
   torch: {}
 """,

@@ -140,3 +140,63 @@ def test_other_element_types_are_converted(dtype: torch.dtype) -> None:
         assert y.dtype is dtype
         expected = (x.double() @ weight.reals().double().T + 1).to(dtype)
     torch.testing.assert_close(y, expected, rtol=2e-2, atol=2e-2)
+
+
+def test_inputs_of_another_width_and_rows_that_are_not_there_are_refused() -> None:
+    weight = packed(17, 64, bits=4, group_size=32)
+    for columns in (1, 32, 128):
+        with pytest.raises(RuntimeError, match=f"an input of {columns} columns for a weight of 64"):
+            weight.linear(torch.zeros(2, columns))
+    for index in (17, 31, -1):
+        with pytest.raises(IndexError, match="outside of the 17 rows"):
+            weight.rows(torch.tensor([0, index]))
+    assert weight.rows(torch.zeros(2, 0, dtype=torch.int64)).shape == (2, 0, 64)
+    assert torch.equal(weight.rows(torch.tensor([3], dtype=torch.uint8)), weight.reals()[3:4])
+
+
+def test_other_layouts_of_its_tensors_change_nothing() -> None:
+    weight, x = packed(48, 64, bits=4, group_size=32), torch.randn(3, 64)
+    with torch.no_grad():
+        expected = weight.linear(x, rounded=True)
+        weight.scale = weight.scale.transpose(0, 1).contiguous().transpose(0, 1)
+        assert torch.equal(weight.linear(x, rounded=True), expected)
+        weight.to(memory_format=torch.channels_last)
+        assert torch.equal(weight.linear(x, rounded=True), expected)
+        traced = torch.jit.trace(lambda rows: weight.linear(rows, rounded=True), x)
+        torch.testing.assert_close(traced(x), expected)
+
+
+def test_a_changed_weight_is_packed_anew_without_a_compiler(without_compiler: None) -> None:
+    for bits, group_size in ((8, 64), (4, 32)):
+        weight, x = packed(48, 64, bits=bits, group_size=group_size), torch.randn(3, 64)
+        with torch.no_grad():
+            before = weight.linear(x, rounded=True)
+            weight.scale.mul_(2)
+            torch.testing.assert_close(weight.linear(x, rounded=True), 2 * before)
+
+
+def test_a_damaged_library_is_compiled_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library = prelude_weight_only.packed_linear_library
+    library.cache_clear()
+    assert library() is not None
+    (stored,) = (tmp_path / "fxpress").iterdir()
+    stored.unlink()
+    stored.write_bytes(b"no library")
+    library.cache_clear()
+    assert library() is not None
+    assert [path.name for path in (tmp_path / "fxpress").iterdir()] == [stored.name]
+    library.cache_clear()
+
+
+@pytest.mark.parametrize("compiler", ["gcc '", "no-such-compiler", "false"])
+def test_a_compiler_that_does_not_work_leaves_a_warning_and_no_file(
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", compiler)
+    prelude_weight_only.packed_linear_library.cache_clear()
+    with pytest.warns(UserWarning, match="was not compiled"):
+        assert prelude_weight_only.packed_linear_library() is None
+    prelude_weight_only.packed_linear_library.cache_clear()
+    assert not list(tmp_path.rglob("*.so"))

@@ -104,7 +104,7 @@ def test_layers_of_the_spec_keep_their_widths() -> None:
 
 
 def test_the_table_has_every_measured_loss() -> None:
-    rows = compress(budget={"weights": "50 %"}, samples=2).report.table("widths").rows
+    rows = compress(budget={"weights": "50 %", "samples": 2}).report.table("widths").rows
     assert len(rows) == 4 * 6
     for name in ("table.weight", "loud.weight", "head.weight"):
         losses = [loss for weight, _, _, loss in rows if weight == name]
@@ -130,3 +130,20 @@ def test_a_budget_names_something_and_needs_calibration() -> None:
         read_values(WeightOnlyOptions, {"budget": {}}, name="weight_only(...)")
     options = WeightOnlyOptions.model_validate({"budget": {"loss": 0.1}, "rounding": "gptq"})
     assert list(options.needed()) == [("calibration", ("budget",)), ("calibration", ("rounding",))]
+
+
+def test_every_output_counts() -> None:
+    generator = torch.Generator().manual_seed(0)
+    builder = Builder()
+    x = builder.input("x", TensorType((1, 32)))
+    outputs = [
+        builder.add(
+            Linear(), x, builder.constant(f"{name}.weight", torch.randn(rows, 32, generator=generator))
+        )
+        for name, rows in (("classes", 16), ("box", 16), ("score", 16))
+    ]
+    samples = [(torch.randn(1, 32, generator=generator),) for _ in range(8)]
+    options = WeightOnlyOptions.model_validate({"budget": {"weights": "60 %"}})
+    result = weight_only(builder.build(outputs), options, Context(calibration=samples))
+    assert min(widths(result).values()) > 2
+    assert all(loss > 0 for *_, bits, _, loss in result.report.table("widths").rows if bits < 8)

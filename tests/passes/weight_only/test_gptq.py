@@ -6,7 +6,7 @@ from torch import Tensor
 
 from fxpress.ir import Builder, Graph, TensorType, run
 from fxpress.ir.ops.linear import Linear
-from fxpress.passes import MissingNeedError
+from fxpress.passes import MissingNeedError, PassError
 from fxpress.passes.base import Context
 from fxpress.passes.weight_only import weight_only
 from fxpress.passes.weight_only.gptq import quantize_by_gptq
@@ -87,3 +87,28 @@ def test_it_needs_calibration_data() -> None:
     assert list(options.needed()) == [("calibration", ("rounding",))]
     with pytest.raises(MissingNeedError, match="calibration"):
         weight_only(shared_layer(), options, Context())
+
+
+@pytest.mark.parametrize("shape", [(1, 64), (64, 1), (8, 64)])
+def test_the_weight_itself_stays_as_it_is(shape: tuple[int, int]) -> None:
+    weight = weight_of(*shape)
+    kept = weight.clone()
+    quantize_by_gptq(weight, torch.eye(shape[1]), bits=4, group_size=None)
+    assert torch.equal(weight, kept)
+
+
+def test_samples_of_the_rounding_are_its_own() -> None:
+    graph, samples = shared_layer(), [(correlated(10, 64, seed),) for seed in range(40)]
+
+    def codes(count: int) -> Tensor:
+        settings = {"weights": "int3", "rounding": {"kind": "gptq", "samples": count}}
+        options = WeightOnlyOptions.model_validate(settings)
+        after = weight_only(graph, options, Context(calibration=samples)).graph
+        return after.params["last.weight"]
+
+    assert torch.equal(codes(128), codes(40)) and not torch.equal(codes(40), codes(8))
+
+
+def test_inputs_that_overflow_are_refused_with_what_helps() -> None:
+    with pytest.raises(PassError, match="raise `damping`"):
+        quantize_by_gptq(weight_of(8, 64), torch.full((64, 64), torch.inf), bits=4, group_size=32)

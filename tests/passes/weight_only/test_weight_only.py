@@ -196,3 +196,25 @@ def test_a_matrix_that_stays_float_has_a_decision_with_bytes_and_reason() -> Non
     (kept,) = [d for d in result.report.decisions if not d.applied]
     assert kept.name == "gain"
     assert kept.reason == "stays float, 96 bytes: mul reads it, which is no matrix product or embedding"
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-7, 1e8])
+def test_scales_beyond_half_precision_are_stored_in_single_precision(factor: float) -> None:
+    weight = torch.randn(8, 32, generator=torch.Generator().manual_seed(0)) * factor
+    integers, grid = quantize_groupwise(weight, bits=8, group_size=32)
+    assert grid.scale.dtype is DType.F32
+    assert float((grid.dequantize(integers) - weight).norm() / weight.norm()) < 0.02
+
+
+def test_a_group_of_zeros_adds_nothing_to_large_inputs() -> None:
+    weight = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
+    weight[:, :32] = 0
+    integers, grid = quantize_groupwise(weight, bits=4, group_size=32)
+    assert float((grid.dequantize(integers.float() + 0.5) - weight)[:, :32].abs().max()) < 1e-6
+
+
+def test_products_that_no_kernel_computes_are_named() -> None:
+    notes = compress(products("f32"), weights="int8", group_size=8).report.warnings
+    (slow,) = [note for note in notes if "dequantized in each call" in note]
+    assert "experts" in slow or "more" in slow
+    assert not [n for n in compress(tied_graph()).report.warnings if "dequantized" in n]

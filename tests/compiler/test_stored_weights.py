@@ -1,0 +1,71 @@
+"""Stored weights through the whole compiler: outputs read back, orders of passes, networks that amplify a step."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from fxpress.compiler import compile_model, load_compiled
+from fxpress.specs import SpecError
+
+
+def test_an_output_with_many_scales_in_several_layers_is_read_back(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, 512)).eval()
+    x = torch.randn(1, 512)
+    compiled = compile_model(net, inputs={"x": x}, passes=[{"pass": "weight_only"}], outputs="torch")
+    compiled.write(tmp_path / "out")
+    assert load_compiled(tmp_path / "out").graph.constants == compiled.graph.constants
+
+
+def test_the_users_module_stays_as_it_is() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1)).eval()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    steps = [{"pass": "weight_only", "weights": "int2", "rounding": "gptq"}]
+    data = {"x": torch.randn(64, 64).numpy()}
+    compile_model(net, inputs={"x": torch.zeros(1, 64)}, passes=steps, outputs="torch", calibration=data)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
+@pytest.mark.parametrize("order", [("weight_only", "quantize"), ("quantize", "weight_only")])
+def test_weights_are_stored_in_one_way(order: tuple[str, str]) -> None:
+    with pytest.raises(SpecError, match="weight_only"):
+        compile_model(
+            nn.Linear(8, 8),
+            inputs={"x": torch.zeros(1, 8)},
+            passes=list(order),
+            outputs="torch",
+            calibration={"x": torch.zeros(4, 8).numpy()},
+        )
+
+
+class Encoder(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(53, 40)
+        self.layer = nn.TransformerEncoderLayer(40, 4, 72, batch_first=True)
+        self.head = nn.Linear(40, 1)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(self.table(tokens)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_small_transformer_passes_the_check_of_its_module(seed: int) -> None:
+    torch.manual_seed(seed)
+    tokens = torch.randint(0, 53, (1, 9))
+    compile_model(
+        Encoder().eval(), inputs={"tokens": tokens}, passes=[{"pass": "weight_only"}], outputs="torch"
+    )
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-12])
+def test_weights_that_are_zero_or_tiny_pass_too(factor: float) -> None:
+    net = nn.Linear(64, 8).eval()
+    with torch.no_grad():
+        net.weight.mul_(factor)
+        net.bias.zero_()
+    steps = [{"pass": "weight_only", "activations": "float32"}]
+    compile_model(net, inputs={"x": torch.zeros(1, 64)}, passes=steps, outputs="torch")
