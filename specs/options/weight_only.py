@@ -46,8 +46,6 @@ class WeightOnlyOptions(PassOptions):
     """
 
     has_c_form: ClassVar = False
-    before: ClassVar[tuple[str, ...]] = ("quantize",)
-    why: ClassVar[str] = "weights are stored for integer layers, or beside float activations, not both"
 
     pass_: Literal["weight_only"] = Field(
         default="weight_only", alias="pass", description="The name of the pass."

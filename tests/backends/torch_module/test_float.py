@@ -93,11 +93,13 @@ def test_the_source_reads_as_a_person_would_write_it():
         == '''"""Small, written by fxpress.
 
     import safetensors.torch
+    import torch
 
     model = Small()
     safetensors.torch.load_model(model, "model.safetensors")
     model.eval()
-    scores, features = model(image)
+    with torch.no_grad():
+        scores, features = model(image)
 """
 
 import torch
