@@ -46,8 +46,7 @@ class Net(nn.Module):
 CORES = (
     "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m4f", "cortex-m7", "cortex-m33", "cortex-m55", "riscv32"
 )  # fmt: skip
-BOUNDS = {"cortex-m0plus": (0.98, 1.10), "cortex-m4f": (0.98, 1.10)}
-WIDER = (0.94, 1.13)  # where fewer functions are measured
+BOUNDS = (0.98, 1.10)
 FORMS = {
     "int8": ["passes=[{pass: clean}, {pass: fuse}, {pass: quantize}]"],
     "int16": ["passes=[{pass: clean}, {pass: fuse}, {pass: quantize, activations: int16}]"],
@@ -102,8 +101,8 @@ def test_layers_of_every_kind_on_every_core(form: str, project: Path, tmp_path: 
     (project / "net.py").write_text(MIXED)
     compiled = compile_model(project / "net.yaml", overrides=["model.weights=null", *FORMS[form]])
     found = ratios(compiled, tmp_path)
-    bounds = {core: BOUNDS.get(core, WIDER) for core in found}
-    assert [core for core, (least, most) in bounds.items() if not least <= found[core] <= most] == [], found
+    least, most = BOUNDS
+    assert [core for core, ratio in found.items() if not least <= ratio <= most] == [], found
 
 
 @needs_shared

@@ -1,8 +1,9 @@
 """Constructs that a compiler at -O3 makes instructions of, counted in the syntax tree of a C function.
 
 The tree is walked as an optimizer does: constants are folded, branches on constants are dropped, functions marked so
-are inlined, short loops of constant length are repeated, and what was computed before is not computed again. What is
-left counts by kind: `load8`, `add`, `wide multiply`, `branch`, `call`, ...
+are inlined, short loops of constant length are repeated, comparisons are decided by the ranges of loop counters (a
+window of an image without padding is not clipped), and what was computed before is not computed again. What is left
+counts by kind: `load8`, `add`, `wide multiply`, `branch`, `call`, ...
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import inf
 
 from pycparser import c_ast as ast
 
@@ -20,7 +22,7 @@ Counts = Mapping[str, float]
 
 _MOST_REPEATS = 16
 _MOST_BRANCHES = 32
-_MOST_REPEATED = 320.0  # GCC: max-completely-peeled-insns of 200, of what it expects to be left
+_MOST_REPEATED = 330.0  # GCC: max-completely-peeled-insns of 200, of what it expects to be left
 _ESTIMATED = {  # statements of GCC, where not one
     "number": 0.0,
     "widen": 0.0,
@@ -54,6 +56,8 @@ _LITERALS = {"INT64_C", "UINT64_C", "INT32_C", "UINT32_C"}
 _KINDS = {"+": "add", "-": "add", "*": "multiply", "/": "divide", "%": "divide", "<<": "shift", ">>": "shift",
           "&": "bits", "|": "bits", "^": "bits"}  # fmt: skip
 _COMPARISONS = {"<", ">", "<=", ">=", "==", "!="}
+_OPPOSITES = {"<": ">=", ">=": "<", ">": "<=", "<=": ">"}
+_MIRRORED = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
 _REAL_COMPARISONS = {"<": "less", "<=": "less", ">": "greater", ">=": "greater", "==": "equal", "!=": "equal"}
 
 
@@ -93,6 +97,14 @@ class _Value:
     type: _Type = _INT
     number: float | int | None = None
     target: str | None = None
+    range: tuple[float, float] = (-inf, inf)  # least and largest number
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and largest number of an int32_t, whose overflow is undefined."""
+        if self.number is not None:
+            return self.number, self.number
+        return self.range if self.type == _INT else (-inf, inf)
 
 
 @dataclass
@@ -229,6 +241,10 @@ class _Walker:
             self._statement(item)
 
     def _declaration(self, node: ast.Decl) -> None:
+        if isinstance(node.type, ast.Enum):
+            for item in node.type.values.enumerators:
+                self._declare(item.name, _INT, self._value(item.value))
+            return
         type_ = _type(node.type)
         value = None
         if isinstance(node.init, ast.InitList):
@@ -279,52 +295,75 @@ class _Walker:
     def _for(self, node: ast.For) -> None:
         names = dict(self._scopes[-1].names)
         self._statement(node.init)
-        found = self._repeats(node)
-        if found is not None:
-            local, numbers = found
-            if len(numbers) <= 1 or self._repeated(node, local, numbers):
-                self._repeat(node, local, numbers)
-                self._scopes[-1].names = names
-                return
-        if found is None or not self._block_idiom(node, len(found[1])):
-            self._rolled(node.stmt, node.cond, node.next, trips=None if found is None else len(found[1]))
+        turns = self._repeats(node)
+        bound = self._bound(node) if turns is None else None
+        if turns is not None and (len(turns) <= 1 or self._repeated(node, turns)):
+            self._repeat(node, turns)
+        elif bound is not None and self._repeated(node, bound):
+            self._repeat(node, bound, each=("branch",))
+        elif turns is None or not self._block_idiom(node, len(turns)):
+            self._rolled(node.stmt, node.cond, node.next, trips=None if turns is None else len(turns))
         self._scopes[-1].names = names
 
-    def _repeats(self, node: ast.For) -> tuple[str, list[int]] | None:
-        """The counter of a loop and the numbers that it takes, where both are constant."""
+    def _repeats(self, node: ast.For) -> list[_Value] | None:
+        """Values of the counter of a loop, where its end is a number of steps away from its start."""
         cond = node.cond
         if not isinstance(cond, ast.BinaryOp) or not isinstance(cond.left, ast.ID):
             return None
         local = self._local(cond.left.name)
-        if local is None or self._values[local].number is None:
+        if local is None:
             return None
         step = _step(node.next, cond.left.name)
-        end = self._quiet(cond.right)
-        if step is None or end.number is None:
+        start, end = self._values[local], self._quiet(cond.right)
+        distance = _distance(start, end)
+        if step is None or distance is None:
             return None
-        start = self._values[local].number
-        assert start is not None
-        at, numbers = int(start), []
-        while _compare(cond.op, at, int(end.number)):
-            numbers.append(at)
+        at, turns = 0, []
+        while _compare(cond.op, at, distance):
+            turns.append(_moved(start, at))
             at += step
-            if len(numbers) > 100_000:
+            if len(turns) > 100_000:
                 return None
-        return local, numbers
+        return turns
 
-    def _repeated(self, node: ast.For, local: str, numbers: list[int]) -> bool:
+    def _bound(self, node: ast.For) -> list[_Value] | None:
+        """Values of the counter of a loop that begins at zero and ends below a small number, as many as it can take."""
+        cond = node.cond
+        if not isinstance(cond, ast.BinaryOp) or cond.op != "<" or not isinstance(cond.left, ast.ID):
+            return None
+        local = self._local(cond.left.name)
+        if local is None or self._values[local].number != 0 or _step(node.next, cond.left.name) != 1:
+            return None
+        most = self._quiet(cond.right).bounds[1]
+        return [_number(at) for at in range(int(most))] if 1 < most <= _MOST_REPEATS else None
+
+    def _bound_counter(
+        self, start: _Value, body: ast.Node, cond: ast.BinaryOp, after: ast.Node | None
+    ) -> None:
+        """The range of a counter within its loop: between its start and its end, unless the body assigns it."""
+        local, step = self._local(_name(cond)), _step(after, _name(cond))
+        if local is None or step is None or _assigns(body, _name(cond)):
+            return
+        low, high = _limited((-inf, inf), cond.op, self._quiet(cond.right).bounds)
+        if step > 0:
+            low = start.bounds[0]
+        else:
+            high = start.bounds[1]
+        self._values[local] = replace(self._values[local], range=(low, high))
+
+    def _repeated(self, node: ast.For, turns: list[_Value]) -> bool:
         """Whether GCC repeats the body: few turns, no calls, and a size of which a third is expected to vanish."""
-        if len(numbers) > _MOST_REPEATS or _assigns(node.stmt, _name(node.cond)):
+        if len(turns) > _MOST_REPEATS or _assigns(node.stmt, _name(node.cond)):
             return False
-        once = self._trial(node, local, numbers[1])
+        once = self._trial(node, turns[1])
         if once["loop"] + once["assembly"] + once["call"] + once["memcpy call"] + once["memset call"]:
             return False
-        if once["branch"] * len(numbers) > _MOST_BRANCHES:
+        if once["branch"] * len(turns) > _MOST_BRANCHES:
             return False
         turn = sum(number * _ESTIMATED.get(kind, 1.0) for kind, number in once.items())
-        return len(numbers) * turn < _MOST_REPEATED
+        return len(turns) * turn < _MOST_REPEATED
 
-    def _trial(self, node: ast.For, local: str, number: int) -> Counter[str]:
+    def _trial(self, node: ast.For, counter: _Value) -> Counter[str]:
         """Constructs of one turn of a loop; an access that the counter selects needs its address, too."""
         kept = (
             self._counts,
@@ -336,9 +375,10 @@ class _Walker:
         )
         self._counts, self._called, self._counter = Counter(), [], _name(node.cond)
         self._seen.append(set())
-        self._values[local] = _Value(("k", number), _INT, number)
+        self._count_from(node, counter)
         try:
             self._turn(node)
+            self._counts["add"] += sum(_assigned(part) != self._counter for part in _parts(node.next))
         finally:
             self._seen.pop()
             counted = self._counts
@@ -349,16 +389,22 @@ class _Walker:
         with suppress(_BlockEndError):
             self._statement(node.stmt)
 
-    def _repeat(self, node: ast.For, local: str, numbers: list[int]) -> None:
-        for number in numbers:
-            self._values[local] = _Value(("k", number), _INT, number)
+    def _repeat(self, node: ast.For, turns: list[_Value], *, each: tuple[str, ...] = ()) -> None:
+        for counter in turns:
+            self._count_from(node, counter)
+            self._counts.update(each)
             self._turn(node)
             self._others(node.next, _name(node.cond))
 
+    def _count_from(self, node: ast.For, counter: _Value) -> None:
+        local = self._local(_name(node.cond))
+        assert local is not None
+        self._values[local] = counter
+
     def _others(self, node: ast.Node | None, counter: str) -> None:
         """Constructs of the third part of a `for` other than its counter."""
-        for part in node.exprs if isinstance(node, ast.ExprList) else [node]:
-            if part is not None and _assigned(part) != counter:
+        for part in _parts(node):
+            if _assigned(part) != counter:
                 self._value(part)
 
     def _block_idiom(self, node: ast.For, trips: int) -> bool:
@@ -386,6 +432,9 @@ class _Walker:
         changed: set[str] = set()
         for part in (body, cond, after):
             _changed(part, changed)
+        start = None
+        if isinstance(cond, ast.BinaryOp) and isinstance(cond.left, ast.ID):
+            start = self._quiet(cond.left)
         self._forget(changed)
         self._memory += 1
         self._counts["loop"] += 1
@@ -394,6 +443,8 @@ class _Walker:
         self._seen.append(set())
         if cond is not None:
             self._value(cond, condition=True)
+        if start is not None:
+            self._bound_counter(start, body, cond, after)
         with suppress(_BlockEndError):
             self._statement(body)
         self._statement(after)
@@ -504,7 +555,7 @@ class _Walker:
             return self._operation("widen", type, value) if after == "wide " else _Value(value.id, type)
         if not type.depth and _SIZES.get(type.name, 4) in (1, 2) and type.name != value.type.name:
             return self._operation("narrow", type, value)
-        return _Value(value.id, type)
+        return _Value(value.id, type, range=value.bounds)
 
     def _unary(self, node: ast.UnaryOp) -> _Value:
         op, inner = node.op, node.expr
@@ -551,10 +602,18 @@ class _Walker:
         return self._binary(node.op, self._value(node.left), self._value(node.right), condition=condition)
 
     def _binary(self, op: str, a: _Value, b: _Value, *, condition: bool = False) -> _Value:
+        value = self._result(op, a, b)
+        if value.number is not None or value.type != _INT:
+            return value
+        return replace(value, range=_interval(op, a.bounds, b.bounds))
+
+    def _result(self, op: str, a: _Value, b: _Value) -> _Value:
         if a.number is not None and b.number is not None:
             folded = _folded(op, a.number, b.number)
             if folded is not None:
                 return self._constant(folded, _REAL if isinstance(folded, float) else _common(a.type, b.type))
+        if op in _COMPARISONS and (known := _decided(op, a, b)) is not None:
+            return self._constant(known)
         if op in _COMPARISONS:
             prefix = _common(a.type, b.type).prefix
             kind = "compare" if prefix != "real " else "unordered" if a.id == b.id else _REAL_COMPARISONS[op]
@@ -564,6 +623,8 @@ class _Walker:
             if b.type.depth and a.type.depth:
                 return self._operation("add", _INT, a, b, detail=op)
             return self._offset(pointer, index, op)
+        if op == "-" and (distance := _distance(b, a)) is not None:
+            return self._constant(distance)
         if a.number is not None and op in ("+", "*", "&", "|", "^"):
             a, b = b, a
         type = a.type if op in ("<<", ">>") else _common(a.type, b.type)
@@ -710,7 +771,22 @@ class _Walker:
         type = _common(arms[0].type, arms[1].type)
         if arms[0].target is not None or arms[1].target is not None:
             return arms[0]
-        return self._operation(f"{type.prefix}select", type, condition, *arms)
+        chosen = self._operation(f"{type.prefix}select", type, condition, *arms)
+        bounds = [
+            self._arm_bounds(node.cond, arm, holds) for arm, holds in zip(arms, (True, False), strict=True)
+        ]
+        lows, highs = zip(*bounds, strict=True)
+        return replace(chosen, range=(min(lows), max(highs)))
+
+    def _arm_bounds(self, cond: ast.Node, arm: _Value, holds: bool) -> tuple[float, float]:
+        """Bounds of an arm that is compared with the other: of a minimum, a maximum."""
+        if arm.number is not None or not isinstance(cond, ast.BinaryOp) or cond.op not in _OPPOSITES:
+            return arm.bounds
+        op = cond.op if holds else _OPPOSITES[cond.op]
+        left, right = self._quiet(cond.left), self._quiet(cond.right)
+        if arm.id == left.id:
+            return _limited(arm.bounds, op, right.bounds)
+        return _limited(arm.bounds, _MIRRORED[op], left.bounds) if arm.id == right.id else arm.bounds
 
     def _call(self, node: ast.FuncCall) -> _Value:
         name = node.name.name if isinstance(node.name, ast.ID) else ""
@@ -881,13 +957,78 @@ def _folded(op: str, a: float, b: float) -> float | int | None:
     return {"&": a & b, "|": a | b, "^": a ^ b}.get(op)
 
 
+def _number(number: int) -> _Value:
+    return _Value(("k", number), _INT, number)
+
+
+def _moved(value: _Value, number: int) -> _Value:
+    """A value plus a number, before anything is counted for it."""
+    if value.number is not None:
+        return _number(int(value.number) + number)
+    base, extra = _without_number(value.id)
+    low, high = value.bounds
+    id = ("plus", base, extra + number) if extra + number else base
+    return _Value(id, value.type, range=(low + number, high + number))
+
+
+def _distance(a: _Value, b: _Value) -> int | None:
+    """b - a, where that is a number."""
+    if a.number is not None and b.number is not None:
+        return int(b.number) - int(a.number)
+    (base, number), (other, end) = _without_number(a.id), _without_number(b.id)
+    same = base is not None and base == other and a.type == b.type == _INT
+    return end - number if same else None
+
+
+def _decided(op: str, a: _Value, b: _Value) -> int | None:
+    """The result of a comparison that the ranges of its operands decide."""
+    if op not in _OPPOSITES or a.type.prefix or b.type.prefix:
+        return None
+    if _within(a.bounds, op, b.bounds):
+        return 1
+    return 0 if _within(a.bounds, _OPPOSITES[op], b.bounds) else None
+
+
+def _within(a: tuple[float, float], op: str, b: tuple[float, float]) -> bool:
+    """Whether every number of a range compares so with every number of another."""
+    closest = (a[1], b[0]) if op in ("<", "<=") else (a[0], b[1])
+    return inf not in map(abs, closest) and _compare(op, *closest)
+
+
+def _limited(a: tuple[float, float], op: str, b: tuple[float, float]) -> tuple[float, float]:
+    """The numbers of a range that compare so with one of another."""
+    low, high = a
+    if op in ("<", "<="):
+        return low, min(high, b[1] - (op == "<"))
+    if op in (">", ">="):
+        return max(low, b[0] + (op == ">")), high
+    return a
+
+
+def _interval(op: str, a: tuple[float, float], b: tuple[float, float]) -> tuple[float, float]:
+    """The range of a result."""
+    if op == "+":
+        return a[0] + b[0], a[1] + b[1]
+    if op == "-":
+        return a[0] - b[1], a[1] - b[0]
+    if inf in map(abs, (*a, *b)):
+        return -inf, inf
+    if op == "*":
+        products = [x * y for x in a for y in b]
+        return min(products), max(products)
+    if op == "/" and b[0] == b[1] and b[0] > 0:
+        return int(a[0] / b[0]), int(a[1] / b[0])
+    if op == "%" and a[0] >= 0 and b[0] > 0:
+        return 0, min(a[1], b[1] - 1)
+    return -inf, inf
+
+
 def _compare(op: str, a: float, b: float) -> bool:
     return {"<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b, "==": a == b, "!=": a != b}[op]
 
 
 def _step(node: ast.Node | None, name: str) -> int | None:
-    parts = node.exprs if isinstance(node, ast.ExprList) else [node]
-    for part in parts:
+    for part in _parts(node):
         if isinstance(part, ast.UnaryOp) and isinstance(part.expr, ast.ID) and part.expr.name == name:
             return 1 if "++" in part.op else -1
         if (isinstance(part, ast.Assignment) and isinstance(part.lvalue, ast.ID) and part.lvalue.name == name
@@ -895,6 +1036,13 @@ def _step(node: ast.Node | None, name: str) -> int | None:
             step = int(part.rvalue.value.rstrip("uUlL"), 0)
             return step if part.op == "+=" else -step
     return None
+
+
+def _parts(node: ast.Node | None) -> list[ast.Node]:
+    """The expressions of the third part of a `for`."""
+    if node is None:
+        return []
+    return list(node.exprs) if isinstance(node, ast.ExprList) else [node]
 
 
 def _assigned(node: ast.Node) -> str | None:

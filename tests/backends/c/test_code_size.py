@@ -47,6 +47,42 @@ def test_a_short_loop_of_constant_length_is_repeated() -> None:
     assert long["multiply"] == 1 and long["loop"] == 1
 
 
+def test_a_loop_with_a_small_bound_is_repeated() -> None:
+    loop = "for (int32_t i = 0; i < {end}; i++) {{ y[i] = (int8_t)(x[i] * x[i + 1]); }}"
+    bounded = counts("int32_t n = x[9] < 3 ? x[9] : 3;" + loop.format(end="n"))
+    assert bounded["multiply"] == bounded["branch"] == 3 and "loop" not in bounded
+    assert counts("int32_t n = x[9];" + loop.format(end="n"))["loop"] == 1
+
+
+CLIPPED = """
+for (int32_t oy = 0; oy < 40; ++oy) {{
+    const int32_t top = oy * 2 - {padding};
+    const int32_t first = top < 0 ? 0 : top;
+    const int32_t end = top + 2 > {rows} ? {rows} : top + 2;
+    for (int32_t row = first; row < end; ++row) {{
+        y[oy] = (int8_t)(y[oy] * x[row]);
+    }}
+}}"""
+
+
+def test_a_window_inside_of_the_image_is_not_clipped() -> None:
+    inside, outside = (counts(CLIPPED.format(padding=p, rows=80)) for p in (0, 1))
+    assert inside["multiply"] == 2 and inside["loop"] == 1 and "select" not in inside
+    assert outside["multiply"] == outside["select"] == 1 and outside["loop"] == 2
+    assert counts(CLIPPED.format(padding=0, rows=79))["select"] == 1
+
+
+def test_a_counter_that_the_body_moves_has_no_range() -> None:
+    loop = "for (int32_t i = 0; i < 40; i++) {{ {body} if (i < 40) {{ y[i] = x[i]; }} }}"
+    assert "branch" not in counts(loop.format(body=""))
+    assert counts(loop.format(body="i += x[i];"))["branch"] == 1
+
+
+def test_an_enumerator_is_a_constant() -> None:
+    loop = "for (int32_t i = 0; i < n; i++) { y[i] = (int8_t)(x[i] * x[i + 1]); }"
+    assert counts("enum { n = 4 };" + loop) == counts("const int32_t n = 4;" + loop)
+
+
 def test_a_branch_on_a_constant_is_dropped() -> None:
     assert counts("if (3 > 4) { y[0] = x[0]; }") == counts("")
     assert counts("y[0] = (int8_t)(2 > 1 ? x[0] : x[1] * x[2]);") == counts("y[0] = (int8_t)x[0];")
