@@ -33,4 +33,4 @@ def test_the_report_says_which_core_was_counted(project: Path) -> None:
         project / "net.yaml", overrides=["target={name: cortex-m55}"], enforce_budget=False
     ).report
     (basis,) = [r.basis for r in report.resources if r.name == "instructions"]
-    assert basis == "estimated from kernels counted on a cortex-m33, not on this core"
+    assert basis == "estimated from kernels counted on a cortex-m55"

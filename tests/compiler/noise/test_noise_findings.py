@@ -212,13 +212,14 @@ def test_nothing_is_examined_without_integers_or_threshold_or_after_training(
     assert noise is None or (noise.outputs[0].least_db is None and not noise.is_low and not noise.sources)
 
 
-def test_weights_alone_without_calibration_data_are_not_examined(project: Path) -> None:
+def test_weights_alone_without_calibration_data_are_examined_on_those_for_evaluation(project: Path) -> None:
     overrides = [
         "passes=[{pass: weight_only, weights: int2}]",
         "data.calibration=null",
         "outputs={torch: {form: eager}}",
     ]
-    assert compile_model(project / "net.yaml", overrides=overrides).report.noise is None
+    noise = compile_model(project / "net.yaml", overrides=overrides).report.noise
+    assert noise is not None and noise.samples == 16 and noise.outputs[0].snr_db is not None
 
 
 def test_an_outlier_note_recommends_only_what_was_found_to_help(compile_on: Compile) -> None:
