@@ -79,9 +79,10 @@ def batch_size(graph: Graph, samples: Sequence[Batch]) -> int:
 
 
 def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpreter = run) -> bool:
-    """Whether two samples in one batch give the same results as alone.
+    """Whether two samples in one batch give the same results as alone, in either order.
 
-    Sizes alone do not tell: a reshape may take the batch for another dimension and still fit.
+    Sizes alone do not tell: a reshape may take the batch for another dimension and still fit. Nor does one order: a
+    sort along the batch leaves samples in place that are in order.
     """
     firsts = {v.type.shape[:1] for v in graph.inputs}
     if len(firsts) != 1 or firsts == {()}:
@@ -89,14 +90,15 @@ def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpre
     try:
         double = rebatch(graph, 2 * graph.inputs[0].type.shape[0])
         with torch.no_grad():
-            together = interpreter(double, stack(pair))
+            together = [interpreter(double, stack(ordered)) for ordered in (pair, pair[::-1])]
             alone = [interpreter(graph, sample) for sample in pair]
     except (ShapeError, RuntimeError):  # torch refuses sizes with a RuntimeError
         return False
-    apart = [torch.cat([a, b]) for a, b in zip(*alone, strict=True)]
+    apart = [[torch.cat(rows) for rows in zip(*ordered, strict=True)] for ordered in (alone, alone[::-1])]
     return all(
         x.shape == y.shape and torch.allclose(x.double(), y.double(), rtol=1e-3, atol=1e-5, equal_nan=True)
-        for x, y in zip(together, apart, strict=True)
+        for xs, ys in zip(together, apart, strict=True)
+        for x, y in zip(xs, ys, strict=True)
     )
 
 

@@ -1,5 +1,6 @@
 """How samples run together."""
 
+import pytest
 import torch
 
 from fxpress.ir import parse
@@ -17,3 +18,15 @@ graph(%x: f32[1x3]) {
     samples = [(torch.randn(1, 3),) for _ in range(4)]
     assert not passes_batches(graph, samples[:2])
     assert batch_size(graph, samples) == 1
+
+
+@pytest.mark.parametrize("descending", [True, False])
+def test_samples_that_are_sorted_among_themselves_do_not_pass_in_whatever_order(descending: bool) -> None:
+    graph = parse(
+        f"""
+graph(%x: f32[1]) {{
+  %y: f32[1], %at: i64[1] = sort{{descending={descending}}}(%x)
+  return output: %y
+}}"""
+    )
+    assert not passes_batches(graph, [(torch.tensor([2.0]),), (torch.tensor([1.0]),)])
