@@ -160,8 +160,8 @@ def compile_model(
     [n, ...] by input, with labels under `labels`, or an npz file. Passes, target and outputs are names, or what a
     spec says of them. `origin` is where a spec finds the model, `file.py:name`, if it is not the module's class.
 
-    `model` stands in for what `model.source` of a spec file names. `locked` is the lock of an earlier compilation:
-    whatever differs from it is refused. A network that is too large for the target is refused unless
+    `model` replaces the module that `model.source` of a spec file names. `locked` is the lock of an earlier
+    compilation: whatever differs from it is refused. A network that is too large for the target is refused unless
     `enforce_budget` is off. Raises ArgumentError, SpecError, CaptureError or UserError, with all problems found.
     """
     _check_arguments(source, description, model, locked, progress, on_stage, limit_seconds)
@@ -224,7 +224,7 @@ def _check_arguments(
     if model is not None:
         call = "compile_model(model=...)"
         if not is_spec:
-            raise ArgumentError(call, "stands in for the model of a spec file", "leave it out")
+            raise ArgumentError(call, "replaces the model of a spec file, and there is none", "leave it out")
         expect(model, nn.Module, call, "a torch.nn.Module")
     if not callable(progress):
         what = f"expects a function of label, done and total, got {shown(progress)}"

@@ -60,7 +60,7 @@ def open_session(
 ) -> Session:
     """Load what a spec names: model, weights, data; capture the model; match the layer selectors.
 
-    `model` stands in for what `model.source` names, `arrays` for the file or source of `data.calibration` and
+    `model` replaces the module that `model.source` names, `arrays` the file or source of `data.calibration` and
     `data.evaluation`, by key. Making the model, making the samples and tracing the model may take `limit_seconds` each.
     """
     expect(spec, (str, Path, Loaded), "open_session(spec)", "the path of a spec, or what `load_spec` gives")

@@ -27,7 +27,7 @@ class MissingNeedError(PassError):
 
     @property
     def message(self) -> str:
-        """What needs which data, and where they are given."""
+        """Message: the pass, the data that it needs, and the place where they are given."""
         what, *needs = self.args
         given = ", ".join(f"{need}=..." for need in needs)
         return (

@@ -94,7 +94,7 @@ def _missing(location: Location, path: Path) -> _Fault:
 def _source(source: ArrayOrigin, location: Location) -> Iterator[_Fault]:
     if isinstance(source, ModuleSource) and source.module == MEMORY:
         hint = "`Compiled.write_spec` writes a spec with files of them"
-        yield "S311", location, f"{source} stands for arrays that a Python program had in memory", hint
+        yield "S311", location, f"{source} is an array that a Python program had in memory", hint
     if not isinstance(source, FileSource):
         return
     if not is_file(source.path):

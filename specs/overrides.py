@@ -12,7 +12,7 @@ from .root_error import ArgumentError, expect, shown
 from .tree import Entry, Location, Mapping, Node, Scalar, Sequence
 
 OVERRIDES = "overrides"
-"""What messages call the file of an override of a Python program; its line is the number of the override."""
+"""File name of overrides from Python in messages; the line is the number of the override."""
 
 
 def apply_overrides(

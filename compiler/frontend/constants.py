@@ -19,7 +19,7 @@ Emit = Callable[..., Value]
 class Named:
     """A tensor of the user's module, or one that its code made while it was traced.
 
-    `entry` is what the constant holds, where `tensor` is memory that only stands in for it.
+    `entry` has the elements of the constant where `tensor` is untouched memory of its shape.
     """
 
     placeholder: str

@@ -1,4 +1,4 @@
-"""Capture of a module on the meta device: untouched memory stands in for its tensors while it is traced.
+"""Capture of a module on the meta device: its tensors are untouched memory while it is traced.
 
 Tracing looks at shapes, element types and shared storage, not at elements, and memory that nobody writes to takes no
 room. So a module larger than memory is captured, with lazy constants.
@@ -18,7 +18,7 @@ from ..errors import Problem, UserError
 
 
 def stand_in(model: nn.Module, params: Mapping[str, Entry]) -> dict[int, Entry]:
-    """What each storage stands for that takes the place of a tensor on the meta device; UserError for other shapes.
+    """Entry of each storage that replaces a tensor on the meta device; UserError for other shapes.
 
     Tensors that `params` has under none of their names stay where they are. `isolation.untouched` puts back the others.
     """
@@ -52,7 +52,7 @@ def stand_in(model: nn.Module, params: Mapping[str, Entry]) -> dict[int, Entry]:
 
 
 def storage_of(tensor: Tensor) -> int:
-    """What tells the storage of a tensor from others."""
+    """Identity of the storage of a tensor."""
     return int(tensor.untyped_storage()._cdata)
 
 

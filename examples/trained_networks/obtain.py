@@ -353,7 +353,7 @@ def _package(folder: Path, requirement: str) -> Path:
 
 
 def _run(command: list[str], *, place: str | None = None) -> bytes:
-    """What a program prints; MissingSourceError with its last line where it fails."""
+    """Output of a program; MissingSourceError with its last line where it fails."""
     done = subprocess.run(command, cwd=place, capture_output=True, check=False)
     if done.returncode:
         said = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]

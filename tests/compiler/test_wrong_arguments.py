@@ -34,7 +34,7 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Given:
-    """What a wrong call may have at hand."""
+    """Objects that wrong calls pass."""
 
     net: nn.Module
     x: Tensor
@@ -77,7 +77,10 @@ WRONG: list[tuple[Call, str]] = [
     ),
     (compiled_with(inputs=3), "compile_model(inputs=...): expects tensors or arrays, got 3"),
     (compiled_with(input=1), 'compile_model(input=...): there is no such argument; did you mean "inputs"?'),
-    (compiled_with(model=nn.ReLU()), "compile_model(model=...): stands in for the model of a spec file"),
+    (
+        compiled_with(model=nn.ReLU()),
+        "compile_model(model=...): replaces the model of a spec file, and there is none",
+    ),
     (compiled_with(calibration=42), "compile_model(calibration=...): expects an array or a tensor [n, ...]"),
     (
         compiled_with(calibration=[[1.0]]),
@@ -300,9 +303,7 @@ def test_the_text_of_a_spec_names_no_file_that_is_not_there(given: Given, tmp_pa
     assert "calibration: {source: memory:calibration}" in text and ".npz" not in text
     path = tmp_path / "spec.yaml"
     path.write_text(text)
-    with pytest.raises(
-        SpecError, match="memory:calibration stands for arrays that a Python program had in memory"
-    ):
+    with pytest.raises(SpecError, match="memory:calibration is an array that a Python program had in memory"):
         specs.check_spec(path)
     with pytest.raises(
         UserError, match=r"memory:calibration: was in memory of a Python program; .*write_spec"
