@@ -190,8 +190,8 @@ def _input_notes(graph: Graph) -> tuple[str, ...]:
     if not layers:
         return ()
     return (
-        f"inputs of {layers} linear layers are rounded to int8 at run time, with a scale for each token; "
-        "`activations: float32` keeps them as they are, and is slower",
+        f"inputs of {layers} linear layer{'s' * (layers > 1)} are rounded to int8 at run time, with a scale for each "
+        "token; `activations: float32` keeps them as they are, and is slower",
     )
 
 
