@@ -87,8 +87,9 @@ def attempt(module: ModuleSource, recipe: Recipe) -> Verdict:
 
 def _attempt(module: ModuleSource, recipe: Recipe, folder: Path) -> Verdict:
     net = module.build()
-    expected = _rows(_called(module, net, module.samples(TESTED, seed=1)))
-    if not all(bool(torch.isfinite(y).all()) for y in expected):
+    seen = _rows(_called(module, net, _seen(module)))
+    expected = [y[:TESTED] for y in seen]
+    if not all(bool(torch.isfinite(y).all()) for y in seen):
         return Verdict("skipped", "the module gives no finite numbers")
     write_project(module, recipe, folder)
     out = folder / "out"
@@ -108,7 +109,8 @@ def _attempt(module: ModuleSource, recipe: Recipe, folder: Path) -> Verdict:
         given[place] = got
     noisy = {name for name in graph.output_names if f"low: output {name} has " in said}
     least = [-np.inf if name in noisy else recipe.least_db for name in graph.output_names]
-    verdict = _compared(expected, integer, given, graph, least)
+    usual = [y.double().square().mean().item() for y in seen]
+    verdict = _compared(expected, usual, integer, given, graph, least)
     return (
         Verdict("noisy", f"said of {', '.join(sorted(noisy))}") if noisy and verdict.kind == "ok" else verdict
     )
@@ -118,14 +120,21 @@ def _called(module: ModuleSource, net: nn.Module, samples: Mapping[str, Tensor])
     """Results of the calls in order; states are zeros at first, and then what the call before gave."""
     states = {name: torch.zeros(module.inputs[name][0]) for name in module.states}
     results = []
-    for index in range(TESTED):
+    for index in range(len(next(iter(samples.values())))):
         results.append(net(*(states.get(n, x[index : index + 1]) for n, x in samples.items())))
         states = {name: results[-1][output] for name, output in module.states.items()}
     return results
 
 
+def _seen(module: ModuleSource) -> dict[str, Tensor]:
+    """Samples of the calibration: the tested ones, so that no value is clipped, and others."""
+    tested, others = module.samples(TESTED, seed=1), module.samples(CALIBRATION)
+    return {name: torch.cat([x, others[name]]) for name, x in tested.items()}
+
+
 def _compared(
     expected: Sequence[Tensor],
+    usual: Sequence[float],
     integer: Sequence[Tensor],
     given: Mapping[str, Sequence[Tensor]],
     graph: Graph,
@@ -135,7 +144,7 @@ def _compared(
     floats = any(
         not v.type.is_quantized for node in graph.nodes for v in node.operands if v.type.dtype.is_floating
     )
-    own = [snr_db(want, have) for want, have in zip(expected, integer, strict=True)]
+    own = [snr_db(y, have, usual=mean) for y, mean, have in zip(expected, usual, integer, strict=True)]
     for place, outputs in given.items():
         for index, (exact, have) in enumerate(zip(integer, outputs, strict=True)):
             ratio, limit = snr_db(exact, have), FLOAT_DB
@@ -162,11 +171,9 @@ def write_project(module: ModuleSource, recipe: Recipe, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.py").write_text(module.source)
     save_model(module.build(), str(folder / "weights.safetensors"))
-    tested, others = module.samples(TESTED, seed=1), module.samples(CALIBRATION)
-    tested = {name: x for name, x in tested.items() if name not in module.states}
-    seen = {name: torch.cat([x, others[name]]) for name, x in tested.items()}  # no value is clipped
-    for file, samples in (("data.npz", seen), ("few.npz", tested)):
-        np.savez(folder / file, allow_pickle=False, **{name: x.numpy() for name, x in samples.items()})
+    seen = {name: x.numpy() for name, x in _seen(module).items() if name not in module.states}
+    np.savez(folder / "data.npz", allow_pickle=False, **seen)
+    np.savez(folder / "few.npz", allow_pickle=False, **{name: x[:TESTED] for name, x in seen.items()})
     inputs = {n: {"shape": s, "dtype": str(d).removeprefix("torch.")} for n, (s, d) in module.inputs.items()}
     spec = {
         "fxpress": 1,
@@ -235,15 +242,16 @@ def _decisions_db(want: Tensor, have: Tensor) -> float:
     return powers.snr_db if powers.is_below(_DECISIONS_DB) else float("inf")
 
 
-def snr_db(want: Tensor, have: Tensor) -> float:
+def snr_db(want: Tensor, have: Tensor, *, usual: float = 0.0) -> float:
     """Signal of `want` over its difference from `have`, in dB; infinite where floats differ by rounding alone.
 
+    `usual` is the mean square of the output over more samples: a few on which it is nearly zero tell nothing.
     Modules compute with values about 1, so that what cancels leaves some 1e-7 of rounding, which a norm of a single
     element divides by the root of its epsilon, 3e-3.
     """
     signal, have = want.double(), have.double().reshape(want.shape)
     noise = (signal - have).square().sum().item()
-    power = signal.square().sum().item()
+    power = max(signal.square().sum().item(), usual * signal.numel())
     if noise <= max(1e-12 * power, _ROUNDING**2 * signal.numel()):
         return float("inf")
     return 10 * float(np.log10(max(power, 1e-9) / noise))
