@@ -31,6 +31,7 @@ from .calibration.observers import Statistics
 from .errors import MissingNeedError, OrderError, PassError, UnknownPassError
 from .progress_callback import Progress, silent
 from .report import PassReport
+from .workers import ALONE, Workers
 
 Options = TypeVar("Options", bound=PassOptions)
 _QUANTIZE = QuantizeOptions.pass_name()
@@ -125,7 +126,8 @@ class Context:
     does not run again.
     `selects(pattern, module)` says whether a layer selector of the spec means a module path, `load(source)` gives what
     a `file.py:name` of the spec names. `progress(label, done, total)` is called as long work goes on.
-    `state` names the inputs that take what an output gave at the call before, each with that output.
+    `state` names the inputs that take what an output gave at the call before, each with that output. `workers` are the
+    processes that share work on samples; the result does not depend on their number.
     """
 
     calibration: Sequence[tuple[Tensor, ...]] = ()
@@ -137,6 +139,7 @@ class Context:
     load: Callable[[FileSource | ModuleSource], object] = _load_nothing
     progress: Progress = silent
     state: Mapping[str, str] = field(default_factory=dict)
+    workers: Workers = ALONE
 
     def __post_init__(self) -> None:
         call, what = "Context(calibration=...)", "a list with a tuple of tensors for each call"

@@ -22,6 +22,7 @@ from ..ir import Graph, Node, Value, couple
 from ..ir.coupling import STAYS
 from ..specs.options import EqualizeOptions
 from .base import Context, PassResult, register
+from .channel_scales import is_own
 from .report import Cell, Decision, PassReport, Table
 from .weighted_layers import is_layer
 
@@ -81,7 +82,7 @@ def _pair(graph: Graph, first: Node) -> _Pair | str:
     own = [first.operand("weight"), first.optional("bias")]
     if first.optional("residual") is not None:
         return "a residual is added to its result"
-    if not all(_is_own(graph, v) for v in own if v is not None):
+    if not all(is_own(graph, v) for v in own if v is not None):
         return "its weights are no constants of its own in float"
     low, high = first.op.clamp or (-inf, inf)
     if low not in (-inf, 0.0) or high not in (inf, 0.0):
@@ -106,7 +107,7 @@ def _joined(graph: Graph, first: Node, between: Sequence[Node], second: Node, va
     x, weight = second.operand("x"), second.operand("weight")
     if x.name != value.name:
         return "the next layer reads it as another operand"
-    if not _is_own(graph, weight):
+    if not is_own(graph, weight):
         return "the next layer has no constant weights of its own in float"
     made = first.op.channel_axis(first.output.type)
     part = Graph((first.output,), (value,), tuple(between))
@@ -116,11 +117,6 @@ def _joined(graph: Graph, first: Node, between: Sequence[Node], second: Node, va
     if STAYS in units or STAYS in read:
         return "the next layer reads it along another dimension"
     return _Pair(first, second, torch.from_numpy(np.argsort(units)[read]))
-
-
-def _is_own(graph: Graph, value: Value) -> bool:
-    is_float = value.type.dtype.is_floating and not value.type.is_quantized
-    return graph.is_constant(value) and is_float and graph.use_count(value) == 1
 
 
 def _balanced(graph: Graph, pairs: list[_Pair]) -> tuple[dict[str, Tensor], list[Tensor]]:

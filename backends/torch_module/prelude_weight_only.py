@@ -141,13 +141,13 @@ class PackedWeight(nn.Module):
         if not self.is_traced() and bool(((flat < 0) | (flat >= count)).any()):
             raise IndexError(f"an index outside of the {count} rows of an embedding")
         blocks, lanes = flat // 16, flat % 16
-        reals = self.to_reals(self.codes[blocks], self.scale[blocks])
+        reals = self.to_reals(blocks)
         chosen = reals[torch.arange(len(flat), device=flat.device), lanes]
         return chosen.reshape(*indices.shape, self.shape[-1])
 
     def reals(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The reals of the whole weight."""
-        reals = self.to_reals(self.codes, self.scale).flatten(0, 1)
+        reals = self.to_reals(slice(None)).flatten(0, 1)
         return reals[: prod(self.shape[:-1])].reshape(self.shape).to(dtype)
 
     def integers(self) -> Tensor:
@@ -159,10 +159,10 @@ class PackedWeight(nn.Module):
         scales = self.scale.transpose(1, 2).flatten(0, 1)[: prod(self.shape[:-1])]
         return scales.to(torch.float32)
 
-    def to_reals(self, codes: Tensor, scale: Tensor) -> Tensor:
+    def to_reals(self, blocks: Tensor | slice) -> Tensor:
         """Reals [blocks, 16, columns] of some blocks."""
-        scales = scale.to(torch.float32).transpose(1, 2)
-        return (self.unpacked(codes) * scales[..., None]).flatten(2)
+        scales = self.scale[blocks].to(torch.float32).transpose(1, 2)
+        return (self.unpacked(self.codes[blocks]) * scales[..., None]).flatten(2)
 
     def unpacked(self, codes: Tensor) -> Tensor:
         """Integers [blocks, 16, groups, group_size] of some blocks, as int8."""
@@ -187,6 +187,39 @@ class PackedWeight(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:  # any: what a module holds
         return {**self.__dict__, "matrix": None, "packed": (), "packed_from": ()}
+
+
+class DecodedWeight(PackedWeight):
+    """A packed weight with a zero point for each scale, or a table of levels: its reals are made in each call."""
+
+    zero: Tensor
+    levels: Tensor
+
+    def __init__(
+        self,
+        *shape: int,
+        bits: int,
+        group_size: int,
+        dtype: torch.dtype = torch.float32,
+        levels: int = 0,
+    ) -> None:
+        super().__init__(*shape, bits=bits, group_size=group_size, dtype=dtype)
+        if levels:
+            self.register_buffer("levels", torch.zeros(levels))
+        else:
+            self.register_buffer("zero", torch.zeros(self.scale.shape, dtype=torch.int8))
+
+    def product(self, x: Tensor, rounded: bool) -> Tensor | None:
+        """None: no kernel multiplies with such codes."""
+        return None
+
+    def to_reals(self, blocks: Tensor | slice) -> Tensor:
+        """Reals [blocks, 16, columns] of some blocks."""
+        scales = self.scale[blocks].to(torch.float32).transpose(1, 2)[..., None]
+        codes = self.unpacked(self.codes[blocks]).to(torch.int32)
+        if "levels" in self._buffers:
+            return (self.levels[codes + (1 << (self.bits - 1))] * scales).flatten(2)
+        return ((codes - self.zero[blocks].transpose(1, 2)[..., None]) * scales).flatten(2)
 
 
 def fake_quantize_per_token(x: Tensor) -> Tensor:

@@ -19,14 +19,14 @@ from ...ir import DType, Graph, LazyTensor, Node, TensorType, Value
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
 from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
+from ...ir.packing import BLOCK_ROWS, STEP_COLUMNS, packed_shape
 from . import prelude_weight_only
 from .forward import clamped
-from .layers import LayerKind, construct, layer_kind
+from .layers import Argument, LayerKind, construct, layer_kind
 from .names import Path
 from .style import FloatStyle, Strings
 
 _HALF = (DType.F16, DType.BF16)
-_ROWS, _STEP = 16, 16  # of a block of packed codes
 
 
 def is_weight_only(graph: Graph) -> bool:
@@ -108,28 +108,29 @@ class WeightOnlyStyle(FloatStyle):
 def packed_weight(type: TensorType, read: Callable[[], Tensor]) -> LazyTensor:
     """The codes of a weight in the packed form, packed at each use from the integers that `read` gives."""
     assert type.quantization is not None
-    bits, rows = type.quantization.bits, prod(type.shape[:-1])
-    groups = len(type.quantization.scale) // rows
-    size = type.shape[-1] // groups
-    shape = (-(-rows // _ROWS), groups, -(-size // _STEP) * 2 * _STEP * bits)
-    return LazyTensor(shape, torch.uint8, lambda: pack_codes(read(), bits, size))
+    bits, lowest, shape = type.quantization.bits, type.quantization.qmin, packed_shape(type)
+    size = type.shape[-1] // shape[1]
+    return LazyTensor(shape, torch.uint8, lambda: pack_codes(read(), bits, size, lowest=lowest))
 
 
-def pack_codes(integers: Tensor, bits: int, group_size: int) -> Tensor:
-    """Integers [..., columns] in the packed form of packed_linear.c: [blocks, groups, bytes] of uint8."""
+def pack_codes(integers: Tensor, bits: int, group_size: int, *, lowest: int | None = None) -> Tensor:
+    """Integers [..., columns] in the packed form of packed_linear.c: [blocks, groups, bytes] of uint8.
+
+    `lowest` is the one with code 0; default: the lowest of these bits in two's complement.
+    """
     rows = integers.reshape(-1, integers.shape[-1] // group_size, group_size)
-    offset = 1 << (bits - 1)
+    offset = 1 << (bits - 1) if lowest is None else -lowest
     codes = (rows.to(torch.int16) + offset).to(torch.uint8)
-    codes = pad(codes, (0, -group_size % _STEP, 0, 0, 0, -len(rows) % _ROWS), value=offset)
-    blocks, groups, steps = len(codes) // _ROWS, codes.shape[1], codes.shape[2] // _STEP
-    rest = codes.reshape(blocks, _ROWS, groups, steps, 4, 4).permute(0, 2, 3, 4, 1, 5)
-    rest = rest.reshape(blocks, groups, steps, 4, 4 * _ROWS)  # lines of 4 columns
+    codes = pad(codes, (0, -group_size % STEP_COLUMNS, 0, 0, 0, -len(rows) % BLOCK_ROWS), value=offset)
+    blocks, groups, steps = len(codes) // BLOCK_ROWS, codes.shape[1], codes.shape[2] // STEP_COLUMNS
+    rest = codes.reshape(blocks, BLOCK_ROWS, groups, steps, 4, 4).permute(0, 2, 3, 4, 1, 5)
+    rest = rest.reshape(blocks, groups, steps, 4, 4 * BLOCK_ROWS)  # lines of 4 columns
     planes, left = [], bits
     while left:
         width = next(width for width in (8, 4, 2, 1) if width <= left)
         plane = rest & ((1 << width) - 1)
         # parts of a byte are columns of their own, or, single bits, neighbours within a line
-        shape = (-1, 8) if width == 1 else (-1, 8 // width, 4 * _ROWS)
+        shape = (-1, 8) if width == 1 else (-1, 8 // width, 4 * BLOCK_ROWS)
         axis = -1 if width == 1 else -2
         parts = plane.reshape(blocks, groups, steps, *shape)
         shifts = torch.arange(0, 8, width, dtype=torch.uint8).reshape(-1, *[1] * (-1 - axis))
@@ -140,8 +141,8 @@ def pack_codes(integers: Tensor, bits: int, group_size: int) -> Tensor:
 
 def pack_scales(scale: Tensor, rows: int) -> Tensor:
     """Scales [rows * groups] in the packed form: [blocks, groups, 16]; those of absent rows are 0."""
-    table = pad(scale.reshape(rows, -1), (0, 0, 0, -rows % _ROWS))
-    return table.reshape(-1, _ROWS, table.shape[1]).transpose(1, 2).contiguous()
+    table = pad(scale.reshape(rows, -1), (0, 0, 0, -rows % BLOCK_ROWS))
+    return table.reshape(-1, BLOCK_ROWS, table.shape[1]).transpose(1, 2).contiguous()
 
 
 def _holds_matrix(node: Node) -> bool:
@@ -151,7 +152,9 @@ def _holds_matrix(node: Node) -> bool:
     type = node.operand("x").type
     grid = type.quantization
     assert grid is not None
-    if type.rank < 2 or grid.bits > 8 or not grid.is_symmetric or grid.axis != 0 or grid.levels is not None:
+    if type.rank < 2 or grid.bits > 8 or grid.axis != 0:
+        return False
+    if len(grid.zero_point) > 1 and grid.zero_point.dtype is not DType.I8:
         return False
     return type.shape[-1] % grid.group_size == 0 if grid.group_size is not None else type.rank == 2
 
@@ -162,12 +165,17 @@ def _weight_kind(node: Node) -> LayerKind:
     rows, scale = prod(type.shape[:-1]), type.quantization.scale
     dtype = scale.dtype.torch if scale.dtype in _HALF else torch.float32
     groups = len(scale) // rows
-    packed = (-(-rows // _ROWS), groups, _ROWS)
+    packed = (-(-rows // BLOCK_ROWS), groups, BLOCK_ROWS)
     scales = LazyTensor(packed, dtype, lambda: pack_scales(scale.tensor(dtype), rows))
     size, named = type.shape[-1] // groups, {"dtype": str(dtype)} if scale.dtype in _HALF else {}
-    return LayerKind(
-        construct("PackedWeight", *type.shape, bits=type.quantization.bits, group_size=size, **named),
-        {"codes": "x"},
-        state={"scale": scales},
-        is_held=True,
-    )
+    arguments: dict[str, Argument] = {"bits": type.quantization.bits, "group_size": size, **named}
+    state, name, encoding = {"scale": scales}, "PackedWeight", type.quantization
+    if encoding.levels is not None:
+        levels = encoding.levels
+        state["levels"] = LazyTensor((len(levels),), torch.float32, lambda: levels.tensor(torch.float32))
+        name, arguments["levels"] = "DecodedWeight", len(levels)
+    elif not encoding.is_symmetric:
+        zeros = encoding.zero_point.tensor(torch.int8).expand(len(scale))
+        state["zero"] = LazyTensor(packed, torch.int8, lambda: pack_scales(zeros, rows))
+        name = "DecodedWeight"
+    return LayerKind(construct(name, *type.shape, **arguments), {"codes": "x"}, state=state, is_held=True)

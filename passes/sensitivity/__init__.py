@@ -1,11 +1,11 @@
 """Sensitivity: what rounding each layer's weights and input would add to the loss, at each width."""
 
+from ..workers import SHARDS, Workers
 from .blocks import Rounding, round_weight
 from .curvature import Precision
 from .measurement import measure_curvature, measure_sensitivity
 from .sensitivity_table import Curvature, Kind, Method, Objective, Score, SensitivityTable, digest_of
 from .study import Study
-from .workers import SHARDS, Workers
 
 __all__ = [
     "SHARDS",

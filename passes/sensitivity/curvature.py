@@ -24,12 +24,12 @@ from scipy import stats
 from torch import Tensor
 
 from ..errors import PassError
+from ..workers import Moments
 from .blocks import Block
 from .gradients import Backward, WeightGradients
 from .piecewise import is_piecewise_linear
 from .sensitivity_table import Curvature, Score
 from .study import Stack, Study
-from .workers import Moments
 
 _LEADING_COLUMNS = 8
 _PROBES_A_ROUND, _MOST_PROBES = 8, 512

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from ..calibration.observers import Range
+from ..workers import Moments
 from .blocks import Block, data_of, joined, round_activation, weight_of
 from .replay import Operand, Replay
 from .sensitivity_table import Kind, Score
 from .study import Stack, Study
-from .workers import Moments
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from ...specs.root_error import expect
 from ..calibration.calibrate import Batch
 from ..errors import PassError
 from ..progress_callback import Progress, silent
+from ..workers import ALONE, SHARDS, Workers
 from .blocks import Rounding, round_weight
 from .curvature import DEFAULT_PRECISION, Precision, fisher, hawq, hawq_v2, norm
 from .directions import gauss_newton, kl, quadratic
 from .piecewise import is_piecewise_linear
 from .sensitivity_table import Curvature, Method, Objective, Score, SensitivityTable, digest_of
 from .study import Study, prepare
-from .workers import ALONE, SHARDS, Workers
 
 _ACTIVATION_METHODS: tuple[Method, ...] = ("gauss_newton", "quadratic", "kl")
 

@@ -15,10 +15,10 @@ from ..errors import PassError
 from ..fuse.fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
 from ..pattern import apply_rules
 from ..progress_callback import Progress, silent
+from ..workers import ALONE, SHARDS, Workers, make_shards
 from .blocks import Block, Rounding, data_of, find_blocks, round_weight
 from .objective import Loss, choose_loss
 from .sensitivity_table import Objective
-from .workers import ALONE, SHARDS, Workers, make_shards
 
 Result = TypeVar("Result")
 

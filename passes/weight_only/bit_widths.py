@@ -21,8 +21,8 @@ from ..errors import InfeasibleError, PassError
 from ..integer_program import IntegerProgram
 from ..progress_callback import Progress
 from ..report import Table
-from ..sensitivity.objective import Classes, choose_loss
 from ..sensitivity.replay import Operand, Replay
+from .divergence import Divergence
 
 _GAP = 1e-6
 COLUMNS = ("weight", "bits", "bytes", "loss")
@@ -110,8 +110,7 @@ def _losses(
     progress: Progress,
 ) -> dict[str, list[float]]:
     """Mean divergence of the outputs with one weight at one width, for each weight in the order of its candidates."""
-    loss = choose_loss(graph, None)
-    is_scored = isinstance(loss, Classes) and len(graph.outputs) == 1
+    measure = Divergence.of(graph)
     readers = {name: _readers(graph, name) for name in candidates}
     sums = {name: [0.0] * len(widths) for name, widths in candidates.items()}
     for index, sample in enumerate(samples):
@@ -119,26 +118,12 @@ def _losses(
         for name, widths in candidates.items():
             for at, candidate in enumerate(widths):
                 changed = replay.changed(dict.fromkeys(readers[name], candidate.error))
-                if is_scored:
-                    expected, found = loss.read(replay.outputs, 1), loss.read(changed, 1)
-                    divergence = float(loss.divergence(expected, found))
-                else:
-                    divergence = _relative_error(replay.outputs, changed)
+                divergence = measure.between(replay.outputs, changed)
                 if isnan(divergence):
                     raise PassError(f"the outputs are NaN with {name} at {candidate.bits} bits")
                 sums[name][at] += divergence / len(samples)
         progress("widths", index + 1, len(samples))
     return sums
-
-
-def _relative_error(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Squared error over squared size, summed over the floating outputs; of zeros the error itself."""
-    total = 0.0
-    for y, z in zip(expected, found, strict=True):
-        if y.is_floating_point():
-            size = float(y.double().square().sum())
-            total += float((z.double() - y.double()).square().sum()) / (size or 1.0)
-    return total
 
 
 def _readers(graph: Graph, name: str) -> list[Operand]:

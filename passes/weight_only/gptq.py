@@ -10,20 +10,42 @@ Blocks of columns are updated at once. The scales of a group are fitted to its w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ...ir import Encoding, Graph, Value, run
-from ...ir.ops.linear import Linear
-from ..calibration.calibrate import Batch, check_samples
+from ...ir import Encoding
+from ...specs.options import Gptq
 from ..errors import PassError
-from ..progress_callback import Progress
 from .groupwise import choose_scales, fitting_dtype
+from .rounding_methods import Coded, Rounded, RoundingTask, nearest_weight, rounding_method
 
 _BLOCK = 128
+
+
+@rounding_method(Gptq)
+def round_by_gptq(task: RoundingTask, options: Gptq) -> Rounded:
+    """Weights of linear layers for their outputs on the samples, as the float graph gives them; others to nearest."""
+    samples = task.samples[: options.samples]
+    inputs = task.inputs(samples)
+    coded = {}
+    for name, stored in task.weights.items():
+        if name not in inputs:
+            coded[name] = nearest_weight(task, task.graph, name)
+            continue
+        weight = task.graph.params[name]
+        integers, encoding = quantize_by_gptq(
+            weight,
+            inputs[name].hessian,
+            bits=stored.bits,
+            group_size=task.group_size(weight.shape),
+            damping=options.damping,
+            observer=task.options.observer,
+            dtype=task.scales,
+        )
+        coded[name] = Coded.of(weight, integers, encoding)
+    return Rounded(task.graph, coded)
 
 
 def quantize_by_gptq(
@@ -78,30 +100,3 @@ def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
         fact = "gptq: the inputs of a layer are too large or too alike to be inverted"
         raise PassError(f"{fact}; raise `damping`, or round this layer to nearest") from err
     return factor.float()
-
-
-def input_hessians(
-    graph: Graph, weights: Collection[str], samples: Sequence[Batch], *, progress: Progress
-) -> dict[str, Tensor]:
-    """The sum of x^T x over samples, for the inputs x of all linear layers that read a weight, by its name."""
-    read: dict[str, list[str]] = {}
-    for node in graph.nodes:
-        if isinstance(node.op, Linear) and node.operand("weight").name in weights:
-            read.setdefault(node.operand("x").name, []).append(node.operand("weight").name)
-    hessians: dict[str, Tensor] = {}
-
-    def observe(value: Value, x: Tensor) -> None:
-        if value.name in read:
-            rows = x.reshape(-1, x.shape[-1]).float()
-            product = rows.T @ rows
-            for name in read[value.name]:
-                hessians[name] = hessians[name] + product if name in hessians else product
-
-    check_samples(graph, samples)
-    with torch.no_grad():
-        for index, sample in enumerate(samples):
-            for value, x in zip(graph.inputs, sample, strict=True):
-                observe(value, x)
-            run(graph, sample, observe=observe)
-            progress("calibration", index + 1, len(samples))
-    return hessians

@@ -79,7 +79,9 @@ def choose_scales(rows: Tensor, bits: int, observer: Literal["minmax", "mse"], d
 def _largest_scales(rows: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
     """The scale of each row that takes its largest weight to the lowest level, as float32; tiny for a row of zeros."""
     largest = rows.gather(1, rows.abs().argmax(1, keepdim=True))[:, 0]
-    return torch.where(largest == 0, _SMALLEST_SCALE[dtype], _stored(-largest / (1 << (bits - 1)), dtype))
+    return torch.where(
+        largest == 0, _SMALLEST_SCALE[dtype], stored_scales(-largest / (1 << (bits - 1)), dtype)
+    )
 
 
 def _least_squares_scales(rows: Tensor, bits: int, dtype: torch.dtype) -> Tensor:
@@ -92,12 +94,12 @@ def _least_squares_scales(rows: Tensor, bits: int, dtype: torch.dtype) -> Tensor
     best, least = unit, torch.full_like(unit, torch.inf)
     step = (_LARGEST_SHARE - _LEAST_SHARE[bits]) / (_SHARES - 1)
     for index in range(_SHARES):
-        scales = _stored(unit * (_LARGEST_SHARE - step * index), dtype)
+        scales = stored_scales(unit * (_LARGEST_SHARE - step * index), dtype)
         error = _nearest(rows, scales, bits, out=reals).mul_(scales[:, None]).sub_(rows).square_().sum(1)
         best, least = torch.where(error < least, scales, best), torch.minimum(error, least)
     integers = _nearest(rows, best, bits, out=reals)
     products, squares = (rows * integers).sum(1), integers.square().sum(1)
-    refitted = _stored(torch.where(squares > 0, products / squares, best), dtype)
+    refitted = stored_scales(torch.where(squares > 0, products / squares, best), dtype)
     error = _nearest(rows, refitted, bits, out=reals).mul_(refitted[:, None]).sub_(rows).square_().sum(1)
     return torch.where(error < least, refitted, best)
 
@@ -107,7 +109,7 @@ def _nearest(rows: Tensor, scales: Tensor, bits: int, *, out: Tensor) -> Tensor:
     return torch.div(rows, scales[:, None], out=out).round_().clamp_(-half, half - 1)
 
 
-def _stored(scales: Tensor, dtype: torch.dtype) -> Tensor:
+def stored_scales(scales: Tensor, dtype: torch.dtype) -> Tensor:
     """Scales as `dtype` stores them, none of them 0 or infinite, as float32."""
     smallest, largest = _SMALLEST_SCALE[dtype], torch.finfo(dtype).max
     return torch.copysign(scales.abs().clamp(smallest, largest), scales).to(dtype).float()

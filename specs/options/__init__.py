@@ -33,7 +33,7 @@ from .observer import (
 from .prune import PruneBudget, PruneOptions
 from .quantize import LayerBits, LayerPrecision, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
-from .rounding import AdaRound, Gptq, Nearest, Rounding
+from .rounding import AdaRound, Awq, Gptq, Hqq, Learned, Nearest, Rounding
 from .sparsify import SparsifyOptions
 from .weight_only import StoredWeightsBudget, WeightOnlyOptions
 
@@ -67,6 +67,7 @@ __all__ = [
     "AdaRound",
     "AssignBitsOptions",
     "Augmentation",
+    "Awq",
     "BitBudget",
     "CleanOptions",
     "CleanRule",
@@ -77,8 +78,10 @@ __all__ = [
     "FuseOptions",
     "FuseRule",
     "Gptq",
+    "Hqq",
     "LayerBits",
     "LayerPrecision",
+    "Learned",
     "MinMax",
     "MovingAverage",
     "MseSearch",

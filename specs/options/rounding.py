@@ -1,6 +1,6 @@
 """Rounding of weights to one of the two adjacent integers."""
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
@@ -10,6 +10,8 @@ from .kinds import NamesInSchema, named
 
 class Nearest(Section):
     """Rounding to the nearest integer."""
+
+    needs_samples: ClassVar[bool] = False
 
     kind: Literal["nearest"] = Field(default="nearest", description="Rounding to nearest.")
 
@@ -33,6 +35,8 @@ class AdaRound(Section):
 class Gptq(Section):
     """Rounding column by column, each error compensated in the columns that follow, for the layer's output (GPTQ)."""
 
+    needs_samples: ClassVar[bool] = True
+
     kind: Literal["gptq"] = Field(default="gptq", description="Compensated rounding.")
     samples: Positive = Field(default=128, description="Number of calibration samples.")
     damping: float = Field(
@@ -40,10 +44,68 @@ class Gptq(Section):
     )
 
 
-WeightOnlyRounding: TypeAlias = Annotated[
-    Annotated[Nearest | Gptq, Field(discriminator="kind")],
+class Hqq(Section):
+    """Scales and zero points by half-quadratic splitting of a norm below 1, without data (HQQ)."""
+
+    needs_samples: ClassVar[bool] = False
+
+    kind: Literal["hqq"] = Field(default="hqq", description="Zero points by half-quadratic splitting.")
+    norm: float = Field(default=0.7, gt=0, lt=1, description="Exponent p of the norm of the errors.")
+    iterations: Positive = Field(default=20, description="Largest number of iterations.")
+
+
+SingleRounding: TypeAlias = Annotated[
+    Annotated[Nearest | Gptq | Hqq, Field(discriminator="kind")],
     BeforeValidator(named),
-    NamesInSchema((Nearest, Gptq)),
+    NamesInSchema((Nearest, Gptq, Hqq)),
+]
+"""Rounding of weights as they are."""
+
+
+class Awq(Section):
+    """Scales of input channels by the size of their activations, folded into what makes them (AWQ)."""
+
+    needs_samples: ClassVar[bool] = True
+
+    kind: Literal["awq"] = Field(default="awq", description="Activation-aware scales of input channels.")
+    steps: Positive = Field(default=20, description="Number of exponents that are tried, from 0 to 1.")
+    samples: Positive = Field(default=128, description="Number of calibration samples.")
+    then: SingleRounding = Field(default=Nearest(), description="Rounding of the scaled weights.")
+
+
+LayerRounding: TypeAlias = Annotated[
+    Annotated[Nearest | Gptq | Hqq | Awq, Field(discriminator="kind")],
+    BeforeValidator(named),
+    NamesInSchema((Nearest, Gptq, Hqq, Awq)),
+]
+"""Rounding of the weights of one layer after the other."""
+
+
+class Learned(Section):
+    """Rounding, scales, norms and biases trained end to end for the outputs of the float network, without labels."""
+
+    needs_samples: ClassVar[bool] = True
+
+    kind: Literal["learned"] = Field(
+        default="learned", description="Learned rounding and scales, by distillation from the float network."
+    )
+    start: LayerRounding = Field(default=Gptq(), description="Rounding that it starts from.")
+    steps: Positive = Field(default=200, description="Optimizer steps (Adam).")
+    batch: Positive = Field(default=6, description="Samples of a step.")
+    learning_rate: float = Field(
+        default=2e-3, gt=0, le=1, description="Maximum learning rate; cosine decay to zero."
+    )
+    samples: Annotated[int, Field(ge=2)] = Field(
+        default=128,
+        description="Number of calibration samples; a tenth is held back, to keep the best step.",
+    )
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Random seed of the sample order.")
+
+
+WeightOnlyRounding: TypeAlias = Annotated[
+    Annotated[Nearest | Gptq | Hqq | Awq | Learned, Field(discriminator="kind")],
+    BeforeValidator(named),
+    NamesInSchema((Nearest, Gptq, Hqq, Awq, Learned)),
 ]
 """Rounding of weights beside float activations: a name, or a mapping with `kind` and the parameters of that kind."""
 

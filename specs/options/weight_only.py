@@ -9,7 +9,7 @@ from ..section import LayerPattern, Positive, Section, Selects, fault
 from ..tree import Location
 from ..units import BytesOrShare
 from .base import Need, PassOptions
-from .rounding import Gptq, Nearest, WeightOnlyRounding
+from .rounding import Nearest, WeightOnlyRounding
 
 Integers = Literal["int8", "int6", "int5", "int4", "int3", "int2"]
 
@@ -92,5 +92,5 @@ class WeightOnlyOptions(PassOptions):
         """Calibration data where widths or the rounding depend on them."""
         if self.budget is not None:
             yield "calibration", ("budget",)
-        if isinstance(self.rounding, Gptq):
+        if self.rounding.needs_samples:
             yield "calibration", ("rounding",)

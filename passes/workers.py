@@ -6,15 +6,15 @@ result is the same to the last bit for any number of processes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch.distributed as dist
 from torch import Tensor
 
-from ...specs.root_error import message_of
-from ..errors import PassError
+from ..specs.root_error import message_of
+from .errors import PassError
 
 Result = TypeVar("Result")
 SHARDS = 16
@@ -55,6 +55,29 @@ class Workers:
                 raise PassError(f"process {rank}: {message_of(error)}") from error
         together = {index: result for part, _ in found for index, result in part.items()}
         return [together[index] for index in range(len(shards))]
+
+    def total(
+        self,
+        shards: Sequence[range],
+        work: Callable[[range], Mapping[str, Tensor]],
+        done: Callable[[int], None],
+    ) -> dict[str, Tensor]:
+        """Sums over the shards in order, by name, in every process; several processes hold all results at once."""
+        parts: Iterable[Mapping[str, Tensor]]
+        parts = self.map(shards, work, done) if self.size > 1 else _one_by_one(shards, work, done)
+        total: dict[str, Tensor] = {}
+        for part in parts:
+            for name, tensor in part.items():
+                total[name] = total[name] + tensor if name in total else tensor
+        return total
+
+
+def _one_by_one(
+    shards: Sequence[range], work: Callable[[range], Result], done: Callable[[int], None]
+) -> Iterator[Result]:
+    for index, shard in enumerate(shards):
+        yield work(shard)
+        done(index + 1)
 
 
 ALONE = Workers()

@@ -1,0 +1,82 @@
+"""Scales of input channels that protect the weights of large activations (AWQ).
+
+    s_j = mean|x_j|^a,   W' = W diag(s),   x' = x / s folded into what makes x
+    a = argmin sum over layers of |x (round(W') diag(1 / s) - W)^T|^2,   a on a grid from 0 to 1
+
+Channels with large inputs get a finer step relative to their weights. With a = 0 nothing changes, so that the error on
+the samples is never above that of rounding to nearest. Source: Lin et al., AWQ: Activation-aware weight quantization,
+MLSys 2024. Layers whose input has no place for the factor (`channel_scales`) are rounded as they are, and reported.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from ...specs.options import Awq
+from ..channel_scales import NoSite, Site, find_sites, normalized
+from ..report import Cell, Decision, Table
+from .input_statistics import InputStatistics
+from .rounding_methods import Rounded, RoundingTask, round_weights, rounding_method
+
+_COLUMNS = ("layer", "exponent", "error_nearest", "error")
+
+
+@rounding_method(Awq)
+def round_by_awq(task: RoundingTask, options: Awq) -> Rounded:
+    """The weights rounded by the method `then`, after their input channels were scaled."""
+    inputs = task.inputs(task.samples[: options.samples])
+    graph, decisions, rows = task.graph, list[Decision](), list[tuple[Cell, ...]]()
+    for site in find_sites(task.graph):
+        read = [node for node in site.readers if node.operand("weight").name in task.weights]
+        if not read:
+            continue
+        name, source = read[0].operand("weight").name, read[0].source
+        if isinstance(site, NoSite):
+            decisions.append(Decision("awq", name, source, False, f"no scales: {site.reason}"))
+            continue
+        best = _search(task, site, inputs[name], options.steps)
+        rows.append((source.module or name, best.exponent, best.error_nearest, best.error))
+        text = f"input channels scaled by mean|x|^{best.exponent:.2g}"
+        decisions.append(Decision("awq", name, source, best.exponent > 0, text))
+        graph = graph.with_params(site.scaled(graph, best.scale))
+    result = round_weights(replace(task, graph=graph), options.then)
+    tables = (Table("awq", _COLUMNS, tuple(rows)), *result.tables)
+    return replace(result, decisions=(*decisions, *result.decisions), tables=tables)
+
+
+@dataclass(frozen=True)
+class _Scales:
+    """Scales of a site; errors are squared errors of its layers' outputs on the samples, relative to the outputs."""
+
+    exponent: float
+    scale: Tensor
+    error_nearest: float
+    error: float
+
+
+def _search(task: RoundingTask, site: Site, inputs: InputStatistics, steps: int) -> _Scales:
+    """The exponent of least error of the outputs, the smallest of equal ones."""
+    weights = {v.name: task.graph.tensor(v).float() for v in site.weights if v.name in task.weights}
+    hessian = inputs.hessian.float()
+    power = sum(_error(weight, hessian) for weight in weights.values()) or 1.0
+    found = list[_Scales]()
+    for step in range(steps):
+        scale = normalized(inputs.mean_magnitude.float() ** (step / steps))
+        error = sum(
+            _error(_rounded(task, weight * scale, task.weights[name].bits) / scale - weight, hessian)
+            for name, weight in weights.items()
+        )
+        found.append(_Scales(step / steps, scale, found[0].error if found else error / power, error / power))
+    return min(found, key=lambda scales: scales.error)
+
+
+def _rounded(task: RoundingTask, weight: Tensor, bits: int) -> Tensor:
+    integers, encoding = task.nearest(weight, bits)
+    return encoding.dequantize(integers)
+
+
+def _error(change: Tensor, hessian: Tensor) -> float:
+    """|x change^T|^2 for x^T x = hessian."""
+    return float(((change @ hessian) * change).sum())

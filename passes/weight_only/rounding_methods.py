@@ -1,0 +1,135 @@
+"""Rounding methods of stored weights: their interface, and the registry by the class of their options.
+
+    @rounding_method(Gptq)
+    def round_by_gptq(task: RoundingTask, options: Gptq) -> Rounded: ...
+
+A method gives integers and an encoding for each weight of a float graph. It may also return another float graph: one
+of the same function, with weights that lose less, or one with other norms and biases, trained with the integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from ...ir import Encoding, Entry, Graph, LazyTensor
+from ...specs.options import WeightOnlyOptions
+from ...specs.options.rounding import Nearest
+from ...specs.section import Section
+from ..base import Context
+from ..calibration.calibrate import Batch
+from ..report import Decision, Table
+from .groupwise import encode_groupwise, nearest_group_size, quantize_groupwise
+from .input_statistics import InputStatistics, collect_inputs
+from .stored_weights import StoredWeight
+
+SCALES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Coded:
+    """Integers of a weight and their encoding; `error` is relative to the weight."""
+
+    integers: Entry
+    encoding: Encoding
+    error: float
+
+    @staticmethod
+    def of(weight: Tensor, integers: Tensor, encoding: Encoding) -> Coded:
+        """The integers of a weight, with their error."""
+        difference = encoding.dequantize(integers).sub_(weight)
+        error = float(difference.norm() / weight.float().norm().clamp(min=1e-30))
+        return Coded(integers, encoding, error)
+
+
+@dataclass(frozen=True)
+class RoundingTask:
+    """Weights of a float graph that are to be rounded, each with its bit width, and calibration samples."""
+
+    graph: Graph
+    weights: Mapping[str, StoredWeight]
+    samples: Sequence[Batch]
+    options: WeightOnlyOptions
+    context: Context
+
+    @property
+    def scales(self) -> torch.dtype:
+        """Element type of the scales."""
+        return SCALES[self.options.scales]
+
+    def group_size(self, shape: Sequence[int]) -> int | None:
+        """Size of the groups of a weight of this shape; None where one scale serves a row of a matrix."""
+        size = nearest_group_size(shape[-1], self.options.group_size)
+        return None if len(shape) == 2 and size == shape[1] else size
+
+    def inputs(self, samples: Sequence[Batch]) -> dict[str, InputStatistics]:
+        """Statistics of the inputs of the weights' linear layers in the float graph."""
+        context = self.context
+        return collect_inputs(
+            self.graph, self.weights, samples, workers=context.workers, progress=context.progress
+        )
+
+    def nearest(self, weight: Tensor, bits: int) -> tuple[Tensor, Encoding]:
+        """Integers nearest to a weight, and their encoding."""
+        return quantize_groupwise(
+            weight,
+            bits=bits,
+            group_size=self.group_size(weight.shape),
+            observer=self.options.observer,
+            dtype=self.scales,
+        )
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Result of a method: a float graph, and the integers that replace its weights, by name."""
+
+    graph: Graph
+    coded: Mapping[str, Coded]
+    decisions: tuple[Decision, ...] = ()
+    tables: tuple[Table, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+Options = TypeVar("Options", bound=Section)
+RoundingMethod = Callable[[RoundingTask, Options], Rounded]
+_METHODS: dict[type[Section], RoundingMethod[Any]] = {}  # Any: each method has its own options
+
+
+def rounding_method(options: type[Options]) -> Callable[[RoundingMethod[Options]], RoundingMethod[Options]]:
+    """Function decorator: enter a method in the registry."""
+
+    def enter(method: RoundingMethod[Options]) -> RoundingMethod[Options]:
+        _METHODS[options] = method
+        return method
+
+    return enter
+
+
+def round_weights(task: RoundingTask, options: Section) -> Rounded:
+    """The weights rounded by the method of these options."""
+    return _METHODS[type(options)](task, options)
+
+
+@rounding_method(Nearest)
+def round_to_nearest(task: RoundingTask, options: Nearest) -> Rounded:
+    """Each weight alone, to the nearest integers; no sample is run."""
+    coded = {name: nearest_weight(task, task.graph, name) for name in task.weights}
+    return Rounded(task.graph, coded)
+
+
+def nearest_weight(task: RoundingTask, graph: Graph, name: str) -> Coded:
+    """A constant rounded to nearest. The integers of a lazy one are lazy, too: made again from it at each use."""
+    entry = graph.params.entry(name)
+    weight = entry if isinstance(entry, Tensor) else entry.read()
+    integers, encoding = task.nearest(weight, task.weights[name].bits)
+    coded = Coded.of(weight, integers, encoding)
+    if isinstance(entry, Tensor):
+        return coded
+    shape, dtype = tuple(weight.shape), encoding.container.torch
+    lazy = LazyTensor(shape, dtype, lambda: encode_groupwise(entry.read(), encoding))
+    return Coded(lazy, encoding, coded.error)
