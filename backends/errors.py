@@ -49,6 +49,11 @@ CODES: Mapping[str, ErrorCode] = {
         "`layouts` or `io` names no input or output, or gives an order of images to one without four dimensions",
         "Use one of the names that the message lists; leave out the order of a value that is no image.",
     ),
+    "C711": ErrorCode(
+        "the constants cannot be stored as `outputs.c.weights` says",
+        "Set `weights: file` for a large network on a computer. A microcontroller has no files: use `plain` or "
+        "`huffman` there.",
+    ),
 }
 """Codes of the C backend. They are defined here, where reading them needs no torch."""
 

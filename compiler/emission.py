@@ -14,7 +14,7 @@ from ..backends.c import check as check_c
 from ..backends.c import emit as emit_c
 from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
-from ..ir import Graph, Params, UnsupportedError, dump, long_numbers
+from ..ir import Graph, Params, TensorType, UnsupportedError, dump, long_numbers
 from ..specs import Spec, Target
 from .backends import find_backend, raised_by_package
 from .data import Samples, own_batch, unrolled
@@ -132,12 +132,21 @@ def _stored(graph: Graph) -> Params:
 
 
 def _vectors(graph: Graph, samples: Samples | None, count: int) -> Sequence[Sequence[Tensor]]:
-    """Model inputs for tests of emitted code: real samples if there are any, else seeded noise."""
+    """Model inputs for tests of emitted code: real samples if there are any, else seeded noise.
+
+    Inputs that are not floats, such as indices, are then what models are traced with.
+    """
     if samples is not None and count:
         few = unrolled(graph, samples.first(count * own_batch(graph.inputs, samples)))
         return [few.call(graph.inputs, i) for i in range(few.calls(graph.inputs))]
     generator = torch.Generator().manual_seed(0)
-    return [[torch.randn(v.type.shape, generator=generator) for v in graph.inputs] for _ in range(count)]
+
+    def drawn(type: TensorType) -> Tensor:
+        if type.real().dtype.is_floating:
+            return torch.randn(type.shape, generator=generator)
+        return example_input(type.shape, type.dtype.torch)
+
+    return [[drawn(v.type) for v in graph.inputs] for _ in range(count)]
 
 
 def _interface(
@@ -165,6 +174,8 @@ def _interface(
         target=target,
         c_name=c.name if c else None,
         arena_bytes=c.plan.arena_bytes if c else 0,
+        c_kernels=c.source.sources if c else (),
+        weights_file=f"{c.name}_weights.bin" if c and c.source.is_in_file else None,
         torch_class=torch_module.class_name if torch_module else None,
         inputs=tuple(ports[:count]),
         outputs=tuple(ports[count:]),

@@ -7,16 +7,23 @@ import ctypes
 import importlib.util
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 
 from ..backends.c.tools.elf import Footprint, read_elf
 from ..backends.c.tools.simulate import SimulatedModel, Simulator
-from ..backends.c.tools.toolchain import build_image, find_compiler, link_shared, target_compiler
+from ..backends.c.tools.toolchain import (
+    Compiler,
+    build_image,
+    find_compiler,
+    link_shared,
+    target_compiler,
+)
 from ..ir import Graph, numbers_of, parse, run_integer
 from ..passes.progress_callback import Progress, silent
 from ..specs import SpecError, Target, is_target_file, list_targets, load_target
@@ -28,6 +35,7 @@ from .errors import Problem, UserError, first_line, shorten
 from .interface import INTERFACE_FILE, Interface
 from .lock import check_outputs, read_by_this_version
 from .operators import load_operators
+from .pipeline import HOST
 
 PLACES = ("host", "torch", "integer")
 """Where a network runs, beside the targets that can be simulated."""
@@ -80,9 +88,8 @@ def execute(
         return _whole(_run_backend(on, directory, interface, samples, name))
     with tempfile.TemporaryDirectory(prefix="fxpress-run-") as folder:
         if on == "host":
-            return _run_host(
-                c_sources(directory, interface, name), interface, samples, Path(folder), progress
-            )
+            sources = c_sources(directory, interface, name)
+            return _run_host(sources, directory, interface, samples, Path(folder), progress)
         target = _simulated_target(on, interface)
         sources = c_sources(directory, interface, name)
         return _run_simulated(sources, interface, samples, Path(folder), target, progress)
@@ -125,7 +132,8 @@ def c_sources(directory: Path, interface: Interface, name: str) -> list[Path]:
     """The emitted C sources, without the self-test; UserError, with `name`, when the spec asked for no C."""
     if interface.c_name is None:
         raise UserError(Problem("R406", name, "holds no C", "ask for it under `outputs` in the spec"))
-    return [directory / "c" / f"{interface.c_name}{suffix}" for suffix in (".c", "_weights.c")]
+    names = (f"{interface.c_name}.c", f"{interface.c_name}_weights.c", *interface.c_kernels)
+    return [directory / "c" / name for name in names]
 
 
 def _whole(outputs: Sequence[Tensor]) -> Execution:
@@ -189,9 +197,14 @@ def _as_list(result: object) -> list[Tensor]:
 
 
 def _run_host(
-    sources: Sequence[Path], interface: Interface, samples: Samples, folder: Path, progress: Progress
+    sources: Sequence[Path],
+    directory: Path,
+    interface: Interface,
+    samples: Samples,
+    folder: Path,
+    progress: Progress,
 ) -> Execution:
-    library = link_shared(find_compiler("gcc"), sources, folder / "model.so", flags=("-O2",))
+    library = link_shared(_host_compiler(interface.target), sources, folder / "model.so", flags=())
     function = getattr(ctypes.CDLL(str(library)), f"{interface.c_name}_run")
     memory = ctypes.create_string_buffer(max(interface.arena_bytes, 1) + 16)
     arena = (ctypes.addressof(memory) + 15) // 16 * 16
@@ -200,7 +213,10 @@ def _run_host(
     places = [ctypes.addressof(buffer) for buffer in buffers]
     if interface.arena_offsets is not None:
         places = [arena + offset for offset in interface.arena_offsets]
-    passed = [] if interface.arena_offsets is not None else places
+    passed = [] if interface.arena_offsets is not None else list(places)
+    if interface.weights_file is not None:
+        weights = np.memmap(directory / "c" / interface.weights_file, np.uint8, "r")
+        passed.append(weights.ctypes.data)
     count = len(interface.inputs)
 
     def call(inputs: Sequence[bytes]) -> list[bytes]:
@@ -212,6 +228,11 @@ def _run_host(
         return [ctypes.string_at(place, port.c_bytes) for place, port in outputs]
 
     return _collect(interface, samples, call, progress, "host")
+
+
+def _host_compiler(target: Target) -> Compiler:
+    """The compiler of a computer's target; of networks for other targets GCC, for a moderate time of compilation."""
+    return target_compiler(target) if target.isa == HOST else replace(find_compiler("gcc"), machine=("-O2",))
 
 
 def _run_simulated(

@@ -94,6 +94,12 @@ class Interface(BaseModel):
     target: Target = Field(description="the target it was compiled for, with what the spec changed")
     c_name: str | None = Field(default=None, description="prefix of every C name; null without a C output")
     arena_bytes: int = Field(default=0, description="working memory that the caller of the C function gives")
+    c_kernels: tuple[str, ...] = Field(
+        default=(), description="C files of kernels beside those of the network"
+    )
+    weights_file: str | None = Field(
+        default=None, description="file beside the C whose contents the C function takes; null for none"
+    )
     torch_class: str | None = Field(
         default=None, description="class in torch/model.py; null without a torch output"
     )

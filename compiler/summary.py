@@ -81,6 +81,12 @@ def make_report(
 
 def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
     constants = c.constant_bytes
+    if not c.is_estimated:
+        arena = f"exact, from the plan; {_ports(c)}"
+        return (
+            Resource(name="constants", used=constants, available=target.flash, unit="B", basis="exact"),
+            Resource(name="arena", used=c.plan.arena_bytes, available=target.ram, unit="B", basis=arena),
+        )
     return (
         Resource(
             name="flash",
@@ -210,8 +216,9 @@ def _layers(graph: Graph, c: CArtifact | None, snr: Mapping[str, float]) -> tupl
     rows = []
     for index, ((node, value), cost) in enumerate(zip(steps, c.prediction.nodes, strict=True)):
         row = _movement(index, value, cost) if node is None else _layer(index, node, c.graph, snr)
-        costs = {"kernel": cost.kernel, "instructions": cost.instructions, "cycles": cost.cycles}
-        rows.append(row.model_copy(update={**costs, "constant_bytes": cost.constant_bytes}))
+        costs = {"instructions": cost.instructions, "cycles": cost.cycles} if c.is_estimated else {}
+        known = {"kernel": cost.kernel, "constant_bytes": cost.constant_bytes}
+        rows.append(row.model_copy(update={**known, **costs}))
     return tuple(rows)
 
 

@@ -23,7 +23,7 @@ def check_fit(spec: Spec, target: Target, root: Node) -> list[Problem]:
     """Every contradiction between the parts of a spec."""
     found = [
         *_needs(spec),
-        *_outputs(spec),
+        *_outputs(spec, target),
         *_bits(spec, target),
         *_cycles(spec, target),
         *_inputs(spec),
@@ -48,14 +48,14 @@ def _needs(spec: Spec) -> Iterator[_Fault]:
                 yield "S304", ("passes", index, *asking), f"{what} needs {missing}", f"add `{missing}`"
 
 
-def _outputs(spec: Spec) -> Iterator[_Fault]:
+def _outputs(spec: Spec, target: Target) -> Iterator[_Fault]:
     quantized = any(isinstance(step, QuantizeOptions) for step in spec.passes)
     if spec.outputs.c is None and spec.outputs.torch is None and not spec.outputs.others:
         yield "S202", ("outputs",), "nothing is to be written", "add `c: {}` or `torch: {}`"
     for index, step in enumerate(spec.passes if spec.outputs.c else ()):
-        if not step.has_c_form:
-            fact = f"{step.name} has no C form, and `outputs.c` asks for C"
-            yield "S307", ("passes", index), fact, "leave `outputs.c` out, or use `quantize`"
+        if target.isa != "host" and not step.fits_microcontrollers:
+            fact = f"{step.name} has a C form for computers alone, and the target is {target.name}"
+            yield "S307", ("passes", index), fact, "set `target: {name: host}`, or use `quantize`"
     io = spec.outputs.c.io if spec.outputs.c else "auto"
     words = {(): io} if isinstance(io, str) else {(name,): word for name, word in io.items()}
     for place, word in words.items():

@@ -68,10 +68,11 @@ class COutput(Section):
         description="Storage of inputs and outputs. `caller`: buffers of the caller. `arena`: in the arena, at "
         "offsets given in the header, where they can share memory with intermediate values.",
     )
-    weights: Literal["plain", "huffman"] = Field(
+    weights: Literal["plain", "huffman", "file"] = Field(
         default="plain",
-        description="Storage of the weights of integer layers in flash. `huffman`: as a Huffman code if that is "
-        "smaller, decoded into the arena by the layer that reads them: less flash, more cycles and RAM.",
+        description="Storage of the weights. `plain`: arrays in C. `huffman`: those of integer layers as a Huffman "
+        "code if that is smaller, decoded into the arena by the layer that reads them: less flash, more cycles and "
+        "RAM. `file`: all constants in a binary file beside the C, whose contents the caller passes; for computers.",
     )
     package: tuple[Literal["cmake"], ...] = Field(
         default=("cmake",), description="Build files to write in addition to the C."

@@ -20,19 +20,25 @@ from .plan.kernel_stack import CoreKind, stack_bytes
 from .plan.layout import Layout, channels_last
 from .plan.port_layouts import IMAGE_RANK
 from .plan.select import offers
+from .plan.stored_weights import join_stored_weights
 from .target import Machine
 from .write.literal import C_TYPES
 
 BUDGET_CODES = frozenset({"C707", "C708"})
 _MAX_RANK = 4
 _ACTIVATION_BITS = (8, 16)
+_LARGEST_TEXT = 1 << 26  # bytes of constants that are written as C arrays
 
 
 def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
     """Every reason why this graph cannot be emitted for this target; empty when it can."""
     check_arguments(graph, options, target, "check(graph, options, target)")
     edges = strip_edges(graph, options.stored)
-    problems = [*_port_problems(graph, edges, options), *check_nodes(edges.graph, options, target)]
+    problems = [
+        *_port_problems(graph, edges, options),
+        *_storage_of_constants(edges.graph, options, target),
+        *check_nodes(edges.graph, options, target),
+    ]
     return problems or [*_budget_problems(graph, options, target)]
 
 
@@ -45,8 +51,18 @@ def check_arguments(graph: object, options: object, target: object, call: str) -
 
 def check_nodes(graph: Graph, options: COutput, target: Target) -> list[Problem]:
     """Every node for which there is no kernel on the target, or none that is allowed."""
-    machine = Machine.of(target)
+    machine, graph = Machine.of(target), join_stored_weights(graph)
     return [problem for node in graph.nodes for problem in _node_problems(node, graph, options, machine)]
+
+
+def _storage_of_constants(graph: Graph, options: COutput, target: Target) -> Iterator[Problem]:
+    is_host, place = Machine.of(target).is_host, f"target {target.name}"
+    if options.weights == "file" and not is_host:
+        yield Problem("C711", place, "has no files", "set `weights: plain` or `weights: huffman`")
+    stored = sum(value.type.storage_bytes for value in graph.constants)
+    if options.weights != "file" and is_host and stored > _LARGEST_TEXT:
+        message = f"constants of {stored:,} bytes as C arrays would take too long to compile"
+        yield Problem("C711", place, message, "set `weights: file` under `outputs.c`")
 
 
 def _port_problems(graph: Graph, edges: StrippedEdges, options: COutput) -> Iterator[Problem]:

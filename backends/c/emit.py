@@ -6,9 +6,10 @@ is emitted once, and so is a constant that several kernels read.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from zlib import crc32
 
 from torch import Tensor
 
@@ -16,10 +17,11 @@ from ...ir import Graph
 from ...specs import Transform
 from ...specs.outputs import COutput
 from ...specs.target import Target
+from .. import packed_linear
 from .check import check_arguments
 from .cost.predict import Prediction
 from .lower import Lowered, lower
-from .plan.kernel_stack import CoreKind, stack_bytes
+from .plan.kernel_stack import CoreKind, has_stack_bound, stack_bytes
 from .plan.memory import MemoryPlan
 from .plan.port_layouts import layout_notes
 from .plan.program import Program
@@ -28,7 +30,7 @@ from .write.literal import comment, integer, real
 from .write.ports import Port
 from .write.render import render
 from .write.self_test import write_self_test
-from .write.source import Array, SourceText, StepText, TracePoint
+from .write.source import FILE_ALIGNMENT, Array, SourceText, StepText, TracePoint, weights_file
 
 _AS_IT_IS: Mapping[str, Transform] = {}
 _NO_STATES: Mapping[str, str] = {}
@@ -79,6 +81,11 @@ class CArtifact:
         return self.lowered.prediction
 
     @property
+    def is_estimated(self) -> bool:
+        """Whether cost and stack are estimated: not with kernels of a computer."""
+        return has_stack_bound(self.program)
+
+    @property
     def trace(self) -> tuple[TracePoint, ...]:
         """The values that the trace hook sees."""
         return self.source.trace
@@ -92,7 +99,8 @@ class CArtifact:
         """Write all files; the sources of the network, without its self-test."""
         for name, data in self.files.items():
             (folder / name).write_bytes(data)
-        return [folder / f"{self.name}.c", folder / f"{self.name}_weights.c"]
+        names = (f"{self.name}.c", f"{self.name}_weights.c", *self.source.sources)
+        return [folder / name for name in names]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +138,8 @@ class HeaderContext:
     ports: tuple[PortContext, ...]
     parameters: str
     arena: tuple[Macro, ...]
-    stack: StackContext
+    weights: tuple[Macro, ...]
+    stack: StackContext | None
     ports_in_arena: bool
     has_test: bool
     conversions: tuple[Conversion, ...]
@@ -149,7 +158,9 @@ class SourceContext:
     parameters: str
     uses_arena: bool
     null_check: str
-    alignment_mask: int
+    alignment_check: str
+    is_in_file: bool
+    kernel_header: str
     steps: tuple[StepText, ...]
 
 
@@ -158,6 +169,7 @@ class WeightsContext:
     """Template context of the constants file."""
 
     name: str
+    prefix: str
     constants: tuple[Array, ...]
 
 
@@ -167,6 +179,7 @@ class CMakeContext:
 
     name: str
     prefix: str
+    sources: tuple[str, ...]
     uses_math: bool
     has_test: bool
 
@@ -193,29 +206,72 @@ def emit(
         start = f"; at the start {notes[port]}" if port in notes else ""
         notes[port] = f"state: the output {output} of the call before{start}"
     header = _header_context(
-        name, program, plan, found, notes, CoreKind.of(target), has_test=options.self_test > 0
+        name,
+        program,
+        plan,
+        found,
+        notes,
+        CoreKind.of(target),
+        is_in_file=source.is_in_file,
+        has_test=options.self_test > 0,
     )
-    header = replace(header, conversions=conversions(name, found, transforms))
+    stored = weights_file(source.arrays) if source.is_in_file else b""
+    header = replace(
+        header, conversions=conversions(name, found, transforms), weights=_weights_macros(name, stored)
+    )
+    weights_template = "weights_file.c.j2" if stored else "weights.c.j2"
     files = {
         f"{name}.h": render("header.h.j2", header),
         f"{name}.c": render("model.c.j2", _source_context(name, plan, found, source)),
-        f"{name}_weights.c": render("weights.c.j2", WeightsContext(name, source.arrays)),
+        f"{name}_weights.c": render(weights_template, WeightsContext(name, name.upper(), source.arrays)),
     }
     if options.self_test:
-        files[f"{name}_test.c"] = write_self_test(name, lowered.graph, found, vectors)
+        files[f"{name}_test.c"] = write_self_test(
+            name, lowered.graph, found, vectors, is_in_file=source.is_in_file
+        )
     if "cmake" in options.package:
-        context = CMakeContext(name, name.upper(), source.uses_math, has_test=options.self_test > 0)
+        context = CMakeContext(
+            name,
+            name.upper(),
+            source.sources,
+            source.uses_math or bool(source.sources),
+            has_test=options.self_test > 0,
+        )
         files["CMakeLists.txt"] = render("CMakeLists.txt.j2", context)
     return CArtifact(
         name,
-        {file: text.encode("ascii") for file, text in files.items()},
+        {file: text.encode("ascii") for file, text in files.items()} | _binary_files(name, source, stored),
         lowered,
-        {
-            m.name: m.value
-            for m in (*header.arena, header.stack.macro, *(m for p in header.ports for m in p.macros))
-        },
+        {m.name: m.value for m in _macros(header)},
         (*lowered.notes, *layout_notes(lowered.graph, options.layouts)),
     )
+
+
+def _macros(header: HeaderContext) -> Iterator[Macro]:
+    yield from header.arena
+    yield from header.weights
+    if header.stack is not None:
+        yield header.stack.macro
+    for port in header.ports:
+        yield from port.macros
+
+
+def _weights_macros(name: str, stored: bytes) -> tuple[Macro, ...]:
+    if not stored:
+        return ()
+    prefix = f"{name.upper()}_WEIGHTS"
+    return (
+        Macro(f"{prefix}_BYTES", str(len(stored))),
+        Macro(f"{prefix}_ALIGNMENT", str(FILE_ALIGNMENT)),
+        Macro(f"{prefix}_CRC32", f"{crc32(stored):#010x}u"),
+    )
+
+
+def _binary_files(name: str, source: SourceText, stored: bytes) -> dict[str, bytes]:
+    """Kernels that are copied as they are, with their header, and the weights file."""
+    kernels = (*source.sources, packed_linear.HEADER) if source.sources else ()
+    files = {file: (packed_linear.FOLDER / file).read_bytes() for file in kernels}
+    return files | ({f"{name}_weights.bin": stored} if stored else {})
 
 
 def _header_context(
@@ -226,6 +282,7 @@ def _header_context(
     notes: Mapping[str, str],
     kind: CoreKind | None,
     *,
+    is_in_file: bool,
     has_test: bool,
 ) -> HeaderContext:
     prefix = name.upper()
@@ -235,12 +292,13 @@ def _header_context(
         tuple(
             _port_context(prefix, port, notes.get(port.name, "") if port.is_input else "") for port in ports
         ),
-        _parameters(ports),
+        _parameters(ports, is_in_file=is_in_file),
         (
             Macro(f"{prefix}_ARENA_BYTES", str(plan.arena_bytes)),
             Macro(f"{prefix}_ARENA_ALIGNMENT", str(plan.alignment)),
         ),
-        _stack_context(prefix, program, kind),
+        (),
+        _stack_context(prefix, program, kind) if has_stack_bound(program) else None,
         ports_in_arena=any(port.offset is not None for port in ports),
         has_test=has_test,
         conversions=(),
@@ -281,22 +339,28 @@ def _source_context(
     name: str, plan: MemoryPlan, ports: tuple[Port, ...], source: SourceText
 ) -> SourceContext:
     pointers = [port.parameter for port in ports if port.offset is None]
+    pointers += ["weights"] if source.is_in_file else []
     pointers += ["arena"] if plan.arena_bytes else []
+    alignments = [("arena", plan.alignment)]
+    alignments += [("weights", FILE_ALIGNMENT)] if source.is_in_file else []
     return SourceContext(
         name,
         ("stddef.h", "stdint.h", *(("math.h",) if source.uses_math else ())),
         source.uses_memory,
         source.support,
-        tuple(a.declaration for a in source.arrays),
+        () if source.is_in_file else tuple(a.declaration for a in source.arrays),
         tuple(function.text for function in source.functions),
-        _parameters(ports),
+        _parameters(ports, is_in_file=source.is_in_file),
         plan.arena_bytes > 0,
         " || ".join(f"{pointer} == NULL" for pointer in pointers),
-        plan.alignment - 1,
+        " || ".join(f"((uintptr_t){pointer} & {size - 1}u) != 0u" for pointer, size in alignments),
+        source.is_in_file,
+        packed_linear.HEADER if source.sources else "",
         source.steps,
     )
 
 
-def _parameters(ports: tuple[Port, ...]) -> str:
+def _parameters(ports: tuple[Port, ...], *, is_in_file: bool) -> str:
     passed = [port.declaration for port in ports if port.offset is None]
+    passed += ["const void *weights"] if is_in_file else []
     return ", ".join([*passed, "void *arena"])

@@ -16,6 +16,7 @@ from .plan.prepare import join_equal_constants, renumber_flattened
 from .plan.program import Program
 from .plan.schedule import schedule
 from .plan.select import Candidates, candidates, select
+from .plan.stored_weights import join_stored_weights
 from .target import Machine
 from .write.ports import Port, ports
 from .write.source import SourceText, write_source
@@ -63,9 +64,10 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     is larger than what it saves.
     """
     edges = strip_edges(graph, options.stored)
-    prepared = replace(edges, graph=schedule(join_equal_constants(renumber_flattened(edges.graph))))
+    graph = renumber_flattened(join_stored_weights(edges.graph))
+    prepared = replace(edges, graph=schedule(join_equal_constants(graph)))
     choose = partial(_choose, prepared, options, target, candidates(prepared.graph, Machine.of(target)))
-    if options.weights == "plain":
+    if options.weights != "huffman":
         return choose(frozenset())
     coded = frozenset(node.outputs[0].name for node in prepared.graph.nodes)
     lowered = choose(coded)
@@ -156,8 +158,9 @@ def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
 
 def _written(edges: StrippedEdges, program: Program, options: COutput, machine: Machine) -> Lowered:
     plan = plan_memory(program, ports_in_arena=options.buffers == "arena")
-    found = ports(edges, program, plan, prefix=options.name)
-    source = write_source(options.name, program, plan, found)
+    taken = ("weights", "constants") if options.weights == "file" else ()
+    found = ports(edges, program, plan, prefix=options.name, taken=taken)
+    source = write_source(options.name, program, plan, found, in_file=options.weights == "file")
     return Lowered(edges, program, plan, found, source, machine)
 
 

@@ -14,7 +14,7 @@ class Machine:
     `core` is the core whose sizes of code are measured, or the nearest to it; `counted` are cores whose instructions
     may stand for this one's, the nearest first. `few_registers` is true of cores on which most instructions reach eight
     registers only, `aligned_only` of those that read words from multiples of 4 only, `timed` of those whose cycles are
-    known.
+    known. `is_host`: a computer, which has files, memory without limits and vector instructions.
     """
 
     name: str = "portable"
@@ -25,6 +25,7 @@ class Machine:
     few_registers: bool = False
     aligned_only: bool = False
     timed: bool = False
+    is_host: bool = False
 
     @staticmethod
     def of(target: Target) -> Machine:
@@ -35,5 +36,13 @@ class Machine:
         nearest = ("cortex-m33" if fpu else "cortex-m4") if dsp else "cortex-m3"
         counted, timed = (target.core or target.name, target.measured, nearest), target.timing is not None
         return Machine(
-            target.name, target.measured, counted, dsp, fpu, few_registers, aligned_only, timed=timed
+            target.name,
+            target.measured,
+            counted,
+            dsp,
+            fpu,
+            few_registers,
+            aligned_only,
+            timed=timed,
+            is_host=target.isa == "host",
         )

@@ -17,19 +17,18 @@ from torch.overrides import TorchFunctionMode
 
 from ...ir import Params
 from ...ir.tensor_files import tensor_file, write_tensors
+from .. import packed_linear
 
 SOURCE_FILE = "model.py"
-KERNEL_FILE = "packed_linear.c"
 WEIGHTS_FILE = "model.safetensors"
-_HERE = Path(__file__)
 
 
 @dataclass(frozen=True)
 class TorchArtifact:
     """An emitted module. `tensors` are its state by key; `aliases` are keys whose tensor is stored under another key.
 
-    A module that names packed_linear.c has a copy of it next to its source. Tensors of a lazy graph are lazy: `save`
-    has one of them in memory at a time.
+    A module that names packed_linear.c has a copy of it, and of its header, next to its source. Tensors of a lazy graph
+    are lazy: `save` has one of them in memory at a time.
     """
 
     class_name: str
@@ -68,8 +67,9 @@ class TorchArtifact:
     @property
     def _sources(self) -> dict[str, bytes]:
         sources = {SOURCE_FILE: self.source.encode()}
-        if KERNEL_FILE in self.source:
-            sources[KERNEL_FILE] = _HERE.with_name(KERNEL_FILE).read_bytes()
+        if packed_linear.SOURCE in self.source:
+            kernel = (packed_linear.SOURCE, packed_linear.HEADER)
+            sources |= {name: (packed_linear.FOLDER / name).read_bytes() for name in kernel}
         return sources
 
 
@@ -92,7 +92,8 @@ def restore(source: str, name: str) -> nn.Module:
 def _definitions(source: str) -> Mapping[str, Any]:  # what a file defines
     filename = f"<fxpress module {sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    namespace: dict[str, Any] = {"__name__": "fxpress_module", "__file__": str(_HERE.with_name(SOURCE_FILE))}
+    place = packed_linear.FOLDER / SOURCE_FILE  # beside the kernel
+    namespace: dict[str, Any] = {"__name__": "fxpress_module", "__file__": str(place)}
     exec(compile(source, filename, "exec", dont_inherit=True), namespace)
     for item in namespace.values():
         if isinstance(item, type) and item.__module__ == "fxpress_module":

@@ -244,7 +244,8 @@ def packed_linear_library() -> ctypes.CDLL | None:
         probe = subprocess.run(
             [*compiler, native, "-dM", "-E", "-x", "c", os.devnull], check=True, capture_output=True
         )
-        key = hashlib.sha256(b"\0".join([source.read_bytes(), probe.stdout, " ".join(flags).encode()]))
+        sources = [source.read_bytes(), source.with_suffix(".h").read_bytes()]
+        key = hashlib.sha256(b"\0".join([*sources, probe.stdout, " ".join(flags).encode()]))
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxpress"
         library = folder / f"packed_linear-{key.hexdigest()[:16]}.so"
         kernel = loaded(library) or ctypes.CDLL(str(compiled(compiler, flags, source, library)))

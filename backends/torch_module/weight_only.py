@@ -13,13 +13,13 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
 from ...ir import DType, Graph, LazyTensor, Node, TensorType, Value
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
 from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
-from ...ir.packing import BLOCK_ROWS, STEP_COLUMNS, packed_shape
+from ...ir.packing import BLOCK_ROWS, packed_shape
+from ..packed_linear import pack_codes, pack_scales
 from . import prelude_weight_only
 from .forward import clamped
 from .layers import Argument, LayerKind, construct, layer_kind
@@ -111,38 +111,6 @@ def packed_weight(type: TensorType, read: Callable[[], Tensor]) -> LazyTensor:
     bits, lowest, shape = type.quantization.bits, type.quantization.qmin, packed_shape(type)
     size = type.shape[-1] // shape[1]
     return LazyTensor(shape, torch.uint8, lambda: pack_codes(read(), bits, size, lowest=lowest))
-
-
-def pack_codes(integers: Tensor, bits: int, group_size: int, *, lowest: int | None = None) -> Tensor:
-    """Integers [..., columns] in the packed form of packed_linear.c: [blocks, groups, bytes] of uint8.
-
-    `lowest` is the one with code 0; default: the lowest of these bits in two's complement.
-    """
-    rows = integers.reshape(-1, integers.shape[-1] // group_size, group_size)
-    offset = 1 << (bits - 1) if lowest is None else -lowest
-    codes = (rows.to(torch.int16) + offset).to(torch.uint8)
-    codes = pad(codes, (0, -group_size % STEP_COLUMNS, 0, 0, 0, -len(rows) % BLOCK_ROWS), value=offset)
-    blocks, groups, steps = len(codes) // BLOCK_ROWS, codes.shape[1], codes.shape[2] // STEP_COLUMNS
-    rest = codes.reshape(blocks, BLOCK_ROWS, groups, steps, 4, 4).permute(0, 2, 3, 4, 1, 5)
-    rest = rest.reshape(blocks, groups, steps, 4, 4 * BLOCK_ROWS)  # lines of 4 columns
-    planes, left = [], bits
-    while left:
-        width = next(width for width in (8, 4, 2, 1) if width <= left)
-        plane = rest & ((1 << width) - 1)
-        # parts of a byte are columns of their own, or, single bits, neighbours within a line
-        shape = (-1, 8) if width == 1 else (-1, 8 // width, 4 * BLOCK_ROWS)
-        axis = -1 if width == 1 else -2
-        parts = plane.reshape(blocks, groups, steps, *shape)
-        shifts = torch.arange(0, 8, width, dtype=torch.uint8).reshape(-1, *[1] * (-1 - axis))
-        planes.append((parts << shifts).sum(axis, dtype=torch.uint8).flatten(3))
-        rest, left = rest >> width, left - width
-    return torch.cat(planes, -1).flatten(2)
-
-
-def pack_scales(scale: Tensor, rows: int) -> Tensor:
-    """Scales [rows * groups] in the packed form: [blocks, groups, 16]; those of absent rows are 0."""
-    table = pad(scale.reshape(rows, -1), (0, 0, 0, -rows % BLOCK_ROWS))
-    return table.reshape(-1, BLOCK_ROWS, table.shape[1]).transpose(1, 2).contiguous()
 
 
 def _holds_matrix(node: Node) -> bool:

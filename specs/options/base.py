@@ -35,8 +35,8 @@ class PassOptions(Section):
     """The data without which the pass cannot run, whatever its options are; `needed` adds what options ask for."""
     written: ClassVar[frozenset[str]] = frozenset()
     """Options whose files the pass writes; all others that name files must be there."""
-    has_c_form: ClassVar[bool] = True
-    """Whether C can be written for the graph that the pass makes."""
+    fits_microcontrollers: ClassVar[bool] = True
+    """Whether C can be written for other targets than computers for the graph that the pass makes."""
     why: ClassVar[str] = ""
     """The reason for `before` and `after`, as the end of a message."""
 

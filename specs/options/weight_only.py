@@ -41,11 +41,11 @@ class WeightOnlyOptions(PassOptions):
     """Stores the weights of matrix products and embeddings as integers, with a scale for each group.
 
     Language models at batch 1 are limited by memory bandwidth, so that fewer bytes of weights are more speed. Inputs of
-    linear layers are rounded to int8 at run time (`activations`), all other values stay in float. For the torch module
-    only: such weights have no C form.
+    linear layers are rounded to int8 at run time (`activations`), all other values stay in float. For the torch
+    module, and for C on a computer (target `host`).
     """
 
-    has_c_form: ClassVar = False
+    fits_microcontrollers: ClassVar = False
 
     pass_: Literal["weight_only"] = Field(
         default="weight_only", alias="pass", description="The name of the pass."

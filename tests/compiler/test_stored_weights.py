@@ -69,3 +69,18 @@ def test_weights_that_are_zero_or_tiny_pass_too(factor: float) -> None:
         net.bias.zero_()
     steps = [{"pass": "weight_only", "activations": "float32"}]
     compile_model(net, inputs={"x": torch.zeros(1, 64)}, passes=steps, outputs="torch")
+
+
+@pytest.mark.parametrize("weights", ["plain", "file"])
+def test_a_network_with_stored_weights_runs_as_c_on_this_machine(tmp_path: Path, weights: str) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(0, 53, (1, 9))
+    net = nn.Sequential(nn.Embedding(53, 40), nn.Linear(40, 96), nn.GELU(), nn.Linear(96, 24)).eval()
+    outputs = {"c": {"weights": weights}, "torch": {}}
+    steps = [{"pass": "weight_only", "activations": "float32"}]
+    compiled = compile_model(net, inputs={"tokens": tokens}, passes=steps, target="host", outputs=outputs)
+    compiled.write(tmp_path / "out")
+    data = {"tokens": torch.randint(0, 53, (6, 9)).numpy()}
+    loaded = load_compiled(tmp_path / "out")
+    in_c, in_torch = (loaded.run(data, on=place).outputs[0] for place in ("host", "torch"))
+    torch.testing.assert_close(in_c, in_torch, rtol=1e-4, atol=1e-5)

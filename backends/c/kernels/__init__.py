@@ -1,11 +1,11 @@
 """The kernels, found by the operator's name. Importing this package registers all of them.
 
 Families by machine: `portable` C for any core, `blocked` float kernels that compute in registers, `dsp` integer kernels
-for Cortex-M cores with the DSP extension. Modules that the families share lie here.
+for Cortex-M cores with the DSP extension, `host` kernels for computers. Modules that the families share lie here.
 """
 
 from ..plan.layout import Layout, contiguous
-from . import blocked, dsp, portable
+from . import blocked, dsp, host, portable
 from .base import (
     Call,
     Constant,
@@ -31,6 +31,7 @@ __all__ = [
     "blocked",
     "contiguous",
     "dsp",
+    "host",
     "kernel",
     "kernels",
     "kernels_of",

@@ -92,7 +92,7 @@ class Function:
     """A C function that `template` writes. Functions with equal keys are equal but for their name: emitted once.
 
     `variant` tells functions of a template apart whose work has different prices: the operator of an element, loops
-    that the compiler writes out.
+    that the compiler writes out. `sources` are files of `packed_linear` that define what the function calls.
     """
 
     template: str
@@ -101,6 +101,7 @@ class Function:
     headers: tuple[str, ...] = ()
     uses_math: bool = False
     variant: str = ""
+    sources: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -398,13 +399,14 @@ def template(
     headers: tuple[str, ...] = ("arithmetic.h",),
     uses_math: bool = False,
     variant: str = "",
+    sources: tuple[str, ...] = (),
 ) -> Function:
     """The function that a template writes; it sees `name`, the C `parameters`, and the frozen context as `k`."""
 
     def render(name: str) -> str:
         return _ENVIRONMENT.get_template(path).render(k=context, name=name, parameters=parameters)
 
-    return Function(path, (path, context, parameters), render, headers, uses_math, variant)
+    return Function(path, (path, context, parameters), render, headers, uses_math, variant, sources)
 
 
 def offer(
@@ -427,19 +429,23 @@ def offer(
     limitation: str = "",
     uses_math: bool = False,
     variant: str = "",
+    sources: tuple[str, ...] = (),
 ) -> Offer:
     """The offer of one call of a template's function.
 
     `reads` and `results` give operands and results their names in the C; `operands` are those that the operator calls
     otherwise. `pack` makes the arrays of `constants`, in this order; `tables` are arrays that follow them. `scratch` is
-    the C type of the working memory.
+    the C type of the working memory, `sources` are files that define what the function calls.
     """
     sizes = {**constants, **{role: table.nbytes for role, table in tables.items()}}
     named = {name: operands.get(name, name) for name in reads}
 
     def build() -> tuple[Call, ...]:
         arrays = packed(sizes, [*pack(), *tables.values()])
-        return (call(site, path, context, named, results, arrays, scratch=scratch, uses_math=uses_math),)
+        made = call(
+            site, path, context, named, results, arrays, scratch=scratch, uses_math=uses_math, sources=sources
+        )
+        return (made,)
 
     return Offer(
         kernel or f"{site.node.op.name}_portable",
@@ -509,6 +515,7 @@ def call(
     *,
     scratch: str = "",
     uses_math: bool = False,
+    sources: tuple[str, ...] = (),
 ) -> Call:
     """A call of a template's function; `reads` and `results` give operands and results their names in the C."""
     headers = ("arithmetic.h",) if site.is_integer else ("real.h",)
@@ -518,7 +525,9 @@ def call(
     ]
     pointers += [f"const {array_type(c.data)} *{c.role}" for c in constants]
     pointers += [f"{scratch} *scratch"] if scratch else []
-    function = template(path, context, ", ".join(pointers), headers=headers, uses_math=uses_math)
+    function = template(
+        path, context, ", ".join(pointers), headers=headers, uses_math=uses_math, sources=sources
+    )
     written = tuple(range(len(results)))
     return Call(function, tuple(map(site.index, reads.values())), written, constants, scratch=bool(scratch))
 

@@ -60,6 +60,11 @@ _CONDITIONS = {
 }
 
 
+def has_stack_bound(program: Program) -> bool:
+    """Whether a program has measured kernels alone: those for computers are not measured."""
+    return not any(c.function.template.startswith("host/") for step in program.steps for c in step.calls)
+
+
 def stack_bytes(program: Program, kind: CoreKind | None) -> int:
     """Most bytes of stack that the emitted function takes, built with optimization for such a core, or for any."""
     if kind is None:

@@ -81,20 +81,22 @@ class Port:
         return tuple(self.type.shape[dim] for dim in batch_first)
 
 
-def ports(edges: StrippedEdges, program: Program, plan: MemoryPlan, *, prefix: str) -> tuple[Port, ...]:
-    """Inputs, then outputs; `prefix` is that of every C name."""
+def ports(
+    edges: StrippedEdges, program: Program, plan: MemoryPlan, *, prefix: str, taken: Collection[str] = ()
+) -> tuple[Port, ...]:
+    """Inputs, then outputs; `prefix` is that of every C name, `taken` are further names of the emitted function."""
     graph, found = edges.graph, []
     input_macros = _macros([v.name for v in graph.inputs], "INPUT")
     output_macros = _macros(list(graph.output_names), "OUTPUT", taken=input_macros)
     inputs = zip(program.inputs, input_macros, edges.inputs, plan.inputs, strict=True)
     for i, (stored, macro, encoding, place) in enumerate(inputs):
-        parameter = _parameter(macro, f"input_{i}", prefix)
+        parameter = _parameter(macro, f"input_{i}", prefix, taken)
         found.append(Port(stored.value.name, parameter, macro, stored, True, encoding, _offset(place)))
     outputs = zip(
         graph.output_names, program.outputs, output_macros, edges.outputs, plan.outputs, strict=True
     )
     for i, (name, stored, macro, encoding, place) in enumerate(outputs):
-        parameter = _parameter(macro, f"output_{i}", prefix)
+        parameter = _parameter(macro, f"output_{i}", prefix, taken)
         found.append(Port(name, parameter, macro, stored, False, encoding, _offset(place)))
     return tuple(found)
 
@@ -138,8 +140,10 @@ def _macros(names: Sequence[str], role: str, *, taken: Collection[str] = ()) -> 
     return found
 
 
-def _parameter(macro: str, number: str, prefix: str) -> str:
+def _parameter(macro: str, number: str, prefix: str, taken: Collection[str]) -> str:
     """The macro's name in small letters, unless it means something else in the emitted function or its header."""
     name = macro.lower()
-    is_taken = name in _TAKEN_NAMES or _TAKEN_FORMS.fullmatch(name) or name.startswith(f"{prefix}_")
+    is_taken = (
+        name in _TAKEN_NAMES or name in taken or _TAKEN_FORMS.fullmatch(name) or name.startswith(f"{prefix}_")
+    )
     return name if is_c_name(name) and not is_taken else number

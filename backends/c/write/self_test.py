@@ -8,20 +8,25 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ....ir import Graph, run_integer
+from ..plan.stored_weights import PackedLinear
 from .literal import comment
 from .ports import Port, to_memory
 from .render import render
 from .source import Array
 
+_TOLERANCE = "1e-4f * (1.0f + magnitude)"
+# The last bits of a float can turn over an activation that is rounded to int8.
+_TOLERANCE_OF_ROUNDED = "0.05f * (1.0f + magnitude)"
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output and the buffer that receives it; reals may differ by rounding."""
+    """An output and the buffer that receives it; `tolerance` of reals, a C expression, empty for integers."""
 
     c_type: str
     symbol: str
     size: int
-    is_float: bool
+    tolerance: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,7 @@ class SelfTestContext:
     name: str
     prefix: str
     ports_in_arena: bool
+    is_in_file: bool
     arrays: tuple[Array, ...]
     outputs: tuple[Output, ...]
     vectors: tuple[Vector, ...]
@@ -47,13 +53,23 @@ class SelfTestContext:
 
 
 def write_self_test(
-    name: str, graph: Graph, ports: tuple[Port, ...], vectors: Sequence[Sequence[Tensor]]
+    name: str,
+    graph: Graph,
+    ports: tuple[Port, ...],
+    vectors: Sequence[Sequence[Tensor]],
+    *,
+    is_in_file: bool = False,
 ) -> str:
-    """The self-test on inputs `vectors`; what is expected is computed by the integer interpreter."""
+    """The self-test on inputs `vectors`; what is expected is computed by the integer interpreter.
+
+    With `is_in_file` it is given the contents of the weights file.
+    """
     inputs = [port for port in ports if port.is_input]
     outputs = [port for port in ports if not port.is_input]
+    rounds = any(isinstance(node.op, PackedLinear) and node.op.is_rounded for node in graph.nodes)
+    tolerance = _TOLERANCE_OF_ROUNDED if rounds else _TOLERANCE
     buffers = tuple(
-        Output(port.c_type, f"result_{i}", port.type.numel, port.c_type == "float")
+        Output(port.c_type, f"result_{i}", port.type.numel, tolerance if port.c_type == "float" else "")
         for i, port in enumerate(outputs)
     )
     in_arena = any(port.offset is not None for port in ports)
@@ -74,10 +90,13 @@ def write_self_test(
             for buffer, result, array in zip(buffers, results, expected, strict=True)
         ]
         passed = [] if in_arena else [*(a.symbol for a in given), *results]
+        passed += ["weights"] if is_in_file else []
         arguments = ", ".join([*passed, "arena.bytes"])
         runs.append(Vector(tuple(copies) if in_arena else (), arguments, tuple(checks)))
     count = len(runs) * len(outputs)
-    context = SelfTestContext(name, name.upper(), in_arena, tuple(arrays), buffers, tuple(runs), count)
+    context = SelfTestContext(
+        name, name.upper(), in_arena, is_in_file, tuple(arrays), buffers, tuple(runs), count
+    )
     return render("test.c.j2", context)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ....ir import Source
@@ -17,15 +17,22 @@ from .support import helpers
 
 _DECODER = "huffman.h"
 
+FILE_ALIGNMENT = 64
+"""Bytes at whose multiples the arrays of a weights file begin: a line of the cache, a vector of the widest kernel."""
+
 
 @dataclass(frozen=True, slots=True)
 class Array:
-    """A constant array as it is written; `step` is the first one that reads it."""
+    """A constant array as it is written; `step` is the first one that reads it.
+
+    `offset` counts bytes from the start of the weights file; None for an array in C.
+    """
 
     symbol: str
     data: AnyArray
     comment: str
     step: int = 0
+    offset: int | None = None
 
     @property
     def c_type(self) -> str:
@@ -46,6 +53,13 @@ class Array:
     def bytes(self) -> int:
         """Bytes of flash, aligned to 4."""
         return -(-self.data.nbytes // 4) * 4
+
+    @property
+    def pointer(self) -> str:
+        """The C expression of its address: its name, or a place in the weights file."""
+        if self.offset is None:
+            return self.symbol
+        return f"(const {self.c_type} *)(const void *)(constants + {self.offset})"
 
     @property
     def declaration(self) -> str:
@@ -85,7 +99,10 @@ class TracePoint:
 
 @dataclass(frozen=True)
 class SourceText:
-    """Functions, constants and steps of a program, in order; `support` are the helpers that they need."""
+    """Functions, constants and steps of a program, in order.
+
+    `support` are the helpers that they need, `sources` are files of `packed_linear` that define what they call.
+    """
 
     support: tuple[str, ...]
     functions: tuple[FunctionText, ...]
@@ -93,6 +110,12 @@ class SourceText:
     steps: tuple[StepText, ...]
     trace: tuple[TracePoint, ...]
     uses_math: bool
+    sources: tuple[str, ...] = ()
+
+    @property
+    def is_in_file(self) -> bool:
+        """Whether the constants are in a weights file."""
+        return any(array.offset is not None for array in self.arrays)
 
     @property
     def uses_memory(self) -> bool:
@@ -109,9 +132,20 @@ class SourceText:
         return sum(array.bytes for array in self.arrays)
 
 
-def write_source(name: str, program: Program, plan: MemoryPlan, ports: tuple[Port, ...]) -> SourceText:
-    """The C of a program whose values lie as `plan` says."""
-    return _Writer(name, program, plan, ports).write()
+def write_source(
+    name: str, program: Program, plan: MemoryPlan, ports: tuple[Port, ...], *, in_file: bool = False
+) -> SourceText:
+    """The C of a program whose values lie as `plan` says; its constants are arrays, or places in a file."""
+    return _Writer(name, program, plan, ports, in_file).write()
+
+
+def weights_file(arrays: Sequence[Array]) -> bytes:
+    """The contents of the weights file, each array at its offset."""
+    contents = bytearray()
+    for stored in arrays:
+        assert stored.offset is not None
+        contents += bytes(stored.offset - len(contents)) + stored.data.tobytes()
+    return bytes(contents)
 
 
 @dataclass
@@ -120,6 +154,7 @@ class _Writer:
     program: Program
     plan: MemoryPlan
     ports: tuple[Port, ...]
+    in_file: bool
     _functions: dict[Hashable, FunctionText] = field(default_factory=dict)
     _arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
     _declared: dict[Stored, str] = field(default_factory=dict)
@@ -128,8 +163,10 @@ class _Writer:
     _headers: set[str] = field(default_factory=set)
     _calls: Counter[str] = field(default_factory=Counter)
     _trace: list[TracePoint] = field(default_factory=list)
+    _sources: set[str] = field(default_factory=set)
     _uses_math: bool = False
     _number: int = 0
+    _file_bytes: int = 0
 
     def write(self) -> SourceText:
         steps = [self._step(number, step) for number, step in enumerate(self.program.steps)]
@@ -143,6 +180,7 @@ class _Writer:
             tuple(step for step in steps if step.lines),
             tuple(self._trace),
             self._uses_math,
+            tuple(sorted(self._sources)),
         )
 
     def _step(self, number: int, step: Step) -> StepText:
@@ -205,6 +243,7 @@ class _Writer:
             symbol += "_"
         self._symbols.add(symbol)
         self._headers.update(call.function.headers)
+        self._sources.update(call.function.sources)
         self._uses_math |= call.function.uses_math
         text = call.function.render(symbol)
         self._functions[call.function.key] = FunctionText(symbol, text, call.function.template, number)
@@ -226,8 +265,10 @@ class _Writer:
             while symbol in self._symbols:
                 symbol += "_"
             self._symbols.add(symbol)
-            self._arrays[key] = Array(symbol, data, comment(text), self._number)
-        return self._arrays[key].symbol
+            at = -(-self._file_bytes // FILE_ALIGNMENT) * FILE_ALIGNMENT if self.in_file else None
+            self._file_bytes = 0 if at is None else at + data.nbytes
+            self._arrays[key] = Array(symbol, data, comment(text), self._number, at)
+        return self._arrays[key].pointer
 
     def _operand(self, stored: Stored | None, step: Step) -> str:
         assert stored is not None

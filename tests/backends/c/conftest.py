@@ -17,6 +17,7 @@ from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.plan.kernel_stack import CoreKind
 from fxpress.backends.c.tools.toolchain import WARNINGS, Compiler, find_compiler, link_shared, target_compiler
 from fxpress.backends.c.write.ports import Port, from_memory, to_memory
+from fxpress.backends.c.write.source import FILE_ALIGNMENT, weights_file
 from fxpress.backends.errors import ToolMissingError
 from fxpress.ir import DType, Graph, Value, parse, run_integer, verify
 from fxpress.specs import list_targets, load_target
@@ -252,11 +253,13 @@ def _compare(
     arena = np.full(artifact.plan.arena_bytes // 8 + 1, 0x5A5A5A5A5A5A5A5A, np.int64)
     before = [g.copy() for g in given]
     passed = [*given, *results]
+    weights = _aligned(weights_file(artifact.source.arrays)) if artifact.source.is_in_file else None
     if artifact.ports[0].offset is not None:
         passed = []
         for port, data in zip(ins, given, strict=True):
             _in_arena(arena, port)[:] = data
         results = [_in_arena(arena, port) for port in outs]
+    passed += [] if weights is None else [weights]
     status = getattr(library, f"{artifact.name}_run")(
         *(ctypes.c_void_p(a.ctypes.data) for a in (*passed, arena))
     )
@@ -269,6 +272,14 @@ def _compare(
     )
     beyond = arena.view(np.uint8)[artifact.plan.arena_bytes :]
     assert (beyond == 0x5A).all(), "bytes behind the arena were written"
+
+
+def _aligned(data: bytes) -> np.ndarray:
+    """Bytes at a multiple of the alignment that weights files need."""
+    room = np.zeros(len(data) + FILE_ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % FILE_ALIGNMENT
+    room[start : start + len(data)] = np.frombuffer(data, np.uint8)
+    return room[start : start + len(data)]
 
 
 def _in_arena(arena: np.ndarray, port: Port) -> np.ndarray:

@@ -44,7 +44,8 @@ def test_every_kernel_has_a_measured_stack() -> None:
         for path in Path(folder).rglob("*.c.j2")
     }
     kernels = {name for name, text in templates.items() if " {{ name }}({{ parameters }})" in text}
-    assert kernels <= measured_templates(), "make calibrate-stack"
+    on_cores = {name for name in kernels if not name.startswith("host/")}  # those of computers have no bound
+    assert on_cores <= measured_templates(), "make calibrate-stack"
 
 
 def test_the_bound_is_that_of_the_deepest_kernel(fill: object, cortex_m4: Target) -> None:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from fxpress.backends.packed_linear import pack_codes
 from fxpress.backends.torch_module import emit, prelude_weight_only, to_module
-from fxpress.backends.torch_module.weight_only import is_weight_only, pack_codes
+from fxpress.backends.torch_module.weight_only import is_weight_only
 from fxpress.ir import Builder, DType, Graph, TensorType, run
 from fxpress.ir.ops.embedding import Embedding
 from fxpress.ir.ops.linear import Linear

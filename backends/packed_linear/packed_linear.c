@@ -18,8 +18,9 @@
  * sums over groups are fused multiply-adds in one order, so all instruction sets give the same bits as the definition
  * `packed_linear_reference`. With float activations the products are fused multiply-adds in one order too.
  */
+#include "packed_linear.h"
+
 #include <math.h>
-#include <stdint.h>
 #include <string.h>
 
 #if defined(__AVX2__)
@@ -32,12 +33,6 @@
 
 enum { ROWS = 16, LINE = 64, STEP = 16 };
 enum scale_type { FLOAT32, FLOAT16, BFLOAT16 };
-
-struct packed_linear {
-    const uint8_t *codes;
-    const void *scales; /* of scale_type */
-    int32_t rows, columns, group, bits, scale_type;
-};
 
 /* Tokens as the product reads them: group after group, each padded to whole steps. With integer activations `codes`,
  * `scale` and `starts`, with float ones `values` and `offsets`. */
@@ -196,7 +191,7 @@ INLINE floats load_scales(const void *scales, int type, int64_t index) {
 #elif defined(NEON)
     if (type == FLOAT16) return (floats)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16((const uint16_t *)scales + index)));
 #endif
-    floats v;
+    floats v = number(0);
     for (int lane = 0; lane < LANES; lane++) v[lane] = scale_at(scales, type, index + lane);
     return v;
 }
@@ -353,13 +348,11 @@ static struct tokens lay_out(const struct packed_linear *w, int64_t tokens, uint
     return x;
 }
 
-/* Bytes of scratch memory, aligned to 4, for `tokens` tokens. */
 int64_t packed_linear_scratch(const struct packed_linear *w, int64_t tokens, int is_float) {
     int64_t groups = w->columns / w->group, padded = (w->group + STEP - 1) / STEP * STEP;
     return tokens * (4 + 4 * groups + groups * padded * (is_float ? 4 : 1));
 }
 
-/* y [tokens][rows] of x [tokens][columns], both contiguous; `threads` at most, with OpenMP. */
 void packed_linear(const struct packed_linear *w, const float *x, int64_t tokens, int is_float, float *y, uint8_t *scratch, int threads) {
     struct tokens laid = lay_out(w, tokens, scratch);
     block_function *of_block = block_functions[is_float != 0][w->bits];
@@ -388,6 +381,17 @@ static int code_at(int bits, const uint8_t *step, int row, int column) {
     }
     if (bits == 3 || bits == 5) code |= (step[8 * j + byte / 8] >> byte % 8 & 1) << at;
     return code;
+}
+
+void packed_linear_row(const struct packed_linear *w, int64_t row, float *y) {
+    int32_t groups = w->columns / w->group, steps = (w->group + STEP - 1) / STEP, offset = 1 << (w->bits - 1);
+    int64_t first = row / ROWS * groups;
+    for (int64_t g = first; g < first + groups; g++, y += w->group) {
+        const uint8_t *codes = w->codes + g * steps * step_bytes(w->bits);
+        float scale = scale_at(w->scales, w->scale_type, g * ROWS + row % ROWS);
+        for (int32_t c = 0; c < w->group; c++)
+            y[c] = (float)(code_at(w->bits, codes + c / STEP * step_bytes(w->bits), (int)(row % ROWS), c % STEP) - offset) * scale;
+    }
 }
 
 void packed_linear_reference(const struct packed_linear *w, const float *x, int64_t tokens, int is_float, float *y, uint8_t *scratch) {
