@@ -118,7 +118,7 @@ class PackedWeight(nn.Module):
         codes, scales = self.packed
         if is_whole:
             most = x.abs().amax(-1, keepdim=True)
-            inverse = torch.where(most >= 1e-30, 127 / most, 0.0)
+            inverse = torch.where(most >= 1e-30, most.new_tensor(127.0) / most, 0.0)
             return torch._int_mm(torch.round(x * inverse).to(torch.int8), codes) * scales * (most / 127)
         y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
             x.to(torch.bfloat16), codes, self.group_size, scales
@@ -226,7 +226,7 @@ def fake_quantize_per_token(x: Tensor) -> Tensor:
     """x rounded to int8 and back, with a scale for each row."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     most = wide.abs().amax(-1, keepdim=True)
-    inverse = torch.where(most >= 1e-30, 127 / most, 0.0)
+    inverse = torch.where(most >= 1e-30, most.new_tensor(127.0) / most, 0.0)
     return (torch.round(wide * inverse) * (most / 127)).to(x.dtype)
 
 

@@ -98,7 +98,8 @@ class FakeQuantizePerToken(Op):
     def reference(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         most = wide.abs().amax(-1, keepdim=True)
-        inverse = torch.where(most >= SMALLEST_ROW, LARGEST_CODE / most, 0.0)
+        largest = most.new_tensor(LARGEST_CODE)  # number / tensor would round the reciprocal first
+        inverse = torch.where(most >= SMALLEST_ROW, largest / most, 0.0)
         return (torch.round(wide * inverse) * (most / LARGEST_CODE)).to(x.dtype)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:

@@ -13,6 +13,8 @@ from fxpress.backends import packed_linear
 from fxpress.backends.packed_linear import pack_codes, pack_scales
 from fxpress.backends.torch_module import prelude_weight_only
 from fxpress.backends.torch_module.prelude_weight_only import PackedWeight, fake_quantize_per_token
+from fxpress.backends.torch_module.weight_only import pack_codes, pack_scales
+from fxpress.ir.ops.quantize import FakeQuantizePerToken
 
 SOURCES = packed_linear.FOLDER
 CHECK = Path(__file__).with_name("packed_linear_check.c")
@@ -116,6 +118,19 @@ def test_threads_change_no_bit() -> None:
             assert torch.equal(weight.linear(x, rounded=True), one)
         finally:
             torch.set_num_threads(threads)
+
+
+def test_values_halfway_between_two_codes_are_rounded_as_the_graph_does() -> None:
+    second = PackedWeight(1, 2, bits=8, group_size=2)
+    second.codes.copy_(pack_codes(torch.tensor([[0, 1]]), 8, 2))
+    second.scale.copy_(pack_scales(torch.ones(1), 1))
+    largest = torch.rand(20_000, 1) + 0.1
+    x = torch.cat([largest, largest / 254 * (2 * torch.randint(0, 127, largest.shape) + 1)], 1)
+    operator = FakeQuantizePerToken()
+    with torch.no_grad():
+        y = second.linear(x, rounded=True)
+    assert torch.equal(y, operator.reference(x)[:, 1:])
+    assert torch.equal(y, fake_quantize_per_token(x)[:, 1:])
 
 
 @pytest.mark.parametrize("rounded", [False, True])
