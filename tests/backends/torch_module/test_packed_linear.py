@@ -13,7 +13,6 @@ from fxpress.backends import packed_linear
 from fxpress.backends.packed_linear import pack_codes, pack_scales
 from fxpress.backends.torch_module import prelude_weight_only
 from fxpress.backends.torch_module.prelude_weight_only import PackedWeight, fake_quantize_per_token
-from fxpress.backends.torch_module.weight_only import pack_codes, pack_scales
 from fxpress.ir.ops.quantize import FakeQuantizePerToken
 
 SOURCES = packed_linear.FOLDER
