@@ -85,6 +85,7 @@ bench-mcu: setup build/.tools-all
 
 bench-llm: setup build/.tools-demo
 	$(PY) benchmarks/llm.py
+	$(PY) examples/language_model/perplexity.py --results benchmarks/results/llm.json
 	$(PY) benchmarks/history.py record llm
 
 bench-torch: setup

@@ -30,7 +30,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "coded_weights": ("network", "weights", "coding"),
     "hessian": ("name", "method", "classes"),
     "low_bits": ("layer", "bits"),
-    "llm": ("form",),
+    "llm": ("form", "method", "bits"),
     "mcu": ("name",),
     "costs": ("network", "form", "core"),
     "mixed": ("network", "budget_percent", "method", "recipe"),

@@ -58,7 +58,8 @@ def main() -> None:
         results[name] = measured(model, model.step(tokens), rounds)
         print(f"{name}: {tokens} token{'s' * (tokens > 1)}")
         print(text_table(COLUMNS, [tuple(str(row[column]) for column in COLUMNS) for row in results[name]]))
-    RESULTS.write_text(json.dumps({"torch": torch.__version__, **results}, indent=1) + "\n")
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    RESULTS.write_text(json.dumps({**kept, "torch": torch.__version__, **results}, indent=1) + "\n")
 
 
 def measured(model: Llama, inputs: tuple[Tensor, ...], rounds: int) -> list[Row]:

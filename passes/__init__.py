@@ -27,6 +27,8 @@ from .prune import prune
 from .quantize import quantize
 from .remove_dead_channels import remove_dead_channels
 from .report import Decision, PassReport, Table
+from .rotate import rotate
+from .smooth import smooth
 from .sparsify import sparsify
 from .weight_only import weight_only
 
@@ -64,6 +66,8 @@ __all__ = [
     "quantize",
     "register",
     "remove_dead_channels",
+    "rotate",
+    "smooth",
     "sparsify",
     "weight_only",
 ]

@@ -1,14 +1,21 @@
-"""Perplexity of a small language model, and its size, with weights in float, eight, four and fewer bits.
+"""Rounding methods of stored weights on a small language model: size, divergence from the float model, perplexity.
 
     python examples/language_model/perplexity.py
+    python examples/language_model/perplexity.py --method gptq --method learned --results benchmarks/results/llm.json
 
-Each row is an emitted torch module, scored on the story that the float model writes by itself, and on the first
-windows of Shakespeare, which it was not made for. KL is the mean divergence from the float model, in nats a token, on
-24 texts that the float model samples, other ones than those for calibration.
+A method is one line of the spec. Groups have 32 weights; the embedding has 8 bits, except with a budget, which
+chooses the width of each weight. `bytes` are those of packed weights and scales. `kl` is the mean divergence from the
+float model, in nats a token, on 24 texts that it samples, other ones than the 40 for calibration; then perplexities on
+the story that the float model writes by itself, and on the first windows of Shakespeare. All are of the emitted torch
+module.
 """
 
+import argparse
+import json
 import math
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,47 +29,87 @@ from fxpress.compiler import compile_model, text_table
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[2] / "shared"
-SPEC, SMALL = HERE / "stories.yaml", HERE / "small.yaml"
-CALIBRATION = f"data.calibration={{source: {HERE / 'texts.py'}:calibration}}"
+SPEC = HERE / "stories.yaml"
 WINDOW, WINDOWS = 256, 24
-_GPTQ, _NO_TRAINING = "passes[1].rounding=gptq", "passes[2].epochs=0"
-FORMS = {
-    "float32": (SPEC, ["passes[1].layers={'**': float32}"]),
-    "int8, a scale for each output": (SPEC, ["passes[1].weights=int8", "passes[1].group_size=null"]),
-    "int8": (SPEC, ["passes[1].weights=int8"]),
-    "int4": (SPEC, []),
-    "int4, embedding int8": (SPEC, ["passes[1].layers={tok_embeddings: int8}"]),
-    "int4, embedding int8, GPTQ": (SPEC, ["passes[1].layers={tok_embeddings: int8}", _GPTQ, CALIBRATION]),
-    "int3, embedding int8": (SPEC, ["passes[1].weights=int3", "passes[1].layers={tok_embeddings: int8}"]),
-    "int3, embedding int8, GPTQ": (
-        SPEC,
-        ["passes[1].weights=int3", "passes[1].layers={tok_embeddings: int8}", _GPTQ, CALIBRATION],
-    ),
-    "136 kB, GPTQ": (SMALL, [_NO_TRAINING]),
-    "136 kB, GPTQ, trained": (SMALL, []),
+BITS = (8, 4, 3, 2)
+METHODS = {  # passes after `clean`; the widths are filled in, and the layer that `rotate` adds has 8 bits
+    "nearest": "{{pass: weight_only, {}}}",
+    "hqq": "{{pass: weight_only, {}, rounding: hqq}}",
+    "rotate": "{{pass: rotate}}, {{pass: weight_only, {}}}",
+    "awq": "{{pass: weight_only, {}, rounding: awq}}",
+    "gptq": "{{pass: weight_only, {}, rounding: gptq}}",
+    "rotate, gptq": "{{pass: rotate}}, {{pass: weight_only, {}, rounding: gptq}}",
+    "awq, gptq": "{{pass: weight_only, {}, rounding: {{kind: awq, then: gptq}}}}",
+    "learned": "{{pass: weight_only, {}, rounding: learned}}",
 }
-COLUMNS = ("weights", "KL", "own story", "Shakespeare", "constant bytes", "file bytes")
+UNIFORM = "weights: int{}, layers: {{tok_embeddings: int8{}}}"
+BUDGET = "budget: {weights: 136 kB}"
+WITHIN_BUDGET = ("nearest", "gptq", "awq, gptq", "learned")
+COLUMNS = ("method", "bits", "bytes", "kl", "own_story", "shakespeare")
 
 
-def main() -> None:
-    """The table."""
+@dataclass(frozen=True)
+class Form:
+    """A row: name and bits as they are printed, and the passes of the spec after `clean`."""
+
+    method: str
+    bits: str
+    passes: str
+
+
+def forms() -> Iterator[Form]:
+    """The float model, every method at every width, and some with a width for each weight."""
+    yield Form("float32", "32", "{pass: weight_only, layers: {'**': float32}}")
+    for method, passes in METHODS.items():
+        for bits in BITS:
+            more = ", norm: int8" if "rotate" in method else ""
+            yield Form(method, str(bits), passes.format(UNIFORM.format(bits, more)))
+    for method in WITHIN_BUDGET:
+        yield Form(method, "mixed", METHODS[method].format(BUDGET))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The table, and its rows in a file of results."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--method", action="append", help="only this method; can be repeated")
+    parser.add_argument("--results", type=Path, help="JSON file whose rows of these methods are renewed")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     story, shakespeare = own_story(), shakespeare_windows()
-    texts = torch.from_numpy(sampled(24, seed=1))
-    model = float_model()
+    model, texts = float_model(), torch.from_numpy(sampled(24, seed=1))
     rows = []
-    for name, (spec, overrides) in FORMS.items():
-        compiled = compile_model(spec, overrides=overrides)
-        assert compiled.torch is not None
-        module = compiled.torch.build()
-        (section,) = (s for s in compiled.report.passes if s.name == "weight_only")
-        (summary,) = (table for table in section.tables if table.name == "summary")
-        (weights,) = (row[1] for row in summary.rows if row[0] == "constant_bytes_after")
-        size = sum(len(content) for content in compiled.torch.files().values())
-        scores = [perplexity(module, windows) for windows in (story, shakespeare)]
-        divergence = f"{mean_divergence(model, module, texts):.4f}"
-        rows.append((name, divergence, *(f"{score:.4f}" for score in scores), f"{weights:,}", f"{size:,}"))
-    print(text_table(COLUMNS, rows))
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "texts.npz"
+        np.savez(data, tokens=sampled(40, seed=0))
+        for form in forms():
+            if options.method and form.method not in options.method:
+                continue
+            module, size = compiled_form(form, data)
+            figures = (
+                mean_divergence(model, module, texts),
+                *(perplexity(module, x) for x in (story, shakespeare)),
+            )
+            rows.append((form.method, form.bits, size, *(round(figure, 4) for figure in figures)))
+            print(*rows[-1], sep="\t", flush=True)
+    print(text_table(COLUMNS, [tuple(map(str, row)) for row in rows]))
+    if options.results is not None:
+        content = json.loads(options.results.read_text())
+        new = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
+        renewed = {row["method"] for row in new}
+        content["methods"] = [r for r in content.get("methods", []) if r["method"] not in renewed] + new
+        options.results.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def compiled_form(form: Form, data: Path) -> tuple[nn.Module, int]:
+    """The emitted module, and the bytes of its weights."""
+    calibration = f"data.calibration={{file: {data}, inputs: {{tokens: tokens}}}}"
+    compiled = compile_model(SPEC, overrides=[calibration, f"passes=[{{pass: clean}}, {form.passes}]"])
+    assert compiled.torch is not None
+    (section,) = (s for s in compiled.report.passes if s.name == "weight_only")
+    (summary,) = (table for table in section.tables if table.name == "summary")
+    figure = "constant_bytes_after" if form.bits == "32" else "weight_bytes_after"
+    (size,) = (int(value or 0) for name, value in summary.rows if name == figure)
+    return compiled.torch.build(), size
 
 
 def mean_divergence(model: nn.Module, module: nn.Module, texts: Tensor) -> float:

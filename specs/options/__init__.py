@@ -33,7 +33,9 @@ from .observer import (
 from .prune import PruneBudget, PruneOptions
 from .quantize import LayerBits, LayerPrecision, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
+from .rotate import RotateOptions
 from .rounding import AdaRound, Awq, Gptq, Hqq, Learned, Nearest, Rounding
+from .smooth import SmoothOptions
 from .sparsify import SparsifyOptions
 from .weight_only import StoredWeightsBudget, WeightOnlyOptions
 
@@ -46,6 +48,8 @@ _OWN = (
     PruneOptions,
     QuantizeOptions,
     RemoveDeadChannelsOptions,
+    RotateOptions,
+    SmoothOptions,
     SparsifyOptions,
     WeightOnlyOptions,
 )
@@ -95,8 +99,10 @@ __all__ = [
     "PruneOptions",
     "QuantizeOptions",
     "RemoveDeadChannelsOptions",
+    "RotateOptions",
     "Rounding",
     "SensitivityMethod",
+    "SmoothOptions",
     "SparsifyOptions",
     "StoredWeightsBudget",
     "WeightObserver",

@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import re
 import runpy
 import struct
 import sys
@@ -34,22 +33,23 @@ def test_fewer_bits_lose_little_and_calibrated_rounding_loses_less(
         monkeypatch.delitem(sys.modules, name, raising=False)
     example = runpy.run_path(str(EXAMPLE / "perplexity.py"))
     settings = example["main"].__globals__
-    wanted = ["float32", "int8", "int4, embedding int8", "int4, embedding int8, GPTQ"]
-    wanted = wanted if is_calibrated else wanted[:-1]
-    settings["FORMS"] = {name: settings["FORMS"][name] for name in wanted}
+    methods = ("nearest", "gptq") if is_calibrated else ("nearest",)
+    settings["METHODS"] = {name: settings["METHODS"][name] for name in methods}
+    settings["BITS"], settings["WITHIN_BUDGET"] = (8, 4), ()
     settings["WINDOWS"], sampled = 2, settings["sampled"]
-    settings["sampled"] = lambda count, *, seed: sampled(count // (6 if is_calibrated else 24), seed=seed)
-    settings["main"]()
-    rows = [re.split(r"\s{2,}", line.strip()) for line in capsys.readouterr().out.splitlines()[1:]]
-    found = {name: [float(figure.replace(",", "")) for figure in figures] for name, *figures in rows}
-    divergence, story = ({name: row[at] for name, row in found.items()} for at in (0, 1))
-    assert abs(divergence["float32"]) < 1e-5 and story["float32"] < 1.6
-    assert divergence["int8"] < 0.005 and story["int8"] < story["float32"] * 1.01
-    assert divergence["int4, embedding int8"] < 0.12
+    settings["sampled"] = lambda count, *, seed: sampled(count // (4 if is_calibrated else 24), seed=seed)
+    settings["main"]([])
+    table = capsys.readouterr().out.partition("method ")[2].splitlines()[1:]
+    found = {(name, bits): tuple(map(float, rest)) for name, bits, *rest in map(str.split, table)}
+    size, divergence, story = ({key: row[at] for key, row in found.items()} for at in range(3))
+    assert abs(divergence["float32", "32"]) < 1e-5 and story["float32", "32"] < 1.6
+    assert divergence["nearest", "8"] < 0.005
+    assert story["nearest", "8"] < story["float32", "32"] * 1.01
+    assert divergence["nearest", "4"] < 0.12
     if not is_calibrated:
         return
-    assert divergence["int4, embedding int8, GPTQ"] < 0.8 * divergence["int4, embedding int8"]
-    assert found["int4, embedding int8, GPTQ"][3] == found["int4, embedding int8"][3] < 180_000
+    assert divergence["gptq", "4"] < 0.8 * divergence["nearest", "4"]
+    assert size["gptq", "4"] == size["nearest", "4"] < 180_000
 
 
 @pytest.fixture
