@@ -72,7 +72,10 @@ def main(arguments: list[str] | None = None) -> None:
     """The table, and its rows in a file of results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--method", action="append", help="only this method; can be repeated")
-    parser.add_argument("--results", type=Path, help="JSON file whose rows of these methods are renewed")
+    parser.add_argument(
+        "--bits", action="append", help="only these: 8, 4, 3, 2, 32 or mixed; can be repeated"
+    )
+    parser.add_argument("--results", type=Path, help="JSON file in which these rows are renewed")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     story, shakespeare = own_story(), shakespeare_windows()
@@ -82,7 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
         data = Path(folder) / "texts.npz"
         np.savez(data, tokens=sampled(40, seed=0))
         for form in forms():
-            if options.method and form.method not in options.method:
+            if form.method not in (options.method or (form.method,)):
+                continue
+            if form.bits not in (options.bits or (form.bits,)):
                 continue
             module, size = compiled_form(form, data)
             figures = (
@@ -94,9 +99,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(text_table(COLUMNS, [tuple(map(str, row)) for row in rows]))
     if options.results is not None:
         content = json.loads(options.results.read_text())
-        new = [dict(zip(COLUMNS, row, strict=True)) for row in rows]
-        renewed = {row["method"] for row in new}
-        content["methods"] = [r for r in content.get("methods", []) if r["method"] not in renewed] + new
+        renewed = {row[:2] for row in rows}
+        kept = [row for row in content.get("methods", []) if (row["method"], row["bits"]) not in renewed]
+        content["methods"] = kept + [dict(zip(COLUMNS, row, strict=True)) for row in rows]
         options.results.write_text(json.dumps(content, indent=1) + "\n")
 
 
