@@ -4,6 +4,10 @@ Each weight is rounded alone, to nearest, and the network run on calibration sam
 class scores from those of the float network, or the squared error of all outputs relative to them. An integer program
 then takes the widths of least summed loss within a number of bytes, or of fewest bytes within a loss. Embeddings and
 the output layer are weights like others.
+
+Losses do not add up exactly. Within a number of bytes, the program is solved for the sums of several powers of the
+losses, which weigh large ones more or less, and the allocations are compared by the loss of the whole network on other
+samples.
 """
 
 from __future__ import annotations
@@ -25,7 +29,9 @@ from ..sensitivity.replay import Operand, Replay
 from .divergence import Divergence
 
 _GAP = 1e-6
+_EXPONENTS = (1.0, 0.75, 0.5, 1.5)  # of the losses
 COLUMNS = ("weight", "bits", "bytes", "loss")
+ALLOCATION_COLUMNS = ("exponent", "bytes", "predicted_loss", "measured_loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +52,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Widths:
-    """Chosen width of each weight, and all that were measured."""
+    """Chosen width of each weight, its bytes and losses, and all that were measured.
+
+    `predicted` is the sum of the losses of single weights, `measured` that of all together, rounded to nearest.
+    """
 
     bits: Mapping[str, int]
     bytes: int
-    loss: float
-    table: Table
+    predicted: float
+    measured: float
+    tables: tuple[Table, ...]
 
 
 def choose_widths(
@@ -59,15 +69,54 @@ def choose_widths(
     candidates: Mapping[str, Sequence[Candidate]],
     budget: StoredWeightsBudget,
     samples: Sequence[Batch],
+    others: Sequence[Batch],
     *,
     progress: Progress,
 ) -> Widths:
-    """A width for each weight; InfeasibleError if the narrowest do not fit, with the bytes or loss that they take."""
+    """A width for each weight, from losses on `samples`; `others` compare the best allocations.
+
+    InfeasibleError if the narrowest do not fit, with the bytes or loss that they take.
+    """
     check_samples(graph, samples)
     losses = _losses(graph, candidates, samples, progress)
+    found: dict[tuple[int, ...], float] = {}
+    for exponent in _EXPONENTS if budget.weights is not None else _EXPONENTS[:1]:
+        found.setdefault(_allocation(candidates, losses, budget, exponent), exponent)
+    measured = _measured(graph, candidates, list(found), others, progress)
+    best = min(found, key=lambda allocation: measured[allocation])
+
+    def total(allocation: tuple[int, ...], figures: Mapping[str, Sequence[float]]) -> float:
+        return sum(row[index] for row, index in zip(figures.values(), allocation, strict=True))
+
+    sizes = {name: [float(c.bytes) for c in widths] for name, widths in candidates.items()}
+    singles = tuple(
+        (name, candidate.bits, candidate.bytes, loss)
+        for name, widths in candidates.items()
+        for candidate, loss in zip(widths, losses[name], strict=True)
+    )
+    compared = tuple(
+        (exponent, int(total(allocation, sizes)), total(allocation, losses), measured[allocation])
+        for allocation, exponent in found.items()
+    )
+    return Widths(
+        {name: widths[at].bits for (name, widths), at in zip(candidates.items(), best, strict=True)},
+        int(total(best, sizes)),
+        total(best, losses),
+        measured[best],
+        (Table("widths", COLUMNS, singles), Table("allocations", ALLOCATION_COLUMNS, compared)),
+    )
+
+
+def _allocation(
+    candidates: Mapping[str, Sequence[Candidate]],
+    losses: Mapping[str, Sequence[float]],
+    budget: StoredWeightsBudget,
+    exponent: float,
+) -> tuple[int, ...]:
+    """Index of each weight's candidate: the least sum of this power of the losses, or the fewest bytes."""
     program = IntegerProgram()
-    groups = {name: program.choose(len(widths)) for name, widths in candidates.items()}
-    columns = [column for group in groups.values() for column in group]
+    groups = [program.choose(len(widths)) for widths in candidates.values()]
+    columns = [column for group in groups for column in group]
     sizes = [float(c.bytes) for widths in candidates.values() for c in widths]
     rises = [max(loss, 0.0) for name in candidates for loss in losses[name]]
     if budget.weights is not None:
@@ -87,20 +136,32 @@ def choose_widths(
                 f"the predicted loss is at least {least_loss:.3g} at these widths; the budget is {budget.loss:g}"
             )
         program.budget(columns, rises, budget.loss)
-    objective = rises if budget.weights is not None else sizes
+    objective = sizes if budget.weights is None else [rise**exponent for rise in rises]
     solution = program.solve(dict(zip(columns, objective, strict=True)), gap=_GAP)
-    chosen = {name: solution.choice(group) for name, group in groups.items()}
-    rows = tuple(
-        (name, candidate.bits, candidate.bytes, loss)
-        for name, widths in candidates.items()
-        for candidate, loss in zip(widths, losses[name], strict=True)
-    )
-    return Widths(
-        {name: candidates[name][index].bits for name, index in chosen.items()},
-        sum(candidates[name][index].bytes for name, index in chosen.items()),
-        sum(losses[name][index] for name, index in chosen.items()),
-        Table("widths", COLUMNS, rows),
-    )
+    return tuple(solution.choice(group) for group in groups)
+
+
+def _measured(
+    graph: Graph,
+    candidates: Mapping[str, Sequence[Candidate]],
+    allocations: Sequence[tuple[int, ...]],
+    samples: Sequence[Batch],
+    progress: Progress,
+) -> dict[tuple[int, ...], float]:
+    """Mean divergence of the outputs with all weights at these widths, rounded to nearest."""
+    measure = Divergence.of(graph)
+    sums = dict.fromkeys(allocations, 0.0)
+    for index, sample in enumerate(samples):
+        replay = Replay(graph, sample)
+        for allocation in allocations:
+            errors = {
+                operand: widths[at].error
+                for (name, widths), at in zip(candidates.items(), allocation, strict=True)
+                for operand in _readers(graph, name)
+            }
+            sums[allocation] += measure.between(replay.outputs, replay.changed(errors)) / len(samples)
+        progress("allocations", index + 1, len(samples))
+    return sums
 
 
 def _losses(

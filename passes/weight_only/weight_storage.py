@@ -116,11 +116,17 @@ def _with_widths(
         for name, stored in task.weights.items()
         if stored.bits == OPEN_BITS
     }
-    samples = task.samples[: options.budget.samples]
-    widths = choose_widths(task.graph, candidates, options.budget, samples, progress=task.context.progress)
-    note = f"widths: {widths.bytes:,} bytes, predicted loss {widths.loss:.3g}"
+    count = options.budget.samples
+    samples = task.samples[:count]
+    others = task.samples[count : 2 * count] or samples
+    progress = task.context.progress
+    widths = choose_widths(task.graph, candidates, options.budget, samples, others, progress=progress)
+    note = (
+        f"widths: {widths.bytes:,} bytes, predicted loss {widths.predicted:.3g}, of all weights together "
+        f"{widths.measured:.3g}, rounded to nearest"
+    )
     chosen = {name: replace(s, bits=widths.bits.get(name, s.bits)) for name, s in task.weights.items()}
-    return chosen, (widths.table,), (note,)
+    return chosen, widths.tables, (note,)
 
 
 def _candidate(task: RoundingTask, stored: StoredWeight, bits: int) -> Candidate:
