@@ -42,6 +42,7 @@ METHODS = {  # passes after `clean`; the widths are filled in, and the layer tha
     "awq, gptq": "{{pass: weight_only, {}, rounding: {{kind: awq, then: gptq}}}}",
     "learned": "{{pass: weight_only, {}, rounding: learned}}",
 }
+TABLES = {"nf4": "4", "mxfp4": "4", "fp8_e4m3": "8"}
 UNIFORM = "weights: int{}, layers: {{tok_embeddings: int8{}}}"
 BUDGET = "budget: {weights: 136 kB}"
 WITHIN_BUDGET = ("nearest", "gptq", "awq, gptq", "learned")
@@ -64,6 +65,9 @@ def forms() -> Iterator[Form]:
         for bits in BITS:
             more = ", norm: int8" if "rotate" in method else ""
             yield Form(method, str(bits), passes.format(UNIFORM.format(bits, more)))
+    for name, width in TABLES.items():
+        passes = METHODS["nearest"].format(f"weights: {name}, layers: {{tok_embeddings: int8}}")
+        yield Form(name, width, passes)
     for method in WITHIN_BUDGET:
         yield Form(method, "mixed", METHODS[method].format(BUDGET))
 

@@ -25,6 +25,7 @@ from ..calibration.calibrate import Batch
 from ..report import Decision, Table
 from .groupwise import encode_groupwise, nearest_group_size, quantize_groupwise
 from .input_statistics import InputStatistics, collect_inputs
+from .number_formats import FORMATS, encode_to_levels, quantize_to_format
 from .stored_weights import StoredWeight
 
 SCALES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -32,7 +33,7 @@ SCALES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 @dataclass(frozen=True, slots=True)
 class Coded:
-    """Integers of a weight and their encoding; `error` is relative to the weight."""
+    """Codes of a weight and their encoding; `error` is relative to the weight."""
 
     integers: Entry
     encoding: Encoding
@@ -73,15 +74,13 @@ class RoundingTask:
             self.graph, self.weights, samples, workers=context.workers, progress=context.progress
         )
 
-    def nearest(self, weight: Tensor, bits: int) -> tuple[Tensor, Encoding]:
-        """Integers nearest to a weight, and their encoding."""
-        return quantize_groupwise(
-            weight,
-            bits=bits,
-            group_size=self.group_size(weight.shape),
-            observer=self.options.observer,
-            dtype=self.scales,
-        )
+    def nearest(self, weight: Tensor, bits: int, format: str | None = None) -> tuple[Tensor, Encoding]:
+        """Integers nearest to a weight, or codes of a number format, and their encoding."""
+        size, observer = self.group_size(weight.shape), self.options.observer
+        if format is not None:
+            found = FORMATS[format]
+            return quantize_to_format(weight, found, group_size=size, observer=observer, dtype=self.scales)
+        return quantize_groupwise(weight, bits=bits, group_size=size, observer=observer, dtype=self.scales)
 
 
 @dataclass(frozen=True)
@@ -123,13 +122,13 @@ def round_to_nearest(task: RoundingTask, options: Nearest) -> Rounded:
 
 
 def nearest_weight(task: RoundingTask, graph: Graph, name: str) -> Coded:
-    """A constant rounded to nearest. The integers of a lazy one are lazy, too: made again from it at each use."""
-    entry = graph.params.entry(name)
+    """A constant rounded to nearest. The codes of a lazy one are lazy, too: made again from it at each use."""
+    entry, stored = graph.params.entry(name), task.weights[name]
     weight = entry if isinstance(entry, Tensor) else entry.read()
-    integers, encoding = task.nearest(weight, task.weights[name].bits)
-    coded = Coded.of(weight, integers, encoding)
+    codes, encoding = task.nearest(weight, stored.bits, stored.format)
+    coded = Coded.of(weight, codes, encoding)
     if isinstance(entry, Tensor):
         return coded
-    shape, dtype = tuple(weight.shape), encoding.container.torch
-    lazy = LazyTensor(shape, dtype, lambda: encode_groupwise(entry.read(), encoding))
+    encode = encode_groupwise if encoding.levels is None else encode_to_levels
+    lazy = LazyTensor(tuple(weight.shape), encoding.container.torch, lambda: encode(entry.read(), encoding))
     return Coded(lazy, encoding, coded.error)

@@ -15,7 +15,7 @@ from .stored_weights import StoredWeight
 def store(
     graph: Graph, found: Mapping[str, StoredWeight], coded: Mapping[str, Coded], *, rounds_inputs: bool
 ) -> Graph:
-    """The graph with these integers; with `rounds_inputs`, inputs of their linear layers are rounded to int8."""
+    """The graph with these codes; with `rounds_inputs`, inputs of layers with an integer kernel are rounded to int8."""
     real: dict[str, Value] = {}
     rounded: dict[str, Value] = {}
 
@@ -28,7 +28,7 @@ def store(
             if dtype is not DType.F32:
                 real[name] = builder.add(Cast(dtype.value), real[name], source=source)
         kept = [old and real.get(old.name, new) for old, new in zip(node.inputs, operands, strict=True)]
-        if rounds_inputs and isinstance(node.op, Linear) and node.operand("weight").name in coded:
+        if rounds_inputs and isinstance(node.op, Linear) and _has_kernel(coded, node.operand("weight")):
             x = node.op.operand(kept, "x")
             if x.name not in rounded:
                 rounded[x.name] = builder.add(FakeQuantizePerToken(), x, source=node.source)
@@ -36,3 +36,9 @@ def store(
         return builder.keep(node, kept)
 
     return rewrite(graph, visit)
+
+
+def _has_kernel(coded: Mapping[str, Coded], weight: Value) -> bool:
+    """Whether products with a weight are of integers: others gain nothing from integer inputs."""
+    encoding = coded[weight.name].encoding if weight.name in coded else None
+    return encoding is not None and encoding.levels is None and encoding.is_symmetric

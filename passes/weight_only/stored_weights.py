@@ -16,9 +16,11 @@ from ...ir.ops.slicing import Select, Slice, Split
 from ...specs.options import WeightOnlyOptions
 from ..base import Context
 from ..report import Decision
+from .number_formats import FORMATS
 
 FLOAT_BITS, OPEN_BITS = 32, 0
 _BITS = {"float32": FLOAT_BITS, "int8": 8, "int6": 6, "int5": 5, "int4": 4, "int3": 3, "int2": 2}
+_BITS |= {name: format.bits for name, format in FORMATS.items()}
 _MOVES = (Copy, Expand, Permute, Reshape, Select, Slice, Split)
 _PRODUCTS = {"einsum", "bmm", "baddbmm", "addmm", "addbmm", "mm", "matmul", "_grouped_mm"}  # calls of aten
 _ELEMENTS = (DType.F32, DType.F16, DType.BF16)
@@ -26,11 +28,15 @@ _ELEMENTS = (DType.F32, DType.F16, DType.BF16)
 
 @dataclass(frozen=True, slots=True)
 class StoredWeight:
-    """A weight, the bits that it is to have (OPEN_BITS: the budget decides), and the first layer that reads it."""
+    """A weight, the bits that it is to have (OPEN_BITS: the budget decides), and the first layer that reads it.
+
+    `format` is the number format of levels in a table; None for integers.
+    """
 
     value: Value
     bits: int
     source: Source
+    format: str | None = None
 
 
 def find_weights(graph: Graph, options: WeightOnlyOptions, context: Context) -> dict[str, StoredWeight]:
@@ -41,12 +47,12 @@ def find_weights(graph: Graph, options: WeightOnlyOptions, context: Context) -> 
         for value in (moved[v.name] for v in _factors(node) if v.name in moved):
             if value.name not in found and _reason(graph, value) is not None:
                 continue
-            bits = _bits(node, options, context)
-            if value.name in found:
-                known = found[value.name]
-                found[value.name] = StoredWeight(value, max(bits, known.bits), known.source)
-            else:
-                found[value.name] = StoredWeight(value, bits, node.source)
+            wanted = _type(node, options, context)
+            bits = OPEN_BITS if wanted is None else _BITS[wanted]
+            known = found.get(value.name)
+            if known is None or bits > known.bits:
+                source = node.source if known is None else known.source
+                found[value.name] = StoredWeight(value, bits, source, wanted if wanted in FORMATS else None)
     return found
 
 
@@ -95,9 +101,10 @@ def kept_decisions(graph: Graph, found: Mapping[str, StoredWeight]) -> list[Deci
     return decisions
 
 
-def _bits(node: Node, options: WeightOnlyOptions, context: Context) -> int:
+def _type(node: Node, options: WeightOnlyOptions, context: Context) -> str | None:
+    """The type of the weights of a layer; None if the budget decides."""
     module = node.source.module
     matching = [kind for pattern, kind in options.layers.items() if context.selects(pattern, module)]
-    if not matching and options.budget is not None:
-        return OPEN_BITS
-    return _BITS[matching[-1] if matching else options.weights]
+    if matching:
+        return matching[-1]
+    return options.weights if options.budget is None else None

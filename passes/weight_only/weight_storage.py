@@ -63,7 +63,7 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
             (name, stored.bits, size, before, _stored_bytes(stored.value, coded.encoding), coded.error)
         )
         scales = str(coded.encoding.scale.dtype.torch).removeprefix("torch.")
-        text = f"int{stored.bits}, a scale of {scales} for {size} weights"
+        text = f"{stored.format or f'int{stored.bits}'}, a scale of {scales} for {size} weights"
         decisions.append(Decision("weight_only", name, stored.source, True, text))
     decisions += [*kept_decisions(graph, found), *result.decisions]
     rewritten = store(result.graph, found, result.coded, rounds_inputs=options.activations == "int8")

@@ -11,7 +11,8 @@ from ..units import BytesOrShare
 from .base import Need, PassOptions
 from .rounding import Nearest, WeightOnlyRounding
 
-Integers = Literal["int8", "int6", "int5", "int4", "int3", "int2"]
+StoredType = Literal["int8", "int6", "int5", "int4", "int3", "int2", "nf4", "fp8_e4m3", "mxfp4"]
+_TABLES = ("nf4", "fp8_e4m3", "mxfp4")
 
 
 class StoredWeightsBudget(Section):
@@ -50,7 +51,11 @@ class WeightOnlyOptions(PassOptions):
     pass_: Literal["weight_only"] = Field(
         default="weight_only", alias="pass", description="The name of the pass."
     )
-    weights: Integers = Field(default="int4", description="Type of the weights.")
+    weights: StoredType = Field(
+        default="int4",
+        description="Type of the weights: integers, or the levels of NF4, FP8 (E4M3) or MXFP4, which no kernel "
+        "multiplies with: they are dequantized in each call.",
+    )
     budget: StoredWeightsBudget | None = Field(
         default=None,
         description="Choose the width of each weight, embeddings included, by its measured loss, within these limits; "
@@ -82,11 +87,22 @@ class WeightOnlyOptions(PassOptions):
         description="Type of the inputs of linear layers in the product. `int8`: rounded at run time, with a scale for "
         "each token. `float32`: not rounded, slower.",
     )
-    layers: Annotated[Mapping[LayerPattern, Literal["float32"] | Integers], Selects()] = Field(
+    layers: Annotated[Mapping[LayerPattern, Literal["float32"] | StoredType], Selects()] = Field(
         default={},
         description="Exceptions by layer: a pattern, and the type of the weights. The last matching pattern applies; "
         "a shared weight has the widest type that one of its layers requests.",
     )
+
+    @model_validator(mode="after")
+    def _rounds_tables_to_nearest(self) -> Self:
+        tables = [kind for kind in (self.weights, *self.layers.values()) if kind in _TABLES]
+        if tables and not isinstance(self.rounding, Nearest):
+            raise fault(
+                "S205",
+                f"`{tables[0]}` has levels in a table; `rounding: {self.rounding.kind}` applies to integers",
+                hint="write `rounding: nearest`, or integers",
+            )
+        return self
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
         """Calibration data where widths or the rounding depend on them."""

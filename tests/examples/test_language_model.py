@@ -35,7 +35,7 @@ def test_fewer_bits_lose_little_and_calibrated_rounding_loses_less(
     settings = example["main"].__globals__
     methods = ("nearest", "gptq") if is_calibrated else ("nearest",)
     settings["METHODS"] = {name: settings["METHODS"][name] for name in methods}
-    settings["BITS"], settings["WITHIN_BUDGET"] = (8, 4), ()
+    settings["BITS"], settings["WITHIN_BUDGET"], settings["TABLES"] = (8, 4), (), {}
     settings["WINDOWS"], sampled = 2, settings["sampled"]
     settings["sampled"] = lambda count, *, seed: sampled(count // (4 if is_calibrated else 24), seed=seed)
     settings["main"]([])
