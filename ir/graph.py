@@ -18,6 +18,7 @@ from .errors import VerifyError
 from .ops.base import Op
 from .params import Entry, Params
 from .precision import Precision
+from .sizes import Dimension, dimensions_of, evaluated, with_sizes
 from .tensor_type import TensorType, Value
 
 
@@ -185,6 +186,37 @@ class Graph:
         """The tensor of a constant; a lazy one is read anew."""
         expect(value, Value, "tensor(value)", "a value of the graph", "by name: graph.params[name]")
         return self.params[value.name]
+
+    @cached_property
+    def dimensions(self) -> Mapping[str, Dimension]:
+        """The dimensions whose size each call chooses, by name, in the order of the inputs; empty if all are fixed."""
+        return dimensions_of([value.type.shape for value in self.inputs])
+
+    def at_sizes(self, sizes: Mapping[str, int]) -> Graph:
+        """This graph for fixed sizes of its dimensions, by name; those that are left out have the example's size."""
+        chosen = {name: sizes.get(name, d.example) for name, d in self.dimensions.items()}
+        if not chosen:
+            return self
+        key = tuple(chosen.values())
+        if key not in self._at_sizes:
+            self._at_sizes[key] = self._fixed(chosen)
+        return self._at_sizes[key]
+
+    @cached_property
+    def _at_sizes(self) -> dict[tuple[int, ...], Graph]:
+        return {}
+
+    def _fixed(self, sizes: Mapping[str, int]) -> Graph:
+        def fixed(value: Value) -> Value:
+            shape = with_sizes(value.type.shape, lambda size: evaluated(size, sizes))
+            return value if shape == value.type.shape else replace(value, type=value.type.with_shape(shape))
+
+        nodes = tuple(
+            replace(node.with_values(fixed), op=with_sizes(node.op, lambda size: evaluated(size, sizes)))
+            for node in self.nodes
+        )
+        ends = (tuple(map(fixed, self.inputs)), tuple(map(fixed, self.outputs)))
+        return replace(self, inputs=ends[0], outputs=ends[1], nodes=nodes)
 
     @property
     def macs(self) -> int:

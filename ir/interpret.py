@@ -12,6 +12,7 @@ from .codebooks import decode_codebooks
 from .errors import IRError, ShapeError
 from .graph import Graph, Node, check_graph
 from .ops.base import IntegerCall
+from .sizes import Size, dimensions_of
 from .tensor_type import TensorType, Value
 from .text import node_text
 
@@ -45,7 +46,8 @@ def run(
     `observe` sees each value with its tensor; for training `params` replaces constants (as reals), and `rounding`
     rounds the result of a node to its encoding.
     """
-    values = {**(params or {}), **_bind(graph, inputs, "run(graph, inputs)")}
+    graph, bound = _bind(graph, inputs, "run(graph, inputs)")
+    values = {**(params or {}), **bound}
     uses = _Uses(graph)
     for node in graph.nodes:
         _load(graph, node.operands, values, _real)
@@ -67,7 +69,7 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
     """
     check_graph(graph, "run_integer(graph, inputs)")
     graph = decode_codebooks(graph)
-    bound = _bind(graph, inputs, "run_integer(graph, inputs)")
+    graph, bound = _bind(graph, inputs, "run_integer(graph, inputs)")
     values = {v.name: _widen(v.type, bound[v.name]) for v in graph.inputs}
     uses = _Uses(graph)
     with torch.no_grad():
@@ -93,10 +95,29 @@ def rebatch(graph: Graph, batch: int) -> Graph:
     expect(batch, int, "rebatch(graph, batch)", "a whole number of samples")
     if len({v.type.shape[:1] for v in graph.inputs}) > 1:
         raise ShapeError("the inputs have no first dimension in common")
+    own, batch = graph.at_sizes({}), int(batch)
+    first = [size for v in graph.inputs[:1] for size in v.type.shape[:1] if isinstance(size, Size)]
+    larger = (
+        graph.at_sizes({name: batch for name in dimensions_of(first)}) if first else _reshaped(own, batch)
+    )
+    samples = {v.type.shape[0] for v in own.inputs}
+    grown = {v.name for v in own.inputs}
+    for old_node, node in zip(own.nodes, larger.nodes, strict=True):
+        if any(v.name in grown for v in node.operands):
+            grown.update(v.name for v in node.outputs)
+            for old, new in zip(old_node.outputs, node.outputs, strict=True):
+                if {new.type.numel * n for n in samples} != {old.type.numel * batch}:
+                    raise ShapeError(f"batch {batch} does not pass {node_text(node)}: it mixes samples")
+    for old, new in zip(own.outputs, larger.outputs, strict=True):
+        if new.type != _with_batch(old.type, batch):
+            raise ShapeError(f"output {old} would have shape {new.type.shape} for batch {batch}")
+    return larger
+
+
+def _reshaped(graph: Graph, batch: int) -> Graph:
+    """The graph with types inferred anew from inputs with first dimension `batch`."""
     inputs = tuple(Value(v.name, _with_batch(v.type, batch)) for v in graph.inputs)
     current = {v.name: v for v in (*inputs, *graph.constants)}
-    samples = {v.type.shape[0] for v in graph.inputs}
-    grown = {v.name for v in inputs}
     nodes = []
     for node in graph.nodes:
         operands = tuple(v and current[v.name] for v in node.inputs)
@@ -108,17 +129,9 @@ def rebatch(graph: Graph, batch: int) -> Graph:
             Value(old.name, old.type.with_shape(new.shape))
             for old, new in zip(node.outputs, types, strict=True)
         )
-        if any(v.name in grown for v in node.operands):
-            grown.update(v.name for v in outputs)
-            for old, new in zip(node.outputs, outputs, strict=True):
-                if {new.type.numel * n for n in samples} != {old.type.numel * batch}:
-                    raise ShapeError(f"batch {batch} does not pass {node_text(node)}: it mixes samples")
         current.update((v.name, v) for v in outputs)
         nodes.append(Node(node.op, operands, outputs, node.source))
     outputs = tuple(current[v.name] for v in graph.outputs)
-    for old, new in zip(graph.outputs, outputs, strict=True):
-        if new.type != _with_batch(old.type, batch):
-            raise ShapeError(f"output {old} would have shape {new.type.shape} for batch {batch}")
     return Graph(inputs, outputs, tuple(nodes), graph.params, graph.output_names, graph.precisions)
 
 
@@ -155,7 +168,8 @@ def _load(
             values[value.name] = form(value.type, graph.params[value.name])
 
 
-def _bind(graph: Graph, inputs: Sequence[Tensor], call: str) -> dict[str, Tensor]:
+def _bind(graph: Graph, inputs: Sequence[Tensor], call: str) -> tuple[Graph, dict[str, Tensor]]:
+    """The graph for the sizes of these inputs, and the inputs by name."""
     check_graph(graph, call)
     expect(
         inputs, (list, tuple), call, "a list of tensors", "write [x]" if isinstance(inputs, Tensor) else ""
@@ -164,10 +178,29 @@ def _bind(graph: Graph, inputs: Sequence[Tensor], call: str) -> dict[str, Tensor
         expect(tensor, Tensor, f"{call}, input {value}", "a tensor")
     if len(inputs) != len(graph.inputs):
         raise ShapeError(f"{len(inputs)} inputs for a graph that takes {len(graph.inputs)}")
-    for value, tensor in zip(graph.inputs, inputs, strict=True):
-        if tuple(tensor.shape) != value.type.shape:
-            raise ShapeError(f"input {value} is {tuple(tensor.shape)}; the graph takes {value.type.shape}")
-    return {v.name: t for v, t in zip(graph.inputs, inputs, strict=True)}
+    sizes = sizes_of_call(graph, [tuple(tensor.shape) for tensor in inputs])
+    if sizes != {name: dimension.example for name, dimension in graph.dimensions.items()}:
+        graph = graph.at_sizes(sizes)
+    return graph, {v.name: t for v, t in zip(graph.inputs, inputs, strict=True)}
+
+
+def sizes_of_call(graph: Graph, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
+    """Sizes of the dimensions, by name, for inputs of these shapes; ShapeError for others than the graph takes."""
+    sizes: dict[str, int] = {}
+    for value, shape in zip(graph.inputs, shapes, strict=True):
+        fits = len(shape) == value.type.rank
+        for known, size in zip(value.type.shape, shape, strict=False):
+            if isinstance(known, Size):
+                (dimension,) = dimensions_of(known).values()
+                fits &= sizes.setdefault(dimension.name, size) == size
+                fits &= dimension.low <= size <= dimension.largest
+            else:
+                fits &= known == size
+        if not fits:
+            spans = ", ".join(f"{d.name} {d.span}" for d in dimensions_of(value.type.shape).values())
+            taken = f"{value.type.shape}{f' with {spans}' if spans else ''}"
+            raise ShapeError(f"input {value} is {shape}; the graph takes {taken}")
+    return sizes
 
 
 def _call(node: Node, operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -20,6 +21,7 @@ from .numbers import AnyNumbers
 from .ops.base import OPERATORS, Op
 from .params import Entry, Params, entries_of
 from .precision import Precision
+from .sizes import Dimension, Size, largest, smallest
 from .tensor_type import TensorType, Value
 
 
@@ -45,6 +47,7 @@ def _zeros(value: Value) -> torch.Tensor:
 _TOKEN = re.compile(
     r"""(?P<space>[ \t\r\n]+)
       | (?P<comment>\#[^\n]*)
+      | (?P<size>\$\{[^}]*\})
       | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
       | (?P<word>[A-Za-z0-9_.\-+]+)
       | (?P<mark>[%@(){}\[\]<>=:,])
@@ -80,6 +83,7 @@ class _Parser:
         self._tokens = self._tokenize(re.sub(r"^@\d+ = \(.*\)$", "", text, flags=re.MULTILINE))
         self._at = 0
         self._values: dict[str, Value] = {}
+        self._dimensions: dict[str, Size] = {}
 
     def _tokenize(self, text: str) -> list[tuple[str, str, int]]:
         tokens, at = [], 0
@@ -94,6 +98,8 @@ class _Parser:
         return [*tokens, ("end", "", len(text))]
 
     def graph(self) -> Graph:
+        while self._peek() == "dim":
+            self._dimension()
         self._expect("graph")
         self._expect("(")
         inputs = tuple(self._list(")", self._declaration))
@@ -125,6 +131,27 @@ class _Parser:
         given = self._params
         filled = {v.name: given[v.name] if v.name in given else self._fill(v) for v in constants}
         return Graph(inputs, tuple(outputs), tuple(nodes), Params(filled), tuple(names), precisions)
+
+    def _dimension(self) -> None:
+        self._next()
+        at, name = self._tokens[self._at][2], self._identifier()
+        self._expect("=")
+        example = self._next()
+        self._expect("in")
+        low, _, high = self._next().partition("..")
+        try:
+            dimension = Dimension(name, int(example), int(low), int(high) if high else None)
+        except (IRError, ValueError) as err:
+            raise self._error(at, message_of(err)) from err
+        self._dimensions[name] = dimension.size
+
+    def _size(self, text: str, at: int) -> int:
+        """The size that an expression `${...}` stands for."""
+        try:
+            return _size_of(ast.parse(text[2:-1], mode="eval").body, self._dimensions)
+        except (SyntaxError, ValueError, ZeroDivisionError):
+            known = ", ".join(self._dimensions) or "none"
+            raise self._error(at, f"{text} is no size over the dimensions, which are {known}") from None
 
     def _precision(self, at: int) -> Precision:
         given: dict[str, Any] = {}  # Any: python literals
@@ -196,10 +223,12 @@ class _Parser:
         try:
             dtype = DType(self._next())
             self._expect("[")
-            shape: tuple[int, ...] = ()
-            if self._peek() != "]":
-                shape = tuple(int(n) for n in self._next().split("x"))
+            text = ""
+            while self._peek() != "]":
+                text += self._next()
             self._expect("]")
+            parts = re.split(r"x(?![^{]*\})", text) if text else []  # at each x that is not inside braces
+            shape = tuple(self._size(n, at) if n.startswith("$") else int(n) for n in parts)
             return TensorType(shape, dtype, self._quantization(dtype) if self._peek() == "<" else None)
         except (IRError, ValueError) as err:
             if isinstance(err, ParseError):
@@ -262,6 +291,8 @@ class _Parser:
                     self._next()
             self._next()
             return tuple(items)
+        if kind == "size":
+            return self._size(token, at)
         if kind == "word" and token.lstrip("+-") in ("inf", "nan"):
             return float(token)
         try:
@@ -324,3 +355,28 @@ class _Parser:
         line = self._text.count("\n", 0, at) + 1
         column = at - (self._text.rfind("\n", 0, at) + 1) + 1
         return ParseError(f"{line}:{column}: {message}")
+
+
+def _size_of(tree: ast.expr, dimensions: Mapping[str, Size]) -> int:
+    """The size of an expression over dimensions; ValueError for anything else."""
+    match tree:
+        case ast.Constant(value=int() as number):
+            return number
+        case ast.Name(id=name) if name in dimensions:
+            return dimensions[name]
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_size_of(operand, dimensions)
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
+            return _ARITHMETIC[type(op)](_size_of(left, dimensions), _size_of(right, dimensions))
+        case ast.Call(func=ast.Name(id="max" | "min" as name), args=[left, right]):
+            chosen = largest if name == "max" else smallest
+            return chosen(_size_of(left, dimensions), _size_of(right, dimensions))
+    raise ValueError(f"{ast.unparse(tree)} is no size")
+
+
+_ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.FloorDiv: operator.floordiv,
+}

@@ -15,6 +15,12 @@ graph (`@0 = (...)`, in the type `scale=@0`). Longer ones are named by element t
 So `parse(dump(g), params=g.params, numbers=long_numbers(g)) == g`. Elements of another type than float64 and int64
 have it before them: `scale=f32(0.5, 0.25)`.
 
+Dimensions whose size each call chooses are declared before the graph, with the example's size and the allowed range.
+Sizes in types and attributes are then expressions over them:
+
+    dim tokens = 128 in 2..512
+    graph(%x: i64[1x${tokens}]) { ... %y: f32[${4*tokens}x8] = reshape{shape=(${4*tokens}, 8)}(%z) ... }
+
 A name with other characters than letters, digits, `_`, `.` and `-` is written in quotes: `%"odd name"`.
 """
 
@@ -45,7 +51,8 @@ def dump(graph: Graph) -> str:
     """Text of a graph: its structure and types; tensors of constants are not printed."""
     check_graph(graph, "dump(graph)")
     table = _NumberTable()
-    lines = [f"graph({', '.join(_declaration(v, table) for v in graph.inputs)}) {{"]
+    lines = [f"dim {d.name} = {d.example} in {d.span}" for d in graph.dimensions.values()]
+    lines += [f"graph({', '.join(_declaration(v, table) for v in graph.inputs)}) {{"]
     lines += [f"  bits {_name(layer)}: {_precision(p)}" for layer, p in graph.precisions.items()]
     lines += [f"  const {_declaration(v, table)}" for v in graph.constants]
     lines += [f"  {_node_text(node, table)}" for node in graph.nodes]

@@ -12,6 +12,7 @@ from .errors import IRError, VerifyError
 from .graph import Graph, Node, check_graph
 from .ops.base import Quantized
 from .ops.quantize import Dequantize
+from .sizes import Dimension, dimensions_of, sizes_in
 from .tensor_type import TensorType, Value
 from .text import dump, type_text
 
@@ -49,6 +50,14 @@ def _graph_problems(graph: Graph) -> dict[int, list[str]]:
         graph.output_names
     ):
         found.append("outputs need one name each, all different")
+    declared: dict[str, Dimension] = {}
+    for value in graph.inputs:
+        for size in sizes_in(value.type.shape):
+            known = dimensions_of(size)
+            if [d.size for d in known.values()] != [size]:
+                found.append(f"input {value} has the size {size}, which is no dimension of its own")
+            if any(declared.setdefault(name, d) != d for name, d in known.items()):
+                found.append(f"input {value} has a dimension of another example or range than an earlier one")
     for value in graph.constants:
         tensor = graph.params.entry(value.name)
         if tuple(tensor.shape) != value.type.shape or tensor.dtype != value.type.dtype.torch:
@@ -138,7 +147,7 @@ def _quantized_problems(node: Node, graph: Graph, inferred: tuple[TensorType, ..
 def _annotated(graph: Graph, problems: dict[int, list[str]]) -> str:
     inside = replace(graph, outputs=(), output_names=())
     lines = dump(inside).splitlines()
-    first_node = 1 + len(inside.precisions) + len(inside.constants)
+    first_node = 1 + len(inside.dimensions) + len(inside.precisions) + len(inside.constants)
     shown = [f"graph: {message}" for message in problems.get(-1, [])]
     for index, messages in sorted(problems.items()):
         if index >= 0:

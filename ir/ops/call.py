@@ -1,7 +1,8 @@
 """The opaque operator: a call of a torch overload that has no operator of its own.
 
 `call` is the call as text, `aten.softmax.int(x0, -1)`: a torch overload, and in its arguments `x0`, `x1`, ... for
-the operands. It is carried through every pass as it stands and computed by torch itself.
+the operands and `n0`, `n1`, ... for `sizes` that depend on dimensions. It is carried through every pass as it stands
+and computed by torch itself.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from ..element_type import DType
 from ..errors import ShapeError
 from ..quiet import quiet
+from ..sizes import Size, dimensions_of, sizes_in
+from ..symbolic import symbolic_mode
 from ..tensor_type import TensorType
 from .base import Op, operator
 from .call_channels import BoundCall, couple_overload
@@ -34,12 +38,20 @@ class Operand:
     index: int
 
 
+@dataclass(frozen=True, slots=True)
+class SizeAt:
+    """Stands for `sizes[index]` among the arguments of a call."""
+
+    index: int
+
+
 @operator("torch_call")
 @dataclass(frozen=True)
 class TorchCall(Op):
     """A call of a torch overload. Results are its tensors in order; what it would write to is copied first."""
 
     call: str = ""
+    sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         _parsed(self.call)
@@ -49,9 +61,10 @@ class TorchCall(Op):
         overload: torch._ops.OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]
     ) -> TorchCall:
         """The operator for a call whose tensors are given as `Operand`s; ValueError for other arguments."""
-        shown = [_text(argument) for argument in args]
-        shown += [f"{name}={_text(argument)}" for name, argument in kwargs.items()]
-        return TorchCall(f"{overload!s}({', '.join(shown)})")
+        sizes = tuple(dict.fromkeys(sizes_in([*args, *kwargs.values()])))
+        shown = [_text(argument, sizes) for argument in args]
+        shown += [f"{name}={_text(argument, sizes)}" for name, argument in kwargs.items()]
+        return TorchCall(f"{overload!s}({', '.join(shown)})", sizes)
 
     @property
     def target(self) -> str:
@@ -74,19 +87,28 @@ class TorchCall(Op):
         return self.target.startswith(("aten.empty", "aten.new_empty"))
 
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
-        return _inferred(self.call, operands)
+        dimensions = dimensions_of([self.sizes, *(t.shape for t in operands if t is not None)])
+        return _inferred_symbolic(self, operands) if dimensions else _inferred(self, operands)
 
     def reference(self, *operands: Tensor | None) -> tuple[Tensor, ...]:
         return self.given_to(self.overload, operands)
 
-    def given_to(self, function: Callable[..., Any], operands: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-        """Result of `function` with the call's arguments; Any: those of the overload."""
+    def given_to(
+        self,
+        function: Callable[..., Any],  # Any: those of the overload
+        operands: Sequence[Tensor | None],
+        sizes: Sequence[Any] | None = None,  # Any: integers, or symbolic ones
+    ) -> tuple[Tensor, ...]:
+        """Result of `function` with the call's arguments, and `sizes` in place of its own."""
         overload, args, kwargs = _parsed(self.call)
+        given = self.sizes if sizes is None else sizes
 
         def bound(argument: Argument, is_written: bool) -> Argument:
             if isinstance(argument, Operand):
                 tensor = operands[argument.index]
                 return tensor.clone() if is_written and tensor is not None else tensor
+            if isinstance(argument, SizeAt):
+                return given[argument.index]
             if isinstance(argument, tuple):
                 return [bound(item, is_written) for item in argument]
             return argument
@@ -108,21 +130,49 @@ class TorchCall(Op):
         return couple_overload(call, BoundCall(self.target, bound), overload.tags)
 
 
+_RAISED = (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError)
+
+
 @lru_cache(maxsize=4096)
-def _inferred(call: str, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
-    if any(type is not None and type.is_quantized for type in operands):
-        raise ShapeError("torch_call does not compute on quantized values")
+def _inferred(op: TorchCall, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
+    _check_plain(operands)
     with quiet(), FakeTensorMode():
         tensors = [None if t is None else torch.empty(t.shape, dtype=t.dtype.torch) for t in operands]
         try:
-            results = TorchCall(call).reference(*tensors)
-        except (RuntimeError, IndexError, TypeError, ValueError, NotImplementedError) as err:
-            raise ShapeError(f"{call}: {str(err).partition(chr(10))[0]}") from err
+            results = op.reference(*tensors)
+        except _RAISED as err:
+            raise ShapeError(f"{op.call}: {str(err).partition(chr(10))[0]}") from err
     if not results:
-        raise ShapeError(f"{call} gives no tensor")
+        raise ShapeError(f"{op.call} gives no tensor")
     if not all(isinstance(size, int) for tensor in results for size in tensor.shape):
-        raise ShapeError(f"{call} gives sizes that depend on data")
+        raise ShapeError(f"{op.call} gives sizes that depend on data")
     return tuple(TensorType.of(tensor) for tensor in results)
+
+
+@lru_cache(maxsize=4096)
+def _inferred_symbolic(op: TorchCall, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
+    """As `_inferred`, where sizes depend on dimensions."""
+    _check_plain(operands)
+    dimensions = dimensions_of([op.sizes, *(t.shape for t in operands if t is not None)])
+    with quiet(), symbolic_mode(dimensions) as symbolic:
+        tensors = [
+            None if t is None else torch.empty(tuple(map(symbolic.given, t.shape)), dtype=t.dtype.torch)
+            for t in operands
+        ]
+        try:
+            results = op.given_to(op.overload, tensors, [symbolic.given(size) for size in op.sizes])
+        except _RAISED as err:
+            raise ShapeError(f"{op.call}: {str(err).partition(chr(10))[0]}") from err
+        if not results:
+            raise ShapeError(f"{op.call} gives no tensor")
+        return tuple(
+            TensorType(tuple(map(symbolic.size, tensor.shape)), DType.of(tensor.dtype)) for tensor in results
+        )
+
+
+def _check_plain(operands: Sequence[TensorType | None]) -> None:
+    if any(type is not None and type.is_quantized for type in operands):
+        raise ShapeError("torch_call does not compute on quantized values")
 
 
 def _tensors(result: object) -> Iterator[Tensor]:
@@ -146,17 +196,19 @@ def _written(overload: torch._ops.OpOverload) -> frozenset[int | str]:
 _CONSTANTS = (torch.dtype, torch.layout, torch.memory_format)
 
 
-def _text(argument: Argument) -> str:
+def _text(argument: Argument, sizes: Sequence[Size]) -> str:
     if isinstance(argument, Operand):
         return f"x{argument.index}"
+    if isinstance(argument, Size):
+        return f"n{sizes.index(argument)}"
     if isinstance(argument, list | tuple):
-        return f"[{', '.join(map(_text, argument))}]"
+        return f"[{', '.join(_text(item, sizes) for item in argument)}]"
     if isinstance(argument, torch.device):
         return repr(str(argument))
     if argument is None or isinstance(argument, bool | int | float | str):
         return repr(argument)
     if isinstance(argument, complex):
-        return f"complex({_text(argument.real)}, {_text(argument.imag)})"
+        return f"complex({argument.real!r}, {argument.imag!r})"
     if isinstance(argument, _CONSTANTS):
         return str(argument)
     raise ValueError(f"{argument!r} is not supported in a torch_call")
@@ -197,6 +249,8 @@ def _argument(tree: ast.expr) -> Argument:
             return math.inf if name == "inf" else math.nan
         case ast.Name(id=name) if name[0] == "x" and name[1:].isdecimal():
             return Operand(int(name[1:]))
+        case ast.Name(id=name) if name[0] == "n" and name[1:].isdecimal():
+            return SizeAt(int(name[1:]))
         case ast.Call(func=ast.Name(id="complex"), args=[real, imaginary]):
             return complex(_argument(real), _argument(imaginary))
         case ast.Attribute(value=ast.Name(id="torch"), attr=name) if isinstance(

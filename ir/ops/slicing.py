@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ShapeError
+from ..sizes import largest, smallest
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, Op, Quantized, lowers, operator
 from .channels import Axes, CouplingCall, Cut, tie_part
@@ -34,8 +35,10 @@ class Slice(Op):
         check_moved(x)
         if self.start < 0 or self.step < 1 or (self.stop is not None and self.stop < 0):
             raise ShapeError("a slice counts from the front: start and stop at least 0, step at least 1")
-        taken = range(*slice(self.start, self.stop, self.step).indices(x.shape[self.axis]))
-        return (x.with_shape((*x.shape[: self.axis], len(taken), *x.shape[self.axis + 1 :])),)
+        size = x.shape[self.axis]
+        stop = size if self.stop is None else smallest(self.stop, size)
+        count = -(-largest(stop - self.start, 0) // self.step)
+        return (x.with_shape((*x.shape[: self.axis], count, *x.shape[self.axis + 1 :])),)
 
     def reference(self, x: Tensor) -> Tensor:
         window = (slice(None),) * self.axis
@@ -174,9 +177,9 @@ def check_axis(axis: int, x: TensorType) -> None:
 def _lower_slice(call: AtenCall) -> Value:
     x = call.value("self")
     axis = call["dim"] % x.type.rank
-    return _emit_slice(
-        call, x, axis, range(x.type.shape[axis])[slice(call["start"], call["end"], call["step"])]
-    )
+    size = x.type.shape[axis]
+    start, stop = _place(call["start"], size, default=0), _place(call["end"], size, default=size)
+    return _emit_slice(call, x, axis, start, stop, call["step"])
 
 
 @lowers("narrow.default")
@@ -184,16 +187,22 @@ def _lower_narrow(call: AtenCall) -> Value:
     x = call.value("self")
     axis = call["dim"] % x.type.rank
     start = call["start"] + (x.type.shape[axis] if call["start"] < 0 else 0)
-    return _emit_slice(call, x, axis, range(start, start + call["length"]))
+    return _emit_slice(call, x, axis, start, start + call["length"])
 
 
-def _emit_slice(call: AtenCall, x: Value, axis: int, taken: range) -> Value:
+def _place(given: int | None, size: int, *, default: int) -> int:
+    """An end of a slice of `size` elements, counted from the front."""
+    if given is None:
+        return default
+    return smallest(largest(given + size, 0) if given < 0 else given, size)
+
+
+def _emit_slice(call: AtenCall, x: Value, axis: int, start: int, stop: int, step: int = 1) -> Value:
     """`x` itself where all is taken; a slice to the very end stays one when that dimension changes."""
     size = x.type.shape[axis]
-    if taken == range(size):
+    if (start, stop, step) == (0, size, 1):
         return x
-    stop = max(taken.start, taken.stop)
-    return call.emit(Slice(axis, taken.start, None if stop >= size else stop, taken.step), x)
+    return call.emit(Slice(axis, start, None if stop == size else largest(start, stop), step), x)
 
 
 @lowers("slice_scatter.default")
@@ -202,14 +211,14 @@ def _lower_slice_scatter(call: AtenCall) -> Value | None:
     x, part = call.value("self"), call.value("src")
     axis = call["dim"] % x.type.rank
     size = x.type.shape[axis]
-    written = range(size)[slice(call["start"], call["end"], call["step"])]
-    if written.step != 1 or not written or part.type.dtype is not x.type.dtype:
+    start, stop = _place(call["start"], size, default=0), _place(call["end"], size, default=size)
+    if call["step"] != 1 or stop <= start or part.type.dtype is not x.type.dtype:
         return None
     parts = [part]
-    if written.start > 0:
-        parts.insert(0, _emit_slice(call, x, axis, range(written.start)))
-    if written.stop < size:
-        parts.append(_emit_slice(call, x, axis, range(written.stop, size)))
+    if start != 0:
+        parts.insert(0, _emit_slice(call, x, axis, 0, start))
+    if stop != size:
+        parts.append(_emit_slice(call, x, axis, stop, size))
     return part if len(parts) == 1 else call.emit(Concat(axis), *parts)
 
 
@@ -217,7 +226,8 @@ def _lower_slice_scatter(call: AtenCall) -> Value | None:
 def _lower_select(call: AtenCall) -> Value:
     x = call.value("self")
     axis = call["dim"] % x.type.rank
-    return call.emit(Select(axis, call["index"] % x.type.shape[axis]), x)
+    index = call["index"] + (x.type.shape[axis] if call["index"] < 0 else 0)
+    return call.emit(Select(axis, index), x)
 
 
 @lowers("unbind.int")

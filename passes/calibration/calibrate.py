@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from ...ir import Graph, ShapeError, Value, rebatch, run
+from ...ir.interpret import sizes_of_call
+from ...ir.sizes import Size
 from ...specs.root_error import expect
 from ..errors import CalibrationError
 from ..masks import is_additive_mask
@@ -58,12 +60,16 @@ def check_samples(graph: Graph, samples: Sequence[Batch]) -> None:
             )
         for value, tensor in zip(graph.inputs, sample, strict=True):
             _check_tensor(value, tensor, index)
+        try:
+            sizes_of_call(graph, [tuple(tensor.shape) for tensor in sample])
+        except ShapeError as err:
+            raise CalibrationError(f"calibration sample {index}: {err.message}") from err
 
 
 def _check_tensor(value: Value, tensor: Tensor, index: int) -> None:
     what = f'calibration sample {index}, input "{value.name}"'
     expect(tensor, Tensor, what, "a tensor")
-    if tuple(tensor.shape) != value.type.shape:
+    if not _fits(tuple(tensor.shape), value.type.shape):
         raise CalibrationError(f"{what}: shape {tuple(tensor.shape)}; the model takes {value.type.shape}")
     if tensor.dtype != value.type.dtype.torch:
         raise CalibrationError(f"{what}: {tensor.dtype}; the model takes {value.type.dtype.torch}")
@@ -71,8 +77,16 @@ def _check_tensor(value: Value, tensor: Tensor, index: int) -> None:
         raise CalibrationError(f"{what}: contains NaN or infinity")
 
 
+def _fits(shape: tuple[int, ...], known: tuple[int, ...]) -> bool:
+    return len(shape) == len(known) and all(
+        isinstance(size, Size) or size == n for n, size in zip(shape, known, strict=True)
+    )
+
+
 def batch_size(graph: Graph, samples: Sequence[Batch]) -> int:
     """Batch size for calibration: more than one only if two samples together give the same results as alone."""
+    if len({tuple(x.shape for x in sample) for sample in samples}) > 1:
+        return 1
     largest = max((v.type.numel for v in graph.results), default=1)
     size = min(_BATCH, len(samples), max(_BATCH_ELEMENTS // max(largest, 1), 1))
     return size if size > 1 and passes_batches(graph, samples[:2]) else 1

@@ -23,6 +23,7 @@ from ...ir import Builder, Graph, Node, Op, Value, rewrite
 from ...ir.builder import Content, content
 from ...ir.ops.call import TorchCall
 from ...ir.ops.shape import Permute, Reshape
+from ...ir.sizes import dimensions_of
 from ...specs.options import CleanOptions
 from ..base import Context, PassResult, register
 from ..report import Decision, PassReport
@@ -90,6 +91,7 @@ class _Cleaner:
             or len(known) != len(node.operands)
             or not is_float
             or _is_random(node.op)
+            or dimensions_of(node.op)
         ):
             return None
         if (again := self._folded.get((node.op, node.inputs))) is not None:
