@@ -14,6 +14,7 @@ from .layout import Layer, Layout
 from .literal import literal
 from .names import comment, identifier, unique
 from .record import Recording, record
+from .shapes import shape_check
 from .statements import statements
 from .style import Style
 
@@ -40,7 +41,7 @@ class _Writer:
 
     def write(self) -> tuple[list[str], list[str]]:
         arguments = [self._variables.bind_input(value) for value in self._graph.inputs]
-        lines = []
+        lines: list[str] = []
         for value, argument in zip(self._graph.inputs, arguments, strict=True):
             entered = self._style.enter(value, argument)
             if entered != argument:
@@ -50,7 +51,8 @@ class _Writer:
             target, _, expression = last.partition(" = ")
             lines += [*before, *([last + self._remark(index, node)] if target != expression else [])]
         results = [self._result(value) for value in self._graph.outputs]
-        return arguments, [*lines, f"return {', '.join(results)}"]
+        lines.append(f"return {', '.join(results)}")
+        return arguments, [*shape_check(self._graph, arguments, self._variables.dimensions, lines), *lines]
 
     def _result(self, value: Value) -> str:
         variable = self._variable(value)
@@ -78,7 +80,9 @@ class _Writer:
             raw = self._style.is_raw(node)
             recording = self._recorder.recording(node)
             read = operands if raw else self._read(node, operands)
-            lines, expressions = statements(recording, read, self._variables.fresh_names().__next__)
+            lines, expressions = statements(
+                recording, read, self._variables.fresh_names().__next__, self._variables.dimensions
+            )
             if len(expressions) == len(node.outputs) and not raw:
                 expressions = tuple(map(self._style.store, node.outputs, expressions))
         targets = self._variables.assign(node)
@@ -146,7 +150,11 @@ class _Variables:
     """Names of the values that are alive. A result takes over the name of an operand that dies there."""
 
     def __init__(self, graph: Graph, forbidden: frozenset[str]) -> None:
-        self._forbidden = forbidden
+        self.dimensions: dict[str, str] = {}
+        for name in graph.dimensions:
+            taken = {*forbidden, *self.dimensions.values(), *(identifier(v.name) for v in graph.inputs)}
+            self.dimensions[name] = unique(identifier(name), taken)
+        self._forbidden = forbidden.union(self.dimensions.values())
         self._names: dict[str, str] = {}
         self._inputs: set[str] = set()
         kept = {value.name for value in graph.outputs}

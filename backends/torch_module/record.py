@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -19,8 +19,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 
-from ...ir import IRError, Node, TensorType, UnsupportedError
+from ...ir import IRError, Node, Op, TensorType, UnsupportedError
 from ...ir.quiet import quiet
+from ...ir.sizes import Dimension, Size, dimensions_of, evaluated, with_sizes
+from ...ir.symbolic import traced_sizes
 from .literal import Argument
 
 _SHAPE = vars(torch._C.TensorBase)["shape"].__get__
@@ -41,18 +43,21 @@ class Result:
     item: int | None = None
 
 
-class Size(int):
-    """A size of a tensor: it prints as that tensor's size, so that other batches pass where the captured one did."""
+class TensorSize(int):
+    """A size of a tensor: it prints as that tensor's size, so that other sizes pass where the captured one did."""
 
     tensor: Operand | Result
     dimension: int
 
     @staticmethod
-    def of(size: int, tensor: Operand | Result, dimension: int) -> Size:
+    def of(size: int, tensor: Operand | Result, dimension: int) -> TensorSize:
         """`size` that knows where it came from."""
-        made = Size(size)
+        made = TensorSize(size)
         made.tensor, made.dimension = tensor, dimension
         return made
+
+    def __repr__(self) -> str:
+        return f"{self.tensor}.shape[{self.dimension}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +80,50 @@ class Recording:
 
 
 def record(node: Node, types: Sequence[TensorType | None]) -> Recording:
-    """The torch calls of the node's reference for operands of `types`; UnsupportedError when they have no names."""
+    """The torch calls of the node's reference for operands of `types`; UnsupportedError when they have no names.
+
+    Where sizes depend on dimensions, the calls at other sizes must be the same.
+    """
+    recording = _recorded(node.op, types)
+    dimensions = dimensions_of([node.op, *(t.shape for t in types if t is not None)])
+    if not dimensions:
+        return recording
+    others = {
+        d.name: replace(d, example=n).size
+        for d, n in zip(dimensions.values(), _others(dimensions), strict=True)
+    }
+
+    def moved(size: Size) -> int:
+        found: int = evaluated(size, others)
+        return found
+
+    other = _recorded(
+        with_sizes(node.op, moved), [t and t.with_shape(with_sizes(t.shape, moved)) for t in types]
+    )
+    if repr(other) != repr(recording):
+        raise UnsupportedError(f"{node.op.name} makes other torch calls at other sizes than the example's")
+    return recording
+
+
+def _others(dimensions: Mapping[str, Dimension]) -> tuple[int, ...]:
+    """Sizes other than the example's, where the ranges allow."""
+    return traced_sizes(dimensions, frozenset(d.example for d in dimensions.values()))
+
+
+def _recorded(op: Op, types: Sequence[TensorType | None]) -> Recording:
     with quiet():
         try:
             with FakeTensorMode(allow_non_fake_inputs=True):
-                return _record(node, types)
+                return _record(op, types)
         except (IRError, RuntimeError, NotImplementedError, TypeError, ValueError):
-            return _record(node, types)  # a kernel without a shape function: run it on zeros
+            return _record(op, types)  # a kernel without a shape function: run it on zeros
 
 
-def _record(node: Node, types: Sequence[TensorType | None]) -> Recording:
+def _record(op: Op, types: Sequence[TensorType | None]) -> Recording:
     operands = [None if t is None else torch.zeros(t.shape, dtype=t.real().dtype.torch) for t in types]
-    recorder = _Recorder(operands, node.op.name)
+    recorder = _Recorder(operands, op.name)
     with torch.no_grad(), recorder:
-        results = node.op.reference(*operands)
+        results = op.reference(*operands)
     listed = results if isinstance(results, tuple) else (results,)
     return Recording(tuple(recorder.calls), tuple(recorder.origin(tensor) for tensor in listed))
 
@@ -115,7 +150,7 @@ class _Recorder(TorchFunctionMode):
         outcome = func(*args, **(kwargs or {}))
         if func == _SHAPE:
             origin = self.origin(args[0])
-            return tuple(Size.of(size, origin, dimension) for dimension, size in enumerate(outcome))
+            return tuple(TensorSize.of(size, origin, dimension) for dimension, size in enumerate(outcome))
         several = isinstance(outcome, tuple | list)
         tensors = list(outcome) if several else [outcome]
         name = self._name(func)

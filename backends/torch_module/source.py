@@ -15,6 +15,7 @@ from .functions import function_sources
 from .layout import Layer, Layout
 from .literal import literal
 from .names import Path, identifier, is_number, unique
+from .shapes import check_source
 from .style import Style
 
 _WORD = re.compile(r"\w+")
@@ -65,7 +66,7 @@ def _result_names(graph: Graph) -> list[str]:
 
 def _definitions(style: Style) -> dict[str, str]:
     """The source of operators' functions and of what the form's prelude defines, by name."""
-    functions = function_sources()
+    functions = function_sources() | check_source()
     if style.prelude is None:
         return functions
     own = {

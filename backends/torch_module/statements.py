@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from ...ir.sizes import Size, text_of
 from .literal import Argument, literal
-from .record import Call, Operand, Recording, Result, Size
+from .record import Call, Operand, Recording, Result, TensorSize
 
 _INFIX = {
     "add": "+",
@@ -34,22 +35,32 @@ _METHOD = "torch.Tensor."  # `resolve_name` of a method
 
 
 def statements(
-    recording: Recording, operands: Sequence[str | None], fresh: Callable[[], str]
+    recording: Recording,
+    operands: Sequence[str | None],
+    fresh: Callable[[], str],
+    dimensions: Mapping[str, str] = {},
 ) -> tuple[list[str], tuple[str, ...]]:
     """Python statements, and the expressions of the results after them, on the expressions `operands`.
+
+    `dimensions` has the variable of each dimension.
 
     `fresh` makes up names for intermediate results; one that is read once is written in place. Several results that
     are one call's are given as that single expression of a tuple.
     """
-    return _Writer(recording, operands, fresh).write()
+    return _Writer(recording, operands, fresh, dimensions).write()
 
 
 class _Writer:
     """The texts of calls so far, and which of them are infix expressions."""
 
     def __init__(
-        self, recording: Recording, operands: Sequence[str | None], fresh: Callable[[], str]
+        self,
+        recording: Recording,
+        operands: Sequence[str | None],
+        fresh: Callable[[], str],
+        dimensions: Mapping[str, str],
     ) -> None:
+        self._dimensions = dimensions
         self._recording = recording
         self._operands = operands
         self._fresh = fresh
@@ -110,11 +121,14 @@ class _Writer:
         """The argument as an operand of an infix operator or a method call."""
         text = self._argument(value)
         compound = isinstance(value, Result) and value.item is None and value.call in self._infix
+        compound |= isinstance(value, Size) and not text.isidentifier()
         return f"({text})" if compound or text.startswith("-") else text
 
     def _argument(self, value: Argument) -> str:
-        if isinstance(value, Size):
+        if isinstance(value, TensorSize):
             return f"{self._argument(value.tensor)}.shape[{value.dimension}]"
+        if isinstance(value, Size):
+            return text_of(value, self._dimensions)
         if isinstance(value, Operand):
             text = self._operands[value.index]
             assert text is not None
@@ -157,7 +171,7 @@ def _count_uses(recording: Recording) -> list[int]:
 def _results_in(value: Argument) -> list[Result]:
     if isinstance(value, Result):
         return [value]
-    if isinstance(value, Size):
+    if isinstance(value, TensorSize):
         return _results_in(value.tensor)
     if isinstance(value, slice):
         return _results_in([value.start, value.stop, value.step])

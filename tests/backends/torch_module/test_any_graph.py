@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxpress.backends.torch_module import Form, requantization_mismatch, to_module
-from fxpress.ir import DType, Graph, IRError, TensorType, rebatch, run
+from fxpress.ir import DType, Graph, TensorType, run
 from fxpress.ir.testing import GROWS, Example, assert_exact, examples, graphs, inputs, quantized_graphs
 
 # torch chooses other kernels where a tensor has a gradient, so constants that are not a layer's are buffers here
@@ -47,26 +47,6 @@ def test_every_operator_computes_its_bits_alone(name: str) -> None:
         assert_exact(outputs_of(module, example.inputs), expected)
 
     holds()
-
-
-def larger(graph: Graph) -> Graph | None:
-    try:
-        return rebatch(graph, graph.inputs[0].type.shape[0] + 1)
-    except IRError:
-        return None
-
-
-@given(st.data())
-def test_a_module_takes_every_batch_that_its_graph_takes(data: st.DataObject) -> None:
-    graph = data.draw(
-        graphs() if data.draw(st.booleans()) else examples("gru").map(lambda example: example.graph)
-    )
-    other = larger(graph)
-    assume(other is not None)
-    tensors = data.draw(inputs(other))
-    with torch.no_grad():
-        expected = run(other, tensors)
-    assert_exact(outputs_of(to_module(graph, buffers=graph.params), tensors), expected)
 
 
 @pytest.mark.parametrize("form", ("qdq", "eager"))

@@ -1,8 +1,10 @@
 """The float form: the bits of `run`, the user's keys, readable source, and all that torch does with modules."""
 
 import copy
+import inspect
 import io
 import keyword
+import re
 import textwrap
 import tokenize
 
@@ -11,7 +13,8 @@ import torch
 from torch import nn
 
 from fxpress.backends.torch_module import TorchOptions, emit, read_back, to_module
-from fxpress.ir import Builder, Graph, Source, TensorType, UnsupportedError, parse, run
+from fxpress.backends.torch_module.shapes import check_shapes
+from fxpress.ir import Builder, Graph, Source, TensorType, UnsupportedError, parse, run, verify
 from fxpress.ir.ops.activation import Relu
 from fxpress.ir.ops.binary import Add
 from fxpress.ir.ops.call import TorchCall
@@ -107,6 +110,9 @@ import torch.nn.functional as F
 from torch import nn
 
 
+{CHECK}
+
+
 class Small(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -116,6 +122,7 @@ class Small(nn.Module):
         self.fc = nn.Linear(48, 10, bias=False)
 
     def forward(self, image):
+        check_shapes({"image": (image, (2, 3, 8, 8))})
         x = self.features["0"](F.pad(image, (1, 1, 0, 1)))
         x = self.features["1"](x)
         x = torch.relu(x)
@@ -123,14 +130,56 @@ class Small(nn.Module):
         y = y.reshape((-1, 48))
         y = torch.clamp(self.fc(y), 0.0, 6.0)
         return y, x
-'''
+'''.replace("{CHECK}", inspect.getsource(check_shapes).strip())
     )
 
 
-def test_other_batches_pass_where_the_graph_allows():
-    graph, x = parsed(SMALL), torch.randn(5, 3, 8, 8)
-    both = to_module(graph)(x)[0]
-    assert torch.allclose(both[3:], to_module(graph)(x[3:])[0], atol=1e-6)
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    (
+        ((5, 3, 8, 8), "input image has size 5 in dimension 0; the module takes 2"),
+        ((2, 3, 8, 9), "input image has size 9 in dimension 3; the module takes 8"),
+        ((3, 8, 8), "input image has 3 dimensions; the module takes 4"),
+    ),
+)
+def test_other_shapes_than_the_compiled_ones_are_refused(shape, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        to_module(parsed(SMALL))(torch.randn(shape))
+
+
+DYNAMIC = """
+dim batch = 2 in 1..
+dim image = 8 in 4..64
+graph(%image: f32[${batch}x3x${image}x${image}]) {
+  const %w: f32[4x3x3x3]
+  %c: f32[${batch}x4x${(image + 1) // 2}x${(image + 1) // 2}] = conv{stride=(2, 2), padding=(1, 1, 1, 1)}(%image, %w)
+  %n: f32[${batch}x${4*((image + 1) // 2)}x${(image + 1) // 2}] = \
+reshape{shape=(${batch}, ${4*((image + 1) // 2)}, ${(image + 1) // 2})}(%c)
+  return scores: %n
+}
+""".replace("\\\n", "")
+
+
+def test_sizes_of_dimensions_are_expressions_of_the_arguments():
+    graph = parse(DYNAMIC, fill=lambda v: torch.ones(v.type.shape))
+    source = emit(verify(graph)).source
+    assert "batch, image_2 = check_shapes(" in source
+    assert "{\"image\": (image, ('batch', 3, 'image', 'image'))}, batch=(1, None), image=(4, 64)" in source
+    assert "x.reshape((batch, 4*((image_2 + 1) // 2), (image_2 + 1) // 2))" in source
+    module, x = to_module(graph), torch.randn(3, 3, 7, 7)
+    assert torch.equal(module(x), run(graph, [x])[0])
+    with pytest.raises(ValueError, match=r"size 65 in dimension 2; the module takes 4 to 64 \(image\)"):
+        module(torch.randn(1, 3, 65, 65))
+    with pytest.raises(ValueError, match=r"size 6 in dimension 3; the module takes 7 \(image\) as before"):
+        module(torch.randn(1, 3, 7, 6))
+
+
+def test_a_module_with_dynamic_dimensions_is_exported_with_them():
+    graph = parse(DYNAMIC, fill=lambda v: torch.ones(v.type.shape))
+    shapes = {"image": {0: torch.export.Dim("batch", min=1)}}
+    program = torch.export.export(to_module(graph), (torch.randn(2, 3, 8, 8),), dynamic_shapes=shapes)
+    x = torch.randn(5, 3, 8, 8)
+    assert torch.equal(program.module()(x), run(graph, [x])[0])
 
 
 def test_the_written_file_needs_nothing_but_torch_and_gives_the_same_bytes_again(tmp_path):
