@@ -201,6 +201,26 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Give one name for each tensor, all different, in their order.",
     ),
     "M214": ErrorCode("`forward` returns None, or no tensor", "Return the result from `forward`."),
+    "M215": ErrorCode(
+        "a dynamic dimension is of no input, or has different sizes in the example",
+        "Name tensors that `forward` takes and dimensions that they have, counted from 0. Dimensions of one name have "
+        "one size in all inputs.",
+    ),
+    "M216": ErrorCode(
+        "the model fixes the size of a dynamic dimension, or takes fewer sizes than asked for",
+        "Leave the dimension out of `dynamic`, set `min` and `max` to what the model takes, or compute with the sizes "
+        "of tensors in place of numbers. Dimensions that are equal in every call need one name.",
+    ),
+    "M217": ErrorCode(
+        "the graph does not compute the model at other sizes of its dynamic dimensions",
+        "The model takes other paths, or reads beyond a table, at that size. Limit the dimension with `min` and `max`, "
+        "or leave it out of `dynamic`.",
+    ),
+    "M218": ErrorCode(
+        "a number is computed from the size of a dynamic dimension in a way that is not supported",
+        "Supported are sums, products, floor divisions, minima and maxima. Compute other numbers with tensors, or "
+        "leave the dimension out of `dynamic`.",
+    ),
     "D100": ErrorCode(
         "a data file does not exist, or data were in the memory of a Python program",
         "Check the path; in a spec it is relative to the file of the spec. `Compiled.write_spec` writes data in memory "

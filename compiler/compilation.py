@@ -131,6 +131,8 @@ def compile_model(
     target: Machine = "host",
     outputs: Written = "torch",
     origin: str | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    dimensions: Mapping[str, Mapping[str, int]] | None = None,
     overrides: Sequence[str] = (),
     locked: str | Path | None = None,
     progress: Progress = silent,

@@ -19,6 +19,7 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 from ..ir import Graph, Value
+from ..ir.sizes import dimensions_of
 from ..passes import Pass
 from ..specs import (
     Calibration,
@@ -124,10 +125,13 @@ def describe(
     target: Machine = "host",
     outputs: Written = "torch",
     origin: str | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    dimensions: Mapping[str, Mapping[str, int]] | None = None,
     overrides: Sequence[str] = (),
 ) -> Described:
     """The spec of a model and what is to become of it; SpecError for what no spec can hold."""
     described = _graph_inputs(model, inputs) if isinstance(model, Graph) else _inputs(model, inputs)
+    described = _with_dynamic(described, dynamic or {})
     _check_arguments(passes, target, outputs, origin)
     steps = [passes] if isinstance(passes, str) else passes
     data, arrays = dict[str, object](), dict[str, Arrays]()
@@ -135,9 +139,14 @@ def describe(
         if given is not None:
             data[key], in_memory = _data(key, given, list(described))
             arrays |= {} if in_memory is None else {key: in_memory}
+    ranges = _ranges(model) if isinstance(model, Graph) else dict(dimensions or {})
     values = {
         "fxpress": 1,
-        "model": {"source": origin or _source(model), "inputs": described},
+        "model": {
+            "source": origin or _source(model),
+            "inputs": described,
+            **({"dimensions": ranges} if ranges else {}),
+        },
         "data": data,
         "target": {"name": str(target)} if isinstance(target, str | Path) else target,
         "passes": [{"pass": step} if isinstance(step, str) else step for step in steps],
@@ -180,7 +189,29 @@ def _graph_inputs(graph: Graph, given: Inputs | None) -> dict[str, Input]:
 
 
 def _graph_input(value: Value) -> Input:
-    return _described(value.type.shape, value.type.real().dtype.torch)
+    given = _described(tuple(map(int, value.type.shape)), value.type.real().dtype.torch)
+    dynamic = {axis: name for axis, size in enumerate(value.type.shape) for name in dimensions_of(size)}
+    return given.model_copy(update={"dynamic": dynamic}) if dynamic else given
+
+
+def _ranges(graph: Graph) -> dict[str, dict[str, int]]:
+    """The allowed sizes of a graph's dimensions, as a spec has them."""
+    return {
+        d.name: {"min": d.low} | ({} if d.high is None else {"max": d.high})
+        for d in graph.dimensions.values()
+    }
+
+
+def _with_dynamic(described: dict[str, Input], dynamic: Mapping[str, Mapping[int, str]]) -> dict[str, Input]:
+    """The inputs with their dynamic dimensions; ArgumentError for an input that is not there."""
+    call = "compile_model(dynamic=...)"
+    expect(dynamic, Mapping, call, "dimensions by input", 'for example {"image": {0: "batch"}}')
+    for name, axes in dynamic.items():
+        if name not in described:
+            raise ArgumentError(call, f"there is no input {name}", f"there are {', '.join(described)}")
+        expect(axes, Mapping, f"{call}, {name}", "names by position", 'for example {0: "batch"}')
+        described = {**described, name: described[name].model_copy(update={"dynamic": dict(axes)})}
+    return described
 
 
 def _inputs(model: nn.Module, given: Inputs | None) -> dict[str, Input]:

@@ -94,7 +94,7 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
     for name, section in spec.outputs.others.items():
         with raised_by_package(name):
             artifact = find_backend(name).emit(
-                graph,
+                graph.at_sizes({}),  # those of the example
                 section,
                 target,
                 vectors=_vectors(graph, samples, _VECTORS),

@@ -145,7 +145,7 @@ def make_port(
     """The port of a graph input or output whose C buffer has elements of `c_dtype`, dimensions in `order`."""
     return Port(
         name=name,
-        shape=value.type.shape,
+        shape=tuple(map(int, value.type.shape)),
         dtype=value.type.real().dtype.value,
         c_dtype=c_dtype.value,
         c_order=order,

@@ -21,6 +21,7 @@ from ..specs import (
     Dataset,
     Input,
     Loaded,
+    Model,
     Spec,
     Transform,
     layer_matches,
@@ -96,11 +97,11 @@ def open_session(
                 )
     except UserError:
         # data do not fit what `model.inputs` says: where the model does not either, that is the fault
-        _captured(model, call, _examples(loaded.spec, names, None), (), check=False)
+        _captured(model, call, _examples(loaded.spec, names, None), described, check=False)
         raise
     examples = _examples(loaded.spec, names, calibration or evaluation)
     with time_limit(limit_seconds, place, "tracing the model"):
-        captured, trainable = _captured(model, call, examples, described.outputs)
+        captured, trainable = _captured(model, call, examples, described)
     traced = portable(captured, folder)
     graph = traced if loaded.spec.outputs.c is None else for_c(traced)
     check_states(graph, described.state, place)
@@ -133,7 +134,7 @@ def _captured(
     model: nn.Module | Graph,
     call: Binding,
     examples: Sequence[Tensor],
-    outputs: Sequence[str],
+    described: Model,
     *,
     check: bool = True,
 ) -> tuple[Graph, Set[str]]:
@@ -141,7 +142,13 @@ def _captured(
     if isinstance(model, Graph):
         return verify(model), model.params.keys()
     captured = capture(
-        model, *call.arguments(examples), input_names=call.names, output_names=outputs, check=check
+        model,
+        *call.arguments(examples),
+        input_names=call.names,
+        output_names=described.outputs if check else (),
+        dynamic=described.dynamic,
+        ranges=described.ranges,
+        check=check,
     )
     return captured.graph, captured.trainable
 

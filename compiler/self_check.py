@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from ..backends.torch_module import TorchArtifact
 from ..ir import DType, Graph, Value, run, run_integer
-from ..ir.interpret import round_to_encoding
+from ..ir.interpret import round_to_encoding, sizes_of_call
 from ..ir.ops.quantize import LARGEST_CODE, Dequantize, FakeQuantizePerToken
+from ..ir.symbolic import resized, sizes_to_check
 from ..specs.root_error import FxpressError
 
 _FLOAT_LIMIT = {DType.F16: 1e-2, DType.BF16: 5e-2}
@@ -37,8 +38,23 @@ class InconsistencyError(FxpressError):
 def check_module(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor]) -> None:
     """InconsistencyError if the module's results differ from the graph's by more than rounding explains.
 
-    `inputs` are reals, also for inputs that the graph takes as integers.
+    `inputs` are reals, also for inputs that the graph takes as integers. Where dimensions are dynamic, the module runs
+    at two other sizes, too, on the same numbers repeated.
     """
+    fixed = graph.at_sizes(sizes_of_call(graph, [tuple(x.shape) for x in inputs]))
+    _check_call(artifact, fixed, inputs)
+    for sizes in sizes_to_check(graph.dimensions):
+        fixed = graph.at_sizes(sizes)
+        shapes = [value.type.shape for value in fixed.inputs]
+        _check_call(artifact, fixed, [_repeated(x, shape) for x, shape in zip(inputs, shapes, strict=True)])
+
+
+def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return resized(x, {axis: size for axis, size in enumerate(shape) if size != x.shape[axis]})
+
+
+def _check_call(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor]) -> None:
+    """As `check_module`, of a graph with fixed sizes."""
     is_integer = any(value.type.is_quantized for value in graph.results)
     stored = [_stored(value, x) for value, x in zip(graph.inputs, inputs, strict=True)]
     reals = [_reals(value, x) for value, x in zip(graph.inputs, stored, strict=True)]

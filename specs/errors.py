@@ -103,6 +103,10 @@ CODES: Mapping[str, ErrorCode] = {
         "the spec is written for another version of the language",
         "Write `fxpress: 1`, or install the version of fxpress that reads the spec.",
     ),
+    "S209": ErrorCode(
+        "C is asked for, and inputs have dynamic dimensions",
+        "C has fixed sizes. Leave out `dynamic` under `model.inputs`, or `outputs.c`, and compile once for each.",
+    ),
     "S210": ErrorCode(
         "a pass, an observer, a backend, a target or another part belongs to a package that cannot be loaded",
         "Repair or remove the package; the message has the error of its import.",

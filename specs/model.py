@@ -3,10 +3,12 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from keyword import iskeyword
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     JsonValue,
@@ -109,6 +111,24 @@ def as_json(value: Any) -> Any:  # any: whatever the user wrote
             return value
 
 
+def _identifier(value: str) -> str:
+    if not value.isidentifier() or iskeyword(value):
+        raise fault("S207", f"{value!r} is no Python identifier", hint="write a name such as `tokens`")
+    return value
+
+
+Identifier = Annotated[Name, AfterValidator(_identifier)]
+"""Name of a dimension, which emitted code uses as a variable."""
+
+
+def _axis(value: Any) -> Any:  # any: whatever the user wrote, checked here
+    return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+
+Axis = Annotated[NonNegativeInt, BeforeValidator(_axis)]
+"""Position of a dimension, counted from 0; a text in JSON."""
+
+
 class Input(Section):
     """One input of the model."""
 
@@ -121,6 +141,12 @@ class Input(Section):
         default=0,
         description="Batch dimension, which arrays of samples leave out; `null` for an input without one, which "
         "arrays [n, *shape] also imply.",
+    )
+    dynamic: Mapping[Axis, Identifier] = Field(
+        default={},
+        description="Names of the dimensions whose size each call chooses, by position; `shape` has the sizes of the "
+        "example. Dimensions of one name have one size. For the torch output.",
+        examples=[{"0": "batch", "1": "tokens"}],
     )
 
     @property
@@ -139,6 +165,27 @@ class Input(Section):
     def _batch_is_a_dimension(self) -> Self:
         if self.batch and self.batch >= len(self.shape):
             raise fault("S205", f"batch {self.batch} is no dimension of the shape {list(self.shape)}")
+        for axis in self.dynamic:
+            if axis >= len(self.shape):
+                raise fault("S205", f"dynamic: {axis} is no dimension of the shape {list(self.shape)}")
+        return self
+
+
+class Sizes(Section):
+    """Allowed sizes of a dynamic dimension."""
+
+    min: Positive | None = Field(
+        default=None, description="Least size. Default: the least that the model takes."
+    )
+    max: Positive | None = Field(
+        default=None,
+        description="Largest size. Default: the largest that the model takes, if it has a limit.",
+    )
+
+    @model_validator(mode="after")
+    def _range_is_not_empty(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise fault("S205", f"min {self.min} is above max {self.max}")
         return self
 
 
@@ -175,6 +222,41 @@ class Model(Section):
         default=None,
         description="Converts parameters and buffers before capture. Default: unchanged.",
     )
+    dimensions: Mapping[Identifier, Sizes] = Field(
+        default={},
+        description="Allowed sizes of dynamic dimensions, by name.",
+        examples=[{"tokens": {"min": 2, "max": 512}}],
+    )
+
+    @property
+    def dynamic(self) -> dict[str, Mapping[int, str]]:
+        """The dynamic dimensions of each input that has any."""
+        return {name: described.dynamic for name, described in self.inputs.items() if described.dynamic}
+
+    @property
+    def ranges(self) -> dict[str, tuple[int | None, int | None]]:
+        """The least and largest size of dimensions, where given."""
+        return {name: (sizes.min, sizes.max) for name, sizes in self.dimensions.items()}
+
+    @model_validator(mode="after")
+    def _dimensions_are_named(self) -> Self:
+        sizes: dict[str, int] = {}
+        for name, described in self.inputs.items():
+            for axis, dimension in described.dynamic.items():
+                size = described.shape[axis]
+                if sizes.setdefault(dimension, size) != size:
+                    fact = f"inputs: {dimension} has size {size} in {name}, and {sizes[dimension]} in another input"
+                    raise fault("S205", fact, hint="a dimension has one size in all inputs")
+                allowed = self.dimensions.get(dimension, Sizes())
+                if not (allowed.min or 1) <= size <= (allowed.max or size):
+                    raise fault(
+                        "S205", f"dimensions: {dimension} has size {size} in the example, out of its range"
+                    )
+        unknown = [name for name in self.dimensions if name not in sizes]
+        if unknown:
+            hint = f"`dynamic` of the inputs has {', '.join(sizes) or 'none'}"
+            raise fault("S205", f"dimensions: {', '.join(unknown)} is no dimension of an input", hint=hint)
+        return self
 
     @model_validator(mode="after")
     def _states_are_inputs(self) -> Self:

@@ -1,9 +1,9 @@
 """The whole of a spec."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from .data import Data
 from .model import Model
@@ -50,6 +50,16 @@ class Spec(Section):
     target: TargetChoice = Field(default=TargetChoice(), description="The machine.")
     passes: tuple[Pass, ...] = Field(default=(), description="The passes, in execution order.")
     outputs: Outputs = Field(description="Outputs to write.")
+
+    @model_validator(mode="after")
+    def _c_has_fixed_sizes(self) -> Self:
+        if self.outputs.c is not None and self.model.dynamic:
+            names = ", ".join(self.model.dynamic)
+            hint = "leave out `dynamic`, or `outputs.c`; compile once for each"
+            raise fault(
+                "S209", f"outputs.c: C has fixed sizes, and {names} has dynamic dimensions", hint=hint
+            )
+        return self
 
     def to_yaml(self, *, folder: Path | None = None) -> str:
         """The text of a spec file that says the same, without `extends`; paths relative to `folder`, else absolute."""

@@ -88,7 +88,7 @@ def _given(value: object, dumped: Any) -> Any:  # Any: JSON
         case Section():
             return _given_keys(value, dumped)
         case Mapping():
-            return {key: _given(item, dumped[key]) for key, item in value.items()}
+            return {str(key): _given(item, dumped[str(key)]) for key, item in value.items()}
         case tuple():
             return [_given(item, text) for item, text in zip(value, dumped, strict=True)]
         case _:

@@ -25,20 +25,20 @@ def check_shapes(
     """
     sizes: dict[str, int] = {}
     for name, (tensor, shape) in inputs.items():
-        given = tuple(tensor.shape)
-        if len(given) != len(shape):
-            raise ValueError(f"input {name} has {len(given)} dimensions; the module takes {len(shape)}")
-        for axis, (expected, size) in enumerate(zip(shape, given, strict=True)):
-            allowed = f"{expected}"
-            if isinstance(expected, str):
+        if tensor.dim() != len(shape):
+            raise ValueError(f"input {name} has {tensor.dim()} dimensions; the module takes {len(shape)}")
+        for axis, (expected, size) in enumerate(zip(shape, tensor.shape, strict=True)):
+            if isinstance(expected, int):
+                if size == expected:
+                    continue
+                allowed = f"{expected}"
+            else:
                 low, high = ranges[expected]
                 known = sizes.setdefault(expected, size)
                 if size == known and size >= low and (high is None or size <= high):
                     continue
                 allowed = f"{low} or more" if high is None else f"{low} to {high}"
                 allowed = f"{allowed} ({expected})" if size == known else f"{known} ({expected}) as before"
-            elif size == expected:
-                continue
             raise ValueError(f"input {name} has size {size} in dimension {axis}; the module takes {allowed}")
     return tuple(sizes[name] for name in ranges)
 

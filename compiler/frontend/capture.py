@@ -7,8 +7,9 @@ and what no operator expresses becomes an opaque `torch_call`. The module itself
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from types import NoneType
 from typing import Any
@@ -21,14 +22,16 @@ from torch.export.graph_signature import InputKind
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils import _pytree as pytree
 
-from ...ir import Builder, DType, Entry, ShapeError, TensorType, dump, long_numbers, parse, verify
+from ...ir import Builder, DType, Entry, IRError, ShapeError, TensorType, dump, long_numbers, parse, verify
 from ...ir.quiet import quiet
+from ...ir.symbolic import sizes_to_check
 from ...specs.root_error import expect
-from ..errors import Problem, UserError
+from ..errors import Problem, UserError, first_line
 from ..isolation import USER_CODE_RAISES, untouched
 from .agreement import deviation, first_difference
 from .captured import Captured, Fixed, Leaf, Signature, TensorAt, as_callable
 from .constants import Named, bind_constants
+from .dynamic import FIXED, DynamicInputs, Range, dynamic_inputs, traced_dimensions
 from .functionalize import Storage, Tracked
 from .importer import Importer
 from .refusals import problem_at, refusals
@@ -52,6 +55,8 @@ def capture(
     params: Mapping[str, Entry] | None = None,
     input_names: Sequence[str] | None = None,
     output_names: Sequence[str] | None = None,
+    dynamic: Mapping[str, Mapping[int, str]] | None = None,
+    ranges: Mapping[str, Range] | None = None,
     check: bool = True,
 ) -> Captured:
     """The graph of `model` for arguments like these: same shapes, same numbers and texts among them.
@@ -59,6 +64,10 @@ def capture(
     With `check`, module and graph are both run once on the arguments, and a difference is refused. CaptureError
     holds all that stands against a capture, each with the user's line. `input_names` and `output_names` rename the
     graph's inputs and outputs.
+
+    `dynamic` names the dimensions of inputs whose size each call chooses, `{"tokens": {0: "batch", 1: "length"}}`,
+    and `ranges` the least and largest size of some, `{"length": (2, 512)}`. Dimensions of one name have one size.
+    Module and graph are then compared at two other sizes, too.
 
     `params` has the tensors of a module on the meta device by the names of its state dict, such as those of
     `ir.open_tensors(path)`. They become constants of the graph unread, and module and graph are not run.
@@ -68,11 +77,19 @@ def capture(
     with untouched(model), torch.no_grad():
         stand_ins = stand_in(model, params or {})
         _check_devices(model, (positional, named))
-        program = _traced(model, positional, named)
-        captured = _imported(program, input_names, output_names, type(model).__name__, stand_ins)
+        sizes = FIXED
+        if dynamic:
+            sizes = dynamic_inputs(model, positional, named, dynamic, ranges or {}, input_names)
+        program = _traced(model, positional, named, sizes)
+        names = (input_names, output_names, type(model).__name__)
+        captured = _imported(program, names, stand_ins, sizes)
         if stand_ins or not check:
             return captured
-        return _checked(model, positional, named, program, captured)
+        checked = _checked(model, positional, named, program, captured)
+        if not sizes:
+            return checked
+        again = partial(_imported, program, names, stand_ins, sizes)
+        return _checked_at_sizes(model, (positional, named), sizes, checked, again)
 
 
 def roundtrip(
@@ -122,10 +139,15 @@ def _check_devices(model: nn.Module, arguments: object) -> None:
         raise CaptureError(problems)
 
 
-def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def _traced(
+    model: nn.Module,
+    args: tuple[Any, ...],  # Any: whatever the module takes
+    kwargs: dict[str, Any],
+    sizes: DynamicInputs = FIXED,
+) -> ExportedProgram:
     try:
         with quiet():
-            program = _exported(model, args, kwargs)
+            program = _exported(model, args, kwargs, sizes)
     except _DATA_DEPENDENT as err:
         raise CaptureError(
             Problem(
@@ -136,21 +158,35 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
             )
         ) from err
     except USER_CODE_RAISES as err:
-        raise CaptureError(_failure("tracing", model, err)) from err
+        problem = _failure("tracing", model, err)
+        if sizes:
+            fact = f"with dynamic {', '.join(sizes.examples)}, {problem.message}"
+            advice = "check that the module takes other sizes, or leave the dimension out of `dynamic`"
+            problem = Problem("M216", problem.place, fact, advice)
+        raise CaptureError(problem) from err
     found = refusals(program.graph_module)
     if found:
         raise CaptureError(found)
     return program
 
 
-def _exported(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ExportedProgram:
+def _exported(
+    model: nn.Module,
+    args: tuple[Any, ...],  # Any: whatever the module takes
+    kwargs: dict[str, Any],
+    sizes: DynamicInputs,
+) -> ExportedProgram:
     """The traced program; dataclasses in its result that the tracer does not know are registered first."""
+    shapes = None
+    if sizes:
+        args, kwargs = sizes.traced((args, kwargs))
+        shapes = sizes.shapes(model, args, kwargs)
     try:
-        return torch.export.export(model, args, kwargs, strict=False)
+        return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
     except Exception as err:
         if not _UNKNOWN_CLASS.match(str(err)) or not register_dataclasses(model(*args, **kwargs)):
             raise
-    return torch.export.export(model, args, kwargs, strict=False)
+    return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
 def _failure(doing: str, model: nn.Module, error: BaseException) -> Problem:
@@ -169,13 +205,15 @@ def _failure(doing: str, model: nn.Module, error: BaseException) -> Problem:
 
 def _imported(
     program: ExportedProgram,
-    input_names: Sequence[str] | None,
-    output_names: Sequence[str] | None,
-    place: str,
+    names: tuple[Sequence[str] | None, Sequence[str] | None, str],
     stand_ins: Mapping[int, Entry],
+    sizes: DynamicInputs,
+    *,
+    several: Set[str] = frozenset(),
 ) -> Captured:
+    """The graph of a program; `names` are those of inputs, outputs and module, `several` dimensions above one."""
+    input_names, output_names, place = names
     builder = Builder()
-    importer = Importer(builder)
     placeholders = [n for n in program.graph_module.graph.nodes if n.op == "placeholder"]
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     given = [n for n in placeholders if specs[n.name].kind is InputKind.USER_INPUT]
@@ -184,7 +222,11 @@ def _imported(
         Named(n.name, str(specs[n.name].target), tensor, stand_ins.get(storage_of(tensor)))
         for n, tensor in held.items()
     ]
-    bound = _bind_inputs(builder, given, input_names)
+    dimensions = traced_dimensions(
+        sizes, [n for n in given if isinstance(n.meta["val"], Tensor)], program.range_constraints, several
+    )
+    importer = Importer(builder, symbols=dimensions.symbols)
+    bound = _bind_inputs(builder, given, input_names, partial(dimensions.shape, sizes))
     inputs = _leaves([bound[node.name] for node in given])
     bound |= bind_constants(builder, state, importer.emit)
     results = importer.run(program.graph_module, [bound[node.name] for node in placeholders])
@@ -197,25 +239,30 @@ def _imported(
         fact = "forward gives None" if results == [None] else "forward gives no tensor"
         raise CaptureError(Problem("M214", place, fact, "return the result from forward"))
     own_names = result_names(spec_out, [isinstance(result, Tracked) for result in results])
-    names = output_names or own_names
-    if len(names) != len(tensors) or len(set(names)) != len(names):
-        fact = f"{', '.join(names)} are not {len(tensors)} different names for {', '.join(own_names)}"
+    chosen = output_names or own_names
+    if len(chosen) != len(tensors) or len(set(chosen)) != len(chosen):
+        fact = f"{', '.join(chosen)} are not {len(tensors)} different names for {', '.join(own_names)}"
         raise CaptureError(Problem("M213", place, fact, "give one name for each output, in their order"))
-    graph = builder.build([tensor.read() for tensor in tensors], output_names=names)
+    graph = builder.build([tensor.read() for tensor in tensors], output_names=chosen)
     trainable = {named.name for named in state if named.tensor.requires_grad}
     signature = Signature(spec_in, inputs, spec_out, _leaves(results))
     return Captured(verify(graph), signature, frozenset(trainable & graph.params.keys()))
 
 
-def _bind_inputs(builder: Builder, given: list[fx.Node], names: Sequence[str] | None) -> dict[str, object]:
+def _bind_inputs(
+    builder: Builder,
+    given: list[fx.Node],
+    names: Sequence[str] | None,
+    shape_of: Callable[[int, Tensor], tuple[int, ...]],
+) -> dict[str, object]:
     """Declare the graph's inputs: a tracked tensor for each tensor that is given, anything else as it is."""
     tensors = [node for node in given if isinstance(node.meta["val"], Tensor)]
     if names is not None and len(names) != len(tensors):
         fact = f"{len(names)} names for {len(tensors)} input tensors"
         raise CaptureError(Problem("M213", ", ".join(names), fact, "give one name for each, in their order"))
     bound = {node.name: node.meta["val"] for node in given}
-    for node, name in zip(tensors, names or [node.name for node in tensors], strict=True):
-        value = builder.input(name, _input_type(name, node.meta["val"]))
+    for i, (node, name) in enumerate(zip(tensors, names or [node.name for node in tensors], strict=True)):
+        value = builder.input(name, _input_type(name, node.meta["val"], partial(shape_of, i)))
         bound[node.name] = Tracked(value, Storage(owner=f"input {name}"))
     return bound
 
@@ -239,9 +286,9 @@ def _tensor_named(program: ExportedProgram, name: str) -> Tensor:
     return tensor
 
 
-def _input_type(name: str, tensor: Tensor) -> TensorType:
+def _input_type(name: str, tensor: Tensor, shape_of: Callable[[Tensor], tuple[int, ...]]) -> TensorType:
     try:
-        return TensorType.of(tensor)
+        return TensorType(shape_of(tensor), DType.of(tensor.dtype))
     except ShapeError as err:
         raise CaptureError(
             Problem("M208", f"input {name}", err.message, "convert it to a supported type")
@@ -276,6 +323,62 @@ def _checked(
     fact = f"the module's result differs from that of its trace by {largest:.1e} of its largest element"
     advice = "look for state and for random numbers; a model must give the same twice"
     raise CaptureError(Problem("M209", type(model).__name__, fact, advice))
+
+
+def _checked_at_sizes(
+    model: nn.Module,
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],  # Any: whatever the module takes
+    sizes: DynamicInputs,
+    captured: Captured,
+    again: Callable[..., Captured],
+    several: Set[str] = frozenset(),
+) -> Captured:
+    """The captured module, after it was compared with the module at sizes other than the example's.
+
+    A size of one is often a case of its own: dimensions where module and graph differ at one have two or more, and
+    `again` makes the graph for that.
+    """
+    dimensions = captured.graph.dimensions
+    for call in sizes_to_check(dimensions):
+        problem = _difference_at(model, sizes, arguments, call, captured)
+        if problem is None:
+            continue
+        free = {n for n, d in dimensions.items() if n not in sizes.ranges and call[n] == 1 < d.example}
+        alone = {
+            name
+            for name in free
+            if _difference_at(model, sizes, arguments, {**sizes.examples, name: 1}, captured) is not None
+        }
+        if not free:
+            raise CaptureError(problem)
+        larger = replace(again(several=several | (alone or free)), deviation=captured.deviation)
+        return _checked_at_sizes(model, arguments, sizes, larger, again, several | (alone or free))
+    return captured
+
+
+def _difference_at(
+    model: nn.Module,
+    sizes: DynamicInputs,
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],  # Any: whatever the module takes
+    call: Mapping[str, int],
+    captured: Captured,
+) -> Problem | None:
+    """What is wrong with the graph at these sizes."""
+    at = ", ".join(f"{name} = {size}" for name, size in call.items())
+    advice = "limit the dimensions with `min` and `max`, or leave them out of `dynamic`"
+    args, kwargs = sizes.resized(arguments, call)
+    try:
+        model(*args, **kwargs)
+    except USER_CODE_RAISES as err:
+        return Problem("M217", type(model).__name__, f"the module raises at {at}: {first_line(err)}", advice)
+    try:
+        largest, in_limits = deviation(model, args, kwargs, captured)
+    except (IRError, RuntimeError, IndexError) as err:
+        return Problem("M217", type(model).__name__, f"the graph raises at {at}: {first_line(err)}", advice)
+    if in_limits <= 1.0:
+        return None
+    fact = f"the graph differs from the module at {at} by {largest:.1e} of the largest element of the result"
+    return Problem("M217", type(model).__name__, fact, advice)
 
 
 def _lifted(program: ExportedProgram) -> dict[str, Tensor]:

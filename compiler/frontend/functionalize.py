@@ -7,15 +7,19 @@ again from there when they are next read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from ...ir import TensorType, Value
+from ...ir.sizes import dimensions_of, evaluated, with_sizes
+from ...ir.symbolic import traced_sizes
 from ...specs.root_error import FxpressError
-from .views import Boxed, Permuted, Region, Reshaped, region_shown
+from .views import Boxed, Permuted, Region, Reshaped, joined_region, region_shown
 
 aten = torch.ops.aten
 Emit = Callable[..., Value]  # (overload, *args) -> the value of the call
@@ -33,13 +37,20 @@ class Storage:
     version: int = 0
 
 
+class Numbering(Protocol):
+    """Indices of the elements that a view shows."""
+
+    def __call__(self, numbers: Tensor, sizes: Mapping[str, int]) -> Tensor:
+        """The view of the indices of what is viewed, for these sizes of dynamic dimensions."""
+
+
 @dataclass(eq=False)
 class View:
     """View of another tensor: `replay` computes its value, `number` the indices of its elements."""
 
     parent: Tracked
     replay: Callable[[Value], Value]
-    number: Callable[[Tensor], Tensor]
+    number: Numbering
 
 
 @dataclass(eq=False)
@@ -93,7 +104,7 @@ def _write_back(view: View, value: Value, emit: Emit) -> Value:
         case Permuted(order):
             return emit(aten.permute.default, value, [order.index(d) for d in range(len(order))])
         case Boxed(ranges):
-            sizes = [len(range(*r)) for r in ranges]
+            sizes = [-(-(stop - start) // step) for start, stop, step in ranges]
             if value.type.shape != tuple(sizes):
                 value = emit(aten.reshape.default, value, sizes)
             return _write_box(parent, value, 0, ranges, emit)
@@ -117,7 +128,21 @@ def _write_box(
 def _shown(view: View, parent: Value, value: Value) -> Region:
     if parent.type.dtype is not value.type.dtype:
         raise UnsupportedWriteError("the view has another element type than what it views")
-    found = region_shown(view.number, parent.type.shape)
-    if found is None:
-        raise UnsupportedWriteError("the view shows an element more than once")
-    return found
+    shape = parent.type.shape
+    dimensions = dimensions_of((shape, value.type.shape))
+    if not dimensions:
+        found = region_shown(partial(view.number, sizes={}), shape)
+        if found is None:
+            raise UnsupportedWriteError("the view shows an element more than once")
+        return found
+    first = traced_sizes(dimensions)
+    calls = [
+        dict(zip(dimensions, sizes, strict=True))
+        for sizes in (first, traced_sizes(dimensions, frozenset(first)))
+    ]
+    shapes = [with_sizes(shape, partial(evaluated, sizes=call)) for call in calls]
+    regions = [region_shown(partial(view.number, sizes=c), s) for c, s in zip(calls, shapes, strict=True)]
+    joined = joined_region(shape, shapes, regions)
+    if joined is None:
+        raise UnsupportedWriteError("which elements the view shows depends on the size of an input")
+    return joined

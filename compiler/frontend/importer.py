@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, fx
 from torch._ops import HigherOrderOperator, OpOverload
 
-from ...ir import NOWHERE, Builder, Source, Value
+from ...ir import NOWHERE, Builder, ShapeError, Source, Value
 from ...ir.ops.call import Argument
+from ...ir.symbolic import NO_SYMBOLS, Symbols, size_of
 from ..errors import Problem
 from .functionalize import Storage, Tracked, UnsupportedWriteError, View, aten
 from .lowering import lower, opaque
@@ -40,10 +41,15 @@ _RESIZING = {"resize_", "resize_as_", "set_", "_resize_output_"}
 class Importer:
     """Runs a traced program once, on values of the graph that is being built; collects what it has to refuse."""
 
-    def __init__(self, builder: Builder, *, source: Source | None = None) -> None:
-        """`source` is that of every node; without one each has the line that it was traced at."""
+    def __init__(
+        self, builder: Builder, *, source: Source | None = None, symbols: Symbols = NO_SYMBOLS
+    ) -> None:
+        """`source` is that of every node; without one each has the line that it was traced at.
+
+        `symbols` has the sizes that the tracer's symbols stand for.
+        """
         self.problems: list[Problem] = []
-        self._builder, self._source = builder, source
+        self._builder, self._source, self._symbols = builder, source, symbols
 
     def run(self, program: fx.GraphModule, arguments: Sequence[Result]) -> list[Result]:
         """Results of the program for values of its placeholders."""
@@ -76,17 +82,41 @@ class Importer:
         kwargs = {name: _resolved(item, results) for name, item in node.kwargs.items()}
         if isinstance(node.target, HigherOrderOperator):
             return self._inline(node.target, args)
+        if isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool):
+            return self._number(node)
         if not isinstance(node.target, OpOverload):
             assert callable(node.target)
             return node.target(*args, **kwargs)  # getitem, or arithmetic on sizes
         if node.target in _CHECKS:
             return None
-        call = TracedCall(node, node.target, args, kwargs)
+        call = TracedCall(node, node.target, args, kwargs, self._symbols)
         if torch.Tag.inplace_view in call.overload.tags:
             return self._change_view(call)
         if call.written:
             return self._write(call)
         return self._compute(call)
+
+    def _number(self, node: fx.Node) -> Result:
+        """The size that a node computes. Other numbers are refused where a tensor is computed from them."""
+        val = node.meta["val"]
+        if isinstance(val, torch.SymInt):
+            try:
+                return size_of(val, self._symbols)
+            except ShapeError as err:
+                self._refuse_number(node, err.message)
+                return 0
+        if isinstance(val, torch.SymFloat) and not all(user.target in _CHECKS for user in node.users):
+            sizes_only = all(
+                isinstance(user.meta.get("val"), torch.SymInt | torch.SymFloat) for user in node.users
+            )
+            if not sizes_only:
+                self._refuse_number(node, "a fractional number is computed from the size of an input")
+            return 0.0
+        return True
+
+    def _refuse_number(self, node: fx.Node, fact: str) -> None:
+        advice = "compute it with tensors, or leave the dimension out of `dynamic`"
+        self.problems.append(problem_at(node, "M218", fact, advice))
 
     def _inline(self, target: HigherOrderOperator, args: Sequence[Result]) -> list[Result]:
         assert str(target) in INLINED
@@ -128,7 +158,7 @@ class Importer:
             made = lower(self._builder, call.overload, args, kwargs, source=source, expected=call.expected)
             return made[index]
 
-        view = View(parent, again, lambda numbers: call.on_numbers(parent, numbers, index))
+        view = View(parent, again, lambda numbers, sizes: call.on_numbers(parent, numbers, index, sizes))
         return Tracked(value, parent.storage, view, parent.storage.version)
 
     def _change_view(self, call: TracedCall) -> Result:
@@ -136,7 +166,7 @@ class Importer:
         if call.overload.__name__.partition(".")[0] in _RESIZING or functional is None:
             self._refuse_write(call, f"{call.name} changes the memory of a tensor")
             return call.args[0]
-        return self._compute(TracedCall(call.node, functional, call.args, call.kwargs))
+        return self._compute(call.replaced(functional))
 
     def _write(self, call: TracedCall) -> Result:
         """Carry out a call that writes to some of its arguments; they are what it gives, in order."""

@@ -13,6 +13,7 @@ from torch._ops import OpOverload
 from ...ir import NOWHERE, Builder, IRError, Op, Source, TensorType, Value
 from ...ir.ops import LOWERINGS
 from ...ir.ops.call import Argument, Operand, TorchCall
+from ...ir.sizes import Size
 
 
 def lower(
@@ -26,14 +27,14 @@ def lower(
 ) -> tuple[Value, ...]:
     """Append the nodes of a call, whose operands are `Value`s or new constants; one value for each tensor it gives.
 
-    A call without operands, such as `arange`, is a constant. An operator that declines, or whose results differ from
-    the `expected` types, makes way for `torch_call`.
+    A call without operands, such as `arange`, is a constant, unless it is of sizes that each call chooses. An operator
+    that declines, or whose results differ from the `expected` types, makes way for `torch_call`.
     """
     args = [builder.constant("constant", item) if isinstance(item, Tensor) else item for item in args]
-    if not _reads_values((*args, *kwargs.values())):
+    if not _reads_values((*args, *kwargs.values())) and not _has_sizes([*args, *kwargs.values()]):
         return _made_now(builder, overload, args, kwargs)
     lowering = LOWERINGS.get(_table_name(overload))
-    if lowering is not None:
+    if lowering is not None and _takes_sizes(overload, args, kwargs):
         results = _results(lowering, BoundCall(builder, overload, args, kwargs, source))
         if results and (expected is None or [v.type for v in results] == list(expected)):
             return results
@@ -64,6 +65,29 @@ def opaque(
     op = TorchCall.of(overload, template, {name: numbered(argument) for name, argument in kwargs.items()})
     types = op.infer(*(value.type for value in operands))
     return builder.append(op, operands, types, source=source)
+
+
+_SIZES = frozenset(
+    {
+        *("size", "sizes", "shape", "output_size", "split_size", "split_sizes"),
+        *("start", "end", "length", "repeats"),
+    }
+)
+"""Parameters whose numbers lowerings put into attributes as they are: there they may depend on dimensions."""
+
+
+def _takes_sizes(overload: OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]) -> bool:
+    """Whether sizes that depend on dimensions are only among the parameters for sizes."""
+    declared = [argument.name for argument in overload._schema.arguments]
+    bound = {**dict(zip(declared, args, strict=False)), **kwargs}
+    return all(name in _SIZES for name, argument in bound.items() if _has_sizes(argument))
+
+
+def _has_sizes(argument: Argument) -> bool:
+    """Whether an argument is, or lists, a size that depends on dimensions."""
+    if isinstance(argument, list | tuple):
+        return any(map(_has_sizes, argument))
+    return isinstance(argument, Size)
 
 
 def _reads_values(arguments: Iterable[Argument]) -> bool:

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
 
-from ...ir import TensorType, Value
+from ...ir import DType, TensorType, Value
 from ...ir.ops.call import Argument
+from ...ir.sizes import dimensions_of, evaluated, with_sizes
+from ...ir.symbolic import NO_SYMBOLS, Symbols, size_of
 from .functionalize import Tracked, UnsupportedWriteError, aten
 from .views import numbered
 
@@ -32,10 +34,20 @@ class TracedCall:
     """One call of an overload in the traced program, its tensors resolved to what stands for them."""
 
     def __init__(
-        self, node: fx.Node, overload: OpOverload, args: Sequence[Result], kwargs: Mapping[str, Result]
+        self,
+        node: fx.Node,
+        overload: OpOverload,
+        args: Sequence[Result],
+        kwargs: Mapping[str, Result],
+        symbols: Symbols = NO_SYMBOLS,
     ) -> None:
         self.node, self.overload, self.args, self.kwargs = node, overload, args, kwargs
         self.result = node.meta.get("val")
+        self._symbols = symbols
+
+    def replaced(self, overload: OpOverload) -> TracedCall:
+        """The call with the same arguments of another overload."""
+        return TracedCall(self.node, overload, self.args, self.kwargs, self._symbols)
 
     @property
     def name(self) -> str:
@@ -45,7 +57,10 @@ class TracedCall:
     @property
     def expected(self) -> list[TensorType]:
         """Types of the tensors that it gave when it was traced."""
-        return [TensorType.of(tensor) for tensor in tensors_of(self.result)]
+        return [
+            TensorType(self._sizes(tensor.shape), DType.of(tensor.dtype))
+            for tensor in tensors_of(self.result)
+        ]
 
     @property
     def written(self) -> list[torch.Argument]:
@@ -86,8 +101,8 @@ class TracedCall:
             return next(tracked for _, tracked in self._tensor_arguments())
         if not isinstance(self.result, Tensor):
             return None
-        layout = _layout(self.result)
-        return next((t for n, t in self._sharing(self.result) if _layout(n.meta["val"]) == layout), None)
+        layout = self._layout(self.result)
+        return next((t for n, t in self._sharing(self.result) if self._layout(n.meta["val"]) == layout), None)
 
     def viewed(self, index: int) -> Tracked | None:
         """The argument that result `index` is a view of, if any."""
@@ -104,20 +119,22 @@ class TracedCall:
         original = self._traced(self.args[0])
         return (
             self.result.dtype is original.dtype
-            and self.result.stride() == original.stride()
+            and self._sizes(self.result.stride()) == self._sizes(original.stride())
             and self.result.is_conj() == original.is_conj()
             and self.result.is_neg() == original.is_neg()
         )
 
     def copies_like(self, target: Tracked) -> bool:
         """Whether the layout of what `copy_` reads can stand for the target's."""
-        strides = [self._traced(item).stride() for item in self.args[:2]]
+        strides = [self._sizes(self._traced(item).stride()) for item in self.args[:2]]
         return target.view is not None or strides[0] == strides[1]
 
     def as_take(self) -> TracedCall | None:
         """`as_strided` as a selection of elements by number, which no layout can change; None when it cannot be."""
         original, result = self._traced(self.args[0]), self.result
         assert isinstance(result, Tensor)
+        if any(dimensions_of(self._sizes(t.shape)) for t in (original, result)):
+            return None
         extent = original.untyped_storage().nbytes() // original.element_size()
         where = torch.full((extent,), -1)
         where.as_strided(original.shape, original.stride(), int(original.storage_offset())).copy_(
@@ -126,27 +143,45 @@ class TracedCall:
         taken = where.as_strided(result.shape, result.stride(), int(result.storage_offset())).clone()
         if bool((taken < 0).any()):
             return None
-        return TracedCall(self.node, aten.take.default, [self.args[0], taken], {})
+        return TracedCall(self.node, aten.take.default, [self.args[0], taken], {}, self._symbols)
 
-    def on_numbers(self, parent: Tracked, numbers: Tensor, index: int) -> Tensor:
-        """Result `index` of the call with `numbers` in the place of `parent`, and -1 in that of other tensors."""
+    def on_numbers(
+        self, parent: Tracked, numbers: Tensor, index: int, sizes: Mapping[str, int] | None = None
+    ) -> Tensor:
+        """Result `index` of the call with `numbers` in the place of `parent`, and -1 in that of other tensors.
+
+        `sizes` are those of dynamic dimensions, of the example if left out.
+        """
         traced = _tensor_number(self.result, index)
         if traced.is_conj() or traced.is_neg():
             raise UnsupportedWriteError("the view changes signs")
 
+        def fixed(item: Result) -> Result:
+            return item if sizes is None else with_sizes(item, lambda size: evaluated(size, sizes))
+
         def bound(item: Result) -> Argument:
             if isinstance(item, Tracked):
-                return (
-                    numbers
-                    if item is parent
-                    else torch.tensor(-1, device=numbers.device).expand(item.type.shape)
-                )
+                others = torch.tensor(-1, device=numbers.device)
+                return numbers if item is parent else others.expand(fixed(item.type.shape))
             if isinstance(item, Tensor):
                 return item.to(numbers.device)
-            return [bound(part) for part in item] if isinstance(item, list | tuple) else item
+            return [bound(part) for part in item] if isinstance(item, list | tuple) else fixed(item)
 
         kwargs = {name: bound(item) for name, item in self.kwargs.items()}
         return _tensor_number(self.overload(*bound(self.args), **kwargs), index)
+
+    def _sizes(self, numbers: Sequence[Any]) -> tuple[int, ...]:  # Any: integers, or symbolic ones
+        return tuple(size_of(number, self._symbols) for number in numbers)
+
+    def _layout(self, tensor: Tensor) -> tuple[object, ...]:
+        return (
+            tensor.dtype,
+            self._sizes(tensor.size()),
+            self._sizes(tensor.stride()),
+            self._sizes([tensor.storage_offset()]),
+            tensor.is_conj(),
+            tensor.is_neg(),
+        )
 
     def _bound(self) -> dict[str, Result]:
         names = [a.name for a in self.overload._schema.arguments]
@@ -205,14 +240,3 @@ def _paired(traced: Any, resolved: Result) -> Iterator[tuple[fx.Node, Tracked]]:
 
 def _tensor_number(result: object, index: int) -> Tensor:
     return tuple(tensors_of(result))[index]
-
-
-def _layout(tensor: Tensor) -> tuple[object, ...]:
-    return (
-        tensor.dtype,
-        tensor.size(),
-        tensor.stride(),
-        int(tensor.storage_offset()),
-        tensor.is_conj(),
-        tensor.is_neg(),
-    )

@@ -60,6 +60,37 @@ def region_shown(view: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Regi
     return region(view(numbered(shape)), shape)
 
 
+def joined_region(
+    shape: Sequence[int], shapes: Sequence[Sequence[int]], regions: Sequence[Region | None]
+) -> Region | None:
+    """Region of a tensor whose sizes depend on dimensions, from `regions` of two calls, where it has these `shapes`.
+
+    Ends of ranges are numbers, or lie at a fixed distance from the end; None for others.
+    """
+    first, second = regions
+    if isinstance(first, Reshaped | Permuted):
+        return first if first == second else None
+    if not isinstance(first, Boxed) or not isinstance(second, Boxed):
+        return None
+    ranges = []
+    for dim, size in enumerate(shape):
+        (start, stop, step), (other_start, other_stop, other_step) = first.ranges[dim], second.ranges[dim]
+        sizes = (size, shapes[0][dim], shapes[1][dim])
+        ends = [_joined_end(sizes, pair) for pair in ((start, other_start), (stop, other_stop))]
+        if None in ends or step != other_step:
+            return None
+        ranges.append((*(end for end in ends if end is not None), step))
+    return Boxed(tuple((start, stop, step) for start, stop, step in ranges))
+
+
+def _joined_end(sizes: tuple[int, int, int], ends: tuple[int, int]) -> int | None:
+    """An end that is `ends` in two calls, in a dimension of `sizes`: in any call, and in these two."""
+    size, first, second = sizes
+    if first - ends[0] == second - ends[1]:
+        return size - (first - ends[0])
+    return ends[0] if ends[0] == ends[1] else None
+
+
 def region(numbers: Tensor, shape: Sequence[int]) -> Region | None:
     """Region that a view of a tensor of `shape` selects, from its indices; None if an element occurs twice."""
     if numbers.numel() == prod(shape) and torch.equal(numbers.flatten(), torch.arange(numbers.numel())):

@@ -60,6 +60,13 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(problems_of: Problem
     ]  # fmt: skip
 
 
+def test_c_takes_no_dynamic_dimensions(problems_of: ProblemsOf, sound: str) -> None:
+    """C has fixed sizes, so one of `dynamic` and `outputs.c` goes."""
+    text = re.sub(r"shape: (\[[^]]*\])", r"shape: \1, dynamic: {0: batch}", sound, count=1)
+    (problem,) = problems_of(text)
+    assert problem.code == "S209" and "C has fixed sizes" in problem.message
+
+
 def test_a_problem_is_printed_with_its_line_and_a_caret(problems_of: ProblemsOf, sound: str) -> None:
     text = render(problems_of(sound.replace("pass: fuse", "pass: fuze")))
     first, line, caret = text.split("\n")
