@@ -51,7 +51,7 @@ _EXPRESSIONS = {
         {x} * torch.rsqrt({x}.pow(2).mean(-1, keepdim=True) + 1e-6)
         ({x} - {x}.mean(-1, keepdim=True)) / torch.sqrt({x}.var(-1, keepdim=True, unbiased=False) + 1e-5)
         {x} / ({x}.norm(dim=-1, keepdim=True) + 1e-3)
-        F.normalize({x}, dim=1)
+        F.normalize({x}, dim=1 if {x}.shape[1] > 1 else -1)
         ({x} - {x}.mean(1, keepdim=True)) / ({x}.std(1, keepdim=True) + 1e-2)
         """,
     "join": """
