@@ -26,9 +26,10 @@ from .operators import operator_table
 from .output import check_arrays, check_destination, write_file
 from .pipeline import OnStage
 from .plan import notes_text, plan_text
+from .process_group import is_first, process_group
 from .progress import Progress
 from .report import Measurement, Report, noise_lines
-from .sensitivity import is_first, measure, table_text
+from .sensitivity import measure, table_text
 from .session import Stage
 from .table import text_table
 
@@ -73,16 +74,19 @@ def compile(options: argparse.Namespace) -> None:  # named as the command
     ]
     if problems:
         raise UserError(problems)
-    with Progress() as progress:
+    with process_group() as workers, Progress(visible=is_first()) as progress:
         compiled = compile_model(
             loaded,
             limit_seconds=options.time_limit,
             locked=options.locked,
             progress=progress,
-            on_stage=_dumper(options.dump_after),
+            on_stage=_dumper(options.dump_after) if is_first() else None,
+            workers=workers,
         )
-        compiled.write(options.output)
-    print(_compiled_text(compiled, options.output))
+        if is_first():
+            compiled.write(options.output)
+    if is_first():
+        print(_compiled_text(compiled, options.output))
 
 
 def sensitivity(options: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from ..ir import Graph
 from ..passes import Context, Cost
 from ..passes.progress_callback import Progress, silent
 from ..passes.quantize.quantization import OUTLIERS
+from ..passes.workers import ALONE, Workers
 from ..specs import ArrayOrigin, Evaluation, FileSource, Loaded, Spec, SpecError
 from ..specs.errors import near_miss
 from ..specs.options import FinetuneOptions, QuantizeOptions, WeightOnlyOptions
@@ -118,6 +119,7 @@ def compile_model(
     on_stage: OnStage | None = None,
     enforce_budget: bool = True,
     limit_seconds: float | None = None,
+    workers: Workers = ALONE,
 ) -> Compiled: ...
 @overload
 def compile_model(
@@ -139,6 +141,7 @@ def compile_model(
     on_stage: OnStage | None = None,
     enforce_budget: bool = True,
     limit_seconds: float | None = None,
+    workers: Workers = ALONE,
 ) -> Compiled: ...
 def compile_model(
     source: str | Path | Loaded | nn.Module | Graph,
@@ -151,6 +154,7 @@ def compile_model(
     on_stage: OnStage | None = None,
     enforce_budget: bool = True,
     limit_seconds: float | None = None,
+    workers: Workers = ALONE,
     **description: Any,  # Any: as the second overload declares them
 ) -> Compiled:
     """Compile a spec file, a module or a graph; nothing is written until `Compiled.write`.
@@ -164,7 +168,8 @@ def compile_model(
 
     `model` replaces the module that `model.source` of a spec file names. `locked` is the lock of an earlier
     compilation: whatever differs from it is refused. A network that is too large for the target is refused unless
-    `enforce_budget` is off. Raises ArgumentError, SpecError, CaptureError or UserError, with all problems found.
+    `enforce_budget` is off. `workers` are processes that share work on samples. Raises ArgumentError, SpecError,
+    CaptureError or UserError, with all problems found.
     """
     _check_arguments(source, description, model, locked, progress, on_stage, limit_seconds)
     if isinstance(source, str | Path | Loaded):
@@ -175,7 +180,7 @@ def compile_model(
         session = open_session(
             described.loaded, model=source, arrays=described.arrays, limit_seconds=limit_seconds
         )
-    stages = run_passes(session, progress=progress, on_stage=on_stage)
+    stages = run_passes(session, progress=progress, on_stage=on_stage, workers=workers)
     graph = final_graph(session, stages)
     check_backends(session, graph, enforce_budget=enforce_budget)
     findings = _examine(session, stages, progress)

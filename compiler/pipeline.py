@@ -15,6 +15,7 @@ from ..ir import DType, Graph, TensorType, Value, run, verify
 from ..ir.text import type_text
 from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
 from ..passes.progress_callback import Progress, silent
+from ..passes.workers import ALONE, Workers
 from ..specs import (
     ArrayOrigin,
     Calibration,
@@ -181,6 +182,7 @@ def run_passes(
     before: Collection[str] = (),
     progress: Progress = silent,
     on_stage: OnStage | None = None,
+    workers: Workers = ALONE,
 ) -> tuple[Stage, ...]:
     """The passes of the spec, in order; UserError with the pass and what to do when one cannot go on.
 
@@ -193,7 +195,8 @@ def run_passes(
         if found.name in before:
             break
         try:
-            result = found(graph, options, pass_context(session, index, progress))
+            context = replace(pass_context(session, index, progress), workers=workers)
+            result = found(graph, options, context)
         except CalibrationError as err:
             calibration = session.spec.data.calibration
             place = str(calibration.origin) if calibration else "data.calibration"

@@ -6,14 +6,12 @@ them. To that end each computes on one thread: more cores are put to use by more
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 
 from ..passes import PassError
 from ..passes.progress_callback import Progress
@@ -21,7 +19,6 @@ from ..passes.sensitivity import (
     Method,
     Objective,
     SensitivityTable,
-    Workers,
     digest_of,
     measure_sensitivity,
 )
@@ -29,6 +26,7 @@ from ..specs import Loaded
 from .errors import Problem, UserError
 from .output import check_file, write_file
 from .pipeline import calibration_batches, open_session, run_passes
+from .process_group import process_group
 from .session import Session, final_graph
 from .table import text_table
 
@@ -56,7 +54,7 @@ def measure(
     The first process writes `output`. UserError for what the user can mend.
     """
     earlier = None if output is None else _read(output)
-    with _one_thread(), _process_group() as workers:
+    with _one_thread(), process_group() as workers:
         session = open_session(loaded, limit_seconds=limit_seconds)
         graph = final_graph(session, run_passes(session, before=DECIDING, progress=progress))
         batches, labels = calibration_batches(session, samples)
@@ -89,11 +87,6 @@ def measure(
         if output is not None and workers.rank == 0:
             write_file(output, table.to_json().encode())
         return table, "measured"
-
-
-def is_first() -> bool:
-    """Whether this process is to speak: alone, or the first of those that torchrun started."""
-    return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
 
 
 def table_text(table: SensitivityTable) -> str:
@@ -143,14 +136,3 @@ def _one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@contextmanager
-def _process_group() -> Iterator[Workers]:
-    """The processes that torchrun started together, or this one alone."""
-    if not dist.is_torchelastic_launched():
-        yield Workers()
-        return
-    if not dist.is_initialized():
-        dist.init_process_group("gloo")
-    yield Workers.of_process_group()

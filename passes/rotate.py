@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..ir import Builder, Graph, Node, Value, rewrite
+from ..ir import Builder, Graph, Node, Source, Value, rewrite
 from ..ir.ops.binary import Add, Mul
 from ..ir.ops.embedding import Embedding
 from ..ir.ops.linear import Linear
@@ -254,24 +254,24 @@ class _Layers:
 
 def _with_layers(graph: Graph, layers: Mapping[str, _Layers]) -> Graph:
     """The graph with norms without weights, and linear layers after those that need them."""
-    bare: dict[str, Value] = {}
+    bare, sources = dict[str, Value](), dict[str, Source]()
     followed = {head: norm for norm, found in layers.items() for head in found.heads}
 
-    def follow(builder: Builder, norm: str, matrix: Tensor, like: Node) -> Value:
+    def follow(builder: Builder, norm: str, matrix: Tensor) -> Value:
         x = bare[norm]
         weight = builder.constant(f"{norm}.rotation", matrix.to(x.type.dtype.torch))
-        return builder.add(Linear(), x, weight, name=f"{norm}_rotated", source=like.source)
+        return builder.add(Linear(), x, weight, name=f"{norm}_rotated", source=sources[norm])
 
     def visit(builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> tuple[Value, ...] | None:
         name = node.outputs[0].name
         if name in layers:
             (bare[name],) = builder.keep(node, operands[:1])
-            back = layers[name].back
-            return (bare[name] if back is None else follow(builder, name, back, node),)
+            back, sources[name] = layers[name].back, node.source
+            return (bare[name] if back is None else follow(builder, name, back),)
         head = layers[followed[name]].head if name in followed else None
         if head is None:
             return None
-        x = follow(builder, followed[name], head, node)
+        x = follow(builder, followed[name], head)
         return builder.keep(node, node.with_operands(x=x).inputs[:1] + operands[1:])
 
     return rewrite(graph, visit)

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import isnan
 
+import torch
 from torch import Tensor
 
 from ...ir import Encoding, Graph
@@ -26,6 +26,7 @@ from ..integer_program import IntegerProgram
 from ..progress_callback import Progress
 from ..report import Table
 from ..sensitivity.replay import Operand, Replay
+from ..workers import ALONE, Workers, make_shards
 from .divergence import Divergence
 
 _GAP = 1e-6
@@ -71,6 +72,7 @@ def choose_widths(
     samples: Sequence[Batch],
     others: Sequence[Batch],
     *,
+    workers: Workers = ALONE,
     progress: Progress,
 ) -> Widths:
     """A width for each weight, from losses on `samples`; `others` compare the best allocations.
@@ -78,7 +80,7 @@ def choose_widths(
     InfeasibleError if the narrowest do not fit, with the bytes or loss that they take.
     """
     check_samples(graph, samples)
-    losses = _losses(graph, candidates, samples, progress)
+    losses = _losses(graph, candidates, samples, workers, progress)
     found: dict[tuple[int, ...], float] = {}
     for exponent in _EXPONENTS if budget.weights is not None else _EXPONENTS[:1]:
         found.setdefault(_allocation(candidates, losses, budget, exponent), exponent)
@@ -168,23 +170,30 @@ def _losses(
     graph: Graph,
     candidates: Mapping[str, Sequence[Candidate]],
     samples: Sequence[Batch],
+    workers: Workers,
     progress: Progress,
 ) -> dict[str, list[float]]:
     """Mean divergence of the outputs with one weight at one width, for each weight in the order of its candidates."""
     measure = Divergence.of(graph)
     readers = {name: _readers(graph, name) for name in candidates}
-    sums = {name: [0.0] * len(widths) for name, widths in candidates.items()}
-    for index, sample in enumerate(samples):
-        replay = Replay(graph, sample)
-        for name, widths in candidates.items():
-            for at, candidate in enumerate(widths):
-                changed = replay.changed(dict.fromkeys(readers[name], candidate.error))
-                divergence = measure.between(replay.outputs, changed)
-                if isnan(divergence):
-                    raise PassError(f"the outputs are NaN with {name} at {candidate.bits} bits")
-                sums[name][at] += divergence / len(samples)
-        progress("widths", index + 1, len(samples))
-    return sums
+    shards = make_shards(len(samples))
+
+    def work(shard: range) -> dict[str, Tensor]:
+        sums = {name: torch.zeros(len(widths), dtype=torch.float64) for name, widths in candidates.items()}
+        for index in shard:
+            replay = Replay(graph, samples[index])
+            for name, widths in candidates.items():
+                for at, candidate in enumerate(widths):
+                    changed = replay.changed(dict.fromkeys(readers[name], candidate.error))
+                    sums[name][at] += measure.between(replay.outputs, changed)
+        return sums
+
+    total = workers.total(shards, work, lambda done: progress("widths", done, len(shards)))
+    for name, losses in total.items():
+        if bool(losses.isnan().any()):
+            bits = candidates[name][int(losses.isnan().nonzero()[0])].bits
+            raise PassError(f"the outputs are NaN with {name} at {bits} bits")
+    return {name: (losses / len(samples)).tolist() for name, losses in total.items()}
 
 
 def _readers(graph: Graph, name: str) -> list[Operand]:

@@ -119,8 +119,15 @@ def _with_widths(
     count = options.budget.samples
     samples = task.samples[:count]
     others = task.samples[count : 2 * count] or samples
-    progress = task.context.progress
-    widths = choose_widths(task.graph, candidates, options.budget, samples, others, progress=progress)
+    widths = choose_widths(
+        task.graph,
+        candidates,
+        options.budget,
+        samples,
+        others,
+        workers=task.context.workers,
+        progress=task.context.progress,
+    )
     note = (
         f"widths: {widths.bytes:,} bytes, predicted loss {widths.predicted:.3g}, of all weights together "
         f"{widths.measured:.3g}, rounded to nearest"

@@ -179,3 +179,20 @@ graph(%x: f32[1x4]) {
     torch.testing.assert_close(run(result.graph, x), run(graph, x), rtol=1e-5, atol=1e-5)
     assert [node.op.name for node in result.graph.nodes] == ["linear", "rms_norm", "linear", "tanh"]
     assert "1 with a linear layer of 4x4" in result.report.decisions[0].reason
+
+
+def test_a_layer_that_is_added_has_the_module_path_of_its_norm() -> None:
+    graph = parse(
+        """
+graph(%i: i64[2]) {
+  const %table: f32[6x8]
+  const %g: f32[8]
+  %h: f32[2x8] = embedding(%i, %table)   # "embed", "net.py:1"
+  %n: f32[2x8] = rms_norm{shape=(8,), eps=1e-05}(%h, %g)   # "norm", "net.py:2"
+  %y: f32[2x6] = linear(%n, %table)   # "head", "net.py:3"
+  return output: %y
+}""",
+        fill=lambda v: torch.randn(v.type.shape, generator=torch.Generator().manual_seed(0)),
+    )
+    nodes = rotate(graph).graph.nodes
+    assert [node.source.module for node in nodes] == ["embed", "norm", "norm", "head"]
