@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 SHARED = Path(__file__).resolve().parents[3] / "shared"
 DATA, MODELS = SHARED / "data", SHARED / "models"
 
-TOKENS, MASK, SPECIAL = 32, 14, (0, 12, 13)
-"""Length of a window of tokens; the token that asks for another; [PAD], [CLS] and [SEP], which are not asked for."""
+TOKENS, LONGEST, MASK, SPECIAL = 32, 96, 14, (0, 12, 13)
+"""Lengths of a window and of the longest reaction in tokens; the token that asks for another; those never asked for."""
 FRAMES, NEW_FRAMES = 161, 3
 """Frames that a decision of the wake word depends on, and new frames for each decision."""
 CALIBRATION_CLIPS = 4
@@ -121,6 +121,22 @@ def masked_reactions() -> Arrays:
     file = DATA / "rxn_mlm_dev.npz"
     ids, token = _load(file, "ids")[:, :TOKENS], _load(file, "label")[:, :TOKENS]
     return {"ids": ids.astype(np.int64), "token": token.astype(np.int64)}
+
+
+def padded_reactions(*, copies: int = 8, share: float = 0.15, seed: int = 0) -> Arrays:
+    """Seven whole reactions, each with other tokens masked in `copies` copies: `ids` [56, 96], padded with 0."""
+    with np.load(MODELS / "rxn_albert_golden.npz") as archive:
+        whole = [archive[f"ex{index}_ids"] for index in range(3)]
+        padded = np.stack([np.pad(ids[:LONGEST], (0, max(LONGEST - len(ids), 0))) for ids in whole])
+        ids = np.concatenate([padded, archive["pad96_ids"]]).astype(np.int64).repeat(copies, 0)
+    asked = np.random.default_rng(seed).random(ids.shape) < share
+    return {"ids": np.where(asked & ~np.isin(ids, SPECIAL), MASK, ids)}
+
+
+def whole_masked_reactions() -> Arrays:
+    """200 other reactions, `ids` [200, 96], padded with 0, and the right `token` for each mask, else -1."""
+    file = DATA / "rxn_mlm_dev.npz"
+    return {"ids": _load(file, "ids").astype(np.int64), "token": _load(file, "label").astype(np.int64)}
 
 
 def _load(file: Path, name: str) -> NDArray[np.generic]:

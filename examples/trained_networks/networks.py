@@ -200,10 +200,11 @@ class _SharedLayer(nn.Module):
         self.fc1, self.fc2 = nn.Linear(256, 512), nn.Linear(512, 256)
         self.norm1, self.norm2 = (nn.LayerNorm(256, eps=1e-12) for _ in range(2))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         n, t, _ = x.shape
         q, k, v = (layer(x).view(n, t, 8, 32).transpose(1, 2) for layer in (self.q, self.k, self.v))
         scores = q @ k.transpose(2, 3) / math.sqrt(32)
+        scores = scores if mask is None else scores + mask
         mixed = (torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(n, t, 256)
         x = self.norm1(x + self.o(mixed))
         return self.norm2(x + self.fc2(F.gelu(self.fc1(x))))
@@ -237,8 +238,20 @@ class ReactionAlbert(nn.Module):
         self.head = _Head()
 
     def forward(self, ids: Tensor) -> Tensor:
+        return self.scores(ids, None)
+
+    def scores(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+        """Logits; the mask is added to the scores of attention."""
         x = self.embed(ids)
         for _ in range(12):
-            x = self.layer(x)
+            x = self.layer(x, mask)
         x = self.head.norm(F.gelu(self.head.dense(x)))
         return F.linear(x, self.embed.word.weight, self.head.bias)
+
+
+class PaddedReactionAlbert(ReactionAlbert):
+    """The same for sequences that end with padding (token 0), which no token attends to."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        is_padding = (ids == 0)[:, None, None]
+        return self.scores(ids, torch.where(is_padding, -torch.inf, 0.0))

@@ -46,6 +46,7 @@ SETS = (
     ("speech_steps", "other_speech_steps", "x"),
     ("sound_windows", "clip_windows", "x"),
     ("reaction_windows", "masked_reactions", "ids"),
+    ("padded_reactions", "whole_masked_reactions", "ids"),
 )
 
 
@@ -233,7 +234,15 @@ def test_a_network_compiles_to_c_that_gives_what_its_integer_graph_gives(
 @needs_shared
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "points"), [("okay_nabu", 2.0), ("vad", 3.0), ("crepe", 1.0), ("ic_large", 1.0), ("albert", 3.0)]
+    ("name", "points"),
+    [
+        ("okay_nabu", 2.0),
+        ("vad", 3.0),
+        ("crepe", 1.0),
+        ("ic_large", 1.0),
+        ("albert", 3.0),
+        ("albert_int4", 1.0),
+    ],
 )
 def test_a_large_network_keeps_its_metric(name: str, points: float) -> None:
     of_float, of_integer = compile_model(FOLDER / f"{name}.yaml").report.measurements
