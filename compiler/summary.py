@@ -74,6 +74,7 @@ def make_report(
             *(kernel_notes(c, session.target) if c else ()),
             *(rounding_notes(c.graph) if c else ()),
             *(() if c is None else c.notes),
+            *(() if artifacts.torch is None else artifacts.torch.notes),
             *(() if findings is None else findings.notes),
         ),
     )

@@ -92,10 +92,11 @@ class COutput(Section):
 class TorchOutput(Section):
     """A rewritten torch module with readable code and ordinary parameters."""
 
-    form: Literal["qdq", "eager"] = Field(
+    form: Literal["qdq", "eager", "native"] = Field(
         default="qdq",
         description="Form of a quantized graph. `qdq`: quantize and dequantize around float operators, which "
-        "torch.compile lowers to int8 kernels. `eager`: fastest without torch.compile.",
+        "torch.compile lowers to int8 kernels. `eager`: torch's int8 kernels, called one by one. `native`: kernels in "
+        "C, compiled at first use; fastest on a CPU, with the bytes of the integer graph.",
     )
 
 

@@ -2,7 +2,8 @@
 
 to_module(graph)                   ordinary float layers under the user's names; computes the bits of `ir.run`
 to_module(graph, form="qdq")       quantize and dequantize around float layers: for torch.compile and ONNX
-to_module(graph, form="eager")     int8 kernels, called one by one: for running without torch.compile
+to_module(graph, form="eager")     torch's int8 kernels, called one by one
+to_module(graph, form="native")    the integers of the graph by kernels in C: the fastest on a CPU
 read_back(graph, module)           the graph with the weights of a trained float module
 """
 

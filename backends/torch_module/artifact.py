@@ -21,20 +21,25 @@ from .. import packed_linear
 
 SOURCE_FILE = "model.py"
 WEIGHTS_FILE = "model.safetensors"
+_KERNELS = (
+    tuple(packed_linear.FOLDER / name for name in (packed_linear.SOURCE, packed_linear.HEADER)),
+    (Path(__file__).with_name("int8_layers.c"),),
+)
 
 
 @dataclass(frozen=True)
 class TorchArtifact:
     """An emitted module. `tensors` are its state by key; `aliases` are keys whose tensor is stored under another key.
 
-    A module that names packed_linear.c has a copy of it, and of its header, next to its source. Tensors of a lazy graph
-    are lazy: `save` has one of them in memory at a time.
+    A module with a kernel in C has a copy of its files next to its source. Tensors of a lazy graph are lazy: `save` has
+    one of them in memory at a time.
     """
 
     class_name: str
     source: str
     tensors: Params
     aliases: Mapping[str, str]
+    notes: tuple[str, ...] = ()
 
     def build(self) -> nn.Module:
         """The module with its tensors (copies), in evaluation mode."""
@@ -67,10 +72,12 @@ class TorchArtifact:
     @property
     def _sources(self) -> dict[str, bytes]:
         sources = {SOURCE_FILE: self.source.encode()}
-        if packed_linear.SOURCE in self.source:
-            kernel = (packed_linear.SOURCE, packed_linear.HEADER)
-            sources |= {name: (packed_linear.FOLDER / name).read_bytes() for name in kernel}
-        return sources
+        return sources | {path.name: path.read_bytes() for path in _kernel_files(self.source)}
+
+
+def _kernel_files(source: str) -> tuple[Path, ...]:
+    """The C files of the kernel that an emitted file names, which are all in one folder."""
+    return next((files for files in _KERNELS if f'"{files[0].name}"' in source), ())
 
 
 def module_class(source: str, name: str) -> type[nn.Module]:
@@ -92,7 +99,7 @@ def restore(source: str, name: str) -> nn.Module:
 def _definitions(source: str) -> Mapping[str, Any]:  # what a file defines
     filename = f"<fxpress module {sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    place = packed_linear.FOLDER / SOURCE_FILE  # beside the kernel
+    place = next((path.with_name(SOURCE_FILE) for path in _kernel_files(source)), Path(SOURCE_FILE))
     namespace: dict[str, Any] = {"__name__": "fxpress_module", "__file__": str(place)}
     exec(compile(source, filename, "exec", dont_inherit=True), namespace)
     for item in namespace.values():

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from hashlib import sha256
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 import torch
 from torch import Tensor
 
-from ...ir import Graph, Node, Value
+from ...ir import Entry, Graph, Node, Value
 from ...ir.ops.accumulate import Clamp, clamp_bounds
 from ...ir.ops.activation import Elementwise
 from ...ir.ops.base import IntegerCall
@@ -34,7 +34,7 @@ from .style import Strings
 class EagerStyle(QdqStyle):
     """Variables hold the same integers as in the QDQ form."""
 
-    prelude: ModuleType | None = prelude_eager
+    preludes: tuple[ModuleType, ...] = (prelude_eager,)
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
@@ -49,8 +49,8 @@ class EagerStyle(QdqStyle):
 
     def kind(self, node: Node) -> LayerKind | None:
         """An int8 kernel where torch has one, else the operator's own on reals."""
-        if isinstance(node.op, Conv | Linear) and _is_int8(node):
-            return _int8_layer(node)
+        if isinstance(node.op, Conv | Linear) and is_int8(node):
+            return int8_layer(node)
         return None if self._is_whole(node) else layer_kind(node)
 
     def read(self, node: Node, operand: int, variable: str) -> str:
@@ -105,7 +105,7 @@ def _table(node: Node) -> Tensor:
     return (results + 128).to(torch.uint8)
 
 
-def _is_int8(node: Node) -> bool:
+def is_int8(node: Node) -> bool:
     """True when operand, residual and result are bytes and the weight has a scale for each output channel."""
     x, weight, residual = node.operand("x"), node.operand("weight"), node.optional("residual")
     bytes_only = all(value is None or is_byte(value) for value in (x, residual, node.output))
@@ -113,31 +113,41 @@ def _is_int8(node: Node) -> bool:
     return bytes_only and rank <= 2 and channel_scales(weight.type) is not None
 
 
-def _int8_layer(node: Node) -> LayerKind:
+def int8_layer(
+    node: Node,
+    prefix: str = "Int8",
+    *,
+    more: Mapping[str, Argument] = MappingProxyType({}),
+    state: Mapping[str, Entry] = MappingProxyType({}),
+    integers: tuple[str, ...] = ("weight",),
+) -> LayerKind:
+    """The submodule of a convolution or linear layer: `Int8Conv`, say, by its prefix; with `more` arguments."""
     x, weight, residual = node.operand("x"), node.operand("weight"), node.optional("residual")
     assert isinstance(node.op, Conv | Linear)
     arguments: dict[str, Argument] = {}
     if isinstance(node.op, Conv):
         arguments = {"stride": node.op.stride, "padding": node.op.padding, "dilation": node.op.dilation}
         arguments |= {"groups": node.op.groups} if node.op.groups > 1 else {}
-    arguments |= {"x_grid": _grid(x), "y_grid": _grid(node.output)}
-    arguments |= {} if residual is None else {"residual_grid": _grid(residual)}
+    arguments |= {"x_grid": parameters(x), "y_grid": parameters(node.output)}
+    arguments |= {} if residual is None else {"residual_grid": parameters(residual)}
     clamp = _clamp(node.op.clamp, node.output)
     arguments |= {} if clamp is None else {"clamp": clamp}
     arguments |= {"bias": False} if node.optional("bias") is None else {}
-    name = "Int8Conv" if isinstance(node.op, Conv) else "Int8Linear"
-    given = "".join(f", {key}={literal(value)}" for key, value in arguments.items())
+    name = f"{prefix}Conv" if isinstance(node.op, Conv) else f"{prefix}Linear"
+    given = "".join(f", {key}={literal(value)}" for key, value in {**arguments, **more}.items())
     scales = channel_scales(weight.type)
     assert scales is not None
     return LayerKind(
         f"{name}({literal(weight.type.shape)}{given})",
         layer_parameters(node),
-        state={"weight_scale": scales},
+        state={"weight_scale": scales, **state},
+        integers=integers,
         is_whole=True,
     )
 
 
-def _grid(value: Value) -> tuple[float, int]:
+def parameters(value: Value) -> tuple[float, int]:
+    """Scale and zero point of what is carried."""
     quantization = value.type.quantization
     assert quantization is not None
     return quantization.scale[0], carried_zero_point(quantization)

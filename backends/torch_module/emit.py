@@ -16,12 +16,13 @@ from .artifact import WEIGHTS_FILE, TorchArtifact
 from .eager import EagerStyle
 from .layout import Layout, plan_layout
 from .names import identifier
+from .native import NativeStyle
 from .qdq import QdqStyle
 from .source import write_source
 from .style import FloatStyle, Style
 from .weight_only import WeightOnlyStyle, is_weight_only, packed_weight
 
-Form = Literal["float", "qdq", "eager"]
+Form = Literal["float", "qdq", "eager", "native"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     """The graph as a readable torch module: one Python file and its tensors.
 
     The float form computes the bits of `ir.run`; the others come within one step of `ir.run_integer` at each
-    requantization. UnsupportedError when the form does not fit the graph.
+    requantization, the native form in most operators none. UnsupportedError when the form does not fit the graph.
     """
     check_graph(graph, "emit(graph, options)")
     expect(options, TorchOptions, "emit(graph, options)", "`TorchOptions`", 'for example TorchOptions("qdq")')
@@ -53,7 +54,7 @@ def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     layout = plan_layout(graph, style, buffers=options.buffers)
     name = class_name(options.name)
     source = write_source(graph, layout, style, name=name, weights=WEIGHTS_FILE)
-    return TorchArtifact(name, source, _tensors(graph, layout, style), _aliases(layout))
+    return TorchArtifact(name, source, _tensors(graph, layout, style), _aliases(layout), style.notes)
 
 
 def to_module(graph: Graph, *, form: Form = "float", buffers: Collection[str] = ()) -> nn.Module:
@@ -80,10 +81,12 @@ def _style(graph: Graph, form: Form) -> Style:
         return QdqStyle(graph)
     if form == "eager":
         return EagerStyle(graph)
+    if form == "native":
+        return NativeStyle(graph)
     if is_weight_only(graph):
         return WeightOnlyStyle(graph)
     if any(value.type.is_quantized for node in graph.nodes for value in (*node.operands, *node.outputs)):
-        raise UnsupportedError("the graph is quantized; emit it in form 'qdq' or 'eager'")
+        raise UnsupportedError("the graph is quantized; emit it in form 'qdq', 'eager' or 'native'")
     return FloatStyle()
 
 

@@ -103,7 +103,8 @@ class _Writer:
         if not self._graph.is_constant(value):
             return self._variables[value]
         if value.name in self._integer_weights:
-            return f"{self._layout.names.expression(self._integer_weights[value.name])}.real_weight()"
+            path, attribute = self._integer_weights[value.name]
+            return f"{self._layout.names.expression(path)}.real_{attribute}()"
         return self._layout.names.tensor(self._layout.homes[value.name].path)
 
     def _layer_call(self, node: Node, layer: Layer, operands: Sequence[str | None]) -> str:

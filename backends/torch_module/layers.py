@@ -32,13 +32,14 @@ class LayerKind:
     The submodule is called on operand `x`, padded by `pad` where its own padding cannot say it; one that `is_whole`
     also takes the residual and computes the node on what the variables carry; one that `is_held` is itself what the
     node's variable holds, at the place of its constant. `statistics` are tensors that are not trained; `state` are
-    entries of its state that are not constants of the graph.
+    entries of its state that are not constants of the graph; `integers` are the tensors that it keeps as integers.
     """
 
     constructor: str
     parameters: Mapping[str, str] = field(default_factory=dict)
     statistics: Mapping[str, str] = field(default_factory=dict)
     state: Mapping[str, Entry] = field(default_factory=dict, compare=False)
+    integers: tuple[str, ...] = ()
     pad: tuple[int, ...] = ()
     is_whole: bool = False
     is_held: bool = False
@@ -51,11 +52,11 @@ class LayerKind:
     @property
     def has_integers(self) -> bool:
         """Whether some of its tensors are quantized integers."""
-        return self.is_held or "weight_scale" in self.state
+        return self.is_held or bool(self.integers)
 
     def keeps_integers(self, attribute: str) -> bool:
-        """True for a tensor that it keeps as integers; `real_weight()` of the submodule gives their reals."""
-        return attribute == "weight" and "weight_scale" in self.state
+        """True for a tensor that it keeps as integers; `real_weight()`, say, of the submodule gives their reals."""
+        return attribute in self.integers
 
     def holds_parameter(self, attribute: str) -> bool:
         """True for a tensor that is an `nn.Parameter` of the submodule."""
@@ -99,7 +100,7 @@ def integer_layer_kind(node: Node) -> LayerKind | None:
     if scales is None:
         return kind
     constructor = kind.constructor.replace("nn.", "Quantized", 1)
-    return replace(kind, constructor=constructor, state={"weight_scale": scales})
+    return replace(kind, constructor=constructor, state={"weight_scale": scales}, integers=("weight",))
 
 
 def channel_scales(weight: TensorType) -> Tensor | None:

@@ -51,10 +51,10 @@ class Layout:
         return {name: self.names.state_key(home.path) for name, home in self.homes.items()}
 
     @property
-    def integer_weights(self) -> dict[str, Path]:
-        """The constants that layers keep as integers, each with the path of a layer that does."""
+    def integer_weights(self) -> dict[str, tuple[Path, str]]:
+        """The constants that layers keep as integers, each with the path of a layer that does and its attribute."""
         return {
-            name: layer.path
+            name: (layer.path, attribute)
             for layer in self.layers.values()
             for attribute, name in layer.constants
             if layer.kind.keeps_integers(attribute)

@@ -90,6 +90,10 @@ class Int8Layer(nn.Module):
         """The dequantized weight."""
         return self.weight * self.weight_scale.view(-1, *[1] * (self.weight.ndim - 1))
 
+    def real_bias(self) -> Tensor | None:
+        """The bias in float."""
+        return self.bias
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "packed": None}
 
@@ -119,7 +123,7 @@ class Int8Linear(Int8Layer):
 
     def on_reals(self, x: Tensor) -> Tensor:
         """Result by torch's float kernel."""
-        return nn.functional.linear(x, self.real_weight(), self.bias)
+        return nn.functional.linear(x, self.real_weight(), self.real_bias())
 
     def pack(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """Weight as the kernel wants it, its scales and zero points, bias."""
@@ -128,7 +132,7 @@ class Int8Linear(Int8Layer):
             torch.ops.onednn.qlinear_prepack(self.weight, list(x.shape)),
             self.weight_scale,
             zero,
-            self.bias,
+            self.real_bias(),
         )
 
 
@@ -176,7 +180,7 @@ class Int8Conv(Int8Layer):
             x = nn.functional.pad(x, self.pad)
         stride, padding, dilation = (sizes[self.is_flat :] for sizes in self.geometry)
         convolve = nn.functional.conv1d if self.is_flat else nn.functional.conv2d
-        return convolve(x, self.real_weight(), self.bias, stride, padding, dilation, self.groups)
+        return convolve(x, self.real_weight(), self.real_bias(), stride, padding, dilation, self.groups)
 
     def convolve(self, x: Tensor, residual: Tensor | None) -> Tensor:
         """In two dimensions, padded."""
@@ -202,7 +206,7 @@ class Int8Conv(Int8Layer):
         packed = torch.ops.onednn.qconv_prepack(
             weight, self.weight_scale, scale, 0, *self.geometry, self.groups, list(x.shape)
         )
-        bias = self.bias
+        bias = self.real_bias()
         if zero_point != 0:
             added = weight.flatten(1).sum(1) * self.weight_scale.double() * (scale * zero_point)
             bias = ((0 if bias is None else bias) - added).float()

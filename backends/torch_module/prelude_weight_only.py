@@ -6,21 +6,14 @@ where these fit, else the weight is dequantized at each call.
 """
 
 import ctypes
-import hashlib
-import os
-import platform
-import shlex
-import shutil
-import subprocess
-import tempfile
-import warnings
 from functools import cache
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .prelude_library import compiled_library
 
 
 class PackedMatrix(ctypes.Structure):
@@ -232,27 +225,9 @@ def fake_quantize_per_token(x: Tensor) -> Tensor:
 
 @cache
 def packed_linear_library() -> ctypes.CDLL | None:
-    """The kernel of packed_linear.c, compiled for this processor; None, with a warning, without a C compiler.
-
-    CC names the compiler (default: cc). The library is kept in ~/.cache/fxpress, or below XDG_CACHE_HOME.
-    """
-    source = Path(globals().get("__file__", "model.py")).with_name("packed_linear.c")
-    native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
-    flags = ["-O3", "-ffp-contract=off", "-shared", "-fPIC", native]
-    try:
-        compiler = shlex.split(os.environ.get("CC") or "cc")
-        probe = subprocess.run(
-            [*compiler, native, "-dM", "-E", "-x", "c", os.devnull], check=True, capture_output=True
-        )
-        sources = [source.read_bytes(), source.with_suffix(".h").read_bytes()]
-        key = hashlib.sha256(b"\0".join([*sources, probe.stdout, " ".join(flags).encode()]))
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxpress"
-        library = folder / f"packed_linear-{key.hexdigest()[:16]}.so"
-        kernel = loaded(library) or ctypes.CDLL(str(compiled(compiler, flags, source, library)))
-    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
-        warnings.warn(
-            f"packed_linear.c was not compiled, so that linear layers are slower: {error}", stacklevel=2
-        )
+    """The kernel of packed_linear.c; None, with a warning, without a C compiler."""
+    kernel = compiled_library("packed_linear.c", "packed_linear.h")
+    if kernel is None:
         return None
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     kernel.packed_linear_scratch.argtypes = [pointer, count, number]
@@ -260,30 +235,3 @@ def packed_linear_library() -> ctypes.CDLL | None:
     kernel.packed_linear.argtypes = [pointer, pointer, count, number, pointer, pointer, number]
     kernel.packed_linear.restype = None
     return kernel
-
-
-def loaded(library: Path) -> ctypes.CDLL | None:
-    """The library of an earlier process; None where there is none, or a damaged one."""
-    try:
-        return ctypes.CDLL(str(library)) if library.exists() else None
-    except OSError:
-        return None
-
-
-def compiled(compiler: list[str], flags: list[str], source: Path, library: Path) -> Path:
-    """`library` compiled from `source`, with OpenMP where the compiler has it; in a folder of its own if need be."""
-    try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=library.parent)) / library.name
-    except OSError:
-        library = made = Path(tempfile.mkdtemp()) / library.name
-    command = [*compiler, *flags, "-o", str(made), str(source), "-lm"]
-    try:
-        if subprocess.run([*command, "-fopenmp"], capture_output=True, check=False).returncode:
-            subprocess.run(command, capture_output=True, check=True)
-        if made != library:
-            made.replace(library)
-    finally:
-        if made != library:
-            shutil.rmtree(made.parent)
-    return library

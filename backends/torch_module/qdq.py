@@ -28,8 +28,9 @@ _MOVES = (Reshape, Permute, Expand, Copy, Slice, Select, Split, Concat, Flip, Ro
 class QdqStyle:
     """Variables hold integers: uint8 for values of at most 8 bits, int16 for 16 bits."""
 
-    prelude: ModuleType | None = prelude_qdq
+    preludes: tuple[ModuleType, ...] = (prelude_qdq,)
     buffers: Mapping[Path, Tensor] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph

@@ -65,25 +65,27 @@ def _result_names(graph: Graph) -> list[str]:
 
 
 def _definitions(style: Style) -> dict[str, str]:
-    """The source of operators' functions and of what the form's prelude defines, by name."""
-    functions = function_sources() | check_source()
-    if style.prelude is None:
-        return functions
-    own = {
-        name: item
-        for name, item in vars(style.prelude).items()
-        if getattr(item, "__module__", "") == style.prelude.__name__
-    }
-    return functions | {name: inspect.getsource(item) for name, item in own.items()}
+    """The source of operators' functions and of what the form's preludes define, by name; the last of a name counts."""
+    sources = function_sources() | check_source()
+    for prelude in style.preludes:
+        own = {
+            name: item
+            for name, item in vars(prelude).items()
+            if getattr(item, "__module__", "") == prelude.__name__
+        }
+        sources |= {name: inspect.getsource(item) for name, item in own.items()}
+    return sources
 
 
 def _imports(style: Style, body: str) -> list[str]:
-    lines = ["import torch", "from torch import nn"]
-    if style.prelude is not None:
-        tree = ast.parse(inspect.getsource(style.prelude)).body
-        lines = [ast.unparse(item) for item in tree if isinstance(item, ast.Import | ast.ImportFrom)]
+    lines = set() if style.preludes else {"import torch", "from torch import nn"}
+    for prelude in style.preludes:
+        for item in ast.parse(inspect.getsource(prelude)).body:
+            is_own = isinstance(item, ast.ImportFrom) and item.level > 0
+            if isinstance(item, ast.Import | ast.ImportFrom) and not is_own:
+                lines.add(ast.unparse(item))
     if _FUNCTIONAL.search(body):
-        lines.append("import torch.nn.functional as F")
+        lines.add("import torch.nn.functional as F")
     ours = sorted(
         (line for line in lines if "torch" in line), key=lambda line: (line.startswith("from"), line)
     )

@@ -19,12 +19,16 @@ class Style(Protocol):
     """Differences between the forms. A variable of the emitted `forward` holds a value in the form's representation."""
 
     @property
-    def prelude(self) -> ModuleType | None:
-        """The module whose definitions the emitted file needs a copy of."""
+    def preludes(self) -> tuple[ModuleType, ...]:
+        """The modules whose definitions the emitted file needs a copy of."""
 
     @property
     def buffers(self) -> Mapping[Path, Tensor]:
         """Tensors of the emitted module that are not constants of the graph."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the report of a compilation."""
 
     def kind(self, node: Node) -> LayerKind | None:
         """The submodule that computes `node`, if any."""
@@ -51,8 +55,9 @@ class Style(Protocol):
 class FloatStyle:
     """Variables hold reals."""
 
-    prelude: ModuleType | None = None
+    preludes: tuple[ModuleType, ...] = ()
     buffers: Mapping[Path, Tensor] = MappingProxyType({})
+    notes: tuple[str, ...] = ()
 
     def kind(self, node: Node) -> LayerKind | None:
         """The operator's own."""

@@ -20,7 +20,7 @@ from ...ir.ops.linear import Linear
 from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
 from ...ir.packing import BLOCK_ROWS, packed_shape
 from ..packed_linear import pack_codes, pack_scales
-from . import prelude_weight_only
+from . import prelude_library, prelude_weight_only
 from .forward import clamped
 from .layers import Argument, LayerKind, construct, layer_kind
 from .names import Path
@@ -43,7 +43,7 @@ def is_weight_only(graph: Graph) -> bool:
 class WeightOnlyStyle(FloatStyle):
     """Variables hold reals, and for integer weights the submodules that keep them."""
 
-    prelude: ModuleType | None = prelude_weight_only
+    preludes: tuple[ModuleType, ...] = (prelude_library, prelude_weight_only)
 
     def __init__(self, graph: Graph) -> None:
         self._held = {node.output.name for node in graph.nodes if _holds_matrix(node)}

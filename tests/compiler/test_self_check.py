@@ -16,6 +16,7 @@ FORMS = {
     "float": ("float", [("clean", {}), ("fuse", {})]),
     "qdq": ("qdq", [("clean", {}), ("fuse", {}), ("quantize", {})]),
     "eager": ("eager", [("clean", {}), ("fuse", {}), ("quantize", {})]),
+    "native": ("native", [("clean", {}), ("fuse", {}), ("quantize", {})]),
     "integer weights": ("float", [("clean", {}), ("weight_only", {"group_size": 8})]),
 }
 

@@ -49,7 +49,7 @@ def test_every_operator_computes_its_bits_alone(name: str) -> None:
     holds()
 
 
-@pytest.mark.parametrize("form", ("qdq", "eager"))
+@pytest.mark.parametrize("form", ("qdq", "eager", "native"))
 def test_quantized_modules_are_one_step_from_the_integers_at_each_requantization(form: Form) -> None:
     @settings(max_examples=15)
     @given(st.data())

@@ -394,5 +394,5 @@ def test_a_quantized_graph_is_refused_in_float_form():
       %y: f32[2] = dequantize(%q)
       return y: %y
     }""")
-    with pytest.raises(UnsupportedError, match="emit it in form 'qdq' or 'eager'"):
+    with pytest.raises(UnsupportedError, match="emit it in form 'qdq', 'eager' or 'native'"):
         emit(graph)

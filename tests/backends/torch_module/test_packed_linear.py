@@ -11,7 +11,7 @@ import torch
 
 from fxpress.backends import packed_linear
 from fxpress.backends.packed_linear import pack_codes, pack_scales
-from fxpress.backends.torch_module import prelude_weight_only
+from fxpress.backends.torch_module import prelude_library, prelude_weight_only
 from fxpress.backends.torch_module.prelude_weight_only import PackedWeight, fake_quantize_per_token
 from fxpress.ir.ops.quantize import FakeQuantizePerToken
 
@@ -75,7 +75,7 @@ def packed(rows: int, columns: int, *, bits: int, group_size: int) -> PackedWeig
 @pytest.fixture(autouse=True)
 def beside_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """The prelude finds the kernel next to itself, as in an emitted module."""
-    monkeypatch.setattr(prelude_weight_only, "__file__", str(SOURCES / "model.py"))
+    monkeypatch.setattr(prelude_library, "__file__", str(SOURCES / "model.py"))
 
 
 @pytest.fixture

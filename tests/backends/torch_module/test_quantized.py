@@ -21,7 +21,7 @@ from fxpress.backends.torch_module import (
 )
 from fxpress.ir import parse, run_integer
 
-FORMS = ("qdq", "eager")
+FORMS = ("qdq", "eager", "native")
 IS_EXACT = torch.cpu._is_vnni_supported()  # without, compiled int8 kernels saturate sums of two products
 
 TIED = """

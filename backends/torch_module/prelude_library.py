@@ -1,0 +1,65 @@
+"""Prelude of emitted modules with a C file; the source of these definitions is copied into the emitted file.
+
+The C file lies next to the emitted one and is compiled for the processor at its first use.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+import warnings
+from pathlib import Path
+
+
+def compiled_library(name: str, *headers: str) -> ctypes.CDLL | None:
+    """The library of the C file `name`, compiled for this processor; None, with a warning, without a C compiler.
+
+    CC names the compiler (default: cc). The library is kept in ~/.cache/fxpress, or below XDG_CACHE_HOME.
+    """
+    source = Path(globals().get("__file__", "model.py")).with_name(name)
+    native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
+    flags = ["-O3", "-ffp-contract=off", "-shared", "-fPIC", native]
+    try:
+        compiler = shlex.split(os.environ.get("CC") or "cc")
+        probe = subprocess.run(
+            [*compiler, native, "-dM", "-E", "-x", "c", os.devnull], check=True, capture_output=True
+        )
+        sources = [source.with_name(file).read_bytes() for file in (name, *headers)]
+        key = hashlib.sha256(b"\0".join([*sources, probe.stdout, " ".join(flags).encode()]))
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxpress"
+        library = folder / f"{source.stem}-{key.hexdigest()[:16]}.so"
+        return loaded(library) or ctypes.CDLL(str(compiled(compiler, flags, source, library)))
+    except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
+        warnings.warn(f"{name} was not compiled, so that layers are slower: {error}", stacklevel=3)
+        return None
+
+
+def loaded(library: Path) -> ctypes.CDLL | None:
+    """The library of an earlier process; None where there is none, or a damaged one."""
+    try:
+        return ctypes.CDLL(str(library)) if library.exists() else None
+    except OSError:
+        return None
+
+
+def compiled(compiler: list[str], flags: list[str], source: Path, library: Path) -> Path:
+    """`library` compiled from `source`, with OpenMP where the compiler has it; in a folder of its own if need be."""
+    try:
+        library.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(dir=library.parent)) / library.name
+    except OSError:
+        library = made = Path(tempfile.mkdtemp()) / library.name
+    command = [*compiler, *flags, "-o", str(made), str(source), "-lm"]
+    try:
+        if subprocess.run([*command, "-fopenmp"], capture_output=True, check=False).returncode:
+            subprocess.run(command, capture_output=True, check=True)
+        if made != library:
+            made.replace(library)
+    finally:
+        if made != library:
+            shutil.rmtree(made.parent)
+    return library
