@@ -46,6 +46,11 @@ class Coded:
         error = float(difference.norm() / weight.float().norm().clamp(min=1e-30))
         return Coded(integers, encoding, error)
 
+    def reals(self, dtype: torch.dtype) -> Tensor:
+        """The reals that the codes stand for."""
+        codes = self.integers if isinstance(self.integers, Tensor) else self.integers.read()
+        return self.encoding.dequantize(codes).to(dtype)
+
 
 @dataclass(frozen=True)
 class RoundingTask:

@@ -42,6 +42,16 @@ class Gptq(Section):
     damping: float = Field(
         default=0.01, gt=0, le=1, description="Added to the diagonal of the Hessian, as a share of its mean."
     )
+    activation_order: bool = Field(
+        default=False,
+        description="Round the input channels of the largest activations first; the scales of groups are then chosen "
+        "before.",
+    )
+    sequential: bool = Field(
+        default=False,
+        description="Calibrate each layer on what the layers rounded before it give: one run of the samples for each "
+        "input of layers.",
+    )
 
 
 class Hqq(Section):

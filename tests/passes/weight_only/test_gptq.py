@@ -112,3 +112,39 @@ def test_samples_of_the_rounding_are_its_own() -> None:
 def test_inputs_that_overflow_are_refused_with_what_helps() -> None:
     with pytest.raises(PassError, match="raise `damping`"):
         quantize_by_gptq(weight_of(8, 64), torch.full((64, 64), torch.inf), bits=4, group_size=32)
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("group_size", [32, None])
+def test_the_order_of_activations_is_another_way_to_less_error(bits: int, group_size: int | None) -> None:
+    x, weight = correlated(2000, 64) * torch.linspace(0.1, 3.0, 64), weight_of(24, 64)
+    found = {}
+    for by_activation in (False, True):
+        integers, encoding = quantize_by_gptq(
+            weight, x.T @ x, bits=bits, group_size=group_size, by_activation=by_activation
+        )
+        encoding.check((24, 64))
+        found[by_activation] = encoding.dequantize(integers)
+    nearest, encoding = quantize_groupwise(weight, bits=bits, group_size=group_size)
+    error = {order: float((x @ (reals - weight).T).norm()) for order, reals in found.items()}
+    assert error[True] < 0.9 * float((x @ (encoding.dequantize(nearest) - weight).T).norm())
+    assert not torch.equal(found[True], found[False])
+
+
+def test_layers_can_be_calibrated_on_what_those_before_them_give() -> None:
+    graph, samples = shared_layer(), [(correlated(10, 64, seed),) for seed in range(40)]
+
+    def rounded(**options: object) -> Graph:
+        settings = {"weights": "int2", "activations": "float32", "rounding": {"kind": "gptq", **options}}
+        return weight_only(
+            graph, WeightOnlyOptions.model_validate(settings), Context(calibration=samples)
+        ).graph
+
+    plain, sequential = rounded(), rounded(sequential=True)
+    assert torch.equal(plain.params["shared.weight"], sequential.params["shared.weight"])
+    assert not torch.equal(plain.params["last.weight"], sequential.params["last.weight"])
+
+    def error(stored: Graph) -> float:
+        return sum(float((run(stored, x)[0] - run(graph, x)[0]).norm()) for x in samples)
+
+    assert error(sequential) < error(plain)
