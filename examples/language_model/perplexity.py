@@ -40,6 +40,7 @@ METHODS = {  # passes after `clean`; the widths are filled in, and the layer tha
     "gptq": "{{pass: weight_only, {}, rounding: gptq}}",
     "rotate, gptq": "{{pass: rotate}}, {{pass: weight_only, {}, rounding: gptq}}",
     "awq, gptq": "{{pass: weight_only, {}, rounding: {{kind: awq, then: gptq}}}}",
+    "auto_round": "{{pass: weight_only, {}, rounding: auto_round}}",
     "learned": "{{pass: weight_only, {}, rounding: learned}}",
 }
 TABLES = {"nf4": "4", "mxfp4": "4", "fp8_e4m3": "8"}

@@ -45,9 +45,16 @@ class Trained:
 
 
 def train(
-    graph: Graph, options: FinetuneOptions, context: Context, *, state: OptimizerState | None = None
+    graph: Graph,
+    options: FinetuneOptions,
+    context: Context,
+    *,
+    state: OptimizerState | None = None,
+    trainable: Trainable | None = None,
 ) -> Trained:
     """Train a graph; PassError if it has no weights to train, or there is no training signal.
+
+    `trainable`: its trainable form, if not all constants that layers learn are to be trained.
 
     `state`: optimizer state of an earlier training to continue from. A pass that removes channels in between removes
     them from the moments too, which have the shape of the constant of the same name:
@@ -60,7 +67,7 @@ def train(
     Moments of removed constants are dropped, new constants start without. The learning rate schedule restarts with each
     call. Two calls with the same arguments give the same bytes.
     """
-    trainable = make_trainable(graph, options, context)
+    trainable = trainable or make_trainable(graph, options, context)
     split = Split.of(graph, options, context)
     return _Training.of(graph, trainable, split, options, context).run(state)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -65,6 +66,21 @@ class OptimizerState:
                     optimizer.state[tensor][_STEP] = torch.tensor(float(self.steps))
 
 
+class SignSgd(Optimizer):
+    """Steps of one size against the sign of each gradient: p <- p - rate * sign(dp)."""
+
+    def __init__(self, params: Any, lr: float) -> None:  # Any: what torch's optimizers take
+        super().__init__(params, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure is called
+        """Change all parameters that have a gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.add_(parameter.grad.sign(), alpha=-group["lr"])
+
+
 def make_optimizer(parameters: Mapping[str, Tensor], options: FinetuneOptions) -> Optimizer:
     """Optimizer of these parameters; weight decay applies to tensors of two or more dimensions."""
     groups = [
@@ -72,6 +88,8 @@ def make_optimizer(parameters: Mapping[str, Tensor], options: FinetuneOptions) -
         {"params": [p for p in parameters.values() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
+    if options.optimizer == "sign_sgd":
+        return SignSgd(groups, lr=options.learning_rate)
     if options.optimizer == "sgd":
         return SGD(groups, lr=options.learning_rate, momentum=_MOMENTUM)
     return AdamW(groups, lr=options.learning_rate)

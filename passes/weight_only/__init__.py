@@ -1,6 +1,6 @@
 """The pass `weight_only`: weights stored as integers, computed with as floats."""
 
-from . import awq, gptq, hqq, learned
+from . import auto_round, awq, gptq, hqq, learned
 from .weight_storage import weight_only
 
-__all__ = ["awq", "gptq", "hqq", "learned", "weight_only"]
+__all__ = ["auto_round", "awq", "gptq", "hqq", "learned", "weight_only"]

@@ -38,7 +38,7 @@ def learn_rounding(task: RoundingTask, options: Learned) -> Rounded:
     return replace(
         start,
         graph=_with_floats(start.graph, trained.graph),
-        coded={name: _coded(start, trained.graph, name) for name in start.coded},
+        coded={name: trained_weight(start.graph, trained.graph, name) for name in start.coded},
         notes=(*start.notes, note),
     )
 
@@ -70,7 +70,8 @@ def _with_floats(graph: Graph, trained: Graph) -> Graph:
     return graph.with_params(floats)
 
 
-def _coded(start: Rounded, trained: Graph, name: str) -> Coded:
+def trained_weight(graph: Graph, trained: Graph, name: str) -> Coded:
+    """The codes of a weight of the float graph after training."""
     (value,) = (value for value in trained.constants if value.name == name)
     assert value.type.quantization is not None
-    return Coded.of(start.graph.params[name], trained.tensor(value), value.type.quantization)
+    return Coded.of(graph.params[name], trained.tensor(value), value.type.quantization)

@@ -34,7 +34,7 @@ from .prune import PruneBudget, PruneOptions
 from .quantize import LayerBits, LayerPrecision, QuantizeOptions
 from .remove_dead_channels import RemoveDeadChannelsOptions
 from .rotate import RotateOptions
-from .rounding import AdaRound, Awq, Gptq, Hqq, Learned, Nearest, Rounding
+from .rounding import AdaRound, AutoRound, Awq, Gptq, Hqq, Learned, Nearest, Rounding
 from .smooth import SmoothOptions
 from .sparsify import SparsifyOptions
 from .weight_only import StoredWeightsBudget, WeightOnlyOptions
@@ -71,6 +71,7 @@ __all__ = [
     "AdaRound",
     "AssignBitsOptions",
     "Augmentation",
+    "AutoRound",
     "Awq",
     "BitBudget",
     "CleanOptions",

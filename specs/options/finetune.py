@@ -84,8 +84,8 @@ class FinetuneOptions(PassOptions):
     ignore_index: int = Field(
         default=-100, description="Label of positions that the loss ignores, such as padding (as in torch)."
     )
-    optimizer: Literal["sgd", "adamw"] = Field(
-        default="adamw", description="SGD with momentum 0.9, or AdamW."
+    optimizer: Literal["sgd", "adamw", "sign_sgd"] = Field(
+        default="adamw", description="SGD with momentum 0.9, AdamW, or steps by the signs of gradients."
     )
     learning_rate: _Rate = Field(
         default=1e-3, description="Maximum learning rate; cosine decay to zero after the warm-up."

@@ -112,10 +112,31 @@ class Learned(Section):
     seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Random seed of the sample order.")
 
 
+class AutoRound(Section):
+    """Rounding and scales trained block by block for the results of each, by signs of gradients (AutoRound)."""
+
+    needs_samples: ClassVar[bool] = True
+
+    kind: Literal["auto_round"] = Field(
+        default="auto_round", description="Rounding and scales trained block by block."
+    )
+    start: LayerRounding = Field(default=Nearest(), description="Rounding that it starts from.")
+    steps: Positive = Field(default=200, description="Optimizer steps for each block.")
+    batch: Positive = Field(default=8, description="Samples of a step.")
+    optimizer: Literal["sign_sgd", "adamw"] = Field(
+        default="sign_sgd", description="Steps by the signs of gradients, or AdamW (as ZeroQuant)."
+    )
+    learning_rate: float = Field(
+        default=1e-3, gt=0, le=1, description="Maximum learning rate; cosine decay to zero."
+    )
+    samples: Annotated[int, Field(ge=2)] = Field(default=128, description="Number of calibration samples.")
+    seed: Annotated[int, Field(ge=0)] = Field(default=0, description="Random seed of the sample order.")
+
+
 WeightOnlyRounding: TypeAlias = Annotated[
-    Annotated[Nearest | Gptq | Hqq | Awq | Learned, Field(discriminator="kind")],
+    Annotated[Nearest | Gptq | Hqq | Awq | AutoRound | Learned, Field(discriminator="kind")],
     BeforeValidator(named),
-    NamesInSchema((Nearest, Gptq, Hqq, Awq, Learned)),
+    NamesInSchema((Nearest, Gptq, Hqq, Awq, AutoRound, Learned)),
 ]
 """Rounding of weights beside float activations: a name, or a mapping with `kind` and the parameters of that kind."""
 

@@ -1,0 +1,102 @@
+"""Rounding and scales trained block by block, by the signs of gradients (AutoRound).
+
+    minimize  |f(x) - f_q(x)|^2 over the levels v and the log growth t of scales,   w = s exp(t) * clamp(round(v))
+    v <- v - rate * sign(dv),   and t likewise
+
+for each block f of the network, on the values x that the blocks before it, already rounded, give. All other constants
+stay. A block lies between two places where one value joins the parts of the graph (`network_blocks`). Source: Cheng et
+al., Optimize weight rounding via signed gradient descent for the quantization of LLMs, 2023. With `optimizer: adamw` it
+is the layer-by-layer distillation of ZeroQuant (Yao et al., NeurIPS 2022).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+
+import torch
+
+from ...ir import Graph, run
+from ...specs.options import AutoRound, FinetuneOptions
+from ...specs.options.finetune import Distillation
+from ..calibration.calibrate import Batch
+from ..network_blocks import split_blocks
+from ..report import Cell, Decision, Table
+from ..training import train
+from ..training.stored_trainable import StoredTrainable
+from .learned import trained_weight
+from .rounding_methods import Coded, Rounded, RoundingTask, round_weights, rounding_method
+from .stored_graph import store
+
+_COLUMNS = ("block", "weights", "error_before", "error_after")
+_FEWEST = 2  # samples: one to train on, one to keep the best step
+
+
+@rounding_method(AutoRound)
+def round_blocks(task: RoundingTask, options: AutoRound) -> Rounded:
+    """Weights that one block alone reads, trained for its results; all others as `start` has them."""
+    start = round_weights(task, options.start)
+    graph, coded = start.graph, dict(start.coded)
+    rows, decisions = list[tuple[Cell, ...]](), list[Decision]()
+    samples = task.samples[: options.samples]
+    values = {v.name: [sample[index] for sample in samples] for index, v in enumerate(graph.inputs)}
+    for block in split_blocks(graph, coded):
+        inputs = list(zip(*(values[v.name] for v in block.inputs), strict=True))
+        read = {v.name: coded[v.name] for v in block.constants if v.name in coded}
+        own = [name for name in read if _is_own(graph, block, name)]
+        for name in read.keys() - set(own):
+            text = "not trained: several blocks read it"
+            decisions.append(Decision("auto_round", name, task.weights[name].source, False, text))
+        if own and len(inputs) >= _FEWEST:
+            trained, before, after = _trained(
+                task, options, block, {name: coded[name] for name in own}, inputs
+            )
+            coded |= trained
+            rows.append((task.weights[own[0]].source.module or own[0], len(own), before, after))
+            for name in own:
+                text = f"squared error of its block {before:.3g} -> {after:.3g}"
+                decisions.append(
+                    Decision("auto_round", name, task.weights[name].source, after < before, text)
+                )
+        stored = store(block, task.weights, {name: coded[name] for name in read}, rounds_inputs=False)
+        with torch.no_grad():
+            found = [run(stored, sample) for sample in inputs]
+        values |= {v.name: [result[index] for result in found] for index, v in enumerate(block.outputs)}
+    table = Table("auto_round", _COLUMNS, tuple(rows))
+    return replace(
+        start, coded=coded, decisions=(*start.decisions, *decisions), tables=(*start.tables, table)
+    )
+
+
+def _trained(
+    task: RoundingTask,
+    options: AutoRound,
+    block: Graph,
+    coded: dict[str, Coded],
+    inputs: Sequence[Batch],
+) -> tuple[dict[str, Coded], float, float]:
+    """Trained codes of a block, and the squared error of its results on samples held back, before and after."""
+    steps = ceil((len(inputs) - max(1, len(inputs) // 10)) / options.batch)
+    settings = FinetuneOptions(
+        epochs=ceil(options.steps / steps),
+        batch=options.batch,
+        loss="mse",
+        optimizer=options.optimizer,
+        learning_rate=options.learning_rate,
+        weight_decay=0.0,
+        distill=Distillation(temperature=1.0),
+        seed=options.seed,
+    )
+    stored = store(block, task.weights, coded, rounds_inputs=False)
+    context = replace(task.context, calibration=inputs, labels=(), original=block)
+    trainable = replace(StoredTrainable.of(stored, settings, context), others=())
+    found = train(stored, settings, context, trainable=trainable)
+    codes = {name: trained_weight(block, found.graph, name) for name in coded}
+    return codes, found.rows[0][2], min(row[2] for row in found.rows)
+
+
+def _is_own(graph: Graph, block: Graph, name: str) -> bool:
+    """Whether only nodes of a block read a constant."""
+    inside = {node.outputs[0].name for node in block.nodes}
+    return all(node.outputs[0].name in inside for node in graph.users[name])
