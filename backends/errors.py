@@ -54,6 +54,11 @@ CODES: Mapping[str, ErrorCode] = {
         "Set `weights: file` for a large network on a computer. A microcontroller has no files: use `plain` or "
         "`huffman` there.",
     ),
+    "C712": ErrorCode(
+        "states cannot be updated in place",
+        "Set `states: copied`, the default. In place is for computers, and for states that do not take each other's "
+        "values.",
+    ),
 }
 """Codes of the C backend. They are defined here, where reading them needs no torch."""
 

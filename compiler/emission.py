@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from ..backends.c import BUDGET_CODES, CArtifact, PortEncoding
+from ..backends.c import BUDGET_CODES, CArtifact, PortEncoding, StateError
 from ..backends.c import check as check_c
 from ..backends.c import emit as emit_c
 from ..backends.torch_module import TorchArtifact, TorchOptions
@@ -78,14 +78,17 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
     files: dict[str, Content] = {GRAPH_TEXT: dump(graph).encode(), GRAPH_PARAMS: _stored(graph)}
     c = torch_module = None
     if spec.outputs.c is not None:
-        c = emit_c(
-            graph,
-            spec.outputs.c,
-            target,
-            vectors=_vectors(graph, samples, spec.outputs.c.self_test),
-            transforms=spec.data.transform,
-            states=spec.model.state,
-        )
+        try:
+            c = emit_c(
+                graph,
+                spec.outputs.c,
+                target,
+                vectors=_vectors(graph, samples, spec.outputs.c.self_test),
+                transforms=spec.data.transform,
+                states=spec.model.state,
+            )
+        except StateError as err:
+            raise UserError(Problem("C712", "outputs.c.states", err.message, "set `states: copied`")) from err
         files |= {f"c/{name}": content for name, content in c.files.items()}
     if spec.outputs.torch is not None:
         torch_module = _emit_torch(spec, graph, session.buffers & graph.params.keys())
@@ -163,7 +166,8 @@ def _interface(
             stored[i].type.dtype if stored else value.type.dtype,
             stored[i].stored.layout.order if stored else tuple(range(value.type.rank)),
             encoding=stored[i].encoding if stored else PortEncoding.of(value.type),
-            arena_offset=stored[i].offset if stored else None,
+            arena_offset=stored[i].offset if stored and not stored[i].is_state else None,
+            state_offset=stored[i].offset if stored and stored[i].is_state else None,
             transform=spec.data.transform.get(name) if i < count else None,
             batch=spec.model.inputs[name].batch if i < count else 0,
         )
@@ -174,6 +178,7 @@ def _interface(
         target=target,
         c_name=c.name if c else None,
         arena_bytes=c.plan.arena_bytes if c else 0,
+        state_bytes=c.plan.state_bytes if c else 0,
         c_kernels=c.source.sources if c else (),
         weights_file=f"{c.name}_weights.bin" if c and c.source.is_in_file else None,
         torch_class=torch_module.class_name if torch_module else None,

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -32,10 +33,13 @@ from .backends import run_backend
 from .data import Samples, join, own_batch, run_calls, run_samples
 from .emission import GRAPH_PARAMS, GRAPH_TEXT
 from .errors import Problem, UserError, first_line, shorten
-from .interface import INTERFACE_FILE, Interface
+from .interface import INTERFACE_FILE, Interface, Port
 from .lock import check_outputs, read_by_this_version
 from .operators import load_operators
 from .pipeline import HOST
+
+_ALIGNMENT = 64  # of arena, states and weights
+_Buffer: TypeAlias = "ctypes.Array[ctypes.c_char]"
 
 PLACES = ("host", "torch", "integer")
 """Where a network runs, beside the targets that can be simulated."""
@@ -205,29 +209,46 @@ def _run_host(
     progress: Progress,
 ) -> Execution:
     library = link_shared(_host_compiler(interface.target), sources, folder / "model.so", flags=())
-    function = getattr(ctypes.CDLL(str(library)), f"{interface.c_name}_run")
-    memory = ctypes.create_string_buffer(max(interface.arena_bytes, 1) + 16)
-    arena = (ctypes.addressof(memory) + 15) // 16 * 16
-    ports = (*interface.inputs, *interface.outputs)
-    buffers = [ctypes.create_string_buffer(port.c_bytes) for port in ports]
-    places = [ctypes.addressof(buffer) for buffer in buffers]
-    if interface.arena_offsets is not None:
-        places = [arena + offset for offset in interface.arena_offsets]
-    passed = [] if interface.arena_offsets is not None else list(places)
+    function = getattr(ctypes.CDLL(str(library)), interface.entry)
+    memory = ctypes.create_string_buffer(interface.arena_bytes + _ALIGNMENT)
+    block = ctypes.create_string_buffer(interface.state_bytes + _ALIGNMENT)
+    arena, state = (-(-ctypes.addressof(buffer) // _ALIGNMENT) * _ALIGNMENT for buffer in (memory, block))
+    inputs, outputs = (
+        [_host_buffer(port) for port in interface.inputs],
+        [_host_buffer(port) for port in interface.outputs],
+    )
+    passed = [ctypes.addressof(buffer) for buffer in inputs if buffer is not None]
+    passed += [state] if interface.state_bytes else []
+    passed += [ctypes.addressof(buffer) for buffer in outputs if buffer is not None]
     if interface.weights_file is not None:
         weights = np.memmap(directory / "c" / interface.weights_file, np.uint8, "r")
         passed.append(weights.ctypes.data)
-    count = len(interface.inputs)
 
-    def call(inputs: Sequence[bytes]) -> list[bytes]:
-        for place, data in zip(places[:count], inputs, strict=True):
-            ctypes.memmove(place, data, len(data))
+    def place(port: Port, buffer: _Buffer | None) -> int:
+        if buffer is not None:
+            return ctypes.addressof(buffer)
+        return (
+            state + port.state_offset if port.state_offset is not None else arena + (port.arena_offset or 0)
+        )
+
+    read = [place(*pair) for pair in zip(interface.inputs, inputs, strict=True)]
+    written = [place(*pair) for pair in zip(interface.outputs, outputs, strict=True)]
+
+    def call(samples: Sequence[bytes]) -> list[bytes]:
+        for to, data in zip(read, samples, strict=True):
+            ctypes.memmove(to, data, len(data))
         status = function(*map(ctypes.c_void_p, (*passed, arena)))
         assert status == 0
-        outputs = zip(places[count:], interface.outputs, strict=True)
-        return [ctypes.string_at(place, port.c_bytes) for place, port in outputs]
+        pairs = zip(written, interface.outputs, strict=True)
+        return [ctypes.string_at(at, port.c_bytes) for at, port in pairs]
 
     return _collect(interface, samples, call, progress, "host")
+
+
+def _host_buffer(port: Port) -> _Buffer | None:
+    """The buffer of an input or output; None for one in the arena or in the block of states."""
+    is_inside = port.arena_offset is not None or port.state_offset is not None
+    return None if is_inside else ctypes.create_string_buffer(port.c_bytes)
 
 
 def _host_compiler(target: Target) -> Compiler:

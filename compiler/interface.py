@@ -41,6 +41,10 @@ class Port(BaseModel):
         default=None,
         description="bytes from the start of the arena; null for a buffer that the caller passes",
     )
+    state_offset: int | None = Field(
+        default=None,
+        description="bytes from the start of the block of states; null for a port that is no state there",
+    )
     transform: Transform | None = Field(
         default=None, description="from a file's values to the model's, as in the spec"
     )
@@ -94,6 +98,9 @@ class Interface(BaseModel):
     target: Target = Field(description="the target it was compiled for, with what the spec changed")
     c_name: str | None = Field(default=None, description="prefix of every C name; null without a C output")
     arena_bytes: int = Field(default=0, description="working memory that the caller of the C function gives")
+    state_bytes: int = Field(
+        default=0, description="bytes of the block of states that the C function updates; 0 without one"
+    )
     c_kernels: tuple[str, ...] = Field(
         default=(), description="C files of kernels beside those of the network"
     )
@@ -113,6 +120,11 @@ class Interface(BaseModel):
     def input_values(self) -> tuple[Value, ...]:
         """The model's inputs."""
         return tuple(Value(port.name, port.type) for port in self.inputs)
+
+    @property
+    def entry(self) -> str:
+        """Name of the C function."""
+        return f"{self.c_name}_step" if self.state_bytes else f"{self.c_name}_run"
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -139,6 +151,7 @@ def make_port(
     *,
     encoding: PortEncoding | None = None,
     arena_offset: int | None = None,
+    state_offset: int | None = None,
     transform: Transform | None = None,
     batch: int | None = 0,
 ) -> Port:
@@ -153,6 +166,7 @@ def make_port(
         zero_point=None if encoding is None else encoding.zero_point,
         offset=0.0 if encoding is None else encoding.offset,
         arena_offset=arena_offset,
+        state_offset=state_offset,
         transform=transform,
         batch=batch,
     )

@@ -12,6 +12,7 @@ from .emit import CArtifact, emit
 from .kernels.costs import counted_core
 from .lower import predict
 from .plan.encoding import PortEncoding
+from .plan.memory import StateError
 from .target import Machine
 from .tools.simulated_network import SimulatedNetwork
 
@@ -25,6 +26,7 @@ __all__ = [
     "Prediction",
     "Problem",
     "SimulatedNetwork",
+    "StateError",
     "check",
     "check_nodes",
     "counted_core",

@@ -36,7 +36,7 @@ def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
     edges = strip_edges(graph, options.stored)
     problems = [
         *_port_problems(graph, edges, options),
-        *_storage_of_constants(edges.graph, options, target),
+        *_storage_problems_of_target(edges.graph, options, target),
         *check_nodes(edges.graph, options, target),
     ]
     return problems or [*_budget_problems(graph, options, target)]
@@ -55,10 +55,14 @@ def check_nodes(graph: Graph, options: COutput, target: Target) -> list[Problem]
     return [problem for node in graph.nodes for problem in _node_problems(node, graph, options, machine)]
 
 
-def _storage_of_constants(graph: Graph, options: COutput, target: Target) -> Iterator[Problem]:
+def _storage_problems_of_target(graph: Graph, options: COutput, target: Target) -> Iterator[Problem]:
     is_host, place = Machine.of(target).is_host, f"target {target.name}"
     if options.weights == "file" and not is_host:
         yield Problem("C711", place, "has no files", "set `weights: plain` or `weights: huffman`")
+    if options.states == "in_place" and not is_host:
+        yield Problem(
+            "C712", place, "is no computer, and states are in place there alone", "set `states: copied`"
+        )
     stored = sum(value.type.storage_bytes for value in graph.constants)
     if options.weights != "file" and is_host and stored > _LARGEST_TEXT:
         message = f"constants of {stored:,} bytes as C arrays would take too long to compile"

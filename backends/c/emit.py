@@ -20,17 +20,17 @@ from ...specs.target import Target
 from .. import packed_linear
 from .check import check_arguments
 from .cost.predict import Prediction
-from .lower import Lowered, lower
+from .lower import Lowered, in_place, lower
 from .plan.kernel_stack import CoreKind, has_stack_bound, stack_bytes
-from .plan.memory import MemoryPlan
+from .plan.memory import BLOCK_ALIGNMENT, MemoryPlan
 from .plan.port_layouts import layout_notes
 from .plan.program import Program
 from .write.conversions import Conversion, conversions, recipe
 from .write.literal import comment, integer, real
 from .write.ports import Port
 from .write.render import render
-from .write.self_test import write_self_test
-from .write.source import FILE_ALIGNMENT, Array, SourceText, StepText, TracePoint, weights_file
+from .write.self_test import LARGEST_VECTOR, write_self_test
+from .write.source import Array, SourceText, StepText, TracePoint, weights_file
 
 _AS_IT_IS: Mapping[str, Transform] = {}
 _NO_STATES: Mapping[str, str] = {}
@@ -136,8 +136,11 @@ class HeaderContext:
     name: str
     prefix: str
     ports: tuple[PortContext, ...]
+    entry: str
+    aligned: str
     parameters: str
     arena: tuple[Macro, ...]
+    state: tuple[Macro, ...]
     weights: tuple[Macro, ...]
     stack: StackContext | None
     ports_in_arena: bool
@@ -150,6 +153,7 @@ class SourceContext:
     """Template context of the source file."""
 
     name: str
+    entry: str
     includes: tuple[str, ...]
     uses_memory: bool
     support: tuple[str, ...]
@@ -157,6 +161,7 @@ class SourceContext:
     functions: tuple[str, ...]
     parameters: str
     uses_arena: bool
+    uses_states: bool
     null_check: str
     alignment_check: str
     is_in_file: bool
@@ -198,13 +203,19 @@ def emit(
     The header says how the inputs are made of a file's numbers, and which inputs are the outputs of the call before.
     """
     check_arguments(graph, options, target, "emit(graph, options, target)")
-    lowered = lower(graph, options, target)
+    kept = states if options.states == "in_place" else _NO_STATES
+    options = in_place(options, kept)
+    lowered = lower(graph, options, target, states=kept)
     name, program, plan = options.name, lowered.program, lowered.plan
     found, source = lowered.ports, lowered.source
+    untested = _untested(found) if kept and options.self_test else ()
+    has_test = options.self_test > 0 and not untested
     notes = {port: f"file to model: {text}" for port, t in transforms.items() if (text := recipe(t))}
     for port, output in states.items():
         start = f"; at the start {notes[port]}" if port in notes else ""
-        notes[port] = f"state: the output {output} of the call before{start}"
+        notes[port] = (
+            f"state: the output {output} of the call before{', updated in place' if kept else ''}{start}"
+        )
     header = _header_context(
         name,
         program,
@@ -213,7 +224,7 @@ def emit(
         notes,
         CoreKind.of(target),
         is_in_file=source.is_in_file,
-        has_test=options.self_test > 0,
+        has_test=has_test,
     )
     stored = weights_file(source.arrays) if source.is_in_file else b""
     header = replace(
@@ -225,7 +236,7 @@ def emit(
         f"{name}.c": render("model.c.j2", _source_context(name, plan, found, source)),
         f"{name}_weights.c": render(weights_template, WeightsContext(name, name.upper(), source.arrays)),
     }
-    if options.self_test:
+    if has_test:
         files[f"{name}_test.c"] = write_self_test(
             name, lowered.graph, found, vectors, is_in_file=source.is_in_file
         )
@@ -235,7 +246,7 @@ def emit(
             name.upper(),
             source.sources,
             source.uses_math or bool(source.sources),
-            has_test=options.self_test > 0,
+            has_test=has_test,
         )
         files["CMakeLists.txt"] = render("CMakeLists.txt.j2", context)
     return CArtifact(
@@ -243,12 +254,33 @@ def emit(
         {file: text.encode("ascii") for file, text in files.items()} | _binary_files(name, source, stored),
         lowered,
         {m.name: m.value for m in _macros(header)},
-        (*lowered.notes, *layout_notes(lowered.graph, options.layouts)),
+        (*lowered.notes, *untested, *layout_notes(lowered.graph, options.layouts)),
     )
+
+
+def _untested(ports: tuple[Port, ...]) -> tuple[str, ...]:
+    """A note if a vector of the self-test, states included, is too large for C arrays."""
+    numbers = sum(port.type.numel for port in ports)
+    if numbers <= LARGEST_VECTOR:
+        return ()
+    return (
+        f"no self-test: a vector with its states has {numbers:,} numbers, at most {LARGEST_VECTOR:,} become C arrays",
+    )
+
+
+def entry_name(name: str, ports: tuple[Port, ...]) -> str:
+    """Name of the emitted function: a step where states are updated in place."""
+    return f"{name}_step" if any(port.is_state for port in ports) else f"{name}_run"
+
+
+def _aligned(ports: tuple[Port, ...], *, is_in_file: bool) -> str:
+    further = ["state"] * any(port.is_state for port in ports) + ["weights"] * is_in_file
+    return f"the arena{', state' * (len(further) > 1)} or {further[-1]} are" if further else "the arena is"
 
 
 def _macros(header: HeaderContext) -> Iterator[Macro]:
     yield from header.arena
+    yield from header.state
     yield from header.weights
     if header.stack is not None:
         yield header.stack.macro
@@ -262,7 +294,7 @@ def _weights_macros(name: str, stored: bytes) -> tuple[Macro, ...]:
     prefix = f"{name.upper()}_WEIGHTS"
     return (
         Macro(f"{prefix}_BYTES", str(len(stored))),
-        Macro(f"{prefix}_ALIGNMENT", str(FILE_ALIGNMENT)),
+        Macro(f"{prefix}_ALIGNMENT", str(BLOCK_ALIGNMENT)),
         Macro(f"{prefix}_CRC32", f"{crc32(stored):#010x}u"),
     )
 
@@ -292,14 +324,22 @@ def _header_context(
         tuple(
             _port_context(prefix, port, notes.get(port.name, "") if port.is_input else "") for port in ports
         ),
+        entry_name(name, ports),
+        _aligned(ports, is_in_file=is_in_file),
         _parameters(ports, is_in_file=is_in_file),
         (
             Macro(f"{prefix}_ARENA_BYTES", str(plan.arena_bytes)),
             Macro(f"{prefix}_ARENA_ALIGNMENT", str(plan.alignment)),
         ),
+        (
+            Macro(f"{prefix}_STATE_BYTES", str(plan.state_bytes)),
+            Macro(f"{prefix}_STATE_ALIGNMENT", str(BLOCK_ALIGNMENT)),
+        )
+        if plan.state_bytes
+        else (),
         (),
         _stack_context(prefix, program, kind) if has_stack_bound(program) else None,
-        ports_in_arena=any(port.offset is not None for port in ports),
+        ports_in_arena=any(port.offset is not None and not port.is_state for port in ports),
         has_test=has_test,
         conversions=(),
     )
@@ -328,23 +368,28 @@ def _port_context(prefix: str, port: Port, note: str) -> PortContext:
         if encoding.offset:
             macros.append(Macro(f"{prefix}_{port.macro}_REAL_OFFSET", real(encoding.offset)))
     description += f"; {comment(note)}" if note else ""
-    if port.offset is None:
+    if port.offset is None or (port.is_state and not port.is_input):
         return PortContext(description, tuple(macros))
     place = Macro(f"{prefix}_{port.macro}_OFFSET", str(port.offset))
-    address = f"(({port.c_type} *)(void *)((unsigned char *)(arena) + {place.name}))"
-    return PortContext(description, (*macros, place), Macro(f"{prefix}_{port.macro}_IN", address))
+    block = "state" if port.is_state else "arena"
+    address = f"(({port.c_type} *)(void *)((unsigned char *)({block}) + {place.name}))"
+    access = Macro(f"{prefix}_{port.macro}_IN({block})", address)
+    return PortContext(description, (*macros, place), access)
 
 
 def _source_context(
     name: str, plan: MemoryPlan, ports: tuple[Port, ...], source: SourceText
 ) -> SourceContext:
     pointers = [port.parameter for port in ports if port.offset is None]
+    pointers += ["state"] if plan.state_bytes else []
     pointers += ["weights"] if source.is_in_file else []
     pointers += ["arena"] if plan.arena_bytes else []
     alignments = [("arena", plan.alignment)]
-    alignments += [("weights", FILE_ALIGNMENT)] if source.is_in_file else []
+    alignments += [("state", BLOCK_ALIGNMENT)] if plan.state_bytes else []
+    alignments += [("weights", BLOCK_ALIGNMENT)] if source.is_in_file else []
     return SourceContext(
         name,
+        entry_name(name, ports),
         ("stddef.h", "stdint.h", *(("math.h",) if source.uses_math else ())),
         source.uses_memory,
         source.support,
@@ -352,6 +397,7 @@ def _source_context(
         tuple(function.text for function in source.functions),
         _parameters(ports, is_in_file=source.is_in_file),
         plan.arena_bytes > 0,
+        plan.state_bytes > 0,
         " || ".join(f"{pointer} == NULL" for pointer in pointers),
         " || ".join(f"((uintptr_t){pointer} & {size - 1}u) != 0u" for pointer, size in alignments),
         source.is_in_file,
@@ -361,6 +407,8 @@ def _source_context(
 
 
 def _parameters(ports: tuple[Port, ...], *, is_in_file: bool) -> str:
-    passed = [port.declaration for port in ports if port.offset is None]
+    passed = [port.declaration for port in ports if port.offset is None and port.is_input]
+    passed += ["void *state"] if any(port.is_state for port in ports) else []
+    passed += [port.declaration for port in ports if port.offset is None and not port.is_input]
     passed += ["const void *weights"] if is_in_file else []
     return ", ".join([*passed, "void *arena"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
@@ -12,14 +13,17 @@ from .cost.predict import Prediction, predict_program
 from .plan.edges import StrippedEdges, strip_edges
 from .plan.memory import MemoryPlan, plan_memory
 from .plan.port_layouts import input_layouts, output_layouts
-from .plan.prepare import join_equal_constants, renumber_flattened
+from .plan.prepare import group_repeated_heads, join_equal_constants, renumber_flattened
 from .plan.program import Program
+from .plan.row_updates import replace_rows_by_index
 from .plan.schedule import schedule
 from .plan.select import Candidates, candidates, select
 from .plan.stored_weights import join_stored_weights
 from .target import Machine
 from .write.ports import Port, ports
 from .write.source import SourceText, write_source
+
+_NO_STATES: Mapping[str, str] = {}
 
 # Cycles, or instructions, that a byte of flash may cost, tried in turn until code and constants fit.
 _FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)), 1e4, 1e6)
@@ -55,8 +59,12 @@ def predict(graph: Graph, target: Target, *, options: COutput | None = None) -> 
     return lower(graph, options or COutput(), target).prediction
 
 
-def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
+def lower(
+    graph: Graph, options: COutput, target: Target, *, states: Mapping[str, str] = _NO_STATES
+) -> Lowered:
     """Choose kernels, layouts and places for a graph; nothing is written.
+
+    `states` are inputs that continue an output and are updated in place, by name.
 
     The fastest kernels are taken; where they do not fit the target's flash, smaller ones, as many as are needed, and
     where the arena does not fit its RAM, kernels and layouts of less memory, at the steps that have too little of it.
@@ -65,8 +73,10 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     """
     edges = strip_edges(graph, options.stored)
     graph = renumber_flattened(join_stored_weights(edges.graph))
+    graph = replace_rows_by_index(group_repeated_heads(graph))
     prepared = replace(edges, graph=schedule(join_equal_constants(graph)))
-    choose = partial(_choose, prepared, options, target, candidates(prepared.graph, Machine.of(target)))
+    offered = candidates(prepared.graph, Machine.of(target))
+    choose = partial(_choose, prepared, options, target, offered, _numbered(prepared.graph, states))
     if options.weights != "huffman":
         return choose(frozenset())
     coded = frozenset(node.outputs[0].name for node in prepared.graph.nodes)
@@ -77,8 +87,25 @@ def lower(graph: Graph, options: COutput, target: Target) -> Lowered:
     return lowered if lowered.program.saved_bytes > 0 else choose(frozenset())
 
 
+def in_place(options: COutput, states: Mapping[str, str]) -> COutput:
+    """The options for states that are updated in place: stored in the model's order unless they say otherwise."""
+    kept = dict.fromkeys((*states, *states.values()), "model")
+    return options.model_copy(update={"layouts": {**kept, **options.layouts}})
+
+
+def _numbered(graph: Graph, states: Mapping[str, str]) -> dict[int, int]:
+    """The numbers of the input and the output of each state."""
+    inputs = [value.name for value in graph.inputs]
+    return {inputs.index(name): graph.output_names.index(output) for name, output in states.items()}
+
+
 def _choose(
-    edges: StrippedEdges, options: COutput, target: Target, offered: Candidates, coded: frozenset[str]
+    edges: StrippedEdges,
+    options: COutput,
+    target: Target,
+    offered: Candidates,
+    states: Mapping[int, int],
+    coded: frozenset[str],
 ) -> Lowered:
     """The fastest way that fits the target, or the smallest of all; `coded` are results of nodes with coded weights."""
     prepared = edges.graph
@@ -99,7 +126,7 @@ def _choose(
                 memory_price=memory_price,
                 crowded=crowded,
             )
-            tried.append(_written(edges, program, options, machine))
+            tried.append(_written(edges, program, options, machine, states))
             if target.flash is None or tried[-1].prediction.flash_bytes <= target.flash:
                 return _noted(tried[-1], tried[0], "flash")
         return min(tried, key=_flash_bytes)
@@ -156,9 +183,11 @@ def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
     return frozenset(found)
 
 
-def _written(edges: StrippedEdges, program: Program, options: COutput, machine: Machine) -> Lowered:
-    plan = plan_memory(program, ports_in_arena=options.buffers == "arena")
-    taken = ("weights", "constants") if options.weights == "file" else ()
+def _written(
+    edges: StrippedEdges, program: Program, options: COutput, machine: Machine, states: Mapping[int, int]
+) -> Lowered:
+    plan = plan_memory(program, ports_in_arena=options.buffers == "arena", states=states)
+    taken = ["weights", "constants"] * (options.weights == "file") + ["state", "states"] * bool(states)
     found = ports(edges, program, plan, prefix=options.name, taken=taken)
     source = write_source(options.name, program, plan, found, in_file=options.weights == "file")
     return Lowered(edges, program, plan, found, source, machine)

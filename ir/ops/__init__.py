@@ -96,7 +96,7 @@ from .norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
 from .pad import Pad
 from .pool import AdaptiveAvgPool, AvgPool, MaxPool
 from .prelu import Prelu
-from .put import Put
+from .put import IndexCopy, Put
 from .quantize import Dequantize, FakeQuantizePerToken, OffsetBinary, Quantize, Requantize
 from .recurrent import Gru, Lstm, Rnn
 from .reduce import Mean, ReduceMax, ReduceMin, Sum
@@ -159,6 +159,7 @@ __all__ = [
     "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
+    "IndexCopy",
     "InstanceNorm",
     "IntegerCall",
     "Layer",

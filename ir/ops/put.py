@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..element_type import DType
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, Op, lowers, operator
+from .base import AtenCall, Op, Quantized, lowers, operator
 from .channels import Axes, CouplingCall
 from .facts import Facts
+from .quantize import check_moved
+from .shape import Expand, Reshape
+from .slicing import check_axis
 
 
 @operator("put")
@@ -54,6 +58,80 @@ class Put(Op):
         return (call.operand("x"),)
 
 
+@operator("index_copy")
+@dataclass(frozen=True)
+class IndexCopy(Op):
+    """x with `source` in the place of the elements `indices` of dimension `axis`, such as new rows of a cache.
+
+    Operands: x, indices [n] (i32 or i64), source, shaped like x but with n elements along the axis. Negative indices
+    count from the end; of equal ones the last holds.
+    """
+
+    quantized = Quantized.MOVE
+
+    axis: int = 0
+
+    def infer(self, x: TensorType, indices: TensorType, source: TensorType) -> tuple[TensorType, ...]:
+        check_axis(self.axis, x)
+        check_moved(x, source)
+        if indices.dtype not in (DType.I32, DType.I64) or indices.is_quantized or indices.rank != 1:
+            raise ShapeError(
+                f"indices are one dimension of i32 or i64, not {indices.shape} of {indices.dtype.value}"
+            )
+        if source.shape != (*x.shape[: self.axis], indices.shape[0], *x.shape[self.axis + 1 :]):
+            raise ShapeError(
+                f"{source.shape} does not replace {indices.shape[0]} elements of dimension {self.axis} of {x.shape}"
+            )
+        if not x.shape[self.axis] and indices.numel:
+            raise ShapeError(f"dimension {self.axis} of {x.shape} has no elements")
+        return (x,)
+
+    def reference(self, x: Tensor, indices: Tensor, source: Tensor) -> Tensor:
+        size = x.shape[self.axis]
+        return x.index_copy(self.axis, torch.where(indices < 0, indices + size, indices).long(), source)
+
+    def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
+        x, source = call.operand("x"), call.operand("source")
+        call.fix(x[self.axis], why="elements are put by their number")
+        for axis, (a, b) in enumerate(zip(x, source, strict=True)):
+            if axis != self.axis:
+                call.tie(a, b)
+        return (x,)
+
+
 @lowers("put.default")
 def _lower_put(call: AtenCall) -> Value:
     return call.emit(Put(call["accumulate"]), call.value("self"), call.value("index"), call.value("source"))
+
+
+@lowers("index_copy.default")
+def _lower_index_copy(call: AtenCall) -> Value | None:
+    x, indices, source = call.value("self"), call.value("index"), call.value("source")
+    if not x.type.rank or x.type.dtype is not source.type.dtype:
+        return None
+    return _emit_index_copy(call, x, call["dim"] % x.type.rank, indices, source)
+
+
+@lowers("index_put.default", "_unsafe_index_put.default")
+def _lower_index_put(call: AtenCall) -> Value | None:
+    """x[:, :, i] = values, for indices of at most one dimension along one axis."""
+    x, values = call.value("self"), call.value("values")
+    given = [(axis, index) for axis, index in enumerate(call["indices"]) if index is not None]
+    if len(given) != 1 or call["accumulate"] or x.type.dtype is not values.type.dtype:
+        return None
+    ((axis, indices),) = given
+    if indices.type.dtype not in (DType.I32, DType.I64) or indices.type.rank > 1:
+        return None
+    shape = (*x.type.shape[:axis], *indices.type.shape, *x.type.shape[axis + 1 :])
+    if values.type.shape != shape:
+        values = call.emit(Expand(shape), values)
+    return _emit_index_copy(call, x, axis, indices, values)
+
+
+def _emit_index_copy(call: AtenCall, x: Value, axis: int, indices: Value, source: Value) -> Value:
+    if not indices.type.rank:
+        indices = call.emit(Reshape((1,)), indices)
+    shape = (*x.type.shape[:axis], indices.type.shape[0], *x.type.shape[axis + 1 :])
+    if source.type.shape != shape:
+        source = call.emit(Reshape(shape), source)
+    return call.emit(IndexCopy(axis), x, indices, source)

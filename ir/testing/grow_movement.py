@@ -9,6 +9,7 @@ from ..encoding import Encoding
 from ..ops.call import TorchCall
 from ..ops.embedding import Embedding, Take
 from ..ops.pad import Pad
+from ..ops.put import IndexCopy
 from ..ops.quantize import Dequantize, FakeQuantizePerToken, OffsetBinary, Quantize, Requantize
 from ..ops.reorder import Flip, Roll, Tile
 from ..ops.resize import ResizeLinear, ResizeNearest
@@ -171,6 +172,19 @@ def grow_take(g: Growth, x: Value, step: Step) -> Value | None:
     axis = step.pick(0, [x.type.rank - 1, min(1, x.type.rank - 1)])
     chosen = torch.tensor(step.pick(1, [[0], [-1, 0], [[0, 0], [-1, 0]]]))
     return g.add(Take(axis), x, g.builder.constant("indices", chosen))
+
+
+@grows("index_copy")
+def grow_index_copy(g: Growth, x: Value, step: Step) -> Value | None:
+    """One element or two of a dimension, from the front or the end."""
+    if not x.type.rank:
+        return None
+    axis = step.digits[0] % x.type.rank
+    if x.type.shape[axis] < 2:
+        return None
+    indices = torch.tensor(step.pick(1, [[0], [-1, 0]]))
+    part = g.add(Slice(axis, 0, len(indices)), x) if len(indices) < x.type.shape[axis] else x
+    return g.add(IndexCopy(axis), x, g.builder.constant("indices", indices), part)
 
 
 @grows("quantize", "dequantize")

@@ -2,6 +2,7 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,48 @@ def test_states_of_several_layers_are_carried(tmp_path: Path) -> None:
     assert made.session.evaluation is not None
     (got, _) = execute(tmp_path / "out", made.session.evaluation, on="host").outputs
     assert torch.allclose(got.view(1, 12, 4), wanted, atol=1e-5)
+
+
+def test_states_in_place_give_what_copied_ones_do(tmp_path: Path) -> None:
+    x = normal(3, 5, 3)
+    made = compiled(tmp_path, {"x": x}, target={"name": "host"})
+    assert made.session.evaluation is not None
+    copied = execute(tmp_path / "out", made.session.evaluation, on="host").outputs
+    outputs = {"c": {"name": "net", "states": "in_place"}}
+    compiled(tmp_path, {"x": x}, target={"name": "host"}, outputs=outputs)
+    assert (tmp_path / "out/c/net.h").read_text().count("int net_step(const int8_t *x, void *state, ") == 1
+    in_place = execute(tmp_path / "out", made.session.evaluation, on="host").outputs
+    assert all(map(torch.equal, in_place, copied))
+    test = tmp_path / "test"
+    sources = [str(tmp_path / "out/c" / name) for name in ("net.c", "net_weights.c", "net_test.c")]
+    subprocess.run(
+        ["gcc", "-std=c99", "-Wall", "-Werror", "-DNET_TEST_MAIN", *sources, "-o", test, "-lm"], check=True
+    )
+    assert b"0 of 8 outputs differ" in subprocess.run([test], capture_output=True, check=True).stdout
+
+
+def test_states_in_place_are_refused_where_they_cannot_be(tmp_path: Path) -> None:
+    outputs = {"c": {"name": "net", "states": "in_place"}}
+    with pytest.raises(UserError, match="C712"):
+        compiled(tmp_path, {"x": normal(4, 3)}, target={"name": "cortex-m4"}, outputs=outputs)
+    inputs = {name: {"shape": [1, 3]} for name in ("x", "h", "g")}
+    state = {"h": "g_out", "g": "h_out"}
+    source = (
+        INTEGER.replace("forward(self, x, h)", "forward(self, x, h, g)")
+        .replace('{"y": self.o(h), "h_out": h}', '{"y": self.x(x + h), "h_out": h, "g_out": g}')
+        .replace("        h = torch.tanh(self.x(x) + self.h(h))\n", "")
+    )
+    model = {"source": "net.py:Net", "inputs": inputs, "state": state}
+    with pytest.raises(UserError, match="take each other's values"):
+        compiled(
+            tmp_path,
+            {"x": normal(4, 3)},
+            source=source,
+            model=model,
+            target={"name": "host"},
+            outputs=outputs,
+            passes=[],
+        )
 
 
 ENDS = {

@@ -518,7 +518,7 @@ def call(
     sources: tuple[str, ...] = (),
 ) -> Call:
     """A call of a template's function; `reads` and `results` give operands and results their names in the C."""
-    headers = ("arithmetic.h",) if site.is_integer else ("real.h",)
+    headers = ("arithmetic.h",) if site.is_integer else ("real.h", "vector.h")
     pointers = [f"const {c_type(site.type(i).dtype)} *{name}" for name, i in reads.items()]
     pointers += [
         f"{c_type(v.type.dtype)} *{name}" for v, name in zip(site.node.outputs, results, strict=True)

@@ -6,14 +6,25 @@ that lie in their place of a concatenation. Buffers whose lives do not overlap m
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from ....ir import UnsupportedError
 from .offsets import Interval, assign_offsets, live_bound
 from .program import Program, Step, Stored
 
 ALIGNMENT = 4
 _WIDE_ALIGNMENT = 8
+BLOCK_ALIGNMENT = 64
+"""Bytes at whose multiples states, and arrays of a weights file, begin: a line of the cache, the widest vector."""
+
+
+_NO_STATES: Mapping[int, int] = {}
+
+
+class StateError(UnsupportedError):
+    """States that cannot be updated in place."""
 
 
 class Region(Enum):
@@ -22,6 +33,7 @@ class Region(Enum):
     ARENA = "arena"
     INPUT = "input"
     OUTPUT = "output"
+    STATE = "state"
     FLASH = "flash"
 
 
@@ -56,7 +68,7 @@ class MemoryPlan:
 
     `bound` is the largest sum of blocks that are in use at one step; no plan with these blocks is smaller.
     `inputs` and `outputs` are the places where the caller writes and reads; `returned` lists values that have to be
-    copied into an output at the end.
+    copied into an output at the end, in this order. `state_bytes` are those of the block of states.
     """
 
     locations: dict[Stored, Location]
@@ -69,6 +81,7 @@ class MemoryPlan:
     arena_bytes: int
     bound: int
     alignment: int
+    state_bytes: int = 0
 
 
 @dataclass(eq=False)
@@ -85,13 +98,16 @@ class _Buffer:
     value: str = ""
 
 
-def plan_memory(program: Program, *, ports_in_arena: bool = False) -> MemoryPlan:
+def plan_memory(
+    program: Program, *, ports_in_arena: bool = False, states: Mapping[int, int] = _NO_STATES
+) -> MemoryPlan:
     """The plan of a program: deterministic, with the arena as close to the bound as the search gets.
 
     With `ports_in_arena` inputs and outputs are blocks of the arena: an input from before the first step to its last
-    reader, an output to the end.
+    reader, an output to the end. `states` pairs the numbers of an input and an output that are one piece of a block of
+    states; StateError if two states exchange their values.
     """
-    sharing = _Sharing(program, ports_in_arena=ports_in_arena)
+    sharing = _Sharing(program, states, ports_in_arena=ports_in_arena)
     alignment = _alignment(program, ports_in_arena=ports_in_arena)
     returned = sharing.bind_outputs()
     buffers = sharing.arena_buffers()
@@ -104,6 +120,10 @@ def plan_memory(program: Program, *, ports_in_arena: bool = False) -> MemoryPlan
     intervals += [Interval(_aligned(size, alignment), number, number) for number, size in scratch.items()]
     offsets = assign_offsets(intervals)
     at = {id(b): offset for b, offset in zip(buffers, offsets[: len(buffers)], strict=True)}
+    state_bytes = 0
+    for buffer in sharing.state_buffers.values():
+        at[id(buffer)] = state_bytes
+        state_bytes += _aligned(buffer.bytes, BLOCK_ALIGNMENT)
     labels = [b.label for b in buffers] + [_scratch_label(program.steps[n]) for n in scratch]
     values = [b.value for b in buffers] + [""] * len(scratch)
     return MemoryPlan(
@@ -120,24 +140,30 @@ def plan_memory(program: Program, *, ports_in_arena: bool = False) -> MemoryPlan
         max((offset + i.bytes for offset, i in zip(offsets, intervals, strict=True)), default=0),
         live_bound(intervals),
         alignment,
+        state_bytes,
     )
 
 
 class _Sharing:
     """Assigns values to buffers, step by step."""
 
-    def __init__(self, program: Program, *, ports_in_arena: bool) -> None:
+    def __init__(self, program: Program, states: Mapping[int, int], *, ports_in_arena: bool) -> None:
         self._program = program
         self._last = _last_reads(program)
         self._ports_in_arena = ports_in_arena
         self.where: dict[Stored, tuple[_Buffer, int]] = {}
         self.outputs: list[tuple[_Buffer, int]] = []
         self.placed: set[tuple[int, int]] = set()
+        self.state_buffers: dict[int, _Buffer] = {}  # by the number of the output
         self._members: dict[int, list[Stored]] = {}
         for index, stored in enumerate(program.inputs):
             name, last = stored.value.name, self._last.get(stored, -1)
             region = Region.ARENA if ports_in_arena else Region.INPUT
-            self._put(stored, _Buffer(stored.bytes, -1, last, region, index, label=name, value=name))
+            region = Region.STATE if index in states else region
+            buffer = _Buffer(stored.bytes, -1, last, region, index, label=name, value=name)
+            self._put(stored, buffer)
+            if index in states:
+                self.state_buffers[states[index]] = buffer
         for number, step in enumerate(program.steps):
             self._visit(number, step)
 
@@ -180,7 +206,8 @@ class _Sharing:
                 continue
             buffer, shift = self.where[operand]
             whole = shift == 0 and operand.bytes == buffer.bytes >= result.bytes
-            if buffer.region is not Region.ARENA or not whole or self._last_of(buffer) > number:
+            is_ours = buffer.region in (Region.ARENA, Region.STATE)
+            if not is_ours or not whole or self._last_of(buffer) > number:
                 continue
             others = [
                 other
@@ -222,11 +249,30 @@ class _Sharing:
             if found is None:
                 returned.append((stored, index))
             self.outputs.append(found or (self._copy_of(stored, index), 0))
-        return tuple(returned)
+        return self._in_order(returned)
+
+    def _in_order(self, returned: list[tuple[Stored, int]]) -> tuple[tuple[Stored, int], ...]:
+        """The copies at the end, each before the one that overwrites what it reads."""
+        ordered: list[tuple[Stored, int]] = []
+        while returned:
+            read = [self.where[stored][0] for stored, _ in returned]
+            free = [i for i, (_, index) in enumerate(returned) if self._is_free(index, i, read)]
+            if not free:
+                names = ", ".join(self._program.graph.output_names[index] for _, index in returned)
+                raise StateError(f"the states {names} take each other's values, which in place has no order")
+            ordered.append(returned.pop(free[0]))
+        return tuple(ordered)
+
+    def _is_free(self, output: int, own: int, read: list[_Buffer]) -> bool:
+        into, _ = self.outputs[output]
+        return all(buffer is not into for i, buffer in enumerate(read) if i != own)
 
     def _bound(self, stored: Stored, index: int) -> tuple[_Buffer, int] | None:
         """The place of an output that needs no copy: in the arena, or whole in a buffer that becomes the caller's."""
         buffer, shift = self.where[stored]
+        if index in self.state_buffers:
+            is_there = buffer is self.state_buffers[index] and shift == 0
+            return (buffer, 0) if is_there else None
         if buffer.region is not Region.ARENA:
             return None
         if self._ports_in_arena:
@@ -238,6 +284,8 @@ class _Sharing:
 
     def _copy_of(self, stored: Stored, index: int) -> _Buffer:
         """The buffer that receives an output at the end."""
+        if index in self.state_buffers:
+            return self.state_buffers[index]
         end, region = len(self._program.steps), Region.ARENA if self._ports_in_arena else Region.OUTPUT
         return _Buffer(stored.bytes, end, end, region, index, label=f"output {stored.value.name}")
 

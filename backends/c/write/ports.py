@@ -47,7 +47,8 @@ class Port:
     """One input or output: the user's name for it, its names in the C, and the value that it carries.
 
     `encoding` says what its integers stand for; None for numbers that are the model's own.
-    `offset` counts bytes from the start of the arena; None for a buffer that the caller passes.
+    `offset` counts bytes from the start of the arena, or of the block of states (`is_state`); None for a buffer that
+    the caller passes.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Port:
     is_input: bool
     encoding: PortEncoding | None = None
     offset: int | None = None
+    is_state: bool = False
 
     @property
     def type(self) -> TensorType:
@@ -91,19 +93,19 @@ def ports(
     inputs = zip(program.inputs, input_macros, edges.inputs, plan.inputs, strict=True)
     for i, (stored, macro, encoding, place) in enumerate(inputs):
         parameter = _parameter(macro, f"input_{i}", prefix, taken)
-        found.append(Port(stored.value.name, parameter, macro, stored, True, encoding, _offset(place)))
+        found.append(Port(stored.value.name, parameter, macro, stored, True, encoding, *_place(place)))
     outputs = zip(
         graph.output_names, program.outputs, output_macros, edges.outputs, plan.outputs, strict=True
     )
     for i, (name, stored, macro, encoding, place) in enumerate(outputs):
         parameter = _parameter(macro, f"output_{i}", prefix, taken)
-        found.append(Port(name, parameter, macro, stored, False, encoding, _offset(place)))
+        found.append(Port(name, parameter, macro, stored, False, encoding, *_place(place)))
     return tuple(found)
 
 
 def arena_offsets(ports: Sequence[Port]) -> tuple[int, ...] | None:
     """Arena offsets of inputs and outputs; None if the caller passes buffers."""
-    offsets = tuple(port.offset for port in ports if port.offset is not None)
+    offsets = tuple(port.offset for port in ports if port.offset is not None and not port.is_state)
     return offsets if offsets else None
 
 
@@ -122,8 +124,10 @@ def from_memory(memory: AnyArray, stored: Stored) -> torch.Tensor:
     return torch.from_numpy(view.copy())
 
 
-def _offset(place: Location) -> int | None:
-    return place.offset if place.region is Region.ARENA else None
+def _place(place: Location) -> tuple[int | None, bool]:
+    """Offset, and whether it is one in the block of states."""
+    is_state = place.region is Region.STATE
+    return (place.offset if is_state or place.region is Region.ARENA else None), is_state
 
 
 def _macros(names: Sequence[str], role: str, *, taken: Collection[str] = ()) -> list[str]:

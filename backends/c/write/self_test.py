@@ -18,6 +18,9 @@ _TOLERANCE = "1e-4f * (1.0f + magnitude)"
 # The last bits of a float can turn over an activation that is rounded to int8.
 _TOLERANCE_OF_ROUNDED = "0.05f * (1.0f + magnitude)"
 
+LARGEST_VECTOR = 1 << 18
+"""Numbers of inputs, states and outputs up to which a network with states in place has a self-test."""
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -27,6 +30,7 @@ class Output:
     symbol: str
     size: int
     tolerance: str
+    has_buffer: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,9 @@ class SelfTestContext:
 
     name: str
     prefix: str
+    entry: str
     ports_in_arena: bool
+    has_states: bool
     is_in_file: bool
     arrays: tuple[Array, ...]
     outputs: tuple[Output, ...]
@@ -69,11 +75,20 @@ def write_self_test(
     rounds = any(isinstance(node.op, PackedLinear) and node.op.is_rounded for node in graph.nodes)
     tolerance = _TOLERANCE_OF_ROUNDED if rounds else _TOLERANCE
     buffers = tuple(
-        Output(port.c_type, f"result_{i}", port.type.numel, tolerance if port.c_type == "float" else "")
+        Output(
+            port.c_type,
+            f"result_{i}",
+            port.type.numel,
+            tolerance if port.c_type == "float" else "",
+            has_buffer=port.offset is None,
+        )
         for i, port in enumerate(outputs)
     )
-    in_arena = any(port.offset is not None for port in ports)
-    results = [_pointer(name, p) if in_arena else b.symbol for p, b in zip(outputs, buffers, strict=True)]
+    in_arena = any(port.offset is not None and not port.is_state for port in ports)
+    has_states = any(port.is_state for port in ports)
+    results = [
+        b.symbol if port.offset is None else _pointer(port) for port, b in zip(outputs, buffers, strict=True)
+    ]
     arrays: list[Array] = []
     runs: list[Vector] = []
     for number, vector in enumerate(vectors):
@@ -82,26 +97,39 @@ def write_self_test(
         expected = _arrays(f"expected_{number}", outputs, run_integer(graph, stored))
         arrays += [*given, *expected]
         copies = [
-            f"memcpy({_pointer(name, port)}, {array.symbol}, sizeof {array.symbol});"
+            f"memcpy({_pointer(port)}, {array.symbol}, sizeof {array.symbol});"
             for port, array in zip(inputs, given, strict=True)
+            if port.offset is not None
         ]
         checks = [
             f"check_{buffer.symbol}({result}, {array.symbol})"
             for buffer, result, array in zip(buffers, results, expected, strict=True)
         ]
-        passed = [] if in_arena else [*(a.symbol for a in given), *results]
+        passed = [a.symbol for port, a in zip(inputs, given, strict=True) if port.offset is None]
+        passed += ["state"] if has_states else []
+        passed += [symbol for port, symbol in zip(outputs, results, strict=True) if port.offset is None]
         passed += ["weights"] if is_in_file else []
         arguments = ", ".join([*passed, "arena.bytes"])
-        runs.append(Vector(tuple(copies) if in_arena else (), arguments, tuple(checks)))
+        runs.append(Vector(tuple(copies), arguments, tuple(checks)))
     count = len(runs) * len(outputs)
     context = SelfTestContext(
-        name, name.upper(), in_arena, is_in_file, tuple(arrays), buffers, tuple(runs), count
+        name,
+        name.upper(),
+        f"{name}_step" if has_states else f"{name}_run",
+        in_arena,
+        has_states,
+        is_in_file,
+        tuple(arrays),
+        buffers,
+        tuple(runs),
+        count,
     )
     return render("test.c.j2", context)
 
 
-def _pointer(name: str, port: Port) -> str:
-    return f"{name.upper()}_{port.macro}_IN(arena.bytes)"
+def _pointer(port: Port) -> str:
+    block = "state" if port.is_state else "arena.bytes"
+    return f"(({port.c_type} *)(void *)({block} + {port.offset}))"
 
 
 def _as_taken(port: Port, tensor: Tensor) -> Tensor:

@@ -9,16 +9,14 @@ from dataclasses import dataclass, field, replace
 
 from ....ir import Source
 from ..kernels.base import AnyArray, Call, Constant
-from ..plan.memory import Location, MemoryPlan, Region
+from ..plan.memory import BLOCK_ALIGNMENT, Location, MemoryPlan, Region
 from ..plan.program import Program, Step, Stored
 from .literal import C_TYPES, array, array_type, comment, integer
 from .ports import Port, to_memory
 from .support import helpers
 
 _DECODER = "huffman.h"
-
-FILE_ALIGNMENT = 64
-"""Bytes at whose multiples the arrays of a weights file begin: a line of the cache, a vector of the widest kernel."""
+_BLOCKS = {Region.ARENA: "memory", Region.STATE: "states"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,7 +263,7 @@ class _Writer:
             while symbol in self._symbols:
                 symbol += "_"
             self._symbols.add(symbol)
-            at = -(-self._file_bytes // FILE_ALIGNMENT) * FILE_ALIGNMENT if self.in_file else None
+            at = -(-self._file_bytes // BLOCK_ALIGNMENT) * BLOCK_ALIGNMENT if self.in_file else None
             self._file_bytes = 0 if at is None else at + data.nbytes
             self._arrays[key] = Array(symbol, data, comment(text), self._number, at)
         return self._arrays[key].pointer
@@ -290,9 +288,10 @@ class _Writer:
         location = self.plan.locations[stored]
         if location.region is Region.FLASH:
             return self._shifted(self._flash(location), stored, location)
-        if location.region is Region.ARENA:
+        if location.region in _BLOCKS:
             through = "" if stored.value.type.dtype.bytes == 1 else "(void *)"
-            return f"({C_TYPES[stored.value.type.dtype]} *){through}(memory + {location.offset})"
+            start = _BLOCKS[location.region]
+            return f"({C_TYPES[stored.value.type.dtype]} *){through}({start} + {location.offset})"
         sides = [port for port in self.ports if port.is_input == (location.region is Region.INPUT)]
         port, c_type = sides[location.index], C_TYPES[stored.value.type.dtype]
         if c_type != port.c_type:  # the operand of an output that is converted in place
@@ -313,7 +312,8 @@ class _Writer:
         stored, index = returned
         self._number = len(self.program.steps) + position
         port = [port for port in self.ports if not port.is_input][index]
-        to = port.parameter if port.offset is None else f"memory + {port.offset}"
+        start = "states" if port.is_state else "memory"
+        to = port.parameter if port.offset is None else f"{start} + {port.offset}"
         line = f"memcpy({to}, {self._pointer(stored)}, {stored.bytes});"
         return StepText(f"output {comment(port.name)}", (line,))
 

@@ -15,9 +15,10 @@ import torch
 
 from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.plan.kernel_stack import CoreKind
+from fxpress.backends.c.plan.memory import BLOCK_ALIGNMENT
 from fxpress.backends.c.tools.toolchain import WARNINGS, Compiler, find_compiler, link_shared, target_compiler
 from fxpress.backends.c.write.ports import Port, from_memory, to_memory
-from fxpress.backends.c.write.source import FILE_ALIGNMENT, weights_file
+from fxpress.backends.c.write.source import weights_file
 from fxpress.backends.errors import ToolMissingError
 from fxpress.ir import DType, Graph, Value, parse, run_integer, verify
 from fxpress.specs import list_targets, load_target
@@ -276,8 +277,8 @@ def _compare(
 
 def _aligned(data: bytes) -> np.ndarray:
     """Bytes at a multiple of the alignment that weights files need."""
-    room = np.zeros(len(data) + FILE_ALIGNMENT, np.uint8)
-    start = -room.ctypes.data % FILE_ALIGNMENT
+    room = np.zeros(len(data) + BLOCK_ALIGNMENT, np.uint8)
+    start = -room.ctypes.data % BLOCK_ALIGNMENT
     room[start : start + len(data)] = np.frombuffer(data, np.uint8)
     return room[start : start + len(data)]
 

@@ -50,7 +50,10 @@ def test_every_kernel_is_counted_on_some_core() -> None:
         for path in Path(folder).rglob("*.c.j2")
     }
     kernels = {name for name, text in templates.items() if " {{ name }}({{ parameters }})" in text}
-    assert kernels <= counted_templates(), "make calibrate-costs"
+    on_cores = {
+        name for name in kernels if not name.startswith("host/")
+    }  # nothing is predicted for computers
+    assert on_cores <= counted_templates(), "make calibrate-costs"
 
 
 def test_floats_take_many_instructions_where_they_are_computed_in_software(fill: Fill) -> None:

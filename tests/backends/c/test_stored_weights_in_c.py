@@ -1,9 +1,8 @@
-"""Layers with stored weights in C: results, the weights file, instruction sets, and what is refused."""
+"""Layers with stored weights in C: results, the weights file, and what is refused."""
 
 from __future__ import annotations
 
 import ctypes
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -24,35 +23,6 @@ from fxpress.specs.outputs import COutput
 from fxpress.specs.target import Target
 
 Inspect = Callable[..., CArtifact]
-BUILDS = {
-    "native": (["gcc", "-O2", "-march=native"], []),
-    "avx2": (["gcc", "-O1", "-mavx2", "-mfma", "-mf16c"], []),
-    "plain": (["gcc", "-O1"], []),
-    "neon": (
-        ["aarch64-linux-gnu-gcc", "-O1", "-march=armv8.2-a+dotprod", "-static"],
-        ["qemu-aarch64", "-cpu", "max"],
-    ),
-}
-MAIN = """
-#include <stdio.h>
-#include "net.h"
-
-int main(void)
-{
-    static uint64_t arena[NET_ARENA_BYTES / 8 + 1];
-    static float x[NET_INPUT_SIZE], y[NET_OUTPUT_SIZE];
-    for (int i = 0; i < NET_INPUT_SIZE; i++) {
-        x[i] = (float)(i * 37 % 101) / 50.0f - 1.0f;
-    }
-    if (net_run(x, y, arena) != 0) {
-        return 1;
-    }
-    for (int i = 0; i < NET_OUTPUT_SIZE; i++) {
-        printf("%a ", (double)y[i]);
-    }
-    return 0;
-}
-"""
 
 
 def network() -> torch.nn.Module:
@@ -117,22 +87,6 @@ graph(%i: i64[2x3], %r: f32[2x3x9], %z: f32[3x24x2]) {{
     inputs = [[indices, torch.randn(2, 3, 9), torch.randn(3, 24, 2)]]
     artifact = assert_equal_to_interpreter(graph, inputs=inputs, tolerance=2e-2, flags=("-O1",))
     assert not any(step.operator == "dequantize" for step in artifact.program.steps)
-
-
-def test_all_instruction_sets_give_the_same_bits(host: Target, tmp_path: Path) -> None:
-    graph = stored(network(), torch.zeros(1, 72), weights="int4", group_size=8)
-    sources = emit(graph, COutput(name="net"), host).write(tmp_path)
-    (tmp_path / "main.c").write_text(MAIN)
-    results = {}
-    for name, (command, emulator) in BUILDS.items():
-        if all(map(shutil.which, [command[0], *emulator[:1]])):
-            program = tmp_path / name
-            flags = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror"]
-            subprocess.run(
-                [*command, *flags, *sources, tmp_path / "main.c", "-o", program, "-lm"], check=True
-            )
-            results[name] = subprocess.run([*emulator, program], check=True, capture_output=True).stdout
-    assert len(results) > 2 and len(set(results.values())) == 1
 
 
 def test_a_weights_file_is_checked_before_use(host: Target, tmp_path: Path) -> None:

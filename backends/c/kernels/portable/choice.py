@@ -8,7 +8,7 @@ from .....ir import DType
 from .....ir.ops.compare import ArgExtremum, Compare, Logic, Where
 from .....ir.ops.convert import Cast
 from .....ir.ops.embedding import Take
-from .....ir.ops.put import Put
+from .....ir.ops.put import IndexCopy, Put
 from ...plan.layout import Layout, contiguous
 from ...write.literal import c_type
 from ..base import Offers, Site, Work, kernel, offer
@@ -52,6 +52,18 @@ class TakeContext:
 
 
 @dataclass(frozen=True)
+class IndexCopyContext:
+    """Template context: loops over indices, and over the elements that each index replaces."""
+
+    title: str
+    indices: Nest
+    elements: Nest
+    size: int
+    step: int
+    bytes: int
+
+
+@dataclass(frozen=True)
 class PutContext:
     """Template context: `count` elements scattered into `size`, and the combination."""
 
@@ -81,6 +93,9 @@ def elementwise(site: Site) -> Offers:
         reads=dict(zip(names, layouts, strict=True)),
         writes=(layout,),
         operands={name: i for i, name in enumerate(names)},
+        overwrites=tuple(
+            i for i, read in enumerate(layouts) if read == layout and site.type(i) == site.output
+        ),
         variant=site.node.op.name,
     )
 
@@ -143,6 +158,36 @@ def put(site: Site) -> Offers:
     context = PutContext(site.output.numel, site.type("indices").numel, "+=" if op.accumulate else "=")
     work = Work(3.0 * context.size, 0.0, 14.0 * context.count, 90)
     return offer(site, "portable/put.c.j2", context, work, reads=reads, writes=(reads["x"],))
+
+
+@kernel("index_copy")
+def index_copy(site: Site) -> Offers:
+    """The operand, copied or in its own memory, then one index after the other; those outside are left out."""
+    op = site.node.op
+    assert isinstance(op, IndexCopy)
+    x, source, indices = site.type("x"), site.type("source"), site.type("indices")
+    reads = {name: dense_at_hand(site, name) for name in op.operand_names}
+    own, given = reads["x"].strides(x.shape), reads["source"].strides(source.shape)
+    outer = nest(indices.shape, (1,), given[op.axis : op.axis + 1])
+    others = [dim for dim in range(x.rank) if dim != op.axis]
+    inner = nest(
+        [x.shape[d] for d in others],
+        [own[d] for d in others],
+        [given[d] for d in others],
+        prefix="j",
+        depth=outer.inside + 1,
+    )
+    context = IndexCopyContext(
+        f"Replacement of {indices.numel} of {x.shape[op.axis]}",
+        outer,
+        inner,
+        x.shape[op.axis],
+        own[op.axis],
+        x.numel * x.dtype.bytes,
+    )
+    work = Work(0.6 * x.numel, 0.0, 10.0 * source.numel, 120)
+    path, layout = "portable/index_copy.c.j2", reads["x"]
+    return offer(site, path, context, work, reads=reads, writes=(layout,), overwrites=(site.index("x"),))
 
 
 def _value(site: Site, operands: list[str]) -> str:

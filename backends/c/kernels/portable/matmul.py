@@ -69,6 +69,12 @@ class AttentionContext:
     step_y: int
     last: str
     score: str
+    hidden: str
+
+    @property
+    def has_dense_rows(self) -> bool:
+        """Whether the elements of each row lie side by side."""
+        return self.step_q == self.step_k == self.step_v == self.step_y == 1
 
 
 @kernel("matmul")
@@ -130,7 +136,10 @@ def grouped_matmul(site: Site) -> Offers:
 
 @kernel("attention")
 def attention(site: Site) -> Offers:
-    """One query after the other: scores in scratch memory, their softmax, the weighted sum of values."""
+    """One query after the other: scores in scratch memory, their softmax, the weighted sum of values.
+
+    On a computer, where rows are dense, their products are vector instructions.
+    """
     op = site.node.op
     assert isinstance(op, Attention)
     mask = site.type("mask") if site.has("mask") else None
@@ -169,7 +178,9 @@ def attention(site: Site) -> Offers:
     macs, scores = site.node.macs * seen / keys, site.output.numel / y[-1] * seen
     return offer(
         site,
-        "portable/attention.c.j2",
+        "host/attention.c.j2"
+        if site.machine.is_host and context.has_dense_rows
+        else "portable/attention.c.j2",
         context,
         Work(4.0 * macs, 20.0 * site.output.numel, 84.0 * scores, 400),
         reads=reads,
@@ -189,7 +200,7 @@ def _attention_context(
     site: Site, op: Attention, loops: Nest, strides: list[tuple[int, ...]], read_mask: Layout | None
 ) -> AttentionContext:
     q, k, v, y = (*(site.type(operand).shape for operand in ("q", "k", "v")), site.output.shape)
-    score = "dot * scale"
+    score, hidden = "dot * scale", ""
     if read_mask is not None:
         mask = site.type("mask")
         steps = read_mask.strides(mask.shape)
@@ -197,6 +208,7 @@ def _attention_context(
         at = f"mask[{loops.at[4]} + i * {row} + j * {column}]"
         keeps = mask.dtype is DType.BOOL
         score = f"{at} ? dot * scale : -INFINITY" if keeps else f"dot * scale + {at}"
+        hidden = f"!{at}" if keeps else f"{at} == -INFINITY"
     strides_y = contiguous(y).strides(y)
     scale = 1.0 / sqrt(q[-1]) if op.scale is None else op.scale
     return AttentionContext(
@@ -217,6 +229,7 @@ def _attention_context(
         step_y=strides_y[-1],
         last=f"i < {k[-2]} ? i + 1 : {k[-2]}" if op.causal else str(k[-2]),
         score=score,
+        hidden=hidden,
     )
 
 

@@ -40,6 +40,10 @@ def dequantize(site: Site) -> Offers:
     q = site.quantization("x")
     if q.levels is not None:
         return "only integers, not codes of a codebook"
+    if site.is_constant("x") and not q.is_per_tensor:
+        return (
+            "C reads stored weights in linear layers and embeddings: matrices of integers without zero points"
+        )
     if not q.is_per_tensor or q.bits not in _BITS:
         return "only 8 or 16 bits with one scale per tensor"
     value = f"(float)(v - {q.zero_point[0]}) * {real(q.scale[0])}".replace("- -", "+ ")

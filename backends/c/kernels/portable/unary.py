@@ -31,6 +31,7 @@ from ..base import Offers, Site, Work, kernel, offer
 from ..rounding import clamped, rescaled, saturated
 from .quantize import ConversionContext
 
+_LIBM_EXP = re.compile(r"\bexpf\(")
 _FUNCTION = re.compile(r"\b([a-z0-9]+f)\(")  # of the C library
 
 
@@ -170,6 +171,8 @@ def portable(site: Site) -> Offers:
     if not site.is_integer:
         expression = _EXPRESSIONS[op.name]
         value = expression.text(op)
+        if site.machine.is_host:  # a function that becomes vector instructions
+            value = _LIBM_EXP.sub("fxp_exp(", value)
         return made(
             "portable/unary.c.j2",
             UnaryContext(f"{op.name} of {count} elements", count, 0, value),
