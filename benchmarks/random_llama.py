@@ -114,8 +114,9 @@ class Llama(nn.Module):
         return [torch.zeros(size) for _ in range(2 * self.shape.layers)]
 
     def step(self, count: int) -> tuple[Tensor, ...]:
-        """Inputs of a step of `count` tokens from position 0 on."""
-        return (torch.arange(count)[None] % self.shape.tokens, torch.arange(count), *self.caches())
+        """Inputs of a step of `count` tokens at the last positions of the context."""
+        positions = torch.arange(self.shape.context - count, self.shape.context)
+        return (torch.arange(count)[None] % self.shape.tokens, positions, *self.caches())
 
 
 def rotated(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .execution import Counts, Execution
     from .frontend.capture import CaptureError, capture
     from .frontend.captured import Captured, as_callable
+    from .frontend.decompose import for_c
     from .interface import Interface
     from .loading import load_source
     from .network import CompiledNetwork, load_compiled
@@ -51,6 +52,7 @@ __all__ = [
     "capture",
     "compile_model",
     "correct_answers",
+    "for_c",
     "load_compiled",
     "load_source",
     "main",
@@ -77,6 +79,7 @@ _HOMES = {
     "Captured": ".frontend.captured",
     "CaptureError": ".frontend.capture",
     "capture": ".frontend.capture",
+    "for_c": ".frontend.decompose",
     "Problem": ".errors",
     "UserError": ".errors",
     "Compiled": ".compilation",

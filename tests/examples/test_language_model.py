@@ -52,6 +52,21 @@ def test_fewer_bits_lose_little_and_calibrated_rounding_loses_less(
     assert size["gptq", "4"] == size["nearest", "4"] < 180_000
 
 
+@pytest.mark.skipif(
+    not (SHARED / "models" / "stories260k_tokenizer.npz").exists(),
+    reason="the trained networks are not in ../shared",
+)
+def test_a_program_in_c_tells_a_story(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    for name in ("tokenizer", "llama", "step"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.setattr(sys, "argv", ["generate.py", "--tokens", "30", "--output", str(tmp_path / "out")])
+    runpy.run_path(str(EXAMPLE / "generate.py"), run_name="__main__")
+    assert "Once upon a time, there was a little girl named Lily." in capfd.readouterr().out
+
+
 @pytest.fixture
 def converter(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(EXAMPLE))
