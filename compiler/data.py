@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..ir import Graph, TensorType, Value, rebatch, run
+from ..ir.interpret import at_call
 from ..passes.calibration.calibrate import Interpreter, passes_batches
 from ..passes.masks import is_additive_mask
 from ..specs import ArrayOrigin, ModuleSource, Transform
@@ -97,7 +98,7 @@ class Samples:
     def calls(self, values: Sequence[Value]) -> int:
         """Number of calls of a model with inputs like `values` for these samples."""
         counts = [
-            len(self.inputs[i]) // (1 if axis is None else values[i].type.shape[axis])
+            len(self.inputs[i]) // (1 if axis is None else int(values[i].type.shape[axis]))
             for i in self._fed
             for axis in (self.axis(i),)
         ]
@@ -121,7 +122,7 @@ class Samples:
 def _call_input(x: Tensor, shape: tuple[int, ...], axis: int | None, index: int) -> Tensor:
     if axis is None:
         return x[index]
-    size = shape[axis]
+    size = int(shape[axis])
     return x[index * size : (index + 1) * size].movedim(0, axis).contiguous()
 
 
@@ -130,6 +131,7 @@ class Column:
     """Source array of a model input, and its transformation.
 
     `batch` is the input's batch dimension, if it has one; `state` names the output that the input continues, if any.
+    `dynamic` are dimensions of any size, which samples may have otherwise than `type`.
     """
 
     array: str
@@ -137,6 +139,7 @@ class Column:
     transform: Transform = field(default_factory=Transform)
     batch: int | None = 0
     state: str | None = None
+    dynamic: Collection[int] = ()
 
 
 def read_samples(
@@ -260,6 +263,7 @@ def batches(
     if not leads or calls < 2 or not passes_batches(graph, pair, interpreter=interpreter):
         yield from ((graph, samples.call(graph.inputs, i)) for i in range(calls))
         return
+    graph = at_call(graph, pair[0])
     own = graph.inputs[0].type.shape[0]
     for start in range(0, len(samples), _BATCH):
         inputs = [x[start : start + _BATCH] for x in samples.inputs]
@@ -272,7 +276,7 @@ def own_batch(inputs: Sequence[Value], samples: Samples | None = None) -> int:
     axes = [0 if samples is None else samples.axis(i) for i in range(len(inputs))]
     shapes = [v.type.shape for v in inputs]
     return next(
-        (shape[axis] for shape, axis in zip(shapes, axes, strict=True) if shape and axis is not None), 1
+        (int(shape[axis]) for shape, axis in zip(shapes, axes, strict=True) if shape and axis is not None), 1
     )
 
 
@@ -503,6 +507,8 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
             raise ValueError(f"has samples of {array[:1].size} numbers; `reshape` makes {transform.reshape}")
         tensor = tensor.reshape(len(tensor), *transform.reshape)
     axis = batch
+    shape = _with_sizes_of(tuple(tensor.shape[1:]), shape, batch, column.dynamic)
+    expected = shape if batch is None else shape[:batch] + shape[batch + 1 :]
     if batch is not None and tuple(tensor.shape[1:]) == shape:
         # one call takes one sample either way, or the array has the model's own batches
         tensor, axis = (tensor.squeeze(1 + batch), batch) if shape[batch] == 1 else (tensor, None)
@@ -520,6 +526,18 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
             f"holds numbers that {column.type.dtype.name.lower()} of the model's input cannot hold"
         )
     return _Read(tensor.to(wanted), axis)
+
+
+def _with_sizes_of(
+    sample: tuple[int, ...], shape: tuple[int, ...], batch: int | None, dynamic: Collection[int]
+) -> tuple[int, ...]:
+    """The shape of an input with the sizes of a sample in dynamic dimensions; a sample may leave the batch out."""
+    left_out = batch is not None and len(sample) == len(shape) - 1
+    kept = [axis for axis in range(len(shape)) if not (left_out and axis == batch)]
+    if len(kept) != len(sample):
+        return shape
+    given = {axis: size for axis, size in zip(kept, sample, strict=True) if axis in dynamic}
+    return tuple(given.get(axis, size) for axis, size in enumerate(shape))
 
 
 def _check_finite(path: str, arrays: Sequence[tuple[str, Tensor]]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..backends.c import PortEncoding
 from ..ir import DType, TensorType, Value
+from ..ir.sizes import Size, text_of
 from ..specs import Target, Transform
 
 INTERFACE_FILE = "interface.json"
@@ -26,6 +27,10 @@ class Port(BaseModel):
     shape: tuple[int, ...] = Field(description="shape in the model, with the batch")
     batch: int | None = Field(
         default=0, description="the model's batch dimension of an input; null for one without"
+    )
+    dynamic: dict[int, str] = Field(
+        default={},
+        description="names of the dimensions whose size each call chooses; `shape` has the example's",
     )
     dtype: str = Field(description="element type in the model, as in the graph text")
     c_dtype: str = Field(description="element type in C, as in the graph text")
@@ -159,6 +164,7 @@ def make_port(
     return Port(
         name=name,
         shape=tuple(map(int, value.type.shape)),
+        dynamic={axis: text_of(size) for axis, size in enumerate(value.type.shape) if isinstance(size, Size)},
         dtype=value.type.real().dtype.value,
         c_dtype=c_dtype.value,
         c_order=order,

@@ -92,6 +92,7 @@ def samples_of(
             port.transform or Transform(),
             port.batch,
             interface.state.get(port.name),
+            port.dynamic,
         )
         for port in interface.inputs
     ]

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ir import DType, Graph, TensorType, Value, run, verify
+from ..ir import DType, Graph, ShapeError, TensorType, Value, run, verify
+from ..ir.interpret import sizes_of_call
+from ..ir.symbolic import resized
 from ..ir.text import type_text
 from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
 from ..passes.progress_callback import Progress, silent
@@ -107,6 +109,7 @@ def open_session(
     graph = traced if loaded.spec.outputs.c is None else for_c(traced)
     check_states(graph, described.state, place)
     match_selectors(loaded, graph)
+    check_sizes(graph, {"data.calibration": calibration, "data.evaluation": evaluation})
     notes += width_notes(traced, graph)
     notes += _check_results(graph, [s for s in (calibration, evaluation) if s is not None], examples, place)
     if calibration and evaluation and any(isinstance(step, QuantizeOptions) for step in loaded.spec.passes):
@@ -152,6 +155,20 @@ def _captured(
         check=check,
     )
     return captured.graph, captured.trainable
+
+
+def check_sizes(graph: Graph, data: Mapping[str, Samples | None]) -> None:
+    """UserError for samples of sizes that the dimensions of the graph do not have."""
+    problems = []
+    for place, samples in data.items():
+        if samples is None or not graph.dimensions or samples.states:
+            continue
+        try:
+            sizes_of_call(graph, samples.call(graph.inputs, 0))
+        except ShapeError as err:
+            problems.append(Problem("D103", place, err.message, "give other samples, or another `max`"))
+    if problems:
+        raise UserError(problems)
 
 
 def check_states(graph: Graph, states: Mapping[str, str], place: str) -> None:
@@ -293,6 +310,7 @@ def _samples(
             transforms.get(name, Transform()),
             model.inputs[name].batch,
             model.state.get(name),
+            model.inputs[name].dynamic,
         )
         for name in names
     ]
@@ -316,7 +334,8 @@ def _samples(
 def _examples(spec: Spec, names: Sequence[str], samples: Samples | None) -> tuple[Tensor, ...]:
     """Inputs to trace with: those of the data with the most different values, so that nothing is all padding.
 
-    A state, whose start is often zeros, and a model without data get seeded numbers.
+    Data of other lengths than the example's are cut or repeated. A state, whose start is often zeros, and a model
+    without data get seeded numbers.
     """
     types = [_type(spec.model.inputs[name]) for name in names]
     made = [example_input(t.shape, t.dtype.torch) for t in types]
@@ -325,7 +344,10 @@ def _examples(spec: Spec, names: Sequence[str], samples: Samples | None) -> tupl
     values = [Value(name, type) for name, type in zip(names, types, strict=True)]
     calls = [samples.call(values, i) for i in range(min(samples.calls(values), _EXAMPLES))]
     varied = max(calls, key=lambda call: sum(x.unique().numel() for x in call))
-    return tuple(made[i] if i in samples.states else x for i, x in enumerate(varied))
+    return tuple(
+        made[i] if i in samples.states else resized(x, dict(enumerate(type.shape)))
+        for i, (x, type) in enumerate(zip(varied, types, strict=True))
+    )
 
 
 def _type(described: Input) -> TensorType:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..backends.torch_module import TorchArtifact
 from ..ir import DType, Graph, Value, run, run_integer
-from ..ir.interpret import round_to_encoding, sizes_of_call
+from ..ir.interpret import at_call, round_to_encoding
 from ..ir.ops.quantize import LARGEST_CODE, Dequantize, FakeQuantizePerToken
 from ..ir.symbolic import resized, sizes_to_check
 from ..specs.root_error import FxpressError
@@ -41,16 +41,11 @@ def check_module(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor]
     `inputs` are reals, also for inputs that the graph takes as integers. Where dimensions are dynamic, the module runs
     at two other sizes, too, on the same numbers repeated.
     """
-    fixed = graph.at_sizes(sizes_of_call(graph, [tuple(x.shape) for x in inputs]))
-    _check_call(artifact, fixed, inputs)
+    _check_call(artifact, at_call(graph, inputs), inputs)
     for sizes in sizes_to_check(graph.dimensions):
         fixed = graph.at_sizes(sizes)
-        shapes = [value.type.shape for value in fixed.inputs]
-        _check_call(artifact, fixed, [_repeated(x, shape) for x, shape in zip(inputs, shapes, strict=True)])
-
-
-def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    return resized(x, {axis: size for axis, size in enumerate(shape) if size != x.shape[axis]})
+        shapes = [dict(enumerate(value.type.shape)) for value in fixed.inputs]
+        _check_call(artifact, fixed, [resized(x, shape) for x, shape in zip(inputs, shapes, strict=True)])
 
 
 def _check_call(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor]) -> None:

@@ -26,7 +26,7 @@ from .branches import Branch, find_branches
 from .coupling_axes import AxisTable, Indices, NodeCall, Reason, as_index
 from .graph import Graph, Node, check_graph
 from .ops.channels import Axes, Cut
-from .tensor_type import Value
+from .tensor_type import Value, kept_sizes
 
 STAYS = -1
 
@@ -150,7 +150,7 @@ class Kept:
 
     def shape(self, value: Value) -> tuple[int, ...]:
         """The sizes of a value after the cut."""
-        return tuple(len(self.axis(axis)) for axis in self.coupling.axes(value))
+        return kept_sizes(value.type.shape, [self.axis(axis) for axis in self.coupling.axes(value)])
 
     def cut(self, node: Node) -> Cut:
         """Kept indices of a node's operands and results."""

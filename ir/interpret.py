@@ -12,7 +12,7 @@ from .codebooks import decode_codebooks
 from .errors import IRError, ShapeError
 from .graph import Graph, Node, check_graph
 from .ops.base import IntegerCall
-from .sizes import Size, dimensions_of
+from .sizes import Size, dimensions_of, evaluated
 from .tensor_type import TensorType, Value
 from .text import node_text
 
@@ -178,28 +178,39 @@ def _bind(graph: Graph, inputs: Sequence[Tensor], call: str) -> tuple[Graph, dic
         expect(tensor, Tensor, f"{call}, input {value}", "a tensor")
     if len(inputs) != len(graph.inputs):
         raise ShapeError(f"{len(inputs)} inputs for a graph that takes {len(graph.inputs)}")
-    sizes = sizes_of_call(graph, [tuple(tensor.shape) for tensor in inputs])
+    sizes = sizes_of_call(graph, inputs)
     if sizes != {name: dimension.example for name, dimension in graph.dimensions.items()}:
         graph = graph.at_sizes(sizes)
     return graph, {v.name: t for v, t in zip(graph.inputs, inputs, strict=True)}
 
 
-def sizes_of_call(graph: Graph, shapes: Sequence[tuple[int, ...]]) -> dict[str, int]:
-    """Sizes of the dimensions, by name, for inputs of these shapes; ShapeError for others than the graph takes."""
+def at_call(graph: Graph, inputs: Sequence[Tensor]) -> Graph:
+    """The graph for the sizes of these inputs alone; itself without dynamic dimensions."""
+    return graph.at_sizes(sizes_of_call(graph, inputs)) if graph.dimensions else graph
+
+
+def sizes_of_call(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, int]:
+    """Sizes of the dimensions, by name, for these inputs; ShapeError for other shapes than the graph takes."""
     sizes: dict[str, int] = {}
-    for value, shape in zip(graph.inputs, shapes, strict=True):
+    for value, tensor in zip(graph.inputs, inputs, strict=True):
+        shape = tuple(tensor.shape)
         fits = len(shape) == value.type.rank
         for known, size in zip(value.type.shape, shape, strict=False):
-            if isinstance(known, Size):
-                (dimension,) = dimensions_of(known).values()
-                fits &= sizes.setdefault(dimension.name, size) == size
-                fits &= dimension.low <= size <= dimension.largest
-            else:
-                fits &= known == size
+            for dimension in dimensions_of(known).values():
+                if dimension.size == known:
+                    fits &= sizes.setdefault(dimension.name, size) == size
+                    fits &= dimension.low <= size <= dimension.largest
+            fits &= isinstance(known, Size) or known == size
         if not fits:
             spans = ", ".join(f"{d.name} {d.span}" for d in dimensions_of(value.type.shape).values())
             taken = f"{value.type.shape}{f' with {spans}' if spans else ''}"
             raise ShapeError(f"input {value} is {shape}; the graph takes {taken}")
+    sizes = {name: sizes.get(name, d.example) for name, d in graph.dimensions.items()}
+    for value, tensor in zip(
+        graph.inputs, inputs, strict=True
+    ):  # sizes that are no dimension of their own, too
+        if [evaluated(known, sizes) for known in value.type.shape] != list(tensor.shape):
+            raise ShapeError(f"input {value} is {tuple(tensor.shape)}; the graph takes {value.type.shape}")
     return sizes
 
 

@@ -94,6 +94,8 @@ def sizes_to_check(dimensions: Mapping[str, Dimension]) -> list[dict[str, int]]:
 def resized(tensor: torch.Tensor, axes: Mapping[int, int]) -> torch.Tensor:
     """A tensor with other sizes along some axes: its elements repeated, or the first of them."""
     for axis, size in axes.items():
+        if size == tensor.shape[axis]:
+            continue
         tensor = tensor.index_select(axis, torch.arange(size) % max(tensor.shape[axis], 1))
     return tensor
 

@@ -71,12 +71,13 @@ class TensorType:
 
     def of_channels(self, kept: Sequence[torch.Tensor]) -> TensorType:
         """The type of the elements at the kept indices of each dimension."""
-        if tuple(len(index) for index in kept) == self.shape:
+        shape = kept_sizes(self.shape, kept)
+        if shape == self.shape:
             return self
         quantization = self.quantization
         if quantization is not None and quantization.axis is not None:
             quantization = quantization.of_channels(kept[quantization.axis])
-        return TensorType(tuple(len(index) for index in kept), self.dtype, quantization)
+        return TensorType(shape, self.dtype, quantization)
 
     def quantized(self, quantization: Encoding) -> TensorType:
         """This shape, stored as integers of `quantization`."""
@@ -85,6 +86,13 @@ class TensorType:
     def real(self) -> TensorType:
         """The float32 type that a quantized type represents; an unquantized type itself."""
         return self if self.quantization is None else TensorType(self.shape, DType.F32)
+
+
+def kept_sizes(shape: Sequence[int], kept: Sequence[torch.Tensor]) -> tuple[int, ...]:
+    """The sizes that the kept indices leave; where all are kept, the size itself, which may be an expression."""
+    return tuple(
+        size if len(index) == int(size) else len(index) for size, index in zip(shape, kept, strict=True)
+    )
 
 
 @dataclass(frozen=True, slots=True)

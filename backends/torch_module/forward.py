@@ -38,9 +38,11 @@ class _Writer:
         self._integer_weights = layout.integer_weights
         self._buffers = {path: layout.names.tensor(path) for path in style.buffers}
         self._variables = _Variables(graph, forbidden)
+        self._device = ""
 
     def write(self) -> tuple[list[str], list[str]]:
         arguments = [self._variables.bind_input(value) for value in self._graph.inputs]
+        self._device = f"{arguments[0]}.device" if arguments else ""
         lines: list[str] = []
         for value, argument in zip(self._graph.inputs, arguments, strict=True):
             entered = self._style.enter(value, argument)
@@ -81,7 +83,11 @@ class _Writer:
             recording = self._recorder.recording(node)
             read = operands if raw else self._read(node, operands)
             lines, expressions = statements(
-                recording, read, self._variables.fresh_names().__next__, self._variables.dimensions
+                recording,
+                read,
+                self._variables.fresh_names().__next__,
+                self._variables.dimensions,
+                self._device,
             )
             if len(expressions) == len(node.outputs) and not raw:
                 expressions = tuple(map(self._style.store, node.outputs, expressions))

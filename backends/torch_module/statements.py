@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from ...ir.sizes import Size, text_of
 from .literal import Argument, literal
@@ -39,15 +40,23 @@ def statements(
     operands: Sequence[str | None],
     fresh: Callable[[], str],
     dimensions: Mapping[str, str] = {},
+    device: str = "",
 ) -> tuple[list[str], tuple[str, ...]]:
     """Python statements, and the expressions of the results after them, on the expressions `operands`.
 
-    `dimensions` has the variable of each dimension.
+    `dimensions` has the variable of each dimension, `device` is that of tensors which a call makes of sizes alone.
 
     `fresh` makes up names for intermediate results; one that is read once is written in place. Several results that
     are one call's are given as that single expression of a tuple.
     """
-    return _Writer(recording, operands, fresh, dimensions).write()
+    return _Writer(recording, operands, fresh, dimensions, device).write()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An argument that is written as it is."""
+
+    text: str
 
 
 class _Writer:
@@ -59,8 +68,9 @@ class _Writer:
         operands: Sequence[str | None],
         fresh: Callable[[], str],
         dimensions: Mapping[str, str],
+        device: str,
     ) -> None:
-        self._dimensions = dimensions
+        self._dimensions, self._device = dimensions, device
         self._recording = recording
         self._operands = operands
         self._fresh = fresh
@@ -96,7 +106,10 @@ class _Writer:
         name = name.replace("torch.nn.functional.", "F.").replace("torch.functional.", "torch.")
         if name.startswith(("aten.", "prims.")):
             name = f"torch.ops.{name}"
-        return f"{name}({self._arguments(call.args, call.kwargs)})"
+        kwargs = call.kwargs
+        if self._device and not _results_in(call.args) and not _operands_in(call.args):
+            kwargs = tuple((key, Source(self._device) if key == "device" else item) for key, item in kwargs)
+        return f"{name}({self._arguments(call.args, kwargs)})"
 
     def _method(self, method: str, call: Call) -> str:
         self_text, rest = self._atom(call.args[0]), call.args[1:]
@@ -125,6 +138,8 @@ class _Writer:
         return f"({text})" if compound or text.startswith("-") else text
 
     def _argument(self, value: Argument) -> str:
+        if isinstance(value, Source):
+            return value.text
         if isinstance(value, TensorSize):
             return f"{self._argument(value.tensor)}.shape[{value.dimension}]"
         if isinstance(value, Size):
@@ -178,3 +193,10 @@ def _results_in(value: Argument) -> list[Result]:
     if isinstance(value, list | tuple):
         return [found for item in value for found in _results_in(item)]
     return []
+
+
+def _operands_in(value: Argument) -> bool:
+    """Whether an argument is, or lists, an operand of the node."""
+    if isinstance(value, list | tuple):
+        return any(map(_operands_in, value))
+    return isinstance(value, Operand)

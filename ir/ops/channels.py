@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from ..tensor_type import TensorType
+from ..tensor_type import TensorType, kept_sizes
 
 if TYPE_CHECKING:
     from .base import Op
@@ -91,7 +91,7 @@ class Cut:
 
     def shape(self, *, result: int = 0) -> tuple[int, ...]:
         """Sizes of a result after the cut."""
-        return tuple(len(kept) for kept in self.results[result])
+        return kept_sizes(self.outputs[result].shape, self.results[result])
 
     def groups(self, name: str, axis: int, groups: int) -> int:
         """Number of consecutive groups along an operand's dimension that still have a channel."""

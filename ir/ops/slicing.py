@@ -57,7 +57,7 @@ class Slice(Op):
     def cut(self, cut: Cut) -> Slice:
         """Counted again among what stays."""
         kept = cut.operand("x")[self.axis]
-        if self.step != 1 or len(kept) == cut.type("x").shape[self.axis]:
+        if self.step != 1 or len(kept) == int(cut.type("x").shape[self.axis]):
             return self
         start = int((kept < self.start).sum())
         return Slice(self.axis, start, None if self.stop is None else int((kept < self.stop).sum()))
@@ -123,7 +123,7 @@ class Split(Op):
         return tuple(parts)
 
     def cut(self, cut: Cut) -> Split:
-        return Split(self.axis, tuple(len(kept[self.axis]) for kept in cut.results))
+        return Split(self.axis, tuple(cut.shape(result=i)[self.axis] for i in range(len(self.sizes))))
 
 
 @operator("concat")

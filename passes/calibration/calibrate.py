@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...ir import Graph, ShapeError, Value, rebatch, run
-from ...ir.interpret import sizes_of_call
+from ...ir.interpret import at_call, sizes_of_call
 from ...ir.sizes import Size
 from ...specs.root_error import expect
 from ..errors import CalibrationError
@@ -33,6 +33,8 @@ def collect(
     """
     check_samples(graph, samples)
     size = batch_size(graph, samples)
+    if size > 1:
+        graph = at_call(graph, samples[0])
     everything = range(len(samples))
     runs = [everything[at : at + size] for at in everything[::size]]
     graphs = {size: _for_samples(graph, size) for size in map(len, runs)}
@@ -61,7 +63,7 @@ def check_samples(graph: Graph, samples: Sequence[Batch]) -> None:
         for value, tensor in zip(graph.inputs, sample, strict=True):
             _check_tensor(value, tensor, index)
         try:
-            sizes_of_call(graph, [tuple(tensor.shape) for tensor in sample])
+            sizes_of_call(graph, sample)
         except ShapeError as err:
             raise CalibrationError(f"calibration sample {index}: {err.message}") from err
 
@@ -102,6 +104,7 @@ def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpre
     if len(firsts) != 1 or firsts == {()}:
         return False
     try:
+        graph = at_call(graph, pair[0])
         double = rebatch(graph, 2 * graph.inputs[0].type.shape[0])
         with torch.no_grad():
             together = [interpreter(double, stack(ordered)) for ordered in (pair, pair[::-1])]

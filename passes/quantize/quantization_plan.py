@@ -55,13 +55,13 @@ def make_plan(
     )
     declined |= dict.fromkeys(_relative(graph), "its result is only divided by, compared, or a mask")
     computing: set[str] = set()
-    encoded = _encodings(graph)
+    encoded, independent = _encodings(graph), _independent(graph)
     for node in graph.nodes:
         if node.outputs[0].name in encoded:
             declined[node.outputs[0].name] = "it says what the input's numbers stand for"
         if node.op.quantized is Quantized.MOVE or node.outputs[0].name in declined:
             continue
-        reason = _why_float(graph, node, float_layers)
+        reason = _why_float(graph, node, float_layers, independent)
         if reason is None:
             computing.add(node.outputs[0].name)
         else:
@@ -126,7 +126,18 @@ def _encodings(graph: Graph) -> frozenset[str]:
     return frozenset(node.output.name for chain in chains for node in chain.nodes if not is_movement(node.op))
 
 
-def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) -> str | None:
+def _independent(graph: Graph) -> frozenset[str]:
+    """Values that depend on no input: constants, and what nodes compute of them and of the sizes of a call."""
+    found = {value.name for value in graph.constants}
+    for node in graph.nodes:
+        if all(value.name in found for value in node.operands):
+            found.update(value.name for value in node.outputs)
+    return frozenset(found)
+
+
+def _why_float(
+    graph: Graph, node: Node, float_layers: Callable[[str], bool], independent: Collection[str]
+) -> str | None:
     if node.op.quantized is Quantized.NEVER:
         return f"{node.op.name} has no integer form"
     if node.op.facts.poles:
@@ -141,8 +152,8 @@ def _why_float(graph: Graph, node: Node, float_layers: Callable[[str], bool]) ->
     if other is not None or len(node.outputs) != 1:
         return "an operand or result is not float32"
     data = _data_operands(node)
-    if all(graph.is_constant(v) for v in data):
-        return "it reads constants only"
+    if all(v.name in independent for v in data):
+        return "it reads constants only, or sizes of the inputs"
     weights = [v for v in _reals(node) if v not in data]
     if not all(graph.is_constant(v) for v in weights):
         return "a weight is not a constant"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...ir import Encoding, Graph, Node, OverflowBoundError, Params, Value, rebatch, run
+from ...ir.interpret import at_call
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.layer import Layer
 from ...ir.ops.linear import Linear
@@ -83,8 +84,8 @@ class _Walk:
 
     def __init__(self, graph: Graph, chunks: Sequence[Batch]) -> None:
         self.graph, self.params = graph, dict[str, Tensor]()
+        self._graphs = [at_call(graph, chunk) for chunk in chunks]
         self._values = {v.name: [chunk[i] for chunk in chunks] for i, v in enumerate(graph.inputs)}
-        self._chunks = len(chunks)
         self._readers = {name: len(nodes) for name, nodes in graph.users.items()}
         self._at = 0
 
@@ -104,20 +105,22 @@ class _Walk:
 
     def step(self, node: Node) -> None:
         """Run the next node."""
-        self._at += 1
-        read = {v.name: v for v in node.operands}
-        constants = self.graph.params.only(read)
+        constants = self.graph.params.only({v.name for v in node.operands})
         params = constants | Params(self.params).only(constants)
-        inputs = tuple(v for v in read.values() if v.name not in params)
-        alone = Graph(inputs, node.outputs, (node,), params)
         with torch.no_grad():
-            results = [run(alone, [self._values[v.name][i] for v in inputs]) for i in range(self._chunks)]
+            results = [self._run(graph.nodes[self._at], params, i) for i, graph in enumerate(self._graphs)]
+        self._at += 1
         for place, value in enumerate(node.outputs):
             self._values[value.name] = [result[place] for result in results]
         for value in node.operands:
             self._readers[value.name] -= 1
             if not self._readers[value.name]:
                 self._values.pop(value.name, None)
+
+    def _run(self, node: Node, params: Params, chunk: int) -> list[Tensor]:
+        inputs = tuple({v.name: v for v in node.operands if v.name not in params}.values())
+        alone = Graph(inputs, node.outputs, (node,), params)
+        return run(alone, [self._values[v.name][chunk] for v in inputs])
 
 
 def _chunks(graph: Graph, samples: Sequence[Batch], wanted: int) -> tuple[int, list[Batch]]:

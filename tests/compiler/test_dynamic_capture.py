@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fxpress.backends.torch_module import to_module
+from fxpress.backends.torch_module import emit, to_module
 from fxpress.compiler import as_callable, capture
 from fxpress.compiler.errors import UserError
 from fxpress.ir import DType, Graph, dump, parse, verify
@@ -109,6 +109,13 @@ def test_constants_of_a_dimension_are_computed_at_each_call() -> None:
     graph = clean(captured.graph).graph
     assert not any(value.type.numel > 6 for value in graph.constants)
     assert "aten.arange.default(n0" in dump(graph)
+
+
+def test_tensors_of_a_size_are_made_where_the_first_input_is() -> None:
+    graph = clean(capture(Written(made), (rows(1, 12),), dynamic={"x": BOTH}).graph).graph
+    source = emit(graph).source
+    assert "torch.ops.aten.arange.default(tokens, device=x.device, pin_memory=False)" in source
+    assert to_module(graph).to("meta")(rows(2, 7).to("meta")).shape == (2, 7, 6)
 
 
 def test_inputs_share_dimensions_by_name() -> None:

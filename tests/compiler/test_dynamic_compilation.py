@@ -39,6 +39,22 @@ class Encoder(nn.Module):
         return self.head(self.layers(x)).mean(1)
 
 
+class Relative(nn.Module):
+    """An attention with a bias for each distance, on a logarithmic scale from two on, as in T5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.bias, self.head = nn.Embedding(30, 32), nn.Embedding(8, 4), nn.Linear(32, 5)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        n, t = ids.shape
+        distance = (torch.arange(t)[:, None] - torch.arange(t)).abs()
+        far = 2 + torch.log(distance.float() / 2).clamp(0, 5).long()
+        bias = self.bias(torch.where(distance < 2, distance, far)).permute(2, 0, 1)
+        x = self.tokens(ids).view(n, t, 4, 8).transpose(1, 2)
+        return self.head(((x @ x.mT + bias).softmax(-1) @ x).transpose(1, 2).reshape(n, t, 32))
+
+
 class Network(nn.Module):
     """A one-dimensional convolutional network with a residual."""
 
@@ -68,6 +84,7 @@ def built(kind: Callable[[], nn.Module]) -> nn.Module:
 
 NETWORKS: dict[str, Any] = {
     "encoder": (Encoder, ids, (12,), "ids", {0: "batch", 1: "tokens"}, ((3, 5), (1, 24), (2, 1))),
+    "relative": (Relative, ids, (12,), "ids", {0: "batch", 1: "tokens"}, ((3, 5), (1, 24), (2, 1))),
     "convolutions": (Network, signals, (3, 32), "x", {0: "batch", 2: "length"}, ((3, 3, 33), (1, 3, 7))),
 }
 RECIPES: dict[str, tuple[list[Any], str]] = {
@@ -77,11 +94,18 @@ RECIPES: dict[str, tuple[list[Any], str]] = {
     "int4": (["clean", {"pass": "weight_only", "weights": "int4"}], "float"),
     "qdq": (["clean", "fuse", "quantize"], "qdq"),
     "eager": (["clean", "fuse", "quantize"], "eager"),
+    "pruned": (["clean", "fuse", {"pass": "prune", "budget": {"macs": "80%"}}, "quantize"], "eager"),
+    "learned": (
+        ["clean", "fuse", {"pass": "quantize", "rounding": {"kind": "adaround", "iterations": 4}}],
+        "eager",
+    ),
 }
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(
+    ("network", "recipe"),
+    [*((n, r) for n in ("encoder", "convolutions") for r in RECIPES), ("relative", "qdq")],
+)
 def test_the_emitted_module_is_right_at_other_sizes(network: str, recipe: str) -> None:
     kind, make, shape, name, axes, calls = NETWORKS[network]
     passes, form = RECIPES[recipe]
@@ -168,6 +192,31 @@ def test_the_spec_of_a_compilation_in_python_has_its_dimensions() -> None:
     assert [d.span for d in again.graph.dimensions.values()] == ["1..16"]
     with pytest.raises(TypeError, match="there is no input image; there are ids"):
         compile_model(net, inputs=ids(1, 12), dynamic={"image": {0: "batch"}})
+
+
+def test_samples_may_have_another_length_than_the_example(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    compiled = compile_model(
+        built(Encoder),
+        inputs=ids(1, 12),
+        dynamic={"ids": {0: "batch", 1: "tokens"}},
+        calibration={"ids": ids(8, 20)},
+        evaluation={"ids": ids(4, 9)},
+        passes=["clean", "fuse", "quantize"],
+        outputs={"torch": {"form": "eager"}},
+    )
+    compiled.write(tmp_path / "out")
+    network = load_compiled(tmp_path / "out")
+    for on in ("torch", "integer"):
+        assert network.run({"ids": ids(3, 5)}, on=on).outputs[0].shape == (3, 5)
+    with pytest.raises(UserError, match=r"data\.evaluation: input %ids is \(1, 25\).*tokens 1\.\.24.*D103"):
+        compile_model(
+            built(Encoder),
+            inputs=ids(1, 12),
+            dynamic={"ids": {1: "tokens"}},
+            dimensions={"tokens": {"max": 24}},
+            evaluation={"ids": ids(4, 25)},
+        )
 
 
 def scaled(factor: int) -> Graph:
