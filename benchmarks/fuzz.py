@@ -36,7 +36,8 @@ from fxpress.ir.testing import RandomModule, random_module
 _REDUCTIONS, _REPORTED, _PROGRESS = 120, 20, 100
 _APART = 10**6  # seeds of modules drawn instead of one another
 
-_QDQ, _EAGER, _C = {"form": "qdq"}, {"form": "eager"}, {"name": "net", "self_test": 1}
+_QDQ, _EAGER, _NATIVE = {"form": "qdq"}, {"form": "eager"}, {"form": "native"}
+_C = {"name": "net", "self_test": 1}
 RECIPES: Mapping[str, Recipe] = {
     "float": Recipe(FLOAT_PASSES, {"c": _C, "torch": {}}, least_db=FLOAT_DB),
     "int8": Recipe(quantized_passes(), {"c": {**_C, "io": "float"}, "torch": _QDQ}),
@@ -46,7 +47,7 @@ RECIPES: Mapping[str, Recipe] = {
     "int16": Recipe(quantized_passes("remove_dead_channels", activations="int16"), {"c": _C, "torch": _QDQ}),
     "int4": Recipe(quantized_passes(weights="int4", observer="mse"), {"c": _C}, target="cortex-m0plus"),
     "per_tensor": Recipe(
-        quantized_passes(per_channel=False), {"c": {**_C, "weights": "huffman"}, "torch": _QDQ}
+        quantized_passes(per_channel=False), {"c": {**_C, "weights": "huffman"}, "torch": _NATIVE}
     ),
     "adaround": Recipe(
         quantized_passes(rounding={"kind": "adaround", "iterations": 20}), {"c": _C}, places=("cortex-m4",)
