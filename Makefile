@@ -7,6 +7,7 @@
 # make mlperf-models, mlperf-data    models and data of examples/mlperf_tiny, downloaded and converted
 # make fuzz               random modules through the whole compiler, compared with torch: make fuzz N=2000 SEED=0
 # make layer-table        every kind of layer x rank x groups x bits x layouts x targets, compiled, run, compared
+# make bench-architectures   small Hugging Face networks: lengths, stored weights, static int8, without transformers
 # make bench-trained      networks that packages ship: accuracy, predicted and linked flash
 # make bench-flash        predicted flash beside the linker's, int8 and float, on a Cortex-M4 and a Cortex-M0+
 # make bench-compare      figures that differ between two recorded commits: make bench-compare A=HEAD~1 B=HEAD
@@ -23,7 +24,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-trained \
+.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-architectures bench-trained \
         bench-flash bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
         bench-compare mlperf-models mlperf-data
 
@@ -87,6 +88,9 @@ bench-llm: setup build/.tools-demo
 	$(PY) benchmarks/llm.py
 	$(PY) examples/language_model/perplexity.py --results benchmarks/results/llm.json
 	$(PY) benchmarks/history.py record llm
+
+bench-architectures: setup build/.tools-demo
+	$(PY) benchmarks/architectures.py
 
 bench-torch: setup
 	$(PY) benchmarks/bench_torch.py
