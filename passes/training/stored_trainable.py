@@ -1,8 +1,9 @@
 """Trainable form of a graph whose weights are stored as integers: learned rounding and learned scales.
 
-    w = s exp(t) * clamp(round(v), low, high)
+    w = s exp(t) * (clamp(round(v), low, high) - zero)
 
-Parameters are the levels v and, per scale, its growth t; both have straight-through gradients. Weights start at the
+Parameters are the levels v and, per scale, its growth t; both have straight-through gradients. Zero points stay, and so
+do weights whose levels are a table. Weights start at the
 integers that they have, moved within the rounding interval to where the captured model has them. Rounding of
 activations is left out of the forward pass: it has no gradient.
 """
@@ -43,7 +44,7 @@ class StoredTrainable:
     def of(graph: Graph, options: FinetuneOptions, context: Context) -> StoredTrainable:
         """Trainable form of a graph, restricted by the options."""
         found = trainable_constants(graph, options, context)
-        weights = tuple(value for value in found if value.type.is_quantized)
+        weights = tuple(v for v in found if v.type.is_quantized and _encoding(v).levels is None)
         others = tuple(value.name for value in found if not value.type.is_quantized)
         original = {} if context.original is None else context.original.params
         levels = {value.name: _initial_levels(graph, value, original.get(value.name)) for value in weights}
@@ -87,7 +88,8 @@ class StoredTrainable:
         encoding = _encoding(value)
         levels = parameters[value.name] * _LEVELS
         rounded = (levels + (levels.round() - levels).detach()).clamp(encoding.qmin, encoding.qmax)
-        return rounded * encoding.spread(self._scales(value, parameters), value.type.shape)
+        distance = rounded - _zeros(encoding, value.type.shape)
+        return distance * encoding.spread(self._scales(value, parameters), value.type.shape)
 
     def _scales(self, value: Value, parameters: Mapping[str, Tensor]) -> Tensor:
         """Scales of a weight as they are stored, with a straight-through gradient."""
@@ -105,7 +107,14 @@ def _initial_levels(graph: Graph, value: Value, real: Tensor | None) -> Tensor:
     if real is None or real.shape != levels.shape or not real.is_floating_point():
         return levels
     scale = encoding.spread(encoding.scale.tensor(torch.float32), value.type.shape)
-    return levels + (real.float() / scale - levels).clamp(-_WITHIN, _WITHIN)
+    wanted = real.float() / scale + _zeros(encoding, value.type.shape)
+    return levels + (wanted - levels).clamp(-_WITHIN, _WITHIN)
+
+
+def _zeros(encoding: Encoding, shape: tuple[int, ...]) -> Tensor:
+    """Zero points that broadcast against a weight."""
+    numbers = encoding.zero_point.tensor(torch.float32).expand(len(encoding.scale))
+    return encoding.spread(numbers, shape)
 
 
 def _without_rounding(

@@ -92,3 +92,15 @@ def test_rounded_weights_start_where_the_captured_model_has_them() -> None:
     before = stored(original)
     renamed = trained(before, original.with_params({}))
     assert divergence(renamed, original) < divergence(before, original)
+
+
+@pytest.mark.parametrize("options", [{"rounding": "hqq"}, {"weights": "nf4"}])
+def test_zero_points_and_tables_stay_as_they_are(options: dict[str, object]) -> None:
+    original = scorer()
+    before = stored(original, **options)
+    after = trained(before, original, epochs=4)
+    for old, new in zip(before.constants, after.constants, strict=True):
+        if old.type.quantization is not None and new.type.quantization is not None:
+            assert new.type.quantization.zero_point == old.type.quantization.zero_point
+            assert new.type.quantization.levels == old.type.quantization.levels
+    assert divergence(after, original) <= divergence(before, original)

@@ -54,7 +54,7 @@ def divergence(graph: Graph) -> float:
 LEARNED = {"kind": "learned", "batch": 8, "steps": 80}
 
 
-@pytest.mark.parametrize("start", ["nearest", "gptq"])
+@pytest.mark.parametrize("start", ["nearest", "gptq", "hqq"])
 def test_learned_rounding_halves_the_divergence(start: str) -> None:
     before = divergence(compress(rounding=start).graph)
     result = compress(rounding={**LEARNED, "start": start})
