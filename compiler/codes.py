@@ -139,6 +139,33 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Run the model in PyTorch on the same samples. Check that indices are within the range of its embeddings and "
         "tables.",
     ),
+    "M130": ErrorCode(
+        "config.json of a model folder cannot be read",
+        "Name a local folder as `save_pretrained` writes it, with config.json and safetensors files. Nothing is "
+        "downloaded.",
+    ),
+    "M131": ErrorCode(
+        "transformers is not installed, or too old",
+        "Install the extra: `pip install 'fxpress[hf]'`. Only sources of the form `hf:PATH` need it.",
+    ),
+    "M132": ErrorCode(
+        "the network of a model folder cannot be built",
+        "`architectures` in config.json names a class of transformers. Code in the folder (`auto_map`, "
+        "`trust_remote_code`) is not run: write a class that loads such a model and name it in `model.source`.",
+    ),
+    "M133": ErrorCode(
+        "the weights of a model folder are quantized already",
+        "Name the folder of the model before quantization, with weights in float32, bfloat16 or float16.",
+    ),
+    "M134": ErrorCode(
+        "a weights file of a model folder is missing or damaged, or its index names a tensor that is not there",
+        "Copy the folder again, with all shards that the index file names. Convert .bin files: "
+        "`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)`.",
+    ),
+    "M135": ErrorCode(
+        "a tensor of a model folder has integer elements where the model has floats, or the other way round",
+        "Name the folder of the model before quantization.",
+    ),
     "M200": ErrorCode(
         "tracing or running the module raises an error",
         "Run the module on the example inputs. If it runs, the line in the message cannot be traced by `torch.export`: "
@@ -445,6 +472,11 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "`fxpress explain CODE` is given one argument that is no error code",
         "Write a code as messages end with it, such as `M123`; or a spec and a path in it; or an output directory and "
         "a layer.",
+    ),
+    "R417": ErrorCode(
+        "the constants of a model from a folder are not part of its output directory",
+        "Run it with `--on torch`, or load the emitted module. To run the graph itself, load the weights in a class of "
+        "your own and name that in `model.source`.",
     ),
     "T501": ErrorCode(
         "a compiler or a simulator is missing or fails",

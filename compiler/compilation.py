@@ -23,7 +23,7 @@ from ..passes import Context, Cost
 from ..passes.progress_callback import Progress, silent
 from ..passes.quantize.quantization import OUTLIERS
 from ..passes.workers import ALONE, Workers
-from ..specs import ArrayOrigin, Evaluation, FileSource, Loaded, Spec, SpecError
+from ..specs import ArrayOrigin, Evaluation, FileSource, FolderSource, Loaded, Spec, SpecError
 from ..specs.errors import near_miss
 from ..specs.options import FinetuneOptions, QuantizeOptions, WeightOnlyOptions
 from ..specs.root_error import ArgumentError, expect, shown
@@ -300,10 +300,11 @@ def _examine_stored(session: Session, stages: Sequence[Stage], index: int, progr
     options = session.spec.passes[index]
     assert isinstance(options, WeightOnlyOptions)
     reference = stages[index - 1].graph if index else session.captured
-    calls = first_calls(reference, session.calibration or session.evaluation, _NOISE_CALLS)
-    is_trained = any(stage.name == FINETUNE for stage in stages[index:])
+    count = 1 if session.is_folder else _NOISE_CALLS
+    calls = first_calls(reference, session.calibration or session.evaluation, count)
+    is_final = session.is_folder or any(stage.name == FINETUNE for stage in stages[index:])
     context = pass_context(session, index, progress)
-    return examine_stored(reference, stages[-1].graph, calls, None if is_trained else options, context)
+    return examine_stored(reference, stages[-1].graph, calls, None if is_final else options, context)
 
 
 def _refuse_noise(session: Session, noise: Noise) -> None:
@@ -318,7 +319,7 @@ def _refuse_noise(session: Session, noise: Noise) -> None:
 
 def _lock(session: Session, arrays: Mapping[str, Arrays], files: Files) -> Lock:
     spec = session.spec
-    roles: dict[str, ArrayOrigin | None] = {
+    roles: dict[str, ArrayOrigin | FolderSource | None] = {
         "weights": None if session.own_model else spec.model.weights,
         "calibration": spec.data.calibration.origin if spec.data.calibration else None,
         "evaluation": spec.data.evaluation.origin if spec.data.evaluation else None,
@@ -328,6 +329,10 @@ def _lock(session: Session, arrays: Mapping[str, Arrays], files: Files) -> Lock:
     named = {
         role: origin.path if isinstance(origin, FileSource) else origin for role, origin in roles.items()
     }
+    if isinstance(model := named.pop("model"), FolderSource):
+        named |= {f"model/{path.name}": path for path in model.files}
+    else:
+        named["model"] = model
     read: dict[str, Path | bytes] = {role: path for role, path in named.items() if isinstance(path, Path)}
     read |= {role: found.to_npz() for role, found in arrays.items()}
     return make_lock(session.loaded.canonical_text(), read, files)

@@ -24,6 +24,7 @@ from ..passes import Pass
 from ..specs import (
     Calibration,
     Evaluation,
+    FolderSource,
     Input,
     Loaded,
     ModuleSource,
@@ -88,7 +89,9 @@ class Described:
             )
         _IMPORTING.append(folder)
         try:
-            find_source(self.loaded.spec.model.source, folder=folder)
+            source = self.loaded.spec.model.source
+            assert not isinstance(source, FolderSource)  # of a module, which was given
+            find_source(source, folder=folder)
         finally:
             _IMPORTING.pop()
         folder.mkdir(parents=True, exist_ok=True)

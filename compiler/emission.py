@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 
 import torch
@@ -15,6 +15,7 @@ from ..backends.c import emit as emit_c
 from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
 from ..ir import Graph, Params, TensorType, UnsupportedError, dump, long_numbers
+from ..ir.spill import spill
 from ..specs import Spec, Target
 from .backends import find_backend, raised_by_package
 from .data import Samples, own_batch, unrolled
@@ -75,7 +76,9 @@ def _batch_problems(session: Session, graph: Graph) -> Iterator[Problem]:
 def emit_backends(session: Session, graph: Graph) -> Artifacts:
     """Emit the outputs of the spec. The golden vectors of the self-test are evaluation data, else calibration data."""
     spec, target, samples = session.spec, session.target, session.evaluation or session.calibration
-    files: dict[str, Content] = {GRAPH_TEXT: dump(graph).encode(), GRAPH_PARAMS: _stored(graph)}
+    files: dict[str, Content] = {GRAPH_TEXT: dump(graph).encode()}
+    if not session.is_folder:
+        files[GRAPH_PARAMS] = _stored(graph)
     c = torch_module = None
     if spec.outputs.c is not None:
         try:
@@ -92,6 +95,8 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
         files |= {f"c/{name}": content for name, content in c.files.items()}
     if spec.outputs.torch is not None:
         torch_module = _emit_torch(spec, graph, session.buffers & graph.params.keys())
+        if graph.params.has_lazy:  # packed once, then read several times
+            torch_module = replace(torch_module, tensors=spill(torch_module.tensors))
         check_module(torch_module, graph, *first_calls(graph, samples, 1))
         files |= {f"torch/{name}": content for name, content in torch_module.contents.items()}
     for name, section in spec.outputs.others.items():

@@ -122,9 +122,12 @@ def list_simulated() -> list[str]:
 
 
 def load_graph(directory: Path) -> Graph:
-    """The compiled graph of an output directory, constants included."""
+    """The compiled graph of an output directory, constants included; UserError if they were not written."""
     load_operators()
     lock = check_outputs(directory)
+    if GRAPH_PARAMS not in lock.outputs:
+        fact = f"has no {GRAPH_PARAMS}: the model was read from a folder"
+        raise UserError(Problem("R417", str(directory), fact, "run the torch module"))
     text, params = directory / GRAPH_TEXT, directory / GRAPH_PARAMS
     with read_by_this_version(text, lock):
         stored = load_file(params)

@@ -23,6 +23,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from ..ir import Params
+from ..ir.element_type import all_finite
 from ..ir.tensor_files import INDEX_SUFFIX, open_tensors
 from ..passes.masks import is_additive_mask
 from ..specs import FileSource, ModuleSource
@@ -33,6 +35,9 @@ from .arguments import plain
 from .errors import Problem, UserError, first_line, shorten
 from .frontend.sources import user_line
 from .isolation import USER_CODE_RAISES
+
+_PART = 1 << 22
+"""Elements that are looked at together, so that temporaries stay small."""
 
 
 def load_source(
@@ -281,16 +286,18 @@ def check_forms(tensors: Mapping[str, Tensor], place: str) -> None:
         raise UserError([Problem("M117", place, f"{name} is {what}", advice) for name, what in odd])
 
 
-def check_weights(model: nn.Module, place: str) -> list[str]:
+def check_weights(model: nn.Module, place: str, params: Params = Params()) -> list[str]:  # noqa: B008  # immutable
     """Notes on unusual weights; UserError for those that cannot be compiled: not finite, or on the meta device.
 
-    Minus infinity is a value of masks: buffers may hold it, and parameters that hold nothing else but zeros.
+    `params` has tensors of the meta device by name. Minus infinity is a value of masks: buffers may hold it, and
+    parameters that hold nothing else but zeros.
     """
     problems, denormal = [], dict[str, int]()
     parameters = dict(model.named_parameters())
     tensors = [*parameters.items(), *model.named_buffers()]
     check_forms(dict(tensors), place)
-    for name, tensor in tensors:
+    for name, own in tensors:
+        tensor = params.get(name, own)
         if tensor.is_meta:
             problems.append(
                 Problem("M120", place, f"{name} is on the meta device and has no values", "load weights")
@@ -299,8 +306,8 @@ def check_weights(model: nn.Module, place: str) -> list[str]:
             problems.append(
                 Problem("M121", place, f"{name} contains NaN or infinity", "train or load it again")
             )
-        elif tensor.is_floating_point() and _denormals(tensor):
-            denormal[name] = _denormals(tensor)
+        elif tensor.is_floating_point() and (count := _denormals(tensor)):
+            denormal[name] = count
     if problems:
         raise UserError(problems)
     if not denormal:
@@ -311,8 +318,10 @@ def check_weights(model: nn.Module, place: str) -> list[str]:
 
 
 def _is_usable(tensor: Tensor, *, is_buffer: bool) -> bool:
+    if all_finite(tensor):
+        return True
     may_be_mask = is_buffer or is_additive_mask(tensor)
-    return bool((torch.isfinite(tensor) | ((tensor == -torch.inf) & may_be_mask)).all())
+    return may_be_mask and bool((torch.isfinite(tensor) | (tensor == -torch.inf)).all())
 
 
 def example_input(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) -> Tensor:
@@ -329,7 +338,8 @@ def example_input(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) 
 def _denormals(tensor: Tensor) -> int:
     """Numbers that float32, in which most is computed, has with fewer bits; those of half precision are none there."""
     tiny = torch.finfo(torch.float64 if tensor.dtype is torch.float64 else torch.float32).tiny
-    return int(((tensor != 0) & (tensor.abs() < tiny)).sum())
+    small = (part for part in tensor.reshape(-1).split(_PART) if bool((part.abs() < tiny).any()))
+    return sum(int(((part != 0) & (part.abs() < tiny)).sum()) for part in small)
 
 
 def _import_file(path: Path, place: str) -> ModuleType:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..ir import DType, Graph, ShapeError, TensorType, Value, run, verify
+from ..ir import DType, Graph, Params, ShapeError, TensorType, Value, run, verify
 from ..ir.interpret import sizes_of_call
 from ..ir.symbolic import resized
 from ..ir.text import type_text
@@ -22,6 +22,7 @@ from ..specs import (
     ArrayOrigin,
     Calibration,
     Dataset,
+    FolderSource,
     Input,
     Loaded,
     Model,
@@ -43,6 +44,7 @@ from .frontend.widths import width_notes
 from .isolation import USER_CODE_RAISES
 from .loading import check_weights, example_input, find_source, load_source, load_weights
 from .metric import find_metric
+from .model_folder import load_folder
 from .operators import load_operators
 from .session import Session, Stage
 from .target_cost import SAMPLES, TargetCost
@@ -72,18 +74,23 @@ def open_session(
     described, folder, place = loaded.spec.model, loaded.path.parent, str(loaded.spec.model.source)
     _find_passes(loaded)
     load_operators()
-    given = model is not None
-    if model is None:
+    given, params, notes = model is not None, Params(), list[str]()
+    if model is None and isinstance(described.source, FolderSource):
+        with time_limit(limit_seconds, place, "making the model"):
+            found = load_folder(described.source, dtype=described.dtype and getattr(torch, described.dtype))
+        model, params, notes = found.module, found.params, list(found.notes)
+    elif model is None:
+        assert not isinstance(described.source, FolderSource)
         with time_limit(limit_seconds, place, "making the model"):
             model = load_source(described.source, described.args, folder=folder)
         if described.weights is not None:
             load_weights(model, described.weights)
     if isinstance(model, Graph):
-        call, notes = Binding(tuple(v.name for v in model.inputs)), list[str]()
+        call = Binding(tuple(v.name for v in model.inputs))
     else:
-        if described.dtype is not None:
+        if described.dtype is not None and not params:
             model = deepcopy(model).to(getattr(torch, described.dtype))
-        notes = check_weights(model, place)
+        notes += check_weights(model, place, params)
         call = bind_inputs(model, list(described.inputs), place)
     names, data = call.names, loaded.spec.data
     try:
@@ -100,11 +107,11 @@ def open_session(
                 )
     except UserError:
         # data do not fit what `model.inputs` says: where the model does not either, that is the fault
-        _captured(model, call, _examples(loaded.spec, names, None), described, check=False)
+        _captured(model, call, _examples(loaded.spec, names, None), described, params, check=False)
         raise
     examples = _examples(loaded.spec, names, calibration or evaluation)
     with time_limit(limit_seconds, place, "tracing the model"):
-        captured, trainable = _captured(model, call, examples, described)
+        captured, trainable = _captured(model, call, examples, described, params)
     traced = portable(captured, folder)
     graph = traced if loaded.spec.outputs.c is None else for_c(traced)
     check_states(graph, described.state, place)
@@ -139,15 +146,21 @@ def _captured(
     call: Binding,
     examples: Sequence[Tensor],
     described: Model,
+    params: Params,
     *,
     check: bool = True,
 ) -> tuple[Graph, Set[str]]:
-    """The graph of a model, and its constants that may be trained: of a graph that is given, all of them."""
+    """The graph of a model, and its constants that may be trained: of a graph that is given, all of them.
+
+    `params` has the elements of parameters on the meta device.
+    """
     if isinstance(model, Graph):
         return verify(model), model.params.keys()
+    arguments = call.arguments(examples)
     captured = capture(
         model,
-        *call.arguments(examples),
+        *arguments,
+        params=params,
         input_names=call.names,
         output_names=described.outputs if check else (),
         dynamic=described.dynamic,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..ir import Graph
 from ..passes import PassReport
-from ..specs import Loaded, Spec, Target
+from ..specs import FolderSource, Loaded, Spec, Target
 from .data import Samples
 from .metric import Metric
 
@@ -47,6 +47,11 @@ class Session:
     def target(self) -> Target:
         """The target, with the spec's changes."""
         return self.loaded.target
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the model is read from a folder tensor by tensor, because it may be larger than memory."""
+        return not self.own_model and isinstance(self.spec.model.source, FolderSource)
 
 
 def final_graph(session: Session, stages: Sequence[Stage]) -> Graph:

@@ -123,6 +123,10 @@ class Builder:
         entry = self._params.get(value.name)
         return entry.read() if isinstance(entry, LazyTensor) else entry
 
+    def entry(self, value: Value) -> Entry | None:
+        """The tensor of a constant as it is kept, a lazy one unread; None for another value."""
+        return self._params.get(value.name)
+
     def release(self, name: str) -> None:
         """Give a name free for the value that takes another one's place; nothing may read the old one any more."""
         self._taken.discard(name)

@@ -75,3 +75,10 @@ def element_bytes(tensor: torch.Tensor) -> bytes:
         tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     )  # `contiguous` keeps a stride of 0
     return bytes(rows.flatten().view(torch.uint8).numpy().tobytes())
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite; floats are read once, without temporaries."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return bool(torch.isfinite(tensor).all())
+    return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())

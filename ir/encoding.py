@@ -198,7 +198,11 @@ class Encoding:
     def dequantize(self, codes: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         """Reals that `codes` stand for, computed in `dtype`."""
         shape = tuple(codes.shape)
-        scale = self.spread(self.scale.tensor(torch.float64).to(dtype), shape)
+        scale = self.scale.tensor(torch.float64).to(dtype)
+        if self.axis == 0 and self.is_symmetric and self.levels is None and codes.numel():
+            reals = codes.to(dtype, copy=True).reshape(len(scale), -1)  # rows share a scale
+            return reals.mul_(scale[:, None]).reshape(shape)
+        scale = self.spread(scale, shape)
         if self.levels is not None:
             return self.levels.tensor(dtype)[codes.to(torch.int64)] * scale
         if self.is_symmetric:

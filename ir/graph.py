@@ -218,7 +218,7 @@ class Graph:
         ends = (tuple(map(fixed, self.inputs)), tuple(map(fixed, self.outputs)))
         return replace(self, inputs=ends[0], outputs=ends[1], nodes=nodes)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiply-accumulates of one run."""
         return sum(node.macs for node in self.nodes)

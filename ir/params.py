@@ -6,6 +6,7 @@ read at each use and not kept. Changing some constants makes a mapping with othe
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,6 +20,16 @@ from ..specs.root_error import expect
 from .element_type import element_bytes
 from .errors import ShapeError
 
+_LARGE_BYTES = 1 << 22
+_C_LIBRARY = ctypes.CDLL(None)
+
+
+def release_memory() -> None:
+    """Return freed memory to the system: glibc keeps blocks below 32 MB, and small ones that live on scatter them."""
+    trim = getattr(_C_LIBRARY, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LazyTensor:
@@ -30,6 +41,8 @@ class LazyTensor:
 
     def read(self) -> Tensor:
         """The tensor; ShapeError if `load` gives another shape or element type."""
+        if prod(self.shape) * self.dtype.itemsize >= _LARGE_BYTES:
+            release_memory()
         tensor = self.load()
         if (tuple(tensor.shape), tensor.dtype) != (self.shape, self.dtype):
             raise ShapeError(
@@ -96,6 +109,11 @@ class Params(Mapping[str, Tensor]):
     def entry(self, name: str) -> Entry:
         """A tensor as it is kept: its shape and element type are there, its elements perhaps not."""
         return self._entries[name]
+
+    @property
+    def has_lazy(self) -> bool:
+        """Whether a tensor is read at each use."""
+        return any(isinstance(entry, LazyTensor) for entry in self._entries.values())
 
     @property
     def numel(self) -> int:

@@ -44,8 +44,9 @@ _ALIGNMENT = 8
 def open_tensors(path: Path) -> Params:
     """The tensors of a safetensors file, of an index file's shards, or of a folder with either; all lazy.
 
-    A tensor is mapped from its file at each use. ShapeError for element types that the IR does not know,
-    FileNotFoundError if a folder has no safetensors files, SafetensorError for a damaged file.
+    A tensor is mapped from its file at each use. ShapeError for element types that the IR does not know, and for a
+    tensor of the index that its shard does not hold; FileNotFoundError if a file is missing or a folder has no
+    safetensors files, SafetensorError for a damaged file.
     """
     expect(path, Path, "open_tensors(path)", "a pathlib.Path", "write Path(...)")
     tensors = Params()
@@ -88,8 +89,13 @@ def _weight_map(index: Path) -> Mapping[str, str]:
 
 def _tensors_of(file: Path, names: frozenset[str] | None) -> dict[str, LazyTensor]:
     found = {}
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}")
     with safe_open(file, framework="pt") as opened:
-        for name in opened.keys() if names is None else sorted(names):  # it is no mapping
+        stored = frozenset(opened.keys())  # it is no mapping
+        for name in sorted(stored if names is None else names):
+            if name not in stored:
+                raise ShapeError(f"{file} does not hold {name}, which the index file places there")
             described = opened.get_slice(name)
             element = described.get_dtype()
             if element not in _ELEMENTS:

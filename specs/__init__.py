@@ -8,6 +8,7 @@ from .data import Calibration, Data, Dataset, Evaluation, Metric, Transform
 from .errors import CODES, ErrorCode, Place, Problem, SpecError, render
 from .load import Loaded, Origin, Setting, check_spec, list_presets, load_spec, load_target, parse_spec
 from .model import ArrayOrigin, FileSource, Input, Model, ModuleSource
+from .model_folder import FolderSource
 from .options import (
     PASSES,
     CleanOptions,
@@ -43,6 +44,7 @@ __all__ = [
     "ErrorCode",
     "Evaluation",
     "FileSource",
+    "FolderSource",
     "FuseOptions",
     "Input",
     "Loaded",

@@ -10,6 +10,7 @@ from pathlib import Path
 from .data import Dataset, Evaluation
 from .errors import Problem, near_miss, quoted
 from .model import MEMORY, ArrayOrigin, FileSource, ModuleSource
+from .model_folder import CONFIG_FILE, FolderSource
 from .options import PassOptions
 from .paths import format_path
 from .section import Section, is_file
@@ -32,6 +33,8 @@ def _paths(value: object) -> Iterator[Path]:
             yield value
         case FileSource():
             yield value.path
+        case FolderSource():
+            yield from value.files
         case Section():
             yield from named_files(value)
         case Mapping():
@@ -91,7 +94,17 @@ def _missing(location: Location, path: Path) -> _Fault:
     )
 
 
-def _source(source: ArrayOrigin, location: Location) -> Iterator[_Fault]:
+def _folder(source: FolderSource, location: Location) -> Iterator[_Fault]:
+    hint = "name a local folder with config.json and safetensors files; nothing is downloaded"
+    if not source.path.is_dir():
+        yield "S311", location, f"there is no folder {quoted(str(source.path))}", hint
+    elif not is_file(source.path / CONFIG_FILE):
+        yield "S312", location, f"the folder {quoted(str(source.path))} has no {CONFIG_FILE}", hint
+
+
+def _source(source: ArrayOrigin | FolderSource, location: Location) -> Iterator[_Fault]:
+    if isinstance(source, FolderSource):
+        yield from _folder(source, location)
     if isinstance(source, ModuleSource) and source.module == MEMORY:
         hint = "`Compiled.write_spec` writes a spec with files of them"
         yield "S311", location, f"{source} is an array that a Python program had in memory", hint

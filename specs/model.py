@@ -19,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from .model_folder import PREFIX, FolderSource, default_inputs
 from .section import FilePath, Name, Positive, Section, fault, resolve, shown_path
 
 Dtype: TypeAlias = Literal[
@@ -54,6 +55,15 @@ class ModuleSource:
         return f"{self.module}:{self.attribute}"
 
 
+def _model_source(value: Any) -> FileSource | ModuleSource | FolderSource:  # any: whatever the user wrote
+    if isinstance(value, str) and value.startswith(PREFIX):
+        folder = value.removeprefix(PREFIX)
+        if not folder.strip() or "\0" in folder:
+            raise fault("S207", "names no folder", hint="write `hf:PATH`, the path of a local folder")
+        return FolderSource(resolve(folder, folder_of=value))
+    return _source(value)
+
+
 def _source(value: Any) -> FileSource | ModuleSource:  # any: whatever the user wrote, checked here
     if not isinstance(value, str):
         raise fault("S203", "expects a text such as `model.py:KeywordNet`")
@@ -70,9 +80,11 @@ def _source(value: Any) -> FileSource | ModuleSource:  # any: whatever the user 
     return ModuleSource(where, attribute)
 
 
-def _shown(source: FileSource | ModuleSource, info: SerializationInfo) -> str:
+def _shown(source: FileSource | ModuleSource | FolderSource, info: SerializationInfo) -> str:
     if isinstance(source, ModuleSource):
         return str(source)
+    if isinstance(source, FolderSource):
+        return f"{PREFIX}{shown_path(source.path, info)}"
     return f"{shown_path(source.path, info)}:{source.attribute}"
 
 
@@ -91,7 +103,21 @@ Source = Annotated[
         {"type": "string", "pattern": ":", "examples": ["model.py:KeywordNet", "torchvision.models:resnet18"]}
     ),
 ]
-"""Where a network is defined: a file or a module, then the attribute."""
+"""Where an object is defined: a file or a module, then the attribute."""
+
+NetworkSource = Annotated[
+    FileSource | ModuleSource | FolderSource,
+    BeforeValidator(_model_source),
+    PlainSerializer(_shown),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "pattern": ":",
+            "examples": ["model.py:KeywordNet", "torchvision.models:resnet18", "hf:models/llama"],
+        }
+    ),
+]
+"""Where a network is defined: as `Source`, or a Hugging Face folder."""
 
 
 ArrayOrigin: TypeAlias = Path | FileSource | ModuleSource
@@ -192,9 +218,10 @@ class Sizes(Section):
 class Model(Section):
     """The network: its source, weights and inputs."""
 
-    source: Source = Field(
+    source: NetworkSource = Field(
         description="File or module, then an attribute: a class or function, which is called with `args`, or a torch "
-        "module object."
+        "module object. Or `hf:PATH`, a local folder with config.json and safetensors files of Hugging Face, which is "
+        "read tensor by tensor."
     )
     args: Mapping[Name, Annotated[JsonValue, BeforeValidator(as_json)]] = Field(
         default={}, description="Keyword arguments of the class or function."
@@ -205,7 +232,10 @@ class Model(Section):
         "file that contains only tensors. Default: the weights that the source sets.",
     )
     inputs: Mapping[Name, Input] = Field(
-        min_length=1, description="Arguments of `forward` by name, each with shape and type."
+        min_length=1,
+        description="Arguments of `forward` by name, each with shape and type. For a folder with a model of token ids "
+        "the default is `input_ids`, and `decoder_input_ids` for an encoder-decoder, of shape [1, 128] or the fewer "
+        "positions that the model has.",
     )
     outputs: tuple[Name, ...] = Field(
         default=(),
@@ -256,6 +286,23 @@ class Model(Section):
         if unknown:
             hint = f"`dynamic` of the inputs has {', '.join(sizes) or 'none'}"
             raise fault("S205", f"dimensions: {', '.join(unknown)} is no dimension of an input", hint=hint)
+        return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inputs_of_folder(cls, values: Any) -> Any:  # any: whatever the user wrote, checked after
+        source = values.get("source") if isinstance(values, Mapping) else None
+        if not isinstance(source, str) or not source.startswith(PREFIX) or "inputs" in values:
+            return values
+        inputs = default_inputs(resolve(source.removeprefix(PREFIX), folder_of=source))
+        return {**values, "inputs": inputs} if inputs else values
+
+    @model_validator(mode="after")
+    def _folder_has_weights(self) -> Self:
+        for name in ("args", "weights"):
+            if isinstance(self.source, FolderSource) and getattr(self, name):
+                hint = "leave it out, or name a class of your own in `source`"
+                raise fault("S205", f"`{name}` does not apply to a folder, which has its own", hint=hint)
         return self
 
     @model_validator(mode="after")

@@ -17,6 +17,9 @@ FOLDER = Path(__file__).parent
 SOURCE, HEADER = "packed_linear.c", "packed_linear.h"
 """Files of the kernel in `FOLDER`."""
 
+_PART = 1 << 20
+"""Codes that are packed at a time, so that temporaries stay small."""
+
 SCALE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
 """Element types of scales; the place of one is its `scale_type` in C."""
 
@@ -80,6 +83,13 @@ def pack_codes(integers: Tensor, bits: int, group_size: int, *, lowest: int | No
     """
     rows = integers.reshape(-1, integers.shape[-1] // group_size, group_size)
     offset = 1 << (bits - 1) if lowest is None else -lowest
+    count = max(1, _PART // (BLOCK_ROWS * integers.shape[-1])) * BLOCK_ROWS
+    return torch.cat([_packed_rows(part, bits, offset) for part in rows.split(count)])
+
+
+def _packed_rows(rows: Tensor, bits: int, offset: int) -> Tensor:
+    """Integers [rows, groups, columns] in the packed form, rows filled up to blocks."""
+    group_size = rows.shape[2]
     codes = (rows.to(torch.int16) + offset).to(torch.uint8)
     codes = pad(codes, (0, -group_size % STEP_COLUMNS, 0, 0, 0, -len(rows) % BLOCK_ROWS), value=offset)
     blocks, groups, steps = len(codes) // BLOCK_ROWS, codes.shape[1], codes.shape[2] // STEP_COLUMNS

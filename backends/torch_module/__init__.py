@@ -10,6 +10,7 @@ read_back(graph, module)           the graph with the weights of a trained float
 from .artifact import TorchArtifact
 from .compare import Mismatch, output_mismatch, requantization_mismatch
 from .emit import Form, TorchOptions, emit, read_back, to_module
+from .lazy_module import lazy_module
 
 __all__ = [
     "Form",
@@ -17,6 +18,7 @@ __all__ = [
     "TorchArtifact",
     "TorchOptions",
     "emit",
+    "lazy_module",
     "output_mismatch",
     "read_back",
     "requantization_mismatch",

@@ -43,7 +43,7 @@ class TorchArtifact:
 
     def build(self) -> nn.Module:
         """The module with its tensors (copies), in evaluation mode."""
-        with _NoInitialisation():
+        with NoInitialisation():
             module: nn.Module = module_class(self.source, self.class_name)()
         places = module.state_dict()
         assert places.keys() == self.tensors.keys() | self.aliases.keys()
@@ -113,7 +113,7 @@ def _reduce(source: str, module: nn.Module) -> tuple[Callable[..., nn.Module], t
     return restore, (source, type(module).__name__), get_state()
 
 
-class _NoInitialisation(TorchFunctionMode):
+class NoInitialisation(TorchFunctionMode):
     """Leaves out random initialisation, which costs time and would advance the user's random generator."""
 
     def __torch_function__(

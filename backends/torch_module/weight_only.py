@@ -1,8 +1,8 @@
 """The form of graphs whose weights are integers and whose activations are float.
 
-The variable of a dequantized constant holds the submodule that keeps its integers; linear layers and embeddings ask
-it for what they need, and everything else takes its reals. The rounding of activations is left to the linear layers
-where nothing else reads its result.
+The variable of a dequantized constant, in float32 or cast to half precision, holds the submodule that keeps its
+integers; linear layers and embeddings ask it for what they need, and everything else takes its reals. The rounding of
+activations is left to the linear layers where nothing else reads its result.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...ir import DType, Graph, LazyTensor, Node, TensorType, Value
+from ...ir.ops.convert import Cast
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
 from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
@@ -41,12 +42,23 @@ def is_weight_only(graph: Graph) -> bool:
 
 
 class WeightOnlyStyle(FloatStyle):
-    """Variables hold reals, and for integer weights the submodules that keep them."""
+    """Variables hold reals, and for integer weights the submodules that keep them.
+
+    `_held` has the values that are such submodules, with the element type that their reals are cast to.
+    """
 
     preludes: tuple[ModuleType, ...] = (prelude_library, prelude_weight_only)
 
     def __init__(self, graph: Graph) -> None:
-        self._held = {node.output.name for node in graph.nodes if _holds_matrix(node)}
+        self._modules = {node.output.name for node in graph.nodes if _holds_matrix(node)}
+        self._held = dict.fromkeys(self._modules, "")
+        self._held |= {
+            node.output.name: str(node.output.type.dtype.torch)
+            for node in graph.nodes
+            if isinstance(node.op, Cast)
+            and node.operand("x").name in self._modules
+            and node.output.type.dtype in _HALF
+        }
         self._rounded = {
             node.output.name
             for node in graph.nodes
@@ -55,7 +67,7 @@ class WeightOnlyStyle(FloatStyle):
 
     def kind(self, node: Node) -> LayerKind | None:
         """A submodule for an integer weight; linear layers and embeddings that read one have none of their own."""
-        if node.outputs[0].name in self._held:
+        if node.outputs[0].name in self._modules:
             return _weight_kind(node)
         return None if self._reads_held(node) else layer_kind(node)
 
@@ -63,21 +75,25 @@ class WeightOnlyStyle(FloatStyle):
         """The variable, or the reals of the weight that it holds."""
         value = node.inputs[operand]
         assert value is not None
-        return f"{variable}.reals()" if value.name in self._held else variable
+        return self.leave(value, variable)
 
     def leave(self, value: Value, variable: str) -> str:
         """Like `read`, for an output of the graph."""
-        return f"{variable}.reals()" if value.name in self._held else variable
+        dtype = self._held.get(value.name)
+        return variable if dtype is None else f"{variable}.reals({dtype})"
 
     def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
         """Linear layers and embeddings of integer weights, and the rounding that such layers take over."""
-        if node.outputs[0].name in self._rounded:
+        name = node.outputs[0].name
+        if name in self._rounded or (name in self._held and name not in self._modules):
             return node.op.operand(operands, "x")
         if not self._reads_held(node):
             return None
         op, weight = node.op, node.op.operand(operands, "weight")
         if isinstance(op, Embedding):
-            return f"{weight}.rows({op.operand(operands, 'indices')})"
+            rows = f"{weight}.rows({op.operand(operands, 'indices')})"
+            dtype = self._held[node.operand("weight").name]
+            return f"{rows}.to({dtype})" if dtype else rows
         assert isinstance(op, Linear)
         rounded = "rounded=True" if node.operand("x").name in self._rounded else None
         read = (op.operand(operands, "x"), op.optional(operands, "bias"), rounded)

@@ -41,7 +41,7 @@ def _with_batch(op: Op) -> Op | None:
 
 def _batched(builder: Builder, value: Value) -> Value | None:
     """The value before a reshape dropped its batch of one; a constant scalar unchanged."""
-    if builder.tensor(value) is not None:
+    if builder.entry(value) is not None:
         return value if value.type.numel == 1 and not value.type.rank else None
     node = builder.producer(value)
     if node is None or not isinstance(node.op, Reshape):

@@ -13,13 +13,15 @@ One walk in order: each node sees its operands cleaned already. Nodes that nobod
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor
 
-from ...ir import Builder, Graph, Node, Op, Value, rewrite
+from ...ir import Builder, Entry, Graph, LazyTensor, Node, Op, Value, rewrite
 from ...ir.builder import Content, content
 from ...ir.ops.call import TorchCall
 from ...ir.ops.shape import Permute, Reshape
@@ -83,8 +85,8 @@ class _Cleaner:
         return results
 
     def _constants(self, builder: Builder, node: Node) -> tuple[Value, ...] | None:
-        tensors = [None if value is None else builder.tensor(value) for value in node.inputs]
-        known = [tensor for tensor in tensors if tensor is not None]
+        entries = [None if value is None else builder.entry(value) for value in node.inputs]
+        known = [entry for entry in entries if entry is not None]
         is_float = not any(v.type.is_quantized for v in (*node.operands, *node.outputs))
         if (
             "constants" in self._disable
@@ -97,21 +99,30 @@ class _Cleaner:
         if (again := self._folded.get((node.op, node.inputs))) is not None:
             self._decide("constants", node, True, f"computed already as {again[0]}")
             return again
-        room = max(sum(t.numel() * t.element_size() for t in known), FOLDED_BYTES)
+        room = max(sum(prod(entry.shape) * entry.dtype.itemsize for entry in known), FOLDED_BYTES)
         needed = sum(v.type.storage_bytes for v in node.outputs)
         if needed > room:
             self._decide(
                 "constants", node, False, f"the result takes {needed:,} bytes, its operands {room:,} at most"
             )
             return None
-        with torch.no_grad():
-            results = node.op.reference(*tensors)
         self._decide("constants", node, True, "computed from constants")
-        folded = results if isinstance(results, tuple) else (results,)
-        self._folded[node.op, node.inputs] = tuple(
-            self._constant(builder, value.name, tensor)
-            for value, tensor in zip(node.outputs, folded, strict=True)
-        )
+        if any(isinstance(entry, LazyTensor) for entry in known) and needed > FOLDED_BYTES:
+            made = [
+                builder.constant(
+                    value.name,
+                    LazyTensor(
+                        value.type.shape, value.type.dtype.torch, partial(_computed, node.op, entries, index)
+                    ),
+                )
+                for index, value in enumerate(node.outputs)
+            ]
+        else:
+            made = [
+                self._constant(builder, value.name, _computed(node.op, entries, index))
+                for index, value in enumerate(node.outputs)
+            ]
+        self._folded[node.op, node.inputs] = tuple(made)
         return self._folded[node.op, node.inputs]
 
     def _constant(self, builder: Builder, name: str, tensor: Tensor) -> Value:
@@ -128,9 +139,11 @@ class _Cleaner:
 
     def _one_of_equals(self, builder: Builder, value: Value) -> Value:
         """The first of the constants that hold the same integers or booleans; floats may be trained apart."""
-        tensor = builder.tensor(value)
         is_number = value.type.dtype.is_floating or value.type.dtype.torch.is_complex
-        if tensor is None or value.type.is_quantized or is_number or "constants" in self._disable:
+        if value.type.is_quantized or is_number or "constants" in self._disable:
+            return value
+        tensor = builder.tensor(value)
+        if tensor is None:
             return value
         if value.name not in self._shared:
             self._shared[value.name] = self._by_content.setdefault(content(tensor), value)
@@ -181,6 +194,15 @@ class _Cleaner:
 
     def _decide(self, rule: str, node: Node, applied: bool, reason: str) -> None:
         self.decisions.append(Decision(rule, node.outputs[0].name, node.source, applied, reason))
+
+
+def _computed(op: Op, entries: Sequence[Entry | None], index: int) -> Tensor:
+    """One result of an operator on constants, which are read for it."""
+    tensors = [entry.read() if isinstance(entry, LazyTensor) else entry for entry in entries]
+    with torch.no_grad():
+        results = op.reference(*tensors)
+    result: Tensor = results[index] if isinstance(results, tuple) else results
+    return result
 
 
 def _is_random(op: Op) -> bool:

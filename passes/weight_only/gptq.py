@@ -61,7 +61,7 @@ def _rounded(task: RoundingTask, options: Gptq, name: str, inputs: Mapping[str, 
         observer=task.options.observer,
         dtype=task.scales,
     )
-    return Coded.of(weight, integers, encoding)
+    return Coded.of(weight, integers, encoding, in_file=task.is_lazy(name))
 
 
 def _by_input(task: RoundingTask) -> list[list[str]]:

@@ -8,6 +8,7 @@ The one level that the negative side has more goes to the largest weight: its si
 
 from __future__ import annotations
 
+from math import sqrt
 from typing import Literal
 
 import torch
@@ -60,11 +61,28 @@ def encode_groupwise(weight: Tensor, encoding: Encoding) -> Tensor:
     return integers
 
 
+def relative_error(weight: Tensor, integers: Tensor, encoding: Encoding) -> float:
+    """Root of squared error over squared size of a weight [out, ...] stored as these codes."""
+    if not encoding.is_symmetric or encoding.levels is not None or encoding.axis != 0:
+        difference = encoding.dequantize(integers).sub_(weight)
+        return float(difference.norm() / weight.float().norm().clamp(min=1e-30))
+    scales = encoding.scale.tensor(torch.float32)
+    rows, stored = weight.reshape(len(scales), -1), integers.reshape(len(scales), -1)
+    count = max(1, _PART // rows.shape[1])
+    error = size = 0.0
+    for row, part, scale in zip(rows.split(count), stored.split(count), scales.split(count), strict=True):
+        real = row.float()
+        size += float(real.square().sum(dtype=torch.float64))
+        error += float(part.float().mul_(scale[:, None]).sub_(real).square_().sum(dtype=torch.float64))
+    return sqrt(error / max(size, 1e-60))
+
+
 def fitting_dtype(rows: Tensor, bits: int, dtype: torch.dtype) -> torch.dtype:
     """`dtype`, or float32 where its range is too narrow for the scales of these rows."""
     if dtype is not torch.float16:
         return dtype
-    units = rows.abs().amax(1).float() / (1 << (bits - 1))
+    units = torch.cat([part.abs().amax(1).float() for part in rows.split(max(1, _PART // rows.shape[1]))])
+    units /= 1 << (bits - 1)
     units = units[units > 0]
     fits = bool(((units > _LEAST_HALF) & (units < torch.finfo(dtype).max / 2)).all())
     return dtype if fits else torch.float32

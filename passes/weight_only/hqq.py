@@ -38,7 +38,7 @@ def round_by_hqq(task: RoundingTask, options: Hqq) -> Rounded:
             iterations=options.iterations,
             dtype=task.scales,
         )
-        coded[name] = Coded.of(weight, integers, encoding)
+        coded[name] = Coded.of(weight, integers, encoding, in_file=task.is_lazy(name))
     return Rounded(task.graph, coded)
 
 

@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from ...ir import Encoding, Entry, Graph, LazyTensor
+from ...ir.spill import spilled
 from ...specs.options import WeightOnlyOptions
 from ...specs.options.rounding import Nearest
 from ...specs.section import Section
 from ..base import Context
 from ..calibration.calibrate import Batch
 from ..report import Decision, Table
-from .groupwise import encode_groupwise, nearest_group_size, quantize_groupwise
+from .groupwise import encode_groupwise, nearest_group_size, quantize_groupwise, relative_error
 from .input_statistics import InputStatistics, collect_inputs
 from .number_formats import FORMATS, encode_to_levels, quantize_to_format
 from .stored_weights import StoredWeight
@@ -40,11 +41,10 @@ class Coded:
     error: float
 
     @staticmethod
-    def of(weight: Tensor, integers: Tensor, encoding: Encoding) -> Coded:
-        """The integers of a weight, with their error."""
-        difference = encoding.dequantize(integers).sub_(weight)
-        error = float(difference.norm() / weight.float().norm().clamp(min=1e-30))
-        return Coded(integers, encoding, error)
+    def of(weight: Tensor, integers: Tensor, encoding: Encoding, *, in_file: bool = False) -> Coded:
+        """The integers of a weight, with their error; `in_file`: kept in a temporary file."""
+        error = relative_error(weight, integers, encoding)
+        return Coded(spilled(integers) if in_file else integers, encoding, error)
 
     def reals(self, dtype: torch.dtype) -> Tensor:
         """The reals that the codes stand for."""
@@ -61,6 +61,10 @@ class RoundingTask:
     samples: Sequence[Batch]
     options: WeightOnlyOptions
     context: Context
+
+    def is_lazy(self, name: str) -> bool:
+        """Whether a weight is read from a file at each use, so that its integers should not be in memory either."""
+        return isinstance(self.graph.params.entry(name), LazyTensor)
 
     @property
     def scales(self) -> torch.dtype:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import prod
 
 from ...ir import DType, Graph, Node, Source, Value
+from ...ir.element_type import all_finite
 from ...ir.ops.call import TorchCall
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
@@ -83,7 +84,7 @@ def _reason(graph: Graph, value: Value) -> str | None:
         return "it is no matrix"
     if value in graph.outputs:
         return "it is a result of the model"
-    return None if bool(graph.tensor(value).isfinite().all()) else "some of its elements are not finite"
+    return None if all_finite(graph.tensor(value)) else "some of its elements are not finite"
 
 
 def kept_decisions(graph: Graph, found: Mapping[str, StoredWeight]) -> list[Decision]:

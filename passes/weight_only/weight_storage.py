@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ...ir import Encoding, Graph, Value
+from ...ir.ops.convert import Cast
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
 from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
@@ -159,10 +160,11 @@ def _product_notes(graph: Graph, coded: Mapping[str, Coded]) -> tuple[str, ...]:
     slow = []
     for node in graph.nodes:
         if isinstance(node.op, Dequantize) and node.operand("x").name in coded:
-            readers = graph.users.get(node.output.name, ())
-            if not all(
-                isinstance(r.op, Linear | Embedding) and r.operand("weight") == node.output for r in readers
-            ):
+            real, readers = node.output, graph.users.get(node.output.name, ())
+            if len(readers) == 1 and isinstance(readers[0].op, Cast):
+                real = readers[0].output
+                readers = graph.users.get(real.name, ())
+            if not all(isinstance(r.op, Linear | Embedding) and r.operand("weight") == real for r in readers):
                 slow.append(node.operand("x").name)
     if not slow:
         return ()

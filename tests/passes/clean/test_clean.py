@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fxpress.ir import Graph, dump, parse, run
+from fxpress.ir import Graph, LazyTensor, dump, parse, run
 from fxpress.passes import PassReport, find_pass
 from fxpress.specs.options import CleanOptions
 
@@ -171,3 +171,22 @@ def test_folded_constants_filled_with_one_number_stay_apart() -> None:
         params={name: torch.ones(3) for name in "uv"},
     )
     assert list(clean(before)[0].params) == ["a", "b"]
+
+
+def test_a_large_lazy_constant_is_moved_when_it_is_read() -> None:
+    text = """
+graph(%x: f32[1x256]) {
+  const %w: f32[256x128]
+  %t: f32[128x256] = permute{order=(1, 0)}(%w)
+  %y: f32[1x128] = linear(%x, %t)
+  return output: %y
+}"""
+    weight, reads = torch.randn(256, 128, generator=torch.Generator().manual_seed(0)), list[int]()
+
+    def load() -> torch.Tensor:
+        reads.append(1)
+        return weight
+
+    after, report = clean(parse(text, params={"w": LazyTensor((256, 128), torch.float32, load)}))
+    assert report.applied == {"constants": 1} and not reads
+    assert torch.equal(after.params["t"], weight.T) and len(reads) == 1

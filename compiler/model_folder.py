@@ -1,0 +1,250 @@
+"""Networks in local Hugging Face folders: the class that config.json names, without weights, and lazy tensors for them.
+
+`transformers` is imported when a folder is read. The network is built in memory that nobody writes to, so that buffers
+which it computes have their values; its parameters are then moved to the meta device, and capture takes each from the
+folder's safetensors files.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from ..ir import Entry, IRError, Params, open_tensors
+from ..ir.quiet import quiet
+from ..specs import FolderSource
+from ..specs.model_folder import CONFIG_FILE, read_config
+from .errors import Problem, UserError, first_line
+from .isolation import USER_CODE_RAISES
+
+_EXTRA = "pip install 'fxpress[hf]'"
+_SHOWN = 3
+_LEFT_OUT = (
+    "tensors are read from the folder one at a time: model and trace are not compared, noise is measured on one call "
+    "and changes against it are not tried, and graph.safetensors is not written"
+)
+_EARLIER_NAMES = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
+
+
+@dataclass(frozen=True)
+class FolderModel:
+    """A network whose parameters are on the meta device, and their elements by the names of its state dict."""
+
+    module: nn.Module
+    params: Params
+    notes: tuple[str, ...] = ()
+
+
+def load_folder(source: FolderSource, *, dtype: torch.dtype | None = None) -> FolderModel:
+    """The network of a folder in evaluation mode, computing in `dtype`, by default that of config.json.
+
+    UserError if transformers is not installed, if the folder lacks a file or a tensor, or if its network is defined by
+    Python code of its own, which is not run.
+    """
+    config, place = _config(source), str(source)
+    transformers = _transformers(place)
+    architecture = _architecture(config, transformers, place)
+    stored = _tensors(source)
+    model = _built(transformers, architecture, source, dtype or _stored_dtype(config, stored))
+    params, notes = _bound(model, stored, place)
+    if config.get("auto_map"):
+        notes = (*notes, f"code of the folder is not run: {architecture.__name__} of transformers computes")
+    return FolderModel(model, params, (*notes, _LEFT_OUT))
+
+
+def _config(source: FolderSource) -> Mapping[str, Any]:  # Any: whatever the file holds
+    try:
+        config = read_config(source.path)
+    except (OSError, ValueError) as err:
+        fact = f"{CONFIG_FILE} cannot be read: {first_line(err)}"
+        advice = "name a folder with config.json and safetensors files, as `save_pretrained` writes it"
+        raise _problem("M130", str(source), fact, advice) from err
+    described = config.get("quantization_config")
+    if isinstance(described, Mapping):
+        fact = f"its weights are quantized already ({described.get('quant_method', 'unnamed method')})"
+        raise _problem("M133", str(source), fact, "name the folder of the model before quantization")
+    return config
+
+
+def _transformers(place: str) -> ModuleType:
+    try:
+        found = importlib.import_module("transformers")
+        importlib.import_module("transformers.initialization")
+    except ImportError as err:
+        fact = f"needs transformers 5 or later: {first_line(err)}"
+        raise _problem("M131", place, fact, _EXTRA) from err
+    return found
+
+
+def _architecture(
+    config: Mapping[str, Any],  # Any: as in the file
+    transformers: ModuleType,
+    place: str,
+) -> type[nn.Module]:
+    """The class that config.json names first; UserError where transformers has none of that name."""
+    names = config.get("architectures")
+    if not isinstance(names, list) or not names:
+        advice = 'add it, for example `"architectures": ["LlamaForCausalLM"]`'
+        raise _problem("M132", place, f"{CONFIG_FILE} has no `architectures`", advice)
+    found = getattr(transformers, str(names[0]), None)
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return found
+    code = config.get("auto_map")
+    if isinstance(code, Mapping) and code:
+        fact = f"{names[0]} is defined by code of the folder ({', '.join(sorted(map(str, code.values())))})"
+        advice = "code of a folder is not run (trust_remote_code); write a class that loads it, and name that"
+        raise _problem("M132", place, fact, advice)
+    fact = f"transformers {transformers.__version__} has no class {names[0]}"
+    raise _problem("M132", place, fact, "correct `architectures`, or install the version that has it")
+
+
+def _tensors(source: FolderSource) -> Params:
+    """The folder's tensors, unread; UserError for files that are missing or damaged."""
+    advice = "copy the folder again; all shards that its index names are needed"
+    try:
+        return open_tensors(source.weights)
+    except FileNotFoundError as err:
+        other = sorted(
+            path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in source.path.glob(pattern)
+        )
+        if other and source.weights == source.path:
+            advice = f"convert {other[0]}: AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)"
+        raise _problem("M134", str(source), str(err), advice) from err
+    except (IRError, SafetensorError, OSError, ValueError) as err:
+        raise _problem("M134", str(source), first_line(err), advice) from err
+
+
+def _stored_dtype(config: Mapping[str, Any], stored: Params) -> torch.dtype:  # Any: as in the file
+    """The element type that config.json names, or that of the largest tensor."""
+    named = getattr(torch, str(config.get("dtype", config.get("torch_dtype"))), None)
+    if isinstance(named, torch.dtype):
+        return named
+    floats = [entry for entry in stored.entries.values() if entry.dtype.is_floating_point]
+    return max(floats, key=lambda entry: torch.Size(entry.shape).numel()).dtype if floats else torch.float32
+
+
+def _built(
+    transformers: ModuleType, architecture: type[nn.Module], source: FolderSource, dtype: torch.dtype
+) -> nn.Module:
+    """The network, in memory that nobody wrote to where it has parameters."""
+    config_class: Any = transformers.AutoConfig  # Any: transformers is optional, and not seen by mypy
+    made: Any = architecture  # Any: as above
+    initialization = importlib.import_module("transformers.initialization")
+    try:
+        with quiet(), initialization.no_init_weights():
+            config = config_class.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+            config.use_cache = False
+            model: nn.Module = made._from_config(config, dtype=dtype)
+        made.tie_weights(model)
+    except USER_CODE_RAISES as err:
+        fact = f"transformers cannot build {architecture.__name__} from {CONFIG_FILE}: {first_line(err)}"
+        raise _problem("M132", str(source), fact, "correct the file") from err
+    return model.eval()
+
+
+def _bound(model: nn.Module, stored: Params, place: str) -> tuple[Params, tuple[str, ...]]:
+    """Entries for the parameters of a model, which are moved to the meta device, and for persistent buffers."""
+    entries, state = stored.entries, model.state_dict(keep_vars=True)
+    keys = _keys(model, entries, state)
+    ties = dict[int, list[str]]()
+    for name, tensor in state.items():
+        ties.setdefault(id(tensor), []).append(name)
+    found, problems, casts = dict[str, Entry](), list[Problem](), dict[str, int]()
+    for names in ties.values():
+        tensor = state[names[0]]
+        own = [name for name in names if name in keys]
+        if not own:
+            if isinstance(tensor, nn.Parameter):
+                fact = f"lacks {names[0]}"
+                problems.append(Problem("M112", place, fact, "check that `architectures` fits the files"))
+            continue
+        entry = entries[keys[own[0]]]
+        problems += _unfit(own[0], entry, tensor, place)
+        problems += _different(keys[own[0]], [keys[name] for name in own[1:]], stored, place)
+        if entry.dtype is not tensor.dtype:
+            text = f"{_plain(entry.dtype)} as {_plain(tensor.dtype)}"
+            casts[text] = casts.get(text, 0) + 1
+        found[names[0]] = entry
+    if problems:
+        raise UserError(problems)
+    _to_meta(model, {id(state[name]) for name in found})
+    notes = [
+        f"{count} tensor{'s' * (count > 1)} of the folder are read from {text}"
+        for text, count in casts.items()
+    ]
+    unused = sorted(entries.keys() - set(keys.values()))
+    ignored = [p for p in (getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())]
+    unused = [name for name in unused if not any(re.search(pattern, name) for pattern in ignored)]
+    if unused:
+        rest = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
+        notes.append(
+            f"tensors of the folder that the model does not have: {', '.join(unused[:_SHOWN])}{rest}"
+        )
+    return Params(found), tuple(notes)
+
+
+def _keys(model: nn.Module, entries: Mapping[str, Entry], state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The stored name of each tensor of the model: its own, one without or with the prefix of the base model, or an
+    earlier name of norms.
+    """
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    found = {}
+    for name in state:
+        wished = [name, name.removeprefix(prefix), f"{prefix}{name}"]
+        wished += [w.replace(new, old) for w in wished for old, new in _EARLIER_NAMES if new in w]
+        stored = next((w for w in wished if w in entries), None)
+        if stored is not None:
+            found[name] = stored
+    return found
+
+
+def _unfit(name: str, entry: Entry, tensor: Tensor, place: str) -> Iterator[Problem]:
+    if tuple(entry.shape) != tuple(tensor.shape):
+        fact = f"{name} is {tuple(entry.shape)}; the model has {tuple(tensor.shape)}"
+        yield Problem("M114", place, fact, f"check that {CONFIG_FILE} belongs to the files")
+    if entry.dtype.is_floating_point != tensor.dtype.is_floating_point:
+        fact = f"{name} is stored as {_plain(entry.dtype)}; the model has {_plain(tensor.dtype)}"
+        yield Problem("M135", place, fact, "name the folder of the model before quantization")
+
+
+def _different(name: str, others: list[str], stored: Params, place: str) -> Iterator[Problem]:
+    """Tied tensors that are stored twice, with other elements."""
+    for other in others:
+        if other != name and not torch.equal(stored[name], stored[other]):
+            fact = f"{name} and {other} differ; the model has one tensor for both"
+            yield Problem("M118", place, fact, "set `tie_word_embeddings` to false in config.json")
+
+
+def _to_meta(model: nn.Module, chosen: set[int]) -> None:
+    """Replace tensors of a model by ones on the meta device; tied ones stay tied."""
+    moved = dict[int, Tensor]()
+    for module in model.modules():
+        holders: tuple[dict[str, Any], ...] = (
+            module._parameters,
+            module._buffers,
+        )  # Any: tensors of two kinds
+        for held in holders:
+            for name, tensor in held.items():
+                if tensor is None or id(tensor) not in chosen:
+                    continue
+                if id(tensor) not in moved:
+                    meta = tensor.detach().to("meta")
+                    is_parameter = isinstance(tensor, nn.Parameter)
+                    moved[id(tensor)] = nn.Parameter(meta, tensor.requires_grad) if is_parameter else meta
+                held[name] = moved[id(tensor)]
+
+
+def _plain(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _problem(code: str, place: str, fact: str, advice: str) -> UserError:
+    return UserError(Problem(code, place, fact, advice))

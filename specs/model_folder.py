@@ -1,0 +1,69 @@
+"""A network in a local Hugging Face folder: the files that are read, and the inputs of a model of token ids."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CONFIG_FILE = "config.json"
+PREFIX = "hf:"
+TOKENS = 128
+"""Length of the sequences of token ids where the spec names no inputs; shorter for a model of fewer positions."""
+_POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
+_WEIGHTS = ("model.safetensors.index.json", "model.safetensors")
+_TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt")
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """A network in a folder of Hugging Face files: `hf:models/llama`."""
+
+    path: Path
+
+    @property
+    def attribute(self) -> str:
+        """The name of the folder, by which reports call the network."""
+        return self.path.name
+
+    def __str__(self) -> str:
+        return f"{PREFIX}{self.path}"
+
+    @property
+    def weights(self) -> Path:
+        """The index file of shards, the single safetensors file, or the folder where neither has its usual name."""
+        return next((self.path / name for name in _WEIGHTS if (self.path / name).is_file()), self.path)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that a compilation reads: configuration, weights, tokenizer; those that exist."""
+        if not self.path.is_dir():
+            return ()
+        named = (CONFIG_FILE, *_WEIGHTS, *_TOKENIZER)
+        found = {path for name in named if (path := self.path / name).is_file()}
+        return tuple(sorted(found | set(self.path.glob("*.safetensors"))))
+
+
+def read_config(folder: Path) -> Mapping[str, Any]:  # Any: whatever the file holds
+    """The content of config.json; ValueError or OSError where it cannot be read."""
+    content = json.loads((folder / CONFIG_FILE).read_bytes())
+    if not isinstance(content, dict):
+        raise ValueError("it is no JSON object")
+    return content
+
+
+def default_inputs(folder: Path) -> dict[str, dict[str, object]]:
+    """Inputs of a model of token ids, as a spec has them; none for a folder whose config.json names no vocabulary.
+
+    A folder that cannot be read has those of a decoder; what is wrong with it is reported elsewhere.
+    """
+    try:
+        config = read_config(folder)
+    except (OSError, ValueError):
+        config = {"vocab_size": 0}
+    if not isinstance(config.get("vocab_size"), int):
+        return {}
+    limits = [config[name] for name in _POSITIONS if isinstance(config.get(name), int)]
+    ids = {"shape": (1, min([TOKENS, *limits])), "dtype": "int64"}
+    names = ("input_ids", "decoder_input_ids") if config.get("is_encoder_decoder") else ("input_ids",)
+    return {name: dict(ids) for name in names}
