@@ -4,6 +4,7 @@
 # make lint               ruff and mypy
 # make wheel-test         the tests on the installed wheel and sdist
 # make bench-mcu, bench-torch, bench-llm, bench-low-bits, bench-coded-weights    tables, and benchmarks/results/*.json
+# make bench-folder       peak memory and time of a model of 1.1 billion weights, from a folder to a folder
 # make mlperf-models, mlperf-data    models and data of examples/mlperf_tiny, downloaded and converted
 # make fuzz               random modules through the whole compiler, compared with torch: make fuzz N=2000 SEED=0
 # make layer-table        every kind of layer x rank x groups x bits x layouts x targets, compiled, run, compared
@@ -26,7 +27,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-architectures bench-trained \
         bench-flash bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
-        bench-compare mlperf-models mlperf-data
+        bench-compare mlperf-models mlperf-data bench-folder
 
 setup: .venv/.installed
 
@@ -95,6 +96,10 @@ bench-architectures: setup build/.tools-demo
 bench-torch: setup
 	$(PY) benchmarks/bench_torch.py
 	$(PY) benchmarks/history.py record torch
+
+bench-folder: setup build/.tools-demo
+	$(PY) benchmarks/folder.py
+	$(PY) benchmarks/history.py record folder
 
 bench-prune: setup
 	$(PY) benchmarks/prune.py --jobs $(JOBS)

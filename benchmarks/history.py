@@ -28,6 +28,7 @@ RESULTS = FOLDER / "results"
 IDENTITY: Mapping[str, tuple[str, ...]] = {
     "allocation": ("name",),
     "coded_weights": ("network", "weights", "coding"),
+    "folder": ("name",),
     "hessian": ("name", "method", "classes"),
     "low_bits": ("layer", "bits"),
     "llm": ("form", "method", "bits"),

@@ -150,7 +150,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M132": ErrorCode(
         "the network of a model folder cannot be built",
-        "`architectures` in config.json names a class of transformers. Code in the folder (`auto_map`, "
+        "Name a class of transformers under `architectures` in config.json. Code in the folder (`auto_map`, "
         "`trust_remote_code`) is not run: write a class that loads such a model and name it in `model.source`.",
     ),
     "M133": ErrorCode(
@@ -361,6 +361,11 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     "B602": ErrorCode(
         "the torch module cannot be written",
         "Replace the call that the message names by public functions of torch, or remove `torch` from `outputs`.",
+    ),
+    "B604": ErrorCode(
+        "a folder of Hugging Face files cannot hold the network",
+        "The model comes from a folder, and the passes are `clean` and `weight_only` with int4 or int8, rounded by "
+        "`nearest` or `gptq`. Other layers, such as embeddings, stay as they are: `layers: {PATTERN: float32}`.",
     ),
     "B603": ErrorCode(
         "a state has another encoding as an output than as an input",

@@ -21,6 +21,7 @@ from .backends import find_backend, raised_by_package
 from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
 from .file_contents import Content, Files
+from .folder_output import emit_folder
 from .interface import INTERFACE_FILE, Interface, Port, make_port
 from .loading import example_input
 from .self_check import check_module
@@ -99,6 +100,8 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
             torch_module = replace(torch_module, tensors=spill(torch_module.tensors))
         check_module(torch_module, graph, *first_calls(graph, samples, 1))
         files |= {f"torch/{name}": content for name, content in torch_module.contents.items()}
+    if spec.outputs.hf is not None:
+        files |= {f"hf/{name}": content for name, content in emit_folder(session, graph).items()}
     for name, section in spec.outputs.others.items():
         with raised_by_package(name):
             artifact = find_backend(name).emit(

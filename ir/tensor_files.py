@@ -20,7 +20,7 @@ from torch import Tensor
 from ..specs.root_error import expect
 from .element_type import element_bytes
 from .errors import ShapeError
-from .params import LazyTensor, Params
+from .params import Entry, LazyTensor, Params
 
 INDEX_SUFFIX = ".safetensors.index.json"
 _ELEMENTS = {  # the widest first, as the reference implementation of safetensors writes them
@@ -118,6 +118,28 @@ def write_tensors(path: Path, tensors: Params) -> None:
     with path.open("wb") as file:
         for part in tensor_file(tensors):
             file.write(part)
+
+
+def shards(tensors: Params, max_bytes: int) -> dict[str, Params | bytes]:
+    """Files `model-*.safetensors` of at most `max_bytes`, and their index; one `model.safetensors` where all fit.
+
+    A tensor is not divided: one that is larger has a file of its own.
+    """
+    parts, used = list[dict[str, Entry]]([{}]), 0
+    for name, entry in tensors.entries.items():
+        size = prod(entry.shape) * entry.dtype.itemsize
+        if parts[-1] and used + size > max_bytes:
+            parts.append({})
+            used = 0
+        parts[-1][name] = entry
+        used += size
+    if len(parts) == 1:
+        return {"model.safetensors": tensors}
+    names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
+    places = {name: file for file, part in zip(names, parts, strict=True) for name in part}
+    index = {"metadata": {"total_size": tensors.bytes}, "weight_map": places}
+    files: dict[str, Params | bytes] = {file: Params(part) for file, part in zip(names, parts, strict=True)}
+    return files | {f"model{INDEX_SUFFIX}": (json.dumps(index, indent=2) + "\n").encode()}
 
 
 def tensor_file(tensors: Params) -> Iterator[bytes]:

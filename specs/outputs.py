@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field, WithJsonSchema, create_model
 
 from .plugins import BACKEND_OPTIONS, join
-from .section import Name, Section, fault
+from .section import Name, Positive, Section, fault
 
 _IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]*$")
 _C_WORDS = """
@@ -105,21 +105,39 @@ class TorchOutput(Section):
     )
 
 
+class FolderOutput(Section):
+    """A folder of Hugging Face files, of a model that came from one."""
+
+    format: Literal["compressed-tensors"] = Field(
+        default="compressed-tensors",
+        description="Convention of the stored weights. `compressed-tensors`: integers of 4 or 8 bits packed into int32 "
+        "(pack-quantized), with a scale for each group or row.",
+    )
+    max_shard_bytes: Positive = Field(
+        default=2_000_000_000,
+        description="Largest number of bytes in one safetensors file; a tensor is not divided.",
+    )
+
+
+_OWN: Mapping[str, type[Section]] = {"c": COutput, "torch": TorchOutput, "hf": FolderOutput}
+
+
 class Outputs(Section):
     """Outputs to write; at least one."""
 
     c: COutput | None = Field(default=None, description="Writes C.")
     torch: TorchOutput | None = Field(default=None, description="Writes a torch module.")
+    hf: FolderOutput | None = Field(default=None, description="Writes a folder of Hugging Face files.")
 
     @property
     def others(self) -> dict[str, Section]:
         """The options of the backends of packages that are asked for, by name."""
-        found = {name: getattr(self, name) for name in type(self).model_fields if name not in ("c", "torch")}
+        found = {name: getattr(self, name) for name in type(self).model_fields if name not in _OWN}
         return {name: options for name, options in found.items() if options is not None}
 
 
-_BACKENDS = join(BACKEND_OPTIONS, Section, {"c": COutput, "torch": TorchOutput})
-if not TYPE_CHECKING and len(_BACKENDS) > 2:
+_BACKENDS = join(BACKEND_OPTIONS, Section, _OWN)
+if not TYPE_CHECKING and len(_BACKENDS) > len(_OWN):
     Outputs = create_model(
         "Outputs",
         __base__=Outputs,
@@ -130,6 +148,6 @@ if not TYPE_CHECKING and len(_BACKENDS) > 2:
                 Field(default=None, description=(options.__doc__ or "").partition("\n")[0]),
             )
             for name, options in _BACKENDS.items()
-            if name not in ("c", "torch")
+            if name not in _OWN
         },
     )
