@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from ...specs.options import Awq
+from ..calibration.input_statistics import InputStatistics
 from ..channel_scales import NoSite, Site, find_sites, normalized
 from ..report import Cell, Decision, Table
-from .input_statistics import InputStatistics
 from .rounding_methods import Rounded, RoundingTask, round_weights, rounding_method
 
 _COLUMNS = ("layer", "exponent", "error_nearest", "error")

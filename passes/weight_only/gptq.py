@@ -21,9 +21,8 @@ from torch import Tensor
 
 from ...ir import Encoding
 from ...specs.options import Gptq
-from ..errors import PassError
+from ..calibration.input_statistics import InputStatistics, inverse_factor
 from .groupwise import choose_scales, fitting_dtype
-from .input_statistics import InputStatistics
 from .rounding_methods import Coded, Rounded, RoundingTask, nearest_weight, rounding_method
 
 _BLOCK = 128
@@ -99,7 +98,7 @@ def quantize_by_gptq(
     if by_activation:
         order = hessian.diagonal().argsort(descending=True, stable=True)
         scales = choose_scales(weight.reshape(-1, size).float(), bits, observer, dtype).view(rows, -1).T
-    factor = _inverse_factor(hessian[order][:, order], damping)
+    factor = inverse_factor(hessian[order][:, order], damping)
     columns = weight.float().T[order]  # a column of the weight is a row here
     integers = torch.empty_like(columns)
     half = 1 << (bits - 1)
@@ -119,18 +118,3 @@ def quantize_by_gptq(
         columns[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
     encoding = Encoding(scales.T.reshape(-1).to(dtype), bits=bits, axis=0, group_size=group_size)
     return integers.T.contiguous().to(encoding.container.torch), encoding
-
-
-def _inverse_factor(hessian: Tensor, damping: float) -> Tensor:
-    """The upper factor U of the damped inverse, as float32; inputs that are always zero count as uncorrelated."""
-    damped = hessian.double().clone()
-    diagonal = damped.diagonal()
-    mean = diagonal.mean()
-    diagonal += damping * mean if mean > 0 else 1.0
-    try:
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
-        factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
-    except RuntimeError as err:
-        fact = "gptq: the inputs of a layer are too large or too alike to be inverted"
-        raise PassError(f"{fact}; raise `damping`, or round this layer to nearest") from err
-    return factor.float()

@@ -23,9 +23,9 @@ from ...specs.options.rounding import Nearest
 from ...specs.section import Section
 from ..base import Context
 from ..calibration.calibrate import Batch
+from ..calibration.input_statistics import InputStatistics, collect_inputs
 from ..report import Decision, Table
 from .groupwise import encode_groupwise, nearest_group_size, quantize_groupwise, relative_error
-from .input_statistics import InputStatistics, collect_inputs
 from .number_formats import FORMATS, encode_to_levels, quantize_to_format
 from .stored_weights import StoredWeight
 

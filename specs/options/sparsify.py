@@ -1,13 +1,15 @@
 """Options of `sparsify`: single weights become zero."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from ..section import LayerPatterns, Positive, fault
+from ..tree import Location
 from ..units import Percent
-from .base import PassOptions
+from .base import Need, PassOptions
 from .finetune import FinetuneOptions
 
 _PATTERN = re.compile(r"(\d{1,3}):(\d{1,3})")
@@ -22,7 +24,7 @@ def _sparse_pattern(value: str) -> str:
 
 
 class SparsifyOptions(PassOptions):
-    """Sets the smallest weights to zero, individually or N:M; later training keeps them at zero.
+    """Sets weights to zero, individually or N:M; later training keeps them at zero.
 
     No kernel skips zeros: the network becomes smaller if its files are compressed, but not faster.
     """
@@ -37,9 +39,16 @@ class SparsifyOptions(PassOptions):
         default=None,
         description="N:M, such as `2:4`: of M consecutive weights along the input channels N are kept.",
     )
-    scope: Literal["layer", "global"] = Field(
-        default="global",
-        description="Apply `sparsity` to each layer, or to all weights of the network together.",
+    criterion: Literal["magnitude", "wanda", "sparsegpt"] = Field(
+        default="magnitude",
+        description="Weights that become zero: the smallest; in linear layers those with the smallest product of "
+        "weight and norm of its input (`wanda`, within each output channel), or with the smallest error of the output, "
+        "which the other weights make up for (`sparsegpt`). Other layers: the smallest.",
+    )
+    scope: Literal["layer", "global"] | None = Field(
+        default=None,
+        description="Apply `sparsity` to each layer, or to all weights of the network together. Default: `global` for "
+        "`criterion: magnitude`; the others compare within a layer only.",
     )
     steps: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=1,
@@ -70,4 +79,16 @@ class SparsifyOptions(PassOptions):
             raise fault(
                 "S205", "`steps` are of a `sparsity`; a pattern is reached at once", hint="leave `steps` out"
             )
+        if self.criterion != "magnitude" and self.scope == "global":
+            raise fault(
+                "S205",
+                f"`criterion: {self.criterion}` compares within a layer",
+                hint="write `scope: layer`, or leave `scope` out",
+            )
         return self
+
+    def needed(self) -> Iterator[tuple[Need, Location]]:
+        """Calibration data where the criterion depends on it."""
+        if self.criterion != "magnitude":
+            yield "calibration", ("criterion",)
+        yield from super().needed()

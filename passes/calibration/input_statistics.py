@@ -14,9 +14,10 @@ from torch import Tensor
 
 from ...ir import Graph, Value, run
 from ...ir.ops.linear import Linear
-from ..calibration.calibrate import Batch, check_samples
+from ..errors import PassError
 from ..progress_callback import Progress
 from ..workers import ALONE, Workers, make_shards
+from .calibrate import Batch, check_samples
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,24 @@ def collect_inputs(
         for name in names:
             found.setdefault(name, []).append(value)
     return {name: _joined(sums, values) for name, values in found.items()}
+
+
+def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
+    """Upper factor U [in, in] of the damped inverse, U^T U = (H + damping * mean(diag H) * I)^-1, as float32.
+
+    Inputs that are always zero count as uncorrelated.
+    """
+    damped = hessian.double().clone()
+    diagonal = damped.diagonal()
+    mean = diagonal.mean()
+    diagonal += damping * mean if mean > 0 else 1.0
+    try:
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
+        factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
+    except RuntimeError as err:
+        fact = "the inputs of a layer are too large or too alike to be inverted"
+        raise PassError(f"{fact}; raise `damping`, or leave this layer out") from err
+    return factor.float()
 
 
 def _sums(graph: Graph, values: Collection[str], samples: Sequence[Batch]) -> dict[str, Tensor]:

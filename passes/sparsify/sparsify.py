@@ -1,7 +1,8 @@
-"""The pass `sparsify`: the smallest weights become zeros, which a later training keeps.
+"""The pass `sparsify`: single weights become zeros, which a later training keeps.
 
-Alone, by their magnitude in a layer or over all (Han et al., 2015), or N of M beside each other along the input
-channels (2:4, Mishra et al., 2021). In steps the sparsity s rises as
+The smallest ones of a layer or of all layers (Han et al., 2015), or all but N of M beside each other along the input
+channels (2:4, Mishra et al., 2021); by magnitude, or for the outputs of linear layers (`criteria.py`). In steps the
+sparsity s rises as
 
     s_t = s * (1 - (1 - t / steps)^3)                       Zhu and Gupta, 2017
 
@@ -17,13 +18,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..ir import Graph, Node, Value, element_bytes
-from ..specs.options import SparsifyOptions
-from .base import Context, PassResult, register
-from .errors import MissingNeedError, PassError
-from .report import Cell, Decision, PassReport, Table
-from .training import OptimizerState, train
-from .weighted_layers import constants_read, is_layer
+from ...ir import Graph, Node, Value, element_bytes
+from ...specs.options import SparsifyOptions
+from ..base import Context, PassResult, register
+from ..calibration.input_statistics import InputStatistics, collect_inputs
+from ..errors import MissingNeedError, PassError
+from ..report import Cell, Decision, PassReport, Table
+from ..training import OptimizerState, train
+from ..weighted_layers import constants_read, is_layer
+from .criteria import mask_pattern, mask_smallest, sparse_by_sparsegpt, sparse_by_wanda
 
 Weights = Mapping[str, tuple[Node, Value]]
 _NOTE = "weights stay dense and no kernel skips zeros: cycles and flash are as before, compressed files are smaller"
@@ -31,16 +34,23 @@ _NOTE = "weights stay dense and no kernel skips zeros: cycles and flash are as b
 
 @register(SparsifyOptions)
 def sparsify(graph: Graph, options: SparsifyOptions, context: Context) -> PassResult:
-    """Zero the smallest weights of layers; PassError if there are none."""
-    if options.finetune is not None and not context.calibration:
-        raise MissingNeedError("fine-tuning between steps", "calibration")
+    """Zero weights of layers; PassError if there are none."""
+    for asks, what in (
+        (options.finetune is not None, "fine-tuning between steps"),
+        (options.criterion != "magnitude", f"the criterion `{options.criterion}`"),
+    ):
+        if asks and not context.calibration:
+            raise MissingNeedError(what, "calibration")
     weights = _weights(graph, options, context)
     if not weights:
         raise PassError("there are no float weights to sparsify")
     result, state, rows = graph, OptimizerState(), list[tuple[Cell, ...]]()
+    first: Mapping[str, InputStatistics] = {}
     for step in range(1, options.steps + 1):
         share = (options.sparsity or 0.0) * sparsity_at(step, options.steps)
-        result = _masked(result, options, weights, share)
+        inputs = _inputs(result, options, weights, context)
+        first = first or inputs
+        result = _masked(result, options, weights, share, inputs)
         losses: list[float] = []
         if options.finetune is not None:
             training = options.finetune.model_copy(update={"keep_zeros": True})
@@ -48,31 +58,12 @@ def sparsify(graph: Graph, options: SparsifyOptions, context: Context) -> PassRe
             result, state = trained.graph, trained.state
             losses = [float(row[2]) for row in trained.rows]
         rows.append((step, _zeros(result, weights), losses[0] if losses else None, min(losses, default=None)))
-    return PassResult(result, _report(graph, result, weights, options, rows))
+    return PassResult(result, _report(graph, result, weights, options, first, rows))
 
 
 def sparsity_at(step: int, steps: int) -> float:
     """The share of the final sparsity that is reached after a step, from 1 on."""
     return 1.0 - (1.0 - step / steps) ** 3
-
-
-def mask_smallest(weight: Tensor, share: float) -> Tensor:
-    """Mask without the smallest `share` of all elements; among equal ones the last are removed first."""
-    gone = round(share * weight.numel())
-    order = weight.detach().abs().flatten().argsort(stable=True, descending=True)
-    stays = torch.zeros(weight.numel(), dtype=torch.bool)
-    stays[order[: weight.numel() - gone]] = True
-    return stays.view(weight.shape)
-
-
-def mask_pattern(weight: Tensor, kept: int, of: int) -> Tensor:
-    """Mask that keeps the `kept` largest of every `of` consecutive elements along dimension 1 (N:M sparsity).
-
-    The size of dimension 1 is a multiple of `of`.
-    """
-    moved = weight.detach().abs().movedim(1, -1)
-    ranks = moved.reshape(-1, of).argsort(stable=True, dim=1, descending=True).argsort(1)
-    return (ranks < kept).view(moved.shape).movedim(-1, 1)
 
 
 @dataclass(frozen=True)
@@ -105,12 +96,34 @@ def _fits(value: Value, options: SparsifyOptions) -> bool:
     return options.kept_of is None or value.type.shape[1] % options.kept_of[1] == 0
 
 
-def _masked(graph: Graph, options: SparsifyOptions, weights: Weights, share: float) -> Graph:
-    """The graph with the smallest weights at zero; those that are zero already count among them."""
+def _inputs(
+    graph: Graph, options: SparsifyOptions, weights: Weights, context: Context
+) -> dict[str, InputStatistics]:
+    """Statistics of the inputs of linear layers, where the criterion takes them."""
+    if options.criterion == "magnitude":
+        return {}
+    fitting = [name for name, (_, value) in weights.items() if _fits(value, options)]
+    samples = context.calibration
+    return collect_inputs(graph, fitting, samples, workers=context.workers, progress=context.progress)
+
+
+def _masked(
+    graph: Graph,
+    options: SparsifyOptions,
+    weights: Weights,
+    share: float,
+    inputs: Mapping[str, InputStatistics],
+) -> Graph:
+    """The graph with zeros; those that are there already count among them."""
     tensors = {name: graph.params[name] for name, (_, value) in weights.items() if _fits(value, options)}
+    by_output = sparse_by_wanda if options.criterion == "wanda" else sparse_by_sparsegpt
+    changed = {
+        name: by_output(tensors.pop(name), found.hessian, share, options.kept_of)
+        for name, found in inputs.items()
+    }
     if options.kept_of is not None:
         masks = {name: mask_pattern(tensor, *options.kept_of) for name, tensor in tensors.items()}
-    elif options.scope == "layer":
+    elif options.scope == "layer" or options.criterion != "magnitude":
         masks = {name: mask_smallest(tensor, share) for name, tensor in tensors.items()}
     else:
         joined = mask_smallest(torch.cat([t.flatten() for t in tensors.values()]), share)
@@ -119,7 +132,15 @@ def _masked(graph: Graph, options: SparsifyOptions, weights: Weights, share: flo
     zero = {
         name: torch.where(masks[name], tensor, torch.zeros_like(tensor)) for name, tensor in tensors.items()
     }
-    return graph.with_params(zero)
+    return graph.with_params(changed | zero)
+
+
+def _output_error(before: Tensor, after: Tensor, hessian: Tensor) -> float | None:
+    """Squared change of the output over its square; None for an output of zeros."""
+    error, whole = (
+        float(((w @ hessian) * w).sum()) for w in (before.double() - after.double(), before.double())
+    )
+    return error / whole if whole else None
 
 
 def _zeros(graph: Graph, weights: Weights) -> float:
@@ -129,19 +150,35 @@ def _zeros(graph: Graph, weights: Weights) -> float:
 
 
 def _report(
-    before: Graph, after: Graph, weights: Weights, options: SparsifyOptions, steps: list[tuple[Cell, ...]]
+    before: Graph,
+    after: Graph,
+    weights: Weights,
+    options: SparsifyOptions,
+    inputs: Mapping[str, InputStatistics],
+    steps: list[tuple[Cell, ...]],
 ) -> PassReport:
     decisions, rows = [], list[tuple[Cell, ...]]()
     for name, (node, value) in weights.items():
         tensor = after.params[name]
         old, new = _Size.of(before.params[name]), _Size.of(tensor)
         share = float((tensor == 0).float().mean())
-        rows.append((name, tensor.numel(), share, old.dense, old.compressed, new.compressed))
+        error = _output_error(before.params[name], tensor, inputs[name].hessian) if name in inputs else None
+        rows.append((name, tensor.numel(), share, error, old.dense, old.compressed, new.compressed))
         reason = f"{100 * share:.1f} % of the weights are zero"
+        if options.criterion != "magnitude" and name not in inputs:
+            reason += f", by magnitude: `{options.criterion}` takes the inputs of linear layers"
         if not _fits(value, options):
             reason = f"its {value.type.shape[1]} input channels do not divide in groups of {options.pattern}"
         decisions.append(Decision("sparsify", name, node.source, _fits(value, options), reason))
-    columns = ("weight", "elements", "zeros", "bytes", "compressed_bytes_before", "compressed_bytes_after")
+    columns = (
+        "weight",
+        "elements",
+        "zeros",
+        "output_error",
+        "bytes",
+        "compressed_bytes_before",
+        "compressed_bytes_after",
+    )
     stages = ("step", "zeros", "loss_before_training", "loss_after_training")
     tables = [Table("weights", columns, tuple(rows))]
     if options.steps > 1 or options.finetune is not None:

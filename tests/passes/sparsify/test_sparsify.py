@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fxpress.ir import Graph, Value, parse
 from fxpress.passes import Context, MissingNeedError, PassError, PassResult, find_pass
-from fxpress.passes.sparsify import sparsity_at
+from fxpress.passes.sparsify.sparsify import sparsity_at
 from fxpress.specs.options import FinetuneOptions, SparsifyOptions
 
 NET = """
@@ -102,7 +102,7 @@ def test_layers_to_keep_keep_all_weights_and_the_rest_gives_more() -> None:
 def test_the_report_says_what_zeros_save() -> None:
     report = sparsify(net(), sparsity="90 %").report
     assert any("no kernel skips zeros" in warning for warning in report.warnings)
-    for _, elements, _, dense, before, after in report.table("weights").rows:
+    for _, elements, _, _, dense, before, after in report.table("weights").rows:
         assert dense == 4 * elements
         assert after < before
 
