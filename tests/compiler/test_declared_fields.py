@@ -19,7 +19,11 @@ OF_THE_LOADER = {("Spec", "extends"), ("Spec", "fxpress"), ("Target", "core"), (
 INSTRUCTIONS = {
     ("Timing", name) for name in Timing.model_fields
 }  # read as the code has them; tests of simulate do
-WHERE_SUMS_OVERFLOW = {("QuantizeOptions", "on_overflow")}  # tests of quantize change it
+IN_OTHER_NETWORKS = {
+    ("QuantizeOptions", "on_overflow"),
+    ("RotateOptions", "seed"),
+    ("Awq", "steps"),
+}  # tests of the passes change them
 LABELLED = "data: {calibration: {file: data.npz, inputs: {image: x}, labels: y, samples: 16}}"
 CHAIN = "{commands: [arm-none-eabi-gcc], flags: [-O2, -mcpu=cortex-m4, -mthumb, -mfloat-abi=hard, -mfpu=fpv4-sp-d16]}"
 TARGET = (
@@ -71,6 +75,37 @@ passes:
 passes:
   - {pass: clean}
   - {pass: weight_only, group_size: 4, rounding: {kind: gptq, samples: 2}, budget: {weights: 60 %, loss: 9, samples: 2}}
+outputs:
+  torch: {}
+""",
+    "rounding": """
+passes:
+  - {pass: clean}
+  - {pass: smooth, samples: 2}
+  - pass: weight_only
+    rounding:
+      kind: learned
+      steps: 1
+      samples: 8
+      start: {kind: awq, steps: 1, samples: 2, then: {kind: hqq, iterations: 1}}
+outputs:
+  torch: {}
+""",
+    "auto_round": """
+passes:
+  - {pass: clean}
+  - pass: weight_only
+    rounding: {kind: auto_round, steps: 1, samples: 2, batch: 2, learning_rate: 0.01, start: hqq}
+outputs:
+  torch: {}
+""",
+    "dynamic": """
+model:
+  source: net.py:Net
+  weights: net.safetensors
+  inputs: {image: {shape: [1, 3, 8, 8], dynamic: {0: batch}}}
+  dimensions: {batch: {min: 1, max: 8}}
+passes: [{pass: clean}]
 outputs:
   torch: {}
 """,
@@ -131,6 +166,6 @@ def test_every_declared_field_is_read(
     assert main(["targets"]) == 0
     monkeypatch.setenv("PATH", "")
     assert main(["run", "out_quantize", "--on", "cortex-m3", *arguments]) == 2
-    known = OF_THE_LOADER | INSTRUCTIONS | WHERE_SUMS_OVERFLOW
+    known = OF_THE_LOADER | INSTRUCTIONS | IN_OTHER_NETWORKS
     unread = {(section, name) for section, name in declared() - read - known if name not in NAMING}
     assert unread == set()
