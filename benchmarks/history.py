@@ -27,6 +27,7 @@ HISTORY = FOLDER / "history.jsonl"
 RESULTS = FOLDER / "results"
 IDENTITY: Mapping[str, tuple[str, ...]] = {
     "allocation": ("name",),
+    "architectures": ("name",),
     "coded_weights": ("network", "weights", "coding"),
     "folder": ("name",),
     "hessian": ("name", "method", "classes"),
