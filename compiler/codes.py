@@ -367,6 +367,16 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "The model comes from a folder, and the passes are `clean` and `weight_only` with int4 or int8, rounded by "
         "`nearest` or `gptq`. Other layers, such as embeddings, stay as they are: `layers: {PATTERN: float32}`.",
     ),
+    "B605": ErrorCode(
+        "a GGUF file cannot hold the network",
+        "The model is a Llama, Mistral or Qwen2 from a folder, and the passes are `clean` and `weight_only` with int4 "
+        "or int8, a multiple of 32 as `group_size`, `scales: float16`, rounded by `nearest` or `gptq`. A weight that "
+        "does not fit stays as it is: `layers: {PATTERN: float32}`.",
+    ),
+    "B606": ErrorCode(
+        "the package gguf is not installed",
+        "Install the extra: `pip install 'fxpress[hf]'`. Only `outputs.gguf` needs the package.",
+    ),
     "B603": ErrorCode(
         "a state has another encoding as an output than as an input",
         "Give both the same entries in `layouts` and `io`, and remove a `finetune` after `quantize`; the message says "

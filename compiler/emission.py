@@ -22,6 +22,7 @@ from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
 from .file_contents import Content, Files
 from .folder_output import emit_folder
+from .gguf_output import emit_gguf
 from .interface import INTERFACE_FILE, Interface, Port, make_port
 from .loading import example_input
 from .self_check import check_module
@@ -102,6 +103,8 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
         files |= {f"torch/{name}": content for name, content in torch_module.contents.items()}
     if spec.outputs.hf is not None:
         files |= {f"hf/{name}": content for name, content in emit_folder(session, graph).items()}
+    if spec.outputs.gguf is not None:
+        files |= {f"gguf/{name}": content for name, content in emit_gguf(session, graph).items()}
     for name, section in spec.outputs.others.items():
         with raised_by_package(name):
             artifact = find_backend(name).emit(

@@ -1,18 +1,27 @@
-"""Files of a compilation: bytes, or tensors that become a safetensors file when it is written or read.
+"""Files of a compilation: bytes, or tensors that become a safetensors or another file when it is written or read.
 
 So a large network is written and digested one tensor at a time, and no file of its weights is held in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import TypeAlias
 
 from ..ir import Params
 from ..ir.tensor_files import tensor_file
 
-Content: TypeAlias = bytes | Params
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """A file in pieces, which `make` makes anew at each reading."""
+
+    make: Callable[[], Iterator[bytes]]
+
+
+Content: TypeAlias = bytes | Params | Pieces
 
 
 class Files(Mapping[str, bytes]):
@@ -43,6 +52,8 @@ class Files(Mapping[str, bytes]):
         content = self._contents[name]
         if isinstance(content, bytes):
             yield content
+        elif isinstance(content, Pieces):
+            yield from content.make()
         else:
             yield from tensor_file(content)
 

@@ -23,15 +23,12 @@ from ..ir.ops.linear import Linear
 from ..ir.tensor_files import shards
 from ..specs import FolderSource
 from ..specs.model_folder import CONFIG_FILE, read_config
-from ..specs.options import CleanOptions, WeightOnlyOptions
 from .errors import Problem, UserError
 from .file_contents import Content
 from .session import Session
+from .stored_form import WEIGHT_SUFFIX, StoredForm, keep_float
 
-_BITS = (4, 8)
-_ROUNDINGS = ("nearest", "gptq")
-_PLACE = "outputs.hf"
-_SUFFIX = ".weight"
+_FORM = StoredForm("B604", "outputs.hf")
 
 
 def emit_folder(session: Session, graph: Graph) -> dict[str, Content]:
@@ -39,7 +36,10 @@ def emit_folder(session: Session, graph: Graph) -> dict[str, Content]:
     source, options = session.spec.model.source, session.spec.outputs.hf
     assert options is not None
     stored = {value.name: value for value in graph.constants if value.type.is_quantized}
-    problems = [*_foreign(session), *(p for v in stored.values() for p in _unfit(session.captured, graph, v))]
+    problems = [
+        *_FORM.foreign(session),
+        *(p for v in stored.values() for p in _unfit(session.captured, graph, v)),
+    ]
     if problems:
         raise UserError(problems)
     assert isinstance(source, FolderSource)
@@ -61,45 +61,15 @@ def _replaced(names: Mapping[str, object]) -> set[str]:
     return {name for name in names if name == CONFIG_FILE or name.endswith(".index.json")}
 
 
-def _foreign(session: Session) -> Iterator[Problem]:
-    """Passes after which other tensors of the folder than stored weights have changed."""
-    if not isinstance(session.spec.model.source, FolderSource) or session.own_model:
-        yield Problem(
-            "B604", _PLACE, "the model is not from a folder", "write `source: hf:PATH`, or `outputs: torch`"
-        )
-    names = [step.pass_name() for step in session.spec.passes]
-    if WeightOnlyOptions.pass_name() not in names:
-        yield Problem("B604", _PLACE, "no pass stores weights as integers", "add `weight_only`")
-    for index, step in enumerate(session.spec.passes):
-        place = f"passes[{index}] ({step.pass_name()})"
-        if isinstance(step, WeightOnlyOptions) and step.rounding.kind not in _ROUNDINGS:
-            fact = f"rounding {step.rounding.kind} changes other tensors, too, or has zero points"
-            yield Problem("B604", place, f"{_PLACE}: {fact}", f"use {' or '.join(_ROUNDINGS)}")
-        if not isinstance(step, WeightOnlyOptions | CleanOptions):
-            fact = "this pass changes tensors that the folder would take from its source"
-            yield Problem("B604", place, f"{_PLACE}: {fact}", "leave it out, or write `outputs: torch`")
-
-
 def _unfit(captured: Graph, graph: Graph, value: Value) -> Iterator[Problem]:
     """Reasons why the convention cannot hold a stored weight."""
-    place, encoding = f"{_PLACE}, {value.name}", value.type.quantization
-    assert encoding is not None
-    keep = f"keep it as it is: `layers: {{{value.name.removesuffix(_SUFFIX)}: float32}}`"
-    if value.name not in captured.params or not value.name.endswith(_SUFFIX):
-        yield Problem("B604", place, "is not a tensor of the folder, but moved or computed from one", keep)
+    yield from _FORM.unfit(captured, value)
     readers = [*graph.users[value.name]]
     real = [r for node in readers for r in graph.users.get(node.output.name, ())]
     casts = [r for node in real if isinstance(node.op, Cast) for r in graph.users.get(node.output.name, ())]
     layers = [node for node in real if not isinstance(node.op, Cast)] + casts
     if not layers or not all(isinstance(node.op, Linear) for node in layers) or value.type.rank != 2:
-        yield Problem("B604", place, "is not the weight of linear layers alone", keep)
-    if encoding.levels is not None or encoding.bits not in _BITS:
-        what = "codes of a table" if encoding.levels is not None else f"{encoding.bits} bits"
-        yield Problem(
-            "B604", place, f"has {what}; the convention takes {_BITS[0]} and {_BITS[1]}", "use int4 or int8"
-        )
-    if not encoding.is_symmetric:
-        yield Problem("B604", place, "has zero points", f"use rounding {' or '.join(_ROUNDINGS)}")
+        yield _FORM.problem(value, "is not the weight of linear layers alone", keep_float(value))
 
 
 def _packed(graph: Graph, value: Value) -> dict[str, Entry]:
@@ -123,7 +93,7 @@ def pack_words(codes: Tensor, bits: int) -> Tensor:
     each = 32 // bits
     raised = torch.nn.functional.pad(codes.to(torch.int16) + (1 << (bits - 1)), (0, -codes.shape[1] % each))
     octets = raised.to(torch.uint8)
-    if bits == _BITS[0]:
+    if bits == 4:
         octets = octets[:, ::2] | (octets[:, 1::2] << bits)
     return octets.contiguous().view(torch.int32)
 
@@ -134,7 +104,7 @@ def _described(stored: Mapping[str, Value]) -> dict[str, object]:
     for name, value in stored.items():
         encoding = value.type.quantization
         assert isinstance(encoding, Encoding)
-        groups.setdefault((encoding.bits, encoding.group_size), []).append(name.removesuffix(_SUFFIX))
+        groups.setdefault((encoding.bits, encoding.group_size), []).append(name.removesuffix(WEIGHT_SUFFIX))
     return {
         "quant_method": "compressed-tensors",
         "format": "pack-quantized",

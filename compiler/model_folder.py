@@ -53,7 +53,7 @@ def load_folder(source: FolderSource, *, dtype: torch.dtype | None = None) -> Fo
     transformers = _transformers(place)
     architecture = _architecture(config, transformers, place)
     stored = _tensors(source)
-    model = _built(transformers, architecture, source, dtype or _stored_dtype(config, stored))
+    model = _built(architecture, source, dtype or _stored_dtype(config, stored))
     params, notes = _bound(model, stored, place)
     if config.get("auto_map"):
         notes = (*notes, f"code of the folder is not run: {architecture.__name__} of transformers computes")
@@ -131,16 +131,20 @@ def _stored_dtype(config: Mapping[str, Any], stored: Params) -> torch.dtype:  # 
     return max(floats, key=lambda entry: torch.Size(entry.shape).numel()).dtype if floats else torch.float32
 
 
-def _built(
-    transformers: ModuleType, architecture: type[nn.Module], source: FolderSource, dtype: torch.dtype
-) -> nn.Module:
+def completed_config(source: FolderSource) -> Any:  # Any: transformers is optional, and not seen by mypy
+    """The configuration of a folder's model, an object of transformers, which adds what config.json leaves out."""
+    config_class: Any = _transformers(str(source)).AutoConfig  # Any: as above
+    with quiet():
+        return config_class.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+
+
+def _built(architecture: type[nn.Module], source: FolderSource, dtype: torch.dtype) -> nn.Module:
     """The network, in memory that nobody wrote to where it has parameters."""
-    config_class: Any = transformers.AutoConfig  # Any: transformers is optional, and not seen by mypy
-    made: Any = architecture  # Any: as above
+    made: Any = architecture  # Any: transformers is optional, and not seen by mypy
     initialization = importlib.import_module("transformers.initialization")
     try:
         with quiet(), initialization.no_init_weights():
-            config = config_class.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+            config = completed_config(source)
             config.use_cache = False
             model: nn.Module = made._from_config(config, dtype=dtype)
         made.tie_weights(model)

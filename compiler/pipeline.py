@@ -41,6 +41,7 @@ from .frontend.capture import capture
 from .frontend.decompose import for_c
 from .frontend.sources import portable
 from .frontend.widths import width_notes
+from .gguf_tokenizer import tokenizer_notes
 from .isolation import USER_CODE_RAISES
 from .loading import check_weights, example_input, find_source, load_source, load_weights
 from .metric import find_metric
@@ -78,7 +79,7 @@ def open_session(
     if model is None and isinstance(described.source, FolderSource):
         with time_limit(limit_seconds, place, "making the model"):
             found = load_folder(described.source, dtype=described.dtype and getattr(torch, described.dtype))
-        model, params, notes = found.module, found.params, list(found.notes)
+        model, params, notes = found.module, found.params, [*found.notes, *tokenizer_notes(loaded.spec)]
     elif model is None:
         assert not isinstance(described.source, FolderSource)
         with time_limit(limit_seconds, place, "making the model"):

@@ -50,7 +50,7 @@ def _needs(spec: Spec) -> Iterator[_Fault]:
 
 def _outputs(spec: Spec, target: Target) -> Iterator[_Fault]:
     quantized = any(isinstance(step, QuantizeOptions) for step in spec.passes)
-    own = (spec.outputs.c, spec.outputs.torch, spec.outputs.hf)
+    own = (spec.outputs.c, spec.outputs.torch, spec.outputs.hf, spec.outputs.gguf)
     if not any(own) and not spec.outputs.others:
         yield "S202", ("outputs",), "nothing is to be written", "add `c: {}` or `torch: {}`"
     for index, step in enumerate(spec.passes if spec.outputs.c else ()):

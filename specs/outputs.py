@@ -119,7 +119,16 @@ class FolderOutput(Section):
     )
 
 
-_OWN: Mapping[str, type[Section]] = {"c": COutput, "torch": TorchOutput, "hf": FolderOutput}
+class GGUFOutput(Section):
+    """A GGUF file of a llama-like model that came from a folder of Hugging Face files, for llama.cpp."""
+
+
+_OWN: Mapping[str, type[Section]] = {
+    "c": COutput,
+    "torch": TorchOutput,
+    "hf": FolderOutput,
+    "gguf": GGUFOutput,
+}
 
 
 class Outputs(Section):
@@ -128,6 +137,7 @@ class Outputs(Section):
     c: COutput | None = Field(default=None, description="Writes C.")
     torch: TorchOutput | None = Field(default=None, description="Writes a torch module.")
     hf: FolderOutput | None = Field(default=None, description="Writes a folder of Hugging Face files.")
+    gguf: GGUFOutput | None = Field(default=None, description="Writes a GGUF file.")
 
     @property
     def others(self) -> dict[str, Section]:

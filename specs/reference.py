@@ -74,6 +74,8 @@ def _title(name: str) -> str:
 
 
 def _section(title: str, schema: Schema) -> str:
+    if not schema["properties"]:
+        return "\n".join([f"### {title}", "", f"{schema['description']} No options: `{{}}`."])
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     required = schema.get("required", [])
     for key, field in schema["properties"].items():

@@ -14,6 +14,12 @@ CONFIGS: dict[str, Any] = {  # Any: transformers is untyped
     "LlamaForCausalLM": transformers.LlamaConfig(
         **SIZES, num_key_value_heads=2, vocab_size=96, max_position_embeddings=16
     ),
+    "MistralForCausalLM": transformers.MistralConfig(
+        **SIZES, num_key_value_heads=2, vocab_size=96, max_position_embeddings=16, sliding_window=12
+    ),
+    "Qwen2ForCausalLM": transformers.Qwen2Config(
+        **SIZES, num_key_value_heads=2, vocab_size=96, max_position_embeddings=16
+    ),
     "GPT2LMHeadModel": transformers.GPT2Config(
         n_embd=64, n_layer=2, n_head=4, vocab_size=96, n_positions=16, bos_token_id=1, eos_token_id=2
     ),

@@ -1,0 +1,69 @@
+"""Files of other programs that hold stored weights: what none of them can hold, refused by name.
+
+Each takes integers of 4 and 8 bits without zero points from the graph, and all other tensors from the folder of the
+model, so that no pass may have changed these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..ir import Graph, Value
+from ..specs import FolderSource
+from ..specs.options import CleanOptions, WeightOnlyOptions
+from .errors import Problem
+from .session import Session
+
+WEIGHT_SUFFIX = ".weight"
+_BITS = (4, 8)
+_ROUNDINGS = ("nearest", "gptq")
+
+
+@dataclass(frozen=True)
+class StoredForm:
+    """A form of file: the code of its problems, and its key in a spec."""
+
+    code: str
+    place: str
+
+    def problem(self, value: Value, fact: str, advice: str) -> Problem:
+        """A problem of one tensor."""
+        return Problem(self.code, f"{self.place}, {value.name}", fact, advice)
+
+    def foreign(self, session: Session) -> Iterator[Problem]:
+        """Sources without a folder, and passes after which other tensors than stored weights have changed."""
+        if not isinstance(session.spec.model.source, FolderSource) or session.own_model:
+            advice = "write `source: hf:PATH`, or `outputs: torch`"
+            yield Problem(self.code, self.place, "the model is not from a folder", advice)
+        names = [step.pass_name() for step in session.spec.passes]
+        if WeightOnlyOptions.pass_name() not in names:
+            yield Problem(self.code, self.place, "no pass stores weights as integers", "add `weight_only`")
+        for index, step in enumerate(session.spec.passes):
+            place = f"passes[{index}] ({step.pass_name()})"
+            if isinstance(step, WeightOnlyOptions) and step.rounding.kind not in _ROUNDINGS:
+                fact = f"rounding {step.rounding.kind} changes other tensors, too, or has zero points"
+                yield Problem(self.code, place, f"{self.place}: {fact}", f"use {' or '.join(_ROUNDINGS)}")
+            if not isinstance(step, WeightOnlyOptions | CleanOptions):
+                fact = "this pass changes tensors that the folder would take from its source"
+                advice = "leave it out, or write `outputs: torch`"
+                yield Problem(self.code, place, f"{self.place}: {fact}", advice)
+
+    def unfit(self, captured: Graph, value: Value) -> Iterator[Problem]:
+        """Reasons why no such file can hold a stored weight."""
+        encoding = value.type.quantization
+        assert encoding is not None
+        if value.name not in captured.params or not value.name.endswith(WEIGHT_SUFFIX):
+            fact = "is not a tensor of the folder, but moved or computed from one"
+            yield self.problem(value, fact, keep_float(value))
+        if encoding.levels is not None or encoding.bits not in _BITS:
+            what = "codes of a table" if encoding.levels is not None else f"{encoding.bits} bits"
+            fact = f"has {what}; the convention takes {' and '.join(map(str, _BITS))}"
+            yield self.problem(value, fact, "use int4 or int8")
+        if not encoding.is_symmetric:
+            yield self.problem(value, "has zero points", f"use rounding {' or '.join(_ROUNDINGS)}")
+
+
+def keep_float(value: Value) -> str:
+    """Advice to store a weight as it is."""
+    return f"keep it as it is: `layers: {{{value.name.removesuffix(WEIGHT_SUFFIX)}: float32}}`"
