@@ -91,8 +91,8 @@ class IndexCopy(Op):
         return x.index_copy(self.axis, torch.where(indices < 0, indices + size, indices).long(), source)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        x, source = call.operand("x"), call.operand("source")
-        call.fix(x[self.axis], why="elements are put by their number")
+        x, indices, source = call.operand("x"), call.operand("indices"), call.operand("source")
+        call.fix(x[self.axis], *indices, source[self.axis], why="elements are put by their number")
         for axis, (a, b) in enumerate(zip(x, source, strict=True)):
             if axis != self.axis:
                 call.tie(a, b)

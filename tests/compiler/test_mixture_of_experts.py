@@ -105,7 +105,9 @@ def test_matrices_of_experts_become_integers_in_a_module_of_torch_alone(
     assert "transformers" not in emitted.source
     with torch.no_grad():
         y = emitted.build()(x)
-    torch.testing.assert_close(y, run(stored.graph, [x])[0])
+    exact = run(stored.graph, [x])[0]
+    largest = 1e-5 if dtype is FLOAT else 1e-2  # the kernel adds in float32 and rounds once
+    assert float((y - exact).norm() / exact.norm()) < largest
     assert float((y - expected).norm() / expected.norm()) < 0.03
 
 
