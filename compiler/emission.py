@@ -122,12 +122,12 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
 
 
 def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtifact:
-    assert spec.outputs.torch is not None
+    options = spec.outputs.torch
+    assert options is not None
     quantized = any(v.type.is_quantized for v in graph.results)
+    form = options.form if quantized else "float"
     try:
-        return emit_torch(
-            graph, TorchOptions(spec.outputs.torch.form if quantized else "float", buffers=buffers)
-        )
+        return emit_torch(graph, TorchOptions(form, buffers=buffers, max_shard_bytes=options.max_shard_bytes))
     except UnsupportedError as err:
         raise UserError(Problem("B602", "outputs.torch", err.message)) from err
 

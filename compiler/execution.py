@@ -25,7 +25,9 @@ from ..backends.c.tools.toolchain import (
     link_shared,
     target_compiler,
 )
+from ..backends.torch_module.prelude_shards import load_shards
 from ..ir import Graph, numbers_of, parse, run_integer
+from ..ir.tensor_files import INDEX_FILE, WEIGHTS_FILE
 from ..passes.progress_callback import Progress, silent
 from ..specs import SpecError, Target, is_target_file, list_targets, load_target
 from ..specs.plugins import BACKENDS
@@ -185,7 +187,10 @@ def load_torch_module(directory: Path, interface: Interface, name: str) -> nn.Mo
     try:
         spec.loader.exec_module(module)
         loaded: nn.Module = getattr(module, attribute)()
-        load_model(loaded, path.with_suffix(".safetensors"))
+        if hasattr(module, load_shards.__name__):
+            module.load_shards(loaded, path.with_name(INDEX_FILE))
+        else:
+            load_model(loaded, path.with_name(WEIGHTS_FILE))
     except Exception as err:  # the module calls the torch operators of the user's packages
         fact = f"cannot be loaded: {first_line(err)}"
         raise UserError(

@@ -49,7 +49,7 @@ def emit_folder(session: Session, graph: Graph) -> dict[str, Content]:
             tensors |= _packed(graph, stored[name])
         elif isinstance(entry, LazyTensor):  # all others are made by capture
             tensors[name] = entry
-    config = {**read_config(source.path), "quantization_config": _described(stored)}
+    config = {**read_config(source.path), "quantization_config": _described(stored, options.format)}
     files: dict[str, Content] = {CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode()}
     files |= shards(Params(tensors), options.max_shard_bytes)
     copied = {path.name: path for path in source.files if path.suffix != ".safetensors"}
@@ -98,7 +98,7 @@ def pack_words(codes: Tensor, bits: int) -> Tensor:
     return octets.contiguous().view(torch.int32)
 
 
-def _described(stored: Mapping[str, Value]) -> dict[str, object]:
+def _described(stored: Mapping[str, Value], convention: str) -> dict[str, object]:
     """`quantization_config`: a group of layers for each bit width and group size."""
     groups = dict[tuple[int, int | None], list[str]]()
     for name, value in stored.items():
@@ -106,7 +106,7 @@ def _described(stored: Mapping[str, Value]) -> dict[str, object]:
         assert isinstance(encoding, Encoding)
         groups.setdefault((encoding.bits, encoding.group_size), []).append(name.removesuffix(WEIGHT_SUFFIX))
     return {
-        "quant_method": "compressed-tensors",
+        "quant_method": convention,
         "format": "pack-quantized",
         "quantization_status": "compressed",
         "ignore": [],

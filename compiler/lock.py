@@ -96,7 +96,7 @@ def check_outputs(directory: Path) -> Lock:
         try:
             _refuse_outside(name)
             _refuse_special_file(path)
-            found = file_digest(path)
+            found = _file_digest(path)
         except (OSError, ValueError) as err:
             problems.append(Problem("R410", str(path), f"cannot be read: {_reason(err)}", advice))
             continue
@@ -148,6 +148,10 @@ def file_digest(path: Path) -> str:
     if path.is_dir():
         rows = [f"{p.relative_to(path)} {file_digest(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
         return _digest("\n".join(rows).encode())
+    return _file_digest(path)
+
+
+def _file_digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -23,6 +23,7 @@ from .errors import ShapeError
 from .params import Entry, LazyTensor, Params
 
 INDEX_SUFFIX = ".safetensors.index.json"
+WEIGHTS_FILE, INDEX_FILE = "model.safetensors", f"model{INDEX_SUFFIX}"
 _ELEMENTS = {  # the widest first, as the reference implementation of safetensors writes them
     "I64": torch.int64,
     "F64": torch.float64,
@@ -120,26 +121,27 @@ def write_tensors(path: Path, tensors: Params) -> None:
             file.write(part)
 
 
-def shards(tensors: Params, max_bytes: int) -> dict[str, Params | bytes]:
-    """Files `model-*.safetensors` of at most `max_bytes`, and their index; one `model.safetensors` where all fit.
+def shards(tensors: Params, max_bytes: int | None) -> dict[str, Params | bytes]:
+    """Files `model-*.safetensors` with at most `max_bytes` of tensors each, and their index.
 
-    A tensor is not divided: one that is larger has a file of its own.
+    One `model.safetensors` where all fit, or without a limit. A tensor is not divided: one that is larger has a file
+    of its own.
     """
     parts, used = list[dict[str, Entry]]([{}]), 0
     for name, entry in tensors.entries.items():
         size = prod(entry.shape) * entry.dtype.itemsize
-        if parts[-1] and used + size > max_bytes:
+        if max_bytes is not None and parts[-1] and used + size > max_bytes:
             parts.append({})
             used = 0
         parts[-1][name] = entry
         used += size
     if len(parts) == 1:
-        return {"model.safetensors": tensors}
+        return {WEIGHTS_FILE: tensors}
     names = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     places = {name: file for file, part in zip(names, parts, strict=True) for name in part}
     index = {"metadata": {"total_size": tensors.bytes}, "weight_map": places}
     files: dict[str, Params | bytes] = {file: Params(part) for file, part in zip(names, parts, strict=True)}
-    return files | {f"model{INDEX_SUFFIX}": (json.dumps(index, indent=2) + "\n").encode()}
+    return files | {INDEX_FILE: (json.dumps(index, indent=2) + "\n").encode()}
 
 
 def tensor_file(tensors: Params) -> Iterator[bytes]:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 from pydantic import AfterValidator, Field, WithJsonSchema, create_model
 
 from .plugins import BACKEND_OPTIONS, join
-from .section import Name, Positive, Section, fault
+from .section import Name, Section, fault
+from .units import Bytes
 
 _IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]*$")
 _C_WORDS = """
@@ -94,6 +95,12 @@ class COutput(Section):
         return self.io if isinstance(self.io, str) else self.io.get(name, "auto")
 
 
+_SHARDS = (
+    "Largest size of the tensors in one safetensors file, such as `2 GB`; a tensor is not divided. Several files have "
+    "an index, `model.safetensors.index.json`."
+)
+
+
 class TorchOutput(Section):
     """A rewritten torch module with readable code and ordinary parameters."""
 
@@ -103,6 +110,7 @@ class TorchOutput(Section):
         "torch.compile lowers to int8 kernels. `eager`: torch's int8 kernels, called one by one. `native`: kernels in "
         "C, compiled at first use; fastest on a CPU, with the bytes of the integer graph.",
     )
+    max_shard_bytes: Bytes | None = Field(default=None, description=f"{_SHARDS} Default: one file.")
 
 
 class FolderOutput(Section):
@@ -113,9 +121,8 @@ class FolderOutput(Section):
         description="Convention of the stored weights. `compressed-tensors`: integers of 4 or 8 bits packed into int32 "
         "(pack-quantized), with a scale for each group or row.",
     )
-    max_shard_bytes: Positive = Field(
-        default=2_000_000_000,
-        description="Largest number of bytes in one safetensors file; a tensor is not divided.",
+    max_shard_bytes: Bytes = Field(
+        default=2 * 10**9, description=_SHARDS, json_schema_extra={"default": "2 GB"}
     )
 
 

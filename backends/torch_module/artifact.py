@@ -16,11 +16,10 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ...ir import Params
-from ...ir.tensor_files import tensor_file, write_tensors
+from ...ir.tensor_files import shards, tensor_file, write_tensors
 from .. import packed_linear
 
 SOURCE_FILE = "model.py"
-WEIGHTS_FILE = "model.safetensors"
 _KERNELS = (
     tuple(packed_linear.FOLDER / name for name in (packed_linear.SOURCE, packed_linear.HEADER)),
     (Path(__file__).with_name("int8_layers.c"),),
@@ -32,7 +31,7 @@ class TorchArtifact:
     """An emitted module. `tensors` are its state by key; `aliases` are keys whose tensor is stored under another key.
 
     A module with a kernel in C has a copy of its files next to its source. Tensors of a lazy graph are lazy: `save` has
-    one of them in memory at a time.
+    one of them in memory at a time. `max_shard_bytes` divides them among several files; None: one file.
     """
 
     class_name: str
@@ -40,6 +39,7 @@ class TorchArtifact:
     tensors: Params
     aliases: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    max_shard_bytes: int | None = None
 
     def build(self) -> nn.Module:
         """The module with its tensors (copies), in evaluation mode."""
@@ -54,20 +54,25 @@ class TorchArtifact:
 
     @property
     def contents(self) -> dict[str, bytes | Params]:
-        """The source, and the tensors of the weights file, by the names of the files."""
-        return {**self._sources, WEIGHTS_FILE: self.tensors}
+        """The source, the tensors of each file of weights, and the index of several, by the names of the files."""
+        return {**self._sources, **shards(self.tensors, self.max_shard_bytes)}
 
     def files(self) -> dict[str, bytes]:
         """The source and the tensors as files, by name; the same artifact gives the same bytes."""
-        return {**self._sources, WEIGHTS_FILE: b"".join(tensor_file(self.tensors))}
+        return {
+            name: content if isinstance(content, bytes) else b"".join(tensor_file(content))
+            for name, content in self.contents.items()
+        }
 
     def save(self, directory: Path) -> list[Path]:
         """Write what `files` gives into `directory`, tensor by tensor."""
-        weights = directory / WEIGHTS_FILE
-        for name, content in self._sources.items():
-            (directory / name).write_bytes(content)
-        write_tensors(weights, self.tensors)
-        return [*(directory / name for name in self._sources), weights]
+        contents = {directory / name: content for name, content in self.contents.items()}
+        for path, content in contents.items():
+            if isinstance(content, bytes):
+                path.write_bytes(content)
+            else:
+                write_tensors(path, content)
+        return list(contents)
 
     @property
     def _sources(self) -> dict[str, bytes]:

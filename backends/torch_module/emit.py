@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ...ir import Entry, Graph, LazyTensor, Params, UnsupportedError, Value, decode_codebooks
 from ...ir.graph import check_graph
+from ...ir.tensor_files import INDEX_FILE, shards
 from ...specs.root_error import ArgumentError, expect, shown
-from .artifact import WEIGHTS_FILE, TorchArtifact
+from .artifact import TorchArtifact
 from .eager import EagerStyle
 from .layout import Layout, plan_layout
 from .names import identifier
@@ -27,11 +28,16 @@ Form = Literal["float", "qdq", "eager", "native"]
 
 @dataclass(frozen=True, slots=True)
 class TorchOptions:
-    """Options of the torch backend. `buffers`: floating-point constants that are not trained."""
+    """Options of the torch backend.
+
+    `buffers`: floating-point constants that are not trained. `max_shard_bytes`: largest number of bytes of tensors in
+    one file of weights; None: all are in one file.
+    """
 
     form: Form = "float"
     name: str = "Model"
     buffers: Collection[str] = ()
+    max_shard_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
@@ -39,6 +45,9 @@ class TorchOptions:
             raise ArgumentError(
                 "TorchOptions(form)", f"there is no form {shown(self.form)}", f"there are {known}"
             )
+        if self.max_shard_bytes is not None and self.max_shard_bytes < 1:
+            fact = f"{shown(self.max_shard_bytes)} is no number of bytes above zero"
+            raise ArgumentError("TorchOptions(max_shard_bytes)", fact, "leave it out for one file")
 
 
 def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
@@ -53,8 +62,10 @@ def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     style = _style(graph, options.form)
     layout = plan_layout(graph, style, buffers=options.buffers)
     name = class_name(options.name)
-    source = write_source(graph, layout, style, name=name, weights=WEIGHTS_FILE)
-    return TorchArtifact(name, source, _tensors(graph, layout, style), _aliases(layout), style.notes)
+    tensors, limit = _tensors(graph, layout, style), options.max_shard_bytes
+    is_sharded = INDEX_FILE in shards(tensors, limit)
+    source = write_source(graph, layout, style, name=name, is_sharded=is_sharded)
+    return TorchArtifact(name, source, tensors, _aliases(layout), style.notes, limit)
 
 
 def to_module(graph: Graph, *, form: Form = "float", buffers: Collection[str] = ()) -> nn.Module:

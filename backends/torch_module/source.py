@@ -5,11 +5,14 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from types import ModuleType
 
 from torch import Tensor
 
 from ...ir import Graph, Value
+from ...ir.tensor_files import INDEX_FILE, WEIGHTS_FILE
+from . import prelude_shards
 from .forward import write_forward
 from .functions import function_sources
 from .layout import Layer, Layout
@@ -20,13 +23,13 @@ from .style import Style
 
 _WORD = re.compile(r"\w+")
 _FUNCTIONAL = re.compile(r"\bF\.")
+_THIRD_PARTY = re.compile("torch|safetensors")
 _HEADER = '''"""{name}, written by fxpress.
 
-    import safetensors.torch
-    import torch
+    {imports}
 
     model = {name}()
-    safetensors.torch.load_model(model, "{weights}")
+    {load}
     model.eval()
     with torch.no_grad():
         {results} = model({arguments})
@@ -34,9 +37,10 @@ _HEADER = '''"""{name}, written by fxpress.
 '''
 
 
-def write_source(graph: Graph, layout: Layout, style: Style, *, name: str, weights: str) -> str:
-    """Python source of the class `name`; `weights` names the file of its tensors."""
-    helpers = _definitions(style)
+def write_source(graph: Graph, layout: Layout, style: Style, *, name: str, is_sharded: bool) -> str:
+    """Python source of the class `name`, with a function that loads its tensors where they are in several files."""
+    preludes = (*style.preludes, prelude_shards) if is_sharded else style.preludes
+    helpers = _definitions(preludes)
     arguments, statements = write_forward(graph, layout, style, reserved={name, *helpers})
     base = "nn.ModuleDict" if layout.names.is_indexed(()) else "nn.Module"
     body = "\n".join(
@@ -51,8 +55,19 @@ def write_source(graph: Graph, layout: Layout, style: Style, *, name: str, weigh
         ]
     )
     results = ", ".join(_result_names(graph)) or "()"
-    header = _HEADER.format(name=name, weights=weights, results=results, arguments=", ".join(arguments))
-    parts = ["\n".join([header, *_imports(style, body)]), *_needed(helpers, body), body]
+    loader = prelude_shards.load_shards.__name__ if is_sharded else "safetensors.torch.load_model"
+    header = _HEADER.format(
+        name=name,
+        imports="import torch" if is_sharded else "import safetensors.torch\n    import torch",
+        load=f'{loader}(model, "{INDEX_FILE if is_sharded else WEIGHTS_FILE}")',
+        results=results,
+        arguments=", ".join(arguments),
+    )
+    parts = [
+        "\n".join([header, *_imports(style, preludes, body)]),
+        *_needed(helpers, f"{loader}\n{body}"),
+        body,
+    ]
     return "\n\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -64,10 +79,10 @@ def _result_names(graph: Graph) -> list[str]:
     return names
 
 
-def _definitions(style: Style) -> dict[str, str]:
-    """The source of operators' functions and of what the form's preludes define, by name; the last of a name counts."""
+def _definitions(preludes: Sequence[ModuleType]) -> dict[str, str]:
+    """The source of operators' functions and of what the preludes define, by name; the last of a name counts."""
     sources = function_sources() | check_source()
-    for prelude in style.preludes:
+    for prelude in preludes:
         own = {
             name: item
             for name, item in vars(prelude).items()
@@ -77,9 +92,9 @@ def _definitions(style: Style) -> dict[str, str]:
     return sources
 
 
-def _imports(style: Style, body: str) -> list[str]:
+def _imports(style: Style, preludes: Sequence[ModuleType], body: str) -> list[str]:
     lines = set() if style.preludes else {"import torch", "from torch import nn"}
-    for prelude in style.preludes:
+    for prelude in preludes:
         for item in ast.parse(inspect.getsource(prelude)).body:
             is_own = isinstance(item, ast.ImportFrom) and item.level > 0
             if isinstance(item, ast.Import | ast.ImportFrom) and not is_own:
@@ -87,9 +102,10 @@ def _imports(style: Style, body: str) -> list[str]:
     if _FUNCTIONAL.search(body):
         lines.add("import torch.nn.functional as F")
     ours = sorted(
-        (line for line in lines if "torch" in line), key=lambda line: (line.startswith("from"), line)
+        (line for line in lines if _THIRD_PARTY.search(line)),
+        key=lambda line: (line.startswith("from"), line),
     )
-    standard = sorted(line for line in lines if "torch" not in line)
+    standard = sorted(line for line in lines if not _THIRD_PARTY.search(line))
     return [*standard, *([""] if standard else []), *ours]
 
 

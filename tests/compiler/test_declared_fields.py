@@ -23,6 +23,8 @@ IN_OTHER_NETWORKS = {
     ("QuantizeOptions", "on_overflow"),
     ("RotateOptions", "seed"),
     ("Awq", "steps"),
+    ("FolderOutput", "format"),
+    ("FolderOutput", "max_shard_bytes"),
 }  # tests of the passes change them
 LABELLED = "data: {calibration: {file: data.npz, inputs: {image: x}, labels: y, samples: 16}}"
 CHAIN = "{commands: [arm-none-eabi-gcc], flags: [-O2, -mcpu=cortex-m4, -mthumb, -mfloat-abi=hard, -mfpu=fpv4-sp-d16]}"
@@ -97,7 +99,7 @@ passes:
   - pass: weight_only
     rounding: {kind: auto_round, steps: 1, samples: 2, batch: 2, learning_rate: 0.01, start: hqq}
 outputs:
-  torch: {}
+  torch: {max_shard_bytes: 1 kB}
 """,
     "dynamic": """
 model:

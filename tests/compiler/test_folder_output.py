@@ -12,7 +12,7 @@ from compressed_tensors.compressors.pack_quantized.helpers import unpack_from_in
 from compressed_tensors.quantization import QuantizationConfig
 from folders import save_folder, write_spec
 
-from fxpress.compiler import UserError, compile_model
+from fxpress.compiler import UserError, compile_model, load_compiled
 from fxpress.compiler.folder_output import pack_words
 from fxpress.ir import open_tensors
 
@@ -60,11 +60,12 @@ def test_its_package_reads_the_weights_of_the_graph(
 
 def test_shards_hold_at_most_the_bytes_asked_for(tmp_path: Path) -> None:
     save_folder(tmp_path / "net", "LlamaForCausalLM")
-    compiled = compile_model(spec(tmp_path, extra="max_shard_bytes: 20000"))
+    compiled = compile_model(spec(tmp_path, extra="max_shard_bytes: 20 kB"))
     names = [name for name in compiled.files if name.startswith("hf/model-")]
     compiled.write(tmp_path / "out")
     assert len(names) > 2
     index = json.loads((tmp_path / "out/hf/model.safetensors.index.json").read_text())
+    assert load_compiled(tmp_path / "out").interface.torch_class is None
     assert set(index["weight_map"].values()) == {name.removeprefix("hf/") for name in names}
     assert len(open_tensors(tmp_path / "out/hf")) == len(index["weight_map"])
 
