@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..specs import FolderSource, Spec
+from .model_folder import completed_config
 
 _FILE = "tokenizer.json"
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -20,10 +21,11 @@ def tokenizer_notes(spec: Spec) -> list[str]:
     if spec.outputs.gguf is None or not isinstance(spec.model.source, FolderSource):
         return []
     folder = spec.model.source.path
-    if _split(_read(folder)) is not None:
+    vocabulary = getattr(completed_config(spec.model.source), "vocab_size", 0)
+    if _split(_read(folder), vocabulary) is not None:
         return []
     reason = (
-        f"{_FILE} is no byte-level BPE of Llama 3 or Qwen2"
+        f"{_FILE} is no byte-level BPE of Llama 3 or Qwen2 within the vocabulary"
         if (folder / _FILE).is_file()
         else f"there is no {_FILE}"
     )
@@ -33,7 +35,7 @@ def tokenizer_notes(spec: Spec) -> list[str]:
 def add_tokenizer(package: Any, writer: Any, folder: Path, vocabulary: int) -> None:  # Any: gguf is optional
     """Write the tokenizer of a folder to the header, or that there is none; tokens up to `vocabulary` are padded."""
     described = _read(folder)
-    split = _split(described)
+    split = _split(described, vocabulary)
     if split is None:
         writer.add_tokenizer_model("none")
         return
@@ -56,11 +58,15 @@ def _read(folder: Path) -> Mapping[str, Any]:  # Any: whatever the file holds
     return json.loads(path.read_bytes()) if path.is_file() else {}
 
 
-def _split(described: Mapping[str, Any]) -> str | None:  # Any: as in the file
-    """llama.cpp's name of the tokenizer; None for one that it does not have."""
+def _split(described: Mapping[str, Any], vocabulary: int) -> str | None:  # Any: as in the file
+    """llama.cpp's name of the tokenizer; None for one that it does not have, or with more tokens than the model."""
     before = described.get("pre_tokenizer") or {}
     steps = before.get("pretokenizers", [before])
     kinds = [step.get("type") for step in steps]
-    if described.get("model", {}).get("type") != "BPE" or kinds != ["Split", "ByteLevel"]:
+    model = described.get("model", {})
+    if model.get("type") != "BPE" or kinds != ["Split", "ByteLevel"]:
+        return None
+    ids = [*model["vocab"].values(), *(token["id"] for token in described.get("added_tokens", ()))]
+    if max(ids, default=0) >= vocabulary:
         return None
     return _SPLITS.get(steps[0].get("pattern", {}).get("Regex"))

@@ -18,7 +18,7 @@ from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from fxpress.compiler import UserError, compile_model
 from fxpress.compiler.gguf_output import pack_blocks
-from fxpress.compiler.gguf_tokenizer import _SPLITS
+from fxpress.compiler.gguf_tokenizer import _SPLITS, _split
 from fxpress.ir import open_tensors
 
 LLAMA, MISTRAL, QWEN2 = "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"
@@ -182,6 +182,17 @@ def test_byte_level_tokenizers_are_written_by_the_pattern_that_splits_texts(tmp_
     assert contents["tokenizer.ggml.merges"] == ["a b"]
     assert (contents["tokenizer.ggml.pre"], contents["tokenizer.ggml.eos_token_id"]) == ("qwen2", 3)
     assert not any("tokenizer" in note for note in compiled.report.notes)
+
+
+@pytest.mark.parametrize("vocabulary", [3, 4])
+def test_a_tokenizer_with_more_tokens_than_the_model_is_left_out(vocabulary: int) -> None:
+    steps = [{"type": "Split", "pattern": {"Regex": next(iter(_SPLITS))}}, {"type": "ByteLevel"}]
+    described = {
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}},
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "added_tokens": [{"id": 3, "content": "<end>", "special": True}],
+    }
+    assert _split(described, vocabulary) == (None if vocabulary == 3 else "llama-bpe")
 
 
 def test_a_tokenizer_that_is_left_out_is_noted(tmp_path: Path) -> None:
