@@ -328,8 +328,10 @@ def example_input(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) 
     """A tensor to trace with where there are no data: normal random floats, ones and zeros for integers and booleans.
 
     Integers may be indices, lengths or masks: each dimension has ones, so that no sequence is empty and no mask
-    hides everything, and some zeros.
+    hides everything, and some zeros. Of two booleans beside each other one is true, since masks have either meaning.
     """
+    if dtype is torch.bool:
+        return (torch.arange(prod(shape)) % 2 == 1).reshape(shape)
     if not dtype.is_floating_point:
         return (torch.arange(prod(shape)) % 3 != 2).reshape(shape).to(dtype)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32).to(dtype)

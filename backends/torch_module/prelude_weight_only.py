@@ -197,7 +197,8 @@ class DecodedWeight(PackedWeight):
         levels: int = 0,
     ) -> None:
         super().__init__(*shape, bits=bits, group_size=group_size, dtype=dtype)
-        if levels:
+        self.has_levels = levels > 0
+        if self.has_levels:
             self.register_buffer("levels", torch.zeros(levels))
         else:
             self.register_buffer("zero", torch.zeros(self.scale.shape, dtype=torch.int8))
@@ -210,7 +211,7 @@ class DecodedWeight(PackedWeight):
         """Reals [blocks, 16, columns] of some blocks."""
         scales = self.scale[blocks].to(torch.float32).transpose(1, 2)[..., None]
         codes = self.unpacked(self.codes[blocks]).to(torch.int32)
-        if "levels" in self._buffers:
+        if self.has_levels:
             return (self.levels[codes + (1 << (self.bits - 1))] * scales).flatten(2)
         return ((codes - self.zero[blocks].transpose(1, 2)[..., None]) * scales).flatten(2)
 

@@ -39,6 +39,13 @@ class Encoder(nn.Module):
         return self.head(self.layers(x)).mean(1)
 
 
+class Padded(Encoder):
+    """The encoder with a mask of tokens that are padding."""
+
+    def forward(self, ids: Tensor, padding: Tensor) -> Tensor:
+        return self.head(self.layers(self.tokens(ids), src_key_padding_mask=padding))
+
+
 class Relative(nn.Module):
     """An attention with a bias for each distance, on a logarithmic scale from two on, as in T5."""
 
@@ -261,3 +268,15 @@ def test_random_modules_with_a_dynamic_batch_agree_at_other_batches(seed: int) -
 
 def test_most_random_modules_take_a_dynamic_batch() -> None:
     assert sum(map(refused_or_right, range(8))) >= 7
+
+
+def test_a_mask_of_padding_hides_something_but_not_all_in_the_checks() -> None:
+    model = Padded().eval()
+    inputs = {"ids": torch.ones(2, 12, dtype=torch.long), "padding": torch.zeros(2, 12, dtype=torch.bool)}
+    dynamic = {name: {0: "batch", 1: "length"} for name in inputs}
+    compiled = compile_model(model, inputs=inputs, dynamic=dynamic, passes=["clean"], outputs="torch")
+    assert compiled.torch is not None
+    ids, padding = torch.randint(0, 30, (3, 7)), torch.arange(7) >= torch.tensor([7, 4, 2])[:, None]
+    with torch.no_grad():
+        y, expected = compiled.torch.build()(ids, padding), model(ids, padding)
+    torch.testing.assert_close(y[~padding], expected[~padding], rtol=1e-4, atol=1e-5)

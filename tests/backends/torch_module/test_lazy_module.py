@@ -39,9 +39,11 @@ def graph(dtype: torch.dtype = torch.float32) -> Graph:
     return capture(Net().to(dtype).eval(), (IDS,)).graph
 
 
-@pytest.mark.parametrize("stored", [False, True])
-def test_it_computes_what_the_module_in_memory_computes(stored: bool) -> None:
-    taken = weight_only(graph(), WeightOnlyOptions()).graph if stored else graph()
+@pytest.mark.parametrize("stored", [None, {}, {"weights": "nf4"}, {"rounding": {"kind": "hqq"}}])
+def test_it_computes_what_the_module_in_memory_computes(stored: dict[str, object] | None) -> None:
+    taken = graph()
+    if stored is not None:
+        taken = weight_only(taken, WeightOnlyOptions.model_validate(stored)).graph
     artifact = emit(taken)
     alive: list[str] = []
     lazy = replace(
