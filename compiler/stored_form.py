@@ -55,7 +55,8 @@ class StoredForm:
         assert encoding is not None
         if value.name not in captured.params or not value.name.endswith(WEIGHT_SUFFIX):
             fact = "is not a tensor of the folder, but moved or computed from one"
-            yield self.problem(value, fact, keep_float(value))
+            advice = "name its layer in `layers` of weight_only, with `float32`, or write `outputs: torch`"
+            yield self.problem(value, fact, advice)
         if encoding.levels is not None or encoding.bits not in _BITS:
             what = "codes of a table" if encoding.levels is not None else f"{encoding.bits} bits"
             fact = f"has {what}; the convention takes {' and '.join(map(str, _BITS))}"

@@ -139,7 +139,8 @@ def as_json(value: Any) -> Any:  # any: whatever the user wrote
 
 def _identifier(value: str) -> str:
     if not value.isidentifier() or iskeyword(value):
-        raise fault("S207", f"{value!r} is no Python identifier", hint="write a name such as `tokens`")
+        what = "a keyword of Python" if iskeyword(value) else "no Python identifier"
+        raise fault("S207", f"{value!r} is {what}", hint="write a name such as `tokens`")
     return value
 
 
@@ -148,7 +149,11 @@ Identifier = Annotated[Name, AfterValidator(_identifier)]
 
 
 def _axis(value: Any) -> Any:  # any: whatever the user wrote, checked here
-    return int(value) if isinstance(value, str) and value.isdecimal() else value
+    if isinstance(value, str):
+        if not value.isdecimal():
+            raise fault("S207", f"{value!r} is no dimension", hint="count dimensions from 0")
+        return int(value)
+    return value
 
 
 Axis = Annotated[NonNegativeInt, BeforeValidator(_axis)]
