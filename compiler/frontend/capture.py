@@ -40,6 +40,7 @@ from .sources import location_of
 from .stand_ins import stand_in, storage_of
 
 _DATA_DEPENDENT = (GuardOnDataDependentSymNode, DataDependentOutputException, DynamicOutputShapeException)
+_FLOAT_INDICES = "argument #1 'indices' to have one of the following scalar types"
 _UNKNOWN_CLASS = re.compile(r"Found (<class .*>) in output")
 
 
@@ -199,7 +200,10 @@ def _failure(doing: str, model: nn.Module, error: BaseException) -> Problem:
         )
         return Problem("M207", place, f"the result holds a {unknown[1]}, which cannot be taken apart", advice)
     advice = "check that the module runs on the example inputs"
-    advice += "; if it does, this line cannot be traced" if doing == "tracing" else ""
+    if _FLOAT_INDICES in text:
+        advice = "indices are integers: give the input `dtype: int64`"
+    elif doing == "tracing":
+        advice += "; if it does, this line cannot be traced"
     return Problem("M200", place, f"{doing} raises {type(error).__name__}: {text}", advice)
 
 

@@ -323,6 +323,11 @@ def test_shapes_that_do_not_fit_are_refused_with_the_layer() -> None:
         capture(nn.Sequential(nn.Linear(3, 3), nn.Linear(4, 4)), (X[:, :3],))
 
 
+def test_an_embedding_of_floats_names_the_type_of_indices() -> None:
+    with pytest.raises(CaptureError, match=r"indices are integers: give the input `dtype: int64`.*M200"):
+        capture(nn.Embedding(4, 2), (torch.zeros(1, 3),))
+
+
 class Hidden(nn.Module):
     """Gives another result when it is not traced, every time the same."""
 
