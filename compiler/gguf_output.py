@@ -106,7 +106,7 @@ def _package() -> Any:  # Any: gguf is optional
 
 
 def _unlike_llama(config: Any) -> Iterator[Problem]:  # Any: a configuration of transformers
-    """What llama.cpp does not compute in this way."""
+    """Reasons why llama.cpp would compute something else."""
     advice = f"write `outputs: hf`, or a model of {', '.join(_ARCHITECTURES)}"
     if config.architectures[0] not in _ARCHITECTURES:
         fact = f"{config.architectures[0]} is not among the architectures that are written"

@@ -17,7 +17,7 @@ _SPLITS = {_WORDS % r"\p{N}{1,3}": "llama-bpe", _WORDS % r"\p{N}": "qwen2"}
 
 
 def tokenizer_notes(spec: Spec) -> list[str]:
-    """What to know about the tokenizer of the GGUF file that a spec asks for."""
+    """Notes for the report about the tokenizer of the GGUF file."""
     if spec.outputs.gguf is None or not isinstance(spec.model.source, FolderSource):
         return []
     folder = spec.model.source.path

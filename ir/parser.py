@@ -146,7 +146,7 @@ class _Parser:
         self._dimensions[name] = dimension.size
 
     def _size(self, text: str, at: int) -> int:
-        """The size that an expression `${...}` stands for."""
+        """Size of an expression `${...}`."""
         try:
             return _size_of(ast.parse(text[2:-1], mode="eval").body, self._dimensions)
         except (SyntaxError, ValueError, ZeroDivisionError):

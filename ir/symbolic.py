@@ -21,7 +21,7 @@ from .errors import ShapeError
 from .sizes import Dimension, Size, evaluated, largest, smallest
 
 Symbols = Mapping[sympy.Symbol, int]
-"""The size that each of the tracer's symbols stands for."""
+"""Sizes by the tracer's symbols."""
 
 NO_SYMBOLS: Symbols = MappingProxyType({})
 
@@ -101,7 +101,7 @@ def resized(tensor: torch.Tensor, axes: Mapping[int, int]) -> torch.Tensor:
 
 
 def size_of(given: Any, symbols: Symbols) -> int:  # any: an integer, or a symbolic one
-    """The size that a symbolic integer of torch stands for; ShapeError for one that no size expresses."""
+    """Size of a symbolic integer of torch; ShapeError for one that no size expresses."""
     return int(given) if isinstance(given, int) else _converted(given.node.expr, symbols)
 
 

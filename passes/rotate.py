@@ -245,7 +245,7 @@ def _rotated(graph: Graph, stream: _Stream, rotation: Tensor) -> Graph:
 
 @dataclass(frozen=True)
 class _Layers:
-    """What follows a norm without its weight: nothing, or `back` to the old basis, and `head` for rotated tables."""
+    """Matrices after a norm without its weight: none, or `back` to the old basis, and `head` for rotated tables."""
 
     back: Tensor | None = None
     head: Tensor | None = None

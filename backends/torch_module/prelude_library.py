@@ -1,6 +1,6 @@
 """Prelude of emitted modules with a C file; the source of these definitions is copied into the emitted file.
 
-The C file lies next to the emitted one and is compiled for the processor at its first use.
+The C file is stored next to the emitted one and is compiled for the processor at its first use.
 """
 
 import ctypes

@@ -367,7 +367,7 @@ def _difference_at(
     call: Mapping[str, int],
     captured: Captured,
 ) -> Problem | None:
-    """What is wrong with the graph at these sizes."""
+    """Problem of the graph at these sizes; None if it agrees with the module."""
     at = ", ".join(f"{name} = {size}" for name, size in call.items())
     advice = "limit the dimensions with `min` and `max`, or leave them out of `dynamic`"
     args, kwargs = sizes.resized(arguments, call)

@@ -142,7 +142,7 @@ def _argument_names(
 
 @dataclass(frozen=True)
 class TracedDimensions:
-    """Dimensions as the tracer found them, and the size that each of its symbols stands for."""
+    """Dimensions as the tracer found them, and the size of each of its symbols."""
 
     dimensions: Mapping[str, Dimension]
     symbols: Symbols

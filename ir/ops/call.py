@@ -1,8 +1,8 @@
 """The opaque operator: a call of a torch overload that has no operator of its own.
 
 `call` is the call as text, `aten.softmax.int(x0, -1)`: a torch overload, and in its arguments `x0`, `x1`, ... for
-the operands and `n0`, `n1`, ... for `sizes` that depend on dimensions. It is carried through every pass as it stands
-and computed by torch itself.
+the operands and `n0`, `n1`, ... for `sizes` that depend on dimensions. Every pass keeps it unchanged,
+and torch computes it.
 """
 
 from __future__ import annotations

@@ -3,10 +3,11 @@
     minimize  |f(x) - f_q(x)|^2 over the levels v and the log growth t of scales,   w = s exp(t) * clamp(round(v))
     v <- v - rate * sign(dv),   and t likewise
 
-for each block f of the network, on the values x that the blocks before it, already rounded, give. All other constants
-stay. A block lies between two places where one value joins the parts of the graph (`network_blocks`). Source: Cheng et
-al., Optimize weight rounding via signed gradient descent for the quantization of LLMs, 2023. With `optimizer: adamw` it
-is the layer-by-layer distillation of ZeroQuant (Yao et al., NeurIPS 2022).
+for each block f of the network, on the values x that the blocks before it, already rounded, give. All other
+constants stay. A block is the part between two places where one value joins the parts of the graph
+(`network_blocks`). Source: Cheng et al., Optimize weight rounding via signed gradient descent for the quantization
+of LLMs, 2023. With `optimizer: adamw` it is the layer-by-layer distillation of ZeroQuant (Yao et al., NeurIPS
+2022).
 """
 
 from __future__ import annotations
