@@ -9,11 +9,12 @@ from functools import cached_property, partial
 from ...ir import Graph
 from ...specs.outputs import COutput
 from ...specs.target import Target
+from ..repeated_heads import group_repeated_heads
 from .cost.predict import Prediction, predict_program
 from .plan.edges import StrippedEdges, strip_edges
 from .plan.memory import MemoryPlan, plan_memory
 from .plan.port_layouts import input_layouts, output_layouts
-from .plan.prepare import group_repeated_heads, join_equal_constants, renumber_flattened
+from .plan.prepare import join_equal_constants, renumber_flattened
 from .plan.program import Program
 from .plan.row_updates import replace_rows_by_index
 from .plan.schedule import schedule

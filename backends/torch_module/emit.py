@@ -13,6 +13,7 @@ from ...ir import Entry, Graph, LazyTensor, Params, UnsupportedError, Value, dec
 from ...ir.graph import check_graph
 from ...ir.tensor_files import INDEX_FILE, shards
 from ...specs.root_error import ArgumentError, expect, shown
+from ..repeated_heads import group_repeated_heads
 from .artifact import TorchArtifact
 from .eager import EagerStyle
 from .layout import Layout, plan_layout
@@ -58,7 +59,7 @@ def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     """
     check_graph(graph, "emit(graph, options)")
     expect(options, TorchOptions, "emit(graph, options)", "`TorchOptions`", 'for example TorchOptions("qdq")')
-    graph = decode_codebooks(graph)
+    graph = group_repeated_heads(decode_codebooks(graph))
     style = _style(graph, options.form)
     layout = plan_layout(graph, style, buffers=options.buffers)
     name = class_name(options.name)

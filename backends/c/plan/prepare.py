@@ -1,5 +1,4 @@
-"""Preparation of a graph before kernels are chosen: copies saved by renumbered weights and grouped heads, equal
-constants joined."""
+"""Preparation of a graph before kernels are chosen: copies saved by renumbered weights, equal constants joined."""
 
 from __future__ import annotations
 
@@ -9,9 +8,8 @@ import torch
 
 from ....ir import Graph, Node, Params, TensorType, Value, rewrite
 from ....ir.builder import Content, content
-from ....ir.ops.attention import Attention
 from ....ir.ops.linear import Linear
-from ....ir.ops.shape import Expand, Permute, Reshape
+from ....ir.ops.shape import Permute, Reshape
 
 _IMAGE_RANK = 4
 _IMAGE_OPERATORS = frozenset({"conv", "conv_transpose", "max_pool", "avg_pool", "adaptive_avg_pool"})
@@ -35,43 +33,6 @@ def renumber_flattened(graph: Graph) -> Graph:
         else:
             nodes += _reading_channels_last(node, image, params)
     return _without_dead_nodes(replace(graph, nodes=tuple(nodes), params=Params(params)))
-
-
-def group_repeated_heads(graph: Graph) -> Graph:
-    """Attention to keys and values whose heads are repeated reads each of them once.
-
-    attention(q, repeat(k), repeat(v))  ->  attention{grouped}(q, k, v)
-    """
-    nodes = tuple(_grouped(graph, node) for node in graph.nodes)
-    return graph if nodes == graph.nodes else _without_dead_nodes(replace(graph, nodes=nodes))
-
-
-def _grouped(graph: Graph, node: Node) -> Node:
-    if not isinstance(node.op, Attention) or node.op.grouped:
-        return node
-    keys, values = (_with_single_heads(graph, node.operand(name)) for name in ("k", "v"))
-    if keys is None or values is None or keys.type.shape[:-2] != values.type.shape[:-2]:
-        return node
-    if node.operand("q").type.shape[:-2] != node.operand("k").type.shape[:-2]:
-        return node
-    return replace(node.with_operands(k=keys, v=values), op=replace(node.op, grouped=True))
-
-
-def _with_single_heads(graph: Graph, value: Value) -> Value | None:
-    """The value [..., h, s, e] whose heads are repeated in [..., h * r, s, e]: unsqueezed, expanded, flattened."""
-    chain, at = [], value
-    for expected in (Reshape, Expand, Reshape):
-        node = graph.producers.get(at.name)
-        if node is None or not isinstance(node.op, expected):
-            return None
-        at = node.operand("x")
-        chain.append(at.type.shape)
-    repeated, single = chain[0], chain[1]
-    *lead, heads, steps, features = at.type.shape if at.type.rank > 2 else (0, 0, 0)
-    is_unsqueezed = single == (*lead, heads, 1, steps, features)
-    is_repeated = len(repeated) == len(single) and repeated == (*lead, heads, repeated[-3], steps, features)
-    is_flattened = value.type.shape == (*lead, heads * repeated[-3], steps, features)
-    return at if is_unsqueezed and is_repeated and is_flattened else None
 
 
 def join_equal_constants(graph: Graph) -> Graph:
