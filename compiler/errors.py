@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from ..backends.errors import Problem
 from ..specs.root_error import FxpressError, expect, message_of
 
-__all__ = ["Problem", "UserError", "first_line"]
+__all__ = ["NAMES_SHOWN", "Problem", "UserError", "counted", "first_line", "listed", "shortened"]
 
 
 class UserError(FxpressError):
@@ -21,6 +21,36 @@ class UserError(FxpressError):
         for problem in self.problems:
             expect(problem, Problem, f"{type(self).__name__}(problems)", "a `Problem` or several")
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+NAMES_SHOWN = 3
+_MOST_PER_CODE = 8
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names for a message: the first few, and how many more there are."""
+    more = len(names) - NAMES_SHOWN
+    return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def counted(names: Sequence[str]) -> str:
+    """One name, or how many tensors there are and the first few of their names."""
+    return names[0] if len(names) == 1 else f"{len(names)} tensors: {listed(names)}"
+
+
+def shortened(problems: Iterable[Problem]) -> list[Problem]:
+    """The first few of each code; the last of them says how many more there are."""
+    by_code: dict[str, list[Problem]] = {}
+    for problem in dict.fromkeys(problems):
+        by_code.setdefault(problem.code, []).append(problem)
+    shown = []
+    for code, group in by_code.items():
+        kept, more = group[:_MOST_PER_CODE], len(group) - _MOST_PER_CODE
+        if more > 0:
+            last = kept[-1]
+            kept[-1] = Problem(code, last.place, f"{last.message} (and {more} more like it)", last.hint)
+        shown += kept
+    return shown
 
 
 _TOO_LITTLE_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")

@@ -23,10 +23,10 @@ from ..ir.ops.linear import Linear
 from ..ir.tensor_files import shards
 from ..specs import FolderSource
 from ..specs.model_folder import CONFIG_FILE, read_config
-from .errors import Problem, UserError
+from .errors import UserError
 from .file_contents import Content
 from .session import Session
-from .stored_form import WEIGHT_SUFFIX, StoredForm, keep_float
+from .stored_form import KEEP_FLOAT, WEIGHT_SUFFIX, StoredForm, Unfit
 
 _FORM = StoredForm("B604", "outputs.hf")
 
@@ -38,7 +38,7 @@ def emit_folder(session: Session, graph: Graph) -> dict[str, Content]:
     stored = {value.name: value for value in graph.constants if value.type.is_quantized}
     problems = [
         *_FORM.foreign(session),
-        *(p for v in stored.values() for p in _unfit(session.captured, graph, v)),
+        *_FORM.problems(p for v in stored.values() for p in _unfit(session.captured, graph, v)),
     ]
     if problems:
         raise UserError(problems)
@@ -61,7 +61,7 @@ def _replaced(names: Mapping[str, object]) -> set[str]:
     return {name for name in names if name == CONFIG_FILE or name.endswith(".index.json")}
 
 
-def _unfit(captured: Graph, graph: Graph, value: Value) -> Iterator[Problem]:
+def _unfit(captured: Graph, graph: Graph, value: Value) -> Iterator[Unfit]:
     """Reasons why the convention cannot hold a stored weight."""
     yield from _FORM.unfit(captured, value)
     readers = [*graph.users[value.name]]
@@ -69,7 +69,7 @@ def _unfit(captured: Graph, graph: Graph, value: Value) -> Iterator[Problem]:
     casts = [r for node in real if isinstance(node.op, Cast) for r in graph.users.get(node.output.name, ())]
     layers = [node for node in real if not isinstance(node.op, Cast)] + casts
     if not layers or not all(isinstance(node.op, Linear) for node in layers) or value.type.rank != 2:
-        yield _FORM.problem(value, "is not the weight of linear layers alone", keep_float(value))
+        yield Unfit(value.name, "is not the weight of linear layers alone", KEEP_FLOAT)
 
 
 def _packed(graph: Graph, value: Value) -> dict[str, Entry]:

@@ -32,7 +32,7 @@ from .file_contents import Content, Pieces
 from .gguf_tokenizer import add_tokenizer
 from .model_folder import completed_config
 from .session import Session
-from .stored_form import StoredForm, keep_float
+from .stored_form import KEEP_FLOAT, StoredForm, Unfit
 
 FILE = "model.gguf"
 _FORM = StoredForm("B605", "outputs.gguf")
@@ -68,7 +68,7 @@ def emit_gguf(session: Session, graph: Graph) -> dict[str, Content]:
     architecture = _ARCHITECTURES[config.architectures[0]]
     names = package.get_tensor_name_map(package.MODEL_ARCH[architecture], config.num_hidden_layers)
     stored = {value.name: value for value in graph.constants if value.type.is_quantized}
-    problems += [p for value in stored.values() for p in _unfit(session.captured, value)]
+    unfit = [reason for value in stored.values() for reason in _unfit(session.captured, value)]
     tensors = list[_Stored]()
     for name, entry in session.captured.params.entries.items():
         if not isinstance(entry, LazyTensor):  # made by capture, not of the folder
@@ -76,19 +76,19 @@ def emit_gguf(session: Session, graph: Graph) -> dict[str, Content]:
         renamed = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if renamed is None:
             fact = f"{package.MODEL_ARCH_NAMES[package.MODEL_ARCH[architecture]]} has no such tensor in GGUF"
-            problems.append(Problem(_FORM.code, f"{_FORM.place}, {name}", fact, "write `outputs: hf`"))
+            unfit.append(Unfit(name, fact, "write `outputs: hf`"))
         elif entry.dtype not in _FLOATS:
             fact = f"has elements of {str(entry.dtype).removeprefix('torch.')}"
-            problems.append(Problem(_FORM.code, f"{_FORM.place}, {name}", fact, "set `model.dtype: float32`"))
-        elif not problems:
+            unfit.append(Unfit(name, fact, "set `model.dtype: float32`"))
+        elif not unfit:
             order = _rotary_order(name, entry.shape[0], config) if architecture == _LLAMA else None
             value = stored.get(name)
             if value is None:
                 tensors.append(_plain(renamed, entry, order))
             else:
                 tensors.append(_packed(renamed, graph, value, order))
-    if problems:
-        raise UserError(problems)
+    if unfit:
+        raise UserError(_FORM.problems(unfit))
     if config.rope_parameters["rope_type"] == "llama3":
         factors = _frequency_factors(config)
         lazy = LazyTensor(tuple(factors.shape), factors.dtype, factors.clone)
@@ -124,24 +124,23 @@ def _unlike_llama(config: Any) -> Iterator[Problem]:  # Any: a configuration of 
         yield Problem(_FORM.code, _FORM.place, f"{fact}, of all numbers of a head", "write `outputs: hf`")
 
 
-def _unfit(captured: Graph, value: Value) -> Iterator[Problem]:
+def _unfit(captured: Graph, value: Value) -> Iterator[Unfit]:
     """Reasons why blocks cannot hold a stored weight exactly."""
     yield from _FORM.unfit(captured, value)
     encoding = value.type.quantization
     assert encoding is not None
     if value.type.rank != 2 or encoding.axis != 0:
-        yield _FORM.problem(value, "is not a matrix with scales for parts of its rows", keep_float(value))
+        yield Unfit(value.name, "is not a matrix with scales for parts of its rows", KEEP_FLOAT)
         return
     group = encoding.group_size or value.type.shape[1]
     if group % _BLOCK:
         fact = f"has a scale for each {group} weights; a block has {_BLOCK}"
-        yield _FORM.problem(value, fact, f"use `group_size: {_BLOCK}`, or {keep_float(value)}")
+        yield Unfit(value.name, fact, f"use `group_size: {_BLOCK}`, or {KEEP_FLOAT}")
     scale = encoding.scale.tensor(torch.float32)
     if not torch.equal(scale.half().float(), scale):
         fact = "has scales that are no numbers of float16"
-        yield _FORM.problem(
-            value, fact, f"use `scales: float16`; where its range is too narrow, {keep_float(value)}"
-        )
+        advice = f"use `scales: float16`; where its range is too narrow, {KEEP_FLOAT}"
+        yield Unfit(value.name, fact, advice)
 
 
 def _packed(name: str, graph: Graph, value: Value, order: Tensor | None) -> _Stored:

@@ -32,7 +32,7 @@ from ..specs.errors import near_miss, nearest
 from ..specs.root_error import expect
 from ..specs.section import is_file, why_no_file
 from .arguments import plain
-from .errors import Problem, UserError, first_line, shorten
+from .errors import Problem, UserError, counted, first_line, listed, shorten, shortened
 from .frontend.sources import user_line
 from .isolation import USER_CODE_RAISES
 
@@ -127,19 +127,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
     _refuse_prefix(tensors.keys(), own.keys(), path)
     optional = {name for name in own if name.endswith("num_batches_tracked")}
     optional |= {name for names in ties if not tensors.keys().isdisjoint(names) for name in names}
-    problems = [
-        Problem("M112", str(path), f"lacks {name}", f"the model has it with shape {tuple(own[name].shape)}")
-        for name in own.keys() - tensors.keys() - optional
-    ]
-    problems += [
-        Problem(
-            "M113",
-            str(path),
-            f"unexpected key {name} (not in the model)",
-            "check that the file belongs to this model",
-        )
-        for name in tensors.keys() - own.keys()
-    ]
+    problems, advice = list[Problem](), "check that the file belongs to this model"
+    if lacking := sorted(own.keys() - tensors.keys() - optional):
+        shape = f"the model has {lacking[0]} with shape {tuple(own[lacking[0]].shape)}"
+        problems.append(Problem("M112", str(path), f"lacks {counted(lacking)}", shape))
+    if unexpected := sorted(tensors.keys() - own.keys()):
+        fact = f"unexpected key{'s' * (len(unexpected) > 1)} {listed(unexpected)} (not in the model)"
+        problems.append(Problem("M113", str(path), fact, advice))
     problems += [
         Problem(
             "M114",
@@ -165,7 +159,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
         if not torch.equal(tensors[first], tensors[other])
     ]
     if problems:
-        raise UserError(sorted(problems, key=lambda problem: (problem.code, problem.message)))
+        raise UserError(shortened(sorted(problems, key=lambda problem: (problem.code, problem.message))))
     model.load_state_dict(tensors, strict=False)
 
 
@@ -236,7 +230,9 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     odd = [(name, _oddity(tensor)) for name, tensor in loaded.items() if _oddity(tensor)]
     if odd:
         advice = "store dense tensors: .to_dense(), .dequantize(), or load before saving"
-        raise UserError([Problem("M116", str(path), f"{name} is {what}", advice) for name, what in odd])
+        raise UserError(
+            shortened(Problem("M116", str(path), f"{name} is {what}", advice) for name, what in odd)
+        )
     for name, tensor in loaded.items():
         stored = tensor.untyped_storage().nbytes()
         if tensor.numel() * tensor.element_size() > stored:

@@ -20,18 +20,19 @@ from torch import Tensor, nn
 
 from ..ir import Entry, IRError, Params, open_tensors
 from ..ir.quiet import quiet
+from ..ir.tensor_files import INDEX_FILE
 from ..specs import FolderSource
 from ..specs.model_folder import CONFIG_FILE, read_config
-from .errors import Problem, UserError, first_line
+from .checkpoint_tensors import CheckpointTensor, checkpoint_tensors
+from .errors import Problem, UserError, counted, first_line, listed, shortened
 from .isolation import USER_CODE_RAISES
 
 _EXTRA = "pip install 'fxpress[hf]'"
-_SHOWN = 3
+_SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 _LEFT_OUT = (
     "tensors are read from the folder one at a time: model and trace are not compared, noise is measured on one call "
     "and changes against it are not tried, and graph.safetensors is not written"
 )
-_EARLIER_NAMES = (("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias"))
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,9 @@ def _architecture(
 def _tensors(source: FolderSource) -> Params:
     """The folder's tensors, unread; UserError for files that are missing or damaged."""
     advice = "copy the folder again; all shards that its index names are needed"
+    if missing := _missing_shards(source):
+        fact = f"there is no {INDEX_FILE}, and of {missing[0]} shards {missing[1]} is missing"
+        raise _problem("M134", str(source), fact, advice)
     try:
         return open_tensors(source.weights)
     except FileNotFoundError as err:
@@ -120,6 +124,17 @@ def _tensors(source: FolderSource) -> Params:
         raise _problem("M134", str(source), str(err), advice) from err
     except (IRError, SafetensorError, OSError, ValueError) as err:
         raise _problem("M134", str(source), first_line(err), advice) from err
+
+
+def _missing_shards(source: FolderSource) -> tuple[int, str] | None:
+    """The number of shards and the first that is missing, by their names; None where there is another weights file."""
+    shards = [] if source.weights != source.path else [*source.path.glob("*.safetensors")]
+    named = next((match for path in shards if (match := _SHARD.fullmatch(path.name))), None)
+    if named is None:
+        return None
+    count, present = int(named["count"]), {path.name for path in shards}
+    names = (f"{named['stem']}-{i + 1:05d}-of-{count:05d}.safetensors" for i in range(count))
+    return next(((count, name) for name in names if name not in present), None)
 
 
 def _stored_dtype(config: Mapping[str, Any], stored: Params) -> torch.dtype:  # Any: as in the file
@@ -156,58 +171,41 @@ def _built(architecture: type[nn.Module], source: FolderSource, dtype: torch.dty
 
 def _bound(model: nn.Module, stored: Params, place: str) -> tuple[Params, tuple[str, ...]]:
     """Entries for the parameters of a model, which are moved to the meta device, and for persistent buffers."""
-    entries, state = stored.entries, model.state_dict(keep_vars=True)
-    keys = _keys(model, entries, state)
+    state = model.state_dict(keep_vars=True)
+    made, problems = checkpoint_tensors(model, state, stored, place)
     ties = dict[int, list[str]]()
     for name, tensor in state.items():
         ties.setdefault(id(tensor), []).append(name)
-    found, problems, casts = dict[str, Entry](), list[Problem](), dict[str, int]()
+    found, lacking, casts = dict[str, Entry](), list[str](), dict[str, int]()
     for names in ties.values():
         tensor = state[names[0]]
-        own = [name for name in names if name in keys]
+        own = [name for name in names if name in made]
         if not own:
-            if isinstance(tensor, nn.Parameter):
-                fact = f"lacks {names[0]}"
-                problems.append(Problem("M112", place, fact, "check that `architectures` fits the files"))
+            lacking += [names[0]] if isinstance(tensor, nn.Parameter) else []
             continue
-        entry = entries[keys[own[0]]]
+        entry = made[own[0]].entry
         problems += _unfit(own[0], entry, tensor, place)
-        problems += _different(keys[own[0]], [keys[name] for name in own[1:]], stored, place)
+        problems += _different([made[name] for name in own], place)
         if entry.dtype is not tensor.dtype:
             text = f"{_plain(entry.dtype)} as {_plain(tensor.dtype)}"
             casts[text] = casts.get(text, 0) + 1
         found[names[0]] = entry
+    if lacking:
+        advice = "check that `architectures` fits the files"
+        problems.append(Problem("M112", place, f"lacks {counted(lacking)}", advice))
     if problems:
-        raise UserError(problems)
+        raise UserError(shortened(problems))
     _to_meta(model, {id(state[name]) for name in found})
     notes = [
         f"{count} tensor{'s' * (count > 1)} of the folder are read from {text}"
         for text, count in casts.items()
     ]
-    unused = sorted(entries.keys() - set(keys.values()))
+    used = {source for tensor in made.values() for source in tensor.sources}
     ignored = [p for p in (getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())]
-    unused = [name for name in unused if not any(re.search(pattern, name) for pattern in ignored)]
+    unused = [n for n in sorted(stored.keys() - used) if not any(re.search(p, n) for p in ignored)]
     if unused:
-        rest = f" and {len(unused) - _SHOWN} more" if len(unused) > _SHOWN else ""
-        notes.append(
-            f"tensors of the folder that the model does not have: {', '.join(unused[:_SHOWN])}{rest}"
-        )
+        notes.append(f"tensors of the folder that the model does not have: {listed(unused)}")
     return Params(found), tuple(notes)
-
-
-def _keys(model: nn.Module, entries: Mapping[str, Entry], state: Mapping[str, Tensor]) -> dict[str, str]:
-    """The stored name of each tensor of the model: its own, one without or with the prefix of the base model, or an
-    earlier name of norms.
-    """
-    prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    found = {}
-    for name in state:
-        wished = [name, name.removeprefix(prefix), f"{prefix}{name}"]
-        wished += [w.replace(new, old) for w in wished for old, new in _EARLIER_NAMES if new in w]
-        stored = next((w for w in wished if w in entries), None)
-        if stored is not None:
-            found[name] = stored
-    return found
 
 
 def _unfit(name: str, entry: Entry, tensor: Tensor, place: str) -> Iterator[Problem]:
@@ -219,11 +217,13 @@ def _unfit(name: str, entry: Entry, tensor: Tensor, place: str) -> Iterator[Prob
         yield Problem("M135", place, fact, "name the folder of the model before quantization")
 
 
-def _different(name: str, others: list[str], stored: Params, place: str) -> Iterator[Problem]:
-    """Tied tensors that are stored twice, with other elements."""
-    for other in others:
-        if other != name and not torch.equal(stored[name], stored[other]):
-            fact = f"{name} and {other} differ; the model has one tensor for both"
+def _different(tensors: list[CheckpointTensor], place: str) -> Iterator[Problem]:
+    """Tied tensors that are stored more than once, with other elements."""
+    names = [", ".join(tensor.sources) for tensor in tensors]
+    entries = [Params({"": tensor.entry}) for tensor in tensors]
+    for name, entry in zip(names[1:], entries[1:], strict=True):
+        if name != names[0] and not torch.equal(entries[0][""], entry[""]):
+            fact = f"{names[0]} and {name} differ; the model has one tensor for both"
             yield Problem("M118", place, fact, "set `tie_word_embeddings` to false in config.json")
 
 

@@ -6,18 +6,31 @@ model, so that no pass may have changed these.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..ir import Graph, Value
 from ..specs import FolderSource
 from ..specs.options import CleanOptions, WeightOnlyOptions
-from .errors import Problem
+from .errors import NAMES_SHOWN, Problem, counted
 from .session import Session
 
 WEIGHT_SUFFIX = ".weight"
 _BITS = (4, 8)
 _ROUNDINGS = ("nearest", "gptq")
+
+
+KEEP_FLOAT = "keep it as it is: `layers: {layers}`"
+"""Advice to store a weight as it is; `{layers}` is the entry of its layer."""
+
+
+@dataclass(frozen=True)
+class Unfit:
+    """A reason why a form cannot hold a tensor, and what to do; in it, `{layers}` stands for `{name: float32}`."""
+
+    name: str
+    fact: str
+    advice: str
 
 
 @dataclass(frozen=True)
@@ -27,9 +40,19 @@ class StoredForm:
     code: str
     place: str
 
-    def problem(self, value: Value, fact: str, advice: str) -> Problem:
-        """A problem of one tensor."""
-        return Problem(self.code, f"{self.place}, {value.name}", fact, advice)
+    def problems(self, unfit: Iterable[Unfit]) -> list[Problem]:
+        """One problem for each fact, with the tensors of which it is true."""
+        groups = dict[tuple[str, str], list[str]]()
+        for one in unfit:
+            groups.setdefault((one.fact, one.advice), []).append(one.name)
+        found = []
+        for (fact, advice), names in groups.items():
+            layers = ", ".join(f"{name.removesuffix(WEIGHT_SUFFIX)}: float32" for name in names[:NAMES_SHOWN])
+            entries = f"{{{layers}{', ...' if len(names) > NAMES_SHOWN else ''}}}"
+            said = fact if len(names) == 1 else f"each {fact}"
+            place = f"{self.place}, {counted(names)}"
+            found.append(Problem(self.code, place, said, advice.replace("{layers}", entries)))
+        return found
 
     def foreign(self, session: Session) -> Iterator[Problem]:
         """Sources without a folder, and passes after which other tensors than stored weights have changed."""
@@ -49,22 +72,17 @@ class StoredForm:
                 advice = "leave it out, or write `outputs: torch`"
                 yield Problem(self.code, place, f"{self.place}: {fact}", advice)
 
-    def unfit(self, captured: Graph, value: Value) -> Iterator[Problem]:
+    def unfit(self, captured: Graph, value: Value) -> Iterator[Unfit]:
         """Reasons why no such file can hold a stored weight."""
         encoding = value.type.quantization
         assert encoding is not None
         if value.name not in captured.params or not value.name.endswith(WEIGHT_SUFFIX):
             fact = "is not a tensor of the folder, but moved or computed from one"
             advice = "name its layer in `layers` of weight_only, with `float32`, or write `outputs: torch`"
-            yield self.problem(value, fact, advice)
+            yield Unfit(value.name, fact, advice)
         if encoding.levels is not None or encoding.bits not in _BITS:
             what = "codes of a table" if encoding.levels is not None else f"{encoding.bits} bits"
             fact = f"has {what}; the convention takes {' and '.join(map(str, _BITS))}"
-            yield self.problem(value, fact, "use int4 or int8")
+            yield Unfit(value.name, fact, "use int4 or int8")
         if not encoding.is_symmetric:
-            yield self.problem(value, "has zero points", f"use rounding {' or '.join(_ROUNDINGS)}")
-
-
-def keep_float(value: Value) -> str:
-    """Advice to store a weight as it is."""
-    return f"keep it as it is: `layers: {{{value.name.removesuffix(WEIGHT_SUFFIX)}: float32}}`"
+            yield Unfit(value.name, "has zero points", f"use rounding {' or '.join(_ROUNDINGS)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from torch._ops import HigherOrderOperator, OpOverload
 
 from ...ir import DType, ShapeError
-from ..errors import Problem
+from ..errors import Problem, shortened
 from .sources import source_of
 from .traced_call import tensors_of
 
@@ -20,13 +20,12 @@ INLINED = {"wrap_with_set_grad_enabled", "wrap_with_autocast", "tag_activation_c
 
 _TRAINED_NORMS = {_aten.batch_norm.default: "training", _aten.instance_norm.default: "use_input_stats"}
 _TRAINING_FLAGS = ("train", "training")
-_MOST_PER_CODE = 8
 
 
 def refusals(program: fx.GraphModule) -> list[Problem]:
     """All that cannot be captured, each with the user's line; programs inside programs included."""
     found = [problem for node in _nodes(program) for problem in _problems(node)]
-    return _shortened(found)
+    return shortened(found)
 
 
 def problem_at(node: fx.Node, code: str, fact: str, advice: str) -> Problem:
@@ -146,18 +145,3 @@ def _argument(node: fx.Node, name: str) -> Any:  # Any: the schema's own type, w
 
 def _name(node: fx.Node) -> str:
     return str(node.target).removesuffix(".default")
-
-
-def _shortened(problems: Iterable[Problem]) -> list[Problem]:
-    """The first few of each code; the last of them says how many more there are."""
-    by_code: dict[str, list[Problem]] = {}
-    for problem in dict.fromkeys(problems):
-        by_code.setdefault(problem.code, []).append(problem)
-    shown = []
-    for code, group in by_code.items():
-        kept, more = group[:_MOST_PER_CODE], len(group) - _MOST_PER_CODE
-        if more > 0:
-            last = kept[-1]
-            kept[-1] = Problem(code, last.place, f"{last.message} (and {more} more like it)", last.hint)
-        shown += kept
-    return shown

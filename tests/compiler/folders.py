@@ -39,10 +39,15 @@ def save_folder(
     *,
     dtype: torch.dtype = torch.float32,
     shard: str = "100KB",
+    config: Any = None,  # Any: transformers is untyped
     **changes: object,
 ) -> nn.Module:
-    """Write a model of random weights, none of them as initialised, and return it in evaluation mode."""
-    config = type(CONFIGS[architecture]).from_dict({**CONFIGS[architecture].to_dict(), **changes})
+    """Write a model of random weights, none of them as initialised, and return it in evaluation mode.
+
+    `config` is by default the architecture's own above.
+    """
+    config = config or CONFIGS[architecture]
+    config = type(config).from_dict({**config.to_dict(), **changes})
     torch.manual_seed(0)
     model = getattr(transformers, architecture)(config)
     for parameter in model.parameters():

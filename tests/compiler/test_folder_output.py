@@ -82,7 +82,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"options": ""},
         r"embed_tokens.weight: is not the weight of linear layers alone.*embed_tokens: fl",
     ),
-    "3 bits": ({"weights": "int3"}, r"q_proj.weight: has 3 bits; the convention takes 4 and 8.*B604"),
+    "3 bits": (
+        {"weights": "int3"},
+        r"outputs.hf, 15 tensors: .*q_proj.weight, .* and 12 more: each has 3 bits; the convention .*B604\]$",
+    ),
     "zero points": ({"options": f"{KEPT}    rounding: hqq\n"}, r"rounding hqq changes other tensors.*B604"),
     "other pass": (
         {"options": f"{KEPT}  - pass: fuse\n"},

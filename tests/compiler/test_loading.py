@@ -219,7 +219,7 @@ OWN = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
             r"begins with 'net\.fc\.'; the names of the model do not.*M113",
         ),
         ({"module.weight": OWN["weight"]}, r"begins with 'module\.'"),
-        ({"module.weight": OWN["weight"], "other": OWN["bias"]}, r"key module\.weight.*key other.*M113"),
+        ({"module.weight": OWN["weight"], "other": OWN["bias"]}, r"keys module\.weight, other \(not.*M113"),
         (
             {"epoch": 3, "state_dict": OWN},
             r"no.* mapping of names to tensors; save what it holds under 'state_dict'",

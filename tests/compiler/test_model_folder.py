@@ -151,6 +151,11 @@ def _drop_shard(folder: Path) -> None:
     next(iter(sorted(folder.glob("*.safetensors")))).unlink()
 
 
+def _drop_index_and_shard(folder: Path) -> None:
+    (folder / "model.safetensors.index.json").unlink()
+    max(folder.glob("*.safetensors")).unlink()
+
+
 def _misplace(folder: Path) -> None:
     index = folder / "model.safetensors.index.json"
     content = json.loads(index.read_text())
@@ -181,9 +186,21 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "quantized": (edit(lambda c: c.update(quantization_config={"quant_method": "gptq"})), r"\(gptq\).*M133"),
     "no shard": (_drop_shard, r"there is no file .*00001-of-.*M134"),
+    "no index": (
+        _drop_index_and_shard,
+        r"there is no model.safetensors.index.json, and of 3 shards model-00003-of-00003.safetensors is missing.*M134",
+    ),
     "misplaced": (_misplace, "does not hold absent.weight, which the index file places there.*M134"),
     "pickles": (_only_pickles, "convert pytorch_model.bin.*M134"),
     "lacks": (rewrite(lambda t: t.pop(NORM)), f"lacks {NORM}.*M112"),
+    "lacks many": (
+        rewrite(lambda t: [t.pop(name) for name in list(t) if "q_proj" in name or "mlp" in name]),
+        r"^[^\n]*lacks 8 tensors: model.layers.0.self_attn.q_proj.weight, .* and 5 more; .*M112\]$",
+    ),
+    "shapes": (
+        rewrite(lambda t: t.update({name: torch.ones(3, 3) for name in t if "proj" in name})),
+        r"^([^\n]*M114\]\n){7}.*and 6 more like it.*M114\]$",
+    ),
     "shape": (rewrite(lambda t: t.update({NORM: torch.ones(3)})), rf"{NORM} is \(3,\); the model has.*M114"),
     "integers": (
         rewrite(lambda t: t.update({NORM: torch.ones(64, dtype=torch.int8)})),
