@@ -22,6 +22,7 @@ from .crash import write_reproducer
 from .errors import Problem, UserError, first_line, is_out_of_memory, shorten
 from .table import text_table
 
+_DIGITS = 18  # of numbers in arguments, which torch's integers hold
 OK, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -186,29 +187,7 @@ def _parser() -> argparse.ArgumentParser:
         "--class-axis", type=_axis, metavar="N", help="class dimension of the first output"
     )
 
-    run = _command(commands, "run", "run a compiled network on data", _with_torch("run"))
-    run.add_argument("directory", type=Path, metavar="DIR", help="an output directory of `fxpress compile`")
-    run.add_argument(
-        "--on",
-        default="host",
-        metavar="WHERE",
-        help="host, torch, integer, or a target whose core can be simulated: a name, or a file",
-    )
-    run.add_argument("--data", type=Path, required=True, metavar="X.npz", help="samples")
-    run.add_argument(
-        "--input", action="append", default=[], metavar="NAME=ARRAY", help="array of a model input"
-    )
-    run.add_argument("--labels", type=_name, metavar="ARRAY", help="array of labels")
-    run.add_argument(
-        "--metric",
-        type=_name,
-        metavar="METRIC",
-        help="top1, mse or file.py:function of the output and the labels (default with labels: top1)",
-    )
-    run.add_argument("--output", type=_name, metavar="NAME", help="output to measure (default: the first)")
-    run.add_argument("--class-axis", type=_axis, metavar="N", help="class dimension of the output")
-    run.add_argument("--samples", type=_count, metavar="N", help="use the first N samples only")
-    run.add_argument("--save", type=Path, metavar="Y.npz", help="write the outputs")
+    _run_arguments(commands)
 
     explain = _command(
         commands, "explain", "explain an error code, a setting of a spec, or a layer of an output", _explain
@@ -233,11 +212,80 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _run_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = _command(
+        commands, "run", "run a compiled network on data, or generate text with it", _with_torch("run")
+    )
+    run.add_argument("directory", type=Path, metavar="DIR", help="an output directory of `fxpress compile`")
+    run.add_argument(
+        "--on",
+        metavar="WHERE",
+        help="host, torch, integer, or a target whose core can be simulated: a name, or a file (default: host; torch "
+        "for text)",
+    )
+    given = run.add_mutually_exclusive_group(required=True)
+    given.add_argument("--data", type=Path, metavar="X.npz", help="samples")
+    given.add_argument("--prompt", metavar="TEXT", help="text that a language model with caches continues")
+    given.add_argument(
+        "--prompt-ids", type=_ids, metavar="N,N", help="the same as token ids, without a tokenizer"
+    )
+    given.add_argument(
+        "--perplexity", type=Path, metavar="X.txt", help="text on which a language model is measured"
+    )
+    run.add_argument(
+        "--tokens", type=_count, metavar="N", help="generate at most N tokens (default: 64), or measure on N"
+    )
+    run.add_argument(
+        "--temperature", type=_temperature, metavar="T", help="sample with it (default: 0, the best token)"
+    )
+    run.add_argument("--seed", type=_seed, metavar="N", help="random seed of sampling (default: 0)")
+    run.add_argument(
+        "--input", action="append", default=[], metavar="NAME=ARRAY", help="array of a model input"
+    )
+    run.add_argument("--labels", type=_name, metavar="ARRAY", help="array of labels")
+    run.add_argument(
+        "--metric",
+        type=_name,
+        metavar="METRIC",
+        help="top1, mse or file.py:function of the output and the labels (default with labels: top1)",
+    )
+    run.add_argument("--output", type=_name, metavar="NAME", help="output to measure (default: the first)")
+    run.add_argument("--class-axis", type=_axis, metavar="N", help="class dimension of the output")
+    run.add_argument("--samples", type=_count, metavar="N", help="use the first N samples only")
+    run.add_argument("--save", type=Path, metavar="Y.npz", help="write the outputs")
+
+
 def _count(text: str) -> int:
     """A count of at least one, as an argument."""
     if not text.isdecimal() or not int(text[:18]):
         raise argparse.ArgumentTypeError(f"{shorten(text)!r} is not a whole number of at least 1")
     return int(text[:18])
+
+
+def _ids(text: str) -> list[int]:
+    """Token ids, as an argument."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and len(word) < _DIGITS for word in words):
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is not a list of token ids such as 1,15,27")
+    return list(map(int, words))
+
+
+def _seed(text: str) -> int:
+    """A random seed, as an argument."""
+    if not text.isdecimal() or len(text) >= _DIGITS:
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is not a whole number from 0")
+    return int(text)
+
+
+def _temperature(text: str) -> float:
+    """A temperature of sampling, as an argument."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is not a number from 0")
+    return value
 
 
 def _axis(text: str) -> int:

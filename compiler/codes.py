@@ -166,6 +166,11 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "a tensor of a model folder has integer elements where the model has floats, or the other way round",
         "Name the folder of the model before quantization.",
     ),
+    "M136": ErrorCode(
+        "the model of a folder cannot have the caches that `model.cache` asks for",
+        "Lower `length` to the positions of the model, or leave `cache` out: it is for causal language models of "
+        "transformers that work with static caches (`StaticCache`).",
+    ),
     "M200": ErrorCode(
         "tracing or running the module raises an error",
         "Run the module on the example inputs. If it runs, the line in the message cannot be traced by `torch.export`: "
@@ -493,6 +498,26 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Run it with `--on torch`, or load the emitted module. To run the graph itself, load the weights in a class of "
         "your own and name that in `model.source`.",
     ),
+    "R418": ErrorCode(
+        "text is asked for, and the network cannot generate any",
+        "Compile the folder of a causal language model with `model.cache`, and with `torch` under `outputs`. With a "
+        "fixed block of tokens it takes one token per call.",
+    ),
+    "R419": ErrorCode(
+        "a text does not fit a language model: it is empty, longer than the caches, or has unknown tokens",
+        "Give a text of at least one token, at most as many as `model.cache.length`, and the tokenizer of the model.",
+    ),
+    "R420": ErrorCode(
+        "the output directory has no tokenizer, or it cannot be read",
+        "Give token ids with `--prompt-ids`, or compile a folder with tokenizer.json. The package tokenizers belongs "
+        "to the extra: `pip install 'fxpress[hf]'`.",
+    ),
+    "R421": ErrorCode(
+        "options of `fxpress run DIR` do not belong together",
+        "Leave one out: `--tokens`, `--temperature` and `--seed` are for `--prompt` and `--prompt-ids`, `--tokens` "
+        "also for `--perplexity`; all others are for `--data`.",
+    ),
+    "R422": ErrorCode("a text file cannot be read", "Name a file in UTF-8."),
     "T501": ErrorCode(
         "a compiler or a simulator is missing or fails",
         "Install the tool that the message names; the simulator comes with `pip install 'fxpress[sim]'`. Check the "

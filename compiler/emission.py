@@ -25,6 +25,7 @@ from .folder_output import emit_folder
 from .gguf_output import emit_gguf
 from .interface import INTERFACE_FILE, Interface, Port, make_port
 from .loading import example_input
+from .model_caches import generation_of, tokenizer_files
 from .self_check import check_module
 from .session import Session
 
@@ -116,6 +117,8 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
                 states=spec.model.state,
             )
         files |= {f"{name}/{file}": content for file, content in artifact.files.items()}
+    if spec.model.cache is not None and session.is_folder:
+        files |= tokenizer_files(spec)
     interface = _interface(spec, graph, target, c, torch_module)
     files[INTERFACE_FILE] = (interface.model_dump_json(indent=2) + "\n").encode()
     return Artifacts(c, torch_module, Files(files))
@@ -196,6 +199,7 @@ def _interface(
         inputs=tuple(ports[:count]),
         outputs=tuple(ports[count:]),
         state=spec.model.state,
+        generation=generation_of(spec),
     )
 
 

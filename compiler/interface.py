@@ -95,6 +95,15 @@ class Port(BaseModel):
         return stored if self._encoding is None else self._encoding.reals(stored)
 
 
+class Generation(BaseModel):
+    """How a language model with caches generates text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    length: int = Field(description="positions in each cache")
+    stop_tokens: tuple[int, ...] = Field(default=(), description="ids of tokens that end a text")
+
+
 class Interface(BaseModel):
     """Inputs and outputs of a compiled network."""
 
@@ -119,6 +128,10 @@ class Interface(BaseModel):
     outputs: tuple[Port, ...]
     state: Mapping[str, str] = Field(
         default={}, description="inputs that take what an output gave at the call before, with its name"
+    )
+
+    generation: Generation | None = Field(
+        default=None, description="of a language model with caches; null for other networks"
     )
 
     @property

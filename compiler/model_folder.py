@@ -27,7 +27,7 @@ from .checkpoint_tensors import CheckpointTensor, checkpoint_tensors
 from .errors import Problem, UserError, counted, first_line, listed, shortened
 from .isolation import USER_CODE_RAISES
 
-_EXTRA = "pip install 'fxpress[hf]'"
+EXTRA = "pip install 'fxpress[hf]'"
 _SHARD = re.compile(r"(?P<stem>.+)-\d{5}-of-(?P<count>\d{5})\.safetensors")
 _LEFT_OUT = (
     "tensors are read from the folder one at a time: model and trace are not compared, noise is measured on one call "
@@ -36,15 +36,15 @@ _LEFT_OUT = (
 
 
 @dataclass(frozen=True)
-class FolderModel:
-    """A network whose parameters are on the meta device, and their elements by the names of its state dict."""
+class LoadedModel:
+    """A network, and the elements of its parameters on the meta device by the names of its state dict."""
 
     module: nn.Module
     params: Params
     notes: tuple[str, ...] = ()
 
 
-def load_folder(source: FolderSource, *, dtype: torch.dtype | None = None) -> FolderModel:
+def load_folder(source: FolderSource, *, dtype: torch.dtype | None = None) -> LoadedModel:
     """The network of a folder in evaluation mode, computing in `dtype`, by default that of config.json.
 
     UserError if transformers is not installed, if the folder lacks a file or a tensor, or if its network is defined by
@@ -58,7 +58,7 @@ def load_folder(source: FolderSource, *, dtype: torch.dtype | None = None) -> Fo
     params, notes = _bound(model, stored, place)
     if config.get("auto_map"):
         notes = (*notes, f"code of the folder is not run: {architecture.__name__} of transformers computes")
-    return FolderModel(model, params, (*notes, _LEFT_OUT))
+    return LoadedModel(model, params, (*notes, _LEFT_OUT))
 
 
 def _config(source: FolderSource) -> Mapping[str, Any]:  # Any: whatever the file holds
@@ -81,7 +81,7 @@ def _transformers(place: str) -> ModuleType:
         importlib.import_module("transformers.initialization")
     except ImportError as err:
         fact = f"needs transformers 5 or later: {first_line(err)}"
-        raise _problem("M131", place, fact, _EXTRA) from err
+        raise _problem("M131", place, fact, EXTRA) from err
     return found
 
 

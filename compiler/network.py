@@ -19,6 +19,7 @@ from .errors import Problem, UserError
 from .execution import Execution, c_sources, execute, load_graph, load_torch_module, read_interface
 from .interface import Interface
 from .report import Report
+from .text_generation import TextModel
 
 Data = SampleArrays | str | Path | Samples
 
@@ -56,6 +57,11 @@ class CompiledNetwork:
     def c_sources(self) -> list[Path]:
         """The emitted C sources, without the self-test; UserError when the spec asked for no C."""
         return c_sources(self.directory, self.interface, str(self))
+
+    @property
+    def text_model(self) -> TextModel:
+        """The emitted torch module of a language model with caches, to generate text; UserError for other networks."""
+        return TextModel(self.module, self.interface, self.directory, str(self))
 
     def run(self, data: Data, *, on: str | Path = "host", progress: Progress = silent) -> Execution:
         """Run every sample on `host`, `torch`, `integer`, a target or a target file; the outputs in their order."""

@@ -45,7 +45,8 @@ from .gguf_tokenizer import tokenizer_notes
 from .isolation import USER_CODE_RAISES
 from .loading import check_weights, example_input, find_source, load_source, load_weights
 from .metric import find_metric
-from .model_folder import load_folder
+from .model_caches import add_caches, prompt_notes, with_caches
+from .model_folder import LoadedModel, load_folder
 from .operators import load_operators
 from .session import Session, Stage
 from .target_cost import SAMPLES, TargetCost
@@ -72,20 +73,15 @@ def open_session(
     """
     expect(spec, (str, Path, Loaded), "open_session(spec)", "the path of a spec, or what `load_spec` gives")
     loaded = spec.with_overrides(overrides) if isinstance(spec, Loaded) else load_spec(spec, overrides)
-    described, folder, place = loaded.spec.model, loaded.path.parent, str(loaded.spec.model.source)
+    folder, place = loaded.path.parent, str(loaded.spec.model.source)
     _find_passes(loaded)
     load_operators()
     given, params, notes = model is not None, Params(), list[str]()
-    if model is None and isinstance(described.source, FolderSource):
+    if model is None:
         with time_limit(limit_seconds, place, "making the model"):
-            found = load_folder(described.source, dtype=described.dtype and getattr(torch, described.dtype))
-        model, params, notes = found.module, found.params, [*found.notes, *tokenizer_notes(loaded.spec)]
-    elif model is None:
-        assert not isinstance(described.source, FolderSource)
-        with time_limit(limit_seconds, place, "making the model"):
-            model = load_source(described.source, described.args, folder=folder)
-        if described.weights is not None:
-            load_weights(model, described.weights)
+            loaded, made = _loaded_model(loaded)
+        model, params, notes = made.module, made.params, [*made.notes]
+    described = loaded.spec.model
     if isinstance(model, Graph):
         call = Binding(tuple(v.name for v in model.inputs))
     else:
@@ -139,6 +135,22 @@ def open_session(
         given,
         tuple(notes),
         frozenset(graph.params.keys() - trainable),
+    )
+
+
+def _loaded_model(loaded: Loaded) -> tuple[Loaded, LoadedModel]:
+    """The model that the spec names, and the spec with the caches of a language model among inputs and outputs."""
+    described = loaded.spec.model
+    if not isinstance(described.source, FolderSource):
+        model = load_source(described.source, described.args, folder=loaded.path.parent)
+        if described.weights is not None:
+            load_weights(model, described.weights)
+        return loaded, LoadedModel(model, Params())
+    found = load_folder(described.source, dtype=described.dtype and getattr(torch, described.dtype))
+    if described.cache is not None:
+        loaded = with_caches(loaded, add_caches(found.module, described.source, described.cache))
+    return loaded, replace(
+        found, notes=(*found.notes, *tokenizer_notes(loaded.spec), *prompt_notes(loaded.spec))
     )
 
 
@@ -317,6 +329,7 @@ def _samples(
     exclude: Sequence[int] = (),
 ) -> Samples:
     model, transforms = spec.model, spec.data.transform
+    fed = [name for name in names if name in model.fed]
     columns = [
         Column(
             dataset.array(name),
@@ -326,10 +339,10 @@ def _samples(
             model.state.get(name),
             model.inputs[name].dynamic,
         )
-        for name in names
+        for name in fed
     ]
     samples = read_samples(origin, columns, labels=dataset.labels, limit=limit)
-    values = [Value(name, _type(model.inputs[name])) for name in names]
+    values = [Value(name, _type(model.inputs[name])) for name in fed]
     count = len(samples) // samples.steps if samples.states else len(samples)
     beyond = [position for position in exclude if position >= count]
     if beyond:
@@ -342,7 +355,18 @@ def _samples(
     if not samples.calls(values):
         fact = f"{len(samples)} samples are fewer than the {own_batch(values, samples)} that the model takes at once"
         raise UserError(Problem("D105", str(origin), fact, "give more, or compile for a smaller batch"))
-    return samples
+    return samples if len(fed) == len(names) else _from_start(spec, names, samples)
+
+
+def _from_start(spec: Spec, names: Sequence[str], samples: Samples) -> Samples:
+    """The samples with zeros, which take no memory, for the inputs that data do not have: empty caches."""
+    fed = dict(zip((name for name in names if name in spec.model.fed), samples.inputs, strict=True))
+    types = {name: _type(spec.model.inputs[name]) for name in names if name not in fed}
+    empty = {
+        name: torch.zeros((), dtype=t.dtype.torch).expand(len(samples), *t.shape) for name, t in types.items()
+    }
+    axes = tuple(0 if name in fed else None for name in names)
+    return replace(samples, inputs=tuple({**fed, **empty}[name] for name in names), axes=axes)
 
 
 def _examples(spec: Spec, names: Sequence[str], samples: Samples | None) -> tuple[Tensor, ...]:

@@ -59,6 +59,7 @@ def make_report(
         resources=(
             *(_resources(c, session.target) if c else ()),
             *(_module_resources(artifacts.torch, session.captured) if artifacts.torch else ()),
+            *_cache_resources(session, compiled),
         ),
         measurements=_measurements(session, compiled),
         layers=_layers(compiled, c, _snr(session, stages) if findings is None else findings.snr_db),
@@ -125,6 +126,16 @@ def _module_resources(module: TorchArtifact, captured: Graph) -> tuple[Resource,
     before = captured.params.bytes
     basis = f"exact, tensors of the torch module; {before:,} B as captured"
     return (Resource(name="weights", used=module.tensors.bytes, available=None, unit="B", basis=basis),)
+
+
+def _cache_resources(session: Session, graph: Graph) -> tuple[Resource, ...]:
+    """Memory of the caches of a language model, which the caller of the network holds."""
+    options, names = session.spec.model.cache, session.spec.model.state
+    if options is None or not names:
+        return ()
+    found = [value.type.storage_bytes for value in graph.inputs if value.name in names]
+    basis = f"exact, {len(found)} tensors of {options.length:,} positions"
+    return (Resource(name="caches", used=sum(found), available=None, unit="B", basis=basis),)
 
 
 def _instructions_basis(target: Target) -> str:

@@ -48,7 +48,7 @@ def check_files(spec: Spec, root: Node) -> list[Problem]:
     found = [*_source(spec.model.source, ("model", "source")), *_weights(spec)]
     for key, dataset in (("calibration", spec.data.calibration), ("evaluation", spec.data.evaluation)):
         if dataset is not None:
-            found += _dataset(("data", key), dataset, list(spec.model.inputs))
+            found += _dataset(("data", key), dataset, list(spec.model.fed))
     for index, options in enumerate(spec.passes):
         found += _option_files(options, ("passes", index))
     return _located(found, root)

@@ -57,7 +57,8 @@ def _outputs(spec: Spec, target: Target) -> Iterator[_Fault]:
         if target.isa != "host" and not step.fits_microcontrollers:
             fact = f"{step.name} has a C form for computers alone, and the target is {target.name}"
             yield "S307", ("passes", index), fact, "set `target: {name: host}`, or use `quantize`"
-    if spec.outputs.c and spec.outputs.c.states == "in_place" and not spec.model.state:
+    has_states = bool(spec.model.state) or spec.model.cache is not None
+    if spec.outputs.c and spec.outputs.c.states == "in_place" and not has_states:
         hint = "declare the states under `model.state`, or leave `states` out"
         yield "S307", ("outputs", "c", "states"), "the model has no states", hint
     io = spec.outputs.c.io if spec.outputs.c else "auto"

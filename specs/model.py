@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from .model_folder import PREFIX, FolderSource, default_inputs
+from .model_folder import POSITION, PREFIX, TOKEN_IDS, TOKENS, FolderSource, cached_inputs, default_inputs
 from .section import FilePath, Name, Positive, Section, fault, resolve, shown_path
 
 Dtype: TypeAlias = Literal[
@@ -220,6 +220,16 @@ class Sizes(Section):
         return self
 
 
+class Cache(Section):
+    """Caches of the keys and values of earlier tokens, with which a causal language model generates text."""
+
+    length: int = Field(
+        ge=2,
+        lt=2**31,
+        description="Number of positions in each cache: the tokens of prompt and generated text together.",
+    )
+
+
 class Model(Section):
     """The network: its source, weights and inputs."""
 
@@ -252,6 +262,13 @@ class Model(Section):
         description="Inputs that take an output of the previous call. Both have the same encoding, and samples are "
         "the steps of sequences.",
         examples=[{"h": "h_out"}],
+    )
+    cache: Cache | None = Field(
+        default=None,
+        description="For a folder with a causal language model: keys and values of earlier tokens are states. Inputs "
+        "are then `input_ids`, of which each call takes a block of any length, `position`, that of its first token, "
+        "and two caches for each layer, `keys_0`, `values_0`, ..., which are outputs, too. Default: without caches.",
+        examples=[{"length": 512}],
     )
     dtype: Literal["float32", "float64"] | None = Field(
         default=None,
@@ -297,10 +314,14 @@ class Model(Section):
     @classmethod
     def _inputs_of_folder(cls, values: Any) -> Any:  # any: whatever the user wrote, checked after
         source = values.get("source") if isinstance(values, Mapping) else None
-        if not isinstance(source, str) or not source.startswith(PREFIX) or "inputs" in values:
+        if not isinstance(source, str) or not source.startswith(PREFIX):
             return values
-        inputs = default_inputs(resolve(source.removeprefix(PREFIX), folder_of=source))
-        return {**values, "inputs": inputs} if inputs else values
+        folder, given = resolve(source.removeprefix(PREFIX), folder_of=source), values.get("inputs")
+        length = values["cache"].get("length") if isinstance(values.get("cache"), Mapping) else None
+        if isinstance(length, int) and length > 1:
+            return {**values, **_cached(folder, length, given, values.get("dimensions"))}
+        inputs = default_inputs(folder)
+        return {"inputs": inputs, **values} if inputs else values
 
     @model_validator(mode="after")
     def _folder_has_weights(self) -> Self:
@@ -309,6 +330,35 @@ class Model(Section):
                 hint = "leave it out, or name a class of your own in `source`"
                 raise fault("S205", f"`{name}` does not apply to a folder, which has its own", hint=hint)
         return self
+
+    @model_validator(mode="after")
+    def _cache_fits(self) -> Self:
+        if self.cache is None:
+            return self
+        if not isinstance(self.source, FolderSource):
+            hint = "name the caches under `inputs` and `state`, as examples/language_model/step.yaml does"
+            raise fault("S205", "`cache` applies to a folder, `source: hf:PATH`", hint=hint)
+        for name in ("outputs", "state"):
+            if getattr(self, name):
+                raise fault(
+                    "S205", f"`{name}` does not apply with `cache`, which names them", hint="leave it out"
+                )
+        others = [name for name in self.inputs if name not in (TOKEN_IDS, POSITION)]
+        if others or TOKEN_IDS not in self.inputs:
+            hint = f"name {TOKEN_IDS} alone, or leave `inputs` out"
+            raise fault("S205", f"inputs: with `cache` they are {TOKEN_IDS} and {POSITION}", hint=hint)
+        shape = self.inputs[TOKEN_IDS].shape
+        if len(shape) != 2 or shape[0] != 1 or shape[1] > self.cache.length:
+            fact = f"inputs: {TOKEN_IDS} has the shape {list(shape)}, and `cache` holds {self.cache.length} positions"
+            raise fault(
+                "S205", fact, hint="write [1, tokens], with tokens up to `length`: caches are of one sequence"
+            )
+        return self
+
+    @property
+    def fed(self) -> tuple[str, ...]:
+        """The inputs that samples have: with `cache` only token ids, since each sample starts with empty caches."""
+        return (TOKEN_IDS,) if self.cache is not None else tuple(self.inputs)
 
     @model_validator(mode="after")
     def _states_are_inputs(self) -> Self:
@@ -323,3 +373,14 @@ class Model(Section):
                 "S205", "state: every input is a state", hint="a model takes at least one input that is not"
             )
         return self
+
+
+def _cached(
+    folder: Path, length: int, given: Any, dimensions: Any
+) -> dict[str, Any]:  # any: what the user wrote
+    """Inputs of a model with caches, and the sizes of a block of tokens; the user's where there are any."""
+    made = cached_inputs(folder, length)
+    if given is None:
+        sizes = {"dimensions": {TOKENS: {"min": 1, "max": length}}} if dimensions is None else {}
+        return {"inputs": made, **sizes}
+    return {"inputs": {POSITION: made[POSITION], **given} if isinstance(given, Mapping) else given}

@@ -8,11 +8,17 @@ from typing import Any
 
 CONFIG_FILE = "config.json"
 PREFIX = "hf:"
-TOKENS = 128
+TOKEN_IDS, POSITION = "input_ids", "position"
+"""Inputs of a model with caches: the ids of a block of tokens, and the position of the first of them."""
+TOKENS = "tokens"
+"""The dimension of such a block."""
+_LENGTH = 128
 """Length of the sequences of token ids where the spec names no inputs; shorter for a model of fewer positions."""
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
 _WEIGHTS = ("model.safetensors.index.json", "model.safetensors")
-_TOKENIZER = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt")
+TOKENIZER_FILE = "tokenizer.json"
+GENERATION_FILE = "generation_config.json"
+_TOKENIZER = (TOKENIZER_FILE, "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt")
 
 
 @dataclass(frozen=True)
@@ -39,7 +45,7 @@ class FolderSource:
         """The files that a compilation reads: configuration, weights, tokenizer; those that exist."""
         if not self.path.is_dir():
             return ()
-        named = (CONFIG_FILE, *_WEIGHTS, *_TOKENIZER)
+        named = (CONFIG_FILE, GENERATION_FILE, *_WEIGHTS, *_TOKENIZER)
         found = {path for name in named if (path := self.path / name).is_file()}
         return tuple(sorted(found | set(self.path.glob("*.safetensors"))))
 
@@ -57,13 +63,29 @@ def default_inputs(folder: Path) -> dict[str, dict[str, object]]:
 
     A folder that cannot be read has those of a decoder; what is wrong with it is reported elsewhere.
     """
-    try:
-        config = read_config(folder)
-    except (OSError, ValueError):
-        config = {"vocab_size": 0}
+    config = _config_or_empty(folder)
     if not isinstance(config.get("vocab_size"), int):
         return {}
-    limits = [config[name] for name in _POSITIONS if isinstance(config.get(name), int)]
-    ids = {"shape": (1, min([TOKENS, *limits])), "dtype": "int64"}
-    names = ("input_ids", "decoder_input_ids") if config.get("is_encoder_decoder") else ("input_ids",)
+    ids = {"shape": (1, _tokens(config)), "dtype": "int64"}
+    names = (TOKEN_IDS, "decoder_input_ids") if config.get("is_encoder_decoder") else (TOKEN_IDS,)
     return {name: dict(ids) for name in names}
+
+
+def cached_inputs(folder: Path, length: int) -> dict[str, dict[str, object]]:
+    """Inputs of a model with caches of `length` positions, without the caches themselves, as a spec has them."""
+    tokens = min(_tokens(_config_or_empty(folder)), length - 1)
+    ids: dict[str, object] = {"shape": (1, tokens), "dtype": "int64", "dynamic": {1: TOKENS}}
+    return {TOKEN_IDS: ids, POSITION: {"shape": (1,), "dtype": "int64", "batch": None}}
+
+
+def _config_or_empty(folder: Path) -> Mapping[str, Any]:  # Any: as in the file
+    try:
+        return read_config(folder)
+    except (OSError, ValueError):
+        return {"vocab_size": 0}
+
+
+def _tokens(config: Mapping[str, Any]) -> int:  # Any: as in the file
+    """Length of the example: 128 tokens, or the fewer positions that the model has."""
+    limits = (config.get(name) for name in _POSITIONS)
+    return min([_LENGTH, *(limit for limit in limits if isinstance(limit, int))])

@@ -31,6 +31,50 @@ CONFIGS: dict[str, Any] = {  # Any: transformers is untyped
         d_model=64, d_ff=96, d_kv=16, num_layers=1, num_heads=4, vocab_size=96, n_positions=16
     ),
 }
+GROUPED = {
+    **SIZES,
+    "num_key_value_heads": 2,
+    "vocab_size": 96,
+    "max_position_embeddings": 64,
+    "pad_token_id": 0,
+}
+NAMED = {"vocab_size": 96, "bos_token_id": 1, "eos_token_id": 2}
+DECODERS: dict[str, Any] = {  # Any: as above; windows are shorter than the texts of tests
+    "LlamaForCausalLM": transformers.LlamaConfig(**GROUPED),
+    "MistralForCausalLM": transformers.MistralConfig(**GROUPED, sliding_window=6),
+    "Qwen2ForCausalLM": transformers.Qwen2Config(
+        **GROUPED, use_sliding_window=True, sliding_window=6, max_window_layers=1, tie_word_embeddings=True
+    ),
+    "Gemma3ForCausalLM": transformers.Gemma3TextConfig(
+        **GROUPED, head_dim=16, sliding_window=6, layer_types=["sliding_attention", "full_attention"]
+    ),
+    "GPT2LMHeadModel": transformers.GPT2Config(n_embd=64, n_layer=2, n_head=4, n_positions=64, **NAMED),
+    "GPTNeoXForCausalLM": transformers.GPTNeoXConfig(**SIZES, **NAMED, max_position_embeddings=64),
+    "OPTForCausalLM": transformers.OPTConfig(
+        hidden_size=64,
+        ffn_dim=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        word_embed_proj_dim=64,
+        max_position_embeddings=64,
+        **NAMED,
+    ),
+    "PhiForCausalLM": transformers.PhiConfig(**GROUPED),
+    "BloomForCausalLM": transformers.BloomConfig(hidden_size=64, n_layer=2, n_head=4, **NAMED),
+    "GPTNeoForCausalLM": transformers.GPTNeoConfig(
+        hidden_size=64,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=6,
+        max_position_embeddings=64,
+        **NAMED,
+    ),
+    "MambaForCausalLM": transformers.MambaConfig(
+        vocab_size=96, hidden_size=32, state_size=8, num_hidden_layers=2
+    ),
+}
+"""Models that generate text; the last two cannot have static caches."""
 
 
 def save_folder(

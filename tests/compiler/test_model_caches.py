@@ -1,0 +1,148 @@
+"""Causal language models of folders with caches: what they compute block by block, and models that are refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from folders import DECODERS, save_folder
+from torch import Tensor
+
+from fxpress.compiler import UserError, compile_model
+from fxpress.compiler.pipeline import open_session
+from fxpress.ir import Graph, run
+from fxpress.specs import SpecError, load_spec
+
+WITHOUT = ("GPTNeoForCausalLM", "MambaForCausalLM")
+BLOCKS = (7, 1, 1, 12, 1, 3)
+LENGTH = 32
+
+
+def write_spec(
+    folder: Path, *, cache: str = f"{{length: {LENGTH}}}", rest: str = "", outputs: str = "torch: {}"
+) -> Path:
+    path = folder / "spec.yaml"
+    path.write_text(
+        f"fxpress: 1\nmodel:\n  source: hf:net\n  cache: {cache}\n{rest}\noutputs: {{{outputs}}}\n"
+    )
+    return path
+
+
+def text(count: int) -> Tensor:
+    return torch.randint(3, 90, (1, count), generator=torch.Generator().manual_seed(1))
+
+
+def in_blocks(graph: Graph, ids: Tensor, blocks: tuple[int, ...]) -> Tensor:
+    """Logits of the graph for a text that is given in blocks."""
+    assert [value.name for value in graph.inputs[:2]] == ["input_ids", "position"]
+    caches = [torch.zeros(v.type.shape, dtype=v.type.dtype.torch) for v in graph.inputs[2:]]
+    found, position = [], 0
+    for count in blocks:
+        logits, *caches = run(graph, [ids[:, position : position + count], torch.tensor([position]), *caches])
+        found.append(logits)
+        position += count
+    return torch.cat(found, 1)
+
+
+@pytest.mark.parametrize("architecture", sorted(DECODERS.keys() - WITHOUT))
+def test_a_text_in_blocks_has_the_logits_of_the_whole(tmp_path: Path, architecture: str) -> None:
+    model = save_folder(tmp_path / "net", architecture, config=DECODERS[architecture])
+    graph = open_session(write_spec(tmp_path)).captured
+    assert list(graph.dimensions) == ["tokens"] and graph.dimensions["tokens"].high == LENGTH
+    ids = text(sum(BLOCKS))
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits
+        found = in_blocks(graph, ids, BLOCKS)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "words"),
+    [
+        ("GPTNeoForCausalLM", "GPTNeoForCausalLM of transformers does not work with static caches"),
+        ("MambaForCausalLM", "MambaForCausalLM of transformers does not work with static caches"),
+        ("BertForSequenceClassification", "is no causal language model"),
+        ("T5ForConditionalGeneration", "is an encoder-decoder"),
+    ],
+)
+def test_a_model_without_static_caches_is_refused_by_name(
+    tmp_path: Path, architecture: str, words: str
+) -> None:
+    save_folder(tmp_path / "net", architecture, config=DECODERS.get(architecture))
+    with pytest.raises(UserError, match=rf"{words}.*leave `cache` out.*M136"):
+        open_session(write_spec(tmp_path))
+
+
+def test_more_positions_than_the_model_has_are_refused(tmp_path: Path) -> None:
+    save_folder(tmp_path / "net", "GPT2LMHeadModel", config=DECODERS["GPT2LMHeadModel"])
+    with pytest.raises(UserError, match=r"`cache.length` is 65, and the model has 64 positions.*M136"):
+        open_session(write_spec(tmp_path, cache="{length: 65}"))
+
+
+WRONG = {
+    "a class": ("length: 8", "source: net.py:Net\n  inputs: {x: {shape: [1, 3]}}", "applies to a folder"),
+    "states": ("length: 8", "state: {keys_0: keys_0}", "`state` does not apply with `cache`"),
+    "outputs": ("length: 8", "outputs: [logits]", "`outputs` does not apply with `cache`"),
+    "other inputs": (
+        "length: 8",
+        "inputs: {attention_mask: {shape: [1, 8]}}",
+        "with `cache` they are input_ids and position",
+    ),
+    "a batch": (
+        "length: 8",
+        "inputs: {input_ids: {shape: [2, 4], dtype: int64}}",
+        "caches are of one sequence",
+    ),
+    "no room": (
+        "length: 8",
+        "inputs: {input_ids: {shape: [1, 9], dtype: int64}}",
+        "`cache` holds 8 positions",
+    ),
+    "one position": ("length: 1", "", "greater than or equal to 2|must be"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_spec_that_cannot_have_caches_is_refused(tmp_path: Path, name: str) -> None:
+    cache, rest, words = WRONG[name]
+    path = write_spec(tmp_path, cache=f"{{{cache}}}", rest=f"  {rest}" if rest else "")
+    if "source" in rest:
+        path.write_text(path.read_text().replace("  source: hf:net\n", ""))
+    with pytest.raises(SpecError) as raised:
+        load_spec(path)
+    assert re.search(words, str(raised.value)), raised.value
+
+
+def test_samples_begin_with_empty_caches(tmp_path: Path) -> None:
+    save_folder(tmp_path / "net", "LlamaForCausalLM", config=DECODERS["LlamaForCausalLM"])
+    (tmp_path / "data.py").write_text(
+        "import numpy as np\ndef calibration():\n"
+        "    return {'input_ids': np.random.default_rng(0).integers(3, 90, (4, 16))}\n"
+    )
+    data = "data: {calibration: {source: data.py:calibration}}\npasses:\n  - {pass: clean}\n"
+    data += "  - {pass: weight_only, weights: int4, rounding: gptq}\n"
+    session = open_session(write_spec(tmp_path, rest=data))
+    assert session.calibration is not None
+    first = session.calibration.call(session.captured.inputs, 0)
+    assert first[0].shape == (1, 16) and not any(bool(x.any()) for x in first[1:])
+    assert session.spec.model.state["keys_1"] == "keys_1"
+    compiled = compile_model(tmp_path / "spec.yaml")
+    assert any(bool(v.type.is_quantized) for v in compiled.graph.constants)
+
+
+def test_a_step_of_one_token_runs_as_c(tmp_path: Path) -> None:
+    model = save_folder(tmp_path / "net", "LlamaForCausalLM", config=DECODERS["LlamaForCausalLM"])
+    rest = "  inputs: {input_ids: {shape: [1, 1], dtype: int64}}"
+    compiled = compile_model(
+        write_spec(tmp_path, rest=rest, outputs="c: {name: step, states: in_place}, torch: {}")
+    )
+    ids = text(6)
+    steps = {"input_ids": ids.numpy().reshape(6, 1, 1), "position": np.arange(6).reshape(6, 1)}
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits[0]
+    for on in ("host", "torch"):
+        found = compiled.run(steps, on=on).outputs[0].reshape(expected.shape)
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
