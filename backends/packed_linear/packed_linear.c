@@ -348,21 +348,33 @@ static struct tokens lay_out(const struct packed_linear *w, int64_t tokens, uint
     return x;
 }
 
+static int32_t blocks_of(const struct packed_linear *w) { return (w->rows + ROWS - 1) / ROWS; }
+
 int64_t packed_linear_scratch(const struct packed_linear *w, int64_t tokens, int is_float) {
     int64_t groups = w->columns / w->group, padded = (w->group + STEP - 1) / STEP * STEP;
     return tokens * (4 + 4 * groups + groups * padded * (is_float ? 4 : 1));
 }
 
 void packed_linear(const struct packed_linear *w, const float *x, int64_t tokens, int is_float, float *y, uint8_t *scratch, int threads) {
+    packed_linear_joined(w, 1, x, tokens, is_float, &y, scratch, threads);
+}
+
+void packed_linear_joined(const struct packed_linear *w, int count, const float *x, int64_t tokens, int is_float, float *const *y, uint8_t *scratch, int threads) {
     struct tokens laid = lay_out(w, tokens, scratch);
     block_function *of_block = block_functions[is_float != 0][w->bits];
-    int32_t blocks = (w->rows + ROWS - 1) / ROWS;
+    int32_t blocks = 0;
+    for (int i = 0; i < count; i++) blocks += blocks_of(w + i);
     for (int64_t t = 0; t < tokens; t++) (is_float ? copy_token : round_token)(w, &laid, t, x + t * w->columns);
     (void)threads;
 #ifdef _OPENMP
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
 #endif
-    for (int32_t block = 0; block < blocks; block++) of_block(w, &laid, block, tokens, y);
+    for (int32_t index = 0; index < blocks; index++) {
+        int32_t block = index;
+        int i = 0;
+        for (; block >= blocks_of(w + i); i++) block -= blocks_of(w + i);
+        of_block(w + i, &laid, block, tokens, y[i]);
+    }
 }
 
 /* ---- the definition ----------------------------------------------------------------------------------------------- */

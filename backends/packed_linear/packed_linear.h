@@ -19,6 +19,10 @@ int64_t packed_linear_scratch(const struct packed_linear *w, int64_t tokens, int
  * (`is_float`). With OpenMP at most `threads` threads. */
 void packed_linear(const struct packed_linear *w, const float *x, int64_t tokens, int is_float, float *y, uint8_t *scratch, int threads);
 
+/* The products of one x with `count` weights that differ in codes, scales and rows only, each to its own y. Activations
+ * are rounded once, and the bits are those of a call for each weight. */
+void packed_linear_joined(const struct packed_linear *w, int count, const float *x, int64_t tokens, int is_float, float *const *y, uint8_t *scratch, int threads);
+
 /* The reals of a row: y [columns]. */
 void packed_linear_row(const struct packed_linear *w, int64_t row, float *y);
 

@@ -38,6 +38,7 @@ class _Writer:
         self._integer_weights = layout.integer_weights
         self._buffers = {path: layout.names.tensor(path) for path in style.buffers}
         self._variables = _Variables(graph, forbidden)
+        self._held = self._held_values()
         self._device = ""
 
     def write(self) -> tuple[list[str], list[str]]:
@@ -49,6 +50,9 @@ class _Writer:
             if entered != argument:
                 lines.append(f"{argument} = {entered}")
         for index, node in enumerate(self._graph.nodes):
+            name = node.outputs[0].name
+            if name in self._held or self._style.groups.get(name, (node,))[0] != node:
+                continue
             *before, last = self._statements(index, node)
             target, _, expression = last.partition(" = ")
             lines += [*before, *([last + self._remark(index, node)] if target != expression else [])]
@@ -60,16 +64,28 @@ class _Writer:
         variable = self._variable(value)
         return variable if self._graph.is_constant(value) else self._style.leave(value, variable)
 
+    def _held_values(self) -> dict[str, str]:
+        """Submodules that are values, or that a value is cast from, by the name of the value; read where it is used."""
+        held: dict[str, str] = {}
+        for index, node in enumerate(self._graph.nodes):
+            layer, name = self._layout.layers.get(index), node.outputs[0].name
+            read = [held.get(value.name) for value in node.operands]
+            if layer is not None and layer.kind.is_held:
+                held[name] = self._layout.names.expression(layer.path)
+            elif len(read) == 1 and read[0] and self._style.whole(node, read, self._buffers) == read[0]:
+                held[name] = read[0]
+        return held
+
     def _statements(self, index: int, node: Node) -> list[str]:
-        operands = [None if value is None else self._variable(value) for value in node.inputs]
+        group = self._style.groups.get(node.outputs[0].name, (node,))
+        inputs = [value for member in group for value in member.inputs]
+        operands = [None if value is None else self._variable(value) for value in inputs]
         lines: list[str] = []
         whole = self._style.whole(node, operands, self._buffers)
         layer = self._layout.layers.get(index)
         function = function_name(node)
         if whole is not None:
             expressions: tuple[str, ...] = (whole,)
-        elif layer is not None and layer.kind.is_held:
-            expressions = (self._layout.names.expression(layer.path),)
         elif layer is not None and layer.kind.is_whole:
             expressions = (self._whole_call(node.op, layer, operands),)
         elif layer is not None:
@@ -91,7 +107,7 @@ class _Writer:
             )
             if len(expressions) == len(node.outputs) and not raw:
                 expressions = tuple(map(self._style.store, node.outputs, expressions))
-        targets = self._variables.assign(node)
+        targets = [name for member in group for name in self._variables.assign(member)]
         return [*lines, f"{', '.join(targets)} = {', '.join(expressions)}"]
 
     def _read(self, node: Node, operands: Sequence[str | None]) -> list[str | None]:
@@ -106,6 +122,8 @@ class _Writer:
         return f"{self._layout.names.expression(layer.path)}({taken})"
 
     def _variable(self, value: Value) -> str:
+        if value.name in self._held:
+            return self._held[value.name]
         if not self._graph.is_constant(value):
             return self._variables[value]
         if value.name in self._integer_weights:

@@ -6,6 +6,7 @@ where these fit, else the weight is dequantized at each call.
 """
 
 import ctypes
+from collections.abc import Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -46,92 +47,78 @@ class PackedWeight(nn.Module):
         blocks, groups, steps = -(-prod(shape[:-1]) // 16), shape[-1] // group_size, -(-group_size // 16)
         self.register_buffer("codes", torch.zeros(blocks, groups, steps * 32 * bits, dtype=torch.uint8))
         self.register_buffer("scale", torch.ones(blocks, groups, 16, dtype=dtype))
-        self.matrix: PackedMatrix | None = None
+        self.matrices: ctypes.Array[PackedMatrix] | None = None  # this, and those that are multiplied with it
+        self.matrices_of: list[tuple[int, torch.dtype]] = []
+        self.token_bytes = [4 + groups * (4 + steps * 16 * size) for size in (4, 1)]  # scratch: floats, int8
         self.packed: tuple[Tensor, ...] = ()
         self.packed_from: tuple[int, ...] = ()
 
     def linear(self, x: Tensor, bias: Tensor | None = None, *, rounded: bool = False) -> Tensor:
         """x @ weight^T + bias; `rounded`: x is rounded to int8 with a scale for each row (token) before."""
-        if x.shape[-1] != self.shape[-1]:
-            raise RuntimeError(f"an input of {x.shape[-1]} columns for a weight of {self.shape[-1]}")
-        y = None
-        if not self.is_traced() and not (x.requires_grad and torch.is_grad_enabled()):
-            rows = x.reshape(-1, x.shape[-1])
-            is_here = x.device.type == self.codes.device.type == "cpu" and x.dtype != torch.float64
-            y = self.product(rows.to(torch.float32), rounded) if is_here else None
-        if y is None:
-            x = fake_quantize_per_token(x) if rounded else x
-            return nn.functional.linear(x, self.reals(x.dtype), bias)
-        y = y.to(x.dtype).reshape(*x.shape[:-1], y.shape[-1])
-        return y if bias is None else y + bias
+        return joined_linear(x, (self,), (bias,), rounded=rounded)[0]
 
-    def is_traced(self) -> bool:
-        """True where a tracer is to see torch operators."""
-        return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-
-    def product(self, x: Tensor, rounded: bool) -> Tensor | None:
-        """x [tokens, columns] @ weight^T by the kernel, or by torch without a compiler; None where neither fits."""
-        kernel, types = packed_linear_library(), (torch.float32, torch.float16, torch.bfloat16)
+    def products(
+        self, x: Tensor, weights: Sequence["PackedWeight"], rounded: bool
+    ) -> Sequence[Tensor] | None:
+        """Products of x [..., columns] with weights of one form, this being the first; None where nothing fits."""
+        kernel = packed_linear_library()
         if kernel is None:
-            return self.torch_product(x, rounded)
-        if self.scale.dtype not in types:
-            return None
-        if not (self.codes.is_contiguous() and self.scale.is_contiguous()):
-            self.codes, self.scale = self.codes.contiguous(), self.scale.contiguous()
-        matrix, tokens, rows = self.matrix, len(x), self.shape[0]
-        if matrix is None or (matrix.codes, matrix.scales) != (self.codes.data_ptr(), self.scale.data_ptr()):
-            self.matrix = matrix = PackedMatrix(
-                self.codes.data_ptr(),
-                self.scale.data_ptr(),
-                rows,
-                self.shape[1],
-                self.group_size,
-                self.bits,
-                types.index(self.scale.dtype),
-            )
-        x = x.contiguous()
-        reference = ctypes.byref(matrix)
-        size = kernel.packed_linear_scratch(reference, tokens, not rounded)
-        y, scratch = torch.empty(tokens, rows), torch.empty(size, dtype=torch.uint8)
-        threads = torch.get_num_threads() if tokens * rows * self.shape[1] >= 1 << 18 else 1
-        kernel.packed_linear(
-            reference, x.data_ptr(), tokens, not rounded, y.data_ptr(), scratch.data_ptr(), threads
+            return self.torch_products(x, weights, rounded)
+        held = [tensor for weight in weights for tensor in (weight.codes, weight.scale)]
+        if not all(tensor.is_contiguous() for tensor in held):
+            for weight in weights:
+                weight.codes, weight.scale = weight.codes.contiguous(), weight.scale.contiguous()
+            return self.products(x, weights, rounded)
+        places = [(tensor.data_ptr(), tensor.dtype) for tensor in held]
+        if self.matrices_of != places:
+            if any(scale.dtype == torch.float64 for scale in held[1::2]):
+                return None
+            self.matrices_of, self.matrices = places, packed_matrices(weights, held)
+        lead, tokens = x.shape[:-1], x.numel() // self.shape[1]
+        x = x.to(torch.float32).contiguous()
+        found = [torch.empty(*lead, weight.shape[0]) for weight in weights]
+        scratch = torch.empty(tokens * self.token_bytes[rounded], dtype=torch.uint8)
+        outputs = (ctypes.c_void_p * len(found))(*[y.data_ptr() for y in found])
+        threads = torch.get_num_threads() if x.numel() * self.shape[0] >= 1 << 18 else 1
+        kernel.packed_linear_joined(
+            self.matrices, len(found), x.data_ptr(), tokens, not rounded, outputs, scratch.data_ptr(), threads
         )
-        return y
+        return found
 
-    def torch_product(self, x: Tensor, rounded: bool) -> Tensor | None:
-        """The product by torch's int8 kernel, or by its int4 kernel, which rounds x to bfloat16."""
+    def torch_products(
+        self, x: Tensor, weights: Sequence["PackedWeight"], rounded: bool
+    ) -> Sequence[Tensor] | None:
+        """The products by torch's int8 kernel, or by its int4 kernel, which rounds x to bfloat16."""
+        rows = [weight.shape[0] for weight in weights]
         is_whole = self.bits == 8 and self.scale.shape[1] == 1
-        is_grouped = self.bits == 4 and self.shape[0] % 16 == 0 and self.group_size in (32, 64, 128, 256)
+        is_grouped = (
+            self.bits == 4 and not any(n % 16 for n in rows) and self.group_size in (32, 64, 128, 256)
+        )
         if not rounded or not (is_whole or is_grouped):
             return None
-        state = (self.codes.data_ptr(), self.codes._version, self.scale.data_ptr(), self.scale._version)
+        tensors = [tensor for weight in weights for tensor in (weight.codes, weight.scale)]
+        state = tuple(number for tensor in tensors for number in (tensor.data_ptr(), tensor._version))
         if state != self.packed_from:
-            self.packed, self.packed_from = self.packed_whole() if is_whole else self.packed_groups(), state
+            integers = torch.cat([weight.integers() for weight in weights])
+            scales = torch.cat([weight.scales() for weight in weights])
+            self.packed = packed_whole(integers, scales) if is_whole else packed_groups(integers, scales)
+            self.packed_from = state
         codes, scales = self.packed
+        lead, x = x.shape[:-1], x.reshape(-1, x.shape[-1]).to(torch.float32)
+        y: Tensor
         if is_whole:
             most = x.abs().amax(-1, keepdim=True)
             inverse = torch.where(most >= 1e-30, most.new_tensor(127.0) / most, 0.0)
-            return torch._int_mm(torch.round(x * inverse).to(torch.int8), codes) * scales * (most / 127)
-        y: Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            x.to(torch.bfloat16), codes, self.group_size, scales
-        )
-        return y.to(torch.float32)
-
-    def packed_whole(self) -> tuple[Tensor, ...]:
-        """Integers [columns, rows] and a scale for each row."""
-        return self.integers().T, self.scales()[:, 0]
-
-    def packed_groups(self) -> tuple[Tensor, ...]:
-        """Codes and scales in the form of torch's int4 kernel."""
-        scales = torch.stack([self.scales(), torch.zeros_like(self.scales())], -1).to(torch.bfloat16)
-        codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu((self.integers() + 8).to(torch.int32), 1)
-        return codes, scales.transpose(0, 1).contiguous()
+            y = torch._int_mm(torch.round(x * inverse).to(torch.int8), codes) * scales * (most / 127)
+        else:
+            half = x.to(torch.bfloat16)
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(half, codes, self.group_size, scales)
+        return torch.split(y.to(torch.float32).reshape(*lead, sum(rows)), rows, -1)
 
     def rows(self, indices: Tensor) -> Tensor:
         """The reals of some rows; IndexError for one that is not there."""
         flat, count = indices.reshape(-1).long(), prod(self.shape[:-1])
-        if not self.is_traced() and bool(((flat < 0) | (flat >= count)).any()):
+        if not is_traced() and bool(((flat < 0) | (flat >= count)).any()):
             raise IndexError(f"an index outside of the {count} rows of an embedding")
         blocks, lanes = flat // 16, flat % 16
         reals = self.to_reals(blocks)
@@ -179,7 +166,7 @@ class PackedWeight(nn.Module):
         return columns[..., : self.group_size]
 
     def __getstate__(self) -> dict[str, Any]:  # any: what a module holds
-        return {**self.__dict__, "matrix": None, "packed": (), "packed_from": ()}
+        return {**self.__dict__, "matrices": None, "matrices_of": [], "packed": (), "packed_from": ()}
 
 
 class DecodedWeight(PackedWeight):
@@ -203,7 +190,7 @@ class DecodedWeight(PackedWeight):
         else:
             self.register_buffer("zero", torch.zeros(self.scale.shape, dtype=torch.int8))
 
-    def product(self, x: Tensor, rounded: bool) -> Tensor | None:
+    def products(self, x: Tensor, weights: Sequence[PackedWeight], rounded: bool) -> None:
         """None: no kernel multiplies with such codes."""
         return None
 
@@ -214,6 +201,60 @@ class DecodedWeight(PackedWeight):
         if self.has_levels:
             return (self.levels[codes + (1 << (self.bits - 1))] * scales).flatten(2)
         return ((codes - self.zero[blocks].transpose(1, 2)[..., None]) * scales).flatten(2)
+
+
+def joined_linear(
+    x: Tensor,
+    weights: Sequence[PackedWeight],
+    biases: Sequence[Tensor | None] = (),
+    *,
+    rounded: bool = False,
+) -> list[Tensor]:
+    """x @ weight^T + bias for each weight, in one call of a kernel; they may differ in rows only.
+
+    `rounded`: x is rounded to int8 with a scale for each row (token) before.
+    """
+    first, biases = weights[0], biases or [None] * len(weights)
+    if x.shape[-1] != first.shape[-1]:
+        raise RuntimeError(f"an input of {x.shape[-1]} columns for a weight of {first.shape[-1]}")
+    found = None
+    if x.is_cpu and not is_traced() and not (x.requires_grad and torch.is_grad_enabled()):
+        is_here = first.codes.is_cpu and x.dtype != torch.float64
+        found = first.products(x, weights, rounded) if is_here else None
+    if found is None:
+        x = fake_quantize_per_token(x) if rounded else x
+        pairs = zip(weights, biases, strict=True)
+        return [nn.functional.linear(x, weight.reals(x.dtype), bias) for weight, bias in pairs]
+    if x.dtype != torch.float32:
+        found = [y.to(x.dtype) for y in found]
+    return [y if bias is None else y + bias for y, bias in zip(found, biases, strict=True)]
+
+
+def packed_matrices(weights: Sequence[PackedWeight], tensors: Sequence[Tensor]) -> ctypes.Array[PackedMatrix]:
+    """The weights as the kernel takes them; `tensors` are the codes and scales of each."""
+    types = (torch.float32, torch.float16, torch.bfloat16)
+    matrices = []
+    for weight, codes, scale in zip(weights, tensors[::2], tensors[1::2], strict=True):
+        form = (*weight.shape, weight.group_size, weight.bits, types.index(scale.dtype))
+        matrices.append(PackedMatrix(codes.data_ptr(), scale.data_ptr(), *form))
+    return (PackedMatrix * len(weights))(*matrices)
+
+
+def is_traced() -> bool:
+    """True where a tracer is to see torch operators."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+
+
+def packed_whole(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers [columns, rows] and a scale for each row, as torch's int8 kernel takes them."""
+    return integers.T, scales[:, 0]
+
+
+def packed_groups(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and scales in the form of torch's int4 kernel."""
+    pairs = torch.stack([scales, torch.zeros_like(scales)], -1).to(torch.bfloat16)
+    codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu((integers + 8).to(torch.int32), 1)
+    return codes, pairs.transpose(0, 1).contiguous()
 
 
 def fake_quantize_per_token(x: Tensor) -> Tensor:
@@ -231,8 +272,6 @@ def packed_linear_library() -> ctypes.CDLL | None:
     if kernel is None:
         return None
     pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    kernel.packed_linear_scratch.argtypes = [pointer, count, number]
-    kernel.packed_linear_scratch.restype = count
-    kernel.packed_linear.argtypes = [pointer, pointer, count, number, pointer, pointer, number]
-    kernel.packed_linear.restype = None
+    kernel.packed_linear_joined.argtypes = [pointer, number, pointer, count, number, pointer, pointer, number]
+    kernel.packed_linear_joined.restype = None
     return kernel

@@ -31,6 +31,7 @@ class QdqStyle:
     preludes: tuple[ModuleType, ...] = (prelude_qdq,)
     buffers: Mapping[Path, Tensor] = MappingProxyType({})
     notes: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[Node, ...]] = MappingProxyType({})
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph

@@ -30,6 +30,10 @@ class Style(Protocol):
     def notes(self) -> tuple[str, ...]:
         """Remarks for the report of a compilation."""
 
+    @property
+    def groups(self) -> Mapping[str, tuple[Node, ...]]:
+        """Nodes that one expression computes in the place of the first of them, by the name of each one's result."""
+
     def kind(self, node: Node) -> LayerKind | None:
         """The submodule that computes `node`, if any."""
 
@@ -49,7 +53,10 @@ class Style(Protocol):
         """Expression of what is carried, from that of the reals."""
 
     def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
-        """Expression of a node that is computed in a way of its own; `names` are those of `buffers`."""
+        """Expression of a node that is computed in a way of its own; `names` are those of `buffers`.
+
+        For the first node of a group, that of the results of all; `operands` has those of one after the other.
+        """
 
 
 class FloatStyle:
@@ -58,6 +65,7 @@ class FloatStyle:
     preludes: tuple[ModuleType, ...] = ()
     buffers: Mapping[Path, Tensor] = MappingProxyType({})
     notes: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[Node, ...]] = MappingProxyType({})
 
     def kind(self, node: Node) -> LayerKind | None:
         """The operator's own."""

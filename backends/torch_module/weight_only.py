@@ -7,7 +7,8 @@ activations is left to the linear layers where nothing else reads its result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby, islice
 from math import prod
 from types import ModuleType
 
@@ -20,7 +21,7 @@ from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
 from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
 from ...ir.packing import BLOCK_ROWS, packed_shape
-from ..packed_linear import pack_codes, pack_scales
+from ..packed_linear import PackedForm, pack_codes, pack_scales
 from . import prelude_library, prelude_weight_only
 from .forward import clamped
 from .layers import Argument, LayerKind, construct, layer_kind
@@ -44,7 +45,8 @@ def is_weight_only(graph: Graph) -> bool:
 class WeightOnlyStyle(FloatStyle):
     """Variables hold reals, and for integer weights the submodules that keep them.
 
-    `_held` has the values that are such submodules, with the element type that their reals are cast to.
+    `_held` has the values that are such submodules, with the element type that their reals are cast to. Linear layers
+    of one input are a group where a kernel multiplies with all their weights in one call.
     """
 
     preludes: tuple[ModuleType, ...] = (prelude_library, prelude_weight_only)
@@ -64,6 +66,7 @@ class WeightOnlyStyle(FloatStyle):
             for node in graph.nodes
             if isinstance(node.op, FakeQuantizePerToken) and self._is_left_to_readers(graph, node.output)
         }
+        self.groups = self._joined(graph)
 
     def kind(self, node: Node) -> LayerKind | None:
         """A submodule for an integer weight; linear layers and embeddings that read one have none of their own."""
@@ -96,10 +99,52 @@ class WeightOnlyStyle(FloatStyle):
             return f"{rows}.to({dtype})" if dtype else rows
         assert isinstance(op, Linear)
         rounded = "rounded=True" if node.operand("x").name in self._rounded else None
+        if node.output.name in self.groups:
+            return self._joined_call(self.groups[node.output.name], operands, rounded)
         read = (op.operand(operands, "x"), op.optional(operands, "bias"), rounded)
         text = f"{weight}.linear({', '.join(t for t in read if t is not None)})"
         residual = op.optional(operands, "residual")
         return clamped(text if residual is None else f"{text} + {residual}", op.clamp)
+
+    def _joined_call(self, group: Sequence[Node], operands: Strings, rounded: str | None) -> str:
+        given = iter(operands)
+        read = [list(islice(given, len(node.inputs))) for node in group]
+        weights = [node.op.operand(texts, "weight") for node, texts in zip(group, read, strict=True)]
+        biases = [node.op.optional(texts, "bias") for node, texts in zip(group, read, strict=True)]
+        lists = [f"[{', '.join(map(str, texts))}]" for texts in (weights, biases) if any(texts)]
+        arguments = [group[0].op.operand(read[0], "x"), *lists, *([rounded] if rounded else [])]
+        return f"joined_linear({', '.join(arguments)})"
+
+    def _joined(self, graph: Graph) -> dict[str, tuple[Node, ...]]:
+        """Linear layers of one form, each with all that are computed with it.
+
+        They read one input, and so do all linear layers between them: results do not have to be kept for long.
+        """
+        found: dict[tuple[int, Value, int, int], list[Node]] = {}
+        layers = [node for node in graph.nodes if isinstance(node.op, Linear)]
+        for place, (_, run) in enumerate(
+            groupby(layers, lambda node: _before_rounding(graph, node.operand("x")))
+        ):
+            for node in run:
+                form = self._form(graph, node)
+                if form is not None:
+                    found.setdefault((place, *form), []).append(node)
+        return {
+            node.output.name: tuple(nodes) for nodes in found.values() if len(nodes) > 1 for node in nodes
+        }
+
+    def _form(self, graph: Graph, node: Node) -> tuple[Value, int, int] | None:
+        """Input, bits and group size of a linear layer; None if its product is not one with packed integers alone."""
+        bias = node.optional("bias")
+        if node.op != Linear() or node.optional("residual") is not None or not self._reads_held(node):
+            return None
+        producer = graph.producers[node.operand("weight").name]
+        while not isinstance(producer.op, Dequantize):
+            producer = graph.producers[producer.operand("x").name]
+        form = PackedForm.of(producer.operand("x").type)
+        if form is None or (bias is not None and not graph.is_constant(bias)):
+            return None
+        return node.operand("x"), form.bits, form.group_size
 
     def _reads_held(self, node: Node) -> bool:
         """True for a linear layer or embedding whose weight, and nothing else, is a held one."""
@@ -119,6 +164,12 @@ class WeightOnlyStyle(FloatStyle):
             for user in readers
         )
         return value not in graph.outputs and all(is_input)
+
+
+def _before_rounding(graph: Graph, value: Value) -> Value:
+    producer = graph.producers.get(value.name)
+    is_rounded = producer is not None and isinstance(producer.op, FakeQuantizePerToken)
+    return producer.operand("x") if producer is not None and is_rounded else value
 
 
 def packed_weight(type: TensorType, read: Callable[[], Tensor]) -> LazyTensor:

@@ -12,7 +12,11 @@ import torch
 from fxpress.backends import packed_linear
 from fxpress.backends.packed_linear import pack_codes, pack_scales
 from fxpress.backends.torch_module import prelude_library, prelude_weight_only
-from fxpress.backends.torch_module.prelude_weight_only import PackedWeight, fake_quantize_per_token
+from fxpress.backends.torch_module.prelude_weight_only import (
+    PackedWeight,
+    fake_quantize_per_token,
+    joined_linear,
+)
 from fxpress.ir.ops.quantize import FakeQuantizePerToken
 
 SOURCES = packed_linear.FOLDER
@@ -104,6 +108,49 @@ def test_torch_computes_the_product_without_a_compiler(
         exact = weight.linear(x)
     assert float((found - expected).norm() / expected.norm()) < limit
     torch.testing.assert_close(exact, x @ weight.reals().T)
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(8, 64), (4, 32), (3, 16)])
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize("lead", [(1,), (2, 9), (3, 0), ()])
+def test_joined_products_have_the_bits_of_separate_ones(
+    bits: int, group_size: int, rounded: bool, lead: tuple[int, ...]
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = [packed(rows, 64, bits=bits, group_size=group_size) for rows in (37, 16, 5)]
+    weights[1].scale = weights[1].scale.to(torch.bfloat16)
+    biases = [torch.randn(37, generator=generator), None, torch.randn(5, generator=generator)]
+    x = torch.randn(*lead, 64, generator=generator)
+    with torch.no_grad():
+        for given in (biases, ()):
+            found = joined_linear(x, weights, given, rounded=rounded)
+            for y, weight, bias in zip(found, weights, given or [None] * 3, strict=True):
+                assert torch.equal(y, weight.linear(x, bias, rounded=rounded))
+                assert y.shape == (*lead, weight.shape[0])
+
+
+@pytest.mark.parametrize(("bits", "group_size"), [(8, 64), (4, 32), (3, 32)])
+def test_joined_products_without_a_compiler(bits: int, group_size: int, without_compiler: None) -> None:
+    weights, x = (
+        [packed(rows, 64, bits=bits, group_size=group_size) for rows in (48, 16)],
+        torch.randn(2, 3, 64),
+    )
+    with torch.no_grad():
+        for y, weight in zip(joined_linear(x, weights, rounded=True), weights, strict=True):
+            torch.testing.assert_close(y, weight.linear(x, rounded=True), rtol=1e-5, atol=1e-4)
+
+
+def test_a_weight_is_multiplied_alone_and_with_others() -> None:
+    first, second = (packed(16, 64, bits=4, group_size=32) for _ in range(2))
+    x = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = first.linear(x)
+        assert torch.equal(joined_linear(x, [first, second])[1], second.linear(x))
+        assert torch.equal(first.linear(x), alone)
+        second.scale.mul_(2)
+        assert torch.equal(joined_linear(x, [first, second])[1], 2 * alone)
+        second.scale = 2 * second.scale
+        assert torch.equal(joined_linear(x, [first, second])[1], 4 * alone)
 
 
 def test_threads_change_no_bit() -> None:
