@@ -87,9 +87,8 @@ def attempt(module: ModuleSource, recipe: Recipe) -> Verdict:
 
 def _attempt(module: ModuleSource, recipe: Recipe, folder: Path) -> Verdict:
     net = module.build()
-    seen = _rows(_called(module, net, _seen(module)))
-    expected = [y[:TESTED] for y in seen]
-    if not all(bool(torch.isfinite(y).all()) for y in seen):
+    expected = _rows(_called(module, net, _seen(module)))
+    if not all(bool(torch.isfinite(y).all()) for y in expected):
         return Verdict("skipped", "the module gives no finite numbers")
     write_project(module, recipe, folder)
     out = folder / "out"
@@ -98,19 +97,18 @@ def _attempt(module: ModuleSource, recipe: Recipe, folder: Path) -> Verdict:
         return _refused(status, said)
     graph = load_compiled(out).graph
     forms = {**{p: p for p in recipe.places}, **({"torch": "torch"} if "torch" in recipe.outputs else {})}
-    integer = _run(out, "integer", folder)
+    integer = _run(out, "integer", folder, "data.npz")
     if isinstance(integer, Verdict):
         return integer
     given = {}
     for place in forms:
-        got = _run(out, place, folder)
+        got = _run(out, place, folder, "few.npz")
         if isinstance(got, Verdict):
             return got
         given[place] = got
     noisy = {name for name in graph.output_names if f"low: output {name} has " in said}
     least = [-np.inf if name in noisy else recipe.least_db for name in graph.output_names]
-    usual = [y.double().square().mean().item() for y in seen]
-    verdict = _compared(expected, usual, integer, given, graph, least)
+    verdict = _compared(expected, integer, given, graph, least)
     return (
         Verdict("noisy", f"said of {', '.join(sorted(noisy))}") if noisy and verdict.kind == "ok" else verdict
     )
@@ -134,26 +132,35 @@ def _seen(module: ModuleSource) -> dict[str, Tensor]:
 
 def _compared(
     expected: Sequence[Tensor],
-    usual: Sequence[float],
     integer: Sequence[Tensor],
     given: Mapping[str, Sequence[Tensor]],
     graph: Graph,
     least_db: Sequence[float],
 ) -> Verdict:
+    """The verdict on results: torch and integers of all samples, the forms of the first."""
     quantized = any(v.type.is_quantized for v in graph.results)
     floats = any(
-        not v.type.is_quantized for node in graph.nodes for v in node.operands if v.type.dtype.is_floating
+        not v.type.is_quantized
+        for node in graph.nodes
+        if node.op.name != "quantize"
+        for v in node.operands
+        if v.type.dtype.is_floating
     )
-    own = [snr_db(y, have, usual=mean) for y, mean, have in zip(expected, usual, integer, strict=True)]
+    own = [snr_db(y, have) for y, have in zip(expected, integer, strict=True)]
     for place, outputs in given.items():
-        for index, (exact, have) in enumerate(zip(integer, outputs, strict=True)):
-            ratio, limit = snr_db(exact, have), FLOAT_DB
+        for index, (every, have) in enumerate(zip(integer, outputs, strict=True)):
+            exact, usual = every[:TESTED], every.double().square().mean().item()
+            if torch.equal(exact.double(), have.double().reshape(exact.shape)):
+                continue
+            ratio = snr_db(exact, have, usual=usual)
+            limit: float | None = FLOAT_DB  # None: all bits are promised
             if quantized and (place == "torch" or floats) and not exact.is_floating_point():
                 ratio, limit = _decisions_db(exact, have), np.inf
+            elif quantized and place == "torch":
+                limit = min(own[index], TORCH_DB) - TORCH_MARGIN_DB
             elif quantized:
-                torch_db = min(own[index], TORCH_DB) - TORCH_MARGIN_DB
-                limit = torch_db if place == "torch" else 30.0 if floats else np.inf
-            if ratio < limit and not torch.equal(exact.double(), have.double().reshape(exact.shape)):
+                limit = 30.0 if floats else None
+            if limit is None or ratio < limit:
                 return Verdict(
                     "wrong", f"{place} output {index}: {ratio:.1f} dB from the graph's own integers"
                 )
@@ -191,9 +198,9 @@ def write_project(module: ModuleSource, recipe: Recipe, folder: Path) -> None:
     (folder / "spec.yaml").write_text(json.dumps(spec))
 
 
-def _run(out: Path, place: str, folder: Path) -> list[Tensor] | Verdict:
+def _run(out: Path, place: str, folder: Path, data: str) -> list[Tensor] | Verdict:
     saved = folder / f"{place}.npz"
-    status, said = _command("run", out, "--on", place, "--data", folder / "few.npz", "--save", saved)
+    status, said = _command("run", out, "--on", place, "--data", folder / data, "--save", saved)
     if status:
         return Verdict("internal", f"run --on {place}: {_first_line(said)}")
     with np.load(saved) as arrays:

@@ -41,7 +41,7 @@ def dead_units(
     live = np.zeros(coupling.count, dtype=bool)
     readers: list[_Reader] = []
     for node in coupling.graph.nodes:
-        if is_kept(node.source) or not all(v.type.is_quantized for v in (*node.operands, *node.outputs)):
+        if is_kept(node.source) or not is_in_integers(node):
             live[coupling.touched(node)] = True
         elif is_layer(node.op) and is_dense(coupling.graph, node):
             readers.append(_reader(coupling, node, node.op, intervals))
@@ -51,6 +51,11 @@ def dead_units(
     while _grow(readers, live) or _fill_empty(axes, live):
         pass
     return ~live
+
+
+def is_in_integers(node: Node) -> bool:
+    """Whether all that the node reads and makes is quantized."""
+    return all(value.type.is_quantized for value in (*node.operands, *node.outputs))
 
 
 def is_dense(graph: Graph, node: Node) -> bool:

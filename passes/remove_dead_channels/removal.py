@@ -39,7 +39,7 @@ from ...specs.options import RemoveDeadChannelsOptions
 from ..base import Context, PassResult, register
 from ..report import Decision, PassReport, Table
 from ..weighted_layers import apply_to_channels, bias_name, is_layer
-from .dead_units import dead_units, is_dense
+from .dead_units import dead_units, is_dense, is_in_integers
 from .intervals import Interval, propagate
 
 _CHECKS = ("lowest", "highest", "random", "random", "random")
@@ -79,8 +79,11 @@ def _cut_once(graph: Graph, is_kept: Callable[[Source], bool]) -> Graph | None:
 
 
 def _folded_bias(kept: Kept, node: Node, intervals: Mapping[str, Interval]) -> Tensor | None:
-    """Contribution of removed input channels to the accumulators of kept output channels; None if there is none."""
-    if not is_layer(node.op) or not is_dense(kept.coupling.graph, node):
+    """Contribution of removed input channels to the accumulators of kept output channels; None if there is none.
+
+    A layer in float keeps all its input channels.
+    """
+    if not (is_in_integers(node) and is_layer(node.op) and is_dense(kept.coupling.graph, node)):
         return None
     op, x, weight = node.op, node.operand("x"), node.operand("weight")
     axis = op.channel_axis(x.type)

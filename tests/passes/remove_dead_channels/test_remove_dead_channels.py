@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 import torch
 
@@ -32,13 +34,14 @@ def fill(value: Value) -> torch.Tensor:
     return torch.randn(value.type.shape, generator=torch.Generator().manual_seed(ord(value.name[-1])))
 
 
-def quantized(text: str = GRAPH, *, inputs: int = 1, **params: torch.Tensor) -> Graph:
+def quantized(text: str = GRAPH, /, layers: Mapping[str, str] | None = None, **params: torch.Tensor) -> Graph:
     before = parse(text, params=params, fill=fill)
     generator = torch.Generator().manual_seed(0)
     samples = [
         tuple(torch.randn(v.type.shape, generator=generator) for v in before.inputs) for _ in range(16)
     ]
-    return find_pass("quantize")(before, QuantizeOptions(), Context(calibration=samples)).graph
+    options = QuantizeOptions.model_validate({"layers": layers or {}})
+    return find_pass("quantize")(before, options, Context(calibration=samples)).graph
 
 
 def remove(graph: Graph, **options: object) -> tuple[Graph, PassReport]:
@@ -111,6 +114,19 @@ def test_layers_that_the_spec_keeps_lose_nothing() -> None:
     before = quantized(text, b1=torch.tensor([0.0, -100.0, 0.0, 0.0]), bd=torch.zeros(4))
     assert remove(before, keep=("stem",))[0] == before
     assert remove(before)[0] != before
+
+
+def test_a_layer_in_float_keeps_its_input_channels_while_others_lose_theirs() -> None:
+    text = GRAPH.replace("(%d, %w2)", '(%d, %w2)   # "body", ""').replace(
+        "(%r, %w3)", '(%r, %w3)   # "head", ""'
+    )
+    w3 = torch.ones(2, 45)
+    w3[:, 9:18] = 0
+    dead = {"b1": torch.tensor([0.0, -100.0, 0.0, 0.0]), "bd": torch.zeros(4)}
+    before = quantized(text, layers={"head": "float32"}, w3=w3, **dead)
+    after, _ = remove(before)
+    assert [channels(after, name) for name in "cde"] == [3, 3, 5]
+    assert_same_bytes(before, after)
 
 
 RESIDUAL = """
