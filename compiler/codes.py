@@ -171,6 +171,10 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Lower `length` to the positions of the model, or leave `cache` out: it is for causal language models of "
         "transformers that work with static caches (`StaticCache`).",
     ),
+    "M137": ErrorCode(
+        "a file of a model folder beside config.json and weights, such as tokenizer.json, is damaged",
+        "Copy the file again. Without the tokenizer's files, `outputs.gguf` is written with token ids only.",
+    ),
     "M200": ErrorCode(
         "tracing or running the module raises an error",
         "Run the module on the example inputs. If it runs, the line in the message cannot be traced by `torch.export`: "
@@ -478,7 +482,8 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "R413": ErrorCode(
         "the emitted torch module cannot be loaded",
-        "Install the packages that it imports, in the versions with which it was compiled.",
+        "Install the packages that it imports, in the versions with which it was compiled. If a file of its weights is "
+        "missing or damaged, compile again.",
     ),
     "R414": ErrorCode(
         "`--dump-after` names a pass that the spec does not have", "Write a pass that the message lists."

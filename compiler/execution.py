@@ -187,16 +187,19 @@ def load_torch_module(directory: Path, interface: Interface, name: str) -> nn.Mo
     try:
         spec.loader.exec_module(module)
         loaded: nn.Module = getattr(module, attribute)()
+    except Exception as err:  # the module calls the torch operators of the user's packages
+        fact = f"cannot be loaded: {first_line(err)}"
+        advice = "install its imports, in the versions it was compiled with"
+        raise UserError(Problem("R413", f"{name}/{file}", fact, advice)) from err
+    try:
         if hasattr(module, load_shards.__name__):
             module.load_shards(loaded, path.with_name(INDEX_FILE))
         else:
             load_model(loaded, path.with_name(WEIGHTS_FILE))
-    except Exception as err:  # the module calls the torch operators of the user's packages
-        fact = f"cannot be loaded: {first_line(err)}"
+    except Exception as err:  # damaged files, and tensors of another module: what torch and safetensors raise
+        fact = f"the weights cannot be loaded: {first_line(err)}"
         raise UserError(
-            Problem(
-                "R413", f"{name}/{file}", fact, "install its imports, in the versions it was compiled with"
-            )
+            Problem("R413", f"{name}/torch", fact, "copy the folder again, or compile again")
         ) from err
     return loaded.eval()
 

@@ -25,6 +25,7 @@ from ..specs import FolderSource
 from ..specs.model_folder import CONFIG_FILE, read_config
 from .errors import UserError
 from .file_contents import Content
+from .model_folder import read_beside
 from .session import Session
 from .stored_form import KEEP_FLOAT, WEIGHT_SUFFIX, StoredForm, Unfit
 
@@ -53,7 +54,11 @@ def emit_folder(session: Session, graph: Graph) -> dict[str, Content]:
     files: dict[str, Content] = {CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode()}
     files |= shards(Params(tensors), options.max_shard_bytes)
     copied = {path.name: path for path in source.files if path.suffix != ".safetensors"}
-    return {name: path.read_bytes() for name, path in copied.items() if name not in _replaced(copied)} | files
+    kept = {name: path for name, path in copied.items() if name not in _replaced(copied)}
+    for path in kept.values():
+        if path.suffix == ".json":
+            read_beside(path)
+    return {name: path.read_bytes() for name, path in kept.items()} | files
 
 
 def _replaced(names: Mapping[str, object]) -> set[str]:

@@ -115,6 +115,10 @@ def _unlike_llama(config: Any) -> Iterator[Problem]:  # Any: a configuration of 
     if config.hidden_act != "silu":
         fact = f"`hidden_act` is {config.hidden_act}; llama.cpp computes silu"
         yield Problem(_FORM.code, _FORM.place, fact, advice)
+    positions = config.max_position_embeddings
+    if positions < 1:
+        fact = f"`max_position_embeddings` is {positions}, the context length of the file"
+        yield Problem(_FORM.code, _FORM.place, fact, "correct config.json")
     rope = config.rope_parameters
     forms = ("default", "linear", "llama3")[: 3 if _ARCHITECTURES[config.architectures[0]] == _LLAMA else 2]
     if rope["rope_type"] not in forms or rope.get("partial_rotary_factor", 1.0) != 1.0:

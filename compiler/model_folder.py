@@ -11,6 +11,7 @@ import importlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..ir import Entry, IRError, Params, open_tensors
 from ..ir.quiet import quiet
 from ..ir.tensor_files import INDEX_FILE
 from ..specs import FolderSource
-from ..specs.model_folder import CONFIG_FILE, read_config
+from ..specs.model_folder import CONFIG_FILE, PREFIX, read_config, read_json
 from .checkpoint_tensors import CheckpointTensor, checkpoint_tensors
 from .errors import Problem, UserError, counted, first_line, listed, shortened
 from .isolation import USER_CODE_RAISES
@@ -122,7 +123,7 @@ def _tensors(source: FolderSource) -> Params:
         if other and source.weights == source.path:
             advice = f"convert {other[0]}: AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)"
         raise _problem("M134", str(source), str(err), advice) from err
-    except (IRError, SafetensorError, OSError, ValueError) as err:
+    except (IRError, SafetensorError, OSError) as err:
         raise _problem("M134", str(source), first_line(err), advice) from err
 
 
@@ -151,6 +152,20 @@ def completed_config(source: FolderSource) -> Any:  # Any: transformers is optio
     config_class: Any = _transformers(str(source)).AutoConfig  # Any: as above
     with quiet():
         return config_class.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
+
+
+def read_beside(path: Path) -> Mapping[str, Any]:  # Any: whatever the file holds
+    """The object in a JSON file beside config.json and weights; UserError where there is none."""
+    try:
+        return read_json(path)
+    except (OSError, ValueError) as err:
+        raise damaged(path.parent, path.name, err) from err
+
+
+def damaged(folder: Path, name: str, err: BaseException) -> UserError:
+    """The error of files beside config.json and weights."""
+    advice = "copy the folder again, or remove the file where no tokenizer is needed"
+    return _problem("M137", f"{PREFIX}{folder}", f"{name} cannot be read: {first_line(err)}", advice)
 
 
 def _built(architecture: type[nn.Module], source: FolderSource, dtype: torch.dtype) -> nn.Module:

@@ -14,7 +14,7 @@ from math import prod
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..specs.root_error import expect
@@ -81,17 +81,27 @@ def _shards(path: Path) -> dict[Path, frozenset[str] | None]:
 
 def _weight_map(index: Path) -> Mapping[str, str]:
     """The file of each tensor, relative to the index file's folder."""
-    content = json.loads(index.read_bytes())
+    try:
+        content = json.loads(index.read_bytes())
+    except (ValueError, RecursionError) as err:
+        raise ShapeError(f"{index} is no JSON file: {err}") from err
     places = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+    if not isinstance(places, dict) or not places or not all(isinstance(f, str) for f in places.values()):
         raise ShapeError(f"{index} has no weight_map of tensors to files")
     return places
 
 
 def _tensors_of(file: Path, names: frozenset[str] | None) -> dict[str, LazyTensor]:
-    found = {}
     if not file.is_file():
         raise FileNotFoundError(f"there is no file {file}")
+    try:
+        return _described(file, names)
+    except SafetensorError as err:
+        raise SafetensorError(f"{file}: {err}") from err
+
+
+def _described(file: Path, names: frozenset[str] | None) -> dict[str, LazyTensor]:
+    found = {}
     with safe_open(file, framework="pt") as opened:
         stored = frozenset(opened.keys())  # it is no mapping
         for name in sorted(stored if names is None else names):

@@ -18,7 +18,18 @@ _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_l
 _WEIGHTS = ("model.safetensors.index.json", "model.safetensors")
 TOKENIZER_FILE = "tokenizer.json"
 GENERATION_FILE = "generation_config.json"
-_TOKENIZER = (TOKENIZER_FILE, "tokenizer.model", "tokenizer_config.json", "vocab.json", "merges.txt")
+_COPIED = (
+    TOKENIZER_FILE,
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.json",
+    "chat_template.jinja",
+    GENERATION_FILE,
+)
 
 
 @dataclass(frozen=True)
@@ -42,17 +53,25 @@ class FolderSource:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that a compilation reads: configuration, weights, tokenizer; those that exist."""
+        """The files that a compilation reads or copies: configuration, weights, tokenizer; those that exist."""
         if not self.path.is_dir():
             return ()
-        named = (CONFIG_FILE, GENERATION_FILE, *_WEIGHTS, *_TOKENIZER)
+        named = (CONFIG_FILE, *_WEIGHTS, *_COPIED)
         found = {path for name in named if (path := self.path / name).is_file()}
         return tuple(sorted(found | set(self.path.glob("*.safetensors"))))
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:  # Any: whatever the file holds
     """The content of config.json; ValueError or OSError where it cannot be read."""
-    content = json.loads((folder / CONFIG_FILE).read_bytes())
+    return read_json(folder / CONFIG_FILE)
+
+
+def read_json(path: Path) -> Mapping[str, Any]:  # Any: whatever the file holds
+    """The object in a JSON file; ValueError or OSError where there is none."""
+    try:
+        content = json.loads(path.read_bytes())
+    except RecursionError as err:
+        raise ValueError("it is nested too deeply") from err
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     return content
@@ -88,4 +107,4 @@ def _config_or_empty(folder: Path) -> Mapping[str, Any]:  # Any: as in the file
 def _tokens(config: Mapping[str, Any]) -> int:  # Any: as in the file
     """Length of the example: 128 tokens, or the fewer positions that the model has."""
     limits = (config.get(name) for name in _POSITIONS)
-    return min([_LENGTH, *(limit for limit in limits if isinstance(limit, int))])
+    return min([_LENGTH, *(limit for limit in limits if isinstance(limit, int) and limit > 0)])

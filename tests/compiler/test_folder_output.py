@@ -77,6 +77,19 @@ def test_codes_of_rows_that_fill_no_word_are_padded() -> None:
     assert torch.equal(unpack_from_int32(words, 4, torch.Size((1, 9))), codes)
 
 
+def test_files_beside_the_weights_are_copied_or_named(tmp_path: Path) -> None:
+    save_folder(tmp_path / "net", "LlamaForCausalLM")
+    for name in ("special_tokens_map.json", "generation_config.json", "tokenizer_config.json"):
+        (tmp_path / "net" / name).write_text("{}")
+    (tmp_path / "net/chat_template.jinja").write_text("text")
+    compile_model(spec(tmp_path)).write(tmp_path / "out")
+    copied = {path.name for path in (tmp_path / "out/hf").iterdir()}
+    assert {"special_tokens_map.json", "generation_config.json", "chat_template.jinja"} <= copied
+    (tmp_path / "net/generation_config.json").write_text("[]")
+    with pytest.raises(UserError, match=r"generation_config.json cannot be read: .*no JSON object.*M137"):
+        compile_model(spec(tmp_path))
+
+
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "embedding": (
         {"options": ""},

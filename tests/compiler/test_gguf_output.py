@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ import pytest
 import torch
 import transformers
 from folders import save_folder, write_spec
-from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
 from fxpress.compiler import UserError, compile_model
 from fxpress.compiler.gguf_output import pack_blocks
-from fxpress.compiler.gguf_tokenizer import _SPLITS, _split
 from fxpress.ir import open_tensors
 
 LLAMA, MISTRAL, QWEN2 = "LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM"
@@ -161,46 +158,6 @@ def test_factors_of_llama_3_give_the_frequencies_of_transformers(tmp_path: Path)
     assert factors.max() > 1
 
 
-def test_byte_level_tokenizers_are_written_by_the_pattern_that_splits_texts(tmp_path: Path) -> None:
-    pattern = next(pattern for pattern, name in _SPLITS.items() if name == "qwen2")
-    tokenizer = Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
-    split = pre_tokenizers.Split(Regex(pattern), "isolated")
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [split, pre_tokenizers.ByteLevel(False, use_regex=False)]
-    )
-    tokenizer.add_special_tokens([AddedToken("<end>", special=True)])
-    save_folder(tmp_path / "net", QWEN2)
-    tokenizer.save(str(tmp_path / "net/tokenizer.json"))
-    (tmp_path / "net/tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
-    compiled, reader = written(tmp_path)
-    contents = {
-        name: field.contents() for name, field in reader.fields.items() if name.startswith("tokenizer")
-    }
-    assert contents["tokenizer.ggml.tokens"][:5] == ["a", "b", "ab", "<end>", "[PAD4]"]
-    assert len(contents["tokenizer.ggml.tokens"]) == 96
-    assert contents["tokenizer.ggml.token_type"][:5] == [1, 1, 1, 3, 5]
-    assert contents["tokenizer.ggml.merges"] == ["a b"]
-    assert (contents["tokenizer.ggml.pre"], contents["tokenizer.ggml.eos_token_id"]) == ("qwen2", 3)
-    assert not any("tokenizer" in note for note in compiled.report.notes)
-
-
-@pytest.mark.parametrize("vocabulary", [3, 4])
-def test_a_tokenizer_with_more_tokens_than_the_model_is_left_out(vocabulary: int) -> None:
-    steps = [{"type": "Split", "pattern": {"Regex": next(iter(_SPLITS))}}, {"type": "ByteLevel"}]
-    described = {
-        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 2}},
-        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
-        "added_tokens": [{"id": 3, "content": "<end>", "special": True}],
-    }
-    assert _split(described, vocabulary) == (None if vocabulary == 3 else "llama-bpe")
-
-
-def test_a_tokenizer_that_is_left_out_is_noted(tmp_path: Path) -> None:
-    save_folder(tmp_path / "net", LLAMA)
-    compiled, _ = written(tmp_path)
-    assert any("has no tokenizer, there is no tokenizer.json" in note for note in compiled.report.notes)
-
-
 @pytest.mark.parametrize("bits", [4, 8])
 def test_blocks_hold_every_code_and_scales_of_either_sign(bits: int) -> None:
     half = 1 << (bits - 1)
@@ -214,6 +171,7 @@ def test_blocks_hold_every_code_and_scales_of_either_sign(bits: int) -> None:
 FAULTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
     "architecture": ("GPT2LMHeadModel", {}, {}, r"GPT2LMHeadModel is not among the architectures.*B605"),
     "activation": (LLAMA, {"hidden_act": "gelu"}, {}, r"`hidden_act` is gelu"),
+    "positions": (LLAMA, {"max_position_embeddings": -3}, {}, r"`max_position_embeddings` is -3.*B605"),
     "rotary": (
         QWEN2,
         {"rope_parameters": LLAMA3},

@@ -173,6 +173,15 @@ def _other_code(config: dict[str, Any]) -> None:
     config.update(architectures=["OwnModel"], auto_map={"AutoModelForCausalLM": "modeling_own.OwnModel"})
 
 
+def _index(content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / "model.safetensors.index.json").write_bytes(content)
+
+
+def _shard(change: Callable[[bytes], bytes]) -> Callable[[Path], object]:
+    return lambda folder: (folder / SHARD).write_bytes(change((folder / SHARD).read_bytes()))
+
+
+SHARD = "model-00001-of-00003.safetensors"
 NORM = "model.norm.weight"
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json cannot be read.*M130"),
@@ -191,6 +200,21 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         r"there is no model.safetensors.index.json, and of 3 shards model-00003-of-00003.safetensors is missing.*M134",
     ),
     "misplaced": (_misplace, "does not hold absent.weight, which the index file places there.*M134"),
+    "deep config": (
+        lambda folder: (folder / "config.json").write_text("[" * 100_000),
+        "nested too deeply.*M130",
+    ),
+    "index cut": (_index(b"{"), "index.json is no JSON file: .*M134"),
+    "index deep": (_index(b"[" * 100_000), "index.json is no JSON file: .*M134"),
+    "index list": (_index(b"[]"), "has no weight_map of tensors to files.*M134"),
+    "index of numbers": (_index(b'{"weight_map": {"a": 3}}'), "has no weight_map of tensors to files.*M134"),
+    "empty index": (_index(b'{"weight_map": {}}'), "has no weight_map of tensors to files.*M134"),
+    "long header": (
+        _shard(lambda data: (1 << 40).to_bytes(8, "little") + data[8:]),
+        f"{SHARD}: .*header.*M134",
+    ),
+    "cut shard": (_shard(lambda data: data[: len(data) // 2]), f"{SHARD}: .*M134"),
+    "empty shard": (_shard(lambda data: b""), f"{SHARD}: .*M134"),
     "pickles": (_only_pickles, "convert pytorch_model.bin.*M134"),
     "lacks": (rewrite(lambda t: t.pop(NORM)), f"lacks {NORM}.*M112"),
     "lacks many": (
@@ -231,6 +255,12 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     rewrite(lambda tensors: tensors[NORM].fill_(float("nan")))(tmp_path / "net")
     with pytest.raises(UserError, match=rf"{NORM} contains NaN or infinity.*M121"):
         open_session(write_spec(tmp_path, "net"))
+
+
+def test_positions_that_are_no_number_above_zero_do_not_limit_the_inputs(tmp_path: Path) -> None:
+    save_folder(tmp_path / "net", "LlamaForCausalLM")
+    edit(lambda config: config.update(max_position_embeddings=0))(tmp_path / "net")
+    assert load_spec(write_spec(tmp_path, "net")).spec.model.inputs["input_ids"].shape == (1, 128)
 
 
 def test_without_transformers_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
