@@ -1,5 +1,5 @@
-"""Products with packed integer weights on a CPU: the kernel in C, which both backends emit, and its packed form."""
+"""Kernels in C for networks of packed integer weights on a CPU, which the backends emit, and the packed form."""
 
-from .packing import FOLDER, HEADER, SCALE_TYPES, SOURCE, PackedForm, pack_codes, pack_scales
+from .packing import FOLDER, HEADER, NORM, SCALE_TYPES, SOURCE, PackedForm, pack_codes, pack_scales
 
-__all__ = ["FOLDER", "HEADER", "SCALE_TYPES", "SOURCE", "PackedForm", "pack_codes", "pack_scales"]
+__all__ = ["FOLDER", "HEADER", "NORM", "SCALE_TYPES", "SOURCE", "PackedForm", "pack_codes", "pack_scales"]

@@ -406,6 +406,13 @@ void packed_linear_row(const struct packed_linear *w, int64_t row, float *y) {
     }
 }
 
+int packed_linear_rows(const struct packed_linear *w, const int64_t *rows, int64_t count, float *y) {
+    for (int64_t i = 0; i < count; i++)
+        if (rows[i] < 0 || rows[i] >= w->rows) return -1;
+    for (int64_t i = 0; i < count; i++) packed_linear_row(w, rows[i], y + i * w->columns);
+    return 0;
+}
+
 void packed_linear_reference(const struct packed_linear *w, const float *x, int64_t tokens, int is_float, float *y, uint8_t *scratch) {
     struct tokens laid = lay_out(w, tokens, scratch);
     int32_t steps = laid.padded / STEP;

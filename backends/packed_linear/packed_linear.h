@@ -26,6 +26,9 @@ void packed_linear_joined(const struct packed_linear *w, int count, const float 
 /* The reals of a row: y [columns]. */
 void packed_linear_row(const struct packed_linear *w, int64_t row, float *y);
 
+/* The reals of `count` rows: y [count][columns]. Returns 0, or -1 for a row that is not there. */
+int packed_linear_rows(const struct packed_linear *w, const int64_t *rows, int64_t count, float *y);
+
 /* The definition of `packed_linear`, one product after the other. */
 void packed_linear_reference(const struct packed_linear *w, const float *x, int64_t tokens, int is_float, float *y, uint8_t *scratch);
 

@@ -14,8 +14,8 @@ from ...ir import TensorType
 from ...ir.packing import BLOCK_ROWS, STEP_COLUMNS
 
 FOLDER = Path(__file__).parent
-SOURCE, HEADER = "packed_linear.c", "packed_linear.h"
-"""Files of the kernel in `FOLDER`."""
+SOURCE, HEADER, NORM = "packed_linear.c", "packed_linear.h", "rms_norm.c"
+"""Files of the kernels in `FOLDER`: those of the product, and that of the norm before it, which torch modules use."""
 
 _PART = 1 << 20
 """Codes that are packed at a time, so that temporaries stay small."""

@@ -21,7 +21,10 @@ from .. import packed_linear
 
 SOURCE_FILE = "model.py"
 _KERNELS = (
-    tuple(packed_linear.FOLDER / name for name in (packed_linear.SOURCE, packed_linear.HEADER)),
+    tuple(
+        packed_linear.FOLDER / name
+        for name in (packed_linear.SOURCE, packed_linear.HEADER, packed_linear.NORM)
+    ),
     (Path(__file__).with_name("int8_layers.c"),),
 )
 

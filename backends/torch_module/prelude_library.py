@@ -15,10 +15,11 @@ import warnings
 from pathlib import Path
 
 
-def compiled_library(name: str, *headers: str) -> ctypes.CDLL | None:
+def compiled_library(name: str, *others: str) -> ctypes.CDLL | None:
     """The library of the C file `name`, compiled for this processor; None, with a warning, without a C compiler.
 
-    CC names the compiler (default: cc). The library is kept in ~/.cache/fxpress, or below XDG_CACHE_HOME.
+    `others` are further C files of it, and headers. CC names the compiler (default: cc). The library is kept in
+    ~/.cache/fxpress, or below XDG_CACHE_HOME.
     """
     source = Path(globals().get("__file__", "model.py")).with_name(name)
     native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
@@ -28,11 +29,12 @@ def compiled_library(name: str, *headers: str) -> ctypes.CDLL | None:
         probe = subprocess.run(
             [*compiler, native, "-dM", "-E", "-x", "c", os.devnull], check=True, capture_output=True
         )
-        sources = [source.with_name(file).read_bytes() for file in (name, *headers)]
-        key = hashlib.sha256(b"\0".join([*sources, probe.stdout, " ".join(flags).encode()]))
+        files = [source, *map(source.with_name, others)]
+        contents = [file.read_bytes() for file in files]
+        key = hashlib.sha256(b"\0".join([*contents, probe.stdout, " ".join(flags).encode()]))
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fxpress"
         library = folder / f"{source.stem}-{key.hexdigest()[:16]}.so"
-        return loaded(library) or ctypes.CDLL(str(compiled(compiler, flags, source, library)))
+        return loaded(library) or ctypes.CDLL(str(compiled(compiler, flags, files, library)))
     except (OSError, RuntimeError, ValueError, subprocess.SubprocessError) as error:
         warnings.warn(f"{name} was not compiled, so that layers are slower: {error}", stacklevel=3)
         return None
@@ -46,14 +48,18 @@ def loaded(library: Path) -> ctypes.CDLL | None:
         return None
 
 
-def compiled(compiler: list[str], flags: list[str], source: Path, library: Path) -> Path:
-    """`library` compiled from `source`, with OpenMP where the compiler has it; in a folder of its own if need be."""
+def compiled(compiler: list[str], flags: list[str], files: list[Path], library: Path) -> Path:
+    """`library` compiled from the C files among `files`, with OpenMP where the compiler has it.
+
+    It is in a folder of its own if need be.
+    """
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(dir=library.parent)) / library.name
     except OSError:
         library = made = Path(tempfile.mkdtemp()) / library.name
-    command = [*compiler, *flags, "-o", str(made), str(source), "-lm"]
+    sources = [str(file) for file in files if file.suffix == ".c"]
+    command = [*compiler, *flags, "-o", str(made), *sources, "-lm"]
     try:
         if subprocess.run([*command, "-fopenmp"], capture_output=True, check=False).returncode:
             subprocess.run(command, capture_output=True, check=True)

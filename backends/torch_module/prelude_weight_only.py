@@ -61,29 +61,41 @@ class PackedWeight(nn.Module):
         self, x: Tensor, weights: Sequence["PackedWeight"], rounded: bool
     ) -> Sequence[Tensor] | None:
         """Products of x [..., columns] with weights of one form, this being the first; None where nothing fits."""
-        kernel = packed_linear_library()
-        if kernel is None:
+        kernels = packed_linear_library()
+        matrices = None if kernels is None else self.packed_matrices(weights)
+        if kernels is None or matrices is None:
             return self.torch_products(x, weights, rounded)
-        held = [tensor for weight in weights for tensor in (weight.codes, weight.scale)]
-        if not all(tensor.is_contiguous() for tensor in held):
-            for weight in weights:
-                weight.codes, weight.scale = weight.codes.contiguous(), weight.scale.contiguous()
-            return self.products(x, weights, rounded)
-        places = [(tensor.data_ptr(), tensor.dtype) for tensor in held]
-        if self.matrices_of != places:
-            if any(scale.dtype == torch.float64 for scale in held[1::2]):
-                return None
-            self.matrices_of, self.matrices = places, packed_matrices(weights, held)
         lead, tokens = x.shape[:-1], x.numel() // self.shape[1]
         x = x.to(torch.float32).contiguous()
         found = [torch.empty(*lead, weight.shape[0]) for weight in weights]
         scratch = torch.empty(tokens * self.token_bytes[rounded], dtype=torch.uint8)
-        outputs = (ctypes.c_void_p * len(found))(*[y.data_ptr() for y in found])
+        places = (ctypes.c_void_p * len(found))(*[y.data_ptr() for y in found])
         threads = torch.get_num_threads() if x.numel() * self.shape[0] >= 1 << 18 else 1
-        kernel.packed_linear_joined(
-            self.matrices, len(found), x.data_ptr(), tokens, not rounded, outputs, scratch.data_ptr(), threads
+        kernels.packed_linear_joined(
+            matrices, len(found), x.data_ptr(), tokens, not rounded, places, scratch.data_ptr(), threads
         )
         return found
+
+    def packed_matrices(self, weights: Sequence["PackedWeight"]) -> "ctypes.Array[PackedMatrix] | None":
+        """The weights as the kernels take them, this being the first; None where they cannot."""
+        held = [tensor for weight in weights for tensor in (weight.codes, weight.scale)]
+        if not all(tensor.is_contiguous() for tensor in held):
+            for weight in weights:
+                weight.codes, weight.scale = weight.codes.contiguous(), weight.scale.contiguous()
+            return self.packed_matrices(weights)
+        places = [(tensor.data_ptr(), tensor.dtype) for tensor in held]
+        if self.matrices_of != places:
+            types = (torch.float32, torch.float16, torch.bfloat16)
+            if any(scale.dtype not in types for scale in held[1::2]):
+                return None
+            matrices = []
+            for weight, codes, scale in zip(weights, held[::2], held[1::2], strict=True):
+                sizes = (prod(weight.shape[:-1]), weight.shape[-1], weight.group_size, weight.bits)
+                matrices.append(
+                    PackedMatrix(codes.data_ptr(), scale.data_ptr(), *sizes, types.index(scale.dtype))
+                )
+            self.matrices_of, self.matrices = places, (PackedMatrix * len(weights))(*matrices)
+        return self.matrices
 
     def torch_products(
         self, x: Tensor, weights: Sequence["PackedWeight"], rounded: bool
@@ -117,13 +129,25 @@ class PackedWeight(nn.Module):
 
     def rows(self, indices: Tensor) -> Tensor:
         """The reals of some rows; IndexError for one that is not there."""
-        flat, count = indices.reshape(-1).long(), prod(self.shape[:-1])
-        if not is_traced() and bool(((flat < 0) | (flat >= count)).any()):
+        shape, count = (*indices.shape, self.shape[-1]), prod(self.shape[:-1])
+        flat = indices.reshape(-1).long()
+        if is_traced():
+            return self.chosen(flat).reshape(shape)
+        kernels = packed_linear_library() if flat.is_cpu and self.codes.is_cpu else None
+        matrices = None if kernels is None else self.packed_matrices([self])
+        if kernels is not None and matrices is not None:
+            flat, y = flat.contiguous(), torch.empty(shape)
+            is_there = not kernels.packed_linear_rows(matrices, flat.data_ptr(), len(flat), y.data_ptr())
+        elif is_there := not bool(((flat < 0) | (flat >= count)).any()):
+            y = self.chosen(flat).reshape(shape)
+        if not is_there:
             raise IndexError(f"an index outside of the {count} rows of an embedding")
-        blocks, lanes = flat // 16, flat % 16
-        reals = self.to_reals(blocks)
-        chosen = reals[torch.arange(len(flat), device=flat.device), lanes]
-        return chosen.reshape(*indices.shape, self.shape[-1])
+        return y
+
+    def chosen(self, flat: Tensor) -> Tensor:
+        """The reals of some rows, by torch operators."""
+        reals = self.to_reals(flat // 16)
+        return reals[torch.arange(len(flat), device=flat.device), flat % 16]
 
     def reals(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The reals of the whole weight."""
@@ -190,9 +214,11 @@ class DecodedWeight(PackedWeight):
         else:
             self.register_buffer("zero", torch.zeros(self.scale.shape, dtype=torch.int8))
 
-    def products(self, x: Tensor, weights: Sequence[PackedWeight], rounded: bool) -> None:
-        """None: no kernel multiplies with such codes."""
-        return None
+    def packed_matrices(self, weights: Sequence[PackedWeight]) -> None:
+        """None: the kernels do not know such codes."""
+
+    def torch_products(self, x: Tensor, weights: Sequence[PackedWeight], rounded: bool) -> None:
+        """None: nor does torch."""
 
     def to_reals(self, blocks: Tensor | slice) -> Tensor:
         """Reals [blocks, 16, columns] of some blocks."""
@@ -230,16 +256,6 @@ def joined_linear(
     return [y if bias is None else y + bias for y, bias in zip(found, biases, strict=True)]
 
 
-def packed_matrices(weights: Sequence[PackedWeight], tensors: Sequence[Tensor]) -> ctypes.Array[PackedMatrix]:
-    """The weights as the kernel takes them; `tensors` are the codes and scales of each."""
-    types = (torch.float32, torch.float16, torch.bfloat16)
-    matrices = []
-    for weight, codes, scale in zip(weights, tensors[::2], tensors[1::2], strict=True):
-        form = (*weight.shape, weight.group_size, weight.bits, types.index(scale.dtype))
-        matrices.append(PackedMatrix(codes.data_ptr(), scale.data_ptr(), *form))
-    return (PackedMatrix * len(weights))(*matrices)
-
-
 def is_traced() -> bool:
     """True where a tracer is to see torch operators."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
@@ -257,6 +273,24 @@ def packed_groups(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
     return codes, pairs.transpose(0, 1).contiguous()
 
 
+class RmsNorm(nn.RMSNorm):
+    """`nn.RMSNorm`, by the kernel of rms_norm.c where that can compute it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x / sqrt(mean(x^2) + eps) * weight."""
+        weight = self.weight
+        is_here = x.is_cpu and weight.is_cpu and x.dtype == weight.dtype == torch.float32 and not is_traced()
+        if not is_here or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
+            return super().forward(x)
+        kernels, width = packed_linear_library(), weight.numel()
+        if kernels is None or x.shape[-weight.ndim :] != weight.shape or not weight.is_contiguous():
+            return super().forward(x)
+        x = x.contiguous()
+        y, eps = torch.empty_like(x), torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        kernels.rms_norm(x.data_ptr(), weight.data_ptr(), x.numel() // width, width, eps, y.data_ptr())
+        return y
+
+
 def fake_quantize_per_token(x: Tensor) -> Tensor:
     """x rounded to int8 and back, with a scale for each row."""
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -267,11 +301,23 @@ def fake_quantize_per_token(x: Tensor) -> Tensor:
 
 @cache
 def packed_linear_library() -> ctypes.CDLL | None:
-    """The kernel of packed_linear.c; None, with a warning, without a C compiler."""
-    kernel = compiled_library("packed_linear.c", "packed_linear.h")
-    if kernel is None:
+    """The kernels of packed_linear.c and rms_norm.c; None, with a warning, without a C compiler."""
+    kernels = compiled_library("packed_linear.c", "packed_linear.h", "rms_norm.c")
+    if kernels is None:
         return None
-    pointer, count, number = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
-    kernel.packed_linear_joined.argtypes = [pointer, number, pointer, count, number, pointer, pointer, number]
-    kernel.packed_linear_joined.restype = None
-    return kernel
+    pointer, count, number, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_int, ctypes.c_float
+    kernels.packed_linear_joined.argtypes = [
+        pointer,
+        number,
+        pointer,
+        count,
+        number,
+        pointer,
+        pointer,
+        number,
+    ]
+    kernels.packed_linear_joined.restype = None
+    kernels.packed_linear_rows.argtypes = [pointer, pointer, count, pointer]
+    kernels.rms_norm.argtypes = [pointer, pointer, count, count, real, pointer]
+    kernels.rms_norm.restype = None
+    return kernels

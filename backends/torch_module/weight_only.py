@@ -8,6 +8,7 @@ activations is left to the linear layers where nothing else reads its result.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from itertools import groupby, islice
 from math import prod
 from types import ModuleType
@@ -19,6 +20,7 @@ from ...ir import DType, Graph, LazyTensor, Node, TensorType, Value
 from ...ir.ops.convert import Cast
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
+from ...ir.ops.norm import RmsNorm
 from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken
 from ...ir.packing import BLOCK_ROWS, packed_shape
 from ..packed_linear import PackedForm, pack_codes, pack_scales
@@ -69,10 +71,16 @@ class WeightOnlyStyle(FloatStyle):
         self.groups = self._joined(graph)
 
     def kind(self, node: Node) -> LayerKind | None:
-        """A submodule for an integer weight; linear layers and embeddings that read one have none of their own."""
+        """A submodule for an integer weight; linear layers and embeddings that read one have none of their own.
+
+        RMS norms are those of the prelude.
+        """
         if node.outputs[0].name in self._modules:
             return _weight_kind(node)
-        return None if self._reads_held(node) else layer_kind(node)
+        kind = None if self._reads_held(node) else layer_kind(node)
+        if kind is not None and isinstance(node.op, RmsNorm):
+            return replace(kind, constructor=kind.constructor.replace("nn.RMSNorm", "RmsNorm"))
+        return kind
 
     def read(self, node: Node, operand: int, variable: str) -> str:
         """The variable, or the reals of the weight that it holds."""

@@ -1,8 +1,9 @@
-/* Products of random codes, scales and activations against packed_linear_reference, bit by bit.
+/* Products of random codes, scales and activations against packed_linear_reference, bit by bit, and norms.
  *
  * Prints the instruction set, the number of cases and of those that differ, and a checksum of all results.
  */
 #include "packed_linear.c"
+#include "rms_norm.c"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,6 +60,13 @@ int main(void) {
                         sum = checksum(sum, y + skipped, tokens * OUTPUTS - skipped);
                         free(codes), free(scales), free(x), free(y), free(z), free(scratch);
                     }
+    for (int width = 1; width < 100; width += 7) {
+        float x[3 * 100], weight[100], y[3 * 100];
+        for (int i = 0; i < 3 * width; i++) x[i] = (float)((int)(next() & 0xffff) - 32768) / 999.0f;
+        for (int i = 0; i < width; i++) weight[i] = (float)(next() & 0xffff) / 9999.0f;
+        rms_norm(x, weight, 3, width, 1e-5f, y);
+        sum = checksum(sum, y, 3 * width);
+    }
     printf("%s cases %d differing %d checksum %08x\n", packed_linear_instruction_set(), cases, differing, sum);
     return differing != 0;
 }

@@ -14,6 +14,7 @@ from fxpress.backends.packed_linear import pack_codes, pack_scales
 from fxpress.backends.torch_module import prelude_library, prelude_weight_only
 from fxpress.backends.torch_module.prelude_weight_only import (
     PackedWeight,
+    RmsNorm,
     fake_quantize_per_token,
     joined_linear,
 )
@@ -219,6 +220,52 @@ def test_inputs_of_another_width_and_rows_that_are_not_there_are_refused() -> No
             weight.rows(torch.tensor([0, index]))
     assert weight.rows(torch.zeros(2, 0, dtype=torch.int64)).shape == (2, 0, 64)
     assert torch.equal(weight.rows(torch.tensor([3], dtype=torch.uint8)), weight.reals()[3:4])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 768), (2, 5, 33), (3, 4, 2, 8), (0, 16)])
+@pytest.mark.parametrize("eps", [None, 1e-5])
+def test_the_kernel_normalizes_as_torch_does(shape: tuple[int, ...], eps: float | None) -> None:
+    """Up to the rounding of a sum of squares, a root and two products: 8 steps of float32."""
+    generator = torch.Generator().manual_seed(0)
+    norm = RmsNorm(shape[-2:] if len(shape) == 4 else shape[-1:], eps=eps)
+    x = torch.randn(shape, generator=generator)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(norm.weight.shape, generator=generator))
+        wide = torch.nn.functional.rms_norm(
+            x.double(), norm.weight.shape, norm.weight.double(), norm.eps or 2.0**-23
+        )
+        bound = 8 * 2.0**-24 * wide.abs()
+        assert bool(((norm(x) - wide).abs() <= bound).all())
+        turned = x.transpose(0, -1).contiguous().transpose(0, -1)
+        assert torch.equal(norm(turned), norm(x))
+
+
+def test_norms_are_torchs_where_the_kernel_does_not_fit(without_compiler: None) -> None:
+    norm, x = RmsNorm([16]), torch.randn(3, 16)
+    with torch.no_grad():
+        assert torch.equal(norm(x), torch.nn.functional.rms_norm(x, [16], norm.weight))
+
+
+def test_norms_have_gradients_and_other_element_types() -> None:
+    norm, x = RmsNorm([16]), torch.randn(3, 16, requires_grad=True)
+    norm(x).square().sum().backward()
+    assert x.grad is not None and norm.weight.grad is not None
+    with torch.no_grad():
+        half = RmsNorm([16]).to(torch.bfloat16)
+        y = half(x.to(torch.bfloat16))
+        assert torch.equal(y, torch.nn.functional.rms_norm(x.to(torch.bfloat16), [16], half.weight))
+        with pytest.raises(RuntimeError, match="normalized_shape"):
+            norm(torch.zeros(3, 8))
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_rows_have_the_bits_of_the_whole_weight(bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, indices = packed(37, 48, bits=bits, group_size=16), torch.tensor([[36, 0], [5, 5]])
+    assert torch.equal(weight.rows(indices), weight.reals()[indices])
+    monkeypatch.setattr(prelude_weight_only, "packed_linear_library", lambda: None)
+    assert torch.equal(weight.rows(indices), weight.reals()[indices])
+    with pytest.raises(IndexError, match="outside of the 37 rows"):
+        weight.rows(indices + 1)
 
 
 def test_other_layouts_of_its_tensors_change_nothing() -> None:
