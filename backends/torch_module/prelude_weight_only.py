@@ -61,9 +61,8 @@ class PackedWeight(nn.Module):
         self, x: Tensor, weights: Sequence["PackedWeight"], rounded: bool
     ) -> Sequence[Tensor] | None:
         """Products of x [..., columns] with weights of one form, this being the first; None where nothing fits."""
-        kernels = packed_linear_library()
-        matrices = None if kernels is None else self.packed_matrices(weights)
-        if kernels is None or matrices is None:
+        kernels, held = packed_linear_library(), packed_tensors(weights)
+        if kernels is None or not self.has_kernel(held):
             return self.torch_products(x, weights, rounded)
         lead, tokens = x.shape[:-1], x.numel() // self.shape[1]
         x = x.to(torch.float32).contiguous()
@@ -71,25 +70,25 @@ class PackedWeight(nn.Module):
         scratch = torch.empty(tokens * self.token_bytes[rounded], dtype=torch.uint8)
         places = (ctypes.c_void_p * len(found))(*[y.data_ptr() for y in found])
         threads = torch.get_num_threads() if x.numel() * self.shape[0] >= 1 << 18 else 1
+        matrices, scratch_place = self.packed_matrices(weights, held), scratch.data_ptr()
         kernels.packed_linear_joined(
-            matrices, len(found), x.data_ptr(), tokens, not rounded, places, scratch.data_ptr(), threads
+            matrices, len(found), x.data_ptr(), tokens, not rounded, places, scratch_place, threads
         )
         return found
 
-    def packed_matrices(self, weights: Sequence["PackedWeight"]) -> "ctypes.Array[PackedMatrix] | None":
-        """The weights as the kernels take them, this being the first; None where they cannot."""
-        held = [tensor for weight in weights for tensor in (weight.codes, weight.scale)]
-        if not all(tensor.is_contiguous() for tensor in held):
-            for weight in weights:
-                weight.codes, weight.scale = weight.codes.contiguous(), weight.scale.contiguous()
-            return self.packed_matrices(weights)
-        places = [(tensor.data_ptr(), tensor.dtype) for tensor in held]
+    def has_kernel(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether the kernels know the element types of codes and scales."""
+        return not any(scale.dtype == torch.float64 for scale in tensors[1::2])
+
+    def packed_matrices(
+        self, weights: Sequence["PackedWeight"], tensors: Sequence[Tensor]
+    ) -> "ctypes.Array[PackedMatrix] | None":
+        """The weights as the kernels take them, this being the first; they have the addresses of `tensors`."""
+        places = [(tensor.data_ptr(), tensor.dtype) for tensor in tensors]
         if self.matrices_of != places:
             types = (torch.float32, torch.float16, torch.bfloat16)
-            if any(scale.dtype not in types for scale in held[1::2]):
-                return None
             matrices = []
-            for weight, codes, scale in zip(weights, held[::2], held[1::2], strict=True):
+            for weight, codes, scale in zip(weights, tensors[::2], tensors[1::2], strict=True):
                 sizes = (prod(weight.shape[:-1]), weight.shape[-1], weight.group_size, weight.bits)
                 matrices.append(
                     PackedMatrix(codes.data_ptr(), scale.data_ptr(), *sizes, types.index(scale.dtype))
@@ -134,9 +133,9 @@ class PackedWeight(nn.Module):
         if is_traced():
             return self.chosen(flat).reshape(shape)
         kernels = packed_linear_library() if flat.is_cpu and self.codes.is_cpu else None
-        matrices = None if kernels is None else self.packed_matrices([self])
-        if kernels is not None and matrices is not None:
-            flat, y = flat.contiguous(), torch.empty(shape)
+        held = packed_tensors([self])
+        if kernels is not None and self.has_kernel(held):
+            flat, y, matrices = flat.contiguous(), torch.empty(shape), self.packed_matrices([self], held)
             is_there = not kernels.packed_linear_rows(matrices, flat.data_ptr(), len(flat), y.data_ptr())
         elif is_there := not bool(((flat < 0) | (flat >= count)).any()):
             y = self.chosen(flat).reshape(shape)
@@ -214,8 +213,9 @@ class DecodedWeight(PackedWeight):
         else:
             self.register_buffer("zero", torch.zeros(self.scale.shape, dtype=torch.int8))
 
-    def packed_matrices(self, weights: Sequence[PackedWeight]) -> None:
-        """None: the kernels do not know such codes."""
+    def has_kernel(self, tensors: Sequence[Tensor]) -> bool:
+        """False: the kernels do not know such codes."""
+        return False
 
     def torch_products(self, x: Tensor, weights: Sequence[PackedWeight], rounded: bool) -> None:
         """None: nor does torch."""
@@ -254,6 +254,17 @@ def joined_linear(
     if x.dtype != torch.float32:
         found = [y.to(x.dtype) for y in found]
     return [y if bias is None else y + bias for y, bias in zip(found, biases, strict=True)]
+
+
+def packed_tensors(weights: Sequence[PackedWeight]) -> list[Tensor]:
+    """Codes and scales of each weight, one after the other, as the kernels read them."""
+    held: list[Tensor] = []
+    for weight in weights:
+        codes, scale = weight.codes, weight.scale
+        if not (codes.is_contiguous() and scale.is_contiguous()):
+            weight.codes, weight.scale = codes, scale = codes.contiguous(), scale.contiguous()
+        held += (codes, scale)
+    return held
 
 
 def is_traced() -> bool:
