@@ -64,12 +64,13 @@ class IndexCopy(Op):
     """x with `source` in the place of the elements `indices` of dimension `axis`, such as new rows of a cache.
 
     Operands: x, indices [n] (i32 or i64), source, shaped like x but with n elements along the axis. Negative indices
-    count from the end; of equal ones the last holds.
+    count from the end, or, unless the copy `wraps`, do not occur; of equal ones the last holds.
     """
 
     quantized = Quantized.MOVE
 
     axis: int = 0
+    wraps: bool = True
 
     def infer(self, x: TensorType, indices: TensorType, source: TensorType) -> tuple[TensorType, ...]:
         check_axis(self.axis, x)
@@ -87,8 +88,9 @@ class IndexCopy(Op):
         return (x,)
 
     def reference(self, x: Tensor, indices: Tensor, source: Tensor) -> Tensor:
-        size = x.shape[self.axis]
-        return x.index_copy(self.axis, torch.where(indices < 0, indices + size, indices).long(), source)
+        if self.wraps:
+            indices = torch.where(indices < 0, indices + x.shape[self.axis], indices)
+        return x.index_copy(self.axis, indices.long(), source)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, indices, source = call.operand("x"), call.operand("indices"), call.operand("source")
@@ -109,7 +111,7 @@ def _lower_index_copy(call: AtenCall) -> Value | None:
     x, indices, source = call.value("self"), call.value("index"), call.value("source")
     if not x.type.rank or x.type.dtype is not source.type.dtype:
         return None
-    return _emit_index_copy(call, x, call["dim"] % x.type.rank, indices, source)
+    return _emit_index_copy(call, IndexCopy(call["dim"] % x.type.rank, wraps=False), x, indices, source)
 
 
 @lowers("index_put.default", "_unsafe_index_put.default")
@@ -125,13 +127,13 @@ def _lower_index_put(call: AtenCall) -> Value | None:
     shape = (*x.type.shape[:axis], *indices.type.shape, *x.type.shape[axis + 1 :])
     if values.type.shape != shape:
         values = call.emit(Expand(shape), values)
-    return _emit_index_copy(call, x, axis, indices, values)
+    return _emit_index_copy(call, IndexCopy(axis), x, indices, values)
 
 
-def _emit_index_copy(call: AtenCall, x: Value, axis: int, indices: Value, source: Value) -> Value:
+def _emit_index_copy(call: AtenCall, op: IndexCopy, x: Value, indices: Value, source: Value) -> Value:
     if not indices.type.rank:
         indices = call.emit(Reshape((1,)), indices)
-    shape = (*x.type.shape[:axis], indices.type.shape[0], *x.type.shape[axis + 1 :])
+    shape = (*x.type.shape[: op.axis], indices.type.shape[0], *x.type.shape[op.axis + 1 :])
     if source.type.shape != shape:
         source = call.emit(Reshape(shape), source)
-    return call.emit(IndexCopy(axis), x, indices, source)
+    return call.emit(op, x, indices, source)

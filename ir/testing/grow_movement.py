@@ -184,7 +184,8 @@ def grow_index_copy(g: Growth, x: Value, step: Step) -> Value | None:
         return None
     indices = torch.tensor(step.pick(1, [[0], [-1, 0]]))
     part = g.add(Slice(axis, 0, len(indices)), x) if len(indices) < x.type.shape[axis] else x
-    return g.add(IndexCopy(axis), x, g.builder.constant("indices", indices), part)
+    op = IndexCopy(axis, wraps=bool((indices < 0).any()))
+    return g.add(op, x, g.builder.constant("indices", indices), part)
 
 
 @grows("quantize", "dequantize")
