@@ -100,7 +100,9 @@ def _is_table(node: Node) -> bool:
 def _table(node: Node) -> Tensor:
     """The carried result for each carried byte."""
     assert isinstance(node.op, Elementwise | Requantize)
-    integers = torch.arange(-128, 128)
+    quantization = node.operand("x").type.quantization
+    assert quantization is not None
+    integers = torch.arange(-128, 128).clamp(quantization.qmin, quantization.qmax)
     results: Tensor = node.op.integer(IntegerCall(node.op, (integers,), node.operand_types, node.output.type))
     return (results + 128).to(torch.uint8)
 

@@ -28,7 +28,7 @@ from .eager import EagerStyle, int8_layer, is_int8, parameters
 from .layers import LayerKind
 from .literal import literal
 from .names import Path
-from .qdq import carried_zero_point, grid, is_byte
+from .qdq import carried_bounds, carried_zero_point, grid, is_byte
 from .style import Strings
 
 
@@ -49,13 +49,10 @@ class NativeStyle(EagerStyle):
 
     def store(self, value: Value, expression: str) -> str:
         """Quantized, images with the channels last."""
-        quantization = value.type.quantization
-        if quantization is None or not is_byte(value):
+        if not is_byte(value):
             return super().store(value, expression)
         is_image = any(isinstance(user.op, Conv) for user in self._graph.users.get(value.name, ()))
-        bounds = quantization.qmin + 128, quantization.qmax + 128
-        options = "" if bounds == (0, 255) else f", bounds={bounds}"
-        options += ", is_image=True" if is_image else ""
+        options = f"{carried_bounds(value)}{', is_image=True' if is_image else ''}"
         return f"quantize({expression}, {grid(value)}{options})"
 
     def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:

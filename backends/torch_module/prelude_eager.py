@@ -12,10 +12,18 @@ import torch
 from torch import Tensor, nn
 
 
-def quantize(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """The integers nearest to x / scale + zero_point."""
+def quantize(
+    x: Tensor,
+    scale: float,
+    zero_point: int,
+    dtype: torch.dtype = torch.uint8,
+    *,
+    bounds: tuple[int, int] | None = None,
+) -> Tensor:
+    """The integers nearest to x / scale + zero_point, within bounds: by default those of the type."""
     info = torch.iinfo(dtype)
-    return (x / scale).round_().add_(zero_point).clamp_(info.min, info.max).to(dtype)
+    low, high = bounds or (info.min, info.max)
+    return (x / scale).round_().add_(zero_point).clamp_(low, high).to(dtype)
 
 
 def dequantize(x: Tensor, scale: float, zero_point: int) -> Tensor:

@@ -11,12 +11,18 @@ import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_dec
 from torch import Tensor, nn
 
 
-def quantize(x: Tensor, scale: float, zero_point: int, dtype: torch.dtype = torch.uint8) -> Tensor:
-    """The integers nearest to x / scale + zero_point."""
+def quantize(
+    x: Tensor,
+    scale: float,
+    zero_point: int,
+    dtype: torch.dtype = torch.uint8,
+    *,
+    bounds: tuple[int, int] | None = None,
+) -> Tensor:
+    """The integers nearest to x / scale + zero_point, within bounds: by default those of the type."""
     info = torch.iinfo(dtype)
-    y: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(
-        x, scale, zero_point, info.min, info.max, dtype
-    )
+    low, high = bounds or (info.min, info.max)
+    y: Tensor = torch.ops.quantized_decomposed.quantize_per_tensor(x, scale, zero_point, low, high, dtype)
     return y
 
 

@@ -70,8 +70,8 @@ class QdqStyle:
         """Quantized, where the graph is."""
         if not value.type.is_quantized:
             return expression
-        dtype = "" if is_byte(value) else f", {value.type.dtype.torch}"
-        return f"quantize({expression}, {grid(value)}{dtype})"
+        options = carried_bounds(value) if is_byte(value) else f", {value.type.dtype.torch}"
+        return f"quantize({expression}, {grid(value)}{options})"
 
     def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
         """None: no node is special."""
@@ -88,6 +88,14 @@ def grid(value: Value) -> str:
     quantization = value.type.quantization
     assert quantization is not None
     return f"{literal(quantization.scale[0])}, {carried_zero_point(quantization)}"
+
+
+def carried_bounds(value: Value) -> str:
+    """The least and the greatest carried integer as an argument; nothing where a byte has no others."""
+    quantization = value.type.quantization
+    assert quantization is not None
+    bounds = quantization.qmin + 128, quantization.qmax + 128
+    return "" if bounds == (0, 255) else f", bounds={bounds}"
 
 
 def carried_zero_point(quantization: Encoding) -> int:

@@ -258,6 +258,30 @@ def test_int16_activations_and_four_bit_weights_are_computed(form):
     assert output_mismatch(graph, to_module(graph, form=form), batches(graph)).largest_step <= 1
 
 
+@pytest.mark.parametrize("bits", [2, 4, 6])
+@pytest.mark.parametrize("form", FORMS)
+def test_activations_of_few_bits_saturate_at_their_own_levels(form, bits):
+    encoding = f"i8[1x8]<bits={bits}, scale=0.25, zero=1>"
+    graph = parse(
+        f"""
+        graph(%x: f32[1x8]) {{
+          const %fc.weight: i8[8x8]<scale=0.1, zero=0>
+          %q: {encoding} = quantize(%x)
+          %a: {encoding} = linear(%q, %fc.weight)
+          %g: {encoding} = gelu(%a)
+          %s: {encoding} = add(%a, %q)
+          %p: {encoding} = mul(%s, %g)
+          return a: %a, g: %g, s: %s, p: %p
+        }}""",
+        fill=integers,
+    )
+    calls = [[20 * x for x in call] for call in batches(graph)]
+    found = requantization_mismatch(graph, calls, form=form)
+    assert found.keys() == {"q", "a", "g", "s", "p"}
+    assert max(mismatch.largest_step for mismatch in found.values()) <= 1
+    assert found["q"].largest_step == 0
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_signals_with_uneven_padding_are_computed(form):
     graph = parse(
