@@ -68,7 +68,7 @@ def _replaced(names: Mapping[str, object]) -> set[str]:
 
 def _unfit(captured: Graph, graph: Graph, value: Value) -> Iterator[Unfit]:
     """Reasons why the convention cannot hold a stored weight."""
-    yield from _FORM.unfit(captured, value)
+    yield from _FORM.unfit(captured, graph, value)
     readers = [*graph.users[value.name]]
     real = [r for node in readers for r in graph.users.get(node.output.name, ())]
     casts = [r for node in real if isinstance(node.op, Cast) for r in graph.users.get(node.output.name, ())]

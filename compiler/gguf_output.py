@@ -68,7 +68,7 @@ def emit_gguf(session: Session, graph: Graph) -> dict[str, Content]:
     architecture = _ARCHITECTURES[config.architectures[0]]
     names = package.get_tensor_name_map(package.MODEL_ARCH[architecture], config.num_hidden_layers)
     stored = {value.name: value for value in graph.constants if value.type.is_quantized}
-    unfit = [reason for value in stored.values() for reason in _unfit(session.captured, value)]
+    unfit = [reason for value in stored.values() for reason in _unfit(session.captured, graph, value)]
     tensors = list[_Stored]()
     for name, entry in session.captured.params.entries.items():
         if not isinstance(entry, LazyTensor):  # made by capture, not of the folder
@@ -128,9 +128,9 @@ def _unlike_llama(config: Any) -> Iterator[Problem]:  # Any: a configuration of 
         yield Problem(_FORM.code, _FORM.place, f"{fact}, of all numbers of a head", "write `outputs: hf`")
 
 
-def _unfit(captured: Graph, value: Value) -> Iterator[Unfit]:
+def _unfit(captured: Graph, graph: Graph, value: Value) -> Iterator[Unfit]:
     """Reasons why blocks cannot hold a stored weight exactly."""
-    yield from _FORM.unfit(captured, value)
+    yield from _FORM.unfit(captured, graph, value)
     encoding = value.type.quantization
     assert encoding is not None
     if value.type.rank != 2 or encoding.axis != 0:

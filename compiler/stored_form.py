@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ..ir import Graph, Value
+from ..passes.clean import is_unmoved
 from ..specs import FolderSource
 from ..specs.options import CleanOptions, WeightOnlyOptions
 from .errors import NAMES_SHOWN, Problem, counted
@@ -72,11 +73,11 @@ class StoredForm:
                 advice = "leave it out, or write `outputs: torch`"
                 yield Problem(self.code, place, f"{self.place}: {fact}", advice)
 
-    def unfit(self, captured: Graph, value: Value) -> Iterator[Unfit]:
+    def unfit(self, captured: Graph, graph: Graph, value: Value) -> Iterator[Unfit]:
         """Reasons why no such file can hold a stored weight."""
         encoding = value.type.quantization
         assert encoding is not None
-        if value.name not in captured.params or not value.name.endswith(WEIGHT_SUFFIX):
+        if not is_unmoved(captured, graph, value.name) or not value.name.endswith(WEIGHT_SUFFIX):
             fact = "is not a tensor of the folder, but moved or computed from one"
             advice = "name its layer in `layers` of weight_only, with `float32`, or write `outputs: torch`"
             yield Unfit(value.name, fact, advice)

@@ -31,6 +31,7 @@ class Builder:
         self._taken: set[str] = {*reserved, *self._params}
         self._counters: dict[str, int] = {}
         self._derived: dict[tuple[str, Encoding | None, Content], Value] = {}
+        self._heirs: dict[str, str] = {}
         self._producers: dict[str, tuple[Node, int]] = {}
 
     def input(self, name: str, type: TensorType) -> Value:
@@ -39,8 +40,13 @@ class Builder:
         self._inputs.append(Value(name, type))
         return self._inputs[-1]
 
-    def constant(self, name: str, tensor: Entry, *, quantization: Encoding | None = None) -> Value:
-        """Add a constant; `name` is a wish, made unique. A quantized one is stored in its container dtype."""
+    def constant(
+        self, name: str, tensor: Entry, *, quantization: Encoding | None = None, is_heir: bool = False
+    ) -> Value:
+        """Add a constant; `name` is a wish, made unique. A quantized one is stored in its container dtype.
+
+        An heir is made of the constant that has the name, and gets it if nothing reads that one any more.
+        """
         expect(tensor, (torch.Tensor, LazyTensor), f"constant {name}", "a tensor")
         if isinstance(tensor, torch.Tensor):
             tensor = (
@@ -49,6 +55,8 @@ class Builder:
         type = TensorType(tuple(tensor.shape), DType.of(tensor.dtype), quantization)
         value = Value(self.fresh_name(name), type)
         self._params[value.name] = tensor
+        if is_heir:
+            self._heirs[value.name] = name
         return value
 
     def derived_constant(
@@ -60,7 +68,7 @@ class Builder:
         """
         key = (name, quantization, content(tensor))
         if key not in self._derived:
-            self._derived[key] = self.constant(name, tensor, quantization=quantization)
+            self._derived[key] = self.constant(name, tensor, quantization=quantization, is_heir=True)
         return self._derived[key]
 
     def add(
@@ -177,9 +185,9 @@ class Builder:
     def _with_free_names(self, graph: Graph, live: set[str]) -> Graph:
         taken = live.union(value.name for value in self._inputs)
         names: dict[str, str] = {}
-        for (wish, _, _), value in self._derived.items():
-            if value.name in live and wish not in taken:
-                names[value.name] = wish
+        for name, wish in self._heirs.items():
+            if name in live and wish not in taken:
+                names[name] = wish
                 taken.add(wish)
         if not names:
             return graph

@@ -1,5 +1,5 @@
 """The pass `clean`: nodes without effect, written-out norms, and batches of one."""
 
-from .cleaning import clean
+from .cleaning import clean, is_unmoved
 
-__all__ = ["clean"]
+__all__ = ["clean", "is_unmoved"]

@@ -33,6 +33,7 @@ from .batch_of_one import before_batch_is_dropped
 from .no_ops import neutral_operand
 from .written_norms import NormFinder
 
+MOVES = (Permute, Reshape)
 FOLDED_BYTES = 1 << 16  # a folded constant may be this large even where its operands are smaller
 
 
@@ -47,6 +48,21 @@ def clean_graph(graph: Graph, *, disable: Collection[str] = ()) -> PassResult:
     cleaner = _Cleaner(graph, disable)
     cleaned = rewrite(graph, cleaner.visit)
     return PassResult(cleaned, PassReport("clean", tuple(cleaner.decisions)))
+
+
+def is_unmoved(original: Graph, graph: Graph, name: str) -> bool:
+    """Whether a constant of a graph is in the order of the original's of that name, which may have been moved.
+
+    A weight that the model transposes keeps its name when `clean` folds the transposition.
+    """
+    if name not in original.params or name not in graph.params:
+        return False
+    shapes = {tuple(params.entry(name).shape) for params in (original.params, graph.params)}
+    moves = [
+        {node.op for node in one.users.get(name, ()) if isinstance(node.op, MOVES)}
+        for one in (original, graph)
+    ]
+    return len(shapes) == 1 and moves[0] == moves[1]
 
 
 class _Cleaner:
@@ -107,34 +123,37 @@ class _Cleaner:
             )
             return None
         self._decide("constants", node, True, "computed from constants")
+        is_moved = isinstance(node.op, MOVES)  # the elements are those of the operand, whose name fits
+        names = [node.operands[0].name if is_moved else value.name for value in node.outputs]
         if any(isinstance(entry, LazyTensor) for entry in known) and needed > FOLDED_BYTES:
             made = [
                 builder.constant(
-                    value.name,
+                    name,
                     LazyTensor(
                         value.type.shape, value.type.dtype.torch, partial(_computed, node.op, entries, index)
                     ),
+                    is_heir=is_moved,
                 )
-                for index, value in enumerate(node.outputs)
+                for index, (name, value) in enumerate(zip(names, node.outputs, strict=True))
             ]
         else:
             made = [
-                self._constant(builder, value.name, _computed(node.op, entries, index))
-                for index, value in enumerate(node.outputs)
+                self._constant(builder, name, _computed(node.op, entries, index), is_moved)
+                for index, name in enumerate(names)
             ]
         self._folded[node.op, node.inputs] = tuple(made)
         return self._folded[node.op, node.inputs]
 
-    def _constant(self, builder: Builder, name: str, tensor: Tensor) -> Value:
+    def _constant(self, builder: Builder, name: str, tensor: Tensor, is_heir: bool) -> Value:
         """A folded constant, or the one that holds the same elements already.
 
         Those filled with one number stay apart: that is how parameters of different layers begin.
         """
         if tensor.numel() < 2 or bool((tensor == tensor.flatten()[0]).all()):
-            return builder.constant(name, tensor.clone())
+            return builder.constant(name, tensor.clone(), is_heir=is_heir)
         key = content(tensor)
         if key not in self._by_content:
-            self._by_content[key] = builder.constant(name, tensor.clone())
+            self._by_content[key] = builder.constant(name, tensor.clone(), is_heir=is_heir)
         return self._by_content[key]
 
     def _one_of_equals(self, builder: Builder, value: Value) -> Value:

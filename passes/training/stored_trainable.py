@@ -21,6 +21,7 @@ from ...ir.interpret import Observer
 from ...ir.ops.quantize import FakeQuantizePerToken
 from ...specs.options import FinetuneOptions
 from ..base import Context
+from ..clean import is_unmoved
 from .reencode import reencode
 from .trainable import trainable_constants
 
@@ -46,8 +47,7 @@ class StoredTrainable:
         found = trainable_constants(graph, options, context)
         weights = tuple(v for v in found if v.type.is_quantized and _encoding(v).levels is None)
         others = tuple(value.name for value in found if not value.type.is_quantized)
-        original = {} if context.original is None else context.original.params
-        levels = {value.name: _initial_levels(graph, value, original.get(value.name)) for value in weights}
+        levels = {value.name: _initial_levels(graph, value, context.original) for value in weights}
         return StoredTrainable(graph, weights, others, levels, options.learn_steps)
 
     def start(self) -> dict[str, Tensor]:
@@ -101,10 +101,13 @@ class StoredTrainable:
         return grown + (grown.to(dtype).float() - grown).detach()
 
 
-def _initial_levels(graph: Graph, value: Value, real: Tensor | None) -> Tensor:
+def _initial_levels(graph: Graph, value: Value, original: Graph | None) -> Tensor:
     """The stored integers as reals, nearer to the weight of the captured model where that is known."""
     encoding, levels = _encoding(value), graph.tensor(value).float()
-    if real is None or real.shape != levels.shape or not real.is_floating_point():
+    if original is None or not is_unmoved(original, graph, value.name):
+        return levels
+    real = original.params[value.name]
+    if not real.is_floating_point():
         return levels
     scale = encoding.spread(encoding.scale.tensor(torch.float32), value.type.shape)
     wanted = real.float() / scale + _zeros(encoding, value.type.shape)

@@ -77,6 +77,16 @@ def test_codes_of_rows_that_fill_no_word_are_padded() -> None:
     assert torch.equal(unpack_from_int32(words, 4, torch.Size((1, 9))), codes)
 
 
+def test_transposed_weights_keep_their_names_and_are_refused_by_them(tmp_path: Path) -> None:
+    save_folder(tmp_path / "net", "GPT2LMHeadModel")
+    kept = "    layers: {transformer.wte: float32, lm_head: float32}\n"
+    words = (
+        "8 tensors: transformer.h.0.attn.c_attn.weight, transformer.h.0.attn.c_proj.weight, .*each is not a"
+    )
+    with pytest.raises(UserError, match=rf"{words} tensor of the folder, but moved.*B604\]$"):
+        compile_model(spec(tmp_path, options=kept))
+
+
 def test_files_beside_the_weights_are_copied_or_named(tmp_path: Path) -> None:
     save_folder(tmp_path / "net", "LlamaForCausalLM")
     for name in ("special_tokens_map.json", "generation_config.json", "tokenizer_config.json"):

@@ -6,6 +6,7 @@ import torch
 
 from fxpress.ir import Graph, LazyTensor, dump, parse, run
 from fxpress.passes import PassReport, find_pass
+from fxpress.passes.clean import is_unmoved
 from fxpress.specs.options import CleanOptions
 
 
@@ -80,6 +81,37 @@ def test_what_is_computed_from_constants_becomes_a_constant() -> None:
     after, _ = clean(parse(MASKED, params=params))
     assert [n.op.name for n in after.nodes] == ["linear"]
     assert torch.equal(after.params["w"], params["weight"] * params["mask"])
+
+
+TRANSPOSED = """
+graph(%x: f32[1x2]) {
+  const %fc.weight: f32[2x2]
+  %w: f32[2x2] = permute{order=(1, 0)}(%fc.weight)
+  %v: f32[4] = reshape{shape=(4,)}(%w)
+  %u: f32[2x2] = reshape{shape=(2, 2)}(%v)
+  %y: f32[1x2] = linear(%x, %u)
+  return output: %y
+}"""
+
+
+def test_a_weight_that_is_moved_keeps_its_name() -> None:
+    weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    before = parse(TRANSPOSED, params={"fc.weight": weight})
+    after, _ = clean(before)
+    assert [v.name for v in after.constants] == ["fc.weight"]
+    assert torch.equal(after.params["fc.weight"], weight.T)
+    assert not is_unmoved(before, after, "fc.weight") and is_unmoved(before, before, "fc.weight")
+
+
+def test_a_weight_that_is_read_as_it_is_and_moved_has_two_names() -> None:
+    text = TRANSPOSED.replace("linear(%x, %u)", "linear(%x, %fc.weight, none, %z)").replace(
+        "  %y:", "  %z: f32[1x2] = linear(%x, %u)\n  %y:"
+    )
+    weight = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    before = parse(text, params={"fc.weight": weight})
+    after, _ = clean(before)
+    assert [v.name for v in after.constants] == ["fc.weight_1", "fc.weight"]
+    assert torch.equal(after.params["fc.weight"], weight)
 
 
 def test_a_constant_that_would_take_much_more_room_is_not_folded() -> None:
@@ -189,4 +221,4 @@ graph(%x: f32[1x256]) {
 
     after, report = clean(parse(text, params={"w": LazyTensor((256, 128), torch.float32, load)}))
     assert report.applied == {"constants": 1} and not reads
-    assert torch.equal(after.params["t"], weight.T) and len(reads) == 1
+    assert torch.equal(after.params["w"], weight.T) and len(reads) == 1
