@@ -71,8 +71,8 @@ class Int8Layer(nn.Module):
         self.x_grid, self.y_grid, self.residual_grid = x_grid, y_grid, residual_grid
         self.clamp = clamp
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.ones(shape[0]))
-        self.register_buffer("bias", torch.zeros(shape[0]) if bias else None)
+        self.register_buffer("weight_scale", torch.ones(shape[0], dtype=torch.float32))
+        self.register_buffer("bias", torch.zeros(shape[0], dtype=torch.float32) if bias else None)
         self.packed: tuple[Tensor, Tensor, Tensor, Tensor | None] | None = None
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:

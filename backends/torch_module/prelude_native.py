@@ -88,8 +88,8 @@ class NativeLayer(Int8Layer):
             x = self.arranged(x)
         if residual is not None and residual.stride() != call.result_strides:
             residual = self.arranged(residual)
-        y = torch.empty_strided(call.result_shape, call.result_strides, dtype=torch.uint8)
-        scratch = torch.empty(call.scratch, dtype=torch.uint8) if call.scratch else y
+        y = x.new_empty_strided(call.result_shape, call.result_strides, dtype=torch.uint8)
+        scratch = x.new_empty(call.scratch, dtype=torch.uint8) if call.scratch else y
         call.kernel(
             *call.pointers,
             x.data_ptr(),
@@ -108,14 +108,14 @@ class NativeLayer(Int8Layer):
             return None
         if not fits(self.weight, self.bias, self.shift, self.x_grid[1], self.residual_step):
             return None
-        memory = torch.empty(size, dtype=torch.uint8)
+        memory = x.new_empty(size, dtype=torch.uint8)
         parts = (self.weight, self.bias, self.multiplier, self.shift)
         held = [None if part is None else part.contiguous() for part in parts]
         pointers = [None if part is None else part.data_ptr() for part in held]
         library.int8_layer_pack(ctypes.byref(layer), *pointers, memory.data_ptr())
         sizes, shape = self.sizes(x)
         layer_and_sizes = ctypes.addressof(layer), ctypes.addressof(sizes)
-        result = self.arranged(torch.empty(shape, dtype=torch.uint8))
+        result = self.arranged(x.new_empty(shape, dtype=torch.uint8))
         return Call(
             x.shape,
             self.arranged(x).stride(),
@@ -240,7 +240,7 @@ def quantize(
     images, channels = 1, 1
     if is_image and x.is_contiguous():
         images, channels = x.shape[:2]
-        y = torch.empty(len(x), *x.shape[2:], channels, dtype=torch.uint8).movedim(-1, 1)
+        y = x.new_empty(len(x), *x.shape[2:], channels, dtype=torch.uint8).movedim(-1, 1)
     else:
         x, y = with_result(x, torch.uint8)
     pixels = x.numel() // max(images * channels, 1)

@@ -61,7 +61,7 @@ class IntegerWeight(nn.Module):
         shape = self.weight.shape
         del self.weight
         self.register_buffer("weight", torch.zeros(shape, dtype=torch.int8))
-        self.register_buffer("weight_scale", torch.ones(shape[0]))
+        self.register_buffer("weight_scale", torch.ones(shape[0], dtype=torch.float32))
         self.register_buffer("weight_zero_point", torch.zeros(shape[0], dtype=torch.int64), persistent=False)
 
     def real_weight(self) -> Tensor:

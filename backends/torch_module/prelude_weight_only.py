@@ -31,6 +31,10 @@ class PackedMatrix(ctypes.Structure):
     ]
 
 
+PackedMatrices = tuple[list[tuple[int, torch.dtype]], "ctypes.Array[PackedMatrix]"]
+"""Matrices, after the addresses and element types of their tensors."""
+
+
 class PackedWeight(nn.Module):
     """A weight of `bits`-bit integers, with a scale for each `group_size` of them along the last dimension.
 
@@ -47,11 +51,9 @@ class PackedWeight(nn.Module):
         blocks, groups, steps = -(-prod(shape[:-1]) // 16), shape[-1] // group_size, -(-group_size // 16)
         self.register_buffer("codes", torch.zeros(blocks, groups, steps * 32 * bits, dtype=torch.uint8))
         self.register_buffer("scale", torch.ones(blocks, groups, 16, dtype=dtype))
-        self.matrices: ctypes.Array[PackedMatrix] | None = None  # this, and those that are multiplied with it
-        self.matrices_of: list[tuple[int, torch.dtype]] = []
+        self.matrices: PackedMatrices | None = None  # this, and those that are multiplied with it
         self.token_bytes = [4 + groups * (4 + steps * 16 * size) for size in (4, 1)]  # scratch: floats, int8
-        self.packed: tuple[Tensor, ...] = ()
-        self.packed_from: tuple[int, ...] = ()
+        self.packed: tuple[tuple[int, ...], Tensor, Tensor] | None = None  # and what they were made from
 
     def linear(self, x: Tensor, bias: Tensor | None = None, *, rounded: bool = False) -> Tensor:
         """x @ weight^T + bias; `rounded`: x is rounded to int8 with a scale for each row (token) before."""
@@ -66,8 +68,8 @@ class PackedWeight(nn.Module):
             return self.torch_products(x, weights, rounded)
         lead, tokens = x.shape[:-1], x.numel() // self.shape[1]
         x = x.to(torch.float32).contiguous()
-        found = [torch.empty(*lead, weight.shape[0]) for weight in weights]
-        scratch = torch.empty(tokens * self.token_bytes[rounded], dtype=torch.uint8)
+        found = [x.new_empty(*lead, weight.shape[0]) for weight in weights]
+        scratch = x.new_empty(tokens * self.token_bytes[rounded], dtype=torch.uint8)
         places = (ctypes.c_void_p * len(found))(*[y.data_ptr() for y in found])
         threads = torch.get_num_threads() if x.numel() * self.shape[0] >= 1 << 18 else 1
         matrices, scratch_place = self.packed_matrices(weights, held), scratch.data_ptr()
@@ -82,10 +84,11 @@ class PackedWeight(nn.Module):
 
     def packed_matrices(
         self, weights: Sequence["PackedWeight"], tensors: Sequence[Tensor]
-    ) -> "ctypes.Array[PackedMatrix] | None":
+    ) -> "ctypes.Array[PackedMatrix]":
         """The weights as the kernels take them, this being the first; they have the addresses of `tensors`."""
         places = [(tensor.data_ptr(), tensor.dtype) for tensor in tensors]
-        if self.matrices_of != places:
+        known = self.matrices  # read once: other threads may replace it
+        if known is None or known[0] != places:
             types = (torch.float32, torch.float16, torch.bfloat16)
             matrices = []
             for weight, codes, scale in zip(weights, tensors[::2], tensors[1::2], strict=True):
@@ -93,8 +96,8 @@ class PackedWeight(nn.Module):
                 matrices.append(
                     PackedMatrix(codes.data_ptr(), scale.data_ptr(), *sizes, types.index(scale.dtype))
                 )
-            self.matrices_of, self.matrices = places, (PackedMatrix * len(weights))(*matrices)
-        return self.matrices
+            self.matrices = known = places, (PackedMatrix * len(weights))(*matrices)
+        return known[1]
 
     def torch_products(
         self, x: Tensor, weights: Sequence["PackedWeight"], rounded: bool
@@ -109,12 +112,13 @@ class PackedWeight(nn.Module):
             return None
         tensors = [tensor for weight in weights for tensor in (weight.codes, weight.scale)]
         state = tuple(number for tensor in tensors for number in (tensor.data_ptr(), tensor._version))
-        if state != self.packed_from:
+        known = self.packed
+        if known is None or known[0] != state:
             integers = torch.cat([weight.integers() for weight in weights])
             scales = torch.cat([weight.scales() for weight in weights])
-            self.packed = packed_whole(integers, scales) if is_whole else packed_groups(integers, scales)
-            self.packed_from = state
-        codes, scales = self.packed
+            packed = packed_whole(integers, scales) if is_whole else packed_groups(integers, scales)
+            self.packed = known = state, *packed
+        _, codes, scales = known
         lead, x = x.shape[:-1], x.reshape(-1, x.shape[-1]).to(torch.float32)
         y: Tensor
         if is_whole:
@@ -135,7 +139,8 @@ class PackedWeight(nn.Module):
         kernels = packed_linear_library() if flat.is_cpu and self.codes.is_cpu else None
         held = packed_tensors([self])
         if kernels is not None and self.has_kernel(held):
-            flat, y, matrices = flat.contiguous(), torch.empty(shape), self.packed_matrices([self], held)
+            flat, y = flat.contiguous(), self.scale.new_empty(shape, dtype=torch.float32)
+            matrices = self.packed_matrices([self], held)
             is_there = not kernels.packed_linear_rows(matrices, flat.data_ptr(), len(flat), y.data_ptr())
         elif is_there := not bool(((flat < 0) | (flat >= count)).any()):
             y = self.chosen(flat).reshape(shape)
@@ -189,7 +194,7 @@ class PackedWeight(nn.Module):
         return columns[..., : self.group_size]
 
     def __getstate__(self) -> dict[str, Any]:  # any: what a module holds
-        return {**self.__dict__, "matrices": None, "matrices_of": [], "packed": (), "packed_from": ()}
+        return {**self.__dict__, "matrices": None, "packed": None}
 
 
 class DecodedWeight(PackedWeight):
@@ -209,7 +214,7 @@ class DecodedWeight(PackedWeight):
         super().__init__(*shape, bits=bits, group_size=group_size, dtype=dtype)
         self.has_levels = levels > 0
         if self.has_levels:
-            self.register_buffer("levels", torch.zeros(levels))
+            self.register_buffer("levels", torch.zeros(levels, dtype=torch.float32))
         else:
             self.register_buffer("zero", torch.zeros(self.scale.shape, dtype=torch.int8))
 
