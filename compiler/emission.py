@@ -129,8 +129,13 @@ def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtif
     assert options is not None
     quantized = any(v.type.is_quantized for v in graph.results)
     form = options.form if quantized else "float"
+    states = options.states or ("copied" if spec.model.cache is None else "in_place")
+    in_place = spec.model.state if states == "in_place" else {}
     try:
-        return emit_torch(graph, TorchOptions(form, buffers=buffers, max_shard_bytes=options.max_shard_bytes))
+        return emit_torch(
+            graph,
+            TorchOptions(form, buffers=buffers, max_shard_bytes=options.max_shard_bytes, in_place=in_place),
+        )
     except UnsupportedError as err:
         raise UserError(Problem("B602", "outputs.torch", err.message)) from err
 

@@ -55,7 +55,7 @@ def _check_call(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor])
     reals = [_reals(value, x) for value, x in zip(graph.inputs, stored, strict=True)]
     with torch.no_grad():
         module = lazy_module(artifact) if graph.params.has_lazy else artifact.build()
-        results = module(*stored)
+        results = module(*(x.clone() for x in stored))  # which may write to them
         computed = [results] if isinstance(results, Tensor) else list(results)
         for value, tensor in zip(graph.outputs, computed, strict=True):
             _check_type(value, tensor)

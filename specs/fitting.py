@@ -58,9 +58,10 @@ def _outputs(spec: Spec, target: Target) -> Iterator[_Fault]:
             fact = f"{step.name} has a C form for computers alone, and the target is {target.name}"
             yield "S307", ("passes", index), fact, "set `target: {name: host}`, or use `quantize`"
     has_states = bool(spec.model.state) or spec.model.cache is not None
-    if spec.outputs.c and spec.outputs.c.states == "in_place" and not has_states:
-        hint = "declare the states under `model.state`, or leave `states` out"
-        yield "S307", ("outputs", "c", "states"), "the model has no states", hint
+    for name, output in (("c", spec.outputs.c), ("torch", spec.outputs.torch)):
+        if output is not None and output.states == "in_place" and not has_states:
+            hint = "declare the states under `model.state`, or leave `states` out"
+            yield "S307", ("outputs", name, "states"), "the model has no states", hint
     io = spec.outputs.c.io if spec.outputs.c else "auto"
     words = {(): io} if isinstance(io, str) else {(name,): word for name, word in io.items()}
     for place, word in words.items():

@@ -111,6 +111,12 @@ class TorchOutput(Section):
         "C, compiled at first use; fastest on a CPU, with the bytes of the integer graph.",
     )
     max_shard_bytes: Bytes | None = Field(default=None, description=f"{_SHARDS} Default: one file.")
+    states: Literal["copied", "in_place"] | None = Field(
+        default=None,
+        description="Storage of the states (`model.state`, `model.cache`). `copied`: an argument and a result each. "
+        "`in_place`: the module writes to its arguments; for states that `index_copy` updates, such as caches. "
+        "Default: `in_place` for `model.cache`, else `copied`.",
+    )
 
 
 class FolderOutput(Section):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import torch
@@ -16,6 +16,7 @@ from ...specs.root_error import ArgumentError, expect, shown
 from ..repeated_heads import group_repeated_heads
 from .artifact import TorchArtifact
 from .eager import EagerStyle
+from .in_place import updated_in_place
 from .layout import Layout, plan_layout
 from .names import identifier
 from .native import NativeStyle
@@ -32,13 +33,15 @@ class TorchOptions:
     """Options of the torch backend.
 
     `buffers`: floating-point constants that are not trained. `max_shard_bytes`: largest number of bytes of tensors in
-    one file of weights; None: all are in one file.
+    one file of weights; None: all are in one file. `in_place`: inputs whose memory an output takes, with its name, such
+    as the caches of a language model.
     """
 
     form: Form = "float"
     name: str = "Model"
     buffers: Collection[str] = ()
     max_shard_bytes: int | None = None
+    in_place: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.form not in get_args(Form):
@@ -55,7 +58,8 @@ def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     """The graph as a readable torch module: one Python file and its tensors.
 
     The float form computes the bits of `ir.run`; the others come within one step of `ir.run_integer` at each
-    requantization, the native form in most operators none. UnsupportedError when the form does not fit the graph.
+    requantization, the native form in most operators none. UnsupportedError when the form does not fit the graph, and
+    for states that cannot be updated in place.
     """
     check_graph(graph, "emit(graph, options)")
     expect(options, TorchOptions, "emit(graph, options)", "`TorchOptions`", 'for example TorchOptions("qdq")')
@@ -65,7 +69,8 @@ def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     name = class_name(options.name)
     tensors, limit = _tensors(graph, layout, style), options.max_shard_bytes
     is_sharded = INDEX_FILE in shards(tensors, limit)
-    source = write_source(graph, layout, style, name=name, is_sharded=is_sharded)
+    updated = updated_in_place(graph, options.in_place)
+    source = write_source(graph, layout, style, name=name, is_sharded=is_sharded, updated=updated)
     return TorchArtifact(name, source, tensors, _aliases(layout), style.notes, limit)
 
 

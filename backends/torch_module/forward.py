@@ -10,6 +10,7 @@ from ...ir.ops.accumulate import Clamp as Bounds
 from ...ir.ops.base import Op
 from ...ir.ops.layer import Layer as AccumulatingLayer
 from .functions import function_name
+from .in_place import in_place
 from .layout import Layer, Layout
 from .literal import literal
 from .names import comment, identifier, unique
@@ -23,15 +24,31 @@ _FORBIDDEN = frozenset({"self", "torch", "nn", "F"})
 
 
 def write_forward(
-    graph: Graph, layout: Layout, style: Style, *, reserved: Collection[str] = ()
+    graph: Graph,
+    layout: Layout,
+    style: Style,
+    *,
+    reserved: Collection[str] = (),
+    updated: Collection[str] = (),
 ) -> tuple[list[str], list[str]]:
-    """The names of the arguments and the statements of `forward`; `reserved` names are no variables."""
-    return _Writer(graph, layout, style, _FORBIDDEN | set(reserved)).write()
+    """The names of the arguments and the statements of `forward`.
+
+    `reserved` names are no variables; `updated` are values that take the memory of an argument.
+    """
+    return _Writer(graph, layout, style, _FORBIDDEN | set(reserved), updated).write()
 
 
 class _Writer:
-    def __init__(self, graph: Graph, layout: Layout, style: Style, forbidden: frozenset[str]) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        layout: Layout,
+        style: Style,
+        forbidden: frozenset[str],
+        updated: Collection[str],
+    ) -> None:
         self._graph = graph
+        self._updated = updated
         self._layout = layout
         self._style = style
         self._recorder = _Recorder()
@@ -97,6 +114,8 @@ class _Writer:
         else:
             raw = self._style.is_raw(node)
             recording = self._recorder.recording(node)
+            if node.outputs[0].name in self._updated:
+                recording = in_place(recording)
             read = operands if raw else self._read(node, operands)
             lines, expressions = statements(
                 recording,

@@ -33,15 +33,29 @@ _HEADER = '''"""{name}, written by fxpress.
     model.eval()
     with torch.no_grad():
         {results} = model({arguments})
-"""
+{remark}"""
 '''
+_IN_PLACE = """
+The call writes to {names}, whose memory the results of these names share.
+"""
 
 
-def write_source(graph: Graph, layout: Layout, style: Style, *, name: str, is_sharded: bool) -> str:
-    """Python source of the class `name`, with a function that loads its tensors where they are in several files."""
+def write_source(
+    graph: Graph,
+    layout: Layout,
+    style: Style,
+    *,
+    name: str,
+    is_sharded: bool,
+    updated: frozenset[str] = frozenset(),
+) -> str:
+    """Python source of the class `name`, with a function that loads its tensors where they are in several files.
+
+    `updated` are values that take the memory of an argument.
+    """
     preludes = (*style.preludes, prelude_shards) if is_sharded else style.preludes
     helpers = _definitions(preludes)
-    arguments, statements = write_forward(graph, layout, style, reserved={name, *helpers})
+    arguments, statements = write_forward(graph, layout, style, reserved={name, *helpers}, updated=updated)
     base = "nn.ModuleDict" if layout.names.is_indexed(()) else "nn.Module"
     body = "\n".join(
         [
@@ -62,6 +76,7 @@ def write_source(graph: Graph, layout: Layout, style: Style, *, name: str, is_sh
         load=f'{loader}(model, "{INDEX_FILE if is_sharded else WEIGHTS_FILE}")',
         results=results,
         arguments=", ".join(arguments),
+        remark=_IN_PLACE.format(names=_written(graph, updated)) if updated else "",
     )
     parts = [
         "\n".join([header, *_imports(style, preludes, body)]),
@@ -69,6 +84,12 @@ def write_source(graph: Graph, layout: Layout, style: Style, *, name: str, is_sh
         body,
     ]
     return "\n\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _written(graph: Graph, updated: frozenset[str]) -> str:
+    """The arguments that the module writes to."""
+    written = [graph.producers[name].operand("x").name for name in sorted(updated)]
+    return ", ".join(value.name for value in graph.inputs if value.name in written)
 
 
 def _result_names(graph: Graph) -> list[str]:

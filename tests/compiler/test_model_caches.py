@@ -146,3 +146,24 @@ def test_a_step_of_one_token_runs_as_c(tmp_path: Path) -> None:
     for on in ("host", "torch"):
         found = compiled.run(steps, on=on).outputs[0].reshape(expected.shape)
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_the_emitted_module_updates_its_caches_in_place(tmp_path: Path) -> None:
+    save_folder(tmp_path / "net", "LlamaForCausalLM", config=DECODERS["LlamaForCausalLM"])
+    found = []
+    for states in ("{}", "{states: copied}"):
+        compiled = compile_model(write_spec(tmp_path, outputs=f"torch: {states}"))
+        assert compiled.torch is not None
+        caches = [torch.zeros(v.type.shape) for v in compiled.graph.inputs[2:]]
+        with torch.no_grad():
+            results = compiled.torch.build()(text(4), torch.tensor([0]), *caches)
+        assert all(x.any() == (states == "{}") for x in caches)
+        found.append(results)
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_states_in_place_are_for_models_with_states(tmp_path: Path) -> None:
+    path = write_spec(tmp_path, outputs="torch: {states: in_place}")
+    path.write_text(path.read_text().replace(f"  cache: {{length: {LENGTH}}}\n", ""))
+    with pytest.raises(SpecError, match=r"outputs.torch.states: the model has no states.*S307"):
+        load_spec(path)
