@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..ir import DType, Graph, Params, ShapeError, TensorType, Value, run, verify
 from ..ir.interpret import sizes_of_call
+from ..ir.sizes import dimensions_of
 from ..ir.symbolic import resized
 from ..ir.text import type_text
 from ..passes import CalibrationError, Context, Pass, PassError, UnknownPassError, find_pass
@@ -116,8 +117,10 @@ def open_session(
     check_sizes(graph, {"data.calibration": calibration, "data.evaluation": evaluation})
     notes += width_notes(traced, graph)
     notes += _check_results(graph, [s for s in (calibration, evaluation) if s is not None], examples, place)
-    if calibration and evaluation and any(isinstance(step, QuantizeOptions) for step in loaded.spec.passes):
-        notes += unseen_notes(graph.inputs, calibration, evaluation)
+    if calibration and any(isinstance(step, QuantizeOptions) for step in loaded.spec.passes):
+        notes += one_size_notes(graph, calibration)
+        if evaluation:
+            notes += unseen_notes(graph.inputs, calibration, evaluation)
     return Session(
         loaded,
         graph,
@@ -195,6 +198,31 @@ def check_sizes(graph: Graph, data: Mapping[str, Samples | None]) -> None:
             problems.append(Problem("D103", place, err.message, "give other samples, or another `max`"))
     if problems:
         raise UserError(problems)
+
+
+def one_size_notes(graph: Graph, calibration: Samples) -> list[str]:
+    """A note on dimensions other than batches: calibration samples have one size, calls have any.
+
+    Ranges of activations are those of that size. A sum over a longer sequence, say, can leave them.
+    """
+    if not graph.dimensions or calibration.states:
+        return []
+    axes = {value.name: calibration.axis(index) for index, value in enumerate(graph.inputs)}
+    batches = {
+        d.name
+        for value in graph.inputs
+        if (axis := axes[value.name]) is not None
+        for d in dimensions_of(value.type.shape[axis]).values()
+    }
+    sizes = sizes_of_call(graph, calibration.call(graph.inputs, 0))
+    named = [
+        f"{name} = {sizes[name]} (calls: {d.span})"
+        for name, d in graph.dimensions.items()
+        if name not in batches
+    ]
+    advice = "evaluate at another size, with `data.evaluation`, before it is used there"
+    what = "all calibration samples have the size"
+    return [f"{what} {', '.join(named)}, and ranges of integers are chosen for it: {advice}"] if named else []
 
 
 def check_states(graph: Graph, states: Mapping[str, str], place: str) -> None:

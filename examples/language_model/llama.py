@@ -38,15 +38,22 @@ class Attention(nn.Module):
         self.wv = nn.Linear(WIDTH, KV_HEADS * self.size, bias=False)
         self.wo = nn.Linear(HEADS * self.size, WIDTH, bias=False)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def heads(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [n, 8, time, size], keys and values [n, 4, time, size] of `x` [n, time, width]."""
         n, time, _ = x.shape
         q = turn(self.wq(x).view(n, time, HEADS, self.size), cos, sin)
         k = turn(self.wk(x).view(n, time, KV_HEADS, self.size), cos, sin)
         v = self.wv(x).view(n, time, KV_HEADS, self.size)
-        k, v = (t.repeat_interleave(HEADS // KV_HEADS, dim=2) for t in (k, v))
-        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        return self.wo(y.transpose(1, 2).reshape(n, time, HEADS * self.size))
+        return q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+
+    def joined(self, y: Tensor) -> Tensor:
+        """Results [n, 8, time, size] of all heads to [n, time, width]."""
+        return self.wo(y.transpose(1, 2).flatten(2))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        q, k, v = self.heads(x, cos, sin)
+        k, v = (t.repeat_interleave(HEADS // KV_HEADS, dim=1) for t in (k, v))
+        return self.joined(F.scaled_dot_product_attention(q, k, v, is_causal=True))
 
 
 class FeedForward(nn.Module):
@@ -98,4 +105,8 @@ class Stories260K(nn.Module):
         x = self.tok_embeddings(tokens)
         for layer in self.layers:
             x = layer(x, cos, sin)
+        return self.logits(x)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Logits [n, time, 512] of the residual stream [n, time, width]; table and last layer are one."""
         return F.linear(self.norm(x), self.tok_embeddings.weight)

@@ -16,7 +16,9 @@ from torch.utils import _pytree as pytree
 
 from fxpress.backends.torch_module import TorchOptions, emit, to_module
 from fxpress.compiler import capture, compile_model, load_compiled
+from fxpress.compiler.data import Samples
 from fxpress.compiler.errors import UserError
+from fxpress.compiler.pipeline import one_size_notes
 from fxpress.compiler.self_check import InconsistencyError, check_module
 from fxpress.ir import Builder, Graph, TensorType, ops, run, verify
 from fxpress.ir.sizes import Dimension
@@ -213,6 +215,8 @@ def test_samples_may_have_another_length_than_the_example(tmp_path: Path) -> Non
         outputs={"torch": {"form": "eager"}},
     )
     compiled.write(tmp_path / "out")
+    (note,) = [note for note in compiled.report.notes if "calibration samples" in note]
+    assert note.startswith("all calibration samples have the size tokens = 20 (calls: 1..), and ranges")
     network = load_compiled(tmp_path / "out")
     for on in ("torch", "integer"):
         assert network.run({"ids": ids(3, 5)}, on=on).outputs[0].shape == (3, 5)
@@ -224,6 +228,12 @@ def test_samples_may_have_another_length_than_the_example(tmp_path: Path) -> Non
             dimensions={"tokens": {"max": 24}},
             evaluation={"ids": ids(4, 25)},
         )
+
+
+def test_a_dynamic_batch_alone_needs_no_note_on_sizes() -> None:
+    graph = scaled(2)
+    assert one_size_notes(graph, Samples((torch.zeros(16),))) == []
+    assert len(one_size_notes(graph, Samples((torch.zeros(3, 16),), axes=(None,)))) == 1
 
 
 def scaled(factor: int) -> Graph:
