@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
 from typing import Any
@@ -29,7 +29,7 @@ from .isolation import USER_CODE_RAISES
 from .model_folder import completed_config
 
 LOGITS = "logits"
-_PROBED = 3  # tokens with which the shapes of keys and values are found
+_PROBED, _PROBED_TYPE = 3, torch.bfloat16  # tokens, and weights, by which shapes of keys and values are found
 _LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
 _REMEDY = "leave `cache` out: each call then takes all tokens"
 
@@ -50,6 +50,7 @@ def add_caches(model: nn.Module, source: FolderSource, options: Cache) -> tuple[
     """
     config: Any = model.config  # Any: transformers is untyped
     _check(model, config, source, options)
+    _keep_frequencies(model)
     caches = _found(model, source, options)
     cache_class = importlib.import_module("transformers.cache_utils").Cache
     layer_class = _fitted(_Layer)
@@ -200,6 +201,30 @@ def _check(model: nn.Module, config: Any, source: FolderSource, options: Cache) 
     if limit is not None and options.length > limit:
         fact = f"`cache.length` is {options.length}, and the model has {limit} positions"
         raise _problem(source, fact, f"lower it to {limit}")
+    for rotary in _rotary_parameters(text):
+        turn = rotary.get("original_max_position_embeddings")
+        if rotary["rope_type"] == "longrope" and isinstance(turn, int) and options.length > turn:
+            fact = (
+                f"rotary frequencies of type longrope change after {turn} positions, and cached keys do not"
+            )
+            raise _problem(source, fact, f"lower `cache.length` to {turn}, or leave `cache` out")
+
+
+def _rotary_parameters(config: Any) -> list[Mapping[str, Any]]:  # Any: untyped
+    """Parameters of rotary embeddings; some models have others for each type of layer."""
+    found = getattr(config, "rope_parameters", None) or {}
+    each = [found] if "rope_type" in found else found.values()
+    return [
+        parameters for parameters in each if isinstance(parameters, Mapping) and "rope_type" in parameters
+    ]
+
+
+def _keep_frequencies(model: nn.Module) -> None:
+    """Rotary frequencies of type `dynamic` as they are up to the positions of the model, which caches do not exceed."""
+    modules: Iterable[Any] = model.modules()  # Any: attributes of transformers
+    for module in modules:
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.rope_type = "default"  # asked for in each call
 
 
 def _found(model: nn.Module, source: FolderSource, options: Cache) -> tuple[CacheTensor, ...]:
@@ -209,18 +234,24 @@ def _found(model: nn.Module, source: FolderSource, options: Cache) -> tuple[Cach
     made: Any = type(model)  # Any: untyped
     try:
         with torch.device("meta"), torch.no_grad():
-            probe = made._from_config(model.config, dtype=next(model.parameters()).dtype).eval()
+            probe = made._from_config(model.config, dtype=_PROBED_TYPE).eval()
+            _keep_frequencies(probe)
             ids = torch.zeros(1, _PROBED, dtype=torch.int64)
             made.forward(probe, input_ids=ids, past_key_values=cache, use_cache=True)
     except USER_CODE_RAISES as err:
-        fact = f"{made.__name__} keeps another state than keys and values: {first_line(err)}"
+        fact = f"{made.__name__} does not run with static caches of keys and values: {first_line(err)}"
         raise _problem(source, fact, _REMEDY) from err
     if not cache.layers or not all(layer.is_filled for layer in cache.layers):
         raise _problem(
             source, f"{made.__name__} has layers that keep no keys and values of their own", _REMEDY
         )
+    own = next(model.parameters()).dtype
     return tuple(
-        CacheTensor(f"{kind}_{index}", (1, tensor.shape[1], options.length, tensor.shape[3]), tensor.dtype)
+        CacheTensor(
+            f"{kind}_{index}",
+            (1, tensor.shape[1], options.length, tensor.shape[3]),
+            own if tensor.dtype is _PROBED_TYPE else tensor.dtype,
+        )
         for index, layer in enumerate(cache.layers)
         for kind, tensor in (("keys", layer.keys), ("values", layer.values))
     )

@@ -267,7 +267,7 @@ def _bind_inputs(
     bound = {node.name: node.meta["val"] for node in given}
     for i, (node, name) in enumerate(zip(tensors, names or [node.name for node in tensors], strict=True)):
         value = builder.input(name, _input_type(name, node.meta["val"], partial(shape_of, i)))
-        bound[node.name] = Tracked(value, Storage(owner=f"input {name}"))
+        bound[node.name] = Tracked(value, Storage(owner=f"input {name}", is_seen=True))
     return bound
 
 

@@ -39,7 +39,7 @@ def bind_constants(builder: Builder, tensors: Iterable[Named], emit: Emit) -> di
         groups.setdefault(named.tensor.untyped_storage()._cdata, []).append(named)
     bound: dict[str, Tracked] = {}
     for group in groups.values():
-        storage = Storage(owner=group[0].name)
+        storage = Storage(owner=group[0].name, is_seen=len(group) > 1)
         made: list[tuple[Tensor, Value]] = []
         for named in sorted(group, key=lambda item: -item.tensor.numel()):
             value = _known(named.tensor, made, emit)

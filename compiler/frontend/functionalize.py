@@ -31,10 +31,14 @@ class UnsupportedWriteError(FxpressError):
 
 @dataclass(eq=False)
 class Storage:
-    """Memory that several tensors may share. `owner` names the user's state or input that lives in it."""
+    """Memory that several tensors may share. `owner` names the user's state or input that lives in it.
+
+    `is_seen` says that its content may have been used, or that what is written to it shows elsewhere.
+    """
 
     owner: str = ""
     version: int = 0
+    is_seen: bool = False
 
 
 class Numbering(Protocol):
@@ -69,6 +73,7 @@ class Tracked:
 
     def read(self) -> Value:
         """The present value, made again from what the tensor views where that was written to since."""
+        self.storage.is_seen = True
         stale: list[Tracked] = []
         tensor = self
         while tensor.version != tensor.storage.version and tensor.view is not None:

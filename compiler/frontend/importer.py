@@ -35,6 +35,7 @@ _COPIES = {
     aten.to.device,
     aten.to.dtype_layout,
 }
+_OVERWRITES = {aten.copy_.default, aten.fill_.Scalar, aten.fill_.Tensor, aten.zero_.default}
 _RESIZING = {"resize_", "resize_as_", "set_", "_resize_output_"}
 
 
@@ -174,6 +175,9 @@ class Importer:
         if targets is None or not all(isinstance(target, Tracked) for target in targets):
             self._refuse_write(call, f"{call.name} writes to a tensor in a way that is not supported")
             return [target for target in call.args if isinstance(target, Tracked)][:1]
+        for target in targets:
+            if call.overload in _OVERWRITES and target.view is None and not target.storage.is_seen:
+                target.storage.owner = ""  # what was there before the call is not used: no state
         owners = [target.storage.owner for target in targets if target.storage.owner]
         if owners:
             self._refuse_owned(call, owners[0])

@@ -60,6 +60,7 @@ DECODERS: dict[str, Any] = {  # Any: as above; windows are shorter than the text
         **NAMED,
     ),
     "PhiForCausalLM": transformers.PhiConfig(**GROUPED),
+    "MixtralForCausalLM": transformers.MixtralConfig(**GROUPED, num_local_experts=3, sliding_window=None),
     "BloomForCausalLM": transformers.BloomConfig(hidden_size=64, n_layer=2, n_head=4, **NAMED),
     "GPTNeoForCausalLM": transformers.GPTNeoConfig(
         hidden_size=64,

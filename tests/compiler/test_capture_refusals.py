@@ -122,6 +122,19 @@ def writes_to_a_view_of_its_buffer(self: Any, x: Tensor) -> Tensor:
 
 
 @as_forward
+def overwrites_its_buffer_after_reading_it(self: Any, x: Tensor) -> Tensor:
+    y = x + self.buffer
+    self.buffer.copy_(x[0])  # here
+    return y
+
+
+@as_forward
+def overwrites_its_input(_: nn.Module, x: Tensor) -> Tensor:
+    x.zero_()  # here
+    return x + 1
+
+
+@as_forward
 def writes_to_its_input(_: nn.Module, x: Tensor) -> Tensor:
     return x.add_(1)  # here
 
@@ -203,6 +216,8 @@ REFUSED: list[tuple[Callable[..., Any], str, str]] = [
     (counts_its_calls, "M204", "Python computes a value here that changes from call to call"),
     (writes_to_its_buffer, "M205", "aten.add_.Tensor writes to buffer; a compiled model keeps no state"),
     (writes_to_a_view_of_its_buffer, "M205", "aten.copy_ writes to buffer"),
+    (overwrites_its_buffer_after_reading_it, "M205", "aten.copy_ writes to buffer"),
+    (overwrites_its_input, "M206", "writes to input args_0"),
     (writes_to_its_input, "M206", "writes to input args_0; work on a copy: x = x.clone()"),
     (writes_to_a_view_of_its_input, "M206", "writes to input args_0"),
     (writes_where_elements_overlap, "M210", "the view shows an element more than once"),

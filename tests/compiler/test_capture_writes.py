@@ -217,6 +217,36 @@ def test_a_write_that_nobody_reads_is_dropped() -> None:
     assert [node.op.name for node in graph.nodes] == ["abs"]
 
 
+class Overwritten(nn.Module):
+    """A buffer that each call fills before it reads it, in one of several ways."""
+
+    def __init__(self, fill: Callable[[Tensor, Tensor], object]) -> None:
+        super().__init__()
+        self.register_buffer("buffer", torch.ones(4))
+        self.fill = fill
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert isinstance(self.buffer, Tensor)
+        self.fill(self.buffer, x)
+        self.buffer.add_(1)
+        return x * self.buffer
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda buffer, x: buffer.copy_(x[0, 0]),
+        lambda buffer, x: buffer.copy_(x[0, 0, :1]),
+        lambda buffer, x: buffer.fill_(2.5),
+        lambda buffer, x: buffer.zero_(),
+    ],
+)
+def test_a_buffer_that_is_overwritten_before_it_is_read_is_no_state(
+    fill: Callable[[Tensor, Tensor], object],
+) -> None:
+    assert_captured_exactly(Overwritten(fill))
+
+
 def test_a_range_filled_is_a_concatenation() -> None:
     def fill_the_middle(x: Tensor) -> Tensor:
         y = x * x

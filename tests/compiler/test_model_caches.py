@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from folders import DECODERS, save_folder
+import transformers
+from folders import DECODERS, GROUPED, save_folder
 from torch import Tensor
 
 from fxpress.compiler import UserError, compile_model
@@ -74,6 +75,32 @@ def test_a_model_without_static_caches_is_refused_by_name(
     save_folder(tmp_path / "net", architecture, config=DECODERS.get(architecture))
     with pytest.raises(UserError, match=rf"{words}.*leave `cache` out.*M136"):
         open_session(write_spec(tmp_path))
+
+
+ROTARY = {
+    "dynamic": {"factor": 4.0},
+    "longrope": {
+        "original_max_position_embeddings": LENGTH,
+        "short_factor": [1 + i / 8 for i in range(8)],
+        "long_factor": [2 + i / 4 for i in range(8)],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", ROTARY)
+def test_rotary_frequencies_that_may_change_are_those_of_the_caches_length(tmp_path: Path, kind: str) -> None:
+    parameters = {"rope_type": kind, "rope_theta": 10000.0, **ROTARY[kind]}
+    config = transformers.LlamaConfig(**GROUPED, rope_parameters=parameters)
+    model = save_folder(tmp_path / "net", "LlamaForCausalLM", config=config)
+    ids = text(sum(BLOCKS))
+    with torch.no_grad():
+        found = in_blocks(open_session(write_spec(tmp_path)).captured, ids, BLOCKS)
+        torch.testing.assert_close(found, model(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
+    if kind == "longrope":
+        with pytest.raises(
+            UserError, match=r"type longrope change after 32 positions.*lower `cache.length` to 32"
+        ):
+            open_session(write_spec(tmp_path, cache=f"{{length: {LENGTH + 1}}}"))
 
 
 def test_more_positions_than_the_model_has_are_refused(tmp_path: Path) -> None:
