@@ -162,7 +162,8 @@ class TextModel:
         try:
             results = self._module(*(given[name] for name in self._names))
         except IndexError as err:
-            fact = f"token {int(ids.max())} is not in the vocabulary of the model"
+            low, high = int(ids.min()), int(ids.max())
+            fact = f"token {low if low < 0 else high} is not in the vocabulary of the model"
             raise UserError(Problem("R419", self._name, fact, "give ids of the model's tokenizer")) from err
         found = dict(zip(self._outputs, results, strict=True))
         self._caches = {name: found[output] for name, output in self._states.items()}

@@ -119,7 +119,8 @@ def test_perplexity_is_that_of_the_model_in_windows(
 REFUSED = {
     "an empty prompt": ([], "the prompt has no tokens.*R419"),
     "a long prompt": ([5] * (LENGTH + 1), "641 tokens, and the caches hold 640.*R419"),
-    "an unknown token": ([5, 96], "ids are up to 96.*R419"),
+    "an unknown token": ([5, 96], "token 96 is not in the vocabulary.*R419"),
+    "a token below zero": ([5, -1], "token -1 is not in the vocabulary.*R419"),
 }
 
 
