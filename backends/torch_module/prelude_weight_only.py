@@ -6,7 +6,7 @@ where these fit, else the weight is dequantized at each call.
 """
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import prod
 from typing import Any
@@ -51,6 +51,7 @@ class PackedWeight(nn.Module):
         blocks, groups, steps = -(-prod(shape[:-1]) // 16), shape[-1] // group_size, -(-group_size // 16)
         self.register_buffer("codes", torch.zeros(blocks, groups, steps * 32 * bits, dtype=torch.uint8))
         self.register_buffer("scale", torch.ones(blocks, groups, 16, dtype=dtype))
+        self.dtype = torch.float32  # of its reals
         self.matrices: PackedMatrices | None = None  # this, and those that are multiplied with it
         self.token_bytes = [4 + groups * (4 + steps * 16 * size) for size in (4, 1)]  # scratch: floats, int8
         self.packed: tuple[tuple[int, ...], Tensor, Tensor] | None = None  # and what they were made from
@@ -63,7 +64,7 @@ class PackedWeight(nn.Module):
         self, x: Tensor, weights: Sequence["PackedWeight"], rounded: bool
     ) -> Sequence[Tensor] | None:
         """Products of x [..., columns] with weights of one form, this being the first; None where nothing fits."""
-        kernels, held = packed_linear_library(), packed_tensors(weights)
+        kernels, held = packed_linear_library() if x.is_cpu else None, packed_tensors(weights)
         if kernels is None or not self.has_kernel(held):
             return self.torch_products(x, weights, rounded)
         lead, tokens = x.shape[:-1], x.numel() // self.shape[1]
@@ -103,39 +104,29 @@ class PackedWeight(nn.Module):
         self, x: Tensor, weights: Sequence["PackedWeight"], rounded: bool
     ) -> Sequence[Tensor] | None:
         """The products by torch's int8 kernel, or by its int4 kernel, which rounds x to bfloat16."""
-        rows = [weight.shape[0] for weight in weights]
-        is_whole = self.bits == 8 and self.scale.shape[1] == 1
-        is_grouped = (
-            self.bits == 4 and not any(n % 16 for n in rows) and self.group_size in (32, 64, 128, 256)
-        )
-        if not rounded or not (is_whole or is_grouped):
+        lead, rows = x.shape[:-1], [weight.shape[0] for weight in weights]
+        kind = torch_kernel(x.device, self, rows) if rounded else None
+        if kind is None:
             return None
-        tensors = [tensor for weight in weights for tensor in (weight.codes, weight.scale)]
-        state = tuple(number for tensor in tensors for number in (tensor.data_ptr(), tensor._version))
+        held = packed_tensors(weights)
+        state = tuple(number for tensor in held for number in (tensor.data_ptr(), tensor._version))
         known = self.packed
         if known is None or known[0] != state:
             integers = torch.cat([weight.integers() for weight in weights])
             scales = torch.cat([weight.scales() for weight in weights])
-            packed = packed_whole(integers, scales) if is_whole else packed_groups(integers, scales)
+            packed = pack_int8(integers, scales) if kind == "int8" else pack_int4(integers, scales)
             self.packed = known = state, *packed
-        _, codes, scales = known
-        lead, x = x.shape[:-1], x.reshape(-1, x.shape[-1]).to(torch.float32)
-        y: Tensor
-        if is_whole:
-            most = x.abs().amax(-1, keepdim=True)
-            inverse = torch.where(most >= 1e-30, most.new_tensor(127.0) / most, 0.0)
-            y = torch._int_mm(torch.round(x * inverse).to(torch.int8), codes) * scales * (most / 127)
-        else:
-            half = x.to(torch.bfloat16)
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(half, codes, self.group_size, scales)
-        return torch.split(y.to(torch.float32).reshape(*lead, sum(rows)), rows, -1)
+        (_, codes, scales), x = known, x.reshape(-1, x.shape[-1])
+        is_int8, size = kind == "int8", self.group_size
+        y = int8_product(x, codes, scales) if is_int8 else int4_product(x, size, codes, scales)
+        return torch.split(y.reshape(*lead, sum(rows)), rows, -1)
 
     def rows(self, indices: Tensor) -> Tensor:
         """The reals of some rows; IndexError for one that is not there."""
         shape, count = (*indices.shape, self.shape[-1]), prod(self.shape[:-1])
         flat = indices.reshape(-1).long()
-        if is_traced():
-            return self.chosen(flat).reshape(shape)
+        if is_traced() or flat.is_meta:
+            return self.chosen(flat).reshape(shape).to(self.dtype)
         kernels = packed_linear_library() if flat.is_cpu and self.codes.is_cpu else None
         held = packed_tensors([self])
         if kernels is not None and self.has_kernel(held):
@@ -146,17 +137,17 @@ class PackedWeight(nn.Module):
             y = self.chosen(flat).reshape(shape)
         if not is_there:
             raise IndexError(f"an index outside of the {count} rows of an embedding")
-        return y
+        return y.to(self.dtype)
 
     def chosen(self, flat: Tensor) -> Tensor:
         """The reals of some rows, by torch operators."""
         reals = self.to_reals(flat // 16)
         return reals[torch.arange(len(flat), device=flat.device), flat % 16]
 
-    def reals(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The reals of the whole weight."""
+    def reals(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The reals of the whole weight; by default of the element type that `half()`, say, has chosen."""
         reals = self.to_reals(slice(None)).flatten(0, 1)
-        return reals[: prod(self.shape[:-1])].reshape(self.shape).to(dtype)
+        return reals[: prod(self.shape[:-1])].reshape(self.shape).to(dtype or self.dtype)
 
     def integers(self) -> Tensor:
         """The integers of the whole weight [rows, columns], as int8."""
@@ -192,6 +183,17 @@ class PackedWeight(nn.Module):
         levels = (total - (1 << (self.bits - 1))).to(torch.int8)
         columns = levels.permute(0, 4, 1, 2, 3, 5).reshape(blocks, 16, groups, steps * 16)
         return columns[..., : self.group_size]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedWeight":
+        """Devices apply to all tensors; element types to the reals that are computed of them, not to scales."""
+        before = dict(self._buffers)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, tensor in before.items():
+            after = self._buffers[name]
+            if tensor is not None and after is not None and after.dtype != tensor.dtype:
+                self._buffers[name] = tensor.to(after.device)
+        self.dtype = fn(self.scale.new_zeros(0, dtype=self.dtype)).dtype
+        return self
 
     def __getstate__(self) -> dict[str, Any]:  # any: what a module holds
         return {**self.__dict__, "matrices": None, "packed": None}
@@ -249,8 +251,8 @@ def joined_linear(
     if x.shape[-1] != first.shape[-1]:
         raise RuntimeError(f"an input of {x.shape[-1]} columns for a weight of {first.shape[-1]}")
     found = None
-    if x.is_cpu and not is_traced() and not (x.requires_grad and torch.is_grad_enabled()):
-        is_here = first.codes.is_cpu and x.dtype != torch.float64
+    if not is_traced() and not (x.requires_grad and torch.is_grad_enabled()):
+        is_here = x.device == first.codes.device and x.dtype != torch.float64
         found = first.products(x, weights, rounded) if is_here else None
     if found is None:
         x = fake_quantize_per_token(x) if rounded else x
@@ -277,16 +279,73 @@ def is_traced() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
-def packed_whole(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers [columns, rows] and a scale for each row, as torch's int8 kernel takes them."""
-    return integers.T, scales[:, 0]
+def torch_kernel(
+    device: torch.device,
+    weight: PackedWeight,
+    rows: Sequence[int],
+    *,
+    capability: tuple[int, int] | None = None,
+) -> str | None:
+    """The kernel of torch for weights of such a form and these rows, `int8` or `int4`; None if there is none.
+
+    `capability` is that of a CUDA device; default: asked from the device.
+    """
+    is_whole = weight.bits == 8 and weight.group_size == weight.shape[1]
+    is_grouped = weight.bits == 4 and weight.group_size in (32, 64, 128, 256)
+    if device.type == "cpu":
+        return (
+            "int8" if is_whole else "int4" if is_grouped and not any(count % 16 for count in rows) else None
+        )
+    if device.type != "cuda" or any(count % 8 for count in rows):
+        return None
+    capability = capability or torch.cuda.get_device_capability(device)
+    if is_whole and weight.shape[1] % 8 == 0 and capability >= (7, 5):
+        return "int8"
+    return "int4" if is_grouped and weight.shape[1] % 128 == 0 and capability >= (8, 0) else None
 
 
-def packed_groups(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes and scales in the form of torch's int4 kernel."""
+def pack_int8(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Integers [columns, rows], on the CPU packed by oneDNN where torch has it, and a scale for each row."""
+    scales = scales[:, 0].contiguous()
+    if integers.is_cpu and torch.backends.mkldnn.is_available():
+        return torch.ops.onednn.qlinear_prepack(integers, None), scales
+    return integers.T, scales
+
+
+def int8_product(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+    """x [tokens, columns], rounded to int8 for each token, @ codes, by exact sums; float32."""
+    x = x.to(torch.float32)
+    most = x.abs().amax(-1, keepdim=True)
+    inverse = torch.where(most >= 1e-30, most.new_tensor(127.0) / most, 0.0)
+    rounded = torch.round(x * inverse).to(torch.int8)
+    if codes.is_mkldnn:
+        zeros = scales.new_zeros(len(scales), dtype=torch.int32)
+        form: tuple[object, ...] = (None, 1.0, 0, torch.float32, "none", [], "")
+        sums: Tensor = torch.ops.onednn.qlinear_pointwise(rounded, 1.0, 0, codes, scales, zeros, *form)
+        return sums * (most / 127)
+    if x.is_cuda and len(x) < 17:  # the least that cuBLAS takes
+        rounded = nn.functional.pad(rounded, (0, 0, 0, 17 - len(x)))
+    return torch._int_mm(rounded, codes).narrow(0, 0, len(x)) * scales * (most / 127)
+
+
+def pack_int4(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes and pairs of scale and offset in the form of torch's int4 kernel for the device."""
     pairs = torch.stack([scales, torch.zeros_like(scales)], -1).to(torch.bfloat16)
-    codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu((integers + 8).to(torch.int32), 1)
+    codes = (integers + 8).to(torch.int32)
+    if integers.is_cpu:
+        codes = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+    else:  # two in a byte, the first in its high half
+        first, second = codes.unflatten(1, (-1, 2)).unbind(2)
+        codes = torch.ops.aten._convert_weight_to_int4pack((first << 4 | second).to(torch.uint8), 8)
     return codes, pairs.transpose(0, 1).contiguous()
+
+
+def int4_product(x: Tensor, group_size: int, codes: Tensor, pairs: Tensor) -> Tensor:
+    """x [tokens, columns], rounded to bfloat16, @ codes; float32."""
+    aten = torch.ops.aten
+    multiply = aten._weight_int4pack_mm_for_cpu if x.is_cpu else aten._weight_int4pack_mm
+    y: Tensor = multiply(x.to(torch.bfloat16), codes, group_size, pairs)
+    return y.to(torch.float32)
 
 
 class RmsNorm(nn.RMSNorm):
