@@ -118,7 +118,7 @@ def run(options: argparse.Namespace) -> None:
     if options.data is None:
         _run_text_model(options)
         return
-    options.on = options.on or "host"
+    options.on = "host" if options.on is None else options.on
     interface = read_interface(options.directory)
     arrays = _arrays(options.input, [port.name for port in interface.inputs])
     evaluation = _evaluation(options)

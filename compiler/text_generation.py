@@ -10,7 +10,7 @@ import importlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from math import exp
+from math import exp, isfinite
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from ..passes.progress_callback import Progress, silent
 from ..specs.model_folder import POSITION, TOKEN_IDS, TOKENIZER_FILE
+from ..specs.root_error import ArgumentError, expect
 from .errors import Problem, UserError, first_line, shorten
 from .interface import Interface, Port
 from .model_folder import EXTRA
@@ -110,14 +111,24 @@ class TextModel:
     @torch.inference_mode()
     def generate(
         self,
-        prompt: Sequence[int],
+        prompt: Sequence[int] | Tensor,
         *,
         tokens: int,
         temperature: float = 0.0,
         seed: int = 0,
         progress: Progress = silent,
     ) -> GeneratedText:
-        """At most `tokens` tokens after a prompt; the end of the text and full caches end them, too."""
+        """At most `tokens` tokens after a prompt; the end of the text and full caches end them, too.
+
+        ArgumentError for numbers that are none, UserError for a prompt that does not fit.
+        """
+        prompt, call = _ids(prompt, "generate(prompt=...)"), "generate(tokens=...)"
+        expect(tokens, int, call, "a number of tokens")
+        if tokens < 1:
+            raise ArgumentError(call, f"expects at least one token, got {tokens}")
+        expect(temperature, (int, float), "generate(temperature=...)", "a number")
+        if not (isfinite(temperature) and temperature >= 0):
+            raise ArgumentError("generate(temperature=...)", f"expects a number from 0, got {temperature}")
         if not prompt:
             fact = "the prompt has no tokens"
             raise UserError(Problem("R419", self._name, fact, "give a text, or ids"))
@@ -136,8 +147,9 @@ class TextModel:
         return GeneratedText(tuple(prompt), tuple(chosen), text, between - started, ended - between, is_full)
 
     @torch.inference_mode()
-    def perplexity(self, ids: Sequence[int], *, progress: Progress = silent) -> Perplexity:
+    def perplexity(self, ids: Sequence[int] | Tensor, *, progress: Progress = silent) -> Perplexity:
         """The perplexity of a text in windows as long as the caches; the first token of each is not predicted."""
+        ids = _ids(ids, "perplexity(ids=...)")
         if len(ids) < 2:
             fact = f"the text has {len(ids)} tokens; the first is not predicted"
             raise UserError(Problem("R419", self._name, fact, "give a longer text"))
@@ -198,6 +210,14 @@ def read_text(path: Path) -> str:
 
 def _port(interface: Interface, name: str) -> Port:
     return next(port for port in interface.inputs if port.name == name)
+
+
+def _ids(found: object, place: str) -> list[int]:
+    """Token ids; ArgumentError for anything but a sequence or a tensor of integers."""
+    items = found.tolist() if isinstance(found, Tensor) else found
+    if not isinstance(items, Sequence) or isinstance(items, str) or not all(type(i) is int for i in items):
+        raise ArgumentError(place, "expects a list of token ids", "text is encoded by `encode`")
+    return list(items)
 
 
 def _chosen(logits: Tensor, temperature: float, generator: torch.Generator) -> int:

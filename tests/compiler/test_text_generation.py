@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -16,7 +17,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor, nn
 
-from fxpress.compiler import UserError, compile_model, load_compiled
+from fxpress.compiler import ArgumentError, UserError, compile_model, load_compiled
 from fxpress.compiler.cli import USER_ERROR, main
 from fxpress.compiler.text_generation import TextModel
 
@@ -114,6 +115,30 @@ def test_perplexity_is_that_of_the_model_in_windows(
     found = text_model.perplexity(ids[0].tolist())
     assert found.tokens == 2 * (LENGTH - 1) and found.window == LENGTH
     assert math.isclose(found.value, float(torch.cat(losses).mean().exp()), rel_tol=1e-4)
+
+
+WRONG_ARGUMENTS = {
+    "no tokens": ({"tokens": 0}, "expects at least one token, got 0"),
+    "a fraction of tokens": ({"tokens": 1.5}, "expects a number of tokens, got 1.5"),
+    "a negative temperature": ({"temperature": -1}, "expects a number from 0, got -1"),
+    "no temperature": ({"temperature": float("nan")}, "expects a number from 0, got nan"),
+    "text": ({"prompt": "Once"}, "expects a list of token ids; text is encoded by `encode`"),
+    "fractions": ({"prompt": [3.5]}, "expects a list of token ids"),
+    "rows of ids": ({"prompt": torch.ones(1, 2, dtype=torch.int64)}, "expects a list of token ids"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_ARGUMENTS)
+def test_wrong_arguments_are_refused(text_model: TextModel, name: str) -> None:
+    changed, words = WRONG_ARGUMENTS[name]
+    arguments: dict[str, Any] = {"prompt": [5], "tokens": 2, **changed}  # Any: wrong on purpose
+    with pytest.raises(ArgumentError, match=words):
+        text_model.generate(**arguments)
+
+
+def test_ids_may_be_a_tensor(text_model: TextModel) -> None:
+    expected = text_model.generate([5, 7], tokens=2)
+    assert text_model.generate(torch.tensor([5, 7]), tokens=2).tokens == expected.tokens
 
 
 REFUSED = {
