@@ -19,10 +19,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
+from ..ir import DType, Graph, run
+from ..ir.ops.quantize import SMALLEST_ROW
 from ..specs import FolderSource, Input, Loaded, Spec
 from ..specs.model import Cache
-from ..specs.model_folder import GENERATION_FILE, TOKENIZER_FILE
+from ..specs.model_folder import GENERATION_FILE, POSITION, TOKEN_IDS, TOKENIZER_FILE
+from .data import Samples
 from .errors import Problem, UserError, first_line
 from .interface import Generation
 from .isolation import USER_CODE_RAISES
@@ -30,6 +34,8 @@ from .model_folder import completed_config
 
 LOGITS = "logits"
 _PROBED, _PROBED_TYPE = 3, torch.bfloat16  # tokens, and weights, by which shapes of keys and values are found
+_RAISED, _HIGH = 8.0, 16.0  # of two codes in a byte: what makes them positive, and the weight of the second
+_COMPARED = 8  # samples on which caches of few bits are compared with floats
 _LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
 _REMEDY = "leave `cache` out: each call then takes all tokens"
 
@@ -53,11 +59,12 @@ def add_caches(model: nn.Module, source: FolderSource, options: Cache) -> tuple[
     _keep_frequencies(model)
     caches = _found(model, source, options)
     cache_class = importlib.import_module("transformers.cache_utils").Cache
-    layer_class = _fitted(_Layer)
+    layer_class, each = _fitted(_Layer), 1 if options.bits is None else 2
     takes_positions = "position_ids" in inspect.signature(type(model).forward).parameters
 
     def forward(self: nn.Module, input_ids: Tensor, position: Tensor, *caches: Tensor) -> tuple[Tensor, ...]:
-        layers = [layer_class(position, *pair) for pair in zip(caches[::2], caches[1::2], strict=True)]
+        parts = [caches[i : i + each] for i in range(0, len(caches), each)]
+        layers = [layer_class(position, *part) for part in zip(parts[::2], parts[1::2], strict=True)]
         positions = position + torch.arange(input_ids.shape[1])
         call = {"position_ids": positions[None]} if takes_positions else {}
         found = type(self).forward(
@@ -68,7 +75,7 @@ def add_caches(model: nn.Module, source: FolderSource, options: Cache) -> tuple[
             use_cache=True,
             **call,
         )
-        return found.logits, *(tensor for layer in layers for tensor in (layer.keys, layer.values))
+        return found.logits, *(tensor for layer in layers for tensor in (*layer.keys, *layer.values))
 
     model.forward = MethodType(forward, model)  # of this model alone
     return caches
@@ -83,12 +90,35 @@ def with_caches(loaded: Loaded, caches: Sequence[CacheTensor]) -> Loaded:
     }
     model = loaded.spec.model
     changed: Mapping[str, object] = {
-        "inputs": {**model.inputs, **inputs},
+        "inputs": {**{name: model.inputs[name] for name in (TOKEN_IDS, POSITION)}, **inputs},
         "outputs": (LOGITS, *names),
         "state": {name: name for name in names},
     }
     spec = loaded.spec.model_copy(update={"model": model.model_copy(update=changed)})
     return replace(loaded, spec=spec)
+
+
+def cache_divergence(stored: Graph, floats: Graph, samples: Samples) -> str:
+    """Note on the mean divergence KL(floats || stored) of the tokens of the first samples, in nats."""
+    total, count, calls = 0.0, 0, min(_COMPARED, samples.calls(stored.inputs))
+    with torch.no_grad():
+        for index in range(calls):
+            ids = samples.call(stored.inputs, index)[0]
+            p, q = (run(g, _from_start(g, ids))[0].double().log_softmax(-1) for g in (floats, stored))
+            total += float(functional.kl_div(q, p, reduction="sum", log_target=True))
+            count += ids.numel()
+    width = f"{_width(stored)} bits"
+    return f"caches of {width}: divergence {total / count:.3g} nats from float ones, mean of {count:,} tokens"
+
+
+def _from_start(graph: Graph, ids: Tensor) -> list[Tensor]:
+    """Inputs of a text that begins with empty caches."""
+    return [ids, *(torch.zeros(v.type.shape, dtype=v.type.dtype.torch) for v in graph.inputs[1:])]
+
+
+def _width(graph: Graph) -> int:
+    """Bit width of the caches of a graph with codes."""
+    return 8 if any(value.type.dtype is DType.I8 for value in graph.inputs) else 4
 
 
 def generation_of(spec: Spec) -> Generation | None:
@@ -120,34 +150,32 @@ def tokenizer_files(spec: Spec) -> dict[str, bytes]:
 
 
 class _Layer:
-    """The cache of a layer whose tensors are replaced, not written to."""
+    """The cache of a layer whose tensors are replaced, not written to: each of keys and values alone, or as codes and
+    their scales.
+    """
 
     is_compileable = True
     is_sliding = False
     is_initialized = True
 
-    def __init__(self, position: Tensor, keys: Tensor, values: Tensor) -> None:
-        self.position, self.keys, self.values = position, keys, values
+    def __init__(self, position: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        self.position, self.keys, self.values = position, tuple(keys), tuple(values)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing: there are tensors from the start."""
 
     def update(
-        self,
-        key_states: Tensor,
-        value_states: Tensor,
-        *args: object,
-        **kwargs: object,
+        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """Keys and values of all positions, with those of the new tokens in place."""
         positions = self.position + torch.arange(key_states.shape[2])
-        self.keys = self.keys.index_copy(2, positions, key_states)
-        self.values = self.values.index_copy(2, positions, value_states)
-        return self.keys, self.values
+        self.keys, keys = _updated(self.keys, positions, key_states)
+        self.values, values = _updated(self.values, positions, value_states)
+        return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Number of keys, and the position of the first."""
-        return self.keys.shape[2], 0
+        return self.keys[0].shape[2], 0
 
     def get_seq_length(self) -> Tensor:
         """Position of the first new token."""
@@ -155,20 +183,58 @@ class _Layer:
 
     def get_max_length(self) -> int:
         """Number of positions."""
-        return self.keys.shape[2]
+        return self.keys[0].shape[2]
+
+
+def _updated(cache: tuple[Tensor, ...], positions: Tensor, rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+    """A cache with new rows [1, heads, s, size] at these positions, and the numbers of all of its rows."""
+    if len(cache) == 1:
+        (whole,) = cache
+        whole = whole.index_copy(2, positions, rows)
+        return (whole,), whole
+    bits = 8 if cache[0].dtype is torch.int8 else 4
+    new = zip(cache, quantized(rows, bits), strict=True)
+    codes, scales = (old.index_copy(2, positions, part) for old, part in new)
+    return (codes, scales), dequantized(codes, scales).to(rows.dtype)
+
+
+def quantized(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Codes and float32 scales [..., 1] of rows along the last dimension: max|x| / (2^(bits-1) - 1) for each row.
+
+    Codes are int8, or two of 4 bits, raised by 8, in a uint8: those of the first half of a row in the low bits. Halves
+    are rounded to even; a row whose largest magnitude is below 1e-30 becomes zeros.
+    """
+    largest = float(2 ** (bits - 1) - 1)
+    wide = rows.float()
+    most = wide.abs().amax(-1, keepdim=True)
+    inverse = torch.where(most >= SMALLEST_ROW, largest / most, 0.0)
+    codes = torch.round(wide * inverse)
+    if bits == 8:
+        return codes.to(torch.int8), most / largest
+    low, high = (codes + _RAISED).chunk(2, -1)
+    return (low + high * _HIGH).to(torch.uint8), most / largest
+
+
+def dequantized(codes: Tensor, scales: Tensor) -> Tensor:
+    """The float32 numbers of codes and scales."""
+    if codes.dtype is torch.int8:
+        return codes.float() * scales
+    pairs = codes.float()
+    high = torch.floor(pairs / _HIGH)
+    return (torch.cat((pairs - high * _HIGH, high), -1) - _RAISED) * scales
 
 
 class _Probe(_Layer):
     """A cache without tokens, which keeps what a layer gives it."""
 
     def __init__(self) -> None:
-        self.is_filled = False
+        self.given: tuple[Tensor, ...] = ()
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
         """The new keys and values."""
-        self.keys, self.values, self.is_filled = key_states, value_states, True
+        self.given = key_states, value_states
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
@@ -241,20 +307,32 @@ def _found(model: nn.Module, source: FolderSource, options: Cache) -> tuple[Cach
     except USER_CODE_RAISES as err:
         fact = f"{made.__name__} does not run with static caches of keys and values: {first_line(err)}"
         raise _problem(source, fact, _REMEDY) from err
-    if not cache.layers or not all(layer.is_filled for layer in cache.layers):
+    if not cache.layers or not all(layer.given for layer in cache.layers):
         raise _problem(
             source, f"{made.__name__} has layers that keep no keys and values of their own", _REMEDY
         )
     own = next(model.parameters()).dtype
-    return tuple(
-        CacheTensor(
-            f"{kind}_{index}",
-            (1, tensor.shape[1], options.length, tensor.shape[3]),
-            own if tensor.dtype is _PROBED_TYPE else tensor.dtype,
-        )
+    odd = {x.shape[3] for layer in cache.layers for x in layer.given if x.shape[3] % 2}
+    if options.bits == 4 and odd:
+        fact = f"heads of {min(odd)} numbers do not make pairs of 4 bits"
+        raise _problem(source, fact, "set `bits: 8`")
+    found = [
+        tensor
         for index, layer in enumerate(cache.layers)
-        for kind, tensor in (("keys", layer.keys), ("values", layer.values))
-    )
+        for kind, rows in zip(("key", "value"), layer.given, strict=True)
+        for tensor in _tensors(f"{kind}s_{index}", f"{kind}_scales_{index}", rows, own, options)
+    ]
+    return tuple(found)
+
+
+def _tensors(name: str, scales: str, rows: Tensor, own: torch.dtype, options: Cache) -> list[CacheTensor]:
+    """The tensors that hold rows like these of each position, in a model of type `own`."""
+    shape = (1, rows.shape[1], options.length)
+    if options.bits is None:
+        dtype = own if rows.dtype is _PROBED_TYPE else rows.dtype
+        return [CacheTensor(name, (*shape, rows.shape[3]), dtype)]
+    size, dtype = (rows.shape[3], torch.int8) if options.bits == 8 else (rows.shape[3] // 2, torch.uint8)
+    return [CacheTensor(name, (*shape, size), dtype), CacheTensor(scales, (*shape, 1), torch.float32)]
 
 
 def _problem(source: FolderSource, fact: str, advice: str) -> UserError:

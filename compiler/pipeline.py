@@ -46,7 +46,7 @@ from .gguf_tokenizer import tokenizer_notes
 from .isolation import USER_CODE_RAISES
 from .loading import check_weights, example_input, find_source, load_source, load_weights
 from .metric import find_metric
-from .model_caches import add_caches, prompt_notes, with_caches
+from .model_caches import add_caches, cache_divergence, prompt_notes, with_caches
 from .model_folder import LoadedModel, load_folder
 from .operators import load_operators
 from .session import Session, Stage
@@ -117,6 +117,9 @@ def open_session(
     check_sizes(graph, {"data.calibration": calibration, "data.evaluation": evaluation})
     notes += width_notes(traced, graph)
     notes += _check_results(graph, [s for s in (calibration, evaluation) if s is not None], examples, place)
+    if not given and described.cache is not None and described.cache.bits is not None:
+        assert isinstance(model, nn.Module)
+        notes += _cache_notes(loaded, model, params, graph, calibration or evaluation)
     if calibration and any(isinstance(step, QuantizeOptions) for step in loaded.spec.passes):
         notes += one_size_notes(graph, calibration)
         if evaluation:
@@ -184,6 +187,21 @@ def _captured(
         check=check,
     )
     return captured.graph, captured.trainable
+
+
+def _cache_notes(
+    loaded: Loaded, model: nn.Module, params: Params, graph: Graph, samples: Samples | None
+) -> list[str]:
+    """A note on the divergence of caches of few bits from those of floats, where there are samples."""
+    source, options = loaded.spec.model.source, loaded.spec.model.cache
+    assert isinstance(source, FolderSource) and options is not None
+    if samples is None:
+        return []
+    options = options.model_copy(update={"bits": None})
+    spec = with_caches(loaded, add_caches(model, source, options)).spec
+    call = bind_inputs(model, list(spec.model.inputs), str(source))
+    floats, _ = _captured(model, call, _examples(spec, call.names, None), spec.model, params)
+    return [cache_divergence(graph, floats, samples)]
 
 
 def check_sizes(graph: Graph, data: Mapping[str, Samples | None]) -> None:

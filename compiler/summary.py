@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from math import isfinite
 
 from ..backends.c import CArtifact, NodePrediction, counted_core
 from ..backends.torch_module import TorchArtifact
-from ..ir import Graph, Node, Value, type_text
+from ..ir import DType, Graph, Node, Value, type_text
 from ..ir.ops.activation import Bounded
 from ..ir.ops.base import Quantized
 from ..ir.ops.binary import Add, Div, Maximum, Minimum, Mul, Sub
@@ -135,7 +135,15 @@ def _cache_resources(session: Session, graph: Graph) -> tuple[Resource, ...]:
         return ()
     found = [value.type.storage_bytes for value in graph.inputs if value.name in names]
     basis = f"exact, {len(found)} tensors of {options.length:,} positions"
+    if options.bits is not None:
+        basis += f"; {_float_bytes(graph, names):,} B in float32"
     return (Resource(name="caches", used=sum(found), available=None, unit="B", basis=basis),)
+
+
+def _float_bytes(graph: Graph, names: Collection[str]) -> int:
+    """Bytes of caches of codes if their numbers were float32: one scale belongs to each head and position."""
+    codes = [v.type for v in graph.inputs if v.name in names and not v.type.dtype.is_floating]
+    return sum(4 * type.numel * (2 if type.dtype is DType.U8 else 1) for type in codes)
 
 
 def _instructions_basis(target: Target) -> str:

@@ -228,6 +228,11 @@ class Cache(Section):
         lt=2**31,
         description="Number of positions in each cache: the tokens of prompt and generated text together.",
     )
+    bits: Literal[8, 4] | None = Field(
+        default=None,
+        description="Bit width of keys and values, with a float32 scale for each head and token. Default: the floats "
+        "of the model.",
+    )
 
 
 class Model(Section):

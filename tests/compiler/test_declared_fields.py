@@ -23,6 +23,7 @@ IN_OTHER_NETWORKS = {
     ("QuantizeOptions", "on_overflow"),
     ("RotateOptions", "seed"),
     ("Awq", "steps"),
+    ("Cache", "bits"),
     ("Cache", "length"),
     ("FolderOutput", "format"),
     ("FolderOutput", "max_shard_bytes"),

@@ -13,6 +13,7 @@ from folders import DECODERS, GROUPED, save_folder
 from torch import Tensor
 
 from fxpress.compiler import UserError, compile_model
+from fxpress.compiler.model_caches import dequantized, quantized
 from fxpress.compiler.pipeline import open_session
 from fxpress.ir import Graph, run
 from fxpress.specs import SpecError, load_spec
@@ -160,19 +161,23 @@ def test_samples_begin_with_empty_caches(tmp_path: Path) -> None:
     assert any(bool(v.type.is_quantized) for v in compiled.graph.constants)
 
 
-def test_a_step_of_one_token_runs_as_c(tmp_path: Path) -> None:
-    model = save_folder(tmp_path / "net", "LlamaForCausalLM", config=DECODERS["LlamaForCausalLM"])
+@pytest.mark.parametrize(("bits", "limit"), [("", 1e-3), (", bits: 8", 1e-2), (", bits: 4", 0.2)])
+def test_a_step_of_one_token_runs_as_c(tmp_path: Path, bits: str, limit: float) -> None:
+    model = save_folder(
+        tmp_path / "net", "LlamaForCausalLM", config=DECODERS["LlamaForCausalLM"], num_hidden_layers=1
+    )
     rest = "  inputs: {input_ids: {shape: [1, 1], dtype: int64}}"
+    outputs = "c: {name: step, states: in_place}, torch: {}"
     compiled = compile_model(
-        write_spec(tmp_path, rest=rest, outputs="c: {name: step, states: in_place}, torch: {}")
+        write_spec(tmp_path, cache=f"{{length: {LENGTH}{bits}}}", rest=rest, outputs=outputs)
     )
     ids = text(6)
     steps = {"input_ids": ids.numpy().reshape(6, 1, 1), "position": np.arange(6).reshape(6, 1)}
     with torch.no_grad():
         expected = model(input_ids=ids, use_cache=False).logits[0]
-    for on in ("host", "torch"):
-        found = compiled.run(steps, on=on).outputs[0].reshape(expected.shape)
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    host, module = (compiled.run(steps, on=on).outputs[0].reshape(expected.shape) for on in ("host", "torch"))
+    torch.testing.assert_close(module, expected, rtol=0, atol=limit)
+    torch.testing.assert_close(host, module, rtol=0, atol=limit)
 
 
 def test_the_emitted_module_updates_its_caches_in_place(tmp_path: Path) -> None:
@@ -194,3 +199,54 @@ def test_states_in_place_are_for_models_with_states(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace(f"  cache: {{length: {LENGTH}}}\n", ""))
     with pytest.raises(SpecError, match=r"outputs.torch.states: the model has no states.*S307"):
         load_spec(path)
+
+
+@pytest.mark.parametrize(("bits", "limit"), [(8, 0.01), (4, 0.2)])
+def test_caches_of_few_bits_are_near_the_floats(tmp_path: Path, bits: int, limit: float) -> None:
+    model = save_folder(tmp_path / "net", "LlamaForCausalLM", config=DECODERS["LlamaForCausalLM"])
+    (tmp_path / "data.py").write_text(
+        "import numpy as np\ndef calibration():\n"
+        "    return {'input_ids': np.random.default_rng(0).integers(3, 90, (4, 16))}\n"
+    )
+    data = "data: {calibration: {source: data.py:calibration}}"
+    compiled = compile_model(write_spec(tmp_path, cache=f"{{length: {LENGTH}, bits: {bits}}}", rest=data))
+    graph, ids = compiled.graph, text(sum(BLOCKS))
+    with torch.no_grad():
+        expected = model(input_ids=ids, use_cache=False).logits
+        assert 0 < float((in_blocks(graph, ids, BLOCKS) - expected).abs().max()) < limit
+        assert compiled.torch is not None
+        module, position = compiled.torch.build(), 0
+        caches = [torch.zeros(v.type.shape, dtype=v.type.dtype.torch) for v in graph.inputs[2:]]
+        others = [cache.clone() for cache in caches]
+        for count in BLOCKS:
+            given = ids[:, position : position + count], torch.tensor([position])
+            found, wanted = module(*given, *caches), run(graph, [*given, *others])
+            torch.testing.assert_close(list(found), wanted, rtol=0, atol=0)
+            caches, others, position = list(found[1:]), wanted[1:], position + count
+    note = next(
+        note for note in compiled.report.notes if note.startswith(f"caches of {bits} bits: divergence")
+    )
+    assert 0 < float(note.split()[5]) < limit**2 and "mean of 64 tokens" in note
+    row = next(resource for resource in compiled.report.resources if resource.name == "caches")
+    assert row.used == 2 * 2 * 2 * LENGTH * (16 * bits // 8 + 4)
+    assert row.basis.endswith(f"{2 * 2 * 2 * LENGTH * 16 * 4:,} B in float32")
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_rows_in_codes_are_within_half_a_step(bits: int) -> None:
+    rows = torch.randn(2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    rows[0, 0, 0] = 0
+    codes, scales = quantized(rows, bits)
+    assert codes.shape == (2, 3, 5, 8 * bits // 8) and codes.element_size() == 1
+    error = (dequantized(codes, scales) - rows).abs()
+    assert bool((error <= scales * (0.5 + 1e-5)).all()) and not error[0, 0, 0].any()
+    assert torch.equal(rows.abs().amax(-1, keepdim=True) / (2 ** (bits - 1) - 1), scales)
+
+
+def test_heads_of_an_odd_size_have_no_caches_of_four_bits(tmp_path: Path) -> None:
+    config = DECODERS["GPT2LMHeadModel"]
+    save_folder(tmp_path / "net", "GPT2LMHeadModel", config=config, n_embd=60)
+    with pytest.raises(
+        UserError, match=r"heads of 15 numbers do not make pairs of 4 bits; set `bits: 8`.*M136"
+    ):
+        open_session(write_spec(tmp_path, cache="{length: 8, bits: 4}"))
