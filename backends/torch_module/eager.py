@@ -18,13 +18,21 @@ from ...ir.ops.accumulate import Clamp, clamp_bounds
 from ...ir.ops.activation import Elementwise
 from ...ir.ops.base import IntegerCall
 from ...ir.ops.conv import Conv
+from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
 from ...ir.ops.pad import Pad
 from ...ir.ops.pool import MaxPool
 from ...ir.ops.quantize import Requantize
 from ...ir.ops.spatial import pairs
-from . import prelude_eager
-from .layers import LayerKind, channel_scales, layer_kind, layer_parameters, symmetric_padding
+from . import prelude_eager, prelude_embedding
+from .layers import (
+    LayerKind,
+    channel_scales,
+    integer_embedding,
+    layer_kind,
+    layer_parameters,
+    symmetric_padding,
+)
 from .literal import Argument, literal
 from .names import Path
 from .qdq import QdqStyle, carried_zero_point, grid, is_byte
@@ -34,7 +42,7 @@ from .style import Strings
 class EagerStyle(QdqStyle):
     """Variables hold the same integers as in the QDQ form."""
 
-    preludes: tuple[ModuleType, ...] = (prelude_eager,)
+    preludes: tuple[ModuleType, ...] = (prelude_embedding, prelude_eager)
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)
@@ -51,6 +59,8 @@ class EagerStyle(QdqStyle):
         """An int8 kernel where torch has one, else the operator's own on reals."""
         if isinstance(node.op, Conv | Linear) and is_int8(node):
             return int8_layer(node)
+        if isinstance(node.op, Embedding) and (embedding := integer_embedding(node)) is not None:
+            return embedding
         return None if self._is_whole(node) else layer_kind(node)
 
     def read(self, node: Node, operand: int, variable: str) -> str:

@@ -136,7 +136,7 @@ class _Writer:
         ]
 
     def _whole_call(self, op: Op, layer: Layer, operands: Sequence[str | None]) -> str:
-        read = (op.operand(operands, "x"), op.optional(operands, "residual"))
+        read = (operands[0], op.optional(operands, "residual"))  # indices in an embedding, x elsewhere
         taken = ", ".join(text for text in read if text is not None)
         return f"{self._layout.names.expression(layer.path)}({taken})"
 

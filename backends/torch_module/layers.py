@@ -92,8 +92,13 @@ def layer_kind(node: Node) -> LayerKind | None:
 
 
 def integer_layer_kind(node: Node) -> LayerKind | None:
-    """Like `layer_kind`, with an integer weight and a scale per channel for convolutions and linear layers."""
+    """Like `layer_kind`, with an integer weight and a scale per channel for convolutions and linear layers.
+
+    Embeddings have the bytes of their rows.
+    """
     kind = layer_kind(node)
+    if isinstance(node.op, Embedding):
+        return integer_embedding(node) or kind
     if kind is None or not isinstance(node.op, Conv | Linear):
         return kind
     scales = channel_scales(node.operand("weight").type)
@@ -101,6 +106,19 @@ def integer_layer_kind(node: Node) -> LayerKind | None:
         return kind
     constructor = kind.constructor.replace("nn.", "Quantized", 1)
     return replace(kind, constructor=constructor, state={"weight_scale": scales}, integers=("weight",))
+
+
+def integer_embedding(node: Node) -> LayerKind | None:
+    """A table of integers of at most 8 bits with one scale, whose rows are moved as they are."""
+    weight = node.operand("weight").type
+    encoding = weight.quantization
+    if encoding is None or encoding.bits > 8 or encoding.levels or len(encoding.scale) > 1:
+        return None
+    if encoding.axis is not None or len(encoding.zero_point) > 1:
+        return None
+    grid = literal((encoding.scale[0], encoding.zero_point[0]))
+    constructor = f"QuantizedEmbedding({', '.join(map(str, weight.shape))}, grid={grid})"
+    return LayerKind(constructor, {"weight": "weight"}, integers=("weight",), is_whole=True)
 
 
 def channel_scales(weight: TensorType) -> Tensor | None:

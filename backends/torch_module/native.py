@@ -23,7 +23,7 @@ from ...ir.ops.pool import AdaptiveAvgPool, AvgPool
 from ...ir.ops.quantize import Dequantize, Quantize
 from ...ir.ops.reduce import Mean
 from ...ir.sizes import Size
-from . import prelude_eager, prelude_library, prelude_native
+from . import prelude_eager, prelude_embedding, prelude_library, prelude_native
 from .eager import EagerStyle, int8_layer, is_int8, parameters
 from .layers import LayerKind
 from .literal import literal
@@ -35,7 +35,12 @@ from .style import Strings
 class NativeStyle(EagerStyle):
     """Variables hold the same integers as in the QDQ form, images with the channels last in memory."""
 
-    preludes: tuple[ModuleType, ...] = (prelude_library, prelude_eager, prelude_native)
+    preludes: tuple[ModuleType, ...] = (
+        prelude_library,
+        prelude_embedding,
+        prelude_eager,
+        prelude_native,
+    )
 
     def __init__(self, graph: Graph) -> None:
         super().__init__(graph)

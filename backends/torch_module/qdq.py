@@ -16,7 +16,7 @@ from ...ir.ops.layer import Layer
 from ...ir.ops.reorder import Flip, Roll, Tile
 from ...ir.ops.shape import Copy, Expand, Permute, Reshape
 from ...ir.ops.slicing import Concat, Select, Slice, Split
-from . import prelude_qdq
+from . import prelude_embedding, prelude_qdq
 from .layers import LayerKind, integer_layer_kind
 from .literal import literal
 from .names import Path
@@ -28,7 +28,7 @@ _MOVES = (Reshape, Permute, Expand, Copy, Slice, Select, Split, Concat, Flip, Ro
 class QdqStyle:
     """Variables hold integers: uint8 for values of at most 8 bits, int16 for 16 bits."""
 
-    preludes: tuple[ModuleType, ...] = (prelude_qdq,)
+    preludes: tuple[ModuleType, ...] = (prelude_embedding, prelude_qdq)
     buffers: Mapping[Path, Tensor] = MappingProxyType({})
     notes: tuple[str, ...] = ()
     groups: Mapping[str, tuple[Node, ...]] = MappingProxyType({})

@@ -36,6 +36,15 @@ graph(%t: i64[1x5]) {
 }
 """
 
+ROWS = """
+graph(%t: i64[1x5]) {
+  const %embed.weight: i8[20x8]<scale=0.02, zero=-22>
+  %x: i8[1x5x8]<scale=0.02, zero=-22> = embedding(%t, %embed.weight)   # "embed", "net.py:7"
+  %r: f32[1x5x8] = dequantize(%x)
+  return rows: %x, reals: %r
+}
+"""
+
 NETWORK = """
 graph(%x: f32[1x4x9x9]) {
   const %stem.weight: i8[8x4x3x3]<scale=@0, zero=0, axis=0>
@@ -337,3 +346,14 @@ graph(%x: i8[1x24]<scale=0.01, zero=-128>) {
     x = torch.full((1, 24), 127, dtype=torch.int8)
     for form in FORMS:
         assert output_mismatch(graph, to_module(graph, form=form), [[x]]).largest_step <= 1, form
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_tables_stay_integers_and_their_rows_are_moved(form: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randint(-128, 128, (20, 8), generator=generator).to(torch.int8)
+    graph = parse(ROWS, params={"embed.weight": table})
+    artifact, indices = emit(graph, TorchOptions(form)), torch.tensor([[0, 19, 7, 7, 3]])
+    assert torch.equal(artifact.tensors["embed.weight"], table)
+    for y, expected in zip(artifact.build()(indices), run_integer(graph, [indices]), strict=True):
+        assert torch.equal(y, expected)
