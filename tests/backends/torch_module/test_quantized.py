@@ -209,7 +209,7 @@ def test_torch_compile_lowers_every_layer_to_an_int8_kernel():
                 compiled = torch.compile(module)(*inputs)
                 first = compiled if isinstance(compiled, torch.Tensor) else compiled[0]
                 exact = run_integer(graph, inputs)[0]
-                limit = 2 if exact.dtype == torch.int8 else 3 / 256
+                limit = 2 if exact.dtype == torch.int8 else 8 / 256  # a step of the scores before the softmax
                 assert not IS_EXACT or (first.double() - exact.double()).abs().max() <= limit
     assert (
         counters["inductor"]["qconv_unary_lower_count"] + counters["inductor"]["qconv2d_binary_lower_count"]
