@@ -25,12 +25,14 @@ def examine_stored(
     options: WeightOnlyOptions | None,
     context: Context,
 ) -> Findings:
-    """Ratios of the outputs, and, where one is low, changes of the options (if given) with what they reach there."""
+    """Ratios of the outputs, and, where one is low, changes of the options (if given) with what they reach there.
+
+    Whole numbers beside floats, such as caches in codes, have none.
+    """
     least = LeastSnr()
     powers = _powers(reference, stored, calls)
-    outputs = tuple(
-        output_ratio(name, power, least) for name, power in zip(stored.output_names, powers, strict=True)
-    )
+    names = [stored.output_names[index] for index in _measured(stored)]
+    outputs = tuple(output_ratio(name, power, least) for name, power in zip(names, powers, strict=True))
     noise = Noise(samples=len(calls), outputs=outputs)
     if noise.is_low and options is not None:
         tried = []
@@ -52,13 +54,20 @@ def _changes(options: WeightOnlyOptions, context: Context) -> Iterator[tuple[str
         yield "rounding", Gptq()
 
 
+def _measured(graph: Graph) -> list[int]:
+    """Positions of the outputs that are floats, or of all where none is."""
+    every = range(len(graph.outputs))
+    return [index for index in every if graph.outputs[index].type.dtype.is_floating] or list(every)
+
+
 def _powers(reference: Graph, stored: Graph, calls: Sequence[Sequence[Tensor]]) -> list[Powers]:
-    parts: list[list[Powers]] = [[] for _ in stored.outputs]
+    measured = _measured(stored)
+    parts: list[list[Powers]] = [[] for _ in measured]
     with torch.no_grad():
         for inputs in calls:
-            pairs = zip(run(reference, inputs), run(stored, inputs), strict=True)
-            for part, (expected, actual) in zip(parts, pairs, strict=True):
-                part.append(Powers.of(expected, actual, samples=1))
+            expected, actual = run(reference, inputs), run(stored, inputs)
+            for part, index in zip(parts, measured, strict=True):
+                part.append(Powers.of(expected[index], actual[index], samples=1))
     return [Powers.joined(part) for part in parts]
 
 

@@ -250,3 +250,12 @@ def test_heads_of_an_odd_size_have_no_caches_of_four_bits(tmp_path: Path) -> Non
         UserError, match=r"heads of 15 numbers do not make pairs of 4 bits; set `bits: 8`.*M136"
     ):
         open_session(write_spec(tmp_path, cache="{length: 8, bits: 4}"))
+
+
+def test_codes_have_no_signal_to_noise_ratio(tmp_path: Path) -> None:
+    save_folder(tmp_path / "net", "LlamaForCausalLM", config=DECODERS["LlamaForCausalLM"])
+    passes = "passes: [{pass: clean}, {pass: weight_only, weights: int4}]"
+    compiled = compile_model(write_spec(tmp_path, cache="{length: 16, bits: 4}", rest=passes))
+    assert compiled.report.noise is not None
+    names = {output.name for output in compiled.report.noise.outputs}
+    assert {"logits", "key_scales_0"} <= names and not names & {"keys_0", "values_1"}
