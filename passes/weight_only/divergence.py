@@ -6,7 +6,7 @@ values     sum over outputs of |z - y|^2 / |y|^2
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,10 +26,14 @@ class Divergence:
     classes: Classes | None
 
     @staticmethod
-    def of(graph: Graph) -> Divergence:
-        """The measure for these outputs; PassError if none of them is a floating point value."""
+    def of(graph: Graph, *, states: Collection[str] = ()) -> Divergence:
+        """The measure for these outputs; PassError if none of them is a floating point value.
+
+        Scores beside outputs that are `states`, such as caches, are compared alone.
+        """
         loss = choose_loss(graph, None)
-        return Divergence(loss if isinstance(loss, Classes) and len(graph.outputs) == 1 else None)
+        is_alone = all(name in states for name in graph.output_names[1:])
+        return Divergence(loss if isinstance(loss, Classes) and is_alone else None)
 
     @property
     def unit(self) -> Literal["nats", "squared error"]:

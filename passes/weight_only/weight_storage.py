@@ -96,7 +96,7 @@ def _divergence(
     """Rows of the summary and a note with the divergence from the float graph; none without samples."""
     if not len(samples):
         return (), ()
-    measure = Divergence.of(graph)
+    measure = Divergence.of(graph, states=context.state.values())
     reached = measure.mean(graph, stored, samples, progress=context.progress)
     note = (
         f"divergence from the float network on {len(samples)} calibration samples held back: {reached:.3g} "

@@ -148,7 +148,7 @@ def test_samples_begin_with_empty_caches(tmp_path: Path) -> None:
     save_folder(tmp_path / "net", "LlamaForCausalLM", config=DECODERS["LlamaForCausalLM"])
     (tmp_path / "data.py").write_text(
         "import numpy as np\ndef calibration():\n"
-        "    return {'input_ids': np.random.default_rng(0).integers(3, 90, (4, 16))}\n"
+        "    return {'input_ids': np.random.default_rng(0).integers(3, 90, (8, 16))}\n"
     )
     data = "data: {calibration: {source: data.py:calibration}}\npasses:\n  - {pass: clean}\n"
     data += "  - {pass: weight_only, weights: int4, rounding: gptq}\n"
@@ -159,6 +159,9 @@ def test_samples_begin_with_empty_caches(tmp_path: Path) -> None:
     assert session.spec.model.state["keys_1"] == "keys_1"
     compiled = compile_model(tmp_path / "spec.yaml")
     assert any(bool(v.type.is_quantized) for v in compiled.graph.constants)
+    assert any(
+        re.search(r"divergence from the float network .* nats", note) for note in compiled.report.notes
+    )
 
 
 @pytest.mark.parametrize(("bits", "limit"), [("", 1e-3), (", bits: 8", 1e-2), (", bits: 4", 0.2)])
