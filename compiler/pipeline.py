@@ -124,10 +124,13 @@ def open_session(
         notes += one_size_notes(graph, calibration)
         if evaluation:
             notes += unseen_notes(graph.inputs, calibration, evaluation)
+    if calibration:
+        calibration = unrolled(graph, calibration)
+        graph = graph.with_examples(_common_sizes(graph, calibration))  # passes run it on these samples
     return Session(
         loaded,
         graph,
-        unrolled(graph, calibration) if calibration else None,
+        calibration,
         evaluation,
         find_metric(
             data.evaluation,
@@ -223,24 +226,29 @@ def one_size_notes(graph: Graph, calibration: Samples) -> list[str]:
 
     Ranges of activations are those of that size. A sum over a longer sequence, say, can leave them.
     """
-    if not graph.dimensions or calibration.states:
+    if calibration.states:
         return []
-    axes = {value.name: calibration.axis(index) for index, value in enumerate(graph.inputs)}
-    batches = {
-        d.name
-        for value in graph.inputs
-        if (axis := axes[value.name]) is not None
-        for d in dimensions_of(value.type.shape[axis]).values()
-    }
-    sizes = sizes_of_call(graph, calibration.call(graph.inputs, 0))
     named = [
-        f"{name} = {sizes[name]} (calls: {d.span})"
-        for name, d in graph.dimensions.items()
-        if name not in batches
+        f"{name} = {size} (calls: {graph.dimensions[name].span})"
+        for name, size in _common_sizes(graph, calibration).items()
     ]
     advice = "evaluate at another size, with `data.evaluation`, before it is used there"
     what = "all calibration samples have the size"
     return [f"{what} {', '.join(named)}, and ranges of integers are chosen for it: {advice}"] if named else []
+
+
+def _common_sizes(graph: Graph, samples: Samples) -> dict[str, int]:
+    """Sizes of all samples in dimensions of the graph other than batches, by name."""
+    if not graph.dimensions:
+        return {}
+    batches = {
+        d.name
+        for index, value in enumerate(graph.inputs)
+        if (axis := samples.axis(index)) is not None
+        for d in dimensions_of(value.type.shape[axis]).values()
+    }
+    sizes = sizes_of_call(graph, samples.call(graph.inputs, 0))
+    return {name: sizes[name] for name in graph.dimensions if name not in batches}
 
 
 def check_states(graph: Graph, states: Mapping[str, str], place: str) -> None:

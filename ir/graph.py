@@ -199,14 +199,22 @@ class Graph:
             return self
         key = tuple(chosen.values())
         if key not in self._at_sizes:
-            self._at_sizes[key] = self._fixed(chosen)
+            self._at_sizes[key] = self._with_sizes(chosen)
         return self._at_sizes[key]
+
+    def with_examples(self, sizes: Mapping[str, int]) -> Graph:
+        """This graph with other sizes of dimensions in its example, by name; every call chooses them as before."""
+        if all(sizes.get(name, d.example) == d.example for name, d in self.dimensions.items()):
+            return self
+        return self._with_sizes(
+            {name: replace(d, example=sizes.get(name, d.example)).size for name, d in self.dimensions.items()}
+        )
 
     @cached_property
     def _at_sizes(self) -> dict[tuple[int, ...], Graph]:
         return {}
 
-    def _fixed(self, sizes: Mapping[str, int]) -> Graph:
+    def _with_sizes(self, sizes: Mapping[str, int]) -> Graph:
         def fixed(value: Value) -> Value:
             shape = with_sizes(value.type.shape, lambda size: evaluated(size, sizes))
             return value if shape == value.type.shape else replace(value, type=value.type.with_shape(shape))

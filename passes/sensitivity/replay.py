@@ -13,6 +13,7 @@ from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...ir import Graph, Node, run
+from ...ir.interpret import at_call
 
 Operand = tuple[str, int]
 """An operand of a node: the name of the node's first result, and the position."""
@@ -22,7 +23,7 @@ class Replay:
     """One run of a graph, all its values kept."""
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
-        self._graph = graph
+        graph = self._graph = at_call(graph, inputs)
         self._values = {name: tensor.detach() for name, tensor in graph.params.items()}
         self._values |= {v.name: x for v, x in zip(graph.inputs, inputs, strict=True)}
         with torch.no_grad():

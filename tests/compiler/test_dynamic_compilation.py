@@ -230,6 +230,40 @@ def test_samples_may_have_another_length_than_the_example(tmp_path: Path) -> Non
         )
 
 
+AT_OTHER_LENGTHS: dict[str, list[Any]] = {
+    "pruned and trained": [
+        "clean",
+        "fuse",
+        {"pass": "prune", "budget": {"macs": "80%"}},
+        "quantize",
+        {"pass": "finetune", "epochs": 1},
+    ],
+    "learned": [
+        "clean",
+        "fuse",
+        {"pass": "assign_bits", "budget": {"weights": "80%"}},
+        {"pass": "quantize", "rounding": {"kind": "adaround", "iterations": 4}},
+    ],
+    "stored": ["clean", {"pass": "weight_only", "budget": {"weights": "60%"}}],
+}
+
+
+@pytest.mark.parametrize("passes", AT_OTHER_LENGTHS.values(), ids=AT_OTHER_LENGTHS)
+def test_passes_run_on_samples_of_another_length_than_the_example(passes: list[Any]) -> None:
+    compiled = compile_model(
+        built(Encoder),
+        inputs=ids(1, 12),
+        dynamic={"ids": {0: "batch", 1: "tokens"}},
+        calibration={"ids": ids(16, 9)},
+        passes=passes,
+        outputs={"torch": {}},
+    )
+    assert compiled.torch is not None
+    with torch.no_grad():
+        found, expected = compiled.torch.build()(ids(2, 20)), run(compiled.graph, [ids(2, 20)])[0]
+    assert float((found - expected).norm() / expected.norm()) < 0.05
+
+
 def test_a_dynamic_batch_alone_needs_no_note_on_sizes() -> None:
     graph = scaled(2)
     assert one_size_notes(graph, Samples((torch.zeros(16),))) == []

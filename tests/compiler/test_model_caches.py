@@ -162,6 +162,10 @@ def test_samples_begin_with_empty_caches(tmp_path: Path) -> None:
     assert any(
         re.search(r"divergence from the float network .* nats", note) for note in compiled.report.notes
     )
+    chosen = write_spec(
+        tmp_path, rest=data.replace("weights: int4, rounding: gptq", "budget: {weights: 40 %}")
+    )
+    assert compile_model(chosen).graph.dimensions["tokens"].span == f"1..{LENGTH}"
 
 
 @pytest.mark.parametrize(("bits", "limit"), [("", 1e-3), (", bits: 8", 1e-2), (", bits: 4", 0.2)])
