@@ -4,8 +4,8 @@
 
 The decoder has 124.7 million random weights (`random_llama.py`). All forms run in turns within one process; a figure
 is CPU time, a speedup the median of the ratios to float32 of the same turn, and the relative error that of the logits
-against float32. `no compiler` is the emitted module where no C compiler is found, `C step` one call of the emitted C. A
-token is the last one of the context.
+against float32. `caches in place` is the emitted module as a spec with `model.cache` has it, `no compiler` the one
+where no C compiler is found, `C step` one call of the emitted C. A token is the last one of the context.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from fxpress.backends.c import emit as emit_c
 from fxpress.backends.c.tools import link_shared, target_compiler
-from fxpress.backends.torch_module import emit
+from fxpress.backends.torch_module import TorchOptions, emit
 from fxpress.compiler import capture, for_c, text_table
 from fxpress.ir import Graph
 from fxpress.passes import weight_only
@@ -47,6 +47,8 @@ FORMS: Mapping[str, Mapping[str, Any]] = {  # any: values of options
     "int3, groups of 32": {"weights": "int3"},
     "int2, groups of 32": {"weights": "int2"},
     "int4, groups of 32, float activations": {"weights": "int4", "activations": "float32"},
+    "int8, a scale for each output, caches in place": {"weights": "int8", "group_size": None},
+    "int4, groups of 32, caches in place": {"weights": "int4"},
     "int8, a scale for each output, no compiler": {"weights": "int8", "group_size": None},
     "int4, groups of 32, no compiler": {"weights": "int4"},
 }
@@ -115,11 +117,9 @@ class CStep:
             COutput(name="llama", weights="file", states="in_place", self_test=0),
             load_target("host"),
         )
-        caches = [value.name for value in stored.inputs[2:]]
-        states = dict(zip(caches, stored.output_names[1:], strict=True))
         place = folder / name.replace(" ", "-")
         place.mkdir()
-        artifact = emit_c(stored, options, target, states=states)
+        artifact = emit_c(stored, options, target, states=states_of(stored))
         library = link_shared(target_compiler(target), artifact.write(place), place / "llama.so", flags=())
         self.call, macros = ctypes.CDLL(str(library)).llama_step, artifact.macros
         self.state = aligned(int(macros["LLAMA_STATE_BYTES"]))
@@ -143,9 +143,15 @@ def aligned(size: int) -> NDArray[np.uint8]:
     return room[start : start + size]
 
 
+def states_of(graph: Graph) -> dict[str, str]:
+    """The caches: inputs after token and position, and the outputs after the logits that continue them."""
+    return dict(zip((value.name for value in graph.inputs[2:]), graph.output_names[1:], strict=True))
+
+
 def compressed(graph: Graph, name: str) -> nn.Module:
     """The emitted module of a form."""
-    artifact = emit(weight_only(graph, WeightOnlyOptions.model_validate(FORMS[name])).graph)
+    stored = weight_only(graph, WeightOnlyOptions.model_validate(FORMS[name])).graph
+    artifact = emit(stored, TorchOptions(in_place=states_of(stored) if name.endswith("in place") else {}))
     if not name.endswith("no compiler"):
         return artifact.build()
     return WithoutCompiler(artifact.build())

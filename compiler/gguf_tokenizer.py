@@ -11,7 +11,6 @@ place among the tokens that are made.
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any
 from ..specs import FolderSource, Spec
 from ..specs.model_folder import TOKENIZER_FILE
 from .isolation import USER_CODE_RAISES
-from .model_folder import completed_config, damaged, read_beside
+from .model_folder import completed_config, damaged, read_beside, read_tokenizer
 
 _OTHER_FILES = ("tokenizer_config.json", "chat_template.json")
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -110,11 +109,7 @@ def _read(folder: Path) -> Mapping[str, Any]:  # Any: as the file describes it
     for name in _OTHER_FILES:
         if (folder / name).is_file():
             read_beside(folder / name)
-    try:
-        tokenizer = importlib.import_module("tokenizers").Tokenizer.from_file(str(path))
-    except USER_CODE_RAISES as err:
-        raise damaged(folder, TOKENIZER_FILE, err) from err
-    described: Mapping[str, Any] = json.loads(tokenizer.to_str())  # Any: as above
+    described: Mapping[str, Any] = json.loads(read_tokenizer(path))  # Any: as above
     return described
 
 

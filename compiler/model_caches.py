@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MethodType
@@ -30,7 +29,7 @@ from .data import Samples
 from .errors import Problem, UserError, first_line
 from .interface import Generation
 from .isolation import USER_CODE_RAISES
-from .model_folder import completed_config
+from .model_folder import completed_config, read_beside, read_tokenizer
 
 LOGITS = "logits"
 _PROBED, _PROBED_TYPE = 3, torch.bfloat16  # tokens, and weights, by which shapes of keys and values are found
@@ -127,7 +126,7 @@ def generation_of(spec: Spec) -> Generation | None:
     if options is None or not isinstance(source, FolderSource):
         return None
     path = source.path / GENERATION_FILE
-    named = json.loads(path.read_bytes()).get("eos_token_id") if path.is_file() else None
+    named = read_beside(path).get("eos_token_id") if path.is_file() else None
     if named is None:
         named = completed_config(source).get_text_config().eos_token_id
     found = named if isinstance(named, list) else [named]
@@ -142,11 +141,14 @@ def prompt_notes(spec: Spec) -> list[str]:
 
 
 def tokenizer_files(spec: Spec) -> dict[str, bytes]:
-    """The tokenizer of the folder, for the output directory; none where it has none."""
+    """The tokenizer of the folder, for the output directory; none where it has none. UserError for a damaged one."""
     source = spec.model.source
     assert isinstance(source, FolderSource)
     path = source.path / TOKENIZER_FILE
-    return {TOKENIZER_FILE: path.read_bytes()} if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    read_tokenizer(path)
+    return {TOKENIZER_FILE: path.read_bytes()}
 
 
 class _Layer:

@@ -162,6 +162,15 @@ def read_beside(path: Path) -> Mapping[str, Any]:  # Any: whatever the file hold
         raise damaged(path.parent, path.name, err) from err
 
 
+def read_tokenizer(path: Path) -> str:
+    """The content of a tokenizer.json, as its own package reads it; UserError for a damaged one."""
+    try:
+        content: str = importlib.import_module("tokenizers").Tokenizer.from_file(str(path)).to_str()
+    except USER_CODE_RAISES as err:
+        raise damaged(path.parent, path.name, err) from err
+    return content
+
+
 def damaged(folder: Path, name: str, err: BaseException) -> UserError:
     """The error of files beside config.json and weights."""
     advice = "copy the folder again, or remove the file where no tokenizer is needed"
@@ -179,7 +188,8 @@ def _built(architecture: type[nn.Module], source: FolderSource, dtype: torch.dty
             model: nn.Module = made._from_config(config, dtype=dtype)
         made.tie_weights(model)
     except USER_CODE_RAISES as err:
-        fact = f"transformers cannot build {architecture.__name__} from {CONFIG_FILE}: {first_line(err)}"
+        reason = first_line(err.__cause__ or err)  # validators of transformers wrap the error that tells
+        fact = f"transformers cannot build {architecture.__name__} from {CONFIG_FILE}: {reason}"
         raise _problem("M132", str(source), fact, "correct the file") from err
     return model.eval()
 

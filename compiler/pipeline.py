@@ -92,17 +92,7 @@ def open_session(
         call = bind_inputs(model, list(described.inputs), place)
     names, data = call.names, loaded.spec.data
     try:
-        calibration = evaluation = None
-        if data.calibration:
-            origin = arrays.get("calibration", data.calibration.origin)
-            with time_limit(limit_seconds, str(origin), "making the samples"):
-                calibration = _calibration(loaded.spec, names, data.calibration, origin)
-        if data.evaluation:
-            origin = arrays.get("evaluation", data.evaluation.origin)
-            with time_limit(limit_seconds, str(origin), "making the samples"):
-                evaluation = _samples(
-                    loaded.spec, names, data.evaluation, origin, limit=data.evaluation.samples
-                )
+        calibration, evaluation = _read_data(loaded.spec, names, arrays, limit_seconds)
     except UserError:
         # data do not fit what `model.inputs` says: where the model does not either, that is the fault
         _captured(model, call, _examples(loaded.spec, names, None), described, params, check=False)
@@ -145,6 +135,23 @@ def open_session(
         tuple(notes),
         frozenset(graph.params.keys() - trainable),
     )
+
+
+def _read_data(
+    spec: Spec, names: Sequence[str], arrays: Mapping[str, Arrays], limit_seconds: float | None
+) -> tuple[Samples | None, Samples | None]:
+    """The samples for calibration and for evaluation."""
+    calibration = evaluation = None
+    data = spec.data
+    if data.calibration:
+        origin = arrays.get("calibration", data.calibration.origin)
+        with time_limit(limit_seconds, str(origin), "making the samples"):
+            calibration = _calibration(spec, names, data.calibration, origin)
+    if data.evaluation:
+        origin = arrays.get("evaluation", data.evaluation.origin)
+        with time_limit(limit_seconds, str(origin), "making the samples"):
+            evaluation = _samples(spec, names, data.evaluation, origin, limit=data.evaluation.samples)
+    return calibration, evaluation
 
 
 def _loaded_model(loaded: Loaded) -> tuple[Loaded, LoadedModel]:

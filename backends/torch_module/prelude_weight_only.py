@@ -142,7 +142,7 @@ class PackedWeight(nn.Module):
     def chosen(self, flat: Tensor) -> Tensor:
         """The reals of some rows, by torch operators."""
         reals = self.to_reals(flat // 16)
-        return reals[torch.arange(len(flat), device=flat.device), flat % 16]
+        return reals[torch.arange(flat.shape[0], device=flat.device), flat % 16]
 
     def reals(self, dtype: torch.dtype | None = None) -> Tensor:
         """The reals of the whole weight; by default of the element type that `half()`, say, has chosen."""

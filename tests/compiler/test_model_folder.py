@@ -187,6 +187,10 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), "config.json cannot be read.*M130"),
     "no json": (lambda folder: (folder / "config.json").write_text("{"), "config.json cannot be read.*M130"),
     "no class named": (edit(lambda c: c.pop("architectures")), "no `architectures`.*M132"),
+    "heads that do not fit": (
+        edit(lambda c: c.update(num_attention_heads=3)),
+        r"cannot build LlamaForCausalLM.*The hidden size \(64\) is not a multiple.*M132",
+    ),
     "no such class": (edit(lambda c: c.update(architectures=["OwnModel"])), "has no class OwnModel.*M132"),
     "code": (edit(_other_code), r"defined by code of the folder \(modeling_own.OwnModel\).*is not run.*M132"),
     "config": (

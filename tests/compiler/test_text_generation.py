@@ -233,7 +233,6 @@ def test_networks_that_generate_no_text_are_refused(tmp_path: Path) -> None:
     network = load_compiled(tmp_path / "out")
     with pytest.raises(UserError, match=r"has no tokenizer.json.*--prompt-ids 1,15,27.*R420"):
         network.text_model.encode("w5")
-    (tmp_path / "net/tokenizer.json").write_text("{}")
     fixed = SPEC % 16 + "  "
     for old, new, words in (
         ("  cache: {length: 16}\n", "", "has no caches.*R418"),
@@ -247,7 +246,12 @@ def test_networks_that_generate_no_text_are_refused(tmp_path: Path) -> None:
         compile_model(tmp_path / "spec.yaml").write(tmp_path / "out")
         with pytest.raises(UserError, match=words):
             _ = load_compiled(tmp_path / "out").text_model
-    (tmp_path / "spec.yaml").write_text(fixed)
-    compile_model(tmp_path / "spec.yaml").write(tmp_path / "out")
-    with pytest.raises(UserError, match=r"tokenizer.json: cannot be read.*R420"):
-        load_compiled(tmp_path / "out").text_model.encode("w5")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json"])
+def test_a_damaged_file_beside_the_weights_is_named(tmp_path: Path, name: str) -> None:
+    save_folder(tmp_path / "net", "LlamaForCausalLM", config=DECODERS["LlamaForCausalLM"])
+    (tmp_path / "net" / name).write_text("{")
+    (tmp_path / "net.yaml").write_text(SPEC % 16)
+    with pytest.raises(UserError, match=rf"{name} cannot be read.*M137"):
+        compile_model(tmp_path / "net.yaml")

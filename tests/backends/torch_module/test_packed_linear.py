@@ -200,6 +200,22 @@ def test_gradients_and_exports_take_torch_operators(rounded: bool) -> None:
         torch.testing.assert_close(exported(x), weight.linear(x, rounded=rounded), rtol=1e-5, atol=1e-4)
 
 
+def test_exports_keep_a_dynamic_number_of_tokens() -> None:
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = packed(64, 64, bits=4, group_size=32)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return self.weight.linear(self.weight.rows(ids), rounded=True)
+
+    net, shapes = Net().eval(), ({1: torch.export.Dim("tokens")},)
+    exported = torch.export.export(net, (torch.arange(6)[None],), dynamic_shapes=shapes).module()
+    ids = torch.arange(20, 33)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(exported(ids), net(ids), rtol=1e-5, atol=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_other_element_types_are_converted(dtype: torch.dtype) -> None:
     weight, x = packed(16, 64, bits=4, group_size=32), torch.randn(2, 3, 64).to(dtype)
