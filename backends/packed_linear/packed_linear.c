@@ -217,13 +217,13 @@ static void round_token(const struct packed_linear *w, const struct tokens *to, 
     float most = largest_magnitude(x, w->columns);
     float inverse = most >= 1e-30f && most <= 3.4028235e38f ? 127.0f / most : 0.0f;
     to->scale[t] = inverse > 0 ? most / 127.0f : most >= 1e-30f || most != most ? NAN : 0.0f;
-    for (int32_t g = 0; g < to->groups; g++, x += w->group, codes += to->padded) {
+    int32_t group = w->group, padded = to->padded; /* copies: codes are bytes, which may be part of anything */
+    for (int32_t g = 0; g < to->groups; g++, x += group, codes += padded) {
         int32_t sum = 0;
-        for (int32_t c = 0; c < w->group; c++) {
-            codes[c] = (int8_t)(inverse > 0 ? (int32_t)rintf(x[c] * inverse) : 0);
-            sum += codes[c];
-        }
-        memset(codes + w->group, 0, (size_t)(to->padded - w->group));
+        memset(codes, 0, (size_t)padded);
+        if (inverse > 0)
+            for (int32_t c = 0; c < group; c++) codes[c] = (int8_t)rintf(x[c] * inverse);
+        for (int32_t c = 0; c < group; c++) sum += codes[c];
         to->starts[t * to->groups + g] = -(1 << (w->bits - 1)) * sum;
     }
 }

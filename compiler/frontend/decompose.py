@@ -116,13 +116,23 @@ def _name(overload: OpOverload) -> str:
 
 
 def _spliced(builder: Builder, parts: Graph, operands: Sequence[Value], source: Source) -> tuple[Value, ...]:
-    """Append a graph's nodes on these operands."""
+    """Append a graph's nodes on these operands.
+
+    A constant with the name of an operand may be that operand moved, which has its name where nothing else reads it.
+    """
     current = {f"x{i}": value for i, value in enumerate(operands)}
     for value in parts.constants:
-        if value.name not in current:
-            current[value.name] = builder.constant(value.name, parts.tensor(value))
+        tensor, operand = parts.tensor(value), current.get(value.name)
+        if operand is None:
+            current[value.name] = builder.constant(value.name, tensor)
+        elif not _is_equal(builder.tensor(operand), tensor):
+            current[value.name] = builder.derived_constant(operand.name, tensor)
     for node in parts.nodes:
         inputs = [value and current[value.name] for value in node.inputs]
         results = builder.append(node.op, inputs, node.output_types, source=source)
         current.update((old.name, new) for old, new in zip(node.outputs, results, strict=True))
     return tuple(current[value.name] for value in parts.outputs)
+
+
+def _is_equal(known: Tensor | None, tensor: Tensor) -> bool:
+    return known is not None and known.dtype is tensor.dtype and torch.equal(known, tensor)

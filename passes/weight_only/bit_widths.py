@@ -72,19 +72,20 @@ def choose_widths(
     samples: Sequence[Batch],
     others: Sequence[Batch],
     *,
+    measure: Divergence,
     workers: Workers = ALONE,
     progress: Progress,
 ) -> Widths:
-    """A width for each weight, from losses on `samples`; `others` compare the best allocations.
+    """A width for each weight, from losses by `measure` on `samples`; `others` compare the best allocations.
 
     InfeasibleError if the narrowest do not fit, with the bytes or loss that they take.
     """
     check_samples(graph, samples)
-    losses = _losses(graph, candidates, samples, workers, progress)
+    losses = _losses(graph, candidates, samples, measure, workers, progress)
     found: dict[tuple[int, ...], float] = {}
     for exponent in _EXPONENTS if budget.weights is not None else _EXPONENTS[:1]:
         found.setdefault(_allocation(candidates, losses, budget, exponent), exponent)
-    measured = _measured(graph, candidates, list(found), others, progress)
+    measured = _measured(graph, candidates, list(found), others, measure, progress)
     best = min(found, key=lambda allocation: measured[allocation])
 
     def total(allocation: tuple[int, ...], figures: Mapping[str, Sequence[float]]) -> float:
@@ -148,10 +149,10 @@ def _measured(
     candidates: Mapping[str, Sequence[Candidate]],
     allocations: Sequence[tuple[int, ...]],
     samples: Sequence[Batch],
+    measure: Divergence,
     progress: Progress,
 ) -> dict[tuple[int, ...], float]:
     """Mean divergence of the outputs with all weights at these widths, rounded to nearest."""
-    measure = Divergence.of(graph)
     sums = dict.fromkeys(allocations, 0.0)
     for index, sample in enumerate(samples):
         replay = Replay(graph, sample)
@@ -170,11 +171,11 @@ def _losses(
     graph: Graph,
     candidates: Mapping[str, Sequence[Candidate]],
     samples: Sequence[Batch],
+    measure: Divergence,
     workers: Workers,
     progress: Progress,
 ) -> dict[str, list[float]]:
     """Mean divergence of the outputs with one weight at one width, for each weight in the order of its candidates."""
-    measure = Divergence.of(graph)
     readers = {name: _readers(graph, name) for name in candidates}
     shards = make_shards(len(samples))
 

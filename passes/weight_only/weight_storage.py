@@ -126,6 +126,7 @@ def _with_widths(
         options.budget,
         samples,
         others,
+        measure=Divergence.of(task.graph, states=task.context.state.values()),
         workers=task.context.workers,
         progress=task.context.progress,
     )
