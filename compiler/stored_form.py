@@ -27,7 +27,7 @@ KEEP_FLOAT = "keep it as it is: `layers: {layers}`"
 
 @dataclass(frozen=True)
 class Unfit:
-    """A reason why a form cannot hold a tensor, and what to do; in it, `{layers}` stands for `{name: float32}`."""
+    """A reason why a file format cannot hold a tensor. `{layers}` in the advice becomes the layer's entry in a spec."""
 
     name: str
     fact: str

@@ -33,7 +33,7 @@ class CType:
 
     @property
     def prefix(self) -> str:
-        """What comes before the kind of a construct: `real `, `wide ` or nothing."""
+        """Prefix of the kind of a construct: `real `, `wide ` or nothing."""
         if self.depth:
             return ""
         if self.name in ("float", "double"):
