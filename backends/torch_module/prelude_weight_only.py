@@ -305,15 +305,18 @@ def torch_kernel(
 
 
 def pack_int8(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers [columns, rows], on the CPU packed by oneDNN where torch has it, and a scale for each row."""
+    """Integers and a scale for each row: packed by oneDNN where its kernel is exact, else [rows, columns]."""
     scales = scales[:, 0].contiguous()
-    if integers.is_cpu and torch.backends.mkldnn.is_available():
+    if integers.is_cpu and torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported():
         return torch.ops.onednn.qlinear_prepack(integers, None), scales
-    return integers.T, scales
+    return integers, scales
 
 
 def int8_product(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
-    """x [tokens, columns], rounded to int8 for each token, @ codes, by exact sums; float32."""
+    """x [tokens, columns], rounded to int8 for each token, @ codes, by exact sums; float32.
+
+    Without VNNI, oneDNN saturates sums at 16 bits: rows are then multiplied in float32, as many as stay in a cache.
+    """
     x = x.to(torch.float32)
     most = x.abs().amax(-1, keepdim=True)
     inverse = torch.where(most >= 1e-30, most.new_tensor(127.0) / most, 0.0)
@@ -323,9 +326,12 @@ def int8_product(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
         form: tuple[object, ...] = (None, 1.0, 0, torch.float32, "none", [], "")
         sums: Tensor = torch.ops.onednn.qlinear_pointwise(rounded, 1.0, 0, codes, scales, zeros, *form)
         return sums * (most / 127)
-    if x.is_cuda and len(x) < 17:  # the least that cuBLAS takes
+    if codes.is_cpu:
+        reals, parts = rounded.float(), codes.split(max(1, (1 << 19) // codes.shape[1]))
+        return torch.cat([reals @ part.float().T for part in parts], 1) * scales * (most / 127)
+    if len(x) < 17:  # the least that cuBLAS takes
         rounded = nn.functional.pad(rounded, (0, 0, 0, 17 - len(x)))
-    return torch._int_mm(rounded, codes).narrow(0, 0, len(x)) * scales * (most / 127)
+    return torch._int_mm(rounded, codes.T).narrow(0, 0, len(x)) * scales * (most / 127)
 
 
 def pack_int4(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:

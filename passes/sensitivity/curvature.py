@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy.special import stdtrit
 from torch import Tensor
 
 from ..errors import PassError
@@ -89,7 +89,7 @@ def _half_width(exact: Tensor, drawn: Sequence[Tensor], confidence: float) -> fl
     """Half width of the widest confidence interval over probes (Student's t), relative to the trace."""
     means = torch.stack([d.mean(-1) for d in drawn])
     trace = (exact.mean(-1) + means.mean(0)).clamp(min=torch.finfo(torch.float64).tiny)
-    quantile = float(stats.t.ppf((1 + confidence) / 2, len(drawn) - 1))
+    quantile = float(stdtrit(len(drawn) - 1, (1 + confidence) / 2))
     return float((quantile * means.std(0) / len(drawn) ** 0.5 / trace).max())
 
 

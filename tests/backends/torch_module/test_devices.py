@@ -79,10 +79,10 @@ def test_cuda_takes_int4_in_columns_of_whole_tiles() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 17, 40])
-@pytest.mark.parametrize("has_onednn", [False, True])
-def test_int8_products_are_exact(tokens: int, has_onednn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("has_vnni", [False, torch.cpu._is_vnni_supported()])
+def test_int8_products_are_exact(tokens: int, has_vnni: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the rounding of three products of float32."""
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: has_onednn)
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: has_vnni)
     x = torch.randn(tokens, COLUMNS, generator=torch.Generator().manual_seed(1))
     x[0] = 0
     found = int8_product(x, *pack_int8(integers(8), scales(1)))
