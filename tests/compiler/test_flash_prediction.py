@@ -106,21 +106,24 @@ def test_layers_of_every_kind_on_every_core(form: str, project: Path, tmp_path: 
 
 
 @needs_shared
-@pytest.mark.parametrize(("name", "most"), [("ic", 1.05), ("kws", 1.05), ("vww", 1.10), ("ad", 1.05)])
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [("ic", 1.05), ("kws", 1.05), pytest.param("vww", 1.10, marks=pytest.mark.slow), ("ad", 1.05)],
+)
 def test_trained_networks(name: str, most: float, tmp_path: Path) -> None:
     compiled = compile_model(ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=[FEW])
     assert 0.98 <= ratio(compiled, tmp_path) <= most  # a network predicted too small would not fit
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["ic", "kws"])
+@pytest.mark.parametrize("name", ["ic", pytest.param("kws", marks=pytest.mark.slow)])
 def test_pruned_networks(name: str, tmp_path: Path) -> None:
     compiled = compile_model(ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=[FEW, PRUNED])
     assert ratio(compiled, tmp_path) == pytest.approx(1, abs=0.1)
 
 
 @needs_shared
-@pytest.mark.parametrize("name", ["ic", "kws"])
+@pytest.mark.parametrize("name", [pytest.param("ic", marks=pytest.mark.slow), "kws"])
 def test_trained_networks_with_coded_weights(name: str, tmp_path: Path) -> None:
     overrides = [FEW, "passes[2].codebook_bits=4", "outputs.c.weights=huffman"]
     compiled = compile_model(ROOT / "examples" / "mlperf_tiny" / f"{name}.yaml", overrides=overrides)

@@ -1,5 +1,6 @@
 """A module or a graph compiled from Python, run in each of its forms, written as a spec, and loaded again."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forked_python import run_python
 from torch import Tensor, nn
 
 from fxpress.compiler import ArgumentError, UserError, capture, compile_model, load_compiled
@@ -131,9 +133,7 @@ def test_the_spec_that_is_written_compiles_to_the_same_code(tmp_path: Path) -> N
         ["program.py"],
         ["-m", "fxpress.compiler", "compile", "written/spec.yaml", "-o", "from_spec"],
     ):
-        done = subprocess.run(
-            [sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
+        done = run_python(*command, folder=tmp_path, environment=os.environ)
         assert done.returncode == 0, done.stderr
     assert (tmp_path / "written" / "spec.yaml").read_text() == (
         "fxpress: 1\n"

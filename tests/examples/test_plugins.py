@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked_python import run_python
 
 PACKAGES = Path(__file__).parents[2] / "examples" / "plugins"
 SEAMS = sorted(path.name for path in PACKAGES.iterdir() if (path / "pyproject.toml").is_file())
@@ -41,6 +42,18 @@ passes:
 PASSES
 outputs: {OUTPUTS}
 """
+COMMANDS = """
+import shlex
+import sys
+
+from fxpress.compiler.cli import main
+
+*commands, last = map(shlex.split, sys.argv[1:])
+for words in commands:
+    if status := main(words):
+        sys.exit(f"{words} ended with status {status}")
+sys.exit(main(last))
+"""
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -61,28 +74,31 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(site: Path, tmp_path: Path) -> Run:
-    """Runs a command of fxpress in a project, where the packages of a folder are installed."""
+    """Runs commands of fxpress in a process in a project, where the packages of a folder are installed.
+
+    All commands but the last have to succeed; the last ends with `status`.
+    """
     (tmp_path / "model.py").write_text(MODEL)
+    (tmp_path / "commands.py").write_text(COMMANDS)
     samples = np.random.default_rng(0).normal(size=(16, 6)).astype("f4")
     np.savez(tmp_path / "x.npz", x=samples)
 
-    def call(*words: str, packages: Path = site, status: int = 0) -> subprocess.CompletedProcess[str]:
+    def call(*commands: str, packages: Path = site, status: int = 0) -> subprocess.CompletedProcess[str]:
         paths = [str(packages), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-        command = [sys.executable, "-m", "fxpress.compiler", *words]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+        done = run_python("commands.py", *commands, folder=tmp_path, environment=environment)
         assert done.returncode == status, done.stdout + done.stderr
         return done
 
     return call
 
 
-def write_spec(folder: Path, passes: str, *, last: str = "none", outputs: str = "torch: {}") -> None:
+def write_spec(
+    folder: Path, passes: str, *, last: str = "none", outputs: str = "torch: {}", name: str = "net"
+) -> None:
     lines = "\n".join(f"  - {line}" for line in passes.splitlines())
     text = SPEC.replace("LAST", last).replace("PASSES", lines).replace("OUTPUTS", outputs)
-    (folder / "net.yaml").write_text(text)
+    (folder / f"{name}.yaml").write_text(text)
 
 
 def test_there_is_an_example_of_every_seam() -> None:
@@ -101,102 +117,95 @@ def test_there_is_an_example_of_every_seam() -> None:
 
 def test_an_operator_and_its_kernel_reach_c(run: Run, tmp_path: Path) -> None:
     write_spec(tmp_path, "{pass: fuse}\n{pass: quantize}", last="frac", outputs="c: {name: net}")
-    run("compile", "net.yaml", "-o", "out")
+    write_spec(tmp_path, "{pass: fuse}", last="frac", outputs="c: {name: net}", name="float")
+    places = ("host", "integer", "cortex-m4")
+    runs = [f"run out --on {place} --data x.npz --save {place}.npz" for place in places]
+    done = run("compile net.yaml -o out", "compile float.yaml -o float", *runs, "ops")
+    assert "frac " in done.stdout
     graph = (tmp_path / "out" / "graph.txt").read_text()
     assert "= frac(" in graph and "torch_call" not in graph
     assert "Table of frac over 3 elements" in (tmp_path / "out" / "c" / "net.c").read_text()
-    for place in ("host", "integer", "cortex-m4"):
-        run("run", "out", "--on", place, "--data", "x.npz", "--save", f"{place}.npz")
-    outputs = [np.load(tmp_path / f"{place}.npz")["output"] for place in ("host", "integer", "cortex-m4")]
+    outputs = [np.load(tmp_path / f"{place}.npz")["output"] for place in places]
     assert np.array_equal(outputs[0], outputs[1]) and np.array_equal(outputs[0], outputs[2])
-    assert "frac " in run("ops").stdout
-    write_spec(tmp_path, "{pass: fuse}", last="frac", outputs="c: {name: net}")
-    run("compile", "net.yaml", "-o", "float")
     assert "truncf(x[i])" in (tmp_path / "float" / "c" / "net.c").read_text()
 
 
 def test_a_pass_stands_in_a_spec_beside_ours(run: Run, tmp_path: Path) -> None:
     write_spec(tmp_path, "{pass: hard_gates}\n{pass: fuse}")
-    run("compile", "net.yaml", "-o", "out")
+    write_spec(tmp_path, "{pass: hard_gates, kepe: [gate]}", name="wrong")
+    plan = "plan net.yaml --set passes[0].keep=[gate] --why"
+    done = run("compile net.yaml -o out", plan, "check wrong.yaml", status=2)
     assert "hardsigmoid" in (tmp_path / "out" / "graph.txt").read_text()
-    kept = run("plan", "net.yaml", "--set", "passes[0].keep=[gate]", "--why").stdout
-    assert "`keep` names it" in kept
-    write_spec(tmp_path, "{pass: hard_gates, kepe: [gate]}")
-    assert (
-        'net.yaml:7:24: passes[0]: unknown key "kepe"; did you mean "keep"?'
-        in run("check", "net.yaml", status=2).stderr
-    )
+    assert "`keep` names it" in done.stdout
+    assert 'wrong.yaml:7:24: passes[0]: unknown key "kepe"; did you mean "keep"?' in done.stderr
 
 
 def test_a_fusion_rule_is_applied_where_a_spec_names_it(run: Run, tmp_path: Path) -> None:
-    write_spec(tmp_path, "{pass: fuse}", last="negations")
-    run("compile", "net.yaml", "-o", "without")
-    assert (tmp_path / "without" / "graph.txt").read_text().count("= neg(") == 2
+    write_spec(tmp_path, "{pass: fuse}", last="negations", name="without")
     write_spec(tmp_path, "{pass: fuse, add: [double_negation]}", last="negations")
-    run("compile", "net.yaml", "-o", "out")
-    assert "= neg(" not in (tmp_path / "out" / "graph.txt").read_text()
-    write_spec(tmp_path, "{pass: fuse, add: [double_negatoin]}")
-    message = run("check", "net.yaml", status=2).stderr
-    assert (
-        'add[0]: "double_negatoin" is not one of double_negation; did you mean "double_negation"?' in message
-    )
+    write_spec(tmp_path, "{pass: fuse, add: [double_negatoin]}", name="wrong")
+    done = run("compile without.yaml -o without", "compile net.yaml -o out", "check wrong.yaml", status=2)
+    counts = [(tmp_path / name / "graph.txt").read_text().count("= neg(") for name in ("without", "out")]
+    assert counts == [2, 0]
+    message = 'add[0]: "double_negatoin" is not one of double_negation; did you mean "double_negation"?'
+    assert message in done.stderr
 
 
 def test_an_observer_chooses_ranges(run: Run, tmp_path: Path) -> None:
-    for width in ("0.5", "100"):
-        write_spec(tmp_path, f"{{pass: quantize, observer: {{kind: sigmas, width: {width}}}}}")
-        run("compile", "net.yaml", "-o", f"out{width}")
-    write_spec(tmp_path, "{pass: quantize, observer: minmax}")
-    run("compile", "net.yaml", "-o", "minmax")
-    narrow, wide, full = (
-        (tmp_path / name / "graph.txt").read_text() for name in ("out0.5", "out100", "minmax")
-    )
+    observers = {
+        "narrow": "{kind: sigmas, width: 0.5}",
+        "wide": "{kind: sigmas, width: 100}",
+        "full": "minmax",
+        "wrong": "{kind: sigmas, width: -1}",
+    }
+    for name, observer in observers.items():
+        write_spec(tmp_path, f"{{pass: quantize, observer: {observer}}}", name=name)
+    names = ("narrow", "wide", "full")
+    done = run(*(f"compile {name}.yaml -o {name}" for name in names), "check wrong.yaml", status=2)
+    narrow, wide, full = ((tmp_path / name / "graph.txt").read_text() for name in names)
     assert wide == full and narrow != full
-    write_spec(tmp_path, "{pass: quantize, observer: {kind: sigmas, width: -1}}")
-    assert "observer.width: must be more than 0.0, got -1" in run("check", "net.yaml", status=2).stderr
+    assert "observer.width: must be more than 0.0, got -1" in done.stderr
 
 
 def test_a_sensitivity_method_measures_and_decides(run: Run, tmp_path: Path) -> None:
     budget = "{pass: assign_bits, budget: {weights: 75 %}, sensitivity: relative_error}\n{pass: quantize}"
     write_spec(tmp_path, budget, outputs="c: {}")
-    table = run("sensitivity", "net.yaml", "--method", "relative_error").stdout
-    assert "relative_error, 16 samples" in table
-    run("compile", "net.yaml", "-o", "out")
-    write_spec(
-        tmp_path, "{pass: assign_bits, budget: {weights: 75 %}, sensitivity: relativ_error}\n{pass: quantize}"
-    )
-    assert 'did you mean "relative_error"?' in run("check", "net.yaml", status=2).stderr
+    write_spec(tmp_path, budget.replace("relative_error", "relativ_error"), name="wrong")
+    measure = "sensitivity net.yaml --method relative_error"
+    done = run(measure, "compile net.yaml -o out", "check wrong.yaml", status=2)
+    assert "relative_error, 16 samples" in done.stdout
+    assert 'did you mean "relative_error"?' in done.stderr
 
 
 def test_a_target_is_listed_and_simulated(run: Run, tmp_path: Path) -> None:
     write_spec(tmp_path, "{pass: fuse}\n{pass: quantize}", outputs="c: {}")
-    assert "A sensor with a Cortex-M4 at 48 MHz" in run("targets").stdout
-    run("compile", "net.yaml", "-o", "out", "--set", "target.name=sensor-board")
-    assert "instructions" in run("run", "out", "--on", "sensor-board", "--data", "x.npz").stdout
+    compile_it = "compile net.yaml -o out --set target.name=sensor-board"
+    done = run("targets", compile_it, "run out --on sensor-board --data x.npz")
+    assert "A sensor with a Cortex-M4 at 48 MHz" in done.stdout
+    assert "instructions" in done.stdout
 
 
 def test_a_backend_checks_emits_and_runs(run: Run, tmp_path: Path) -> None:
     write_spec(tmp_path, "{pass: fuse}", outputs="torch: {}, numpy: {function: classify}")
-    run("compile", "net.yaml", "-o", "out")
+    write_spec(tmp_path, "{pass: fuse}", last="frac", outputs="numpy: {}", name="refused")
+    write_spec(tmp_path, "{pass: fuse}", outputs="numpy: {functoin: f}", name="wrong")
+    runs = [f"run out --on {place} --data x.npz --save {place}.npz" for place in ("numpy", "torch")]
+    done = run("compile net.yaml -o out", *runs, "compile refused.yaml -o refused", status=2)
+    assert "frac has no form in NumPy" in done.stderr
     assert "def classify(v0):" in (tmp_path / "out" / "numpy" / "network.py").read_text()
-    for place in ("numpy", "torch"):
-        run("run", "out", "--on", place, "--data", "x.npz", "--save", f"{place}.npz")
     found, expected = (np.load(tmp_path / f"{place}.npz")["output"] for place in ("numpy", "torch"))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
-    write_spec(tmp_path, "{pass: fuse}", last="frac", outputs="numpy: {}")
-    assert "frac has no form in NumPy" in run("compile", "net.yaml", "-o", "bad", status=2).stderr
-    write_spec(tmp_path, "{pass: fuse}", outputs="numpy: {functoin: f}")
-    message = run("check", "net.yaml", status=2).stderr
+    message = run("check wrong.yaml", status=2).stderr
     assert 'outputs.numpy: unknown key "functoin"; did you mean "function"?' in message
 
 
 def test_sections_of_packages_are_in_the_schema_and_start_without_torch(run: Run, site: Path) -> None:
-    text = run("schema").stdout
-    schema = json.loads(text)
+    text, _, passes = run("schema", "passes").stdout.partition("\n}\n")
+    schema = json.loads(text + "}")
     assert {"HardGatesOptions", "Sigmas", "NumpyOptions"} <= schema["$defs"].keys()
     for name in ("double_negation", "relative_error"):
         assert f'"{name}"' in text
-    assert "hard_gates: Replaces sigmoids by hard sigmoids." in run("passes").stdout
+    assert "hard_gates: Replaces sigmoids by hard sigmoids." in passes
     code = (
         "import sys; from fxpress.specs import json_schema; json_schema(); assert 'torch' not in sys.modules"
     )
@@ -229,13 +238,12 @@ def test_a_package_that_fails_is_named_where_it_is_needed_and_breaks_nothing_els
     broken = Path(shutil.copytree(site, tmp_path / "broken"))
     module, passes, needs, command, code = FAULTS[seam]
     (broken / f"{module}.py").write_text("raise RuntimeError('no licence')\n")
-    write_spec(tmp_path, "{pass: fuse}\n{pass: quantize}", outputs="c: {}")
-    run("compile", "net.yaml", "-o", "other", packages=broken)
+    write_spec(tmp_path, "{pass: fuse}\n{pass: quantize}", outputs="c: {}", name="other")
     outputs = "numpy: {}" if needs == "numpy" else "c: {}" if "c" in needs.split() else "torch: {}"
     write_spec(tmp_path, passes, last="frac" if "last=frac" in needs else "none", outputs=outputs)
-    words = ["--set", "target.name=sensor-board"] if needs == "target" else []
-    words += ["-o", "out"] if command == "compile" else []
-    done = run(command, "net.yaml", *words, packages=broken, status=2 if code else 0)
+    command += " net.yaml" + " -o out" * (command == "compile")
+    command += " --set target.name=sensor-board" * (needs == "target")
+    done = run("compile other.yaml -o other", command, packages=broken, status=2 if code else 0)
     said = done.stderr if code else done.stdout
     assert "is of a package that cannot be used" in said and "RuntimeError: no licence" in said, said
     assert not code or f"[{code}]" in said

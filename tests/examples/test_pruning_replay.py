@@ -33,7 +33,7 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 
 @needs_shared
-@pytest.mark.parametrize("score", ["l2", "taylor"])
+@pytest.mark.parametrize("score", ["l2", pytest.param("taylor", marks=pytest.mark.slow)])
 def test_the_plan_of_the_keyword_network_gives_the_same_bytes_again(score: str, tmp_path: Path) -> None:
     first, again = tmp_path / "first", tmp_path / "again"
     decided = compiled(f"score: {score}, budget: {{macs: 50 %}}, multiple: 4")

@@ -22,6 +22,7 @@ def trained(output: Path) -> Path:
     return output
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (SHARED / "models" / "MODELS.md").is_file(),
     reason="the samples behind the documented figures are not in ../shared",

@@ -48,6 +48,7 @@ def test_the_collection_is_split_once_by_label(
     assert ids.shape == (6, 48) and (ids[:, 0] == messages.FIRST).all() and ids.max() < messages.VOCABULARY
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (SHARED / "models" / "MODELS.md").is_file(),
     reason="the samples behind the documented figures are not in ../shared",

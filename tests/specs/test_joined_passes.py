@@ -2,10 +2,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked_python import run_python
 
 from fxpress.specs import FuseOptions, SpecError
 
@@ -46,10 +46,9 @@ outputs: {c: {name: net}}
 
 
 def _run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "fxpress.compiler.cli", *words]
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return run_python("-m", "fxpress.compiler.cli", *words, folder=folder, environment=environment)
 
 
 def _install(folder: Path, *, options: str = OPTIONS, rewrite: str = REWRITE) -> None:

@@ -23,7 +23,12 @@ pytestmark = [
 
 @pytest.mark.parametrize(
     ("cpu", "isa"),
-    [("cortex-m0plus", "armv6-m"), ("cortex-m3", "armv7-m"), ("cortex-m4f", ""), ("cortex-m33", "")],
+    [
+        ("cortex-m0plus", "armv6-m"),
+        pytest.param("cortex-m3", "armv7-m", marks=pytest.mark.slow),
+        ("cortex-m4f", ""),
+        pytest.param("cortex-m33", "", marks=pytest.mark.slow),
+    ],
 )
 def test_every_integer_operator_on_a_simulated_core(cpu, isa, integer_operators, cortex_m4, tmp_path, draw):
     target = cortex_m4.model_copy(update={"isa": isa, "features": ()}) if isa else cortex_m4

@@ -27,8 +27,19 @@ from fxpress.specs import list_targets
 from fxpress.specs.outputs import COutput
 
 ROOT = Path(__file__).parents[3]
-COMPILERS = ["gcc", "clang", *(name for name in list_targets() if name.startswith("cortex"))]
-STACK_CASES = [("cortex-m0plus", "-O2"), ("cortex-m4f", "-O2"), ("cortex-m4f", "-O3"), ("cortex-m33", "-Os")]
+CORES = [name for name in list_targets() if name.startswith("cortex")]
+SAMPLED = ("cortex-m0plus", "cortex-m4f", "cortex-m55")
+COMPILERS = [
+    "gcc",
+    "clang",
+    *(pytest.param(name, marks=() if name in SAMPLED else pytest.mark.slow) for name in CORES),
+]
+STACK_CASES = [
+    ("cortex-m0plus", "-O2"),
+    pytest.param("cortex-m4f", "-O2", marks=pytest.mark.slow),
+    ("cortex-m4f", "-O3"),
+    ("cortex-m33", "-Os"),
+]
 NET = """
 graph(%x: f32[1x3x8x8]) {
   const %w: i8[8x3x3x3]<scale=0.01, zero=0>
@@ -78,7 +89,7 @@ def test_every_integer_operator_compiles_without_a_c_library(integer_operators, 
     compile_objects(riscv, sources, tmp_path, flags=("-O2", *WARNINGS))
 
 
-@pytest.mark.parametrize("optimization", ["-O0", "-Os", "-O3"])
+@pytest.mark.parametrize("optimization", ["-O0", "-Os", pytest.param("-O3", marks=pytest.mark.slow)])
 def test_every_optimization_compiles_without_a_warning(
     optimization, integer_operators, cortex_m4, tmp_path, compiler
 ):

@@ -28,6 +28,7 @@ from fxpress.specs.target import Target
 ROOT = Path(__file__).parents[3]
 SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
 NAMES = ("ic", "kws", "vww", "ad", "sww")
+SAMPLED = [pytest.param(name, marks=pytest.mark.slow if name in ("vww", "sww") else ()) for name in NAMES]
 # How far the stated stack may be above the frames, where shapes differ more than elsewhere.
 MOST = {"cortex-m0plus": 1.9, "riscv32": 5.0}
 COMPILERS = ("gcc", "clang", "cortex-m0plus", "cortex-m4f", "cortex-m7", "cortex-m33")
@@ -55,7 +56,7 @@ def integer_graph(
     return run_passes(session)[-1].graph
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SAMPLED)
 def test_every_layer_computes_the_bytes_of_the_integer_graph(
     name: str, assert_equal_to_interpreter: object, cortex_m4: Target
 ) -> None:
@@ -78,7 +79,7 @@ def test_every_layer_of_sixteen_bits_computes_the_bytes_of_the_integer_graph(
         assert_equal_to_interpreter(graph, options=COutput(name="net", io="int8"), target=target)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SAMPLED)
 def test_every_compiler_takes_the_network_without_a_warning(
     name: str,
     cortex_m4: Target,

@@ -18,7 +18,7 @@ LAYERS = {
     "conv of groups": ("conv{groups=2}", "1x260x3x3", "4x130x2x3", "1x4x2x1"),
     "transposed of groups": ("conv_transpose{groups=2}", "1x260x2x2", "260x2x3x3", "1x4x4x4"),
 }
-SANITIZED = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")
+SANITIZED = ("-O0", "-fsanitize=undefined", "-fno-sanitize-recover=all")
 
 
 def network(layer: str, *, bits: int = 8, scale: float = 4e-6, residual: bool = False) -> Graph:

@@ -196,6 +196,7 @@ def test_the_qdq_form_exports_to_onnx(tmp_path):
     assert not IS_EXACT or (scores - module(x)[0]).abs().max() <= 3 / 256
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     shutil.which("g++") is None or not torch.backends.mkldnn.is_available(),
     reason="torch.compile needs g++, and its int8 kernels need oneDNN",

@@ -13,6 +13,7 @@ from fxpress.backends.c.kernels.dsp import winograd as winograd_dsp
 from fxpress.backends.c.kernels.dsp.conv import ConvShape
 from fxpress.backends.c.kernels.dsp.epilogue import Epilogue
 
+SLOW = pytest.mark.slow
 KINDS = ("plain", "clamp", "shift", "residual")
 APART = ("apart", "apart residual")
 
@@ -97,7 +98,10 @@ def shapes(epilogue: Epilogue, *, bits: int = 8) -> list[ConvShape]:
     return [replace(shape, weight_bits=bits) for shape in sizes]
 
 
-@pytest.mark.parametrize(("first", "bits"), [(0, 8), (1, 8), (2, 4), (3, 4), (0, 2), (1, 2)])
+@pytest.mark.parametrize(
+    ("first", "bits"),
+    [(0, 8), (2, 4), (1, 2), *(pytest.param(*pair, marks=SLOW) for pair in ((1, 8), (3, 4), (0, 2)))],
+)
 def test_a_convolution_equals_its_reference_with_every_epilogue(kit: Any, first: int, bits: int) -> None:
     rng = np.random.default_rng(first)
     epilogues = [kit.epilogue(kind, rng) for kind in KINDS]
@@ -105,8 +109,15 @@ def test_a_convolution_equals_its_reference_with_every_epilogue(kit: Any, first:
     kit.check([conv_case(kit, rng, f"conv_{i}", shape) for i, shape in enumerate(taken)])
 
 
-@pytest.mark.parametrize("bits", [8, 4, 2])
-@pytest.mark.parametrize("kind", APART)
+@pytest.mark.parametrize(
+    ("kind", "bits"),
+    [
+        ("apart", 4),
+        ("apart residual", 8),
+        *(pytest.param("apart", bits, marks=SLOW) for bits in (8, 2)),
+        *(pytest.param("apart residual", bits, marks=SLOW) for bits in (4, 2)),
+    ],
+)
 def test_weights_that_calls_share_have_an_array_of_their_own(kit: Any, kind: str, bits: int) -> None:
     rng = np.random.default_rng(5)
     taken = shapes(kit.epilogue(kind, rng), bits=bits)
@@ -132,7 +143,7 @@ def test_the_output_may_take_the_place_of_the_residual(kit: Any) -> None:
     kit.check([conv_case(kit, rng, f"conv_{i}", shape, in_place=True) for i, shape in enumerate(images)])
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=SLOW) for seed in (1, 2, 3))])
 def test_any_kernel_stride_padding_and_dilation_is_exact(kit: Any, seed: int) -> None:
     rng = np.random.default_rng(seed)
     cases = []
@@ -159,7 +170,13 @@ def test_any_kernel_stride_padding_and_dilation_is_exact(kit: Any, seed: int) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "bits"), [(kind, 8) for kind in KINDS + APART] + [("residual", 4), ("shift", 2)]
+    ("kind", "bits"),
+    [
+        *((kind, 8) for kind in ("plain", "apart residual")),
+        *(pytest.param(kind, 8, marks=SLOW) for kind in ("clamp", "shift", "residual", "apart")),
+        ("residual", 4),
+        ("shift", 2),
+    ],
 )
 def test_winograd_equals_the_reference_bit_for_bit(kit: Any, kind: str, bits: int) -> None:
     rng = np.random.default_rng(4)
@@ -185,7 +202,7 @@ def test_winograd_equals_the_reference_bit_for_bit(kit: Any, kind: str, bits: in
     kit.check(cases)
 
 
-@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("bits", [8, pytest.param(4, marks=SLOW), pytest.param(2, marks=SLOW)])
 def test_winograd_is_exact_at_the_extremes(kit: Any, bits: int) -> None:
     rng = np.random.default_rng(5)
     low, high = -(1 << (bits - 1)), (1 << (bits - 1)) - 1

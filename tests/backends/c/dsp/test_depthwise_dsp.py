@@ -63,7 +63,14 @@ def depthwise_case(
 
 @pytest.mark.parametrize(
     ("stride", "bits"),
-    [((1, 1), 8), ((2, 2), 8), ((1, 2), 8), ((3, 1), 8), ((1, 1), 4), ((1, 1), 2), ((2, 2), 4), ((3, 1), 2)],
+    [
+        ((1, 1), 8),
+        ((2, 2), 8),
+        ((2, 2), 4),
+        ((3, 1), 2),
+        *(pytest.param(stride, 8, marks=pytest.mark.slow) for stride in ((1, 2), (3, 1))),
+        *(pytest.param((1, 1), bits, marks=pytest.mark.slow) for bits in (4, 2)),
+    ],
 )
 def test_any_kernel_and_padding_is_exact(kit: Any, stride: tuple[int, int], bits: int) -> None:
     rng = np.random.default_rng(1)
@@ -84,7 +91,7 @@ def test_any_kernel_and_padding_is_exact(kit: Any, stride: tuple[int, int], bits
     kit.check(cases)
 
 
-@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize("bits", [8, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (4, 2))])
 def test_weights_that_calls_share_have_an_array_of_their_own(kit: Any, bits: int) -> None:
     rng = np.random.default_rng(4)
     kernels = [(3, 3), (5, 5), (4, 2), (1, 1), (1, 7), (2, 3)]
