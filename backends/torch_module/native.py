@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from types import ModuleType
 
 import torch
@@ -22,6 +21,7 @@ from ...ir.ops.linear import Linear
 from ...ir.ops.pool import AdaptiveAvgPool, AvgPool
 from ...ir.ops.quantize import Dequantize, Quantize
 from ...ir.ops.reduce import Mean
+from ...ir.ops.spatial import pairs
 from ...ir.sizes import Size
 from . import prelude_eager, prelude_embedding, prelude_library, prelude_native
 from .eager import EagerStyle, int8_layer, is_int8, parameters
@@ -177,7 +177,14 @@ def _average_pool(node: Node) -> AvgPool | None:
     if len(pool.counts(x.shape).unique()) > 1:
         return None
     is_padded = any(pool.padding) and not _quantization(x).holds_zero
-    return None if is_padded or replace(pool, ceil=False).infer(x.real()) != pool.infer(x.real()) else pool
+    return None if is_padded or not _windows_end_within(pool, x) else pool
+
+
+def _windows_end_within(pool: AvgPool, x: TensorType) -> bool:
+    """Whether no window reaches beyond the padding, as the last ones of `ceil` may."""
+    (y,) = pool.infer(x.real())
+    sizes = zip(y.shape[2:], x.shape[2:], pool.kernel, pool.stride, pairs(pool.padding), strict=True)
+    return all((out - 1) * stride + kernel <= size + sum(ends) for out, size, kernel, stride, ends in sizes)
 
 
 def _average_options(node: Node, pool: AvgPool) -> str:

@@ -201,6 +201,20 @@ def test_functions_of_bytes_equal_their_integers_and_notes_name_the_others() -> 
     assert "without an integer kernel: 1 adaptive_avg_pool. " in note
 
 
+@pytest.mark.parametrize("length", [1, 3, 4])
+def test_windows_that_end_beyond_the_values_are_averaged(length: int) -> None:
+    count = -(-length // 2)
+    graph = parse(f"""
+    graph(%x: f32[2x3x{length}]) {{
+      %q: i8[2x3x{length}]<scale=0.05, zero=-3> = quantize(%x)
+      %y: i8[2x3x{count}]<scale=0.05, zero=-3> = avg_pool{{kernel=(2,), stride=(2,), padding=(0, 0), ceil=True}}(%q)
+      return y: %y
+    }}""")
+    x = torch.randn(2, 3, length, generator=torch.Generator().manual_seed(0))
+    found = requantization_mismatch(graph, [[x]], form="native")
+    assert max(mismatch.largest_step for mismatch in found.values()) <= 1
+
+
 def test_random_graphs_are_exact_but_for_the_operators_of_the_notes() -> None:
     @settings(max_examples=10)
     @given(st.data())
