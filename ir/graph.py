@@ -12,13 +12,15 @@ from functools import cached_property
 from types import MappingProxyType
 
 import torch
+from torch import Tensor
 
 from ..specs.root_error import expect
 from .errors import VerifyError
 from .ops.base import Op
-from .params import Entry, Params
+from .params import Entry, LazyTensor, Params
 from .precision import Precision
 from .sizes import Dimension, dimensions_of, evaluated, with_sizes
+from .spill import spilled
 from .tensor_type import TensorType, Value
 
 
@@ -239,11 +241,20 @@ class Graph:
         return replace(self, precisions={**self.precisions, **precisions})
 
     def with_params(self, params: Mapping[str, Entry]) -> Graph:
-        """This graph with some constants' tensors replaced (same shapes and dtypes); nothing is read."""
+        """This graph with some constants' tensors replaced (same shapes and dtypes); nothing is read.
+
+        What replaces a lazy constant is lazy, too: a tensor is moved to a temporary file.
+        """
         unknown = params.keys() - self.params.keys()
         if unknown:
             raise VerifyError(f"not constants of this graph: {', '.join(sorted(unknown))}")
-        return replace(self, params=self.params | params)
+        kept = {
+            name: spilled(entry)
+            if isinstance(entry, Tensor) and isinstance(self.params.entry(name), LazyTensor)
+            else entry
+            for name, entry in params.items()
+        }
+        return replace(self, params=self.params | kept)
 
 
 def check_graph(graph: object, call: str) -> None:

@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from ..ir import Graph, Node, Value
 
 
 def split_blocks(graph: Graph, wanted: Collection[str]) -> list[Graph]:
-    """Consecutive parts of the graph that read a constant of `wanted` each, the last one with the graph's outputs.
+    """Consecutive parts that read a constant of `wanted` each, joined by one value that depends on such constants.
 
-    A part takes the inputs of the graph that it reads, and one value of the part before it, as its inputs.
+    Nodes whose results depend on none, such as those of masks and rotary embeddings, come first, in a part of their
+    own. A part takes what it reads of the graph's inputs and of earlier parts, and gives what joins it to the next one
+    and those outputs of the graph that it makes; the last one gives all other outputs, too.
     """
-    last = {v.name: index for index, node in enumerate(graph.nodes) for v in node.operands}
-    last |= {v.name: len(graph.nodes) for v in graph.outputs}
-    parts, nodes, live = list[Graph](), list[Node](), dict[str, Value]()
-    for index, node in enumerate(graph.nodes):
+    before, after = list[Node](), list[Node]()
+    weighted = set(wanted)
+    for node in graph.nodes:
+        depends = any(v.name in weighted for v in node.operands)
+        (after if depends else before).append(node)
+        weighted |= {v.name for v in node.outputs if depends}
+    last = {v.name: index for index, node in enumerate(after) for v in node.operands}
+    parts = (
+        [_part(graph, before, [v for node in before for v in node.outputs if v.name in last])]
+        if before
+        else []
+    )
+    nodes, live = list[Node](), dict[str, Value]()
+    for index, node in enumerate(after):
         nodes.append(node)
         live |= {v.name: v for v in node.outputs}
         live = {name: value for name, value in live.items() if last.get(name, -1) > index}
-        if index + 1 == len(graph.nodes):
-            parts.append(_part(graph, nodes, graph.outputs, graph.output_names))
-        elif len(live) == 1 and any(v.name in wanted for n in nodes for v in n.operands):
-            parts.append(_part(graph, nodes, tuple(live.values()), ()))
+        if len(live) == 1 and any(v.name in wanted for n in nodes for v in n.operands):
+            parts.append(_part(graph, nodes, [*live.values()]))
             nodes = []
+    given = {v.name for part in parts for v in part.outputs}
+    rest = [at for at, value in enumerate(graph.outputs) if value.name not in given]
+    if nodes or rest:
+        names = tuple(graph.output_names[at] for at in rest)
+        parts.append(_graph(graph, nodes, [graph.outputs[at] for at in rest], names))
     return parts
 
 
-def _part(graph: Graph, nodes: list[Node], outputs: tuple[Value, ...], names: tuple[str, ...]) -> Graph:
+def _part(graph: Graph, nodes: Sequence[Node], joins: Sequence[Value]) -> Graph:
+    made = {v.name for node in nodes for v in node.outputs}
+    outputs = {v.name: v for v in (*joins, *(v for v in graph.outputs if v.name in made))}
+    return _graph(graph, nodes, [*outputs.values()])
+
+
+def _graph(
+    graph: Graph, nodes: Sequence[Node], outputs: Sequence[Value], names: tuple[str, ...] = ()
+) -> Graph:
     made = {v.name for node in nodes for v in node.outputs}
     read = {v.name: v for v in (*(v for node in nodes for v in node.operands), *outputs)}
     inputs = tuple(v for v in read.values() if v.name not in made and not graph.is_constant(v))
-    return Graph(inputs, outputs, tuple(nodes), graph.params.only(read), names)
+    return Graph(inputs, tuple(outputs), tuple(nodes), graph.params.only(read), names)

@@ -22,13 +22,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..ir import Builder, Graph, Node, Source, Value, rewrite
+from ..ir import Builder, Entry, Graph, LazyTensor, Node, Source, Value, rewrite
 from ..ir.ops.binary import Add, Mul
 from ..ir.ops.embedding import Embedding
 from ..ir.ops.linear import Linear
 from ..ir.ops.norm import RmsNorm, RowNorm
 from ..ir.ops.shape import Copy, Permute, Reshape
 from ..ir.ops.slicing import Select, Slice
+from ..ir.spill import spilled
 from ..specs.options import RotateOptions
 from .base import Context, PassResult, register
 from .channel_scales import is_own
@@ -210,18 +211,23 @@ def _takes_rotation(graph: Graph, norm: Node) -> bool:
 
 def _rotated(graph: Graph, stream: _Stream, rotation: Tensor) -> Graph:
     """The graph with this stream in the basis of `rotation`."""
-    params: dict[str, Tensor] = {}
+    params: dict[str, Entry] = {}
+
+    def keep(value: Value, tensor: Tensor) -> None:
+        is_lazy = isinstance(graph.params.entry(value.name), LazyTensor)
+        params[value.name] = spilled(tensor) if is_lazy else tensor
 
     def change(value: Value, left: Tensor | float, right: Tensor) -> None:
-        tensor = params.get(value.name, graph.params[value.name].double())
-        params[value.name] = (tensor * left) @ right
+        entry = params.get(value.name, graph.params.entry(value.name))
+        tensor = entry if isinstance(entry, Tensor) else entry.read()
+        keep(value, (tensor.double() * left) @ right)
 
     tables = {node.operand("weight") for node in stream.writers if isinstance(node.op, Embedding)}
     for table in tables:
         change(table, 1.0, rotation)
     for node in stream.writers:
         for value in _constants(node) if isinstance(node.op, Linear) else ():
-            params[value.name] = rotation.T @ graph.params[value.name].double()
+            keep(value, rotation.T @ graph.params[value.name].double())
     for node in stream.readers:
         change(node.operand("weight"), 1.0, rotation)
     layers: dict[str, _Layers] = {}
@@ -239,8 +245,10 @@ def _rotated(graph: Graph, stream: _Stream, rotation: Tensor) -> Graph:
             back = gain[:, None] * rotation
             heads = frozenset(n.output.name for n in readers if n.optional("weight") in tables)
             layers[norm.output.name] = _Layers(back, rotation.T @ back, heads)
-    changed = {name: tensor.to(graph.params[name].dtype).contiguous() for name, tensor in params.items()}
-    return _with_layers(graph.with_params(changed), layers)
+    for name, entry in params.items():
+        tensor, dtype = entry if isinstance(entry, Tensor) else entry.read(), graph.params.entry(name).dtype
+        graph = graph.with_params({name: tensor.to(dtype).contiguous()})
+    return _with_layers(graph, layers)
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,20 @@ gets the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from ...ir import Graph, Value, run
+from ...ir import Graph, Value
 from ...ir.ops.linear import Linear
 from ..errors import PassError
 from ..progress_callback import Progress
 from ..workers import ALONE, Workers, make_shards
-from .calibrate import Batch, check_samples
+from .block_replay import BlockReplay
+from .calibrate import Batch
 
 
 @dataclass(frozen=True)
@@ -37,22 +39,65 @@ def collect_inputs(
     progress: Progress,
 ) -> dict[str, InputStatistics]:
     """Statistics over all linear layers that read each of these weights; weights of other operators are left out."""
-    check_samples(graph, samples)
+    parts = inputs_by_block(graph, weights, samples, workers=workers, progress=progress)
+    return {name: found for part in parts for name, found in part.items()}
+
+
+def inputs_by_block(
+    graph: Graph,
+    weights: Collection[str],
+    samples: Sequence[Batch],
+    *,
+    workers: Workers = ALONE,
+    progress: Progress,
+) -> Iterator[dict[str, InputStatistics]]:
+    """Statistics in parts, after each block of the network those of the weights that no later block reads."""
+    replay = BlockReplay(graph, weights, samples)
+    reads = [_read_values(block, weights) for block in replay.parts]
+    last = {name: index for index, read in enumerate(reads) for names in read.values() for name in names}
+    count = max(last.values(), default=-1) + 1
+    shards = make_shards(replay.count)
+    sums: dict[str, Tensor] = {}
+    for at, block in enumerate(replay.blocks(until=count)):
+        done = partial(_step, progress, at * len(shards), count * len(shards))
+        for name, found in _sums_of_block(replay, block, weights, workers, done).items():
+            sums[name] = sums[name] + found if name in sums else found
+        yield {name: _statistics(sums.pop(name)) for name in [*sums] if last[name] == at}
+
+
+def statistics_of_block(
+    replay: BlockReplay, block: Graph, weights: Collection[str], *, workers: Workers, progress: Progress
+) -> dict[str, InputStatistics]:
+    """Statistics of the inputs of these weights' linear layers in one block, whose constants may have changed."""
+    done = partial(_step, progress, 0, len(make_shards(replay.count)))
+    sums = _sums_of_block(replay, block, weights, workers, done)
+    return {name: _statistics(found) for name, found in sums.items()}
+
+
+def _sums_of_block(
+    replay: BlockReplay, block: Graph, weights: Collection[str], workers: Workers, done: Callable[[int], None]
+) -> dict[str, Tensor]:
+    """Sums over the inputs of each weight's linear layers in a block (`_sums`)."""
+    read = _read_values(block, weights)
+    found = workers.total(make_shards(replay.count), partial(_sums, replay, block, read.keys()), done)
+    sums: dict[str, Tensor] = {}
+    for value, names in read.items():
+        for name in names:
+            sums[name] = sums[name] + found[value] if name in sums else found[value]
+    return sums
+
+
+def _step(progress: Progress, before: int, count: int, done: int) -> None:
+    progress("calibration", before + done, count)
+
+
+def _read_values(graph: Graph, weights: Collection[str]) -> dict[str, list[str]]:
+    """The weights of linear layers by the value that these read."""
     read: dict[str, list[str]] = {}
     for node in graph.nodes:
         if isinstance(node.op, Linear) and node.operand("weight").name in weights:
             read.setdefault(node.operand("x").name, []).append(node.operand("weight").name)
-    shards = make_shards(len(samples))
-    sums = workers.total(
-        shards,
-        lambda shard: _sums(graph, read.keys(), [samples[index] for index in shard]),
-        lambda done: progress("calibration", done, len(shards)),
-    )
-    found: dict[str, list[str]] = {}
-    for value, names in read.items():
-        for name in names:
-            found.setdefault(name, []).append(value)
-    return {name: _joined(sums, values) for name, values in found.items()}
+    return read
 
 
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
@@ -73,7 +118,7 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     return factor.float()
 
 
-def _sums(graph: Graph, values: Collection[str], samples: Sequence[Batch]) -> dict[str, Tensor]:
+def _sums(replay: BlockReplay, block: Graph, values: Collection[str], shard: range) -> dict[str, Tensor]:
     """For each value the sum of x^T x, below it the sum of |x| and the number of rows: [in + 2, in], float64."""
     sums: dict[str, Tensor] = {}
 
@@ -85,14 +130,10 @@ def _sums(graph: Graph, values: Collection[str], samples: Sequence[Batch]) -> di
             found = torch.cat(parts)
             sums[value.name] = sums[value.name] + found if value.name in sums else found
 
-    with torch.no_grad():
-        for sample in samples:
-            for value, x in zip(graph.inputs, sample, strict=True):
-                observe(value, x)
-            run(graph, sample, observe=observe)
+    for index in shard:
+        replay.run(block, index, observe=observe)
     return sums
 
 
-def _joined(sums: Mapping[str, Tensor], values: Sequence[str]) -> InputStatistics:
-    total = sum((sums[value] for value in values[1:]), sums[values[0]])
-    return InputStatistics(total[:-2], total[-2] / total[-1])
+def _statistics(sums: Tensor) -> InputStatistics:
+    return InputStatistics(sums[:-2], sums[-2] / sums[-1])

@@ -24,15 +24,17 @@ class Replay:
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
         graph = self._graph = at_call(graph, inputs)
-        self._values = {name: tensor.detach() for name, tensor in graph.params.items()}
-        self._values |= {v.name: x for v, x in zip(graph.inputs, inputs, strict=True)}
+        self._values = {
+            v.name: x for v, x in zip(graph.inputs, inputs, strict=True)
+        }  # of constants: at each use
         with torch.no_grad():
             run(graph, inputs, observe=lambda value, tensor: self._values.update({value.name: tensor}))
-        self.outputs = [self._values[v.name] for v in graph.outputs]
+        self.outputs = [self.value(v.name) for v in graph.outputs]
 
     def value(self, name: str) -> Tensor:
-        """A value of the run."""
-        return self._values[name]
+        """A value of the run, or a constant."""
+        value = self._values.get(name)
+        return self._graph.params[name].detach() if value is None else value
 
     def changed(self, errors: Mapping[Operand, Tensor]) -> list[Tensor]:
         """The outputs with something added to some operands."""
@@ -69,7 +71,7 @@ class Replay:
     def _operand(self, at: Operand) -> Tensor:
         value = self._graph.producers[at[0]].inputs[at[1]]
         assert value is not None
-        return self._values[value.name]
+        return self.value(value.name)
 
     def _run(self, changed: Mapping[Operand, Tensor]) -> list[Tensor]:
         fresh: dict[str, Tensor] = {}
@@ -78,13 +80,14 @@ class Replay:
             if node.outputs[0].name in nodes or any(v.name in fresh for v in node.operands):
                 for value, tensor in zip(node.outputs, self._call(node, fresh, changed), strict=True):
                     fresh[value.name] = tensor
-        return [fresh.get(v.name, self._values[v.name]) for v in self._graph.outputs]
+        return [fresh[v.name] if v.name in fresh else self.value(v.name) for v in self._graph.outputs]
 
     def _call(
         self, node: Node, fresh: Mapping[str, Tensor], changed: Mapping[Operand, Tensor]
     ) -> tuple[Tensor, ...]:
         operands: list[Tensor | None] = [
-            None if v is None else fresh.get(v.name, self._values[v.name]) for v in node.inputs
+            None if v is None else fresh[v.name] if v.name in fresh else self.value(v.name)
+            for v in node.inputs
         ]
         for index in range(len(operands)):
             if (node.outputs[0].name, index) in changed:

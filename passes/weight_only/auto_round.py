@@ -16,13 +16,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
-import torch
-
-from ...ir import Graph, run
+from ...ir import Graph
 from ...specs.options import AutoRound, FinetuneOptions
 from ...specs.options.finetune import Distillation
+from ..calibration.block_replay import BlockReplay
 from ..calibration.calibrate import Batch
-from ..network_blocks import split_blocks
 from ..report import Cell, Decision, Table
 from ..training import train
 from ..training.stored_trainable import StoredTrainable
@@ -40,30 +38,32 @@ def round_blocks(task: RoundingTask, options: AutoRound) -> Rounded:
     start = round_weights(task, options.start)
     graph, coded = start.graph, dict(start.coded)
     rows, decisions = list[tuple[Cell, ...]](), list[Decision]()
-    samples = task.samples[: options.samples]
-    values = {v.name: [sample[index] for sample in samples] for index, v in enumerate(graph.inputs)}
-    for block in split_blocks(graph, coded):
-        inputs = list(zip(*(values[v.name] for v in block.inputs), strict=True))
-        read = {v.name: coded[v.name] for v in block.constants if v.name in coded}
+    replay = BlockReplay(graph, coded, task.samples[: options.samples])
+    for block in replay.blocks():
+        inputs = [replay.inputs(index) for index in range(replay.count)]
+        read = {v.name: coded[v.name].loaded() for v in block.constants if v.name in coded}
         own = [name for name in read if _is_own(graph, block, name)]
         for name in read.keys() - set(own):
             text = "not trained: several blocks read it"
             decisions.append(Decision("auto_round", name, task.weights[name].source, False, text))
         if own and len(inputs) >= _FEWEST:
             trained, before, after = _trained(
-                task, options, block, {name: coded[name] for name in own}, inputs
+                task, options, block, {name: read[name] for name in own}, inputs
             )
-            coded |= trained
+            read |= trained
+            coded |= {
+                name: found.moved_to_file() if task.is_lazy(name) else found
+                for name, found in trained.items()
+            }
             rows.append((task.weights[own[0]].source.module or own[0], len(own), before, after))
             for name in own:
                 text = f"squared error of its block {before:.3g} -> {after:.3g}"
                 decisions.append(
                     Decision("auto_round", name, task.weights[name].source, after < before, text)
                 )
-        stored = store(block, task.weights, {name: coded[name] for name in read}, rounds_inputs=False)
-        with torch.no_grad():
-            found = [run(stored, sample) for sample in inputs]
-        values |= {v.name: [result[index] for result in found] for index, v in enumerate(block.outputs)}
+        stored = store(block, task.weights, read, rounds_inputs=False)
+        for index in range(replay.count):
+            replay.run(stored, index)
     table = Table("auto_round", _COLUMNS, tuple(rows))
     return replace(
         start, coded=coded, decisions=(*start.decisions, *decisions), tables=(*start.tables, table)

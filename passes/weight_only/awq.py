@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ...ir import Source
 from ...specs.options import Awq
 from ..calibration.input_statistics import InputStatistics
 from ..channel_scales import NoSite, Site, find_sites, normalized
@@ -26,21 +27,25 @@ _COLUMNS = ("layer", "exponent", "error_nearest", "error")
 @rounding_method(Awq)
 def round_by_awq(task: RoundingTask, options: Awq) -> Rounded:
     """The weights rounded by the method `then`, after their input channels were scaled."""
-    inputs = task.inputs(task.samples[: options.samples])
-    graph, decisions, rows = task.graph, list[Decision](), list[tuple[Cell, ...]]()
+    sites = list[tuple[str, Site | NoSite, Source]]()  # with the first weight
     for site in find_sites(task.graph):
-        read = [node for node in site.readers if node.operand("weight").name in task.weights]
-        if not read:
-            continue
-        name, source = read[0].operand("weight").name, read[0].source
+        if read := [node for node in site.readers if node.operand("weight").name in task.weights]:
+            sites.append((read[0].operand("weight").name, site, read[0].source))
+    best = dict[str, _Scales]()
+    for inputs in task.inputs_by_block(task.samples[: options.samples]):
+        for name, site, _ in sites:
+            if isinstance(site, Site) and name in inputs:
+                best[name] = _search(task, site, inputs[name], options.steps)
+    graph, decisions, rows = task.graph, list[Decision](), list[tuple[Cell, ...]]()
+    for name, site, source in sites:
         if isinstance(site, NoSite):
             decisions.append(Decision("awq", name, source, False, f"no scales: {site.reason}"))
             continue
-        best = _search(task, site, inputs[name], options.steps)
-        rows.append((source.module or name, best.exponent, best.error_nearest, best.error))
-        text = f"input channels scaled by mean|x|^{best.exponent:.2g}"
-        decisions.append(Decision("awq", name, source, best.exponent > 0, text))
-        graph = graph.with_params(site.scaled(graph, best.scale))
+        found = best[name]
+        rows.append((source.module or name, found.exponent, found.error_nearest, found.error))
+        text = f"input channels scaled by mean|x|^{found.exponent:.2g}"
+        decisions.append(Decision("awq", name, source, found.exponent > 0, text))
+        graph = graph.with_params(site.scaled(graph, found.scale))
     result = round_weights(replace(task, graph=graph), options.then)
     tables = (Table("awq", _COLUMNS, tuple(rows)), *result.tables)
     return replace(result, decisions=(*decisions, *result.decisions), tables=tables)

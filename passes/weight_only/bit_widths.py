@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...ir import Encoding, Graph
+from ...ir import Graph, LazyTensor, run
 from ...specs.options import StoredWeightsBudget
 from ..calibration.calibrate import Batch, check_samples
 from ..errors import InfeasibleError, PassError
@@ -37,18 +37,11 @@ ALLOCATION_COLUMNS = ("exponent", "bytes", "predicted_loss", "measured_loss")
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A weight at one width, with the bytes of codes and scales."""
+    """A weight at one width, with the bytes of codes and scales; `stored` reads its reals, rounded to nearest."""
 
     bits: int
     bytes: int
-    weight: Tensor
-    integers: Tensor
-    encoding: Encoding
-
-    @property
-    def error(self) -> Tensor:
-        """Difference of the stored reals from the weight."""
-        return (self.encoding.dequantize(self.integers) - self.weight).to(self.weight.dtype)
+    stored: LazyTensor
 
 
 @dataclass(frozen=True)
@@ -155,14 +148,12 @@ def _measured(
     """Mean divergence of the outputs with all weights at these widths, rounded to nearest."""
     sums = dict.fromkeys(allocations, 0.0)
     for index, sample in enumerate(samples):
-        replay = Replay(graph, sample)
-        for allocation in allocations:
-            errors = {
-                operand: widths[at].error
-                for (name, widths), at in zip(candidates.items(), allocation, strict=True)
-                for operand in _readers(graph, name)
-            }
-            sums[allocation] += measure.between(replay.outputs, replay.changed(errors)) / len(samples)
+        with torch.no_grad():
+            expected = run(graph, sample)
+            for allocation in allocations:
+                chosen = zip(candidates.items(), allocation, strict=True)
+                rounded = graph.with_params({name: widths[at].stored for (name, widths), at in chosen})
+                sums[allocation] += measure.between(expected, run(rounded, sample)) / len(samples)
         progress("allocations", index + 1, len(samples))
     return sums
 
@@ -184,8 +175,10 @@ def _losses(
         for index in shard:
             replay = Replay(graph, samples[index])
             for name, widths in candidates.items():
+                weight = graph.params[name]
                 for at, candidate in enumerate(widths):
-                    changed = replay.changed(dict.fromkeys(readers[name], candidate.error))
+                    error = candidate.stored.read().sub_(weight)
+                    changed = replay.changed(dict.fromkeys(readers[name], error))
                     sums[name][at] += measure.between(replay.outputs, changed)
         return sums
 

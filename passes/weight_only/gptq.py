@@ -7,21 +7,28 @@ columns that are still to come, in the way that keeps x W^T nearest:
 
 Blocks of columns are updated at once. The scales of a group are fitted to its weights as they are by then, unless
 columns are taken in the order of their activations, which mixes groups. With `sequential` the inputs of a layer are
-those that the layers rounded before it give; each then costs a run of the samples.
+those that the layers rounded before it give. Samples pass through the network block by block.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ...ir import Encoding
+from ...ir import Encoding, Graph
+from ...ir.ops.linear import Linear
 from ...specs.options import Gptq
-from ..calibration.input_statistics import InputStatistics, inverse_factor
+from ..calibration.block_replay import BlockReplay
+from ..calibration.calibrate import Batch
+from ..calibration.input_statistics import InputStatistics, inverse_factor, statistics_of_block
+from ..network_blocks import split_blocks
+from ..workers import make_shards
 from .groupwise import choose_scales, fitting_dtype
 from .rounding_methods import Coded, Rounded, RoundingTask, nearest_weight, rounding_method
 
@@ -32,27 +39,57 @@ _BLOCK = 128
 def round_by_gptq(task: RoundingTask, options: Gptq) -> Rounded:
     """Weights of linear layers for their outputs on the samples, as the float graph gives them; others to nearest."""
     samples = task.samples[: options.samples]
-    if not options.sequential:
-        inputs = task.inputs(samples)
-        return Rounded(task.graph, {name: _rounded(task, options, name, inputs) for name in task.weights})
-    coded: dict[str, Coded] = {}
-    graph = task.graph
-    for names in _by_input(task):
-        found = replace(task, graph=graph, weights={name: task.weights[name] for name in names}).inputs(
-            samples
-        )
-        coded |= {name: _rounded(task, options, name, found) for name in names}
-        graph = graph.with_params({name: coded[name].reals(task.graph.params[name].dtype) for name in names})
+    coded = _in_sequence(task, options, samples) if options.sequential else _rounded(task, options, samples)
+    coded |= {name: nearest_weight(task, task.graph, name) for name in task.weights if name not in coded}
     return Rounded(task.graph, {name: coded[name] for name in task.weights})
 
 
-def _rounded(task: RoundingTask, options: Gptq, name: str, inputs: Mapping[str, InputStatistics]) -> Coded:
-    if name not in inputs:
-        return nearest_weight(task, task.graph, name)
+def _rounded(task: RoundingTask, options: Gptq, samples: Sequence[Batch]) -> dict[str, Coded]:
+    """The weights of linear layers, for the inputs that the float graph gives."""
+    coded: dict[str, Coded] = {}
+    for inputs in task.inputs_by_block(samples):
+        coded |= {name: _coded(task, options, name, found) for name, found in inputs.items()}
+    return coded
+
+
+def _in_sequence(task: RoundingTask, options: Gptq, samples: Sequence[Batch]) -> dict[str, Coded]:
+    """The weights of linear layers, for the inputs that layers rounded before give.
+
+    A weight that several blocks read is rounded before them, for the inputs that the float graph gives.
+    """
+    blocks = Counter(
+        name for part in split_blocks(task.graph, task.weights) for name in part.params.keys() & task.weights
+    )
+    shared = {name: task.weights[name] for name, count in blocks.items() if count > 1}
+    coded = _rounded(replace(task, weights=shared), options, samples) if shared else {}
+    graph = task.graph.with_params(_reals(task, coded))
+    replay, context = BlockReplay(graph, task.weights, samples), task.context
+    for given in replay.blocks():
+        block = given
+        for names in _by_input(given, task.weights.keys() - coded):
+            found = statistics_of_block(
+                replay, block, names, workers=context.workers, progress=context.progress
+            )
+            new = {name: _coded(task, options, name, inputs) for name, inputs in found.items()}
+            block, coded = block.with_params(_reals(task, new)), coded | new
+        context.workers.map(make_shards(replay.count), partial(_advance, replay, block), lambda done: None)
+    return coded
+
+
+def _reals(task: RoundingTask, coded: Mapping[str, Coded]) -> dict[str, Tensor]:
+    return {name: found.reals(task.weights[name].value.type.dtype.torch) for name, found in coded.items()}
+
+
+def _advance(replay: BlockReplay, block: Graph, shard: range) -> None:
+    for index in shard:
+        replay.run(block, index)
+
+
+def _coded(task: RoundingTask, options: Gptq, name: str, inputs: InputStatistics) -> Coded:
     weight = task.graph.params[name]
     integers, encoding = quantize_by_gptq(
         weight,
-        inputs[name].hessian,
+        inputs.hessian,
         bits=task.weights[name].bits,
         group_size=task.group_size(weight.shape),
         damping=options.damping,
@@ -63,16 +100,19 @@ def _rounded(task: RoundingTask, options: Gptq, name: str, inputs: Mapping[str, 
     return Coded.of(weight, integers, encoding, in_file=task.is_lazy(name))
 
 
-def _by_input(task: RoundingTask) -> list[list[str]]:
-    """The weights in the order in which they are read, those that first read the same value together."""
+def _by_input(graph: Graph, weights: Collection[str]) -> list[list[str]]:
+    """The weights of linear layers in the order in which they are read, those that first read a value together."""
     groups: dict[str, list[str]] = {}
     seen: set[str] = set()
-    for node in task.graph.nodes:
-        for name in (v.name for v in node.operands if v.name in task.weights and v.name not in seen):
+    for node in graph.nodes:
+        if (
+            isinstance(node.op, Linear)
+            and (name := node.operand("weight").name) in weights
+            and name not in seen
+        ):
             seen.add(name)
-            groups.setdefault(node.operands[0].name, []).append(name)
-    moved = [name for name in task.weights if name not in seen]  # read after moves
-    return [*groups.values(), *([moved] if moved else [])]
+            groups.setdefault(node.operand("x").name, []).append(name)
+    return [*groups.values()]
 
 
 def quantize_by_gptq(

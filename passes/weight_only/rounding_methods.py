@@ -9,8 +9,8 @@ of the same function, with weights that lose less, or one with other norms and b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -23,7 +23,7 @@ from ...specs.options.rounding import Nearest
 from ...specs.section import Section
 from ..base import Context
 from ..calibration.calibrate import Batch
-from ..calibration.input_statistics import InputStatistics, collect_inputs
+from ..calibration.input_statistics import InputStatistics, inputs_by_block
 from ..report import Decision, Table
 from .groupwise import encode_groupwise, nearest_group_size, quantize_groupwise, relative_error
 from .number_formats import FORMATS, encode_to_levels, quantize_to_format
@@ -43,8 +43,16 @@ class Coded:
     @staticmethod
     def of(weight: Tensor, integers: Tensor, encoding: Encoding, *, in_file: bool = False) -> Coded:
         """The integers of a weight, with their error; `in_file`: kept in a temporary file."""
-        error = relative_error(weight, integers, encoding)
-        return Coded(spilled(integers) if in_file else integers, encoding, error)
+        coded = Coded(integers, encoding, relative_error(weight, integers, encoding))
+        return coded.moved_to_file() if in_file else coded
+
+    def loaded(self) -> Coded:
+        """These codes as a tensor in memory."""
+        return self if isinstance(self.integers, Tensor) else replace(self, integers=self.integers.read())
+
+    def moved_to_file(self) -> Coded:
+        """These codes in a temporary file, from which they are read at each use."""
+        return replace(self, integers=spilled(self.integers)) if isinstance(self.integers, Tensor) else self
 
     def reals(self, dtype: torch.dtype) -> Tensor:
         """The reals that the codes stand for."""
@@ -76,10 +84,10 @@ class RoundingTask:
         size = nearest_group_size(shape[-1], self.options.group_size)
         return None if len(shape) == 2 and size == shape[1] else size
 
-    def inputs(self, samples: Sequence[Batch]) -> dict[str, InputStatistics]:
-        """Statistics of the inputs of the weights' linear layers in the float graph."""
+    def inputs_by_block(self, samples: Sequence[Batch]) -> Iterator[dict[str, InputStatistics]]:
+        """Statistics of the inputs of the weights' linear layers in the float graph, block by block."""
         context = self.context
-        return collect_inputs(
+        return inputs_by_block(
             self.graph, self.weights, samples, workers=context.workers, progress=context.progress
         )
 

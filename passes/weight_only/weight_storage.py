@@ -16,7 +16,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ...ir import Encoding, Graph, Value
+from torch import Tensor
+
+from ...ir import Encoding, Graph, LazyTensor, Value
 from ...ir.ops.convert import Cast
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
@@ -139,9 +141,17 @@ def _with_widths(
 
 
 def _candidate(task: RoundingTask, stored: StoredWeight, bits: int) -> Candidate:
-    weight = task.graph.tensor(stored.value)
-    integers, encoding = task.nearest(weight, bits)
-    return Candidate(bits, _stored_bytes(stored.value, encoding), weight, integers, encoding)
+    entry = task.graph.params.entry(stored.value.name)
+    shape, dtype = stored.value.type.shape, stored.value.type.dtype.torch
+
+    def nearest() -> tuple[Tensor, Encoding]:
+        return task.nearest(entry if isinstance(entry, Tensor) else entry.read(), bits)
+
+    def reals() -> Tensor:
+        codes, encoding = nearest()
+        return encoding.dequantize(codes).to(dtype)
+
+    return Candidate(bits, _stored_bytes(stored.value, nearest()[1]), LazyTensor(shape, dtype, reals))
 
 
 def _input_notes(graph: Graph) -> tuple[str, ...]:

@@ -1,0 +1,66 @@
+"""Samples that pass through a network block by block: memory holds the weights of one block and what enters it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ...ir import Graph, run
+from ...ir.interpret import Observer, sizes_of_call
+from ...ir.params import Params
+from ..network_blocks import split_blocks
+from .calibrate import Batch, check_samples
+
+
+class BlockReplay:
+    """Blocks that read a constant of `wanted` each, in order; what a block is given is what those before it gave.
+
+    Each sample that is wanted later has to run through every block. Lazy constants are read once for each block.
+    """
+
+    def __init__(self, graph: Graph, wanted: Collection[str], samples: Sequence[Batch]) -> None:
+        check_samples(graph, samples)
+        self._graph, self.count = graph, len(samples)
+        self._sizes = [sizes_of_call(graph, sample) if graph.dimensions else {} for sample in samples]
+        self._parts = split_blocks(graph, wanted)
+        self._part = graph  # that was given last
+        self._values: dict[str, dict[int, Tensor]] = {v.name: {} for part in self._parts for v in part.inputs}
+        for index, sample in enumerate(samples):
+            self._keep(index, dict(zip((v.name for v in graph.inputs), sample, strict=True)))
+
+    @property
+    def parts(self) -> tuple[Graph, ...]:
+        """All blocks, with constants that may be lazy."""
+        return tuple(self._parts)
+
+    def blocks(self, *, until: int | None = None) -> Iterator[Graph]:
+        """The blocks, or the first `until`, each to be run on the samples before the next one is taken."""
+        for at, part in enumerate(self._parts[:until]):
+            self._part = part
+            yield replace(part, params=Params({name: part.params[name] for name in part.params}))
+            later = {v.name for other in self._parts[at + 1 :] for v in other.inputs}
+            for name in self._values.keys() - later:
+                del self._values[name]
+
+    def inputs(self, index: int) -> Batch:
+        """The inputs of the block that was given last, for a sample."""
+        return tuple(self._values[v.name][index] for v in self._part.inputs)
+
+    def run(self, block: Graph, index: int, *, observe: Observer | None = None) -> None:
+        """That block, or one in its place, on a sample: its results are what later blocks are given."""
+        inputs = self.inputs(index)
+        sizes = {name: self._sizes[index][name] for name in block.dimensions}
+        block = block.at_sizes(sizes) if sizes else block
+        with torch.no_grad():
+            if observe is not None:
+                for value, x in zip(block.inputs, inputs, strict=True):
+                    observe(value, x)
+            found = run(block, inputs, observe=observe)
+        self._keep(index, dict(zip((v.name for v in self._part.outputs), found, strict=True)))
+
+    def _keep(self, index: int, found: dict[str, Tensor]) -> None:
+        for name in found.keys() & self._values.keys():
+            self._values[name][index] = found[name]
