@@ -3,6 +3,7 @@
 from . import ops
 from .builder import Builder, rewrite
 from .codebooks import coded_weights, decode_codebooks, encode_codebooks
+from .coded_numbers import CodedNumbers
 from .coupling import Coupling, Kept, couple
 from .cutting import changed_statistics, cut_graph, run_masked
 from .digraph import Vertex, digraph
@@ -11,14 +12,14 @@ from .encoding import Encoding
 from .errors import IRError, OverflowBoundError, ParseError, ShapeError, UnsupportedError, VerifyError
 from .graph import NOWHERE, Graph, Node, Source
 from .interpret import call_integer, rebatch, run, run_integer
-from .numbers import Numbers
+from .numbers import Numbers, numbers_of
 from .ops.base import OPERATORS, Op
 from .params import Entry, LazyTensor, Params
 from .parser import parse
 from .precision import FLOAT_BITS, Precision
 from .tensor_files import open_tensors, write_tensors
 from .tensor_type import TensorType, Value
-from .text import dump, long_numbers, node_text, numbers_of, type_text
+from .text import dump, long_numbers, node_text, type_text
 from .verify import verify
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "NOWHERE",
     "OPERATORS",
     "Builder",
+    "CodedNumbers",
     "Coupling",
     "DType",
     "Encoding",

@@ -25,7 +25,7 @@ Array = npt.NDArray[Any]  # Any: numpy's own element types
 class Numbers(Sequence[Number], Generic[Number]):
     """One-dimensional array of integers or of reals, and the element type in which they are stored.
 
-    bfloat16, which numpy lacks, is kept as float32.
+    bfloat16, which numpy lacks, is kept as float32. Reals that are stored in fewer bits are `CodedNumbers`.
     """
 
     def __init__(self, elements: Array, dtype: DType) -> None:
@@ -56,6 +56,16 @@ class Numbers(Sequence[Number], Generic[Number]):
         return Numbers[int](np.array(listed, dtype=np.int64), DType.I64)
 
     @property
+    def form(self) -> str:
+        """Name of the form in which they are stored: an element type, or a form of `CodedNumbers`."""
+        return str(self.dtype.torch).removeprefix("torch.")
+
+    @property
+    def parts(self) -> tuple[AnyNumbers, ...]:
+        """The arrays that are stored, in order."""
+        return (self,)
+
+    @property
     def bytes(self) -> int:
         """Size of the elements as stored."""
         return len(self) * self.dtype.bytes
@@ -72,7 +82,11 @@ class Numbers(Sequence[Number], Generic[Number]):
 
     def tensor(self, dtype: torch.dtype | None = None) -> torch.Tensor:
         """A copy of the elements as a tensor, in their own element type unless another is given."""
-        return torch.from_numpy(self._elements.copy()).to(dtype or self.dtype.torch)
+        return torch.from_numpy(self.array.copy()).to(dtype or self.dtype.torch)
+
+    def like(self, reals: torch.Tensor) -> Numbers[float]:
+        """Other reals in the form in which these are stored."""
+        return Numbers.of_reals(reals.to(self.dtype.torch))
 
     @overload
     def __getitem__(self, index: int) -> Number: ...
@@ -80,22 +94,22 @@ class Numbers(Sequence[Number], Generic[Number]):
     def __getitem__(self, index: slice) -> Numbers[Number]: ...
     def __getitem__(self, index: int | slice) -> Number | Numbers[Number]:
         if isinstance(index, slice):
-            return Numbers[Number](self._elements[index].copy(), self.dtype)
-        number: Number = self._elements.item(index)
+            return Numbers[Number](self.array[index].copy(), self.dtype)
+        number: Number = self.array.item(index)
         return number
 
     def __len__(self) -> int:
         return len(self._elements)
 
     def __iter__(self) -> Iterator[Number]:
-        return iter(self._elements.tolist())
+        return iter(self.array.tolist())
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Numbers):
             return NotImplemented
         if self is other:
             return True
-        return self.dtype is other.dtype and np.array_equal(self._elements, other._elements)
+        return self.form == other.form and np.array_equal(self.array, other.array)
 
     def __hash__(self) -> int:
         return self._hash
@@ -104,15 +118,24 @@ class Numbers(Sequence[Number], Generic[Number]):
     def _hash(self) -> int:
         return int(self.digest[:15], 16)
 
-    def __reduce__(self) -> tuple[Callable[..., Numbers[Number]], tuple[Array, DType]]:
+    def __reduce__(self) -> tuple[Callable[..., Numbers[Number]], tuple[object, ...]]:
         return Numbers, (self._elements, self.dtype)
 
     def __repr__(self) -> str:
-        shown = ", ".join(map(repr, self._elements[:4].tolist())) + (", ..." if len(self) > 4 else "")
-        return f"{self.dtype.value}[{len(self)}]({shown})"
+        shown = ", ".join(map(repr, self.array[:4].tolist())) + (", ..." if len(self) > 4 else "")
+        return f"{self._label}[{len(self)}]({shown})"
+
+    @property
+    def _label(self) -> str:
+        return self.dtype.value
 
 
 AnyNumbers = Numbers[int] | Numbers[float]
+
+
+def numbers_of(tensor: torch.Tensor) -> AnyNumbers:
+    """Numbers that were stored as a tensor, for `parse`."""
+    return Numbers.of_reals(tensor) if tensor.is_floating_point() else Numbers.of_integers(tensor)
 
 
 def _copied(tensor: torch.Tensor) -> tuple[Array, DType]:

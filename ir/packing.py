@@ -1,13 +1,15 @@
 """Packed form of stored weights: codes of 2 to 8 bits and scales, in blocks of rows and steps of columns.
 
 Rows are all dimensions but the last, groups the parts of a row that share a scale. Blocks of 16 rows and steps of 16
-columns of each group are filled up, so that every kernel reads whole lines.
+columns of each group are filled up, so that every kernel reads whole lines. Scales that are stored as codes are in the
+order of rows and groups, without filling.
 """
 
 from __future__ import annotations
 
 from math import prod
 
+from .coded_numbers import CodedNumbers
 from .tensor_type import TensorType
 
 BLOCK_ROWS, STEP_COLUMNS = 16, 16
@@ -29,6 +31,8 @@ def packed_bytes(type: TensorType) -> int:
     encoding = type.quantization
     assert encoding is not None
     blocks, groups, size = packed_shape(type)
-    each = encoding.scale.dtype.bytes + (0 if encoding.is_symmetric else _ZERO_BYTES)
+    is_coded = isinstance(encoding.scale, CodedNumbers)  # scales are then decoded when they are packed
+    each = (0 if is_coded else encoding.scale.dtype.bytes) + (0 if encoding.is_symmetric else _ZERO_BYTES)
     table = 0 if encoding.levels is None else _LEVEL_BYTES * len(encoding.levels)
-    return blocks * groups * (size + BLOCK_ROWS * each) + table
+    scales = encoding.scale.bytes if is_coded else 0
+    return blocks * groups * (size + BLOCK_ROWS * each) + table + scales

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from ..specs.root_error import expect, message_of
+from .coded_numbers import NUMBER_FORMS, CodedNumbers
 from .element_type import DType
 from .encoding import Encoding
 from .errors import IRError, ParseError
 from .graph import NOWHERE, Graph, Node, Source
-from .numbers import AnyNumbers
+from .numbers import AnyNumbers, Numbers, numbers_of
 from .ops.base import OPERATORS, Op
 from .params import Entry, Params, entries_of
 from .precision import Precision
@@ -256,7 +257,9 @@ class _Parser:
             values.get("levels"),
         )
 
-    def _numbers(self) -> Any:  # Any: a tuple of numbers, a tensor of them, or long numbers
+    def _numbers(self) -> Any:  # Any: a tuple of numbers, a tensor of them, long or coded numbers
+        if self._peek() in NUMBER_FORMS:
+            return self._coded_numbers()
         if self._peek() not in _ELEMENT_TYPES:
             return self._list_of_numbers()
         at = self._tokens[self._at][2]
@@ -267,6 +270,16 @@ class _Parser:
         if name not in self._long:
             raise self._error(at, f"the numbers {name} are not given")
         return self._long[name]
+
+    def _coded_numbers(self) -> CodedNumbers:
+        form = self._next()
+        self._expect("(")
+        at = self._tokens[self._at][2]
+        parts = self._list(")", self._numbers)
+        if any(isinstance(part, tuple) for part in parts):
+            raise self._error(at, f"the parts of {form} need their element types, as u8(126, 125)")
+        found = [part if isinstance(part, Numbers) else numbers_of(part) for part in parts]
+        return CodedNumbers(form, found)
 
     def _list_of_numbers(self) -> tuple[Any, ...]:  # Any: integers or reals
         if self._peek() != "@":

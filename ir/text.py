@@ -13,7 +13,8 @@ Lists of scales, zero points and levels are inside the type where they are short
 graph (`@0 = (...)`, in the type `scale=@0`). Longer ones are named by element type, count and digest
 (`scale=f32[1409024]@9f86d081884c7d65`) and stored beside the constants: `long_numbers` gives them, `parse` takes them.
 So `parse(dump(g), params=g.params, numbers=long_numbers(g)) == g`. Elements of another type than float64 and int64
-have it before them: `scale=f32(0.5, 0.25)`.
+have it before them: `scale=f32(0.5, 0.25)`. Reals stored in few bits (`CodedNumbers`) are the form and its parts:
+`scale=e8m0(u8(126, 125))`.
 
 Dimensions whose size each call chooses are declared before the graph, with the example's size and the allowed range.
 Sizes in types and attributes are then expressions over them:
@@ -29,13 +30,12 @@ from __future__ import annotations
 import json
 import re
 
-import torch
-
 from ..specs.root_error import expect
+from .coded_numbers import CodedNumbers
 from .element_type import DType
 from .encoding import Encoding
 from .graph import NOWHERE, Graph, Node, check_graph
-from .numbers import AnyNumbers, Numbers
+from .numbers import AnyNumbers
 from .ops.base import attributes
 from .precision import Precision
 from .tensor_type import TensorType, Value
@@ -78,13 +78,8 @@ def long_numbers(graph: Graph) -> dict[str, AnyNumbers]:
     check_graph(graph, "long_numbers(graph)")
     values = (*graph.inputs, *graph.constants, *graph.results)
     encodings = {v.type.quantization for v in values if v.type.quantization is not None}
-    found = (numbers for encoding in encodings for numbers in _numbers(encoding))
+    found = (part for encoding in encodings for numbers in _numbers(encoding) for part in numbers.parts)
     return {numbers_name(n): n for n in found if len(n) > _MOST_LISTED}
-
-
-def numbers_of(tensor: torch.Tensor) -> AnyNumbers:
-    """Numbers that were stored as a tensor, for `parse`."""
-    return Numbers.of_reals(tensor) if tensor.is_floating_point() else Numbers.of_integers(tensor)
 
 
 def numbers_name(numbers: AnyNumbers) -> str:
@@ -104,6 +99,8 @@ class _NumberTable:
         self._rows: dict[str, int] = {}
 
     def put(self, numbers: AnyNumbers) -> str:
+        if isinstance(numbers, CodedNumbers):
+            return f"{numbers.form}({', '.join(map(self.put, numbers.parts))})"
         if len(numbers) > _MOST_LISTED:
             return numbers_name(numbers)
         prefix = "" if numbers.dtype in _PLAIN else numbers.dtype.value
