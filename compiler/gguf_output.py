@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..ir import Encoding, Graph, LazyTensor, Value
+from ..ir import CodedNumbers, Encoding, Graph, LazyTensor, Value
 from ..ir.element_type import element_bytes
 from ..specs import FolderSource
 from .errors import Problem, UserError, first_line
@@ -141,7 +141,7 @@ def _unfit(captured: Graph, graph: Graph, value: Value) -> Iterator[Unfit]:
         fact = f"has a scale for each {group} weights; a block has {_BLOCK}"
         yield Unfit(value.name, fact, f"use `group_size: {_BLOCK}`, or {KEEP_FLOAT}")
     scale = encoding.scale.tensor(torch.float32)
-    if not torch.equal(scale.half().float(), scale):
+    if not isinstance(encoding.scale, CodedNumbers) and not torch.equal(scale.half().float(), scale):
         fact = "has scales that are no numbers of float16"
         advice = f"use `scales: float16`; where its range is too narrow, {KEEP_FLOAT}"
         yield Unfit(value.name, fact, advice)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ..ir import Graph, Value
+from ..ir import CodedNumbers, Graph, Value
 from ..passes.clean import is_unmoved
 from ..specs import FolderSource
 from ..specs.options import CleanOptions, WeightOnlyOptions
@@ -85,5 +85,8 @@ class StoredForm:
             what = "codes of a table" if encoding.levels is not None else f"{encoding.bits} bits"
             fact = f"has {what}; the convention takes {' and '.join(map(str, _BITS))}"
             yield Unfit(value.name, fact, "use int4 or int8")
+        elif isinstance(encoding.scale, CodedNumbers):
+            fact = f"has scales that are stored as codes (`{encoding.scale.form}`)"
+            yield Unfit(value.name, fact, "use `scales: float16`")
         if not encoding.is_symmetric:
             yield Unfit(value.name, "has zero points", f"use rounding {' or '.join(_ROUNDINGS)}")

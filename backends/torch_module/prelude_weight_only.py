@@ -39,22 +39,39 @@ class PackedWeight(nn.Module):
     """A weight of `bits`-bit integers, with a scale for each `group_size` of them along the last dimension.
 
     Rows, all dimensions but the last, are packed in blocks of 16: codes [blocks, groups, bytes], in steps of 16
-    columns, and scales [blocks, groups, 16] of `dtype`.
+    columns, and scales [blocks, groups, 16] of `dtype`. Scales of an integer type are codes [rows, groups] of
+    `decoded_scales`; with `steps`, the length of `scale_step`, they are quantized twice.
     """
 
     codes: Tensor
     scale: Tensor
+    scale_step: Tensor
+    scale_offset: Tensor
 
-    def __init__(self, *shape: int, bits: int, group_size: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        *shape: int,
+        bits: int,
+        group_size: int,
+        dtype: torch.dtype = torch.float32,
+        steps: int = 0,
+    ) -> None:
         super().__init__()
         self.shape, self.bits, self.group_size = shape, bits, group_size
-        blocks, groups, steps = -(-prod(shape[:-1]) // 16), shape[-1] // group_size, -(-group_size // 16)
-        self.register_buffer("codes", torch.zeros(blocks, groups, steps * 32 * bits, dtype=torch.uint8))
-        self.register_buffer("scale", torch.ones(blocks, groups, 16, dtype=dtype))
+        rows, groups, lines = prod(shape[:-1]), shape[-1] // group_size, -(-group_size // 16)
+        blocks = -(-rows // 16)
+        self.register_buffer("codes", torch.zeros(blocks, groups, lines * 32 * bits, dtype=torch.uint8))
+        self.has_scale_codes, self.has_steps = not dtype.is_floating_point, steps > 0
+        packed = (rows, groups) if self.has_scale_codes else (blocks, groups, 16)
+        self.register_buffer("scale", torch.ones(packed, dtype=dtype))
+        if self.has_steps:
+            self.register_buffer("scale_step", torch.zeros(steps, dtype=torch.float32))
+            self.register_buffer("scale_offset", torch.ones(1, dtype=torch.float32))
         self.dtype = torch.float32  # of its reals
         self.matrices: PackedMatrices | None = None  # this, and those that are multiplied with it
-        self.token_bytes = [4 + groups * (4 + steps * 16 * size) for size in (4, 1)]  # scratch: floats, int8
+        self.token_bytes = [4 + groups * (4 + lines * 16 * size) for size in (4, 1)]  # scratch: floats, int8
         self.packed: tuple[tuple[int, ...], Tensor, Tensor] | None = None  # and what they were made from
+        self.decoded: tuple[tuple[int, ...], Tensor] | None = None  # packed scales of codes; likewise
 
     def linear(self, x: Tensor, bias: Tensor | None = None, *, rounded: bool = False) -> Tensor:
         """x @ weight^T + bias; `rounded`: x is rounded to int8 with a scale for each row (token) before."""
@@ -64,9 +81,10 @@ class PackedWeight(nn.Module):
         self, x: Tensor, weights: Sequence["PackedWeight"], rounded: bool
     ) -> Sequence[Tensor] | None:
         """Products of x [..., columns] with weights of one form, this being the first; None where nothing fits."""
-        kernels, held = packed_linear_library() if x.is_cpu else None, packed_tensors(weights)
-        if kernels is None or not self.has_kernel(held):
+        kernels = packed_linear_library() if x.is_cpu else None
+        if kernels is None or not all(weight.has_kernel() for weight in weights):
             return self.torch_products(x, weights, rounded)
+        held = packed_tensors(weights)
         lead, tokens = x.shape[:-1], x.numel() // self.shape[1]
         x = x.to(torch.float32).contiguous()
         found = [x.new_empty(*lead, weight.shape[0]) for weight in weights]
@@ -79,9 +97,9 @@ class PackedWeight(nn.Module):
         )
         return found
 
-    def has_kernel(self, tensors: Sequence[Tensor]) -> bool:
+    def has_kernel(self) -> bool:
         """Whether the kernels know the element types of codes and scales."""
-        return not any(scale.dtype == torch.float64 for scale in tensors[1::2])
+        return self.scale.dtype != torch.float64
 
     def packed_matrices(
         self, weights: Sequence["PackedWeight"], tensors: Sequence[Tensor]
@@ -128,9 +146,9 @@ class PackedWeight(nn.Module):
         if is_traced() or flat.is_meta:
             return self.chosen(flat).reshape(shape).to(self.dtype)
         kernels = packed_linear_library() if flat.is_cpu and self.codes.is_cpu else None
-        held = packed_tensors([self])
-        if kernels is not None and self.has_kernel(held):
+        if kernels is not None and self.has_kernel():
             flat, y = flat.contiguous(), self.scale.new_empty(shape, dtype=torch.float32)
+            held = packed_tensors([self])
             matrices = self.packed_matrices([self], held)
             is_there = not kernels.packed_linear_rows(matrices, flat.data_ptr(), len(flat), y.data_ptr())
         elif is_there := not bool(((flat < 0) | (flat >= count)).any()):
@@ -155,13 +173,42 @@ class PackedWeight(nn.Module):
 
     def scales(self) -> Tensor:
         """The scales of the whole weight [rows, groups], as float32."""
-        scales = self.scale.transpose(1, 2).flatten(0, 1)[: prod(self.shape[:-1])]
-        return scales.to(torch.float32)
+        return self.block_scales(slice(None)).flatten(0, 1)[: prod(self.shape[:-1])]
+
+    def block_scales(self, blocks: Tensor | slice) -> Tensor:
+        """The scales [blocks, 16, groups] of some blocks, as float32."""
+        if not self.has_scale_codes:
+            return self.scale[blocks].to(torch.float32).transpose(1, 2)
+        codes = self.scale
+        rows, groups = codes.shape
+        starts = torch.arange(0, rows, 16, device=codes.device)[blocks]
+        places = (starts[:, None] + torch.arange(16, device=codes.device)).clamp(max=rows - 1)
+        if not self.has_steps:
+            return decoded_scales(codes[places])
+        among = places[..., None] * groups + torch.arange(groups, device=codes.device)
+        return decoded_scales(codes[places], self.scale_step[among // 256], self.scale_offset)
+
+    def packed_scales(self) -> Tensor:
+        """The scales [blocks, groups, 16] as the kernels read them; codes are decoded once, where they are held."""
+        codes = self.scale
+        if not self.has_scale_codes:
+            if not codes.is_contiguous():
+                self.scale = codes = codes.contiguous()
+            return codes
+        stored = [codes, self.scale_step, self.scale_offset] if self.has_steps else [codes]
+        state, known = (
+            tuple(n for tensor in stored for n in (tensor.data_ptr(), tensor._version)),
+            self.decoded,
+        )
+        if known is None or known[0] != state:
+            known = state, self.block_scales(slice(None)).transpose(1, 2).contiguous()
+            if "scale" in self._buffers:  # tensors that are read at each use are in memory for it alone
+                self.decoded = known
+        return known[1]
 
     def to_reals(self, blocks: Tensor | slice) -> Tensor:
         """Reals [blocks, 16, columns] of some blocks."""
-        scales = self.scale[blocks].to(torch.float32).transpose(1, 2)
-        return (self.unpacked(self.codes[blocks]) * scales[..., None]).flatten(2)
+        return (self.unpacked(self.codes[blocks]) * self.block_scales(blocks)[..., None]).flatten(2)
 
     def unpacked(self, codes: Tensor) -> Tensor:
         """Integers [blocks, 16, groups, group_size] of some blocks, as int8."""
@@ -196,7 +243,7 @@ class PackedWeight(nn.Module):
         return self
 
     def __getstate__(self) -> dict[str, Any]:  # any: what a module holds
-        return {**self.__dict__, "matrices": None, "packed": None}
+        return {**self.__dict__, "matrices": None, "packed": None, "decoded": None}
 
 
 class DecodedWeight(PackedWeight):
@@ -211,16 +258,17 @@ class DecodedWeight(PackedWeight):
         bits: int,
         group_size: int,
         dtype: torch.dtype = torch.float32,
+        steps: int = 0,
         levels: int = 0,
     ) -> None:
-        super().__init__(*shape, bits=bits, group_size=group_size, dtype=dtype)
+        super().__init__(*shape, bits=bits, group_size=group_size, dtype=dtype, steps=steps)
         self.has_levels = levels > 0
         if self.has_levels:
             self.register_buffer("levels", torch.zeros(levels, dtype=torch.float32))
         else:
-            self.register_buffer("zero", torch.zeros(self.scale.shape, dtype=torch.int8))
+            self.register_buffer("zero", torch.zeros(*self.codes.shape[:2], 16, dtype=torch.int8))
 
-    def has_kernel(self, tensors: Sequence[Tensor]) -> bool:
+    def has_kernel(self) -> bool:
         """False: the kernels do not know such codes."""
         return False
 
@@ -229,7 +277,7 @@ class DecodedWeight(PackedWeight):
 
     def to_reals(self, blocks: Tensor | slice) -> Tensor:
         """Reals [blocks, 16, columns] of some blocks."""
-        scales = self.scale[blocks].to(torch.float32).transpose(1, 2)[..., None]
+        scales = self.block_scales(blocks)[..., None]
         codes = self.unpacked(self.codes[blocks]).to(torch.int32)
         if self.has_levels:
             return (self.levels[codes + (1 << (self.bits - 1))] * scales).flatten(2)
@@ -267,11 +315,23 @@ def packed_tensors(weights: Sequence[PackedWeight]) -> list[Tensor]:
     """Codes and scales of each weight, one after the other, as the kernels read them."""
     held: list[Tensor] = []
     for weight in weights:
-        codes, scale = weight.codes, weight.scale
-        if not (codes.is_contiguous() and scale.is_contiguous()):
-            weight.codes, weight.scale = codes, scale = codes.contiguous(), scale.contiguous()
-        held += (codes, scale)
+        codes = weight.codes
+        if not codes.is_contiguous():
+            weight.codes = codes = codes.contiguous()
+        held += (codes, weight.packed_scales())
     return held
+
+
+def decoded_scales(codes: Tensor, steps: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
+    """Scales of codes: powers of two, 2^(code - 127), or with steps offset + code * step, as float32.
+
+    A negative code c stands for minus the scale of -1 - c. Products with steps are exact.
+    """
+    wide = codes.to(torch.int32)
+    if steps is None or offset is None:
+        return torch.where(wide == 0, 1 << 22, wide << 23).view(torch.float32)
+    sizes = torch.where(wide < 0, -1 - wide, wide) * steps + offset
+    return torch.where(wide < 0, -sizes, sizes)
 
 
 def is_traced() -> bool:

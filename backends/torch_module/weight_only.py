@@ -16,7 +16,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from ...ir import DType, Graph, LazyTensor, Node, TensorType, Value
+from ...ir import CodedNumbers, DType, Graph, LazyTensor, Node, Numbers, TensorType, Value
 from ...ir.ops.convert import Cast
 from ...ir.ops.embedding import Embedding
 from ...ir.ops.linear import Linear
@@ -31,6 +31,7 @@ from .names import Path
 from .style import FloatStyle, Strings
 
 _HALF = (DType.F16, DType.BF16)
+_DECODING = ("scale_step", "scale_offset")  # what decodes codes of scales
 
 
 def is_weight_only(graph: Graph) -> bool:
@@ -205,20 +206,34 @@ def _holds_matrix(node: Node) -> bool:
 def _weight_kind(node: Node) -> LayerKind:
     type = node.operand("x").type
     assert type.quantization is not None
-    rows, scale = prod(type.shape[:-1]), type.quantization.scale
-    dtype = scale.dtype.torch if scale.dtype in _HALF else torch.float32
-    groups = len(scale) // rows
+    encoding = type.quantization
+    rows = prod(type.shape[:-1])
+    groups = len(encoding.scale) // rows
     packed = (-(-rows // BLOCK_ROWS), groups, BLOCK_ROWS)
-    scales = LazyTensor(packed, dtype, lambda: pack_scales(scale.tensor(dtype), rows))
-    size, named = type.shape[-1] // groups, {"dtype": str(dtype)} if scale.dtype in _HALF else {}
-    arguments: dict[str, Argument] = {"bits": type.quantization.bits, "group_size": size, **named}
-    state, name, encoding = {"scale": scales}, "PackedWeight", type.quantization
+    arguments: dict[str, Argument] = {"bits": encoding.bits, "group_size": type.shape[-1] // groups}
+    state, name = _stored_scales(encoding.scale, rows, packed), "PackedWeight"
+    if state["scale"].dtype is not torch.float32:
+        arguments["dtype"] = str(state["scale"].dtype)
+    if "scale_step" in state:
+        arguments["steps"] = state["scale_step"].shape[0]
     if encoding.levels is not None:
         levels = encoding.levels
         state["levels"] = LazyTensor((len(levels),), torch.float32, lambda: levels.tensor(torch.float32))
         name, arguments["levels"] = "DecodedWeight", len(levels)
     elif not encoding.is_symmetric:
-        zeros = encoding.zero_point.tensor(torch.int8).expand(len(scale))
+        zeros = encoding.zero_point.tensor(torch.int8).expand(len(encoding.scale))
         state["zero"] = LazyTensor(packed, torch.int8, lambda: pack_scales(zeros, rows))
         name = "DecodedWeight"
     return LayerKind(construct(name, *type.shape, **arguments), {"codes": "x"}, state=state, is_held=True)
+
+
+def _stored_scales(scale: Numbers[float], rows: int, packed: tuple[int, ...]) -> dict[str, LazyTensor]:
+    """Tensors of the scales: of shape `packed`, or codes [rows, groups] and what decodes them."""
+    if not isinstance(scale, CodedNumbers):
+        dtype = scale.dtype.torch if scale.dtype in _HALF else torch.float32
+        return {"scale": LazyTensor(packed, dtype, lambda: pack_scales(scale.tensor(dtype), rows))}
+    codes, *decoding = scale.parts
+    state = {"scale": LazyTensor((rows, packed[1]), codes.dtype.torch, lambda: codes.tensor().view(rows, -1))}
+    for name, part in zip(_DECODING, decoding, strict=False):
+        state[name] = LazyTensor((len(part),), part.dtype.torch, part.tensor)
+    return state

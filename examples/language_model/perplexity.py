@@ -43,7 +43,12 @@ METHODS = {  # passes after `clean`; the widths are filled in, and the layer tha
     "auto_round": "{{pass: weight_only, {}, rounding: auto_round}}",
     "learned": "{{pass: weight_only, {}, rounding: learned}}",
 }
-TABLES = {"nf4": "4", "mxfp4": "4", "fp8_e4m3": "8"}
+TABLES = {  # bits, and options of a pass
+    "nf4": ("4", "weights: nf4"),
+    "nf4, double": ("4", "weights: nf4, scales: double"),
+    "mxfp4": ("4", "weights: mxfp4"),
+    "fp8_e4m3": ("8", "weights: fp8_e4m3"),
+}
 UNIFORM = "weights: int{}, layers: {{tok_embeddings: int8{}}}"
 BUDGET = "budget: {weights: 136 kB}"
 WITHIN_BUDGET = ("nearest", "gptq", "awq, gptq", "learned")
@@ -66,8 +71,8 @@ def forms() -> Iterator[Form]:
         for bits in BITS:
             more = ", norm: int8" if "rotate" in method else ""
             yield Form(method, str(bits), passes.format(UNIFORM.format(bits, more)))
-    for name, width in TABLES.items():
-        passes = METHODS["nearest"].format(f"weights: {name}, layers: {{tok_embeddings: int8}}")
+    for name, (width, options) in TABLES.items():
+        passes = METHODS["nearest"].format(f"{options}, layers: {{tok_embeddings: int8}}")
         yield Form(name, width, passes)
     for method in WITHIN_BUDGET:
         yield Form(method, "mixed", METHODS[method].format(BUDGET))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...ir import Builder, Encoding, Graph, Node, Numbers, Value, rewrite, run
+from ...ir import Builder, Encoding, Graph, Node, Value, rewrite, run
 from ...ir.interpret import Observer
 from ...ir.ops.quantize import FakeQuantizePerToken
 from ...specs.options import FinetuneOptions
@@ -78,8 +78,7 @@ class StoredTrainable:
                 continue
             old = _encoding(value)
             with torch.no_grad():
-                scales = self._scales(value, parameters).to(old.scale.dtype.torch)
-                encodings[value.name] = replace(old, scale=Numbers.of_reals(scales))
+                encodings[value.name] = replace(old, scale=old.scale.like(self._grown(value, parameters)))
                 levels = (parameters[value.name] * _LEVELS).round().clamp(old.qmin, old.qmax)
             constants[value.name] = levels.to(old.container.torch).contiguous()
         return reencode(self.graph, encodings, constants)
@@ -93,12 +92,16 @@ class StoredTrainable:
 
     def _scales(self, value: Value, parameters: Mapping[str, Tensor]) -> Tensor:
         """Scales of a weight as they are stored, with a straight-through gradient."""
-        dtype = _encoding(value).scale.dtype.torch
-        start = _encoding(value).scale.tensor(torch.float32)
+        grown, stored = self._grown(value, parameters), _encoding(value).scale
         if _step(value.name) not in parameters:
-            return start
-        grown = start * parameters[_step(value.name)].exp()
-        return grown + (grown.to(dtype).float() - grown).detach()
+            return grown
+        return grown + (stored.like(grown).tensor(torch.float32) - grown).detach()
+
+    def _grown(self, value: Value, parameters: Mapping[str, Tensor]) -> Tensor:
+        """Scales of a weight before they are rounded to the form in which they are stored."""
+        start = _encoding(value).scale.tensor(torch.float32)
+        growth = parameters.get(_step(value.name))
+        return start if growth is None else start * growth.exp()
 
 
 def _initial_levels(graph: Graph, value: Value, original: Graph | None) -> Tensor:

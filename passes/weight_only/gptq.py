@@ -7,7 +7,8 @@ columns that are still to come, in the way that keeps x W^T nearest:
 
 Blocks of columns are updated at once. The scales of a group are fitted to its weights as they are by then, unless
 columns are taken in the order of their activations, which mixes groups. With `sequential` the inputs of a layer are
-those that the layers rounded before it give. Samples pass through the network block by block.
+those that the layers rounded before it give. Samples pass through the network block by block. Scales that are stored
+as codes depend on each other: columns are rounded once more on the scales as they are stored.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ...ir import Encoding, Graph
+from ...ir import Encoding, Graph, Numbers
 from ...ir.ops.linear import Linear
 from ...specs.options import Gptq
 from ..calibration.block_replay import BlockReplay
@@ -87,7 +88,8 @@ def _advance(replay: BlockReplay, block: Graph, shard: range) -> None:
 
 def _coded(task: RoundingTask, options: Gptq, name: str, inputs: InputStatistics) -> Coded:
     weight = task.graph.params[name]
-    integers, encoding = quantize_by_gptq(
+    quantize = partial(
+        quantize_by_gptq,
         weight,
         inputs.hessian,
         bits=task.weights[name].bits,
@@ -97,7 +99,11 @@ def _coded(task: RoundingTask, options: Gptq, name: str, inputs: InputStatistics
         observer=task.options.observer,
         dtype=task.scales,
     )
-    return Coded.of(weight, integers, encoding, in_file=task.is_lazy(name))
+    integers, encoding = quantize()
+    stored = task.with_stored_scales(encoding)
+    if stored is not encoding:
+        integers, stored = quantize(given=stored.scale)
+    return Coded.of(weight, integers, stored, in_file=task.is_lazy(name))
 
 
 def _by_input(graph: Graph, weights: Collection[str]) -> list[list[str]]:
@@ -125,18 +131,24 @@ def quantize_by_gptq(
     by_activation: bool = False,
     observer: Literal["minmax", "mse"] = "mse",
     dtype: torch.dtype = torch.float16,
+    given: Numbers[float] | None = None,
 ) -> tuple[Tensor, Encoding]:
     """Integers of `weight` [out, in] and their encoding, for inputs of `hessian` [in, in] = sum x^T x.
 
     `by_activation`: columns in the order of falling diagonal of H; scales are then those of the weights as they are.
+    Scales that are `given` are not fitted.
     """
     rows, inputs = weight.shape
     size = group_size or inputs
     dtype = fitting_dtype(weight.reshape(-1, size), bits, dtype)
     order = torch.arange(inputs)
     scales = torch.empty(inputs // size, rows)
+    if given is not None:
+        scales = given.tensor(torch.float32).view(rows, -1).T
     if by_activation:
         order = hessian.diagonal().argsort(descending=True, stable=True)
+    is_fitted = not by_activation and given is None  # group by group, as columns are rounded
+    if by_activation and given is None:
         scales = choose_scales(weight.reshape(-1, size).float(), bits, observer, dtype).view(rows, -1).T
     factor = inverse_factor(hessian[order][:, order], damping)
     columns = weight.float().T[order]  # a column of the weight is a row here
@@ -147,7 +159,7 @@ def quantize_by_gptq(
         stop = min(start + block, inputs)
         errors = torch.empty(stop - start, rows)
         for column in range(start, stop):
-            if column % size == 0 and not by_activation:
+            if column % size == 0 and is_fitted:
                 group = columns[column : column + size].T.contiguous()
                 scales[column // size] = choose_scales(group, bits, observer, dtype)
             scale, row = scales[int(order[column]) // size], columns[column]
@@ -156,5 +168,6 @@ def quantize_by_gptq(
             columns[column + 1 : stop].addr_(factor[column, column + 1 : stop], error, alpha=-1)
             errors[column - start] = error
         columns[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
-    encoding = Encoding(scales.T.reshape(-1).to(dtype), bits=bits, axis=0, group_size=group_size)
+    stored = Numbers.of_reals(scales.T.reshape(-1).to(dtype)) if given is None else given
+    encoding = Encoding(stored, bits=bits, axis=0, group_size=group_size)
     return integers.T.contiguous().to(encoding.container.torch), encoding

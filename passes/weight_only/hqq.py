@@ -38,7 +38,10 @@ def round_by_hqq(task: RoundingTask, options: Hqq) -> Rounded:
             iterations=options.iterations,
             dtype=task.scales,
         )
-        coded[name] = Coded.of(weight, integers, encoding, in_file=task.is_lazy(name))
+        coarser = task.with_stored_scales(encoding)
+        if coarser is not encoding:
+            integers = _encode(weight, coarser)
+        coded[name] = Coded.of(weight, integers, coarser, in_file=task.is_lazy(name))
     return Rounded(task.graph, coded)
 
 
@@ -62,11 +65,19 @@ def quantize_by_hqq(
     squares = distance.square().sum(1, keepdim=True)
     refitted = torch.where(squares > 0, (rows * distance).sum(1, keepdim=True) / squares, scale)
     scale = stored_scales(torch.where(refitted > 0, refitted, scale), dtype)
-    integers = (rows / scale + zero).round().clamp(low, high)
     encoding = Encoding(
         scale.flatten().to(dtype), zero.flatten().to(torch.int8), bits=bits, axis=0, group_size=group_size
     )
-    return integers.reshape(weight.shape).to(encoding.container.torch), encoding
+    return _encode(weight, encoding), encoding
+
+
+def _encode(weight: Tensor, encoding: Encoding) -> Tensor:
+    """The integers nearest to a weight on an encoding with zero points."""
+    scale, zero = (
+        numbers.tensor(torch.float32)[:, None] for numbers in (encoding.scale, encoding.zero_point)
+    )
+    integers = (weight.reshape(len(scale), -1).float() / scale + zero).round()
+    return integers.clamp(encoding.qmin, encoding.qmax).reshape(weight.shape).to(encoding.container.torch)
 
 
 def _range_scale(rows: Tensor, limits: tuple[int, int], dtype: torch.dtype) -> Tensor:

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ...ir import Encoding, Entry, Graph, LazyTensor
+from ...ir import CodedNumbers, Encoding, Entry, Graph, LazyTensor
+from ...ir.coded_numbers import NUMBER_FORMS
 from ...ir.spill import spilled
 from ...specs.options import WeightOnlyOptions
 from ...specs.options.rounding import Nearest
@@ -29,7 +31,7 @@ from .groupwise import encode_groupwise, nearest_group_size, quantize_groupwise,
 from .number_formats import FORMATS, encode_to_levels, quantize_to_format
 from .stored_weights import StoredWeight
 
-SCALES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_SCALES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,15 @@ class RoundingTask:
 
     @property
     def scales(self) -> torch.dtype:
-        """Element type of the scales."""
-        return SCALES[self.options.scales]
+        """Element type in which the scales of integers are chosen."""
+        return _SCALES.get(self.options.scales_of(None), torch.float32)
+
+    def with_stored_scales(self, encoding: Encoding, format: str | None = None) -> Encoding:
+        """The encoding with scales in the form in which they are stored."""
+        form = self.options.scales_of(format)
+        if form not in NUMBER_FORMS:
+            return encoding
+        return replace(encoding, scale=CodedNumbers.of(encoding.scale.tensor(torch.float32), form))
 
     def group_size(self, shape: Sequence[int]) -> int | None:
         """Size of the groups of a weight of this shape; None where one scale serves a row of a matrix."""
@@ -94,10 +103,20 @@ class RoundingTask:
     def nearest(self, weight: Tensor, bits: int, format: str | None = None) -> tuple[Tensor, Encoding]:
         """Integers nearest to a weight, or codes of a number format, and their encoding."""
         size, observer = self.group_size(weight.shape), self.options.observer
-        if format is not None:
-            found = FORMATS[format]
-            return quantize_to_format(weight, found, group_size=size, observer=observer, dtype=self.scales)
-        return quantize_groupwise(weight, bits=bits, group_size=size, observer=observer, dtype=self.scales)
+        if format is None:
+            codes, encoding = quantize_groupwise(
+                weight, bits=bits, group_size=size, observer=observer, dtype=self.scales
+            )
+        else:
+            form = self.options.scales_of(format)
+            found, dtype = FORMATS[format], _SCALES.get(form, torch.float32)
+            found = replace(found, is_power=found.is_power or form == "e8m0")
+            codes, encoding = quantize_to_format(
+                weight, found, group_size=size, observer=observer, dtype=dtype
+            )
+        stored = self.with_stored_scales(encoding, format)
+        changed = not np.array_equal(stored.scale.array, encoding.scale.array)
+        return encode(weight, stored) if changed else codes, stored
 
 
 @dataclass(frozen=True)
@@ -146,6 +165,10 @@ def nearest_weight(task: RoundingTask, graph: Graph, name: str) -> Coded:
     coded = Coded.of(weight, codes, encoding)
     if isinstance(entry, Tensor):
         return coded
-    encode = encode_groupwise if encoding.levels is None else encode_to_levels
     lazy = LazyTensor(tuple(weight.shape), encoding.container.torch, lambda: encode(entry.read(), encoding))
     return Coded(lazy, encoding, coded.error)
+
+
+def encode(weight: Tensor, encoding: Encoding) -> Tensor:
+    """The codes nearest to a weight on an encoding without zero points."""
+    return (encode_groupwise if encoding.levels is None else encode_to_levels)(weight, encoding)

@@ -36,6 +36,7 @@ from .stored_graph import store
 from .stored_weights import FLOAT_BITS, OPEN_BITS, StoredWeight, find_weights, kept_decisions
 
 _COLUMNS = ("weight", "bits", "group", "bytes_before", "bytes_after", "relative_error")
+_SCALE_NAMES = {"double": "8 bits (double quantization)"}
 _HELD_BACK = 8  # every eighth sample measures the result
 
 
@@ -65,8 +66,8 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
         rows.append(
             (name, stored.bits, size, before, _stored_bytes(stored.value, coded.encoding), coded.error)
         )
-        scales = str(coded.encoding.scale.dtype.torch).removeprefix("torch.")
-        text = f"{stored.format or f'int{stored.bits}'}, a scale of {scales} for {size} weights"
+        kind, scales = stored.format or f"int{stored.bits}", coded.encoding.scale.form
+        text = f"{kind}, a scale of {_SCALE_NAMES.get(scales, scales)} for {size} weights"
         decisions.append(Decision("weight_only", name, stored.source, True, text))
     decisions += [*kept_decisions(graph, found), *result.decisions]
     rewritten = store(result.graph, found, result.coded, rounds_inputs=options.activations == "int8")

@@ -12,7 +12,9 @@ from .base import Need, PassOptions
 from .rounding import Nearest, WeightOnlyRounding
 
 StoredType = Literal["int8", "int6", "int5", "int4", "int3", "int2", "nf4", "fp8_e4m3", "mxfp4"]
+ScaleForm = Literal["float32", "float16", "bfloat16", "double", "e8m0"]
 _TABLES = ("nf4", "fp8_e4m3", "mxfp4")
+_MICROSCALING = ("fp8_e4m3", "mxfp4")
 
 
 class StoredWeightsBudget(Section):
@@ -70,9 +72,12 @@ class WeightOnlyOptions(PassOptions):
         "weights of one output); `null`: one scale for the whole dimension. If it does not divide the dimension, the "
         "nearest divisor is used.",
     )
-    scales: Literal["float32", "float16", "bfloat16"] = Field(
-        default="float16",
-        description="Type of the scales. They have either sign, the integers no zero point.",
+    scales: ScaleForm | None = Field(
+        default=None,
+        description="How scales are stored. `double`: codes of 8 bits, with a scale of float32 for each 256 of them "
+        "and an offset for the weight. `e8m0`: powers of two in one byte, for `mxfp4` and `fp8_e4m3`. Default: "
+        "`e8m0` for `mxfp4`, `float16` for all others. Scales of integers have either sign, and the integers no zero "
+        "point.",
     )
     observer: Literal["minmax", "mse"] = Field(
         default="mse",
@@ -103,6 +108,34 @@ class WeightOnlyOptions(PassOptions):
                 hint="write `rounding: nearest`, or integers",
             )
         return self
+
+    @model_validator(mode="after")
+    def _stores_scales_that_the_weights_have(self) -> Self:
+        own = () if self.budget is not None else (self.weights,)
+        for kind in (*own, *(kind for kind in self.layers.values() if kind != "float32")):
+            if self.scales == "e8m0" and kind not in _MICROSCALING:
+                raise fault(
+                    "S205",
+                    f"`scales: e8m0` are powers of two; those of `{kind}` are not",
+                    hint="leave `scales` out: those of `mxfp4` are then e8m0, all others float16",
+                )
+            if self.scales == "double" and kind == "mxfp4":
+                raise fault(
+                    "S205",
+                    "scales of `mxfp4` are powers of two, which `scales: double` cannot store",
+                    hint="leave `scales` out, or write `scales: e8m0`",
+                )
+        if self.scales == "e8m0" and self.budget is not None:
+            raise fault(
+                "S205",
+                "`budget` chooses integers, whose scales are not powers of two, as `scales: e8m0` stores them",
+                hint="leave `scales` out",
+            )
+        return self
+
+    def scales_of(self, kind: str | None) -> ScaleForm:
+        """How the scales of weights of a number format are stored; None: those of integers."""
+        return self.scales or ("e8m0" if kind == "mxfp4" else "float16")
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
         """Calibration data where widths or the rounding depend on them."""

@@ -109,6 +109,10 @@ FAULTS: dict[str, tuple[dict[str, Any], str]] = {
         {"weights": "int3"},
         r"outputs.hf, 15 tensors: .*q_proj.weight, .* and 12 more: each has 3 bits; the convention .*B604\]$",
     ),
+    "coded scales": (
+        {"options": f"{KEPT}    scales: double\n"},
+        r"outputs.hf, 15 tensors: .*each has scales that are stored as codes \(`double`\).*float16`.*B604\]$",
+    ),
     "zero points": ({"options": f"{KEPT}    rounding: hqq\n"}, r"rounding hqq changes other tensors.*B604"),
     "other pass": (
         {"options": f"{KEPT}  - pass: fuse\n"},

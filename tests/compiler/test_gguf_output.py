@@ -191,6 +191,12 @@ FAULTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         r"each has a scale for each 16 weights; .*`layers: \{.*: float32, .*: float32, \.\.\.\}`",
     ),
     "scales": (LLAMA, {}, {"options": "    scales: float32\n"}, r"has scales that are no numbers of float16"),
+    "coded scales": (
+        LLAMA,
+        {},
+        {"options": "    scales: double\n"},
+        r"each has scales that are stored as codes \(`double`\); use `scales: float16`",
+    ),
     "table": (LLAMA, {}, {"weights": "nf4"}, r"has codes of a table"),
     "other pass": (LLAMA, {}, {"options": "  - pass: fuse\n"}, r"this pass changes tensors.*B605"),
 }

@@ -1,5 +1,6 @@
 """Stored weights through the whole compiler: outputs read back, orders of passes, networks that amplify a step."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from fxpress.compiler import UserError, compile_model, load_compiled
+from fxpress.ir import CodedNumbers
 from fxpress.specs import SpecError
 
 
@@ -17,6 +19,31 @@ def test_an_output_with_many_scales_in_several_layers_is_read_back(tmp_path: Pat
     compiled = compile_model(net, inputs={"x": x}, passes=[{"pass": "weight_only"}], outputs="torch")
     compiled.write(tmp_path / "out")
     assert load_compiled(tmp_path / "out").graph.constants == compiled.graph.constants
+
+
+@pytest.mark.parametrize("options", [{"weights": "nf4", "scales": "double"}, {"weights": "mxfp4"}])
+def test_scales_in_codes_are_read_back_with_their_bytes(tmp_path: Path, options: dict[str, object]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 96, bias=False)).eval()
+    x, steps = torch.randn(3, 1024), [{"pass": "weight_only", **options}]
+    compiled = compile_model(net, inputs={"x": x[:1]}, passes=steps, outputs="torch")
+    compiled.write(tmp_path / "out")
+    loaded = load_compiled(tmp_path / "out")
+    assert loaded.graph == compiled.graph
+    (scale, *_) = [v.type.quantization.scale for v in loaded.graph.constants if v.type.quantization]
+    form, codes = scale.form, 512 * 1024 // 32
+    assert isinstance(scale, CodedNumbers) and form == ("e8m0" if options["weights"] == "mxfp4" else "double")
+    assert scale.bytes == codes + (0 if form == "e8m0" else codes // 256 * 4 + 4)
+    (written,) = (tmp_path / "out/torch").glob("*.safetensors")
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    (summary,) = (table for table in report["passes"][0]["tables"] if table["name"] == "summary")
+    bytes_after = dict(summary["rows"])["constant_bytes_after"]
+    assert 0 <= written.stat().st_size - bytes_after < 2000  # the header of the file
+    compile_model(net, inputs={"x": x[:1]}, passes=steps, outputs="torch").write(tmp_path / "again")
+    locks = (json.loads((tmp_path / name / "spec.lock").read_text()) for name in ("out", "again"))
+    assert len({lock["outputs"]["torch/model.safetensors"] for lock in locks}) == 1
+    y = loaded.run({"x": x.numpy()}, on="torch").outputs[0]
+    torch.testing.assert_close(y, loaded.run({"x": x.numpy()}, on="integer").outputs[0], rtol=1e-4, atol=1e-4)
 
 
 def test_the_users_module_stays_as_it_is() -> None:

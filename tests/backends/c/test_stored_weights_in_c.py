@@ -128,6 +128,15 @@ def test_the_self_test_reads_the_weights_file(host: Target, tmp_path: Path) -> N
     assert subprocess.run([program], cwd=tmp_path, capture_output=True, check=False).returncode == 2
 
 
+def test_scales_in_codes_are_refused_by_name(host: Target) -> None:
+    graph = stored(network(), torch.zeros(1, 72), weights="int4", group_size=8, scales="double")
+    found = [(p.code, p.message) for p in check(graph, COutput(name="net"), host)]
+    assert [code for code, _ in found] == ["C702", "C702"]
+    assert all("scales stored as codes have no kernel in C; write `scales: float16`" in m for _, m in found)
+    table = stored(network(), torch.zeros(1, 72), weights="mxfp4", group_size=8)
+    assert check(table, COutput(name="net"), host)
+
+
 def test_what_cannot_be_stored_is_refused_by_name(host: Target, cortex_m4: Target) -> None:
     graph = stored(network(), torch.zeros(1, 72), weights="int4", group_size=8)
     codes = [(p.code, p.message) for p in check(graph, COutput(name="net", weights="file"), cortex_m4)]

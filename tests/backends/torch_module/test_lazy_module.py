@@ -39,7 +39,10 @@ def graph(dtype: torch.dtype = torch.float32) -> Graph:
     return capture(Net().to(dtype).eval(), (IDS,)).graph
 
 
-@pytest.mark.parametrize("stored", [None, {}, {"weights": "nf4"}, {"rounding": {"kind": "hqq"}}])
+@pytest.mark.parametrize(
+    "stored",
+    [None, {}, {"weights": "nf4"}, {"rounding": {"kind": "hqq"}}, {"scales": "double"}, {"weights": "mxfp4"}],
+)
 def test_it_computes_what_the_module_in_memory_computes(stored: dict[str, object] | None) -> None:
     taken = graph()
     if stored is not None:

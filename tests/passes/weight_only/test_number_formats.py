@@ -83,7 +83,8 @@ def test_the_emitted_module_takes_levels_from_the_table(name: str) -> None:
     torch.testing.assert_close(module(*inputs), expected[0], rtol=1e-4, atol=1e-4)
     size = sum(t.numel() * t.element_size() for t in module.state_dict().values())
     assert size == dict(result.report.table("summary").rows)["weight_bytes_after"]
-    assert result.report.decisions[0].reason.startswith(f"{name}, a scale of float16 for 32 weights")
+    scales = "e8m0" if name == "mxfp4" else "float16"
+    assert result.report.decisions[0].reason.startswith(f"{name}, a scale of {scales} for 32 weights")
 
 
 def test_lazy_weights_stay_lazy() -> None:

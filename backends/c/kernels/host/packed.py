@@ -9,6 +9,7 @@ from math import prod
 import numpy as np
 import torch
 
+from .....ir import CodedNumbers
 from ....packed_linear import SCALE_TYPES, SOURCE, PackedForm, pack_codes, pack_scales
 from ...plan.layout import contiguous
 from ...plan.stored_weights import PackedEmbedding, PackedLinear
@@ -20,6 +21,9 @@ ELSEWHERE = (
     "weights that are stored as integers, between activations in float, are computed with on a computer alone"
 )
 """Why other targets have no such kernel."""
+_CODED_SCALES = (
+    "scales stored as codes have no kernel in C; write `scales: float16` in the options of weight_only"
+)
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,8 @@ def linear(site: Site) -> Offers:
     assert isinstance(op, PackedLinear) and form is not None
     if not site.machine.is_host:
         return ELSEWHERE
+    if isinstance(site.quantization("weight").scale, CodedNumbers):
+        return _CODED_SCALES
     if site.has("bias") and not site.is_constant("bias"):
         return "the bias must be a constant"
     tokens = prod(site.output.shape[:-1])
@@ -91,6 +97,8 @@ def embedding(site: Site) -> Offers:
     assert isinstance(site.node.op, PackedEmbedding) and form is not None
     if not site.machine.is_host:
         return ELSEWHERE
+    if isinstance(site.quantization("weight").scale, CodedNumbers):
+        return _CODED_SCALES
     count = site.type("indices").numel
     title = f"Lookup of {count} of {form.rows} rows of {form.columns}, stored in {form.bits} bits"
     return offer(
