@@ -37,7 +37,7 @@ from .file_contents import Files
 from .interface import INTERFACE_FILE, Interface
 from .lock import LOCK_FILE, Lock, check_lock, make_lock, read_lock
 from .network import Data, load_compiled, samples_of
-from .noise import Advised, Findings, examine, examine_stored
+from .noise import Advised, Findings, along_sequences, examine, examine_stored
 from .output import publish
 from .pipeline import HOST, OnStage, match_selectors, open_session, pass_context, run_passes
 from .report import Noise, Report, noise_problems, render_html
@@ -284,15 +284,20 @@ def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> F
         return True
 
     calibration = session.spec.data.calibration
-    return examine(
+    integer = stages[index].graph
+    found = examine(
         reference,
-        stages[index].graph,
+        integer,
         options,
         context,
         session.calibration,
         spec=Advised(price, accepts, () if calibration is None else calibration.exclude),
         has_outliers=any(table.name == OUTLIERS for table in stages[index].report.tables),
     )
+    if session.sequences is None:
+        return found
+    noise = along_sequences(found.noise, reference, integer, options, context, session.sequences)
+    return replace(found, noise=noise)
 
 
 def _examine_stored(session: Session, stages: Sequence[Stage], index: int, progress: Progress) -> Findings:

@@ -114,7 +114,9 @@ def open_session(
         notes += one_size_notes(graph, calibration)
         if evaluation:
             notes += unseen_notes(graph.inputs, calibration, evaluation)
+    sequences = None
     if calibration:
+        sequences = calibration if calibration.states else None
         calibration = unrolled(graph, calibration)
         graph = graph.with_examples(_common_sizes(graph, calibration))  # passes run it on these samples
     return Session(
@@ -134,6 +136,7 @@ def open_session(
         given,
         tuple(notes),
         frozenset(graph.params.keys() - trainable),
+        sequences,
     )
 
 

@@ -26,7 +26,8 @@ class Session:
     """A spec with everything that it names loaded: the captured model and its data.
 
     `own_model` says that the caller gave the module: neither source nor weights were read. `buffers` names the
-    constants that training leaves alone.
+    constants that training leaves alone. `sequences` are the calibration samples of a model with states as they were
+    read; in `calibration` each sample has the states that the float network reaches.
     """
 
     loaded: Loaded
@@ -37,6 +38,7 @@ class Session:
     own_model: bool = False
     notes: tuple[str, ...] = ()
     buffers: frozenset[str] = frozenset()
+    sequences: Samples | None = None
 
     @property
     def spec(self) -> Spec:

@@ -3,6 +3,7 @@
 from .advice import Advised
 from .findings import Findings, examine
 from .ratios import Powers
+from .sequences import along_sequences
 from .stored_weights import examine_stored
 
-__all__ = ["Advised", "Findings", "Powers", "examine", "examine_stored"]
+__all__ = ["Advised", "Findings", "Powers", "along_sequences", "examine", "examine_stored"]

@@ -181,6 +181,11 @@ class Noise(_Row):
 
     samples: int = Field(description="calibration samples that were measured")
     outputs: tuple[OutputRatio, ...] = ()
+    sequences: tuple[OutputRatio, ...] = Field(
+        default=(),
+        description="the outputs of a model with states along sequences, where each call takes the states that the "
+        "integers before it gave",
+    )
     low_layers: tuple[LowLayer, ...] = ()
     sources: tuple[NoiseSource, ...] = ()
     changes: tuple[TriedChange, ...] = Field(
@@ -190,7 +195,7 @@ class Noise(_Row):
     @property
     def is_low(self) -> bool:
         """Whether an output, or a layer whose noise reaches one, has less than the least ratio."""
-        return bool(self.low_layers) or any(output.is_low for output in self.outputs)
+        return bool(self.low_layers) or any(output.is_low for output in (*self.outputs, *self.sequences))
 
 
 class MemoryBlock(_Row):

@@ -65,6 +65,11 @@ def output_line(output: OutputRatio) -> str:
     return f"output {output.name} has {ratio_text(output.snr_db)} of the {output.least_db:g} dB asked for"
 
 
+def sequence_line(output: OutputRatio) -> str:
+    """An output that is low along sequences."""
+    return f"{output_line(output)} along sequences, where states hand their error to the next call"
+
+
 def layer_line(layer: LowLayer) -> str:
     """A layer that is low."""
     return f"layer {_full(layer.module, layer.name)} has {ratio_text(layer.snr_db)}; its noise reaches {layer.output}"
@@ -73,6 +78,7 @@ def layer_line(layer: LowLayer) -> str:
 def noise_problems(noise: Noise) -> Iterator[tuple[str, str]]:
     """Fact and advice for each output and layer that is low."""
     low = [(output.name, output_line(output)) for output in noise.outputs if output.is_low]
+    low += [(output.name, sequence_line(output)) for output in _low_along(noise)]
     low += [(layer.name, layer_line(layer)) for layer in noise.low_layers]
     for name, line in low:
         sources = [s for s in noise.sources if s.at == name] or noise.sources
@@ -110,9 +116,16 @@ def lines_about(report: Report, names: Collection[str]) -> Iterator[str]:
 
 def _low(noise: Noise) -> Iterator[str]:
     yield from (f"low: {output_line(output)}" for output in noise.outputs if output.is_low)
+    yield from (f"low: {sequence_line(output)}" for output in _low_along(noise))
     yield from (f"low: {layer_line(layer)}" for layer in noise.low_layers)
     yield from (f"  {source_line(source)}" for source in noise.sources)
     yield from (f"  {change_line(change)}" for change in _shown(noise.changes))
+
+
+def _low_along(noise: Noise) -> list[OutputRatio]:
+    """Outputs that are low along sequences alone."""
+    known = {output.name for output in noise.outputs if output.is_low}
+    return [output for output in noise.sequences if output.is_low and output.name not in known]
 
 
 def _shown(changes: Sequence[TriedChange]) -> Sequence[TriedChange]:

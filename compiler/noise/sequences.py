@@ -1,0 +1,82 @@
+"""Noise of the outputs along sequences: a state hands the error of one call to the next.
+
+Where samples are measured one by one, states are those that the float network reaches, so that errors do not add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from ...ir import Graph, decode_codebooks, run_integer
+from ...passes import Context, find_pass
+from ...specs.options import QuantizeOptions
+from ..data import Samples, run_samples
+from ..report import Effect, Noise, OutputRatio, TriedChange
+from .findings import output_ratio
+from .ratios import Powers, finite
+
+_CALLS = 128
+_HELPS_DB = 3.0
+
+
+def along_sequences(
+    noise: Noise,
+    reference: Graph,
+    integer: Graph,
+    options: QuantizeOptions,
+    context: Context,
+    samples: Samples,
+) -> Noise:
+    """`noise` with the ratios of a network with states along `samples`; wider types are tried where one is low."""
+    if not samples.states:
+        return noise
+    few = samples.first(min(len(samples), _CALLS))
+    names, least = integer.output_names, options.least_snr
+    before = _powers(reference, integer, few)
+    rows = tuple(output_ratio(name, power, least) for name, power in zip(names, before, strict=True))
+    changes = noise.changes
+    if least is not None and any(row.is_low for row in rows) and not noise.is_low:
+        tried = []
+        for settings in _wider(options):
+            changed = find_pass("quantize")(reference, options.model_copy(update=settings), context).graph
+            tried.append(_change(settings, rows, _powers(reference, changed, few), least.output))
+        changes = (*changes, *sorted(tried, key=lambda change: change.is_enough, reverse=True))
+    return noise.model_copy(update={"sequences": rows, "changes": changes})
+
+
+def _powers(reference: Graph, integer: Graph, samples: Samples) -> list[Powers]:
+    with torch.no_grad():
+        expected = run_samples(reference, samples)
+        found = run_samples(decode_codebooks(integer), samples, interpreter=run_integer)
+    pairs = zip(expected, found, strict=True)
+    return [Powers.of(x, y.reshape(x.shape), samples=len(samples)) for x, y in pairs]
+
+
+def _wider(options: QuantizeOptions) -> Iterator[dict[str, str]]:
+    """Options with more bits."""
+    if options.weights != "int8":
+        yield {"weights": "int8"}
+    if options.activations == "int8":
+        yield {"activations": "int16"}
+        if options.weights != "int8":
+            yield {"activations": "int16", "weights": "int8"}
+
+
+def _change(
+    settings: dict[str, str], rows: Sequence[OutputRatio], powers: Sequence[Powers], least: float
+) -> TriedChange:
+    effects = tuple(
+        Effect(
+            at=row.name,
+            snr_db_before=row.snr_db,
+            snr_db_after=finite(power.snr_db),
+            helps=power.snr_db >= (row.snr_db or 0.0) + _HELPS_DB or not power.is_below(least),
+            is_enough=not power.is_below(least),
+        )
+        for row, power in zip(rows, powers, strict=True)
+        if row.is_low
+    )
+    text = ", ".join(f"{name}: {value}" for name, value in settings.items())
+    return TriedChange(change=text, settings=settings, is_of_spec=True, effects=effects)
