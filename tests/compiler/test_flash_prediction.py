@@ -96,7 +96,9 @@ def ratios(compiled: Compiled, folder: Path) -> dict[str, float]:
     return found
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=pytest.mark.slow if form == "int16" else ()) for form in FORMS]
+)
 def test_layers_of_every_kind_on_every_core(form: str, project: Path, tmp_path: Path) -> None:
     (project / "net.py").write_text(MIXED)
     compiled = compile_model(project / "net.yaml", overrides=["model.weights=null", *FORMS[form]])

@@ -45,7 +45,7 @@ def test_batch_norms_are_folded_although_the_spec_does_not_ask_for_it(project: P
     assert [s.loss for s in plain.scores] == pytest.approx([s.loss for s in fused.scores], rel=1e-5)
 
 
-@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("processes", [pytest.param(count, marks=pytest.mark.slow) for count in (2, 3)])
 def test_any_number_of_processes_gives_the_same_bytes(project: Path, processes: int) -> None:
     alone, together = "alone.json", "together.json"
     arguments = ["sensitivity", "net.yaml", "--activation-bits", "8", "-o"]

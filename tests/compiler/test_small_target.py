@@ -73,6 +73,7 @@ def test_a_network_is_pruned_until_it_fits(project: Path) -> None:
     assert max(after / limit for _, after, limit in spent.values()) > 0.85
 
 
+@pytest.mark.slow
 def test_with_bits_more_of_the_network_fits(project: Path) -> None:
     spec, limits = pruned_project(project), ("model.weights=null", "target.flash=14 KiB")
     few_bits = compile_model(spec, overrides=[*limits, "passes[1].bits=[2, 4, 8]", "passes[1].samples=8"])
@@ -110,6 +111,7 @@ def test_a_target_that_is_too_small_is_told_the_smallest_network(project: Path) 
         compile_model(pruned_project(project), overrides=overrides)
 
 
+@pytest.mark.slow
 @needs_shared
 def test_resnet8_fits_32_kib_of_ram_and_48_kib_of_flash(tmp_path: Path) -> None:
     with np.load(SHARED / "data" / "ic01_eval_dev.npz") as arrays:

@@ -24,7 +24,8 @@ EXAMPLE = ROOT / "examples" / "language_model"
     not (SHARED / "models" / "stories260k_llama.safetensors").exists(),
     reason="the trained networks are not in ../shared",
 )
-@pytest.mark.parametrize("is_calibrated", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("is_calibrated", [False, True])
 def test_fewer_bits_lose_little_and_calibrated_rounding_loses_less(
     is_calibrated: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,8 @@ SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
     reason="the samples behind the documented figures are not in ../shared",
 )
 @pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="arm-none-eabi-gcc is not installed")
-@pytest.mark.parametrize(("network", "epochs"), [pytest.param("ic", 1, marks=pytest.mark.slow), ("kws", 0)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("network", "epochs"), [("ic", 1), ("kws", 0)])
 def test_costs_fall_as_predicted(
     network: str, epochs: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,7 +44,11 @@ def forget_the_residual(builder: Builder, match: Match) -> Value:
         (without_condition(FOLD_PAD), ("conv", "pad")),
         (without_condition(FUSE_RESIDUAL), ("conv", "linear", "add")),
         (replace(FUSE_ACTIVATION, rewrite=keep_only_the_second_bounds), ("add", "clamp", "relu")),
-        (replace(FUSE_RESIDUAL, rewrite=forget_the_residual), ("conv", "linear", "add")),
+        pytest.param(
+            replace(FUSE_RESIDUAL, rewrite=forget_the_residual),
+            ("conv", "linear", "add"),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda value: value.name if isinstance(value, Rule) else "",
 )

@@ -28,7 +28,7 @@ from fxpress.specs.outputs import COutput
 
 ROOT = Path(__file__).parents[3]
 CORES = [name for name in list_targets() if name.startswith("cortex")]
-SAMPLED = ("cortex-m0plus", "cortex-m4f", "cortex-m55")
+SAMPLED = ("cortex-m0plus", "cortex-m4f")
 COMPILERS = [
     "gcc",
     "clang",
@@ -38,7 +38,7 @@ STACK_CASES = [
     ("cortex-m0plus", "-O2"),
     pytest.param("cortex-m4f", "-O2", marks=pytest.mark.slow),
     ("cortex-m4f", "-O3"),
-    ("cortex-m33", "-Os"),
+    pytest.param("cortex-m33", "-Os", marks=pytest.mark.slow),
 ]
 NET = """
 graph(%x: f32[1x3x8x8]) {
@@ -89,7 +89,9 @@ def test_every_integer_operator_compiles_without_a_c_library(integer_operators, 
     compile_objects(riscv, sources, tmp_path, flags=("-O2", *WARNINGS))
 
 
-@pytest.mark.parametrize("optimization", ["-O0", "-Os", pytest.param("-O3", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "optimization", ["-Os", *(pytest.param(level, marks=pytest.mark.slow) for level in ("-O0", "-O3"))]
+)
 def test_every_optimization_compiles_without_a_warning(
     optimization, integer_operators, cortex_m4, tmp_path, compiler
 ):

@@ -67,7 +67,7 @@ def test_every_layer_computes_the_bytes_of_the_integer_graph(
         )
 
 
-@pytest.mark.parametrize("name", ["ic", "kws"])
+@pytest.mark.parametrize("name", [pytest.param("ic", marks=pytest.mark.slow), "kws"])
 def test_every_layer_of_sixteen_bits_computes_the_bytes_of_the_integer_graph(
     name: str, assert_equal_to_interpreter: object, cortex_m4: Target
 ) -> None:
@@ -119,7 +119,12 @@ def test_the_stated_stack_is_at_most_so_far_above_the_frames_of_the_compiler(
 
 @pytest.mark.parametrize(
     ("name", "weights", "activations"),
-    [("ic", "int4", "int8"), ("kws", "int4", "int8"), ("kws", "int2", "int8"), ("kws", "int4", "int16")],
+    [
+        pytest.param("ic", "int4", "int8", marks=pytest.mark.slow),
+        ("kws", "int4", "int8"),
+        ("kws", "int2", "int8"),
+        ("kws", "int4", "int16"),
+    ],
 )
 def test_every_layer_with_packed_weights_computes_the_bytes_of_the_integer_graph(
     name: str, weights: str, activations: str, assert_equal_to_interpreter: object, cortex_m4: Target
@@ -132,7 +137,7 @@ def test_every_layer_with_packed_weights_computes_the_bytes_of_the_integer_graph
         assert_equal_to_interpreter(graph, options=COutput(name="net", io="int8"), target=target)
 
 
-@pytest.mark.parametrize("name", ["ic", "kws"])
+@pytest.mark.parametrize("name", [pytest.param("ic", marks=pytest.mark.slow), "kws"])
 def test_every_layer_with_coded_weights_computes_the_bytes_of_the_integer_graph(
     name: str, assert_equal_to_interpreter: object, cortex_m4: Target
 ) -> None:
