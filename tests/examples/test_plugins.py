@@ -231,7 +231,13 @@ FAULTS = {  # by seam: the module that fails, the passes and what else needs it,
 }
 
 
-@pytest.mark.parametrize("seam", SEAMS)
+@pytest.mark.parametrize(
+    "seam",
+    [
+        pytest.param(seam, marks=[pytest.mark.slow] * (seam not in ("operator", "backend", "target")))
+        for seam in SEAMS
+    ],
+)
 def test_a_package_that_fails_is_named_where_it_is_needed_and_breaks_nothing_else(
     run: Run, site: Path, tmp_path: Path, seam: str
 ) -> None:
