@@ -30,6 +30,7 @@ from .report import Decision, PassReport, Table
 from .rotate import rotate
 from .smooth import smooth
 from .sparsify import sparsify
+from .stream import stream
 from .weight_only import weight_only
 
 __all__ = [
@@ -69,5 +70,6 @@ __all__ = [
     "rotate",
     "smooth",
     "sparsify",
+    "stream",
     "weight_only",
 ]

@@ -165,10 +165,16 @@ class Context:
 
 @dataclass(frozen=True)
 class PassResult:
-    """The rewritten graph and the report."""
+    """The rewritten graph and the report.
+
+    A pass that makes states names the inputs and the outputs that they continue in `state`. `frames` are the time axes
+    of inputs that take new frames in place of a window, by name.
+    """
 
     graph: Graph
     report: PassReport
+    state: Mapping[str, str] = field(default_factory=dict)
+    frames: Mapping[str, int] = field(default_factory=dict)
 
 
 PassFunction = Callable[[Graph, Options, Context], PassResult]

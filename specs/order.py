@@ -69,6 +69,11 @@ def faults(
         else:
             found.append(("S302", f"{name} needs {other} before it: {options.why}", f"add `- pass: {other}`"))
     found += [
+        ("S301", f"{name} cannot run after {other}: {PASSES[other].why}", "")
+        for other in earlier
+        if other in PASSES and PASSES[other].is_last and other != name
+    ]
+    found += [
         ("S302", f"{name} needs {other} behind it: {options.why}", f"add `- pass: {other}`")
         for other in options.followed_by
         if other not in (*earlier, *later)
@@ -82,6 +87,8 @@ def faults(
 
 def _must_wait(name: str, remaining: Sequence[str]) -> bool:
     needs_one_of_them = any(other in remaining for other in PASSES[name].after)
+    if PASSES[name].is_last and any(not PASSES[other].is_last for other in remaining):
+        return True
     return needs_one_of_them or any(name in PASSES[other].before for other in remaining if other != name)
 
 

@@ -37,6 +37,7 @@ from .rotate import RotateOptions
 from .rounding import AdaRound, AutoRound, Awq, Gptq, Hqq, Learned, Nearest, Rounding
 from .smooth import SmoothOptions
 from .sparsify import SparsifyOptions
+from .stream import StreamOptions
 from .weight_only import StoredWeightsBudget, WeightOnlyOptions
 
 _OWN = (
@@ -51,6 +52,7 @@ _OWN = (
     RotateOptions,
     SmoothOptions,
     SparsifyOptions,
+    StreamOptions,
     WeightOnlyOptions,
 )
 
@@ -106,6 +108,7 @@ __all__ = [
     "SmoothOptions",
     "SparsifyOptions",
     "StoredWeightsBudget",
+    "StreamOptions",
     "WeightObserver",
     "WeightOnlyOptions",
 ]

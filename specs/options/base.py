@@ -27,6 +27,8 @@ class PassOptions(Section):
     """Passes of which each must stand before this one."""
     followed_by: ClassVar[tuple[str, ...]] = ()
     """Passes of which each must stand behind this one."""
+    is_last: ClassVar[bool] = False
+    """Whether no other pass can run after it."""
     repeatable: ClassVar[bool] = False
     """Whether a second one can make sense."""
     predicted: ClassVar[bool] = True

@@ -1,0 +1,34 @@
+"""Options of `stream`: a network over a window of frames that takes only the new frames of each call."""
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from ..model import Axis
+from ..section import Name
+from .base import PassOptions
+
+
+class StreamOptions(PassOptions):
+    """Rewrites a network over a window of frames: it takes the new frames of each call, and states.
+
+    What layers over time read of earlier frames is kept in states, which become inputs and outputs of the network
+    (`model.state`) and start with zeros. From the call on that the report names, outputs equal those of the window
+    network, integers byte for byte. A layer that needs the whole window at once is refused: attention over time,
+    reversed direction, padding behind the last frame. The last pass; calibration and evaluation data stay windows.
+    """
+
+    is_last: ClassVar[bool] = True
+    why: ClassVar[str] = "samples are windows, and the streamed network takes frames"
+
+    pass_: Literal["stream"] = Field(default="stream", alias="pass", description="The name of the pass.")
+    axis: Axis | Mapping[Name, Axis] = Field(
+        description="Time axis of the input, counted from 0 with the batch; by name for some of several inputs. "
+        "An input that is left out has no time axis.",
+        examples=[2, {"mfcc": 2}],
+    )
+    hop: PositiveInt = Field(
+        default=1,
+        description="New frames of each call: a multiple of the product of the strides along time.",
+    )
