@@ -41,7 +41,8 @@ from .noise import Advised, Findings, along_sequences, examine, examine_stored
 from .output import publish
 from .pipeline import HOST, OnStage, match_selectors, open_session, pass_context, run_passes
 from .report import Noise, Report, noise_problems, render_html
-from .session import Session, Stage, final_graph
+from .session import Session, Stage, final_graph, window_graph
+from .streamed import streamed_session
 from .summary import make_report
 from .target_cost import TargetCost
 
@@ -182,11 +183,12 @@ def compile_model(
         )
     stages = run_passes(session, progress=progress, on_stage=on_stage, workers=workers)
     graph = final_graph(session, stages)
-    check_backends(session, graph, enforce_budget=enforce_budget)
+    streamed = streamed_session(session, stages)
+    check_backends(streamed, graph, enforce_budget=enforce_budget)
     findings = _examine(session, stages, progress)
     if findings is not None and enforce_budget:
         _refuse_noise(session, findings.noise)
-    artifacts = emit_backends(session, graph)
+    artifacts = emit_backends(streamed, graph)
     report = make_report(session, stages, artifacts, findings)
     files = artifacts.files | {
         **{
@@ -309,7 +311,9 @@ def _examine_stored(session: Session, stages: Sequence[Stage], index: int, progr
     calls = first_calls(reference, session.calibration or session.evaluation, count)
     is_final = session.is_folder or any(stage.name == FINETUNE for stage in stages[index:])
     context = pass_context(session, index, progress)
-    return examine_stored(reference, stages[-1].graph, calls, None if is_final else options, context)
+    return examine_stored(
+        reference, window_graph(session, stages), calls, None if is_final else options, context
+    )
 
 
 def _refuse_noise(session: Session, noise: Noise) -> None:

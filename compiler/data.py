@@ -131,7 +131,8 @@ class Column:
     """Source array of a model input, and its transformation.
 
     `batch` is the input's batch dimension, if it has one; `state` names the output that the input continues, if any.
-    `dynamic` are dimensions of any size, which samples may have otherwise than `type`.
+    `dynamic` are dimensions of any size, which samples may have otherwise than `type`. `frames` is the time axis of an
+    input of new frames: samples with more frames along it are recordings, which are cut into calls.
     """
 
     array: str
@@ -140,6 +141,7 @@ class Column:
     batch: int | None = 0
     state: str | None = None
     dynamic: Collection[int] = ()
+    frames: int | None = None
 
 
 def read_samples(
@@ -408,8 +410,43 @@ def _read_column(array: NDArray[np.generic], column: Column, *, in_sequences: bo
         try:
             read = _model_input(array.reshape(-1, *array.shape[2:]), column)
         except ValueError:
-            raise flat from None
+            recording = _recordings(array, column)
+            if recording is None:
+                raise flat from None
+            return recording
         return replace(read, steps=array.shape[1])
+
+
+def _recordings(array: NDArray[np.generic], column: Column) -> _Read | None:
+    """Samples with more frames than a call takes, cut into calls; None if that is not what they are."""
+    if column.frames is None:
+        return None
+    try:
+        read = _model_input(array, replace(column, dynamic=(*column.dynamic, column.frames)))
+    except ValueError:
+        return None
+    hop = int(column.type.shape[column.frames])
+    at = place_of_axis(column.frames, read.axis)
+    frames = read.tensor.shape[at]
+    if frames % hop:
+        raise ValueError(f"holds recordings of {frames} frames, no multiple of the {hop} of a call")
+    return replace(read, tensor=frames_in_steps(read.tensor, at, hop), steps=frames // hop)
+
+
+def frames_in_steps(x: Tensor, at: int, hop: int) -> Tensor:
+    """Samples [n, ...] with time on dimension `at` as calls of `hop` frames, [n * calls, ...].
+
+    Where the frames are no multiple of the hop, those at the front are left out.
+    """
+    calls = x.shape[at] // hop
+    used = x.narrow(at, x.shape[at] - calls * hop, calls * hop)
+    cut = used.reshape(*x.shape[:at], calls, hop, *x.shape[at + 1 :])
+    return cut.movedim(at, 1).flatten(0, 1)
+
+
+def place_of_axis(axis: int, batch: int | None) -> int:
+    """Dimension of samples that is `axis` of the model: of [n, ...] without dimension `batch`, or of [n, *shape]."""
+    return axis + 1 if batch is None or axis < batch else axis
 
 
 def _sequences(

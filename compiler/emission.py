@@ -16,7 +16,7 @@ from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
 from ..ir import Graph, Params, TensorType, UnsupportedError, dump, long_numbers
 from ..ir.spill import spill
-from ..specs import Spec, Target
+from ..specs import Spec
 from .backends import find_backend, raised_by_package
 from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
@@ -119,7 +119,7 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
         files |= {f"{name}/{file}": content for file, content in artifact.files.items()}
     if spec.model.cache is not None and session.is_folder:
         files |= tokenizer_files(spec)
-    interface = _interface(spec, graph, target, c, torch_module)
+    interface = _interface(session, graph, c, torch_module)
     files[INTERFACE_FILE] = (interface.model_dump_json(indent=2) + "\n").encode()
     return Artifacts(c, torch_module, Files(files))
 
@@ -172,8 +172,9 @@ def _vectors(graph: Graph, samples: Samples | None, count: int) -> Sequence[Sequ
 
 
 def _interface(
-    spec: Spec, graph: Graph, target: Target, c: CArtifact | None, torch_module: TorchArtifact | None
+    session: Session, graph: Graph, c: CArtifact | None, torch_module: TorchArtifact | None
 ) -> Interface:
+    spec = session.spec
     names = [v.name for v in graph.inputs] + list(graph.output_names)
     values = [*graph.inputs, *graph.outputs]
     stored = c.ports if c else None
@@ -189,12 +190,13 @@ def _interface(
             state_offset=stored[i].offset if stored and stored[i].is_state else None,
             transform=spec.data.transform.get(name) if i < count else None,
             batch=spec.model.inputs[name].batch if i < count else 0,
+            frames_axis=session.frames.get(name) if i < count else None,
         )
         for i, (name, value) in enumerate(zip(names, values, strict=True))
     ]
     _check_states(spec, ports[:count], ports[count:])
     return Interface(
-        target=target,
+        target=session.target,
         c_name=c.name if c else None,
         arena_bytes=c.plan.arena_bytes if c else 0,
         state_bytes=c.plan.state_bytes if c else 0,

@@ -53,6 +53,10 @@ class Port(BaseModel):
     transform: Transform | None = Field(
         default=None, description="from a file's values to the model's, as in the spec"
     )
+    frames_axis: int | None = Field(
+        default=None,
+        description="time axis of an input that takes the new frames of a stream; null for other inputs",
+    )
 
     @property
     def type(self) -> TensorType:
@@ -172,6 +176,7 @@ def make_port(
     state_offset: int | None = None,
     transform: Transform | None = None,
     batch: int | None = 0,
+    frames_axis: int | None = None,
 ) -> Port:
     """The port of a graph input or output whose C buffer has elements of `c_dtype`, dimensions in `order`."""
     return Port(
@@ -188,6 +193,7 @@ def make_port(
         state_offset=state_offset,
         transform=transform,
         batch=batch,
+        frames_axis=frames_axis,
     )
 
 

@@ -99,6 +99,7 @@ def samples_of(
             port.batch,
             interface.state.get(port.name),
             port.dynamic,
+            port.frames_axis,
         )
         for port in interface.inputs
     ]

@@ -317,7 +317,7 @@ def run_passes(
             advice = "tell the package that brings this pass"
             raise UserError(Problem("P605", f"passes[{index}] ({found.name})", fact, advice)) from err
         graph = result.graph
-        stages.append(Stage(found.name, graph, result.report))
+        stages.append(Stage(found.name, graph, result.report, result.state, result.frames))
         if on_stage is not None:
             on_stage(stages[-1])
     return tuple(stages)

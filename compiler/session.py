@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from ..ir import Graph
 from ..passes import PassReport
@@ -14,11 +14,13 @@ from .metric import Metric
 
 @dataclass(frozen=True)
 class Stage:
-    """The graph after a pass, and its report."""
+    """The graph after a pass, its report, and the states and time axes of a streamed network as in `PassResult`."""
 
     name: str
     graph: Graph
     report: PassReport
+    state: Mapping[str, str] = field(default_factory=dict)
+    frames: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,8 @@ class Session:
 
     `own_model` says that the caller gave the module: neither source nor weights were read. `buffers` names the
     constants that training leaves alone. `sequences` are the calibration samples of a model with states as they were
-    read; in `calibration` each sample has the states that the float network reaches.
+    read; in `calibration` each sample has the states that the float network reaches. `frames` are the time axes of
+    inputs that take new frames of a stream, by name.
     """
 
     loaded: Loaded
@@ -39,6 +42,7 @@ class Session:
     notes: tuple[str, ...] = ()
     buffers: frozenset[str] = frozenset()
     sequences: Samples | None = None
+    frames: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def spec(self) -> Spec:
@@ -59,3 +63,8 @@ class Session:
 def final_graph(session: Session, stages: Sequence[Stage]) -> Graph:
     """The graph after the last pass."""
     return stages[-1].graph if stages else session.captured
+
+
+def window_graph(session: Session, stages: Sequence[Stage]) -> Graph:
+    """The graph after the last pass that takes what samples hold: before `stream`, if that is one of them."""
+    return final_graph(session, [stage for stage in stages if not stage.frames])

@@ -36,7 +36,7 @@ from .report import (
     Resource,
     Table,
 )
-from .session import Session, Stage, final_graph
+from .session import Session, Stage, final_graph, window_graph
 
 _EXACT = (Dequantize, Cast, Add, Sub, Mul, Div, Maximum, Minimum, Bounded, Abs, Neg, Compare, Logic, Where)
 _MAIN_PERCENT = 10.0  # of the multiply-accumulates or cycles
@@ -60,8 +60,9 @@ def make_report(
             *(_resources(c, session.target) if c else ()),
             *(_module_resources(artifacts.torch, session.captured) if artifacts.torch else ()),
             *_cache_resources(session, compiled),
+            *_stream_resources(stages),
         ),
-        measurements=_measurements(session, compiled),
+        measurements=_measurements(session, window_graph(session, stages)),
         layers=_layers(compiled, c, _snr(session, stages) if findings is None else findings.snr_db),
         noise=None if findings is None else findings.noise,
         float_layers=_float_layers(compiled, c, stages),
@@ -138,6 +139,16 @@ def _cache_resources(session: Session, graph: Graph) -> tuple[Resource, ...]:
     if options.bits is not None:
         basis += f"; {_float_bytes(graph, names):,} B in float32"
     return (Resource(name="caches", used=sum(found), available=None, unit="B", basis=basis),)
+
+
+def _stream_resources(stages: Sequence[Stage]) -> Iterator[Resource]:
+    """Memory of the states of a streamed network, which the caller of the network holds."""
+    for stage in stages:
+        if stage.frames:
+            table = stage.report.table("states")
+            used = sum(int(row[-1] or 0) for row in table.rows)
+            basis = f"exact, {len(table.rows)} rings of earlier elements"
+            yield Resource(name="states", used=used, available=None, unit="B", basis=basis)
 
 
 def _float_bytes(graph: Graph, names: Collection[str]) -> int:
@@ -222,7 +233,7 @@ def _measurements(session: Session, compiled: Graph) -> tuple[Measurement, ...]:
 def _snr(session: Session, stages: Sequence[Stage]) -> Mapping[str, float]:
     """Signal-to-noise ratio of each integer value against the last float graph, on calibration data."""
     samples = session.calibration or session.evaluation
-    graphs = [session.captured, *(stage.graph for stage in stages)]
+    graphs = [session.captured, *(stage.graph for stage in stages if not stage.frames)]
     if samples is None or not is_quantized(graphs[-1]):
         return {}
     return layer_snr([g for g in graphs if not is_quantized(g)][-1], graphs[-1], samples)

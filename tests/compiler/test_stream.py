@@ -1,0 +1,150 @@
+"""A streamed network in a compilation: states, recordings as calls, and the same results as the window network."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from fxpress.compiler import Compiled, UserError, compile_model, load_compiled
+from fxpress.specs import SpecError
+
+FRAMES = 12
+SOURCE = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Conv1d(3, 4, 3), nn.Conv1d(4, 4, 3, dilation=2, groups=2)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        a = torch.relu(self.a(x))
+        b = torch.relu(self.b(a)) + a[:, :, 4:]
+        return self.head(b.mean(2))
+
+
+class Padded(Net):
+    def forward(self, x):
+        return self.head(nn.functional.conv1d(x, self.a.weight, padding=1).mean(2))
+"""
+Array = NDArray[np.float32]
+
+
+def recording(frames: int, *, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=(1, 3, frames)).astype(np.float32)
+
+
+def compiled(folder: Path, *, model: str = "Net", batch: int = 1, **changed: object) -> Compiled:
+    """The network with 20 windows as calibration and evaluation data, in C and torch."""
+    folder.mkdir(exist_ok=True)
+    (folder / "net.py").write_text(SOURCE)
+    long = recording(20 * FRAMES, seed=1)
+    np.savez(folder / "data.npz", x=long[0].reshape(3, 20, FRAMES).transpose(1, 0, 2))
+    spec = {
+        "fxpress": 1,
+        "target": {"name": "cortex-m4"},
+        "model": {"source": f"net.py:{model}", "inputs": {"x": {"shape": [batch, 3, FRAMES]}}},
+        "data": {
+            "calibration": {"file": "data.npz"},
+            "evaluation": {"file": "data.npz", "metric": "snr"},
+        },
+        "passes": [{"pass": "fuse"}, {"pass": "quantize"}, {"pass": "stream", "axis": 2}],
+        "outputs": {"c": {"name": "net"}, "torch": {"form": "native"}},
+        **changed,
+    }
+    (folder / "net.yaml").write_text(json.dumps(spec))
+    made = compile_model(folder / "net.yaml")
+    made.write(folder / "out")
+    return made
+
+
+def windows(x: Array, *, hop: int = 1) -> Array:
+    """Each window of a recording, from the first whole one on."""
+    starts = range(0, x.shape[2] - FRAMES + 1, hop)
+    return np.stack([x[0, :, start : start + FRAMES] for start in starts])
+
+
+PASSES = [{"pass": "fuse"}, {"pass": "quantize"}]
+
+
+@pytest.mark.parametrize("hop", [1, 3])
+@pytest.mark.parametrize("on", ["integer", "host", "torch", "cortex-m4"])
+def test_calls_give_what_windows_give(tmp_path: Path, on: str, hop: int) -> None:
+    compiled(tmp_path / "window", passes=PASSES)
+    compiled(tmp_path / "stream", passes=[*PASSES, {"pass": "stream", "axis": {"x": 2}, "hop": hop}])
+    x = recording(30)
+    expected = load_compiled(tmp_path / "window/out").run({"x": windows(x, hop=hop)}, on="integer").outputs[0]
+    found = load_compiled(tmp_path / "stream/out").run({"x": x}, on=on).outputs[0]
+    assert found.shape == (30 // hop, 2)
+    assert torch.equal(found[FRAMES // hop - 1 :], expected)
+
+
+def test_a_float_network_is_streamed(tmp_path: Path) -> None:
+    compiled(tmp_path / "window", passes=[], outputs={"torch": {}})
+    passes = [{"pass": "stream", "axis": 2}, {"pass": "quantize"}]
+    with pytest.raises(SpecError, match="quantize cannot run after stream: samples are windows"):
+        compiled(tmp_path / "stream", passes=passes)
+    compiled(tmp_path / "stream", passes=passes[:1], outputs={"torch": {}})
+    x = recording(20)
+    expected = load_compiled(tmp_path / "window/out").run({"x": windows(x)}, on="torch").outputs[0]
+    found = load_compiled(tmp_path / "stream/out").run({"x": x}, on="torch").outputs[0]
+    torch.testing.assert_close(found[FRAMES - 1 :], expected)
+
+
+def test_calls_one_by_one_and_several_recordings_are_samples_too(tmp_path: Path) -> None:
+    compiled(tmp_path / "out")
+    network, x = load_compiled(tmp_path / "out/out"), recording(15)
+    whole = network.run({"x": x}, on="integer").outputs[0]
+    frames = np.ascontiguousarray(x[0].T[:, :, None])
+    assert torch.equal(network.run({"x": frames}, on="integer").outputs[0], whole)
+    both = network.run({"x": np.concatenate([x, x])}, on="integer").outputs[0]
+    assert torch.equal(both, torch.cat([whole, whole]))
+
+
+def test_a_recording_has_whole_calls(tmp_path: Path) -> None:
+    compiled(tmp_path / "out", passes=[*PASSES, {"pass": "stream", "axis": 2, "hop": 2}])
+    with pytest.raises(UserError, match="recordings of 15 frames, no multiple of the 2 of a call"):
+        load_compiled(tmp_path / "out/out").run({"x": recording(15)}, on="integer")
+
+
+def test_the_report_states_what_a_call_costs(tmp_path: Path) -> None:
+    made = compiled(tmp_path / "out")
+    states = next(resource for resource in made.report.resources if resource.name == "states")
+    assert states.used == 2 * 3 + 4 * 4 + 5 * 4  # before a, before b, and for the mean
+    (section,) = (section for section in made.report.passes if section.name == "stream")
+    table = next(table for table in section.tables if table.name == "stream")
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row["macs_per_call"] == 3 * 4 * 3 + 2 * 4 * 3 + 4 * 2
+    assert row["equal_from_call"] == FRAMES
+    assert any("byte for byte on 3 calls with calibration data" in note for note in made.report.notes)
+    window = compiled(tmp_path / "window", passes=PASSES).report
+    assert made.report.measurements == window.measurements
+    assert made.report.noise == window.noise
+
+
+def test_the_spec_describes_states_in_the_interface(tmp_path: Path) -> None:
+    compiled(tmp_path / "out")
+    interface = load_compiled(tmp_path / "out/out").interface
+    assert interface.state == {name: f"{name}_out" for name in interface.input_names[1:]}
+    assert interface.inputs[0].shape == (1, 3, 1) and interface.inputs[0].frames_axis == 2
+
+
+def test_a_layer_that_needs_the_window_is_an_error_of_the_pass(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"passes\[2\] \(stream\): .* pads in front: a stream has no such beginning"
+    ):
+        compiled(tmp_path / "out", model="Padded")
+
+
+def test_windows_come_one_at_a_time(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the model takes 2 windows at once"):
+        compiled(tmp_path / "out", batch=2)
