@@ -56,8 +56,7 @@ CODES: Mapping[str, ErrorCode] = {
     ),
     "C712": ErrorCode(
         "states cannot be updated in place",
-        "Set `states: copied`, the default. In place is for computers, and for states that do not take each other's "
-        "values.",
+        "Set `states: copied`. In place is for states that do not take each other's values.",
     ),
 }
 """Codes of the C backend. They are defined here, where reading them needs no torch."""

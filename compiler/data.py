@@ -221,7 +221,7 @@ def run_calls(
     return rows
 
 
-def unrolled(graph: Graph, samples: Samples) -> Samples:
+def unrolled(graph: Graph, samples: Samples, *, interpreter: Interpreter = run) -> Samples:
     """The samples with each state as the graph reaches it: nothing is left that a call hands to the next one."""
     if not samples.states:
         return samples
@@ -229,7 +229,7 @@ def unrolled(graph: Graph, samples: Samples) -> Samples:
 
     def call(inputs: list[Tensor]) -> list[Tensor]:
         seen.append([inputs[state] for state in samples.states])
-        return run(graph, inputs)
+        return interpreter(graph, inputs)
 
     with torch.no_grad():
         run_calls(graph.inputs, graph.output_names, samples, call)

@@ -12,11 +12,12 @@ from torch import Tensor
 from ..backends.c import BUDGET_CODES, CArtifact, PortEncoding, StateError
 from ..backends.c import check as check_c
 from ..backends.c import emit as emit_c
+from ..backends.c.plan.port_layouts import IMAGE_RANK
 from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
-from ..ir import Graph, Params, TensorType, UnsupportedError, dump, long_numbers
+from ..ir import Graph, Params, TensorType, UnsupportedError, Value, dump, long_numbers, run, run_integer
 from ..ir.spill import spill
-from ..specs import Spec
+from ..specs import COutput, Spec
 from .backends import find_backend, raised_by_package
 from .data import Samples, own_batch, unrolled
 from .errors import Problem, UserError
@@ -25,11 +26,13 @@ from .folder_output import emit_folder
 from .gguf_output import emit_gguf
 from .interface import INTERFACE_FILE, Interface, Port, make_port
 from .loading import example_input
+from .measure import is_quantized
 from .model_caches import generation_of, tokenizer_files
 from .self_check import check_module
 from .session import Session
 
 GRAPH_TEXT, GRAPH_PARAMS = "graph.txt", "graph.safetensors"
+_LONGEST_SEQUENCE = 64  # calls of a self-test
 _VECTORS = 4  # calls that a backend of a package may test its files with
 
 
@@ -47,7 +50,7 @@ def check_backends(session: Session, graph: Graph, *, enforce_budget: bool) -> N
 
     Without `enforce_budget` a network that is too large for the target's memory passes: a plan shows by how much.
     """
-    options, problems = session.spec.outputs.c, list[Problem]()
+    options, problems = c_options(session, graph), list[Problem]()
     if options is not None:
         problems += [*_batch_problems(session, graph), *check_c(graph, options, session.target)]
     for name, section in session.spec.outputs.others.items():
@@ -83,13 +86,14 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
     if not session.is_folder:
         files[GRAPH_PARAMS] = _stored(graph)
     c = torch_module = None
-    if spec.outputs.c is not None:
+    options = c_options(session, graph)
+    if options is not None:
         try:
             c = emit_c(
                 graph,
-                spec.outputs.c,
+                options,
                 target,
-                vectors=_vectors(graph, samples, spec.outputs.c.self_test),
+                vectors=_vectors(graph, samples, _tested_calls(session, options)),
                 transforms=spec.data.transform,
                 states=spec.model.state,
             )
@@ -122,6 +126,41 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
     interface = _interface(session, graph, c, torch_module)
     files[INTERFACE_FILE] = (interface.model_dump_json(indent=2) + "\n").encode()
     return Artifacts(c, torch_module, Files(files))
+
+
+def c_options(session: Session, graph: Graph) -> COutput | None:
+    """Options of the C backend; rings of a streamed network are in place, as the graph has them, channels last.
+
+    What the spec says of single ones stays.
+    """
+    options = session.spec.outputs.c
+    if options is None or not session.frames:
+        return options
+    state = session.spec.model.state
+    rings = {*state, *state.values()}
+    images = dict.fromkeys(
+        name for name, value in _named_ends(graph) if name in rings and value.type.rank == IMAGE_RANK
+    )
+    changed: dict[str, object] = {"layouts": {**dict.fromkeys(images, "nhwc"), **options.layouts}}
+    if options.states is None:
+        changed["states"] = "in_place"
+    if isinstance(options.io, str):
+        changed["io"] = {name: options.io for name, _ in _named_ends(graph) if name not in rings}
+    return options.model_copy(update=changed)
+
+
+def _named_ends(graph: Graph) -> list[tuple[str, Value]]:
+    """Inputs and outputs by name."""
+    inputs = [(value.name, value) for value in graph.inputs]
+    return [*inputs, *zip(graph.output_names, graph.outputs, strict=True)]
+
+
+def _tested_calls(session: Session, options: COutput) -> int:
+    """Calls in the self-test: of a streamed network at least a whole window, if that is not too long."""
+    samples = session.evaluation or session.calibration
+    if not session.frames or samples is None or not options.self_test:
+        return options.self_test
+    return max(options.self_test, min(samples.steps, _LONGEST_SEQUENCE))
 
 
 def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtifact:
@@ -159,7 +198,9 @@ def _vectors(graph: Graph, samples: Samples | None, count: int) -> Sequence[Sequ
     Inputs that are not floats, such as indices, are then what models are traced with.
     """
     if samples is not None and count:
-        few = unrolled(graph, samples.first(count * own_batch(graph.inputs, samples)))
+        interpreter = run_integer if samples.states and is_quantized(graph) else run
+        few = samples.first(count * own_batch(graph.inputs, samples))
+        few = unrolled(graph, few, interpreter=interpreter)
         return [few.call(graph.inputs, i) for i in range(few.calls(graph.inputs))]
     generator = torch.Generator().manual_seed(0)
 

@@ -275,15 +275,18 @@ def _run_simulated(
     target: Target,
     progress: Progress,
 ) -> Execution:
-    compiler, entry = target_compiler(target), f"{interface.c_name}_run"
+    compiler, entry = target_compiler(target), interface.entry
     image = build_image(compiler, sources, folder / "model.elf", keep=[entry])
+    ports = (*interface.inputs, *interface.outputs)
     model = SimulatedModel(
         Simulator(image, target=target),
         entry,
         input_bytes=[port.c_bytes for port in interface.inputs],
         output_bytes=[port.c_bytes for port in interface.outputs],
         arena_bytes=interface.arena_bytes,
-        offsets=interface.arena_offsets,
+        offsets=[port.arena_offset for port in ports],
+        state_offsets=[port.state_offset for port in ports],
+        state_bytes=interface.state_bytes,
     )
     first = samples.call(interface.input_values, 0)
     profile = model.profile([port.to_c(x) for port, x in zip(interface.inputs, first, strict=True)])

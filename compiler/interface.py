@@ -158,12 +158,6 @@ class Interface(BaseModel):
         """Names of the model's outputs."""
         return tuple(port.name for port in self.outputs)
 
-    @property
-    def arena_offsets(self) -> tuple[int, ...] | None:
-        """Arena offsets of inputs and outputs; None if the caller passes buffers."""
-        ports = (*self.inputs, *self.outputs)
-        return tuple(p.arena_offset for p in ports if p.arena_offset is not None) or None
-
 
 def make_port(
     name: str,

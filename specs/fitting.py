@@ -6,7 +6,7 @@ from math import prod
 from .data import Dataset, Transform
 from .errors import Problem, near_miss, quoted
 from .model import Input
-from .options import AssignBitsOptions, LayerBits, PruneOptions, QuantizeOptions
+from .options import AssignBitsOptions, LayerBits, PruneOptions, QuantizeOptions, StreamOptions
 from .paths import format_path
 from .spec import Spec
 from .target import Target
@@ -58,6 +58,7 @@ def _outputs(spec: Spec, target: Target) -> Iterator[_Fault]:
             fact = f"{step.name} has a C form for computers alone, and the target is {target.name}"
             yield "S307", ("passes", index), fact, "set `target: {name: host}`, or use `quantize`"
     has_states = bool(spec.model.state) or spec.model.cache is not None
+    has_states |= any(isinstance(step, StreamOptions) for step in spec.passes)
     for name, output in (("c", spec.outputs.c), ("torch", spec.outputs.torch)):
         if output is not None and output.states == "in_place" and not has_states:
             hint = "declare the states under `model.state`, or leave `states` out"

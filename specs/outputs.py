@@ -75,10 +75,12 @@ class COutput(Section):
         "code if that is smaller, decoded into the arena by the layer that reads them: less flash, more cycles and "
         "RAM. `file`: all constants in a binary file beside the C, whose contents the caller passes; for computers.",
     )
-    states: Literal["copied", "in_place"] = Field(
-        default="copied",
-        description="Storage of the states (`model.state`). `copied`: an input and an output each. `in_place`: one "
-        "block of memory that the function reads and updates; the function is then called NAME_step. For computers.",
+    states: Literal["copied", "in_place"] | None = Field(
+        default=None,
+        description="Storage of the states (`model.state`, and those of the pass `stream`). `copied`: an input and an "
+        "output each. `in_place`: one block of memory that the function reads and updates; the function is then called "
+        "NAME_step, and NAME_reset sets the block to the start of a sequence. Default: `in_place` with `stream`, else "
+        "`copied`.",
     )
     package: tuple[Literal["cmake"], ...] = Field(
         default=("cmake",), description="Build files to write in addition to the C."

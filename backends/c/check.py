@@ -59,10 +59,6 @@ def _storage_problems_of_target(graph: Graph, options: COutput, target: Target) 
     is_host, place = Machine.of(target).is_host, f"target {target.name}"
     if options.weights == "file" and not is_host:
         yield Problem("C711", place, "has no files", "set `weights: plain` or `weights: huffman`")
-    if options.states == "in_place" and not is_host:
-        yield Problem(
-            "C712", place, "is no computer, and states are in place there alone", "set `states: copied`"
-        )
     stored = sum(value.type.storage_bytes for value in graph.constants)
     if options.weights != "file" and is_host and stored > _LARGEST_TEXT:
         message = f"constants of {stored:,} bytes as C arrays would take too long to compile"

@@ -27,7 +27,7 @@ from .plan.port_layouts import layout_notes
 from .plan.program import Program
 from .write.conversions import Conversion, conversions, recipe
 from .write.literal import comment, integer, real
-from .write.ports import Port
+from .write.ports import Port, start_lines
 from .write.render import render
 from .write.self_test import LARGEST_VECTOR, write_self_test
 from .write.source import Array, SourceText, StepText, TracePoint, weights_file
@@ -167,6 +167,8 @@ class SourceContext:
     is_in_file: bool
     kernel_header: str
     steps: tuple[StepText, ...]
+    state_mask: int
+    starts: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +335,7 @@ def _header_context(
         ),
         (
             Macro(f"{prefix}_STATE_BYTES", str(plan.state_bytes)),
-            Macro(f"{prefix}_STATE_ALIGNMENT", str(BLOCK_ALIGNMENT)),
+            Macro(f"{prefix}_STATE_ALIGNMENT", str(plan.state_alignment)),
         )
         if plan.state_bytes
         else (),
@@ -385,13 +387,13 @@ def _source_context(
     pointers += ["weights"] if source.is_in_file else []
     pointers += ["arena"] if plan.arena_bytes else []
     alignments = [("arena", plan.alignment)]
-    alignments += [("state", BLOCK_ALIGNMENT)] if plan.state_bytes else []
+    alignments += [("state", plan.state_alignment)] if plan.state_bytes else []
     alignments += [("weights", BLOCK_ALIGNMENT)] if source.is_in_file else []
     return SourceContext(
         name,
         entry_name(name, ports),
         ("stddef.h", "stdint.h", *(("math.h",) if source.uses_math else ())),
-        source.uses_memory,
+        source.uses_memory or plan.state_bytes > 0,
         source.support,
         () if source.is_in_file else tuple(a.declaration for a in source.arrays),
         tuple(function.text for function in source.functions),
@@ -403,6 +405,8 @@ def _source_context(
         source.is_in_file,
         packed_linear.HEADER if source.sources else "",
         source.steps,
+        plan.state_alignment - 1,
+        tuple(line for port in ports if port.is_state and port.is_input for line in start_lines(port)),
     )
 
 

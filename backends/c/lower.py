@@ -12,7 +12,7 @@ from ...specs.target import Target
 from ..repeated_heads import group_repeated_heads
 from .cost.predict import Prediction, predict_program
 from .plan.edges import StrippedEdges, strip_edges
-from .plan.memory import MemoryPlan, plan_memory
+from .plan.memory import BLOCK_ALIGNMENT, WIDE_ALIGNMENT, MemoryPlan, plan_memory
 from .plan.port_layouts import input_layouts, output_layouts
 from .plan.prepare import join_equal_constants, renumber_flattened
 from .plan.program import Program
@@ -187,7 +187,12 @@ def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
 def _written(
     edges: StrippedEdges, program: Program, options: COutput, machine: Machine, states: Mapping[int, int]
 ) -> Lowered:
-    plan = plan_memory(program, ports_in_arena=options.buffers == "arena", states=states)
+    plan = plan_memory(
+        program,
+        ports_in_arena=options.buffers == "arena",
+        states=states,
+        state_alignment=BLOCK_ALIGNMENT if machine.is_host else WIDE_ALIGNMENT,
+    )
     taken = ["weights", "constants"] * (options.weights == "file") + ["state", "states"] * bool(states)
     found = ports(edges, program, plan, prefix=options.name, taken=taken)
     source = write_source(options.name, program, plan, found, in_file=options.weights == "file")

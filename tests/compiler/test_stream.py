@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -148,3 +150,72 @@ def test_a_layer_that_needs_the_window_is_an_error_of_the_pass(tmp_path: Path) -
 def test_windows_come_one_at_a_time(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="the model takes 2 windows at once"):
         compiled(tmp_path / "out", batch=2)
+
+
+def test_two_sequences_with_two_states_do_not_meet(tmp_path: Path) -> None:
+    made = compiled(tmp_path)
+    assert made.c is not None
+    macros = {name.removeprefix("NET_"): value for name, value in made.c.macros.items()}
+    sources = [str(tmp_path / "out/c" / name) for name in ("net.c", "net_weights.c")]
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", *sources, "-o", tmp_path / "net.so", "-lm"], check=True)
+    library = ctypes.CDLL(str(tmp_path / "net.so"))
+    arena = (ctypes.c_int64 * (int(macros["ARENA_BYTES"]) // 8 + 1))()
+    scale, zero = float(macros["X_SCALE"].rstrip("f")), int(macros["X_ZERO_POINT"].strip("()"))
+
+    def state() -> ctypes.Array[ctypes.c_int64]:
+        block = (ctypes.c_int64 * (int(macros["STATE_BYTES"]) // 8 + 1))(*[-1] * 4)
+        assert library.net_reset(block) == 0
+        return block
+
+    def step(frame: Array, block: ctypes.Array[ctypes.c_int64]) -> bytes:
+        codes = np.clip(np.round(frame / scale) + zero, -128, 127).astype(np.int8).tobytes()
+        result = ctypes.create_string_buffer(2)
+        assert library.net_step(codes, block, result, arena) == 0
+        return result.raw
+
+    first, second = recording(20, seed=5)[0].T, recording(20, seed=6)[0].T
+    held, other = state(), state()
+    alone = [[step(frame, block) for frame in frames] for frames, block in ((first, held), (second, other))]
+    held, other = state(), state()
+    both = [(step(a, held), step(b, other)) for a, b in zip(first, second, strict=True)]
+    assert [list(side) for side in zip(*both, strict=True)] == alone
+    assert len(set(alone[0])) > 5
+
+
+def test_a_reset_needs_an_aligned_block(tmp_path: Path) -> None:
+    compiled(tmp_path)
+    sources = [str(tmp_path / "out/c" / name) for name in ("net.c", "net_weights.c")]
+    subprocess.run(["gcc", "-shared", "-fPIC", *sources, "-o", tmp_path / "net.so", "-lm"], check=True)
+    library = ctypes.CDLL(str(tmp_path / "net.so"))
+    block = (ctypes.c_int64 * 64)()
+    assert library.net_reset(None) == 1
+    assert library.net_reset(ctypes.c_void_p(ctypes.addressof(block) + 1)) == 2
+    assert library.net_reset(block) == 0
+
+
+@pytest.mark.parametrize("fault", ["", "memcpy(states + ", "memset(states + "])
+def test_the_self_test_runs_a_whole_window_from_the_start(tmp_path: Path, fault: str) -> None:
+    compiled(tmp_path)
+    source = tmp_path / "out/c/net.c"
+    lines = source.read_text().splitlines()
+    broken = [line for line in lines if not (fault and line.strip().startswith(fault))]
+    assert bool(fault) == (len(broken) < len(lines))
+    source.write_text("\n".join(broken) + "\n")
+    sources = [str(tmp_path / "out/c" / name) for name in ("net.c", "net_weights.c", "net_test.c")]
+    program = str(tmp_path / "test")
+    subprocess.run(["gcc", "-std=c99", "-DNET_TEST_MAIN", *sources, "-o", program, "-lm"], check=True)
+    done = subprocess.run([program], capture_output=True, check=False)
+    assert (done.returncode == 0) == (not fault), done.stdout
+    if not fault:
+        assert b"0 of 15 outputs differ" in done.stdout  # twelve calls, and three states at the end
+
+
+def test_states_of_a_streamed_network_can_be_arguments(tmp_path: Path) -> None:
+    compiled(tmp_path, outputs={"c": {"name": "net", "states": "copied", "io": "float"}})
+    header = (tmp_path / "out/c/net.h").read_text()
+    assert "int net_run(const float *x, const int8_t *" in header and "net_reset" not in header
+    x = recording(15)
+    network = load_compiled(tmp_path / "out")
+    assert torch.equal(
+        network.run({"x": x}, on="host").outputs[0], network.run({"x": x}, on="integer").outputs[0]
+    )

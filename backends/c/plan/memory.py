@@ -15,9 +15,10 @@ from .offsets import Interval, assign_offsets, live_bound
 from .program import Program, Step, Stored
 
 ALIGNMENT = 4
-_WIDE_ALIGNMENT = 8
+WIDE_ALIGNMENT = 8
 BLOCK_ALIGNMENT = 64
-"""Bytes at whose multiples states, and arrays of a weights file, begin: a line of the cache, the widest vector."""
+"""Bytes at whose multiples states on a computer, and arrays of a weights file, begin: a line of the cache, the widest
+vector."""
 
 
 _NO_STATES: Mapping[int, int] = {}
@@ -68,7 +69,8 @@ class MemoryPlan:
 
     `bound` is the largest sum of blocks that are in use at one step; no plan with these blocks is smaller.
     `inputs` and `outputs` are the places where the caller writes and reads; `returned` lists values that have to be
-    copied into an output at the end, in this order. `state_bytes` are those of the block of states.
+    copied into an output at the end, in this order. `state_bytes` are those of the block of states, in which each
+    begins at a multiple of `state_alignment`.
     """
 
     locations: dict[Stored, Location]
@@ -82,6 +84,7 @@ class MemoryPlan:
     bound: int
     alignment: int
     state_bytes: int = 0
+    state_alignment: int = BLOCK_ALIGNMENT
 
 
 @dataclass(eq=False)
@@ -99,13 +102,17 @@ class _Buffer:
 
 
 def plan_memory(
-    program: Program, *, ports_in_arena: bool = False, states: Mapping[int, int] = _NO_STATES
+    program: Program,
+    *,
+    ports_in_arena: bool = False,
+    states: Mapping[int, int] = _NO_STATES,
+    state_alignment: int = BLOCK_ALIGNMENT,
 ) -> MemoryPlan:
     """The plan of a program: deterministic, with the arena as close to the bound as the search gets.
 
     With `ports_in_arena` inputs and outputs are blocks of the arena: an input from before the first step to its last
     reader, an output to the end. `states` pairs the numbers of an input and an output that are one piece of a block of
-    states; StateError if two states exchange their values.
+    states, at multiples of `state_alignment`; StateError if two states exchange their values.
     """
     sharing = _Sharing(program, states, ports_in_arena=ports_in_arena)
     alignment = _alignment(program, ports_in_arena=ports_in_arena)
@@ -123,7 +130,7 @@ def plan_memory(
     state_bytes = 0
     for buffer in sharing.state_buffers.values():
         at[id(buffer)] = state_bytes
-        state_bytes += _aligned(buffer.bytes, BLOCK_ALIGNMENT)
+        state_bytes += _aligned(buffer.bytes, state_alignment)
     labels = [b.label for b in buffers] + [_scratch_label(program.steps[n]) for n in scratch]
     values = [b.value for b in buffers] + [""] * len(scratch)
     return MemoryPlan(
@@ -141,6 +148,7 @@ def plan_memory(
         live_bound(intervals),
         alignment,
         state_bytes,
+        state_alignment,
     )
 
 
@@ -318,7 +326,7 @@ def _alignment(program: Program, *, ports_in_arena: bool) -> int:
     held = [stored for step in program.steps for stored in step.results]
     held += [*program.inputs, *program.outputs] if ports_in_arena else []
     widest = max((stored.value.type.dtype.bytes for stored in held), default=1)
-    return _WIDE_ALIGNMENT if widest > ALIGNMENT else ALIGNMENT
+    return WIDE_ALIGNMENT if widest > ALIGNMENT else ALIGNMENT
 
 
 def _aligned(size: int, alignment: int) -> int:

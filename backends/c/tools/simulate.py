@@ -45,6 +45,7 @@ _RETURN = 0x0400_0000
 _BUFFERS = 0x3000_0000
 _STACK_TOP = 0x2F00_0000
 _PAINT = 0xA5
+_STATE_ALIGNMENT = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +262,10 @@ class Simulator:
 
 
 class SimulatedModel:
-    """An emitted `int NAME_run(inputs..., outputs..., arena)` on a simulated core, run on bytes."""
+    """An emitted `int NAME_run(inputs..., outputs..., arena)` on a simulated core, run on bytes.
+
+    With states in place it is `int NAME_step(inputs..., state, outputs..., arena)`; each run is given the states.
+    """
 
     def __init__(
         self,
@@ -271,21 +275,36 @@ class SimulatedModel:
         input_bytes: Sequence[int],
         output_bytes: Sequence[int],
         arena_bytes: int,
-        offsets: Sequence[int] | None = None,
+        offsets: Sequence[int | None] | None = None,
+        state_offsets: Sequence[int | None] | None = None,
+        state_bytes: int = 0,
         alignment: int = 16,
     ) -> None:
-        """`offsets` are those of inputs and outputs in the arena; None if the caller passes them."""
+        """`offsets` and `state_offsets` are those of inputs and outputs in the arena and in the block of states.
+
+        None stands for a buffer that the caller passes.
+        """
         self._simulator = simulator
         self._function = function
         sizes = [*input_bytes, *output_bytes]
         self._arena = (simulator.allocate(arena_bytes), arena_bytes)
-        if offsets is None:
-            places = [simulator.allocate(size, alignment=alignment) for size in sizes]
-        else:
-            places = [self._arena[0] + offset for offset in offsets]
-        self._inputs = places[: len(input_bytes)]
-        self._outputs = list(zip(places[len(input_bytes) :], output_bytes, strict=True))
-        self._passed = [] if offsets is not None else places
+        state = simulator.allocate(state_bytes, alignment=_STATE_ALIGNMENT) if state_bytes else 0
+        places, passed = [], []
+        nowhere = [None] * len(sizes)
+        for size, at, held in zip(sizes, offsets or nowhere, state_offsets or nowhere, strict=True):
+            if held is not None:
+                places.append(state + held)
+            elif at is not None:
+                places.append(self._arena[0] + at)
+            else:
+                places.append(simulator.allocate(size, alignment=alignment))
+            passed.append(held is None and at is None)
+        count = len(input_bytes)
+        self._inputs = places[:count]
+        self._outputs = list(zip(places[count:], output_bytes, strict=True))
+        given = [place for place, is_passed in zip(places, passed, strict=True) if is_passed]
+        before = sum(passed[:count])
+        self._passed = [*given[:before], *[state] * bool(state_bytes), *given[before:]]
         self.stack_bytes = 0
 
     def run(self, inputs: Sequence[bytes]) -> list[bytes]:

@@ -15,8 +15,8 @@ import numpy as np
 from torch import Tensor
 
 from ....specs import Target
-from ..emit import CArtifact
-from ..write.ports import Port, arena_offsets, from_memory, to_memory
+from ..emit import CArtifact, entry_name
+from ..write.ports import Port, arena_offsets, from_memory, state_offsets, to_memory
 from .elf import Footprint, read_elf
 from .profile import Profile
 from .simulate import SimulatedModel, Simulator
@@ -43,7 +43,7 @@ class SimulatedNetwork:
         strict_alignment: bool = False,
     ) -> SimulatedNetwork:
         """Build the artifact in `folder`; inputs and outputs lie at multiples of `alignment`."""
-        entry = f"{artifact.name}_run"
+        entry = entry_name(artifact.name, artifact.ports)
         image = build_image(
             target_compiler(target), artifact.write(folder), folder / "net.elf", keep=(entry,), flags=flags
         )
@@ -56,6 +56,8 @@ class SimulatedNetwork:
             output_bytes=[port.stored.bytes for port in outputs],
             arena_bytes=artifact.plan.arena_bytes,
             offsets=arena_offsets(artifact.ports),
+            state_offsets=state_offsets(artifact.ports),
+            state_bytes=artifact.plan.state_bytes,
             alignment=alignment,
         )
         return SimulatedNetwork(model, read_elf(image).footprint, inputs, outputs)

@@ -103,10 +103,28 @@ def ports(
     return tuple(found)
 
 
-def arena_offsets(ports: Sequence[Port]) -> tuple[int, ...] | None:
-    """Arena offsets of inputs and outputs; None if the caller passes buffers."""
-    offsets = tuple(port.offset for port in ports if port.offset is not None and not port.is_state)
-    return offsets if offsets else None
+def start_value(port: Port) -> int:
+    """The number that each element of a state has at the start of a sequence: what stands for 0."""
+    return 0 if port.encoding is None else int(port.encoding.integers(torch.zeros(())).item())
+
+
+def start_lines(port: Port) -> tuple[str, ...]:
+    """C that sets a state, in the block `states`, to the start of a sequence."""
+    place, start = f"states + {port.offset}", start_value(port)
+    if start == 0 or port.type.dtype.bytes == 1:
+        return (f"memset({place}, {start}, {port.stored.bytes});",)
+    element = f"(({port.c_type} *)(void *)({place}))[i]"
+    return (f"for (int i = 0; i < {port.type.numel}; i++) {{", f"    {element} = {start};", "}")
+
+
+def arena_offsets(ports: Sequence[Port]) -> tuple[int | None, ...]:
+    """Arena offset of each input and output; None for one that is not there."""
+    return tuple(None if port.is_state else port.offset for port in ports)
+
+
+def state_offsets(ports: Sequence[Port]) -> tuple[int | None, ...]:
+    """Offset of each input and output in the block of states; None for one that is not there."""
+    return tuple(port.offset if port.is_state else None for port in ports)
 
 
 def to_memory(tensor: torch.Tensor, stored: Stored) -> AnyArray:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ....ir import Graph, run_integer
 from ..plan.stored_weights import PackedLinear
 from .literal import comment
-from .ports import Port, to_memory
+from .ports import Port, start_value, to_memory
 from .render import render
 from .source import Array
 
@@ -91,19 +92,28 @@ def write_self_test(
     ]
     arrays: list[Array] = []
     runs: list[Vector] = []
-    for number, vector in enumerate(vectors):
-        stored = [_as_taken(port, tensor) for port, tensor in zip(inputs, vector, strict=True)]
+    taken = [[_as_taken(port, x) for port, x in zip(inputs, vector, strict=True)] for vector in vectors]
+    wanted = [run_integer(graph, stored) for stored in taken]
+    follows = [has_states and _continues(ports, wanted[i - 1] if i else None, x) for i, x in enumerate(taken)]
+    for number, (stored, computed) in enumerate(zip(taken, wanted, strict=True)):
         given = _arrays(f"input_{number}", inputs, stored)
-        expected = _arrays(f"expected_{number}", outputs, run_integer(graph, stored))
-        arrays += [*given, *expected]
-        copies = [
+        expected = _arrays(f"expected_{number}", outputs, computed)
+        copied = [
+            port.offset is not None and not (port.is_state and follows[number]) for port in inputs
+        ]  # a state that the call before left, or the start, is there already
+        is_checked = [not port.is_state or not any(follows[number + 1 : number + 2]) for port in outputs]
+        arrays += [a for port, a, c in zip(inputs, given, copied, strict=True) if c or port.offset is None]
+        arrays += [array for array, checked in zip(expected, is_checked, strict=True) if checked]
+        copies = [f"failures += {name}_reset(state) != 0;"] if follows[number] and not number else []
+        copies += [
             f"memcpy({_pointer(port)}, {array.symbol}, sizeof {array.symbol});"
-            for port, array in zip(inputs, given, strict=True)
-            if port.offset is not None
+            for port, array, copy in zip(inputs, given, copied, strict=True)
+            if copy
         ]
         checks = [
             f"check_{buffer.symbol}({result}, {array.symbol})"
-            for buffer, result, array in zip(buffers, results, expected, strict=True)
+            for buffer, result, array, checked in zip(buffers, results, expected, is_checked, strict=True)
+            if checked
         ]
         passed = [a.symbol for port, a in zip(inputs, given, strict=True) if port.offset is None]
         passed += ["state"] if has_states else []
@@ -111,7 +121,7 @@ def write_self_test(
         passed += ["weights"] if is_in_file else []
         arguments = ", ".join([*passed, "arena.bytes"])
         runs.append(Vector(tuple(copies), arguments, tuple(checks)))
-    count = len(runs) * len(outputs)
+    count = sum(len(vector.checks) for vector in runs)
     context = SelfTestContext(
         name,
         name.upper(),
@@ -125,6 +135,17 @@ def write_self_test(
         count,
     )
     return render("test.c.j2", context)
+
+
+def _continues(ports: Sequence[Port], before: Sequence[Tensor] | None, taken: Sequence[Tensor]) -> bool:
+    """Whether each state that a call takes is what the call before it gave, or at the first call the start."""
+    places = [port for port in ports if not port.is_input]
+    given = {port.offset: x for port, x in zip(places, before or (), strict=False) if port.is_state}
+    return all(
+        bool((x == start_value(port)).all()) if before is None else torch.equal(x, given[port.offset])
+        for port, x in zip(ports, taken, strict=False)
+        if port.is_state
+    )
 
 
 def _pointer(port: Port) -> str:
