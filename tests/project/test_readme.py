@@ -142,7 +142,8 @@ def test_the_python_of_the_networkx_page_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "said"), [("capture", "conv"), ("pruning", "True\n"), ("sensitivity", "e-")]
+    ("page", "said"),
+    [("capture", "conv"), ("pruning", "True\n"), ("sensitivity", "e-"), ("streaming", "'input_past'")],
 )
 def test_the_python_of_this_page_runs(
     page: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
