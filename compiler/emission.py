@@ -12,7 +12,7 @@ from torch import Tensor
 from ..backends.c import BUDGET_CODES, CArtifact, PortEncoding, StateError
 from ..backends.c import check as check_c
 from ..backends.c import emit as emit_c
-from ..backends.c.plan.port_layouts import IMAGE_RANK
+from ..backends.c.plan.port_layouts import IMAGE_RANK, SEQUENCE_RANK
 from ..backends.torch_module import TorchArtifact, TorchOptions
 from ..backends.torch_module import emit as emit_torch
 from ..ir import Graph, Params, TensorType, UnsupportedError, Value, dump, long_numbers, run, run_integer
@@ -33,6 +33,7 @@ from .session import Session
 
 GRAPH_TEXT, GRAPH_PARAMS = "graph.txt", "graph.safetensors"
 _LONGEST_SEQUENCE = 64  # calls of a self-test
+_CHANNELS_LAST = {IMAGE_RANK: "nhwc", SEQUENCE_RANK: "ntc"}
 _VECTORS = 4  # calls that a backend of a package may test its files with
 
 
@@ -138,10 +139,12 @@ def c_options(session: Session, graph: Graph) -> COutput | None:
         return options
     state = session.spec.model.state
     rings = {*state, *state.values()}
-    images = dict.fromkeys(
-        name for name, value in _named_ends(graph) if name in rings and value.type.rank == IMAGE_RANK
-    )
-    changed: dict[str, object] = {"layouts": {**dict.fromkeys(images, "nhwc"), **options.layouts}}
+    orders = {
+        name: _CHANNELS_LAST[value.type.rank]
+        for name, value in _named_ends(graph)
+        if name in rings and value.type.rank in _CHANNELS_LAST
+    }
+    changed: dict[str, object] = {"layouts": {**orders, **options.layouts}}
     if options.states is None:
         changed["states"] = "in_place"
     if isinstance(options.io, str):

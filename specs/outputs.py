@@ -56,10 +56,11 @@ class COutput(Section):
         "Whole numbers, such as token ids, are passed unchanged.",
         examples=[{"image": "uint8", "scores": "float"}],
     )
-    layouts: Mapping[Name, Literal["nhwc", "nchw", "model"]] = Field(
+    layouts: Mapping[Name, Literal["nhwc", "nchw", "ntc", "model"]] = Field(
         default={},
         description="Order of dimensions of inputs and outputs, by name. `nhwc`: the model's second dimension last, "
-        "for four dimensions. `nchw`, for four dimensions, and `model`: the model's order. Default: `nhwc` for four "
+        "for four dimensions. `ntc`: the same for three. `nchw`, for four dimensions, and `model`: the model's order. "
+        "Default: `nhwc` for four "
         "dimensions, `model` if the model itself permutes an input from channels last, or an output to channels "
         "last.",
         examples=[{"frame": "model"}],

@@ -18,7 +18,7 @@ from .plan.edges import StrippedEdges, strip_edges
 from .plan.encoding import PortEncoding
 from .plan.kernel_stack import CoreKind, stack_bytes
 from .plan.layout import Layout, channels_last
-from .plan.port_layouts import IMAGE_RANK
+from .plan.port_layouts import IMAGE_RANK, SEQUENCE_RANK
 from .plan.select import offers
 from .plan.stored_weights import join_stored_weights
 from .target import Machine
@@ -82,8 +82,9 @@ def _port_problems(graph: Graph, edges: StrippedEdges, options: COutput) -> Iter
             yield Problem("C710", f"{option}.{name}", "is no input or output", hint)
     for name, value in known:
         word = options.layouts.get(name, "model")
-        if word != "model" and value.type.rank != IMAGE_RANK:
-            fact = f"{word} is an order of four dimensions, and there are {value.type.rank}"
+        rank, count = (SEQUENCE_RANK, "three") if word == "ntc" else (IMAGE_RANK, "four")
+        if word != "model" and value.type.rank != rank:
+            fact = f"{word} is an order of {count} dimensions, and there are {value.type.rank}"
             yield Problem("C710", f"layouts.{name}", fact, "leave it out: the order is the model's")
     taken = edges.graph
     for value, encoding in zip(taken.inputs, edges.inputs, strict=True):

@@ -2,6 +2,7 @@
 
     nhwc     the model's dimension 1, the channels, last: for ports of four dimensions
     nchw     the model's order, of a model whose images have their channels first
+    ntc      the model's dimension 1, the channels, last: for ports of three dimensions
     model    the model's order
 
 A port without a word is stored as the model has it, but an image channels last. It is an image if it has four
@@ -29,7 +30,7 @@ from ....ir.ops.slicing import Concat, Slice, Split
 from ....ir.ops.softmax import LogSoftmax, Softmax
 from .layout import Layout, channels_last, contiguous
 
-IMAGE_RANK = 4
+IMAGE_RANK, SEQUENCE_RANK = 4, 3
 _CHANNELS, _LAST = 1, 3
 _Words = Mapping[str, str]
 
@@ -83,6 +84,8 @@ def _has_images(graph: Graph, vertices: Iterable[Vertex]) -> bool:
 
 
 def _layout(value: Value, word: str | None, is_channels_last: bool) -> Layout:
+    if value.type.rank == SEQUENCE_RANK and word == "ntc":
+        return channels_last(value.type.shape)
     if value.type.rank != IMAGE_RANK or word in ("nchw", "model") or (word is None and is_channels_last):
         return contiguous(value.type.shape)
     return channels_last(value.type.shape)
