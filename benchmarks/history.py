@@ -37,6 +37,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "costs": ("network", "form", "core"),
     "mixed": ("network", "budget_percent", "method", "recipe"),
     "prune": ("name",),
+    "stream": ("name",),
     "torch": ("name",),
     "trained": ("network", "activations"),
     "zoo": ("name",),

@@ -99,6 +99,9 @@ class Compiled:
         emitted module), `integer` (the integer interpreter) or `reference` (the float graph as captured).
         """
         if str(on) == REFERENCE:
+            if any(stage.frames for stage in self.stages):
+                fact = "is the float network, which takes windows, and the compiled one takes new frames"
+                raise UserError(Problem("R405", "on reference", fact, "compile without `stream`"))
             interface = Interface.model_validate_json(self.files[INTERFACE_FILE])
             outputs = tuple(run_samples(self.session.captured, samples_of(interface, data)))
             return Execution(outputs, outputs)

@@ -30,7 +30,7 @@ from .process_group import process_group
 from .session import Session, final_graph
 from .table import text_table
 
-DECIDING = ("assign_bits", "quantize", "weight_only")
+DECIDING = ("assign_bits", "quantize", "stream", "weight_only")
 """The passes that decide about bits: the graph in front of the first of them is measured."""
 
 Origin = Literal["measured", "read"]

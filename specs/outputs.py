@@ -60,9 +60,8 @@ class COutput(Section):
         default={},
         description="Order of dimensions of inputs and outputs, by name. `nhwc`: the model's second dimension last, "
         "for four dimensions. `ntc`: the same for three. `nchw`, for four dimensions, and `model`: the model's order. "
-        "Default: `nhwc` for four "
-        "dimensions, `model` if the model itself permutes an input from channels last, or an output to channels "
-        "last.",
+        "Default: `nhwc` for four dimensions, `model` if the model itself permutes an input from channels last, or an "
+        "output to channels last.",
         examples=[{"frame": "model"}],
     )
     buffers: Literal["caller", "arena"] = Field(

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from fxpress.compiler import Compiled, UserError, compile_model, load_compiled
+from fxpress.compiler.cli import main
 from fxpress.specs import SpecError
 
 FRAMES = 12
@@ -219,3 +220,26 @@ def test_states_of_a_streamed_network_can_be_arguments(tmp_path: Path) -> None:
     assert torch.equal(
         network.run({"x": x}, on="host").outputs[0], network.run({"x": x}, on="integer").outputs[0]
     )
+
+
+def test_the_float_network_is_not_run_on_frames(tmp_path: Path) -> None:
+    made = compiled(tmp_path)
+    with pytest.raises(UserError, match="takes windows, and the compiled one takes new frames"):
+        made.run({"x": recording(15)}, on="reference")
+
+
+def test_sensitivity_is_that_of_the_window_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compiled(tmp_path, passes=[{"pass": "fuse"}, {"pass": "stream", "axis": 2}])
+    assert main(["sensitivity", str(tmp_path / "net.yaml"), "-o", str(tmp_path / "table.json")]) == 0
+    assert "20 samples" in capsys.readouterr().out
+
+
+def test_a_model_in_python_is_streamed(tmp_path: Path) -> None:
+    net = torch.nn.Sequential(torch.nn.Conv1d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv1d(4, 2, 4)).eval()
+    x = torch.from_numpy(recording(20))
+    steps = ["quantize", {"pass": "stream", "axis": 2}]
+    windows_of = torch.from_numpy(windows(recording(20)))
+    made = compile_model(net, inputs=x[:, :, :6], calibration=windows_of[:, :, :6], passes=steps, outputs="c")
+    assert made.run({"input": x.numpy()}, on="integer").outputs[0].shape == (20, 2, 1)

@@ -44,6 +44,11 @@ class Window:
         ]
         return self.padding != (0, 0) or last[0] >= x.h or last[1] >= x.w
 
+    def covers(self, x: Image) -> bool:
+        """Whether there is a single window, with each element of the image under one tap."""
+        is_dense = all(d == 1 or k == 1 for k, d in zip(self.kernel, self.dilation, strict=True))
+        return is_dense and self.kernel == (x.h, x.w) and self.padding == (0, 0)
+
     def taps_inside(self, x: Image, y: Image) -> int:
         """Taps of all windows that are inside the image."""
         rows, columns = self.rows_inside(x, y), self._inside(1, x.w, y.w)

@@ -161,6 +161,15 @@ def test_an_order_of_images_for_a_port_without_four_dimensions_is_refused(host, 
     ]
 
 
+def test_an_order_of_sequences_is_for_three_dimensions(host):
+    graph = parse("graph(%x: f32[1x2x4], %z: f32[2x4]) {\n %y: f32[1x2x4] = add(%x, %z)\n return y: %y\n}")
+    options = COutput(name="net", layouts={"x": "ntc", "z": "ntc"})
+    assert [str(p) for p in check(graph, options, host)] == [
+        "layouts.z: ntc is an order of three dimensions, and there are 2; leave it out: the order is the model's "
+        "[C710]"
+    ]
+
+
 def test_values_without_elements_are_refused(host):
     graph = parse(
         "graph(%x: f32[1x4]) {\n %y: f32[1x0] = slice{axis=1, start=2, stop=2}(%x)\n return y: %y\n}"

@@ -128,6 +128,25 @@ def test_sums_that_could_leave_int32_while_packed_take_the_portable_form(
         assert artifact.prediction.nodes[0].kernel == kernel
 
 
+@pytest.mark.parametrize("bits", [8, 4, 2])
+@pytest.mark.parametrize(
+    ("x", "weight", "y"),
+    [
+        ((1, 24, 5), (10, 24, 5), (1, 10, 1)),
+        ((1, 6, 3, 2), (9, 6, 3, 2), (1, 9, 1, 1)),
+        ((1, 3, 7, 1), (5, 3, 7, 1), (1, 5, 1, 1)),
+    ],
+)
+def test_a_convolution_with_a_single_window_is_a_row_of_products(
+    bits, x, weight, y, cortex_m4, assert_equal_to_interpreter
+):
+    flat = "conv" if len(x) == 4 else "conv{stride=(1,), padding=(0, 0), dilation=(1,)}"
+    artifact = assert_equal_to_interpreter(
+        Layer(flat, x, weight, y, bits).graph(), target=cortex_m4, flags=UNDEFINED, seeds=2
+    )
+    assert "linear_dsp" in {node.kernel for node in artifact.prediction.nodes}
+
+
 def test_where_the_arena_does_not_fit_weights_are_unpacked_without_it(cortex_m4):
     def lowered(ram: int | None) -> tuple[str, int]:
         target = cortex_m4.model_copy(update={"ram": ram})

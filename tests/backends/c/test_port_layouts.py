@@ -67,6 +67,12 @@ def test_a_word_decides() -> None:
         assert output_layouts(MASK, {"planes": word})[1] == contiguous((1, 2, 5, 6))
 
 
+def test_a_port_of_three_dimensions_can_have_its_channels_last() -> None:
+    frames = graph("%x: f32[1x5x6]", "%y: f32[1x5x6] = relu(%x)", "return y: %y")
+    assert input_layouts(frames, {"x": "ntc"}) == (channels_last((1, 5, 6)),)
+    assert output_layouts(frames, {"x": "ntc"}) == (contiguous((1, 5, 6)),)
+
+
 def test_ports_that_are_no_images_have_a_note() -> None:
     scores = graph(
         "%q: f32[1x2x5x4], %h: f32[1x3]",

@@ -60,9 +60,12 @@ def pack(
 ) -> tuple[Int32Array, ...]:
     """The constants of the layer, in words.
 
-    `weights` are in the order [outputs, inputs], the rest per channel; `bias` has -zx * sum(w) folded in.
+    `weights` are in the order [outputs, inputs], or [outputs, c, kh, kw] of a convolution with one window, whose image
+    lies channels last; the rest per channel. `bias` has -zx * sum(w) folded in.
     """
-    weights = weights.reshape(shape.outputs, -1)
+    weights = (
+        weights.reshape(shape.outputs, weights.shape[1], -1).transpose(0, 2, 1).reshape(shape.outputs, -1)
+    )
     order = np.array(_expansion(shape).order)
     taps = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0).astype(np.int8)
     return pack_rows(

@@ -90,11 +90,11 @@ def _dense(site: Site, op: Conv) -> Offers:
     x, y = image(site.type("x").shape), image(site.output.shape)
     seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
     layouts, shape = image_layouts(site), _conv_shape(site, x, y, seen)
+    row = LinearShape(x.h * x.w * x.c, y.c, shape.epilogue, shape.weight_bits)
+    if shape.pixels == 1 and seen.covers(x) and linear_dsp.supports(row):
+        return _offer(site, "linear_dsp", linear_dsp, row, layouts)
     if not conv_dsp.supports(shape):
         return "windows of too many single bytes for the DSP kernel"
-    if shape.pointwise and shape.pixels == 1:
-        row = LinearShape(x.c, y.c, shape.epilogue, shape.weight_bits)
-        return _offer(site, "linear_dsp", linear_dsp, row, layouts)
     direct = _offer(site, "conv_dsp", conv_dsp, shape, layouts)
     if not winograd_dsp.supports(shape):
         return direct
