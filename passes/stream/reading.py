@@ -149,10 +149,12 @@ class TimeCall:
         if not bool((tensor == tensor.narrow(axis, 0, 1)).all()):
             raise RefusedError(f"the constant %{value.name} differs from frame to frame of the window")
 
-    def check_alone(self) -> None:
-        """RefusedError if other operands than the first have a time axis."""
-        if any(track is not None for track in self.tracks[1:]):
-            raise RefusedError("reads two values with a time axis")
+    def check_layer(self) -> None:
+        """RefusedError unless the operand of a layer has a time axis, and its weights have none."""
+        if self.named("weight") is not None or self.named("bias") is not None:
+            raise RefusedError("has weights that change from frame to frame")
+        if self.named("x") is None:
+            raise RefusedError("adds frames to what has no time axis")
 
 
 @singledispatch
@@ -211,8 +213,10 @@ def _conv(op: Conv, call: TimeCall) -> Reading:
 @read.register
 def _conv_transpose(op: ConvTranspose, call: TimeCall) -> Reading:
     axis, weight = call.track.axis, call.node.operand("weight")
-    if axis >= 2 and (weight.type.shape[axis], op.stride[axis - 2], op.output_padding[axis - 2]) != (1, 1, 0):
-        raise RefusedError("a transposed convolution along time puts in frames between frames")
+    if axis >= 2:
+        along = (weight.type.shape[axis], op.stride[axis - 2], op.output_padding[axis - 2])
+        if along != (1, 1, 0) or any(pairs(op.padding)[axis - 2]):
+            raise RefusedError("is a transposed convolution along time, which puts frames between frames")
     return _convolved(call, op.stride, op.padding, op.dilation, lambda axis: op)
 
 
@@ -223,12 +227,11 @@ def _convolved(
     dilation: tuple[int, ...],
     padded_elsewhere: Callable[[int], Op],
 ) -> Reading:
-    x, residual, axis = call.named("x"), call.named("residual"), call.track.axis
+    residual, axis = call.named("residual"), call.track.axis
     weight = call.node.operand("weight")
-    if x is None or call.node.op.optional(call.tracks, "weight") is not None:
-        raise RefusedError("has weights, or an addend alone, that change from frame to frame")
-    if axis == 1:
-        raise RefusedError("mixes all frames: time is its channel dimension")
+    call.check_layer()
+    if axis == 1:  # channels, of which each result reads all
+        return call.all_frames()
     resized: Resized = call.unchanged
     if axis == 0:
         window = _OWN_FRAME
@@ -294,9 +297,8 @@ def _adaptive_pool(op: AdaptiveAvgPool, call: TimeCall) -> Reading:
 
 @read.register
 def _linear(op: Linear, call: TimeCall) -> Reading:
-    x, axis = call.named("x"), call.track.axis
-    if x is None or call.named("weight") is not None:
-        raise RefusedError("has weights, or an addend alone, that change from frame to frame")
+    axis = call.track.axis
+    call.check_layer()
     if axis == call.type.rank - 1:
         return call.all_frames()
     return call.aligned([axis if track is not None else None for track in call.tracks], axis)

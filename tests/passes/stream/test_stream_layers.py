@@ -13,6 +13,7 @@ from fxpress.passes import Context, stream
 from fxpress.passes.stream.time_track import StreamError
 
 CONV = "conv{stride=(1,), padding=(0, 0), dilation=(1,)}"
+TRANSPOSED = "conv_transpose{stride=(1,), padding=(0, 0), output_padding=(0,), dilation=(1,)}"
 
 
 def network(body: str, *, shape: str = "1x4x12") -> Graph:
@@ -21,6 +22,9 @@ def network(body: str, *, shape: str = "1x4x12") -> Graph:
         f"  const %{name}: f32[{size}]" for name, size in re.findall(r"<(\w+): ([\dx]+)>", body)
     )
     nodes = re.sub(r"<(\w+): [\dx]+>", r"%\1", body).strip()
+    nodes = nodes.replace("TRANSPOSED", TRANSPOSED).replace(
+        "DOUBLED", TRANSPOSED.replace("stride=(1,)", "stride=(2,)")
+    )
     lines = "\n".join(f"  {line.strip()}" for line in nodes.splitlines())
     text = f"graph(%x: f32[{shape}]) {{\n{constants}\n{lines}\n  return output: %y\n}}"
     return parse(text, fill=constant)
@@ -53,6 +57,16 @@ def check_streams(graph: Graph, *, hop: int = 1, axis: int = 2) -> int:
 
 
 STREAMED = {
+    "frames as channels": """
+        %p: f32[1x12x4] = permute{order=(0, 2, 1)}(%x)
+        %y: f32[1x3x4] = conv{stride=(1,), padding=(0, 0), dilation=(1,)}(%p, <w: 3x12x1>)""",
+    "a transposed convolution of each frame": """
+        %y: f32[1x3x12] = TRANSPOSED(%x, <w: 4x3x1>)""",
+    "a convolution for each element of the batch": """
+        %q: f32[1x12x4] = permute{order=(0, 2, 1)}(%x)
+        %p: f32[12x1x4] = reshape{shape=(12, 1, 4)}(%q)
+        %c: f32[12x2x2] = conv{stride=(1,), padding=(0, 0), dilation=(1,)}(%p, <w: 2x1x3>)
+        %y: f32[12x2x2] = relu(%c)""",
     "a linear layer for each frame": """
         %p: f32[1x12x4] = permute{order=(0, 2, 1)}(%x)
         %y: f32[1x12x3] = linear(%p, <w: 3x4>)""",
@@ -181,11 +195,16 @@ REFUSED = {
         %y: f32[1x4x12] = add(%r, %x)""",
         "%y joins frames with %r",
     ),
-    "time as channels": (
+    "frames between frames": (
+        """
+        %y: f32[1x3x24] = DOUBLED(%x, <w: 4x3x2>)""",
+        "%y is a transposed convolution along time, which puts frames between frames",
+    ),
+    "parameters of frames": (
         """
         %p: f32[1x12x4] = permute{order=(0, 2, 1)}(%x)
-        %y: f32[1x3x4] = conv{stride=(1,), padding=(0, 0), dilation=(1,)}(%p, <w: 3x12x1>)""",
-        "%y mixes all frames: time is its channel dimension",
+        %y: f32[1x12x4] = prelu(%p, <slope: 12>)""",
+        "%y has parameters of its own for each frame",
     ),
 }
 
