@@ -33,6 +33,7 @@ from ...ir.ops.shape import Copy, Expand, Permute, Reshape
 from ...ir.ops.slicing import Concat, Select, Slice, Split
 from ...ir.ops.softmax import LogSoftmax, Softmax
 from ...ir.ops.spatial import pairs
+from ..errors import PassError
 from .time_track import Track
 
 Resized = Callable[[int], Op]
@@ -82,7 +83,7 @@ class Gathering:
 Reading = Sliding | Viewing | Gathering
 
 
-class RefusedError(Exception):
+class RefusedError(PassError):
     """A node that cannot run frame by frame, with the reason."""
 
 

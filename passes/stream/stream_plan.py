@@ -73,7 +73,7 @@ class _Forward:
             try:
                 self._visit(node)
             except RefusedError as err:
-                self.refusals.append(f"{layer_name(node)} {err}")
+                self.refusals.append(f"{layer_name(node)} {err.message}")
                 self._lost.update(value.name for value in node.outputs)
 
     def _enter(self, value: Value, track: Track) -> None:

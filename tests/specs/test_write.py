@@ -71,7 +71,7 @@ def test_quantities_keep_their_units() -> None:
 
 @pytest.mark.parametrize("name", PASSES)
 def test_the_defaults_of_every_pass_are_one_key(name: str) -> None:
-    needs_more = {"assign_bits", "prune", "sparsify"}
+    needs_more = {"assign_bits", "prune", "sparsify", "stream"}
     if name not in needs_more:
         assert yaml_text(read_values(PASSES[name], {"pass": name}, name=name)) == f"pass: {name}"
 
