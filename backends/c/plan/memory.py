@@ -69,8 +69,8 @@ class MemoryPlan:
 
     `bound` is the largest sum of blocks that are in use at one step; no plan with these blocks is smaller.
     `inputs` and `outputs` are the places where the caller writes and reads; `returned` lists values that have to be
-    copied into an output at the end, in this order. `state_bytes` are those of the block of states, in which each
-    begins at a multiple of `state_alignment`.
+    copied into an output, in this order, each before the step of its number in `copied_before`, or at the end.
+    `state_bytes` are those of the block of states, in which each begins at a multiple of `state_alignment`.
     """
 
     locations: dict[Stored, Location]
@@ -83,6 +83,7 @@ class MemoryPlan:
     arena_bytes: int
     bound: int
     alignment: int
+    copied_before: tuple[int, ...] = ()
     state_bytes: int = 0
     state_alignment: int = BLOCK_ALIGNMENT
 
@@ -117,6 +118,7 @@ def plan_memory(
     sharing = _Sharing(program, states, ports_in_arena=ports_in_arena)
     alignment = _alignment(program, ports_in_arena=ports_in_arena)
     returned = sharing.bind_outputs()
+    copied_before = sharing.copy_early(returned)
     buffers = sharing.arena_buffers()
     scratch = {
         number: step.offer.working_bytes
@@ -147,6 +149,7 @@ def plan_memory(
         max((offset + i.bytes for offset, i in zip(offsets, intervals, strict=True)), default=0),
         live_bound(intervals),
         alignment,
+        copied_before,
         state_bytes,
         state_alignment,
     )
@@ -297,6 +300,32 @@ class _Sharing:
         end, region = len(self._program.steps), Region.ARENA if self._ports_in_arena else Region.OUTPUT
         return _Buffer(stored.bytes, end, end, region, index, label=f"output {stored.value.name}")
 
+    def copy_early(self, returned: tuple[tuple[Stored, int], ...]) -> tuple[int, ...]:
+        """The step before which each output is copied: a state as soon as nothing reads the old one any more.
+
+        What it is copied from need not live on then.
+        """
+        end = len(self._program.steps)
+        made = {stored: number for number, step in enumerate(self._program.steps) for stored in step.results}
+        found: list[int] = []
+        for stored, index in returned:
+            buffer, _ = self.where[stored]
+            early = end
+            if index in self.state_buffers and buffer.region is Region.ARENA and stored in made:
+                early = min(max(made[stored], self._last_of(self.state_buffers[index])) + 1, end)
+            found.append(early)
+        lives = _reads_of_steps(self._program)
+        for stored, number in made.items():
+            lives[stored] = max(lives.get(stored, number), number)
+        copies = {index: number for (_, index), number in zip(returned, found, strict=True)}
+        for index, stored in enumerate(self._program.outputs):
+            lives[stored] = max(lives.get(stored, -1), copies.get(index, end))
+        for stored, index in returned:
+            buffer, _ = self.where[stored]
+            if buffer.region is Region.ARENA and copies[index] < end:
+                buffer.end = max(lives[member] for member in self._members[id(buffer)])
+        return tuple(found)
+
     def arena_buffers(self) -> list[_Buffer]:
         """The buffers that need a place in the arena, in order of appearance."""
         places = [*self.where.values(), *self.outputs]
@@ -305,12 +334,16 @@ class _Sharing:
 
 
 def _last_reads(program: Program) -> dict[Stored, int]:
+    """The last step that reads each value; the end for outputs."""
+    return _reads_of_steps(program) | dict.fromkeys(program.outputs, len(program.steps))
+
+
+def _reads_of_steps(program: Program) -> dict[Stored, int]:
     found: dict[Stored, int] = {}
     for number, step in enumerate(program.steps):
         for stored in step.operands:
             if stored is not None:
                 found[stored] = number
-    found.update((stored, len(program.steps)) for stored in program.outputs)
     return found
 
 

@@ -167,8 +167,11 @@ class _Writer:
     _file_bytes: int = 0
 
     def write(self) -> SourceText:
-        steps = [self._step(number, step) for number, step in enumerate(self.program.steps)]
-        steps += [self._returned(*row) for row in enumerate(self.plan.returned)]
+        steps: list[StepText] = []
+        for number, step in enumerate(self.program.steps):
+            steps += self._copies(number)
+            steps.append(self._step(number, step))
+        steps += self._copies(len(self.program.steps))
         functions = tuple(map(self._linked, self._functions.values()))
         calling = (*(f.text for f in functions), *(line for step in steps for line in step.lines))
         return SourceText(
@@ -307,6 +310,11 @@ class _Writer:
         assert stored is not None
         data = to_memory(self.program.graph.tensor(stored.value), stored)
         return self._array(f"constant_{len(self._arrays)}", data, f"constant {stored.value.name}")
+
+    def _copies(self, before: int) -> list[StepText]:
+        """The copies into outputs before a step."""
+        rows = zip(self.plan.returned, self.plan.copied_before, strict=True)
+        return [self._returned(i, row) for i, (row, number) in enumerate(rows) if number == before]
 
     def _returned(self, position: int, returned: tuple[Stored, int]) -> StepText:
         stored, index = returned
