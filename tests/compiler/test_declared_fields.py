@@ -27,6 +27,8 @@ IN_OTHER_NETWORKS = {
     ("Cache", "length"),
     ("FolderOutput", "format"),
     ("FolderOutput", "max_shard_bytes"),
+    ("StreamOptions", "axis"),
+    ("StreamOptions", "hop"),
 }  # tests of the passes change them
 LABELLED = "data: {calibration: {file: data.npz, inputs: {image: x}, labels: y, samples: 16}}"
 CHAIN = "{commands: [arm-none-eabi-gcc], flags: [-O2, -mcpu=cortex-m4, -mthumb, -mfloat-abi=hard, -mfpu=fpv4-sp-d16]}"
