@@ -10,6 +10,7 @@
 # make layer-table        every kind of layer x rank x groups x bits x layouts x targets, compiled, run, compared
 # make bench-architectures   small Hugging Face networks: lengths, stored weights, static int8, without transformers
 # make bench-trained      networks that packages ship: accuracy, predicted and linked flash
+# make bench-memory       planned arenas beside the least possible, with cycles on a Cortex-M4
 # make bench-flash        predicted flash beside the linker's, int8 and float, on a Cortex-M4 and a Cortex-M0+
 # make bench-compare      figures that differ between two recorded commits: make bench-compare A=HEAD~1 B=HEAD
 # make bench-costs        predicted instructions and cycles beside counted ones, on every core that is simulated
@@ -26,7 +27,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-stream bench-architectures bench-trained \
-        bench-flash bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
+        bench-flash bench-memory bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
         bench-compare mlperf-models mlperf-data bench-folder
 
 setup: .venv/.installed
@@ -120,6 +121,10 @@ bench-stream: setup build/.tools-all
 bench-trained: setup build/.tools-all
 	$(PY) benchmarks/trained.py
 	$(PY) benchmarks/history.py record trained
+
+bench-memory: setup build/.tools-all
+	$(PY) benchmarks/memory.py
+	$(PY) benchmarks/history.py record memory
 
 bench-flash: setup build/.tools-all
 	$(PY) benchmarks/code_size.py

@@ -34,6 +34,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "low_bits": ("layer", "bits"),
     "llm": ("form", "method", "bits"),
     "mcu": ("name",),
+    "memory": ("network", "kind", "buffers"),
     "costs": ("network", "form", "core"),
     "mixed": ("network", "budget_percent", "method", "recipe"),
     "prune": ("name",),

@@ -68,6 +68,7 @@ def make_report(
         float_layers=_float_layers(compiled, c, stages),
         arena=_arena(c) if c else (),
         arena_bound_bytes=c.plan.bound if c else None,
+        arena_is_least=c.plan.is_least if c else None,
         passes=_sections(session.captured, stages),
         notes=(
             *session.notes,

@@ -173,7 +173,7 @@ def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
     plan, steps = lowered.plan, lowered.program.steps
     if plan.arena_bytes <= ram_bytes:
         return frozenset()
-    used = [sum(b.bytes for b in plan.blocks if b.start <= number <= b.end) for number in range(len(steps))]
+    used = [plan.live_bytes.get(number, 0) for number in range(len(steps))]
     limit = ram_bytes if max(used) > ram_bytes else max(used) - 1
     found: set[str] = set()
     reader = ""  # the node for which a conversion of layout runs
@@ -208,7 +208,7 @@ def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
     if plan.arena_bytes <= ram_bytes:
         return frozenset()
     used = {
-        step.results[0].value.name: sum(b.bytes for b in plan.blocks if b.start <= number <= b.end)
+        step.results[0].value.name: plan.live_bytes[number]
         for number, step in enumerate(lowered.program.steps)
         if step.offer.coded
     }

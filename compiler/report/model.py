@@ -258,6 +258,9 @@ class Report(_Row):
     )
     float_layers: tuple[FloatLayer, ...] = ()
     arena: tuple[MemoryBlock, ...] = ()
-    arena_bound_bytes: int | None = Field(default=None, description="largest sum of tensors live at once")
+    arena_bound_bytes: int | None = Field(default=None, description="least bytes of tensors live at once")
+    arena_is_least: bool | None = Field(
+        default=None, description="true where no other offsets of the blocks would take fewer bytes"
+    )
     passes: tuple[PassSection, ...] = ()
     notes: tuple[str, ...] = Field(default=(), description="things the user should know")

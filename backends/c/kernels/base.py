@@ -132,7 +132,8 @@ class Offer:
     `reads` has None for an operand that is absent or packed into the constants. The prices of the `work` are those of
     the first of `templates`, which has one for each call, and of its `variant`. `constants` are the bytes of the arrays
     that `build` packs, by role. `overwrites` are the operands whose memory the result may take, when nobody needs them
-    afterwards. `views` gives, for each result, the bytes into operand 0 at which it is stored, for a node that moves
+    afterwards; `follows` those over which it may be written while they are read, if they begin at least so many bytes
+    behind it. `views` gives, for each result, the bytes into operand 0 at which it is stored, for a node that moves
     nothing.
     `scratch_bytes` is the working memory of the calls. `limitation` says why the core's own instructions are not used,
     where they could be on other values. `coded` are constants that are decoded into working memory before the calls.
@@ -147,6 +148,7 @@ class Offer:
     constants: Mapping[str, int] = field(default_factory=dict)
     scratch_bytes: int = 0
     overwrites: tuple[int, ...] = ()
+    follows: Mapping[int, int] = field(default_factory=dict)
     views: tuple[int, ...] | None = None
     limitation: str = ""
     coded: tuple[Constant, ...] = ()
@@ -426,6 +428,7 @@ def offer(
     scratch: str = "",
     scratch_bytes: int = 0,
     overwrites: tuple[int, ...] = (),
+    follows: Mapping[int, int] = MappingProxyType({}),
     limitation: str = "",
     uses_math: bool = False,
     variant: str = "",
@@ -457,6 +460,7 @@ def offer(
         sizes,
         scratch_bytes,
         overwrites,
+        follows,
         limitation=limitation,
         variant=variant,
     )
@@ -473,6 +477,7 @@ def layer_offer(
     *,
     scratch_bytes: int = 0,
     overwrites: tuple[int, ...] = (),
+    follows: Mapping[int, int] = MappingProxyType({}),
     general: Callable[[], Function] | None = None,
     numbers: tuple[int, ...] = (),
 ) -> Offer:
@@ -494,6 +499,7 @@ def layer_offer(
         constants,
         scratch_bytes,
         overwrites or site.overwritten_residual,
+        follows,
         variant=function.variant,
     )
 

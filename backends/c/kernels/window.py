@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..plan.layout import Shape
+from .base import Site
 
 MAX_SPATIAL = 2
 
@@ -58,6 +61,23 @@ class Window:
         """Rows of the windows over a column of results that are inside the images."""
         return y.n * self._inside(0, x.h, y.h)
 
+    def distance(
+        self, x: Image, y: Image, bytes_each: tuple[int, int], *, is_gathered: bool = False, together: int = 1
+    ) -> int:
+        """Bytes that an image has to begin behind results that overwrite it from its beginning, pixel by pixel.
+
+        Both have their channels last, and elements of `bytes_each`. A kernel writes `together` pixels at a time: after
+        it has read their windows if it gathers them, else while it reads them.
+        """
+        tops = np.maximum(np.arange(y.h) * self.stride[0] - self.padding[0], 0)
+        lefts = np.maximum(np.arange(y.w) * self.stride[1] - self.padding[1], 0)
+        firsts = (np.arange(y.n)[:, None, None] * x.h + tops[:, None]) * x.w + lefts
+        unread = np.minimum.accumulate(firsts.reshape(-1)[::-1])[::-1] * x.c * bytes_each[0]
+        written = np.minimum(np.arange(len(unread)) + (1 if is_gathered else together), len(unread))
+        gaps = written * y.c * bytes_each[1]
+        behind = gaps[:-1] - unread[1:] if is_gathered else gaps - unread
+        return max(0, int(behind.max(initial=0)))
+
     def _inside(self, axis: int, inputs: int, outputs: int) -> int:
         """Taps along an axis that are inside, over all places."""
         stride, padding, dilation = self.stride[axis], self.padding[axis], self.dilation[axis]
@@ -65,6 +85,23 @@ class Window:
         return sum(
             0 <= start + dilation * tap < inputs for start in starts for tap in range(self.kernel[axis])
         )
+
+
+POINT = Window((1, 1), (1, 1), (0, 0))
+"""The window of a pointwise convolution."""
+
+
+def followed(
+    site: Site, seen: Window, x: Image, y: Image, *, is_gathered: bool = False, together: int = 1
+) -> dict[int, int]:
+    """`Offer.follows` of a kernel that moves a window over the pixels of `x`, and writes those of `y` in order.
+
+    Nothing on computers: their compilers make vector code of loops over what does not overlap.
+    """
+    if site.machine.is_host:
+        return {}
+    each = site.type("x").dtype.bytes, site.output.dtype.bytes
+    return {site.index("x"): seen.distance(x, y, each, is_gathered=is_gathered, together=together)}
 
 
 def image(shape: Shape) -> Image:

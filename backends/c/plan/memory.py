@@ -1,17 +1,18 @@
 """Storage of every value: the caller's buffers, flash, or the arena.
 
 A buffer holds one value, or several that share its memory: views, results that overwrite a dead operand, operands
-that lie in their place of a concatenation. Buffers whose lives do not overlap may share bytes of the arena.
+that lie in their place of a concatenation. Buffers whose lives do not overlap may share bytes of the arena, and so may
+a result and an operand that its kernel has read before the result is written over it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from ....ir import UnsupportedError
-from .offsets import Interval, assign_offsets, live_bound
+from .offsets import Interval, assign_offsets, live_bytes
 from .program import Program, Step, Stored
 
 ALIGNMENT = 4
@@ -67,10 +68,11 @@ class Block:
 class MemoryPlan:
     """Locations of all values, scratch offsets by step, calls left out since the operand lies in place already.
 
-    `bound` is the largest sum of blocks that are in use at one step; no plan with these blocks is smaller.
-    `inputs` and `outputs` are the places where the caller writes and reads; `returned` lists values that have to be
-    copied into an output, in this order, each before the step of its number in `copied_before`, or at the end.
-    `state_bytes` are those of the block of states, in which each begins at a multiple of `state_alignment`.
+    `live_bytes` are those that the blocks in use take at least, by step, and `bound` is the largest of them: no plan
+    with these blocks is smaller. `is_least` says that this one is the smallest of all. `inputs` and `outputs` are the
+    places where the caller writes and reads; `returned` lists values that have to be copied into an output, in this
+    order, each before the step of its number in `copied_before`, or at the end. `state_bytes` are those of the block of
+    states, in which each begins at a multiple of `state_alignment`.
     """
 
     locations: dict[Stored, Location]
@@ -81,11 +83,17 @@ class MemoryPlan:
     returned: tuple[tuple[Stored, int], ...]
     blocks: tuple[Block, ...]
     arena_bytes: int
-    bound: int
+    live_bytes: Mapping[int, int]
+    is_least: bool
     alignment: int
     copied_before: tuple[int, ...] = ()
     state_bytes: int = 0
     state_alignment: int = BLOCK_ALIGNMENT
+
+    @property
+    def bound(self) -> int:
+        """The least bytes that the arena could have."""
+        return max(self.live_bytes.values(), default=0)
 
 
 @dataclass(eq=False)
@@ -127,7 +135,9 @@ def plan_memory(
     }
     intervals = [Interval(_aligned(b.bytes, alignment), b.start, b.end) for b in buffers]
     intervals += [Interval(_aligned(size, alignment), number, number) for number, size in scratch.items()]
-    offsets = assign_offsets(intervals)
+    follows = sharing.follows(buffers, alignment)
+    found = assign_offsets(intervals, follows)
+    offsets = found.at
     at = {id(b): offset for b, offset in zip(buffers, offsets[: len(buffers)], strict=True)}
     state_bytes = 0
     for buffer in sharing.state_buffers.values():
@@ -146,8 +156,9 @@ def plan_memory(
             Block(label, offset, i.bytes, i.start, i.end, value)
             for label, value, offset, i in zip(labels, values, offsets, intervals, strict=True)
         ),
-        max((offset + i.bytes for offset, i in zip(offsets, intervals, strict=True)), default=0),
-        live_bound(intervals),
+        found.peak,
+        live_bytes(intervals, follows),
+        found.is_least,
         alignment,
         copied_before,
         state_bytes,
@@ -166,6 +177,7 @@ class _Sharing:
         self.outputs: list[tuple[_Buffer, int]] = []
         self.placed: set[tuple[int, int]] = set()
         self.state_buffers: dict[int, _Buffer] = {}  # by the number of the output
+        self._followers: list[tuple[int, Stored, Stored, int]] = []  # step, result, operand, distance
         self._members: dict[int, list[Stored]] = {}
         for index, stored in enumerate(program.inputs):
             name, last = stored.value.name, self._last.get(stored, -1)
@@ -196,6 +208,8 @@ class _Sharing:
             buffer.label = f"{buffer.label}, {stored.value.name}" if taken else stored.value.name
             buffer.value = buffer.value or stored.value.name
             self._put(stored, buffer)
+            if position == 0 and taken is None:
+                self._followers += self._followed(number, step, stored)
         for position, call in enumerate(step.calls):
             if call.places is not None:
                 operand = step.operands[call.places]
@@ -230,6 +244,28 @@ class _Sharing:
             if not others:
                 return buffer
         return None
+
+    def _followed(self, number: int, step: Step, result: Stored) -> Iterator[tuple[int, Stored, Stored, int]]:
+        """The operands that die in a step, read by nobody else there, which its result may overwrite as it goes."""
+        for index, distance in step.offer.follows.items():
+            operand = step.operands[index]
+            if operand is None:
+                continue
+            buffer, shift = self.where[operand]
+            readers = [other for other in step.operands if other and self.where[other][0] is buffer]
+            if not shift and len(readers) == 1 and self._last_of(buffer) <= number:
+                yield number, result, operand, distance
+
+    def follows(self, buffers: Sequence[_Buffer], alignment: int) -> dict[tuple[int, int], int]:
+        """By the numbers of two buffers: how many bytes behind the first, which follows it, the second begins."""
+        numbers = {id(buffer): number for number, buffer in enumerate(buffers)}
+        found: dict[tuple[int, int], int] = {}
+        for number, result, operand, distance in self._followers:
+            (low, shift_low), (high, shift_high) = self.where[result], self.where[operand]
+            ends = low.start == number == high.end and not shift_low and not shift_high
+            if ends and id(low) in numbers and id(high) in numbers:
+                found[numbers[id(low)], numbers[id(high)]] = _aligned(distance, alignment)
+        return found
 
     def _move(self, operand: Stored, into: _Buffer, at: int) -> bool:
         """Make a buffer that holds just `operand` a part of another one; False when it holds more or lies elsewhere."""

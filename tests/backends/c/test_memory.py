@@ -2,49 +2,86 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxpress.backends.c.emit import emit
 from fxpress.backends.c.plan.memory import Region
-from fxpress.backends.c.plan.offsets import Interval, assign_offsets, live_bound
+from fxpress.backends.c.plan.offsets import Interval, Offsets, assign_offsets, live_bound
 from fxpress.backends.c.plan.schedule import peak_bytes, schedule
 from fxpress.ir import parse
 from fxpress.specs.outputs import COutput
 
-INTERVALS = st.lists(
-    st.tuples(st.integers(1, 40), st.integers(0, 12), st.integers(0, 5)).map(
-        lambda t: Interval(4 * t[0], t[1], t[1] + t[2])
-    ),
-    max_size=14,
-)
 
-
-def overlapping(intervals, offsets):
-    """Pairs of blocks that live at the same step and share bytes."""
-    blocks = list(zip(intervals, offsets, strict=True))
-    return [
-        (a, b)
-        for i, (a, at_a) in enumerate(blocks)
-        for b, at_b in blocks[:i]
-        if a.start <= b.end and b.start <= a.end and at_a < at_b + b.bytes and at_b < at_a + a.bytes
+@st.composite
+def blocks(draw, most=14):
+    """Blocks, and results among them that follow an operand."""
+    sizes = st.tuples(st.integers(1, 40), st.integers(0, 12), st.integers(0, 5))
+    intervals = [
+        Interval(4 * size, at, at + length) for size, at, length in draw(st.lists(sizes, max_size=most))
     ]
+    pairs = [
+        (i, j)
+        for i, result in enumerate(intervals)
+        for j, operand in enumerate(intervals)
+        if i != j and result.start == operand.end and operand.start < operand.end < result.end
+    ]
+    followed = draw(st.lists(st.sampled_from(pairs), max_size=4, unique=True)) if pairs else []
+    return intervals, {pair: 4 * draw(st.integers(0, 30)) for pair in followed}
+
+
+def overlapping(intervals, offsets, follows):
+    """Pairs of blocks that live at the same step and share bytes that they must not share."""
+    found = []
+    for (i, a), (j, b) in itertools.combinations(enumerate(intervals), 2):
+        if not a.meets(b):
+            continue
+        is_apart = offsets[i] >= offsets[j] + b.bytes or offsets[j] >= offsets[i] + a.bytes
+        is_followed = any(
+            pair in follows and offsets[pair[1]] >= offsets[pair[0]] + follows[pair]
+            for pair in ((i, j), (j, i))
+        )
+        if not is_apart and not is_followed:
+            found.append((a, b))
+    return found
 
 
 @settings(max_examples=200, deadline=None)
-@given(INTERVALS)
-def test_blocks_that_live_together_do_not_overlap_and_the_peak_is_at_least_the_bound(intervals):
-    offsets = assign_offsets(intervals)
-    assert not overlapping(intervals, offsets)
-    peak = max((at + i.bytes for i, at in zip(intervals, offsets, strict=True)), default=0)
-    assert peak >= live_bound(intervals)
+@given(blocks())
+def test_blocks_that_live_together_share_no_bytes_but_those_that_follow(case):
+    intervals, follows = case
+    offsets = assign_offsets(intervals, follows)
+    assert not overlapping(intervals, offsets.at, follows)
+    assert offsets.peak == max((at + i.bytes for i, at in zip(intervals, offsets.at, strict=True)), default=0)
+    assert offsets.peak >= live_bound(intervals, follows)
+
+
+@settings(max_examples=60, deadline=None)
+@given(blocks(most=5))
+def test_offsets_that_are_called_the_least_are_the_least_of_all(case):
+    intervals, follows = case
+    offsets = assign_offsets(intervals, follows)
+    assert offsets.is_least
+    if not intervals:
+        return
+    places = range(0, offsets.peak, 4)
+    lower = (
+        at
+        for at in itertools.product(places, repeat=len(intervals))
+        if all(start + i.bytes < offsets.peak for start, i in zip(at, intervals, strict=True))
+    )
+    assert all(overlapping(intervals, at, follows) for at in itertools.islice(lower, 5_000))
 
 
 def test_overlap_is_found_when_two_live_blocks_share_bytes():
     intervals = [Interval(8, 0, 2), Interval(8, 2, 3)]
-    assert overlapping(intervals, [0, 4])
-    assert not overlapping(intervals, [0, 8])
+    assert overlapping(intervals, [0, 4], {})
+    assert not overlapping(intervals, [0, 8], {})
+    assert not overlapping(intervals, [4, 0], {(1, 0): 4})
+    assert overlapping(intervals, [4, 0], {(1, 0): 8})
 
 
 def test_the_search_reaches_the_bound_where_placing_by_size_does_not():
@@ -56,15 +93,15 @@ def test_the_search_reaches_the_bound_where_placing_by_size_does_not():
         Interval(12, 3, 4),
         Interval(4, 4, 4),
     ]
-    offsets = assign_offsets(intervals)
-    assert max(at + i.bytes for i, at in zip(intervals, offsets, strict=True)) == live_bound(intervals)
+    assert assign_offsets(intervals, {}).peak == live_bound(intervals, {})
 
 
 def test_operators_of_every_kind_share_no_live_bytes(operators, host, cortex_m4):
     for target in (host, cortex_m4):
-        blocks = emit(operators, COutput(name="net"), target).plan.blocks
-        intervals = [Interval(b.bytes, b.start, b.end) for b in blocks]
-        assert not overlapping(intervals, [b.offset for b in blocks])
+        plan = emit(operators, COutput(name="net"), target).plan
+        intervals = [Interval(b.bytes, b.start, b.end) for b in plan.blocks]
+        shared = overlapping(intervals, [b.offset for b in plan.blocks], {})
+        assert all(a.start == b.end or b.start == a.end for a, b in shared)  # a result over its operand
 
 
 def test_branches_run_in_the_order_that_needs_the_least_memory():
@@ -170,7 +207,10 @@ def test_a_plan_that_overlaps_is_found_by_comparing_bytes(fill, monkeypatch, ass
     )
     assert_equal_to_interpreter(graph)
     monkeypatch.setattr(
-        "fxpress.backends.c.plan.memory.assign_offsets", lambda intervals: [0] * len(intervals)
+        "fxpress.backends.c.plan.memory.assign_offsets",
+        lambda intervals, follows: Offsets(
+            (0,) * len(intervals), max(i.bytes for i in intervals), is_least=False
+        ),
     )
     with pytest.raises(AssertionError, match="step"):
         assert_equal_to_interpreter(graph)

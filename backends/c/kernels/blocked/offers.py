@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol, TypeVar
 
 from .....ir.ops.conv import Conv
@@ -9,13 +10,13 @@ from .....ir.ops.linear import Linear
 from ...plan.layout import Layout
 from ..base import Function, Offer, Offers, Site, Work, is_float, kernel, layer_offer
 from ..layouts import image_layouts, row_layouts
-from ..window import MAX_SPATIAL, Image, Window, image, window
+from ..window import MAX_SPATIAL, POINT, Image, followed, image, window
 from . import conv as conv_blocked
 from . import depthwise as depthwise_blocked
 from . import linear as linear_blocked
 from .conv import FloatConvShape
 from .depthwise import FloatDepthwiseShape
-from .gemm import FloatArray
+from .gemm import PIXELS, FloatArray
 from .linear import FloatLinearShape
 
 Shape_contra = TypeVar("Shape_contra", contravariant=True)
@@ -34,12 +35,13 @@ def convolution(site: Site) -> Offers:
     seen = window(site.type("weight").shape[2:], op.stride, op.padding, op.dilation)
     if op.groups == 1:
         shape = FloatConvShape(x, y, seen, op.clamp, site.has("residual"))
+        follows = followed(site, seen, x, y, is_gathered=not shape.pointwise, together=PIXELS)
         scratch = conv_blocked.scratch_bytes(shape)
-        return _offer(site, conv_blocked, shape, image_layouts(site), scratch_bytes=scratch)
+        return _offer(site, conv_blocked, shape, image_layouts(site), follows, scratch_bytes=scratch)
     depthwise = FloatDepthwiseShape(x, y, seen, op.clamp)
     if op.groups != x.c or x.c != y.c or site.has("residual") or not depthwise_blocked.supports(depthwise):
         return "the blocked kernels take one group, or plain depthwise convolutions"
-    return _offer(site, depthwise_blocked, depthwise, image_layouts(site))
+    return _offer(site, depthwise_blocked, depthwise, image_layouts(site), followed(site, seen, x, y))
 
 
 @kernel("linear")
@@ -53,11 +55,11 @@ def linear(site: Site) -> Offers:
     rows = site.output.numel // outputs
     if rows == 1:
         shape = FloatLinearShape(inputs, outputs, op.clamp, site.has("residual"))
-        return _offer(site, linear_blocked, shape, row_layouts(site))
-    point = Window((1, 1), (1, 1), (0, 0))
+        return _offer(site, linear_blocked, shape, row_layouts(site), {})
     pixels = Image(1, 1, rows, inputs), Image(1, 1, rows, outputs)
-    pointwise = FloatConvShape(*pixels, point, op.clamp, site.has("residual"))
-    return _offer(site, conv_blocked, pointwise, row_layouts(site))
+    pointwise = FloatConvShape(*pixels, POINT, op.clamp, site.has("residual"))
+    follows = followed(site, POINT, *pixels, together=PIXELS)
+    return _offer(site, conv_blocked, pointwise, row_layouts(site), follows)
 
 
 def _refusal(site: Site) -> str:
@@ -85,6 +87,7 @@ def _offer(
     maker: _Maker[Shape_contra],
     shape: Shape_contra,
     layouts: tuple[Layout, Layout],
+    follows: Mapping[int, int],
     *,
     scratch_bytes: int = 0,
 ) -> Offer:
@@ -94,4 +97,6 @@ def _offer(
 
     constants = {"constants": 4 * maker.floats(shape)}
     name, function, work = f"{site.node.op.name}_blocked", maker.function(shape), maker.estimate(shape)
-    return layer_offer(site, name, function, work, layouts, constants, pack, scratch_bytes=scratch_bytes)
+    return layer_offer(
+        site, name, function, work, layouts, constants, pack, scratch_bytes=scratch_bytes, follows=follows
+    )

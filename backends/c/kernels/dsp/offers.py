@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -19,7 +21,7 @@ from ..layouts import image_layouts, row_layouts
 from ..low_bits import BYTE
 from ..rounding import folded_bias, layer_fixed_point
 from ..wide_sums import scaled_sums_fit, sums_fit
-from ..window import MAX_SPATIAL, Image, Window, image, window
+from ..window import MAX_SPATIAL, POINT, Image, Window, followed, image, window
 from . import conv as conv_dsp
 from . import depthwise as depthwise_dsp
 from . import linear as linear_dsp
@@ -68,8 +70,9 @@ def linear(site: Site) -> Offers:
             return "the rows are too long for the DSP kernel"
         return _offer(site, "linear_dsp", linear_dsp, shape, layouts)
     pixels = Image(1, 1, rows, inputs), Image(1, 1, rows, outputs)
-    pointwise = _conv_shape(site, *pixels, Window((1, 1), (1, 1), (0, 0)))
-    return _offer(site, "conv_dsp", conv_dsp, pointwise, layouts)
+    pointwise = _conv_shape(site, *pixels, POINT)
+    follows = followed(site, POINT, *pixels, is_gathered=True)
+    return _offer(site, "conv_dsp", conv_dsp, pointwise, layouts, follows=follows)
 
 
 def _refusal(site: Site) -> str:
@@ -95,10 +98,19 @@ def _dense(site: Site, op: Conv) -> Offers:
         return _offer(site, "linear_dsp", linear_dsp, row, layouts)
     if not conv_dsp.supports(shape):
         return "windows of too many single bytes for the DSP kernel"
-    direct = _offer(site, "conv_dsp", conv_dsp, shape, layouts)
+    follows = followed(site, seen, x, y, is_gathered=True)
+    direct = _offer(site, "conv_dsp", conv_dsp, shape, layouts, follows=follows)
     if not winograd_dsp.supports(shape):
         return direct
-    transformed = _offer(site, "winograd_dsp", winograd_dsp, shape, layouts, generalized=False)
+    transformed = _offer(
+        site,
+        "winograd_dsp",
+        winograd_dsp,
+        shape,
+        layouts,
+        follows=followed(site, *winograd_dsp.rows(shape)) if shape.weight_bits == BYTE else {},
+        generalized=False,
+    )
     if not _is_worth_its_flash(transformed, direct, site):
         return direct
     # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
@@ -197,6 +209,7 @@ def _offer(
     layouts: tuple[Layout, Layout],
     *,
     overwrites: tuple[int, ...] = (),
+    follows: Mapping[int, int] = MappingProxyType({}),
     generalized: bool = True,
 ) -> Offer:
     """The offer of a module for a shape."""
@@ -223,6 +236,7 @@ def _offer(
         pack,
         scratch_bytes=scratch,
         overwrites=overwrites,
+        follows=follows,
         general=partial(maker.function, replace(shape, epilogue=epilogue.generalized()))
         if generalized
         else None,

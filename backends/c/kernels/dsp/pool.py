@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .....ir import DType
 from .....ir.arithmetic import Requant
@@ -11,7 +11,7 @@ from .....ir.ops.reduce import Mean
 from ..base import Call, Function, Offer, Offers, Site, Work, kernel, template
 from ..layouts import image_layouts
 from ..rounding import saturated
-from ..window import MAX_SPATIAL, Image, Window, image, window
+from ..window import MAX_SPATIAL, Image, Window, followed, image, window
 from .epilogue import HEADERS
 
 _LANES = 4
@@ -128,8 +128,10 @@ def _offer(site: Site, seen: Window, mean: MeanForm | None) -> Offers:
     if not supports(shape):
         return "channels, windows or padding not for the DSP pools"
     layouts = image_layouts(site)
-    name = f"{site.node.op.name}_dsp"
-    return Offer.of_calls(name, layouts[:1], layouts[1:], estimate(shape), Call(function(shape), (0,)))
+    made = Offer.of_calls(
+        f"{site.node.op.name}_dsp", layouts[:1], layouts[1:], estimate(shape), Call(function(shape), (0,))
+    )
+    return replace(made, follows=followed(site, seen, x, y))
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..base import Function, Work, template
 from ..low_bits import BYTE
+from ..window import Image, Window
 from .conv import ConvShape
 from .conv import constant_words as constant_words_of_rows
 from .epilogue import HEADERS, Elements, Epilogue, parameters
@@ -48,6 +49,13 @@ def supports(shape: ConvShape) -> bool:
 def scratch_bytes(shape: ConvShape) -> int:
     """Bytes of working memory, aligned to 4."""
     return 4 * (_v_words(shape) + _PRODUCT_WORDS + _unpacked_words(shape)) + _patch_bytes(shape)
+
+
+def rows(shape: ConvShape) -> tuple[Window, Image, Image]:
+    """The order in which tiles are read and written, as rows of four inputs and two outputs, one after the other."""
+    x = Image(1, shape.in_h, 1, shape.in_w * shape.in_c)
+    y = Image(1, shape.out_h // 2, 1, 2 * shape.out_w * shape.out_c)
+    return Window((4, 1), (2, 1), (shape.padding[0], 0)), x, y
 
 
 def constant_words(shape: ConvShape) -> tuple[int, int]:

@@ -25,7 +25,7 @@ from ..rounding import (
     scale_tables,
 )
 from ..wide_sums import PORTABLE_ONLY, sums_fit
-from ..window import MAX_SPATIAL, Image, Window, image, window
+from ..window import MAX_SPATIAL, Image, Window, followed, image, window
 
 _MOST_TAPS = 25
 
@@ -128,6 +128,7 @@ def portable(site: Site) -> Offers:
         pack=lambda: _packed(site, context, by_channel=kind == "conv" or site.is_integer),
         tables=_tables(site, context) if site.is_integer else {},
         overwrites=site.overwritten_residual,
+        follows=followed(site, context.window, context.x, context.y),
         limitation=PORTABLE_ONLY if context.wide else "",
     )
 

@@ -13,7 +13,7 @@ from ...write.literal import c_type
 from ..base import AnyArray, Offers, Site, Work, kernel, offer
 from ..layouts import image_layouts
 from ..rounding import saturated, signed
-from ..window import MAX_SPATIAL, Image, Window, image, window
+from ..window import MAX_SPATIAL, Image, Window, followed, image, window
 
 _LOWEST = {"int8_t": "INT8_MIN", "int16_t": "INT16_MIN", "int32_t": "INT32_MIN", "uint8_t": "0"}
 _ONE = Window((1, 1), (1, 1), (0, 0))
@@ -156,6 +156,7 @@ def _pooled(
         reads={"x": layout_x},
         writes=(layout_y,),
         tables=tables,
+        follows={} if seen is None else followed(site, seen, x, y),
         uses_math=uses_math,
         variant="padded" if seen is not None and context.padded else "",
     )

@@ -21,7 +21,7 @@ from ..layouts import image_layouts, row_layouts
 from ..low_bits import BYTE, Fields
 from ..rounding import RowFinish, bias_bytes, folded_bias, layer_fixed_point, row_finish, scale_tables
 from ..wide_sums import PORTABLE_ONLY, part_size, sums_fit
-from ..window import MAX_SPATIAL, Image, Window, image, window
+from ..window import MAX_SPATIAL, POINT, Image, Window, followed, image, window
 
 _UNROLLED = 4
 # Instructions of a product, by rows, and of a result.
@@ -247,6 +247,13 @@ def _packed(weights: AnyArray, bits: int) -> AnyArray:
     return np.concatenate([part.reshape(-1) for part in parts])
 
 
+def _followed(site: Site, context: ProductContext) -> dict[int, int]:
+    if isinstance(context, WindowContext):
+        return followed(site, context.window, context.x, context.y, is_gathered=True)
+    rows = Image(1, 1, context.row_count, context.depth), Image(1, 1, context.row_count, context.channels)
+    return followed(site, POINT, *rows, together=len(context.rows))
+
+
 def _offer(site: Site, context: ProductContext, layouts: tuple[Layout, Layout]) -> Offers:
     bits = site.quantization("weight").bits
     path, gather, patches = "portable/products_linear.c.j2", 0.0, 0
@@ -274,6 +281,7 @@ def _offer(site: Site, context: ProductContext, layouts: tuple[Layout, Layout]) 
         scratch=context.element if patches else "",
         scratch_bytes=patches * site.type("x").dtype.bytes,
         overwrites=site.overwritten_residual,
+        follows=_followed(site, context),
         limitation=PORTABLE_ONLY if context.part else "",
         variant=" ".join(["two rows"] * (len(context.rows) > 1) + ["wide sums"] * (context.part > 0)),
     )

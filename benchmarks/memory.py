@@ -1,0 +1,144 @@
+"""Memory of small networks: the planned arena against the least that its blocks could have, and what it costs.
+
+    python benchmarks/memory.py [ic kws ...]      # make bench-memory: a table, and benchmarks/results/memory.json
+
+Every row is a network built with its inputs and outputs beside the arena or in it. The C runs on a simulated Cortex-M4
+and is held byte for byte against the integer graph. `live` is the most that blocks take at one step, where a result
+that follows an operand counts as what it adds; `least` says that no offsets of these blocks end lower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from mcu import NAMES, SPECS
+
+from fxpress.backends.c import emit
+from fxpress.compiler import compile_model, load_compiled, run_samples, text_table
+from fxpress.ir import run_integer
+
+ROOT = Path(__file__).resolve().parents[1]
+ZOO = ROOT.parent / "shared" / "zoo" / "mcu"
+RESULTS = ROOT / "benchmarks" / "results" / "memory.json"
+CORE = "cortex-m4f"
+CHECKED = 8
+_KINDS = {"int8": (), "float32": ("passes=[{pass: clean}, {pass: fuse}]", "outputs.c.io=float")}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network in one form; `emit_seconds` are those of the whole C backend."""
+
+    network: str
+    kind: str
+    buffers: str
+    arena_bytes: int
+    live_bytes: int
+    is_least: bool
+    emit_seconds: float
+    cycles: int | None
+    equal_inputs: int | None
+
+
+def specs(chosen: Sequence[str]) -> dict[str, Path]:
+    """Specs by the names of their networks: of the examples, and of typical networks where they are at hand."""
+    found = {name: SPECS / f"{name}.yaml" for name in NAMES}
+    found |= {path.stem: path for path in sorted(ZOO.glob("*.yaml"))}
+    return {name: path for name, path in found.items() if not chosen or name in chosen}
+
+
+def measure(name: str, spec: Path, folder: Path) -> Iterator[Row]:
+    """Rows of a network: int8 built and run, float32 planned."""
+    for kind, overrides in _KINDS.items():
+        for buffers in ("caller", "arena"):
+            directory = folder / f"{name}_{kind}_{buffers}"
+            choices = (*overrides, f"outputs.c.buffers={buffers}", f"target.name={CORE}")
+            compiled = compile_model(spec, overrides=choices, enforce_budget=False)
+            assert compiled.c is not None
+            plan = compiled.c.plan
+            assert compiled.spec.outputs.c is not None
+            start = time.process_time()
+            emit(compiled.graph, compiled.spec.outputs.c, compiled.session.target)
+            seconds = time.process_time() - start
+            cycles = equal = None
+            if kind == "int8":
+                compiled.write(directory)
+                data = compiled.session.evaluation or compiled.session.calibration
+                assert data is not None
+                samples = data.first(CHECKED)
+                expected = run_samples(compiled.graph, samples, interpreter=run_integer)
+                execution = load_compiled(directory).run(samples, on=CORE)
+                for ours, theirs in zip(expected, execution.outputs, strict=True):
+                    assert torch.equal(ours, theirs), f"{directory.name} differs from the integer graph"
+                assert execution.counts is not None
+                cycles, equal = execution.counts.cycles, len(samples)
+            yield Row(
+                name,
+                kind,
+                buffers,
+                plan.arena_bytes,
+                plan.bound,
+                plan.is_least,
+                seconds,
+                cycles,
+                equal,
+            )
+
+
+def table(rows: Sequence[Row]) -> str:
+    """One line for each row, and how many plans are the least."""
+    header = (
+        "network",
+        "form",
+        "buffers",
+        "arena",
+        "live",
+        "least",
+        "emit, s",
+        "est. cycles",
+        "equal",
+    )
+    lines = [
+        (
+            row.network,
+            row.kind,
+            row.buffers,
+            f"{row.arena_bytes:,}",
+            f"{row.live_bytes:,}",
+            "yes" if row.is_least else "",
+            f"{row.emit_seconds:.2f}",
+            "" if row.cycles is None else f"{row.cycles:,}",
+            "" if row.equal_inputs is None else str(row.equal_inputs),
+        )
+        for row in rows
+    ]
+    least = sum(row.is_least for row in rows)
+    slowest = max(row.emit_seconds for row in rows)
+    found = f"{least} of {len(rows)} plans are the least; the C backend takes at most {slowest:.1f} s"
+    return f"{text_table(header, lines)}\n{found}"
+
+
+def main() -> None:
+    """Measure, print and, unless some networks were chosen, write the results."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("networks", nargs="*")
+    chosen = parser.parse_args().networks
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, spec in specs(chosen).items():
+            rows += measure(name, spec, Path(folder))
+    print(table(rows))
+    if not chosen:
+        text = json.dumps({"core": CORE, "networks": [asdict(row) for row in rows]}, indent=2)
+        RESULTS.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
