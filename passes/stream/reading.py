@@ -148,7 +148,9 @@ class TimeCall:
             )
         tensor = self.graph.tensor(value)
         if not bool((tensor == tensor.narrow(axis, 0, 1)).all()):
-            raise RefusedError(f"the constant %{value.name} differs from frame to frame of the window")
+            raise RefusedError(
+                f"reads the constant %{value.name}, which differs from frame to frame of the window"
+            )
 
     def check_layer(self) -> None:
         """RefusedError unless the operand of a layer has a time axis, and its weights have none."""

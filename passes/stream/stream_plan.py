@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import lcm
 
 from ...ir import Graph, Node, Value
 from .reading import Gathering, Reading, RefusedError, Sliding, TimeCall, Viewing, Window, read
@@ -60,6 +61,7 @@ class _Forward:
         self.refusals: list[str] = []
         self._graph, self._hop = graph, hop
         self._lost: set[str] = set()
+        self._uneven: list[tuple[Node, int]] = []
         newest = max(value.type.shape[axes[value.name]] for value in graph.inputs if value.name in axes) - 1
         for value in graph.inputs:
             if value.name in axes:
@@ -75,6 +77,7 @@ class _Forward:
             except RefusedError as err:
                 self.refusals.append(f"{layer_name(node)} {err.message}")
                 self._lost.update(value.name for value in node.outputs)
+        self.refusals += self._uneven_steps()
 
     def _enter(self, value: Value, track: Track) -> None:
         """A value of one element along time has no history: it is new at each call, as what has no time axis."""
@@ -100,7 +103,7 @@ class _Forward:
                 track = self._slid(node, axis, count, found, windows)
                 if count > 1:
                     self._check_alone(node)
-                    self._check_step(track)
+                    self._check_step(node, track)
                     for value in node.outputs:
                         self._enter(value, track)
                 else:
@@ -109,7 +112,7 @@ class _Forward:
                 viewed = next(track for track in found if track is not None)
                 for value, window in zip(node.outputs, windows, strict=True):
                     track = self._slid(node, axis, value.type.shape[axis], (viewed,), (window,))
-                    self._check_step(track)
+                    self._check_step(node, track)
                     self.tracks[value.name] = track
         if isinstance(reading, Gathering):
             pairs = zip(found, reading.spans, strict=True)
@@ -129,12 +132,20 @@ class _Forward:
                     f"joins frames with %{value.name}, which can be another at each call, and all frames with it"
                 )
 
-    def _check_step(self, track: Track) -> None:
+    def _check_step(self, node: Node, track: Track) -> None:
         if track.count > 1 and self._hop % track.step:
-            raise RefusedError(
-                f"makes one element of {track.step} frames, the product of strides, of which the hop {self._hop} is no "
-                f"multiple; set `hop: {track.step}`"
-            )
+            self._uneven.append((node, track.step))
+
+    def _uneven_steps(self) -> list[str]:
+        """The refusal of the hop, with the first layer that it does not suit and a hop that suits all."""
+        if not self._uneven:
+            return []
+        node, step = self._uneven[0]
+        needed = lcm(*(step for _, step in self._uneven))
+        return [
+            f"{layer_name(node)} makes one element of {step} frames, the product of strides, of which the hop "
+            f"{self._hop} is no multiple; set `hop: {needed}`"
+        ]
 
     def _slid(
         self,

@@ -171,7 +171,7 @@ REFUSED = {
         """
         %a: f32[1x4x6] = max_pool{kernel=(2,), stride=(2,), padding=(0, 0), dilation=(1,)}(%x)
         %y: f32[1x4x3] = max_pool{kernel=(2,), stride=(2,), padding=(0, 0), dilation=(1,)}(%a)   # "pool2", "" """,
-        r"%a makes one element of 2 frames, the product of strides, of which the hop 1 is no multiple; set `hop: 2`",
+        r"%a makes one element of 2 frames, the product of strides, of which the hop 1 is no multiple; set `hop: 4`",
     ),
     "squeeze and excitation": (
         """
@@ -181,7 +181,7 @@ REFUSED = {
     ),
     "numbered frames": (
         "%y: f32[1x4x12] = add(%x, <position: 1x4x12>)",
-        "%y the constant %position differs from frame to frame",
+        "%y reads the constant %position, which differs from frame to frame",
     ),
     "frames joined": ("%y: f32[1x4x24] = concat{axis=2}(%x, %x)", "%y joins two values along time"),
     "statistics over time": (
