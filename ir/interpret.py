@@ -225,7 +225,7 @@ def call_integer(node: Node, operands: Sequence[Tensor | None]) -> tuple[Tensor,
     quantized = any(t is not None and t.is_quantized for t in (*node.operand_types, *node.output_types))
     if not quantized:
         return _call(node, operands)
-    results = node.op.integer(IntegerCall(node.op, tuple(operands), node.operand_types, node.output_types[0]))
+    results = node.op.integer(IntegerCall(node.op, tuple(operands), node.operand_types, node.output_types))
     return results if isinstance(results, tuple) else (results,)
 
 

@@ -113,7 +113,9 @@ def _table(node: Node) -> Tensor:
     quantization = node.operand("x").type.quantization
     assert quantization is not None
     integers = torch.arange(-128, 128).clamp(quantization.qmin, quantization.qmax)
-    results: Tensor = node.op.integer(IntegerCall(node.op, (integers,), node.operand_types, node.output.type))
+    results: Tensor = node.op.integer(
+        IntegerCall(node.op, (integers,), node.operand_types, node.output_types)
+    )
     return (results + 128).to(torch.uint8)
 
 

@@ -142,7 +142,12 @@ class IntegerCall:
     op: Op
     operands: tuple[torch.Tensor | None, ...]
     types: tuple[TensorType | None, ...]
-    output: TensorType
+    outputs: tuple[TensorType, ...]
+
+    @property
+    def output(self) -> TensorType:
+        """The type of the first result."""
+        return self.outputs[0]
 
     def operand(self, name: str) -> torch.Tensor:
         """An operand that must be present."""

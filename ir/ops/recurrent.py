@@ -1,8 +1,10 @@
-"""Recurrent layers, each with all its layers, directions and time steps as one node, on reals.
+"""Recurrent layers, each with all its layers, directions and time steps as one node.
 
 Operands: x [t, n, input] ([n, t, input] when `batch_first`), the initial state [layers * directions, n, hidden]
 or none for zeros (an LSTM takes its initial cell after it), then the weights in torch's order, for each layer
 and direction: input-to-hidden, hidden-to-hidden and, when `bias`, a bias for each. Results: y, final states.
+
+On integers a node has one layer and one direction: see `recurrent_form`.
 """
 
 from __future__ import annotations
@@ -10,20 +12,37 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import log2
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from ..encoding import Encoding
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, Given, Op, check_floats, lowers, operator
+from .accumulate import BIAS_BITS, bias_quantization
+from .base import AtenCall, Given, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall, tie_all
+from .quantize import per_tensor_types
+from .recurrent_form import (
+    FINEST_CELL,
+    SIGMOID_STEP,
+    STATE_BITS,
+    TANH_STEP,
+    UNIT,
+    Product,
+    RecurrentForm,
+    cell_encoding,
+)
 from .shape import emit_squeeze, emit_unsqueeze
 
 
 @dataclass(frozen=True)
 class Recurrent(Op):
     """Base of the recurrent layers, which differ in the number of gates and of states."""
+
+    quantized = Quantized.COMPUTE
 
     layers: int = 1
     bias: bool = True
@@ -50,6 +69,21 @@ class Recurrent(Op):
         """Weights of one layer in one direction."""
         return 2 + 2 * self.bias + self.projects
 
+    @property
+    def update(self) -> str:
+        """Change of the state in a step, for `RecurrentForm`."""
+        return self.name
+
+    @property
+    @abstractmethod
+    def gate_steps(self) -> tuple[float | None, ...]:
+        """Step of each gate before its function on integers; None for that of the state."""
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether states lie between -1 and 1 if the first ones do."""
+        return True
+
     def states_of(self, given: Sequence[Given]) -> Sequence[Given]:
         """Of the items of `given`, one for each operand of a node, those of the initial states."""
         return given[1 : 1 + self.states]
@@ -58,6 +92,15 @@ class Recurrent(Op):
         """Of the items of `given`, one for each operand of a node, those of the weights, cell after cell."""
         return given[1 + self.states :]
 
+    def matrices_of(self, given: Sequence[Given]) -> Sequence[Given]:
+        """Of the items of `given`, those of the matrices of a single layer: for input and state, and a projection."""
+        weights = self.weights_of(given)
+        return [*weights[:2], *weights[len(weights) - self.projects :]]
+
+    def biases_of(self, given: Sequence[Given]) -> Sequence[Given | None]:
+        """Of the items of `given`, those of the biases of a single layer, for input and state; None without."""
+        return self.weights_of(given)[2:4] if self.bias else (None, None)
+
     def learned(self, given: Sequence[Given | None]) -> Sequence[Given | None]:
         return self.weights_of(given)
 
@@ -65,6 +108,11 @@ class Recurrent(Op):
     def directions(self) -> int:
         """2 when the sequence is also read backwards."""
         return 2 if self.bidirectional else 1
+
+    @property
+    def is_single(self) -> bool:
+        """Whether there is one layer in one direction."""
+        return self.layers * self.directions == 1
 
     @abstractmethod
     def scan(self, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
@@ -76,12 +124,12 @@ class Recurrent(Op):
         if x.rank != 3 or 0 in x.shape:
             raise ShapeError(f"a sequence has three dimensions, none of them 0, unlike {x.shape}")
         hidden, width = self._check_weights(x.shape[-1], weights)
-        batch = x.shape[0 if self.batch_first else 1]
-        kept = [x.with_shape((self.layers * self.directions, batch, n)) for n in (width, hidden)]
+        batch, real = x.shape[0 if self.batch_first else 1], x.real()
+        kept = [real.with_shape((self.layers * self.directions, batch, n)) for n in (width, hidden)]
         for given, state in zip(states, kept, strict=False):
-            if given not in (None, state):
+            if given is not None and given.real() != state:
                 raise ShapeError(f"an initial state is not of shape {state.shape} and of the input's type")
-        return (x.with_shape((*x.shape[:2], width * self.directions)), *kept[: self.states])
+        return (real.with_shape((*x.shape[:2], width * self.directions)), *kept[: self.states])
 
     def reference(self, x: Tensor, *operands: Tensor | None) -> tuple[Tensor, ...]:
         weights = [w for w in operands[self.states :] if w is not None]
@@ -90,6 +138,81 @@ class Recurrent(Op):
         zeros = (x.new_zeros(self.layers * self.directions, batch, n) for n in sizes)
         states = [z if s is None else s for z, s in zip(zeros, operands[: self.states], strict=False)]
         return self.scan(x, states, weights)
+
+    def result_encoding(self, high: float) -> Encoding | None:
+        return UNIT if self.is_bounded else None
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        if not self.is_single:
+            raise ShapeError(f"{self.name} on integers takes one layer and one direction")
+        x, *kept = per_tensor_types(operands[0], *outputs)
+        y, final, *cell = kept
+        if x.bits not in (8, 16) or any(q.bits != STATE_BITS or not q.is_symmetric for q in kept):
+            raise ShapeError(f"{self.name} takes 8 or 16 bits and gives 16 bits with zero point 0")
+        if final != y or any(
+            given is not None and given.quantization != own
+            for given, own in zip(self.states_of(operands), [y, *cell], strict=True)
+        ):
+            raise ShapeError(f"first and last states of {self.name} have one encoding")
+        if self.is_bounded and y != UNIT:
+            raise ShapeError(f"{self.name} on integers has states from -1 to 1, first ones too")
+        if cell and cell[0] != cell_encoding(cell[0].scale[0] * UNIT.qmax):
+            raise ShapeError(f"the step of a cell is a power of two from 2^-{FINEST_CELL} to 1")
+        self._check_integer_weights(x, y, operands)
+        self.form(operands, outputs)
+
+    def _check_integer_weights(
+        self, x: Encoding, state: Encoding, operands: Sequence[TensorType | None]
+    ) -> None:
+        encodings = [None if type is None else type.quantization for type in operands]
+        matrices = self.matrices_of(encodings)
+        for q in matrices:
+            if q is None or q.bits > 8 or not q.is_symmetric or q.axis not in (None, 0) or q.group_size:
+                raise ShapeError(
+                    "weights have at most 8 bits, symmetric, a scale for each row or one for all"
+                )
+        if not self.bias:
+            return
+        for bias, read, q in zip(self.biases_of(encodings), (x, state), matrices, strict=False):
+            assert q is not None
+            expected = bias_quantization(read, q)
+            if bias is None or bias.bits != BIAS_BITS or tuple(bias.scale) != tuple(expected.scale):
+                raise ShapeError("a bias is int32 with scale operand scale x weight scale")
+
+    def form(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> RecurrentForm:
+        """The integer form on these quantized types; OverflowBoundError if there is none."""
+        x, y, *rest = per_tensor_types(operands[0], *outputs)
+        matrices = [type for type in self.matrices_of(operands) if type is not None]
+        hidden = matrices[0].shape[0] // self.gates
+        steps = [y.scale[0] if step is None else step for step in self.gate_steps for _ in range(hidden)]
+        steps_of_all = (steps, steps, [y.scale[0]] * outputs[0].shape[2])
+        products = tuple(
+            Product.of(read, weight.quantization, steps)
+            for read, weight, steps in zip((x, y, UNIT), matrices, steps_of_all, strict=False)
+            if weight.quantization is not None
+        )
+        return RecurrentForm(self.update, products, *(round(-log2(cell.scale[0])) for cell in rest[1:]))
+
+    def prove(
+        self,
+        operands: Sequence[TensorType | None],
+        outputs: Sequence[TensorType],
+        constants: Sequence[Tensor | None],
+    ) -> int:
+        """Largest accumulator for any input; `constants` has the operands that are. OverflowBoundError beyond int32."""
+        x, state, *_ = per_tensor_types(operands[0], *outputs)
+        matrices = [weight for weight in self.matrices_of(constants) if weight is not None]
+        return self.form(operands, outputs).prove(x, state, matrices, self.biases_of(constants))
+
+    def integer(self, call: IntegerCall) -> tuple[Tensor, ...]:
+        x, time = call.operand("x"), 1 if self.batch_first else 0
+        zeros = (x.new_zeros(type.shape) for type in call.outputs[1:])
+        given = zip(self.states_of(call.operands), zeros, strict=True)
+        states = [(zero if state is None else state)[0] for state, zero in given]
+        matrices = [w for w in self.matrices_of(call.operands) if w is not None]
+        form = self.form(call.types, call.outputs)
+        y, *final = form.apply(x.movedim(time, 0), states, matrices, self.biases_of(call.operands))
+        return (y.movedim(0, time), *(state[None] for state in final))
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         steps = outputs[0].shape[0] * outputs[0].shape[1]
@@ -158,6 +281,18 @@ class Rnn(Recurrent):
 
     nonlinearity: str = "tanh"
 
+    @property
+    def update(self) -> str:
+        return f"rnn_{self.nonlinearity}"
+
+    @property
+    def gate_steps(self) -> tuple[float | None, ...]:
+        return (TANH_STEP if self.is_bounded else None,)
+
+    @property
+    def is_bounded(self) -> bool:
+        return self.nonlinearity == "tanh"
+
     def infer(self, x: TensorType, *operands: TensorType | None) -> tuple[TensorType, ...]:
         if self.nonlinearity not in ("tanh", "relu"):
             raise ShapeError(f"nonlinearity {self.nonlinearity!r}; the choices are tanh and relu")
@@ -179,6 +314,10 @@ class Gru(Recurrent):
     @property
     def gates(self) -> int:
         return 3
+
+    @property
+    def gate_steps(self) -> tuple[float | None, ...]:
+        return SIGMOID_STEP, SIGMOID_STEP, TANH_STEP
 
     def scan(self, x: Tensor, states: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, ...]:
         (state,) = states
@@ -204,6 +343,30 @@ class Lstm(Recurrent):
     @property
     def gates(self) -> int:
         return 4
+
+    @property
+    def gate_steps(self) -> tuple[float | None, ...]:
+        return SIGMOID_STEP, SIGMOID_STEP, TANH_STEP, SIGMOID_STEP
+
+    @property
+    def is_bounded(self) -> bool:
+        return not self.projection
+
+    def cells(self, operands: Sequence[Tensor | None], y: Tensor) -> Tensor:
+        """The cell before and after each step [t + 1, n, hidden] of one layer in one direction, which gives `y`."""
+        x = self.operand(operands, "x")
+        x, y = (t.movedim(1, 0) if self.batch_first else t for t in (x, y))
+        first = [None if state is None else state[0] for state in self.states_of(operands)]
+        weights = [w for w in self.weights_of(operands) if w is not None]
+        biases = weights[2:4] if self.bias else [None, None]
+        before = torch.cat([torch.zeros_like(y[:1]) if first[0] is None else first[0][None], y[:-1]])
+        gates = functional.linear(x, weights[0], biases[0]) + functional.linear(before, weights[1], biases[1])
+        enter, keep, fresh, _ = gates.chunk(4, -1)
+        added, kept = torch.sigmoid(enter) * torch.tanh(fresh), torch.sigmoid(keep)
+        cells = [torch.zeros_like(added[0]) if first[1] is None else first[1]]
+        for step in range(len(added)):
+            cells.append(kept[step] * cells[-1] + added[step])
+        return torch.stack(cells)
 
     @property
     def states(self) -> int:

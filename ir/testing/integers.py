@@ -15,6 +15,7 @@ from torch import Tensor
 from ..builder import Builder
 from ..element_type import DType
 from ..encoding import Encoding
+from ..errors import OverflowBoundError
 from ..graph import Graph, Node
 from ..interpret import run
 from ..ops.accumulate import bias_quantization
@@ -25,6 +26,8 @@ from ..ops.linear import Linear
 from ..ops.matmul import MatMul
 from ..ops.prelu import Prelu
 from ..ops.quantize import Dequantize, Quantize, Requantize
+from ..ops.recurrent import Recurrent
+from ..ops.recurrent_form import STATE_BITS, cell_encoding
 from ..tensor_type import Value
 
 _FINEST = (
@@ -36,6 +39,8 @@ _COARSEST = 1 << 14  # as many steps of the result may a step of what is moved b
 
 def to_integers(graph: Graph, inputs: Sequence[Tensor]) -> Graph:
     """`graph` computing on 8-bit integers wherever its operators can, with float inputs and outputs.
+
+    States of recurrent layers have 16 bits.
 
     `inputs` is one sample, whose values decide the encodings. Data movement over several operands takes the encoding
     of the first, unless another one is too coarse for that.
@@ -66,6 +71,8 @@ class _Conversion:
             self._keep(node, [v and self._real(v) for v in node.inputs], self._reals)
         elif node.op.quantized is Quantized.MOVE:
             self._move(node)
+        elif isinstance(node.op, Recurrent):
+            self._recur(node, node.op)
         else:
             self._compute(node)
 
@@ -108,6 +115,41 @@ class _Conversion:
         self._integers[node.output.name] = self._builder.add(
             node.op, *operands, quantization=encoding, source=node.source
         )
+
+    def _recur(self, node: Node, op: Recurrent) -> None:
+        """A single layer; in float where there are several, or first states leave the encoding of the states."""
+        y, _, *cell = (self._seen[v.name] for v in node.outputs)
+        state = op.result_encoding(1.0) or _symmetric(2 * y, bits=STATE_BITS)
+        first = [None if v is None else self._tensor(v) for v in op.states_of(node.inputs)]
+        is_outside = first[0] is not None and float(first[0].abs().max()) > state.scale[0] * state.qmax
+        if not op.is_single or is_outside:
+            self._keep(node, [v and self._real(v) for v in node.inputs], self._reals)
+            return
+        largest = [float(t.abs().max()) for t in (*cell, *first[1:]) if t is not None]
+        last = [state, *(cell_encoding(2 * max(largest)) for _ in cell)]
+        x, matrices = self._integer(node.operand("x")), op.matrices_of(node.inputs)
+        states = [v and self._encoded(v, q) for v, q in zip(op.states_of(node.inputs), last, strict=True)]
+        integers = [
+            self._constant(v, _symmetric(self._old.tensor(v), axis=0)) for v in matrices if v is not None
+        ]
+        read = (x.type.quantization, state)
+        biases = [
+            self._constant(bias, bias_quantization(q, weight.type.quantization))
+            for bias, q, weight in zip(op.biases_of(node.inputs), read, integers, strict=False)
+            if bias is not None and q is not None and weight.type.quantization is not None
+        ]
+        operands = [x, *states, *integers[:2], *biases, *integers[2:]]
+        types = [t.quantized(q) for t, q in zip(node.output_types, [state, *last], strict=True)]
+        try:
+            op.check_quantized([None if v is None else v.type for v in operands], types)
+        except OverflowBoundError:
+            self._keep(node, [v and self._real(v) for v in node.inputs], self._reals)
+            return
+        results = self._builder.append(op, operands, types, source=node.source)
+        self._integers.update({old.name: new for old, new in zip(node.outputs, results, strict=True)})
+
+    def _tensor(self, value: Value) -> Tensor:
+        return self._old.tensor(value) if self._old.is_constant(value) else self._seen[value.name]
 
     def _layer_operands(self, node: Node) -> list[Value | None]:
         x, weight = node.operand("x"), node.operand("weight")
@@ -171,12 +213,14 @@ def _covering(seen: Tensor, *, finest: float = 0.0) -> Encoding:
     return Encoding((scale,), (max(-128, min(127, round(-128 - low / scale))),))
 
 
-def _symmetric(weight: Tensor, *, axis: int | None = None, group_size: int | None = None) -> Encoding:
-    largest = weight.double().abs()
+def _symmetric(
+    weight: Tensor, *, axis: int | None = None, group_size: int | None = None, bits: int = 8
+) -> Encoding:
+    largest = weight.double().nan_to_num(0.0, 1e6, -1e6).abs().clamp(max=1e6)
     if axis is None:
         rows = largest.max().view(1)
     else:
         moved = largest.movedim(axis, 0)
         rows = moved.reshape(-1, group_size or moved[0].numel()).amax(1)
-    scales = torch.where(rows > 0, rows / 127, torch.full_like(rows, 1e-3))
-    return Encoding(tuple(scales.tolist()), (0,), 8, axis, group_size)
+    scales = torch.where(rows > 0, rows / ((1 << (bits - 1)) - 1), torch.full_like(rows, 1e-3))
+    return Encoding(tuple(scales.tolist()), (0,), bits, axis, group_size)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...ir import Graph, ShapeError, Value, rebatch, run
 from ...ir.interpret import at_call, sizes_of_call
+from ...ir.ops.recurrent import Lstm
 from ...ir.sizes import Size
 from ...specs.root_error import expect
 from ..errors import CalibrationError
@@ -127,7 +128,10 @@ def stack(samples: Sequence[Batch]) -> Batch:
 
 
 def _observe(graph: Graph, inputs: Batch, collectors: dict[str, Collector], samples: range) -> None:
+    cells = _Cells(graph)
+
     def observe(value: Value, tensor: Tensor) -> None:
+        tensor = cells.represented(value, tensor)
         if value.name not in collectors:
             return
         if is_additive_mask(tensor):
@@ -140,6 +144,31 @@ def _observe(graph: Graph, inputs: Batch, collectors: dict[str, Collector], samp
         for value, tensor in zip(graph.inputs, inputs, strict=True):
             observe(value, tensor)
         run(graph, inputs, observe=observe)
+
+
+class _Cells:
+    """The cells of LSTMs, of which a run shows the last ones, and the encoding is to represent those of all steps."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        layers = ((node, node.op) for node in graph.nodes if isinstance(node.op, Lstm))
+        self._layers = {node.outputs[-1].name: (node, op) for node, op in layers if op.is_single}
+        self._read = {v.name for node, _ in self._layers.values() for v in (*node.operands, node.outputs[0])}
+        self._tensors: dict[str, Tensor] = {}
+
+    def represented(self, value: Value, tensor: Tensor) -> Tensor:
+        """What the encoding of a value is to represent, which a run shows in order: its tensor, or all cells."""
+        if value.name in self._read:
+            self._tensors[value.name] = tensor
+        if value.name not in self._layers:
+            return tensor
+        node, op = self._layers[value.name]
+        operands = [None if v is None else self._tensor(v) for v in node.inputs]
+        return op.cells(operands, self._tensors[node.outputs[0].name])
+
+    def _tensor(self, value: Value) -> Tensor:
+        known = self._tensors.get(value.name)
+        return self._graph.tensor(value) if known is None else known
 
 
 def _not_finite(graph: Graph, value: Value, tensor: Tensor, samples: range) -> str:

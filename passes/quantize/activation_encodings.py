@@ -14,6 +14,8 @@ from ...ir.ops.base import Quantized
 from ...ir.ops.binary import Add, Sub
 from ...ir.ops.norm import StatisticsNorm
 from ...ir.ops.pad import Pad
+from ...ir.ops.recurrent import Recurrent
+from ...ir.ops.recurrent_form import cell_encoding
 from ..calibration.observers import Range, Statistics, choose_range
 from ..report import Table
 from ..weighted_layers import Clamped, is_layer
@@ -83,7 +85,10 @@ def choose_encodings(
     for name in statistics:
         members.setdefault(groups.find(name), []).append(name)
     put_in = _put_in(graph, plan, groups)
-    fixed = {groups.find(name): encoding for name, encoding in imposed.items()}
+    fixed: dict[str, Encoding] = {}
+    for name, imposed_on_one in imposed.items():
+        group = groups.find(name)
+        fixed[group] = max(fixed.get(group, imposed_on_one), imposed_on_one, key=lambda e: e.scale[0])
     farthest = _farthest_zeros(graph, groups)
     farthest |= {groups.find(value.name): 0 for value, _ in plan.states}  # which may start with zeros
     chains = affine_inputs(graph)
@@ -196,12 +201,39 @@ def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range
 
 def _imposed(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> dict[str, Encoding]:
     """The encodings that operators impose on their results."""
-    imposed = {
-        name: node.op.result_encoding(statistics[name].high)
-        for node in graph.nodes
-        if (name := node.outputs[0].name) in plan.computing and name in statistics
-    }
+    imposed: dict[str, Encoding | None] = {}
+    for node in graph.nodes:
+        name = node.outputs[0].name
+        if name not in plan.computing or name not in statistics:
+            continue
+        if isinstance(node.op, Recurrent):
+            imposed |= _imposed_on_states(graph, node, node.op, statistics)
+        else:
+            imposed[name] = node.op.result_encoding(statistics[name].high)
     return {name: encoding for name, encoding in imposed.items() if encoding is not None}
+
+
+def _imposed_on_states(
+    graph: Graph, node: Node, op: Recurrent, statistics: Mapping[str, Statistics]
+) -> dict[str, Encoding | None]:
+    """Encodings of the results of a recurrent layer; none for states of which a first one is not within 1."""
+
+    def largest(value: Value | None) -> float:
+        if value is None:
+            return 0.0
+        if graph.is_constant(value):
+            return float(graph.tensor(value).abs().max())
+        return _largest(statistics[value.name])
+
+    y, last, *cell = node.outputs
+    first, *first_cell = op.states_of(node.inputs)
+    unit = op.result_encoding(1.0) if largest(first) <= 1.0 else None
+    cells = (max(largest(first_cell[0]), largest(value)) for value in cell)
+    return {
+        y.name: unit,
+        last.name: unit,
+        **{v.name: cell_encoding(c) for v, c in zip(cell, cells, strict=True)},
+    }
 
 
 def _place(graph: Graph, name: str) -> str:

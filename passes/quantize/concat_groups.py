@@ -1,5 +1,8 @@
 """Groups of values that share an encoding: all that data movement joins, except at concats of very different ranges.
 
+So do the results of a recurrent layer and its last state, and the first states with the last ones, unless what makes
+the first ones imposes another encoding.
+
 A concat can rescale an operand. The two have different encodings where one range is less than half the other, and where
 something gains: for a finer operand, a reader of its group (all that other movement joins it with); for a finer result,
 another operand.
@@ -10,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...ir import Encoding, Graph, Node
+from ...ir.ops.recurrent import Recurrent
+from ...ir.ops.recurrent_form import UNIT
 from ...ir.ops.slicing import Concat
 from ..calibration.observers import Range, Statistics, min_max
 from .groups import UnionFind
@@ -34,8 +39,24 @@ def join_moved(
             joints += [(v.name, node.output.name) for v in moved if not graph.is_constant(v)]
         else:
             groups.unite(v.name for v in (*moved, *node.outputs))
+    _join_states(graph, plan, fixed, groups)
     _Concats(graph, plan, statistics, fixed, groups).join(joints)
     return groups
+
+
+def _join_states(graph: Graph, plan: Plan, fixed: Mapping[str, Encoding], groups: UnionFind) -> None:
+    for node in graph.nodes:
+        if not isinstance(node.op, Recurrent) or node.outputs[0].name not in plan.computing:
+            continue
+        y, *last = node.outputs
+        groups.unite((y.name, last[0].name))
+        for before, after in zip(node.op.states_of(node.inputs), last, strict=True):
+            if before is None or graph.is_constant(before):
+                continue
+            theirs = {fixed[name] for name in fixed if groups.find(name) == groups.find(before.name)}
+            own = fixed.get(after.name)
+            if all(own and e.bits == own.bits and (e == UNIT) == (own == UNIT) for e in theirs):
+                groups.unite((before.name, after.name))
 
 
 class _Concats:

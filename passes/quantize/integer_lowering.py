@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from ...ir import Builder, Encoding, Graph, IRError, Node, OverflowBoundError, TensorType, Value
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
 from ...ir.ops.base import Quantized
 from ...ir.ops.layer import Layer
+from ...ir.ops.linear import Linear
 from ...ir.ops.norm import StatisticsNorm
 from ...ir.ops.prelu import Prelu
 from ...ir.ops.quantize import Dequantize, Quantize, Requantize
+from ...ir.ops.recurrent import Recurrent
+from ...ir.ops.recurrent_form import STATE_BITS, UNIT
 from ...specs.options import QuantizeOptions
 from ..calibration.observers import Range
 from ..errors import PassError
@@ -92,7 +97,12 @@ class Lowering:
             self._reals[old.name] = new
 
     def _emit_integer(self, node: Node) -> None:
-        operands = self._layer_operands(node, node.op) if is_layer(node.op) else self._operands(node)
+        if is_layer(node.op):
+            operands = self._layer_operands(node, node.op)
+        elif isinstance(node.op, Recurrent):
+            operands = self._recurrent_operands(node, node.op)
+        else:
+            operands = self._operands(node)
         operand_types = [None if v is None else v.type for v in operands]
         inferred = node.op.infer(*operand_types)
         types = [
@@ -103,6 +113,8 @@ class Lowering:
         if isinstance(node.op, StatisticsNorm):
             parameters = [None if v is None else self._graph.tensor(v) for v in node.inputs[1:]]
             node.op.form(operand_types[0], types[0], *parameters)
+        if isinstance(node.op, Recurrent):
+            self._note_recurrent(node, node.op, operands, types)
         for value in node.outputs:
             self._builder.release(value.name)
         names = [value.name for value in node.outputs]
@@ -161,6 +173,56 @@ class Lowering:
             self._builder.derived_constant(name, made.bias, quantization=made.bias_encoding),
             residual,
         ]
+
+    def _recurrent_operands(self, node: Node, op: Recurrent) -> list[Value | None]:
+        """A row of each matrix has a scale; first states have the encodings of the last ones."""
+        x = self._integer(node.operand("x"))
+        states = [
+            None if v is None else self._encoded(v, self._encodings.of(last))
+            for v, last in zip(op.states_of(node.inputs), node.outputs[1:], strict=True)
+        ]
+        state = self._encodings.of(node.outputs[0])
+        gates = Encoding((op.gate_steps[0] or state.scale[0],), bits=STATE_BITS)
+        ends = ((x.type.quantization, gates), (state, gates), (UNIT, state))
+        biases = (*op.biases_of(node.inputs), None)
+        matrices: list[Value] = []
+        offsets: list[Value] = []
+        for weight, bias, (read, made_for) in zip(op.matrices_of(node.inputs), biases, ends, strict=False):
+            assert weight is not None and read is not None
+            made = quantize_weights(
+                Linear(),
+                self._graph.tensor(weight),
+                None if bias is None else self._graph.tensor(bias),
+                x=read,
+                y=made_for,
+                bits=self._precisions.weight_bits(node.source.module),
+                per_channel=self._options.per_channel,
+                observer=self._options.weight_observer,
+            )
+            matrices.append(self._constant(weight, made.weight, made.weight_encoding))
+            if bias is not None and made.bias is not None and made.bias_encoding is not None:
+                offsets.append(
+                    self._builder.derived_constant(bias.name, made.bias, quantization=made.bias_encoding)
+                )
+        return [x, *states, *matrices[:2], *offsets, *matrices[2:]]
+
+    def _encoded(self, value: Value, encoding: Encoding) -> Value:
+        """The integers of a constant, or of another value, in an encoding."""
+        if self._graph.is_constant(value):
+            return self._constant(value, encoding.quantize(self._graph.tensor(value)), encoding)
+        return self._with_encoding(value, encoding)
+
+    def _note_recurrent(
+        self, node: Node, op: Recurrent, operands: Sequence[Value | None], outputs: Sequence[TensorType]
+    ) -> None:
+        """The row of a recurrent layer; OverflowBoundError where an accumulator could leave int32."""
+        types = [None if v is None else v.type for v in operands]
+        constants = [None if v is None else self._builder.tensor(v) for v in operands]
+        bound = op.prove(types, outputs, constants)
+        size = sum(type.storage_bytes for type in op.matrices_of(types) if type is not None)
+        bits = self._precisions.weight_bits(node.source.module)
+        row = (node.outputs[0].name, op.name, node.source.module, bits, size, bound)
+        self._rows[node.outputs[0].name] = row
 
     def _constant(self, value: Value, integers: Tensor, encoding: Encoding) -> Value:
         """A constant as integers; nodes that share it and its encoding share the integers too."""

@@ -1,7 +1,8 @@
 """Bit widths of layers and values: from the spec, else from an earlier pass, else the default.
 
-A layer's activations are its operands. Values that share an encoding share their bit width, the widest one requested
-for a member; a value that an operator of 8 bits makes has 8, and one that such an operator reads is converted for it.
+A layer's activations are its operands; the states of a recurrent layer have 16 bits. Values that share an encoding
+share their bit width, the widest one requested for a member; a value that an operator of 8 bits makes has 8, and one
+that such an operator reads is converted for it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass, field
 
 from ...ir import FLOAT_BITS, Encoding, Graph, Node, Precision, ShapeError
 from ...ir.ops.base import Quantized
+from ...ir.ops.recurrent import Recurrent
+from ...ir.ops.recurrent_form import STATE_BITS
 from ...specs.options import LayerBits, LayerPrecision, QuantizeOptions
 from ..weighted_layers import is_layer
 from .groups import UnionFind
@@ -79,11 +82,16 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
     narrow = [n for n in computing if default == NARROW_BITS and not accepts_wide(n)]
     requested: dict[str, list[tuple[int, str]]] = {}
     for node in computing:
-        operands = (node.operand("x"),) if is_layer(node.op) else node.operands
-        for value in operands:
-            if value is not None and value.name in plan.observed:
-                ask = precisions.activation_bits(node.source.module), node.source.module
-                requested.setdefault(groups.find(value.name), []).append(ask)
+        one, module = is_layer(node.op) or isinstance(node.op, Recurrent), node.source.module
+        asks = [
+            (v, precisions.activation_bits(module)) for v in (node.operands[:1] if one else node.operands)
+        ]
+        if isinstance(node.op, Recurrent):
+            states = (*node.op.states_of(node.inputs), *node.outputs)
+            asks += [(v, STATE_BITS) for v in states if v is not None]
+        for value, bits in asks:
+            if value.name in plan.observed:
+                requested.setdefault(groups.find(value.name), []).append((bits, module))
     capped = {groups.find(node.outputs[0].name): node for node in narrow}
     by_group, warnings = {}, []
     for group in {groups.find(name) for name in plan.observed}:
@@ -100,7 +108,7 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
 
 def accepts_wide(node: Node) -> bool:
     """Whether the operator has an integer form on activations of 16 bits."""
-    if node.op.quantized is Quantized.MOVE or is_layer(node.op):
+    if node.op.quantized is Quantized.MOVE or is_layer(node.op) or isinstance(node.op, Recurrent):
         return True
     fine, coarse = (Encoding((scale,), bits=BITS["int16"]) for scale in (1.0, 2.0**15))  # nothing overflows
     operands = [

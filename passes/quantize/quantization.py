@@ -1,6 +1,7 @@
 """The pass `quantize`: post-training quantization to integers, from calibration data.
 
     fold        what the network does to its inputs becomes part of its first layers (`first_layers`)
+    recurrent   a recurrent layer becomes a node for each of its layers and directions (`recurrent_layers`)
     masks       what only tells a softmax to leave positions out becomes an operand of its own (`masks`)
     prepare     a batch norm that stands alone becomes a depthwise convolution, activations go into their producers
     plan        which nodes compute on integers (`quantization_plan`)
@@ -33,6 +34,7 @@ from .integer_forms import DROP_HALF, INTEGER_FORMS
 from .integer_lowering import Lowering
 from .layer_precisions import Precisions
 from .quantization_plan import Plan, make_plan
+from .recurrent_layers import split_recurrent
 from .weight_rounding import learn_roundings
 
 OUTLIERS = "outliers"
@@ -43,8 +45,8 @@ OUTLIERS = "outliers"
 def quantize(graph: Graph, options: QuantizeOptions, context: Context) -> PassResult:
     """Integer graph whose results are near the float graph's on data like the calibration samples."""
     samples = context.calibration[: options.samples]
-    prepared = prepare(graph, samples)
     precisions = Precisions(options, graph.precisions, context.selects)
+    prepared = prepare(split_recurrent(graph, precisions.is_float), samples)
     plan = make_plan(prepared.graph, precisions.is_float, in_float=prepared.in_float, state=context.state)
     if plan.observed.keys() <= context.statistics.keys():
         statistics = {name: context.statistics[name] for name in plan.observed}

@@ -11,6 +11,7 @@ from ...ir.ops.attention import Attention
 from ...ir.ops.base import Quantized
 from ...ir.ops.compare import Compare
 from ...ir.ops.norm import StatisticsNorm
+from ...ir.ops.recurrent import Recurrent
 from ...ir.ops.softmax import Softmax
 from ..weighted_layers import is_layer
 
@@ -149,7 +150,7 @@ def _why_float(
     other = next((v.type for v in (*_reals(node), *node.outputs) if v.type.dtype is not DType.F32), None)
     if other is not None and other.dtype.is_floating:
         return f"it computes in {str(other.dtype.torch).removeprefix('torch.')}; set `dtype: float32` under `model`"
-    if other is not None or len(node.outputs) != 1:
+    if other is not None or (len(node.outputs) != 1 and not isinstance(node.op, Recurrent)):
         return "an operand or result is not float32"
     data = _data_operands(node)
     if all(v.name in independent for v in data):
@@ -197,6 +198,9 @@ def _data_operands(node: Node) -> tuple[Value, ...]:
     """The operands that are activations."""
     if is_layer(node.op):
         return tuple(v for v in (node.operand("x"), node.optional("residual")) if v is not None)
+    if isinstance(node.op, Recurrent):
+        first = (v for v in node.op.states_of(node.inputs) if v is not None)
+        return (node.operand("x"), *first)
     return (node.operand("x"),) if node.op.real_operands else _reals(node)
 
 

@@ -120,7 +120,7 @@ def _corners(node: Node, operands: Sequence[Interval]) -> Interval:
 
 
 def _compute(node: Node, operands: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    results = node.op.integer(IntegerCall(node.op, tuple(operands), node.operand_types, node.output_types[0]))
+    results = node.op.integer(IntegerCall(node.op, tuple(operands), node.operand_types, node.output_types))
     return results if isinstance(results, tuple) else (results,)
 
 
@@ -170,7 +170,7 @@ def _layer(graph: Graph, node: Node, op: Layer, known: Mapping[str, Interval]) -
     for acc, end in zip(
         accumulators, (None, None) if added is None else (added.low, added.high), strict=True
     ):
-        call = IntegerCall(node.op, (None, None, offset, end), node.operand_types, node.output.type)
+        call = IntegerCall(node.op, (None, None, offset, end), node.operand_types, node.output_types)
         ends.append(finish_accumulator(call, acc.view(along), op.clamp, channel_axis=axis))
     return Interval.hull(*ends)
 

@@ -1,7 +1,8 @@
 """Groups of values of an integer graph that share a step size, and the steps that may be trained.
 
 Data movement puts its operands and results in one group. A step size is fixed if it belongs to an input or output of
-the graph, if the operator requires it, or if constants that are not trained use it.
+the graph, if the operator requires it, if a recurrent layer reads or gives it, or if constants that are not trained
+use it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from ...ir import Encoding, Graph, Node, Value
 from ...ir.ops.base import Quantized
 from ...ir.ops.pad import Pad
 from ...ir.ops.quantize import Quantize
+from ...ir.ops.recurrent import Recurrent
 from ..quantize.groups import UnionFind
 
 
@@ -74,6 +76,8 @@ def _held(graph: Graph) -> set[str]:
     for node in graph.nodes:
         names = {value.name for value in _quantized_values(node)}
         if isinstance(node.op, Quantize) and node.inputs[0] in graph.inputs:
+            held |= names
+        if isinstance(node.op, Recurrent):  # encodings of weights, biases and states depend on each other
             held |= names
         if node.op.quantized is Quantized.COMPUTE and node.op.result_encoding(1.0) is not None:
             held.add(node.outputs[0].name)

@@ -22,13 +22,18 @@ from fxpress.ir import (
     run_integer,
 )
 from fxpress.ir.ops.base import Quantized
+from fxpress.ir.ops.recurrent import Recurrent
 from fxpress.ir.testing import GROWS, assert_exact, examples, to_integers
 
 few = settings(max_examples=max(10, settings.default.max_examples // 4))
 NAMES = sorted(OPERATORS)
 CONVERSIONS = {"quantize", "dequantize", "requantize", "offset_binary"}
 PLAIN = sorted(set(NAMES) - CONVERSIONS)
-COMPUTING = [name for name in PLAIN if OPERATORS[name].quantized is Quantized.COMPUTE]
+COMPUTING = [
+    name
+    for name in PLAIN
+    if OPERATORS[name].quantized is Quantized.COMPUTE and not issubclass(OPERATORS[name], Recurrent)
+]  # what is rounded once: steps of a recurrent layer add up their errors, see test_recurrent_form.py
 MOVING = [name for name in PLAIN if OPERATORS[name].quantized is Quantized.MOVE]
 STRATEGIES = {name: examples(name) for name in NAMES}
 

@@ -52,7 +52,7 @@ def error_in_steps(op: StatisticsNorm, x: torch.Tensor, qx: Encoding, bits: int,
     types = (TensorType(tuple(x.shape)).quantized(qx), *(TensorType(tuple(p.shape)) for p in parameters))
     output = TensorType(tuple(x.shape)).quantized(qy)
     op.check_quantized(types, [output])
-    y = op.integer(IntegerCall(op, (x, *parameters), types, output))
+    y = op.integer(IntegerCall(op, (x, *parameters), types, (output,)))
     return float((y - (real / qy.scale[0] + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)).abs().max())
 
 
