@@ -5,11 +5,13 @@ A tangent travels by forward-mode differentiation, so that J v costs about two r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.backends import mkldnn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...ir import Graph, Node, run
@@ -63,6 +65,7 @@ class Replay:
         with (
             torch.no_grad(),
             sdpa_kernel(SDPBackend.MATH),  # the others have no forward-mode derivative
+            _without_mkldnn(),  # whose LSTM has none either
             forward_ad.dual_level(),
         ):
             outputs = self._run({at: _dual(self._operand(at), error) for at, error in errors.items()})
@@ -94,6 +97,16 @@ class Replay:
                 operands[index] = changed[node.outputs[0].name, index]
         results = node.op.reference(*operands)
         return results if isinstance(results, tuple) else (results,)
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    """`mkldnn.flags(enabled=False)` sets other flags, too, which warns."""
+    enabled, *_ = mkldnn.set_flags(False)
+    try:
+        yield
+    finally:
+        mkldnn.set_flags(enabled)
 
 
 def _dual(x: Tensor, tangent: Tensor) -> Tensor:

@@ -57,6 +57,18 @@ graph(%tokens: i64[1x6]) {
   return output: %y
 }"""
 
+RECURRENT = """
+graph(%x: f32[5x1x3]) {
+  const %w: f32[4x3]
+  const %wi: f32[16x4]
+  const %wh: f32[16x4]
+  const %head: f32[5x4]
+  %a: f32[5x1x4] = linear(%x, %w)
+  %l: f32[5x1x4], %h: f32[1x1x4], %c: f32[1x1x4] = lstm{bias=False}(%a, none, none, %wi, %wh)
+  %y: f32[5x1x5] = linear(%l, %head)
+  return output: %y
+}"""
+
 Sample = tuple[Tensor, ...]
 
 
@@ -122,6 +134,16 @@ def test_with_labels_the_score_is_the_change_of_the_cross_entropy_with_its_first
         rise = float(torch.stack(rises).mean())
         assert table.score(name, 8).loss == pytest.approx(rise, rel=0.2)  # but for signs of ReLUs
         assert abs(blind.score(name, 8).loss - rise) > 0.5 * abs(rise)  # the gradient term is most of it here
+
+
+def test_the_score_of_a_layer_before_an_lstm_is_that_of_the_changed_network() -> None:
+    graph = parse(RECURRENT, fill=drawn_constant)
+    data = drawn_samples(graph, 3)
+    score, exact = (
+        measure_sensitivity(graph, data, method=method, weight_bits=(8,)).score("w", 8).loss
+        for method in ("gauss_newton", "kl")
+    )
+    assert score == pytest.approx(exact, rel=0.1) and exact > 0
 
 
 def test_the_divergence_is_that_of_the_changed_network() -> None:
