@@ -117,13 +117,13 @@ class _Writer:
             if node.outputs[0].name in self._updated:
                 recording = in_place(recording)
             read = operands if raw else self._read(node, operands)
-            lines, expressions = statements(
-                recording,
-                read,
-                self._variables.fresh_names().__next__,
-                self._variables.dimensions,
-                self._device,
-            )
+            fresh = self._variables.fresh_names().__next__
+            lines, expressions = statements(recording, read, fresh, self._variables.dimensions, self._device)
+            is_quantized = any(value.type.is_quantized for value in node.outputs)
+            if is_quantized and not raw and len(expressions) < len(node.outputs):  # one call gives them all
+                results = tuple(fresh() for _ in node.outputs)
+                lines = [*lines, f"{', '.join(results)} = {', '.join(expressions)}"]
+                expressions = results
             if len(expressions) == len(node.outputs) and not raw:
                 expressions = tuple(map(self._style.store, node.outputs, expressions))
         targets = [name for member in group for name in self._variables.assign(member)]

@@ -20,6 +20,7 @@ from ...ir.ops.conv import Conv
 from ...ir.ops.linear import Linear
 from ...ir.ops.pool import AdaptiveAvgPool, AvgPool
 from ...ir.ops.quantize import Dequantize, Quantize
+from ...ir.ops.recurrent import Recurrent
 from ...ir.ops.reduce import Mean
 from ...ir.ops.spatial import pairs
 from ...ir.sizes import Size
@@ -77,9 +78,13 @@ class NativeStyle(EagerStyle):
         if not inexact:
             return ()
         counted = ", ".join(f"{count} {name}" for name, count in sorted(inexact.items()))
+        recurs = any(node.op.name in inexact for node in self._graph.nodes if isinstance(node.op, Recurrent))
+        apart = (
+            ", recurrent layers within several: their states are float from step to step" if recurs else ""
+        )
         return (
             f"steps of the torch module without an integer kernel: {counted}. They are computed as in the form "
-            "`eager`, each within one step of the integer graph",
+            f"`eager`, each within one step of the integer graph{apart}",
         )
 
     def _is_exact(self, node: Node) -> bool:

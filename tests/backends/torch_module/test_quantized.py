@@ -125,6 +125,34 @@ def test_eager_tables_equal_the_integers():
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["rnn", "gru", "lstm"])
+def test_recurrent_layers_are_near_the_integers(kind, form):
+    unit, weight = "<scale=3.0517578125e-05, zero=0>", "<scale=0.0078125, zero=0>"
+    rows = 4 * {"rnn": 1, "gru": 3, "lstm": 4}[kind]
+    cell = ", %m: i16[1x2x4]<scale=0.000244140625, zero=0>" if kind == "lstm" else ""
+    text = f"""graph(%x: f32[5x2x3], %h: f32[1x2x4]) {{
+      const %wi: i8[{rows}x3]{weight}
+      const %wh: i8[{rows}x4]{weight}
+      %q: i8[5x2x3]<scale=0.03125, zero=3> = quantize(%x)
+      %s: i16[1x2x4]{unit} = quantize(%h)
+      %y: i16[5x2x4]{unit}, %l: i16[1x2x4]{unit}{cell} = {kind}{{bias=False}}(%q, %s, {"none, " * bool(cell)}%wi, %wh)
+      %r: f32[5x2x4] = dequantize(%y)
+      %e: f32[1x2x4] = dequantize(%l)
+      return y: %r, last: %e
+    }}"""
+    generator = torch.Generator().manual_seed(0)
+    graph = parse(
+        text, fill=lambda v: torch.randint(-127, 128, v.type.shape, generator=generator).to(torch.int8)
+    )
+    inputs = [torch.randn(5, 2, 3, generator=generator), torch.rand(1, 2, 4, generator=generator) - 0.5]
+    found = to_module(graph, form=form)(*inputs)
+    for result, expected in zip(found, run_integer(graph, inputs), strict=True):
+        assert (result - expected).abs().max() < 2e-3
+    notes = emit(graph, TorchOptions(form=form)).notes
+    assert any("recurrent layers within several" in note for note in notes) == (form == "native")
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_outputs_are_near_the_integers_and_integer_outputs_are_integers(form):
     graph = network()
     module = to_module(graph, form=form)
