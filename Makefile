@@ -11,6 +11,7 @@
 # make bench-architectures   small Hugging Face networks: lengths, stored weights, static int8, without transformers
 # make bench-trained      networks that packages ship: accuracy, predicted and linked flash
 # make bench-memory       planned arenas beside the least possible, with cycles on a Cortex-M4
+# make bench-recurrent    GRU, LSTM and a voice detector on integers: metrics, instructions, memory
 # make bench-flash        predicted flash beside the linker's, int8 and float, on a Cortex-M4 and a Cortex-M0+
 # make bench-compare      figures that differ between two recorded commits: make bench-compare A=HEAD~1 B=HEAD
 # make bench-costs        predicted instructions and cycles beside counted ones, on every core that is simulated
@@ -26,7 +27,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-stream bench-architectures bench-trained \
+.PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-stream bench-architectures bench-trained bench-recurrent \
         bench-flash bench-memory bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
         bench-compare mlperf-models mlperf-data bench-folder
 
@@ -125,6 +126,10 @@ bench-trained: setup build/.tools-all
 bench-memory: setup build/.tools-all
 	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/history.py record memory
+
+bench-recurrent: setup build/.tools-all
+	$(PY) benchmarks/recurrent.py
+	$(PY) benchmarks/history.py record recurrent
 
 bench-flash: setup build/.tools-all
 	$(PY) benchmarks/code_size.py

@@ -1,7 +1,7 @@
 """Layers whose instructions are counted for the costs of kernels: every kind in two sizes, as graphs in text form.
 
 Layers with weights come with weights of 8, 4 and 2 bits, with activations of 8 and of 16 bits, and on floats; those
-without come with activations of 8 and 16 bits, and on floats.
+without come with activations of 8 and 16 bits, and on floats. Recurrent layers have weights of 8 bits on integers.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ def layers() -> Iterator[tuple[str, str]]:
             for name, x, y, op in _unweighted(c, n, form):
                 yield f"{name} {c} {form}", _plain(FORMS[form], x, y, op)
         yield from ((f"{name} {c}", text) for name, text in _float(c, n))
+        yield from _recurrent(c, n)
     for c, n in _THREES:
         for form in _INTEGERS:
             for name, x, w, y, op in _weighted(c, n):
@@ -212,6 +213,27 @@ def _unweighted(c: int, n: int, form: str) -> Iterator[tuple[str, str, str, str]
     yield "softmax", f"1x{n}x{2 * c}", f"1x{n}x{2 * c}", "softmax{axis=2}(%a)"
     for op in ("hardswish", "sigmoid", "tanh", "gelu", "silu"):
         yield op, image, image, f"{op}(%a)"
+
+
+def _recurrent(c: int, n: int) -> Iterator[tuple[str, str]]:
+    """Recurrent layers on integers, of some units and of many."""
+    unit = "<scale=3.0517578125e-05, zero=0>"
+    for form in ("int8", "int16"):
+        (dtype, x), (_, w) = FORMS[form].x, FORMS["int8"].w
+        for kind, gates in (("rnn", 1), ("gru", 3), ("lstm", 4)):
+            for inputs, hidden, steps in ((2 * c, c, n), (c, 5 * c, n // 2), (9 * c, 9 * c, 1)):
+                states = f"%y: i16[{steps}x1x{hidden}]{unit}, %s: i16[1x1x{hidden}]{unit}"
+                states += f", %m: i16[1x1x{hidden}]<scale=0.001953125, zero=0>" if kind == "lstm" else ""
+                absent = "none, none" if kind == "lstm" else "none"
+                yield (
+                    f"recurrent {kind} {inputs} {hidden} {form}",
+                    (
+                        f"graph(%x: {dtype}[{steps}x1x{inputs}]{x}) {{\n"
+                        f"  const %wi: i8[{gates * hidden}x{inputs}]{w}\n"
+                        f"  const %wh: i8[{gates * hidden}x{hidden}]{w}\n"
+                        f"  {states} = {kind}{{bias=False}}(%x, {absent}, %wi, %wh)\n  return y: %y\n}}"
+                    ),
+                )
 
 
 def _float(c: int, n: int) -> Iterator[tuple[str, str]]:

@@ -39,6 +39,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "mixed": ("network", "budget_percent", "method", "recipe"),
     "prune": ("name",),
     "stream": ("name",),
+    "recurrent": ("name",),
     "torch": ("name",),
     "trained": ("network", "activations"),
     "zoo": ("name",),

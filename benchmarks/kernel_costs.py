@@ -2,6 +2,7 @@
 
     python benchmarks/kernel_costs.py [--cores cortex-m0plus ...]              # counted beside predicted, by kernel
     python benchmarks/kernel_costs.py --write                                  # renews cost/measured/costs.json
+    python benchmarks/kernel_costs.py --write --only recurrent                 # those of some templates alone
 
 Counted are the layers of cost_layers.py and every operator of tests/backends/c/operators.txt, compiled with each core's
 compiler. A kernel states its work in parts (`kernels/base.py`); a core's prices of the parts are those with the least
@@ -158,13 +159,14 @@ def _drawn(value: Value, generator: torch.Generator, *, rectified: bool) -> torc
     return drawn.clamp(min=0.0) if rectified else drawn
 
 
-def artifacts(core: str) -> Iterator[CArtifact]:
-    """The C of all layers and operators for a core, in parts."""
+def artifacts(core: str, only: str = "") -> Iterator[CArtifact]:
+    """The C of all layers and operators for a core, or of the layers with `only` in their name, in parts."""
     tests = runpy.run_path(str(TESTS))
     target = load_target(core).model_copy(update={"ram": None, "flash": None, "stack": None})
     texts = [
         (name, text)
-        for name, text in (*layers(), *tests["cases"]().items())
+        for name, text in (*layers(), *({} if only else tests["cases"]()).items())
+        if only in name
         if "fpu" in target.features or not name.endswith(_SLOW)
     ]
     for start in range(0, len(texts), _CHUNK):
@@ -172,17 +174,18 @@ def artifacts(core: str) -> Iterator[CArtifact]:
         yield emit(graph, COutput(name="net", io="float", self_test=0), target)
 
 
-def samples(core: str) -> Iterator[Sample]:
-    """Counts of the steps of all layers on a core."""
+def samples(core: str, only: str = "") -> Iterator[Sample]:
+    """Counts of the steps of all layers on a core; with `only`, of the templates and layers with that in their name."""
     target = load_target(core)
-    for artifact in artifacts(core):
+    for artifact in artifacts(core, only):
         steps = zip(artifact.program.steps, counted(artifact, target, flags=_APART).steps, strict=True)
         for step, count in steps:
-            if count is not None:
-                made = step.offer
+            made = step.offer
+            if count is not None and only in made.templates[0]:
                 form = priced_form(step.form, made.variant)
                 yield Sample(made.templates[0], form, made.work, len(made.templates), count)
-    yield from _decoder_samples(core)
+    if not only:
+        yield from _decoder_samples(core)
 
 
 def _decoder_samples(core: str) -> Iterator[Sample]:
@@ -220,7 +223,13 @@ def main() -> None:
     )
     parser.add_argument("--cores", nargs="*", choices=CORES, default=CORES)
     parser.add_argument("--write", action="store_true", help="renew the table in the package")
+    parser.add_argument(
+        "--only", default="", metavar="TEXT", help="part of the names of layers and templates"
+    )
     options = parser.parse_args()
+    if options.only:
+        _renew(options.only, options.cores, write=options.write)
+        return
     found: dict[str, list[Sample]] = {core: [] for core in options.cores}
     chosen = {load_target(core).core for core in options.cores}
     table: Table = {core: kept for core, kept in json.loads(TABLE.read_text()).items() if core not in chosen}
@@ -232,6 +241,15 @@ def main() -> None:
             own.extend(samples(core))
             table[load_target(core).core or core] = prices(core, list(dict.fromkeys(own)))
     if options.write:
+        TABLE.write_text(_json(table))
+
+
+def _renew(only: str, cores: Sequence[str], *, write: bool) -> None:
+    """Count the layers of some templates alone, and renew the entries of these in the table."""
+    table: Table = json.loads(TABLE.read_text())
+    for core in cores:
+        table[load_target(core).core or core] |= prices(core, list(samples(core, only)))
+    if write:
         TABLE.write_text(_json(table))
 
 

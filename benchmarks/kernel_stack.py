@@ -1,10 +1,11 @@
 """Stack of the functions of kernels, by template, form and kind of core: the deepest over operators and optimizations.
 
-    python benchmarks/kernel_stack.py [--write]
+    python benchmarks/kernel_stack.py [--write] [--only recurrent]
 
 Every operator in its variants (tests/backends/c/operators.txt) and layers of cost_layers.py are emitted for a core
 with DSP instructions and for one without, and compiled for several. `--write` renews stack.json in
-backends/c/cost/measured. What a compiler said is kept in build/kernel_stack until the C changes.
+backends/c/cost/measured, with `--only` the entries of the templates with that in their name, from the layers and
+operators whose text has it. What a compiler said is kept in build/kernel_stack until the C changes.
 """
 
 from __future__ import annotations
@@ -115,11 +116,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--write", action="store_true", help="renew the table in the package")
+    parser.add_argument("--only", default="", metavar="TEXT", help="part of the names of templates")
     options = parser.parse_args()
     deepest: Stack = {}
-    for build in builds():
+    for build in builds(options.only):
         for key, depth in depths(build).items():
-            deepest[key] = max(deepest.get(key, 0), depth)
+            if options.only in key[1]:
+                deepest[key] = max(deepest.get(key, 0), depth)
     table: dict[str, dict[str, dict[str, int]]] = {}
     for (kind, template, form), depth in sorted(deepest.items()):
         table.setdefault(kind, {}).setdefault(template, {})[form] = depth
@@ -132,14 +135,20 @@ def main() -> None:
     ]
     print(text_table(("template, B", *table), rows))
     if options.write:
+        if options.only:
+            known = json.loads(TABLE.read_text())
+            table = {
+                kind: dict(sorted({**own, **table.get(kind, {})}.items())) for kind, own in known.items()
+            }
         TABLE.write_text(json.dumps(table, indent=1) + "\n")
 
 
-def builds() -> Iterator[Build]:
-    """The C of all operators, in parts, for each of the targets and cores."""
+def builds(only: str) -> Iterator[Build]:
+    """The C of all operators, or of those that name a word, in parts, for each of the targets and cores."""
     tests = runpy.run_path(str(TESTS))
-    larger = [(name, text) for name, text in layers() if re.search(r" 16 (int8|float)$", name)]
+    larger = [(name, text) for name, text in layers() if re.search(r" 16 (int8|float)$|^recurrent", name)]
     texts = [*LARGER.items(), *larger, *tests["cases"]().items()]
+    texts = [(name, text) for name, text in texts if only in name]
     for name in TARGETS:
         if name == "cortex-m0plus":  # on floats the kernels are the same
             texts = [(case, text) for case, text in texts if "f32" not in text]

@@ -433,12 +433,14 @@ def offer(
     uses_math: bool = False,
     variant: str = "",
     sources: tuple[str, ...] = (),
+    headers: tuple[str, ...] = (),
 ) -> Offer:
     """The offer of one call of a template's function.
 
     `reads` and `results` give operands and results their names in the C; `operands` are those that the operator calls
     otherwise. `pack` makes the arrays of `constants`, in this order; `tables` are arrays that follow them. `scratch` is
-    the C type of the working memory, `sources` are files that define what the function calls.
+    the C type of the working memory, `sources` are files that define what the function calls, `headers` those in place
+    of the ones that are usual for integers and reals.
     """
     sizes = {**constants, **{role: table.nbytes for role, table in tables.items()}}
     named = {name: operands.get(name, name) for name in reads}
@@ -446,7 +448,16 @@ def offer(
     def build() -> tuple[Call, ...]:
         arrays = packed(sizes, [*pack(), *tables.values()])
         made = call(
-            site, path, context, named, results, arrays, scratch=scratch, uses_math=uses_math, sources=sources
+            site,
+            path,
+            context,
+            named,
+            results,
+            arrays,
+            scratch=scratch,
+            uses_math=uses_math,
+            sources=sources,
+            headers=headers,
         )
         return (made,)
 
@@ -522,9 +533,10 @@ def call(
     scratch: str = "",
     uses_math: bool = False,
     sources: tuple[str, ...] = (),
+    headers: tuple[str, ...] = (),
 ) -> Call:
     """A call of a template's function; `reads` and `results` give operands and results their names in the C."""
-    headers = ("arithmetic.h",) if site.is_integer else ("real.h", "vector.h")
+    headers = headers or (("arithmetic.h",) if site.is_integer else ("real.h", "vector.h"))
     pointers = [f"const {c_type(site.type(i).dtype)} *{name}" for name, i in reads.items()]
     pointers += [
         f"{c_type(v.type.dtype)} *{name}" for v, name in zip(site.node.outputs, results, strict=True)

@@ -1,7 +1,7 @@
-"""Recurrent layers in portable C, on reals: all layers, directions and time steps of a node in one function.
+"""Recurrent layers in portable C: all time steps of a node in one function, on reals all layers and directions, too.
 
-The constants of a cell are its weights for the input, its weights for the state, both biases (zeros without) and
-the weight of its projection if it has one.
+On reals, the constants of a cell are its weights for the input, its weights for the state, both biases (zeros without)
+and the weight of its projection if it has one.
 Layers between the first and the last hand their sequences over in scratch memory.
 """
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from .....ir.ops.recurrent import Recurrent, Rnn
 from ...plan.layout import contiguous
+from .. import recurrent_numbers as numbers
 from ..base import AnyArray, Offers, Site, Work, is_float, kernel, offer
 
 _FUNCTIONS = {"rnn": 1, "rnn_relu": 0, "gru": 3, "lstm": 5}  # of the C library, for an element of the state
@@ -88,7 +89,11 @@ def portable(site: Site) -> Offers:
     if not all(map(site.graph.is_constant, op.weights_of(site.node.inputs))):
         return "weights must be constants"
     if not is_float(site.type("x")):
-        return "the recurrent kernels compute on float32"
+        return (
+            _on_integers(site)
+            if site.is_integer
+            else "the recurrent kernels compute on float32 or on integers"
+        )
     states = {name: index for index, name in enumerate(_STATES[: op.states], start=1) if site.has(index)}
     context, scratch, floats = _context(site, op, states)
     operands = {"x": site.index("x"), **states}
@@ -108,6 +113,51 @@ def portable(site: Site) -> Offers:
         scratch="float",
         scratch_bytes=4 * scratch,
         uses_math=True,
+    )
+
+
+def _on_integers(site: Site) -> Offers:
+    """The form of `ir/ops/recurrent_form.py`, row by row."""
+    if site.machine.dsp:
+        return "the DSP kernel computes all that this one computes"
+    if refusal := numbers.refusal(site):
+        return refusal
+    form = numbers.form_of(site)
+    own = numbers.sizes(site)
+    weights = own.rows * (own.inputs + own.width)
+    context = numbers.steps_context(
+        site,
+        form,
+        gates="scratch",
+        gate_arguments="weights, numbers, gates",
+        projection_arguments=f"weights + {weights}, numbers + {4 * own.rows}",
+    )
+
+    def pack() -> tuple[AnyArray, AnyArray]:
+        arrays, rows = numbers.matrices(site), numbers.row_numbers(site, form)
+        joined = np.concatenate(arrays[:2], axis=1)
+        both = np.stack([rows[0][0], rows[1][0], rows[0][1], rows[1][1]], axis=1)
+        last = [multipliers for _, multipliers in rows[2:]]
+        stored = [joined.reshape(-1), *(array.reshape(-1) for array in arrays[2:])]
+        return np.concatenate(stored), np.concatenate([both.reshape(-1), *last])
+
+    updates = own.steps * own.batch
+    named = numbers.layouts(site)
+    return offer(
+        site,
+        "portable/recurrent_integer.c.j2",
+        context,
+        Work(6.0 * site.node.macs, 12.0 * own.rows * updates, 20.0 * own.functions * updates, 700),
+        reads=named,
+        writes=tuple(contiguous(v.type.shape) for v in site.node.outputs),
+        operands={"x": site.index("x"), **numbers.states(site)},
+        results=("y", "state", "cell")[: 1 + numbers.operator_of(site).states],
+        constants={"weights": own.macs, "numbers": 4 * (4 * own.rows + own.width * own.projects)},
+        pack=pack,
+        tables=numbers.tables(own),
+        scratch="int16_t",
+        scratch_bytes=2 * own.stored,
+        headers=numbers.HEADERS,
     )
 
 

@@ -1,0 +1,189 @@
+"""Recurrent layers on integers on Cortex-M with DSP: four rows at a time, of the products with the input and the state.
+
+Input and state of a step are expanded to words of two numbers of 16 bits. Constants of four rows, as 32-bit words: four
+biases, for every step of four inputs a word of each row, and four multipliers, for the input, then for the state. Rows
+of a GRU's third gate begin a group of four of their own. A projection follows, with one product.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from .....ir.ops.recurrent_form import RecurrentForm
+from ...plan.layout import contiguous
+from .. import recurrent_numbers as numbers
+from ..base import AnyArray, Offers, Site, Work, kernel, offer
+from ..recurrent_numbers import Sizes, StepsContext, fours
+from .expand import Expansion, plan_expansion
+
+_ROWS = 4
+_REGISTERS = (("r2", "r8"), ("r3", "r9"), ("r4", "r10"), ("r5", "r11"))  # of sums and of multipliers
+_STRAIGHT = 16  # steps that are written out
+_UNROLL = 8
+_STEP_INSTRUCTIONS = 18.0
+
+
+@dataclass(frozen=True)
+class ProductContext:
+    """A product with four rows: what it is called, how its operand is expanded, and how its steps are written."""
+
+    name: str
+    expansion: Expansion
+    loops: int
+    shift: int
+
+    @property
+    def registers(self) -> tuple[tuple[str, str], ...]:
+        """Those of each sum and of its multiplier."""
+        return _REGISTERS
+
+    def shifted(self, sum: str) -> str:
+        """A sum, shifted to the left where its requantization needs that."""
+        return f"fxp_shift_left({sum}, {self.shift})" if self.shift else sum
+
+    @property
+    def single_steps(self) -> range:
+        """The steps before the loop."""
+        return range(self.expansion.steps - self.loops * _UNROLL)
+
+    @property
+    def looped_steps(self) -> range:
+        """The steps of a turn of the loop."""
+        return range(_UNROLL)
+
+    @property
+    def columns(self) -> int:
+        """Words of the expanded operand."""
+        return 2 * self.expansion.steps
+
+    @property
+    def words(self) -> int:
+        """Words of the weights of four rows."""
+        return _ROWS * self.expansion.steps
+
+
+@dataclass(frozen=True)
+class DspContext(StepsContext):
+    """Additional template context: the products, the third one that of a projection."""
+
+    products: tuple[ProductContext, ...]
+
+
+@kernel("rnn", "gru", "lstm")
+def recurrent(site: Site) -> Offers:
+    """One layer in one direction, on integers."""
+    if not site.machine.dsp:
+        return f"{site.machine.name} has no DSP extension"
+    if not site.is_integer:
+        return "the DSP kernels compute on int8 and int16"
+    if refusal := numbers.refusal(site):
+        return refusal
+    form = numbers.form_of(site)
+    own = numbers.sizes(site)
+    products = _products(own, form)
+    words = _words(own, products)
+    steps = numbers.steps_context(
+        site,
+        form,
+        gates=f"(int16_t *)(scratch + {_columns(products)})",
+        gate_arguments="constants, scratch, gates",
+        projection_arguments=f"constants + {words[0]}, scratch, gates",
+    )
+    context = DspContext(
+        **{name: getattr(steps, name) for name in steps.__dataclass_fields__}, products=products
+    )
+    updates = own.steps * own.batch
+    return offer(
+        site,
+        "dsp/recurrent.c.j2",
+        context,
+        _work(own, products, updates),
+        kernel=f"{site.node.op.name}_dsp",
+        reads=numbers.layouts(site),
+        writes=tuple(contiguous(v.type.shape) for v in site.node.outputs),
+        operands={"x": site.index("x"), **numbers.states(site)},
+        results=("y", "state", "cell")[: 1 + numbers.operator_of(site).states],
+        constants={"constants": 4 * sum(words)},
+        pack=lambda: (_packed(site, own, products),),
+        tables=numbers.tables(own),
+        scratch="uint32_t",
+        scratch_bytes=4 * _columns(products) + 2 * own.stored,
+        headers=("arithmetic.h", "dsp.h", "recurrent.h"),
+    )
+
+
+def _products(own: Sizes, form: RecurrentForm) -> tuple[ProductContext, ...]:
+    wide = (own.x_type == "int16_t", True, True)
+    read = zip(("input", "state", "projection"), (own.inputs, own.width, own.hidden), wide, strict=True)
+    return tuple(
+        _product(name, plan_expansion(1, 1, count, count, interleaved=1, wide=is_wide), product.shift)
+        for (name, count, is_wide), product in zip(read, form.products, strict=False)
+    )
+
+
+def _product(name: str, expansion: Expansion, shift: int) -> ProductContext:
+    loops = 0 if expansion.steps <= _STRAIGHT else expansion.steps // _UNROLL
+    return ProductContext(name, expansion, loops, shift)
+
+
+def _columns(products: tuple[ProductContext, ...]) -> int:
+    both = products[0].columns + products[1].columns
+    return max([both, *(product.columns for product in products[2:])])
+
+
+def _words(own: Sizes, products: tuple[ProductContext, ...]) -> tuple[int, int]:
+    """Words of the constants of the gates, and of a projection."""
+    gates = own.groups * sum(2 * _ROWS + product.words for product in products[:2])
+    return gates, sum(fours(own.width) // _ROWS * (2 * _ROWS + product.words) for product in products[2:])
+
+
+def _packed(site: Site, own: Sizes, products: tuple[ProductContext, ...]) -> AnyArray:
+    arrays, rows = numbers.matrices(site), numbers.row_numbers(site, numbers.form_of(site))
+    read = list(zip(products, arrays, rows, strict=True))
+    parts = [_groups(read[:2], slice(low, high)) for low, high in own.ranges]
+    parts += [_groups([projection], slice(None)) for projection in read[2:]]
+    return np.concatenate(parts)
+
+
+def _groups(read: list[tuple[ProductContext, AnyArray, tuple[AnyArray, AnyArray]]], rows: slice) -> AnyArray:
+    """Constants of rows of some products."""
+    joined = [
+        part
+        for product, weights, (bias, multipliers) in read
+        for part in (
+            _grouped(bias[rows]),
+            _grouped_words(product, weights[rows]),
+            _grouped(multipliers[rows]),
+        )
+    ]
+    return np.concatenate(joined, axis=1).reshape(-1)
+
+
+def _grouped(values: AnyArray) -> AnyArray:
+    """Numbers of rows [groups, 4], zeros for rows that are missing."""
+    filled = np.zeros(fours(len(values)), np.int32)
+    filled[: len(values)] = values
+    return filled.reshape(-1, _ROWS)
+
+
+def _grouped_words(product: ProductContext, weights: AnyArray) -> AnyArray:
+    """Weights of rows, [groups, words of four rows]: a word of each row for every step."""
+    order = np.array(product.expansion.order)
+    filled = np.zeros((fours(len(weights)), len(order)), np.int8)
+    filled[: len(weights)] = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0)
+    words = filled.view(np.dtype("<i4")).astype(np.int32).reshape(-1, _ROWS, product.expansion.steps)
+    return words.transpose(0, 2, 1).reshape(len(words), -1)
+
+
+def _work(own: Sizes, products: tuple[ProductContext, ...], updates: int) -> Work:
+    steps = own.groups * sum(product.expansion.steps for product in products[:2])
+    steps += sum(fours(own.width) // _ROWS * product.expansion.steps for product in products[2:])
+    expansion = sum(product.expansion.instructions for product in products)
+    return Work(
+        _STEP_INSTRUCTIONS * steps * updates,
+        (50.0 * own.groups + expansion) * updates,
+        10.0 * own.functions * updates,
+        900,
+    )

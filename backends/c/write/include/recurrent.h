@@ -1,0 +1,47 @@
+/* Functions of 16 bits between the entries of a table, and products of such numbers; arithmetic.h comes first. */
+#ifndef FXP_RECURRENT_H
+#define FXP_RECURRENT_H
+
+#include <stdint.h>
+#include <string.h>
+
+/* (v + 2^14) >> 15: a product of two numbers of 15 bits of fraction, of which one stays. */
+FXP_INLINE int32_t fxp_halve(int32_t v)
+{
+    return (v + (1 << 14)) >> 15;
+}
+
+/* The function of a table of 513 entries, 128 apart from -2^15 on: between two of them on a straight line. */
+FXP_INLINE int32_t fxp_interpolate(const int16_t *table, int32_t v)
+{
+    const int16_t *at = table + 256 + (v >> 7);
+    const int32_t part = v & 127;
+#if FXP_DSP
+    const int32_t weights = (part << 16) + 128 - part;
+    uint32_t entries;
+    int32_t sum;
+    memcpy(&entries, at, 4);
+    __asm__("smlad %0, %1, %2, %3" : "=r"(sum) : "r"(entries), "r"(weights), "r"(64));
+    return sum >> 7;
+#else
+    return (at[0] * (128 - part) + at[1] * part + 64) >> 7;
+#endif
+}
+
+/* Stores four numbers, saturated to int16. */
+FXP_INLINE void fxp_store_sums4(int16_t *y, int32_t a, int32_t b, int32_t c, int32_t d)
+{
+#if FXP_DSP
+    const uint32_t low = fxp_pair(fxp_saturate16(a), fxp_saturate16(b));
+    const uint32_t high = fxp_pair(fxp_saturate16(c), fxp_saturate16(d));
+    memcpy(y, &low, 4);
+    memcpy(y + 2, &high, 4);
+#else
+    y[0] = fxp_saturate16(a);
+    y[1] = fxp_saturate16(b);
+    y[2] = fxp_saturate16(c);
+    y[3] = fxp_saturate16(d);
+#endif
+}
+
+#endif
