@@ -25,7 +25,7 @@ from ...ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, RowNorm
 from ...ir.ops.pad import Pad
 from ...ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from ...ir.ops.prelu import Prelu
-from ...ir.ops.quantize import Dequantize, OffsetBinary, Quantize, Requantize
+from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken, OffsetBinary, Quantize, Requantize
 from ...ir.ops.recurrent import Recurrent
 from ...ir.ops.reduce import Reduction
 from ...ir.ops.reorder import Flip, Roll
@@ -174,6 +174,13 @@ def read(op: Op, call: TimeCall) -> Reading:
 @read.register(Cast)
 @read.register(Copy)
 def _elementwise(op: Op, call: TimeCall) -> Reading:
+    return call.same()
+
+
+@read.register
+def _per_token(op: FakeQuantizePerToken, call: TimeCall) -> Reading:
+    if call.track.axis == call.type.rank - 1:
+        raise RefusedError("takes the largest magnitude over time: it needs the whole window")
     return call.same()
 
 

@@ -35,6 +35,14 @@ class Net(nn.Module):
         return self.head(b.mean(2))
 
 
+class Rows(Net):
+    # frames [t, 3] without a batch, and an offset that each call is given
+
+    def forward(self, x, offset):
+        a = torch.relu(self.a(x.T[None]))
+        return self.head(torch.relu(self.b(a)).mean(2)) + offset
+
+
 class Padded(Net):
     def forward(self, x):
         return self.head(nn.functional.conv1d(x, self.a.weight, padding=1).mean(2))
@@ -243,3 +251,49 @@ def test_a_model_in_python_is_streamed(tmp_path: Path) -> None:
     windows_of = torch.from_numpy(windows(recording(20)))
     made = compile_model(net, inputs=x[:, :, :6], calibration=windows_of[:, :, :6], passes=steps, outputs="c")
     assert made.run({"input": x.numpy()}, on="integer").outputs[0].shape == (20, 2, 1)
+
+
+@pytest.mark.parametrize("activations", ["int8", "int16"])
+@pytest.mark.parametrize("on", ["host", "cortex-m4"])
+def test_widths_of_activations_are_those_of_states(tmp_path: Path, activations: str, on: str) -> None:
+    passes = [
+        {"pass": "fuse"},
+        {"pass": "quantize", "activations": activations},
+        {"pass": "stream", "axis": 2},
+    ]
+    compiled(tmp_path, passes=passes)
+    network, x = load_compiled(tmp_path / "out"), recording(20)
+    width = {"int8": "i8", "int16": "i16"}[activations]
+    assert {port.c_dtype for port in network.interface.inputs[1:]} == {width}
+    assert torch.equal(
+        network.run({"x": x}, on=on).outputs[0], network.run({"x": x}, on="integer").outputs[0]
+    )
+
+
+def test_an_input_without_batch_and_one_without_time(tmp_path: Path) -> None:
+    x, offset = recording(30)[0].T.copy(), np.float32([[0.5, -1.5]])
+    (tmp_path / "net.py").write_text(SOURCE)
+    pieces = np.stack([x[i : i + FRAMES] for i in range(18)])
+    np.savez(tmp_path / "data.npz", x=pieces, offset=offset.repeat(18, 0))
+    spec = {
+        "fxpress": 1,
+        "target": {"name": "cortex-m4"},
+        "model": {
+            "source": "net.py:Rows",
+            "inputs": {"x": {"shape": [FRAMES, 3], "batch": None}, "offset": {"shape": [1, 2]}},
+        },
+        "data": {"calibration": {"file": "data.npz"}},
+        "passes": [{"pass": "fuse"}, {"pass": "quantize"}],
+        "outputs": {"c": {"name": "net"}},
+    }
+    found = {}
+    for name, more in (("window", []), ("stream", [{"pass": "stream", "axis": {"x": 0}}])):
+        spec["passes"] = [{"pass": "fuse"}, {"pass": "quantize"}, *more]
+        (tmp_path / "net.yaml").write_text(json.dumps(spec))
+        compile_model(tmp_path / "net.yaml").write(tmp_path / name)
+        found[name] = load_compiled(tmp_path / name)
+    windows_of = {"x": pieces, "offset": offset.repeat(18, 0)}
+    expected = found["window"].run(windows_of, on="integer").outputs[0]
+    frames = {"x": x[:29, None], "offset": offset.repeat(29, 0)}
+    for on in ("integer", "host", "cortex-m4"):
+        assert torch.equal(found["stream"].run(frames, on=on).outputs[0][FRAMES - 1 :], expected)
