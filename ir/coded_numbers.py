@@ -7,7 +7,7 @@ E8M0 is the scale of the OCP Microscaling formats (2023). Double quantization st
 their own, 8.125 bits for each instead of 32 (Dettmers et al., QLoRA, NeurIPS 2023). There codes are signed and the
 offset is the mean; here they are unsigned and the offset is the least magnitude, which loses less, since magnitudes
 spread further upward than downward, and keeps every one of them above zero. Where some reals are negative, codes are
-int8 of 7 bits and a sign: a negative code c stands for minus the real of -1 - c.
+int8: codes 0 to 127 are magnitudes, and each code c below 0 is the negative of the real with the code -1 - c.
 
 Steps have 16 significant bits. A product with a code is then a float32, and one rounding is left: that of the sum, so
 that a fused multiplication and addition gives the same bits.

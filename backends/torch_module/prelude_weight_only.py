@@ -325,7 +325,7 @@ def packed_tensors(weights: Sequence[PackedWeight]) -> list[Tensor]:
 def decoded_scales(codes: Tensor, steps: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
     """Scales of codes: powers of two, 2^(code - 127), or with steps offset + code * step, as float32.
 
-    A negative code c stands for minus the scale of -1 - c. Products with steps are exact.
+    A code c below 0 is the negative of the scale with the code -1 - c. Products with steps are exact.
     """
     wide = codes.to(torch.int32)
     if steps is None or offset is None:

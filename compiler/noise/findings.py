@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir import Graph, decode_codebooks
@@ -12,13 +12,14 @@ from ...passes.quantize.quantization import prepare
 from ...specs.options import QuantizeOptions
 from ...specs.options.least_snr import LeastSnr
 from ..data import Samples
-from ..report import LowLayer, Noise, OutputRatio
+from ..report import Effect, LowLayer, Noise, OutputRatio, TriedChange
 from .advice import Advised, Adviser
 from .propagation import Propagation, origin_of
 from .ratios import Powers, finite
 
 _MOST_LAYERS = 32  # low layers of which it is asked whether their noise reaches an output
 _TENTH_DB = 10.0
+_HELPS_DB = 3.0
 _HUGE = 1e300  # JSON has no infinity
 
 
@@ -76,6 +77,25 @@ def output_ratio(name: str, power: Powers, least: LeastSnr | None) -> OutputRati
         least_db=None if least is None else least.output,
         is_low=least is not None and power.is_below(least.output),
     )
+
+
+def change_of_options(
+    settings: dict[str, str], outputs: Sequence[OutputRatio], powers: Sequence[Powers], least: LeastSnr
+) -> TriedChange:
+    """A change of a pass's options for the report: `powers` of all outputs after it; effects at those that are low."""
+    effects = tuple(
+        Effect(
+            at=output.name,
+            snr_db_before=output.snr_db,
+            snr_db_after=finite(power.snr_db),
+            helps=power.snr_db >= (output.snr_db or 0.0) + _HELPS_DB or not power.is_below(least.output),
+            is_enough=not power.is_below(least.output),
+        )
+        for output, power in zip(outputs, powers, strict=True)
+        if output.is_low
+    )
+    text = ", ".join(f"{name}: {value}" for name, value in settings.items())
+    return TriedChange(change=text, settings=settings, is_of_spec=True, effects=effects)
 
 
 def _low_layers(

@@ -5,7 +5,7 @@ Where samples are measured one by one, states are those that the float network r
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 
@@ -13,12 +13,11 @@ from ...ir import Graph, decode_codebooks, run_integer
 from ...passes import Context, find_pass
 from ...specs.options import QuantizeOptions
 from ..data import Samples, run_samples
-from ..report import Effect, Noise, OutputRatio, TriedChange
-from .findings import output_ratio
-from .ratios import Powers, finite
+from ..report import Noise
+from .findings import change_of_options, output_ratio
+from .ratios import Powers
 
 _CALLS = 128
-_HELPS_DB = 3.0
 
 
 def along_sequences(
@@ -41,7 +40,7 @@ def along_sequences(
         tried = []
         for settings in _wider(options):
             changed = find_pass("quantize")(reference, options.model_copy(update=settings), context).graph
-            tried.append(_change(settings, rows, _powers(reference, changed, few), least.output))
+            tried.append(change_of_options(settings, rows, _powers(reference, changed, few), least))
         changes = (*changes, *sorted(tried, key=lambda change: change.is_enough, reverse=True))
     return noise.model_copy(update={"sequences": rows, "changes": changes})
 
@@ -62,21 +61,3 @@ def _wider(options: QuantizeOptions) -> Iterator[dict[str, str]]:
         yield {"activations": "int16"}
         if options.weights != "int8":
             yield {"activations": "int16", "weights": "int8"}
-
-
-def _change(
-    settings: dict[str, str], rows: Sequence[OutputRatio], powers: Sequence[Powers], least: float
-) -> TriedChange:
-    effects = tuple(
-        Effect(
-            at=row.name,
-            snr_db_before=row.snr_db,
-            snr_db_after=finite(power.snr_db),
-            helps=power.snr_db >= (row.snr_db or 0.0) + _HELPS_DB or not power.is_below(least),
-            is_enough=not power.is_below(least),
-        )
-        for row, power in zip(rows, powers, strict=True)
-        if row.is_low
-    )
-    text = ", ".join(f"{name}: {value}" for name, value in settings.items())
-    return TriedChange(change=text, settings=settings, is_of_spec=True, effects=effects)

@@ -11,11 +11,9 @@ from ...ir import Graph, run
 from ...passes import Context, weight_only
 from ...specs.options import Gptq, Nearest, WeightOnlyOptions
 from ...specs.options.least_snr import LeastSnr
-from ..report import Effect, Noise, OutputRatio, TriedChange
-from .findings import Findings, output_ratio
-from .ratios import Powers, finite
-
-_HELPS_DB = 3.0
+from ..report import Noise, TriedChange
+from .findings import Findings, change_of_options, output_ratio
+from .ratios import Powers
 
 
 def examine_stored(
@@ -39,7 +37,7 @@ def examine_stored(
         for name, value in _changes(options, context):
             changed = weight_only(reference, options.model_copy(update={name: value}), context).graph
             text = value if isinstance(value, str) else value.kind
-            tried.append(_change(name, text, outputs, _powers(reference, changed, calls), least))
+            tried.append(change_of_options({name: text}, outputs, _powers(reference, changed, calls), least))
         noise = noise.model_copy(update={"changes": tuple(sorted(tried, key=_gain, reverse=True))})
     return Findings({}, noise)
 
@@ -69,25 +67,6 @@ def _powers(reference: Graph, stored: Graph, calls: Sequence[Sequence[Tensor]]) 
             for part, index in zip(parts, measured, strict=True):
                 part.append(Powers.of(expected[index], actual[index], samples=1))
     return [Powers.joined(part) for part in parts]
-
-
-def _change(
-    option: str, value: str, outputs: Sequence[OutputRatio], powers: Sequence[Powers], least: LeastSnr
-) -> TriedChange:
-    effects = tuple(
-        Effect(
-            at=output.name,
-            snr_db_before=output.snr_db,
-            snr_db_after=finite(power.snr_db),
-            helps=power.snr_db >= (output.snr_db or 0.0) + _HELPS_DB,
-            is_enough=not power.is_below(least.output),
-        )
-        for output, power in zip(outputs, powers, strict=True)
-        if output.is_low
-    )
-    return TriedChange(
-        change=f"{option}: {value}", settings={option: value}, is_of_spec=True, effects=effects
-    )
 
 
 def _gain(change: TriedChange) -> tuple[bool, float]:
