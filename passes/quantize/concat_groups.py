@@ -1,7 +1,7 @@
 """Groups of values that share an encoding: all that data movement joins, except at concats of very different ranges.
 
-So do the results of a recurrent layer and its last state, and the first states with the last ones, unless what makes
-the first ones imposes another encoding.
+So do the results of a recurrent layer and its last state, and the first states with the last ones, unless what the
+first ones share an encoding with has another one imposed, or a larger range.
 
 A concat can rescale an operand. The two have different encodings where one range is less than half the other, and where
 something gains: for a finer operand, a reader of its group (all that other movement joins it with); for a finer result,
@@ -39,12 +39,18 @@ def join_moved(
             joints += [(v.name, node.output.name) for v in moved if not graph.is_constant(v)]
         else:
             groups.unite(v.name for v in (*moved, *node.outputs))
-    _join_states(graph, plan, fixed, groups)
+    _join_states(graph, plan, statistics, fixed, groups)
     _Concats(graph, plan, statistics, fixed, groups).join(joints)
     return groups
 
 
-def _join_states(graph: Graph, plan: Plan, fixed: Mapping[str, Encoding], groups: UnionFind) -> None:
+def _join_states(
+    graph: Graph,
+    plan: Plan,
+    statistics: Mapping[str, Statistics],
+    fixed: Mapping[str, Encoding],
+    groups: UnionFind,
+) -> None:
     for node in graph.nodes:
         if not isinstance(node.op, Recurrent) or node.outputs[0].name not in plan.computing:
             continue
@@ -53,10 +59,18 @@ def _join_states(graph: Graph, plan: Plan, fixed: Mapping[str, Encoding], groups
         for before, after in zip(node.op.states_of(node.inputs), last, strict=True):
             if before is None or graph.is_constant(before):
                 continue
-            theirs = {fixed[name] for name in fixed if groups.find(name) == groups.find(before.name)}
-            own = fixed.get(after.name)
-            if all(own and e.bits == own.bits and (e == UNIT) == (own == UNIT) for e in theirs):
+            members = [name for name in statistics if groups.find(name) == groups.find(before.name)]
+            theirs = {fixed[name] for name in members if name in fixed}
+            own, seen = fixed.get(after.name), [min_max(statistics[name]) for name in members]
+            is_alike = all(own and e.bits == own.bits and (e == UNIT) == (own == UNIT) for e in theirs)
+            if is_alike and (own is None or all(_represents(own, r) for r in seen)):
                 groups.unite((before.name, after.name))
+
+
+def _represents(encoding: Encoding, covered: Range) -> bool:
+    low, high = _ends(encoding)
+    step = encoding.scale[0]
+    return low - step <= covered.low and covered.high <= high + step
 
 
 class _Concats:

@@ -15,6 +15,7 @@ from fxpress.compiler import Compiled, UserError, compile_model
 from fxpress.compiler.cli import main
 from fxpress.compiler.execution import execute, read_interface
 from fxpress.compiler.interface import Port
+from fxpress.ir import run
 
 INTEGER = """
 import torch
@@ -174,6 +175,39 @@ def test_states_in_place_give_what_copied_ones_do(tmp_path: Path, target: str) -
         ["gcc", "-std=c99", "-Wall", "-Werror", "-DNET_TEST_MAIN", *sources, "-o", test, "-lm"], check=True
     )
     assert b"0 of 5 outputs differ" in subprocess.run([test], capture_output=True, check=True).stdout
+
+
+CELLS = {
+    "gru": ("self.cell = nn.GRUCell(3, 4)", "h = self.cell(x, h)"),
+    "two layers": ("self.cell = nn.RNN(3, 2, 2)", "h = self.cell(x[None], h.view(2, 1, 2))[1].reshape(1, 4)"),
+    "lstm": ("self.cell = nn.LSTMCell(3, 2)", "h = torch.cat(self.cell(x, h.split(2, 1)), 1)"),
+}
+
+
+@pytest.mark.parametrize("target", ["host", "cortex-m4"])
+@pytest.mark.parametrize("cell", CELLS)
+def test_states_of_recurrent_cells_are_carried_as_integers(tmp_path: Path, cell: str, target: str) -> None:
+    made, step = CELLS[cell]
+    source = INTEGER.replace("h = torch.tanh(self.x(x) + self.h(h))", step)
+    source = source.replace("self.x, self.h, self.o = nn.Linear(3, 4), nn.Linear(4, 4)", f"{made}; self.o =")
+    source = source.replace("self.o =, ", "self.o = ")
+    x, found = normal(3, 5, 3), {}
+    for states in ("copied", "in_place"):
+        outputs = {"c": {"name": "net", "states": states, "allow_float": False}}
+        network = compiled(tmp_path, {"x": x}, source=source, target={"name": target}, outputs=outputs)
+        assert network.session.evaluation is not None
+        for on in (target, "integer"):
+            found[states, on] = execute(tmp_path / "out", network.session.evaluation, on=on).outputs
+    exact = found["copied", "integer"]
+    assert all(torch.equal(a, b) for outputs in found.values() for a, b in zip(outputs, exact, strict=True))
+    assert encoding(read_interface(tmp_path / "out").inputs[1])[0] == "i16"
+    reached = []
+    for sequence in torch.from_numpy(x):
+        h = torch.zeros(1, 4)
+        for row in sequence:
+            _, h = run(network.session.captured, [row[None], h])
+            reached.append(h)
+    assert float((torch.cat(reached) - exact[1]).abs().max()) < 0.02
 
 
 def test_states_in_place_are_refused_where_they_cannot_be(tmp_path: Path) -> None:

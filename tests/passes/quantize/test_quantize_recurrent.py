@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fxpress.ir import Builder, Graph, TensorType, run, run_integer, verify
+from fxpress.ir import Builder, Graph, Params, TensorType, parse, run, run_integer, verify
 from fxpress.ir.graph import Source
 from fxpress.ir.ops.base import OPERATORS
 from fxpress.ir.ops.linear import Linear
 from fxpress.ir.ops.recurrent import Recurrent
-from fxpress.ir.testing import assert_equivalent
+from fxpress.ir.testing import assert_equivalent, drawn_constant
 from fxpress.passes import Context, PassResult, find_pass
 from fxpress.passes.quantize.recurrent_layers import split_recurrent
 from fxpress.specs.options import QuantizeOptions
@@ -255,3 +255,33 @@ def test_weights_of_fewer_bits_and_one_scale_for_a_matrix() -> None:
     (node,) = (node for node in result.nodes if node.op.name == "gru")
     encodings = [v.type.quantization for v in node.op.matrices_of(node.inputs)]
     assert [(q.bits, len(q.scale)) for q in encodings] == [(4, 1)] * 2
+
+
+def test_state_and_cell_in_one_tensor_keep_the_range_of_the_cell() -> None:
+    text = """graph(%x: f32[1x1x3], %s: f32[1x1x4]) {
+      const %wi: f32[8x3]
+      const %wh: f32[8x2]
+      const %bi: f32[8]
+      const %bh: f32[8]
+      %h: f32[1x1x2], %c: f32[1x1x2] = split{axis=2, sizes=(2, 2)}(%s)
+      %y: f32[1x1x2], %l: f32[1x1x2], %m: f32[1x1x2] = lstm(%x, %h, %c, %wi, %wh, %bi, %bh)
+      %n: f32[1x1x4] = concat{axis=2}(%l, %m)
+      return y: %y, n: %n
+    }"""
+    graph, generator = parse(text, fill=drawn_constant), torch.Generator().manual_seed(0)
+    graph = replace(graph, params=Params({**graph.params, "bi": torch.full((8,), 3.0)}))
+    samples, exact, state = [], [], torch.zeros(1, 1, 4)
+    for _ in range(40):
+        samples.append((torch.randn(1, 1, 3, generator=generator), state))
+        y, state = run(graph, samples[-1])
+        exact.append(y)
+    assert state.abs().max() > 1.5
+    context = Context(calibration=samples, state={"s": "n"})
+    result = find_pass("quantize")(graph, QuantizeOptions(), context).graph
+    assert next(n for n in result.nodes if n.op.name == "lstm").outputs[0].type.is_quantized
+    found, state = [], torch.zeros(1, 1, 4)
+    for x, _ in samples:
+        y, state = run_integer(result, [x, state])
+        found.append(y)
+    wanted, got = torch.cat(exact), torch.cat(found)
+    assert 10 * torch.log10(wanted.square().mean() / (wanted - got).square().mean()) > 30
