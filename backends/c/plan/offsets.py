@@ -11,7 +11,7 @@ from random import Random
 
 _TRIES = 400
 _LARGEST_SEARCH = 300
-_NODES = 40_000  # of the exact search: about a second
+_WORK = 60_000  # nodes of the exact search times blocks: less than a second
 
 Follows = Mapping[tuple[int, int], int]
 """By (result, operand), both numbers of blocks: the operand begins at least so many bytes behind the result."""
@@ -64,8 +64,8 @@ def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
     """Offsets with the lowest peak that is found: the least, if `is_least`.
 
     Blocks are placed one by one, each at the lowest gap that fits, in several orders. Where none reaches the bound,
-    the blocks at the peak are moved forward in the order, again and again; then all orders are searched, as far as a
-    limit of steps allows.
+    the blocks at the peak are moved forward in the order, again and again; then it is proven that there is no lower
+    peak, or all orders are searched, as far as a limit of steps allows.
     """
     problem = _Problem.of(intervals, follows)
     count = len(intervals)
@@ -78,8 +78,16 @@ def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
     found = min(((problem.placed(order), order) for order in orders), key=lambda pair: pair[0].peak)
     if found[0].is_least or count > _LARGEST_SEARCH:
         return found[0]
-    improved = _improve(problem, *found)
-    return improved if improved.is_least else _Search(problem, improved).best()
+    best = _improve(problem, *found)
+    while not best.is_least:
+        floors = problem.floors(best.peak - 1)
+        if floors is None:
+            return problem.offsets(best.at, is_least=True)
+        lower = _Search(problem, best, floors).best()
+        if lower.peak == best.peak:
+            return lower
+        best = lower
+    return best
 
 
 @dataclass(frozen=True)
@@ -125,6 +133,27 @@ class _Problem:
             at[index] = lowest
         return self.offsets([at[index] for index in range(len(at))])
 
+    def floors(self, peak: int) -> list[int] | None:
+        """The least offset of each block below a peak; None if no offsets end there.
+
+        Of two blocks in use at one step one lies below the other. Where one way ends above the peak, the other way is
+        certain, and raises the block above.
+        """
+        floors = [0] * len(self.intervals)
+        waiting = set(range(len(floors)))
+        while waiting:
+            low = waiting.pop()
+            for high in self.above[low]:
+                if floors[high] + self.above[high][low] + self.intervals[low].bytes <= peak:
+                    continue  # `low` may lie above `high`
+                least = floors[low] + self.above[low][high]
+                if least + self.intervals[high].bytes > peak:
+                    return None
+                if least > floors[high]:
+                    floors[high] = least
+                    waiting |= {high, *self.above[high]}
+        return floors
+
     def offsets(self, at: Sequence[int], *, is_least: bool = False) -> Offsets:
         peak = max((offset + i.bytes for offset, i in zip(at, self.intervals, strict=True)), default=0)
         return Offsets(tuple(at), peak, is_least or peak == self.bound)
@@ -167,13 +196,14 @@ class _Search:
     are left below the best peak.
     """
 
-    def __init__(self, problem: _Problem, best: Offsets) -> None:
+    def __init__(self, problem: _Problem, best: Offsets, floors: list[int]) -> None:
         self._problem, self._best, self._nodes = problem, best, 0
+        self._most = _WORK // len(floors)
         intervals = problem.intervals
         steps = {step for i in intervals for step in (i.start, i.end)}
         self._steps = [[step for step in steps if i.start <= step <= i.end] for i in intervals]
         self._at: list[int | None] = [None] * len(intervals)
-        self._floor = [0] * len(intervals)
+        self._floor = floors
         self._left = dict.fromkeys(steps, 0)
         self._members: dict[int, list[int]] = {step: [] for step in steps}
         for index, mine in enumerate(self._steps):
@@ -184,12 +214,12 @@ class _Search:
     def best(self) -> Offsets:
         """The best that is found; the least if the search came to its end."""
         self._extend(0, 0)
-        is_whole = self._nodes < _NODES
+        is_whole = self._nodes < self._most
         return self._problem.offsets(self._best.at, is_least=is_whole)
 
     def _extend(self, count: int, last: int) -> None:
         self._nodes += 1
-        if self._nodes >= _NODES or self._best.is_least:
+        if self._nodes >= self._most or self._best.is_least:
             return
         at, intervals = self._at, self._problem.intervals
         if count == len(at):
