@@ -30,7 +30,7 @@ _STATES = ("initial", "initial_cell")
 _TABLES = {"rnn_tanh": ("tanh_table",), "rnn_relu": (), "gru": ("sigmoid_table", "tanh_table")}
 _TABLES["lstm"] = _TABLES["gru"]
 _BOTH = {"sigmoid_table": sigmoid_table, "tanh_table": tanh_table}
-HEADERS = ("arithmetic.h", "recurrent.h")
+HEADERS = ("arithmetic.h", "dsp.h", "recurrent.h")
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,6 @@ class Sizes:
     def functions(self) -> int:
         """Interpolated functions of a step of one sample."""
         return self.hidden * {"rnn_tanh": 1, "rnn_relu": 0, "gru": 3, "lstm": 5}[self.update]
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of a step of one sample."""
-        return self.rows * (self.inputs + self.width) + self.hidden * self.width * self.projects
 
 
 @dataclass(frozen=True)
@@ -228,6 +223,16 @@ def row_numbers(site: Site, form: RecurrentForm) -> list[tuple[AnyArray, AnyArra
         folded = folded if bias is None else folded + site.array(bias)
         found.append((folded.astype(np.int32), np.array(product.multipliers, np.int64).astype(np.int32)))
     return found
+
+
+def in_turns(arrays: Sequence[AnyArray]) -> AnyArray:
+    """Columns of arrays with rows in common, group of four rows after group, one number of each row after the other."""
+    parts = []
+    for array in arrays:
+        filled = np.zeros((fours(len(array)), array[:1].size), array.dtype)
+        filled[: len(array)] = array.reshape(len(array), -1)
+        parts.append(filled.reshape(-1, 4, filled.shape[1]).transpose(0, 2, 1).reshape(len(filled) // 4, -1))
+    return np.concatenate(parts, axis=1).reshape(-1)
 
 
 def refusal(site: Site) -> str:

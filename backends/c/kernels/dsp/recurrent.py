@@ -110,7 +110,7 @@ def recurrent(site: Site) -> Offers:
         tables=numbers.tables(own),
         scratch="uint32_t",
         scratch_bytes=4 * _columns(products) + 2 * own.stored,
-        headers=("arithmetic.h", "dsp.h", "recurrent.h"),
+        headers=numbers.HEADERS,
     )
 
 

@@ -117,29 +117,31 @@ def portable(site: Site) -> Offers:
 
 
 def _on_integers(site: Site) -> Offers:
-    """The form of `ir/ops/recurrent_form.py`, row by row."""
+    """The form of `ir/ops/recurrent_form.py`, four rows at a time."""
     if site.machine.dsp:
         return "the DSP kernel computes all that this one computes"
     if refusal := numbers.refusal(site):
         return refusal
     form = numbers.form_of(site)
     own = numbers.sizes(site)
-    weights = own.rows * (own.inputs + own.width)
+    each = own.inputs + own.width
     context = numbers.steps_context(
         site,
         form,
         gates="scratch",
         gate_arguments="weights, numbers, gates",
-        projection_arguments=f"weights + {weights}, numbers + {4 * own.rows}",
+        projection_arguments=f"weights + {own.inner * each}, numbers + {4 * own.inner}, gates",
     )
+    projected = numbers.fours(own.width) * own.projects
+    macs = own.inner * each + projected * own.hidden
 
     def pack() -> tuple[AnyArray, AnyArray]:
-        arrays, rows = numbers.matrices(site), numbers.row_numbers(site, form)
-        joined = np.concatenate(arrays[:2], axis=1)
-        both = np.stack([rows[0][0], rows[1][0], rows[0][1], rows[1][1]], axis=1)
-        last = [multipliers for _, multipliers in rows[2:]]
-        stored = [joined.reshape(-1), *(array.reshape(-1) for array in arrays[2:])]
-        return np.concatenate(stored), np.concatenate([both.reshape(-1), *last])
+        read = list(zip(numbers.matrices(site), numbers.row_numbers(site, form), strict=True))
+        parts = [(read[:2], slice(low, high)) for low, high in own.ranges]
+        parts += [([projection], slice(None)) for projection in read[2:]]
+        turns = [numbers.in_turns([matrix[rows] for matrix, _ in found]) for found, rows in parts]
+        stored = [[array[rows] for _, arrays in found for array in arrays] for found, rows in parts]
+        return np.concatenate(turns), np.concatenate([numbers.in_turns(arrays) for arrays in stored])
 
     updates = own.steps * own.batch
     named = numbers.layouts(site)
@@ -147,12 +149,15 @@ def _on_integers(site: Site) -> Offers:
         site,
         "portable/recurrent_integer.c.j2",
         context,
-        Work(6.0 * site.node.macs, 12.0 * own.rows * updates, 20.0 * own.functions * updates, 700),
+        Work(3.0 * macs * updates, 12.0 * own.inner * updates, 20.0 * own.functions * updates, 700),
         reads=named,
         writes=tuple(contiguous(v.type.shape) for v in site.node.outputs),
         operands={"x": site.index("x"), **numbers.states(site)},
         results=("y", "state", "cell")[: 1 + numbers.operator_of(site).states],
-        constants={"weights": own.macs, "numbers": 4 * (4 * own.rows + own.width * own.projects)},
+        constants={
+            "weights": macs,
+            "numbers": 4 * (4 * own.inner + 2 * projected),
+        },
         pack=pack,
         tables=numbers.tables(own),
         scratch="int16_t",
