@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...ir import Graph, Value, run, run_integer
+from ...ir.interpret import round_to_encoding
 from ...ir.ops.quantize import Dequantize, Quantize
 from ..errors import PassError
 from .streamed_graph import Ring, Streamed
@@ -121,13 +122,18 @@ def _run_window(
         if is_exact:
             return seen, run_integer(graph, inputs, observe=observe)
         params = {v.name: _double(v, graph.params[v.name]) for v in graph.constants}
-        return seen, run(graph, inputs, observe=observe, params=params)
+        return seen, run(graph, inputs, observe=observe, params=params, rounding=_rounded)
 
 
 def _double(value: Value | None, tensor: Tensor) -> Tensor:
     if value is not None and value.type.quantization is not None:
         return value.type.quantization.dequantize(tensor, dtype=torch.float64)
     return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _rounded(value: Value, tensor: Tensor) -> Tensor:
+    """A result in float64, also of a conversion to float32, rounded to its encoding."""
+    return round_to_encoding(value, _double(None, tensor))
 
 
 def _kept(seen: Mapping[str, Tensor], ring: Ring) -> Tensor:

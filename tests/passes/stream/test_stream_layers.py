@@ -324,3 +324,16 @@ def test_frames_that_come_late_are_a_delay() -> None:
     result = stream(network(body), axis=2)
     row = dict(zip(result.report.table("stream").columns, result.report.table("stream").rows[0], strict=True))
     assert (row["receptive_field_frames"], row["delay_frames"]) == (4, 3)
+
+
+@pytest.mark.parametrize("dtype", ["u8", "i64"])
+def test_an_input_of_whole_numbers_becomes_floats(dtype: str) -> None:
+    text = f"""graph(%x: {dtype}[1x4x12]) {{
+        const %w: f32[8x4x3]
+        const %b: f32[8]
+        %f: f32[1x4x12] = cast{{dtype='f32'}}(%x)
+        %y: f32[1x8x10] = {CONV}(%f, %w, %b)
+        return output: %y
+    }}"""
+    result = stream(parse(text, fill=drawn_constant), axis=2)
+    assert len(result.state) == 1
