@@ -160,7 +160,7 @@ def read_samples(
         raise UserError([Problem("D103", path, f"array {name!r} is a single value", hint) for name in single])
     problems: list[Problem] = []
     found: dict[str, _Read] = {}
-    stateful = any(column.state is not None for column in columns)
+    stateful = any(column.state is not None or column.frames is not None for column in columns)
     for column in columns:
         if column.array in arrays:
             try:

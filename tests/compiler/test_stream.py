@@ -121,6 +121,15 @@ def test_calls_one_by_one_and_several_recordings_are_samples_too(tmp_path: Path)
     assert torch.equal(both, torch.cat([whole, whole]))
 
 
+@pytest.mark.parametrize("on", ["integer", "host", "torch"])
+def test_recordings_are_cut_where_a_call_takes_the_whole_window(tmp_path: Path, on: str) -> None:
+    made = compiled(tmp_path / "out", passes=[*PASSES, {"pass": "stream", "axis": 2, "hop": FRAMES}])
+    assert not made.spec.model.state
+    network, x = load_compiled(tmp_path / "out/out"), recording(3 * FRAMES)
+    expected = network.run({"x": windows(x, hop=FRAMES)}, on="integer").outputs[0]
+    assert torch.equal(network.run({"x": x}, on=on).outputs[0], expected)
+
+
 def test_a_recording_has_whole_calls(tmp_path: Path) -> None:
     compiled(tmp_path / "out", passes=[*PASSES, {"pass": "stream", "axis": 2, "hop": 2}])
     with pytest.raises(UserError, match="recordings of 15 frames, no multiple of the 2 of a call"):
