@@ -15,6 +15,7 @@ from fxpress.ir.graph import Source
 from fxpress.ir.ops.base import OPERATORS
 from fxpress.ir.ops.linear import Linear
 from fxpress.ir.ops.recurrent import Recurrent
+from fxpress.ir.ops.recurrent_form import TANH_STEP
 from fxpress.ir.testing import assert_equivalent, drawn_constant
 from fxpress.passes import Context, PassResult, find_pass
 from fxpress.passes.quantize.recurrent_layers import split_recurrent
@@ -122,6 +123,12 @@ def networks(draw: st.DrawFn) -> Network:
     )
 
 
+def error(graph: Graph, integers: Graph, samples: list[tuple[Tensor, ...]]) -> float:
+    """Largest error of the first output of a graph on integers."""
+    pairs = ((run(graph, sample)[0], run_integer(integers, sample)[0]) for sample in samples)
+    return max(float((exact - found).abs().max()) for exact, found in pairs)
+
+
 def snr(graph: Graph, integers: Graph, samples: list[tuple[Tensor, ...]]) -> float:
     """Signal to noise ratio of the first output of a graph on integers, in decibels."""
     exact = torch.cat([run(graph, sample)[0] for sample in samples])
@@ -152,7 +159,8 @@ def test_every_recurrent_network_computes_on_integers(
     real = {n.op.name for n in result.graph.nodes if not any(v.type.is_quantized for v in n.outputs)}
     assert real <= {"dequantize"}
     samples = network.samples(6)
-    assert snr(graph, result.graph, samples) > 20
+    few_steps = 4 * TANH_STEP  # of the gates: below, a signal that decays from layer to layer is lost
+    assert snr(graph, result.graph, samples) > 20 or error(graph, result.graph, samples) < few_steps
     layers = next(t for t in result.report.tables if t.name == "layers")
     rows = [row for row in layers.rows if row[1] == network.kind]
     assert len(rows) == network.layers * (1 + network.bidirectional)
