@@ -207,12 +207,12 @@ def _unweighted(c: int, n: int, form: str) -> Iterator[tuple[str, str, str, str]
     yield "sum", image, f"1x{c}x{n}", "sum{axes=(3,)}(%a)"
     yield "permute", f"1x{c}x{n}x{n}", f"1x{n}x{n}x{c}", "permute{order=(0, 2, 3, 1)}(%a)"
     yield "relu", image, image, "relu(%a)"
+    for op in ("hardswish", "sigmoid", "tanh", "gelu", "silu"):
+        yield f"interpolated {op}" if form == "int16" else op, image, image, f"{op}(%a)"
     if form == "int16":
         return
     yield "resize", image, f"1x{c}x{2 * n}x{2 * n}", f"resize_linear{{size=({2 * n}, {2 * n})}}(%a)"
     yield "softmax", f"1x{n}x{2 * c}", f"1x{n}x{2 * c}", "softmax{axis=2}(%a)"
-    for op in ("hardswish", "sigmoid", "tanh", "gelu", "silu"):
-        yield op, image, image, f"{op}(%a)"
 
 
 def _recurrent(c: int, n: int) -> Iterator[tuple[str, str]]:

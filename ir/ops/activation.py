@@ -1,5 +1,5 @@
-"""Activation functions of one operand. On 8 bits each is a table of 256 entries, made from the float
-form; on 16 bits those that only bound their operand have an integer form."""
+"""Activation functions of one operand. On 8 bits each is a table of 256 entries, made from the float form; on 16 bits
+those that only bound their operand are rescaled, and others are interpolated between 513 entries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..encoding import Encoding
 from ..errors import ShapeError
+from ..interpolation import interpolate, places
 from ..tensor_type import TensorType, Value
 from .accumulate import apply_clamp, clamp_bounds
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
@@ -21,6 +23,9 @@ from .facts import Facts, scales
 from .quantize import per_tensor_types, rescale_between
 
 TABLE_BITS = 8
+FRACTION_BITS = 8
+"""Bits behind the point of the entries that are interpolated for a result of 8 bits or fewer."""
+_MOST_OFF = 1 / 16  # of the range of a result: what is farther from its function than that has a jump
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,14 @@ class Elementwise(Op):
         return (call.operand("x"),)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        qx, qy = per_tensor_types(self.operand(operands, "x"), outputs[0])
-        if qx.bits > TABLE_BITS or qy.bits > 2 * TABLE_BITS:
-            raise ShapeError(f"{self.name} is a table, for values of at most {TABLE_BITS} bits")
+        x, y = self.operand(operands, "x"), outputs[0]
+        qx, qy = per_tensor_types(x, y)
+        if max(qx.bits, qy.bits) > 2 * TABLE_BITS:
+            raise ShapeError(f"{self.name} is a table, for values of at most {2 * TABLE_BITS} bits")
+        if qx.bits > TABLE_BITS:
+            off = (self.table(x, y) - qy.quantize(self._reals(qx, _integers(qx)))).abs().max()
+            if int(off) > max(1.0, _MOST_OFF * (qy.qmax - qy.qmin)):
+                raise ShapeError(f"{self.name} jumps between the entries of a table")
 
     def integer(self, call: IntegerCall) -> Tensor:
         qx, _ = per_tensor_types(call.type("x"), call.output)
@@ -52,8 +62,31 @@ class Elementwise(Op):
     def table(self, x: TensorType | None, output: TensorType) -> Tensor:
         """The result's integer (int64) for each integer of the operand, from its smallest on."""
         qx, qy = per_tensor_types(x, output)
-        integers = torch.arange(qx.qmin, qx.qmax + 1)
-        return qy.quantize(self.reference(qx.dequantize(integers, dtype=torch.float64)))
+        if qx.bits <= TABLE_BITS:
+            return qy.quantize(self._reals(qx, _integers(qx)))
+        found = interpolate(self.entries(x, output), _integers(qx))
+        if qy.bits <= TABLE_BITS:
+            found = (found + (1 << (FRACTION_BITS - 1))) >> FRACTION_BITS
+        return found.clamp(qy.qmin, qy.qmax)
+
+    def entries(self, x: TensorType | None, output: TensorType) -> Tensor:
+        """The entries (int64) between which results of operands of 16 bits lie; with `FRACTION_BITS` for 8 bits."""
+        qx, qy = per_tensor_types(x, output)
+        steps = self._reals(qx, places()) / qy.scale[0] + qy.zero_point[0]
+        bits = FRACTION_BITS if qy.bits <= TABLE_BITS else 0
+        low, high = (end << bits for end in (qy.qmin, qy.qmax))
+        found: Tensor = (steps * 2**bits).round().clamp(low, high).to(torch.int64)
+        return found
+
+    def _reals(self, qx: Encoding, integers: Tensor) -> Tensor:
+        found = self.reference(qx.dequantize(integers, dtype=torch.float64))
+        if qx.bits > TABLE_BITS and found.isnan().any():
+            raise ShapeError(f"{self.name} is not defined for all values of its operand")
+        return found
+
+
+def _integers(encoding: Encoding) -> Tensor:
+    return torch.arange(encoding.qmin, encoding.qmax + 1)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,7 @@ Both products of a step have an accumulator of their own, which is taken to the 
     half(v) = (v + 2^14) >> 15,   sat saturates to 16 bits
 
 Operands of sigmoid have steps of 2^-11, those of tanh 2^-12, their results and the state 2^-15, the cell 2^-n with n
-from 0 to 12. Both functions are interpolated between 513 entries, i = (x + 2^15) >> 7 and f = x & 127:
-
-    y = (t[i] * (128 - f) + t[i + 1] * f + 64) >> 7
+from 0 to 12. Both functions are interpolated between the entries of a table (`interpolation`).
 
 A projection takes half(o * tanh(...)) to the scale of the state: h' = sat(requant(W_p half(...), multiplier, shift)).
 """
@@ -33,6 +31,7 @@ from torch.nn import functional
 from ..arithmetic import Requant, check_int32, requant
 from ..encoding import Encoding
 from ..errors import OverflowBoundError
+from ..interpolation import interpolate, places
 from .accumulate import FixedPoint, fits_int32, prove_accumulator
 
 STATE_BITS = 16
@@ -41,8 +40,6 @@ UNIT = Encoding((2.0**-15,), bits=STATE_BITS)
 
 SIGMOID_STEP, TANH_STEP = 2.0**-11, 2.0**-12
 FINEST_CELL = 12  # bits of fraction
-TABLE_ENTRIES = 513
-_INTERPOLATED_BITS = 7
 
 
 @dataclass(frozen=True)
@@ -122,13 +119,6 @@ def saturate(x: Tensor) -> Tensor:
     return x.clamp(UNIT.qmin, UNIT.qmax)
 
 
-def interpolate(table: Tensor, x: Tensor) -> Tensor:
-    """The function of the table, of integers of 16 bits."""
-    index, part = (x + (1 << 15)) >> _INTERPOLATED_BITS, x & ((1 << _INTERPOLATED_BITS) - 1)
-    between = table[index] * ((1 << _INTERPOLATED_BITS) - part) + table[index + 1] * part
-    return (between + (1 << (_INTERPOLATED_BITS - 1))) >> _INTERPOLATED_BITS
-
-
 @cache
 def sigmoid_table() -> Tensor:
     """Integers (int64) of 1 / (1 + exp(-x)) for operands with steps of 2^-11."""
@@ -142,8 +132,7 @@ def tanh_table() -> Tensor:
 
 
 def _table(function: Callable[[Tensor], Tensor], step: float) -> Tensor:
-    places = torch.arange(TABLE_ENTRIES, dtype=torch.float64) * 2**_INTERPOLATED_BITS - 2**15
-    return (function(places * step) * 2**15).round().clamp(-UNIT.qmax, UNIT.qmax).to(torch.int64)
+    return (function(places().double() * step) * 2**15).round().clamp(-UNIT.qmax, UNIT.qmax).to(torch.int64)
 
 
 def cell_encoding(largest: float) -> Encoding:

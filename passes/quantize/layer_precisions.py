@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ...ir import FLOAT_BITS, Encoding, Graph, Node, Precision, ShapeError
+from ...ir.ops.activation import Elementwise
 from ...ir.ops.base import Quantized
 from ...ir.ops.recurrent import Recurrent
 from ...ir.ops.recurrent_form import STATE_BITS
@@ -110,12 +111,14 @@ def accepts_wide(node: Node) -> bool:
     """Whether the operator has an integer form on activations of 16 bits."""
     if node.op.quantized is Quantized.MOVE or is_layer(node.op) or isinstance(node.op, Recurrent):
         return True
-    fine, coarse = (Encoding((scale,), bits=BITS["int16"]) for scale in (1.0, 2.0**15))  # nothing overflows
+    fine, coarse = (
+        Encoding((scale,), bits=BITS["int16"]) for scale in (2.0**-12, 2.0**3)
+    )  # nothing overflows
     operands = [
         t.quantized(fine) if t is not None and t.dtype.is_floating and not node.op.stays_real(index) else t
         for index, t in enumerate(node.operand_types)
     ]
-    outputs = [t.quantized(coarse) for t in node.output_types]
+    outputs = [t.quantized(fine if isinstance(node.op, Elementwise) else coarse) for t in node.output_types]
     try:
         node.op.check_quantized(operands, outputs)
     except ShapeError:

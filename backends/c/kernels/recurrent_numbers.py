@@ -30,7 +30,7 @@ _STATES = ("initial", "initial_cell")
 _TABLES = {"rnn_tanh": ("tanh_table",), "rnn_relu": (), "gru": ("sigmoid_table", "tanh_table")}
 _TABLES["lstm"] = _TABLES["gru"]
 _BOTH = {"sigmoid_table": sigmoid_table, "tanh_table": tanh_table}
-HEADERS = ("arithmetic.h", "dsp.h", "recurrent.h")
+HEADERS = ("arithmetic.h", "dsp.h", "interpolation.h", "recurrent.h")
 
 
 @dataclass(frozen=True)

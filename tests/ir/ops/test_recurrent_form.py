@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fxpress.ir import Encoding, Graph, OverflowBoundError, VerifyError, dump, parse, run_integer, verify
+from fxpress.ir.interpolation import interpolate
 from fxpress.ir.ops.recurrent import Gru, Lstm
 from fxpress.ir.ops.recurrent_form import (
     SIGMOID_STEP,
@@ -19,7 +20,6 @@ from fxpress.ir.ops.recurrent_form import (
     Product,
     RecurrentForm,
     cell_encoding,
-    interpolate,
     sigmoid_table,
     tanh_table,
 )

@@ -77,7 +77,7 @@ graph(%x: f32[1x4x6x6]) {
   const %ww2: f32[4x4x1x1]
   const %www3: f32[4x4x1x1]
   %a: f32[1x4x6x6] = conv(%x, %w1)   # "left", ""
-  %s: f32[1x4x6x6] = sigmoid(%a)   # "gate", ""
+  %s: f32[1x4x6x6] = softmax{axis=1}(%a)   # "gate", ""
   %b: f32[1x4x6x6] = conv(%a, %ww2)   # "right", ""
   %c: f32[1x4x6x6] = conv(%s, %www3)   # "after", ""
   return output: %b, other: %c
@@ -126,7 +126,7 @@ def test_an_operator_of_eight_bits_reads_a_wide_value_through_a_conversion() -> 
 def test_what_an_operator_of_eight_bits_gives_stays_at_eight_and_is_told() -> None:
     result = quantize(graph(WITH_TABLE), {"after": WIDE})
     assert bits(result.graph)["s"] == 8
-    assert result.report.warnings == ("after: asks for 16 bits of what sigmoid %s gives, which has 8",)
+    assert result.report.warnings == ("after: asks for 16 bits of what softmax %s gives, which has 8",)
 
 
 @pytest.mark.parametrize("text", [THREE_LAYERS, WITH_TABLE])

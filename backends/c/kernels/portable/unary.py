@@ -9,8 +9,10 @@ from functools import partial
 
 import numpy as np
 
+from .....ir.interpolation import ENTRIES
 from .....ir.ops.accumulate import clamp_bounds
 from .....ir.ops.activation import (
+    FRACTION_BITS,
     TABLE_BITS,
     Bounded,
     Clamp,
@@ -191,7 +193,22 @@ def portable(site: Site) -> Offers:
             pack=lambda: [op.table(site.type("x"), site.output).numpy().astype(element)],
         )
     if not isinstance(op, Bounded):
-        return f"integers of more than {TABLE_BITS} bits; a table has {1 << TABLE_BITS} entries"
+        between = "fxp_interpolate(entries, x[i])"
+        if qy.bits <= TABLE_BITS:
+            between = f"({between} + {1 << (FRACTION_BITS - 1)}) >> {FRACTION_BITS}"
+        return made(
+            "portable/interpolated.c.j2",
+            UnaryContext(
+                f"{op.name} of {count} elements, between 513 entries",
+                count,
+                0,
+                saturated(between, qy.qmin, qy.qmax),
+            ),
+            Work(results=13.0 * count, code_bytes=80),
+            constants={"entries": 2 * ENTRIES},
+            pack=lambda: [op.entries(site.type("x"), site.output).numpy().astype(np.int16)],
+            headers=("arithmetic.h", "interpolation.h"),
+        )
     value = saturated(rescaled(rescale_between(qx, qy), "v"), *clamp_bounds(op.bounds, qy))
     bounded = ConversionContext(f"{op.name} of {count} elements", count, "int32_t", value)
     work = Work(results=8.0 * count, code_bytes=60)

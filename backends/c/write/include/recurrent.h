@@ -1,4 +1,4 @@
-/* Functions of 16 bits between the entries of a table, and products of such numbers; arithmetic.h comes first. */
+/* Products of numbers with 15 bits of fraction; arithmetic.h comes first. */
 #ifndef FXP_RECURRENT_H
 #define FXP_RECURRENT_H
 
@@ -9,23 +9,6 @@
 FXP_INLINE int32_t fxp_halve(int32_t v)
 {
     return (v + (1 << 14)) >> 15;
-}
-
-/* The function of a table of 513 entries, 128 apart from -2^15 on: between two of them on a straight line. */
-FXP_INLINE int32_t fxp_interpolate(const int16_t *table, int32_t v)
-{
-    const int16_t *at = table + 256 + (v >> 7);
-    const int32_t part = v & 127;
-#if FXP_DSP
-    const int32_t weights = (part << 16) + 128 - part;
-    uint32_t entries;
-    int32_t sum;
-    memcpy(&entries, at, 4);
-    __asm__("smlad %0, %1, %2, %3" : "=r"(sum) : "r"(entries), "r"(weights), "r"(64));
-    return sum >> 7;
-#else
-    return (at[0] * (128 - part) + at[1] * part + 64) >> 7;
-#endif
 }
 
 /* Stores four numbers, saturated to int16. */
