@@ -15,8 +15,8 @@ FXP_INLINE int32_t fxp_halve(int32_t v)
 FXP_INLINE void fxp_store_sums4(int16_t *y, int32_t a, int32_t b, int32_t c, int32_t d)
 {
 #if FXP_DSP
-    const uint32_t low = fxp_pair(fxp_saturate16(a), fxp_saturate16(b));
-    const uint32_t high = fxp_pair(fxp_saturate16(c), fxp_saturate16(d));
+    const uint32_t low = (uint16_t)fxp_saturate16(a) | (uint32_t)fxp_saturate16(b) << 16;
+    const uint32_t high = (uint16_t)fxp_saturate16(c) | (uint32_t)fxp_saturate16(d) << 16;
     memcpy(y, &low, 4);
     memcpy(y + 2, &high, 4);
 #else
