@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -36,13 +36,20 @@ class Arrays:
         return self.place
 
     @staticmethod
-    def of(data: SampleArrays, inputs: Sequence[str], *, place: str, call: str) -> Arrays:
-        """The arrays of a model with these inputs, given to the call; ArgumentError if there is not one for each."""
+    def of(
+        data: SampleArrays, inputs: Sequence[str], *, place: str, call: str, states: Collection[str] = ()
+    ) -> Arrays:
+        """The arrays of a model with these inputs, given to the call; ArgumentError if there is not one for each.
+
+        Those of `states` may be left out together.
+        """
         if isinstance(data, Mapping):
             named = {str(name): array for name, array in data.items()}
         else:
             expect(data, (Tensor, np.ndarray, list, tuple), call, _FORMS)
             arrays = [data] if isinstance(data, Tensor | np.ndarray) else list(data)
+            own = [name for name in inputs if name not in states]
+            inputs = own if len(arrays) == len(own) else inputs
             if len(arrays) != len(inputs):
                 fact = f"{len(arrays)} arrays for the inputs {', '.join(inputs)}"
                 hint = f'give one [n, ...] for each input; labels by name, as "{LABELS}" of a mapping'

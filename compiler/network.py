@@ -107,7 +107,7 @@ def samples_of(
     origin = (
         Path(data)
         if isinstance(data, str | Path)
-        else Arrays.of(data, names, place="run(data)", call="run(data)")
+        else Arrays.of(data, names, place="run(data)", call="run(data)", states=interface.state)
     )
     if isinstance(origin, Arrays) and labels is None and LABELS in origin.by_name.keys() - names:
         labels = LABELS

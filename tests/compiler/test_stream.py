@@ -117,6 +117,7 @@ def test_calls_one_by_one_and_several_recordings_are_samples_too(tmp_path: Path)
     whole = network.run({"x": x}, on="integer").outputs[0]
     frames = np.ascontiguousarray(x[0].T[:, :, None])
     assert torch.equal(network.run({"x": frames}, on="integer").outputs[0], whole)
+    assert torch.equal(network.run(x, on="integer").outputs[0], whole)
     both = network.run({"x": np.concatenate([x, x])}, on="integer").outputs[0]
     assert torch.equal(both, torch.cat([whole, whole]))
 
