@@ -94,8 +94,8 @@ def test_states_of_several_layers_come_whole_or_without_their_batch(tmp_path: Pa
     gru = nn.GRU(3, 4, 2, batch_first=True)
     gru.load_state_dict({n.removeprefix("gru."): t for n, t in made.session.captured.params.items()})
     y, wanted = gru(torch.from_numpy(arrays["x"]), torch.from_numpy(h).transpose(0, 1).contiguous())
-    assert torch.allclose(last, y[:, -1], atol=1e-5)
-    assert torch.allclose(states.reshape(6, 2, 4).transpose(0, 1), wanted, atol=1e-5)
+    assert torch.allclose(last, y[:, -1], atol=1e-3)  # a few steps of int16
+    assert torch.allclose(states.reshape(6, 2, 4).transpose(0, 1), wanted, atol=1e-3)
 
 
 def test_arrays_that_serve_another_number_of_calls_are_refused(tmp_path: Path) -> None:

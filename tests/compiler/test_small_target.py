@@ -98,10 +98,10 @@ def test_where_no_round_ends_within_the_memory_a_network_is_shrunk_until_it_is(p
 
 def test_without_pruning_it_does_not_fit(project: Path) -> None:
     pruned_project(project)
-    with pytest.raises(UserError, match=r"the target has 2,048[\s\S]*the target has 24,576"):
+    with pytest.raises(UserError, match=r"the target has 1,024[\s\S]*the target has 24,576"):
         compile_model(
             project / "net.yaml",
-            overrides=[*LIMITS, "passes=[{pass: clean}, {pass: fuse}, {pass: quantize}]"],
+            overrides=[*LIMITS, "target.ram=1 KiB", "passes=[{pass: clean}, {pass: fuse}, {pass: quantize}]"],
         )
 
 
