@@ -365,31 +365,25 @@ def torch_kernel(
 
 
 def pack_int8(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers and a scale for each row: packed by oneDNN where its kernel is exact, else [rows, columns]."""
-    scales = scales[:, 0].contiguous()
-    if integers.is_cpu and torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported():
-        return torch.ops.onednn.qlinear_prepack(integers, None), scales
-    return integers, scales
+    """Integers [rows, columns] and a scale for each row."""
+    return integers, scales[:, 0].contiguous()
 
 
 def int8_product(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     """x [tokens, columns], rounded to int8 for each token, @ codes, by exact sums; float32.
 
-    Without VNNI, oneDNN saturates sums at 16 bits: rows are then multiplied in float32, as many as stay in a cache.
+    On processors without VNNI there is no fast kernel with exact sums: rows are then multiplied in float32, as many as
+    stay in a cache.
     """
     x = x.to(torch.float32)
     most = x.abs().amax(-1, keepdim=True)
     inverse = torch.where(most >= 1e-30, most.new_tensor(127.0) / most, 0.0)
     rounded = torch.round(x * inverse).to(torch.int8)
-    if codes.is_mkldnn:
-        zeros = scales.new_zeros(len(scales), dtype=torch.int32)
-        form: tuple[object, ...] = (None, 1.0, 0, torch.float32, "none", [], "")
-        sums: Tensor = torch.ops.onednn.qlinear_pointwise(rounded, 1.0, 0, codes, scales, zeros, *form)
-        return sums * (most / 127)
-    if codes.is_cpu:
+    is_fast = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
+    if codes.is_cpu and not is_fast:
         reals, parts = rounded.float(), codes.split(max(1, (1 << 19) // codes.shape[1]))
         return torch.cat([reals @ part.float().T for part in parts], 1) * scales * (most / 127)
-    if len(x) < 17:  # the least that cuBLAS takes
+    if not codes.is_cpu and len(x) < 17:  # the least that cuBLAS takes
         rounded = nn.functional.pad(rounded, (0, 0, 0, 17 - len(x)))
     return torch._int_mm(rounded, codes.T).narrow(0, 0, len(x)) * scales * (most / 127)
 
