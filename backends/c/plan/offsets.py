@@ -136,8 +136,8 @@ class _Problem:
     def floors(self, peak: int) -> list[int] | None:
         """The least offset of each block below a peak; None if no offsets end there.
 
-        Of two blocks in use at one step one lies below the other. Where one way ends above the peak, the other way is
-        certain, and raises the block above.
+        Two blocks in use at one step have one of two orders: the first below the second, or the other way round. If one
+        order would end above the peak, the other one must hold, and gives the upper block a least offset.
         """
         floors = [0] * len(self.intervals)
         waiting = set(range(len(floors)))
