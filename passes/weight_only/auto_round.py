@@ -16,7 +16,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
+import torch
+
 from ...ir import Graph
+from ...ir.params import Params
 from ...specs.options import AutoRound, FinetuneOptions
 from ...specs.options.finetune import Distillation
 from ..calibration.block_replay import BlockReplay
@@ -78,6 +81,7 @@ def _trained(
     inputs: Sequence[Batch],
 ) -> tuple[dict[str, Coded], float, float]:
     """Trained codes of a block, and the squared error of its results on samples held back, before and after."""
+    block, inputs = _with_fixed_inputs(block, inputs)
     steps = ceil((len(inputs) - max(1, len(inputs) // 10)) / options.batch)
     settings = FinetuneOptions(
         epochs=ceil(options.steps / steps),
@@ -95,6 +99,21 @@ def _trained(
     found = train(stored, settings, context, trainable=trainable)
     codes = {name: trained_weight(block, found.graph, name) for name in coded}
     return codes, found.rows[0][2], min(row[2] for row in found.rows)
+
+
+def _with_fixed_inputs(block: Graph, inputs: Sequence[Batch]) -> tuple[Graph, Sequence[Batch]]:
+    """The block with what all samples give it alike as constants, such as a mask, and what the samples differ in."""
+    first = inputs[0]
+    varied = [i for i, x in enumerate(first) if not all(torch.equal(x, sample[i]) for sample in inputs[1:])]
+    if not varied:
+        return block, inputs
+    fixed = {v.name: first[i] for i, v in enumerate(block.inputs) if i not in varied}
+    bound = replace(
+        block,
+        inputs=tuple(block.inputs[i] for i in varied),
+        params=Params({**{name: block.params[name] for name in block.params}, **fixed}),
+    )
+    return bound, [tuple(sample[i] for i in varied) for sample in inputs]
 
 
 def _is_own(graph: Graph, block: Graph, name: str) -> bool:

@@ -83,3 +83,18 @@ def test_norms_and_weights_that_several_blocks_read_stay_and_are_named() -> None
 
 def test_the_same_seed_gives_the_same_bytes() -> None:
     assert compress(kind="auto_round", steps=12).graph == compress(kind="auto_round", steps=12).graph
+
+
+def test_a_block_may_read_what_is_the_same_for_all_samples() -> None:
+    text = TEXT.replace("(%x: f32[1x4x16])", "(%x: f32[1x4x16], %mask: f32[4x16])").replace(
+        "add(%d, %s)", "add(%d, %mask)"
+    )
+    graph = parse(text, fill=lambda v: torch.full(v.type.shape, 0.3) if v.name != "g" else torch.ones(16))
+    mask = torch.linspace(0, 1, 64).view(4, 16)
+    settings = WeightOnlyOptions.model_validate(
+        {"weights": "int3", "activations": "float32", "rounding": {"kind": "auto_round", "steps": 4}}
+    )
+    data = [(x, mask) for (x,) in samples(6)]
+    result = weight_only(graph, settings, Context(calibration=data))
+    (table,) = (table for table in result.report.tables if table.name == "auto_round")
+    assert [row[0] for row in table.rows] == ["up", "down", "head"]
