@@ -1,9 +1,10 @@
-"""Masks that only a softmax reads, taken out of its operand: the scores, a mask of kept positions, the masked softmax.
+"""Masks taken out of what a softmax or an attention adds: the scores, a mask of kept positions, the masked operator.
 
     where(c, never, x), masked_fill          keeps where not c
     x + m, x - m, m a constant               keeps where m > NEVER, the finite rest of m is still added
     x + m, m computed from the inputs        the same, where m is a function of one condition or falls to NEVER on data
     layer(x) with such a residual            the same
+    the mask of an attention                 the same; the finite rest is its bias, keys up to the query make it causal
 
 "Never" is written as -inf, -1e9, the smallest float, -100, ...: to a softmax they are all alike, and as magnitudes
 they would take all of an integer's range. Masks are looked for behind what commutes with them: data movement, positive
@@ -21,9 +22,10 @@ import networkx as nx
 import torch
 from torch import Tensor
 
-from ..ir import Builder, Graph, Node, Op, Source, Value, digraph, rewrite, run
+from ..ir import Builder, DType, Graph, Node, Op, Source, Value, digraph, rewrite, run
 from ..ir.ops.accumulate import Clamp as Bounds
 from ..ir.ops.activation import Clamp, Elementwise
+from ..ir.ops.attention import Attention
 from ..ir.ops.binary import Add, Binary, Div, Maximum, Mul, Sub
 from ..ir.ops.compare import Compare, Logic, Where
 from ..ir.ops.convert import Cast
@@ -45,6 +47,13 @@ _Made = dict[object, Value]
 def is_additive_mask(tensor: Tensor) -> bool:
     """Whether a tensor is a mask as it is added to scores: 0 where a position is kept, -inf elsewhere."""
     return tensor.is_floating_point() and bool(((tensor == 0) | (tensor == -inf)).all())
+
+
+def is_causal_mask(keep: Tensor, queries: int, keys: int) -> bool:
+    """Whether a mask of kept positions keeps, for each query, the keys up to its own position."""
+    if keep.shape[-2:] != (queries, keys):
+        return False
+    return bool((keep == torch.ones(queries, keys, dtype=torch.bool).tril()).all())
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,15 @@ class _Choice:
     off: float
 
 
+@dataclass(frozen=True)
+class _Addend:
+    """What is added to scores: masks of kept positions with their smallest numbers, and the finite rest if any."""
+
+    keeps: tuple[Value, ...] = ()
+    nevers: tuple[float, ...] = ()
+    rest: Value | None = None
+
+
 @dataclass
 class _Lifter:
     ends: Mapping[str, tuple[float, float]]
@@ -98,6 +116,8 @@ class _Lifter:
     _made: _Made = field(default_factory=dict)
 
     def visit(self, builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:
+        if isinstance(node.op, Attention):
+            return self._attention(builder, node, node.op, operands)
         if not isinstance(node.op, Softmax | LogSoftmax) or len(node.operands) != 1:
             return None
         search = _Search(builder, node.source, self.ends, self._made, self.rests)
@@ -115,6 +135,31 @@ class _Lifter:
         empty = "all" if all(number > _ABSORBS for number in found.nevers) else "uniform"
         scores = search.expanded(found.value, node.output.type.shape)
         return builder.add(replace(node.op, empty=empty), scores, found.keep, name=name, source=node.source)
+
+    def _attention(
+        self, builder: Builder, node: Node, op: Attention, operands: tuple[Value | None, ...]
+    ) -> Value | None:
+        mask, bias = op.optional(operands, "mask"), op.optional(operands, "bias")
+        if mask is None or bias is not None:
+            return None
+        search = _Search(builder, node.source, self.ends, self._made, self.rests)
+        q, k, v = (op.operand(operands, name) for name in ("q", "k", "v"))
+        is_boolean = mask.type.dtype is DType.BOOL
+        found = _Addend((mask,), (-inf,)) if is_boolean else search.addend(mask)
+        empty = op.empty if is_boolean else _empty(found.nevers)
+        triangular = [keep for keep in found.keeps if search.is_triangular(keep, q, k)]
+        keeps = [keep for keep in found.keeps if not search.is_full(keep)]
+        is_causal = bool(triangular) and (empty == "zero" or len(triangular) == len(keeps))
+        if is_causal:
+            keeps = [keep for keep in keeps if keep not in triangular]
+        keep = search.both(keeps)
+        lifted = replace(op, causal=op.causal or is_causal, empty="zero" if keep is None else empty)
+        if is_boolean and keep == mask:
+            return None
+        self._decide(
+            node, True, "its mask is one of kept positions, and the finite rest is added to the scores"
+        )
+        return builder.add(lifted, q, k, v, keep, found.rest, name=node.output.name, source=node.source)
 
     def _decide(self, node: Node, applied: bool, reason: str) -> None:
         self.decisions.append(Decision("mask", node.output.name, node.source, applied, reason))
@@ -160,6 +205,56 @@ class _Search:
             return self._residual(node, value)
         return _Scores(value)
 
+    def addend(self, value: Value, sign: int = 1) -> _Addend:
+        """The masks in an addend of scores, which may be a sum of several; none in what is subtracted, if a sum."""
+        split = self._split(value, sign)
+        if split is not None and not (sign > 0 and self._is_sum(value)):
+            keep, rest, never = split
+            return _Addend((keep,), (never,), rest)
+        node = self.builder.producer(value)
+        if node is None or sign < 0:
+            return _Addend(rest=value)
+        if isinstance(node.op, Add) and node.op.clamp is None:
+            a, b = (self.addend(operand) for operand in node.operands)
+            rests = [rest for rest in (a.rest, b.rest) if rest is not None]
+            total = self.builder.add(Add(), *rests, source=self.source) if len(rests) == 2 else None
+            return _Addend(a.keeps + b.keeps, a.nevers + b.nevers, total or next(iter(rests), None))
+        if isinstance(node.op, _MOVEMENT):
+            old, new = node.operand("x").type.shape, value.type.shape
+            found = self.addend(node.operand("x"))
+            keeps = tuple(self._movement(node.op, keep, old, new) for keep in found.keeps)
+            if found.rest is None or not keeps:
+                return replace(found, keeps=keeps, rest=found.rest and value)
+            return replace(found, keeps=keeps, rest=self._applied(node.op, self.expanded(found.rest, old)))
+        if split is None:
+            return _Addend(rest=value)
+        keep, rest, never = split
+        return _Addend((keep,), (never,), rest)
+
+    def _is_sum(self, value: Value) -> bool:
+        """Whether a value is moved from a sum, whose parts are looked at apart."""
+        node = self.builder.producer(value)
+        while node is not None and isinstance(node.op, _MOVEMENT):
+            node = self.builder.producer(node.operand("x"))
+        return node is not None and isinstance(node.op, Add)
+
+    def both(self, keeps: Sequence[Value]) -> Value | None:
+        """The positions that all of these masks keep."""
+        found: Value | None = None
+        for keep in keeps:
+            found = keep if found is None else self._applied(Logic("and"), found, keep)
+        return found
+
+    def is_full(self, keep: Value) -> bool:
+        """Whether a mask is a constant that keeps every position."""
+        tensor = self.builder.tensor(keep)
+        return tensor is not None and bool(tensor.all())
+
+    def is_triangular(self, keep: Value, q: Value, k: Value) -> bool:
+        """Whether a mask is a constant that keeps, for each query, the keys up to its own position."""
+        tensor = self.builder.tensor(keep)
+        return tensor is not None and is_causal_mask(tensor, q.type.shape[-2], k.type.shape[-2])
+
     def expanded(self, value: Value, shape: tuple[int, ...]) -> Value:
         """`value` in the shape that it broadcasts to."""
         if value.type.shape == shape:
@@ -182,13 +277,14 @@ class _Search:
         a, b = node.operands
         sign = -1 if isinstance(node.op, Sub) else 1
         for addend, scores in ((b, a), (a, b)) if sign > 0 else ((b, a),):
-            split = self._split(addend, sign)
-            if split is not None:
-                keep, rest, never = split
-                found = self._masked(self.scores(scores), keep, never, value)
-                if rest is None:
+            added = self.addend(addend, sign)
+            if added.keeps:
+                found = self.scores(scores)
+                for keep, never in zip(added.keeps, added.nevers, strict=True):
+                    found = self._masked(found, keep, never, value)
+                if added.rest is None:
                     return found
-                return replace(found, value=self.builder.add(Add(), found.value, rest, source=self.source))
+                return replace(found, value=self.builder.add(Add(), found.value, added.rest, source=self.source))
         left, right = self.scores(a), self.scores(b) if sign > 0 else _Scores(b)
         total = _Scores(value)
         if left.keep is None and right.keep is None:
@@ -371,9 +467,22 @@ class _Search:
         return self.made[name]
 
 
+def _empty(nevers: Sequence[float]) -> str:
+    """What an attention gives where nothing is kept, by the smallest numbers of its masks."""
+    if all(number == -inf for number in nevers):
+        return "zero"
+    return "all" if all(number > _ABSORBS for number in nevers) else "uniform"
+
+
 def _bounds_nothing(bounds: Bounds) -> bool:
     """Whether only masked scores, if any, are cut."""
     return bounds is None or (bounds[0] <= NEVER and bounds[1] == inf)
+
+
+def _addends_of(node: Node) -> Sequence[Value | None]:
+    if isinstance(node.op, Attention):
+        return (node.optional("mask"),)
+    return (node.optional("residual"),) if is_layer(node.op) else node.operands
 
 
 def _without_repetition(tensor: Tensor) -> Tensor:
@@ -387,7 +496,7 @@ def _without_repetition(tensor: Tensor) -> Tensor:
 
 def _addend_ends(graph: Graph, samples: Sequence[Sequence[Tensor]]) -> dict[str, tuple[float, float]]:
     """Smallest and largest number, on the samples, of addends that elementwise operators compute from the inputs."""
-    if not any(isinstance(node.op, Softmax | LogSoftmax) for node in graph.nodes):
+    if not any(isinstance(node.op, Softmax | LogSoftmax | Attention) for node in graph.nodes):
         return {}
     cheap = {v.name for v in graph.inputs}
     for node in graph.nodes:
@@ -398,8 +507,8 @@ def _addend_ends(graph: Graph, samples: Sequence[Sequence[Tensor]]) -> dict[str,
     addends = {
         v.name: v
         for node in graph.nodes
-        if isinstance(node.op, Add | Sub) or is_layer(node.op)
-        for v in ((node.optional("residual"),) if is_layer(node.op) else node.operands)
+        if isinstance(node.op, Add | Sub | Attention) or is_layer(node.op)
+        for v in _addends_of(node)
         if v is not None and v.name in cheap and v.type.dtype.is_floating and v.type.numel
     }
     view = digraph(graph)

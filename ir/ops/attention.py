@@ -1,4 +1,7 @@
-"""Scaled dot-product attention: softmax(scale * q k^T + mask) v, on reals."""
+"""Scaled dot-product attention: softmax(scale * q k^T + mask) v.
+
+On integers it keeps one row of scores: see `attention_form`.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,13 @@ from torch.nn import functional
 from ..element_type import DType
 from ..errors import ShapeError
 from ..tensor_type import TensorType, Value
-from .base import AtenCall, Op, check_floats, lowers, operator
+from .attention_form import SCORES, AttentionForm
+from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .binary import broadcast
 from .channels import Axes, CouplingCall, Cut, tie_broadcast
 from .facts import Facts
+from .quantize import per_tensor_types
+from .softmax import check_empty
 
 
 @operator("attention")
@@ -24,35 +30,104 @@ from .facts import Facts
 class Attention(Op):
     """Each query's mean of the values, weighted by the softmax of its products with the keys.
 
-    Operands: q [..., h, l, e], k [..., h, s, e], v [..., h, s, f], mask or none.
-    A mask broadcasts to [..., h, l, s] and is added, or keeps the true positions when it is boolean.
-    `causal` lets position i see no key after i. `scale` is 1/sqrt(e) when None. With `grouped`, q may have
-    a multiple of the heads of k and v, each of which then serves that many neighbouring query heads.
+    Operands: q [..., h, l, e], k [..., h, s, e], v [..., h, s, f], mask or none, bias or none.
+    A mask broadcasts to [..., h, l, s] and is added, or keeps the true positions when it is boolean; a bias is added
+    as well. `causal` lets position i see no key after i. `scale` is 1/sqrt(e) when None. With `grouped`, q may have
+    a multiple of the heads of k and v, each of which then serves that many neighbouring query heads. A query for
+    which a boolean mask keeps no key gives, by `empty`: zeros (zero), the mean of the values (uniform), or the result
+    without a mask (all).
     """
 
+    quantized = Quantized.COMPUTE
     facts = Facts(monotone=("v",), piecewise_linear=(("v",),))
 
     causal: bool = False
     scale: float | None = None
     grouped: bool = False
+    empty: str = "zero"
 
     def infer(
-        self, q: TensorType, k: TensorType, v: TensorType, mask: TensorType | None = None
+        self,
+        q: TensorType,
+        k: TensorType,
+        v: TensorType,
+        mask: TensorType | None = None,
+        bias: TensorType | None = None,
     ) -> tuple[TensorType, ...]:
+        check_empty(self.empty)
         if min(q.rank, k.rank, v.rank) < 2 or {k.rank, v.rank} != {q.rank}:
             raise ShapeError(f"queries {q.shape}, keys {k.shape} and values {v.shape} differ in rank")
         check_floats(self, q, k, v)
         if q.shape[-1] != k.shape[-1] or k.shape[-2] != v.shape[-2]:
             raise ShapeError(f"queries {q.shape}, keys {k.shape} and values {v.shape} do not fit")
         heads = self._heads(q, k, v)
-        if mask is not None:
-            self._check_mask(mask, (*heads, q.shape[-2], k.shape[-2]))
+        for added in (mask, bias):
+            if added is not None:
+                self._check_mask(added, (*heads, q.shape[-2], k.shape[-2]))
+        if bias is not None and bias.dtype is DType.BOOL:
+            raise ShapeError("a bias is floating point, not boolean")
         return (replace(q.real(), shape=(*heads, q.shape[-2], v.shape[-1])),)
 
-    def reference(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    def reference(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        mask: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
+        causal = self.causal
+        if causal and (mask is not None or bias is not None):
+            seen = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+            mask = (
+                seen if mask is None else seen & mask if mask.dtype is torch.bool else mask + _added(seen, q)
+            )
+            causal = False
+        if mask is not None and mask.dtype is torch.bool and self.empty != "zero":
+            if self.empty == "all":
+                mask = mask | ~mask.any(-1, keepdim=True)
+            else:
+                mask = torch.where(mask, 0.0, torch.finfo(q.dtype).min)
+        if bias is not None:
+            mask = bias if mask is None else bias + (_added(mask, q) if mask.dtype is torch.bool else mask)
         return functional.scaled_dot_product_attention(
-            q, k, v, mask, 0.0, self.causal, scale=self.scale, enable_gqa=self.grouped
+            q, k, v, mask, 0.0, causal, scale=self.scale, enable_gqa=self.grouped
         )
+
+    def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
+        mask, bias = self.optional(operands, "mask"), self.optional(operands, "bias")
+        if mask is not None and mask.dtype is not DType.BOOL:
+            raise ShapeError("the mask of an attention on integers is boolean; what is added is its bias")
+        if bias is not None and bias.quantization != SCORES:
+            raise ShapeError("the bias of an attention on integers has 16 bits in steps of log(2) / 256")
+        if self.causal and self.empty != "zero" and mask is not None:
+            raise ShapeError("a causal attention with a mask gives zero for empty rows")
+        self.form(operands, outputs[0])
+
+    def form(self, operands: Sequence[TensorType | None], output: TensorType) -> AttentionForm:
+        """Numbers of the integer form; OverflowBoundError if there is none."""
+        q, k, v = (self.operand(operands, name) for name in ("q", "k", "v"))
+        encodings = per_tensor_types(q, k, v, output)
+        return AttentionForm.of(
+            *encodings, features=q.shape[-1], keys=k.shape[-2], scale=self.scale_of(q.shape[-1])
+        )
+
+    def scale_of(self, features: int) -> float:
+        """The factor of the products of queries and keys."""
+        return 1 / math.sqrt(max(features, 1)) if self.scale is None else self.scale
+
+    def integer(self, call: IntegerCall) -> Tensor:
+        q, k, v = (call.operand(name) for name in ("q", "k", "v"))
+        if self.grouped and q.shape[-3] != k.shape[-3]:
+            k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
+        kept = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool)
+        kept = kept.tril() if self.causal else kept
+        mask, bias = call.optional("mask"), call.optional("bias")
+        if mask is not None:
+            kept = kept & mask.bool()
+        form = self.form(call.types, call.output)
+        assert call.output.quantization is not None
+        return form.apply(q, k, v, kept, bias, call.output.quantization, empty=self.empty)
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
         q, k = self.operand(operands, "q"), self.operand(operands, "k")
@@ -77,9 +152,10 @@ class Attention(Op):
         else:
             lead = tie_broadcast(call, heads, q[:-2], k[:-2], v[:-2])
         call.heads(*lead, *k[:-2], *v[:-2])
-        if mask is not None:
-            scores = (*lead, q[-2], k[-2])
-            tie_broadcast(call, [call.size(axis) for axis in scores], scores, mask)
+        scores = (*lead, q[-2], k[-2])
+        for added in (mask, call.optional("bias")):
+            if added is not None:
+                tie_broadcast(call, [call.size(axis) for axis in scores], scores, added)
         return ((*lead, q[-2], v[-1]),)
 
     def cut(self, cut: Cut) -> Attention:
@@ -97,12 +173,15 @@ class Attention(Op):
         return (*broadcast(q.shape[:-3], k.shape[:-3], v.shape[:-3]), q.shape[-3])
 
     def _check_mask(self, mask: TensorType, scores: tuple[int, ...]) -> None:
-        if self.causal:
-            raise ShapeError("a causal attention takes no mask")
         if mask.rank < 2 or broadcast(mask.shape, scores) != scores:
             raise ShapeError(f"mask {mask.shape} for scores {scores}")
-        if mask.dtype is not DType.BOOL and not mask.dtype.is_floating:
+        if mask.dtype is not DType.BOOL and not mask.real().dtype.is_floating:
             raise ShapeError(f"a mask is boolean or floating point, not {mask.dtype.value}")
+
+
+def _added(kept: Tensor, like: Tensor) -> Tensor:
+    """A boolean mask as it is added to scores."""
+    return torch.where(kept, torch.zeros((), dtype=like.dtype), -torch.inf)
 
 
 @lowers("scaled_dot_product_attention.default")

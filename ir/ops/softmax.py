@@ -50,8 +50,7 @@ class Softmax(Op):
     empty: str = "uniform"
 
     def infer(self, x: TensorType, keep: TensorType | None = None) -> tuple[TensorType, ...]:
-        if self.empty not in EMPTY_ROWS:
-            raise ShapeError(f"empty rows {self.empty!r}; the choices are {', '.join(EMPTY_ROWS)}")
+        check_empty(self.empty)
         if keep is not None and (keep.dtype is not DType.BOOL or broadcast(x.shape, keep.shape) != x.shape):
             raise ShapeError(f"a mask {keep.dtype.value} {keep.shape} for the softmax of {x.shape}")
         return _along(self, x)
@@ -128,6 +127,12 @@ class LogSoftmax(Op):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         return (_couple(call, self.axis),)
+
+
+def check_empty(empty: str) -> None:
+    """Raise ShapeError unless this is one of `EMPTY_ROWS`."""
+    if empty not in EMPTY_ROWS:
+        raise ShapeError(f"empty rows {empty!r}; the choices are {', '.join(EMPTY_ROWS)}")
 
 
 def _couple(call: CouplingCall, axis: int) -> Axes:

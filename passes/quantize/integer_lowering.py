@@ -8,6 +8,8 @@ from torch import Tensor
 
 from ...ir import Builder, Encoding, Graph, IRError, Node, OverflowBoundError, TensorType, Value
 from ...ir.ops.accumulate import fixed_point, prove_accumulator
+from ...ir.ops.attention import Attention
+from ...ir.ops.attention_form import SCORES
 from ...ir.ops.base import Quantized
 from ...ir.ops.layer import Layer
 from ...ir.ops.linear import Linear
@@ -128,6 +130,8 @@ class Lowering:
         for index, value in enumerate(node.inputs):
             if value is None or not value.type.dtype.is_floating or node.op.stays_real(index):
                 operands.append(value and self._real(value))
+            elif isinstance(node.op, Attention) and value == node.optional("bias"):
+                operands.append(self._encoded(value, SCORES))
             elif self._graph.is_constant(value):
                 is_narrow = node.outputs[0].name in self._encodings.narrow
                 bits = NARROW_BITS if is_narrow else BITS[self._options.activations]

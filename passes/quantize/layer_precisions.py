@@ -1,6 +1,7 @@
 """Bit widths of layers and values: from the spec, else from an earlier pass, else the default.
 
-A layer's activations are its operands; the states of a recurrent layer have 16 bits. Values that share an encoding
+A layer's activations are its operands; the states of a recurrent layer have 16 bits, and what an attention reads has 8
+unless its own layer asks for more. Values that share an encoding
 share their bit width, the widest one requested for a member; a value that an operator of 8 bits makes has 8, and one
 that such an operator reads is converted for it.
 """
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 from ...ir import FLOAT_BITS, Encoding, Graph, Node, Precision, ShapeError
 from ...ir.ops.activation import Elementwise
+from ...ir.ops.attention import Attention
 from ...ir.ops.base import Quantized
 from ...ir.ops.recurrent import Recurrent
 from ...ir.ops.recurrent_form import STATE_BITS
@@ -44,8 +46,11 @@ class Precisions:
 
     def activation_bits(self, module: str) -> int:
         """Bits that the layer asks of its operands."""
-        given = (p.activations for p in self._settings(module) if p.activations is not None)
-        return next(given, None) or BITS[self.options.activations]
+        return self.chosen_bits(module) or BITS[self.options.activations]
+
+    def chosen_bits(self, module: str) -> int | None:
+        """Bits of its operands that were chosen for this layer, not for all of them."""
+        return next((p.activations for p in self._settings(module) if p.activations is not None), None)
 
     def _settings(self, module: str) -> tuple[Precision, ...]:
         """Settings for the layer, in order of precedence."""
@@ -87,6 +92,9 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
         asks = [
             (v, precisions.activation_bits(module)) for v in (node.operands[:1] if one else node.operands)
         ]
+        if isinstance(node.op, Attention):  # products of 16 bits would need sums of 64
+            narrow_bits = precisions.chosen_bits(module) or NARROW_BITS
+            asks = [(v, narrow_bits) for v in node.operands[:3]]
         if isinstance(node.op, Recurrent):
             states = (*node.op.states_of(node.inputs), *node.outputs)
             asks += [(v, STATE_BITS) for v in states if v is not None]
@@ -109,7 +117,7 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
 
 def accepts_wide(node: Node) -> bool:
     """Whether the operator has an integer form on activations of 16 bits."""
-    if node.op.quantized is Quantized.MOVE or is_layer(node.op) or isinstance(node.op, Recurrent):
+    if node.op.quantized is Quantized.MOVE or is_layer(node.op) or isinstance(node.op, Recurrent | Attention):
         return True
     fine, coarse = (
         Encoding((scale,), bits=BITS["int16"]) for scale in (2.0**-12, 2.0**3)

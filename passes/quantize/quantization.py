@@ -3,6 +3,7 @@
     fold        what the network does to its inputs becomes part of its first layers (`first_layers`)
     recurrent   a recurrent layer becomes a node for each of its layers and directions (`recurrent_layers`)
     masks       what only tells a softmax to leave positions out becomes an operand of its own (`masks`)
+    attention   products and softmax that are an attention become that operator (`written_attention`)
     prepare     a batch norm that stands alone becomes a depthwise convolution, activations go into their producers
     plan        which nodes compute on integers (`quantization_plan`)
     calibrate   the float graph runs on the samples (`calibrate`)
@@ -36,6 +37,7 @@ from .layer_precisions import Precisions
 from .quantization_plan import Plan, make_plan
 from .recurrent_layers import split_recurrent
 from .weight_rounding import learn_roundings
+from .written_attention import fuse_written_attention
 
 OUTLIERS = "outliers"
 """Table of the groups of values in which calibration saw outliers, where it saw any."""
@@ -116,6 +118,9 @@ def prepare(graph: Graph, samples: Sequence[Batch]) -> Prepared:
     full, halves = apply_rules(graph, (DROP_HALF,))
     folded, first = fold_into_first_layers(full)
     masked = lift_masks(folded, samples)
-    prepared, decisions = apply_rules(masked.graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
+    fused, attentions = fuse_written_attention(masked.graph)
+    prepared, decisions = apply_rules(fused, (*INTEGER_FORMS, FUSE_ACTIVATION))
     applied = (d for d in (*halves, *decisions) if d.applied)
-    return Prepared(prepared, masked.in_float, masked.rests, (*first, *masked.decisions, *applied))
+    return Prepared(
+        prepared, masked.in_float, masked.rests, (*first, *masked.decisions, *attentions, *applied)
+    )

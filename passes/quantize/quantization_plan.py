@@ -190,7 +190,10 @@ def _reads_ratio(reader: Node, name: str, found: Collection[str]) -> bool:
 
 
 def _reals(node: Node) -> tuple[Value, ...]:
-    """The operands but for the mask of a softmax."""
+    """The operands but for the masks of softmax and attention."""
+    if isinstance(node.op, Attention):
+        bias = node.optional("bias")
+        return (*node.operands[:3], *(() if bias is None else (bias,)))
     return (node.operand("x"),) if isinstance(node.op, Softmax) else node.operands
 
 

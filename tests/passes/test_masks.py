@@ -12,7 +12,8 @@ from torch.nn import functional
 
 from fxpress.compiler import capture
 from fxpress.compiler.data import snr_db
-from fxpress.ir import Graph, run, run_integer
+from fxpress.ir import DType, Graph, run, run_integer
+from fxpress.ir.ops.attention import Attention
 from fxpress.passes import Context, PassReport, find_pass
 from fxpress.specs.options import CleanOptions, FuseOptions, QuantizeOptions
 
@@ -23,7 +24,7 @@ NOTHING_IN_ROW_0 = KEEP.roll(1, 0)
 ALIBI = -0.5 * (torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)).float()
 
 
-class Attention(nn.Module):
+class Net(nn.Module):
     """Products of queries and keys, weights by `weigh(scores, mask)`, mean of values."""
 
     def __init__(self, weigh: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -99,7 +100,7 @@ def samples(form: str) -> list[tuple[Tensor, Tensor]]:
 
 def quantized(form: str) -> tuple[nn.Module, Graph, PassReport]:
     torch.manual_seed(0)
-    net, data = Attention(FORMS[form]).eval(), samples(form)
+    net, data = Net(FORMS[form]).eval(), samples(form)
     graph, context = capture(net, data[0]).graph, Context(calibration=data)
     for options in (CleanOptions(), FuseOptions()):
         graph = find_pass(options.pass_)(graph, options, context).graph
@@ -110,9 +111,10 @@ def quantized(form: str) -> tuple[nn.Module, Graph, PassReport]:
 @pytest.mark.parametrize("form", FORMS)
 def test_masked_scores_keep_their_precision_on_integers(form: str) -> None:
     net, graph, report = quantized(form)
-    (softmax,) = (node for node in graph.nodes if node.op.name == "softmax")
-    assert softmax.output.type.is_quantized
-    assert len(softmax.operands) == 2
+    (masked,) = (node for node in graph.nodes if node.op.name in ("softmax", "attention"))
+    assert masked.output.type.is_quantized
+    is_causal = isinstance(masked.op, Attention) and masked.op.causal
+    assert any(value.type.dtype is DType.BOOL for value in masked.operands) or is_causal
     assert report.applied["mask"] == 1 and report.warnings == ()
     with torch.no_grad():
         pairs = [(net(*sample), run_integer(graph, sample)[0]) for sample in samples(form)]
@@ -125,7 +127,7 @@ def test_an_addend_that_hides_nothing_is_no_mask() -> None:
     _, graph, report = quantized(form)
     del FORMS[form]
     assert "mask" not in report.applied
-    assert [len(node.operands) for node in graph.nodes if node.op.name == "softmax"] == [1]
+    assert not any(value.type.dtype is DType.BOOL for node in graph.nodes for value in node.operands)
 
 
 def test_the_mask_of_a_log_softmax_is_added_in_float() -> None:
@@ -141,7 +143,7 @@ def test_the_mask_of_a_log_softmax_is_added_in_float() -> None:
     assert added_in.op.name == "add" and not added_in.output.type.is_quantized
 
 
-def test_masks_that_attention_reads_stay_in_float() -> None:
+def test_masks_that_attention_reads_become_rows_and_kept_keys() -> None:
     class Net(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -155,8 +157,12 @@ def test_masks_that_attention_reads_stay_in_float() -> None:
 
     torch.manual_seed(0)
     net, data = Net().eval(), samples("tokens")
-    graph = capture(net, data[0]).graph
-    after = find_pass("quantize")(graph, QuantizeOptions(), Context(calibration=data)).graph
+    graph, context = capture(net, data[0]).graph, Context(calibration=data)
+    cleaned = find_pass("clean")(graph, CleanOptions(), context).graph
+    after = find_pass("quantize")(cleaned, QuantizeOptions(), context).graph
+    (attention,) = (node for node in after.nodes if isinstance(node.op, Attention))
+    assert attention.output.type.is_quantized and attention.op == Attention(causal=True)
+    assert attention.operand("mask").type.dtype is DType.BOOL
     with torch.no_grad():
         pairs = [(net(*sample), run_integer(after, sample)[0]) for sample in data]
     assert snr_db(*(torch.cat(side) for side in zip(*pairs, strict=True))) > 31

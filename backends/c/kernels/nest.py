@@ -122,3 +122,14 @@ def broadcast_strides(shape: Shape, layout: Layout, result: Shape) -> tuple[int,
     own = layout.strides(shape)
     missing = len(result) - len(shape)
     return (0,) * missing + tuple(0 if n == 1 else step for n, step in zip(shape, own, strict=True))
+
+
+def padded_strides(shape: Shape, strides: Shape, rank: int) -> list[int]:
+    """Strides along the last of `rank` dimensions that a shape is broadcast to: 0 where it is repeated."""
+    own = [0 if n == 1 else step for n, step in zip(shape, strides, strict=True)]
+    return [*(0,) * (rank - len(own)), *own]
+
+
+def written_out(*lengths: int) -> str:
+    """The variant of a function whose innermost loops have these lengths."""
+    return "written out" if max(lengths) <= WRITTEN_OUT else ""

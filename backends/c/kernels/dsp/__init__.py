@@ -1,5 +1,5 @@
 """Integer kernels for Cortex-M cores with the DSP extension."""
 
-from . import offers, pool, recurrent, sum
+from . import attention, offers, pool, recurrent, sum
 
-__all__ = ["offers", "pool", "recurrent", "sum"]
+__all__ = ["attention", "offers", "pool", "recurrent", "sum"]

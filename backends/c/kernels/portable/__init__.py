@@ -1,6 +1,7 @@
 """Kernels in portable C: any core, any layout."""
 
 from . import (
+    attention,
     binary,
     choice,
     conv,
@@ -23,6 +24,7 @@ from . import (
 )
 
 __all__ = [
+    "attention",
     "binary",
     "choice",
     "conv",

@@ -112,6 +112,22 @@ FXP_INLINE int32_t fxp_clamp(int32_t value, int32_t low, int32_t high)
     return value < low ? low : value > high ? high : value;
 }
 
+/* Zero bits above the highest one; 31 for 0. */
+FXP_INLINE int32_t fxp_leading_zeros(uint32_t value)
+{
+#if FXP_DSP
+    int32_t zeros;
+    __asm__("clz %0, %1" : "=r"(zeros) : "r"(value | 1u));
+    return zeros;
+#else
+    int32_t zeros = 0;
+    for (uint32_t top = value | 1u; top < UINT32_C(1) << 31; top <<= 1) {
+        zeros++;
+    }
+    return zeros;
+#endif
+}
+
 /* Saturation to int8. */
 FXP_INLINE int8_t fxp_saturate8(int32_t value)
 {
