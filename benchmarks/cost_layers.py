@@ -261,6 +261,16 @@ def _float(c: int, n: int) -> Iterator[tuple[str, str]]:
                     f"  %y: f32[{heads}] = attention{causal}(%q, %k, %v)\n  return y: %y\n}}"
                 ),
             )
+    for length in (n, 3 * n):
+        for kind, masked in (("", ""), ("{causal=True}", ""), ("", ", %m")):
+            q, m = f"i8[1x2x{length}x{2 * c}]", f"bool[1x1x1x{length}]"
+            yield (
+                f"attention {length} {kind}{masked} int8",
+                (
+                    f"graph(%q: {q}<scale=0.05>, %k: {q}<scale=0.05, zero=-3>, %v: {q}<scale=0.03>, %m: {m}) {{\n"
+                    f"  %y: {q}<scale=0.03, zero=6> = attention{kind}(%q, %k, %v{masked})\n  return y: %y\n}}"
+                ),
+            )
     for depth in (c, 2 * c, 5 * c):
         yield (
             f"matmul {depth}",

@@ -146,7 +146,11 @@ def main() -> None:
 def builds(only: str) -> Iterator[Build]:
     """The C of all operators, or of those that name a word, in parts, for each of the targets and cores."""
     tests = runpy.run_path(str(TESTS))
-    larger = [(name, text) for name, text in layers() if re.search(r" 16 (int8|float)$|^recurrent", name)]
+    larger = [
+        (name, text)
+        for name, text in layers()
+        if re.search(r" 16 (int8|float)$|^(recurrent|attention)", name)
+    ]
     texts = [*LARGER.items(), *larger, *tests["cases"]().items()]
     texts = [(name, text) for name, text in texts if only in name]
     for name in TARGETS:

@@ -284,7 +284,9 @@ class _Search:
                     found = self._masked(found, keep, never, value)
                 if added.rest is None:
                     return found
-                return replace(found, value=self.builder.add(Add(), found.value, added.rest, source=self.source))
+                return replace(
+                    found, value=self.builder.add(Add(), found.value, added.rest, source=self.source)
+                )
         left, right = self.scores(a), self.scores(b) if sign > 0 else _Scores(b)
         total = _Scores(value)
         if left.keep is None and right.keep is None:

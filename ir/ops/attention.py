@@ -87,7 +87,7 @@ class Attention(Op):
             if self.empty == "all":
                 mask = mask | ~mask.any(-1, keepdim=True)
             else:
-                mask = torch.where(mask, 0.0, torch.finfo(q.dtype).min)
+                mask = _added(mask, q, never=torch.finfo(q.dtype).min)
         if bias is not None:
             mask = bias if mask is None else bias + (_added(mask, q) if mask.dtype is torch.bool else mask)
         return functional.scaled_dot_product_attention(
@@ -110,6 +110,18 @@ class Attention(Op):
         encodings = per_tensor_types(q, k, v, output)
         return AttentionForm.of(
             *encodings, features=q.shape[-1], keys=k.shape[-2], scale=self.scale_of(q.shape[-1])
+        )
+
+    def largest_score(self, q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Largest magnitude of the scores, products and biases, of queries to keys that no mask hides."""
+        if self.grouped and q.shape[-3] != k.shape[-3]:
+            k = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3)
+        products = torch.matmul(q, k.transpose(-1, -2)) * self.scale_of(q.shape[-1])
+        scores = products.abs().amax() if products.numel() else products.new_zeros(())
+        return (
+            scores
+            if bias is None or not bias.numel()
+            else torch.maximum(scores, (products + bias).abs().amax())
         )
 
     def scale_of(self, features: int) -> float:
@@ -179,9 +191,9 @@ class Attention(Op):
             raise ShapeError(f"a mask is boolean or floating point, not {mask.dtype.value}")
 
 
-def _added(kept: Tensor, like: Tensor) -> Tensor:
+def _added(kept: Tensor, like: Tensor, *, never: float = -math.inf) -> Tensor:
     """A boolean mask as it is added to scores."""
-    return torch.where(kept, torch.zeros((), dtype=like.dtype), -torch.inf)
+    return torch.zeros((), dtype=like.dtype, device=like.device).expand(kept.shape).masked_fill(~kept, never)
 
 
 @lowers("scaled_dot_product_attention.default")

@@ -72,8 +72,11 @@ class Op(ABC):
             return self.reference(*call.operands)
         raise UnsupportedError(f"{self.name} has no integer form")
 
-    def result_encoding(self, high: float) -> Encoding | None:
-        """The only encoding in which the integer form gives results up to `high`; None if the encoding is free."""
+    def result_encoding(self, high: float, *, bits: int = 8) -> Encoding | None:
+        """The only encoding in which the integer form gives results up to `high`; None if the encoding is free.
+
+        `bits` is what is asked for; an operator may have results of other bits alone.
+        """
         return None
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..arithmetic import check_int32, prove_requant, requant
+from ..arithmetic import INT32_MAX, WIDEST_SUM, requant, requant_sum
 from ..element_type import DType
-from ..errors import ShapeError
+from ..errors import OverflowBoundError, ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .binary import broadcast, requant_of_product
@@ -44,12 +44,21 @@ class MatMul(Op):
         return torch.matmul(a, b)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        if any(q.bits > 8 for q in per_tensor_types(*operands, outputs[0])):
-            raise ShapeError("matmul computes on values of at most 8 bits")
-        (a, b), (qa, qb) = operands, per_tensor_types(*operands)
+        per_tensor_types(*operands, outputs[0])
+        (a, b) = operands
+        bound = self.largest_sum(a, b) << requant_of_product(a, b, outputs[0]).shift
+        if bound > WIDEST_SUM:
+            raise OverflowBoundError(f"an accumulator can reach {bound:,}, beyond 48 bits")
+
+    def largest_sum(self, a: TensorType | None, b: TensorType | None) -> int:
+        """Bound of the magnitude of a sum of products."""
         assert a is not None
-        step = requant_of_product(a, b, outputs[0])
-        prove_requant(qa.reach * qb.reach * a.shape[-1], step)
+        qa, qb = per_tensor_types(a, b)
+        return qa.reach * qb.reach * a.shape[-1]
+
+    def is_wide(self, a: TensorType | None, b: TensorType | None, output: TensorType) -> bool:
+        """Whether sums need int64, as most do of operands of 16 bits."""
+        return self.largest_sum(a, b) << requant_of_product(a, b, output).shift > INT32_MAX
 
     def integer(self, call: IntegerCall) -> Tensor:
         qa, qb, qy = per_tensor_types(*call.types, call.output)
@@ -57,7 +66,8 @@ class MatMul(Op):
         # float64 holds every partial sum of these integers exactly, and multiplies faster than int64
         a, b = call.operand("a") - qa.zero_point[0], call.operand("b") - qb.zero_point[0]
         acc = torch.matmul(a.double(), b.double()).to(torch.int64)
-        y = requant(check_int32(acc, "an accumulator"), step.multiplier, step.shift)
+        scaled = requant_sum if self.is_wide(call.type("a"), call.type("b"), call.output) else requant
+        y = scaled(acc, step.multiplier, step.shift)
         return (y + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:

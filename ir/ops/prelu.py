@@ -52,8 +52,8 @@ class Prelu(Op):
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         quantizations = per_tensor_types(*operands, outputs[0])
         x, slope = operands
-        if not quantizations[1].is_symmetric or any(q.bits > 8 for q in quantizations):
-            raise ShapeError("prelu takes values of at most 8 bits, the slope with zero point 0")
+        if not quantizations[1].is_symmetric:
+            raise ShapeError("prelu takes a slope with zero point 0")
         positive, negative = self.fixed_point(x, slope, outputs[0])
         prove_requant(quantizations[0].reach, positive)
         prove_requant(quantizations[0].reach * quantizations[1].reach, negative)

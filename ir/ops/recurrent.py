@@ -139,7 +139,7 @@ class Recurrent(Op):
         states = [z if s is None else s for z, s in zip(zeros, operands[: self.states], strict=False)]
         return self.scan(x, states, weights)
 
-    def result_encoding(self, high: float) -> Encoding | None:
+    def result_encoding(self, high: float, *, bits: int = 8) -> Encoding | None:
         return UNIT if self.is_bounded else None
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:

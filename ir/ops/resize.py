@@ -5,7 +5,8 @@ Nearest neighbours are data movement. Linear interpolation over one dimension or
     y = sum_ij u_i v_j x_ij,   weights rounded to 11 bits so that each pair sums to 2^11
 
 On integers the sum is taken of x - zx and requantized once, by sx / sy / 2^22 (2^11 over one dimension); with
-equal scales on both sides this is (sum + 2^21) >> 22.
+equal scales on both sides this is (sum + 2^21) >> 22. Sums that could leave int32, those of 16 bits over two
+dimensions, are of 48 bits.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..arithmetic import Requant, check_int32, prove_requant, requant
-from ..errors import ShapeError
+from ..arithmetic import INT32_MAX, WIDEST_SUM, Requant, requant, requant_sum
+from ..errors import OverflowBoundError, ShapeError
 from ..tensor_type import TensorType, Value
 from .base import AtenCall, IntegerCall, Op, Quantized, check_floats, lowers, operator
 from .channels import Axes, CouplingCall
@@ -111,12 +112,18 @@ class ResizeLinear(Resize):
         return self._interpolate(x, "linear" if x.ndim == 3 else "bilinear", self.align_corners)
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        if any(q.bits > 8 for q in per_tensor_types(self.operand(operands, "x"), outputs[0])):
-            raise ShapeError("resize_linear computes on values of at most 8 bits")
-        x, y = self.operand(operands, "x"), outputs[0]
-        assert x is not None and x.quantization is not None
-        weights = 1 << WEIGHT_BITS * (x.rank - 2)
-        prove_requant(x.quantization.reach * weights, self.fixed_point(x, y))
+        per_tensor_types(self.operand(operands, "x"), outputs[0])
+        bound = self._largest_sum(self.operand(operands, "x"), outputs[0])
+        if bound > WIDEST_SUM:
+            raise OverflowBoundError(f"an accumulator can reach {bound:,}, beyond 48 bits")
+
+    def is_wide(self, x: TensorType, output: TensorType) -> bool:
+        """Whether sums need int64, as those of 16 bits over two dimensions do."""
+        return self._largest_sum(x, output) > INT32_MAX
+
+    def _largest_sum(self, x: TensorType, output: TensorType) -> int:
+        (qx,) = per_tensor_types(x)
+        return qx.reach << WEIGHT_BITS * (x.rank - 2) << self.fixed_point(x, output).shift
 
     def integer(self, call: IntegerCall) -> Tensor:
         type = call.type("x")
@@ -131,7 +138,8 @@ class ResizeLinear(Resize):
                 + acc.index_select(axis, high) * weight
             )
         step = self.fixed_point(type, call.output)
-        y = requant(check_int32(acc, "an interpolated sum"), step.multiplier, step.shift)
+        scaled = requant_sum if self.is_wide(type, call.output) else requant
+        y = scaled(acc, step.multiplier, step.shift)
         return (y + qy.zero_point[0]).clamp(qy.qmin, qy.qmax)
 
     def fixed_point(self, x: TensorType, output: TensorType) -> Requant:

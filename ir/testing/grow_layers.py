@@ -15,6 +15,7 @@ from ..ops.norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
 from ..ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
 from ..ops.recurrent import Lstm, Recurrent, Rnn
 from ..ops.shape import Permute
+from ..ops.softmax import EMPTY_ROWS
 from ..tensor_type import Value
 from .grow_elementwise import CLAMPS
 from .growth import Growth, Step, grows
@@ -111,14 +112,20 @@ def grow_grouped_matmul(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("attention")
 def grow_attention(g: Growth, x: Value, step: Step) -> Value | None:
-    """Adds an attention of equal shapes: causal, masked or plain, with or without a scale."""
+    """Adds an attention of equal shapes: causal, masked or plain, with or without a scale or a bias."""
     if x.type.rank not in (3, 4):
         return None
     length = x.type.shape[-2]
-    masked = step.digits[0] % 3 == 2
-    op = Attention(step.digits[0] % 3 == 1, step.pick(1, [None, 0.5]))
-    mask = g.constant(length, length) if masked else None
-    return g.add(op, x, g.partner(x, step), x, mask)
+    form, partner = step.pick(0, ["plain", "causal", "added", "kept"]), g.partner(x, step)
+    empty = step.pick(2, list(reversed(EMPTY_ROWS))) if form == "kept" else "zero"
+    op = Attention(form == "causal", step.pick(1, [None, 0.5]), empty=empty)
+    mask = g.constant(length, length) if form == "added" else None
+    if form == "kept":
+        drawn = g.builder.tensor(g.constant(length, length))
+        assert drawn is not None
+        mask = g.builder.constant("kept", drawn > 0)
+    bias = g.constant(1, length) if step.digits[3] % 2 else None
+    return g.add(op, x, partner, x, mask, bias)
 
 
 @grows("batch_norm")

@@ -19,6 +19,8 @@ from ..errors import OverflowBoundError
 from ..graph import Graph, Node
 from ..interpret import run
 from ..ops.accumulate import bias_quantization
+from ..ops.attention import Attention
+from ..ops.attention_form import SCORES
 from ..ops.base import Quantized
 from ..ops.binary import Mul
 from ..ops.conv import Conv, ConvTranspose
@@ -33,6 +35,8 @@ from ..tensor_type import Value
 _FINEST = (
     64  # an output step is at least this part of the step of what is summed, as Requant and Rescale need
 )
+
+_LARGEST_SCORE = 70.0  # of an attention, before saturation
 
 _COARSEST = 1 << 14  # as many steps of the result may a step of what is moved be, for Rescale
 
@@ -73,6 +77,8 @@ class _Conversion:
             self._move(node)
         elif isinstance(node.op, Recurrent):
             self._recur(node, node.op)
+        elif isinstance(node.op, Attention) and not self._attends(node, node.op):
+            self._keep(node, [v and self._real(v) for v in node.inputs], self._reals)
         else:
             self._compute(node)
 
@@ -103,6 +109,10 @@ class _Conversion:
         elif isinstance(node.op, Prelu):
             x, slope = node.operands
             operands = [self._integer(x), self._constant(slope, _symmetric(self._old.tensor(slope)))]
+        elif isinstance(node.op, Attention):
+            mask, bias = node.optional("mask"), node.optional("bias")
+            operands = [self._integer(v) for v in node.operands[:3]]
+            operands += [mask and self._reals[mask.name], bias and self._encoded(bias, SCORES)]
         else:
             operands = [
                 self._integer(v)
@@ -115,6 +125,15 @@ class _Conversion:
         self._integers[node.output.name] = self._builder.add(
             node.op, *operands, quantization=encoding, source=node.source
         )
+
+    def _attends(self, node: Node, op: Attention) -> bool:
+        """Whether an attention has an integer form that holds its scores."""
+        mask, bias = node.optional("mask"), node.optional("bias")
+        if mask is not None and mask.type.dtype.is_floating:
+            return False
+        q, k = (self._tensor(node.operand(name)) for name in ("q", "k"))
+        largest = float(op.largest_score(q, k, None if bias is None else self._tensor(bias)))
+        return largest < _LARGEST_SCORE
 
     def _recur(self, node: Node, op: Recurrent) -> None:
         """A single layer; in float where there are several, or first states leave the encoding of the states."""

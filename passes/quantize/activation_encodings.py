@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -78,7 +78,7 @@ def choose_encodings(
     represent it, unless something pads with it. The operand of a concat may keep a finer encoding, and is rescaled for
     the concat alone (`concat_groups`). `rests` are values that may well be zero throughout, without a warning.
     """
-    imposed = _imposed(graph, plan, statistics)
+    imposed = _imposed(graph, plan, statistics, lambda name: NARROW_BITS)
     groups = join_moved(graph, plan, statistics, imposed)
     bits_of = group_bits(graph, plan, groups, precisions)
     members: dict[str, list[str]] = {}
@@ -86,7 +86,8 @@ def choose_encodings(
         members.setdefault(groups.find(name), []).append(name)
     put_in = _put_in(graph, plan, groups)
     fixed: dict[str, Encoding] = {}
-    for name, imposed_on_one in imposed.items():
+    by_bits = _imposed(graph, plan, statistics, lambda name: bits_of.by_group[groups.find(name)])
+    for name, imposed_on_one in by_bits.items():
         group = groups.find(name)
         fixed[group] = max(fixed.get(group, imposed_on_one), imposed_on_one, key=lambda e: e.scale[0])
     farthest = _farthest_zeros(graph, groups)
@@ -199,8 +200,10 @@ def _put_in(graph: Graph, plan: Plan, groups: UnionFind) -> dict[str, list[Range
     return found
 
 
-def _imposed(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> dict[str, Encoding]:
-    """The encodings that operators impose on their results."""
+def _imposed(
+    graph: Graph, plan: Plan, statistics: Mapping[str, Statistics], bits: Callable[[str], int]
+) -> dict[str, Encoding]:
+    """The encodings that operators impose on their results, of which `bits` are asked."""
     imposed: dict[str, Encoding | None] = {}
     for node in graph.nodes:
         name = node.outputs[0].name
@@ -209,7 +212,7 @@ def _imposed(graph: Graph, plan: Plan, statistics: Mapping[str, Statistics]) -> 
         if isinstance(node.op, Recurrent):
             imposed |= _imposed_on_states(graph, node, node.op, statistics)
         else:
-            imposed[name] = node.op.result_encoding(statistics[name].high)
+            imposed[name] = node.op.result_encoding(statistics[name].high, bits=bits(name))
     return {name: encoding for name, encoding in imposed.items() if encoding is not None}
 
 

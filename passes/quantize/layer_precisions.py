@@ -126,7 +126,9 @@ def accepts_wide(node: Node) -> bool:
         t.quantized(fine) if t is not None and t.dtype.is_floating and not node.op.stays_real(index) else t
         for index, t in enumerate(node.operand_types)
     ]
-    outputs = [t.quantized(fine if isinstance(node.op, Elementwise) else coarse) for t in node.output_types]
+    imposed = node.op.result_encoding(1.0, bits=BITS["int16"])
+    free = fine if isinstance(node.op, Elementwise) else coarse
+    outputs = [t.quantized(imposed or free) for t in node.output_types]
     try:
         node.op.check_quantized(operands, outputs)
     except ShapeError:

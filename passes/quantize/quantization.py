@@ -17,7 +17,7 @@ What has no integer form, or none that is proven not to overflow, stays in float
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir import Graph, encode_codebooks
@@ -29,6 +29,7 @@ from ..masks import lift_masks
 from ..pattern import apply_rules
 from ..report import Decision, PassReport, Table, merged
 from .activation_encodings import ActivationEncodings, choose_encodings
+from .attention_scores import far_scores
 from .codebook import shared_weights, storage_table
 from .first_layers import fold_into_first_layers
 from .integer_forms import DROP_HALF, INTEGER_FORMS
@@ -102,13 +103,14 @@ def _outlier_table(encodings: ActivationEncodings) -> tuple[Table, ...]:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A float graph whose nodes become integer ones, one by one, but for those that make `in_float`.
+    """A float graph whose nodes become integer ones, one by one, but for those that make `in_float`, with the
+    reasons.
 
     `rests` are values that are often zero throughout.
     """
 
     graph: Graph
-    in_float: frozenset[str]
+    in_float: Mapping[str, str]
     rests: frozenset[str]
     decisions: tuple[Decision, ...]
 
@@ -121,6 +123,6 @@ def prepare(graph: Graph, samples: Sequence[Batch]) -> Prepared:
     fused, attentions = fuse_written_attention(masked.graph)
     prepared, decisions = apply_rules(fused, (*INTEGER_FORMS, FUSE_ACTIVATION))
     applied = (d for d in (*halves, *decisions) if d.applied)
-    return Prepared(
-        prepared, masked.in_float, masked.rests, (*first, *masked.decisions, *attentions, *applied)
-    )
+    in_float = dict.fromkeys(masked.in_float, "adds a mask, whose numbers no scale resolves beside others")
+    in_float |= far_scores(prepared, samples)
+    return Prepared(prepared, in_float, masked.rests, (*first, *masked.decisions, *attentions, *applied))

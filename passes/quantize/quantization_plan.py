@@ -39,28 +39,26 @@ def make_plan(
     graph: Graph,
     float_layers: Callable[[str], bool],
     *,
-    in_float: Collection[str] = (),
+    in_float: Mapping[str, str] | None = None,
     state: Mapping[str, str] | None = None,
 ) -> Plan:
     """Every node with an integer form computes on integers unless `float_layers(module)`; data movement follows.
 
-    Also in float stay the nodes that `in_float` names by their results, and those whose results are only divided by,
-    compared, or taken for the mask of an attention: what counts there is the ratio to small numbers.
+    Also in float stay the nodes that `in_float` names by their results, for its reasons, and those whose results are
+    only divided by, compared, or taken for the mask of an attention: what counts there is the ratio to small numbers.
 
     Movement is done on integers when its operand is one already, or when a node after it wants one: the earlier
     the conversion, the fewer bytes move. A norm by statistics computes on integers where it is between others that do:
     it would be no less exact in float, and a float operand or result should not lose precision for it.
     """
-    declined: dict[str, str] = dict.fromkeys(
-        in_float, "adds a mask, whose numbers no scale resolves beside others"
-    )
+    declined: dict[str, str] = dict(in_float or {})
     declined |= dict.fromkeys(_relative(graph), "its result is only divided by, compared, or a mask")
     computing: set[str] = set()
     encoded, independent = _encodings(graph), _independent(graph)
     for node in graph.nodes:
         if node.outputs[0].name in encoded:
             declined[node.outputs[0].name] = "it says what the input's numbers stand for"
-        if node.op.quantized is Quantized.MOVE or node.outputs[0].name in declined:
+        if node.op.quantized is Quantized.MOVE or node.outputs[0].name in declined or not _is_real(node):
             continue
         reason = _why_float(graph, node, float_layers, independent)
         if reason is None:
@@ -93,6 +91,11 @@ def make_plan(
     for value in (v for pair in states for v in pair):
         observed.setdefault(value.name, set())
     return Plan(frozenset(computing), frozenset(moving), declined, observed, states)
+
+
+def _is_real(node: Node) -> bool:
+    """Whether a node computes on, or makes, reals: not what booleans and whole numbers become."""
+    return any(v.type.dtype.is_floating for v in (*node.operands, *node.outputs))
 
 
 def _between_integers(graph: Graph, norms: Sequence[Node], integers: Collection[str]) -> set[str]:

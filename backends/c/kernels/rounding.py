@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ....ir.arithmetic import INT32_MAX, Rescale
+from ....ir.arithmetic import INT32_MAX, Requant, Rescale
 from ....ir.ops.accumulate import Clamp, FixedPoint, fixed_point
 from ....ir.ops.conv import Conv, ConvTranspose
 from ....ir.ops.linear import Linear
@@ -94,6 +94,15 @@ def rescaled(rescale: Rescale, *operands: str) -> str:
     """The weighted sum of operands on one scale, rounded once, before saturation."""
     terms = [f"{x} * {integer(m)}" for x, m in zip(operands, rescale.multipliers, strict=True)]
     return f"(({' + '.join([*terms, integer(rescale.offset)])}) >> {rescale.shift})"
+
+
+def requantized(acc: str, step: Requant, addend: int, *, wide: bool = False) -> str:
+    """The requantization of an accumulator, int32 or `wide`, plus an addend."""
+    if wide:
+        shifted = f"{acc} * (INT64_C(1) << {step.shift})" if step.shift else acc
+        return f"fxp_scale_sum({shifted}, {step.multiplier}, {integer(addend)})"
+    shifted = f"fxp_shift_left({acc}, {step.shift})" if step.shift else acc
+    return f"fxp_scale({shifted}, {step.multiplier}, {integer(addend)})"
 
 
 def signed(number: int) -> str:

@@ -144,7 +144,11 @@ def test_attention_gives_the_bytes_of_the_interpreter(
 def test_the_dsp_instructions_give_the_bytes_of_the_interpreter(
     several: list[Layer], tmp_path: Path, draw: Draw
 ) -> None:
-    large = (Layer(20, 70, 64, 6), Layer(4, 33, 32, 32, mask="keys", biased=True), Layer(30, 30, mask="causal"))
+    large = (
+        Layer(20, 70, 64, 6),
+        Layer(4, 33, 32, 32, mask="keys", biased=True),
+        Layer(30, 30, mask="causal"),
+    )
     graph, target = network(*several, *large), load_target("cortex-m4f")
     simulated = SimulatedNetwork.of(emit(graph, COutput(name="net", io="auto"), target), tmp_path, target)
     inputs = [draw(v, seed) for seed, v in enumerate(graph.inputs)]
@@ -181,6 +185,8 @@ def test_a_hidden_key_that_counts_is_found(
 
 
 def test_alike_layers_share_their_functions() -> None:
-    several = [Layer(scale=scale, zeros=(1, 2, 3), seed=seed) for seed, scale in enumerate((0.02, 0.025, 0.03))]
+    several = [
+        Layer(scale=scale, zeros=(1, 2, 3), seed=seed) for seed, scale in enumerate((0.02, 0.025, 0.03))
+    ]
     source = emit(network(*several), COutput(name="net", io="auto"), load_target("cortex-m4f")).files["net.c"]
     assert len(re.findall(rb"^FXP_NO\w+ void net_attention_\d+\(", source, re.MULTILINE)) == 1

@@ -144,14 +144,14 @@ def test_transposed_layers_learn_their_rounding(layer: str) -> None:
     assert after < before and not any("rounded to nearest" in d.reason for d in result.report.decisions)
 
 
-def test_a_matrix_product_of_so_many_terms_that_a_sum_could_leave_int32_is_refused() -> None:
-    text = """graph(%a: i8[1x{k}]<scale=0.1, zero=-128>, %b: i8[{k}x1]<scale=0.1, zero=-128>) {{
-      %y: i8[1x1]<scale=10.0, zero=0> = matmul(%a, %b)
+def test_a_matrix_product_of_so_many_terms_that_a_sum_could_leave_48_bits_is_refused() -> None:
+    text = """graph(%a: i16[1x{k}]<scale=0.1>, %b: i16[{k}x1]<scale=0.1>) {{
+      %y: i8[1x1]<scale=10000000.0, zero=0> = matmul(%a, %b)
       return y: %y
     }}"""
-    largest = (2**31 - 1) // 255**2
+    largest = (2**47 - 1) // 32768**2
     graph = verify(parse(text.format(k=largest)))
-    ends = [torch.full(v.type.shape, 127, dtype=torch.int8) for v in graph.inputs]
+    ends = [torch.full(v.type.shape, 32767, dtype=torch.int16) for v in graph.inputs]
     assert run_integer(graph, ends)[0].item() == 127
     with pytest.raises(VerifyError, match="an accumulator can reach"):
         verify(parse(text.format(k=largest + 1)))

@@ -12,6 +12,7 @@ from fxpress.compiler.data import snr_db
 from fxpress.ir import Graph, Value, parse, run, run_integer, verify
 from fxpress.ir.testing import drawn_constant, drawn_samples
 from fxpress.passes import Context, PassResult, find_pass
+from fxpress.passes.quantize import layer_precisions
 from fxpress.passes.quantize.layer_precisions import precision_of
 from fxpress.specs.options import LayerBits, LayerPrecision, QuantizeOptions
 
@@ -115,6 +116,19 @@ def test_values_that_share_a_grid_take_the_widest_that_a_reader_asks() -> None:
     assert (bits(after)["a"], bits(after)["x_q"]) == (16, 8)
 
 
+def test_a_softmax_reads_and_gives_sixteen_bits_where_its_readers_ask() -> None:
+    after = quantize(graph(WITH_TABLE), {"gate": WIDE, "after": WIDE}).graph
+    assert (bits(after)["a"], bits(after)["s"]) == (16, 16)
+    assert after.producers["s"].inputs[0].name == "a"
+
+
+@pytest.fixture
+def of_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A softmax that has a form on 8 bits alone, as an operator of a package may."""
+    monkeypatch.setattr(layer_precisions, "accepts_wide", lambda node: node.op.name != "softmax")
+
+
+@pytest.mark.usefixtures("of_eight_bits")
 def test_an_operator_of_eight_bits_reads_a_wide_value_through_a_conversion() -> None:
     after = quantize(graph(WITH_TABLE), {"right": WIDE}).graph
     (conversion,) = [node for node in after.nodes if node.op.name == "requantize"]
@@ -123,6 +137,7 @@ def test_an_operator_of_eight_bits_reads_a_wide_value_through_a_conversion() -> 
     assert after.producers["b"].inputs[0].name == "a"
 
 
+@pytest.mark.usefixtures("of_eight_bits")
 def test_what_an_operator_of_eight_bits_gives_stays_at_eight_and_is_told() -> None:
     result = quantize(graph(WITH_TABLE), {"after": WIDE})
     assert bits(result.graph)["s"] == 8

@@ -10,7 +10,7 @@ from ...plan.layout import contiguous
 from ..base import Offers, Site, Work, kernel, offer
 from ..layouts import dense_at_hand
 from ..nest import Nest, nest, padded_strides, written_out
-from ..rounding import saturated, signed
+from ..rounding import requantized, saturated, signed
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,13 @@ def matmul(site: Site) -> Offers:
         qa, qb, qy = site.quantization("a"), site.quantization("b"), site.output_quantization
         step = requant_of_product(site.type("a"), site.type("b"), site.output)
         product = f"({at_a} - {signed(qa.zero_point[0])}) * ({at_b} - {signed(qb.zero_point[0])})"
-        shifted = f"fxp_shift_left(acc, {step.shift})" if step.shift else "acc"
-        value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
-        context = MatMulContext(title, loops, a[-1], strides_a[-1], step_b, "int32_t", "0", product, value)
+        is_wide = site.node.op.is_wide(site.type("a"), site.type("b"), site.output)
+        scaled = requantized("acc", step, qy.zero_point[0], wide=is_wide)
+        context = MatMulContext(
+            *(title, loops, a[-1], strides_a[-1], step_b),
+            *("int64_t" if is_wide else "int32_t", "0", f"(int64_t){product}" if is_wide else product),
+            saturated(scaled, qy.qmin, qy.qmax),
+        )
     else:
         context = MatMulContext(
             title, loops, a[-1], strides_a[-1], step_b, "float", "0.0f", f"{at_a} * {at_b}", "acc"

@@ -9,7 +9,7 @@ from .....ir.ops.prelu import Prelu
 from ..base import Offers, Site, Work, kernel, offer
 from ..layouts import dense_at_hand
 from ..nest import Nest, nest
-from ..rounding import saturated, signed
+from ..rounding import requantized, saturated, signed
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,9 @@ def portable(site: Site) -> Offers:
         writes=(layout,),
         constants={"slope": site.array_bytes("slope")},
         pack=lambda: (site.array("slope"),),
-        overwrites=(0,),
+        overwrites=(0,) if site.type("x").dtype is site.output.dtype else (),
     )
 
 
 def _scaled(value: str, step: Requant, zero_point: int) -> str:
-    shifted = f"fxp_shift_left({value}, {step.shift})" if step.shift else value
-    return f"fxp_scale({shifted}, {step.multiplier}, {zero_point})"
+    return requantized(value, step, zero_point)

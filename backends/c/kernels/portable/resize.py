@@ -9,7 +9,7 @@ import numpy as np
 from .....ir.ops.resize import WEIGHT_BITS, ResizeLinear
 from ..base import Offers, Site, Work, kernel, offer
 from ..layouts import image_layouts
-from ..rounding import saturated, signed
+from ..rounding import requantized, saturated, signed
 from ..window import Image, image
 
 _ONE = 1 << WEIGHT_BITS
@@ -44,11 +44,11 @@ def linear(site: Site) -> Offers:
     if site.is_integer:
         qx, qy = site.quantization("x"), site.output_quantization
         step = op.fixed_point(site.type("x"), site.output)
-        shifted = f"fxp_shift_left(sum, {step.shift})" if step.shift else "sum"
-        value = saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", qy.qmin, qy.qmax)
+        is_wide = op.is_wide(site.type("x"), site.output)
+        value = saturated(requantized("sum", step, qy.zero_point[0], wide=is_wide), qy.qmin, qy.qmax)
         one_row = "1" if site.type("x").rank == 3 else str(_ONE)
         zero = f" - {signed(qx.zero_point[0])}"
-        context = ResizeContext(x, y, "int32_t", one_row, str(_ONE), zero, value)
+        context = ResizeContext(x, y, "int64_t" if is_wide else "int32_t", one_row, str(_ONE), zero, value)
         weights = [np.array([tap[2] for tap in line], np.int32) for line in (rows, columns)]
     else:
         context = ResizeContext(x, y, "float", "1.0f", "1.0f", "", "sum")

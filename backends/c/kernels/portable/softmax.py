@@ -1,4 +1,4 @@
-"""Softmax and its logarithm in portable C, along any dimension: exponentials from a table on int8, libm on float."""
+"""Softmax and its logarithm in portable C, along any dimension: exponentials from tables on integers, libm on float."""
 
 from __future__ import annotations
 
@@ -6,18 +6,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .....ir import DType
 from .....ir.ops.softmax import LogSoftmax, Softmax
 from ...plan.layout import contiguous
+from ...write.literal import c_type
 from ..base import AnyArray, Offers, Site, Work, kernel, offer
 from ..layouts import dense_at_hand
 from ..nest import Nest, broadcast_strides, nest
+from ..rounding import requantized
+
+
+@dataclass(frozen=True)
+class IntegerForm:
+    """Types of operand and result, the exponential of an element, and what makes a result of it: C expressions.
+
+    `finer` is the left shift of the reciprocal of the sum, for results that are multiplied by it.
+    """
+
+    x: str
+    y: str
+    smallest: str
+    power: str
+    quotient: str
+    finer: int | None
 
 
 @dataclass(frozen=True)
 class SoftmaxContext:
     """Template context: loops over rows of `count` elements with stride `step`, each with an operand's `value`.
 
-    `multiplier` is 1 / scale of an integer result.
+    `integers` has what there is on integers alone.
     """
 
     title: str
@@ -25,7 +43,7 @@ class SoftmaxContext:
     count: int
     step: int
     value: str
-    multiplier: int = 0
+    integers: IntegerForm | None = None
 
 
 @dataclass(frozen=True)
@@ -72,7 +90,8 @@ def portable(site: Site) -> Offers:
         reads=reads,
         writes=(layout,),
         tables=tables,
-        overwrites=(0,),
+        overwrites=(0,) if site.type("x").dtype is site.output.dtype else (),
+        headers=("arithmetic.h", "exponentials.h") if site.is_integer else (),
         uses_math=not site.is_integer,
     )
 
@@ -81,9 +100,9 @@ def _context(site: Site, op: Softmax | LogSoftmax, loops: Nest, steps: list[int]
     shape, count = site.output.shape, site.output.shape[op.axis]
     title = f"{op.name} of {site.output.numel // count} rows of {shape[op.axis]}"
     value = f"in[i * {steps[0]}]"
-    multiplier = op.multiplier(site.output) if site.is_integer and isinstance(op, Softmax) else 0
     if not site.has("keep"):
-        return SoftmaxContext(title, loops, count, steps[0], value, multiplier)
+        integers = _integers(site, op, value) if site.is_integer and isinstance(op, Softmax) else None
+        return SoftmaxContext(title, loops, count, steps[0], value, integers)
     assert isinstance(op, Softmax)
     kept = f"keep[{loops.at[1]} + i * {steps[1]}]"
     counts = kept if op.empty == "zero" else f"({kept} || none)"
@@ -91,4 +110,20 @@ def _context(site: Site, op: Softmax | LogSoftmax, loops: Nest, steps: list[int]
         value = f"(none ? {'0' if site.is_integer else '0.0f'} : {value})"
     zero, one = ("0", "none") if site.is_integer else ("0.0f", "(float)none")
     start = one if op.empty == "zero" else zero
-    return MaskedContext(title, loops, count, steps[0], value, multiplier, kept, counts, start)
+    integers = _integers(site, op, value) if site.is_integer else None
+    return MaskedContext(title, loops, count, steps[0], value, integers, kept, counts, start)
+
+
+def _integers(site: Site, op: Softmax, value: str) -> IntegerForm:
+    x, y = site.type("x"), site.output
+    power = f"table[largest - {value}]"
+    if x.dtype is not DType.I8:
+        power = f"fxp_power(table, {requantized(f'(largest - {value})', op.fractions(x), 0)})"
+    is_narrow = y.dtype is DType.I8
+    quotient = f"((uint32_t)part * {op.multiplier(y)}u + (uint32_t)sum / 2u) / (uint32_t)sum"
+    scaled = "fxp_scale(fxp_shift_left(part, zeros - 1), reciprocal, 0)"
+    return IntegerForm(
+        *(c_type(x.dtype), c_type(y.dtype), "INT8_MIN" if x.dtype is DType.I8 else "INT16_MIN", power),
+        f"fxp_saturate8((int32_t)({quotient}) - 128)" if is_narrow else f"fxp_saturate16({scaled})",
+        None if is_narrow else op.finer(y),
+    )

@@ -16,6 +16,14 @@ FXP_INLINE uint32_t fxp_halved(uint32_t value, uint32_t halvings)
 #endif
 }
 
+/* 2^-(d / 2^16) on the scale of a table of its fractions, 257 numbers, on a straight line between two of them. */
+FXP_INLINE int32_t fxp_power(const int32_t *table, int32_t d)
+{
+    const int32_t *part = table + (d >> 8 & 255);
+    const int32_t between = (part[0] * 256 + (part[1] - part[0]) * (d & 255) + 128) >> 8;
+    return between >> (d >> 16 < 31 ? d >> 16 : 31);
+}
+
 /* Maximum of each of two lanes. */
 FXP_INLINE uint32_t fxp_largest2(uint32_t a, uint32_t b)
 {
