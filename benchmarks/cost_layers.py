@@ -34,6 +34,7 @@ FORMS = {
     "float": Form(("f32", ""), ("f32", ""), ("f32", "")),
 }
 _CODED = ("conv 3x3", "wide conv 1x1", "depthwise 3x3", "long linear", "linear")
+_SIXTEEN = ("int16", "<scale=0.0005>", "<scale=0.005>")
 _SPREADS = (0.7, 2.0, 6.0, 24.0)  # standard deviations of coded weights, in steps
 _INTEGERS = ("int8", "int4", "int2", "int16")
 _UNWEIGHTED = ("int8", "int16", "float")
@@ -106,7 +107,8 @@ def _plain(form: Form, x: str, y: str, op: str) -> str:
     second = f", %b: {form.x[0]}[{x}]{form.x[1]}" if "%b" in op else ""
     name = op.partition("{")[0]
     _, result = form.x if name in ("max_pool", "permute") else form.y
-    result = "<scale=0.00390625, zero=-128>" if name == "softmax" and result else result
+    if name == "softmax" and result:
+        result = "<scale=0.00390625, zero=-128>" if form.y[0] == "i8" else "<scale=3.0517578125e-05>"
     return (
         f"graph(%a: {form.x[0]}[{x}]{form.x[1]}{second}) {{\n"
         f"  %y: {form.y[0]}[{y}]{result} = {op}\n  return y: %y\n}}"
@@ -209,8 +211,6 @@ def _unweighted(c: int, n: int, form: str) -> Iterator[tuple[str, str, str, str]
     yield "relu", image, image, "relu(%a)"
     for op in ("hardswish", "sigmoid", "tanh", "gelu", "silu"):
         yield f"interpolated {op}" if form == "int16" else op, image, image, f"{op}(%a)"
-    if form == "int16":
-        return
     yield "resize", image, f"1x{c}x{2 * n}x{2 * n}", f"resize_linear{{size=({2 * n}, {2 * n})}}(%a)"
     yield "softmax", f"1x{n}x{2 * c}", f"1x{n}x{2 * c}", "softmax{axis=2}(%a)"
 
@@ -279,13 +279,15 @@ def _float(c: int, n: int) -> Iterator[tuple[str, str]]:
                 f"  %y: f32[1x{n}x{c}] = matmul(%a, %b)\n  return y: %y\n}}"
             ),
         )
-        yield (
-            f"matmul {depth} int8",
-            (
-                f"graph(%a: i8[1x{n}x{depth}]<scale=0.05, zero=-3>, %b: i8[1x{depth}x{c}]<scale=0.07, zero=6>) {{\n"
-                f"  %y: i8[1x{n}x{c}]<scale=0.5, zero=-3> = matmul(%a, %b)\n  return y: %y\n}}"
-            ),
-        )
+        for form, x, y in (("int8", "<scale=0.05, zero=-3>", "<scale=0.5, zero=6>"), _SIXTEEN):
+            e = "i8" if form == "int8" else "i16"
+            yield (
+                f"matmul {depth} {form}",
+                (
+                    f"graph(%a: {e}[1x{n}x{depth}]{x}, %b: {e}[1x{depth}x{c}]{x}) {{\n"
+                    f"  %y: {e}[1x{n}x{c}]{y} = matmul(%a, %b)\n  return y: %y\n}}"
+                ),
+            )
     yield (
         "layer_norm",
         (
@@ -293,13 +295,26 @@ def _float(c: int, n: int) -> Iterator[tuple[str, str]]:
             f"  %y: f32[{tokens}] = layer_norm{{shape=({4 * c},)}}(%a, %w, %b)\n  return y: %y\n}}"
         ),
     )
-    yield (
-        "layer_norm int8",
-        (
-            f"graph(%a: i8[{tokens}]<scale=0.05, zero=3>) {{\n  const %w: f32[{4 * c}]\n  const %b: f32[{4 * c}]\n"
-            f"  %y: i8[{tokens}]<scale=0.02, zero=-5> = layer_norm{{shape=({4 * c},)}}(%a, %w, %b)\n  return y: %y\n}}"
-        ),
-    )
+    for form, x, y in (("int8", "<scale=0.05, zero=3>", "<scale=0.02, zero=-5>"), _SIXTEEN):
+        for width in (2 * c, 4 * c, 16 * c):
+            rows = f"{'i8' if form == 'int8' else 'i16'}[1x{n}x{width}]"
+            norms = (("layer_norm", ", %b"), ("rms_norm", ""))
+            for name, bias in norms:
+                yield (
+                    f"{name} {width} {form}",
+                    (
+                        f"graph(%a: {rows}{x}) {{\n  const %w: f32[{width}]\n  const %b: f32[{width}]\n"
+                        f"  %y: {rows}{y} = {name}{{shape=({width},)}}(%a, %w{bias})\n  return y: %y\n}}"
+                    ),
+                )
+        channels = f"{'i8' if form == 'int8' else 'i16'}[1x{c}x{n}x{n}]"
+        yield (
+            f"group_norm {form}",
+            (
+                f"graph(%a: {channels}{x}) {{\n  const %w: f32[{c}]\n  const %b: f32[{c}]\n"
+                f"  %y: {channels}{y} = group_norm{{groups=2}}(%a, %w, %b)\n  return y: %y\n}}"
+            ),
+        )
     yield (
         "quantize",
         (

@@ -55,5 +55,5 @@ def test_calls_of_one_norm_share_its_parameters_and_its_function(
     artifact = assert_equal_to_interpreter(quantized("int8"), target=cortex_m4)
     arrays = [array.symbol.split("_")[1] for array in artifact.source.arrays]
     functions = [f.symbol.rpartition("_")[0] for f in artifact.source.functions]
-    assert [arrays.count(role) for role in ("weights", "weight", "bias", "numbers")] == [1, 2, 1, 3]
+    assert [arrays.count(role) for role in ("weights", "parameters", "numbers")] == [1, 2, 3]
     assert functions.count("net_layer_norm") == 1

@@ -72,14 +72,32 @@ FXP_INLINE int32_t fxp_bit_field(int32_t word, int32_t low, int32_t bits)
     return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
 }
 
+/* Zero bits above the highest one; 31 for 0. */
+FXP_INLINE int32_t fxp_leading_zeros(uint32_t value)
+{
+#if FXP_DSP
+    int32_t zeros;
+    __asm__("clz %0, %1" : "=r"(zeros) : "r"(value | 1u));
+    return zeros;
+#else
+    int32_t zeros = 0;
+    for (uint32_t top = value | 1u; top < UINT32_C(1) << 31; top <<= 1) {
+        zeros++;
+    }
+    return zeros;
+#endif
+}
+
 /* 1 / sqrt(d) = value * 2^shift / 2^61. */
 struct fxp_reciprocal {
     int32_t value, shift;
 };
 
-/* For d from 1 to 2^62 - 1: square root and quotient bit by bit, without library calls. */
+/* For d from 1 to 2^62 - 1, without library calls: square root and quotient by Newton's method from a line, then exactly
+ * by their remainders; bit by bit on cores without a 32x32 -> 64 bit multiplication. */
 FXP_NOINLINE struct fxp_reciprocal fxp_reciprocal_root(uint64_t d)
 {
+#if defined(__ARM_ARCH_6M__) || defined(__ARM_ARCH_8M_BASE__)
     int32_t shift = 0;
     while (d < UINT64_C(1) << 60) {
         d <<= 2;
@@ -104,28 +122,48 @@ FXP_NOINLINE struct fxp_reciprocal fxp_reciprocal_root(uint64_t d)
         }
     }
     const struct fxp_reciprocal found = {(int32_t)quotient, shift};
+#else
+    const uint32_t high = (uint32_t)(d >> 32);
+    const int32_t zeros = high != 0 ? fxp_leading_zeros(high) : 32 + fxp_leading_zeros((uint32_t)d);
+    const int32_t shift = (zeros - 2) >> 1;
+    d <<= 2 * shift;
+    /* part: d as a fraction from 1/4 to 1; inverse: 1 / sqrt of it from 1 to 2, of 30 bits */
+    const uint32_t part = (uint32_t)(d >> 30);
+    uint32_t inverse = 2315003947u - (uint32_t)((uint64_t)part * 1336808500u >> 32);
+    for (int32_t i = 0; i < 4; i++) {
+        const uint32_t square = (uint32_t)((uint64_t)inverse * inverse >> 32);
+        const uint32_t one = (uint32_t)((uint64_t)part * square >> 32);
+        inverse = (uint32_t)((uint64_t)inverse * (((3u << 28) - one) << 2) >> 32) << 1;
+    }
+    inverse = inverse < 0x7fffffffu ? inverse : 0x7fffffffu;
+    uint32_t root = (uint32_t)((uint64_t)part * inverse >> 31);
+    int64_t rest = (int64_t)(d - (uint64_t)root * root);
+    root += (uint32_t)(int32_t)((rest >> 6) * (int32_t)inverse >> 56);
+    rest = (int64_t)(d - (uint64_t)root * root);
+    for (; rest < 0; rest += 2 * (int64_t)root + 1) {
+        root--;
+    }
+    for (; rest > 2 * (int64_t)root; rest -= 2 * (int64_t)root - 1) {
+        root++;
+    }
+    uint32_t quotient = inverse;
+    rest = (int64_t)(((UINT64_C(1) << 61) - 1) - (uint64_t)quotient * root);
+    quotient += (uint32_t)(int32_t)((rest >> 6) * (int32_t)inverse >> 55);
+    rest = (int64_t)(((UINT64_C(1) << 61) - 1) - (uint64_t)quotient * root);
+    for (; rest < 0; rest += root) {
+        quotient--;
+    }
+    for (; rest >= root; rest -= root) {
+        quotient++;
+    }
+    const struct fxp_reciprocal found = {(int32_t)quotient, shift};
+#endif
     return found;
 }
 
 FXP_INLINE int32_t fxp_clamp(int32_t value, int32_t low, int32_t high)
 {
     return value < low ? low : value > high ? high : value;
-}
-
-/* Zero bits above the highest one; 31 for 0. */
-FXP_INLINE int32_t fxp_leading_zeros(uint32_t value)
-{
-#if FXP_DSP
-    int32_t zeros;
-    __asm__("clz %0, %1" : "=r"(zeros) : "r"(value | 1u));
-    return zeros;
-#else
-    int32_t zeros = 0;
-    for (uint32_t top = value | 1u; top < UINT32_C(1) << 31; top <<= 1) {
-        zeros++;
-    }
-    return zeros;
-#endif
 }
 
 /* Saturation to int8. */

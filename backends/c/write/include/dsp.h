@@ -76,6 +76,19 @@ FXP_INLINE int32_t fxp_dot2(uint32_t a, uint32_t b, int32_t acc)
 #endif
 }
 
+/* The same in 64 bits. */
+FXP_INLINE int64_t fxp_long_dot2(uint32_t a, uint32_t b, int64_t acc)
+{
+#if FXP_DSP
+    uint32_t low = (uint32_t)acc;
+    int32_t high = (int32_t)(acc >> 32);
+    __asm__("smlald %0, %1, %2, %3" : "+r"(low), "+r"(high) : "r"(a), "r"(b));
+    return (int64_t)((uint64_t)(uint32_t)high << 32 | low);
+#else
+    return acc + fxp_low(a) * fxp_low(b) + (int64_t)(fxp_high(a) * fxp_high(b));
+#endif
+}
+
 /* Both lanes of a + b, each modulo 2^16. */
 FXP_INLINE uint32_t fxp_add2(uint32_t a, uint32_t b)
 {

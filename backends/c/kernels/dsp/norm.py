@@ -1,0 +1,156 @@
+"""Norms on integers whose groups lie side by side, on Cortex-M with DSP: statistics of two to four elements at a time.
+
+Weight and bias of an element are neighbours, and the power of two that an element is shifted by is in their number.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .....ir import DType
+from .....ir.ops.norm import RowNorm
+from .....ir.ops.norm_form import NormForm
+from ...write.literal import c_type, integer
+from ..base import Call, Constant, Offer, Offers, Site, Work, call, kernel
+from ..layouts import dense_at_hand
+from ..nest import Nest, nest
+from ..rounding import saturated
+from .epilogue import HEADERS
+
+_PATH = "dsp/norm.c.j2"
+
+
+@dataclass(frozen=True)
+class DspContext:
+    """Template context.
+
+    `each` is the number of parameters of an element, `weight` and `bias` are one for all, if there is one; `value` is
+    the C expression of a result.
+    """
+
+    title: str
+    outer: Nest
+    x: str
+    y: str
+    count: int
+    wide: bool
+    centred: bool
+    doubled_spread: int
+    missing: int
+    each: int
+    weight: str
+    bias: str
+    value: str
+
+    @property
+    def moments(self) -> str:
+        """The function that sums elements and their squares."""
+        return "fxp_moments16" if self.wide else "fxp_moments8"
+
+    @property
+    def fours(self) -> int:
+        """Fours of elements."""
+        return self.count // 4
+
+    @property
+    def rest(self) -> range:
+        """Places of the elements after the fours."""
+        return range(self.count % 4)
+
+    def parameters(self, element: int) -> tuple[str, str]:
+        """C expressions of weight and bias of an element of four."""
+        start = element * self.each
+        weight = self.weight or f"p[{start}]"
+        return weight, self.bias or f"p[{start + self.each - 1}]"
+
+
+@kernel("layer_norm", "rms_norm")
+def rows(site: Site) -> Offers:
+    """Statistics over the last dimensions, which lie side by side."""
+    op = site.node.op
+    assert isinstance(op, RowNorm)
+    if not site.machine.dsp:
+        return f"{site.machine.name} has no DSP extension"
+    if not site.is_integer or any(
+        t.dtype not in (DType.I8, DType.I16) for t in (site.type("x"), site.output)
+    ):
+        return "the DSP norm computes on int8 and int16"
+    layout, shape = dense_at_hand(site), site.output.shape
+    dims = op.dimensions(len(shape))
+    if dims != tuple(range(len(shape) - len(dims), len(shape))) or len(dims) == len(shape):
+        return "the DSP norm takes statistics over the last dimensions"
+    strides = layout.strides(shape)
+    inner = nest([shape[d] for d in dims], [strides[d] for d in dims])
+    if len(inner.loops) > 1 or (inner.steps[0] and inner.steps[0] != (1,)):
+        return "the elements of a group do not lie side by side"
+    if not all(site.is_constant(name) for name in op.real_operands if site.has(name)):
+        return "weight and bias must be constants"
+    rest = [d for d in range(len(shape)) if d not in dims]
+    outer = nest([shape[d] for d in rest], [strides[d] for d in rest])
+    arrays = [name for name in op.real_operands if site.has(name) and site.type(name).numel > 1]
+    numbers = 16 if op.is_centred else 20
+    sizes = ({"parameters": sum(map(site.array_bytes, arrays))} if arrays else {}) | {"numbers": numbers}
+    count = op.groups_of(shape).count
+
+    def build() -> tuple[Call, ...]:
+        parameters = [
+            torch.from_numpy(site.array(name)) if site.has(name) else None for name in op.real_operands
+        ]
+        form = op.form(site.type("x"), site.output, *parameters)
+        constants = _constants(form, site.output_quantization.zero_point[0])
+        assert {c.role: c.data.nbytes for c in constants} == sizes
+        made = call(
+            site,
+            _PATH,
+            _context(site, form, outer),
+            {"x": "x"},
+            constants=constants,
+            headers=(*HEADERS, "moments.h"),
+        )
+        return (made,)
+
+    return Offer(
+        f"{op.name}_dsp",
+        site.reads({"x": layout}),
+        (layout,),
+        Work(8.0 * site.output.numel, 0.0, 150.0 * site.output.numel / count, 500),
+        (_PATH,),
+        build,
+        sizes,
+        overwrites=(0,) if site.type("x").dtype is site.output.dtype else (),
+    )
+
+
+def _constants(form: NormForm, zero_point: int) -> tuple[Constant, ...]:
+    """Weight and bias of each element in turn, and multiplier, zero points and epsilon."""
+    arrays = [array.reshape(-1).numpy() for array in (form.weight, form.bias) if array.numel() > 1]
+    words = [form.multiplier, zero_point, form.epsilon >> 32, form.epsilon & 0xFFFFFFFF, form.zero_point]
+    numbers = np.array(words[: 4 if form.is_centred else 5], np.int64).astype(np.uint32).view(np.int32)
+    found = (Constant("numbers", numbers),)
+    if not arrays:
+        return found
+    return (Constant("parameters", np.stack(arrays, -1).reshape(-1).astype(np.int32)), *found)
+
+
+def _context(site: Site, form: NormForm, outer: Nest) -> DspContext:
+    y, arrays = site.output_quantization, (form.weight, form.bias)
+    numbers = ["" if array.numel() > 1 else integer(int(array)) for array in arrays]
+    op = site.node.op
+    return DspContext(
+        title=f"{op.name} of {site.output.numel // form.count} groups of {form.count} elements",
+        outer=outer,
+        x=c_type(site.type("x").dtype),
+        y=c_type(site.output.dtype),
+        count=form.count,
+        wide=site.type("x").dtype is DType.I16,
+        centred=form.is_centred,
+        doubled_spread=2 * form.spread,
+        missing=form.root_bits - form.spread,
+        each=sum(array.numel() > 1 for array in arrays),
+        weight=numbers[0],
+        bias=numbers[1],
+        value=saturated("fxp_scale(fxp_scale(%s, %s, %s), multiplier, zero)", y.qmin, y.qmax),
+    )
