@@ -80,7 +80,7 @@ def portable(site: Site) -> Offers:
     tables: dict[str, AnyArray] = {}
     if site.is_integer:
         assert isinstance(op, Softmax)
-        tables["table"] = op.table(site.type("x"), site.output).numpy().astype(np.int32)
+        tables["table"] = integer_table(site, op)
     each = 40.0 if site.is_integer else 150.0
     return offer(
         site,
@@ -97,12 +97,11 @@ def portable(site: Site) -> Offers:
 
 
 def _context(site: Site, op: Softmax | LogSoftmax, loops: Nest, steps: list[int]) -> SoftmaxContext:
-    shape, count = site.output.shape, site.output.shape[op.axis]
-    title = f"{op.name} of {site.output.numel // count} rows of {shape[op.axis]}"
+    count = site.output.shape[op.axis]
     value = f"in[i * {steps[0]}]"
     if not site.has("keep"):
-        integers = _integers(site, op, value) if site.is_integer and isinstance(op, Softmax) else None
-        return SoftmaxContext(title, loops, count, steps[0], value, integers)
+        integers = integer_form(site, op, value) if site.is_integer and isinstance(op, Softmax) else None
+        return SoftmaxContext(title(site, op), loops, count, steps[0], value, integers)
     assert isinstance(op, Softmax)
     kept = f"keep[{loops.at[1]} + i * {steps[1]}]"
     counts = kept if op.empty == "zero" else f"({kept} || none)"
@@ -110,17 +109,36 @@ def _context(site: Site, op: Softmax | LogSoftmax, loops: Nest, steps: list[int]
         value = f"(none ? {'0' if site.is_integer else '0.0f'} : {value})"
     zero, one = ("0", "none") if site.is_integer else ("0.0f", "(float)none")
     start = one if op.empty == "zero" else zero
-    integers = _integers(site, op, value) if site.is_integer else None
-    return MaskedContext(title, loops, count, steps[0], value, integers, kept, counts, start)
+    integers = integer_form(site, op, value) if site.is_integer else None
+    return MaskedContext(title(site, op), loops, count, steps[0], value, integers, kept, counts, start)
 
 
-def _integers(site: Site, op: Softmax, value: str) -> IntegerForm:
+def title(site: Site, op: Softmax | LogSoftmax) -> str:
+    """Description of the function, for its comment."""
+    count = site.output.shape[op.axis]
+    return f"{op.name} of {site.output.numel // count} rows of {count}"
+
+
+def integer_table(site: Site, op: Softmax) -> AnyArray:
+    """The table of exponentials."""
+    return op.table(site.type("x"), site.output).numpy().astype(np.int32)
+
+
+def integer_form(
+    site: Site,
+    op: Softmax,
+    value: str,
+    *,
+    narrow_divisor: str = "(uint32_t)sum",
+    half: str = "(uint32_t)sum / 2u",
+) -> IntegerForm:
+    """What there is on integers alone, for an element's C expression."""
     x, y = site.type("x"), site.output
     power = f"table[largest - {value}]"
     if x.dtype is not DType.I8:
         power = f"fxp_power(table, {requantized(f'(largest - {value})', op.fractions(x), 0)})"
     is_narrow = y.dtype is DType.I8
-    quotient = f"((uint32_t)part * {op.multiplier(y)}u + (uint32_t)sum / 2u) / (uint32_t)sum"
+    quotient = f"((uint32_t)part * {op.multiplier(y)}u + {half}) / {narrow_divisor}"
     scaled = "fxp_scale(fxp_shift_left(part, zeros - 1), reciprocal, 0)"
     return IntegerForm(
         *(c_type(x.dtype), c_type(y.dtype), "INT8_MIN" if x.dtype is DType.I8 else "INT16_MIN", power),

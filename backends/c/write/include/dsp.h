@@ -192,6 +192,26 @@ FXP_INLINE uint32_t fxp_largest4(uint32_t a, uint32_t b)
     return largest;
 }
 
+/* The largest of `count` int8. */
+FXP_INLINE int32_t fxp_largest_of(const int8_t *x, int32_t count)
+{
+    int32_t largest = INT8_MIN;
+    if (count >= 4) {
+        uint32_t word = fxp_load4(x);
+        for (int32_t i = 4; i + 4 <= count; i += 4) {
+            word = fxp_largest4(word, fxp_load4(x + i));
+        }
+        word = fxp_largest4(word, fxp_load4(x + count - 4));
+        word = fxp_largest4(word, word >> 16 | word << 16);
+        word = fxp_largest4(word, word >> 8 | word << 24);
+        return (int8_t)(uint8_t)word;
+    }
+    for (int32_t i = 0; i < count; i++) {
+        largest = x[i] > largest ? x[i] : largest;
+    }
+    return largest;
+}
+
 /* Stores four bytes to any address, little-endian. */
 FXP_INLINE void fxp_store4(int8_t *p, uint32_t word)
 {
