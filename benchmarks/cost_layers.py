@@ -297,14 +297,14 @@ def _float(c: int, n: int) -> Iterator[tuple[str, str]]:
     )
     for form, x, y in (("int8", "<scale=0.05, zero=3>", "<scale=0.02, zero=-5>"), _SIXTEEN):
         for width in (2 * c, 4 * c, 16 * c):
-            rows = f"{'i8' if form == 'int8' else 'i16'}[1x{n}x{width}]"
+            group = f"{'i8' if form == 'int8' else 'i16'}[1x{n}x{width}]"
             norms = (("layer_norm", ", %b"), ("rms_norm", ""))
             for name, bias in norms:
                 yield (
                     f"{name} {width} {form}",
                     (
-                        f"graph(%a: {rows}{x}) {{\n  const %w: f32[{width}]\n  const %b: f32[{width}]\n"
-                        f"  %y: {rows}{y} = {name}{{shape=({width},)}}(%a, %w{bias})\n  return y: %y\n}}"
+                        f"graph(%a: {group}{x}) {{\n  const %w: f32[{width}]\n  const %b: f32[{width}]\n"
+                        f"  %y: {group}{y} = {name}{{shape=({width},)}}(%a, %w{bias})\n  return y: %y\n}}"
                     ),
                 )
         channels = f"{'i8' if form == 'int8' else 'i16'}[1x{c}x{n}x{n}]"

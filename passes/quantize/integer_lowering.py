@@ -146,7 +146,8 @@ class Lowering:
     def _layer_operands(self, node: Node, op: Layer) -> list[Value | None]:
         data, weight = node.operand("x"), node.operand("weight")
         bias, added = node.optional("bias"), node.optional("residual")
-        x, residual = self._integer(data), None if added is None else self._integer(added)
+        x = self._with_encoding(data, self._encodings.read_by(node, data))
+        residual = None if added is None else self._integer(added)
         encoding_x, encoding_y = x.type.quantization, self._encodings.of(node.output)
         assert encoding_x is not None
         corrects = self._options.bias_correction

@@ -21,6 +21,7 @@ from ...specs.options import LayerBits, LayerPrecision, QuantizeOptions
 from ..weighted_layers import is_layer
 from .groups import UnionFind
 from .quantization_plan import Plan
+from .residual_streams import residual_streams
 
 BITS: Mapping[str, int] = {"int2": 2, "int4": 4, "int8": 8, "int16": 16}
 NARROW_BITS = 8
@@ -81,6 +82,8 @@ class GroupBits:
 def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisions) -> GroupBits:
     """The widest that a reader asks of a value of the group; the default where nobody asks.
 
+    Residual streams may have 16 bits by themselves, whose layers read them in fewer.
+
     With 16 bits for all as the default, operators that have no form on 16 bits stay in float instead.
     """
     default = BITS[precisions.options.activations]
@@ -112,7 +115,21 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
             )
             bits = NARROW_BITS
         by_group[group] = bits
-    return GroupBits(by_group, frozenset(n.outputs[0].name for n in narrow), tuple(sorted(warnings)))
+    streams = residual_streams(graph) if precisions.options.residual == "int16" else frozenset()
+    wide = {groups.find(name) for name in streams & plan.observed.keys()} - capped.keys()
+    readers = [
+        n for n in computing if _reads_narrow(n, precisions) and groups.find(n.operands[0].name) in wide
+    ]
+    by_group |= dict.fromkeys(wide, BITS["int16"])
+    names = frozenset(n.outputs[0].name for n in (*narrow, *readers))
+    return GroupBits(by_group, names, tuple(sorted(warnings)))
+
+
+def _reads_narrow(node: Node, precisions: Precisions) -> bool:
+    """Whether a layer or an attention asks for 8 bits."""
+    if isinstance(node.op, Attention):
+        return precisions.chosen_bits(node.source.module) in (None, NARROW_BITS)
+    return is_layer(node.op) and precisions.activation_bits(node.source.module) == NARROW_BITS
 
 
 def accepts_wide(node: Node) -> bool:

@@ -107,7 +107,7 @@ class _Fuser:
             return None
         if isinstance(node.op, MatMul):
             return _Scores(node)
-        if node.op.clamp is not None:
+        if not isinstance(node.op, Mul | Div | Add) or node.op.clamp is not None:
             return None
         a, b = node.operands
         for scores, other in ((a, b), (b, a)) if not isinstance(node.op, Div) else ((a, b),):

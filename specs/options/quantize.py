@@ -50,6 +50,11 @@ class QuantizeOptions(PassOptions):
     pass_: Literal["quantize"] = Field(default="quantize", alias="pass", description="The name of the pass.")
     weights: Literal["int8", "int4", "int2"] = Field(default="int8", description="Type of the weights.")
     activations: Literal["int8", "int16"] = Field(default="int8", description="Type of the activations.")
+    residual: Literal["int8", "int16"] = Field(
+        default="int8",
+        description="Type of residual streams: sums that a layer norm or RMS norm reads, and what is added to them. "
+        "Layers read streams of `int16` as their `activations` say, rounded once.",
+    )
     per_channel: bool = Field(
         default=True, description="One weight scale per output channel; off: one per weight tensor."
     )

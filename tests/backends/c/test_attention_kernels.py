@@ -157,7 +157,7 @@ def test_the_dsp_instructions_give_the_bytes_of_the_interpreter(
 
 
 def test_dsp_kernels_take_int8_of_any_shape() -> None:
-    taken = [Layer(mask=mask, features=width, biased=True) for mask in MASKS for width in (3, 16, 40)]
+    taken = [Layer(24, 24, width, mask=mask, biased=True) for mask in MASKS for width in (3, 16, 40)]
     artifact = emit(network(*taken), COutput(name="net", io="auto"), load_target("cortex-m4f"))
     kernels = [n.kernel for n in artifact.prediction.nodes if "attention" in n.kernel]
     assert kernels == ["attention_dsp"] * len(taken)
