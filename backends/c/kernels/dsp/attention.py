@@ -155,9 +155,7 @@ def attention(site: Site) -> Offers:
         return "the DSP attention computes on queries, keys and values of int8"
     if not (site.output.numel and q.numel and k.numel):
         return "the DSP attention needs queries, keys and features"
-    own = operands(site, result=_result_layout(site))
-    if any(step != 1 for step in own.steps[:3]):
-        return "the DSP attention takes features side by side"
+    own = operands(site, result=_result_layout(site), by_row=True)
     if site.has("mask") and op.empty != "zero":
         return "the DSP attention gives zero where nothing is kept"
     form = op.form([q, k, v], site.output)

@@ -11,7 +11,7 @@ from .....ir import DType, Encoding
 from .....ir.arithmetic import Requant
 from .....ir.ops.attention import Attention
 from .....ir.ops.attention_form import LOWEST, AttentionForm
-from ...plan.layout import Layout, contiguous
+from ...plan.layout import Layout, Shape, arranged, contiguous
 from ...write.literal import c_type, real
 from ..base import AnyArray, Offers, Site, Work, kernel, offer
 from ..layouts import dense_at_hand
@@ -148,12 +148,17 @@ def seen_share(site: Site) -> float:
     return sum(min(i + 1, keys) for i in range(queries)) / max(queries * keys, 1) if op.causal else 1.0
 
 
-def operands(site: Site, *, result: Layout | None = None) -> Operands:
-    """Layouts and strides of the operands as they are at hand, and of the result, contiguous unless it is given."""
+def operands(site: Site, *, result: Layout | None = None, by_row: bool = False) -> Operands:
+    """Layouts and strides of the operands as they are at hand, and of the result, contiguous unless it is given.
+
+    With `by_row`, the elements of each row of q, k and v lie side by side.
+    """
     op = site.node.op
     assert isinstance(op, Attention)
     present = [name for name in ("q", "k", "v", "mask", "bias") if site.has(name)]
     reads = {name: dense_at_hand(site, name) for name in present}
+    if by_row:
+        reads |= {name: _by_row(site.type(name).shape, reads[name]) for name in ("q", "k", "v")}
     shapes = [site.type(name).shape for name in present]
     strides = [layout.strides(shape) for layout, shape in zip(reads.values(), shapes, strict=True)]
     y = site.output.shape
@@ -186,6 +191,12 @@ def operands(site: Site, *, result: Layout | None = None) -> Operands:
 def _shifted_left(value: str, step: Requant) -> str:
     """The C expression of a value before the multiplication of a requantization."""
     return f"fxp_shift_left({value}, {step.shift})" if step.shift else value
+
+
+def _by_row(shape: Shape, layout: Layout) -> Layout:
+    """The layout, with the last dimension fastest."""
+    last = len(shape) - 1
+    return arranged(shape, (*(dim for dim in layout.order if dim != last), last))
 
 
 def _last(op: Attention, keys: int) -> str:
