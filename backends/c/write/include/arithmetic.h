@@ -66,12 +66,6 @@ FXP_INLINE int32_t fxp_shift_left(int32_t acc, int32_t shift)
     return (int32_t)((uint32_t)acc << shift);
 }
 
-/* Sign-extended bit field of `bits` bits; bit `low` is its lowest. */
-FXP_INLINE int32_t fxp_bit_field(int32_t word, int32_t low, int32_t bits)
-{
-    return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
-}
-
 /* Zero bits above the highest one; 31 for 0. */
 FXP_INLINE int32_t fxp_leading_zeros(uint32_t value)
 {
@@ -86,6 +80,12 @@ FXP_INLINE int32_t fxp_leading_zeros(uint32_t value)
     }
     return zeros;
 #endif
+}
+
+/* Sign-extended bit field of `bits` bits; bit `low` is its lowest. */
+FXP_INLINE int32_t fxp_bit_field(int32_t word, int32_t low, int32_t bits)
+{
+    return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
 }
 
 /* 1 / sqrt(d) = value * 2^shift / 2^61. */
