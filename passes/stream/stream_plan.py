@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from math import lcm
 
 from ...ir import Graph, Node, Value
-from .reading import Gathering, Reading, RefusedError, Sliding, TimeCall, Viewing, Window, read
-from .time_track import Span, StreamError, Track, layer_name
+from ...ir.along_axis import AxisCall, Gathering, Reading, RefusedError, Sliding, Viewing, Window, read
+from .time_track import Span, StreamError, TimeTrack, layer_name
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class StreamPlan:
     """
 
     hop: int
-    tracks: Mapping[str, Track]
+    tracks: Mapping[str, TimeTrack]
     readings: Mapping[str, Reading]
     lows: Mapping[str, int]
     spans: Mapping[str, Span]
@@ -55,7 +55,7 @@ class _Forward:
     """Tracks and readings, node by node; a node behind a refused one is left out."""
 
     def __init__(self, graph: Graph, axes: Mapping[str, int], hop: int) -> None:
-        self.tracks: dict[str, Track] = {}
+        self.tracks: dict[str, TimeTrack] = {}
         self.spans: dict[str, Span] = {}
         self.readings: dict[str, Reading] = {}
         self.refusals: list[str] = []
@@ -65,7 +65,7 @@ class _Forward:
         newest = max(value.type.shape[axes[value.name]] for value in graph.inputs if value.name in axes) - 1
         for value in graph.inputs:
             if value.name in axes:
-                self._enter(value, Track.of_input(axes[value.name], value.type.shape[axes[value.name]]))
+                self._enter(value, TimeTrack.of_input(axes[value.name], value.type.shape[axes[value.name]]))
             else:
                 self.spans[value.name] = Span(newest, newest)
         for node in graph.nodes:
@@ -79,7 +79,7 @@ class _Forward:
                 self._lost.update(value.name for value in node.outputs)
         self.refusals += self._uneven_steps()
 
-    def _enter(self, value: Value, track: Track) -> None:
+    def _enter(self, value: Value, track: TimeTrack) -> None:
         """A value of one element along time has no history: it is new at each call, as what has no time axis."""
         if track.count > 1:
             self.tracks[value.name] = track
@@ -93,7 +93,7 @@ class _Forward:
             if spans:
                 self._gathered(node, spans)
             return
-        call = TimeCall(self._graph, node, found)
+        call = AxisCall(self._graph, node, found)
         reading = read(node.op, call)
         match reading:
             case Gathering():
@@ -132,7 +132,7 @@ class _Forward:
                     f"joins frames with %{value.name}, which can be another at each call, and all frames with it"
                 )
 
-    def _check_step(self, node: Node, track: Track) -> None:
+    def _check_step(self, node: Node, track: TimeTrack) -> None:
         if track.count > 1 and self._hop % track.step:
             self._uneven.append((node, track.step))
 
@@ -152,9 +152,9 @@ class _Forward:
         node: Node,
         axis: int,
         count: int,
-        tracks: Sequence[Track | None],
+        tracks: Sequence[TimeTrack | None],
         windows: Sequence[Window | None],
-    ) -> Track:
+    ) -> TimeTrack:
         """The track of a result whose elements read these windows."""
         slid = [
             _through(node, track, window, axis, count)
@@ -175,13 +175,13 @@ class _Forward:
         )
 
 
-def _through(node: Node, track: Track, window: Window, axis: int, count: int) -> Track:
+def _through(node: Node, track: TimeTrack, window: Window, axis: int, count: int) -> TimeTrack:
     """The track of elements that each read a window of one operand."""
     first = max(-((window.start - track.first) // window.stride), 0)
     stop = min((track.stop - window.span - window.start) // window.stride + 1, count)
     adds_front = first > 0 and window.start < 0
     adds_end = stop < count and window.start + (count - 1) * window.stride + window.span > track.count
-    return Track(
+    return TimeTrack(
         axis,
         count,
         track.step * window.stride,
@@ -194,15 +194,15 @@ def _through(node: Node, track: Track, window: Window, axis: int, count: int) ->
     )
 
 
-def _span(track: Track, start: int, stop: int) -> Span:
+def _span(track: TimeTrack, start: int, stop: int) -> Span:
     return Span(track.step * start + track.oldest, track.step * (stop - 1) + track.newest)
 
 
 def _at_once(
     node: Node,
-    tracks: Sequence[Track | None],
+    tracks: Sequence[TimeTrack | None],
     windows: Sequence[Window | None],
-    result: Track,
+    result: TimeTrack,
     sliding: Sliding,
 ) -> Gathering:
     """The reading of a node whose result has one element along time: its window, or with padding the node as it is."""

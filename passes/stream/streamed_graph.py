@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir import Builder, Graph, Node, TensorType, Value
+from ...ir.along_axis import Gathering, Sliding, Viewing
 from ...ir.ops.base import Op
 from ...ir.ops.quantize import Dequantize, Quantize
 from ...ir.ops.slicing import Concat, Slice
-from .reading import Gathering, Sliding, Viewing
 from .stream_plan import StreamPlan, span_of
 
 

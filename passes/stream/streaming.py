@@ -1,6 +1,6 @@
 """The pass `stream`: a network over a window of frames becomes one that takes the new frames and a state.
 
-    plan        where every value is in time, and how far back it is read (`stream_plan`, `reading`)
+    plan        where every value is in time, and how far back it is read (`stream_plan`)
     emit        each node on its new elements, with a ring for what its readers need of earlier ones (`streamed_graph`)
     check       neighbouring windows against one call each (`induction`)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ...ir import Node
+from ...ir.along_axis import Track
 from ..errors import PassError
 
 
@@ -23,11 +24,9 @@ class StreamError(PassError):
 
 
 @dataclass(frozen=True)
-class Track:
+class TimeTrack(Track):
     """A value that has a time axis; `pads_front` and `pads_end` are the layers behind elements that are not clean."""
 
-    axis: int
-    count: int
     step: int
     oldest: int
     newest: int
@@ -37,9 +36,9 @@ class Track:
     pads_end: Node | None = None
 
     @staticmethod
-    def of_input(axis: int, frames: int) -> Track:
+    def of_input(axis: int, frames: int) -> TimeTrack:
         """The track of the input itself."""
-        return Track(axis, frames, 1, 0, 0, 0, frames)
+        return TimeTrack(axis, frames, 1, 0, 0, 0, frames)
 
 
 @dataclass(frozen=True)

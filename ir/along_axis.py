@@ -1,6 +1,7 @@
-"""What each operator reads along time: windows that slide, all frames at once, or nothing that can be streamed.
+"""What each operator reads along an axis: windows that slide, all elements at once, or what no window describes.
 
-`read(op, call)` says it for a node of which at least one operand has a time axis.
+`read(op, call)` says it for a node of which at least one operand has the axis. It is time where a network is streamed,
+whose elements the messages call frames, and the rows of an image where layers run some rows at a time.
 """
 
 from __future__ import annotations
@@ -10,31 +11,31 @@ from dataclasses import dataclass, replace
 from functools import singledispatch
 from math import prod
 
-from ...ir import Graph, Node, TensorType, Value
-from ...ir.ops.activation import Elementwise
-from ...ir.ops.attention import Attention
-from ...ir.ops.base import Op
-from ...ir.ops.binary import Binary
-from ...ir.ops.compare import ArgExtremum, Compare, Logic, Where
-from ...ir.ops.conv import Conv, ConvTranspose
-from ...ir.ops.convert import Cast
-from ...ir.ops.embedding import Embedding, Take
-from ...ir.ops.linear import Linear
-from ...ir.ops.matmul import MatMul
-from ...ir.ops.norm import BatchNorm, GroupNorm, InstanceNorm, RowNorm
-from ...ir.ops.pad import Pad
-from ...ir.ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
-from ...ir.ops.prelu import Prelu
-from ...ir.ops.quantize import Dequantize, FakeQuantizePerToken, OffsetBinary, Quantize, Requantize
-from ...ir.ops.recurrent import Recurrent
-from ...ir.ops.reduce import Reduction
-from ...ir.ops.reorder import Flip, Roll
-from ...ir.ops.shape import Copy, Expand, Permute, Reshape
-from ...ir.ops.slicing import Concat, Select, Slice, Split
-from ...ir.ops.softmax import LogSoftmax, Softmax
-from ...ir.ops.spatial import pairs
-from ..errors import PassError
-from .time_track import Track
+from .errors import IRError
+from .graph import Graph, Node
+from .ops.activation import Elementwise
+from .ops.attention import Attention
+from .ops.base import Op
+from .ops.binary import Binary
+from .ops.compare import ArgExtremum, Compare, Logic, Where
+from .ops.conv import Conv, ConvTranspose
+from .ops.convert import Cast
+from .ops.embedding import Embedding, Take
+from .ops.linear import Linear
+from .ops.matmul import MatMul
+from .ops.norm import BatchNorm, GroupNorm, InstanceNorm, RowNorm
+from .ops.pad import Pad
+from .ops.pool import AdaptiveAvgPool, AvgPool, MaxPool
+from .ops.prelu import Prelu
+from .ops.quantize import Dequantize, FakeQuantizePerToken, OffsetBinary, Quantize, Requantize
+from .ops.recurrent import Recurrent
+from .ops.reduce import Reduction
+from .ops.reorder import Flip, Roll
+from .ops.shape import Copy, Expand, Permute, Reshape
+from .ops.slicing import Concat, Select, Slice, Split
+from .ops.softmax import LogSoftmax, Softmax
+from .ops.spatial import pairs
+from .tensor_type import TensorType, Value
 
 Resized = Callable[[int], Op]
 """The operator for another number of elements along time."""
@@ -83,13 +84,21 @@ class Gathering:
 Reading = Sliding | Viewing | Gathering
 
 
-class RefusedError(PassError):
-    """A node that cannot run frame by frame, with the reason."""
+class RefusedError(IRError):
+    """A node of which no window says what it reads, with the reason."""
 
 
 @dataclass(frozen=True)
-class TimeCall:
-    """A node with the tracks of its operands; None for one without a time axis."""
+class Track:
+    """The axis of a value, and the number of elements along it."""
+
+    axis: int
+    count: int
+
+
+@dataclass(frozen=True)
+class AxisCall:
+    """A node with the tracks of its operands; None for one without the axis."""
 
     graph: Graph
     node: Node
@@ -161,7 +170,7 @@ class TimeCall:
 
 
 @singledispatch
-def read(op: Op, call: TimeCall) -> Reading:
+def read(op: Op, call: AxisCall) -> Reading:
     """How the node reads its operands along time; RefusedError with the reason if it cannot be streamed."""
     raise RefusedError(f"{op.name} is not known to work frame by frame")
 
@@ -173,30 +182,30 @@ def read(op: Op, call: TimeCall) -> Reading:
 @read.register(OffsetBinary)
 @read.register(Cast)
 @read.register(Copy)
-def _elementwise(op: Op, call: TimeCall) -> Reading:
+def _elementwise(op: Op, call: AxisCall) -> Reading:
     return call.same()
 
 
 @read.register
-def _per_token(op: FakeQuantizePerToken, call: TimeCall) -> Reading:
+def _per_token(op: FakeQuantizePerToken, call: AxisCall) -> Reading:
     if call.track.axis == call.type.rank - 1:
         raise RefusedError("takes the largest magnitude over time: it needs the whole window")
     return call.same()
 
 
 @read.register
-def _prelu(op: Prelu, call: TimeCall) -> Reading:
+def _prelu(op: Prelu, call: AxisCall) -> Reading:
     _check_channels(call, parameters=call.node.operand("slope").type.numel)
     return call.same()
 
 
 @read.register
-def _batch_norm(op: BatchNorm, call: TimeCall) -> Reading:
+def _batch_norm(op: BatchNorm, call: AxisCall) -> Reading:
     _check_channels(call, parameters=call.type.shape[1])
     return call.same()
 
 
-def _check_channels(call: TimeCall, *, parameters: int) -> None:
+def _check_channels(call: AxisCall, *, parameters: int) -> None:
     if call.track.axis == 1 and parameters > 1:
         raise RefusedError("has parameters of its own for each frame: time is its channel dimension")
 
@@ -205,7 +214,7 @@ def _check_channels(call: TimeCall, *, parameters: int) -> None:
 @read.register(Compare)
 @read.register(Logic)
 @read.register(Where)
-def _broadcast(op: Op, call: TimeCall) -> Reading:
+def _broadcast(op: Op, call: AxisCall) -> Reading:
     rank = call.node.outputs[0].type.rank
     behind = rank - (call.track.axis + rank - call.type.rank)  # counted from the last dimension
     axes = [
@@ -216,12 +225,12 @@ def _broadcast(op: Op, call: TimeCall) -> Reading:
 
 
 @read.register
-def _conv(op: Conv, call: TimeCall) -> Reading:
+def _conv(op: Conv, call: AxisCall) -> Reading:
     return _convolved(call, op.stride, op.padding, op.dilation, lambda axis: _without_padding(op, axis))
 
 
 @read.register
-def _conv_transpose(op: ConvTranspose, call: TimeCall) -> Reading:
+def _conv_transpose(op: ConvTranspose, call: AxisCall) -> Reading:
     axis, weight = call.track.axis, call.node.operand("weight")
     if axis >= 2:
         along = (weight.type.shape[axis], op.stride[axis - 2], op.output_padding[axis - 2])
@@ -231,7 +240,7 @@ def _conv_transpose(op: ConvTranspose, call: TimeCall) -> Reading:
 
 
 def _convolved(
-    call: TimeCall,
+    call: AxisCall,
     stride: tuple[int, ...],
     padding: tuple[int, ...],
     dilation: tuple[int, ...],
@@ -268,16 +277,16 @@ def _without_padding(op: Conv | MaxPool | AvgPool, axis: int) -> Op:
 
 
 @read.register
-def _max_pool(op: MaxPool, call: TimeCall) -> Reading:
+def _max_pool(op: MaxPool, call: AxisCall) -> Reading:
     return _pooled(op, call, op.dilation)
 
 
 @read.register
-def _avg_pool(op: AvgPool, call: TimeCall) -> Reading:
+def _avg_pool(op: AvgPool, call: AxisCall) -> Reading:
     return _pooled(op, call, (1,) * len(op.kernel))
 
 
-def _pooled(op: MaxPool | AvgPool, call: TimeCall, dilation: tuple[int, ...]) -> Reading:
+def _pooled(op: MaxPool | AvgPool, call: AxisCall, dilation: tuple[int, ...]) -> Reading:
     axis = call.track.axis
     if axis < 2:
         return call.same()
@@ -288,7 +297,7 @@ def _pooled(op: MaxPool | AvgPool, call: TimeCall, dilation: tuple[int, ...]) ->
 
 
 @read.register
-def _adaptive_pool(op: AdaptiveAvgPool, call: TimeCall) -> Reading:
+def _adaptive_pool(op: AdaptiveAvgPool, call: AxisCall) -> Reading:
     axis, count = call.track.axis, call.track.count
     if axis < 2:
         return call.same()
@@ -306,7 +315,7 @@ def _adaptive_pool(op: AdaptiveAvgPool, call: TimeCall) -> Reading:
 
 
 @read.register
-def _linear(op: Linear, call: TimeCall) -> Reading:
+def _linear(op: Linear, call: AxisCall) -> Reading:
     axis = call.track.axis
     call.check_layer()
     if axis == call.type.rank - 1:
@@ -315,7 +324,7 @@ def _linear(op: Linear, call: TimeCall) -> Reading:
 
 
 @read.register
-def _matmul(op: MatMul, call: TimeCall) -> Reading:
+def _matmul(op: MatMul, call: AxisCall) -> Reading:
     a, b = call.tracks
     if a is not None and b is not None:
         raise RefusedError(
@@ -343,17 +352,17 @@ def _matmul(op: MatMul, call: TimeCall) -> Reading:
 
 
 @read.register
-def _reduction(op: Reduction, call: TimeCall) -> Reading:
+def _reduction(op: Reduction, call: AxisCall) -> Reading:
     gone = op.reduced(call.type)
     return _reduced(call, gone, keepdim=op.keepdim)
 
 
 @read.register
-def _arg_extremum(op: ArgExtremum, call: TimeCall) -> Reading:
+def _arg_extremum(op: ArgExtremum, call: AxisCall) -> Reading:
     return _reduced(call, (op.axis,), keepdim=op.keepdim)
 
 
-def _reduced(call: TimeCall, gone: Sequence[int], *, keepdim: bool) -> Reading:
+def _reduced(call: AxisCall, gone: Sequence[int], *, keepdim: bool) -> Reading:
     axis = call.track.axis
     if axis in gone:
         return call.all_frames()
@@ -362,7 +371,7 @@ def _reduced(call: TimeCall, gone: Sequence[int], *, keepdim: bool) -> Reading:
 
 @read.register(Softmax)
 @read.register(LogSoftmax)
-def _softmax(op: Softmax | LogSoftmax, call: TimeCall) -> Reading:
+def _softmax(op: Softmax | LogSoftmax, call: AxisCall) -> Reading:
     if op.axis == call.track.axis:
         raise RefusedError("is a softmax over time: it needs the whole window")
     rank = call.type.rank
@@ -376,7 +385,7 @@ def _softmax(op: Softmax | LogSoftmax, call: TimeCall) -> Reading:
 
 
 @read.register
-def _row_norm(op: RowNorm, call: TimeCall) -> Reading:
+def _row_norm(op: RowNorm, call: AxisCall) -> Reading:
     if call.track.axis in op.dimensions(call.type.rank):
         raise RefusedError("takes statistics over time: it needs the whole window")
     return call.same()
@@ -384,19 +393,19 @@ def _row_norm(op: RowNorm, call: TimeCall) -> Reading:
 
 @read.register(GroupNorm)
 @read.register(InstanceNorm)
-def _group_norm(op: Op, call: TimeCall) -> Reading:
+def _group_norm(op: Op, call: AxisCall) -> Reading:
     if call.track.axis:
         raise RefusedError("takes statistics over time: it needs the whole window")
     return call.same()
 
 
 @read.register
-def _attention(op: Attention, call: TimeCall) -> Reading:
+def _attention(op: Attention, call: AxisCall) -> Reading:
     raise RefusedError("is attention over time: it needs the whole window")
 
 
 @read.register
-def _recurrent(op: Recurrent, call: TimeCall) -> Reading:
+def _recurrent(op: Recurrent, call: AxisCall) -> Reading:
     if op.bidirectional:
         raise RefusedError("reads the frames in reversed direction, too: it needs the whole window")
     raise RefusedError(
@@ -406,7 +415,7 @@ def _recurrent(op: Recurrent, call: TimeCall) -> Reading:
 
 
 @read.register
-def _reshape(op: Reshape, call: TimeCall) -> Reading:
+def _reshape(op: Reshape, call: AxisCall) -> Reading:
     before, after = call.type.shape, call.node.outputs[0].type.shape
     axis = call.track.axis
     places = [
@@ -421,25 +430,25 @@ def _reshape(op: Reshape, call: TimeCall) -> Reading:
 
 
 @read.register
-def _permute(op: Permute, call: TimeCall) -> Reading:
+def _permute(op: Permute, call: AxisCall) -> Reading:
     return call.same(axis=op.order.index(call.track.axis))
 
 
 @read.register
-def _expand(op: Expand, call: TimeCall) -> Reading:
+def _expand(op: Expand, call: AxisCall) -> Reading:
     axis = call.track.axis + len(op.shape) - call.type.rank
     return call.same(axis=axis, resized=lambda count: Expand((*op.shape[:axis], -1, *op.shape[axis + 1 :])))
 
 
 @read.register
-def _slice(op: Slice, call: TimeCall) -> Reading:
+def _slice(op: Slice, call: AxisCall) -> Reading:
     if op.axis != call.track.axis:
         return call.same()
     return Viewing(op.axis, (Window(op.start, op.step),))
 
 
 @read.register
-def _select(op: Select, call: TimeCall) -> Reading:
+def _select(op: Select, call: AxisCall) -> Reading:
     axis = call.track.axis
     if op.axis == axis:
         return Gathering(((op.index, op.index + 1),), Select(axis, 0))
@@ -447,7 +456,7 @@ def _select(op: Select, call: TimeCall) -> Reading:
 
 
 @read.register
-def _split(op: Split, call: TimeCall) -> Reading:
+def _split(op: Split, call: AxisCall) -> Reading:
     if op.axis != call.track.axis:
         return call.same()
     starts = [sum(op.sizes[:index]) for index in range(len(op.sizes))]
@@ -455,7 +464,7 @@ def _split(op: Split, call: TimeCall) -> Reading:
 
 
 @read.register
-def _concat(op: Concat, call: TimeCall) -> Reading:
+def _concat(op: Concat, call: AxisCall) -> Reading:
     if op.axis != call.track.axis:
         return call.aligned([call.track.axis] * len(call.tracks), call.track.axis)
     with_time = [index for index, track in enumerate(call.tracks) if track is not None]
@@ -466,7 +475,7 @@ def _concat(op: Concat, call: TimeCall) -> Reading:
 
 
 @read.register
-def _pad(op: Pad, call: TimeCall) -> Reading:
+def _pad(op: Pad, call: AxisCall) -> Reading:
     axis, unpadded = call.track.axis, call.type.rank - len(op.padding) // 2
     if axis < unpadded:
         return call.same()
@@ -480,7 +489,7 @@ def _pad(op: Pad, call: TimeCall) -> Reading:
 
 @read.register(Flip)
 @read.register(Roll)
-def _reordered(op: Flip | Roll, call: TimeCall) -> Reading:
+def _reordered(op: Flip | Roll, call: AxisCall) -> Reading:
     if call.track.axis in op.axes:
         raise RefusedError(
             "puts the frames in another order, as reversed direction: it needs the whole window"
@@ -489,14 +498,14 @@ def _reordered(op: Flip | Roll, call: TimeCall) -> Reading:
 
 
 @read.register
-def _embedding(op: Embedding, call: TimeCall) -> Reading:
+def _embedding(op: Embedding, call: AxisCall) -> Reading:
     if call.named("weight") is not None:
         raise RefusedError("looks frames up by their number")
     return call.same()
 
 
 @read.register
-def _take(op: Take, call: TimeCall) -> Reading:
+def _take(op: Take, call: AxisCall) -> Reading:
     x, indices = call.tracks
     if indices is not None or x is None or op.axis == x.axis:
         raise RefusedError("looks frames up by their number")
