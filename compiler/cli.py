@@ -147,6 +147,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     _spec_arguments(plan)
     plan.add_argument("--why", action="store_true", help="also every decision of every pass")
+    plan.add_argument(
+        "--pareto", choices=("ram,cycles",), help="instead: what the C costs in less and less RAM, as a table"
+    )
 
     build = _command(commands, "compile", "write C, torch module, report and lock", _with_torch("compile"))
     _spec_arguments(build)

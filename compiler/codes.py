@@ -528,6 +528,10 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Install the tool that the message names; the simulator comes with `pip install 'fxpress[sim]'`. Check the "
         "`toolchain` of a target file of your own.",
     ),
+    "R423": ErrorCode(
+        "`--pareto` for a spec without C for a microcontroller",
+        "Add `c` to `outputs` in the spec, and name a core as `target`: its cycles are predicted.",
+    ),
 }
 """Codes that the compiler reports, of its commands and of what passes and tools raise."""
 

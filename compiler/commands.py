@@ -24,6 +24,7 @@ from .metric import measure as measure_metric
 from .network import load_compiled, samples_of
 from .operators import operator_table
 from .output import check_arrays, check_destination, write_file
+from .pareto import pareto_text
 from .pipeline import OnStage
 from .plan import notes_text, plan_text
 from .process_group import is_first, process_group
@@ -60,6 +61,9 @@ def plan(options: argparse.Namespace) -> None:
             progress=progress,
             enforce_budget=False,
         )
+        if options.pareto:
+            print(pareto_text(compiled))
+            return
     print(plan_text(compiled.report, why=options.why))
 
 

@@ -249,7 +249,8 @@ def _layers(graph: Graph, c: CArtifact | None, snr: Mapping[str, float]) -> tupl
     for index, ((node, value), cost) in enumerate(zip(steps, c.prediction.nodes, strict=True)):
         row = _movement(index, value, cost) if node is None else _layer(index, node, c.graph, snr)
         costs = {"instructions": cost.instructions, "cycles": cost.cycles} if c.is_estimated else {}
-        known = {"kernel": cost.kernel, "constant_bytes": cost.constant_bytes}
+        kernel = cost.kernel if cost.calls == 1 else f"{cost.kernel}, {cost.calls} calls"
+        known = {"kernel": kernel, "constant_bytes": cost.constant_bytes}
         rows.append(row.model_copy(update={**known, **costs}))
     return tuple(rows)
 

@@ -10,7 +10,7 @@ from .check import BUDGET_CODES, check, check_nodes
 from .cost.predict import NodePrediction, Prediction, predict_node
 from .emit import CArtifact, emit
 from .kernels.costs import counted_core
-from .lower import predict
+from .lower import pareto, predict
 from .plan.encoding import PortEncoding
 from .plan.memory import StateError
 from .target import Machine
@@ -31,6 +31,7 @@ __all__ = [
     "check_nodes",
     "counted_core",
     "emit",
+    "pareto",
     "predict",
     "predict_node",
 ]

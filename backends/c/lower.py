@@ -16,6 +16,7 @@ from .plan.memory import BLOCK_ALIGNMENT, WIDE_ALIGNMENT, MemoryPlan, plan_memor
 from .plan.port_layouts import input_layouts, output_layouts
 from .plan.prepare import join_equal_constants, renumber_flattened
 from .plan.program import Program
+from .plan.row_stages import plan_within
 from .plan.row_updates import replace_rows_by_index
 from .plan.schedule import schedule
 from .plan.select import Candidates, candidates, select
@@ -30,6 +31,7 @@ _NO_STATES: Mapping[str, str] = {}
 _FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)), 1e4, 1e6)
 # The same of a byte of memory at the steps that have too little, until the arena fits.
 _MEMORY_PRICES = (30.0, 100.0, 300.0, 3e3, 3e4, 1e6)
+_PARETO_POINTS = 32
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,22 @@ def lower(
     return lowered if lowered.program.saved_bytes > 0 else choose(frozenset())
 
 
+def pareto(
+    graph: Graph, options: COutput, target: Target, *, states: Mapping[str, str] = _NO_STATES
+) -> tuple[Lowered, ...]:
+    """The graph in less and less RAM, each time in the least time that is found; the first in as much as is fastest."""
+    kept = states if options.states == "in_place" else _NO_STATES
+    options = in_place(options, kept)
+    found = [lower(graph, options, target.model_copy(update={"ram": None}), states=kept)]
+    while len(found) < _PARETO_POINTS:
+        least = found[-1].plan.arena_bytes
+        smaller = lower(graph, options, target.model_copy(update={"ram": least - 1}), states=kept)
+        if smaller.plan.arena_bytes >= least:
+            break
+        found.append(smaller)
+    return tuple(found)
+
+
 def in_place(options: COutput, states: Mapping[str, str]) -> COutput:
     """The options for states that are updated in place: stored in the model's order unless they say otherwise."""
     kept = dict.fromkeys((*states, *states.values()), "model")
@@ -127,7 +145,7 @@ def _choose(
                 memory_price=memory_price,
                 crowded=crowded,
             )
-            tried.append(_written(edges, program, options, machine, states))
+            tried.append(_written(edges, program, options, machine, states, target.ram))
             if target.flash is None or tried[-1].prediction.flash_bytes <= target.flash:
                 return _noted(tried[-1], tried[0], "flash")
         return min(tried, key=_flash_bytes)
@@ -185,18 +203,24 @@ def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
 
 
 def _written(
-    edges: StrippedEdges, program: Program, options: COutput, machine: Machine, states: Mapping[int, int]
+    edges: StrippedEdges,
+    program: Program,
+    options: COutput,
+    machine: Machine,
+    states: Mapping[int, int],
+    ram: int | None,
 ) -> Lowered:
-    plan = plan_memory(
-        program,
+    planned = partial(
+        plan_memory,
         ports_in_arena=options.buffers == "arena",
         states=states,
         state_alignment=BLOCK_ALIGNMENT if machine.is_host else WIDE_ALIGNMENT,
     )
+    program, plan, notes = plan_within(program, machine, ram, planned)
     taken = ["weights", "constants"] * (options.weights == "file") + ["state", "states"] * bool(states)
     found = ports(edges, program, plan, prefix=options.name, taken=taken)
     source = write_source(options.name, program, plan, found, in_file=options.weights == "file")
-    return Lowered(edges, program, plan, found, source, machine)
+    return Lowered(edges, program, plan, found, source, machine, notes)
 
 
 def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:

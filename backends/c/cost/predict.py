@@ -18,6 +18,7 @@ from ..kernels.portable.copying import Place, copy
 from ..plan.layout import channels_last
 from ..plan.memory import Block, MemoryPlan
 from ..plan.program import CALL_BYTES, Program, Stored
+from ..plan.row_costs import step_cost
 from ..plan.select import offers
 from ..target import Machine
 from ..write.source import SourceText
@@ -33,7 +34,8 @@ class NodePrediction:
 
     Cycles are None where the core's timing is not published.
 
-    `operator` is `layout` for a conversion and `output` for an output that is copied to the caller at the end.
+    `operator` is `layout` for a conversion and `output` for an output that is copied to the caller at the end. A step
+    that computes some rows at a time has several `calls`.
     """
 
     operator: str
@@ -46,6 +48,7 @@ class NodePrediction:
     constant_bytes: int
     code_bytes: int
     scratch_bytes: int
+    calls: int = 1
 
     @property
     def time(self) -> int:
@@ -102,7 +105,7 @@ class Prediction:
 def predict_program(program: Program, plan: MemoryPlan, source: SourceText, machine: Machine) -> Prediction:
     """The prediction for a program that is chosen, planned and written."""
     code, costs = _code_bytes(source, machine), CoreCosts.of(machine)
-    spent = [costs.cost(step.offer, step.form) for step in program.steps]
+    spent = [step_cost(program, step, costs) for step in program.steps]
     nodes = [
         NodePrediction(
             operator=step.operator,
@@ -115,6 +118,7 @@ def predict_program(program: Program, plan: MemoryPlan, source: SourceText, mach
             constant_bytes=_constant_bytes(source, number),
             code_bytes=code.of_step[number],
             scratch_bytes=step.offer.working_bytes,
+            calls=1 if step.rows is None else step.rows.count,
         )
         for number, step in enumerate(program.steps)
     ]

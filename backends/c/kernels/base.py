@@ -137,6 +137,7 @@ class Offer:
     nothing.
     `scratch_bytes` is the working memory of the calls. `limitation` says why the core's own instructions are not used,
     where they could be on other values. `coded` are constants that are decoded into working memory before the calls.
+    A kernel that computes some rows of its result together, `rows_together`, is slower on fewer.
     """
 
     kernel: str
@@ -153,6 +154,7 @@ class Offer:
     limitation: str = ""
     coded: tuple[Constant, ...] = ()
     variant: str = ""
+    rows_together: int = 1
 
     @staticmethod
     def of_calls(
@@ -213,13 +215,14 @@ class Site:
     """A node in its place: the graph's constants, the layouts in which its operands are at hand, the machine.
 
     The layout of a constant or absent operand is None. Operands are given by name, or by position where an operator
-    takes any number of them.
+    takes any number of them. In one run the node is called `calls` times, for other rows of a value each time.
     """
 
     node: Node
     graph: Graph
     layouts: tuple[Layout | None, ...]
     machine: Machine
+    calls: int = 1
 
     def type(self, operand: Operand) -> TensorType:
         """Type of an operand that is present."""

@@ -43,6 +43,11 @@ class Cost:
         cycles = (self.cycles or 0.0) + (other.cycles or 0.0) if known else None
         return Cost(self.instructions + other.instructions, cycles)
 
+    def times(self, count: int) -> Cost:
+        """The cost of so many runs."""
+        cycles = None if self.cycles is None else count * self.cycles
+        return Cost(count * self.instructions, cycles)
+
 
 @dataclass(frozen=True, slots=True)
 class Price:

@@ -16,10 +16,11 @@ from pathlib import Path
 
 from ....specs.target import Target
 from ..tools.stack import LIBRARY_STACK_BYTES
-from .program import Program, Step
+from .program import Program, Stage, Step
 
 _TABLE = Path(__file__).parents[1] / "cost" / "measured" / "stack.json"
 _RUN_STACK_BYTES = 40  # the frame of the function itself, without arguments that are passed on the stack
+_ROWS_STACK_BYTES = 64  # the frame of a function that runs a stage, without its pointers and counters
 _DECODER_STACK_BYTES = 120  # of include/huffman.h
 _MARGIN = 8  # one part in so many of what a kernel takes
 _UNMEASURED = 1024  # a template that the table does not have yet
@@ -81,7 +82,15 @@ def stack_bytes(program: Program, kind: CoreKind | None) -> int:
         default=0,
     )
     arguments = 4 * max(passed - 4, 0)
-    return -(-(_RUN_STACK_BYTES + arguments + deepest + deepest // _MARGIN) // _ALIGNMENT) * _ALIGNMENT
+    rows = max((_rows_bytes(program, stage) for stage in program.stages), default=0)
+    return -(-(_RUN_STACK_BYTES + rows + arguments + deepest + deepest // _MARGIN) // _ALIGNMENT) * _ALIGNMENT
+
+
+def _rows_bytes(program: Program, stage: Stage) -> int:
+    """Bytes of the frame of a function that runs a stage: a pointer and the counters of each value."""
+    calls = [step.rows for step in program.steps[stage.first : stage.stop] if step.rows is not None]
+    counters = sum(2 + sum(start is not None for start in rows.starts) for rows in calls)
+    return _ROWS_STACK_BYTES + 4 * counters
 
 
 def variant(step: Step) -> str:

@@ -13,7 +13,7 @@ from enum import Enum
 
 from ....ir import UnsupportedError
 from .offsets import Interval, assign_offsets, live_bytes
-from .program import Program, Step, Stored
+from .program import Program, Stage, Step, Stored
 
 ALIGNMENT = 4
 WIDE_ALIGNMENT = 8
@@ -134,7 +134,9 @@ def plan_memory(
         if step.offer.working_bytes
     }
     intervals = [Interval(_aligned(b.bytes, alignment), b.start, b.end) for b in buffers]
-    intervals += [Interval(_aligned(size, alignment), number, number) for number, size in scratch.items()]
+    intervals += [
+        Interval(_aligned(size, alignment), *_in_use(program, number)) for number, size in scratch.items()
+    ]
     follows = sharing.follows(buffers, alignment)
     found = assign_offsets(intervals, follows)
     offsets = found.at
@@ -171,13 +173,15 @@ class _Sharing:
 
     def __init__(self, program: Program, states: Mapping[int, int], *, ports_in_arena: bool) -> None:
         self._program = program
+        self._buffers = program.buffers
         self._last = _last_reads(program)
         self._ports_in_arena = ports_in_arena
         self.where: dict[Stored, tuple[_Buffer, int]] = {}
         self.outputs: list[tuple[_Buffer, int]] = []
         self.placed: set[tuple[int, int]] = set()
         self.state_buffers: dict[int, _Buffer] = {}  # by the number of the output
-        self._followers: list[tuple[int, Stored, Stored, int]] = []  # step, result, operand, distance
+        # first and last of the steps that run together, result, operand, distance
+        self._followers: list[tuple[tuple[int, int], Stored, Stored, int]] = []
         self._members: dict[int, list[Stored]] = {}
         for index, stored in enumerate(program.inputs):
             name, last = stored.value.name, self._last.get(stored, -1)
@@ -189,11 +193,14 @@ class _Sharing:
                 self.state_buffers[states[index]] = buffer
         for number, step in enumerate(program.steps):
             self._visit(number, step)
+        for stage in program.stages:
+            self._followers += self._followed_in(stage)
 
     def _visit(self, number: int, step: Step) -> None:
+        first, last = self._program.span(number)
         for stored in step.operands:
             if stored is not None:
-                self._read(stored, number)
+                self._read(stored, last)
         if step.offer.views is not None:
             assert step.operands[0] is not None
             buffer, shift = self.where[step.operands[0]]
@@ -203,9 +210,12 @@ class _Sharing:
             return
         for position, stored in enumerate(step.results):
             taken = self._overwritten(number, step, stored) if position == 0 else None
-            buffer = taken or _Buffer(stored.bytes, number, number)
-            buffer.end = max(buffer.end, self._last.get(stored, number), number)
+            line = self._buffers.get(stored)
+            buffer = taken or _Buffer(line.bytes if line else stored.bytes, first, last)
+            buffer.end = max(buffer.end, self._last.get(stored, last), last)
             buffer.label = f"{buffer.label}, {stored.value.name}" if taken else stored.value.name
+            if line:
+                buffer.label = f"{line.rows} rows of {stored.value.name}"
             buffer.value = buffer.value or stored.value.name
             self._put(stored, buffer)
             if position == 0 and taken is None:
@@ -232,7 +242,7 @@ class _Sharing:
             buffer, shift = self.where[operand]
             whole = shift == 0 and operand.bytes == buffer.bytes >= result.bytes
             is_ours = buffer.region in (Region.ARENA, Region.STATE)
-            if not is_ours or not whole or self._last_of(buffer) > number:
+            if not is_ours or not whole or self._last_of(buffer) > self._program.span(number)[1]:
                 continue
             others = [
                 other
@@ -245,7 +255,9 @@ class _Sharing:
                 return buffer
         return None
 
-    def _followed(self, number: int, step: Step, result: Stored) -> Iterator[tuple[int, Stored, Stored, int]]:
+    def _followed(
+        self, number: int, step: Step, result: Stored
+    ) -> Iterator[tuple[tuple[int, int], Stored, Stored, int]]:
         """The operands that die in a step, read by nobody else there, which its result may overwrite as it goes."""
         for index, distance in step.offer.follows.items():
             operand = step.operands[index]
@@ -254,15 +266,24 @@ class _Sharing:
             buffer, shift = self.where[operand]
             readers = [other for other in step.operands if other and self.where[other][0] is buffer]
             if not shift and len(readers) == 1 and self._last_of(buffer) <= number:
-                yield number, result, operand, distance
+                yield (number, number), result, operand, distance
+
+    def _followed_in(self, stage: Stage) -> Iterator[tuple[tuple[int, int], Stored, Stored, int]]:
+        """The whole operands that die in a stage, which its whole results may overwrite as it goes."""
+        for (result, operand), distance in stage.distances.items():
+            buffer, shift = self.where[operand]
+            others = [member for member in self._members[id(buffer)] if member != operand]
+            is_alone = all(self._last.get(member, -1) < stage.first for member in others)
+            if is_alone and not shift and self._last_of(buffer) < stage.stop:
+                yield (stage.first, stage.stop - 1), result, operand, distance
 
     def follows(self, buffers: Sequence[_Buffer], alignment: int) -> dict[tuple[int, int], int]:
         """By the numbers of two buffers: how many bytes behind the first, which follows it, the second begins."""
         numbers = {id(buffer): number for number, buffer in enumerate(buffers)}
         found: dict[tuple[int, int], int] = {}
-        for number, result, operand, distance in self._followers:
+        for (first, last), result, operand, distance in self._followers:
             (low, shift_low), (high, shift_high) = self.where[result], self.where[operand]
-            ends = low.start == number == high.end and not shift_low and not shift_high
+            ends = low.start == first and high.end == last and not shift_low and not shift_high
             if ends and id(low) in numbers and id(high) in numbers:
                 found[numbers[id(low)], numbers[id(high)]] = _aligned(distance, alignment)
         return found
@@ -342,7 +363,11 @@ class _Sharing:
         What it is copied from need not live on then.
         """
         end = len(self._program.steps)
-        made = {stored: number for number, step in enumerate(self._program.steps) for stored in step.results}
+        made = {
+            stored: self._program.span(number)[1]
+            for number, step in enumerate(self._program.steps)
+            for stored in step.results
+        }
         found: list[int] = []
         for stored, index in returned:
             buffer, _ = self.where[stored]
@@ -377,10 +402,16 @@ def _last_reads(program: Program) -> dict[Stored, int]:
 def _reads_of_steps(program: Program) -> dict[Stored, int]:
     found: dict[Stored, int] = {}
     for number, step in enumerate(program.steps):
+        _, last = program.span(number)
         for stored in step.operands:
             if stored is not None:
-                found[stored] = number
+                found[stored] = last
     return found
+
+
+def _in_use(program: Program, number: int) -> tuple[int, int]:
+    """The first and the last step while the working memory of a step is in use."""
+    return program.span(number) if program.steps[number].offer.coded else (number, number)
 
 
 def _scratch_label(step: Step) -> str:

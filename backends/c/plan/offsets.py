@@ -160,12 +160,16 @@ class _Problem:
 
 
 def _saved_bytes(intervals: Sequence[Interval], follows: Follows) -> dict[int, int]:
-    """Bytes by which a step's blocks may take less than their sum, since one follows another."""
-    saved: dict[int, int] = {}
+    """Bytes by which a step's blocks may take less than their sum, since some follow others."""
+    most: dict[tuple[int, int], int] = {}
     for (result, operand), distance in follows.items():
-        step, sizes = intervals[result].start, (intervals[result].bytes, intervals[operand].bytes)
-        together = max(sizes[0], distance + sizes[1])
-        saved[step] = max(saved.get(step, 0), sum(sizes) - together)
+        low, high = intervals[result], intervals[operand]
+        together = max(low.bytes, distance + high.bytes)
+        for step in range(low.start, high.end + 1):
+            most[step, result] = max(most.get((step, result), 0), low.bytes + high.bytes - together)
+    saved: dict[int, int] = {}
+    for (step, _), size in most.items():
+        saved[step] = saved.get(step, 0) + size
     return saved
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ....ir import Graph, Node, Source, Value
@@ -31,11 +32,26 @@ class Stored:
         return self.elements * self.value.type.dtype.bytes
 
 
+@dataclass(frozen=True, slots=True)
+class RowCalls:
+    """The calls of a step that computes some rows of its result at a time.
+
+    By operand, the first call reads from element `starts` on, and each further one `advances` elements behind the one
+    before; None where all calls read the same. Each call writes `written` elements.
+    """
+
+    count: int
+    starts: tuple[int | None, ...]
+    advances: tuple[int | None, ...]
+    written: int
+
+
 @dataclass(frozen=True)
 class Step:
     """The computation of a node, or a conversion of layout, which belongs to no node: `node` is None.
 
     `source` is the node's; that of a conversion is its reader's, or the producer's where an output is converted.
+    The offer and its calls are those of one call where a step has `rows`.
     """
 
     node: Node | None
@@ -44,6 +60,7 @@ class Step:
     results: tuple[Stored, ...]
     offer: Offer
     calls: tuple[Call, ...]
+    rows: RowCalls | None = None
 
     @property
     def operator(self) -> str:
@@ -61,14 +78,76 @@ class Step:
         return 0 if self.node is None else self.node.macs
 
 
+@dataclass(frozen=True, slots=True)
+class LineBuffer:
+    """Memory for the rows of a value that are still needed: the oldest move out where there is no room for new ones.
+
+    It has `rows` rows of `row` elements. The value itself is between `before` and `after` rows of padding, of which
+    each byte is `fill`. `moved` is how many elements move to its front in one run, in `moves` pieces.
+    """
+
+    stored: Stored
+    rows: int
+    row: int
+    before: int = 0
+    after: int = 0
+    fill: int = 0
+    moved: int = 0
+    moves: int = 0
+
+    @property
+    def elements(self) -> int:
+        """Number of elements in memory."""
+        return self.rows * self.row
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the memory."""
+        return self.elements * self.stored.value.type.dtype.bytes
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Steps from `first` up to `stop` that run together, some rows at a time, and the buffers between them.
+
+    `order` has the number of a step within the stage for each of its calls; beyond these stand, in the order of
+    `buffers`, the numbers of the rows of padding behind a value. `distances` are by operand of the stage that dies in
+    it: how many bytes behind the result, named first, it begins where the result overwrites it. `results` are the
+    values that are read behind the stage.
+    """
+
+    first: int
+    stop: int
+    order: tuple[int, ...]
+    buffers: Mapping[Stored, LineBuffer]
+    distances: Mapping[tuple[Stored, Stored], int]
+    results: frozenset[Stored]
+
+
 @dataclass(frozen=True)
 class Program:
-    """Steps in order of execution; a value whose name is in the graph's `params` lies in flash."""
+    """Steps in order of execution; a value whose name is in the graph's `params` lies in flash.
+
+    The steps of a stage run together; of its values only those that are read outside are ever whole.
+    """
 
     graph: Graph
     steps: tuple[Step, ...]
     inputs: tuple[Stored, ...]
     outputs: tuple[Stored, ...]
+    stages: tuple[Stage, ...] = ()
+
+    def span(self, number: int) -> tuple[int, int]:
+        """The first and the last of the steps that run together with a step."""
+        for stage in self.stages:
+            if stage.first <= number < stage.stop:
+                return stage.first, stage.stop - 1
+        return number, number
+
+    @property
+    def buffers(self) -> Mapping[Stored, LineBuffer]:
+        """The line buffers of all stages, by their values."""
+        return {stored: buffer for stage in self.stages for stored, buffer in stage.buffers.items()}
 
     @property
     def saved_bytes(self) -> int:

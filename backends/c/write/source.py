@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+
+import numpy as np
 
 from ....ir import Source
 from ..kernels.base import AnyArray, Call, Constant
 from ..plan.memory import BLOCK_ALIGNMENT, Location, MemoryPlan, Region
-from ..plan.program import Program, Step, Stored
+from ..plan.program import Program, Stage, Step, Stored
 from .literal import C_TYPES, array, array_type, comment, integer
 from .ports import Port, to_memory
+from .row_loop import Case, RowLoop, RowLoopContext, render_row_loop
 from .support import helpers
 
 _DECODER = "huffman.h"
@@ -162,15 +165,20 @@ class _Writer:
     _calls: Counter[str] = field(default_factory=Counter)
     _trace: list[TracePoint] = field(default_factory=list)
     _sources: set[str] = field(default_factory=set)
+    _ports_used: dict[str, str] = field(default_factory=dict)
     _uses_math: bool = False
     _number: int = 0
     _file_bytes: int = 0
 
     def write(self) -> SourceText:
         steps: list[StepText] = []
+        stages = {stage.first: stage for stage in self.program.stages}
         for number, step in enumerate(self.program.steps):
             steps += self._copies(number)
-            steps.append(self._step(number, step))
+            if number in stages:
+                steps.append(self._stage(stages[number]))
+            elif step.rows is None:
+                steps.append(self._step(number, step))
         steps += self._copies(len(self.program.steps))
         functions = tuple(map(self._linked, self._functions.values()))
         calling = (*(f.text for f in functions), *(line for step in steps for line in step.lines))
@@ -184,6 +192,79 @@ class _Writer:
             tuple(sorted(self._sources)),
         )
 
+    def _stage(self, stage: Stage) -> StepText:
+        """The call of a function that runs the steps of a stage, and the values that are whole behind it."""
+        steps = self.program.steps[stage.first : stage.stop]
+        outer, self._declared, self._ports_used = self._declared, {}, {}
+        opening, names = self._pointers(steps)
+        self._declared = names
+        loop = RowLoop(stage, steps, names)
+        opening += loop.counters()
+        cases = []
+        for index, step in enumerate(steps):
+            number = self._number = stage.first + index
+            opening += self._decode(number, step)
+            lines = [*loop.before(index), *self._row_calls(loop, index, step), *loop.after(index)]
+            cases.append(Case(f"{number}: {step.operator}{_origin(step.source)}", tuple(lines)))
+        for buffer in stage.buffers.values():
+            lines = [*loop.padding(buffer)] if buffer.after else []
+            cases.append(Case(f"padding behind {comment(buffer.stored.value.name)}", tuple(lines)))
+        self._number = stage.first
+        title = f"steps {stage.first} to {stage.stop - 1}, some rows at a time"
+        order = self._array(f"order_{stage.first}", np.array(stage.order, np.uint8), f"order of {title}")
+        symbol = f"{self.name}_rows_{stage.first}"
+        declarations = {"memory": "unsigned char *memory"} | self._ports_used
+        declarations |= {"constants": "const unsigned char *constants"} if self.in_file else {}
+        context = RowLoopContext(
+            symbol,
+            title,
+            ", ".join(declarations.values()),
+            tuple(opening),
+            order,
+            len(stage.order),
+            tuple(cases),
+        )
+        self._functions["rows", stage.first] = FunctionText(
+            symbol, render_row_loop(context), "rows", stage.first
+        )
+        self._calls[symbol] += 1
+        self._headers.add("rows.h")
+        self._declared = outer
+        lines = [f"{symbol}({', '.join(declarations)});"]
+        for step in steps:
+            lines += [self._traced(stored) for stored in step.results if stored in stage.results]
+        return StepText(title, tuple(lines))
+
+    def _pointers(self, steps: Sequence[Step]) -> tuple[list[str], dict[Stored, str]]:
+        """Declarations of pointers to the values of a stage that have rows, and their names."""
+        lines: list[str] = []
+        names: dict[Stored, str] = {}
+        produced = {stored for step in steps for stored in step.results}
+        for step in steps:
+            assert step.rows is not None
+            read = [s for s, start in zip(step.operands, step.rows.starts, strict=True) if start is not None]
+            for stored in (*read, *step.results):
+                if stored is None or stored in names:
+                    continue
+                c_type = C_TYPES[stored.value.type.dtype]
+                names[stored] = f"{'t' if stored in produced else 'x'}{len(names)}"
+                constant = "" if stored in produced else "const "
+                lines.append(f"{constant}{c_type} *const {names[stored]} = {self._pointer(stored)};")
+        return lines, names
+
+    def _row_calls(self, loop: RowLoop, index: int, step: Step) -> Iterator[str]:
+        assert step.rows is not None
+        number = self._number
+        for call in step.calls:
+            reads = [
+                self._operand(step.operands[i], step)
+                if step.rows.starts[i] is None
+                else loop.operand(index, i)
+                for i in call.reads
+            ]
+            writes = [loop.result(index) for _ in call.writes]
+            yield self._called(number, step, call, reads + writes)
+
     def _step(self, number: int, step: Step) -> StepText:
         self._number = number
         lines = self._decode(number, step)
@@ -194,15 +275,24 @@ class _Writer:
                 lines += self._declare(number, index, step.results[index])
             lines.append(self._call(number, step, call))
         for stored in step.results:
-            lines.append(f"FXP_TRACE({len(self._trace)}, {self._pointer(stored)}, {stored.bytes});")
-            self._trace.append(TracePoint(len(self._trace), stored))
+            lines.append(self._traced(stored))
         return StepText(f"{number}: {step.operator}{_origin(step.source)}", tuple(lines))
 
+    def _traced(self, stored: Stored) -> str:
+        number = len(self._trace)
+        self._trace.append(TracePoint(number, stored))
+        return f"FXP_TRACE({number}, {self._pointer(stored)}, {stored.bytes});"
+
     def _call(self, number: int, step: Step, call: Call) -> str:
+        pointers = [self._operand(step.operands[index], step) for index in call.reads]
+        pointers += [self._pointer(step.results[index]) for index in call.writes]
+        return self._called(number, step, call, pointers)
+
+    def _called(self, number: int, step: Step, call: Call, pointers: Sequence[str]) -> str:
+        """A call with pointers to its operands and results."""
         function = self._function(number, step, call)
         self._calls[function] += 1
-        arguments = [self._operand(step.operands[index], step) for index in call.reads]
-        arguments += [self._pointer(step.results[index]) for index in call.writes]
+        arguments = [*pointers]
         arguments += [self._constant(number, step, constant) for constant in call.constants]
         arguments += map(integer, call.numbers)
         if call.scratch:
@@ -297,6 +387,7 @@ class _Writer:
             return f"({C_TYPES[stored.value.type.dtype]} *){through}({start} + {location.offset})"
         sides = [port for port in self.ports if port.is_input == (location.region is Region.INPUT)]
         port, c_type = sides[location.index], C_TYPES[stored.value.type.dtype]
+        self._ports_used[port.parameter] = port.declaration
         if c_type != port.c_type:  # the operand of an output that is converted in place
             return self._shifted(f"({c_type} *){port.parameter}", stored, location)
         return self._shifted(port.parameter, stored, location)

@@ -111,6 +111,7 @@ def _dense(site: Site, op: Conv) -> Offers:
         follows=followed(site, *winograd_dsp.rows(shape)) if shape.weight_bits == BYTE else {},
         generalized=False,
     )
+    transformed = replace(transformed, rows_together=winograd_dsp.ROWS)
     if not _is_worth_its_flash(transformed, direct, site):
         return direct
     # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
@@ -120,7 +121,9 @@ def _dense(site: Site, op: Conv) -> Offers:
 def _is_worth_its_flash(large: Offer, small: Offer, site: Site) -> bool:
     """Whether a larger kernel saves enough time for the flash that it takes more, over all uses of its weights."""
     costs, elements = CoreCosts.of(site.machine), form(site.node)
-    saved = site.weight_uses * (costs.cost(small, elements).time - costs.cost(large, elements).time)
+    saved = (
+        site.calls * site.weight_uses * (costs.cost(small, elements).time - costs.cost(large, elements).time)
+    )
     sizes = [one.constant_bytes + one.work.code_bytes for one in (small, large)]
     return saved > 0 and saved >= _TIME_PER_BYTE * (sizes[1] - sizes[0])
 

@@ -27,6 +27,7 @@ from .epilogue import HEADERS, Elements, Epilogue, parameters
 from .gemm import CHANNELS, Gemm, Int8Array, Int32Array, IntArray, pack_arrays, pack_rows
 
 _TWICE_G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
+ROWS = 2
 _TILES, _PLACES = 3, 16
 _MAX_CHANNELS = 256
 _UNROLL = 8

@@ -1,0 +1,32 @@
+"""What steps cost, also those that compute some rows at a time: their calls, and the rows that move in line buffers."""
+
+from __future__ import annotations
+
+from ..kernels.base import Offer
+from ..kernels.costs import CoreCosts, Cost
+from ..kernels.portable.copying import Place, copy
+from .program import LineBuffer, Program, Step
+
+_AROUND_A_CALL = 30.0
+"""Instructions of a call by rows beside those of its kernel, as counted on a Cortex-M4."""
+
+
+def step_cost(program: Program, step: Step, costs: CoreCosts) -> Cost:
+    """The cost of a step, of all its calls where it has several."""
+    if step.rows is None:
+        return costs.cost(step.offer, step.form)
+    return rows_cost(step.offer, step.form, step.rows.count, program.buffers.get(step.results[0]), costs)
+
+
+def rows_cost(offer: Offer, form: str, calls: int, buffer: LineBuffer | None, costs: CoreCosts) -> Cost:
+    """The cost of so many calls of a kernel whose result lies in a line buffer, or nowhere but whole."""
+    around = Cost(_AROUND_A_CALL, _AROUND_A_CALL if costs.has_cycles else None)
+    cost = (costs.cost(offer, form) + around).times(calls)
+    return cost if buffer is None or not buffer.moves else cost + _moving(buffer, costs)
+
+
+def _moving(buffer: LineBuffer, costs: CoreCosts) -> Cost:
+    dense, type = Place((1,)), buffer.stored.value.type
+    call, work = copy(type.dtype, (buffer.moved // buffer.moves,), dense, dense)
+    offer = Offer.of_calls("rows", (buffer.stored.layout,), (buffer.stored.layout,), work, call)
+    return costs.cost(offer, type.dtype.value).times(buffer.moves)

@@ -1,0 +1,174 @@
+"""The order in which steps run that compute some rows at a time, and the line buffers that it needs.
+
+The order is pulled from the results that are wanted whole: a call runs as late as it can, when one behind it lacks
+rows. What a later call reads again stays in the line buffer of its value, and nothing is computed twice. Where a buffer
+has no room for new rows, those that are still needed move to its front.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .program import LineBuffer, Stored
+from .row_steps import RowStep, height, row_elements
+
+
+@dataclass(frozen=True)
+class RowOrder:
+    """The calls in order, the buffers, and how far the results keep behind what they are computed from.
+
+    `calls` has the number of a step for each of its calls, and beyond these, in the order of `buffers`, a number for
+    the rows of padding behind a value. `distances` are, by whole result and whole operand: how many bytes behind the
+    result the operand has to begin if the result is written over it. `read_ahead` are those pairs where all but the
+    call that writes a row of the result have read the same row of the operand before.
+    """
+
+    calls: tuple[int, ...]
+    buffers: Mapping[Stored, LineBuffer]
+    distances: Mapping[tuple[Stored, Stored], int]
+    read_ahead: frozenset[tuple[Stored, Stored]]
+
+
+@dataclass(frozen=True)
+class _Push:
+    """Rows that come to a line: how many there were, how many come, and the oldest that is still needed."""
+
+    made: int
+    rows: int
+    oldest: int
+
+
+@dataclass
+class _Line:
+    """A value as it is made and read, in rows, those of padding included; `next` are the rows read next, by reader."""
+
+    stored: Stored
+    is_whole: bool
+    before: int = 0
+    after: int = 0
+    padding: int = 0
+    made: int = 0
+    producer: int | None = None
+    next: dict[tuple[int, int], int] = field(default_factory=dict)
+    pushes: list[_Push] = field(default_factory=list)
+
+    @property
+    def oldest(self) -> int:
+        """The first row that is still needed, at most the next one to be made."""
+        return min([self.made, *self.next.values()])
+
+    def push(self, rows: int) -> None:
+        """Rows are made."""
+        self.pushes.append(_Push(self.made, rows, self.oldest))
+        self.made += rows
+
+    def buffer(self) -> LineBuffer:
+        """The smallest buffer, and what moves in it."""
+        rows = max([self.before, *(push.made + push.rows - push.oldest for push in self.pushes)])
+        first = moved = moves = 0
+        for push in self.pushes:
+            if push.made + push.rows - first > rows:
+                moved += push.made - push.oldest
+                moves += 1
+                first = push.oldest
+        row = row_elements(self.stored)
+        return LineBuffer(self.stored, rows, row, self.before, self.after, self.padding, moved * row, moves)
+
+
+def row_order(
+    steps: Sequence[RowStep],
+    rows: Sequence[int],
+    results: frozenset[Stored],
+    whole: frozenset[Stored],
+) -> RowOrder:
+    """The order of steps of which each computes so many rows a call, as far as `results` need them.
+
+    `whole` are the values that have memory for all their rows, the results among them.
+    """
+    run = _Run(steps, rows, whole)
+    for number, step in enumerate(steps):
+        while step.result in results and run.calls_of[number] < step.height // rows[number]:
+            run.call(number)
+    buffers = {line.stored: line.buffer() for line in run.lines.values() if not line.is_whole}
+    return RowOrder(
+        tuple(run.calls), buffers, run.distances, frozenset(run.distances.keys() - run.needed_later)
+    )
+
+
+class _Run:
+    """The calls, one after the other, with rows counted only."""
+
+    def __init__(self, steps: Sequence[RowStep], rows: Sequence[int], whole: frozenset[Stored]) -> None:
+        self._steps, self._rows = steps, rows
+        self.calls: list[int] = []
+        self.calls_of = [0] * len(steps)
+        self.distances: dict[tuple[Stored, Stored], int] = {}
+        self.needed_later: set[tuple[Stored, Stored]] = set()
+        self.lines = {step.result: _Line(step.result, step.result in whole) for step in steps}
+        for number, step in enumerate(steps):
+            self.lines[step.result].producer = number
+        self._readings = [step.readings(count) for step, count in zip(steps, rows, strict=True)]
+        for number, step in enumerate(steps):
+            for operand, reading in enumerate(self._readings[number]):
+                if reading is not None:
+                    self._enter(number, operand, step)
+        for line in self.lines.values():
+            line.made = line.before if line.producer is not None else height(line.stored)
+            line.next = {reader: row + line.before for reader, row in line.next.items()}
+        self._padded = [line for line in self.lines.values() if not line.is_whole]
+
+    def _enter(self, number: int, operand: int, step: RowStep) -> None:
+        """A reader of a value, with the padding that it sees."""
+        reading = self._readings[number][operand]
+        assert reading is not None
+        line = self.lines.setdefault(reading.stored, _Line(reading.stored, is_whole=True))
+        last = reading.stop(step.height // self._rows[number])
+        line.before = max(line.before, -reading.start)
+        line.after = max(line.after, last - height(reading.stored))
+        line.padding = step.paddings[operand] or line.padding
+        line.next[number, operand] = reading.start
+
+    def call(self, number: int) -> None:
+        """A call of a step, behind those that it waits for."""
+        for operand, reading in enumerate(self._readings[number]):
+            if reading is not None:
+                line = self.lines[reading.stored]
+                while line.made < line.next[number, operand] + reading.span:
+                    self._supply(line)
+        result = self.lines[self._steps[number].result]
+        if result.is_whole:
+            self._keep_behind(number, result)
+        self.calls.append(number)
+        result.push(self._rows[number])
+        self.calls_of[number] += 1
+        for operand, reading in enumerate(self._readings[number]):
+            if reading is not None:
+                self.lines[reading.stored].next[number, operand] += reading.advance
+
+    def _supply(self, line: _Line) -> None:
+        """More rows of a value: computed, or behind the last of them padding."""
+        assert line.producer is not None
+        producer = line.producer
+        if self.calls_of[producer] < self._steps[producer].height // self._rows[producer]:
+            self.call(producer)
+        else:
+            assert not line.is_whole
+            self.calls.append(len(self._steps) + self._padded.index(line))
+            line.push(line.after)
+
+    def _keep_behind(self, number: int, result: _Line) -> None:
+        """How far the operands that enter the run have to begin behind a result, now that a call writes more of it."""
+        made = result.made + self._rows[number]
+        for line in self.lines.values():
+            if line.producer is None:
+                unread = min(line.oldest, height(line.stored)) * _row_bytes(line.stored)
+                key = result.stored, line.stored
+                written = made * _row_bytes(result.stored)
+                self.distances[key] = max(self.distances.get(key, 0), written - unread)
+                if any(row < made for (reader, _), row in line.next.items() if reader != number):
+                    self.needed_later.add(key)
+
+
+def _row_bytes(stored: Stored) -> int:
+    return row_elements(stored) * stored.value.type.dtype.bytes

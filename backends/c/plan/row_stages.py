@@ -1,0 +1,389 @@
+"""Stages: runs of steps that compute some rows at a time, chosen so that the arena fits in little more time.
+
+The steps in their order are a path of cuts; a stage is an edge over several steps, with the bytes that are in use while
+it runs and the time that it takes more. For a limit of memory the least time is a shortest path. The bytes of a path
+are estimates, since what lies where is decided later: paths are planned, one by one, until one fits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+
+from ....ir.along_axis import Window
+from ..kernels.base import Offer, Site, aligned
+from ..kernels.costs import CoreCosts
+from ..target import Machine
+from .coding import with_coded_weights
+from .memory import Block, MemoryPlan, Region
+from .program import Program, RowCalls, Stage, Step, Stored
+from .row_costs import rows_cost, step_cost
+from .row_order import RowOrder, row_order
+from .row_steps import RowStep, copied_rows, loading, lower_layout, row_elements, row_step
+from .select import offers
+from .sharing import share_functions
+
+_FACTORS = (1, 2, 3, 4, 6, 8)
+"""Rows that a call of the last step of a stage computes; those before compute as many as it needs, or as many."""
+_MOST_STEPS = 48
+_PATHS = 16
+
+Planned = Callable[[Program], MemoryPlan]
+"""The memory plan of a program."""
+
+
+def plan_within(
+    program: Program, machine: Machine, limit: int | None, planned: Planned
+) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
+    """A program with the stages that it needs for an arena of at most `limit` bytes, its plan, and what it costs.
+
+    The program as it is if that is small enough, or if no stages are found that make it so.
+    """
+    plan = planned(program)
+    if limit is None or plan.arena_bytes <= limit:
+        return program, plan, ()
+    found = RowStages(program, plan, machine).fitted(limit, planned)
+    if found is None:
+        return program, plan, ()
+    staged, smaller = found
+    costs = CoreCosts.of(machine)
+    whole, rows = (sum(step_cost(one, step, costs).time for step in one.steps) for one in (program, staged))
+    unit = "cycles" if costs.has_cycles else "instructions"
+    note = (
+        f"{'; '.join(_named(staged, stage) for stage in staged.stages)} compute some rows at a time: an arena of "
+        f"{smaller.arena_bytes:,} B in place of {plan.arena_bytes:,} B, for {round(rows - whole):,} more predicted "
+        f"{unit} ({100 * (rows - whole) / max(whole, 1):.1f} %)"
+    )
+    return staged, smaller, (note,)
+
+
+def _named(program: Program, stage: Stage) -> str:
+    """The layers of a stage, for a note."""
+    steps = [step for step in program.steps[stage.first : stage.stop] if step.node is not None]
+    first, last = (step.source.module or step.results[0].value.name for step in (steps[0], steps[-1]))
+    return f"{len(steps)} layers, {first} to {last},"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Steps from `first` up to `stop` as a stage, with copies of rows among them; for each its rows and its offer.
+
+    `results` are the values that are read behind it.
+    """
+
+    first: int
+    stop: int
+    steps: tuple[RowStep, ...]
+    rows: tuple[int, ...]
+    offers: tuple[Offer, ...]
+    order: RowOrder
+    results: frozenset[Stored]
+
+    @cached_property
+    def bytes(self) -> int:
+        """Bytes of the buffers, and of the working memory of the calls."""
+        decoded = sum(offer.working_bytes for offer in self.offers if offer.coded)
+        scratch = max((offer.working_bytes for offer in self.offers if not offer.coded), default=0)
+        return (
+            sum(aligned(buffer.bytes) for buffer in self.order.buffers.values()) + decoded + aligned(scratch)
+        )
+
+
+class RowStages:
+    """The stages that a program can have on a machine, and the programs with some of them."""
+
+    def __init__(self, program: Program, plan: MemoryPlan, machine: Machine) -> None:
+        self._program, self._plan, self._machine = program, plan, machine
+        self._costs = CoreCosts.of(machine)
+        self._steps = [row_step(program, number) for number in range(len(program.steps))]
+        self._readers: dict[Stored, list[int]] = {}
+        for number, step in enumerate(program.steps):
+            for stored in step.operands:
+                if stored is not None:
+                    self._readers.setdefault(stored, []).append(number)
+        self._made = {s: number for number, step in enumerate(program.steps) for s in step.results}
+        self._offers: dict[tuple[Stored, int], Offer | None] = {}
+        self._runs_tried: dict[tuple[int, int, int, bool], Run | None] = {}
+
+    def fitted(self, limit: int, planned: Planned) -> tuple[Program, MemoryPlan] | None:
+        """The program of the least time, by estimate, whose arena has at most `limit` bytes; None if none is found."""
+        bound = limit
+        for _ in range(_PATHS):
+            path = self._path(bound)
+            if path is None:
+                return None
+            program = self.with_stages(path)
+            plan = planned(program)
+            if plan.arena_bytes <= limit:
+                return program, plan
+            bound = min(
+                bound - 1,
+                max((self._peak(run) for run in path), default=bound) - 1,
+                bound - (plan.bound - limit),
+            )
+        return None
+
+    def _path(self, limit: int) -> list[Run] | None:
+        """The stages of the least time with which every step, by estimate, is within the limit."""
+        count = len(self._program.steps)
+        used = [self._plan.live_bytes.get(number, 0) for number in range(count)]
+        best: list[tuple[float, list[Run]] | None] = [(0.0, []), *[None] * count]
+        for stop in range(1, count + 1):
+            before = best[stop - 1]
+            if used[stop - 1] <= limit and before is not None:
+                best[stop] = before
+            for run in self._runs(stop, limit, used):
+                earlier, found = best[run.first], best[stop]
+                if earlier is None:
+                    continue
+                time = earlier[0] + self._time(run)
+                if found is None or time < found[0]:
+                    best[stop] = time, [*earlier[1], run]
+        return None if (last := best[count]) is None else last[1]
+
+    def _runs(self, stop: int, limit: int, used: list[int]) -> Iterator[Run]:
+        """The stages that end before a step, hold one that is beyond the limit, and are within it themselves."""
+        crowded = False
+        for first in range(stop - 1, max(-1, stop - 1 - _MOST_STEPS), -1):
+            if self._steps[first] is None:
+                return
+            crowded |= used[first] > limit
+            if stop - first < 2 or not crowded:
+                continue
+            least = self.run(first, stop, 1, scaled=False)
+            if least is None:
+                continue
+            if least.bytes > limit:
+                return
+            if self._peak(least) > limit:
+                continue
+            seen = set()
+            for factor in _FACTORS:
+                for scaled in (False, True):
+                    run = self.run(first, stop, factor, scaled=scaled)
+                    if run is not None and run.rows not in seen and self._peak(run) <= limit:
+                        seen.add(run.rows)
+                        yield run
+
+    def run(self, first: int, stop: int, factor: int, *, scaled: bool) -> Run | None:
+        """Steps as a stage; None if they cannot be one.
+
+        A call of the last one computes `factor` rows, or a part of them that divides all; a call of those before it
+        as many, or if `scaled` as many as it needs.
+        """
+        key = first, stop, factor, scaled
+        if key not in self._runs_tried:
+            self._runs_tried[key] = self._tried(first, stop, factor, scaled=scaled)
+        return self._runs_tried[key]
+
+    def _tried(self, first: int, stop: int, factor: int, *, scaled: bool) -> Run | None:
+        found = [one for one in self._steps[first:stop] if one is not None]
+        if len(found) < stop - first:
+            return None
+        made = {one.result for one in found}
+        outputs = set(self._program.outputs)
+        later = {s for s in made if s in outputs or any(n >= stop for n in self._readers.get(s, ()))}
+        loads: dict[Stored, RowStep] = {}
+        steps: list[RowStep] = []
+        for one in found:
+            operands = list(one.step.operands)
+            for index, padding in enumerate(one.paddings):
+                stored = operands[index]
+                if padding is not None and stored is not None and (stored in later or stored not in made):
+                    if stored not in loads:
+                        loads[stored] = loading(stored, one.step)
+                        steps.append(loads[stored])
+                    operands[index] = loads[stored].result
+            steps.append(replace(one, step=replace(one.step, operands=tuple(operands))))
+        rows = _rows(steps, factor, scaled=scaled)
+        chosen = [self._offer(one, count) for one, count in zip(steps, rows, strict=True)]
+        if None in chosen or not _pads_alike(steps):
+            return None
+        kept = [offer for offer in chosen if offer is not None]
+        whole = set(later)
+        for index, (one, offer) in enumerate(zip(steps, kept, strict=True)):
+            taken = self._taken(one, offer, made) if one.result in later else {}
+            kept[index] = replace(offer, overwrites=tuple(taken), follows={})
+            whole |= set(taken.values())
+        order = row_order(steps, rows, frozenset(later), frozenset(whole))
+        for index, (one, made_by) in enumerate(zip(steps, chosen, strict=True)):
+            if made_by is not None and one.result in later and not kept[index].overwrites:
+                entered = self._entered(one, made_by, order, stop)
+                kept[index] = replace(kept[index], overwrites=() if entered is None else (entered,))
+        return Run(first, stop, tuple(steps), rows, tuple(kept), order, frozenset(later))
+
+    def _taken(self, one: RowStep, offer: Offer, made: Collection[Stored]) -> dict[int, Stored]:
+        """The operand whose rows may lie where those of a whole result will be: made in the stage, for this step."""
+        return {
+            index: stored
+            for index, stored in _row_by_row(one, offer).items()
+            if stored in made and len(self._readers[stored]) == 1
+        }
+
+    def _entered(self, one: RowStep, offer: Offer, order: RowOrder, stop: int) -> int | None:
+        """The operand from before the stage whose rows those of a whole result may overwrite."""
+        for index, stored in _row_by_row(one, offer).items():
+            if (one.result, stored) in order.read_ahead and max(self._readers[stored]) < stop:
+                return index
+        return None
+
+    def _offer(self, one: RowStep, rows: int) -> Offer | None:
+        """The fastest offer for a call on so many rows, of the kernel of the whole step where it makes one."""
+        key = one.result, rows
+        if key not in self._offers:
+            self._offers[key] = self._offered(one, rows)
+        return self._offers[key]
+
+    def _offered(self, one: RowStep, rows: int) -> Offer | None:
+        if one.lower is None:
+            return copied_rows(one.result, rows)
+        readings = one.readings(rows)
+        wanted = tuple(
+            None
+            if stored is None
+            else stored.layout
+            if reading is None
+            else lower_layout(stored, reading.span)
+            for stored, reading in zip(one.step.operands, readings, strict=True)
+        )
+        graph, node = self._program.graph, one.lower(rows)
+        at_hand = tuple(
+            None if value is None or graph.is_constant(value) else layout
+            for value, layout in zip(node.inputs, wanted, strict=True)
+        )
+        made, _ = offers(Site(node, graph, at_hand, self._machine, one.height // rows))
+        fitting = [
+            offer
+            for offer in made
+            if offer.reads == wanted
+            and offer.writes == (lower_layout(one.result, rows),)
+            and offer.views is None
+        ]
+        alike = [offer for offer in fitting if offer.kernel == one.step.offer.kernel]
+        best = min(
+            alike or fitting, key=lambda offer: self._costs.cost(offer, one.step.form).time, default=None
+        )
+        if best is None:
+            return None
+        best = replace(best, build=cache(best.build))
+        return with_coded_weights(best) if one.step.offer.coded else best
+
+    def _time(self, run: Run) -> float:
+        """The time that a stage takes more than its steps one by one."""
+        calls = zip(run.steps, run.rows, run.offers, strict=True)
+        rows = sum(
+            rows_cost(
+                offer,
+                one.step.form,
+                one.height // count,
+                run.order.buffers.get(one.result),
+                self._costs,
+            ).time
+            for one, count, offer in calls
+        )
+        whole = self._program.steps[run.first : run.stop]
+        return rows - sum(self._costs.cost(step.offer, step.form).time for step in whole)
+
+    def _peak(self, run: Run) -> int:
+        """The bytes that are in use while a stage runs, by estimate: what is whole, the buffers and working memory."""
+        blocks = [b for b in self._plan.blocks if b.value and b.start < run.stop and b.end >= run.first]
+        whole = [b for b in blocks if b.start < run.first or b.end >= run.stop]
+        saved = 0
+        taken = [
+            (one.result, one.step.operands[index])
+            for one, offer in zip(run.steps, run.offers, strict=True)
+            for index in offer.overwrites
+        ]
+        for (result, operand), behind in run.order.distances.items():
+            distance = 0 if (result, operand) in taken else behind
+            low, high = self._block(result), self._block(operand)
+            if low and high and low.start >= run.first and high.end < run.stop:
+                saved = max(saved, low.bytes + high.bytes - max(low.bytes, distance + high.bytes))
+        return sum(b.bytes for b in whole) + run.bytes - saved
+
+    def _block(self, stored: Stored) -> Block | None:
+        """The block of the arena in which a value lies where there are no stages."""
+        location, number = self._plan.locations[stored], self._made.get(stored, -1)
+        if location.region is not Region.ARENA:
+            return None
+        holding = [
+            b
+            for b in self._plan.blocks
+            if b.value and b.start <= number <= b.end and b.offset <= location.offset < b.offset + b.bytes
+        ]
+        return holding[0] if len(holding) == 1 else None
+
+    def with_stages(self, path: Sequence[Run]) -> Program:
+        """The program with these runs as stages."""
+        steps: list[Step] = []
+        stages: list[Stage] = []
+        done = 0
+        for run in path:
+            steps += self._program.steps[done : run.first]
+            calls = zip(run.steps, run.rows, run.offers, strict=True)
+            stage = [_step(one, count, offer, run.order) for one, count, offer in calls]
+            stop = len(steps) + len(stage)
+            stages.append(
+                Stage(len(steps), stop, run.order.calls, run.order.buffers, run.order.distances, run.results)
+            )
+            steps += stage
+            done = run.stop
+        steps += self._program.steps[done:]
+        built = tuple(replace(step, calls=step.offer.build()) for step in steps)
+        return replace(self._program, steps=share_functions(built), stages=tuple(stages))
+
+
+def _row_by_row(one: RowStep, offer: Offer) -> dict[int, Stored]:
+    """The operands whose memory the result may take in a call, and which are as large and read row by row, as it is."""
+    return {
+        index: stored
+        for index in offer.overwrites
+        if (stored := one.step.operands[index]) is not None
+        and one.windows[index] == Window()
+        and stored.bytes == one.result.bytes
+    }
+
+
+def _step(one: RowStep, rows: int, offer: Offer, order: RowOrder) -> Step:
+    """The step that computes so many rows a call."""
+    starts: list[int | None] = []
+    advances: list[int | None] = []
+    for reading in one.readings(rows):
+        if reading is None:
+            starts.append(None)
+            advances.append(None)
+        else:
+            row, buffer = row_elements(reading.stored), order.buffers.get(reading.stored)
+            starts.append(row * (reading.start + (buffer.before if buffer else 0)))
+            advances.append(row * reading.advance)
+    written = rows * row_elements(one.result)
+    calls = RowCalls(one.height // rows, tuple(starts), tuple(advances), written)
+    return replace(one.step, offer=offer, rows=calls)
+
+
+def _rows(steps: Sequence[RowStep], factor: int, *, scaled: bool) -> tuple[int, ...]:
+    """Rows of each call: `factor`, if `scaled` times the strides behind it, as far as they divide the rows of all."""
+    wanted: dict[Stored, int] = {}
+    rows: list[int] = []
+    for one in reversed(steps):
+        most, together = wanted.get(one.result, factor), one.step.offer.rows_together
+        counts = [count for count in range(1, one.height + 1) if one.height % count == 0]
+        count = max(count for count in counts if count <= max(most, together))
+        whole = [count for count in counts if count <= max(most, together) and count % together == 0]
+        count = 1 if one.lower is None else max(whole, default=count)
+        rows.append(count)
+        for reading in one.readings(count):
+            if reading is not None and scaled:
+                wanted[reading.stored] = max(wanted.get(reading.stored, factor), reading.advance)
+    return tuple(reversed(rows))
+
+
+def _pads_alike(steps: Sequence[RowStep]) -> bool:
+    """Whether all readers of a value see the same padding."""
+    seen: dict[Stored, int] = {}
+    for one in steps:
+        for stored, padding in zip(one.step.operands, one.paddings, strict=True):
+            if stored is not None and padding is not None and seen.setdefault(stored, padding) != padding:
+                return False
+    return True

@@ -1,0 +1,196 @@
+"""Steps that can compute some rows of their result at a time, and what each call reads of its operands.
+
+A run of layers over an image, or over a signal, needs no whole values between them: as soon as a layer has the rows
+that its windows cover, it computes its next ones. A call is the node itself on a lower image without padding above and
+below; so it takes a kernel, and its cost, as any node does. Rows of padding lie in memory, before and behind a value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import singledispatch
+
+from ....ir import DType, Node, TensorType, Value
+from ....ir.along_axis import AxisCall, RefusedError, Sliding, Track, Window, read
+from ....ir.ops.base import Op
+from ....ir.ops.conv import Conv
+from ....ir.ops.pool import MaxPool
+from ..kernels.base import Offer
+from ..kernels.portable.copying import Place, copy
+from .layout import Layout, arranged, channels_last
+from .program import Program, Step, Stored
+
+_BYTE = 256
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Rows that a step reads of an operand: its first call `span` from `start` on, each next `advance` further."""
+
+    stored: Stored
+    start: int
+    advance: int
+    span: int
+
+    def stop(self, calls: int) -> int:
+        """The row behind the last that so many calls read."""
+        return self.start + (calls - 1) * self.advance + self.span
+
+
+@dataclass(frozen=True)
+class RowStep:
+    """A step that can run some rows at a time; row i of its result reads a window of each operand that has rows.
+
+    `windows` has None for an operand without rows, `paddings` the byte that rows before and behind an operand
+    consist of, None where the windows stay inside. `lower` is the node for another number of rows.
+    """
+
+    step: Step
+    height: int
+    windows: tuple[Window | None, ...]
+    paddings: tuple[int | None, ...]
+    lower: Callable[[int], Node] | None
+
+    @property
+    def result(self) -> Stored:
+        """The result."""
+        return self.step.results[0]
+
+    def readings(self, rows: int) -> tuple[Reading | None, ...]:
+        """What the calls read that compute so many rows each, by operand."""
+        return tuple(
+            None
+            if stored is None or window is None
+            else Reading(stored, window.start, rows * window.stride, (rows - 1) * window.stride + window.span)
+            for stored, window in zip(self.step.operands, self.windows, strict=True)
+        )
+
+
+def row_axis(stored: Stored) -> int | None:
+    """The dimension along which a value is rows, one behind the other in memory; None if it has no rows."""
+    shape, layout = stored.value.type.shape, stored.layout
+    if len(shape) < 3 or layout.border or shape[0] != 1:
+        return None
+    long = [dim for dim in layout.order if shape[dim] > 1]
+    is_channels = long[:1] == [1] and layout == channels_last(shape)
+    return None if not long or is_channels else long[0]
+
+
+def row_elements(stored: Stored) -> int:
+    """Elements of a row of a value that has rows."""
+    axis = row_axis(stored)
+    assert axis is not None
+    return stored.elements // stored.value.type.shape[axis]
+
+
+def height(stored: Stored) -> int:
+    """Rows of a value that has rows."""
+    axis = row_axis(stored)
+    assert axis is not None
+    return stored.value.type.shape[axis]
+
+
+def row_step(program: Program, number: int) -> RowStep | None:
+    """A step of a program as one that runs by rows; None if it cannot."""
+    step = program.steps[number]
+    node = step.node
+    if node is None or len(node.outputs) != 1 or step.offer.views is not None:
+        return None
+    axes = [
+        None if stored is None or stored.value.name in program.graph.params else row_axis(stored)
+        for stored in step.operands
+    ]
+    tracks = tuple(
+        None if stored is None or axis is None else Track(axis, stored.value.type.shape[axis])
+        for stored, axis in zip(step.operands, axes, strict=True)
+    )
+    result = step.results[0]
+    if not any(tracks) or row_axis(result) is None:
+        return None
+    try:
+        found = read(node.op, AxisCall(program.graph, node, tracks))
+    except RefusedError:
+        return None
+    if not isinstance(found, Sliding) or row_axis(result) != found.axis:
+        return None
+    if any((track is None) != (seen is None) for track, seen in zip(tracks, found.windows, strict=True)):
+        return None
+    made = RowStep(
+        step,
+        height(result),
+        found.windows,
+        (None,) * len(tracks),
+        lambda rows: _lower(node, found, axes, rows),
+    )
+    paddings = [_padding(node.op, reading) for reading in made.readings(made.height)]
+    if any(padding is not None and not 0 <= padding < _BYTE for padding in paddings):
+        return None
+    return replace(made, paddings=tuple(paddings))
+
+
+def loading(stored: Stored, source: Step) -> RowStep:
+    """The step that copies rows of a whole value in front of `source`, where they get padding before and behind."""
+    axis, copied = row_axis(stored), Value(f"{stored.value.name}@rows", stored.value.type)
+    assert axis is not None
+    step = Step(None, source.source, (stored,), (Stored(copied, stored.layout),), source.offer, ())
+    return RowStep(step, stored.value.type.shape[axis], (Window(),), (None,), None)
+
+
+def copied_rows(stored: Stored, rows: int) -> Offer:
+    """The offer of a call that copies rows."""
+    dense, sizes = Place((1,)), (rows * row_elements(stored),)
+    call, work = copy(stored.value.type.dtype, sizes, dense, dense)
+    return Offer.of_calls("rows", (stored.layout,), (stored.layout,), work, call)
+
+
+def lower_layout(stored: Stored, rows: int) -> Layout:
+    """The layout of so many rows of a value."""
+    axis = row_axis(stored)
+    assert axis is not None
+    return arranged(_resized(stored.value.type.shape, axis, rows), stored.layout.order)
+
+
+def _lower(node: Node, found: Sliding, axes: list[int | None], rows: int) -> Node:
+    """The node for so many rows, which reads its windows from the first row of its operands on."""
+    inputs: list[Value | None] = []
+    for value, window, axis in zip(node.inputs, found.windows, axes, strict=True):
+        if value is None or window is None or axis is None:
+            inputs.append(value)
+        else:
+            span = (rows - 1) * window.stride + window.span
+            inputs.append(_of_rows(value, axis, span))
+    return Node(found.resized(rows), tuple(inputs), (_of_rows(node.output, found.axis, rows),), node.source)
+
+
+def _of_rows(value: Value, axis: int, rows: int) -> Value:
+    return Value(value.name, value.type.with_shape(_resized(value.type.shape, axis, rows)))
+
+
+def _resized(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _padding(op: Op, reading: Reading | None) -> int | None:
+    """The byte of padding that a step sees before or behind an operand; None without padding, -1 if no byte serves."""
+    if reading is None or (reading.start >= 0 and reading.start + reading.span <= height(reading.stored)):
+        return None
+    return padding_byte(op, reading.stored.value.type)
+
+
+@singledispatch
+def padding_byte(op: Op, type: TensorType) -> int:
+    """The byte that padding consists of for an operator; -1 if it is not one and the same byte."""
+    return -1
+
+
+@padding_byte.register
+def _of_conv(op: Conv, type: TensorType) -> int:
+    zero = type.quantization.zero_point[0] if type.quantization else 0
+    return zero % _BYTE if type.dtype.bytes == 1 or zero == 0 else -1
+
+
+@padding_byte.register
+def _of_max_pool(op: MaxPool, type: TensorType) -> int:
+    least: Mapping[DType, int] = {DType.I8: -128, DType.U8: 0}
+    return least[type.dtype] % _BYTE if type.dtype in least else -1

@@ -1,0 +1,215 @@
+"""Runs of layers that compute some rows at a time: the same bytes, in less memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from random import Random
+
+import pytest
+import torch
+from torch import Tensor
+
+from fxpress.backends.c import SimulatedNetwork, emit
+from fxpress.backends.c.plan.memory import MemoryPlan
+from fxpress.backends.c.plan.program import Program
+from fxpress.backends.c.plan.row_stages import Planned, RowStages
+from fxpress.backends.c.target import Machine
+from fxpress.backends.c.tools.stack import worst_case_stack
+from fxpress.backends.c.tools.toolchain import compile_objects, target_compiler
+from fxpress.ir import Graph, Value, parse, run_integer
+from fxpress.specs import load_target
+from fxpress.specs.outputs import COutput
+
+FORMS = {"i8": "<scale=0.0625, zero={zero}>", "i16": "<scale=0.0625, zero=0>", "f32": ""}
+WEIGHTS = {"i8": "i8", "i16": "i8", "f32": "f32"}
+UNDEFINED = ("-O1", "-fsanitize=undefined", "-fno-sanitize-recover=all")
+STEM = """graph(%x: i8[1x3x32x32]<scale=0.0625, zero=-7>) {
+  const %a: i8[8x3x3x3]<scale=0.5, zero=0>
+  const %b: i8[8x8x3x3]<scale=0.5, zero=0>
+  const %c: i8[8x8x3x3]<scale=0.5, zero=0>
+  %p: i8[1x8x32x32]<scale=0.0625, zero=11> = conv{padding=(1, 1, 1, 1)}(%x, %a)
+  %q: i8[1x8x16x16]<scale=0.0625, zero=3> = conv{stride=(2, 2), padding=(1, 1, 1, 1)}(%p, %b)
+  %y: i8[1x8x8x8]<scale=0.0625, zero=0> = conv{stride=(2, 2), padding=(0, 1, 0, 1)}(%q, %c)
+  return y: %y
+}"""
+needs_arm = pytest.mark.skipif(shutil.which("arm-none-eabi-gcc") is None, reason="no arm-none-eabi-gcc")
+SEEDS = [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 60))]
+
+
+class Chain:
+    """A random network of layers over an image or a signal, with branches that are added or joined, as text."""
+
+    def __init__(self, random: Random, rank: int, form: str, layers: int) -> None:
+        self.random, self.rank, self.form = random, rank, form
+        self.lines: list[str] = []
+        self.constants: list[str] = []
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        sizes = [random.randint(6, 14) for _ in range(rank)]
+        self.encodings: dict[str, str] = {}
+        first = self.named("x", (random.randint(1, 5), *sizes))
+        self.live = [first]
+        for _ in range(layers):
+            self.add()
+
+    def named(self, name: str, shape: tuple[int, ...], encoding: str = "") -> str:
+        self.shapes[name] = shape
+        self.encodings[name] = encoding or FORMS[self.form].format(zero=self.random.randint(-128, 127))
+        return name
+
+    def type(self, name: str) -> str:
+        return f"{self.form}[1x{'x'.join(map(str, self.shapes[name]))}]{self.encodings[name]}"
+
+    def result(self, shape: tuple[int, ...], text: str, encoding: str = "") -> None:
+        name = self.named(f"t{len(self.lines)}", shape, encoding)
+        self.lines.append(f"%{name}: {self.type(name)} = {text}")
+        self.live.append(name)
+
+    def add(self) -> None:
+        random = self.random
+        x = random.choice(self.live[-2:])
+        channels, *sizes = self.shapes[x]
+        alike = [name for name in self.live if self.shapes[name] == self.shapes[x] and name != x]
+        kind = random.choice(
+            ["conv", "conv", "conv", "point", "depthwise", "max_pool", "relu", "add", "concat"]
+        )
+        if kind == "add" and alike:
+            self.result(self.shapes[x], f"add(%{x}, %{random.choice(alike)})")
+        elif kind == "concat" and alike:
+            other = random.choice(alike)
+            self.encodings[other] = self.encodings[other]
+            if self.encodings[other] == self.encodings[x]:
+                self.result((2 * channels, *sizes), f"concat{{axis=1}}(%{x}, %{other})", self.encodings[x])
+        elif kind == "relu":
+            self.result(self.shapes[x], f"relu(%{x})")
+        elif kind == "max_pool":
+            self.window(x, kind)
+        else:
+            self.window(x, kind)
+
+    def window(self, x: str, kind: str) -> None:
+        random, (channels, *sizes) = self.random, self.shapes[x]
+        kernel = [1 if kind == "point" else random.randint(1, min(4, n)) for n in sizes]
+        dilation = [
+            random.randint(1, 2) if (k - 1) * 2 < n and kind != "depthwise" else 1
+            for k, n in zip(kernel, sizes, strict=True)
+        ]
+        stride = [1 if kind == "point" or n < 5 else random.choice((1, 1, 2, 3)) for n in sizes]
+        reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+        edges = [(random.randint(0, k // 2), random.randint(0, k // 2)) for k in kernel]
+        places = [(n + sum(e) - r) // s + 1 for n, e, r, s in zip(sizes, edges, reach, stride, strict=True)]
+        if min(places) < 1:
+            return
+        padding = _tuple([p for edge in edges for p in edge])
+        moved = f"stride={_tuple(stride)}, padding={padding}, dilation={_tuple(dilation)}"
+        if kind == "max_pool":
+            if self.form == "i8":
+                self.result(
+                    (channels, *places),
+                    f"max_pool{{kernel={_tuple(kernel)}, {moved}}}(%{x})",
+                    self.encodings[x],
+                )
+            return
+        groups = channels if kind == "depthwise" else 1
+        outputs = channels if kind == "depthwise" else random.randint(1, 9)
+        weight = f"w{len(self.constants)}"
+        encoding = "" if self.form == "f32" else "<scale=0.5, zero=0>"
+        shape = "x".join(map(str, (outputs, channels // groups, *kernel)))
+        self.constants.append(f"const %{weight}: {WEIGHTS[self.form]}[{shape}]{encoding}")
+        self.result((outputs, *places), f"conv{{{moved}, groups={groups}}}(%{x}, %{weight})")
+
+    def graph(self, fill: Callable[[Value], Tensor]) -> Graph:
+        """The graph that returns its last value, and now and then one between."""
+        returned = [self.live[-1]] + (
+            [self.random.choice(self.live[1:-1])] if self.random.random() < 0.3 else []
+        )
+        body = "\n".join(["  " + line for line in (*self.constants, *self.lines)])
+        outputs = ", ".join(f"y{i}: %{name}" for i, name in enumerate(dict.fromkeys(returned)))
+        return parse(f"graph(%x: {self.type('x')}) {{\n{body}\n  return {outputs}\n}}", fill=fill)
+
+
+def _tuple(numbers: list[int]) -> str:
+    return f"({', '.join(map(str, numbers))},)"
+
+
+class SomeStages:
+    """In place of the choice of stages: any runs of layers, any number of rows."""
+
+    def __init__(self, random: Random) -> None:
+        self.random, self.steps = random, 0
+
+    def __call__(
+        self, program: Program, machine: Machine, limit: int | None, planned: Planned
+    ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
+        found, runs, first = RowStages(program, planned(program), machine), [], 0
+        while first < len(program.steps):
+            stop = min(first + self.random.randint(1, 8), len(program.steps))
+            run = found.run(first, stop, self.random.randint(1, 4), scaled=self.random.random() < 0.5)
+            if run is not None:
+                runs.append(run)
+                self.steps += stop - first
+            first = first + 1 if run is None else stop
+        staged = found.with_stages(runs)
+        return staged, planned(staged), ()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_any_layers_compute_the_same_some_rows_at_a_time(
+    seed, host, cortex_m4, fill, assert_equal_to_interpreter, monkeypatch
+):
+    random = Random(seed)
+    plain = host.model_copy(update={"isa": "armv6-m"})
+    steps = 0
+    for target in (cortex_m4, plain, host):
+        chain = Chain(random, random.randint(1, 2), random.choice(("i8", "i8", "i16", "f32")), 10)
+        stages = SomeStages(random)
+        monkeypatch.setattr("fxpress.backends.c.lower.plan_within", stages)
+        options = COutput(name="net", buffers=random.choice(("caller", "arena")))
+        assert_equal_to_interpreter(
+            chain.graph(fill), options=options, target=target, flags=UNDEFINED, seeds=2
+        )
+        steps += stages.steps
+    assert steps > 2
+
+
+@needs_arm
+@pytest.mark.parametrize("seed", [0, 1, *(pytest.param(n, marks=pytest.mark.slow) for n in range(2, 12))])
+@pytest.mark.parametrize("name", ["cortex-m4f", "cortex-m0plus"])
+def test_the_stack_and_the_flash_of_stages_are_as_stated(name, seed, fill, tmp_path, monkeypatch):
+    random, target = Random(seed), load_target(name)
+    chain = Chain(random, random.randint(1, 2), random.choice(("i8", "i16")), 14)
+    monkeypatch.setattr("fxpress.backends.c.lower.plan_within", SomeStages(random))
+    artifact = emit(chain.graph(fill), COutput(name="net"), target)
+    assert artifact.program.stages
+    stack = worst_case_stack(
+        compile_objects(target_compiler(target), artifact.write(tmp_path)[:1], tmp_path, flags=("-O3",)),
+        "net_run",
+    )
+    stated = int(artifact.macros["NET_STACK_BYTES"])
+    assert stack <= stated <= stack + 400
+    network = SimulatedNetwork.of(artifact, tmp_path, target)
+    assert 0.85 <= artifact.prediction.flash_bytes / network.footprint.flash <= 1.6
+    type = artifact.graph.inputs[0].type
+    x = torch.randint(-128, 128, type.shape, dtype=type.dtype.torch)
+    for ours, theirs in zip(network.run([x]), run_integer(artifact.graph, [x]), strict=True):
+        assert torch.equal(ours, theirs)
+    SimulatedNetwork.of(artifact, tmp_path, target, strict_alignment=True).run(
+        [x]
+    )  # raises where a core would
+
+
+def test_an_arena_that_is_too_large_gets_stages_and_the_summary_says_so(fill, cortex_m4):
+    graph = parse(STEM, fill=fill)
+    whole = emit(graph, COutput(name="net"), cortex_m4)
+    small = emit(graph, COutput(name="net"), cortex_m4.model_copy(update={"ram": 4_000}))
+    assert whole.plan.arena_bytes > 8_000 and not whole.program.stages
+    assert small.plan.arena_bytes <= 4_000 and small.program.stages
+    assert small.prediction.time <= 1.1 * whole.prediction.time
+    (note,) = [note for note in small.notes if "some rows at a time" in note]
+    assert f"{small.plan.arena_bytes:,} B in place of {whole.plan.arena_bytes:,} B" in note
+
+
+def test_wrong_padding_is_found(fill, host, assert_equal_to_interpreter, monkeypatch):
+    monkeypatch.setattr("fxpress.backends.c.plan.row_steps.padding_byte", lambda op, type: 0)
+    with pytest.raises(AssertionError):
+        assert_equal_to_interpreter(parse(STEM, fill=fill), target=host.model_copy(update={"ram": 3_000}))
