@@ -2,9 +2,9 @@
 
     W2 f(W1 x + b1) = (W2 S) f(S^-1 W1 x + S^-1 b1),    s_i = sqrt(r1_i / r2_i)
 
-for every f with f(s x) = s f(x), s > 0: ReLU, pooling, padding with zeros. r1_i is the largest weight of output
-channel i in the first layer, r2_i that of input channel i in the second; afterwards both are sqrt(r1_i r2_i). Chains
-take several rounds.
+for every f with f(s x) = s f(x), s > 0: ReLU, pooling, padding with zeros, magnitudes of a spectrum, whose real and
+imaginary part share a factor. r1_i is the largest weight of output channel i in the first layer, r2_i that of input
+channel i in the second; afterwards both are sqrt(r1_i r2_i). Chains take several rounds.
 Source: Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019.
 """
 
@@ -69,11 +69,14 @@ def equalize(graph: Graph, options: EqualizeOptions, context: Context) -> PassRe
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two layers; input channel j of the second is output channel `channels[j]` of the first."""
+    """Two layers and the `count` factors between them: that of each output channel of the first, and of each input
+    channel of the second."""
 
     first: Node
     second: Node
-    channels: Tensor
+    count: int
+    written: Tensor
+    read: Tensor
 
 
 def _pair(graph: Graph, first: Node) -> _Pair | str:
@@ -87,17 +90,42 @@ def _pair(graph: Graph, first: Node) -> _Pair | str:
     low, high = first.op.clamp or (-inf, inf)
     if low not in (-inf, 0.0) or high not in (inf, 0.0):
         return "its clamp would have to be another for each channel"
-    value, between = first.output, list[Node]()
-    while True:
-        if graph.use_count(value) != 1 or not graph.users.get(value.name):
+    return _followed(graph, first)
+
+
+def _followed(graph: Graph, first: Node) -> _Pair | str:
+    """The layer that alone reads, through operators that pass a factor on, all that the first one gives."""
+    between, known, waiting = list[Node](), {first.output.name}, [first.output]
+    found: tuple[Node, Value] | None = None
+    while waiting:
+        value = waiting.pop(0)
+        readers = graph.users.get(value.name, ())
+        is_output = graph.use_count(value) != len(readers)
+        if is_output or not (readers or between):
             return "its result is read more than once, or is an output"
-        (user,) = graph.users[value.name]
-        if is_layer(user.op):
-            return _joined(graph, first, between, user, value)
-        if len(user.operands) > 1 or len(user.outputs) > 1 or not user.op.facts.homogeneous:
-            return f"{user.op.name} after it does not pass a factor on"
-        between.append(user)
-        value = user.output
+        for user in readers:
+            if is_layer(user.op):
+                if found is not None:
+                    return "its result is read more than once, or is an output"
+                found = user, value
+            elif not user.op.facts.homogeneous:
+                return f"{user.op.name} after it does not pass a factor on"
+            elif all(v.name in known for v in user.operands) and user not in between:
+                between.append(user)
+                known.update(v.name for v in user.outputs)
+                waiting += user.outputs
+    if found is None:
+        return next(
+            f"{node.op.name} after it does not pass a factor on: it reads another value, too"
+            for name in known
+            for node in graph.users.get(name, ())
+            if node not in between
+        )
+    entered = [node for name in known for node in graph.users.get(name, ()) if node is not found[0]]
+    apart = next((node for node in entered if node not in between), None)
+    if apart is not None:
+        return f"{apart.op.name} after it does not pass a factor on: it reads another value, too"
+    return _joined(graph, first, between, *found)
 
 
 def _joined(graph: Graph, first: Node, between: Sequence[Node], second: Node, value: Value) -> _Pair | str:
@@ -116,18 +144,24 @@ def _joined(graph: Graph, first: Node, between: Sequence[Node], second: Node, va
     read = coupling.units(value, second.op.channel_axis(x.type))
     if STAYS in units or STAYS in read:
         return "the next layer reads it along another dimension"
-    return _Pair(first, second, torch.from_numpy(np.argsort(units)[read]))
+    names, written = np.unique(units, return_inverse=True)
+    places = np.searchsorted(names, read)
+    return _Pair(first, second, len(names), torch.from_numpy(written), torch.from_numpy(places))
 
 
-def _balanced(graph: Graph, pairs: list[_Pair]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Constants and the total factor of each channel of each pair, once all pairs agree."""
-    exact = {
+def _constants(graph: Graph, pairs: list[_Pair]) -> dict[str, Tensor]:
+    return {
         v.name: graph.tensor(v).double()
         for pair in pairs
         for v in (pair.first.operand("weight"), pair.first.optional("bias"), pair.second.operand("weight"))
         if v is not None
     }
-    totals = [torch.ones(len(_factors(pair, exact)), dtype=torch.float64) for pair in pairs]
+
+
+def _balanced(graph: Graph, pairs: list[_Pair]) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """Constants and the total factor of each channel of each pair, once all pairs agree."""
+    exact = _constants(graph, pairs)
+    totals = [torch.ones(pair.count, dtype=torch.float64) for pair in pairs]
     if not any(_deviation(_factors(pair, exact)) > _WORTH for pair in pairs):
         return {}, totals
     for _ in range(_ROUNDS):
@@ -148,7 +182,9 @@ def _factors(pair: _Pair, tensors: dict[str, Tensor]) -> Tensor:
     assert is_layer(first) and is_layer(second)
     written = first.taps(tensors[pair.first.operand("weight").name]).abs().amax((2, 3)).flatten()
     read = second.taps(tensors[pair.second.operand("weight").name]).abs().amax((1, 3)).flatten()
-    read = torch.zeros_like(written).scatter_reduce(0, pair.channels, read, "amax")
+    nothing = torch.zeros(pair.count, dtype=torch.float64)
+    written = nothing.scatter_reduce(0, pair.written, written, "amax")
+    read = nothing.scatter_reduce(0, pair.read, read, "amax")
     usable = (written > 0) & (read > 0)
     return torch.where(usable, (written / torch.where(usable, read, 1.0)).sqrt(), 1.0)
 
@@ -162,7 +198,7 @@ def _apply(pair: _Pair, factor: Tensor, tensors: dict[str, Tensor]) -> None:
     assert is_layer(first) and is_layer(second)
     weight, bias = pair.first.operand("weight"), pair.first.optional("bias")
     read = pair.second.operand("weight")
-    tensors[weight.name] = first.scale_outputs(tensors[weight.name], 1 / factor)
+    tensors[weight.name] = first.scale_outputs(tensors[weight.name], 1 / factor[pair.written])
     if bias is not None:
-        tensors[bias.name] = tensors[bias.name] / factor
-    tensors[read.name] = second.scale_inputs(tensors[read.name], factor[pair.channels])
+        tensors[bias.name] = tensors[bias.name] / factor[pair.written]
+    tensors[read.name] = second.scale_inputs(tensors[read.name], factor[pair.read])

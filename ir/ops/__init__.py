@@ -11,6 +11,7 @@ from . import (
     elementary,
     embedding,
     linear,
+    magnitude,
     matmul,
     norm,
     pad,
@@ -91,6 +92,7 @@ from .embedding import Embedding, Take
 from .facts import Facts
 from .layer import Layer
 from .linear import Linear
+from .magnitude import Magnitude
 from .matmul import GroupedMatMul, MatMul
 from .norm import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RmsNorm
 from .pad import Pad
@@ -174,6 +176,7 @@ __all__ = [
     "LogSoftmax",
     "Logic",
     "Lstm",
+    "Magnitude",
     "MatMul",
     "MaxPool",
     "Maximum",
@@ -243,6 +246,7 @@ __all__ = [
     "emit_elementwise",
     "linear",
     "lowers",
+    "magnitude",
     "matmul",
     "norm",
     "operator",

@@ -15,15 +15,18 @@ from .fold_batchnorm import FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE
 from .fold_pad import FOLD_PAD
 from .fuse_activation import FUSE_ACTIVATION
 from .fuse_residual import FUSE_RESIDUAL
+from .magnitudes import MAGNITUDES
 from .merge_linear import MERGE_CONV, MERGE_LINEAR
+from .trim_taps import TRIM_TAPS
 
 # in an order in which none undoes another's work
 RULES: Mapping[FuseRule, tuple[Rule, ...]] = {
-    "pad": (FOLD_PAD,),
+    "pad": (FOLD_PAD, TRIM_TAPS),
     "batchnorm": (FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE),
     "linear": (MERGE_LINEAR, MERGE_CONV),
     "residual": (FUSE_RESIDUAL,),
     "activation": (FUSE_ACTIVATION,),
+    "magnitude": MAGNITUDES,
 }
 
 

@@ -3,6 +3,8 @@
 So do the results of a recurrent layer and its last state, and the first states with the last ones, unless what the
 first ones share an encoding with has another one imposed, or a larger range.
 
+The operands of a magnitude share one, too: on 16 bits its integer form needs that.
+
 A concat can rescale an operand. The two have different encodings where one range is less than half the other, and where
 something gains: for a finer operand, a reader of its group (all that other movement joins it with); for a finer result,
 another operand.
@@ -13,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ...ir import Encoding, Graph, Node
+from ...ir.ops.magnitude import Magnitude
 from ...ir.ops.recurrent import Recurrent
 from ...ir.ops.recurrent_form import UNIT
 from ...ir.ops.slicing import Concat
@@ -32,6 +35,8 @@ def join_moved(
         groups.unite((before.name, after.name))
     joints: list[tuple[str, str]] = []
     for node in graph.nodes:
+        if isinstance(node.op, Magnitude) and node.output.name in plan.computing:
+            groups.unite(v.name for v in node.operands if not graph.is_constant(v))
         if node.outputs[0].name not in plan.moving:
             continue
         moved = [v for v in node.operands if v.type.dtype.is_floating]

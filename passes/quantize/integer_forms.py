@@ -3,7 +3,8 @@
 [n, c, ...]   a depthwise convolution with kernel 1: weight scale[c], bias shift[c]
 [n, c]        x * scale + shift
 
-So does a division by a constant, as a product; what rounds to half precision is left out.
+So do a division by a constant, as a product, and sqrt(a^2 + b^2), as a magnitude; what rounds to half precision is
+left out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ...ir.ops.conv import Conv
 from ...ir.ops.elementary import RoundTo
 from ...ir.ops.norm import BatchNorm
 from ..fuse.fold_batchnorm import norm_affine, why_not_fold
+from ..fuse.magnitudes import MAGNITUDES
 from ..pattern import OPTIONAL, Application, Match, Rule, Term, op
 from ..weighted_layers import clamp_of
 
@@ -95,4 +97,4 @@ DROP_HALF = Rule(
 )
 """What rounds to half precision after an operator that was given in it."""
 
-INTEGER_FORMS: tuple[Rule, ...] = (LOWER_BATCHNORM, LOWER_DIVISION)
+INTEGER_FORMS: tuple[Rule, ...] = (LOWER_BATCHNORM, LOWER_DIVISION, *MAGNITUDES)

@@ -8,7 +8,7 @@ from ..plugins import FUSION_RULES, NamedPart
 from ..section import LayerPatterns
 from .base import PassOptions
 
-FuseRule: TypeAlias = Literal["batchnorm", "activation", "residual", "pad", "linear"]
+FuseRule: TypeAlias = Literal["batchnorm", "activation", "residual", "pad", "linear", "magnitude"]
 
 
 class FuseOptions(PassOptions):
@@ -22,7 +22,8 @@ class FuseOptions(PassOptions):
         default=(),
         description="Rules to switch off: `batchnorm` (into convolution, transposed convolution, linear), "
         "`activation` (ReLU, clamp and similar into the producer), `residual` (addition into the producer), `pad` "
-        "(into the convolution after it), `linear` (two consecutive linear layers, if that is smaller).",
+        "(into the convolution after it; and taps that read padding only are left out), `linear` (two consecutive "
+        "linear layers, if that is smaller), `magnitude` (sqrt(a^2 + b^2) as one operator).",
     )
     add: tuple[Annotated[str, NamedPart(FUSION_RULES)], ...] = Field(
         default=(), description="Rules of other packages to apply after those of fxpress, in this order."

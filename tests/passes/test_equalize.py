@@ -162,3 +162,57 @@ def test_factors_follow_their_channels(between: str) -> None:
     torch.testing.assert_close(written, read.flip(0) if "flip" in between else read, rtol=1e-3, atol=0.0)
     x = torch.randn(1, 3, 2, 2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(run(after, [x])[0], run(before, [x])[0])
+
+
+SPECTRUM = """
+graph(%x: f32[1x1x64]) {
+  const %basis: f32[18x1x16]
+  const %w: f32[8x9x3]
+  const %b: f32[8]
+  const %v: f32[5x8x1]
+  %c: f32[1x18x7] = conv{stride=(8,), padding=(0, 0), dilation=(1,)}(%x, %basis)
+  %re: f32[1x9x7], %im: f32[1x9x7] = split{axis=1, sizes=(9, 9)}(%c)
+  %m: f32[1x9x7] = magnitude(%re, %im)
+  %r: f32[1x8x7] = conv{stride=(1,), padding=(1, 1), dilation=(1,), clamp=(0.0, inf)}(%m, %w, %b)
+  %y: f32[1x5x7] = conv{stride=(1,), padding=(0, 0), dilation=(1,)}(%r, %v)
+  return output: %y
+}"""
+
+
+def spectrum() -> Graph:
+    """A network on magnitudes whose columns of weights differ by a factor of up to 100."""
+    before = parse(SPECTRUM, fill=drawn_constant)
+    return before.with_params({"w": before.params["w"] * torch.logspace(-2, 0, 9).view(1, -1, 1)})
+
+
+def test_the_real_and_imaginary_part_of_a_bin_share_a_factor() -> None:
+    before = spectrum()
+    after = equalize(before).graph
+    factor = (after.params["basis"] / before.params["basis"]).flatten(1).mean(1)
+    torch.testing.assert_close(factor[:9], factor[9:])
+    assert factor.max() > 3 * factor.min()
+    x = torch.randn(1, 1, 64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(run(after, [x])[0], run(before, [x])[0])
+
+
+def test_levelled_spectra_lose_less_beside_activations_of_16_bits() -> None:
+    before = spectrum()
+    generator = torch.Generator().manual_seed(0)
+    inputs = [(torch.randn(1, 1, 64, generator=generator),) for _ in range(24)]
+
+    def squared_error(graph: Graph) -> float:
+        options = QuantizeOptions(activations="int16")
+        integer = find_pass("quantize")(graph, options, Context(calibration=inputs)).graph
+        return sum(float((run(before, x)[0] - run_integer(integer, x)[0]).square().sum()) for x in inputs)
+
+    assert squared_error(equalize(before).graph) < squared_error(before)
+
+
+def test_a_sum_with_another_value_does_not_pass_a_factor_on() -> None:
+    text = CHAIN.replace(
+        "%p: f32[1x4x2x2] = avg_pool(%c)",
+        "%s: f32[1x4x4x4] = add(%c, %x4)\n  %p: f32[1x4x2x2] = avg_pool(%s)",
+    )
+    text = text.replace("(%x: f32[1x3x8x8])", "(%x: f32[1x3x8x8], %x4: f32[1x4x4x4])")
+    reasons = equalize(parse(text, fill=drawn_constant)).report.declined["equalize"]
+    assert reasons["add after it does not pass a factor on: it reads another value, too"] == 1

@@ -13,6 +13,7 @@ import fxpress.backends.c
 from fxpress.backends.c.tools.toolchain import WARNINGS, find_compiler, link_shared
 from fxpress.ir import Encoding
 from fxpress.ir.arithmetic import requant
+from fxpress.ir.ops.magnitude import rounded_root
 from fxpress.ir.ops.norm_form import reciprocal_root
 
 INCLUDE = Path(fxpress.backends.c.__file__).parent / "write" / "include"
@@ -39,6 +40,10 @@ void reciprocal_root(const uint64_t *d, int32_t *values, int32_t *shifts, int co
         values[i] = found.value;
         shifts[i] = found.shift;
     }
+}
+void rounded_root(const uint32_t *v, int32_t *roots, int count)
+{
+    for (int i = 0; i < count; i++) { roots[i] = fxp_rounded_root(v[i]); }
 }
 void quantize(const float *x, int8_t *y, int count, float step, int zero_point)
 {
@@ -84,6 +89,18 @@ def test_shifting_left_equals_multiplying(library):
     y = np.zeros(len(acc), np.int32)
     library.left(pointer(acc), pointer(shifts), pointer(y), len(acc))
     assert np.array_equal(y, acc * 512)
+
+
+def test_rounded_roots_equal_those_of_the_interpreter(library):
+    whole = np.arange(0, 65534, dtype=np.int64)
+    edges = np.concatenate([whole**2, whole**2 + whole, whole**2 + whole + 1, (whole[1:] ** 2) - 1])
+    drawn = np.random.default_rng(3).integers(0, 65535**2, 300_000)
+    powers = 2 ** np.arange(0, 32, dtype=np.int64)
+    squares = np.concatenate([edges, drawn, drawn >> drawn % 31, powers, powers - 1])
+    squares = squares[squares < 65535**2].astype(np.uint32)
+    roots = np.zeros(len(squares), np.int32)
+    library.rounded_root(pointer(squares), pointer(roots), len(squares))
+    assert np.array_equal(roots, rounded_root(torch.from_numpy(squares.astype(np.int64))).numpy())
 
 
 def test_reciprocal_roots_equal_those_of_the_interpreter(library):

@@ -361,3 +361,61 @@ def test_a_relu_after_another_function_says_which_layers_take_it() -> None:
     assert refused == (
         "its operand comes from sigmoid, not from conv or conv_transpose or linear or add or sub or mul"
     )
+
+
+MAGNITUDE = """
+graph(%x: f32[1x6x4]) {
+  %re: f32[1x3x4], %im: f32[1x3x4] = split{axis=1, sizes=(3, 3)}(%x)
+  %a: f32[1x3x4] = FIRST
+  %b: f32[1x3x4] = pow(%im)
+  %s: f32[1x3x4] = add(%a, %b)
+  %y: f32[1x3x4] = sqrt(%s)
+  return output: %y
+}"""
+
+
+def test_the_root_of_two_squares_is_a_magnitude_of_the_same_bits() -> None:
+    before = graph(MAGNITUDE.replace("FIRST", "pow(%re)"))
+    after, report = fuse(before)
+    assert operators(after) == ["split", "magnitude"] and report.applied["magnitude"] == 1
+    x = torch.randn(1, 6, 4, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(run(before, [x])[0], run(after, [x])[0])
+
+
+def test_products_with_itself_are_squares_too() -> None:
+    text = MAGNITUDE.replace("FIRST", "mul(%re, %re)").replace("pow(%im)", "mul(%im, %im)")
+    assert operators(fuse(graph(text))[0]) == ["split", "magnitude"]
+
+
+@pytest.mark.parametrize(
+    ("first", "rule"), [("pow{exponent=3.0}(%re)", "the exponent is not 2"), ("mul(%re, %im)", "")]
+)
+def test_another_sum_under_a_root_stays(first: str, rule: str) -> None:
+    before = graph(MAGNITUDE.replace("FIRST", first))
+    after, report = fuse(before)
+    assert "magnitude" not in operators(after)
+    assert not rule or rule in report.declined["magnitude"]
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "result", "attributes", "left"),
+    [
+        (1, 3, 1, "padding=(1, 1), stride=(1,), dilation=(1,)", 1),
+        (2, 3, 1, "padding=(1, 1), stride=(2,), dilation=(1,)", 2),
+        (2, 5, 2, "padding=(8, 0), stride=(1,), dilation=(2,)", 1),
+        (2, 3, 3, "padding=(3, 0), stride=(1,), dilation=(1,)", 2),
+        (4, 3, 4, "padding=(1, 1), stride=(1,), dilation=(1,)", 3),
+    ],
+)
+def test_taps_that_meet_padding_only_are_left_out(
+    image: int, kernel: int, result: int, attributes: str, left: int
+) -> None:
+    before = graph(f"""graph(%x: f32[1x2x{image}]) {{
+  const %w: f32[3x2x{kernel}]
+  %y: f32[1x3x{result}] = conv{{{attributes}}}(%x, %w)
+  return output: %y
+}}""")
+    after, report = fuse(before)
+    assert after.params["w"].shape == (3, 2, left)
+    assert report.applied.get("trim_taps", 0) == (left < kernel)
+    assert_same_function(before, after)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .....ir import DType
-from .....ir.arithmetic import Requant
 from .....ir.ops.accumulate import clamp_bounds
-from .....ir.ops.binary import Binary, rescale_of_sum
+from .....ir.ops.binary import Binary, requant_of_product, rescale_of_sum
+from .....ir.ops.magnitude import Magnitude, MagnitudeForm
 from ...plan.layout import Layout, arranged, contiguous
 from ...write.literal import c_type
 from ..base import Offers, Operand, Site, Work, kernel, offer
@@ -24,6 +24,7 @@ _OPERATIONS |= {
     "remainder": "fxp_floor_remainder(fmodf({0}, {1}), {1})",
     "floor_divide": "rintf(fxp_floor_quotient({0}, {1}, fmodf({0}, {1})))",
 }
+_OPERATIONS["magnitude"] = "sqrtf({0} * {0} + {1} * {1})"
 _OPERATIONS |= {"fmod": "fmodf({}, {})", "power": "powf({}, {})", "atan2": "atan2f({}, {})"}
 _OF_INTEGERS = {  # where they differ from those on floats
     "maximum": "{0} > {1} ? {0} : {1}",
@@ -32,8 +33,15 @@ _OF_INTEGERS = {  # where they differ from those on floats
     "floor_divide": "fxp_integer_floor_divide({}, {})",
     "fmod": "{1} == 0 || {1} == -1 ? 0 : {0} % {1}",
 }
-_FLOAT_ONLY = {"div", "power", "atan2"}
-_LIBM = {"remainder": 60.0, "floor_divide": 80.0, "fmod": 60.0, "power": 200.0, "atan2": 150.0}
+_FLOAT_ONLY = {"div", "power", "atan2", "magnitude"}
+_LIBM = {
+    "remainder": 60.0,
+    "floor_divide": 80.0,
+    "fmod": 60.0,
+    "power": 200.0,
+    "atan2": 150.0,
+    "magnitude": 10.0,
+}
 _TITLES = {"add": "Sum", "sub": "Difference", "mul": "Product", "div": "Quotient"}
 
 
@@ -62,7 +70,7 @@ def portable(site: Site) -> Offers:
     loops = nest(shape, layout_y.strides(shape), *strides)
     context = BinaryContext(_title(site), loops, _value(site, f"a[{loops.at[1]}]", f"b[{loops.at[2]}]"))
     libm = _LIBM.get(site.node.op.name, 0.0) if site.output.dtype is DType.F32 else 0.0
-    each = 12.0 if site.is_integer else 8.0
+    each = 8.0 if not site.is_integer else 45.0 if isinstance(site.node.op, Magnitude) else 12.0
     return offer(
         site,
         "portable/binary.c.j2",
@@ -117,7 +125,12 @@ def _value(site: Site, a: str, b: str) -> str:
         rescale = rescale_of_sum(site.type("a"), site.type("b"), site.output, sign=_SIGNS[op.name])
         return saturated(rescaled(rescale, a, b), low, high)
     qa, qb, qy = site.quantization("a"), site.quantization("b"), site.output_quantization
-    step = Requant.of(qa.scale[0] * qb.scale[0] / qy.scale[0])
-    product = f"({a} - {signed(qa.zero_point[0])}) * ({b} - {signed(qb.zero_point[0])})"
+    a, b = (f"({x} - {signed(q.zero_point[0])})" if q.zero_point[0] else x for x, q in ((a, qa), (b, qb)))
+    if isinstance(op, Magnitude):
+        form = MagnitudeForm.of(qa, qb, qy)
+        squares = [f"(uint32_t)({x} * {x}) * {n}u" for x, n in zip((a, b), form.weights, strict=True)]
+        step, product = form.step, f"fxp_rounded_root({' + '.join(squares).replace(' * 1u', '')})"
+    else:
+        step, product = requant_of_product(site.type("a"), site.type("b"), site.output), f"{a} * {b}"
     shifted = f"fxp_shift_left({product}, {step.shift})" if step.shift else product
     return saturated(f"fxp_scale({shifted}, {step.multiplier}, {qy.zero_point[0]})", low, high)

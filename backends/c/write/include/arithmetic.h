@@ -88,6 +88,31 @@ FXP_INLINE int32_t fxp_bit_field(int32_t word, int32_t low, int32_t bits)
     return (int32_t)((uint32_t)word << (32 - bits - low)) >> (32 - bits);
 }
 
+/* Whole number nearest to the square root of v, below 65535^2. */
+FXP_INLINE int32_t fxp_rounded_root(uint32_t v)
+{
+#if defined(__GNUC__) && !defined(__ARM_ARCH_6M__)
+    /* Newton's steps for v scaled by a power of 4 to 2^30 or more, from 3/8 v + 0.6: never below the root. */
+    const int32_t zeros = __builtin_clz(v | 1u) & ~1;
+    const uint32_t scaled = (v | (v == 0)) << zeros;
+    uint32_t root = (scaled >> 17) + (scaled >> 18) + 19661u;
+    root = (root + scaled / root) >> 1;
+    root = (root + scaled / root) >> (1 + zeros / 2);
+    root -= root * root > v;
+#else
+    uint32_t root = 0, rest = v;
+    for (uint32_t bit = UINT32_C(1) << 30; bit != 0; bit >>= 2) {
+        const uint32_t tried = root + bit;
+        root >>= 1;
+        if (rest >= tried) {
+            rest -= tried;
+            root += bit;
+        }
+    }
+#endif
+    return (int32_t)(root + (v - root * root > root));
+}
+
 /* 1 / sqrt(d) = value * 2^shift / 2^61. */
 struct fxp_reciprocal {
     int32_t value, shift;
