@@ -101,7 +101,7 @@ class Target(Section):
     timing: Timing | None = Field(
         default=None, description="Cycles of simulated instructions. Default: not published."
     )
-    weight_bits: tuple[Literal[2, 4, 8], ...] = Field(
+    weight_bits: tuple[Literal[2, 4, 8, 16], ...] = Field(
         default=(8,), description="Weight bit widths that integer kernels support."
     )
     activation_bits: tuple[Literal[8, 16], ...] = Field(

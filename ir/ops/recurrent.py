@@ -167,9 +167,9 @@ class Recurrent(Op):
         encodings = [None if type is None else type.quantization for type in operands]
         matrices = self.matrices_of(encodings)
         for q in matrices:
-            if q is None or q.bits > 8 or not q.is_symmetric or q.axis not in (None, 0) or q.group_size:
+            if q is None or q.bits > 16 or not q.is_symmetric or q.axis not in (None, 0) or q.group_size:
                 raise ShapeError(
-                    "weights have at most 8 bits, symmetric, a scale for each row or one for all"
+                    "weights have at most 16 bits, symmetric, a scale for each row or one for all"
                 )
         if not self.bias:
             return

@@ -23,6 +23,7 @@ from .codebook import share_values
 from .range_encodings import to_float32
 
 _LARGEST_BIAS = 1 << 29  # leaves the products a share of int32
+_LARGEST_SUM = 1.25 * 2**30  # of products of weights of 16 bits: the rest is for the bias and for rounding
 _STEPS_OF_ZERO_CHANNEL = 1 << 10  # accumulator steps in one output step where all weights are zero
 _SHRINKS = 50
 _GROWTHS = 512
@@ -64,7 +65,7 @@ def quantize_weights(
     """
     by_channel = op.channel_scales(TensorType.of(weight)) if per_channel else None
     axis, group_size = by_channel or (None, None)
-    if observer == "minmax" and (bits < 8 or x.bits > 8):
+    if observer == "minmax" and (bits < 8 or (x.bits > 8 and bits == 8)):
         observer = "mse"
     rows = weight.double().reshape(1, -1) if axis is None else op.rows(weight.double())
     scales = row_scales(rows, bits=bits, observer=observer)
@@ -73,6 +74,9 @@ def quantize_weights(
     if bias is not None:
         needed = bias.double().abs() / (x.scale[0] * _LARGEST_BIAS)
         least = needed if axis is not None else needed.max(0, keepdim=True).values
+    if bits > 8:  # finer weights would leave int32, and with it the fast kernels
+        summed = rows.abs().sum(1) if axis is not None else op.rows(weight.double()).abs().sum(1).max()[None]
+        least = torch.maximum(least, summed * (max(x.qmax, -x.qmin) + abs(x.zero_point[0])) / _LARGEST_SUM)
     scales = torch.maximum(scales, least)
     if observer == "aciq":
         scales = torch.maximum(scales * _spread_factor(rows, scales, bits=bits), least)

@@ -276,8 +276,8 @@ class Site:
         """Why kernels cannot pack the weights and the bias, or nothing."""
         if not self.is_constant("weight") or (self.has("bias") and not self.is_constant("bias")):
             return "weights and bias must be constants"
-        if self.is_integer and self.type("weight").dtype is not DType.I8:
-            return "weights of more than 8 bits"
+        if self.is_integer and self.type("weight").dtype not in (DType.I8, DType.I16):
+            return "weights of more than 16 bits"
         return ""
 
     def layer_operands(self, layouts: tuple[Layout, Layout]) -> Mapping[str, Layout]:

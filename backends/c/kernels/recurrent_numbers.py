@@ -49,6 +49,12 @@ class Sizes:
     gates: int
     projects: bool
     x_type: str
+    weight_bits: int
+
+    @property
+    def weight_type(self) -> str:
+        """C type of a weight."""
+        return f"int{self.weight_bits}_t"
 
     @property
     def rows(self) -> int:
@@ -152,8 +158,18 @@ def sizes(site: Site) -> Sizes:
     op, x, y = operator_of(site), site.type("x"), site.node.outputs[0].type.shape
     batch, steps = (x.shape[0], x.shape[1]) if op.batch_first else (x.shape[1], x.shape[0])
     hidden, bits = site.node.outputs[-1].type.shape[2], site.quantization("x").bits
+    weights = max(site.quantization(index).bits for index in _positions(site)[0])
     return Sizes(
-        op.update, steps, batch, x.shape[2], hidden, y[2], op.gates, op.projects, f"int{max(bits, 8)}_t"
+        op.update,
+        steps,
+        batch,
+        x.shape[2],
+        hidden,
+        y[2],
+        op.gates,
+        op.projects,
+        f"int{max(bits, 8)}_t",
+        16 if weights > 8 else 8,
     )
 
 

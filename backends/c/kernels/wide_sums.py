@@ -18,6 +18,7 @@ from .base import AnyArray, Site
 from .low_bits import BYTE
 from .rounding import layer_fixed_point
 
+WIDE_WEIGHTS = "weights of 16 bits whose sums leave int32"
 PORTABLE_ONLY = "sums leave int32, which the DSP kernels do not add up"
 
 
@@ -28,7 +29,7 @@ def sums_fit(site: Site) -> bool:
 
 def scaled_sums_fit(site: Site) -> bool:
     """Whether sums of packed weights, 2^(8 - bits) times as large, are proven to fit int32 as well."""
-    factor = 1 << (BYTE - site.quantization("weight").bits)
+    factor = 1 << max(BYTE - site.quantization("weight").bits, 0)
     return factor == 1 or _fit(site, FixedPoint((1,), (0,), 0, 0, 0), factor=factor)
 
 

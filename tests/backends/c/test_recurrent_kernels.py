@@ -49,6 +49,7 @@ class Layer:
     cell_bits: int = 9
     scale: float = 2.0**-7
     by_row: bool = True
+    weight_bits: int = 8
     seed: int = 0
 
     def add(self, builder: Builder, name: str) -> tuple[Value, ...]:
@@ -74,16 +75,20 @@ class Layer:
         ]
 
         def constant(q: Encoding, *shape: int) -> Value:
-            largest = min(q.qmax, 4000)
+            largest = min(q.qmax, 30000 // shape[1] if q.bits == 16 else 4000)  # sums fit int32
             tensor = torch.randint(-largest, largest + 1, shape, generator=generator)
             return builder.constant(f"{name}_w", tensor, quantization=q)
 
         rows = op.gates * self.hidden
         scales = [self.scale * 2.0 ** -(row % 3) for row in range(rows)] if self.by_row else [self.scale]
-        weight = Encoding(tuple(scales), axis=0 if self.by_row else None)
+        weight = Encoding(tuple(scales), bits=self.weight_bits, axis=0 if self.by_row else None)
         operands = [read, *first, constant(weight, rows, self.inputs), constant(weight, rows, width)]
         operands += [constant(bias_quantization(q, weight), rows) for q in (x, state)] if self.bias else []
-        operands += [constant(Encoding((self.scale,)), width, self.hidden)] if self.projected else []
+        operands += (
+            [constant(Encoding((self.scale,), bits=self.weight_bits), width, self.hidden)]
+            if self.projected
+            else []
+        )
         inferred = op.infer(*(v and v.type for v in operands))
         types = [t.quantized(q) for t, q in zip(inferred, [state, *(q for q, _ in kept)], strict=True)]
         return builder.append(op, operands, types)
@@ -118,6 +123,7 @@ def layers(draw: st.DrawFn) -> Layer:
         cell_bits=draw(st.integers(0, 12)),
         scale=draw(st.sampled_from([2.0**-3, 2.0**-7, 2.0**-10])),
         by_row=draw(st.booleans()),
+        weight_bits=draw(st.sampled_from([8, 8, 16])),
         seed=draw(st.integers(0, 99)),
     )
 
@@ -145,7 +151,8 @@ def test_the_dsp_instructions_give_the_bytes_of_the_interpreter(
     several: list[Layer], tmp_path: Path, draw: Draw
 ) -> None:
     large = (Layer("lstm", 70, 67, bits=16, projected=66), Layer("gru", 64, 68), Layer("rnn", 140, 5))
-    graph, target = network(*several, *large), load_target("cortex-m4f")
+    wide = (Layer("lstm", 70, 67, bits=16, weight_bits=16), Layer("gru", 9, 130, weight_bits=16))
+    graph, target = network(*several, *large, *wide), load_target("cortex-m4f")
     simulated = SimulatedNetwork.of(emit(graph, COutput(name="net", io="auto"), target), tmp_path, target)
     inputs = [draw(v, seed) for seed, v in enumerate(graph.inputs)]
     for found, expected in zip(simulated.run(inputs), run_integer(graph, inputs), strict=True):

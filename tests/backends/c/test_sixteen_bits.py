@@ -25,6 +25,7 @@ FLOAT = {
     *("bytes without sign as codes", "codes as bytes without sign", "mul and add with large factors"),
     *("acos", "acosh", "asin", "atanh", "log2", "log10"),  # not defined for all numbers
     *("cosh", "sinh", "tan", "exp", "exp2", "expm1", "pow exponent3.0"),  # too steep over the range here
+    "magnitude of two scales",
 }
 NET = """graph(%x: f32[1x3x9x9]) {
   const %w1: f32[8x3x3x3]

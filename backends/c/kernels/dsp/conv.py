@@ -1,4 +1,4 @@
-"""Integer convolution on Cortex-M with DSP: windows, three at a time, for the matrix product of `gemm_dsp`.
+"""Integer convolution on Cortex-M with DSP: windows, two to four at a time, for the matrix product of `gemm_dsp`.
 
 Any kernel, stride, padding and dilation, one group. A window that reaches over the border is first copied,
 with its padding, to a small patch, so that gathering knows no border.
@@ -14,7 +14,7 @@ from ..base import Function, Work, template
 from ..low_bits import BYTE, weights_text
 from .epilogue import HEADERS, Epilogue, parameters
 from .expand import Expansion, plan_expansion
-from .gemm import CHANNELS, PIXELS, Gemm, Int8Array, Int32Array, IntArray, pack_rows
+from .gemm import CHANNELS, Gemm, Int32Array, IntArray, pack_rows, pixels_together
 
 _MAX_TAILS = 16
 _WRITTEN_OUT = 4  # turns of a loop that GCC writes out
@@ -93,7 +93,7 @@ def constant_words(shape: ConvShape) -> tuple[int, int]:
 
 
 def pack(
-    shape: ConvShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
+    shape: ConvShape, weights: IntArray, bias: IntArray, multiplier: IntArray, shift: IntArray
 ) -> tuple[Int32Array, ...]:
     """The constants of the layer, in words.
 
@@ -101,14 +101,14 @@ def pack(
     """
     window = weights.reshape(shape.out_c, shape.in_c, -1).transpose(0, 2, 1).reshape(shape.out_c, -1)
     order = np.array(_expansion(shape).order)
-    taps = np.where(order >= 0, window[:, np.maximum(order, 0)], 0).astype(np.int8)
+    taps = np.where(order >= 0, window[:, np.maximum(order, 0)], 0).astype(weights.dtype)
     return pack_rows(shape.epilogue, taps, bias, multiplier, shift, together=CHANNELS, bits=shape.weight_bits)
 
 
 def estimate(shape: ConvShape) -> Work:
     """The work of the layer, fitted to exact counts; code as `benchmarks/code_size.py` measures it."""
     gemm, expansion = _gemm(shape), _expansion(shape)
-    groups = -(-shape.pixels // PIXELS)
+    groups = -(-shape.pixels // gemm.pixels)
     gather = shape.pixels * (expansion.instructions + (0 if shape.pointwise else 14))
     border = (
         _border_pixels(shape) * (60 + 35 * shape.kernel[0] + _patch_bytes(shape) / 3) if shape.padded else 0
@@ -124,7 +124,7 @@ def _code_bytes(shape: ConvShape) -> int:
     words = turns * len(expansion.loop_words) + len(expansion.single_words)
     loop = 0 if not expansion.loops else 108 if expansion.loops <= _WRITTEN_OUT else 382
     reading = 32 * words + loop + 78 * len(expansion.tails)
-    ragged = shape.pixels % PIXELS > 0
+    ragged = shape.pixels % gemm.pixels > 0
     where = 182 * shape.pointwise + 188 * shape.padded + 192 * ragged
     return gemm.code_bytes + reading + where + 190 * (shape.epilogue.residual is not None)
 
@@ -132,7 +132,9 @@ def _code_bytes(shape: ConvShape) -> int:
 def function(shape: ConvShape) -> Function:
     """The C function `name(x, [r,] y, constants..., scratch)`."""
     path = "dsp/pointwise.c.j2" if shape.pointwise else "dsp/conv.c.j2"
-    variant = "ragged" if shape.pixels % PIXELS else ""
+    together = _together(shape)
+    kinds = [f"{together} pixels"] * (together != 3) + ["ragged"] * (shape.pixels % together > 0)
+    variant = " ".join(kinds + ["weights of 16 bits"] * (shape.weight_bits > BYTE))
     return template(path, _context(shape), parameters(shape.epilogue), headers=HEADERS, variant=variant)
 
 
@@ -147,7 +149,6 @@ class _Context:
     residual_argument: str
     pixels: int
     ragged: bool
-    third: int
     group_bytes: int
     padded: bool
     padding: int
@@ -179,9 +180,8 @@ def _context(shape: ConvShape) -> _Context:
         expansion=_expansion(shape),
         residual_argument="" if shape.epilogue.residual is None else "r, ",
         pixels=shape.pixels,
-        ragged=shape.pixels % PIXELS != 0,
-        third=2 * shape.out_c,
-        group_bytes=PIXELS * shape.out_c,
+        ragged=shape.pixels % _together(shape) != 0,
+        group_bytes=_together(shape) * shape.out_c,
         padded=shape.padded,
         padding=shape.input_zero_point if shape.padded else 0,
         fills_bytes=not shape.epilogue.elements.wide or shape.input_zero_point == 0,
@@ -210,11 +210,16 @@ def _expansion(shape: ConvShape) -> Expansion:
     step = shape.in_c * shape.dilation[1]
     segments, length = (1, kernel_w * shape.in_c) if shape.dilation[1] == 1 else (kernel_w, shape.in_c)
     wide = shape.epilogue.elements.wide
-    return plan_expansion(kernel_h, segments, step, length, interleaved=PIXELS, wide=wide)
+    return plan_expansion(kernel_h, segments, step, length, interleaved=_together(shape), wide=wide)
 
 
 def _gemm(shape: ConvShape) -> Gemm:
-    return Gemm(shape.out_c, _expansion(shape).steps, shape.epilogue.shifted, shape.weight_bits)
+    steps, shifted = _expansion(shape).steps, shape.epilogue.shifted
+    return Gemm(shape.out_c, steps, shifted, shape.weight_bits, _together(shape))
+
+
+def _together(shape: ConvShape) -> int:
+    return pixels_together(shape.pixels, shape.weight_bits)
 
 
 def _patch_bytes(shape: ConvShape) -> int:

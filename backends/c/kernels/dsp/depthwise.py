@@ -19,7 +19,7 @@ from ..low_bits import BYTE, weights_text
 from .depthwise_axes import BLOCK, Axes, Axis, row_macs
 from .depthwise_taps import Unpacked, pack_taps, unpack_taps
 from .epilogue import HEADERS, Epilogue, parameters
-from .gemm import Int8Array, Int32Array, IntArray, pack_arrays
+from .gemm import Int32Array, IntArray, pack_arrays
 
 _MAX_TAPS = 64
 _COPIES = 8
@@ -80,7 +80,7 @@ def constant_words(shape: DepthwiseShape) -> tuple[int, int]:
 
 
 def pack(
-    shape: DepthwiseShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
+    shape: DepthwiseShape, weights: IntArray, bias: IntArray, multiplier: IntArray, shift: IntArray
 ) -> tuple[Int32Array, ...]:
     """The constants of the layer, in words.
 

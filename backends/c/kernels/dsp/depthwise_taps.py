@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..low_bits import BYTE, share_bytes
-from .gemm import Int8Array, Int32Array
+from .gemm import Int32Array, IntArray
 
 _WORD = 32
 
@@ -45,7 +45,7 @@ class Unpacked:
     high: str
 
 
-def pack_taps(taps: Taps, weights: Int8Array) -> Int32Array:
+def pack_taps(taps: Taps, weights: IntArray) -> Int32Array:
     """The words of each channel in flash, [channels, words]; `weights` is [channels, rows, length]."""
     if taps.bits < BYTE:
         packed = share_bytes(weights.reshape(len(weights), -1), taps.bits)

@@ -13,15 +13,15 @@ from ..base import Function, Work, template
 from ..low_bits import BYTE, weights_text
 from .epilogue import HEADERS, Epilogue, parameters
 from .expand import Expansion, plan_expansion
-from .gemm import Int8Array, Int32Array, IntArray, pack_rows
+from .gemm import Int32Array, IntArray, pack_rows
 
 _TOGETHER = 4
 _UNROLL = 4
 _MAX_LOOPS = 255
-_STEPS = {8: "FXP_STEP_1X4", 4: "FXP_STEP_1X4_INT4", 2: "FXP_STEP_1X4_INT2"}
-_MASKS = {8: "", 4: "0xf0f0f0f0", 2: "0xc0c0c0c0"}
+_STEPS = {8: "FXP_STEP_1X4", 4: "FXP_STEP_1X4_INT4", 2: "FXP_STEP_1X4_INT2", 16: "FXP_STEP_1X4_INT16"}
+_MASKS = {8: "", 16: "", 4: "0xf0f0f0f0", 2: "0xc0c0c0c0"}
 # Instructions and bytes of code of a step.
-_STEP_COSTS = {8: (18.5, 72), 4: (22.5, 88), 2: (22.5, 88)}
+_STEP_COSTS = {16: (11.5, 52), 8: (18.5, 72), 4: (22.5, 88), 2: (22.5, 88)}
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def constant_words(shape: LinearShape) -> tuple[int, int]:
 
 
 def pack(
-    shape: LinearShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
+    shape: LinearShape, weights: IntArray, bias: IntArray, multiplier: IntArray, shift: IntArray
 ) -> tuple[Int32Array, ...]:
     """The constants of the layer, in words.
 
@@ -67,7 +67,7 @@ def pack(
         weights.reshape(shape.outputs, weights.shape[1], -1).transpose(0, 2, 1).reshape(shape.outputs, -1)
     )
     order = np.array(_expansion(shape).order)
-    taps = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0).astype(np.int8)
+    taps = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0).astype(weights.dtype)
     return pack_rows(
         shape.epilogue, taps, bias, multiplier, shift, together=_TOGETHER, bits=shape.weight_bits
     )
@@ -138,7 +138,7 @@ def _context(shape: LinearShape) -> _Context:
         step=_STEPS[shape.weight_bits],
         mask=_MASKS[shape.weight_bits],
         bits=shape.weight_bits,
-        unscale=BYTE - shape.weight_bits,
+        unscale=max(BYTE - shape.weight_bits, 0),
         words=_TOGETHER * expansion.steps,
         weight_words=_TOGETHER * expansion.steps * shape.weight_bits // BYTE,
         quad=tuple(_Output(i, name, 0 < i == last) for i, name in enumerate("abcd")),

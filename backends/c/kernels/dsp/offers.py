@@ -29,7 +29,7 @@ from . import winograd as winograd_dsp
 from .conv import ConvShape
 from .depthwise import DepthwiseShape
 from .epilogue import Elements, Epilogue
-from .gemm import Int8Array, Int32Array, IntArray
+from .gemm import Int32Array, IntArray
 from .linear import LinearShape
 
 Shape_contra = TypeVar("Shape_contra", bound=ConvShape | LinearShape | DepthwiseShape, contravariant=True)
@@ -100,7 +100,7 @@ def _dense(site: Site, op: Conv) -> Offers:
         return "windows of too many single bytes for the DSP kernel"
     follows = followed(site, seen, x, y, is_gathered=True)
     direct = _offer(site, "conv_dsp", conv_dsp, shape, layouts, follows=follows)
-    if not winograd_dsp.supports(shape):
+    if shape.weight_bits > BYTE or not winograd_dsp.supports(shape):
         return direct
     transformed = _offer(
         site,
@@ -144,8 +144,8 @@ def _depthwise(site: Site, op: Conv) -> Offers:
         epilogue=_epilogue(site),
         weight_bits=site.quantization("weight").bits,
     )
-    if seen.dilation != (1, 1) or not depthwise_dsp.supports(shape):
-        return "the DSP kernel takes no dilated, residual or large depthwise convolution"
+    if shape.weight_bits > BYTE or seen.dilation != (1, 1) or not depthwise_dsp.supports(shape):
+        return "the DSP kernel takes no dilated, 16-bit, residual or large depthwise convolution"
     overwrites = (0,) if depthwise_dsp.may_overwrite_input(shape) else ()
     return _offer(site, "depthwise_dsp", depthwise_dsp, shape, image_layouts(site), overwrites=overwrites)
 
@@ -194,7 +194,7 @@ class _Maker(Protocol[Shape_contra]):
     def pack(
         self,
         shape: Shape_contra,
-        weights: Int8Array,
+        weights: IntArray,
         bias: IntArray,
         multiplier: IntArray,
         shift: IntArray,

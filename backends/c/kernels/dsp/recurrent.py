@@ -15,14 +15,17 @@ from .....ir.ops.recurrent_form import RecurrentForm
 from ...plan.layout import contiguous
 from .. import recurrent_numbers as numbers
 from ..base import AnyArray, Offers, Site, Work, kernel, offer
+from ..low_bits import BYTE
 from ..recurrent_numbers import Sizes, StepsContext, fours
 from .expand import Expansion, plan_expansion
+from .gemm import tap_words
 
 _ROWS = 4
 _REGISTERS = (("r2", "r8"), ("r3", "r9"), ("r4", "r10"), ("r5", "r11"))  # of sums and of multipliers
 _STRAIGHT = 16  # steps that are written out
 _UNROLL = 8
-_STEP_INSTRUCTIONS = 18.0
+_STEPS = {8: ("FXP_STEP_1X4", 18.0), 16: ("FXP_STEP_1X4_INT16", 11.0)}
+"""Macro of a step of four inputs and four rows, by the bits of weights, and its instructions."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class ProductContext:
     expansion: Expansion
     loops: int
     shift: int
+    weight_bits: int
 
     @property
     def registers(self) -> tuple[tuple[str, str], ...]:
@@ -59,9 +63,19 @@ class ProductContext:
         return 2 * self.expansion.steps
 
     @property
+    def step(self) -> str:
+        """Macro of a step."""
+        return _STEPS[self.weight_bits][0]
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether weights have 16 bits."""
+        return self.weight_bits > BYTE
+
+    @property
     def words(self) -> int:
         """Words of the weights of four rows."""
-        return _ROWS * self.expansion.steps
+        return _ROWS * self.expansion.steps * self.weight_bits // BYTE
 
 
 @dataclass(frozen=True)
@@ -118,14 +132,14 @@ def _products(own: Sizes, form: RecurrentForm) -> tuple[ProductContext, ...]:
     wide = (own.x_type == "int16_t", True, True)
     read = zip(("input", "state", "projection"), (own.inputs, own.width, own.hidden), wide, strict=True)
     return tuple(
-        _product(name, plan_expansion(1, 1, count, count, interleaved=1, wide=is_wide), product.shift)
+        _product(own, name, plan_expansion(1, 1, count, count, interleaved=1, wide=is_wide), product.shift)
         for (name, count, is_wide), product in zip(read, form.products, strict=False)
     )
 
 
-def _product(name: str, expansion: Expansion, shift: int) -> ProductContext:
+def _product(own: Sizes, name: str, expansion: Expansion, shift: int) -> ProductContext:
     loops = 0 if expansion.steps <= _STRAIGHT else expansion.steps // _UNROLL
-    return ProductContext(name, expansion, loops, shift)
+    return ProductContext(name, expansion, loops, shift, own.weight_bits)
 
 
 def _columns(products: tuple[ProductContext, ...]) -> int:
@@ -169,12 +183,10 @@ def _grouped(values: AnyArray) -> AnyArray:
 
 
 def _grouped_words(product: ProductContext, weights: AnyArray) -> AnyArray:
-    """Weights of rows, [groups, words of four rows]: a word of each row for every step."""
+    """Weights of rows, [groups, words of four rows]: the words of each row for every step."""
     order = np.array(product.expansion.order)
-    filled = np.zeros((fours(len(weights)), len(order)), np.int8)
-    filled[: len(weights)] = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0)
-    words = filled.view(np.dtype("<i4")).astype(np.int32).reshape(-1, _ROWS, product.expansion.steps)
-    return words.transpose(0, 2, 1).reshape(len(words), -1)
+    taps = np.where(order >= 0, weights[:, np.maximum(order, 0)], 0)
+    return tap_words(taps, together=_ROWS, bits=product.weight_bits)
 
 
 def _work(own: Sizes, products: tuple[ProductContext, ...], updates: int) -> Work:
@@ -182,7 +194,7 @@ def _work(own: Sizes, products: tuple[ProductContext, ...], updates: int) -> Wor
     steps += sum(fours(own.width) // _ROWS * product.expansion.steps for product in products[2:])
     expansion = sum(product.expansion.instructions for product in products)
     return Work(
-        _STEP_INSTRUCTIONS * steps * updates,
+        _STEPS[own.weight_bits][1] * steps * updates,
         (50.0 * own.groups + expansion) * updates,
         10.0 * own.functions * updates,
         900,

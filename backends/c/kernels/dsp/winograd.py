@@ -24,7 +24,7 @@ from ..window import Image, Window
 from .conv import ConvShape
 from .conv import constant_words as constant_words_of_rows
 from .epilogue import HEADERS, Elements, Epilogue, parameters
-from .gemm import CHANNELS, Gemm, Int8Array, Int32Array, IntArray, pack_arrays, pack_rows
+from .gemm import CHANNELS, Gemm, Int32Array, IntArray, pack_arrays, pack_rows
 
 _TWICE_G = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]])
 ROWS = 2
@@ -68,7 +68,7 @@ def constant_words(shape: ConvShape) -> tuple[int, int]:
 
 
 def pack(
-    shape: ConvShape, weights: Int8Array, bias: IntArray, multiplier: IntArray, shift: IntArray
+    shape: ConvShape, weights: IntArray, bias: IntArray, multiplier: IntArray, shift: IntArray
 ) -> tuple[Int32Array, ...]:
     """The constants of the layer, in words.
 

@@ -24,7 +24,7 @@ from ..rounding import (
     layer_fixed_point,
     scale_tables,
 )
-from ..wide_sums import PORTABLE_ONLY, sums_fit
+from ..wide_sums import PORTABLE_ONLY, WIDE_WEIGHTS, sums_fit
 from ..window import MAX_SPATIAL, Image, Window, followed, image, window
 
 _MOST_TAPS = 25
@@ -52,19 +52,30 @@ class ConvContext:
     @property
     def tap_weights(self) -> tuple[str, ...]:
         """The weights of a channel of a depthwise convolution, as C expressions."""
-        if self.weight_bits == BYTE:
+        if self.weight_bits >= BYTE:
             return tuple(f"w[{tap}]" for tap in self.taps)
         return tuple(Fields(self.weight_bits).tap("", tap) for tap in self.taps)
 
     @property
     def packed_weight(self) -> str:
         """Weight number `tap_weight` of a channel, as a C expression; nothing if weights are bytes."""
-        return "" if self.weight_bits == BYTE else Fields(self.weight_bits).tap("tap_weight", 0)
+        return "" if self.weight_bits >= BYTE else Fields(self.weight_bits).tap("tap_weight", 0)
+
+    @property
+    def weight(self) -> str:
+        """C type of what weights are stored in."""
+        return f"int{max(self.weight_bits, BYTE)}_t"
+
+    @property
+    def channel_stride(self) -> int:
+        """Distance of the weights of two output channels, in what they are stored in."""
+        count = len(self.taps) * self.group_in
+        return count if self.weight_bits > BYTE else Fields(self.weight_bits).row_bytes(count)
 
     @property
     def channel_bytes(self) -> int:
         """Bytes of the weights of an output channel."""
-        return Fields(self.weight_bits).row_bytes(len(self.taps) * self.group_in)
+        return self.channel_stride * max(self.weight_bits, BYTE) // BYTE
 
     @property
     def kind(self) -> str:
@@ -110,6 +121,8 @@ def portable(site: Site) -> Offers:
     if site.weights_refusal:
         return site.weights_refusal
     context = conv_context(site, op)
+    if context.wide and context.weight_bits > BYTE:
+        return WIDE_WEIGHTS
     written_out = not site.is_integer or (len(context.taps) <= _MOST_TAPS and not context.wide)
     kind = "depthwise" if context.is_depthwise and written_out else "conv"
     form = "integer" if site.is_integer else "float"

@@ -70,7 +70,9 @@ def portable(site: Site) -> Offers:
         element = c_type(site.type("x").dtype)
         wide = not sums_fit(site)
         finish, accumulator = integer_finish(fixed, wide=wide), "int64_t" if wide else "int32_t"
-        context = TransposeContext(x, y, seen, op.groups, finish, element, "int8_t", accumulator, centred)
+        context = TransposeContext(
+            x, y, seen, op.groups, finish, element, c_type(site.type("weight").dtype), accumulator, centred
+        )
     else:
         finish = float_finish(op.clamp, bias=site.has("bias"), residual=site.has("residual"))
         context = TransposeContext(x, y, seen, op.groups, finish, "float", "float", "float", "tap[i] * w[i]")

@@ -20,7 +20,7 @@ from ..base import AnyArray, Offers, Site, Work, kernel, offer
 from ..layouts import image_layouts, row_layouts
 from ..low_bits import BYTE, Fields
 from ..rounding import RowFinish, bias_bytes, folded_bias, layer_fixed_point, row_finish, scale_tables
-from ..wide_sums import PORTABLE_ONLY, part_size, sums_fit
+from ..wide_sums import PORTABLE_ONLY, WIDE_WEIGHTS, part_size, sums_fit
 from ..window import MAX_SPATIAL, POINT, Image, Window, followed, image, window
 
 _UNROLLED = 4
@@ -68,11 +68,12 @@ class ProductContext:
     result: str
     rows: tuple[Row, ...]
     unrolled: tuple[Tap, ...]
-    pair_bytes: int
+    pair_stride: int
     last: str
     finish: RowFinish
     part: int  # products that are added up in int32; 0 where it holds all of them
     bias: str  # C type
+    weight: str  # C type
 
     @property
     def template(self) -> str:
@@ -188,7 +189,7 @@ def _product(
     """The context of `row_count` rows, which come `together` at a time."""
     weight = site.type("weight")
     channels, depth = weight.shape[0], weight.numel // weight.shape[0]
-    rows, taps, pair_bytes, last = _inner_loop(site, depth, together)
+    rows, taps, pair_stride, last = _inner_loop(site, depth, together)
     part = 0 if sums_fit(site) else part_size(site, _rows(site), multiple=len(taps))
     residual = c_type(site.type("residual").dtype) if site.has("residual") else ""
     return made(
@@ -199,11 +200,12 @@ def _product(
         *(c_type(site.type("x").dtype), c_type(site.output.dtype)),
         rows,
         taps,
-        pair_bytes,
+        pair_stride,
         last,
         row_finish(layer_fixed_point(site), residual=residual, wide=part > 0),
         part,
         "int64_t" if bias_bytes(site, wide=part > 0) > 4 * channels else "int32_t",
+        c_type(site.type("weight").dtype),
     )
 
 
@@ -215,14 +217,14 @@ def _rows(site: Site) -> AnyArray:
 
 
 def _inner_loop(site: Site, depth: int, row_count: int) -> tuple[tuple[Row, ...], tuple[Tap, ...], int, str]:
-    """Rows at a time, taps of a turn, bytes of the weights of two channels, the weight of a channel left over."""
+    """Rows at a time, taps of a turn, the distance between pairs of channels, the weight of a channel left over."""
     single = row_count == 1 or site.machine.few_registers
     bits = site.quantization("weight").bits
     unroll = 1 if site.machine.few_registers and bits != 2 else _UNROLLED
     while depth % unroll:
         unroll //= 2
     rows = _ROWS[:1] if single else _ROWS
-    if bits == BYTE:
+    if bits >= BYTE:
         places = ("i", *(f"i + {i}" for i in range(1, unroll)))
         return rows, tuple(Tap(i, f"w[{i}]", f"w[{depth} + {i}]") for i in places), 2 * depth, "w[i]"
     pair = Fields(bits, together=2)
@@ -240,7 +242,7 @@ def _inner_loop(site: Site, depth: int, row_count: int) -> tuple[tuple[Row, ...]
 
 def _packed(weights: AnyArray, bits: int) -> AnyArray:
     """Weights as the inner loop reads them: channels by two, the one left over alone."""
-    if bits == BYTE:
+    if bits >= BYTE:
         return weights.copy()
     paired = len(weights) - len(weights) % 2
     parts = [Fields(bits, together=2).pack(weights[:paired]), Fields(bits).pack(weights[paired:])]
@@ -256,6 +258,8 @@ def _followed(site: Site, context: ProductContext) -> dict[int, int]:
 
 def _offer(site: Site, context: ProductContext, layouts: tuple[Layout, Layout]) -> Offers:
     bits = site.quantization("weight").bits
+    if context.part and bits > BYTE:
+        return WIDE_WEIGHTS
     path, gather, patches = "portable/products_linear.c.j2", 0.0, 0
     if isinstance(context, WindowContext):
         path, patches = "portable/products_conv.c.j2", len(context.rows) * context.depth
@@ -265,8 +269,9 @@ def _offer(site: Site, context: ProductContext, layouts: tuple[Layout, Layout]) 
     per_output += (context.part > 0) * (_ADDED_UP + _PER_PART * context.depth / max(context.part, 1))
     per_mac += (bits < BYTE) * _UNPACKING[len(context.rows)]
     products = per_mac * context.depth * outputs
-    single_bytes = context.odd * Fields(bits).row_bytes(context.depth)
-    weights = {"weights": context.paired // 2 * context.pair_bytes + single_bytes}
+    single = context.depth if bits > BYTE else Fields(bits).row_bytes(context.depth)
+    stored = context.paired // 2 * context.pair_stride + context.odd * single
+    weights = {"weights": stored * site.type("weight").dtype.bytes}
     return offer(
         site,
         path,

@@ -141,7 +141,9 @@ def _on_integers(site: Site) -> Offers:
         parts += [([projection], slice(None)) for projection in read[2:]]
         turns = [numbers.in_turns([matrix[rows] for matrix, _ in found]) for found, rows in parts]
         stored = [[array[rows] for _, arrays in found for array in arrays] for found, rows in parts]
-        return np.concatenate(turns), np.concatenate([numbers.in_turns(arrays) for arrays in stored])
+        return np.concatenate(turns).astype(f"int{own.weight_bits}"), np.concatenate(
+            [numbers.in_turns(arrays) for arrays in stored]
+        )
 
     updates = own.steps * own.batch
     named = numbers.layouts(site)
@@ -155,7 +157,7 @@ def _on_integers(site: Site) -> Offers:
         operands={"x": site.index("x"), **numbers.states(site)},
         results=("y", "state", "cell")[: 1 + numbers.operator_of(site).states],
         constants={
-            "weights": macs,
+            "weights": macs * own.weight_bits // 8,
             "numbers": 4 * (4 * own.inner + 2 * projected),
         },
         pack=pack,
