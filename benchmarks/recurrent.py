@@ -1,19 +1,27 @@
-"""Recurrent networks on integers on a Cortex-M4: a metric beside the float network's, instructions and memory.
+"""Recurrent and causal networks on integers on a Cortex-M4: a metric beside the float network's, instructions, memory.
 
-    python benchmarks/recurrent.py [gru lstm vad]          # table, and benchmarks/results/recurrent.json
+    python benchmarks/recurrent.py [NAME ...]          # table, and benchmarks/results/recurrent.json
 
-`gru` is a keyword spotter, trained here in seconds on spoken digits (../shared/data/fsdd_mfcc.npz): 49 steps of 10
-features, 64 units, accuracy in percent. `lstm` is a step of an LSTM of 128 inputs and 128 units with torch's initial
-weights, whose state is an input and an output; its metric is the error of the state along a sequence, of its size.
-`vad` is examples/trained_networks/vad.yaml, its metric the percentage of steps decided as the original decides them.
-The C on the simulated core is held against the integer graph, byte for byte.
+    gru, tcn                keyword spotters, trained here in seconds on spoken digits (../shared/data/fsdd_mfcc.npz):
+                            49 steps of 10 features to a GRU of 64 units, or to causal convolutions over time
+    gru step 16+64          a step of 16 inputs and 64 units with torch's initial weights, states in and out;
+    lstm step 128+128       the metric is the error of the state along a sequence, in percent of its size
+    gru step int16          the same with weights of 16 bits, which need no unpacking
+    lstm step int16
+    vad                     examples/trained_networks/vad.yaml along a recording: steps decided as the original decides
+    vad quiet               them, the recording at a gain of 0.02 in the second row
+
+Each C is held against the integer graph, byte for byte: on this machine for `INPUTS` inputs, on the simulated core for
+`SIMULATED` of them. The linked program must have no function for floating point.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,37 +30,55 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from fxpress.backends.c import SimulatedNetwork, emit
+from fxpress.backends.c import CArtifact, SimulatedNetwork, emit
+from fxpress.backends.c.emit import entry_name
+from fxpress.backends.c.tools import find_compiler, link_shared
+from fxpress.backends.c.tools.elf import read_elf
+from fxpress.backends.c.tools.simulated_network import read_port
+from fxpress.backends.c.write.ports import arena_offsets, to_memory
 from fxpress.compiler import capture, compile_model, text_table
-from fxpress.ir import Graph, Value, run, run_integer
+from fxpress.ir import Graph, run, run_integer
 from fxpress.passes import Context, find_pass
 from fxpress.specs import COutput, load_target
-from fxpress.specs.options import QuantizeOptions
+from fxpress.specs.options import FuseOptions, QuantizeOptions
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = Path(os.environ.get("FXPRESS_SHARED", ROOT.parent / "shared"))
 RESULTS = ROOT / "benchmarks" / "results" / "recurrent.json"
 CORE = "cortex-m4f"
 EPOCHS, BATCH, CALIBRATION = 16, 64, 64
-STEPS = 200
-CHECKED = 3
+STEPS = 250
+INPUTS, SIMULATED = 200, 5
+QUIET = 0.02
+FLOAT_FUNCTION = re.compile(r"__aeabi_\w*[fd]|__\w*[sd]f\w*|(exp|tanh|sqrt|log|pow)f?")
 Sample = tuple[Tensor, ...]
+Interpreter = Callable[..., list[Tensor]]
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network: metrics, counted instructions of a run, per multiply-accumulate, and inputs with equal bytes."""
+    """One network: metrics, counted instructions of a run, per multiply-accumulate, and inputs with equal bytes.
+
+    `mean_error` is that of a probability, where the output is one. `float_functions` are functions for floating point
+    in the linked program.
+    """
 
     name: str
     metric: str
     float_metric: float
     integer_metric: float
+    mean_error: float | None
     instructions: int
+    cycles: int | None
     instructions_per_mac: float
     predicted_instructions: int
     arena_bytes: int
+    flash_bytes: int
     equal_inputs: int
+    equal_on_core: int
+    float_functions: int
 
 
 class Keywords(nn.Module):
@@ -69,37 +95,55 @@ class Keywords(nn.Module):
         return scores
 
 
-class Step(nn.Module):
-    """A step of an LSTM."""
+class Causal(nn.Module):
+    """Convolutions over time that see no later frame, with dilations 1, 2, 4 and 8, and a linear layer on the last."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.lstm = nn.LSTM(128, 128)
+        self.layers = nn.ModuleList(
+            nn.Conv1d(32 if d > 1 else 10, 32, 3, dilation=d, padding=0) for d in (1, 2, 4, 8)
+        )
+        self.words = nn.Linear(32, 10)
 
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        _, state = self.lstm(x, (h, c))
-        return tuple(state)
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mT
+        for layer in self.layers:
+            assert isinstance(layer, nn.Conv1d)
+            x = functional.relu(layer(functional.pad(x, (2 * layer.dilation[0], 0))))
+        scores: Tensor = self.words(x.mean(2))
+        return scores
 
 
-def gru() -> Row:
+class Step(nn.Module):
+    """A step of a recurrent layer whose states are inputs and outputs."""
+
+    def __init__(self, layer: nn.GRU | nn.LSTM) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
+        _, after = self.layer(x, states if isinstance(self.layer, nn.LSTM) else states[0])
+        return tuple(after) if isinstance(self.layer, nn.LSTM) else (after,)
+
+
+def keywords(name: str, made: type[nn.Module]) -> Row:
     data = np.load(SHARED / "data" / "fsdd_mfcc.npz")
     x, y, seen, truth = (torch.from_numpy(data[k]) for k in ("x_train", "y_train", "x_test", "y_test"))
     mean, deviation = x.mean((0, 1)), x.std((0, 1))
     x, seen = (x - mean) / deviation, (seen - mean) / deviation
-    model = _trained(Keywords(), x, y.long())
-    graph = capture(model, (seen[:1],)).graph
+    torch.manual_seed(0)
+    graph = capture(_trained(made(), x, y.long()), (seen[:1],)).graph
     integers = _quantized(graph, [(x[i : i + 1],) for i in range(CALIBRATION)])
 
-    def accuracy(interpreter: Callable[..., list[Tensor]], graph: Graph) -> float:
+    def accuracy(interpreter: Interpreter, graph: Graph) -> float:
         scores = torch.cat([interpreter(graph, [seen[i : i + 1]])[0] for i in range(len(seen))])
         return 100 * float((scores.argmax(1) == truth).float().mean())
 
     metrics = accuracy(run, graph), accuracy(run_integer, integers)
-    return _row("gru", "accuracy %", metrics, integers, [(seen[i : i + 1],) for i in range(CHECKED)])
+    return _row(name, "accuracy %", metrics, integers, [(seen[i : i + 1],) for i in range(INPUTS)])
 
 
 def _trained(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
-    torch.manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 1e-2, epochs=EPOCHS, steps_per_epoch=-(-len(x) // BATCH)
@@ -113,106 +157,186 @@ def _trained(model: nn.Module, x: Tensor, y: Tensor) -> nn.Module:
     return model.eval()
 
 
-def lstm() -> Row:
+def step(name: str, made: type[nn.GRU | nn.LSTM], inputs: int, units: int, weights: str = "int8") -> Row:
     torch.manual_seed(0)
-    model, inputs = Step().eval(), torch.randn(STEPS, 1, 1, 128)
-    zeros = torch.zeros(1, 1, 128)
+    model, sequence = Step(made(inputs, units)).eval(), torch.randn(STEPS, 1, 1, inputs)
+    zeros = [torch.zeros(1, 1, units) for _ in range(1 + (made is nn.LSTM))]
+    states = ["h", "c"][: len(zeros)]
     graph = capture(
         model,
-        (inputs[0], zeros, zeros.clone()),
-        input_names=["x", "h", "c"],
-        output_names=["h_next", "c_next"],
+        (sequence[0], *zeros),
+        input_names=["x", *states],
+        output_names=[f"{n}_next" for n in states],
     ).graph
-    exact = _sequence(run, graph, inputs)
-    samples = [(x, *before) for x, before in zip(inputs, [(zeros, zeros), *exact], strict=False)]
-    integers = _quantized(graph, samples, state={"h": "h_next", "c": "c_next"}, activations="int16")
-    found = _sequence(run_integer, integers, inputs)
-    wanted, got = (torch.cat([h for h, _ in sequence]) for sequence in (exact, found))
+    exact = _followed(run, graph, sequence, zeros)
+    samples = [(x, *before) for x, before in zip(sequence, [zeros, *exact], strict=False)]
+    state = {n: f"{n}_next" for n in states}
+    integers = _quantized(graph, samples, state=state, activations="int16", weights=weights)
+    found = _followed(run_integer, integers, sequence, zeros)
+    wanted, got = (torch.cat([h for h, *_ in after]) for after in (exact, found))
     error = 100 * float(((wanted - got).square().mean() / wanted.square().mean()).sqrt())
-    return _row("lstm", "error of h, %", (0.0, error), integers, samples[50 : 50 + CHECKED])
+    taken = [(x, *before) for x, before in zip(sequence, [zeros, *found], strict=False)]
+    return _row(name, "error of h, %", (0.0, error), integers, taken[-INPUTS:])
 
 
-def _sequence(interpreter: Callable[..., list[Tensor]], graph: Graph, inputs: Tensor) -> list[list[Tensor]]:
-    """States after each step."""
-    states: list[list[Tensor]] = []
+def _followed(
+    interpreter: Interpreter, graph: Graph, inputs: Tensor, zeros: Sequence[Tensor]
+) -> list[list[Tensor]]:
+    """What the network gives at each step, as long as that are its states alone."""
+    given, after = list(zeros), list[list[Tensor]]()
     for x in inputs:
-        before = states[-1] if states else [torch.zeros(1, 1, 128)] * 2
-        states.append(interpreter(graph, [x, *before]))
-    return states
+        given = interpreter(graph, [x, *given])
+        after.append(given)
+    return after
 
 
-def vad() -> Row:
+def vad(name: str, gain: float) -> Row:
     compiled = compile_model(ROOT / "examples" / "trained_networks" / "vad.yaml", enforce_budget=False)
-    of_float, of_integer = compiled.report.measurements
     evaluation = compiled.session.evaluation
-    assert evaluation is not None
-    samples = [_drawn(compiled.graph.inputs, seed) for seed in range(CHECKED)]
-    return _row("vad", of_integer.metric, (of_float.value, of_integer.value), compiled.graph, samples)
+    assert evaluation is not None and evaluation.labels is not None
+    waves = gain * evaluation.inputs[0]
 
+    def along(interpreter: Interpreter, graph: Graph) -> tuple[Tensor, list[Sample]]:
+        states, found, given = [torch.zeros(1, 128)] * 2, list[Tensor](), list[Sample]()
+        for wave in waves:
+            given.append((wave[None], *states))
+            probability, *states = interpreter(graph, given[-1])
+            found.append(probability.flatten())
+        return torch.cat(found), given
 
-def _drawn(inputs: Sequence[Value], seed: int) -> Sample:
-    generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.rand(v.type.shape, generator=generator) - 0.5 for v in inputs)
+    exact = along(run, compiled.session.captured)[0]
+    original = evaluation.labels.flatten() if gain == 1 else exact
+    found, samples = along(run_integer, compiled.graph)
+    metrics = tuple(100 * float(((p > 0.5) == (original > 0.5)).double().mean()) for p in (exact, found))
+    error = float((found - original).abs().mean())
+    return _row(name, "same decisions %", (metrics[0], metrics[1]), compiled.graph, samples[:INPUTS], error)
 
 
 def _quantized(
     graph: Graph, samples: Sequence[Sample], *, state: dict[str, str] | None = None, **options: str
 ) -> Graph:
     context = Context(calibration=samples, state=state or {})
-    return find_pass("quantize")(graph, QuantizeOptions.model_validate(options), context).graph
+    fused = find_pass("fuse")(graph, FuseOptions(), context).graph
+    return find_pass("quantize")(fused, QuantizeOptions.model_validate(options), context).graph
 
 
 def _row(
-    name: str, metric: str, metrics: tuple[float, float], graph: Graph, samples: Sequence[Sample]
+    name: str,
+    metric: str,
+    metrics: tuple[float, float],
+    graph: Graph,
+    samples: Sequence[Sample],
+    mean_error: float | None = None,
 ) -> Row:
-    """Runs the C on the simulated core; AssertionError where it differs from the integer graph."""
+    """Runs the C on this machine and on the simulated core, and compares both with the integer graph."""
     target = load_target(CORE)
-    artifact = emit(
-        graph, COutput(name="net", io="float", self_test=0), target.model_copy(update={"ram": None})
-    )
+    real, stored = (_emitted(graph, io) for io in ("float", "auto"))
+    wanted = [run_integer(graph, sample) for sample in samples]
     with tempfile.TemporaryDirectory(prefix="fxpress-recurrent-") as folder:
-        network = SimulatedNetwork.of(artifact, Path(folder), target)
-        equal = 0
-        for sample in samples:
-            found, wanted = network.run(sample), run_integer(graph, sample)
-            equal += all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
-        counted = network.profile(samples[0]).instructions
+        places = [Path(folder) / place for place in ("host", "core", "counted")]
+        for place in places:
+            place.mkdir()
+        host = _host(real, places[0])
+        network, counted = (
+            SimulatedNetwork.of(one, place, target)
+            for one, place in zip((real, stored), places[1:], strict=True)
+        )
+        equal = [_same(host(sample), expected) for sample, expected in zip(samples, wanted, strict=True)]
+        on_core = [_same(network.run(samples[i]), wanted[i]) for i in range(SIMULATED)]
+        profile = counted.profile(samples[0])  # of any integers: there is no branch on them
+        names = [function.name for function in read_elf(places[2] / "net.elf").functions]
     return Row(
         name,
         metric,
         *metrics,
-        counted,
-        counted / max(artifact.prediction.macs, 1),
-        artifact.prediction.instructions,
-        artifact.plan.arena_bytes,
-        equal,
+        mean_error,
+        profile.instructions,
+        profile.cycles,
+        profile.instructions / max(stored.prediction.macs, 1),
+        stored.prediction.instructions,
+        stored.plan.arena_bytes,
+        counted.footprint.flash,
+        sum(equal),
+        sum(on_core),
+        sum(FLOAT_FUNCTION.fullmatch(name) is not None for name in names),
     )
 
 
-NETWORKS = {"gru": gru, "lstm": lstm, "vad": vad}
+def _emitted(graph: Graph, io: str) -> CArtifact:
+    options = COutput.model_validate({"name": "net", "io": io, "self_test": 0})
+    return emit(graph, options, load_target(CORE).model_copy(update={"ram": None}))
+
+
+def _same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def _host(artifact: CArtifact, folder: Path) -> Callable[[Sample], list[Tensor]]:
+    """The C for float inputs and outputs, built for this machine."""
+    library = link_shared(find_compiler("gcc"), artifact.write(folder), folder / "net.so", flags=("-O2",))
+    entry = getattr(ctypes.CDLL(str(library)), entry_name(artifact.name, artifact.ports))
+    arena = np.zeros(artifact.plan.arena_bytes + 64, np.uint8)
+    start = arena.ctypes.data + -arena.ctypes.data % 64
+    buffers = [np.zeros(port.stored.bytes, np.uint8) for port in artifact.ports]
+    offsets = arena_offsets(artifact.ports)
+    places = [
+        array.ctypes.data if offset is None else start + offset
+        for array, offset in zip(buffers, offsets, strict=True)
+    ]
+    passed = [place for place, offset in zip(places, offsets, strict=True) if offset is None]
+    memory = (arena, *buffers)
+    outputs = [(port, at) for port, at in zip(artifact.ports, places, strict=True) if not port.is_input]
+
+    def call(sample: Sample) -> list[Tensor]:
+        for x, port, place in zip(sample, artifact.ports, places, strict=False):
+            data = to_memory(x, port.stored).tobytes()
+            ctypes.memmove(place, data, len(data))
+        assert memory and entry(*map(ctypes.c_void_p, (*passed, start))) == 0
+        return [read_port(port, ctypes.string_at(at, port.stored.bytes)) for port, at in outputs]
+
+    return call
+
+
+NETWORKS: dict[str, Callable[[str], Row]] = {
+    "gru": lambda name: keywords(name, Keywords),
+    "tcn": lambda name: keywords(name, Causal),
+    "gru step 16+64": lambda name: step(name, nn.GRU, 16, 64),
+    "gru step int16": lambda name: step(name, nn.GRU, 16, 64, "int16"),
+    "lstm step 128+128": lambda name: step(name, nn.LSTM, 128, 128),
+    "lstm step int16": lambda name: step(name, nn.LSTM, 128, 128, "int16"),
+    "vad": lambda name: vad(name, 1.0),
+    "vad quiet": lambda name: vad(name, QUIET),
+}
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure, print, write; ends with an error where C and integer graph differ, or where there is a float."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "networks", nargs="*", default=list(NETWORKS), metavar="NETWORK", help=", ".join(NETWORKS)
+        "networks", nargs="*", default=list(NETWORKS), metavar="NAME", help=", ".join(NETWORKS)
     )
-    rows = [NETWORKS[name]() for name in parser.parse_args().networks]
-    header = ("network", "metric", "float", "integer", "instructions", "a MAC", "predicted", "arena", "equal")
+    rows = [NETWORKS[name](name) for name in parser.parse_args().networks]
+    header = ("network", "metric", "float", "integer", "mean error", "instructions", "a MAC", "predicted",
+              "arena", "flash", "equal", "on core", "floats")  # fmt: skip
     print(text_table(header, [_cells(row) for row in rows]))
     known = json.loads(RESULTS.read_text())["rows"] if RESULTS.is_file() else []
     kept = {row["name"]: row for row in known} | {row.name: asdict(row) for row in rows}
     ordered = [kept[name] for name in NETWORKS if name in kept]
     RESULTS.write_text(json.dumps({"core": CORE, "rows": ordered}, indent=2) + "\n")
+    wrong = [row.name for row in rows if row.equal_inputs < INPUTS or row.equal_on_core < SIMULATED]
+    wrong += [row.name for row in rows if row.float_functions]
+    if wrong:
+        raise SystemExit(f"not equal byte for byte, or not without floats: {', '.join(wrong)}")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    return (row.name, row.metric, f"{row.float_metric:.2f}", f"{row.integer_metric:.2f}", f"{row.instructions:,}",
-            f"{row.instructions_per_mac:.3f}", f"{row.predicted_instructions:,}", f"{row.arena_bytes:,}",
-            f"{row.equal_inputs} of {CHECKED}")  # fmt: skip
+    error = "" if row.mean_error is None else f"{row.mean_error:.4f}"
+    return (row.name, row.metric, f"{row.float_metric:.2f}", f"{row.integer_metric:.2f}", error,
+            f"{row.instructions:,}", f"{row.instructions_per_mac:.3f}", f"{row.predicted_instructions:,}",
+            f"{row.arena_bytes:,}", f"{row.flash_bytes:,}", f"{row.equal_inputs} of {INPUTS}",
+            f"{row.equal_on_core} of {SIMULATED}", f"{row.float_functions}")  # fmt: skip
 
 
 if __name__ == "__main__":

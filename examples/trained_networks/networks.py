@@ -118,10 +118,7 @@ class Crepe(nn.Module):
 
 
 class _Magnitude(nn.Module):
-    """The magnitudes of a spectrum whose first half of channels is real and second half imaginary.
-
-    Squares span twice the orders of magnitude of what they are made of, so this is what to leave in float.
-    """
+    """The magnitudes of a spectrum whose first half of channels is real and second half imaginary."""
 
     def forward(self, x: Tensor) -> Tensor:
         real, imaginary = x.chunk(2, 1)
