@@ -33,11 +33,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fxpress.backends.c import CArtifact, SimulatedNetwork, emit
-from fxpress.backends.c.emit import entry_name
-from fxpress.backends.c.tools import find_compiler, link_shared
-from fxpress.backends.c.tools.elf import read_elf
-from fxpress.backends.c.tools.simulated_network import read_port
-from fxpress.backends.c.write.ports import arena_offsets, to_memory
+from fxpress.backends.c.tools import find_compiler, link_shared, read_elf
 from fxpress.compiler import capture, compile_model, text_table
 from fxpress.ir import Graph, run, run_integer
 from fxpress.passes import Context, find_pass
@@ -274,25 +270,16 @@ def _same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
 def _host(artifact: CArtifact, folder: Path) -> Callable[[Sample], list[Tensor]]:
     """The C for float inputs and outputs, built for this machine."""
     library = link_shared(find_compiler("gcc"), artifact.write(folder), folder / "net.so", flags=("-O2",))
-    entry = getattr(ctypes.CDLL(str(library)), entry_name(artifact.name, artifact.ports))
+    entry = ctypes.CDLL(str(library)).net_run
     arena = np.zeros(artifact.plan.arena_bytes + 64, np.uint8)
     start = arena.ctypes.data + -arena.ctypes.data % 64
-    buffers = [np.zeros(port.stored.bytes, np.uint8) for port in artifact.ports]
-    offsets = arena_offsets(artifact.ports)
-    places = [
-        array.ctypes.data if offset is None else start + offset
-        for array, offset in zip(buffers, offsets, strict=True)
-    ]
-    passed = [place for place, offset in zip(places, offsets, strict=True) if offset is None]
-    memory = (arena, *buffers)
-    outputs = [(port, at) for port, at in zip(artifact.ports, places, strict=True) if not port.is_input]
 
     def call(sample: Sample) -> list[Tensor]:
-        for x, port, place in zip(sample, artifact.ports, places, strict=False):
-            data = to_memory(x, port.stored).tobytes()
-            ctypes.memmove(place, data, len(data))
-        assert memory and entry(*map(ctypes.c_void_p, (*passed, start))) == 0
-        return [read_port(port, ctypes.string_at(at, port.stored.bytes)) for port, at in outputs]
+        given = [np.ascontiguousarray(x.numpy(), np.float32) for x in sample]
+        made = [np.zeros(v.type.shape, np.float32) for v in artifact.graph.outputs]
+        places = [array.ctypes.data for array in (*given, *made)] + [start]
+        assert len(arena) and entry(*map(ctypes.c_void_p, places)) == 0
+        return [torch.from_numpy(array) for array in made]
 
     return call
 

@@ -65,7 +65,7 @@ class SimulatedNetwork:
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """The outputs for one set of inputs."""
         memories = self.model.run(self._stored(inputs))
-        return [read_port(port, memory) for port, memory in zip(self.outputs, memories, strict=True)]
+        return [_read(port, memory) for port, memory in zip(self.outputs, memories, strict=True)]
 
     def profile(self, inputs: Sequence[Tensor]) -> Profile:
         """The counted run of one set of inputs."""
@@ -75,7 +75,6 @@ class SimulatedNetwork:
         return [to_memory(x, port.stored).tobytes() for x, port in zip(inputs, self.inputs, strict=True)]
 
 
-def read_port(port: Port, memory: bytes) -> Tensor:
-    """The tensor of an output, which `memory` holds as stored."""
+def _read(port: Port, memory: bytes) -> Tensor:
     dtype = np.dtype(str(port.type.dtype.torch).removeprefix("torch."))
     return from_memory(np.frombuffer(memory, dtype), port.stored)
