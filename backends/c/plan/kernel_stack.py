@@ -20,6 +20,7 @@ from .program import Program, Stage, Step
 
 _TABLE = Path(__file__).parents[1] / "cost" / "measured" / "stack.json"
 _RUN_STACK_BYTES = 40  # the frame of the function itself, without arguments that are passed on the stack
+_KEPT_POINTERS = 16  # inputs and outputs beyond those in registers that GCC keeps in the frame, at the most
 _ROWS_STACK_BYTES = 64  # the frame of a function that runs a stage, without its pointers and counters
 _DECODER_STACK_BYTES = 120  # of include/huffman.h
 _MARGIN = 8  # one part in so many of what a kernel takes
@@ -83,7 +84,11 @@ def stack_bytes(program: Program, kind: CoreKind | None) -> int:
     )
     arguments = 4 * max(passed - 4, 0)
     rows = max((_rows_bytes(program, stage) for stage in program.stages), default=0)
-    return -(-(_RUN_STACK_BYTES + rows + arguments + deepest + deepest // _MARGIN) // _ALIGNMENT) * _ALIGNMENT
+    kept = 4 * min(max(len(program.inputs) + len(program.outputs) - 4, 0), _KEPT_POINTERS)
+    return (
+        -(-(_RUN_STACK_BYTES + kept + rows + arguments + deepest + deepest // _MARGIN) // _ALIGNMENT)
+        * _ALIGNMENT
+    )
 
 
 def _rows_bytes(program: Program, stage: Stage) -> int:
