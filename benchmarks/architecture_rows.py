@@ -22,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from multiprocessing import TimeoutError, get_context
 from pathlib import Path
@@ -170,12 +170,18 @@ def stored(
 
 def _own_tensor(places: Mapping[str, Tensor], name: str, real: Tensor) -> Tensor:
     """The network's tensor of a stored weight: that of its name, else the nearest one, transposed where it fits so."""
-    if name in places and places[name].shape == real.shape:
-        return places[name]
-    fitting = [t for own in places.values() if own.ndim > 1 for t in (own, own.mT) if t.shape == real.shape]
+    named = [places[name]] if name in places else []
+    fitting = _turned(named, real) or _turned(places.values(), real)
     if not fitting:
         raise KeyError(f"the network has no tensor like {name}")
     return min(fitting, key=lambda own: float((own.detach() - real).abs().mean()))
+
+
+def _turned(tensors: Iterable[Tensor], real: Tensor) -> list[Tensor]:
+    """Tensors as they are and transposed, where they have the shape: square ones have it both ways."""
+    return [
+        t for own in tensors for t in ((own, own.mT) if own.ndim > 1 else (own,)) if t.shape == real.shape
+    ]
 
 
 def _rounded(own: Tensor, real: Tensor, encoding: Encoding, integers: Tensor) -> float:
