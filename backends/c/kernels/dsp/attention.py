@@ -6,6 +6,7 @@ instructions. Rows of scores of three queries are kept. A mask of keys ends the 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from .....ir import DType
@@ -99,6 +100,11 @@ class DspContext:
     added: str
     added_next: str
     result: str
+
+    @property
+    def names_query(self) -> bool:
+        """Whether the keys that a query sees, or what is added to them, depend on the query."""
+        return any(re.search(r"\bi\b", text) for text in (self.limit, self.kept, self.added))
 
     @property
     def words(self) -> int:
