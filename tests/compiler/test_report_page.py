@@ -36,7 +36,7 @@ def test_tables_of_passes_have_words_for_heads_and_figures_to_the_right(project:
 
 
 def test_a_resource_without_a_limit_neither_fits_nor_is_too_large(project: Path) -> None:
-    overrides = ["target={name: host, flash: 1 MiB}", "target.ram=256 B"]
+    overrides = ["target={name: host, flash: 1 MiB}", "target.ram=64 B"]
     compiled = compile_model(project / "net.yaml", overrides=overrides, enforce_budget=False)
     verdicts = {r.name: r.fits for r in compiled.report.resources}
     assert verdicts == {"flash": True, "arena": False, "stack": None, "instructions": None}

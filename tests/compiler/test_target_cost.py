@@ -104,4 +104,4 @@ graph(%x: f32[6x1x16]) {
   %y: f32[6x1x4] = linear(%x, %w)
   return output: %y
 }""", fill=drawn_constant)  # fmt: skip
-    assert cost_model(project).weight_bits(graph.nodes[0]) == (2, 4, 8)
+    assert cost_model(project).weight_bits(graph.nodes[0]) == (2, 4, 8, 16)

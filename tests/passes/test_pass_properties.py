@@ -51,6 +51,18 @@ def test_clean_and_fuse_normalize_together() -> None:
 
 
 FIRES = {
+    "magnitude": """
+graph(%a: f64[2x3], %b: f64[2x3]) {
+  %p: f64[2x3] = pow{exponent=2.0}(%a)
+  %q: f64[2x3] = pow{exponent=2.0}(%b)
+  %s: f64[2x3] = add(%p, %q)
+  %r: f64[2x3] = sqrt(%s)
+  %t: f64[2x3] = mul(%a, %a)
+  %u: f64[2x3] = mul(%b, %b)
+  %v: f64[2x3] = add(%t, %u)
+  %w: f64[2x3] = sqrt(%v)
+  return powers: %r, products: %w
+}""",
     "fold_pad": """
 graph(%x: f64[1x2x4x4]) {
   const %w: f64[3x2x3x3]

@@ -60,8 +60,8 @@ def subclasses(error: type[FxpressError]) -> Iterator[type[FxpressError]]:
         yield from subclasses(derived)
 
 
-WITHOUT_CODE = {"IRError", "InconsistencyError", "UnsupportedWriteError"}
-"""A base, a fault of fxpress itself, and an error that becomes another before a user sees it."""
+WITHOUT_CODE = {"IRError", "InconsistencyError", "RefusedError", "UnsupportedWriteError"}
+"""A base, a fault of fxpress itself, and errors that become others before a user sees them."""
 
 
 def test_every_exception_has_a_registered_code_or_problems_that_have() -> None:

@@ -19,7 +19,7 @@ from ..tools.stack import LIBRARY_STACK_BYTES
 from .program import Program, Stage, Step
 
 _TABLE = Path(__file__).parents[1] / "cost" / "measured" / "stack.json"
-_RUN_STACK_BYTES = 40  # the frame of the function itself, without arguments that are passed on the stack
+_RUN_STACK_BYTES = 48  # the frame of the function itself, without arguments that are passed on the stack
 _KEPT_POINTERS = 16  # inputs and outputs beyond those in registers that GCC keeps in the frame, at the most
 _ROWS_STACK_BYTES = 64  # the frame of a function that runs a stage, without its pointers and counters
 _DECODER_STACK_BYTES = 120  # of include/huffman.h

@@ -299,5 +299,5 @@ def test_a_network_in_half_precision_computes_on_integers_in_c(
     report = compile_on(Half(dtype), drawn(64, 6, 8)).report
     assert report.float_layers == () and not any("nothing was quantized" in note for note in report.notes)
     assert report.noise is not None and not report.noise.is_low
-    assert {layer.op for layer in report.layers} >= {"linear", "softmax"}
-    assert all(layer.type.startswith("i") for layer in report.layers if layer.op in ("linear", "softmax"))
+    assert {layer.op for layer in report.layers} >= {"linear", "attention"}
+    assert all(layer.type.startswith("i") for layer in report.layers if layer.op in ("linear", "attention"))

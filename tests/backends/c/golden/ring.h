@@ -23,7 +23,7 @@ extern "C" {
 #define RING_STATE_BYTES 64
 #define RING_STATE_ALIGNMENT 64
 /* Upper bound of the stack of ring_step on a 32-bit microcontroller, compiled with optimization. */
-#define RING_STACK_BYTES 320
+#define RING_STACK_BYTES 328
 
 #define RING_X_SIZE 4
 #define RING_X_SCALE 0.125f
