@@ -138,7 +138,7 @@ def test_a_stack_beyond_what_the_target_allows_is_refused(host):
     graph = parse("graph(%x: f32[1x4]) {\n %y: f32[1x4] = relu(%x)\n return y: %y\n}")
     small = host.model_copy(update={"stack": 256})
     assert [str(p) for p in check(graph, COutput(name="net"), small)] == [
-        "target host: the stack may take 312 bytes, the target allows 256; quantize the float layers, or raise "
+        "target host: the stack may take 320 bytes, the target allows 256; quantize the float layers, or raise "
         "stack [C709]"
     ]
 
