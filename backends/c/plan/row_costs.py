@@ -1,4 +1,4 @@
-"""What steps cost, also those that compute some rows at a time: their calls, and the rows that move in line buffers."""
+"""Cost of steps. A step that computes some rows at a time costs all its calls, and the rows that it moves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def step_cost(program: Program, step: Step, costs: CoreCosts) -> Cost:
 
 
 def rows_cost(offer: Offer, form: str, calls: int, buffer: LineBuffer | None, costs: CoreCosts) -> Cost:
-    """The cost of so many calls of a kernel whose result lies in a line buffer, or nowhere but whole."""
+    """Cost of `calls` calls of a kernel; `buffer` is the line buffer of its result, None if the result is whole."""
     around = Cost(_AROUND_A_CALL, _AROUND_A_CALL if costs.has_cycles else None)
     cost = (costs.cost(offer, form) + around).times(calls)
     return cost if buffer is None or not buffer.moves else cost + _moving(buffer, costs)

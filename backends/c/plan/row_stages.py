@@ -303,7 +303,7 @@ class RowStages:
         return sum(b.bytes for b in whole) + run.bytes - saved
 
     def _block(self, stored: Stored) -> Block | None:
-        """The block of the arena in which a value lies where there are no stages."""
+        """The block of the arena that holds a value in the plan without stages; None outside of the arena."""
         location, number = self._plan.locations[stored], self._made.get(stored, -1)
         if location.region is not Region.ARENA:
             return None

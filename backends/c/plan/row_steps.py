@@ -58,7 +58,7 @@ class RowStep:
         return self.step.results[0]
 
     def readings(self, rows: int) -> tuple[Reading | None, ...]:
-        """What the calls read that compute so many rows each, by operand."""
+        """Rows that each call reads of each operand, if a call computes `rows` rows."""
         return tuple(
             None
             if stored is None or window is None

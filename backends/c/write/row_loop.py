@@ -15,7 +15,7 @@ from .render import render
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What runs for a number in the order, and the comment that says what it is."""
+    """A case of the switch: its lines, and the comment in front of them."""
 
     comment: str
     lines: tuple[str, ...]
