@@ -50,9 +50,8 @@ CODES: Mapping[str, ErrorCode] = {
         "Use one of the names that the message lists; leave out the order of a value that is no image.",
     ),
     "C711": ErrorCode(
-        "the constants cannot be stored as `outputs.c.weights` says",
-        "Set `weights: file` for a large network on a computer. A microcontroller has no files: use `plain` or "
-        "`huffman` there.",
+        "the constants are too many to be compiled",
+        "Set `weights_file: binary` under `outputs.c`: the constants are then in a file apart from the code.",
     ),
     "C712": ErrorCode(
         "states cannot be updated in place",

@@ -114,7 +114,7 @@ class CStep:
     def __init__(self, graph: Graph, name: str, folder: Path) -> None:
         stored = weight_only(for_c(graph), WeightOnlyOptions.model_validate(C_FORMS[name])).graph
         options, target = (
-            COutput(name="llama", weights="file", states="in_place", self_test=0),
+            COutput(name="llama", weights_file="binary", states="in_place", self_test=0),
             load_target("host"),
         )
         place = folder / name.replace(" ", "-")

@@ -98,7 +98,7 @@ def execute(
             return _run_host(sources, directory, interface, samples, Path(folder), progress)
         target = _simulated_target(on, interface)
         sources = c_sources(directory, interface, name)
-        return _run_simulated(sources, interface, samples, Path(folder), target, progress)
+        return _run_simulated(sources, directory, interface, samples, Path(folder), target, progress)
 
 
 def _simulated_target(on: str, interface: Interface) -> Target:
@@ -269,6 +269,7 @@ def _host_compiler(target: Target) -> Compiler:
 
 def _run_simulated(
     sources: Sequence[Path],
+    directory: Path,
     interface: Interface,
     samples: Samples,
     folder: Path,
@@ -287,6 +288,9 @@ def _run_simulated(
         offsets=[port.arena_offset for port in ports],
         state_offsets=[port.state_offset for port in ports],
         state_bytes=interface.state_bytes,
+        weights=b""
+        if interface.weights_file is None
+        else (directory / "c" / interface.weights_file).read_bytes(),
     )
     first = samples.call(interface.input_values, 0)
     profile = model.profile([port.to_c(x) for port, x in zip(interface.inputs, first, strict=True)])

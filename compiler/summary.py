@@ -97,8 +97,11 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             used=c.prediction.flash_bytes,
             available=target.flash,
             unit="B",
-            basis=f"{constants:,} B of constants exactly{_coded(c)}, code estimated",
+            basis=f"{constants:,} B of constants exactly{_coded(c)}, code estimated"
+            if not c.source.is_in_file
+            else "code, estimated",
         ),
+        *_weights_file(c),
         Resource(
             name="arena",
             used=c.plan.arena_bytes,
@@ -122,6 +125,14 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
         ),
         *_cycles(c.prediction.cycles, target),
     )
+
+
+def _weights_file(c: CArtifact) -> tuple[Resource, ...]:
+    name = f"{c.name}_weights.bin"
+    if name not in c.files:
+        return ()
+    basis = f"exact, {name}{_coded(c)}"
+    return (Resource(name="weights file", used=len(c.files[name]), available=None, unit="B", basis=basis),)
 
 
 def _module_resources(module: TorchArtifact, captured: Graph) -> tuple[Resource, ...]:

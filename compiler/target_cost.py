@@ -35,6 +35,8 @@ class TargetCost:
         self, target: Target, options: COutput | None, rest: Sequence[PassOptions], context: Context
     ) -> None:
         self._target, self._options = target, options or COutput()
+        if target.isa != "host":  # budgets of flash count weights in a file, too
+            self._options = self._options.model_copy(update={"weights_file": "c"})
         self._roomy = target.model_copy(update={"ram": None, "flash": None, "stack": None})
         self._rest = [_shortened(step) for step in rest if step.predicted]
         self._context = replace(context, calibration=context.calibration[:SAMPLES], labels=())

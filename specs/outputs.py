@@ -69,11 +69,17 @@ class COutput(Section):
         description="Storage of inputs and outputs. `caller`: buffers of the caller. `arena`: in the arena, at "
         "offsets given in the header, where they can share memory with intermediate values.",
     )
-    weights: Literal["plain", "huffman", "file"] = Field(
+    weights: Literal["plain", "huffman"] = Field(
         default="plain",
-        description="Storage of the weights. `plain`: arrays in C. `huffman`: those of integer layers as a Huffman "
-        "code if that is smaller, decoded into the arena by the layer that reads them: less flash, more cycles and "
-        "RAM. `file`: all constants in a binary file beside the C, whose contents the caller passes; for computers.",
+        description="Coding of the weights. `huffman`: those of integer layers as a Huffman code if that is smaller, "
+        "decoded into the arena by the layer that reads them: less flash, more cycles and RAM.",
+    )
+    weights_file: Literal["c", "binary"] = Field(
+        default="c",
+        description="Form of the file with all constants: weights, biases, multipliers and tables. `c`: "
+        "NAME_weights.c, compiled with the network. `binary`: NAME_weights.bin, apart from the code: for external "
+        "flash, for updates of the weights alone, for networks too large to compile. The caller passes its address; "
+        "NAME_check_weights compares it with the code and checks its CRC-32.",
     )
     states: Literal["copied", "in_place"] | None = Field(
         default=None,

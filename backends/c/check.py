@@ -57,12 +57,10 @@ def check_nodes(graph: Graph, options: COutput, target: Target) -> list[Problem]
 
 def _storage_problems_of_target(graph: Graph, options: COutput, target: Target) -> Iterator[Problem]:
     is_host, place = Machine.of(target).is_host, f"target {target.name}"
-    if options.weights == "file" and not is_host:
-        yield Problem("C711", place, "has no files", "set `weights: plain` or `weights: huffman`")
     stored = sum(value.type.storage_bytes for value in graph.constants)
-    if options.weights != "file" and is_host and stored > _LARGEST_TEXT:
+    if options.weights_file != "binary" and is_host and stored > _LARGEST_TEXT:
         message = f"constants of {stored:,} bytes as C arrays would take too long to compile"
-        yield Problem("C711", place, message, "set `weights: file` under `outputs.c`")
+        yield Problem("C711", place, message, "set `weights_file: binary` under `outputs.c`")
 
 
 def _port_problems(graph: Graph, edges: StrippedEdges, options: COutput) -> Iterator[Problem]:

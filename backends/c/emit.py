@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zlib import crc32
 
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from .check import check_arguments
 from .cost.predict import Prediction
 from .lower import Lowered, in_place, lower
 from .plan.kernel_stack import CoreKind, has_stack_bound, stack_bytes
-from .plan.memory import BLOCK_ALIGNMENT, MemoryPlan
+from .plan.memory import MemoryPlan
 from .plan.port_layouts import layout_notes
 from .plan.program import Program
 from .write.conversions import Conversion, conversions, recipe
@@ -30,7 +29,8 @@ from .write.literal import comment, integer, real
 from .write.ports import Port, start_lines
 from .write.render import render
 from .write.self_test import LARGEST_VECTOR, write_self_test
-from .write.source import Array, SourceText, StepText, TracePoint, weights_file
+from .write.source import Array, SourceText, StepText, TracePoint
+from .write.weights_file import HEADER_BYTES, MAGIC, VERSION, code_digest, file_bytes, weights_file
 
 _AS_IT_IS: Mapping[str, Transform] = {}
 _NO_STATES: Mapping[str, str] = {}
@@ -149,6 +149,22 @@ class HeaderContext:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsIdentity:
+    """The words by which a weights file is told from others, for C with the file as `words`."""
+
+    prefix: str
+
+    @property
+    def differs(self) -> str:
+        """C expression: the file is not one for this code."""
+        digest = f"{self.prefix}_WEIGHTS_DIGEST"
+        return (
+            f"words[0] != {MAGIC:#010x}u || words[1] != {VERSION}u || words[4] != (uint32_t){digest} || "
+            f"words[5] != (uint32_t)({digest} >> 32)"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class SourceContext:
     """Template context of the source file."""
 
@@ -164,7 +180,7 @@ class SourceContext:
     uses_states: bool
     null_check: str
     alignment_check: str
-    is_in_file: bool
+    weights: WeightsIdentity | None
     kernel_header: str
     steps: tuple[StepText, ...]
     state_mask: int
@@ -178,6 +194,16 @@ class WeightsContext:
     name: str
     prefix: str
     constants: tuple[Array, ...]
+
+    @property
+    def header_bytes(self) -> int:
+        """Bytes before the constants in a weights file."""
+        return HEADER_BYTES
+
+    @property
+    def identity(self) -> WeightsIdentity:
+        """How a weights file is told from others."""
+        return WeightsIdentity(self.prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,14 +254,19 @@ def emit(
         is_in_file=source.is_in_file,
         has_test=has_test,
     )
-    stored = weights_file(source.arrays) if source.is_in_file else b""
     header = replace(
-        header, conversions=conversions(name, found, transforms), weights=_weights_macros(name, stored)
+        header, conversions=conversions(name, found, transforms), weights=_weights_macros(name, source)
     )
-    weights_template = "weights_file.c.j2" if stored else "weights.c.j2"
+    source_text = render("model.c.j2", _source_context(name, plan, found, source))
+    digest = code_digest(render("header.h.j2", header), source_text)
+    if source.is_in_file:
+        header = replace(
+            header, weights=(*header.weights, Macro(f"{name.upper()}_WEIGHTS_DIGEST", f"{digest:#018x}ull"))
+        )
+    weights_template = "weights_file.c.j2" if source.is_in_file else "weights.c.j2"
     files = {
         f"{name}.h": render("header.h.j2", header),
-        f"{name}.c": render("model.c.j2", _source_context(name, plan, found, source)),
+        f"{name}.c": source_text,
         f"{name}_weights.c": render(weights_template, WeightsContext(name, name.upper(), source.arrays)),
     }
     if has_test:
@@ -253,7 +284,7 @@ def emit(
         files["CMakeLists.txt"] = render("CMakeLists.txt.j2", context)
     return CArtifact(
         name,
-        {file: text.encode("ascii") for file, text in files.items()} | _binary_files(name, source, stored),
+        {file: text.encode("ascii") for file, text in files.items()} | _binary_files(name, source, digest),
         lowered,
         {m.name: m.value for m in _macros(header)},
         (*lowered.notes, *untested, *layout_notes(lowered.graph, options.layouts)),
@@ -290,22 +321,22 @@ def _macros(header: HeaderContext) -> Iterator[Macro]:
         yield from port.macros
 
 
-def _weights_macros(name: str, stored: bytes) -> tuple[Macro, ...]:
-    if not stored:
+def _weights_macros(name: str, source: SourceText) -> tuple[Macro, ...]:
+    """Size and alignment of the weights file."""
+    if not source.is_in_file:
         return ()
     prefix = f"{name.upper()}_WEIGHTS"
     return (
-        Macro(f"{prefix}_BYTES", str(len(stored))),
-        Macro(f"{prefix}_ALIGNMENT", str(BLOCK_ALIGNMENT)),
-        Macro(f"{prefix}_CRC32", f"{crc32(stored):#010x}u"),
+        Macro(f"{prefix}_BYTES", str(file_bytes(source.arrays))),
+        Macro(f"{prefix}_ALIGNMENT", str(source.file_alignment)),
     )
 
 
-def _binary_files(name: str, source: SourceText, stored: bytes) -> dict[str, bytes]:
+def _binary_files(name: str, source: SourceText, digest: int) -> dict[str, bytes]:
     """Kernels that are copied as they are, with their header, and the weights file."""
     kernels = (*source.sources, packed_linear.HEADER) if source.sources else ()
     files = {file: (packed_linear.FOLDER / file).read_bytes() for file in kernels}
-    return files | ({f"{name}_weights.bin": stored} if stored else {})
+    return files | ({f"{name}_weights.bin": weights_file(source.arrays, digest)} if source.is_in_file else {})
 
 
 def _header_context(
@@ -388,7 +419,7 @@ def _source_context(
     pointers += ["arena"] if plan.arena_bytes else []
     alignments = [("arena", plan.alignment)]
     alignments += [("state", plan.state_alignment)] if plan.state_bytes else []
-    alignments += [("weights", BLOCK_ALIGNMENT)] if source.is_in_file else []
+    alignments += [("weights", source.file_alignment)] if source.is_in_file else []
     return SourceContext(
         name,
         entry_name(name, ports),
@@ -402,7 +433,7 @@ def _source_context(
         plan.state_bytes > 0,
         " || ".join(f"{pointer} == NULL" for pointer in pointers),
         " || ".join(f"((uintptr_t){pointer} & {size - 1}u) != 0u" for pointer, size in alignments),
-        source.is_in_file,
+        WeightsIdentity(name.upper()) if source.is_in_file else None,
         packed_linear.HEADER if source.sources else "",
         source.steps,
         plan.state_alignment - 1,

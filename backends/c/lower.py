@@ -23,7 +23,8 @@ from .plan.select import Candidates, candidates, select
 from .plan.stored_weights import join_stored_weights
 from .target import Machine
 from .write.ports import Port, ports
-from .write.source import SourceText, write_source
+from .write.source import FilePlaces, SourceText, write_source
+from .write.weights_file import HEADER_BYTES
 
 _NO_STATES: Mapping[str, str] = {}
 
@@ -210,16 +211,19 @@ def _written(
     states: Mapping[int, int],
     ram: int | None,
 ) -> Lowered:
+    alignment = BLOCK_ALIGNMENT if machine.is_host else WIDE_ALIGNMENT
     planned = partial(
         plan_memory,
         ports_in_arena=options.buffers == "arena",
         states=states,
-        state_alignment=BLOCK_ALIGNMENT if machine.is_host else WIDE_ALIGNMENT,
+        state_alignment=alignment,
     )
     program, plan, notes = plan_within(program, machine, ram, planned)
-    taken = ["weights", "constants"] * (options.weights == "file") + ["state", "states"] * bool(states)
+    is_binary = options.weights_file == "binary"
+    taken = ["weights", "constants", "words"] * is_binary + ["state", "states"] * bool(states)
     found = ports(edges, program, plan, prefix=options.name, taken=taken)
-    source = write_source(options.name, program, plan, found, in_file=options.weights == "file")
+    places = FilePlaces(HEADER_BYTES, alignment) if is_binary else None
+    source = write_source(options.name, program, plan, found, in_file=places)
     return Lowered(edges, program, plan, found, source, machine, notes)
 
 

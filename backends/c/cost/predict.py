@@ -22,6 +22,7 @@ from ..plan.row_costs import step_cost
 from ..plan.select import offers
 from ..target import Machine
 from ..write.source import SourceText
+from ..write.weights_file import CHECK_CODE_BYTES
 from .c_source import Preprocessor
 from .code_size import CodeSizes, function_content, run_counts
 from .constructs import Content
@@ -63,12 +64,16 @@ class NodePrediction:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """All steps in order, the arena with its blocks, and the code outside of kernels."""
+    """All steps in order, the arena with its blocks, and the code outside of kernels.
+
+    `file_bytes` are constants in a weights file, which are not linked and not counted as flash.
+    """
 
     nodes: tuple[NodePrediction, ...]
     arena_bytes: int
     fixed_bytes: int
     blocks: tuple[Block, ...] = ()
+    file_bytes: int = 0
 
     @property
     def macs(self) -> int:
@@ -99,7 +104,7 @@ class Prediction:
     @property
     def flash_bytes(self) -> int:
         """Estimated bytes of all that is linked."""
-        return self.fixed_bytes + sum(node.flash_bytes for node in self.nodes)
+        return self.fixed_bytes + sum(node.flash_bytes for node in self.nodes) - self.file_bytes
 
 
 def predict_program(program: Program, plan: MemoryPlan, source: SourceText, machine: Machine) -> Prediction:
@@ -124,7 +129,9 @@ def predict_program(program: Program, plan: MemoryPlan, source: SourceText, mach
     ]
     for number, (stored, _) in enumerate(plan.returned, start=len(nodes)):
         nodes.append(_copied(stored, program.graph, costs, _constant_bytes(source, number)))
-    return Prediction(tuple(nodes), plan.arena_bytes, code.fixed, plan.blocks)
+    in_file = source.constant_bytes if source.is_in_file else 0
+    fixed = code.fixed + (CHECK_CODE_BYTES if source.is_in_file else 0)
+    return Prediction(tuple(nodes), plan.arena_bytes, fixed, plan.blocks, in_file)
 
 
 def predict_node(node: Node, graph: Graph, target: Target) -> NodePrediction | None:

@@ -264,6 +264,8 @@ class Simulator:
 class SimulatedModel:
     """An emitted `int NAME_run(inputs..., outputs..., arena)` on a simulated core, run on bytes.
 
+    With a weights file, whose contents are stored in the simulated memory, it takes their address before the arena.
+
     With states in place it is `int NAME_step(inputs..., state, outputs..., arena)`; each run is given the states.
     """
 
@@ -278,11 +280,12 @@ class SimulatedModel:
         offsets: Sequence[int | None] | None = None,
         state_offsets: Sequence[int | None] | None = None,
         state_bytes: int = 0,
+        weights: bytes = b"",
         alignment: int = 16,
     ) -> None:
         """`offsets` and `state_offsets` are those of inputs and outputs in the arena and in the block of states.
 
-        None stands for a buffer that the caller passes.
+        None stands for a buffer that the caller passes. `weights` are the contents of a weights file, if there is one.
         """
         self._simulator = simulator
         self._function = function
@@ -305,6 +308,7 @@ class SimulatedModel:
         given = [place for place, is_passed in zip(places, passed, strict=True) if is_passed]
         before = sum(passed[:count])
         self._passed = [*given[:before], *[state] * bool(state_bytes), *given[before:]]
+        self._passed += [simulator.place(weights, alignment=_STATE_ALIGNMENT)] if weights else []
         self.stack_bytes = 0
 
     def run(self, inputs: Sequence[bytes]) -> list[bytes]:

@@ -58,6 +58,7 @@ class SimulatedNetwork:
             offsets=arena_offsets(artifact.ports),
             state_offsets=state_offsets(artifact.ports),
             state_bytes=artifact.plan.state_bytes,
+            weights=artifact.files.get(f"{artifact.name}_weights.bin", b""),
             alignment=alignment,
         )
         return SimulatedNetwork(model, read_elf(image).footprint, inputs, outputs)

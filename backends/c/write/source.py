@@ -11,7 +11,7 @@ import numpy as np
 
 from ....ir import Source
 from ..kernels.base import AnyArray, Call, Constant
-from ..plan.memory import BLOCK_ALIGNMENT, Location, MemoryPlan, Region
+from ..plan.memory import Location, MemoryPlan, Region
 from ..plan.program import Program, Stage, Step, Stored
 from .literal import C_TYPES, array, array_type, comment, integer
 from .ports import Port, to_memory
@@ -69,6 +69,14 @@ class Array:
 
 
 @dataclass(frozen=True, slots=True)
+class FilePlaces:
+    """Places in a weights file: the byte from which constants are stored, and the multiple at which each begins."""
+
+    start: int
+    alignment: int
+
+
+@dataclass(frozen=True, slots=True)
 class FunctionText:
     """A C function as it is written; `step` is the first one that calls it, `template` what wrote it.
 
@@ -103,6 +111,7 @@ class SourceText:
     """Functions, constants and steps of a program, in order.
 
     `support` are the helpers that they need, `sources` are files of `packed_linear` that define what they call.
+    `file_alignment` is the multiple of the address at which a weights file is stored.
     """
 
     support: tuple[str, ...]
@@ -112,6 +121,7 @@ class SourceText:
     trace: tuple[TracePoint, ...]
     uses_math: bool
     sources: tuple[str, ...] = ()
+    file_alignment: int = 1
 
     @property
     def is_in_file(self) -> bool:
@@ -134,19 +144,15 @@ class SourceText:
 
 
 def write_source(
-    name: str, program: Program, plan: MemoryPlan, ports: tuple[Port, ...], *, in_file: bool = False
+    name: str,
+    program: Program,
+    plan: MemoryPlan,
+    ports: tuple[Port, ...],
+    *,
+    in_file: FilePlaces | None = None,
 ) -> SourceText:
     """The C of a program whose values lie as `plan` says; its constants are arrays, or places in a file."""
     return _Writer(name, program, plan, ports, in_file).write()
-
-
-def weights_file(arrays: Sequence[Array]) -> bytes:
-    """The contents of the weights file, each array at its offset."""
-    contents = bytearray()
-    for stored in arrays:
-        assert stored.offset is not None
-        contents += bytes(stored.offset - len(contents)) + stored.data.tobytes()
-    return bytes(contents)
 
 
 @dataclass
@@ -155,7 +161,7 @@ class _Writer:
     program: Program
     plan: MemoryPlan
     ports: tuple[Port, ...]
-    in_file: bool
+    in_file: FilePlaces | None
     _functions: dict[Hashable, FunctionText] = field(default_factory=dict)
     _arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
     _declared: dict[Stored, str] = field(default_factory=dict)
@@ -168,7 +174,7 @@ class _Writer:
     _ports_used: dict[str, str] = field(default_factory=dict)
     _uses_math: bool = False
     _number: int = 0
-    _file_bytes: int = 0
+    _file_end: int = 0
 
     def write(self) -> SourceText:
         steps: list[StepText] = []
@@ -190,6 +196,7 @@ class _Writer:
             tuple(self._trace),
             self._uses_math,
             tuple(sorted(self._sources)),
+            1 if self.in_file is None else self.in_file.alignment,
         )
 
     def _stage(self, stage: Stage) -> StepText:
@@ -356,10 +363,17 @@ class _Writer:
             while symbol in self._symbols:
                 symbol += "_"
             self._symbols.add(symbol)
-            at = -(-self._file_bytes // BLOCK_ALIGNMENT) * BLOCK_ALIGNMENT if self.in_file else None
-            self._file_bytes = 0 if at is None else at + data.nbytes
-            self._arrays[key] = Array(symbol, data, comment(text), self._number, at)
+            self._arrays[key] = Array(symbol, data, comment(text), self._number, self._place(data.nbytes))
         return self._arrays[key].pointer
+
+    def _place(self, size: int) -> int | None:
+        """The next place in the weights file; None without one."""
+        if self.in_file is None:
+            return None
+        alignment = self.in_file.alignment
+        at = -(-max(self.in_file.start, self._file_end) // alignment) * alignment
+        self._file_end = at + size
+        return at
 
     def _operand(self, stored: Stored | None, step: Step) -> str:
         assert stored is not None

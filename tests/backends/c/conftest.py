@@ -18,7 +18,6 @@ from fxpress.backends.c.plan.kernel_stack import CoreKind
 from fxpress.backends.c.plan.memory import BLOCK_ALIGNMENT
 from fxpress.backends.c.tools.toolchain import WARNINGS, Compiler, find_compiler, link_shared, target_compiler
 from fxpress.backends.c.write.ports import Port, from_memory, to_memory
-from fxpress.backends.c.write.source import weights_file
 from fxpress.backends.errors import ToolMissingError
 from fxpress.ir import DType, Graph, Value, parse, run_integer, verify
 from fxpress.specs import list_targets, load_target
@@ -254,7 +253,7 @@ def _compare(
     arena = np.full(artifact.plan.arena_bytes // 8 + 1, 0x5A5A5A5A5A5A5A5A, np.int64)
     before = [g.copy() for g in given]
     passed = [*given, *results]
-    weights = _aligned(weights_file(artifact.source.arrays)) if artifact.source.is_in_file else None
+    weights = _aligned(artifact.files[f"{artifact.name}_weights.bin"]) if artifact.source.is_in_file else None
     if artifact.ports[0].offset is not None:
         passed = []
         for port, data in zip(ins, given, strict=True):

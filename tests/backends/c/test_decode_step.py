@@ -28,7 +28,7 @@ from fxpress.specs.target import Target
 Update = Literal["index_copy", "index_put", "where"]
 WIDTH, HEADS, CACHED_HEADS, HEAD, TOKENS, CONTEXT, LAYERS = 32, 4, 2, 8, 50, 20, 2
 STATES = {f"caches_{i}": f"output_{i + 1}" for i in range(2 * LAYERS)}
-IN_PLACE = COutput(name="net", weights="file", states="in_place", self_test=0)
+IN_PLACE = COutput(name="net", weights_file="binary", states="in_place", self_test=0)
 BUILDS = {
     "native": (["gcc", "-O2", "-march=native"], []),
     "avx2": (["gcc", "-O1", "-mavx2", "-mfma", "-mf16c"], []),

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from zlib import crc32
 
-import numpy as np
 import pytest
 import torch
 
 from fxpress.backends.c import check, emit
 from fxpress.backends.c.emit import CArtifact
-from fxpress.backends.c.tools.toolchain import find_compiler, link_shared
 from fxpress.compiler import capture
 from fxpress.ir import Graph, parse
 from fxpress.passes import weight_only
@@ -53,7 +49,7 @@ def test_linear_layers_compute_what_the_interpreter_does(
     graph = stored(
         network(), torch.zeros(1, 72), weights=f"int{bits}", group_size=group, activations=activations
     )
-    options = COutput(name="net", weights="file" if bits < 6 else "plain")
+    options = COutput(name="net", weights_file="binary" if bits < 6 else "c")
     # an activation between two integers may be rounded to either: a step of 1/127 in one of 40 inputs
     tolerance = 1e-5 if activations == "float32" else 1e-2
     artifact = assert_equal_to_interpreter(
@@ -89,34 +85,9 @@ graph(%i: i64[2x3], %r: f32[2x3x9], %z: f32[3x24x2]) {{
     assert not any(step.operator == "dequantize" for step in artifact.program.steps)
 
 
-def test_a_weights_file_is_checked_before_use(host: Target, tmp_path: Path) -> None:
-    graph = stored(network(), torch.zeros(1, 72), weights="int4", group_size=8)
-    artifact = emit(graph, COutput(name="net", weights="file"), host, vectors=[[torch.randn(1, 72)]])
-    contents = bytearray(artifact.files["net_weights.bin"])
-    assert artifact.macros["NET_WEIGHTS_BYTES"] == str(len(contents))
-    assert artifact.macros["NET_WEIGHTS_CRC32"] == f"{crc32(contents):#010x}u"
-    library = ctypes.CDLL(
-        str(link_shared(find_compiler("gcc"), artifact.write(tmp_path), tmp_path / "net.so", flags=("-O1",)))
-    )
-
-    def status(data: bytes) -> int:
-        return int(library.net_check_weights(data, ctypes.c_size_t(len(data))))
-
-    assert status(bytes(contents)) == 0
-    assert status(bytes(contents[:-1])) == 1
-    contents[100] ^= 1
-    assert status(bytes(contents)) == 2
-    room = np.zeros(256, np.uint8)
-    unaligned = room.ctypes.data // 64 * 64 + 96
-    x, y, arena = np.zeros(72, np.float32), np.zeros(21, np.float32), np.zeros(4096)
-    places = (x.ctypes.data, y.ctypes.data, unaligned, arena.ctypes.data)
-    assert library.net_run(*map(ctypes.c_void_p, places)) == 2
-    assert library.net_run(*map(ctypes.c_void_p, (*places[:2], None, places[3]))) == 1
-
-
 def test_the_self_test_reads_the_weights_file(host: Target, tmp_path: Path) -> None:
     graph = stored(network(), torch.zeros(1, 72), weights="int4", group_size=8)
-    artifact = emit(graph, COutput(name="net", weights="file"), host, vectors=[[torch.randn(1, 72)]])
+    artifact = emit(graph, COutput(name="net", weights_file="binary"), host, vectors=[[torch.randn(1, 72)]])
     sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
     program = tmp_path / "test"
     subprocess.run(["gcc", "-std=c99", "-DNET_TEST_MAIN", *sources, "-o", program, "-lm"], check=True)
@@ -139,10 +110,9 @@ def test_scales_in_codes_are_refused_by_name(host: Target) -> None:
 
 def test_what_cannot_be_stored_is_refused_by_name(host: Target, cortex_m4: Target) -> None:
     graph = stored(network(), torch.zeros(1, 72), weights="int4", group_size=8)
-    codes = [(p.code, p.message) for p in check(graph, COutput(name="net", weights="file"), cortex_m4)]
-    assert codes[0] == ("C711", "has no files")
-    assert [code for code, _ in codes[1:]] == ["C702", "C702"]
-    assert "on a computer alone" in codes[1][1]
+    codes = [(p.code, p.message) for p in check(graph, COutput(name="net", weights_file="binary"), cortex_m4)]
+    assert [code for code, _ in codes] == ["C702", "C702"]
+    assert "on a computer alone" in codes[0][1]
     large = parse(
         """
 graph(%x: i64[1]) {
@@ -153,5 +123,5 @@ graph(%x: i64[1]) {
         fill=lambda value: torch.zeros(()).expand(value.type.shape),
     )
     (problem,) = check(large, COutput(name="net"), host)
-    assert problem.code == "C711" and "weights: file" in problem.hint
-    assert not check(large, COutput(name="net", weights="file"), host)
+    assert problem.code == "C711" and "weights_file: binary" in problem.hint
+    assert not check(large, COutput(name="net", weights_file="binary"), host)
