@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeAlias
 
-from pydantic import AfterValidator, Field, WithJsonSchema, create_model
+from pydantic import AfterValidator, Field, WithJsonSchema, create_model, model_validator
 
 from .plugins import BACKEND_OPTIONS, join
 from .section import Name, Section, fault
@@ -44,6 +44,51 @@ Stored: TypeAlias = Literal["auto", "int8", "uint8", "int16", "float"]
 """How the caller of the emitted C stores an input or output."""
 
 
+_SECTION = re.compile(r"[._A-Za-z][A-Za-z0-9_.$]*")
+_SECTIONS_OF_COMPILERS = (".text", ".rodata", ".data", ".bss")
+
+
+def _section(value: str) -> str:
+    if not _SECTION.fullmatch(value) or len(value) > 64:
+        hint = "use letters, digits, `.`, `_` and `$`, as in `.ext_flash`; at most 64"
+        raise fault("S207", "cannot be the name of a section", hint=hint)
+    if value in _SECTIONS_OF_COMPILERS:
+        hint = "name one of your own, such as `.ext_flash`, and place it in the linker script"
+        raise fault("S205", f"{value} is a section of the compiler", hint=hint)
+    return value
+
+
+SectionName = Annotated[
+    str,
+    AfterValidator(_section),
+    WithJsonSchema({"type": "string", "pattern": f"^{_SECTION.pattern}$", "maxLength": 64}),
+]
+"""The name of a section of the linker."""
+
+
+class LinkerSections(Section):
+    """Sections of the linker in which the emitted C places constants and functions. Default: the compiler's own."""
+
+    weights: SectionName | None = Field(
+        default=None,
+        description="Section of the constants in NAME_weights.c, for example in external flash; the macro "
+        "NAME_WEIGHTS_SECTION replaces it.",
+        examples=[".ext_flash"],
+    )
+    code: SectionName | None = Field(
+        default=None,
+        description="Section of the functions in NAME.c, for example in tightly coupled memory; the macro "
+        "NAME_CODE_SECTION replaces it.",
+        examples=[".itcm"],
+    )
+
+    @model_validator(mode="after")
+    def _differ(self) -> Self:
+        if self.weights is not None and self.weights == self.code:
+            raise fault("S205", f"constants and functions cannot share the section {self.code}")
+        return self
+
+
 class COutput(Section):
     """C99 without dependencies: a header, a source, the weights, a self-test."""
 
@@ -81,12 +126,22 @@ class COutput(Section):
         "flash, for updates of the weights alone, for networks too large to compile. The caller passes its address; "
         "NAME_check_weights compares it with the code and checks its CRC-32.",
     )
+    sections: LinkerSections = Field(
+        default=LinkerSections(),
+        description="Linker sections of constants and functions.",
+        examples=[{"weights": ".ext_flash"}],
+    )
     states: Literal["copied", "in_place"] | None = Field(
         default=None,
         description="Storage of the states (`model.state`, and those of the pass `stream`). `copied`: an input and an "
         "output each. `in_place`: one block of memory that the function reads and updates; the function is then called "
         "NAME_step, and NAME_reset sets the block to the start of a sequence. Default: `in_place` with `stream`, else "
         "`copied`.",
+    )
+    execution: Literal["whole", "parts"] = Field(
+        default="whole",
+        description="Execution of a run. `whole`: one call. `parts`: also NAME_begin and NAME_continue, which runs a "
+        "bounded number of steps (layers) of a run, so that a cooperative scheduler can run other tasks between them.",
     )
     package: tuple[Literal["cmake"], ...] = Field(
         default=("cmake",), description="Build files to write in addition to the C."
@@ -97,6 +152,13 @@ class COutput(Section):
     allow_float: bool = Field(
         default=True, description="Allow layers that compute in float; off: they are an error."
     )
+
+    @model_validator(mode="after")
+    def _places_the_constants_once(self) -> Self:
+        if self.weights_file == "binary" and self.sections.weights is not None:
+            hint = "leave out one of them; the section of a binary file is that of the object made of it"
+            raise fault("S205", "`sections.weights` needs `weights_file: c`", hint=hint)
+        return self
 
     def stored(self, name: str) -> Stored:
         """Setting of `io` for an input or output."""

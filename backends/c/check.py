@@ -172,7 +172,7 @@ def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator
     if target.flash is not None and flash > target.flash:
         message = f"code and constants need about {flash:,} bytes, the target has {target.flash:,}"
         yield Problem("C708", f"target {target.name}", message, "prune, use fewer bits, or raise flash")
-    stack = stack_bytes(lowered.program, CoreKind.of(target))
+    stack = stack_bytes(lowered.program, CoreKind.of(target), in_parts=options.execution == "parts")
     if target.stack is not None and stack > target.stack:
         message = f"the stack may take {stack:,} bytes, the target allows {target.stack:,}"
         yield Problem("C709", f"target {target.name}", message, "quantize the float layers, or raise stack")

@@ -26,8 +26,10 @@ from .plan.port_layouts import layout_notes
 from .plan.program import Program
 from .write.conversions import Conversion, conversions, recipe
 from .write.literal import comment, integer, real
+from .write.parts import computing_steps
 from .write.ports import Port, start_lines
 from .write.render import render
+from .write.sections import SectionMacro, code_section, weights_section
 from .write.self_test import LARGEST_VECTOR, write_self_test
 from .write.source import Array, SourceText, StepText, TracePoint
 from .write.weights_file import HEADER_BYTES, MAGIC, VERSION, code_digest, file_bytes, weights_file
@@ -130,6 +132,22 @@ class StackContext:
 
 
 @dataclass(frozen=True, slots=True)
+class PartsContext:
+    """Steps of a run in parts: their number, and the estimated time of the longest if there is an estimate."""
+
+    steps: Macro
+    longest: Macro | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A pointer that the emitted function takes, and that the progress of a run in parts keeps."""
+
+    name: str
+    declaration: str
+
+
+@dataclass(frozen=True, slots=True)
 class HeaderContext:
     """Template context of the header."""
 
@@ -138,14 +156,20 @@ class HeaderContext:
     ports: tuple[PortContext, ...]
     entry: str
     aligned: str
-    parameters: str
+    members: tuple[Member, ...]
     arena: tuple[Macro, ...]
     state: tuple[Macro, ...]
     weights: tuple[Macro, ...]
+    parts: PartsContext | None
     stack: StackContext | None
     ports_in_arena: bool
     has_test: bool
     conversions: tuple[Conversion, ...]
+
+    @property
+    def parameters(self) -> str:
+        """Parameters of the emitted function."""
+        return _parameters(self.members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,13 +194,15 @@ class SourceContext:
 
     name: str
     entry: str
+    prefix: str
+    body: str
     includes: tuple[str, ...]
     uses_memory: bool
     support: tuple[str, ...]
     declarations: tuple[str, ...]
     functions: tuple[str, ...]
-    parameters: str
-    uses_arena: bool
+    members: tuple[Member, ...]
+    pointers: tuple[str, ...]
     uses_states: bool
     null_check: str
     alignment_check: str
@@ -185,6 +211,22 @@ class SourceContext:
     steps: tuple[StepText, ...]
     state_mask: int
     starts: tuple[str, ...]
+    section: SectionMacro | None
+
+    @property
+    def parameters(self) -> str:
+        """Parameters of the emitted function."""
+        return _parameters(self.members)
+
+    @property
+    def arguments(self) -> str:
+        """The same as arguments of a call."""
+        return ", ".join(member.name for member in self.members)
+
+    @property
+    def placed(self) -> str:
+        """What a definition of a function begins with."""
+        return "" if self.section is None else f"{self.section.macro} "
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +236,7 @@ class WeightsContext:
     name: str
     prefix: str
     constants: tuple[Array, ...]
+    section: SectionMacro | None = None
 
     @property
     def header_bytes(self) -> int:
@@ -252,12 +295,17 @@ def emit(
         notes,
         CoreKind.of(target),
         is_in_file=source.is_in_file,
+        in_parts=source.in_parts,
         has_test=has_test,
     )
     header = replace(
-        header, conversions=conversions(name, found, transforms), weights=_weights_macros(name, source)
+        header,
+        conversions=conversions(name, found, transforms),
+        weights=_weights_macros(name, source),
+        parts=_parts(name, lowered) if source.in_parts else None,
     )
-    source_text = render("model.c.j2", _source_context(name, plan, found, source))
+    placed = code_section(name.upper(), options.sections.code)
+    source_text = render("model.c.j2", _source_context(name, plan, found, source, placed))
     digest = code_digest(render("header.h.j2", header), source_text)
     if source.is_in_file:
         header = replace(
@@ -267,7 +315,15 @@ def emit(
     files = {
         f"{name}.h": render("header.h.j2", header),
         f"{name}.c": source_text,
-        f"{name}_weights.c": render(weights_template, WeightsContext(name, name.upper(), source.arrays)),
+        f"{name}_weights.c": render(
+            weights_template,
+            WeightsContext(
+                name,
+                name.upper(),
+                source.arrays,
+                weights_section(name.upper(), options.sections.weights),
+            ),
+        ),
     }
     if has_test:
         files[f"{name}_test.c"] = write_self_test(
@@ -287,7 +343,12 @@ def emit(
         {file: text.encode("ascii") for file, text in files.items()} | _binary_files(name, source, digest),
         lowered,
         {m.name: m.value for m in _macros(header)},
-        (*lowered.notes, *untested, *layout_notes(lowered.graph, options.layouts)),
+        (
+            *lowered.notes,
+            *untested,
+            *_parts_notes(lowered),
+            *layout_notes(lowered.graph, options.layouts),
+        ),
     )
 
 
@@ -315,6 +376,9 @@ def _macros(header: HeaderContext) -> Iterator[Macro]:
     yield from header.arena
     yield from header.state
     yield from header.weights
+    if header.parts is not None:
+        yield header.parts.steps
+        yield from () if header.parts.longest is None else (header.parts.longest,)
     if header.stack is not None:
         yield header.stack.macro
     for port in header.ports:
@@ -348,6 +412,7 @@ def _header_context(
     kind: CoreKind | None,
     *,
     is_in_file: bool,
+    in_parts: bool,
     has_test: bool,
 ) -> HeaderContext:
     prefix = name.upper()
@@ -359,7 +424,7 @@ def _header_context(
         ),
         entry_name(name, ports),
         _aligned(ports, is_in_file=is_in_file),
-        _parameters(ports, is_in_file=is_in_file),
+        _members(ports, is_in_file=is_in_file),
         (
             Macro(f"{prefix}_ARENA_BYTES", str(plan.arena_bytes)),
             Macro(f"{prefix}_ARENA_ALIGNMENT", str(plan.alignment)),
@@ -371,15 +436,16 @@ def _header_context(
         if plan.state_bytes
         else (),
         (),
-        _stack_context(prefix, program, kind) if has_stack_bound(program) else None,
+        None,
+        _stack_context(prefix, program, kind, in_parts=in_parts) if has_stack_bound(program) else None,
         ports_in_arena=any(port.offset is not None and not port.is_state for port in ports),
         has_test=has_test,
         conversions=(),
     )
 
 
-def _stack_context(prefix: str, program: Program, kind: CoreKind | None) -> StackContext:
-    stated, elsewhere = stack_bytes(program, kind), stack_bytes(program, None)
+def _stack_context(prefix: str, program: Program, kind: CoreKind | None, *, in_parts: bool) -> StackContext:
+    stated, elsewhere = (stack_bytes(program, core, in_parts=in_parts) for core in (kind, None))
     condition = "" if kind is None or stated == elsewhere else kind.condition
     return StackContext(Macro(f"{prefix}_STACK_BYTES", str(stated)), condition, elsewhere)
 
@@ -411,7 +477,11 @@ def _port_context(prefix: str, port: Port, note: str) -> PortContext:
 
 
 def _source_context(
-    name: str, plan: MemoryPlan, ports: tuple[Port, ...], source: SourceText
+    name: str,
+    plan: MemoryPlan,
+    ports: tuple[Port, ...],
+    source: SourceText,
+    section: SectionMacro | None,
 ) -> SourceContext:
     pointers = [port.parameter for port in ports if port.offset is None]
     pointers += ["state"] if plan.state_bytes else []
@@ -423,27 +493,74 @@ def _source_context(
     return SourceContext(
         name,
         entry_name(name, ports),
+        name.upper(),
+        "parts.c.j2" if source.in_parts else "whole.c.j2",
         ("stddef.h", "stdint.h", *(("math.h",) if source.uses_math else ())),
         source.uses_memory or plan.state_bytes > 0,
-        source.support,
+        source.support if section is None else tuple(map(section.placed, source.support)),
         () if source.is_in_file else tuple(a.declaration for a in source.arrays),
-        tuple(function.text for function in source.functions),
-        _parameters(ports, is_in_file=source.is_in_file),
-        plan.arena_bytes > 0,
+        tuple(f.text if section is None else section.placed(f.text) for f in source.functions),
+        _members(ports, is_in_file=source.is_in_file),
+        tuple(_block_pointers(plan, source)),
         plan.state_bytes > 0,
         " || ".join(f"{pointer} == NULL" for pointer in pointers),
         " || ".join(f"((uintptr_t){pointer} & {size - 1}u) != 0u" for pointer, size in alignments),
         WeightsIdentity(name.upper()) if source.is_in_file else None,
         packed_linear.HEADER if source.sources else "",
-        source.steps,
+        computing_steps(source.steps) if source.in_parts else source.steps,
         plan.state_alignment - 1,
         tuple(line for port in ports if port.is_state and port.is_input for line in start_lines(port)),
+        section,
     )
 
 
-def _parameters(ports: tuple[Port, ...], *, is_in_file: bool) -> str:
-    passed = [port.declaration for port in ports if port.offset is None and port.is_input]
-    passed += ["void *state"] if any(port.is_state for port in ports) else []
-    passed += [port.declaration for port in ports if port.offset is None and not port.is_input]
-    passed += ["const void *weights"] if is_in_file else []
-    return ", ".join([*passed, "void *arena"])
+def _block_pointers(plan: MemoryPlan, source: SourceText) -> Iterator[str]:
+    """C that declares the start of arena, states and weights, as far as there are any."""
+    given = "progress->" if source.in_parts else ""
+    if plan.arena_bytes:
+        yield f"unsigned char *const memory = (unsigned char *){given}arena;"
+    if plan.state_bytes:
+        yield f"unsigned char *const states = (unsigned char *){given}state;"
+    if source.is_in_file:
+        yield f"const unsigned char *const constants = (const unsigned char *){given}weights;"
+
+
+def _parts(name: str, lowered: Lowered) -> PartsContext:
+    """Macros of a run in parts."""
+    prefix, prediction = name.upper(), lowered.prediction
+    longest = Macro(
+        f"{prefix}_LONGEST_STEP_{prediction.unit.upper()}",
+        str(max((node.time for node in prediction.nodes), default=0)),
+    )
+    return PartsContext(
+        Macro(f"{prefix}_STEPS", str(len(computing_steps(lowered.source.steps)))),
+        longest if has_stack_bound(lowered.program) else None,
+    )
+
+
+def _parts_notes(lowered: Lowered) -> Iterator[str]:
+    """A note on the longest step of a run in parts."""
+    if not lowered.source.in_parts or not has_stack_bound(lowered.program):
+        return
+    prediction, count = lowered.prediction, len(computing_steps(lowered.source.steps))
+    longest = max(prediction.nodes, key=lambda node: node.time)
+    share = 100 * longest.time / max(prediction.time, 1)
+    yield (
+        f"a run has {count} steps, and a part at least one; the longest is {longest.operator} {longest.result}, "
+        f"estimated at {longest.time:,} {prediction.unit} ({share:.0f} % of a run)"
+    )
+
+
+def _members(ports: tuple[Port, ...], *, is_in_file: bool) -> tuple[Member, ...]:
+    passed = [port for port in ports if port.offset is None]
+    inputs, outputs = (
+        [Member(port.parameter, port.declaration) for port in passed if port.is_input is is_input]
+        for is_input in (True, False)
+    )
+    state = [Member("state", "void *state")] if any(port.is_state for port in ports) else []
+    weights = [Member("weights", "const void *weights")] if is_in_file else []
+    return (*inputs, *state, *outputs, *weights, Member("arena", "void *arena"))
+
+
+def _parameters(members: Sequence[Member]) -> str:
+    return ", ".join(member.declaration for member in members)

@@ -220,10 +220,12 @@ def _written(
     )
     program, plan, notes = plan_within(program, machine, ram, planned)
     is_binary = options.weights_file == "binary"
+    in_parts = options.execution == "parts"
     taken = ["weights", "constants", "words"] * is_binary + ["state", "states"] * bool(states)
+    taken += ["progress", "steps", "steps_done", "status"] * in_parts
     found = ports(edges, program, plan, prefix=options.name, taken=taken)
     places = FilePlaces(HEADER_BYTES, alignment) if is_binary else None
-    source = write_source(options.name, program, plan, found, in_file=places)
+    source = write_source(options.name, program, plan, found, in_file=places, in_parts=in_parts)
     return Lowered(edges, program, plan, found, source, machine, notes)
 
 

@@ -28,6 +28,9 @@ from .code_size import CodeSizes, function_content, run_counts
 from .constructs import Content
 from .library import library_bytes
 
+_PART_BYTES = 22
+"""Code of a step that can be the first of a part; as linked for Cortex-M4 and M0+ with -O3."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodePrediction:
@@ -131,6 +134,7 @@ def predict_program(program: Program, plan: MemoryPlan, source: SourceText, mach
         nodes.append(_copied(stored, program.graph, costs, _constant_bytes(source, number)))
     in_file = source.constant_bytes if source.is_in_file else 0
     fixed = code.fixed + (CHECK_CODE_BYTES if source.is_in_file else 0)
+    fixed += _PART_BYTES * len(source.steps) if source.in_parts else 0
     return Prediction(tuple(nodes), plan.arena_bytes, fixed, plan.blocks, in_file)
 
 

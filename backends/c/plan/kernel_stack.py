@@ -22,6 +22,7 @@ _TABLE = Path(__file__).parents[1] / "cost" / "measured" / "stack.json"
 _RUN_STACK_BYTES = 48  # the frame of the function itself, without arguments that are passed on the stack
 _KEPT_POINTERS = 16  # inputs and outputs beyond those in registers that GCC keeps in the frame, at the most
 _ROWS_STACK_BYTES = 64  # the frame of a function that runs a stage, without its pointers and counters
+_PROGRESS_STACK_BYTES = 56  # a second frame, and the progress without inputs and outputs
 _DECODER_STACK_BYTES = 120  # of include/huffman.h
 _MARGIN = 8  # one part in so many of what a kernel takes
 _UNMEASURED = 1024  # a template that the table does not have yet
@@ -67,10 +68,13 @@ def has_stack_bound(program: Program) -> bool:
     return not any(c.function.template.startswith("host/") for step in program.steps for c in step.calls)
 
 
-def stack_bytes(program: Program, kind: CoreKind | None) -> int:
-    """Most bytes of stack that the emitted function takes, built with optimization for such a core, or for any."""
+def stack_bytes(program: Program, kind: CoreKind | None, *, in_parts: bool = False) -> int:
+    """Most bytes of stack that the emitted function takes, built with optimization for such a core, or for any.
+
+    One that runs `in_parts` has the progress and the arguments of NAME_begin in its frame, and calls NAME_continue.
+    """
     if kind is None:
-        return max(stack_bytes(program, kind) for kind in CoreKind)
+        return max(stack_bytes(program, kind, in_parts=in_parts) for kind in CoreKind)
     calls = [(call, variant(step)) for step in program.steps for call in step.calls]
     kernels = [_kernel_bytes(kind, call.function.template, found) for call, found in calls]
     decoder = _DECODER_STACK_BYTES if any(step.offer.coded for step in program.steps) else 0
@@ -85,10 +89,10 @@ def stack_bytes(program: Program, kind: CoreKind | None) -> int:
     arguments = 4 * max(passed - 4, 0)
     rows = max((_rows_bytes(program, stage) for stage in program.stages), default=0)
     kept = 4 * min(max(len(program.inputs) + len(program.outputs) - 4, 0), _KEPT_POINTERS)
-    return (
-        -(-(_RUN_STACK_BYTES + kept + rows + arguments + deepest + deepest // _MARGIN) // _ALIGNMENT)
-        * _ALIGNMENT
-    )
+    own = _RUN_STACK_BYTES + kept + rows + arguments
+    if in_parts:
+        own += _PROGRESS_STACK_BYTES + 8 * (len(program.inputs) + len(program.outputs))
+    return -(-(own + deepest + deepest // _MARGIN) // _ALIGNMENT) * _ALIGNMENT
 
 
 def _rows_bytes(program: Program, stage: Stage) -> int:

@@ -122,6 +122,7 @@ class SourceText:
     uses_math: bool
     sources: tuple[str, ...] = ()
     file_alignment: int = 1
+    in_parts: bool = False
 
     @property
     def is_in_file(self) -> bool:
@@ -150,9 +151,15 @@ def write_source(
     ports: tuple[Port, ...],
     *,
     in_file: FilePlaces | None = None,
+    in_parts: bool = False,
 ) -> SourceText:
-    """The C of a program whose values lie as `plan` says; its constants are arrays, or places in a file."""
-    return _Writer(name, program, plan, ports, in_file).write()
+    """The C of a program whose values lie as `plan` says; its constants are arrays, or places in a file.
+
+    With `in_parts` steps share no names, and inputs and outputs are members of a structure at `progress`.
+    """
+    if in_parts:
+        ports = tuple(replace(port, parameter=f"progress->{port.parameter}") for port in ports)
+    return _Writer(name, program, plan, ports, in_file, in_parts).write()
 
 
 @dataclass
@@ -162,6 +169,7 @@ class _Writer:
     plan: MemoryPlan
     ports: tuple[Port, ...]
     in_file: FilePlaces | None
+    in_parts: bool
     _functions: dict[Hashable, FunctionText] = field(default_factory=dict)
     _arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
     _declared: dict[Stored, str] = field(default_factory=dict)
@@ -197,6 +205,7 @@ class _Writer:
             self._uses_math,
             tuple(sorted(self._sources)),
             1 if self.in_file is None else self.in_file.alignment,
+            self.in_parts,
         )
 
     def _stage(self, stage: Stage) -> StepText:
@@ -381,7 +390,7 @@ class _Writer:
 
     def _declare(self, number: int, index: int, stored: Stored) -> list[str]:
         location = self.plan.locations[stored]
-        if location.region is not Region.ARENA or stored in self._declared:
+        if location.region is not Region.ARENA or stored in self._declared or self.in_parts:
             return []
         c_type = C_TYPES[stored.value.type.dtype]
         symbol = f"t{number}" if index == 0 else f"t{number}_{index}"
