@@ -6,6 +6,7 @@ is emitted once, and so is a constant that several kernels read.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -530,7 +531,7 @@ def _parts(name: str, lowered: Lowered) -> PartsContext:
     prefix, prediction = name.upper(), lowered.prediction
     longest = Macro(
         f"{prefix}_LONGEST_STEP_{prediction.unit.upper()}",
-        str(max((node.time for node in prediction.nodes), default=0)),
+        str(_longest_part(lowered)[1]),
     )
     return PartsContext(
         Macro(f"{prefix}_STEPS", str(len(computing_steps(lowered.source.steps)))),
@@ -540,15 +541,24 @@ def _parts(name: str, lowered: Lowered) -> PartsContext:
 
 def _parts_notes(lowered: Lowered) -> Iterator[str]:
     """A note on the longest step of a run in parts."""
-    if not lowered.source.in_parts or not has_stack_bound(lowered.program):
+    if not lowered.source.in_parts or not has_stack_bound(lowered.program) or not lowered.prediction.nodes:
         return
     prediction, count = lowered.prediction, len(computing_steps(lowered.source.steps))
-    longest = max(prediction.nodes, key=lambda node: node.time)
-    share = 100 * longest.time / max(prediction.time, 1)
+    first, time = _longest_part(lowered)
+    longest = prediction.nodes[first]
+    share = 100 * time / max(prediction.time, 1)
     yield (
         f"a run has {count} steps, and a part at least one; the longest is {longest.operator} {longest.result}, "
-        f"estimated at {longest.time:,} {prediction.unit} ({share:.0f} % of a run)"
+        f"estimated at {time:,} {prediction.unit} ({share:.0f} % of a run)"
     )
+
+
+def _longest_part(lowered: Lowered) -> tuple[int, int]:
+    """The number of the first step of those that run together and take longest, and what they are predicted to take."""
+    times: Counter[int] = Counter()
+    for number, node in enumerate(lowered.prediction.nodes):
+        times[lowered.program.span(number)[0]] += node.time
+    return max(times.items(), key=lambda item: (item[1], -item[0]), default=(0, 0))
 
 
 def _members(ports: tuple[Port, ...], *, is_in_file: bool) -> tuple[Member, ...]:

@@ -229,7 +229,10 @@ class _Writer:
         title = f"steps {stage.first} to {stage.stop - 1}, some rows at a time"
         order = self._array(f"order_{stage.first}", np.array(stage.order, np.uint8), f"order of {title}")
         symbol = f"{self.name}_rows_{stage.first}"
-        declarations = {"memory": "unsigned char *memory"} | self._ports_used
+        passed = self._ports_used
+        if self.in_parts and passed:
+            passed = {"progress": f"const {self.name}_progress *progress"}
+        declarations = {"memory": "unsigned char *memory"} | passed
         declarations |= {"constants": "const unsigned char *constants"} if self.in_file else {}
         context = RowLoopContext(
             symbol,

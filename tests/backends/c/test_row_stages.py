@@ -213,3 +213,21 @@ def test_wrong_padding_is_found(fill, host, assert_equal_to_interpreter, monkeyp
     monkeypatch.setattr("fxpress.backends.c.plan.row_steps.padding_byte", lambda op, type: 0)
     with pytest.raises(AssertionError):
         assert_equal_to_interpreter(parse(STEM, fill=fill), target=host.model_copy(update={"ram": 3_000}))
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [{"execution": "parts"}, {"weights_file": "binary"}, {"execution": "parts", "weights_file": "binary"}],
+)
+def test_stages_are_single_parts_of_a_run_and_read_weights_from_a_file(
+    choices, fill, cortex_m4, assert_equal_to_interpreter
+):
+    graph, small = parse(STEM, fill=fill), cortex_m4.model_copy(update={"ram": 4_000})
+    artifact = assert_equal_to_interpreter(
+        graph, options=COutput(name="net", **choices), target=small, flags=UNDEFINED
+    )
+    (stage,) = artifact.program.stages
+    if "execution" in choices:
+        steps = artifact.prediction.nodes[stage.first : stage.stop]
+        longest = f"NET_LONGEST_STEP_{artifact.prediction.unit.upper()}"
+        assert int(artifact.macros[longest]) == sum(node.time for node in steps)
