@@ -52,7 +52,7 @@ Run = Callable[[Tensor], object]
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of one network; times in CPU milliseconds, mismatches at single requantizations."""
+    """Measurements of one network; times in CPU milliseconds, mismatches at single requantizations."""
 
     name: str
     float_error: float
@@ -68,7 +68,7 @@ class Row:
 
     @property
     def problems(self) -> list[str]:
-        """What does not hold that should."""
+        """Claims that do not hold."""
         required = {way: least for (name, way), least in REQUIRED_SPEEDUP.items() if name == self.name}
         found = {
             f"fused float differs by {self.float_error:.1e}": self.float_error > FLOAT_TOLERANCE,

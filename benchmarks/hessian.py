@@ -253,7 +253,7 @@ def _in_double(case: Case) -> tuple[Curvature, ...]:
 
 
 def _pyhessian(case: Case) -> dict[str, Probed]:
-    """What PyHessian says of each layer, from its own environment."""
+    """Result of PyHessian for each layer, from its own environment."""
     count = len(case.samples)
     together = rebatch(case.graph, count)
     layers = [c.layer for c in measure_curvature(case.graph, case.samples[:1], shards=1)]

@@ -258,7 +258,7 @@ def _row(
 
 
 def judge(row: Row) -> Verdict:
-    """What became of a row."""
+    """Outcome of a row."""
     return attempt(row.layer.module(), row.recipe)
 
 

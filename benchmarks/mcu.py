@@ -43,7 +43,7 @@ FLOAT_PASSES = ("passes=[{pass: clean}, {pass: fuse}]", "outputs.c.io=float")
 
 @dataclass(frozen=True)
 class Anchor:
-    """What others need: int8 by TensorFlow Lite Micro with CMSIS-NN, float32 by the best open generator of C."""
+    """Figures of other tools: int8 by TensorFlow Lite Micro with CMSIS-NN, float32 by the best open generator of C."""
 
     instructions: int
     cycles: int

@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def apart(work: Callable[[], Row], limit: float) -> Row:
-    """What `work` gives in a process of its own; nothing when it dies or takes more than `limit` seconds."""
+    """Result of `work` in a process of its own; None when it dies or takes more than `limit` seconds."""
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=lambda: sender.send(work()))

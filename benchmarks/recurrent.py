@@ -178,7 +178,7 @@ def step(name: str, made: type[nn.GRU | nn.LSTM], inputs: int, units: int, weigh
 def _followed(
     interpreter: Interpreter, graph: Graph, inputs: Tensor, zeros: Sequence[Tensor]
 ) -> list[list[Tensor]]:
-    """What the network gives at each step, as long as that are its states alone."""
+    """Outputs at each step of a network whose only outputs are its states."""
     given, after = list(zeros), list[list[Tensor]]()
     for x in inputs:
         given = interpreter(graph, [x, *given])

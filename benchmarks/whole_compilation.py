@@ -62,7 +62,7 @@ def quantized_passes(*after: str, **options: object) -> list[Mapping[str, object
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a module, one of KINDS, and the fact."""
+    """Outcome for a module, one of KINDS, and its reason."""
 
     kind: str
     fact: str = ""

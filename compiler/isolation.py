@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 USER_CODE_RAISES = (Exception, SystemExit)
-"""What running the user's code may raise; `sys.exit` there must not end the compiler without a word."""
+"""Exceptions that the user's code may raise; `sys.exit` there must not end the compiler without a message."""
 
 _CONTAINERS = (dict, list, set)
 

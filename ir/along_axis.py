@@ -1,4 +1,4 @@
-"""What each operator reads along an axis: a sliding window, a view, or all elements at once.
+"""Elements that each operator reads along an axis: a sliding window, a view, or all at once.
 
 `read(op, call)` says it for a node of which at least one operand has the axis. It is time where a network is streamed,
 whose elements the messages call frames, and the rows of an image where layers run some rows at a time.

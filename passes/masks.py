@@ -100,7 +100,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Addend:
-    """What is added to scores: masks of kept positions with their smallest numbers, and the finite rest if any."""
+    """Terms added to scores: masks of kept positions with their smallest numbers, and the finite rest if any."""
 
     keeps: tuple[Value, ...] = ()
     nevers: tuple[float, ...] = ()
@@ -470,7 +470,7 @@ class _Search:
 
 
 def _empty(nevers: Sequence[float]) -> str:
-    """What an attention gives where nothing is kept, by the smallest numbers of its masks."""
+    """Result of an attention where nothing is kept, by the smallest numbers of its masks."""
     if all(number == -inf for number in nevers):
         return "zero"
     return "all" if all(number > _ABSORBS for number in nevers) else "uniform"

@@ -1,7 +1,7 @@
 """Samples in a fixed number of logical shards, and the processes that share them.
 
-What a shard gives does not depend on who computes it, and sums are taken in the order of the shards, in float64: the
-result is the same to the last bit for any number of processes.
+The result of a shard does not depend on the process that computes it, and sums are taken in the order of the shards, in
+float64: the result is the same to the last bit for any number of processes.
 """
 
 from __future__ import annotations

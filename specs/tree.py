@@ -12,7 +12,7 @@ from typing import TypeAlias
 from .errors import Place
 
 Plain: TypeAlias = "bool | int | float | str | tuple[Plain, ...] | dict[str, Plain] | None"
-"""What a tree says without its places: the input of the pydantic models."""
+"""Values of a tree without their places: the input of the pydantic models."""
 
 Location: TypeAlias = tuple[str | int, ...]
 """A way down a tree: keys of mappings and indices of sequences."""

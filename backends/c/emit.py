@@ -226,7 +226,7 @@ class SourceContext:
 
     @property
     def placed(self) -> str:
-        """What a definition of a function begins with."""
+        """Beginning of the definition of a function: the macro of its section, or nothing."""
         return "" if self.section is None else f"{self.section.macro} "
 
 

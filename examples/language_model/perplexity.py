@@ -148,7 +148,7 @@ def perplexity(module: nn.Module, windows: Sequence[Tensor]) -> float:
 
 
 def own_story() -> list[Tensor]:
-    """What the float model writes, taking the likeliest token each time: one window."""
+    """Greedy continuation of the float model, one window."""
     with np.load(SHARED / "models" / "stories260k_tokenizer.npz") as arrays:
         return [torch.from_numpy(arrays["greedy_ids"].astype(np.int64))[None]]
 

@@ -65,7 +65,7 @@ class Run:
 
     @property
     def overrides(self) -> list[str]:
-        """What differs from the spec."""
+        """Changes to the spec."""
         found = [] if self.epochs else [UNTRAINED]
         found.append(f"passes[1].budget={{{self.resource}: {self.percent} %}}")
         if self.epochs:
@@ -76,7 +76,7 @@ class Run:
 
 
 class Result(TypedDict):
-    """What a budget's file holds: by step MACs and right answers on each set, by cost a prediction and a count."""
+    """Contents of a budget's file: by step MACs and right answers on each set, by cost a prediction and a count."""
 
     budget: str
     macs: dict[str, int]

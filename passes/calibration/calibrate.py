@@ -157,7 +157,7 @@ class _Cells:
         self._tensors: dict[str, Tensor] = {}
 
     def represented(self, value: Value, tensor: Tensor) -> Tensor:
-        """What the encoding of a value is to represent, which a run shows in order: its tensor, or all cells."""
+        """Tensor that the encoding of a value has to represent: its own, or all cells of a recurrent layer."""
         if value.name in self._read:
             self._tensors[value.name] = tensor
         if value.name not in self._layers:

@@ -95,6 +95,6 @@ DROP_HALF = Rule(
     lambda builder, match: match.value("x"),
     "the integers have steps of their own, and float is no less exact",
 )
-"""What rounds to half precision after an operator that was given in it."""
+"""Rule that drops roundings to half precision after an operator."""
 
 INTEGER_FORMS: tuple[Rule, ...] = (LOWER_BATCHNORM, LOWER_DIVISION, *MAGNITUDES)

@@ -137,7 +137,7 @@ def _rounded(value: Value, tensor: Tensor) -> Tensor:
 
 
 def _kept(seen: Mapping[str, Tensor], ring: Ring) -> Tensor:
-    """What a ring holds after a window: as many elements as before it, up to the newest."""
+    """Contents of a ring after a window: as many elements as before it, up to the newest."""
     return seen[ring.value.name].narrow(ring.axis, ring.start + ring.moves, ring.stop - ring.start)
 
 

@@ -23,7 +23,7 @@ from .stream_plan import StreamPlan, span_of
 
 @dataclass(frozen=True)
 class Ring:
-    """What one value keeps: its elements from `start` up to `stop` along `axis`, of a window before the new ones come.
+    """State of one value: its elements from `start` up to `stop` along `axis`, of a window before the new ones come.
 
     `moves` of them leave it at each call. `state` is the name of the input, `after` that of the output.
     """

@@ -1,4 +1,4 @@
-"""What the kernels of recurrent layers on integers share: sizes, numbers of the rows, tables, the refusal.
+"""Common parts of integer kernels of recurrent layers: sizes, numbers of the rows, tables, the refusal.
 
 The steps are in `portable/recurrent_steps.c.j2`, which both kernels include; each has functions of its own for the
 products.

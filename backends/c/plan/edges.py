@@ -20,7 +20,7 @@ from ....ir.ops.quantize import Dequantize, OffsetBinary, Quantize, Requantize
 from .encoding import PortEncoding
 
 Words = Callable[[str], str]
-"""What `outputs.c.io` says of an input or output."""
+"""Number format of an input or output, from `outputs.c.io`."""
 
 _NARROW_BITS = 8
 

@@ -132,7 +132,7 @@ def integer_form(
     narrow_divisor: str = "(uint32_t)sum",
     half: str = "(uint32_t)sum / 2u",
 ) -> IntegerForm:
-    """What there is on integers alone, for an element's C expression."""
+    """Template values of a softmax on integers; `value` is the C expression of an element."""
     x, y = site.type("x"), site.output
     power = f"table[largest - {value}]"
     if x.dtype is not DType.I8:
