@@ -74,7 +74,7 @@ def capture(
     `ir.open_tensors(path)`. They become constants of the graph unread, and module and graph are not run.
     """
     _check_arguments(model, args, kwargs, params, input_names, output_names)
-    positional, named = tuple(args), dict(kwargs or {})
+    positional, named = _distinct(tuple(args), dict(kwargs or {}))
     with untouched(model), torch.no_grad():
         stand_ins = stand_in(model, params or {})
         _check_devices(model, (positional, named))
@@ -91,6 +91,23 @@ def capture(
             return checked
         again = partial(_imported, program, names, stand_ins, sizes)
         return _checked_at_sizes(model, (positional, named), sizes, checked, again)
+
+
+def _distinct(
+    args: tuple[Any, ...],  # Any: whatever the module takes
+    kwargs: dict[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with a copy of each tensor that occurs again: the tracer makes one input of the two."""
+    seen: set[int] = set()
+
+    def own(leaf: Any) -> Any:  # Any: as above
+        if not isinstance(leaf, Tensor) or id(leaf) not in seen:
+            seen.add(id(leaf))
+            return leaf
+        return leaf.clone()
+
+    distinct: tuple[tuple[Any, ...], dict[str, Any]] = pytree.tree_map(own, (args, kwargs))
+    return distinct
 
 
 def roundtrip(

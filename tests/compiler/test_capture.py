@@ -367,3 +367,11 @@ def test_outputs_can_be_named() -> None:
     assert captured.graph.output_names == ("y", "h_out")
     with pytest.raises(CaptureError, match=r"y are not 2 different names for output_0, output_1.*M213"):
         capture(Net(), (torch.randn(2, 3),), output_names=("y",))
+
+
+def test_one_tensor_passed_twice_gives_two_inputs() -> None:
+    x, y = torch.ones(1, 3), torch.tensor([[1.0, 5.0, -2.0]])
+    captured = capture(Written(lambda self, a, b: 2 * a - b), (x, x))
+    assert len(captured.graph.inputs) == 2
+    (found,) = run(captured.graph, [x, y])
+    assert torch.equal(found, 2 * x - y)
