@@ -6,6 +6,7 @@ where these fit, else the weight is dequantized at each call.
 """
 
 import ctypes
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from math import prod
@@ -70,7 +71,7 @@ class PackedWeight(nn.Module):
         self.dtype = torch.float32  # of its reals
         self.matrices: PackedMatrices | None = None  # this, and those that are multiplied with it
         self.token_bytes = [4 + groups * (4 + lines * 16 * size) for size in (4, 1)]  # scratch: floats, int8
-        self.packed: tuple[tuple[int, ...], Tensor, Tensor] | None = None  # and what they were made from
+        self.packed: tuple[tuple[int, ...], Any, Tensor] | None = None  # and what they were made from
         self.decoded: tuple[tuple[int, ...], Tensor] | None = None  # packed scales of codes; likewise
 
     def linear(self, x: Tensor, bias: Tensor | None = None, *, rounded: bool = False) -> Tensor:
@@ -364,12 +365,29 @@ def torch_kernel(
     return "int4" if is_grouped and weight.shape[1] % 128 == 0 and capability >= (8, 0) else None
 
 
-def pack_int8(integers: Tensor, scales: Tensor) -> tuple[Tensor, Tensor]:
-    """Integers [rows, columns] and a scale for each row."""
-    return integers, scales[:, 0].contiguous()
+def pack_int8(
+    integers: Tensor, scales: Tensor
+) -> tuple[Any, Tensor]:  # any: a tensor, or a packed matrix of FBGEMM
+    """Integers [rows, columns], as torch's kernel of their device reads them, and a scale for each row."""
+    scales = scales[:, 0].contiguous()
+    if not integers.is_cpu or not has_fbgemm():
+        return integers, scales
+    ones = torch.ones(len(integers), dtype=torch.float64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tensors with a quantizer, which become others in later versions
+        weight = torch._make_per_channel_quantized_tensor(integers, ones, torch.zeros_like(ones).long(), 0)
+        return torch.ops.quantized.linear_prepack(weight, None), scales
 
 
-def int8_product(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
+def has_fbgemm() -> bool:
+    """Whether torch has FBGEMM's kernel of packed int8, and the processor exact sums for it (VNNI)."""
+    is_chosen = torch.backends.quantized.engine in ("x86", "fbgemm")
+    return (
+        is_chosen and torch.cpu._is_vnni_supported() and hasattr(torch, "_make_per_channel_quantized_tensor")
+    )
+
+
+def int8_product(x: Tensor, codes: Any, scales: Tensor) -> Tensor:  # any: of `pack_int8`
     """x [tokens, columns], rounded to int8 for each token, @ codes, by exact sums; float32.
 
     On processors without VNNI there is no fast kernel with exact sums: rows are then multiplied in float32, as many as
@@ -378,11 +396,16 @@ def int8_product(x: Tensor, codes: Tensor, scales: Tensor) -> Tensor:
     x = x.to(torch.float32)
     most = x.abs().amax(-1, keepdim=True)
     inverse = torch.where(most >= 1e-30, most.new_tensor(127.0) / most, 0.0)
-    rounded = torch.round(x * inverse).to(torch.int8)
+    rounded = torch.round(x * inverse)
+    if not isinstance(codes, Tensor):  # rounded once more there, to uint8 with a zero point of 128
+        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+        sums: Tensor = multiply(rounded, 1.0, 128, codes)
+        return sums * scales * (most / 127)
     is_fast = torch.backends.mkldnn.is_available() and torch.cpu._is_vnni_supported()
     if codes.is_cpu and not is_fast:
-        reals, parts = rounded.float(), codes.split(max(1, (1 << 19) // codes.shape[1]))
-        return torch.cat([reals @ part.float().T for part in parts], 1) * scales * (most / 127)
+        parts = codes.split(max(1, (1 << 19) // codes.shape[1]))
+        return torch.cat([rounded @ part.float().T for part in parts], 1) * scales * (most / 127)
+    rounded = rounded.to(torch.int8)
     if not codes.is_cpu and len(x) < 17:  # the least that cuBLAS takes
         rounded = nn.functional.pad(rounded, (0, 0, 0, 17 - len(x)))
     return torch._int_mm(rounded, codes.T).narrow(0, 0, len(x)) * scales * (most / 127)

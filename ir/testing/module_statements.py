@@ -1,6 +1,7 @@
 """Statements that random modules grow by: layers of every rank, branches, shapes, masks, attention, recurrence.
 
-All choices come from the step's digits, the simplest first. A choice that does not fit a value raises, as torch itself does.
+All choices come from the step's digits, the simplest first. A choice that does not fit a value raises, as torch itself
+does.
 """
 
 from __future__ import annotations

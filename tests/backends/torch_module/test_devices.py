@@ -79,13 +79,20 @@ def test_cuda_takes_int4_in_columns_of_whole_tiles() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 17, 40])
-@pytest.mark.parametrize("has_vnni", [False, torch.cpu._is_vnni_supported()])
-def test_int8_products_are_exact(tokens: int, has_vnni: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kernel", ["FBGEMM", "oneDNN", "float"])
+def test_int8_products_are_exact(tokens: int, kernel: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Up to the rounding of three products of float32."""
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: has_vnni)
+    if kernel == "float":
+        monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    elif not torch.cpu._is_vnni_supported():
+        pytest.skip("the processor has no VNNI, where sums of FBGEMM and oneDNN are not exact")
+    if kernel == "oneDNN":
+        monkeypatch.setattr(torch.backends.quantized, "engine", "onednn")
     x = torch.randn(tokens, COLUMNS, generator=torch.Generator().manual_seed(1))
     x[0] = 0
-    found = int8_product(x, *pack_int8(integers(8), scales(1)))
+    codes, sizes = pack_int8(integers(8), scales(1))
+    assert isinstance(codes, Tensor) is (kernel != "FBGEMM")
+    found = int8_product(x, codes, sizes)
     step = x.abs().amax(-1, keepdim=True) / 127
     rounded = (fake_quantize_per_token(x) / step.clamp_min(1e-30)).round()
     exact = (rounded.double() @ integers(8).double().T) * scales(1)[:, 0].double() * step.double()
