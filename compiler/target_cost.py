@@ -1,9 +1,11 @@
 """Cost model of passes: predicted cost of a graph on the target after the remaining passes.
 
 The passes that follow really run, quantization on a few samples, then the C backend predicts. Left out is what
-trains or itself decides by costs (`PassOptions.predicted`), which changes values rather than sizes. The kernels are
-the fastest, also where the backend would have to take smaller ones to fit: else a network that is cut to the size of a
-flash would be met half way, by slow kernels.
+trains or itself decides by costs (`PassOptions.predicted`), which changes values rather than sizes.
+
+The kernels are the fastest, also where the backend would have to take smaller ones to fit: a network that is cut to the
+size of a target would otherwise end with slow kernels. Layers run by rows, which changes no result and costs little
+time, if the first network of which the cost is asked fits the RAM of the target so: the largest one.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ class TargetCost:
         if target.isa != "host":  # budgets of flash count weights in a file, too
             self._options = self._options.model_copy(update={"weights_file": "c"})
         self._roomy = target.model_copy(update={"ram": None, "flash": None, "stack": None})
+        self._by_rows: bool | None = None
         self._rest = [_shortened(step) for step in rest if step.predicted]
         self._context = replace(context, calibration=context.calibration[:SAMPLES], labels=())
         self._known: dict[tuple[int, frozenset[tuple[str, Precision]]], tuple[Graph, Cost]] = {}
@@ -81,11 +84,22 @@ class TargetCost:
         for step in self._rest:
             graph = find_pass(step.pass_name())(graph, step, self._context).graph
         try:
-            return _cost(predict(graph, self._roomy, options=self._options))
+            return _cost(self._fastest(graph))
         except IRError as err:
             problems = check(graph, self._options, self._roomy)
             reasons = "\n  ".join(["", *map(str, problems)]) if problems else f" {err.message}"
             raise PassError(f"there is no cost on {self._target.name}:{reasons}") from err
+
+    def _fastest(self, graph: Graph) -> Prediction:
+        """Prediction with the fastest kernels, by rows if that is how the first network fits the RAM."""
+        whole, ram = predict(graph, self._roomy, options=self._options), self._target.ram
+        if ram is None or whole.arena_bytes <= ram or self._by_rows is False:
+            return whole
+        within = self._roomy.model_copy(update={"ram": ram})
+        rows = predict(graph, within, options=self._options, fastest=True)
+        if self._by_rows is None:
+            self._by_rows = rows.arena_bytes <= ram
+        return rows if self._by_rows else whole
 
     def _has_kernel(self, node: Node, weights: str, activations: str) -> bool:
         """Whether the node alone, quantized so, becomes C that computes on integers."""

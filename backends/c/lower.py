@@ -58,20 +58,31 @@ class Lowered:
         return self.edges.graph
 
 
-def predict(graph: Graph, target: Target, *, options: COutput | None = None) -> Prediction:
-    """Predicted cost of the graph on a target. UnsupportedError if a node has no kernel; call `check` first."""
-    return lower(graph, options or COutput(), target).prediction
+def predict(
+    graph: Graph, target: Target, *, options: COutput | None = None, fastest: bool = False
+) -> Prediction:
+    """Predicted cost of the graph on a target. UnsupportedError if a node has no kernel; call `check` first.
+
+    With `fastest`, that of the fastest kernels, by rows where these fit the RAM so, even if they fit no way.
+    """
+    return lower(graph, options or COutput(), target, fastest=fastest).prediction
 
 
 def lower(
-    graph: Graph, options: COutput, target: Target, *, states: Mapping[str, str] = _NO_STATES
+    graph: Graph,
+    options: COutput,
+    target: Target,
+    *,
+    states: Mapping[str, str] = _NO_STATES,
+    fastest: bool = False,
 ) -> Lowered:
     """Choose kernels, layouts and places for a graph; nothing is written.
 
     `states` are inputs that continue an output and are updated in place, by name.
 
     The fastest kernels are taken; where they do not fit the target's flash, smaller ones, as many as are needed, and
-    where the arena does not fit its RAM, kernels and layouts of less memory, at the steps that have too little of it.
+    where the arena does not fit its RAM, by rows either, kernels and layouts of less memory, at the steps that have too
+    little of it; with `fastest` none of these.
     Weights that are to be coded stay plain if there is no room to decode them, and all of them where the decoder
     is larger than what it saves.
     """
@@ -80,7 +91,8 @@ def lower(
     graph = replace_rows_by_index(group_repeated_heads(graph))
     prepared = replace(edges, graph=schedule(join_equal_constants(graph)))
     offered = candidates(prepared.graph, Machine.of(target))
-    choose = partial(_choose, prepared, options, target, offered, _numbered(prepared.graph, states))
+    numbered = _numbered(prepared.graph, states)
+    choose = partial(_choose, prepared, options, target, offered, numbered, only_fastest=fastest)
     if options.weights != "huffman":
         return choose(frozenset())
     coded = frozenset(node.outputs[0].name for node in prepared.graph.nodes)
@@ -126,8 +138,13 @@ def _choose(
     offered: Candidates,
     states: Mapping[int, int],
     coded: frozenset[str],
+    *,
+    only_fastest: bool,
 ) -> Lowered:
-    """The fastest way that fits the target, or the smallest of all; `coded` are results of nodes with coded weights."""
+    """The fastest way that fits the target, or the smallest of all; `coded` are results of nodes with coded weights.
+
+    With `only_fastest` the fastest kernels, whether they fit or not.
+    """
     prepared = edges.graph
     inputs, outputs = input_layouts(prepared, options.layouts), output_layouts(prepared, options.layouts)
     machine = Machine.of(target)
@@ -152,7 +169,7 @@ def _choose(
         return min(tried, key=_flash_bytes)
 
     fastest = chosen()
-    if target.ram is None or fastest.plan.arena_bytes <= target.ram:
+    if only_fastest or target.ram is None or fastest.plan.arena_bytes <= target.ram:
         return fastest
     crowded: frozenset[str] = frozenset()
     tried = [fastest]

@@ -54,6 +54,28 @@ def test_no_rounding_is_learned_for_a_prediction(project: Path) -> None:
     assert cost_model(project, LEARNED).predict(graph) == cost_model(project).predict(graph)
 
 
+class Chain(torch.nn.Sequential):
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        conv, relu = torch.nn.Conv2d, torch.nn.ReLU
+        super().__init__(conv(1, 8, 5), relu(), conv(8, 8, 1), relu(), torch.nn.MaxPool2d(4), conv(8, 4, 1))
+
+
+def test_layers_run_by_rows_before_channels_are_removed() -> None:
+    images = torch.rand(8, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    passes = ["clean", {"pass": "prune", "budget": "target"}, "fuse", "quantize"]
+    pruned = compile_model(
+        Chain().eval(),
+        inputs=images[:1],
+        calibration=images,
+        passes=passes,
+        target={"name": "cortex-m4f", "ram": "3 KiB"},
+        outputs="c",
+    )
+    assert pruned.graph.macs == pruned.session.captured.macs
+    assert pruned.c is not None and pruned.c.program.stages and pruned.c.plan.arena_bytes <= 3 * 1024
+
+
 def test_the_same_graph_is_predicted_once(project: Path) -> None:
     graph, costs = open_session(project / "net.yaml").captured, cost_model(project)
     assert costs.predict(graph) is costs.predict(graph)
