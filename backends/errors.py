@@ -33,9 +33,10 @@ CODES: Mapping[str, ErrorCode] = {
         "Quantize the layer at that input or output to this type, or set `io: auto` for it.",
     ),
     "C707": ErrorCode(
-        "the arena is larger than the RAM of the target",
+        "the arena is larger than the RAM of the target, or its blocks do not fit the regions of RAM",
         "Reduce the input or the widest layers, for example with `prune`, quantize what is in float, or raise "
-        "`target.ram`. The message names the largest block.",
+        "`target.ram` or the sizes in `target.regions`. The message names the largest block, and what each region "
+        "needs; a block is in one region as a whole.",
     ),
     "C708": ErrorCode(
         "code and constants are larger than the flash of the target",
@@ -56,6 +57,10 @@ CODES: Mapping[str, ErrorCode] = {
     "C712": ErrorCode(
         "states cannot be updated in place",
         "Set `states: copied`. In place is for states that do not take each other's values.",
+    ),
+    "C713": ErrorCode(
+        "a region of RAM has a name that begins like the C names of the network",
+        "Choose another name in `target.regions`, or another `outputs.c.name`.",
     ),
 }
 """Codes of the C backend. They are defined here, where reading them needs no torch."""

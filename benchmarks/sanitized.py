@@ -1,6 +1,6 @@
 """Emitted C run under the address and undefined-behaviour sanitizers, on samples read from a pipe.
 
-Inputs, outputs and the arena are allocated one by one at their exact size, so that a step outside of any is found.
+Inputs, outputs and the regions of RAM are allocated one by one at their exact size: a step outside of any is found.
 """
 
 from __future__ import annotations
@@ -20,14 +20,12 @@ _DRIVER = """\
 int main(void)
 {{
     {allocations}
-    void *arena = malloc({arena});
     while ({reads}) {{
-        if ({name}_run({arguments}, arena) != 0)
+        if ({name}_run({arguments}) != 0)
             return 1;
         {writes}
     }}
     {releases}
-    free(arena);
     return 0;
 }}
 """
@@ -58,12 +56,13 @@ def run_sanitized(
 def _driver(interface: Interface) -> str:
     inputs = [(f"x{i}", port.c_bytes) for i, port in enumerate(interface.inputs)]
     outputs = [(f"y{i}", port.c_bytes) for i, port in enumerate(interface.outputs)]
+    regions = [(name, max(size, 1)) for name, size in interface.regions.items()]
+    buffers = inputs + outputs + regions
     return _DRIVER.format(
         name=interface.c_name,
-        arena=max(interface.arena_bytes, 1),
-        allocations="\n    ".join(f"void *{name} = malloc({size});" for name, size in inputs + outputs),
+        allocations="\n    ".join(f"void *{name} = malloc({size});" for name, size in buffers),
         reads=" && ".join(f"fread({name}, {size}, 1, stdin) == 1" for name, size in inputs),
-        arguments=", ".join(name for name, _ in inputs + outputs),
+        arguments=", ".join(name for name, _ in buffers),
         writes="\n        ".join(f"fwrite({name}, {size}, 1, stdout);" for name, size in outputs),
-        releases="\n    ".join(f"free({name});" for name, _ in inputs + outputs),
+        releases="\n    ".join(f"free({name});" for name, _ in buffers),
     )

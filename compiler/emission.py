@@ -230,8 +230,7 @@ def _interface(
             stored[i].type.dtype if stored else value.type.dtype,
             stored[i].stored.layout.order if stored else tuple(range(value.type.rank)),
             encoding=stored[i].encoding if stored else PortEncoding.of(value.type),
-            arena_offset=stored[i].offset if stored and not stored[i].is_state else None,
-            state_offset=stored[i].offset if stored and stored[i].is_state else None,
+            place=stored[i].place if stored else None,
             transform=spec.data.transform.get(name) if i < count else None,
             batch=spec.model.inputs[name].batch if i < count else 0,
             frames_axis=session.frames.get(name) if i < count else None,
@@ -242,7 +241,7 @@ def _interface(
     return Interface(
         target=session.target,
         c_name=c.name if c else None,
-        arena_bytes=c.plan.arena_bytes if c else 0,
+        regions={used.name: used.bytes for used in c.plan.regions} if c else {},
         state_bytes=c.plan.state_bytes if c else 0,
         c_kernels=c.source.sources if c else (),
         weights_file=f"{c.name}_weights.bin" if c and c.source.is_in_file else None,

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 
+from ..backends.c import STATE_BLOCK
 from ..backends.c.tools.elf import Footprint, read_elf
 from ..backends.c.tools.simulate import SimulatedModel, Simulator
 from ..backends.c.tools.toolchain import (
@@ -40,7 +41,8 @@ from .lock import check_outputs, read_by_this_version
 from .operators import load_operators
 from .pipeline import HOST
 
-_ALIGNMENT = 64  # of arena, states and weights
+_ALIGNMENT = 64  # of regions, states and weights
+_PAINT = 0xA5
 _Buffer: TypeAlias = "ctypes.Array[ctypes.c_char]"
 
 PLACES = ("host", "torch", "integer")
@@ -221,26 +223,26 @@ def _run_host(
 ) -> Execution:
     library = link_shared(_host_compiler(interface.target), sources, folder / "model.so", flags=())
     function = getattr(ctypes.CDLL(str(library)), interface.entry)
-    memory = ctypes.create_string_buffer(interface.arena_bytes + _ALIGNMENT)
-    block = ctypes.create_string_buffer(interface.state_bytes + _ALIGNMENT)
-    arena, state = (-(-ctypes.addressof(buffer) // _ALIGNMENT) * _ALIGNMENT for buffer in (memory, block))
+    sizes = interface.regions | ({STATE_BLOCK: interface.state_bytes} if interface.state_bytes else {})
+    blocks = {name: _Guarded.of(size) for name, size in sizes.items()}
     inputs, outputs = (
         [_host_buffer(port) for port in interface.inputs],
         [_host_buffer(port) for port in interface.outputs],
     )
     passed = [ctypes.addressof(buffer) for buffer in inputs if buffer is not None]
-    passed += [state] if interface.state_bytes else []
+    passed += [blocks[STATE_BLOCK].start] if interface.state_bytes else []
     passed += [ctypes.addressof(buffer) for buffer in outputs if buffer is not None]
     if interface.weights_file is not None:
         weights = np.memmap(directory / "c" / interface.weights_file, np.uint8, "r")
         passed.append(weights.ctypes.data)
+    passed += [blocks[name].start for name in interface.regions]
 
     def place(port: Port, buffer: _Buffer | None) -> int:
         if buffer is not None:
             return ctypes.addressof(buffer)
-        return (
-            state + port.state_offset if port.state_offset is not None else arena + (port.arena_offset or 0)
-        )
+        assert port.place is not None
+        block, offset = port.place
+        return blocks[block].start + offset
 
     read = [place(*pair) for pair in zip(interface.inputs, inputs, strict=True)]
     written = [place(*pair) for pair in zip(interface.outputs, outputs, strict=True)]
@@ -248,8 +250,9 @@ def _run_host(
     def call(samples: Sequence[bytes]) -> list[bytes]:
         for to, data in zip(read, samples, strict=True):
             ctypes.memmove(to, data, len(data))
-        status = function(*map(ctypes.c_void_p, (*passed, arena)))
+        status = function(*map(ctypes.c_void_p, passed))
         assert status == 0
+        assert all(block.is_sound for block in blocks.values()), "bytes behind a block of memory were written"
         pairs = zip(written, interface.outputs, strict=True)
         return [ctypes.string_at(at, port.c_bytes) for at, port in pairs]
 
@@ -257,9 +260,34 @@ def _run_host(
 
 
 def _host_buffer(port: Port) -> _Buffer | None:
-    """The buffer of an input or output; None for one in the arena or in the block of states."""
-    is_inside = port.arena_offset is not None or port.state_offset is not None
-    return None if is_inside else ctypes.create_string_buffer(port.c_bytes)
+    """The buffer of an input or output; None for one in a region of RAM or in the block of states."""
+    return None if port.place is not None else ctypes.create_string_buffer(port.c_bytes)
+
+
+@dataclass(frozen=True)
+class _Guarded:
+    """A block of memory at `start`, aligned, with bytes before and behind it that nobody writes."""
+
+    buffer: _Buffer
+    start: int
+    bytes: int
+
+    @staticmethod
+    def of(size: int) -> _Guarded:
+        """A new block."""
+        buffer = ctypes.create_string_buffer(bytes([_PAINT]) * (size + 3 * _ALIGNMENT))
+        start = -(-ctypes.addressof(buffer) // _ALIGNMENT) * _ALIGNMENT + _ALIGNMENT
+        return _Guarded(buffer, start, size)
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the bytes before and behind it are as they were."""
+        guard = bytes([_PAINT]) * _ALIGNMENT
+        return (
+            guard
+            == ctypes.string_at(self.start - _ALIGNMENT, _ALIGNMENT)
+            == ctypes.string_at(self.start + self.bytes, _ALIGNMENT)
+        )
 
 
 def _host_compiler(target: Target) -> Compiler:
@@ -284,9 +312,8 @@ def _run_simulated(
         entry,
         input_bytes=[port.c_bytes for port in interface.inputs],
         output_bytes=[port.c_bytes for port in interface.outputs],
-        arena_bytes=interface.arena_bytes,
-        offsets=[port.arena_offset for port in ports],
-        state_offsets=[port.state_offset for port in ports],
+        regions=interface.regions,
+        places=[port.place for port in ports],
         state_bytes=interface.state_bytes,
         weights=b""
         if interface.weights_file is None

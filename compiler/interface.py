@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
-from ..backends.c import PortEncoding
+from ..backends.c import STATE_BLOCK, PortEncoding
 from ..ir import DType, TensorType, Value
 from ..ir.sizes import Size, text_of
 from ..specs import Target, Transform
@@ -42,9 +42,13 @@ class Port(BaseModel):
     )
     zero_point: int | None = Field(default=None, description="the integer that stands for `offset`")
     offset: float = Field(default=0.0, description="the real that `zero_point` stands for")
+    region: str | None = Field(
+        default=None,
+        description="region of RAM that has the buffer; null for a buffer that the caller passes",
+    )
     arena_offset: int | None = Field(
         default=None,
-        description="bytes from the start of the arena; null for a buffer that the caller passes",
+        description="bytes from the start of `region`; null for a buffer that the caller passes",
     )
     state_offset: int | None = Field(
         default=None,
@@ -62,6 +66,13 @@ class Port(BaseModel):
     def type(self) -> TensorType:
         """Type in the model."""
         return TensorType(self.shape, DType(self.dtype))
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """The block of memory, a region of RAM or `state`, and the offset in it; None for a buffer of the caller."""
+        if self.state_offset is not None:
+            return STATE_BLOCK, self.state_offset
+        return None if self.region is None or self.arena_offset is None else (self.region, self.arena_offset)
 
     @property
     def elements(self) -> int:
@@ -115,7 +126,11 @@ class Interface(BaseModel):
 
     target: Target = Field(description="the target it was compiled for, with what the spec changed")
     c_name: str | None = Field(default=None, description="prefix of every C name; null without a C output")
-    arena_bytes: int = Field(default=0, description="working memory that the caller of the C function gives")
+    regions: dict[str, int] = Field(
+        default={},
+        description="bytes of each region of RAM that the caller of the C function gives, in the order of its "
+        "parameters",
+    )
     state_bytes: int = Field(
         default=0, description="bytes of the block of states that the C function updates; 0 without one"
     )
@@ -144,6 +159,11 @@ class Interface(BaseModel):
         return tuple(Value(port.name, port.type) for port in self.inputs)
 
     @property
+    def arena_bytes(self) -> int:
+        """Working memory that the caller of the C function gives, in all regions."""
+        return sum(self.regions.values())
+
+    @property
     def entry(self) -> str:
         """Name of the C function."""
         return f"{self.c_name}_step" if self.state_bytes else f"{self.c_name}_run"
@@ -166,13 +186,17 @@ def make_port(
     order: tuple[int, ...],
     *,
     encoding: PortEncoding | None = None,
-    arena_offset: int | None = None,
-    state_offset: int | None = None,
+    place: tuple[str, int] | None = None,
     transform: Transform | None = None,
     batch: int | None = 0,
     frames_axis: int | None = None,
 ) -> Port:
-    """The port of a graph input or output whose C buffer has elements of `c_dtype`, dimensions in `order`."""
+    """The port of a graph input or output whose C buffer has elements of `c_dtype`, dimensions in `order`.
+
+    `place` is the block of memory, a region of RAM or `state`, and the offset, if the caller does not pass the buffer.
+    """
+    block, offset = place or (None, None)
+    is_state = block == STATE_BLOCK
     return Port(
         name=name,
         shape=tuple(map(int, value.type.shape)),
@@ -183,8 +207,9 @@ def make_port(
         scale=None if encoding is None else encoding.scale,
         zero_point=None if encoding is None else encoding.zero_point,
         offset=0.0 if encoding is None else encoding.offset,
-        arena_offset=arena_offset,
-        state_offset=state_offset,
+        region=None if is_state else block,
+        arena_offset=None if is_state else offset,
+        state_offset=offset if is_state else None,
         transform=transform,
         batch=batch,
         frames_axis=frames_axis,

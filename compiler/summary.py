@@ -86,10 +86,9 @@ def make_report(
 def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
     constants = c.constant_bytes
     if not c.is_estimated:
-        arena = f"exact, from the plan; {_ports(c)}"
         return (
             Resource(name="constants", used=constants, available=target.flash, unit="B", basis="exact"),
-            Resource(name="arena", used=c.plan.arena_bytes, available=target.ram, unit="B", basis=arena),
+            *_regions(c, target),
         )
     return (
         Resource(
@@ -102,13 +101,7 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             else "code, estimated",
         ),
         *_weights_file(c),
-        Resource(
-            name="arena",
-            used=c.plan.arena_bytes,
-            available=target.ram,
-            unit="B",
-            basis=f"exact, from the plan; {_ports(c)}",
-        ),
+        *_regions(c, target),
         Resource(
             name="stack",
             used=int(c.macros[f"{c.name.upper()}_STACK_BYTES"]),
@@ -123,8 +116,33 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
             unit="instructions",
             basis=_instructions_basis(target),
         ),
-        *_cycles(c.prediction.cycles, target),
+        *_cycles(c, target),
+        *_wait_cycles(c),
     )
+
+
+def _regions(c: CArtifact, target: Target) -> Iterator[Resource]:
+    """The arena, or each region of RAM with the estimated accesses of a run."""
+    for used in c.plan.regions:
+        name, basis = used.name, _ports(c)
+        if target.regions is not None:
+            name, basis = f"region {used.name}", f"{used.accesses:,} accesses a run, estimated"
+            waits = used.region.wait_states
+            basis += f", wait {waits} {'cycle' if waits == 1 else 'cycles'} each" if waits else ""
+        basis = f"exact, from the plan; {basis}"
+        yield Resource(name=name, used=used.bytes, available=used.region.bytes, unit="B", basis=basis)
+
+
+def _wait_cycles(c: CArtifact) -> Iterator[Resource]:
+    """The cycles that accesses to RAM wait, where a region has wait states."""
+    slow = [used for used in c.plan.regions if used.region.wait_states]
+    if slow:
+        each = ", ".join(f"{used.wait_cycles:,} in {used.name}" for used in slow)
+        least = ", the least of all assignments of blocks to regions" if c.plan.is_fastest else ""
+        basis = f"estimated from elements and multiply-accumulates: {each}{least}"
+        yield Resource(
+            name="wait cycles", used=c.plan.wait_cycles, available=None, unit="cycles", basis=basis
+        )
 
 
 def _weights_file(c: CArtifact) -> tuple[Resource, ...]:
@@ -176,12 +194,14 @@ def _instructions_basis(target: Target) -> str:
     return f"estimated from kernels counted on a {counted}{other}"
 
 
-def _cycles(cycles: int | None, target: Target) -> Iterator[Resource]:
+def _cycles(c: CArtifact, target: Target) -> Iterator[Resource]:
     """The row of cycles, with the time that they make at the target's clock, where the core's timing is published."""
+    cycles = c.prediction.cycles
     if cycles is None or target.timing is None:
         return
     at_clock = f", {1e3 * cycles / target.clock:.3g} ms at {target.clock / 1e6:g} MHz" if target.clock else ""
-    basis = f"estimated without wait states{at_clock}, from {target.timing.source}"
+    waits = "with the wait cycles below" if c.plan.wait_cycles else "without wait states"
+    basis = f"estimated {waits}{at_clock}, from {target.timing.source}"
     yield Resource(name="cycles", used=cycles, available=None, unit="cycles", basis=basis)
 
 
@@ -350,6 +370,7 @@ def _arena(c: CArtifact) -> tuple[MemoryBlock, ...]:
     return tuple(
         MemoryBlock(
             name=b.label,
+            region=c.plan.regions[b.region].name,
             offset_bytes=b.offset,
             size_bytes=b.bytes,
             first=min(max(b.start, 0), last),

@@ -39,7 +39,7 @@ class TargetCost:
         self._target, self._options = target, options or COutput()
         if target.isa != "host":  # budgets of flash count weights in a file, too
             self._options = self._options.model_copy(update={"weights_file": "c"})
-        self._roomy = target.model_copy(update={"ram": None, "flash": None, "stack": None})
+        self._roomy = target.with_ram(None).model_copy(update={"flash": None, "stack": None})
         self._by_rows: bool | None = None
         self._rest = [_shortened(step) for step in rest if step.predicted]
         self._context = replace(context, calibration=context.calibration[:SAMPLES], labels=())
@@ -95,7 +95,7 @@ class TargetCost:
         whole, ram = predict(graph, self._roomy, options=self._options), self._target.ram
         if ram is None or whole.arena_bytes <= ram or self._by_rows is False:
             return whole
-        within = self._roomy.model_copy(update={"ram": ram})
+        within = self._roomy.with_ram(ram)
         rows = predict(graph, within, options=self._options, fastest=True)
         if self._by_rows is None:
             self._by_rows = rows.arena_bytes <= ram

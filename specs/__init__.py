@@ -29,7 +29,7 @@ from .schema import json_schema
 from .section import Section
 from .selectors import layer_matches, match_layers
 from .spec import VERSION, Spec
-from .target import Target, TargetChoice, Timing, Toolchain, is_target_file, list_targets
+from .target import RamRegion, Target, TargetChoice, Timing, Toolchain, is_target_file, list_targets
 
 __all__ = [
     "CODES",
@@ -63,6 +63,7 @@ __all__ = [
     "Place",
     "Problem",
     "QuantizeOptions",
+    "RamRegion",
     "RemoveDeadChannelsOptions",
     "Section",
     "Setting",

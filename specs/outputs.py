@@ -10,7 +10,9 @@ from .plugins import BACKEND_OPTIONS, join
 from .section import Name, Section, fault
 from .units import Bytes
 
-_IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]*$")
+C_IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]*$")
+"""Names in C that begin with a small letter."""
+
 _C_WORDS = """
 auto break case char const continue default do double else enum extern float for goto if inline int long register
 restrict return short signed sizeof static struct switch typedef union unsigned void volatile while alignas alignof
@@ -19,10 +21,28 @@ not nullptr operator or private protected public static_assert template this thr
 virtual wchar_t xor
 """
 
+PLATFORM_WORDS = frozenset(
+    {
+        "complex",
+        "errno",
+        "far",
+        "i386",
+        "imaginary",
+        "interface",
+        "linux",
+        "near",
+        "stderr",
+        "stdin",
+        "stdout",
+        "unix",
+    }
+)
+"""Small letters that some platform's headers define as macros."""
+
 
 def is_c_name(text: str) -> bool:
     """Whether a text of small letters can be a name in C and in C++."""
-    return bool(_IDENTIFIER.fullmatch(text)) and text not in _C_WORDS.split()
+    return bool(C_IDENTIFIER.fullmatch(text)) and text not in _C_WORDS.split()
 
 
 def _identifier(value: str) -> str:
@@ -35,7 +55,7 @@ def _identifier(value: str) -> str:
 Identifier = Annotated[
     str,
     AfterValidator(_identifier),
-    WithJsonSchema({"type": "string", "pattern": _IDENTIFIER.pattern, "maxLength": 40}),
+    WithJsonSchema({"type": "string", "pattern": C_IDENTIFIER.pattern, "maxLength": 40}),
 ]
 """A text that can begin every C name of the emitted code."""
 

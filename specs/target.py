@@ -1,14 +1,25 @@
 """Targets: properties of a machine, from a built-in or user file, with the overrides of a spec."""
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
+from .outputs import C_IDENTIFIER, PLATFORM_WORDS, is_c_name
 from .plugins import TARGETS
 from .root_error import expect
-from .section import Name, Section
-from .units import Bytes, Hertz
+from .section import Name, Section, fault
+from .units import BYTES, Bytes, Hertz
 
 Feature: TypeAlias = Literal["dsp", "fpu"]
 Isa: TypeAlias = Literal[
@@ -42,6 +53,98 @@ CORES = FOLDER / "cores"
 """Where the cores that they build on lie."""
 
 _FEATURES = "`dsp`: the SIMD instructions of Cortex-M (SMLAD, SMMLAR, SXTB16). `fpu`: float in hardware."
+
+
+_TAKEN_TEXT = """
+arguments buffer constants count error expected failures file magnitude main memcpy memory memset past progress result
+stack state states status steps steps_done weights words
+"""
+_TAKEN = frozenset(_TAKEN_TEXT.split())
+_TAKEN_FORMS = re.compile(
+    r"[a-z]|[twx][0-9]+(_[0-9]+)?|(input|output|result|expected|check)_.*|fxp_.*|.*_(t|memory)"
+)
+"""Names of the emitted C: its parameters, variables, macros and types."""
+
+
+def _region_name(value: str) -> str:
+    if not is_c_name(value) or len(value) > 24:
+        hint = "use at most 24 small letters, digits and _, a letter first, and no word of C or C++"
+        raise fault("S207", "cannot be the name of a region, which is a parameter in C", hint=hint)
+    if value in _TAKEN | PLATFORM_WORDS or _TAKEN_FORMS.fullmatch(value):
+        raise fault(
+            "S207",
+            "cannot be the name of a region: the emitted C uses it",
+            hint="choose a name such as `dtcm` or `sram_2`",
+        )
+    return value
+
+
+RegionName = Annotated[
+    str,
+    AfterValidator(_region_name),
+    WithJsonSchema({"type": "string", "pattern": C_IDENTIFIER.pattern, "maxLength": 24}),
+]
+"""The name of a region of RAM: a parameter of the emitted function."""
+
+
+class RamRegion(Section):
+    """A region of RAM with its speed."""
+
+    bytes: Bytes = Field(description="Size.")
+    wait_states: int = Field(
+        default=0,
+        ge=0,
+        le=10_000,
+        description="Cycles of the core by which each load and each store of the region takes longer than in the "
+        "fastest memory, on average.",
+    )
+
+
+def _form(value: Any) -> str:  # any: whatever the user wrote, checked by the form that this names
+    return "region" if isinstance(value, Mapping | RamRegion) else "bytes"
+
+
+BytesOrRegion = Annotated[
+    Annotated[Bytes, Tag("bytes")] | Annotated[RamRegion, Tag("region")], Discriminator(_form)
+]
+"""A size in bytes, of a region without wait states, or a region."""
+
+
+def _regions(value: Mapping[str, int | RamRegion] | None) -> Mapping[str, int | RamRegion] | None:
+    if value is not None and not value:
+        hint = "name at least one, as in `{dtcm: 64 KiB, sram: 256 KiB}`, or leave `regions` out"
+        raise fault("S205", "has no region", hint=hint)
+    return value
+
+
+Regions = Annotated[Mapping[RegionName, BytesOrRegion] | None, AfterValidator(_regions)]
+"""Regions of RAM by name."""
+
+_REGIONS = (
+    "Regions of RAM by name, such as tightly coupled memory and external RAM. The emitted function takes a pointer "
+    "to each. Of regions with equal `wait_states` the earlier ones are preferred."
+)
+_EXAMPLES: list[Any] = [{"dtcm": "64 KiB", "psram": {"bytes": "8 MiB", "wait_states": 4}}]  # any: JSON
+
+
+def region_bytes(region: int | RamRegion) -> int:
+    """The size of a region."""
+    return region if isinstance(region, int) else region.bytes
+
+
+def _their_sum(ram: int | None, info: ValidationInfo) -> int | None:
+    """The RAM, by default the sum of the regions; a fault if it is another one."""
+    regions: Mapping[str, int | RamRegion] | None = info.data.get("regions")
+    if regions is None:
+        return ram
+    total = sum(map(region_bytes, regions.values()))
+    if ram not in (None, total):
+        raise fault(
+            "S307",
+            f"contradicts `regions`, which have {BYTES.write(total)} together",
+            hint="leave `ram` out, or change the sizes of the regions",
+        )
+    return total
 
 
 class Toolchain(Section):
@@ -83,7 +186,14 @@ class Target(Section):
         "from it.",
     )
     isa: Isa = Field(description="Instruction set.")
-    ram: Bytes | None = Field(default=None, description="Memory for data. Default: unlimited.")
+    regions: Regions = Field(
+        default=None, description=f"{_REGIONS} Default: one, `arena`.", examples=_EXAMPLES
+    )
+    ram: Bytes | None = Field(
+        default=None,
+        validate_default=True,
+        description="Memory for data. Default: the sum of `regions`, or unlimited.",
+    )
     flash: Bytes | None = Field(
         default=None, description="Memory for code and constants. Default: unlimited."
     )
@@ -108,6 +218,12 @@ class Target(Section):
         default=(8,), description="Activation bit widths that integer kernels support."
     )
 
+    _sum_of_regions = field_validator("ram")(_their_sum)
+
+    def with_ram(self, ram: int | None) -> "Target":
+        """The target with one region of RAM of this size."""
+        return self.model_copy(update={"ram": ram, "regions": None})
+
 
 class TargetChoice(Section):
     """The target, and overrides of its properties."""
@@ -115,7 +231,16 @@ class TargetChoice(Section):
     name: str = Field(
         default="host", description="A target of `fxpress targets`, or the path of a target file (.yaml)."
     )
-    ram: Bytes | None = Field(default=None, description="Memory for data, overrides the target's.")
+    regions: Regions = Field(
+        default=None,
+        description=f"{_REGIONS} Overrides `ram` and `regions` of the target.",
+        examples=_EXAMPLES,
+    )
+    ram: Bytes | None = Field(
+        default=None,
+        validate_default=True,
+        description="Memory for data, overrides `ram` and `regions` of the target. Default: the sum of `regions`.",
+    )
     flash: Bytes | None = Field(
         default=None, description="Memory for code and constants, overrides the target's."
     )
@@ -126,10 +251,13 @@ class TargetChoice(Section):
     )
     toolchain: Toolchain | None = Field(default=None, description="C compiler, overrides the target's.")
 
+    _sum_of_regions = field_validator("ram")(_their_sum)
+
     def applied_to(self, target: Target) -> Target:
         """The target with the overrides of the choice."""
-        changes = {name: getattr(self, name) for name in self.model_fields_set - {"name"}}
-        return target.model_copy(update=changes)
+        memory = {"ram", "regions"}
+        given = self.model_fields_set | (memory if self.model_fields_set & memory else set())
+        return target.model_copy(update={name: getattr(self, name) for name in given - {"name"}})
 
 
 def list_targets() -> tuple[str, ...]:

@@ -13,12 +13,14 @@ from .kernels.costs import counted_core
 from .lower import pareto, predict
 from .plan.encoding import PortEncoding
 from .plan.memory import StateError
+from .plan.regions import STATE_BLOCK
 from .target import Machine
 from .tools.simulated_network import SimulatedNetwork
 
 __all__ = [
     "BUDGET_CODES",
     "CODES",
+    "STATE_BLOCK",
     "CArtifact",
     "Machine",
     "NodePrediction",

@@ -18,7 +18,9 @@ from .plan.edges import StrippedEdges, strip_edges
 from .plan.encoding import PortEncoding
 from .plan.kernel_stack import CoreKind, stack_bytes
 from .plan.layout import Layout, channels_last
+from .plan.memory import MemoryPlan
 from .plan.port_layouts import IMAGE_RANK, SEQUENCE_RANK
+from .plan.regions import regions_of
 from .plan.select import offers
 from .plan.stored_weights import join_stored_weights
 from .target import Machine
@@ -36,6 +38,7 @@ def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
     edges = strip_edges(graph, options.stored)
     problems = [
         *_port_problems(graph, edges, options),
+        *_region_problems(options, target),
         *_storage_problems_of_target(edges.graph, options, target),
         *check_nodes(edges.graph, options, target),
     ]
@@ -61,6 +64,15 @@ def _storage_problems_of_target(graph: Graph, options: COutput, target: Target) 
     if options.weights_file != "binary" and is_host and stored > _LARGEST_TEXT:
         message = f"constants of {stored:,} bytes as C arrays would take too long to compile"
         yield Problem("C711", place, message, "set `weights_file: binary` under `outputs.c`")
+
+
+def _region_problems(options: COutput, target: Target) -> Iterator[Problem]:
+    for region in regions_of(target):
+        if region.name.startswith(f"{options.name}_"):
+            text = (
+                f"begins like the C names of the network {options.name}, and is a parameter of its function"
+            )
+            yield Problem("C713", f"region {region.name}", text, "choose another name for the region")
 
 
 def _port_problems(graph: Graph, edges: StrippedEdges, options: COutput) -> Iterator[Problem]:
@@ -161,18 +173,30 @@ def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator
     if target.ram is None and target.flash is None and target.stack is None:
         return
     lowered = lower(graph, options, target)
-    if target.ram is not None and lowered.plan.arena_bytes > target.ram:
-        largest = max(lowered.plan.blocks, key=lambda block: block.bytes)
-        message = f"the arena needs {lowered.plan.arena_bytes:,} bytes, the target has {target.ram:,}"
-        hint = (
-            f"the largest block contains {largest.label} ({largest.bytes:,} bytes); shrink it, or raise ram"
-        )
-        yield Problem("C707", f"target {target.name}", message, hint)
+    if lowered.plan.missing_bytes:
+        yield _memory_problem(lowered.plan, target)
     flash = lowered.prediction.flash_bytes
     if target.flash is not None and flash > target.flash:
         message = f"code and constants need about {flash:,} bytes, the target has {target.flash:,}"
         yield Problem("C708", f"target {target.name}", message, "prune, use fewer bits, or raise flash")
-    stack = stack_bytes(lowered.program, CoreKind.of(target), in_parts=options.execution == "parts")
+    stack = stack_bytes(
+        lowered.program,
+        CoreKind.of(target),
+        regions=len(lowered.plan.regions),
+        in_parts=options.execution == "parts",
+    )
     if target.stack is not None and stack > target.stack:
         message = f"the stack may take {stack:,} bytes, the target allows {target.stack:,}"
         yield Problem("C709", f"target {target.name}", message, "quantize the float layers, or raise stack")
+
+
+def _memory_problem(plan: MemoryPlan, target: Target) -> Problem:
+    """What each region needs and has, and the largest block."""
+    largest = max(plan.blocks, key=lambda block: block.bytes)
+    hint = f"the largest block contains {largest.label} ({largest.bytes:,} bytes); shrink it, or raise "
+    place = f"target {target.name}"
+    if target.regions is None:
+        message = f"the arena needs {plan.arena_bytes:,} bytes, the target has {target.ram:,}"
+        return Problem("C707", place, message, f"{hint}ram")
+    needs = [f"{used.name} needs {used.bytes:,} bytes of {used.region.bytes:,}" for used in plan.regions]
+    return Problem("C707", place, f"the regions are too small: {', '.join(needs)}", f"{hint}regions")

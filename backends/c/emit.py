@@ -25,10 +25,11 @@ from .plan.kernel_stack import CoreKind, has_stack_bound, stack_bytes
 from .plan.memory import MemoryPlan
 from .plan.port_layouts import layout_notes
 from .plan.program import Program
+from .plan.regions import STATE_BLOCK, Region
 from .write.conversions import Conversion, conversions, recipe
 from .write.literal import comment, integer, real
 from .write.parts import computing_steps
-from .write.ports import Port, start_lines
+from .write.ports import Port, memory_names, start_lines
 from .write.render import render
 from .write.sections import SectionMacro, code_section, weights_section
 from .write.self_test import LARGEST_VECTOR, write_self_test
@@ -158,14 +159,35 @@ class HeaderContext:
     entry: str
     aligned: str
     members: tuple[Member, ...]
-    arena: tuple[Macro, ...]
+    regions: tuple[str, ...]
+    memory: tuple[Macro, ...]
     state: tuple[Macro, ...]
     weights: tuple[Macro, ...]
     parts: PartsContext | None
     stack: StackContext | None
     ports_in_arena: bool
+    waits: bool
     has_test: bool
     conversions: tuple[Conversion, ...]
+
+    @property
+    def working(self) -> str:
+        """The working memory in words."""
+        *others, last = self.regions
+        if others:
+            return f"regions {', '.join(others)} and {last}"
+        return last if last == Region().name else f"region {last}"
+
+    @property
+    def several(self) -> str:
+        """What the comment on sizes adds where there are several regions."""
+        return ", by region of RAM; a region of 0 bytes may be null" if len(self.regions) > 1 else ""
+
+    @property
+    def longest(self) -> str:
+        """What the comment on steps adds about the longest."""
+        waits = "with the wait states of RAM, without" if self.waits else "without wait states and"
+        return f"; estimate for the longest, {waits} interrupts"
 
     @property
     def parameters(self) -> str:
@@ -328,7 +350,12 @@ def emit(
     }
     if has_test:
         files[f"{name}_test.c"] = write_self_test(
-            name, lowered.graph, found, vectors, is_in_file=source.is_in_file
+            name,
+            lowered.graph,
+            found,
+            vectors,
+            regions=[used.name for used in plan.regions],
+            is_in_file=source.is_in_file,
         )
     if "cmake" in options.package:
         context = CMakeContext(
@@ -368,13 +395,16 @@ def entry_name(name: str, ports: tuple[Port, ...]) -> str:
     return f"{name}_step" if any(port.is_state for port in ports) else f"{name}_run"
 
 
-def _aligned(ports: tuple[Port, ...], *, is_in_file: bool) -> str:
-    further = ["state"] * any(port.is_state for port in ports) + ["weights"] * is_in_file
-    return f"the arena{', state' * (len(further) > 1)} or {further[-1]} are" if further else "the arena is"
+def _aligned(ports: tuple[Port, ...], regions: Sequence[str], *, is_in_file: bool) -> str:
+    """The pointers that have to be aligned, in words."""
+    further = [STATE_BLOCK] * any(port.is_state for port in ports) + ["weights"] * is_in_file
+    first = f"the {regions[0]}" if regions[0] == Region().name else regions[0]
+    *others, last = [first, *regions[1:], *further]
+    return f"{', '.join(others)} or {last} are" if others else f"{last} is"
 
 
 def _macros(header: HeaderContext) -> Iterator[Macro]:
-    yield from header.arena
+    yield from header.memory
     yield from header.state
     yield from header.weights
     if header.parts is not None:
@@ -417,6 +447,7 @@ def _header_context(
     has_test: bool,
 ) -> HeaderContext:
     prefix = name.upper()
+    regions = tuple(used.name for used in plan.regions)
     return HeaderContext(
         name,
         prefix,
@@ -424,11 +455,13 @@ def _header_context(
             _port_context(prefix, port, notes.get(port.name, "") if port.is_input else "") for port in ports
         ),
         entry_name(name, ports),
-        _aligned(ports, is_in_file=is_in_file),
-        _members(ports, is_in_file=is_in_file),
-        (
-            Macro(f"{prefix}_ARENA_BYTES", str(plan.arena_bytes)),
-            Macro(f"{prefix}_ARENA_ALIGNMENT", str(plan.alignment)),
+        _aligned(ports, regions, is_in_file=is_in_file),
+        _members(ports, regions, is_in_file=is_in_file),
+        regions,
+        tuple(
+            Macro(f"{prefix}_{used.name.upper()}_{noun}", str(value))
+            for used in plan.regions
+            for noun, value in (("BYTES", used.bytes), ("ALIGNMENT", plan.alignment))
         ),
         (
             Macro(f"{prefix}_STATE_BYTES", str(plan.state_bytes)),
@@ -438,15 +471,22 @@ def _header_context(
         else (),
         (),
         None,
-        _stack_context(prefix, program, kind, in_parts=in_parts) if has_stack_bound(program) else None,
-        ports_in_arena=any(port.offset is not None and not port.is_state for port in ports),
+        _stack_context(prefix, program, len(regions), kind, in_parts=in_parts)
+        if has_stack_bound(program)
+        else None,
+        ports_in_arena=any(port.region is not None for port in ports),
+        waits=any(used.region.wait_states for used in plan.regions),
         has_test=has_test,
         conversions=(),
     )
 
 
-def _stack_context(prefix: str, program: Program, kind: CoreKind | None, *, in_parts: bool) -> StackContext:
-    stated, elsewhere = (stack_bytes(program, core, in_parts=in_parts) for core in (kind, None))
+def _stack_context(
+    prefix: str, program: Program, regions: int, kind: CoreKind | None, *, in_parts: bool
+) -> StackContext:
+    stated, elsewhere = (
+        stack_bytes(program, core, regions=regions, in_parts=in_parts) for core in (kind, None)
+    )
     condition = "" if kind is None or stated == elsewhere else kind.condition
     return StackContext(Macro(f"{prefix}_STACK_BYTES", str(stated)), condition, elsewhere)
 
@@ -471,9 +511,8 @@ def _port_context(prefix: str, port: Port, note: str) -> PortContext:
     if port.offset is None or (port.is_state and not port.is_input):
         return PortContext(description, tuple(macros))
     place = Macro(f"{prefix}_{port.macro}_OFFSET", str(port.offset))
-    block = "state" if port.is_state else "arena"
-    address = f"(({port.c_type} *)(void *)((unsigned char *)({block}) + {place.name}))"
-    access = Macro(f"{prefix}_{port.macro}_IN({block})", address)
+    address = f"(({port.c_type} *)(void *)((unsigned char *)({port.block}) + {place.name}))"
+    access = Macro(f"{prefix}_{port.macro}_IN({port.block})", address)
     return PortContext(description, (*macros, place), access)
 
 
@@ -485,11 +524,12 @@ def _source_context(
     section: SectionMacro | None,
 ) -> SourceContext:
     pointers = [port.parameter for port in ports if port.offset is None]
-    pointers += ["state"] if plan.state_bytes else []
+    regions = [used.name for used in plan.regions]
+    pointers += [STATE_BLOCK] if plan.state_bytes else []
     pointers += ["weights"] if source.is_in_file else []
-    pointers += ["arena"] if plan.arena_bytes else []
-    alignments = [("arena", plan.alignment)]
-    alignments += [("state", plan.state_alignment)] if plan.state_bytes else []
+    pointers += [used.name for used in plan.regions if used.bytes]
+    alignments = [(region, plan.alignment) for region in regions]
+    alignments += [(STATE_BLOCK, plan.state_alignment)] if plan.state_bytes else []
     alignments += [("weights", source.file_alignment)] if source.is_in_file else []
     return SourceContext(
         name,
@@ -501,7 +541,7 @@ def _source_context(
         source.support if section is None else tuple(map(section.placed, source.support)),
         () if source.is_in_file else tuple(a.declaration for a in source.arrays),
         tuple(f.text if section is None else section.placed(f.text) for f in source.functions),
-        _members(ports, is_in_file=source.is_in_file),
+        _members(ports, regions, is_in_file=source.is_in_file),
         tuple(_block_pointers(plan, source)),
         plan.state_bytes > 0,
         " || ".join(f"{pointer} == NULL" for pointer in pointers),
@@ -516,10 +556,12 @@ def _source_context(
 
 
 def _block_pointers(plan: MemoryPlan, source: SourceText) -> Iterator[str]:
-    """C that declares the start of arena, states and weights, as far as there are any."""
+    """C that declares the start of regions, states and weights, as far as there are any."""
     given = "progress->" if source.in_parts else ""
-    if plan.arena_bytes:
-        yield f"unsigned char *const memory = (unsigned char *){given}arena;"
+    names = memory_names([used.region for used in plan.regions])
+    for used, name in zip(plan.regions, names, strict=True):
+        if source.mentions(name):
+            yield f"unsigned char *const {name} = (unsigned char *){given}{used.name};"
     if plan.state_bytes:
         yield f"unsigned char *const states = (unsigned char *){given}state;"
     if source.is_in_file:
@@ -561,7 +603,7 @@ def _longest_part(lowered: Lowered) -> tuple[int, int]:
     return max(times.items(), key=lambda item: (item[1], -item[0]), default=(0, 0))
 
 
-def _members(ports: tuple[Port, ...], *, is_in_file: bool) -> tuple[Member, ...]:
+def _members(ports: tuple[Port, ...], regions: Sequence[str], *, is_in_file: bool) -> tuple[Member, ...]:
     passed = [port for port in ports if port.offset is None]
     inputs, outputs = (
         [Member(port.parameter, port.declaration) for port in passed if port.is_input is is_input]
@@ -569,7 +611,7 @@ def _members(ports: tuple[Port, ...], *, is_in_file: bool) -> tuple[Member, ...]
     )
     state = [Member("state", "void *state")] if any(port.is_state for port in ports) else []
     weights = [Member("weights", "const void *weights")] if is_in_file else []
-    return (*inputs, *state, *outputs, *weights, Member("arena", "void *arena"))
+    return (*inputs, *state, *outputs, *weights, *(Member(name, f"void *{name}") for name in regions))
 
 
 def _parameters(members: Sequence[Member]) -> str:

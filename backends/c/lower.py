@@ -16,13 +16,14 @@ from .plan.memory import BLOCK_ALIGNMENT, WIDE_ALIGNMENT, MemoryPlan, plan_memor
 from .plan.port_layouts import input_layouts, output_layouts
 from .plan.prepare import join_equal_constants, renumber_flattened
 from .plan.program import Program
+from .plan.regions import regions_of
 from .plan.row_stages import plan_within
 from .plan.row_updates import replace_rows_by_index
 from .plan.schedule import schedule
 from .plan.select import Candidates, candidates, select
 from .plan.stored_weights import join_stored_weights
 from .target import Machine
-from .write.ports import Port, ports
+from .write.ports import Port, memory_names, ports
 from .write.source import FilePlaces, SourceText, write_source
 from .write.weights_file import HEADER_BYTES
 
@@ -106,13 +107,16 @@ def lower(
 def pareto(
     graph: Graph, options: COutput, target: Target, *, states: Mapping[str, str] = _NO_STATES
 ) -> tuple[Lowered, ...]:
-    """The graph in less and less RAM, each time in the least time that is found; the first in as much as is fastest."""
+    """The graph in less and less RAM, each time in the least time that is found; the first in as much as is fastest.
+
+    The RAM is one region.
+    """
     kept = states if options.states == "in_place" else _NO_STATES
     options = in_place(options, kept)
-    found = [lower(graph, options, target.model_copy(update={"ram": None}), states=kept)]
+    found = [lower(graph, options, target.with_ram(None), states=kept)]
     while len(found) < _PARETO_POINTS:
         least = found[-1].plan.arena_bytes
-        smaller = lower(graph, options, target.model_copy(update={"ram": least - 1}), states=kept)
+        smaller = lower(graph, options, target.with_ram(least - 1), states=kept)
         if smaller.plan.arena_bytes >= least:
             break
         found.append(smaller)
@@ -163,13 +167,13 @@ def _choose(
                 memory_price=memory_price,
                 crowded=crowded,
             )
-            tried.append(_written(edges, program, options, machine, states, target.ram))
+            tried.append(_written(edges, program, options, target, states))
             if target.flash is None or tried[-1].prediction.flash_bytes <= target.flash:
                 return _noted(tried[-1], tried[0], "flash")
         return min(tried, key=_flash_bytes)
 
     fastest = chosen()
-    if only_fastest or target.ram is None or fastest.plan.arena_bytes <= target.ram:
+    if only_fastest or target.ram is None or not fastest.plan.missing_bytes:
         return fastest
     crowded: frozenset[str] = frozenset()
     tried = [fastest]
@@ -178,9 +182,9 @@ def _choose(
             crowded |= more
             tried.append(chosen(price, crowded))
         tried.append(chosen(price, crowded))
-        if tried[-1].plan.arena_bytes <= target.ram:
+        if not tried[-1].plan.missing_bytes:
             return _noted(tried[-1], fastest, "arena")
-    return min(tried, key=_arena_bytes)
+    return min(tried, key=lambda one: (one.plan.missing_bytes, _arena_bytes(one)))
 
 
 def _noted(taken: Lowered, fastest: Lowered, resource: str) -> Lowered:
@@ -207,7 +211,7 @@ def _arena_bytes(lowered: Lowered) -> int:
 def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
     """Results of the nodes at which more memory is in use than there is, or where only the plan is larger, most."""
     plan, steps = lowered.plan, lowered.program.steps
-    if plan.arena_bytes <= ram_bytes:
+    if not plan.missing_bytes:
         return frozenset()
     used = [plan.live_bytes.get(number, 0) for number in range(len(steps))]
     limit = ram_bytes if max(used) > ram_bytes else max(used) - 1
@@ -224,21 +228,23 @@ def _written(
     edges: StrippedEdges,
     program: Program,
     options: COutput,
-    machine: Machine,
+    target: Target,
     states: Mapping[int, int],
-    ram: int | None,
 ) -> Lowered:
+    machine, regions = Machine.of(target), regions_of(target)
     alignment = BLOCK_ALIGNMENT if machine.is_host else WIDE_ALIGNMENT
     planned = partial(
         plan_memory,
+        regions=regions,
         ports_in_arena=options.buffers == "arena",
         states=states,
         state_alignment=alignment,
     )
-    program, plan, notes = plan_within(program, machine, ram, planned)
+    program, plan, notes = plan_within(program, machine, target.ram, planned)
     is_binary = options.weights_file == "binary"
     in_parts = options.execution == "parts"
-    taken = ["weights", "constants", "words"] * is_binary + ["state", "states"] * bool(states)
+    taken = [*memory_names(regions), *(region.name for region in regions)]
+    taken += ["weights", "constants", "words"] * is_binary + ["state", "states"] * bool(states)
     taken += ["progress", "steps", "steps_done", "status"] * in_parts
     found = ports(edges, program, plan, prefix=options.name, taken=taken)
     places = FilePlaces(HEADER_BYTES, alignment) if is_binary else None
@@ -252,7 +258,7 @@ def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
     Where no step uses too much and only the plan does not fit, it is the step that uses most.
     """
     plan = lowered.plan
-    if plan.arena_bytes <= ram_bytes:
+    if not plan.missing_bytes:
         return frozenset()
     used = {
         step.results[0].value.name: plan.live_bytes[number]

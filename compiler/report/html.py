@@ -29,10 +29,9 @@ def render_html(report: Report, *, pictures: Mapping[int, Sequence[str]] = Mappi
     graph = _graph_picture(report.layers)
     return _ENVIRONMENT.get_template("report.html.j2").render(
         report=report,
-        blocks=[_block(block, report) for block in report.arena],
+        maps=_maps(report),
         map_width=_MAP_WIDTH,
         map_height=_MAP_HEIGHT,
-        arena_bytes=_arena_bytes(report),
         graph=graph,
         pictures={index: [_inline(svg) for svg in found] for index, found in pictures.items()},
         heaviest=max((layer.time or layer.macs for layer in report.layers), default=0),
@@ -58,15 +57,34 @@ class _Rectangle:
     title: str
 
 
-def _arena_bytes(report: Report) -> int:
-    return max((block.offset_bytes + block.size_bytes for block in report.arena), default=0)
+@dataclass(frozen=True)
+class _MemoryMap:
+    """The blocks of a region of RAM, and its height."""
+
+    region: str
+    bytes: int
+    blocks: tuple[_Rectangle, ...]
 
 
-def _block(block: MemoryBlock, report: Report) -> _Rectangle:
-    steps, total = max(len(report.layers), 1), max(_arena_bytes(report), 1)
-    step, byte = _MAP_WIDTH / steps, _MAP_HEIGHT / total
+def _maps(report: Report) -> list[_MemoryMap]:
+    """A picture for each region that has blocks."""
+    regions: dict[str, list[MemoryBlock]] = {}
+    for block in report.arena:
+        regions.setdefault(block.region, []).append(block)
+    found = []
+    for region, blocks in regions.items():
+        total = max(block.offset_bytes + block.size_bytes for block in blocks)
+        rectangles = tuple(_block(block, report, total) for block in blocks)
+        found.append(_MemoryMap(region, total, rectangles))
+    return found
+
+
+def _block(block: MemoryBlock, report: Report, total: int) -> _Rectangle:
+    steps = max(len(report.layers), 1)
+    step, byte = _MAP_WIDTH / steps, _MAP_HEIGHT / max(total, 1)
     width, height = (block.last - block.first + 1) * step, block.size_bytes * byte
     fits = height >= 12 and width >= 7 * len(block.name)
+    place = f"{block.offset_bytes:,}" + (f" of {block.region}" if block.region != "arena" else "")
     return _Rectangle(
         x=round(block.first * step, 2),
         y=round(_MAP_HEIGHT - (block.offset_bytes + block.size_bytes) * byte, 2),
@@ -74,7 +92,7 @@ def _block(block: MemoryBlock, report: Report) -> _Rectangle:
         height=round(height, 2),
         colour=_PALETTE[sum(map(ord, block.name)) % len(_PALETTE)],
         label=block.name if fits else "",
-        title=f"{block.name}: {block.size_bytes:,} B at {block.offset_bytes:,}, steps {block.first} to {block.last}",
+        title=f"{block.name}: {block.size_bytes:,} B at {place}, steps {block.first} to {block.last}",
     )
 
 

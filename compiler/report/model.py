@@ -18,7 +18,9 @@ class _Row(BaseModel):
 class Resource(_Row):
     """One resource of the target: needed and available amount."""
 
-    name: str = Field(description="flash, arena, stack, instructions or cycles")
+    name: str = Field(
+        description="flash, arena or the regions of RAM, stack, instructions, cycles or wait cycles"
+    )
     used: int = Field(description="needed amount, in `unit`")
     available: int | None = Field(description="the target's budget in `unit`; null when it sets none")
     unit: str = Field(description="B, instructions or cycles")
@@ -202,7 +204,8 @@ class MemoryBlock(_Row):
     """One tensor or scratch buffer in the arena."""
 
     name: str = Field(description="value, or scratch of a node")
-    offset_bytes: int = Field(description="start within the arena")
+    region: str = Field(default="arena", description="region of RAM")
+    offset_bytes: int = Field(description="start within the region")
     size_bytes: int = Field(description="length")
     first: int = Field(description="index of the first step during which it is live")
     last: int = Field(description="index of the last step during which it is live")

@@ -30,7 +30,7 @@ def run(folder: Path, body: str) -> list[list[bytes]]:
     interface = Interface(
         target=load_target("host"),
         c_name="net",
-        arena_bytes=4,
+        regions={"arena": 4},
         inputs=(port("x", 3), port("w", 1)),
         outputs=(port("y", 2),),
     )

@@ -36,7 +36,7 @@ _PART_BYTES = 22
 class NodePrediction:
     """One step: its kernel and what it costs; code and constants are counted at their first use.
 
-    Cycles are None where the core's timing is not published.
+    Cycles are None where the core's timing is not published; `wait_cycles` of them are those of accesses to RAM.
 
     `operator` is `layout` for a conversion and `output` for an output that is copied to the caller at the end. A step
     that computes some rows at a time has several `calls`.
@@ -53,6 +53,7 @@ class NodePrediction:
     code_bytes: int
     scratch_bytes: int
     calls: int = 1
+    wait_cycles: int = 0
 
     @property
     def time(self) -> int:
@@ -95,6 +96,11 @@ class Prediction:
         return sum(each) if len(each) == len(self.nodes) else None
 
     @property
+    def wait_cycles(self) -> int:
+        """Estimated cycles of one run that accesses to RAM wait; part of `cycles` where those are known."""
+        return sum(node.wait_cycles for node in self.nodes)
+
+    @property
     def time(self) -> int:
         """Cycles, or instructions if cycles are not known: predictions for one core are compared by it."""
         return self.instructions if self.cycles is None else self.cycles
@@ -122,16 +128,18 @@ def predict_program(program: Program, plan: MemoryPlan, source: SourceText, mach
             kernel=step.offer.kernel,
             macs=step.macs,
             instructions=round(spent[number].instructions),
-            cycles=_whole(spent[number].cycles),
+            cycles=_whole(spent[number].cycles, plan.waits.get(number, 0)),
             constant_bytes=_constant_bytes(source, number),
             code_bytes=code.of_step[number],
             scratch_bytes=step.offer.working_bytes,
             calls=1 if step.rows is None else step.rows.count,
+            wait_cycles=plan.waits.get(number, 0),
         )
         for number, step in enumerate(program.steps)
     ]
     for number, (stored, _) in enumerate(plan.returned, start=len(nodes)):
-        nodes.append(_copied(stored, program.graph, costs, _constant_bytes(source, number)))
+        waits = plan.waits.get(number, 0)
+        nodes.append(_copied(stored, program.graph, costs, _constant_bytes(source, number), waits))
     in_file = source.constant_bytes if source.is_in_file else 0
     fixed = code.fixed + (CHECK_CODE_BYTES if source.is_in_file else 0)
     fixed += _PART_BYTES * len(source.steps) if source.in_parts else 0
@@ -162,20 +170,31 @@ def predict_node(node: Node, graph: Graph, target: Target) -> NodePrediction | N
     )
 
 
-def _copied(stored: Stored, graph: Graph, costs: CoreCosts, constant_bytes: int) -> NodePrediction:
+def _copied(
+    stored: Stored, graph: Graph, costs: CoreCosts, constant_bytes: int, waits: int
+) -> NodePrediction:
     dense = Place((1,))
     call, work = copy(stored.value.type.dtype, (stored.elements,), dense, dense)
     copied = Offer.of_calls("memcpy", (stored.layout,), (stored.layout,), work, call)
     cost = costs.cost(copied, stored.value.type.dtype.value)
     name, source = stored.value.name, graph.source(stored.value)
-    instructions, cycles = round(cost.instructions), _whole(cost.cycles)
     return NodePrediction(
-        "output", name, source, "memcpy", 0, instructions, cycles, constant_bytes, CALL_BYTES, 0
+        "output",
+        name,
+        source,
+        "memcpy",
+        0,
+        round(cost.instructions),
+        _whole(cost.cycles, waits),
+        constant_bytes,
+        CALL_BYTES,
+        0,
+        wait_cycles=waits,
     )
 
 
-def _whole(cycles: float | None) -> int | None:
-    return None if cycles is None else round(cycles)
+def _whole(cycles: float | None, waits: int = 0) -> int | None:
+    return None if cycles is None else round(cycles) + waits
 
 
 def _constant_bytes(source: SourceText, step: int) -> int:

@@ -68,13 +68,14 @@ def has_stack_bound(program: Program) -> bool:
     return not any(c.function.template.startswith("host/") for step in program.steps for c in step.calls)
 
 
-def stack_bytes(program: Program, kind: CoreKind | None, *, in_parts: bool = False) -> int:
+def stack_bytes(program: Program, kind: CoreKind | None, *, regions: int = 1, in_parts: bool = False) -> int:
     """Most bytes of stack that the emitted function takes, built with optimization for such a core, or for any.
 
-    One that runs `in_parts` has the progress and the arguments of NAME_begin in its frame, and calls NAME_continue.
+    It has a pointer to each of so many `regions` of RAM, and so have functions that run a stage. One that runs
+    `in_parts` has the progress and the arguments of NAME_begin in its frame, and calls NAME_continue.
     """
     if kind is None:
-        return max(stack_bytes(program, kind, in_parts=in_parts) for kind in CoreKind)
+        return max(stack_bytes(program, kind, regions=regions, in_parts=in_parts) for kind in CoreKind)
     calls = [(call, variant(step)) for step in program.steps for call in step.calls]
     kernels = [_kernel_bytes(kind, call.function.template, found) for call, found in calls]
     decoder = _DECODER_STACK_BYTES if any(step.offer.coded for step in program.steps) else 0
@@ -89,9 +90,10 @@ def stack_bytes(program: Program, kind: CoreKind | None, *, in_parts: bool = Fal
     arguments = 4 * max(passed - 4, 0)
     rows = max((_rows_bytes(program, stage) for stage in program.stages), default=0)
     kept = 4 * min(max(len(program.inputs) + len(program.outputs) - 4, 0), _KEPT_POINTERS)
-    own = _RUN_STACK_BYTES + kept + rows + arguments
+    pointers = 4 * (regions - 1)
+    own = _RUN_STACK_BYTES + kept + rows + arguments + pointers * (2 if rows else 1)
     if in_parts:
-        own += _PROGRESS_STACK_BYTES + 8 * (len(program.inputs) + len(program.outputs))
+        own += _PROGRESS_STACK_BYTES + 8 * (len(program.inputs) + len(program.outputs)) + 2 * pointers
     return -(-(own + deepest + deepest // _MARGIN) // _ALIGNMENT) * _ALIGNMENT
 
 

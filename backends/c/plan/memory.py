@@ -1,19 +1,22 @@
-"""Storage of every value: the caller's buffers, flash, or the arena.
+"""Storage of every value: the caller's buffers, flash, or the arena, which has one region of RAM or several.
 
 A buffer holds one value, or several that share its memory: views, results that overwrite a dead operand, operands
-that lie in their place of a concatenation. Buffers whose lives do not overlap may share bytes of the arena, and so may
+that lie in their place of a concatenation. Buffers whose lives do not overlap may share bytes of a region, and so may
 a result and an operand that its kernel has read before the result is written over it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
 from ....ir import UnsupportedError
-from .offsets import Interval, assign_offsets, live_bytes
+from .accesses import WORD, accesses_of
+from .offsets import Interval, live_bytes
 from .program import Program, Stage, Step, Stored
+from .regions import Placement, Region, place_blocks
 
 ALIGNMENT = 4
 WIDE_ALIGNMENT = 8
@@ -23,13 +26,14 @@ vector."""
 
 
 _NO_STATES: Mapping[int, int] = {}
+_ARENA = (Region(),)
 
 
 class StateError(UnsupportedError):
     """States that cannot be updated in place."""
 
 
-class Region(Enum):
+class Storage(Enum):
     """The kinds of memory."""
 
     ARENA = "arena"
@@ -41,9 +45,12 @@ class Region(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A region, the number of the caller's buffer in it, and a byte offset; `constant` is what flash holds there."""
+    """A kind of memory, the number of the region or of the caller's buffer, and a byte offset in it.
 
-    region: Region
+    `constant` is what flash holds there.
+    """
+
+    storage: Storage
     index: int = 0
     offset: int = 0
     constant: Stored | None = None
@@ -51,9 +58,10 @@ class Location:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A piece of the arena: its offset, its size, and the first and last step at which it is in use.
+    """A piece of a region: its offset, its size, and the first and last step at which it is in use.
 
-    `value` is the first value that lies there, nothing for scratch memory.
+    `value` is the first value that lies there, nothing for scratch memory. `region` is the number of the region, and
+    `accesses` are the estimated loads and stores of a run.
     """
 
     label: str
@@ -62,33 +70,73 @@ class Block:
     start: int
     end: int
     value: str = ""
+    region: int = 0
+    accesses: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UsedRegion:
+    """A region, the bytes that a plan uses of it, and the estimated loads and stores of a run."""
+
+    region: Region
+    bytes: int
+    accesses: int
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.region.name
+
+    @property
+    def wait_cycles(self) -> int:
+        """Estimated cycles that the accesses wait."""
+        return self.accesses * self.region.wait_states
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Locations of all values, scratch offsets by step, calls left out since the operand lies in place already.
+    """Locations of all values and of scratch by step, calls left out since the operand lies in place already.
 
     `live_bytes` are those that the blocks in use take at least, by step, and `bound` is the largest of them: no plan
-    with these blocks is smaller. `is_least` says that this one is the smallest of all. `inputs` and `outputs` are the
-    places where the caller writes and reads; `returned` lists values that have to be copied into an output, in this
-    order, each before the step of its number in `copied_before`, or at the end. `state_bytes` are those of the block of
-    states, in which each begins at a multiple of `state_alignment`.
+    with these blocks is smaller. `is_least` says that this one is the smallest of all, `is_fastest` that no other
+    assignment of the blocks to regions waits less. `inputs` and `outputs` are the places where the caller writes and
+    reads; `returned` lists values that have to be copied into an output, in this order, each before the step of its
+    number in `copied_before`, or at the end. `state_bytes` are those of the block of states, in which each begins at a
+    multiple of `state_alignment`. `waits` are the estimated cycles that the accesses of a step wait; copies into
+    outputs have the numbers behind the last step.
     """
 
     locations: dict[Stored, Location]
     inputs: tuple[Location, ...]
     outputs: tuple[Location, ...]
-    scratch: dict[int, int]
+    scratch: dict[int, Location]
     placed: frozenset[tuple[int, int]]
     returned: tuple[tuple[Stored, int], ...]
     blocks: tuple[Block, ...]
-    arena_bytes: int
+    regions: tuple[UsedRegion, ...]
     live_bytes: Mapping[int, int]
     is_least: bool
+    is_fastest: bool
     alignment: int
+    waits: Mapping[int, int]
     copied_before: tuple[int, ...] = ()
     state_bytes: int = 0
     state_alignment: int = BLOCK_ALIGNMENT
+
+    @property
+    def arena_bytes(self) -> int:
+        """Bytes of all regions."""
+        return sum(used.bytes for used in self.regions)
+
+    @property
+    def missing_bytes(self) -> int:
+        """Bytes that the regions lack; 0 if everything fits."""
+        return sum(used.region.missing(used.bytes) for used in self.regions)
+
+    @property
+    def wait_cycles(self) -> int:
+        """Estimated cycles that the accesses of a run wait."""
+        return sum(used.wait_cycles for used in self.regions)
 
     @property
     def bound(self) -> int:
@@ -103,7 +151,7 @@ class _Buffer:
     bytes: int
     start: int
     end: int
-    region: Region = Region.ARENA
+    storage: Storage = Storage.ARENA
     index: int = 0
     constant: Stored | None = None
     label: str = ""
@@ -113,12 +161,14 @@ class _Buffer:
 def plan_memory(
     program: Program,
     *,
+    regions: tuple[Region, ...] = _ARENA,
     ports_in_arena: bool = False,
     states: Mapping[int, int] = _NO_STATES,
     state_alignment: int = BLOCK_ALIGNMENT,
 ) -> MemoryPlan:
     """The plan of a program: deterministic, with the arena as close to the bound as the search gets.
 
+    Of several `regions` each block has one, such that they fit and their accesses wait least, as far as that is found.
     With `ports_in_arena` inputs and outputs are blocks of the arena: an input from before the first step to its last
     reader, an output to the end. `states` pairs the numbers of an input and an output that are one piece of a block of
     states, at multiples of `state_alignment`; StateError if two states exchange their values.
@@ -138,34 +188,94 @@ def plan_memory(
         Interval(_aligned(size, alignment), *_in_use(program, number)) for number, size in scratch.items()
     ]
     follows = sharing.follows(buffers, alignment)
-    found = assign_offsets(intervals, follows)
-    offsets = found.at
-    at = {id(b): offset for b, offset in zip(buffers, offsets[: len(buffers)], strict=True)}
+    numbers = {id(buffer): number for number, buffer in enumerate(buffers)}
+    scratch_numbers = {step: len(buffers) + number for number, step in enumerate(scratch)}
+    accesses = list(_accesses(program, sharing, returned, numbers, scratch_numbers))
+    each = [0] * len(intervals)
+    for number, _, count in accesses:
+        each[number] += count
+    found = place_blocks(intervals, follows, each, regions)
+    at = {id(buffer): (found.regions[number], found.at[number]) for number, buffer in enumerate(buffers)}
     state_bytes = 0
     for buffer in sharing.state_buffers.values():
-        at[id(buffer)] = state_bytes
+        at[id(buffer)] = 0, state_bytes
         state_bytes += _aligned(buffer.bytes, state_alignment)
     labels = [b.label for b in buffers] + [_scratch_label(program.steps[n]) for n in scratch]
     values = [b.value for b in buffers] + [""] * len(scratch)
+    waits: Counter[int] = Counter()
+    for number, step, count in accesses:
+        waits[step] += count * regions[found.regions[number]].wait_states
     return MemoryPlan(
         {stored: _location(buffer, shift, at) for stored, (buffer, shift) in sharing.where.items()},
         tuple(_location(*sharing.where[stored], at) for stored in program.inputs),
         tuple(_location(buffer, shift, at) for buffer, shift in sharing.outputs),
-        dict(zip(scratch, offsets[len(buffers) :], strict=True)),
+        {
+            step: Location(Storage.ARENA, found.regions[number], found.at[number])
+            for step, number in scratch_numbers.items()
+        },
         frozenset(sharing.placed),
         returned,
         tuple(
-            Block(label, offset, i.bytes, i.start, i.end, value)
-            for label, value, offset, i in zip(labels, values, offsets, intervals, strict=True)
+            Block(
+                labels[number],
+                found.at[number],
+                interval.bytes,
+                interval.start,
+                interval.end,
+                values[number],
+                found.regions[number],
+                each[number],
+            )
+            for number, interval in enumerate(intervals)
         ),
-        found.peak,
+        _used(regions, found, each),
         live_bytes(intervals, follows),
         found.is_least,
+        found.is_cheapest,
         alignment,
+        waits,
         copied_before,
         state_bytes,
         state_alignment,
     )
+
+
+def _used(regions: Sequence[Region], found: Placement, accesses: Sequence[int]) -> tuple[UsedRegion, ...]:
+    return tuple(
+        UsedRegion(
+            region,
+            found.peaks[number],
+            sum(count for count, chosen in zip(accesses, found.regions, strict=True) if chosen == number),
+        )
+        for number, region in enumerate(regions)
+    )
+
+
+def _accesses(
+    program: Program,
+    sharing: _Sharing,
+    returned: Sequence[tuple[Stored, int]],
+    numbers: Mapping[int, int],
+    scratch: Mapping[int, int],
+) -> Iterator[tuple[int, int, int]]:
+    """Accesses to blocks: the number of the block and of the step, and how many; copies are behind all steps."""
+    for number, step in enumerate(program.steps):
+        left_out = {position for at, position in sharing.placed if at == number}
+        found = accesses_of(step, left_out)
+        pairs = [
+            *zip(step.operands, found.operands, strict=True),
+            *zip(step.results, found.results, strict=True),
+        ]
+        for stored, count in pairs:
+            block = None if stored is None else numbers.get(id(sharing.where[stored][0]))
+            if block is not None and count:
+                yield block, number, count
+        if number in scratch:
+            yield scratch[number], number, found.working
+    for position, (stored, index) in enumerate(returned, start=len(program.steps)):
+        for buffer, _ in (sharing.where[stored], sharing.outputs[index]):
+            if id(buffer) in numbers:
+                yield numbers[id(buffer)], position, -(-stored.bytes // WORD)
 
 
 class _Sharing:
@@ -185,9 +295,9 @@ class _Sharing:
         self._members: dict[int, list[Stored]] = {}
         for index, stored in enumerate(program.inputs):
             name, last = stored.value.name, self._last.get(stored, -1)
-            region = Region.ARENA if ports_in_arena else Region.INPUT
-            region = Region.STATE if index in states else region
-            buffer = _Buffer(stored.bytes, -1, last, region, index, label=name, value=name)
+            storage = Storage.ARENA if ports_in_arena else Storage.INPUT
+            storage = Storage.STATE if index in states else storage
+            buffer = _Buffer(stored.bytes, -1, last, storage, index, label=name, value=name)
             self._put(stored, buffer)
             if index in states:
                 self.state_buffers[states[index]] = buffer
@@ -229,7 +339,7 @@ class _Sharing:
     def _read(self, stored: Stored, number: int) -> None:
         if stored not in self.where:
             assert stored.value.name in self._program.graph.params, stored.value.name
-            self._put(stored, _Buffer(stored.bytes, -1, -1, Region.FLASH, constant=stored))
+            self._put(stored, _Buffer(stored.bytes, -1, -1, Storage.FLASH, constant=stored))
         buffer, _ = self.where[stored]
         buffer.end = max(buffer.end, number)
 
@@ -241,7 +351,7 @@ class _Sharing:
                 continue
             buffer, shift = self.where[operand]
             whole = shift == 0 and operand.bytes == buffer.bytes >= result.bytes
-            is_ours = buffer.region in (Region.ARENA, Region.STATE)
+            is_ours = buffer.storage in (Storage.ARENA, Storage.STATE)
             if not is_ours or not whole or self._last_of(buffer) > self._program.span(number)[1]:
                 continue
             others = [
@@ -291,7 +401,7 @@ class _Sharing:
     def _move(self, operand: Stored, into: _Buffer, at: int) -> bool:
         """Make a buffer that holds just `operand` a part of another one; False when it holds more or lies elsewhere."""
         buffer, shift = self.where[operand]
-        movable = buffer.region is Region.ARENA and buffer is not into
+        movable = buffer.storage is Storage.ARENA and buffer is not into
         if not movable or shift or operand.bytes != buffer.bytes:
             return False
         into.start, into.end = min(into.start, buffer.start), max(into.end, buffer.end)
@@ -312,7 +422,7 @@ class _Sharing:
         returned = []
         for index, stored in enumerate(self._program.outputs):
             if stored not in self.where:
-                self._put(stored, _Buffer(stored.bytes, -1, -1, Region.FLASH, constant=stored))
+                self._put(stored, _Buffer(stored.bytes, -1, -1, Storage.FLASH, constant=stored))
             found = self._bound(stored, index)
             if found is None:
                 returned.append((stored, index))
@@ -341,21 +451,21 @@ class _Sharing:
         if index in self.state_buffers:
             is_there = buffer is self.state_buffers[index] and shift == 0
             return (buffer, 0) if is_there else None
-        if buffer.region is not Region.ARENA:
+        if buffer.storage is not Storage.ARENA:
             return None
         if self._ports_in_arena:
             return buffer, shift
         if shift or stored.bytes != buffer.bytes:
             return None
-        buffer.region, buffer.index = Region.OUTPUT, index
+        buffer.storage, buffer.index = Storage.OUTPUT, index
         return buffer, 0
 
     def _copy_of(self, stored: Stored, index: int) -> _Buffer:
         """The buffer that receives an output at the end."""
         if index in self.state_buffers:
             return self.state_buffers[index]
-        end, region = len(self._program.steps), Region.ARENA if self._ports_in_arena else Region.OUTPUT
-        return _Buffer(stored.bytes, end, end, region, index, label=f"output {stored.value.name}")
+        end, storage = len(self._program.steps), Storage.ARENA if self._ports_in_arena else Storage.OUTPUT
+        return _Buffer(stored.bytes, end, end, storage, index, label=f"output {stored.value.name}")
 
     def copy_early(self, returned: tuple[tuple[Stored, int], ...]) -> tuple[int, ...]:
         """The step before which each output is copied: a state as soon as nothing reads the old one any more.
@@ -372,7 +482,7 @@ class _Sharing:
         for stored, index in returned:
             buffer, _ = self.where[stored]
             early = end
-            if index in self.state_buffers and buffer.region is Region.ARENA and stored in made:
+            if index in self.state_buffers and buffer.storage is Storage.ARENA and stored in made:
                 early = min(max(made[stored], self._last_of(self.state_buffers[index])) + 1, end)
             found.append(early)
         lives = _reads_of_steps(self._program)
@@ -383,14 +493,14 @@ class _Sharing:
             lives[stored] = max(lives.get(stored, -1), copies.get(index, end))
         for stored, index in returned:
             buffer, _ = self.where[stored]
-            if buffer.region is Region.ARENA and copies[index] < end:
+            if buffer.storage is Storage.ARENA and copies[index] < end:
                 buffer.end = max(lives[member] for member in self._members[id(buffer)])
         return tuple(found)
 
     def arena_buffers(self) -> list[_Buffer]:
         """The buffers that need a place in the arena, in order of appearance."""
         places = [*self.where.values(), *self.outputs]
-        found = {id(buffer): buffer for buffer, _ in places if buffer.region is Region.ARENA}
+        found = {id(buffer): buffer for buffer, _ in places if buffer.storage is Storage.ARENA}
         return list(found.values())
 
 
@@ -418,8 +528,11 @@ def _scratch_label(step: Step) -> str:
     return f"{'decoded weights and ' if step.offer.coded else ''}scratch of {step.operator}"
 
 
-def _location(buffer: _Buffer, shift: int, at: dict[int, int]) -> Location:
-    return Location(buffer.region, buffer.index, at.get(id(buffer), 0) + shift, buffer.constant)
+def _location(buffer: _Buffer, shift: int, at: Mapping[int, tuple[int, int]]) -> Location:
+    """The place `shift` bytes into a buffer; `at` has the region and the offset of those in the arena."""
+    region, offset = at.get(id(buffer), (0, 0))
+    index = region if buffer.storage is Storage.ARENA else buffer.index
+    return Location(buffer.storage, index, offset + shift, buffer.constant)
 
 
 def _alignment(program: Program, *, ports_in_arena: bool) -> int:

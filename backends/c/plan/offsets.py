@@ -67,7 +67,7 @@ def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
     the blocks at the peak are moved forward in the order, again and again; then it is proven that there is no lower
     peak, or all orders are searched, as far as a limit of steps allows.
     """
-    problem = _Problem.of(intervals, follows)
+    problem = Interference.of(intervals, follows)
     count = len(intervals)
     orders = [
         sorted(range(count), key=lambda i: (-intervals[i].bytes, intervals[i].start, i)),
@@ -91,7 +91,7 @@ def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
 
 
 @dataclass(frozen=True)
-class _Problem:
+class Interference:
     """Blocks, their neighbours (in use at one step), and the distances that neighbours keep.
 
     `above[i][j]`: the bytes by which j begins behind i, if it begins there.
@@ -103,7 +103,7 @@ class _Problem:
     bound: int
 
     @staticmethod
-    def of(intervals: Sequence[Interval], follows: Follows) -> _Problem:
+    def of(intervals: Sequence[Interval], follows: Follows) -> Interference:
         above: list[dict[int, int]] = [{} for _ in intervals]
         live: list[int] = []
         for index in sorted(range(len(intervals)), key=lambda index: intervals[index].start):
@@ -114,24 +114,28 @@ class _Problem:
                     above[low][high] = min(follows.get((low, high), size), size)
             live.append(index)
         saved = _saved_bytes(intervals, follows)
-        return _Problem(intervals, above, saved, live_bound(intervals, follows))
+        return Interference(intervals, above, saved, live_bound(intervals, follows))
 
     def placed(self, order: Sequence[int]) -> Offsets:
         """Each block of an order at the least offset that those before it allow."""
         at: dict[int, int] = {}
         for index in order:
-            taken = sorted(
-                (at[other] - distance, at[other] + self.above[other][index])
-                for other, distance in self.above[index].items()
-                if other in at
-            )
-            lowest = 0
-            for low, high in taken:  # strictly between the two no block can begin
-                if low >= lowest:
-                    break
-                lowest = max(lowest, high)
-            at[index] = lowest
+            at[index] = self.lowest(index, at)
         return self.offsets([at[index] for index in range(len(at))])
+
+    def lowest(self, index: int, at: Mapping[int, int]) -> int:
+        """The least offset of a block that those with an offset in `at` allow."""
+        taken = sorted(
+            (at[other] - distance, at[other] + self.above[other][index])
+            for other, distance in self.above[index].items()
+            if other in at
+        )
+        lowest = 0
+        for low, high in taken:  # strictly between the two no block can begin
+            if low >= lowest:
+                break
+            lowest = max(lowest, high)
+        return lowest
 
     def floors(self, peak: int) -> list[int] | None:
         """The least offset of each block below a peak; None if no offsets end there.
@@ -173,7 +177,7 @@ def _saved_bytes(intervals: Sequence[Interval], follows: Follows) -> dict[int, i
     return saved
 
 
-def _improve(problem: _Problem, best: Offsets, order: Sequence[int]) -> Offsets:
+def _improve(problem: Interference, best: Offsets, order: Sequence[int]) -> Offsets:
     random = Random(0)
     intervals = problem.intervals
     kept = current = list(order)
@@ -200,7 +204,7 @@ class _Search:
     are left below the best peak.
     """
 
-    def __init__(self, problem: _Problem, best: Offsets, floors: list[int]) -> None:
+    def __init__(self, problem: Interference, best: Offsets, floors: list[int]) -> None:
         self._problem, self._best, self._nodes = problem, best, 0
         self._most = _WORK // len(floors)
         intervals = problem.intervals

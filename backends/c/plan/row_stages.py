@@ -16,7 +16,7 @@ from ..kernels.base import Offer, Site, aligned
 from ..kernels.costs import CoreCosts
 from ..target import Machine
 from .coding import with_coded_weights
-from .memory import Block, MemoryPlan, Region
+from .memory import Block, MemoryPlan, Storage
 from .program import Program, RowCalls, Stage, Step, Stored
 from .row_costs import rows_cost, step_cost
 from .row_order import RowOrder, row_order
@@ -36,12 +36,12 @@ Planned = Callable[[Program], MemoryPlan]
 def plan_within(
     program: Program, machine: Machine, limit: int | None, planned: Planned
 ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
-    """A program with the stages that it needs for an arena of at most `limit` bytes, its plan, and what it costs.
+    """A program with the stages that it needs to fit its regions, of `limit` bytes, its plan, and what it costs.
 
     The program as it is if that is small enough, or if no stages are found that make it so.
     """
     plan = planned(program)
-    if limit is None or plan.arena_bytes <= limit:
+    if limit is None or not plan.missing_bytes:
         return program, plan, ()
     found = RowStages(program, plan, machine).fitted(limit, planned)
     if found is None:
@@ -107,7 +107,7 @@ class RowStages:
         self._runs_tried: dict[tuple[int, int, int, bool], Run | None] = {}
 
     def fitted(self, limit: int, planned: Planned) -> tuple[Program, MemoryPlan] | None:
-        """The program of the least time, by estimate, whose arena has at most `limit` bytes; None if none is found."""
+        """The program of the least time, by estimate, that fits regions of `limit` bytes; None if none is found."""
         bound = limit
         for _ in range(_PATHS):
             path = self._path(bound)
@@ -115,11 +115,11 @@ class RowStages:
                 return None
             program = self.with_stages(path)
             plan = planned(program)
-            if plan.arena_bytes <= limit:
+            if not plan.missing_bytes:
                 return program, plan
             bound = min(
                 bound - 1,
-                max((self._peak(run) for run in path), default=bound) - 1,
+                max(map(self._peak, path) if path else self._plan.live_bytes.values(), default=bound) - 1,
                 bound - (plan.bound - limit),
             )
         return None
@@ -305,12 +305,15 @@ class RowStages:
     def _block(self, stored: Stored) -> Block | None:
         """The block of the arena that holds a value in the plan without stages; None outside of the arena."""
         location, number = self._plan.locations[stored], self._made.get(stored, -1)
-        if location.region is not Region.ARENA:
+        if location.storage is not Storage.ARENA:
             return None
         holding = [
             b
             for b in self._plan.blocks
-            if b.value and b.start <= number <= b.end and b.offset <= location.offset < b.offset + b.bytes
+            if b.value
+            and b.region == location.index
+            and b.start <= number <= b.end
+            and b.offset <= location.offset < b.offset + b.bytes
         ]
         return holding[0] if len(holding) == 1 else None
 

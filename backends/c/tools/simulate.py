@@ -7,20 +7,20 @@
     profile = simulator.profile("kws_run", x, y, arena)                           # the same call, counted
     profile.instructions, profile.cycles, profile.functions, profile.calls
 
-    model = SimulatedModel(simulator, "kws_run", input_bytes=(490,), output_bytes=(12,), arena_bytes=16000)
+    model = SimulatedModel(simulator, "kws_run", input_bytes=(490,), output_bytes=(12,), regions={"arena": 16000})
     (logits,) = model.run([input_bytes]); model.profile([input_bytes]).instructions
 
 Every buffer ends at a guard page, constants are write-protected and address zero is unmapped, so an access outside
 of what was given is a `SimulationError` with the function and the address. With `strict_alignment` so is a load or
 store of several words, or of a float, at an address that is no multiple of four: real cores fault there, simulated
-ones do not, and looking takes about a second for a million accesses. The arena of a `SimulatedModel` is poisoned
+ones do not, and looking takes about a second for a million accesses. The RAM of a `SimulatedModel` is poisoned
 before every run. A count is what the core would retire: instructions that an IT block skips take part, as in QEMU.
 """
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +30,7 @@ import numpy as np
 
 from ....specs import Target
 from ...errors import SimulationError, ToolMissingError
+from ..plan.regions import STATE_BLOCK
 from .elf import read_elf
 from .profile import Profile, Run, account
 from .timing import AVAILABLE, Decoder, RiscVDecoder, ThumbDecoder
@@ -262,11 +263,11 @@ class Simulator:
 
 
 class SimulatedModel:
-    """An emitted `int NAME_run(inputs..., outputs..., arena)` on a simulated core, run on bytes.
+    """An emitted `int NAME_run(inputs..., outputs..., regions of RAM...)` on a simulated core, run on bytes.
 
-    With a weights file, whose contents are stored in the simulated memory, it takes their address before the arena.
+    With a weights file, whose contents are stored in the simulated memory, it takes their address before the regions.
 
-    With states in place it is `int NAME_step(inputs..., state, outputs..., arena)`; each run is given the states.
+    With states in place it is `int NAME_step(inputs..., state, outputs..., regions...)`; each run is given the states.
     """
 
     def __init__(
@@ -276,38 +277,36 @@ class SimulatedModel:
         *,
         input_bytes: Sequence[int],
         output_bytes: Sequence[int],
-        arena_bytes: int,
-        offsets: Sequence[int | None] | None = None,
-        state_offsets: Sequence[int | None] | None = None,
+        regions: Mapping[str, int],
+        places: Sequence[tuple[str, int] | None] | None = None,
         state_bytes: int = 0,
         weights: bytes = b"",
         alignment: int = 16,
     ) -> None:
-        """`offsets` and `state_offsets` are those of inputs and outputs in the arena and in the block of states.
+        """`regions` are the bytes of each region; `places` are those of inputs and outputs: a region, or `state`, and
+        an offset in it.
 
         None stands for a buffer that the caller passes. `weights` are the contents of a weights file, if there is one.
         """
         self._simulator = simulator
         self._function = function
         sizes = [*input_bytes, *output_bytes]
-        self._arena = (simulator.allocate(arena_bytes), arena_bytes)
-        state = simulator.allocate(state_bytes, alignment=_STATE_ALIGNMENT) if state_bytes else 0
-        places, passed = [], []
-        nowhere = [None] * len(sizes)
-        for size, at, held in zip(sizes, offsets or nowhere, state_offsets or nowhere, strict=True):
-            if held is not None:
-                places.append(state + held)
-            elif at is not None:
-                places.append(self._arena[0] + at)
-            else:
-                places.append(simulator.allocate(size, alignment=alignment))
-            passed.append(held is None and at is None)
+        self._regions = {name: (simulator.allocate(size), size) for name, size in regions.items()}
+        blocks = {name: address for name, (address, _) in self._regions.items()}
+        if state_bytes:
+            blocks[STATE_BLOCK] = simulator.allocate(state_bytes, alignment=_STATE_ALIGNMENT)
+        places = places or [None] * len(sizes)
+        buffers = [
+            simulator.allocate(size, alignment=alignment) if place is None else blocks[place[0]] + place[1]
+            for size, place in zip(sizes, places, strict=True)
+        ]
         count = len(input_bytes)
-        self._inputs = places[:count]
-        self._outputs = list(zip(places[count:], output_bytes, strict=True))
-        given = [place for place, is_passed in zip(places, passed, strict=True) if is_passed]
-        before = sum(passed[:count])
-        self._passed = [*given[:before], *[state] * bool(state_bytes), *given[before:]]
+        self._inputs = buffers[:count]
+        self._outputs = list(zip(buffers[count:], output_bytes, strict=True))
+        given = [buffer for buffer, place in zip(buffers, places, strict=True) if place is None]
+        before = sum(place is None for place in places[:count])
+        state = [blocks[STATE_BLOCK]] if state_bytes else []
+        self._passed = [*given[:before], *state, *given[before:]]
         self._passed += [simulator.place(weights, alignment=_STATE_ALIGNMENT)] if weights else []
         self.stack_bytes = 0
 
@@ -325,12 +324,11 @@ class SimulatedModel:
         return profile
 
     def _prepare(self, inputs: Sequence[bytes]) -> list[int]:
-        arena, size = self._arena
-        for address, length in (*self._outputs, self._arena):
+        for address, length in (*self._outputs, *self._regions.values()):
             self._simulator.write(address, bytes([_PAINT]) * length)
         for address, data in zip(self._inputs, inputs, strict=True):
             self._simulator.write(address, data)
-        return [*self._passed, *([arena] if size else [0])]
+        return [*self._passed, *(address if size else 0 for address, size in self._regions.values())]
 
     def _check(self, status: int) -> None:
         if status:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ....specs import Target
 from ..emit import CArtifact, entry_name
-from ..write.ports import Port, arena_offsets, from_memory, state_offsets, to_memory
+from ..write.ports import Port, from_memory, to_memory
 from .elf import Footprint, read_elf
 from .profile import Profile
 from .simulate import SimulatedModel, Simulator
@@ -54,9 +54,8 @@ class SimulatedNetwork:
             entry,
             input_bytes=[port.stored.bytes for port in inputs],
             output_bytes=[port.stored.bytes for port in outputs],
-            arena_bytes=artifact.plan.arena_bytes,
-            offsets=arena_offsets(artifact.ports),
-            state_offsets=state_offsets(artifact.ports),
+            regions={used.name: used.bytes for used in artifact.plan.regions},
+            places=[port.place for port in artifact.ports],
             state_bytes=artifact.plan.state_bytes,
             weights=artifact.files.get(f"{artifact.name}_weights.bin", b""),
             alignment=alignment,

@@ -10,34 +10,19 @@ import numpy as np
 import torch
 
 from ....ir import TensorType
-from ....specs.outputs import is_c_name
+from ....specs.outputs import PLATFORM_WORDS, is_c_name
 from ..kernels.base import AnyArray
 from ..plan.edges import StrippedEdges
 from ..plan.encoding import PortEncoding
-from ..plan.memory import Location, MemoryPlan, Region
+from ..plan.memory import Location, MemoryPlan, Storage
 from ..plan.program import Program, Stored
+from ..plan.regions import STATE_BLOCK, Region
 from .literal import C_TYPES, identifier
 
 _LONGEST_MACRO = 31
 _NUMBERED = re.compile(r"(INPUT|OUTPUT)_[0-9]+")
 _AMBIGUOUS_END = "_REAL"  # X_REAL's place in the arena would be X_REAL_OFFSET, which is the real offset of X
-_TAKEN_NAMES = frozenset(
-    {"arena", "memory", "memcpy", "memset"}
-    | {
-        "complex",
-        "errno",
-        "far",
-        "i386",
-        "imaginary",
-        "interface",
-        "linux",
-        "near",
-        "stderr",
-        "stdin",
-        "stdout",
-        "unix",
-    }
-)
+_TAKEN_NAMES = PLATFORM_WORDS | {"memcpy", "memset"}
 """Names of the emitted function, and small letters that some platform's headers define as macros."""
 _TAKEN_FORMS = re.compile(r"t[0-9]+(_[0-9]+)?|fxp_.*|.*_t")
 
@@ -47,8 +32,8 @@ class Port:
     """One input or output: the user's name for it, its names in the C, and the value that it carries.
 
     `encoding` says what its integers stand for; None for numbers that are the model's own.
-    `offset` counts bytes from the start of the arena, or of the block of states (`is_state`); None for a buffer that
-    the caller passes.
+    `offset` counts bytes from the start of `block`, the region of RAM, by its name, or the block of states (`state`);
+    None for a buffer that the caller passes.
     """
 
     name: str
@@ -58,7 +43,22 @@ class Port:
     is_input: bool
     encoding: PortEncoding | None = None
     offset: int | None = None
-    is_state: bool = False
+    block: str = ""
+
+    @property
+    def is_state(self) -> bool:
+        """Whether it is in the block of states."""
+        return self.block == STATE_BLOCK
+
+    @property
+    def region(self) -> str | None:
+        """The region of RAM in which it is; None for a state and for a buffer that the caller passes."""
+        return None if self.offset is None or self.is_state else self.block
+
+    @property
+    def place(self) -> tuple[str, int] | None:
+        """The block and the offset in it; None for a buffer that the caller passes."""
+        return None if self.offset is None else (self.block, self.offset)
 
     @property
     def type(self) -> TensorType:
@@ -93,13 +93,13 @@ def ports(
     inputs = zip(program.inputs, input_macros, edges.inputs, plan.inputs, strict=True)
     for i, (stored, macro, encoding, place) in enumerate(inputs):
         parameter = _parameter(macro, f"input_{i}", prefix, taken)
-        found.append(Port(stored.value.name, parameter, macro, stored, True, encoding, *_place(place)))
+        found.append(Port(stored.value.name, parameter, macro, stored, True, encoding, *_place(place, plan)))
     outputs = zip(
         graph.output_names, program.outputs, output_macros, edges.outputs, plan.outputs, strict=True
     )
     for i, (name, stored, macro, encoding, place) in enumerate(outputs):
         parameter = _parameter(macro, f"output_{i}", prefix, taken)
-        found.append(Port(name, parameter, macro, stored, False, encoding, *_place(place)))
+        found.append(Port(name, parameter, macro, stored, False, encoding, *_place(place, plan)))
     return tuple(found)
 
 
@@ -117,14 +117,9 @@ def start_lines(port: Port) -> tuple[str, ...]:
     return (f"for (int i = 0; i < {port.type.numel}; i++) {{", f"    {element} = {start};", "}")
 
 
-def arena_offsets(ports: Sequence[Port]) -> tuple[int | None, ...]:
-    """Arena offset of each input and output; None for one that is not there."""
-    return tuple(None if port.is_state else port.offset for port in ports)
-
-
-def state_offsets(ports: Sequence[Port]) -> tuple[int | None, ...]:
-    """Offset of each input and output in the block of states; None for one that is not there."""
-    return tuple(port.offset if port.is_state else None for port in ports)
+def memory_names(regions: Sequence[Region]) -> tuple[str, ...]:
+    """Variables of the emitted functions that point to the regions of RAM."""
+    return ("memory",) if len(regions) == 1 else tuple(f"{region.name}_memory" for region in regions)
 
 
 def to_memory(tensor: torch.Tensor, stored: Stored) -> AnyArray:
@@ -142,10 +137,13 @@ def from_memory(memory: AnyArray, stored: Stored) -> torch.Tensor:
     return torch.from_numpy(view.copy())
 
 
-def _place(place: Location) -> tuple[int | None, bool]:
-    """Offset, and whether it is one in the block of states."""
-    is_state = place.region is Region.STATE
-    return (place.offset if is_state or place.region is Region.ARENA else None), is_state
+def _place(place: Location, plan: MemoryPlan) -> tuple[int | None, str]:
+    """Offset, and the name of the block that holds it."""
+    if place.storage is Storage.STATE:
+        return place.offset, STATE_BLOCK
+    if place.storage is Storage.ARENA:
+        return place.offset, plan.regions[place.index].name
+    return None, ""
 
 
 def _macros(names: Sequence[str], role: str, *, taken: Collection[str] = ()) -> list[str]:

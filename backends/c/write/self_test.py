@@ -36,7 +36,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """One run: copies of its inputs into the arena, its arguments, and an expression per output, 1 where it differs."""
+    """One run: copies of its inputs into RAM, its arguments, and an expression per output, 1 where it differs."""
 
     copies: tuple[str, ...]
     arguments: str
@@ -50,6 +50,7 @@ class SelfTestContext:
     name: str
     prefix: str
     entry: str
+    regions: tuple[str, ...]
     ports_in_arena: bool
     has_states: bool
     is_in_file: bool
@@ -65,6 +66,7 @@ def write_self_test(
     ports: tuple[Port, ...],
     vectors: Sequence[Sequence[Tensor]],
     *,
+    regions: Sequence[str],
     is_in_file: bool = False,
 ) -> str:
     """The self-test on inputs `vectors`; what is expected is computed by the integer interpreter.
@@ -85,7 +87,7 @@ def write_self_test(
         )
         for i, port in enumerate(outputs)
     )
-    in_arena = any(port.offset is not None and not port.is_state for port in ports)
+    in_arena = any(port.region is not None for port in ports)
     has_states = any(port.is_state for port in ports)
     results = [
         b.symbol if port.offset is None else _pointer(port) for port, b in zip(outputs, buffers, strict=True)
@@ -119,13 +121,14 @@ def write_self_test(
         passed += ["state"] if has_states else []
         passed += [symbol for port, symbol in zip(outputs, results, strict=True) if port.offset is None]
         passed += ["weights"] if is_in_file else []
-        arguments = ", ".join([*passed, "arena.bytes"])
+        arguments = ", ".join([*passed, *(f"{region}.bytes" for region in regions)])
         runs.append(Vector(tuple(copies), arguments, tuple(checks)))
     count = sum(len(vector.checks) for vector in runs)
     context = SelfTestContext(
         name,
         name.upper(),
         f"{name}_step" if has_states else f"{name}_run",
+        tuple(regions),
         in_arena,
         has_states,
         is_in_file,
@@ -149,7 +152,7 @@ def _continues(ports: Sequence[Port], before: Sequence[Tensor] | None, taken: Se
 
 
 def _pointer(port: Port) -> str:
-    block = "state" if port.is_state else "arena.bytes"
+    block = port.block if port.is_state else f"{port.block}.bytes"
     return f"(({port.c_type} *)(void *)({block} + {port.offset}))"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,15 +12,15 @@ import numpy as np
 
 from ....ir import Source
 from ..kernels.base import AnyArray, Call, Constant
-from ..plan.memory import Location, MemoryPlan, Region
+from ..plan.memory import Location, MemoryPlan, Storage
 from ..plan.program import Program, Stage, Step, Stored
 from .literal import C_TYPES, array, array_type, comment, integer
-from .ports import Port, to_memory
+from .ports import Port, memory_names, to_memory
 from .row_loop import Case, RowLoop, RowLoopContext, render_row_loop
 from .support import helpers
 
 _DECODER = "huffman.h"
-_BLOCKS = {Region.ARENA: "memory", Region.STATE: "states"}
+_STATES = "states"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +139,11 @@ class SourceText:
         )
         return any(name in text for name in ("memcpy(", "memset(") for text in (*self.support, *calling))
 
+    def mentions(self, name: str) -> bool:
+        """Whether a step mentions a variable."""
+        word = re.compile(rf"\b{name}\b")
+        return any(word.search(line) for step in self.steps for line in step.lines)
+
     @property
     def constant_bytes(self) -> int:
         """Bytes of flash that the arrays take."""
@@ -180,6 +186,7 @@ class _Writer:
     _trace: list[TracePoint] = field(default_factory=list)
     _sources: set[str] = field(default_factory=set)
     _ports_used: dict[str, str] = field(default_factory=dict)
+    _blocks_used: set[str] = field(default_factory=set)
     _uses_math: bool = False
     _number: int = 0
     _file_end: int = 0
@@ -211,7 +218,7 @@ class _Writer:
     def _stage(self, stage: Stage) -> StepText:
         """The call of a function that runs the steps of a stage, and the values that are whole behind it."""
         steps = self.program.steps[stage.first : stage.stop]
-        outer, self._declared, self._ports_used = self._declared, {}, {}
+        outer, self._declared, self._ports_used, self._blocks_used = self._declared, {}, {}, set()
         opening, names = self._pointers(steps)
         self._declared = names
         loop = RowLoop(stage, steps, names)
@@ -232,7 +239,9 @@ class _Writer:
         passed = self._ports_used
         if self.in_parts and passed:
             passed = {"progress": f"const {self.name}_progress *progress"}
-        declarations = {"memory": "unsigned char *memory"} | passed
+        blocks = [*memory_names([used.region for used in self.plan.regions]), _STATES]
+        declarations = {name: f"unsigned char *{name}" for name in blocks if name in self._blocks_used}
+        declarations |= passed
         declarations |= {"constants": "const unsigned char *constants"} if self.in_file else {}
         context = RowLoopContext(
             symbol,
@@ -315,7 +324,7 @@ class _Writer:
         arguments += [self._constant(number, step, constant) for constant in call.constants]
         arguments += map(integer, call.numbers)
         if call.scratch:
-            arguments.append(f"(void *)(memory + {self.plan.scratch[number]})")
+            arguments.append(f"(void *)({self._at(self.plan.scratch[number])})")
         return f"{function}({', '.join(arguments)});"
 
     def _decode(self, number: int, step: Step) -> list[str]:
@@ -328,8 +337,9 @@ class _Writer:
             text = f"{constant.role} of {step.operator}{_origin(step.source)}, coded"
             stored = self._array(f"{constant.role}_{number}", image.halfwords, text)
             scratch = self.plan.scratch[number]
-            lines.append(f"{c_type} *const {symbol} = ({c_type} *)(void *)(memory + {scratch + at});")
-            table = f"(uint16_t *)(void *)(memory + {scratch})"
+            weights = replace(scratch, offset=scratch.offset + at)
+            lines.append(f"{c_type} *const {symbol} = ({c_type} *)(void *)({self._at(weights)});")
+            table = f"(uint16_t *)(void *)({self._at(scratch)})"
             lines.append(
                 f"fxp_decode({stored}, {image.codes_at}, (uint8_t *){symbol}, {constant.bytes // 4}, {table});"
             )
@@ -393,7 +403,7 @@ class _Writer:
 
     def _declare(self, number: int, index: int, stored: Stored) -> list[str]:
         location = self.plan.locations[stored]
-        if location.region is not Region.ARENA or stored in self._declared or self.in_parts:
+        if location.storage is not Storage.ARENA or stored in self._declared or self.in_parts:
             return []
         c_type = C_TYPES[stored.value.type.dtype]
         symbol = f"t{number}" if index == 0 else f"t{number}_{index}"
@@ -405,18 +415,24 @@ class _Writer:
         if stored in self._declared:
             return self._declared[stored]
         location = self.plan.locations[stored]
-        if location.region is Region.FLASH:
+        if location.storage is Storage.FLASH:
             return self._shifted(self._flash(location), stored, location)
-        if location.region in _BLOCKS:
+        if location.storage in (Storage.ARENA, Storage.STATE):
             through = "" if stored.value.type.dtype.bytes == 1 else "(void *)"
-            start = _BLOCKS[location.region]
-            return f"({C_TYPES[stored.value.type.dtype]} *){through}({start} + {location.offset})"
-        sides = [port for port in self.ports if port.is_input == (location.region is Region.INPUT)]
+            return f"({C_TYPES[stored.value.type.dtype]} *){through}({self._at(location)})"
+        sides = [port for port in self.ports if port.is_input == (location.storage is Storage.INPUT)]
         port, c_type = sides[location.index], C_TYPES[stored.value.type.dtype]
         self._ports_used[port.parameter] = port.declaration
         if c_type != port.c_type:  # the operand of an output that is converted in place
             return self._shifted(f"({c_type} *){port.parameter}", stored, location)
         return self._shifted(port.parameter, stored, location)
+
+    def _at(self, location: Location) -> str:
+        """The C expression of a place in a region of RAM or in the block of states."""
+        names = memory_names([used.region for used in self.plan.regions])
+        block = _STATES if location.storage is Storage.STATE else names[location.index]
+        self._blocks_used.add(block)
+        return f"{block} + {location.offset}"
 
     def _shifted(self, base: str, stored: Stored, location: Location) -> str:
         elements = location.offset // stored.value.type.dtype.bytes
@@ -437,8 +453,7 @@ class _Writer:
         stored, index = returned
         self._number = len(self.program.steps) + position
         port = [port for port in self.ports if not port.is_input][index]
-        start = "states" if port.is_state else "memory"
-        to = port.parameter if port.offset is None else f"{start} + {port.offset}"
+        to = port.parameter if port.offset is None else self._at(self.plan.outputs[index])
         line = f"memcpy({to}, {self._pointer(stored)}, {stored.bytes});"
         return StepText(f"output {comment(port.name)}", (line,))
 

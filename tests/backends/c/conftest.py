@@ -250,19 +250,18 @@ def _compare(
     results = [
         np.full(p.type.numel, 85, to_memory(t, p.stored).dtype) for p, t in zip(outs, outputs, strict=True)
     ]
-    arena = np.full(artifact.plan.arena_bytes // 8 + 1, 0x5A5A5A5A5A5A5A5A, np.int64)
+    regions = {u.name: np.full(u.bytes // 8 + 3, 0x5A5A5A5A5A5A5A5A, np.int64) for u in artifact.plan.regions}
     before = [g.copy() for g in given]
     passed = [*given, *results]
     weights = _aligned(artifact.files[f"{artifact.name}_weights.bin"]) if artifact.source.is_in_file else None
     if artifact.ports[0].offset is not None:
         passed = []
         for port, data in zip(ins, given, strict=True):
-            _in_arena(arena, port)[:] = data
-        results = [_in_arena(arena, port) for port in outs]
+            _in_region(regions[port.block], port)[:] = data
+        results = [_in_region(regions[port.block], port) for port in outs]
     passed += [] if weights is None else [weights]
-    status = getattr(library, f"{artifact.name}_run")(
-        *(ctypes.c_void_p(a.ctypes.data) for a in (*passed, arena))
-    )
+    addresses = [*(a.ctypes.data for a in passed), *(memory.ctypes.data + 8 for memory in regions.values())]
+    status = getattr(library, f"{artifact.name}_run")(*map(ctypes.c_void_p, addresses))
     assert status == 0
     assert not failures, failures
     for port, result, wanted in zip(outs, results, outputs, strict=True):
@@ -270,8 +269,9 @@ def _compare(
     assert all(
         np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(given, before, strict=True)
     )
-    beyond = arena.view(np.uint8)[artifact.plan.arena_bytes :]
-    assert (beyond == 0x5A).all(), "bytes behind the arena were written"
+    for used in artifact.plan.regions:
+        beside = np.delete(regions[used.name].view(np.uint8), slice(8, 8 + used.bytes))
+        assert (beside == 0x5A).all(), f"bytes beside {used.name} were written"
 
 
 def _aligned(data: bytes) -> np.ndarray:
@@ -282,10 +282,10 @@ def _aligned(data: bytes) -> np.ndarray:
     return room[start : start + len(data)]
 
 
-def _in_arena(arena: np.ndarray, port: Port) -> np.ndarray:
-    """The memory of an input or output in the arena."""
+def _in_region(memory: np.ndarray, port: Port) -> np.ndarray:
+    """The memory of an input or output in a region of RAM, behind 8 bytes that are no part of it."""
     dtype = np.dtype(str(port.type.dtype.torch).removeprefix("torch."))
-    return arena.view(np.uint8)[port.offset : port.offset + port.stored.bytes].view(dtype)
+    return memory.view(np.uint8)[8 + port.offset : 8 + port.offset + port.stored.bytes].view(dtype)
 
 
 def _close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> bool:

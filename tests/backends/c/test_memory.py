@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fxpress.backends.c.emit import emit
-from fxpress.backends.c.plan.memory import Region
+from fxpress.backends.c.plan.memory import Storage
 from fxpress.backends.c.plan.offsets import Interval, Offsets, assign_offsets, live_bound
 from fxpress.backends.c.plan.schedule import peak_bytes, schedule
 from fxpress.ir import parse
@@ -181,7 +181,7 @@ def test_parts_of_a_concatenation_are_written_in_place(fill, host):
     artifact = emit(graph, COutput(name="net"), host)
     places = {s.value.name: loc for s, loc in artifact.plan.locations.items()}
     assert (places["a"].offset, places["b"].offset) == (0, 24)
-    assert places["a"].region is places["b"].region is Region.OUTPUT
+    assert places["a"].storage is places["b"].storage is Storage.OUTPUT
     assert b"memcpy(y" not in artifact.files["net.c"]
 
 
@@ -207,7 +207,7 @@ def test_a_plan_that_overlaps_is_found_by_comparing_bytes(fill, monkeypatch, ass
     )
     assert_equal_to_interpreter(graph)
     monkeypatch.setattr(
-        "fxpress.backends.c.plan.memory.assign_offsets",
+        "fxpress.backends.c.plan.regions.assign_offsets",
         lambda intervals, follows: Offsets(
             (0,) * len(intervals), max(i.bytes for i in intervals), is_least=False
         ),

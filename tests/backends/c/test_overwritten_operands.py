@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fxpress.backends.c.emit import CArtifact, emit
 from fxpress.backends.c.kernels.window import Image, Window
-from fxpress.backends.c.plan.memory import Region
+from fxpress.backends.c.plan.memory import Storage
 from fxpress.backends.c.plan.offsets import Offsets
 from fxpress.ir import parse
 from fxpress.specs.outputs import COutput
@@ -71,7 +71,7 @@ def overwritten(artifact: CArtifact) -> int:
         result = artifact.plan.locations[step.results[0]]
         for operand in filter(None, step.operands):
             at = artifact.plan.locations[operand]
-            if at.region is result.region is Region.ARENA:
+            if at.storage is result.storage is Storage.ARENA:
                 low, high = sorted(((at.offset, operand.bytes), (result.offset, step.results[0].bytes)))
                 count += low[0] + low[1] > high[0]
     return count

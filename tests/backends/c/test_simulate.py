@@ -234,7 +234,7 @@ def test_a_target_that_cannot_be_simulated_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_model_runs_on_bytes(core: Simulator) -> None:
-    model = SimulatedModel(core, "model_run", input_bytes=[32], output_bytes=[1], arena_bytes=8)
+    model = SimulatedModel(core, "model_run", input_bytes=[32], output_bytes=[1], regions={"arena": 8})
     assert model.run([bytes([1] * 32)]) == [bytes([8 + 64])]
     assert model.run([bytes([255] * 32)]) == [struct.pack("b", -72)]
     assert model.profile([bytes(32)]).instructions > 100
@@ -242,13 +242,13 @@ def test_a_model_runs_on_bytes(core: Simulator) -> None:
 
 
 def test_a_model_whose_arena_is_too_small_faults(core: Simulator) -> None:
-    model = SimulatedModel(core, "model_run", input_bytes=[32], output_bytes=[1], arena_bytes=0)
+    model = SimulatedModel(core, "model_run", input_bytes=[32], output_bytes=[1], regions={"arena": 0})
     with pytest.raises(SimulationError, match="write of 4 bytes at 0x00000000"):
         model.run([bytes(32)])
 
 
 def test_a_model_that_reports_failure_is_an_error(core: Simulator) -> None:
-    model = SimulatedModel(core, "failing_run", input_bytes=[1], output_bytes=[1], arena_bytes=0)
+    model = SimulatedModel(core, "failing_run", input_bytes=[1], output_bytes=[1], regions={"arena": 0})
     with pytest.raises(SimulationError, match="failing_run: returned 7, not 0"):
         model.run([bytes(1)])
 

@@ -1,0 +1,303 @@
+"""Regions of RAM, and the assignment of blocks to them.
+
+Each access to a block costs the wait states of its region. Blocks in use at one step have to fit their region, and the
+accesses shall cost least: an integer program,
+
+    minimize    sum of cost[b, r] * x[b, r]                                       over blocks b and regions r
+    subject to  sum over r of x[b, r] = 1                                         for each b
+                sum over b in use at t of bytes[b] * x[b, r] - saved[t, r] <= bytes[r]    for each step t and r
+
+which branch and bound on its linear relaxation solves (Land and Doig, 1960); the relaxation is a lower bound. An
+assignment counts if offsets are found that fit, which the program does not see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import coo_array, csr_array
+
+from ....specs.target import RamRegion, Target
+from .offsets import Follows, Interference, Interval, Offsets, assign_offsets, live_bound
+
+STATE_BLOCK = "state"
+"""The name of the block of states, which is in no region of the plan."""
+
+_NODES = 60  # of the branch and bound: less than a second
+_LARGEST_SEARCH = 200
+_PREFERENCE = 1 / 64
+"""Wait states that an access counts for each earlier region of the same speed."""
+_WHOLE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A region of RAM: its parameter in C, its size, None without a limit, and the cycles that an access waits."""
+
+    name: str = "arena"
+    bytes: int | None = None
+    wait_states: int = 0
+
+    def missing(self, peak: int) -> int:
+        """Bytes that it lacks for blocks that end at `peak`."""
+        return 0 if self.bytes is None else max(peak - self.bytes, 0)
+
+
+def regions_of(target: Target) -> tuple[Region, ...]:
+    """The regions of a target: one, `arena`, if it names none."""
+    if target.regions is None:
+        return (Region(bytes=target.ram),)
+    return tuple(
+        Region(name, region.bytes, region.wait_states)
+        if isinstance(region, RamRegion)
+        else Region(name, region)
+        for name, region in target.regions.items()
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Region and offset of each block, the end of the blocks of each region, and what the accesses cost.
+
+    `missing` are the bytes that the regions lack. No placement costs less than `bound`. `is_least`: no other takes
+    fewer bytes; `is_cheapest`: none that fits costs less.
+    """
+
+    regions: tuple[int, ...]
+    at: tuple[int, ...]
+    peaks: tuple[int, ...]
+    missing: int
+    cost: float
+    bound: float
+    is_least: bool
+    is_cheapest: bool
+
+
+def place_blocks(
+    intervals: Sequence[Interval], follows: Follows, accesses: Sequence[int], regions: Sequence[Region]
+) -> Placement:
+    """The cheapest placement that is found; one that does not fit lacks few bytes.
+
+    `accesses` are the loads and stores to each block. The result is deterministic.
+    """
+    program = _Program(intervals, follows, accesses, regions)
+    if len(regions) == 1:
+        return program.placed((0,) * len(intervals))
+    found = min(map(program.first_fit, program.orders), key=lambda one: (one.missing, one.cost))
+    return program.search(found) if 0 < len(intervals) <= _LARGEST_SEARCH else found
+
+
+@dataclass(frozen=True)
+class _Relaxation:
+    """Optimum of the linear program, and the share of each block, by row, in each region."""
+
+    cost: float
+    shares: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Program:
+    """Blocks and regions; `fixed` maps blocks to the region that a branch has chosen."""
+
+    intervals: Sequence[Interval]
+    follows: Follows
+    accesses: Sequence[int]
+    regions: Sequence[Region]
+
+    @cached_property
+    def costs(self) -> np.ndarray:
+        """Cost of each block, by row, in each region."""
+        waits = [region.wait_states for region in self.regions]
+        prices = [wait + _PREFERENCE * waits[:number].count(wait) for number, wait in enumerate(waits)]
+        return np.outer(np.array(self.accesses) + 1.0, prices)
+
+    @property
+    def orders(self) -> list[list[int]]:
+        """Orders in which blocks are placed one by one: by accesses for each byte and step in use, by size."""
+        numbers = range(len(self.intervals))
+
+        def worth(index: int) -> float:
+            block = self.intervals[index]
+            return -self.accesses[index] / (max(block.bytes, 1) * (block.end - block.start + 1))
+
+        return [
+            sorted(numbers, key=lambda index: (worth(index), index)),
+            sorted(numbers, key=lambda index: (-self.accesses[index], index)),
+            sorted(numbers, key=lambda index: (-self.intervals[index].bytes, index)),
+        ]
+
+    def first_fit(self, order: Sequence[int]) -> Placement:
+        """Each block of an order in the cheapest region that has room for it; else in the one that lacks least."""
+        gaps = Interference.of(self.intervals, self.follows)
+        at: list[dict[int, int]] = [{} for _ in self.regions]
+        chosen = [0] * len(order)
+        for index in order:
+            size = self.intervals[index].bytes
+            lowest = [gaps.lowest(index, taken) for taken in at]
+            chosen[index] = min(
+                range(len(self.regions)),
+                key=lambda r: (self.regions[r].missing(lowest[r] + size), self.costs[index, r], r),
+            )
+            at[chosen[index]][index] = lowest[chosen[index]]
+        return self.placed(tuple(chosen), known=at)
+
+    def placed(
+        self, chosen: tuple[int, ...], *, known: Sequence[Mapping[int, int]] | None = None
+    ) -> Placement:
+        """The blocks in these regions, at the lowest offsets that are found, those `known` included."""
+        at = [0] * len(chosen)
+        found: list[Offsets] = []
+        for number in range(len(self.regions)):
+            own = [index for index, region in enumerate(chosen) if region == number]
+            offsets = self._offsets(own)
+            if known is not None:
+                peak = max((known[number][i] + self.intervals[i].bytes for i in own), default=0)
+                if peak < offsets.peak:
+                    offsets = Offsets(tuple(known[number][i] for i in own), peak, is_least=False)
+            found.append(offsets)
+            for index, offset in zip(own, offsets.at, strict=True):
+                at[index] = offset
+        peaks = tuple(offsets.peak for offsets in found)
+        cost = float(sum(self.costs[index, region] for index, region in enumerate(chosen)))
+        is_only = len(self.regions) == 1
+        return Placement(
+            chosen,
+            tuple(at),
+            peaks,
+            sum(region.missing(peak) for region, peak in zip(self.regions, peaks, strict=True)),
+            cost,
+            cost if is_only else 0.0,
+            found[0].is_least if is_only else sum(peaks) == live_bound(self.intervals, self.follows),
+            is_cheapest=is_only,
+        )
+
+    def _offsets(self, own: Sequence[int]) -> Offsets:
+        """Offsets of some blocks in a region of their own."""
+        numbers = {index: number for number, index in enumerate(own)}
+        follows = {
+            (numbers[result], numbers[operand]): distance
+            for (result, operand), distance in self.follows.items()
+            if result in numbers and operand in numbers
+        }
+        return assign_offsets([self.intervals[index] for index in own], follows)
+
+    def search(self, best: Placement) -> Placement:
+        """The cheapest placement that fits, or `best`, with the bound."""
+        root = self._relaxed({})
+        if root is None:  # not even parts of blocks fit
+            return best
+        waiting: list[dict[int, int]] = [{}]
+        is_exact = True
+        for _ in range(_NODES):
+            if not waiting:
+                break
+            fixed = waiting.pop()
+            relaxed = self._relaxed(fixed) if fixed else root
+            if relaxed is None or (not best.missing and relaxed.cost >= best.cost - _WHOLE):
+                continue
+            divided = int(np.argmin(relaxed.shares.max(axis=1)))
+            if relaxed.shares[divided].max() >= 1 - _WHOLE:
+                found = self.placed(tuple(int(r) for r in relaxed.shares.argmax(axis=1)))
+                if not found.missing:
+                    best = found
+                    continue
+                free = [index for index in range(len(self.intervals)) if index not in fixed]
+                if not free:
+                    is_exact = False  # offsets that fit may exist, and were not found
+                    continue
+                divided = max(free, key=lambda index: (self.intervals[index].bytes, -index))
+            shares = relaxed.shares[divided]
+            waiting += [fixed | {divided: int(r)} for r in np.argsort(shares, kind="stable")]
+        is_cheapest = is_exact and not waiting and not best.missing
+        bound = best.cost if is_cheapest else min(root.cost, best.cost)
+        return replace(best, bound=bound, is_cheapest=is_cheapest)
+
+    def _relaxed(self, fixed: Mapping[int, int]) -> _Relaxation | None:
+        """The linear program; None if it has no solution."""
+        count, width = len(self.intervals), len(self.regions)
+        sizes = [max(region.bytes or 1, 1) for region in self.regions]
+        free = np.array([[block.bytes <= size for size in sizes] for block in self.intervals], dtype=float)
+        low, high = np.zeros((count, width)), free.reshape(count, width)
+        for index, region in fixed.items():
+            low[index], high[index] = 0.0, 0.0
+            if free[index, region]:
+                low[index, region] = high[index, region] = 1.0
+        if (high.max(axis=1, initial=0.0) < 1.0).any():
+            return None
+        pairs = len(self.follows) * width
+        bounds = np.stack(
+            [
+                np.concatenate([low.ravel(), np.zeros(pairs)]),
+                np.concatenate([high.ravel(), np.ones(pairs)]),
+            ],
+            axis=1,
+        )
+        matrix, most = self._limits
+        found = linprog(
+            np.concatenate([self.costs.ravel(), np.zeros(pairs)]),
+            A_ub=matrix,
+            b_ub=most,
+            A_eq=self._sums,
+            b_eq=np.ones(count),
+            bounds=bounds,
+            method="highs",
+        )
+        if found.status != 0:
+            return None
+        return _Relaxation(float(found.fun), found.x[: count * width].reshape(count, width))
+
+    @cached_property
+    def _sums(self) -> csr_array:
+        """Rows whose sum is 1: the shares of each block."""
+        count, width = len(self.intervals), len(self.regions)
+        columns = np.arange(count * width)
+        shape = (count, (count + len(self.follows)) * width)
+        return coo_array((np.ones(count * width), (columns // width, columns)), shape=shape).tocsr()
+
+    @cached_property
+    def _limits(self) -> tuple[csr_array, np.ndarray]:
+        """Rows that are limited: the bytes in use at each step in each region, and what blocks that follow save.
+
+        A pair of blocks saves bytes in a region as far as both are in it; of the operands that a result follows, one
+        counts.
+        """
+        count, width = len(self.intervals), len(self.regions)
+        rows: list[tuple[dict[int, float], float]] = []
+        saved = self._saved()
+        for step in sorted({interval.start for interval in self.intervals}):
+            for number, region in enumerate(self.regions):
+                size = max(region.bytes or 1, 1)
+                row = {
+                    index * width + number: interval.bytes / size
+                    for index, interval in enumerate(self.intervals)
+                    if interval.start <= step <= interval.end
+                }
+                for pair, (result, operand) in enumerate(self.follows):
+                    if self.intervals[result].start <= step <= self.intervals[operand].end:
+                        row[(count + pair) * width + number] = -saved[pair] / size
+                rows.append((row, 1.0))
+        for number in range(width):
+            together: dict[int, dict[int, float]] = {}
+            for pair, (result, operand) in enumerate(self.follows):
+                column = (count + pair) * width + number
+                rows.append(({column: 1.0, operand * width + number: -1.0}, 0.0))
+                together.setdefault(result, {result * width + number: -1.0})[column] = 1.0
+            rows += [(row, 0.0) for row in together.values()]
+        at = [(number, column) for number, (row, _) in enumerate(rows) for column in row]
+        values = [value for row, _ in rows for value in row.values()]
+        shape = (len(rows), (count + len(self.follows)) * width)
+        places = np.array(at, dtype=np.int64).reshape(-1, 2).T
+        matrix = coo_array((values, (places[0], places[1])), shape=shape).tocsr()
+        return matrix, np.array([most for _, most in rows])
+
+    def _saved(self) -> list[int]:
+        """Bytes that the two blocks of each pair take less than their sum."""
+        found = []
+        for (result, operand), distance in self.follows.items():
+            low, high = self.intervals[result].bytes, self.intervals[operand].bytes
+            found.append(max(low + high - max(low, distance + high), 0))
+        return found
