@@ -35,6 +35,7 @@ extern fxp_tracer fxp_trace;
 Inspect = Callable[..., CArtifact]
 OPERATORS_FILE = Path(__file__).parent / "operators.txt"
 CHUNK = 48
+GUARD = 64  # bytes before and behind each region
 DSP = Target(
     name="cortex-m4f",
     description="a microcontroller",
@@ -250,7 +251,9 @@ def _compare(
     results = [
         np.full(p.type.numel, 85, to_memory(t, p.stored).dtype) for p, t in zip(outs, outputs, strict=True)
     ]
-    regions = {u.name: np.full(u.bytes // 8 + 3, 0x5A5A5A5A5A5A5A5A, np.int64) for u in artifact.plan.regions}
+    regions = {
+        u.name: np.full(u.bytes // 8 + 2 * GUARD, 0x5A5A5A5A5A5A5A5A, np.int64) for u in artifact.plan.regions
+    }
     before = [g.copy() for g in given]
     passed = [*given, *results]
     weights = _aligned(artifact.files[f"{artifact.name}_weights.bin"]) if artifact.source.is_in_file else None
@@ -260,7 +263,10 @@ def _compare(
             _in_region(regions[port.block], port)[:] = data
         results = [_in_region(regions[port.block], port) for port in outs]
     passed += [] if weights is None else [weights]
-    addresses = [*(a.ctypes.data for a in passed), *(memory.ctypes.data + 8 for memory in regions.values())]
+    addresses = [
+        *(a.ctypes.data for a in passed),
+        *(memory.ctypes.data + GUARD for memory in regions.values()),
+    ]
     status = getattr(library, f"{artifact.name}_run")(*map(ctypes.c_void_p, addresses))
     assert status == 0
     assert not failures, failures
@@ -270,7 +276,7 @@ def _compare(
         np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(given, before, strict=True)
     )
     for used in artifact.plan.regions:
-        beside = np.delete(regions[used.name].view(np.uint8), slice(8, 8 + used.bytes))
+        beside = np.delete(regions[used.name].view(np.uint8), slice(GUARD, GUARD + used.bytes))
         assert (beside == 0x5A).all(), f"bytes beside {used.name} were written"
 
 
@@ -283,9 +289,9 @@ def _aligned(data: bytes) -> np.ndarray:
 
 
 def _in_region(memory: np.ndarray, port: Port) -> np.ndarray:
-    """The memory of an input or output in a region of RAM, behind 8 bytes that are no part of it."""
+    """The memory of an input or output in a region of RAM, behind the guard."""
     dtype = np.dtype(str(port.type.dtype.torch).removeprefix("torch."))
-    return memory.view(np.uint8)[8 + port.offset : 8 + port.offset + port.stored.bytes].view(dtype)
+    return memory.view(np.uint8)[GUARD + port.offset :][: port.stored.bytes].view(dtype)
 
 
 def _close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> bool:
