@@ -352,5 +352,5 @@ def test_a_write_beside_a_region_is_found_on_the_host(
     monkeypatch.setattr(
         "fxpress.backends.c.plan.memory._aligned", lambda size, alignment: max(-(-size // 4) * 4 - 16, 4)
     )
-    with pytest.raises(AssertionError, match="step|bytes beside"):
+    with pytest.raises(AssertionError, match=r"step|bytes beside"):
         assert_equal_to_interpreter(parse(NET, fill=fill), target=target)
