@@ -252,7 +252,7 @@ def _run_host(
             ctypes.memmove(to, data, len(data))
         status = function(*map(ctypes.c_void_p, passed))
         assert status == 0
-        assert all(block.is_sound for block in blocks.values()), "bytes behind a block of memory were written"
+        assert all(block.is_sound for block in blocks.values()), "bytes beside a block of memory were written"
         pairs = zip(written, interface.outputs, strict=True)
         return [ctypes.string_at(at, port.c_bytes) for at, port in pairs]
 

@@ -376,7 +376,7 @@ def _arena(c: CArtifact) -> tuple[MemoryBlock, ...]:
             first=min(max(b.start, 0), last),
             last=min(max(b.end, 0), last),
         )
-        for b in c.plan.blocks
+        for b in sorted(c.plan.blocks, key=lambda block: block.region)
     )
 
 
