@@ -109,8 +109,11 @@ def _kind(field: Schema) -> str:
         return f"`{field['const']}`"
     if field.get("type") == "array":
         return f"list: {_kind(field['items'])}"
-    if "additionalProperties" in field:
-        return f"mapping: {_kind(field['additionalProperties'])}"
+    entries = field.get("additionalProperties") or next(
+        iter(field.get("patternProperties", {}).values()), None
+    )
+    if entries:
+        return f"mapping: {_kind(entries)}"
     if "pattern" in field and "examples" in field:
         return f"text like `{field['examples'][0]}`"
     return _KINDS.get(str(field.get("type", "")), "any value")

@@ -33,7 +33,7 @@ def test_the_report_lists_each_region(project: Path) -> None:
 
 def test_a_network_that_does_not_fit_its_regions_is_refused(project: Path) -> None:
     small = REGIONS.replace("260 B", "40 B").replace("1 MiB", "60 B")
-    with pytest.raises(UserError, match="dtcm needs [0-9]+ bytes of 40, psram needs [0-9]+ bytes of 60"):
+    with pytest.raises(UserError, match=r"dtcm needs [0-9]+ bytes of 40, psram needs [0-9]+ bytes of 60"):
         compile_model(project / "net.yaml", overrides=[small])
 
 

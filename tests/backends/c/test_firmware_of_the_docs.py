@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from torch import Tensor
 
 from fxpress.backends.c.emit import CArtifact, emit
@@ -16,7 +17,7 @@ from fxpress.backends.c.tools.simulate import Simulator
 from fxpress.backends.c.tools.toolchain import WARNINGS, compile_objects, link_image, target_compiler
 from fxpress.backends.c.write.ports import to_memory
 from fxpress.ir import parse, run_integer
-from fxpress.specs import load_target
+from fxpress.specs import Target, TargetChoice, load_target
 from fxpress.specs.outputs import COutput
 
 PAGE = (Path(__file__).parents[3] / "docs" / "c.md").read_text(encoding="utf-8")
@@ -59,24 +60,27 @@ def block(title: str, language: str) -> str:
     return found[1]
 
 
-def memories() -> str:
-    """The linker script of the page, completed."""
-    script = block("Sections", "").replace(
-        "MEMORY\n{", "MEMORY\n{\n  RAM (rwx) : ORIGIN = 0x20000000, LENGTH = 64K"
-    )
+def memories(script: str, ram: str = "0x20000000") -> str:
+    """A linker script of the page, completed."""
+    script = script.replace("MEMORY\n{", f"MEMORY\n{{\n  RAM (rwx) : ORIGIN = {ram}, LENGTH = 64K")
     return script.rstrip().removesuffix("}") + MORE
 
 
-def artifact_of(fill, **options) -> CArtifact:
-    return emit(parse(NET, fill=fill), COutput(name="kws", self_test=0, **options), TARGET)
+def artifact_of(fill, target: Target = TARGET, **options) -> CArtifact:
+    return emit(parse(NET, fill=fill), COutput(name="kws", self_test=0, **options), target)
 
 
 def built(
-    artifact: CArtifact, firmware: str, folder: Path, *keep: str, objects: tuple[Path, ...] = ()
+    artifact: CArtifact,
+    firmware: str,
+    folder: Path,
+    *keep: str,
+    objects: tuple[Path, ...] = (),
+    script: str | None = None,
 ) -> Simulator:
     """The firmware with the network, its sections placed as the page does."""
     (folder / "firmware.c").write_text(firmware)
-    (folder / "board.ld").write_text(memories())
+    (folder / "board.ld").write_text(script or memories(block("Sections", "")))
     compiler = target_compiler(TARGET)
     sources = [*artifact.write(folder), folder / "firmware.c"]
     made = compile_objects(compiler, sources, folder, flags=("-O2", *WARNINGS))
@@ -122,4 +126,20 @@ def test_a_scheduler_runs_the_network_in_parts(fill, draw, tmp_path):
         core.call("task")
         calls += 1
     assert calls == int(artifact.macros["KWS_STEPS"]) > 1
+    assert core.read(y, len(wanted)) == wanted
+
+
+def test_the_firmware_has_an_array_for_each_region(fill, draw, tmp_path):
+    regions = yaml.safe_load(block("Regions of RAM", "yaml"))["target"]["regions"]
+    assert list(regions) == ["dtcm", "psram"]
+    target = TargetChoice(regions=regions | {"dtcm": "512 B"}).applied_to(TARGET)
+    artifact = artifact_of(fill, target)
+    assert all(used.bytes for used in artifact.plan.regions)
+    script = memories(block("Regions of RAM", "ld"), ram="0x24000000")
+    core = built(artifact, block("Regions of RAM", "c"), tmp_path, "classify", script=script)
+    elf = read_elf(tmp_path / "kws.elf")
+    assert (elf.address("dtcm") >> 24, elf.address("psram") >> 24) == (0x20, 0x60)
+    given, wanted = expected(artifact, draw(artifact.graph.inputs[0], 3))
+    y = core.allocate(len(wanted))
+    assert core.call("classify", core.place(given), y).return_value == 0
     assert core.read(y, len(wanted)) == wanted
