@@ -31,6 +31,8 @@ _NODES = 60  # of the branch and bound: less than a second
 _LARGEST_SEARCH = 200
 _PREFERENCE = 1 / 64
 """Wait states that an access counts for each earlier region of the same speed."""
+_UNUSED = 1 / 1024
+"""Accesses that a block without any counts."""
 _WHOLE = 1e-6
 
 
@@ -64,7 +66,7 @@ class Placement:
     """Region and offset of each block, the end of the blocks of each region, and what the accesses cost.
 
     `missing` are the bytes that the regions lack. No placement costs less than `bound`. `is_least`: no other takes
-    fewer bytes; `is_cheapest`: none that fits costs less.
+    fewer bytes; `is_cheapest`: none that fits waits less.
     """
 
     regions: tuple[int, ...]
@@ -113,7 +115,13 @@ class _Program:
         """Cost of each block, by row, in each region."""
         waits = [region.wait_states for region in self.regions]
         prices = [wait + _PREFERENCE * waits[:number].count(wait) for number, wait in enumerate(waits)]
-        return np.outer(np.array(self.accesses) + 1.0, prices)
+        return np.outer([max(count, _UNUSED) for count in self.accesses], prices)
+
+    @property
+    def is_by_waits(self) -> bool:
+        """Whether costs are wait cycles alone, or preferences alone, and no sum of both."""
+        speeds = len({region.wait_states for region in self.regions})
+        return speeds in (1, len(self.regions))
 
     @property
     def orders(self) -> list[list[int]]:
@@ -214,7 +222,7 @@ class _Program:
             waiting += [fixed | {divided: int(r)} for r in np.argsort(shares, kind="stable")]
         is_cheapest = is_exact and not waiting and not best.missing
         bound = best.cost if is_cheapest else min(root.cost, best.cost)
-        return replace(best, bound=bound, is_cheapest=is_cheapest)
+        return replace(best, bound=bound, is_cheapest=is_cheapest and self.is_by_waits)
 
     def _relaxed(self, fixed: Mapping[int, int]) -> _Relaxation | None:
         """The linear program; None if it has no solution."""
