@@ -89,7 +89,7 @@ def place_blocks(
     program = _Program(intervals, follows, accesses, regions)
     if len(regions) == 1:
         return program.placed((0,) * len(intervals))
-    found = min(map(program.first_fit, program.orders), key=lambda one: (one.missing, one.cost))
+    found = program.placed(*min(map(program.first_fit, program.orders), key=program.worth))
     return program.search(found) if 0 < len(intervals) <= _LARGEST_SEARCH else found
 
 
@@ -101,9 +101,13 @@ class _Relaxation:
     shares: np.ndarray
 
 
+_FirstFit = tuple[tuple[int, ...], Sequence[Mapping[int, int]]]
+"""The region of each block, and by region the offsets of its blocks."""
+
+
 @dataclass(frozen=True)
 class _Program:
-    """Blocks and regions; `fixed` maps blocks to the region that a branch has chosen."""
+    """Blocks and regions."""
 
     intervals: Sequence[Interval]
     follows: Follows
@@ -128,17 +132,17 @@ class _Program:
         """Orders in which blocks are placed one by one: by accesses for each byte and step in use, by size."""
         numbers = range(len(self.intervals))
 
-        def worth(index: int) -> float:
+        def density(index: int) -> float:
             block = self.intervals[index]
-            return -self.accesses[index] / (max(block.bytes, 1) * (block.end - block.start + 1))
+            return self.accesses[index] / (max(block.bytes, 1) * (block.end - block.start + 1))
 
         return [
-            sorted(numbers, key=lambda index: (worth(index), index)),
+            sorted(numbers, key=lambda index: (-density(index), index)),
             sorted(numbers, key=lambda index: (-self.accesses[index], index)),
             sorted(numbers, key=lambda index: (-self.intervals[index].bytes, index)),
         ]
 
-    def first_fit(self, order: Sequence[int]) -> Placement:
+    def first_fit(self, order: Sequence[int]) -> _FirstFit:
         """Each block of an order in the cheapest region that has room for it; else in the one that lacks least."""
         gaps = Interference.of(self.intervals, self.follows)
         at: list[dict[int, int]] = [{} for _ in self.regions]
@@ -151,11 +155,15 @@ class _Program:
                 key=lambda r: (self.regions[r].missing(lowest[r] + size), self.costs[index, r], r),
             )
             at[chosen[index]][index] = lowest[chosen[index]]
-        return self.placed(tuple(chosen), known=at)
+        return tuple(chosen), at
 
-    def placed(
-        self, chosen: tuple[int, ...], *, known: Sequence[Mapping[int, int]] | None = None
-    ) -> Placement:
+    def worth(self, fit: _FirstFit) -> tuple[int, float]:
+        """Bytes that the regions lack, and the cost; less is better."""
+        chosen, at = fit
+        peaks = [max((o + self.intervals[i].bytes for i, o in taken.items()), default=0) for taken in at]
+        return self._missing(peaks), self._cost(chosen)
+
+    def placed(self, chosen: tuple[int, ...], known: Sequence[Mapping[int, int]] | None = None) -> Placement:
         """The blocks in these regions, at the lowest offsets that are found, those `known` included."""
         at = [0] * len(chosen)
         found: list[Offsets] = []
@@ -170,18 +178,24 @@ class _Program:
             for index, offset in zip(own, offsets.at, strict=True):
                 at[index] = offset
         peaks = tuple(offsets.peak for offsets in found)
-        cost = float(sum(self.costs[index, region] for index, region in enumerate(chosen)))
+        cost = self._cost(chosen)
         is_only = len(self.regions) == 1
         return Placement(
             chosen,
             tuple(at),
             peaks,
-            sum(region.missing(peak) for region, peak in zip(self.regions, peaks, strict=True)),
+            self._missing(peaks),
             cost,
             cost if is_only else 0.0,
             found[0].is_least if is_only else sum(peaks) == live_bound(self.intervals, self.follows),
             is_cheapest=is_only,
         )
+
+    def _missing(self, peaks: Sequence[int]) -> int:
+        return sum(region.missing(peak) for region, peak in zip(self.regions, peaks, strict=True))
+
+    def _cost(self, chosen: Sequence[int]) -> float:
+        return float(sum(self.costs[index, region] for index, region in enumerate(chosen)))
 
     def _offsets(self, own: Sequence[int]) -> Offsets:
         """Offsets of some blocks in a region of their own."""
