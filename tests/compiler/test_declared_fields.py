@@ -64,6 +64,7 @@ passes:
 """,
     "finetune": f"""
 {LABELLED}
+target: {{name: cortex-m4f, regions: {{dtcm: 64 KiB, psram: {{bytes: 1 MiB, wait_states: 4}}}}}}
 passes:
   - {{pass: clean}}
   - {{pass: fuse}}
