@@ -64,8 +64,8 @@ def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
     """Offsets with the lowest peak that is found: the least, if `is_least`.
 
     Blocks are placed one by one, each at the lowest gap that fits, in several orders. Where none reaches the bound,
-    the blocks at the peak are moved forward in the order, again and again; then it is proven that there is no lower
-    peak, or all orders are searched, as far as a limit of steps allows.
+    blocks are moved to other places in the order, those at the peak more often, again and again; then it is proven that
+    there is no lower peak, or all orders are searched, as far as a limit of steps allows.
     """
     problem = Interference.of(intervals, follows)
     count = len(intervals)
@@ -184,7 +184,7 @@ def _improve(problem: Interference, best: Offsets, order: Sequence[int]) -> Offs
     found = best
     for _ in range(_TRIES):
         at_peak = [i for i in current if found.at[i] + intervals[i].bytes >= best.peak]
-        moved = random.choice(at_peak) if at_peak else random.choice(current)
+        moved = random.choice(at_peak if at_peak and random.random() < 0.5 else current)
         current.remove(moved)
         current.insert(random.randrange(len(current) + 1), moved)
         found = problem.placed(current)
