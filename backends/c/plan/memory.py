@@ -330,7 +330,7 @@ class _Sharing:
             self._put(stored, buffer)
             if position == 0 and taken is None:
                 self._followers += self._followed(number, step, stored)
-        for position, call in enumerate(step.calls):
+        for position, call in enumerate(step.calls if step.rows is None else ()):
             if call.places is not None:
                 operand = step.operands[call.places]
                 if operand is not None and self._move(operand, self.where[step.results[0]][0], call.at):
@@ -395,7 +395,8 @@ class _Sharing:
             (low, shift_low), (high, shift_high) = self.where[result], self.where[operand]
             ends = low.start == first and high.end == last and not shift_low and not shift_high
             if ends and id(low) in numbers and id(high) in numbers:
-                found[numbers[id(low)], numbers[id(high)]] = _aligned(distance, alignment)
+                pair = numbers[id(low)], numbers[id(high)]
+                found[pair] = max(found.get(pair, 0), _aligned(distance, alignment))
         return found
 
     def _move(self, operand: Stored, into: _Buffer, at: int) -> bool:
