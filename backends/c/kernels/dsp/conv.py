@@ -6,7 +6,7 @@ with its padding, to a small patch, so that gathering knows no border.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..base import Function, Work, template
 from ..low_bits import BYTE, weights_text
 from .epilogue import HEADERS, Epilogue, parameters
 from .expand import Expansion, plan_expansion
-from .gemm import CHANNELS, Gemm, Int32Array, IntArray, pack_rows, pixels_together
+from .gemm import CHANNELS, Gemm, Int32Array, IntArray, fewer_together, pack_rows, pixels_together
 
 _MAX_TAILS = 16
 _WRITTEN_OUT = 4  # turns of a loop that GCC writes out
@@ -22,7 +22,10 @@ _WRITTEN_OUT = 4  # turns of a loop that GCC writes out
 
 @dataclass(frozen=True)
 class ConvShape:
-    """A convolution in NHWC, batch 1; `padding` is (top, left), the rest follows from the sizes."""
+    """A convolution in NHWC, batch 1; `padding` is (top, left), the rest follows from the sizes.
+
+    `together` pixels are computed at a time: None for as many as take the fewest instructions.
+    """
 
     in_h: int
     in_w: int
@@ -37,6 +40,7 @@ class ConvShape:
     input_zero_point: int
     epilogue: Epilogue
     weight_bits: int = BYTE
+    together: int | None = None
 
     @property
     def title(self) -> str:
@@ -75,6 +79,12 @@ class ConvShape:
     def pointwise(self) -> bool:
         """Whether the windows are the pixels, one after the other."""
         return self.kernel == (1, 1) and self.stride == (1, 1) and not self.padded
+
+
+def of_less_memory(shape: ConvShape) -> tuple[ConvShape, ...]:
+    """The shape with fewer pixels at a time, which takes less working memory."""
+    fewer = fewer_together(_together(shape), shape.weight_bits)
+    return tuple(replace(shape, together=together) for together in fewer)
 
 
 def supports(shape: ConvShape) -> bool:
@@ -219,7 +229,7 @@ def _gemm(shape: ConvShape) -> Gemm:
 
 
 def _together(shape: ConvShape) -> int:
-    return pixels_together(shape.pixels, shape.weight_bits)
+    return shape.together or pixels_together(shape.pixels, shape.weight_bits)
 
 
 def _patch_bytes(shape: ConvShape) -> int:

@@ -120,6 +120,11 @@ def pixels_together(pixels: int, bits: int) -> int:
     return best if steps(best) < (1 - _WORTH) * steps(_PIXELS) else _PIXELS
 
 
+def fewer_together(together: int, bits: int) -> range:
+    """Numbers of pixels at a time that are less than this one."""
+    return range(2 if (2, bits) in _STEPS else _PIXELS, together)
+
+
 @dataclass(frozen=True)
 class Gemm:
     """`channels` output channels over 4 * `steps` taps, with weights of 16, 8, 4 or 2 bits, of `pixels` at a time."""

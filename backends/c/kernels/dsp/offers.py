@@ -99,9 +99,12 @@ def _dense(site: Site, op: Conv) -> Offers:
     if not conv_dsp.supports(shape):
         return "windows of too many single bytes for the DSP kernel"
     follows = followed(site, seen, x, y, is_gathered=True)
-    direct = _offer(site, "conv_dsp", conv_dsp, shape, layouts, follows=follows)
+    direct, *smaller = (
+        _offer(site, "conv_dsp", conv_dsp, one, layouts, follows=follows)
+        for one in (shape, *conv_dsp.of_less_memory(shape))
+    )
     if shape.weight_bits > BYTE or not winograd_dsp.supports(shape):
-        return direct
+        return (direct, *smaller)
     transformed = _offer(
         site,
         "winograd_dsp",
@@ -113,7 +116,7 @@ def _dense(site: Site, op: Conv) -> Offers:
     )
     transformed = replace(transformed, rows_together=winograd_dsp.ROWS)
     if not _is_worth_its_flash(transformed, direct, site):
-        return direct
+        return (direct, *smaller)
     # Weights that are unpacked at run time take memory: where it is short, the direct form is wanted too.
     return (transformed, direct) if shape.weight_bits < BYTE else transformed
 
