@@ -33,17 +33,35 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class RowCalls:
-    """The calls of a step that computes some rows of its result at a time.
+class RowForm:
+    """Calls by rows, one after the other, that are alike: `count`, each of the next `kernels` of the step's calls.
 
-    By operand, the first call reads from element `starts` on, and each further one `advances` elements behind the one
-    before; None where all calls read the same. Each call writes `written` elements.
+    They read the operands `at_first`, before whose first row they have padding, from that row on.
     """
 
     count: int
+    kernels: int
+    at_first: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class RowCalls:
+    """The calls of a step that computes some rows of its result at a time, in the order of their forms.
+
+    By operand, the windows of the first call begin at element `starts`, which is negative where they begin with
+    padding, and those of each further one `advances` elements behind the one before; None where all calls read the
+    same. Each call writes `written` elements.
+    """
+
+    forms: tuple[RowForm, ...]
     starts: tuple[int | None, ...]
     advances: tuple[int | None, ...]
     written: int
+
+    @property
+    def count(self) -> int:
+        """Number of calls."""
+        return sum(form.count for form in self.forms)
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,7 @@ class Step:
     """The computation of a node, or a conversion of layout, which belongs to no node: `node` is None.
 
     `source` is the node's; that of a conversion is its reader's, or the producer's where an output is converted.
-    The offer and its calls are those of one call where a step has `rows`.
+    Where a step has `rows`, the offer is that of a call on average, and `calls` are those of all forms.
     """
 
     node: Node | None
@@ -110,8 +128,8 @@ class LineBuffer:
 class Stage:
     """Steps from `first` up to `stop` that run together, some rows at a time, and the buffers between them.
 
-    `order` has the number of a step within the stage for each of its calls; beyond these stand, in the order of
-    `buffers`, the numbers of the rows of padding behind a value. `distances` are by operand of the stage that dies in
+    `order` are the calls by number: the forms of all steps are counted one after the other, behind them, in the order
+    of `buffers`, the rows of padding behind a value. `distances` are by operand of the stage that dies in
     it: how many bytes behind the result, named first, it begins where the result overwrites it. `results` are the
     values that are read behind the stage.
     """

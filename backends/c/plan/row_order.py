@@ -18,10 +18,11 @@ from .row_steps import RowStep, height, row_elements
 class RowOrder:
     """The calls in order, the buffers, and how far the results keep behind what they are computed from.
 
-    `calls` has the number of a step for each of its calls, and beyond these, in the order of `buffers`, a number for
-    the rows of padding behind a value. `distances` are, by whole result and whole operand: how many bytes behind the
-    result the operand has to begin if the result is written over it. `read_ahead` are those pairs where all but the
-    call that writes a row of the result have read the same row of the operand before.
+    `calls` are numbers: the forms of the calls of all steps are counted one after the other (see `RowStep.overhangs`),
+    and behind them, in the order of `buffers`, the rows of padding behind a value. `distances` are, by whole result and
+    whole operand: how many bytes behind the result the operand has to begin if the result is written over it.
+    `read_ahead` are those pairs where all but the call that writes a row of the result have read the same row of the
+    operand before.
     """
 
     calls: tuple[int, ...]
@@ -56,7 +57,7 @@ class _Line:
     @property
     def oldest(self) -> int:
         """The first row that is still needed, at most the next one to be made."""
-        return min([self.made, *self.next.values()])
+        return max(0, min([self.made, *self.next.values()]))
 
     def push(self, rows: int) -> None:
         """Rows are made."""
@@ -103,6 +104,12 @@ class _Run:
         self._steps, self._rows = steps, rows
         self.calls: list[int] = []
         self.calls_of = [0] * len(steps)
+        self._numbers: list[list[int]] = []
+        self._forms = 0
+        for step, count in zip(steps, rows, strict=True):
+            counts = [calls for calls, _ in step.overhangs(count)]
+            self._numbers.append([self._forms + i for i, calls in enumerate(counts) for _ in range(calls)])
+            self._forms += len(counts)
         self.distances: dict[tuple[Stored, Stored], int] = {}
         self.needed_later: set[tuple[Stored, Stored]] = set()
         self.lines = {step.result: _Line(step.result, step.result in whole) for step in steps}
@@ -123,23 +130,25 @@ class _Run:
         reading = self._readings[number][operand]
         assert reading is not None
         line = self.lines.setdefault(reading.stored, _Line(reading.stored, is_whole=True))
-        last = reading.stop(step.height // self._rows[number])
-        line.before = max(line.before, -reading.start)
-        line.after = max(line.after, last - height(reading.stored))
-        line.padding = step.paddings[operand] or line.padding
         line.next[number, operand] = reading.start
+        if not line.is_whole:
+            last = reading.stop(step.height // self._rows[number])
+            line.before = max(line.before, -reading.start)
+            line.after = max(line.after, last - height(reading.stored))
+            line.padding = step.paddings[operand] or line.padding
 
     def call(self, number: int) -> None:
         """A call of a step, behind those that it waits for."""
         for operand, reading in enumerate(self._readings[number]):
             if reading is not None:
                 line = self.lines[reading.stored]
-                while line.made < line.next[number, operand] + reading.span:
+                stop = line.next[number, operand] + reading.span
+                while line.made < (min(stop, height(line.stored)) if line.is_whole else stop):
                     self._supply(line)
         result = self.lines[self._steps[number].result]
         if result.is_whole:
             self._keep_behind(number, result)
-        self.calls.append(number)
+        self.calls.append(self._numbers[number][self.calls_of[number]])
         result.push(self._rows[number])
         self.calls_of[number] += 1
         for operand, reading in enumerate(self._readings[number]):
@@ -150,11 +159,11 @@ class _Run:
         """More rows of a value: computed, or behind the last of them padding."""
         assert line.producer is not None
         producer = line.producer
-        if self.calls_of[producer] < self._steps[producer].height // self._rows[producer]:
+        if self._calls_left(producer):
             self.call(producer)
         else:
             assert not line.is_whole
-            self.calls.append(len(self._steps) + self._padded.index(line))
+            self.calls.append(self._forms + self._padded.index(line))
             line.push(line.after)
 
     def _keep_behind(self, number: int, result: _Line) -> None:
@@ -162,12 +171,20 @@ class _Run:
         made = result.made + self._rows[number]
         for line in self.lines.values():
             if line.producer is None:
-                unread = min(line.oldest, height(line.stored)) * _row_bytes(line.stored)
+                to_read = [
+                    (reader, max(0, row))
+                    for (reader, _), row in line.next.items()
+                    if self._calls_left(reader)
+                ]
+                rows = min([height(line.stored), *(row for _, row in to_read)])
                 key = result.stored, line.stored
-                written = made * _row_bytes(result.stored)
-                self.distances[key] = max(self.distances.get(key, 0), written - unread)
-                if any(row < made for (reader, _), row in line.next.items() if reader != number):
+                behind = made * _row_bytes(result.stored) - rows * _row_bytes(line.stored)
+                self.distances[key] = max(self.distances.get(key, 0), behind)
+                if any(row < made for reader, row in to_read if reader != number):
                     self.needed_later.add(key)
+
+    def _calls_left(self, number: int) -> bool:
+        return self.calls_of[number] < self._steps[number].height // self._rows[number]
 
 
 def _row_bytes(stored: Stored) -> int:

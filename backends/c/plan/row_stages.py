@@ -1,27 +1,28 @@
 """Stages: runs of steps that compute some rows at a time, chosen so that the arena fits in little more time.
 
 The steps in their order are a path of cuts; a stage is an edge over several steps, with the bytes that are in use while
-it runs and the time that it takes more. For a limit of memory the least time is a shortest path. The bytes of a path
-are estimates, since what lies where is decided later: paths are planned, one by one, until one fits.
+it runs and the time that it takes more. For a limit of memory the least time is a shortest path. Its bytes are
+estimates, since offsets in the arena are assigned later: if the arena that is then planned exceeds the limit, the
+search is repeated with a lower one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
+from itertools import product
 
 from ....ir.along_axis import Window
-from ..kernels.base import Offer, Site, aligned
+from ..kernels.base import Offer, aligned
 from ..kernels.costs import CoreCosts
 from ..target import Machine
-from .coding import with_coded_weights
 from .memory import Block, MemoryPlan, Storage
-from .program import Program, RowCalls, Stage, Step, Stored
+from .program import Program, RowCalls, RowForm, Stage, Step, Stored
 from .row_costs import rows_cost, step_cost
+from .row_offers import RowOffer, RowOffers
 from .row_order import RowOrder, row_order
-from .row_steps import RowStep, copied_rows, loading, lower_layout, row_elements, row_step
-from .select import offers
+from .row_steps import RowStep, row_elements, row_step
 from .sharing import share_functions
 
 _FACTORS = (1, 2, 3, 4, 6, 8)
@@ -60,14 +61,14 @@ def plan_within(
 
 def _named(program: Program, stage: Stage) -> str:
     """The layers of a stage, for a note."""
-    steps = [step for step in program.steps[stage.first : stage.stop] if step.node is not None]
+    steps = program.steps[stage.first : stage.stop]
     first, last = (step.source.module or step.results[0].value.name for step in (steps[0], steps[-1]))
     return f"{len(steps)} layers, {first} to {last},"
 
 
 @dataclass(frozen=True)
 class Run:
-    """Steps from `first` up to `stop` as a stage, with copies of rows among them; for each its rows and its offer.
+    """Steps from `first` up to `stop` as a stage; for each its rows, the forms of its calls, and its offer.
 
     `results` are the values that are read behind it.
     """
@@ -76,6 +77,7 @@ class Run:
     stop: int
     steps: tuple[RowStep, ...]
     rows: tuple[int, ...]
+    forms: tuple[tuple[RowForm, ...], ...]
     offers: tuple[Offer, ...]
     order: RowOrder
     results: frozenset[Stored]
@@ -103,8 +105,9 @@ class RowStages:
                 if stored is not None:
                     self._readers.setdefault(stored, []).append(number)
         self._made = {s: number for number, step in enumerate(program.steps) for s in step.results}
-        self._offers: dict[tuple[Stored, int], Offer | None] = {}
-        self._runs_tried: dict[tuple[int, int, int, bool], Run | None] = {}
+        self._offers = RowOffers(program.graph, machine, self._costs)
+        self._offered: dict[tuple[Stored, int, frozenset[int], int | None], RowOffer | None] = {}
+        self._runs_tried: dict[tuple[int, int, int, bool, bool], Run | None] = {}
 
     def fitted(self, limit: int, planned: Planned) -> tuple[Program, MemoryPlan] | None:
         """The program of the least time, by estimate, that fits regions of `limit` bytes; None if none is found."""
@@ -151,7 +154,7 @@ class RowStages:
             crowded |= used[first] > limit
             if stop - first < 2 or not crowded:
                 continue
-            least = self.run(first, stop, 1, scaled=False)
+            least = self.run(first, stop, 1, scaled=False, lean=True)
             if least is None:
                 continue
             if least.bytes > limit:
@@ -159,48 +162,44 @@ class RowStages:
             if self._peak(least) > limit:
                 continue
             seen = set()
-            for factor in _FACTORS:
-                for scaled in (False, True):
-                    run = self.run(first, stop, factor, scaled=scaled)
-                    if run is not None and run.rows not in seen and self._peak(run) <= limit:
-                        seen.add(run.rows)
-                        yield run
+            for factor, scaled in product(_FACTORS, (False, True)):
+                run = self.run(first, stop, factor, scaled=scaled)
+                if run is not None and run.rows not in seen and self._peak(run) <= limit:
+                    seen.add(run.rows)
+                    yield run
+            if least.rows not in seen:
+                yield least
 
-    def run(self, first: int, stop: int, factor: int, *, scaled: bool) -> Run | None:
+    def run(self, first: int, stop: int, factor: int, *, scaled: bool, lean: bool = False) -> Run | None:
         """Steps as a stage; None if they cannot be one.
 
         A call of the last one computes `factor` rows, or a part of them that divides all; a call of those before it
-        as many, or if `scaled` as many as it needs.
+        as many, or if `scaled` as many as it needs. Kernels are the fastest, or if `lean` the fastest of those that
+        need no more working memory than there has to be.
         """
-        key = first, stop, factor, scaled
+        key = first, stop, factor, scaled, lean
         if key not in self._runs_tried:
-            self._runs_tried[key] = self._tried(first, stop, factor, scaled=scaled)
+            self._runs_tried[key] = self._tried(first, stop, factor, scaled=scaled, lean=lean)
         return self._runs_tried[key]
 
-    def _tried(self, first: int, stop: int, factor: int, *, scaled: bool) -> Run | None:
+    def _tried(self, first: int, stop: int, factor: int, *, scaled: bool, lean: bool) -> Run | None:
         found = [one for one in self._steps[first:stop] if one is not None]
         if len(found) < stop - first:
             return None
         made = {one.result for one in found}
         outputs = set(self._program.outputs)
         later = {s for s in made if s in outputs or any(n >= stop for n in self._readers.get(s, ()))}
-        loads: dict[Stored, RowStep] = {}
-        steps: list[RowStep] = []
-        for one in found:
-            operands = list(one.step.operands)
-            for index, padding in enumerate(one.paddings):
-                stored = operands[index]
-                if padding is not None and stored is not None and (stored in later or stored not in made):
-                    if stored not in loads:
-                        loads[stored] = loading(stored, one.step)
-                        steps.append(loads[stored])
-                    operands[index] = loads[stored].result
-            steps.append(replace(one, step=replace(one.step, operands=tuple(operands))))
-        rows = _rows(steps, factor, scaled=scaled)
-        chosen = [self._offer(one, count) for one, count in zip(steps, rows, strict=True)]
-        if None in chosen or not _pads_alike(steps):
+        steps = [_between_lines(one, made - later) for one in found]
+        if not _pads_alike(steps):
             return None
-        kept = [offer for offer in chosen if offer is not None]
+        rows = _rows(steps, factor, scaled=scaled)
+        chosen = self._chosen(steps, rows, 0 if lean else None)
+        if chosen is None:
+            return None
+        if lean:
+            scratch_bytes = max(one.offer.scratch_bytes for one in chosen)
+            chosen = self._chosen(steps, rows, scratch_bytes) or chosen
+        kept = [one.offer for one in chosen]
         whole = set(later)
         for index, (one, offer) in enumerate(zip(steps, kept, strict=True)):
             taken = self._taken(one, offer, made) if one.result in later else {}
@@ -208,10 +207,11 @@ class RowStages:
             whole |= set(taken.values())
         order = row_order(steps, rows, frozenset(later), frozenset(whole))
         for index, (one, made_by) in enumerate(zip(steps, chosen, strict=True)):
-            if made_by is not None and one.result in later and not kept[index].overwrites:
-                entered = self._entered(one, made_by, order, stop)
+            if one.result in later and not kept[index].overwrites:
+                entered = self._entered(one, made_by.offer, order, stop)
                 kept[index] = replace(kept[index], overwrites=() if entered is None else (entered,))
-        return Run(first, stop, tuple(steps), rows, tuple(kept), order, frozenset(later))
+        forms = tuple(one.forms for one in chosen)
+        return Run(first, stop, tuple(steps), rows, forms, tuple(kept), order, frozenset(later))
 
     def _taken(self, one: RowStep, offer: Offer, made: Collection[Stored]) -> dict[int, Stored]:
         """The operand whose rows may lie where those of a whole result will be: made in the stage, for this step."""
@@ -228,46 +228,19 @@ class RowStages:
                 return index
         return None
 
-    def _offer(self, one: RowStep, rows: int) -> Offer | None:
-        """The fastest offer for a call on so many rows, of the kernel of the whole step where it makes one."""
-        key = one.result, rows
-        if key not in self._offers:
-            self._offers[key] = self._offered(one, rows)
-        return self._offers[key]
-
-    def _offered(self, one: RowStep, rows: int) -> Offer | None:
-        if one.lower is None:
-            return copied_rows(one.result, rows)
-        readings = one.readings(rows)
-        wanted = tuple(
-            None
-            if stored is None
-            else stored.layout
-            if reading is None
-            else lower_layout(stored, reading.span)
-            for stored, reading in zip(one.step.operands, readings, strict=True)
-        )
-        graph, node = self._program.graph, one.lower(rows)
-        at_hand = tuple(
-            None if value is None or graph.is_constant(value) else layout
-            for value, layout in zip(node.inputs, wanted, strict=True)
-        )
-        made, _ = offers(Site(node, graph, at_hand, self._machine, one.height // rows))
-        fitting = [
-            offer
-            for offer in made
-            if offer.reads == wanted
-            and offer.writes == (lower_layout(one.result, rows),)
-            and offer.views is None
-        ]
-        alike = [offer for offer in fitting if offer.kernel == one.step.offer.kernel]
-        best = min(
-            alike or fitting, key=lambda offer: self._costs.cost(offer, one.step.form).time, default=None
-        )
-        if best is None:
-            return None
-        best = replace(best, build=cache(best.build))
-        return with_coded_weights(best) if one.step.offer.coded else best
+    def _chosen(
+        self, steps: Sequence[RowStep], rows: Sequence[int], scratch_bytes: int | None
+    ) -> list[RowOffer] | None:
+        """An offer for each step, see `RowOffers.of`; None if one has none."""
+        found = []
+        for one, count in zip(steps, rows, strict=True):
+            key = one.result, count, one.whole, scratch_bytes
+            if key not in self._offered:
+                self._offered[key] = self._offers.of(one, count, scratch_bytes)
+            if (offered := self._offered[key]) is None:
+                return None
+            found.append(offered)
+        return found
 
     def _time(self, run: Run) -> float:
         """The time that a stage takes more than its steps one by one."""
@@ -324,8 +297,8 @@ class RowStages:
         done = 0
         for run in path:
             steps += self._program.steps[done : run.first]
-            calls = zip(run.steps, run.rows, run.offers, strict=True)
-            stage = [_step(one, count, offer, run.order) for one, count, offer in calls]
+            calls = zip(run.steps, run.rows, run.forms, run.offers, strict=True)
+            stage = [_step(one, count, forms, offer, run.order) for one, count, forms, offer in calls]
             stop = len(steps) + len(stage)
             stages.append(
                 Stage(len(steps), stop, run.order.calls, run.order.buffers, run.order.distances, run.results)
@@ -335,6 +308,12 @@ class RowStages:
         steps += self._program.steps[done:]
         built = tuple(replace(step, calls=step.offer.build()) for step in steps)
         return replace(self._program, steps=share_functions(built), stages=tuple(stages))
+
+
+def _between_lines(one: RowStep, lines: Collection[Stored]) -> RowStep:
+    """The step where these values alone have line buffers."""
+    whole = frozenset(index for index, stored in enumerate(one.step.operands) if stored not in lines)
+    return replace(one, whole=whole)
 
 
 def _row_by_row(one: RowStep, offer: Offer) -> dict[int, Stored]:
@@ -348,7 +327,7 @@ def _row_by_row(one: RowStep, offer: Offer) -> dict[int, Stored]:
     }
 
 
-def _step(one: RowStep, rows: int, offer: Offer, order: RowOrder) -> Step:
+def _step(one: RowStep, rows: int, forms: tuple[RowForm, ...], offer: Offer, order: RowOrder) -> Step:
     """The step that computes so many rows a call."""
     starts: list[int | None] = []
     advances: list[int | None] = []
@@ -361,20 +340,23 @@ def _step(one: RowStep, rows: int, offer: Offer, order: RowOrder) -> Step:
             starts.append(row * (reading.start + (buffer.before if buffer else 0)))
             advances.append(row * reading.advance)
     written = rows * row_elements(one.result)
-    calls = RowCalls(one.height // rows, tuple(starts), tuple(advances), written)
+    calls = RowCalls(forms, tuple(starts), tuple(advances), written)
     return replace(one.step, offer=offer, rows=calls)
 
 
 def _rows(steps: Sequence[RowStep], factor: int, *, scaled: bool) -> tuple[int, ...]:
-    """Rows of each call: `factor`, if `scaled` times the strides behind it, as far as they divide the rows of all."""
+    """Rows of each call: `factor`, if `scaled` times the strides behind it, as far as they divide the rows of all.
+
+    More where otherwise several calls at an edge of a whole operand would have padding.
+    """
     wanted: dict[Stored, int] = {}
     rows: list[int] = []
     for one in reversed(steps):
-        most, together = wanted.get(one.result, factor), one.step.offer.rows_together
-        counts = [count for count in range(1, one.height + 1) if one.height % count == 0]
-        count = max(count for count in counts if count <= max(most, together))
-        whole = [count for count in counts if count <= max(most, together) and count % together == 0]
-        count = 1 if one.lower is None else max(whole, default=count)
+        least, together = one.least_rows, one.step.offer.rows_together
+        most = max(wanted.get(one.result, factor), together)
+        counts = [count for count in range(least, one.height + 1) if one.height % count == 0]
+        within = [count for count in counts if count <= most] or counts[:1]
+        count = max([count for count in within if count % together == 0] or within)
         rows.append(count)
         for reading in one.readings(count):
             if reading is not None and scaled:
@@ -383,10 +365,12 @@ def _rows(steps: Sequence[RowStep], factor: int, *, scaled: bool) -> tuple[int, 
 
 
 def _pads_alike(steps: Sequence[RowStep]) -> bool:
-    """Whether all readers of a value see the same padding."""
+    """Whether all readers of the rows of padding around a value see the same."""
     seen: dict[Stored, int] = {}
     for one in steps:
-        for stored, padding in zip(one.step.operands, one.paddings, strict=True):
-            if stored is not None and padding is not None and seen.setdefault(stored, padding) != padding:
+        for index, (stored, padding) in enumerate(zip(one.step.operands, one.paddings, strict=True)):
+            if stored is None or padding is None or index in one.whole:
+                continue
+            if seen.setdefault(stored, padding) != padding:
                 return False
     return True

@@ -1,8 +1,10 @@
 """Steps that can compute some rows of their result at a time, and what each call reads of its operands.
 
 A run of layers over an image, or over a signal, needs no whole values between them: as soon as a layer has the rows
-that its windows cover, it computes its next ones. A call is the node itself on a lower image without padding above and
-below; so it takes a kernel, and its cost, as any node does. Rows of padding lie in memory, before and behind a value.
+that its windows cover, it computes its next ones. A call is the node itself on a lower image; so it takes a kernel, and
+its cost, as any node does. A line buffer has rows of padding before and behind its value, and calls that read it have
+no padding above and below. A value that lies whole in memory has no such rows: the first and the last call that read
+it have padding at that side, those between have none.
 """
 
 from __future__ import annotations
@@ -10,18 +12,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import singledispatch
+from itertools import groupby
 
 from ....ir import DType, Node, TensorType, Value
 from ....ir.along_axis import AxisCall, RefusedError, Sliding, Track, Window, read
 from ....ir.ops.base import Op
 from ....ir.ops.conv import Conv
 from ....ir.ops.pool import MaxPool
-from ..kernels.base import Offer
-from ..kernels.portable.copying import Place, copy
 from .layout import Layout, arranged, channels_last
 from .program import Program, Step, Stored
 
 _BYTE = 256
+_INSIDE = (0, 0)
+
+Overhang = tuple[tuple[int, int], ...]
+"""By operand, how many rows before its first and behind its last one a call has under its windows."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +48,16 @@ class RowStep:
     """A step that can run some rows at a time; row i of its result reads a window of each operand that has rows.
 
     `windows` has None for an operand without rows, `paddings` the byte that rows before and behind an operand
-    consist of, None where the windows stay inside. `lower` is the node for another number of rows.
+    consist of, None where the windows stay inside. `lower` is the node for another number of rows, with padding in
+    place of the rows that overhang. `whole` are the operands that lie in memory as a whole, without rows of padding.
     """
 
     step: Step
     height: int
     windows: tuple[Window | None, ...]
     paddings: tuple[int | None, ...]
-    lower: Callable[[int], Node] | None
+    lower: Callable[[int, Overhang], Node]
+    whole: frozenset[int] = frozenset()
 
     @property
     def result(self) -> Stored:
@@ -65,6 +72,31 @@ class RowStep:
             else Reading(stored, window.start, rows * window.stride, (rows - 1) * window.stride + window.span)
             for stored, window in zip(self.step.operands, self.windows, strict=True)
         )
+
+    def overhangs(self, rows: int) -> tuple[tuple[int, Overhang], ...]:
+        """The calls in order, if a call computes `rows` rows: how many one after the other overhang alike, and how."""
+        readings = self.readings(rows)
+        calls = (
+            tuple(self._overhang(index, reading, call) for index, reading in enumerate(readings))
+            for call in range(self.height // rows)
+        )
+        return tuple((len(list(alike)), overhang) for overhang, alike in groupby(calls))
+
+    def _overhang(self, index: int, reading: Reading | None, call: int) -> tuple[int, int]:
+        if reading is None or index not in self.whole:
+            return _INSIDE
+        start = reading.start + call * reading.advance
+        return max(0, -start), max(0, start + reading.span - height(reading.stored))
+
+    @property
+    def least_rows(self) -> int:
+        """Rows of a call with which none but the first and the last one overhang."""
+        least = 1
+        for index, reading in enumerate(self.readings(1)):
+            if reading is not None and index in self.whole:
+                over = max(-reading.start, reading.stop(self.height) - height(reading.stored))
+                least = max(least, -(-over // reading.advance))
+        return min(least, self.height)
 
 
 def row_axis(stored: Stored) -> int | None:
@@ -121,27 +153,12 @@ def row_step(program: Program, number: int) -> RowStep | None:
         height(result),
         found.windows,
         (None,) * len(tracks),
-        lambda rows: _lower(node, found, axes, rows),
+        lambda rows, overhang: _lower(node, found, axes, rows, overhang),
     )
     paddings = [_padding(node.op, reading) for reading in made.readings(made.height)]
     if any(padding is not None and not 0 <= padding < _BYTE for padding in paddings):
         return None
     return replace(made, paddings=tuple(paddings))
-
-
-def loading(stored: Stored, source: Step) -> RowStep:
-    """The step that copies rows of a whole value in front of `source`, where they get padding before and behind."""
-    axis, copied = row_axis(stored), Value(f"{stored.value.name}@rows", stored.value.type)
-    assert axis is not None
-    step = Step(None, source.source, (stored,), (Stored(copied, stored.layout),), source.offer, ())
-    return RowStep(step, stored.value.type.shape[axis], (Window(),), (None,), None)
-
-
-def copied_rows(stored: Stored, rows: int) -> Offer:
-    """The offer of a call that copies rows."""
-    dense, sizes = Place((1,)), (rows * row_elements(stored),)
-    call, work = copy(stored.value.type.dtype, sizes, dense, dense)
-    return Offer.of_calls("rows", (stored.layout,), (stored.layout,), work, call)
 
 
 def lower_layout(stored: Stored, rows: int) -> Layout:
@@ -151,16 +168,24 @@ def lower_layout(stored: Stored, rows: int) -> Layout:
     return arranged(_resized(stored.value.type.shape, axis, rows), stored.layout.order)
 
 
-def _lower(node: Node, found: Sliding, axes: list[int | None], rows: int) -> Node:
-    """The node for so many rows, which reads its windows from the first row of its operands on."""
+def _lower(node: Node, found: Sliding, axes: list[int | None], rows: int, overhang: Overhang) -> Node:
+    """The node for so many rows; what its windows have before the first row of its operands is padding."""
     inputs: list[Value | None] = []
-    for value, window, axis in zip(node.inputs, found.windows, axes, strict=True):
+    op = found.resized(rows)
+    for value, window, axis, outside in zip(node.inputs, found.windows, axes, overhang, strict=True):
         if value is None or window is None or axis is None:
             inputs.append(value)
         else:
             span = (rows - 1) * window.stride + window.span
-            inputs.append(_of_rows(value, axis, span))
-    return Node(found.resized(rows), tuple(inputs), (_of_rows(node.output, found.axis, rows),), node.source)
+            inputs.append(_of_rows(value, axis, span - sum(outside)))
+            op = op if outside == _INSIDE else _padded(op, axis, outside)
+    return Node(op, tuple(inputs), (_of_rows(node.output, found.axis, rows),), node.source)
+
+
+def _padded(op: Op, axis: int, rows: tuple[int, int]) -> Op:
+    """The operator with so many rows of padding before and behind its operand."""
+    assert isinstance(op, Conv | MaxPool)
+    return replace(op, padding=(*op.padding[: 2 * (axis - 2)], *rows, *op.padding[2 * (axis - 1) :]))
 
 
 def _of_rows(value: Value, axis: int, rows: int) -> Value:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..plan.program import LineBuffer, RowCalls, Stage, Step, Stored
+from ..plan.program import LineBuffer, RowCalls, RowForm, Stage, Step, Stored
 from .render import render
 
 
@@ -60,10 +60,12 @@ class RowLoop:
             if buffer.before:
                 yield _fill(self._names[stored], buffer, buffer.before)
 
-    def operand(self, number: int, operand: int) -> str:
+    def operand(self, number: int, operand: int, form: RowForm) -> str:
         """The pointer to the rows that a step reads next."""
         stored = self._steps[number].operands[operand]
         assert stored is not None
+        if operand in form.at_first:
+            return self._names[stored]
         return f"{self._names[stored]} + {self._next(stored, number, operand)}"
 
     def result(self, number: int) -> str:

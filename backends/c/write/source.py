@@ -13,7 +13,7 @@ import numpy as np
 from ....ir import Source
 from ..kernels.base import AnyArray, Call, Constant
 from ..plan.memory import Location, MemoryPlan, Storage
-from ..plan.program import Program, Stage, Step, Stored
+from ..plan.program import Program, RowForm, Stage, Step, Stored
 from .literal import C_TYPES, array, array_type, comment, integer
 from .ports import Port, memory_names, to_memory
 from .row_loop import Case, RowLoop, RowLoopContext, render_row_loop
@@ -179,7 +179,7 @@ class _Writer:
     _functions: dict[Hashable, FunctionText] = field(default_factory=dict)
     _arrays: dict[tuple[str, bytes], Array] = field(default_factory=dict)
     _declared: dict[Stored, str] = field(default_factory=dict)
-    _decoded: dict[tuple[int, int], str] = field(default_factory=dict)
+    _decoded: dict[tuple[int, bytes], str] = field(default_factory=dict)
     _symbols: set[str] = field(default_factory=set)
     _headers: set[str] = field(default_factory=set)
     _calls: Counter[str] = field(default_factory=Counter)
@@ -223,12 +223,11 @@ class _Writer:
         self._declared = names
         loop = RowLoop(stage, steps, names)
         opening += loop.counters()
-        cases = []
+        cases: list[Case] = []
         for index, step in enumerate(steps):
             number = self._number = stage.first + index
             opening += self._decode(number, step)
-            lines = [*loop.before(index), *self._row_calls(loop, index, step), *loop.after(index)]
-            cases.append(Case(f"{number}: {step.operator}{_origin(step.source)}", tuple(lines)))
+            cases += self._row_cases(loop, index, step)
         for buffer in stage.buffers.values():
             lines = [*loop.padding(buffer)] if buffer.after else []
             cases.append(Case(f"padding behind {comment(buffer.stored.value.name)}", tuple(lines)))
@@ -280,18 +279,29 @@ class _Writer:
                 lines.append(f"{constant}{c_type} *const {names[stored]} = {self._pointer(stored)};")
         return lines, names
 
-    def _row_calls(self, loop: RowLoop, index: int, step: Step) -> Iterator[str]:
+    def _row_cases(self, loop: RowLoop, index: int, step: Step) -> Iterator[Case]:
+        """A case for each form of the calls of a step."""
+        rows, done = step.rows, 0
+        assert rows is not None
+        assert sum(form.kernels for form in rows.forms) == len(step.calls)
+        for form in rows.forms:
+            calls = step.calls[done : done + form.kernels]
+            done += form.kernels
+            made = [self._row_call(loop, index, step, form, call) for call in calls]
+            several = f", {form.count} of {rows.count} calls" if len(rows.forms) > 1 else ""
+            title = f"{self._number}: {step.operator}{_origin(step.source)}{several}"
+            yield Case(title, (*loop.before(index), *made, *loop.after(index)))
+
+    def _row_call(self, loop: RowLoop, index: int, step: Step, form: RowForm, call: Call) -> str:
         assert step.rows is not None
-        number = self._number
-        for call in step.calls:
-            reads = [
-                self._operand(step.operands[i], step)
-                if step.rows.starts[i] is None
-                else loop.operand(index, i)
-                for i in call.reads
-            ]
-            writes = [loop.result(index) for _ in call.writes]
-            yield self._called(number, step, call, reads + writes)
+        reads = [
+            self._operand(step.operands[i], step)
+            if step.rows.starts[i] is None
+            else loop.operand(index, i, form)
+            for i in call.reads
+        ]
+        writes = [loop.result(index) for _ in call.writes]
+        return self._called(self._number, step, call, reads + writes)
 
     def _step(self, number: int, step: Step) -> StepText:
         self._number = number
@@ -344,13 +354,13 @@ class _Writer:
                 f"fxp_decode({stored}, {image.codes_at}, (uint8_t *){symbol}, {constant.bytes // 4}, {table});"
             )
             self._headers.add(_DECODER)
-            self._decoded[number, id(constant.data)] = symbol
+            self._decoded[number, constant.data.tobytes()] = symbol
             at += constant.bytes
         return lines
 
     def _constant(self, number: int, step: Step, constant: Constant) -> str:
         if constant.image is not None:
-            return self._decoded[number, id(constant.data)]
+            return self._decoded[number, constant.data.tobytes()]
         text = f"{constant.role} of {step.operator}{_origin(step.source)}"
         return self._array(f"{constant.role}_{number}", constant.data, text)
 

@@ -232,7 +232,7 @@ def test_a_layer_without_room_to_decode_keeps_its_weights(cortex_m4: Target) -> 
     assert [len(s.offer.coded) for s in found.program.steps] == [0, 1, 1]
     assert found.plan.arena_bytes <= tight.ram
     assert predict(graph, cortex_m4).flash_bytes > found.prediction.flash_bytes > roomy.flash_bytes
-    tiny = cortex_m4.model_copy(update={"ram": 1024})
+    tiny = cortex_m4.model_copy(update={"ram": 512})
     assert [p.code for p in check(graph, CODED, tiny)] == ["C707"]
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fxpress.backends.c import SimulatedNetwork, emit
+from fxpress.backends.c.plan import row_steps
 from fxpress.backends.c.plan.memory import MemoryPlan
 from fxpress.backends.c.plan.program import Program
 from fxpress.backends.c.plan.row_stages import Planned, RowStages
@@ -96,8 +97,18 @@ class Chain:
         ]
         stride = [1 if kind == "point" or n < 5 else random.choice((1, 1, 2, 3)) for n in sizes]
         reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
-        edges = [(random.randint(0, k // 2), random.randint(0, k // 2)) for k in kernel]
-        places = [(n + sum(e) - r) // s + 1 for n, e, r, s in zip(sizes, edges, reach, stride, strict=True)]
+        most = [n // 2 for n in (kernel if kind == "max_pool" else reach)]
+        edges = [(random.randint(0, n), random.randint(0, n)) for n in most]
+        ceil = kind == "max_pool" and all(before == after for before, after in edges)
+        places = [
+            (n + sum(e) - r + (s - 1) * ceil) // s + 1
+            for n, e, r, s in zip(sizes, edges, reach, stride, strict=True)
+        ]
+        if ceil:  # the last window of a pool begins inside, or in the padding before
+            places = [
+                count - ((count - 1) * s >= n + before)
+                for count, s, n, (before, _) in zip(places, stride, sizes, edges, strict=True)
+            ]
         if min(places) < 1:
             return
         padding = _tuple([p for edge in edges for p in edge])
@@ -106,7 +117,7 @@ class Chain:
             if self.form == "i8":
                 self.result(
                     (channels, *places),
-                    f"max_pool{{kernel={_tuple(kernel)}, {moved}}}(%{x})",
+                    f"max_pool{{kernel={_tuple(kernel)}, {moved}, ceil={ceil}}}(%{x})",
                     self.encodings[x],
                 )
             return
@@ -144,13 +155,67 @@ class SomeStages:
         found, runs, first = RowStages(program, planned(program), machine), [], 0
         while first < len(program.steps):
             stop = min(first + self.random.randint(1, 8), len(program.steps))
-            run = found.run(first, stop, self.random.randint(1, 4), scaled=self.random.random() < 0.5)
+            scaled, lean = (self.random.random() < 0.5 for _ in range(2))
+            run = found.run(first, stop, self.random.randint(1, 4), scaled=scaled, lean=lean)
             if run is not None:
                 runs.append(run)
                 self.steps += stop - first
             first = first + 1 if run is None else stop
         staged = found.with_stages(runs)
         return staged, planned(staged), ()
+
+
+class OneStage:
+    """In place of the choice of stages: the steps from `first` up to `stop`, one row at a time."""
+
+    def __init__(self, first: int, stop: int) -> None:
+        self.first, self.stop = first, stop
+
+    def __call__(
+        self, program: Program, machine: Machine, limit: int | None, planned: Planned
+    ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
+        stages = RowStages(program, planned(program), machine)
+        run = stages.run(self.first, self.stop, 1, scaled=False)
+        assert run is not None
+        staged = stages.with_stages([run])
+        return staged, planned(staged), ()
+
+
+def test_operands_of_a_concatenation_by_rows_keep_their_places(
+    fill, host, assert_equal_to_interpreter, monkeypatch
+):
+    graph = parse(
+        """graph(%x: f32[1x4x6]) {
+          const %w: f32[4x4x1]
+          const %v: f32[4x8x1]
+          %a: f32[1x4x6] = conv{stride=(1,), padding=(0, 0), dilation=(1,)}(%x, %w)
+          %b: f32[1x4x6] = relu(%a)
+          %c: f32[1x8x6] = concat{axis=1}(%b, %a)
+          %d: f32[1x4x6] = conv{stride=(1,), padding=(0, 0), dilation=(1,)}(%c, %v)
+          return d: %d
+        }""",
+        fill=fill,
+    )
+    monkeypatch.setattr("fxpress.backends.c.lower.plan_within", OneStage(2, 4))
+    assert_equal_to_interpreter(graph, target=host.model_copy(update={"isa": "armv6-m"}))
+
+
+def test_a_result_keeps_behind_rows_that_an_earlier_step_on_its_memory_reads(
+    fill, host, assert_equal_to_interpreter, monkeypatch
+):
+    graph = parse(
+        """graph(%x: i8[1x1x9]<scale=0.0625, zero=3>) {
+          const %w: i8[5x1x3]<scale=0.5, zero=0>
+          %a: i8[1x5x5]<scale=0.0625, zero=3> = conv{stride=(2,), padding=(1, 1), dilation=(1,)}(%x, %w)
+          %b: i8[1x5x5]<scale=0.0625, zero=3> = relu(%a)
+          return b: %b
+        }""",
+        fill=fill,
+    )
+    monkeypatch.setattr("fxpress.backends.c.lower.plan_within", OneStage(0, 2))
+    assert_equal_to_interpreter(
+        graph, options=COutput(name="net", buffers="arena"), target=host.model_copy(update={"isa": "armv6-m"})
+    )
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -213,6 +278,40 @@ def test_wrong_padding_is_found(fill, host, assert_equal_to_interpreter, monkeyp
     monkeypatch.setattr("fxpress.backends.c.plan.row_steps.padding_byte", lambda op, type: 0)
     with pytest.raises(AssertionError):
         assert_equal_to_interpreter(parse(STEM, fill=fill), target=host.model_copy(update={"ram": 3_000}))
+
+
+def test_calls_at_the_edges_of_a_whole_value_have_padding_there(
+    fill, host, assert_equal_to_interpreter, monkeypatch
+):
+    small = host.model_copy(update={"ram": 3_000})
+    artifact = assert_equal_to_interpreter(parse(STEM, fill=fill), target=small)
+    first = artifact.program.steps[artifact.program.stages[0].first]
+    assert first.rows is not None
+    assert [form.count for form in first.rows.forms][::2] == [1, 1]
+    assert [bool(form.at_first) for form in first.rows.forms] == [True, False, False]
+    labels = [block.label for block in artifact.plan.blocks]
+    assert not any(label.endswith("rows of x") for label in labels), "the input is read where it lies"
+    roles = [array.symbol for array in artifact.source.arrays if "constants" in array.symbol]
+    assert len(roles) <= 3, "all calls of a layer read the same weights"
+    padded = row_steps._padded
+    monkeypatch.setattr(row_steps, "_padded", lambda op, axis, rows: padded(op, axis, rows[::-1]))
+    with pytest.raises(AssertionError):
+        assert_equal_to_interpreter(parse(STEM, fill=fill), target=small)
+
+
+def test_all_calls_of_a_layer_read_weights_that_are_decoded_once(cortex_m4, assert_equal_to_interpreter):
+    text = STEM.replace("[8x3x", "[24x3x").replace("[8x8x3x3]", "[24x24x3x3]").replace("[1x8x", "[1x24x")
+    graph = parse(text, fill=lambda value: (torch.rand(value.type.shape) * 3 - 1).to(torch.int8))
+    artifact = assert_equal_to_interpreter(
+        graph,
+        options=COutput(name="net", weights="huffman"),
+        target=cortex_m4.model_copy(update={"ram": 24_000}),
+        flags=UNDEFINED,
+    )
+    (stage,) = artifact.program.stages
+    steps = artifact.program.steps[stage.first : stage.stop]
+    assert any(step.offer.coded and step.rows is not None and len(step.rows.forms) > 1 for step in steps)
+    assert all(len(step.offer.coded) <= 1 for step in steps)
 
 
 @pytest.mark.parametrize(
