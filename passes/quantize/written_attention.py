@@ -16,7 +16,7 @@ from ...ir import Builder, Graph, Node, Value, rewrite
 from ...ir.ops.attention import Attention
 from ...ir.ops.binary import Add, Div, Mul
 from ...ir.ops.matmul import MatMul
-from ...ir.ops.shape import Copy, Permute, Reshape
+from ...ir.ops.shape import Copy, Expand, Permute, Reshape
 from ...ir.ops.softmax import Softmax
 from ..masks import is_causal_mask
 from ..report import Decision
@@ -26,11 +26,14 @@ _Operands = tuple[Value | None, ...]
 
 @dataclass(frozen=True)
 class _Scores:
-    """The product of queries and keys behind a value: value = factor * product + sum of addends."""
+    """The product of queries and keys behind a value: value = factor * product + sum of addends.
+
+    Each addend is with the shape of the scores that it is added to.
+    """
 
     product: Node
     factor: float = 1.0
-    addends: tuple[Value, ...] = ()
+    addends: tuple[tuple[Value, tuple[int, ...]], ...] = ()
 
 
 def fuse_written_attention(graph: Graph) -> tuple[Graph, tuple[Decision, ...]]:
@@ -77,7 +80,7 @@ class _Fuser:
         kept = None if mask is None else builder.tensor(mask)
         is_causal = kept is not None and is_causal_mask(kept, length, keys)
         mask = None if is_causal else mask
-        bias = self._sum(builder, found.addends, node)
+        bias = _sum(builder, found.addends, x.type.shape, node)
         op = Attention(is_causal, found.factor, empty="zero" if mask is None else weights.op.empty)
         name, result = node.output.name, (*batch, length, *ends[2])
         self.decisions.append(
@@ -115,18 +118,26 @@ class _Fuser:
             if found is None:
                 continue
             if isinstance(node.op, Add):
-                return replace(found, addends=(*found.addends, other))
+                return replace(found, addends=(*found.addends, (other, node.output.type.shape)))
             factor = _number(builder, other)
             if factor is None or factor <= 0 or found.addends:
                 return None
             return replace(found, factor=found.factor * (1 / factor if isinstance(node.op, Div) else factor))
         return None
 
-    def _sum(self, builder: Builder, addends: Sequence[Value], node: Node) -> Value | None:
-        total: Value | None = None
-        for addend in addends:
-            total = addend if total is None else builder.add(Add(), total, addend, source=node.source)
-        return total
+
+def _sum(
+    builder: Builder, addends: Sequence[tuple[Value, tuple[int, ...]]], shape: tuple[int, ...], node: Node
+) -> Value | None:
+    """The sum of addends as it is added to scores of a shape."""
+    total: Value | None = None
+    for addend, own in addends:
+        if own != shape:  # reshaped in between, and the addend with it
+            if addend.type.shape != own:
+                addend = builder.add(Expand(own), addend, source=node.source)
+            addend = builder.add(Reshape(shape), addend, source=node.source)
+        total = addend if total is None else builder.add(Add(), total, addend, source=node.source)
+    return total
 
 
 def _moves_batch(node: Node) -> bool:
