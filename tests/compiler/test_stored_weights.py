@@ -98,12 +98,12 @@ def test_weights_that_are_zero_or_tiny_pass_too(factor: float) -> None:
     compile_model(net, inputs={"x": torch.zeros(1, 64)}, passes=steps, outputs="torch")
 
 
-@pytest.mark.parametrize("weights", ["plain", "file"])
-def test_a_network_with_stored_weights_runs_as_c_on_this_machine(tmp_path: Path, weights: str) -> None:
+@pytest.mark.parametrize("file", ["c", "binary"])
+def test_a_network_with_stored_weights_runs_as_c_on_this_machine(tmp_path: Path, file: str) -> None:
     torch.manual_seed(0)
     tokens = torch.randint(0, 53, (1, 9))
     net = nn.Sequential(nn.Embedding(53, 40), nn.Linear(40, 96), nn.GELU(), nn.Linear(96, 24)).eval()
-    outputs = {"c": {"weights": weights}, "torch": {}}
+    outputs = {"c": {"weights_file": file}, "torch": {}}
     steps = [{"pass": "weight_only", "activations": "float32"}]
     compiled = compile_model(net, inputs={"tokens": tokens}, passes=steps, target="host", outputs=outputs)
     compiled.write(tmp_path / "out")

@@ -103,7 +103,7 @@ SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2,
 def test_layers_of_any_kind_may_overwrite_their_operand(
     seed, join, host, cortex_m4, assert_equal_to_interpreter, monkeypatch
 ):
-    monkeypatch.setattr("fxpress.backends.c.plan.memory.assign_offsets", as_near_as_may_be)
+    monkeypatch.setattr("fxpress.backends.c.plan.regions.assign_offsets", as_near_as_may_be)
     random = Random(seed)
     graph = join({"tiles": TILES, **{f"layer{i}": layer(random) for i in range(LAYERS)}})
     few_registers, plain = (host.model_copy(update={"isa": isa}) for isa in ("armv6-m", "armv7-m"))
