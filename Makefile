@@ -149,6 +149,7 @@ bench-hessian: setup
 
 bench-mixed: setup build/.tools-all
 	$(PY) benchmarks/mixed.py --jobs $(JOBS)
+	$(PY) benchmarks/small_target.py
 	$(PY) benchmarks/history.py record mixed
 
 bench-allocation: setup

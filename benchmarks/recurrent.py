@@ -1,4 +1,4 @@
-"""Recurrent and causal networks on integers on a Cortex-M4: a metric beside the float network's, instructions, memory.
+"""Recurrent and causal networks and a transformer in integers on a Cortex-M4: metric, instructions, memory.
 
     python benchmarks/recurrent.py [NAME ...]          # table, and benchmarks/results/recurrent.json
 
@@ -10,6 +10,7 @@
     lstm step int16
     vad                     examples/trained_networks/vad.yaml along a recording: steps decided as the original decides
     vad quiet               them, the recording at a gain of 0.02 in the second row
+    text                    examples/text_classifier, trained before by its train.py, quantized without more training
 
 Each C is held against the integer graph, byte for byte: on this machine for `INPUTS` inputs, on the simulated core for
 `SIMULATED` of them. The linked program must have no function for floating point.
@@ -208,6 +209,25 @@ def vad(name: str, gain: float) -> Row:
     return _row(name, "same decisions %", (metrics[0], metrics[1]), compiled.graph, samples[:INPUTS], error)
 
 
+def text(name: str) -> Row:
+    """The text classifier of the examples, whose weights `examples/text_classifier/train.py` writes."""
+    spec = ROOT / "examples" / "text_classifier" / "int8.yaml"
+    passes = "passes=[{pass: clean}, {pass: fuse}, {pass: quantize, samples: 128}]"
+    compiled = compile_model(
+        spec, overrides=[passes, f"target={{name: {CORE}, flash: 2 MiB}}", "outputs={c: {name: net}}"]
+    )
+    evaluation = compiled.session.evaluation
+    assert evaluation is not None and evaluation.labels is not None
+    labels, samples = evaluation.labels, [(ids[None],) for ids in evaluation.inputs[0]]
+
+    def accuracy(interpreter: Interpreter, graph: Graph) -> float:
+        found = torch.cat([interpreter(graph, sample)[0].argmax(-1) for sample in samples])
+        return 100 * float((found == labels).double().mean())
+
+    metrics = accuracy(run, compiled.session.captured), accuracy(run_integer, compiled.graph)
+    return _row(name, "accuracy %", metrics, compiled.graph, samples[:INPUTS])
+
+
 def _quantized(
     graph: Graph, samples: Sequence[Sample], *, state: dict[str, str] | None = None, **options: str
 ) -> Graph:
@@ -260,7 +280,7 @@ def _row(
 
 def _emitted(graph: Graph, io: str) -> CArtifact:
     options = COutput.model_validate({"name": "net", "io": io, "self_test": 0})
-    return emit(graph, options, load_target(CORE).model_copy(update={"ram": None}))
+    return emit(graph, options, load_target(CORE).model_copy(update={"ram": None, "flash": None}))
 
 
 def _same(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> bool:
@@ -275,7 +295,9 @@ def _host(artifact: CArtifact, folder: Path) -> Callable[[Sample], list[Tensor]]
     start = arena.ctypes.data + -arena.ctypes.data % 64
 
     def call(sample: Sample) -> list[Tensor]:
-        given = [np.ascontiguousarray(x.numpy(), np.float32) for x in sample]
+        given = [
+            np.ascontiguousarray(x.numpy(), np.float32 if x.is_floating_point() else np.int64) for x in sample
+        ]
         made = [np.zeros(v.type.shape, np.float32) for v in artifact.graph.outputs]
         places = [array.ctypes.data for array in (*given, *made)] + [start]
         assert len(arena) and entry(*map(ctypes.c_void_p, places)) == 0
@@ -293,6 +315,7 @@ NETWORKS: dict[str, Callable[[str], Row]] = {
     "lstm step int16": lambda name: step(name, nn.LSTM, 128, 128, "int16"),
     "vad": lambda name: vad(name, 1.0),
     "vad quiet": lambda name: vad(name, QUIET),
+    "text": text,
 }
 
 
