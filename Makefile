@@ -11,6 +11,7 @@
 # make bench-architectures   small Hugging Face networks: lengths, stored weights, static int8, without transformers
 # make bench-trained      networks that packages ship: accuracy, predicted and linked flash
 # make bench-memory       planned arenas beside the least possible, with cycles on a Cortex-M4
+# make bench-memory-bounds    arenas beside the bound of any order of execution; what the order gains
 # make bench-recurrent    GRU, LSTM and a voice detector on integers: metrics, instructions, memory
 # make bench-flash        predicted flash beside the linker's, int8 and float, on a Cortex-M4 and a Cortex-M0+
 # make bench-compare      figures that differ between two recorded commits: make bench-compare A=HEAD~1 B=HEAD
@@ -28,7 +29,7 @@ export OMP_NUM_THREADS ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: setup demo test test-full faults lint wheel-test clean zoo fuzz layer-table bench-mcu bench-torch bench-llm bench-low-bits bench-coded-weights bench-stream bench-architectures bench-trained bench-recurrent \
-        bench-flash bench-memory bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
+        bench-flash bench-memory bench-memory-bounds bench-costs calibrate-costs calibrate-stack bench-prune bench-hessian bench-mixed bench-allocation \
         bench-compare mlperf-models mlperf-data bench-folder
 
 setup: .venv/.installed
@@ -126,6 +127,10 @@ bench-trained: setup build/.tools-all
 bench-memory: setup build/.tools-all
 	$(PY) benchmarks/memory.py
 	$(PY) benchmarks/history.py record memory
+
+bench-memory-bounds: setup
+	$(PY) benchmarks/memory_bounds.py
+	$(PY) benchmarks/history.py record memory_bounds
 
 bench-recurrent: setup build/.tools-all
 	$(PY) benchmarks/recurrent.py

@@ -35,6 +35,7 @@ IDENTITY: Mapping[str, tuple[str, ...]] = {
     "llm": ("form", "method", "bits"),
     "mcu": ("name",),
     "memory": ("network", "kind", "buffers"),
+    "memory_bounds": ("network", "kind", "buffers"),
     "costs": ("network", "form", "core"),
     "mixed": ("network", "budget_percent", "method", "recipe"),
     "prune": ("name",),

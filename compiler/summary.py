@@ -69,6 +69,8 @@ def make_report(
         arena=_arena(c) if c else (),
         arena_bound_bytes=c.plan.bound if c else None,
         arena_is_least=c.plan.is_least if c else None,
+        arena_order_is_least=c.lowered.is_least if c else None,
+        arena_order_bound_bytes=c.lowered.least_bytes if c else None,
         passes=_sections(session.captured, stages),
         notes=(
             *session.notes,
@@ -124,12 +126,13 @@ def _resources(c: CArtifact, target: Target) -> tuple[Resource, ...]:
 def _regions(c: CArtifact, target: Target) -> Iterator[Resource]:
     """The arena, or each region of RAM with the estimated accesses of a run."""
     for used in c.plan.regions:
-        name, basis = used.name, _ports(c)
+        name, exact, basis = used.name, _arena_basis(c), _ports(c)
         if target.regions is not None:
-            name, basis = f"region {used.name}", f"{used.accesses:,} accesses a run, estimated"
+            name, exact = f"region {used.name}", "exact, from the plan"
+            basis = f"{used.accesses:,} accesses a run, estimated"
             waits = used.region.wait_states
             basis += f", wait {waits} {'cycle' if waits == 1 else 'cycles'} each" if waits else ""
-        basis = f"exact, from the plan; {basis}"
+        basis = f"{exact}; {basis}"
         yield Resource(name=name, used=used.bytes, available=used.region.bytes, unit="B", basis=basis)
 
 
@@ -240,6 +243,16 @@ def rounding_notes(graph: Graph) -> Iterator[str]:
             "integer graph, so that a value behind them may be the next integer, which later layers carry on: the C "
             "agrees with the integer graph closely, not byte for byte"
         )
+
+
+def _arena_basis(c: CArtifact) -> str:
+    """What is known of smaller arenas: none in any order of execution, or a bound for them."""
+    least = c.lowered.least_bytes
+    if c.lowered.is_least:
+        return "exact, from the plan, the least of any order of execution"
+    if least is None or c.plan.arena_bytes < least:
+        return "exact, from the plan"
+    return f"exact, from the plan, at least {least:,} B in any order of execution"
 
 
 def _ports(c: CArtifact) -> str:

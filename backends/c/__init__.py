@@ -12,7 +12,10 @@ from .emit import CArtifact, emit
 from .kernels.costs import counted_core
 from .lower import pareto, predict
 from .plan.encoding import PortEncoding
-from .plan.memory import StateError
+from .plan.memory import StateError, plan_memory
+from .plan.order import order_steps
+from .plan.order_offsets import refine_order
+from .plan.program import Program, Step
 from .plan.regions import STATE_BLOCK
 from .target import Machine
 from .tools.simulated_network import SimulatedNetwork
@@ -27,13 +30,18 @@ __all__ = [
     "PortEncoding",
     "Prediction",
     "Problem",
+    "Program",
     "SimulatedNetwork",
     "StateError",
+    "Step",
     "check",
     "check_nodes",
     "counted_core",
     "emit",
+    "order_steps",
     "pareto",
+    "plan_memory",
     "predict",
     "predict_node",
+    "refine_order",
 ]

@@ -13,6 +13,8 @@ from ..repeated_heads import group_repeated_heads
 from .cost.predict import Prediction, predict_program
 from .plan.edges import StrippedEdges, strip_edges
 from .plan.memory import BLOCK_ALIGNMENT, WIDE_ALIGNMENT, MemoryPlan, plan_memory
+from .plan.order import Ordered, order_steps
+from .plan.order_offsets import refine_order
 from .plan.port_layouts import input_layouts, output_layouts
 from .plan.prepare import join_equal_constants, renumber_flattened
 from .plan.program import Program
@@ -38,7 +40,10 @@ _PARETO_POINTS = 32
 
 @dataclass(frozen=True)
 class Lowered:
-    """A graph made ready for C: kernels and layouts chosen, memory planned."""
+    """A graph made ready for C: kernels and layouts chosen, memory planned.
+
+    `order` has what is known of the least memory of any order of execution; None with states in place or stages.
+    """
 
     edges: StrippedEdges
     program: Program
@@ -46,12 +51,23 @@ class Lowered:
     ports: tuple[Port, ...]
     source: SourceText
     machine: Machine
+    order: Ordered | None = None
     notes: tuple[str, ...] = ()
 
     @cached_property
     def prediction(self) -> Prediction:
         """Predicted cost; reading the code of a kernel takes some 30 ms, so it waits until somebody asks."""
         return predict_program(self.program, self.plan, self.source, self.machine)
+
+    @property
+    def least_bytes(self) -> int | None:
+        """Bytes that the arena is proven to take at least in any order of execution; None without `order`."""
+        return None if self.order is None else self.order.bound_bytes
+
+    @property
+    def is_least(self) -> bool:
+        """Whether it is proven that no order of execution and no offsets take less memory."""
+        return self.least_bytes == self.plan.arena_bytes
 
     @property
     def graph(self) -> Graph:
@@ -240,7 +256,10 @@ def _written(
         states=states,
         state_alignment=alignment,
     )
-    program, plan, notes = plan_within(program, machine, target.ram, planned)
+    order = None if states else refine_order(order_steps(program, ports_in_arena=options.buffers == "arena"))
+    reordered = () if order is None or order.program is program else (order.program,)
+    program, plan, notes = plan_within((program, *reordered), machine, target.ram, planned)
+    order = None if program.stages else order
     is_binary = options.weights_file == "binary"
     in_parts = options.execution == "parts"
     taken = [*memory_names(regions), *(region.name for region in regions)]
@@ -249,7 +268,15 @@ def _written(
     found = ports(edges, program, plan, prefix=options.name, taken=taken)
     places = FilePlaces(HEADER_BYTES, alignment) if is_binary else None
     source = write_source(options.name, program, plan, found, in_file=places, in_parts=in_parts)
-    return Lowered(edges, program, plan, found, source, machine, notes)
+    notes += () if order is None or order.is_least else (_order_note(order),)
+    return Lowered(edges, program, plan, found, source, machine, order, notes)
+
+
+def _order_note(order: Ordered) -> str:
+    return (
+        f"order of execution: {order.peak_bytes:,} B are in use at most; the search for an order with less was cut "
+        f"off, and has proven that none takes less than {order.bound_bytes:,} B"
+    )
 
 
 def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:

@@ -265,5 +265,14 @@ class Report(_Row):
     arena_is_least: bool | None = Field(
         default=None, description="true where no other offsets of the blocks would take fewer bytes"
     )
+    arena_order_is_least: bool | None = Field(
+        default=None,
+        description="true where it is proven that no order of execution and no offsets take fewer bytes",
+    )
+    arena_order_bound_bytes: int | None = Field(
+        default=None,
+        description="bytes that tensors are proven to take at least in any order of execution; null with states in "
+        "place",
+    )
     passes: tuple[PassSection, ...] = ()
     notes: tuple[str, ...] = Field(default=(), description="things the user should know")

@@ -14,7 +14,7 @@ from enum import Enum
 
 from ....ir import UnsupportedError
 from .accesses import WORD, accesses_of
-from .offsets import Interval, live_bytes
+from .offsets import Follows, Interval, live_bytes
 from .program import Program, Stage, Step, Stored
 from .regions import Placement, Region, place_blocks
 
@@ -173,28 +173,15 @@ def plan_memory(
     reader, an output to the end. `states` pairs the numbers of an input and an output that are one piece of a block of
     states, at multiples of `state_alignment`; StateError if two states exchange their values.
     """
-    sharing = _Sharing(program, states, ports_in_arena=ports_in_arena)
-    alignment = _alignment(program, ports_in_arena=ports_in_arena)
-    returned = sharing.bind_outputs()
-    copied_before = sharing.copy_early(returned)
-    buffers = sharing.arena_buffers()
-    scratch = {
-        number: step.offer.working_bytes
-        for number, step in enumerate(program.steps)
-        if step.offer.working_bytes
-    }
-    intervals = [Interval(_aligned(b.bytes, alignment), b.start, b.end) for b in buffers]
-    intervals += [
-        Interval(_aligned(size, alignment), *_in_use(program, number)) for number, size in scratch.items()
-    ]
-    follows = sharing.follows(buffers, alignment)
+    shared = _Shared.of(program, states, ports_in_arena=ports_in_arena)
+    sharing, buffers, scratch, intervals = shared.sharing, shared.buffers, shared.scratch, shared.intervals
     numbers = {id(buffer): number for number, buffer in enumerate(buffers)}
     scratch_numbers = {step: len(buffers) + number for number, step in enumerate(scratch)}
-    accesses = list(_accesses(program, sharing, returned, numbers, scratch_numbers))
+    accesses = list(_accesses(program, sharing, shared.returned, numbers, scratch_numbers))
     each = [0] * len(intervals)
     for number, _, count in accesses:
         each[number] += count
-    found = place_blocks(intervals, follows, each, regions)
+    found = place_blocks(intervals, shared.follows, each, regions)
     at = {id(buffer): (found.regions[number], found.at[number]) for number, buffer in enumerate(buffers)}
     state_bytes = 0
     for buffer in sharing.state_buffers.values():
@@ -214,7 +201,7 @@ def plan_memory(
             for step, number in scratch_numbers.items()
         },
         frozenset(sharing.placed),
-        returned,
+        shared.returned,
         tuple(
             Block(
                 labels[number],
@@ -229,12 +216,12 @@ def plan_memory(
             for number, interval in enumerate(intervals)
         ),
         _used(regions, found, each),
-        live_bytes(intervals, follows),
+        live_bytes(intervals, shared.follows),
         found.is_least,
         found.is_cheapest,
-        alignment,
+        shared.alignment,
         waits,
-        copied_before,
+        shared.copied_before,
         state_bytes,
         state_alignment,
     )
@@ -276,6 +263,45 @@ def _accesses(
         for buffer, _ in (sharing.where[stored], sharing.outputs[index]):
             if id(buffer) in numbers:
                 yield numbers[id(buffer)], position, -(-stored.bytes // WORD)
+
+
+def arena_blocks(program: Program, *, ports_in_arena: bool) -> tuple[Sequence[Interval], Follows]:
+    """The blocks of the arena of a program without states in place, and which of them follow others."""
+    shared = _Shared.of(program, _NO_STATES, ports_in_arena=ports_in_arena)
+    return shared.intervals, shared.follows
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """The buffers of a program that are in the arena, working memory by step, and the blocks of both."""
+
+    sharing: _Sharing
+    returned: tuple[tuple[Stored, int], ...]
+    copied_before: tuple[int, ...]
+    alignment: int
+    buffers: Sequence[_Buffer]
+    scratch: Mapping[int, int]
+    intervals: Sequence[Interval]
+    follows: Follows
+
+    @staticmethod
+    def of(program: Program, states: Mapping[int, int], *, ports_in_arena: bool) -> _Shared:
+        sharing = _Sharing(program, states, ports_in_arena=ports_in_arena)
+        alignment = arena_alignment(program, ports_in_arena=ports_in_arena)
+        returned = sharing.bind_outputs()
+        copied_before = sharing.copy_early(returned)
+        buffers = sharing.arena_buffers()
+        scratch = {
+            number: step.offer.working_bytes
+            for number, step in enumerate(program.steps)
+            if step.offer.working_bytes
+        }
+        intervals = [Interval(_aligned(b.bytes, alignment), b.start, b.end) for b in buffers]
+        intervals += [
+            Interval(_aligned(size, alignment), *_in_use(program, number)) for number, size in scratch.items()
+        ]
+        follows = sharing.follows(buffers, alignment)
+        return _Shared(sharing, returned, copied_before, alignment, buffers, scratch, intervals, follows)
 
 
 class _Sharing:
@@ -536,7 +562,8 @@ def _location(buffer: _Buffer, shift: int, at: Mapping[int, tuple[int, int]]) ->
     return Location(buffer.storage, index, offset + shift, buffer.constant)
 
 
-def _alignment(program: Program, *, ports_in_arena: bool) -> int:
+def arena_alignment(program: Program, *, ports_in_arena: bool) -> int:
+    """Bytes at whose multiples the arena and every block of it begin."""
     held = [stored for step in program.steps for stored in step.results]
     held += [*program.inputs, *program.outputs] if ports_in_arena else []
     widest = max((stored.value.type.dtype.bytes for stored in held), default=1)

@@ -1,17 +1,18 @@
 """Offsets for blocks that live for an interval of steps: blocks that live together share no bytes.
 
 A result may follow an operand that dies in its step: it begins some bytes below, and overwrites what has been read.
+
+The least peak is found by bisection. Whether offsets end at a peak is decided by a search as for disjunctive scheduling
+(Carlier and Pinson, 1989): of two blocks that live together one is below the other. Each order that is chosen raises
+least offsets and lowers largest ones; where they leave one order only to other blocks, that one is chosen next.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from random import Random
+from dataclasses import dataclass, replace
 
-_TRIES = 400
-_LARGEST_SEARCH = 300
-_WORK = 60_000  # nodes of the exact search times blocks: less than a second
+_MOST_WORK = 3_000_000  # pairs of blocks that a search looks at: about a second
 
 Follows = Mapping[tuple[int, int], int]
 """By (result, operand), both numbers of blocks: the operand begins at least so many bytes behind the result."""
@@ -64,8 +65,7 @@ def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
     """Offsets with the lowest peak that is found: the least, if `is_least`.
 
     Blocks are placed one by one, each at the lowest gap that fits, in several orders. Where none reaches the bound,
-    blocks are moved to other places in the order, those at the peak more often, again and again; then it is proven that
-    there is no lower peak, or all orders are searched, as far as a limit of steps allows.
+    the peaks between are searched: all have a proof, unless one is cut off by a limit of work.
     """
     problem = Interference.of(intervals, follows)
     count = len(intervals)
@@ -75,19 +75,19 @@ def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
         sorted(range(count), key=lambda i: (intervals[i].start, -intervals[i].bytes, i)),
         sorted(range(count), key=lambda i: (-intervals[i].end, -intervals[i].bytes, i)),
     ]
-    found = min(((problem.placed(order), order) for order in orders), key=lambda pair: pair[0].peak)
-    if found[0].is_least or count > _LARGEST_SEARCH:
-        return found[0]
-    best = _improve(problem, *found)
-    while not best.is_least:
-        floors = problem.floors(best.peak - 1)
-        if floors is None:
-            return problem.offsets(best.at, is_least=True)
-        lower = _Search(problem, best, floors).best()
-        if lower.peak == best.peak:
-            return lower
-        best = lower
-    return best
+    best = min((problem.placed(order) for order in orders), key=lambda found: found.peak)
+    is_proven, work = True, _MOST_WORK
+    lowest = peak = problem.bound
+    while lowest < best.peak:
+        search = _Search(problem, peak, work // 2)
+        at = search.offsets()
+        work -= search.work
+        if at is None:
+            lowest, is_proven = peak + 1, is_proven and not search.is_cut
+        else:
+            best = problem.offsets(at)
+        peak = (lowest + best.peak) // 2
+    return replace(best, is_least=is_proven)
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,6 @@ class Interference:
 
     intervals: Sequence[Interval]
     above: Sequence[Mapping[int, int]]
-    saved: Mapping[int, int]
     bound: int
 
     @staticmethod
@@ -113,8 +112,7 @@ class Interference:
                     size = intervals[low].bytes
                     above[low][high] = min(follows.get((low, high), size), size)
             live.append(index)
-        saved = _saved_bytes(intervals, follows)
-        return Interference(intervals, above, saved, live_bound(intervals, follows))
+        return Interference(intervals, above, live_bound(intervals, follows))
 
     def placed(self, order: Sequence[int]) -> Offsets:
         """Each block of an order at the least offset that those before it allow."""
@@ -137,30 +135,10 @@ class Interference:
             lowest = max(lowest, high)
         return lowest
 
-    def floors(self, peak: int) -> list[int] | None:
-        """The least offset of each block below a peak; None if no offsets end there.
-
-        Two blocks in use at one step have one of two orders: the first below the second, or the other way round. If one
-        order would end above the peak, the other one must hold, and gives the upper block a least offset.
-        """
-        floors = [0] * len(self.intervals)
-        waiting = set(range(len(floors)))
-        while waiting:
-            low = waiting.pop()
-            for high in self.above[low]:
-                if floors[high] + self.above[high][low] + self.intervals[low].bytes <= peak:
-                    continue  # `low` may lie above `high`
-                least = floors[low] + self.above[low][high]
-                if least + self.intervals[high].bytes > peak:
-                    return None
-                if least > floors[high]:
-                    floors[high] = least
-                    waiting |= {high, *self.above[high]}
-        return floors
-
-    def offsets(self, at: Sequence[int], *, is_least: bool = False) -> Offsets:
+    def offsets(self, at: Sequence[int]) -> Offsets:
+        """The offsets with their peak, of which is only known whether it is the bound."""
         peak = max((offset + i.bytes for offset, i in zip(at, self.intervals, strict=True)), default=0)
-        return Offsets(tuple(at), peak, is_least or peak == self.bound)
+        return Offsets(tuple(at), peak, peak == self.bound)
 
 
 def _saved_bytes(intervals: Sequence[Interval], follows: Follows) -> dict[int, int]:
@@ -177,95 +155,91 @@ def _saved_bytes(intervals: Sequence[Interval], follows: Follows) -> dict[int, i
     return saved
 
 
-def _improve(problem: Interference, best: Offsets, order: Sequence[int]) -> Offsets:
-    random = Random(0)
-    intervals = problem.intervals
-    kept = current = list(order)
-    found = best
-    for _ in range(_TRIES):
-        at_peak = [i for i in current if found.at[i] + intervals[i].bytes >= best.peak]
-        moved = random.choice(at_peak if at_peak and random.random() < 0.5 else current)
-        current.remove(moved)
-        current.insert(random.randrange(len(current) + 1), moved)
-        found = problem.placed(current)
-        if found.peak <= best.peak:
-            best, kept = found, list(current)
-            if best.is_least:
-                break
-        else:
-            current, found = list(kept), best
-    return best
-
-
 class _Search:
-    """Branch and bound over orders of rising offsets: the next block begins nowhere below the one before it.
+    """Search for offsets that end at a peak; `is_cut` if it ended for its limit of work."""
 
-    Every assignment can be pushed together to one of these. A branch ends where a step cannot hold the blocks that
-    are left below the best peak.
-    """
+    def __init__(self, problem: Interference, peak: int, most_work: int) -> None:
+        self._above, self._most_work = problem.above, most_work
+        self._least = [0] * len(problem.intervals)
+        self._largest = [peak - i.bytes for i in problem.intervals]
+        self._pairs = [(i, j) for i, above in enumerate(problem.above) for j in above if i < j]
+        self._below: set[tuple[int, int]] = set()
+        self._chosen: list[tuple[int, int]] = []  # in the order of choice, to be taken back
+        self._changed: list[tuple[list[int], int, int]] = []
+        self.work, self.is_cut = 0, False
 
-    def __init__(self, problem: Interference, best: Offsets, floors: list[int]) -> None:
-        self._problem, self._best, self._nodes = problem, best, 0
-        self._most = _WORK // len(floors)
-        intervals = problem.intervals
-        steps = {step for i in intervals for step in (i.start, i.end)}
-        self._steps = [[step for step in steps if i.start <= step <= i.end] for i in intervals]
-        self._at: list[int | None] = [None] * len(intervals)
-        self._floor = floors
-        self._left = dict.fromkeys(steps, 0)
-        self._members: dict[int, list[int]] = {step: [] for step in steps}
-        for index, mine in enumerate(self._steps):
-            for step in mine:
-                self._left[step] += intervals[index].bytes
-                self._members[step].append(index)
+    def offsets(self) -> list[int] | None:
+        """Offsets of all blocks; None if there are none, or none are found."""
+        alternatives: list[tuple[int, int, tuple[int, int]]] = []
+        is_open = min(self._largest, default=0) >= 0 and self._propagate(list(range(len(self._least))))
+        while is_open and (pair := self._conflict()) is not None:
+            if self.work > self._most_work:
+                self.is_cut = True
+                return None
+            alternatives.append((len(self._chosen), len(self._changed), pair[::-1]))
+            is_open = self._choose(*pair)
+            while not is_open and alternatives:
+                chosen, changed, other = alternatives.pop()
+                self._take_back(chosen, changed)
+                is_open = self._choose(*other)
+        return self._least if is_open else None
 
-    def best(self) -> Offsets:
-        """The best that is found; the least if the search came to its end."""
-        self._extend(0, 0)
-        is_whole = self._nodes < self._most
-        return self._problem.offsets(self._best.at, is_least=is_whole)
+    def _conflict(self) -> tuple[int, int] | None:
+        """Of the pairs that overlap at their least offsets the one with the least room, the order with more room."""
+        above, least, largest = self._above, self._least, self._largest
+        found, tightest = None, 0
+        self.work += len(self._pairs)
+        for i, j in self._pairs:
+            over_i, over_j = least[i] + above[i][j], least[j] + above[j][i]
+            if least[j] >= over_i or least[i] >= over_j:
+                continue
+            room_i, room_j = largest[j] - over_i, largest[i] - over_j
+            if found is None or min(room_i, room_j) < tightest:
+                found, tightest = (i, j) if room_i >= room_j else (j, i), min(room_i, room_j)
+        return found
 
-    def _extend(self, count: int, last: int) -> None:
-        self._nodes += 1
-        if self._nodes >= self._most or self._best.is_least:
-            return
-        at, intervals = self._at, self._problem.intervals
-        if count == len(at):
-            self._best = self._problem.offsets([offset or 0 for offset in at])
-            return
-        starts = {i: max(self._floor[i], last) for i, offset in enumerate(at) if offset is None}
-        lowest_end = min(start + intervals[i].bytes for i, start in starts.items())
-        if any(start + intervals[i].bytes >= self._best.peak for i, start in starts.items()):
-            return
-        chosen = [i for i, start in starts.items() if start < lowest_end]
-        chosen.sort(key=lambda i: (starts[i], -intervals[i].bytes * len(self._steps[i]), i))
-        for index in chosen:
-            self._place(index, starts[index], count)
+    def _choose(self, low: int, high: int) -> bool:
+        """Place a block below another one; False if no offsets are left for one of them."""
+        changed: list[int] = []
+        return self._place(low, high, changed) and self._propagate(changed)
 
-    def _place(self, index: int, start: int, count: int) -> None:
-        size, floor = self._problem.intervals[index].bytes, self._floor
-        raised = [
-            (other, floor[other])
-            for other, distance in self._problem.above[index].items()
-            if self._at[other] is None and start + distance > floor[other]
-        ]
-        self._at[index] = start
-        for other, _ in raised:
-            floor[other] = start + self._problem.above[index][other]
-        for step in self._steps[index]:
-            self._left[step] -= size
-        if all(self._fits(step, start) for step in self._steps[index]):
-            self._extend(count + 1, start)
-        for step in self._steps[index]:
-            self._left[step] += size
-        for other, before in raised:
-            floor[other] = before
-        self._at[index] = None
+    def _place(self, low: int, high: int, changed: list[int]) -> bool:
+        if (low, high) not in self._below:
+            self._below.add((low, high))
+            self._chosen.append((low, high))
+        distance, least, largest = self._above[low][high], self._least, self._largest
+        if least[high] < least[low] + distance:
+            self._set(least, high, least[low] + distance)
+            changed.append(high)
+        if largest[low] > largest[high] - distance:
+            self._set(largest, low, largest[high] - distance)
+            changed.append(low)
+        return least[high] <= largest[high] and least[low] <= largest[low]
 
-    def _fits(self, step: int, start: int) -> bool:
-        """Whether the blocks left at a step can end below the best peak."""
-        left = [self._floor[i] for i in self._members[step] if self._at[i] is None]
-        if not left:
-            return True
-        lowest = max(min(left), start)
-        return lowest + self._left[step] - self._problem.saved.get(step, 0) < self._best.peak
+    def _propagate(self, changed: list[int]) -> bool:
+        """Choose the orders that are the only ones possible; False if some pair has none."""
+        above, least, largest = self._above, self._least, self._largest
+        while changed:
+            i = changed.pop()
+            self.work += len(above[i])
+            for j, distance in above[i].items():
+                is_below = (i, j) in self._below or least[j] + above[j][i] > largest[i]
+                is_above = (j, i) in self._below or least[i] + distance > largest[j]
+                if is_below and is_above:
+                    return False
+                if is_below and not self._place(i, j, changed):
+                    return False
+                if is_above and not self._place(j, i, changed):
+                    return False
+        return True
+
+    def _set(self, offsets: list[int], index: int, value: int) -> None:
+        self._changed.append((offsets, index, offsets[index]))
+        offsets[index] = value
+
+    def _take_back(self, chosen: int, changed: int) -> None:
+        while len(self._chosen) > chosen:
+            self._below.remove(self._chosen.pop())
+        while len(self._changed) > changed:
+            offsets, index, value = self._changed.pop()
+            offsets[index] = value

@@ -35,21 +35,34 @@ Planned = Callable[[Program], MemoryPlan]
 
 
 def plan_within(
-    program: Program, machine: Machine, limit: int | None, planned: Planned
+    programs: Sequence[Program], machine: Machine, limit: int | None, planned: Planned
 ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
     """A program with the stages that it needs to fit its regions, of `limit` bytes, its plan, and what it costs.
 
-    The program as it is if that is small enough, or if no stages are found that make it so.
+    `programs` are the orders of execution to choose from. One that is small enough without stages is taken as it is, as
+    is the smallest if no stages are found with which one is small enough.
     """
-    plan = planned(program)
+    plans = [planned(program) for program in programs]
+    least = min(
+        range(len(plans)),
+        key=lambda number: (
+            plans[number].missing_bytes,
+            plans[number].wait_cycles,
+            plans[number].arena_bytes,
+        ),
+    )
+    program, plan = programs[least], plans[least]
     if limit is None or not plan.missing_bytes:
         return program, plan, ()
-    found = RowStages(program, plan, machine).fitted(limit, planned)
-    if found is None:
+    tried = [RowStages(*pair, machine).fitted(limit, planned) for pair in zip(programs, plans, strict=True)]
+    found = [staged for staged in tried if staged is not None]
+    if not found:
         return program, plan, ()
-    staged, smaller = found
     costs = CoreCosts.of(machine)
-    whole, rows = (sum(step_cost(one, step, costs).time for step in one.steps) for one in (program, staged))
+    times = [_time(staged, costs) for staged, _ in found]
+    fastest = min(range(len(found)), key=times.__getitem__)
+    staged, smaller = found[fastest]
+    whole, rows = _time(program, costs), times[fastest]
     unit = "cycles" if costs.has_cycles else "instructions"
     note = (
         f"{'; '.join(_named(staged, stage) for stage in staged.stages)} compute some rows at a time: an arena of "
@@ -57,6 +70,11 @@ def plan_within(
         f"{unit} ({100 * (rows - whole) / max(whole, 1):.1f} %)"
     )
     return staged, smaller, (note,)
+
+
+def _time(program: Program, costs: CoreCosts) -> float:
+    """The predicted time of a run."""
+    return sum(step_cost(program, step, costs).time for step in program.steps)
 
 
 def _named(program: Program, stage: Stage) -> str:

@@ -1,7 +1,8 @@
-"""The order of execution: among branches, the one first that leaves the least memory in use."""
+"""Greedy order of execution: among branches, the one first that leaves the least memory in use; `order` improves it."""
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import replace
 
 from ....ir import Graph, Node
@@ -11,8 +12,8 @@ def schedule(graph: Graph) -> Graph:
     """The graph with its nodes in an order of lower peak memory, or in the order given where none is found.
 
     The order is greedy: of the nodes whose operands are there, the next is the one after which the least bytes are
-    live; of equals, the one that stood first. That rank changes with what is live, so it is no key for
-    `networkx.lexicographical_topological_sort`, which ranks each node once.
+    live; of equals, the one that stood first. A rank changes when a node becomes the last reader of an operand, so it
+    is no key for `networkx.lexicographical_topological_sort`, which ranks each node once.
     """
     order = _greedy(graph)
     return replace(graph, nodes=order) if peak_bytes(graph, order) < peak_bytes(graph, graph.nodes) else graph
@@ -33,27 +34,43 @@ def peak_bytes(graph: Graph, order: tuple[Node, ...]) -> int:
 
 def _greedy(graph: Graph) -> tuple[Node, ...]:
     left = _readers(graph)
-    waiting: dict[int, int] = {}
-    waiters: dict[str, list[int]] = {}
+    waiting, consumers = list[int](), dict[str, list[int]]()
     for index, node in enumerate(graph.nodes):
-        needed = {v.name for v in node.operands if v.name in graph.producers}
-        waiting[index] = len(needed)
-        for name in needed:
-            waiters.setdefault(name, []).append(index)
-    ready = [index for index, count in waiting.items() if not count]
+        names = {v.name for v in node.operands if v.name in graph.producers}
+        waiting.append(len(names))
+        for name in names:
+            consumers.setdefault(name, []).append(index)
+    remaining = {name: len(indices) for name, indices in consumers.items()}
+    has_run = [False] * len(graph.nodes)
+    ready: list[tuple[int, int]] = []
+
+    def rank(index: int) -> None:
+        heapq.heappush(ready, (_growth(graph, graph.nodes[index], left), index))
+
+    for index, count in enumerate(waiting):
+        if not count:
+            rank(index)
     order: list[Node] = []
     while ready:
-        chosen = min(ready, key=lambda index: (_growth(graph, graph.nodes[index], left), index))
-        ready.remove(chosen)
+        _, chosen = heapq.heappop(ready)
+        if has_run[chosen]:  # ranked again since
+            continue
+        has_run[chosen] = True
         node = graph.nodes[chosen]
         order.append(node)
         for value in node.operands:
             left[value.name] = left.get(value.name, 0) - 1
+        for name in {v.name for v in node.operands if v.name in remaining}:
+            remaining[name] -= 1
+            if remaining[name] == 1:  # the last reader will free it
+                last = next(index for index in consumers[name] if not has_run[index])
+                if not waiting[last]:
+                    rank(last)
         for value in node.outputs:
-            for index in waiters.get(value.name, ()):
+            for index in consumers.get(value.name, ()):
                 waiting[index] -= 1
                 if not waiting[index]:
-                    ready.append(index)
+                    rank(index)
     return tuple(order)
 
 

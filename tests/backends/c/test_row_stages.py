@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from random import Random
 
 import pytest
@@ -11,10 +13,12 @@ import torch
 from torch import Tensor
 
 from fxpress.backends.c import SimulatedNetwork, emit
+from fxpress.backends.c.lower import lower
 from fxpress.backends.c.plan import row_steps
-from fxpress.backends.c.plan.memory import MemoryPlan
+from fxpress.backends.c.plan.memory import MemoryPlan, plan_memory
 from fxpress.backends.c.plan.program import Program
-from fxpress.backends.c.plan.row_stages import Planned, RowStages
+from fxpress.backends.c.plan.regions import Region
+from fxpress.backends.c.plan.row_stages import Planned, RowStages, plan_within
 from fxpress.backends.c.target import Machine
 from fxpress.backends.c.tools.stack import worst_case_stack
 from fxpress.backends.c.tools.toolchain import compile_objects, target_compiler
@@ -144,14 +148,15 @@ def _tuple(numbers: list[int]) -> str:
 
 
 class SomeStages:
-    """In place of the choice of stages: any runs of layers, any number of rows."""
+    """In place of the choice of stages: any order of execution, any runs of layers, any number of rows."""
 
     def __init__(self, random: Random) -> None:
         self.random, self.steps = random, 0
 
     def __call__(
-        self, program: Program, machine: Machine, limit: int | None, planned: Planned
+        self, programs: Sequence[Program], machine: Machine, limit: int | None, planned: Planned
     ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
+        program = self.random.choice(programs)
         found, runs, first = RowStages(program, planned(program), machine), [], 0
         while first < len(program.steps):
             stop = min(first + self.random.randint(1, 8), len(program.steps))
@@ -172,8 +177,9 @@ class OneStage:
         self.first, self.stop = first, stop
 
     def __call__(
-        self, program: Program, machine: Machine, limit: int | None, planned: Planned
+        self, programs: Sequence[Program], machine: Machine, limit: int | None, planned: Planned
     ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
+        program = programs[0]
         stages = RowStages(program, planned(program), machine)
         run = stages.run(self.first, self.stop, 1, scaled=False)
         assert run is not None
@@ -274,6 +280,31 @@ def test_an_arena_that_is_too_large_gets_stages_and_the_summary_says_so(fill, co
     assert f"{small.plan.arena_bytes:,} B in place of {whole.plan.arena_bytes:,} B" in note
 
 
+def shuffled(program: Program, random: Random) -> Program:
+    """The program in another order in which it can run."""
+    waiting, steps = list(program.steps), []
+    while waiting:
+        made = {stored for step in waiting for stored in step.results}
+        steps.append(random.choice([step for step in waiting if made.isdisjoint(step.operands)]))
+        waiting = [step for step in waiting if step is not steps[-1]]
+    return replace(program, steps=tuple(steps))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_stages_are_taken_in_the_order_of_execution_in_which_they_fit(seed, fill, cortex_m4):
+    random, machine = Random(seed), Machine.of(cortex_m4)
+    program = lower(Chain(random, 2, "i8", 12).graph(fill), COutput(), cortex_m4).program
+    orders = (shuffled(program, random), program)
+    arenas = [plan_memory(order).arena_bytes for order in orders]
+    for limit in (max(arenas), min(arenas) - 1, int(0.8 * min(arenas)), int(0.6 * min(arenas))):
+        planned = partial(plan_memory, regions=(Region(bytes=limit),))
+        alone = [plan_within((order,), machine, limit, planned) for order in orders]
+        _, plan, notes = plan_within(orders, machine, limit, planned)
+        least = min(found.arena_bytes for _, found, _ in alone)
+        assert (plan.arena_bytes <= limit) == (least <= limit)
+        assert bool(notes) == (min(arenas) > limit >= least)
+
+
 def test_wrong_padding_is_found(fill, host, assert_equal_to_interpreter, monkeypatch):
     monkeypatch.setattr("fxpress.backends.c.plan.row_steps.padding_byte", lambda op, type: 0)
     with pytest.raises(AssertionError):
@@ -312,6 +343,16 @@ def test_all_calls_of_a_layer_read_weights_that_are_decoded_once(cortex_m4, asse
     steps = artifact.program.steps[stage.first : stage.stop]
     assert any(step.offer.coded and step.rows is not None and len(step.rows.forms) > 1 for step in steps)
     assert all(len(step.offer.coded) <= 1 for step in steps)
+
+
+def test_a_stage_without_a_block_of_the_arena_takes_no_pointer_to_it(
+    fill, host, assert_equal_to_interpreter, monkeypatch
+):
+    monkeypatch.setattr("fxpress.backends.c.lower.plan_within", OneStage(0, 1))
+    lines = ["graph(%x: f32[1x4x8x8]) {", "  %y: f32[1x4x8x8] = relu(%x)", "  return y: %y", "}"]
+    artifact = assert_equal_to_interpreter(parse("\n".join(lines), fill=fill), target=host, flags=UNDEFINED)
+    (stage,) = artifact.program.stages
+    assert stage.stop == 1 and artifact.plan.arena_bytes == 0
 
 
 @pytest.mark.parametrize(
