@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -200,8 +201,9 @@ def _in_order(program: Program, graph: Graph) -> Program:
 
 
 def _first_line(error: Exception) -> str:
-    """The beginning of a message, with its class."""
-    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    """The beginning of a message, with its class and with paths from the folder of packages, or of the zoo, on."""
+    line = re.sub(r"\S*/(?:site-packages|shared)/", "", str(error).partition("\n")[0])
+    return f"{type(error).__name__}: {line}"
 
 
 if __name__ == "__main__":
