@@ -15,10 +15,10 @@ C_IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]*$")
 
 _C_WORDS = """
 auto break case char const continue default do double else enum extern float for goto if inline int long register
-restrict return short signed sizeof static struct switch typedef union unsigned void volatile while alignas alignof
-and asm bool catch class constexpr decltype delete explicit export false friend main mutable namespace new noexcept
-not nullptr operator or private protected public static_assert template this throw true try typeid typename using
-virtual wchar_t xor
+restrict return short signed sizeof static struct switch typedef typeof union unsigned void volatile while alignas
+alignof and asm bool catch class constexpr decltype delete explicit export false friend main mutable namespace new
+noexcept not nullptr operator or private protected public static_assert template this thread_local throw true try
+typeid typename using virtual wchar_t xor
 """
 
 PLATFORM_WORDS = frozenset(
@@ -40,6 +40,16 @@ PLATFORM_WORDS = frozenset(
 """Small letters that some platform's headers define as macros."""
 
 
+_HEADERS = """
+assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic stdbool
+stddef stdint stdio stdlib stdnoreturn string strings tgmath threads time uchar unistd wchar wctype packed_linear
+"""
+"""Headers of the C library, which `#include` would find in their place."""
+
+_CMAKE_TARGETS = "all clean depend edit_cache help install m package preinstall rebuild_cache test"
+"""Names of targets that CMake reserves, and of the library of mathematics."""
+
+
 def is_c_name(text: str) -> bool:
     """Whether a text of small letters can be a name in C and in C++."""
     return bool(C_IDENTIFIER.fullmatch(text)) and text not in _C_WORDS.split()
@@ -49,6 +59,14 @@ def _identifier(value: str) -> str:
     if not is_c_name(value) or len(value) > 40:
         hint = "use at most 40 small letters, digits and _, a letter first, and no word of C or C++"
         raise fault("S207", "cannot be the prefix of C names", hint=hint)
+    if value in _HEADERS.split():
+        raise fault(
+            "S207", f"cannot be the name: {value}.h is a header of C", hint="choose another, such as `net`"
+        )
+    if value in _CMAKE_TARGETS.split():
+        raise fault(
+            "S207", "cannot be the name: CMake or the linker uses it", hint="choose another, such as `net`"
+        )
     return value
 
 

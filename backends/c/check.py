@@ -199,4 +199,9 @@ def _memory_problem(plan: MemoryPlan, target: Target) -> Problem:
         message = f"the arena needs {plan.arena_bytes:,} bytes, the target has {target.ram:,}"
         return Problem("C707", place, message, f"{hint}ram")
     needs = [f"{used.name} needs {used.bytes:,} bytes of {used.region.bytes:,}" for used in plan.regions]
-    return Problem("C707", place, f"the regions are too small: {', '.join(needs)}", f"{hint}regions")
+    return Problem(
+        "C707",
+        place,
+        f"the regions are too small: {', '.join(needs)}",
+        f"{hint}the sizes in `target.regions`",
+    )

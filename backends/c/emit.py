@@ -135,10 +135,20 @@ class StackContext:
 
 @dataclass(frozen=True, slots=True)
 class PartsContext:
-    """Steps of a run in parts: their number, and the estimated time of the longest if there is an estimate."""
+    """Steps of a run in parts: their number, and the estimated time of the longest if there is an estimate.
+
+    `waits`: the estimate has the wait states of RAM in it.
+    """
 
     steps: Macro
     longest: Macro | None
+    waits: bool
+
+    @property
+    def comment(self) -> str:
+        """What the comment on steps adds about the longest."""
+        waits = "with the wait states of RAM, without" if self.waits else "without wait states and"
+        return "" if self.longest is None else f"; estimate for the longest, {waits} interrupts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +176,6 @@ class HeaderContext:
     parts: PartsContext | None
     stack: StackContext | None
     ports_in_arena: bool
-    waits: bool
     has_test: bool
     conversions: tuple[Conversion, ...]
 
@@ -182,12 +191,6 @@ class HeaderContext:
     def several(self) -> str:
         """What the comment on sizes adds where there are several regions."""
         return ", by region of RAM; a region of 0 bytes may be null" if len(self.regions) > 1 else ""
-
-    @property
-    def longest(self) -> str:
-        """What the comment on steps adds about the longest."""
-        waits = "with the wait states of RAM, without" if self.waits else "without wait states and"
-        return f"; estimate for the longest, {waits} interrupts"
 
     @property
     def parameters(self) -> str:
@@ -475,7 +478,6 @@ def _header_context(
         if has_stack_bound(program)
         else None,
         ports_in_arena=any(port.region is not None for port in ports),
-        waits=any(used.region.wait_states for used in plan.regions),
         has_test=has_test,
         conversions=(),
     )
@@ -562,6 +564,8 @@ def _block_pointers(plan: MemoryPlan, source: SourceText) -> Iterator[str]:
     for used, name in zip(plan.regions, names, strict=True):
         if source.mentions(name):
             yield f"unsigned char *const {name} = (unsigned char *){given}{used.name};"
+            if not source.computes_with(name):
+                yield f"(void){name}; /* read by the trace alone */"
     if plan.state_bytes:
         yield f"unsigned char *const states = (unsigned char *){given}state;"
     if source.is_in_file:
@@ -578,6 +582,7 @@ def _parts(name: str, lowered: Lowered) -> PartsContext:
     return PartsContext(
         Macro(f"{prefix}_STEPS", str(len(computing_steps(lowered.source.steps)))),
         longest if has_stack_bound(lowered.program) else None,
+        prediction.unit == "cycles" and lowered.plan.wait_cycles > 0,
     )
 
 
@@ -590,7 +595,8 @@ def _parts_notes(lowered: Lowered) -> Iterator[str]:
     longest = prediction.nodes[first]
     share = 100 * time / max(prediction.time, 1)
     yield (
-        f"a run has {count} steps, and a part at least one; the longest is {longest.operator} {longest.result}, "
+        f"a run has {count} step{'s' * (count != 1)}, and a part at least one; the longest is {longest.operator} "
+        f"{longest.result}, "
         f"estimated at {time:,} {prediction.unit} ({share:.0f} % of a run)"
     )
 

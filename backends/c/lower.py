@@ -200,7 +200,9 @@ def _choose(
         tried.append(chosen(price, crowded))
         if not tried[-1].plan.missing_bytes:
             return _noted(tried[-1], fastest, "arena")
-    return min(tried, key=lambda one: (one.plan.missing_bytes, _arena_bytes(one)))
+    closest = min(tried, key=_lack)
+    by_rows = _written(edges, closest.program, options, target, states, smallest=True)
+    return min(closest, by_rows, key=_lack)
 
 
 def _noted(taken: Lowered, fastest: Lowered, resource: str) -> Lowered:
@@ -222,6 +224,11 @@ def _flash_bytes(lowered: Lowered) -> int:
 
 def _arena_bytes(lowered: Lowered) -> int:
     return lowered.plan.arena_bytes
+
+
+def _lack(lowered: Lowered) -> tuple[int, int]:
+    """Bytes that the regions lack, and those that the arena takes."""
+    return lowered.plan.missing_bytes, lowered.plan.arena_bytes
 
 
 def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
@@ -246,7 +253,10 @@ def _written(
     options: COutput,
     target: Target,
     states: Mapping[int, int],
+    *,
+    smallest: bool = False,
 ) -> Lowered:
+    """The program with its memory planned, and its text; `smallest` is that of `plan_within`."""
     machine, regions = Machine.of(target), regions_of(target)
     alignment = BLOCK_ALIGNMENT if machine.is_host else WIDE_ALIGNMENT
     planned = partial(
@@ -258,7 +268,8 @@ def _written(
     )
     order = None if states else refine_order(order_steps(program, ports_in_arena=options.buffers == "arena"))
     reordered = () if order is None or order.program is program else (order.program,)
-    program, plan, notes = plan_within((program, *reordered), machine, target.ram, planned)
+    programs = (program, *reordered)
+    program, plan, notes = plan_within(programs, machine, target.ram, planned, smallest=smallest)
     order = None if program.stages else order
     is_binary = options.weights_file == "binary"
     in_parts = options.execution == "parts"

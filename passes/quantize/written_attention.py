@@ -132,11 +132,12 @@ def _sum(
     """The sum of addends as it is added to scores of a shape."""
     total: Value | None = None
     for addend, own in addends:
+        term = addend
         if own != shape:  # reshaped in between, and the addend with it
             if addend.type.shape != own:
-                addend = builder.add(Expand(own), addend, source=node.source)
-            addend = builder.add(Reshape(shape), addend, source=node.source)
-        total = addend if total is None else builder.add(Add(), total, addend, source=node.source)
+                term = builder.add(Expand(own), addend, source=node.source)
+            term = builder.add(Reshape(shape), term, source=node.source)
+        total = term if total is None else builder.add(Add(), total, term, source=node.source)
     return total
 
 

@@ -51,6 +51,7 @@ BAD = {
     "  9tcm: 1 KiB": ("S207", '"9tcm" cannot be the name of a region, which is a parameter in C'),
     "  DTCM: 1 KiB": ("S207", "use at most 24 small letters"),
     "  while: 1 KiB": ("S207", '"while" cannot be the name of a region'),
+    "  typeof: 1 KiB": ("S207", '"typeof" cannot be the name of a region'),
     "  weights: 1 KiB": ("S207", '"weights" cannot be the name of a region: the emitted C uses it'),
     "  input_0: 1 KiB": ("S207", "the emitted C uses it; choose a name such as `dtcm` or `sram_2`"),
     "  near: 1 KiB": ("S207", "the emitted C uses it"),

@@ -29,18 +29,25 @@ _FACTORS = (1, 2, 3, 4, 6, 8)
 """Rows that a call of the last step of a stage computes; those before compute as many as it needs, or as many."""
 _MOST_STEPS = 48
 _PATHS = 16
+_STEP_BYTES = 16
 
 Planned = Callable[[Program], MemoryPlan]
 """The memory plan of a program."""
 
 
 def plan_within(
-    programs: Sequence[Program], machine: Machine, limit: int | None, planned: Planned
+    programs: Sequence[Program],
+    machine: Machine,
+    limit: int | None,
+    planned: Planned,
+    *,
+    smallest: bool = False,
 ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
     """A program with the stages that it needs to fit its regions, of `limit` bytes, its plan, and what it costs.
 
     `programs` are the orders of execution to choose from. One that is small enough without stages is taken as it is, as
-    is the smallest if no stages are found with which one is small enough.
+    is the smallest if no stages are found with which one is small enough; with `smallest` the one with the stages of
+    the least arena.
     """
     plans = [planned(program) for program in programs]
     least = min(
@@ -54,7 +61,8 @@ def plan_within(
     program, plan = programs[least], plans[least]
     if limit is None or not plan.missing_bytes:
         return program, plan, ()
-    tried = [RowStages(*pair, machine).fitted(limit, planned) for pair in zip(programs, plans, strict=True)]
+    stages = [RowStages(*pair, machine) for pair in zip(programs, plans, strict=True)]
+    tried = [one.smallest(limit, planned) if smallest else one.fitted(limit, planned) for one in stages]
     found = [staged for staged in tried if staged is not None]
     if not found:
         return program, plan, ()
@@ -144,6 +152,19 @@ class RowStages:
                 bound - (plan.bound - limit),
             )
         return None
+
+    def smallest(self, limit: int, planned: Planned) -> tuple[Program, MemoryPlan] | None:
+        """The program of the least arena, by estimate, above a limit; None if no stages make it smaller."""
+        low, high = limit, self._plan.arena_bytes
+        while high - low > _STEP_BYTES:
+            middle = (low + high) // 2
+            low, high = (middle, high) if self._path(middle) is None else (low, middle)
+        path = self._path(high)
+        if not path:
+            return None
+        program = self.with_stages(path)
+        plan = planned(program)
+        return (program, plan) if plan.arena_bytes < self._plan.arena_bytes else None
 
     def _path(self, limit: int) -> list[Run] | None:
         """The stages of the least time with which every step, by estimate, is within the limit."""

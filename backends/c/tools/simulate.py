@@ -47,6 +47,7 @@ _BUFFERS = 0x3000_0000
 _STACK_TOP = 0x2F00_0000
 _PAINT = 0xA5
 _STATE_ALIGNMENT = 8
+_WEIGHTS_ALIGNMENT = 64  # the largest that a weights file asks for
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +308,7 @@ class SimulatedModel:
         before = sum(place is None for place in places[:count])
         state = [blocks[STATE_BLOCK]] if state_bytes else []
         self._passed = [*given[:before], *state, *given[before:]]
-        self._passed += [simulator.place(weights, alignment=_STATE_ALIGNMENT)] if weights else []
+        self._passed += [simulator.place(weights, alignment=_WEIGHTS_ALIGNMENT)] if weights else []
         self.stack_bytes = 0
 
     def run(self, inputs: Sequence[bytes]) -> list[bytes]:

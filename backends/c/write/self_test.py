@@ -121,7 +121,7 @@ def write_self_test(
         passed += ["state"] if has_states else []
         passed += [symbol for port, symbol in zip(outputs, results, strict=True) if port.offset is None]
         passed += ["weights"] if is_in_file else []
-        arguments = ", ".join([*passed, *(f"{region}.bytes" for region in regions)])
+        arguments = ", ".join([*passed, *(f"test_{region}.bytes" for region in regions)])
         runs.append(Vector(tuple(copies), arguments, tuple(checks)))
     count = sum(len(vector.checks) for vector in runs)
     context = SelfTestContext(
@@ -152,7 +152,7 @@ def _continues(ports: Sequence[Port], before: Sequence[Tensor] | None, taken: Se
 
 
 def _pointer(port: Port) -> str:
-    block = port.block if port.is_state else f"{port.block}.bytes"
+    block = port.block if port.is_state else f"test_{port.block}.bytes"
     return f"(({port.c_type} *)(void *)({block} + {port.offset}))"
 
 

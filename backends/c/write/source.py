@@ -144,6 +144,12 @@ class SourceText:
         word = re.compile(rf"\b{name}\b")
         return any(word.search(line) for step in self.steps for line in step.lines)
 
+    def computes_with(self, name: str) -> bool:
+        """Whether a step mentions a variable outside of its trace."""
+        word = re.compile(rf"\b{name}\b")
+        lines = (line for step in self.steps for line in step.lines)
+        return any(word.search(line) for line in lines if not line.startswith("FXP_TRACE("))
+
     @property
     def constant_bytes(self) -> int:
         """Bytes of flash that the arrays take."""

@@ -211,7 +211,9 @@ def test_a_refusal_lists_what_each_region_needs(fill, cortex_m4):
     assert problem.code == "C707"
     assert problem.message.startswith("the regions are too small: dtcm needs ")
     assert " bytes of 64, sram needs " in problem.message and problem.message.endswith(" bytes of 128")
-    assert "the largest block contains" in problem.hint and problem.hint.endswith("or raise regions")
+    assert "the largest block contains" in problem.hint and problem.hint.endswith(
+        "or raise the sizes in `target.regions`"
+    )
 
 
 def test_a_region_that_begins_like_the_network_is_refused(fill, cortex_m4):
@@ -331,6 +333,33 @@ def test_the_self_test_has_inputs_in_their_region(fill, draw, tmp_path, cortex_m
     flags = ("-O1", "-DNET_TEST_MAIN", *WARNINGS, *SANITIZERS)
     program = link_program(find_compiler("gcc"), sources, tmp_path / "test", flags=flags)
     assert subprocess.run([program], capture_output=True, check=False).returncode == 0
+
+
+def test_regions_may_be_called_like_functions_of_the_c_library(fill, draw, tmp_path, cortex_m4):
+    target = with_regions(cortex_m4, {"index": "64 KiB", "fopen": "64 KiB"})
+    graph = parse(NET, fill=fill)
+    artifact = emit(graph, COutput(name="net", self_test=1), target, vectors=[[draw(graph.inputs[0], 0)]])
+    sources = [*artifact.write(tmp_path), tmp_path / "net_test.c"]
+    program = link_program(
+        find_compiler("gcc"), sources, tmp_path / "test", flags=("-DNET_TEST_MAIN", *WARNINGS)
+    )
+    assert subprocess.run([program], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("execution", ["whole", "parts"])
+def test_a_network_of_views_alone_compiles_without_a_warning(execution, fill, tmp_path, cortex_m4):
+    graph = parse("graph(%x: f32[1x6]) { %y: f32[1x2x3] = reshape{shape=(1, 2, 3)}(%x) return y: %y }")
+    options = COutput(name="net", buffers="arena", execution=execution)
+    artifact = emit(graph, options, with_regions(cortex_m4, DTCM_AND_PSRAM))
+    compile_objects(find_compiler("gcc"), artifact.write(tmp_path), tmp_path, flags=WARNINGS)
+
+
+def test_the_estimate_of_the_longest_step_says_whether_waits_are_in_it(fill):
+    slow = {"sram": {"bytes": "64 KiB", "wait_states": 2}}
+    for core, waits in (("cortex-m4f", "with the wait states of RAM"), ("cortex-m7", "without wait states")):
+        target = with_regions(load_target(core), slow)
+        header = emit(parse(NET, fill=fill), COutput(name="net", execution="parts"), target).files["net.h"]
+        assert f"estimate for the longest, {waits}" in header.decode()
 
 
 @pytest.mark.parametrize("execution", ["whole", "parts"])

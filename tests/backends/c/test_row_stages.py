@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fxpress.backends.c import SimulatedNetwork, emit
+from fxpress.backends.c import SimulatedNetwork, check, emit
 from fxpress.backends.c.lower import lower
 from fxpress.backends.c.plan import row_steps
 from fxpress.backends.c.plan.memory import MemoryPlan, plan_memory
@@ -154,7 +155,13 @@ class SomeStages:
         self.random, self.steps = random, 0
 
     def __call__(
-        self, programs: Sequence[Program], machine: Machine, limit: int | None, planned: Planned
+        self,
+        programs: Sequence[Program],
+        machine: Machine,
+        limit: int | None,
+        planned: Planned,
+        *,
+        smallest: bool = False,
     ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
         program = self.random.choice(programs)
         found, runs, first = RowStages(program, planned(program), machine), [], 0
@@ -177,7 +184,13 @@ class OneStage:
         self.first, self.stop = first, stop
 
     def __call__(
-        self, programs: Sequence[Program], machine: Machine, limit: int | None, planned: Planned
+        self,
+        programs: Sequence[Program],
+        machine: Machine,
+        limit: int | None,
+        planned: Planned,
+        *,
+        smallest: bool = False,
     ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
         program = programs[0]
         stages = RowStages(program, planned(program), machine)
@@ -303,6 +316,17 @@ def test_stages_are_taken_in_the_order_of_execution_in_which_they_fit(seed, fill
         least = min(found.arena_bytes for _, found, _ in alone)
         assert (plan.arena_bytes <= limit) == (least <= limit)
         assert bool(notes) == (min(arenas) > limit >= least)
+
+
+def test_a_refusal_has_the_least_arena_that_was_found(fill, cortex_m4):
+    graph = parse(STEM, fill=fill)
+
+    def problems(ram: int):
+        return check(graph, COutput(name="net"), cortex_m4.model_copy(update={"ram": ram}))
+
+    (problem,) = problems(500)
+    least = int(re.search(r"the arena needs ([\d,]+) bytes", problem.message)[1].replace(",", ""))
+    assert not problems(least) and problems(least - 64)
 
 
 def test_wrong_padding_is_found(fill, host, assert_equal_to_interpreter, monkeypatch):

@@ -161,6 +161,16 @@ def test_a_core_computes_the_bytes_of_the_integer_graph_from_the_file(weights, c
         assert torch.equal(network.run([x])[0], run_integer(graph, [x])[0])
 
 
+def test_c_for_a_computer_runs_on_a_core_with_its_file(fill, draw, host, tmp_path):
+    """Its file begins at a multiple of 64 bytes."""
+    graph = parse(NET, fill=fill)
+    artifact = emit(graph, BINARY, host)
+    assert artifact.macros["NET_WEIGHTS_ALIGNMENT"] == "64"
+    x = draw(graph.inputs[0], 0)
+    found = SimulatedNetwork.of(artifact, tmp_path, load_target("cortex-m4f")).run([x])[0]
+    assert torch.equal(found, run_integer(graph, [x])[0])
+
+
 def test_constants_are_not_linked(fill, cortex_m4):
     graph = parse(NET, fill=fill)
     linked, apart = (

@@ -15,7 +15,7 @@ static const int8_t expected_0_0[3] = {
 static union {
     unsigned char bytes[NET_ARENA_BYTES + 1];
     int64_t aligned;
-} arena;
+} test_arena;
 
 static int8_t result_0[3];
 
@@ -33,7 +33,7 @@ int net_self_test(void)
 {
     int failures = 0;
 
-    failures += net_run(input_0_0, result_0, arena.bytes) != 0;
+    failures += net_run(input_0_0, result_0, test_arena.bytes) != 0;
     failures += check_result_0(result_0, expected_0_0);
     return failures;
 }

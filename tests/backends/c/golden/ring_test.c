@@ -44,7 +44,7 @@ static const int8_t expected_2_1[8] = {
 static union {
     unsigned char bytes[RING_ARENA_BYTES + 1];
     int64_t aligned;
-} arena;
+} test_arena;
 
 static unsigned char states[RING_STATE_BYTES + RING_STATE_ALIGNMENT];
 
@@ -77,11 +77,11 @@ int ring_self_test(void)
         states + (RING_STATE_ALIGNMENT - (size_t)((uintptr_t)states % RING_STATE_ALIGNMENT));
 
     failures += ring_reset(state) != 0;
-    failures += ring_step(input_0_0, state, result_0, arena.bytes) != 0;
+    failures += ring_step(input_0_0, state, result_0, test_arena.bytes) != 0;
     failures += check_result_0(result_0, expected_0_0);
-    failures += ring_step(input_1_0, state, result_0, arena.bytes) != 0;
+    failures += ring_step(input_1_0, state, result_0, test_arena.bytes) != 0;
     failures += check_result_0(result_0, expected_1_0);
-    failures += ring_step(input_2_0, state, result_0, arena.bytes) != 0;
+    failures += ring_step(input_2_0, state, result_0, test_arena.bytes) != 0;
     failures += check_result_0(result_0, expected_2_0);
     failures += check_result_1(((int8_t *)(void *)(state + 0)), expected_2_1);
     return failures;
