@@ -64,12 +64,14 @@ def main() -> int:
 def _write(found: Row, *, keeping: bool) -> None:
     """Put the rows of a network in place of those that it has; without `keeping` the others are dropped."""
     kept = keeping and RESULTS.is_file()
-    results = json.loads(RESULTS.read_text()) if kept else {"core": CORE, "networks": [], "refused": []}
-    for key in ("networks", "refused"):
-        results[key] = [row for row in results[key] if row["network"] != found["network"]]
-    results["networks"] += found["rows"]
+    before = json.loads(RESULTS.read_text()) if kept else {"networks": [], "refused": []}
+    networks, refused = (
+        [row for row in before[key] if row["network"] != found["network"]] for key in ("networks", "refused")
+    )
+    networks += found["rows"]
     if found["refusal"]:
-        results["refused"].append({"network": found["network"], "refusal": found["refusal"]})
+        refused.append({"network": found["network"], "refusal": found["refusal"]})
+    results = {"core": CORE, "networks": networks, "refused": refused}
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
@@ -106,7 +108,8 @@ def table(rows: Sequence[Row]) -> str:
 
 def _share(rows: Sequence[Row]) -> float:
     """The share of arenas that are proven in time."""
-    return sum(row["is_proven"] and row["seconds"] <= LIMIT_SECONDS for row in rows) / max(len(rows), 1)
+    proven = [row for row in rows if row["is_proven"] and row["seconds"] <= LIMIT_SECONDS]
+    return len(proven) / max(len(rows), 1)
 
 
 def _cell(value: Any) -> str:  # any: as in a row
