@@ -246,7 +246,7 @@ def rounding_notes(graph: Graph) -> Iterator[str]:
 
 
 def _arena_basis(c: CArtifact) -> str:
-    """What is known of smaller arenas: none in any order of execution, or a bound for them."""
+    """Proof of the size of the arena: the least of any order of execution, or a lower bound."""
     least = c.lowered.least_bytes
     if c.lowered.is_least:
         return "exact, from the plan, the least of any order of execution"

@@ -191,7 +191,7 @@ def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator
 
 
 def _memory_problem(plan: MemoryPlan, target: Target) -> Problem:
-    """What each region needs and has, and the largest block."""
+    """Problem with the bytes that each region needs and has, and the largest block."""
     largest = max(plan.blocks, key=lambda block: block.bytes)
     hint = f"the largest block contains {largest.label} ({largest.bytes:,} bytes); shrink it, or raise "
     place = f"target {target.name}"

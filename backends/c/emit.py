@@ -146,7 +146,7 @@ class PartsContext:
 
     @property
     def comment(self) -> str:
-        """What the comment on steps adds about the longest."""
+        """End of the comment on the number of steps: the meaning of the estimate for the longest."""
         waits = "with the wait states of RAM, without" if self.waits else "without wait states and"
         return "" if self.longest is None else f"; estimate for the longest, {waits} interrupts"
 
@@ -189,7 +189,7 @@ class HeaderContext:
 
     @property
     def several(self) -> str:
-        """What the comment on sizes adds where there are several regions."""
+        """End of the comment on sizes; empty for one region."""
         return ", by region of RAM; a region of 0 bytes may be null" if len(self.regions) > 1 else ""
 
     @property
@@ -200,7 +200,7 @@ class HeaderContext:
 
 @dataclass(frozen=True, slots=True)
 class WeightsIdentity:
-    """The words by which a weights file is told from others, for C with the file as `words`."""
+    """Check of the header of a weights file, for C with the file as `words`."""
 
     prefix: str
 
@@ -271,7 +271,7 @@ class WeightsContext:
 
     @property
     def identity(self) -> WeightsIdentity:
-        """How a weights file is told from others."""
+        """Check of the header of a weights file."""
         return WeightsIdentity(self.prefix)
 
 
