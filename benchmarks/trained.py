@@ -41,11 +41,16 @@ CHECKED = 64
 WIDE = ("passes[2].activations=int16", "outputs.c.io=auto")
 LOSS_POINTS = 1.0
 """Drop of the metric from which activations of 16 bits are measured too."""
+FEWEST_CLASSES = 3
 
 
 @dataclass(frozen=True)
 class Row:
-    """One network with one storage of activations; `snr_db` of each output on the checked samples, sizes in bytes."""
+    """One network with one storage of activations; sizes in bytes.
+
+    `snr_db` and `same_percent` are of each output on the checked samples: the latter is the share of the samples, or of
+    the rows of an output [n, rows, classes], whose largest class is that of the float network.
+    """
 
     network: str
     activations: str
@@ -54,6 +59,7 @@ class Row:
     float_value: float
     integer_value: float
     snr_db: dict[str, float]
+    same_percent: dict[str, float]
     checked: int
     macs: int
     float_layers: int
@@ -101,6 +107,11 @@ def _row(network: str, overrides: Sequence[str] = ()) -> Row:
             name: snr_db(exact, found)
             for name, exact, found in zip(compiled.graph.output_names, reference, integer, strict=True)
         },
+        same_percent={
+            name: 100 * float((exact.argmax(-1) == found.argmax(-1)).double().mean())
+            for name, exact, found in zip(compiled.graph.output_names, reference, integer, strict=True)
+            if exact.ndim in (2, 3) and exact.shape[-1] >= FEWEST_CLASSES
+        },
         checked=len(checked),
         macs=compiled.report.macs_before,
         float_layers=len(compiled.report.float_layers),
@@ -135,15 +146,16 @@ def _agree(wanted: Tensor, found: Tensor, is_exact: bool) -> bool:
 
 def table(rows: Sequence[Row]) -> str:
     """Metrics in percent; ratios are predicted over linked or counted."""
-    header = ("network", "activations", "metric", "float", "integer", "samples", "SNR of outputs", "equal",
-              "flash linked", "predicted", "ratio", "arena", "instructions", "ratio")  # fmt: skip
+    header = ("network", "activations", "metric", "float", "integer", "samples", "SNR of outputs", "same class",
+              "equal", "flash linked", "predicted", "ratio", "arena", "instructions", "ratio")  # fmt: skip
     return text_table(header, [_cells(row) for row in rows])
 
 
 def _cells(row: Row) -> tuple[str, ...]:
     snr = ", ".join(f"{name} {value:.1f} dB" for name, value in row.snr_db.items())
+    same = ", ".join(f"{value:.2f}" for value in row.same_percent.values())
     return (row.network, row.activations, row.metric, f"{row.float_value:.2f}", f"{row.integer_value:.2f}",
-            f"{row.samples}", snr, f"{row.checked}", f"{row.flash_bytes:,}", f"{row.predicted_flash_bytes:,}",
+            f"{row.samples}", snr, same, f"{row.checked}", f"{row.flash_bytes:,}", f"{row.predicted_flash_bytes:,}",
             f"{row.flash_ratio:.3f}", f"{row.arena_bytes:,}", f"{row.instructions:,}",
             f"{row.instruction_ratio:.3f}")  # fmt: skip
 

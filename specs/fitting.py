@@ -80,6 +80,8 @@ def _bits(spec: Spec, target: Target) -> Iterator[_Fault]:
         if not isinstance(step, QuantizeOptions):
             continue
         yield from _kernels(target, here, step.weights, step.activations)
+        for role in step.roles:
+            yield from _kernel(target, role, (*here, role), getattr(step, role), target.activation_bits)
         for pattern, precision in step.layers.items():
             location = (*here, "layers", pattern)
             if isinstance(precision, LayerBits):

@@ -2,7 +2,7 @@
 
 free         another observer, a scale for each channel, calibration without an outlier, learned rounding
 flash        wider weights: of the layers that lose by theirs, of all
-cycles       activations of 16 bits: what the readers of a value read, all
+cycles       activations of 16 bits: values in the role of a source, what the readers of a value read, all
 float        the layers around a value
 the model    what no spec reaches: functions of no module, constants
 """
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from ...ir import Graph, Node
 from ...ir.ops.base import Quantized
 from ...passes.quantize.layer_precisions import BITS, Precisions
+from ...passes.quantize.value_roles import values_in_role
 from ...passes.weighted_layers import is_layer
 from ...specs.options import (
     AdaRound,
@@ -64,6 +65,13 @@ class Cause:
     def smallest(self) -> tuple[Node, ...]:
         """The nodes that alone keep the value in float."""
         return self.movers or (() if self.maker is None else (self.maker,))
+
+    @property
+    def values(self) -> frozenset[str]:
+        """Names of the source and of the values that it is moved from and to."""
+        made = (v.name for node in self.smallest for v in (*node.operands[:1], *node.outputs))
+        own = () if self.maker is None else (v.name for v in self.maker.outputs)
+        return frozenset((self.source.name, *own, *made))
 
     @property
     def loses_by_weights(self) -> bool:
@@ -123,6 +131,7 @@ class Candidates:
         if self._can_learn():
             yield Change({"rounding": _LEARNED})
         yield from self._wider_weights()
+        yield from self._wide_roles()
         for cause in self._causes:
             yield from _wide(cause.readers)
         yield from self._wide_everywhere()
@@ -146,6 +155,15 @@ class Candidates:
                 yield weights[0].with_(activations[0])
             elif activations is readers and len(self._causes) > 1:
                 yield from readers
+
+    def _wide_roles(self) -> Iterator[Change]:
+        """16 bits for each role of a source, and for all of these roles."""
+        sources = frozenset[str]().union(*(cause.values for cause in self._causes))
+        narrow = [role for role in self._options.roles if getattr(self._options, role) == "int8"]
+        roles = [role for role in narrow if sources & values_in_role(self._graph, role)]
+        yield from (Change({role: "int16"}) for role in roles)
+        if len(roles) > 1:
+            yield Change(dict.fromkeys(roles, "int16"))
 
     def _wide_everywhere(self) -> Iterator[Change]:
         if self._options.activations == "int8":

@@ -15,13 +15,14 @@ from ...ir import FLOAT_BITS, Encoding, Graph, Node, Precision, ShapeError
 from ...ir.ops.activation import Elementwise
 from ...ir.ops.attention import Attention
 from ...ir.ops.base import Quantized
+from ...ir.ops.matmul import MatMul
 from ...ir.ops.recurrent import Recurrent
 from ...ir.ops.recurrent_form import STATE_BITS
 from ...specs.options import LayerBits, LayerPrecision, QuantizeOptions
 from ..weighted_layers import is_layer
 from .groups import UnionFind
 from .quantization_plan import Plan
-from .residual_streams import residual_streams
+from .value_roles import wide_values
 
 BITS: Mapping[str, int] = {"int2": 2, "int4": 4, "int8": 8, "int16": 16}
 NARROW_BITS = 8
@@ -82,7 +83,7 @@ class GroupBits:
 def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisions) -> GroupBits:
     """The widest that a reader asks of a value of the group; the default where nobody asks.
 
-    Residual streams may have 16 bits by themselves, whose layers read them in fewer.
+    Values in a role (`value_roles`) may have 16 bits by themselves; layers and products read them in fewer.
 
     With 16 bits for all as the default, operators that have no form on 16 bits stay in float instead.
     """
@@ -115,10 +116,12 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
             )
             bits = NARROW_BITS
         by_group[group] = bits
-    streams = residual_streams(graph) if precisions.options.residual == "int16" else frozenset()
-    wide = {groups.find(name) for name in streams & plan.observed.keys()} - capped.keys()
+    in_roles = wide_values(graph, precisions.options) & plan.observed.keys()
+    wide = {groups.find(name) for name in in_roles} - capped.keys()
     readers = [
-        n for n in computing if _reads_narrow(n, precisions) and groups.find(n.operands[0].name) in wide
+        n
+        for n in computing
+        if _reads_narrow(n, precisions) and any(groups.find(v.name) in wide for v in n.operands)
     ]
     by_group |= dict.fromkeys(wide, BITS["int16"])
     names = frozenset(n.outputs[0].name for n in (*narrow, *readers))
@@ -126,10 +129,11 @@ def group_bits(graph: Graph, plan: Plan, groups: UnionFind, precisions: Precisio
 
 
 def _reads_narrow(node: Node, precisions: Precisions) -> bool:
-    """Whether a layer or an attention asks for 8 bits."""
+    """Whether a layer, an attention or a product of matrices asks for 8 bits."""
     if isinstance(node.op, Attention):
         return precisions.chosen_bits(node.source.module) in (None, NARROW_BITS)
-    return is_layer(node.op) and precisions.activation_bits(node.source.module) == NARROW_BITS
+    is_product = is_layer(node.op) or isinstance(node.op, MatMul)
+    return is_product and precisions.activation_bits(node.source.module) == NARROW_BITS
 
 
 def accepts_wide(node: Node) -> bool:

@@ -49,6 +49,8 @@ class QuantizeOptions(PassOptions):
     before: ClassVar[tuple[str, ...]] = ("weight_only",)
     why: ClassVar[str] = "weights are stored for integer layers, or beside float activations, not both"
     needs: ClassVar = frozenset({"calibration"})
+    roles: ClassVar[tuple[str, ...]] = ("residual", "gates", "outputs")
+    """The options that give values a type by their role."""
 
     pass_: Literal["quantize"] = Field(default="quantize", alias="pass", description="The name of the pass.")
     weights: Literal["int16", "int8", "int4", "int2"] = Field(
@@ -61,6 +63,16 @@ class QuantizeOptions(PassOptions):
         default="int8",
         description="Type of residual streams: sums that a layer norm or RMS norm reads, and what is added to them. "
         "Layers read streams of `int16` as their `activations` say, rounded once.",
+    )
+    gates: Literal["int8", "int16"] = Field(
+        default="int8",
+        description="Type of what nonlinear functions read (GELU, SiLU, sigmoid, tanh, softmax), and of both factors "
+        "of a product of activations. Their results have the type that their readers ask for.",
+    )
+    outputs: Literal["int8", "int16"] = Field(
+        default="int8",
+        description="Type of outputs, such as logits, and of what operators without an integer form read, such as "
+        "log-softmax and argmax.",
     )
     per_channel: bool = Field(
         default=True, description="One weight scale per output channel; off: one per weight tensor."

@@ -131,6 +131,9 @@ def test_bits_that_the_kernels_of_a_target_lack_are_refused(write: Write, sound:
     for bits, problem in (
         ("activations: int16", "board has no kernel for int16 activations; it has int8"),
         ("weights: int2", "board has no kernel for int2 weights; it has int8"),
+        ("residual: int16", "board has no kernel for int16 residual; it has int8"),
+        ("gates: int16", "board has no kernel for int16 gates; it has int8"),
+        ("outputs: int16", "board has no kernel for int16 outputs; it has int8"),
         ("layers: {head: {weights: int2}}", "layers.head.weights: board has no kernel for int2 weights"),
         ("layers: {head: {activations: int16}}", "layers.head.activations: board has no kernel for int16"),
     ):

@@ -96,6 +96,18 @@ TILES = """graph(%x: i8[1x16x32x32]<scale=0.0625, zero=0>) {
   %y: i8[1x16x32x32]<scale=0.0625, zero=0> = conv{padding=(1, 1, 1, 1)}(%x, %w)
   return y: %y
 }"""
+NARROWED = {
+    f"{op} to bytes": f"""graph(%x: {form}[1x3x5x7]{scale}) {{
+      %a: {form}[1x3x5x7]{scale} = {{before}}(%x)
+      %y: i8[1x3x5x7]<scale=0.03125, zero=-7> = {op}(%a)
+      return y: %y
+    }}""".replace("{before}", before)
+    for op, form, scale, before in (
+        ("gelu", "i16", "<scale=0.0001, zero=0>", "relu"),
+        ("relu", "i16", "<scale=0.0001, zero=0>", "tanh"),
+        ("requantize", "i16", "<scale=0.0001, zero=0>", "tanh"),
+    )
+}
 SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 20))]
 
 
@@ -150,6 +162,18 @@ def test_the_distance_is_the_least_at_which_nothing_unread_is_overwritten(is_gat
         if reader > pixel or (reader == pixel and not is_gathered)
     ]
     assert least == max([0, *needed])
+
+
+@pytest.mark.parametrize("name", NARROWED)
+def test_bytes_of_wider_elements_are_written_over_them(
+    name, host, cortex_m4, assert_equal_to_interpreter, monkeypatch
+):
+    monkeypatch.setattr("fxpress.backends.c.plan.regions.assign_offsets", as_near_as_may_be)
+    plain = host.model_copy(update={"isa": "armv7-m"})
+    for target, flags in ((cortex_m4, UNDEFINED), (plain, ("-O3",))):
+        graph = parse(NARROWED[name])
+        artifact = assert_equal_to_interpreter(graph, options=IN_ARENA, target=target, flags=flags)
+        assert overwritten(artifact) == 2
 
 
 def test_a_distance_that_is_too_short_is_found_by_comparing_bytes(

@@ -9,6 +9,7 @@ import torch
 
 from fxpress.backends.c import check
 from fxpress.ir import Graph, IRError, parse, run_integer, verify
+from fxpress.ir.testing import drawn_samples
 from fxpress.passes import Context, find_pass
 from fxpress.specs.options import QuantizeOptions
 from fxpress.specs.outputs import COutput
@@ -159,3 +160,48 @@ def test_rescaling_rounds_ties_as_the_interpreter(cortex_m4, assert_equal_to_int
         assert run_integer(graph, [x])[0].flatten().tolist() == [(n + 1) // 2 for n in range(-8, 8)]
         for target in (None, cortex_m4):
             assert_equal_to_interpreter(graph, target=target, inputs=[[x]], flags=SANITIZED)
+
+
+BLOCK = """graph(%x: f32[1x6x16]) {
+  const %w1: f32[16x16]
+  const %ww2: f32[16x16]
+  const %www3: f32[16x16]
+  const %w4: f32[24x16]
+  const %ww5: f32[24x16]
+  const %www6: f32[16x24]
+  const %w7: f32[5x16]
+  %q: f32[1x6x16] = linear(%x, %w1)
+  %k: f32[1x6x16] = linear(%x, %ww2)
+  %a: f32[1x6x16] = attention(%q, %k, %q)
+  %s: f32[1x6x16] = linear(%a, %www3, none, %x)
+  %n: f32[1x6x16] = layer_norm{shape=(16,)}(%s)
+  %u: f32[1x6x24] = linear(%n, %w4)
+  %g: f32[1x6x24] = silu(%u)
+  %v: f32[1x6x24] = linear(%n, %ww5)
+  %p: f32[1x6x24] = mul(%g, %v)
+  %d: f32[1x6x16] = linear(%p, %www6, none, %s)
+  %m: f32[1x6x16] = rms_norm{shape=(16,)}(%d)
+  %t: f32[1x6x16] = gelu(%m)
+  %y: f32[1x6x5] = linear(%t, %w7)
+  return y: %y
+}"""
+
+
+@pytest.mark.parametrize("role", ["residual", "gates", "outputs", "all"])
+@pytest.mark.parametrize("io", ["float", "int8"])
+def test_values_of_sixteen_bits_by_their_role_equal_the_interpreter(
+    role, io, fill, host, cortex_m4, assert_equal_to_interpreter
+):
+    before = parse(BLOCK, fill=fill)
+    names = ("residual", "gates", "outputs") if role == "all" else (role,)
+    options, context = (
+        QuantizeOptions(**dict.fromkeys(names, "int16")),
+        Context(calibration=drawn_samples(before, 8)),
+    )
+    graph = find_pass("quantize")(before, options, context).graph
+    bits = {v.type.quantization.bits for node in graph.nodes for v in node.outputs if v.type.is_quantized}
+    assert bits == {8, 16}
+    for target in (host, cortex_m4):
+        assert_equal_to_interpreter(
+            graph, options=COutput(name="net", io=io, buffers="arena"), target=target, flags=SANITIZED
+        )

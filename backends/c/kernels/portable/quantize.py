@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .....ir import DType
@@ -74,6 +75,7 @@ def _offer(
     count = layout.elements(site.output.shape)
     context = ConversionContext(f"{what} of {count} elements", count, element, value)
     overwrites = (0,) if in_place and not site.is_constant("x") else ()
+    follows = {} if overwrites else narrowed(site)
     path, work = "portable/convert.c.j2", Work(results=instructions * count, code_bytes=60)
     return offer(
         site,
@@ -83,5 +85,18 @@ def _offer(
         reads={"x": layout},
         writes=(layout,),
         overwrites=overwrites,
+        follows=follows,
         variant=site.node.op.name,
     )
+
+
+def narrowed(site: Site) -> Mapping[int, int]:
+    """`Offer.follows` of a kernel that goes over the elements of x: bytes from wider ones are written behind the read.
+
+    A byte may alias what is still to be read; results of other types may not, in C. Nothing on computers: their
+    compilers make vector code of loops over what does not overlap.
+    """
+    if site.machine.is_host:
+        return {}
+    wider = site.type("x").dtype.bytes > site.output.dtype.bytes and site.output.dtype is DType.I8
+    return {0: 0} if wider and not site.is_constant("x") else {}

@@ -31,7 +31,7 @@ from ...plan.layout import contiguous
 from ...write.literal import real
 from ..base import Offers, Site, Work, kernel, offer
 from ..rounding import clamped, rescaled, saturated
-from .quantize import ConversionContext
+from .quantize import ConversionContext, narrowed
 
 _LIBM_EXP = re.compile(r"\bexpf\(")
 _FUNCTION = re.compile(r"\b([a-z0-9]+f)\(")  # of the C library
@@ -169,7 +169,8 @@ def portable(site: Site) -> Offers:
     layout = site.at_hand("x") or contiguous(site.output.shape)
     count = layout.elements(site.output.shape)
     in_place = not site.is_constant("x") and site.type("x").dtype is site.output.dtype
-    made = partial(offer, site, reads={"x": layout}, writes=(layout,), overwrites=(0,) if in_place else ())
+    overwrites, follows = (0,) if in_place else (), narrowed(site)
+    made = partial(offer, site, reads={"x": layout}, writes=(layout,), overwrites=overwrites, follows=follows)
     if not site.is_integer:
         expression = _EXPRESSIONS[op.name]
         value = expression.text(op)
