@@ -21,7 +21,7 @@ def find_backend(name: str) -> Backend[Any]:  # Any: each backend has its own op
     try:
         return cast(Backend[Any], BACKENDS.load(name))  # what a package names is checked when it is called
     except PluginError as err:
-        advice = "mend or remove the package"
+        advice = "repair or remove the package"
         raise UserError(Problem("B600", f"outputs.{name}", err.message, advice)) from err
 
 
@@ -45,5 +45,5 @@ def raised_by_package(name: str) -> Iterator[None]:
     except USER_CODE_RAISES as err:
         if is_out_of_memory(err):
             raise
-        fact, advice = f"raises {first_line(err)}", "tell the package that brings this backend"
+        fact, advice = f"raises {first_line(err)}", "report it to the package that provides this backend"
         raise UserError(Problem("B601", f"outputs.{name}", fact, advice)) from err

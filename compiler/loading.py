@@ -342,7 +342,7 @@ def _denormals(tensor: Tensor) -> int:
 
 def _import_file(path: Path, place: str) -> ModuleType:
     if not is_file(path):
-        fact = why_no_file(path) if os.path.exists(path) else f"there is no file {path.name} in {path.parent}"
+        fact = why_no_file(path) if os.path.exists(path) else f"file not found: {path.name} in {path.parent}"
         raise _problem("M100", place, fact, "check the path")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None

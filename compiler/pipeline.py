@@ -314,7 +314,7 @@ def run_passes(
             if is_out_of_memory(err) or _is_own(found):
                 raise
             fact = f"raises {first_line(err)}"
-            advice = "tell the package that brings this pass"
+            advice = "report it to the package that provides this pass"
             raise UserError(Problem("P605", f"passes[{index}] ({found.name})", fact, advice)) from err
         graph = result.graph
         stages.append(Stage(found.name, graph, result.report, result.state, result.frames))

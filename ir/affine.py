@@ -2,8 +2,8 @@
 
     value = input * scale + offset
 
-A network that takes pixels often begins with `x / 255` or `(x - mean) / deviation`. Such a chain changes only what
-stored integers stand for, so that an integer input needs no arithmetic.
+A network that takes pixels often begins with `x / 255` or `(x - mean) / deviation`. Such a chain changes only the
+reals that stored integers represent, so that an integer input needs no arithmetic.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .tensor_type import Value
 
 @dataclass(frozen=True)
 class Affine:
-    """A value of the graph as function of an input; `nodes` lead from the input to it."""
+    """A value of the graph as an affine function of an input; `nodes` is the chain from the input to the value."""
 
     input: Value
     scale: float = 1.0
@@ -30,7 +30,7 @@ class Affine:
 
 
 def affine_inputs(graph: Graph) -> Mapping[str, Affine]:
-    """The chain of each input that has one, by the name of its last value; nothing else reads the values before it."""
+    """The chain of each input that has one, by the name of its last value; no other node reads the values before it."""
     return {
         found.nodes[-1].output.name: found
         for value in graph.inputs
@@ -48,13 +48,13 @@ def _followed(graph: Graph, value: Value) -> Affine:
         found, at = longer, node.output
     while found.nodes and is_movement(
         found.nodes[-1].op
-    ):  # which computes nothing: it need not be in the chain
+    ):  # movement computes nothing: the chain may end before it
         found = Affine(found.input, found.scale, found.offset, found.nodes[:-1])
     return found
 
 
 def is_movement(op: Op) -> bool:
-    """Whether the operator only moves the elements of its one operand."""
+    """True if the operator only moves the elements of its single operand."""
     return op.quantized is Quantized.MOVE and isinstance(op, Permute | Reshape)
 
 
@@ -84,7 +84,7 @@ def _extended(graph: Graph, before: Affine, node: Node, value: Value) -> Affine 
 
 
 def _number(graph: Graph, node: Node) -> float | None:
-    """The constant operand of a node when it is one number."""
+    """The constant operand of a node if it is a single number."""
     constants = [v for v in node.operands if graph.is_constant(v)]
     if len(constants) != 1 or constants[0].type.numel != 1 or constants[0].type.is_quantized:
         return None

@@ -1,7 +1,7 @@
 """Elements that each operator reads along an axis: a sliding window, a view, or all at once.
 
-`read(op, call)` says it for a node of which at least one operand has the axis. It is time where a network is streamed,
-whose elements the messages call frames, and the rows of an image where layers run some rows at a time.
+`read(op, call)` returns this for a node of which at least one operand has the axis. The axis is time for a streamed
+network, whose elements the messages call frames, and the rows of an image for layers that run some rows at a time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Resized = Callable[[int], Op]
 
 @dataclass(frozen=True)
 class Window:
-    """Element i of the result reads elements from `start + i * stride` on, `span` of them."""
+    """Window of the elements that element i of the result reads: `span` elements from `start + i * stride` on."""
 
     start: int = 0
     stride: int = 1
@@ -57,7 +57,7 @@ _OWN_FRAME = Window()
 class Sliding:
     """Each element of the results reads a window of each operand; time is dimension `axis` of the results.
 
-    `windows` has one entry for each operand, None for one that is the same for all elements.
+    `windows` has one entry for each operand: None for an operand that is the same for all elements.
     """
 
     axis: int
@@ -67,7 +67,7 @@ class Sliding:
 
 @dataclass(frozen=True)
 class Viewing:
-    """Each result is elements of the only operand with time, by a window of one element for each result."""
+    """Each result is a view of elements of the only operand with time: one window of one element for each result."""
 
     axis: int
     windows: tuple[Window, ...]
@@ -75,7 +75,7 @@ class Viewing:
 
 @dataclass(frozen=True)
 class Gathering:
-    """The results have no time axis: elements from `start` up to `stop` of each operand with time are read at once."""
+    """The results have no time axis: elements `start` to `stop` of each operand with time are read at once."""
 
     spans: tuple[tuple[int, int] | None, ...]
     op: Op
@@ -85,12 +85,12 @@ Reading = Sliding | Viewing | Gathering
 
 
 class RefusedError(IRError):
-    """A node of which no window says what it reads, with the reason."""
+    """A node whose reads no window describes, with the reason."""
 
 
 @dataclass(frozen=True)
 class Track:
-    """The axis of a value, and the number of elements along it."""
+    """Axis of a value, and number of elements along it."""
 
     axis: int
     count: int
@@ -98,7 +98,7 @@ class Track:
 
 @dataclass(frozen=True)
 class AxisCall:
-    """A node with the tracks of its operands; None for one without the axis."""
+    """A node with the tracks of its operands; None for operands without the axis."""
 
     graph: Graph
     node: Node
@@ -106,37 +106,39 @@ class AxisCall:
 
     @property
     def track(self) -> Track:
-        """The track of the first operand that has one."""
+        """Track of the first operand that has one."""
         return next(track for track in self.tracks if track is not None)
 
     @property
     def type(self) -> TensorType:
-        """The type of the operand with that track."""
+        """Type of the operand with that track."""
         pairs = zip(self.node.inputs, self.tracks, strict=True)
         return next(value.type for value, track in pairs if value is not None and track is not None)
 
     def named(self, name: str) -> Track | None:
-        """The track of the operand of this name; None if absent or without one."""
+        """Track of the operand with this name; None if the operand is absent or has no track."""
         return self.node.op.optional(self.tracks, name)
 
     def same(self, axis: int | None = None, resized: Resized | None = None) -> Sliding:
-        """Each element of the result reads that of the same number of each operand with a time axis."""
+        """Sliding of elementwise operators: each element of the result reads the element at the same index of each
+        operand with time.
+        """
         windows = tuple(None if track is None else _OWN_FRAME for track in self.tracks)
         return Sliding(self.track.axis if axis is None else axis, windows, resized or self.unchanged)
 
     def unchanged(self, count: int) -> Op:
-        """The operator as it is."""
+        """The operator unchanged."""
         return self.node.op
 
     def all_frames(self) -> Gathering:
-        """The operator as it is, on all elements."""
+        """Gathering of all elements, with the operator unchanged."""
         spans = tuple(None if track is None else (0, track.count) for track in self.tracks)
         return Gathering(spans, self.node.op)
 
     def aligned(self, axes: Sequence[int | None], axis: int) -> Sliding:
-        """As `same`, for operands with time on these of their dimensions, of a result with time on `axis`.
+        """Like `same`, for operands with time on these dimensions, and a result with time on `axis`.
 
-        A constant may have the time axis, too, if it is the same along it.
+        A constant may have the time axis, too, if it is the same for all frames.
         """
         windows: list[Window | None] = []
         count = self.track.count
@@ -153,26 +155,27 @@ class AxisCall:
     def _check_uniform(self, value: Value, axis: int) -> None:
         if not self.graph.is_constant(value):
             raise RefusedError(
-                f"joins frames with %{value.name}, which is made of the whole window: all frames change at each call"
+                f"joins frames with %{value.name}, which is computed from the whole window: all frames change at "
+                "each call"
             )
         tensor = self.graph.tensor(value)
         if not bool((tensor == tensor.narrow(axis, 0, 1)).all()):
             raise RefusedError(
-                f"reads the constant %{value.name}, which differs from frame to frame of the window"
+                f"reads the constant %{value.name}, which differs between frames of the window"
             )
 
     def check_layer(self) -> None:
-        """RefusedError unless the operand of a layer has a time axis, and its weights have none."""
+        """Raises RefusedError unless the operand of a layer has a time axis and its weights have none."""
         if self.named("weight") is not None or self.named("bias") is not None:
-            raise RefusedError("has weights that change from frame to frame")
+            raise RefusedError("has weights that differ between frames")
         if self.named("x") is None:
-            raise RefusedError("adds frames to what has no time axis")
+            raise RefusedError("adds frames to a value without a time axis")
 
 
 @singledispatch
 def read(op: Op, call: AxisCall) -> Reading:
-    """How the node reads its operands along time; RefusedError with the reason if it cannot be streamed."""
-    raise RefusedError(f"{op.name} is not known to work frame by frame")
+    """Reads of the operands of a node along time; RefusedError with the reason if the node cannot be streamed."""
+    raise RefusedError(f"{op.name} has no rule to run frame by frame")
 
 
 @read.register(Elementwise)
@@ -189,7 +192,7 @@ def _elementwise(op: Op, call: AxisCall) -> Reading:
 @read.register
 def _per_token(op: FakeQuantizePerToken, call: AxisCall) -> Reading:
     if call.track.axis == call.type.rank - 1:
-        raise RefusedError("takes the largest magnitude over time: it needs the whole window")
+        raise RefusedError("computes the largest magnitude over time: it needs the whole window")
     return call.same()
 
 
@@ -207,7 +210,7 @@ def _batch_norm(op: BatchNorm, call: AxisCall) -> Reading:
 
 def _check_channels(call: AxisCall, *, parameters: int) -> None:
     if call.track.axis == 1 and parameters > 1:
-        raise RefusedError("has parameters of its own for each frame: time is its channel dimension")
+        raise RefusedError("has separate parameters for each frame: time is its channel dimension")
 
 
 @read.register(Binary)
@@ -235,7 +238,7 @@ def _conv_transpose(op: ConvTranspose, call: AxisCall) -> Reading:
     if axis >= 2:
         along = (weight.type.shape[axis], op.stride[axis - 2], op.output_padding[axis - 2])
         if along != (1, 1, 0) or any(pairs(op.padding)[axis - 2]):
-            raise RefusedError("is a transposed convolution along time, which puts frames between frames")
+            raise RefusedError("is a transposed convolution along time, which inserts frames between frames")
     return _convolved(call, op.stride, op.padding, op.dilation, lambda axis: op)
 
 
@@ -328,13 +331,13 @@ def _matmul(op: MatMul, call: AxisCall) -> Reading:
     a, b = call.tracks
     if a is not None and b is not None:
         raise RefusedError(
-            "multiplies frames with frames, as attention over time does: it needs the whole window"
+            "multiplies frames by frames, as attention over time does: it needs the whole window"
         )
     changing = call.node.inputs[1 if a is not None else 0]
     assert changing is not None
     if not call.graph.is_constant(changing):
         raise RefusedError(
-            f"multiplies frames with %{changing.name}, which is made of the whole window: all frames change at "
+            f"multiplies frames by %{changing.name}, which is computed from the whole window: all frames change at "
             "each call"
         )
     axis, rank = call.track.axis, call.type.rank
@@ -347,7 +350,7 @@ def _matmul(op: MatMul, call: AxisCall) -> Reading:
         or other.rank < 2
         or (axis < rank - 2 and other.rank >= rank - axis and other.shape[axis - rank] != 1)
     ):
-        raise RefusedError("multiplies each frame with a matrix of its own")
+        raise RefusedError("multiplies each frame by a different matrix")
     return call.same(axis=axis + call.node.outputs[0].type.rank - rank)
 
 
@@ -387,7 +390,7 @@ def _softmax(op: Softmax | LogSoftmax, call: AxisCall) -> Reading:
 @read.register
 def _row_norm(op: RowNorm, call: AxisCall) -> Reading:
     if call.track.axis in op.dimensions(call.type.rank):
-        raise RefusedError("takes statistics over time: it needs the whole window")
+        raise RefusedError("computes statistics over time: it needs the whole window")
     return call.same()
 
 
@@ -395,7 +398,7 @@ def _row_norm(op: RowNorm, call: AxisCall) -> Reading:
 @read.register(InstanceNorm)
 def _group_norm(op: Op, call: AxisCall) -> Reading:
     if call.track.axis:
-        raise RefusedError("takes statistics over time: it needs the whole window")
+        raise RefusedError("computes statistics over time: it needs the whole window")
     return call.same()
 
 
@@ -407,9 +410,9 @@ def _attention(op: Attention, call: AxisCall) -> Reading:
 @read.register
 def _recurrent(op: Recurrent, call: AxisCall) -> Reading:
     if op.bidirectional:
-        raise RefusedError("reads the frames in reversed direction, too: it needs the whole window")
+        raise RefusedError("also reads the frames in reversed direction: it needs the whole window")
     raise RefusedError(
-        "starts anew in each window, so that all its results change; give the model one step of it, with "
+        "starts again in each window, so that all its results change; give the model one step of it, with "
         "`model.state` for what it carries"
     )
 
@@ -491,16 +494,14 @@ def _pad(op: Pad, call: AxisCall) -> Reading:
 @read.register(Roll)
 def _reordered(op: Flip | Roll, call: AxisCall) -> Reading:
     if call.track.axis in op.axes:
-        raise RefusedError(
-            "puts the frames in another order, as reversed direction: it needs the whole window"
-        )
+        raise RefusedError("reorders the frames, such as in reversed direction: it needs the whole window")
     return call.same()
 
 
 @read.register
 def _embedding(op: Embedding, call: AxisCall) -> Reading:
     if call.named("weight") is not None:
-        raise RefusedError("looks frames up by their number")
+        raise RefusedError("looks up frames by index")
     return call.same()
 
 
@@ -508,8 +509,8 @@ def _embedding(op: Embedding, call: AxisCall) -> Reading:
 def _take(op: Take, call: AxisCall) -> Reading:
     x, indices = call.tracks
     if indices is not None or x is None or op.axis == x.axis:
-        raise RefusedError("looks frames up by their number")
+        raise RefusedError("looks up frames by index")
     value = call.node.operand("indices")
     if not call.graph.is_constant(value):
-        raise RefusedError(f"looks up by %{value.name}, which is made of the whole window")
+        raise RefusedError(f"looks up by %{value.name}, which is computed from the whole window")
     return call.same(axis=x.axis + (value.type.rank - 1 if op.axis < x.axis else 0))

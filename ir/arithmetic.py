@@ -2,9 +2,9 @@
 
     requant(acc, multiplier, shift) = (int64(acc << shift) * multiplier + 2^31) >> 32
 
-One rounding, ties toward +infinity. With `shift` 0 this is one instruction (SMMLAR) on a Cortex-M with DSP. It is the
-same function for sums of up to 48 bits, which some layers of many inputs need.
-Additions and rescalings use 16-bit multipliers and one arithmetic shift:
+It rounds once, ties toward +infinity. With `shift` 0 it is one instruction (SMMLAR) on a Cortex-M with DSP. The same
+function is used for sums of up to 48 bits, which some layers with many inputs need. Additions and rescalings use
+16-bit multipliers and one arithmetic shift:
 
     rescale(x_1, ..., x_n) = (sum_i x_i * multiplier_i + offset) >> shift
 """
@@ -49,20 +49,20 @@ def requant(acc: torch.Tensor, multiplier: torch.Tensor | int, shift: torch.Tens
 
 
 def requant_sum(acc: torch.Tensor, multiplier: torch.Tensor | int, shift: torch.Tensor | int) -> torch.Tensor:
-    """`requant` of sums of up to 48 bits; OverflowBoundError beyond.
+    """`requant` of sums of up to 48 bits; OverflowBoundError if a sum is larger.
 
-    The product has more than 64 bits, so that the upper and lower parts of the sum are multiplied apart.
+    The product has more than 64 bits, so the upper and lower parts of the sum are multiplied separately.
     """
     shifted = acc << shift
     if acc.numel() and int((acc.abs() << shift).max()) > WIDEST_SUM:
-        raise OverflowBoundError("an accumulator leaves 48 bits")
+        raise OverflowBoundError("an accumulator exceeds 48 bits")
     high, low = shifted >> 16, shifted & 0xFFFF
     return (high * multiplier + ((low * multiplier + (1 << 31)) >> 16)) >> 16
 
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """Integer weighted sum that takes several quantized operands to one scale in one rounding."""
+    """Integer weighted sum that rescales several quantized operands to one scale with one rounding."""
 
     multipliers: tuple[int, ...]
     offset: int
@@ -96,14 +96,14 @@ class Rescale:
 
 
 def prove_requant(bound: int, *steps: Requant) -> None:
-    """Raise OverflowBoundError unless every accumulator up to `bound` fits int32 before and after the left shift."""
+    """Raises OverflowBoundError unless every accumulator up to `bound` fits int32 before and after the left shift."""
     largest = bound << max(step.shift for step in steps)
     if largest > INT32_MAX:
         raise OverflowBoundError(f"an accumulator can reach {largest:,}, beyond int32")
 
 
 def check_int32(x: torch.Tensor, what: str) -> torch.Tensor:
-    """`x` itself; OverflowBoundError when an element does not fit int32."""
+    """Returns `x`; OverflowBoundError if an element does not fit int32, with `what` as its name."""
     if x.numel() and (int(x.max()) > INT32_MAX or int(x.min()) < -INT32_MAX - 1):
-        raise OverflowBoundError(f"{what} leaves int32")
+        raise OverflowBoundError(f"{what} exceeds int32")
     return x

@@ -2,8 +2,8 @@
 
     sum = around + branch(around)        ->        sum = around + constant
 
-A branch can go when its last layer reads nothing but channels that live inside the branch: with all of them removed
-that layer gives its bias, whatever comes in. So depth is pruned with the same units as width.
+A branch can be removed if its last layer reads only channels that exist only inside the branch: without these channels
+the result of that layer is its bias, for every input. So depth is pruned with the same units as width.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from .ops.layer import Layer
 from .tensor_type import Value
 
 _END = -1
-"""Vertex behind all outputs; nodes are numbered from 0."""
+"""Vertex after all outputs; nodes are numbered from 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class Branch:
-    """Nodes that serve one operand of a sum only, and the groups of units that all live among them."""
+    """Nodes that only one operand of a sum depends on, and the groups of units whose channels are all among them."""
 
     sum: Node
-    place: int  # which operand of the sum is the branch's
-    joint: Value  # what the last layer reads: zero once the branch has gone
-    before: tuple[Node, ...]  # that make `joint`
-    tail: tuple[Node, ...]  # from the last layer to the sum
+    place: int  # index of the operand of the sum that is the branch
+    joint: Value  # operand of the last layer: zero once the branch is removed
+    before: tuple[Node, ...]  # nodes that compute `joint`
+    tail: tuple[Node, ...]  # nodes from the last layer to the sum
     groups: tuple[int, ...]
 
     @property
@@ -43,16 +43,17 @@ class Branch:
 
     @property
     def result(self) -> Value:
-        """Value that the branch adds to the sum."""
+        """Result of the branch, an operand of the sum."""
         return self.sum.operands[self.place]
 
 
 def find_branches(
     graph: Graph, axes: Mapping[str, Axes], groups_on: Callable[[int], np.ndarray]
 ) -> tuple[Branch, ...]:
-    """The innermost branches that can go, in the order of their sums.
+    """The innermost branches that can be removed, in the order of their sums.
 
-    `axes` are those of each value, `groups_on(axis)` the group of each channel of an axis, -1 where it stays.
+    `axes` has the axes of each value; `groups_on(axis)` returns the group of each channel of an axis, -1 for a
+    channel that cannot be removed.
     """
     exclusive = _Exclusive(graph)
     homes = _Homes(graph, axes, groups_on)
@@ -68,7 +69,7 @@ class _Homes:
         self, graph: Graph, axes: Mapping[str, Axes], groups_on: Callable[[int], np.ndarray]
     ) -> None:
         self._graph, self._axes, self._groups_on = graph, axes, groups_on
-        self._values: dict[int, set[str]] = {}  # by group: all values that have channels of it
+        self._values: dict[int, set[str]] = {}  # by group: all values that have channels of the group
         present: dict[int, tuple[int, ...]] = {}
         for name, listed in axes.items():
             for axis in listed:
@@ -79,7 +80,7 @@ class _Homes:
         self._present = present
 
     def inside(self, nodes: Sequence[Node]) -> frozenset[int]:
-        """The groups all of whose channels are of results of the nodes, or of constants that only they read."""
+        """Groups whose channels occur only in results of the nodes, or in constants that only these nodes read."""
         own = {value.name for node in nodes for value in node.outputs}
         results = {node.outputs[0].name for node in nodes}
         for node in nodes:
@@ -91,12 +92,12 @@ class _Homes:
         return frozenset(group for group in met if self._values[group] <= own)
 
     def reads_only(self, value: Value, dimension: int, groups: frozenset[int]) -> bool:
-        """Whether all channels of a value belong to these groups."""
+        """True if all channels of a value belong to these groups."""
         return set(self._groups_on(self._axes[value.name][dimension]).tolist()) <= groups
 
 
 def _branch_of(graph: Graph, node: Node, exclusive: _Exclusive, homes: _Homes) -> Branch | None:
-    """The larger branch of a sum that can go; None if there is none."""
+    """The larger removable branch of a sum; None if no branch can be removed."""
     if not isinstance(node.op, Add) or len({v.name for v in node.operands}) != 2:
         return None
     if any(graph.is_constant(v) or v.type.shape != node.output.type.shape for v in node.operands):
@@ -112,7 +113,9 @@ def _branch_of(graph: Graph, node: Node, exclusive: _Exclusive, homes: _Homes) -
 
 
 class _Exclusive:
-    """Nodes that serve one value only, from the tree of post-dominators: every path from them to an output meets it."""
+    """Nodes that only one value depends on, from the tree of post-dominators: every path from them to an output
+    contains it.
+    """
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -122,7 +125,7 @@ class _Exclusive:
         self._tree = nx.DiGraph((above, below) for below, above in found.items() if below != _END)
 
     def nodes(self, value: Value) -> list[Node]:
-        """The nodes that serve a value with a single use, in the graph's order; empty for other values."""
+        """Nodes that only this value depends on, in the graph's order; empty for values with several uses."""
         if self._graph.use_count(value) != 1:
             return []
         below = nx.descendants(self._tree, value.name)
@@ -136,7 +139,7 @@ def _entries(graph: Graph, nodes: Sequence[Node]) -> set[str]:
 
 
 def _ways_to_go(graph: Graph, sum: Node, place: int, nodes: list[Node], homes: _Homes) -> Iterator[Branch]:
-    """The branch with each of its layers as the last one, from the end."""
+    """Removable branches of a sum, with each layer of the branch as its last layer, from the end."""
     groups = homes.inside(nodes)
     for layer in reversed(nodes):
         if not isinstance(layer.op, Layer) or graph.is_constant(layer.operand("x")):
@@ -153,7 +156,7 @@ def _ways_to_go(graph: Graph, sum: Node, place: int, nodes: list[Node], homes: _
 
 
 def _tail(nodes: Sequence[Node], layer: Node) -> list[Node]:
-    """The layer and those of the nodes that depend on it."""
+    """The layer, and the nodes that depend on it."""
     made, tail = {value.name for value in layer.outputs}, [layer]
     for node in nodes:
         if not made.isdisjoint(v.name for v in node.operands):

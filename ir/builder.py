@@ -1,4 +1,4 @@
-"""Making graphs: `Builder` makes one from nothing, `rewrite` makes one from another, node by node."""
+"""Construction of graphs: `Builder` makes a new graph, `rewrite` makes one from another, node by node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .tensor_type import TensorType, Value
 
 
 class Builder:
-    """Collects nodes in order and hands out names; `build` drops what no output needs.
+    """Collects nodes in order and generates names; `build` drops nodes that no output needs.
 
     Names are made from the operator's name and a counter, so equal steps give equal graphs.
     """
@@ -35,7 +35,7 @@ class Builder:
         self._producers: dict[str, tuple[Node, int]] = {}
 
     def input(self, name: str, type: TensorType) -> Value:
-        """Declare the next graph input."""
+        """Declares the next graph input."""
         self._taken.add(name)
         self._inputs.append(Value(name, type))
         return self._inputs[-1]
@@ -43,9 +43,10 @@ class Builder:
     def constant(
         self, name: str, tensor: Entry, *, quantization: Encoding | None = None, is_heir: bool = False
     ) -> Value:
-        """Add a constant; `name` is a wish, made unique. A quantized one is stored in its container dtype.
+        """Adds a constant; `name` is made unique. A quantized constant is stored in its container dtype.
 
-        An heir is made of the constant that has the name, and gets it if nothing reads that one any more.
+        An heir is computed from the constant with the name `name`, and takes that name if nothing reads that constant
+        any more.
         """
         expect(tensor, (torch.Tensor, LazyTensor), f"constant {name}", "a tensor")
         if isinstance(tensor, torch.Tensor):
@@ -62,9 +63,10 @@ class Builder:
     def derived_constant(
         self, name: str, tensor: torch.Tensor, *, quantization: Encoding | None = None
     ) -> Value:
-        """A constant computed from the one that `name` names; the same elements under the same name are one.
+        """A constant computed from the constant `name`; equal elements with the same name give one constant.
 
-        So calls that share a weight share what is computed from it, as long as that is the same for both.
+        So calls that share a weight also share the constants computed from it, as long as these are equal for all
+        calls.
         """
         key = (name, quantization, content(tensor))
         if key not in self._derived:
@@ -79,7 +81,7 @@ class Builder:
         quantization: Encoding | None = None,
         source: Source = NOWHERE,
     ) -> Value:
-        """Append a node with one result of inferred type; `quantization` is that of a computed integer."""
+        """Appends a node with one result of inferred type; `quantization` is the encoding of a computed integer."""
         expect(op, Op, "add(op, ...)", "an operator", "for example ops.Relu()")
         for operand in operands:
             expect(operand, (Value, NoneType), f"add({op.name}, ...)", "values")
@@ -96,7 +98,7 @@ class Builder:
         names: Sequence[str] = (),
         source: Source = NOWHERE,
     ) -> tuple[Value, ...]:
-        """Append a node with the given result types."""
+        """Appends a node with the given result types."""
         trimmed = list(operands)
         while trimmed and trimmed[-1] is None:
             trimmed.pop()
@@ -108,7 +110,7 @@ class Builder:
         return outputs
 
     def keep(self, node: Node, operands: Sequence[Value | None]) -> tuple[Value, ...]:
-        """Append `node` again on `operands`; result types are inferred anew where operand types differ."""
+        """Appends `node` again with `operands`; result types are inferred again if operand types differ."""
         operands = tuple(operands)
         if tuple(v and v.type for v in operands) == node.operand_types:
             self._taken.update(value.name for value in node.outputs)
@@ -127,24 +129,24 @@ class Builder:
         return outputs
 
     def tensor(self, value: Value) -> torch.Tensor | None:
-        """The tensor of a constant known so far, else None."""
+        """The tensor of a constant added so far; None for other values."""
         entry = self._params.get(value.name)
         return entry.read() if isinstance(entry, LazyTensor) else entry
 
     def entry(self, value: Value) -> Entry | None:
-        """The tensor of a constant as it is kept, a lazy one unread; None for another value."""
+        """The tensor of a constant as stored; a lazy one is not read. None for other values."""
         return self._params.get(value.name)
 
     def release(self, name: str) -> None:
-        """Give a name free for the value that takes another one's place; nothing may read the old one any more."""
+        """Releases a name for the value that replaces the old one; nothing may read the old value any more."""
         self._taken.discard(name)
 
     def producer(self, value: Value) -> Node | None:
-        """The node appended so far that makes `value`; None for an input or a constant."""
+        """The node appended so far that computes `value`; None for an input or a constant."""
         return self._producers.get(value.name, (None, -1))[0]
 
     def position(self, value: Value) -> int:
-        """Index of the node that makes `value`; -1 for an input or a constant."""
+        """Index of the node that computes `value`; -1 for an input or a constant."""
         return self._producers.get(value.name, (None, -1))[1]
 
     def _insert(self, node: Node) -> None:
@@ -152,7 +154,7 @@ class Builder:
         self._nodes.append(node)
 
     def fresh_name(self, wish: str) -> str:
-        """`wish`, or `wish_1`, `wish_2`, ... when it is taken."""
+        """`wish`, or `wish_1`, `wish_2`, ... if it is taken."""
         name = wish
         while name in self._taken:
             self._counters[wish] = self._counters.get(wish, 0) + 1
@@ -161,10 +163,10 @@ class Builder:
         return name
 
     def build(self, outputs: Sequence[Value], *, output_names: Sequence[str] = ()) -> Graph:
-        """The graph of everything that `outputs` depend on; all declared inputs stay.
+        """The graph of all nodes that `outputs` depend on; all declared inputs are kept.
 
-        A derived constant takes the name that it was to have where nothing else has that any more. Every rewrite ends
-        here, so nodes are swept from the end: `networkx.ancestors` with its view takes as long as a whole rewrite
+        A heir takes the name of its constant if no other value has that name. Every rewrite calls this, so nodes are
+        swept from the end: `networkx.ancestors` with its view takes as long as a whole rewrite
         (benchmarks/graph_algorithms.py).
         """
         live = {value.name for value in outputs}
@@ -215,10 +217,10 @@ Visit = Callable[[Builder, Node, tuple[Value | None, ...]], "Value | tuple[Value
 
 
 def rewrite(graph: Graph, visit: Visit) -> Graph:
-    """Rebuild `graph` node by node, in time linear in its size.
+    """Rebuilds `graph` node by node, in time linear in its size.
 
-    `visit(builder, node, operands)` sees each node with its operands already rewritten, and returns the value
-    or values that stand for its results, or None to keep the node. Nodes that nobody reads are dropped.
+    `visit(builder, node, operands)` is called for each node with its rewritten operands, and returns the value or
+    values that replace its results, or None to keep the node. Nodes without readers are dropped.
     """
     check_graph(graph, "rewrite(graph, visit)")
     if not callable(visit):

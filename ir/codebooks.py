@@ -1,9 +1,9 @@
-"""Weights with a codebook of integers: a layer computes with the integers that its codes stand for.
+"""Weights with a codebook of integers: a layer computes with the integers that its codes represent.
 
-    %w: u8[8x3x3x3]<scale=0.01, bits=4, levels=(-90, -31, 0, 28, 77)>    codes 0..4; the layer sees int8 weights
+    %w: u8[8x3x3x3]<scale=0.01, bits=4, levels=(-90, -31, 0, 28, 77)>    codes 0..4; the layer computes on int8
 
-The codebook belongs to the type, so that it is part of the text and survives other passes. Kernels and emitted modules
-take the integers themselves (`decode_codebooks`) and pack them as they like.
+The codebook is part of the type, so that the text form has it and other passes keep it. Kernels and emitted modules
+read the integers (`decode_codebooks`) and pack them in their own form.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from .tensor_type import TensorType, Value
 
 
 def computes_on_codes(graph: Graph, node: Node, value: Value) -> bool:
-    """Whether a node takes the integers that a constant's codes stand for."""
+    """True if a node computes on the integers that the codes of a constant represent."""
     return _is_arithmetic(node) and graph.is_constant(value) and _stands_for_integers(graph, value)
 
 
 def integer_type(type: TensorType) -> TensorType | None:
-    """The int8 type with the same reals as a type with a codebook; None if it has none, or levels that are no int8."""
+    """The int8 type with the same reals as a type with a codebook; None without a codebook, or if its levels are not
+    int8.
+    """
     encoding = type.quantization
     if encoding is None or encoding.levels is None:
         return None
@@ -39,7 +41,7 @@ def integer_type(type: TensorType) -> TensorType | None:
 
 
 def decode_codebooks(graph: Graph) -> Graph:
-    """The graph with int8 weights in place of codes that layers compute on; itself if there are none."""
+    """The graph with int8 weights in place of codes that layers compute on; the graph itself if there are none."""
     coded, plain, params = coded_weights(graph), dict[str, Value](), dict[str, torch.Tensor]()
     for value in graph.constants:
         type, encoding = integer_type(value.type), value.type.quantization
@@ -51,7 +53,7 @@ def decode_codebooks(graph: Graph) -> Graph:
 
 
 def encode_codebooks(graph: Graph, names: Collection[str]) -> Graph:
-    """The graph with codes in place of those int8 weights, and their distinct integers as codebooks."""
+    """The graph with codes in place of these int8 weights, and their distinct integers as codebooks."""
     coded, params = dict[str, Value](), dict[str, torch.Tensor]()
     for value in graph.constants:
         encoding = value.type.quantization
@@ -65,7 +67,7 @@ def encode_codebooks(graph: Graph, names: Collection[str]) -> Graph:
 
 
 def coded_weights(graph: Graph) -> frozenset[str]:
-    """Names of constants whose codes stand for integers that arithmetic alone reads."""
+    """Names of constants whose codes represent integers that only arithmetic reads."""
     return frozenset(value.name for value in graph.constants if _stands_for_integers(graph, value))
 
 

@@ -1,16 +1,16 @@
-"""Reals that are stored in few bits: a code of 8 bits for each, and the numbers that decode the codes.
+"""Reals stored in few bits: a code of 8 bits for each, and the numbers that decode the codes.
 
     e8m0     2^(code - 127)
     double   magnitude = offset + code * step,   a step for each 256 codes, one offset for all
 
-E8M0 is the scale of the OCP Microscaling formats (2023). Double quantization stores scales as codes with scales of
-their own, 8.125 bits for each instead of 32 (Dettmers et al., QLoRA, NeurIPS 2023). There codes are signed and the
-offset is the mean; here they are unsigned and the offset is the least magnitude, which loses less, since magnitudes
-spread further upward than downward, and keeps every one of them above zero. Where some reals are negative, codes are
-int8: codes 0 to 127 are magnitudes, and each code c below 0 is the negative of the real with the code -1 - c.
+E8M0 is the scale of the OCP Microscaling formats (2023). Double quantization stores scales as codes with a second
+scale, 8.125 bits for each instead of 32 (Dettmers et al., QLoRA, NeurIPS 2023). There codes are signed and the offset
+is the mean; here they are unsigned and the offset is the least magnitude, which loses less, since magnitudes spread
+further upward than downward, and keeps every one of them above zero. Where some reals are negative, codes are int8:
+codes 0 to 127 are magnitudes, and each code c below 0 is the negative of the real with the code -1 - c.
 
-Steps have 16 significant bits. A product with a code is then a float32, and one rounding is left: that of the sum, so
-that a fused multiplication and addition gives the same bits.
+Steps have 16 significant bits. The product of a step and a code is then exact in float32, and only the sum is rounded,
+so that a fused multiply-add gives the same bits.
 """
 
 from __future__ import annotations
@@ -31,17 +31,21 @@ from .errors import ShapeError
 from .numbers import AnyNumbers, Array, Numbers, numbers_of
 
 BLOCK = 256
-"""Codes that share a step in double quantization."""
-_BIAS, _LEAST_CODE, _LARGEST_CODE = 127, 1, 254  # of E8M0; 0 is no normal number in float32, 255 none at all
-_CUT_BITS = 8  # of the significand of a step
+"""Number of codes that share a step in double quantization."""
+_BIAS, _LEAST_CODE, _LARGEST_CODE = (
+    127,
+    1,
+    254,
+)  # codes of E8M0; 0 is not a normal number in float32, 255 is not a number
+_CUT_BITS = 8  # bits of the significand of a step
 _LEAST_NORMAL = 2.0**-126
 
 
 class CodedNumbers(Numbers[float]):
-    """Reals in float32 that are stored as `parts`: codes, and the numbers that decode them; decoded at each use."""
+    """Reals in float32, stored as `parts`: codes, and the numbers that decode them; decoded at each use."""
 
     def __init__(self, form: str, parts: Sequence[AnyNumbers]) -> None:
-        """The reals of these parts; ShapeError for other parts than those of the form."""
+        """The reals of these parts; ShapeError if the parts are not those of the form."""
         if form not in NUMBER_FORMS:
             raise ShapeError(f"unknown form {form!r} of numbers; the choices are {', '.join(NUMBER_FORMS)}")
         self._form, self._parts, self.dtype = form, tuple(parts), DType.F32
@@ -60,7 +64,7 @@ class CodedNumbers(Numbers[float]):
 
     @staticmethod
     def of(reals: Tensor, form: str) -> CodedNumbers:
-        """The numbers of a form nearest to these reals."""
+        """The numbers of this form that are nearest to the reals."""
         parts = NUMBER_FORMS[form].encode(reals.detach().to("cpu", torch.float32).reshape(-1))
         return CodedNumbers(form, [numbers_of(part) for part in parts])
 
@@ -90,7 +94,7 @@ class CodedNumbers(Numbers[float]):
         return NUMBER_FORMS[self._form].decode([part.array for part in self._parts])
 
     def like(self, reals: Tensor) -> CodedNumbers:
-        """The numbers of the same form nearest to other reals."""
+        """The nearest numbers of the same form to other reals."""
         return CodedNumbers.of(reals, self._form)
 
     def __len__(self) -> int:
@@ -126,7 +130,9 @@ def _decode_e8m0(parts: Sequence[Array]) -> Array:
 
 
 def _encode_double(reals: Tensor) -> tuple[Tensor, ...]:
-    """Magnitudes of at most 2^-126, those of groups of zeros, do not count for the offset."""
+    """Parts of double quantization. Magnitudes up to 2^-126 (groups of zeros) are ignored in the choice of the
+    offset.
+    """
     is_negative, sizes = reals < 0, reals.abs()
     counted = sizes[sizes > _LEAST_NORMAL]
     offset = counted.amin() if len(counted) else sizes.amin()
@@ -143,7 +149,7 @@ def _encode_double(reals: Tensor) -> tuple[Tensor, ...]:
 
 
 def _shortened(reals: Tensor) -> Tensor:
-    """Reals with the last bits of the significand rounded off."""
+    """Reals with the last bits of the significand rounded."""
     half = 1 << (_CUT_BITS - 1)
     return ((reals.contiguous().view(torch.int32) + half) & -(1 << _CUT_BITS)).view(torch.float32)
 
@@ -158,7 +164,7 @@ def _decode_double(parts: Sequence[Array]) -> Array:
 
 @dataclass(frozen=True)
 class _NumberForm:
-    """Element types that each part may have, and the way from reals in float32 to parts and back."""
+    """Element types allowed for each part, and the conversion between reals in float32 and parts."""
 
     types: tuple[tuple[DType, ...], ...]
     encode: Callable[[Tensor], tuple[Tensor, ...]]

@@ -1,14 +1,14 @@
 """Channel coupling: sets of channels that can only be removed together.
 
-Every dimension of every value is an axis; every operator says with `couple` which axes carry the same channels and
-which channels of different axes hang together, data movement by the indices that it moves. The connected components
-are the units of structured pruning. A unit that touches an input, an output, or an operator of which nothing is known
-stays.
+Every dimension of every value is an axis. Every operator declares in `couple` which axes have the same channels and
+which channels of different axes are coupled; data movement declares the indices that it moves. The connected
+components are the units of structured pruning. A unit with a channel of an input, of an output, or of an operator
+without a rule cannot be removed.
 
     coupling = couple(graph)
-    coupling.units(weight, 0)      # the unit of each row of a weight, -1 for one that stays
+    coupling.units(weight, 0)      # the unit of each row of a weight, -1 for one that cannot be removed
 
-Linear in the size of the graph; channels are arrays throughout.
+Linear in the size of the graph; channels are stored in arrays.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ STAYS = -1
 
 @dataclass(frozen=True, eq=False)
 class Coupling:
-    """The units of a graph. A unit is a number from 0 to `count`; so is a group of units that are interchangeable.
+    """The units of a graph. Units and groups are numbered from 0; `groups` has the group of each unit.
 
-    Two units are of one group when they have channels on the same axes, equally many on each: leaving one unit of
-    each group leaves a channel on every axis.
+    Units of one group have channels on the same axes, equally many on each, and so are interchangeable: if one unit
+    of each group is kept, every axis keeps a channel.
     """
 
     graph: Graph
@@ -44,29 +44,31 @@ class Coupling:
     groups: np.ndarray  # group of each unit
     pooled: Mapping[str, Axes]  # axes over which a node takes statistics, by its first result's name
     summed: Mapping[str, Axes]  # axes over which a node sums, by its first result's name
-    whole_heads: bool  # whether attentions lose whole heads, or the same places of each
-    heads: frozenset[int]  # axes that number the heads of attentions
+    whole_heads: bool  # True: attentions lose whole heads; False: the same positions of each head
+    heads: frozenset[int]  # axes that index the heads of attentions
     _axes: Mapping[str, Axes]
-    _starts: np.ndarray  # of each axis, in `_units`
+    _starts: np.ndarray  # start of each axis in `_units`
     _sizes: np.ndarray
     _units: np.ndarray
-    _reasons: Mapping[int, Reason]  # why channels of constants' axes stay
+    _reasons: Mapping[int, Reason]  # reason why channels of constants' axes cannot be removed
 
     def axes(self, value: Value) -> Axes:
         """The axes of a value; dimensions with the same channels have the same axis."""
         return self._axes[value.name]
 
     def units(self, value: Value, dimension: int) -> np.ndarray:
-        """The unit of each index of a dimension, -1 for an index that stays."""
+        """The unit of each index of a dimension, -1 for an index that cannot be removed."""
         return self.on_axis(self._axes[value.name][dimension])
 
     def on_axis(self, axis: int) -> np.ndarray:
-        """The unit of each channel of an axis, -1 for a channel that stays."""
+        """The unit of each channel of an axis, -1 for a channel that cannot be removed."""
         start = self._starts[axis]
         return self._units[start : start + self._sizes[axis]]
 
     def mixed(self, node: Node) -> np.ndarray:
-        """The units of which one changes other channels of the node's results: it sums or averages over them."""
+        """Units with a channel that changes other channels of the node's results, because the node sums or averages
+        over it.
+        """
         name = node.outputs[0].name
         return self._units_on((*self.summed.get(name, ()), *self.pooled.get(name, ())))
 
@@ -80,19 +82,19 @@ class Coupling:
         return np.asarray(units[units != STAYS])
 
     def reason(self, value: Value, dimension: int) -> Reason | None:
-        """Why channels of a constant's dimension stay; None if all can go."""
+        """Reason why channels of a constant's dimension cannot be removed; None if all can be removed."""
         return self._reasons.get(self._axes[value.name][dimension])
 
     @property
     def refusals(self) -> tuple[Reason, ...]:
-        """The operators without a rule that keep channels of constants from going, in the graph's order."""
+        """Operators without a rule that keep channels of constants from removal, in the graph's order."""
         found = {r: None for r in self._reasons.values() if r.is_refusal}
         order = {node.outputs[0].name: i for i, node in enumerate(self.graph.nodes)}
         return tuple(sorted(found, key=lambda reason: order.get(reason.name, -1)))
 
     @cached_property
     def members(self) -> tuple[tuple[Value, int, np.ndarray], ...]:
-        """The dimensions of constants that can shrink: constant, dimension, unit of each index."""
+        """Dimensions of constants that can shrink: constant, dimension, unit of each index."""
         found = [
             (value, d, self.units(value, d)) for value in self.graph.constants for d in range(value.type.rank)
         ]
@@ -100,7 +102,7 @@ class Coupling:
 
     @cached_property
     def head_groups(self) -> np.ndarray:
-        """Boolean per group: whether its units are whole attention heads."""
+        """Boolean per group: True if its units are whole attention heads."""
         found = np.zeros(int(self.groups.max()) + 1 if self.count else 0, dtype=bool)
         for axis in sorted(self.heads):
             units = self.on_axis(axis)
@@ -109,27 +111,31 @@ class Coupling:
 
     @cached_property
     def branches(self) -> tuple[Branch, ...]:
-        """The residual branches that can go whole: all units of their groups at once."""
-        named = np.append(self.groups, STAYS)  # entry -1 is that of what always stays
+        """Residual branches that can be removed as a whole: all units of their groups at once."""
+        named = np.append(
+            self.groups, STAYS
+        )  # the last entry, index -1, is for channels that cannot be removed
         return find_branches(self.graph, self._axes, lambda axis: named[self.on_axis(axis)])
 
     def kept(self, removed: np.ndarray) -> Kept:
-        """Kept indices of every axis when the units marked in `removed` (bool) are removed."""
+        """Kept indices of every axis after removal of the units marked in `removed` (bool)."""
         return Kept(self, removed)
 
 
 class Kept:
-    """The indices that stay along each axis after the removal of some units."""
+    """The indices kept along each axis after the removal of some units."""
 
     def __init__(self, coupling: Coupling, removed: np.ndarray) -> None:
         self.coupling = coupling
         self.removed = removed
-        self._stays = np.append(~removed, True)  # entry -1 is that of what always stays
+        self._stays = np.append(
+            ~removed, True
+        )  # the last entry, index -1, is for channels that cannot be removed
         self._cache: dict[int, Tensor] = {}
 
     @cached_property
     def dropped(self) -> tuple[Branch, ...]:
-        """The residual branches that go whole."""
+        """The residual branches that are removed as a whole."""
         groups = self.coupling.groups
         gone = set(np.flatnonzero(np.bincount(groups, weights=~self.removed) == 0).tolist())
         return tuple(b for b in self.coupling.branches if gone.issuperset(b.groups)) if gone else ()
@@ -149,7 +155,7 @@ class Kept:
         return len(self.axis(axis))
 
     def shape(self, value: Value) -> tuple[int, ...]:
-        """The sizes of a value after the cut."""
+        """Sizes of a value after the removal."""
         return kept_sizes(value.type.shape, [self.axis(axis) for axis in self.coupling.axes(value)])
 
     def cut(self, node: Node) -> Cut:
@@ -160,11 +166,11 @@ class Kept:
 
 
 def couple(graph: Graph, *, whole_heads: bool = False, follows: tuple[Value, int] | None = None) -> Coupling:
-    """Find the units of channels of a graph, of floats or integers.
+    """Finds the units of channels of a graph of floats or integers.
 
-    Of the channels of an attention each head gives the same places, or with `whole_heads` some heads give all.
-    Channels of inputs and outputs stay. In a part of a graph, `follows` is the dimension of one of its inputs whose
-    channels are coupled with those of the outputs instead.
+    In an attention, a unit has the same position of each head, or with `whole_heads` a whole head. Channels of inputs
+    and outputs are kept. For a part of a graph, `follows` is the dimension of one of its inputs whose channels are
+    coupled with those of the outputs instead.
     """
     check_graph(graph, "couple(graph)")
     table = AxisTable(whole_heads=whole_heads)
@@ -219,7 +225,9 @@ def _components(
     for axis in sorted(able):
         stays[labels[starts[axis] : starts[axis] + sizes[axis]]] = False
     held_by = np.full(len(stays), -1, dtype=np.int64)
-    for axis in sorted(reasons, key=lambda axis: reasons[axis].is_refusal):  # a refusal has the last word
+    for axis in sorted(
+        reasons, key=lambda axis: reasons[axis].is_refusal
+    ):  # a refusal takes precedence over other reasons
         stays[labels[starts[axis] : starts[axis] + sizes[axis]]] = True
         held_by[labels[starts[axis] : starts[axis] + sizes[axis]]] = axis
     for axis in sorted(able - reasons.keys()):
@@ -238,9 +246,9 @@ def _components(
 
 
 def _connected(count: int, pairs: Sequence[tuple[Indices, Indices]]) -> np.ndarray:
-    """The component of each of `count` labels.
+    """The connected component of each of `count` labels.
 
-    Labels are arrays, for which scipy takes a fiftieth of networkx's time (benchmarks/graph_algorithms.py).
+    Labels are arrays, for which scipy needs a fiftieth of the time of networkx (benchmarks/graph_algorithms.py).
     """
     if not pairs:
         return np.arange(count)
@@ -251,7 +259,7 @@ def _connected(count: int, pairs: Sequence[tuple[Indices, Indices]]) -> np.ndarr
 
 
 def _numbered(labels: np.ndarray, stays: np.ndarray) -> tuple[np.ndarray, int]:
-    """Units in the order of their first label."""
+    """Units, numbered in the order of their first label."""
     moving = np.flatnonzero(~stays[labels]) if len(labels) else labels
     found, first, inverse = np.unique(labels[moving], return_index=True, return_inverse=True)
     rank = np.empty(len(found), dtype=np.int64)
@@ -262,7 +270,7 @@ def _numbered(labels: np.ndarray, stays: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _grouped(units: np.ndarray, count: int, axis_of: np.ndarray) -> np.ndarray:
-    """The group of each unit: a random number for each axis, summed over a unit's channels, names its axes."""
+    """The group of each unit. A random number for each axis, summed over a unit's channels, identifies its axes."""
     moving = units != STAYS
     if not count:
         return np.zeros(0, dtype=np.int64)

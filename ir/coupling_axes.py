@@ -1,8 +1,8 @@
-"""Axes of values while a graph is walked: which are one and the same, which cannot shrink, which mix in a reshape.
+"""Axes of values during the walk over a graph: which axes are equal, which cannot shrink, which mix in a reshape.
 
-A reshape that splits N = A * B channels, or joins them, leaves a rectangle only if what goes are whole rows or whole
-columns. Which of the two is known once the whole graph is seen: where one side cannot shrink, the other one takes
-all; where both could, one is chosen.
+A reshape that splits N = A * B channels, or joins them, leaves a rectangle only if whole rows or whole columns are
+removed. The choice between the two is made after the walk over the graph: if one side cannot shrink, the other side
+does; if both can, one of them is chosen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ Indices = np.ndarray  # int64
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Why channels stay: a property of the graph or, where `is_refusal`, an operator of which nothing is known."""
+    """Reason why channels cannot be removed: a property of the graph or, if `is_refusal`, an operator
+    without a rule.
+    """
 
     why: str
     name: str = ""
@@ -48,7 +50,7 @@ class Tie:
 
 @dataclass(frozen=True, slots=True)
 class _Regroup:
-    """Axes of one reshape: the same elements, row after row, before and after."""
+    """Axes of one reshape before and after it, in row-major order of the same elements."""
 
     before: Axes
     after: Axes
@@ -56,10 +58,11 @@ class _Regroup:
 
 
 class AxisTable:
-    """All axes of a graph, as a union-find forest. With `whole_heads` a reshape loses heads, not parts of them.
+    """All axes of a graph, as a union-find forest. With `whole_heads` a reshape loses whole heads, not parts of heads.
 
-    Axes are united while operators ask for reasons and sizes, so components are needed at every step, and the oldest
-    axis is the root: `networkx.utils.UnionFind` takes the one with most members, and keeps no data of a component.
+    Axes are united while operators query reasons and sizes, so components are needed at every step, and the oldest
+    axis is the root: `networkx.utils.UnionFind` chooses the axis with most members, and stores no data for a
+    component.
     """
 
     def __init__(self, *, whole_heads: bool = False) -> None:
@@ -80,7 +83,7 @@ class AxisTable:
         return self._sizes[axis]
 
     def add(self, size: int, *, reason: Reason | None = None, weak: bool = False) -> int:
-        """A new axis; one of a single channel cannot shrink."""
+        """A new axis; an axis with a single channel cannot shrink."""
         self._sizes.append(size)
         self._parents.append(len(self._parents))
         self._weak.append(weak)
@@ -88,33 +91,33 @@ class AxisTable:
         return len(self._sizes) - 1
 
     def root(self, axis: int) -> int:
-        """Representative of all axes that are equivalent to this one."""
+        """Representative of all axes that are equal to this one."""
         while self._parents[axis] != axis:
             self._parents[axis] = self._parents[self._parents[axis]]
             axis = self._parents[axis]
         return axis
 
     def reason(self, axis: int) -> Reason | None:
-        """Why the axis cannot shrink; None when it can."""
+        """Reason why the axis cannot shrink; None if it can."""
         return self._reasons[self.root(axis)]
 
     def fix(self, axis: int, reason: Reason) -> None:
-        """Mark the axis as fixed; the first reason is kept, unless a later one is a refusal."""
+        """Marks the axis as fixed. The first reason is kept, unless a later one is a refusal."""
         root, known = self.root(axis), self._reasons[self.root(axis)]
         if known is None or (reason.is_refusal and not known.is_refusal):
             self._reasons[root] = reason
 
     def mark_heads(self, axes: Axes) -> None:
-        """Note that these axes number heads."""
+        """Marks these axes as axes that index heads."""
         self._heads += axes
 
     @property
     def heads(self) -> frozenset[int]:
-        """The roots of all axes that number heads and can shrink."""
+        """The roots of all axes that index heads and can shrink."""
         return frozenset(self.root(axis) for axis in self._heads if self.reason(axis) is None)
 
     def tie(self, a: int, b: int) -> None:
-        """Make two axes of one size the same."""
+        """Makes two axes of equal size the same axis."""
         assert self._sizes[a] == self._sizes[b]
         a, b = sorted((self.root(a), self.root(b)))
         self._parents[b] = a
@@ -124,7 +127,7 @@ class AxisTable:
             self.fix(a, known)
 
     def regroup(self, axes: Axes, shape: Sequence[int], reason: Reason) -> Axes:
-        """Axes of a reshape's result; those that only change places by dimensions of size 1 stay the same."""
+        """Axes of a reshape's result; axes that change position only because of dimensions of size 1 are kept."""
         if not prod(shape):
             for axis in axes:
                 self.fix(axis, reason)
@@ -147,7 +150,7 @@ class AxisTable:
         return tuple(result)
 
     def settle(self) -> None:
-        """Decide along which axis each reshape loses channels, and tie those."""
+        """Decides along which axis each reshape loses channels, and ties these axes."""
         pending = self._regroups
         while any([self._narrow(r) | self._spread_heads(r) for r in pending]) or self._tie_heads():
             pass
@@ -201,7 +204,9 @@ class AxisTable:
         return True
 
     def _choose(self, regroup: _Regroup) -> None:
-        """The largest axis of a side may shrink, of equals the last: inside attention heads, unless heads are whole."""
+        """Chooses the axis of each side that may shrink: the largest, the last of equals; inside heads unless
+        `whole_heads`.
+        """
         heads = self.heads if self.whole_heads else frozenset()
 
         def rank(axis: int) -> tuple[bool, bool, int]:
@@ -256,9 +261,9 @@ class NodeCall:
         return self._table.add(size, weak=weak)
 
     def fixed(self, *sizes: int) -> Axes:
-        """New axes from which nothing can go."""
+        """New axes whose channels cannot be removed."""
         return tuple(
-            self._table.add(size, reason=self._reason("it is no dimension of channels")) for size in sizes
+            self._table.add(size, reason=self._reason("it is not a channel dimension")) for size in sizes
         )
 
     def tie(self, a: int, b: int) -> None:
@@ -266,24 +271,24 @@ class NodeCall:
         self._table.tie(a, b)
 
     def tie_indices(self, a: int, in_a: Tensor, b: int, in_b: Tensor) -> None:
-        """Couple channel `in_a[k]` of `a` and channel `in_b[k]` of `b`."""
+        """Couples channel `in_a[k]` of `a` with channel `in_b[k]` of `b`."""
         self._table.ties.append(Tie(a, in_a.numpy(), b, in_b.numpy()))
 
     def fix(self, *axes: int, why: str) -> None:
-        """Nothing can go from these axes."""
+        """Declares that no channel of these axes can be removed."""
         for axis in axes:
             self._table.fix(axis, self._reason(why))
 
     def heads(self, *axes: int) -> None:
-        """These axes number computations side by side."""
+        """Declares that these axes index independent computations."""
         self._table.mark_heads(axes)
 
     def pool(self, *axes: int) -> None:
-        """The operator takes its statistics over these axes."""
+        """Declares that the operator computes statistics over these axes."""
         self.pooled += axes
 
     def sum_over(self, *axes: int) -> None:
-        """Results depend on all channels of these axes."""
+        """Declares that results depend on all channels of these axes."""
         self.summed += axes
 
     def regroup(self, axes: Axes, shape: Sequence[int]) -> Axes:
@@ -293,9 +298,9 @@ class NodeCall:
         )
 
     def refuse(self) -> tuple[Axes, ...]:
-        """Fix all operands and results, and say that this is for want of a rule."""
+        """Fixes all operands and results, because the operator has no rule."""
         what = getattr(self._node.op, "target", self._node.op.name)
-        reason = Reason(f"it is not known how {what} couples channels", *self._place(), is_refusal=True)
+        reason = Reason(f"{what} has no rule for channel coupling", *self._place(), is_refusal=True)
         for axis in (axis for axes in self.operands for axis in axes or ()):
             if self._table.size(axis) > 1:
                 self._table.fix(axis, reason)

@@ -1,9 +1,10 @@
 """A graph without some of its channels, and the masked graph that it must equal.
 
-`cut_graph` takes the rows and columns out; `run_masked` computes with the whole graph and holds what goes at zero,
-so that the two meet in float rounding. Of a residual branch all of whose channels go, what its last layer makes of
-nothing is left: a constant, or nothing. Where a statistic spans channels that go (layer norm, group norm, a mean),
-the masked graph takes it over the channels that stay: there the function itself changes.
+`cut_graph` removes rows and columns of the tensors. `run_masked` computes with the whole graph and keeps removed
+channels at zero, so that the two agree up to float rounding. A residual branch whose channels are all removed is
+replaced by the result of its last layer for zeros: a constant, or nothing. If a statistic spans removed channels
+(layer norm, group norm, a mean), the masked graph computes it over the kept channels: there the function itself
+changes.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from .params import Params
 from .tensor_type import TensorType, Value
 from .text import node_text
 
-_LEAST = 1e-3  # values smaller than this differ by rounding of larger ones that they come from
+_LEAST = 1e-3  # differences of smaller values come from the rounding of larger values that they depend on
 
 
 def cut_graph(kept: Kept) -> Graph:
-    """The graph with only the channels that stay; constants are copies of their parts."""
+    """The graph with only the kept channels; constants are copied parts."""
     _check_kept(kept, "cut_graph(kept)")
     graph = kept.coupling.graph
     params = {v.name: kept_part(graph.tensor(v), kept.value(v)) for v in graph.constants}
@@ -58,7 +59,9 @@ def cut_graph(kept: Kept) -> Graph:
 
 
 def run_masked(kept: Kept, inputs: Sequence[Tensor], *, observe: Observer | None = None) -> list[Tensor]:
-    """The outputs of the whole graph, with every removed channel of every value at zero; `observe` sees each value."""
+    """Outputs of the whole graph, with every removed channel of every value at zero; `observe` is called with each
+    value.
+    """
     _check_kept(kept, "run_masked(kept, inputs)")
     graph = kept.coupling.graph
     values = {v.name: masked(graph.tensor(v), kept.value(v)) for v in graph.constants}
@@ -85,8 +88,8 @@ def run_masked(kept: Kept, inputs: Sequence[Tensor], *, observe: Observer | None
 def deviation_from_masked(kept: Kept, cut: Graph, inputs: Sequence[Tensor]) -> tuple[float, float]:
     """Max error of the cut graph against the masked graph: of the outputs, and of all values.
 
-    Outputs alone would hide a fault behind a last layer whose weights are zero. Memory that nothing was written to yet
-    is not compared.
+    An error in outputs alone would be hidden if the weights of the last layer are zero. Memory that is not yet
+    written is not compared.
     """
     parts: dict[str, Tensor] = {}
     worst = [0.0]
@@ -108,8 +111,8 @@ def deviation_from_masked(kept: Kept, cut: Graph, inputs: Sequence[Tensor]) -> t
 
 
 def deviation(outputs: Sequence[Tensor], expected: Sequence[Tensor], *, least: float = 0.0) -> float:
-    """Largest difference over all outputs, relative to the largest expected element or to `least` where that is more;
-    infinite where only one is finite.
+    """Largest difference over all outputs, relative to the larger of `least` and the largest expected element;
+    infinite if only one of two elements is finite.
     """
     largest = 0.0
     for y, z in zip(outputs, expected, strict=True):
@@ -125,7 +128,7 @@ def deviation(outputs: Sequence[Tensor], expected: Sequence[Tensor], *, least: f
 
 
 def changed_statistics(kept: Kept) -> tuple[Node, ...]:
-    """The nodes whose statistics span channels that go."""
+    """The nodes whose statistics span removed channels."""
     _check_kept(kept, "changed_statistics(kept)")
     pooled, coupling = kept.coupling.pooled, kept.coupling
     gone = {node.outputs[0].name for b in kept.dropped for node in (*b.before, *b.tail)}
@@ -138,15 +141,15 @@ def changed_statistics(kept: Kept) -> tuple[Node, ...]:
 
 
 def _check_kept(kept: object, call: str) -> None:
-    expect(kept, Kept, call, "a `Kept`", "of a graph it is made with couple(graph)")
+    expect(kept, Kept, call, "a `Kept`", "make it from a graph with couple(graph)")
 
 
 def _without_branch(
     branch: Branch, around: Value, kept: Kept, nodes: list[Node], params: dict[str, Tensor]
 ) -> Value:
-    """Replacement of the residual sum: `around`, plus the branch's constant if it is not zero.
+    """Replacement of the residual sum: `around`, plus the constant of the branch if it is not zero.
 
-    Where a layer with a bias makes `around` for this sum alone, the constant goes into the bias.
+    If a layer with a bias computes `around` only for this sum, the constant is added to the bias.
     """
     graph, node = kept.coupling.graph, branch.sum
     constant = branch_constant(branch, kept)
@@ -200,7 +203,7 @@ def _known(value: Value, values: Mapping[str, Tensor], kept: Kept) -> Tensor:
 
 
 def _free_bias(graph: Graph, maker: Node, around: Value, constant: Tensor) -> Value | None:
-    """The bias of a layer that is read by the sum alone, where the constant has one element a channel."""
+    """The bias of a layer that only the sum reads, if the constant has one element per channel."""
     if not isinstance(maker.op, Layer | BatchNorm) or graph.use_count(around) != 1:
         return None
     bias = maker.optional("bias")
@@ -256,7 +259,7 @@ def kept_part(tensor: Tensor, kept: Sequence[Tensor]) -> Tensor:
 
 
 def masked(tensor: Tensor, kept: Sequence[Tensor]) -> Tensor:
-    """The tensor with zeros wherever an index is not kept, whatever stood there."""
+    """The tensor with zeros at all indices that are not kept, also where it was infinite or NaN."""
     for axis, index in enumerate(kept):
         if len(index) < tensor.shape[axis]:
             stays = torch.zeros(tensor.shape[axis], dtype=torch.bool).index_fill(0, index, True)

@@ -1,4 +1,4 @@
-"""A graph as networkx has it, for analyses of one's own."""
+"""Conversion of a graph to networkx, for custom analyses."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 import torch
-from torch import dtype as TorchDType  # inside DType its property hides the module
+from torch import dtype as TorchDType  # inside DType a property of the same name hides the module
 
 from ..specs.root_error import expect
 from .errors import ShapeError
@@ -44,7 +44,7 @@ class DType(Enum):
 
     @staticmethod
     def of(dtype: TorchDType) -> DType:
-        """The type for a torch dtype; ShapeError for one that the IR does not know."""
+        """The type for a torch dtype; ShapeError for one that the IR lacks."""
         try:
             return _FROM_TORCH[dtype]
         except KeyError:
@@ -69,7 +69,9 @@ _FROM_TORCH = {dtype: name for name, dtype in _TORCH.items()}
 
 
 def element_bytes(tensor: torch.Tensor) -> bytes:
-    """The elements of a tensor of any type, device and strides, row after row, as the machine stores them."""
+    """The elements of a tensor of any type, device and strides, in row-major order and the byte order of
+    the machine.
+    """
     expect(tensor, torch.Tensor, "element_bytes(tensor)", "a tensor")
     rows = (
         tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -78,7 +80,7 @@ def element_bytes(tensor: torch.Tensor) -> bytes:
 
 
 def all_finite(tensor: torch.Tensor) -> bool:
-    """Whether no element is NaN or infinite; floats are read once, without temporaries."""
+    """True if no element is NaN or infinite; floats are read once, without temporary copies."""
     if not tensor.numel() or not tensor.is_floating_point():
         return bool(torch.isfinite(tensor).all())
     return bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())

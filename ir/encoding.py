@@ -1,13 +1,13 @@
-"""Encodings: how the stored elements of a tensor, small integers, stand for reals.
+"""Encodings: representation of reals by the stored elements of a tensor, small integers.
 
     real = (level - zero_point) * scale,   level = code, or levels[code] with a codebook
 
-`scale` and `zero_point` hold one number per tensor, per channel of `axis`, or per group of `group_size`
-consecutive elements inside each channel (the channel's other dimensions flattened in order). Codes are signed
-integers of two's complement, or with a codebook indices into its levels, which ascend.
+`scale` and `zero_point` hold one number per tensor, per channel of `axis`, or per group of `group_size` consecutive
+elements inside each channel (the channel's other dimensions flattened in order). Codes are signed integers in two's
+complement or, with a codebook, indices of its levels, in ascending order.
 
 Integer operators compute on codes of INTEGER_BITS bits with positive scales. Other codes, and scales of either sign
-(where the one level that the negative side has more goes to the largest weight), serve stored weights.
+(so that the largest weight uses the additional negative level) are for stored weights.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .numbers import Numbers
 
 STORAGE_BITS = (2, 3, 4, 5, 6, 8, 16, 32)
 INTEGER_BITS = (2, 4, 8, 16, 32)
-"""Bit widths that integer operators take."""
+"""Bit widths of integer operators."""
 FARTHEST_ZERO = 1 << 20
-"""Largest zero point; float32 still counts the steps up to there."""
+"""Largest magnitude of a zero point; float32 is exact up to it."""
 _CONTAINER = {16: DType.I16, 32: DType.I32}
 CODEBOOK_BITS = (2, 4, 8)
 """Bits of the codes of a codebook."""
@@ -53,7 +53,7 @@ class Encoding:
         group_size: int | None = None,
         levels: Iterable[float] | torch.Tensor | Numbers[float] | None = None,
     ) -> None:
-        """Scales and levels given as a tensor are stored in its element type; one zero point serves all scales."""
+        """Scales and levels given as a tensor are stored in its element type; one zero point is used for all scales."""
         put = object.__setattr__
         put(self, "scale", Numbers.of_reals(scale))
         put(self, "zero_point", Numbers.of_integers(zero_point))
@@ -74,7 +74,7 @@ class Encoding:
         if len(zero) not in (1, len(scale)):
             raise ShapeError(f"{len(zero)} zero points for {len(scale)} scales")
         if zero.min() < -FARTHEST_ZERO or zero.max() > FARTHEST_ZERO:
-            raise ShapeError(f"a zero point lies outside -{FARTHEST_ZERO}..{FARTHEST_ZERO}")
+            raise ShapeError(f"a zero point is outside -{FARTHEST_ZERO}..{FARTHEST_ZERO}")
         if self.axis is None and (len(scale) > 1 or self.group_size is not None):
             raise ShapeError("several scales or a group size need an axis")
         if self.levels is not None:
@@ -108,7 +108,7 @@ class Encoding:
 
     @property
     def holds_zero(self) -> bool:
-        """Whether 0 is one of the reals, as padding needs it; values far from zero may do without."""
+        """True if 0 is one of the reals, as padding requires; values far from zero may lack it."""
         if self.levels is not None:
             return 0.0 in self.levels
         zeros = self.zero_point.array
@@ -116,7 +116,7 @@ class Encoding:
 
     @property
     def container(self) -> DType:
-        """Element type that holds the codes while computing."""
+        """Element type of the codes during computation."""
         return DType.U8 if self.levels is not None else _CONTAINER.get(self.bits, DType.I8)
 
     @property
@@ -127,22 +127,22 @@ class Encoding:
 
     @property
     def is_symmetric(self) -> bool:
-        """True when every zero point is 0."""
+        """True if every zero point is 0."""
         return not self.zero_point.array.any()
 
     @property
     def is_per_tensor(self) -> bool:
-        """True when one scale serves the whole tensor."""
+        """True if the whole tensor has one scale."""
         return self.axis is None
 
     @property
     def parameter_bytes(self) -> int:
-        """Bytes of scales, of zero points that are not all 0, and of the codebook, as stored."""
+        """Bytes of scales, zero points (unless all are 0) and codebook, as stored."""
         zeros = 0 if self.is_symmetric else self.zero_point.bytes
         return self.scale.bytes + zeros + (0 if self.levels is None else self.levels.bytes)
 
     def check(self, shape: tuple[int, ...]) -> None:
-        """Raise ShapeError unless the number of scales fits `shape`."""
+        """Raises ShapeError unless the number of scales fits `shape`."""
         if self.axis is None:
             return
         if not 0 <= self.axis < len(shape):
@@ -159,7 +159,9 @@ class Encoding:
             raise ShapeError(f"{len(self.scale)} scales for axis {self.axis} of {shape}; expected {expected}")
 
     def of_channels(self, channels: torch.Tensor) -> Encoding:
-        """The encoding of these channels of `axis`, in this order; itself where one scale serves the whole tensor."""
+        """The encoding of these channels of `axis`, in this order; the encoding itself if the whole tensor has one
+        scale.
+        """
         if self.axis is None:
             return self
         if self.group_size is not None or len(self.zero_point) > 1:
@@ -172,7 +174,7 @@ class Encoding:
         return self.spread(self.scale.tensor(torch.float64), shape), self.spread(zero, shape)
 
     def spread(self, numbers: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-        """A number for each scale as a tensor that broadcasts against `shape`."""
+        """One number per scale, as a tensor that broadcasts against `shape`."""
         if self.axis is None:
             return numbers.reshape(())
         view = [1] * len(shape)
@@ -185,7 +187,7 @@ class Encoding:
     def quantize(self, real: torch.Tensor) -> torch.Tensor:
         """Codes (int64) nearest to `real`: halves away from zero, saturated; NaN gives the zero point.
 
-        With a codebook the code of the nearest level, of two equally near ones the lower; NaN counts as 0.
+        With a codebook, the code of the nearest level; the lower of two equally near ones. NaN counts as 0.
         """
         scale, zero = self.expand(tuple(real.shape))
         ratio = (real / scale.to(real.dtype)).nan_to_num(0.0, 1e9, -1e9).clamp(-1e9, 1e9)
@@ -196,7 +198,7 @@ class Encoding:
         return (rounded + zero).clamp(self.qmin, self.qmax)
 
     def dequantize(self, codes: torch.Tensor, *, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-        """Reals that `codes` stand for, computed in `dtype`."""
+        """Reals that `codes` represent, computed in `dtype`."""
         shape = tuple(codes.shape)
         scale = self.scale.tensor(torch.float64).to(dtype)
         if self.axis == 0 and self.is_symmetric and self.levels is None and codes.numel():

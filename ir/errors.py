@@ -26,7 +26,7 @@ class VerifyError(IRError):
 
 
 class UnsupportedError(IRError):
-    """Something valid that this operator, interpreter or backend cannot carry."""
+    """Valid input that this operator, interpreter or backend does not support."""
 
     code = "G104"
 

@@ -1,7 +1,7 @@
 """The graph: immutable, in execution order, with constants as ordinary values.
 
-A pass takes a `Graph` and returns another one; tensors are shared between them, never copied, and lazy ones are read
-only by whoever needs their elements.
+A pass takes a `Graph` and returns another one. Tensors are shared between them, never copied; lazy ones are read only
+where their elements are used.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class Source:
 
 
 NOWHERE = Source()
-"""The source of a node that stands for nothing in the user's model."""
+"""The source of a node without a counterpart in the user's model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One operator applied to values; an absent optional operand is None, never trailing."""
+    """One operator applied to values; an absent optional operand is None, and None is never the last."""
 
     op: Op
     inputs: tuple[Value | None, ...]
@@ -60,15 +60,15 @@ class Node:
         return tuple(value for value in self.inputs if value is not None)
 
     def operand(self, name: str) -> Value:
-        """The operand that the operator calls `name`, which is present."""
+        """The operand with this name, which must be present."""
         return self.op.operand(self.inputs, name)
 
     def optional(self, name: str) -> Value | None:
-        """The operand that the operator calls `name`, None if it is absent or the operator has none of that name."""
+        """The operand with this name; None if it is absent or the operator has no such operand."""
         return self.op.optional(self.inputs, name)
 
     def with_operands(self, **operands: Value | None) -> Node:
-        """This node with other operands of these names; None leaves an optional one out."""
+        """This node with other operands for these names; None omits an optional operand."""
         inputs = [*self.inputs, *[None] * (len(self.op.operand_names) - len(self.inputs))]
         for name, value in operands.items():
             inputs[self.op.position(name)] = value
@@ -106,7 +106,7 @@ class Node:
 class Graph:
     """Nodes in execution order. A value whose name is in `params` is a constant.
 
-    Outputs carry a name of their own, since an output may be an input, a constant, or stand twice.
+    Outputs have separate names, since an output may be an input, a constant, or occur twice.
     """
 
     inputs: tuple[Value, ...]
@@ -148,7 +148,7 @@ class Graph:
 
     @cached_property
     def producers(self) -> Mapping[str, Node]:
-        """The node that makes each value, by the value's name."""
+        """The node that computes each value, by the value's name."""
         return {value.name: node for node in self.nodes for value in node.outputs}
 
     def source(self, value: Value) -> Source:
@@ -158,7 +158,7 @@ class Graph:
 
     @cached_property
     def users(self) -> Mapping[str, tuple[Node, ...]]:
-        """The nodes that read each value, by the value's name; a node that reads it twice stands twice."""
+        """The nodes that read each value, by the value's name; a node occurs twice if it reads the value twice."""
         users: dict[str, list[Node]] = {}
         for node in self.nodes:
             for value in node.operands:
@@ -167,7 +167,7 @@ class Graph:
 
     @cached_property
     def results(self) -> tuple[Value, ...]:
-        """All that nodes make, in order."""
+        """Results of all nodes, in order."""
         return tuple(value for node in self.nodes for value in node.outputs)
 
     @cached_property
@@ -185,17 +185,17 @@ class Graph:
         return len(self.users.get(value.name, ())) + sum(v.name == value.name for v in self.outputs)
 
     def tensor(self, value: Value) -> torch.Tensor:
-        """The tensor of a constant; a lazy one is read anew."""
+        """The tensor of a constant; a lazy one is read again."""
         expect(value, Value, "tensor(value)", "a value of the graph", "by name: graph.params[name]")
         return self.params[value.name]
 
     @cached_property
     def dimensions(self) -> Mapping[str, Dimension]:
-        """The dimensions whose size each call chooses, by name, in the order of the inputs; empty if all are fixed."""
+        """Dynamic dimensions by name, in the order of the inputs; empty if all sizes are fixed."""
         return dimensions_of([value.type.shape for value in self.inputs])
 
     def at_sizes(self, sizes: Mapping[str, int]) -> Graph:
-        """This graph for fixed sizes of its dimensions, by name; those that are left out have the example's size."""
+        """This graph with fixed sizes of its dimensions, by name; omitted dimensions have the size of the example."""
         chosen = {name: sizes.get(name, d.example) for name, d in self.dimensions.items()}
         if not chosen:
             return self
@@ -205,7 +205,7 @@ class Graph:
         return self._at_sizes[key]
 
     def with_examples(self, sizes: Mapping[str, int]) -> Graph:
-        """This graph with other sizes of dimensions in its example, by name; every call chooses them as before."""
+        """This graph with other example sizes of dimensions, by name; they remain dynamic."""
         if all(sizes.get(name, d.example) == d.example for name, d in self.dimensions.items()):
             return self
         return self._with_sizes(
@@ -234,16 +234,16 @@ class Graph:
         return sum(node.macs for node in self.nodes)
 
     def with_precisions(self, precisions: Mapping[str, Precision]) -> Graph:
-        """This graph with bits chosen for more layers, by module path, or other bits for those that had some."""
+        """This graph with bit widths for more layers, by module path; they replace earlier ones of the same layers."""
         for layer, precision in precisions.items():
             hint = "write Precision(weights=4)"
             expect(precision, Precision, f"with_precisions(...), {layer}", "a `Precision`", hint)
         return replace(self, precisions={**self.precisions, **precisions})
 
     def with_params(self, params: Mapping[str, Entry]) -> Graph:
-        """This graph with some constants' tensors replaced (same shapes and dtypes); nothing is read.
+        """This graph with other tensors for some constants (same shapes and dtypes); no tensor is read.
 
-        What replaces a lazy constant is lazy, too: a tensor is moved to a temporary file.
+        The replacement of a lazy constant is lazy, too: its tensor is moved to a temporary file.
         """
         unknown = params.keys() - self.params.keys()
         if unknown:
@@ -258,5 +258,5 @@ class Graph:
 
 
 def check_graph(graph: object, call: str) -> None:
-    """ArgumentError unless what the public function of this call is given is a graph."""
-    expect(graph, Graph, call, "a graph", "of a module it is capture(module, inputs).graph")
+    """Raises ArgumentError unless the argument of this public function is a graph."""
+    expect(graph, Graph, call, "a graph", "for a module pass capture(module, inputs).graph")

@@ -1,8 +1,8 @@
-"""Huffman's code in canonical form: code lengths say everything, shorter codes come first, equal lengths in order.
+"""Huffman code in canonical form: lengths define the codes; shorter codes come first, equal lengths in symbol order.
 
-Bits are written from the highest of each byte down. No code is longer than a bound, by package-merge: of all prefix
-codes within the bound it is the shortest. Sources: Huffman, 1952; Larmore and Hirschberg, A fast algorithm for optimal
-length-limited Huffman codes, JACM 1990; Deflate, RFC 1951, for the canonical form.
+Bits fill each byte from the highest bit down. Package-merge gives the shortest of all prefix codes within a bound on
+the length. Sources: Huffman, 1952; Larmore and Hirschberg, A fast algorithm for optimal length-limited Huffman codes,
+JACM 1990; Deflate, RFC 1951, for the canonical form.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ _LONGEST = 15
 
 
 def code_lengths(counts: Sequence[int], *, longest: int = _LONGEST) -> list[int]:
-    """Bits of each symbol's code, by how often it occurs (> 0); a single symbol has one bit.
+    """Code length of each symbol, from its number of occurrences (> 0); a single symbol has one bit.
 
-    `longest` bits must be enough to tell the symbols apart.
+    `longest` must be large enough to distinguish all symbols.
     """
     if len(counts) == 1:
         return [1]
@@ -37,7 +37,7 @@ def code_lengths(counts: Sequence[int], *, longest: int = _LONGEST) -> list[int]
 
 
 def encoded_bits(counts: Sequence[int], lengths: Sequence[int]) -> int:
-    """Bits of all symbols together."""
+    """Total number of bits of the encoded symbols."""
     return sum(count * length for count, length in zip(counts, lengths, strict=True))
 
 
@@ -58,19 +58,21 @@ def codes(lengths: Sequence[int]) -> list[str]:
 
 
 def pack_bits(digits: str, *, unit: int = 8) -> bytes:
-    """Digits 0 and 1 as bytes, filled up with zeros to a multiple of `unit` bits."""
+    """Digits 0 and 1 as bytes, padded with zeros to a multiple of `unit` bits."""
     filled = digits + "0" * (-len(digits) % unit)
     return int(filled or "0", 2).to_bytes(len(filled) // 8, "big")
 
 
 def encode(symbols: Sequence[int], lengths: Sequence[int]) -> bytes:
-    """The codes of the symbols in order, the last byte filled up with zeros."""
+    """The codes of the symbols in order, with the last byte padded with zeros."""
     found = codes(lengths)
     return pack_bits("".join(found[symbol] for symbol in symbols))
 
 
 def decode(image: bytes, lengths: Sequence[int], *, count: int) -> list[int]:
-    """`count` symbols; only how many codes each length has, and the symbols in order of their codes, are needed."""
+    """Decodes `count` symbols; needs only the number of codes of each length and the symbols in the order of their
+    codes.
+    """
     order = canonical_order(lengths)
     per_length = [lengths.count(length) for length in range(max(lengths) + 1)]
     bits = iter(f"{int.from_bytes(image, 'big'):0{8 * len(image)}b}")

@@ -1,4 +1,4 @@
-"""Two interpreters of a graph: `run`, the float meaning, and `run_integer`, the exact integer meaning."""
+"""Two interpreters of a graph: `run` gives the float meaning, `run_integer` the exact integer meaning."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Rounding = Callable[[Value, Tensor], Tensor]
 
 
 def round_to_encoding(value: Value, tensor: Tensor) -> Tensor:
-    """Reals rounded to those of a value's encoding, with a straight-through gradient; all others as they are."""
+    """Reals rounded to those of a value's encoding, with a straight-through gradient; unchanged without an encoding."""
     quantization = value.type.quantization
     if quantization is None:
         return tensor
@@ -41,10 +41,9 @@ def run(
 ) -> list[Tensor]:
     """Float meaning of the graph, differentiable; one tensor for each output.
 
-    A quantized value is carried as the reals that it represents, rounded to those of its encoding, with a
-    straight-through gradient.
-    `observe` sees each value with its tensor; for training `params` replaces constants (as reals), and `rounding`
-    rounds the result of a node to its encoding.
+    A quantized value is carried as the reals that it represents, rounded to its encoding, with a straight-through
+    gradient. `observe` is called with each value and its tensor. For training, `params` replaces constants (as
+    reals), and `rounding` rounds the result of a node to its encoding.
     """
     graph, bound = _bind(graph, inputs, "run(graph, inputs)")
     values = {**(params or {}), **bound}
@@ -64,8 +63,8 @@ def run(
 def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | None = None) -> list[Tensor]:
     """Exact integer meaning; one tensor for each output, in the output's storage dtype.
 
-    Quantized values are their integers (int64 while computing), all others floats computed by the reference.
-    Raises OverflowBoundError if an intermediate leaves its range. The emitted C computes the same bytes.
+    Quantized values are integers (int64 during computation), all others are floats computed by the reference.
+    OverflowBoundError if an intermediate leaves its range. The emitted C computes the same bytes.
     """
     check_graph(graph, "run_integer(graph, inputs)")
     graph = decode_codebooks(graph)
@@ -86,10 +85,10 @@ def run_integer(graph: Graph, inputs: Sequence[Tensor], *, observe: Observer | N
 
 
 def rebatch(graph: Graph, batch: int) -> Graph:
-    """The same graph for inputs with first dimension `batch`; ShapeError if that cannot pass.
+    """The same graph for inputs with first dimension `batch`; ShapeError if that is impossible.
 
-    Nor does it where a value made of the inputs does not grow with the batch: it takes several samples together, such
-    as a mean over all elements, and would stand for all of them.
+    It is also impossible if a value computed from the inputs does not grow with the batch: such a value, for example
+    a mean over all elements, mixes samples.
     """
     check_graph(graph, "rebatch(graph, batch)")
     expect(batch, int, "rebatch(graph, batch)", "a whole number of samples")
@@ -107,7 +106,7 @@ def rebatch(graph: Graph, batch: int) -> Graph:
             grown.update(v.name for v in node.outputs)
             for old, new in zip(old_node.outputs, node.outputs, strict=True):
                 if {new.type.numel * n for n in samples} != {old.type.numel * batch}:
-                    raise ShapeError(f"batch {batch} does not pass {node_text(node)}: it mixes samples")
+                    raise ShapeError(f"batch {batch} is impossible at {node_text(node)}, which mixes samples")
     for old, new in zip(own.outputs, larger.outputs, strict=True):
         if new.type != _with_batch(old.type, batch):
             raise ShapeError(f"output {old} would have shape {new.type.shape} for batch {batch}")
@@ -115,7 +114,7 @@ def rebatch(graph: Graph, batch: int) -> Graph:
 
 
 def _reshaped(graph: Graph, batch: int) -> Graph:
-    """The graph with types inferred anew from inputs with first dimension `batch`."""
+    """The graph with types inferred again from inputs with first dimension `batch`."""
     inputs = tuple(Value(v.name, _with_batch(v.type, batch)) for v in graph.inputs)
     current = {v.name: v for v in (*inputs, *graph.constants)}
     nodes = []
@@ -124,7 +123,7 @@ def _reshaped(graph: Graph, batch: int) -> Graph:
         try:
             types = node.op.infer(*(v and v.type for v in operands))
         except IRError as err:
-            raise ShapeError(f"batch {batch} does not pass {node_text(node)}: {err.message}") from err
+            raise ShapeError(f"batch {batch} is impossible at {node_text(node)}: {err.message}") from err
         outputs = tuple(
             Value(old.name, old.type.with_shape(new.shape))
             for old, new in zip(node.outputs, types, strict=True)
@@ -142,7 +141,7 @@ def _with_batch(type: TensorType, batch: int) -> TensorType:
 
 
 class _Uses:
-    """Counts the readers that are still to come, so that a value, a constant too, is freed after its last one."""
+    """Counts the remaining readers of each value, so that values and constants are freed after the last one."""
 
     def __init__(self, graph: Graph) -> None:
         outputs = {v.name for v in graph.outputs}
@@ -162,7 +161,7 @@ def _load(
     values: dict[str, Tensor],
     form: Callable[[TensorType, Tensor], Tensor],
 ) -> None:
-    """Put the constants among what is `read` into `values`, those that are not there yet."""
+    """Adds the constants among the values `read` to `values`, unless they are there already."""
     for value in read:
         if value.name not in values and value.name in graph.params:
             values[value.name] = form(value.type, graph.params[value.name])
@@ -185,12 +184,14 @@ def _bind(graph: Graph, inputs: Sequence[Tensor], call: str) -> tuple[Graph, dic
 
 
 def at_call(graph: Graph, inputs: Sequence[Tensor]) -> Graph:
-    """The graph for the sizes of these inputs alone; itself without dynamic dimensions."""
+    """The graph for the sizes of these inputs only; the graph itself without dynamic dimensions."""
     return graph.at_sizes(sizes_of_call(graph, inputs)) if graph.dimensions else graph
 
 
 def sizes_of_call(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, int]:
-    """Sizes of the dimensions, by name, for these inputs; ShapeError for other shapes than the graph takes."""
+    """Sizes of the dynamic dimensions, by name, for these inputs; ShapeError for shapes that the graph does not
+    accept.
+    """
     sizes: dict[str, int] = {}
     for value, tensor in zip(graph.inputs, inputs, strict=True):
         shape = tuple(tensor.shape)
@@ -208,7 +209,7 @@ def sizes_of_call(graph: Graph, inputs: Sequence[Tensor]) -> dict[str, int]:
     sizes = {name: sizes.get(name, d.example) for name, d in graph.dimensions.items()}
     for value, tensor in zip(
         graph.inputs, inputs, strict=True
-    ):  # sizes that are no dimension of their own, too
+    ):  # also sizes that are expressions of dimensions
         if [evaluated(known, sizes) for known in value.type.shape] != list(tensor.shape):
             raise ShapeError(f"input {value} is {tuple(tensor.shape)}; the graph takes {value.type.shape}")
     return sizes

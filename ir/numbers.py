@@ -23,13 +23,13 @@ Array = npt.NDArray[Any]  # Any: numpy's own element types
 
 
 class Numbers(Sequence[Number], Generic[Number]):
-    """One-dimensional array of integers or of reals, and the element type in which they are stored.
+    """One-dimensional array of integers or reals, with the element type in which they are stored.
 
-    bfloat16, which numpy lacks, is kept as float32. Reals that are stored in fewer bits are `CodedNumbers`.
+    bfloat16, which numpy lacks, is stored as float32. Reals stored in fewer bits are `CodedNumbers`.
     """
 
     def __init__(self, elements: Array, dtype: DType) -> None:
-        """The elements themselves, read-only from here on; use `of_reals` and `of_integers`."""
+        """Makes the array read-only; callers use `of_reals` and `of_integers`."""
         self._elements = elements
         self._elements.flags.writeable = False
         self.dtype = dtype
@@ -57,17 +57,17 @@ class Numbers(Sequence[Number], Generic[Number]):
 
     @property
     def form(self) -> str:
-        """Name of the form in which they are stored: an element type, or a form of `CodedNumbers`."""
+        """Name of the storage form: an element type, or a form of `CodedNumbers`."""
         return str(self.dtype.torch).removeprefix("torch.")
 
     @property
     def parts(self) -> tuple[AnyNumbers, ...]:
-        """The arrays that are stored, in order."""
+        """The stored arrays, in order."""
         return (self,)
 
     @property
     def bytes(self) -> int:
-        """Size of the elements as stored."""
+        """Size of the elements as stored, in bytes."""
         return len(self) * self.dtype.bytes
 
     @cached_property
@@ -81,11 +81,11 @@ class Numbers(Sequence[Number], Generic[Number]):
         return self._elements
 
     def tensor(self, dtype: torch.dtype | None = None) -> torch.Tensor:
-        """A copy of the elements as a tensor, in their own element type unless another is given."""
+        """A copy of the elements as a tensor, in their own element type unless `dtype` is given."""
         return torch.from_numpy(self.array.copy()).to(dtype or self.dtype.torch)
 
     def like(self, reals: torch.Tensor) -> Numbers[float]:
-        """Other reals in the form in which these are stored."""
+        """Other reals in the storage form of these."""
         return Numbers.of_reals(reals.to(self.dtype.torch))
 
     @overload
@@ -134,7 +134,7 @@ AnyNumbers = Numbers[int] | Numbers[float]
 
 
 def numbers_of(tensor: torch.Tensor) -> AnyNumbers:
-    """Numbers that were stored as a tensor, for `parse`."""
+    """Numbers from a stored tensor, for `parse`."""
     return Numbers.of_reals(tensor) if tensor.is_floating_point() else Numbers.of_integers(tensor)
 
 

@@ -1,7 +1,7 @@
-"""Constants of a graph: a mapping of names to tensors that are read when they are asked for.
+"""Constants of a graph: a mapping of names to tensors that are read on access.
 
-A model larger than memory is a graph whose constants are lazy: shape and element type are there, the elements are
-read at each use and not kept. Changing some constants makes a mapping with other entries and reads none.
+A model larger than memory is a graph whose constants are lazy: shape and element type are stored, the elements are
+read at each use and not kept. Replacing some constants makes a mapping with other entries and reads none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _C_LIBRARY = ctypes.CDLL(None)
 
 
 def release_memory() -> None:
-    """Return freed memory to the system: glibc keeps blocks below 32 MB, and small ones that live on scatter them."""
+    """Returns freed memory to the system: glibc keeps blocks below 32 MB, and long-lived small blocks fragment them."""
     trim = getattr(_C_LIBRARY, "malloc_trim", None)
     if trim is not None:
         trim(0)
@@ -33,7 +33,7 @@ def release_memory() -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LazyTensor:
-    """A tensor that `load` reads or computes at each use; its shape and element type are known without that."""
+    """A tensor that `load` reads or computes at each use; its shape and element type are available without reading."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
@@ -55,7 +55,7 @@ Entry = Tensor | LazyTensor
 
 
 class Params(Mapping[str, Tensor]):
-    """Tensors by name; lazy ones are read anew by each `params[name]`."""
+    """Tensors by name; each `params[name]` reads a lazy one again."""
 
     def __init__(self, entries: Mapping[str, Entry] | None = None) -> None:
         expect(entries, (Mapping, NoneType), "Params(entries)", "tensors by name")
@@ -76,13 +76,13 @@ class Params(Mapping[str, Tensor]):
         return name in self._entries
 
     def __or__(self, changed: Mapping[str, Entry]) -> Params:
-        """These tensors with others added, or in the place of those of the same name; nothing is read."""
+        """These tensors with others added or replaced; nothing is read."""
         merged = Params({**self._entries, **entries_of(changed)})
         merged._digests = {name: digest for name, digest in self._digests.items() if name not in changed}
         return merged
 
     def only(self, names: Collection[str]) -> Params:
-        """The tensors of these names, in the order that they have here; nothing is read."""
+        """The tensors with these names, in the order of this mapping; nothing is read."""
         return Params({name: entry for name, entry in self._entries.items() if name in names})
 
     def renamed(self, rename: Callable[[str], str]) -> Params:
@@ -90,7 +90,7 @@ class Params(Mapping[str, Tensor]):
         return Params({rename(name): entry for name, entry in self._entries.items()})
 
     def __eq__(self, other: object) -> bool:
-        """Whether names and elements are the same; lazy tensors are read in pairs, unless they are one entry."""
+        """True if names and elements are equal; lazy tensors are read in pairs, unless they are the same entry."""
         if not isinstance(other, Params):
             return NotImplemented
         return self.keys() == other.keys() and all(_is_same(self, other, name) for name in self)
@@ -103,26 +103,26 @@ class Params(Mapping[str, Tensor]):
 
     @property
     def entries(self) -> dict[str, Entry]:
-        """The tensors as they are kept, lazy ones unread."""
+        """The tensors as stored; lazy ones are not read."""
         return dict(self._entries)
 
     def entry(self, name: str) -> Entry:
-        """A tensor as it is kept: its shape and element type are there, its elements perhaps not."""
+        """A tensor as stored; a lazy one is not read."""
         return self._entries[name]
 
     @property
     def has_lazy(self) -> bool:
-        """Whether a tensor is read at each use."""
+        """True if a tensor is lazy."""
         return any(isinstance(entry, LazyTensor) for entry in self._entries.values())
 
     @property
     def numel(self) -> int:
-        """Number of elements of all tensors."""
+        """Total number of elements."""
         return sum(prod(entry.shape) for entry in self._entries.values())
 
     @property
     def bytes(self) -> int:
-        """Size of all tensors."""
+        """Total size in bytes."""
         return sum(prod(entry.shape) * entry.dtype.itemsize for entry in self._entries.values())
 
     def digest(self, name: str) -> str:

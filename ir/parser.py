@@ -1,4 +1,4 @@
-"""The parser of the text form: `parse` reads back what `dump` wrote, or what a test says."""
+"""Parser of the text form: `parse` reads the output of `dump`, or a graph written in a test."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def parse(
     fill: Callable[[Value], torch.Tensor] | None = None,
     numbers: Mapping[str, AnyNumbers] | None = None,
 ) -> Graph:
-    """Graph of a text; a constant that `params` lacks gets `fill(value)`, zeros when no `fill` is given.
+    """The graph of a text; a constant that is not in `params` is `fill(value)`, or zeros without `fill`.
 
-    `numbers` are the scales, zero points and levels that the text only names: see `text.long_numbers`.
+    `numbers` are the scales, zero points and levels that the text only refers to: see `text.long_numbers`.
     """
     expect(text, str, "parse(text)", "the text of a graph", "dump(graph) writes it")
     return _Parser(text, entries_of(params or {}), fill or _zeros, numbers or {}).graph()
@@ -62,7 +62,7 @@ _LISTS = frozenset({"scale", "zero", "levels"})
 
 
 def _source(comment: str) -> Source | None:
-    """The source that a comment `# "module", "location"` names; None for any other comment."""
+    """The source in a comment `# "module", "location"`; None for any other comment."""
     match = re.fullmatch(r'#\s*("(?:[^"\\]|\\.)*"), ("(?:[^"\\]|\\.)*")\s*', comment)
     return Source(json.loads(match[1]), json.loads(match[2])) if match else None
 
@@ -152,7 +152,7 @@ class _Parser:
             return _size_of(ast.parse(text[2:-1], mode="eval").body, self._dimensions)
         except (SyntaxError, ValueError, ZeroDivisionError):
             known = ", ".join(self._dimensions) or "none"
-            raise self._error(at, f"{text} is no size over the dimensions, which are {known}") from None
+            raise self._error(at, f"{text} is not a size over the dimensions, which are {known}") from None
 
     def _precision(self, at: int) -> Precision:
         given: dict[str, Any] = {}  # Any: python literals
@@ -181,7 +181,7 @@ class _Parser:
         if self._tokens[self._at][0] == "comment":
             source = _source(self._next()) or source
         if operands and operands[-1] is None:
-            raise self._error(start, "a trailing operand is none; leave it out")
+            raise self._error(start, "a trailing operand is none; remove it")
         return Node(op, tuple(operands), tuple(results), source)
 
     def _op(self) -> Op:
@@ -228,7 +228,7 @@ class _Parser:
             while self._peek() != "]":
                 text += self._next()
             self._expect("]")
-            parts = re.split(r"x(?![^{]*\})", text) if text else []  # at each x that is not inside braces
+            parts = re.split(r"x(?![^{]*\})", text) if text else []  # at each x outside braces
             shape = tuple(self._size(n, at) if n.startswith("$") else int(n) for n in parts)
             return TensorType(shape, dtype, self._quantization(dtype) if self._peek() == "<" else None)
         except (IRError, ValueError) as err:
@@ -268,7 +268,7 @@ class _Parser:
             return torch.tensor(self._list_of_numbers(), dtype=dtype.torch)
         name = dtype.value + "".join(self._next() for _ in range(5))  # [count]@digest
         if name not in self._long:
-            raise self._error(at, f"the numbers {name} are not given")
+            raise self._error(at, f"the numbers {name} are missing")
         return self._long[name]
 
     def _coded_numbers(self) -> CodedNumbers:
@@ -334,7 +334,7 @@ class _Parser:
         self._at += 1
         return json.loads(token) if kind == "string" else token
 
-    def _list(self, end: str, item: Callable[[], Any]) -> list[Any]:  # Any: whatever `item` returns
+    def _list(self, end: str, item: Callable[[], Any]) -> list[Any]:  # Any: the result of `item`
         items = []
         while self._peek() != end:
             items.append(item())
@@ -384,7 +384,7 @@ def _size_of(tree: ast.expr, dimensions: Mapping[str, Size]) -> int:
         case ast.Call(func=ast.Name(id="max" | "min" as name), args=[left, right]):
             chosen = largest if name == "max" else smallest
             return chosen(_size_of(left, dimensions), _size_of(right, dimensions))
-    raise ValueError(f"{ast.unparse(tree)} is no size")
+    raise ValueError(f"{ast.unparse(tree)} is not a size")
 
 
 _ARITHMETIC: Mapping[type[ast.operator], Callable[[int, int], int]] = {

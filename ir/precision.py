@@ -1,4 +1,4 @@
-"""Bits that passes choose for layers. They are part of the graph, for the passes that come after."""
+"""Bit widths that passes choose for layers. They are part of the graph, for the passes that run afterwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FLOAT_BITS = 32
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """Storage bits of a layer's weights and of the values that it reads; None leaves them to the passes to come."""
+    """Storage bits of a layer's weights and of the values that it reads; None leaves the choice to later passes."""
 
     weights: int | None = None
     activations: int | None = None
@@ -23,4 +23,4 @@ class Precision:
             if bits is not None and bits not in INTEGER_BITS:
                 raise ShapeError(f"{bits} storage bits; the choices are {', '.join(map(str, INTEGER_BITS))}")
         if self.weights is None and self.activations is None:
-            raise ShapeError("a precision has bits of weights, of activations, or of both")
+            raise ShapeError("a precision needs bits of weights, of activations, or of both")

@@ -1,4 +1,4 @@
-"""Torch kept quiet while it is asked whether something can be done: a refusal is an answer, not an event to log."""
+"""Suppression of torch's output during attempts that may fail: a refusal is a result, not an event to log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silences warnings, logs and output of torch; errors are raised as exceptions."""
+    """Suppresses warnings, logs and output of torch; errors are raised as exceptions."""
     before = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

@@ -1,4 +1,4 @@
-"""Sizes over named dimensions: integers at the example's shapes that carry how they follow from the shapes of a call.
+"""Sizes over named dimensions: integers for the example's shapes, with an expression over the dimensions of a call.
 
 A `Size` is an `int`, and arithmetic on sizes gives sizes. Its expression is a polynomial with integer coefficients over
 dimensions, floor divisions, maxima and minima, in a normal form:
@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A dimension that each call chooses anew: its size in the example, and the sizes that are allowed."""
+    """A dynamic dimension: its size in the example, and its range of allowed sizes."""
 
     name: str
     example: int
@@ -38,7 +38,7 @@ class Dimension:
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or iskeyword(self.name):
-            raise ShapeError(f"dimension {self.name!r}: a name is a Python identifier")
+            raise ShapeError(f"dimension {self.name!r}: the name must be a Python identifier")
         if self.low < 0 or not self.low <= self.example <= self.largest:
             raise ShapeError(
                 f"dimension {self.name}: the example's size {self.example} is not in {self.span}"
@@ -46,7 +46,7 @@ class Dimension:
 
     @property
     def largest(self) -> float:
-        """The largest allowed size, infinite without one."""
+        """The largest allowed size; infinite without a limit."""
         return inf if self.high is None else self.high
 
     @property
@@ -64,7 +64,7 @@ class Dimension:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A floor division (`//`), maximum (`max`) or minimum (`min`) that no polynomial expresses."""
+    """A floor division (`//`), maximum (`max`) or minimum (`min`) that is not a polynomial."""
 
     kind: str
     left: int
@@ -77,11 +77,11 @@ class Operation:
 
 Atom = Dimension | Operation
 Terms = Mapping[tuple[Atom, ...], int]
-"""Coefficient of each product of atoms; that of the empty product is the constant."""
+"""Coefficient of each product of atoms; the empty product has the constant."""
 
 
 class Size(int):
-    """An integer that is a function of dimensions; see the module."""
+    """An integer that is a function of dimensions; see the module docstring."""
 
     terms: Terms
     key: frozenset[tuple[tuple[Atom, ...], int]]
@@ -151,17 +151,17 @@ class Size(int):
 
 
 def largest(a: int, b: int) -> int:
-    """The larger of two sizes, in every call."""
+    """The larger of two sizes, for every call."""
     return _chosen("max", a, b) if isinstance(a, Size) or isinstance(b, Size) else max(a, b)
 
 
 def smallest(a: int, b: int) -> int:
-    """The smaller of two sizes, in every call."""
+    """The smaller of two sizes, for every call."""
     return _chosen("min", a, b) if isinstance(a, Size) or isinstance(b, Size) else min(a, b)
 
 
 def bounds(size: int) -> tuple[float, float]:
-    """Numbers between which a size is in every call."""
+    """Lower and upper bound of a size over all calls."""
     low = high = 0.0
     for atoms, coefficient in _terms(size).items():
         ends = reduce(_interval_product, map(_atom_bounds, atoms), (1.0, 1.0))
@@ -170,7 +170,7 @@ def bounds(size: int) -> tuple[float, float]:
     return low, high
 
 
-def evaluated(size: int, sizes: Mapping[str, Any]) -> Any:  # any: as what is given
+def evaluated(size: int, sizes: Mapping[str, Any]) -> Any:  # any: as the argument
     """A size for these sizes of its dimensions, by name: integers, sizes, or symbolic integers of torch."""
     if not isinstance(size, Size):
         return size
@@ -218,7 +218,7 @@ def text_of(size: int, names: Mapping[str, str] = {}) -> str:
 
 
 def _made(terms: Terms) -> int:
-    """The number of these terms, a plain one if it depends on no dimension."""
+    """The number of these terms; a plain integer if it depends on no dimension."""
     kept = {atoms: c for atoms, c in terms.items() if c}
     value = sum(c * prod(map(_example, atoms)) for atoms, c in kept.items())
     if not any(kept):
@@ -262,7 +262,7 @@ def _quotient(a: int, b: int) -> int:
 
 
 def _exact_quotient(a: int, b: int) -> int | None:
-    """a / b where b is a single product that divides each term of a."""
+    """a / b if b is a single product that divides each term of a; None otherwise."""
     divisor = _terms(b)
     if len(divisor) != 1:
         return 1 if _terms(a) == divisor else None
@@ -278,7 +278,7 @@ def _exact_quotient(a: int, b: int) -> int | None:
 
 
 def _small_quotient(a: int, k: int) -> int:
-    """a // k where the coefficients of a are from 0 to k - 1."""
+    """a // k if the coefficients of a are from 0 to k - 1; None otherwise."""
     if not isinstance(a, Size):
         return a // k
     constant = a.terms.get((), 0)

@@ -1,7 +1,7 @@
-"""Tensors kept in temporary files, so that what a pass makes of a model larger than memory takes no memory either.
+"""Tensors in temporary files, so that the results of a pass on a model larger than memory need no memory either.
 
-A file is in the folder for temporary files (`TMPDIR`), which should not be in memory itself, and is removed when the
-last tensor that is read from it is.
+The files are in the folder for temporary files (`TMPDIR`), which should not be in memory itself. A file is removed
+when the last tensor that is read from it is freed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .tensor_files import open_tensors, write_tensors
 
 @dataclass(frozen=True)
 class _Spilled:
-    """Reading of a tensor from a folder that exists as long as this does."""
+    """Reader of a tensor from a folder that exists as long as this object."""
 
     read: Callable[[], Tensor]
     folder: TemporaryDirectory[str]
@@ -36,7 +36,7 @@ def spilled(tensor: Tensor) -> LazyTensor:
 
 
 def spill(tensors: Params) -> Params:
-    """The tensors in a temporary file, written one after the other; all lazy."""
+    """The tensors, written one after the other to a temporary file; all lazy."""
     folder = TemporaryDirectory(prefix="fxpress-")
     file = Path(folder.name) / "tensors.safetensors"
     write_tensors(file, tensors)

@@ -1,4 +1,4 @@
-"""Sizes as symbolic integers of torch, and back: how torch infers shapes that depend on dimensions."""
+"""Conversion between sizes and symbolic integers of torch, which infers shapes that depend on dimensions."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .errors import ShapeError
 from .sizes import Dimension, Size, evaluated, largest, smallest
 
 Symbols = Mapping[sympy.Symbol, int]
-"""Sizes by the tracer's symbols."""
+"""Sizes by the symbols of the tracer."""
 
 NO_SYMBOLS: Symbols = MappingProxyType({})
 
 
 @contextmanager
 def symbolic_mode(dimensions: Mapping[str, Dimension]) -> Iterator[Symbolic]:
-    """Fake tensors with symbolic sizes for these dimensions; what it yields converts between the two."""
+    """Fake tensor mode with symbolic sizes for these dimensions; yields the converter between the two."""
     env = ShapeEnv()
     symbols: dict[sympy.Symbol, int] = {}
     sizes: dict[str, torch.SymInt] = {}
@@ -61,10 +61,10 @@ class Symbolic:
 def traced_sizes(
     dimensions: Mapping[str, Dimension], avoided: frozenset[int] = frozenset()
 ) -> tuple[int, ...]:
-    """A size for each dimension to trace with, all different and none of `avoided`, where the ranges allow.
+    """A size for each dimension to trace with; all different and none of `avoided`, if the ranges allow.
 
-    Torch takes the sizes 0 and 1 for fixed, and two equal sizes for one. Primes below the example's size are rarely a
-    size of the model's own.
+    Torch treats the sizes 0 and 1 as fixed, and two equal sizes as one. Primes below the example's size are rarely
+    sizes of the model itself.
     """
     chosen: list[int] = []
     for dimension in dimensions.values():
@@ -79,7 +79,7 @@ def traced_sizes(
 
 
 def sizes_to_check(dimensions: Mapping[str, Dimension]) -> list[dict[str, int]]:
-    """Two calls with other sizes than the example's: others for all dimensions, and the least ones."""
+    """Two calls with sizes other than the example's: different sizes for all dimensions, and the least ones."""
     if not dimensions:
         return []
     examples = {name: d.example for name, d in dimensions.items()}
@@ -92,7 +92,7 @@ def sizes_to_check(dimensions: Mapping[str, Dimension]) -> list[dict[str, int]]:
 
 
 def resized(tensor: torch.Tensor, axes: Mapping[int, int]) -> torch.Tensor:
-    """A tensor with other sizes along some axes: its elements repeated, or the first of them."""
+    """A tensor with other sizes along some axes: elements are repeated, or the first ones kept."""
     for axis, size in axes.items():
         if size == tensor.shape[axis]:
             continue
@@ -101,13 +101,13 @@ def resized(tensor: torch.Tensor, axes: Mapping[int, int]) -> torch.Tensor:
 
 
 def size_of(given: Any, symbols: Symbols) -> int:  # any: an integer, or a symbolic one
-    """Size of a symbolic integer of torch; ShapeError for one that no size expresses."""
+    """Size of a symbolic integer of torch; ShapeError if no size expresses it."""
     return int(given) if isinstance(given, int) else _converted(given.node.expr, symbols)
 
 
 @dataclass(frozen=True)
 class _Origin(Source):
-    """Where a symbol comes from, as torch wants to be told: a dimension."""
+    """Origin of a symbol, as torch requires it: a dimension."""
 
     label: str
 
@@ -130,7 +130,7 @@ def _converted(expression: Any, symbols: Symbols) -> int:  # any: sympy has no t
     combine = _COMBINED.get(type(expression).__name__)
     if combine is None:
         raise ShapeError(
-            f"the size {expression} is no polynomial, quotient, minimum or maximum of dimensions"
+            f"the size {expression} is not a polynomial, quotient, minimum or maximum of dimensions"
         )
     return reduce(combine, (_converted(part, symbols) for part in expression.args))
 

@@ -1,7 +1,7 @@
 """Safetensors files: read tensor by tensor from one file, or from the shards of a folder, and written the same way.
 
-A file is the length of a header in 8 bytes, the header in JSON (element type, shape and place of each tensor), then
-the elements: those of wide element types first, so that all are aligned. An index file of Hugging Face,
+A file has the length of a header in 8 bytes, the header in JSON (element type, shape and position of each tensor),
+then the elements: wide element types first, so that all are aligned. An index file of Hugging Face,
 `model.safetensors.index.json`, has the shard of each tensor under `weight_map`.
 """
 
@@ -24,7 +24,7 @@ from .params import Entry, LazyTensor, Params
 
 INDEX_SUFFIX = ".safetensors.index.json"
 WEIGHTS_FILE, INDEX_FILE = "model.safetensors", f"model{INDEX_SUFFIX}"
-_ELEMENTS = {  # the widest first, as the reference implementation of safetensors writes them
+_ELEMENTS = {  # widest first, like the reference implementation of safetensors
     "I64": torch.int64,
     "F64": torch.float64,
     "C64": torch.complex64,
@@ -43,11 +43,11 @@ _ALIGNMENT = 8
 
 
 def open_tensors(path: Path) -> Params:
-    """The tensors of a safetensors file, of an index file's shards, or of a folder with either; all lazy.
+    """The tensors of a safetensors file, of the shards of an index file, or of a folder with either; all lazy.
 
-    A tensor is mapped from its file at each use. ShapeError for element types that the IR does not know, and for a
-    tensor of the index that its shard does not hold; FileNotFoundError if a file is missing or a folder has no
-    safetensors files, SafetensorError for a damaged file.
+    A tensor is mapped from its file at each use. ShapeError for element types that the IR lacks, and for a tensor of
+    the index that its shard does not contain; FileNotFoundError if a file is missing or a folder has no safetensors
+    files, SafetensorError for a damaged file.
     """
     expect(path, Path, "open_tensors(path)", "a pathlib.Path", "write Path(...)")
     tensors = Params()
@@ -57,12 +57,12 @@ def open_tensors(path: Path) -> Params:
 
 
 def shard_files(path: Path) -> list[Path]:
-    """The safetensors files that a path stands for: itself, or those of an index file or a folder."""
+    """The safetensors files of a path: the file itself, or the files of an index file or a folder."""
     return sorted(_shards(path))
 
 
 def _shards(path: Path) -> dict[Path, frozenset[str] | None]:
-    """The files, each with the names that it is to give; None for all that it has."""
+    """The files, each with the names of the tensors to read; None for all tensors."""
     if path.is_dir():
         indices = sorted(path.glob(f"*{INDEX_SUFFIX}"))
         if indices:
@@ -84,7 +84,7 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     try:
         content = json.loads(index.read_bytes())
     except (ValueError, RecursionError) as err:
-        raise ShapeError(f"{index} is no JSON file: {err}") from err
+        raise ShapeError(f"{index} is not a JSON file: {err}") from err
     places = content.get("weight_map") if isinstance(content, dict) else None
     if not isinstance(places, dict) or not places or not all(isinstance(f, str) for f in places.values()):
         raise ShapeError(f"{index} has no weight_map of tensors to files")
@@ -93,7 +93,7 @@ def _weight_map(index: Path) -> Mapping[str, str]:
 
 def _tensors_of(file: Path, names: frozenset[str] | None) -> dict[str, LazyTensor]:
     if not file.is_file():
-        raise FileNotFoundError(f"there is no file {file}")
+        raise FileNotFoundError(f"file not found: {file}")
     try:
         return _described(file, names)
     except SafetensorError as err:
@@ -103,10 +103,10 @@ def _tensors_of(file: Path, names: frozenset[str] | None) -> dict[str, LazyTenso
 def _described(file: Path, names: frozenset[str] | None) -> dict[str, LazyTensor]:
     found = {}
     with safe_open(file, framework="pt") as opened:
-        stored = frozenset(opened.keys())  # it is no mapping
+        stored = frozenset(opened.keys())  # the content is not a mapping
         for name in sorted(stored if names is None else names):
             if name not in stored:
-                raise ShapeError(f"{file} does not hold {name}, which the index file places there")
+                raise ShapeError(f"{file} does not contain {name}, which the index file lists there")
             described = opened.get_slice(name)
             element = described.get_dtype()
             if element not in _ELEMENTS:
@@ -123,7 +123,7 @@ def _read(file: Path, name: str) -> Tensor:
 
 
 def write_tensors(path: Path, tensors: Params) -> None:
-    """Write a safetensors file, one tensor in memory at a time; the same tensors give the same bytes."""
+    """Writes a safetensors file with one tensor in memory at a time; equal tensors give equal bytes."""
     expect(path, Path, "write_tensors(path, tensors)", "a pathlib.Path", "write Path(...)")
     expect(tensors, Params, "write_tensors(path, tensors)", "`Params`", "write Params({name: tensor})")
     with path.open("wb") as file:
@@ -134,8 +134,8 @@ def write_tensors(path: Path, tensors: Params) -> None:
 def shards(tensors: Params, max_bytes: int | None) -> dict[str, Params | bytes]:
     """Files `model-*.safetensors` with at most `max_bytes` of tensors each, and their index.
 
-    One `model.safetensors` where all fit, or without a limit. A tensor is not divided: one that is larger has a file
-    of its own.
+    One file `model.safetensors` if all tensors fit, or without a limit. A tensor is not divided: a larger one has its
+    own file.
     """
     parts, used = list[dict[str, Entry]]([{}]), 0
     for name, entry in tensors.entries.items():

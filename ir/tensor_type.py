@@ -1,4 +1,4 @@
-"""Values and their types: shape, element type and, for codes that stand for reals, their encoding."""
+"""Values and their types: shape, element type and, for codes that represent reals, their encoding."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class TensorType:
             self.quantization.check(self.shape)
             if self.dtype is not self.quantization.container:
                 raise ShapeError(
-                    f"{self.quantization.bits}-bit values are kept in {self.quantization.container.value}, "
-                    f"not in {self.dtype.value}"
+                    f"{self.quantization.bits}-bit values are stored in {self.quantization.container.value}, not in "
+                    f"{self.dtype.value}"
                 )
 
     @staticmethod
@@ -55,7 +55,7 @@ class TensorType:
 
     @property
     def storage_bytes(self) -> int:
-        """Bytes of the elements as stored: below 8 bits several share a byte."""
+        """Bytes of the elements as stored: below 8 bits several elements share a byte."""
         if self.quantization is None:
             return self.numel * self.dtype.bytes
         return (self.numel * self.quantization.bits + 7) // 8
@@ -89,7 +89,9 @@ class TensorType:
 
 
 def kept_sizes(shape: Sequence[int], kept: Sequence[torch.Tensor]) -> tuple[int, ...]:
-    """The sizes that the kept indices leave; where all are kept, the size itself, which may be an expression."""
+    """Sizes after the selection of the kept indices; a dimension with all indices kept has its original size, which
+    may be an expression.
+    """
     return tuple(
         size if len(index) == int(size) else len(index) for size, index in zip(shape, kept, strict=True)
     )

@@ -8,7 +8,7 @@
       return output: %q
     }
 
-`bits` are those that passes chose for layers, by module path; `weights=32` keeps a layer in floating point.
+`bits` are the widths that passes chose for layers, by module path; `weights=32` keeps a layer in floating point.
 Lists of scales, zero points and levels are inside the type where they are short, and else in a table after the
 graph (`@0 = (...)`, in the type `scale=@0`). Longer ones are named by element type, count and digest
 (`scale=f32[1409024]@9f86d081884c7d65`) and stored beside the constants: `long_numbers` gives them, `parse` takes them.
@@ -74,7 +74,7 @@ def type_text(type: TensorType) -> str:
 
 
 def long_numbers(graph: Graph) -> dict[str, AnyNumbers]:
-    """Scales, zero points and levels that the text only names, by the name that it gives them."""
+    """Scales, zero points and levels that the text only refers to, by their name in the text."""
     check_graph(graph, "long_numbers(graph)")
     values = (*graph.inputs, *graph.constants, *graph.results)
     encodings = {v.type.quantization for v in values if v.type.quantization is not None}

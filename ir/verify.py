@@ -18,11 +18,11 @@ from .text import dump, type_text
 
 
 def verify(graph: Graph) -> Graph:
-    """`graph` itself; VerifyError with every broken rule, each shown inside the dump.
+    """Returns `graph`; VerifyError with all violations, each shown inside the dump.
 
-    Values are defined once and before use, result types are those that the operator infers, constants have
-    the type of their tensor, data movement keeps the encoding, codes of a codebook are only moved and dequantized
-    unless they are a constant's and stand for integers, outputs have names of their own.
+    Values are defined once and before use, result types are those that the operator infers, constants have the type
+    of their tensor, data movement keeps the encoding, codes of a codebook are only moved and dequantized unless they
+    are those of a constant and represent integers, outputs have distinct names.
     """
     check_graph(graph, "verify(graph)")
     problems = {**_graph_problems(graph)}
@@ -55,7 +55,7 @@ def _graph_problems(graph: Graph) -> dict[int, list[str]]:
         for size in sizes_in(value.type.shape):
             known = dimensions_of(size)
             if [d.size for d in known.values()] != [size]:
-                found.append(f"input {value} has the size {size}, which is no dimension of its own")
+                found.append(f"input {value} has the size {size}, which is not a plain dimension")
             if any(declared.setdefault(name, d) != d for name, d in known.items()):
                 found.append(f"input {value} has a dimension of another example or range than an earlier one")
     for value in graph.constants:
@@ -79,7 +79,9 @@ def _operand_problems(node: Node, defined: dict[str, Value], graph: Graph) -> li
 
 
 def _when_it_is(value: Value, node: Node, graph: Graph) -> str:
-    """Says of a value that is missing where it is read: that nothing makes it, it comes later, or depends on itself."""
+    """Reason why a value is missing where it is read: no node computes it, a later node does, or it depends on
+    itself.
+    """
     maker = graph.producers.get(value.name)
     if maker is None:
         return "by any node"

@@ -1,4 +1,4 @@
-"""The section `data`: the files that a network is calibrated and measured with, and the way from file to input."""
+"""The section `data`: files for calibration and evaluation, and the conversion from a file to a model input."""
 
 import re
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class Transform(Section):
 
     @property
     def permutation(self) -> tuple[int, ...] | None:
-        """`layout` as numpy's transpose takes it; None if there is none."""
+        """`layout` as a permutation for `numpy.transpose`; None if there is no layout."""
         if self.layout is None:
             return None
         before, after = self.layout.split("->")
@@ -53,7 +53,7 @@ class Transform(Section):
 
     @property
     def keeps_values(self) -> bool:
-        """Whether every value of the file is one of the input."""
+        """True if `scale` and `offset` leave the values of the file unchanged."""
         return (self.scale, self.offset) == (1.0, 0.0)
 
     @model_validator(mode="after")
@@ -92,13 +92,13 @@ class Dataset(Section):
 
     @property
     def origin(self) -> ArrayOrigin:
-        """Origin of the arrays, as text."""
+        """Description of where the arrays come from, for reports and messages."""
         origin = self.source if self.file is None else self.file
         assert origin is not None
         return origin
 
     def array(self, model_input: str) -> str:
-        """The name of the array that feeds a model input."""
+        """Name of the array that feeds a model input."""
         return self.inputs.get(model_input, model_input)
 
 
@@ -119,14 +119,14 @@ class Calibration(Dataset):
 
     @property
     def is_limited(self) -> bool:
-        """Whether the user says how many samples to use."""
+        """True if the user set the number of samples."""
         return "samples" in self.model_fields_set
 
 
-def _metric(value: Any) -> Any:  # any: whatever the user wrote, checked here
+def _metric(value: Any) -> Any:  # any: a value from a spec, checked here
     if isinstance(value, str) and ":" not in value and value not in get_args(Metric):
         near = near_miss(value, get_args(Metric))
-        raise fault("S204", "is not a metric", hint=f"{near}; a metric of your own is `file.py:function`")
+        raise fault("S204", "is not a metric", hint=f"{near}; write your own metric as `file.py:function`")
     return value
 
 

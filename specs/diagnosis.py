@@ -1,4 +1,4 @@
-"""Converts pydantic's errors to problems with code, position in the file, and remedy."""
+"""Converts errors of pydantic to problems with code, position in the file, and hint."""
 
 import re
 from collections.abc import Mapping as AbstractMapping
@@ -37,12 +37,12 @@ _BOUNDS = {
 }
 
 BROKEN: dict[tuple[str, str], str] = {}
-"""Sections of packages that cannot be used, by noun and name, and what the packages raise."""
+"""Sections of packages that cannot be used, by noun and name, with the error that the package raises."""
 
 
 @dataclass(frozen=True)
 class _Spot:
-    """Location of an error: place in the tree, section class, and whether the key is wrong."""
+    """Location of an error in the tree, the class of the section, and whether the key itself is the error."""
 
     location: Location
     section: type[BaseModel] | None
@@ -50,7 +50,9 @@ class _Spot:
 
 
 def diagnose(err: ValidationError, root: Node, model: type[BaseModel]) -> list[Problem]:
-    """A problem for each complaint of pydantic about the tree, read as `model`; a misspelt key is one, not two."""
+    """One problem for each error of pydantic in the tree, validated as `model`; a misspelt key is one problem, not
+    two.
+    """
     details = err.errors(include_url=False)
     unknown = [_spot(d["loc"], model) for d in details if d["type"] == "extra_forbidden"]
     misspelt = [(*spot.location[:-1], near) for spot in unknown if (near := _meant(spot))]
@@ -89,7 +91,7 @@ def _unknown_key(spot: _Spot, root: Node) -> Problem:
 
 
 def _meant(spot: _Spot) -> str | None:
-    """The key that an unknown one was probably meant to be."""
+    """The known key that the user probably meant by an unknown key."""
     return nearest(str(spot.location[-1]), _keys(spot.section) if spot.section else [])
 
 
@@ -104,7 +106,7 @@ def _missing_key(spot: _Spot, root: Node) -> Problem:
 
 
 def _unknown_tag(spot: _Spot, root: Node, context: AbstractMapping[str, Any]) -> Problem:
-    """A pass or an observer that there is not, or a mapping that does not say which it is."""
+    """Problem for an unknown pass or observer, or for a mapping without the key that names its kind."""
     key = re.findall(r"\w+", str(context["discriminator"]))[0].rstrip("_")
     node, path = find(root, spot.location), format_path(spot.location)
     if isinstance(node, Mapping):
@@ -128,9 +130,9 @@ def _unknown_tag(spot: _Spot, root: Node, context: AbstractMapping[str, Any]) ->
 
 
 def _broken(noun: str, name: str, place: Place, path: str) -> Problem:
-    """A section of a package that cannot be loaded."""
-    message = f"{path}: the package that brings {quoted(name)} cannot be used: {BROKEN[noun, name]}"
-    return Problem("S210", place, message, "mend or remove the package")
+    """Problem for a section of a package that cannot be loaded."""
+    message = f"{path}: the package that provides {quoted(name)} cannot be used: {BROKEN[noun, name]}"
+    return Problem("S210", place, message, "repair or remove the package")
 
 
 def _about_value(
@@ -153,7 +155,7 @@ def _about_value(
 
 
 def _is_about(message: str) -> bool:
-    """Whether a validator's message continues the value that it is about."""
+    """True if the message of a validator continues a sentence that begins with the value."""
     return message.startswith(("is ", "must ", "does ", "cannot ", "names "))
 
 
@@ -183,7 +185,7 @@ def _type_hint(kind: str, node: Node | None) -> str:
         return f"write {int(node.value)}"
     if kind == "tuple_type" and node.value is not None:
         return f"write [{node.text}]"
-    return "quote it" if kind == "string_type" and node.value is not None else ""
+    return "write it in quotes" if kind == "string_type" and node.value is not None else ""
 
 
 def _keys(section: type[BaseModel]) -> list[str]:
@@ -191,8 +193,8 @@ def _keys(section: type[BaseModel]) -> list[str]:
 
 
 def _spot(loc: tuple[str | int, ...], model: type[BaseModel]) -> _Spot:
-    """Follows pydantic's location through the types, leaving out the tags of unions that it puts between."""
-    annotation: Any = model  # any: a type annotation of whatever form
+    """Converts a location of pydantic to a location in the tree: follows the types and skips the tags of unions."""
+    annotation: Any = model  # any: any form of type annotation
     location: list[str | int] = []
     section: type[BaseModel] | None = None
     for step in loc:
@@ -201,7 +203,7 @@ def _spot(loc: tuple[str | int, ...], model: type[BaseModel]) -> _Spot:
             return _Spot(tuple(location), section, is_key=True)
         members = _members(annotation)
         if members:
-            only = members[0] if len(members) == 1 else None  # the others are names
+            only = members[0] if len(members) == 1 else None  # the other members are plain names
             annotation = next((member for member in members if _tag(member) == step), only)
         elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
             section = annotation
@@ -214,7 +216,7 @@ def _spot(loc: tuple[str | int, ...], model: type[BaseModel]) -> _Spot:
     return _Spot(tuple(location), section, is_key=False)
 
 
-def _bare(annotation: Any) -> Any:  # any: a type annotation of whatever form
+def _bare(annotation: Any) -> Any:  # any: any form of type annotation
     """The annotation without `Annotated` and without `| None`."""
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
@@ -224,8 +226,8 @@ def _bare(annotation: Any) -> Any:  # any: a type annotation of whatever form
     return annotation
 
 
-def _members(annotation: Any) -> list[type[BaseModel]]:  # any: a type annotation of whatever form
-    """The sections of a tagged union; empty for any other type."""
+def _members(annotation: Any) -> list[type[BaseModel]]:  # any: any form of type annotation
+    """Section classes of a tagged union; empty for any other type."""
     if get_origin(annotation) not in (Union, UnionType):
         return []
     bare = [_bare(member) for member in get_args(annotation)]

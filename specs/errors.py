@@ -9,7 +9,7 @@ from .root_error import FxpressError, expect
 
 @dataclass(frozen=True)
 class ErrorCode:
-    """Meaning of an error code, and in `remedy` what to do when it is reported."""
+    """Meaning of an error code, and what to do when it is reported (`remedy`)."""
 
     meaning: str
     remedy: str
@@ -101,32 +101,30 @@ CODES: Mapping[str, ErrorCode] = {
     ),
     "S208": ErrorCode(
         "the spec is written for another version of the language",
-        "Write `fxpress: 1`, or install the version of fxpress that reads the spec.",
+        "Write `fxpress: 1`, or install a version of fxpress that supports it.",
     ),
     "S209": ErrorCode(
-        "C is asked for, and inputs have dynamic dimensions",
-        "C has fixed sizes. Leave out `dynamic` under `model.inputs`, or `outputs.c`, and compile once for each.",
+        "C output is requested, but inputs have dynamic dimensions",
+        "C has fixed sizes. Remove `dynamic` under `model.inputs`, or `outputs.c`, and compile once for each.",
     ),
     "S210": ErrorCode(
         "a pass, an observer, a backend, a target or another part belongs to a package that cannot be loaded",
         "Repair or remove the package; the message has the error of its import.",
     ),
-    "S301": ErrorCode(
-        "a pass is in a position where it cannot work", "Change the order; the message has one that works."
-    ),
+    "S301": ErrorCode("a pass is at an invalid position", "Change the order; the message shows a valid one."),
     "S302": ErrorCode(
         "a pass requires another one before or after it", "Add the pass that the message names."
     ),
-    "S303": ErrorCode("a pass occurs twice, but works once", "Remove one of the two."),
+    "S303": ErrorCode("a pass that can run only once occurs twice", "Remove one of the two."),
     "S304": ErrorCode(
-        "a pass needs data that the spec does not name",
-        "Add `data.calibration`, or its `labels`, as the message says.",
+        "a pass needs data that the spec does not define",
+        "Add `data.calibration`, or its `labels`, as the message shows.",
     ),
     "S305": ErrorCode(
         "the target has no kernel for a bit width",
         "Choose a bit width that the message lists, or another target: see `fxpress targets`.",
     ),
-    "S306": ErrorCode("a name is not an input of the model", "Write a name that `model.inputs` has."),
+    "S306": ErrorCode("a name is not an input of the model", "Write a name from `model.inputs`."),
     "S307": ErrorCode("two settings contradict each other", "Change one of the two; the message names both."),
     "S308": ErrorCode(
         "a metric needs labels",
@@ -134,11 +132,12 @@ CODES: Mapping[str, ErrorCode] = {
     ),
     "S309": ErrorCode(
         "the target, or the core of a target file, is unknown",
-        "Choose a name from `fxpress targets`. For a file of your own write its path, which ends in `.yaml`, `.yml` or "
+        "Choose a name from `fxpress targets`. For your own target file write its path, which ends in `.yaml`, "
+        "`.yml` or "
         "`.json`.",
     ),
     "S310": ErrorCode(
-        "a budget of cycles for a target whose cycles are not known",
+        "a budget of cycles for a target without published cycle counts",
         "Write `instructions` in place of `cycles`, or choose a target whose core has `timing`: its manufacturer "
         "publishes how many cycles each instruction takes.",
     ),
@@ -147,23 +146,23 @@ CODES: Mapping[str, ErrorCode] = {
         "Check the path; it is relative to the file in which it is written.",
     ),
     "S312": ErrorCode(
-        "a file does not contain what the spec expects of it",
+        "a file does not contain what the spec expects",
         "Correct the name of the attribute or the array in the spec, or write the file again in the form that the "
-        "message names.",
+        "message describes.",
     ),
     "S401": ErrorCode(
         "a layer pattern matches no layer",
-        "Correct the pattern; the message has the nearest layers, and `fxpress plan SPEC` lists all.",
+        "Correct the pattern; the message lists the nearest layers, and `fxpress plan SPEC` lists all.",
     ),
 }
-"""Codes of specs: S1 reading of files, S2 single values, S3 values that must fit together, S4 layer patterns."""
+"""Codes of specs: S1 reading of files, S2 single values, S3 consistency between values, S4 layer patterns."""
 
 _LINE_WIDTH = 100
 
 
 @dataclass(frozen=True)
 class Place:
-    """A line and a column, both from 1, in a file or in an override; `text` is the whole line."""
+    """Line and column, both counted from 1, in a file or an override; `text` is the whole line."""
 
     file: str
     line: int
@@ -176,7 +175,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem: the fact, and the remedy in `hint`."""
+    """A problem: the fact and, in `hint`, the remedy."""
 
     code: str
     place: Place | None
@@ -190,7 +189,7 @@ class Problem:
 
 
 class SpecError(FxpressError):
-    """A spec, a target or an override that cannot be used; `problems` holds everything found, by position."""
+    """A spec, a target or an override that is invalid; `problems` holds all problems, sorted by position."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
@@ -212,7 +211,7 @@ def render(problems: Iterable[Problem]) -> str:
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:
-    """A hint that names the known word nearest to `word`, or else all of them when they are few.
+    """A hint with the known word nearest to `word`; without a near one, all known words if they are few.
 
     >>> near_miss("prun", ["fuse", "prune"])
     'did you mean "prune"?'
@@ -228,14 +227,14 @@ def near_miss(word: str, known: Iterable[str]) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that is spelt most like `word`, if any is much like it."""
+    """The known word with the spelling nearest to `word`; None if no spelling is close."""
     by_lower = {name.lower(): name for name in known}
     close = difflib.get_close_matches(word[:80].lower(), by_lower, n=1, cutoff=0.6)
     return by_lower[close[0]] if close else None
 
 
 def quoted(value: str) -> str:
-    """The value as the user wrote it, on one line, shortened when long."""
+    """The value as the user wrote it, on one line, shortened if long."""
     shown = "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in value[:60])
     return f'"{shown}…"' if len(value) > 60 else f'"{shown}"'
 
@@ -257,7 +256,7 @@ def _paragraph(problem: Problem) -> str:
 
 
 def _window(place: Place) -> tuple[str, str]:
-    """The part of the line round the column, with unprintable characters replaced, and its caret."""
+    """The part of the line around the column, with unprintable characters replaced, and the caret below it."""
     column = place.column - 1
     start = max(0, column - _LINE_WIDTH // 2) if len(place.text) > _LINE_WIDTH else 0
     part = place.text[start : start + _LINE_WIDTH]

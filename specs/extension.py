@@ -1,6 +1,7 @@
 """Base classes and types for the options that packages add; see docs/plugins.md.
 
-Their modules are imported while `fxpress.specs` is, so that they cannot take these names from there.
+Modules of packages are imported while `fxpress.specs` is being imported. So they import these names from here, not
+from `fxpress.specs`.
 """
 
 from .options.base import PassOptions

@@ -22,7 +22,7 @@ _DYNAMIC = ("globals", "exec", "setattr", "__getattr__")
 
 
 def named_files(section: Section) -> Iterator[Path]:
-    """The path of every file that a section names, at any depth."""
+    """Paths of all files that a section names, at any depth."""
     for _, value in section:
         yield from _paths(value)
 
@@ -44,7 +44,7 @@ def _paths(value: object) -> Iterator[Path]:
 
 
 def check_files(spec: Spec, root: Node) -> list[Problem]:
-    """A problem for every file that is not there, every attribute and array that its file does not hold."""
+    """Problems for missing files, and for attributes and arrays that a file does not contain."""
     found = [*_source(spec.model.source, ("model", "source")), *_weights(spec)]
     for key, dataset in (("calibration", spec.data.calibration), ("evaluation", spec.data.evaluation)):
         if dataset is not None:
@@ -55,7 +55,7 @@ def check_files(spec: Spec, root: Node) -> list[Problem]:
 
 
 def check_source(spec: Spec, root: Node) -> list[Problem]:
-    """A problem if the file of the model is not there, or does not hold what the spec names."""
+    """Problems if the file of the model does not exist or does not contain the attribute that the spec names."""
     return _located(_source(spec.model.source, ("model", "source")), root)
 
 
@@ -67,7 +67,7 @@ def _located(faults: Iterable[_Fault], root: Node) -> list[Problem]:
 
 
 def _option_files(section: Section, location: Location) -> Iterator[_Fault]:
-    """The files that options name, also those of options inside; what a pass writes need not be there."""
+    """Problems for missing files in options, nested options included; files that a pass writes need not exist."""
     written = section.written if isinstance(section, PassOptions) else frozenset[str]()
     for name, value in section:
         inside = (*location, name)
@@ -89,7 +89,7 @@ def _missing(location: Location, path: Path) -> _Fault:
     return (
         "S311",
         location,
-        f"there is no file {quoted(str(path))}",
+        f"file not found: {quoted(str(path))}",
         near or "paths are relative to the file they are written in",
     )
 
@@ -97,7 +97,7 @@ def _missing(location: Location, path: Path) -> _Fault:
 def _folder(source: FolderSource, location: Location) -> Iterator[_Fault]:
     hint = "name a local folder with config.json and safetensors files; nothing is downloaded"
     if not source.path.is_dir():
-        yield "S311", location, f"there is no folder {quoted(str(source.path))}", hint
+        yield "S311", location, f"folder not found: {quoted(str(source.path))}", hint
     elif not is_file(source.path / CONFIG_FILE):
         yield "S312", location, f"the folder {quoted(str(source.path))} has no {CONFIG_FILE}", hint
 
@@ -106,8 +106,8 @@ def _source(source: ArrayOrigin | FolderSource, location: Location) -> Iterator[
     if isinstance(source, FolderSource):
         yield from _folder(source, location)
     if isinstance(source, ModuleSource) and source.module == MEMORY:
-        hint = "`Compiled.write_spec` writes a spec with files of them"
-        yield "S311", location, f"{source} is an array that a Python program had in memory", hint
+        hint = "`Compiled.write_spec` writes a spec and saves such arrays as files"
+        yield "S311", location, f"{source} is an array in the memory of a Python program", hint
     if not isinstance(source, FileSource):
         return
     if not is_file(source.path):
@@ -118,7 +118,7 @@ def _source(source: ArrayOrigin | FolderSource, location: Location) -> Iterator[
     except (SyntaxError, ValueError, RecursionError, OSError) as err:
         line = f" in line {err.lineno}" if isinstance(err, SyntaxError) else ""
         reason = err.msg if isinstance(err, SyntaxError) else str(err)
-        yield "S312", location, f"{source.path} cannot be read as Python{line}: {reason}", "mend the file"
+        yield "S312", location, f"{source.path} cannot be read as Python{line}: {reason}", "correct the file"
         return
     first = source.attribute.partition(".")[0]
     if names is not None and first not in names:

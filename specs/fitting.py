@@ -20,7 +20,7 @@ _Fault = tuple[str, Location, str, str]
 
 
 def check_fit(spec: Spec, target: Target, root: Node) -> list[Problem]:
-    """Every contradiction between the parts of a spec."""
+    """All contradictions between sections of a spec."""
     found = [
         *_needs(spec),
         *_outputs(spec, target),
@@ -37,7 +37,7 @@ def check_fit(spec: Spec, target: Target, root: Node) -> list[Problem]:
 
 
 def _needs(spec: Spec) -> Iterator[_Fault]:
-    """Passes without the data that they work on."""
+    """Problems for passes whose data the spec does not define."""
     calibration = spec.data.calibration
     given = {"calibration": calibration is not None, "labels": bool(calibration and calibration.labels)}
     for index, step in enumerate(spec.passes):
@@ -52,10 +52,10 @@ def _outputs(spec: Spec, target: Target) -> Iterator[_Fault]:
     quantized = any(isinstance(step, QuantizeOptions) for step in spec.passes)
     own = (spec.outputs.c, spec.outputs.torch, spec.outputs.hf, spec.outputs.gguf)
     if not any(own) and not spec.outputs.others:
-        yield "S202", ("outputs",), "nothing is to be written", "add `c: {}` or `torch: {}`"
+        yield "S202", ("outputs",), "no output is requested", "add `c: {}` or `torch: {}`"
     for index, step in enumerate(spec.passes if spec.outputs.c else ()):
         if target.isa != "host" and not step.fits_microcontrollers:
-            fact = f"{step.name} has a C form for computers alone, and the target is {target.name}"
+            fact = f"{step.name} has a C form only for target host, and the target is {target.name}"
             yield "S307", ("passes", index), fact, "set `target: {name: host}`, or use `quantize`"
     has_states = bool(spec.model.state) or spec.model.cache is not None
     has_states |= any(isinstance(step, StreamOptions) for step in spec.passes)
@@ -72,7 +72,7 @@ def _outputs(spec: Spec, target: Target) -> Iterator[_Fault]:
 
 
 def _bits(spec: Spec, target: Target) -> Iterator[_Fault]:
-    """Integers for which the target has no kernel; only C is made of kernels."""
+    """Problems for bit widths for which the target has no kernel; only the C output uses kernels."""
     for index, step in enumerate(spec.passes if spec.outputs.c else ()):
         here: Location = ("passes", index)
         if isinstance(step, AssignBitsOptions):
@@ -91,12 +91,12 @@ def _bits(spec: Spec, target: Target) -> Iterator[_Fault]:
 
 
 def _cycles(spec: Spec, target: Target) -> Iterator[_Fault]:
-    """Budgets of cycles for a core whose cycles nobody knows."""
+    """Problems for budgets of cycles on a core without published cycle counts."""
     if target.timing is not None:
         return
     for index, step in enumerate(spec.passes):
         here: Location = ("passes", index)
-        fact = f"the cycles of {target.name} are not known"
+        fact = f"{target.name} has no cycle counts"
         hint = "write `instructions`, or choose a target whose core has `timing`"
         budget = step.budget if isinstance(step, (AssignBitsOptions, PruneOptions)) else None
         if budget is not None and budget.cycles is not None:
@@ -106,7 +106,9 @@ def _cycles(spec: Spec, target: Target) -> Iterator[_Fault]:
 
 
 def _asked(target: Target, here: Location, step: AssignBitsOptions) -> Iterator[_Fault]:
-    """Widths that the user names for the target to choose from; defaults are narrowed without a word."""
+    """Problems for bit widths that the user lists and the target lacks; default lists are narrowed without
+    a message.
+    """
     for what, given, bits in (
         ("weights", step.weights, target.weight_bits),
         ("activations", step.activations, target.activation_bits),
@@ -131,7 +133,9 @@ def _kernel(
 
 
 def _inputs(spec: Spec) -> Iterator[_Fault]:
-    """Names that are no inputs of the model, and transforms that cannot give an input its shape."""
+    """Problems for names that are not inputs of the model, and for transforms that cannot give the shape of the
+    input.
+    """
     known = spec.model.inputs
     for location, names in _naming_inputs(spec):
         for name in names:
@@ -166,14 +170,14 @@ def _shape(location: Location, transform: Transform, taken: Input) -> Iterator[_
         yield "S307", (*location, "reshape"), message, f"the input without its batch is {list(sample)}"
     if axes and transform.reshape is None and axes - 1 not in (len(sample), len(taken.shape)):
         message = f"{transform.layout} has {axes} axes, the input {len(taken.shape)}"
-        yield "S307", (*location, "layout"), message, "add `reshape`, or name as many axes as there are"
+        yield "S307", (*location, "layout"), message, "add `reshape`, or name as many axes as the array has"
 
 
 def _numbers(location: Location, transform: Transform, taken: Input) -> Iterator[_Fault]:
     if transform.keeps_values or taken.is_floating:
         return
     key = "scale" if transform.scale != 1 else "offset"
-    message = f"the input takes {taken.dtype}, and values of the file are stored in it as they are"
+    message = f"the input takes {taken.dtype}, and values of the file are converted to it unchanged"
     hint = "scale and shift inside the model, such as `x.float() / 255`, or give the input `dtype: float32`"
     yield "S307", (*location, key), message, hint
 

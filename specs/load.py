@@ -1,7 +1,7 @@
 """Loading of a spec: base specs, overrides, types, pass order, target, cross-section checks.
 
-Everything is done on the tree of nodes, so that each value knows where it came from; all problems of a spec are
-raised at once, by position.
+All steps work on the tree of nodes, which keeps the position of each value. All problems of a spec are raised
+together, sorted by position.
 """
 
 import json
@@ -35,7 +35,7 @@ from .tree import LocatedText, Location, Mapping, Node, Scalar, find, key_place,
 from .write import flow_text
 
 PRESETS = Path(__file__).parent / "presets"
-"""Where the presets that come with fxpress lie."""
+"""Folder of the presets that are part of fxpress."""
 
 _PRESET_PREFIX = "preset/"
 _PROJECT_MARKS = ("pyproject.toml", ".git")
@@ -43,7 +43,7 @@ _PROJECT_MARKS = ("pyproject.toml", ".git")
 
 @dataclass(frozen=True)
 class Origin:
-    """Origin of a value: position in a file or in an override, None for a default."""
+    """Origin of a value: position in a file or in an override; None for a default."""
 
     place: Place | None
 
@@ -56,7 +56,7 @@ class Setting:
     """One value of a spec with its path, origin and meaning; `text` is the value as YAML."""
 
     path: str
-    value: Any  # any: a value of whatever type its field has
+    value: Any  # any: a value of the type of its field
     text: str
     origin: Origin
     description: str
@@ -64,9 +64,9 @@ class Setting:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A spec that is sound, its target, and where everything in it came from.
+    """A valid spec, its target, and the origin of every value.
 
-    `files` are those that were read: the spec, what it extends, a target file of the user.
+    `files` are the files that were read: the spec, its base specs, and the user's target file.
     """
 
     spec: Spec
@@ -76,11 +76,11 @@ class Loaded:
     root: Mapping
 
     def read_files(self) -> tuple[Path, ...]:
-        """Files that were read or that the spec names, which a compilation must not overwrite."""
+        """Files that were read or that the spec names; a compilation must not overwrite them."""
         return (*self.files, *named_files(self.spec))
 
     def settings(self) -> Iterator[Setting]:
-        """Every value of the spec, in order, defaults included."""
+        """All values of the spec in order, with defaults."""
         return _settings(self.spec, self.spec.model_dump(mode="json", by_alias=True), (), self.root)
 
     def origin(self, path: str) -> Origin:
@@ -93,7 +93,7 @@ class Loaded:
         if path in known:
             return Origin(None)
         raise SpecError(
-            [Problem("S132", None, f"{quoted(path)} is nowhere in the spec", near_miss(path, known))]
+            [Problem("S132", None, f"{quoted(path)} is not a key of the spec", near_miss(path, known))]
         )
 
     def canonical_text(self) -> str:
@@ -103,17 +103,17 @@ class Loaded:
         return json.dumps({"spec": spec, "target": self.target.model_dump(mode="json")}, indent=1)
 
     def with_overrides(self, overrides: Iterable[str]) -> "Loaded":
-        """The spec with further overrides laid over it; SpecError with all that is wrong then."""
+        """The spec with further overrides applied; SpecError with all problems."""
         return _loaded(self.path, self.root, self.files, [], overrides)
 
     def check_source(self) -> None:
-        """SpecError if the file of the model is not there, or does not hold what the spec names."""
+        """SpecError if the file of the model does not exist, or does not contain the attribute that the spec names."""
         problems = check_source(self.spec, self.root)
         if problems:
             raise SpecError(problems)
 
     def check_layers(self, names: Iterable[str]) -> None:
-        """SpecError for every layer pattern of the spec that matches none of the model's layers."""
+        """SpecError for every layer pattern of the spec that matches no layer of the model."""
         names = tuple(names)
         problems = []
         for index, step in enumerate(self.spec.passes):
@@ -127,9 +127,9 @@ class Loaded:
 
 
 def load_spec(path: str | Path, overrides: Iterable[str] = (), *, overrides_name: str = OVERRIDES) -> Loaded:
-    """The spec of a file with overrides such as `passes[1].samples=64`; SpecError with all that is wrong in it.
+    """The spec of a file, with overrides such as `passes[1].samples=64` applied; SpecError with all problems.
 
-    Files that the spec names need not be there; `check_spec` looks for them. Messages call the overrides by their name.
+    Files that the spec names need not exist; `check_spec` checks them. Messages show `overrides_name` for overrides.
     """
     expect(path, (str, Path), "load_spec(path)", "the path of a spec file")
     path = Path(path)
@@ -145,7 +145,7 @@ def _loaded(
     overrides: Iterable[str],
     overrides_name: str = OVERRIDES,
 ) -> Loaded:
-    """The spec that a tree is, with overrides laid over it."""
+    """The spec of a tree, with overrides applied."""
     root, unusable = apply_overrides(root, overrides, name=overrides_name)
     unread = {problem.place for problem in (*problems, *unusable)}
     spec, invalid = _validated(root)
@@ -159,7 +159,7 @@ def _loaded(
 
 
 def parse_spec(text: str, path: str | Path, overrides: Iterable[str] = ()) -> Loaded:
-    """The spec of a text, as `load_spec` gives that of a file; `path` is where the text would be written."""
+    """The spec of a text, with the same result as `load_spec`; relative paths and messages use `path` as its file."""
     expect(text, str, "parse_spec(text, path)", "the text of a spec")
     expect(path, (str, Path), "parse_spec(text, path)", "the path of a spec file")
     path = Path(path)
@@ -168,7 +168,7 @@ def parse_spec(text: str, path: str | Path, overrides: Iterable[str] = ()) -> Lo
 
 
 def check_spec(path: str | Path, overrides: Iterable[str] = (), *, overrides_name: str = OVERRIDES) -> Loaded:
-    """The spec, as from `load_spec`, after checking the files that it names."""
+    """The spec, loaded as by `load_spec`, after a check of the files that it names."""
     loaded = load_spec(path, overrides, overrides_name=overrides_name)
     problems = check_files(loaded.spec, loaded.root)
     if problems:
@@ -187,14 +187,14 @@ def load_target(name: str | Path, choice: TargetChoice | None = None) -> Target:
 
 
 def list_presets() -> tuple[str, ...]:
-    """The names of the presets that come with fxpress, as `extends` takes them."""
+    """Names of the presets of fxpress, as written in `extends`."""
     return tuple(sorted(_PRESET_PREFIX + path.stem for path in PRESETS.glob("*.yaml")))
 
 
 def _read_chain(path: Path, text: str | None = None) -> tuple[Mapping, list[Path], list[Problem]]:
-    """The tree of a spec merged over those it extends, their files, and the problems that did not stop the reading.
+    """Tree of a spec merged over its base specs, their files, and the problems that did not stop reading.
 
-    `text`, where given, is what the file at `path` would hold.
+    `text`, if given, replaces the content of the file at `path`.
     """
     trees: list[Mapping] = []
     files: list[Path] = []
@@ -235,7 +235,7 @@ def _mapping(reading: Reading) -> Mapping:
 
 
 def _base_of(tree: Mapping, files: list[Path], project: Path) -> Path | None:
-    """The file that the tree extends, if it does."""
+    """The file named by `extends`; None if the tree extends no file."""
     node = find(tree, ("extends",))
     if not isinstance(node, Scalar) or not isinstance(node.value, str) or "\0" in node.value:
         return None
@@ -259,14 +259,12 @@ def _base_of(tree: Mapping, files: list[Path], project: Path) -> Path | None:
         )
     if not is_file(base):
         hint = f"known presets are {', '.join(list_presets())}"
-        raise SpecError(
-            [Problem("S122", node.place, f"extends: there is no file {quoted(node.value)}", hint)]
-        )
+        raise SpecError([Problem("S122", node.place, f"extends: file not found: {quoted(node.value)}", hint)])
     return base
 
 
 def _project_folder(path: Path) -> Path:
-    """The nearest folder above the spec that is marked as a project; the spec's own where none is."""
+    """The nearest folder above the spec that is marked as a project; the folder of the spec if there is none."""
     own = Path(os.path.realpath(path)).parent
     return next(
         (f for f in (own, *own.parents) if any(os.path.exists(f / mark) for mark in _PROJECT_MARKS)), own
@@ -291,7 +289,7 @@ def _validated(root: Mapping) -> tuple[Spec | None, list[Problem]]:
 
 
 def _target_of(root: Mapping, spec: Spec | None) -> tuple[Target | None, list[Path], list[Problem]]:
-    """The target that the tree names, with the spec's overrides; its file, if it is the user's."""
+    """The target of the tree, with overrides of the spec; the user's target file, if any."""
     node = find(root, ("target", "name"))
     name = node.value if isinstance(node, Scalar) and isinstance(node.value, str) else TargetChoice().name
     located = LocatedText.written_in(node.folder, name) if isinstance(node, Scalar) else name
@@ -302,7 +300,7 @@ def _target_of(root: Mapping, spec: Spec | None) -> tuple[Target | None, list[Pa
 
 
 def _read_target(name: str, place: Place | None) -> tuple[Target | None, list[Path], list[Problem]]:
-    """The target of a name or of a user's file, laid over its core, and the files of the user that it comes from."""
+    """The target of a name or a user's file, merged over its core, and the user's files that were read."""
     root, files, problems = _target_tree(name, place, _TARGET)
     node = find(root, ("core",)) if root else None
     if root and isinstance(node, Scalar) and isinstance(node.value, str):
@@ -320,7 +318,7 @@ def _read_target(name: str, place: Place | None) -> tuple[Target | None, list[Pa
 
 
 def _without_install(core: Mapping, root: Mapping) -> Mapping:
-    """The core, less how its compiler is installed where the target file names another one."""
+    """The core without its installation hint if the target file names another compiler."""
     toolchain = find(core, ("toolchain",))
     if find(root, ("toolchain", "commands")) is None or not isinstance(toolchain, Mapping):
         return core
@@ -350,7 +348,7 @@ def _target_tree(
             return (
                 None,
                 [],
-                [Problem("S210", place, f"{shelf.key}: {err.message}", "mend or remove the package")],
+                [Problem("S210", place, f"{shelf.key}: {err.message}", "repair or remove the package")],
             )
     of_user, known = is_target_file(name), sorted(path.stem for path in shelf.folder.glob("*.yaml"))
     if not of_user and name not in known:
@@ -360,7 +358,7 @@ def _target_tree(
     path = resolve(name, folder_of=name) if of_user else shelf.folder / f"{name}.yaml"
     files = [path] if of_user else []
     if not is_file(path):
-        message = f"{shelf.key}: there is no file {quoted(name)}"
+        message = f"{shelf.key}: file not found: {quoted(name)}"
         return None, files, [Problem("S311", place, message, f"known {shelf.noun}s are {', '.join(known)}")]
     try:
         reading = read_file(path, name=_shown(path, path) if of_user else f"{shelf.noun}/{name}")
@@ -372,7 +370,7 @@ def _target_tree(
 def _settings(
     value: Any, dumped: Any, location: Location, root: Node, description: str = ""
 ) -> Iterator[Setting]:
-    """The values below a section, a mapping or a list, each with what JSON has of it; any: of whatever type."""
+    """Settings below a section, a mapping or a list, each with its JSON form; any: values of all types."""
     children: list[tuple[str | int, Any, str]]  # any: as above
     if isinstance(value, Section):
         fields = type(value).model_fields.items()

@@ -27,7 +27,7 @@ Dtype: TypeAlias = Literal[
 ]
 
 MEMORY = "memory"
-"""In place of a module: arrays that a Python program gave, such as `memory:calibration`, and that no file has."""
+"""Prefix of arrays that a Python program passed in memory, such as `memory:calibration`; no file has them."""
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _WEIGHT_FILES = (".safetensors", ".safetensors.index.json", ".pt", ".pth")
@@ -55,16 +55,16 @@ class ModuleSource:
         return f"{self.module}:{self.attribute}"
 
 
-def _model_source(value: Any) -> FileSource | ModuleSource | FolderSource:  # any: whatever the user wrote
+def _model_source(value: Any) -> FileSource | ModuleSource | FolderSource:  # any: a value from a spec
     if isinstance(value, str) and value.startswith(PREFIX):
         folder = value.removeprefix(PREFIX)
         if not folder.strip() or "\0" in folder:
-            raise fault("S207", "names no folder", hint="write `hf:PATH`, the path of a local folder")
+            raise fault("S207", "does not name a folder", hint="write `hf:PATH`, the path of a local folder")
         return FolderSource(resolve(folder, folder_of=value))
     return _source(value)
 
 
-def _source(value: Any) -> FileSource | ModuleSource:  # any: whatever the user wrote, checked here
+def _source(value: Any) -> FileSource | ModuleSource:  # any: a value from a spec, checked here
     if not isinstance(value, str):
         raise fault("S203", "expects a text such as `model.py:KeywordNet`")
     where, _, attribute = value.rpartition(":")
@@ -88,7 +88,7 @@ def _shown(source: FileSource | ModuleSource | FolderSource, info: Serialization
     return f"{shown_path(source.path, info)}:{source.attribute}"
 
 
-def _weights(value: Any) -> Any:  # any: whatever the user wrote, checked here
+def _weights(value: Any) -> Any:  # any: a value from a spec, checked here
     if isinstance(value, str) and not value.endswith(_WEIGHT_FILES):
         hint = "save the state dict with safetensors, or with torch.save"
         raise fault("S207", "does not end in .safetensors, .safetensors.index.json, .pt or .pth", hint=hint)
@@ -124,8 +124,8 @@ ArrayOrigin: TypeAlias = Path | FileSource | ModuleSource
 """Where arrays come from: an npz file, or a function in a file or a module."""
 
 
-def as_json(value: Any) -> Any:  # any: whatever the user wrote
-    """The value with lists for tuples and plain text, as a constructor of the user's takes it."""
+def as_json(value: Any) -> Any:  # any: a value from a spec
+    """The value with lists for tuples and plain strings, as the user's constructor expects."""
     match value:
         case Mapping():
             return {str(key): as_json(item) for key, item in value.items()}
@@ -139,7 +139,7 @@ def as_json(value: Any) -> Any:  # any: whatever the user wrote
 
 def _identifier(value: str) -> str:
     if not value.isidentifier() or iskeyword(value):
-        what = "a keyword of Python" if iskeyword(value) else "no Python identifier"
+        what = "a keyword of Python" if iskeyword(value) else "not a Python identifier"
         raise fault("S207", f"{value!r} is {what}", hint="write a name such as `tokens`")
     return value
 
@@ -148,10 +148,10 @@ Identifier = Annotated[Name, AfterValidator(_identifier)]
 """Name of a dimension, which emitted code uses as a variable."""
 
 
-def _axis(value: Any) -> Any:  # any: whatever the user wrote, checked here
+def _axis(value: Any) -> Any:  # any: a value from a spec, checked here
     if isinstance(value, str):
         if not value.isdecimal():
-            raise fault("S207", f"{value!r} is no dimension", hint="count dimensions from 0")
+            raise fault("S207", f"{value!r} is not a dimension", hint="count dimensions from 0")
         return int(value)
     return value
 
@@ -176,7 +176,7 @@ class Input(Section):
     dynamic: Mapping[Axis, Identifier] = Field(
         default={},
         description="Names of the dimensions whose size each call chooses, by position; `shape` has the sizes of the "
-        "example. Dimensions of one name have one size. For the torch output.",
+        "example. Dimensions with one name have one size. Only for the torch output.",
         examples=[{"0": "batch", "1": "tokens"}],
     )
 
@@ -189,16 +189,16 @@ class Input(Section):
 
     @property
     def is_floating(self) -> bool:
-        """Whether the elements are floats."""
+        """True if the elements are floats."""
         return self.dtype in ("float32", "float64", "float16", "bfloat16")
 
     @model_validator(mode="after")
     def _batch_is_a_dimension(self) -> Self:
         if self.batch and self.batch >= len(self.shape):
-            raise fault("S205", f"batch {self.batch} is no dimension of the shape {list(self.shape)}")
+            raise fault("S205", f"batch {self.batch} is not a dimension of the shape {list(self.shape)}")
         for axis in self.dynamic:
             if axis >= len(self.shape):
-                raise fault("S205", f"dynamic: {axis} is no dimension of the shape {list(self.shape)}")
+                raise fault("S205", f"dynamic: {axis} is not a dimension of the shape {list(self.shape)}")
         return self
 
 
@@ -287,12 +287,12 @@ class Model(Section):
 
     @property
     def dynamic(self) -> dict[str, Mapping[int, str]]:
-        """The dynamic dimensions of each input that has any."""
+        """Dynamic dimensions of each input that has any."""
         return {name: described.dynamic for name, described in self.inputs.items() if described.dynamic}
 
     @property
     def ranges(self) -> dict[str, tuple[int | None, int | None]]:
-        """The least and largest size of dimensions, where given."""
+        """Least and largest size of each dimension that has limits."""
         return {name: (sizes.min, sizes.max) for name, sizes in self.dimensions.items()}
 
     @model_validator(mode="after")
@@ -303,7 +303,7 @@ class Model(Section):
                 size = described.shape[axis]
                 if sizes.setdefault(dimension, size) != size:
                     fact = f"inputs: {dimension} has size {size} in {name}, and {sizes[dimension]} in another input"
-                    raise fault("S205", fact, hint="a dimension has one size in all inputs")
+                    raise fault("S205", fact, hint="a dimension has the same size in all inputs")
                 allowed = self.dimensions.get(dimension, Sizes())
                 if not (allowed.min or 1) <= size <= (allowed.max or size):
                     raise fault(
@@ -312,12 +312,12 @@ class Model(Section):
         unknown = [name for name in self.dimensions if name not in sizes]
         if unknown:
             hint = f"`dynamic` of the inputs has {', '.join(sizes) or 'none'}"
-            raise fault("S205", f"dimensions: {', '.join(unknown)} is no dimension of an input", hint=hint)
+            raise fault("S205", f"dimensions: {', '.join(unknown)} is not a dimension of an input", hint=hint)
         return self
 
     @model_validator(mode="before")
     @classmethod
-    def _inputs_of_folder(cls, values: Any) -> Any:  # any: whatever the user wrote, checked after
+    def _inputs_of_folder(cls, values: Any) -> Any:  # any: a value from a spec, checked afterwards
         source = values.get("source") if isinstance(values, Mapping) else None
         if not isinstance(source, str) or not source.startswith(PREFIX):
             return values
@@ -332,8 +332,8 @@ class Model(Section):
     def _folder_has_weights(self) -> Self:
         for name in ("args", "weights"):
             if isinstance(self.source, FolderSource) and getattr(self, name):
-                hint = "leave it out, or name a class of your own in `source`"
-                raise fault("S205", f"`{name}` does not apply to a folder, which has its own", hint=hint)
+                hint = "remove it, or name your own class in `source`"
+                raise fault("S205", f"`{name}` does not apply to a folder, which defines it", hint=hint)
         return self
 
     @model_validator(mode="after")
@@ -346,7 +346,7 @@ class Model(Section):
         for name in ("outputs", "state"):
             if getattr(self, name):
                 raise fault(
-                    "S205", f"`{name}` does not apply with `cache`, which names them", hint="leave it out"
+                    "S205", f"`{name}` does not apply with `cache`, which names them", hint="remove it"
                 )
         others = [name for name in self.inputs if name not in (TOKEN_IDS, POSITION)]
         if others or TOKEN_IDS not in self.inputs:
@@ -362,7 +362,7 @@ class Model(Section):
 
     @property
     def fed(self) -> tuple[str, ...]:
-        """The inputs that samples have: with `cache` only token ids, since each sample starts with empty caches."""
+        """Inputs that the samples provide; with `cache` only token ids, since each sample starts with empty caches."""
         return (TOKEN_IDS,) if self.cache is not None else tuple(self.inputs)
 
     @model_validator(mode="after")
@@ -372,18 +372,22 @@ class Model(Section):
             hint = f"`inputs` has {', '.join(self.inputs)}"
             raise fault("S205", f"state: {', '.join(unknown)} is not an input", hint=hint)
         if len(set(self.state.values())) < len(self.state):
-            raise fault("S205", "state: two inputs continue the same output", hint="give each its own")
+            raise fault(
+                "S205", "state: two inputs continue the same output", hint="give each input its own output"
+            )
         if len(self.state) == len(self.inputs):
             raise fault(
-                "S205", "state: every input is a state", hint="a model takes at least one input that is not"
+                "S205",
+                "state: every input is a state",
+                hint="a model needs at least one input that is not a state",
             )
         return self
 
 
 def _cached(
     folder: Path, length: int, given: Any, dimensions: Any
-) -> dict[str, Any]:  # any: what the user wrote
-    """Inputs of a model with caches, and the sizes of a block of tokens; the user's where there are any."""
+) -> dict[str, Any]:  # any: a value from a spec
+    """Inputs of a model with caches, and the allowed sizes of a block of tokens; values of the user take precedence."""
     made = cached_inputs(folder, length)
     if given is None:
         sizes = {"dimensions": {TOKENS: {"min": 1, "max": length}}} if dimensions is None else {}

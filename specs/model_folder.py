@@ -9,11 +9,11 @@ from typing import Any
 CONFIG_FILE = "config.json"
 PREFIX = "hf:"
 TOKEN_IDS, POSITION = "input_ids", "position"
-"""Inputs of a model with caches: the ids of a block of tokens, and the position of the first of them."""
+"""Inputs of a model with caches: the token ids of a block, and the position of the first token."""
 TOKENS = "tokens"
-"""The dimension of such a block."""
+"""Dimension of a block of tokens."""
 _LENGTH = 128
-"""Length of the sequences of token ids where the spec names no inputs; shorter for a model of fewer positions."""
+"""Sequence length of token ids if the spec names no inputs; shorter if the model has fewer positions."""
 _POSITIONS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length")
 _WEIGHTS = ("model.safetensors.index.json", "model.safetensors")
 TOKENIZER_FILE = "tokenizer.json"
@@ -40,7 +40,7 @@ class FolderSource:
 
     @property
     def attribute(self) -> str:
-        """The name of the folder, by which reports call the network."""
+        """Name of the folder, which reports show as the name of the network."""
         return self.path.name
 
     def __str__(self) -> str:
@@ -48,12 +48,12 @@ class FolderSource:
 
     @property
     def weights(self) -> Path:
-        """The index file of shards, the single safetensors file, or the folder where neither has its usual name."""
+        """Index file of the shards, or the single safetensors file; the folder itself if neither has its usual name."""
         return next((self.path / name for name in _WEIGHTS if (self.path / name).is_file()), self.path)
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that a compilation reads or copies: configuration, weights, tokenizer; those that exist."""
+        """Existing files that a compilation reads or copies: configuration, weights, tokenizer."""
         if not self.path.is_dir():
             return ()
         named = (CONFIG_FILE, *_WEIGHTS, *_COPIED)
@@ -61,26 +61,26 @@ class FolderSource:
         return tuple(sorted(found | set(self.path.glob("*.safetensors"))))
 
 
-def read_config(folder: Path) -> Mapping[str, Any]:  # Any: whatever the file holds
-    """The content of config.json; ValueError or OSError where it cannot be read."""
+def read_config(folder: Path) -> Mapping[str, Any]:  # Any: any JSON
+    """Content of config.json; ValueError or OSError if it cannot be read."""
     return read_json(folder / CONFIG_FILE)
 
 
-def read_json(path: Path) -> Mapping[str, Any]:  # Any: whatever the file holds
-    """The object in a JSON file; ValueError or OSError where there is none."""
+def read_json(path: Path) -> Mapping[str, Any]:  # Any: any JSON
+    """The object in a JSON file; ValueError or OSError if the file has none."""
     try:
         content = json.loads(path.read_bytes())
     except RecursionError as err:
         raise ValueError("it is nested too deeply") from err
     if not isinstance(content, dict):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     return content
 
 
 def default_inputs(folder: Path) -> dict[str, dict[str, object]]:
-    """Inputs of a model of token ids, as a spec has them; none for a folder whose config.json names no vocabulary.
+    """Inputs of a model of token ids, in the form of a spec; empty if config.json has no vocabulary size.
 
-    A folder that cannot be read has those of a decoder; what is wrong with it is reported elsewhere.
+    A folder that cannot be read gives the inputs of a decoder; its problem is reported when the model is loaded.
     """
     config = _config_or_empty(folder)
     if not isinstance(config.get("vocab_size"), int):
@@ -91,7 +91,7 @@ def default_inputs(folder: Path) -> dict[str, dict[str, object]]:
 
 
 def cached_inputs(folder: Path, length: int) -> dict[str, dict[str, object]]:
-    """Inputs of a model with caches of `length` positions, without the caches themselves, as a spec has them."""
+    """Inputs, without the caches, of a model with caches of `length` positions, in the form of a spec."""
     tokens = min(_tokens(_config_or_empty(folder)), length - 1)
     ids: dict[str, object] = {"shape": (1, tokens), "dtype": "int64", "dynamic": {1: TOKENS}}
     return {TOKEN_IDS: ids, POSITION: {"shape": (1,), "dtype": "int64", "batch": None}}
@@ -105,6 +105,6 @@ def _config_or_empty(folder: Path) -> Mapping[str, Any]:  # Any: as in the file
 
 
 def _tokens(config: Mapping[str, Any]) -> int:  # Any: as in the file
-    """Length of the example: 128 tokens, or the fewer positions that the model has."""
+    """Length of the example: 128 tokens, or the number of positions of the model if that is smaller."""
     limits = (config.get(name) for name in _POSITIONS)
     return min([_LENGTH, *(limit for limit in limits if isinstance(limit, int) and limit > 0)])

@@ -21,7 +21,7 @@ def check_order(root: Node) -> list[Problem]:
 
 
 def working_order(names: Sequence[str]) -> list[str]:
-    """The passes in an order that works, changed as little as may be.
+    """The passes in a valid order, with as few moves as possible.
 
     >>> working_order(["quantize", "fuse", "clean"])
     ['fuse', 'quantize', 'clean']
@@ -40,7 +40,7 @@ def working_order(names: Sequence[str]) -> list[str]:
 
 
 def _steps(root: Node) -> list[tuple[int, str, Place]]:
-    """Index, name and place of each pass whose name is known."""
+    """Index, name and place of each pass with a known name."""
     passes = find(root, ("passes",))
     items = passes.items if isinstance(passes, NodeSequence) else ()
     written = [(i, find(item, ("pass",))) for i, item in enumerate(items) if isinstance(item, Mapping)]
@@ -54,7 +54,7 @@ def _steps(root: Node) -> list[tuple[int, str, Place]]:
 def faults(
     options: type[PassOptions], earlier: Sequence[str], later: Sequence[str]
 ) -> list[tuple[str, str, str]]:
-    """Code, fact and hint (empty: the order that works) for one pass among those round it."""
+    """Code, fact and hint (empty: a valid order) for one pass, given the passes before and after it."""
     name = options.pass_name()
     found = [
         ("S301", f"{name} cannot run after {other}: {options.why}", "")
@@ -74,7 +74,7 @@ def faults(
         if other in PASSES and PASSES[other].is_last and other != name
     ]
     found += [
-        ("S302", f"{name} needs {other} behind it: {options.why}", f"add `- pass: {other}`")
+        ("S302", f"{name} needs {other} after it: {options.why}", f"add `- pass: {other}`")
         for other in options.followed_by
         if other not in (*earlier, *later)
     ]
@@ -93,4 +93,4 @@ def _must_wait(name: str, remaining: Sequence[str]) -> bool:
 
 
 def _advice(names: Sequence[str]) -> str:
-    return f"the order that works is {', '.join(working_order(names))}"
+    return f"a valid order is {', '.join(working_order(names))}"

@@ -1,4 +1,4 @@
-"""The section `outputs`: what a compilation writes, and the options of each backend."""
+"""The section `outputs`: outputs to write, and the options of each backend."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from .section import Name, Section, fault
 from .units import Bytes
 
 C_IDENTIFIER = re.compile(r"^[a-z][a-z0-9_]*$")
-"""Names in C that begin with a small letter."""
+"""Pattern of names in C that begin with a lower-case letter."""
 
 _C_WORDS = """
 auto break case char const continue default do double else enum extern float for goto if inline int long register
@@ -37,35 +37,39 @@ PLATFORM_WORDS = frozenset(
         "unix",
     }
 )
-"""Small letters that some platform's headers define as macros."""
+"""Lower-case names that headers of some platforms define as macros."""
 
 
 _HEADERS = """
 assert complex ctype errno fenv float inttypes iso646 limits locale math setjmp signal stdalign stdarg stdatomic stdbool
 stddef stdint stdio stdlib stdnoreturn string strings tgmath threads time uchar unistd wchar wctype packed_linear
 """
-"""Headers of the C library, which `#include` would find in their place."""
+"""Headers of the C library: `#include` would find them instead of a header of the same name."""
 
 _CMAKE_TARGETS = "all clean depend edit_cache help install m package preinstall rebuild_cache test"
-"""Names of targets that CMake reserves, and of the library of mathematics."""
+"""Target names that CMake reserves, and the name of the mathematics library."""
 
 
 def is_c_name(text: str) -> bool:
-    """Whether a text of small letters can be a name in C and in C++."""
+    """True if a lower-case text can be a name in C and in C++."""
     return bool(C_IDENTIFIER.fullmatch(text)) and text not in _C_WORDS.split()
 
 
 def _identifier(value: str) -> str:
     if not is_c_name(value) or len(value) > 40:
-        hint = "use at most 40 small letters, digits and _, a letter first, and no word of C or C++"
+        hint = "use at most 40 lower-case letters, digits and _, a letter first, and no word of C or C++"
         raise fault("S207", "cannot be the prefix of C names", hint=hint)
     if value in _HEADERS.split():
         raise fault(
-            "S207", f"cannot be the name: {value}.h is a header of C", hint="choose another, such as `net`"
+            "S207",
+            f"cannot be the name: {value}.h is a standard C header",
+            hint="choose another, such as `net`",
         )
     if value in _CMAKE_TARGETS.split():
         raise fault(
-            "S207", "cannot be the name: CMake or the linker uses it", hint="choose another, such as `net`"
+            "S207",
+            "cannot be the name: it is reserved by CMake or the linker",
+            hint="choose another, such as `net`",
         )
     return value
 
@@ -75,11 +79,11 @@ Identifier = Annotated[
     AfterValidator(_identifier),
     WithJsonSchema({"type": "string", "pattern": C_IDENTIFIER.pattern, "maxLength": 40}),
 ]
-"""A text that can begin every C name of the emitted code."""
+"""Text that can begin all C names of the emitted code."""
 
 
 Stored: TypeAlias = Literal["auto", "int8", "uint8", "int16", "float"]
-"""How the caller of the emitted C stores an input or output."""
+"""Storage of an input or output in the buffers of the emitted C."""
 
 
 _SECTION = re.compile(r"[._A-Za-z][A-Za-z0-9_.$]*")
@@ -91,8 +95,8 @@ def _section(value: str) -> str:
         hint = "use letters, digits, `.`, `_` and `$`, as in `.ext_flash`; at most 64"
         raise fault("S207", "cannot be the name of a section", hint=hint)
     if value in _SECTIONS_OF_COMPILERS:
-        hint = "name one of your own, such as `.ext_flash`, and place it in the linker script"
-        raise fault("S205", f"{value} is a section of the compiler", hint=hint)
+        hint = "use your own section, such as `.ext_flash`, and place it in the linker script"
+        raise fault("S205", f"{value} is a default section of the compiler", hint=hint)
     return value
 
 
@@ -101,11 +105,11 @@ SectionName = Annotated[
     AfterValidator(_section),
     WithJsonSchema({"type": "string", "pattern": f"^{_SECTION.pattern}$", "maxLength": 64}),
 ]
-"""The name of a section of the linker."""
+"""Name of a linker section."""
 
 
 class LinkerSections(Section):
-    """Sections of the linker in which the emitted C places constants and functions. Default: the compiler's own."""
+    """Linker sections in which the emitted C places constants and functions. Default: those of the compiler."""
 
     weights: SectionName | None = Field(
         default=None,
@@ -160,7 +164,7 @@ class COutput(Section):
     weights_file: Literal["c", "binary"] = Field(
         default="c",
         description="Form of the file with all constants: weights, biases, multipliers and tables. `c`: "
-        "NAME_weights.c, compiled with the network. `binary`: NAME_weights.bin, apart from the code: for external "
+        "NAME_weights.c, compiled with the network. `binary`: NAME_weights.bin, separate from the code: for external "
         "flash, for updates of the weights alone, for networks too large to compile. The caller passes its address; "
         "NAME_check_weights compares it with the code and checks its CRC-32.",
     )
@@ -194,12 +198,12 @@ class COutput(Section):
     @model_validator(mode="after")
     def _places_the_constants_once(self) -> Self:
         if self.weights_file == "binary" and self.sections.weights is not None:
-            hint = "leave out one of them; the section of a binary file is that of the object made of it"
+            hint = "remove one of them; the section of a binary file is set when it is converted to an object file"
             raise fault("S205", "`sections.weights` needs `weights_file: c`", hint=hint)
         return self
 
     def stored(self, name: str) -> Stored:
-        """Setting of `io` for an input or output."""
+        """The setting of `io` for an input or output."""
         return self.io if isinstance(self.io, str) else self.io.get(name, "auto")
 
 
@@ -262,7 +266,7 @@ class Outputs(Section):
 
     @property
     def others(self) -> dict[str, Section]:
-        """The options of the backends of packages that are asked for, by name."""
+        """Options of the requested backends of packages, by name."""
         found = {name: getattr(self, name) for name in type(self).model_fields if name not in _OWN}
         return {name: options for name, options in found.items() if options is not None}
 

@@ -1,4 +1,4 @@
-"""Overrides such as `passes[1].samples=64`, of `--set` or of a Python program, laid over the tree of a spec."""
+"""Overrides such as `passes[1].samples=64`, from `--set` or a Python program, applied to the tree of a spec."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping as AbstractMapping
@@ -12,7 +12,7 @@ from .root_error import ArgumentError, expect, shown
 from .tree import Entry, Location, Mapping, Node, Scalar, Sequence
 
 OVERRIDES = "overrides"
-"""File name of overrides from Python in messages; the line is the number of the override."""
+"""File name in messages for overrides from Python; the line is the number of the override."""
 
 
 def apply_overrides(
@@ -57,7 +57,7 @@ def _parsed(text: str, place: Place) -> tuple[Location, Node]:
 
 
 def _with(node: Node | None, location: Location, value: Node, place: Place, above: Location) -> Node:
-    """The node with the value at the location below it; mappings that are missing on the way are made."""
+    """The node with the value set at the location below it; missing mappings are created."""
     if not location:
         return value
     step, *rest = location
@@ -72,13 +72,13 @@ def _with(node: Node | None, location: Location, value: Node, place: Place, abov
         held = node.entries.get(step)
         entry = Entry(place, _with(held.node if held else None, tuple(rest), value, place, below))
         return Mapping(node.entries | {step: entry}, node.place)
-    raise SpecError([Problem("S132", place, f"{format_path(below)} cannot be: {_what(node, above)}")])
+    raise SpecError([Problem("S132", place, f"{format_path(below)} does not exist: {_what(node, above)}")])
 
 
 def _what(node: Node, location: Location) -> str:
     name = format_path(location) or "a spec"
     if isinstance(node, Mapping):
-        return f"{name} is a mapping, without entries by number"
+        return f"{name} is a mapping, which has no entries by index"
     if isinstance(node, Sequence):
-        return f"{name} is a list of {len(node.items)}, counted from 0"
+        return f"{name} is a list of {len(node.items)} entries, counted from 0"
     return f"{name} is a single value"

@@ -1,4 +1,4 @@
-"""Names of places inside a spec: `passes[1].samples`, `passes[1].layers["head.*"]`."""
+"""Paths of values in a spec: `passes[1].samples`, `passes[1].layers["head.*"]`."""
 
 import re
 
@@ -20,7 +20,7 @@ def format_path(location: Location) -> str:
 
 
 def parse_path(text: str) -> Location | None:
-    """The location that a path names; None when it is not a path.
+    """The location that a path describes; None if the text is not a path.
 
     >>> parse_path("passes[1].samples")
     ('passes', 1, 'samples')
@@ -43,6 +43,6 @@ def _step(step: str | int) -> str:
 
 
 def _is_misplaced(step: re.Match[str]) -> bool:
-    """Whether the dot before a key is missing, or follows something else than a key."""
+    """True if the dot before a key is missing, or follows anything but a key or an index."""
     is_first, has_dot = step.start() == 0, step[0].startswith(".")
     return is_first == has_dot if step["key"] else is_first

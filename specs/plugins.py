@@ -1,6 +1,6 @@
-"""Parts that other packages add, found by entry points and loaded when they are needed.
+"""Parts that other packages add, found by entry points and loaded when they are used.
 
-A part that cannot be loaded breaks nothing but its own use, where it is named. docs/plugins.md has an example of each.
+A part that cannot be loaded is an error only where a spec uses it. docs/plugins.md has an example of each kind.
 """
 
 from collections.abc import Mapping
@@ -21,33 +21,33 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 class PluginError(FxpressError):
-    """A part of another package that cannot be loaded, or that no package brings."""
+    """A part of another package that cannot be loaded, or that no package provides."""
 
     code = "S210"
 
 
 @dataclass(frozen=True)
 class Seam:
-    """A kind of part that packages add: the group of its entry points, and what messages call it."""
+    """A kind of part that packages add: the group of its entry points, and its noun in messages."""
 
     group: str
     noun: str
 
     def names(self) -> tuple[str, ...]:
-        """The names of all parts; nothing is loaded."""
+        """Names of all parts; loads nothing."""
         return tuple(sorted({entry.name for entry in _entries(self.group)}))
 
     def load(self, name: str) -> object:
-        """The part of this name; PluginError with what its package raises."""
+        """Loads the part with this name; PluginError with the error of its package."""
         for entry in _entries(self.group).select(name=name):
             try:
                 return entry.load()
             except (Exception, SystemExit) as err:  # the package may raise anything
                 raise PluginError(
-                    f'{self.noun} "{name}" is of a package that cannot be used: {entry.value} raises '
+                    f'{self.noun} "{name}" is part of a package that cannot be used: {entry.value} raises '
                     f"{type(err).__name__}: {err}"
                 ) from err
-        raise PluginError(f'no package brings the {self.noun} "{name}"')
+        raise PluginError(f'no package provides the {self.noun} "{name}"')
 
 
 PASS_OPTIONS = Seam("fxpress.options", "pass")
@@ -92,10 +92,10 @@ def versions() -> dict[str, str]:
 def join(
     seam: Seam, base: type[SectionType], own: Mapping[str, type[SectionType]], *, kind: str | None = None
 ) -> dict[str, type[SectionType]]:
-    """Our sections of a seam and those of packages, by the name that a spec gives them.
+    """Sections of a kind, from fxpress and from packages, by the name that a spec uses.
 
-    With `kind` the name is the default of that field, which tells sections from each other. Those that cannot be used
-    go to `BROKEN`.
+    With `kind` the name is the default of the field of that name, which distinguishes the sections. Sections that
+    cannot be used are recorded in `BROKEN`.
     """
     joined = dict(own)
     for entry in sorted(_entries(seam.group), key=lambda entry: entry.name):
@@ -103,7 +103,7 @@ def join(
             section = entry.load()
             name = entry.name if kind is None else section.model_fields[kind].default
             if not issubclass(section, base) or name in joined:
-                raise TypeError(f"{entry.value} is no {base.__name__} with a name of its own")
+                raise TypeError(f"{entry.value} is not a {base.__name__} with its own name")
             if kind is not None and own:
                 choice: Any = Annotated[
                     next(iter(own.values())) | section, Field(discriminator=kind)
@@ -118,33 +118,33 @@ def join(
 
 @dataclass(frozen=True)
 class NamedPart:
-    """Marks a text that names one of our parts, or one that a package brings."""
+    """Marks a text that names a part of fxpress or of a package."""
 
     seam: Seam
     own: tuple[str, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names that there are."""
+        """All known names."""
         return (*self.own, *self.seam.names())
 
     def check(self, value: str) -> str:
-        """The name; a fault where there is no such part."""
+        """The name itself; a fault if no such part exists."""
         if value in self.names:
             return value
         if not self.names:
-            fact = f"names a {self.seam.noun} of a package, and no installed package has any"
+            fact = f"names a {self.seam.noun} of a package, but no installed package has one"
             raise fault("S204", fact, hint="install the package, or remove the name")
         near = nearest(value, self.names)
         fact = f"is not one of {', '.join(self.names)}"
         raise fault("S204", fact, hint=f'did you mean "{near}"?' if near else "")
 
     def __get_pydantic_core_schema__(self, source: type[str], handler: GetCoreSchemaHandler) -> CoreSchema:
-        """A text, checked."""
+        """Schema of a text with `check` as validator."""
         return core_schema.no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        """The names, where there are any; any: JSON."""
+        """The known names as an enumeration, if there are any; any: JSON."""
         return {"enum": list(self.names), "type": "string"} if self.names else {"type": "string"}

@@ -1,9 +1,9 @@
-"""Reading YAML (and with it JSON) into a tree with places, safely.
+"""Safe reading of YAML (and so of JSON) into a tree with positions.
 
-PyYAML's pure Python parser delivers events, and this module builds the tree from them, with limits on depth and
-size that hold before anything is built: the C parser dies on deep nesting, and aliases may expand without end.
-Scalars follow YAML 1.2: only `true` and `false` are booleans, `no`, `on`, `012` and `12:30` are texts, and `1e3`
-is a number. Tags are refused. Whatever can be read past is collected, so that a file shows all its problems.
+The pure Python parser of PyYAML provides events, from which this module builds the tree. Limits on depth and size are
+checked before anything is built: the C parser crashes on deep nesting, and aliases may expand without end. Scalars
+follow YAML 1.2: only `true` and `false` are booleans, `no`, `on`, `012` and `12:30` are texts, and `1e3` is a number.
+Tags are refused. Reading continues after an error if possible, so that a file shows all its problems.
 """
 
 import math
@@ -45,28 +45,28 @@ _FORBIDDEN = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U001
 _HINTS = {
     "\\t": "indent with spaces, not with tabs",
     "mapping values are not allowed": "quote a string that contains `: `, or check the indentation",
-    "expected ',' or": "close the bracket, or put a comma",
+    "expected ',' or": "close the bracket, or add a comma",
     "cannot start any token": "quote the text",
-    "could not find expected ':'": "put a colon and a space after the key",
+    "could not find expected ':'": "add a colon and a space after the key",
     "expected <block end>": "check the indentation",
 }
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The tree of a text, and the problems that did not stop the reading."""
+    """Tree of a text, and the problems that did not stop reading."""
 
     root: Node
     problems: tuple[Problem, ...]
 
 
 def read_file(path: Path, *, name: str) -> Reading:
-    """The tree of a YAML or JSON file; `name` is what messages call it."""
+    """Tree of a YAML or JSON file; messages show `name` as the file."""
     start = Place(name, 1, 1, "")
     try:
         if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
-            hint = "write it into a regular file"
-            raise SpecError([Problem("S101", start, "is a pipe or a device, which may never end", hint)])
+            hint = "use a regular file"
+            raise SpecError([Problem("S101", start, "is a pipe or a device", hint)])
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as err:
@@ -74,13 +74,13 @@ def read_file(path: Path, *, name: str) -> Reading:
         raise SpecError([Problem("S101", start, f"cannot be read: {reason}")]) from err
     if len(content) > MAX_BYTES:
         raise SpecError(
-            [Problem("S105", start, f"is larger than {MAX_BYTES // 1024} KiB, which no spec needs")]
+            [Problem("S105", start, f"is larger than {MAX_BYTES // 1024} KiB, the limit for a spec")]
         )
     return read_text(_decoded(content, name), name=name, folder=path.parent)
 
 
 def read_text(text: str, *, name: str, folder: Path, line: int = 1, shown: str | None = None) -> Reading:
-    """The tree of a YAML or JSON text; `line` and `shown` say which line it stands for, where it is part of one."""
+    """Tree of a YAML or JSON text. For a part of another text, `line` is its line there and `shown` that whole line."""
     builder = _Builder(name, folder, _LINE_BREAK.split(text) if shown is None else [shown], line)
     if forbidden := _FORBIDDEN.search(text):
         before = text[: forbidden.start()]
@@ -109,7 +109,7 @@ def _decoded(content: bytes, name: str) -> str:
 
 @dataclass
 class _Builder:
-    """Builds one tree from events; holds what must be known across them: anchors, sizes, problems."""
+    """Builds one tree from events, and holds the state of the whole tree: anchors, sizes, problems."""
 
     name: str
     folder: Path
@@ -134,7 +134,7 @@ class _Builder:
         return Reading(root, tuple(self.problems))
 
     def node(self, event: yaml.Event, events: Iterator[yaml.Event], *, depth: int) -> Node:
-        """The node that begins with the event."""
+        """The node that begins with this event."""
         place = self.at(event)
         if depth > MAX_DEPTH:
             self.stop("S104", place, f"is nested more than {MAX_DEPTH} deep")
@@ -203,24 +203,24 @@ class _Builder:
         if found is None:
             inside = anchor in self.anchors
             why = "refers to a value that contains it" if inside else "has no anchor before it"
-            self.stop("S110", place, f"the alias *{anchor} {why}", "write the value out")
+            self.stop("S110", place, f"the alias *{anchor} {why}", "write the value in place of the alias")
         locations = [location for location, _ in walk(found)]
         self.count(len(locations), place)
         if depth + max(map(len, locations)) > MAX_DEPTH:
-            self.stop("S104", place, f"is nested more than {MAX_DEPTH} deep, aliases written out")
+            self.stop("S104", place, f"is nested more than {MAX_DEPTH} deep, with aliases expanded")
         return found
 
     def count(self, values: int, place: Place) -> None:
         self.values += values
         if self.values > MAX_VALUES:
             code = "S110" if values > 1 else "S105"
-            self.stop(code, place, f"the file has more than {MAX_VALUES:,} values, aliases written out")
+            self.stop(code, place, f"the file has more than {MAX_VALUES:,} values, with aliases expanded")
 
     def stop(self, code: str, place: Place, message: str, hint: str = "") -> NoReturn:
         raise SpecError([*self.problems, Problem(code, place, message, hint)])
 
     def syntax_problem(self, err: yaml.MarkedYAMLError) -> Problem:
-        """A PyYAML error as a problem, with the usual remedy."""
+        """A PyYAML error as a problem, with the usual hint."""
         mark = err.problem_mark or err.context_mark
         place = self.place(mark.line, mark.column) if mark else self.place(0, 0)
         text = err.problem or "it cannot be parsed"

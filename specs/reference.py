@@ -1,4 +1,4 @@
-"""The reference of the spec language, made from the models: every key with its type, default and meaning.
+"""Reference of the spec language, generated from the models: every key with its type, default and meaning.
 
 python -m fxpress.specs.reference docs/spec.md      # renews the part of the page between the two marks
 """
@@ -41,14 +41,14 @@ def reference() -> str:
 
 
 def renewed(page: str) -> str:
-    """The page with its generated part made anew."""
+    """The page with its generated part renewed."""
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{reference()}\n{END}{after}"
 
 
 def _reachable(schema: Schema) -> dict[str, Schema]:
-    """The definitions of a schema, in the order in which a reader meets them."""
+    """The definitions of a schema, in order of first use."""
     definitions, met = schema["$defs"], list[str]()
     todo = _references(schema["properties"])
     while todo:
@@ -85,7 +85,7 @@ def _section(title: str, schema: Schema) -> str:
 
 
 def _default(field: Schema) -> str:
-    """The default as the user would write it; nothing for a section, or where leaving out is a meaning of its own."""
+    """The default as written in a spec; empty for a section, or if omission has a meaning of its own."""
     value = field.get("default")
     return "" if value is None or "$ref" in field else f"`{json.dumps(value)}`"
 
@@ -95,7 +95,7 @@ def _meaning(field: Schema) -> str:
 
 
 def _kind(field: Schema) -> str:
-    """The type of a key in a few words."""
+    """The type of a key, in a few words."""
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
         return "any value" if name == "JsonValue" else f"[{_title(name)}](#{_anchor(_title(name))})"
@@ -128,7 +128,7 @@ def _targets() -> str:
     return "\n\n".join(
         [
             "Targets that come with fxpress: " + ", ".join(f"`{name}`" for name in list_targets()) + ".",
-            f"Cores that a target file can build on: {cores}.",
+            f"Cores that a target file can be based on: {cores}.",
         ]
     )
 

@@ -1,6 +1,6 @@
-"""The root of the errors that fxpress raises, and the error of wrong arguments.
+"""Root class of the errors that fxpress raises, and the error for wrong arguments.
 
-They lie here, in the one module of `specs` that `ir` knows.
+They are defined in this module because it is the only module of `specs` that `ir` imports.
 """
 
 __all__ = ["ArgumentError", "FxpressError", "expect", "message_of"]
@@ -9,9 +9,10 @@ _LONGEST = 60
 
 
 class FxpressError(Exception):
-    """Base of every exception that fxpress raises for a model, spec, graph, tool or argument that it cannot use.
+    """Base of every exception that fxpress raises for an invalid model, spec, graph, tool or argument.
 
-    `code` is an entry of docs/errors.md, with which the text ends; it is empty where `problems` have their own.
+    `code` is an entry of docs/errors.md, and is the end of the text; it is empty if `problems` have codes of their
+    own.
     """
 
     code: str = ""
@@ -26,7 +27,7 @@ class FxpressError(Exception):
 
 
 class ArgumentError(FxpressError, TypeError):
-    """An argument of a Python function that is of the wrong type, missing, unknown, or excludes another one."""
+    """An argument of a Python function that has the wrong type, is missing or unknown, or excludes another argument."""
 
     code = "A101"
 
@@ -35,24 +36,24 @@ class ArgumentError(FxpressError, TypeError):
 
     @property
     def message(self) -> str:
-        """Place, fact and what to do."""
+        """Place, fact and remedy."""
         place, fact, hint = self.args
         return f"{place}: {fact}{f'; {hint}' if hint else ''}"
 
 
 def message_of(err: BaseException) -> str:
-    """The text of an error, of ours without its code."""
+    """The text of an error, without the code for errors of fxpress."""
     return err.message if isinstance(err, FxpressError) else str(err)
 
 
 def expect(value: object, kinds: type | tuple[type, ...], place: str, what: str, hint: str = "") -> None:
-    """ArgumentError unless the value is of one of these classes, which the message calls `what`."""
+    """Raises ArgumentError unless the value is an instance of `kinds`; the message describes them as `what`."""
     if not isinstance(value, kinds):
         raise ArgumentError(place, f"expects {what}, got {shown(value)}", hint)
 
 
 def shown(value: object) -> str:
-    """A wrong argument for a message: what is short as it is written, of anything else its class."""
+    """Description of a wrong argument for messages: short values as written, all others by their class."""
     if isinstance(value, type):
         return f"the class {value.__name__}"
     if value is None or isinstance(value, bool | int | float):

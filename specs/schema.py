@@ -1,4 +1,4 @@
-"""The JSON schema of specs, for editors."""
+"""JSON schema of specs, for editors."""
 
 from typing import Any
 
@@ -6,10 +6,9 @@ from .spec import VERSION, Spec
 
 
 def json_schema() -> dict[str, Any]:  # any: JSON
-    """The JSON schema (draft 2020-12) of a spec file, with a description on every key.
+    """The JSON schema (draft 2020-12) of a spec file, with a description of every key.
 
-    What a spec extends may supply any key, so the keys that a whole spec must have are asked for only in a spec
-    that extends nothing.
+    A base spec may provide any key, so required keys are required only in a spec without `extends`.
     """
     schema = Spec.model_json_schema(by_alias=True)
     required = schema.pop("required")

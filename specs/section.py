@@ -1,6 +1,6 @@
 """Base class of all sections of a spec (strict, frozen, no unknown keys), and the types of their values.
 
-A validator here says what is wrong in the project's own codes; `diagnosis` adds the place.
+Validators report problems with the codes of this project; `diagnosis` adds the position.
 """
 
 import os
@@ -34,16 +34,16 @@ else:
 
 
 class _MadeByName(ModelMetaclass):
-    """Makes sections from Python: lists become tuples, and what is wrong is a SpecError, as in a file."""
+    """Makes sections from Python values: converts lists to tuples, and raises SpecError as for a file."""
 
     if not TYPE_CHECKING:  # the signature is that of the section
 
         def __call__(cls, *args: object, **values: object) -> object:  # noqa: N805  # of a metaclass
-            """The section of these values."""
+            """A section with these values."""
             call = f"{cls.__name__}(...)"
             if args:
                 hint = f"help({cls.__name__}) lists the names"
-                raise ArgumentError(call, f"takes values by name, got {shown(args[0])}", hint)
+                raise ArgumentError(call, f"takes keyword arguments only, got {shown(args[0])}", hint)
             try:
                 return super().__call__(**{name: _with_tuples(value) for name, value in values.items()})
             except ValidationError as err:
@@ -58,7 +58,7 @@ def _with_tuples(value: object) -> object:
 
 
 class Section(BaseModel, metaclass=_MadeByName):
-    """A mapping of a spec: unknown keys are refused, types are not converted, values do not change."""
+    """A mapping of a spec: immutable, without unknown keys or conversion of types."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -68,7 +68,7 @@ class Selects:
 
 
 def fault(code: str, message: str, *, hint: str = "") -> PydanticCustomError:
-    """A validator's error with a code of `errors.CODES`."""
+    """An error of a validator, with a code from `errors.CODES`."""
     return PydanticCustomError("fault", "{message}", {"code": code, "message": message, "hint": hint})
 
 
@@ -79,7 +79,7 @@ def resolve(path: str, *, folder_of: str) -> Path:
 
 
 def is_file(path: Path) -> bool:
-    """Whether the path is that of a file; a name that no file can have is not."""
+    """True if the path is that of a file; False for invalid file names, too."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -87,18 +87,18 @@ def is_file(path: Path) -> bool:
 
 
 def why_no_file(path: Path) -> str:
-    """The fact about a path that is not that of a file."""
+    """Reason why a path is not that of a file."""
     if os.path.isdir(path):
         return "is a directory, not a file"
-    return "is no regular file" if os.path.exists(path) else "there is no such file"
+    return "is not a regular file" if os.path.exists(path) else "does not exist"
 
 
 def shown_path(path: Path, info: SerializationInfo) -> str:
-    """The path as text, relative to the folder that the context of a dump names, if it names one."""
+    """The path as text, relative to the folder in the context of a dump, if it has one."""
     return os.path.relpath(path, info.context["folder"]) if info.context else str(path)
 
 
-def _file(value: Any) -> Any:  # any: whatever the user wrote, checked here
+def _file(value: Any) -> Any:  # any: a value from a spec, checked here
     if isinstance(value, Path):
         return value
     if not isinstance(value, str) or not value.strip() or "\0" in value:
@@ -121,16 +121,16 @@ FilePath = Annotated[
         {"type": "string", "minLength": 1, "description": "path, relative to the file it is written in"}
     ),
 ]
-"""The path of a file, absolute once read."""
+"""Path of a file, absolute once it is read."""
 
 LayerPattern = Annotated[str, AfterValidator(_pattern)]
-"""A dot-anchored glob over the names of layers; see `selectors`."""
+"""Dot-anchored glob over layer names; see `selectors`."""
 
 LayerPatterns = Annotated[tuple[LayerPattern, ...], Selects()]
-"""A list of patterns; each must match a layer."""
+"""List of patterns; each must match a layer."""
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-"""The name of an input, an output or an array."""
+"""Name of an input, an output or an array."""
 
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
 """A count of at least one."""

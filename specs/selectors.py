@@ -2,12 +2,12 @@
 
     stem            the layer stem and everything below it
     stem.*          every layer directly below stem, and everything below those; not stem itself
-    layers.1.*      what lies below layers.1; not layers.10
+    layers.1.*      everything below layers.1; not layers.10
     block?.conv[12] `?` is one character, `[12]` one of those, `*` any characters: never a dot
     **.attention    at any depth: attention, encoder.attention, encoder.0.attention, and below
 
-A pattern is compared component by component, from the left; `**` stands for any number of components, none
-included. A pattern that matches a layer takes in whatever lies below that layer.
+A pattern is compared component by component, from the left; `**` matches any number of components, also none. A
+pattern that matches a layer selects all layers below it, too.
 """
 
 import difflib
@@ -22,7 +22,7 @@ _COMPARED_LENGTH = 200
 
 
 def layer_matches(pattern: str, name: str) -> bool:
-    """Whether the pattern selects the layer of that name.
+    """True if the pattern selects the layer with that name.
 
     >>> layer_matches("layers.1.*", "layers.1.conv"), layer_matches("layers.1.*", "layers.10.conv")
     (True, False)
@@ -44,7 +44,7 @@ def match_layers(
 ) -> dict[str, tuple[str, ...]]:
     """The layers that each pattern selects, in the order of `names`.
 
-    SpecError, with the nearest layers, for all patterns that select none; `places` says where a pattern stands.
+    SpecError with the nearest layers for all patterns that select none; `places` are the positions of the patterns.
     """
     hint = f"write [{patterns!r}]" if isinstance(patterns, str) else ""
     if isinstance(patterns, str):
@@ -60,14 +60,14 @@ def match_layers(
 def unmatched_pattern(
     pattern: str, names: Iterable[str], place: Place | None, *, setting: str = ""
 ) -> Problem:
-    """The problem of a pattern that selects no layer, with the layers that come nearest."""
+    """Problem for a pattern that selects no layer, with the nearest layers."""
     where = f"{setting}: " if setting else ""
     message = f"{where}the pattern {quoted(pattern)} matches no layer"
     return Problem("S401", place, message, _nearest(pattern, tuple(names)))
 
 
 def _reached(components: Sequence[str], states: Iterable[int]) -> set[int]:
-    """The states, and those that a `**` leads on to by standing for nothing."""
+    """The states, and all states that follow from them if a `**` matches no component."""
     reached, todo = set(), list(states)
     while todo:
         state = todo.pop()
@@ -78,7 +78,7 @@ def _reached(components: Sequence[str], states: Iterable[int]) -> set[int]:
 
 
 def _nearest(pattern: str, names: Sequence[str]) -> str:
-    """A hint with up to three names, of layers or of what holds them, that look like the pattern."""
+    """Hint with up to three names, of layers or of modules that contain them, that are similar to the pattern."""
     holders = {name[:at] for name in names for at in range(len(name)) if name[at] == "."}
     known = [
         name for name in dict.fromkeys((*names, *sorted(holders))) if name and len(name) <= _COMPARED_LENGTH
@@ -88,4 +88,4 @@ def _nearest(pattern: str, names: Sequence[str]) -> str:
     plain = ".".join(part for part in pattern.split(".") if part.strip("*"))
     close = difflib.get_close_matches(plain[:_COMPARED_LENGTH], known[:_COMPARED_NAMES], n=3, cutoff=0.5)
     listed = ", ".join(close or known[:3])
-    return f"the nearest layers are {listed}" if close else f"the layers begin with {listed}"
+    return f"the nearest layers are {listed}" if close else f"the first layers are {listed}"

@@ -1,4 +1,4 @@
-"""The whole of a spec."""
+"""The whole spec."""
 
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -14,22 +14,20 @@ from .target import TargetChoice
 from .write import section_values, yaml_text
 
 VERSION = 1
-"""The version of the language."""
+"""Version of the spec language."""
 
 
-def _version(value: Any) -> int:  # any: whatever the user wrote, checked here
+def _version(value: Any) -> int:  # any: a value from a spec, checked here
     if isinstance(value, bool) or not isinstance(value, int):
         raise fault(
             "S203", "expects the version of the language, a whole number", hint=f"write `fxpress: {VERSION}`"
         )
     if value > VERSION:
-        message = (
-            f"the spec is written in version {value} of the language, this fxpress reads version {VERSION}"
-        )
+        message = f"the spec is written in version {value} of the language, but this fxpress reads version {VERSION}"
         raise fault("S208", message, hint="install a newer fxpress")
     if value < VERSION:
         raise fault(
-            "S208", f"there is no version {value} of the language", hint=f"write `fxpress: {VERSION}`"
+            "S208", f"version {value} of the language does not exist", hint=f"write `fxpress: {VERSION}`"
         )
     return value
 
@@ -46,8 +44,8 @@ class Spec(Section):
         examples=["preset/int8-mcu", "base.yaml"],
     )
     model: Model = Field(description="The network.")
-    data: Data = Field(default=Data(), description="The files for calibration and measuring.")
-    target: TargetChoice = Field(default=TargetChoice(), description="The machine.")
+    data: Data = Field(default=Data(), description="Data for calibration and evaluation.")
+    target: TargetChoice = Field(default=TargetChoice(), description="The target machine.")
     passes: tuple[Pass, ...] = Field(default=(), description="The passes, in execution order.")
     outputs: Outputs = Field(description="Outputs to write.")
 
@@ -55,14 +53,14 @@ class Spec(Section):
     def _c_has_fixed_sizes(self) -> Self:
         if self.outputs.c is not None and self.model.dynamic:
             names = ", ".join(self.model.dynamic)
-            hint = "leave out `dynamic`, or `outputs.c`; compile once for each"
+            hint = "remove `dynamic`, or `outputs.c`; compile once for each"
             raise fault(
-                "S209", f"outputs.c: C has fixed sizes, and {names} has dynamic dimensions", hint=hint
+                "S209", f"outputs.c: C has fixed sizes, but {names} has dynamic dimensions", hint=hint
             )
         return self
 
     def to_yaml(self, *, folder: Path | None = None) -> str:
-        """The text of a spec file that says the same, without `extends`; paths relative to `folder`, else absolute."""
+        """An equivalent spec as YAML without `extends`; paths are relative to `folder`, or absolute without it."""
         values = section_values(self, folder)
         values.pop("extends", None)
         return f"{yaml_text(values)}\n"

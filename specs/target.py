@@ -1,4 +1,4 @@
-"""Targets: properties of a machine, from a built-in or user file, with the overrides of a spec."""
+"""Targets: properties of a machine, from a built-in or user file, with overrides from a spec."""
 
 import re
 from collections.abc import Mapping
@@ -47,10 +47,10 @@ Measured: TypeAlias = Literal[
 ]
 
 FOLDER = Path(__file__).parent / "targets"
-"""Where the targets that come with fxpress lie."""
+"""Folder of the built-in targets."""
 
 CORES = FOLDER / "cores"
-"""Where the cores that they build on lie."""
+"""Folder of the built-in cores."""
 
 _FEATURES = "`dsp`: the SIMD instructions of Cortex-M (SMLAD, SMMLAR, SXTB16). `fpu`: float in hardware."
 
@@ -63,12 +63,12 @@ _TAKEN = frozenset(_TAKEN_TEXT.split())
 _TAKEN_FORMS = re.compile(
     r"[a-z]|[twx][0-9]+(_[0-9]+)?|(input|output|result|expected|check)_.*|fxp_.*|.*_(t|memory)"
 )
-"""Names of the emitted C: its parameters, variables, macros and types."""
+"""Names in the emitted C: parameters, variables, macros and types."""
 
 
 def _region_name(value: str) -> str:
     if not is_c_name(value) or len(value) > 24:
-        hint = "use at most 24 small letters, digits and _, a letter first, and no word of C or C++"
+        hint = "use at most 24 lower-case letters, digits and _, a letter first, and no word of C or C++"
         raise fault("S207", "cannot be the name of a region, which is a parameter in C", hint=hint)
     if value in _TAKEN | PLATFORM_WORDS or _TAKEN_FORMS.fullmatch(value):
         raise fault(
@@ -84,7 +84,7 @@ RegionName = Annotated[
     AfterValidator(_region_name),
     WithJsonSchema({"type": "string", "pattern": C_IDENTIFIER.pattern, "maxLength": 24}),
 ]
-"""The name of a region of RAM: a parameter of the emitted function."""
+"""Name of a region of RAM: a parameter of the emitted function."""
 
 
 class RamRegion(Section):
@@ -95,25 +95,25 @@ class RamRegion(Section):
         default=0,
         ge=0,
         le=10_000,
-        description="Cycles of the core by which each load and each store of the region takes longer than in the "
-        "fastest memory, on average.",
+        description="Average additional core cycles of each load and each store in the region, compared with the "
+        "fastest memory.",
     )
 
 
-def _form(value: Any) -> str:  # any: whatever the user wrote, checked by the form that this names
+def _form(value: Any) -> str:  # any: a value from a spec, checked by the annotated type
     return "region" if isinstance(value, Mapping | RamRegion) else "bytes"
 
 
 BytesOrRegion = Annotated[
     Annotated[Bytes, Tag("bytes")] | Annotated[RamRegion, Tag("region")], Discriminator(_form)
 ]
-"""A size in bytes, of a region without wait states, or a region."""
+"""Size in bytes of a region without wait states, or a full region."""
 
 
 def _regions(value: Mapping[str, int | RamRegion] | None) -> Mapping[str, int | RamRegion] | None:
     if value is not None and not value:
-        hint = "name at least one, as in `{dtcm: 64 KiB, sram: 256 KiB}`, or leave `regions` out"
-        raise fault("S205", "has no region", hint=hint)
+        hint = "name at least one, as in `{dtcm: 64 KiB, sram: 256 KiB}`, or remove `regions`"
+        raise fault("S205", "must have at least one region", hint=hint)
     return value
 
 
@@ -122,18 +122,18 @@ Regions = Annotated[Mapping[RegionName, BytesOrRegion] | None, AfterValidator(_r
 
 _REGIONS = (
     "Regions of RAM by name, such as tightly coupled memory and external RAM. The emitted function takes a pointer "
-    "to each. Of regions with equal `wait_states` the earlier ones are preferred."
+    "to each. If `wait_states` are equal, earlier regions are preferred."
 )
 _EXAMPLES: list[Any] = [{"dtcm": "64 KiB", "psram": {"bytes": "8 MiB", "wait_states": 4}}]  # any: JSON
 
 
 def region_bytes(region: int | RamRegion) -> int:
-    """The size of a region."""
+    """Size of a region in bytes."""
     return region if isinstance(region, int) else region.bytes
 
 
 def _their_sum(ram: int | None, info: ValidationInfo) -> int | None:
-    """The RAM, by default the sum of the regions; a fault if it is another one."""
+    """RAM in bytes, by default the sum of the regions; a fault if the two differ."""
     regions: Mapping[str, int | RamRegion] | None = info.data.get("regions")
     if regions is None:
         return ram
@@ -141,8 +141,8 @@ def _their_sum(ram: int | None, info: ValidationInfo) -> int | None:
     if ram not in (None, total):
         raise fault(
             "S307",
-            f"contradicts `regions`, which have {BYTES.write(total)} together",
-            hint="leave `ram` out, or change the sizes of the regions",
+            f"contradicts `regions`, whose sum is {BYTES.write(total)}",
+            hint="remove `ram`, or change the sizes of the regions",
         )
     return total
 
@@ -151,11 +151,11 @@ class Toolchain(Section):
     """The C compiler of a target."""
 
     commands: tuple[Name, ...] = Field(
-        min_length=1, description="Names of the compiler; the first one found is used."
+        min_length=1, description="Commands of the compiler; the first one found is used."
     )
     flags: tuple[str, ...] = Field(default=(), description="Flags that select the core and the optimization.")
     install: str | None = Field(
-        default=None, description="How to install it, for the message if it is missing."
+        default=None, description="Installation hint, shown if the compiler is missing."
     )
 
 
@@ -254,18 +254,18 @@ class TargetChoice(Section):
     _sum_of_regions = field_validator("ram")(_their_sum)
 
     def applied_to(self, target: Target) -> Target:
-        """The target with the overrides of the choice."""
+        """The target with these overrides applied."""
         memory = {"ram", "regions"}
         given = self.model_fields_set | (memory if self.model_fields_set & memory else set())
         return target.model_copy(update={name: getattr(self, name) for name in given - {"name"}})
 
 
 def list_targets() -> tuple[str, ...]:
-    """The names of the targets that come with fxpress, and of those that packages bring."""
+    """Names of the built-in targets, and of those that packages add."""
     return tuple(sorted({*(path.stem for path in FOLDER.glob("*.yaml")), *TARGETS.names()}))
 
 
 def is_target_file(name: str) -> bool:
-    """Whether a target is named by the path of its file."""
+    """True if the name is the path of a target file."""
     expect(name, str, "is_target_file(name)", "the name of a target, a text")
     return name.endswith((".yaml", ".yml", ".json"))

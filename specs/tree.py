@@ -1,6 +1,6 @@
-"""The tree that a spec file becomes: mappings, sequences and scalars, each with the place it was written at.
+"""Tree of a spec file: mappings, sequences and scalars, each with the position at which it was written.
 
-Inheritance and overrides are done on this tree, so that every value still knows where it came from.
+Inheritance and overrides work on this tree, so that every value keeps its origin.
 """
 
 import json
@@ -12,21 +12,21 @@ from typing import TypeAlias
 from .errors import Place
 
 Plain: TypeAlias = "bool | int | float | str | tuple[Plain, ...] | dict[str, Plain] | None"
-"""Values of a tree without their places: the input of the pydantic models."""
+"""Values of a tree without positions: the input of the pydantic models."""
 
 Location: TypeAlias = tuple[str | int, ...]
-"""A way down a tree: keys of mappings and indices of sequences."""
+"""Location in a tree: keys of mappings and indices of sequences."""
 
 
 class LocatedText(str):
-    """Text that knows the folder of the file it was written in; relative paths are relative to that folder."""
+    """Text with the folder of the file in which it was written; relative paths in it are relative to that folder."""
 
     __slots__ = ("folder",)
     folder: Path
 
     @classmethod
     def written_in(cls, folder: Path, text: str) -> "LocatedText":
-        """The text, as found in a file of that folder."""
+        """The text, as written in a file of that folder."""
         located = cls(text)
         located.folder = folder
         return located
@@ -34,7 +34,7 @@ class LocatedText(str):
 
 @dataclass(frozen=True)
 class Scalar:
-    """A single value; `text` is how it was written, `folder` what a relative path in it is relative to."""
+    """A single value, its text as written, and the folder to which a relative path in it is relative."""
 
     value: bool | int | float | str | None
     text: str
@@ -66,7 +66,7 @@ class Mapping:
     place: Place
 
     def without(self, key: str) -> "Mapping":
-        """The same mapping less one key."""
+        """The same mapping without one key."""
         return replace(self, entries={name: entry for name, entry in self.entries.items() if name != key})
 
 
@@ -74,7 +74,7 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 
 
 def merge(base: Node, top: Node) -> Node:
-    """`top` laid over `base`: mappings are merged key by key, everything else is replaced."""
+    """`top` merged over `base`: mappings key by key; all other values are replaced."""
     if not (isinstance(base, Mapping) and isinstance(top, Mapping)):
         return top
     merged = dict(base.entries)
@@ -85,7 +85,7 @@ def merge(base: Node, top: Node) -> Node:
 
 
 def plain(node: Node) -> Plain:
-    """The values alone; every text carries the folder of its file."""
+    """The values without positions; every text carries the folder of its file."""
     match node:
         case Mapping():
             return {key: plain(entry.node) for key, entry in node.entries.items()}
@@ -98,7 +98,7 @@ def plain(node: Node) -> Plain:
 
 
 def node_of(value: object, place: Place) -> Node:
-    """The tree of a value of a Python program, all of it at one place; of what no file can hold the text."""
+    """Tree of a Python value, with one position for all nodes; a value that no file can hold becomes its text."""
     match value:
         case dict():
             entries = {str(key): Entry(place, node_of(item, place)) for key, item in value.items()}
@@ -112,7 +112,7 @@ def node_of(value: object, place: Place) -> Node:
 
 
 def child(node: Node, step: str | int) -> Node | None:
-    """The node one step down, if there is one."""
+    """The node one step below, if it exists."""
     if isinstance(node, Mapping) and isinstance(step, str):
         entry = node.entries.get(step)
         return entry.node if entry else None
@@ -122,7 +122,7 @@ def child(node: Node, step: str | int) -> Node | None:
 
 
 def find(node: Node, location: Location) -> Node | None:
-    """The node at the location, if there is one."""
+    """The node at the location, if it exists."""
     found: Node | None = node
     for step in location:
         found = child(found, step) if found is not None else None
@@ -148,7 +148,7 @@ def key_place(node: Node, location: Location) -> Place:
 
 
 def walk(node: Node, location: Location = ()) -> Iterator[tuple[Location, Node]]:
-    """Every node with its location, from the top down."""
+    """All nodes with their locations, from the root down."""
     yield location, node
     match node:
         case Mapping():

@@ -1,6 +1,6 @@
 """Quantities with a unit: `64 KiB`, `60 %`, `6 M`, `168 MHz`, `15 dB`.
 
-A bare number is refused, with the units there are.
+A number without a unit is refused; the message lists the units.
 """
 
 import re
@@ -23,14 +23,14 @@ _LARGEST = 2**53
 class Unit:
     """Parser and formatter of a quantity with units; values are written in the first unit.
 
-    A field is an int, whole in the base unit, or a float; more than zero and at most `most`.
+    A field is an int (a whole number of the base unit) or a float, more than zero and at most `most`.
     """
 
     units: Mapping[str, Fraction]
     example: str
     most: int = _LARGEST
 
-    def read(self, value: Any) -> Fraction:  # any: whatever the user wrote
+    def read(self, value: Any) -> Fraction:  # any: a value from a spec
         """The value in the base unit."""
         hint = f"write for example `{self.example}`; the units are {', '.join(self.units)}"
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -45,7 +45,7 @@ class Unit:
         if name not in self.units:
             near = next((known for known in self.units if known.lower() == name.lower()), None)
             hint = f"did you mean `{number} {near}`?" if near else hint
-            raise fault("S206", f'the unit "{name}" is unknown here', hint=hint)
+            raise fault("S206", f'unknown unit "{name}"', hint=hint)
         quantity = Fraction(number) * self.units[name]
         if text.startswith("-") or not quantity:
             raise fault("S205", "must be more than zero")
@@ -53,15 +53,15 @@ class Unit:
             raise fault("S205", f"must be at most {self.write(self.most)}")
         return quantity
 
-    def read_whole(self, value: Any) -> int:  # any: whatever the user wrote
-        """The value in the base unit, where that is whole."""
+    def read_whole(self, value: Any) -> int:  # any: a value from a spec
+        """The value in the base unit; a fault if it is not a whole number."""
         quantity = self.read(value)
         if quantity.denominator != 1:
             raise fault("S205", f"is {float(quantity):g} in the base unit, which is not a whole number")
         return quantity.numerator
 
     def write(self, value: float) -> str:
-        """The value in the first unit, exactly; reads back as the same value."""
+        """The value in the first unit, exact: it reads back as the same value."""
         size = next(iter(self.units.values()))
         number = Decimal(repr(value)) * size.denominator / size.numerator
         return f"{number.normalize():f} {next(iter(self.units))}"
@@ -69,7 +69,7 @@ class Unit:
     def __get_pydantic_core_schema__(
         self, source: type[int | float], handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        """Validation from text; numbers in Python, text in JSON."""
+        """Schema that accepts text and numbers, and dumps text in JSON."""
         read = self.read_whole if source is int else lambda value: float(self.read(value))
         text = core_schema.plain_serializer_function_ser_schema(
             self.write, return_schema=core_schema.str_schema(), when_used="json"
@@ -95,22 +95,22 @@ DECIBEL = Unit({"dB": Fraction(1)}, "15 dB", most=1000)
 PERCENT = Unit({"%": Fraction(1, 100)}, "60 %", most=1)
 
 Bytes = Annotated[int, BYTES]
-"""A size, in bytes: `64 KiB`."""
+"""Size in bytes: `64 KiB`."""
 
 Count = Annotated[int, COUNT]
-"""A large count, of cycles or operations: `6 M`."""
+"""Large count of cycles or operations: `6 M`."""
 
 Hertz = Annotated[int, FREQUENCY]
-"""A clock frequency, in Hz: `80 MHz`."""
+"""Clock frequency in Hz: `80 MHz`."""
 
 Decibel = Annotated[float, DECIBEL]
-"""A ratio of powers in decibel: `15 dB` is 15.0."""
+"""Ratio of powers in decibel: `15 dB` is 15.0."""
 
 Percent = Annotated[float, PERCENT]
-"""A share, more than 0 and at most 1: `60 %` is 0.6."""
+"""Share, more than 0 and at most 1: `60 %` is 0.6."""
 
 
-def _form(value: Any) -> str:  # any: whatever the user wrote, checked by the form that this names
+def _form(value: Any) -> str:  # any: a value from a spec, checked by the annotated type
     is_share = isinstance(value, float) or (isinstance(value, str) and "%" in value)
     return "share" if is_share else "amount"
 
@@ -118,9 +118,9 @@ def _form(value: Any) -> str:  # any: whatever the user wrote, checked by the fo
 BytesOrShare = Annotated[
     Annotated[Percent, Tag("share")] | Annotated[Bytes, Tag("amount")], Discriminator(_form)
 ]
-"""A size in bytes, an int, or a share, a float."""
+"""Size in bytes (an int) or a share (a float)."""
 
 CountOrShare = Annotated[
     Annotated[Percent, Tag("share")] | Annotated[Count, Tag("amount")], Discriminator(_form)
 ]
-"""A large count, an int, or a share, a float."""
+"""Large count (an int) or a share (a float)."""

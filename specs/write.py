@@ -1,4 +1,4 @@
-"""Values as the YAML text of a spec: a section with the keys that were given, everything as `reader` reads it back.
+"""Writes values as the YAML text of a spec, with only the keys that were given; `reader` reads back the same values.
 
 >>> print(yaml_text({"pass": "fuse", "keep": ["head", "1e5"]}))
 pass: fuse
@@ -32,7 +32,7 @@ SectionType = TypeVar("SectionType", bound=Section)
 
 
 def read_values(model: type[SectionType], values: Mapping[str, object], *, name: str) -> SectionType:
-    """The section of these values, checked as those of a file; SpecError shows them as YAML, under this name."""
+    """A section of these values, checked as in a file; SpecError shows them as YAML under `name`."""
     reading = read_text(yaml_text(values), name=name, folder=Path.cwd())
     try:
         return model.model_validate(plain(reading.root))
@@ -96,12 +96,12 @@ def _given(value: object, dumped: Any) -> Any:  # Any: JSON
 
 
 def _tells_kind(field: FieldInfo) -> bool:
-    """Whether a field tells a section from others, as `pass` does; its default is written, too."""
+    """True if the field distinguishes a section from others, as `pass` does; its default is written, too."""
     return get_origin(field.annotation) is Literal and get_args(field.annotation) == (field.default,)
 
 
 def _block(value: Any) -> list[str]:  # Any: JSON
-    """The lines of a value in block style; what is short is in flow style."""
+    """Lines of a value in block style; short values are in flow style."""
     if isinstance(value, dict) and value:
         return [line for key, item in value.items() for line in _entry(key, item)]
     if isinstance(value, list) and value:
@@ -111,7 +111,7 @@ def _block(value: Any) -> list[str]:  # Any: JSON
 
 
 def _entry(key: str, value: Any) -> list[str]:  # Any: JSON
-    """The lines of a key and its value; mappings in a list have lines of their own."""
+    """Lines of a key and its value; mappings in a list have lines of their own."""
     line = f"{_flow(key)}: {_flow(value)}"
     is_short = len(line) <= _LONGEST_LINE and _depth(value) <= 2
     has_mappings = isinstance(value, list) and any(isinstance(item, dict) for item in value)

@@ -32,7 +32,7 @@ def load_shards(module: torch.nn.Module, index: str | Path) -> None:
     for file, names in files.items():
         path = index.with_name(file)
         if not path.is_file():
-            raise FileNotFoundError(f"there is no file {path}, which {index.name} names")
+            raise FileNotFoundError(f"file not found: {path}, listed in {index.name}")
         try:
             with safe_open(path, framework="pt") as opened:
                 for name in sorted(set(names).difference(opened.keys())):

@@ -115,10 +115,10 @@ def dynamic_inputs(
             found.setdefault(position, {})[axis % len(shape)] = dimension
             if examples.setdefault(dimension, size) != size:
                 fact = f"{dimension} has size {size}, and {examples[dimension]} in another input"
-                problems.append(Problem("M215", place, fact, "a dimension has one size in all inputs"))
+                problems.append(Problem("M215", place, fact, "a dimension has the same size in all inputs"))
     problems += [
         Problem(
-            "M215", f"dimension {name}", "is no dimension of an input", f"there are {', '.join(examples)}"
+            "M215", f"dimension {name}", "is not a dimension of an input", f"there are {', '.join(examples)}"
         )
         for name in ranges
         if name not in examples

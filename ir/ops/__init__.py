@@ -1,4 +1,4 @@
-"""The operators, each a class. Importing this package registers all of them."""
+"""The operators, one class each. Import of this package registers all of them."""
 
 from . import (
     activation,

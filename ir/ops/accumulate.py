@@ -3,7 +3,7 @@
     y = saturate(requant(acc, multiplier, shift) + zero_point)                                        without residual
     y = saturate(requant(acc, multiplier, shift) + ((residual * m + offset) >> s))                    with residual
 
-`fixed_point` is the one place that derives these integers; the interpreter and the C backend both call it.
+Only `fixed_point` derives these integers; the interpreter and the C backend both call it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def apply_clamp(y: Tensor, clamp: Clamp) -> Tensor:
 
 
 def finish_reals(y: Tensor, residual: Tensor | None, clamp: Clamp) -> Tensor:
-    """Add the residual to a float result, clamp."""
+    """Adds the residual to a float result, then clamps."""
     return apply_clamp(y if residual is None else y + residual, clamp)
 
 
@@ -49,7 +49,7 @@ def clamp_bounds(clamp: Clamp, output: Encoding) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class FixedPoint:
-    """Integers of one requantization, a multiplier and a shift for each output channel."""
+    """Integers of one requantization: a multiplier and a shift for each output channel."""
 
     multipliers: tuple[int, ...]
     shifts: tuple[int, ...]
@@ -67,7 +67,7 @@ def fixed_point(
     residual: TensorType | None = None,
     clamp: Clamp = None,
 ) -> FixedPoint:
-    """Integer form of an accumulating operator, from the types alone."""
+    """Integer form of an accumulating operator, derived from the types alone."""
     qx, qw, qy = x.quantization, weight.quantization, output.quantization
     assert qx is not None and qw is not None and qy is not None
     steps = [Requant.of(qx.scale[0] * s / qy.scale[0]) for s in qw.scale]
@@ -77,7 +77,7 @@ def fixed_point(
         qr = residual.quantization
         assert qr is not None
         rescale = Rescale.of((qr.scale[0] / qy.scale[0],), qr.zero_point, qy.zero_point[0], bits=qr.bits)
-        if not rescale.shift and qr.bits > 8:  # halved at least, it fits int32 together with the accumulator
+        if not rescale.shift and qr.bits > 8:  # halved at least: it fits int32 together with the accumulator
             raise OverflowBoundError("the residual's scale is too large compared with the result's")
     return FixedPoint(
         tuple(s.multiplier for s in steps),
@@ -92,7 +92,7 @@ def fixed_point(
 def check_addends(
     bias: TensorType | None, residual: TensorType | None, y: TensorType, *, channels: int
 ) -> None:
-    """Raise ShapeError unless the bias has one number for each output channel, and the residual the result's shape."""
+    """Raises ShapeError unless the bias has one number per output channel, and the residual has the result's shape."""
     if bias is not None and bias.shape != (channels,):
         raise ShapeError(f"bias {bias.shape} for {channels} output channels")
     if residual is not None and residual.shape != y.shape:
@@ -106,7 +106,7 @@ def check_accumulating(
     channel_axis: int | None,
     group_size: int | None = None,
 ) -> None:
-    """Raise ShapeError unless types are those of an integer accumulation.
+    """Raises ShapeError unless the types are those of an integer accumulation.
 
     Activations per tensor, weights symmetric per tensor or per output channel (along `channel_axis`, in groups of
     `group_size`), bias in int32 with the product of both scales, residual per tensor.
@@ -120,8 +120,8 @@ def check_accumulating(
         raise ShapeError("weights are quantized symmetrically")
     if qw.axis is not None and (qw.axis, qw.group_size) != (channel_axis, group_size):
         raise ShapeError(
-            f"weight scales along {_scales_text(qw.axis, qw.group_size)}; "
-            f"this operator takes {_scales_text(channel_axis, group_size)}"
+            f"weight scales along {_scales_text(qw.axis, qw.group_size)}; this operator needs "
+            f"{_scales_text(channel_axis, group_size)}"
         )
     if bias is not None:
         qb = _quantization(bias, "the bias")
@@ -139,14 +139,16 @@ def _scales_text(axis: int | None, group_size: int | None) -> str:
 
 
 def bias_quantization(x: Encoding, weight: Encoding) -> Encoding:
-    """int32, scale input scale x weight scale, for each output channel."""
+    """int32 with scale input scale x weight scale, for each output channel."""
     return Encoding(
         tuple(x.scale[0] * s for s in weight.scale), bits=BIAS_BITS, axis=None if weight.axis is None else 0
     )
 
 
 def finish_accumulator(call: IntegerCall, acc: Tensor, clamp: Clamp, *, channel_axis: int = 1) -> Tensor:
-    """Add bias and residual to an accumulator, requantize, saturate; channels of the result lie on `channel_axis`."""
+    """Adds bias and residual to an accumulator, requantizes, saturates; channels of the result are on
+    `channel_axis`.
+    """
     x, weight = call.type("x"), call.type("weight")
     bias, residual = call.optional("bias"), call.optional("residual")
     along = [1] * acc.ndim
@@ -166,12 +168,12 @@ def finish_accumulator(call: IntegerCall, acc: Tensor, clamp: Clamp, *, channel_
 def prove_accumulator(
     rows: Tensor, bias: Tensor | None, fixed: FixedPoint, *, x: Encoding, phases: Tensor | None = None
 ) -> Tensor:
-    """Largest |accumulator| of each output channel over all inputs; OverflowBoundError when it could leave 48 bits.
+    """Largest |accumulator| of each output channel over all inputs; OverflowBoundError if it can exceed 48 bits.
 
-    `rows` [out, taps] are the integer weights of each output channel, `phases` [taps] numbers the taps that meet in
-    one result: all of them where it is None. The bound holds for the accumulator of raw integers with the input offset
-    folded into the bias, after the left shift too, and it is attained: each weight meets the end of the input range
-    that its sign asks for.
+    `rows` [out, taps] are the integer weights of each output channel. `phases` [taps] are numbers; taps with the same
+    number are summed into one result (None: all taps). The bound holds for the accumulator of raw integers with the
+    input offset folded into the bias, also after the left shift. It is attained: each weight is multiplied by the end
+    of the input range that increases the magnitude of the sum.
     """
     rows = rows.to(torch.int64)
     phases = torch.zeros(rows.shape[1], dtype=torch.int64) if phases is None else phases
@@ -194,12 +196,12 @@ def prove_accumulator(
 
 
 def fits_int32(bound: Tensor, fixed: FixedPoint) -> bool:
-    """Whether accumulators up to `bound`, for each channel, fit int32 after the left shift too."""
+    """True if accumulators up to `bound`, for each channel, fit int32 also after the left shift."""
     return float(_shifted(bound, fixed).max()) <= INT32_MAX
 
 
 def _shifted(bound: Tensor, fixed: FixedPoint) -> Tensor:
-    """In float64, which neither overflows nor rounds here: bounds of 48 bits and powers of two."""
+    """In float64, which is exact here: bounds of 48 bits times powers of two."""
     return bound.double() * 2.0 ** torch.tensor(fixed.shifts, dtype=torch.float64)
 
 

@@ -1,5 +1,6 @@
-"""Activation functions of one operand. On 8 bits each is a table of 256 entries, made from the float form; on 16 bits
-those that only bound their operand are rescaled, and others are interpolated between 513 entries."""
+"""Activation functions of one operand. With 8 bits each is a table of 256 entries, computed from the float form; with
+16 bits functions that only bound their operand are rescaled, and others are interpolated between 513 entries.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +25,10 @@ from .quantize import per_tensor_types, rescale_between
 
 TABLE_BITS = 8
 FRACTION_BITS = 8
-"""Bits behind the point of the entries that are interpolated for a result of 8 bits or fewer."""
-_MOST_OFF = 1 / 16  # of the range of a result: what is farther from its function than that has a jump
+"""Fraction bits of interpolated entries for a result of 8 bits or fewer."""
+_MOST_OFF = (
+    1 / 16
+)  # share of the range of a result: a larger deviation from the function means that it has a jump
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Elementwise(Op):
         x, y = self.operand(operands, "x"), outputs[0]
         qx, qy = per_tensor_types(x, y)
         if max(qx.bits, qy.bits) > 2 * TABLE_BITS:
-            raise ShapeError(f"{self.name} is a table, for values of at most {2 * TABLE_BITS} bits")
+            raise ShapeError(f"{self.name} is a table for values of at most {2 * TABLE_BITS} bits")
         if qx.bits > TABLE_BITS:
             off = (self.table(x, y) - qy.quantize(self._reals(qx, _integers(qx)))).abs().max()
             if int(off) > max(1.0, _MOST_OFF * (qy.qmax - qy.qmin)):
@@ -60,7 +63,7 @@ class Elementwise(Op):
         return self.table(call.type("x"), call.output)[call.operand("x") - qx.qmin]
 
     def table(self, x: TensorType | None, output: TensorType) -> Tensor:
-        """The result's integer (int64) for each integer of the operand, from its smallest on."""
+        """The result's integer (int64) for each integer of the operand, in ascending order."""
         qx, qy = per_tensor_types(x, output)
         if qx.bits <= TABLE_BITS:
             return qy.quantize(self._reals(qx, _integers(qx)))
@@ -70,7 +73,7 @@ class Elementwise(Op):
         return found.clamp(qy.qmin, qy.qmax)
 
     def entries(self, x: TensorType | None, output: TensorType) -> Tensor:
-        """The entries (int64) between which results of operands of 16 bits lie; with `FRACTION_BITS` for 8 bits."""
+        """The entries (int64) for interpolation with operands of 16 bits; with `FRACTION_BITS` for 8-bit results."""
         qx, qy = per_tensor_types(x, output)
         steps = self._reals(qx, places()) / qy.scale[0] + qy.zero_point[0]
         bits = FRACTION_BITS if qy.bits <= TABLE_BITS else 0
@@ -91,7 +94,9 @@ def _integers(encoding: Encoding) -> Tensor:
 
 @dataclass(frozen=True)
 class Bounded(Elementwise):
-    """Base of the functions that only bound x: more bits than a table has are rescaled, and saturate at the bounds."""
+    """Base of the functions that only bound x: values with more bits than a table supports are rescaled, and saturate
+    at the bounds.
+    """
 
     @property
     @abstractmethod
@@ -346,7 +351,7 @@ def _lower_plain(call: AtenCall) -> Value | None:
 
 
 def emit_elementwise(call: AtenCall, op: Elementwise) -> Value | None:
-    """The function of the operand `self`; declined for anything but floats, which torch may promote."""
+    """The function of the operand `self`; declined for element types other than floats, which torch may promote."""
     x = call.value("self")
     return call.emit(op, x) if x.type.dtype.is_floating else None
 

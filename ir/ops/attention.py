@@ -1,6 +1,6 @@
 """Scaled dot-product attention: softmax(scale * q k^T + mask) v.
 
-On integers it keeps one row of scores: see `attention_form`.
+The integer form stores one row of scores at a time: see `attention_form`.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from .softmax import check_empty
 @operator("attention")
 @dataclass(frozen=True)
 class Attention(Op):
-    """Each query's mean of the values, weighted by the softmax of its products with the keys.
+    """Mean of the values for each query, weighted by the softmax of the products of the query with the keys.
 
-    Operands: q [..., h, l, e], k [..., h, s, e], v [..., h, s, f], mask or none, bias or none.
-    A mask broadcasts to [..., h, l, s] and is added, or keeps the true positions when it is boolean; a bias is added
-    as well. `causal` lets position i see no key after i. `scale` is 1/sqrt(e) when None. With `grouped`, q may have
-    a multiple of the heads of k and v, each of which then serves that many neighbouring query heads. A query for
-    which a boolean mask keeps no key gives, by `empty`: zeros (zero), the mean of the values (uniform), or the result
-    without a mask (all).
+    Operands: q [..., h, l, e], k [..., h, s, e], v [..., h, s, f], mask or none, bias or none. A floating point mask
+    broadcasts to [..., h, l, s] and is added; a boolean mask keeps the true positions; a bias is added as well. With
+    `causal`, position i reads no key after i. `scale` None means 1/sqrt(e). With `grouped`, q may have a multiple of
+    the heads of k and v: each head of k and v is then used for that many consecutive query heads. The result of a
+    query for which a boolean mask keeps no key is, by `empty`: zeros (zero), the mean of the values (uniform), or the
+    result without a mask (all).
     """
 
     quantized = Quantized.COMPUTE
@@ -97,7 +97,7 @@ class Attention(Op):
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         mask, bias = self.optional(operands, "mask"), self.optional(operands, "bias")
         if mask is not None and mask.dtype is not DType.BOOL:
-            raise ShapeError("the mask of an attention on integers is boolean; what is added is its bias")
+            raise ShapeError("the mask of an attention on integers is boolean; pass an added mask as bias")
         if bias is not None and bias.quantization != SCORES:
             raise ShapeError("the bias of an attention on integers has 16 bits in steps of log(2) / 256")
         if self.causal and self.empty != "zero" and mask is not None:
@@ -113,7 +113,7 @@ class Attention(Op):
         )
 
     def largest_score(self, q: Tensor, k: Tensor, bias: Tensor | None = None) -> Tensor:
-        """Largest magnitude of the scores, products and biases, of queries to keys that no mask hides."""
+        """Largest magnitude of the scores (products and biases) of queries with keys that no mask hides."""
         if self.grouped and q.shape[-3] != k.shape[-3]:
             k = k.repeat_interleave(q.shape[-3] // k.shape[-3], -3)
         products = torch.matmul(q, k.transpose(-1, -2)) * self.scale_of(q.shape[-1])
@@ -149,11 +149,11 @@ class Attention(Op):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         q, k, v, mask = call.operand("q"), call.operand("k"), call.operand("v"), call.optional("mask")
-        call.fix(k[-2], v[-2], why="the softmax of an attention is taken along it")
+        call.fix(k[-2], v[-2], why="the softmax of an attention is computed along it")
         call.tie(q[-1], k[-1])
         call.sum_over(q[-1])
         if self.causal:
-            call.fix(q[-2], why="positions of a causal attention are counted")
+            call.fix(q[-2], why="a causal attention depends on positions")
         heads = call.outputs[0].shape[:-2]
         if self.grouped and call.size(q[-3]) != call.size(k[-3]):
             call.tie(k[-3], v[-3])
@@ -171,7 +171,7 @@ class Attention(Op):
         return ((*lead, q[-2], v[-1]),)
 
     def cut(self, cut: Cut) -> Attention:
-        """The scale stays that of the whole attention."""
+        """The attention with the scale of the uncut attention."""
         width = cut.type("q").shape[-1]
         if self.scale is not None or len(cut.operand("q")[-1]) == width:
             return self
@@ -181,7 +181,7 @@ class Attention(Op):
         if not self.grouped:
             return broadcast(q.shape[:-2], k.shape[:-2], v.shape[:-2])
         if q.rank < 3 or k.shape[-3] != v.shape[-3] or not k.shape[-3] or q.shape[-3] % k.shape[-3]:
-            raise ShapeError(f"the heads of {q.shape} are no multiple of those of {k.shape} and {v.shape}")
+            raise ShapeError(f"the heads of {q.shape} are not a multiple of those of {k.shape} and {v.shape}")
         return (*broadcast(q.shape[:-3], k.shape[:-3], v.shape[:-3]), q.shape[-3])
 
     def _check_mask(self, mask: TensorType, scores: tuple[int, ...]) -> None:
@@ -192,7 +192,7 @@ class Attention(Op):
 
 
 def _added(kept: Tensor, like: Tensor, *, never: float = -math.inf) -> Tensor:
-    """A boolean mask as it is added to scores."""
+    """A boolean mask as a bias that is added to scores."""
     return torch.zeros((), dtype=like.dtype, device=like.device).expand(kept.shape).masked_fill(~kept, never)
 
 

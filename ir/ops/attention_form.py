@@ -1,7 +1,7 @@
 """Attention on integers: scores in powers of two, exponentials from a table, the sums of values divided at the end.
 
-For each query, over the keys that it sees, with q, k, v less their zero points, floor division and `requant` as
-everywhere:
+For each query, over the keys that it reads, with q, k, v minus their zero points, floor division and the common
+`requant`:
 
     s_j = saturate16(saturate16(requant(sum(q * k_j), score)) + bias_j)   in steps of log(2) / 256
     d_j = max(s, -28672) - s_j
@@ -10,10 +10,10 @@ everywhere:
     t   = requant(sum(e_j * v_j) << (n - spread), r)          values in steps of v * 2^(spread - 16)
     y   = saturate(requant(t, result) + zero point)
 
-A key that a mask hides has the score -32768, so that its exponential is zero: no range contains a mask. Scores are
-saturated at 88.7, in natural logarithms, and those below -77.6 count like hidden ones. Queries and keys of 8 bits, and
-values of 8 bits, have sums in int32; those of 16 bits in int64. Exponentials are powers of two and the quotient is
-deferred, as in Stevens et al., Softermax, 2021.
+A key that a mask hides has the score -32768, so that its exponential is zero: the range of the scores does not include
+masked ones. Scores are saturated at 88.7, in natural logarithms, and those below -77.6 count like hidden ones. Queries
+and keys of 8 bits, and values of 8 bits, have sums in int32; those of 16 bits in int64. Exponentials are powers of two
+and the quotient is deferred, as in Stevens et al., Softermax, 2021.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from ..arithmetic import INT32_MAX, Requant, prove_requant, requant, requant_sum
 from ..encoding import Encoding
 from ..errors import OverflowBoundError
 
-SCORE_FRACTION = 8  # bits of the fraction of a score
+SCORE_FRACTION = 8  # fraction bits of a score
 SCORES = Encoding((log(2) / (1 << SCORE_FRACTION),), bits=16)
-"""The encoding of what is added to the scores."""
+"""Encoding of the addends of scores."""
 HIDDEN, LOWEST = 32768, -28672
-"""A hidden key has the score -`HIDDEN`; the largest score of a query counts as `LOWEST` at least."""
+"""Score of a hidden key is -`HIDDEN`; the largest score of a query is at least `LOWEST`."""
 _ENTRIES = 1 << SCORE_FRACTION
 _LONGEST_SHIFT = 31
 _TABLE_BITS = 15
@@ -43,7 +43,7 @@ _WIDEST_ACCUMULATOR = (1 << 47) - 1
 
 @dataclass(frozen=True)
 class AttentionForm:
-    """Numbers of the fixed-point form; `wide_scores` and `wide_values` tell sums that need int64."""
+    """Numbers of the fixed-point form; `wide_scores` and `wide_values` are True for sums that need int64."""
 
     query_zero: int
     key_zero: int
@@ -70,7 +70,7 @@ class AttentionForm:
         elif bound << score.shift > _WIDEST_ACCUMULATOR:
             raise OverflowBoundError(f"a score can reach {bound << score.shift:,}, beyond 48 bits")
         spread = (v.reach - 1).bit_length() + 1
-        room = INT32_MAX if wide_values else (1 << (32 - spread)) - 1  # of the sum of exponentials
+        room = INT32_MAX if wide_values else (1 << (32 - spread)) - 1  # bits of the sum of exponentials
         bits = min(_TABLE_BITS, (room // keys).bit_length() - 1) if keys else _TABLE_BITS
         if bits < _FEWEST_TABLE_BITS:
             raise OverflowBoundError(f"the sum over {keys:,} keys can leave int32")
@@ -107,7 +107,7 @@ class AttentionForm:
     ) -> Tensor:
         """Results for integers (int64).
 
-        `kept` says which keys a query sees, `empty` what is given where it sees none.
+        `kept` marks the keys that each query reads; `empty` defines the result for a query without any.
         """
         scores = self._scores(q - self.query_zero, k - self.key_zero).clamp(-HIDDEN, HIDDEN - 1)
         if bias is not None:

@@ -1,7 +1,7 @@
 """Base class and registry of operators.
 
-An operator is one frozen dataclass: its fields are its attributes, its methods its meaning. The parameters of
-`infer` name its operands, in order; a node stores them by position, None for an optional one that is absent.
+An operator is one frozen dataclass: its fields are its attributes, its methods define its meaning. The parameters of
+`infer` are the names of its operands, in order; a node stores them by position, None for an absent optional operand.
 Values of quantized type are computed by `integer`.
 """
 
@@ -29,8 +29,8 @@ Given = TypeVar("Given")
 class Quantized(Enum):
     """Integer form of an operator: computes, moves, or none."""
 
-    NEVER = "never"  # float only; the quantization pass puts conversions around it
-    COMPUTE = "compute"  # the result has a scale of its own
+    NEVER = "never"  # float only; the pass quantize adds conversions around it
+    COMPUTE = "compute"  # the result has its own scale
     MOVE = "move"  # data movement: results keep the type's quantization, which all data operands share
 
 
@@ -43,19 +43,17 @@ class Op(ABC):
     operand_names: ClassVar[tuple[str, ...]] = ()
     """Names of the operands in order: the parameters of `infer`, without those of a `*` parameter."""
     real_operands: ClassVar[tuple[str, ...]] = ()
-    """Constants that stay real in the integer form, which makes integers of its own of them."""
+    """Constants that remain real in the integer form, which derives its own integers from them."""
 
     learned_operands: ClassVar[tuple[str, ...]] = ()
-    """Operands that training changes where they are constants."""
+    """Operands that training changes if they are constants."""
 
     @abstractmethod
-    def infer(
-        self, *operands: Any, **_: Any
-    ) -> tuple[TensorType, ...]:  # Any: each op names its own operands
-        """Types of the results for operand types; ShapeError when they do not fit.
+    def infer(self, *operands: Any, **_: Any) -> tuple[TensorType, ...]:  # Any: each op has its own operands
+        """Types of the results for operand types; ShapeError if they do not fit.
 
-        For data movement the quantization is carried along; otherwise the result of integer operands is
-        the type that the reals would have, and the node's own output type says how they are stored.
+        Data movement keeps the quantization of its operands. Other operators return, for integer operands, the type
+        that the reals would have; the node's own output type defines their storage.
         """
 
     @abstractmethod
@@ -65,8 +63,8 @@ class Op(ABC):
     def integer(self, call: IntegerCall) -> tuple[torch.Tensor, ...] | torch.Tensor:
         """Exact integer meaning: int64 operands to int64 results in the output type's range.
 
-        Data movement moves the integers as it moves reals; an operator that puts in elements of its own
-        (padding) says here which integers they are.
+        Data movement moves the integers as it moves reals; an operator that adds its own elements (padding) defines
+        their integers here.
         """
         if self.quantized is Quantized.MOVE:
             return self.reference(*call.operands)
@@ -75,72 +73,74 @@ class Op(ABC):
     def result_encoding(self, high: float, *, bits: int = 8) -> Encoding | None:
         """The only encoding in which the integer form gives results up to `high`; None if the encoding is free.
 
-        `bits` is what is asked for; an operator may have results of other bits alone.
+        `bits` is the requested width; an operator may support only results of other widths.
         """
         return None
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
-        """Raise ShapeError when the integer form does not exist for these quantized types."""
+        """Raises ShapeError if the integer form does not exist for these quantized types."""
         if self.quantized is Quantized.NEVER:
             raise ShapeError(f"{self.name} does not compute on quantized values")
 
     def macs(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> int:
-        """Multiply-accumulates of one execution; 0 for everything but matrix products and convolutions."""
+        """Multiply-accumulates of one execution; 0 except for matrix products and convolutions."""
         return 0
 
     @property
     def facts(self) -> Facts:
-        """Mathematical properties; data movement keeps order, factors and elements unless it says otherwise."""
+        """Mathematical properties; data movement keeps order, factors and elements unless an operator
+        overrides this.
+        """
         if self.quantized is not Quantized.MOVE:
             return Facts()
         every = (*self.operand_names, FURTHER)
         return Facts(monotone=every, piecewise_linear=(every,), homogeneous=True, selects=True)
 
     def is_identity(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> bool:
-        """Whether the result equals the first operand, whatever its elements, on operands of these types."""
+        """True if the result equals the first operand for all elements, with operands of these types."""
         return False
 
     def operand(self, given: Sequence[Given | None], name: str) -> Given:
-        """The item of `given`, which has one for each operand, for the operand of that name, which is present."""
+        """The item of `given`, which has one item per operand, for the operand of that name, which is present."""
         found = self.optional(given, name)
         assert found is not None, f"{self.name} without {name}"
         return found
 
     def optional(self, given: Sequence[Given | None], name: str) -> Given | None:
-        """The item of `given` for the operand of that name; None if absent, also from the operator."""
+        """The item of `given` for the operand of that name; None if the operand is absent or does not exist."""
         index = self.position(name) if name in self.operand_names else len(given)
         return given[index] if index < len(given) else None
 
     def learned(self, given: Sequence[Given | None]) -> Sequence[Given | None]:
-        """The items of `given`, which has one for each operand, for the operands that training changes."""
+        """The items of `given`, which has one item per operand, for the operands that training changes."""
         return [self.optional(given, name) for name in self.learned_operands]
 
     def stays_real(self, index: int) -> bool:
-        """Whether the input at this place is one of `real_operands`."""
+        """True if the input at this position is one of `real_operands`."""
         return self.name_of(index) in self.real_operands
 
     def name_of(self, index: int) -> str:
-        """Name of the operand at a place among the inputs of a node."""
+        """Name of the operand at a position among the inputs of a node."""
         return self.operand_names[index] if index < len(self.operand_names) else FURTHER
 
     def position(self, name: str) -> int:
-        """Place of an operand among the inputs of a node."""
+        """Position of an operand among the inputs of a node."""
         if name not in self.operand_names:
             raise KeyError(f"{self.name} has no operand {name!r}; it has {', '.join(self.operand_names)}")
         return self.operand_names.index(name)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        """Axes of the results; couplings are declared on `call`. Default: nothing can be removed."""
+        """Axes of the results; couplings are declared on `call`. Default: no channel can be removed."""
         return call.refuse()
 
     def cut(self, cut: Cut) -> Op:
-        """The operator for operands of which only some channels stay: itself, unless an attribute counts them."""
+        """The operator for operands with only some channels kept: itself, unless an attribute counts channels."""
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class IntegerCall:
-    """Operands and types that an integer form computes with; integers are int64 tensors."""
+    """Operands and types for an integer form; integers are int64 tensors."""
 
     op: Op
     operands: tuple[torch.Tensor | None, ...]
@@ -166,7 +166,7 @@ class IntegerCall:
 
 
 class AtenCall(Protocol):
-    """A call of an aten overload that is being lowered; arguments are bound to the schema's names."""
+    """A call of an aten overload during lowering; arguments are bound to the names of the schema."""
 
     target: str
 
@@ -180,10 +180,10 @@ class AtenCall(Protocol):
         """A list of tensors."""
 
     def operand_or_scalar(self, name: str) -> Value | int | float | bool:
-        """A tensor argument in whose place torch also takes a number."""
+        """A tensor argument that may also be a number."""
 
     def __getitem__(self, name: str) -> Any:  # Any: the schema's own type, e.g. int, list of int, None
-        """An argument that is not a tensor, defaults filled in."""
+        """An argument that is not a tensor, with defaults filled in."""
 
     def constant_tensor(self, value: Value) -> torch.Tensor | None:
         """The tensor of a value that is a constant, else None."""
@@ -192,13 +192,15 @@ class AtenCall(Protocol):
         """A new constant."""
 
     def emit(self, op: Op, *operands: Value | None) -> Value:
-        """Add a node with one result."""
+        """Adds a node with one result."""
 
     def emit_many(self, op: Op, *operands: Value | None) -> tuple[Value, ...]:
-        """Add a node with several results."""
+        """Adds a node with several results."""
 
     def opaque(self) -> tuple[Value, ...]:
-        """Add the call itself as a `torch_call`, for those results that no operator computes; it goes if unread."""
+        """Adds the call itself as a `torch_call`, for results that no operator computes; removed if nothing
+        reads it.
+        """
 
 
 Lowering = Callable[[AtenCall], "Value | tuple[Value, ...] | None"]
@@ -212,7 +214,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(_LOWERINGS)
 
 
 def operator(name: str) -> Callable[[OpClass], OpClass]:
-    """Class decorator: give the operator its name and enter it in the registry."""
+    """Class decorator: sets the name of the operator and adds it to the registry."""
 
     def register(cls: OpClass) -> OpClass:
         if name in _OPERATORS:
@@ -227,7 +229,9 @@ def operator(name: str) -> Callable[[OpClass], OpClass]:
 
 
 def lowers(*targets: str) -> Callable[[LoweringFunction], LoweringFunction]:
-    """Function decorator: this lowers aten overloads such as `relu.default`. It may return None to decline a call."""
+    """Function decorator: registers the lowering of aten overloads such as `relu.default`. The function may return
+    None to decline a call.
+    """
 
     def register(function: LoweringFunction) -> LoweringFunction:
         for target in targets:
@@ -240,7 +244,7 @@ def lowers(*targets: str) -> Callable[[LoweringFunction], LoweringFunction]:
 
 
 def check_floats(op: Op, *types: TensorType | None) -> None:
-    """Raise ShapeError unless the operands that are present are, or stand for, floats of one element type."""
+    """Raises ShapeError unless all present operands are floats, or represent floats, of one element type."""
     found = {type.real().dtype for type in types if type is not None}
     if len(found) > 1 or not all(dtype.is_floating for dtype in found):
         shown = ", ".join(sorted(dtype.value for dtype in found))

@@ -1,6 +1,6 @@
 """Elementwise arithmetic on two operands that broadcast against each other.
 
-A number in the place of an operand becomes a constant without dimensions, where that changes no bit.
+A number in place of an operand becomes a constant without dimensions if that changes no bit of the result.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Mul(Binary):
 
 @dataclass(frozen=True)
 class FloatBinary(Binary):
-    """Base of those that compute on reals only."""
+    """Base of the operators that compute only on reals."""
 
     quantized = Quantized.NEVER
 
@@ -173,7 +173,7 @@ class Div(FloatBinary):
 
 @dataclass(frozen=True)
 class Ordering(FloatBinary):
-    """Base of those that compare: complex numbers have no order."""
+    """Base of the operators that compare: complex numbers have no order."""
 
     def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
         (y,) = super().infer(a, b)
@@ -219,7 +219,7 @@ class Minimum(Ordering):
 @operator("remainder")
 @dataclass(frozen=True)
 class Remainder(Ordering):
-    """a - b * floor(a / b): the rest of the division that has b's sign; a % b of Python."""
+    """a - b * floor(a / b): the remainder with the sign of b; a % b of Python."""
 
     arithmetic = Facts(piecewise_linear=(("a", "b"),), homogeneous=True)
 
@@ -230,7 +230,7 @@ class Remainder(Ordering):
 @operator("fmod")
 @dataclass(frozen=True)
 class Fmod(Ordering):
-    """a - b * trunc(a / b): the rest of the division that has a's sign, as fmod of C."""
+    """a - b * trunc(a / b): the remainder with the sign of a; fmod of C."""
 
     arithmetic = Facts(piecewise_linear=(("a", "b"),), homogeneous=True)
 
@@ -251,7 +251,7 @@ class FloorDivide(Ordering):
 
 @dataclass(frozen=True)
 class OfReals(Ordering):
-    """Base of those that are defined on floating point operands only."""
+    """Base of the operators that are defined only on floating point operands."""
 
     def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
         (y,) = super().infer(a, b)
@@ -281,7 +281,7 @@ class Atan2(OfReals):
 
 
 def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape that operands of these shapes broadcast to; ShapeError when they do not."""
+    """The shape that operands of these shapes broadcast to; ShapeError if they do not."""
     sizes = []
     for column in zip_longest(*(reversed(shape) for shape in shapes), fillvalue=1):
         different = {n for n in column if n != 1} or {1}
@@ -292,7 +292,7 @@ def broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def rescale_of_sum(a: TensorType | None, b: TensorType | None, output: TensorType, *, sign: int) -> Rescale:
-    """Integers of a + sign * b in the result's encoding."""
+    """Integer form of a + sign * b in the result's encoding."""
     qa, qb, qy = per_tensor_types(a, b, output)
     factors = (qa.scale[0] / qy.scale[0], sign * qb.scale[0] / qy.scale[0])
     zero_points = (qa.zero_point[0], qb.zero_point[0])
@@ -300,7 +300,7 @@ def rescale_of_sum(a: TensorType | None, b: TensorType | None, output: TensorTyp
 
 
 def requant_of_product(a: TensorType | None, b: TensorType | None, output: TensorType) -> Requant:
-    """Integers of a * b in the result's encoding."""
+    """Integer form of a * b in the result's encoding."""
     qa, qb, qy = per_tensor_types(a, b, output)
     return Requant.of(qa.scale[0] * qb.scale[0] / qy.scale[0])
 

@@ -1,8 +1,8 @@
-"""The opaque operator: a call of a torch overload that has no operator of its own.
+"""The opaque operator: a call of a torch overload that has no operator in the IR.
 
-`call` is the call as text, `aten.softmax.int(x0, -1)`: a torch overload, and in its arguments `x0`, `x1`, ... for
-the operands and `n0`, `n1`, ... for `sizes` that depend on dimensions. Every pass keeps it unchanged,
-and torch computes it.
+`call` is the call as text, `aten.softmax.int(x0, -1)`: a torch overload, with `x0`, `x1`, ... for operands and `n0`,
+`n1`, ... for `sizes` that depend on dimensions among its arguments. Every pass keeps it unchanged, and torch computes
+it.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Argument = Any  # what a torch schema allows: operand, number, text, dtype, ...,
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """Stands for operand `index` among the arguments of a call."""
+    """Placeholder for operand `index` among the arguments of a call."""
 
     index: int
 
 
 @dataclass(frozen=True, slots=True)
 class SizeAt:
-    """Stands for `sizes[index]` among the arguments of a call."""
+    """Placeholder for `sizes[index]` among the arguments of a call."""
 
     index: int
 
@@ -48,7 +48,9 @@ class SizeAt:
 @operator("torch_call")
 @dataclass(frozen=True)
 class TorchCall(Op):
-    """A call of a torch overload. Results are its tensors in order; what it would write to is copied first."""
+    """A call of a torch overload. Results are its tensors in order; operands that it would write to are
+    copied first.
+    """
 
     call: str = ""
     sizes: tuple[int, ...] = ()
@@ -60,7 +62,7 @@ class TorchCall(Op):
     def of(
         overload: torch._ops.OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]
     ) -> TorchCall:
-        """The operator for a call whose tensors are given as `Operand`s; ValueError for other arguments."""
+        """The operator for a call whose tensors are given as `Operand`s; ValueError for unsupported arguments."""
         sizes = tuple(dict.fromkeys(sizes_in([*args, *kwargs.values()])))
         shown = [_text(argument, sizes) for argument in args]
         shown += [f"{name}={_text(argument, sizes)}" for name, argument in kwargs.items()]
@@ -83,7 +85,7 @@ class TorchCall(Op):
 
     @property
     def is_uninitialized(self) -> bool:
-        """True for an overload whose result holds whatever was in memory, until something is written there."""
+        """True for an overload whose result has uninitialized memory until something is written to it."""
         return self.target.startswith(("aten.empty", "aten.new_empty"))
 
     def infer(self, *operands: TensorType | None) -> tuple[TensorType, ...]:
@@ -151,7 +153,7 @@ def _inferred(op: TorchCall, operands: tuple[TensorType | None, ...]) -> tuple[T
 
 @lru_cache(maxsize=4096)
 def _inferred_symbolic(op: TorchCall, operands: tuple[TensorType | None, ...]) -> tuple[TensorType, ...]:
-    """As `_inferred`, where sizes depend on dimensions."""
+    """Like `_inferred`, for sizes that depend on dimensions."""
     _check_plain(operands)
     dimensions = dimensions_of([op.sizes, *(t.shape for t in operands if t is not None)])
     with quiet(), symbolic_mode(dimensions) as symbolic:

@@ -1,6 +1,7 @@
-"""Channel coupling of aten overloads that have no operator of their own.
+"""Channel coupling of aten overloads that have no operator in the IR.
 
-Elementwise overloads are known by torch's own tag; the rest is a table. An overload that is not in it is refused.
+Elementwise overloads are identified by their torch tag; all others need an entry in a table. An overload without an
+entry is refused.
 """
 
 from __future__ import annotations
@@ -67,12 +68,12 @@ def couple_overload(call: CouplingCall, bound: BoundCall, tags: list[torch.Tag])
 
 
 def _made(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
-    """A new tensor of a given size: of its operand only the element type counts."""
+    """A new tensor of a given size: only the element type of its operand is used."""
     return tuple(call.fixed(*y.shape) for y in call.outputs)
 
 
 def _looked_up(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
-    """x[..., i, j, ...] with neighbouring index tensors, whose dimensions take the place of those they index."""
+    """x[..., i, j, ...] with neighbouring index tensors, whose dimensions replace those that they index."""
     x, listed = bound.axes_of(call, "self"), bound.arguments["indices"]
     given = [place for place, index in enumerate(listed) if index is not None]
     types = [call.types[listed[place].index] for place in given]
@@ -80,17 +81,21 @@ def _looked_up(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
     if not given or given[-1] - given[0] >= len(given) or not are_numbers:
         return call.refuse()
     indices = [axes_at(call, listed[place].index) for place in given]
-    call.fix(*(x[place] for place in given), *(a for i in indices for a in i), why="it is indexed by number")
+    call.fix(
+        *(x[place] for place in given),
+        *(a for i in indices for a in i),
+        why="elements are selected by index along it",
+    )
     before, after = x[: given[0]], x[given[-1] + 1 :]
     shape = call.outputs[0].shape
     return ((*before, *call.fixed(*shape[len(before) : len(shape) - len(after)]), *after),)
 
 
 def _chosen(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
-    """index_select: numbered places along one dimension."""
+    """index_select: selected positions along one dimension."""
     x = bound.axes_of(call, "self")
     (place,) = bound.dimensions("dim", len(x))
-    call.fix(x[place], *bound.axes_of(call, "index"), why="it is indexed by number")
+    call.fix(x[place], *bound.axes_of(call, "index"), why="elements are selected by index along it")
     return ((*x[:place], *call.fixed(call.outputs[0].shape[place]), *x[place + 1 :]),)
 
 
@@ -98,10 +103,10 @@ def _written(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
     """x with a part along one dimension replaced by `src`."""
     x, source = bound.axes_of(call, "self"), bound.axes_of(call, "src")
     (place,) = bound.dimensions("dim", len(x))
-    call.fix(x[place], why="a part of it is written")
+    call.fix(x[place], why="part of it is overwritten")
     others = [*x[:place], *x[place + 1 :]]
     if len(source) == len(x):
-        call.fix(source[place], why="it is written into a part of another")
+        call.fix(source[place], why="it is written into a part of another tensor")
         source = (*source[:place], *source[place + 1 :])
     for a, b in zip(others, source, strict=True):
         call.tie(a, b)
@@ -128,7 +133,7 @@ def _reduced(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
 
 
 def _repeated(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
-    """Each channel `repeats` times in a row."""
+    """Each channel repeated `repeats` times in a row."""
     x, repeats, dimension = (
         bound.axes_of(call, "self"),
         bound.arguments["repeats"],
@@ -151,7 +156,7 @@ def _spatial(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
 
 
 def _windows(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
-    """Tensor.unfold: windows along one dimension, their elements in a new last one."""
+    """Tensor.unfold: windows along one dimension, with their elements in a new last dimension."""
     x = bound.axes_of(call, "self")
     place = bound.arguments["dimension"] % len(x)
     call.fix(x[place], why="a window slides along it")
@@ -182,7 +187,7 @@ def _batch_statistics(call: CouplingCall, bound: BoundCall) -> tuple[Axes, ...]:
     for name in ("weight", "bias"):
         if bound.arguments.get(name) is not None:
             call.tie(x[1], bound.axes_of(call, name)[0])
-    call.fix(x[0], why="a normalization takes its statistics over it")
+    call.fix(x[0], why="a normalization computes its statistics over it")
     call.pool(*x[2:])
     return (x,)
 

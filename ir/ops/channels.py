@@ -1,7 +1,7 @@
 """Interface by which operators declare coupled channels and apply cuts.
 
-An axis is one dimension of one value, known by a number; dimensions that carry the same channels may share it.
-Channels that hang together are kept or removed as one.
+An axis is one dimension of one value, identified by a number; dimensions with the same channels may share it. Coupled
+channels are kept or removed together.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Axes = tuple[int, ...]
 
 
 class CouplingCall(Protocol):
-    """One node whose channels are being coupled: the interface for its operator."""
+    """The interface for an operator to declare the couplings of one node."""
 
     operands: tuple[Axes | None, ...]
     types: tuple[TensorType | None, ...]
@@ -41,34 +41,38 @@ class CouplingCall(Protocol):
         """Number of channels along an axis."""
 
     def free(self, size: int, *, weak: bool = False) -> int:
-        """A new axis. A `weak` one has no channels of its own: where a choice is to be made, others go first."""
+        """A new axis. A `weak` axis has no channels of its own: in a choice between axes the others are preferred for
+        removal.
+        """
 
     def fixed(self, *sizes: int) -> Axes:
-        """New axes from which nothing can go, as spatial dimensions are."""
+        """New axes whose channels cannot be removed, such as spatial dimensions."""
 
     def tie(self, a: int, b: int) -> None:
         """Channel i of `a` is channel i of `b`."""
 
     def tie_indices(self, a: int, in_a: Tensor, b: int, in_b: Tensor) -> None:
-        """Couple channel `in_a[k]` of `a` and channel `in_b[k]` of `b`."""
+        """Couples channel `in_a[k]` of `a` with channel `in_b[k]` of `b`."""
 
     def fix(self, *axes: int, why: str) -> None:
-        """Nothing can go from these axes."""
+        """Declares that no channel of these axes can be removed."""
 
     def heads(self, *axes: int) -> None:
-        """These axes number computations side by side, as the heads of an attention."""
+        """Declares that these axes index independent computations, such as the heads of an attention."""
 
     def pool(self, *axes: int) -> None:
-        """The operator takes its statistics over these axes: over the channels that stay, once some are gone."""
+        """Declares that the operator computes statistics over these axes: after a removal, over the kept channels."""
 
     def sum_over(self, *axes: int) -> None:
-        """Results depend on all channels of these axes, and what a channel adds is gone with it."""
+        """Declares that results depend on all channels of these axes, and that the contribution of a removed channel
+        is removed.
+        """
 
     def regroup(self, axes: Axes, shape: Sequence[int]) -> Axes:
-        """Axes of a value of `shape` with the same elements in the same order as one with `axes`."""
+        """Axes of a value of `shape` with the same elements in the same order as a value with `axes`."""
 
     def refuse(self) -> tuple[Axes, ...]:
-        """Axes of all results when nothing is known of the operator: nothing that it touches can go."""
+        """Axes of all results of an operator without a rule: no channel of its operands and results can be removed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +98,7 @@ class Cut:
         return kept_sizes(self.outputs[result].shape, self.results[result])
 
     def groups(self, name: str, axis: int, groups: int) -> int:
-        """Number of consecutive groups along an operand's dimension that still have a channel."""
+        """Number of consecutive groups along an operand's dimension that keep at least one channel."""
         each = self.type(name).shape[axis] // groups
         return len(torch.unique(torch.div(self.operand(name)[axis], each, rounding_mode="floor")))
 
@@ -112,15 +116,16 @@ def tie_broadcast(call: CouplingCall, shape: Sequence[int], *operands: Axes | No
 
 
 def tie_all(call: CouplingCall, a: Axes, b: Axes | None) -> None:
-    """Tie two values of the same shape; nothing if the second is absent."""
+    """Ties two values of the same shape; does nothing if the second is absent."""
     for left, right in zip(a, b or (), strict=b is not None):
         call.tie(left, right)
 
 
 def tie_grouped(call: CouplingCall, groups: int, *axes: int) -> bool:
-    """Tie axes that are split into `groups` equal parts, such that the parts stay equal.
+    """Ties axes that are split into `groups` equal parts, such that the parts stay equal.
 
-    Many small groups go as a whole; few large ones each lose the same places, and then False is returned.
+    True if whole groups are removed (many small groups). Otherwise (few large groups) each group loses the same
+    positions.
     """
     goes_whole = groups >= min(call.size(axis) // groups for axis in axes)
     if goes_whole and all(call.size(axis) == groups for axis in axes):

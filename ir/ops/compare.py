@@ -61,7 +61,7 @@ class Logic(Op):
 
     def infer(self, *operands: TensorType) -> tuple[TensorType, ...]:
         if self.connective not in _LOGIC or len(operands) != (1 if self.connective == "not" else 2):
-            raise ShapeError(f"{self.connective!r} of {len(operands)} operands is no logic")
+            raise ShapeError(f"{self.connective!r} of {len(operands)} operands is not a logical operator")
         if any(t.dtype is not DType.BOOL for t in operands):
             raise ShapeError("logic takes booleans")
         return (TensorType(broadcast(*(t.shape for t in operands)), DType.BOOL),)
@@ -94,7 +94,7 @@ class Where(Op):
 
 @dataclass(frozen=True)
 class ArgExtremum(Op):
-    """Base of those that give the index (i64) of an element along dimension `axis`."""
+    """Base of the operators that return the index (i64) of an element along dimension `axis`."""
 
     axis: int = 0
     keepdim: bool = False
@@ -109,7 +109,7 @@ class ArgExtremum(Op):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x = call.operand("x")
-        call.fix(x[self.axis], why="its places are counted")
+        call.fix(x[self.axis], why="its positions are results")
         return ((*x[: self.axis], *(call.fixed(1) if self.keepdim else ()), *x[self.axis + 1 :]),)
 
 

@@ -132,7 +132,7 @@ class Conv(Layer):
         return weight.flatten(1)
 
     def phases(self, weight: TensorType) -> None:
-        """All taps of a row meet in one result."""
+        """None: all taps of a row are summed into one result."""
 
     def channel_scales(self, weight: TensorType) -> tuple[int, int | None]:
         """Axis and group size of weights with a scale for each output channel."""
@@ -145,7 +145,9 @@ class Conv(Layer):
 @operator("conv_transpose")
 @dataclass(frozen=True)
 class ConvTranspose(Layer):
-    """Transposed convolution, as in `torch.nn.ConvTransposeNd`; `padding` is what is cut off before and after."""
+    """Transposed convolution, as in `torch.nn.ConvTransposeNd`; `padding` is the number of elements cut off before
+    and after.
+    """
 
     out_axis = 1
 
@@ -232,7 +234,9 @@ class ConvTranspose(Layer):
         return split.transpose(1, 2).flatten(0, 1).flatten(1)
 
     def phases(self, weight: TensorType) -> Tensor:
-        """For each tap of a row, the number of its phase: an output sees the taps of one phase of the stride only."""
+        """For each tap of a row, the number of its phase: an output is a sum over the taps of one phase of the
+        stride.
+        """
         phase = torch.zeros((), dtype=torch.int64)
         for size, stride, dilation in zip(weight.shape[2:], self.stride, self.dilation, strict=True):
             phase = phase[..., None] * stride + torch.arange(size) * dilation % stride
@@ -242,7 +246,7 @@ class ConvTranspose(Layer):
         """Axis and group size of weights with a scale for each output channel; None if the type has no such form.
 
         Output channels are the second dimension of the weight, or with one input channel in each group the first two
-        together. Otherwise each group repeats the second dimension, and one scale serves the whole weight.
+        together. Otherwise each group repeats the second dimension, and the whole weight has one scale.
         """
         if self.groups == 1:
             return 1, None
@@ -263,7 +267,9 @@ class ConvTranspose(Layer):
 
 
 def _couple(call: CouplingCall, groups: int, out_axis: int) -> Axes:
-    """Both forms: the weight's dimension `out_axis` holds the outputs, the other of its first two the inputs."""
+    """Coupling of both forms: the weight's dimension `out_axis` has the outputs, the other of the first two the
+    inputs.
+    """
     x, w, bias = call.operand("x"), call.operand("weight"), call.optional("bias")
     call.fix(*x[2:], *w[2:], why="a convolution slides along it")
     out = w[out_axis]
@@ -280,14 +286,14 @@ def _couple(call: CouplingCall, groups: int, out_axis: int) -> Axes:
 
 
 def _couple_groups(call: CouplingCall, groups: int, x: int, w: Axes, out_axis: int) -> int:
-    """The axis of the result. One dimension of the weight spans all groups, the other is that of one group."""
+    """The axis of the result. One dimension of the weight spans all groups, the other that of one group."""
     inputs_in_weight, outputs = w[1 - out_axis], w[out_axis]
     if out_axis == 1:
         call.tie(x, inputs_in_weight)
         outputs = call.free(call.outputs[0].shape[1])
     within = w[1]
     if tie_grouped(call, groups, x, outputs):
-        call.fix(within, why="whole groups of the convolution go")
+        call.fix(within, why="whole groups of the convolution are removed")
         return outputs
     call.sum_over(x)
     spanning = x if out_axis == 0 else outputs
@@ -316,7 +322,9 @@ def _lower_conv(call: AtenCall) -> Value:
 def _zeros_around(
     padding: str | int | Sequence[int], kernel: tuple[int, ...], dilation: tuple[int, ...]
 ) -> tuple[int, ...]:
-    """`padding` of a convolution as torch takes it: "same" puts one zero more after than before where they are odd."""
+    """Torch's `padding` of a convolution as zeros before and after: "same" with an odd total adds one more zero
+    after.
+    """
     if padding == "valid":
         padding = 0
     if not isinstance(padding, str):

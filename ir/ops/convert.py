@@ -1,7 +1,7 @@
-"""Conversion of element types, and torch's rules for operands of several types.
+"""Conversion of element types, and torch's promotion rules for operands of several types.
 
-Integers and booleans beside floats are converted to floats, booleans beside integers to integers; a number that is
-no tensor decides the type only where it is of a higher kind than all tensors.
+Integers and booleans are converted to floats if another operand is a float, booleans to integers if another operand
+is an integer. A number that is not a tensor decides the type only if its kind is higher than that of all tensors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Cast(Op):
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         if self.dtype not in {dtype.value for dtype in DType} or x.is_quantized:
-            raise ShapeError(f"{x.dtype.value} is not converted to {self.dtype!r}")
+            raise ShapeError(f"{x.dtype.value} cannot be converted to {self.dtype!r}")
         return (replace(x, dtype=DType(self.dtype)),)
 
     def reference(self, x: Tensor) -> Tensor:
@@ -41,7 +41,7 @@ class Cast(Op):
 
 
 def promoted(a: TensorType, b: TensorType) -> DType:
-    """Element type of a result of both, as torch promotes it: a scalar yields to a tensor of the same kind."""
+    """Element type of a result of both, as torch promotes it: a scalar takes the type of a tensor of the same kind."""
     if a.dtype is b.dtype:
         return a.dtype
     left, right = (torch.empty((1,) * min(t.rank, 1), dtype=t.dtype.torch, device="meta") for t in (a, b))
@@ -51,9 +51,9 @@ def promoted(a: TensorType, b: TensorType) -> DType:
 def promoted_operands(call: AtenCall, *names: str, divided: bool = False) -> list[Value] | None:
     """The operands in the element type in which torch computes; numbers become constants without dimensions.
 
-    Floats of several types stay as they are, for torch rounds their results in ways of its own. Integers that are
-    `divided` become floats. None for only numbers, and where a constant could change the result: torch computes in
-    half precision with more digits of a number than a constant holds.
+    Floats of several types stay unchanged, because torch rounds their results in special ways. Integers that are
+    `divided` become floats. None if all are numbers, or if a constant could change the result: torch computes in half
+    precision with more digits of a number than a constant has.
     """
     operands = [call.operand_or_scalar(name) for name in names]
     values = [v for v in operands if isinstance(v, Value)]
@@ -94,7 +94,7 @@ def _example(operand: _Operand) -> Tensor | int | float | bool:
 
 
 def converted(call: AtenCall, value: Value, dtype: DType) -> Value:
-    """The value in another element type; a constant is converted at once."""
+    """The value in another element type; a constant is converted immediately."""
     if value.type.dtype is dtype:
         return value
     tensor = call.constant_tensor(value)
@@ -104,9 +104,9 @@ def converted(call: AtenCall, value: Value, dtype: DType) -> Value:
 
 
 def scalar_fits(number: int | float | bool, dtype: DType) -> bool:
-    """Whether torch computes with `number` just as with a constant of `dtype`.
+    """True if torch computes the same with `number` as with a constant of `dtype`.
 
-    In f32 and f64 it rounds the number to the element type; in half precision it keeps more digits.
+    In f32 and f64 torch rounds the number to the element type; in half precision it keeps more digits.
     """
     if dtype in (DType.F32, DType.F64):
         return True
@@ -120,7 +120,7 @@ def scalar_fits(number: int | float | bool, dtype: DType) -> bool:
 
 @lowers("to.device")
 def _lower_move(call: AtenCall) -> Value | None:
-    """The IR knows no devices; what stays on the CPU at most changes its type."""
+    """The IR has no devices; a move on the CPU changes at most the element type."""
     x, dtype = call.value("self"), DType.of(call["dtype"])
     if torch.device(call["device"]).type != "cpu" or call["memory_format"] not in (
         None,

@@ -1,4 +1,4 @@
-"""The reference page of the operators, `docs/ops.md`, made from the operators themselves.
+"""Reference page of the operators, `docs/ops.md`, generated from the operators.
 
 python -m fxpress.ir.ops.document > docs/ops.md
 """
@@ -19,7 +19,7 @@ _ON_INTEGERS = {
     Quantized.MOVE: "moves integers as they are",
 }
 _MOVEMENT = "moves elements"
-_IN_ORDER = "moves elements and puts in others"
+_IN_ORDER = "moves elements and adds others"
 _TITLE = """# Operators
 
 Made by `python -m fxpress.ir.ops.document > docs/ops.md`; a test holds it against the code. `fxpress ops` lists
@@ -78,7 +78,7 @@ assert node.op.facts.is_piecewise_linear_in({"x"}) and not node.op.facts.is_piec
 
 
 def operators_document() -> str:
-    """The page: how an operator is written, and a section for each module of operators, in Markdown."""
+    """The page in Markdown: the text form of an operator, and a section for each module of operators."""
     families: dict[str, list[type[Op]]] = {}
     for op in OPERATORS.values():
         families.setdefault(op.__module__, []).append(op)
@@ -87,7 +87,7 @@ def operators_document() -> str:
 
 
 def _meanings() -> str:
-    """The fields of `Facts` as its docstring explains them."""
+    """The fields of `Facts`, as explained in its docstring."""
     _, _, listed = inspect.cleandoc(Facts.__doc__ or "").partition("\n\n")
     rows = (line.split(None, 1) for line in listed.splitlines())
     return "| fact | meaning |\n|---|---|\n" + "".join(f"| `{name}` | {text} |\n" for name, text in rows)
@@ -118,8 +118,8 @@ def _row(op: type[Op]) -> str:
 
 
 def _facts(op: type[Op]) -> str:
-    """The facts of an operator with its attributes at their defaults."""
-    is_inherited = op.facts is Op.facts  # an opaque call has no attributes by default
+    """The facts of an operator with default attributes."""
+    is_inherited = op.facts is Op.facts  # an opaque call has no default attributes
     facts = (op.__new__(op) if is_inherited else op()).facts
     if FURTHER in facts.monotone:
         return _MOVEMENT if facts.selects and facts.homogeneous else _IN_ORDER

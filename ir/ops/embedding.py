@@ -1,4 +1,4 @@
-"""Elements looked up by index."""
+"""Lookup of elements by index."""
 
 from __future__ import annotations
 
@@ -41,14 +41,15 @@ class Embedding(Op):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         indices, weight = call.operand("indices"), call.operand("weight")
-        call.fix(weight[0], why="rows are looked up by their number")
+        call.fix(weight[0], why="rows are looked up by index")
         return ((*indices, weight[1]),)
 
 
 @operator("take")
 @dataclass(frozen=True)
 class Take(Op):
-    """Elements `indices` of dimension `axis`, which their dimensions replace; negative ones count from the end.
+    """Elements `indices` of dimension `axis`, which is replaced by the dimensions of `indices`; negative indices
+    count from the end.
 
     Operands: x, indices (i32 or i64) of any rank.
     """
@@ -72,7 +73,7 @@ class Take(Op):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, indices = call.operand("x"), call.operand("indices")
-        call.fix(x[self.axis], why="elements are looked up by their number")
+        call.fix(x[self.axis], why="elements are looked up by index")
         return ((*x[: self.axis], *indices, *x[self.axis + 1 :]),)
 
 
@@ -95,7 +96,7 @@ def _lower_index_select(call: AtenCall) -> Value | None:
 
 @lowers("repeat_interleave.self_Tensor")
 def _lower_repeat_interleave(call: AtenCall) -> Value | None:
-    """Repeat with constant numbers of repetitions."""
+    """`repeat_interleave` with constant numbers of repetitions."""
     x, repeats = call.value("self"), call.constant_tensor(call.value("repeats"))
     if repeats is None:
         return None
@@ -110,7 +111,7 @@ def _lower_repeat_interleave(call: AtenCall) -> Value | None:
 
 @lowers("embedding_bag.padding_idx")
 def _lower_embedding_bag(call: AtenCall) -> tuple[Value, ...] | None:
-    """Bags of one size, whose starts are known: rows looked up, and the sum, mean or maximum of each bag."""
+    """Bags of equal size with constant starts: rows are looked up, then the sum, mean or maximum of each bag."""
     indices, starts = call.value("indices"), call.constant_tensor(call.value("offsets"))
     if starts is None or call["padding_idx"] not in (None, -1) or indices.type.rank != 1:
         return None

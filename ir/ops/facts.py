@@ -1,7 +1,8 @@
-"""Facts about operators that passes and backends rely on, each declared by the operator that it is about.
+"""Facts about operators that passes and backends use, each declared by its operator.
 
-Names are those of operands; `op.facts` depends on the attributes where the fact does. Tests hold every declaration
-against `reference` in both ways: a fact that is declared holds on all examples, and one that is not is refuted by one.
+Names are those of operands; `op.facts` depends on the attributes if the fact does. Tests check every declaration
+against `reference` in both directions: a declared fact holds for all examples, and a fact that is not declared is
+refuted by an example.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from types import MappingProxyType
 Bounds = tuple[float, float]
 
 FURTHER = "*"
-"""Name of the operands of a `*` parameter, of which an operator takes any number."""
+"""Name of the operands of a `*` parameter, which accepts any number of operands."""
 EVERYTHING: Bounds = (-inf, inf)
 
 
@@ -44,14 +45,14 @@ class Facts:
     neutral: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
     def is_monotone_in(self, operands: Collection[str]) -> bool:
-        """Whether the result is monotone in all of these operands."""
+        """True if the result is monotone in all of these operands."""
         return set(operands) <= set(self.monotone)
 
     def is_piecewise_linear_in(self, operands: Collection[str]) -> bool:
-        """Whether the result is piecewise linear in these operands together."""
+        """True if the result is piecewise linear in these operands together."""
         return any(set(operands) <= set(joint) for joint in self.piecewise_linear)
 
 
 def scales(bounds: Bounds | None) -> bool:
-    """Whether a clamp to these bounds is positively homogeneous: each end is zero or infinite."""
+    """True if a clamp to these bounds is positively homogeneous: each end is zero or infinite."""
     return bounds is None or (bounds[0] in (-inf, 0.0) and bounds[1] in (0.0, inf))

@@ -2,8 +2,8 @@
 
     y = clamp(sum over input channels and taps of weight * x + bias + residual)
 
-Operands: x, weight, bias [out] or none, residual shaped like the result or none. Channels of a grouped layer are
-split into `channel_groups` equal parts that do not see each other.
+Operands: x, weight, bias [out] or none, residual shaped like the result or none. Channels of a grouped layer are split
+into `channel_groups` equal, independent parts.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Layer(Op):
     quantized = Quantized.COMPUTE
     learned_operands = ("weight", "bias")
     out_axis = 0
-    """The dimension of the weight that holds the outputs, of the first two; the other one holds the inputs."""
+    """Dimension of the weight (0 or 1) with the outputs; the other one has the inputs."""
 
     clamp: Clamp
 
@@ -44,15 +44,15 @@ class Layer(Op):
 
     @property
     def reads_zeros(self) -> bool:
-        """Whether taps may meet padding, or no element at all, in place of one of x."""
+        """True if taps may read padding, or no element at all, in place of an element of x."""
         return False
 
     def is_depthwise(self, weight_shape: Sequence[int]) -> bool:
-        """Whether each output channel reads one input channel."""
+        """True if each output channel reads one input channel."""
         return self.out_axis == 0 and self.channel_groups > 1 and weight_shape[1] == 1
 
     def channel_axis(self, type: TensorType) -> int:
-        """Dimension of the operand or the result, of this type, along which channels lie."""
+        """Channel dimension of the operand or result with this type."""
         return 1
 
     def output_channels(self, weight: Tensor) -> int:
@@ -65,7 +65,7 @@ class Layer(Op):
         return taps if self.out_axis == 0 else taps.transpose(1, 2)
 
     def weight_of(self, taps: Tensor, shape: Sequence[int]) -> Tensor:
-        """The weight of this shape whose `taps` these are, [groups, out / groups, k]."""
+        """The weight with this shape and these `taps` [groups, out / groups, k]."""
         if self.out_axis == 0:
             return taps.reshape(*shape)
         split = taps.reshape(*taps.shape[:2], shape[0] // self.channel_groups, -1)
@@ -80,7 +80,9 @@ class Layer(Op):
         return self._scaled(weight, factor, 1 - self.out_axis)
 
     def _scaled(self, weight: Tensor, factor: Tensor, axis: int) -> Tensor:
-        """Of [groups * a, b, ...] the first dimension times `factor` [groups * a], or the second times [groups * b]."""
+        """The weight [groups * a, b, ...] with its first dimension scaled by `factor` [groups * a], or its second by
+        [groups * b].
+        """
         if axis == 0:
             return weight * factor.view(-1, *[1] * (weight.ndim - 1))
         grouped = weight.reshape(self.channel_groups, -1, *weight.shape[1:])
@@ -93,7 +95,9 @@ class Layer(Op):
 
     @abstractmethod
     def phases(self, weight: TensorType) -> Tensor | None:
-        """For each tap of a row, the number of the results that it is summed into; None if all meet in one."""
+        """For each tap of a row, the number of the results that it is summed into; None if all taps are summed into
+        one.
+        """
 
     @abstractmethod
     def channel_scales(self, weight: TensorType) -> tuple[int, int | None] | None:

@@ -76,7 +76,7 @@ class Linear(Layer):
         return weight
 
     def phases(self, weight: TensorType) -> None:
-        """All weights of a row meet in one result."""
+        """None: all weights of a row are summed into one result."""
 
     def channel_scales(self, weight: TensorType) -> tuple[int, int | None]:
         """Axis and group size of weights with a scale for each output channel."""

@@ -8,7 +8,8 @@ On integers, with u the real value of one unit of the root:
     y = saturate(requant(root(v), multiplier, shift) + zero_y)        multiplier * 2^shift / 2^32 = u / scale_y
 
 `root` is the whole number nearest to the square root. The weights are the squares of both scales in units of u^2, as
-large as the bound of v allows. Operands of 16 bits leave no room for that: they need one scale, and both weights are 1.
+large as the bound of v allows. With operands of 16 bits that is impossible: both need the same scale, and both weights
+are 1.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .binary import OfReals
 from .facts import Facts
 from .quantize import per_tensor_types
 
-_LARGEST_SQUARE = (1 << 32) - (1 << 18)  # what rounding of a weight adds stays below 65535^2
+_LARGEST_SQUARE = (1 << 32) - (1 << 18)  # the rounding of a weight changes the sum by less than that
 _NARROW_BITS = 8
 
 
@@ -43,7 +44,7 @@ class MagnitudeForm:
 
     @staticmethod
     def of(a: Encoding, b: Encoding, y: Encoding) -> MagnitudeForm:
-        """The form for operands and a result with these encodings; ShapeError where there is none."""
+        """The form for operands and a result with these encodings; ShapeError if none exists."""
         scales = (a.scale[0], b.scale[0])
         reached = [q.reach * q.scale[0] / max(scales) for q in (a, b)]
         most = int(_LARGEST_SQUARE / (reached[0] ** 2 + reached[1] ** 2))

@@ -1,7 +1,7 @@
-"""Products of two matrices that are both activations, and of groups of rows with a matrix each.
+"""Products of two matrices that are both activations, and of groups of rows with one matrix each.
 
-Leading dimensions of `matmul` are batches and broadcast. On integers it is
-requant(sum((a - za) * (b - zb)), sa * sb / sy) + zy.
+Leading dimensions of `matmul` are batches and broadcast. On integers it is requant(sum((a - za) * (b - zb)), sa * sb
+/ sy) + zy.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .shape import Permute
 @operator("matmul")
 @dataclass(frozen=True)
 class MatMul(Op):
-    """a [..., m, k] times b [..., k, n]; a vector counts as one row of a, or one column of b."""
+    """a [..., m, k] times b [..., k, n]; a vector is one row of a, or one column of b."""
 
     quantized = Quantized.COMPUTE
     facts = Facts(piecewise_linear=(("a",), ("b",)))
@@ -36,7 +36,7 @@ class MatMul(Op):
     def infer(self, a: TensorType, b: TensorType) -> tuple[TensorType, ...]:
         check_floats(self, a, b)
         if not a.rank or not b.rank or a.shape[-1] != b.shape[-2 if b.rank > 1 else 0]:
-            raise ShapeError(f"{a.shape} times {b.shape} is no matrix product")
+            raise ShapeError(f"{a.shape} times {b.shape} is not a matrix product")
         batch = broadcast(a.shape[:-2], b.shape[:-2])
         return (TensorType((*batch, *a.shape[-2:-1], *(b.shape[-1:] if b.rank > 1 else ())), a.real().dtype),)
 
@@ -57,7 +57,7 @@ class MatMul(Op):
         return qa.reach * qb.reach * a.shape[-1]
 
     def is_wide(self, a: TensorType | None, b: TensorType | None, output: TensorType) -> bool:
-        """Whether sums need int64, as most do of operands of 16 bits."""
+        """True if sums need int64, as for most operands of 16 bits."""
         return self.largest_sum(a, b) << requant_of_product(a, b, output).shift > INT32_MAX
 
     def integer(self, call: IntegerCall) -> Tensor:
@@ -87,7 +87,9 @@ class MatMul(Op):
 
 
 def grouped_matmul(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
-    """Rows of `x` up to `ends[0]` times `weights[0]`, from there to `ends[1]` times `weights[1]`, ...; then zeros."""
+    """Rows of `x` up to `ends[0]` times `weights[0]`, the next ones up to `ends[1]` times `weights[1]`, ...; zeros
+    after the last group.
+    """
     parts, start = [], 0
     for index, end in enumerate(ends.clamp(max=len(x)).tolist()):
         parts.append(x[start:end] @ weights[index])
@@ -98,10 +100,10 @@ def grouped_matmul(x: torch.Tensor, weights: torch.Tensor, ends: torch.Tensor) -
 @operator("grouped_matmul")
 @dataclass(frozen=True)
 class GroupedMatMul(Op):
-    """Product of each group of consecutive rows with a matrix of its own, as in a mixture of experts.
+    """Product of each group of consecutive rows with its own matrix, as in a mixture of experts.
 
-    Operands: x [rows, k], weights [groups, k, n], and the rows' number after each group (i32 or i64, ascending). Rows
-    after the last group become zero.
+    Operands: x [rows, k], weights [groups, k, n], and the index of the end of each group (i32 or i64, ascending).
+    Rows after the last group become zero.
     """
 
     facts = Facts(piecewise_linear=(("x",), ("weights",)))
@@ -109,7 +111,7 @@ class GroupedMatMul(Op):
     def infer(self, x: TensorType, weights: TensorType, ends: TensorType) -> tuple[TensorType, ...]:
         check_floats(self, x, weights)
         if x.rank != 2 or weights.rank != 3 or x.shape[1] != weights.shape[1]:
-            raise ShapeError(f"{x.shape} times matrices {weights.shape} is no grouped product")
+            raise ShapeError(f"{x.shape} times matrices {weights.shape} is not a grouped product")
         if ends.dtype not in (DType.I32, DType.I64) or ends.is_quantized or ends.shape != weights.shape[:1]:
             raise ShapeError(f"groups end at {weights.shape[0]} rows in i32 or i64, not at {ends}")
         return (TensorType((x.shape[0], weights.shape[2]), x.dtype),)
@@ -126,14 +128,14 @@ class GroupedMatMul(Op):
         x, weights, ends = call.operand("x"), call.operand("weights"), call.operand("ends")
         call.tie(x[1], weights[1])
         call.sum_over(x[1])
-        call.fix(weights[0], *ends, why="matrices are chosen by their number")
-        call.fix(x[0], why="rows are counted")
+        call.fix(weights[0], *ends, why="matrices are selected by index")
+        call.fix(x[0], why="rows are selected by index")
         return ((x[0], weights[2]),)
 
 
 @lowers("_grouped_mm.default")
 def _lower_grouped(call: AtenCall) -> Value | None:
-    """Rows in groups; other forms stay calls."""
+    """Lowers the product of rows in groups; other forms stay calls."""
     x, weights, ends = call.value("self"), call.value("mat2"), call.optional_value("offs")
     if ends is None or call["bias"] is not None or call["out_dtype"] not in (None, x.type.dtype.torch):
         return None
@@ -142,7 +144,7 @@ def _lower_grouped(call: AtenCall) -> Value | None:
 
 @lowers("transformers.grouped_mm_fallback.default")
 def _lower_grouped_of_transformers(call: AtenCall) -> Value | None:
-    """The package's own operator for what torch's cannot compile."""
+    """Lowers the operator of transformers that replaces torch's own, which cannot be compiled."""
     return _emit_grouped(call, call.value("input"), call.value("weight"), call.value("offs"))
 
 
@@ -171,7 +173,7 @@ def _emit(call: AtenCall, first: str, second: str) -> Value | None:
 
 @lowers("addmm.default")
 def _lower_addmm(call: AtenCall) -> Value | None:
-    """A linear layer, when what is added is one number an output."""
+    """A linear layer, if the addend is one number per output."""
     bias, x, weight = call.value("self"), call.value("mat1"), call.value("mat2")
     plain = call["beta"] == 1 and call["alpha"] == 1 and bias.type.shape == weight.type.shape[1:]
     if not plain or not x.type.dtype.is_floating:

@@ -1,7 +1,7 @@
-"""Normalization layers. Batch norm stays one operator until a pass folds it into the layer before it.
+"""Normalization layers. Batch norm stays a separate operator until a pass folds it into the layer before it.
 
-The others take statistics of their operand. On integers these are whole numbers, of which root and reciprocal are found
-bit by bit (`norm_form`).
+The other norms compute statistics of their operand. On integers the statistics are integers, and root and reciprocal
+are computed bit by bit (`norm_form`).
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ class BatchNorm(Op):
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of elements that a norm takes statistics of: the operand's dimensions, some of them split, and which.
+    """Groups of elements over which a norm computes statistics: the operand's dimensions, some of them split, and the
+    reduced ones.
 
     `parameters` is the shape of weight and bias among these dimensions.
     """
@@ -72,13 +73,13 @@ class Groups:
 
     @property
     def count(self) -> int:
-        """Elements of a group."""
+        """Number of elements of a group."""
         return prod(self.sizes[axis] for axis in self.axes)
 
 
 @dataclass(frozen=True)
 class StatisticsNorm(Op):
-    """Base of the norms by statistics of the operand. Operands: x, weight or none, bias or none."""
+    """Base of the norms with statistics of the operand. Operands: x, weight or none, bias or none."""
 
     quantized = Quantized.COMPUTE
     real_operands: ClassVar[tuple[str, ...]] = ("weight", "bias")
@@ -87,13 +88,13 @@ class StatisticsNorm(Op):
 
     @property
     def is_centred(self) -> bool:
-        """Whether the mean is subtracted."""
+        """True if the mean is subtracted."""
         return True
 
     @property
     @abstractmethod
     def epsilons(self) -> tuple[float, float]:
-        """Epsilons added inside the square root and to it."""
+        """Epsilon added inside the square root, and epsilon added to the root."""
 
     @abstractmethod
     def groups_of(self, shape: tuple[int, ...]) -> Groups:
@@ -102,12 +103,12 @@ class StatisticsNorm(Op):
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         x, *parameters = operands
         if any(q.bits not in (8, 16) for q in per_tensor_types(x, outputs[0])):
-            raise ShapeError(f"{self.name} takes and gives 8 or 16 bits")
+            raise ShapeError(f"{self.name} needs operands and results of 8 or 16 bits")
         self.form(x, outputs[0])
         if self.epsilons[1]:
             raise ShapeError(f"{self.name} that adds to the root computes on reals")
         if any(type is not None and type.is_quantized for type in parameters):
-            raise ShapeError(f"{self.name} takes weight and bias as reals")
+            raise ShapeError(f"{self.name} needs weight and bias as reals")
 
     def integer(self, call: IntegerCall) -> Tensor:
         x = call.operand("x")
@@ -119,7 +120,7 @@ class StatisticsNorm(Op):
     def form(
         self, x: TensorType | None, y: TensorType, weight: Tensor | None = None, bias: Tensor | None = None
     ) -> NormForm:
-        """The integer form between two quantized types; OverflowBoundError if there is none."""
+        """The integer form between two quantized types; OverflowBoundError if none exists."""
         qx, qy = per_tensor_types(x, y)
         count, eps = self.groups_of(y.shape).count, self.epsilons[0]
         return NormForm.of(qx, qy, count=count, eps=eps, is_centred=self.is_centred, weight=weight, bias=bias)
@@ -127,10 +128,10 @@ class StatisticsNorm(Op):
 
 @dataclass(frozen=True)
 class RowNorm(StatisticsNorm):
-    """Base of the norms with statistics over some dimensions of each sample, whose sizes are `shape`.
+    """Base of the norms with statistics over some dimensions of each sample, with sizes `shape`.
 
-    They are the dimensions `axes`, ascending, or the last ones when it is empty. Weight and bias have these sizes.
-    `root_eps` is added to the root that is divided by.
+    The dimensions are `axes`, ascending, or the last ones if it is empty. Weight and bias have these sizes.
+    `root_eps` is added to the root before the division.
     """
 
     shape: tuple[int, ...] = ()
@@ -151,7 +152,7 @@ class RowNorm(StatisticsNorm):
         return Groups(shape, axes, tuple(n if axis in axes else 1 for axis, n in enumerate(shape)))
 
     def check_shape(self, x: TensorType) -> None:
-        """Raise ShapeError unless `x` has these sizes there."""
+        """Raises ShapeError unless `x` has these sizes in these dimensions."""
         axes = self.dimensions(x.rank)
         exist = axes == tuple(sorted(set(axes))) and all(0 <= axis < x.rank for axis in axes)
         if not self.shape or not exist or tuple(x.shape[axis] for axis in axes) != self.shape:
@@ -199,8 +200,8 @@ class LayerNorm(RowNorm):
 class RmsNorm(RowNorm):
     """x / (sqrt(mean(x^2) + eps) + root_eps) * weight, mean over `axes`, or the last dimensions.
 
-    Without `eps` it is the machine epsilon of the element type. Operands: x, weight [*shape] or none; `shape` are the
-    sizes of these dimensions.
+    The default `eps` is the machine epsilon of the element type. Operands: x, weight [*shape] or none; `shape` are
+    the sizes of these dimensions.
     """
 
     real_operands = ("weight",)
@@ -253,7 +254,7 @@ class GroupNorm(StatisticsNorm):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x = call.operand("x")
-        call.fix(*x[2:], why="a normalization takes its statistics over it")
+        call.fix(*x[2:], why="a normalization computes its statistics over it")
         if not tie_grouped(call, self.groups, x[1]):
             call.pool(x[1])
         return (_couple_channels(call, x[1:2]),)
@@ -291,7 +292,7 @@ class InstanceNorm(StatisticsNorm):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x = call.operand("x")
-        call.fix(*x[2:], why="a normalization takes its statistics over it")
+        call.fix(*x[2:], why="a normalization computes its statistics over it")
         return (_couple_channels(call, x[1:2]),)
 
 
@@ -302,7 +303,7 @@ def _channel_groups(shape: tuple[int, ...], groups: int) -> Groups:
 
 
 def _couple_channels(call: CouplingCall, channels: Axes) -> Axes:
-    """Axes of the result; every other operand is shaped like `channels`, which are the operand's."""
+    """Axes of the result; every other operand has the axes `channels`, those of the operand x."""
     for parameter in call.operands[1:]:
         tie_all(call, channels, parameter)
     return call.operand("x")

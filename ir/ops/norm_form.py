@@ -1,17 +1,18 @@
-"""Norms on integers: statistics of a group are whole numbers, its root and reciprocal are found bit by bit.
+"""Norms on integers: statistics of a group are integers; root and reciprocal are computed bit by bit.
 
 For the n elements u of a group, in steps of their scale s, with sum S (0 without a mean), c_i = n * u_i - S:
 
     y_i = c_i / sqrt(n * sum(u^2) - S^2 + n^2 * eps / s^2) * w_i + b_i
 
-In fixed point, with floor division and `requant` as everywhere:
+In fixed point, with floor division and the common `requant`:
 
     d = max(n * sum(u^2) - S^2, 1) * 4^spread + epsilon,    taken times 4^shift into [2^60, 2^62)
     r = (2^61 - 1) / floor(sqrt(d))
     t_i = requant(c_i * 2^(shift + spread - root_bits), r)                             29 - root_bits bits of fraction
     y_i = requant(requant(t_i, weight_i) + bias_i, multiplier) + zero point                                  saturated
 
-Weights and biases do not depend on the steps of operand and result, so that calls which share them share integers.
+The integers of weights and biases do not depend on the scales of operand and result, so that calls which share weights
+also share these integers.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ _MULTIPLIER_BITS = {8: 14, 16: 18}  # at least
 
 @dataclass(frozen=True, eq=False)
 class NormForm:
-    """Numbers of the fixed-point form. Weight and bias, of int64, are shaped like the parameters, or [1] without.
+    """Numbers of the fixed-point form. Weight and bias (int64) are shaped like the parameters, or [1] without
+    parameters.
 
-    `zero_point` is that of the operand where no mean is taken, else 0; `reach` is the largest magnitude without it.
+    `zero_point` is that of the operand if no mean is subtracted, else 0; `reach` is the largest magnitude without it.
     """
 
     count: int
@@ -63,11 +65,11 @@ class NormForm:
         weight: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> NormForm:
-        """The form between two encodings; OverflowBoundError if there is none."""
+        """The form between two encodings; OverflowBoundError if none exists."""
         zero_point = 0 if is_centred else x.zero_point[0]
         reach = max(x.qmax - zero_point, zero_point - x.qmin)
         if count * 2 * reach > INT32_MAX:
-            raise OverflowBoundError(f"a norm over {count:,} elements of {x.bits} bits can leave int32")
+            raise OverflowBoundError(f"a norm over {count:,} elements of {x.bits} bits can exceed int32")
         added = count**2 * eps / x.scale[0] ** 2
         spread = (_SUM_BITS - int((count * reach) ** 2 + added).bit_length()) // 2
         if spread < 0:
@@ -77,7 +79,7 @@ class NormForm:
         root_bits = -(-((count - 1).bit_length()) // 2)
         weight = torch.ones(1) if weight is None else weight
         bias = torch.zeros(1) if bias is None else bias
-        weight_bits = 32 - _T_BITS + root_bits  # that a product with t loses
+        weight_bits = 32 - _T_BITS + root_bits  # resolution that a product with t loses
         fraction = min(
             _room(weight, _WEIGHT_BITS[y.bits]) - weight_bits,
             _room(bias, _BIAS_BITS),
@@ -102,11 +104,13 @@ class NormForm:
         )
 
     def apply(self, x: Tensor, axes: Sequence[int], shape: Sequence[int], y: Encoding) -> Tensor:
-        """Results for integers `x` with statistics over `axes`; `shape` is that of weight and bias next to it."""
+        """Results for integers `x` with statistics over `axes`; `shape` is the shape to which weight and bias are
+        expanded.
+        """
         u = x - self.zero_point
         total = u.sum(tuple(axes), keepdim=True) if self.is_centred else 0
         squares = self.count * u.square().sum(tuple(axes), keepdim=True)
-        deviation = (squares - total * total).clamp(min=1)  # all c are 0 where it is
+        deviation = (squares - total * total).clamp(min=1)  # if it is 0, all c are 0
         reciprocal, shift = reciprocal_root(deviation * 4**self.spread + self.epsilon)
         shift = shift + self.spread - self.root_bits
         centred = self.count * u - total
@@ -129,7 +133,7 @@ def reciprocal_root(d: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _room(numbers: Tensor, bits: int) -> int:
-    """Bits of fraction with which the numbers stay below 2^bits."""
+    """Fraction bits with which the numbers stay below 2^bits."""
     largest = float(numbers.abs().max()) if numbers.numel() else 0.0
     return bits - frexp(largest)[1] if largest else bits
 

@@ -1,4 +1,4 @@
-"""Padding: elements added around the trailing dimensions, or cut off where a number is negative."""
+"""Padding: elements added around the last dimensions, or removed where a number is negative."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODES = ("constant", "reflect", "replicate", "circular")
 @operator("pad")
 @dataclass(frozen=True)
 class Pad(Op):
-    """The operand with `padding` = (before, after) for each of the last dimensions, first of them first.
+    """The operand with `padding` = (before, after) for each of the last dimensions, in their order.
 
     `mode` is "constant" (elements of `value`), "reflect", "replicate" or "circular".
     """
@@ -69,7 +69,7 @@ class Pad(Op):
                 continue
             size = call.size(axes[place])
             if self.mode != "constant" or min(before, after) < 0 or size == 1:
-                call.fix(axes[place], why="it is padded with elements of its own, or cut")
+                call.fix(axes[place], why="it is padded with its own elements, or cut")
                 axes[place] = call.fixed(size + before + after)[0]
             else:
                 padded = call.free(size + before + after)
@@ -109,7 +109,7 @@ class Pad(Op):
         return self._gathered(x)
 
     def _gathered(self, x: Tensor) -> Tensor:
-        """For any element type and rank: each dimension is indexed by where its elements come from."""
+        """Padding of any element type and rank: each dimension is indexed by the positions of its source elements."""
         added = pairs(self.padding)
         for axis, (before, after) in enumerate(added, start=x.ndim - len(added)):
             size = x.shape[axis]
@@ -118,7 +118,7 @@ class Pad(Op):
                 at = (size - 1) - (at.abs() - (size - 1)).abs()
             elif self.mode == "replicate":
                 at = at.clamp(0, size - 1)
-            else:  # what is cut off does not come back on the other side
+            else:  # elements that are cut off do not reappear on the other side
                 first, kept = max(-before, 0), size + min(before, 0) + min(after, 0)
                 at = first + (at - first) % kept
             x = x.index_select(axis, at)
@@ -145,7 +145,7 @@ def _lower_replication(call: AtenCall) -> Value:
 
 
 def _emit(call: AtenCall, x: Value, flat: Sequence[int], mode: str, value: float) -> Value:
-    """torch lists the last dimension first."""
+    """Emits the padding; torch lists the last dimension first."""
     if not any(flat):
         return x
     padding = tuple(n for pair in reversed(pairs(flat)) for n in pair)

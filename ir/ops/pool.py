@@ -1,6 +1,6 @@
 """Pooling over spatial dimensions. Operand x [n, c, ...]; padding as in a convolution, before and after.
 
-Averages on integers: requant(sum(x - zx), sx / sy / count) + zy, where count is that of the window at hand.
+Averages on integers: requant(sum(x - zx), sx / sy / count) + zy, where count is that of the window.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _MAX_POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.m
 @operator("max_pool")
 @dataclass(frozen=True)
 class MaxPool(Op):
-    """Largest element of each window; padding never wins."""
+    """Largest element of each window; padding is never the largest."""
 
     quantized = Quantized.MOVE
 
@@ -47,7 +47,7 @@ class MaxPool(Op):
         if x.dtype.torch.is_complex:
             raise ShapeError("complex values have no largest element")
         if self.ceil and any(before != after for before, after in pairs(self.padding)):
-            raise ShapeError("a pool that rounds up pads both sides alike")
+            raise ShapeError("a pool with ceil_mode needs equal padding on both sides")
         return (x.with_shape(_pooled(x, self)),)
 
     def reference(self, x: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Averaging(Op):
 @operator("avg_pool")
 @dataclass(frozen=True)
 class AvgPool(Averaging):
-    """Mean of each window; `count_padding` says whether padding zeros count, `divisor` replaces the count."""
+    """Mean of each window; `count_padding` counts padding zeros, `divisor` replaces the count."""
 
     kernel: tuple[int, ...] = (2, 2)
     stride: tuple[int, ...] = (2, 2)
@@ -116,9 +116,9 @@ class AvgPool(Averaging):
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         check_floats(self, x)
         if any(before != after for before, after in pairs(self.padding)):
-            raise ShapeError("an average pool pads both sides alike")
+            raise ShapeError("an average pool needs equal padding on both sides")
         if self.divisor is not None and (len(self.kernel) == 1 or self.divisor < 1):
-            raise ShapeError("a divisor is positive, and of pools over two or three dimensions")
+            raise ShapeError("a divisor is positive, and only for pools over two or three dimensions")
         return (x.real().with_shape(_pooled(x, self)),)
 
     def reference(self, x: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ class AvgPool(Averaging):
         return (self.window_sums(ones) / self.reference(ones)).round().to(torch.int64)
 
     def window_sums(self, x: Tensor) -> Tensor:
-        if len(self.kernel) == 1:  # torch takes a divisor in two dimensions and more
+        if len(self.kernel) == 1:  # torch supports a divisor in two dimensions and more
             plane = AvgPool((1, *self.kernel), (1, *self.stride), (0, 0, *self.padding), self.ceil)
             return plane.window_sums(x.unsqueeze(2)).squeeze(2)
         summed = AvgPool(self.kernel, self.stride, self.padding, self.ceil, divisor=1)
@@ -173,7 +173,7 @@ class AdaptiveAvgPool(Averaging):
         raise AssertionError("infer admits one to three dimensions")
 
     def as_avg_pool(self, x: TensorType) -> AvgPool | None:
-        """The plain pool with the same windows, where `size` divides the operand's."""
+        """The plain pool with the same windows, if `size` divides the operand's size."""
         if any(n % size for n, size in zip(x.shape[2:], self.size, strict=True)):
             return None
         kernel = tuple(n // size for n, size in zip(x.shape[2:], self.size, strict=True))
@@ -215,7 +215,7 @@ class _Window:
         return self.dilation * (self.kernel - 1) + 1
 
     def count(self, n: int, *, ceil: bool) -> int:
-        """Number of windows along `n` elements; with `ceil_mode` none starts in the trailing padding."""
+        """Number of windows along `n` elements; with `ceil_mode` no window starts in the padding after the elements."""
         span = n + self.before + self.after - self.extent
         if not ceil:
             return span // self.stride + 1
@@ -269,14 +269,14 @@ def _lower_avg_pool(call: AtenCall) -> Value | None:
 
 
 def _pool_depth(call: AtenCall, op: AvgPool, flat: AvgPool, x: Value) -> Value:
-    """`op` of `x` as `flat` of images whose rows are the other two dimensions."""
+    """`op` of `x` as the pool `flat` of images: rows are the depth, columns the other two dimensions."""
     (n, c, depth, *image), made = x.type.shape, op.infer(x.type)[0].shape
     rows = call.emit(Reshape((n, c, depth, prod(image))), x)
     return call.emit(Reshape(made), call.emit(flat, rows))
 
 
 def _over_depth(op: AvgPool) -> AvgPool | None:
-    """A pool over the first of three dimensions alone as one over an image whose rows are the others."""
+    """A pool over only the first of three dimensions, as a pool over images whose columns are the other two."""
     if op.kernel[1:] + op.stride[1:] != (1,) * 4 or any(op.padding[2:]):
         return None
     return AvgPool(
@@ -301,7 +301,7 @@ def _lower_adaptive_max_pool(call: AtenCall) -> tuple[Value, ...] | None:
 
 
 def _largest_of_parts(call: AtenCall, size: tuple[int, ...], x: Value) -> Value:
-    """A plain pool, or the largest of each part where the windows overlap."""
+    """A plain pool, or the largest element of each part if windows overlap."""
     plain = AdaptiveAvgPool(size).as_avg_pool(x.type)
     if plain is not None:
         return call.emit(MaxPool(plain.kernel, plain.stride, plain.padding, (1,) * len(size)), x)
@@ -314,7 +314,7 @@ def _largest_of_parts(call: AtenCall, size: tuple[int, ...], x: Value) -> Value:
 
 
 def _rank(call: AtenCall) -> int:
-    """Spatial dimensions, which the overload has in its name: `max_pool2d.default`."""
+    """Number of spatial dimensions, from the name of the overload: `max_pool2d.default`."""
     return int(call.target.removesuffix(".default").removesuffix("_with_indices")[-2])
 
 
@@ -327,7 +327,7 @@ def _pool(call: AtenCall, emit: Callable[[Value], Value]) -> Value | None:
 
 
 def _windows(call: AtenCall, rank: int) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Kernel, stride, which is the kernel's size where none is given, and padding."""
+    """Kernel, stride (by default the size of the kernel) and padding."""
     kernel = spread(call["kernel_size"], rank)
     stride = spread(call["stride"], rank) if call["stride"] else kernel
     return kernel, stride, on_both_sides(call["padding"], rank)

@@ -53,7 +53,7 @@ class Prelu(Op):
         quantizations = per_tensor_types(*operands, outputs[0])
         x, slope = operands
         if not quantizations[1].is_symmetric:
-            raise ShapeError("prelu takes a slope with zero point 0")
+            raise ShapeError("prelu needs a slope with zero point 0")
         positive, negative = self.fixed_point(x, slope, outputs[0])
         prove_requant(quantizations[0].reach, positive)
         prove_requant(quantizations[0].reach * quantizations[1].reach, negative)
@@ -73,7 +73,7 @@ class Prelu(Op):
     def fixed_point(
         self, x: TensorType | None, slope: TensorType | None, output: TensorType
     ) -> tuple[Requant, Requant]:
-        """Requantization of the positive and of the negative side."""
+        """Requantization of the positive side and of the negative side."""
         qx, qa, qy = per_tensor_types(x, slope, output)
         ratio = qx.scale[0] / qy.scale[0]
         return Requant.of(ratio), Requant.of(ratio * qa.scale[0])

@@ -1,4 +1,4 @@
-"""Elements written, or added, at places that are known when the network runs."""
+"""Elements written, or added, at positions that are known at run time."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from .slicing import check_axis
 @operator("put")
 @dataclass(frozen=True)
 class Put(Op):
-    """x with `source` in the place of the elements whose numbers are `indices`, or added to them when `accumulate`.
+    """x with `source` in place of the elements with the numbers `indices`, or added to them with `accumulate`.
 
-    Operands: x, indices (i64), source, the last two of one shape. Elements are numbered as if x were flattened;
+    Operands: x, indices (i64), source; the last two have the same shape. Elements are numbered in row-major order;
     negative numbers count from the end.
     """
 
@@ -40,11 +40,11 @@ class Put(Op):
 
     def infer(self, x: TensorType, indices: TensorType, source: TensorType) -> tuple[TensorType, ...]:
         if indices.dtype is not DType.I64 or indices.is_quantized or indices.shape != source.shape:
-            raise ShapeError(f"numbers {indices.shape} of {indices.dtype.value} for elements {source.shape}")
+            raise ShapeError(f"indices {indices.shape} of {indices.dtype.value} for elements {source.shape}")
         if x.dtype is not source.dtype or x.is_quantized or source.is_quantized:
             raise ShapeError(f"{source.dtype.value} values are not put into {x.dtype.value} ones")
         if not x.numel and indices.numel:
-            raise ShapeError("there are no elements to put anything in the place of")
+            raise ShapeError("there are no elements to replace")
         if self.accumulate and x.dtype is DType.BOOL:
             raise ShapeError("booleans are not added")
         return (x,)
@@ -54,17 +54,17 @@ class Put(Op):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         for axes in call.operands:
-            call.fix(*(axes or ()), why="elements are put by their number")
+            call.fix(*(axes or ()), why="elements are written by index")
         return (call.operand("x"),)
 
 
 @operator("index_copy")
 @dataclass(frozen=True)
 class IndexCopy(Op):
-    """x with `source` in the place of the elements `indices` of dimension `axis`, such as new rows of a cache.
+    """x with `source` in place of the elements `indices` of dimension `axis`, such as new rows of a cache.
 
     Operands: x, indices [n] (i32 or i64), source, shaped like x but with n elements along the axis. Negative indices
-    count from the end, or, unless the copy `wraps`, do not occur; of equal ones the last holds.
+    count from the end with `wraps`, and do not occur otherwise; of equal indices the last one is effective.
     """
 
     quantized = Quantized.MOVE
@@ -94,7 +94,7 @@ class IndexCopy(Op):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, indices, source = call.operand("x"), call.operand("indices"), call.operand("source")
-        call.fix(x[self.axis], *indices, source[self.axis], why="elements are put by their number")
+        call.fix(x[self.axis], *indices, source[self.axis], why="elements are written by index")
         for axis, (a, b) in enumerate(zip(x, source, strict=True)):
             if axis != self.axis:
                 call.tie(a, b)

@@ -165,12 +165,12 @@ class OffsetBinary(Op):
 
 
 def rescale_between(x: Encoding, y: Encoding) -> Rescale:
-    """Integers of the same reals in another encoding, before saturation."""
+    """Integer form of the same reals in another encoding, before saturation."""
     return Rescale.of((x.scale[0] / y.scale[0],), x.zero_point, y.zero_point[0], bits=x.bits)
 
 
 def check_moved(*types: TensorType) -> None:
-    """Raise ShapeError unless all have the same element type and the same quantization, per tensor if any."""
+    """Raises ShapeError unless all have the same element type and quantization, and any quantization is per tensor."""
     first = types[0]
     if any((type.dtype, type.quantization) != (first.dtype, first.quantization) for type in types):
         raise ShapeError("data movement needs the same element type and quantization on all operands")
@@ -179,7 +179,7 @@ def check_moved(*types: TensorType) -> None:
 
 
 def per_tensor_types(*types: TensorType | None) -> tuple[Encoding, ...]:
-    """The quantizations of values that all have one scale per tensor; ShapeError when one has not."""
+    """Quantizations of values that all have one scale per tensor; ShapeError if one has not."""
     found = tuple(type.quantization for type in types if type is not None and type.quantization is not None)
     if len(found) != len(types) or not all(q.is_per_tensor for q in found):
         raise ShapeError("operands and result are quantized per tensor")

@@ -40,7 +40,7 @@ from .shape import emit_squeeze, emit_unsqueeze
 
 @dataclass(frozen=True)
 class Recurrent(Op):
-    """Base of the recurrent layers, which differ in the number of gates and of states."""
+    """Base of the recurrent layers, which differ in the number of gates and states."""
 
     quantized = Quantized.COMPUTE
 
@@ -61,7 +61,7 @@ class Recurrent(Op):
 
     @property
     def projects(self) -> bool:
-        """Whether each cell has a last weight that its state is multiplied by before anything reads it."""
+        """True if each cell multiplies its state by an additional last weight (projection)."""
         return False
 
     @property
@@ -71,34 +71,34 @@ class Recurrent(Op):
 
     @property
     def update(self) -> str:
-        """Change of the state in a step, for `RecurrentForm`."""
+        """Name of the state update for `RecurrentForm`."""
         return self.name
 
     @property
     @abstractmethod
     def gate_steps(self) -> tuple[float | None, ...]:
-        """Step of each gate before its function on integers; None for that of the state."""
+        """Step of each gate before its function on integers; None for the gate of the state."""
 
     @property
     def is_bounded(self) -> bool:
-        """Whether states lie between -1 and 1 if the first ones do."""
+        """True if states are always between -1 and 1 if the initial ones are."""
         return True
 
     def states_of(self, given: Sequence[Given]) -> Sequence[Given]:
-        """Of the items of `given`, one for each operand of a node, those of the initial states."""
+        """Items of `given`, one per operand of a node, for the initial states."""
         return given[1 : 1 + self.states]
 
     def weights_of(self, given: Sequence[Given]) -> Sequence[Given]:
-        """Of the items of `given`, one for each operand of a node, those of the weights, cell after cell."""
+        """Items of `given`, one per operand of a node, for the weights, cell by cell."""
         return given[1 + self.states :]
 
     def matrices_of(self, given: Sequence[Given]) -> Sequence[Given]:
-        """Of the items of `given`, those of the matrices of a single layer: for input and state, and a projection."""
+        """Items of `given` for the matrices of a single layer: for input and state, and a projection."""
         weights = self.weights_of(given)
         return [*weights[:2], *weights[len(weights) - self.projects :]]
 
     def biases_of(self, given: Sequence[Given]) -> Sequence[Given | None]:
-        """Of the items of `given`, those of the biases of a single layer, for input and state; None without."""
+        """Items of `given` for the biases of a single layer, for input and state; None without biases."""
         return self.weights_of(given)[2:4] if self.bias else (None, None)
 
     def learned(self, given: Sequence[Given | None]) -> Sequence[Given | None]:
@@ -106,12 +106,12 @@ class Recurrent(Op):
 
     @property
     def directions(self) -> int:
-        """2 when the sequence is also read backwards."""
+        """2 if the sequence is also read backwards, else 1."""
         return 2 if self.bidirectional else 1
 
     @property
     def is_single(self) -> bool:
-        """Whether there is one layer in one direction."""
+        """True if there is one layer in one direction."""
         return self.layers * self.directions == 1
 
     @abstractmethod
@@ -144,18 +144,18 @@ class Recurrent(Op):
 
     def check_quantized(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> None:
         if not self.is_single:
-            raise ShapeError(f"{self.name} on integers takes one layer and one direction")
+            raise ShapeError(f"{self.name} on integers supports one layer and one direction")
         x, *kept = per_tensor_types(operands[0], *outputs)
         y, final, *cell = kept
         if x.bits not in (8, 16) or any(q.bits != STATE_BITS or not q.is_symmetric for q in kept):
-            raise ShapeError(f"{self.name} takes 8 or 16 bits and gives 16 bits with zero point 0")
+            raise ShapeError(f"{self.name} needs 8 or 16 bits, and results of 16 bits with zero point 0")
         if final != y or any(
             given is not None and given.quantization != own
             for given, own in zip(self.states_of(operands), [y, *cell], strict=True)
         ):
-            raise ShapeError(f"first and last states of {self.name} have one encoding")
+            raise ShapeError(f"initial and final states of {self.name} need the same encoding")
         if self.is_bounded and y != UNIT:
-            raise ShapeError(f"{self.name} on integers has states from -1 to 1, first ones too")
+            raise ShapeError(f"{self.name} on integers needs states from -1 to 1, initial ones, too")
         if cell and cell[0] != cell_encoding(cell[0].scale[0] * UNIT.qmax):
             raise ShapeError(f"the step of a cell is a power of two from 2^-{FINEST_CELL} to 1")
         self._check_integer_weights(x, y, operands)
@@ -180,7 +180,7 @@ class Recurrent(Op):
                 raise ShapeError("a bias is int32 with scale operand scale x weight scale")
 
     def form(self, operands: Sequence[TensorType | None], outputs: Sequence[TensorType]) -> RecurrentForm:
-        """The integer form on these quantized types; OverflowBoundError if there is none."""
+        """The integer form for these quantized types; OverflowBoundError if none exists."""
         x, y, *rest = per_tensor_types(operands[0], *outputs)
         matrices = [type for type in self.matrices_of(operands) if type is not None]
         hidden = matrices[0].shape[0] // self.gates
@@ -199,7 +199,9 @@ class Recurrent(Op):
         outputs: Sequence[TensorType],
         constants: Sequence[Tensor | None],
     ) -> int:
-        """Largest accumulator for any input; `constants` has the operands that are. OverflowBoundError beyond int32."""
+        """Largest accumulator for any input; `constants` has the constant operands. OverflowBoundError if it can
+        exceed int32.
+        """
         x, state, *_ = per_tensor_types(operands[0], *outputs)
         matrices = [weight for weight in self.matrices_of(constants) if weight is not None]
         return self.form(operands, outputs).prove(x, state, matrices, self.biases_of(constants))
@@ -220,7 +222,7 @@ class Recurrent(Op):
         return steps * sum(w.numel for w in matrices)
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
-        """A hidden unit is the same in all layers and directions: torch gives all of them one size."""
+        """A hidden unit is the same in all layers and directions, because torch gives all of them one size."""
         if self.projects:
             return call.refuse()
         x, each = call.operand("x"), 4 if self.bias else 2
@@ -245,7 +247,7 @@ class Recurrent(Op):
             call.tie_indices(joined, torch.arange(len(both)), hidden, both)
         call.sum_over(x[2], hidden)
         time = 1 if self.batch_first else 0
-        call.fix(x[time], why="time steps are taken one after the other")
+        call.fix(x[time], why="time steps run one after the other")
         state = (*call.fixed(self.layers * self.directions), x[1 - time], hidden)
         for initial in self.states_of(call.operands):
             tie_all(call, state, initial)
@@ -256,7 +258,7 @@ class Recurrent(Op):
         return torch.arange(width).repeat(copies)
 
     def _check_weights(self, features: int, weights: Sequence[TensorType | None]) -> tuple[int, int]:
-        """Sizes of the cell, and of the state that is read from it."""
+        """Size of the cell, and size of the state read from it."""
         each = self.weights_per_cell
         shapes = [None if w is None else w.shape for w in weights]
         if len(shapes) != self.layers * self.directions * each or any(len(s or ()) != 2 for s in shapes[:2]):
@@ -396,7 +398,7 @@ def _lower_layers(call: AtenCall) -> tuple[Value, ...] | None:
 
 @lowers("rnn_tanh_cell.default", "rnn_relu_cell.default", "gru_cell.default", "lstm_cell.default")
 def _lower_cell(call: AtenCall) -> tuple[Value, ...]:
-    """One step of one layer: a sequence of one."""
+    """One step of one layer: a sequence of length one."""
     x = call.value("input")
     states = call.values("hx") if call.target == "lstm_cell.default" else (call.value("hx"),)
     biases = [call.optional_value(name) for name in ("b_ih", "b_hh")]
@@ -418,6 +420,6 @@ def _operator(name: str, common: tuple[int, bool, bool, bool], *, projects: bool
 
 
 def _absent_when_zero(call: AtenCall, state: Value) -> Value | None:
-    """The graph then takes other batches too."""
+    """None for a constant state of zeros, so that the graph accepts other batch sizes."""
     tensor = call.constant_tensor(state)
     return None if tensor is not None and not tensor.any() else state

@@ -1,7 +1,7 @@
 """Recurrent layers on integers: one layer in one direction, step by step. The weights have 8 bits or fewer and a scale
 for each row; hidden state, gates and cell have 16 bits.
 
-Both products of a step have an accumulator of their own, which is taken to the scale of the gates:
+Both products of a step have separate accumulators, which are requantized to the scale of the gates:
 
     p = requant(b_x + W_x (x - zero point), multiplier_x, shift_x),   q = requant(b_h + W_h h, multiplier_h, shift_h)
 
@@ -14,7 +14,8 @@ Both products of a step have an accumulator of their own, which is taken to the 
 Operands of sigmoid have steps of 2^-11, those of tanh 2^-12, their results and the state 2^-15, the cell 2^-n with n
 from 0 to 12. Both functions are interpolated between the entries of a table (`interpolation`).
 
-A projection takes half(o * tanh(...)) to the scale of the state: h' = sat(requant(W_p half(...), multiplier, shift)).
+A projection rescales half(o * tanh(...)) to the scale of the state: h' = sat(requant(W_p half(...), multiplier,
+shift)).
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from .accumulate import FixedPoint, fits_int32, prove_accumulator
 
 STATE_BITS = 16
 UNIT = Encoding((2.0**-15,), bits=STATE_BITS)
-"""Encoding of what lies between -1 and 1: results of sigmoid and tanh, and the states made of them."""
+"""Encoding of values between -1 and 1: results of sigmoid and tanh, and the states computed from them."""
 
 SIGMOID_STEP, TANH_STEP = 2.0**-11, 2.0**-12
-FINEST_CELL = 12  # bits of fraction
+FINEST_CELL = 12  # fraction bits
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Product:
 
     @staticmethod
     def of(x: Encoding, weight: Encoding, steps: Sequence[float]) -> Product:
-        """Numbers that take the products of each row to its step; OverflowBoundError where there are none."""
+        """Requantization of the products of each row to its step; OverflowBoundError if none exists."""
         scales = list(weight.scale) if weight.axis is not None else [weight.scale[0]] * len(steps)
         factors = [x.scale[0] * scale / step for scale, step in zip(scales, steps, strict=True)]
         shift = Requant.of(max(factors)).shift
@@ -60,15 +61,15 @@ class Product:
         return Product(multipliers, shift, x.zero_point[0])
 
     def apply(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """The product of integers `x` [..., in] with `weight` [rows, in], requantized and not saturated."""
+        """The product of integers `x` [..., in] with `weight` [rows, in], requantized but not saturated."""
         acc = functional.linear((x - self.zero_point).double(), weight.double()).to(torch.int64)
         acc = check_int32(acc if bias is None else acc + bias, "an accumulator")
         return requant(acc, torch.tensor(self.multipliers), self.shift)
 
     def prove(self, x: Encoding, weight: Tensor, bias: Tensor | None) -> int:
-        """Largest accumulator over all inputs; OverflowBoundError if it could leave int32 with its left shift.
+        """Largest accumulator over all inputs; OverflowBoundError if it could exceed int32 after its left shift.
 
-        What is made of it then is below 2^30, so that two products add up.
+        The requantized result is below 2^30, so that two products can be added.
         """
         shifts = (self.shift,) * len(self.multipliers)
         fixed = FixedPoint(self.multipliers, shifts, 0, 0, 0)
@@ -82,8 +83,8 @@ class Product:
 class RecurrentForm:
     """Numbers of the integer form of one layer in one direction.
 
-    `update` is the change of the state: "rnn_tanh", "rnn_relu", "gru" or "lstm". `products` are those with the input
-    and with the state, and that of a projection. `cell_bits` are the bits of fraction of an LSTM's cell.
+    `update` is the state update: "rnn_tanh", "rnn_relu", "gru" or "lstm". `products` are those with the input, with
+    the state, and of a projection. `cell_bits` are the fraction bits of an LSTM's cell.
     """
 
     update: str
@@ -93,7 +94,9 @@ class RecurrentForm:
     def apply(
         self, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor | None]
     ) -> tuple[Tensor, ...]:
-        """Sequence of states [t, n, width] for x [t, n, in], and the last states; `states` are the first, [n, ...]."""
+        """Sequence of states [t, n, width] for x [t, n, in], and the final states; `states` are the initial ones, [n,
+        ...].
+        """
         step, (of_input, of_state, *projections) = _UPDATES[self.update], self.products
         from_input = of_input.apply(x, weights[0], biases[0])
         state, *cell = states
@@ -109,13 +112,13 @@ class RecurrentForm:
     def prove(
         self, x: Encoding, state: Encoding, weights: Sequence[Tensor], biases: Sequence[Tensor | None]
     ) -> int:
-        """Largest accumulator over all inputs and states; OverflowBoundError where one could leave int32."""
+        """Largest accumulator over all inputs and states; OverflowBoundError if one could exceed int32."""
         read = zip(self.products, (x, state, UNIT), weights, (*biases, None), strict=False)
         return max(product.prove(own, weight, bias) for product, own, weight, bias in read)
 
 
 def saturate(x: Tensor) -> Tensor:
-    """To 16 bits."""
+    """Saturates to 16 bits."""
     return x.clamp(UNIT.qmin, UNIT.qmax)
 
 
@@ -136,7 +139,9 @@ def _table(function: Callable[[Tensor], Tensor], step: float) -> Tensor:
 
 
 def cell_encoding(largest: float) -> Encoding:
-    """The finest encoding of an LSTM's cell that represents magnitudes up to `largest`, or the coarsest there is."""
+    """The finest encoding of an LSTM's cell that represents magnitudes up to `largest`, or the coarsest encoding if
+    none does.
+    """
     bits = FINEST_CELL
     while bits and largest * 2**bits > UNIT.qmax:
         bits -= 1

@@ -32,7 +32,7 @@ class Reduction(Op):
         """The reduced dimensions, ascending; ShapeError if one does not exist or occurs twice."""
         axes = self.axes or tuple(range(x.rank))
         if len(set(axes)) != len(axes) or not all(0 <= axis < x.rank for axis in axes):
-            raise ShapeError(f"{self.axes} are no dimensions of {x.shape}")
+            raise ShapeError(f"{self.axes} are not dimensions of {x.shape}")
         return tuple(sorted(axes))
 
     def result_shape(self, x: TensorType) -> tuple[int, ...]:
@@ -53,7 +53,7 @@ class Reduction(Op):
 
     @abstractmethod
     def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
-        """Declare the coupling of reduced dimensions."""
+        """Declares the coupling of reduced dimensions."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Sum(LinearReduction):
         return torch.sum(x, self.axes or None, self.keepdim)
 
     def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
-        """A channel that is gone adds nothing."""
+        """Declares that a removed channel contributes nothing to the sum."""
         call.sum_over(*axes)
 
     def divisor(self, x: TensorType) -> int:
@@ -130,7 +130,7 @@ class Sum(LinearReduction):
 
 @dataclass(frozen=True)
 class Extremum(Reduction):
-    """Base of the reductions that give one of the elements; of booleans the largest is `any`, the smallest `all`."""
+    """Base of the reductions that return one of the elements; for booleans the largest is `any`, the smallest `all`."""
 
     quantized = Quantized.MOVE
 
@@ -142,7 +142,8 @@ class Extremum(Reduction):
 
     def couple_reduced(self, call: CouplingCall, axes: Axes) -> None:
         call.fix(
-            *axes, why=f"its {'largest' if isinstance(self, ReduceMax) else 'smallest'} element is taken"
+            *axes,
+            why=f"its {'largest' if isinstance(self, ReduceMax) else 'smallest'} element over it is the result",
         )
 
 
@@ -165,7 +166,7 @@ class ReduceMin(Extremum):
 
 
 def positive_axes(listed: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
-    """Dimensions counted from the front, ascending; () stands for all of them, as in torch."""
+    """Dimensions counted from the front, ascending; () means all of them, as in torch."""
     if listed is None:
         return ()
     axes = [listed] if isinstance(listed, int) else listed

@@ -1,4 +1,4 @@
-"""Data movement that puts elements in another order, or repeats them: flip, roll, tile, shuffles."""
+"""Data movement that reorders or repeats elements: flip, roll, tile, shuffles."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Flip(Op):
 @operator("roll")
 @dataclass(frozen=True)
 class Roll(Op):
-    """Dimensions `axes` rotated by `shifts` places towards the end."""
+    """Dimensions `axes` rotated by `shifts` positions towards the end."""
 
     quantized = Quantized.MOVE
 
@@ -93,7 +93,9 @@ class Tile(Op):
         check_moved(x)
         added = len(self.repeats) - x.rank
         if added < 0 or any(n < 0 for n in self.repeats):
-            raise ShapeError(f"{self.repeats} does not say how often to repeat each dimension of {x.shape}")
+            raise ShapeError(
+                f"{self.repeats} does not have one number of repetitions for each dimension of {x.shape}"
+            )
         old = (*(1,) * added, *x.shape)
         return (x.with_shape(tuple(m * n for m, n in zip(old, self.repeats, strict=True))),)
 
@@ -168,5 +170,5 @@ def _lower_pixel_unshuffle(call: AtenCall) -> Value:
 
 
 def _behind(batch: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
-    """An order of dimensions behind those of the batch, which stay."""
+    """An order of dimensions after the batch dimensions, which stay in place."""
     return (*range(len(batch)), *(len(batch) + axis for axis in order))

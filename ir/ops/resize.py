@@ -1,12 +1,12 @@
-"""Enlarging and shrinking of the spatial dimensions, to a `size` or by a `factor` (exactly one is given).
+"""Enlargement and reduction of the spatial dimensions, to a `size` or by a `factor` (exactly one is given).
 
-Nearest neighbours are data movement. Linear interpolation over one dimension or two mixes 2 or 4 neighbours:
+Nearest neighbours are data movement. Linear interpolation over one or two dimensions mixes 2 or 4 neighbours:
 
     y = sum_ij u_i v_j x_ij,   weights rounded to 11 bits so that each pair sums to 2^11
 
-On integers the sum is taken of x - zx and requantized once, by sx / sy / 2^22 (2^11 over one dimension); with
-equal scales on both sides this is (sum + 2^21) >> 22. Sums that could leave int32, those of 16 bits over two
-dimensions, are of 48 bits.
+On integers the sum is computed over x - zx and requantized once, by sx / sy / 2^22 (2^11 over one dimension); with
+equal scales on both sides this is (sum + 2^21) >> 22. Sums that could exceed int32 (operands of 16 bits over two
+dimensions) have 48 bits.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ WEIGHT_BITS = 11
 
 @dataclass(frozen=True)
 class Resize(Op):
-    """Base: how large the result is. Operand x [n, c, ...]."""
+    """Base: size of the result. Operand x [n, c, ...]."""
 
     size: tuple[int, ...] = ()
     factor: tuple[float, ...] = ()
 
     def result_shape(self, x: TensorType, *, ranks: Sequence[int]) -> tuple[int, ...]:
-        """Sizes of the result; `ranks` says over how many spatial dimensions the operator is defined."""
+        """Sizes of the result; `ranks` lists the numbers of spatial dimensions for which the operator is defined."""
         given = len(self.size) or len(self.factor)
         if bool(self.size) == bool(self.factor) or given not in ranks or x.rank != given + 2:
             raise ShapeError(f"size {self.size} and factor {self.factor} for an input {x.shape}")
@@ -118,7 +118,7 @@ class ResizeLinear(Resize):
             raise OverflowBoundError(f"an accumulator can reach {bound:,}, beyond 48 bits")
 
     def is_wide(self, x: TensorType, output: TensorType) -> bool:
-        """Whether sums need int64, as those of 16 bits over two dimensions do."""
+        """True if sums need int64, as for 16-bit operands over two dimensions."""
         return self._largest_sum(x, output) > INT32_MAX
 
     def _largest_sum(self, x: TensorType, output: TensorType) -> int:
@@ -152,7 +152,7 @@ class ResizeLinear(Resize):
         return tuple(self._line(axis, n) for axis, n in enumerate(x.shape[2:]))
 
     def positions(self, x: TensorType) -> tuple[tuple[float, ...], ...]:
-        """For each spatial dimension and index of the result: where it lies between the operand's elements."""
+        """For each spatial dimension and index of the result: its position between the operand's elements."""
         return tuple(
             tuple(min(place, n - 1) for place in self._positions(axis, n, len(taps)))
             for axis, (n, taps) in enumerate(zip(x.shape[2:], self.taps(x), strict=True))

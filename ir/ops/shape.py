@@ -1,4 +1,4 @@
-"""Data movement that keeps every element where only the view changes: reshape, permute, expand, copy."""
+"""Data movement that keeps the elements and changes only the view: reshape, permute, expand, copy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .quantize import check_moved
 @operator("reshape")
 @dataclass(frozen=True)
 class Reshape(Op):
-    """The same elements in order, with sizes `shape`; one size may be -1 and follows from the others."""
+    """The same elements in order, with sizes `shape`; one size may be -1 and is derived from the others."""
 
     quantized = Quantized.MOVE
 
@@ -58,7 +58,7 @@ class Permute(Op):
 
     def infer(self, x: TensorType) -> tuple[TensorType, ...]:
         if sorted(self.order) != list(range(x.rank)):
-            raise ShapeError(f"{self.order} is no order of {x.rank} dimensions")
+            raise ShapeError(f"{self.order} is not an order of {x.rank} dimensions")
         shape = tuple(x.shape[i] for i in self.order)
         return (TensorType(shape, x.dtype, _permuted(x.quantization, self.order)),)
 
@@ -114,7 +114,7 @@ class Expand(Op):
 @operator("copy")
 @dataclass(frozen=True)
 class Copy(Op):
-    """The same value, dense in memory. Meaningless but for speed and last bits of a torch computation."""
+    """The same value, dense in memory. It affects only speed and the last bits of a torch computation."""
 
     quantized = Quantized.MOVE
 
@@ -132,7 +132,7 @@ class Copy(Op):
 
 
 def _with_free(shape: tuple[int, ...], written: tuple[int, ...]) -> tuple[int, ...]:
-    """`shape`, with -1 where `written` has it."""
+    """`shape`, with -1 wherever `written` has it."""
     return tuple(-1 if old == -1 else new for old, new in zip(written, shape, strict=True))
 
 
@@ -140,12 +140,12 @@ def _permuted(quantization: Encoding | None, order: tuple[int, ...]) -> Encoding
     if quantization is None or quantization.axis is None:
         return quantization
     if quantization.group_size is not None:
-        raise ShapeError("permute takes values without scale groups")
+        raise ShapeError("permute supports only values without scale groups")
     return replace(quantization, axis=order.index(quantization.axis))
 
 
 def with_free_batch(x: TensorType, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """`shape` with its first size left free (-1) where it is the operand's, so that other batches pass too."""
+    """`shape` with its first size free (-1) if it is the operand's, so that other batch sizes are accepted."""
     keeps_first = bool(shape) and bool(x.shape) and shape[0] == x.shape[0] and prod(shape[1:]) > 0
     return (-1, *shape[1:]) if keeps_first else shape
 
@@ -161,7 +161,7 @@ def emit_permute(call: AtenCall, x: Value, order: Sequence[int]) -> Value:
 
 
 def emit_squeeze(call: AtenCall, x: Value, axes: Sequence[int]) -> Value:
-    """`x` without those of `axes` that have size 1."""
+    """`x` without those of the dimensions `axes` that have size 1."""
     kept = [i for i, n in enumerate(x.type.shape) if i not in axes or n != 1]
     if len(kept) == x.type.rank:
         return x
@@ -169,7 +169,7 @@ def emit_squeeze(call: AtenCall, x: Value, axes: Sequence[int]) -> Value:
 
 
 def emit_unsqueeze(call: AtenCall, x: Value, axis: int) -> Value:
-    """`x` with a dimension of size 1 put in at `axis` of the result."""
+    """`x` with a dimension of size 1 inserted at `axis` of the result."""
     shape = [*x.type.shape[:axis], 1, *x.type.shape[axis:]]
     return call.emit(Reshape(_first_free(shape, 1 if axis == 0 else 0)), x)
 
@@ -261,7 +261,7 @@ _FILLINGS: dict[str, str | int] = {
 
 @lowers(*_FILLINGS)
 def _lower_filling(call: AtenCall) -> Value:
-    """One number for all elements, whatever they were."""
+    """One number for all elements, independent of the operand's elements."""
     x, filling = call.value("self"), _FILLINGS[call.target]
     shape = tuple(call["size"]) if call.target.startswith("new_") else x.type.shape
     chosen = None if call.target in ("fill.Scalar", "zero.default") else call["dtype"]
@@ -308,7 +308,7 @@ def _lower_copy(call: AtenCall) -> Value | None:
     x, memory_format = call.value("self"), call["memory_format"]
     if memory_format is None or memory_format == torch.preserve_format:
         return x
-    is_dense = memory_format in (torch.contiguous_format, 0)  # a schema's default is its number
+    is_dense = memory_format in (torch.contiguous_format, 0)  # the default of a schema is its number
     return call.emit(Copy(), x) if is_dense else None
 
 

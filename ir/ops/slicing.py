@@ -21,7 +21,7 @@ from .shape import emit_unsqueeze
 @operator("slice")
 @dataclass(frozen=True)
 class Slice(Op):
-    """Every `step`-th element of dimension `axis` from `start` up to `stop`, to the end when that is None."""
+    """Every `step`-th element of dimension `axis` from `start` up to `stop`, or to the end if `stop` is None."""
 
     quantized = Quantized.MOVE
 
@@ -50,12 +50,12 @@ class Slice(Op):
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x, size = call.operand("x"), call.outputs[0].shape[self.axis]
         if self.step != 1:
-            call.fix(x[self.axis], why="places along it are counted in steps")
+            call.fix(x[self.axis], why="elements are selected in steps along it")
             return ((*x[: self.axis], *call.fixed(size), *x[self.axis + 1 :]),)
         return ((*x[: self.axis], tie_part(call, x[self.axis], self.start, size), *x[self.axis + 1 :]),)
 
     def cut(self, cut: Cut) -> Slice:
-        """Counted again among what stays."""
+        """The slice with indices among the kept elements."""
         kept = cut.operand("x")[self.axis]
         if self.step != 1 or len(kept) == int(cut.type("x").shape[self.axis]):
             return self
@@ -66,7 +66,7 @@ class Slice(Op):
 @operator("select")
 @dataclass(frozen=True)
 class Select(Op):
-    """Element `index` of dimension `axis`, which is removed."""
+    """Element `index` of dimension `axis`; the dimension is removed."""
 
     quantized = Quantized.MOVE
 
@@ -85,7 +85,7 @@ class Select(Op):
 
     def couple(self, call: CouplingCall) -> tuple[Axes, ...]:
         x = call.operand("x")
-        call.fix(x[self.axis], why="one place of it is selected")
+        call.fix(x[self.axis], why="one element of it is selected")
         return ((*x[: self.axis], *x[self.axis + 1 :]),)
 
 
@@ -168,7 +168,7 @@ class Concat(Op):
 
 
 def check_axis(axis: int, x: TensorType) -> None:
-    """Raise ShapeError unless `x` has dimension `axis`, counted from the front."""
+    """Raises ShapeError unless `x` has dimension `axis`, counted from the front."""
     if not 0 <= axis < x.rank:
         raise ShapeError(f"{x.shape} has no dimension {axis}")
 
@@ -198,7 +198,9 @@ def _place(given: int | None, size: int, *, default: int) -> int:
 
 
 def _emit_slice(call: AtenCall, x: Value, axis: int, start: int, stop: int, step: int = 1) -> Value:
-    """`x` itself where all is taken; a slice to the very end stays one when that dimension changes."""
+    """`x` itself if the slice is the whole dimension; a slice to the end stays one if the size of that dimension
+    changes.
+    """
     size = x.type.shape[axis]
     if (start, stop, step) == (0, size, 1):
         return x

@@ -1,7 +1,7 @@
 """Softmax, over all positions of a row or those that a mask keeps, and its logarithm.
 
-On 8 bits softmax takes exponentials from a table of differences to the largest element that is kept, on 16 bits from
-one of the fractions of powers of two, on a straight line between its entries:
+With 8 bits exponentials are read from a table of differences to the largest kept element, with 16 bits by linear
+interpolation in a table of fractions of powers of two:
 
     e_i = table[max - x_i] where kept, else 0                                                          x of 8 bits
     d = requant(max - x_i, scale / log(2) * 2^16),   j = d / 256 % 256,   f = d % 256                  x of 16 bits
@@ -38,9 +38,9 @@ from .quantize import per_tensor_types
 from .slicing import check_axis
 
 TABLE_BITS = 23
-WIDE_TABLE_BITS = 22  # of the table of fractions
-FINEST_BITS = {8: 16, 16: 22}  # a result's step is at least 2 to the minus that, by bits
-_STEP_BITS = {8: 8, 16: 15}  # of results up to 1
+WIDE_TABLE_BITS = 22  # bits of the entries of the table of fractions
+FINEST_BITS = {8: 16, 16: 22}  # by bits: a result's step is at least 2 to the minus that
+_STEP_BITS = {8: 8, 16: 15}  # log2 of the number of steps of results up to 1
 _FRACTION_BITS = 16
 EMPTY_ROWS = ("uniform", "zero", "all")
 
@@ -50,8 +50,8 @@ EMPTY_ROWS = ("uniform", "zero", "all")
 class Softmax(Op):
     """exp(x) / sum(exp(x)) along dimension `axis`, over the positions that `keep` marks; 0 elsewhere.
 
-    Operands: x, keep (boolean, broadcasts to x) or none. A row of which nothing is kept gives, by `empty`: the
-    same number everywhere (uniform), zeros (zero), or the softmax of the row without a mask (all).
+    Operands: x, keep (boolean, broadcasts to x) or none. The result of a row without kept positions is, by `empty`:
+    the same number everywhere (uniform), zeros (zero), or the softmax of the row without a mask (all).
     """
 
     quantized = Quantized.COMPUTE
@@ -90,8 +90,8 @@ class Softmax(Op):
         high = qy.scale[0] * (1 << _STEP_BITS.get(qy.bits, 8))
         if qy.bits not in _STEP_BITS or qy != self.result_encoding(high, bits=qy.bits):
             raise ShapeError(
-                "softmax gives 8 bits with zero point -128, or 16 with zero point 0, and a power of two as scale, "
-                f"from 2^-{FINEST_BITS[8]} to 2^-8, or from 2^-{FINEST_BITS[16]} to 2^-15"
+                f"softmax results have 8 bits with zero point -128, or 16 with zero point 0, and a power of two as "
+                f"scale, from 2^-{FINEST_BITS[8]} to 2^-8, or from 2^-{FINEST_BITS[16]} to 2^-15"
             )
         if qx.bits > 8:
             prove_requant((1 << qx.bits) - 1, self.fractions(self.operand(operands, "x")))
@@ -135,11 +135,11 @@ class Softmax(Op):
         return Requant.of(qx.scale[0] / log(2) * (1 << _FRACTION_BITS))
 
     def finer(self, output: TensorType) -> int:
-        """The k by which the step of a result of 16 bits, 2^-(15 + k), is finer than 2^-15."""
+        """The k by which the step of a 16-bit result, 2^-(15 + k), is finer than 2^-15."""
         return self.multiplier(output).bit_length() - 1 - _STEP_BITS[16]
 
     def multiplier(self, output: TensorType) -> int:
-        """The m by which a part of the whole becomes an integer."""
+        """The m by which a share of the sum becomes an integer."""
         (qy,) = per_tensor_types(output)
         return round(1 / qy.scale[0])
 
@@ -177,14 +177,14 @@ class LogSoftmax(Op):
 
 
 def check_empty(empty: str) -> None:
-    """Raise ShapeError unless this is one of `EMPTY_ROWS`."""
+    """Raises ShapeError unless this is one of `EMPTY_ROWS`."""
     if empty not in EMPTY_ROWS:
         raise ShapeError(f"empty rows {empty!r}; the choices are {', '.join(EMPTY_ROWS)}")
 
 
 def _couple(call: CouplingCall, axis: int) -> Axes:
     x = call.operand("x")
-    call.fix(x[axis], why="the softmax is taken along it")
+    call.fix(x[axis], why="the softmax is computed along it")
     return x
 
 

@@ -1,4 +1,4 @@
-"""Sorting along one dimension; `topk`, `median` and `kthvalue` are parts of it."""
+"""Sorting along one dimension; `topk`, `median` and `kthvalue` are parts of the result."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .slicing import check_axis
 @operator("sort")
 @dataclass(frozen=True)
 class Sort(Op):
-    """Elements along dimension `axis` in order, and their indices (i64); equal ones stay in order, NaN is largest."""
+    """Elements along dimension `axis` in order, and their indices (i64); the sort is stable, NaN is largest."""
 
     facts = Facts(piecewise_linear=(("x",),))
 

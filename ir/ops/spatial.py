@@ -26,7 +26,7 @@ def symmetric_padding(x: Tensor, padding: Sequence[int], *, value: float = 0.0) 
 
 
 def check_spatial(rank: int, x: TensorType, w: TensorType, *lengths: tuple[tuple[int, ...], int]) -> None:
-    """Raise ShapeError unless x and w have `rank` spatial dimensions and each attribute as many entries a dimension."""
+    """Raises ShapeError unless x and w have `rank` spatial dimensions, and each attribute one entry per dimension."""
     if x.rank != rank + 2 or w.rank != rank + 2 or 0 in w.shape:
         raise ShapeError(f"{rank} spatial dimensions do not fit input {x.shape} and weight {w.shape}")
     if any(len(attribute) != per_dimension * rank for attribute, per_dimension in lengths):
@@ -34,7 +34,7 @@ def check_spatial(rank: int, x: TensorType, w: TensorType, *lengths: tuple[tuple
 
 
 def on_both_sides(numbers: int | Sequence[int], rank: int) -> tuple[int, ...]:
-    """`padding` of torch, which is the same before and after a dimension, as pairs one after the other."""
+    """Torch's `padding`, equal on both sides of a dimension, as (before, after) pairs in one tuple."""
     return tuple(n for n in spread(numbers, rank) for _ in range(2))
 
 

@@ -1,7 +1,6 @@
 """The testing kit: random graphs, comparisons, and a check for rewrites. It needs Hypothesis and is public.
 
-A user who brings a rewrite calls `check_rewrite`; one who brings an operator says with `@grows` how a random
-graph grows by it.
+`check_rewrite` tests a user's rewrite; `@grows` registers how a random graph grows by a user's operator.
 """
 
 from . import grow_elementwise, grow_layers, grow_movement, module_statements

@@ -1,4 +1,4 @@
-"""Comparison of results. Nothing here has a default tolerance: a test states what it allows, and why."""
+"""Comparison of results. There are no default tolerances: a test states its tolerance and the reason."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Tensors = Tensor | Sequence[Tensor]
 
 
 def assert_exact(actual: Tensors, expected: Tensors) -> None:
-    """Fail unless both are the same tensors: number, shapes, element types, values; NaN equals NaN."""
+    """Fails unless both are the same tensors: number, shapes, element types, values; NaN equals NaN."""
     for index, (a, b) in enumerate(_paired(actual, expected)):
         if a.dtype != b.dtype:
             raise AssertionError(f"result {index} is {a.dtype}, expected {b.dtype}")
@@ -19,10 +19,10 @@ def assert_exact(actual: Tensors, expected: Tensors) -> None:
 
 
 def assert_equivalent(actual: Tensors, expected: Tensors, *, atol: float, rtol: float) -> None:
-    """Fail unless |actual - expected| <= atol + rtol * largest |expected| for every element of every result.
+    """Fails unless |actual - expected| <= atol + rtol * largest |expected| for every element of every result.
 
-    The bound of a result is one number, that of its largest element: rounding errors of a sum do not shrink
-    with the sum. NaN equals NaN, and infinities equal themselves.
+    The bound of a result is one number, from its largest element: rounding errors of a sum do not shrink with the
+    sum. NaN equals NaN, and infinities equal themselves.
     """
     for index, (a, b) in enumerate(_paired(actual, expected)):
         finite = b.double()[b.isfinite()] if b.is_floating_point() else b.double().flatten()

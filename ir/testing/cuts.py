@@ -3,7 +3,7 @@
 check_cut(graph, inputs, seed=0)        # channels removed at random: the cut graph equals the masked one
 check_separate(graph, inputs, seed=0)   # units at zero change no other channels, except where a node sums over them
 check_closed(coupling)                  # groups keep a channel on every axis, each constant's cut is a rectangle
-check_permutation(graph, inputs, seed=0, removed=...)   # renumbered channels: same function, same channels go
+check_permutation(graph, inputs, seed=0, removed=...)   # renumbered channels: same function, same removal
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from ..tensor_type import Value
 from ..text import dump
 from ..verify import verify
 
-ROUNDING = {DType.F32: 1e-4, DType.F64: 1e-9}  # of a few nodes on numbers of order 1 to 30
+ROUNDING = {DType.F32: 1e-4, DType.F64: 1e-9}  # rounding of a few nodes on numbers of order 1 to 30
 
 
 def check_cut(graph: Graph, inputs: Sequence[Tensor], *, seed: int) -> int:
-    """Remove random units; the cut graph must verify and equal the masked one. The number of units removed."""
+    """Removes random units; the cut graph must verify and equal the masked one. Returns the number of removed units."""
     coupling = couple(graph)
     kept = coupling.kept(random_removal(coupling.groups, seed=seed))
     cut = verify(cut_graph(kept))
@@ -41,9 +41,9 @@ def check_cut(graph: Graph, inputs: Sequence[Tensor], *, seed: int) -> int:
 
 
 def check_separate(graph: Graph, inputs: Sequence[Tensor], *, seed: int) -> None:
-    """Set random units of constants to zero: no value changes in channels of other units.
+    """Sets random units of constants to zero: no value may change in channels of other units.
 
-    Units that a node mixes are left alone, but for nodes that make the outputs: those are not compared.
+    Units that a node mixes are skipped, except for nodes that compute outputs: those are not compared.
     """
     coupling = couple(graph)
     chosen = np.random.default_rng(seed).random(coupling.count) < 0.5
@@ -67,7 +67,9 @@ def check_separate(graph: Graph, inputs: Sequence[Tensor], *, seed: int) -> None
 
 
 def check_closed(coupling: Coupling) -> None:
-    """A unit has equally many channels as each other of its group, on the same axes: one of each group may be left."""
+    """Checks that all units of a group have equally many channels on the same axes, so that one unit per group
+    suffices.
+    """
     for value, dimension, units in coupling.members:
         for group in np.unique(coupling.groups[units[units != STAYS]]).tolist():
             counts = np.bincount(units[units != STAYS], minlength=coupling.count)[coupling.groups == group]
@@ -78,7 +80,7 @@ def check_closed(coupling: Coupling) -> None:
 
 
 def permuted(coupling: Coupling, order: np.ndarray) -> Graph:
-    """The graph whose unit i is what unit `order[i]`, of the same group, was; it computes the same."""
+    """The graph in which unit i is the former unit `order[i]` of the same group; it computes the same."""
     graph = coupling.graph
     params = dict(graph.params)
     for value, dimension, units in coupling.members:
@@ -93,7 +95,9 @@ def permuted(coupling: Coupling, order: np.ndarray) -> Graph:
 def check_permutation(
     graph: Graph, inputs: Sequence[Tensor], *, seed: int, removed: Callable[[Coupling], np.ndarray]
 ) -> None:
-    """Renumber the units of each group: the function stays, and what `removed` takes is the same under new numbers."""
+    """Renumbers the units of each group: the function and, up to the numbers, the units in `removed` must stay the
+    same.
+    """
     coupling = couple(graph)
     rng = np.random.default_rng(seed)
     order = np.arange(coupling.count)
@@ -105,11 +109,13 @@ def check_permutation(
     error = deviation(run(other, inputs), run(graph, inputs))
     assert error <= bound, f"renumbered channels change the outputs by {error:.1e}:\n{dump(graph)}"
     gone, gone_then = removed(coupling), removed(couple(other))
-    assert (gone[order] == gone_then).all(), f"other channels go once they are renumbered:\n{dump(graph)}"
+    assert (gone[order] == gone_then).all(), (
+        f"other channels are removed once they are renumbered:\n{dump(graph)}"
+    )
 
 
 def random_removal(groups: np.ndarray, *, seed: int) -> np.ndarray:
-    """Units to remove: a random part of each group, never all of it."""
+    """Units to remove: a random part of each group, never the whole group."""
     rng = np.random.default_rng(seed)
     removed = np.zeros(len(groups), dtype=bool)
     for group in np.unique(groups):
@@ -119,7 +125,7 @@ def random_removal(groups: np.ndarray, *, seed: int) -> np.ndarray:
 
 
 def opened(graph: Graph, inputs: Sequence[Tensor]) -> tuple[Graph, list[Tensor]]:
-    """The graph with float inputs as constants and weighted sums as outputs, so that all channels may go."""
+    """The graph with float inputs as constants and weighted sums as outputs, so that all channels can be removed."""
     fed = {v.name: t for v, t in zip(graph.inputs, inputs, strict=True) if v.type.dtype.is_floating}
     names = [value.name for value in graph.results]
     builder = Builder(params={**graph.params, **fed}, reserved=names)

@@ -1,4 +1,4 @@
-"""Constants and inputs of float graphs for examples: normally distributed, the same each time."""
+"""Constants and inputs of float graphs for examples: normally distributed, equal for equal seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _INDICES = 8
 
 
 def drawn_constant(value: Value) -> Tensor:
-    """A constant of the value's type, for `parse(text, fill=drawn_constant)`: the same for the same name."""
+    """A constant of the value's type, for `parse(text, fill=drawn_constant)`; the same for the same name."""
     seed = sum(map(ord, value.name))
     return _normal(value, torch.Generator().manual_seed(seed))
 

@@ -1,4 +1,4 @@
-"""Strategies of graphs: random ones, quantized ones, and an example for each operator."""
+"""Strategies for graphs: random ones, quantized ones, and an example for each operator."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ def graphs(
 ) -> SearchStrategy[Graph]:
     """Valid graphs of operators named in `ops` on floats of `dtype`, grown in at most `max_steps` steps.
 
-    They branch and join, share constants, have one input or two, and several outputs; some of those are
-    intermediates that other nodes read too. A step adds a node, or a chain that rewrites look for. Shrinks
-    towards few nodes, small shapes and plain attributes.
+    They branch and join, share constants, and have one or two inputs and several outputs, some of which are
+    intermediates that other nodes read, too. A step adds a node, or a chain that rewrites match. Shrinks towards few
+    nodes, small shapes and plain attributes.
     """
     types = tuple(replace(type, dtype=dtype) for type in input_types)
     return _plans(tuple(sorted(ops)), max_steps, types).map(_Plan.graph)
@@ -71,8 +71,8 @@ def quantized_graphs(
 ) -> SearchStrategy[Graph]:
     """Valid graphs that compute on integers, with float inputs and outputs.
 
-    Scales are those of random data that ran through the float graph, so that values use their range and some
-    saturate. Each value has an encoding of its own where the operator allows it.
+    Scales come from a run of the float graph on random data, so that values use their range and some saturate. Each
+    value has its own encoding if the operator allows it.
     """
 
     def quantized(graph: Graph) -> SearchStrategy[Graph]:
@@ -84,9 +84,9 @@ def quantized_graphs(
 def graphs_around(
     pattern: Graph, *, ops: Collection[str] = DEFAULT_OPS, max_steps: int = 3
 ) -> SearchStrategy[Graph]:
-    """Valid graphs that hold the nodes of `pattern` in random surroundings of operators named in `ops`.
+    """Valid graphs that contain the nodes of `pattern` in random surroundings of operators named in `ops`.
 
-    What the pattern reads may be computed, shared or an input; each of its values, intermediates too, may be read
+    Operands of the pattern may be computed, shared or inputs; each of its values, also an intermediate, may be read
     by further nodes or be an output. Shrinks towards the pattern alone.
     """
     steps = st.lists(_steps(tuple(sorted(ops))), max_size=max_steps).map(tuple)
@@ -137,7 +137,7 @@ def examples(
 
 @dataclass(frozen=True)
 class _Plan:
-    """Plan of a random graph. A failing test prints it, so that the graph can be rebuilt."""
+    """Plan of a random graph. A failing test prints the plan, so that the graph can be rebuilt."""
 
     seed: int
     input_type: TensorType
@@ -146,7 +146,7 @@ class _Plan:
     extra_outputs: tuple[int, ...]
 
     def graph(self) -> Graph:
-        """The graph; steps that do not fit leave no trace."""
+        """The graph; steps that do not fit are skipped."""
         growth = Growth(self.seed, dtype=self.input_type.dtype)
         for _ in range(1 + self.two_inputs):
             growth.input(self.input_type)
@@ -167,7 +167,7 @@ class _Surroundings:
     extra_outputs: tuple[int, ...]
 
     def graph(self) -> Graph:
-        """The pattern, after `before` and under `after`."""
+        """The pattern with the steps `before` and `after` it."""
         floating = [v.type for v in self.pattern.inputs if v.type.dtype.is_floating]
         growth = Growth(self.seed, dtype=floating[0].dtype if floating else DType.F32)
         for type in floating[:1] if self.before else ():
@@ -181,7 +181,7 @@ class _Surroundings:
 
 
 _SEEDS = st.integers(0, 2**16)
-_BACK = (0, 0, 0, 0, 1, 2)  # mostly the value just made, so that chains grow
+_BACK = (0, 0, 0, 0, 1, 2)  # usually the value just computed, so that chains grow
 _MOTIFS = (
     "conv batch_norm",
     "conv batch_norm relu",
@@ -206,7 +206,7 @@ _MOTIFS = (
     "batch_norm conv",
     "mul add",
 )
-_MOSTLY = (False, True, True, True, True, True)  # a chain shrinks by losing members
+_MOSTLY = (False, True, True, True, True, True)  # a chain shrinks by loss of members
 _POPULAR = {
     "conv": 6,
     "linear": 3,
@@ -239,7 +239,7 @@ def _plans(
 
 
 def _motif(names: Sequence[str]) -> SearchStrategy[tuple[Step, ...]]:
-    """A chain of operators, each on the result of the one before."""
+    """A chain of operators, each on the result of the previous one."""
     first, *rest = names
     following = [st.builds(replace, _steps((name,)), back=st.just(0)) for name in rest]
     members = [st.tuples(st.sampled_from(_MOSTLY), step) for step in (_steps((first,)), *following)]
@@ -250,8 +250,6 @@ def _motif(names: Sequence[str]) -> SearchStrategy[tuple[Step, ...]]:
 def _steps(ops: tuple[str, ...]) -> SearchStrategy[Step]:
     unknown = sorted(set(ops) - GROWS.keys())
     if unknown:
-        raise ValueError(
-            f"no function says how a graph grows by {', '.join(unknown)}; register it with @grows"
-        )
+        raise ValueError(f"no function grows a graph by {', '.join(unknown)}; register it with @grows")
     digits = st.tuples(*(st.integers(0, 5) for _ in range(DIGITS)))
     return st.builds(Step, st.sampled_from(ops), st.sampled_from(_BACK), st.integers(0, 5), digits)

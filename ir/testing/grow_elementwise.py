@@ -46,68 +46,68 @@ _REDUCTIONS = [name for name, op in OPERATORS.items() if issubclass(op, Reductio
 
 @grows(*_PLAIN)
 def grow_plain(g: Growth, x: Value, step: Step) -> Value:
-    """A function without attributes."""
+    """Adds a function without attributes."""
     return g.add(OPERATORS[step.op](), x)
 
 
 @grows("clamp")
 def grow_clamp(g: Growth, x: Value, step: Step) -> Value:
-    """ReLU-like and symmetric bounds."""
+    """Adds a clamp with ReLU-like or symmetric bounds."""
     return g.add(Clamp(*step.pick(0, [(0.0, INF), (0.0, 6.0), (-1.0, 1.0), (-INF, 0.5), (0.0, 1.0)])), x)
 
 
 @grows("leaky_relu")
 def grow_leaky_relu(g: Growth, x: Value, step: Step) -> Value:
-    """Slopes on both sides of 0."""
+    """Adds a leaky ReLU with a slope on either side of 0."""
     return g.add(LeakyRelu(step.pick(0, [0.01, 0.25, -0.5])), x)
 
 
 @grows("elu")
 def grow_elu(g: Growth, x: Value, step: Step) -> Value:
-    """ELU, and the form that SELU and CELU take."""
+    """Adds an ELU, or the form used by SELU and CELU."""
     return g.add(step.pick(0, [Elu(), Elu(1.5, 1.1), Elu(0.5, 1.0, 2.0)]), x)
 
 
 @grows("gelu")
 def grow_gelu(g: Growth, x: Value, step: Step) -> Value:
-    """Exact and by tanh."""
+    """Adds a GELU, exact or by tanh."""
     return g.add(Gelu(step.pick(0, ["none", "tanh"])), x)
 
 
 @grows("softplus")
 def grow_softplus(g: Growth, x: Value, step: Step) -> Value:
-    """Soft and sharp."""
+    """Adds a softplus, soft or sharp."""
     return g.add(step.pick(0, [Softplus(), Softplus(3.0, 2.0)]), x)
 
 
 @grows("threshold")
 def grow_threshold(g: Growth, x: Value, step: Step) -> Value:
-    """With a jump and without."""
+    """Adds a threshold with or without a jump."""
     return g.add(Threshold(step.pick(0, [0.0, 0.5, -0.3]), step.pick(1, [0.0, 0.5])), x)
 
 
 @grows("softshrink", "hardshrink")
 def grow_shrinkage(g: Growth, x: Value, step: Step) -> Value:
-    """Narrow and wide."""
+    """Adds a shrinkage, narrow or wide."""
     op = Softshrink if step.op == "softshrink" else Hardshrink
     return g.add(op(step.pick(0, [0.5, 0.1, 2.0])), x)
 
 
 @grows("round_to")
 def grow_round_to(g: Growth, x: Value, step: Step) -> Value:
-    """Both narrower types."""
+    """Adds a rounding to either narrower type."""
     return g.add(RoundTo(step.pick(0, ["f16", "bf16"])), x)
 
 
 @grows("pow")
 def grow_pow(g: Growth, x: Value, step: Step) -> Value:
-    """Whole powers, which are defined everywhere."""
+    """Adds a whole power, which is defined everywhere."""
     return g.add(Pow(step.pick(0, [2.0, 3.0, 1.0])), x)
 
 
 @grows("prelu")
 def grow_prelu(g: Growth, x: Value, step: Step) -> Value | None:
-    """One slope, or one a channel."""
+    """Adds a PReLU with one slope, or one per channel."""
     if not x.type.rank:
         return None
     channels = x.type.shape[1] if x.type.rank > 1 else 1
@@ -116,7 +116,7 @@ def grow_prelu(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows(*_BINARY)
 def grow_binary(g: Growth, x: Value, step: Step) -> Value | None:
-    """With another value, with a number, and with constants that broadcast on either side."""
+    """Adds a binary operator with another value, a number, or a constant that broadcasts on either side."""
     op = OPERATORS[step.op]()
     assert isinstance(op, Binary)
     if step.op in ("add", "sub", "mul"):
@@ -132,7 +132,7 @@ def grow_binary(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows(*_REDUCTIONS)
 def grow_reduction(g: Growth, x: Value, step: Step) -> Value | None:
-    """Over the last dimension, all spatial ones, all but the first, or all."""
+    """Adds a reduction over the last dimension, all spatial ones, all but the first, or all."""
     op, rank = OPERATORS[step.op], x.type.rank
     assert issubclass(op, Reduction)
     axes = step.pick(0, [(rank - 1,), tuple(range(2, rank)), tuple(range(1, rank)), ()])
@@ -143,7 +143,7 @@ def grow_reduction(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("compare", "logic", "where")
 def grow_choice(g: Growth, x: Value, step: Step) -> Value:
-    """The larger of two values, the smaller, or one where they are equal, by one condition or two."""
+    """Adds the larger or the smaller of two values, or a selection by one or two conditions."""
     other = g.partner(x, step)
     condition = g.add(Compare(step.pick(0, ["gt", "le", "eq", "ne", "lt", "ge"])), x, other)
     if step.op == "logic":
@@ -156,13 +156,13 @@ def grow_choice(g: Growth, x: Value, step: Step) -> Value:
 
 @grows("cast")
 def grow_cast(g: Growth, x: Value, step: Step) -> Value:
-    """Through another type and back."""
+    """Adds casts to another type and back."""
     return g.add(Cast(x.type.dtype.value), g.add(Cast(step.pick(0, ["f64", "bool", "i32"])), x))
 
 
 @grows("argmax", "argmin")
 def grow_place_of_extremum(g: Growth, x: Value, step: Step) -> Value | None:
-    """The index as a number."""
+    """Adds the index of an extremum as a number."""
     if not x.type.rank:
         return None
     kind = OPERATORS[step.op]
@@ -173,7 +173,7 @@ def grow_place_of_extremum(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("sort")
 def grow_sort(g: Growth, x: Value, step: Step) -> tuple[Value, ...] | None:
-    """Up or down, along any dimension; the indices as numbers."""
+    """Adds a sort, up or down, along any dimension; the indices as numbers."""
     if not x.type.rank:
         return None
     op = Sort(step.digits[0] % x.type.rank, step.pick(1, [False, True]))
@@ -183,7 +183,7 @@ def grow_sort(g: Growth, x: Value, step: Step) -> tuple[Value, ...] | None:
 
 @grows("put")
 def grow_put(g: Growth, x: Value, step: Step) -> Value | None:
-    """One element or two, by numbers that are given as they are or found."""
+    """Adds a write of one or two elements at constant or computed indices."""
     if x.type.numel < 2:
         return None
     flat = g.add(Reshape((x.type.numel,)), x)
@@ -196,13 +196,13 @@ def grow_put(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("log_softmax")
 def grow_log_softmax(g: Growth, x: Value, step: Step) -> Value | None:
-    """Along the last or another dimension."""
+    """Adds a log softmax along the last or another dimension."""
     return g.add(LogSoftmax((x.type.rank - 1 - step.digits[0]) % x.type.rank), x) if x.type.rank else None
 
 
 @grows("softmax")
 def grow_softmax(g: Growth, x: Value, step: Step) -> Value | None:
-    """Along the last or another dimension, of all positions or of those that a comparison keeps."""
+    """Adds a softmax along the last or another dimension, over all positions or those that a comparison keeps."""
     if not x.type.rank:
         return None
     empty = step.pick(1, [None, None, *EMPTY_ROWS])

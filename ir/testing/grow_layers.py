@@ -23,7 +23,9 @@ from .growth import Growth, Step, grows
 
 @grows("conv")
 def grow_conv(g: Growth, x: Value, step: Step) -> Value | None:
-    """Plain, strided, dilated, padded alike or not, depthwise; with and without bias, residual and clamp."""
+    """Adds a convolution: plain, strided, dilated, evenly padded or not, depthwise; with and without bias, residual
+    and clamp.
+    """
     spatial = x.type.rank - 2
     if spatial not in (1, 2, 3):
         return None
@@ -47,7 +49,7 @@ def grow_conv(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("conv_transpose")
 def grow_conv_transpose(g: Growth, x: Value, step: Step) -> Value | None:
-    """Strided or not, cut alike or not, in groups."""
+    """Adds a transposed convolution: strided or not, evenly cut or not, in groups."""
     spatial = x.type.rank - 2
     if spatial not in (1, 2):
         return None
@@ -72,7 +74,7 @@ def grow_conv_transpose(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("linear")
 def grow_linear(g: Growth, x: Value, step: Step) -> Value | None:
-    """With and without bias, residual and clamp."""
+    """Adds a linear layer with and without bias, residual and clamp."""
     if not x.type.rank:
         return None
     out = step.pick(0, [1, 2, 4, x.type.shape[-1]])
@@ -101,7 +103,7 @@ def grow_matmul(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("grouped_matmul")
 def grow_grouped_matmul(g: Growth, x: Value, step: Step) -> Value | None:
-    """With constant matrices; a group may be empty, and rows may follow the last one."""
+    """Adds a grouped product with constant matrices; a group may be empty, and rows may follow the last one."""
     if x.type.rank != 2:
         return None
     rows, depth = x.type.shape
@@ -130,7 +132,7 @@ def grow_attention(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("batch_norm")
 def grow_batch_norm(g: Growth, x: Value, step: Step) -> Value | None:
-    """With and without weight and bias."""
+    """Adds a batch norm with and without weight and bias."""
     if x.type.rank < 2:
         return None
     c = x.type.shape[1]
@@ -142,7 +144,7 @@ def grow_batch_norm(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("layer_norm", "rms_norm")
 def grow_last_norm(g: Growth, x: Value, step: Step) -> Value | None:
-    """Over the last dimension or two."""
+    """Adds a norm over the last one or two dimensions."""
     if x.type.rank < 2:
         return None
     shape = x.type.shape[-step.pick(0, [1, 2]) :]
@@ -154,7 +156,7 @@ def grow_last_norm(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("group_norm", "instance_norm")
 def grow_group_norm(g: Growth, x: Value, step: Step) -> Value | None:
-    """One group, or as many as there are channels."""
+    """Adds a group norm with one group, or one per channel."""
     if x.type.rank < 3 or (step.op == "instance_norm" and min(x.type.shape[2:]) < 2):
         return None
     c = x.type.shape[1]
@@ -165,7 +167,7 @@ def grow_group_norm(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("max_pool")
 def grow_max_pool(g: Growth, x: Value, step: Step) -> Value | None:
-    """Overlapping or not, padded alike or not, dilated, rounding down or up."""
+    """Adds a max pool: overlapping or not, evenly padded or not, dilated, rounding down or up."""
     spatial = x.type.rank - 2
     if spatial not in (1, 2, 3):
         return None
@@ -186,7 +188,7 @@ def grow_max_pool(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("avg_pool")
 def grow_avg_pool(g: Growth, x: Value, step: Step) -> Value | None:
-    """Overlapping or not, padding counted or not, rounding down or up, with a divisor."""
+    """Adds an average pool: overlapping or not, padding counted or not, rounding down or up, with a divisor."""
     spatial = x.type.rank - 2
     if spatial not in (1, 2, 3):
         return None
@@ -216,7 +218,9 @@ def grow_adaptive_avg_pool(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("rnn", "gru", "lstm")
 def grow_recurrent(g: Growth, x: Value, step: Step) -> tuple[Value, ...] | None:
-    """One or two layers and directions, either order of time and batch, with and without bias and state."""
+    """Adds a recurrent layer: one or two layers and directions, either order of time and batch, with and without bias
+    and state.
+    """
     if x.type.rank != 3:
         return None
     kind = OPERATORS[step.op]

@@ -21,7 +21,7 @@ from .growth import Growth, Step, grows
 
 @grows("reshape")
 def grow_reshape(g: Growth, x: Value, step: Step) -> Value | None:
-    """Flatten all but the batch, split the last dimension, add one, or make one line of everything."""
+    """Adds a reshape: flattens all but the batch, splits the last dimension, adds one, or flattens everything."""
     if not x.type.rank:
         return None
     *leading, last = x.type.shape
@@ -32,7 +32,7 @@ def grow_reshape(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("permute")
 def grow_permute(g: Growth, x: Value, step: Step) -> Value | None:
-    """Rotations and a swap of the last two dimensions."""
+    """Adds a rotation of the dimensions, or a swap of the last two."""
     rank = x.type.rank
     if rank < 2:
         return None
@@ -43,7 +43,7 @@ def grow_permute(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("expand")
 def grow_expand(g: Growth, x: Value, step: Step) -> Value:
-    """A new leading dimension, and twice what has size 1."""
+    """Adds an expand: a new leading dimension, and dimensions of size 1 repeated twice."""
     sizes = tuple(2 if n == 1 else -1 for n in x.type.shape)
     return g.add(Expand(step.pick(0, [(2, *sizes), sizes])), x)
 
@@ -56,7 +56,7 @@ def grow_copy(g: Growth, x: Value, step: Step) -> Value:
 
 @grows("slice")
 def grow_slice(g: Growth, x: Value, step: Step) -> Value | None:
-    """Channels or another dimension, from the front, to the end, every second."""
+    """Adds a slice of channels or another dimension: from the front, to the end, or every second element."""
     if not x.type.rank:
         return None
     axis = step.pick(0, [x.type.rank - 1, min(1, x.type.rank - 1)])
@@ -68,7 +68,7 @@ def grow_slice(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("select")
 def grow_select(g: Growth, x: Value, step: Step) -> Value | None:
-    """An element of any dimension but the first."""
+    """Adds a selection of an element of any dimension but the first."""
     if x.type.rank < 2:
         return None
     axis = 1 + step.digits[0] % (x.type.rank - 1)
@@ -87,7 +87,7 @@ def grow_split(g: Growth, x: Value, step: Step) -> tuple[Value, ...] | None:
 
 @grows("concat")
 def grow_concat(g: Growth, x: Value, step: Step) -> Value | None:
-    """Two operands, perhaps the same one twice, or three with a constant among them."""
+    """Adds a concatenation of two operands, perhaps the same, or of three with a constant among them."""
     if not x.type.rank:
         return None
     operands = [x, g.partner(x, step)]
@@ -98,7 +98,7 @@ def grow_concat(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("flip")
 def grow_flip(g: Growth, x: Value, step: Step) -> Value | None:
-    """The last dimension, or all."""
+    """Adds a flip of the last dimension, or of all."""
     if not x.type.rank:
         return None
     return g.add(Flip(step.pick(0, [(x.type.rank - 1,), tuple(range(x.type.rank))])), x)
@@ -112,7 +112,7 @@ def grow_roll(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("tile")
 def grow_tile(g: Growth, x: Value, step: Step) -> Value | None:
-    """Twice along the last dimension, or as a new first one."""
+    """Adds a repetition: twice along the last dimension, or as a new first one."""
     if not x.type.rank:
         return None
     ones = (1,) * (x.type.rank - 1)
@@ -121,7 +121,7 @@ def grow_tile(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("pad")
 def grow_pad(g: Growth, x: Value, step: Step) -> Value | None:
-    """All modes, on one or two dimensions, unlike before and after; negative numbers cut."""
+    """Adds a padding of any mode, on one or two dimensions, different before and after; negative numbers cut."""
     if x.type.rank < 2:
         return None
     mode = step.pick(0, ["constant", "constant", "reflect", "replicate", "circular"])
@@ -144,7 +144,7 @@ def grow_resize_nearest(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("resize_linear")
 def grow_resize_linear(g: Growth, x: Value, step: Step) -> Value | None:
-    """Both rules for the corners, by factors and to sizes."""
+    """Adds a linear resize with either rule for corners, by factors or to sizes."""
     spatial = x.type.rank - 2
     if spatial not in (1, 2):
         return None
@@ -159,14 +159,14 @@ def grow_resize_linear(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("embedding")
 def grow_embedding(g: Growth, x: Value, step: Step) -> Value:
-    """Indices are a graph input of their own."""
+    """Adds an embedding whose indices are a new graph input."""
     indices = g.input(TensorType(step.pick(0, [(2, 3), (4,), ()]), step.pick(1, [DType.I64, DType.I32])))
     return g.add(Embedding(), indices, g.weight(step, 1 + step.digits[2], 4))
 
 
 @grows("take")
 def grow_take(g: Growth, x: Value, step: Step) -> Value | None:
-    """Elements of the last dimension or the second, by indices of rank 1 or 2."""
+    """Adds a lookup of elements of the last or second dimension, by indices of rank 1 or 2."""
     if not x.type.rank:
         return None
     axis = step.pick(0, [x.type.rank - 1, min(1, x.type.rank - 1)])
@@ -176,7 +176,7 @@ def grow_take(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("index_copy")
 def grow_index_copy(g: Growth, x: Value, step: Step) -> Value | None:
-    """One element or two of a dimension, from the front or the end."""
+    """Adds a copy of one or two elements of a dimension, indexed from the front or the end."""
     if not x.type.rank:
         return None
     axis = step.digits[0] % x.type.rank
@@ -190,7 +190,7 @@ def grow_index_copy(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("quantize", "dequantize")
 def grow_quantize(g: Growth, x: Value, step: Step) -> Value | None:
-    """There and back."""
+    """Adds a quantization and a dequantization."""
     if x.type.dtype is not DType.F32:
         return None
     encoding = step.pick(0, [Encoding((0.05,), (3,)), Encoding((0.001,), (-200,), 16)])
@@ -199,7 +199,7 @@ def grow_quantize(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("fake_quantize_per_token")
 def grow_fake_quantize_per_token(g: Growth, x: Value, step: Step) -> Value | None:
-    """With a scale for each row."""
+    """Adds a fake quantization with a scale for each row."""
     if not x.type.rank or x.type.dtype is not DType.F32:
         return None
     return g.add(FakeQuantizePerToken(), x)
@@ -207,7 +207,7 @@ def grow_fake_quantize_per_token(g: Growth, x: Value, step: Step) -> Value | Non
 
 @grows("requantize")
 def grow_requantize(g: Growth, x: Value, step: Step) -> Value | None:
-    """From one encoding to another, finer or coarser."""
+    """Adds a requantization to another encoding, finer or coarser."""
     if x.type.dtype is not DType.F32:
         return None
     integers = g.builder.add(Quantize(), x, quantization=Encoding((0.05,), (3,)))
@@ -217,7 +217,7 @@ def grow_requantize(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("offset_binary")
 def grow_offset_binary(g: Growth, x: Value, step: Step) -> Value | None:
-    """There and back."""
+    """Adds a conversion to offset binary and back."""
     if x.type.dtype is not DType.F32:
         return None
     encoding = Encoding((0.05,), (step.pick(0, [3, -128]),))
@@ -227,5 +227,5 @@ def grow_offset_binary(g: Growth, x: Value, step: Step) -> Value | None:
 
 @grows("torch_call")
 def grow_torch_call(g: Growth, x: Value, step: Step) -> Value:
-    """A call that has no operator of its own."""
+    """Adds a call that has no operator in the IR."""
     return g.add(TorchCall("aten.tan.default(x0)"), x)

@@ -1,7 +1,7 @@
 """Growth of random graphs: one function per operator adds a node if possible.
 
-Random graphs are made from a plan, a list of steps that are mere numbers. Steps know nothing of each other, so
-that a failing plan shrinks well: Hypothesis takes steps away and lowers numbers, and each smaller plan is a graph.
+Random graphs are made from a plan, a list of steps that are plain numbers. Steps are independent of each other, so
+that a failing plan shrinks well: Hypothesis removes steps and lowers numbers, and each smaller plan gives a graph.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Grow = Callable[["Growth", Value, "Step"], "Value | tuple[Value, ...] | None"]
 
 @dataclass(frozen=True)
 class Step:
-    """One node to be: its operator, which of the values so far it reads, and numbers for all other choices."""
+    """Plan of one node: its operator, the index of the value that it reads, and numbers for all other choices."""
 
     op: str
     back: int = 0
@@ -37,12 +37,12 @@ class Step:
     digits: tuple[int, ...] = (0,) * DIGITS
 
     def pick(self, index: int, choices: Sequence[T]) -> T:
-        """One of `choices`, decided by digit `index`; 0 gives the first, so put the simplest there."""
+        """One of `choices`, selected by digit `index`; 0 selects the first, which should be the simplest."""
         return choices[self.digits[index] % len(choices)]
 
 
 class Growth:
-    """A graph while it grows: its builder, and the values that the next steps may read."""
+    """A graph during growth: its builder, and the values that the next steps may read."""
 
     def __init__(self, seed: int, *, dtype: DType = DType.F32) -> None:
         self.dtype = dtype
@@ -52,7 +52,7 @@ class Growth:
         self._constants: list[Value] = []
 
     def input(self, type: TensorType) -> Value:
-        """A further graph input; readable by later steps when it is floating point."""
+        """A further graph input; later steps can read it if it is floating point."""
         value = self.builder.input(self.builder.fresh_name("x"), type)
         if type.dtype.is_floating:
             self.values.append(value)
@@ -68,7 +68,7 @@ class Growth:
         return value
 
     def weight(self, step: Step, *shape: int) -> Value:
-        """A random constant; now and then one of this shape that is there already, so that layers share it."""
+        """A random constant; sometimes an existing one of this shape, so that layers share it."""
         known = [v for v in self._constants if v.type.shape == shape]
         return known[0] if known and step.partner % 2 else self.constant(*shape)
 
@@ -78,15 +78,15 @@ class Growth:
         return same[-1 - step.partner % len(same)] if same else x
 
     def add(self, op: Op, *operands: Value | None) -> Value:
-        """Append a node with one result."""
+        """Appends a node with one result."""
         return self.builder.add(op, *operands)
 
     def add_many(self, op: Op, *operands: Value | None) -> tuple[Value, ...]:
-        """Append a node with several results."""
+        """Appends a node with several results."""
         return self.builder.append(op, operands, op.infer(*(v and v.type for v in operands)))
 
     def grow(self, step: Step) -> None:
-        """Take one step, or none where the operator does not fit the value that it would read."""
+        """Takes one step, or none if the operator does not fit the value that it would read."""
         x = self.values[-1 - step.back % len(self.values)]
         results = GROWS[step.op](self, x, step)
         for value in (results,) if isinstance(results, Value) else results or ():
@@ -94,7 +94,7 @@ class Growth:
                 self.values.append(value)
 
     def embed(self, pattern: Graph, step: Step) -> None:
-        """Append the nodes of `pattern`, fed by values of its inputs' types or by further inputs."""
+        """Appends the nodes of `pattern`; its inputs are values of the same types or new graph inputs."""
         current = {v.name: self.builder.constant(v.name, pattern.tensor(v)) for v in pattern.constants}
         for index, wanted in enumerate(pattern.inputs):
             fitting = [v for v in self.values if v.type == wanted.type]
@@ -107,7 +107,9 @@ class Growth:
             self.values += results
 
     def graph(self, extra_outputs: Sequence[int] = ()) -> Graph:
-        """The graph whose outputs are the values that nobody reads, and those that `extra_outputs` count back to."""
+        """The graph whose outputs are the values without readers, and those selected by `extra_outputs`, counted from
+        the end.
+        """
         nodes = self.builder.build(self.values).nodes
         read = {v.name for node in nodes for v in node.operands}
         made = {v.name for node in nodes for v in node.outputs}
@@ -121,7 +123,7 @@ GROWS: Mapping[str, Grow] = MappingProxyType(_GROWS)
 
 
 def grows(*names: str) -> Callable[[Grow], Grow]:
-    """Function decorator: this adds a node of each named operator to a graph, or returns None if none fits."""
+    """Function decorator: the function adds a node of each named operator to a graph, or returns None if none fits."""
 
     def register(function: Grow) -> Grow:
         for name in names:

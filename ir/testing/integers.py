@@ -1,7 +1,7 @@
-"""The plainest way from a float graph to one that computes on integers, for tests.
+"""The simplest conversion of a float graph to an integer graph, for tests.
 
-Every value gets the encoding that covers what one run of the float graph showed. It shares nothing with the
-quantization pass, so that each can be tested with the other.
+Every value gets the encoding that covers its range in one run of the float graph. It shares no code with the
+quantization pass, so that each can be tested against the other.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from ..ops.recurrent_form import STATE_BITS, cell_encoding
 from ..tensor_type import Value
 
 _FINEST = (
-    64  # an output step is at least this part of the step of what is summed, as Requant and Rescale need
+    64  # an output step is at least this part of the step of a summed operand, as Requant and Rescale require
 )
 
-_LARGEST_SCORE = 70.0  # of an attention, before saturation
+_LARGEST_SCORE = 70.0  # of the scores of an attention, before saturation
 
-_COARSEST = 1 << 14  # as many steps of the result may a step of what is moved be, for Rescale
+_COARSEST = 1 << 14  # largest ratio of the step of a moved value to that of the result, for Rescale
 
 
 def to_integers(graph: Graph, inputs: Sequence[Tensor]) -> Graph:
@@ -46,8 +46,8 @@ def to_integers(graph: Graph, inputs: Sequence[Tensor]) -> Graph:
 
     States of recurrent layers have 16 bits.
 
-    `inputs` is one sample, whose values decide the encodings. Data movement over several operands takes the encoding
-    of the first, unless another one is too coarse for that.
+    `inputs` is one sample, whose values decide the encodings. Data movement over several operands uses the encoding
+    of the first operand, unless another operand is too coarse for that.
     """
     return _Conversion(graph, inputs).graph()
 
@@ -97,7 +97,7 @@ class _Conversion:
         self._keep(node, moved, self._integers)
 
     def _moved_encoding(self, data: Sequence[Value]) -> Encoding:
-        """The encoding of the first operand, or of the coarsest one where its steps are too many of the first one's."""
+        """The encoding of the first operand, or of the coarsest one if its steps are too large for the first one's."""
         found = [self._integer(v).type.quantization for v in data]
         encodings = [encoding for encoding in found if encoding is not None]
         coarsest = max(encodings, key=lambda encoding: encoding.scale[0])
@@ -127,7 +127,7 @@ class _Conversion:
         )
 
     def _attends(self, node: Node, op: Attention) -> bool:
-        """Whether an attention has an integer form that holds its scores."""
+        """True if an attention has an integer form that represents its scores."""
         mask, bias = node.optional("mask"), node.optional("bias")
         if mask is not None and mask.type.dtype.is_floating:
             return False
@@ -136,7 +136,9 @@ class _Conversion:
         return largest < _LARGEST_SCORE
 
     def _recur(self, node: Node, op: Recurrent) -> None:
-        """A single layer; in float where there are several, or first states leave the encoding of the states."""
+        """Converts a single recurrent layer; several layers, or initial states outside the encoding of states, stay
+        in float.
+        """
         y, _, *cell = (self._seen[v.name] for v in node.outputs)
         state = op.result_encoding(1.0) or _symmetric(2 * y, bits=STATE_BITS)
         first = [None if v is None else self._tensor(v) for v in op.states_of(node.inputs)]

@@ -1,7 +1,7 @@
 """Statements that random modules grow by: layers of every rank, branches, shapes, masks, attention, recurrence.
 
-All choices come from the step's digits, the simplest first. A choice that does not fit a value raises, as torch itself
-does.
+All choices come from the step's digits, the simplest first. A choice that does not fit a value raises an error, as
+torch itself does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from .growth import Step
 from .modules import Draft, statement
 
-_RANK = {2: "0", 3: "1", 4: "2", 5: "3"}  # of [n, c, ...], to the suffix of torch's layers
+_RANK = {2: "0", 3: "1", 4: "2", 5: "3"}  # rank of [n, c, ...] to the suffix of torch's layers
 
 _EXPRESSIONS = {
     "activation": """
@@ -150,7 +150,7 @@ _EXPRESSIONS = {
 
 
 def _write_expression(kind: str, draft: Draft, x: str, step: Step) -> None:
-    """Append one of the expressions of `kind` to `forward`."""
+    """Appends one of the expressions of `kind` to `forward`."""
     shape, templates = draft.values[x].shape, _EXPRESSIONS[kind].split("\n")[1:-1]
     template = templates[(step.digits[0] + 12 * step.digits[1]) % len(templates)].strip()
     words = {"n": shape[0], "last": shape[-1], "shape": tuple(shape), "d": _RANK.get(len(shape), "")}
@@ -210,7 +210,7 @@ def linear(draft: Draft, x: str, step: Step) -> None:
 
 @statement("sequential")
 def sequential(draft: Draft, x: str, step: Step) -> None:
-    """A small block as a submodule, with a residual connection at times."""
+    """A small block as a submodule, sometimes with a residual connection."""
     shape = draft.values[x].shape
     c, d = shape[1], _RANK[len(shape)]
     if d == "0":
@@ -228,7 +228,7 @@ def sequential(draft: Draft, x: str, step: Step) -> None:
 
 @statement("norm")
 def normalization(draft: Draft, x: str, step: Step) -> None:
-    """Batch norm with statistics of its own, and norms over dimensions."""
+    """Batch norm with its own statistics, and norms over dimensions."""
     shape = draft.values[x].shape
     c, dims = shape[1], _RANK[len(shape)]
     batch = f"nn.BatchNorm{'1' if dims == '0' else dims}d({c})"
@@ -273,7 +273,7 @@ def split(draft: Draft, x: str, step: Step) -> None:
 
 @statement("in_place")
 def in_place(draft: Draft, x: str, step: Step) -> None:
-    """Statements that write into a value or a view of it."""
+    """Statements that write in place to a value or to a view of it."""
     made = draft.let(step.pick(2, [f"{x} + 0.0", f"{x}.clone()", f"{x} * 1.5"]))
     kinds = [
         "{v}.add_({x})",
@@ -294,7 +294,7 @@ def in_place(draft: Draft, x: str, step: Step) -> None:
 
 @statement("list")
 def layer_list(draft: Draft, x: str, step: Step) -> None:
-    """A loop over a list of layers, each with a residual connection at times."""
+    """A loop over a list of layers, each sometimes with a residual connection."""
     size = draft.values[x].shape[-1]
     made = draft.parameter(f"nn.ModuleList(nn.Linear({size}, {size}) for _ in range({step.pick(0, [2, 3])}))")
     name = draft.let(f"{x} * 1.0")
@@ -304,7 +304,7 @@ def layer_list(draft: Draft, x: str, step: Step) -> None:
 
 @statement("shared")
 def shared(draft: Draft, x: str, step: Step) -> None:
-    """A layer that is there already, called on another value."""
+    """A call of an existing layer on another value."""
     if not draft.layers:
         raise ValueError("there is no layer yet")
     draft.let(f"{draft.layers[-1 - step.digits[0] % len(draft.layers)]}({x})")
@@ -330,9 +330,9 @@ def tied(draft: Draft, x: str, step: Step) -> None:
 
 @statement("attention")
 def attention(draft: Draft, x: str, step: Step) -> None:
-    """Self-attention over [n, t, c], with a mask at times."""
+    """Self-attention over [n, t, c], sometimes with a mask."""
     if draft.values[x].ndim != 3:
-        raise ValueError("attention takes [n, t, c]")
+        raise ValueError("attention needs [n, t, c]")
     t, c = draft.values[x].shape[1:]
     kind = step.digits[0] % 4
     if kind == 3:
@@ -414,7 +414,7 @@ def pixels(draft: Draft, x: str, step: Step) -> None:
 
 @statement("embedding")
 def embedding(draft: Draft, x: str, step: Step) -> None:
-    """A table looked up by the tokens, or their numbers in another form."""
+    """A lookup in a table by the tokens, or by their numbers in another form."""
     other = step.pick(2, ["", "F.one_hot(ids, 11).float()", "", "(ids > 0).float()", "ids.float() / 11"])
     if other:
         draft.let(other)

@@ -1,8 +1,8 @@
 """Random torch modules as users write them: the Python source of an `nn.Module`, and the shapes of its inputs.
 
-A module grows in steps like the graphs of `graphs.py`: each step adds a statement to `forward`, and a layer to
-`__init__` where it needs one. A statement runs on small tensors as soon as it is written, and one that torch
-refuses leaves no trace. Steps are mere numbers and know nothing of each other, so failing modules shrink well.
+A module grows in steps like the graphs of `graphs.py`: each step adds a statement to `forward`, and if needed a layer
+to `__init__`. A statement runs on small tensors as soon as it is written, and one that torch refuses is removed.
+Steps are plain numbers and independent of each other, so failing modules shrink well.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Statement = Callable[["Draft", str, Step], None]
 
 _STATEMENTS: dict[str, Statement] = {}
 STATEMENTS: Mapping[str, Statement] = MappingProxyType(_STATEMENTS)
-"""The kinds of statements that a module may grow by."""
+"""The kinds of statements by which a module may grow."""
 
 _PLAIN_SHAPES = (
     (1, 4),
@@ -40,11 +40,11 @@ _PLAIN_SHAPES = (
     (1, 6, 1),
     (1, 1, 3, 8),
 )
-_SHAPES = (*_PLAIN_SHAPES * 4, (1, 2, 3, 4, 5))  # the last one is refused where C is emitted
+_SHAPES = (*_PLAIN_SHAPES * 4, (1, 2, 3, 4, 5))  # the last form is refused for C
 _VOCABULARY = 11
 _MAX_NUMEL = 2048
 _MAX_OUTPUTS = 4
-_DICTIONARY = 3  # of the forms of what is returned
+_DICTIONARY = 3  # number of forms of the return value
 _HEADER = "import math\n\nimport torch\nimport torch.nn.functional as F\nfrom torch import nn\n"
 _serials = itertools.count()
 
@@ -53,7 +53,7 @@ _serials = itertools.count()
 class ModuleSource:
     """The source of a class `Net`, and name, shape and element type of each argument of its `forward`.
 
-    `states` names the output that each input continues, if any: such a module gives a dictionary.
+    `states` has the output that each state continues, if any: such a module returns a dictionary.
     """
 
     source: str
@@ -90,7 +90,7 @@ class RandomModule(ModuleSource):
     plan: ModulePlan = field(kw_only=True)
 
     def simpler(self) -> Iterator[RandomModule]:
-        """Modules of a smaller plan: a step less, or a choice closer to the first."""
+        """Modules of smaller plans: one step less, or a choice closer to the first."""
         for plan in self.plan.simpler():
             made = plan.module()
             if made.source != self.source:
@@ -119,7 +119,7 @@ class ModulePlan:
     returns: int = 0
 
     def module(self) -> RandomModule:
-        """The module; steps that do not fit leave no trace."""
+        """The module; steps that do not fit are skipped."""
         draft = Draft(self.seed)
         for index, shape in enumerate(self.shapes):
             draft.input(f"x{index}", shape)
@@ -155,10 +155,10 @@ class ModulePlan:
 
 
 def modules(*, statements: Collection[str] | None = None, max_steps: int = 7) -> SearchStrategy[RandomModule]:
-    """Random modules of the statements named, all of STATEMENTS unless given; shrinks to few and plain ones.
+    """Random modules of these statements, by default all of STATEMENTS; shrinks to few and plain statements.
 
-    They have one to three inputs and up to four outputs, branches and joins, layers that are called twice,
-    tied weights, statements in place, slices, masks, attention, recurrent layers, pixels, and states beside those.
+    They have one to three inputs and up to four outputs, branches and joins, layers that are called twice, tied
+    weights, statements in place, slices, masks, attention, recurrent layers, pixels, and states in addition to those.
     """
     digits = st.tuples(*(st.integers(0, 11) for _ in range(DIGITS)))
     kinds = tuple(sorted(STATEMENTS if statements is None else statements))
@@ -175,7 +175,7 @@ def modules(*, statements: Collection[str] | None = None, max_steps: int = 7) ->
 
 
 def random_module(seed: int, *, max_steps: int = 9) -> RandomModule:
-    """The random module of a seed; `modules` draws from the same ones."""
+    """The random module of a seed; `modules` draws from the same modules."""
     rng, kinds = Random(seed), tuple(sorted(STATEMENTS))
     steps = tuple(
         Step(rng.choice(kinds), rng.choice(_BACK), rng.randrange(6), tuple(rng.choices(range(12), k=DIGITS)))
@@ -186,11 +186,11 @@ def random_module(seed: int, *, max_steps: int = 9) -> RandomModule:
     return ModulePlan(seed, shapes, rng.random() < 0.15, steps, outputs, rng.randrange(4)).module()
 
 
-_BACK = (0, 0, 0, 0, 0, 1, 2, 3)  # mostly the value just made, so that chains grow
+_BACK = (0, 0, 0, 0, 0, 1, 2, 3)  # usually the value just computed, so that chains grow
 
 
 class Draft:
-    """A module while it is written: statements so far, and tensors that they give."""
+    """A module during its construction: statements so far, and the tensors that they compute."""
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
@@ -205,7 +205,7 @@ class Draft:
         self.values: dict[str, Tensor] = {}
 
     def grow(self, step: Step) -> None:
-        """Take one step, or none where torch refuses it or the result is empty, huge or not finite."""
+        """Takes one step, or none if torch refuses it or the result is empty, huge or not finite."""
         before = self._init[:], self._body[:], self._read.copy(), self.layers[:]
         inputs, continued = dict(self.inputs), dict(self._continued)
         tensors = {name: tensor.clone() for name, tensor in self.values.items()}
@@ -227,17 +227,17 @@ class Draft:
         return 0 < tensor.numel() <= _MAX_NUMEL and finite and tensor.ndim <= 5
 
     def input(self, name: str, shape: tuple[int, ...], dtype: torch.dtype = torch.float32) -> str:
-        """Add an argument of `forward`; gives its name."""
+        """Adds an argument of `forward`; returns its name."""
         self.inputs[name] = shape, dtype
         self.values[name] = _sample(shape, dtype, self._generator)
         return name
 
     def state(self, shape: tuple[int, ...]) -> str:
-        """Add an argument of `forward` that is to continue an output; gives its name."""
+        """Adds an argument of `forward` that will continue an output; returns its name."""
         return self.input(f"h{next(self._numbers)}", shape)
 
     def continue_state(self, name: str, value: str) -> None:
-        """The output `value` is what the argument `name` is at the next call."""
+        """Declares that the argument `name` is the output `value` of the previous call."""
         if self.values[name].shape != self.values[value].shape:
             raise ValueError(f"{name} and {value} differ in shape")
         self._continued[name] = value
@@ -248,38 +248,38 @@ class Draft:
         return {name: f"{value}_out" for name, value in self._continued.items()}
 
     def layer(self, expression: str) -> str:
-        """Assign `expression` to a new attribute in `__init__`; gives `self.NAME`."""
+        """Assigns `expression` to a new attribute in `__init__`; returns `self.NAME`."""
         name = f"self.m{next(self._numbers)}"
         self.prepare(f"{name} = {expression}")
         self.layers.append(name)
         return name
 
     def parameter(self, expression: str) -> str:
-        """Assign `expression`, which cannot be called, to a new attribute in `__init__`; gives `self.NAME`."""
+        """Assigns `expression`, which cannot be called, to a new attribute in `__init__`; returns `self.NAME`."""
         name = f"self.p{next(self._numbers)}"
         self.prepare(f"{name} = {expression}")
         return name
 
     def prepare(self, statement: str) -> None:
-        """Add a statement to `__init__`."""
+        """Adds a statement to `__init__`."""
         exec(statement, self._scope())
         self._module.eval()
         self._init.append(statement)
 
     def let(self, expression: str) -> str:
-        """Assign `expression` to a new name in `forward`; a tensor there can be read by later steps."""
+        """Assigns `expression` to a new name in `forward`; later steps can read a tensor there."""
         name = f"v{next(self._numbers)}"
         self.run(f"{name} = {expression}", name)
         return name
 
     def run(self, statement: str, *names: str) -> None:
-        """Add a statement to `forward` that assigns `names`."""
+        """Adds a statement to `forward` that assigns `names`."""
         scope = self._scope() | self.values
         exec(statement, scope)
         made = {name: scope[name] for name in names}
         for name, value in made.items():
             if not isinstance(value, Tensor):
-                raise TypeError(f"{name} is no tensor")
+                raise TypeError(f"{name} is not a tensor")
             self.values[name] = value
         self._read |= {name for name in self.values if name not in names and _mentions(statement, name)}
         self._body.append(statement)
@@ -294,7 +294,9 @@ class Draft:
         return same[-1 - step.partner % len(same)]
 
     def source(self, extra_outputs: Sequence[int], returns: int) -> str:
-        """The class: its outputs are the values that nothing reads, and those that `extra_outputs` count back to."""
+        """The class: its outputs are the values without readers, and those selected by `extra_outputs`, counted from
+        the end.
+        """
         names = [*self.values]
         wanted = {names[-1 - back % len(names)] for back in extra_outputs}
         found = [n for n in names if n in wanted or (n not in self._read and n not in self.inputs)]
@@ -308,7 +310,7 @@ class Draft:
 
 
 def statement(*names: str) -> Callable[[Statement], Statement]:
-    """Function decorator: it writes a statement of each named kind about a value, or raises where none fits."""
+    """Function decorator: the function writes a statement of each named kind about a value, or raises if none fits."""
 
     def register(function: Statement) -> Statement:
         for name in names:

@@ -1,4 +1,4 @@
-"""The check for a rewrite, a function from graph to graph: random graphs, and a list of properties.
+"""The check for a rewrite, a function from graph to graph: it tests a list of properties on random graphs.
 
 check_rewrite(fold_batchnorm, tolerance=1e-12)
 """
@@ -30,7 +30,7 @@ Rewrite = Callable[[Graph], Graph]
 
 
 class RewriteError(AssertionError):
-    """A rewrite breaks a property; the message holds the smallest graph found, before and after, as text."""
+    """A rewrite violates a property; the message has the smallest graph found, before and after, as text."""
 
 
 def check_rewrite(
@@ -43,25 +43,25 @@ def check_rewrite(
     around: Sequence[Graph] = (),
     changes: int = 3,
 ) -> None:
-    """Fail with a shrunk graph unless `rewrite` has these properties on random graphs.
+    """Fails with a shrunk graph unless `rewrite` has these properties on random graphs.
 
-    - It leaves the graph that it was given as it was, and the result verifies and survives its text form.
-    - Inputs and outputs keep names, order and types.
-    - Results are the same: computed in float64 within `tolerance` times the largest element; a graph with
-      integers in it gives exactly the same integers and floats.
-    - With every intermediate as a further output, all of them still come out.
-    - A second application changes nothing.
-    - Names of values do not matter.
-    - Dead branches and steps that change nothing (x + 0, x * 1, ...) do not change what comes out; with
-      `normalizes`, which a whole clean-up claims, the very same graph comes out, and never a larger one.
+        - Its operand is unchanged, and the result verifies and equals itself after dump and parse.
+        - Inputs and outputs keep names, order and types.
+        - Results are the same: computed in float64 within `tolerance` times the largest element; a graph with
+          integers in it gives exactly the same integers and floats.
+        - With every intermediate as a further output, all outputs stay the same.
+        - A second application changes nothing.
+        - Names of values do not matter.
+        - Dead branches and no-ops (x + 0, x * 1, ...) do not change the results; with `normalizes`, for a complete
+          clean-up, the rewritten graph is the same and never larger.
 
-    `graphs` are random CNN-like and MLP-like graphs in float32 unless given. A rewrite that computes constants
-    rounds them to float32 there; on `graphs(dtype=DType.F64)` it can be held to a tolerance of 1e-12.
-    `examples` is the number of graphs to try; without it Hypothesis's profile decides. `around` holds graphs on
-    which the rewrite fires: many of the graphs are then one of them in random surroundings (see `graphs_around`).
+    `graphs` are random CNN-like and MLP-like graphs in float32 unless given. A rewrite that computes constants rounds
+    them to float32 there; on `graphs(dtype=DType.F64)` a tolerance of 1e-12 is possible. `examples` is the number of
+    graphs to try; the default is that of the Hypothesis profile. `around` lists graphs that the rewrite changes: many
+    of the random graphs are then one of them in random surroundings (see `graphs_around`).
 
-    A check of graphs that the rewrite leaves alone proves nothing: fewer than `changes` changed graphs are a
-    failure too. 0 is for a rewrite that is meant to change none.
+    A check of graphs that the rewrite does not change proves nothing: fewer than `changes` changed graphs are also a
+    failure. 0 is for a rewrite that should change none.
     """
     strategy = random_graphs() if graphs is None else graphs
     if around:
@@ -87,8 +87,8 @@ def check_rewrite(
     check()
     if changed < min(changes, examples or changes):
         raise RewriteError(
-            f"the rewrite changed {changed} of {tried} random graphs, so this proves little; at least {changes} are "
-            "wanted: give `around` a graph on which it fires, draw denser `graphs`, or raise `examples`"
+            f"the rewrite changed {changed} of {tried} random graphs, which proves little; at least {changes} are "
+            "required: give `around` a graph on which it fires, draw denser `graphs`, or raise `examples`"
         )
 
 
@@ -114,7 +114,7 @@ class _Check:
         return after
 
     def _sound(self, what: str, graph: Graph) -> Graph:
-        """The rewritten graph, when it is valid and means the same."""
+        """The rewritten graph, if it is valid and equivalent."""
         before = _copied(canonical(graph))
         try:
             after = self._rewrite(graph)

@@ -1,4 +1,4 @@
-"""Strategies of tensors for a type, and of inputs for a graph. They shrink towards zeros."""
+"""Strategies for tensors of a type, and for inputs of a graph. They shrink towards zeros."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ Fill = Callable[[TensorType, torch.Generator], Tensor]
 def tensors(type: TensorType, *, extreme: bool = True) -> SearchStrategy[Tensor]:
     """Tensors of `type`: random ones and, unless `extreme` is False, constant ones at the ends of the range.
 
-    Integers of a quantized type take all of its range; plain integers lie in 0..7, as indices do. Floats are
-    finite: normally distributed, or everywhere zero, one, a denormal or a large number.
+    Integers of a quantized type cover its whole range; plain integers are in 0..7, as indices are. Floats are finite:
+    normally distributed, or everywhere zero, one, a denormal or a large number.
     """
     fills = (*_RANDOM, *_constants(type)) if extreme else _RANDOM
     return st.builds(
@@ -36,7 +36,7 @@ def tensors(type: TensorType, *, extreme: bool = True) -> SearchStrategy[Tensor]
 
 
 def inputs(graph: Graph, *, extreme: bool = True) -> SearchStrategy[list[Tensor]]:
-    """One tensor for each input of the graph, as `tensors` gives them; indices fit the tables they look up."""
+    """One tensor for each input of the graph, as `tensors` draws them; indices fit their tables."""
     return st.tuples(*(_input(graph, value, extreme) for value in graph.inputs)).map(list)
 
 

@@ -1,4 +1,4 @@
-"""Graphs that mean the same as a given one but look different. A rewrite must not mind."""
+"""Variants of a graph that mean the same but look different. A rewrite must treat them alike."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..tensor_type import Value
 
 
 def renamed(graph: Graph, rename: Callable[[str], str]) -> Graph:
-    """`graph` with other names for all values but its inputs; output names stay."""
+    """`graph` with other names for all values but its inputs; output names are kept."""
     kept = {v.name for v in graph.inputs}
 
     def value(old: Value) -> Value:
@@ -28,7 +28,7 @@ def renamed(graph: Graph, rename: Callable[[str], str]) -> Graph:
 
 
 def canonical(graph: Graph) -> Graph:
-    """`graph` with names by position, unread constants dropped and no sources, to compare two of them."""
+    """`graph` with names by position, without unread constants and sources, for comparison."""
     names: dict[str, str] = {}
     for value in (*graph.constants, *graph.results):
         names.setdefault(value.name, f"#{len(names)}")
@@ -50,7 +50,7 @@ def exposed(graph: Graph) -> Graph:
 
 
 def with_dead_branches(graph: Graph) -> Graph:
-    """`graph` with a ReLU after every float value that nobody reads."""
+    """`graph` with a ReLU after every float value without readers."""
     nodes: list[Node] = []
     for node in graph.nodes:
         nodes.append(node)
@@ -61,7 +61,7 @@ def with_dead_branches(graph: Graph) -> Graph:
 
 
 def with_no_ops(graph: Graph) -> Graph:
-    """`graph` with steps that change nothing after its nodes: x + 0, x * 1, a double transpose, a reshape."""
+    """`graph` with no-ops after its nodes: x + 0, x * 1, a double transpose, a reshape."""
     count = 0
 
     def visit(

@@ -1,9 +1,9 @@
-"""The options of every pass, one module each, and their union `Pass`, told apart by the key `pass`.
+"""Options of every pass, one module each, and their union `Pass`, distinguished by the key `pass`.
 
 To add a pass: write its options in a module here, as a subclass of `PassOptions`, and add the class to `_OWN`. The
-spec, the order check, `--set`, the JSON schema and the reference page follow from that. A package of a user's
-adds its options through the entry point group `fxpress.options`; they must not import
-torch, and take `PassOptions` from `fxpress.specs.extension`.
+spec, the order check, `--set`, the JSON schema and the reference page follow from that. A user's package adds its
+options through the entry point group `fxpress.options`; they must not import torch, and import `PassOptions` from
+`fxpress.specs.extension`.
 """
 
 from functools import reduce

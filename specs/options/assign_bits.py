@@ -13,10 +13,10 @@ from .base import Need, PassOptions
 from .target_budget import TargetInSchema, in_full
 
 SENSITIVITY_OWN = ("gauss_newton", "quadratic", "kl", "hawq", "hawq_v2", "fisher", "norm")
-"""The methods of fxpress."""
+"""Sensitivity methods of fxpress."""
 
 SensitivityMethod: TypeAlias = Annotated[str, NamedPart(SENSITIVITY_METHODS, SENSITIVITY_OWN)]
-"""How sensitivity is measured: a method of fxpress, or one that a package brings."""
+"""Name of a sensitivity method: one of fxpress, or one that a package adds."""
 
 
 class BitBudget(Section):
@@ -41,7 +41,7 @@ class BitBudget(Section):
     loss: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
         description="Maximum increase of the predicted loss, in nats for classes; the smallest network within it is "
-        "searched.",
+        "selected.",
     )
 
     target: bool = Field(
@@ -54,7 +54,7 @@ class BitBudget(Section):
         if not self.target and all(
             getattr(self, name) is None for name in type(self).model_fields.keys() - {"target"}
         ):
-            raise fault("S205", "a budget names at least one resource", hint="for example `weights: 50 %`")
+            raise fault("S205", "a budget needs at least one resource", hint="for example `weights: 50 %`")
         return self
 
 
@@ -66,7 +66,7 @@ class AssignBitsOptions(PassOptions):
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
     followed_by: ClassVar[tuple[str, ...]] = ("quantize",)
-    why: ClassVar[str] = "bits are decided on the float graph, and quantize obeys them"
+    why: ClassVar[str] = "bits are decided on the float graph, and quantize uses them"
     needs: ClassVar = frozenset({"calibration"})
     predicted: ClassVar[bool] = False
 
@@ -111,7 +111,7 @@ class AssignBitsOptions(PassOptions):
     )
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
-        """Samples, and their labels where the loss is that against labels."""
+        """Need of samples, and of labels if the loss uses labels."""
         yield from super().needed()
         if self.labels:
             yield "labels", ("labels",)
@@ -120,5 +120,7 @@ class AssignBitsOptions(PassOptions):
     def _latencies_have_a_table(self) -> Self:
         wants = self.budget.latency is not None or self.minimize == "latency"
         if wants and self.latency is None:
-            raise fault("S202", "latencies need the file `latency`", hint="add `latency: latencies.json`")
+            raise fault(
+                "S202", "a budget of latency needs the option `latency`", hint="add `latency: latencies.json`"
+            )
         return self

@@ -1,4 +1,4 @@
-"""Base class of pass options: the key `pass`, ordering constraints, and needed inputs."""
+"""Base class of pass options: the key `pass`, order constraints, and required data."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -9,7 +9,7 @@ from ..section import Section, Selects
 from ..tree import Location
 
 Need: TypeAlias = Literal["calibration", "labels"]
-"""Data that a pass works on: samples, and what is right for each."""
+"""Data that a pass needs: samples, or samples with labels."""
 
 
 def _require_pass(schema: dict[str, Any]) -> None:  # any: a JSON schema
@@ -17,28 +17,31 @@ def _require_pass(schema: dict[str, Any]) -> None:  # any: a JSON schema
 
 
 class PassOptions(Section):
-    """Options of one pass. A subclass declares `pass_` with its name, and the class variables that differ."""
+    """Options of one pass. A subclass declares `pass_` with its name, and the class variables that differ
+    from these.
+    """
 
     model_config = ConfigDict(json_schema_extra=_require_pass)
 
     before: ClassVar[tuple[str, ...]] = ()
-    """Passes that must not stand before this one."""
+    """Passes that must not run before this one."""
     after: ClassVar[tuple[str, ...]] = ()
-    """Passes of which each must stand before this one."""
+    """Passes that must all run before this one."""
     followed_by: ClassVar[tuple[str, ...]] = ()
-    """Passes of which each must stand behind this one."""
+    """Passes that must all run after this one."""
     is_last: ClassVar[bool] = False
-    """Whether no other pass can run after it."""
+    """True if no other pass can run after this one."""
     repeatable: ClassVar[bool] = False
-    """Whether a second one can make sense."""
+    """True if the pass can occur more than once."""
     predicted: ClassVar[bool] = True
-    """Whether predictions of costs for earlier passes run it; not where it trains or itself decides by costs."""
+    """True if cost predictions for earlier passes run this pass; False for passes that train or that decide by costs.
+    """
     needs: ClassVar[frozenset[Need]] = frozenset()
-    """The data without which the pass cannot run, whatever its options are; `needed` adds what options ask for."""
+    """Data that the pass always needs; `needed` adds the data that depends on options."""
     written: ClassVar[frozenset[str]] = frozenset()
-    """Options whose files the pass writes; all others that name files must be there."""
+    """Options that name files which the pass writes; files in all other options must exist."""
     fits_microcontrollers: ClassVar[bool] = True
-    """Whether C can be written for other targets than computers for the graph that the pass makes."""
+    """True if C for targets other than `host` can be written for the graph that the pass returns."""
     why: ClassVar[str] = ""
     """The reason for `before` and `after`, as the end of a message."""
 
@@ -54,25 +57,25 @@ class PassOptions(Section):
 
     @property
     def trains(self) -> bool:
-        """Whether the pass learns from its samples, so that it takes all that there are by default."""
+        """True if the pass trains on its samples, and so uses all of them by default."""
         return False
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
-        """The data without which the pass cannot run, each with the location of the option that asks for it."""
+        """Data that the pass needs, each with the location of the option that requires it."""
         for need in sorted(self.needs):
             yield need, ()
         for name, inner in self._inner():
             yield from ((need, (name, *location)) for need, location in inner.needed())
 
     def _inner(self) -> Iterator[tuple[str, "PassOptions"]]:
-        """Options of another pass among these, such as those of a training between steps."""
+        """Nested options of another pass, such as those of a training between steps."""
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, PassOptions):
                 yield name, value
 
     def layer_patterns(self) -> Iterator[tuple[Location, str]]:
-        """Every pattern over layer names in the options, with its location inside them."""
+        """All layer patterns in the options, each with its location inside them."""
         for name, inner in self._inner():
             yield from (((name, *location), pattern) for location, pattern in inner.layer_patterns())
         for name, field in type(self).model_fields.items():

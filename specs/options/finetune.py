@@ -16,7 +16,7 @@ _Rate = Annotated[float, Field(gt=0, le=10)]
 _Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-def _loss(value: Any) -> Any:  # any: whatever the user wrote, checked by the union
+def _loss(value: Any) -> Any:  # any: a value from a spec, checked by the union
     if isinstance(value, str) and ":" not in value and value not in ("cross_entropy", "mse"):
         hint = "write `cross_entropy`, `mse`, or `file.py:function` for one of your own"
         raise fault("S204", "is not a loss", hint=hint)
@@ -85,7 +85,8 @@ class FinetuneOptions(PassOptions):
         default=-100, description="Label of positions that the loss ignores, such as padding (as in torch)."
     )
     optimizer: Literal["sgd", "adamw", "sign_sgd"] = Field(
-        default="adamw", description="SGD with momentum 0.9, AdamW, or steps by the signs of gradients."
+        default="adamw",
+        description="SGD with momentum 0.9, AdamW, or sign descent (steps by the signs of gradients).",
     )
     learning_rate: _Rate = Field(
         default=1e-3, description="Maximum learning rate; cosine decay to zero after the warm-up."
@@ -136,11 +137,11 @@ class FinetuneOptions(PassOptions):
 
     @property
     def trains(self) -> bool:
-        """Whether the pass trains, and so takes all samples by default: True."""
+        """True: the pass trains, and so uses all samples by default."""
         return True
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
-        """Samples, and labels for a user's loss or if there is no distillation."""
+        """Need of samples, and of labels for a user's loss or without distillation."""
         yield from super().needed()
         if self.own_loss is not None:
             yield "labels", ("loss",)
@@ -149,5 +150,5 @@ class FinetuneOptions(PassOptions):
 
     @property
     def own_loss(self) -> FileSource | ModuleSource | None:
-        """The user's loss function; None for a named one."""
+        """The user's loss function; None for a built-in loss."""
         return None if isinstance(self.loss, str) else self.loss

@@ -1,4 +1,4 @@
-"""Options of `fuse`: joining neighbours into one node."""
+"""Options of `fuse`: merges adjacent nodes into one node."""
 
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
@@ -22,7 +22,7 @@ class FuseOptions(PassOptions):
         default=(),
         description="Rules to switch off: `batchnorm` (into convolution, transposed convolution, linear), "
         "`activation` (ReLU, clamp and similar into the producer), `residual` (addition into the producer), `pad` "
-        "(into the convolution after it; and taps that read padding only are left out), `linear` (two consecutive "
+        "(into the convolution after it; taps that read only padding are removed), `linear` (two consecutive "
         "linear layers, if that is smaller), `magnitude` (sqrt(a^2 + b^2) as one operator).",
     )
     add: tuple[Annotated[str, NamedPart(FUSION_RULES)], ...] = Field(

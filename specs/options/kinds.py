@@ -1,4 +1,4 @@
-"""Options that are one of several kinds: a name alone, or a mapping with `kind` and the parameters of that kind."""
+"""Options of one of several kinds: a name alone, or a mapping with `kind` and the parameters of that kind."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,13 +9,13 @@ from pydantic_core import CoreSchema
 from ..section import Section
 
 
-def named(value: Any) -> Any:  # any: whatever the user wrote, checked by the models
-    """A name as the equivalent mapping."""
+def named(value: Any) -> Any:  # any: a value from a spec, checked by the models
+    """A name as the equivalent mapping; other values unchanged."""
     return {"kind": value} if isinstance(value, str) else value
 
 
 class NamesInSchema:
-    """Tells the JSON schema that the name of one of these kinds will do."""
+    """Adds the name of a kind alone as an alternative to the JSON schema."""
 
     def __init__(self, kinds: Sequence[type[Section]]) -> None:
         self._kinds = kinds

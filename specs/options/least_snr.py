@@ -25,16 +25,16 @@ class LeastSnr(Section):
     )
 
 
-def _form(value: Any) -> str:  # any: whatever the user wrote, checked by the form that this names
+def _form(value: Any) -> str:  # any: a value from a spec, checked by the annotated type
     return "output" if isinstance(value, str | int | float) else "each"
 
 
 MinSnr: TypeAlias = Annotated[
     Annotated[Decibel, Tag("output")] | Annotated[LeastSnr, Tag("each")], Discriminator(_form)
 ]
-"""Ratios of outputs and of layers, or that of outputs alone."""
+"""Ratios of outputs and of layers, or one ratio for outputs only."""
 
 
 def in_full(given: float | LeastSnr) -> LeastSnr:
-    """Both ratios; that of layers is the default where outputs alone are given."""
+    """Both ratios; the ratio of layers is the default if only that of outputs is given."""
     return given if isinstance(given, LeastSnr) else LeastSnr().model_copy(update={"output": given})

@@ -65,7 +65,7 @@ class Aciq(Section):
 
 
 class OwnObserver(Section):
-    """Base of the options of an observer that a package adds; a subclass declares `kind` with its name, first."""
+    """Base of the options of an observer that a package adds; the first field of a subclass is `kind` with its name."""
 
     kind: str
 
@@ -77,7 +77,7 @@ OBSERVERS: dict[str, type[Section]] = join(
     {str(options.model_fields["kind"].default): options for options in _OWN},
     kind="kind",
 )
-"""Options class by the name of the observer."""
+"""Options classes by the name of the observer."""
 
 if TYPE_CHECKING:
     Observer: TypeAlias = MinMax | MovingAverage | Percentile | MseSearch | Entropy | Aciq | OwnObserver
@@ -87,7 +87,7 @@ else:
         BeforeValidator(named),
         NamesInSchema(tuple(OBSERVERS.values())),
     ]
-"""How a range is chosen: a name, or a mapping with `kind` and the parameters of that kind."""
+"""Choice of a range: a name, or a mapping with `kind` and the parameters of that kind."""
 
 WeightObserver: TypeAlias = Literal["minmax", "mse", "aciq"]
-"""How the scale of an output channel's weights is chosen."""
+"""Choice of the scale of an output channel's weights."""

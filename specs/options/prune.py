@@ -50,7 +50,7 @@ class PruneBudget(Section):
 
     @property
     def on_device(self) -> bool:
-        """Whether some of it is only known for a target."""
+        """True if a limit depends on the target."""
         named = (self.flash, self.ram, self.cycles, self.instructions)
         return self.target or any(limit is not None for limit in named)
 
@@ -60,7 +60,7 @@ class PruneBudget(Section):
         if not self.on_device and all(limit is None for limit in named):
             raise fault(
                 "S205",
-                "a budget names a resource, of channels, macs, params, weights, flash, ram, cycles, instructions, "
+                "a budget needs a resource: channels, macs, params, weights, flash, ram, cycles, instructions, "
                 "or the target",
                 hint="for example `macs: 60 %`, `flash: 48 KiB`, or `budget: target`",
             )
@@ -76,7 +76,7 @@ def _listed(value: object) -> object:
 
 
 class PruneOptions(PassOptions):
-    """Removes channels, together with everything that is coupled to them, until a budget is met."""
+    """Removes channels, together with all channels coupled to them, until the budget is met."""
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
     repeatable: ClassVar[bool] = True
@@ -95,8 +95,8 @@ class PruneOptions(PassOptions):
     )
     granularity: Annotated[tuple[Granularity, ...], BeforeValidator(_listed), Field(min_length=1)] = Field(
         default=("channels",),
-        description="What can be removed: `channels` (in an attention, the same positions of each head), whole "
-        "attention `heads`, residual `blocks`, or a list of these.",
+        description="Structures that can be removed: `channels` (in an attention, the same positions of each head), "
+        "whole attention `heads`, residual `blocks`, or a list of these.",
     )
     score: Score = Field(
         default="l2",
@@ -112,7 +112,7 @@ class PruneOptions(PassOptions):
         "`finetune`.",
     )
     aggregate: Literal["mean", "sum", "max"] = Field(
-        default="mean", description="How the scores from several weight tensors of one channel are combined."
+        default="mean", description="Combination of the scores from several weight tensors of one channel."
     )
     normalize: Literal["mean", "max", "none"] = Field(
         default="mean",
@@ -120,8 +120,8 @@ class PruneOptions(PassOptions):
     )
     allocation: Literal["uniform", "global", "exact"] = Field(
         default="exact",
-        description="How many channels of each group are removed: the same share (`uniform`), the lowest scores "
-        "(`global`), or the optimum within the budget by an integer program (`exact`).",
+        description="Choice of the number of channels removed from each group: the same share (`uniform`), the "
+        "lowest scores (`global`), or the optimum within the budget by an integer program (`exact`).",
     )
     floor: Percent = Field(
         default=0.1,
@@ -162,11 +162,11 @@ class PruneOptions(PassOptions):
 
     @property
     def trains(self) -> bool:
-        """True with training after each step."""
+        """True if the pass trains after each step."""
         return self.finetune is not None
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
-        """Samples for scores and repairs that look at activations, and for deciding `bits`."""
+        """Need of samples for scores and repairs that use activations, and for the choice of `bits`."""
         yield from super().needed()
         asked = {
             "score": self.score in ("taylor", "curvature", "activation"),
@@ -181,19 +181,25 @@ class PruneOptions(PassOptions):
             raise fault("S205", "takes a `budget` or a `plan`", hint="for example `budget: {macs: 60 %}`")
         if len({"least_squares", "bias", "merge"} & set(self.compensation)) > 1:
             raise fault(
-                "S205", "`least_squares`, `bias` and `merge` make up for the same channels", hint="take one"
+                "S205",
+                "`least_squares`, `bias` and `merge` compensate for the same channels",
+                hint="choose one of them",
             )
         alone = self.allocation == "exact" and self.steps == 1 and "blocks" not in self.granularity
         if self.bits is not None and not (self.budget is not None and alone):
             raise fault(
                 "S205",
-                "`bits` are decided with a budget, by `allocation: exact`, in one step, and not with `blocks`",
+                "`bits` require a budget, `allocation: exact`, one step, and no `blocks`",
                 hint="remove `bits`, or the options that exclude it",
             )
         if self.bits is None and self.budget is not None and self.budget.weights is not None:
             raise fault(
-                "S205", "a budget of `weights` needs `bits`", hint="add `bits: [4, 8]`, or take `params`"
+                "S205", "a budget of `weights` needs `bits`", hint="add `bits: [4, 8]`, or use `params`"
             )
         if "blocks" in self.granularity and self.allocation != "exact":
-            raise fault("S205", "`blocks` go by `allocation: exact`", hint="leave `allocation` out")
+            raise fault(
+                "S205",
+                "`blocks` require `allocation: exact`",
+                hint="write `allocation: exact`, or remove `blocks`",
+            )
         return self

@@ -13,7 +13,7 @@ from .rounding import Nearest, Rounding
 
 
 class LayerBits(Section):
-    """Types of a layer's weights and of the activations that it reads. Default: as for all layers."""
+    """Types of a layer's weights and of the activations that it reads. Default: as for all other layers."""
 
     weights: Literal["int16", "int8", "int4", "int2"] | None = Field(
         default=None, description="Type of the weights."
@@ -27,11 +27,13 @@ class LayerBits(Section):
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.weights is None and self.activations is None:
-            raise fault("S205", "names `weights`, `activations` or both", hint="for example `weights: int4`")
+            raise fault(
+                "S205", "must have `weights`, `activations` or both", hint="for example `weights: int4`"
+            )
         return self
 
 
-def _form(value: Any) -> str:  # any: whatever the user wrote, checked by the form that this names
+def _form(value: Any) -> str:  # any: a value from a spec, checked by the annotated type
     return "name" if isinstance(value, str) else "bits"
 
 
@@ -40,7 +42,7 @@ LayerPrecision: TypeAlias = Annotated[
     | Annotated[LayerBits, Tag("bits")],
     Discriminator(_form),
 ]
-"""How one layer is to be stored: its weights, or also the activations that it reads, or `float32` for neither."""
+"""Storage of one layer: type of its weights, types of weights and activations, or `float32` for no quantization."""
 
 
 class QuantizeOptions(PassOptions):
@@ -55,8 +57,8 @@ class QuantizeOptions(PassOptions):
     pass_: Literal["quantize"] = Field(default="quantize", alias="pass", description="The name of the pass.")
     weights: Literal["int16", "int8", "int4", "int2"] = Field(
         default="int8",
-        description="Type of the weights. Weights of 16 bits are as fine as sums of 32 bits allow, about 10 bits in a "
-        "row of 256 beside activations of 16 bits.",
+        description="Type of the weights. Weights of 16 bits have the resolution that 32-bit sums allow: about 10 "
+        "bits for a row of 256 weights with 16-bit activations.",
     )
     activations: Literal["int8", "int16"] = Field(default="int8", description="Type of the activations.")
     residual: Literal["int8", "int16"] = Field(
@@ -130,14 +132,16 @@ class QuantizeOptions(PassOptions):
 
     @property
     def least_snr(self) -> LeastSnr | None:
-        """The ratios below which noise is examined; None if it never is."""
+        """The ratios below which noise is analysed; None if the analysis is off."""
         return None if self.min_snr is None else in_full(self.min_snr)
 
     @model_validator(mode="after")
     def _measures_what_it_refuses(self) -> Self:
         if self.min_snr is None and self.on_low_snr == "error":
             raise fault(
-                "S205", "has `on_low_snr: error` without `min_snr`", hint="give a ratio, or drop one of them"
+                "S205",
+                "has `on_low_snr: error` without `min_snr`",
+                hint="set `min_snr`, or remove the option",
             )
         return self
 
@@ -147,6 +151,6 @@ class QuantizeOptions(PassOptions):
             raise fault(
                 "S205",
                 "has `codebook_bits` and learned `rounding`, which would undo it",
-                hint="drop one of them",
+                hint="remove one of them",
             )
         return self

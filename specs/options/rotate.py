@@ -1,4 +1,4 @@
-"""Options of `rotate`: an orthogonal matrix folded into the weights round a residual stream."""
+"""Options of `rotate`: an orthogonal matrix folded into the weights around a residual stream."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -19,5 +19,6 @@ class RotateOptions(PassOptions):
 
     pass_: Literal["rotate"] = Field(default="rotate", alias="pass", description="The name of the pass.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(
-        default=0, description="Random seed of the signs, and of the part of a width that is no power of two."
+        default=0,
+        description="Random seed of the signs, and of the factor of a width that is not a power of two.",
     )

@@ -49,8 +49,8 @@ class Gptq(Section):
     )
     sequential: bool = Field(
         default=False,
-        description="Calibrate each layer on what the layers rounded before it give: one run of the samples for each "
-        "input of layers.",
+        description="Calibrate each layer on the outputs of the layers that are already rounded: one run of the "
+        "samples for each input of layers.",
     )
 
 
@@ -69,11 +69,13 @@ SingleRounding: TypeAlias = Annotated[
     BeforeValidator(named),
     NamesInSchema((Nearest, Gptq, Hqq)),
 ]
-"""Rounding of weights as they are."""
+"""Rounding of unscaled weights."""
 
 
 class Awq(Section):
-    """Scales of input channels by the size of their activations, folded into what makes them (AWQ)."""
+    """Scales of input channels from the magnitude of their activations, folded into the producer of the activations
+    (AWQ).
+    """
 
     needs_samples: ClassVar[bool] = True
 
@@ -88,20 +90,22 @@ LayerRounding: TypeAlias = Annotated[
     BeforeValidator(named),
     NamesInSchema((Nearest, Gptq, Hqq, Awq)),
 ]
-"""Rounding of the weights of one layer after the other."""
+"""Rounding of weights layer by layer."""
 
 
 class Learned(Section):
-    """Rounding, scales, norms and biases trained end to end for the outputs of the float network, without labels."""
+    """Rounding, scales, norms and biases trained end to end to match the outputs of the float network, without
+    labels.
+    """
 
     needs_samples: ClassVar[bool] = True
 
     kind: Literal["learned"] = Field(
         default="learned", description="Learned rounding and scales, by distillation from the float network."
     )
-    start: LayerRounding = Field(default=Gptq(), description="Rounding that it starts from.")
+    start: LayerRounding = Field(default=Gptq(), description="Initial rounding.")
     steps: Positive = Field(default=200, description="Optimizer steps (Adam).")
-    batch: Positive = Field(default=6, description="Samples of a step.")
+    batch: Positive = Field(default=6, description="Batch size.")
     learning_rate: float = Field(
         default=2e-3, gt=0, le=1, description="Maximum learning rate; cosine decay to zero."
     )
@@ -113,18 +117,18 @@ class Learned(Section):
 
 
 class AutoRound(Section):
-    """Rounding and scales trained block by block for the results of each, by signs of gradients (AutoRound)."""
+    """Rounding and scales trained block by block to match each block's output, by sign descent (AutoRound)."""
 
     needs_samples: ClassVar[bool] = True
 
     kind: Literal["auto_round"] = Field(
         default="auto_round", description="Rounding and scales trained block by block."
     )
-    start: LayerRounding = Field(default=Nearest(), description="Rounding that it starts from.")
+    start: LayerRounding = Field(default=Nearest(), description="Initial rounding.")
     steps: Positive = Field(default=200, description="Optimizer steps for each block.")
-    batch: Positive = Field(default=8, description="Samples of a step.")
+    batch: Positive = Field(default=8, description="Batch size.")
     optimizer: Literal["sign_sgd", "adamw"] = Field(
-        default="sign_sgd", description="Steps by the signs of gradients, or AdamW (as ZeroQuant)."
+        default="sign_sgd", description="Sign descent, or AdamW (as ZeroQuant)."
     )
     learning_rate: float = Field(
         default=1e-3, gt=0, le=1, description="Maximum learning rate; cosine decay to zero."
@@ -138,11 +142,11 @@ WeightOnlyRounding: TypeAlias = Annotated[
     BeforeValidator(named),
     NamesInSchema((Nearest, Gptq, Hqq, Awq, AutoRound, Learned)),
 ]
-"""Rounding of weights beside float activations: a name, or a mapping with `kind` and the parameters of that kind."""
+"""Rounding of weights with float activations: a name, or a mapping with `kind` and the parameters of that kind."""
 
 Rounding: TypeAlias = Annotated[
     Annotated[Nearest | AdaRound, Field(discriminator="kind")],
     BeforeValidator(named),
     NamesInSchema((Nearest, AdaRound)),
 ]
-"""How weights are rounded: a name, or a mapping with `kind` and the parameters of that kind."""
+"""Rounding of weights of integer layers: a name, or a mapping with `kind` and the parameters of that kind."""

@@ -1,4 +1,4 @@
-"""Options of `sparsify`: single weights become zero."""
+"""Options of `sparsify`: sets single weights to zero."""
 
 import re
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ def _sparse_pattern(value: str) -> str:
     """N:M with N below M."""
     found = _PATTERN.fullmatch(value)
     if found is None or not 0 < int(found[1]) < int(found[2]):
-        raise fault("S204", f"{value!r} is no N:M pattern", hint="for example `2:4`: 2 of 4 weights stay")
+        raise fault("S204", f"{value!r} is not an N:M pattern", hint="for example `2:4`: 2 of 4 weights stay")
     return value
 
 
@@ -31,7 +31,7 @@ class SparsifyOptions(PassOptions):
 
     before: ClassVar[tuple[str, ...]] = ("quantize",)
     repeatable: ClassVar[bool] = True
-    why: ClassVar[str] = "zeros of the float weights are zeros on every grid"
+    why: ClassVar[str] = "zero float weights stay zero when quantized"
 
     pass_: Literal["sparsify"] = Field(default="sparsify", alias="pass", description="The name of the pass.")
     sparsity: Percent | None = Field(default=None, description="Share of the weights that become zero.")
@@ -43,7 +43,7 @@ class SparsifyOptions(PassOptions):
         default="magnitude",
         description="Weights that become zero: the smallest; in linear layers those with the smallest product of "
         "weight and norm of its input (`wanda`, within each output channel), or with the smallest error of the output, "
-        "which the other weights make up for (`sparsegpt`). Other layers: the smallest.",
+        "which the remaining weights compensate (`sparsegpt`). Other layers: the smallest.",
     )
     scope: Literal["layer", "global"] | None = Field(
         default=None,
@@ -77,18 +77,20 @@ class SparsifyOptions(PassOptions):
             raise fault("S205", "takes a `sparsity` or a `pattern`", hint="for example `sparsity: 80 %`")
         if self.pattern is not None and self.steps > 1:
             raise fault(
-                "S205", "`steps` are of a `sparsity`; a pattern is reached at once", hint="leave `steps` out"
+                "S205",
+                "`steps` apply to `sparsity`; a pattern is applied in one step",
+                hint="leave `steps` out",
             )
         if self.criterion != "magnitude" and self.scope == "global":
             raise fault(
                 "S205",
                 f"`criterion: {self.criterion}` compares within a layer",
-                hint="write `scope: layer`, or leave `scope` out",
+                hint="write `scope: layer`, or remove `scope`",
             )
         return self
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
-        """Calibration data where the criterion depends on it."""
+        """Need of calibration data if the criterion uses activations."""
         if self.criterion != "magnitude":
             yield "calibration", ("criterion",)
         yield from super().needed()

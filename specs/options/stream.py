@@ -1,4 +1,4 @@
-"""Options of `stream`: a network over a window of frames that takes only the new frames of each call."""
+"""Options of `stream`: a network over a window of frames is rewritten to take only the new frames at each call."""
 
 from collections.abc import Mapping
 from typing import ClassVar, Literal
@@ -11,16 +11,17 @@ from .base import PassOptions
 
 
 class StreamOptions(PassOptions):
-    """Rewrites a network over a window of frames: it takes the new frames of each call, and states.
+    """Rewrites a network over a window of frames: each call takes the new frames and the states.
 
-    What layers over time read of earlier frames is kept in states, which become inputs and outputs of the network
-    (`model.state`) and start with zeros. From the call on that the report names, outputs equal those of the window
-    network, integers byte for byte. A layer that needs the whole window at once is refused: attention over time,
-    reversed direction, padding behind the last frame. The last pass; calibration and evaluation data stay windows.
+    States hold the elements of earlier frames that layers over time read again. They become inputs and outputs of the
+    network (`model.state`) and start with zeros. From the call that the report names, outputs equal those of the
+    window network, for integers byte for byte. A layer that needs the whole window at once is refused: attention over
+    time, reversed direction, padding after the last frame. `stream` is the last pass; calibration and evaluation data
+    stay windows.
     """
 
     is_last: ClassVar[bool] = True
-    why: ClassVar[str] = "samples are windows, and the streamed network takes frames"
+    why: ClassVar[str] = "samples are windows, but the streamed network takes frames"
 
     pass_: Literal["stream"] = Field(default="stream", alias="pass", description="The name of the pass.")
     axis: Axis | Mapping[Name, Axis] = Field(

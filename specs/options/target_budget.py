@@ -6,13 +6,13 @@ from pydantic import GetJsonSchemaHandler
 from pydantic_core import CoreSchema
 
 
-def in_full(value: Any) -> Any:  # any: whatever the user wrote, checked by the model
-    """The word as the equivalent mapping."""
+def in_full(value: Any) -> Any:  # any: a value from a spec, checked by the model
+    """The word `target` as the equivalent mapping; other values unchanged."""
     return {"target": True} if value == "target" else value
 
 
 class TargetInSchema:
-    """Tells the JSON schema that the word `target` alone will do."""
+    """Adds the word `target` alone as an alternative to the JSON schema."""
 
     def __get_pydantic_json_schema__(
         self, core_schema: CoreSchema, handler: GetJsonSchemaHandler

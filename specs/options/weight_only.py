@@ -1,4 +1,4 @@
-"""Options of `weight_only`: weights as integers."""
+"""Options of `weight_only`: stores weights as integers."""
 
 from collections.abc import Iterator, Mapping
 from typing import Annotated, ClassVar, Literal, Self
@@ -27,7 +27,7 @@ class StoredWeightsBudget(Section):
     loss: Annotated[float, Field(gt=0)] | None = Field(
         default=None,
         description="Maximum predicted loss: nats for classes, squared error relative to the outputs otherwise. The "
-        "fewest bytes within it are searched.",
+        "size is minimized within it.",
     )
     samples: Positive = Field(default=16, description="Number of calibration samples to measure losses on.")
 
@@ -35,7 +35,7 @@ class StoredWeightsBudget(Section):
     def _names_something(self) -> Self:
         if self.weights is None and self.loss is None:
             raise fault(
-                "S205", "a budget names `weights`, `loss` or both", hint="for example `weights: 50 %`"
+                "S205", "a budget needs `weights`, `loss` or both", hint="for example `weights: 50 %`"
             )
         return self
 
@@ -43,9 +43,9 @@ class StoredWeightsBudget(Section):
 class WeightOnlyOptions(PassOptions):
     """Stores the weights of matrix products and embeddings as integers, with a scale for each group.
 
-    Language models at batch 1 are limited by memory bandwidth, so that fewer bytes of weights are more speed. Inputs of
-    linear layers are rounded to int8 at run time (`activations`), all other values stay in float. For the torch
-    module, and for C on a computer (target `host`).
+    Language models at batch 1 are limited by memory bandwidth, so that smaller weights run faster. Inputs of linear
+    layers are rounded to int8 at run time (`activations`), all other values stay in float. For the torch module, and
+    for C on a computer (target `host`).
     """
 
     fits_microcontrollers: ClassVar = False
@@ -76,7 +76,7 @@ class WeightOnlyOptions(PassOptions):
         default=None,
         description="How scales are stored. `double`: codes of 8 bits, with a scale of float32 for each 256 of them "
         "and an offset for the weight. `e8m0`: powers of two in one byte, for `mxfp4` and `fp8_e4m3`. Default: "
-        "`e8m0` for `mxfp4`, `float16` for all others. Scales of integers have either sign, and the integers no zero "
+        "`e8m0` for `mxfp4`, `float16` for all others. Scales of integers can be negative; the integers have no zero "
         "point.",
     )
     observer: Literal["minmax", "mse"] = Field(
@@ -117,28 +117,28 @@ class WeightOnlyOptions(PassOptions):
                 raise fault(
                     "S205",
                     f"`scales: e8m0` are powers of two; those of `{kind}` are not",
-                    hint="leave `scales` out: those of `mxfp4` are then e8m0, all others float16",
+                    hint="remove `scales`: the default is e8m0 for `mxfp4`, and float16 for all others",
                 )
             if self.scales == "double" and kind == "mxfp4":
                 raise fault(
                     "S205",
                     "scales of `mxfp4` are powers of two, which `scales: double` cannot store",
-                    hint="leave `scales` out, or write `scales: e8m0`",
+                    hint="remove `scales`, or write `scales: e8m0`",
                 )
         if self.scales == "e8m0" and self.budget is not None:
             raise fault(
                 "S205",
-                "`budget` chooses integers, whose scales are not powers of two, as `scales: e8m0` stores them",
+                "`budget` chooses integers, whose scales are not the powers of two that `scales: e8m0` stores",
                 hint="leave `scales` out",
             )
         return self
 
     def scales_of(self, kind: str | None) -> ScaleForm:
-        """How the scales of weights of a number format are stored; None: those of integers."""
+        """Storage form of the scales for a weight type; None: that of integers."""
         return self.scales or ("e8m0" if kind == "mxfp4" else "float16")
 
     def needed(self) -> Iterator[tuple[Need, Location]]:
-        """Calibration data where widths or the rounding depend on them."""
+        """Need of calibration data if bit widths or the rounding use it."""
         if self.budget is not None:
             yield "calibration", ("budget",)
         if self.rounding.needs_samples:

@@ -126,7 +126,7 @@ def test_a_core_that_does_not_exist_is_shown_where_it_is_named(
         ("cortex-m55", "has no simulator; the targets with one are cortex-m0plus"),
         ("moon", "is not a place to run; there are host, torch, integer, cortex-m0plus"),
         ("", "is not a place to run"),
-        ("none.yaml", 'there is no file "none.yaml"'),
+        ("none.yaml", 'file not found: "none.yaml"'),
     ],
 )
 def test_a_place_that_cannot_run_is_refused(

@@ -203,7 +203,7 @@ def test_a_size_at_which_graph_and_module_differ_is_refused() -> None:
         ({"y": {0: "batch"}}, {}, r"input y: is no tensor that forward takes; there are x"),
         ({"x": {3: "batch"}}, {}, r"input x: has no dimension 3"),
         ({"x": {0: "n", 1: "n"}}, {}, r"input x: n has size 12, and 1 in another input"),
-        ({"x": {0: "batch"}}, {"tokens": (1, 2)}, r"dimension tokens: is no dimension of an input"),
+        ({"x": {0: "batch"}}, {"tokens": (1, 2)}, r"dimension tokens: is not a dimension of an input"),
     ),
 )
 def test_dimensions_that_do_not_exist_are_refused(dynamic: Any, ranges: Any, message: str) -> None:

@@ -178,11 +178,11 @@ def test_a_spec_names_dimensions_and_their_ranges(tmp_path: Path) -> None:
     ("old", "new", "message"),
     (
         ("torch: {}", "c: {}", r"C has fixed sizes, and ids has dynamic dimensions.*S209"),
-        ("1: tokens}", "2: tokens}", r"dynamic: 2 is no dimension of the shape \[1, 12\]"),
-        ("1: tokens}", "1: a b}", r"'a b' is no Python identifier"),
+        ("1: tokens}", "2: tokens}", r"dynamic: 2 is not a dimension of the shape \[1, 12\]"),
+        ("1: tokens}", "1: a b}", r"'a b' is not a Python identifier"),
         ("{min: 2, max: 20}", "{min: 20, max: 2}", r"min 20 is above max 2"),
         ("{min: 2, max: 20}", "{min: 13}", r"tokens has size 12 in the example, out of its range"),
-        ("    tokens: {min", "    words: {min", r"dimensions: words is no dimension of an input"),
+        ("    tokens: {min", "    words: {min", r"dimensions: words is not a dimension of an input"),
     ),
 )
 def test_a_spec_with_other_dimensions_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -109,7 +109,7 @@ def test_a_batch_that_is_no_dimension_is_refused(tmp_path: Path, capsys: pytest.
         "fxpress: 1\nmodel: {source: net.py:Net, inputs: {x: {shape: [2, 3], batch: 2}}}\noutputs: {torch: {}}\n"
     )
     assert main(["check", str(tmp_path / "net.yaml")]) == 2
-    assert "batch 2 is no dimension of the shape [2, 3]" in capsys.readouterr().err
+    assert "batch 2 is not a dimension of the shape [2, 3]" in capsys.readouterr().err
 
 
 UNBATCHED = {

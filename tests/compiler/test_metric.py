@@ -327,7 +327,7 @@ def test_run_counts_the_positions_of_an_output(
         ),
         (("--metric", "agreement"), "compares with the captured model.*data.evaluation.*R415"),
         (("--metric", "top2", "--labels", "y"), "--metric top2: is not a metric.*`file.py:function`.*R415"),
-        (("--metric", "no.py:gap"), "there is no file no.py.*M100"),
+        (("--metric", "no.py:gap"), "file not found: no.py.*M100"),
         (("--class-axis", "1"), "--class-axis 1: selects a measured output, but there is no metric.*R415"),
         (("--output", "output"), "--output output: selects a measured output, but there is no metric.*R415"),
         (("--labels", "y", "--output", "z"), "--output z: there is no output 'z'.*D112"),

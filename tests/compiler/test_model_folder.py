@@ -198,18 +198,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
         "transformers cannot build LlamaForCausalLM.*M132",
     ),
     "quantized": (edit(lambda c: c.update(quantization_config={"quant_method": "gptq"})), r"\(gptq\).*M133"),
-    "no shard": (_drop_shard, r"there is no file .*00001-of-.*M134"),
+    "no shard": (_drop_shard, r"file not found: .*00001-of-.*M134"),
     "no index": (
         _drop_index_and_shard,
         r"there is no model.safetensors.index.json, and of 3 shards model-00003-of-00003.safetensors is missing.*M134",
     ),
-    "misplaced": (_misplace, "does not hold absent.weight, which the index file places there.*M134"),
+    "misplaced": (_misplace, "does not contain absent.weight, which the index file lists there.*M134"),
     "deep config": (
         lambda folder: (folder / "config.json").write_text("[" * 100_000),
         "nested too deeply.*M130",
     ),
-    "index cut": (_index(b"{"), "index.json is no JSON file: .*M134"),
-    "index deep": (_index(b"[" * 100_000), "(is no JSON file: |decoding a JSON array).*M134"),
+    "index cut": (_index(b"{"), "index.json is not a JSON file: .*M134"),
+    "index deep": (_index(b"[" * 100_000), "(is not a JSON file: |decoding a JSON array).*M134"),
     "index list": (_index(b"[]"), "has no weight_map of tensors to files.*M134"),
     "index of numbers": (_index(b'{"weight_map": {"a": 3}}'), "has no weight_map of tensors to files.*M134"),
     "empty index": (_index(b'{"weight_map": {}}'), "has no weight_map of tensors to files.*M134"),
@@ -284,7 +284,7 @@ def test_a_folder_has_arguments_and_weights_of_its_own(tmp_path: Path, model: st
 
 
 def test_a_folder_that_is_not_there_is_found_by_the_check_of_the_spec(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match=r"there is no folder .*nothing is downloaded.*S311"):
+    with pytest.raises(SpecError, match=r"folder not found: .*nothing is downloaded.*S311"):
         check_spec(write_spec(tmp_path, "net"))
     (tmp_path / "net").mkdir()
     with pytest.raises(SpecError, match=r"has no config.json.*S312"):

@@ -108,7 +108,7 @@ def reshape(folder: Path) -> None:
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing file": (
         lambda folder: (folder / FIRST).unlink(),
-        rf"there is no file .*{FIRST}, which {INDEX} names",
+        rf"file not found: .*{FIRST}, listed in {INDEX}",
     ),
     "damaged file": (cut, rf"{FIRST} is damaged: "),
     "tensor of another file": (

@@ -62,7 +62,7 @@ def compiled_with(**settings: object) -> Call:
 
 
 HOST = specs.load_target("host")
-EXPECTS_GRAPH = "expects a graph, got a Net; of a module it is capture(module, inputs).graph [A101]"
+EXPECTS_GRAPH = "expects a graph, got a Net; for a module pass capture(module, inputs).graph [A101]"
 WRONG: list[tuple[Call, str]] = [
     (lambda g: compile_model(Net), "got the class Net; make a module of it, as in Net()"),  # type: ignore[call-overload]
     (lambda g: compile_model(42), "expects a module, a graph or the path of a spec, got 42"),  # type: ignore[call-overload]
@@ -106,7 +106,7 @@ WRONG: list[tuple[Call, str]] = [
     (compiled_with(overrides={"a": 1}), "overrides: expects a list of texts, got a dict"),
     (compiled_with(overrides=[1]), "overrides: expects a list of texts, got 1"),
     (compiled_with(overrides=["passes[0]"]), 'overrides:1:1: "passes[0]" is not an override'),
-    (compiled_with(origin="nowhere.py:make"), "model.source: there is no file"),
+    (compiled_with(origin="nowhere.py:make"), "model.source: file not found:"),
     (compiled_with(origin=3), "compile_model(origin=...): expects a text such as `nets.py:make`, got 3"),
     (compiled_with(locked=3), "compile_model(locked=...): expects the path of a lock file, got 3"),
     (
@@ -187,7 +187,7 @@ WRONG: list[tuple[Call, str]] = [
         "working_order(names): unknown pass 'fuze'; did you mean \"fuse\"?",
     ),
     (lambda g: specs.Input(shape=3), "Input(...): shape: expects a list, got 3; write [3] [S203]"),  # type: ignore[arg-type]
-    (lambda g: specs.Input((1, 3)), "Input(...): takes values by name, got a tuple"),  # type: ignore[call-arg]
+    (lambda g: specs.Input((1, 3)), "Input(...): takes keyword arguments only, got a tuple"),  # type: ignore[call-arg]
     (
         lambda g: specs.QuantizeOptions(observr="mse"),
         'unknown key "observr"; did you mean "observer"? [S201]',
@@ -303,7 +303,7 @@ def test_the_text_of_a_spec_names_no_file_that_is_not_there(given: Given, tmp_pa
     assert "calibration: {source: memory:calibration}" in text and ".npz" not in text
     path = tmp_path / "spec.yaml"
     path.write_text(text)
-    with pytest.raises(SpecError, match="memory:calibration is an array that a Python program had in memory"):
+    with pytest.raises(SpecError, match="memory:calibration is an array in the memory of a Python program"):
         specs.check_spec(path)
     with pytest.raises(
         UserError, match=r"memory:calibration: was in memory of a Python program; .*write_spec"

@@ -251,5 +251,5 @@ def test_a_package_that_fails_is_named_where_it_is_needed_and_breaks_nothing_els
     command += " --set target.name=sensor-board" * (needs == "target")
     done = run("compile other.yaml -o other", command, packages=broken, status=2 if code else 0)
     said = done.stderr if code else done.stdout
-    assert "is of a package that cannot be used" in said and "RuntimeError: no licence" in said, said
+    assert "is part of a package that cannot be used" in said and "RuntimeError: no licence" in said, said
     assert not code or f"[{code}]" in said

@@ -60,7 +60,7 @@ REFUSED = [
     ({"scale": (float("inf"),)}, "a scale must be a finite number other than 0"),
     ({"scale": (-1.0,)}, "the scale of a whole tensor must be positive"),
     ({"scale": (1.0, 1.0, 1.0), "zero_point": (0, 0), "axis": 0}, "2 zero points for 3 scales"),
-    ({"scale": (1.0,), "zero_point": (1 << 21,)}, "a zero point lies outside -1048576..1048576"),
+    ({"scale": (1.0,), "zero_point": (1 << 21,)}, "a zero point is outside -1048576..1048576"),
     ({"scale": (1.0, 2.0)}, "several scales or a group size need an axis"),
     ({"scale": (1.0,), "group_size": 4}, "several scales or a group size need an axis"),
 ]

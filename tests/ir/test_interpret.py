@@ -138,14 +138,14 @@ def test_other_batches_give_the_same_samples() -> None:
 
 
 @pytest.mark.parametrize(("body", "message"), [
-    ("%y: f32[24] = reshape{shape=(24,)}(%x)", r"batch 3 does not pass %y: .*they do not fill \(24,\)"),
+    ("%y: f32[24] = reshape{shape=(24,)}(%x)", r"batch 3 is impossible at %y: .*they do not fill \(24,\)"),
     ("%y: f32[12x2] = permute{order=(1, 0)}(%x)", r"output %y would have shape \(12, 3\) for batch 3"),
     ("""%t: f32[12x2] = permute{order=(1, 0)}(%x)
         %m: f32[12x12] = matmul(%t, %x)
-        %y: f32[3x48] = reshape{shape=(3, 48)}(%m)""", "batch 3 does not pass %m: .*: it mixes samples"),
+        %y: f32[3x48] = reshape{shape=(3, 48)}(%m)""", "batch 3 is impossible at %m: .*, which mixes samples"),
     ("""%m: f32[] = mean(%x)
-        %y: f32[2x12] = sub(%x, %m)""", "batch 3 does not pass %m: .*: it mixes samples"),
-    ("%y: f32[2x12] = add(%x, %c)", r"batch 3 does not pass %y: .*do not broadcast"),
+        %y: f32[2x12] = sub(%x, %m)""", "batch 3 is impossible at %m: .*, which mixes samples"),
+    ("%y: f32[2x12] = add(%x, %c)", r"batch 3 is impossible at %y: .*do not broadcast"),
 ])  # fmt: skip
 def test_graph_that_is_tied_to_its_batch_is_refused(body: str, message: str) -> None:
     constant = "const %c: f32[2x12]" if "%c" in body else ""

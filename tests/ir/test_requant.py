@@ -35,7 +35,7 @@ def test_requant_rounds_ties_towards_plus_infinity() -> None:
 
 
 def test_requant_refuses_a_shift_that_leaves_int32() -> None:
-    with pytest.raises(OverflowBoundError, match="a shifted accumulator leaves int32"):
+    with pytest.raises(OverflowBoundError, match="a shifted accumulator exceeds int32"):
         requant(tensor(1 << 20), 1, 11)
 
 
@@ -91,7 +91,7 @@ def test_rescale_ratio_beyond_16_bits_is_refused() -> None:
 
 
 def test_rescaled_sum_that_leaves_int32_is_refused() -> None:
-    with pytest.raises(OverflowBoundError, match="a rescaled sum leaves int32"):
+    with pytest.raises(OverflowBoundError, match="a rescaled sum exceeds int32"):
         Rescale.of((1.0,), (0,), 0).apply(tensor(1 << 20))
 
 
@@ -99,7 +99,7 @@ def test_int32_check_takes_the_ends_and_refuses_what_is_beyond() -> None:
     assert check_int32(torch.tensor([INT32_MAX, -INT32_MAX - 1]), "it").numel() == 2
     assert check_int32(torch.zeros(0, dtype=torch.int64), "it").numel() == 0
     for beyond in (INT32_MAX + 1, -INT32_MAX - 2):
-        with pytest.raises(OverflowBoundError, match="it leaves int32"):
+        with pytest.raises(OverflowBoundError, match="it exceeds int32"):
             check_int32(tensor(beyond), "it")
 
 

@@ -187,5 +187,5 @@ def test_a_plain_number_does_not_stand_for_a_dimension() -> None:
     "text", ("f32[${rows}]", "f32[${tokens **2}]", "f32[${tokens / 2}]", "f32[${tokens +}]")
 )
 def test_a_text_with_an_unknown_size_is_refused(text: str) -> None:
-    with pytest.raises(Exception, match="is no size over the dimensions, which are tokens"):
+    with pytest.raises(Exception, match="is not a size over the dimensions, which are tokens"):
         parse(f"dim tokens = 4 in 1..\ngraph(%x: {text}) {{ return y: %x }}")

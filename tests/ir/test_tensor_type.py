@@ -13,7 +13,7 @@ MISFITS = [
         Encoding((1.0, 1.0), axis=0, group_size=2),
         "groups of 2 do not divide 3 elements",
     ),
-    ((2, 3), DType.I16, Encoding((1.0,)), "8-bit values are kept in i8, not in i16"),
+    ((2, 3), DType.I16, Encoding((1.0,)), "8-bit values are stored in i8, not in i16"),
     ((2, -3), DType.F32, None, "negative size"),
 ]
 

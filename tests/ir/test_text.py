@@ -102,7 +102,7 @@ def test_long_numbers_are_named_by_their_digest_and_given_beside_the_text() -> N
     assert dump(graph) == LONG
     assert list(long_numbers(graph).values()) == [encoding.scale]
     assert parse(LONG, params=graph.params, numbers=long_numbers(graph)) == graph
-    with pytest.raises(ParseError, match=r"2:38: the numbers f32\[4097\]@c9e6dbf77eade52d are not given"):
+    with pytest.raises(ParseError, match=r"2:38: the numbers f32\[4097\]@c9e6dbf77eade52d are missing"):
         parse(LONG)
 
 
@@ -142,7 +142,7 @@ ERRORS = [
     ("graph(%x: f32[2]) {\n  %y: f32[2] = reluu(%x)", "2:16: unknown operator 'reluu'"),
     ("graph(%x: f32[2]) {\n  %y: f32[2] = relu{slope=1}(%x)", "2:16: relu has no attribute slope"),
     ("graph(%x: f32[2]) {\n  %y: f32[2] = clamp{low=zero}(%x)", "2:26: 'zero' is not a value"),
-    ("graph(%x: f32[2]) {\n  %y: f32[2] = relu(%x, none)", "2:3: a trailing operand is none; leave it out"),
+    ("graph(%x: f32[2]) {\n  %y: f32[2] = relu(%x, none)", "2:3: a trailing operand is none; remove it"),
     ("graph(%x: f32[2]) {\n  %y: f32[2] = relu(%x", "2:23: expected ',' or ')', found ''"),
     ("graph(%x: f32[2]) {\n  return y: %x\n} more", "3:3: text after the graph"),
     ("graph(%x: f32[2]) {\n  return y: $x", "2:13: unexpected character '$'"),
@@ -150,7 +150,7 @@ ERRORS = [
     ("graph(%x: i8[2]<zero=0>) {", "1:24: a quantization needs a scale"),
     ("graph() {\n  bits a: weights=3", "2:8: 3 storage bits; the choices are 2, 4, 8, 16, 32"),
     ("graph() {\n  bits a: width=8", "2:8: "),
-    ("graph() {\n  bits a: return", "2:8: a precision has bits of weights, of activations, or of both"),
+    ("graph() {\n  bits a: return", "2:8: a precision needs bits of weights, of activations, or of both"),
     ("graph(%x: i8[2]<scale=@3>) {", "1:23: there is no list @3"),
     ("graph(%x: f32[2]) {\n  %y: f32[2] = torch_call{call='nonsense'}(%x)", "2:16: torch_call: "),
 ]  # fmt: skip

@@ -64,13 +64,13 @@ def test_an_int8_preset_still_quantizes_when_the_target_is_another(write: Write)
 @pytest.mark.parametrize(
     ("base", "code", "message"),
     [
-        ("none.yaml", "S122", 'there is no file "none.yaml"; known presets are preset/fuse-only'),
+        ("none.yaml", "S122", 'file not found: "none.yaml"; known presets are preset/fuse-only'),
         ("preset/int8-mpu", "S122", 'unknown preset "int8-mpu"; did you mean "preset/int8-mcu"?'),
         ("preset/../int8-mcu", "S122", "unknown preset"),
         ("../net.yaml", "S123", '"../net.yaml" is outside the project; the project is the folder'),
         ("/etc/passwd", "S123", "is outside the project"),
         ("net.yaml", "S121", "a cycle, net.yaml -> net.yaml; remove one of the links"),
-        ("'7'", "S122", "there is no file"),
+        ("'7'", "S122", "file not found:"),
         ("7", "S203", "extends: expects a text, got 7"),
     ],
 )

@@ -35,19 +35,19 @@ def test_a_project_with_all_its_files_is_sound(project: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "code", "message", "hint"),
     [
-        (["model.source=nett.py:Net"], "S311", "model.source: there is no file", 'did you mean "net.py"?'),
+        (["model.source=nett.py:Net"], "S311", "model.source: file not found:", 'did you mean "net.py"?'),
         (["model.source=net.py:Nett"], "S312", 'net.py does not define "Nett"', 'did you mean "Net"?'),
         (["model.source=net.py:Net.child"], "", "", ""),
         (
             ["model.weights=net.safetensors"],
             "S311",
-            "model.weights: there is no file",
+            "model.weights: file not found:",
             "relative to the file",
         ),
         (
             ["data.calibration.file=tain.npz"],
             "S311",
-            "data.calibration.file: there is no file",
+            "data.calibration.file: file not found:",
             '"train.npz"?',
         ),
         (["data.calibration.file=net.py"], "S312", "is not an npz file", "numpy.savez"),
@@ -56,12 +56,12 @@ def test_a_project_with_all_its_files_is_sound(project: Path) -> None:
         (
             ["passes=[{pass: prune, plan: none.json}]"],
             "S311",
-            "passes[0].plan: there is no file",
+            "passes[0].plan: file not found:",
             "relative to the file",
         ),
         (["passes=[{pass: finetune, checkpoint: none.pt}]"], "", "", ""),
         (["data.calibration.file=."], "S311", "is a directory, not a file", "name a file in it"),
-        (["data.evaluation.file=none.npz"], "S311", "data.evaluation.file: there is no file", ""),
+        (["data.evaluation.file=none.npz"], "S311", "data.evaluation.file: file not found:", ""),
     ],
 )
 def test_what_a_file_does_not_hold_is_told(
@@ -128,7 +128,7 @@ def test_a_name_that_no_file_can_have_is_told_as_missing(
     monkeypatch.chdir(project.parent)
     for key, suffix in (("data.calibration.file", "npz"), ("model.weights", "pt"), ("target.name", "yaml")):
         with pytest.raises(
-            SpecError, match=r"there is no file \"[^\n]*\"|\"[^\n]*\" is a directory"
+            SpecError, match=r"file not found: \"[^\n]*\"|\"[^\n]*\" is a directory"
         ) as caught:
             check_spec(project, [f'{key}="{name}.{suffix}"'])
         assert [problem.code for problem in caught.value.problems] == ["S311"]

@@ -174,7 +174,7 @@ def test_the_origin_of_a_value_is_its_place_or_a_default(write: Write) -> None:
     assert str(loaded.origin("model.inputs.x.shape")).endswith("net.yaml:5:16")
     assert str(loaded.origin("passes[1].samples")) == "overrides:1:19"
     assert str(loaded.origin("passes[1].weights")) == "default"
-    with pytest.raises(SpecError, match=r'"passes\[1\]\.wieghts" is nowhere in the spec; did you mean'):
+    with pytest.raises(SpecError, match=r'"passes\[1\]\.wieghts" is not a key of the spec; did you mean'):
         loaded.origin("passes[1].wieghts")
 
 

@@ -71,7 +71,7 @@ def test_files_of_options_inside_are_looked_for(write: Write, sound: str) -> Non
     with pytest.raises(SpecError) as caught:
         check_spec(path)
     (problem,) = caught.value.problems
-    assert problem.code == "S311" and problem.message.startswith("passes[0].finetune.loss: there is no file")
+    assert problem.code == "S311" and problem.message.startswith("passes[0].finetune.loss: file not found:")
 
 
 def test_layers_that_options_inside_name_are_matched(write: Write, sound: str) -> None:

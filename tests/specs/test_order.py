@@ -24,16 +24,16 @@ def _with_passes(sound: str, *names: str) -> str:
         (
             ["quantize", "fuse"], "S301",
             "passes[1].pass: fuse cannot run after quantize: fusion works on the float graph, and fused operators are "
-            "quantized as one; the order that works is fuse, quantize",
+            "quantized as one; a valid order is fuse, quantize",
         ),
         (
             ["clean", "quantize", "clean", "fuse"], "S301",
-            "the order that works is clean, clean, fuse, quantize",
+            "a valid order is clean, clean, fuse, quantize",
         ),
         (
             ["remove_dead_channels", "quantize"], "S301",
             "passes[0].pass: remove_dead_channels cannot run before quantize: the proof that a channel is constant "
-            "is made on the integer graph; the order that works is quantize, remove_dead_channels",
+            "is made on the integer graph; a valid order is quantize, remove_dead_channels",
         ),
         (
             ["fuse", "remove_dead_channels"], "S302",
@@ -55,13 +55,13 @@ def test_a_pass_that_cannot_work_where_it_stands_is_told_with_what_does(
 def test_bits_are_decided_for_a_pass_that_obeys(problems_of: ProblemsOf, sound: str) -> None:
     problems = problems_of(_with_passes(sound, "clean", "assign_bits"))
     (found,) = [problem for problem in problems if problem.code == "S302"]
-    assert "assign_bits needs quantize behind it" in str(found) and found.hint == "add `- pass: quantize`"
+    assert "assign_bits needs quantize after it" in str(found) and found.hint == "add `- pass: quantize`"
 
 
 def test_every_misplaced_pass_is_told(problems_of: ProblemsOf, sound: str) -> None:
     problems = problems_of(_with_passes(sound, "remove_dead_channels", "quantize", "fuse"))
     assert [problem.code for problem in problems] == ["S301", "S301"]
-    assert {p.hint for p in problems} == {"the order that works is fuse, quantize, remove_dead_channels"}
+    assert {p.hint for p in problems} == {"a valid order is fuse, quantize, remove_dead_channels"}
 
 
 def test_the_order_that_is_advised_stays_and_is_sound_from_wherever_one_starts() -> None:

@@ -47,9 +47,9 @@ def test_ram_that_is_the_sum_may_be_written(write: Write) -> None:
 
 
 BAD = {
-    "ram: 128 KiB": ("S307", "ram: contradicts `regions`, which have 8454144 B together; leave `ram` out"),
+    "ram: 128 KiB": ("S307", "ram: contradicts `regions`, whose sum is 8454144 B; remove `ram`"),
     "  9tcm: 1 KiB": ("S207", '"9tcm" cannot be the name of a region, which is a parameter in C'),
-    "  DTCM: 1 KiB": ("S207", "use at most 24 small letters"),
+    "  DTCM: 1 KiB": ("S207", "use at most 24 lower-case letters"),
     "  while: 1 KiB": ("S207", '"while" cannot be the name of a region'),
     "  typeof: 1 KiB": ("S207", '"typeof" cannot be the name of a region'),
     "  weights: 1 KiB": ("S207", '"weights" cannot be the name of a region: the emitted C uses it'),
@@ -79,7 +79,7 @@ def test_a_region_without_a_name_is_refused() -> None:
 
 
 def test_a_target_without_any_region_is_refused(write: Write) -> None:
-    with pytest.raises(SpecError, match=r"regions: has no region; name at least one.*S205"):
+    with pytest.raises(SpecError, match=r"regions: must have at least one region; name at least one.*S205"):
         board(write, "name: b\ndescription: a board\ncore: cortex-m7\nregions: {}\n")
 
 

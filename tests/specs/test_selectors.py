@@ -48,7 +48,7 @@ def test_patterns_that_match_nothing_name_the_nearest_layers() -> None:
     assert [str(problem) for problem in caught.value.problems] == [
         'the pattern "layer.1.*" matches no layer; the nearest layers are layers.1, layers.10, layers [S401]',
         'the pattern "stm.*" matches no layer; the nearest layers are stem, stem.bn, stem.conv [S401]',
-        'the pattern "zzz" matches no layer; the layers begin with stem.conv, stem.bn, layers.1.conv [S401]',
+        'the pattern "zzz" matches no layer; the first layers are stem.conv, stem.bn, layers.1.conv [S401]',
     ]
 
 

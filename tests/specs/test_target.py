@@ -91,7 +91,7 @@ def test_a_target_file_with_faults_shows_them_beside_those_of_the_spec(write: Wr
 def test_an_unknown_target_names_the_nearest() -> None:
     with pytest.raises(SpecError, match=r'unknown target "cortexm4f"; did you mean "cortex-m4f"\? \[S309\]'):
         load_target("cortexm4f")
-    with pytest.raises(SpecError, match=r'there is no file "none.yaml"'):
+    with pytest.raises(SpecError, match=r'file not found: "none.yaml"'):
         load_target("none.yaml")
 
 
@@ -166,6 +166,6 @@ def test_a_budget_of_cycles_is_refused_where_the_cycles_of_the_target_are_not_kn
         load_spec(write(sound.replace("pass: quantize", cycles)))  # on a Cortex-M4
         elsewhere = sound.replace("cortex-m4f", "cortex-m7")
         load_spec(write(elsewhere.replace("pass: quantize", instructions)))
-        with pytest.raises(SpecError, match=r"the cycles of cortex-m7 are not known") as caught:
+        with pytest.raises(SpecError, match=r"cortex-m7 has no cycle counts") as caught:
             load_spec(write(elsewhere.replace("pass: quantize", cycles)))
         assert "S310" in str(caught.value) and "write `instructions`" in str(caught.value)

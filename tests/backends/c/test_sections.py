@@ -158,7 +158,7 @@ def test_without_sections_nothing_is_written_about_them(fill, cortex_m4):
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        ({"weights": ".text"}, ".text is a section of the compiler"),
+        ({"weights": ".text"}, ".text is a default section of the compiler"),
         ({"code": ".ext flash"}, "cannot be the name of a section"),
         ({"code": '.a"'}, "cannot be the name of a section"),
         ({"code": ".a", "weights": ".a"}, "constants and functions cannot share the section .a"),

@@ -102,7 +102,7 @@ def test_calls_that_share_weight_and_bias_share_their_integers() -> None:
 
 
 def test_what_has_no_form_is_refused() -> None:
-    with pytest.raises(OverflowBoundError, match="over 9,000,000 elements of 8 bits can leave int32"):
+    with pytest.raises(OverflowBoundError, match="over 9,000,000 elements of 8 bits can exceed int32"):
         NormForm.of(BYTE, BYTE, count=9_000_000, eps=1e-5, is_centred=True)
     with pytest.raises(OverflowBoundError, match="the epsilon 1 of a norm is too large for steps of 1e-12"):
         NormForm.of(Encoding((1e-12,), (0,)), BYTE, count=1024, eps=1.0, is_centred=True)

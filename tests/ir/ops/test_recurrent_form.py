@@ -174,7 +174,7 @@ def test_several_layers_are_refused_on_integers() -> None:
     text = f"""graph(%x: i8[3x1x2]<scale=0.03, zero=5>) {{ {constants}
       %y: i16[3x1x2]{unit}, %s: i16[2x1x2]{unit} = rnn{{layers=2, bias=False}}(%x, none, %a, %b, %c, %d)
       return y: %y }}"""
-    with pytest.raises(VerifyError, match=re.escape("rnn on integers takes one layer and one direction")):
+    with pytest.raises(VerifyError, match=re.escape("rnn on integers supports one layer and one direction")):
         lstm(text)
 
 

@@ -112,5 +112,5 @@ def test_a_bias_takes_the_mean_of_what_goes() -> None:
 
 
 def test_repairs_of_the_same_channels_exclude_each_other() -> None:
-    with pytest.raises(ValidationError, match="make up for the same channels"):
+    with pytest.raises(ValidationError, match="compensate for the same channels"):
         PruneOptions.model_validate({"budget": {"macs": "50 %"}, "compensation": ("merge", "bias")})

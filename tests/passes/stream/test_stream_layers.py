@@ -147,7 +147,7 @@ REFUSED = {
         """
         %p: f32[1x12x4] = permute{order=(0, 2, 1)}(%x)
         %y: f32[1x12x12] = matmul(%p, %x)""",
-        "%y multiplies frames with frames, as attention over time does",
+        "%y multiplies frames by frames, as attention over time does",
     ),
     "softmax": (
         "%y: f32[1x4x12] = softmax{axis=2}(%x)",
@@ -186,7 +186,7 @@ REFUSED = {
     "frames joined": ("%y: f32[1x4x24] = concat{axis=2}(%x, %x)", "%y joins two values along time"),
     "statistics over time": (
         "%y: f32[1x4x12] = instance_norm(%x)",
-        "%y takes statistics over time: it needs the whole window",
+        "%y computes statistics over time: it needs the whole window",
     ),
     "frames that do not correspond": (
         """
@@ -198,13 +198,13 @@ REFUSED = {
     "frames between frames": (
         """
         %y: f32[1x3x24] = DOUBLED(%x, <w: 4x3x2>)""",
-        "%y is a transposed convolution along time, which puts frames between frames",
+        "%y is a transposed convolution along time, which inserts frames between frames",
     ),
     "parameters of frames": (
         """
         %p: f32[1x12x4] = permute{order=(0, 2, 1)}(%x)
         %y: f32[1x12x4] = prelu(%p, <slope: 12>)""",
-        "%y has parameters of its own for each frame",
+        "%y has separate parameters for each frame",
     ),
 }
 
