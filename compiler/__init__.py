@@ -1,7 +1,7 @@
 """The compiler: capture from torch, pipeline, report, command line.
 
 Names are loaded on first use: `fxpress check` and `--help` must start without torch, which takes seconds to import.
-`__version__` is the version of fxpress; `fxpress` itself is a namespace package, which holds no names.
+`__version__` is the version of fxpress; `fxpress` itself is a namespace package, without names of its own.
 """
 
 from importlib import import_module

@@ -1,4 +1,6 @@
-"""The command line as a module, for launchers that start one: `torchrun --nproc-per-node 2 -m fxpress.compiler ...`."""
+"""The command line as a module, for launchers that start a module: `torchrun --nproc-per-node 2 -m fxpress.compiler
+...`.
+"""
 
 import sys
 

@@ -23,7 +23,7 @@ class Binding:
 
     def arguments(
         self, tensors: Sequence[Tensor]
-    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:  # Any: as `capture` takes keywords
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:  # Any: the keywords of `capture`
         """Tensors in the order of `names` as positional and keyword arguments."""
         positional = len(self.names) - len(self.keywords)
         return tuple(tensors[:positional]), dict(zip(self.keywords, tensors[positional:], strict=True))
@@ -32,8 +32,8 @@ class Binding:
 def bind_inputs(model: nn.Module, names: Sequence[str], place: str) -> Binding:
     """The call of `forward` with inputs of these names.
 
-    Names that are no arguments are passed in their order to `*args` where `forward` has it; the only input of a
-    `forward` with one argument may have any name. UserError for other names, and for arguments that get no input.
+    Names that are not arguments are passed in their order to `*args` if `forward` has it; the only input of a
+    `forward` with one argument may have any name. UserError for other names, and for arguments without an input.
     """
     signature = inspect.signature(model.forward)
     parameters = list(signature.parameters.values())
@@ -50,7 +50,7 @@ def bind_inputs(model: nn.Module, names: Sequence[str], place: str) -> Binding:
         p.name
         for p in own
         if p.name not in (*given, *meant.values())
-        # what goes to `*args` would be passed to an argument before it that is left out
+        # names for `*args` would be passed to an earlier argument without an input
         and (p.default is p.empty or (rest and others and p.kind is not p.KEYWORD_ONLY))
     ]
     if missing:

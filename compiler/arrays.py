@@ -1,4 +1,4 @@
-"""Samples in memory: arrays and tensors by name, in place of an npz file, and as the bytes of one."""
+"""Samples in memory: arrays and tensors by name, instead of an npz file, and their conversion to one."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..specs.root_error import ArgumentError, expect
 _FORMS = "an array or a tensor [n, ...], a list or a mapping of them, or the path of an npz file"
 
 LABELS = "labels"
-"""The array of labels among arrays in memory."""
+"""Name of the array of labels among arrays in memory."""
 
-ArrayLike: TypeAlias = Tensor | NDArray[Any]  # Any: of whatever element type
+ArrayLike: TypeAlias = Tensor | NDArray[Any]  # Any: any element type
 SampleArrays: TypeAlias = ArrayLike | Sequence[ArrayLike] | Mapping[str, ArrayLike]
 """An array [n, ...] for each model input: one alone, several in the order of the inputs, or by name."""
 
 
 @dataclass(frozen=True)
 class Arrays:
-    """Arrays by name; `place` is what messages call them."""
+    """Arrays by name; messages show `place` as their origin."""
 
     place: str
-    by_name: Mapping[str, NDArray[Any]]  # Any: of whatever element type
+    by_name: Mapping[str, NDArray[Any]]  # Any: any element type
 
     def __str__(self) -> str:
         return self.place
@@ -39,9 +39,9 @@ class Arrays:
     def of(
         data: SampleArrays, inputs: Sequence[str], *, place: str, call: str, states: Collection[str] = ()
     ) -> Arrays:
-        """The arrays of a model with these inputs, given to the call; ArgumentError if there is not one for each.
+        """Arrays passed to `call` for a model with these inputs; ArgumentError unless there is one for each input.
 
-        Those of `states` may be left out together.
+        The arrays of `states` may all be omitted.
         """
         if isinstance(data, Mapping):
             named = {str(name): array for name, array in data.items()}
@@ -62,17 +62,17 @@ class Arrays:
         return npz_bytes(self.by_name)
 
 
-def as_array(array: ArrayLike, place: str) -> NDArray[Any]:  # Any: of whatever element type
+def as_array(array: ArrayLike, place: str) -> NDArray[Any]:  # Any: any element type
     """A tensor as an array; bfloat16, which numpy lacks, as float32. ArgumentError for anything else."""
     if isinstance(array, Tensor):
         array = array.detach().cpu()
         return (array.float() if array.dtype is torch.bfloat16 else array).numpy()
-    expect(array, np.ndarray, place, "a tensor or a numpy array", "of a list, numpy.array(...) makes one")
+    expect(array, np.ndarray, place, "a tensor or a numpy array", "convert a list with numpy.array(...)")
     return array
 
 
 def npz_bytes(arrays: Mapping[str, ArrayLike]) -> bytes:
-    """An npz file of arrays under any names; numpy's own function takes some names for its arguments."""
+    """An npz file of arrays with any names; numpy's own function reserves some names for its arguments."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         for name, array in arrays.items():

@@ -1,4 +1,4 @@
-"""The backends of other packages: loaded when a spec or a run asks for them, their errors reported by name."""
+"""Backends of other packages: loaded when a spec or a run uses them; their errors are reported with their name."""
 
 from __future__ import annotations
 
@@ -17,16 +17,18 @@ from .isolation import USER_CODE_RAISES
 
 
 def find_backend(name: str) -> Backend[Any]:  # Any: each backend has its own options
-    """The backend that a package brings; UserError where it cannot be used."""
+    """The backend that a package adds; UserError if it cannot be used."""
     try:
-        return cast(Backend[Any], BACKENDS.load(name))  # what a package names is checked when it is called
+        return cast(
+            Backend[Any], BACKENDS.load(name)
+        )  # attributes of the package are checked when they are called
     except PluginError as err:
         advice = "repair or remove the package"
         raise UserError(Problem("B600", f"outputs.{name}", err.message, advice)) from err
 
 
 def run_backend(name: str, folder: Path, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """The outputs of one call of what a backend wrote; UserError where it runs nothing."""
+    """The outputs of one call of the files of a backend; UserError if the backend cannot run them."""
     backend = find_backend(name)
     if not isinstance(backend, Runnable):
         fact = f"the backend {name} has no function `run`"
@@ -37,7 +39,7 @@ def run_backend(name: str, folder: Path, inputs: Sequence[Tensor]) -> list[Tenso
 
 @contextmanager
 def raised_by_package(name: str) -> Iterator[None]:
-    """UserError for what the code of a backend raises."""
+    """Converts errors in the code of a backend to UserError."""
     try:
         yield
     except FxpressError:

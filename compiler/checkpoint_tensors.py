@@ -1,8 +1,8 @@
-"""Tensors of a checkpoint under the names of a model's state dict, by the rules with which transformers loads them.
+"""Tensors of a checkpoint, by the names of a model's state dict and the rules with which transformers loads them.
 
 Names differ (`encoder.layer.` in the file of a ViT is `layers.` in its module), and so do layouts: the experts of a
-Mixtral are one tensor each in the file, and one tensor together in the module. Nothing is read here; a tensor that is
-made of others is lazy.
+Mixtral are separate tensors in the file, and one tensor in the module. No tensor is read here; a tensor computed from
+others is lazy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .isolation import USER_CODE_RAISES
 
 @dataclass(frozen=True)
 class CheckpointTensor:
-    """A tensor as the model has it, and the names in the files of those that it is made of."""
+    """A tensor in the form of the model, and the names of its source tensors in the files."""
 
     entry: Entry
     sources: tuple[str, ...]
@@ -33,9 +33,10 @@ class CheckpointTensor:
 def checkpoint_tensors(
     model: nn.Module, state: Mapping[str, Tensor], stored: Params, place: str
 ) -> tuple[dict[str, CheckpointTensor], list[Problem]]:
-    """The tensors of files by the names of the model's state dict, and those that cannot be converted.
+    """Tensors of the files by the names of the model's state dict, and problems of those that cannot be converted.
 
-    A file that has names of the state dict already is read by them, and the prefix of the base model may be absent.
+    Names of the file that are already names of the state dict are used directly; the prefix of the base model may be
+    absent.
     """
     loading = importlib.import_module("transformers.core_model_loading")
     rules = importlib.import_module("transformers.conversion_mapping").get_model_conversion_mapping(model)
@@ -43,7 +44,7 @@ def checkpoint_tensors(
     converters = [rule for rule in rules if isinstance(rule, loading.WeightConverter)]
     prefix = getattr(model, "base_model_prefix", "")
     found, parts = dict[str, CheckpointTensor](), dict[str, list[tuple[str, str]]]()
-    for name in sorted(stored, key=loading.dot_natural_key):  # experts in the order of their numbers
+    for name in sorted(stored, key=loading.dot_natural_key):  # experts in numerical order
         own, pattern = loading.rename_source_key(name, renamings, converters, prefix, state)
         if own not in state and name in state:
             own, pattern = name, None
@@ -60,7 +61,7 @@ def checkpoint_tensors(
         try:
             made = _converted(model, rule, own, sources, lambda name: _meta(stored.entry(name)))
         except USER_CODE_RAISES as err:
-            fact = f"{own} cannot be made of {', '.join(names[:2])}: {first_line(err)}"
+            fact = f"{own} cannot be computed from {', '.join(names[:2])}: {first_line(err)}"
             problems.append(Problem("M112", place, fact, "check that `architectures` fits the files"))
             continue
         for target, tensor in made.items():
@@ -81,7 +82,7 @@ def _converted(
     sources: list[tuple[str, str]],
     read: Callable[[str], Tensor],
 ) -> dict[str, Tensor]:
-    """Tensors of the model that one rule makes, by name; `sources` are (pattern of the rule, name in the file)."""
+    """Tensors of the model that one rule computes, by name; `sources` are (pattern of the rule, name in the file)."""
     used = deepcopy(rule)
     for pattern, name in sources:
         used.add_tensor(own, name, pattern, partial(read, name))

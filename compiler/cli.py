@@ -1,4 +1,6 @@
-"""The command line. What needs no torch starts without it: importing torch takes seconds, `check` half of one."""
+"""The command line. Commands that need no torch start without it: importing torch takes seconds, `check` half a
+second.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +24,15 @@ from .crash import write_reproducer
 from .errors import Problem, UserError, first_line, is_out_of_memory, shorten
 from .table import text_table
 
-_DIGITS = 18  # of numbers in arguments, which torch's integers hold
+_DIGITS = 18  # bits of numbers in arguments: those of torch's integers
 OK, INTERNAL_ERROR, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status: 0 done, 1 a fault of fxpress, 2 something for the user to mend, 130 stopped."""
+    """Runs a command. Exit status: 0 success, 1 internal error, 2 errors that the user can correct, 130 interrupted."""
     if isinstance(
         sys.stdout, TextIOWrapper
-    ):  # a name in a graph or a path may hold what the terminal cannot show
+    ):  # a name in a graph or a path may have characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         status = _run(_parser().parse_args(arguments))
@@ -48,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
             _say(f"{err if isinstance(err, SpecError) else _lines(problems)}\n{count}; nothing was written")
             return USER_ERROR
-        # a fault of fxpress: the user gets a file to report, not a traceback
+        # an internal error: the user gets a file to report, not a traceback
         command = sys.argv if arguments is None else ["fxpress", *arguments]
         _say(f"internal error: {first_line(err)}\n{write_reproducer(err, command)}")
         return INTERNAL_ERROR
@@ -60,7 +62,9 @@ def _run(options: argparse.Namespace) -> int:
         status: int = options.command(options) or OK
     except SystemExit as err:
         fact = f"the user's code ended the program: sys.exit({err.code})"
-        raise UserError(Problem("M107", "", fact, "take the call out, or keep it behind `__main__`")) from err
+        raise UserError(
+            Problem("M107", "", fact, "remove the call, or put it below `if __name__ == '__main__':`")
+        ) from err
     return status
 
 
@@ -70,7 +74,7 @@ def _users_problems(err: Exception) -> Sequence[SpecProblem | Problem]:
         return err.problems
     if is_out_of_memory(err):
         advice = "use fewer calibration samples or a larger machine"
-        return [Problem("O310", "memory", f"there is too little: {first_line(err)}", advice)]
+        return [Problem("O310", "memory", f"out of memory: {first_line(err)}", advice)]
     if isinstance(err, UnicodeEncodeError):
         shown = ascii(err.object[max(0, err.start - 40) : err.end + 20])
         return [
@@ -89,7 +93,7 @@ def _lines(problems: Sequence[SpecProblem | Problem]) -> str:
 
 
 def _say(text: str) -> None:
-    """Print to standard error; where that is closed or full, the exit status is all that is left to say it."""
+    """Prints to standard error; if it is closed or full, only the exit status reports the error."""
     with contextlib.suppress(OSError, ValueError):
         print(text, file=sys.stderr)
 
@@ -122,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=1x3x32x32",
-        help="a model input and its shape; :int64 behind it for another type than float32, or NAME=scalar",
+        help="a model input and its shape, with :int64 after it for a type other than float32, or NAME=scalar",
     )
     init.add_argument(
         "--arg",
@@ -136,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument("--target", default="cortex-m4f", help="see `fxpress targets` (default: %(default)s)")
     init.add_argument("-o", "--output", type=Path, default=Path("spec.yaml"), help="default: %(default)s")
 
-    check = _command(commands, "check", "find every mistake in a spec; needs no model and no data", _check)
+    check = _command(commands, "check", "check a spec for errors; needs no model and no data", _check)
     _spec_arguments(check)
 
     plan = _command(
@@ -148,7 +152,9 @@ def _parser() -> argparse.ArgumentParser:
     _spec_arguments(plan)
     plan.add_argument("--why", action="store_true", help="also every decision of every pass")
     plan.add_argument(
-        "--pareto", choices=("ram,cycles",), help="instead: what the C costs in less and less RAM, as a table"
+        "--pareto",
+        choices=("ram,cycles",),
+        help="instead, print the cost of the C for decreasing RAM limits, as a table",
     )
 
     build = _command(commands, "compile", "write C, torch module, report and lock", _with_torch("compile"))
@@ -184,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
         "--activation-bits", default="", metavar="B,B", help="widths of layers' inputs (default: none)"
     )
     sensitivity.add_argument(
-        "--samples", type=_count, metavar="N", help="use the first N calibration samples only"
+        "--samples", type=_count, metavar="N", help="use only the first N calibration samples"
     )
     sensitivity.add_argument(
         "--class-axis", type=_axis, metavar="N", help="class dimension of the first output"
@@ -228,18 +234,24 @@ def _run_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     given = run.add_mutually_exclusive_group(required=True)
     given.add_argument("--data", type=Path, metavar="X.npz", help="samples")
-    given.add_argument("--prompt", metavar="TEXT", help="text that a language model with caches continues")
+    given.add_argument("--prompt", metavar="TEXT", help="prompt for a language model with caches")
     given.add_argument(
-        "--prompt-ids", type=_ids, metavar="N,N", help="the same as token ids, without a tokenizer"
+        "--prompt-ids", type=_ids, metavar="N,N", help="prompt as token ids, without a tokenizer"
     )
     given.add_argument(
-        "--perplexity", type=Path, metavar="X.txt", help="text on which a language model is measured"
+        "--perplexity", type=Path, metavar="X.txt", help="text file for the perplexity of a language model"
     )
     run.add_argument(
-        "--tokens", type=_count, metavar="N", help="generate at most N tokens (default: 64), or measure on N"
+        "--tokens",
+        type=_count,
+        metavar="N",
+        help="generate at most N tokens (default: 64), or measure on the first N",
     )
     run.add_argument(
-        "--temperature", type=_temperature, metavar="T", help="sample with it (default: 0, the best token)"
+        "--temperature",
+        type=_temperature,
+        metavar="T",
+        help="sampling temperature (default: 0, the best token)",
     )
     run.add_argument("--seed", type=_seed, metavar="N", help="random seed of sampling (default: 0)")
     run.add_argument(
@@ -254,7 +266,7 @@ def _run_arguments(commands: argparse._SubParsersAction[argparse.ArgumentParser]
     )
     run.add_argument("--output", type=_name, metavar="NAME", help="output to measure (default: the first)")
     run.add_argument("--class-axis", type=_axis, metavar="N", help="class dimension of the output")
-    run.add_argument("--samples", type=_count, metavar="N", help="use the first N samples only")
+    run.add_argument("--samples", type=_count, metavar="N", help="use only the first N samples")
     run.add_argument("--save", type=Path, metavar="Y.npz", help="write the outputs")
 
 
@@ -334,12 +346,14 @@ def _time_limit_argument(parser: argparse.ArgumentParser) -> None:
         type=_count,
         default=120,
         metavar="SECONDS",
-        help="for making the model, making the samples, and tracing the model, each (default: %(default)s)",
+        help="for construction of the model, its samples, and tracing, each (default: %(default)s)",
     )
 
 
 def _with_torch(name: str) -> _Command:
-    """A command of `commands`, imported when it runs: the one import inside a function, so that others start fast."""
+    """A command of `commands`, imported when it runs: the only import inside a function, so that other commands start
+    fast.
+    """
 
     def run(options: argparse.Namespace) -> int | None:
         from . import commands  # noqa: PLC0415
@@ -373,7 +387,7 @@ def _targets(_: argparse.Namespace) -> None:
     for name in list_targets():
         try:
             target = load_target(name)
-        except SpecError as err:  # a package brings it
+        except SpecError as err:  # a package adds this part
             rows.append((name, "-", "-", "-", f"cannot be used: {err.problems[0].message}"))
             continue
         simulated = "yes" if target.simulator else "-"

@@ -2,8 +2,8 @@
 
 python -m fxpress.compiler.codes > docs/errors.md
 
-A code belongs to the package that reports it: S to `specs.errors`, C to `backends.errors`, the others to this module,
-which joins all. No import of torch: an explanation is printed at once.
+A code is defined in the package that reports it: S in `specs.errors`, C in `backends.errors`, all others in this
+module, which joins the registries. This module does not import torch, so that an explanation is printed at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FAMILIES = {
     "A1": "arguments of Python functions",
     "S1": "reading of spec files",
     "S2": "single values of a spec",
-    "S3": "values of a spec that must fit together",
+    "S3": "consistency between values of a spec",
     "S4": "layer patterns",
     "M1": "the model and its weights",
     "M2": "capture of the model",
@@ -35,14 +35,17 @@ FAMILIES = {
     "R4": "compiled networks and options of commands",
     "T5": "compilers and simulators",
 }
-"""Subject of the codes that begin with a letter and a digit, in the order of the page."""
+"""Subjects of the codes by their first letter and digit, in the order of the page."""
 
-_LOCK_ADVICE = "Restore what the message names, or compile without `--locked`, which writes a new lock."
+_LOCK_ADVICE = (
+    "Restore the file or version in the message, or compile without `--locked`, which writes a new lock."
+)
 
 COMPILER_CODES: Mapping[str, ErrorCode] = {
     "A101": ErrorCode(
         "an argument of a Python function is of the wrong type, missing, unknown, or excludes another one",
-        "Give what the message names. docs/python.md describes the arguments, and `help(FUNCTION)` prints them.",
+        "Correct the argument in the message. docs/python.md describes the arguments, and `help(FUNCTION)` prints "
+        "them.",
     ),
     "M100": ErrorCode(
         "a Python file or package that the spec names is not found",
@@ -96,7 +99,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M112": ErrorCode(
         "the weights file lacks a tensor of the model",
-        "Check that the file belongs to this model, and that `model.args` builds the network that was saved.",
+        "Check that the file belongs to this model, and that `model.args` builds the saved network.",
     ),
     "M113": ErrorCode(
         "the weights file has an unexpected key",
@@ -104,7 +107,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M114": ErrorCode(
         "a tensor of the weights file has another shape than the model's, or is complex",
-        "Check that the file belongs to this model, and that `model.args` builds the network that was saved.",
+        "Check that the file belongs to this model, and that `model.args` builds the saved network.",
     ),
     "M115": ErrorCode(
         "a tensor of the weights file has more elements than the file stores",
@@ -131,8 +134,8 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M122": ErrorCode(
         "an output is NaN or infinite in every element",
-        "Run the model in PyTorch on the same samples. Check the weights, and `data.transform`, which may give inputs "
-        "of another range than the model was trained on.",
+        "Run the model in PyTorch on the same samples. Check the weights, and `data.transform`, which may give "
+        "inputs in a range other than that of the training data.",
     ),
     "M123": ErrorCode(
         "the model raises an error on the data",
@@ -141,7 +144,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M130": ErrorCode(
         "config.json of a model folder cannot be read",
-        "Name a local folder as `save_pretrained` writes it, with config.json and safetensors files. Nothing is "
+        "Name a local folder, as written by `save_pretrained`, with config.json and safetensors files. Nothing is "
         "downloaded.",
     ),
     "M131": ErrorCode(
@@ -155,24 +158,24 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M133": ErrorCode(
         "the weights of a model folder are quantized already",
-        "Name the folder of the model before quantization, with weights in float32, bfloat16 or float16.",
+        "Name the folder of the unquantized model, with weights in float32, bfloat16 or float16.",
     ),
     "M134": ErrorCode(
-        "a weights file of a model folder is missing or damaged, or its index names a tensor that is not there",
+        "a weights file of a model folder is missing or damaged, or its index lists a tensor that does not exist",
         "Copy the folder again, with all shards that the index file names. Convert .bin files: "
         "`AutoModel.from_pretrained(FOLDER).save_pretrained(OTHER)`.",
     ),
     "M135": ErrorCode(
-        "a tensor of a model folder has integer elements where the model has floats, or the other way round",
-        "Name the folder of the model before quantization.",
+        "a tensor of a model folder has integer elements and that of the model floats, or the reverse",
+        "Name the folder of the unquantized model.",
     ),
     "M136": ErrorCode(
-        "the model of a folder cannot have the caches that `model.cache` asks for",
-        "Lower `length` to the positions of the model, or leave `cache` out: it is for causal language models of "
+        "the model of a folder does not support the caches of `model.cache`",
+        "Lower `length` to the positions of the model, or remove `cache`, which is for causal language models of "
         "transformers that work with static caches (`StaticCache`).",
     ),
     "M137": ErrorCode(
-        "a file of a model folder beside config.json and weights, such as tokenizer.json, is damaged",
+        "another file of a model folder, such as tokenizer.json, is damaged",
         "Copy the file again. Without the tokenizer's files, `outputs.gguf` is written with token ids only.",
     ),
     "M200": ErrorCode(
@@ -181,8 +184,8 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "write it with tensor operations.",
     ),
     "M201": ErrorCode(
-        "a choice, a loop or a slice depends on data",
-        "Compute both branches and select with `torch.where`, or move the choice out of the model.",
+        "a branch, a loop or a slice depends on data",
+        "Compute both branches and select with `torch.where`, or move the branch out of the model.",
     ),
     "M202": ErrorCode(
         "the size of a tensor, or a Python number, depends on data",
@@ -194,7 +197,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Call `model.eval()`, and give functions such as `F.dropout` `training=self.training`.",
     ),
     "M204": ErrorCode(
-        "the model draws random numbers, or computes a Python value that changes from call to call",
+        "the model draws random numbers, or computes a Python value that differs between calls",
         "Pass the value as an input, or compute it once in `__init__` and keep it in a buffer.",
     ),
     "M205": ErrorCode(
@@ -203,7 +206,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M206": ErrorCode(
         "`forward` writes to an input",
-        "Write to a copy: `x = x.clone()`, or use the form of the operation without the underscore.",
+        "Write to a copy: `x = x.clone()`, or use the operation without the underscore.",
     ),
     "M207": ErrorCode(
         "the result of `forward` contains an object of an unknown class",
@@ -216,17 +219,17 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "ones with `.dequantize()`.",
     ),
     "M209": ErrorCode(
-        "the result of the module differs from that of its trace",
-        "Look for state that the module keeps, for random numbers, and for code that asks whether it is traced.",
+        "the result of the module differs from the result of its trace",
+        "Look for state in the module, for random numbers, and for code that tests whether it is being traced.",
     ),
     "M210": ErrorCode(
-        "a write in place cannot be followed",
+        "an in-place write cannot be traced",
         "Write it without the in-place operation. Not supported are writes to overlapping elements, writes through a "
         "view of another element type, and resizing.",
     ),
     "M211": ErrorCode(
         "a higher-order operator such as `torch.cond`, or autocast, is not supported",
-        "Write the choice with `torch.where`, and convert tensors with `.to()` in place of autocast.",
+        "Write the branch with `torch.where`, and convert tensors with `.to()` instead of autocast.",
     ),
     "M212": ErrorCode(
         "a weight or an input is on the meta device or on an accelerator",
@@ -234,23 +237,23 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "M213": ErrorCode(
         "names of inputs or outputs do not fit the tensors of the model",
-        "Give one name for each tensor, all different, in their order.",
+        "Give one name for each tensor, in order; all names must differ.",
     ),
     "M214": ErrorCode("`forward` returns None, or no tensor", "Return the result from `forward`."),
     "M215": ErrorCode(
-        "a dynamic dimension is of no input, or has different sizes in the example",
-        "Name tensors that `forward` takes and dimensions that they have, counted from 0. Dimensions of one name have "
-        "one size in all inputs.",
+        "a dynamic dimension is not a dimension of an input, or has different sizes in the example",
+        "Name tensors that `forward` takes, and their dimensions, counted from 0. A dimension name has the same size "
+        "in all inputs.",
     ),
     "M216": ErrorCode(
-        "the model fixes the size of a dynamic dimension, or takes fewer sizes than asked for",
-        "Leave the dimension out of `dynamic`, set `min` and `max` to what the model takes, or compute with the sizes "
-        "of tensors in place of numbers. Dimensions that are equal in every call need one name.",
+        "the model fixes the size of a dynamic dimension, or supports fewer sizes than requested",
+        "Leave the dimension out of `dynamic`, set `min` and `max` to the sizes that the model supports, or compute "
+        "with the sizes of tensors instead of numbers. Dimensions that are always equal need the same name.",
     ),
     "M217": ErrorCode(
-        "the graph does not compute the model at other sizes of its dynamic dimensions",
-        "The model takes other paths, or reads beyond a table, at that size. Limit the dimension with `min` and `max`, "
-        "or leave it out of `dynamic`.",
+        "the graph differs from the model at other sizes of its dynamic dimensions",
+        "At that size the model takes another branch, or reads beyond a table. Limit the dimension with `min` and "
+        "`max`, or leave it out of `dynamic`.",
     ),
     "M218": ErrorCode(
         "a number is computed from the size of a dynamic dimension in a way that is not supported",
@@ -258,7 +261,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "leave the dimension out of `dynamic`.",
     ),
     "D100": ErrorCode(
-        "a data file does not exist, or data were in the memory of a Python program",
+        "a data file does not exist, or the data were in the memory of a Python program",
         "Check the path; in a spec it is relative to the file of the spec. `Compiled.write_spec` writes data in memory "
         "as files.",
     ),
@@ -273,7 +276,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "The message lists the arrays that exist.",
     ),
     "D103": ErrorCode(
-        "an array does not have the type, the shape or the values that a model input takes",
+        "an array does not have the type, the shape or the values that a model input requires",
         "Store arrays [samples, ...] of numbers, or describe the conversion under `data.transform`: `layout`, "
         "`reshape`, `scale`, `offset`. Labels are numbers.",
     ),
@@ -287,20 +290,20 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "D106": ErrorCode("the data contain NaN or infinity", "Remove the samples that the message lists."),
     "D107": ErrorCode(
-        "calibration fails on the samples",
-        "Run the model in PyTorch on the sample that the message names. If a layer gives NaN or infinity there, check "
-        "`data.transform` or remove the sample; if samples are too few, give more.",
+        "calibration fails on the data",
+        "Run the model in PyTorch on the sample that the message names. If a layer gives NaN or infinity there, "
+        "check `data.transform` or remove the sample; if there are too few samples, add more.",
     ),
     "D108": ErrorCode("`fxpress sensitivity SPEC` needs data", "Add `data.calibration` to the spec."),
     "D109": ErrorCode(
         "labels do not fit the output that is measured",
-        "For `top1` give each sample, or each position of an output with several, the number of its class, from 0. "
-        "For `mse` give one number for each element of the output. Other labels need a metric of your own, "
+        "For `top1` give each sample, or each position of an output with several, the index of its class, from 0. "
+        "For `mse` give one number for each element of the output. Other labels need your own metric, "
         "`file.py:function`.",
     ),
     "D110": ErrorCode(
-        "the output that is measured has no score for each class, or several dimensions that may hold them",
-        "Name the dimension of classes by `class_axis`, choose another `output`, or another metric: `mse`, `snr`, or "
+        "the output that is measured has no score for each class, or several dimensions that could be the classes",
+        "Set the class dimension with `class_axis`, choose another `output`, or another metric: `mse`, `snr`, or "
         "`file.py:function`.",
     ),
     "D111": ErrorCode(
@@ -322,7 +325,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "G103": ErrorCode(
         "a graph is not valid: a value has no or two definitions, or another type than its operator infers",
-        "Correct what made the graph: a pass, an operator or a text of your own. The message shows the lines.",
+        "Correct the source of the graph: your pass, operator or text. The message shows the lines.",
     ),
     "G104": ErrorCode(
         "an operator, an interpreter or a backend does not support this graph",
@@ -338,7 +341,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "be loaded, repair or update the package.",
     ),
     "P601": ErrorCode(
-        "a pass cannot do what its options ask for on this network",
+        "the options of a pass cannot be applied to this network",
         "Change the options that the message names. `fxpress passes` lists them with their meaning.",
     ),
     "P602": ErrorCode(
@@ -352,7 +355,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "P605": ErrorCode(
         "a pass of another package raises an error",
-        "Report the error to the package of the pass, or take the pass out of the spec.",
+        "Report the error to the package of the pass, or remove the pass from the spec.",
     ),
     "P606": ErrorCode(
         "a pass that is called in Python lacks data",
@@ -365,7 +368,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "B601": ErrorCode(
         "a backend of another package raises an error",
-        "Report it to the package, whose backend the message names.",
+        "Report it to the package of the backend in the message.",
     ),
     "B602": ErrorCode(
         "the torch module cannot be written",
@@ -388,8 +391,8 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     ),
     "B603": ErrorCode(
         "a state has another encoding as an output than as an input",
-        "Give both the same entries in `layouts` and `io`, and remove a `finetune` after `quantize`; the message says "
-        "which of these it is.",
+        "Give both the same entries in `layouts` and `io`, and remove a `finetune` after `quantize`; the message "
+        "shows which applies.",
     ),
     "L501": ErrorCode(
         "a lock file cannot be read", "Check the path. Compile without `--locked` to write a new lock."
@@ -402,7 +405,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
     "L504": ErrorCode("an input, an output or the version of a tool differs from the lock", _LOCK_ADVICE),
     "O301": ErrorCode("the output directory is a symbolic link", "Name the directory that it points to."),
     "O302": ErrorCode(
-        "the output path exists and is of another kind, or a part of it is a file", "Choose another name."
+        "the output path exists and is not a directory, or a part of it is a file", "Choose another name."
     ),
     "O303": ErrorCode(
         "the output directory contains files that fxpress did not write",
@@ -419,7 +422,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "the output file exists and is not replaced", "Choose another name, or remove the file."
     ),
     "O307": ErrorCode(
-        "the file given with `sensitivity -o` exists and is no table of sensitivities",
+        "the file given with `sensitivity -o` exists and is not a sensitivity table",
         "Choose another name, or remove the file.",
     ),
     "O308": ErrorCode(
@@ -441,11 +444,11 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Give the torch module from which the graph was captured. A compilation of a spec file has its spec already.",
     ),
     "O312": ErrorCode(
-        "an output would replace or remove a file that is read or needed",
+        "an output would replace or remove an input file",
         "Choose another place for the output, or move the file that the message names.",
     ),
     "R403": ErrorCode(
-        "a name is no layer of the report",
+        "a name is not a layer of the report",
         "Write the module path of a layer as `fxpress plan SPEC` lists it; the message has the nearest names.",
     ),
     "R404": ErrorCode(
@@ -453,7 +456,7 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Name the directory that was given with `-o`.",
     ),
     "R405": ErrorCode(
-        "`--on` names no place to run, or a target without a simulator",
+        "`--on` is unknown, or a target without a simulator",
         "Write `host`, `torch`, `integer`, a target that `fxpress targets` lists as simulated, or the file of one.",
     ),
     "R406": ErrorCode(
@@ -464,11 +467,11 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "Add `torch` to `outputs` in the spec, and compile again.",
     ),
     "R408": ErrorCode(
-        "`--input` of `fxpress run DIR` does not name an input and an array",
-        "Write `--input NAME=ARRAY` once for each input that has another name in the file.",
+        "`--input` of `fxpress run DIR` is not an input and an array",
+        "Write `--input NAME=ARRAY` once for each input with another name in the file.",
     ),
     "R409": ErrorCode(
-        "`--bits` or `--activation-bits` has a width that does not exist",
+        "`--bits` or `--activation-bits` has an unsupported bit width",
         "Write widths from the message, separated by commas.",
     ),
     "R410": ErrorCode("a file of the output directory cannot be read", "Compile again, or restore the file."),
@@ -489,22 +492,23 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "`--dump-after` names a pass that the spec does not have", "Write a pass that the message lists."
     ),
     "R415": ErrorCode(
-        "the options of `fxpress run DIR` that measure do not fit together",
+        "measurement options of `fxpress run DIR` contradict each other",
         "Add `--labels` for `top1` and `mse`. `agreement` and `snr` compare with the captured model: put them under "
-        "`data.evaluation` of the spec. `--output` and `--class-axis` choose what a metric is measured on.",
+        "`data.evaluation` of the spec. `--output` and `--class-axis` select the output and its class dimension for "
+        "a metric.",
     ),
     "R416": ErrorCode(
-        "`fxpress explain CODE` is given one argument that is no error code",
-        "Write a code as messages end with it, such as `M123`; or a spec and a path in it; or an output directory and "
-        "a layer.",
+        "`fxpress explain CODE` has a single argument that is not an error code",
+        "Write a code such as `M123`, as at the end of messages; or a spec and a path in it; or an output directory "
+        "and a layer.",
     ),
     "R417": ErrorCode(
         "the constants of a model from a folder are not part of its output directory",
-        "Run it with `--on torch`, or load the emitted module. To run the graph itself, load the weights in a class of "
-        "your own and name that in `model.source`.",
+        "Run it with `--on torch`, or load the emitted module. To run the graph itself, load the weights in your own "
+        "class, and name it in `model.source`.",
     ),
     "R418": ErrorCode(
-        "text is asked for, and the network cannot generate any",
+        "text generation is requested, but the network does not support it",
         "Compile the folder of a causal language model with `model.cache`, and with `torch` under `outputs`. With a "
         "fixed block of tokens it takes one token per call.",
     ),
@@ -518,22 +522,22 @@ COMPILER_CODES: Mapping[str, ErrorCode] = {
         "to the extra: `pip install 'fxpress[hf]'`.",
     ),
     "R421": ErrorCode(
-        "options of `fxpress run DIR` do not belong together",
-        "Leave one out: `--tokens`, `--temperature` and `--seed` are for `--prompt` and `--prompt-ids`, `--tokens` "
-        "also for `--perplexity`; all others are for `--data`.",
+        "options of `fxpress run DIR` exclude each other",
+        "Remove one: `--tokens`, `--temperature` and `--seed` are for `--prompt` and `--prompt-ids`, `--tokens` also "
+        "for `--perplexity`; all others are for `--data`.",
     ),
     "R422": ErrorCode("a text file cannot be read", "Name a file in UTF-8."),
     "T501": ErrorCode(
         "a compiler or a simulator is missing or fails",
         "Install the tool that the message names; the simulator comes with `pip install 'fxpress[sim]'`. Check the "
-        "`toolchain` of a target file of your own.",
+        "`toolchain` of your own target file.",
     ),
     "R423": ErrorCode(
         "`--pareto` for a spec without C for a microcontroller",
         "Add `c` to `outputs` in the spec, and name a core as `target`: its cycles are predicted.",
     ),
 }
-"""Codes that the compiler reports, of its commands and of what passes and tools raise."""
+"""Codes that the compiler reports: those of its commands, and those of passes and tools."""
 
 ALL_CODES: Mapping[str, ErrorCode] = {**SPEC_CODES, **BACKEND_CODES, **COMPILER_CODES}
 
@@ -559,14 +563,14 @@ def explain_code(text: str) -> str:
         near = get_close_matches(code[:8], ALL_CODES, n=4, cutoff=0.5)
         listed = "; ".join(f"{other}, {ALL_CODES[other].meaning}" for other in near)
         hint = f"near: {listed}" if near else "write a code such as M123, or a spec or a directory and a name"
-        raise UserError(Problem("R416", f"explain {shorten(text)}", "is no error code", hint))
+        raise UserError(Problem("R416", f"explain {shorten(text)}", "is not an error code", hint))
     entry = ALL_CODES[code]
     title = f"{code} ({FAMILIES[code[:2]]}): {entry.meaning}"
     return f"{title}\n{fill(entry.remedy, 100, initial_indent='  ', subsequent_indent='  ')}"
 
 
 def codes_document() -> str:
-    """The page of all codes as Markdown, a table for each family."""
+    """The page of all codes as Markdown, with a table for each family."""
     return "\n".join([_PAGE, *(_table(prefix, subject) for prefix, subject in FAMILIES.items())])
 
 

@@ -35,11 +35,11 @@ from .session import Stage
 from .table import text_table
 from .text_generation import GeneratedText, Perplexity, read_text
 
-_TOKENS = 64  # generated where the options do not say how many
+_TOKENS = 64  # number of generated tokens without the option
 
 
 def init(options: argparse.Namespace) -> None:
-    """Write a commented spec for a model."""
+    """Writes a commented spec for a model."""
     layers = write_spec(
         options.model,
         options.input,
@@ -53,7 +53,7 @@ def init(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> None:
-    """Print the decisions of a compilation and their predicted cost."""
+    """Prints the decisions of a compilation and their predicted cost."""
     with Progress() as progress:
         compiled = compile_model(
             load_spec(options.spec, options.set, overrides_name="--set"),
@@ -68,13 +68,16 @@ def plan(options: argparse.Namespace) -> None:
 
 
 def compile(options: argparse.Namespace) -> None:  # named as the command
-    """Compile a spec into a directory."""
+    """Compiles a spec into a directory."""
     loaded = load_spec(options.spec, options.set, overrides_name="--set")
     check_destination(options.output, inputs=loaded.read_files())
     names = [step.pass_name() for step in loaded.spec.passes]
     problems = [
         Problem(
-            "R414", f"--dump-after {shorten(name)}", "is no pass of the spec", f"there are {', '.join(names)}"
+            "R414",
+            f"--dump-after {shorten(name)}",
+            "is not a pass of the spec",
+            f"there are {', '.join(names)}",
         )
         for name in options.dump_after
         if name not in names
@@ -97,7 +100,7 @@ def compile(options: argparse.Namespace) -> None:  # named as the command
 
 
 def sensitivity(options: argparse.Namespace) -> None:
-    """Measure the sensitivity of each layer, and print the table."""
+    """Measures the sensitivity of each layer, and prints the table."""
     with Progress(visible=is_first()) as progress:
         table, origin = measure(
             load_spec(options.spec, options.set, overrides_name="--set"),
@@ -117,7 +120,7 @@ def sensitivity(options: argparse.Namespace) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run a compiled network on the samples of a file, or let a language model generate text."""
+    """Runs a compiled network on the samples of a file, or generates text with a language model."""
     _check_run(options)
     if options.data is None:
         _run_text_model(options)
@@ -158,7 +161,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _check_run(options: argparse.Namespace) -> None:
-    """UserError for options of `run` that belong to data with text, or the other way round."""
+    """UserError for options of `run` that are only for text if data are given, or the reverse."""
     of_text = {name: getattr(options, name) for name in ("tokens", "temperature", "seed")}
     of_data = {
         name: getattr(options, name)
@@ -183,13 +186,13 @@ def _check_run(options: argparse.Namespace) -> None:
 
 
 def _given(options: argparse.Namespace) -> str:
-    """The option that says what `run` runs on."""
+    """The option that defines the input of `run`."""
     names = ("data", "prompt", "prompt_ids", "perplexity")
     return next(f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None)
 
 
 def _run_text_model(options: argparse.Namespace) -> None:
-    """Print the text that continues a prompt, or the perplexity of a text."""
+    """Prints the continuation of a prompt, or the perplexity of a text."""
     model = load_compiled(options.directory).text_model
     if options.perplexity is not None:
         ids = model.encode(read_text(options.perplexity))[: options.tokens]
@@ -210,7 +213,7 @@ def _run_text_model(options: argparse.Namespace) -> None:
 
 
 def explain(options: argparse.Namespace) -> None:
-    """Say where a setting comes from, or everything about a layer."""
+    """Prints the meaning of an error code, the origin of a setting, or all facts about a layer."""
     if options.what.is_dir():
         print(explain_layer(read_report(options.what), options.name))
         return
@@ -226,12 +229,12 @@ def explain(options: argparse.Namespace) -> None:
 
 
 def diff(options: argparse.Namespace) -> None:
-    """Print the differences between two output directories."""
+    """Prints the differences between two output directories."""
     print(diff_reports(read_report(options.a), read_report(options.b)) or "no difference")
 
 
 def ops(_: argparse.Namespace) -> None:
-    """Print every operator and where it can run."""
+    """Prints every operator and where it can run."""
     print(operator_table())
 
 
@@ -244,7 +247,7 @@ def _dumper(names: Sequence[str]) -> OnStage | None:
 
 
 def _widths(option: str, text: str) -> tuple[int, ...]:
-    """Storage bits with commas between."""
+    """Storage bits, separated by commas."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if not all(word.isdecimal() and int(word) in INTEGER_BITS[:-1] for word in words):
         choices = ", ".join(map(str, INTEGER_BITS[:-1]))
@@ -253,7 +256,7 @@ def _widths(option: str, text: str) -> tuple[int, ...]:
 
 
 def _arrays(options: Sequence[str], known: Sequence[str]) -> dict[str, str]:
-    """The array of each model input that the options `NAME=ARRAY` name."""
+    """The array of each model input, from options of the form `NAME=ARRAY`."""
     arrays: dict[str, str] = {}
     problems = []
     for text in options:
@@ -264,7 +267,7 @@ def _arrays(options: Sequence[str], known: Sequence[str]) -> dict[str, str]:
         elif name not in known:
             problems.append(Problem("R408", place, f"there is no input {shorten(name)!r}", there))
         elif name in arrays:
-            problems.append(Problem("R408", place, f"the input {name!r} is given twice", "leave one out"))
+            problems.append(Problem("R408", place, f"the input {name!r} is given twice", "remove one"))
         arrays[name] = array
     if problems:
         raise UserError(problems)
@@ -282,7 +285,7 @@ def _evaluation(options: argparse.Namespace) -> Evaluation | None:
     if metric in ("top1", "mse") and not options.labels:
         problems.append(Problem("R415", f"--metric {metric}", "needs labels", "give --labels"))
     if metric in COMPARING:
-        fact = f"compares with the captured model, which {shorten(str(options.directory))} does not hold"
+        fact = f"compares with the captured model, which {shorten(str(options.directory))} does not contain"
         problems.append(
             Problem("R415", f"--metric {metric}", fact, "put it under `data.evaluation` of the spec")
         )
@@ -300,7 +303,7 @@ def _evaluation(options: argparse.Namespace) -> Evaluation | None:
 
 
 def _answers(measured: Measurement) -> str:
-    """Number of correct answers, with the total if that is not the number of samples."""
+    """Number of correct answers, with the total if it is not the number of samples."""
     if measured.correct is None or measured.compared is None:
         return ""
     of = f" of {measured.compared:,}" if measured.compared != measured.samples else ""
@@ -331,12 +334,12 @@ def resource_table(report: Report) -> str:
 
 
 def _generated_text(generated: GeneratedText, length: int) -> str:
-    """Text or token ids, tokens per second of prompt and of the rest, and why it ended early."""
+    """Text or token ids, tokens per second of the prompt and of generation, and the reason for an early end."""
     count = len(generated.tokens) - 1
     rows = [("prompt", f"{len(generated.prompt):,} tokens", _rate(len(generated.prompt), generated.first))]
     rows += [("generated", f"{count + 1:,} tokens", _rate(count, generated.rest))]
     shown = ",".join(map(str, generated.tokens)) if generated.text is None else generated.text
-    full = f"\nended early: the caches hold {length:,} tokens" if generated.is_full else ""
+    full = f"\nended early: the caches are full ({length:,} tokens)" if generated.is_full else ""
     return f"{shown}\n\n{text_table(('', 'tokens', 'speed'), rows)}{full}"
 
 

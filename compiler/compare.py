@@ -17,7 +17,7 @@ REPORT_FILE = "report.json"
 
 
 def read_report(directory: Path) -> Report:
-    """The report in an output directory; UserError unless all files there are as they were written."""
+    """The report in an output directory; UserError unless all files there are unchanged."""
     lock = check_outputs(directory)
     with read_by_this_version(directory / REPORT_FILE, lock):
         return Report.model_validate_json((directory / REPORT_FILE).read_bytes())
@@ -30,7 +30,7 @@ def diff_reports(a: Report, b: Report) -> str:
 
 
 def explain_layer(report: Report, name: str) -> str:
-    """Everything the report knows of a layer, named by module path or by value: figures, then decisions."""
+    """All facts of the report about a layer, named by module path or by value: figures, then decisions."""
     layers = [layer for layer in report.layers if name in (layer.name, layer.module)]
     decisions = [
         (section.name, d)
@@ -55,7 +55,7 @@ def explain_layer(report: Report, name: str) -> str:
     if len(layers) == 1:
         lines += [*_layer_lines(layers[0]), *_told(about, decisions)]
     elif about or decisions:
-        head = f"{name}, before these steps were made" if layers else f"{name}: no step of its own"
+        head = f"{name}, before these nodes were created" if layers else f"{name}: no node of its own"
         lines += [head, *_told(about, decisions, with_subject=True)]
     names = {name, *(layer.module for layer in layers)}
     return "\n\n".join(["\n".join(lines), *_rows_about(report, names)])
@@ -64,7 +64,7 @@ def explain_layer(report: Report, name: str) -> str:
 def _told(
     about: Iterable[str], decisions: Iterable[tuple[str, Decision]], *, with_subject: bool = False
 ) -> Iterator[str]:
-    """Lines about a layer: its noise, then the decisions of each pass, with the values that they are about."""
+    """Lines about a layer: its noise, then the decisions of each pass, with their values."""
     yield from (f"  {line}" for line in about)
     for section, d in decisions:
         subject = f", %{d.subject}" if with_subject else ""
@@ -72,7 +72,7 @@ def _told(
 
 
 def _rows_about(report: Report, names: Collection[str]) -> Iterable[str]:
-    """Rows about a layer in the tables of passes that have several rows per layer."""
+    """Rows about a layer, from tables of passes with several rows per layer."""
     for section in report.passes:
         for table in section.tables:
             rows = [row for row in table.rows if row and row[0] in names]
@@ -157,7 +157,7 @@ def _layers(a: Report, b: Report) -> str:
 
 
 def _by_name(report: Report) -> dict[tuple[str, str, int], Layer]:
-    """Layers by name, operator and how often both came before: a value can be moved several times."""
+    """Layers by name, operator and the number of earlier occurrences of both: a value can be moved several times."""
     seen: Counter[tuple[str, str]] = Counter()
     found = {}
     for layer in report.layers:

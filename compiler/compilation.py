@@ -1,6 +1,7 @@
-"""Compilation: a spec, a module or a graph in; backends, measured figures, report and lock out.
+"""Compilation of a spec, a module or a graph: runs the passes and backends, measures, and makes the report and the
+lock.
 
-Every stage refuses bad input before the next one starts; nothing is written before the last one is done.
+Every stage refuses invalid input before the next one starts; files are written only after the last stage.
 """
 
 from __future__ import annotations
@@ -76,15 +77,15 @@ class Compiled:
         return final_graph(self.session, self.stages)
 
     def write(self, directory: str | Path) -> None:
-        """Write all files; the directory appears whole or not at all. UserError if it cannot be written."""
+        """Writes all files; the directory appears complete or not at all. UserError if it cannot be written."""
         expect(directory, (str, Path), "write(directory)", "the path of a directory")
         publish(Path(directory), self.files, inputs=self.session.loaded.read_files())
 
     def write_spec(self, folder: str | Path) -> Path:
-        """Write a model that was given in Python as a spec with weights and data, and return the path of the spec.
+        """Writes a model that was given in Python as a spec with weights and data, and returns the path of the spec.
 
-        Compiling it gives the same code, if the class of the model can be imported and takes no arguments. UserError
-        where it cannot, and for a compilation that began with a spec file.
+        Compiling it gives the same code if the class of the model can be imported and needs no arguments. Otherwise,
+        and for a compilation that began with a spec file, UserError.
         """
         expect(folder, (str, Path), "write_spec(folder)", "the path of a directory")
         if self.described is None:
@@ -93,14 +94,14 @@ class Compiled:
         return self.described.write(Path(folder))
 
     def run(self, data: Data, *, on: str | Path = "host", progress: Progress = silent) -> Execution:
-        """Run arrays [n, ...] or the samples of an npz file, with the spec's `data.transform`.
+        """Runs arrays [n, ...] or the samples of an npz file, with the spec's `data.transform`.
 
         `on` is `host` (the C on this machine), a target or a target file (the C on its simulated core), `torch` (the
-        emitted module), `integer` (the integer interpreter) or `reference` (the float graph as captured).
+        emitted module), `integer` (the integer interpreter) or `reference` (the captured float graph).
         """
         if str(on) == REFERENCE:
             if any(stage.frames for stage in self.stages):
-                fact = "is the float network, which takes windows, and the compiled one takes new frames"
+                fact = "is the float network, which takes windows, but the compiled network takes new frames"
                 raise UserError(Problem("R405", "on reference", fact, "compile without `stream`"))
             interface = Interface.model_validate_json(self.files[INTERFACE_FILE])
             outputs = tuple(run_samples(self.session.captured, samples_of(interface, data)))
@@ -159,21 +160,22 @@ def compile_model(
     enforce_budget: bool = True,
     limit_seconds: float | None = None,
     workers: Workers = ALONE,
-    **description: Any,  # Any: as the second overload declares them
+    **description: Any,  # Any: see the second overload
 ) -> Compiled:
-    """Compile a spec file, a module or a graph; nothing is written until `Compiled.write`.
+    """Compiles a spec file, a module or a graph; nothing is written until `Compiled.write`.
 
-        compile_model("net.yaml", overrides=["passes[1].samples=64"])
-        compile_model(net, inputs=x, calibration=images, passes=["fuse", "quantize"], target="cortex-m4f", outputs="c")
+            compile_model("net.yaml", overrides=["passes[1].samples=64"])
+    compile_model(net, inputs=x, calibration=images, passes=["fuse", "quantize"], target="cortex-m4f", outputs="c")
 
-    For a module `inputs` are example inputs, shaped as `forward` takes them; `calibration` and `evaluation` are arrays
-    [n, ...] by input, with labels under `labels`, or an npz file. Passes, target and outputs are names, or what a
-    spec says of them. `origin` is where a spec finds the model, `file.py:name`, if it is not the module's class.
+    For a module, `inputs` are example inputs with the shapes that `forward` takes; `calibration` and `evaluation` are
+    arrays [n, ...] by input, with labels under `labels`, or an npz file. Passes, target and outputs are names, or
+    their sections of a spec. `origin` is the name of the model in a spec, `file.py:name`, if it is not the module's
+    class.
 
     `model` replaces the module that `model.source` of a spec file names. `locked` is the lock of an earlier
-    compilation: whatever differs from it is refused. A network that is too large for the target is refused unless
-    `enforce_budget` is off. `workers` are processes that share work on samples. Raises ArgumentError, SpecError,
-    CaptureError or UserError, with all problems found.
+    compilation: any difference from it is refused. A network that is too large for the target is refused unless
+    `enforce_budget` is off. `workers` is the number of processes that share the work on samples. Raises
+    ArgumentError, SpecError, CaptureError or UserError, with all problems found.
     """
     _check_arguments(source, description, model, locked, progress, on_stage, limit_seconds)
     if isinstance(source, str | Path | Loaded):
@@ -218,17 +220,19 @@ def _check_arguments(
     on_stage: object,
     limit_seconds: object,
 ) -> None:
-    """ArgumentError for a source of another class, for unknown arguments, and for those that exclude each other."""
+    """ArgumentError for a source of the wrong class, for unknown arguments, and for arguments that exclude each
+    other.
+    """
     what, hint = "a module, a graph or the path of a spec", ""
     if isinstance(source, type):
-        hint = f"make a module of it, as in {source.__name__}()"
+        hint = f"pass an instance, as in {source.__name__}()"
     expect(source, (str, Path, Loaded, nn.Module, Graph), "compile_model(source)", what, hint)
     known = [p.name for p in signature(describe).parameters.values() if p.kind is p.KEYWORD_ONLY]
     own = [p.name for p in signature(compile_model).parameters.values() if p.kind is p.KEYWORD_ONLY]
     unknown = next((name for name in description if name not in known), None)
     if unknown:
         hint = near_miss(unknown, dict.fromkeys((*known, *own)))
-        raise ArgumentError(f"compile_model({unknown}=...)", "there is no such argument", hint)
+        raise ArgumentError(f"compile_model({unknown}=...)", "no such argument", hint)
     is_spec = isinstance(source, str | Path | Loaded)
     if is_spec and description:
         call = f"compile_model({', '.join(f'{name}=...' for name in description)})"
@@ -236,7 +240,9 @@ def _check_arguments(
     if model is not None:
         call = "compile_model(model=...)"
         if not is_spec:
-            raise ArgumentError(call, "replaces the model of a spec file, and there is none", "leave it out")
+            raise ArgumentError(
+                call, "replaces the model of a spec file, but no spec file is given", "remove it"
+            )
         expect(model, nn.Module, call, "a torch.nn.Module")
     if not callable(progress):
         what = f"expects a function of label, done and total, got {shown(progress)}"
@@ -249,16 +255,18 @@ def _check_arguments(
 
 
 def _pictures(stages: Sequence[Stage]) -> dict[int, list[str]]:
-    """The pictures that each pass made, by its index."""
+    """The charts that each pass made, by its index."""
     return {
         index: [content.decode() for name, content in stage.report.files.items() if name.endswith(".svg")]
         for index, stage in enumerate(stages)
     }
 
 
-@torch.inference_mode(False)  # changes that are tried may learn
+@torch.inference_mode(False)  # trial changes may include training
 def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> Findings | None:
-    """The noise of the integers against the float graph; None without integers, or where they were trained after."""
+    """Noise of the integer graph against the float graph; None without integers, or if training follows
+    quantization.
+    """
     names = [stage.name for stage in stages]
     if WEIGHT_ONLY in names:
         return _examine_stored(session, stages, names.index(WEIGHT_ONLY), progress)
@@ -306,7 +314,7 @@ def _examine(session: Session, stages: Sequence[Stage], progress: Progress) -> F
 
 
 def _examine_stored(session: Session, stages: Sequence[Stage], index: int, progress: Progress) -> Findings:
-    """The noise of stored weights, on samples or else on what models are traced with."""
+    """Noise of stored weights, on samples, or without samples on the inputs for tracing."""
     options = session.spec.passes[index]
     assert isinstance(options, WeightOnlyOptions)
     reference = stages[index - 1].graph if index else session.captured
@@ -320,7 +328,7 @@ def _examine_stored(session: Session, stages: Sequence[Stage], index: int, progr
 
 
 def _refuse_noise(session: Session, noise: Noise) -> None:
-    """UserError if an output or a layer has less than the least ratio and the spec makes that an error."""
+    """UserError if an output or a layer is below the limit `min_snr` and the spec makes that an error."""
     for index, options in enumerate(session.spec.passes):
         if isinstance(options, QuantizeOptions) and options.on_low_snr == "error" and noise.is_low:
             raise UserError(
@@ -351,6 +359,6 @@ def _lock(session: Session, arrays: Mapping[str, Arrays], files: Files) -> Lock:
 
 
 def _own_metric(evaluation: Evaluation | None) -> FileSource | None:
-    """The file of a metric of the user's."""
+    """The file of a user's metric."""
     found = evaluation.metric if evaluation else None
     return found if isinstance(found, FileSource) else None

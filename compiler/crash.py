@@ -1,4 +1,4 @@
-"""The reproducer of an internal error: what was run, with which versions and spec, and where it broke."""
+"""Reproducer of an internal error: the command, versions, the spec, and the traceback."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _LONGEST_SPEC = 100_000
 
 
 def write_reproducer(error: Exception, command: Sequence[str]) -> str:
-    """Write `fxpress-crash.txt` (or a numbered sibling), and say where it is.
+    """Writes `fxpress-crash.txt` (or a numbered name), and returns a sentence with its path.
 
-    It is in the working directory, else in the one for temporary files; where neither can be written, its text is
-    what this returns.
+    It is in the working directory, or in the folder for temporary files; if neither can be written, the sentence has
+    the content instead.
     """
     parts = [
         f"command: {shlex.join([Path(command[0]).name, *command[1:]])}",
@@ -39,7 +39,7 @@ def write_reproducer(error: Exception, command: Sequence[str]) -> str:
 
 def _folders() -> Iterator[Path]:
     yield Path()
-    with contextlib.suppress(OSError):  # no place for temporary files either
+    with contextlib.suppress(OSError):  # no folder for temporary files either
         yield Path(tempfile.gettempdir())
 
 
@@ -52,7 +52,7 @@ def _specs(command: Sequence[str]) -> Iterator[str]:
 
 
 def _written(folder: Path, content: bytes) -> Path:
-    """The file, under the first name that is free."""
+    """Writes the file under the first unused name."""
     number = 0
     while True:
         path = folder / (f"fxpress-crash-{number}.txt" if number else "fxpress-crash.txt")

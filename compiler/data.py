@@ -1,7 +1,7 @@
 """Data sets: loading, conversion to model inputs, and measurement.
 
-An input is an array [n, ...] of samples without the model's batch dimension, or of whole inputs [n, *shape]. Where
-the model has a state, an input that is the output of the call before, samples are steps in the order of time:
+An input is an array [n, ...] of samples without the model's batch dimension, or of whole inputs [n, *shape]. If the
+model has a state (an input that is an output of the previous call), samples are steps in the order of time:
 
     [n, ...]         one sequence of n steps, or as many sequences as the state has starting values
     [n, t, ...]      n sequences of t steps
@@ -34,18 +34,18 @@ from .loading import call_source, find_source
 
 _BATCH = 32
 _NUMBERS = "iufb"  # kinds of numpy types that are numbers
-_UNSEEN_SHARE = 0.01  # of the numbers of an evaluation input: more than the tail of a distribution
-_UNSEEN_MARGIN = 0.05  # of the range of calibration, which a grid rarely ends at exactly
+_UNSEEN_SHARE = 0.01  # share of the values of an evaluation input: more than the tail of a distribution
+_UNSEEN_MARGIN = 0.05  # share of the range of calibration, which quantization ranges rarely match exactly
 
 
 @dataclass(frozen=True)
 class Samples:
     """Model inputs, one tensor each in the model's order, and labels [n, ...] if there are any.
 
-    An input is [n, ...], samples without the model's batch dimension, which is dimension `axes[i]` of what the model
-    takes. Where that is None it is [calls, *shape], an input for each call. `axes` left out: 0 for all. An input whose
-    position `states` pairs with an output's name is [sequences, *shape]: what each sequence of `steps` calls starts
-    with; later calls take that output of the call before.
+    An input is [n, ...]: samples without the model's batch dimension, which is dimension `axes[i]` of the model's
+    input. If `axes[i]` is None it is [calls, *shape]: one input for each call. Default of `axes`: 0 for all. An input
+    whose position `states` pairs with an output's name is [sequences, *shape]: the initial value of each sequence of
+    `steps` calls; later calls take that output of the previous call.
     """
 
     inputs: tuple[Tensor, ...]
@@ -64,11 +64,11 @@ class Samples:
         return next((len(self.inputs[i]) for i in self._fed if self.axis(i) is not None), 0)
 
     def axis(self, index: int) -> int | None:
-        """Batch dimension of an input; None for one that is stored whole."""
+        """Batch dimension of an input; None for an input that is stored whole."""
         return self.axes[index] if self.axes else 0
 
     def first(self, count: int | None) -> Samples:
-        """The first `count` samples; all when it is None."""
+        """The first `count` samples; all if it is None."""
         if count is None or count >= len(self):
             return self
         kept = tuple(
@@ -115,7 +115,7 @@ class Samples:
 
     @property
     def _fed(self) -> list[int]:
-        """Positions of the inputs that are no states."""
+        """Positions of the inputs that are not states."""
         return [i for i in range(len(self.inputs)) if i not in self.states]
 
 
@@ -130,9 +130,9 @@ def _call_input(x: Tensor, shape: tuple[int, ...], axis: int | None, index: int)
 class Column:
     """Source array of a model input, and its transformation.
 
-    `batch` is the input's batch dimension, if it has one; `state` names the output that the input continues, if any.
-    `dynamic` are dimensions of any size, which samples may have otherwise than `type`. `frames` is the time axis of an
-    input of new frames: samples with more frames along it are recordings, which are cut into calls.
+    `batch` is the input's batch dimension, if it has one; `state` is the output that the input continues, if any.
+    `dynamic` are the dimensions whose size in samples may differ from `type`. `frames` is the time axis of an input
+    of new frames: samples with more frames along it are recordings, which are cut into calls.
     """
 
     array: str
@@ -147,7 +147,7 @@ class Column:
 def read_samples(
     origin: ArrayOrigin | Arrays, columns: Sequence[Column], *, labels: str | None, limit: int | None
 ) -> Samples:
-    """Samples of an npz file, a function or memory, at most `limit`; UserError for what does not fit the inputs.
+    """Samples of an npz file, a function or memory, at most `limit`; UserError for arrays that do not fit the inputs.
 
     A state without an array starts with zeros.
     """
@@ -171,7 +171,7 @@ def read_samples(
                 problems.append(Problem("D103", path, fact, "see `data.transform`"))
     if labels and arrays[labels].dtype.kind not in _NUMBERS:
         fact = f"array {labels!r} has dtype {arrays[labels].dtype}; numbers are needed"
-        problems.append(Problem("D103", path, fact, "give each class its number, from 0"))
+        problems.append(Problem("D103", path, fact, "give the index of each class, from 0"))
     if not all(len(array) for array in arrays.values()):
         problems.append(Problem("D105", path, "has no samples", "give at least one"))
     if problems:
@@ -190,7 +190,7 @@ def read_samples(
 
 
 def run_samples(graph: Graph, samples: Samples, *, interpreter: Interpreter = run) -> list[Tensor]:
-    """Outputs for all samples, as `join` puts them: in batches where the graph carries them, else one by one."""
+    """Outputs for all samples, as `join` combines them: in batches if the graph supports them, else one by one."""
     expect(graph, Graph, "run_samples(graph, samples)", "a graph")
     expect(samples, Samples, "run_samples(graph, samples)", "`Samples`", "write Samples((x,))")
     if samples.states:
@@ -209,7 +209,7 @@ def run_calls(
 ) -> list[list[Tensor]]:
     """Outputs of each call of a model, in order.
 
-    A state takes what the call before gave, but at the start of a sequence.
+    A state is the output of the previous call, except at the start of a sequence.
     """
     rows: list[list[Tensor]] = []
     for index in range(samples.calls(values)):
@@ -222,7 +222,7 @@ def run_calls(
 
 
 def unrolled(graph: Graph, samples: Samples, *, interpreter: Interpreter = run) -> Samples:
-    """The samples with each state as the graph reaches it: nothing is left that a call hands to the next one."""
+    """The samples with the value of each state at each call, so that calls are independent."""
     if not samples.states:
         return samples
     seen: list[list[Tensor]] = []
@@ -245,7 +245,7 @@ def unrolled(graph: Graph, samples: Samples, *, interpreter: Interpreter = run) 
 
 
 def join(rows: Sequence[Sequence[Tensor]], batch: int) -> list[Tensor]:
-    """The outputs of several runs together; `batch` is how many samples the first of them takes.
+    """The outputs of several runs combined; `batch` is the number of samples in one call.
 
     An output with a row for each sample becomes [n, ...], any other [n, *shape].
     """
@@ -258,7 +258,7 @@ def join(rows: Sequence[Sequence[Tensor]], batch: int) -> list[Tensor]:
 def batches(
     graph: Graph, samples: Samples, *, interpreter: Interpreter = run
 ) -> Iterator[tuple[Graph, list[Tensor]]]:
-    """The graph re-typed for each batch, with the batch's inputs; the graph's own batch where it takes no other."""
+    """The graph re-typed for each batch, with the batch's inputs; the graph's own batch if it supports no other."""
     calls = samples.calls(graph.inputs)
     leads = all(samples.axis(i) == 0 for i in range(len(samples.inputs)))
     pair = [tuple(samples.call(graph.inputs, i)) for i in range(min(2, calls))]
@@ -274,7 +274,7 @@ def batches(
 
 
 def own_batch(inputs: Sequence[Value], samples: Samples | None = None) -> int:
-    """Batch size of a model: batch dimension of its first input that has one."""
+    """Batch size of a model: the batch dimension of its first input that has one."""
     axes = [0 if samples is None else samples.axis(i) for i in range(len(inputs))]
     shapes = [v.type.shape for v in inputs]
     return next(
@@ -294,13 +294,13 @@ def correct_answers(output: Tensor, labels: Tensor) -> int:
 
 
 def snr_db(reference: Tensor, approximation: Tensor) -> float:
-    """10 log10 of signal over error power, over all elements; infinite when they are equal."""
+    """10 log10 of signal power over error power, over all elements; infinite if they are equal."""
     call = "snr_db(reference, approximation)"
     expect(reference, Tensor, call, "a tensor as `reference`")
     expect(approximation, Tensor, call, "a tensor as `approximation`")
     if reference.shape != approximation.shape:
         fact = f"tensors of the shapes {tuple(reference.shape)} and {tuple(approximation.shape)}"
-        raise ArgumentError(call, fact, "give two of one shape")
+        raise ArgumentError(call, fact, "give two tensors of the same shape")
     signal = reference.double().square().sum().item()
     noise = (reference.double() - approximation.double()).square().sum().item()
     if not noise:
@@ -309,7 +309,7 @@ def snr_db(reference: Tensor, approximation: Tensor) -> float:
 
 
 def _labels(array: NDArray[np.generic]) -> Tensor:
-    """Classes as int64, numbers as float32; [n] if there is one for each sample."""
+    """Classes as int64, numbers as float32; [n] if there is one label for each sample."""
     dtype = np.float32 if np.issubdtype(array.dtype, np.floating) else np.int64
     single = array.size == len(array)
     return torch.from_numpy((array.reshape(-1) if single else array).astype(dtype))
@@ -324,30 +324,32 @@ def _read(
         found: Mapping[str, NDArray[np.generic]] = _read_npz(origin, names, optional)
         return {name: _standard(array) for name, array in found.items()}
     if isinstance(origin, ModuleSource) and origin.module == MEMORY:
-        fact, advice = "was in memory of a Python program", "write the spec with `Compiled.write_spec`"
+        fact, advice = "was in the memory of a Python program", "write the spec with `Compiled.write_spec`"
         raise UserError(Problem("D100", str(origin), fact, advice))
     made, place = find_source(origin, folder=Path.cwd()), str(origin)
     if not callable(made):
         fact = f"{origin.attribute} is a {type(made).__name__}"
-        raise UserError(Problem("D101", place, fact, "name a function that gives arrays by name"))
+        raise UserError(Problem("D101", place, fact, "name a function that returns arrays by name"))
     made_arrays = call_source(made, {}, place, remedy="it is called without arguments")
     if not isinstance(made_arrays, Mapping) or not all(
         isinstance(a, np.ndarray) for a in made_arrays.values()
     ):
-        raise UserError(Problem("D101", place, "does not give numpy arrays by name", "return {name: array}"))
+        raise UserError(
+            Problem("D101", place, "does not return numpy arrays by name", "return {name: array}")
+        )
     return _named(place, made_arrays, names, optional)
 
 
 def _named(
     place: str, found: Mapping[str, NDArray[np.generic]], names: Sequence[str], optional: Sequence[str]
 ) -> dict[str, NDArray[np.generic]]:
-    """The arrays of these names, and those of the optional names that there are."""
+    """The arrays with these names, and those with optional names that exist."""
     _refuse_missing(place, names, list(found))
     return {name: _standard(found[name]) for name in (*names, *(n for n in optional if n in found))}
 
 
 def _standard(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    """The array in a number type that torch has: the machine's byte order, at most double precision."""
+    """The array in a number type of torch: the machine's byte order, at most double precision."""
     if array.dtype.kind == "f" and array.dtype.itemsize > np.dtype(np.float64).itemsize:
         return array.astype(np.float64)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -374,12 +376,14 @@ def _read_npz(path: Path, names: Sequence[str], optional: Sequence[str]) -> dict
             found = {name: archive[name] for name in (*names, *(n for n in optional if n in archive.files))}
     except (UserError, MemoryError):
         raise
-    except Exception as err:  # a damaged archive may raise anything: zlib, struct, tokenize errors among it
+    except (
+        Exception
+    ) as err:  # a damaged archive may raise any error, among them zlib, struct and tokenize errors
         fact = f"is not a readable npz file: {first_line(err)}"
         raise UserError(Problem("D101", place, fact, "write it with np.savez")) from err
     strange = [name for name, array in found.items() if not isinstance(array, np.ndarray)]
     if strange:
-        fact = "is a file in the archive, but no array"
+        fact = "is a file in the archive, but not an array"
         raise UserError(
             [Problem("D101", place, f"member {name!r} {fact}", "write it with np.savez") for name in strange]
         )
@@ -388,7 +392,7 @@ def _read_npz(path: Path, names: Sequence[str], optional: Sequence[str]) -> dict
 
 @dataclass(frozen=True)
 class _Read:
-    """An array as model inputs; `axis` as in `Samples`, `steps` of a sequence where the array says so."""
+    """An array as model inputs; `axis` as in `Samples`, `steps` of a sequence if the array has that dimension."""
 
     tensor: Tensor
     axis: int | None
@@ -400,7 +404,7 @@ def _read_column(array: NDArray[np.generic], column: Column, *, in_sequences: bo
         read = _model_input(array, column)
         whole = read.tensor if read.axis is None else read.tensor.unsqueeze(1 + read.axis)
         if tuple(whole.shape[1:]) != column.type.shape:
-            raise ValueError(f"holds samples; a state starts with arrays of shape {column.type.shape}")
+            raise ValueError(f"contains samples; a state starts with arrays of shape {column.type.shape}")
         return _Read(whole, None)
     try:
         return _model_input(array, column)
@@ -418,7 +422,7 @@ def _read_column(array: NDArray[np.generic], column: Column, *, in_sequences: bo
 
 
 def _recordings(array: NDArray[np.generic], column: Column) -> _Read | None:
-    """Samples with more frames than a call takes, cut into calls; None if that is not what they are."""
+    """Samples with more frames than a call takes, cut into calls; None if the array has no such samples."""
     if column.frames is None:
         return None
     try:
@@ -429,14 +433,14 @@ def _recordings(array: NDArray[np.generic], column: Column) -> _Read | None:
     at = place_of_axis(column.frames, read.axis)
     frames = read.tensor.shape[at]
     if frames % hop:
-        raise ValueError(f"holds recordings of {frames} frames, no multiple of the {hop} of a call")
+        raise ValueError(f"contains recordings of {frames} frames, not a multiple of the {hop} of a call")
     return replace(read, tensor=frames_in_steps(read.tensor, at, hop), steps=frames // hop)
 
 
 def frames_in_steps(x: Tensor, at: int, hop: int) -> Tensor:
     """Samples [n, ...] with time on dimension `at` as calls of `hop` frames, [n * calls, ...].
 
-    Where the frames are no multiple of the hop, those at the front are left out.
+    If the number of frames is not a multiple of the hop, the first ones are dropped.
     """
     calls = x.shape[at] // hop
     used = x.narrow(at, x.shape[at] - calls * hop, calls * hop)
@@ -445,14 +449,16 @@ def frames_in_steps(x: Tensor, at: int, hop: int) -> Tensor:
 
 
 def place_of_axis(axis: int, batch: int | None) -> int:
-    """Dimension of samples that is `axis` of the model: of [n, ...] without dimension `batch`, or of [n, *shape]."""
+    """Dimension of samples that is `axis` of the model's input: of [n, ...] without dimension `batch`, or of [n,
+    *shape].
+    """
     return axis + 1 if batch is None or axis < batch else axis
 
 
 def _sequences(
     path: str, columns: Sequence[Column], found: Mapping[str, _Read], labels: NDArray[np.generic] | None
 ) -> Samples:
-    """Samples of a model with states, from what was read of each column."""
+    """Samples of a model with states, from the arrays of the columns."""
     taken = [column for column in columns if column.state is None]
     fed = [found[column.array] for column in taken]
     calls = {len(read.tensor) // _size(read, column) for read, column in zip(fed, taken, strict=True)}
@@ -469,7 +475,7 @@ def _sequences(
     sequences = total // max(steps, 1)
     if not steps or sequences * steps != total or starts - {sequences}:
         fact = f"{total} steps are not {min(starts, default=1)} sequences of equal length"
-        raise UserError(Problem("D104", path, fact, "give a starting state for each sequence, or none"))
+        raise UserError(Problem("D104", path, fact, "give an initial state for each sequence, or none"))
     inputs = tuple(
         found[c.array].tensor
         if c.array in found
@@ -498,7 +504,7 @@ def _check_lengths(
     lengths: Mapping[str, int],
     labels: str | None,
 ) -> None:
-    """UserError unless all inputs, arrays of these lengths, serve as many calls, and every sample has a label."""
+    """UserError unless all inputs have samples for the same number of calls, and every sample has a label."""
     pairs = list(zip(columns, reads, strict=True))
     calls = {lengths[column.array] // _size(read, column) for column, read in pairs}
     samples = next((lengths[c.array] for c, read in pairs if read.axis is not None), min(calls, default=0))
@@ -509,7 +515,7 @@ def _check_lengths(
 
 
 def unseen_notes(inputs: Sequence[Value], calibration: Samples, evaluation: Samples) -> list[str]:
-    """Notes on inputs whose evaluation data leave the range of the calibration data, which integers cannot hold."""
+    """Notes on inputs whose evaluation data exceed the range of the calibration data, where integers saturate."""
     notes = []
     for index, value in enumerate(inputs):
         if index in evaluation.states or not value.type.dtype.is_floating or not value.type.numel:
@@ -522,8 +528,8 @@ def unseen_notes(inputs: Sequence[Value], calibration: Samples, evaluation: Samp
         outside = float(((given < low - margin) | (given > high + margin)).double().mean())
         if outside > _UNSEEN_SHARE:
             notes.append(
-                f"input {value.name}: {outside:.1%} of the evaluation data lie outside the calibration data"
-                f" ({low:.4g} to {high:.4g}), and integers are cut off there: calibrate on data like those"
+                f"input {value.name}: {outside:.1%} of the evaluation data are outside the range of the calibration "
+                f"data ({low:.4g} to {high:.4g}), where integers saturate: calibrate on similar data"
             )
     return notes
 
@@ -547,20 +553,18 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
     shape = _with_sizes_of(tuple(tensor.shape[1:]), shape, batch, column.dynamic)
     expected = shape if batch is None else shape[:batch] + shape[batch + 1 :]
     if batch is not None and tuple(tensor.shape[1:]) == shape:
-        # one call takes one sample either way, or the array has the model's own batches
+        # both readings give one sample per call, or the array has the model's own batches
         tensor, axis = (tensor.squeeze(1 + batch), batch) if shape[batch] == 1 else (tensor, None)
     if tuple(tensor.shape[1:]) != (shape if axis is None else expected):
         raise ValueError(f"has samples of shape {tuple(tensor.shape[1:])}; the model takes {expected}")
     wanted = column.type.dtype.torch
     if not wanted.is_floating_point and not transform.keeps_values:
-        raise ValueError(
-            f"is for an input of {column.type.dtype.name.lower()}, which takes no scale or offset"
-        )
+        raise ValueError(f"is for an input of {column.type.dtype.name.lower()}, which has no scale or offset")
     if wanted.is_floating_point:
         tensor = tensor.to(torch.float64) * transform.scale + transform.offset
     elif not torch.equal(tensor.to(wanted).to(tensor.dtype), tensor):
         raise ValueError(
-            f"holds numbers that {column.type.dtype.name.lower()} of the model's input cannot hold"
+            f"contains numbers outside the range of {column.type.dtype.name.lower()}, the model's input type"
         )
     return _Read(tensor.to(wanted), axis)
 
@@ -568,7 +572,7 @@ def _model_input(array: NDArray[np.generic], column: Column) -> _Read:
 def _with_sizes_of(
     sample: tuple[int, ...], shape: tuple[int, ...], batch: int | None, dynamic: Collection[int]
 ) -> tuple[int, ...]:
-    """The shape of an input with the sizes of a sample in dynamic dimensions; a sample may leave the batch out."""
+    """The shape of an input with the sizes of a sample in dynamic dimensions; a sample may omit the batch."""
     left_out = batch is not None and len(sample) == len(shape) - 1
     kept = [axis for axis in range(len(shape)) if not (left_out and axis == batch)]
     if len(kept) != len(sample):
@@ -586,6 +590,6 @@ def _check_finite(path: str, arrays: Sequence[tuple[str, Tensor]]) -> None:
         if bad:
             shown = ", ".join(map(str, bad[:5]))
             message = f"array {name!r} contains NaN or infinity in sample {shown}"
-            problems.append(Problem("D106", path, message, "leave these samples out"))
+            problems.append(Problem("D106", path, message, "remove these samples"))
     if problems:
         raise UserError(problems)

@@ -1,7 +1,7 @@
 """A compilation described in Python: a module or a graph, example inputs, data in memory, passes, target, outputs.
 
 It becomes the text of a spec, which is read and checked like a file: messages show its lines, and it can be written
-beside the weights and the data, from where it compiles again.
+with the weights and the data, and compiled again from there.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from .loading import find_source
 from .output import check_file, write_file
 
 SPEC, WEIGHTS = "spec.yaml", "weights.safetensors"
-_INPUTS, _EXAMPLES = "compile_model(inputs=...)", "give example inputs, shaped as `forward` takes them"
+_INPUTS, _EXAMPLES = "compile_model(inputs=...)", "give example inputs with the shapes that `forward` takes"
 _ORIGINS = ("file", "source")
 _IMPORTING: list[Path] = []
-"""Folders for whose spec a class is being imported; a script that is imported so must not write one again."""
+"""Folders whose spec is being imported; a script imported for its class must not write that spec again."""
 
 Inputs: TypeAlias = "ArrayLike | Input | Sequence[ArrayLike | Input] | Mapping[str, ArrayLike | Input]"
-"""Example inputs, shaped as `forward` takes them: one alone, several in the order of its arguments, or by name."""
+"""Example inputs with the shapes that `forward` takes: one alone, several in the order of its arguments, or by name."""
 DataOf: TypeAlias = "SampleArrays | str | Path | Mapping[str, Any] | Calibration | Evaluation"
-"""Arrays in memory, an npz file, a function `file.py:name`, or the section of a spec; any: keys of a spec."""
+"""Arrays in memory, an npz file, a function `file.py:name`, or a section of a spec; any: keys of a spec."""
 Step: TypeAlias = "str | PassOptions | Mapping[str, Any]"
-"""A pass: its name, its options, or what a spec says of it; any: keys of a spec."""
+"""A pass: its name, its options, or its section of a spec; any: keys of a spec."""
 Machine: TypeAlias = "str | Path | TargetChoice | Mapping[str, Any]"
 """A target: its name, a target file, or the section of a spec; any: keys of a spec."""
 Written: TypeAlias = "str | Sequence[str] | Outputs | Mapping[str, Any]"
@@ -62,23 +62,28 @@ Written: TypeAlias = "str | Sequence[str] | Outputs | Mapping[str, Any]"
 
 @dataclass(frozen=True)
 class Described:
-    """A spec that describes `model` and its data; `arrays` has those of `data.calibration` and `data.evaluation`."""
+    """A spec that describes `model` and its data; `arrays` has the arrays of `data.calibration` and
+    `data.evaluation`.
+    """
 
     loaded: Loaded
     model: nn.Module | Graph
     arrays: Mapping[str, Arrays]
 
     def write(self, folder: Path) -> Path:
-        """Write the spec with weights and data into `folder`, and return its path; UserError if it finds no model.
+        """Writes the spec with weights and data to `folder`, and returns its path; UserError if the spec cannot find
+        the model.
 
-        The spec names the class or function of the model, which must be importable and need no arguments.
+        The spec names the class or function of the model, which must be importable without arguments.
         """
         if isinstance(self.model, Graph):
             raise UserError(
-                Problem("O313", str(folder), "a spec names a torch module, not a graph", "give the module")
+                Problem(
+                    "O313", str(folder), "a spec describes a torch module, not a graph", "give the module"
+                )
             )
         if _IMPORTING:
-            fact = "the script writes a spec, and importing its class runs the script again"
+            fact = "importing the class runs this script again, which writes the spec again"
             raise UserError(
                 Problem(
                     "O313",
@@ -90,7 +95,7 @@ class Described:
         _IMPORTING.append(folder)
         try:
             source = self.loaded.spec.model.source
-            assert not isinstance(source, FolderSource)  # of a module, which was given
+            assert not isinstance(source, FolderSource)  # options of the given module
             find_source(source, folder=folder)
         finally:
             _IMPORTING.pop()
@@ -103,7 +108,7 @@ class Described:
         return folder / SPEC
 
     def _moved(self, folder: Path) -> str:
-        """The text of the spec with the weights and the data in memory as files of `folder`."""
+        """The text of the spec, with the weights and the data in memory saved as files of `folder`."""
         spec = self.loaded.spec
         model = spec.model.model_copy(update={"weights": folder / WEIGHTS})
         data = spec.data.model_copy(
@@ -113,7 +118,7 @@ class Described:
 
 
 def _in_file(data: Calibration | Evaluation, path: Path) -> Calibration | Evaluation:
-    """The data with their arrays in a file."""
+    """The data section with its arrays in a file."""
     kept = {name: getattr(data, name) for name in data.model_fields_set - {"source"}}
     return type(data)(**kept, file=path)
 
@@ -132,7 +137,7 @@ def describe(
     dimensions: Mapping[str, Mapping[str, int]] | None = None,
     overrides: Sequence[str] = (),
 ) -> Described:
-    """The spec of a model and what is to become of it; SpecError for what no spec can hold."""
+    """The spec of a model, its data, passes and outputs; SpecError for values that a spec cannot hold."""
     described = _graph_inputs(model, inputs) if isinstance(model, Graph) else _inputs(model, inputs)
     described = _with_dynamic(described, dynamic or {})
     _check_arguments(passes, target, outputs, origin)
@@ -163,7 +168,7 @@ def describe(
 
 
 def _check_arguments(passes: object, target: object, outputs: object, origin: object) -> None:
-    """ArgumentError for arguments of which no spec can be made."""
+    """ArgumentError for arguments that cannot be part of a spec."""
     call, hint = "compile_model(passes=...)", 'for example ["fuse", {"pass": "quantize", "observer": "mse"}]'
     expect(passes, (str, list, tuple), call, "a list of passes", hint)
     assert isinstance(passes, Sequence)
@@ -187,7 +192,7 @@ def _check_arguments(passes: object, target: object, outputs: object, origin: ob
 
 def _graph_inputs(graph: Graph, given: Inputs | None) -> dict[str, Input]:
     if given is not None:
-        raise ArgumentError(_INPUTS, "a graph has its own inputs", "leave it out; it is for modules")
+        raise ArgumentError(_INPUTS, "a graph has its own inputs", "remove it; it is for modules")
     return {value.name: _graph_input(value) for value in graph.inputs}
 
 
@@ -198,7 +203,7 @@ def _graph_input(value: Value) -> Input:
 
 
 def _ranges(graph: Graph) -> dict[str, dict[str, int]]:
-    """The allowed sizes of a graph's dimensions, as a spec has them."""
+    """The allowed sizes of a graph's dimensions, in the form of a spec."""
     return {
         d.name: {"min": d.low} | ({} if d.high is None else {"max": d.high})
         for d in graph.dimensions.values()
@@ -206,7 +211,7 @@ def _ranges(graph: Graph) -> dict[str, dict[str, int]]:
 
 
 def _with_dynamic(described: dict[str, Input], dynamic: Mapping[str, Mapping[int, str]]) -> dict[str, Input]:
-    """The inputs with their dynamic dimensions; ArgumentError for an input that is not there."""
+    """The inputs with their dynamic dimensions; ArgumentError for an unknown input."""
     call = "compile_model(dynamic=...)"
     expect(dynamic, Mapping, call, "dimensions by input", 'for example {"image": {0: "batch"}}')
     for name, axes in dynamic.items():
@@ -232,14 +237,12 @@ def _inputs(model: nn.Module, given: Inputs | None) -> dict[str, Input]:
 
 
 def _input(example: ArrayLike | Input) -> Input:
-    hint = "a shape is written as Input(shape=(1, 3, 32, 32)) of fxpress.specs"
+    hint = "write a shape as Input(shape=(1, 3, 32, 32)), from fxpress.specs"
     expect(example, (Tensor, np.ndarray, Input), _INPUTS, "tensors or arrays", hint)
     return example if isinstance(example, Input) else _described(example.shape, example.dtype)
 
 
-def _described(
-    shape: Sequence[int], dtype: torch.dtype | np.dtype[Any]
-) -> Input:  # Any: of whatever element type
+def _described(shape: Sequence[int], dtype: torch.dtype | np.dtype[Any]) -> Input:  # Any: any element type
     name = str(dtype).removeprefix("torch.")
     named = {} if name == "float32" else {"dtype": name}
     return Input.model_validate({"shape": tuple(shape), **named})
@@ -267,7 +270,7 @@ def _outputs(given: Written) -> object:
 
 
 def _source(model: nn.Module | Graph) -> str:
-    """Where a spec finds the class of a model: its file, or its module where that is part of a package."""
+    """Source of a model's class in a spec: its file, or its module if that is part of a package."""
     if isinstance(model, Graph):
         return "fxpress.ir:Graph"
     kind = type(model)

@@ -1,4 +1,4 @@
-"""Backends: all their problems before anything is emitted, then their files under `c/` and `torch/`."""
+"""Backends: checks for all of them before anything is emitted, then their files under `c/` and `torch/`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .session import Session
 GRAPH_TEXT, GRAPH_PARAMS = "graph.txt", "graph.safetensors"
 _LONGEST_SEQUENCE = 64  # calls of a self-test
 _CHANNELS_LAST = {IMAGE_RANK: "nhwc", SEQUENCE_RANK: "ntc"}
-_VECTORS = 4  # calls that a backend of a package may test its files with
+_VECTORS = 4  # calls for the tests of a backend of a package
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,10 @@ class Artifacts:
 
 
 def check_backends(session: Session, graph: Graph, *, enforce_budget: bool) -> None:
-    """UserError with every reason for which a backend that the spec asks for cannot carry the graph.
+    """UserError with all reasons why a requested backend cannot write the graph.
 
-    Without `enforce_budget` a network that is too large for the target's memory passes: a plan shows by how much.
+    Without `enforce_budget`, a network that is too large for the target's memory is accepted: a plan reports the
+    excess.
     """
     options, problems = c_options(session, graph), list[Problem]()
     if options is not None:
@@ -63,7 +64,7 @@ def check_backends(session: Session, graph: Graph, *, enforce_budget: bool) -> N
 
 
 def _batch_problems(session: Session, graph: Graph) -> Iterator[Problem]:
-    """Inputs that take several samples at once; the data tell a batch from another first dimension."""
+    """Inputs that take several samples at once; the data distinguish a batch from another first dimension."""
     samples, described = session.calibration or session.evaluation, session.spec.model.inputs
     sizes = {
         value.name: value.type.shape[axis : axis + 1]
@@ -71,7 +72,7 @@ def _batch_problems(session: Session, graph: Graph) -> Iterator[Problem]:
         for axis in [described[value.name].batch if samples is None else samples.axis(i)]
         if axis is not None
     }
-    if len(set(sizes.values())) > 1:  # each size belongs to its input alone
+    if len(set(sizes.values())) > 1:  # a size is independent of those of other inputs
         return
     for value in graph.inputs:
         size = prod(sizes.get(value.name, ()))
@@ -81,7 +82,7 @@ def _batch_problems(session: Session, graph: Graph) -> Iterator[Problem]:
 
 
 def emit_backends(session: Session, graph: Graph) -> Artifacts:
-    """Emit the outputs of the spec. The golden vectors of the self-test are evaluation data, else calibration data."""
+    """Emits the outputs of the spec. Golden vectors of the self-test are evaluation data, else calibration data."""
     spec, target, samples = session.spec, session.target, session.evaluation or session.calibration
     files: dict[str, Content] = {GRAPH_TEXT: dump(graph).encode()}
     if not session.is_folder:
@@ -130,9 +131,9 @@ def emit_backends(session: Session, graph: Graph) -> Artifacts:
 
 
 def c_options(session: Session, graph: Graph) -> COutput | None:
-    """Options of the C backend; rings of a streamed network are in place, as the graph has them, channels last.
+    """Options of the C backend. Rings of a streamed network are in place, in the layout of the graph, channels last.
 
-    What the spec says of single ones stays.
+    Settings of the spec for single inputs and outputs take precedence.
     """
     options = session.spec.outputs.c
     if options is None or not session.frames:
@@ -159,7 +160,7 @@ def _named_ends(graph: Graph) -> list[tuple[str, Value]]:
 
 
 def _tested_calls(session: Session, options: COutput) -> int:
-    """Calls in the self-test: of a streamed network at least a whole window, if that is not too long."""
+    """Number of calls in the self-test: for a streamed network at least a whole window, if that is not too long."""
     samples = session.evaluation or session.calibration
     if not session.frames or samples is None or not options.self_test:
         return options.self_test
@@ -183,7 +184,7 @@ def _emit_torch(spec: Spec, graph: Graph, buffers: frozenset[str]) -> TorchArtif
 
 
 def first_calls(graph: Graph, samples: Samples | None, count: int) -> list[list[Tensor]]:
-    """Inputs of the first calls on samples, at most `count`; without samples one call as models are traced with."""
+    """Inputs of the first calls on samples, at most `count`; without samples one call with the inputs for tracing."""
     if samples is None or not len(samples):
         return [[example_input(v.type.shape, v.type.real().dtype.torch) for v in graph.inputs]]
     few = unrolled(graph, samples.first(count * own_batch(graph.inputs, samples)))
@@ -191,14 +192,14 @@ def first_calls(graph: Graph, samples: Samples | None, count: int) -> list[list[
 
 
 def _stored(graph: Graph) -> Params:
-    """The constants, and the numbers that the text only names, by name."""
+    """The constants, and the numbers that the text only refers to, by name."""
     return graph.params | {name: numbers.tensor() for name, numbers in long_numbers(graph).items()}
 
 
 def _vectors(graph: Graph, samples: Samples | None, count: int) -> Sequence[Sequence[Tensor]]:
     """Model inputs for tests of emitted code: real samples if there are any, else seeded noise.
 
-    Inputs that are not floats, such as indices, are then what models are traced with.
+    Inputs that are not floats, such as indices, are then the inputs for tracing.
     """
     if samples is not None and count:
         interpreter = run_integer if samples.states and is_quantized(graph) else run
@@ -254,13 +255,13 @@ def _interface(
 
 
 def _check_states(spec: Spec, inputs: Sequence[Port], outputs: Sequence[Port]) -> None:
-    """UserError unless the buffer of each state's output is that of its input at the next call."""
+    """UserError unless the buffer of each state's output can be its input at the next call."""
     before, after = ({port.name: port for port in ports} for ports in (inputs, outputs))
     problems = [
         Problem(
             "B603",
             f"state {name}",
-            f"C takes it as {_encoding(before[name])} and gives {output} as {_encoding(after[output])}",
+            f"as an input of C it is {_encoding(before[name])}, but the output {output} is {_encoding(after[output])}",
             _advice_on_state(spec, before[name], after[output]),
         )
         for name, output in spec.model.state.items()
@@ -271,7 +272,7 @@ def _check_states(spec: Spec, inputs: Sequence[Port], outputs: Sequence[Port]) -
 
 
 def _advice_on_state(spec: Spec, before: Port, after: Port) -> str:
-    """Advice to give both ends of a state one encoding."""
+    """Advice on how both ends of a state get the same encoding."""
     both = f"give {before.name} and {after.name} the same"
     if before.c_order != after.c_order:
         return f"{both} `layouts`: `{{{before.name}: model, {after.name}: model}}`"

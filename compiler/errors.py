@@ -1,4 +1,4 @@
-"""Errors that a user can mend: problems with a code and a place, printed together, exit status 2.
+"""Errors that a user can correct: problems with a code and a place, printed together, exit status 2.
 
 `codes` has the meaning of each code.
 """
@@ -14,7 +14,7 @@ __all__ = ["NAMES_SHOWN", "Problem", "UserError", "counted", "first_line", "list
 
 
 class UserError(FxpressError):
-    """Something in the user's model, data, target or file system; all problems of one check at once."""
+    """An error in the user's model, data, target or file system; all problems of one check together."""
 
     def __init__(self, problems: Problem | Iterable[Problem]) -> None:
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
@@ -28,18 +28,18 @@ _MOST_PER_CODE = 8
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names for a message: the first few, and how many more there are."""
+    """Names for a message: the first ones, and the number of the others."""
     more = len(names) - NAMES_SHOWN
     return ", ".join(names[:NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def counted(names: Sequence[str]) -> str:
-    """One name, or how many tensors there are and the first few of their names."""
+    """One name, or the number of tensors and the first of their names."""
     return names[0] if len(names) == 1 else f"{len(names)} tensors: {listed(names)}"
 
 
 def shortened(problems: Iterable[Problem]) -> list[Problem]:
-    """The first few of each code; the last of them says how many more there are."""
+    """The first problems of each code; the last one has the number of the others."""
     by_code: dict[str, list[Problem]] = {}
     for problem in dict.fromkeys(problems):
         by_code.setdefault(problem.code, []).append(problem)
@@ -58,13 +58,13 @@ _LONGEST = 200
 
 
 def is_out_of_memory(err: BaseException) -> bool:
-    """Whether memory ran out; the CPU allocator of torch raises a plain RuntimeError."""
+    """True if memory ran out; the CPU allocator of torch raises a plain RuntimeError."""
     words = _TOO_LITTLE_MEMORY if isinstance(err, RuntimeError) else ()
     return isinstance(err, MemoryError) or any(word in str(err) for word in words)
 
 
 def shorten(text: str) -> str:
-    """A name, a path or a sentence for a message: both ends where it is long."""
+    """A name, a path or a sentence for a message; of a long one, both ends."""
     half = _LONGEST // 2
     return text if len(text) <= _LONGEST else f"{text[:half]}…{text[-half:]}"
 

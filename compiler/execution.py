@@ -1,4 +1,6 @@
-"""Running a compiled network: its C on this machine or on a simulated core, its torch module, its integer graph."""
+"""Execution of a compiled network: its C on this machine or on a simulated core, its torch module, its
+integer graph.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +43,19 @@ from .lock import check_outputs, read_by_this_version
 from .operators import load_operators
 from .pipeline import HOST
 
-_ALIGNMENT = 64  # of regions, states and weights
+_ALIGNMENT = 64  # names of the blocks of regions, states and weights
 _PAINT = 0xA5
 _Buffer: TypeAlias = "ctypes.Array[ctypes.c_char]"
 
 PLACES = ("host", "torch", "integer")
-"""Where a network runs, beside the targets that can be simulated."""
+"""Values of `on`, in addition to targets that can be simulated."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """One simulated run, counted exactly; cycles are estimated where the core's times are known; the image in bytes."""
+    """Counts of one simulated run, exact; cycles are estimated if the core has published timing; the image is in
+    bytes.
+    """
 
     instructions: int
     cycles: int | None
@@ -62,7 +66,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Execution:
-    """Outputs as reals, as stored by C, each put together by `data.join`, and counts where a simulated core ran it."""
+    """Outputs as reals in the order of the C, combined by `data.join`, and counts if a simulated core ran it."""
 
     outputs: tuple[Tensor, ...]
     stored: tuple[Tensor, ...]
@@ -70,7 +74,7 @@ class Execution:
 
 
 def read_interface(directory: Path) -> Interface:
-    """The interface of an output directory; UserError unless all its files are there, as they were written."""
+    """The interface of an output directory; UserError unless all its files exist and are unchanged."""
     lock = check_outputs(directory)
     with read_by_this_version(directory / INTERFACE_FILE, lock):
         return Interface.model_validate_json((directory / INTERFACE_FILE).read_bytes())
@@ -79,14 +83,14 @@ def read_interface(directory: Path) -> Interface:
 def execute(
     directory: Path, samples: Samples, *, on: str, name: str = "", progress: Progress = silent
 ) -> Execution:
-    """Run every sample on `on`, one of PLACES or a target; UserError for another place, BackendError for missing tools.
+    """Runs every sample on `on`, one of PLACES or a target; UserError for other values, BackendError for missing tools.
 
-    A target is the name of one that comes with fxpress or that the network was compiled for, or the path of a file.
-    Messages call the network by `name`, by its path if that is empty.
+    A target is the name of a built-in one, the target of the network, or the path of a file. Messages show the
+    network as `name`, or as its path if that is empty.
     """
     interface, name = read_interface(directory), name or str(directory)
     if on == "reference":
-        fact = f"is the captured float graph, which {shorten(name)} does not hold"
+        fact = f"is the captured float graph, which {shorten(name)} does not contain"
         raise UserError(Problem("R405", f"on {on}", fact, "use the `run` of the compilation in Python"))
     if on == "torch":
         return _whole(_run_torch(directory, interface, samples, name))
@@ -104,7 +108,7 @@ def execute(
 
 
 def _simulated_target(on: str, interface: Interface) -> Target:
-    """The target that `on` names; UserError unless its core can be simulated."""
+    """The target of `on`; UserError unless its core can be simulated."""
     able = list_simulated()
     if on not in (*list_targets(), interface.target.name) and not is_target_file(on):
         advice = f"there are {', '.join((*PLACES, *able))}, and target files"
@@ -117,7 +121,7 @@ def _simulated_target(on: str, interface: Interface) -> Target:
 
 
 def list_simulated() -> list[str]:
-    """The targets whose core can be simulated; of those that packages bring, the ones that load."""
+    """Targets whose core can be simulated; for targets of packages, those that load."""
     found = []
     for name in list_targets():
         with contextlib.suppress(SpecError):
@@ -126,7 +130,7 @@ def list_simulated() -> list[str]:
 
 
 def load_graph(directory: Path) -> Graph:
-    """The compiled graph of an output directory, constants included; UserError if they were not written."""
+    """The compiled graph of an output directory with its constants; UserError if they were not written."""
     load_operators()
     lock = check_outputs(directory)
     if GRAPH_PARAMS not in lock.outputs:
@@ -140,9 +144,9 @@ def load_graph(directory: Path) -> Graph:
 
 
 def c_sources(directory: Path, interface: Interface, name: str) -> list[Path]:
-    """The emitted C sources, without the self-test; UserError, with `name`, when the spec asked for no C."""
+    """The emitted C sources without the self-test; UserError, with `name`, if the spec did not request C."""
     if interface.c_name is None:
-        raise UserError(Problem("R406", name, "holds no C", "ask for it under `outputs` in the spec"))
+        raise UserError(Problem("R406", name, "contains no C", "add it to `outputs` in the spec"))
     names = (f"{interface.c_name}.c", f"{interface.c_name}_weights.c", *interface.c_kernels)
     return [directory / "c" / name for name in names]
 
@@ -164,8 +168,8 @@ def _run_backend(
     backend: str, directory: Path, interface: Interface, samples: Samples, name: str
 ) -> list[Tensor]:
     if not (directory / backend).is_dir():
-        fact = f"holds nothing of the backend {backend}"
-        raise UserError(Problem("R406", name, fact, "ask for it under `outputs` in the spec"))
+        fact = f"contains no files of the backend {backend}"
+        raise UserError(Problem("R406", name, fact, "add it to `outputs` in the spec"))
     rows = run_calls(
         interface.input_values,
         interface.output_names,
@@ -180,16 +184,14 @@ def load_torch_module(directory: Path, interface: Interface, name: str) -> nn.Mo
     file, attribute = "torch/model.py", interface.torch_class
     path = directory / file
     if attribute is None:
-        raise UserError(
-            Problem("R407", name, "has no torch module", "ask for it under `outputs` in the spec")
-        )
+        raise UserError(Problem("R407", name, "has no torch module", "add it to `outputs` in the spec"))
     spec = importlib.util.spec_from_file_location("fxpress_emitted_model", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         loaded: nn.Module = getattr(module, attribute)()
-    except Exception as err:  # the module calls the torch operators of the user's packages
+    except Exception as err:  # the module uses the torch operators of the user's packages
         fact = f"cannot be loaded: {first_line(err)}"
         advice = "install its imports, in the versions it was compiled with"
         raise UserError(Problem("R413", f"{name}/{file}", fact, advice)) from err
@@ -198,7 +200,9 @@ def load_torch_module(directory: Path, interface: Interface, name: str) -> nn.Mo
             module.load_shards(loaded, path.with_name(INDEX_FILE))
         else:
             load_model(loaded, path.with_name(WEIGHTS_FILE))
-    except Exception as err:  # damaged files, and tensors of another module: what torch and safetensors raise
+    except (
+        Exception
+    ) as err:  # errors of torch and safetensors for damaged files and for tensors of another module
         fact = f"the weights cannot be loaded: {first_line(err)}"
         raise UserError(
             Problem("R413", f"{name}/torch", fact, "copy the folder again, or compile again")
@@ -252,7 +256,9 @@ def _run_host(
             ctypes.memmove(to, data, len(data))
         status = function(*map(ctypes.c_void_p, passed))
         assert status == 0
-        assert all(block.is_sound for block in blocks.values()), "bytes beside a block of memory were written"
+        assert all(block.is_sound for block in blocks.values()), (
+            "bytes outside a block of memory were written"
+        )
         pairs = zip(written, interface.outputs, strict=True)
         return [ctypes.string_at(at, port.c_bytes) for at, port in pairs]
 
@@ -260,13 +266,13 @@ def _run_host(
 
 
 def _host_buffer(port: Port) -> _Buffer | None:
-    """The buffer of an input or output; None for one in a region of RAM or in the block of states."""
+    """The buffer of an input or output; None if it is in a region of RAM or in the block of states."""
     return None if port.place is not None else ctypes.create_string_buffer(port.c_bytes)
 
 
 @dataclass(frozen=True)
 class _Guarded:
-    """A block of memory at `start`, aligned, with bytes before and behind it that nobody writes."""
+    """A block of memory at `start`, aligned, with guard bytes before and after it."""
 
     buffer: _Buffer
     start: int
@@ -281,7 +287,7 @@ class _Guarded:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the bytes before and behind it are as they were."""
+        """True if the guard bytes are unchanged."""
         guard = bytes([_PAINT]) * _ALIGNMENT
         return (
             guard
@@ -291,7 +297,9 @@ class _Guarded:
 
 
 def _host_compiler(target: Target) -> Compiler:
-    """The compiler of a computer's target; of networks for other targets GCC, for a moderate time of compilation."""
+    """The compiler of a computer's target; for networks for other targets GCC, with moderate optimization for fast
+    compilation.
+    """
     return target_compiler(target) if target.isa == HOST else replace(find_compiler("gcc"), machine=("-O2",))
 
 

@@ -1,4 +1,4 @@
-"""Files of a compilation: bytes, or tensors that become a safetensors or another file when it is written or read.
+"""Files of a compilation: bytes, or tensors that are serialized when the file is written or read.
 
 So a large network is written and digested one tensor at a time, and no file of its weights is held in memory.
 """
@@ -16,7 +16,7 @@ from ..ir.tensor_files import tensor_file
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """A file in pieces, which `make` makes anew at each reading."""
+    """A file in pieces, which `make` creates again at each reading."""
 
     make: Callable[[], Iterator[bytes]]
 
@@ -25,7 +25,7 @@ Content: TypeAlias = bytes | Params | Pieces
 
 
 class Files(Mapping[str, bytes]):
-    """The files by name, relative to the output directory; the bytes of tensors are made at each reading."""
+    """The files by name, relative to the output directory; the bytes of tensors are created at each reading."""
 
     def __init__(self, contents: Mapping[str, Content]) -> None:
         self._contents = dict(contents)
@@ -43,7 +43,7 @@ class Files(Mapping[str, bytes]):
         return name in self._contents
 
     def __or__(self, others: Mapping[str, Content]) -> Files:
-        """These files and others; those of the same name are replaced."""
+        """These files and others; files of the same name are replaced."""
         added = others._contents if isinstance(others, Files) else others
         return Files({**self._contents, **added})
 

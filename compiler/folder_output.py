@@ -1,4 +1,4 @@
-"""The weights of a model from a Hugging Face folder, stored as integers, as such a folder again.
+"""The integer weights of a model from a Hugging Face folder, written as such a folder.
 
 Convention: compressed-tensors, format pack-quantized. The weight of a linear layer becomes
 
@@ -33,7 +33,7 @@ _FORM = StoredForm("B604", "outputs.hf")
 
 
 def emit_folder(session: Session, graph: Graph) -> dict[str, Content]:
-    """Files of the folder, by name; UserError with everything that the convention cannot hold."""
+    """Files of the folder, by name; UserError with all tensors that the convention cannot hold."""
     source, options = session.spec.model.source, session.spec.outputs.hf
     assert options is not None
     stored = {value.name: value for value in graph.constants if value.type.is_quantized}
@@ -48,7 +48,7 @@ def emit_folder(session: Session, graph: Graph) -> dict[str, Content]:
     for name, entry in session.captured.params.entries.items():
         if name in stored:
             tensors |= _packed(graph, stored[name])
-        elif isinstance(entry, LazyTensor):  # all others are made by capture
+        elif isinstance(entry, LazyTensor):  # all other tensors are created by capture
             tensors[name] = entry
     config = {**read_config(source.path), "quantization_config": _described(stored, options.format)}
     files: dict[str, Content] = {CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode()}
@@ -74,7 +74,7 @@ def _unfit(captured: Graph, graph: Graph, value: Value) -> Iterator[Unfit]:
     casts = [r for node in real if isinstance(node.op, Cast) for r in graph.users.get(node.output.name, ())]
     layers = [node for node in real if not isinstance(node.op, Cast)] + casts
     if not layers or not all(isinstance(node.op, Linear) for node in layers) or value.type.rank != 2:
-        yield Unfit(value.name, "is not the weight of linear layers alone", KEEP_FLOAT)
+        yield Unfit(value.name, "is not only the weight of linear layers", KEEP_FLOAT)
 
 
 def _packed(graph: Graph, value: Value) -> dict[str, Entry]:

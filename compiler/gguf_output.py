@@ -6,8 +6,8 @@ Blocks of 32 weights of a row, each the bytes of a scale in float16 and of the c
     Q4_0   scale, 16 bytes: code i + 8 in the low half of byte i, code i + 16 in the high half
 
 Groups of a multiple of 32 are blocks that repeat a scale. Matrices that are not stored as integers keep their element
-type, vectors become float32. Rows of queries and keys of architecture llama are in llama.cpp's order: the two numbers
-that a rotary embedding turns are neighbours in a head, and not half a head apart.
+type, vectors become float32. Rows of queries and keys of architecture llama are in llama.cpp's order: the two elements
+that a rotary embedding rotates are neighbours in a head, not half a head apart.
 """
 
 from __future__ import annotations
@@ -46,7 +46,9 @@ _ROPE_FREQS = "rope_freqs.weight"
 
 @dataclass(frozen=True)
 class _Stored:
-    """A tensor of the file: its GGUF name and type, its shape, and its elements, which are made when they are read."""
+    """A tensor of the file: its GGUF name and type, its shape, and its elements, which are computed when they are
+    read.
+    """
 
     name: str
     kind: str
@@ -55,7 +57,7 @@ class _Stored:
 
 
 def emit_gguf(session: Session, graph: Graph) -> dict[str, Content]:
-    """The file, by name; UserError with everything that it cannot hold."""
+    """The file, by name; UserError with all tensors that it cannot hold."""
     package, problems = _package(), [*_FORM.foreign(session)]
     if problems:
         raise UserError(problems)
@@ -71,7 +73,7 @@ def emit_gguf(session: Session, graph: Graph) -> dict[str, Content]:
     unfit = [reason for value in stored.values() for reason in _unfit(session.captured, graph, value)]
     tensors = list[_Stored]()
     for name, entry in session.captured.params.entries.items():
-        if not isinstance(entry, LazyTensor):  # made by capture, not of the folder
+        if not isinstance(entry, LazyTensor):  # created by capture, not part of the folder
             continue
         renamed = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if renamed is None:
@@ -106,10 +108,10 @@ def _package() -> Any:  # Any: gguf is optional
 
 
 def _unlike_llama(config: Any) -> Iterator[Problem]:  # Any: a configuration of transformers
-    """Reasons why llama.cpp would compute something else."""
+    """Reasons why llama.cpp would compute different results."""
     advice = f"write `outputs: hf`, or a model of {', '.join(_ARCHITECTURES)}"
     if config.architectures[0] not in _ARCHITECTURES:
-        fact = f"{config.architectures[0]} is not among the architectures that are written"
+        fact = f"{config.architectures[0]} is not among the supported architectures"
         yield Problem(_FORM.code, _FORM.place, fact, advice)
         return
     if config.hidden_act != "silu":
@@ -122,9 +124,7 @@ def _unlike_llama(config: Any) -> Iterator[Problem]:  # Any: a configuration of 
     rope = config.rope_parameters
     forms = ("default", "linear", "llama3")[: 3 if _ARCHITECTURES[config.architectures[0]] == _LLAMA else 2]
     if rope["rope_type"] not in forms or rope.get("partial_rotary_factor", 1.0) != 1.0:
-        fact = (
-            f"rotary embedding of `rope_type` {rope['rope_type']}; those that are written: {', '.join(forms)}"
-        )
+        fact = f"rotary embedding of `rope_type` {rope['rope_type']}; supported are {', '.join(forms)}"
         yield Problem(_FORM.code, _FORM.place, f"{fact}, of all numbers of a head", "write `outputs: hf`")
 
 
@@ -142,7 +142,7 @@ def _unfit(captured: Graph, graph: Graph, value: Value) -> Iterator[Unfit]:
         yield Unfit(value.name, fact, f"use `group_size: {_BLOCK}`, or {KEEP_FLOAT}")
     scale = encoding.scale.tensor(torch.float32)
     if not isinstance(encoding.scale, CodedNumbers) and not torch.equal(scale.half().float(), scale):
-        fact = "has scales that are no numbers of float16"
+        fact = "has scales that float16 cannot represent"
         advice = f"use `scales: float16`; where its range is too narrow, {KEEP_FLOAT}"
         yield Unfit(value.name, fact, advice)
 
@@ -173,7 +173,9 @@ def pack_blocks(codes: Tensor, scales: Tensor, bits: int) -> Tensor:
 
 
 def _plain(name: str, entry: LazyTensor, order: Tensor | None) -> _Stored:
-    dtype = entry.dtype if len(entry.shape) > 1 else torch.float32  # as the file has vectors; exact
+    dtype = (
+        entry.dtype if len(entry.shape) > 1 else torch.float32
+    )  # in the type of vectors in the file; exact
 
     def elements() -> Tensor:
         tensor = entry.read()
@@ -203,7 +205,7 @@ def _frequency_factors(config: Any) -> Tensor:  # Any: of transformers
 def _header(
     package: Any, config: Any, source: FolderSource, architecture: str, tensors: list[_Stored]
 ) -> bytes:
-    """Everything before the elements, padded; gguf and transformers are optional, and their objects Any."""
+    """All bytes before the tensors, padded; gguf and transformers are optional, so their objects are Any."""
     kinds = package.GGMLQuantizationType
     with TemporaryDirectory() as folder:
         path = Path(folder) / FILE
@@ -228,7 +230,7 @@ def _add_metadata(
     window = getattr(config, "sliding_window", None) or config.max_position_embeddings
     writer.add_name(source.attribute)
     writer.add_block_count(config.num_hidden_layers)
-    writer.add_context_length(min(config.max_position_embeddings, window))  # there is no window in llama.cpp
+    writer.add_context_length(min(config.max_position_embeddings, window))  # llama.cpp has no window
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)

@@ -1,12 +1,12 @@
 """Tokenizers in GGUF files: the two kinds of a tokenizer.json that llama.cpp computes in the same way.
 
     gpt2    byte-level BPE whose texts are split as Llama 3 or Qwen2 splits them
-    llama   BPE of SentencePiece, as Llama 2 and Mistral have it: characters that are no tokens are bytes, and the two
+    llama   BPE of SentencePiece, as in Llama 2 and Mistral: characters that are not tokens are bytes, and the two
             neighbours whose union has the highest score are joined first, the left ones of equals
 
-A tokenizer.json has ranks of merges and no scores. The second kind is written where ranks and scores say the same: each
-way to make a token of two tokens is a merge, and the merges of a token follow one another. Its score is then minus its
-place among the tokens that are made.
+A tokenizer.json has ranks of merges and no scores. The second kind is written if ranks and scores are equivalent: each
+split of a token into two tokens is a merge, and the merges of a token are consecutive. Its score is then minus its
+position among the merged tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .model_folder import completed_config, damaged, read_beside, read_tokenizer
 _OTHER_FILES = ("tokenizer_config.json", "chat_template.json")
 _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {_WORDS % r"\p{N}{1,3}": "llama-bpe", _WORDS % r"\p{N}": "qwen2"}
-"""llama.cpp's name of a tokenizer, by the pattern that splits texts."""
+"""Name of a tokenizer in llama.cpp, by the pattern that splits texts."""
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 _SPACES = {"type": "Replace", "pattern": {"String": " "}, "content": _SPACE}
 _CHANGES = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
@@ -35,14 +35,14 @@ _BYTES = frozenset(f"<0x{byte:02X}>" for byte in range(256))
 
 @dataclass(frozen=True)
 class _ByteLevel:
-    """A BPE of bytes, and llama.cpp's name of the way in which it splits texts."""
+    """A BPE of bytes, and llama.cpp's name of its method to split texts."""
 
     split: str
 
 
 @dataclass(frozen=True)
 class _SentencePiece:
-    """A BPE of characters: the score of each token that is made of two, and whether texts begin with a space."""
+    """A BPE of characters: the score of each token that is merged from two, and whether texts begin with a space."""
 
     scores: Mapping[str, float]
     space_before: bool
@@ -57,9 +57,10 @@ def tokenizer_notes(spec: Spec) -> list[str]:
     if _kind(_read(folder), vocabulary) is not None:
         return []
     reason = (
-        f"{TOKENIZER_FILE} is no byte-level BPE of Llama 3 or Qwen2 and no BPE of SentencePiece, within the vocabulary"
+        f"{TOKENIZER_FILE} is neither a byte-level BPE of Llama 3 or Qwen2 nor a BPE of SentencePiece, within the "
+        "vocabulary"
         if (folder / TOKENIZER_FILE).is_file()
-        else f"there is no {TOKENIZER_FILE}"
+        else f"{TOKENIZER_FILE} not found"
     )
     return [f"the GGUF file has no tokenizer, {reason}: the program that runs it has to be given token ids"]
 

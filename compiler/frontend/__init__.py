@@ -1,1 +1,1 @@
-"""From a torch module to a graph of the IR: the traced program, its calls made into operators."""
+"""Conversion of a torch module to a graph of the IR: tracing, and lowering of the traced calls to operators."""

@@ -1,4 +1,4 @@
-"""Comparison of a graph with its module: both are run; a module that keeps state is run twice."""
+"""Comparison of a graph with its module: both are run; a module with state is run twice."""
 
 from __future__ import annotations
 
@@ -18,20 +18,18 @@ _SINGLE_LIMIT = 1e-5
 
 def deviation(
     model: nn.Module,
-    args: Sequence[Any],  # Any: whatever the module takes
+    args: Sequence[Any],  # Any: the arguments of the module
     kwargs: Mapping[str, Any],
     captured: Captured,
 ) -> tuple[float, float]:
-    """Largest difference between module and graph, and the same in units of what is allowed.
+    """Largest difference between module and graph, and the same in units of the tolerance.
 
-    Differences are relative to the largest element of the result that they are in. Not all are faults: a module may
-    choose other kernels when it is not traced, which sum in another order.
+    Differences are relative to the largest element of their result. Not all are faults: outside of tracing a module
+    may use other kernels, which sum in another order.
     """
     before = _attributes(model)
     own = [_leaves(model(*_copied(args), **_copied(kwargs)))]
-    if not _are_same(
-        before, _attributes(model)
-    ):  # the module keeps something: does it matter to the next call?
+    if not _are_same(before, _attributes(model)):  # the module has state: does it affect the next call?
         own.append(_leaves(model(*_copied(args), **_copied(kwargs))))
     traced = _leaves(as_callable(captured)(*args, **kwargs))
     found = [_difference(a, b) for result in own for a, b in zip(result, traced, strict=True)]
@@ -39,9 +37,9 @@ def deviation(
 
 
 def first_difference(first: fx.Graph, second: fx.Graph, lifted: Mapping[str, Tensor]) -> fx.Node | None:
-    """The first node at which two traces of one module part, if any.
+    """The first node at which two traces of one module differ, if any.
 
-    `lifted` holds the tensors, by placeholder, that differ between the traces.
+    `lifted` has the tensors, by placeholder, that differ between the traces.
     """
     for ours, other in zip(first.nodes, second.nodes, strict=False):
         node: fx.Node = ours
@@ -64,16 +62,16 @@ def _are_same(before: list[object], after: list[object]) -> bool:
     return len(before) == len(after) and all(a is b for a, b in zip(before, after, strict=True))
 
 
-def _leaves(result: Any) -> list[Any]:  # Any: whatever the module gives
+def _leaves(result: Any) -> list[Any]:  # Any: the result of the module
     return pytree.tree_leaves(result)
 
 
-def _copied(arguments: Any) -> Any:  # Any: whatever the module takes
+def _copied(arguments: Any) -> Any:  # Any: the arguments of the module
     return pytree.tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, arguments)
 
 
 def _difference(a: object, b: object) -> tuple[float, float]:
-    """Largest difference relative to the largest finite element of `a`, and what is allowed."""
+    """Largest difference relative to the largest finite element of `a`, and the tolerance."""
     if not isinstance(a, Tensor) or not isinstance(b, Tensor):
         return (0.0 if type(a) is type(b) else float("inf")), 1.0
     if a.shape != b.shape or a.dtype is not b.dtype:

@@ -1,7 +1,8 @@
-"""Capture: from a torch module to a graph that computes the same, bit for bit, or a refusal with the user's line.
+"""Capture: conversion of a torch module to a graph that computes the same, bit for bit, or a refusal with the user's
+line.
 
-The module is traced by `torch.export` without decomposition; the trace becomes nodes by the operators' own table,
-and what no operator expresses becomes an opaque `torch_call`. The module itself is left as it was.
+The module is traced by `torch.export` without decomposition. The operators' lowering table converts the trace to
+nodes; calls without an operator become opaque `torch_call` nodes. The module itself is unchanged.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class CaptureError(UserError):
 
 def capture(
     model: nn.Module,
-    args: Sequence[Any],  # Any: whatever the module takes
+    args: Sequence[Any],  # Any: the arguments of the module
     kwargs: Mapping[str, Any] | None = None,
     *,
     params: Mapping[str, Entry] | None = None,
@@ -60,18 +61,18 @@ def capture(
     ranges: Mapping[str, Range] | None = None,
     check: bool = True,
 ) -> Captured:
-    """The graph of `model` for arguments like these: same shapes, same numbers and texts among them.
+    """The graph of `model` for arguments like these: the same shapes, and the same values of numbers and texts.
 
-    With `check`, module and graph are both run once on the arguments, and a difference is refused. CaptureError
-    holds all that stands against a capture, each with the user's line. `input_names` and `output_names` rename the
-    graph's inputs and outputs.
+    With `check`, module and graph both run once on the arguments, and a difference is refused. CaptureError has all
+    reasons against a capture, each with the user's line. `input_names` and `output_names` rename the graph's inputs
+    and outputs.
 
     `dynamic` names the dimensions of inputs whose size each call chooses, `{"tokens": {0: "batch", 1: "length"}}`,
-    and `ranges` the least and largest size of some, `{"length": (2, 512)}`. Dimensions of one name have one size.
-    Module and graph are then compared at two other sizes, too.
+    and `ranges` the least and largest size of some, `{"length": (2, 512)}`. A dimension name has the same size
+    everywhere. Module and graph are then also compared at two other sizes.
 
     `params` has the tensors of a module on the meta device by the names of its state dict, such as those of
-    `ir.open_tensors(path)`. They become constants of the graph unread, and module and graph are not run.
+    `ir.open_tensors(path)`. They become constants of the graph without being read, and module and graph are not run.
     """
     _check_arguments(model, args, kwargs, params, input_names, output_names)
     positional, named = _distinct(tuple(args), dict(kwargs or {}))
@@ -94,10 +95,10 @@ def capture(
 
 
 def _distinct(
-    args: tuple[Any, ...],  # Any: whatever the module takes
+    args: tuple[Any, ...],  # Any: the arguments of the module
     kwargs: dict[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments with a copy of each tensor that occurs again: the tracer makes one input of the two."""
+    """The arguments with a copy of each repeated tensor: the tracer would merge equal tensors into one input."""
     seen: set[int] = set()
 
     def own(leaf: Any) -> Any:  # Any: as above
@@ -112,9 +113,9 @@ def _distinct(
 
 def roundtrip(
     model: nn.Module,
-    example: tuple[Sequence[Any], Mapping[str, Any]],  # Any: whatever the module takes
+    example: tuple[Sequence[Any], Mapping[str, Any]],  # Any: the arguments of the module
 ) -> Callable[..., Any]:
-    """`model` captured, written as text, read back and made callable: what the graph alone carries."""
+    """`model` after capture, dump and parse, as a callable: tests that the graph alone is sufficient."""
     captured = capture(model, *example)
     text, numbers = dump(captured.graph), long_numbers(captured.graph)
     graph = verify(parse(text, params=captured.graph.params, numbers=numbers))
@@ -124,14 +125,18 @@ def roundtrip(
 def _check_arguments(
     model: object, args: object, kwargs: object, params: object, input_names: object, output_names: object
 ) -> None:
-    """ArgumentError for arguments of other classes."""
-    hint = f"make a module of it, as in {model.__name__}()" if isinstance(model, type) else ""
+    """ArgumentError for arguments of the wrong class."""
+    hint = f"pass an instance, as in {model.__name__}()" if isinstance(model, type) else ""
     expect(model, nn.Module, "capture(model, args)", "a torch.nn.Module", hint)
     hint = "write (x,)" if isinstance(args, Tensor) else ""
     expect(args, (tuple, list), "capture(model, args)", "a tuple of the arguments of `forward`", hint)
     expect(kwargs, (Mapping, NoneType), "capture(model, args, kwargs)", "the keywords of `forward`")
     expect(
-        params, (Mapping, NoneType), "capture(params=...)", "tensors by name", "open_tensors(path) gives them"
+        params,
+        (Mapping, NoneType),
+        "capture(params=...)",
+        "tensors by name",
+        "open them with open_tensors(path)",
     )
     for option, names in (("input_names", input_names), ("output_names", output_names)):
         hint = f"write [{names!r}]" if isinstance(names, str) else ""
@@ -159,7 +164,7 @@ def _check_devices(model: nn.Module, arguments: object) -> None:
 
 def _traced(
     model: nn.Module,
-    args: tuple[Any, ...],  # Any: whatever the module takes
+    args: tuple[Any, ...],  # Any: the arguments of the module
     kwargs: dict[str, Any],
     sizes: DynamicInputs = FIXED,
 ) -> ExportedProgram:
@@ -171,15 +176,15 @@ def _traced(
             Problem(
                 "M201",
                 location_of(err),
-                "which way the program takes depends on the data",
-                "take both ways and choose with torch.where, or move the choice out of the model",
+                "the branch that the program takes depends on the data",
+                "compute both branches and select with torch.where, or move the branch out of the model",
             )
         ) from err
     except USER_CODE_RAISES as err:
         problem = _failure("tracing", model, err)
         if sizes:
             fact = f"with dynamic {', '.join(sizes.examples)}, {problem.message}"
-            advice = "check that the module takes other sizes, or leave the dimension out of `dynamic`"
+            advice = "check that the module supports other sizes, or leave the dimension out of `dynamic`"
             problem = Problem("M216", problem.place, fact, advice)
         raise CaptureError(problem) from err
     found = refusals(program.graph_module)
@@ -190,11 +195,11 @@ def _traced(
 
 def _exported(
     model: nn.Module,
-    args: tuple[Any, ...],  # Any: whatever the module takes
+    args: tuple[Any, ...],  # Any: the arguments of the module
     kwargs: dict[str, Any],
     sizes: DynamicInputs,
 ) -> ExportedProgram:
-    """The traced program; dataclasses in its result that the tracer does not know are registered first."""
+    """The traced program; dataclasses in its result that the tracer lacks are registered first."""
     shapes = None
     if sizes:
         args, kwargs = sizes.traced((args, kwargs))
@@ -212,10 +217,10 @@ def _failure(doing: str, model: nn.Module, error: BaseException) -> Problem:
     text = str(error).strip().partition("\n")[0]
     unknown = _UNKNOWN_CLASS.match(text)
     if unknown:
-        advice = (
-            "give tensors, lists, tuples or dicts, or register the class with torch.export.register_dataclass"
+        advice = "return tensors, lists, tuples or dicts, or register the class with torch.export.register_dataclass"
+        return Problem(
+            "M207", place, f"the result contains a {unknown[1]}, which cannot be flattened", advice
         )
-        return Problem("M207", place, f"the result holds a {unknown[1]}, which cannot be taken apart", advice)
     advice = "check that the module runs on the example inputs"
     if _FLOAT_INDICES in text:
         advice = "indices are integers: give the input `dtype: int64`"
@@ -232,7 +237,9 @@ def _imported(
     *,
     several: Set[str] = frozenset(),
 ) -> Captured:
-    """The graph of a program; `names` are those of inputs, outputs and module, `several` dimensions above one."""
+    """The graph of a program; `names` are those of inputs, outputs and module; dimensions in `several` have sizes
+    above one.
+    """
     input_names, output_names, place = names
     builder = Builder()
     placeholders = [n for n in program.graph_module.graph.nodes if n.op == "placeholder"]
@@ -257,7 +264,7 @@ def _imported(
     assert spec_in is not None and spec_out is not None
     tensors = [result for result in results if isinstance(result, Tracked)]
     if not tensors:
-        fact = "forward gives None" if results == [None] else "forward gives no tensor"
+        fact = "forward returns None" if results == [None] else "forward returns no tensor"
         raise CaptureError(Problem("M214", place, fact, "return the result from forward"))
     own_names = result_names(spec_out, [isinstance(result, Tracked) for result in results])
     chosen = output_names or own_names
@@ -276,7 +283,9 @@ def _bind_inputs(
     names: Sequence[str] | None,
     shape_of: Callable[[int, Tensor], tuple[int, ...]],
 ) -> dict[str, object]:
-    """Declare the graph's inputs: a tracked tensor for each tensor that is given, anything else as it is."""
+    """Declares the graph's inputs: returns a tracked tensor for each given tensor, and all other arguments
+    unchanged.
+    """
     tensors = [node for node in given if isinstance(node.meta["val"], Tensor)]
     if names is not None and len(names) != len(tensors):
         fact = f"{len(names)} names for {len(tensors)} input tensors"
@@ -298,7 +307,7 @@ def _tensor_named(program: ExportedProgram, name: str) -> Tensor:
     tensor = program.constants[name] if found is None else found
     if not isinstance(tensor, Tensor) or tensor.is_quantized or tensor.layout != torch.strided:
         raise CaptureError(
-            Problem("M208", name, "is no dense tensor", "convert it with .dequantize() or .to_dense()")
+            Problem("M208", name, "is not a dense tensor", "convert it with .dequantize() or .to_dense()")
         )
     try:
         DType.of(tensor.dtype)
@@ -337,27 +346,27 @@ def _checked(
     }
     node = first_difference(program.graph, again.graph, changed)
     if node is not None:
-        fact = "Python computes a value here that changes from call to call"
+        fact = "Python computes a value here that differs between calls"
         raise CaptureError(
-            problem_at(node, "M204", fact, "pass it in as an input, or make it once in __init__")
+            problem_at(node, "M204", fact, "pass it as an input, or compute it once in __init__")
         )
-    fact = f"the module's result differs from that of its trace by {largest:.1e} of its largest element"
-    advice = "look for state and for random numbers; a model must give the same twice"
+    fact = f"the module's result differs from the result of its trace by {largest:.1e} of its largest element"
+    advice = "look for state and random numbers; two calls of a model must give the same result"
     raise CaptureError(Problem("M209", type(model).__name__, fact, advice))
 
 
 def _checked_at_sizes(
     model: nn.Module,
-    arguments: tuple[tuple[Any, ...], dict[str, Any]],  # Any: whatever the module takes
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],  # Any: the arguments of the module
     sizes: DynamicInputs,
     captured: Captured,
     again: Callable[..., Captured],
     several: Set[str] = frozenset(),
 ) -> Captured:
-    """The captured module, after it was compared with the module at sizes other than the example's.
+    """The captured module after a comparison with the module at sizes other than the example's.
 
-    A size of one is often a case of its own: dimensions where module and graph differ at one have two or more, and
-    `again` makes the graph for that.
+    A size of one is often a special case: dimensions at which module and graph differ for size one get a minimum of
+    two, and `again` captures the graph for that.
     """
     dimensions = captured.graph.dimensions
     for call in sizes_to_check(dimensions):
@@ -380,13 +389,13 @@ def _checked_at_sizes(
 def _difference_at(
     model: nn.Module,
     sizes: DynamicInputs,
-    arguments: tuple[tuple[Any, ...], dict[str, Any]],  # Any: whatever the module takes
+    arguments: tuple[tuple[Any, ...], dict[str, Any]],  # Any: the arguments of the module
     call: Mapping[str, int],
     captured: Captured,
 ) -> Problem | None:
     """Problem of the graph at these sizes; None if it agrees with the module."""
     at = ", ".join(f"{name} = {size}" for name, size in call.items())
-    advice = "limit the dimensions with `min` and `max`, or leave them out of `dynamic`"
+    advice = "limit the dimensions with `min` and `max`, or remove them from `dynamic`"
     args, kwargs = sizes.resized(arguments, call)
     try:
         model(*args, **kwargs)
@@ -403,7 +412,7 @@ def _difference_at(
 
 
 def _lifted(program: ExportedProgram) -> dict[str, Tensor]:
-    """Tensors that the user's code made while it was traced, by placeholder."""
+    """Tensors that the user's code created during tracing, by placeholder."""
     return {
         spec.arg.name: _tensor_named(program, str(spec.target))
         for spec in program.graph_signature.input_specs

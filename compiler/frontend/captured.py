@@ -1,4 +1,4 @@
-"""A captured module: its graph, and how arguments and results map to the graph's inputs and outputs."""
+"""A captured module: its graph, and the mapping of arguments and results to the graph's inputs and outputs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from ...ir import Graph, run
 from ...specs.root_error import ArgumentError, expect, shown
 
-_CALL, _LIKE = "the call", "call it like the module, with numbers and texts as at its capture"
+_CALL, _LIKE = "the call", "call it like the module, with the same numbers and texts as at capture"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class TensorAt:
 
 @dataclass(frozen=True)
 class Fixed:
-    """Something else than a tensor, the same in every call."""
+    """A value other than a tensor, the same in every call."""
 
     value: object
 
@@ -44,8 +44,8 @@ class Signature:
 
     def flatten(
         self, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> list[Tensor]:  # Any: as the module takes
-        """The graph's inputs; ArgumentError when the arguments are not built like those of the capture."""
+    ) -> list[Tensor]:  # Any: the arguments of the module
+        """The graph's inputs; ArgumentError if the structure of the arguments differs from that at capture."""
         try:
             leaves = self.arguments.flatten_up_to((tuple(args), kwargs))
         except ValueError as err:
@@ -57,7 +57,7 @@ class Signature:
                 raise ArgumentError(_CALL, f"was captured for a tensor, got {shown(leaf)}", _LIKE)
         return [leaf for leaf, known in zip(leaves, self.inputs, strict=True) if isinstance(known, TensorAt)]
 
-    def unflatten(self, outputs: Sequence[Tensor]) -> Any:  # Any: as the module gives
+    def unflatten(self, outputs: Sequence[Tensor]) -> Any:  # Any: the result of the module
         """The module's result from the graph's outputs."""
         leaves = [outputs[o.index] if isinstance(o, TensorAt) else o.value for o in self.outputs]
         return pytree.tree_unflatten(leaves, self.result)
@@ -65,10 +65,10 @@ class Signature:
 
 @dataclass(frozen=True)
 class Captured:
-    """A captured module; `trainable` names the constants that are parameters with a gradient.
+    """A captured module; `trainable` are the names of the constants that are parameters with a gradient.
 
-    `deviation` is the largest difference from the module on the example arguments, relative to the largest element
-    of the result it is in: 0.0 means bit for bit, None that it was not measured.
+    `deviation` is the largest difference from the module on the example arguments, relative to the largest element of
+    its result: 0.0 means bit for bit, None that it was not measured.
     """
 
     graph: Graph
@@ -78,21 +78,21 @@ class Captured:
 
 
 def as_callable(captured: Captured, *, graph: Graph | None = None) -> Callable[..., Any]:
-    """A function that takes the module's arguments and gives its result, computed by the graph alone.
+    """A function with the module's arguments and result, computed only by the graph.
 
-    `graph` may be what passes made of the captured one.
+    `graph` may be the result of passes on the captured one.
     """
     expect(captured, Captured, "as_callable(captured)", "what `capture` gives")
     expect(graph, (Graph, NoneType), "as_callable(graph=...)", "a graph")
     chosen = captured.graph if graph is None else graph
-    # torch chooses kernels by whether a weight has a gradient, even where none is computed
+    # torch chooses kernels by whether a weight requires a gradient, even if none is computed
     weights = {
         v.name: chosen.tensor(v).detach().requires_grad_()
         for v in chosen.constants
         if v.name in captured.trainable and not v.type.is_quantized
     }
 
-    def call(*args: Any, **kwargs: Any) -> Any:  # Any: as the module takes and gives
+    def call(*args: Any, **kwargs: Any) -> Any:  # Any: arguments and result of the module
         inputs = captured.signature.flatten(args, kwargs)
         for value, tensor in zip(chosen.inputs, inputs, strict=True):
             if tensor.dtype is not value.type.dtype.torch:

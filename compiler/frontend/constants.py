@@ -1,4 +1,4 @@
-"""The tensors that a traced program reads from its module, one constant for each that is stored."""
+"""The tensors that a traced program reads from its module; each stored tensor becomes one constant."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Emit = Callable[..., Value]
 
 @dataclass(frozen=True)
 class Named:
-    """A tensor of the user's module, or one that its code made while it was traced.
+    """A tensor of the user's module, or one that its code created during tracing.
 
-    `entry` has the elements of the constant where `tensor` is untouched memory of its shape.
+    `entry` has the elements of the constant if `tensor` is uninitialized memory of its shape.
     """
 
     placeholder: str
@@ -31,8 +31,8 @@ class Named:
 def bind_constants(builder: Builder, tensors: Iterable[Named], emit: Emit) -> dict[str, Tracked]:
     """A tracked tensor for each placeholder.
 
-    Tensors that are the same memory are one constant, whatever they are called; a view of a constant is a view of
-    it in the graph too. Nothing may be written to any of them.
+    Tensors with the same memory are one constant, independent of their names; a view of a constant is also a view in
+    the graph. None of them may be written to.
     """
     groups: dict[int, list[Named]] = {}
     for named in tensors:
@@ -63,7 +63,9 @@ def _known(tensor: Tensor, made: list[tuple[Tensor, Value]], emit: Emit) -> Valu
 
 
 def _viewed(base: Tensor, value: Value, tensor: Tensor, emit: Emit) -> Value | None:
-    """`tensor` as a view of the constant `base`, when all its elements lie in there in an arrangement with a name."""
+    """`tensor` as a view of the constant `base`, if all its elements are in `base` and an operator expresses their
+    arrangement.
+    """
     extent = base.untyped_storage().nbytes() // base.element_size()
     where = torch.full((extent,), -1)
     where.as_strided(base.size(), base.stride(), base.storage_offset()).copy_(numbered(base.shape))

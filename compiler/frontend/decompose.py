@@ -1,9 +1,9 @@
-"""Calls of torch that have no operator, taken apart into calls that have one.
+"""Decomposition of torch calls without an operator into calls that have one.
 
-Capture keeps such a call as `torch_call`, which gives its bits; C has no torch to call. Here the call is traced
-again, with the formulas of `formulas.py` before torch's own decompositions (`core_aten_decompositions`), and the
-parts become operators as any captured call does. The result agrees with the call to rounding. A call of which a
-part still has no operator is left whole, so that a refusal names what the user wrote.
+Capture keeps such a call as `torch_call`, which computes its exact bits; C cannot call torch. Here the call is traced
+again, with the formulas of `formulas.py` and then torch's own decompositions (`core_aten_decompositions`), and the
+parts become operators like any captured call. The result agrees with the call up to rounding. A call with a part that
+still has no operator is not decomposed, so that a refusal names the user's call.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from .functionalize import Tracked
 from .importer import Importer
 from .widths import in_single_precision
 
-_Table = dict[OpOverload, Callable[..., Any]]  # Any: as the overload takes and gives
-_MOST_STEPS = 4  # a decomposition of a decomposition of ...
+_Table = dict[OpOverload, Callable[..., Any]]  # Any: arguments and result of the overload
+_MOST_STEPS = 4  # limit of nested decompositions
 
 
 def for_c(graph: Graph) -> Graph:
-    """A captured graph in the operators and element types of the C backend, as far as it can be."""
+    """A captured graph in the operators and element types of the C backend, as far as possible."""
     return decompose(in_single_precision(decompose(graph)))
 
 
 def decompose(graph: Graph) -> Graph:
-    """The graph with every `torch_call` that can be taken apart in the form of operators."""
+    """The graph with operators in place of every `torch_call` that can be decomposed."""
     return _decomposed(graph, _MOST_STEPS)
 
 
@@ -85,28 +85,28 @@ def _traced(call: str, types: tuple[TensorType, ...]) -> fx.GraphModule | None:
     def computed(*operands: Tensor) -> tuple[Tensor, ...]:
         try:
             return op.given_to(FORMULAS.get(overload, overload), operands)
-        except NotImplementedError:  # not for these operands
+        except NotImplementedError:  # the formula does not apply to these operands
             return op.given_to(overload, operands)
 
     examples = [torch.empty(type.shape, dtype=type.dtype.torch) for type in types]
     try:
         with torch.no_grad(), quiet():
             return make_fx(computed, decomposition_table=_table(overload), tracing_mode="fake")(*examples)
-    except (
-        Exception
-    ):  # whatever a decomposition raises that does not know these operands: the call stays whole
+    except Exception:  # any error of a decomposition that does not support these operands: the call is kept
         return None
 
 
 @cache
 def _usual_table() -> _Table:
-    sampler = get_decompositions([torch.ops.aten.grid_sampler_2d])  # the core of aten keeps it whole
+    sampler = get_decompositions(
+        [torch.ops.aten.grid_sampler_2d]
+    )  # core_aten_decompositions keep this overload
     known = {**core_aten_decompositions(), **sampler, **FORMULAS}
     return {overload: made for overload, made in known.items() if _name(overload) not in LOWERINGS}
 
 
 def _table(overload: OpOverload) -> _Table:
-    """Decomposition table: overloads without operator, and `overload`, whose operator has other operands."""
+    """Decomposition table: overloads without an operator, and `overload`, whose operator does not fit its operands."""
     known = core_aten_decompositions().get(overload)
     return _usual_table() if known is None or overload in FORMULAS else {**_usual_table(), overload: known}
 
@@ -116,9 +116,10 @@ def _name(overload: OpOverload) -> str:
 
 
 def _spliced(builder: Builder, parts: Graph, operands: Sequence[Value], source: Source) -> tuple[Value, ...]:
-    """Append a graph's nodes on these operands.
+    """Appends the nodes of a graph with these operands.
 
-    A constant with the name of an operand may be that operand moved, which has its name where nothing else reads it.
+    A constant with the name of an operand may be that operand after data movement; it takes the name if nothing else
+    reads the operand.
     """
     current = {f"x{i}": value for i, value in enumerate(operands)}
     for value in parts.constants:

@@ -1,7 +1,7 @@
-"""Dynamic dimensions of inputs: how a module is traced with sizes that each call chooses.
+"""Dynamic dimensions of inputs: tracing of a module with sizes that each call chooses.
 
-Torch traces with symbolic sizes and says which of them the module fixes, bounds or makes equal. It takes sizes of 0 and
-1, and equal ones, for fixed, so that the example is traced at other sizes, its elements repeated or left out.
+Torch traces with symbolic sizes and reports which of them the module fixes, bounds or makes equal. It treats sizes of
+0 and 1, and equal sizes, as fixed, so the example is traced at other sizes, with its elements repeated or dropped.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..errors import Problem, UserError
 
 Range = tuple[int | None, int | None]
 _TORCH = str(Path(torch.__file__).parent)
-_SEVERAL = 2  # the least size that torch traces as any other
+_SEVERAL = 2  # the least size without a special case in torch
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class DynamicInputs:
 
     @property
     def wanted(self) -> dict[str, Dimension]:
-        """The dimensions as the user gave them."""
+        """The dimensions as the user defined them."""
         found = {}
         for name, example in self.examples.items():
             low, high = self.ranges.get(name, (None, None))
             found[name] = Dimension(name, example, min(example, 1) if low is None else low, high)
         return found
 
-    def resized(self, arguments: Any, sizes: Mapping[str, int]) -> Any:  # Any: as the module takes
-        """The arguments with their elements repeated or left out along dynamic dimensions, up to these sizes."""
+    def resized(self, arguments: Any, sizes: Mapping[str, int]) -> Any:  # Any: the arguments of the module
+        """The arguments with elements repeated or dropped along dynamic dimensions, to these sizes."""
         leaves, spec = pytree.tree_flatten(arguments)
         tensors = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
         for position, axes in self.names.items():
@@ -57,8 +57,8 @@ class DynamicInputs:
             leaves[at] = resized(leaves[at], {axis: sizes[name] for axis, name in axes.items()})
         return pytree.tree_unflatten(leaves, spec)
 
-    def traced(self, arguments: Any) -> Any:  # Any: as the module takes
-        """The arguments at the sizes that they are traced with."""
+    def traced(self, arguments: Any) -> Any:  # Any: the arguments of the module
+        """The arguments at the sizes for tracing."""
         shapes = [tuple(leaf.shape) for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)]
         fixed = {
             n for i, s in enumerate(shapes) for axis, n in enumerate(s) if axis not in self.names.get(i, {})
@@ -72,7 +72,7 @@ class DynamicInputs:
     def shapes(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:  # Any: torch's own
-        """The dynamic dimensions as torch's tracer takes them; `args` and `kwargs` are those that are traced."""
+        """The dynamic dimensions in the form of torch's tracer; `args` and `kwargs` are the traced arguments."""
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         collection = ShapesCollection()
         for position, axes in self.names.items():
@@ -86,13 +86,13 @@ FIXED = DynamicInputs()
 
 def dynamic_inputs(
     model: nn.Module,
-    args: Sequence[Any],  # Any: as the module takes
+    args: Sequence[Any],  # Any: the arguments of the module
     kwargs: Mapping[str, Any],
     dynamic: Mapping[str, Mapping[int, str]],
     ranges: Mapping[str, Range],
     input_names: Sequence[str] | None,
 ) -> DynamicInputs:
-    """The dynamic dimensions that are given by the inputs' names; UserError for those that do not exist or fit."""
+    """The dynamic dimensions, by the inputs' names; UserError for dimensions that do not exist or fit."""
     tensors = [leaf for leaf in pytree.tree_leaves((tuple(args), dict(kwargs))) if isinstance(leaf, Tensor)]
     names = list(input_names) if input_names is not None else _argument_names(model, args, kwargs, tensors)
     found: dict[int, dict[int, str]] = {}
@@ -102,7 +102,7 @@ def dynamic_inputs(
         place = f"input {name}"
         if name not in names:
             hint = f"there are {', '.join(filter(None, names))}"
-            problems.append(Problem("M215", place, "is no tensor that forward takes", hint))
+            problems.append(Problem("M215", place, "is not a tensor argument of forward", hint))
             continue
         position = names.index(name)
         shape = tuple(tensors[position].shape)
@@ -130,11 +130,13 @@ def dynamic_inputs(
 
 def _argument_names(
     model: nn.Module,
-    args: Sequence[Any],  # Any: as the module takes
+    args: Sequence[Any],  # Any: the arguments of the module
     kwargs: Mapping[str, Any],
     tensors: Sequence[Tensor],
 ) -> list[str]:
-    """Parameters of `forward` that are given a tensor, in the order of the tensors; "" for tensors inside others."""
+    """Parameters of `forward` whose arguments are tensors, in the order of the tensors; "" for tensors inside other
+    arguments.
+    """
     bound = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     named = {id(value): name for name, value in bound.items() if isinstance(value, Tensor)}
     return [named.get(id(tensor), "") for tensor in tensors]
@@ -142,7 +144,7 @@ def _argument_names(
 
 @dataclass(frozen=True)
 class TracedDimensions:
-    """Dimensions as the tracer found them, and the size of each of its symbols."""
+    """Dimensions as found by the tracer, and the size of each of its symbols."""
 
     dimensions: Mapping[str, Dimension]
     symbols: Symbols
@@ -162,9 +164,10 @@ def traced_dimensions(
     ranges: Mapping[sympy.Symbol, Any],  # Any: torch's value ranges
     several: Set[str] = frozenset(),
 ) -> TracedDimensions:
-    """The dimensions with the ranges that the module takes; UserError for one that it fixes or bounds further.
+    """The dimensions with the ranges that the module supports; UserError if the module fixes or bounds one further.
 
-    `given` are the placeholders of the tensors. Dimensions in `several` are above one where the user gave no range.
+    `given` are the placeholders of the tensors. Dimensions in `several` are at least two unless the user gave a
+    range.
     """
     symbols: dict[sympy.Symbol, str] = {}
     dimensions = dict(inputs.wanted)
@@ -177,7 +180,7 @@ def traced_dimensions(
             if not isinstance(symbol, sympy.Symbol):
                 problems.append(_fixed(given[position], axis, name, size))
             elif symbols.setdefault(symbol, name) != name:
-                fact = f"{name} and {symbols[symbol]} have one size in every call"
+                fact = f"{name} and {symbols[symbol]} are equal in every call"
                 problems.append(
                     Problem("M216", f"input {given[position].name}", fact, "give both the same name")
                 )
@@ -203,31 +206,31 @@ def _bounded(
     upper = None if found is None or not found.upper.is_Integer else int(found.upper)
     place = f"dimension {dimension.name}"
     if low is not None and low < lower:
-        fact = f"`min` is {low}; the module takes {lower} or more"
+        fact = f"`min` is {low}; the module needs at least {lower}"
         raise UserError(Problem("M216", place, fact, f"raise it to {lower}"))
     if upper is not None and high is not None and high > upper:
-        fact = f"`max` is {high}; the module takes up to {upper}"
+        fact = f"`max` is {high}; the module supports up to {upper}"
         raise UserError(Problem("M216", place, fact, f"lower it to {upper}"))
     if not lower <= dimension.example <= (upper or dimension.example):
-        fact = f"the example's size is {dimension.example}; the module takes {lower}..{upper or ''}"
+        fact = f"the example's size is {dimension.example}; the module supports {lower}..{upper or ''}"
         raise UserError(Problem("M216", place, fact, "choose an example within the range"))
     chosen = low or max(lower, _SEVERAL if is_several else 1)
     return replace(dimension, low=chosen, high=upper if high is None else high)
 
 
 def _fixed(node: fx.Node, axis: int, name: str, size: Any) -> Problem:  # Any: an integer or a symbolic one
-    """The problem of a dimension that the module fixes, with the line that does where the tracer tells."""
+    """Problem of a dimension that the module fixes, with the line that does so if the tracer reports it."""
     environment = node.meta["val"].fake_mode.shape_env
     guards = [g for g in environment.guards if isinstance(g.expr, sympy.Eq) and size in g.expr.args]
     places = [place for guard in guards if (place := _place(guard.sloc))]
     fact = f"the module fixes dimension {axis} ({name}) at {size}{f' at {places[0]}' if places else ''}"
     return Problem(
-        "M216", f"input {node.name}", fact, "leave it out of `dynamic`, or compute with the tensor's size"
+        "M216", f"input {node.name}", fact, "remove it from `dynamic`, or compute with the tensor's size"
     )
 
 
 def _place(location: Any) -> str:  # Any: torch's own
-    """Line of the user, or of a package, where the tracer fixed a size; empty if it is in torch."""
+    """Line of the user, or of a package, at which the tracer fixed a size; empty if it is in torch."""
     frame = location.framework_loc
     if isinstance(frame, FrameSummary) and not frame.filename.startswith(_TORCH):
         return f"{frame.filename}:{frame.lineno}"

@@ -1,6 +1,6 @@
-"""Calls of torch in terms of calls that have an operator, where torch has no decomposition or a worse one.
+"""Torch calls expressed by calls that have an operator, for overloads that torch does not decompose well.
 
-Each formula takes the arguments of the overload that it stands for and is traced on tensors without values.
+Each formula has the arguments of the overload that it replaces, and is traced on tensors without values.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
-Formula = Callable[..., Any]  # Any: as the overload takes and gives
+Formula = Callable[..., Any]  # Any: arguments and result of the overload
 FormulaFunction = TypeVar("FormulaFunction", bound=Formula)
 FORMULAS: dict[OpOverload, Formula] = {}
 _aten = torch.ops.aten
 
 
 def formula(*overloads: OpOverload) -> Callable[[FormulaFunction], FormulaFunction]:
-    """Function decorator: this function computes what the overloads compute."""
+    """Function decorator: the function replaces these overloads."""
 
     def register(function: FormulaFunction) -> FormulaFunction:
         FORMULAS.update(dict.fromkeys(overloads, function))
@@ -150,7 +150,7 @@ def _prod_of_all(x: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
 
 @formula(_aten.prod.dim_int)
 def _prod(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Tensor:
-    """The first half times the second, again and again."""
+    """Product by halves: the first half times the second, repeated."""
     x = _accumulated(x, dtype)
     while (count := x.shape[dim]) > 1:
         half = count // 2
@@ -162,7 +162,7 @@ def _prod(x: Tensor, dim: int, keepdim: bool = False, *, dtype: torch.dtype | No
 @formula(_aten.histc.default)
 def _histc(x: Tensor, bins: int = 100, min: float = 0, max: float = 0) -> Tensor:
     """Counts at or above each lower edge, minus those of the next; the last bin includes its upper edge."""
-    if not min < max:  # the ends are those of the data
+    if not min < max:  # the range is that of the data
         raise NotImplementedError
     elements = x.reshape(-1)
     starts = torch.linspace(min, max, bins + 1, dtype=x.dtype)[:-1]
@@ -194,7 +194,7 @@ def _cummin(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _scan(x: Tensor, dim: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Every element combined with all before it, by doubling: element i with i - 1, i - 2, i - 4, ..."""
+    """Scan by doubling: every element combined with all before it: element i with i - 1, then i - 2, i - 4, ..."""
     size, distance = (x.shape[dim] if x.ndim else 1), 1
     while distance < size:
         moved = combine(x.narrow(dim, distance, size - distance), x.narrow(dim, 0, size - distance))
@@ -206,7 +206,9 @@ def _scan(x: Tensor, dim: int, combine: Callable[[Tensor, Tensor], Tensor]) -> T
 def _running_extremum(
     x: Tensor, dim: int, combine: Callable[[Tensor, Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The last of equal elements counts, so its index is the largest so far of those that are their own extremum."""
+    """Running extremum and its index. Of equal elements the last one counts: its index is the largest index so far of
+    an element that equals its running extremum.
+    """
     values = _scan(x, dim, combine)
     shape = [-1 if axis == dim % max(x.ndim, 1) else 1 for axis in range(x.ndim)]
     places = torch.arange(x.shape[dim] if x.ndim else 1).view(shape)
@@ -243,7 +245,7 @@ def _median_of_all(x: Tensor) -> Tensor:
 
 @formula(_aten.gather.default)
 def _gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
-    """All elements as one dimension, looked up by the places that index and neighbours give."""
+    """Lookup in the flattened tensor, at the positions that `index` and its own position give."""
     return x.reshape(-1)[_places(x, dim, index)]
 
 
@@ -254,7 +256,7 @@ def _take(x: Tensor, index: Tensor) -> Tensor:
 
 @formula(_aten.index.Tensor, _aten._unsafe_index.Tensor)
 def _index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
-    """Indices of several dimensions, which broadcast, as indices of one: those dimensions are joined."""
+    """Indices of several dimensions, which broadcast, as indices of one dimension: the dimensions are joined."""
     known = {axis: index for axis, index in enumerate(indices) if index is not None}
     if any(index.dtype is torch.bool for index in known.values()):
         raise NotImplementedError
@@ -339,7 +341,7 @@ def _index_copy(x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
 def _index_put(
     x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False
 ) -> Tensor:
-    """The numbers of all elements, looked up as the elements would be, say where they are put."""
+    """Writes at the positions found by the same lookup of the element numbers."""
     given = [index for index in indices if index is not None]
     if len(given) == 1 and given[0].dtype is torch.bool:
         mask = given[0]
@@ -594,7 +596,7 @@ def _smooth_bilinear(x: Tensor, size: _Size, align_corners: bool, factors: _Fact
 def _resampled(
     x: Tensor, overload: OpOverload, size: _Size, factors: _Factors, align_corners: bool
 ) -> Tensor:
-    """One matrix for each dimension, read off an image that changes along this dimension alone."""
+    """One matrix for each dimension, derived from the resampling of an image that varies only along this dimension."""
     height, width = x.shape[2:]
     with unset_fake_temporarily(), disable_proxy_modes_tracing():
         rows = torch.eye(height)[:, None, :, None].expand(height, 1, height, width).contiguous()
@@ -605,13 +607,13 @@ def _resampled(
 
 
 def _linear(x: Tensor, weight: Tensor) -> Tensor:
-    """Written so that it becomes the operator `linear`, which has weights for each row, in any rank."""
+    """A product in a form that becomes the operator `linear` (one row of weights per output), for any rank."""
     rows = torch.addmm(weight.new_zeros(len(weight)), x.reshape(-1, x.shape[-1]), weight.t())
     return rows.view([*x.shape[:-1], len(weight)])
 
 
 def _places(x: Tensor, dim: int, index: Tensor) -> Tensor:
-    """Numbers of the elements that `index` means along `dim`, and its own places along the others."""
+    """Element numbers: `index` along `dim`, and the position in `index` along all other dimensions."""
     dim %= max(x.ndim, 1)
     place = index * _stride(x, dim)
     for axis, size in enumerate(index.shape):
@@ -622,7 +624,7 @@ def _places(x: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def _axes(x: Tensor, dim: Sequence[int] | None) -> list[int]:
-    """Dimensions counted from the front; all of them where none is given."""
+    """Dimensions counted from the front; all dimensions if none is given."""
     return [axis % x.ndim for axis in dim] if dim else list(range(x.ndim))
 
 
@@ -634,7 +636,7 @@ def _stride(x: Tensor, axis: int) -> int:
 
 
 def _accumulated(x: Tensor, dtype: torch.dtype | None) -> Tensor:
-    """In the element type in which torch adds up: int64 for integers and booleans."""
+    """The tensor in torch's accumulation type: int64 for integers and booleans."""
     return x.to(dtype or (x.dtype if x.dtype.is_floating_point else torch.int64))
 
 
@@ -643,6 +645,6 @@ def _as_tensor(bound: Tensor | float, x: Tensor) -> Tensor:
 
 
 def _along(index: Tensor, dim: int, source: Tensor) -> Tensor:
-    """An index for each element of `source`, the same for all but dimension `dim`."""
+    """An index for each element of `source`, constant along all dimensions but `dim`."""
     shape = [-1 if axis == dim % source.ndim else 1 for axis in range(source.ndim)]
     return index.view(shape).expand(source.shape)

@@ -1,8 +1,8 @@
-"""Tensors that share memory, as values that do not: a write gives a new value, and every alias sees it.
+"""Tensors that share memory, as values that do not: a write gives a new value, which every alias reads.
 
-Each storage has a root, the tensor that came first; every other tensor of it is a view of an earlier one.
-A write through a view makes a new value of the view, then of what it views, up to the root. Other views are made
-again from there when they are next read.
+Each storage has a root, its first tensor; every other tensor of it is a view of an earlier one. A write through a
+view makes a new value of the view, then of its parent, up to the root. Other views are computed again from there when
+they are next read.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Emit = Callable[..., Value]  # (overload, *args) -> the value of the call
 
 
 class UnsupportedWriteError(FxpressError):
-    """A write through a view that cannot be followed back to what it views."""
+    """A write through a view that cannot be traced back to its parent."""
 
 
 @dataclass(eq=False)
 class Storage:
-    """Memory that several tensors may share. `owner` names the user's state or input that lives in it.
+    """Memory that several tensors may share. `owner` is the name of the user's state or input in it.
 
-    `is_seen` says that its content may have been used, or that what is written to it shows elsewhere.
+    `is_seen` is True if its content may have been used, or if writes to it are visible elsewhere.
     """
 
     owner: str = ""
@@ -42,10 +42,10 @@ class Storage:
 
 
 class Numbering(Protocol):
-    """Indices of the elements that a view shows."""
+    """Indices of the elements of a view."""
 
     def __call__(self, numbers: Tensor, sizes: Mapping[str, int]) -> Tensor:
-        """The view of the indices of what is viewed, for these sizes of dynamic dimensions."""
+        """The view of the indices of its parent, for these sizes of dynamic dimensions."""
 
 
 @dataclass(eq=False)
@@ -59,7 +59,7 @@ class View:
 
 @dataclass(eq=False)
 class Tracked:
-    """A tensor of the traced program and the value that stands for it as of `version` of its storage."""
+    """A tensor of the traced program and the value that represents it at `version` of its storage."""
 
     value: Value
     storage: Storage = field(default_factory=Storage)
@@ -72,7 +72,7 @@ class Tracked:
         return self.value.type
 
     def read(self) -> Value:
-        """The present value, made again from what the tensor views where that was written to since."""
+        """The present value, computed again from the parent if the parent was written to."""
         self.storage.is_seen = True
         stale: list[Tracked] = []
         tensor = self
@@ -85,7 +85,7 @@ class Tracked:
         return self.value
 
     def write(self, value: Value, emit: Emit) -> None:
-        """Give the tensor a new value, and with it all that shares its memory."""
+        """Writes a new value to the tensor, and so to all tensors that share its memory."""
         self.read()
         path = [(self, value)]
         while (view := path[-1][0].view) is not None:
@@ -99,7 +99,7 @@ class Tracked:
 
 
 def _write_back(view: View, value: Value, emit: Emit) -> Value:
-    """The value of what is viewed, after `value` was written to the view."""
+    """The value of the parent after `value` was written to the view."""
     parent = view.parent.read()
     shape = parent.type.shape
     shown = _shown(view, parent, value)
@@ -132,13 +132,13 @@ def _write_box(
 
 def _shown(view: View, parent: Value, value: Value) -> Region:
     if parent.type.dtype is not value.type.dtype:
-        raise UnsupportedWriteError("the view has another element type than what it views")
+        raise UnsupportedWriteError("the view has another element type than its base")
     shape = parent.type.shape
     dimensions = dimensions_of((shape, value.type.shape))
     if not dimensions:
         found = region_shown(partial(view.number, sizes={}), shape)
         if found is None:
-            raise UnsupportedWriteError("the view shows an element more than once")
+            raise UnsupportedWriteError("the view contains an element more than once")
         return found
     first = traced_sizes(dimensions)
     calls = [
@@ -149,5 +149,5 @@ def _shown(view: View, parent: Value, value: Value) -> Region:
     regions = [region_shown(partial(view.number, sizes=c), s) for c, s in zip(calls, shapes, strict=True)]
     joined = joined_region(shape, shapes, regions)
     if joined is None:
-        raise UnsupportedWriteError("which elements the view shows depends on the size of an input")
+        raise UnsupportedWriteError("the elements of the view depend on the size of an input")
     return joined

@@ -1,4 +1,6 @@
-"""From a traced program (a torch.fx graph over aten) to nodes of the IR, with in-place writes made functional."""
+"""Conversion of a traced program (a torch.fx graph over aten) to nodes of the IR, with in-place writes made
+functional.
+"""
 
 from __future__ import annotations
 
@@ -40,14 +42,14 @@ _RESIZING = {"resize_", "resize_as_", "set_", "_resize_output_"}
 
 
 class Importer:
-    """Runs a traced program once, on values of the graph that is being built; collects what it has to refuse."""
+    """Runs a traced program once, on values of the graph under construction; collects all refusals."""
 
     def __init__(
         self, builder: Builder, *, source: Source | None = None, symbols: Symbols = NO_SYMBOLS
     ) -> None:
-        """`source` is that of every node; without one each has the line that it was traced at.
+        """`source` is the source of every node; without it each node has its line in the trace.
 
-        `symbols` has the sizes that the tracer's symbols stand for.
+        `symbols` has the sizes of the tracer's symbols.
         """
         self.problems: list[Problem] = []
         self._builder, self._source, self._symbols = builder, source, symbols
@@ -68,7 +70,7 @@ class Importer:
         raise AssertionError("a traced program ends with its output")
 
     def emit(self, overload: OpOverload, *args: Argument, source: Source | None = None) -> Value:
-        """Append a call that has one result."""
+        """Appends a call with one result."""
         (value,) = lower(self._builder, overload, args, {}, source=source or NOWHERE)
         return value
 
@@ -98,7 +100,7 @@ class Importer:
         return self._compute(call)
 
     def _number(self, node: fx.Node) -> Result:
-        """The size that a node computes. Other numbers are refused where a tensor is computed from them."""
+        """The size that a node computes. Other numbers are refused if a tensor is computed from them."""
         val = node.meta["val"]
         if isinstance(val, torch.SymInt):
             try:
@@ -116,7 +118,7 @@ class Importer:
         return True
 
     def _refuse_number(self, node: fx.Node, fact: str) -> None:
-        advice = "compute it with tensors, or leave the dimension out of `dynamic`"
+        advice = "compute it with tensors, or remove the dimension from `dynamic`"
         self.problems.append(problem_at(node, "M218", fact, advice))
 
     def _inline(self, target: HigherOrderOperator, args: Sequence[Result]) -> list[Result]:
@@ -170,14 +172,14 @@ class Importer:
         return self._compute(call.replaced(functional))
 
     def _write(self, call: TracedCall) -> Result:
-        """Carry out a call that writes to some of its arguments; they are what it gives, in order."""
+        """Performs a call that writes to some of its arguments; its results are these arguments, in order."""
         targets = call.returned_targets()
         if targets is None or not all(isinstance(target, Tracked) for target in targets):
             self._refuse_write(call, f"{call.name} writes to a tensor in a way that is not supported")
             return [target for target in call.args if isinstance(target, Tracked)][:1]
         for target in targets:
             if call.overload in _OVERWRITES and target.view is None and not target.storage.is_seen:
-                target.storage.owner = ""  # what was there before the call is not used: no state
+                target.storage.owner = ""  # the content before the call is not used: it is not a state
         owners = [target.storage.owner for target in targets if target.storage.owner]
         if owners:
             self._refuse_owned(call, owners[0])
@@ -198,7 +200,7 @@ class Importer:
             self._refuse_write(call, f"{call.name} writes through a view: {err}")
 
     def _written(self, call: TracedCall, targets: Sequence[Tracked], source: Source) -> Sequence[Value]:
-        """The new values of what a call writes to."""
+        """The new values of the tensors that a call writes to."""
         expected = [target.type for target in targets]
         args = call.read(call.args)
         kwargs = {name: call.read(item) for name, item in call.kwargs.items()}
@@ -217,10 +219,10 @@ class Importer:
 
     def _refuse_owned(self, call: TracedCall, owner: str) -> None:
         if owner.startswith("input "):
-            advice = "work on a copy: x = x.clone(), or use the form without the underscore"
+            advice = "work on a copy: x = x.clone(), or use the operation without the underscore"
             self.problems.append(problem_at(call.node, "M206", f"{call.name} writes to {owner}", advice))
         else:
-            advice = "a compiled model keeps no state; give the new state back as an output"
+            advice = "a compiled model keeps no state; return the new state as an output"
             self.problems.append(problem_at(call.node, "M205", f"{call.name} writes to {owner}", advice))
 
     def _refuse_write(self, call: TracedCall, fact: str) -> None:
@@ -236,7 +238,7 @@ def _resolved(item: Any, results: Mapping[fx.Node, Result]) -> Result:  # Any: a
 
 
 def _filled(result: object, made: Iterator[Tracked]) -> Result:
-    """A traced result with tracked tensors in the place of its tensors."""
+    """A traced result with tracked tensors in place of its tensors."""
     if isinstance(result, Tensor):
         return next(made)
     if isinstance(result, list | tuple):

@@ -1,4 +1,4 @@
-"""From one aten call to nodes: by the operators' own table, or as an opaque `torch_call`."""
+"""Lowering of one aten call to nodes: by the operators' lowering table, or as an opaque `torch_call`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ def lower(
     source: Source = NOWHERE,
     expected: Sequence[TensorType] | None = None,
 ) -> tuple[Value, ...]:
-    """Append the nodes of a call, whose operands are `Value`s or new constants; one value for each tensor it gives.
+    """Appends the nodes of a call, whose operands are `Value`s or new constants; returns one value for each result
+    tensor.
 
-    A call without operands, such as `arange`, is a constant, unless it is of sizes that each call chooses. An operator
-    that declines, or whose results differ from the `expected` types, makes way for `torch_call`.
+    A call without operands, such as `arange`, becomes a constant, unless it depends on dynamic sizes. If the operator
+    declines, or its results differ from the `expected` types, the call becomes a `torch_call`.
     """
     args = [builder.constant("constant", item) if isinstance(item, Tensor) else item for item in args]
     if not _reads_values((*args, *kwargs.values())) and not _has_sizes([*args, *kwargs.values()]):
@@ -49,7 +50,7 @@ def opaque(
     *,
     source: Source = NOWHERE,
 ) -> tuple[Value, ...]:
-    """Append the call as a `torch_call`."""
+    """Appends the call as a `torch_call`."""
     operands: list[Value] = []
 
     def numbered(argument: Argument) -> Argument:
@@ -73,18 +74,18 @@ _SIZES = frozenset(
         *("start", "end", "length", "repeats"),
     }
 )
-"""Parameters whose numbers lowerings put into attributes as they are: there they may depend on dimensions."""
+"""Parameters whose numbers become attributes unchanged: these may depend on dimensions."""
 
 
 def _takes_sizes(overload: OpOverload, args: Sequence[Argument], kwargs: Mapping[str, Argument]) -> bool:
-    """Whether sizes that depend on dimensions are only among the parameters for sizes."""
+    """True if sizes that depend on dimensions occur only in parameters for sizes."""
     declared = [argument.name for argument in overload._schema.arguments]
     bound = {**dict(zip(declared, args, strict=False)), **kwargs}
     return all(name in _SIZES for name, argument in bound.items() if _has_sizes(argument))
 
 
 def _has_sizes(argument: Argument) -> bool:
-    """Whether an argument is, or lists, a size that depends on dimensions."""
+    """True if an argument is, or contains, a size that depends on dimensions."""
     if isinstance(argument, list | tuple):
         return any(map(_has_sizes, argument))
     return isinstance(argument, Size)
@@ -106,7 +107,7 @@ def _made_now(
 
 
 class _DeclinedError(Exception):
-    """An operand is not of the kind that the operator asked for, such as a number in place of a tensor."""
+    """An operand is not of the kind that the operator requires, such as a number in place of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class BoundCall:
         return found
 
     def operand_or_scalar(self, name: str) -> Value | int | float | bool:
-        """A tensor argument in whose place torch also takes a number."""
+        """A tensor argument that may also be a number."""
         found = self[name]
         if not isinstance(found, Value | int | float):
             raise _DeclinedError(name)
@@ -167,11 +168,11 @@ class BoundCall:
         return self.builder.constant(name, tensor)
 
     def emit(self, op: Op, *operands: Value | None) -> Value:
-        """Add a node with one result."""
+        """Adds a node with one result."""
         return self.builder.add(op, *operands, source=self.source)
 
     def emit_many(self, op: Op, *operands: Value | None) -> tuple[Value, ...]:
-        """Add a node with several results."""
+        """Adds a node with several results."""
         types = op.infer(*(value and value.type for value in operands))
         return self.builder.append(op, operands, types, source=self.source)
 
@@ -183,7 +184,7 @@ class BoundCall:
 def _results(lowering: Any, call: BoundCall) -> tuple[Value, ...]:  # Any: Lowering, of the wider AtenCall
     try:
         results = lowering(call)
-    except (_DeclinedError, IRError):  # the operator cannot express this call: torch_call can
+    except (_DeclinedError, IRError):  # the operator cannot express this call; `torch_call` can
         return ()
     if results is None:
         return ()

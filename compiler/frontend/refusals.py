@@ -23,13 +23,13 @@ _TRAINING_FLAGS = ("train", "training")
 
 
 def refusals(program: fx.GraphModule) -> list[Problem]:
-    """All that cannot be captured, each with the user's line; programs inside programs included."""
+    """Everything in a program that cannot be captured, each with the user's line; nested programs included."""
     found = [problem for node in _nodes(program) for problem in _problems(node)]
     return shortened(found)
 
 
 def problem_at(node: fx.Node, code: str, fact: str, advice: str) -> Problem:
-    """A problem that stands at a traced node: its line, and the layer in the message."""
+    """A problem at a traced node: its line, and the layer in the message."""
     source = source_of(node)
     layer = f"{source.module}: " if source.module else ""
     return Problem(code, source.location, f"{layer}{fact}", advice)
@@ -61,11 +61,11 @@ def _bodies(node: fx.Node, name: str) -> Iterator[Problem]:
             place, "M211", "autocast chooses element types", "convert tensors with .to() instead"
         )
     if name not in INLINED:
-        yield problem_at(place, "M211", f"torch.{name} is not supported", "write the choice without it")
+        yield problem_at(place, "M211", f"torch.{name} is not supported", "write the branch without it")
 
 
 def _first_inside(node: fx.Node) -> fx.Node:
-    """The first traced node of the program that a higher-order operator runs, or the operator's own."""
+    """The first traced node of the program that a higher-order operator runs, or the operator's own node."""
     holder = node.graph.owning_module
     for argument in node.all_input_nodes:
         body = getattr(holder, str(argument.target), None) if argument.op == "get_attr" else None
@@ -78,12 +78,12 @@ def _data_dependence(node: fx.Node) -> Iterator[Problem]:
     if not node.meta.get("unbacked_bindings"):
         return
     if isinstance(node.meta.get("val"), Tensor):
-        fact = f"{_name(node)} gives a tensor whose size depends on the data"
+        fact = f"{_name(node)} returns a tensor whose size depends on the data"
         yield problem_at(
             node, "M202", fact, "use a form of fixed size, such as torch.where or a multiplied mask"
         )
     else:
-        fact = f"{_name(node)} makes a Python number of the data"
+        fact = f"{_name(node)} converts data to a Python number"
         yield problem_at(node, "M202", fact, "keep it a tensor")
 
 
@@ -95,7 +95,9 @@ def _element_types(node: fx.Node) -> Iterator[Problem]:
             yield problem_at(node, "M208", f"{_name(node)}: {err.message}", "convert it to a supported type")
             return
         if tensor.layout != torch.strided:
-            yield problem_at(node, "M208", f"{_name(node)} gives a {tensor.layout} tensor", "make it dense")
+            yield problem_at(
+                node, "M208", f"{_name(node)} gives a {tensor.layout} tensor", "convert it to a dense tensor"
+            )
             return
 
 
@@ -117,12 +119,12 @@ def _randomness(node: fx.Node, overload: OpOverload) -> Iterator[Problem]:
         node,
         "M204",
         f"{_name(node)} draws random numbers",
-        "pass them in as an input, or draw them once into a buffer",
+        "pass them as an input, or draw them once into a buffer",
     )
 
 
 def _draws(node: fx.Node, overload: OpOverload) -> bool:
-    """Whether an overload that may draw random numbers does so with these arguments."""
+    """True if an overload that may draw random numbers does so with these arguments."""
     names = {a.name for a in overload._schema.arguments}
     if any(name in names and _argument(node, name) is False for name in _TRAINING_FLAGS):
         return False

@@ -31,7 +31,7 @@ def result_names(result: pytree.TreeSpec, is_tensor: Sequence[bool]) -> tuple[st
 
 
 def register_dataclasses(result: object) -> bool:
-    """Make the dataclasses in a result known to torch's tracer; False if there is none that it does not know."""
+    """Registers the dataclasses in a result with torch's tracer; False if there is none to register."""
     unknown = {type(part) for part in _parts(result) if is_dataclass(part)} - pytree.SUPPORTED_NODES.keys()
     for found in unknown:
         torch.export.register_dataclass(found)

@@ -21,7 +21,7 @@ _TORCH = tuple(str(Path(torch.__file__).parent.parent / name) + os.sep for name 
 
 
 def source_of(node: fx.Node) -> Source:
-    """Module path and innermost line outside torch of a traced node; either is empty when it is not known."""
+    """Module path and innermost line outside torch of a traced node; either is empty if unknown."""
     stack = node.meta.get("nn_module_stack") or {}
     path, _ = next(reversed(stack.values()), ("", None))
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
@@ -30,7 +30,7 @@ def source_of(node: fx.Node) -> Source:
 
 
 def location_of(error: BaseException) -> str:
-    """The user's innermost line that was running inside torch's tracer when `error` was raised, or an empty text."""
+    """The user's innermost line inside torch's tracer when `error` was raised; empty if there is none."""
     cause: BaseException | None = error
     while cause is not None:
         frames = traceback.extract_tb(cause.__traceback__)
@@ -43,7 +43,7 @@ def location_of(error: BaseException) -> str:
 
 
 def user_line(error: BaseException) -> str:
-    """The user's innermost line in a traceback, or the line of a syntax error; empty if neither is there."""
+    """The user's innermost line in a traceback, or the line of a syntax error; empty if there is neither."""
     if isinstance(error, SyntaxError) and error.filename and _is_user_code(error.filename):
         return _shown(error.filename, error.lineno or 0)
     own = [f for f in traceback.extract_tb(error.__traceback__) if _is_user_code(f.filename)]
@@ -62,7 +62,7 @@ def _shown(file: str, line: int) -> str:
 
 
 def portable(graph: Graph, folder: Path) -> Graph:
-    """`graph` with locations that say the same on every machine: below `folder`, below site-packages, or by name."""
+    """`graph` with locations that are independent of the machine: below `folder`, below site-packages, or by name."""
     nodes = tuple(
         replace(n, source=replace(n.source, location=_portable(n.source.location, folder)))
         for n in graph.nodes

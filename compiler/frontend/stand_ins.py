@@ -1,7 +1,7 @@
-"""Capture of a module on the meta device: its tensors are untouched memory while it is traced.
+"""Capture of a module on the meta device: uninitialized memory replaces its tensors during tracing.
 
-Tracing looks at shapes, element types and shared storage, not at elements, and memory that nobody writes to takes no
-room. So a module larger than memory is captured, with lazy constants.
+Tracing uses shapes, element types and shared storage, not elements, and memory that nobody writes to takes no space.
+So a module larger than memory can be captured, with lazy constants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ..errors import Problem, UserError
 def stand_in(model: nn.Module, params: Mapping[str, Entry]) -> dict[int, Entry]:
     """Entry of each storage that replaces a tensor on the meta device; UserError for other shapes.
 
-    Tensors that `params` has under none of their names stay where they are. `isolation.untouched` puts back the others.
+    Tensors without an entry in `params` under any of their names are unchanged. `isolation.untouched` restores the
+    others.
     """
     places = defaultdict[int, list[tuple[dict[str, Tensor | None], str, str]]](list)
     tensors: dict[int, Tensor] = {}

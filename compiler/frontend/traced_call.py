@@ -16,9 +16,9 @@ from ...ir.symbolic import NO_SYMBOLS, Symbols, size_of
 from .functionalize import Tracked, UnsupportedWriteError, aten
 from .views import numbered
 
-Result = Any  # what a traced node gives: Tracked, a number, None, a program, or a list of them
+Result = Any  # results of a traced node: Tracked, a number, None, a program, or a list of these
 
-_RETURNING_THEIR_INPUT = {  # in evaluation mode, though the schema does not say so
+_RETURNING_THEIR_INPUT = {  # in evaluation mode; the schema does not declare it
     aten.dropout.default,
     aten.feature_dropout.default,
     aten.alpha_dropout.default,
@@ -31,7 +31,7 @@ _RETURNING_THEIR_INPUT = {  # in evaluation mode, though the schema does not say
 
 
 class TracedCall:
-    """One call of an overload in the traced program, its tensors resolved to what stands for them."""
+    """One call of an overload in the traced program, with its tensors resolved to tracked tensors."""
 
     def __init__(
         self,
@@ -46,17 +46,17 @@ class TracedCall:
         self._symbols = symbols
 
     def replaced(self, overload: OpOverload) -> TracedCall:
-        """The call with the same arguments of another overload."""
+        """The call of another overload with the same arguments."""
         return TracedCall(self.node, overload, self.args, self.kwargs, self._symbols)
 
     @property
     def name(self) -> str:
-        """The overload as a user reads it."""
+        """Name of the overload for messages."""
         return str(self.overload).removesuffix(".default")
 
     @property
     def expected(self) -> list[TensorType]:
-        """Types of the tensors that it gave when it was traced."""
+        """Types of the result tensors in the trace."""
         return [
             TensorType(self._sizes(tensor.shape), DType.of(tensor.dtype))
             for tensor in tensors_of(self.result)
@@ -64,14 +64,14 @@ class TracedCall:
 
     @property
     def written(self) -> list[torch.Argument]:
-        """The schema's arguments that it writes to."""
+        """Arguments of the schema that the overload writes to."""
         if self.overload in _RETURNING_THEIR_INPUT:
             return []
         declared = self.overload._schema.arguments
         return [a for a in declared if a.alias_info is not None and a.alias_info.is_write]
 
     def read(self, item: Result, replaced: Mapping[Tracked, Value] | None = None) -> Argument:
-        """An argument with values in place of what is tracked."""
+        """An argument with values in place of tracked tensors."""
         if isinstance(item, Tracked):
             return (replaced or {}).get(item) or item.read()
         if isinstance(item, list | tuple):
@@ -79,7 +79,9 @@ class TracedCall:
         return item
 
     def returned_targets(self) -> list[Tracked] | None:
-        """The written argument that each result is; None when a result is not one, or one is not returned."""
+        """For each result, the written argument that it returns; None if a result is no such argument, or one is not
+        returned.
+        """
         bound = self._bound()
         by_alias = {
             name: bound.get(argument.name)
@@ -96,7 +98,7 @@ class TracedCall:
         return found if len(found) == len(self.written) else None
 
     def itself(self) -> Tracked | None:
-        """The argument that the result is: the same elements of the same memory."""
+        """The argument that the result equals: the same elements in the same memory."""
         if self.overload in _RETURNING_THEIR_INPUT:
             return next(tracked for _, tracked in self._tensor_arguments())
         if not isinstance(self.result, Tensor):
@@ -113,7 +115,7 @@ class TracedCall:
         return next(shown, next(iter(sharing)))
 
     def copies_as_it_is(self) -> bool:
-        """Whether a copy has the type and the layout of what it copies."""
+        """True if a copy has the type and the layout of its source."""
         if not isinstance(self.args[0], Tracked) or not isinstance(self.result, Tensor):
             return False
         original = self._traced(self.args[0])
@@ -125,12 +127,12 @@ class TracedCall:
         )
 
     def copies_like(self, target: Tracked) -> bool:
-        """Whether the layout of what `copy_` reads can stand for the target's."""
+        """True if the layout of the source of `copy_` can replace the target's."""
         strides = [self._sizes(self._traced(item).stride()) for item in self.args[:2]]
         return target.view is not None or strides[0] == strides[1]
 
     def as_take(self) -> TracedCall | None:
-        """`as_strided` as a selection of elements by number, which no layout can change; None when it cannot be."""
+        """`as_strided` as a selection of elements by number, independent of layouts; None if impossible."""
         original, result = self._traced(self.args[0]), self.result
         assert isinstance(result, Tensor)
         if any(dimensions_of(self._sizes(t.shape)) for t in (original, result)):
@@ -148,9 +150,9 @@ class TracedCall:
     def on_numbers(
         self, parent: Tracked, numbers: Tensor, index: int, sizes: Mapping[str, int] | None = None
     ) -> Tensor:
-        """Result `index` of the call with `numbers` in the place of `parent`, and -1 in that of other tensors.
+        """Result `index` of the call with `numbers` in place of `parent`, and -1 in place of other tensors.
 
-        `sizes` are those of dynamic dimensions, of the example if left out.
+        `sizes` are those of dynamic dimensions, by default those of the example.
         """
         traced = _tensor_number(self.result, index)
         if traced.is_conj() or traced.is_neg():
@@ -203,7 +205,7 @@ class TracedCall:
 
 
 def functional_form(overload: OpOverload) -> OpOverload | None:
-    """The overload that computes what this one writes, when torch has it with the same arguments."""
+    """The overload without writes that computes the same, if torch has one with the same arguments."""
     packet, _, variant = overload.__name__.partition(".")
     if not packet.endswith("_") or packet.startswith("__"):
         return None
@@ -218,7 +220,7 @@ def functional_form(overload: OpOverload) -> OpOverload | None:
 
 
 def tensors_of(result: object) -> Iterator[Tensor]:
-    """The tensors of what a call gave, in order."""
+    """The tensors in the result of a call, in order."""
     if isinstance(result, Tensor):
         yield result
     elif isinstance(result, list | tuple):

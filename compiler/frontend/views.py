@@ -1,7 +1,7 @@
-"""Views as sets of elements: which elements of a tensor a view shows, found by running the view on their numbers.
+"""Views as sets of elements: the elements of a view are found by running the view on element numbers.
 
-The numbers say how to write back through any view, whatever operations made it: as a reshape, as a permutation,
-into a box of ranges, or element by element. Where strides alone tell, no number is written down.
+The numbers define how to write back through any view, independent of its operations: as a reshape, as a permutation,
+as a box of ranges, or element by element. If strides alone define the view, no numbers are computed.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def region_shown(view: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Regi
 def joined_region(
     shape: Sequence[int], shapes: Sequence[Sequence[int]], regions: Sequence[Region | None]
 ) -> Region | None:
-    """Region of a tensor whose sizes depend on dimensions, from `regions` of two calls, where it has these `shapes`.
+    """Region of a tensor whose sizes depend on dimensions, from `regions` of two calls, in which it has these `shapes`.
 
-    Ends of ranges are numbers, or lie at a fixed distance from the end; None for others.
+    Ends of ranges are constant, or have a constant distance from the end; None otherwise.
     """
     first, second = regions
     if isinstance(first, Reshaped | Permuted):
@@ -84,7 +84,9 @@ def joined_region(
 
 
 def _joined_end(sizes: tuple[int, int, int], ends: tuple[int, int]) -> int | None:
-    """An end that is `ends` in two calls, in a dimension of `sizes`: in any call, and in these two."""
+    """An end of a range as an expression of the size: `sizes` are those in general and in two calls, `ends` those in
+    the calls.
+    """
     size, first, second = sizes
     if first - ends[0] == second - ends[1]:
         return size - (first - ends[0])
@@ -134,7 +136,7 @@ def _ranges(numbers: Tensor, shape: Sequence[int]) -> tuple[tuple[int, int, int]
 
 
 def _told_by_strides(whole: Tensor, shown: Tensor) -> Region | None:
-    """The region when each dimension of the view runs along one of the tensor's own; None when it does not."""
+    """The region if each dimension of the view runs along one dimension of the tensor; None otherwise."""
     if not shown.numel():
         return None
     if shown.numel() == whole.numel() and shown.is_contiguous():
@@ -161,7 +163,7 @@ def _told_by_strides(whole: Tensor, shown: Tensor) -> Region | None:
 
 
 def _dimension(whole: Tensor, size: int, stride: int, ranges: Sequence[tuple[int, int, int]]) -> int | None:
-    """The dimension of `whole` that `size` steps of `stride` stay in."""
+    """The dimension of `whole` in which `size` steps of `stride` stay."""
     for dim, step in enumerate(whole.stride()):
         start = ranges[dim][0]
         if stride and stride % step == 0 and start + (size - 1) * (stride // step) < whole.shape[dim]:

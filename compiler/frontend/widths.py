@@ -1,7 +1,7 @@
-"""Floats of other widths in float32, which is all that C computes in.
+"""Conversion of floats of other widths to float32, the only float type in C.
 
-float64 becomes float32. What was float16 or bfloat16 is rounded after each operator by `round_to`: torch, too,
-computes such an operator in float32, though numbers that are no tensors may be rounded before.
+float64 becomes float32. A float16 or bfloat16 result is rounded after each operator by `round_to`: torch also
+computes such an operator in float32, though it may round numbers that are not tensors earlier.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _OTHER = (*_NARROW, DType.F64)
 
 
 def in_single_precision(graph: Graph) -> Graph:
-    """The graph with all values that it computes in float32; as it is where it takes other floats already."""
+    """The graph with all computed values in float32; unchanged if it already takes floats of other types."""
     computed = any(_is_other(value) for value in (*graph.results, *graph.constants))
     if not computed or any(_is_other(value) for value in graph.inputs):
         return graph
@@ -35,7 +35,7 @@ def in_single_precision(graph: Graph) -> Graph:
 
 
 def width_notes(before: Graph, after: Graph) -> Iterator[str]:
-    """A note for each other width in which `before` computes and `after`, its form for C, does not."""
+    """Notes for each other width in which `before` computes and `after`, its form for C, does not."""
     left = {value.type.dtype for value in after.results}
     for dtype in _OTHER:
         nodes = [node for node in before.nodes if any(v.type.dtype is dtype for v in node.outputs)]
@@ -45,13 +45,13 @@ def width_notes(before: Graph, after: Graph) -> Iterator[str]:
         operators = f"{len(nodes)} operator{plural}, first {first.op.name} ({first.source})"
         if dtype is DType.F64:
             yield (
-                f"float64 is computed as float32: {operators}; values keep 24 bits instead of 53: scale or "
-                "shift what needs more outside of the model"
+                f"float64 is computed as float32: {operators}; values keep 24 bits instead of 53: scale or shift "
+                "values that need more outside of the model"
             )
         else:
             yield (
-                f"{dtype.torch} is computed in float32 and rounded after each operator: {operators}; "
-                "`dtype: float32` under `model` saves the rounding"
+                f"{dtype.torch} is computed in float32 and rounded after each operator: {operators}; `dtype: "
+                "float32` under `model` avoids the rounding"
             )
 
 
@@ -60,7 +60,7 @@ def _is_other(value: Value) -> bool:
 
 
 def _single(builder: Builder, value: Value, *, source: Source) -> Value:
-    """An operand that no node has made in float32 yet: a constant, or what a call insists to give."""
+    """An operand that no node has converted to float32 yet: a constant, or the result of a call with a fixed type."""
     tensor = builder.tensor(value)
     if not _is_other(value):
         return value
@@ -87,7 +87,7 @@ def _computed(builder: Builder, node: Node, operands: Sequence[Value | None]) ->
 
 
 def _of_single(op: Op) -> Op:
-    """The operator with float32 in the place of the types that it names."""
+    """The operator with float32 in place of the types in its attributes."""
     if isinstance(op, Cast) and DType(op.dtype) in _OTHER:
         return Cast(DType.F32.value)
     if isinstance(op, TorchCall):

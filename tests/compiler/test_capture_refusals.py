@@ -205,29 +205,29 @@ REFUSED: list[tuple[Callable[..., Any], str, str]] = [
     (slices_by_data, "M201", "depends on the data"),
     (loops, "M201", "depends on the data"),
     (selects, "M202", "a tensor whose size depends on the data; use a form of fixed size"),
-    (lists, "M202", "aten.nonzero gives a tensor whose size depends on the data"),
-    (takes_a_number, "M202", "makes a Python number of the data; keep it a tensor"),
+    (lists, "M202", "aten.nonzero returns a tensor whose size depends on the data"),
+    (takes_a_number, "M202", "converts data to a Python number; keep it a tensor"),
     (drops, "M203", "aten.dropout is in training mode; call model.eval() first"),
-    (adds_noise, "M204", "aten.randn_like draws random numbers; pass them in as an input"),
+    (adds_noise, "M204", "aten.randn_like draws random numbers; pass them as an input"),
     (draws_choices, "M204", "aten.bernoulli_.float draws random numbers"),
     (attends_with_dropout, "M204", "scaled_dot_product_attention draws random numbers"),
-    (bakes_a_python_number, "M204", "Python computes a value here that changes from call to call"),
-    (bakes_a_numpy_array, "M204", "Python computes a value here that changes from call to call"),
-    (counts_its_calls, "M204", "Python computes a value here that changes from call to call"),
+    (bakes_a_python_number, "M204", "Python computes a value here that differs between calls"),
+    (bakes_a_numpy_array, "M204", "Python computes a value here that differs between calls"),
+    (counts_its_calls, "M204", "Python computes a value here that differs between calls"),
     (writes_to_its_buffer, "M205", "aten.add_.Tensor writes to buffer; a compiled model keeps no state"),
     (writes_to_a_view_of_its_buffer, "M205", "aten.copy_ writes to buffer"),
     (overwrites_its_buffer_after_reading_it, "M205", "aten.copy_ writes to buffer"),
     (overwrites_its_input, "M206", "writes to input args_0"),
     (writes_to_its_input, "M206", "writes to input args_0; work on a copy: x = x.clone()"),
     (writes_to_a_view_of_its_input, "M206", "writes to input args_0"),
-    (writes_where_elements_overlap, "M210", "the view shows an element more than once"),
+    (writes_where_elements_overlap, "M210", "the view contains an element more than once"),
     (writes_to_a_part_of_complex_numbers, "M210", "another element type than what it views"),
     (resizes, "M210", "aten.resize_ changes the memory of a tensor"),
     (writes_to_a_list, "M210", "in a way that is not supported; write it without the in-place operation"),
     (chooses_by_cond, "M211", "torch.cond is not supported"),
     (casts_by_itself, "M211", "autocast chooses element types; convert tensors with .to() instead"),
     (makes_an_unknown_type, "M208", "element type torch.float8_e4m3fn is not supported; convert it"),
-    (makes_a_sparse_tensor, "M208", "gives a torch.sparse_coo tensor; make it dense"),
+    (makes_a_sparse_tensor, "M208", "gives a torch.sparse_coo tensor; convert it to a dense tensor"),
     (leaves_torch, "M200", "tracing raises RuntimeError: .numpy() is not supported"),
     (fails, "M200", "tracing raises RuntimeError: shape '[3, 3]' is invalid"),
 ]
@@ -308,7 +308,7 @@ def test_an_input_without_values_is_refused() -> None:
 def test_a_sparse_weight_is_refused_by_name() -> None:
     model = Written(lambda s, x: s.weight @ x.t(), weight=nn.Parameter(X.to_sparse()))
 
-    with pytest.raises(CaptureError, match=r"weight: is no dense tensor.*M208|sparse"):
+    with pytest.raises(CaptureError, match=r"weight: is not a dense tensor.*M208|sparse"):
         capture(model, (X,))
 
 

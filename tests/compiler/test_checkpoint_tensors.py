@@ -105,5 +105,7 @@ def test_experts_that_cannot_be_one_tensor_are_refused(tmp_path: Path) -> None:
     tensors = stored(tmp_path)
     tensors["model.layers.0.block_sparse_moe.experts.3.w1.weight"] = torch.ones(5, 5)
     keep(tmp_path, tensors)
-    with pytest.raises(UserError, match=r"gate_up_proj cannot be made of .*experts.0.w1.weight, .*M112"):
+    with pytest.raises(
+        UserError, match=r"gate_up_proj cannot be computed from .*experts.0.w1.weight, .*M112"
+    ):
         load_folder(FolderSource(tmp_path))

@@ -30,7 +30,7 @@ FAULTY: dict[str, tuple[tuple[str, ...], str]] = {
     "compile: long path": (("compile", "net.yaml", "-o", LONG), "too long.*O30"),
     "compile: unknown pass to dump": (
         ("compile", "net.yaml", "-o", "new", "--dump-after", "fuze"),
-        "--dump-after fuze: is no pass of the spec; there are clean, fuse, quantize.*R414",
+        "--dump-after fuze: is not a pass of the spec; there are clean, fuse, quantize.*R414",
     ),
     "run: save in no directory": ((*RUN, "--save", "no/y.npz"), "is not in a directory.*O308"),
     "run: save over a device": ((*RUN, "--save", "/dev/null"), "no regular file.*O302"),
@@ -115,7 +115,7 @@ def test_memory_that_runs_out_is_no_internal_error(
 
     monkeypatch.setattr("fxpress.compiler.cli.load_target", fail)
     assert main(["targets"]) == 2
-    assert "memory: there is too little: RuntimeError" in capsys.readouterr().err
+    assert "memory: out of memory: RuntimeError" in capsys.readouterr().err
 
 
 def test_an_internal_error_is_reported_where_the_folder_cannot_be_written(

@@ -183,7 +183,7 @@ def test_the_problem_of_a_fixed_dimension_names_the_line() -> None:
 
 
 def test_a_range_that_the_module_does_not_take_is_refused() -> None:
-    with pytest.raises(UserError, match=r"dimension tokens: `max` is 64; the module takes up to 40.*M216"):
+    with pytest.raises(UserError, match=r"dimension tokens: `max` is 64; the module supports up to 40.*M216"):
         capture(Written(causal, **TABLES), (rows(1, 12),), dynamic={"x": BOTH}, ranges={"tokens": (2, 64)})
 
 
@@ -200,7 +200,7 @@ def test_a_size_at_which_graph_and_module_differ_is_refused() -> None:
 @pytest.mark.parametrize(
     ("dynamic", "ranges", "message"),
     (
-        ({"y": {0: "batch"}}, {}, r"input y: is no tensor that forward takes; there are x"),
+        ({"y": {0: "batch"}}, {}, r"input y: is not a tensor argument of forward; there are x"),
         ({"x": {3: "batch"}}, {}, r"input x: has no dimension 3"),
         ({"x": {0: "n", 1: "n"}}, {}, r"input x: n has size 12, and 1 in another input"),
         ({"x": {0: "batch"}}, {"tokens": (1, 2)}, r"dimension tokens: is not a dimension of an input"),

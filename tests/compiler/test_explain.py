@@ -44,7 +44,7 @@ def test_decisions_stand_under_the_call_that_they_are_about(explained: str) -> N
             "  quantize, quantize: done, computes on integers"
         ]
         assert not any("fuse" in line for line in call)
-    assert earlier[0] == ", before these steps were made"
+    assert earlier[0] == ", before these nodes were created"
     assert any("fold_batchnorm_before, %linear" in line for line in earlier[1:])
     assert all(line.startswith("  ") and ", %" in line for line in earlier[1:])
 

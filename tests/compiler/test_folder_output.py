@@ -103,7 +103,7 @@ def test_files_beside_the_weights_are_copied_or_named(tmp_path: Path) -> None:
 FAULTS: dict[str, tuple[dict[str, Any], str]] = {
     "embedding": (
         {"options": ""},
-        r"embed_tokens.weight: is not the weight of linear layers alone.*embed_tokens: fl",
+        r"embed_tokens.weight: is not only the weight of linear layers.*embed_tokens: fl",
     ),
     "3 bits": (
         {"weights": "int3"},

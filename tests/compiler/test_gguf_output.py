@@ -176,7 +176,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         QWEN2,
         {"rope_parameters": LLAMA3},
         {},
-        r"`rope_type` llama3; those that are written: default, linear",
+        r"`rope_type` llama3; supported are default, linear",
     ),
     "3 bits": (
         LLAMA,
@@ -190,7 +190,7 @@ FAULTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
         {"options": "    group_size: 16\n"},
         r"each has a scale for each 16 weights; .*`layers: \{.*: float32, .*: float32, \.\.\.\}`",
     ),
-    "scales": (LLAMA, {}, {"options": "    scales: float32\n"}, r"has scales that are no numbers of float16"),
+    "scales": (LLAMA, {}, {"options": "    scales: float32\n"}, r"has scales that float16 cannot represent"),
     "coded scales": (
         LLAMA,
         {},

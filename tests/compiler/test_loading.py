@@ -45,7 +45,7 @@ def _damaged(path: Path) -> None:
 
 DATA: dict[str, tuple[Callable[[Path], object], str]] = {
     "npy": (lambda p: np.save(p.open("wb"), WHOLE), "a single array, as written by np.save.*D101"),
-    "no array": (_member, "member 'x' is a file in the archive, but no array.*D101"),
+    "no array": (_member, "member 'x' is a file in the archive, but not an array.*D101"),
     "damaged": (_damaged, "not a readable npz file.*D101"),
     "objects": (lambda p: np.savez(p, x=np.array([{}], dtype=object)), "Object arrays.*D101"),
     "structured": (lambda p: np.savez(p, x=np.zeros((2, 3), "i4,f4")), "numbers are needed.*D103"),

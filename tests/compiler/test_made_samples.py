@@ -44,7 +44,7 @@ def test_a_limit_takes_the_first_samples(tmp_path: Path) -> None:
         ("def make(): return {'x': np.zeros((2, 4))}", "D103", r"\(4,\); the model takes \(3,\)"),
         ("def make(): return {'x': np.full((2, 3), np.nan)}", "D106", "NaN or infinity in sample 0, 1"),
         ("def make(): return {'x': np.array([[0, 0, -np.inf], [1, 0, 0]])}", "D106", "infinity in sample 0"),
-        ("def make(): return np.zeros((2, 3))", "D101", "does not give numpy arrays by name"),
+        ("def make(): return np.zeros((2, 3))", "D101", "does not return numpy arrays by name"),
         ("make = 3", "D101", "make is a int"),
         ("def make(): return {'x': 1 / 0}", "M101", r"ZeroDivisionError: division by zero.*samples\.py:2"),
         ("def other(): pass", "M102", "there is no attribute 'make'"),

@@ -323,7 +323,7 @@ def test_run_counts_the_positions_of_an_output(
         (("--metric", "mse"), "--metric mse: needs labels.*R415"),
         (
             ("--metric", "snr"),
-            "--metric snr: compares with the captured model, which out does not hold.*R415",
+            "--metric snr: compares with the captured model, which out does not contain.*R415",
         ),
         (("--metric", "agreement"), "compares with the captured model.*data.evaluation.*R415"),
         (("--metric", "top2", "--labels", "y"), "--metric top2: is not a metric.*`file.py:function`.*R415"),

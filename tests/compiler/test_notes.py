@@ -134,7 +134,11 @@ def test_floats_that_are_rounded_in_one_way_or_become_no_integers_need_no_note(o
     [
         (1.0, 0.0, None),
         (1.04, 0.0, None),
-        (4.0, 0.0, "input x: 72.5% of the evaluation data lie outside the calibration data (-1 to 1)"),
+        (
+            4.0,
+            0.0,
+            "input x: 72.5% of the evaluation data are outside the range of the calibration data (-1 to 1)",
+        ),
         (255.0, 255.0, "input x: 99."),
     ],
 )

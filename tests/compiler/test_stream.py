@@ -133,7 +133,7 @@ def test_recordings_are_cut_where_a_call_takes_the_whole_window(tmp_path: Path, 
 
 def test_a_recording_has_whole_calls(tmp_path: Path) -> None:
     compiled(tmp_path / "out", passes=[*PASSES, {"pass": "stream", "axis": 2, "hop": 2}])
-    with pytest.raises(UserError, match="recordings of 15 frames, no multiple of the 2 of a call"):
+    with pytest.raises(UserError, match="recordings of 15 frames, not a multiple of the 2 of a call"):
         load_compiled(tmp_path / "out/out").run({"x": recording(15)}, on="integer")
 
 

@@ -64,7 +64,7 @@ def compiled_with(**settings: object) -> Call:
 HOST = specs.load_target("host")
 EXPECTS_GRAPH = "expects a graph, got a Net; for a module pass capture(module, inputs).graph [A101]"
 WRONG: list[tuple[Call, str]] = [
-    (lambda g: compile_model(Net), "got the class Net; make a module of it, as in Net()"),  # type: ignore[call-overload]
+    (lambda g: compile_model(Net), "got the class Net; pass an instance, as in Net()"),  # type: ignore[call-overload]
     (lambda g: compile_model(42), "expects a module, a graph or the path of a spec, got 42"),  # type: ignore[call-overload]
     (lambda g: compile_model(g.net), "compile_model(inputs=...): is missing; give example inputs"),
     (
@@ -76,10 +76,10 @@ WRONG: list[tuple[Call, str]] = [
         "expects tensors or arrays, got a tuple; a shape is written",
     ),
     (compiled_with(inputs=3), "compile_model(inputs=...): expects tensors or arrays, got 3"),
-    (compiled_with(input=1), 'compile_model(input=...): there is no such argument; did you mean "inputs"?'),
+    (compiled_with(input=1), 'compile_model(input=...): no such argument; did you mean "inputs"?'),
     (
         compiled_with(model=nn.ReLU()),
-        "compile_model(model=...): replaces the model of a spec file, and there is none",
+        "compile_model(model=...): replaces the model of a spec file, but no spec file is given",
     ),
     (compiled_with(calibration=42), "compile_model(calibration=...): expects an array or a tensor [n, ...]"),
     (
@@ -115,7 +115,7 @@ WRONG: list[tuple[Call, str]] = [
     ),
     (compiled_with(on_stage=3), "compile_model(on_stage=...): expects a function of a `Stage`, got 3"),
     (compiled_with(limit_seconds="3"), "compile_model(limit_seconds=...): expects a number of seconds"),
-    (lambda g: compile_model(g.graph, inputs=g.x), "a graph has its own inputs; leave it out"),
+    (lambda g: compile_model(g.graph, inputs=g.x), "a graph has its own inputs; remove it"),
     (
         lambda g: compile_model("net.yaml", model=42),
         "compile_model(model=...): expects a torch.nn.Module, got 42",
@@ -306,7 +306,7 @@ def test_the_text_of_a_spec_names_no_file_that_is_not_there(given: Given, tmp_pa
     with pytest.raises(SpecError, match="memory:calibration is an array in the memory of a Python program"):
         specs.check_spec(path)
     with pytest.raises(
-        UserError, match=r"memory:calibration: was in memory of a Python program; .*write_spec"
+        UserError, match=r"memory:calibration: was in the memory of a Python program; .*write_spec"
     ):
         compile_model(path, model=given.net)
     found = specs.check_spec(given.compiled.write_spec(tmp_path / "written")).spec.data.calibration

@@ -136,7 +136,7 @@ def test_a_code_is_read_as_messages_write_it() -> None:
 def test_an_unknown_code_is_an_error_that_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", "C719"]) == USER_ERROR
     text = capsys.readouterr().err
-    assert text.startswith("explain C719: is no error code; near: C7")
+    assert text.startswith("explain C719: is not an error code; near: C7")
     assert f"C713, {ALL_CODES['C713'].meaning}" in text and "[R416]" in text
 
 
