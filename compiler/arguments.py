@@ -16,7 +16,7 @@ from .errors import Problem, UserError, shorten
 
 @dataclass(frozen=True)
 class Binding:
-    """The inputs in the order of the call; the last of them are passed by the keywords, the others by position."""
+    """Inputs in the order of the call; the last ones are passed as keywords, the others by position."""
 
     names: tuple[str, ...]
     keywords: tuple[str, ...] = ()

@@ -78,9 +78,9 @@ class Samples:
         return replace(self, inputs=kept, labels=None if self.labels is None else self.labels[:count])
 
     def without(self, positions: Collection[int]) -> Samples:
-        """The samples but for those at these positions, and for what an input stored whole takes with them.
+        """The samples without those at these positions; an input stored whole loses all samples of the same call.
 
-        Of a model with states they are positions of sequences.
+        For a model with states, positions count sequences.
         """
         together = self.steps if self.states else max(len(self) // len(self.inputs[i]) for i in self._fed)
         gone = set(positions) if self.states else {position // together for position in positions}

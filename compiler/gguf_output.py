@@ -173,9 +173,7 @@ def pack_blocks(codes: Tensor, scales: Tensor, bits: int) -> Tensor:
 
 
 def _plain(name: str, entry: LazyTensor, order: Tensor | None) -> _Stored:
-    dtype = (
-        entry.dtype if len(entry.shape) > 1 else torch.float32
-    )  # in the type of vectors in the file; exact
+    dtype = entry.dtype if len(entry.shape) > 1 else torch.float32  # the type of vectors in the file
 
     def elements() -> Tensor:
         tensor = entry.read()

@@ -62,11 +62,13 @@ def tokenizer_notes(spec: Spec) -> list[str]:
         if (folder / TOKENIZER_FILE).is_file()
         else f"{TOKENIZER_FILE} not found"
     )
-    return [f"the GGUF file has no tokenizer, {reason}: the program that runs it has to be given token ids"]
+    return [f"the GGUF file has no tokenizer, {reason}: the program that runs it needs token ids as input"]
 
 
 def add_tokenizer(package: Any, writer: Any, folder: Path, vocabulary: int) -> None:  # Any: gguf is optional
-    """Write the tokenizer of a folder to the header, or that there is none; tokens up to `vocabulary` are padded."""
+    """Writes the tokenizer of a folder to the header, or an entry that there is none; tokens are padded to
+    `vocabulary`.
+    """
     described = _read(folder)
     kind = _kind(described, vocabulary)
     if kind is None:
@@ -102,8 +104,8 @@ def add_tokenizer(package: Any, writer: Any, folder: Path, vocabulary: int) -> N
         raise damaged(folder, "the tokenizer's special tokens or chat template", err) from err
 
 
-def _read(folder: Path) -> Mapping[str, Any]:  # Any: as the file describes it
-    """The content of tokenizer.json, which is none where there is no such file; UserError for damaged files."""
+def _read(folder: Path) -> Mapping[str, Any]:  # Any: the JSON content of the file
+    """The content of tokenizer.json, empty if the file does not exist; UserError for damaged files."""
     path = folder / TOKENIZER_FILE
     if not path.is_file():
         return {}
@@ -117,7 +119,9 @@ def _read(folder: Path) -> Mapping[str, Any]:  # Any: as the file describes it
 def _kind(
     described: Mapping[str, Any], vocabulary: int
 ) -> _ByteLevel | _SentencePiece | None:  # Any: as in the file
-    """The tokenizer as llama.cpp has it; None for one that it does not have, or with more tokens than the model."""
+    """The tokenizer in a form of llama.cpp; None if llama.cpp has no such form, or for more tokens than the model
+    has.
+    """
     if not described or described["model"]["type"] != "BPE":
         return None
     ids = [*described["model"]["vocab"].values(), *(token["id"] for token in described["added_tokens"])]
@@ -152,7 +156,7 @@ def _sentence_piece(described: Mapping[str, Any]) -> _SentencePiece | None:  # A
 
 
 def _space_before(described: Mapping[str, Any]) -> bool | None:  # Any: as in the file
-    """Whether a space is put before texts; None where spaces are not all written as the sign of SentencePiece."""
+    """True if a space is added before texts; None unless all spaces are replaced by the sign of SentencePiece."""
     normalizer, before = described["normalizer"] or {}, described["pre_tokenizer"] or {}
     steps = normalizer.get("normalizers", [normalizer])
     if not before and steps in ([{"type": "Prepend", "prepend": _SPACE}, _SPACES], [_SPACES]):
@@ -163,7 +167,7 @@ def _space_before(described: Mapping[str, Any]) -> bool | None:  # Any: as in th
 
 
 def _ways(token: str, vocab: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """The ways to make a token of two."""
+    """All splits of a token into two tokens."""
     for end in range(1, len(token)):
         if token[:end] in vocab and token[end:] in vocab:
             yield token[:end], token[end:]

@@ -71,10 +71,10 @@ def write_spec(
     arguments: Sequence[str] = (),
     limit_seconds: float | None = None,
 ) -> int:
-    """Write the spec to `output` and return the number of layers with weights. Nothing is overwritten.
+    """Writes the spec to `output` and returns the number of layers with weights. No file is overwritten.
 
-    `inputs` are like `x=1x3x32x32`, `ids=1x12:int64` and `gain=scalar`, `arguments` like `hidden=64`, with values as a
-    spec has them.
+    `inputs` have the form `x=1x3x32x32`, `ids=1x12:int64` or `gain=scalar`, `arguments` the form `hidden=64`, with
+    values as in a spec.
     """
     if os.path.lexists(output):
         fact = "exists already"
@@ -84,7 +84,7 @@ def write_spec(
     _refuse_twice("--arg", arguments)
     _refuse_twice("--input", inputs)
     keywords = dict(_argument(text) for text in arguments)
-    with time_limit(limit_seconds, source, "making the model"):
+    with time_limit(limit_seconds, source, "construction of the model"):
         model = load_source(_source(source), keywords, folder=Path.cwd())
     if weights is not None:
         load_weights(model, weights)
@@ -92,7 +92,7 @@ def write_spec(
     found = _inputs(model, inputs, source)
     call = bind_inputs(model, list(found), source)
     examples = [example_input(found[n].shape, getattr(torch, found[n].dtype)) for n in call.names]
-    with time_limit(limit_seconds, source, "tracing the model"):
+    with time_limit(limit_seconds, source, "tracing of the model"):
         graph = capture(model, *call.arguments(examples), input_names=call.names).graph
     write_file(output, _text(source, keywords, weights, found, graph, target, output).encode())
     return sum(1 for node in graph.nodes if node.macs)
@@ -122,7 +122,7 @@ def _argument(text: str) -> tuple[str, JsonValue]:
 def _refuse_twice(option: str, texts: Sequence[str]) -> None:
     names = Counter(text.partition("=")[0] for text in texts)
     problems = [
-        Problem("M105", f"{option} {shorten(name)}", "is given twice", "leave one out")
+        Problem("M105", f"{option} {shorten(name)}", "is given twice", "remove one")
         for name, count in names.items()
         if count > 1
     ]
@@ -148,7 +148,9 @@ def _inputs(model: nn.Module, inputs: Sequence[str], place: str) -> dict[str, In
         parameters = ", ".join(inspect.signature(model.forward).parameters)
         advice = f"give the shape of each, such as --input {parameters.split(', ')[0]}=1x3x32x32"
         raise UserError(
-            Problem("M105", place, f"forward takes {parameters}; shapes cannot be read off a model", advice)
+            Problem(
+                "M105", place, f"forward takes {parameters}; shapes cannot be derived from a model", advice
+            )
         )
     return found
 
@@ -198,7 +200,7 @@ def _input_text(described: Input) -> str:
 
 
 def _transform_text(name: str, described: Input) -> str:
-    """The commented `data.transform` of an input; empty if it has no axes to move and no reals to scale."""
+    """The commented `data.transform` of an input; empty if the input has no axes to permute and no reals to scale."""
     options = ["layout: nhwc->nchw"] if len(described.shape) == 4 else []
     options += ["scale: 0.0039215686", "offset: 0.0"] if described.is_floating else []
     if not options:

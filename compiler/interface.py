@@ -1,4 +1,6 @@
-"""interface.json: inputs and outputs of a compiled network, so that its directory can be used without the spec."""
+"""Model of interface.json: inputs and outputs of a compiled network, so that its directory can be used without the
+spec.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ class Port(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(description="the model's name for it")
+    name: str = Field(description="name in the model")
     shape: tuple[int, ...] = Field(description="shape in the model, with the batch")
     batch: int | None = Field(
         default=0, description="the model's batch dimension of an input; null for one without"
@@ -40,8 +42,8 @@ class Port(BaseModel):
     scale: float | None = Field(
         default=None, description="real = (integer - zero_point) * scale + offset, for integers in C"
     )
-    zero_point: int | None = Field(default=None, description="the integer that stands for `offset`")
-    offset: float = Field(default=0.0, description="the real that `zero_point` stands for")
+    zero_point: int | None = Field(default=None, description="the integer that represents `offset`")
+    offset: float = Field(default=0.0, description="the real that `zero_point` represents")
     region: str | None = Field(
         default=None,
         description="region of RAM that has the buffer; null for a buffer that the caller passes",
@@ -52,10 +54,10 @@ class Port(BaseModel):
     )
     state_offset: int | None = Field(
         default=None,
-        description="bytes from the start of the block of states; null for a port that is no state there",
+        description="bytes from the start of the block of states; null for a port that is not a state in that block",
     )
     transform: Transform | None = Field(
-        default=None, description="from a file's values to the model's, as in the spec"
+        default=None, description="conversion from a file to the model input, as in the spec"
     )
     frames_axis: int | None = Field(
         default=None,
@@ -69,7 +71,7 @@ class Port(BaseModel):
 
     @property
     def place(self) -> tuple[str, int] | None:
-        """The block of memory, a region of RAM or `state`, and the offset in it; None for a buffer of the caller."""
+        """Block of memory (a region of RAM, or `state`) and offset in it; None for a buffer of the caller."""
         if self.state_offset is not None:
             return STATE_BLOCK, self.state_offset
         return None if self.region is None or self.arena_offset is None else (self.region, self.arena_offset)
@@ -116,7 +118,7 @@ class Generation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     length: int = Field(description="positions in each cache")
-    stop_tokens: tuple[int, ...] = Field(default=(), description="ids of tokens that end a text")
+    stop_tokens: tuple[int, ...] = Field(default=(), description="ids of the tokens that end a text")
 
 
 class Interface(BaseModel):
@@ -124,21 +126,21 @@ class Interface(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    target: Target = Field(description="the target it was compiled for, with what the spec changed")
+    target: Target = Field(description="the target, with overrides of the spec")
     c_name: str | None = Field(default=None, description="prefix of every C name; null without a C output")
     regions: dict[str, int] = Field(
         default={},
-        description="bytes of each region of RAM that the caller of the C function gives, in the order of its "
+        description="bytes of each region of RAM that the caller of the C function provides, in the order of its "
         "parameters",
     )
     state_bytes: int = Field(
         default=0, description="bytes of the block of states that the C function updates; 0 without one"
     )
     c_kernels: tuple[str, ...] = Field(
-        default=(), description="C files of kernels beside those of the network"
+        default=(), description="C files of kernels in addition to those of the network"
     )
     weights_file: str | None = Field(
-        default=None, description="file beside the C whose contents the C function takes; null for none"
+        default=None, description="file with constants that the C function reads; null for none"
     )
     torch_class: str | None = Field(
         default=None, description="class in torch/model.py; null without a torch output"
@@ -146,11 +148,12 @@ class Interface(BaseModel):
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     state: Mapping[str, str] = Field(
-        default={}, description="inputs that take what an output gave at the call before, with its name"
+        default={},
+        description="inputs that take an output of the previous call, with the name of that output",
     )
 
     generation: Generation | None = Field(
-        default=None, description="of a language model with caches; null for other networks"
+        default=None, description="text generation of a language model with caches; null for other networks"
     )
 
     @property
@@ -160,7 +163,7 @@ class Interface(BaseModel):
 
     @property
     def arena_bytes(self) -> int:
-        """Working memory that the caller of the C function gives, in all regions."""
+        """Working memory that the caller of the C function provides, in all regions."""
         return sum(self.regions.values())
 
     @property
@@ -191,9 +194,9 @@ def make_port(
     batch: int | None = 0,
     frames_axis: int | None = None,
 ) -> Port:
-    """The port of a graph input or output whose C buffer has elements of `c_dtype`, dimensions in `order`.
+    """The port of a graph input or output whose C buffer has elements of `c_dtype`, with dimensions in `order`.
 
-    `place` is the block of memory, a region of RAM or `state`, and the offset, if the caller does not pass the buffer.
+    `place` is the block of memory (a region of RAM, or `state`) and the offset, unless the caller passes the buffer.
     """
     block, offset = place or (None, None)
     is_state = block == STATE_BLOCK

@@ -1,4 +1,4 @@
-"""Protection around the user's code: the errors that it may raise, and state restored as it was found."""
+"""Protection around the user's code: the errors that it may raise, and restoration of state."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 USER_CODE_RAISES = (Exception, SystemExit)
-"""Exceptions that the user's code may raise; `sys.exit` there must not end the compiler without a message."""
+"""Exceptions that the user's code may raise; `sys.exit` in it must not end the compiler without a message."""
 
 _CONTAINERS = (dict, list, set)
 
 
 @contextlib.contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Attributes of `model` and the random generators are afterwards what they were before."""
+    """Restores attributes of `model` and the random generators afterwards."""
     kept = [
         (holder, holder.copy())
         for module in model.modules()

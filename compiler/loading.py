@@ -37,7 +37,7 @@ from .frontend.sources import user_line
 from .isolation import USER_CODE_RAISES
 
 _PART = 1 << 22
-"""Elements that are looked at together, so that temporaries stay small."""
+"""Number of elements checked together, so that temporaries stay small."""
 
 
 def load_source(
@@ -46,12 +46,12 @@ def load_source(
     *,
     folder: Path,
 ) -> nn.Module:
-    """The module that `file.py:Attribute` or `package.module:Attribute` names, in evaluation mode.
+    """The module named by `file.py:Attribute` or `package.module:Attribute`, in evaluation mode.
 
-    A class or a function is called with `arguments`. A package is looked for in `folder` first. UserError when
-    anything on the way is missing or raises.
+    A class or a function is called with `arguments`. Packages are searched in `folder` first. UserError if any part
+    is missing or raises an error.
     """
-    hint = 'FileSource(Path("net.py"), "Net") of fxpress.specs is net.py:Net'
+    hint = 'for net.py:Net write FileSource(Path("net.py"), "Net") from fxpress.specs'
     expect(
         source, (FileSource, ModuleSource), "load_source(source)", "a `FileSource` or a `ModuleSource`", hint
     )
@@ -64,7 +64,7 @@ def load_source(
         found = call_source(found, arguments, place, remedy=remedy)
     if not isinstance(found, nn.Module):
         fact = f"{attribute} gives a {type(found).__name__}"
-        raise _problem("M103", place, fact, "it must give a torch.nn.Module")
+        raise _problem("M103", place, fact, "it must return a torch.nn.Module")
     return found.eval()
 
 
@@ -72,11 +72,11 @@ def find_source(source: FileSource | ModuleSource, *, folder: Path) -> object:
     """Object named `file.py:Attribute` or `package.module:Attribute`; packages are searched in `folder` first."""
     place, attribute = str(source), source.attribute
     module = _import_file(source.path, place) if isinstance(source, FileSource) else _import(source, folder)
-    found: Any = module  # Any: whatever the user's file holds
+    found: Any = module  # Any: any content of the user's file
     for part in attribute.split("."):
         if not hasattr(found, part):
             names = [n for n in dir(found) if not n.startswith("_")]
-            raise _problem("M102", place, f"there is no attribute {part!r}", near_miss(part, names))
+            raise _problem("M102", place, f"no attribute {part!r}", near_miss(part, names))
         found = getattr(found, part)
     return found
 
@@ -88,9 +88,9 @@ def call_source(
     *,
     remedy: str,
 ) -> object:
-    """The result of the user's class or function; UserError with its line, or `remedy` for its arguments.
+    """The result of the user's class or function; UserError with the user's line, or with `remedy` for wrong arguments.
 
-    Torch's random numbers start from seed 0, so that a model without a weights file is the same one every time.
+    Torch's random generator starts from seed 0, so that a model without a weights file is always the same.
     """
     try:
         with torch.random.fork_rng(devices=[]):
@@ -98,13 +98,13 @@ def call_source(
             return factory(**arguments)
     except USER_CODE_RAISES as err:
         advice = _see(err)
-        if isinstance(err, TypeError) and not advice:  # no line of the user's ran
+        if isinstance(err, TypeError) and not advice:  # no line of the user was run
             advice = _takes(factory, arguments, remedy)
         raise _problem("M101", place, f"calling it raises {first_line(err)}", advice) from err
 
 
 def _takes(factory: Callable[..., object], given: Collection[str], remedy: str) -> str:
-    """The arguments of a class or a function, with the nearest to each unknown one."""
+    """The parameters of a class or a function, with the nearest one to each unknown argument."""
     try:
         signature = inspect.signature(factory)
     except ValueError:  # of a builtin
@@ -116,9 +116,10 @@ def _takes(factory: Callable[..., object], given: Collection[str], remedy: str) 
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Put the tensors of a .safetensors or weights-only .pt file into `model`; every name and shape must fit.
+    """Loads the tensors of a .safetensors or weights-only .pt file into `model`; every name and shape must fit.
 
-    Of tied parameters the file may hold one, as `safetensors.torch.save_model` writes it, or all with the same values.
+    For tied parameters the file may contain one, as `safetensors.torch.save_model` writes it, or all with equal
+    values.
     """
     tensors = read_tensors(path)
     own = {name: t for name, t in model.state_dict().items()}
@@ -164,14 +165,14 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 
 def _refuse_prefix(given: Set[str], own: Set[str], path: Path) -> None:
-    """UserError if all names of a file are the model's with something before them, or the other way round."""
+    """UserError if all names of a file have an additional prefix, or lack the prefix of all names of the model."""
     before = _prefix(given, own)
     if before:
         maker = {"module.": ", as DataParallel adds it", "_orig_mod.": ", as torch.compile adds it"}.get(
             before, ""
         )
         fact = f"every name begins with {before!r}{maker}; the names of the model do not"
-        advice = f"strip it: {{name.removeprefix({before!r}): t for name, t in state.items()}}"
+        advice = f"remove it: {{name.removeprefix({before!r}): t for name, t in state.items()}}"
         raise _problem("M113", str(path), fact, advice)
     before = _prefix(own, given)
     if before:
@@ -182,7 +183,7 @@ def _refuse_prefix(given: Set[str], own: Set[str], path: Path) -> None:
 
 
 def _prefix(longer: Set[str], shorter: Set[str]) -> str:
-    """The prefix that every name of `longer` has before a name of `shorter`; empty if they differ in it."""
+    """The prefix that every name of `longer` has before a name of `shorter`; empty if there is no common one."""
     first = min(longer, default="")
     found = (first.removesuffix(name) for name in shorter if first.endswith(f".{name}"))
     return next(
@@ -191,7 +192,7 @@ def _prefix(longer: Set[str], shorter: Set[str]) -> str:
 
 
 def _ties(tensors: Mapping[str, Tensor]) -> list[list[str]]:
-    """Groups of names that are the same elements of one storage."""
+    """Groups of names with the same elements of one storage."""
     groups = defaultdict[tuple[object, ...], list[str]](list)
     for name, tensor in tensors.items():
         if tensor.numel() and not tensor.is_meta:
@@ -200,7 +201,7 @@ def _ties(tensors: Mapping[str, Tensor]) -> list[list[str]]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Tensors of a weights file, by name. Code in a pickle is never run; sizes are held against what is stored."""
+    """Tensors of a weights file, by name. Code in a pickle is never run; sizes are checked against the stored data."""
     if not is_file(path):
         raise _problem("M110", shorten(str(path)), why_no_file(path), "check `model.weights`")
     try:
@@ -211,21 +212,21 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         loaded = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as err:
         raise _problem(
-            "M111", str(path), f"is not a sound safetensors file: {err}", "write it again"
+            "M111", str(path), f"is not a valid safetensors file: {err}", "write it again"
         ) from err
     except pickle.UnpicklingError as err:
         raise _problem(
             "M111",
             str(path),
-            "contains more than tensors, and is not opened",
+            "contains more than tensors, and is therefore not opened",
             "save a state_dict, or use safetensors",
         ) from err
     except MemoryError:
         raise
-    except Exception as err:  # a damaged archive or pickle may raise anything
+    except Exception as err:  # a damaged archive or pickle may raise any error
         raise _problem("M111", str(path), f"cannot be read: {first_line(err)}", "write it again") from err
     if not _is_state(loaded):
-        fact, advice = "does not hold a mapping of names to tensors", _inner_advice(loaded)
+        fact, advice = "does not contain a mapping of names to tensors", _inner_advice(loaded)
         raise _problem("M111", str(path), fact, advice)
     odd = [(name, _oddity(tensor)) for name, tensor in loaded.items() if _oddity(tensor)]
     if odd:
@@ -245,14 +246,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def _is_state(loaded: object) -> TypeGuard[Mapping[str, Tensor]]:
-    """Whether a file's content is a mapping of names to tensors."""
+    """True if the content of a file is a mapping of names to tensors."""
     return isinstance(loaded, Mapping) and all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in loaded.items()
     )
 
 
 def _inner_advice(loaded: object) -> str:
-    """Advice on a checkpoint: save the mapping of tensors in it, where it holds one."""
+    """Advice on a checkpoint: save the mapping of tensors inside it, if it has one."""
     inner = (
         [repr(key) for key, value in loaded.items() if _is_state(value) and value]
         if isinstance(loaded, Mapping)
@@ -260,11 +261,11 @@ def _inner_advice(loaded: object) -> str:
     )
     if not inner:
         return "save a state_dict"
-    return f"save what it holds under {' or '.join(inner)}: torch.save(torch.load(FILE)[{inner[0]}], OTHER)"
+    return f"save the mapping under {' or '.join(inner)}: torch.save(torch.load(FILE)[{inner[0]}], OTHER)"
 
 
 def _oddity(tensor: Tensor) -> str:
-    """Reason why a tensor is not a plain dense tensor in memory; empty if it is."""
+    """Reason why a tensor is not a plain dense tensor in memory; empty if it is one."""
     if is_lazy(tensor):
         return "a lazy parameter, which has no shape yet"
     if tensor.is_meta:
@@ -283,10 +284,10 @@ def check_forms(tensors: Mapping[str, Tensor], place: str) -> None:
 
 
 def check_weights(model: nn.Module, place: str, params: Params = Params()) -> list[str]:  # noqa: B008  # immutable
-    """Notes on unusual weights; UserError for those that cannot be compiled: not finite, or on the meta device.
+    """Notes on unusual weights; UserError for weights that cannot be compiled: not finite, or on the meta device.
 
-    `params` has tensors of the meta device by name. Minus infinity is a value of masks: buffers may hold it, and
-    parameters that hold nothing else but zeros.
+    `params` has tensors of the meta device by name. Minus infinity is allowed as a mask value: in buffers, and in
+    parameters whose other elements are all zero.
     """
     problems, denormal = [], dict[str, int]()
     parameters = dict(model.named_parameters())
@@ -309,7 +310,7 @@ def check_weights(model: nn.Module, place: str, params: Params = Params()) -> li
     if not denormal:
         return []
     first, rest = next(iter(denormal)), len(denormal) - 1
-    holders = f"{first} and {rest} other tensors hold" if rest else f"{first} holds"
+    holders = f"{first} and {rest} other tensors contain" if rest else f"{first} holds"
     return [f"{holders} {sum(denormal.values())} denormal numbers, which are kept"]
 
 
@@ -321,10 +322,10 @@ def _is_usable(tensor: Tensor, *, is_buffer: bool) -> bool:
 
 
 def example_input(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) -> Tensor:
-    """A tensor to trace with where there are no data: normal random floats, ones and zeros for integers and booleans.
+    """Input for tracing without data: normal random floats; ones and zeros for integers and booleans.
 
-    Integers may be indices, lengths or masks: each dimension has ones, so that no sequence is empty and no mask
-    hides everything, and some zeros. Of two booleans beside each other one is true, since masks have either meaning.
+    Integers may be indices, lengths or masks: each dimension has ones, so that no sequence is empty and no mask hides
+    everything, and some zeros. Of two adjacent booleans one is true, since masks have either meaning.
     """
     if dtype is torch.bool:
         return (torch.arange(prod(shape)) % 2 == 1).reshape(shape)
@@ -334,7 +335,7 @@ def example_input(shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0) 
 
 
 def _denormals(tensor: Tensor) -> int:
-    """Numbers that float32, in which most is computed, has with fewer bits; those of half precision are none there."""
+    """Number of denormal numbers in float32, the usual compute type; denormals of half precision are not counted."""
     tiny = torch.finfo(torch.float64 if tensor.dtype is torch.float64 else torch.float32).tiny
     small = (part for part in tensor.reshape(-1).split(_PART) if bool((part.abs() < tiny).any()))
     return sum(int(((part != 0) & (part.abs() < tiny)).sum()) for part in small)

@@ -1,7 +1,7 @@
-"""spec.lock: digests of everything that a compilation read, and of everything that it wrote.
+"""Model of spec.lock: digests of all files that a compilation read and of all files that it wrote.
 
-The same lock gives the same bytes: compiling with `--locked` refuses inputs that differ, and outputs that do. An
-output directory is read only if every file in it is the one that its lock names.
+The same lock gives the same bytes: compilation with `--locked` refuses inputs and outputs that differ. An output
+directory is read only if every file in it has the digest in its lock.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ class Lock(BaseModel):
     lock_version: Literal[2]
     spec: str = Field(description="digest of the spec after inheritance and overrides")
     inputs: dict[str, str] = Field(description="digests of model source, weights and data files, by role")
-    versions: dict[str, str] = Field(description="versions of fxpress and of what it computes with")
+    versions: dict[str, str] = Field(description="versions of fxpress and of the packages that compute")
     outputs: dict[str, str] = Field(description="digests of the written files, by path")
-    digest: str = Field(default="", description="digest of everything above")
+    digest: str = Field(default="", description="digest of all other fields")
 
     @property
     def content_digest(self) -> str:
@@ -52,7 +52,7 @@ class Lock(BaseModel):
 
 
 def make_lock(spec_text: str, inputs: Mapping[str, Path | bytes], outputs: Files) -> Lock:
-    """The lock of a compilation: the spec in canonical form, what was read by role, the files written."""
+    """The lock of a compilation: the spec in canonical form, files that were read by role, and the written files."""
     lock = Lock(
         lock_version=2,
         spec=_digest(spec_text.encode()),
@@ -67,7 +67,7 @@ def make_lock(spec_text: str, inputs: Mapping[str, Path | bytes], outputs: Files
 
 
 def read_lock(path: Path) -> Lock:
-    """The lock in a file; UserError when it is missing or damaged."""
+    """The lock in a file; UserError if it is missing or damaged."""
     advice = "compile again, which writes a new lock"
     try:
         _refuse_special_file(path)
@@ -79,16 +79,16 @@ def read_lock(path: Path) -> Lock:
         fact = f"cannot be read: {_reason(err)}"
         raise UserError(Problem("L501", str(path), fact, advice)) from err
     if lock.digest != lock.content_digest or lock.to_bytes() != content:
-        raise UserError(Problem("L502", str(path), "is not a lock as it was written: it was changed", advice))
+        raise UserError(Problem("L502", str(path), "was changed: its digest is wrong", advice))
     return lock
 
 
 def check_outputs(directory: Path) -> Lock:
-    """The lock of an output directory; UserError unless each file that it names is there, as it was written."""
-    problems, advice = [], "compile again, or bring the file back"
+    """The lock of an output directory; UserError unless all its files exist and are unchanged."""
+    problems, advice = [], "compile again, or restore the file"
     if not is_file(directory / LOCK_FILE):
-        missing = f"holds no {LOCK_FILE}" if os.path.isdir(directory) else "is no directory"
-        hint = "name a directory of `fxpress compile`"
+        missing = f"has no {LOCK_FILE}" if os.path.isdir(directory) else "is not a directory"
+        hint = "name an output directory of `fxpress compile`"
         raise UserError(Problem("R404", str(directory), missing, hint))
     lock = read_lock(directory / LOCK_FILE)
     for name, expected in lock.outputs.items():
@@ -101,7 +101,7 @@ def check_outputs(directory: Path) -> Lock:
             problems.append(Problem("R410", str(path), f"cannot be read: {_reason(err)}", advice))
             continue
         if found != expected:
-            fact = f"differs from what was compiled: its digest is not that of {LOCK_FILE}"
+            fact = f"was changed: its digest is not that in {LOCK_FILE}"
             problems.append(Problem("R411", str(path), fact, advice))
     if problems:
         raise UserError(problems)
@@ -110,17 +110,17 @@ def check_outputs(directory: Path) -> Lock:
 
 @contextmanager
 def read_by_this_version(path: Path, lock: Lock) -> Iterator[None]:
-    """UserError if a file that is as it was written does not read here: another version wrote it."""
+    """UserError if an unchanged file cannot be read: another version wrote it."""
     try:
         yield
     except (ValueError, IRError, SafetensorError, OSError) as err:
-        fact = f"does not read here: {_reason(err)}"
+        fact = f"cannot be read by this version: {_reason(err)}"
         advice = f"compile again (fxpress {lock.versions.get('fxpress')} wrote it)"
         raise UserError(Problem("R412", str(path), fact, advice)) from err
 
 
 def check_lock(expected: Lock, actual: Lock, path: Path) -> None:
-    """UserError that lists everything in which a compilation differs from its lock."""
+    """UserError with all differences between a compilation and its lock."""
     problems = []
     if expected.spec != actual.spec:
         problems.append(Problem("L503", str(path), "the spec has changed since the lock was written"))
@@ -141,7 +141,9 @@ def tool_versions() -> dict[str, str]:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file; of files' names and digests in order for a directory, and for the index file of shards."""
+    """SHA-256 of a file; for a directory, or the index file of shards, of the names and digests of its files in
+    order.
+    """
     if path.name.endswith(INDEX_SUFFIX):
         rows = [f"{p.name} {file_digest(p)}" for p in shard_files(path)]
         return _digest("\n".join([path.read_text(), *rows]).encode())
@@ -157,9 +159,9 @@ def _file_digest(path: Path) -> str:
 
 
 def _refuse_special_file(path: Path) -> None:
-    """ValueError for what is no regular file; reading a pipe or a device may never end."""
+    """ValueError unless the path is a regular file; reading a pipe or a device may never end."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError("it is no regular file")
+        raise ValueError("it is not a regular file")
 
 
 def _refuse_outside(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Figures on data: how far integers are from floats, layer by layer."""
+"""Measurement on data: signal-to-noise ratio of the integer graph against the float graph, layer by layer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LAYER_SAMPLES = 16
 
 
 def is_quantized(graph: Graph) -> bool:
-    """True when any node computes on quantized values."""
+    """True if any node computes on quantized values."""
     return any(v.type.is_quantized for node in graph.nodes for v in (*node.operands, *node.outputs))
 
 

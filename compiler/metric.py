@@ -1,4 +1,5 @@
-"""The metric of an evaluation: found and checked before any pass runs, measured on one output of each form.
+"""The metric of an evaluation: resolved and checked before any pass runs, measured on one output of each form of the
+network.
 
 top1        share of samples, or positions, whose largest entry is at the label, or whose integer is the label
 agreement   share of samples, or positions, decided as the captured model decides them
@@ -38,7 +39,7 @@ _UNITS = {"top1": "%", "agreement": "%", "snr": "dB"}
 class Scores:
     """Class scores of an output: its shape for one sample, and the class dimension.
 
-    Without such a dimension, `axis` None, whole numbers are classes themselves.
+    If `axis` is None there is no such dimension, and integers are class indices themselves.
     """
 
     shape: tuple[int, ...]
@@ -46,7 +47,7 @@ class Scores:
 
     @property
     def classes(self) -> int | None:
-        """Number of classes; None if nothing bounds it."""
+        """Number of classes; None if it is unbounded."""
         return None if self.axis is None else self.shape[self.axis]
 
     def decisions(self, output: Tensor, count: int) -> Tensor:
@@ -59,9 +60,9 @@ class Scores:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric, and the output that it is measured on, by position and name.
+    """A metric, and the position and name of its output.
 
-    `scores` are those of a metric that counts decisions, `own` is the function of a metric of the user's.
+    `scores` are those of a metric that counts decisions; `own` is the function of a user's metric.
     """
 
     name: str
@@ -80,10 +81,11 @@ def find_metric(
     folder: Path,
     place: str = "data.evaluation.output",
 ) -> Metric | None:
-    """The metric for a network with these outputs that takes `batch` samples at once; None for one without outputs.
+    """The metric for a network with these outputs that takes `batch` samples at once; None for a network without
+    outputs.
 
-    UserError if there is no such output, as `place` names it, or function, where the output decides nothing, and
-    for labels that cannot be what the metric compares with.
+    UserError if the output or the function does not exist, if the output has no decisions, and for labels with which
+    the metric cannot compare. Messages show `place`.
     """
     origin, chosen = str(evaluation.origin), evaluation.measured
     if not outputs:
@@ -110,13 +112,11 @@ def find_metric(
 
 
 def find_output(name: str | None, names: Sequence[str], *, place: str) -> int:
-    """The position of the output of this name, the first for None; UserError if there is none."""
+    """The position of the output with this name, the first one for None; UserError if it does not exist."""
     if name is None:
         return 0
     if name not in names:
-        raise UserError(
-            Problem("D112", place, f"there is no output {name!r}", f"there are {', '.join(names)}")
-        )
+        raise UserError(Problem("D112", place, f"no output {name!r}", f"there are {', '.join(names)}"))
     return names.index(name)
 
 
@@ -141,7 +141,7 @@ def _find_scores(
     if wanted is not None:
         axis = wanted % len(shape) - lead if -len(shape) <= wanted < len(shape) else -1
         if axis < 0 or sample[axis] < 2:
-            raise refusal(f"has no two classes along dimension {wanted}", "correct `class_axis`")
+            raise refusal(f"has less than two classes along dimension {wanted}", "correct `class_axis`")
         axes: list[int | None] = [axis] if labels is None or _fits(labels, _without(sample, axis)) else []
     elif labels is None:
         axes = [None] if is_whole else [*wide]
@@ -152,12 +152,12 @@ def _find_scores(
         raise refusal("has no number for each class", "choose another `output`")
     if not axes:
         assert labels is not None
-        fact = f"labels of shape {_text(labels.shape)} name no class for each of {len(labels)} samples"
+        fact = f"labels of shape {_text(labels.shape)} have no class for each of {len(labels)} samples"
         fact += f", or each position of the output, {text}" if len(wide) > 1 else ""
         raise UserError(Problem("D109", origin, fact, f"give one number for each, from 0, or {elsewhere}"))
     if len(axes) > 1:
         dimensions = " or ".join(str(i + lead) for i in axes if i is not None)
-        raise refusal(f"may have its classes along dimension {dimensions}", "say which by `class_axis`")
+        raise refusal(f"may have its classes along dimension {dimensions}", "set `class_axis`")
     return Scores(sample, axes[0])
 
 
@@ -166,7 +166,7 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
 
 
 def _fits(labels: Tensor, positions: Sequence[int]) -> bool:
-    """Whether labels are one for each sample and position; dimensions of one do not count."""
+    """True if there is one label for each sample and position; dimensions of size one are ignored."""
     return [n for n in labels.shape[1:] if n > 1] == [n for n in positions if n > 1]
 
 
@@ -175,14 +175,14 @@ def _text(shape: Sequence[int]) -> str:
 
 
 def _check_classes(labels: Tensor, scores: Scores, name: str, origin: str) -> None:
-    """UserError unless the labels are classes, from 0."""
+    """UserError unless the labels are class indices."""
     top = math.inf if scores.classes is None else scores.classes - 1
     each = labels[0].numel()
     flat = enumerate(labels.flatten().tolist())
     wrong = [(i // each, label) for i, label in flat if label != int(label) or not 0 <= label <= top]
     if wrong:
         shown = ", ".join(f"{label:g} in sample {i}" for i, label in wrong[:3])
-        fact = f"{len(wrong)} of {labels.numel()} labels name no class of the output {name!r}: {shown}"
+        fact = f"{len(wrong)} of {labels.numel()} labels are not classes of the output {name!r}: {shown}"
         known = "are whole numbers from 0" + ("" if scores.classes is None else f" to {top}")
         raise UserError(Problem("D109", origin, fact, f"the classes {known}"))
 
@@ -190,7 +190,7 @@ def _check_classes(labels: Tensor, scores: Scores, name: str, origin: str) -> No
 def measure_forms(
     captured: Graph, compiled: Graph, samples: Samples, metric: Metric
 ) -> tuple[Measurement, ...]:
-    """The metric of the captured model, unless it is what is compared with, and of the compiled graph."""
+    """The metric of the captured model, unless the metric compares with it, and of the compiled graph."""
     with torch.no_grad():
         reference = run_samples(captured, samples)[metric.output]
         samples = samples.first(samples.calls(captured.inputs) * own_batch(captured.inputs, samples))
@@ -207,7 +207,7 @@ def measure_forms(
 def measure(
     metric: Metric, stage: str, output: Tensor, samples: Samples, *, reference: Tensor | None = None
 ) -> Measurement:
-    """The metric of an output for all samples; `reference` is what it is compared with, of the captured model."""
+    """The metric of an output for all samples; `reference` is the output of the captured model to compare with."""
     labels, correct, compared = samples.labels, None, None
     if metric.own is not None:
         value = _own_value(metric.own, metric.name, output, labels)
@@ -237,10 +237,10 @@ def measure(
 
 
 def _own_value(function: OwnMetric, name: str, output: Tensor, labels: Tensor | None) -> float:
-    advice = "it takes the output and the labels, and gives a number"
+    advice = "it takes the output and the labels, and returns a number"
     try:
         value = float(function(output.clone(), None if labels is None else labels.clone()))  # type: ignore[arg-type]  # checked by failing
-    except Exception as err:  # the user's function may raise anything
+    except Exception as err:  # the user's function may raise any error
         line = user_line(err)
         fact = f"calling it raises {first_line(err)}"
         raise UserError(Problem("D111", f"metric {name}", fact, f"see {line}" if line else advice)) from err
@@ -255,7 +255,5 @@ def _check_values(samples: Samples, size: int, name: str, origin: str) -> None:
         fact = (
             f"labels of shape {_text(labels.shape)} are not {size} numbers for each of {len(samples)} samples"
         )
-        advice = (
-            f"give one for each number of the output {name!r}, or another metric, such as `file.py:function`"
-        )
+        advice = f"give one label for each number of the output {name!r}, or another metric, such as `file.py:function`"
         raise UserError(Problem("D109", origin, fact, advice))

@@ -32,11 +32,11 @@ from .isolation import USER_CODE_RAISES
 from .model_folder import completed_config, read_beside, read_tokenizer
 
 LOGITS = "logits"
-_PROBED, _PROBED_TYPE = 3, torch.bfloat16  # tokens, and weights, by which shapes of keys and values are found
-_RAISED, _HIGH = 8.0, 16.0  # of two codes in a byte: what makes them positive, and the weight of the second
+_PROBED, _PROBED_TYPE = 3, torch.bfloat16  # tokens and type of the call that finds shapes of keys and values
+_RAISED, _HIGH = 8.0, 16.0  # two codes in a byte: offset that makes them positive, factor of the second
 _COMPARED = 8  # samples on which caches of few bits are compared with floats
 _LIMITS = ("max_position_embeddings", "n_positions", "n_ctx", "max_sequence_length", "max_seq_len")
-_REMEDY = "leave `cache` out: each call then takes all tokens"
+_REMEDY = "remove `cache`: each call then takes all tokens"
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class CacheTensor:
 
 
 def add_caches(model: nn.Module, source: FolderSource, options: Cache) -> tuple[CacheTensor, ...]:
-    """Give a model of transformers the forward with caches, and return what these are.
+    """Adds a forward with caches to a model of transformers, and returns the caches.
 
-    UserError for a model that keeps no static caches, or has fewer positions than they.
+    UserError for a model without support of static caches, or with fewer positions than the caches.
     """
     config: Any = model.config  # Any: transformers is untyped
     _check(model, config, source, options)
@@ -76,7 +76,7 @@ def add_caches(model: nn.Module, source: FolderSource, options: Cache) -> tuple[
         )
         return found.logits, *(tensor for layer in layers for tensor in (*layer.keys, *layer.values))
 
-    model.forward = MethodType(forward, model)  # of this model alone
+    model.forward = MethodType(forward, model)  # for this model only
     return caches
 
 
@@ -121,7 +121,7 @@ def _width(graph: Graph) -> int:
 
 
 def generation_of(spec: Spec) -> Generation | None:
-    """Length of the caches, and the tokens that end a text as the files of the folder name them."""
+    """Length of the caches, and the tokens that end a text, according to the files of the folder."""
     source, options = spec.model.source, spec.model.cache
     if options is None or not isinstance(source, FolderSource):
         return None
@@ -134,14 +134,14 @@ def generation_of(spec: Spec) -> Generation | None:
 
 
 def prompt_notes(spec: Spec) -> list[str]:
-    """A note where prompts have to be token ids."""
+    """A note if prompts must be token ids."""
     if spec.model.cache is None or tokenizer_files(spec):
         return []
     return [f"the folder has no {TOKENIZER_FILE}: `fxpress run` takes prompts as token ids"]
 
 
 def tokenizer_files(spec: Spec) -> dict[str, bytes]:
-    """The tokenizer of the folder, for the output directory; none where it has none. UserError for a damaged one."""
+    """Tokenizer of the folder, for the output directory; empty if it has none. UserError for a damaged one."""
     source = spec.model.source
     assert isinstance(source, FolderSource)
     path = source.path / TOKENIZER_FILE
@@ -152,8 +152,8 @@ def tokenizer_files(spec: Spec) -> dict[str, bytes]:
 
 
 class _Layer:
-    """The cache of a layer whose tensors are replaced, not written to: each of keys and values alone, or as codes and
-    their scales.
+    """Cache of a layer whose tensors are replaced, not written to: keys and values as tensors, or as codes and
+    scales.
     """
 
     is_compileable = True
@@ -164,12 +164,12 @@ class _Layer:
         self.position, self.keys, self.values = position, tuple(keys), tuple(values)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Nothing: there are tensors from the start."""
+        """Does nothing: the tensors exist from the start."""
 
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Keys and values of all positions, with those of the new tokens in place."""
+        """Keys and values of all positions, including those of the new tokens."""
         positions = self.position + torch.arange(key_states.shape[2])
         self.keys, keys = _updated(self.keys, positions, key_states)
         self.values, values = _updated(self.values, positions, value_states)
@@ -189,7 +189,7 @@ class _Layer:
 
 
 def _updated(cache: tuple[Tensor, ...], positions: Tensor, rows: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
-    """A cache with new rows [1, heads, s, size] at these positions, and the numbers of all of its rows."""
+    """A cache with new rows [1, heads, s, size] at these positions, and the reals of all its rows."""
     if len(cache) == 1:
         (whole,) = cache
         whole = whole.index_copy(2, positions, rows)
@@ -203,7 +203,7 @@ def _updated(cache: tuple[Tensor, ...], positions: Tensor, rows: Tensor) -> tupl
 def quantized(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Codes and float32 scales [..., 1] of rows along the last dimension: max|x| / (2^(bits-1) - 1) for each row.
 
-    Codes are int8, or two of 4 bits, raised by 8, in a uint8: those of the first half of a row in the low bits. Halves
+    Codes are int8, or pairs of 4-bit codes plus 8 in a uint8, with the first half of a row in the low bits. Halves
     are rounded to even; a row whose largest magnitude is below 1e-30 becomes zeros.
     """
     largest = float(2 ** (bits - 1) - 1)
@@ -218,7 +218,7 @@ def quantized(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
 
 
 def dequantized(codes: Tensor, scales: Tensor) -> Tensor:
-    """The float32 numbers of codes and scales."""
+    """The float32 reals of codes and scales."""
     if codes.dtype is torch.int8:
         return codes.float() * scales
     pairs = codes.float()
@@ -227,7 +227,7 @@ def dequantized(codes: Tensor, scales: Tensor) -> Tensor:
 
 
 class _Probe(_Layer):
-    """A cache without tokens, which keeps what a layer gives it."""
+    """An empty cache that records the keys and values of a layer."""
 
     def __init__(self) -> None:
         self.given: tuple[Tensor, ...] = ()
@@ -240,34 +240,34 @@ class _Probe(_Layer):
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """As of an empty cache."""
+        """Sizes of an empty cache."""
         return query_length, 0
 
     def get_seq_length(self) -> Any:  # Any: a number here
-        """No token."""
+        """Position 0: no earlier token."""
         return 0
 
 
 def _fitted(own: type[_Layer]) -> Any:  # Any: a class of transformers, too
-    """The class with transformers' base class of layers, which its caches ask for."""
+    """The class, derived from transformers' base class of cache layers, as its caches require."""
     base: Any = importlib.import_module("transformers.cache_utils").CacheLayerMixin
     return type(own.__name__, (own, base), {})
 
 
 def _check(model: nn.Module, config: Any, source: FolderSource, options: Cache) -> None:  # Any: untyped
-    """UserError unless transformers says that the model generates with static caches of this length."""
+    """UserError unless transformers reports that the model generates with static caches of this length."""
     name, kind = type(model).__name__, type(model)
     if config.is_encoder_decoder:
         raise _problem(source, f"{name} is an encoder-decoder, `cache` is for decoders", _REMEDY)
     can_generate = getattr(kind, "can_generate", None)
     if can_generate is None or not can_generate() or not getattr(config, "is_causal", True):
-        raise _problem(source, f"{name} is no causal language model", _REMEDY)
+        raise _problem(source, f"{name} is not a causal language model", _REMEDY)
     if not getattr(kind, "_can_compile_fullgraph", False):
         raise _problem(source, f"{name} of transformers does not work with static caches", _REMEDY)
     text = config.get_text_config()
     limit = min((n for key in _LIMITS if isinstance(n := getattr(text, key, None), int)), default=None)
     if limit is not None and options.length > limit:
-        fact = f"`cache.length` is {options.length}, and the model has {limit} positions"
+        fact = f"`cache.length` is {options.length}, but the model has {limit} positions"
         raise _problem(source, fact, f"lower it to {limit}")
     for rotary in _rotary_parameters(text):
         turn = rotary.get("original_max_position_embeddings")
@@ -275,11 +275,11 @@ def _check(model: nn.Module, config: Any, source: FolderSource, options: Cache) 
             fact = (
                 f"rotary frequencies of type longrope change after {turn} positions, and cached keys do not"
             )
-            raise _problem(source, fact, f"lower `cache.length` to {turn}, or leave `cache` out")
+            raise _problem(source, fact, f"lower `cache.length` to {turn}, or remove `cache`")
 
 
 def _rotary_parameters(config: Any) -> list[Mapping[str, Any]]:  # Any: untyped
-    """Parameters of rotary embeddings; some models have others for each type of layer."""
+    """Parameters of rotary embeddings; some models have different ones for each type of layer."""
     found = getattr(config, "rope_parameters", None) or {}
     each = [found] if "rope_type" in found else found.values()
     return [
@@ -288,11 +288,13 @@ def _rotary_parameters(config: Any) -> list[Mapping[str, Any]]:  # Any: untyped
 
 
 def _keep_frequencies(model: nn.Module) -> None:
-    """Rotary frequencies of type `dynamic` as they are up to the positions of the model, which caches do not exceed."""
+    """Fixes rotary frequencies of type `dynamic` at their values for the positions of the model, which caches do not
+    exceed.
+    """
     modules: Iterable[Any] = model.modules()  # Any: attributes of transformers
     for module in modules:
         if getattr(module, "rope_type", None) == "dynamic":
-            module.rope_type = "default"  # asked for in each call
+            module.rope_type = "default"  # queried in each call
 
 
 def _found(model: nn.Module, source: FolderSource, options: Cache) -> tuple[CacheTensor, ...]:
@@ -310,13 +312,11 @@ def _found(model: nn.Module, source: FolderSource, options: Cache) -> tuple[Cach
         fact = f"{made.__name__} does not run with static caches of keys and values: {first_line(err)}"
         raise _problem(source, fact, _REMEDY) from err
     if not cache.layers or not all(layer.given for layer in cache.layers):
-        raise _problem(
-            source, f"{made.__name__} has layers that keep no keys and values of their own", _REMEDY
-        )
+        raise _problem(source, f"{made.__name__} has layers without their own keys and values", _REMEDY)
     own = next(model.parameters()).dtype
     odd = {x.shape[3] for layer in cache.layers for x in layer.given if x.shape[3] % 2}
     if options.bits == 4 and odd:
-        fact = f"heads of {min(odd)} numbers do not make pairs of 4 bits"
+        fact = f"heads of {min(odd)} elements cannot be stored as pairs of 4 bits"
         raise _problem(source, fact, "set `bits: 8`")
     found = [
         tensor
@@ -328,7 +328,7 @@ def _found(model: nn.Module, source: FolderSource, options: Cache) -> tuple[Cach
 
 
 def _tensors(name: str, scales: str, rows: Tensor, own: torch.dtype, options: Cache) -> list[CacheTensor]:
-    """The tensors that hold rows like these of each position, in a model of type `own`."""
+    """Tensors that store such rows of each position, in a model of type `own`."""
     shape = (1, rows.shape[1], options.length)
     if options.bits is None:
         dtype = own if rows.dtype is _PROBED_TYPE else rows.dtype

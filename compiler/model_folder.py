@@ -1,8 +1,8 @@
 """Networks in local Hugging Face folders: the class that config.json names, without weights, and lazy tensors for them.
 
-`transformers` is imported when a folder is read. The network is built in memory that nobody writes to, so that buffers
-which it computes have their values; its parameters are then moved to the meta device, and capture takes each from the
-folder's safetensors files.
+`transformers` is imported when a folder is read. The network is built in uninitialized memory, so that computed
+buffers have their values; its parameters are then moved to the meta device, and capture reads each from the folder's
+safetensors files.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ class LoadedModel:
 
 
 def load_folder(source: FolderSource, *, dtype: torch.dtype | None = None) -> LoadedModel:
-    """The network of a folder in evaluation mode, computing in `dtype`, by default that of config.json.
+    """The network of a folder in evaluation mode, with `dtype` as compute type, by default that of config.json.
 
-    UserError if transformers is not installed, if the folder lacks a file or a tensor, or if its network is defined by
-    Python code of its own, which is not run.
+    UserError if transformers is not installed, if the folder lacks a file or a tensor, or if the network is defined
+    by Python code in the folder, which is not run.
     """
     config, place = _config(source), str(source)
     transformers = _transformers(place)
@@ -62,17 +62,17 @@ def load_folder(source: FolderSource, *, dtype: torch.dtype | None = None) -> Lo
     return LoadedModel(model, params, (*notes, _LEFT_OUT))
 
 
-def _config(source: FolderSource) -> Mapping[str, Any]:  # Any: whatever the file holds
+def _config(source: FolderSource) -> Mapping[str, Any]:  # Any: any JSON
     try:
         config = read_config(source.path)
     except (OSError, ValueError) as err:
         fact = f"{CONFIG_FILE} cannot be read: {first_line(err)}"
-        advice = "name a folder with config.json and safetensors files, as `save_pretrained` writes it"
+        advice = "name a folder with config.json and safetensors files, as written by `save_pretrained`"
         raise _problem("M130", str(source), fact, advice) from err
     described = config.get("quantization_config")
     if isinstance(described, Mapping):
         fact = f"its weights are quantized already ({described.get('quant_method', 'unnamed method')})"
-        raise _problem("M133", str(source), fact, "name the folder of the model before quantization")
+        raise _problem("M133", str(source), fact, "name the folder of the unquantized model")
     return config
 
 
@@ -91,7 +91,7 @@ def _architecture(
     transformers: ModuleType,
     place: str,
 ) -> type[nn.Module]:
-    """The class that config.json names first; UserError where transformers has none of that name."""
+    """The class that config.json names first; UserError if transformers has no such class."""
     names = config.get("architectures")
     if not isinstance(names, list) or not names:
         advice = 'add it, for example `"architectures": ["LlamaForCausalLM"]`'
@@ -102,14 +102,14 @@ def _architecture(
     code = config.get("auto_map")
     if isinstance(code, Mapping) and code:
         fact = f"{names[0]} is defined by code of the folder ({', '.join(sorted(map(str, code.values())))})"
-        advice = "code of a folder is not run (trust_remote_code); write a class that loads it, and name that"
+        advice = "code of a folder is not run (trust_remote_code); write a class that loads it, and name that class"
         raise _problem("M132", place, fact, advice)
     fact = f"transformers {transformers.__version__} has no class {names[0]}"
     raise _problem("M132", place, fact, "correct `architectures`, or install the version that has it")
 
 
 def _tensors(source: FolderSource) -> Params:
-    """The folder's tensors, unread; UserError for files that are missing or damaged."""
+    """The folder's tensors, unread; UserError for missing or damaged files."""
     advice = "copy the folder again; all shards that its index names are needed"
     if missing := _missing_shards(source):
         fact = f"there is no {INDEX_FILE}, and of {missing[0]} shards {missing[1]} is missing"
@@ -128,7 +128,7 @@ def _tensors(source: FolderSource) -> Params:
 
 
 def _missing_shards(source: FolderSource) -> tuple[int, str] | None:
-    """The number of shards and the first that is missing, by their names; None where there is another weights file."""
+    """Number of shards and the first missing one, by their names; None if there is another weights file."""
     shards = [] if source.weights != source.path else [*source.path.glob("*.safetensors")]
     named = next((match for path in shards if (match := _SHARD.fullmatch(path.name))), None)
     if named is None:
@@ -148,14 +148,14 @@ def _stored_dtype(config: Mapping[str, Any], stored: Params) -> torch.dtype:  # 
 
 
 def completed_config(source: FolderSource) -> Any:  # Any: transformers is optional, and not seen by mypy
-    """The configuration of a folder's model, an object of transformers, which adds what config.json leaves out."""
+    """The configuration of a folder's model, an object of transformers, which completes config.json."""
     config_class: Any = _transformers(str(source)).AutoConfig  # Any: as above
     with quiet():
         return config_class.from_pretrained(source.path, local_files_only=True, trust_remote_code=False)
 
 
-def read_beside(path: Path) -> Mapping[str, Any]:  # Any: whatever the file holds
-    """The object in a JSON file beside config.json and weights; UserError where there is none."""
+def read_beside(path: Path) -> Mapping[str, Any]:  # Any: any JSON
+    """The object in another JSON file of the folder; UserError if there is none."""
     try:
         return read_json(path)
     except (OSError, ValueError) as err:
@@ -163,7 +163,7 @@ def read_beside(path: Path) -> Mapping[str, Any]:  # Any: whatever the file hold
 
 
 def read_tokenizer(path: Path) -> str:
-    """The content of a tokenizer.json, as its own package reads it; UserError for a damaged one."""
+    """Content of a tokenizer.json, parsed by the tokenizers package; UserError for a damaged one."""
     try:
         content: str = importlib.import_module("tokenizers").Tokenizer.from_file(str(path)).to_str()
     except USER_CODE_RAISES as err:
@@ -172,13 +172,13 @@ def read_tokenizer(path: Path) -> str:
 
 
 def damaged(folder: Path, name: str, err: BaseException) -> UserError:
-    """The error of files beside config.json and weights."""
-    advice = "copy the folder again, or remove the file where no tokenizer is needed"
+    """The error for other files of the folder than config.json and weights."""
+    advice = "copy the folder again, or remove the file if no tokenizer is needed"
     return _problem("M137", f"{PREFIX}{folder}", f"{name} cannot be read: {first_line(err)}", advice)
 
 
 def _built(architecture: type[nn.Module], source: FolderSource, dtype: torch.dtype) -> nn.Module:
-    """The network, in memory that nobody wrote to where it has parameters."""
+    """The network, with uninitialized parameters."""
     made: Any = architecture  # Any: transformers is optional, and not seen by mypy
     initialization = importlib.import_module("transformers.initialization")
     try:
@@ -188,7 +188,7 @@ def _built(architecture: type[nn.Module], source: FolderSource, dtype: torch.dty
             model: nn.Module = made._from_config(config, dtype=dtype)
         made.tie_weights(model)
     except USER_CODE_RAISES as err:
-        reason = first_line(err.__cause__ or err)  # validators of transformers wrap the error that tells
+        reason = first_line(err.__cause__ or err)  # validators of transformers wrap the error with the reason
         fact = f"transformers cannot build {architecture.__name__} from {CONFIG_FILE}: {reason}"
         raise _problem("M132", str(source), fact, "correct the file") from err
     return model.eval()
@@ -229,7 +229,7 @@ def _bound(model: nn.Module, stored: Params, place: str) -> tuple[Params, tuple[
     ignored = [p for p in (getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())]
     unused = [n for n in sorted(stored.keys() - used) if not any(re.search(p, n) for p in ignored)]
     if unused:
-        notes.append(f"tensors of the folder that the model does not have: {listed(unused)}")
+        notes.append(f"tensors of the folder that are not in the model: {listed(unused)}")
     return Params(found), tuple(notes)
 
 
@@ -239,11 +239,11 @@ def _unfit(name: str, entry: Entry, tensor: Tensor, place: str) -> Iterator[Prob
         yield Problem("M114", place, fact, f"check that {CONFIG_FILE} belongs to the files")
     if entry.dtype.is_floating_point != tensor.dtype.is_floating_point:
         fact = f"{name} is stored as {_plain(entry.dtype)}; the model has {_plain(tensor.dtype)}"
-        yield Problem("M135", place, fact, "name the folder of the model before quantization")
+        yield Problem("M135", place, fact, "name the folder of the unquantized model")
 
 
 def _different(tensors: list[CheckpointTensor], place: str) -> Iterator[Problem]:
-    """Tied tensors that are stored more than once, with other elements."""
+    """Problems of tied tensors that are stored more than once with different elements."""
     names = [", ".join(tensor.sources) for tensor in tensors]
     entries = [Params({"": tensor.entry}) for tensor in tensors]
     for name, entry in zip(names[1:], entries[1:], strict=True):
@@ -253,7 +253,7 @@ def _different(tensors: list[CheckpointTensor], place: str) -> Iterator[Problem]
 
 
 def _to_meta(model: nn.Module, chosen: set[int]) -> None:
-    """Replace tensors of a model by ones on the meta device; tied ones stay tied."""
+    """Replaces tensors of a model by tensors on the meta device; tied ones stay tied."""
     moved = dict[int, Tensor]()
     for module in model.modules():
         holders: tuple[dict[str, Any], ...] = (

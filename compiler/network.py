@@ -26,9 +26,9 @@ Data = SampleArrays | str | Path | Samples
 
 @dataclass(frozen=True)
 class CompiledNetwork:
-    """An output directory of `fxpress compile` or `Compiled.write`, whose files are as they were written.
+    """An output directory of `fxpress compile` or `Compiled.write` with unchanged files.
 
-    Messages call it by `name`, by its path if that is empty.
+    Messages show `name`, or the path if it is empty.
     """
 
     directory: Path
@@ -50,28 +50,30 @@ class CompiledNetwork:
 
     @property
     def module(self) -> nn.Module:
-        """The emitted torch module, in evaluation mode; UserError when the spec asked for none."""
+        """The emitted torch module, in evaluation mode; UserError if the spec did not request one."""
         return load_torch_module(self.directory, self.interface, str(self))
 
     @property
     def c_sources(self) -> list[Path]:
-        """The emitted C sources, without the self-test; UserError when the spec asked for no C."""
+        """The emitted C sources without the self-test; UserError if the spec did not request C."""
         return c_sources(self.directory, self.interface, str(self))
 
     @property
     def text_model(self) -> TextModel:
-        """The emitted torch module of a language model with caches, to generate text; UserError for other networks."""
+        """The emitted torch module of a language model with caches, for text generation; UserError for other
+        networks.
+        """
         return TextModel(self.module, self.interface, self.directory, str(self))
 
     def run(self, data: Data, *, on: str | Path = "host", progress: Progress = silent) -> Execution:
-        """Run every sample on `host`, `torch`, `integer`, a target or a target file; the outputs in their order."""
+        """Runs every sample on `host`, `torch`, `integer`, a target or a target file; returns the outputs in order."""
         expect(on, (str, Path), "run(on=...)", "`host`, `torch`, `integer`, a target or a target file")
         samples = samples_of(self.interface, data)
         return execute(self.directory, samples, on=str(on), name=str(self), progress=progress)
 
 
 def load_compiled(directory: str | Path) -> CompiledNetwork:
-    """The compiled network of an output directory; UserError unless all its files are there, as they were written."""
+    """The compiled network of an output directory; UserError unless all its files exist and are unchanged."""
     expect(directory, (str, Path), "load_compiled(directory)", "the path of an output directory")
     return CompiledNetwork(Path(directory), read_interface(Path(directory)))
 
@@ -86,8 +88,8 @@ def samples_of(
 ) -> Samples:
     """Samples of an npz file or of arrays [n, ...], with the spec's `data.transform`; the first `limit` of them.
 
-    `arrays` names the array of an input, which else is that of its own name. Arrays in memory have their labels under
-    `labels`. UserError for what does not fit the inputs.
+    `arrays` has the array of each input, by default that of the same name. Arrays in memory have their labels under
+    `labels`. UserError for arrays that do not fit the inputs.
     """
     if isinstance(data, Samples):
         return data.first(limit)

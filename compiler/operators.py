@@ -1,4 +1,4 @@
-"""Operators: those of packages are loaded, and `fxpress ops` lists all with where they can run."""
+"""Operators: loading of those of packages, and `fxpress ops`, which lists all with where they can run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _INTEGER = {Quantized.NEVER: "-", Quantized.COMPUTE: "computes", Quantized.MOVE:
 
 @cache
 def load_operators() -> tuple[str, ...]:
-    """Load the operators that packages bring, once; what keeps those that cannot be used."""
+    """Loads the operators of packages, once; returns the reasons why some cannot be used."""
     failures = []
     for name in plugins.OPERATORS.names():
         try:

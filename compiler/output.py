@@ -1,7 +1,7 @@
-"""Output directories that appear whole or not at all.
+"""Output directories that appear complete or not at all.
 
-Files are written to a hidden sibling directory, which then takes the place of the target in one rename. A directory
-that fxpress did not write is never replaced; what a killed run left behind is swept by the next one.
+Files are written to a hidden sibling directory, which then replaces the target in one rename. A directory that
+fxpress did not write is never replaced; remains of a killed run are removed by the next one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OLD = ".old-"
 def check_destination(directory: Path, *, inputs: Iterable[Path] = ()) -> None:
     """UserError unless `directory` can be created, or is an earlier output that may be replaced.
 
-    Of the files that a compilation reads, `inputs`, it may hold none but those that an earlier one wrote.
+    It may contain files of `inputs`, those that a compilation reads, only if an earlier compilation wrote them.
     """
     if directory.is_symlink():
         raise _refusal("O301", directory, "is a symbolic link", "name the directory that it points to")
@@ -42,21 +42,21 @@ def check_destination(directory: Path, *, inputs: Iterable[Path] = ()) -> None:
         )
     precious = _precious(directory, inputs)
     if precious:
-        fact = f"holds {', '.join(map(str, precious))}, which is read here and would be removed"
+        fact = f"contains {', '.join(map(str, precious))}, an input that would be removed"
         raise _refusal("O312", directory, fact, "choose another directory, or move the file")
     parent = _existing_ancestor(directory)
     if not parent.is_dir():
         raise _refusal(
-            "O302", directory, f"cannot be made: {shorten(str(parent))} is a file", "choose another name"
+            "O302", directory, f"cannot be created: {shorten(str(parent))} is a file", "choose another name"
         )
     if not os.access(parent, os.W_OK | os.X_OK):
-        raise _refusal("O304", directory, f"cannot be written: {parent} is read-only", "choose another place")
+        raise _refusal("O304", directory, f"cannot be written: {parent} is read-only", "choose another path")
 
 
 def publish(directory: Path, files: Files, *, inputs: Iterable[Path] = ()) -> None:
-    """Make `directory` hold exactly `files`, by relative path, replacing an earlier output in one step.
+    """Writes exactly `files`, by relative path, to `directory`, and replaces an earlier output in one step.
 
-    UserError when the disk is full or the place cannot be written; an earlier output then stays as it was.
+    UserError if the disk is full or the directory cannot be written; an earlier output is then unchanged.
     """
     check_destination(directory, inputs=inputs)
     directory = directory.absolute()
@@ -78,39 +78,39 @@ def publish(directory: Path, files: Files, *, inputs: Iterable[Path] = ()) -> No
 
 
 def check_arrays(path: Path, names: Sequence[str], *, inputs: Sequence[Path], directory: Path) -> None:
-    """UserError unless `path` is a place for an npz file of arrays of these names.
+    """UserError unless an npz file of arrays with these names may be written to `path`.
 
-    It may replace such a file, but none of `inputs`, and it may not be in the output directory, which the next
+    It may replace such a file, but none of `inputs`, and may not be in the output directory, which the next
     compilation replaces as a whole.
     """
     check_file(path)
     if path.resolve().is_relative_to(directory.resolve()):
         fact, advice = (
             f"is in {shorten(str(directory))}, which the next compilation replaces",
-            "choose another place",
+            "choose another path",
         )
         raise _refusal("O312", path, fact, advice)
     if not os.path.exists(path):
         return
     if any(os.path.exists(other) and path.samefile(other) for other in inputs):
-        raise _refusal("O312", path, "is read here and would be overwritten", "choose another name")
+        raise _refusal("O312", path, "is an input, which would be overwritten", "choose another name")
     if _members(path) != {f"{name}.npy" for name in names}:
-        fact = f"exists and is no npz file of {', '.join(names)}"
+        fact = f"exists and is not an npz file of {', '.join(names)}"
         raise _refusal("O306", path, fact, "choose another name, or remove it")
 
 
 def check_file(path: Path) -> None:
     """UserError unless `path` can be created, or is a regular file that may be replaced."""
     if os.path.lexists(path) and not is_file(path):
-        raise _refusal("O302", path, "exists and is no regular file", "choose another name")
+        raise _refusal("O302", path, "exists and is not a regular file", "choose another name")
     if not os.path.isdir(path.absolute().parent):
         raise _refusal("O308", path, "is not in a directory", f"make {shorten(str(path.parent))} first")
     if not os.access(path.absolute().parent, os.W_OK | os.X_OK):
-        raise _refusal("O304", path, "cannot be written: its directory is read-only", "choose another place")
+        raise _refusal("O304", path, "cannot be written: its directory is read-only", "choose another path")
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write one file, whole or not at all, in place of an earlier one; UserError if that cannot be."""
+    """Writes one file, completely or not at all, in place of an earlier one; UserError if that fails."""
     check_file(path)
     partial = path.with_name(f".{path.name}{_PARTIAL}{os.getpid()}")
     try:
@@ -120,7 +120,7 @@ def write_file(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         reason = err.strerror or str(err)
-        raise _refusal("O305", path, f"could not be written: {reason}", "choose another place") from err
+        raise _refusal("O305", path, f"could not be written: {reason}", "choose another path") from err
 
 
 def _precious(directory: Path, inputs: Iterable[Path]) -> list[Path]:
@@ -131,13 +131,13 @@ def _precious(directory: Path, inputs: Iterable[Path]) -> list[Path]:
     }
     written = {MARKER}
     if inside:
-        with contextlib.suppress(UserError):  # of a damaged lock: all that is read here is kept
+        with contextlib.suppress(UserError):  # the lock is damaged: all inputs are kept
             written |= read_lock(root / MARKER).outputs.keys()
     return sorted(path for path in inside if path.as_posix() not in written)
 
 
 def _members(path: Path) -> set[str] | None:
-    """Names of what a zip archive holds; None for another file."""
+    """Names of the members of a zip archive; None for another file."""
     try:
         with zipfile.ZipFile(path) as archive:
             return set(archive.namelist())
@@ -167,7 +167,7 @@ def _swap(partial: Path, directory: Path) -> None:
 
 
 def _sweep(directory: Path) -> None:
-    """Remove what killed runs left; bring back an output that was set aside when its successor never came."""
+    """Removes remains of killed runs; restores an output that was set aside for one that was never completed."""
     for old in sorted(directory.parent.glob(f".{directory.name}{_OLD}*")):
         if directory.exists():
             shutil.rmtree(old, ignore_errors=True)
@@ -179,7 +179,7 @@ def _sweep(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(directory: Path) -> Iterator[None]:
-    """Hold an exclusive lock on `directory` itself: two runs publish one after the other, and no lock file stays."""
+    """Holds an exclusive lock on `directory` itself: runs publish one after the other, and no lock file remains."""
     handle = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

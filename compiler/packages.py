@@ -15,9 +15,9 @@ _NAMESPACES_OF_TORCH = frozenset(
 
 
 def package_notes(graph: Graph, *, has_module: bool) -> Iterator[str]:
-    """Notes on operators of packages that the graph calls, and on operators for it that cannot be loaded.
+    """Notes on operators of packages that the graph calls, and on operators that cannot be loaded.
 
-    `has_module` says that a torch module is emitted, which calls them.
+    With `has_module` a torch module is emitted, which calls them.
     """
     if any(isinstance(node.op, TorchCall) for node in graph.nodes):
         yield from load_operators()
@@ -31,6 +31,6 @@ def package_notes(graph: Graph, *, has_module: bool) -> Iterator[str]:
         seen.add(node.op.target)
         needs = f"; the emitted torch module needs the package that defines torch.ops.{namespace}, imported before it"
         yield (
-            f"{node.op.target} ({node.source}) is an operator of a package: no pass sees inside it, and weights that "
+            f"{node.op.target} ({node.source}) is an operator of a package: no pass can rewrite it, and weights that "
             f"it reads stay float{needs if has_module else ''}; write it with functions of torch to avoid that"
         )

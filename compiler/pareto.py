@@ -1,4 +1,4 @@
-"""`fxpress plan --pareto ram,cycles`: what the C of a network costs in less and less RAM."""
+"""The table of `fxpress plan --pareto ram,cycles`: cost of the C of a network for decreasing RAM limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .table import text_table
 
 
 def pareto_text(compiled: Compiled) -> str:
-    """A table: the arena, the predicted time, what it is over the fastest, flash, and the runs of layers by rows.
+    """A table: arena, predicted time, ratio to the fastest, flash, and the steps that run by rows.
 
     UserError for a spec without C, or for a computer, whose kernels have no predicted time.
     """

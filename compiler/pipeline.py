@@ -1,4 +1,4 @@
-"""From a spec to its last graph: load the model and the data, capture, match selectors, run the passes in order."""
+"""Execution of a spec: loads the model and the data, captures, matches selectors, runs the passes in order."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ from .session import Session, Stage
 from .target_cost import SAMPLES, TargetCost
 from .time_limit import time_limit
 
-HOST = "host"  # the instruction set of this machine, whose costs nobody predicts
-_EXAMPLES = 16  # calls among which the example for capture is chosen
+HOST = "host"  # the instruction set of this machine, whose costs are not predicted
+_EXAMPLES = 16  # number of calls from which the example for capture is chosen
 OnStage = Callable[[Stage], None]
 
 
@@ -67,19 +67,21 @@ def open_session(
     arrays: Mapping[str, Arrays] = {},
     limit_seconds: float | None = None,
 ) -> Session:
-    """Load what a spec names: model, weights, data; capture the model; match the layer selectors.
+    """Loads the model, weights and data of a spec; captures the model; matches the layer selectors.
 
-    `model` replaces the module that `model.source` names, `arrays` the file or source of `data.calibration` and
-    `data.evaluation`, by key. Making the model, making the samples and tracing the model may take `limit_seconds` each.
+    `model` replaces the module of `model.source`; `arrays` replace the file or source of `data.calibration` and
+    `data.evaluation`, by key. Construction of the model, of the samples, and tracing may take `limit_seconds` each.
     """
-    expect(spec, (str, Path, Loaded), "open_session(spec)", "the path of a spec, or what `load_spec` gives")
+    expect(
+        spec, (str, Path, Loaded), "open_session(spec)", "the path of a spec, or the result of `load_spec`"
+    )
     loaded = spec.with_overrides(overrides) if isinstance(spec, Loaded) else load_spec(spec, overrides)
     folder, place = loaded.path.parent, str(loaded.spec.model.source)
     _find_passes(loaded)
     load_operators()
     given, params, notes = model is not None, Params(), list[str]()
     if model is None:
-        with time_limit(limit_seconds, place, "making the model"):
+        with time_limit(limit_seconds, place, "construction of the model"):
             loaded, made = _loaded_model(loaded)
         model, params, notes = made.module, made.params, [*made.notes]
     described = loaded.spec.model
@@ -94,11 +96,11 @@ def open_session(
     try:
         calibration, evaluation = _read_data(loaded.spec, names, arrays, limit_seconds)
     except UserError:
-        # data do not fit what `model.inputs` says: where the model does not either, that is the fault
+        # the data do not fit `model.inputs`: if the model does not fit it either, the model is reported
         _captured(model, call, _examples(loaded.spec, names, None), described, params, check=False)
         raise
     examples = _examples(loaded.spec, names, calibration or evaluation)
-    with time_limit(limit_seconds, place, "tracing the model"):
+    with time_limit(limit_seconds, place, "tracing of the model"):
         captured, trainable = _captured(model, call, examples, described, params)
     traced = portable(captured, folder)
     graph = traced if loaded.spec.outputs.c is None else for_c(traced)
@@ -118,7 +120,9 @@ def open_session(
     if calibration:
         sequences = calibration if calibration.states else None
         calibration = unrolled(graph, calibration)
-        graph = graph.with_examples(_common_sizes(graph, calibration))  # passes run it on these samples
+        graph = graph.with_examples(
+            _common_sizes(graph, calibration)
+        )  # passes run the model on these samples
     return Session(
         loaded,
         graph,
@@ -148,17 +152,17 @@ def _read_data(
     data = spec.data
     if data.calibration:
         origin = arrays.get("calibration", data.calibration.origin)
-        with time_limit(limit_seconds, str(origin), "making the samples"):
+        with time_limit(limit_seconds, str(origin), "construction of the samples"):
             calibration = _calibration(spec, names, data.calibration, origin)
     if data.evaluation:
         origin = arrays.get("evaluation", data.evaluation.origin)
-        with time_limit(limit_seconds, str(origin), "making the samples"):
+        with time_limit(limit_seconds, str(origin), "construction of the samples"):
             evaluation = _samples(spec, names, data.evaluation, origin, limit=data.evaluation.samples)
     return calibration, evaluation
 
 
 def _loaded_model(loaded: Loaded) -> tuple[Loaded, LoadedModel]:
-    """The model that the spec names, and the spec with the caches of a language model among inputs and outputs."""
+    """The model of the spec, and the spec with the caches of a language model among inputs and outputs."""
     described = loaded.spec.model
     if not isinstance(described.source, FolderSource):
         model = load_source(described.source, described.args, folder=loaded.path.parent)
@@ -182,7 +186,7 @@ def _captured(
     *,
     check: bool = True,
 ) -> tuple[Graph, Set[str]]:
-    """The graph of a model, and its constants that may be trained: of a graph that is given, all of them.
+    """The graph of a model, and its trainable constants; for a given graph, all constants.
 
     `params` has the elements of parameters on the meta device.
     """
@@ -205,7 +209,7 @@ def _captured(
 def _cache_notes(
     loaded: Loaded, model: nn.Module, params: Params, graph: Graph, samples: Samples | None
 ) -> list[str]:
-    """A note on the divergence of caches of few bits from those of floats, where there are samples."""
+    """A note on the divergence of caches of few bits from float caches, if there are samples."""
     source, options = loaded.spec.model.source, loaded.spec.model.cache
     assert isinstance(source, FolderSource) and options is not None
     if samples is None:
@@ -218,7 +222,7 @@ def _cache_notes(
 
 
 def check_sizes(graph: Graph, data: Mapping[str, Samples | None]) -> None:
-    """UserError for samples of sizes that the dimensions of the graph do not have."""
+    """UserError for samples whose sizes are outside the ranges of the graph's dimensions."""
     problems = []
     for place, samples in data.items():
         if samples is None or not graph.dimensions or samples.states:
@@ -234,7 +238,7 @@ def check_sizes(graph: Graph, data: Mapping[str, Samples | None]) -> None:
 def one_size_notes(graph: Graph, calibration: Samples) -> list[str]:
     """A note on dimensions other than batches: calibration samples have one size, calls have any.
 
-    Ranges of activations are those of that size. A sum over a longer sequence, say, can leave them.
+    Ranges of activations are those of that size. A sum over a longer sequence, for example, can exceed them.
     """
     if calibration.states:
         return []
@@ -262,10 +266,10 @@ def _common_sizes(graph: Graph, samples: Samples) -> dict[str, int]:
 
 
 def check_states(graph: Graph, states: Mapping[str, str], place: str) -> None:
-    """UserError unless each state continues an output that exists and has the input's type."""
+    """UserError unless each state continues an existing output with the input's type."""
     inputs = {v.name: v.type for v in graph.inputs}
     outputs = dict(zip(graph.output_names, (v.type for v in graph.outputs), strict=True))
-    known = f"there are {', '.join(outputs)}; `model.outputs` gives other names"
+    known = f"there are {', '.join(outputs)}; `model.outputs` renames them"
     problems = [
         Problem("M106", place, f"state {name} continues the output {output}, which does not exist", known)
         if output not in outputs
@@ -273,7 +277,7 @@ def check_states(graph: Graph, states: Mapping[str, str], place: str) -> None:
             "M106",
             place,
             f"state {name} is {type_text(inputs[name])}, the output {output} {type_text(outputs[output])}",
-            "a state has one shape and one type",
+            "both ends of a state need the same shape and type",
         )
         for name, output in states.items()
         if outputs.get(output) != inputs[name]
@@ -282,7 +286,7 @@ def check_states(graph: Graph, states: Mapping[str, str], place: str) -> None:
         raise UserError(problems)
 
 
-@torch.inference_mode(False)  # passes train, whatever mode the caller is in
+@torch.inference_mode(False)  # passes train, whatever the caller's gradient mode is
 def run_passes(
     session: Session,
     *,
@@ -291,9 +295,9 @@ def run_passes(
     on_stage: OnStage | None = None,
     workers: Workers = ALONE,
 ) -> tuple[Stage, ...]:
-    """The passes of the spec, in order; UserError with the pass and what to do when one cannot go on.
+    """Runs the passes of the spec in order; UserError with the pass and a remedy if a pass fails.
 
-    The first pass whose name is in `before`, and what comes after it, does not run.
+    The first pass with a name in `before`, and all later passes, are not run.
     """
     expect(session, Session, "run_passes(session)", "what `open_session` gives")
     graph, stages = session.captured, []
@@ -324,7 +328,7 @@ def run_passes(
 
 
 def _is_own(found: Pass[Any]) -> bool:  # Any: each pass has its own options
-    """Whether a pass is of fxpress, not of another package."""
+    """True if a pass is part of fxpress, not of another package."""
     return found.function.__module__.partition(".")[0] == __name__.partition(".")[0]
 
 
@@ -339,7 +343,7 @@ def pass_context(session: Session, index: int, progress: Progress) -> Context:
         progress=progress,
         state=session.spec.model.state,
     )
-    limit = getattr(options, "samples", None)  # an option that only passes with calibration have
+    limit = getattr(options, "samples", None)  # an option only of passes with calibration
     if limit is None and options.trains and session.calibration is not None:
         limit = len(session.calibration)
     context = _with_samples(context, session, limit)
@@ -360,7 +364,7 @@ def calibration_batches(
 ) -> tuple[list[tuple[Tensor, ...]], tuple[Tensor, ...]]:
     """The first `limit` calibration samples in batches of the model's own size, and the labels of each batch.
 
-    Without a limit they are as many as `data.calibration` says.
+    The default limit is that of `data.calibration`.
     """
     if session.calibration is None:
         return [], ()
@@ -377,7 +381,7 @@ def calibration_batches(
 def _calibration(
     spec: Spec, names: Sequence[str], dataset: Calibration, origin: ArrayOrigin | Arrays
 ) -> Samples:
-    """The calibration samples: where a pass trains, all that the file has unless the spec says how many."""
+    """The calibration samples; for passes that train, all samples of the file unless the spec sets a number."""
     takes_all = not dataset.is_limited and any(options.trains for options in spec.passes)
     limit = None if takes_all else dataset.samples
     return _samples(spec, names, dataset, origin, limit=limit, exclude=dataset.exclude)
@@ -423,7 +427,7 @@ def _samples(
 
 
 def _from_start(spec: Spec, names: Sequence[str], samples: Samples) -> Samples:
-    """The samples with zeros, which take no memory, for the inputs that data do not have: empty caches."""
+    """The samples with zeros, which take no memory, for inputs without data: empty caches."""
     fed = dict(zip((name for name in names if name in spec.model.fed), samples.inputs, strict=True))
     types = {name: _type(spec.model.inputs[name]) for name in names if name not in fed}
     empty = {
@@ -434,10 +438,10 @@ def _from_start(spec: Spec, names: Sequence[str], samples: Samples) -> Samples:
 
 
 def _examples(spec: Spec, names: Sequence[str], samples: Samples | None) -> tuple[Tensor, ...]:
-    """Inputs to trace with: those of the data with the most different values, so that nothing is all padding.
+    """Inputs for tracing: the call with the most different values, so that it is not only padding.
 
-    Data of other lengths than the example's are cut or repeated. A state, whose start is often zeros, and a model
-    without data get seeded numbers.
+    Data with lengths other than the example's are cut or repeated. States, whose initial values are often zeros, and
+    models without data get seeded random numbers.
     """
     types = [_type(spec.model.inputs[name]) for name in names]
     made = [example_input(t.shape, t.dtype.torch) for t in types]
@@ -459,9 +463,10 @@ def _type(described: Input) -> TensorType:
 def _check_results(
     graph: Graph, data: Sequence[Samples], examples: Sequence[Tensor], place: str
 ) -> list[str]:
-    """Notes on outputs that are NaN in part; UserError for data that the model cannot compute on, and for no result.
+    """Notes on outputs that are partly NaN; UserError for data on which the model fails, and for outputs that are all
+    NaN.
 
-    The first call on each data set is looked at, or all where integers may index beyond what the model holds.
+    The first call on each data set is checked, or all calls if integers may index beyond tables of the model.
     """
     indexes = any(not v.type.dtype.torch.is_floating_point for v in graph.inputs)
     found: dict[str, list[Tensor]] = {}
@@ -494,7 +499,7 @@ def _check_results(
 
 
 def _find_passes(loaded: Loaded) -> tuple[Pass[Any], ...]:  # Any: each pass has its own options
-    """The passes of the spec; UserError for those that do not exist."""
+    """The passes of the spec; UserError for passes that do not exist."""
     problems, found = [], []
     for index, options in enumerate(loaded.spec.passes):
         try:

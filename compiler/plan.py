@@ -45,7 +45,7 @@ def _resources(report: Report) -> str:
 
 
 def _verdict(resource: Resource) -> str:
-    """Whether the need fits; nothing if there is no budget."""
+    """Verdict on the need of a resource; empty without a budget."""
     if resource.available is None:
         return ""
     return "fits" if resource.fits else f"too large by {resource.used - resource.available:,}"

@@ -1,4 +1,4 @@
-"""Processes that torchrun started together, which share the work on samples; the result is that of one alone."""
+"""Processes that torchrun started, which share the work on samples; the result is the same as with one process."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..passes.workers import Workers
 
 
 def is_first() -> bool:
-    """Whether this process is to speak and to write: alone, or the first of those that torchrun started."""
+    """True if this process prints and writes: it runs alone, or is the first of the processes of torchrun."""
     return not dist.is_torchelastic_launched() or os.environ["RANK"] == "0"
 
 
 @contextmanager
 def process_group() -> Iterator[Workers]:
-    """The processes that torchrun started together, or this one alone."""
+    """The processes of torchrun, or this one alone."""
     if not dist.is_torchelastic_launched():
         yield Workers()
         return

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar for anything that takes more than two seconds, nothing for what does not."""
+"""Progress on the terminal: a bar for work that takes more than two seconds, nothing for shorter work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _PATIENCE_SECONDS = 2.0
 
 
 class Progress:
-    """Called as work goes on: `progress(label, done, total)`. Use it in a `with` statement, so that bars are closed."""
+    """Progress callback, `progress(label, done, total)`. Use it in a `with` statement, so that bars are closed."""
 
     def __init__(self, *, visible: bool = True) -> None:
         self._visible = visible and sys.stderr.isatty()
@@ -20,7 +20,7 @@ class Progress:
         self._label = ""
 
     def __call__(self, label: str, done: int, total: int) -> None:
-        """Show that `done` of `total` steps of `label` are finished."""
+        """Shows that `done` of `total` steps of `label` are finished."""
         if label != self._label:
             self._close()
             self._label = label

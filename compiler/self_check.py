@@ -1,9 +1,9 @@
 """Check of an emitted torch module against its graph; a difference is a fault of the compiler.
 
-The module runs once on the inputs of one call, beside the float meaning `run`. In floats both make the same calls;
-on integers a value may be rounded to the next step, which later layers carry on. How far such differences reach depends
-on the network: where the module is further off than its form allows at once, other legitimate runs of the graph
-(`run_integer` and steps at random, or floats that are changed in their last bits) show what the network makes of them.
+The module runs once on the inputs of one call, and is compared with the float meaning `run`. With floats both make
+the same calls; with integers a value may be rounded to the next step, which later layers propagate. The size of such
+differences depends on the network: if a module differs by more than its form allows, other valid runs of the graph
+(`run_integer` and random steps, or floats changed in their last bits) show how far the network spreads them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _FLOAT_LIMIT = {DType.F16: 1e-2, DType.BF16: 5e-2}
 _SINGLE_LIMIT = 1e-3  # kernels on packed weights sum in another order
 _INTEGER_LIMIT = 2e-2
 _STEPS = 2.0
-_LEAST = 1e-9  # of results that are zeros
+_LEAST = 1e-9  # for results that are zeros
 _SPREAD = 4.0
 _LAST_BITS = 2.0**-20
-_OTHER_TOKENS, _RUNS = 0.02, 4  # share of activations of a token that another order of sums rounds otherwise
-_OTHER = 0.25  # of the elements, the share that a fused residual rounds otherwise
+_OTHER_TOKENS, _RUNS = 0.02, 4  # share of activations of a token that other sums round differently
+_OTHER = 0.25  # share of the elements that a fused residual rounds differently
 
 
 class InconsistencyError(FxpressError):
@@ -38,8 +38,8 @@ class InconsistencyError(FxpressError):
 def check_module(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor]) -> None:
     """InconsistencyError if the module's results differ from the graph's by more than rounding explains.
 
-    `inputs` are reals, also for inputs that the graph takes as integers. Where dimensions are dynamic, the module runs
-    at two other sizes, too, on the same numbers repeated. Lazy tensors are read one after the other.
+    `inputs` are reals, also for inputs that are integers in the graph. With dynamic dimensions, the module also runs
+    at two other sizes, on the same numbers repeated. Lazy tensors are read one after the other.
     """
     _check_call(artifact, at_call(graph, inputs), inputs)
     for sizes in sizes_to_check(graph.dimensions):
@@ -49,13 +49,13 @@ def check_module(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor]
 
 
 def _check_call(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor]) -> None:
-    """As `check_module`, of a graph with fixed sizes."""
+    """Like `check_module`, for a graph with fixed sizes."""
     is_integer = any(value.type.is_quantized for value in graph.results)
     stored = [_stored(value, x) for value, x in zip(graph.inputs, inputs, strict=True)]
     reals = [_reals(value, x) for value, x in zip(graph.inputs, stored, strict=True)]
     with torch.no_grad():
         module = lazy_module(artifact) if graph.params.has_lazy else artifact.build()
-        results = module(*(x.clone() for x in stored))  # which may write to them
+        results = module(*(x.clone() for x in stored))  # the module may write to its arguments
         computed = [results] if isinstance(results, Tensor) else list(results)
         for value, tensor in zip(graph.outputs, computed, strict=True):
             _check_type(value, tensor)
@@ -96,7 +96,7 @@ def _check_call(artifact: TorchArtifact, graph: Graph, inputs: Sequence[Tensor])
 
 
 def _constant_values(graph: Graph) -> set[str]:
-    """The values that are computed from constants alone: weights, of which no run makes others."""
+    """The values that are computed only from constants: weights, which are the same in every run."""
     fixed = set[str](graph.params)
     for node in graph.nodes:
         if all(value.name in fixed for value in node.operands):
@@ -111,7 +111,7 @@ def _check_type(value: Value, tensor: Tensor) -> None:
 
 
 def _stored(value: Value, x: Tensor) -> Tensor:
-    """Reals as an input takes them."""
+    """Reals in the storage form of an input."""
     quantization = value.type.quantization
     return x if quantization is None else quantization.quantize(x).to(value.type.dtype.torch)
 
@@ -122,7 +122,7 @@ def _reals(value: Value, x: Tensor) -> Tensor:
 
 
 def _distance(y: Tensor, z: Tensor) -> float:
-    """Root mean square of the difference; infinite where one is not finite and the other is."""
+    """Root mean square of the difference; infinite if only one of two elements is finite."""
     if not y.numel():
         return 0.0
     wide = torch.complex128 if y.is_complex() else torch.float64
@@ -132,15 +132,15 @@ def _distance(y: Tensor, z: Tensor) -> float:
 
 
 def _share(module: nn.Module, value: Value, is_integer: bool) -> float:
-    """The share of a result's size by which a form may differ at once."""
+    """The share of a result's size by which a form may differ without further runs."""
     library = type(module).forward.__globals__.get("packed_linear_library")
     if library is not None and library() is None:
-        return _FLOAT_LIMIT[DType.BF16]  # torch's int4 kernel computes in it
+        return _FLOAT_LIMIT[DType.BF16]  # torch's int4 kernel computes in this type
     return _INTEGER_LIMIT if is_integer else _FLOAT_LIMIT.get(value.type.dtype, _SINGLE_LIMIT)
 
 
 def _limit(graph: Graph, value: Value, expected: Tensor, share: float) -> float:
-    """The distance that a form may show at once: a share of the result's size, and steps of its encoding."""
+    """The distance allowed without further runs: a share of the result's size, and steps of its encoding."""
     wide = expected.to(torch.complex128 if expected.is_complex() else torch.float64).abs()
     finite = wide[wide.isfinite()]
     size = float(finite.square().mean().sqrt()) if len(finite) else 0.0
@@ -156,7 +156,7 @@ def _step(graph: Graph, value: Value) -> float:
 
 
 def _other_steps(value: Value, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Reals of an integer, of which some are one step off, as after a fused residual."""
+    """Reals of an integer, with some of them changed by one step, as after a fused residual."""
     rounded = round_to_encoding(value, x)
     encoding = value.type.quantization
     if encoding is None or not encoding.is_per_tensor:
@@ -167,7 +167,7 @@ def _other_steps(value: Value, x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _rounded(is_by_token: bool, x: Tensor, generator: torch.Generator) -> Tensor:
-    """Floats changed in their last bits; of those that were rounded to int8 by token, some are a step off."""
+    """Floats changed in their last bits; of those rounded to int8 by token, some are changed by a step."""
     if not is_by_token:
         return _in_last_bits(x, generator)
     step = x.abs().amax(-1, keepdim=True) / LARGEST_CODE

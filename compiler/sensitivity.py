@@ -1,7 +1,7 @@
 """The command `sensitivity`: the table of a spec's network, measured just before its bits are decided.
 
 Under torchrun the processes share the shards of the samples; the table is the same to the last bit for any number of
-them. To that end each computes on one thread: more cores are put to use by more processes.
+processes. Therefore each computes on one thread: more processes use more cores.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .session import Session, final_graph
 from .table import text_table
 
 DECIDING = ("assign_bits", "quantize", "stream", "weight_only")
-"""The passes that decide about bits: the graph in front of the first of them is measured."""
+"""Passes that decide about bits: the graph before the first of them is measured."""
 
 Origin = Literal["measured", "read"]
 
@@ -48,10 +48,10 @@ def measure(
     output: Path | None = None,
     progress: Progress,
 ) -> tuple[SensitivityTable, Origin]:
-    """The table of a spec, on its calibration data; read from `output` where that holds it already.
+    """The table of a spec, on its calibration data; read from `output` if it is there and up to date.
 
-    `class_axis` is the dimension of class scores of the first output; the table is then measured anew.
-    The first process writes `output`. UserError for what the user can mend.
+    With `class_axis`, the dimension of class scores of the first output, the table is always measured. The first
+    process writes `output`. UserError for errors that the user can correct.
     """
     earlier = None if output is None else _read(output)
     with _one_thread(), process_group() as workers:
@@ -107,7 +107,7 @@ def table_text(table: SensitivityTable) -> str:
 
 
 def _objective(session: Session) -> Objective | None:
-    """Meaning of the outputs, as far as the data define it: labels or accuracy imply classes."""
+    """Meaning of the outputs, if the data define it: labels or accuracy imply classes."""
     calibration, evaluation = session.spec.data.calibration, session.spec.data.evaluation
     metric = None if evaluation is None else evaluation.metric
     if (calibration is not None and calibration.labels) or metric == "top1":
@@ -116,7 +116,7 @@ def _objective(session: Session) -> Objective | None:
 
 
 def _read(path: Path) -> SensitivityTable | None:
-    """The table of an earlier run; None if there is none. UserError for a place that cannot be written."""
+    """The table of an earlier run; None if there is none. UserError if the path cannot be written."""
     check_file(path)
     if not path.exists():
         return None

@@ -14,7 +14,7 @@ from .metric import Metric
 
 @dataclass(frozen=True)
 class Stage:
-    """The graph after a pass, its report, and the states and time axes of a streamed network as in `PassResult`."""
+    """The graph after a pass, its report, and the states and time axes of a streamed network, as in `PassResult`."""
 
     name: str
     graph: Graph
@@ -27,10 +27,10 @@ class Stage:
 class Session:
     """A spec with everything that it names loaded: the captured model and its data.
 
-    `own_model` says that the caller gave the module: neither source nor weights were read. `buffers` names the
-    constants that training leaves alone. `sequences` are the calibration samples of a model with states as they were
-    read; in `calibration` each sample has the states that the float network reaches. `frames` are the time axes of
-    inputs that take new frames of a stream, by name.
+    `own_model` is True if the caller gave the module: neither source nor weights were read. `buffers` are the
+    constants that training does not change. `sequences` are the calibration samples of a model with states as read;
+    in `calibration` each sample has the states of the float network. `frames` are the time axes, by name, of inputs
+    that take new frames of a stream.
     """
 
     loaded: Loaded
@@ -56,7 +56,7 @@ class Session:
 
     @property
     def is_folder(self) -> bool:
-        """Whether the model is read from a folder tensor by tensor, because it may be larger than memory."""
+        """True if the model is read from a folder tensor by tensor, because it may be larger than memory."""
         return not self.own_model and isinstance(self.spec.model.source, FolderSource)
 
 
@@ -66,5 +66,5 @@ def final_graph(session: Session, stages: Sequence[Stage]) -> Graph:
 
 
 def window_graph(session: Session, stages: Sequence[Stage]) -> Graph:
-    """The graph after the last pass that takes what samples hold: before `stream`, if that is one of them."""
+    """The graph after the last pass whose inputs are those of the samples: before `stream`, if the spec has it."""
     return final_graph(session, [stage for stage in stages if not stage.frames])

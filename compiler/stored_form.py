@@ -1,4 +1,4 @@
-"""Files of other programs that hold stored weights: what none of them can hold, refused by name.
+"""Files of other programs for stored weights: tensors that none of them can hold are refused by name.
 
 Each takes integers of 4 and 8 bits without zero points from the graph, and all other tensors from the folder of the
 model, so that no pass may have changed these.
@@ -21,7 +21,7 @@ _BITS = (4, 8)
 _ROUNDINGS = ("nearest", "gptq")
 
 
-KEEP_FLOAT = "keep it as it is: `layers: {layers}`"
+KEEP_FLOAT = "keep it unchanged: `layers: {layers}`"
 """Advice to store a weight as it is; `{layers}` is the entry of its layer."""
 
 
@@ -42,7 +42,7 @@ class StoredForm:
     place: str
 
     def problems(self, unfit: Iterable[Unfit]) -> list[Problem]:
-        """One problem for each fact, with the tensors of which it is true."""
+        """One problem for each fact, with its tensors."""
         groups = dict[tuple[str, str], list[str]]()
         for one in unfit:
             groups.setdefault((one.fact, one.advice), []).append(one.name)
@@ -56,7 +56,9 @@ class StoredForm:
         return found
 
     def foreign(self, session: Session) -> Iterator[Problem]:
-        """Sources without a folder, and passes after which other tensors than stored weights have changed."""
+        """Problems of sources without a folder, and of passes after which tensors other than stored weights have
+        changed.
+        """
         if not isinstance(session.spec.model.source, FolderSource) or session.own_model:
             advice = "write `source: hf:PATH`, or `outputs: torch`"
             yield Problem(self.code, self.place, "the model is not from a folder", advice)
@@ -66,11 +68,11 @@ class StoredForm:
         for index, step in enumerate(session.spec.passes):
             place = f"passes[{index}] ({step.pass_name()})"
             if isinstance(step, WeightOnlyOptions) and step.rounding.kind not in _ROUNDINGS:
-                fact = f"rounding {step.rounding.kind} changes other tensors, too, or has zero points"
+                fact = f"rounding {step.rounding.kind} changes other tensors, too, or needs zero points"
                 yield Problem(self.code, place, f"{self.place}: {fact}", f"use {' or '.join(_ROUNDINGS)}")
             if not isinstance(step, WeightOnlyOptions | CleanOptions):
-                fact = "this pass changes tensors that the folder would take from its source"
-                advice = "leave it out, or write `outputs: torch`"
+                fact = "this pass changes tensors that are copied from the source folder"
+                advice = "remove it, or write `outputs: torch`"
                 yield Problem(self.code, place, f"{self.place}: {fact}", advice)
 
     def unfit(self, captured: Graph, graph: Graph, value: Value) -> Iterator[Unfit]:
@@ -83,7 +85,7 @@ class StoredForm:
             yield Unfit(value.name, fact, advice)
         if encoding.levels is not None or encoding.bits not in _BITS:
             what = "codes of a table" if encoding.levels is not None else f"{encoding.bits} bits"
-            fact = f"has {what}; the convention takes {' and '.join(map(str, _BITS))}"
+            fact = f"has {what}; the convention supports {' and '.join(map(str, _BITS))}"
             yield Unfit(value.name, fact, "use int4 or int8")
         elif isinstance(encoding.scale, CodedNumbers):
             fact = f"has scales that are stored as codes (`{encoding.scale.form}`)"

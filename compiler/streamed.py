@@ -15,10 +15,10 @@ from .session import Session, Stage, window_graph
 
 
 def streamed_session(session: Session, stages: Sequence[Stage]) -> Session:
-    """The session for the outputs: its spec describes the network of one call; itself where nothing is streamed.
+    """The session for the outputs, with a spec of the network of one call; the session itself without `stream`.
 
-    Samples are then sequences, a window each, in calls of new frames. Where the hop does not divide the window, they
-    begin behind its first frames.
+    Each sample then is a sequence: a window in calls of new frames. If the hop does not divide the window, the first
+    frames of the window are skipped.
     """
     if not stages or not stages[-1].frames:
         return session

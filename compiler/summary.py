@@ -39,13 +39,13 @@ from .report import (
 from .session import Session, Stage, final_graph, window_graph
 
 _EXACT = (Dequantize, Cast, Add, Sub, Mul, Div, Maximum, Minimum, Bounded, Abs, Neg, Compare, Logic, Where)
-_MAIN_PERCENT = 10.0  # of the multiply-accumulates or cycles
+_MAIN_PERCENT = 10.0  # share of the multiply-accumulates or cycles
 
 
 def make_report(
     session: Session, stages: Sequence[Stage], artifacts: Artifacts, findings: Findings | None = None
 ) -> Report:
-    """The report, with the spec's metric measured on its evaluation data, and what was found about noise."""
+    """The report, with the spec's metric measured on its evaluation data, and the findings about noise."""
     compiled = final_graph(session, stages)
     c = artifacts.c
     return Report(
@@ -137,7 +137,7 @@ def _regions(c: CArtifact, target: Target) -> Iterator[Resource]:
 
 
 def _wait_cycles(c: CArtifact) -> Iterator[Resource]:
-    """The cycles that accesses to RAM wait, where a region has wait states."""
+    """Wait cycles of accesses to RAM, if a region has wait states."""
     slow = [used for used in c.plan.regions if used.region.wait_states]
     if slow:
         each = ", ".join(f"{used.wait_cycles:,} in {used.name}" for used in slow)
@@ -163,7 +163,7 @@ def _module_resources(module: TorchArtifact, captured: Graph) -> tuple[Resource,
 
 
 def _cache_resources(session: Session, graph: Graph) -> tuple[Resource, ...]:
-    """Memory of the caches of a language model, which the caller of the network holds."""
+    """Memory of the caches of a language model, which the caller of the network owns."""
     options, names = session.spec.model.cache, session.spec.model.state
     if options is None or not names:
         return ()
@@ -175,7 +175,7 @@ def _cache_resources(session: Session, graph: Graph) -> tuple[Resource, ...]:
 
 
 def _stream_resources(stages: Sequence[Stage]) -> Iterator[Resource]:
-    """Memory of the states of a streamed network, which the caller of the network holds."""
+    """Memory of the states of a streamed network, which the caller of the network owns."""
     for stage in stages:
         if stage.frames:
             table = stage.report.table("states")
@@ -185,20 +185,20 @@ def _stream_resources(stages: Sequence[Stage]) -> Iterator[Resource]:
 
 
 def _float_bytes(graph: Graph, names: Collection[str]) -> int:
-    """Bytes of caches of codes if their numbers were float32: one scale belongs to each head and position."""
+    """Bytes of coded caches if their numbers were float32: one scale belongs to each head and position."""
     codes = [v.type for v in graph.inputs if v.name in names and not v.type.dtype.is_floating]
     return sum(4 * type.numel * (2 if type.dtype is DType.U8 else 1) for type in codes)
 
 
 def _instructions_basis(target: Target) -> str:
-    """Which core the prices of kernels were counted on."""
+    """The core on which the instructions of kernels were counted."""
     counted = counted_core(target)
     other = "" if counted == target.core else ", not on this core"
     return f"estimated from kernels counted on a {counted}{other}"
 
 
 def _cycles(c: CArtifact, target: Target) -> Iterator[Resource]:
-    """The row of cycles, with the time that they make at the target's clock, where the core's timing is published."""
+    """The row of cycles, with the time at the target's clock, if the core has published timing."""
     cycles = c.prediction.cycles
     if cycles is None or target.timing is None:
         return
@@ -209,7 +209,7 @@ def _cycles(c: CArtifact, target: Target) -> Iterator[Resource]:
 
 
 def kernel_notes(c: CArtifact, target: Target) -> Iterator[str]:
-    """A note for each layer that takes a slower kernel than others of its kind on a core with DSP instructions."""
+    """A note for each layer that needs a slower kernel than others of its kind on a core with DSP instructions."""
     for step, cost in zip(
         c.program.steps, c.prediction.nodes, strict=False
     ):  # outputs may be copied at the end
@@ -217,17 +217,17 @@ def kernel_notes(c: CArtifact, target: Target) -> Iterator[str]:
             place = step.source.module or step.results[0].value.name
             share = 100 * cost.time / max(c.prediction.time, 1)
             yield (
-                f"{place} ({step.operator}) takes the kernel {cost.kernel}, {share:.0f} % of the {c.prediction.unit}: "
-                f"{step.offer.limitation}; int8 activations there would take a faster one"
+                f"{place} ({step.operator}) takes the kernel {cost.kernel}, {share:.0f} % of the "
+                f"{c.prediction.unit}: {step.offer.limitation}; int8 activations there would allow a faster one"
             )
 
 
 def rounding_notes(graph: Graph) -> Iterator[str]:
-    """A note where steps in float are between integers, so that how a C library rounds them decides on integers.
+    """A note if float steps are between integers, so that the rounding of a C library affects integers.
 
-    One operation that IEEE 754 rounds in one way only, such as a sum of two values, is the same everywhere.
+    A single operation with an exact definition in IEEE 754, such as a sum of two values, is the same everywhere.
     """
-    reaches: set[str] = set()  # values that become integers after nothing but floats
+    reaches: set[str] = set()  # values that become integers after only float steps
     names: list[str] = []
     for node in reversed(graph.nodes):
         if isinstance(node.op, Quantize):
@@ -239,14 +239,14 @@ def rounding_notes(graph: Graph) -> Iterator[str]:
     if names:
         counted = ", ".join(f"{count} {name}" for name, count in sorted(Counter(names).items()))
         yield (
-            f"steps in float between integers: {counted}. C libraries and compilers round these otherwise than the "
-            "integer graph, so that a value behind them may be the next integer, which later layers carry on: the C "
+            f"steps in float between integers: {counted}. C libraries and compilers round these differently from the "
+            "integer graph, so that a value after them may be the next integer, which later layers propagate: the C "
             "agrees with the integer graph closely, not byte for byte"
         )
 
 
 def _arena_basis(c: CArtifact) -> str:
-    """Proof of the size of the arena: the least of any order of execution, or a lower bound."""
+    """Proof of the size of the arena: the minimum over all orders of execution, or a lower bound."""
     least = c.lowered.least_bytes
     if c.lowered.is_least:
         return "exact, from the plan, the least of any order of execution"
@@ -259,7 +259,7 @@ def _ports(c: CArtifact) -> str:
     """Bytes of inputs and outputs, in or outside the arena."""
     in_arena = any(port.offset is not None for port in c.ports)
     total = sum(port.stored.bytes for port in c.ports)
-    return f"{total:,} B of inputs and outputs {'share it' if in_arena else 'beside it'}"
+    return f"{total:,} B of inputs and outputs {'share it' if in_arena else 'in addition'}"
 
 
 def _coded(c: CArtifact) -> str:
@@ -300,7 +300,7 @@ def _layers(graph: Graph, c: CArtifact | None, snr: Mapping[str, float]) -> tupl
 
 
 def _movement(index: int, value: Value, cost: NodePrediction) -> Layer:
-    """The row of a step that belongs to no node: it moves `value` to another layout or to the caller's buffer."""
+    """The row of a step without a node: it moves `value` to another layout or to the caller's buffer."""
     return Layer(
         index=index,
         name=value.name,
@@ -339,9 +339,9 @@ def _layer(index: int, node: Node, graph: Graph, snr: Mapping[str, float]) -> La
 
 
 def _float_layers(graph: Graph, c: CArtifact | None, stages: Sequence[Stage]) -> tuple[FloatLayer, ...]:
-    """Nodes with a main share of the work that compute in float in a network that was quantized.
+    """Nodes with a large share of the work that compute in float in a quantized network.
 
-    Other rules of the pass (folds, learned rounding) decline for layers that compute on integers all the same.
+    Other rules of the pass (folds, learned rounding) also decline layers that do compute on integers.
     """
     if not is_quantized(graph):
         return ()

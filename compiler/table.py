@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns padded to their widest cell; a column whose cells all start with a digit, sign or dash is set right.
+    """Columns padded to their widest cell; columns whose cells all start with a digit, sign or dash are aligned right.
 
     >>> print(text_table(("layer", "bytes"), [("conv", "1,024"), ("fc", "80")]))
     layer  bytes

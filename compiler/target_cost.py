@@ -1,11 +1,11 @@
 """Cost model of passes: predicted cost of a graph on the target after the remaining passes.
 
-The passes that follow really run, quantization on a few samples, then the C backend predicts. Left out is what
-trains or itself decides by costs (`PassOptions.predicted`), which changes values rather than sizes.
+The remaining passes are run, quantization on a few samples, then the C backend predicts the cost. Passes that train
+or decide by costs themselves (`PassOptions.predicted`) are skipped: they change values rather than sizes.
 
-The kernels are the fastest, also where the backend would have to take smaller ones to fit: a network that is cut to the
-size of a target would otherwise end with slow kernels. Layers run by rows, which changes no result and costs little
-time, if the first network of which the cost is asked fits the RAM of the target so: the largest one.
+The kernels are the fastest, even if the backend would need smaller ones to fit: a network that is cut to the size of
+a target would otherwise end with slow kernels. Layers run by rows, which changes no result and costs little time, if
+the first network whose cost is predicted, the largest one, fits the RAM of the target only in this way.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _REMEMBERED = 16
 
 
 class TargetCost:
-    """Costs on a target after the passes `rest`; `context` is that of the pass that asks."""
+    """Costs on a target after the passes `rest`; `context` is that of the calling pass."""
 
     def __init__(
         self, target: Target, options: COutput | None, rest: Sequence[PassOptions], context: Context
     ) -> None:
         self._target, self._options = target, options or COutput()
-        if target.isa != "host":  # budgets of flash count weights in a file, too
+        if target.isa != "host":  # budgets of flash also count weights in a file
             self._options = self._options.model_copy(update={"weights_file": "c"})
         self._roomy = target.with_ram(None).model_copy(update={"flash": None, "stack": None})
         self._by_rows: bool | None = None
@@ -48,16 +48,16 @@ class TargetCost:
 
     @property
     def flash_limit(self) -> int | None:
-        """Bytes of flash of the target; None if it does not bind."""
+        """Bytes of flash of the target; None without a limit."""
         return self._target.flash
 
     @property
     def ram_limit(self) -> int | None:
-        """Bytes of memory of the target; None if it does not bind."""
+        """Bytes of memory of the target; None without a limit."""
         return self._target.ram
 
     def predict(self, graph: Graph, *, layers: Mapping[str, Precision] = {}) -> Cost:
-        """Cost of what the rest of the passes make of `graph`; PassError if the target cannot carry it."""
+        """Cost of `graph` after the remaining passes; PassError if the target does not support it."""
         key = (id(graph), frozenset(layers.items()))
         if key not in self._known:
             while len(self._known) >= _REMEMBERED:
@@ -66,7 +66,7 @@ class TargetCost:
         return self._known[key][1]
 
     def weight_bits(self, node: Node) -> tuple[int, ...]:
-        """Storage bits of weights for which the target has a kernel for `node`; none where it has no weights."""
+        """Storage bits of weights for which the target has a kernel for `node`; empty for a node without weights."""
         if not is_layer(node.op):
             return ()
         return tuple(
@@ -88,10 +88,10 @@ class TargetCost:
         except IRError as err:
             problems = check(graph, self._options, self._roomy)
             reasons = "\n  ".join(["", *map(str, problems)]) if problems else f" {err.message}"
-            raise PassError(f"there is no cost on {self._target.name}:{reasons}") from err
+            raise PassError(f"no cost prediction on {self._target.name}:{reasons}") from err
 
     def _fastest(self, graph: Graph) -> Prediction:
-        """Prediction with the fastest kernels, by rows if that is how the first network fits the RAM."""
+        """Prediction with the fastest kernels, by rows if the first network fits the RAM only in that way."""
         whole, ram = predict(graph, self._roomy, options=self._options), self._target.ram
         if ram is None or whole.arena_bytes <= ram or self._by_rows is False:
             return whole
@@ -102,7 +102,7 @@ class TargetCost:
         return rows if self._by_rows else whole
 
     def _has_kernel(self, node: Node, weights: str, activations: str) -> bool:
-        """Whether the node alone, quantized so, becomes C that computes on integers."""
+        """True if the node alone, quantized to these widths, becomes C that computes on integers."""
         key = (node.op, node.operand_types, weights, activations)
         if key not in self._kernels:
             options = QuantizeOptions.model_validate({"weights": weights, "activations": activations})
@@ -116,7 +116,7 @@ class TargetCost:
 
 
 def _shortened(step: PassOptions) -> PassOptions:
-    """The pass without what takes time and changes no size."""
+    """The pass without the options that take time and change no size."""
     if isinstance(step, QuantizeOptions):
         quick = {"samples": SAMPLES, "bias_correction": False, "rounding": Nearest(), "observer": MinMax()}
         return step.model_copy(update=quick)

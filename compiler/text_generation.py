@@ -1,7 +1,7 @@
 """Text from a compiled language model with caches: prompts, greedy and sampled tokens, perplexity.
 
-A prompt is given in blocks, then one token after the other; each call continues the caches of the call before. Sampling
-is that of Python programs: softmax(logits / temperature), the most probable token where the temperature is 0.
+A prompt is passed in blocks, then one token at a time; each call continues the caches of the previous call. Sampling
+is the usual one: softmax(logits / temperature), the most probable token for temperature 0.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from .errors import Problem, UserError, first_line, shorten
 from .interface import Interface, Port
 from .model_folder import EXTRA
 
-_BLOCK = 512  # tokens of a prompt in one call, whose logits are in memory together
+_BLOCK = 512  # tokens of a prompt in one call; their logits are in memory together
 
 
 @dataclass(frozen=True)
 class GeneratedText:
-    """Tokens after a prompt, with the text of both where there is a tokenizer, and the times of the two phases.
+    """Tokens after a prompt, with the text of both if there is a tokenizer, and the times of the two phases.
 
-    `first` is the time of the prompt and of the token that it gives, `rest` that of all other tokens, in seconds.
-    `is_full` says that the caches held no more.
+    `first` is the time of the prompt and its first token, `rest` that of all other tokens, in seconds. `is_full` is
+    True if the caches were full.
     """
 
     prompt: tuple[int, ...]
@@ -46,7 +46,7 @@ class GeneratedText:
 
 @dataclass(frozen=True)
 class Perplexity:
-    """exp of the mean negative log likelihood of `tokens` tokens, in windows of `window` tokens that begin anew."""
+    """exp of the mean negative log likelihood of `tokens` tokens, in independent windows of `window` tokens."""
 
     value: float
     tokens: int
@@ -70,26 +70,26 @@ class TextModel:
         self._states = dict(interface.state)
         self._block = min(_BLOCK, described.length) if ids.dynamic else ids.shape[1]
         if not ids.dynamic and self._block > 1:
-            fact = f"takes blocks of {self._block} tokens, no single ones"
-            raise UserError(
-                Problem("R418", name, fact, "leave `inputs` of the model out, or give it one token")
-            )
+            fact = f"takes blocks of {self._block} tokens, not single tokens"
+            raise UserError(Problem("R418", name, fact, "remove `inputs` of the model, or give it one token"))
         self._empty = {port.name: port.type for port in interface.inputs if port.name in interface.state}
         self._file = directory / TOKENIZER_FILE
         self.length = described.length
         self.reset()
 
     def reset(self) -> None:
-        """Empty the caches."""
+        """Empties the caches."""
         self._position = 0
         self._caches = {
             name: torch.zeros(type.shape, dtype=type.dtype.torch) for name, type in self._empty.items()
         }
 
     def feed(self, ids: Sequence[int], *, progress: Progress = silent) -> Iterator[Tensor]:
-        """Logits [n, vocabulary] of each block of tokens, which continue those before them; UserError if too many."""
+        """Logits [n, vocabulary] of each block of tokens, which continue the earlier ones; UserError if there are too
+        many.
+        """
         if self._position + len(ids) > self.length:
-            fact = f"{self._position + len(ids):,} tokens, and the caches hold {self.length:,}"
+            fact = f"{self._position + len(ids):,} tokens, but the caches hold {self.length:,}"
             raise UserError(Problem("R419", self._name, fact, "give fewer, or raise `model.cache.length`"))
         for start in range(0, len(ids), self._block):
             yield self._call(torch.tensor([ids[start : start + self._block]]))
@@ -118,9 +118,9 @@ class TextModel:
         seed: int = 0,
         progress: Progress = silent,
     ) -> GeneratedText:
-        """At most `tokens` tokens after a prompt; the end of the text and full caches end them, too.
+        """At most `tokens` tokens after a prompt; generation also stops at the end of the text and with full caches.
 
-        ArgumentError for numbers that are none, UserError for a prompt that does not fit.
+        ArgumentError for invalid arguments, UserError for a prompt that does not fit.
         """
         prompt, call = _ids(prompt, "generate(prompt=...)"), "generate(tokens=...)"
         expect(tokens, int, call, "a number of tokens")
@@ -137,7 +137,7 @@ class TextModel:
         started = perf_counter()
         chosen = [_chosen(self._last(prompt, progress), temperature, generator)]
         between = perf_counter()
-        room = self.length - len(prompt) + 1  # the last token is not given to the network
+        room = self.length - len(prompt) + 1  # the last token is not passed to the network
         while len(chosen) < min(tokens, room) and chosen[-1] not in self._stops:
             chosen.append(_chosen(self._last(chosen[-1:], silent), temperature, generator))
             progress("tokens", len(chosen), tokens)
@@ -204,7 +204,7 @@ def read_text(path: Path) -> str:
     except OSError as err:
         raise UserError(Problem("R422", place, f"cannot be read: {err.strerror}", "check the path")) from err
     except UnicodeDecodeError as err:
-        fact = f"is no text in UTF-8 from byte {err.start}"
+        fact = f"is not UTF-8 from byte {err.start}"
         raise UserError(Problem("R422", place, fact, "convert the file")) from err
 
 
@@ -216,12 +216,12 @@ def _ids(found: object, place: str) -> list[int]:
     """Token ids; ArgumentError for anything but a sequence or a tensor of integers."""
     items = found.tolist() if isinstance(found, Tensor) else found
     if not isinstance(items, Sequence) or isinstance(items, str) or not all(type(i) is int for i in items):
-        raise ArgumentError(place, "expects a list of token ids", "text is encoded by `encode`")
+        raise ArgumentError(place, "expects a list of token ids", "encode text with `encode`")
     return list(items)
 
 
 def _chosen(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
-    """The most probable token, or one that is drawn."""
+    """The most probable token, or a sampled one."""
     if not temperature:
         return int(logits.argmax())
     shares = (logits.double() / temperature).softmax(0)

@@ -1,4 +1,4 @@
-"""A limit on the time that the user's code may take: an endless loop ends in a message."""
+"""Time limit for the user's code: an endless loop ends with a message."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from .errors import Problem, UserError
 
 
 class _TimeIsUpError(BaseException):
-    """Passes every `except Exception` of the code that is stopped."""
+    """Not an `Exception`, so that no `except Exception` in the user's code catches it."""
 
 
 @contextmanager
 def time_limit(seconds: float | None, place: str, doing: str) -> Iterator[None]:
-    """UserError if the body takes longer; None, and any thread but the main one, have no limit."""
+    """UserError if the body takes longer; no limit for None, and in threads other than the main one."""
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -32,12 +32,8 @@ from .numbers import AnyNumbers, Array, Numbers, numbers_of
 
 BLOCK = 256
 """Number of codes that share a step in double quantization."""
-_BIAS, _LEAST_CODE, _LARGEST_CODE = (
-    127,
-    1,
-    254,
-)  # codes of E8M0; 0 is not a normal number in float32, 255 is not a number
-_CUT_BITS = 8  # bits of the significand of a step
+_BIAS, _LEAST_CODE, _LARGEST_CODE = 127, 1, 254  # of E8M0; 0 is no normal float32, 255 is NaN
+_CUT_BITS = 8  # bits cut from the significand of a step
 _LEAST_NORMAL = 2.0**-126
 
 

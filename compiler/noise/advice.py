@@ -1,9 +1,9 @@
-"""The causes of low ratios, and changes that help: each is tried, measured at all targets, and its price predicted.
+"""Causes of low ratios, and changes that help: each is tried, measured at all targets, and its cost predicted.
 
 targets   outputs below the least ratio, and the first layers below it whose noise reaches another output
-sources   the few values whose own noise burdens the targets most (`propagation`), with the reasons (`reasons`)
-changes   one by one; where none of them is enough, several together, and where outliers are a reason, again one by
-          one for the sources that calibration without them leaves (`candidates`, `trials`)
+sources   the few values whose own noise affects the targets most (`propagation`), with the reasons (`reasons`)
+changes   one by one; if none of them is enough, several together, and if outliers are a reason, one by one again for
+          the sources that remain in a calibration without the outliers (`candidates`, `trials`)
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from .reasons import extents, grid_mates, reasons_of
 from .trials import Trials
 
 Price = Callable[[Graph, QuantizeOptions, Context], "Cost | None"]
-"""Predicted cost of a float graph quantized with these options; None where nobody predicts it, PassError where the
-target cannot carry it."""
+"""Predicted cost of a float graph quantized with these options; None without a prediction, PassError if the
+target does not support it."""
 Accepts = Callable[[Mapping[str, str]], bool]
-"""Whether the spec takes settings, by option of the pass or by path."""
+"""True if the spec accepts these settings, by option of the pass or by path."""
 
 _MOST_SOURCES = 3
 _MOST_TRIALS = 40
-_MOST_LEARNED = 2  # changes that are measured with the rounding that the spec has learned
+_MOST_LEARNED = 2  # changes that are measured with the learned rounding of the spec
 _GAIN_DB = 3.0
-_LOST_DB = 200.0  # what lacks where nothing is left of a signal
+_LOST_DB = 200.0  # missing ratio if there is no signal
 
 
 @dataclass(frozen=True)
 class Advised:
-    """The spec that is advised: prices, whether it takes settings, positions of samples that it leaves out."""
+    """The spec under advice: costs, accepted settings, positions of excluded samples."""
 
     price: Price
     accepts: Accepts
     excluded: Collection[int] = ()
 
     def positions(self, count: int) -> list[int]:
-        """The positions in their file of so many samples that are used."""
+        """Positions in the file of this many used samples."""
         return [p for p in range(count + len(self.excluded)) if p not in self.excluded][:count]
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """A change, what the spec says for it, and the powers that it gives, by target."""
+    """A change, its settings in the spec, and the resulting powers, by target."""
 
     change: Change
     settings: Mapping[str, str]
@@ -87,7 +87,7 @@ class Adviser:
         self._plain: Cost | None = None
 
     def explained(self) -> Noise:
-        """The noise with its sources, their reasons and what was tried."""
+        """The noise with its sources, their reasons, and the changes that were tried."""
         causes = self._causes(self._propagation, self._calibration, frozenset())
         ranked = self._ranked(self._tried(causes), self._trials.measure(Change(), nearest=True))
         if isinstance(self._options.rounding, AdaRound):
@@ -155,7 +155,7 @@ class Adviser:
         )
 
     def _tried(self, causes: Sequence[Cause]) -> list[_Trial]:
-        """Single changes; several together only where no single one that keeps integers is enough."""
+        """Single changes; several together only if no single one that keeps integers is enough."""
         candidates = self._candidates(causes)
         trials: dict[tuple[str, ...], _Trial] = {}
         for changes in (candidates.single(), candidates.together(), self._without(candidates.outliers)):
@@ -167,7 +167,7 @@ class Adviser:
         return list(trials.values())
 
     def _without(self, outliers: frozenset[int]) -> Iterator[Change]:
-        """Calibration without outliers: alone, and with each change for the sources that are left."""
+        """Calibration without outliers: alone, and with each change for the sources that remain."""
         if not outliers:
             return
         without = Change(excluded=outliers)
@@ -190,7 +190,7 @@ class Adviser:
         )
 
     def _try(self, change: Change, trials: dict[tuple[str, ...], _Trial]) -> None:
-        """Enter a change with its powers, unless it is one that was tried, none, or none that the spec takes."""
+        """Records a change with its powers, unless it is empty, was already tried, or is not accepted by the spec."""
         says = settings(change, self._trials.precisions, self._left_out(change))
         key = (*(f"{name}: {value}" for name, value in says.items()), change.words)
         if key in trials or not any(key) or (says and not self._spec.accepts(says)):
@@ -198,7 +198,7 @@ class Adviser:
         trials[key] = _Trial(change, says, self._trials.measure(change, nearest=True))
 
     def _left_out(self, change: Change) -> list[int]:
-        """Positions of all samples that the spec then leaves out."""
+        """Positions of all samples that the spec then excludes."""
         return sorted({*self._spec.excluded, *(self._positions[index] for index in change.excluded)})
 
     def _text(self, change: Change) -> str:
@@ -215,7 +215,7 @@ class Adviser:
     def _ranked(
         self, trials: Iterable[_Trial], before: Mapping[str, Powers]
     ) -> list[tuple[_Trial, TriedChange]]:
-        """Trials with their rows, the best first: what is enough by its price, the rest by what still lacks."""
+        """Trials with their rows, the best first: sufficient ones by cost, the others by the missing ratio."""
         rows = [(trial, self._row(trial, before)) for trial in trials]
         found = [(trial, row) for trial, row in rows if row is not None]
         return sorted(found, key=lambda pair: self._rank(*pair))
@@ -260,7 +260,7 @@ class Adviser:
         )
 
     def _added(self, change: Change) -> dict[str, int] | None:
-        """Flash, instructions and cycles that a change adds; None if nobody predicts them."""
+        """Flash, instructions and cycles that a change adds; None without a prediction."""
         graph, context = self._trials.graph, self._trials.context
         if self._plain is None:
             self._plain = self._spec.price(graph, self._options, context)

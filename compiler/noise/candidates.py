@@ -1,10 +1,10 @@
 """Candidate changes against sources of noise, cheapest first.
 
 free         another observer, a scale for each channel, calibration without an outlier, learned rounding
-flash        wider weights: of the layers that lose by theirs, of all
-cycles       activations of 16 bits: values in the role of a source, what the readers of a value read, all
+flash        wider weights: of the layers with weight noise, of all
+cycles       activations of 16 bits: values in the role of a source, the operands of a value's readers, all
 float        the layers around a value
-the model    what no spec reaches: functions of no module, constants
+the model    changes that no spec can make: functions outside modules, constants
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ _OBSERVERS: tuple[Observer, ...] = (
 )
 _LEARNED = AdaRound(
     iterations=200
-)  # on networks of few bits as good as ten times as many, at a tenth of the time
-_MOST_LEARNED = 1 << 18  # weights whose rounding is learned for a trial: about ten seconds
+)  # for networks with few bits as good as ten times as many, in a tenth of the time
+_MOST_LEARNED = 1 << 18  # weights with learned rounding in a trial: about ten seconds
 _BEYOND = 2.0  # times the largest other magnitude, and
-_MARGIN = 16.0  # more: what "never" may be made, of which e^-16 is left behind a softmax
+_MARGIN = 16.0  # more: a replacement of "never", of which e^-16 remains after a softmax
 
 
 @dataclass(frozen=True)
 class Cause:
-    """A source of noise with its reasons, what makes its value, what moves that on, and what computes with it then."""
+    """A source of noise with its reasons, the producer of its value, the nodes that move the value, and its readers."""
 
     source: Source
     reasons: Sequence[Reason]
@@ -63,7 +63,7 @@ class Cause:
 
     @property
     def smallest(self) -> tuple[Node, ...]:
-        """The nodes that alone keep the value in float."""
+        """The fewest nodes that keep the value in float."""
         return self.movers or (() if self.maker is None else (self.maker,))
 
     @property
@@ -75,12 +75,12 @@ class Cause:
 
     @property
     def loses_by_weights(self) -> bool:
-        """Whether rounding of weights is a reason."""
+        """True if rounding of weights is a reason."""
         return any(reason.kind is Kind.WEIGHTS for reason in self.reasons)
 
 
 def cause_of(graph: Graph, source: Source, reasons: Sequence[Reason]) -> Cause:
-    """A source with its neighbours in the integer graph, conversions passed over."""
+    """A source with its neighbours in the integer graph; conversions are skipped."""
     origin = origin_of(graph, source.name)
     waiting, passed = [source.name, origin], {source.name, origin}
     movers, readers = dict[str, Node](), dict[str, Node]()
@@ -110,9 +110,9 @@ class Candidates:
         can_exclude: bool,
         largest_beside: Callable[[float], float],
     ) -> None:
-        """`largest_beside` gives the largest magnitude far below that of a constant.
+        """`largest_beside` returns the largest magnitude that is far below that of a constant.
 
-        `outliers` are the calibration samples that a reason names, where samples can be left out.
+        `outliers` are the calibration samples that a reason names, if samples can be excluded.
         """
         self._graph, self._precisions, self._causes = graph, precisions, causes
         self._options, self._largest_beside = precisions.options, largest_beside
@@ -123,7 +123,7 @@ class Candidates:
         self.outliers = frozenset(samples if can_exclude else ())
 
     def single(self) -> Iterator[Change]:
-        """One change each."""
+        """Single changes."""
         yield from observers(self._options)
         if self._loses_by_weights and not self._options.per_channel:
             yield Change({"per_channel": True})
@@ -180,7 +180,7 @@ class Candidates:
         yield self._all_of_eight_bits()
 
     def _all_of_eight_bits(self) -> Change:
-        """Weights of 8 bits for all layers, whatever patterns or a pass before say."""
+        """Weights of 8 bits for all layers, in place of patterns or an earlier pass."""
         said = {name: _of_eight_bits(precision) for name, precision in self._options.layers.items()}
         raised = QuantizeOptions.model_validate({"weights": "int8", "layers": said})
         widths = Precisions(raised, self._precisions.decided, self._precisions.selects)
@@ -192,7 +192,7 @@ class Candidates:
         )
 
     def _can_learn(self) -> bool:
-        """Whether learned rounding is another rounding, and soon tried."""
+        """True if learned rounding differs from the present one, and the trial is short."""
         weights = (node.operand("weight").type.numel for node in self._graph.nodes if is_layer(node.op))
         is_nearest = isinstance(self._options.rounding, Nearest) and self._options.codebook_bits is None
         return self._loses_by_weights and is_nearest and sum(weights) <= _MOST_LEARNED
@@ -218,7 +218,7 @@ class Candidates:
                 yield Change(constants={name: constant.clamp(-limit, limit)}, words=words)
 
     def _starts(self, nodes: Sequence[Node]) -> bool:
-        """Whether these nodes compute from inputs and constants alone."""
+        """True if these nodes compute only from inputs and constants."""
         known = {v.name for v in (*self._graph.inputs, *self._graph.constants)}
         names = {node.outputs[0].name for node in nodes}
         for node in self._graph.nodes:
@@ -228,12 +228,12 @@ class Candidates:
 
 
 def observers(options: QuantizeOptions) -> Iterator[Change]:
-    """Other observers than that of the options."""
+    """Observers other than that of the options."""
     yield from (Change({"observer": kind}) for kind in _OBSERVERS if kind != options.observer)
 
 
 def _wide(nodes: Iterable[Node]) -> Iterator[Change]:
-    """Activations of 16 bits for what these nodes read, as far as a spec reaches them."""
+    """Activations of 16 bits for the operands of these nodes, if a spec can set them."""
     if paths := _paths(nodes):
         yield Change(activations=dict.fromkeys(paths, "int16"))
 

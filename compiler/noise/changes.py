@@ -15,9 +15,9 @@ from ...specs.options import LayerBits, LayerPrecision, QuantizeOptions
 from ...specs.section import Section
 
 EXCLUDE = "data.calibration.exclude"
-"""The setting that leaves samples out; all others are options of the pass."""
+"""The setting that excludes samples; all others are options of the pass."""
 
-_VALUE = "%"  # in front of the name of a value that stands for a module path
+_VALUE = "%"  # prefix of a value name that replaces a module path
 _NAMES = {bits: name for name, bits in BITS.items()}
 _PLAIN = re.compile(r"\w[\w.]*( %)?")
 
@@ -26,9 +26,9 @@ _PLAIN = re.compile(r"\w[\w.]*( %)?")
 class Change:
     """Change of settings; layers by module path, or by result value if they have none (`path_of`).
 
-    `options` are other than `layers`, unless that is what further layers are added to. `excluded` are indices of
-    calibration samples. `words` tell what changes in the model: `constants` have other elements there, and what is
-    of no module has a path.
+    `options` are the changed options except `layers`, unless `layers` is the base for further layers. `excluded` are
+    indices of calibration samples. `words` describe a change in the model: `constants` have other elements there, and
+    nodes outside modules have a path.
     """
 
     options: Mapping[str, object] = field(default_factory=dict)
@@ -41,16 +41,16 @@ class Change:
 
     @property
     def is_of_spec(self) -> bool:
-        """Whether the spec alone changes."""
+        """True if only the spec changes."""
         return not self.words
 
     @property
     def is_of_integers(self) -> bool:
-        """Whether the spec alone changes, and nothing becomes float."""
+        """True if only the spec changes, and no layer becomes float."""
         return self.is_of_spec and not self.in_float
 
     def with_(self, other: Change) -> Change:
-        """Both at once; `other` decides where both change the same."""
+        """Both changes together; `other` takes precedence."""
         return Change(
             {**self.options, **other.options},
             {**self.weights, **other.weights},
@@ -62,7 +62,7 @@ class Change:
         )
 
     def applied_to(self, precisions: Precisions) -> QuantizeOptions:
-        """The options with this change. Layers that it names come last, and so decide."""
+        """The options with this change. Its layers come last, and so take precedence."""
         options = precisions.options.model_copy(update=dict(self.options))
         widths = replace(precisions, options=options)
         layers: dict[str, LayerPrecision] = dict(options.layers)
@@ -72,7 +72,7 @@ class Change:
         return options.model_copy(update={"layers": layers})
 
     def _bits(self, path: str, widths: Precisions) -> LayerPrecision:
-        """The bits of a layer, those that stay as they are said again: no other pattern counts for it."""
+        """Bits of a layer, with unchanged ones repeated, because no other pattern applies to it."""
         weights = self.weights.get(path, _NAMES[widths.weight_bits(path)])
         activations = self.activations.get(path, _NAMES[widths.activation_bits(path)])
         bits = LayerBits.model_validate({"weights": weights, "activations": activations})
@@ -93,12 +93,12 @@ def settings(change: Change, precisions: Precisions, excluded: Sequence[int]) ->
 
 
 def path_of(node: Node) -> str:
-    """The module path of a node; of one in no module, the value that it makes."""
+    """The module path of a node; for a node outside modules, the value that it computes."""
     return node.source.module or f"{_VALUE}{node.outputs[0].name}"
 
 
 def is_value(path: str) -> bool:
-    """Whether a path names a value, which no spec can."""
+    """True if a path names a value, which a spec cannot do."""
     return path.startswith(_VALUE)
 
 

@@ -1,4 +1,4 @@
-"""Noise for the report: ratios of all values, and where one is low, its sources and the changes that help."""
+"""Noise for the report: ratios of all values, and for low ones the sources and the changes that help."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .advice import Advised, Adviser
 from .propagation import Propagation, origin_of
 from .ratios import Powers, finite
 
-_MOST_LAYERS = 32  # low layers of which it is asked whether their noise reaches an output
+_MOST_LAYERS = 32  # number of low layers whose effect on outputs is tested
 _TENTH_DB = 10.0
 _HELPS_DB = 3.0
 _HUGE = 1e300  # JSON has no infinity
@@ -25,7 +25,7 @@ _HUGE = 1e300  # JSON has no infinity
 
 @dataclass(frozen=True)
 class Findings:
-    """Ratios of all values of the integer graph by name, and what the report says of them."""
+    """Ratios of all values of the integer graph by name, and the noise section of the report."""
 
     snr_db: Mapping[str, float]
     noise: Noise
@@ -44,7 +44,7 @@ def examine(
 ) -> Findings:
     """Findings about the integer graph that `quantize` made of `reference` with these options and this context.
 
-    With outliers in the calibration data other observers are tried even where nothing is low.
+    With outliers in the calibration data, other observers are tried even if no ratio is low.
     """
     floats = prepare(reference, context.calibration[: options.samples]).graph.params
     integer = decode_codebooks(integer)
@@ -101,7 +101,7 @@ def change_of_options(
 def _low_layers(
     propagation: Propagation, snr_db: Mapping[str, float], least: LeastSnr
 ) -> tuple[LowLayer, ...]:
-    """The first low values on each path whose noise reaches an output; what is behind them is not looked at."""
+    """The first low values on each path whose noise reaches an output; values after them are not tested."""
     graph = propagation.graph
     behind = {origin_of(graph, value.name) for value in graph.outputs}
     found: list[LowLayer] = []

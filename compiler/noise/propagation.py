@@ -1,11 +1,11 @@
 """Sources and propagation of the quantization noise of an integer graph.
 
-A node's own noise is what it adds when its operands are exact: on operands rounded to their grids,
+A node's own noise is the noise that it adds to exact operands, rounded to their encodings:
 
     e = integer node(operands, integer weights) - float node(operands, float weights)
 
-so that a node which only moves integers makes none. The float graph is the integer graph over reals: the same nodes,
-the float weights, nothing rounded. There the noise of some nodes alone is added, and what follows computed again.
+A node that only moves integers adds none. The float graph is the integer graph over reals: the same nodes, the float
+weights, nothing rounded. In it the noise of some nodes alone is added, and the following nodes are computed again.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ..data import Samples, batches, join, own_batch, run_samples
 from .ratios import Powers, decibel, power
 
 _SAMPLES = 16
-_ELEMENTS = 1 << 24  # of all values of the samples together
+_ELEMENTS = 1 << 24  # limit of the elements of all values of the samples together
 _HUGE = 1e300
-_NEGLIGIBLE = 0.1  # of the noise of the worst node
+_NEGLIGIBLE = 0.1  # share of the noise of the worst node
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Some samples that run as one batch: the integer graph for them, its values as reals, and the exact values."""
+    """Samples that run as one batch: the integer graph for them, its values as reals, and the exact values."""
 
     graph: Graph
     inputs: Sequence[Tensor]
@@ -43,29 +43,29 @@ class Piece:
 
 @dataclass(frozen=True)
 class Source:
-    """A value whose own noise reaches the targets; `loads` is its noise there, by what the target may have."""
+    """A value whose own noise reaches the targets; `loads` is its noise there, relative to the allowed noise."""
 
     name: str
     loads: Mapping[str, float]
 
     @property
     def burdened(self) -> str:
-        """The target that it burdens most."""
+        """The target with the largest load."""
         return max(self.loads, key=self.loads.__getitem__)
 
     @property
     def load(self) -> float:
-        """Its noise there."""
+        """The largest load."""
         return self.loads[self.burdened]
 
 
 class Propagation:
-    """An integer graph beside the float graph that it stands for, on a few samples."""
+    """An integer graph and its float graph, on a few samples."""
 
     def __init__(
         self, reference: Graph, integer: Graph, floats: Mapping[str, Tensor], samples: Samples
     ) -> None:
-        """`reference` computes the outputs that count, `floats` are the constants as reals, by name."""
+        """`reference` computes the relevant outputs; `floats` are the constants as reals, by name."""
         elements = sum(v.type.numel for v in integer.results)
         few, self._indices = _spread(
             samples, integer, most=min(_SAMPLES, max(1, _ELEMENTS // max(elements, 1)))
@@ -80,11 +80,11 @@ class Propagation:
             self._expected = run_samples(reference, few)
 
     def ratio(self, name: str) -> float:
-        """Ratio of a value, with the noise of all that comes before it."""
+        """Ratio of a value, with the noise of all earlier nodes."""
         return self.powers(name).snr_db
 
     def powers(self, name: str) -> Powers:
-        """Powers of a value and of the noise in it."""
+        """Powers of a value and of its noise."""
         parts = (
             Powers.of(p.exact.value(name), p.actual[name], samples=p.samples)
             for p in self.pieces
@@ -93,15 +93,15 @@ class Propagation:
         return Powers.joined(parts)
 
     def output_powers(self) -> tuple[Powers, ...]:
-        """Powers of each output and of the noise in it."""
+        """Powers of each output and of its noise."""
         return self._against_reference([_outputs(p.graph, p.inputs, p.actual) for p in self.pieces])
 
     def powers_in(
         self, integer: Graph, targets: Collection[str], *, without: Collection[int] = ()
     ) -> dict[str, Powers]:
-        """Powers in another integer graph of the same network, of the values in `targets` that it has.
+        """Powers in another integer graph of the same network, for the values in `targets` that it has.
 
-        Samples at the indices `without` are left out, where a value can be cut into samples and others are left.
+        Samples at the indices `without` are excluded, if a value can be split into samples and others remain.
         """
         runs = [_actual(_sized(integer, piece), piece.inputs) for piece in self.pieces]
         found = {
@@ -143,12 +143,12 @@ class Propagation:
         return [Powers.joined(found) for found in parts]
 
     def whole_noise(self, name: str) -> list[Mapping[str, Tensor]]:
-        """All noise in one value, for `arrived`."""
+        """The total noise of one value, for `arrived`."""
         return [{name: _finite(p.actual[name] - p.exact.value(name))} for p in self.pieces]
 
     @cached_property
     def own_noise(self) -> tuple[Mapping[str, Tensor], ...]:
-        """The noise that each node makes by itself, by the value that it gives; piece by piece."""
+        """The noise that each node adds itself, by result value; for each piece."""
         return tuple(
             {name: noise for node in p.graph.nodes for name, noise in own_noise(node, p).items()}
             for p in self.pieces
@@ -160,16 +160,16 @@ class Propagation:
         return decibel(signal, sum(power(made[name]) for made in self.own_noise if name in made))
 
     def allowed(self, name: str, least_db: float) -> float:
-        """Power of the noise that a value may have; not zero, for one without signal."""
+        """Power of the allowed noise of a value; not zero for a value without signal."""
         exact = [piece.exact.value(name) for piece in self.pieces]
         signal = sum(sum(Powers.of(x, x, samples=1).signal) for x in exact)
         return max(signal / 10 ** (least_db / 10), torch.finfo(torch.float64).tiny)
 
     def sources(self, targets: Mapping[str, float], *, most: int) -> tuple[Source, ...]:
-        """The nodes whose own noise burdens the targets most, the worst first; `targets` are least ratios in dB.
+        """The nodes whose own noise affects the targets most, the worst first; `targets` are least ratios in dB.
 
-        Nodes in a row are tried together, and apart only where together they count: a row's noise is about the sum
-        of that of its nodes.
+        Consecutive nodes are tried together, and separately only if their sum matters: the noise of a sequence of
+        nodes is about the sum of their noises.
         """
         makers = [v.name for v in self.graph.results if any(v.name in made for made in self.own_noise)]
         allowed = {name: self.allowed(name, least) for name, least in targets.items()}
@@ -195,7 +195,7 @@ class Propagation:
         return tuple(found)
 
     def _loads(self, makers: Collection[str], allowed: Mapping[str, float]) -> dict[str, float]:
-        """Noise of these nodes at each target, by what that may have."""
+        """Noise of these nodes at each target, relative to the allowed noise."""
         noise = dict.fromkeys(allowed, 0.0)
         for piece, made in zip(self.pieces, self.own_noise, strict=True):
             changed = piece.exact.shifted({name: made[name] for name in makers if name in made})
@@ -234,7 +234,7 @@ def exact_results(node: Node, piece: Piece) -> tuple[Tensor, ...]:
 
 
 def _stored(value: Value | None, piece: Piece) -> Tensor | None:
-    """An exact operand as the integers that stand for it."""
+    """An exact operand as the integers that represent it."""
     if value is None:
         return None
     grid = value.type.quantization
@@ -246,19 +246,21 @@ def _stored(value: Value | None, piece: Piece) -> Tensor | None:
 
 
 def origin_of(graph: Graph, name: str) -> str:
-    """The value that conversions make this one of."""
+    """The value from which conversions made this one."""
     while name in graph.producers and is_conversion(graph.producers[name]):
         name = graph.producers[name].operands[0].name
     return name
 
 
 def is_conversion(node: Node) -> bool:
-    """Whether a node gives what it reads on another grid, or as reals."""
+    """True if a node only converts its operand to another encoding, or to reals."""
     return isinstance(node.op, Quantize | Dequantize | Requantize)
 
 
 def float_view(integer: Graph, floats: Mapping[str, Tensor]) -> Graph:
-    """The integer graph over reals, with the float constants of the same names; others as the reals they stand for."""
+    """The integer graph over reals, with the float constants of the same names; others as the reals that they
+    represent.
+    """
     params = {
         v.name: floats[v.name]
         if v.name in floats and floats[v.name].shape == v.type.shape
@@ -315,7 +317,7 @@ def _finite(tensor: Tensor) -> Tensor:
 
 
 def _spread(samples: Samples, graph: Graph, *, most: int) -> tuple[Samples, list[int]]:
-    """The samples of so many runs at most, evenly over all, and their indices."""
+    """Samples of at most this many runs, evenly spread over all, and their indices."""
     calls = samples.calls(graph.inputs)
     count = min(most, calls)
     chosen = [i * calls // count for i in range(count)]
@@ -329,5 +331,5 @@ def _spread(samples: Samples, graph: Graph, *, most: int) -> tuple[Samples, list
 
 
 def _rows(calls: Sequence[int], size: int) -> list[int]:
-    """The rows that these calls take, so many each."""
+    """The rows of these calls, `size` rows each."""
     return [call * size + row for call in calls for row in range(size)]

@@ -14,20 +14,21 @@ _DEVIATIONS = 3.0  # standard deviations of a count
 
 @dataclass(frozen=True)
 class Powers:
-    """Sums of squares of a signal, and of the noise in it, sample by sample.
+    """Sums of squares of a signal and of its noise, sample by sample.
 
-    Of whole numbers each element counts 1, and each that differs is noise of 1.
+    For integers each element counts 1, and each different element is noise of 1.
     """
 
     signal: tuple[float, ...] = ()
     noise: tuple[float, ...] = ()
-    counts: bool = False  # whole numbers were counted
+    counts: bool = False  # True for integers, which are counted
 
     @staticmethod
     def of(reference: Tensor, actual: Tensor, *, samples: int) -> Powers:
-        """Powers of tensors that hold so many samples one after the other along the first dimension.
+        """Powers of tensors with this many samples along the first dimension.
 
-        A tensor that cannot be cut so counts as one sample. What is not finite in the reference is left out.
+        A tensor that cannot be split counts as one sample. Elements that are not finite in the reference are
+        excluded.
         """
         counts = not reference.is_floating_point()
         if counts:
@@ -48,12 +49,12 @@ class Powers:
         return Powers(signal, noise, any(part.counts for part in found))
 
     def without(self, rows: Collection[int]) -> Powers:
-        """Powers of all samples but those in these rows."""
+        """Powers of all samples except these rows."""
         kept = [index for index in range(len(self.signal)) if index not in rows]
         return Powers(tuple(self.signal[i] for i in kept), tuple(self.noise[i] for i in kept), self.counts)
 
     def is_below(self, least_db: float) -> bool:
-        """Whether the ratio is less; of whole numbers, whether more differ than by chance where so many may."""
+        """True if the ratio is lower; for integers, if more differ than by chance for the allowed number."""
         if not self.counts:
             return self.snr_db < least_db
         allowed = sum(self.signal) / 10 ** (least_db / 10)
@@ -61,10 +62,10 @@ class Powers:
 
     @property
     def snr_db(self) -> float:
-        """The lesser of the ratio over all samples and that without the sample of most signal.
+        """The lesser of the ratio over all samples and the ratio without the sample of largest signal.
 
-        One sample far larger than all others would otherwise hide what they lose. Infinite without noise, minus
-        infinite for noise if there is no signal.
+        One sample far larger than all others would otherwise hide the loss of the others. Infinite without noise,
+        minus infinite for noise without signal.
         """
         ratio = decibel(sum(self.signal), sum(self.noise))
         if self.counts or len(self.signal) < 2:

@@ -1,4 +1,4 @@
-"""Why a node adds the noise that it adds: from its grid, its values, its weights and its neighbours."""
+"""Reasons for the noise that a node adds: its encoding, its values, its weights and its neighbours."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ..data import Samples, batches
 from .propagation import Piece, Propagation, Source, exact_results, float_view, rows_of
 from .ratios import decibel, power, rows
 
-_MAIN = 0.5  # share of a node's noise that makes something its reason
-_PART = 0.25  # share that is told beside a reason
-_WIDE = 4.0  # times the range of one's own that counts as wide
-_NEVER = 100.0  # times all other magnitudes: a constant so large stands for "never" or "always"
-_COARSE = 4.0  # steps of a grid: typical values smaller than that are told apart by few of them
+_MAIN = 0.5  # share of a node's noise above which a cause is reported as a reason
+_PART = 0.25  # share above which a cause is reported in addition to a reason
+_WIDE = 4.0  # ratio to the own range that counts as wide
+_NEVER = 100.0  # ratio to all other magnitudes: such a constant means "never" or "always"
+_COARSE = 4.0  # steps of the encoding: smaller typical values have few distinct codes
 _AMPLIFIED_DB = 6.0
 _NEAR = 8  # nodes between a value and the division that it feeds
 
 
 class Kind(Enum):
-    """Reasons, in the order in which they are looked for."""
+    """Reasons, in the order in which they are tested."""
 
     WEIGHTS = "weights"
     SATURATION = "saturation"
     NEVER = "never"
     OUTLIER = "outlier"
-    SHARED = "shared grid"
-    FIXED = "fixed grid"
+    SHARED = "shared encoding"
+    FIXED = "fixed encoding"
     DIVISION = "division"
     INTEGER_FORM = "integer form"
     RANGE = "range"
@@ -41,7 +41,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True)
 class Reason:
-    """A reason as a clause; the calibration sample, by its index, and the constant are those that are to blame."""
+    """A reason as a clause, with the calibration sample (by index) and the constant that cause it."""
 
     kind: Kind
     text: str
@@ -57,13 +57,13 @@ class Extent:
     highs: tuple[float, ...]
 
     def width(self, *, without: int | None = None) -> float:
-        """Width of the range of all samples but one, with zero in it."""
+        """Width of the range of all samples but one, including zero."""
         kept = [i for i in range(len(self.lows)) if i != without]
         return max(0.0, *(self.highs[i] for i in kept)) - min(0.0, *(self.lows[i] for i in kept))
 
     @property
     def outlier(self) -> int | None:
-        """The one sample without which the range is much narrower."""
+        """The single sample without which the range is much narrower."""
         if len(self.lows) < 3:
             return None
         worst = min(range(len(self.lows)), key=lambda i: self.width(without=i))
@@ -92,7 +92,7 @@ def extents(
 
 
 def grid_mates(graph: Graph, name: str) -> tuple[str, ...]:
-    """The values that share the grid of a value because data movement joins them, itself among them."""
+    """Values that share the encoding of a value because data movement joins them, including the value itself."""
     grid = _value(graph, name).type.quantization
     found, waiting = {name}, [name]
     while waiting:
@@ -118,11 +118,11 @@ def reasons_of(
     observer: str,
     positions: Sequence[int],
 ) -> tuple[Reason, ...]:
-    """The reasons for the noise that a node makes; one at least. `positions` are those of samples in their file."""
+    """The reasons for the noise that a node adds, at least one. `positions` are those of samples in their file."""
     node = propagation.graph.producers[source.name]
     grid = _value(propagation.graph, source.name).type.quantization
     if grid is None:
-        return (Reason(Kind.INTEGER_FORM, f"{node.op.name} does not give what it gives in float"),)
+        return (Reason(Kind.INTEGER_FORM, f"{node.op.name} gives other results than in float"),)
     facts = _Facts(propagation, node, grid, source.name, seen, target_snr_db, observer, positions)
     found = [reason for look in _LOOKS for reason in look(facts)]
     if all(reason.kind in _PARTIAL for reason in found) and _is_coarse(facts):
@@ -173,19 +173,19 @@ class _Facts:
 
     @property
     def exact(self) -> Tensor:
-        """The values that are finite, of all samples."""
+        """The finite elements of all samples."""
         values = torch.cat([piece.exact.value(self.name).flatten() for piece in self.pieces])
         return values[values.isfinite()]
 
     @property
     def typical(self) -> float:
-        """Median magnitude of what is not zero."""
+        """Median magnitude of the nonzero elements."""
         magnitudes = self.exact[self.exact != 0].abs()
         return float(magnitudes.median()) if len(magnitudes) else 0.0
 
 
 def _weights(facts: _Facts) -> Iterator[Reason]:
-    """Rounding of the weights makes much of the noise."""
+    """Rounding of the weights causes much of the noise."""
     if not is_layer(facts.node.op):
         return
     weight = facts.node.operand("weight")
@@ -199,7 +199,9 @@ def _weights(facts: _Facts) -> Iterator[Reason]:
     if share >= _PART:
         q = weight.type.quantization
         scales = "one scale for the whole weight" if q.axis is None else "a scale for each output channel"
-        text = f"its weights of {q.bits} bits with {scales} make {100 * share:.0f} % of what it adds"
+        text = (
+            f"its weights of {q.bits} bits with {scales} cause {100 * share:.0f} % of the noise that it adds"
+        )
         yield Reason(Kind.WEIGHTS, text)
 
 
@@ -217,7 +219,7 @@ def _saturation(facts: _Facts) -> Iterator[Reason]:
 
 
 def _never(facts: _Facts) -> Iterator[Reason]:
-    """A constant far beyond everything else, as masks use it, takes the range."""
+    """A constant far beyond all other values, such as in masks, determines the range."""
     for value in _constants_near(facts.graph, facts.name):
         constant = facts.pieces[0].exact.value(value.name)
         if not constant.is_floating_point() or not constant.numel():
@@ -231,8 +233,8 @@ def _never(facts: _Facts) -> Iterator[Reason]:
         if largest and reaches and largest >= _NEVER * max(rest, facts.typical * (rest == 0)) and len(others):
             extreme = float(finite[finite.abs().argmax()])
             text = (
-                f"%{value.name} holds {extreme:.4g} for what is never or always to be: steps of {facts.step:.3g} are "
-                f"left for values up to {rest:.3g}"
+                f"%{value.name} contains {extreme:.4g} as a mask: steps of {facts.step:.3g} remain for values up to "
+                f"{rest:.3g}"
             )
             yield Reason(Kind.NEVER, text, constant=value.name)
             return
@@ -243,20 +245,20 @@ def _outlier(facts: _Facts) -> Iterator[Reason]:
     worst = None if extent is None else extent.outlier
     if extent is not None and worst is not None:
         text = (
-            f"calibration sample {facts.positions[worst]} alone takes the range from "
+            f"calibration sample {facts.positions[worst]} alone extends the range from "
             f"{extent.width(without=worst):.4g} to {extent.width():.4g}"
         )
         yield Reason(Kind.OUTLIER, text, sample=worst)
 
 
 def _shared(facts: _Facts) -> Iterator[Reason]:
-    """The range is that of a wider value on the same grid."""
+    """The range is that of a wider value with the same encoding."""
     extent = facts.seen.get(facts.name)
     others = {n: facts.seen[n].width() for n in grid_mates(facts.graph, facts.name) if n in facts.seen}
     widest = max(others, key=others.__getitem__, default=facts.name)
     if extent is not None and extent.width() and others.get(widest, 0.0) >= _WIDE * extent.width():
         text = (
-            f"shares its grid with %{widest}, whose range is {others[widest] / extent.width():.3g} times as wide "
+            f"shares its encoding with %{widest}, whose range is {others[widest] / extent.width():.3g} times as wide "
             f"({others[widest]:.4g} to {extent.width():.4g})"
         )
         yield Reason(Kind.SHARED, text)
@@ -277,14 +279,14 @@ def _division(facts: _Facts) -> Iterator[Reason]:
         smallest = facts.exact.abs()
         least = float(smallest.min()) if len(smallest) else 0.0
         text = (
-            f"feeds {pole.op.name} %{pole.outputs[0].name}, which enlarges noise of small values: they go down to "
+            f"feeds {pole.op.name} %{pole.outputs[0].name}, which amplifies noise of small values: the smallest is "
             f"{least:.3g}, in steps of {facts.step:.3g}"
         )
         yield Reason(Kind.DIVISION, text)
 
 
 def _integer_form(facts: _Facts) -> Iterator[Reason]:
-    """More than rounding of the exact result: the approximation by which integers compute it."""
+    """More than rounding of the exact result: the approximation of the integer form."""
     if is_layer(facts.node.op):
         return
     rounded = 0.0
@@ -294,12 +296,13 @@ def _integer_form(facts: _Facts) -> Iterator[Reason]:
     if rounded and rounded < (1 - _MAIN) * facts.noise / 2:
         yield Reason(
             Kind.INTEGER_FORM,
-            f"the integer form of {facts.node.op.name} is {decibel(facts.noise, rounded):.0f} dB coarser than its grid",
+            f"the integer form of {facts.node.op.name} is {decibel(facts.noise, rounded):.0f} dB coarser than its "
+            "encoding",
         )
 
 
 def _is_coarse(facts: _Facts) -> bool:
-    """Whether typical values are below a step, of the range without its worst sample."""
+    """True if typical values are below a step of the range without its worst sample."""
     extent = facts.seen.get(facts.name)
     narrower = (
         1.0
@@ -310,10 +313,10 @@ def _is_coarse(facts: _Facts) -> bool:
 
 
 def _range(facts: _Facts) -> Reason:
-    """The general case: the range against typical values."""
+    """The general case: the range compared with typical values."""
     steps = facts.typical / facts.step
     text = (
-        f"its grid covers {facts.covers} in steps of {facts.step:.3g}; half of its values are below "
+        f"its encoding covers {facts.covers} in steps of {facts.step:.3g}; half of its values are below "
         f"{facts.typical:.3g}, which is {steps:.2g} steps"
     )
     return Reason(Kind.RANGE, text)
@@ -328,7 +331,7 @@ def _value(graph: Graph, name: str) -> Value:
 
 
 def _constants_near(graph: Graph, name: str) -> Iterator[Value]:
-    """Constants that elementwise arithmetic or data movement puts into a value; those of layers are weights."""
+    """Constants that elementwise arithmetic or data movement combines with a value; those of layers are weights."""
     waiting, passed = [name], {name}
     while waiting and len(passed) <= _NEAR:
         node = graph.producers.get(waiting.pop(0))
@@ -343,7 +346,7 @@ def _constants_near(graph: Graph, name: str) -> Iterator[Value]:
 
 
 def _pole_behind(graph: Graph, name: str) -> Node | None:
-    """The first function with a pole that reads a value, with nothing but arithmetic without weights between."""
+    """The first function with a pole that reads a value, with only arithmetic without weights in between."""
     waiting, passed = [name], {name}
     while waiting and len(passed) <= _NEAR:
         at = waiting.pop(0)

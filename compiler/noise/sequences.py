@@ -1,6 +1,6 @@
-"""Noise of the outputs along sequences: a state hands the error of one call to the next.
+"""Noise of the outputs along sequences: a state passes the error of one call to the next.
 
-Where samples are measured one by one, states are those that the float network reaches, so that errors do not add up.
+If samples are measured one by one, states are those of the float network, so that errors do not add up.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def along_sequences(
     context: Context,
     samples: Samples,
 ) -> Noise:
-    """`noise` with the ratios of a network with states along `samples`; wider types are tried where one is low."""
+    """`noise` with the ratios of a network with states along `samples`; wider types are tried if one is low."""
     if not samples.states:
         return noise
     few = samples.first(min(len(samples), _CALLS))

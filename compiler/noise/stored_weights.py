@@ -23,9 +23,9 @@ def examine_stored(
     options: WeightOnlyOptions | None,
     context: Context,
 ) -> Findings:
-    """Ratios of the outputs, and, where one is low, changes of the options (if given) with what they reach there.
+    """Ratios of the outputs and, for low ones, changes of the options (if given) with the ratios that they reach.
 
-    Whole numbers beside floats, such as caches in codes, have none.
+    Integers among the outputs, such as caches in codes, have no ratio.
     """
     least = LeastSnr()
     powers = _powers(reference, stored, calls)
@@ -53,7 +53,7 @@ def _changes(options: WeightOnlyOptions, context: Context) -> Iterator[tuple[str
 
 
 def _measured(graph: Graph) -> list[int]:
-    """Positions of the outputs that are floats, or of all where none is."""
+    """Positions of the outputs that are floats, or of all if none is."""
     every = range(len(graph.outputs))
     return [index for index in every if graph.outputs[index].type.dtype.is_floating] or list(every)
 

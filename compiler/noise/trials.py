@@ -1,4 +1,4 @@
-"""Changes tried: the graph is quantized anew and measured. No change is measured twice."""
+"""Trial changes: the graph is quantized again and measured. No change is measured twice."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .ratios import Powers
 
 
 class Trials:
-    """Quantizes a float graph again and again, and measures values of the integer graph as reals."""
+    """Quantizes a float graph repeatedly, and measures values of the integer graph as reals."""
 
     def __init__(
         self,
@@ -41,20 +41,20 @@ class Trials:
         self._statistics: dict[frozenset[int], Mapping[str, Statistics]] = {}
 
     def measure(self, change: Change, *, nearest: bool = False) -> Mapping[str, Powers]:
-        """The powers of all targets after a change; none where it cannot be made.
+        """The powers of all targets after a change; empty if it cannot be made.
 
-        With `nearest`, rounding to nearest stands in for a learned one that is not part of the change.
+        With `nearest`, rounding to nearest replaces a learned rounding that is not part of the change.
         """
         integer = self.quantized(change, nearest=nearest)
         if integer is None:
             return {}
         try:
             return self._propagation.powers_in(integer, self._targets, without=change.excluded)
-        except IRError:  # it does not run in the batches of the others
+        except IRError:  # it does not run with the batches of the others
             return {}
 
     def quantized(self, change: Change, *, nearest: bool = False) -> Graph | None:
-        """The integer graph after a change; None if this network does not take it."""
+        """The integer graph after a change; None if this network does not support it."""
         options = change.applied_to(self.precisions)
         if nearest and isinstance(options.rounding, AdaRound) and "rounding" not in change.options:
             options = options.model_copy(update={"rounding": Nearest()})
@@ -70,7 +70,7 @@ class Trials:
             return None
 
     def largest_beside(self, constant: float) -> float:
-        """Largest magnitude below half of a constant's, of all values that calibration sees."""
+        """Largest magnitude below half of a constant's, of all values in calibration."""
         seen = chain.from_iterable(s.batches for s in self._statistics_without(frozenset()).values())
         others = [abs(end) for ends in seen for end in ends if abs(end) < constant / 2]
         return max(others, default=1.0)
@@ -80,7 +80,7 @@ class Trials:
         return [tuple(kept.call(values, index)) for index in range(kept.calls(values))]
 
     def _statistics_without(self, excluded: frozenset[int]) -> Mapping[str, Statistics]:
-        """Calibration statistics without some samples, of every value that a change may quantize."""
+        """Calibration statistics without some samples, for every value that a change may quantize."""
         if excluded not in self._statistics:
             batches = self._batches(excluded) if excluded else self.context.calibration
             samples = batches[: self.precisions.options.samples]
@@ -93,13 +93,15 @@ class Trials:
 
 
 def _with_paths(graph: Graph) -> Graph:
-    """The graph with a path for each node, so that a change can concern it alone."""
+    """The graph with a path for each node, so that a change can apply to one node."""
     nodes = tuple(replace(n, source=Source(path_of(n), n.source.location)) for n in graph.nodes)
     return replace(graph, nodes=nodes)
 
 
 def _or_value(selects: Callable[[str, str], bool]) -> Callable[[str, str], bool]:
-    """Selection by the spec's patterns, where what has no module has the empty path; its own path selects it too."""
+    """Selection by the patterns of the spec; nodes outside modules have the empty path, and are also selected by
+    their own.
+    """
 
     def select(pattern: str, path: str) -> bool:
         return selects(pattern, "") or pattern == path if is_value(path) else selects(pattern, path)

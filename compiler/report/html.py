@@ -1,4 +1,4 @@
-"""report.html: one file without scripts from elsewhere, fonts or network; pictures are inline SVG."""
+"""Writer of report.html: one file without external scripts, fonts or network access; charts are inline SVG."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def render_html(report: Report, *, pictures: Mapping[int, Sequence[str]] = Mappi
 
 
 def _inline(svg: str) -> str:
-    """A document as part of a page, where a name space means nothing."""
+    """An SVG document as part of an HTML page, without its XML namespace."""
     return svg.replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
 
 
@@ -59,7 +59,7 @@ class _Rectangle:
 
 @dataclass(frozen=True)
 class _MemoryMap:
-    """The blocks of a region of RAM, and its height."""
+    """Blocks of a region of RAM, and height of the picture."""
 
     region: str
     bytes: int
@@ -107,7 +107,7 @@ class _Box:
 
 @dataclass(frozen=True)
 class _GraphPicture:
-    """Boxes below each other, an SVG path for each edge, and the size of the picture."""
+    """Boxes in one column, an SVG path for each edge, and the size of the picture."""
 
     boxes: tuple[_Box, ...]
     edges: tuple[str, ...]
@@ -118,9 +118,9 @@ class _GraphPicture:
 
 
 def _graph_picture(layers: tuple[Layer, ...]) -> _GraphPicture:
-    """One row a step; an edge to the next row is a straight line, one that skips rows an arc on the right.
+    """One row per step; an edge to the next row is a straight line, a longer one an arc on the right.
 
-    A value that is moved comes from the row that moved it last.
+    A moved value is drawn from the row that moved it last.
     """
     rows: dict[str, int] = {}
     boxes, edges, widest = [], [], 0
@@ -152,14 +152,14 @@ def _bulge(rows: int) -> int:
 
 
 def snr_text(value: float | None) -> str:
-    """A signal-to-noise ratio for people: two decimals at most, `exact` for an infinite one."""
+    """A signal-to-noise ratio for display: at most two decimals, `exact` for an infinite one."""
     if value is None:
         return ""
     return "exact" if math.isinf(value) else f"{value:.1f}"
 
 
 def figure_text(value: str | int | float | bool | None) -> str:
-    """A cell of a table for people: floats in five significant digits, thousands apart."""
+    """A table cell for display: floats with five significant digits, thousands separators."""
     match value:
         case None:
             return ""
@@ -180,7 +180,7 @@ def figure_text(value: str | int | float | bool | None) -> str:
 
 
 def is_figure(value: str | int | float | bool | None) -> bool:
-    """Whether a cell holds a number."""
+    """True if a cell has a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

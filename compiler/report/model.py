@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 MOVEMENTS = frozenset({"layout", "output"})
-"""Operators of steps that belong to no node: they move a value that a node made, or an input."""
+"""Operators of steps without a node: they move the result of a node, or an input."""
 
 
 class _Row(BaseModel):
@@ -22,54 +22,55 @@ class Resource(_Row):
         description="flash, arena or the regions of RAM, stack, instructions, cycles or wait cycles"
     )
     used: int = Field(description="needed amount, in `unit`")
-    available: int | None = Field(description="the target's budget in `unit`; null when it sets none")
+    available: int | None = Field(description="the target's budget in `unit`; null without a budget")
     unit: str = Field(description="B, instructions or cycles")
     basis: str = Field(
-        description="how the figure was had: exact (from the plan) or estimated (by the cost model)"
+        description="origin of the figure: exact (from the plan) or estimated (by the cost model)"
     )
 
     @property
     def fits(self) -> bool | None:
-        """Whether the need is within the budget; None if there is no budget."""
+        """True if the need is within the budget; None without a budget."""
         return None if self.available is None else self.used <= self.available
 
 
 class Measurement(_Row):
     """A figure measured on data: the spec's metric of one output of one form of the network."""
 
-    stage: str = Field(description="which form: float model, fused, integer")
+    stage: str = Field(description="form of the network: float model, fused, integer")
     metric: str = Field(description="top1, agreement, mse, snr, or the name of the user's function")
     output: str = Field(description="the output that was measured")
     value: float = Field(description="the figure, in `unit`")
     unit: str = Field(description="% or dB, empty for a plain number")
-    correct: int | None = Field(default=None, description="right answers, for top1 and agreement")
+    correct: int | None = Field(default=None, description="number of correct answers, for top1 and agreement")
     compared: int | None = Field(
-        default=None, description="answers compared: one for each sample, or for each of its positions"
+        default=None,
+        description="number of compared answers: one for each sample, or for each of its positions",
     )
-    samples: int = Field(description="samples measured")
+    samples: int = Field(description="number of measured samples")
 
     @property
     def text(self) -> str:
-        """The figure with its unit, for people; `exact` where nothing differs from the captured model."""
+        """The figure with its unit, for display; `exact` if nothing differs from the captured model."""
         if isinf(self.value) and self.unit == "dB":
             return "exact" if self.value > 0 else "no signal"
         return f"{self.value:.2f} {self.unit}" if self.unit else f"{self.value:.4g}"
 
 
 class Layer(_Row):
-    """One step: a node of the compiled graph, or a movement of a value, which belongs to no node."""
+    """One step: a node of the compiled graph, or a movement of a value, which has no node."""
 
     index: int = Field(description="position in execution order")
     name: str = Field(description="name of the node's result, or of the moved value, in the graph text")
     op: str = Field(
         description="operator; `layout`: a conversion of layout, `output`: an output copied to the caller's buffer"
     )
-    module: str = Field(description="the user's module path, empty when unknown")
-    location: str = Field(description="file:line in the user's model, empty when unknown")
-    inputs: tuple[str, ...] = Field(description="names of the values read, constants left out")
+    module: str = Field(description="the user's module path, empty if unknown")
+    location: str = Field(description="file:line in the user's model, empty if unknown")
+    inputs: tuple[str, ...] = Field(description="names of the operands, without constants")
     shape: tuple[int, ...] = Field(description="shape of the result")
     type: str = Field(description="type of the result as in the graph text")
-    weight_bits: int | None = Field(description="bits of the weight, null without one")
+    weight_bits: int | None = Field(description="bits of the weight, null without a weight")
     kernel: str | None = Field(default=None, description="C kernel chosen, null without a C output")
     macs: int = Field(description="multiply-accumulates")
     constant_bytes: int = Field(description="bytes of constants in flash")
@@ -81,112 +82,113 @@ class Layer(_Row):
 
     @property
     def time(self) -> int | None:
-        """Cycles, or instructions where the core has no cycles."""
+        """Cycles, or instructions if the core has no published timing."""
         return self.instructions if self.cycles is None else self.cycles
 
 
 class FloatLayer(_Row):
-    """A layer with a main share of the work that stays in float although the network is quantized."""
+    """A layer with a large share of the work that stays in float although the network is quantized."""
 
     name: str = Field(description="name of its result")
     op: str = Field(description="operator")
-    module: str = Field(description="the user's module path, empty when unknown")
-    location: str = Field(description="file:line in the user's model, empty when unknown")
+    module: str = Field(description="the user's module path, empty if unknown")
+    location: str = Field(description="file:line in the user's model, empty if unknown")
     macs_percent: float = Field(description="its share of the multiply-accumulates")
     time_percent: float | None = Field(
-        description="its share of the estimated cycles, or of the instructions where there are none; "
-        "null without a C output"
+        description="its share of the estimated cycles, or of the instructions without published timing; null "
+        "without a C output"
     )
     flash_percent: float | None = Field(
         description="its share of the estimated flash; null without a C output"
     )
-    reason: str = Field(description="why it stays in float")
+    reason: str = Field(description="reason why it stays in float")
 
 
 class OutputRatio(_Row):
-    """Difference of an integer graph's output from the float graph's; for whole numbers, the number that differ."""
+    """Difference between an integer graph's output and the float graph's; for integers, the number that differ."""
 
     name: str = Field(description="name of the output")
     snr_db: float | None = Field(description="signal-to-noise ratio; null without noise, or without signal")
-    signal: float = Field(
-        description="sum of squares of the float output; of whole numbers, how many there are"
-    )
-    noise: float = Field(description="sum of squares of the difference; of whole numbers, how many differ")
-    least_db: float | None = Field(
-        description="least ratio that the spec asks for; null where it asks for none"
-    )
-    is_low: bool = Field(description="true below that")
+    signal: float = Field(description="sum of squares of the float output; for integers, their number")
+    noise: float = Field(description="sum of squares of the difference; for integers, the number that differ")
+    least_db: float | None = Field(description="least ratio of the spec; null without one")
+    is_low: bool = Field(description="true if the ratio is below it")
 
 
 class LowLayer(_Row):
-    """A layer whose result has less than the least ratio, and whose noise reaches an output."""
+    """A layer whose result is below the least ratio, and whose noise reaches an output."""
 
     name: str = Field(description="name of its result")
-    module: str = Field(description="the user's module path, empty when unknown")
-    snr_db: float | None = Field(description="signal-to-noise ratio; null where there is no signal")
-    output: str = Field(description="the output that its noise burdens most")
+    module: str = Field(description="the user's module path, empty if unknown")
+    snr_db: float | None = Field(description="signal-to-noise ratio; null without signal")
+    output: str = Field(description="the output that its noise affects most")
 
 
 class Effect(_Row):
     """Effect of a change at one output or layer."""
 
     at: str = Field(description="the output or layer at which it was measured")
-    snr_db_before: float | None = Field(description="ratio there without it; null without noise or signal")
-    snr_db_after: float | None = Field(description="ratio there with it; null without noise or signal")
-    helps: bool = Field(description="true for a gain of 3 dB and more, and where it is enough")
-    is_enough: bool = Field(description="true where the ratio is then no longer low")
+    snr_db_before: float | None = Field(
+        description="ratio there without the change; null without noise or signal"
+    )
+    snr_db_after: float | None = Field(
+        description="ratio there with the change; null without noise or signal"
+    )
+    helps: bool = Field(description="true for a gain of at least 3 dB, or if the change is enough")
+    is_enough: bool = Field(description="true if the ratio is then no longer low")
 
 
 class TriedChange(_Row):
     """A change that was tried against noise: its effect and its cost."""
 
-    change: str = Field(description="settings as the spec takes them, or what changes in the model in words")
+    change: str = Field(
+        description="settings in the form of the spec, or a description of a change in the model"
+    )
     settings: dict[str, str] = Field(
-        description="what the spec says then, by option of `quantize` or by path (`data.calibration.exclude`)"
+        description="settings of the spec with the change, by option of `quantize` or by path "
+        "(`data.calibration.exclude`)"
     )
-    is_of_spec: bool = Field(description="true where the settings are all of the change")
-    effects: tuple[Effect, ...] = Field(description="one for each output, or else layer, that is low")
-    flash_bytes: int | None = Field(
-        default=None, description="predicted flash that it adds; null where unknown"
-    )
+    is_of_spec: bool = Field(description="true if the settings are the complete change")
+    effects: tuple[Effect, ...] = Field(description="effects at each low output, or else layer")
+    flash_bytes: int | None = Field(default=None, description="predicted additional flash; null if unknown")
     instructions: int | None = Field(
-        default=None, description="predicted instructions that it adds; null where unknown"
+        default=None, description="predicted additional instructions; null if unknown"
     )
-    cycles: int | None = Field(default=None, description="predicted cycles that it adds; null where unknown")
+    cycles: int | None = Field(default=None, description="predicted additional cycles; null if unknown")
 
     @property
     def helps(self) -> bool:
-        """Whether it helps anywhere."""
+        """True if it helps anywhere."""
         return any(effect.helps for effect in self.effects)
 
     @property
     def is_enough(self) -> bool:
-        """Whether nothing is low then."""
+        """True if nothing is low with the change."""
         return all(effect.is_enough for effect in self.effects)
 
 
 class NoiseSource(_Row):
-    """A value whose own noise is behind a low ratio: what quantization adds there to exact operands."""
+    """A value whose own noise causes a low ratio: the noise that quantization adds there to exact operands."""
 
     name: str = Field(description="name of the value in the graph text")
-    op: str = Field(description="operator that makes it")
-    module: str = Field(description="the user's module path, empty when unknown")
-    location: str = Field(description="file:line in the user's model, empty when unknown")
+    op: str = Field(description="operator that computes it")
+    module: str = Field(description="the user's module path, empty if unknown")
+    location: str = Field(description="file:line in the user's model, empty if unknown")
     at: str = Field(description="the output or layer whose ratio is low")
-    share_percent: float = Field(description="noise there that it makes alone, of all noise there")
-    snr_db: float | None = Field(description="ratio of the value to the noise that it adds itself")
-    reasons: tuple[str, ...] = Field(description="why it adds so much")
+    share_percent: float = Field(description="share of this source alone in the noise there")
+    snr_db: float | None = Field(description="ratio of the value to its own noise")
+    reasons: tuple[str, ...] = Field(description="reasons for its noise")
 
 
 class Noise(_Row):
-    """Signal-to-noise ratios of the outputs, and where they are low, the cause and what helps."""
+    """Signal-to-noise ratios of the outputs and, for low ones, the causes and changes that help."""
 
-    samples: int = Field(description="calibration samples that were measured")
+    samples: int = Field(description="number of measured calibration samples")
     outputs: tuple[OutputRatio, ...] = ()
     sequences: tuple[OutputRatio, ...] = Field(
         default=(),
-        description="the outputs of a model with states along sequences, where each call takes the states that the "
-        "integers before it gave",
+        description="the outputs of a model with states along sequences, where each call takes the states of the "
+        "previous integer call",
     )
     low_layers: tuple[LowLayer, ...] = ()
     sources: tuple[NoiseSource, ...] = ()
@@ -196,14 +198,14 @@ class Noise(_Row):
 
     @property
     def is_low(self) -> bool:
-        """Whether an output, or a layer whose noise reaches one, has less than the least ratio."""
+        """True if an output, or a layer whose noise reaches one, is below the least ratio."""
         return bool(self.low_layers) or any(output.is_low for output in (*self.outputs, *self.sequences))
 
 
 class MemoryBlock(_Row):
     """One tensor or scratch buffer in the arena."""
 
-    name: str = Field(description="value, or scratch of a node")
+    name: str = Field(description="value, or scratch memory of a node")
     region: str = Field(default="arena", description="region of RAM")
     offset_bytes: int = Field(description="start within the region")
     size_bytes: int = Field(description="length")
@@ -212,19 +214,19 @@ class MemoryBlock(_Row):
 
 
 class Decision(_Row):
-    """Something that a pass did, or left, and why."""
+    """A rewrite or choice of a pass, whether it was applied, and why."""
 
-    rule: str = Field(description="the rule that decided")
+    rule: str = Field(description="the rule of the decision")
     subject: str = Field(description="the value or layer concerned")
     source: str = Field(description="the user's module and line")
-    applied: bool = Field(description="true when the rewrite was made")
-    reason: str = Field(description="why it was made or left")
+    applied: bool = Field(description="true if the rewrite was applied")
+    reason: str = Field(description="reason")
 
 
 class Table(_Row):
-    """Figures of a pass in rows."""
+    """A table of a pass."""
 
-    name: str = Field(description="what the table holds")
+    name: str = Field(description="title of the table")
     columns: tuple[str, ...] = Field(description="names of the columns, units in the name")
     rows: tuple[tuple[str | int | float | bool | None, ...], ...]
 
@@ -243,36 +245,35 @@ class PassSection(_Row):
 
 
 class Report(_Row):
-    """Everything about one compilation. Holds no time stamp: equal input gives equal bytes."""
+    """All facts about one compilation. It has no time stamp: equal input gives equal bytes."""
 
     schema_version: Literal[1] = 1
     name: str = Field(description="name of the compiled network")
-    model: str = Field(description="where the model came from, as in the spec")
+    model: str = Field(description="source of the model, as in the spec")
     target: str = Field(description="name of the target")
-    versions: dict[str, str] = Field(description="versions of fxpress and of what it computes with")
-    parameters: int = Field(description="number of constants' elements after compilation")
+    versions: dict[str, str] = Field(description="versions of fxpress and of the packages that compute")
+    parameters: int = Field(description="number of elements of all constants after compilation")
     macs_before: int = Field(description="multiply-accumulates of the captured model")
     macs_after: int = Field(description="multiply-accumulates of the compiled graph")
     resources: tuple[Resource, ...] = ()
     measurements: tuple[Measurement, ...] = ()
     layers: tuple[Layer, ...] = ()
     noise: Noise | None = Field(
-        default=None, description="null where nothing was quantized, or it was trained after"
+        default=None, description="null without quantization, or if training follows it"
     )
     float_layers: tuple[FloatLayer, ...] = ()
     arena: tuple[MemoryBlock, ...] = ()
     arena_bound_bytes: int | None = Field(default=None, description="least bytes of tensors live at once")
     arena_is_least: bool | None = Field(
-        default=None, description="true where no other offsets of the blocks would take fewer bytes"
+        default=None, description="true if no other offsets of the blocks need fewer bytes"
     )
     arena_order_is_least: bool | None = Field(
         default=None,
-        description="true where it is proven that no order of execution and no offsets take fewer bytes",
+        description="true if it is proven that no order of execution and no offsets need fewer bytes",
     )
     arena_order_bound_bytes: int | None = Field(
         default=None,
-        description="bytes that tensors are proven to take at least in any order of execution; null with states in "
-        "place",
+        description="proven lower bound in bytes for any order of execution; null with states in place",
     )
     passes: tuple[PassSection, ...] = ()
-    notes: tuple[str, ...] = Field(default=(), description="things the user should know")
+    notes: tuple[str, ...] = Field(default=(), description="notes for the user")

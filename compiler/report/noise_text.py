@@ -6,17 +6,19 @@ from collections.abc import Collection, Iterator, Sequence
 
 from .model import Effect, FloatLayer, LowLayer, Noise, NoiseSource, OutputRatio, Report, TriedChange
 
-_SHOWN = 4  # changes, and effects of each
+_SHOWN = 4  # numbers of changes, and of effects of each
 
 
 def noise_lines(report: Report) -> tuple[str, ...]:
-    """Layers that stay in float, then what is low with its sources and what helps; empty if all is well."""
+    """Layers that stay in float, then low outputs and layers with sources and changes that help; empty if nothing is
+    low.
+    """
     floats = (float_line(layer) for layer in report.float_layers)
     return (*floats, *(_low(report.noise) if report.noise is not None else ()))
 
 
 def float_line(layer: FloatLayer) -> str:
-    """A main layer that stays in float, with its shares."""
+    """A layer with a large share of the work that stays in float, with its shares."""
     shares = [f"{layer.macs_percent:.0f} % of the MACs"]
     if layer.time_percent is not None:
         shares.append(f"{layer.time_percent:.0f} % of the time")
@@ -62,12 +64,12 @@ def ratio_text(ratio: float | None) -> str:
 
 def output_line(output: OutputRatio) -> str:
     """An output that is low."""
-    return f"output {output.name} has {ratio_text(output.snr_db)} of the {output.least_db:g} dB asked for"
+    return f"output {output.name} has {ratio_text(output.snr_db)} of the {output.least_db:g} dB required"
 
 
 def sequence_line(output: OutputRatio) -> str:
     """An output that is low along sequences."""
-    return f"{output_line(output)} along sequences, where states hand their error to the next call"
+    return f"{output_line(output)} along sequences, where states pass their error to the next call"
 
 
 def layer_line(layer: LowLayer) -> str:
@@ -84,7 +86,7 @@ def noise_problems(noise: Noise) -> Iterator[tuple[str, str]]:
         sources = [s for s in noise.sources if s.at == name] or noise.sources
         best = _best_at(noise.changes, name)
         hint = (
-            "nothing that was tried helps: keep layers in float, or lower `min_snr`"
+            "no change that was tried helps: keep layers in float, or lower `min_snr`"
             if best is None
             else change_line(best)
         )
@@ -92,7 +94,9 @@ def noise_problems(noise: Noise) -> Iterator[tuple[str, str]]:
 
 
 def _best_at(changes: Sequence[TriedChange], name: str) -> TriedChange | None:
-    """The first change that is enough at a place, else the first that helps there; anywhere, if none is measured."""
+    """The first change that is enough at a place, else the first that helps there; if none was measured there,
+    anywhere.
+    """
     effects = [(c, e) for c in changes for e in c.effects if e.helps]
     there = [(c, e) for c, e in effects if e.at == name]
     is_measured = any(e.at == name for c in changes for e in c.effects)
@@ -101,7 +105,7 @@ def _best_at(changes: Sequence[TriedChange], name: str) -> TriedChange | None:
 
 
 def lines_about(report: Report, names: Collection[str]) -> Iterator[str]:
-    """Whether layers, named by value or module path, stay in float, and what noise they add."""
+    """Lines on whether layers, named by value or module path, stay in float, and on the noise that they add."""
     yield from (float_line(layer) for layer in report.float_layers if {layer.name, layer.module} & {*names})
     if report.noise is None:
         return
@@ -123,13 +127,13 @@ def _low(noise: Noise) -> Iterator[str]:
 
 
 def _low_along(noise: Noise) -> list[OutputRatio]:
-    """Outputs that are low along sequences alone."""
+    """Outputs that are low only along sequences."""
     known = {output.name for output in noise.outputs if output.is_low}
     return [output for output in noise.sequences if output.is_low and output.name not in known]
 
 
 def _shown(changes: Sequence[TriedChange]) -> Sequence[TriedChange]:
-    """The best of those that help, else of all."""
+    """The best changes of those that help, else of all."""
     return ([change for change in changes if change.helps] or changes)[:_SHOWN]
 
 

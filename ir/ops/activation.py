@@ -26,9 +26,7 @@ from .quantize import per_tensor_types, rescale_between
 TABLE_BITS = 8
 FRACTION_BITS = 8
 """Fraction bits of interpolated entries for a result of 8 bits or fewer."""
-_MOST_OFF = (
-    1 / 16
-)  # share of the range of a result: a larger deviation from the function means that it has a jump
+_MOST_OFF = 1 / 16  # share of the range of a result: a larger deviation means that there is a jump
 
 
 @dataclass(frozen=True)

@@ -35,13 +35,19 @@ FAULTY: dict[str, tuple[tuple[str, ...], str]] = {
     "run: save in no directory": ((*RUN, "--save", "no/y.npz"), "is not in a directory.*O308"),
     "run: save over a device": ((*RUN, "--save", "/dev/null"), "no regular file.*O302"),
     "run: save over a directory": ((*RUN, "--save", "out"), "no regular file.*O302"),
-    "run: save over a spec": ((*RUN, "--save", "net.yaml"), "exists and is no npz file of output; .*O306"),
+    "run: save over a spec": (
+        (*RUN, "--save", "net.yaml"),
+        "exists and is not an npz file of output; .*O306",
+    ),
     "run: save over weights": ((*RUN, "--save", "net.safetensors"), "exists and is no npz file.*O306"),
     "run: save over the data": (
         (*RUN, "--save", "./data.npz"),
-        "is read here and would be overwritten.*O312",
+        "is an input, which would be overwritten.*O312",
     ),
-    "run: save over other data": ((*RUN, "--save", "other.npz"), "exists and is no npz file of output.*O306"),
+    "run: save over other data": (
+        (*RUN, "--save", "other.npz"),
+        "exists and is not an npz file of output.*O306",
+    ),
     "run: save among the outputs": (
         (*RUN, "--save", "out/y.npz"),
         "is in out, which the next compilation.*O312",
@@ -49,7 +55,7 @@ FAULTY: dict[str, tuple[tuple[str, ...], str]] = {
     "run: unknown input": ((*RUN, "--input", "imago=x"), "no input 'imago'; the network takes image.*R408"),
     "run: input twice": ((*RUN, "--input", "image=y"), "'image' is given twice.*R408"),
     "run: pipe as data": (("run", "out", "--data", "pipe"), "D100"),
-    "run: long path": (("run", LONG, "--data", "data.npz"), "is no directory.*R404"),
+    "run: long path": (("run", LONG, "--data", "data.npz"), "is not a directory.*R404"),
 }
 
 
@@ -150,12 +156,12 @@ def test_an_internal_error_is_reported_where_the_folder_cannot_be_written(
 @pytest.mark.parametrize(
     ("function", "arguments", "doing"),
     [
-        ("def Net", ("plan", "net.yaml"), "making the model"),
-        ("def Net", (*INIT, "-o", "new.yaml"), "making the model"),
+        ("def Net", ("plan", "net.yaml"), "construction of the model"),
+        ("def Net", (*INIT, "-o", "new.yaml"), "construction of the model"),
         (
             "def endless",
             ("plan", "net.yaml", "--set", "data.calibration={source: 'net.py:endless'}"),
-            "making the samples",
+            "construction of the samples",
         ),
     ],
 )
@@ -182,7 +188,7 @@ def test_compile_does_not_remove_what_its_spec_reads(
     for name in ("data.npz", "net.safetensors", "net.py", "net.yaml"):
         (project / "out" / name).write_bytes((project / name).read_bytes())
     assert main(["compile", "out/net.yaml", "-o", "out"]) == 2
-    words = "out: holds data.npz, net.py, net.safetensors, net.yaml, which is read here and would be removed"
+    words = "out: contains data.npz, net.py, net.safetensors, net.yaml, an input that would be removed"
     assert words in capsys.readouterr().err
     assert (project / "out" / "data.npz").read_bytes() == (project / "data.npz").read_bytes()
 

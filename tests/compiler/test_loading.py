@@ -222,7 +222,7 @@ OWN = {"weight": torch.ones(2, 3), "bias": torch.ones(2)}
         ({"module.weight": OWN["weight"], "other": OWN["bias"]}, r"keys module\.weight, other \(not.*M113"),
         (
             {"epoch": 3, "state_dict": OWN},
-            r"no.* mapping of names to tensors; save what it holds under 'state_dict'",
+            r"no.* mapping of names to tensors; save the mapping under 'state_dict'",
         ),
         (
             {"model": OWN, "ema": OWN, "optimizer": {}},
@@ -258,7 +258,7 @@ def test_denormal_numbers_are_told_in_one_note_and_half_precision_has_none() -> 
     with torch.no_grad():
         model[1].weight[0, 0] = model[1].bias[1] = 1e-40
     assert check_weights(model, "net.py:Net") == [
-        "0.weight and 2 other tensors hold 4 denormal numbers, which are kept"
+        "0.weight and 2 other tensors contain 4 denormal numbers, which are kept"
     ]
     half = nn.Linear(3, 2).half()
     with torch.no_grad():

@@ -47,7 +47,7 @@ def test_a_limit_takes_the_first_samples(tmp_path: Path) -> None:
         ("def make(): return np.zeros((2, 3))", "D101", "does not return numpy arrays by name"),
         ("make = 3", "D101", "make is a int"),
         ("def make(): return {'x': 1 / 0}", "M101", r"ZeroDivisionError: division by zero.*samples\.py:2"),
-        ("def other(): pass", "M102", "there is no attribute 'make'"),
+        ("def other(): pass", "M102", "no attribute 'make'"),
     ],
 )
 def test_a_function_that_gives_no_samples_is_a_clear_error(

@@ -245,9 +245,13 @@ def test_classes_of_positions_are_counted_at_each_position(project: Path, name: 
         (
             (8, 8),
             "labels: y, metric: top1, class_axis: 0",
-            "has no two classes along dimension 0; correct `class_axis`.*D110",
+            "has less than two classes along dimension 0; correct `class_axis`.*D110",
         ),
-        ((8, 8), "labels: y, metric: top1, class_axis: 4", "has no two classes along dimension 4.*D110"),
+        (
+            (8, 8),
+            "labels: y, metric: top1, class_axis: 4",
+            "has less than two classes along dimension 4.*D110",
+        ),
         (
             (8, 8),
             "labels: y, metric: top1, class_axis: 3",
@@ -330,7 +334,7 @@ def test_run_counts_the_positions_of_an_output(
         (("--metric", "no.py:gap"), "file not found: no.py.*M100"),
         (("--class-axis", "1"), "--class-axis 1: selects a measured output, but there is no metric.*R415"),
         (("--output", "output"), "--output output: selects a measured output, but there is no metric.*R415"),
-        (("--labels", "y", "--output", "z"), "--output z: there is no output 'z'.*D112"),
+        (("--labels", "y", "--output", "z"), "--output z: no output 'z'.*D112"),
     ],
 )
 def test_options_of_run_that_measure_nothing_are_refused(

@@ -66,7 +66,7 @@ def test_a_text_in_blocks_has_the_logits_of_the_whole(tmp_path: Path, architectu
     [
         ("GPTNeoForCausalLM", "GPTNeoForCausalLM of transformers does not work with static caches"),
         ("MambaForCausalLM", "MambaForCausalLM of transformers does not work with static caches"),
-        ("BertForSequenceClassification", "is no causal language model"),
+        ("BertForSequenceClassification", "is not a causal language model"),
         ("T5ForConditionalGeneration", "is an encoder-decoder"),
     ],
 )
@@ -106,7 +106,7 @@ def test_rotary_frequencies_that_may_change_are_those_of_the_caches_length(tmp_p
 
 def test_more_positions_than_the_model_has_are_refused(tmp_path: Path) -> None:
     save_folder(tmp_path / "net", "GPT2LMHeadModel", config=DECODERS["GPT2LMHeadModel"])
-    with pytest.raises(UserError, match=r"`cache.length` is 65, and the model has 64 positions.*M136"):
+    with pytest.raises(UserError, match=r"`cache.length` is 65, but the model has 64 positions.*M136"):
         open_session(write_spec(tmp_path, cache="{length: 65}"))
 
 
@@ -258,7 +258,7 @@ def test_heads_of_an_odd_size_have_no_caches_of_four_bits(tmp_path: Path) -> Non
     config = DECODERS["GPT2LMHeadModel"]
     save_folder(tmp_path / "net", "GPT2LMHeadModel", config=config, n_embd=60)
     with pytest.raises(
-        UserError, match=r"heads of 15 numbers do not make pairs of 4 bits; set `bits: 8`.*M136"
+        UserError, match=r"heads of 15 elements cannot be stored as pairs of 4 bits; set `bits: 8`.*M136"
     ):
         open_session(write_spec(tmp_path, cache="{length: 8, bits: 4}"))
 

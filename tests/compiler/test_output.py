@@ -43,9 +43,7 @@ def test_a_directory_with_a_file_that_is_read_is_not_replaced(tmp_path: Path) ->
     (tmp_path / "out" / "data").mkdir()
     (tmp_path / "out" / "data" / "train.npz").write_bytes(b"precious")
     read = [tmp_path / "out" / "data" / "train.npz", tmp_path / "out" / "c" / "net.c", tmp_path / "absent"]
-    with pytest.raises(
-        UserError, match=r"holds data/train\.npz, which is read here and would be removed.*O312"
-    ):
+    with pytest.raises(UserError, match=r"contains data/train\.npz, an input that would be removed.*O312"):
         publish(tmp_path / "out", Files(FILES), inputs=read)
     assert (tmp_path / "out" / "data" / "train.npz").read_bytes() == b"precious"
     publish(tmp_path / "out", Files(FILES), inputs=read[1:])

@@ -122,7 +122,7 @@ WRONG_ARGUMENTS = {
     "a fraction of tokens": ({"tokens": 1.5}, "expects a number of tokens, got 1.5"),
     "a negative temperature": ({"temperature": -1}, "expects a number from 0, got -1"),
     "no temperature": ({"temperature": float("nan")}, "expects a number from 0, got nan"),
-    "text": ({"prompt": "Once"}, "expects a list of token ids; text is encoded by `encode`"),
+    "text": ({"prompt": "Once"}, "expects a list of token ids; encode text with `encode`"),
     "fractions": ({"prompt": [3.5]}, "expects a list of token ids"),
     "rows of ids": ({"prompt": torch.ones(1, 2, dtype=torch.int64)}, "expects a list of token ids"),
 }
@@ -143,7 +143,7 @@ def test_ids_may_be_a_tensor(text_model: TextModel) -> None:
 
 REFUSED = {
     "an empty prompt": ([], "the prompt has no tokens.*R419"),
-    "a long prompt": ([5] * (LENGTH + 1), "641 tokens, and the caches hold 640.*R419"),
+    "a long prompt": ([5] * (LENGTH + 1), "641 tokens, but the caches hold 640.*R419"),
     "an unknown token": ([5, 96], "token 96 is not in the vocabulary.*R419"),
     "a token below zero": ([5, -1], "token -1 is not in the vocabulary.*R419"),
 }

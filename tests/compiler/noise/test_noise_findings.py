@@ -77,7 +77,7 @@ def test_of_classes_the_ones_that_differ_are_noise(compile_on: Compile) -> None:
 
 
 def wide_beside(net: Net, x: Tensor) -> Tensor:
-    """A value that shares its grid with one 4,000 times as wide; `c` makes nothing of it where its weight is zero."""
+    """A value with the encoding of one 4,000 times as wide; `c` ignores it where its weight is zero."""
     joined = torch.cat([net.a(x), net.a(x) * 4000], 1)[:, :16]
     return net.b(x) + net.c(torch.tanh(joined))
 
@@ -94,7 +94,7 @@ def test_noise_that_reaches_no_output_is_not_told(compile_on: Compile) -> None:
     assert not told.outputs[0].is_low
     (layer,) = told.low_layers
     assert (layer.name, layer.module, layer.output) == ("linear_rescaled", "a", "output")
-    assert told.sources[0].name == layer.name and "shares its grid with %" in told.sources[0].reasons[0]
+    assert told.sources[0].name == layer.name and "shares its encoding with %" in told.sources[0].reasons[0]
 
 
 def test_layers_behind_the_first_low_one_are_not_listed(compile_on: Compile) -> None:
@@ -105,7 +105,9 @@ def test_layers_behind_the_first_low_one_are_not_listed(compile_on: Compile) -> 
 
 
 def test_an_error_names_output_layer_and_what_helps(compile_on: Compile) -> None:
-    expected = r"passes\[2\] \(quantize\): output output has \d+\.\d dB of the 25 dB asked for; b \(linear %\w+ at .*"
+    expected = (
+        r"passes\[2\] \(quantize\): output output has \d+\.\d dB of the 25 dB required; b \(linear %\w+ at .*"
+    )
     with pytest.raises(
         UserError, match=expected + r"adds \d+ % of the noise[\s\S]*helps: layers: \{b: int8\}"
     ):

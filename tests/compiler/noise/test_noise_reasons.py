@@ -53,7 +53,7 @@ def test_an_outlier_sample_is_named_by_its_index(compile_on: Compile) -> None:
     compiled = compile_on(Two(), x)
     source = worst_source(compiled)
     assert source.op == "quantize" and source.share_percent > 30
-    assert source.reasons[0].startswith("calibration sample 37 alone takes the range from")
+    assert source.reasons[0].startswith("calibration sample 37 alone extends the range from")
     change = helping(compiled, "data.calibration.exclude: [37]")
     (effect,) = change.effects
     assert change.flash_bytes == 0 and effect.snr_db_after is not None and effect.snr_db_after > 30
@@ -85,7 +85,7 @@ class Masked(nn.Module):
 def test_a_mask_that_takes_the_range_is_named(compile_on: Compile) -> None:
     compiled = compile_on(Masked(), drawn(64, 16))
     source = worst_source(compiled)
-    assert source.reasons[0].startswith("%mask holds -1e+05 for what is never or always to be: steps of")
+    assert source.reasons[0].startswith("%mask contains -1e+05 as a mask: steps of")
     assert not helping(compiled, "in the model: %mask within -").is_of_spec
 
 
@@ -107,7 +107,7 @@ class Joined(nn.Module):
 def test_a_narrow_member_of_a_concat_names_the_wide_one(compile_on: Compile) -> None:
     compiled = compile_on(Joined(), drawn(64, 16))
     source = worst_source(compiled)
-    assert any("shares its grid with %" in reason for reason in source.reasons)
+    assert any("shares its encoding with %" in reason for reason in source.reasons)
     helping(compiled, "layers: {o: {activations: int16}}")
 
 
