@@ -44,7 +44,7 @@ class Spec(Section):
         examples=["preset/int8-mcu", "base.yaml"],
     )
     model: Model = Field(description="The network.")
-    data: Data = Field(default=Data(), description="Data for calibration and evaluation.")
+    data: Data = Field(default=Data(), description="Data files for calibration and evaluation.")
     target: TargetChoice = Field(default=TargetChoice(), description="The target machine.")
     passes: tuple[Pass, ...] = Field(default=(), description="The passes, in execution order.")
     outputs: Outputs = Field(description="Outputs to write.")

@@ -172,7 +172,7 @@ def test_a_graph_at_fixed_sizes_has_plain_numbers() -> None:
 def test_inputs_have_dimensions_of_their_own() -> None:
     builder = Builder()
     x = builder.input("x", TensorType((2 * t,)))
-    with pytest.raises(Exception, match=r"the size \$\{2\*tokens\}, which is no dimension"):
+    with pytest.raises(Exception, match=r"the size \$\{2\*tokens\}, which is not a plain dimension"):
         verify(builder.build([x]))
 
 

@@ -57,7 +57,7 @@ BROKEN = [
     (unary("quantize", "f32[1x2x4x4]"), "quantize takes f32"),
     (conv("f32[2x2x1x1]"), "the weight is not quantized"),
     (conv("i8[2x2x1x1]<scale=0.1, zero=1>"), "weights are quantized symmetrically"),
-    (conv("i8[2x2x1x1]<scale=(0.1, 0.2), zero=0, axis=1>"), "along axis 1; this operator takes axis 0"),
+    (conv("i8[2x2x1x1]<scale=(0.1, 0.2), zero=0, axis=1>"), "along axis 1; this operator needs axis 0"),
     (conv("i8[2x2x1x1]<scale=0.5, zero=0>", bias="i32[2]<scale=0.1, zero=0>"), "input scale x weight scale"),
     (conv("u8[2x2x1x1]<bits=4, levels=(-1.5, 0.0, 1.0), scale=0.1, zero=0>"), "%w is stored in codes; dequantize it"),
     (conv("i8[2x2x1x1]<bits=3, scale=0.1, zero=0>"), "%w is stored in codes; dequantize it"),

@@ -142,7 +142,7 @@ def test_an_unknown_code_is_an_error_that_names_the_nearest(capsys: pytest.Captu
 
 @pytest.mark.parametrize("text", ["net.yaml", "", "a" * 5000, "\udcff"])
 def test_one_argument_that_is_no_code_is_an_error_with_advice(text: str) -> None:
-    with pytest.raises(UserError, match=r"no error code; write a code such as M123.*R416"):
+    with pytest.raises(UserError, match=r"not an error code; write a code such as M123.*R416"):
         explain_code(text)
 
 

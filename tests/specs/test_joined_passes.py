@@ -75,7 +75,7 @@ def _install(folder: Path, *, options: str = OPTIONS, rewrite: str = REWRITE) ->
         (OPTIONS.replace('Literal["acme_gate"]', "str"), "PydanticUserError: "),
         (
             OPTIONS.replace('"acme_gate"', '"clean"'),
-            "TypeError: acme_options:SignOptions is no PassOptions with",
+            "TypeError: acme_options:SignOptions is not a PassOptions with",
         ),
     ],
 )
@@ -106,7 +106,7 @@ def test_a_rewrite_that_cannot_be_imported_or_run_is_named(tmp_path: Path, fault
     (tmp_path / "acme_rewrite.py").write_text(REWRITE.replace("    def visit", f"    {fault}\n    def visit"))
     compiled = _run(tmp_path, "compile", "net.yaml", "-o", "out")
     assert compiled.returncode == 2
-    assert f"passes[0] (acme_gate): raises {words}; tell the package" in compiled.stderr
+    assert f"passes[0] (acme_gate): raises {words}; report it to the package" in compiled.stderr
     assert "P605" in compiled.stderr
 
 
@@ -121,5 +121,5 @@ def test_a_pass_of_a_users_package_stands_in_a_spec_and_runs(tmp_path: Path) -> 
 
 
 def test_a_rule_that_no_package_brings_is_refused_in_a_whole_sentence() -> None:
-    with pytest.raises(SpecError, match=r'"mine" names a fusion rule of a package, and no .* has any'):
+    with pytest.raises(SpecError, match=r'"mine" names a fusion rule of a package, but no .* has one'):
         FuseOptions(add=["mine"])  # type: ignore[arg-type]

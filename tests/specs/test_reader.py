@@ -23,7 +23,7 @@ UNREADABLE: dict[str, tuple[str | bytes, str, int, int, str, str]] = {
     "an open quote": ('fxpress: "1\n', "S103", 2, 1, "unexpected end of stream", ""),
     "a colon in a text": ("a: b: c\n", "S103", 1, 5, "mapping values are not allowed", "quote a string"),
     "bad indentation": ("a: 1\n b: 2\n", "S103", 2, 3, "is not YAML", ""),
-    "no colon": ("fxpress: 1\nmodel\n", "S103", 3, 1, "could not find expected ':'", "put a colon"),
+    "no colon": ("fxpress: 1\nmodel\n", "S103", 3, 1, "could not find expected ':'", "add a colon"),
     "an undefined alias": ("a: *b\n", "S110", 1, 4, "has no anchor before it", "write the value in place of the alias"),
     "an unknown directive": ("%YAML 3.0\n---\na: 1\n", "S103", 1, 1, "incompatible", ""),
     "a duplicate key": ("fxpress: 1\nfxpress: 1\n", "S108", 2, 1, "occurs twice; first in line 1", "keep one"),

@@ -55,7 +55,7 @@ def test_a_quantity_is_read_and_written_back(kind: type, text: str, value: float
         (Percent, "0 %", "must be more than zero"),
         (Count, "6", "6 has no unit"),
         (Count, "6 m", 'unknown unit "m"'),
-        (Hertz, "1 mhz", "unknown here"),
+        (Hertz, "1 mhz", "unknown unit"),
     ],
 )
 def test_what_is_no_quantity_is_refused(kind: type, value: object, message: str) -> None:

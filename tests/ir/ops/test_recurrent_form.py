@@ -155,9 +155,9 @@ def test_the_text_form_reads_back() -> None:
     ("old", "new", "message"),
     [
         ("0.001953125", "0.003", "power of two"),
-        ("%s: i16[1x1x2]<scale=3.0517578125e-05", "%s: i16[1x1x2]<scale=0.001", "one encoding"),
-        ("%c: i16[1x1x2]<scale=0.001953125", "%c: i16[1x1x2]<scale=0.00390625", "one encoding"),
-        ("%m: i16[1x1x2]", "%m: i8[1x1x2]", "gives 16 bits"),
+        ("%s: i16[1x1x2]<scale=3.0517578125e-05", "%s: i16[1x1x2]<scale=0.001", "the same encoding"),
+        ("%c: i16[1x1x2]<scale=0.001953125", "%c: i16[1x1x2]<scale=0.00390625", "the same encoding"),
+        ("%m: i16[1x1x2]", "%m: i8[1x1x2]", "results of 16 bits"),
         ("i8[8x2]<scale=0.0078125, zero=0>", "i8[8x2]<scale=0.0078125, zero=1>", "symmetric"),
         ("3.0517578125e-05", "0.001", "from -1 to 1"),
     ],

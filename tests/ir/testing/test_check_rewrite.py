@@ -74,7 +74,7 @@ def test_identity_passes_on_float_and_integer_graphs() -> None:
 
 
 def test_a_rewrite_that_changes_too_few_graphs_fails() -> None:
-    with pytest.raises(RewriteError, match=r"changed 0 of 20 random graphs.*at least 3 are wanted"):
+    with pytest.raises(RewriteError, match=r"changed 0 of 20 random graphs.*at least 3 are required"):
         check_rewrite(lambda graph: graph, tolerance=0.0, examples=20)
 
 
