@@ -1,4 +1,4 @@
-"""The passes: graph in, graph and report out. Importing this package registers all of ours.
+"""The passes: graph in, graph and report out. Import of this package registers all built-in passes.
 
 fused = fuse(graph).graph
 quantized = quantize(fused, activations="int16", context=Context(calibration=batches)).graph

@@ -5,8 +5,9 @@
 
     fused = fuse(graph, disable=["residual"]).graph
 
-The options say the pass's name in the spec and what it needs. A pass of a user's joins through the entry
-point group `fxpress.passes`: the entry's name is the pass's, its object a function decorated with `register`.
+The options define the pass's name in the spec and the data that it needs. A user's pass is added through the entry
+point group `fxpress.passes`: the entry has the name of the pass, and its object is a function decorated with
+`register`.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ _QUANTIZE = QuantizeOptions.pass_name()
 class NodeCost:
     """Predicted cost of one step of the program on the target; code and constants count at their first use.
 
-    `result` is the value that it makes, `module` the user's module path. Cycles are None where the core has none.
+    `result` is the value that it computes, `module` the user's module path. Cycles are None for a core without
+    published timing.
     """
 
     result: str
@@ -53,7 +55,7 @@ class NodeCost:
 
 @dataclass(frozen=True, slots=True)
 class ArenaBlock:
-    """A piece of the arena: the value that it holds first, "" for scratch memory, and the steps of its use."""
+    """A block of the arena: the first value in it, "" for scratch memory, and the steps of its use."""
 
     value: str
     bytes: int
@@ -65,8 +67,8 @@ class ArenaBlock:
 class Cost:
     """Predicted cost of one run on the target: all steps in order, and the totals.
 
-    `flash_bytes` is all that the linked C takes, `arena_bytes` the arena as planned for the order of execution. Cycles
-    are None for a core whose timing is not published.
+    `flash_bytes` is the size of the linked C, `arena_bytes` the planned arena for the order of execution. Cycles are
+    None for a core without published timing.
     """
 
     nodes: tuple[NodeCost, ...]
@@ -82,16 +84,16 @@ class CostModel(Protocol):
 
     @property
     def flash_limit(self) -> int | None:
-        """Bytes of flash of the target; None if it does not bind."""
+        """Bytes of flash of the target; None without a limit."""
 
     @property
     def ram_limit(self) -> int | None:
-        """Bytes of memory of the target; None if it does not bind."""
+        """Bytes of memory of the target; None without a limit."""
 
     def predict(self, graph: Graph, *, layers: Mapping[str, Precision] = {}) -> Cost:
         """Cost of `graph` after the remaining passes, with these layers at these bit widths.
 
-        PassError if the target cannot carry it.
+        PassError if the target does not support it.
         """
 
     def weight_bits(self, node: Node) -> tuple[int, ...]:
@@ -102,32 +104,31 @@ class CostModel(Protocol):
 
 
 def limits_of_target(costs: CostModel) -> dict[str, float]:
-    """The bytes of `flash` and of `ram` that the target has, those that bind; PassError if neither does."""
+    """The limits of `flash` and `ram` of the target in bytes; PassError if it has neither."""
     both = {"flash": costs.flash_limit, "ram": costs.ram_limit}
     limits = {name: float(limit) for name, limit in both.items() if limit is not None}
     if not limits:
         raise PassError(
-            "the budget is the target's, which has neither flash nor ram; give them under `target`"
+            "the budget is that of the target, which has no limit of flash or ram; set them under `target`"
         )
     return limits
 
 
 def _load_nothing(source: FileSource | ModuleSource) -> object:
-    """Loading where nobody said how."""
+    """Default loader, which always fails."""
     raise PassError(f"{source} cannot be loaded here")
 
 
 @dataclass(frozen=True)
 class Context:
-    """Inputs of a pass besides graph and options. Anything that the spec does not give is empty or None.
+    """Inputs of a pass in addition to graph and options. Data that the spec does not define are empty or None.
 
-    `calibration` holds input tuples, each with exactly the graph's input shapes; `labels` a tensor for each of
-    them. `original` is the graph as it was captured. `statistics`, where given, are what calibration saw, by value: it
-    does not run again.
-    `selects(pattern, module)` says whether a layer selector of the spec means a module path, `load(source)` gives what
-    a `file.py:name` of the spec names. `progress(label, done, total)` is called as long work goes on.
-    `state` names the inputs that take what an output gave at the call before, each with that output. `workers` are the
-    processes that share work on samples; the result does not depend on their number.
+    `calibration` holds input tuples, each with exactly the graph's input shapes; `labels` a tensor for each of them.
+    `original` is the captured graph. `statistics`, if given, are calibration statistics by value, so that calibration
+    does not run again. `selects(pattern, module)` is True if a layer selector of the spec matches a module path;
+    `load(source)` returns the object of a `file.py:name` in the spec. `progress(label, done, total)` is called during
+    long computations. `state` maps each input that takes an output of the previous call to that output. `workers` are
+    the processes that share work on samples; the result does not depend on their number.
     """
 
     calibration: Sequence[tuple[Tensor, ...]] = ()
@@ -143,7 +144,7 @@ class Context:
 
     def __post_init__(self) -> None:
         call, what = "Context(calibration=...)", "a list with a tuple of tensors for each call"
-        hint = "of images [n, ...] for one input: [(x[None],) for x in images]"
+        hint = "for images [n, ...] of a single input: [(x[None],) for x in images]"
         expect(self.calibration, Sequence, call, what, hint)
         if len(self.calibration):
             expect(self.calibration[0], (tuple, list), call, what, hint)
@@ -154,12 +155,12 @@ class Context:
 
     @property
     def available(self) -> frozenset[str]:
-        """The needs that this context satisfies, in the words of `PassOptions.needs`."""
+        """The data that this context has, in the terms of `PassOptions.needs`."""
         given = {"calibration": len(self.calibration) > 0, "labels": len(self.labels) > 0}
         return frozenset(need for need, is_given in given.items() if is_given)
 
     def selects_any(self, patterns: Iterable[str], source: Source) -> bool:
-        """Whether one of these layer selectors of the spec means where `source` says that a node comes from."""
+        """True if one of these layer selectors of the spec matches the source of a node."""
         return any(self.selects(pattern, source.module) for pattern in patterns)
 
 
@@ -167,8 +168,8 @@ class Context:
 class PassResult:
     """The rewritten graph and the report.
 
-    A pass that makes states names the inputs and the outputs that they continue in `state`. `frames` are the time axes
-    of inputs that take new frames in place of a window, by name.
+    A pass that adds states has the inputs, each with the output that it continues, in `state`. `frames` are the time
+    axes, by name, of inputs that take new frames in place of a window.
     """
 
     graph: Graph
@@ -182,7 +183,7 @@ PassFunction = Callable[[Graph, Options, Context], PassResult]
 
 @dataclass(frozen=True)
 class Pass(Generic[Options]):
-    """A registered pass. It can be called like the function it was made from, or with options by name."""
+    """A registered pass. It can be called like the decorated function, or with options by name."""
 
     options: type[Options]
     function: PassFunction[Options]
@@ -199,10 +200,10 @@ class Pass(Generic[Options]):
         context: Context = Context(),
         **settings: object,
     ) -> PassResult:
-        """Run the pass and verify what it gives back; MissingNeedError before anything runs.
+        """Runs the pass and verifies the returned graph; MissingNeedError before the pass runs.
 
         `settings` are options by name, as in a spec, in place of `options`: `fuse(graph, keep=["head"])`. SpecError
-        for those that a spec could not have, and for patterns that match no layer.
+        for invalid options, and for patterns that match no layer.
         """
         call = f"{self.name}(graph, ...)"
         check_graph(graph, call)
@@ -214,9 +215,9 @@ class Pass(Generic[Options]):
             )
         elif settings:
             fact = f"both an options object and {', '.join(settings)}"
-            raise ArgumentError(call, fact, "give the options either as one object or by name")
+            raise ArgumentError(call, fact, "pass the options either as one object or by name")
         expect(
-            options, self.options, call, f"options of class {self.options.__name__}", "or give them by name"
+            options, self.options, call, f"options of class {self.options.__name__}", "or pass them by name"
         )
         self._check_order(graph)
         missing = self.missing(options, context)
@@ -226,17 +227,17 @@ class Pass(Generic[Options]):
         verify(result.graph)
         lost = sorted(graph.precisions.keys() - result.graph.precisions.keys())
         if lost:
-            raise VerifyError(f"pass {self.name} loses the bits of {', '.join(lost)}; keep graph.precisions")
+            raise VerifyError(f"pass {self.name} loses the bits of {', '.join(lost)}; copy graph.precisions")
         return result
 
     def _check_order(self, graph: Graph) -> None:
-        """OrderError on an integer graph where a spec could not have `quantize` before this pass."""
+        """OrderError for an integer graph if a spec does not allow `quantize` before this pass."""
         ran = [_QUANTIZE] if any(value.type.is_quantized for value in graph.results) else []
         for code, fact, _ in faults(self.options, [*self.options.after, *ran], self.options.followed_by):
             raise OrderError(code, fact)
 
     def missing(self, options: Options, context: Context) -> tuple[str, ...]:
-        """Inputs that the pass needs with these options, and the context lacks."""
+        """Inputs that the pass needs with these options and that the context lacks."""
         return tuple(sorted({need for need, _ in options.needed()} - context.available))
 
 
@@ -245,7 +246,7 @@ PASSES: Mapping[str, Pass[Any]] = MappingProxyType(_PASSES)
 
 
 def register(options: type[Options]) -> Callable[[PassFunction[Options]], Pass[Options]]:
-    """Function decorator: enter a pass in the registry under the name that its options declare."""
+    """Function decorator: registers a pass under the name in its options."""
 
     if not (isinstance(options, type) and issubclass(options, PassOptions)):
         fact = f"expects a subclass of PassOptions, got {shown(options)}"
@@ -262,7 +263,7 @@ def register(options: type[Options]) -> Callable[[PassFunction[Options]], Pass[O
 
 
 def find_pass(name: str) -> Pass[Any]:  # Any: each pass has its own options
-    """The pass of this name, from the registry or a package's entry point; UnknownPassError names the nearest."""
+    """The pass with this name, from the registry or a package's entry point; UnknownPassError has the nearest names."""
     expect(name, str, "find_pass(name)", "the name of a pass")
     if name not in _PASSES and name in plugins.PASSES.names():
         try:

@@ -1,4 +1,4 @@
-"""Pieces of a picture as SVG: one self-contained document of plain shapes, text and colours that every viewer knows."""
+"""Elements of SVG charts: one self-contained document of plain shapes, text and colours that every viewer supports."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from html import escape
 from typing import Literal
 
 GOLDEN_ANGLE = 137.508
-"""Degrees: steps of hue by which neighbours in a list are far apart, however long it is."""
+"""Degrees: steps of hue that separate neighbours in a list of any length."""
 
 LETTER = 6.65
 """Width of a letter of the font, in pixels."""
 
-_STYLE = (  # of these pictures alone, also inside of a page with others
+_STYLE = (  # only for these charts, also inside of a page with others
     ".drawing text{font:11px ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;fill:#1f2328}"
     ".drawing .title{font-weight:bold}.drawing .quiet{fill:#6e7781}.drawing .gone{fill:#b42318}"
 )
@@ -21,7 +21,7 @@ Anchor = Literal["start", "middle", "end"]
 
 
 def document(width: float, height: float, body: Iterable[str]) -> str:
-    """The SVG of so many pixels, on white."""
+    """An SVG document of this size in pixels, on white."""
     size = f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}"'
     lines = "\n".join(body)
     return (
@@ -43,28 +43,28 @@ def line(x1: float, y1: float, x2: float, y2: float, stroke: str, *, dashes: str
 
 
 def text(x: float, y: float, content: str, *, style: str = "", anchor: Anchor = "start") -> str:
-    """A line of text from (`start`), around or up to x, on the base line y; `style` is title, quiet or gone."""
+    """A line of text from (`start`), around, or up to x, on the base line y; `style` is title, quiet or gone."""
     marks = f' class="{style}"' if style else ""
     marks += f' text-anchor="{anchor}"' if anchor != "start" else ""
     return f'<text x="{x:.1f}" y="{y:.1f}"{marks}>{escape(content)}</text>'
 
 
 def titled(title: str, parts: Iterable[str]) -> str:
-    """Shapes that belong together, with what a pointer over them shows."""
+    """Shapes with a tooltip."""
     return f"<g><title>{escape(title)}</title>{''.join(parts)}</g>"
 
 
 def colour(index: int) -> str:
-    """A colour of its own for each entry of a list."""
+    """A distinct colour for each entry of a list."""
     red, green, blue = (round(255 * part) for part in hls_to_rgb(index * GOLDEN_ANGLE / 360 % 1, 0.5, 0.6))
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def shortened(content: str, letters: int) -> str:
-    """The end of a text that is longer than so many letters: of a path it says most."""
+    """The end of a text that is longer than the limit, because the end of a path is the most specific."""
     return content if len(content) <= letters else f"…{content[1 - letters :]}"
 
 
 def width_of(content: str) -> float:
-    """Pixels that a text takes."""
+    """Width of a text in pixels."""
     return LETTER * len(content)

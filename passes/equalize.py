@@ -2,10 +2,10 @@
 
     W2 f(W1 x + b1) = (W2 S) f(S^-1 W1 x + S^-1 b1),    s_i = sqrt(r1_i / r2_i)
 
-for every f with f(s x) = s f(x), s > 0: ReLU, pooling, padding with zeros, magnitudes of a spectrum, whose real and
-imaginary part share a factor. r1_i is the largest weight of output channel i in the first layer, r2_i that of input
-channel i in the second; afterwards both are sqrt(r1_i r2_i). Chains take several rounds.
-Source: Nagel et al., Data-free quantization through weight equalization and bias correction, ICCV 2019.
+for every f with f(s x) = s f(x), s > 0: ReLU, pooling, zero padding, magnitudes of a spectrum, whose real and
+imaginary parts share a factor. r1_i is the largest weight of output channel i in the first layer, r2_i that of input
+channel i in the second; afterwards both are sqrt(r1_i r2_i). Chains of layers need several rounds. Source: Nagel et
+al., Data-free quantization through weight equalization and bias correction, ICCV 2019.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from .report import Cell, Decision, PassReport, Table
 from .weighted_layers import is_layer
 
 _ROUNDS = 1000
-_WORTH = 1e-2  # a pair is touched where a factor differs from 1 by more
-_DONE = 1e-4  # and left where none differs by more, so that a second run finds nothing
+_WORTH = 1e-2  # a pair is changed if a factor differs from 1 by more
+_DONE = 1e-4  # and skipped if none differs by more, so that a second run changes nothing
 
 
 @register(EqualizeOptions)
 def equalize(graph: Graph, options: EqualizeOptions, context: Context) -> PassResult:
-    """The same function, with weights whose ranges agree channel by channel from layer to layer."""
+    """An equivalent graph, with equal ranges of weights in both layers of each pair, channel by channel."""
     pairs: list[_Pair] = []
     decisions: list[Decision] = []
     for node in graph.nodes:
@@ -54,9 +54,7 @@ def equalize(graph: Graph, options: EqualizeOptions, context: Context) -> PassRe
         name, spread = pair.first.output.name, float(factor.max() / factor.min())
         applied = bool((factor != 1).any())
         reason = (
-            f"channels of {pair.second.output.name} take up factors"
-            if applied
-            else "the ranges agree already"
+            f"channels of {pair.second.output.name} are scaled" if applied else "the ranges agree already"
         )
         decisions.append(Decision("equalize", name, pair.first.source, applied, reason))
         rows.append(
@@ -69,8 +67,9 @@ def equalize(graph: Graph, options: EqualizeOptions, context: Context) -> PassRe
 
 @dataclass(frozen=True)
 class _Pair:
-    """Two layers and the `count` factors between them: that of each output channel of the first, and of each input
-    channel of the second."""
+    """Two layers and the `count` factors between them: one for each output channel of the first, and input channel of
+    the second.
+    """
 
     first: Node
     second: Node
@@ -80,21 +79,21 @@ class _Pair:
 
 
 def _pair(graph: Graph, first: Node) -> _Pair | str:
-    """The layer with its only reader, where a factor can pass between them; else why not."""
+    """The layer and its only reader, if a factor can be moved between them; else the reason against it."""
     assert is_layer(first.op)
     own = [first.operand("weight"), first.optional("bias")]
     if first.optional("residual") is not None:
         return "a residual is added to its result"
     if not all(is_own(graph, v) for v in own if v is not None):
-        return "its weights are no constants of its own in float"
+        return "its weights are not unshared float constants"
     low, high = first.op.clamp or (-inf, inf)
     if low not in (-inf, 0.0) or high not in (inf, 0.0):
-        return "its clamp would have to be another for each channel"
+        return "its clamp would need a different bound for each channel"
     return _followed(graph, first)
 
 
 def _followed(graph: Graph, first: Node) -> _Pair | str:
-    """The layer that alone reads, through operators that pass a factor on, all that the first one gives."""
+    """The layer that alone reads all results of the first, through operators that propagate a factor."""
     between, known, waiting = list[Node](), {first.output.name}, [first.output]
     found: tuple[Node, Value] | None = None
     while waiting:
@@ -109,14 +108,14 @@ def _followed(graph: Graph, first: Node) -> _Pair | str:
                     return "its result is read more than once, or is an output"
                 found = user, value
             elif not user.op.facts.homogeneous:
-                return f"{user.op.name} after it does not pass a factor on"
+                return f"{user.op.name} after it does not propagate a factor"
             elif all(v.name in known for v in user.operands) and user not in between:
                 between.append(user)
                 known.update(v.name for v in user.outputs)
                 waiting += user.outputs
     if found is None:
         return next(
-            f"{node.op.name} after it does not pass a factor on: it reads another value, too"
+            f"{node.op.name} after it does not propagate a factor: it reads another value, too"
             for name in known
             for node in graph.users.get(name, ())
             if node not in between
@@ -124,7 +123,7 @@ def _followed(graph: Graph, first: Node) -> _Pair | str:
     entered = [node for name in known for node in graph.users.get(name, ()) if node is not found[0]]
     apart = next((node for node in entered if node not in between), None)
     if apart is not None:
-        return f"{apart.op.name} after it does not pass a factor on: it reads another value, too"
+        return f"{apart.op.name} after it does not propagate a factor: it reads another value, too"
     return _joined(graph, first, between, *found)
 
 
@@ -136,7 +135,7 @@ def _joined(graph: Graph, first: Node, between: Sequence[Node], second: Node, va
     if x.name != value.name:
         return "the next layer reads it as another operand"
     if not is_own(graph, weight):
-        return "the next layer has no constant weights of its own in float"
+        return "the next layer has no unshared constant float weights"
     made = first.op.channel_axis(first.output.type)
     part = Graph((first.output,), (value,), tuple(between))
     coupling = couple(part, follows=(first.output, made))
@@ -159,7 +158,7 @@ def _constants(graph: Graph, pairs: list[_Pair]) -> dict[str, Tensor]:
 
 
 def _balanced(graph: Graph, pairs: list[_Pair]) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """Constants and the total factor of each channel of each pair, once all pairs agree."""
+    """Constants and the total factor of each channel of each pair, after all pairs are balanced."""
     exact = _constants(graph, pairs)
     totals = [torch.ones(pair.count, dtype=torch.float64) for pair in pairs]
     if not any(_deviation(_factors(pair, exact)) > _WORTH for pair in pairs):
@@ -177,7 +176,7 @@ def _balanced(graph: Graph, pairs: list[_Pair]) -> tuple[dict[str, Tensor], list
 
 
 def _factors(pair: _Pair, tensors: dict[str, Tensor]) -> Tensor:
-    """s of each channel; 1 where one of the layers has zeros only."""
+    """s of each channel; 1 if one of the layers has only zeros."""
     first, second = pair.first.op, pair.second.op
     assert is_layer(first) and is_layer(second)
     written = first.taps(tensors[pair.first.operand("weight").name]).abs().amax((2, 3)).flatten()

@@ -18,7 +18,7 @@ class UnknownPassError(PassError):
 
 
 class MissingNeedError(PassError):
-    """A pass, or an option of one, that `args` name first, lacks the data that they name next."""
+    """A pass, or one of its options (the first of `args`), lacks data (the others)."""
 
     code = "P606"
 
@@ -27,7 +27,7 @@ class MissingNeedError(PassError):
 
     @property
     def message(self) -> str:
-        """Message: the pass, the data that it needs, and the place where they are given."""
+        """The pass, the data that it needs, and where to define them."""
         what, *needs = self.args
         given = ", ".join(f"{need}=..." for need in needs)
         return (
@@ -36,7 +36,7 @@ class MissingNeedError(PassError):
 
 
 class OrderError(PassError):
-    """A pass is called with a quantized graph that it cannot work on, for the reason that `fact` gives."""
+    """A pass is called with a quantized graph that it does not support; `fact` is the reason."""
 
     def __init__(self, code: str, fact: str) -> None:
         super().__init__(code, fact)
@@ -44,15 +44,15 @@ class OrderError(PassError):
 
     @property
     def message(self) -> str:
-        """The fact and what to do."""
-        return f"{self.args[1]}; give it the graph from before `quantize`"
+        """The fact and the remedy."""
+        return f"{self.args[1]}; pass it the graph from before `quantize`"
 
 
 class CalibrationError(PassError):
-    """The calibration data do not serve: none, the wrong shape, not finite."""
+    """The calibration data cannot be used: missing, of the wrong shape, or not finite."""
 
     code = "D107"
 
 
 class InfeasibleError(PassError):
-    """No choice meets the budget; the message says by how much it is missed."""
+    """No choice meets the budget; the message has the difference."""

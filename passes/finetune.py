@@ -1,4 +1,4 @@
-"""The pass `finetune`: training of a graph by the differentiable interpreter; see `training`."""
+"""The pass `finetune`: training of a graph with the differentiable interpreter; see `training`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _COLUMNS = ("epoch", "training_loss", "validation_loss", "validation_accuracy")
 
 @register(FinetuneOptions)
 def finetune(graph: Graph, options: FinetuneOptions, context: Context) -> PassResult:
-    """Train the graph; PassError if there is no training signal."""
+    """Trains the graph; PassError if there is no training signal."""
     trained = train(graph, options, context)
     values = trainable_constants(graph, options, context)
     decisions = tuple(_decision(graph, trained.graph, value) for value in values)
@@ -37,7 +37,7 @@ def _decision(before: Graph, after: Graph, value: Value) -> Decision:
 
 
 def _real(graph: Graph, name: str) -> Tensor:
-    """A constant in real numbers."""
+    """A constant as real numbers."""
     (type,) = {value.type for value in graph.constants if value.name == name}
     tensor = graph.params[name]
     return tensor if type.quantization is None else type.quantization.dequantize(tensor)

@@ -22,7 +22,7 @@ from scipy.sparse import coo_array, csr_array, vstack
 
 from .errors import InfeasibleError, PassError
 
-SLACK = 1e-9  # of a budget, for sums of floats
+SLACK = 1e-9  # relative tolerance of a budget, for float sums
 TIME_LIMIT_SECONDS = 60.0
 _SCALE = 1e3
 _INFEASIBLE = (
@@ -49,14 +49,14 @@ class Solution:
 
 @dataclass(frozen=True)
 class Relaxation:
-    """Optimum with fractions of 0/1 variables, and the reduced cost of each: what choosing it adds at least."""
+    """Optimum with fractional 0/1 variables, and the reduced cost of each: a lower bound on the cost of choosing it."""
 
     objective: float
     reduced: np.ndarray
 
 
 class IntegerProgram:
-    """Variables and rows, as they are put together. A variable is known by its column."""
+    """Variables and rows during construction. A variable is identified by its column."""
 
     def __init__(self) -> None:
         self._most: list[float] = []
@@ -85,7 +85,7 @@ class IntegerProgram:
     def budget(
         self, columns: Columns, costs: Values, most: float, *, fixed: float = 0.0, raised: int | None = None
     ) -> None:
-        """At most `most` of a cost, `fixed` of it spent in any case; the variable `raised` adds shares of `most`."""
+        """Limits a cost to `most`, with `fixed` of it always used; the variable `raised` adds shares of `most`."""
         unit = _SCALE / max(abs(most), 1e-30)
         extra = () if raised is None else (raised,)
         values = np.concatenate([np.array([*costs], dtype=np.float64) * unit, [-_SCALE] * len(extra)])
@@ -96,7 +96,7 @@ class IntegerProgram:
     ) -> Solution:
         """Minimum of the objective, within the relative `gap`; `scale` is its order of magnitude.
 
-        InfeasibleError if nothing meets all rows, PassError if time runs out before anything is found.
+        InfeasibleError if no solution meets all rows, PassError if time runs out before any solution is found.
         """
         costs, scale = self._scaled(objective, scale)
         rows, (low, high) = self._matrix(range(len(self._rows))), np.array(self._ends).T
@@ -117,7 +117,7 @@ class IntegerProgram:
     def relax(
         self, objective: Mapping[int, float] | np.ndarray, *, scale: float | None = None
     ) -> Relaxation | None:
-        """The optimum with fractions of variables; None if even that has no solution."""
+        """The optimum with fractional variables; None if infeasible."""
         costs, scale = self._scaled(objective, scale)
         equal = [index for index, (low, high) in enumerate(self._ends) if low == high]
         below = [index for index, (low, high) in enumerate(self._ends) if low < high < np.inf]
@@ -157,7 +157,7 @@ class IntegerProgram:
 
 @contextmanager
 def _nothing_printed() -> Iterator[None]:
-    """HiGHS prints a line for some solutions that it finds, whatever its options say."""
+    """Suppresses the line that HiGHS prints for some solutions, independent of its options."""
     sys.stdout.flush()
     kept = os.dup(1)
     nowhere = os.open(os.devnull, os.O_WRONLY)

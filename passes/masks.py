@@ -1,15 +1,16 @@
-"""Masks taken out of what a softmax or an attention adds: the scores, a mask of kept positions, the masked operator.
+"""Separation of masks from the scores of a softmax or an attention: scores, a mask of kept positions, the masked
+operator.
 
     where(c, never, x), masked_fill          keeps where not c
-    x + m, x - m, m a constant               keeps where m > NEVER, the finite rest of m is still added
+    x + m, x - m, m a constant               keeps where m > NEVER, the finite part of m is still added
     x + m, m computed from the inputs        the same, where m is a function of one condition or falls to NEVER on data
     layer(x) with such a residual            the same
-    the mask of an attention                 the same; the finite rest is its bias, keys up to the query make it causal
+    the mask of an attention                 the same; the finite part is its bias, keys up to the query make it causal
 
-"Never" is written as -inf, -1e9, the smallest float, -100, ...: to a softmax they are all alike, and as magnitudes
-they would take all of an integer's range. Masks are looked for behind what commutes with them: data movement, positive
-factors, bounds below NEVER, further additions and masks. A log-softmax passes such numbers on, so the sum stays in
-float there.
+"Never" is written as -inf, -1e9, the smallest float, -100, ...: they are equivalent for a softmax, but as magnitudes
+they would use up the whole range of an integer. Masks are searched through operators that commute with them: data
+movement, positive factors, bounds below NEVER, further additions and masks. The result of a log-softmax contains such
+numbers, so its sum stays in float.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ from ..ir.ops.softmax import LogSoftmax, Softmax
 from .report import Decision
 from .weighted_layers import is_layer
 
-NEVER = -40.0  # exp(-40) is 4e-18: nothing beside any result that 16 bits tell from zero
-_ABSORBS = -1e6  # a float32 this large takes in the score that is added to it
+NEVER = -40.0  # exp(-40) is 4e-18, negligible in any result of 16 bits
+_ABSORBS = -1e6  # a float32 of this size absorbs the score that is added to it
 
 _MOVEMENT = Reshape | Permute | Expand | Copy
 _CHEAP = _MOVEMENT | Slice | Elementwise | Binary | Compare | Logic | Where | Cast
@@ -45,12 +46,12 @@ _Made = dict[object, Value]
 
 
 def is_additive_mask(tensor: Tensor) -> bool:
-    """Whether a tensor is a mask as it is added to scores: 0 where a position is kept, -inf elsewhere."""
+    """True if a tensor is an additive mask: 0 for kept positions, -inf elsewhere."""
     return tensor.is_floating_point() and bool(((tensor == 0) | (tensor == -inf)).all())
 
 
 def is_causal_mask(keep: Tensor, queries: int, keys: int) -> bool:
-    """Whether a mask of kept positions keeps, for each query, the keys up to its own position."""
+    """True if a mask of kept positions keeps, for each query, the keys up to its own position."""
     if keep.shape[-2:] != (queries, keys):
         return False
     return bool((keep == torch.ones(queries, keys, dtype=torch.bool).tril()).all())
@@ -58,9 +59,9 @@ def is_causal_mask(keep: Tensor, queries: int, keys: int) -> bool:
 
 @dataclass(frozen=True)
 class LiftedMasks:
-    """The graph with masked softmaxes, what was decided, and by name the sums with masks that must stay in float.
+    """The graph with masked softmaxes, the decisions, and the names of sums with masks that must stay in float.
 
-    `rests` are what computed masks add where positions are kept, often nothing.
+    `rests` are the addends of computed masks at kept positions, often zero.
     """
 
     graph: Graph
@@ -70,7 +71,7 @@ class LiftedMasks:
 
 
 def lift_masks(graph: Graph, samples: Sequence[Sequence[Tensor]] = ()) -> LiftedMasks:
-    """Masks taken out of what softmaxes read; `samples` of the inputs show which addends are masks."""
+    """Separates masks from the operands of softmaxes; `samples` of the inputs show which addends are masks."""
     lifter = _Lifter(_addend_ends(graph, samples))
     lifted = rewrite(graph, lifter.visit)
     return LiftedMasks(lifted, tuple(lifter.decisions), frozenset(lifter.in_float), frozenset(lifter.rests))
@@ -80,7 +81,7 @@ def lift_masks(graph: Graph, samples: Sequence[Sequence[Tensor]] = ()) -> Lifted
 class _Scores:
     """Operands of a softmax: scores without mask, and the kept positions if there is a mask.
 
-    `nevers` are the smallest numbers of additive masks, -inf for the others; `sums` the values that held masked scores.
+    `nevers` are the smallest numbers of additive masks, -inf for the others; `sums` the values with masked scores.
     """
 
     value: Value
@@ -91,7 +92,7 @@ class _Scores:
 
 @dataclass(frozen=True)
 class _Choice:
-    """A value that is one number where a condition holds and another one elsewhere."""
+    """A value that is one number if a condition holds and another number otherwise."""
 
     condition: Value
     on: float
@@ -100,7 +101,7 @@ class _Choice:
 
 @dataclass(frozen=True)
 class _Addend:
-    """Terms added to scores: masks of kept positions with their smallest numbers, and the finite rest if any."""
+    """Terms added to scores: masks of kept positions with their smallest numbers, and the finite part, if any."""
 
     keeps: tuple[Value, ...] = ()
     nevers: tuple[float, ...] = ()
@@ -128,10 +129,12 @@ class _Lifter:
         if isinstance(node.op, LogSoftmax):
             self.in_float.update(found.sums)
             self._decide(
-                node, False, "log_softmax passes the numbers of its mask on, which are added in float"
+                node,
+                False,
+                "the result of log_softmax contains the numbers of its mask, which are added in float",
             )
             return None
-        self._decide(node, True, "its mask is an operand of its own, and the scores have their own range")
+        self._decide(node, True, "its mask is a separate operand, and the scores have their own range")
         empty = "all" if all(number > _ABSORBS for number in found.nevers) else "uniform"
         scores = search.expanded(found.value, node.output.type.shape)
         return builder.add(replace(node.op, empty=empty), scores, found.keep, name=name, source=node.source)
@@ -157,7 +160,7 @@ class _Lifter:
         if is_boolean and keep == mask:
             return None
         self._decide(
-            node, True, "its mask is one of kept positions, and the finite rest is added to the scores"
+            node, True, "its mask is one of kept positions, and its finite part is added to the scores"
         )
         return builder.add(lifted, q, k, v, keep, found.rest, name=node.output.name, source=node.source)
 
@@ -167,10 +170,10 @@ class _Lifter:
 
 @dataclass(frozen=True)
 class _Search:
-    """The walk from one softmax back to its masks; the nodes that it needs are added as it goes.
+    """The walk from one softmax back to its masks, which adds the required nodes.
 
-    `ends` are the smallest and largest number seen of addends; `made` has what is made of masks, which softmaxes share,
-    and `rests` the names of what is left of computed masks.
+    `ends` are the smallest and largest number of each addend on the samples; `made` has nodes made from masks, which
+    softmaxes share, and `rests` the names of the remaining parts of computed masks.
     """
 
     builder: Builder
@@ -206,7 +209,7 @@ class _Search:
         return _Scores(value)
 
     def addend(self, value: Value, sign: int = 1) -> _Addend:
-        """The masks in an addend of scores, which may be a sum of several; none in what is subtracted, if a sum."""
+        """The masks in an addend of scores, which may be a sum of several; none in a subtracted sum."""
         split = self._split(value, sign)
         if split is not None and not (sign > 0 and self._is_sum(value)):
             keep, rest, never = split
@@ -232,7 +235,7 @@ class _Search:
         return _Addend((keep,), (never,), rest)
 
     def _is_sum(self, value: Value) -> bool:
-        """Whether a value is moved from a sum, whose parts are looked at apart."""
+        """True if a value is moved from a sum, whose parts are examined separately."""
         node = self.builder.producer(value)
         while node is not None and isinstance(node.op, _MOVEMENT):
             node = self.builder.producer(node.operand("x"))
@@ -246,17 +249,17 @@ class _Search:
         return found
 
     def is_full(self, keep: Value) -> bool:
-        """Whether a mask is a constant that keeps every position."""
+        """True if a mask is a constant that keeps every position."""
         tensor = self.builder.tensor(keep)
         return tensor is not None and bool(tensor.all())
 
     def is_triangular(self, keep: Value, q: Value, k: Value) -> bool:
-        """Whether a mask is a constant that keeps, for each query, the keys up to its own position."""
+        """True if a mask is a constant that keeps, for each query, the keys up to its own position."""
         tensor = self.builder.tensor(keep)
         return tensor is not None and is_causal_mask(tensor, q.type.shape[-2], k.type.shape[-2])
 
     def expanded(self, value: Value, shape: tuple[int, ...]) -> Value:
-        """`value` in the shape that it broadcasts to."""
+        """`value` in the shape to which it broadcasts."""
         if value.type.shape == shape:
             return value
         missing = len(shape) - value.type.rank
@@ -337,7 +340,7 @@ class _Search:
         return self._masked(_Scores(scores), keep, never, value)
 
     def _split(self, addend: Value, sign: int) -> tuple[Value, Value | None, float] | None:
-        """Kept positions, the finite rest if there is one, and the lowest number, of an addend that is a mask."""
+        """Kept positions, the finite part if there is one, and the lowest number, of an addend that is a mask."""
         tensor = self.builder.tensor(addend)
         if tensor is not None:
             return self._split_constant(addend, sign * tensor)
@@ -416,7 +419,7 @@ class _Search:
         return float(tensor.flatten()[0])
 
     def _movement(self, op: Op, mask: Value, old: tuple[int, ...], new: tuple[int, ...]) -> Value:
-        """A mask that broadcasts to `old` after the movement that takes `old` to `new`."""
+        """A mask that broadcasts to `old`, after the movement from `old` to `new`."""
         match op:
             case Reshape():
                 same = next(
@@ -439,7 +442,7 @@ class _Search:
         return self._joined(scores, _Scores(value, keep, (never,), (value.name,)))
 
     def _joined(self, scores: _Scores, other: _Scores) -> _Scores:
-        """`scores` with the masks of `other` too."""
+        """`scores` with the masks of `other`, too."""
         if scores.keep is None or other.keep is None:
             keep = scores.keep or other.keep
         else:
@@ -450,7 +453,7 @@ class _Search:
         return _Scores(value) if found.keep is None else found
 
     def _applied(self, op: Op, *operands: Value) -> Value:
-        """A node, or a constant where the operands are constants; made once."""
+        """A node, or a constant if the operands are constants; created once."""
         key = (op, *operands)
         if key not in self.made:
             tensors = [self.builder.tensor(value) for value in operands]
@@ -470,14 +473,14 @@ class _Search:
 
 
 def _empty(nevers: Sequence[float]) -> str:
-    """Result of an attention where nothing is kept, by the smallest numbers of its masks."""
+    """Result of an attention without kept positions, by the smallest numbers of its masks."""
     if all(number == -inf for number in nevers):
         return "zero"
     return "all" if all(number > _ABSORBS for number in nevers) else "uniform"
 
 
 def _bounds_nothing(bounds: Bounds) -> bool:
-    """Whether only masked scores, if any, are cut."""
+    """True if the bounds clip at most masked scores."""
     return bounds is None or (bounds[0] <= NEVER and bounds[1] == inf)
 
 

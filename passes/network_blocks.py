@@ -1,4 +1,4 @@
-"""Parts of a graph that only one value joins, such as the attention and feed-forward layers of a transformer."""
+"""Parts of a graph that a single value joins, such as the attention and feed-forward layers of a transformer."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from ..ir import Graph, Node, Value
 
 
 def split_blocks(graph: Graph, wanted: Collection[str]) -> list[Graph]:
-    """Consecutive parts that read a constant of `wanted` each, joined by one value that depends on such constants.
+    """Consecutive parts that each read a constant of `wanted`, joined by one value that depends on such constants.
 
-    Nodes whose results depend on none, such as those of masks and rotary embeddings, come first, in a part of their
-    own. A part takes what it reads of the graph's inputs and of earlier parts, and gives what joins it to the next one
-    and those outputs of the graph that it makes; the last one gives all other outputs, too.
+    Nodes whose results depend on none of them, such as those of masks and rotary embeddings, are a separate first
+    part. The inputs of a part are the values that it reads from the graph's inputs and from earlier parts; its
+    outputs are the value that joins it to the next part and the graph's outputs that it computes. The last part has
+    all other outputs, too.
     """
     before, after = list[Node](), list[Node]()
     weighted = set(wanted)

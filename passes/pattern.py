@@ -5,12 +5,12 @@ A pattern is a Python function over operands, traced once:
     def conv_batchnorm(x, w, b=OPTIONAL, *stats):
         return op(BatchNorm)(op(Conv)(x, w, b), *stats)
 
-Each parameter binds an operand: one that is present, or perhaps absent when its default is OPTIONAL; `*rest` binds
-all that follow. `op(A, B)` matches either operator with any attributes. A parameter that stands twice binds
-the same value twice. Operands of `add` and `mul` match in both orders, the later computed one first.
+Each parameter binds an operand, which may be absent if the default is OPTIONAL; `*rest` binds all that follow. `op(A,
+B)` matches either operator with any attributes. A parameter that occurs twice must bind the same value. Operands of
+`add` and `mul` match in both orders, the later computed one first.
 
-`apply_rule` walks the graph once, in order, and looks at each node on the graph as rewritten so far: chains
-collapse in one walk, in time linear in the number of nodes.
+`apply_rule` walks the graph once, in order, and matches each node in the graph as rewritten so far: chains collapse in
+one walk, in time linear in the number of nodes.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class Match:
         return value
 
     def optional(self, name: str) -> Value | None:
-        """The value of a parameter, None when the operand is absent."""
+        """The value of a parameter, None if the operand is absent."""
         (value,) = self.bound[name]
         return value
 
@@ -104,19 +104,19 @@ class Match:
         return None if value is None else self.builder.tensor(value)
 
     def replace_constant(self, value: Value, tensor: Tensor) -> Value:
-        """A constant in the place of `value`, under its name when nothing else reads that."""
+        """A constant in place of `value`, with its name if nothing else reads that."""
         if self.uses.is_read_once(value):
             self.builder.release(value.name)
         return self.builder.derived_constant(value.name, tensor)
 
     def are_constant(self, *values: Value | None) -> bool:
-        """True when each of the values is a constant or absent."""
+        """True if each of the values is a constant or absent."""
         return all(value is None or self.builder.tensor(value) is not None for value in values)
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rewrite: `where` returns why it must not be applied to a match, or None; `rewrite` builds the new result."""
+    """A rewrite: `where` returns the reason against a match, or None; `rewrite` builds the new result."""
 
     name: str
     pattern: PatternFunction
@@ -126,17 +126,17 @@ class Rule:
 
 
 def _keep_nothing(source: Source) -> bool:
-    """No layer is left alone."""
+    """Default of `is_kept`: no layer is kept."""
     return False
 
 
 def apply_rule(
     graph: Graph, rule: Rule, *, is_kept: Callable[[Source], bool] = _keep_nothing
 ) -> tuple[Graph, tuple[Decision, ...]]:
-    """`graph` with the rule applied wherever it may be, and what was decided at each node it starts from.
+    """`graph` with the rule applied to all matches, and the decision for each node at which a match starts.
 
-    A match whose inner results have another use, or are outputs of the graph, is never rewritten, nor one with a
-    node that `is_kept`.
+    A match is not rewritten if its inner results have another use or are outputs of the graph, or if `is_kept` is
+    True for one of its nodes.
     """
     term = trace(rule.pattern)
     uses = _Uses(graph)
@@ -166,7 +166,7 @@ def _why_kept(match: Match, is_kept: Callable[[Source], bool]) -> str | None:
 
 
 def apply_rules(graph: Graph, rules: Sequence[Rule]) -> tuple[Graph, tuple[Decision, ...]]:
-    """Each rule applied once, in order."""
+    """Applies each rule once, in order."""
     decisions: list[Decision] = []
     for rule in rules:
         graph, decided = apply_rule(graph, rule)
@@ -188,10 +188,10 @@ def trace(function: PatternFunction) -> Application:
 
 
 class _Uses:
-    """Use counts of values of the graph being built, counted in the original graph.
+    """Use counts of values in the graph under construction, counted in the original graph.
 
-    A new value is read wherever the old values it stands for were read. Where it stands for several, reads by
-    dropped nodes count too: the figure may be too high, never too low.
+    A new value is read wherever the old values that it replaces were read. If it replaces several, reads by dropped
+    nodes count, too: the count may be too high, but never too low.
     """
 
     def __init__(self, graph: Graph) -> None:
@@ -226,14 +226,14 @@ class _Partial:
 
 
 class _Attempt:
-    """One search for a match. It remembers how far it came and what it met there."""
+    """One search for a match. It records how far it came, and the mismatch there."""
 
     def __init__(self, builder: Builder, uses: _Uses) -> None:
         self._builder, self._uses = builder, uses
         self._reasons: list[tuple[int, str]] = []
 
     def match(self, term: Application, root: Node) -> Match | str:
-        """The match at `root`, or why there is none."""
+        """The match at `root`, or the reason why there is none."""
         for found in self._at(term, root, _Partial()):
             shared = [n for n in found.nodes[:-1] if not self._uses.is_single(n.outputs[0])]
             if not shared:

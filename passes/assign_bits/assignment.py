@@ -1,12 +1,12 @@
 """The pass `assign_bits`: bits of weights and activations for each layer, from sensitivity, within a budget.
 
-    measure   what each width of each layer would add to the loss (`sensitivity`)
-    cost      what each width of each layer takes (`bit_costs`)
+    measure   loss increase of each layer at each width (`sensitivity`)
+    cost      cost of each layer at each width (`bit_costs`)
     solve     the integer program over both (`bit_program`)
-    predict   what the chosen mix really takes on the target; where that is over the budget, the program is corrected
+    predict   cost of the chosen mix on the target; if it exceeds the budget, the program is corrected
 
-The nodes stay as they are; the graph gets the chosen bits as its `precisions`, which `quantize` reads. A file has them
-in a form that can be pasted into the `layers` of its options.
+The nodes are unchanged; the graph stores the chosen bits as its `precisions`, which `quantize` reads. A file has them
+in the form of the option `layers` of `quantize`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _OF_TARGET = ("flash", "instructions", "cycles", "ram")
 
 @register(AssignBitsOptions)
 def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> PassResult:
-    """The graph with the bits of its layers; InfeasibleError if no bits meet the budget."""
+    """The graph with bit widths for its layers; InfeasibleError if no bit widths meet the budget."""
     samples = context.calibration[: options.samples]
     notes: list[str] = []
     model = _model(graph, options, context, notes)
@@ -69,7 +69,7 @@ def assign_bits(graph: Graph, options: AssignBitsOptions, context: Context) -> P
 def _layers(
     graph: Graph, options: AssignBitsOptions, context: Context, model: CostModel | None, notes: list[str]
 ) -> tuple[BitLayer, ...]:
-    """The layers with the widths that each may have; those in `keep` have 8 bits."""
+    """The layers with their allowed widths; those in `keep` have 8 bits."""
     kept = {n.source.module for n in graph.nodes if context.selects_any(options.keep, n.source)}
     layers = bit_layers(graph, options.weights, options.activations, kept, model)
     absent = sorted(set(options.weights) - {w for layer in layers for w in layer.weights})
@@ -90,7 +90,7 @@ def make_program(costs: BitCosts, table: SensitivityTable, limits: Sequence[Limi
         for w, a in layer.widths:
             if (layer.name, w) not in weights:
                 raise PassError(
-                    f"the sensitivity table has no score of {layer.name} at {w} bits; measure again"
+                    f"the sensitivity table has no score of {layer.name} at {w} bits; measure it again"
                 )
             loss = weights[layer.name, w] + activations.get((layer.name, a), 0.0)
             choices.append(Choice(w, a, loss, costs.amounts[layer.name, (w, a)]))
@@ -99,7 +99,7 @@ def make_program(costs: BitCosts, table: SensitivityTable, limits: Sequence[Limi
 
 
 def _model(graph: Graph, options: AssignBitsOptions, context: Context, notes: list[str]) -> CostModel | None:
-    """The cost model where it can carry the graph, or must."""
+    """The cost model if it supports the graph, or if the budget requires it."""
     needed = [
         name for name in _OF_TARGET if getattr(options.budget, name) is not None or options.budget.target
     ]
@@ -108,7 +108,7 @@ def _model(graph: Graph, options: AssignBitsOptions, context: Context, notes: li
     if context.cost is None:
         if needed:
             raise PassError(
-                f"the target has no costs of {needed[0]}; give a budget of weights or bit_operations"
+                f"the target has no cost prediction of {needed[0]}; give a budget of weights or bit_operations"
             )
         return None
     try:
@@ -116,10 +116,10 @@ def _model(graph: Graph, options: AssignBitsOptions, context: Context, notes: li
     except PassError as err:
         if needed:
             raise
-        notes.append(f"costs on the target are left out: {err.message}")
+        notes.append(f"costs on the target are omitted: {err.message}")
         return None
     if "cycles" in needed and cost.cycles is None:
-        raise PassError("the target's cycles are not known; give a budget of `instructions`")
+        raise PassError("the target has no cycle counts; give a budget of `instructions`")
     return context.cost
 
 
@@ -130,7 +130,7 @@ def _sensitivity(
     samples: Sequence[Batch],
     notes: list[str],
 ) -> SensitivityTable:
-    """The table that the spec names, where it fits graph and samples, or a new one."""
+    """The table that the spec names, if it belongs to this graph and these samples, or a new one."""
     if options.labels and not context.labels:
         raise MissingNeedError('"labels: true"', "labels")
     labels = context.labels[: options.samples] if options.labels else ()
@@ -147,7 +147,7 @@ def _sensitivity(
         ):
             return table
         notes.append(
-            f"{options.table.name} is of another graph, method or data: sensitivity was measured anew"
+            f"{options.table.name} is for another graph, method or data: sensitivity was measured again"
         )
     return measure_sensitivity(
         graph,
@@ -161,7 +161,7 @@ def _sensitivity(
 
 
 def _limits(options: AssignBitsOptions, costs: BitCosts, model: CostModel | None) -> list[Limit]:
-    """The budget in amounts."""
+    """The budget as limits in absolute units."""
     budget = options.budget
     most = limits_of_target(model) if budget.target and model is not None else {}
     for name in ("weights", "bit_operations", *_OF_TARGET):
@@ -171,7 +171,7 @@ def _limits(options: AssignBitsOptions, costs: BitCosts, model: CostModel | None
             most[name] = min(asked, most.get(name, asked))
     others = {"latency": budget.latency, LOSS: budget.loss}
     most |= {name: limit for name, limit in others.items() if limit is not None}
-    steps = [name for name in costs.fixed if name.startswith("ram")]  # of the schedule
+    steps = [name for name in costs.fixed if name.startswith("ram")]  # steps of the schedule
     return [
         Limit(resource, limit, costs.fixed.get(resource, 0.0))
         for name, limit in most.items()

@@ -1,8 +1,8 @@
 """Data of the integer program over bit widths: costs of each layer at each width, and layers that must agree.
 
 Bytes of packed weights and bit operations follow from the graph. Flash, instructions, cycles and the arena come from
-the cost model, which is asked once for each pair of widths on all layers together; what a mix really takes is asked
-again once it is chosen.
+the cost model, which is called once for each pair of widths on all layers together; the cost of the chosen mix is
+predicted again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from .bit_program import Tie
 
 BYTE = 8
 Widths = tuple[int, int]
-"""Bits of the weights and of the activations of a layer."""
+"""Bit widths of the weights and of the activations of a layer."""
 
 
 @dataclass(frozen=True)
 class BitLayer:
-    """A layer whose bits are to be decided: nodes and module paths that share them, and the widths it may have."""
+    """A layer whose bit widths are decided: the nodes and module paths that share them, and the allowed widths."""
 
     name: str
     modules: tuple[str, ...]
@@ -41,7 +41,7 @@ class BitLayer:
 
     @property
     def weights(self) -> tuple[int, ...]:
-        """Bits that the weights may have."""
+        """Allowed bit widths of the weights."""
         return tuple(sorted({w for w, _ in self.widths}))
 
     def weight_bytes(self, bits: int) -> int:
@@ -50,13 +50,13 @@ class BitLayer:
         return sum((size * bits + BYTE - 1) // BYTE for size in sizes.values())
 
     def bit_operations(self, widths: Widths) -> int:
-        """Bits of the weight times bits of the activation, over all multiply-accumulates."""
+        """Weight bits times activation bits, summed over all multiply-accumulates."""
         return sum(node.macs for node in self.nodes) * widths[0] * widths[1]
 
 
 @dataclass(frozen=True)
 class BitCosts:
-    """Costs by layer, widths and resource; `fixed` is what is spent whatever is chosen, `whole` what int8 takes."""
+    """Costs by layer, widths and resource; `fixed` is the cost independent of the choice, `whole` the cost of int8."""
 
     layers: tuple[BitLayer, ...]
     ties: tuple[Tie, ...]
@@ -74,14 +74,14 @@ def bit_layers(
 ) -> tuple[BitLayer, ...]:
     """The layers of a float graph with their widths; layers in `kept` have 8 bits.
 
-    PassError if a layer has no path to name it by, or no width for which the target has a kernel.
+    PassError if a layer has no module path, or no width for which the target has a kernel.
     """
     held = frozenset(kept)
     limits = _limits(graph)
     layers, problems = [], []
     for block in find_blocks(graph):
         if not all(node.source.module for node in block.nodes):
-            problems.append(f"%{block.nodes[0].output.name} has no module path to name it by")
+            problems.append(f"%{block.nodes[0].output.name} has no module path")
             continue
         allowed = _allowed(block, model)
         wanted = [BYTE] if held.intersection(block.modules) else sorted(weights)
@@ -129,7 +129,7 @@ def bit_costs(
 def precisions(
     layers: Iterable[BitLayer], widths: Mapping[str, Widths], *, says_activations: bool
 ) -> dict[str, Precision]:
-    """The decision, as `quantize` reads it, by module path."""
+    """The decision by module path, in the form that `quantize` reads."""
     found: dict[str, Precision] = {}
     for layer in layers:
         w, a = widths[layer.name]
@@ -153,7 +153,7 @@ def _ask(
     model: CostModel,
     amounts: Mapping[tuple[str, Widths], dict[str, float]],
 ) -> dict[str, float]:
-    """Fill in the model's predictions; costs outside of layers are returned."""
+    """Fills in the model's predictions; returns the costs outside of layers."""
     wide = any(a > BYTE for layer in layers for _, a in layer.widths)
     pairs = sorted({pair for layer in layers for pair in layer.widths} - {(BYTE, BYTE)})
     fixed: dict[str, float] = {}
@@ -207,7 +207,7 @@ def _operand(node: Node) -> str:
 
 
 def _limits(graph: Graph) -> dict[str, int]:
-    """The widest operand that each layer can have: what operators of 8 bits give has 8."""
+    """The widest operand that each layer can have: results of operators with only 8 bits have 8."""
     prepared, _ = apply_rules(lift_masks(graph).graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
     plan, groups = make_plan(prepared, lambda module: False), _operand_groups(graph)
     narrow = {
@@ -223,7 +223,7 @@ def _limits(graph: Graph) -> dict[str, int]:
 
 
 def _operand_groups(graph: Graph) -> UnionFind:
-    """Values that data movement joins, as `quantize` will join them."""
+    """Values that data movement joins, as in `quantize`."""
     prepared, _ = apply_rules(lift_masks(graph).graph, (*INTEGER_FORMS, FUSE_ACTIVATION))
     plan, groups = make_plan(prepared, lambda module: False), UnionFind()
     for node in prepared.nodes:
@@ -248,7 +248,7 @@ def _read_latencies(
     try:
         table = json.loads(path.read_text())
     except (OSError, ValueError) as err:
-        raise PassError(f"{path}: is no JSON table of latencies: {err}") from err
+        raise PassError(f"{path}: is not a JSON table of latencies: {err}") from err
     if not isinstance(table, dict) or not all(isinstance(row, dict) for row in table.values()):
         raise PassError(f'{path}: is not of the form {{"layer": {{"int8": 1.5}}}}')
     unknown = sorted(table.keys() - {layer.name for layer in layers})

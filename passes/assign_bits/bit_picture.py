@@ -1,6 +1,7 @@
 """Chart of cost and loss of assignments (SVG): Pareto front, the chosen one, and the budget.
 
-The resource goes to the right, the predicted loss upwards on a square-root scale, on which small losses still differ.
+The resource is on the horizontal axis, the predicted loss on the vertical one, with a square-root scale that separates
+small losses.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from ..drawing import box, document, line, text, titled, width_of
 
 _WIDTH, _HEIGHT = 640, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 72, 24, 84, 52
-_APART = 26  # pixels between marks of the loss, at least
+_APART = 26  # least distance in pixels between marks of the loss
 _RADIUS, _RING = 3.5, 7.5
 _DOT, _CHOSEN, _GRID, _AXIS = "#0b5cad", "#b42318", "#e6e9ed", "#6e7781"
 _STEPS = (1.0, 2.0, 5.0)
@@ -31,7 +32,7 @@ class Mix:
 
 @dataclass(frozen=True)
 class FrontPicture:
-    """The front from the cheapest mix to the best, the chosen mix, same bits everywhere for comparison, and limits."""
+    """The front from the cheapest mix to the best, the chosen mix, uniform bit widths for comparison, and limits."""
 
     resource: str
     front: tuple[Mix, ...]
@@ -41,7 +42,7 @@ class FrontPicture:
     loss_limit: float | None = None
 
     def draw(self) -> str:
-        """The document."""
+        """The SVG document."""
         parts = [*self._heading(), *self._grid(), *self._limits()]
         path = " ".join(f"{self._x(mix.amount):.1f},{self._y(mix.loss):.1f}" for mix in self.front)
         parts.append(f'<polyline points="{path}" fill="none" stroke="{_DOT}"/>')
@@ -57,7 +58,7 @@ class FrontPicture:
 
     @cached_property
     def _ends(self) -> tuple[float, float]:
-        """The least and the most of the resource that is drawn."""
+        """The least and the largest drawn amount of the resource."""
         amounts = [mix.amount for mix in self._mixes]
         amounts += [] if self.limit is None else [min(max(self.limit, min(amounts)), 1.1 * max(amounts))]
         low, high = min(amounts), max(amounts)
@@ -65,7 +66,7 @@ class FrontPicture:
 
     @cached_property
     def _most(self) -> float:
-        """The largest loss that is drawn."""
+        """The largest drawn loss."""
         return max([0.0, *(mix.loss for mix in self._mixes)]) or 1.0
 
     def _x(self, amount: float) -> float:
@@ -80,7 +81,7 @@ class FrontPicture:
         return f'<circle cx="{self._x(mix.amount):.1f}" cy="{self._y(mix.loss):.1f}" r="{radius}" {look}/>'
 
     def _square(self, mix: Mix) -> Iterator[str]:
-        """The same bits everywhere, with their name beside the square where there is room."""
+        """Uniform bit widths, with their name next to the square if there is space."""
         x, y = self._x(mix.amount), self._y(mix.loss)
         yield titled(_told(mix), [box(x - 4, y - 4, 8, 8, "none", border=_AXIS)])
         if x + 10 + width_of(mix.name) < _WIDTH - _RIGHT:
@@ -108,7 +109,7 @@ class FrontPicture:
             x += 22 + width_of(words) + 16
 
     def _grid(self) -> Iterator[str]:
-        """Lines at round figures, with the figures."""
+        """Grid lines at round numbers, with their labels."""
         bottom = _HEIGHT - _BOTTOM
         for amount in _round_between(*self._ends):
             x = self._x(amount)
@@ -127,7 +128,7 @@ class FrontPicture:
         yield text(16, _TOP - 8, "predicted loss", style="title")
 
     def _limits(self) -> Iterator[str]:
-        """The budget of the resource, and of the loss, where they lie in the picture."""
+        """The limits of the resource and of the loss, if they are within the chart."""
         low, high = self._ends
         if self.limit is not None and low <= self.limit <= high:
             x = self._x(self.limit)
@@ -142,7 +143,7 @@ def _told(mix: Mix) -> str:
 
 
 def _round_between(low: float, high: float) -> list[float]:
-    """Four to eight round figures between two ends."""
+    """Four to eight round numbers between two ends."""
     rough = (high - low) / 5
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = min((s * magnitude for s in (*_STEPS, 10.0)), key=lambda s: abs(s - rough))

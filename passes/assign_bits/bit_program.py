@@ -5,11 +5,11 @@
                 fixed_r + sum_l sum_k cost_r[l, k] x[l, k] <= r      for each limit r
                 x in {0, 1}, and tied layers agree on their bits
 
-Loss and resources may change places: the least of a resource under a limit of the loss. Rows are scaled by their
-budget, the objective by the optimum of the linear relaxation. The relaxation also gives each choice a reduced cost:
-no solution that takes the choice is nearer to the relaxed optimum. So the program over the nearest choices is solved,
-and is the optimum of all once no choice left out could lie as near as what was found (core problems, Balas and Zemel
-1980).
+Loss and resources can be exchanged: a resource is then minimized under a limit of the loss. Rows are scaled by their
+budget, the objective by the optimum of the linear relaxation. The relaxation also gives each choice a reduced cost, a
+lower bound on the distance of any solution with this choice from the relaxed optimum. So the program over the choices
+with the least reduced costs is solved; its optimum is that of the whole program if no omitted choice could be as near
+(core problems, Balas and Zemel 1980).
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from ..errors import InfeasibleError, PassError
 from ..integer_program import SLACK, IntegerProgram, Relaxation, Solution
 
 LOSS = "loss"
-GAP = 1e-6  # relative, at which a solution counts as proven
-CORE = 1e-4  # of the relaxed optimum: columns that lie nearer are tried first
-SMALL = 200  # columns that need no core
-_TOLERANCE = 1e-7  # of the solver, relative to the scale
+GAP = 1e-6  # relative gap at which a solution counts as proven
+CORE = 1e-4  # share of the relaxed optimum: columns with a smaller reduced cost are tried first
+SMALL = 200  # number of columns that are solved without a core
+_TOLERANCE = 1e-7  # tolerance of the solver, relative to the scale
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to store a layer: bits of its weights and of its operand, the loss it adds, what it costs by resource."""
+    """One storage of a layer: bits of its weights and operand, loss increase, and cost by resource."""
 
     weights: int
     activations: int
@@ -48,7 +48,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class LayerChoices:
-    """A layer and the ways to store it."""
+    """A layer and its choices."""
 
     layer: str
     choices: tuple[Choice, ...]
@@ -56,7 +56,7 @@ class LayerChoices:
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `most` of a resource, or of `loss`; `fixed` of it is spent whatever is chosen."""
+    """Upper limit `most` of a resource, or of `loss`; `fixed` is the amount independent of the choice."""
 
     resource: str
     most: float
@@ -73,7 +73,7 @@ class Tie:
 
 @dataclass(frozen=True)
 class BitProgram:
-    """Layers with their choices, under limits and ties. The order of layers means nothing."""
+    """Layers with their choices, under limits and ties. The order of layers is irrelevant."""
 
     layers: tuple[LayerChoices, ...]
     limits: tuple[Limit, ...] = ()
@@ -82,7 +82,7 @@ class BitProgram:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A choice for each layer. `gap`: no other one saves more than this share of the loss above the least."""
+    """A choice for each layer. `gap`: no other assignment reduces the loss by more than this share of it."""
 
     chosen: Mapping[str, Choice]
     loss: float
@@ -90,7 +90,7 @@ class Assignment:
 
     @property
     def widths(self) -> dict[str, tuple[int, int]]:
-        """Bits of the weights and of the operand of each layer."""
+        """Bit widths of the weights and of the operand of each layer."""
         return {name: (choice.weights, choice.activations) for name, choice in self.chosen.items()}
 
     def amount(self, name: str) -> float:
@@ -101,7 +101,7 @@ class Assignment:
 def solve_bits(program: BitProgram, *, objective: str = LOSS) -> Assignment:
     """The assignment with the least loss, or the least of another resource, within the limits.
 
-    InfeasibleError, with the nearest that is feasible, if there is none.
+    InfeasibleError, with the nearest feasible assignment, if there is none.
     """
     model = _Model.of(program)
     solved = model.solve(objective, program.limits)
@@ -111,9 +111,9 @@ def solve_bits(program: BitProgram, *, objective: str = LOSS) -> Assignment:
 
 
 def front(program: BitProgram, resource: str, *, points: int = 16) -> tuple[Assignment, ...]:
-    """Assignments from the cheapest in `resource` to the least loss, none of which another one dominates.
+    """Assignments from the cheapest in `resource` to the least loss, none of which is dominated by another.
 
-    The program's own limits hold but the one of `resource`, of which `points` evenly spaced budgets are solved.
+    The program's own limits hold, except that of `resource`, for which `points` evenly spaced budgets are solved.
     """
     others = tuple(limit for limit in program.limits if limit.resource != resource)
     free = replace(program, limits=others)
@@ -145,7 +145,7 @@ class _Model:
             raise PassError("a layer occurs twice in the program")
         empty = [item.layer for item in ordered if not item.choices]
         if empty:
-            raise PassError(f"no way to store {', '.join(empty)}")
+            raise PassError(f"no bit widths for {', '.join(empty)}")
         return _Model(ordered, program.ties)
 
     @cached_property
@@ -161,7 +161,7 @@ class _Model:
         return np.array([choice.amount(name) for choice in self.columns], dtype=np.float64)
 
     def solve(self, objective: str, limits: Sequence[Limit]) -> Assignment | None:
-        """The optimum; None if nothing is feasible, PassError if time runs out before anything is found."""
+        """The optimum; None if infeasible, PassError if time runs out before any solution is found."""
         excess = self.excess(objective)
         relaxed, scale = self._relax(excess, limits)
         if relaxed is None:
@@ -192,7 +192,7 @@ class _Model:
         return above
 
     def overrun(self, limits: Sequence[Limit]) -> tuple[float, Assignment]:
-        """The least share by which all limits must rise together for something to be feasible, and what then is."""
+        """The least share by which all limits must be raised together to be feasible, and the assignment for it."""
         program, groups = self._program(np.arange(len(self.columns)), ())
         (share,) = program.variables(1, most=np.inf)
         self._add_budgets(program, np.arange(len(self.columns)), limits, raised=share)
@@ -200,7 +200,7 @@ class _Model:
         return float(solution.values[share]), self._assignment(_chosen(solution, groups), 0.0)
 
     def _relax(self, excess: np.ndarray, limits: Sequence[Limit]) -> tuple[Relaxation | None, float]:
-        """The program with fractions of choices, None if even that has no solution, and its scale: its own optimum."""
+        """The program with fractional choices (None if infeasible), and its scale: its optimum."""
         program, _ = self._program(np.arange(len(excess)), limits)
         scale = float(excess.sum()) or 1.0
         relaxed = program.relax(excess, scale=scale)
@@ -232,7 +232,7 @@ class _Model:
         return Assignment(chosen, float(self.amounts(LOSS)[picked].sum()), gap)
 
     def _tie_rows(self, tie: Tie) -> Iterable[Mapping[int, float]]:
-        """For each width and each pair of neighbours: chosen there as often as here."""
+        """For each width and each pair of neighbours: chosen equally often in both."""
         at = {item.layer: index for index, item in enumerate(self.layers)}
         members = [at[layer] for layer in tie.layers if layer in at]
         for one, other in pairwise(members):
@@ -249,7 +249,7 @@ class _Model:
 
 
 def _chosen(solution: Solution, groups: Sequence[range]) -> np.ndarray:
-    """The column that is chosen of each group."""
+    """The chosen column of each group."""
     return np.array([group.start + solution.choice(group) for group in groups], dtype=np.int64)
 
 
@@ -263,7 +263,7 @@ def _why_infeasible(model: _Model, limits: Sequence[Limit]) -> str:
     for limit in limits:
         cheapest = model.solve(limit.resource, ())
         if cheapest is None:
-            raise PassError("the ties leave no bits that all tied layers can have")
+            raise PassError("tied layers have no bit widths in common")
         needed = cheapest.amount(limit.resource) + limit.fixed
         if needed > limit.most * (1 + SLACK):
             alone.append(
@@ -280,8 +280,8 @@ def _why_infeasible(model: _Model, limits: Sequence[Limit]) -> str:
         if amount > limit.most
     ]
     return (
-        "no bits meet these budgets together, though each alone could be met; "
-        f"the nearest needs {100 * share:.2g} % more: {', '.join(binding)}"
+        "no bits meet these budgets together, although each could be met alone; the nearest assignment needs "
+        f"{100 * share:.2g} % more: {', '.join(binding)}"
     )
 
 

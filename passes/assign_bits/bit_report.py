@@ -22,7 +22,7 @@ _RESOURCES = ("weights", "bit_operations", "flash", "instructions", "cycles", "l
 
 @dataclass(frozen=True)
 class Decided:
-    """All that a run of the pass found. `cost` is what the mix is predicted to take, `measured` its loss with error."""
+    """Results of a run of the pass. `cost` is the predicted cost of the mix, `measured` its loss with its error."""
 
     costs: BitCosts
     table: SensitivityTable
@@ -85,7 +85,7 @@ def _bits(decided: Decided) -> Table:
 
 
 def _alternatives(decided: Decided) -> Table:
-    """Difference in loss and costs of each width to the chosen one."""
+    """Differences in loss and costs between each width and the chosen one."""
     resources = [name for name in _RESOURCES if name in decided.costs.fixed]
     columns = ("layer", "weight_bits", "activation_bits", "chosen", "loss", "loss_error", "loss_change")
     rows = []
@@ -173,7 +173,7 @@ def _mix_text(assignment: Assignment) -> str:
 
 
 def bits_yaml(layers: Mapping[str, Precision]) -> str:
-    """Text that can be pasted into the options of `quantize`; JSON text is YAML."""
+    """Text for the options of `quantize`; JSON text is YAML."""
     lines = ["layers:"]
     for module, precision in layers.items():
         text = f"int{precision.weights}"
@@ -200,7 +200,7 @@ def _front_json(decided: Decided) -> str:
 
 
 def _picture(decided: Decided) -> str:
-    """The front with the mix that was chosen, and the budget."""
+    """The front with the chosen mix, and the budget."""
     fixed = decided.costs.fixed.get(decided.resource, 0.0)
     limits = {limit.resource: limit for limit in decided.program.limits}
     limit, loss_limit = limits.get(decided.resource), limits.get(LOSS)
@@ -220,7 +220,7 @@ def _picture(decided: Decided) -> str:
 
 
 def _uniform(program: BitProgram) -> Iterator[tuple[int, Assignment]]:
-    """The same bits of weights in all layers, with the fewest bits of operands, where all layers can have them."""
+    """Equal weight bits in all layers, with the fewest operand bits, for widths that all layers support."""
     ways = [{c.weights: c for c in sorted(layer.choices, key=_most_activations)} for layer in program.layers]
     for bits in sorted(set.intersection(*(set(way) for way in ways))):
         chosen = {layer.layer: way[bits] for layer, way in zip(program.layers, ways, strict=True)}

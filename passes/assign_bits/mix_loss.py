@@ -23,11 +23,10 @@ from .bit_costs import Widths
 def mix_losses(
     graph: Graph, samples: Sequence[Batch], mix: Mapping[str, Widths], *, rounds_activations: bool
 ) -> Tensor:
-    """The loss that a mix adds to each sample, float64; weights are rounded and biases corrected as by `quantize` at
+    """Loss increase of each sample by a mix, float64; weights are rounded and biases corrected as in `quantize` with
     its defaults.
 
-    With `rounds_activations` the operands of layers are rounded too, each in the range that the float network
-    shows it.
+    With `rounds_activations` the operands of layers are rounded, too, each in its range in the float network.
     """
     study = prepare(graph, samples)
     stacks = [stack for shard in study.shards for stack in study.stacks(shard)]
@@ -55,8 +54,7 @@ def mean_and_error(losses: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Statistics of the float network: outputs, range of each layer's operand, mean per channel
-    by the layer's node."""
+    """Statistics of the float network: outputs, range of each layer's operand, mean per channel by the layer's node."""
 
     outputs: list[Tensor]
     ranges: dict[str, Range]
@@ -65,7 +63,7 @@ class _Seen:
 
 @dataclass(frozen=True)
 class _Rounded:
-    """The weight of a node as stored, what its bias takes back, and the bits of its operand."""
+    """The stored weight of a node, the correction of its bias, and the bits of its operand."""
 
     weight: Tensor
     shift: Tensor
@@ -101,7 +99,7 @@ def _round(graph: Graph, block: Block, node: Node, widths: Widths, seen: _Seen) 
 
 
 def _run(stack: Stack, rounded: Mapping[str, _Rounded], ranges: Mapping[str, Range]) -> list[Tensor]:
-    """The outputs of some samples with all layers rounded, operands too where there are ranges for them."""
+    """The outputs of some samples with all layers rounded, and operands that have ranges."""
     inputs = zip((v.name for v in stack.graph.inputs), stack.inputs, strict=True)
     values = {**stack.graph.params, **dict(inputs)}
     for node in stack.graph.nodes:

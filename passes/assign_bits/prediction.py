@@ -1,8 +1,7 @@
 """The best mix whose prediction on the target meets the budget.
 
-The program over bits knows what each layer takes by itself. Code that several layers share is not known to it, so the
-mix that it chooses is predicted as a whole, and the program corrects itself by the difference until the prediction
-fits.
+The program over bits has the cost of each layer, but not that of code that several layers share. So the chosen mix is
+predicted as a whole, and the program is corrected by the difference until the prediction fits.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ Predict = Callable[[Assignment], Cost]
 
 
 def meet(program: BitProgram, objective: str, predict: Predict | None) -> tuple[Assignment, Cost | None]:
-    """The mix and its prediction, which is None if nothing is predicted; InfeasibleError if no mix was found.
+    """The mix and its prediction, which is None without a cost model; InfeasibleError if no mix was found.
 
-    Where corrections lead nowhere, each set of widths is tried by itself: the code that it needs is nearly a constant.
+    If corrections do not converge, each set of widths is tried separately: its shared code is nearly constant.
     """
     if predict is None:
         return solve_bits(program, objective=objective), None
@@ -40,7 +39,7 @@ def meet(program: BitProgram, objective: str, predict: Predict | None) -> tuple[
 
 
 def _meet_within(program: BitProgram, objective: str, predict: Predict) -> tuple[Assignment, Cost]:
-    """Solve, predict the mix, and solve again with what the program did not know until the prediction fits."""
+    """Solves, predicts the mix, and solves again with the missing costs until the prediction fits."""
     for _ in range(ROUNDS):
         solved = solve_bits(program, objective=objective)
         cost = predict(solved)
@@ -63,7 +62,7 @@ class _Excess:
 
 
 def _parts(program: BitProgram) -> Iterator[BitProgram]:
-    """The program with fewer widths of weights; layers that have none of them keep all they have."""
+    """The program with fewer widths of weights; layers without these widths keep all of theirs."""
     widths = sorted({choice.weights for item in program.layers for choice in item.choices})
     for count in range(1, len(widths)):
         for allowed in combinations(widths, count):

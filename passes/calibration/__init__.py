@@ -1,4 +1,4 @@
-"""Calibration: runs of a network on samples, the ranges of values that observers choose from them."""
+"""Calibration: runs of a network on samples, and ranges of values that observers choose from them."""
 
 from .observers import Range, Statistics
 

@@ -1,12 +1,12 @@
-"""Analytic clipping: the clip of least mean squared error for a Laplace or a Gauss distribution.
+"""Analytic clipping: the clip with the least mean squared error for a Laplace or a Gauss distribution.
 
-Values of scale 1 that are rounded to L steps over [-t, t] and cut off beyond have the error
+Values of scale 1 that are rounded to L steps over [-t, t] and clipped outside have the error
 
     Laplace   2 exp(-t) + t^2 / (3 L^2)
     Gauss     (t^2 + 1) erfc(t / sqrt 2) - t sqrt(2 / pi) exp(-t^2 / 2) + t^2 / (3 L^2)
 
-of which the clips here are the minima. One side of a distribution, which is what a ReLU leaves, has twice the steps. Of
-both distributions the likelier one counts. Source: Banner et al., Post training 4-bit quantization of convolutional
+whose minima are the clips of this module. One side of a distribution, as after a ReLU, has twice the steps. The more
+likely of the two distributions is used. Source: Banner et al., Post training 4-bit quantization of convolutional
 networks for rapid-deployment, NeurIPS 2019.
 """
 
@@ -19,7 +19,7 @@ from math import erfc, exp, pi, sqrt
 import torch
 from torch import Tensor
 
-_FARTHEST = 64.0  # scales from the mean; no number of steps below 2^32 asks for a farther clip
+_FARTHEST = 64.0  # scales from the mean; no number of steps below 2^32 needs a larger clip
 _HALVINGS = 60
 
 
@@ -38,9 +38,9 @@ def gauss_clip(levels: int) -> float:
 
 
 def clip_activations(sample: Tensor, *, levels: int) -> tuple[float, float]:
-    """Ends of the clip of a tensor from a sample of it, a whole range around its mean or one side from zero.
+    """Ends of the clip of a tensor, from a sample of it: symmetric around its mean, or one side from zero.
 
-    Of a tensor that does not change its sign the zeros are left out: a ReLU made them, and they are always exact.
+    For a tensor with a single sign, zeros are excluded: they come from a ReLU, and are always exact.
     """
     values = sample.double()
     if float(values.min()) < 0 < float(values.max()):
@@ -55,9 +55,9 @@ def clip_activations(sample: Tensor, *, levels: int) -> tuple[float, float]:
 
 
 def clip_scales(rows: Tensor, *, bits: int) -> Tensor:
-    """Scale of each row of weights [rows, n] on symmetric integers: the outermost step ends where the clip lies.
+    """Scale of each row of weights [rows, n] for symmetric integers: the outermost step ends at the clip.
 
-    A scale never reaches beyond the largest weight of its row.
+    A scale never covers more than the largest weight of its row.
     """
     qmax = (1 << (bits - 1)) - 1
     levels = 2 * qmax + 1
@@ -65,17 +65,17 @@ def clip_scales(rows: Tensor, *, bits: int) -> Tensor:
 
 
 def spread_correction(rows: Tensor, rounded: Tensor) -> Tensor:
-    """Factor for each row of rounded weights that gives them the spread which the real ones have around their mean.
+    """Factor for each row of rounded weights that restores the standard deviation of the real ones.
 
-    What remains of the correction in the source, that of the mean, belongs to the bias.
+    The correction of the mean in the source is part of the bias here.
     """
     real, kept = ((t - t.mean(1, keepdim=True)).norm(dim=1) for t in (rows, rounded))
     return torch.where((real > 0) & (kept > 0), real / kept, 1.0)
 
 
 def _clip(rows: Tensor, *, levels: int) -> Tensor:
-    """Clip of each row, whose mean is taken to be zero, by the likelier distribution."""
-    # of size 1, so that squares of tiny and huge values stay numbers
+    """Clip of each row, whose mean is assumed to be zero, for the more likely distribution."""
+    # scaled to size 1, so that squares of tiny and huge values are finite
     size = rows.abs().amax(1)
     unit = rows / torch.where(size > 0, size, 1.0)[:, None]
     deviation, variance = unit.abs().mean(1), unit.square().mean(1)

@@ -1,4 +1,4 @@
-"""Samples that pass through a network block by block: memory holds the weights of one block and what enters it."""
+"""Runs of samples through a network block by block: memory holds the weights of one block and its inputs."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from .calibrate import Batch, check_samples
 
 
 class BlockReplay:
-    """Blocks that read a constant of `wanted` each, in order; what a block is given is what those before it gave.
+    """Blocks that each read a constant of `wanted`, in order; the inputs of a block are the results of the blocks
+    before it.
 
-    Each sample that is wanted later has to run through every block. Lazy constants are read once for each block.
+    Each sample that is needed later must run through every block. Lazy constants are read once for each block.
     """
 
     def __init__(self, graph: Graph, wanted: Collection[str], samples: Sequence[Batch]) -> None:
@@ -26,7 +27,7 @@ class BlockReplay:
         self._graph, self.count = graph, len(samples)
         self._sizes = [sizes_of_call(graph, sample) if graph.dimensions else {} for sample in samples]
         self._parts = split_blocks(graph, wanted)
-        self._part = graph  # that was given last
+        self._part = graph  # index of the last returned block
         self._values: dict[str, dict[int, Tensor]] = {v.name: {} for part in self._parts for v in part.inputs}
         for index, sample in enumerate(samples):
             self._keep(index, dict(zip((v.name for v in graph.inputs), sample, strict=True)))
@@ -37,7 +38,7 @@ class BlockReplay:
         return tuple(self._parts)
 
     def blocks(self, *, until: int | None = None) -> Iterator[Graph]:
-        """The blocks, or the first `until`, each to be run on the samples before the next one is taken."""
+        """The blocks, or the first `until`; each must be run on the samples before the next one."""
         for at, part in enumerate(self._parts[:until]):
             self._part = part
             yield replace(part, params=Params({name: part.params[name] for name in part.params}))
@@ -46,11 +47,11 @@ class BlockReplay:
                 del self._values[name]
 
     def inputs(self, index: int) -> Batch:
-        """The inputs of the block that was given last, for a sample."""
+        """Inputs of the last returned block for a sample."""
         return tuple(self._values[v.name][index] for v in self._part.inputs)
 
     def run(self, block: Graph, index: int, *, observe: Observer | None = None) -> None:
-        """That block, or one in its place, on a sample: its results are what later blocks are given."""
+        """Runs that block, or a replacement of it, on a sample: its results are inputs of later blocks."""
         inputs = self.inputs(index)
         sizes = {name: self._sizes[index][name] for name in block.dimensions}
         block = block.at_sizes(sizes) if sizes else block

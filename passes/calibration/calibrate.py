@@ -1,4 +1,4 @@
-"""Calibration: the float graph run on sample inputs, several at once where the graph passes a larger batch."""
+"""Calibration: runs of the float graph on sample inputs, in batches if the graph supports larger ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..progress_callback import Progress
 from .observers import Collector, Statistics
 
 _BATCH = 32
-_BATCH_ELEMENTS = 1 << 24  # of the largest tensor, so that a batch stays within a few hundred megabytes
+_BATCH_ELEMENTS = 1 << 24  # of the largest tensor: a batch then takes some hundred megabytes at most
 
 Batch = tuple[Tensor, ...]
 Interpreter = Callable[[Graph, Sequence[Tensor]], list[Tensor]]
@@ -27,10 +27,10 @@ Interpreter = Callable[[Graph, Sequence[Tensor]], list[Tensor]]
 def collect(
     graph: Graph, samples: Sequence[Batch], wanted: Mapping[str, Collection[int]], *, progress: Progress
 ) -> dict[str, Statistics]:
-    """Statistics of the values that `wanted` names, inputs and results, over all samples.
+    """Statistics over all samples of the values in `wanted`, inputs and results.
 
-    For each it lists the dimensions along which means are to be taken. CalibrationError names the sample and the
-    layer where a value is not finite.
+    `wanted` lists, for each value, the dimensions along which means are computed. CalibrationError names the sample
+    and the layer if a value is not finite.
     """
     check_samples(graph, samples)
     size = batch_size(graph, samples)
@@ -53,7 +53,7 @@ def _for_samples(graph: Graph, count: int) -> Graph:
 
 
 def check_samples(graph: Graph, samples: Sequence[Batch]) -> None:
-    """Raise CalibrationError unless there are samples that fit the inputs, finite but for masks of 0 and -inf."""
+    """Raises CalibrationError unless there are samples that fit the inputs, finite except for masks of 0 and -inf."""
     if not len(samples):
         raise CalibrationError("the calibration set is empty")
     for index, sample in enumerate(samples):
@@ -96,10 +96,10 @@ def batch_size(graph: Graph, samples: Sequence[Batch]) -> int:
 
 
 def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpreter = run) -> bool:
-    """Whether two samples in one batch give the same results as alone, in either order.
+    """True if two samples in one batch give the same results as separately, in either order.
 
-    Sizes alone do not tell: a reshape may take the batch for another dimension and still fit. Nor does one order: a
-    sort along the batch leaves samples in place that are in order.
+    Sizes alone are not sufficient: a reshape may treat the batch as another dimension and still fit. One order is not
+    sufficient, either: a sort along the batch does not move samples that are already sorted.
     """
     firsts = {v.type.shape[:1] for v in graph.inputs}
     if len(firsts) != 1 or firsts == {()}:
@@ -122,7 +122,7 @@ def passes_batches(graph: Graph, pair: Sequence[Batch], *, interpreter: Interpre
 
 def stack(samples: Sequence[Batch]) -> Batch:
     """Several samples as one batch."""
-    if len(samples) == 1:  # inputs may be numbers without dimensions
+    if len(samples) == 1:  # inputs may be scalars
         return samples[0]
     return tuple(torch.cat(list(tensors)) for tensors in zip(*samples, strict=True))
 
@@ -135,7 +135,7 @@ def _observe(graph: Graph, inputs: Batch, collectors: dict[str, Collector], samp
         if value.name not in collectors:
             return
         if is_additive_mask(tensor):
-            tensor = torch.zeros_like(tensor)  # what such a mask adds to the scores that are kept
+            tensor = torch.zeros_like(tensor)  # addend of such a mask for kept scores
         if not bool(tensor.isfinite().all()):
             raise CalibrationError(_not_finite(graph, value, tensor, samples))
         collectors[value.name].add(tensor)
@@ -147,7 +147,7 @@ def _observe(graph: Graph, inputs: Batch, collectors: dict[str, Collector], samp
 
 
 class _Cells:
-    """The cells of LSTMs, of which a run shows the last ones, and the encoding is to represent those of all steps."""
+    """The cells of LSTMs: a run returns only the last ones, but the encoding must represent those of all steps."""
 
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
@@ -157,7 +157,7 @@ class _Cells:
         self._tensors: dict[str, Tensor] = {}
 
     def represented(self, value: Value, tensor: Tensor) -> Tensor:
-        """Tensor that the encoding of a value has to represent: its own, or all cells of a recurrent layer."""
+        """The tensor that the encoding of a value must represent: its own, or all cells of a recurrent layer."""
         if value.name in self._read:
             self._tensors[value.name] = tensor
         if value.name not in self._layers:
@@ -176,4 +176,4 @@ def _not_finite(graph: Graph, value: Value, tensor: Tensor, samples: range) -> s
     index = next(i for i, part in zip(samples, parts, strict=False) if not bool(part.isfinite().all()))
     node = graph.producers.get(value.name)
     layer = f"{node.op.name} {value} ({node.source})" if node is not None else f"input {value}"
-    return f"calibration sample {index}: {layer} gives NaN or infinity"
+    return f"calibration sample {index}: {layer} computes NaN or infinity"

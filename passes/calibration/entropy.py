@@ -1,10 +1,10 @@
-"""Entropy calibration: the range whose quantization loses the least information about the distribution of values.
+"""Entropy calibration: the range with the least loss of information about the distribution of values.
 
-The values of a tensor are counted in bins. A candidate range holds some of the bins: P are their counts, with what lies
-beyond the ends added to the outermost ones; Q are the counts without that, merged into as many equal steps as there are
-levels and spread again over those bins of a step that hold any. An empty outermost bin that takes clipped values counts
-as holding one. The candidate of least KL(P || Q) is chosen.
-Source: Migacz, 8-bit inference with TensorRT, GTC 2017.
+The values of a tensor are counted in bins. A candidate range consists of consecutive bins: P are their counts, with
+the counts beyond the ends added to the outermost bins; Q are the counts without these additions, merged into as many
+equal steps as there are levels, and distributed again over the nonempty bins of each step. An empty outermost bin with
+clipped values counts as nonempty. The candidate with the least KL(P || Q) is chosen. Source: Migacz, 8-bit inference
+with TensorRT, GTC 2017.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _ROUNDS = 4
 def clip_by_divergence(
     sample: Tensor, *, low: float, high: float, levels: int, candidates: int
 ) -> tuple[float, float]:
-    """The ends inside [low, high], which holds zero, of least divergence.
+    """The ends with the least divergence inside [low, high], which includes zero.
 
-    Each end is searched by itself among `candidates` places, in turn, until neither moves. A range with fewer bins than
-    levels is no candidate: there the merging loses nothing, whatever the range.
+    Each end is searched separately among `candidates` positions, in turn, until neither moves. A range with fewer
+    bins than levels is excluded: merging loses nothing there.
     """
     width = high - low
     if not width:
         return low, high
     values = sample.double()
-    values = values[values != 0] / width  # zero is exact in every encoding, and tells nothing about a range
+    values = values[values != 0] / width  # zero is exact in every encoding, and has no effect on the range
     counts = torch.histc(values, _BINS, low / width, high / width)
     zero = round(_BINS * (-low / width))
     start, stop = 0, _BINS
@@ -48,7 +48,7 @@ def clip_by_divergence(
 
 
 def divergence(counts: Tensor, start: int, stop: int, *, levels: int) -> float:
-    """KL(P || Q) of the range of bins [start, stop), in nats; infinite where no value lies inside or beyond."""
+    """KL(P || Q) of the range of bins [start, stop), in nats; infinite if the range or its outside has no values."""
     inside = counts[start:stop]
     p = inside.clone()
     p[0] += counts[:start].sum()
@@ -66,7 +66,7 @@ def divergence(counts: Tensor, start: int, stop: int, *, levels: int) -> float:
 
 
 def _best(ranges: Iterable[tuple[int, int]], counts: Tensor, levels: int) -> tuple[int, int]:
-    """The range of least divergence, the widest of several; the first is the widest and always a candidate."""
+    """The range with the least divergence, the widest of equals; the first is the widest and always a candidate."""
     listed = list(ranges)
     possible = [r for r in listed if r[1] - r[0] >= levels] or listed[:1]
     return min(possible, key=lambda r: divergence(counts, *r, levels=levels))

@@ -1,7 +1,7 @@
 """Statistics of the inputs x of linear layers over calibration samples: sum x^T x, and the mean of |x| by channel.
 
-Samples are in a fixed number of shards, whose sums are added in order in float64: any number of processes (`workers`)
-gets the same bytes.
+Samples are in a fixed number of shards, whose sums are added in order in float64, so that the bytes do not depend on
+the number of processes (`workers`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .calibrate import Batch
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """Second moments [in, in], sum of x^T x, and the mean of |x| [in] of the inputs of a weight's linear layers."""
+    """Second moments [in, in] (sum of x^T x) and mean of |x| [in] of the inputs of a weight's linear layers."""
 
     hessian: Tensor
     mean_magnitude: Tensor
@@ -38,7 +38,7 @@ def collect_inputs(
     workers: Workers = ALONE,
     progress: Progress,
 ) -> dict[str, InputStatistics]:
-    """Statistics over all linear layers that read each of these weights; weights of other operators are left out."""
+    """Statistics over all linear layers that read each of these weights; weights of other operators are skipped."""
     parts = inputs_by_block(graph, weights, samples, workers=workers, progress=progress)
     return {name: found for part in parts for name, found in part.items()}
 
@@ -51,7 +51,7 @@ def inputs_by_block(
     workers: Workers = ALONE,
     progress: Progress,
 ) -> Iterator[dict[str, InputStatistics]]:
-    """Statistics in parts, after each block of the network those of the weights that no later block reads."""
+    """Statistics in parts: after each block of the network, those of the weights that no later block reads."""
     replay = BlockReplay(graph, weights, samples)
     reads = [_read_values(block, weights) for block in replay.parts]
     last = {name: index for index, read in enumerate(reads) for names in read.values() for name in names}
@@ -92,7 +92,7 @@ def _step(progress: Progress, before: int, count: int, done: int) -> None:
 
 
 def _read_values(graph: Graph, weights: Collection[str]) -> dict[str, list[str]]:
-    """The weights of linear layers by the value that these read."""
+    """The weights of linear layers by the operand of these layers."""
     read: dict[str, list[str]] = {}
     for node in graph.nodes:
         if isinstance(node.op, Linear) and node.operand("weight").name in weights:
@@ -103,7 +103,7 @@ def _read_values(graph: Graph, weights: Collection[str]) -> dict[str, list[str]]
 def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
     """Upper factor U [in, in] of the damped inverse, U^T U = (H + damping * mean(diag H) * I)^-1, as float32.
 
-    Inputs that are always zero count as uncorrelated.
+    Inputs that are always zero are treated as uncorrelated.
     """
     damped = hessian.double().clone()
     diagonal = damped.diagonal()
@@ -113,13 +113,13 @@ def inverse_factor(hessian: Tensor, damping: float) -> Tensor:
         inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped))
         factor: Tensor = torch.linalg.cholesky(inverse, upper=True)
     except RuntimeError as err:
-        fact = "the inputs of a layer are too large or too alike to be inverted"
-        raise PassError(f"{fact}; raise `damping`, or leave this layer out") from err
+        fact = "the second moments of a layer's inputs cannot be inverted"
+        raise PassError(f"{fact}; raise `damping`, or exclude this layer") from err
     return factor.float()
 
 
 def _sums(replay: BlockReplay, block: Graph, values: Collection[str], shard: range) -> dict[str, Tensor]:
-    """For each value the sum of x^T x, below it the sum of |x| and the number of rows: [in + 2, in], float64."""
+    """For each value the sum of x^T x, then the sum of |x| and the number of rows: [in + 2, in], float64."""
     sums: dict[str, Tensor] = {}
 
     def observe(value: Value, x: Tensor) -> None:

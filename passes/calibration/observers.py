@@ -1,13 +1,13 @@
-"""Ranges from calibration: what is kept of each tensor, and the rules that choose a range from it.
+"""Ranges from calibration: the statistics of each tensor, and the rules that choose a range from them.
 
-Every rule sees the same `Statistics`; none has a floor, so that small activations keep their precision.
+Every rule uses the same `Statistics`; none has a lower limit, so that small activations keep their precision.
 
-    minmax           the smallest and largest value seen
-    moving_average   exponential mean of each batch's smallest and largest value
-    percentile       the range that leaves (1 - coverage) / 2 of the values outside at either end
+    minmax           the smallest and largest value
+    moving_average   exponential mean of the smallest and largest value of each batch
+    percentile       the range with (1 - coverage) / 2 of the values outside at either end
     mse              the range inside the full one with the least mean squared error when quantized
     kl               the range whose quantization loses the least information (`entropy`)
-    aciq             the clip of least squared error for a Laplace or Gauss distribution (`aciq`)
+    aciq             the clip with the least squared error for a Laplace or Gauss distribution (`aciq`)
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ _MSE_ROUNDS = 4
 
 @dataclass(frozen=True)
 class Range:
-    """Reals that an encoding must represent; zero is among them, unless it need not be."""
+    """Reals that an encoding must represent; zero is included, unless it is not needed."""
 
     low: float
     high: float
 
     @staticmethod
     def of(low: float, high: float) -> Range:
-        """The smallest range that holds `low`, `high` and zero."""
+        """The smallest range that contains `low`, `high` and zero."""
         return Range(min(low, 0.0), max(high, 0.0))
 
     @property
     def width(self) -> float:
-        """Distance of the ends."""
+        """Distance between the ends."""
         return self.high - self.low
 
     def shifted(self, offset: float) -> Range:
@@ -60,7 +60,7 @@ class Range:
         return Range(self.low + offset, self.high + offset)
 
     def union(self, other: Range) -> Range:
-        """The smallest range that holds both."""
+        """The smallest range that contains both."""
         return Range(min(self.low, other.low), max(self.high, other.high))
 
 
@@ -68,7 +68,7 @@ class Range:
 class Statistics:
     """Calibration statistics of a tensor: min and max of each batch, a sample of values, channel means.
 
-    `means` has the mean of each index of a dimension, by dimension, where they were asked for.
+    `means` has the mean of each index of a dimension, by dimension, if requested.
     """
 
     batches: tuple[tuple[float, float], ...]
@@ -77,12 +77,12 @@ class Statistics:
 
     @property
     def low(self) -> float:
-        """Smallest value seen."""
+        """Smallest value."""
         return min(low for low, _ in self.batches)
 
     @property
     def high(self) -> float:
-        """Largest value seen."""
+        """Largest value."""
         return max(high for _, high in self.batches)
 
     def shifted(self, offset: float) -> Statistics:
@@ -110,12 +110,12 @@ class Collector:
         self._elements = 0
 
     def add(self, x: Tensor) -> None:
-        """One batch; every value must be finite."""
+        """Adds one batch; every value must be finite."""
         if not x.numel():
             return
         low, high = torch.aminmax(x)
         self._ends.append((float(low), float(high)))
-        stride = (x.numel() // self._share) | 1  # odd, so that it does not run along rows of a power of two
+        stride = (x.numel() // self._share) | 1  # odd: not aligned with rows of a power of two
         self._kept.append(x.detach().flatten()[::stride].to(torch.float32))
         self._elements += x.numel()
         for axis, total in self._sums.items():
@@ -123,7 +123,7 @@ class Collector:
             self._sums[axis] = total + (x.double().sum(others) if others else x.double())
 
     def finish(self) -> Statistics | None:
-        """The statistics; None when nothing was added."""
+        """The statistics; None if nothing was added."""
         if not self._ends:
             return None
         sums = {axis: torch.as_tensor(total) for axis, total in self._sums.items()}
@@ -132,12 +132,12 @@ class Collector:
 
 
 def min_max(statistics: Statistics) -> Range:
-    """From the smallest to the largest value seen."""
+    """The range from the smallest to the largest value."""
     return Range.of(statistics.low, statistics.high)
 
 
 def moving_average(statistics: Statistics, *, momentum: float) -> Range:
-    """Exponential mean of the batches' ends; the first batch starts it."""
+    """Exponential mean of the ends of the batches; the first batch is the start value."""
     low, high = statistics.batches[0]
     for batch_low, batch_high in statistics.batches[1:]:
         low = momentum * low + (1 - momentum) * batch_low
@@ -146,7 +146,7 @@ def moving_average(statistics: Statistics, *, momentum: float) -> Range:
 
 
 def percentile(statistics: Statistics, *, coverage: float) -> Range:
-    """The range with the middle `coverage`, a share of 1, of the values."""
+    """The range with the middle share `coverage` of the values."""
     ordered = statistics.sample.sort().values
     outside = (1 - coverage) / 2
     last = len(ordered) - 1
@@ -155,10 +155,10 @@ def percentile(statistics: Statistics, *, coverage: float) -> Range:
 
 
 def mse(statistics: Statistics, *, levels: int, candidates: int) -> Range:
-    """The range inside the full one with the least squared error, rounding inside and clipping outside together.
+    """The range inside the full one with the least squared error of rounding and clipping together.
 
-    Measured on a histogram, for each end by itself, `candidates` places in turn, until neither moves; a step of
-    width d costs d^2 / 12 for each value inside, and nothing for a zero, which is exact in every encoding.
+    Measured on a histogram, for each end separately, at `candidates` positions in turn, until neither moves. A step
+    of width d costs d^2 / 12 for each value inside, and nothing for a zero, which is exact in every encoding.
     """
     full = min_max(statistics)
     if not full.width:
@@ -199,7 +199,7 @@ def entropy(statistics: Statistics, *, levels: int, candidates: int) -> Range:
 
 
 def aciq(statistics: Statistics, *, levels: int) -> Range:
-    """The analytic clip of the distribution that fits the values, inside the range that they have."""
+    """The analytic clip of the distribution that fits the values, within the range of the values."""
     full = min_max(statistics)
     low, high = clip_activations(statistics.sample, levels=levels)
     return Range.of(max(low, full.low), min(high, full.high))
@@ -225,7 +225,7 @@ def choose_range(statistics: Statistics, observer: Observer, *, levels: int) -> 
 
 
 def _own_range(statistics: Statistics, observer: OwnObserver, *, levels: int) -> Range:
-    """The range that an observer of a package chooses; PassError where it cannot be used."""
+    """The range that an observer of a package chooses; PassError if the observer cannot be used."""
     try:
         function = OBSERVERS.load(observer.kind)
     except PluginError as err:

@@ -1,8 +1,8 @@
-"""Networks called without a batch: the dimension that each layer adds and drops again moves to the ends.
+"""Networks called without a batch: the batch dimension that each layer adds and removes is moved to the ends.
 
-torch gives a convolution of [c, h, w] a batch of one and takes it away from the result, so that between two layers
-stand two reshapes, and an activation between the layers computes on [c, h, w]. Computed before the batch is dropped,
-it meets its layer, and the reshapes meet each other.
+For a convolution of [c, h, w] torch adds a batch of one and removes it from the result, so that there are two
+reshapes between two layers, and an activation between the layers computes on [c, h, w]. If the activation is computed
+before the batch is removed, it is adjacent to its layer, and the two reshapes cancel.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def before_batch_is_dropped(builder: Builder, node: Node) -> Value | None:
 
 
 def _with_batch(op: Op) -> Op | None:
-    """The operator that does the same to every sample of a batch."""
+    """The operator that does the same for every sample of a batch."""
     if isinstance(op, Elementwise | Binary):
         return op
     return replace(op, axis=op.axis + 1) if isinstance(op, Concat) else None
 
 
 def _batched(builder: Builder, value: Value) -> Value | None:
-    """The value before a reshape dropped its batch of one; a constant scalar unchanged."""
+    """The value before a reshape removed its batch of one; a constant scalar unchanged."""
     if builder.entry(value) is not None:
         return value if value.type.numel == 1 and not value.type.rank else None
     node = builder.producer(value)

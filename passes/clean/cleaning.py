@@ -1,14 +1,14 @@
 """The pass `clean`: constant folding, removal of no-ops, merging of data movement, common subexpressions.
 
-    constants    a node that reads constants only becomes a constant, unless that takes much more room; equal results,
+    constants    a node that reads only constants becomes a constant, unless it is much larger; equal results,
                  and equal constants of integers or booleans, are one constant
     movement     reshape(reshape(x)) = reshape(x), permute(permute(x)) = permute(x), reshape(copy(x)) = reshape(x),
-                 and what stands between layers called without a batch computes with one (`batch_of_one`)
-    no_ops       x + 0, x * 1, reshape to the same sizes, a clamp that nothing reaches, ...: x itself
+                 and nodes between layers called without a batch compute with one (`batch_of_one`)
+    no_ops       x + 0, x * 1, reshape to the same sizes, a clamp whose bounds no value reaches, ...: x itself
     duplicates   the same operator on the same operands is computed once
-    norms        a norm that is written out becomes the norm operator (`written_norms`)
+    norms        a written-out norm becomes the norm operator (`written_norms`)
 
-One walk in order: each node sees its operands cleaned already. Nodes that nobody reads are dropped.
+One walk in order, so that operands are cleaned before their readers. Nodes without readers are dropped.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from .no_ops import neutral_operand
 from .written_norms import NormFinder
 
 MOVES = (Permute, Reshape)
-FOLDED_BYTES = 1 << 16  # a folded constant may be this large even where its operands are smaller
+FOLDED_BYTES = 1 << 16  # allowed size of a folded constant, even if its operands are smaller
 
 
 @register(CleanOptions)
 def clean(graph: Graph, options: CleanOptions, context: Context) -> PassResult:
-    """The same function with fewer nodes."""
+    """An equivalent graph with fewer nodes."""
     return clean_graph(graph, disable=options.disable)
 
 
 def clean_graph(graph: Graph, *, disable: Collection[str] = ()) -> PassResult:
-    """`clean` for other passes that leave something to tidy up."""
+    """`clean` for other passes whose results need cleaning."""
     cleaner = _Cleaner(graph, disable)
     cleaned = rewrite(graph, cleaner.visit)
     return PassResult(cleaned, PassReport("clean", tuple(cleaner.decisions)))
 
 
 def is_unmoved(original: Graph, graph: Graph, name: str) -> bool:
-    """Whether a constant of a graph is in the order of the original's of that name, which may have been moved.
+    """True if a constant has the element order of the original's constant of the same name, which may have been moved.
 
     A weight that the model transposes keeps its name when `clean` folds the transposition.
     """
@@ -66,7 +66,7 @@ def is_unmoved(original: Graph, graph: Graph, name: str) -> bool:
 
 
 class _Cleaner:
-    """One walk over a graph; remembers what has been computed already."""
+    """One walk over a graph; records the computed nodes."""
 
     def __init__(self, graph: Graph, disable: Collection[str]) -> None:
         self._disable = disable
@@ -119,11 +119,14 @@ class _Cleaner:
         needed = sum(v.type.storage_bytes for v in node.outputs)
         if needed > room:
             self._decide(
-                "constants", node, False, f"the result takes {needed:,} bytes, its operands {room:,} at most"
+                "constants",
+                node,
+                False,
+                f"the result has {needed:,} bytes, the limit for its operands is {room:,}",
             )
             return None
         self._decide("constants", node, True, "computed from constants")
-        is_moved = isinstance(node.op, MOVES)  # the elements are those of the operand, whose name fits
+        is_moved = isinstance(node.op, MOVES)  # the elements are those of the operand, so its name is used
         names = [node.operands[0].name if is_moved else value.name for value in node.outputs]
         if any(isinstance(entry, LazyTensor) for entry in known) and needed > FOLDED_BYTES:
             made = [
@@ -145,9 +148,9 @@ class _Cleaner:
         return self._folded[node.op, node.inputs]
 
     def _constant(self, builder: Builder, name: str, tensor: Tensor, is_heir: bool) -> Value:
-        """A folded constant, or the one that holds the same elements already.
+        """A folded constant, or an existing one with the same elements.
 
-        Those filled with one number stay apart: that is how parameters of different layers begin.
+        Constants filled with one number are not merged: parameters of different layers often start like that.
         """
         if tensor.numel() < 2 or bool((tensor == tensor.flatten()[0]).all()):
             return builder.constant(name, tensor.clone(), is_heir=is_heir)
@@ -157,7 +160,7 @@ class _Cleaner:
         return self._by_content[key]
 
     def _one_of_equals(self, builder: Builder, value: Value) -> Value:
-        """The first of the constants that hold the same integers or booleans; floats may be trained apart."""
+        """The first constant with the same integers or booleans; floats are not merged, because they may be trained."""
         is_number = value.type.dtype.is_floating or value.type.dtype.torch.is_complex
         if value.type.is_quantized or is_number or "constants" in self._disable:
             return value
@@ -169,7 +172,7 @@ class _Cleaner:
         return self._shared[value.name]
 
     def _movement(self, builder: Builder, node: Node) -> Node:
-        """The node on an earlier operand, where the movement before it can be left out."""
+        """The node on an earlier operand, if the movement before it can be omitted."""
         producer = builder.producer(node.operands[0]) if node.operands else None
         if "movement" in self._disable or producer is None:
             return node
@@ -216,7 +219,7 @@ class _Cleaner:
 
 
 def _computed(op: Op, entries: Sequence[Entry | None], index: int) -> Tensor:
-    """One result of an operator on constants, which are read for it."""
+    """One result of an operator on constants, which are read for this."""
     tensors = [entry.read() if isinstance(entry, LazyTensor) else entry for entry in entries]
     with torch.no_grad():
         results = op.reference(*tensors)

@@ -42,7 +42,7 @@ def _is_filled(builder: Builder, value: Value, number: float) -> bool:
 
 
 def known_bounds(builder: Builder, value: Value) -> Bounds:
-    """Ends between which all elements lie, looked up through operators that select elements of one operand."""
+    """Bounds of all elements, found through operators that select elements of one operand."""
     node = builder.producer(value)
     while node is not None and node.op.facts.selects and len(node.operands) == 1:
         value = node.operands[0]

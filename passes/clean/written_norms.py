@@ -1,13 +1,13 @@
-"""Norms that a model writes out become the norm operators, whose statistics eight bits cannot lose.
+"""Written-out norms become the norm operators, whose statistics do not lose precision in eight bits.
 
     x * rsqrt(mean(x^2) + eps) * w                      rms_norm(x, w), language models
     (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps)   layer_norm(x), over any dimensions, with var or std as well
     x / max(sqrt(sum(x^2)), eps)                        rms_norm(x, 1 / sqrt(n)), normalization to length 1
 
 The function is the same; results differ in the order of the arithmetic, by a few units in the last place. An eps that
-bounds what is divided by, instead of being added to it, must be at most 1e-6: the norm adds its square. A factor of the
-variance, as of the unbiased one, n / (n - 1), goes into eps and the weight. Constants that broadcast along the other
-dimensions become weight and bias. A statistic that is read elsewhere keeps the norm as it is written.
+bounds the divisor, instead of being added to it, must be at most 1e-6: the norm adds its square. A factor of the
+variance, such as n / (n - 1) of the unbiased one, is folded into eps and the weight. Constants that broadcast along
+the other dimensions become weight and bias. A norm with a statistic that other nodes read is not rewritten.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ LARGEST_BOUND = 1e-6
 
 
 class NormFinder:
-    """Recognizes, at the last node of a norm, what computes the same; `builder` has the nodes before it."""
+    """Recognizes a norm at its last node; `builder` has the nodes before it."""
 
     def __init__(self, graph: Graph) -> None:
         self._reads = Counter(v.name for node in graph.nodes for v in node.operands)
         self._reads.update(v.name for v in graph.outputs)
 
     def replacement(self, builder: Builder, node: Node) -> Value | None:
-        """The result of a norm operator in the place of the node's, or None."""
+        """The result of a norm operator that replaces the node's, or None."""
         if len(node.outputs) != 1 or not node.output.type.dtype.is_floating or node.output.type.is_quantized:
             return None
         search = _Search(builder, node, self._reads)
@@ -54,14 +54,14 @@ class NormFinder:
 
 @dataclass(frozen=True)
 class _Root:
-    """sqrt(variance * factor + eps) + root_eps, the variance being the mean square of `x` over `axes`."""
+    """sqrt(variance * factor + eps) + root_eps; the variance is the mean square of `x` over `axes`."""
 
     x: Value
     axes: tuple[int, ...]
     factor: float
     eps: float = 0.0
     root_eps: float = 0.0
-    is_centred: bool = False  # the mean is subtracted from `x` before it is squared
+    is_centred: bool = False  # True: the mean is subtracted from `x` before squaring
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _Search:
         return None
 
     def _norm(self, x: Value, used: Value, root: _Root | None, weight: Value | None = None) -> Value | None:
-        """The norm of `x`, or of what has a constant factor in `x`; `used` is what it is multiplied or divided by."""
+        """The norm of `x`, or of a value that is `x` times a constant; `used` is the dividend or factor."""
         if root is None or self.node.output.type != x.type or not self._is_spread(used, x.type, root.axes):
             return None
         centre = self._centre(x, root.axes)
@@ -149,7 +149,7 @@ class _Search:
         return self.builder.add(op, *operands, name=self.node.output.name, source=self.node.source)
 
     def _parameter(self, op: RowNorm, type: TensorType, value: Value) -> Value | None:
-        """A constant beside the norm's result as weight or bias: it varies along the norm's dimensions alone."""
+        """A constant operand of the norm's result as weight or bias: it varies only along the norm's dimensions."""
         tensor, axes = self.builder.tensor(value), op.dimensions(type.rank)
         if tensor is None or tensor.ndim > type.rank or value.type.dtype is not type.dtype:
             return None
@@ -162,7 +162,7 @@ class _Search:
         return self.builder.derived_constant(value.name, spread)
 
     def _constant_product(self, value: Value) -> list[tuple[Value, Value]]:
-        """Operands of a product with a constant that this node alone reads: the other one and the constant."""
+        """Operands of a product with a constant that only this node reads: the other operand and the constant."""
         node = self._producer(value, Mul)
         if node is None or node.op != Mul() or not self._is_read_once(value):
             return []
@@ -170,14 +170,14 @@ class _Search:
         return [(x, w) for x, w in ((a, b), (b, a)) if self.builder.tensor(w) is not None]
 
     def _is_spread(self, used: Value, type: TensorType, axes: tuple[int, ...]) -> bool:
-        """Whether a statistic has size 1 along the dimensions that it was taken over, or was expanded from that."""
+        """True if a statistic has size 1 along the dimensions that it was computed over, or was expanded from that."""
         made = self._producer(used, Expand)
         shape = used.type.shape if made is None else made.operand("x").type.shape
         kept = tuple(1 if axis in axes else n for axis, n in enumerate(type.shape))
         return (1,) * (len(kept) - len(shape)) + shape == kept
 
     def _unread_norm(self, value: Value) -> Node | None:
-        """The norm that makes `value` for this node alone."""
+        """The norm that computes `value` only for this node."""
         made = self.builder.producer(value)
         is_norm = made is not None and isinstance(made.op, RowNorm)
         return made if is_norm and self._is_read_once(value) else None
@@ -199,7 +199,7 @@ class _Search:
                 return None
 
     def _rooted(self, value: Value) -> _Root | None:
-        """sqrt(variance + eps), with a bound or a further eps after it."""
+        """sqrt(variance + eps), followed by a bound or a further eps."""
         value = self._unspread(value)
         node = self.builder.producer(value)
         if node is None or not self._is_read_once(value):
@@ -281,7 +281,7 @@ class _Search:
                 return None
 
     def _centre(self, x: Value, axes: tuple[int, ...]) -> Value | None:
-        """The value whose mean is subtracted to give `x`."""
+        """The value from which the mean is subtracted to give `x`."""
         node = self._producer(x, Sub)
         if node is None or node.op != Sub():
             return None
@@ -297,13 +297,13 @@ class _Search:
         return node.op.reduced(x.type) == axes
 
     def _unspread(self, value: Value) -> Value:
-        """The statistic before it was expanded or got its reduced dimensions back."""
+        """The statistic before it was expanded or its reduced dimensions were restored."""
         while (node := self.builder.producer(value)) is not None and isinstance(node.op, Expand | Reshape):
             value = node.operand("x")
         return value
 
     def _with_number(self, node: Node) -> list[tuple[Value, float]]:
-        """An operand and the number that the other one is filled with."""
+        """Each operand whose other operand is filled with one number, and that number."""
         a, b = node.operands
         pairs = [(a, self._number(b))]
         if not isinstance(node.op, Div):
@@ -311,7 +311,7 @@ class _Search:
         return [(value, number) for value, number in pairs if number is not None]
 
     def _bounded(self, node: Node) -> list[tuple[Value, float]]:
-        """An operand and its lower bound, where that is tiny."""
+        """An operand and its lower bound, if that is tiny."""
         if isinstance(node.op, Clamp):
             pairs = [(node.operand("x"), node.op.low)] if node.op.high == inf else []
         else:
@@ -333,6 +333,6 @@ class _Search:
 
 
 def _short(number: float) -> float:
-    """The number as it was written, where float32 does not tell it from that: 1e-06 for 9.99999997e-07."""
+    """The number as written in the source, if float32 cannot distinguish the two: 1e-06 for 9.99999997e-07."""
     short = float(f"{number:.6g}")
     return short if torch.tensor(short) == torch.tensor(number) else number

@@ -6,8 +6,8 @@
     y = conv(x * s + t, w) + b,               t = beta - mean * s
       = conv(x, w * s) + b + sum(w * t)       without padding, or with t = 0
 
-computed in float64 and stored in the weight's dtype. The new constants belong to this call alone, so that a
-layer that is called twice stays right.
+computed in float64 and stored in the weight's dtype. The new constants are used only by this call, so that a layer
+that is called twice stays correct.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _why_not_before(match: Match) -> str | None:
 
 
 def why_not_fold(match: Match, norm: Node) -> str | None:
-    """Why the numbers of a match's weights `w`, `b` and of its batch norm cannot be computed with, or None."""
+    """Reason why a match's weights `w`, `b` and its batch norm cannot be folded, or None."""
     read = [
         match.optional(name) for name in ("w", "b", "gamma", "beta", "mean", "var") if name in match.bound
     ]

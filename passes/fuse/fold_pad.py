@@ -1,4 +1,4 @@
-"""Folding of an explicit padding with zeros into the convolution after it, uneven padding too.
+"""Folding of an explicit zero padding into the convolution after it, also of uneven padding.
 
 conv{padding=p}(pad{padding=q}(x), w) = conv{padding=p + q}(x, w)
 """

@@ -1,9 +1,9 @@
-"""Fusion of a residual addition into the convolution or linear layer that makes one of its operands.
+"""Fusion of a residual addition into the convolution or linear layer that computes one of its operands.
 
     clamp(conv(x, w, b) + r) = conv{clamp}(x, w, b, r)
 
-The layer runs where the addition stood, when `r` is there. Of two layers the later one is taken, so that the
-operands of the earlier are not kept alive.
+The layer is moved to the position of the addition, where `r` is available. If both operands come from layers, the
+later one is fused, so that the operands of the earlier are not kept alive.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Recognition of magnitudes: sqrt(a^2 + b^2) becomes one operator, which has an integer form and passes a factor on.
+"""Recognition of magnitudes: sqrt(a^2 + b^2) becomes one operator, which has an integer form and propagates factors.
 
-Its float form gives the same bits. Squares alone have neither: they span twice the orders of magnitude of a and b.
+Its float form gives the same bits. Separate squares have neither property: they span twice the orders of magnitude of
+a and b.
 """
 
 from __future__ import annotations

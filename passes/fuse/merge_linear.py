@@ -1,4 +1,4 @@
-"""Two layers without anything between them merged into one, where that has fewer weights and does less work.
+"""Merging of two adjacent layers into one, if it has fewer weights and multiplications.
 
     linear(linear(x, w1, b1), w2, b2) = linear(x, w2 w1, w2 b1 + b2)
 
@@ -59,9 +59,11 @@ def _why_not_smaller(match: Match) -> str | None:
     merged = w2.shape[0] * prod(w1.shape[1:])
     positions = prod(second.output.type.shape) // w2.shape[0]
     if merged >= w1.numel + w2.numel:
-        return f"merged it has {merged:,} weights, apart {w1.numel + w2.numel:,}"
+        return f"merged it has {merged:,} weights, separately {w1.numel + w2.numel:,}"
     if merged * positions > first.macs + second.macs:
-        return f"merged it does {merged * positions:,} multiplications, apart {first.macs + second.macs:,}"
+        return (
+            f"merged it has {merged * positions:,} multiplications, separately {first.macs + second.macs:,}"
+        )
     return None
 
 

@@ -1,4 +1,4 @@
-"""The pass `fuse`: paddings, batch norms, activations and additions go into the layers next to them."""
+"""The pass `fuse`: folds paddings, batch norms, activations and additions into adjacent layers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .magnitudes import MAGNITUDES
 from .merge_linear import MERGE_CONV, MERGE_LINEAR
 from .trim_taps import TRIM_TAPS
 
-# in an order in which none undoes another's work
+# in an order in which no rule undoes the work of another
 RULES: Mapping[FuseRule, tuple[Rule, ...]] = {
     "pad": (FOLD_PAD, TRIM_TAPS),
     "batchnorm": (FOLD_BATCHNORM, FOLD_BATCHNORM_BEFORE),
@@ -32,7 +32,7 @@ RULES: Mapping[FuseRule, tuple[Rule, ...]] = {
 
 @register(FuseOptions)
 def fuse(graph: Graph, options: FuseOptions, context: Context) -> PassResult:
-    """Fuse operators into layers; each rule walks the graph once."""
+    """Fuses operators into layers; each rule walks the graph once."""
 
     def is_kept(source: Source) -> bool:
         return context.selects_any(options.keep, source)
@@ -46,7 +46,7 @@ def fuse(graph: Graph, options: FuseOptions, context: Context) -> PassResult:
 
 
 def _rule_of_package(name: str) -> Rule:
-    """The rule that a package brings under this name; PassError where it cannot be used."""
+    """The rule that a package adds under this name; PassError if it cannot be used."""
     try:
         rule = FUSION_RULES.load(name)
     except PluginError as err:

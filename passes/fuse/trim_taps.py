@@ -1,7 +1,7 @@
-"""Removal of the taps of a convolution that meet nothing but padding, at every place of the result.
+"""Removal of the taps of a convolution that read only padding at every position of the result.
 
-A small image has them at the edges of a kernel: of 3 taps over one element with a padding of 1 on both sides, only the
-middle one reads it. The kernel that is left is cheaper, and its scales need not cover weights without effect.
+A small image has them at the edges of a kernel: of 3 taps over one element with a padding of 1 on both sides, only
+the middle one reads it. The remaining kernel is cheaper, and its scales need not cover weights without effect.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _conv(x: Term, w: Term, *rest: Term) -> Application:
 
 
 def _spans(match: Match) -> tuple[Span, ...]:
-    """First and end of the taps to keep in each spatial dimension: those between two that read an element."""
+    """Start and end of the kept taps in each spatial dimension: the first to the last that read an element."""
     conv, root = match.root.op, match.root
     assert isinstance(conv, Conv)
     x, w, y = match.value("x").type.shape, match.value("w").type.shape, root.output.type.shape
@@ -42,7 +42,7 @@ def _spans(match: Match) -> tuple[Span, ...]:
 def _why_not(match: Match) -> str | None:
     weight = match.value("w")
     if match.tensor(weight) is None or weight.type.is_quantized:
-        return "the weights are no constants in float"
+        return "the weights are not float constants"
     if any(type(n) is not int for n in (*match.value("x").type.shape, *match.root.output.type.shape)):
         return "calls choose the size of the image"
     if _spans(match) == tuple((0, k) for k in weight.type.shape[2:]):
@@ -70,4 +70,4 @@ def _trim(builder: Builder, match: Match) -> Value:
     )
 
 
-TRIM_TAPS = Rule("trim_taps", _conv, _why_not, _trim, "taps that meet padding only are left out")
+TRIM_TAPS = Rule("trim_taps", _conv, _why_not, _trim, "taps that read only padding are removed")

@@ -1,7 +1,7 @@
 """Allocation of kept units to groups: uniform, by global ranking, or by an exact integer program.
 
-All three keep to every limit at once: polynomials in the numbers of units that stay (`channel_costs`), and what the cut
-network is predicted to take on the target (`budget`).
+All three meet all limits together: polynomials in the numbers of kept units (`channel_costs`), and the predicted cost
+of the cut network on the target (`budget`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .ranking import Ranked
 
 @dataclass(frozen=True, slots=True)
 class Spent:
-    """One resource: what the whole network takes, what is left after the cut, and what it may take."""
+    """One resource: amount of the whole network, amount after the cut, and limit."""
 
     resource: str
     before: float
@@ -33,10 +33,10 @@ class Spent:
 
 @dataclass(frozen=True)
 class Allocation:
-    """Units that stay of each group, what they cost as shares of the whole, and the proven optimality gap.
+    """Kept units of each group, their cost as shares of the whole, and the proven optimality gap.
 
-    `rounds` says how often the program was solved, where costs on the target had to be met; `bits` are those of open
-    layers.
+    `rounds` is the number of solved programs for costs on the target; `bits` are those of layers with free bit
+    widths.
     """
 
     kept: np.ndarray
@@ -56,10 +56,11 @@ def allocate(
     utility: Utility | None = None,
     choices: BitChoices = NO_BIT_CHOICES,
 ) -> Allocation:
-    """Units to keep within the budget, with the bits of the layers in `choices`; PassError with the nearest feasible.
+    """Units to keep within the budget, with the bits of the layers in `choices`; PassError with the nearest feasible
+    one.
 
-    A uniform share of channels alone is applied as given, whatever `keep` retains. `utility` is what the integer
-    program maximises.
+    A uniform share of channels is applied as given, independent of `keep`. `utility` is the objective of the integer
+    program.
     """
     meter = _Meter(ranked, costs, options, device, choices)
     bits: Bits = NO_BITS
@@ -83,9 +84,9 @@ def allocate(
 
 
 class _Meter:
-    """Costs as shares of those of the whole graph, and on the target where there are limits of it.
+    """Costs as shares of those of the whole graph, and on the target if it has limits.
 
-    The whole graph has weights of 8 bits where bits are open.
+    The whole graph has weights of 8 bits if bit widths are free.
     """
 
     def __init__(
@@ -111,12 +112,12 @@ class _Meter:
         return {name: limit * self.whole[name] for name, limit in self.limits.items()}
 
     def shares(self, kept: np.ndarray, bits: Bits = NO_BITS) -> dict[str, float]:
-        """Each cost when `kept` units stay and open layers have these bits."""
+        """Each cost with `kept` units and these bits for layers with free bit widths."""
         shares = {name: self._costs.evaluate(name, kept, bits) / self.whole[name] for name in self._names}
         return {**shares, "channels": float(kept.sum()) / self.whole["channels"]}
 
     def fits(self, kept: np.ndarray) -> bool:
-        """Whether every limit holds."""
+        """True if every limit holds."""
         shares = self.shares(kept)
         if any(shares[name] > limit + 1e-9 for name, limit in self.limits.items()):
             return False
@@ -138,11 +139,11 @@ class _Meter:
         return tuple(rows)
 
     def check_feasible(self) -> None:
-        """PassError when even the least that may stay, in the fewest bits, is too much."""
+        """PassError if even the smallest network, with the fewest bits, exceeds a limit."""
         fewest = self._ranked.fewest
         least = self.shares(fewest, self._choices.uniform(0))
         missed = [
-            f"{name}: at least {100 * least[name]:.1f} % stay, the budget is {100 * limit:.1f} %"
+            f"{name}: at least {100 * least[name]:.1f} % are kept, the budget is {100 * limit:.1f} %"
             for name, limit in self.limits.items()
             if least[name] > limit + 1e-9
         ]
@@ -154,7 +155,7 @@ class _Meter:
 
 
 def _shares(options: PruneOptions, whole: Mapping[str, float]) -> dict[str, float]:
-    """The limits of the budget that polynomials keep to, as shares of the whole network's."""
+    """The limits of the budget on polynomials, as shares of the whole network's costs."""
     budget = options.budget
     assert budget is not None
     given = {"macs": budget.macs, "params": budget.params, "channels": budget.channels}
@@ -166,7 +167,7 @@ def _shares(options: PruneOptions, whole: Mapping[str, float]) -> dict[str, floa
 
 
 def _uniform(ranked: Ranked, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
-    """The largest share of every group that fits."""
+    """The largest uniform share of every group that fits."""
     low, high = 0.0, 1.0
     for _ in range(40):
         share = (low + high) / 2
@@ -178,7 +179,7 @@ def _uniform(ranked: Ranked, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
 
 
 def _global(ranked: Ranked, fits: Callable[[np.ndarray], bool]) -> np.ndarray:
-    """The highest threshold of score under which units go, wherever they are, until the budget is met."""
+    """The highest score threshold below which units are removed, in any group, such that the budget is met."""
     scores = np.unique(np.concatenate([np.zeros(1), *ranked.values]))
 
     def kept_above(index: int) -> np.ndarray:

@@ -60,7 +60,7 @@ def measure_bit_choices(
     model: CostModel | None,
     progress: Progress,
 ) -> BitChoices:
-    """Choices of a float graph: those widths of `bits` for which the target has kernels."""
+    """Choices for a float graph: the widths of `bits` for which the target has kernels."""
     layers = bit_layers(graph, bits, (BYTE,), (), model)
     table = measure_sensitivity(graph, samples, weight_bits=sorted({*bits, BYTE}), progress=progress)
     return BitChoices(layers, table)

@@ -1,11 +1,11 @@
 """Removable residual branches, and their share of each sum.
 
-A branch that adds f to s leaves a constant c in its place; what stays of the sum's energy without it is
+A removed branch that adds f to s leaves a constant c; the share of the sum's energy without the branch is
 
     rest = E |s + c|^2 / (E |s + c|^2 + E |f - c|^2)
 
-over the samples: near one for a branch that hardly changes what goes around it. Men et al., ShortGPT, 2024, order
-layers by the angle between what goes in and what comes out, which for small changes is the same order.
+over the samples: near one for a branch that hardly changes the shortcut. Men et al., ShortGPT, 2024, order layers by
+the angle between input and output, which for small changes is the same order.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .ranking import Droppable
 def droppable_branches(
     coupling: Coupling, samples: Sequence[Sequence[Tensor]], held: np.ndarray
 ) -> tuple[Droppable, ...]:
-    """The branches of which no unit is `held`, each with what stays of its sum without it."""
+    """The branches of which no unit is `held`, each with the share of its sum's energy without it."""
     branches = [b for b in coupling.branches if not held[np.isin(coupling.groups, b.groups)].any()]
     constants = [_constant(coupling, branch) for branch in branches]
     energies = np.zeros((len(branches), 2))

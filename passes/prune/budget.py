@@ -1,18 +1,17 @@
 """Budgets of flash, RAM, cycles and instructions on the target.
 
-The integer program needs costs as polynomials. Round for round they are fitted to what the cost model predicts of the
-network at hand, so that they are exact there, and the program is solved anew:
+The integer program needs costs as polynomials. In each round they are fitted to the cost model's prediction for the
+present network, so that they are exact there, and the program is solved again:
 
     cycles, instructions   of each layer in proportion to its multiply-accumulates
     flash                  in proportion to all parameters, plus code
-    RAM                    at each step of the schedule, the sum of the blocks that live, each in proportion to
-                           the value that lies there
+RAM                    at each step of the schedule, the sum of the live blocks, each in proportion to the value in it
 
-Where the bits of layers are open, each width of a layer has its own cycles and flash.
+If bit widths are free, each width of a layer has its own cycles and flash.
 
-A round may go wrong where a kernel changes with the number of channels; then the next one aims lower. To the best
-network that the cost model itself finds within the budget, channels and bits are given back as long as it stays there.
-Where no round finds one, those that were found are shrunk until they fit.
+A round may miss the budget if a kernel changes with the number of channels; then the next one has a lower aim.
+Channels and bits are restored to the best network within the budget, by the cost model itself, as long as it meets the
+budget. If no round finds one, the networks that were found are reduced until they fit.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ from .ranking import Ranked
 
 ROUNDS = 10
 FULL = 0.98  # stop once 98 % of a limit is used: channel granularity rarely allows more
-FLASH_RESERVE = 0.04  # of its limit: what is linked may be larger than predicted by as much
+FLASH_RESERVE = 0.04  # share of the limit: the linked size may exceed the prediction by as much
 _RESERVED = f" less {100 * FLASH_RESERVE:g} % that a prediction may miss"
-REFINEMENTS = 48  # predictions, at most, for channels that are given back
+REFINEMENTS = 48  # largest number of predictions for restored channels
 _MARGIN = 0.985
 _HALVINGS = 6
 
@@ -65,7 +64,7 @@ class Device:
         self.aims = {n: limit * (1 - FLASH_RESERVE * (n == "flash")) for n, limit in self.limits.items()}
 
     def cost(self, kept: np.ndarray, bits: Bits = NO_BITS) -> Cost:
-        """The predicted cost when `kept[g]` units of group g stay and open layers have these bits."""
+        """The predicted cost with `kept[g]` units of group g and these bits for layers with free bit widths."""
         key = kept.tobytes(), tuple(sorted(bits.items()))
         if key not in self._known:
             if self._cut is None or self._cut[0] != key[0]:
@@ -74,11 +73,11 @@ class Device:
         return self._known[key]
 
     def measure(self, kept: np.ndarray, bits: Bits = NO_BITS) -> dict[str, float]:
-        """The predicted cost by the budget's names."""
+        """The predicted cost by the names of the budget."""
         return _measured(self.cost(kept, bits))
 
     def fits(self, kept: np.ndarray, bits: Bits = NO_BITS) -> bool:
-        """Whether every limit holds."""
+        """True if every limit holds."""
         return self.use(kept, bits) <= 1.0
 
     def use(self, kept: np.ndarray, bits: Bits = NO_BITS) -> float:
@@ -93,7 +92,7 @@ class Device:
         return {name: min(found[name] for found in measured) for name in self.limits}
 
     def missed(self, fewest: np.ndarray) -> list[str]:
-        """The limits that even the smallest network exceeds, and by how much."""
+        """The limits that even the smallest network exceeds, with the difference."""
         least = self.least(fewest)
         return [
             f"{name}: the smallest network takes {least[name]:,.0f}, the budget is {limit:,.0f}"
@@ -144,7 +143,9 @@ class Device:
         return spent
 
     def _flash(self, costs: Costs) -> list[Term]:
-        """In proportion to parameters, as the whole network and half of it say; open layers each at each width."""
+        """Proportional to parameters, fitted to the whole network and half of it; layers with free bit widths at each
+        width.
+        """
         sizes, half = self._whole_and_half
         if self._choices.layers:
             return [t for layer in self._choices.layers for t in self._flash_of(layer, costs)]
@@ -181,7 +182,9 @@ class Device:
             if block.value in self._values
         }
         sizes = with_terms(costs, self._coupling, elements)
-        steps = {block.first for block in cost.arena}  # where something begins: the peaks are among them
+        steps = {
+            block.first for block in cost.arena
+        }  # steps at which a block begins: the peaks are among them
         live = {step: [b for b in cost.arena if b.first <= step <= b.last] for step in steps}
         gaps = cost.arena_bytes - max((sum(b.bytes for b in blocks) for blocks in live.values()), default=0)
         rows: dict[str, list[Term]] = {}
@@ -199,7 +202,7 @@ class Device:
 
 
 def budget_of_step(budget: PruneBudget, costs: CostModel, graph: Graph, done: float) -> PruneBudget:
-    """The limits when a share `done` of the steps from `graph` to the budget is made: they fall geometrically."""
+    """The limits after a share `done` of the steps from `graph` to the budget: they decrease geometrically."""
     whole = _measured(costs.predict(graph))
     limits = {
         name: round(whole[name] * min(1.0, limit / whole[name]) ** done)
@@ -211,7 +214,7 @@ def budget_of_step(budget: PruneBudget, costs: CostModel, graph: Graph, done: fl
 def allocate_on_device(
     ranked: Ranked, costs: Costs, limits: Mapping[str, float], utility: Utility, device: Device
 ) -> tuple[Solution, int]:
-    """The best network found that keeps to `limits` of polynomials and to those of the device; how many rounds it took.
+    """The best network found within `limits` of polynomials and those of the device, and the number of rounds.
 
     InfeasibleError if no round finds one.
     """
@@ -222,7 +225,7 @@ def allocate_on_device(
         bounds = {row: margin[name] * device.aims[name] for name, found in rows.items() for row in found}
         try:
             solution = solve(ranked, fitted, {**limits, **bounds}, utility)
-        except PassError:  # also when time ran out
+        except PassError:  # also if time ran out
             if number == ROUNDS or np.array_equal(at, ranked.fewest):
                 break
             at = np.maximum(ranked.rounded(at / 2), ranked.fewest)
@@ -258,7 +261,7 @@ def _shrunk(
     device: Device,
     solution: Solution,
 ) -> Solution | None:
-    """A network that is too large with all its groups smaller, by the same share, as far as it must be."""
+    """A network that is too large, with all groups reduced by the same share until it fits."""
     bits = solution.bits
 
     def at(share: float) -> np.ndarray:
@@ -330,13 +333,13 @@ def _moves(ranked: Ranked, costs: Costs, utility: Utility, kept: np.ndarray, bit
 
 
 def _within(costs: Costs, limits: Mapping[str, float], kept: np.ndarray, bits: Bits) -> bool:
-    """Whether limits of polynomials, and of channels, hold."""
+    """True if limits of polynomials, and of channels, hold."""
     spent = {name: costs.evaluate(name, kept, bits) for name in limits if name in costs.terms}
     return all(spent.get(name, float(kept.sum())) <= limit for name, limit in limits.items())
 
 
 def _measured(cost: Cost) -> dict[str, float]:
-    """A cost by the budget's names."""
+    """A cost by the names of the budget."""
     return {
         "flash": float(cost.flash_bytes),
         "ram": float(cost.arena_bytes),
@@ -350,7 +353,7 @@ def _scaled(terms: Sequence[Term], factor: float, *, when: tuple[str, int] | Non
 
 
 def _binds(costs: Costs, limits: Mapping[str, float], solution: Solution, ranked: Ranked) -> bool:
-    """Whether a limit of a polynomial is nearly used up, or nothing is cut."""
+    """True if a limit of a polynomial is nearly used up, or nothing is removed."""
     shares = [
         costs.evaluate(name, solution.kept, solution.bits) / limit
         for name, limit in limits.items()
@@ -366,13 +369,13 @@ def _nearest(ranked: Ranked, device: Device) -> str:
 
 
 def _limits(budget: PruneBudget, costs: CostModel, whole: Mapping[str, float]) -> dict[str, float]:
-    """Each limit in its unit: as given, a share of what the whole network takes, or the target's."""
+    """Each limit in its unit: as given, a share of the whole network's cost, or the target's."""
     limits = limits_of_target(costs) if budget.target else {}
     for name in ("flash", "ram", "cycles", "instructions"):
         given = getattr(budget, name)
         if given is not None:
             if name not in whole:
-                raise PassError("the target's cycles are not known; give a budget of `instructions`")
+                raise PassError("the target has no cycle counts; give a budget of `instructions`")
             asked = given * whole[name] if isinstance(given, float) else float(given)
             limits[name] = min(asked, limits.get(name, asked))
     return limits

@@ -1,4 +1,4 @@
-"""Costs of a graph as polynomials in the numbers of channels that stay, and in the bits of layers where they are open.
+"""Costs of a graph as polynomials in the numbers of kept channels, and in free bit widths of layers.
 
 size(axis) = fixed + sum over groups g of per_unit[axis, g] * kept[g]
 cost       = sum over terms of coefficient * product of the sizes of its axes * [the layer of the term has its bits]
@@ -19,13 +19,15 @@ from ...ir import Node, TensorType, Value
 from ...ir.coupling import STAYS, Coupling
 
 Bits = Mapping[str, int]
-"""Bits of the weights of layers."""
+"""Bit widths of the weights of layers."""
 NO_BITS: Bits = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """A coefficient times the sizes of up to two axes, or of one axis twice; `when` a layer has these bits."""
+    """A coefficient times the sizes of up to two axes, or of one axis twice; counted if a layer has these bits
+    (`when`).
+    """
 
     coefficient: float
     axes: tuple[int, ...]
@@ -34,22 +36,22 @@ class Term:
 
 @dataclass(frozen=True)
 class Costs:
-    """Terms of each cost, and the sizes of axes they need, for all numbers of kept units a group.
+    """Terms of each cost, and the sizes of axes in them, for all numbers of kept units per group.
 
-    `widths` has the bits that the weights of each layer may have, where that is open.
+    `widths` has the allowed weight bits of each layer with free bit widths.
     """
 
     terms: Mapping[str, tuple[Term, ...]]
-    fixed: Mapping[int, int]  # channels of each axis that stay
-    per_unit: Mapping[int, Mapping[int, int]]  # channels of each axis that a unit of each group holds
+    fixed: Mapping[int, int]  # channels of each axis that are always kept
+    per_unit: Mapping[int, Mapping[int, int]]  # channels of each axis per unit of each group
     widths: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def size(self, axis: int, kept: np.ndarray) -> int:
-        """Channels of an axis when `kept[g]` units of group g stay."""
+        """Channels of an axis with `kept[g]` units of group g."""
         return self.fixed[axis] + sum(n * int(kept[g]) for g, n in self.per_unit[axis].items())
 
     def evaluate(self, name: str, kept: np.ndarray, bits: Bits = NO_BITS) -> float:
-        """A cost when `kept[g]` units of group g stay, and open layers have these bits."""
+        """A cost with `kept[g]` units of group g, and these bits for layers with free bit widths."""
         sizes = self._matrix @ kept + self._constant
         coefficients, first, second = self._arrays[name]
         amounts = coefficients * sizes[first] * sizes[second]
@@ -60,7 +62,7 @@ class Costs:
 
     @cached_property
     def _rows(self) -> Mapping[int, int]:
-        return {axis: row for row, axis in enumerate(self.fixed, start=1)}  # row 0 is the number 1
+        return {axis: row for row, axis in enumerate(self.fixed, start=1)}  # row 0 is the constant 1
 
     @cached_property
     def _constant(self) -> np.ndarray:
@@ -142,14 +144,14 @@ def element_term(coupling: Coupling, value: Value) -> Term:
     """Elements of a value."""
     axes = coupling.axes(value)
     moving = tuple(axis for axis in axes if _shrinks(coupling, axis))
-    if len(moving) > 2:  # the cut of a third dimension is left out: the cost is then an upper bound
+    if len(moving) > 2:  # the cut of a third dimension is ignored: the cost is then an upper bound
         moving = moving[:2]
     coefficient = value.type.numel / max(1, prod(len(coupling.on_axis(axis)) for axis in moving))
     return Term(coefficient, moving)
 
 
 def _node_terms(coupling: Coupling, node: Node) -> list[Term]:
-    """The polynomial of degree two that the operator's own count is, fitted at small sizes of the axes."""
+    """The operator's own count as a polynomial of degree two, fitted at small sizes of the axes."""
     values = [*node.operands, *node.outputs]
     axes = sorted({a for v in values for a in coupling.axes(v) if _shrinks(coupling, a)})
     if not axes:
@@ -166,7 +168,7 @@ def _node_terms(coupling: Coupling, node: Node) -> list[Term]:
 
 
 def _spread(axes: int, unknowns: int) -> list[tuple[int, ...]]:
-    """Random small sizes, several times as many as there are unknowns."""
+    """Random small sizes, several times as many as unknowns."""
     drawn = np.random.default_rng(0).integers(1, 4, size=(4 * unknowns, axes))
     return [tuple(row) for row in drawn.tolist()]
 

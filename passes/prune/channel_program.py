@@ -5,13 +5,13 @@ the sizes of two axes: a size is split over the levels of one group,
 
     size_b = sum_l z_l,    least_b x_l <= z_l <= most_b x_l,    size_a * size_b = sum_l a_l z_l
 
-which is exact at whole x. What counts only at some bits of a layer is split over its widths in the same way.
+which is exact at integer x. A cost that depends on the bits of a layer is split over its widths in the same way.
 
-What is maximised is what the units that stay are utility. `LogShare` is the sum over groups of log(share of the score
-that stays), so that no group is emptied for being cheap, each weighed by the number of weights that hang on it. The
-groups of a residual branch may all go at once; if a fraction e of the sum is not the branch's, theirs is
-log(e + (1 - e) * share). `Measured` is the loss that cutting a group alone causes, to which the loss of rounding each
-layer adds.
+The objective is the utility of the kept units. `LogShare` is the sum over groups of log(kept share of the score), so
+that no group is emptied because it is expensive; each group is weighted by the number of weights that depend on it.
+The groups of a residual branch may all be removed together; if a share e of the sum's energy remains without the
+branch, their utility is log(e + (1 - e) * share). `Measured` is the loss of pruning a group alone, to which the
+rounding loss of each layer is added.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from .ranking import Ranked
 LEVELS = 12
 GAP = 1e-3
 ROUNDING = "rounding"
-"""The cost that rounding is: what it adds to the loss."""
+"""Name of the cost of rounding: its loss increase."""
 
 
 class Utility(Protocol):
     """Objective: value of the kept units."""
 
     def of(self, group: int, count: int) -> float:
-        """Utility of a group with `count` kept units, those of the highest scores; at most 0."""
+        """Utility of a group with `count` kept units, those with the highest scores; at most 0."""
 
 
 class LogShare:
-    """The logarithm of the share of the score that stays."""
+    """The logarithm of the kept share of the score."""
 
     def __init__(self, ranked: Ranked) -> None:
         self._weights = ranked.weights
@@ -51,7 +51,7 @@ class LogShare:
             self._rest[list(drop.groups)] = drop.rest
 
     def of(self, group: int, count: int) -> float:
-        """The weighed logarithm."""
+        """The weighted logarithm."""
         rest, summed = self._rest[group], self._summed[group]
         share = max(rest + (1 - rest) * summed[count] / summed[-1], 1e-9)
         return float(self._weights[group] * np.log(share))
@@ -59,13 +59,13 @@ class LogShare:
 
 @dataclass(frozen=True)
 class Measured:
-    """Losses at some numbers of units of each group, and on the line between them."""
+    """Losses at some numbers of units of each group, linearly interpolated between them."""
 
     levels: tuple[np.ndarray, ...]
     losses: tuple[np.ndarray, ...]
 
     def of(self, group: int, count: int) -> float:
-        """The loss, below zero."""
+        """The negative loss."""
         return -float(np.interp(count, self.levels[group], self.losses[group]))
 
 
@@ -93,7 +93,7 @@ def levels_of(ranked: Ranked) -> tuple[np.ndarray, ...]:
 
 
 class _Program:
-    """The integer program, as it is put together: numbers of units, bit widths, and the parts of products."""
+    """The integer program during construction: numbers of units, bit widths, and the parts of products."""
 
     def __init__(self, ranked: Ranked, costs: Costs) -> None:
         self._ranked, self._costs = ranked, costs
@@ -135,7 +135,7 @@ class _Program:
         return Solution(np.array(kept, dtype=np.int64), bits, -solved.objective - fixed, solved.gap)
 
     def _cost(self, name: str) -> tuple[dict[int, float], float]:
-        """A cost as a row of the program, and what is constant of it."""
+        """A cost as a row of the program, and its constant part."""
         row: dict[int, float] = {}
         if name == "channels":
             for group in range(len(self._levels)):
@@ -144,7 +144,7 @@ class _Program:
         return row, fixed
 
     def _add_term(self, row: dict[int, float], term: Term) -> float:
-        """Add a term to a row; what is constant of it is returned."""
+        """Adds a term to a row; returns its constant part."""
         if term.when is None:
             return self._add_product(row, term.coefficient, term.axes)
         layer, width = term.when
@@ -153,7 +153,7 @@ class _Program:
         return 0.0
 
     def _add_product(self, row: dict[int, float], factor: float, axes: Sequence[int]) -> float:
-        """Add a product of sizes to a row; what is constant of it is returned."""
+        """Adds a product of sizes to a row; returns its constant part."""
         if not axes:
             return factor
         if len(axes) == 1:
@@ -174,7 +174,7 @@ class _Program:
         return factor * fixed
 
     def _share(self, layer: str, axes: tuple[int, ...]) -> Mapping[int, int]:
-        """Variables that hold a product of sizes at the width that the layer takes, and zero at others: columns."""
+        """Variables with a product of sizes at the selected width of the layer, and zero at others: columns."""
         if (layer, axes) not in self._shares:
             total: dict[int, float] = {}
             fixed = self._add_product(total, -1.0, axes)
@@ -192,7 +192,7 @@ class _Program:
         return self._shares[layer, axes]
 
     def _split(self, group: int, axis: int) -> range:
-        """Variables z_l that hold the size of `axis` at the level that `group` takes."""
+        """Variables z_l with the size of `axis` at the selected level of `group`."""
         if (group, axis) not in self._parts:
             least, most = (
                 float(self._costs.size(axis, n)) for n in (self._ranked.fewest, self._ranked.sizes)
@@ -206,7 +206,7 @@ class _Program:
         return self._parts[group, axis]
 
     def _between(self, part: int, column: int, least: float, most: float) -> None:
-        """The variable `part` is 0 where `column` is not chosen, else between the two ends."""
+        """The variable `part` is 0 if `column` is not chosen, else between the two ends."""
         self._program.row((part, column), (1.0, -most), high=0.0)
         self._program.row((part, column), (1.0, -least), low=0.0)
 

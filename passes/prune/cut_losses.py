@@ -1,8 +1,8 @@
 """Loss of pruning each group alone: divergence from the outputs of the original network, in nats for classes.
 
-Scores say which units of a group go first; that group cut to each of its levels, the network runs, and its outputs are
-compared. So errors of units that cancel or add up count as they do, and the losses of groups compare with those of
-rounding layers. Neither counts what repairs will take back.
+Scores define the order in which units of a group are removed. The network runs with one group cut to each of its
+levels, and its outputs are compared. So errors of units that cancel or add up are measured as they are, and the losses
+of groups are comparable with rounding losses. Neither includes the gain of repairs.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from .channel_program import Measured, levels_of
 from .ranking import Ranked
 
 SAMPLES = 128
-"""On which losses are measured, at most; evenly taken from all."""
+"""Largest number of samples for the losses, taken evenly from all."""
 
 
 def measure_losses(
     coupling: Coupling, ranked: Ranked, batches: Sequence[Batch], progress: Progress
 ) -> Measured:
-    """The loss of each group at each of its levels, the other groups whole."""
+    """The loss of each group at each of its levels, with all other groups complete."""
     study = study_of(coupling.graph, batches)
     whole = outputs_of(study, coupling.graph)
     levels = levels_of(ranked)

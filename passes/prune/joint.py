@@ -20,7 +20,7 @@ from .cut_losses import divergence, outputs_of, study_of
 
 @dataclass(frozen=True)
 class DecidedBits:
-    """The bits of layers as `quantize` reads them, by module path, with their tables, decisions and files."""
+    """The bits of layers by module path, in the form that `quantize` reads, with their tables, decisions and files."""
 
     layers: Mapping[str, Precision] = field(default_factory=dict)
     tables: tuple[Table, ...] = ()
@@ -30,14 +30,14 @@ class DecidedBits:
 
 @dataclass(frozen=True)
 class Joint:
-    """An allocation of channels and bits, with the losses that it was decided by."""
+    """An allocation of channels and bits, with the losses on which it is based."""
 
     choices: BitChoices
     utility: Measured
     allocation: Allocation
 
     def decided(self, coupling: Coupling, cut: Graph, samples: Sequence[Batch]) -> DecidedBits:
-        """The bits, and how predicted losses compare with measured ones; `cut` is the graph before repairs."""
+        """The bits, and predicted and measured losses; `cut` is the graph before repairs."""
         assert self.choices.table is not None
         layers = self.choices.precisions(self.allocation.bits)
         return DecidedBits(
@@ -70,7 +70,7 @@ class Joint:
         return Table("loss", ("of", "predicted", "measured"), rows)
 
     def _decision(self, layer: BitLayer, cut: Graph) -> Decision:
-        """The bits of a layer, with what other widths would lose."""
+        """The bits of a layer, with the loss at other widths."""
         left, chosen = _share_left(layer, cut), self.allocation.bits[layer.name]
         losses = {width: left * self.choices.loss(layer.name, width)[0] for width in layer.weights}
         others = [f"{width} bits: {losses[width]:.3g}" for width in layer.weights if width != chosen]
@@ -80,6 +80,6 @@ class Joint:
 
 
 def _share_left(layer: BitLayer, cut: Graph) -> float:
-    """Weights that stay, of all."""
+    """Share of the weights that are kept."""
     weights = weights_of(layer)
     return sum(cut.params[v.name].numel() for v in weights) / sum(v.type.numel for v in weights)

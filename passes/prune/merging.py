@@ -1,11 +1,13 @@
 """Data-free merging of neurons that compute nearly the same (Srinivas and Babu, BMVC 2015).
 
-With W_j what unit j reads and a_j what reads it, replacing j by i, a_i += a_j, changes the layers after by at most
+With W_j the weights that compute unit j and a_j the weights that read it, replacing j by i, a_i += a_j, changes the
+next layers by at most
 
     s_ij = <a_j^2> |W_i - W_j|^2
 
-Units go one at a time, that of least s_ij first, and what read it is added to what reads its nearest: of two equal
-units one goes for nothing, the other does not. A bias, and the batch norm behind a layer, count as part of W.
+Units are removed one at a time, the one with the least s_ij first, and the weights that read it are added to those of
+its nearest unit: of two equal units one is removed without loss, but not both. A bias, and the batch norm after a
+layer, are part of W.
 """
 
 from __future__ import annotations
@@ -24,12 +26,12 @@ from ...ir.ops.norm import BatchNorm
 from ..weighted_layers import is_layer
 from .repair import loses_inputs
 
-_LIMIT = 4096  # units of a group, above which all distances would not fit
+_LIMIT = 4096  # units of a group above which the distances do not fit into memory
 
 
 @dataclass(frozen=True)
 class Neurons:
-    """The units of a group with what they read and what reads them, a row each."""
+    """The units of a group with the weights that compute them and that read them, one row each."""
 
     units: np.ndarray
     incoming: np.ndarray
@@ -37,7 +39,7 @@ class Neurons:
 
 
 def neurons_of(coupling: Coupling) -> Iterator[Neurons]:
-    """Each group that some layer makes, unless it has too many units."""
+    """Each group with a layer that computes it, unless it has too many units."""
     made: dict[int, list[np.ndarray]] = {}
     read: dict[int, list[np.ndarray]] = {}
     for node in coupling.graph.nodes:
@@ -58,7 +60,7 @@ def neurons_of(coupling: Coupling) -> Iterator[Neurons]:
 
 
 def order_of_merging(neurons: Neurons) -> np.ndarray:
-    """A score for each unit: the least s_ij at which it is merged, raised to be ascending in that order."""
+    """A score for each unit: the least s_ij at which it is merged, made ascending in that order."""
     count, distances = len(neurons.units), _distances(neurons.incoming)
     np.fill_diagonal(distances, np.inf)
     outgoing = neurons.outgoing.copy()
@@ -83,7 +85,7 @@ def order_of_merging(neurons: Neurons) -> np.ndarray:
 
 
 def merge_channels(kept: Kept, cut: Graph) -> Graph:
-    """The cut graph in which what read a removed unit reads the nearest one that stays."""
+    """The cut graph in which the nearest kept unit replaces each removed one."""
     coupling = kept.coupling
     heir = np.arange(coupling.count)
     for neurons in neurons_of(coupling):
@@ -104,7 +106,7 @@ def merge_channels(kept: Kept, cut: Graph) -> Graph:
 
 
 def _moves(units: np.ndarray, heir: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Indices of channels whose unit has an heir, and those of the heir's channels in the same order."""
+    """Indices of channels whose unit has a replacement, and those of the replacement's channels in the same order."""
     places = {unit: np.flatnonzero(units == unit) for unit in np.unique(units[units != STAYS]).tolist()}
     pairs = [(at, places[int(heir[unit])]) for unit, at in places.items() if heir[unit] != unit]
     empty = [(np.zeros(0, dtype=np.int64),) * 2]
@@ -113,7 +115,7 @@ def _moves(units: np.ndarray, heir: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def _collect(coupling: Coupling, found: dict[int, list[np.ndarray]], units: np.ndarray, rows: Tensor) -> None:
-    """Enter the rows of each group's units, all channels of a unit side by side."""
+    """Adds the rows of each group's units, with all channels of a unit next to each other."""
     for group in np.unique(coupling.groups[units[units != STAYS]]).tolist():
         at = np.flatnonzero((units != STAYS) & (np.append(coupling.groups, STAYS)[units] == group))
         ordered = at[np.argsort(units[at], kind="stable")]

@@ -1,8 +1,8 @@
-"""A picture of the groups over the graph: one self-contained SVG, a row for each node, a colour for each group.
+"""A chart of the groups over the graph: one self-contained SVG, a row for each node, a colour for each group.
 
-Each group that lies on a node's results or weights has a box in its row, filled as far as the group stays. Boxes of one
-group stand in one lane and are joined, so that a residual stream is one long bar. Beside them stand operator, module,
-shape before and after, and where a group begins, how many of its units stay.
+Each group on a node's results or weights has a box in its row, filled in proportion to the kept units. Boxes of one
+group are in one lane and connected, so that a residual stream is one long bar. Next to them are operator, module,
+shape before and after, and at the first row of a group the number of its kept units.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _HEAD = 84
 _MODULE_LETTERS = 44
 _STRIPE, _FRAME, _QUIET = "#f3f5f8", "#d0d7de", "#6e7781"
 _LEGEND = (
-    ("a group, filled as far as it stays", ""),
+    ("a group, filled in proportion to its kept units", ""),
     ("shape as before", "quiet"),
     ("smaller", ""),
     ("gone", "gone"),
@@ -31,7 +31,7 @@ _LEGEND = (
 
 @dataclass(frozen=True)
 class _Span:
-    """A group in the rows where it lies, drawn in a lane that it has to itself there."""
+    """A group in its rows, drawn in a separate lane there."""
 
     group: int
     rows: tuple[int, ...]
@@ -40,7 +40,7 @@ class _Span:
 
 @dataclass(frozen=True)
 class _Row:
-    """Labels beside the boxes of a node. `style`: unchanged, smaller, or removed."""
+    """Labels next to the boxes of a node. `style`: unchanged, smaller, or removed."""
 
     operator: str
     module: str
@@ -49,19 +49,19 @@ class _Row:
 
 
 def picture_of(kept: Kept, after: Graph) -> str:
-    """The SVG: how much of each group is left in `after`, and what became of each node."""
+    """The SVG: the kept share of each group in `after`, and the changes of each node."""
     return _Picture(kept, after).draw()
 
 
 @dataclass(frozen=True)
 class _Picture:
-    """The graph before, and the one that is left, perhaps after further steps."""
+    """The graph before pruning and the remaining graph, perhaps after further steps."""
 
     kept: Kept
     after: Graph
 
     def draw(self) -> str:
-        """The document."""
+        """The SVG document."""
         top = _MARGIN + _HEAD
         height = top + len(self.nodes) * _ROW + _MARGIN
         stripes = [
@@ -74,12 +74,12 @@ class _Picture:
 
     @cached_property
     def nodes(self) -> list[Node]:
-        """The nodes on which channels of a group lie, in order."""
+        """The nodes with channels of a group, in order."""
         return [node for node in self.kept.coupling.graph.nodes if _groups_of(self.kept, node)]
 
     @cached_property
     def rows(self) -> list[_Row]:
-        """The words beside each node."""
+        """The labels of each node."""
         return [_row(self.after, node) for node in self.nodes]
 
     @cached_property
@@ -119,9 +119,9 @@ class _Picture:
 
     @cached_property
     def width(self) -> float:
-        """Pixels from left to right."""
+        """Width in pixels."""
         counts = [", ".join(self.counts[g] for g in groups) for groups in self.begins.values()]
-        widest = max(map(width_of, [*counts, "units that stay"]))
+        widest = max(map(width_of, [*counts, "kept units"]))
         legend = _BOX + sum(width_of(words) + _GAP for words, _ in _LEGEND)
         return max(self.columns[3] + widest, _MARGIN + legend, *map(width_of, self._facts())) + _MARGIN
 
@@ -129,13 +129,13 @@ class _Picture:
         """Summary lines of the chart."""
         before = self.kept.coupling.graph
         stay, total = sum(self.left.values()), len(self.kept.removed)
-        units = f"{stay:,} of {total:,} units stay, in {len(self.left):,} groups"
+        units = f"{stay:,} of {total:,} units are kept, in {len(self.left):,} groups"
         share = 100 * self.after.macs / before.macs if before.macs else 100
         macs = f"{before.macs:,} → {self.after.macs:,} multiply-accumulates ({share:.0f} %)"
         return units, macs
 
     def _heading(self) -> list[str]:
-        """The facts, what boxes and colours mean, and the heads of the columns."""
+        """The summary, the legend, and the heads of the columns."""
         y = _MARGIN + 38
         parts = [
             text(_MARGIN, _MARGIN + 8, self._facts()[0], style="title"),
@@ -147,14 +147,14 @@ class _Picture:
         for words, style in _LEGEND:
             parts.append(text(x, y + 9, words, style=style))
             x += width_of(words) + _GAP
-        heads = ("operator", "module", "shape", "units that stay")
+        heads = ("operator", "module", "shape", "kept units")
         bottom = _MARGIN + _HEAD - 6
         parts += [text(at, bottom, head, style="title") for at, head in zip(self.columns, heads, strict=True)]
         parts.append(line(_MARGIN - 4, bottom + 5, self.width - _MARGIN + 4, bottom + 5, _FRAME))
         return parts
 
     def _bar(self, span: _Span, top: float) -> str:
-        """A thin line from the first row to the last, a box in each row where the group lies."""
+        """A thin line from the first row to the last, and a box in each row of the group."""
         x, tone = _MARGIN + span.lane * _LANE, colour(span.group)
         total = int((self.kept.coupling.groups == span.group).sum())
         first, last = (top + row * _ROW + (_ROW - _BOX) / 2 for row in (span.rows[0], span.rows[-1]))
@@ -163,10 +163,10 @@ class _Picture:
             y = top + row * _ROW + (_ROW - _BOX) / 2
             parts.append(box(x, y, _BOX, _BOX, "#ffffff", border=tone))
             parts.append(box(x, y, _BOX * self.left[span.group] / total, _BOX, tone))
-        return titled(f"group {span.group}: {self.left[span.group]} of {total} units stay", parts)
+        return titled(f"group {span.group}: {self.left[span.group]} of {total} units are kept", parts)
 
     def _label(self, row: int, top: float) -> list[str]:
-        """The words of a row."""
+        """The labels of a row."""
         words, y = self.rows[row], top + _ROW - 5.5
         cells = zip(self.columns, (words.operator, words.module, words.shapes), strict=False)
         parts = [text(x, y, cell, style=words.style) for x, cell in cells]
@@ -205,8 +205,8 @@ def _groups_of(kept: Kept, node: Node) -> tuple[int, ...]:
 def _units_left(kept: Kept, after: Graph) -> dict[int, int]:
     """Number of remaining units of each group.
 
-    Where a group is alone on a dimension that `after` still has, that dimension tells, which is so after further steps
-    too; else what stayed in this one.
+    If a group is alone on a dimension that `after` still has, the size of that dimension is used, which is also
+    correct after further steps; else the number kept in this step.
     """
     coupling, groups = kept.coupling, kept.coupling.groups
     left = np.bincount(groups, weights=~kept.removed).astype(int)
@@ -221,7 +221,7 @@ def _units_left(kept: Kept, after: Graph) -> dict[int, int]:
 
 
 def _spans(present: Sequence[tuple[int, ...]]) -> list[_Span]:
-    """Lanes, first come first served; a lane is free again when its group has ended."""
+    """Assignment of lanes, first come first served; a lane is free again after the last row of its group."""
     rows: dict[int, list[int]] = {}
     for row, groups in enumerate(present):
         for group in groups:

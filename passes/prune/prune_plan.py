@@ -1,4 +1,6 @@
-"""The plan of a pruning: which channels stay, and of which graph. Applied to that graph it gives the same bytes."""
+"""The plan of a pruning: the kept channels, and the digest of their graph. Applied to that graph it gives the same
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,10 @@ Layers = Mapping[str, Precision]
 
 
 def plan_bytes(steps: Sequence[tuple[Kept, Graph, Layers]], data: Sequence[Sequence[torch.Tensor]]) -> bytes:
-    """The plan as JSON: for each step and group its constants' dimensions, its size and the units that stay.
+    """The plan as JSON: for each step and group the dimensions of constants, the size and the kept units.
 
-    A step is what stays of the graph before, the graph after it, and the bits of layers that were decided with it;
-    `data` is what scores and repairs saw.
+    A step has the kept units of its graph, the graph after it, and the bits of layers that were decided with it;
+    `data` are the samples of scores and repairs.
     """
     plan = {
         "fxpress_plan": PLAN_VERSION,
@@ -47,7 +49,7 @@ def data_digest(data: Sequence[Sequence[torch.Tensor]]) -> str:
 
 
 def places_of(coupling: Coupling) -> dict[int, list[str]]:
-    """The constants' dimensions on which each group lies, as `name:dimension`."""
+    """The constants' dimensions of each group, as `name:dimension`."""
     places: dict[int, list[str]] = {}
     for value, dimension, units in coupling.members:
         for group in np.unique(coupling.groups[units[units != STAYS]]).tolist():
@@ -73,8 +75,7 @@ def _step(kept: Kept, after: Graph, layers: Layers) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Plan:
-    """One step of a plan as it was read: which graph it is for, which units of each group stay, and
-    the bits of layers."""
+    """One step of a plan that was read: digest of its graph, kept units of each group, and the bits of layers."""
 
     path: Path
     before: str
@@ -84,9 +85,9 @@ class Plan:
     layers: Layers
 
     def removed(self, coupling: Coupling) -> np.ndarray:
-        """The units that go; PassError when the plan is not of this graph."""
+        """The removed units; PassError if the plan is for another graph."""
         if self.before != digest(coupling.graph) or self.sizes != np.bincount(coupling.groups).tolist():
-            raise PassError(f"{self.path} is the plan of another graph; prune anew with a budget")
+            raise PassError(f"{self.path} is the plan of another graph; prune again with a budget")
         removed = np.ones(coupling.count, dtype=bool)
         empty = {group for group, stay in enumerate(self.kept) if not len(stay)}
         dropped = {
@@ -96,13 +97,13 @@ class Plan:
             if group in dropped:
                 continue
             if len(stay) == 0 or stay.min() < 0 or stay.max() >= self.sizes[group]:
-                raise PassError(f"{self.path}: group {group} keeps units that it does not have")
+                raise PassError(f"{self.path}: group {group} has fewer units than the plan")
             removed[np.flatnonzero(coupling.groups == group)[stay]] = False
         return removed
 
 
 def read_plan(path: Path) -> tuple[Plan, ...]:
-    """The steps of the plan in a file; PassError when it is none."""
+    """The steps of the plan in a file; PassError if the file is not a plan."""
     try:
         plan = json.loads(path.read_bytes())
         number, steps = plan["fxpress_plan"], plan["steps"] if plan["fxpress_plan"] == PLAN_VERSION else ()
@@ -110,9 +111,9 @@ def read_plan(path: Path) -> tuple[Plan, ...]:
     except OSError as err:
         raise PassError(f"{path}: {err.strerror}") from err
     except (ValueError, KeyError, TypeError) as err:
-        raise PassError(f"{path} is no plan of a pruning") from err
+        raise PassError(f"{path} is not a pruning plan") from err
     if number != PLAN_VERSION or not plans:
-        raise PassError(f"{path} is a plan of another version of fxpress; prune anew with a budget")
+        raise PassError(f"{path} is a plan of another version of fxpress; prune again with a budget")
     return plans
 
 
@@ -124,8 +125,8 @@ def _read_step(path: Path, step: Mapping[str, Any]) -> Plan:  # any: JSON, each 
 
 
 def _precision(name: object) -> Precision:
-    """The precision of a layer with weights of this storage; ValueError for an unknown one."""
+    """The precision of a layer with this type of weights; ValueError for an unknown one."""
     widths = {f"int{bits}": Precision(bits) for bits in (2, 4, 8)}
     if name not in widths:
-        raise ValueError(f"{name!r} is no storage of weights")
+        raise ValueError(f"{name!r} is not a type of weights")
     return widths[str(name)]

@@ -25,14 +25,14 @@ _QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 @dataclass(frozen=True)
 class Step:
-    """One round of pruning: what stays of the graph before, the graph after repairs and training, figures."""
+    """One round of pruning: kept units of the graph before, the graph after repairs and training, figures."""
 
     kept: Kept
     after: Graph
-    scores: np.ndarray | None  # of the units; None where a plan said what goes
+    scores: np.ndarray | None  # scores of the units; None for units from a plan
     figures: Mapping[str, Cell]
-    training: tuple[tuple[Cell, ...], ...] = ()  # a row for each epoch
-    spent: tuple[Spent, ...] = ()  # of each resource that the budget names
+    training: tuple[tuple[Cell, ...], ...] = ()  # one row for each epoch
+    spent: tuple[Spent, ...] = ()  # of each resource in the budget
     bits: DecidedBits = field(default_factory=DecidedBits)
 
 
@@ -54,7 +54,7 @@ def report_of(steps: Sequence[Step], options: PruneOptions, context: Context) ->
     tables += [_group_table(s, f"groups_{n}" if several else "groups") for n, s in enumerate(steps, start=1)]
     tables += steps[-1].bits.tables
     statistics = {
-        f"{node.source or node.outputs[0]}: {node.op.name} takes its statistics over the channels that stay": None
+        f"{node.source or node.outputs[0]}: {node.op.name} computes its statistics over the kept channels": None
         for step in steps
         for node in changed_statistics(step.kept)
     }
@@ -117,7 +117,7 @@ def _step_table(steps: Sequence[Step]) -> Table:
 
 
 def _group_table(step: Step, name: str) -> Table:
-    """The groups, how many units of each stay, and the quantiles of their scores."""
+    """The groups, the number of kept units of each, and the quantiles of their scores."""
     coupling, places = step.kept.coupling, places_of(step.kept.coupling)
     sizes = np.bincount(coupling.groups)
     left = np.bincount(coupling.groups, weights=~step.kept.removed).astype(int)

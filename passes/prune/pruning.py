@@ -1,7 +1,8 @@
 """The pass `prune`: structured pruning of coupled channels to a budget.
 
-Score the units of the coupling, allocate how many of each group stay, cut, and verify on the spot that the cut graph
-equals the masked one. Repairs on calibration data come after that, then training; all of it once, or in steps.
+The pass scores the units of the coupling, allocates the number of kept units of each group, cuts the graph, and
+verifies that the cut graph equals the masked one. Then repairs on calibration data and training follow; all of it
+once, or in steps.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from .verification import Verified, verify_cut, why_nothing_goes
 
 __all__ = ["PLAN_FILE", "prune"]
 
-_REPAIRS: dict[str, Callable[[Kept, Graph, Sequence[tuple[Tensor, ...]]], Graph]] = {  # in their order
+_REPAIRS: dict[str, Callable[[Kept, Graph, Sequence[tuple[Tensor, ...]]], Graph]] = {  # in this order
     "merge": lambda kept, cut, _: merge_channels(kept, cut),
     "bias": absorb_means,
     "least_squares": reconstruct_inputs,
@@ -49,7 +50,7 @@ _REPAIRS: dict[str, Callable[[Kept, Graph, Sequence[tuple[Tensor, ...]]], Graph]
 
 @register(PruneOptions)
 def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
-    """Remove channels of a float graph; PassError if nothing can be removed, or not as much as is asked."""
+    """Removes channels of a float graph; PassError if nothing can be removed, or not as much as requested."""
     needy = [repair for repair in options.compensation if repair != "merge"]
     if needy and not context.calibration:
         raise MissingNeedError(f"compensation {needy[0]}", "calibration")
@@ -81,9 +82,9 @@ def prune(graph: Graph, options: PruneOptions, context: Context) -> PassResult:
 def _options_of_step(
     options: PruneOptions, number: int, graphs: Sequence[Graph], context: Context
 ) -> PruneOptions:
-    """The options with the budget of one of several steps, as shares of what has been reached by then.
+    """The options with the budget of one of several steps, as shares of the graph reached before it.
 
-    Over the steps the shares of the first graph fall geometrically: after step t of n, to the budget ^ (t / n).
+    The shares of the first graph decrease geometrically: after step t of n, to the budget ^ (t / n).
     """
     assert options.budget is not None
     if options.steps == 1:
@@ -104,12 +105,14 @@ def _options_of_step(
 
 def _cost_model(context: Context) -> CostModel:
     if context.cost is None:
-        raise PassError("the budget is one of a microcontroller: name it, for example `target: cortex-m4f`")
+        raise PassError("the budget needs a microcontroller: name it, for example `target: cortex-m4f`")
     return context.cost
 
 
 def _slicing(kept: Kept, after: Graph) -> Callable[[str, Tensor], Tensor]:
-    """Function that removes channels from a tensor as from the constant of the same name (optimizer moments)."""
+    """Function that removes from a tensor the channels removed from the constant of the same name (for optimizer
+    moments).
+    """
     values = {v.name: v for v in kept.coupling.graph.constants}
 
     def cut(name: str, moment: Tensor) -> Tensor:
@@ -119,10 +122,10 @@ def _slicing(kept: Kept, after: Graph) -> Callable[[str, Tensor], Tensor]:
 
 
 def _prune_once(graph: Graph, options: PruneOptions, context: Context, plan: Plan | None) -> Step:
-    """Remove channels once, verify the result, and repair it."""
+    """Removes channels once, verifies the result, and repairs it."""
     coupling = couple(graph, whole_heads="heads" in options.granularity if plan is None else plan.whole_heads)
     if not coupling.count:
-        raise PassError(f"no channel can go: {why_nothing_goes(coupling)}")
+        raise PassError(f"no channel can be removed: {why_nothing_goes(coupling)}")
     samples = [*context.calibration[:1], _random_inputs(graph, options.seed)]
     if plan is not None:
         choice = _Choice(plan.removed(coupling), bits=DecidedBits(plan.layers))
@@ -154,12 +157,14 @@ class _Choice:
 def _choose(
     coupling: Coupling, options: PruneOptions, context: Context, samples: Sequence[Sequence[Tensor]]
 ) -> _Choice:
-    """Units of lowest score to remove for the budget."""
+    """Units with the lowest scores to remove for the budget."""
     held = _held(coupling, options, context)
     droppable = droppable_branches(coupling, samples, held) if "blocks" in options.granularity else ()
     may_go = _may_go(coupling, options)
     if not (may_go.any() or droppable):
-        raise PassError(f"there are no {' and no '.join(options.granularity)} that can go; add `channels`")
+        raise PassError(
+            f"there are no removable {' and no removable '.join(options.granularity)}; add `channels`"
+        )
     scores = score_units(coupling, options, context)
     ranked = rank(coupling, scores, held | ~may_go, options, droppable=droppable)
     allocation, joint = _allocate(coupling, ranked, options, context)
@@ -193,7 +198,7 @@ def _figures(verified: Verified) -> dict[str, Cell]:
 
 
 def _held(coupling: Coupling, options: PruneOptions, context: Context) -> np.ndarray:
-    """The units of output channels of layers that `keep` names."""
+    """The units of output channels of layers in `keep`."""
     held = np.zeros(coupling.count, dtype=bool)
     for node in coupling.graph.nodes:
         if context.selects_any(options.keep, node.source):
@@ -204,7 +209,7 @@ def _held(coupling: Coupling, options: PruneOptions, context: Context) -> np.nda
 
 
 def _may_go(coupling: Coupling, options: PruneOptions) -> np.ndarray:
-    """The units that may go one by one, at this granularity."""
+    """The units that may be removed individually, at this granularity."""
     if "channels" in options.granularity:
         return np.ones(coupling.count, dtype=bool)
     heads = coupling.head_groups if "heads" in options.granularity else np.zeros(coupling.count, dtype=bool)
@@ -212,7 +217,7 @@ def _may_go(coupling: Coupling, options: PruneOptions) -> np.ndarray:
 
 
 def _random_inputs(graph: Graph, seed: int) -> list[Tensor]:
-    """Normal floats, and integers that are rows of the tables in which they are looked up."""
+    """Normal floats, and integers that are row indices of the tables in which they are looked up."""
     generator = torch.Generator().manual_seed(seed)
     inputs = []
     for value in graph.inputs:
@@ -234,7 +239,7 @@ def _random_inputs(graph: Graph, seed: int) -> list[Tensor]:
 def _repaired(
     kept: Kept, cut: Graph, options: PruneOptions, context: Context
 ) -> tuple[Graph, dict[str, Cell]]:
-    """The cut graph after the repairs that are asked for, and the outputs' error before and after each."""
+    """The cut graph after the requested repairs, and the outputs' error before and after each."""
     if not options.compensation:
         return cut, {}
     samples = context.calibration or [tuple(_random_inputs(kept.coupling.graph, options.seed))]

@@ -12,7 +12,7 @@ from ...specs.options import PruneOptions
 
 @dataclass(frozen=True, slots=True)
 class Droppable:
-    """Groups that may lose all units, together; `rest` is the fraction of a sum's energy that they do not make."""
+    """Groups that may lose all units together; `rest` is the share of a sum's energy without their branch."""
 
     groups: tuple[int, ...]
     rest: float
@@ -20,18 +20,18 @@ class Droppable:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The units of each group, the most valuable first, and how many of them must stay."""
+    """The units of each group, the most valuable first, and the minimum number of kept ones."""
 
     units: tuple[np.ndarray, ...]
-    values: tuple[np.ndarray, ...]  # of those units
+    values: tuple[np.ndarray, ...]  # scores of those units
     least: np.ndarray
-    weights: np.ndarray  # how much of the network hangs on each group
+    weights: np.ndarray  # number of weights that depend on each group
     multiple: int
     droppable: tuple[Droppable, ...] = ()
 
     @property
     def fewest(self) -> np.ndarray:
-        """Units of each group that stay when all goes that may go."""
+        """Minimum number of kept units of each group."""
         gone = [group for drop in self.droppable for group in drop.groups]
         return np.where(np.isin(np.arange(len(self.units)), gone), 0, self.least)
 
@@ -46,7 +46,7 @@ class Ranked:
         return np.clip(whole, self.least, self.sizes)
 
     def removed(self, kept: np.ndarray) -> np.ndarray:
-        """Units to remove when `kept[g]` units of group g are kept."""
+        """Units to remove if `kept[g]` units of group g are kept."""
         gone = np.zeros(int(self.sizes.sum()), dtype=bool)
         for units, count in zip(self.units, kept, strict=True):
             gone[units[count:]] = True
@@ -61,7 +61,7 @@ def rank(
     *,
     droppable: tuple[Droppable, ...] = (),
 ) -> Ranked:
-    """Sort the units of each group; those that `held` marks stay unless their whole branch goes."""
+    """Sorts the units of each group; units in `held` are kept unless their whole branch is removed."""
     groups = coupling.groups
     order = np.lexsort((np.arange(len(scores)), -scores, ~held, groups))
     starts = np.flatnonzero(np.diff(groups[order], prepend=-1))

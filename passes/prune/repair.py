@@ -1,15 +1,15 @@
 """Repairs of a pruned graph without training, on calibration data.
 
-least squares: channels that a layer no longer reads are made from those that it does,
+least squares: channels that a layer no longer reads are reconstructed from those that it reads,
 
     x_removed ~ A x_kept + b,      W_kept += W_removed A,      bias += W_removed b
 
-with A and b of least squared error over all places of the calibration data, in the graph before the cut (ThiNet, Luo
-et al., 2017, in closed form). At the border of a padded convolution, where b is not padded, this is approximate.
+with A and b of least squared error over all positions of the calibration data, in the graph before the cut (ThiNet,
+Luo et al., 2017, in closed form). At the border of a padded convolution, where b is not padded, this is approximate.
 
-bias: as least squares with A = 0, so that b is the mean of the removed channels; a layer without a bias gets one.
+bias: like least squares with A = 0, so that b is the mean of the removed channels; a layer without a bias gets one.
 
-batch norm: means and variances are measured anew, layer after layer, as training would see them.
+batch norm: means and variances are measured again, layer after layer, as in training.
 """
 
 from __future__ import annotations
@@ -25,13 +25,11 @@ from ...ir.coupling import Kept
 from ...ir.ops.norm import BatchNorm
 from ..weighted_layers import bias_name, is_layer
 
-_RIDGE = (
-    1e-4  # of the mean variance of the kept channels: keeps the solution bounded where channels are alike
-)
+_RIDGE = 1e-4  # share of the mean variance of the kept channels: bounds the solution for similar channels
 
 
 def reconstruct_inputs(kept: Kept, cut: Graph, calibration: Sequence[tuple[Tensor, ...]]) -> Graph:
-    """The cut graph with weights that make up for the channels they no longer read."""
+    """The cut graph with weights that compensate for the channels that are no longer read."""
     layers = [node for node in kept.coupling.graph.nodes if loses_inputs(kept, cut, node)]
     moments = _measure(kept, layers, calibration)
     params: dict[str, Tensor] = {}
@@ -42,7 +40,7 @@ def reconstruct_inputs(kept: Kept, cut: Graph, calibration: Sequence[tuple[Tenso
 
 
 def absorb_means(kept: Kept, cut: Graph, calibration: Sequence[tuple[Tensor, ...]]) -> Graph:
-    """The cut graph with biases that hold the mean of what layers no longer read."""
+    """The cut graph with biases that include the mean of the channels that are no longer read."""
     layers = [node for node in kept.coupling.graph.nodes if loses_inputs(kept, cut, node)]
     moments = _measure(kept, layers, calibration)
     params, biases = dict(cut.params), dict[str, Value]()
@@ -65,7 +63,7 @@ def absorb_means(kept: Kept, cut: Graph, calibration: Sequence[tuple[Tensor, ...
 def _measure(
     kept: Kept, layers: Sequence[Node], calibration: Sequence[tuple[Tensor, ...]]
 ) -> dict[str, _Moments]:
-    """The moments of what each layer reads, in the whole graph."""
+    """The moments of each layer's operand, in the whole graph."""
     moments = {node.operand("x").name: _Moments() for node in layers}
     axes = {
         node.operand("x").name: node.op.channel_axis(node.output.type) for node in layers if is_layer(node.op)
@@ -82,7 +80,9 @@ def _measure(
 
 
 def remeasure_batchnorms(graph: Graph, calibration: Sequence[tuple[Tensor, ...]]) -> Graph:
-    """The graph with batch norm statistics of the calibration data, each measured with those before it in place."""
+    """The graph with batch norm statistics of the calibration data, each measured after the update of the earlier
+    ones.
+    """
     values: dict[str, list[Tensor]] = {v.name: [graph.tensor(v)] * len(calibration) for v in graph.constants}
     values |= {v.name: [inputs[i] for inputs in calibration] for i, v in enumerate(graph.inputs)}
     readers = {name: len(nodes) for name, nodes in graph.users.items()}
@@ -105,7 +105,7 @@ def remeasure_batchnorms(graph: Graph, calibration: Sequence[tuple[Tensor, ...]]
 
 @dataclass
 class _Moments:
-    """Sums over places of the products of channels, with a channel of ones appended."""
+    """Sums over positions of the products of channels, with a channel of ones appended."""
 
     products: Tensor | None = None
 
@@ -116,7 +116,7 @@ class _Moments:
 
 
 def loses_inputs(kept: Kept, cut: Graph, node: Node) -> bool:
-    """A dense layer with a weight of its own, some of whose input channels go and some stay."""
+    """True for a dense layer with an unshared weight that loses some of its input channels."""
     if not is_layer(node.op) or node.op.out_axis == 1 or node.op.channel_groups > 1:
         return False
     graph, weight = kept.coupling.graph, node.operand("weight")
@@ -140,7 +140,7 @@ def _mean_of_removed(kept: Kept, node: Node, moments: _Moments) -> Tensor:
 
 
 def _refitted(kept: Kept, cut: Graph, node: Node, moments: _Moments) -> dict[str, Tensor]:
-    """The cut layer's constants with the removed channels' part put in."""
+    """The cut layer's constants with the contribution of the removed channels."""
     graph, weight, bias = kept.coupling.graph, node.operand("weight"), node.optional("bias")
     assert moments.products is not None and is_layer(node.op)
     outputs, inputs = kept.value(weight)[:2]

@@ -2,7 +2,7 @@
 
     l1, l2              norm of a unit's part of each weight       Li et al., 2016
     geometric_median    sum of distances to the other units        He et al., 2019
-    merging             what merging it with the most similar unit changes       Srinivas, Babu, 2015; see prune_merging
+    merging             change when merged with the most similar unit           Srinivas, Babu, 2015; see prune_merging
     batchnorm           |gamma| of the batch norms                 Liu et al. (network slimming), 2017
     taylor              sum over batches of (sum over the unit's weights of gradient * weight)^2
                                                                    Molchanov et al., 2019
@@ -10,8 +10,8 @@
                         the Gauss-Newton form of the loss in the direction of the unit itself: no probes, no labels
     activation          mean absolute value of its channels
 
-Norms are divided by their mean over the group, member by member, before they are aggregated: then members and
-groups of different size compare.
+Norms are divided by their mean over the group, member by member, before they are aggregated, so that members and
+groups of different size are comparable.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ from ..errors import MissingNeedError, PassError
 from ..training.losses import class_axis, cross_entropy, scores_of_positions
 from .merging import neurons_of, order_of_merging
 
-Norm = Callable[[Tensor, list[int]], Tensor]  # over all dimensions but one
+Norm = Callable[[Tensor, list[int]], Tensor]  # norm over all dimensions but one
 Losses = Callable[
     [Sequence[Tensor], Tensor | None, int | None, torch.Generator], Iterator[tuple[float, Tensor]]
 ]
-_CLASSES = 10  # the likeliest; each costs a backward pass
-_GEOMETRIC_LIMIT = 4096  # units of one weight, above which all distances would not fit
+_CLASSES = 10  # the most likely classes; each costs a backward pass
+_GEOMETRIC_LIMIT = 4096  # units of one weight above which the distances do not fit into memory
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One number for each of some units: what one weight, or one activation, says of them."""
+    """One number for each of some units, from one weight or one activation."""
 
     units: np.ndarray
     scores: np.ndarray
 
 
 def score_units(coupling: Coupling, options: PruneOptions, context: Context) -> np.ndarray:
-    """The score of each unit, float64; the lower, the sooner it goes."""
+    """The score of each unit, float64; units with lower scores are removed first."""
     if options.score == "random":
         return np.random.default_rng(options.seed).random(coupling.count)
     if options.score in ("activation", *_LOSSES) and not context.calibration:
@@ -61,7 +61,7 @@ def score_units(coupling: Coupling, options: PruneOptions, context: Context) -> 
         return _by_gradient(coupling, context, _LOSSES[options.score], options)
     members = list(_MEMBERS[options.score](coupling, context))
     if options.score == "batchnorm" and not members:
-        raise PassError('score "batchnorm" needs batch norms: prune before fuse, or take another score')
+        raise PassError('score "batchnorm" needs batch norms: prune before fuse, or use another score')
     scores, seen = _aggregate(coupling, members, options)
     if not seen.all():  # channels without such a weight are scored by the norm
         others, _ = _aggregate(coupling, list(_norms(coupling, _l2, least_rank=0)), options)
@@ -72,7 +72,7 @@ def score_units(coupling: Coupling, options: PruneOptions, context: Context) -> 
 def _aggregate(
     coupling: Coupling, members: Sequence[Member], options: PruneOptions
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scores over all members, and which units have any."""
+    """Scores over all members, and the units that have any."""
     total, times = np.zeros(coupling.count), np.zeros(coupling.count)
     for member in members:
         scores = member.scores / _unit_of_measure(
@@ -131,7 +131,7 @@ def _rows(coupling: Coupling, value: Value, dimension: int) -> Tensor:
 
 
 def _distances(coupling: Coupling, context: Context) -> Iterator[Member]:
-    """Over the output channels of each weight: a unit near the median of all can be made from the others."""
+    """Distances between output channels of each weight: a unit near the median of all can be replaced by the others."""
     for value, dimension, units in coupling.members:
         if dimension or value.type.rank < 2 or len(units) > _GEOMETRIC_LIMIT:
             continue
@@ -200,7 +200,7 @@ def _by_gradient(coupling: Coupling, context: Context, losses: Losses, options: 
 
 
 def _one_by_one(coupling: Coupling, context: Context) -> tuple[Coupling, Context]:
-    """The same for a batch of one: squares of single samples do not add up to that of their sum."""
+    """The same for a batch of one, because squares of single samples do not add up to the square of their sum."""
     size = coupling.graph.inputs[0].type.shape[:1]
     if size in ((), (1,)) or not passes_batches(coupling.graph, ([*context.calibration] * 2)[:2]):
         return coupling, context
@@ -212,7 +212,7 @@ def _one_by_one(coupling: Coupling, context: Context) -> tuple[Coupling, Context
 def _task_loss(
     outputs: Sequence[Tensor], labels: Tensor | None, axis: int | None, generator: torch.Generator
 ) -> Iterator[tuple[float, Tensor]]:
-    """Cross-entropy of the first output where labels name classes, else the energy of all outputs."""
+    """Cross-entropy of the first output if labels are class indices, else the energy of all outputs."""
     if labels is not None and not labels.is_floating_point() and outputs[0].ndim >= 2:
         yield 1.0, cross_entropy(outputs[0], labels, axis=axis)
     else:
@@ -224,8 +224,8 @@ def _log_probabilities(
 ) -> Iterator[tuple[float, Tensor]]:
     """Sums over positions of sign * sqrt(p) * log p, for each likely class of the first output.
 
-    With random signs, squares of such sums are in the mean the sum of p (d log p)^2 over positions; for a single
-    position they are it exactly.
+    With random signs, the expected square of such a sum is the sum of p (d log p)^2 over positions; for a single
+    position it is exact.
     """
     if outputs[0].ndim < 2:
         raise PassError('score "curvature" needs a network whose first output scores classes')

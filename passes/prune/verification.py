@@ -1,4 +1,6 @@
-"""Verification of a cut: the smaller graph against the whole one with what is pruned masked, and refusals in words."""
+"""Verification of a cut: the smaller graph against the whole graph with pruned channels masked, and texts of
+refusals.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,8 @@ from ...ir import Graph, run
 from ...ir.coupling import Coupling, Kept
 from ...ir.cutting import deviation, deviation_from_masked
 
-TOLERANCE = 1e-4  # of float32 rounding through a deep network, relative to its largest output
-VALUE_TOLERANCE = 1e-2  # the same for every value in between, some of which are differences of large ones
+TOLERANCE = 1e-4  # float32 rounding through a deep network, relative to its largest output
+VALUE_TOLERANCE = 1e-2  # the same for all intermediate values, some of which are differences of large ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,7 @@ class Verified:
 
 
 def verify_cut(kept: Kept, cut: Graph, samples: Sequence[Sequence[Tensor]]) -> Verified:
-    """Hold the cut graph against the masked one, value by value; AssertionError beyond rounding."""
+    """Compares the cut graph with the masked graph, value by value; AssertionError for more than rounding."""
     found = Verified(0.0, 0.0, 0.0)
     with torch.no_grad():
         for inputs in samples:
@@ -43,7 +45,7 @@ def verify_cut(kept: Kept, cut: Graph, samples: Sequence[Sequence[Tensor]]) -> V
 
 
 def why_nothing_goes(coupling: Coupling) -> str:
-    """Refusals, or else what holds the first two dimensions of the weights."""
+    """Refusals, or else the reasons that keep the first two dimensions of the weights."""
     weights = [value for value in coupling.graph.constants if value.type.rank > 1]
     held = [coupling.reason(value, dimension) for value in weights for dimension in (0, 1)]
     reasons = coupling.refusals or tuple(dict.fromkeys(reason for reason in held if reason is not None))

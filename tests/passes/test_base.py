@@ -160,7 +160,7 @@ def test_options_by_name_are_checked_as_those_of_a_spec() -> None:
     with pytest.raises(SpecError, match=r'the pattern "haed" matches no layer'):
         fuse(parse(CONV_RELU, fill=drawn_constant), keep=["haed"])
     with pytest.raises(
-        TypeError, match="both an options object and keep; give the options either as one object or by name"
+        TypeError, match="both an options object and keep; pass the options either as one object or by name"
     ):
         fuse(parse(CONV_RELU, fill=drawn_constant), FuseOptions(), keep=["head"])
 

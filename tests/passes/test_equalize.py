@@ -115,14 +115,14 @@ def test_a_layer_that_the_spec_keeps_is_not_scaled() -> None:
     [
         (
             "%a: f32[1x4] = linear{clamp=(0.0, 6.0)}(%x, %w)",
-            "its clamp would have to be another for each channel",
+            "its clamp would need a different bound for each channel",
         ),
         (
             "%h: f32[1x4] = linear(%x, %w)\n  %a: f32[1x4] = tanh(%h)",
-            "tanh after it does not pass a factor on",
+            "tanh after it does not propagate a factor",
         ),
         ("%a: f32[1x4] = linear(%x, %w, none, %x)", "a residual is added to its result"),
-        ("%a: f32[1x4] = linear(%x, %v)", "its weights are no constants of its own in float"),
+        ("%a: f32[1x4] = linear(%x, %v)", "its weights are not unshared float constants"),
     ],
 )
 def test_what_does_not_pass_a_factor_on_is_told(middle: str, reason: str) -> None:
@@ -215,4 +215,4 @@ def test_a_sum_with_another_value_does_not_pass_a_factor_on() -> None:
     )
     text = text.replace("(%x: f32[1x3x8x8])", "(%x: f32[1x3x8x8], %x4: f32[1x4x4x4])")
     reasons = equalize(parse(text, fill=drawn_constant)).report.declined["equalize"]
-    assert reasons["add after it does not pass a factor on: it reads another value, too"] == 1
+    assert reasons["add after it does not propagate a factor: it reads another value, too"] == 1

@@ -136,7 +136,7 @@ def test_the_mask_of_a_log_softmax_is_added_in_float() -> None:
     _, graph, report = quantized(form)
     del FORMS[form]
     assert report.declined["mask"] == {
-        "log_softmax passes the numbers of its mask on, which are added in float": 1
+        "the result of log_softmax contains the numbers of its mask, which are added in float": 1
     }
     (log_softmax,) = (node for node in graph.nodes if node.op.name == "log_softmax")
     added_in = graph.producers[log_softmax.operands[0].name]

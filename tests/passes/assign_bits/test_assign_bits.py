@@ -217,7 +217,7 @@ def test_the_word_target_stands_for_its_flash_and_memory() -> None:
     assert rows["flash"] == 1700
     with pytest.raises(PassError, match="the target's, which has neither flash nor ram"):
         assign(budget="target", cost=Board())
-    with pytest.raises(PassError, match="the target has no costs of flash"):
+    with pytest.raises(PassError, match="the target has no cost prediction of flash"):
         assign(budget="target")
 
 
@@ -243,7 +243,7 @@ def test_a_budget_that_nothing_meets_says_by_how_much() -> None:
 
 
 def test_costs_of_a_target_need_a_target() -> None:
-    with pytest.raises(PassError, match="the target has no costs of flash"):
+    with pytest.raises(PassError, match="the target has no cost prediction of flash"):
         assign(budget={"flash": "40 KiB"})
 
 
@@ -292,7 +292,7 @@ def test_a_table_that_fits_is_used_again_and_another_is_not(tmp_path: Path) -> N
     assert (again.graph, again.report.warnings) == (first.graph, first.report.warnings)
     other = measure_sensitivity(NETWORK, samples(NETWORK, 3), weight_bits=(2, 4, 8))
     path.write_text(other.to_json())
-    assert "measured anew" in assign(budget={"weights": "50 %"}, table=path).report.warnings[0]
+    assert "measured again" in assign(budget={"weights": "50 %"}, table=path).report.warnings[0]
 
 
 def test_measured_latencies_are_a_budget(tmp_path: Path) -> None:

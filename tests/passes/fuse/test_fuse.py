@@ -316,7 +316,7 @@ def test_a_bottleneck_of_linear_layers_stays() -> None:
     before = graph(linear_chain([16, 2, 16]))
     after, report = fuse(before)
     assert after == before
-    assert report.declined["merge_linear"]["merged it has 256 weights, apart 64"] == 1
+    assert report.declined["merge_linear"]["merged it has 256 weights, separately 64"] == 1
 
 
 def test_a_convolution_takes_in_the_pointwise_convolution_after_it_where_that_is_smaller() -> None:

@@ -169,11 +169,11 @@ def test_the_picture_shows_every_group_and_what_became_of_each_node(net: Graph) 
     root = ElementTree.fromstring(picture)
     titles = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}title")]
     rows = result.report.table("groups").rows
-    assert titles == [f"group {g}: {left} of {size} units stay" for g, _, _, size, left, *_ in rows]
+    assert titles == [f"group {g}: {left} of {size} units are kept" for g, _, _, size, left, *_ in rows]
     labels = [element.text or "" for element in root.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"conv", "operator", "units that stay"} <= set(labels) and any(" → " in label for label in labels)
+    assert {"conv", "operator", "kept units"} <= set(labels) and any(" → " in label for label in labels)
     assert (
-        f"{sum(row[4] for row in rows)} of {sum(row[3] for row in rows)} units stay, in {len(rows)} groups"
+        f"{sum(row[4] for row in rows)} of {sum(row[3] for row in rows)} units are kept, in {len(rows)} groups"
         in labels
     )
     assert all(f"{left} of {size}" in " ".join(labels) for _, _, _, size, left, *_ in rows)

@@ -258,7 +258,7 @@ def test_activations_that_are_all_negative_have_zero_on_their_grid() -> None:
         ),
         (lambda x: (x * float("nan"),), 'calibration sample 2, input "x": contains NaN or infinity'),
         (lambda x: (x, x), "calibration sample 2 has 2 tensors; the model takes 1"),
-        (lambda x: (x * 3e38,), "calibration sample 2: conv %c (features.0) gives NaN or infinity"),
+        (lambda x: (x * 3e38,), "calibration sample 2: conv %c (features.0) computes NaN or infinity"),
     ],
 )
 def test_a_calibration_sample_that_does_not_serve_is_named(spoil: object, message: str) -> None:

@@ -129,11 +129,11 @@ def test_layers_whose_input_takes_no_factor_are_named_with_the_reason() -> None:
     reasons = [site.reason for site in find_sites(graph) if isinstance(site, NoSite)]
     assert reasons == [
         "it is an input or a constant",
-        "tanh makes it, which does not pass a factor on",
+        "tanh computes it, and does not propagate a factor",
         "other operators read it, too, or it is an output",
-        "rms_norm makes it, without a weight",
-        "a weight that reads it is shared, or no float",
-        "a weight that reads it is shared, or no float",
+        "rms_norm computes it, without a weight",
+        "a weight of its readers is shared, or not float",
+        "a weight of its readers is shared, or not float",
     ]
     calibration = [(torch.randn(1, 8, generator=GENERATOR),) * 2 for _ in range(8)]
     options = WeightOnlyOptions.model_validate({"rounding": "awq"})
