@@ -13,10 +13,10 @@ Cell = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One place where a rule was applied, or was considered and why not."""
+    """One match of a rule, with its reason, whether it was applied or not."""
 
     rule: str
-    name: str  # of the value that the node in question makes
+    name: str  # value that the node of the decision computes
     source: Source
     applied: bool
     reason: str
@@ -37,7 +37,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Figures in rows; `columns` names them, units in the name."""
+    """A table; `columns` are its column names, with units."""
 
     name: str
     columns: tuple[str, ...]
@@ -59,7 +59,7 @@ class PassReport:
     decisions: tuple[Decision, ...] = ()
     tables: tuple[Table, ...] = ()
     warnings: tuple[str, ...] = ()
-    files: Mapping[str, bytes] = field(default_factory=dict)  # that a later run can take, by name
+    files: Mapping[str, bytes] = field(default_factory=dict)  # files for a later run, by name
 
     @property
     def applied(self) -> Mapping[str, int]:
@@ -68,7 +68,7 @@ class PassReport:
 
     @property
     def declined(self) -> Mapping[str, Mapping[str, int]]:
-        """For each rule, how often it was not applied, by reason."""
+        """For each rule, the number of rejected matches, by reason."""
         reasons: dict[str, Counter[str]] = {}
         for decision in self.decisions:
             if not decision.applied:
@@ -76,7 +76,7 @@ class PassReport:
         return reasons
 
     def table(self, name: str) -> Table:
-        """The table of this name; KeyError when there is none."""
+        """The table with this name; KeyError if there is none."""
         for table in self.tables:
             if table.name == name:
                 return table

@@ -4,14 +4,14 @@
     writers    W' = R^T W, b' = R^T b;   embedding table E' = E R
     readers    W' = W diag(g) R, where g is the weight of the norm, which becomes 1
 
-R is a Hadamard matrix with random signs: outliers of single channels are spread over all of them. A width that is
-2^k m takes its Kronecker product with a random orthogonal matrix of m. A stream is what additions join; it is rotated
-as a whole or, where an operator reads or makes it that does not commute with R, not at all. A norm whose readers cannot
-take g and R, as the head that shares its weight with the embedding, is followed by a linear layer of R^T diag(g) R, or
-diag(g) R, of width^2 weights.
+R is a Hadamard matrix with random signs: outliers of single channels are spread over all of them. For a width of 2^k
+m, R is its Kronecker product with a random orthogonal matrix of size m. A stream is the set of values that additions
+join; it is rotated as a whole, or not at all if one of its readers or writers does not commute with R. A norm whose
+readers cannot absorb g and R, such as a head that shares its weight with the embedding, is followed by a linear layer
+of R^T diag(g) R, or diag(g) R, with width^2 weights.
 
 Source: Ashkboos et al., QuaRot: Outlier-free 4-bit inference in rotated LLMs, NeurIPS 2024. Its rotations at run time,
-inside attention and before the last layer of a block, are left out.
+inside attention and before the last layer of a block, are not implemented.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MOVES = (Copy, Permute, Reshape, Select, Slice)
 
 @register(RotateOptions)
 def rotate(graph: Graph, options: RotateOptions, context: Context) -> PassResult:
-    """The same function in a rotated basis of each residual stream; streams that cannot be rotated are reported."""
+    """An equivalent graph with each residual stream in a rotated basis; streams that cannot be rotated are reported."""
     generator = torch.Generator().manual_seed(options.seed)
     decisions, seen = list[Decision](), set[str]()
     rotated = graph
@@ -67,7 +67,7 @@ def rotate(graph: Graph, options: RotateOptions, context: Context) -> PassResult
 def random_rotation(width: int, generator: torch.Generator) -> Tensor:
     """An orthogonal matrix [width, width], float64: a Hadamard matrix with random signs of rows.
 
-    Its part of a width that is no power of two is a random orthogonal matrix.
+    The factor of a width that is not a power of two is a random orthogonal matrix.
     """
     odd = width
     while odd % 2 == 0:
@@ -83,7 +83,7 @@ def random_rotation(width: int, generator: torch.Generator) -> Tensor:
 
 @dataclass
 class _Stream:
-    """Values that additions join, and the nodes round them."""
+    """Values that additions join, and the nodes around them."""
 
     width: int
     values: dict[str, Value] = field(default_factory=dict)
@@ -93,7 +93,7 @@ class _Stream:
 
 
 def _find_stream(graph: Graph, start: Value) -> _Stream | str:
-    """All values that are one stream with `start`; else why it cannot be rotated."""
+    """All values of the stream of `start`; else the reason why it cannot be rotated."""
     stream, waiting = _Stream(start.type.shape[-1]), [start]
     while waiting:
         value = waiting.pop()
@@ -127,12 +127,12 @@ def _made_by(graph: Graph, value: Value, stream: _Stream) -> list[Value] | str:
         return []
     if isinstance(node.op, Linear) and node.op.clamp is None:
         if not all(is_own(graph, v) for v in _constants(node)):
-            return f"the weight of {_place(node)} is shared, or no float"
+            return f"the weight of {_place(node)} is shared, or not float"
         stream.writers.append(node)
         residual = node.optional("residual")
         return [] if residual is None else [residual]
     joined = _joined(graph, node)
-    return f"{_place(node)} makes a part of the residual stream" if joined is None else joined
+    return f"{_place(node)} computes a part of the residual stream" if joined is None else joined
 
 
 def _read_by(graph: Graph, value: Value, node: Node, stream: _Stream) -> list[Value] | str:
@@ -143,12 +143,12 @@ def _read_by(graph: Graph, value: Value, node: Node, stream: _Stream) -> list[Va
         stream.norms.append(node)
         return []
     if isinstance(node.op, RowNorm):
-        return f"{_place(node)} subtracts the mean, or takes several dimensions: only RMS norms commute"
+        return f"{_place(node)} subtracts the mean, or normalizes several dimensions: only RMS norms commute"
     if isinstance(node.op, Linear) and node.optional("residual") == value and node.operand("x") != value:
         return [node.output]
     if isinstance(node.op, Linear) and node.operand("x") == value and node.optional("residual") != value:
         if not is_own(graph, node.operand("weight")):
-            return f"the weight of {_place(node)} is shared, or no float"
+            return f"the weight of {_place(node)} is shared, or not float"
         stream.readers.append(node)
         return []
     if _joined(graph, node) is None:
@@ -157,7 +157,7 @@ def _read_by(graph: Graph, value: Value, node: Node, stream: _Stream) -> list[Va
 
 
 def _joined(graph: Graph, node: Node) -> list[Value] | None:
-    """Operands that are one stream with the result of an addition, a movement or a product with a number."""
+    """Operands in the same stream as the result of an addition, a movement or a product with a number."""
     if isinstance(node.op, Add) and node.op.clamp is None:
         return list(node.operands)
     if isinstance(node.op, Mul) and node.op.clamp is None:
@@ -170,7 +170,7 @@ def _joined(graph: Graph, node: Node) -> list[Value] | None:
 
 
 def _keeps_last(node: Node) -> bool:
-    """Whether a movement leaves the elements of the last dimension together and in order."""
+    """True if a movement keeps the elements of the last dimension together and in order."""
     rank = node.operands[0].type.rank
     match node.op:
         case Permute(order=order):
@@ -182,14 +182,14 @@ def _keeps_last(node: Node) -> bool:
 
 
 def _with_tables(graph: Graph, stream: _Stream) -> _Stream | str:
-    """The stream, unless one of its embedding tables is read by others than it and the heads after its norms."""
+    """The stream, unless an embedding table has other readers than the stream and the heads after its norms."""
     norms = {norm.output.name for norm in stream.norms}
     for node in stream.writers:
         table = node.operand("weight")
         if not isinstance(node.op, Embedding):
             continue
         if not graph.is_constant(table) or not table.type.dtype.is_floating or table in graph.outputs:
-            return f"the table of {_place(node)} is computed, or no float"
+            return f"the table of {_place(node)} is computed, or not float"
         for user in graph.users[table.name]:
             is_head = isinstance(user.op, Linear) and user.operand("x").name in norms
             if user not in stream.writers and not is_head:
@@ -198,7 +198,7 @@ def _with_tables(graph: Graph, stream: _Stream) -> _Stream | str:
 
 
 def _takes_rotation(graph: Graph, norm: Node) -> bool:
-    """Whether linear layers with weights of their own, and nothing else, read a norm."""
+    """True if only linear layers with unshared weights read a norm."""
     readers = graph.users.get(norm.output.name, ())
     return norm.output not in graph.outputs and all(
         isinstance(user.op, Linear)
@@ -261,7 +261,7 @@ class _Layers:
 
 
 def _with_layers(graph: Graph, layers: Mapping[str, _Layers]) -> Graph:
-    """The graph with norms without weights, and linear layers after those that need them."""
+    """The graph with norms without weights, and linear layers after the norms that need them."""
     bare, sources = dict[str, Value](), dict[str, Source]()
     followed = {head: norm for norm, found in layers.items() for head in found.heads}
 

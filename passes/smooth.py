@@ -1,9 +1,9 @@
 """The pass `smooth`: outliers of activations move into the weights that read them (SmoothQuant).
 
-    s_j = max|x_j|^a / max|W_j|^(1 - a),   W' = W diag(s),   x' = x / s folded into what makes x
+    s_j = max|x_j|^a / max|W_j|^(1 - a),   W' = W diag(s),   x' = x / s folded into the producer of x
 
 over input channels j of linear layers. Source: Xiao et al., SmoothQuant: Accurate and efficient post-training
-quantization for large language models, ICML 2023. `channel_scales` has the places where a factor can move.
+quantization for large language models, ICML 2023. `channel_scales` finds where a factor can be moved.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COLUMNS = ("layer", "channels", "range_spread_before", "range_spread_after")
 
 @register(SmoothOptions)
 def smooth(graph: Graph, options: SmoothOptions, context: Context) -> PassResult:
-    """The same function, with inputs of linear layers whose channels have ranges more alike."""
+    """An equivalent graph in which channels of the inputs of linear layers have more similar ranges."""
     sites = list(find_sites(graph))
     values = {site.value.name for site in sites if isinstance(site, Site)}
     largest = _largest(graph, values, context.calibration[: options.samples], context.progress)
@@ -72,5 +72,7 @@ def _largest(
 
 
 def _spread(largest: Tensor) -> float:
-    """The largest range of a channel relative to the mean of all: what one scale for all channels loses."""
+    """The largest range of a channel relative to the mean of all: the loss of precision with one scale for all
+    channels.
+    """
     return float(largest.max() / largest.mean().clamp(min=1e-30))

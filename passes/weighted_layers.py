@@ -27,9 +27,9 @@ def is_layer(op: Op) -> TypeGuard[Layer]:
 def constants_read(
     graph: Graph, read: Callable[[Node], Iterable[Value]], is_kept: Callable[[Source], bool]
 ) -> dict[str, tuple[Node, Value]]:
-    """The constants among what `read` says of each node, by name, with the first node that reads each.
+    """The constants among the values `read(node)` of each node, by name, with the first node that reads each.
 
-    What a kept node reads is left out, also where others share it.
+    Constants that a kept node reads are excluded, also if other nodes read them.
     """
     found: dict[str, tuple[Node, Value]] = {}
     kept: set[str] = set()
@@ -43,7 +43,7 @@ def constants_read(
 
 
 def bias_name(weight_name: str) -> str:
-    """Name for the bias of a layer that had none: `conv.bias` beside `conv.weight`."""
+    """Name for the new bias of a layer: `conv.bias` for `conv.weight`."""
     stem = weight_name.removesuffix("weight")
     return f"{stem}bias" if stem != weight_name else f"{weight_name}_bias"
 

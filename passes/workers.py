@@ -1,7 +1,7 @@
 """Samples in a fixed number of logical shards, and the processes that share them.
 
-The result of a shard does not depend on the process that computes it, and sums are taken in the order of the shards, in
-float64: the result is the same to the last bit for any number of processes.
+The result of a shard does not depend on the process that computes it, and sums are added in the order of the shards,
+in float64: the result is the same to the last bit for any number of processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHARDS = 16
 
 @dataclass(frozen=True)
 class Workers:
-    """This process among `size` that work together; alone unless a process group says otherwise."""
+    """This process among `size` that work together; a single process without a process group."""
 
     rank: int = 0
     size: int = 1
@@ -62,7 +62,9 @@ class Workers:
         work: Callable[[range], Mapping[str, Tensor]],
         done: Callable[[int], None],
     ) -> dict[str, Tensor]:
-        """Sums over the shards in order, by name, in every process; several processes hold all results at once."""
+        """Sums over the shards in order, by name, in every process; with several processes each holds all results at
+        once.
+        """
         parts: Iterable[Mapping[str, Tensor]]
         parts = self.map(shards, work, done) if self.size > 1 else _one_by_one(shards, work, done)
         total: dict[str, Tensor] = {}
@@ -84,7 +86,7 @@ ALONE = Workers()
 
 
 def make_shards(samples: int, count: int = SHARDS) -> tuple[range, ...]:
-    """Runs of neighbouring samples, as even as can be; fewer than `count` where there are fewer samples."""
+    """Runs of consecutive samples of nearly equal length; fewer than `count` if there are fewer samples."""
     count = min(count, samples)
     ends = [samples * (i + 1) // count for i in range(count)]
     return tuple(range(start, end) for start, end in zip([0, *ends], ends, strict=False))
@@ -92,7 +94,9 @@ def make_shards(samples: int, count: int = SHARDS) -> tuple[range, ...]:
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over samples of some figures [..., figures] and of their squares: means and standard errors add up."""
+    """Sums of some figures [..., figures] over samples and of their squares, from which means and standard errors
+    follow.
+    """
 
     count: int
     sums: Tensor
@@ -119,7 +123,7 @@ class Moments:
 
     @property
     def error(self) -> Tensor:
-        """Standard error of the mean; zero for a single sample, which tells nothing of it."""
+        """Standard error of the mean; zero for a single sample, for which it is unknown."""
         if self.count == 1:
             return self.sums.new_zeros(self.sums.shape)
         variance = (self.squares - self.sums.square() / self.count).clamp(min=0) / (self.count - 1)

@@ -3,10 +3,11 @@
 Channels are removed by units of coupled channels (`ir.coupling`). A unit is live if
 
     an operator that sums over its channels, or that is not in integers, reads it, or
-    a dense layer has a weight for one of its channels from a live output channel, unless that channel is constant and
-    can be folded into the bias. A layer with padding can only fold what is constant at the zero point, as padding is.
+a dense layer has a nonzero weight from one of its channels to a live output channel, unless that channel is constant
+and can be folded into the bias. A layer with padding can fold only channels that are constant at the zero point, like
+the padding.
 
-The set of live units grows from nothing until this holds, and until every dimension has a channel left.
+The set of live units grows from the empty set until this holds and every dimension keeps a channel.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from .intervals import Interval
 
 @dataclass(frozen=True)
 class _Reader:
-    """A dense layer: units of its input and output channels, nonzero weights between them, inputs that fold."""
+    """A dense layer: units of its input and output channels, nonzero weights between them, foldable inputs."""
 
     inputs: np.ndarray
     outputs: np.ndarray
@@ -37,7 +38,7 @@ class _Reader:
 def dead_units(
     coupling: Coupling, intervals: Mapping[str, Interval], *, is_kept: Callable[[Source], bool]
 ) -> np.ndarray:
-    """Boolean per unit: whether it can be removed. Results of nodes that `is_kept` keep all channels."""
+    """Boolean per unit: True if it can be removed. Results of nodes that `is_kept` selects keep all channels."""
     live = np.zeros(coupling.count, dtype=bool)
     readers: list[_Reader] = []
     for node in coupling.graph.nodes:
@@ -54,12 +55,12 @@ def dead_units(
 
 
 def is_in_integers(node: Node) -> bool:
-    """Whether all that the node reads and makes is quantized."""
+    """True if all operands and results of the node are quantized."""
     return all(value.type.is_quantized for value in (*node.operands, *node.outputs))
 
 
 def is_dense(graph: Graph, node: Node) -> bool:
-    """Whether the node is a layer with constant weights from every input channel to every output channel."""
+    """True if the node is a layer with constant weights from every input channel to every output channel."""
     constants = [v for name in ("weight", "bias") if (v := node.optional(name)) is not None]
     return is_layer(node.op) and node.op.channel_groups == 1 and all(map(graph.is_constant, constants))
 
@@ -76,7 +77,7 @@ def _reader(coupling: Coupling, node: Node, op: Layer, intervals: Mapping[str, I
 
 
 def _folds(op: Layer, x: Value, interval: Interval) -> Tensor:
-    """Input channels that are the same integer everywhere, where that is also what padding shows."""
+    """Input channels that are the same integer everywhere, and equal to the padding if there is any."""
     assert x.type.quantization is not None
     if op.reads_zeros:
         return interval.is_constant & (interval.low == x.type.quantization.zero_point[0])
@@ -84,7 +85,7 @@ def _folds(op: Layer, x: Value, interval: Interval) -> Tensor:
 
 
 def _axes_that_can_empty(coupling: Coupling) -> list[np.ndarray]:
-    """The units of each axis all of whose channels could be removed."""
+    """The units of each axis whose channels could all be removed."""
     values = (*coupling.graph.constants, *coupling.graph.results)
     axes = dict.fromkeys(axis for value in values for axis in coupling.axes(value))
     found = [coupling.on_axis(axis) for axis in axes]
@@ -92,17 +93,19 @@ def _axes_that_can_empty(coupling: Coupling) -> list[np.ndarray]:
 
 
 def _grow(readers: Sequence[_Reader], live: np.ndarray) -> bool:
-    """One sweep over all dense layers, users before producers; False when nothing was added."""
+    """One sweep over all dense layers, users before producers; False if nothing was added."""
     before = int(live.sum())
     for reader in reversed(readers):
-        weighed = reader.weighs[np.append(live, True)[reader.outputs]]  # entry -1: what always stays
+        weighed = reader.weighs[
+            np.append(live, True)[reader.outputs]
+        ]  # entry -1: channels that are always kept
         units = reader.inputs[weighed.any(0) & ~reader.folds]
         live[units[units != STAYS]] = True
     return int(live.sum()) > before
 
 
 def _fill_empty(axes: Sequence[np.ndarray], live: np.ndarray) -> bool:
-    """Keep the first unit of each axis that would lose all; False when there is none."""
+    """Keeps the first unit of each axis that would lose all; False if there is none."""
     empty = [units for units in axes if not live[units].any()]
     for units in empty:
         live[units[0]] = True

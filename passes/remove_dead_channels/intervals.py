@@ -1,11 +1,11 @@
 """Interval analysis of an integer graph: bounds of each element, for every input.
 
-Graph inputs may be anything, so what is quantized from them has the full range of its bits. A layer's accumulator is
+Graph inputs are arbitrary, so values quantized from them have the full range of their bits. A layer's accumulator is
 bounded channel by channel,
 
     sum_i max(w_i * low_i, w_i * high_i),   padding and absent taps counting as the zero point,
 
-and its requantization, like all that is monotone, is computed on the ends by the operator's own integer form.
+and its requantization, like every monotone function, is computed on the ends by the operator's own integer form.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ class Interval:
 
     @staticmethod
     def full(type: TensorType) -> Interval:
-        """All integers that the type can hold."""
+        """All integers of the type."""
         assert type.quantization is not None
         ones = torch.ones((1,) * type.rank, dtype=torch.int64)
         return Interval(ones * type.quantization.qmin, ones * type.quantization.qmax)
 
     @staticmethod
     def hull(*ends: Tensor) -> Interval:
-        """The smallest interval that holds all these tensors, each dimension as small as it can be."""
+        """The smallest interval that contains all these tensors, with each dimension as small as possible."""
         low, high = torch.stack(ends).amin(0), torch.stack(ends).amax(0)
         for axis in range(low.ndim):
             first = (low.narrow(axis, 0, 1), high.narrow(axis, 0, 1)) if low.shape[axis] else (low, high)
@@ -176,7 +176,7 @@ def _layer(graph: Graph, node: Node, op: Layer, known: Mapping[str, Interval]) -
 
 
 def _centred(op: Layer, x: Value, interval: Interval) -> tuple[Tensor, Tensor]:
-    """Ends of x - zero point for each channel; a tap that meets padding, or nothing, sees 0."""
+    """Ends of x - zero point for each channel; a tap on padding, or without an element, reads 0."""
     assert x.type.quantization is not None
     zero = x.type.quantization.zero_point[0]
     low, high = interval.low - zero, interval.high - zero

@@ -1,12 +1,13 @@
-"""The pass `remove_dead_channels`: channels that are constant for every input, or that nothing reads, go.
+"""The pass `remove_dead_channels`: removes channels that are constant for every input, or that nothing reads.
 
-Intervals prove which channels are constant (`intervals`), the graph's structure which may go (`dead_units`). A
-constant input channel of a layer becomes part of its bias:
+Intervals prove which channels are constant (`intervals`); the structure of the graph defines which can be removed
+(`dead_units`). A constant input channel of a layer is folded into its bias:
 
     bias[o] += sum_i (c_i - zero point) * sum(weight[o, i])
 
-Removing channels can make others constant or unread, so this repeats until nothing changes. At the end both graphs
-are run on random and extreme inputs, a large one on a random one only; the outputs are equal, byte for byte.
+Removal of channels can make others constant or unread, so this is repeated until nothing changes. At the end both
+graphs are run on random and extreme inputs (large graphs only on a random one) and the outputs are compared byte for
+byte.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ from .intervals import Interval, propagate
 
 _CHECKS = ("lowest", "highest", "random", "random", "random")
 _CHECKS_OF_LARGE = ("random",)
-_LARGE_MACS = 200_000_000  # from here on the integer interpreter takes seconds for each input
+_LARGE_MACS = 200_000_000  # above, the integer interpreter takes seconds for each input
 
 
 @register(RemoveDeadChannelsOptions)
 def remove_dead_channels(graph: Graph, options: RemoveDeadChannelsOptions, context: Context) -> PassResult:
-    """The same integers from fewer channels."""
+    """An integer graph with fewer channels and the same outputs."""
 
     def is_kept(source: Source) -> bool:
         return context.selects_any(options.keep, source)
@@ -64,7 +65,7 @@ def remove_dead_channels(graph: Graph, options: RemoveDeadChannelsOptions, conte
 
 
 def _cut_once(graph: Graph, is_kept: Callable[[Source], bool]) -> Graph | None:
-    """The graph without the channels that one analysis finds dead; None when it finds none."""
+    """The graph without the channels that one analysis finds dead; None if it finds none."""
     coupling, intervals = couple(graph), propagate(graph)
     dead = dead_units(coupling, intervals, is_kept=is_kept)
     if not dead.any():
@@ -114,7 +115,7 @@ def _with_bias(builder: Builder, node: Node, operands: tuple[Value | None, ...],
 
 
 def _check_equal(before: Graph, after: Graph) -> None:
-    """The proof's own test: both graphs give the same bytes on random inputs and on the ends of the range."""
+    """Checks the proof: both graphs give the same bytes on random inputs and at the ends of the range."""
     generator = torch.Generator().manual_seed(0)
     for kind in _CHECKS if before.macs < _LARGE_MACS else _CHECKS_OF_LARGE:
         inputs = [_example(before, value, kind, generator) for value in before.inputs]

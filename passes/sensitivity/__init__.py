@@ -1,4 +1,4 @@
-"""Sensitivity: what rounding each layer's weights and input would add to the loss, at each width."""
+"""Sensitivity: loss increase by rounding of each layer's weights and input, at each width."""
 
 from ..workers import SHARDS, Workers
 from .blocks import Rounding, round_weight

@@ -1,6 +1,6 @@
 """Blocks: weights and operand of a layer, whose bit widths are decided together.
 
-All nodes of one module are one block, and so are modules that share a weight: it is rounded once, for all of them.
+All nodes of one module are one block, as are modules that share a weight, which is rounded once for all of them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from ..quantize.weights import quantize_weights
 from ..weighted_layers import is_layer
 
 Rounding = Callable[[Layer, Tensor, int], Tensor]
-"""(operator, weight, bits) to the reals that the stored weight will stand for, in the weight's dtype."""
+"""Function of (operator, weight, bits) to the reals of the stored weight, in the weight's dtype."""
 
 _UNIT = Encoding((1.0,))
 
 
 @dataclass(frozen=True)
 class Block:
-    """The nodes whose weights are rounded together; `layer` is the first one's module path, `modules` are all."""
+    """Nodes whose weights are rounded together; `layer` is the module path of the first one, `modules` are those of
+    all.
+    """
 
     layer: str
     modules: tuple[str, ...]
@@ -42,7 +44,7 @@ class Block:
 
     @property
     def elements(self) -> int:
-        """Number of weights; a shared one counts once."""
+        """Number of weights; a shared one is counted once."""
         return sum(weight_of(nodes[0]).type.numel for nodes in self.sites.values())
 
     def weight_errors(self, graph: Graph, bits: int, rounding: Rounding) -> dict[str, Tensor]:
@@ -66,7 +68,7 @@ def data_of(node: Node) -> Value:
 
 
 def find_blocks(graph: Graph) -> tuple[Block, ...]:
-    """The blocks of a float graph in order; a node that has no module path is named after its weight."""
+    """The blocks of a float graph in order; a node without a module path is named after its weight."""
     nodes = [n for n in graph.nodes if _is_weighted(graph, n)]
     groups = UnionFind()
     for node in nodes:
@@ -94,17 +96,17 @@ def _is_weighted(graph: Graph, node: Node) -> bool:
 
 
 def round_weight(op: Layer, weight: Tensor, bits: int) -> Tensor:
-    """Weight quantized as by `quantize` with defaults: symmetric, per output channel."""
+    """A weight quantized as by `quantize` with default options: symmetric, per output channel."""
     made = quantize_weights(op, weight, None, x=_UNIT, y=_UNIT, bits=bits)
     return made.weight_encoding.dequantize(made.weight, dtype=weight.dtype)
 
 
 def round_activation(x: Tensor, covered: Range, bits: int) -> Tensor:
-    """Activation quantized as by `quantize`: asymmetric, per tensor, from a range."""
+    """An activation quantized as by `quantize`: asymmetric, per tensor, from a range."""
     encoding = activation_encoding(covered, bits=bits)
     return encoding.dequantize(encoding.quantize(x), dtype=x.dtype)
 
 
 def joined(ranges: Sequence[Range]) -> Range:
-    """The smallest range that holds all of them."""
+    """The smallest range that contains all of them."""
     return Range(min(r.low for r in ranges), max(r.high for r in ranges))

@@ -2,15 +2,15 @@
 
     G_i = E_x sum_j r_j r_j^T,   r_j the gradient of <l_j, z> in the layer's weights, F = L L^T with columns l_j
 
-so that the trace is a mean of squared gradient norms, one backward for each column serves all layers, and the Gram
-matrix of all r_j has the eigenvalues of G_i: no probes, no variance but that of the samples. Where F has more columns
-than are worth their time, the first are exact and random vectors stand for the rest (Hutchinson's estimator in output
-space, one backward each), as many as bring the confidence interval of every trace below a tolerance.
+so that the trace is a mean of squared gradient norms, one backward for each column is shared by all layers, and the
+Gram matrix of all r_j has the eigenvalues of G_i: no probes, and no variance except that of the samples. If F has too
+many columns, the first are exact and random vectors replace the others (Hutchinson's estimator in output space, one
+backward each), with enough vectors to reduce the confidence interval of every trace below a tolerance.
 
     hawq       largest eigenvalue / n * ||dW||^2       Dong et al., ICCV 2019: the first two factors order the layers
     hawq_v2    trace / n * ||dW||^2                    Dong et al., NeurIPS 2020
-    fisher     1/2 sum_k G_kk dW_k^2                   the diagonal of the block alone
-    norm       ||dW||^2                                no curvature at all, for comparison
+    fisher     1/2 sum_k G_kk dW_k^2                   only the diagonal of the block
+    norm       ||dW||^2                                no curvature, for comparison
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from .study import Stack, Study
 
 _LEADING_COLUMNS = 8
 _PROBES_A_ROUND, _MOST_PROBES = 8, 512
-_CHUNK_ELEMENTS = 1 << 25  # of gradients that are sent back at once
+_CHUNK_ELEMENTS = 1 << 25  # elements of gradients in one backward
 _GRAM_BYTES = 1 << 31
 
 Figures = Callable[[Mapping[str, WeightGradients], Block], Tensor]
-"""[figures, columns, samples] of one block, from the gradients of some vectors."""
+"""Figures [figures, columns, samples] of one block, from the gradients of some vectors."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,9 @@ DEFAULT_PRECISION = Precision()
 
 @dataclass(frozen=True)
 class Traces:
-    """Trace of each block and its standard error; `half_width` is the widest interval, relative, from `probes`."""
+    """Trace of each block and its standard error; `half_width` is the largest relative one over all blocks, for
+    `probes` probes.
+    """
 
     mean: Tensor
     error: Tensor
@@ -69,7 +71,7 @@ class Traces:
 
 
 def measure_traces(study: Study, precision: Precision) -> Traces:
-    """The trace of each block, exact where the factor of F has few columns."""
+    """The trace of each block; exact if the factor of F has few columns."""
     rank, positions = _rank(study)
     columns = rank if rank <= precision.exact_columns else 0 if positions > 1 else _LEADING_COLUMNS
     exact = _over_columns(study, columns, _squared_norms)
@@ -114,7 +116,7 @@ def hawq(study: Study, bits: Sequence[int]) -> tuple[list[Score], list[Curvature
 
 
 def norm(study: Study, bits: Sequence[int]) -> list[Score]:
-    """The squared error alone."""
+    """The squared error without curvature."""
     return _scaled_norms(study, bits, [(1.0, 0.0)] * len(study.blocks))
 
 
@@ -122,7 +124,7 @@ def fisher(study: Study, bits: Sequence[int], precision: Precision) -> list[Scor
     """The quadratic form of the block's diagonal along each error."""
     rank, _ = _rank(study)
     if rank > precision.exact_columns:
-        raise PassError(f"method fisher takes all {rank} columns of F; take gauss_newton, which needs none")
+        raise PassError(f"method fisher needs all {rank} columns of F; use gauss_newton, which needs none")
     errors = [[b.weight_errors(study.graph, width, study.rounding) for width in bits] for b in study.blocks]
     by_layer = {block.layer: e for block, e in zip(study.blocks, errors, strict=True)}
 
@@ -164,7 +166,7 @@ def _curvature(
 
 
 def _rank(study: Study) -> tuple[int, int]:
-    """Columns of the whole factor of F for one sample, and how many positions it scores."""
+    """Columns of the complete factor of F for one sample, and number of scored positions."""
     outputs = [torch.zeros(v.type.shape, dtype=v.type.dtype.torch) for v in study.graph.outputs]
     z = study.loss.read(outputs, 1)
     return study.loss.rank(z), z.shape[1]
@@ -184,7 +186,7 @@ def _over_columns(study: Study, columns: int, figures: Figures) -> Tensor:
 
 
 def _probes(study: Study, columns: int, first: int, seed: int) -> tuple[Tensor, ...]:
-    """Squared norms, [blocks, samples], for each of some random vectors, which hang on a sample's place alone."""
+    """Squared norms, [blocks, samples], for each of some random vectors, which depend only on the sample's index."""
     drawn = range(first, first + _PROBES_A_ROUND)
 
     def vectors(z: Tensor, stack: Stack) -> Tensor:
@@ -220,7 +222,7 @@ def _figures(
 def _sent(
     study: Study, stack: Stack, vectors: Callable[[Tensor], Tensor]
 ) -> Iterator[Mapping[str, WeightGradients]]:
-    """The gradients of a stack for some vectors, as many at once as memory allows."""
+    """The gradients of a stack for some vectors, as many at once as fit into memory."""
     backward = Backward(stack.graph, study.blocks, stack.inputs, stack.count)
     z = study.loss.read(backward.outputs, stack.count)
     sent = vectors(z.detach())
@@ -247,8 +249,8 @@ def _spectra(study: Study) -> list[_Spectrum]:
     size = 4 * count * rank * sum(block.elements for block in study.blocks)
     if size > _GRAM_BYTES:
         raise PassError(
-            f"eigenvalues take the gradients of {count} samples for {rank} columns of F at once, "
-            f"{size / 2**30:.1f} GiB; take fewer samples, or method hawq_v2"
+            f"eigenvalues need the gradients of {count} samples for {rank} columns of F at once, {size / 2**30:.1f} "
+            "GiB; use fewer samples, or method hawq_v2"
         )
 
     def rows(gradients: Mapping[str, WeightGradients], block: Block) -> Tensor:
@@ -269,7 +271,7 @@ def _spectra(study: Study) -> list[_Spectrum]:
 def _spectrum(gradients: Tensor) -> _Spectrum:
     """Spectrum of (1 / n) sum r r^T over gradients [n, columns, elements].
 
-    The error of the largest eigenvalue is, to first order, that of the mean over samples along its eigenvector.
+    To first order, the error of the largest eigenvalue is that of the mean over samples along its eigenvector.
     """
     samples = gradients.shape[0]
     rows = gradients.flatten(0, 1).double()

@@ -1,8 +1,8 @@
-"""Scores along the very error that rounding makes, by one forward-mode product per (layer, bits), or measured.
+"""Scores along the rounding error itself, by one forward-mode product per (layer, bits), or measured.
 
     quadratic      1/2 dz^T F dz, dz = J dW: the Gauss-Newton form of the loss; no probes and no randomness
-    gauss_newton   KL(softmax(z) || softmax(z + dz)), of which that is the second order: the loss itself, which does not
-                   grow without bound where bits are few, over outputs made linear in the error
+gauss_newton   KL(softmax(z) || softmax(z + dz)), of which `quadratic` is the second order: the loss itself, which
+stays bounded for few bits, over outputs that are linearized in the error
     kl             the divergence between the outputs of the network with and without the error, by running both
 
 With labels the first two add the first-order term (p - y) . dz; gauss_newton is then the cross-entropy's change.
@@ -26,7 +26,7 @@ from .study import Stack, Study
 
 @dataclass(frozen=True)
 class _Error:
-    """One error that is scored: what it adds to the weights, or the range of the operand that is rounded."""
+    """One scored error: the addend of weights, or the range of a rounded operand."""
 
     block: Block
     kind: Kind
@@ -47,14 +47,14 @@ class _Error:
 
 
 def gauss_newton(study: Study, weight_bits: Sequence[int], activation_bits: Sequence[int]) -> list[Score]:
-    """The rise of the loss over outputs that are linear in each error."""
+    """Increase of the loss over outputs that are linearized in each error."""
     return _along(
         study, weight_bits, activation_bits, lambda z, dz: study.loss.divergence(z, z.double() + dz)
     )
 
 
 def quadratic(study: Study, weight_bits: Sequence[int], activation_bits: Sequence[int]) -> list[Score]:
-    """The same to second order in the outputs as well."""
+    """The same, to second order in the outputs as well."""
     return _along(study, weight_bits, activation_bits, study.loss.quadratic)
 
 
@@ -73,7 +73,7 @@ def _along(
 
 
 def kl(study: Study, weight_bits: Sequence[int], activation_bits: Sequence[int]) -> list[Score]:
-    """The divergence that each error causes, measured."""
+    """The measured divergence by each error."""
 
     def score(replay: Replay, stack: Stack, z: Tensor, error: _Error) -> Tensor:
         changed = study.loss.read(replay.changed(error.operands(replay)), stack.count)
@@ -121,7 +121,7 @@ def _errors(study: Study, weight_bits: Sequence[int], activation_bits: Sequence[
 
 
 def _ranges(study: Study) -> dict[str, Range]:
-    """The range over all samples of what each layer reads."""
+    """The range of each layer's operand over all samples."""
     names = sorted({data_of(node).name for block in study.blocks for node in block.nodes})
 
     def work(shard: range) -> list[Range]:

@@ -1,12 +1,12 @@
-"""Gradients of all layers for each sample of a batch, from what layers read and the gradients of what they give.
+"""Gradients of all layers for each sample of a batch, from the layers' operands and the gradients of their results.
 
-The gradient of a weight for one sample is the matrix product g U^T over the positions at which the layer is applied: U
-what it reads there, g the gradient of what it gives. The uses of a shared weight are further positions. Its squared
+The gradient of a weight for one sample is the matrix product g U^T over the positions at which the layer is applied:
+U are its inputs there, g the gradient of its results. The uses of a shared weight are further positions. Its squared
 norm is
 
     ||g U^T||^2 = <g, g (U^T U)>
 
-by whichever side is smaller, and one U serves the gradients of all outputs.
+computed on the smaller side; one U is shared by the gradients of all outputs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BEFORE_CLAMP = "%before_clamp"
 
 
 class Backward:
-    """One run of a graph on `count` samples, from which gradients of outputs are sent back."""
+    """One run of a graph on `count` samples, for backward passes from its outputs."""
 
     def __init__(self, graph: Graph, blocks: Sequence[Block], inputs: Sequence[Tensor], count: int) -> None:
         nodes = [node for block in blocks for node in block.nodes]
@@ -94,7 +94,7 @@ class WeightGradients:
         return norms.T
 
     def matrices(self) -> Tensor:
-        """The gradients themselves, [n, columns, elements] with elements in the order of the weight."""
+        """The gradients, [n, columns, elements], with elements in the order of the weight."""
         columns, m = self._given.shape[2:4]
         products = self._given.flatten(2, 3) @ self._reads.transpose(-1, -2)
         products = products.view(*products.shape[:2], columns, m, -1)
@@ -104,21 +104,21 @@ class WeightGradients:
 
 
 class _Use:
-    """One node that reads a weight, and what it reads on the samples."""
+    """One node that reads a weight, and its operand on the samples."""
 
     def __init__(self, node: Node, x: Tensor, weight: Tensor, count: int) -> None:
         assert is_layer(node.op)
         self.op: Layer = node.op
         self.name = _product_name(node)
         self._kernel = tuple(weight.shape[2:])
-        self._sizes = tuple(x.shape[2:])  # of what slides over the gradient of a transposed convolution
+        self._sizes = tuple(x.shape[2:])  # sizes of the kernel over the gradient of a transposed convolution
         self._count = count
         if isinstance(node.op, Conv):
             x = _taps(node.op, x, self._kernel, node.output.type.shape[2:])
         self.reads = self._matrix(x[None]).squeeze(2)
 
     def arranged(self, gradients: Tensor) -> Tensor:
-        """Gradients of what the node gives, [columns, rows, ...], as `WeightGradients.given`."""
+        """Gradients of the node's result, [columns, rows, ...], in the form of `WeightGradients.given`."""
         if isinstance(self.op, ConvTranspose):
             taps = _taps(self.op, gradients.flatten(0, 1), self._kernel, self._sizes)
             gradients = taps.view(*gradients.shape[:2], *taps.shape[1:])
@@ -136,7 +136,7 @@ class _Use:
 
 
 def _joined(matrices: Sequence[Tensor]) -> Tensor:
-    """Side by side; the one matrix of a weight that is read once is not copied."""
+    """The matrices side by side; a single matrix is not copied."""
     return matrices[0] if len(matrices) == 1 else torch.cat(list(matrices), -1)
 
 
@@ -155,12 +155,12 @@ def _taps(op: Conv | ConvTranspose, x: Tensor, kernel: tuple[int, ...], sizes: t
 
 
 def _product_name(node: Node) -> str:
-    """The value that a layer gives before its clamp."""
+    """Name of the layer's value before its clamp."""
     return node.output.name + (_BEFORE_CLAMP if clamp_of(node.op) else "")
 
 
 def _apart_from_clamps(graph: Graph, nodes: Sequence[Node]) -> Graph:
-    """The graph with the clamps of these layers as nodes of their own."""
+    """The graph with the clamps of these layers as separate nodes."""
     apart = {node.output.name for node in nodes if clamp_of(node.op)}
     split: list[Node] = []
     for node in graph.nodes:

@@ -41,19 +41,18 @@ def measure_sensitivity(
     workers: Workers = ALONE,
     progress: Progress = silent,
 ) -> SensitivityTable:
-    """Scores of all layers of a float graph, batch norms folded first, over samples with the graph's input shapes.
+    """Scores of all layers of a float graph, after folding of batch norms, over samples with the graph's input shapes.
 
-    With `labels`, class numbers in a tensor for each batch, gauss_newton adds the first-order term: then a loss can be
-    negative. `objective` and `class_axis` say what outputs mean, where their shape does not.
-    `rounding` stands in for that of
-    `quantize`. The table is the same to the last bit for any number of `workers`. PassError for what cannot be
-    measured.
+    With `labels`, a tensor of class indices for each batch, gauss_newton adds the first-order term: then a loss can
+    be negative. `objective` and `class_axis` define the meaning of the outputs if their shape is ambiguous.
+    `rounding` replaces that of `quantize`. The table is the same to the last bit for any number of `workers`.
+    PassError if the sensitivity cannot be measured.
     """
     _check_arguments(graph, batches, "measure_sensitivity(graph, batches)")
     if not weight_bits and not activation_bits:
-        raise PassError("no widths are given, neither of weights nor of activations")
+        raise PassError("no bit widths are given for weights or activations")
     if activation_bits and method not in _ACTIVATION_METHODS:
-        raise PassError(f"method {method} scores weights; for activations take gauss_newton or kl")
+        raise PassError(f"method {method} scores weights; for activations use gauss_newton or kl")
     study = prepare(
         graph,
         batches,
@@ -81,9 +80,9 @@ def measure_sensitivity(
 
 
 def _check_arguments(graph: object, batches: object, call: str) -> None:
-    """ArgumentError for a graph or batches of another class."""
+    """ArgumentError for a graph or batches of the wrong class."""
     check_graph(graph, call)
-    hint = "of images [n, ...] for one input: [(x[None],) for x in images]"
+    hint = "for images [n, ...] of a single input: [(x[None],) for x in images]"
     expect(batches, Sequence, call, "a list with a tuple of tensors for each call", hint)
 
 
@@ -132,7 +131,7 @@ def _score(
 
 
 def _own_scores(study: Study, method: Method, weight_bits: Sequence[int]) -> list[Score]:
-    """The scores of a method that a package brings; PassError where it cannot be used."""
+    """The scores of a method of a package; PassError if the method cannot be used."""
     try:
         function = SENSITIVITY_METHODS.load(method)
     except PluginError as err:
@@ -140,7 +139,7 @@ def _own_scores(study: Study, method: Method, weight_bits: Sequence[int]) -> lis
     scores = function(study, weight_bits) if callable(function) else ()
     expected = {(block.layer, bits) for block in study.blocks for bits in weight_bits}
     if {(score.layer, score.bits) for score in scores} != expected:
-        raise PassError(f"sensitivity method {method} does not give a score for each layer and bit width")
+        raise PassError(f"sensitivity method {method} does not return a score for each layer and bit width")
     return list(scores)
 
 
@@ -152,6 +151,6 @@ def _approximations(study: Study, method: Method) -> tuple[str, ...]:
         return ()
     names = ", ".join(rough[:8]) + (f" and {len(rough) - 8} more" if len(rough) > 8 else "")
     return (
-        f"behind {names} something is not piecewise linear in the weights: there the second derivative is "
+        f"after {names} the outputs are not piecewise linear in the weights: there the second derivative is "
         "approximated by its Gauss-Newton part, which is positive semi-definite",
     )

@@ -1,14 +1,14 @@
-"""The loss whose rise is predicted: its second derivative F in the outputs z, sample by sample.
+"""The loss whose increase is predicted: its second derivative F in the outputs z, sample by sample.
 
     classes    F = diag(p) - p p^T, p = softmax(z); without labels y the loss is the divergence KL(p || p'), with them
                the cross-entropy, whose change is KL(p || p') + (p - y) . dz
-    values     F = 1 / size, the loss half the mean squared change of all outputs: networks that score no classes
+    values     F = 1 / size, the loss half the mean squared change of all outputs: networks without class scores
 
-F = L L^T has a closed form for classes in order of falling p, with s_j the sum of p from j on:
+F = L L^T has a closed form for classes in descending order of p, with s_j the sum of p from j on:
 
     L_jj = sqrt(p_j s_{j+1} / s_j),   L_ij = -p_i sqrt(p_j / (s_j s_{j+1}))  for i > j
 
-Its first k columns take care of the k likeliest classes; what remains is diag(r) - r r^T / s, r the tail of p.
+Its first k columns are those of the k most likely classes; the remainder is diag(r) - r r^T / s, r the tail of p.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Loss(Protocol):
 
     @property
     def name(self) -> Objective:
-        """The loss's name in the table."""
+        """Name of the loss in the table."""
 
     def read(self, outputs: Sequence[Tensor], count: int) -> Tensor:
-        """The outputs that count as [count, positions, size]."""
+        """The relevant outputs as [count, positions, size]."""
 
     def divergence(self, z: Tensor, changed: Tensor) -> Tensor:
         """Divergence of changed outputs from the reference outputs."""
@@ -48,18 +48,20 @@ class Loss(Protocol):
         """The gradient of the loss along dz."""
 
     def rank(self, z: Tensor) -> int:
-        """Number of columns of the whole factor of F."""
+        """Number of columns of the complete factor of F."""
 
     def columns(self, z: Tensor, count: int) -> Tensor:
         """The first columns of the factor of F: [columns, *z]."""
 
     def probes(self, z: Tensor, signs: Tensor, *, skipped: int) -> Tensor:
-        """Vectors [probes, *z] whose mean outer product is F without its first columns, for random signs like it."""
+        """Vectors [probes, *z] whose mean outer product is F without its first columns, for random `signs` of that
+        shape.
+        """
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The first output scores classes along its dimension `axis`."""
+    """The first output is class scores along its dimension `axis`."""
 
     name: Objective = "classes"
     axis: int = -1
@@ -80,7 +82,7 @@ class Classes:
     def first_order(self, z: Tensor, dz: Tensor, labels: Tensor) -> Tensor:
         rows = z.shape[0] * z.shape[1]
         if labels.is_floating_point() or labels.numel() != rows:
-            raise PassError(f"labels {tuple(labels.shape)} do not name a class for each of {rows} rows")
+            raise PassError(f"labels {tuple(labels.shape)} do not have a class for each of {rows} rows")
         outside = labels[(labels < 0) | (labels >= z.shape[2])]
         if len(outside):
             raise PassError(f"a label is {int(outside[0])}; there are {z.shape[2]} classes")
@@ -117,19 +119,19 @@ class Classes:
 
 
 def _sum(x: Tensor) -> Tensor:
-    """Over classes."""
+    """Sum over classes."""
     return x.sum(-1)
 
 
 def _sorted(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Probabilities in falling order, whose they are, and the sum of each and all after it."""
+    """Probabilities in descending order, their classes, and the sum of each probability and all after it."""
     p, order = z.double().softmax(-1).sort(stable=True, dim=-1, descending=True)
     return p, order, p.flip(-1).cumsum(-1).flip(-1)
 
 
 @dataclass(frozen=True)
 class Values:
-    """All floating outputs, each number as much as another."""
+    """All floating point outputs, with equal weight for each number."""
 
     name: Objective = "values"
 
@@ -161,10 +163,10 @@ class Values:
 def choose_loss(
     graph: Graph, objective: Objective | None, *, axis: int | None = None, labels: Tensor | None = None
 ) -> Loss:
-    """The loss by name; left open, a first output [n, classes] or [n, positions, classes] is taken to score classes.
+    """The loss by name; by default a first output [n, classes] or [n, positions, classes] is class scores.
 
-    Not so where it has the shape of an input, as a reconstruction has. `axis`, or else the labels of a call, say along
-    which dimension classes lie. PassError if the graph has no such output, or if it cannot be determined.
+    This default does not apply to an output with the shape of an input, as of a reconstruction. The class dimension
+    is `axis`, or follows from the labels of a call. PassError if the graph has no such output, or if it is ambiguous.
     """
     floats = [v for v in graph.outputs if v.type.dtype.is_floating]
     if not floats:
@@ -174,7 +176,7 @@ def choose_loss(
         axis = class_axis(first.shape, axis, labels=labels)
     can_score = axis is not None and first.dtype.is_floating and first.shape[axis] >= 2
     if objective == "classes" and not can_score:
-        raise PassError(f"output {graph.outputs[0]} of shape {first.shape} scores no classes")
+        raise PassError(f"output {graph.outputs[0]} of shape {first.shape} has no class scores")
     if objective is None:
         is_likely = can_score and first.rank <= 3 and first.shape not in {v.type.shape for v in graph.inputs}
         objective = "classes" if is_likely else "values"

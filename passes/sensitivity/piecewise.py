@@ -7,14 +7,14 @@ from .blocks import Block
 
 
 def is_piecewise_linear(graph: Graph, block: Block) -> bool:
-    """True when only piecewise linear operators lie behind the block, and none of its own weights."""
+    """True if only piecewise linear operators are after the block, and none of its own weights."""
     reached: set[str] = set()
     starts = {node.outputs[0].name for node in block.nodes}
     for node in graph.nodes:
         named = zip(node.operand_names, node.operands, strict=True)
         behind = {name for name, value in named if value.name in reached}
         if behind and (node.outputs[0].name in starts or not node.op.facts.is_piecewise_linear_in(behind)):
-            return False  # a second weight of the block behind the first: the outputs have their product
+            return False  # a second weight of the block after the first: the outputs depend on their product
         if behind or node.outputs[0].name in starts:
             reached.update(v.name for v in node.outputs)
     return True

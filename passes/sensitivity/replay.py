@@ -1,6 +1,7 @@
-"""The part of a graph behind a change, run again from the values of one run, with or without a direction.
+"""The part of a graph after a change, run again from the values of one run, with or without a tangent.
 
-A tangent travels by forward-mode differentiation, so that J v costs about two runs of what lies behind the change.
+A tangent is propagated by forward-mode differentiation, so that J v costs about two runs of the part after the
+change.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ Operand = tuple[str, int]
 
 
 class Replay:
-    """One run of a graph, all its values kept."""
+    """One run of a graph with all its values."""
 
     def __init__(self, graph: Graph, inputs: Sequence[Tensor]) -> None:
         graph = self._graph = at_call(graph, inputs)
         self._values = {
             v.name: x for v, x in zip(graph.inputs, inputs, strict=True)
-        }  # of constants: at each use
+        }  # reads of constants at each use
         with torch.no_grad():
             run(graph, inputs, observe=lambda value, tensor: self._values.update({value.name: tensor}))
         self.outputs = [self.value(v.name) for v in graph.outputs]
@@ -39,12 +40,12 @@ class Replay:
         return self._graph.params[name].detach() if value is None else value
 
     def changed(self, errors: Mapping[Operand, Tensor]) -> list[Tensor]:
-        """The outputs with something added to some operands."""
+        """The outputs with perturbations of some operands."""
         with torch.no_grad():
             return self._run({at: self._operand(at) + error for at, error in errors.items()})
 
     def shifted(self, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The values that change when something is added to some values; a value that is named is among them."""
+        """The values that change if perturbations are added to some values, including these values."""
         fresh = {
             v.name: self._values[v.name] + errors[v.name] for v in self._graph.inputs if v.name in errors
         }
@@ -61,11 +62,11 @@ class Replay:
         return fresh
 
     def tangents(self, errors: Mapping[Operand, Tensor]) -> list[Tensor]:
-        """The outputs' derivatives in the direction of `errors`, of what was added to some operands."""
+        """Derivatives of the outputs in the direction of `errors`, perturbations of some operands."""
         with (
             torch.no_grad(),
-            sdpa_kernel(SDPBackend.MATH),  # the others have no forward-mode derivative
-            _without_mkldnn(),  # whose LSTM has none either
+            sdpa_kernel(SDPBackend.MATH),  # other kernels have no forward-mode derivative
+            _without_mkldnn(),  # whose LSTM has none, either
             forward_ad.dual_level(),
         ):
             outputs = self._run({at: _dual(self._operand(at), error) for at, error in errors.items()})

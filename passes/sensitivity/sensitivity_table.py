@@ -16,13 +16,13 @@ from ..errors import PassError
 FORMAT = 1
 
 Kind = Literal["weight", "activation"]
-Method = str  # of `SensitivityMethod`, or of a package
+Method = str  # name of a `SensitivityMethod`, or of a method of a package
 Objective = Literal["classes", "values"]
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Loss added by rounding a layer's weights, or its input operand, to `bits`, everything else left in float.
+    """Loss increase by rounding of a layer's weights, or its input operand, to `bits`, with everything else in float.
 
     `layer` is a module path. `loss` is in nats for classes, else half the mean squared change of the outputs; `error`
     is its standard error over samples, and over probes if there are any.
@@ -37,10 +37,10 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Curvature:
-    """The Gauss-Newton block of the loss in a layer's weights, which is its Hessian where `is_exact`.
+    """The Gauss-Newton block of the loss in a layer's weights, which is its Hessian if `is_exact`.
 
-    `elements` counts the weights, a shared one once. `largest_eigenvalue` and `frobenius`, the norm of the block, are
-    None if they were not asked for.
+    `elements` is the number of weights, with a shared one counted once. `largest_eigenvalue` and `frobenius`, the
+    norm of the block, are None unless requested.
     """
 
     layer: str
@@ -56,8 +56,8 @@ class Curvature:
 class SensitivityTable:
     """Scores of all layers, weights before activations, layers in the order of the graph, bits ascending.
 
-    `shared` lists the module paths that have a weight in common: their score stands under the first of them.
-    `digest` is that of the graph and the data (`digest_of`); a table that is read back holds for these alone.
+    `shared` lists module paths with a common weight: their score is that of the first of them. `digest` is that of
+    the graph and the data (`digest_of`); a table that is read back is valid only for these.
     """
 
     method: Method
@@ -82,13 +82,13 @@ class SensitivityTable:
         return tuple(dict.fromkeys(s.layer for s in self.scores if s.kind == kind))
 
     def covers(self, *, method: Method, weight_bits: Iterable[int], activation_bits: Iterable[int]) -> bool:
-        """Whether it was made by this method and has these widths: together with `digest`, whether it can be reused."""
+        """True if the table has these widths by this method; together with `digest` it then can be reused."""
         widths = {(s.kind, s.bits) for s in self.scores}
         wanted = {("weight", b) for b in weight_bits} | {("activation", b) for b in activation_bits}
         return method == self.method and wanted <= widths
 
     def to_json(self) -> str:
-        """Deterministic text: equal tables give equal bytes, and floats come back bit for bit."""
+        """Deterministic text: equal tables give equal bytes, and floats are restored bit for bit."""
         return json.dumps({"format": FORMAT, **asdict(self)}, indent=1) + "\n"
 
     @staticmethod
@@ -97,7 +97,7 @@ class SensitivityTable:
         try:
             found: dict[str, Any] = json.loads(text)  # Any: JSON, checked by the constructors
             if found.pop("format") != FORMAT:
-                raise PassError("the sensitivity table has another format; measure again")
+                raise PassError("the sensitivity table has another format; measure it again")
             return SensitivityTable(
                 **{
                     **found,
@@ -113,7 +113,7 @@ class SensitivityTable:
 
 
 def digest_of(graph: Graph, batches: Sequence[Sequence[Tensor]], labels: Sequence[Tensor] = ()) -> str:
-    """SHA-256 over the graph with its constants, the samples and their labels; source lines do not count."""
+    """SHA-256 of the graph with its constants, the samples and their labels, without source lines."""
     bare = replace(graph, nodes=tuple(replace(n, source=Source(n.source.module)) for n in graph.nodes))
     digest = hashlib.sha256(dump(bare).encode())
     tensors = [graph.params[v.name] for v in graph.constants] + [x for batch in batches for x in batch]

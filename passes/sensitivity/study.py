@@ -25,7 +25,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Stack:
-    """Some samples as one batch, with the graph that takes it."""
+    """Some samples as one batch, with the graph for this batch size."""
 
     graph: Graph
     inputs: Batch
@@ -36,7 +36,7 @@ class Stack:
 
 @dataclass(frozen=True)
 class Study:
-    """A measurement that is set up. `together` is how many samples run as one batch."""
+    """The inputs of a measurement. `together` is the number of samples in one batch."""
 
     graph: Graph
     blocks: tuple[Block, ...]
@@ -51,7 +51,7 @@ class Study:
     notes: tuple[str, ...]
 
     def stacks(self, shard: range) -> Iterator[Stack]:
-        """The samples of a shard, as many at once as may be."""
+        """The samples of a shard, in the largest possible batches."""
         for first in shard[:: self.together]:
             chosen = range(first, min(first + self.together, shard.stop))
             inputs = tuple(torch.cat(x) for x in zip(*(self.samples[i] for i in chosen), strict=True))
@@ -78,7 +78,7 @@ def prepare(
     workers: Workers = ALONE,
     progress: Progress = silent,
 ) -> Study:
-    """Fold, find blocks and cut the samples up; PassError for what cannot be measured."""
+    """Folds, finds blocks and shards the samples; PassError if the sensitivity cannot be measured."""
     if any(v.type.is_quantized for v in graph.constants):
         raise PassError("sensitivity is measured on float graphs; measure before quantize")
     check_samples(graph, batches)
@@ -99,7 +99,7 @@ def prepare(
 def _single_rows(
     graph: Graph, batches: Sequence[Batch], labels: Sequence[Tensor]
 ) -> tuple[Graph, tuple[Batch, ...], tuple[Tensor, ...]]:
-    """The graph for one row, and each row as a sample, where rows do not depend on each other."""
+    """The graph for one row, and each row as a sample, if rows are independent."""
     firsts = {v.type.shape[:1] for v in graph.inputs}
     rows = firsts.pop()[0] if len(firsts) == 1 and firsts != {()} else 1
     if rows == 1:
@@ -116,7 +116,7 @@ def _single_rows(
 
 
 def _leads_with_batch(graph: Graph, blocks: Sequence[Block]) -> bool:
-    """Whether what layers read and give holds one sample after the other."""
+    """True if operands and results of layers have the samples along the first dimension."""
     own = graph.inputs[0].type.shape[0] if graph.inputs and graph.inputs[0].type.shape else 0
     try:
         double = rebatch(graph, 2 * own)
@@ -131,9 +131,11 @@ def _leads_with_batch(graph: Graph, blocks: Sequence[Block]) -> bool:
 def _notes(loss: Loss, has_labels: bool, samples: int) -> tuple[str, ...]:
     found = []
     if loss.name == "values":
-        found.append("the network scores no classes: the loss is half the mean squared change of its outputs")
+        found.append(
+            "the network has no class scores: the loss is half the mean squared change of its outputs"
+        )
     if loss.name == "values" and has_labels:
         found.append("labels are not used")
     if samples == 1:
-        found.append("one sample tells nothing of standard errors: they are given as zero")
+        found.append("standard errors cannot be estimated from one sample: they are zero")
     return tuple(found)

@@ -1,4 +1,4 @@
-"""The pass `sparsify`: single weights of the float graph become zeros, which a later training keeps."""
+"""The pass `sparsify`: sets single weights of the float graph to zero; later training keeps the zeros."""
 
 from .sparsify import sparsify
 

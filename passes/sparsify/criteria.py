@@ -4,7 +4,7 @@ With the inputs x of the layer and H = sum x^T x:
 
     wanda       score |w_ij| |x_j|, compared within each output channel                    Sun et al., ICLR 2024
     sparsegpt   score (w_ij / U[j, j])^2 with U^T U = H^-1, compared within blocks of columns. The error of a removed
-                weight is spread over the columns that are still to come, as in GPTQ.
+                weight is distributed over the remaining columns, as in GPTQ.
                                                                            Frantar and Alistarh, ICML 2023
 """
 
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..calibration.input_statistics import inverse_factor
 
-_BLOCK = 128  # columns; a multiple of M for a pattern N:M
+_BLOCK = 128  # block of columns; a multiple of M for a pattern N:M
 _DAMPING = 0.01
 
 
 def mask_smallest(scores: Tensor, share: float) -> Tensor:
-    """Mask without the smallest `share` of all elements; among equal ones the last are removed first."""
+    """Mask without the smallest `share` of all elements; of equal ones the last are removed first."""
     return mask_smallest_of_rows(scores.flatten()[None], share).view(scores.shape)
 
 
@@ -42,7 +42,7 @@ def mask_pattern(scores: Tensor, kept: int, of: int) -> Tensor:
 
 
 def sparse_by_wanda(weight: Tensor, hessian: Tensor, share: float, kept_of: tuple[int, int] | None) -> Tensor:
-    """`weight` [out, in] with zeros, for inputs of `hessian` [in, in]; the others stay as they are."""
+    """`weight` [out, in] with zeros, for inputs of `hessian` [in, in]; the other weights are unchanged."""
     scores = weight.detach().abs() * hessian.diagonal().sqrt().to(weight.dtype)
     mask = mask_smallest_of_rows(scores, share) if kept_of is None else mask_pattern(scores, *kept_of)
     return torch.where(mask, weight, 0.0)
@@ -51,7 +51,7 @@ def sparse_by_wanda(weight: Tensor, hessian: Tensor, share: float, kept_of: tupl
 def sparse_by_sparsegpt(
     weight: Tensor, hessian: Tensor, share: float, kept_of: tuple[int, int] | None
 ) -> Tensor:
-    """`weight` [out, in] with zeros, for inputs of `hessian` [in, in]; the others make up for them."""
+    """`weight` [out, in] with zeros, for inputs of `hessian` [in, in]; the other weights compensate for them."""
     rows, inputs = weight.shape
     factor = inverse_factor(hessian, _DAMPING)
     columns = weight.detach().float().T.clone(memory_format=torch.contiguous_format)

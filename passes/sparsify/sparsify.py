@@ -1,8 +1,8 @@
-"""The pass `sparsify`: single weights become zeros, which a later training keeps.
+"""The pass `sparsify`: sets single weights to zero; later training keeps the zeros.
 
-The smallest ones of a layer or of all layers (Han et al., 2015), or all but N of M beside each other along the input
-channels (2:4, Mishra et al., 2021); by magnitude, or for the outputs of linear layers (`criteria.py`). In steps the
-sparsity s rises as
+Zeros are the smallest weights of a layer or of all layers (Han et al., 2015), or all but N of M consecutive weights
+along the input channels (2:4, Mishra et al., 2021); by magnitude, or for the outputs of linear layers (`criteria.py`).
+In several steps the sparsity s increases as
 
     s_t = s * (1 - (1 - t / steps)^3)                       Zhu and Gupta, 2017
 
@@ -29,12 +29,12 @@ from ..weighted_layers import constants_read, is_layer
 from .criteria import mask_pattern, mask_smallest, sparse_by_sparsegpt, sparse_by_wanda
 
 Weights = Mapping[str, tuple[Node, Value]]
-_NOTE = "weights stay dense and no kernel skips zeros: cycles and flash are as before, compressed files are smaller"
+_NOTE = "weights stay dense and no kernel skips zeros: cycles and flash are unchanged, compressed files are smaller"
 
 
 @register(SparsifyOptions)
 def sparsify(graph: Graph, options: SparsifyOptions, context: Context) -> PassResult:
-    """Zero weights of layers; PassError if there are none."""
+    """Zeroes weights of layers; PassError if there are none."""
     for asks, what in (
         (options.finetune is not None, "fine-tuning between steps"),
         (options.criterion != "magnitude", f"the criterion `{options.criterion}`"),
@@ -62,7 +62,7 @@ def sparsify(graph: Graph, options: SparsifyOptions, context: Context) -> PassRe
 
 
 def sparsity_at(step: int, steps: int) -> float:
-    """The share of the final sparsity that is reached after a step, from 1 on."""
+    """The share of the final sparsity that is reached after a step, counted from 1."""
     return 1.0 - (1.0 - step / steps) ** 3
 
 
@@ -92,14 +92,14 @@ def _float_weight(node: Node) -> tuple[Value, ...]:
 
 
 def _fits(value: Value, options: SparsifyOptions) -> bool:
-    """Whether a weight's input channels divide in groups of the pattern."""
+    """True if a weight's input channels are divisible into groups of the pattern."""
     return options.kept_of is None or value.type.shape[1] % options.kept_of[1] == 0
 
 
 def _inputs(
     graph: Graph, options: SparsifyOptions, weights: Weights, context: Context
 ) -> dict[str, InputStatistics]:
-    """Statistics of the inputs of linear layers, where the criterion takes them."""
+    """Statistics of the inputs of linear layers, if the criterion needs them."""
     if options.criterion == "magnitude":
         return {}
     fitting = [name for name, (_, value) in weights.items() if _fits(value, options)]
@@ -114,7 +114,7 @@ def _masked(
     share: float,
     inputs: Mapping[str, InputStatistics],
 ) -> Graph:
-    """The graph with zeros; those that are there already count among them."""
+    """The graph with zeros; existing zeros count among them."""
     tensors = {name: graph.params[name] for name, (_, value) in weights.items() if _fits(value, options)}
     by_output = sparse_by_wanda if options.criterion == "wanda" else sparse_by_sparsegpt
     changed = {
@@ -136,7 +136,7 @@ def _masked(
 
 
 def _output_error(before: Tensor, after: Tensor, hessian: Tensor) -> float | None:
-    """Squared change of the output over its square; None for an output of zeros."""
+    """Squared change of the output relative to its square; None for an output of zeros."""
     error, whole = (
         float(((w @ hessian) * w).sum()) for w in (before.double() - after.double(), before.double())
     )
@@ -166,7 +166,7 @@ def _report(
         rows.append((name, tensor.numel(), share, error, old.dense, old.compressed, new.compressed))
         reason = f"{100 * share:.1f} % of the weights are zero"
         if options.criterion != "magnitude" and name not in inputs:
-            reason += f", by magnitude: `{options.criterion}` takes the inputs of linear layers"
+            reason += f", by magnitude: `{options.criterion}` needs the inputs of linear layers"
         if not _fits(value, options):
             reason = f"its {value.type.shape[1]} input channels do not divide in groups of {options.pattern}"
         decisions.append(Decision("sparsify", name, node.source, _fits(value, options), reason))

@@ -1,4 +1,4 @@
-"""The pass `stream`: a network over a window of frames becomes one that takes the new frames and a state."""
+"""The pass `stream`: rewrites a network over a window of frames to one that takes the new frames and a state."""
 
 from .streaming import stream
 

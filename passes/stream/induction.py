@@ -1,8 +1,8 @@
 """Check of a streamed network against its window network, by induction.
 
-Where the states hold what the window network computed in one window, a call with the next frames gives the outputs of
-the next window, and leaves the states that belong to it. So two neighbouring windows say of every later one that it is
-right, without a run from the start.
+If the states have the values of the window network in one window, a call with the next frames must give the outputs of
+the next window, and its states. So by induction two neighbouring windows prove that all later calls are correct,
+without a run from the start.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _TOLERANCE = 1e-9
 def check_streamed(
     graph: Graph, streamed: Streamed, axes: Mapping[str, int], hop: int, samples: Sequence[Sequence[Tensor]]
 ) -> str:
-    """Compare both on neighbouring windows; what was compared, as a note. PassError where they differ.
+    """Compares both networks on neighbouring windows; returns a note on the comparison. PassError if they differ.
 
-    `samples` are inputs of the window network, joined along time; without any the windows are random. Graphs that
+    `samples` are inputs of the window network, joined along time; without samples the windows are random. Graphs that
     compute on integers are compared byte for byte, others in float64 to the last digits.
     """
     recording = _recording(graph, axes, hop * _WINDOWS, samples)
@@ -76,7 +76,7 @@ def _recording(
             shape = (*value.type.shape[:axis], count, *value.type.shape[axis + 1 :])
             if joined is None:
                 joined = _random(value, shape, generator)
-            else:  # too few: the frames again, in another order
+            else:  # too few frames: they are repeated in another order
                 order = torch.randint(joined.shape[axis], (count,), generator=generator)
                 joined = joined.index_select(axis, order)
         found.append(joined.narrow(axis, 0, count))
@@ -91,7 +91,7 @@ def _random(value: Value, shape: tuple[int, ...], generator: torch.Generator) ->
 
 
 def _is_exact(graph: Graph) -> bool:
-    """Whether all that computes does so on integers: the same bytes, however many elements a call has."""
+    """True if all computation is on integers: the same bytes for any number of elements per call."""
     real = [
         node
         for node in graph.nodes
@@ -144,7 +144,7 @@ def _kept(seen: Mapping[str, Tensor], ring: Ring) -> Tensor:
 def _newest_outputs(
     graph: Graph, streamed: Streamed, expected: Sequence[Tensor], found: Sequence[Tensor]
 ) -> list[Tensor]:
-    """The outputs of a window, of those with a time axis the newest elements."""
+    """The outputs of a window; for outputs with a time axis the newest elements."""
     newest = []
     for name, wanted, got in zip(graph.output_names, expected, found, strict=False):
         axis = streamed.output_axes.get(name)

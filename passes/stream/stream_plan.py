@@ -1,8 +1,9 @@
-"""Plan of a streamed network: where each value is in time, what each node reads, and how far back each value is read.
+"""Plan of a streamed network: the time track of each value, the reads of each node, and how far back each value is
+read.
 
-At each call a value has `hop / step` new elements, its newest clean ones. What its readers need beyond those is kept
-between calls. So of a convolution over k frames the last k - 1 stay, whatever comes before it; a strided one reads
-every hop / step of them anew, hence the hop is a multiple of the product of strides.
+At each call a value has `hop / step` new elements, its newest clean ones. Further elements that its readers need are
+kept between calls. So for a convolution over k frames the last k - 1 elements of its operand are kept; a strided
+convolution computes hop / step elements at each call, so the hop is a multiple of the product of strides.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from .time_track import Span, StreamError, TimeTrack, layer_name
 
 @dataclass(frozen=True)
 class StreamPlan:
-    """Tracks of the values that have a time axis, the readings of the nodes that read one, and the lowest element read.
+    """Tracks of the values with a time axis, the readings of the nodes that read one, and the lowest element read.
 
-    `lows[name]` is the first element of the value that anything needs, so that `track.stop - low` are kept or new.
-    `spans` are the frames behind the other values that depend on any.
+    `lows[name]` is the first element of the value that any reader needs, so that `track.stop - low` elements are kept
+    or new. `spans` are the frames on which the other values depend, if any.
     """
 
     hop: int
@@ -36,12 +37,12 @@ class StreamPlan:
         return min(self.hop // track.step, track.stop - self.lows[value.name])
 
     def span(self, value: Value, start: int, stop: int) -> Span:
-        """The frames behind some elements of a value that has a time axis."""
+        """The frames on which some elements of a value with a time axis depend."""
         return _span(self.tracks[value.name], start, stop)
 
 
 def make_plan(graph: Graph, axes: Mapping[str, int], hop: int) -> StreamPlan:
-    """The plan for inputs with time on these dimensions; StreamError with every layer that cannot be streamed."""
+    """The plan for inputs with time on these dimensions; StreamError with all layers that cannot be streamed."""
     forward = _Forward(graph, axes, hop)
     if forward.refusals:
         raise StreamError(forward.refusals)
@@ -52,7 +53,7 @@ def make_plan(graph: Graph, axes: Mapping[str, int], hop: int) -> StreamPlan:
 
 
 class _Forward:
-    """Tracks and readings, node by node; a node behind a refused one is left out."""
+    """Tracks and readings, node by node; nodes after a refused one are skipped."""
 
     def __init__(self, graph: Graph, axes: Mapping[str, int], hop: int) -> None:
         self.tracks: dict[str, TimeTrack] = {}
@@ -80,7 +81,9 @@ class _Forward:
         self.refusals += self._uneven_steps()
 
     def _enter(self, value: Value, track: TimeTrack) -> None:
-        """A value of one element along time has no history: it is new at each call, as what has no time axis."""
+        """Adds a value. One with a single element along time has no history: it is new at each call, like a value
+        without a time axis.
+        """
         if track.count > 1:
             self.tracks[value.name] = track
         else:
@@ -129,7 +132,7 @@ class _Forward:
         for value in node.operands:
             if value.name in self.spans:
                 raise RefusedError(
-                    f"joins frames with %{value.name}, which can be another at each call, and all frames with it"
+                    f"joins frames with %{value.name}, which can differ at each call, and all frames with it"
                 )
 
     def _check_step(self, node: Node, track: TimeTrack) -> None:
@@ -137,14 +140,14 @@ class _Forward:
             self._uneven.append((node, track.step))
 
     def _uneven_steps(self) -> list[str]:
-        """The refusal of the hop, with the first layer that it does not suit and a hop that suits all."""
+        """The refusal of the hop, with the first layer that it does not fit and a hop that fits all layers."""
         if not self._uneven:
             return []
         node, step = self._uneven[0]
         needed = lcm(*(step for _, step in self._uneven))
         return [
-            f"{layer_name(node)} makes one element of {step} frames, the product of strides, of which the hop "
-            f"{self._hop} is no multiple; set `hop: {needed}`"
+            f"{layer_name(node)} computes one element from {step} frames, the product of strides, but the hop "
+            f"{self._hop} is not a multiple; set `hop: {needed}`"
         ]
 
     def _slid(
@@ -162,7 +165,7 @@ class _Forward:
             if track is not None and window is not None
         ]
         if len({track.step for track in slid}) > 1:
-            raise RefusedError("joins values of which one has more elements for each frame")
+            raise RefusedError("joins values with different numbers of elements per frame")
         front, end = max(slid, key=lambda t: t.first), min(slid, key=lambda t: t.stop)
         return replace(
             slid[0],
@@ -205,7 +208,7 @@ def _at_once(
     result: TimeTrack,
     sliding: Sliding,
 ) -> Gathering:
-    """The reading of a node whose result has one element along time: its window, or with padding the node as it is."""
+    """The reading of a node whose result has one element along time: its window, or with padding all elements."""
     is_clean = (result.first, result.stop) == (0, 1)
     spans = [
         None
@@ -219,7 +222,7 @@ def _at_once(
 
 
 class _Backward:
-    """How far back each value is read, from the outputs on."""
+    """Distance back in time at which each value is read, from the outputs on."""
 
     def __init__(self, graph: Graph, forward: _Forward, hop: int) -> None:
         self.lows: dict[str, int] = {}
@@ -263,19 +266,19 @@ class _Backward:
     def _need(self, value: Value, start: int, stop: int, reader: str) -> None:
         track = self._tracks[value.name]
         if start < track.first:
-            fact = "which depend on where the window begins"
+            fact = "which depend on the start of the window"
             if track.pads_front is not None:
-                fact = f"which {layer_name(track.pads_front)} pads in front"
+                fact = f"which {layer_name(track.pads_front)} pads at the start"
             self.refusals.append(
                 f"{reader} reads the first {track.first} elements of %{value.name} in time, {fact}: a stream has no "
-                "such beginning"
+                "start"
             )
         elif stop > track.stop:
             layer = "" if track.pads_end is None else f" of {layer_name(track.pads_end)}"
             self.refusals.append(
                 f"{reader} reads the last {track.count - track.stop} elements of %{value.name} in time, which depend "
-                f"on the padding{layer} behind the last frame, as of `same` padding: they change when the next frame "
-                "comes; pad in front alone"
+                f"on the padding{layer} after the last frame, as with `same` padding: they change when the next "
+                "frame comes; pad only at the start"
             )
         self.lows[value.name] = min(self.lows.get(value.name, start), start)
 

@@ -1,11 +1,12 @@
 """The graph of one call of a streamed network, made from the window network and a plan.
 
-What a value keeps from call to call is an input and an output of the graph, a ring that moves on by the new elements:
+The elements of a value that are kept between calls are an input and an output of the graph, a ring that moves on by
+the new elements:
 
-    past, new -> concat -> read by others;  its last elements -> past of the next call
+    past, new -> concat -> other readers;  its last elements -> past of the next call
 
-Rings of integers hold integers. As all states they are reals outside, quantized as they come in and dequantized as they
-leave, which changes none of them.
+Rings of integers store integers. Like all states they are reals at the interface, quantized on entry and dequantized
+on exit, which changes none of them.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from .stream_plan import StreamPlan, span_of
 
 @dataclass(frozen=True)
 class Ring:
-    """State of one value: its elements from `start` up to `stop` along `axis`, of a window before the new ones come.
+    """State of one value: its elements from `start` up to `stop` along `axis`, from the window before the new ones.
 
-    `moves` of them leave it at each call. `state` is the name of the input, `after` that of the output.
+    `moves` of them are dropped at each call. `state` is the name of the input, `after` that of the output.
     """
 
     value: Value
@@ -38,7 +39,7 @@ class Ring:
 
     @property
     def type(self) -> TensorType:
-        """The elements that are kept, as they are stored."""
+        """The kept elements, as they are stored."""
         shape = self.value.type.shape
         return self.value.type.with_shape(
             (*shape[: self.axis], self.stop - self.start, *shape[self.axis + 1 :])
@@ -66,7 +67,7 @@ def make_streamed(graph: Graph, plan: StreamPlan) -> Streamed:
 
 @dataclass(frozen=True)
 class _Available:
-    """Elements of a value from number `start` of the window on."""
+    """Elements of a value from index `start` of the window on."""
 
     value: Value
     start: int
@@ -169,7 +170,7 @@ class _Emission:
                 self._keep(old)
 
     def _repeated(self, value: Value, node: Node, count: int) -> Value:
-        """A constant that is the same for all frames, for `count` of them."""
+        """A constant that is equal for all frames, for `count` of them."""
         result, axis = node.outputs[0], self._plan.tracks[node.outputs[0].name].axis
         own = axis - result.type.rank + value.type.rank
         part = self._graph.tensor(value).narrow(own, 0, count)
@@ -188,7 +189,7 @@ class _Emission:
         return self._builder.append(op, operands, types, names=names, source=node.source)
 
     def _keep(self, value: Value) -> None:
-        """Make all elements of a value available that anything reads, from its new ones and a ring."""
+        """Makes all elements of a value that are read available, from its new ones and a ring."""
         track, fresh = self._plan.tracks[value.name], self._fresh[value.name]
         low = self._plan.lows[value.name]
         if low >= fresh.start:

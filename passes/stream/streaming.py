@@ -1,11 +1,12 @@
-"""The pass `stream`: a network over a window of frames becomes one that takes the new frames and a state.
+"""The pass `stream`: rewrites a network over a window of frames to one that takes the new frames and a state.
 
-    plan        where every value is in time, and how far back it is read (`stream_plan`)
-    emit        each node on its new elements, with a ring for what its readers need of earlier ones (`streamed_graph`)
+    plan        time track of every value, and how far back it is read (`stream_plan`)
+    emit        each node on its new elements, with a ring for earlier elements that its readers need (`streamed_graph`)
     check       neighbouring windows against one call each (`induction`)
 
-A value moves towards the front of the window by hop / step elements from call to call, where step is the product of the
-strides before it; whatever does not just move, as what padding or the whole window has a part in, is refused.
+A value moves towards the start of the window by hop / step elements between calls, where step is the product of the
+strides before it; values that do not only move, such as those that depend on padding or on the whole window, are
+refused.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _SAMPLES = 8
 
 @register(StreamOptions)
 def stream(graph: Graph, options: StreamOptions, context: Context) -> PassResult:
-    """The network of one call: equal outputs from the first call on that has seen all frames that they depend on."""
+    """The network of one call: outputs are equal from the first call for which all their frames were seen."""
     axes = time_axes(graph, options)
     _check_inputs(graph, axes, options.hop, context)
     plan = make_plan(graph, axes, options.hop)
@@ -37,18 +38,18 @@ def stream(graph: Graph, options: StreamOptions, context: Context) -> PassResult
 
 
 def time_axes(graph: Graph, options: StreamOptions) -> dict[str, int]:
-    """The time axis of each input that has one; StreamError for other names, and dimensions that do not exist."""
+    """The time axis of each input that has one; StreamError for unknown names, and dimensions that do not exist."""
     types = {value.name: value.type for value in graph.inputs}
     known = ", ".join(types)
     if isinstance(options.axis, Mapping):
         axes = dict(options.axis)
     elif len(types) > 1:
         hint = f"write it by name, as {{{next(iter(types))}: 2}}"
-        raise StreamError([f"`axis` is one number, and the inputs are {known}; {hint}"])
+        raise StreamError([f"`axis` is a single number, but the inputs are {known}; {hint}"])
     else:
         axes = dict.fromkeys(types, options.axis)
     refusals = [
-        f"`axis` names {name}, which is no input; there are {known}"
+        f"`axis` names {name}, which is not an input; there are {known}"
         if name not in types
         else f"the input {name} has no dimension {axis}: its shape is {list(types[name].shape)}"
         for name, axis in axes.items()
@@ -65,7 +66,7 @@ def _check_inputs(graph: Graph, axes: Mapping[str, int], hop: int, context: Cont
         refusals.append(f"the model has states already: {', '.join(context.state)}")
     if graph.dimensions:
         refusals.append(
-            f"the dimensions {', '.join(graph.dimensions)} have any size; a window has a fixed one"
+            f"the dimensions {', '.join(graph.dimensions)} are dynamic, but a window has a fixed size"
         )
     frames = {name: int(v.type.shape[axes[name]]) for v in graph.inputs if (name := v.name) in axes}
     if len(set(frames.values())) > 1:
@@ -122,7 +123,7 @@ def _report(
         "macs_per_call",
         "macs_of_window",
     )
-    behind = f", but for the last {delay}" if delay else ""
+    behind = f", except for the last {delay}" if delay else ""
     summary = (
         f"a call takes {plan.hop} of {frames} frames: {streamed.graph.macs:,} multiply-accumulates, {graph.macs:,} for "
         f"a window; {state_bytes:,} B of states in {len(streamed.rings)} rings, which start with zeros. Outputs depend "

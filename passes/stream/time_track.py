@@ -1,9 +1,9 @@
-"""Time in a window network: which elements of a value are the same in the next window, only further to the front.
+"""Time in a window network: elements of a value that are the same in the next window, moved towards the start.
 
-The input has `frames` elements along its time axis, and the next window begins `hop` frames later. Element i of a value
-along its own time axis belongs to the frames `step * i + oldest` to `step * i + newest` of the window. Of its `count`
-elements those from `first` up to `stop` depend on frames alone; the others also depend on where the window begins or
-ends, as next to padding.
+The input has `frames` elements along its time axis, and the next window begins `hop` frames later. Element i of a
+value along its own time axis depends on the frames `step * i + oldest` to `step * i + newest` of the window. Of its
+`count` elements those from `first` up to `stop` depend only on frames; the others also depend on the start or end of
+the window, as next to padding.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class StreamError(PassError):
 
 @dataclass(frozen=True)
 class TimeTrack(Track):
-    """A value that has a time axis; `pads_front` and `pads_end` are the layers behind elements that are not clean."""
+    """A value with a time axis; `pads_front` and `pads_end` are the layers that make elements not clean."""
 
     step: int
     oldest: int
@@ -43,13 +43,13 @@ class TimeTrack(Track):
 
 @dataclass(frozen=True)
 class Span:
-    """The frames of the window that a value without a time axis depends on, both ends included."""
+    """The frames of the window on which a value without a time axis depends, both ends included."""
 
     oldest: int
     newest: int
 
 
 def layer_name(node: Node) -> str:
-    """A node as messages name it: its first result, and the user's module if it has one."""
+    """Name of a node in messages: its first result, and the user's module if it has one."""
     module = f" ({node.source.module})" if node.source.module else ""
     return f"%{node.outputs[0].name}{module}"

@@ -1,8 +1,8 @@
 """Groups of values of an integer graph that share a step size, and the steps that may be trained.
 
 Data movement puts its operands and results in one group. A step size is fixed if it belongs to an input or output of
-the graph, if the operator requires it, if a recurrent layer reads or gives it, or if constants that are not trained
-use it.
+the graph, if the operator requires it, if it belongs to an operand or result of a recurrent layer, or to constants
+that are not trained.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def _only_moves(node: Node) -> bool:
 
 
 def _puts_in(node: Node) -> bool:
-    """Whether the node inserts a constant among the elements that it moves."""
+    """True if the node inserts a constant among the elements that it moves."""
     return isinstance(node.op, Pad) and node.op.value != 0
 
 

@@ -2,7 +2,7 @@
 
 Parameters are the real weights and biases, which each forward pass rounds, and the logarithms of step sizes. Weights
 are scaled by their largest integer and biases by the range of their layer's output, so that one learning rate suits
-all layers, whatever scale batch norm folding has given them.
+all layers, independent of the scales after batch norm folding.
 
 The exported integers are those of the last forward pass: `run_integer` differs from it only by the rounding of
 fixed-point multipliers.
@@ -192,7 +192,7 @@ class IntegerTrainable:
         return real + error
 
     def _grown(self, name: str, encoding: Encoding, parameters: Parameters) -> Encoding:
-        """The encoding with its trained step size; itself if that has not changed."""
+        """The encoding with its trained step size; unchanged if the step size has not changed."""
         start, growth = self._step(name, encoding, parameters)
         if growth is None or not bool(growth.any()):
             return encoding

@@ -54,7 +54,7 @@ def train(
 ) -> Trained:
     """Train a graph; PassError if it has no weights to train, or there is no training signal.
 
-    `trainable`: its trainable form, if not all constants that layers learn are to be trained.
+    `trainable`: its trainable form, if only some of the constants that layers learn are trained.
 
     `state`: optimizer state of an earlier training to continue from. A pass that removes channels in between removes
     them from the moments too, which have the shape of the constant of the same name:
@@ -64,8 +64,8 @@ def train(
         state = trained.state.mapped(lambda name, moment: cut_as_constant(name, moment))
         trained = train(smaller, options, context, state=state)
 
-    Moments of removed constants are dropped, new constants start without. The learning rate schedule restarts with each
-    call. Two calls with the same arguments give the same bytes.
+    Moments of removed constants are dropped, new constants start without moments. The learning rate schedule restarts
+    with each call. Two calls with the same arguments give the same bytes.
     """
     trainable = trainable or make_trainable(graph, options, context)
     split = Split.of(graph, options, context)

@@ -169,7 +169,7 @@ def count_correct(scores: Tensor, labels: Tensor, *, axis: int, ignore_index: in
 
 
 def _fit(labels: Tensor, shape: Sequence[int], axis: int) -> bool:
-    """Whether the labels have one class per position of the scores, ignoring dimensions of size 1."""
+    """True if the labels have one class per position of the scores, ignoring dimensions of size 1."""
     positions = [size for i, size in enumerate(shape) if i not in (0, axis) and size != 1]
     return [size for size in labels.shape[1:] if size != 1] == positions
 
@@ -209,7 +209,7 @@ def _own_loss(function: Callable[..., object], place: str) -> TaskLoss:
     def loss(outputs: Outputs, labels: Tensor) -> Tensor:
         try:
             value = function(outputs[0] if len(outputs) == 1 else tuple(outputs), labels)
-        except Exception as err:  # the user's function may raise anything
+        except Exception as err:  # the user's function may raise any error
             own = traceback.extract_tb(err.__traceback__)[1:2]
             line = "".join(f" (see {frame.filename}:{frame.lineno})" for frame in own)
             raise PassError(f"loss {place}: calling it raises {type(err).__name__}: {err}{line}") from err

@@ -81,7 +81,7 @@ class Split:
     def inputs_of(
         self, micro_batch: MicroBatch, options: FinetuneOptions, generator: torch.Generator | None = None
     ) -> tuple[Tensor, ...]:
-        """Inputs of a micro-batch; with a generator, augmented as the options say."""
+        """Inputs of a micro-batch; with a generator, augmented according to the options."""
         found = tuple(x[micro_batch.index] for x in self.inputs)
         if generator is not None and options.augment is not None:
             found = tuple(augment(x, options.augment, generator) for x in found)
@@ -103,7 +103,7 @@ class Split:
 
 
 def _grows(graph: Graph, pair: Sequence[tuple[Tensor, ...]]) -> bool:
-    """Whether the graph accepts a larger batch; integer graphs are compared byte for byte."""
+    """True if the graph accepts a larger batch; integer graphs are compared byte for byte."""
     is_integer = any(value.type.is_quantized for value in graph.results)
     return len(pair) == 2 and passes_batches(graph, pair, interpreter=run_integer if is_integer else run)
 

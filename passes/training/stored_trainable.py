@@ -2,10 +2,9 @@
 
     w = s exp(t) * (clamp(round(v), low, high) - zero)
 
-Parameters are the levels v and, per scale, its growth t; both have straight-through gradients. Zero points stay, and so
-do weights whose levels are a table. Weights start at the
-integers that they have, moved within the rounding interval to where the captured model has them. Rounding of
-activations is left out of the forward pass: it has no gradient.
+Parameters are the levels v and, per scale, its growth t; both have straight-through gradients. Zero points are fixed,
+as are weights whose levels are a table. Weights start at their integers, moved within the rounding interval towards
+the weights of the captured model. Rounding of activations is omitted in the forward pass: it has no gradient.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ from .reencode import reencode
 from .trainable import trainable_constants
 
 _LEVELS = (
-    5.0  # of a parameter's unit: a step of the optimizer moves a level by 5 times what it changes a scale
+    5.0  # relative unit of a parameter: a step of the optimizer changes a level 5 times as much as a scale
 )
-_WITHIN = 0.49  # of a rounding interval
+_WITHIN = 0.49  # share of a rounding interval
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class StoredTrainable:
     graph: Graph
     weights: tuple[Value, ...]
     others: tuple[str, ...]  # float constants that are trained
-    levels: Mapping[str, Tensor]  # initial, of each weight
+    levels: Mapping[str, Tensor]  # initial scales of each weight
     learns_steps: bool
 
     @staticmethod
@@ -91,21 +90,21 @@ class StoredTrainable:
         return distance * encoding.spread(self._scales(value, parameters), value.type.shape)
 
     def _scales(self, value: Value, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Scales of a weight as they are stored, with a straight-through gradient."""
+        """Scales of a weight as stored, with a straight-through gradient."""
         grown, stored = self._grown(value, parameters), _encoding(value).scale
         if _step(value.name) not in parameters:
             return grown
         return grown + (stored.like(grown).tensor(torch.float32) - grown).detach()
 
     def _grown(self, value: Value, parameters: Mapping[str, Tensor]) -> Tensor:
-        """Scales of a weight before they are rounded to the form in which they are stored."""
+        """Scales of a weight before they are rounded to their stored form."""
         start = _encoding(value).scale.tensor(torch.float32)
         growth = parameters.get(_step(value.name))
         return start if growth is None else start * growth.exp()
 
 
 def _initial_levels(graph: Graph, value: Value, original: Graph | None) -> Tensor:
-    """The stored integers as reals, nearer to the weight of the captured model where that is known."""
+    """The stored integers as reals, moved towards the weight of the captured model if that is known."""
     encoding, levels = _encoding(value), graph.tensor(value).float()
     if original is None or not is_unmoved(original, graph, value.name):
         return levels

@@ -84,7 +84,7 @@ def trainable_constants(graph: Graph, options: FinetuneOptions, context: Context
 
 
 def _constant_behind(graph: Graph, value: Value) -> Value:
-    """The stored weight of which a layer reads the reals; any other value as it is."""
+    """The stored weight that a layer reads as reals; any other value unchanged."""
     node = graph.producers.get(value.name)
     if node is None or not isinstance(node.op, Cast | Dequantize):
         return value

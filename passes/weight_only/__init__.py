@@ -1,4 +1,4 @@
-"""The pass `weight_only`: weights stored as integers, computed with as floats."""
+"""The pass `weight_only`: weights stored as integers, used in float computation."""
 
 from . import auto_round, awq, gptq, hqq, learned
 from .weight_storage import weight_only

@@ -1,13 +1,12 @@
-"""Rounding and scales trained block by block, by the signs of gradients (AutoRound).
+"""Rounding and scales trained block by block, by sign descent (AutoRound).
 
     minimize  |f(x) - f_q(x)|^2 over the levels v and the log growth t of scales,   w = s exp(t) * clamp(round(v))
     v <- v - rate * sign(dv),   and t likewise
 
-for each block f of the network, on the values x that the blocks before it, already rounded, give. All other
-constants stay. A block is the part between two places where one value joins the parts of the graph
-(`network_blocks`). Source: Cheng et al., Optimize weight rounding via signed gradient descent for the quantization
-of LLMs, 2023. With `optimizer: adamw` it is the layer-by-layer distillation of ZeroQuant (Yao et al., NeurIPS
-2022).
+for each block f of the network, on the outputs x of the already rounded blocks before it. All other constants are
+unchanged. A block is the part between two values that join the parts of the graph (`network_blocks`). Source: Cheng et
+al., Optimize weight rounding via signed gradient descent for the quantization of LLMs, 2023. With `optimizer: adamw`
+it is the layer-by-layer distillation of ZeroQuant (Yao et al., NeurIPS 2022).
 """
 
 from __future__ import annotations
@@ -32,12 +31,12 @@ from .rounding_methods import Coded, Rounded, RoundingTask, round_weights, round
 from .stored_graph import store
 
 _COLUMNS = ("block", "weights", "error_before", "error_after")
-_FEWEST = 2  # samples: one to train on, one to keep the best step
+_FEWEST = 2  # samples: one for training, one for the choice of the best step
 
 
 @rounding_method(AutoRound)
 def round_blocks(task: RoundingTask, options: AutoRound) -> Rounded:
-    """Weights that one block alone reads, trained for its results; all others as `start` has them."""
+    """Weights that only one block reads, trained for its results; all others as in `start`."""
     start = round_weights(task, options.start)
     graph, coded = start.graph, dict(start.coded)
     rows, decisions = list[tuple[Cell, ...]](), list[Decision]()
@@ -80,7 +79,7 @@ def _trained(
     coded: dict[str, Coded],
     inputs: Sequence[Batch],
 ) -> tuple[dict[str, Coded], float, float]:
-    """Trained codes of a block, and the squared error of its results on samples held back, before and after."""
+    """Trained codes of a block, and the squared error of its results on held-back samples, before and after."""
     block, inputs = _with_fixed_inputs(block, inputs)
     steps = ceil((len(inputs) - max(1, len(inputs) // 10)) / options.batch)
     settings = FinetuneOptions(
@@ -102,7 +101,7 @@ def _trained(
 
 
 def _with_fixed_inputs(block: Graph, inputs: Sequence[Batch]) -> tuple[Graph, Sequence[Batch]]:
-    """The block with what all samples give it alike as constants, such as a mask, and what the samples differ in."""
+    """The block with inputs that are equal for all samples, such as a mask, as constants, and the remaining inputs."""
     first = inputs[0]
     varied = [i for i, x in enumerate(first) if not all(torch.equal(x, sample[i]) for sample in inputs[1:])]
     if not varied:
@@ -117,6 +116,6 @@ def _with_fixed_inputs(block: Graph, inputs: Sequence[Batch]) -> tuple[Graph, Se
 
 
 def _is_own(graph: Graph, block: Graph, name: str) -> bool:
-    """Whether only nodes of a block read a constant."""
+    """True if only nodes of a block read a constant."""
     inside = {node.outputs[0].name for node in block.nodes}
     return all(node.outputs[0].name in inside for node in graph.users[name])

@@ -1,11 +1,11 @@
 """Scales of input channels that protect the weights of large activations (AWQ).
 
-    s_j = mean|x_j|^a,   W' = W diag(s),   x' = x / s folded into what makes x
-    a = argmin sum over layers of |x (round(W') diag(1 / s) - W)^T|^2,   a on a grid from 0 to 1
+    s_j = mean|x_j|^a,   W' = W diag(s),   x' = x / s folded into the producer of x
+    a = argmin sum over layers of |x (round(W') diag(1 / s) - W)^T|^2,   a evenly spaced from 0 to 1
 
 Channels with large inputs get a finer step relative to their weights. With a = 0 nothing changes, so that the error on
-the samples is never above that of rounding to nearest. Source: Lin et al., AWQ: Activation-aware weight quantization,
-MLSys 2024. Layers whose input has no place for the factor (`channel_scales`) are rounded as they are, and reported.
+the samples never exceeds that of rounding to nearest. Source: Lin et al., AWQ: Activation-aware weight quantization,
+MLSys 2024. Layers whose inputs cannot absorb the factor (`channel_scales`) are rounded unscaled, and reported.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _COLUMNS = ("layer", "exponent", "error_nearest", "error")
 
 @rounding_method(Awq)
 def round_by_awq(task: RoundingTask, options: Awq) -> Rounded:
-    """The weights rounded by the method `then`, after their input channels were scaled."""
-    sites = list[tuple[str, Site | NoSite, Source]]()  # with the first weight
+    """The weights rounded by the method `then`, after scaling of their input channels."""
+    sites = list[tuple[str, Site | NoSite, Source]]()  # site by its first weight
     for site in find_sites(task.graph):
         if read := [node for node in site.readers if node.operand("weight").name in task.weights]:
             sites.append((read[0].operand("weight").name, site, read[0].source))
@@ -62,7 +62,7 @@ class _Scales:
 
 
 def _search(task: RoundingTask, site: Site, inputs: InputStatistics, steps: int) -> _Scales:
-    """The exponent of least error of the outputs, the smallest of equal ones."""
+    """The exponent with the least error of the outputs, the smallest of equal ones."""
     weights = {v.name: task.graph.tensor(v).float() for v in site.weights if v.name in task.weights}
     hessian = inputs.hessian.float()
     power = sum(_error(weight, hessian) for weight in weights.values()) or 1.0

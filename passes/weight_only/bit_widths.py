@@ -1,12 +1,12 @@
 """Bit widths of stored weights within a budget, from the measured loss of each weight at each width.
 
-Each weight is rounded alone, to nearest, and the network run on calibration samples: the loss is the divergence of
+Each weight alone is rounded to nearest, and the network is run on calibration samples: the loss is the divergence of
 class scores from those of the float network, or the squared error of all outputs relative to them. An integer program
-then takes the widths of least summed loss within a number of bytes, or of fewest bytes within a loss. Embeddings and
-the output layer are weights like others.
+then selects the widths of least summed loss within a number of bytes, or of fewest bytes within a loss. Embeddings and
+the output layer are treated like other weights.
 
 Losses do not add up exactly. Within a number of bytes, the program is solved for the sums of several powers of the
-losses, which weigh large ones more or less, and the allocations are compared by the loss of the whole network on other
+losses, which weight large ones differently, and the allocations are compared by the loss of the whole network on other
 samples.
 """
 
@@ -30,7 +30,7 @@ from ..workers import ALONE, Workers, make_shards
 from .divergence import Divergence
 
 _GAP = 1e-6
-_EXPONENTS = (1.0, 0.75, 0.5, 1.5)  # of the losses
+_EXPONENTS = (1.0, 0.75, 0.5, 1.5)  # powers of the losses
 COLUMNS = ("weight", "bits", "bytes", "loss")
 ALLOCATION_COLUMNS = ("exponent", "bytes", "predicted_loss", "measured_loss")
 
@@ -46,9 +46,9 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Widths:
-    """Chosen width of each weight, its bytes and losses, and all that were measured.
+    """Chosen width of each weight, its bytes and losses, and all measured losses.
 
-    `predicted` is the sum of the losses of single weights, `measured` that of all together, rounded to nearest.
+    `predicted` is the sum of the losses of single weights, `measured` the loss of all together, rounded to nearest.
     """
 
     bits: Mapping[str, int]
@@ -71,7 +71,7 @@ def choose_widths(
 ) -> Widths:
     """A width for each weight, from losses by `measure` on `samples`; `others` compare the best allocations.
 
-    InfeasibleError if the narrowest do not fit, with the bytes or loss that they take.
+    InfeasibleError if the narrowest widths do not fit, with their bytes or loss.
     """
     check_samples(graph, samples)
     losses = _losses(graph, candidates, samples, measure, workers, progress)
@@ -122,7 +122,7 @@ def _allocation(
         least = sum(min(c.bytes for c in widths) for widths in candidates.values())
         if least > most:
             raise InfeasibleError(
-                f"the weights take at least {least:,} bytes at these widths; the budget is {most:,}"
+                f"the weights need at least {least:,} bytes at these widths; the budget is {most:,}"
             )
         program.budget(columns, sizes, most)
     if budget.loss is not None:

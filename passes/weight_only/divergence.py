@@ -1,4 +1,4 @@
-"""Divergence of a changed network from the float one.
+"""Divergence of a changed network from the float network.
 
 classes    KL(p || q) of the class scores' distributions, in nats, mean over positions
 values     sum over outputs of |z - y|^2 / |y|^2
@@ -21,7 +21,7 @@ from ..sensitivity.objective import Classes, choose_loss
 
 @dataclass(frozen=True)
 class Divergence:
-    """Measure that suits the outputs of a graph: class scores [n, classes] or [n, positions, classes], or values."""
+    """Measure for the outputs of a graph: class scores [n, classes] or [n, positions, classes], or values."""
 
     classes: Classes | None
 
@@ -29,7 +29,7 @@ class Divergence:
     def of(graph: Graph, *, states: Collection[str] = ()) -> Divergence:
         """The measure for these outputs; PassError if none of them is a floating point value.
 
-        Scores beside outputs that are `states`, such as caches, are compared alone.
+        Outputs that are `states`, such as caches, are not compared if there are class scores.
         """
         loss = choose_loss(graph, None)
         is_alone = all(name in states for name in graph.output_names[1:])
@@ -41,7 +41,7 @@ class Divergence:
         return "squared error" if self.classes is None else "nats"
 
     def between(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-        """Divergence of one call's outputs; NaN if `found` are."""
+        """Divergence of one call's outputs; NaN if `found` is."""
         if self.classes is None:
             return _relative_error(expected, found)
         z, changed = (self.classes.read(outputs, 1) for outputs in (expected, found))
@@ -61,7 +61,7 @@ class Divergence:
 
 
 def _relative_error(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """Squared error over squared size, summed over the floating outputs; of zeros the error itself."""
+    """Squared error over squared size, summed over the floating outputs; for zeros the error itself."""
     total = 0.0
     for y, z in zip(expected, found, strict=True):
         if y.is_floating_point():

@@ -1,14 +1,14 @@
 """Calibrated rounding of a weight matrix, column by column, against the layer's output error.
 
-GPTQ (Frantar et al., ICLR 2023). For inputs x with H = sum x^T x, the error of a rounded column is spread over the
-columns that are still to come, in the way that keeps x W^T nearest:
+GPTQ (Frantar et al., ICLR 2023). For inputs x with H = sum x^T x, the error of a rounded column is compensated in the
+remaining columns, such that x W^T changes least:
 
     e = (w_c - round(w_c)) / U[c, c],   w_d -= e U[c, d] for d > c,   U^T U = (H + damping * mean(diag H) * I)^-1
 
-Blocks of columns are updated at once. The scales of a group are fitted to its weights as they are by then, unless
-columns are taken in the order of their activations, which mixes groups. With `sequential` the inputs of a layer are
-those that the layers rounded before it give. Samples pass through the network block by block. Scales that are stored
-as codes depend on each other: columns are rounded once more on the scales as they are stored.
+Blocks of columns are updated together. The scales of a group are fitted to its weights after the updates so far,
+unless columns are processed in the order of their activations, which mixes groups. With `sequential` the inputs of a
+layer are the outputs of the already rounded layers. Samples pass through the network block by block. Scales that are
+stored as codes depend on each other: columns are rounded again with the stored scales.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ _BLOCK = 128
 
 @rounding_method(Gptq)
 def round_by_gptq(task: RoundingTask, options: Gptq) -> Rounded:
-    """Weights of linear layers for their outputs on the samples, as the float graph gives them; others to nearest."""
+    """Weights of linear layers rounded for their outputs in the float graph on the samples; others rounded to
+    nearest.
+    """
     samples = task.samples[: options.samples]
     coded = _in_sequence(task, options, samples) if options.sequential else _rounded(task, options, samples)
     coded |= {name: nearest_weight(task, task.graph, name) for name in task.weights if name not in coded}
@@ -46,7 +48,7 @@ def round_by_gptq(task: RoundingTask, options: Gptq) -> Rounded:
 
 
 def _rounded(task: RoundingTask, options: Gptq, samples: Sequence[Batch]) -> dict[str, Coded]:
-    """The weights of linear layers, for the inputs that the float graph gives."""
+    """Weights of linear layers, for the inputs in the float graph."""
     coded: dict[str, Coded] = {}
     for inputs in task.inputs_by_block(samples):
         coded |= {name: _coded(task, options, name, found) for name, found in inputs.items()}
@@ -54,9 +56,9 @@ def _rounded(task: RoundingTask, options: Gptq, samples: Sequence[Batch]) -> dic
 
 
 def _in_sequence(task: RoundingTask, options: Gptq, samples: Sequence[Batch]) -> dict[str, Coded]:
-    """The weights of linear layers, for the inputs that layers rounded before give.
+    """Weights of linear layers, for the inputs from already rounded layers.
 
-    A weight that several blocks read is rounded before them, for the inputs that the float graph gives.
+    A weight that several blocks read is rounded before them, for the inputs in the float graph.
     """
     blocks = Counter(
         name for part in split_blocks(task.graph, task.weights) for name in part.params.keys() & task.weights
@@ -107,7 +109,7 @@ def _coded(task: RoundingTask, options: Gptq, name: str, inputs: InputStatistics
 
 
 def _by_input(graph: Graph, weights: Collection[str]) -> list[list[str]]:
-    """The weights of linear layers in the order in which they are read, those that first read a value together."""
+    """The weights of linear layers in the order in which they are read, grouped by the value that they read first."""
     groups: dict[str, list[str]] = {}
     seen: set[str] = set()
     for node in graph.nodes:
@@ -135,8 +137,8 @@ def quantize_by_gptq(
 ) -> tuple[Tensor, Encoding]:
     """Integers of `weight` [out, in] and their encoding, for inputs of `hessian` [in, in] = sum x^T x.
 
-    `by_activation`: columns in the order of falling diagonal of H; scales are then those of the weights as they are.
-    Scales that are `given` are not fitted.
+    `by_activation`: columns in descending order of the diagonal of H; scales are then those of the original weights.
+    `given` scales are not fitted.
     """
     rows, inputs = weight.shape
     size = group_size or inputs
@@ -147,7 +149,7 @@ def quantize_by_gptq(
         scales = given.tensor(torch.float32).view(rows, -1).T
     if by_activation:
         order = hessian.diagonal().argsort(descending=True, stable=True)
-    is_fitted = not by_activation and given is None  # group by group, as columns are rounded
+    is_fitted = not by_activation and given is None  # group by group, during the rounding of columns
     if by_activation and given is None:
         scales = choose_scales(weight.reshape(-1, size).float(), bits, observer, dtype).view(rows, -1).T
     factor = inverse_factor(hessian[order][:, order], damping)

@@ -1,10 +1,10 @@
-"""Zero points without data, by half-quadratic splitting of a norm below 1 of the errors (HQQ).
+"""Zero points without data, by half-quadratic splitting of an lp norm of the errors with p < 1 (HQQ).
 
-    minimize over z  |w - s (round(w / s + z) - z)|_p^p,   p < 1, by turns for k = 1, 2, ...
+    minimize over z  |w - s (round(w / s + z) - z)|_p^p,   p < 1, alternating for k = 1, 2, ...
         e = shrink(w - s (q - z)),   shrink(x) = sign(x) max(|x| - |x|^(p-1) / beta, 0)
         z = mean(q - (w - e) / s),   beta = 1.01 beta
 
-A norm below 1 gives up outliers for the many weights near zero. Source: Badri and Shaji, Half-quadratic quantization
+A norm with p < 1 favours the many weights near zero over outliers. Source: Badri and Shaji, Half-quadratic quantization
 of large machine learning models, 2023. Zero points are rounded to integers of 8 bits here, and scales then refitted by
 least squares, s = <w, q - z> / <q - z, q - z>.
 """
@@ -26,7 +26,7 @@ _FARTHEST = 127  # zero point
 
 @rounding_method(Hqq)
 def round_by_hqq(task: RoundingTask, options: Hqq) -> Rounded:
-    """Each weight alone, with a zero point for each scale; no sample is run."""
+    """Each weight separately, with a zero point for each scale; no sample is run."""
     coded = {}
     for name, stored in task.weights.items():
         weight = task.graph.params[name]
@@ -72,7 +72,7 @@ def quantize_by_hqq(
 
 
 def _encode(weight: Tensor, encoding: Encoding) -> Tensor:
-    """The integers nearest to a weight on an encoding with zero points."""
+    """The integers nearest to a weight in an encoding with zero points."""
     scale, zero = (
         numbers.tensor(torch.float32)[:, None] for numbers in (encoding.scale, encoding.zero_point)
     )
@@ -81,7 +81,9 @@ def _encode(weight: Tensor, encoding: Encoding) -> Tensor:
 
 
 def _range_scale(rows: Tensor, limits: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """Scales with which the levels reach from the least to the largest weight; zero is among them if it is far away."""
+    """Scales with which the levels span from the smallest to the largest weight; the span includes zero if it is far
+    away.
+    """
     low, high = limits
     least, most = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
     scale = (most - least) / (high - low)

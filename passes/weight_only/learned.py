@@ -3,8 +3,8 @@
     minimize  KL(p(x) || q(x)),   q the scores with weights s exp(t) * clamp(round(v), low, high)
 
 over levels v (straight-through gradient), log growth t of the scales, and the float constants that layers learn; p are
-the scores of the float network, so that no labels are needed. Outputs that are no class scores have the squared error
-in place of the divergence. It starts from the integers of another method. Training is that of `finetune`
+the scores of the float network, so that no labels are needed. Outputs other than class scores use the squared error
+instead of the divergence. Training starts from the integers of another method. Training is that of `finetune`
 (`training.stored_trainable`). Sources: Esser et al., Learned step size quantization, ICLR 2020 (scales); Liu et al.,
 LLM-QAT: Data-free quantization aware training for large language models, 2023 (distillation on the model's own texts).
 """
@@ -25,7 +25,7 @@ from .stored_graph import store
 
 @rounding_method(Learned)
 def learn_rounding(task: RoundingTask, options: Learned) -> Rounded:
-    """Integers and scales of the step with the least divergence on a part of the samples that is held back."""
+    """Integers and scales of the step with the least divergence on held-back samples."""
     start = round_weights(task, options.start)
     stored = store(start.graph, task.weights, start.coded, rounds_inputs=False)
     settings = _training(task, options)
@@ -34,7 +34,7 @@ def learn_rounding(task: RoundingTask, options: Learned) -> Rounded:
     )
     trained = train(stored, settings, context)
     first, best = trained.rows[0][2], min(row[2] for row in trained.rows)
-    note = f"learned rounding: divergence on samples held back {first:.3g} -> {best:.3g}"
+    note = f"learned rounding: divergence on held-back samples {first:.3g} -> {best:.3g}"
     return replace(
         start,
         graph=_with_floats(start.graph, trained.graph),
@@ -44,7 +44,7 @@ def learn_rounding(task: RoundingTask, options: Learned) -> Rounded:
 
 
 def _training(task: RoundingTask, options: Learned) -> FinetuneOptions:
-    """Options of the training that has about as many steps."""
+    """Options of a training with about this number of steps."""
     classes = Divergence.of(task.graph).classes
     used = min(len(task.samples), options.samples)
     held_back = max(1, used // 10)

@@ -2,11 +2,11 @@
 
     w = s * levels[code]
 
-NF4 has 16 levels at quantiles of a normal distribution, with an exact zero (Dettmers et al., QLoRA, NeurIPS 2023).
-FP8 E4M3 has the numbers of 4 bits of exponent and 3 of mantissa up to 448 (Micikevicius et al., FP8 formats for deep
-learning, 2022), MXFP4 those of 2 and 1 up to 6, with a power of two as the scale (OCP Microscaling formats, 2023).
-Codes are indices into the ascending levels, not the bit patterns of these formats; scales are stored in the type that
-the spec gives them.
+NF4 has 16 levels at quantiles of a normal distribution, with an exact zero (Dettmers et al., QLoRA, NeurIPS 2023). FP8
+E4M3 has the numbers with 4 exponent bits and 3 mantissa bits up to 448 (Micikevicius et al., FP8 formats for deep
+learning, 2022), MXFP4 those with 2 and 1 up to 6, with a power of two as the scale (OCP Microscaling formats, 2023).
+Codes are indices into the ascending levels, not the bit patterns of these formats; scales are stored in the type set
+in the spec.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch.distributions import Normal
 from ...ir import Encoding
 from .groupwise import stored_scales
 
-_PART = 1 << 18  # weights at a time
+_PART = 1 << 18  # weights processed at a time
 _SHARES = 12
 _LEAST_SHARE, _LARGEST_SHARE = 0.6, 1.1
-_NORMAL_TAIL = 0.9677083  # of the outermost quantile
+_NORMAL_TAIL = 0.9677083  # probability of the outermost quantile
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ FORMATS: Mapping[str, NumberFormat] = MappingProxyType(
         "mxfp4": NumberFormat(4, _floating(2, 1, bias=1, largest=6.0), is_power=True),
     }
 )
-"""The formats by the name that the spec gives them."""
+"""The formats by their name in the spec."""
 
 
 def quantize_to_format(
@@ -92,7 +92,7 @@ def quantize_to_format(
 
 
 def encode_to_levels(weight: Tensor, encoding: Encoding) -> Tensor:
-    """The codes of the levels nearest to `weight` [out, ...], on an encoding with levels."""
+    """The codes of the levels nearest to `weight` [out, ...], in an encoding with levels."""
     assert encoding.levels is not None
     levels, scales = encoding.levels.tensor(torch.float32), encoding.scale.tensor(torch.float32)
     middles = (levels[1:] + levels[:-1]) / 2
@@ -105,7 +105,7 @@ def encode_to_levels(weight: Tensor, encoding: Encoding) -> Tensor:
 
 
 def _fitting_dtype(rows: Tensor, format: NumberFormat, dtype: torch.dtype) -> torch.dtype:
-    """`dtype`, or float32 where the scales of these rows are out of the normal range of float16."""
+    """`dtype`, or float32 if the scales of these rows are out of the normal range of float16."""
     units = rows.abs().amax(1).float() / format.largest
     units = units[units > 0]
     limits = torch.finfo(torch.float16)

@@ -3,8 +3,8 @@
     @rounding_method(Gptq)
     def round_by_gptq(task: RoundingTask, options: Gptq) -> Rounded: ...
 
-A method gives integers and an encoding for each weight of a float graph. It may also return another float graph: one
-of the same function, with weights that lose less, or one with other norms and biases, trained with the integers.
+A method returns integers and an encoding for each weight of a float graph. It may also return another float graph: an
+equivalent one whose weights lose less, or one with other norms and biases, trained with the integers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Coded:
 
     @staticmethod
     def of(weight: Tensor, integers: Tensor, encoding: Encoding, *, in_file: bool = False) -> Coded:
-        """The integers of a weight, with their error; `in_file`: kept in a temporary file."""
+        """The integers of a weight, with their error; `in_file`: stored in a temporary file."""
         coded = Coded(integers, encoding, relative_error(weight, integers, encoding))
         return coded.moved_to_file() if in_file else coded
 
@@ -57,14 +57,14 @@ class Coded:
         return replace(self, integers=spilled(self.integers)) if isinstance(self.integers, Tensor) else self
 
     def reals(self, dtype: torch.dtype) -> Tensor:
-        """The reals that the codes stand for."""
+        """The reals that the codes represent."""
         codes = self.integers if isinstance(self.integers, Tensor) else self.integers.read()
         return self.encoding.dequantize(codes).to(dtype)
 
 
 @dataclass(frozen=True)
 class RoundingTask:
-    """Weights of a float graph that are to be rounded, each with its bit width, and calibration samples."""
+    """Weights of a float graph to be rounded, each with its bit width, and calibration samples."""
 
     graph: Graph
     weights: Mapping[str, StoredWeight]
@@ -73,7 +73,7 @@ class RoundingTask:
     context: Context
 
     def is_lazy(self, name: str) -> bool:
-        """Whether a weight is read from a file at each use, so that its integers should not be in memory either."""
+        """True if a weight is read from a file at each use, so that its integers should not be in memory, either."""
         return isinstance(self.graph.params.entry(name), LazyTensor)
 
     @property
@@ -82,14 +82,14 @@ class RoundingTask:
         return _SCALES.get(self.options.scales_of(None), torch.float32)
 
     def with_stored_scales(self, encoding: Encoding, format: str | None = None) -> Encoding:
-        """The encoding with scales in the form in which they are stored."""
+        """The encoding with scales in their stored form."""
         form = self.options.scales_of(format)
         if form not in NUMBER_FORMS:
             return encoding
         return replace(encoding, scale=CodedNumbers.of(encoding.scale.tensor(torch.float32), form))
 
     def group_size(self, shape: Sequence[int]) -> int | None:
-        """Size of the groups of a weight of this shape; None where one scale serves a row of a matrix."""
+        """Size of the groups of a weight of this shape; None if a row of a matrix has one scale."""
         size = nearest_group_size(shape[-1], self.options.group_size)
         return None if len(shape) == 2 and size == shape[1] else size
 
@@ -136,7 +136,7 @@ _METHODS: dict[type[Section], RoundingMethod[Any]] = {}  # Any: each method has 
 
 
 def rounding_method(options: type[Options]) -> Callable[[RoundingMethod[Options]], RoundingMethod[Options]]:
-    """Function decorator: enter a method in the registry."""
+    """Function decorator: registers a method."""
 
     def enter(method: RoundingMethod[Options]) -> RoundingMethod[Options]:
         _METHODS[options] = method
@@ -152,13 +152,13 @@ def round_weights(task: RoundingTask, options: Section) -> Rounded:
 
 @rounding_method(Nearest)
 def round_to_nearest(task: RoundingTask, options: Nearest) -> Rounded:
-    """Each weight alone, to the nearest integers; no sample is run."""
+    """Each weight separately, to the nearest integers; no sample is run."""
     coded = {name: nearest_weight(task, task.graph, name) for name in task.weights}
     return Rounded(task.graph, coded)
 
 
 def nearest_weight(task: RoundingTask, graph: Graph, name: str) -> Coded:
-    """A constant rounded to nearest. The codes of a lazy one are lazy, too: made again from it at each use."""
+    """A constant rounded to nearest. The codes of a lazy one are lazy, too: computed from it at each use."""
     entry, stored = graph.params.entry(name), task.weights[name]
     weight = entry if isinstance(entry, Tensor) else entry.read()
     codes, encoding = task.nearest(weight, stored.bits, stored.format)
@@ -170,5 +170,5 @@ def nearest_weight(task: RoundingTask, graph: Graph, name: str) -> Coded:
 
 
 def encode(weight: Tensor, encoding: Encoding) -> Tensor:
-    """The codes nearest to a weight on an encoding without zero points."""
+    """The codes nearest to a weight in an encoding without zero points."""
     return (encode_groupwise if encoding.levels is None else encode_to_levels)(weight, encoding)

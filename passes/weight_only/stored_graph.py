@@ -1,4 +1,4 @@
-"""A float graph with integers in place of weights: a constant and a `dequantize` that all its users read."""
+"""A float graph with integers in place of weights: a constant and a `dequantize` for all its users."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def store(
 
 
 def _has_kernel(coded: Mapping[str, Coded], weight: Value) -> bool:
-    """Whether products with a weight are of integers: others gain nothing from integer inputs."""
+    """True if products with a weight have an integer kernel: other products gain nothing from integer inputs."""
     encoding = coded[weight.name].encoding if weight.name in coded else None
     return encoding is not None and encoding.levels is None and encoding.is_symmetric

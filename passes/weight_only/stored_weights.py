@@ -1,4 +1,6 @@
-"""Weights that `weight_only` stores as integers: what products and embeddings read, and why others stay float."""
+"""Weights that `weight_only` stores as integers: operands of products and embeddings, and reasons why others stay
+float.
+"""
 
 from __future__ import annotations
 
@@ -23,13 +25,13 @@ FLOAT_BITS, OPEN_BITS = 32, 0
 _BITS = {"float32": FLOAT_BITS, "int8": 8, "int6": 6, "int5": 5, "int4": 4, "int3": 3, "int2": 2}
 _BITS |= {name: format.bits for name, format in FORMATS.items()}
 _MOVES = (Copy, Expand, Permute, Reshape, Select, Slice, Split)
-_PRODUCTS = {"einsum", "bmm", "baddbmm", "addmm", "addbmm", "mm", "matmul", "_grouped_mm"}  # calls of aten
+_PRODUCTS = {"einsum", "bmm", "baddbmm", "addmm", "addbmm", "mm", "matmul", "_grouped_mm"}  # aten calls
 _ELEMENTS = (DType.F32, DType.F16, DType.BF16)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredWeight:
-    """A weight, the bits that it is to have (OPEN_BITS: the budget decides), and the first layer that reads it.
+    """A weight, its bits (OPEN_BITS: chosen by the budget), and the first layer that reads it.
 
     `format` is the number format of levels in a table; None for integers.
     """
@@ -41,7 +43,9 @@ class StoredWeight:
 
 
 def find_weights(graph: Graph, options: WeightOnlyOptions, context: Context) -> dict[str, StoredWeight]:
-    """The float weights of products and embeddings, by name; the widest wish of a weight's layers holds."""
+    """The float weights of products and embeddings, by name; a shared weight has the widest type requested by its
+    layers.
+    """
     moved = _moved_constants(graph)
     found: dict[str, StoredWeight] = {}
     for node in graph.nodes:
@@ -68,7 +72,7 @@ def _factors(node: Node) -> tuple[Value, ...]:
 
 
 def _moved_constants(graph: Graph) -> dict[str, Value]:
-    """The constant whose elements each value holds, by the value's name: a constant, or what moves make of one."""
+    """The constant whose elements each value has, by the value's name: the value is that constant, or moved from it."""
     moved = {value.name: value for value in graph.constants}
     for node in graph.nodes:
         if isinstance(node.op, _MOVES) and node.operands[0].name in moved:
@@ -77,25 +81,25 @@ def _moved_constants(graph: Graph) -> dict[str, Value]:
 
 
 def _reason(graph: Graph, value: Value) -> str | None:
-    """Why a constant cannot be stored as integers, if so."""
+    """Reason why a constant cannot be stored as integers; None if it can."""
     if value.type.is_quantized or value.type.dtype not in _ELEMENTS:
         return f"its elements are {value.type.dtype.value}"
     if value.type.rank < 2 or not prod(value.type.shape):
-        return "it is no matrix"
+        return "it is not a matrix"
     if value in graph.outputs:
         return "it is a result of the model"
     return None if all_finite(graph.tensor(value)) else "some of its elements are not finite"
 
 
 def kept_decisions(graph: Graph, found: Mapping[str, StoredWeight]) -> list[Decision]:
-    """A decision for each float matrix that stays as it is, with its bytes and the reason."""
+    """A decision for each float matrix that stays float, with its bytes and the reason."""
     decisions = []
     for value in graph.constants:
         if value.name in found or value.type.rank < 2 or not value.type.dtype.is_floating:
             continue
         readers = graph.users.get(value.name, ())
         ops = ", ".join(dict.fromkeys(node.op.name for node in readers)) or "nothing"
-        reason = _reason(graph, value) or f"{ops} reads it, which is no matrix product or embedding"
+        reason = _reason(graph, value) or f"{ops} reads it, which is not a matrix product or embedding"
         text = f"stays float, {value.type.storage_bytes:,} bytes: {reason}"
         source = readers[0].source if readers else Source()
         decisions.append(Decision("weight_only", value.name, source, False, text))

@@ -1,14 +1,14 @@
 """The pass `weight_only`: weights of matrix products and embeddings as integers.
 
-A weight becomes an integer constant and a `dequantize` that all its users read; a tied one stays tied, and one of half
-precision is cast back to it. Weights are the constants that linear layers, embeddings and matrix products read,
-directly or after moves (a transposed weight, the matrices of experts), whatever their rank. A scale serves a group,
-consecutive weights along the last dimension. Rounding to nearest takes no calibration; other methods (`rounding`) take
-samples. A budget chooses the bit width of each weight. What the result loses is measured on samples that nothing else
-has seen.
+A weight becomes an integer constant and a `dequantize` that all its users read; a tied weight stays tied, and one of
+half precision is cast back to it. Weights are the constants that linear layers, embeddings and matrix products read,
+directly or after data movement (a transposed weight, the matrices of experts), of any rank. A group of consecutive
+weights along the last dimension shares a scale. Rounding to nearest needs no calibration; other methods (`rounding`)
+need samples. With a budget the bit width of each weight is chosen. The loss of the result is measured on samples that
+are not used otherwise.
 
-Inputs of linear layers with such a weight are rounded to int8, with a scale for each token, by an operator of their
-own (`fake_quantize_per_token`), which the torch backend computes inside the product.
+Inputs of linear layers with such a weight are rounded to int8, with a scale for each token, by a separate operator
+(`fake_quantize_per_token`), which the torch backend computes inside the product.
 """
 
 from __future__ import annotations
@@ -46,8 +46,7 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
     weights = find_weights(graph, options, context)
     if not weights:
         raise PassError(
-            "there is no linear layer or embedding, and no matrix product, with a weight of its own of float32, "
-            "bfloat16 or float16"
+            "no linear layer, embedding or matrix product has a constant weight of float32, bfloat16 or float16"
         )
     used, held_back = _samples(options, context)
     task = RoundingTask(graph, weights, used, options, context)
@@ -85,7 +84,7 @@ def weight_only(graph: Graph, options: WeightOnlyOptions, context: Context) -> P
 
 
 def _samples(options: WeightOnlyOptions, context: Context) -> tuple[Sequence[Batch], Sequence[Batch]]:
-    """Samples to calibrate on, and others to measure the result; none where no option needs any."""
+    """Samples for calibration, and others to measure the result; none if no option needs any."""
     if not any(options.needed()):
         return (), ()
     samples = context.calibration
@@ -102,7 +101,7 @@ def _divergence(
     measure = Divergence.of(graph, states=context.state.values())
     reached = measure.mean(graph, stored, samples, progress=context.progress)
     note = (
-        f"divergence from the float network on {len(samples)} calibration samples held back: {reached:.3g} "
+        f"divergence from the float network on {len(samples)} held-back calibration samples: {reached:.3g} "
         f"{measure.unit}"
     )
     return (("divergence", reached), ("divergence_samples", len(samples))), (note,)
@@ -111,7 +110,7 @@ def _divergence(
 def _with_widths(
     task: RoundingTask,
 ) -> tuple[Mapping[str, StoredWeight], tuple[Table, ...], tuple[str, ...]]:
-    """The weights with the widths that the budget gives them, the table of losses, and what was reached."""
+    """The weights with the widths chosen within the budget, the table of losses, and the reached figures."""
     options = task.options
     if options.budget is None:
         return task.weights, (), ()
@@ -156,19 +155,19 @@ def _candidate(task: RoundingTask, stored: StoredWeight, bits: int) -> Candidate
 
 
 def _input_notes(graph: Graph) -> tuple[str, ...]:
-    """The loss of precision beside that of weights."""
+    """Note on the loss of precision in addition to that of weights."""
     rounded = {node.output.name for node in graph.nodes if isinstance(node.op, FakeQuantizePerToken)}
     layers = sum(isinstance(n.op, Linear) and n.operand("x").name in rounded for n in graph.nodes)
     if not layers:
         return ()
     return (
         f"inputs of {layers} linear layer{'s' * (layers > 1)} are rounded to int8 at run time, with a scale for each "
-        "token; `activations: float32` keeps them as they are, and is slower",
+        "token; `activations: float32` does not round them, and is slower",
     )
 
 
 def _product_notes(graph: Graph, coded: Mapping[str, Coded]) -> tuple[str, ...]:
-    """Weights whose reals are made anew in each call, because no kernel multiplies with their integers."""
+    """Weights that are dequantized in each call, because no kernel multiplies with their integers."""
     slow = []
     for node in graph.nodes:
         if isinstance(node.op, Dequantize) and node.operand("x").name in coded:
@@ -182,13 +181,13 @@ def _product_notes(graph: Graph, coded: Mapping[str, Coded]) -> tuple[str, ...]:
         return ()
     shown = ", ".join(slow[:3]) + (f" and {len(slow) - 3} more" if len(slow) > 3 else "")
     return (
-        f"{shown}: read by other operators than linear layers and embeddings, and dequantized in each call; write the "
-        "product as a linear layer where it has to be fast",
+        f"{shown}: read by other operators than linear layers and embeddings, and dequantized in each call; write "
+        "the product as a linear layer if it must be fast",
     )
 
 
 def _stored_bytes(value: Value, encoding: Encoding) -> int:
-    """Bytes of codes and scales in the packed form, with what fills its blocks up."""
+    """Bytes of codes and scales in the packed form, including the padding of its blocks."""
     return packed_bytes(value.type.quantized(encoding))
 
 

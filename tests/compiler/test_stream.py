@@ -161,7 +161,7 @@ def test_the_spec_describes_states_in_the_interface(tmp_path: Path) -> None:
 
 def test_a_layer_that_needs_the_window_is_an_error_of_the_pass(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"passes\[2\] \(stream\): .* pads in front: a stream has no such beginning"
+        UserError, match=r"passes\[2\] \(stream\): .* pads at the start: a stream has no start"
     ):
         compiled(tmp_path / "out", model="Padded")
 

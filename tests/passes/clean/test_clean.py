@@ -121,7 +121,9 @@ def test_a_constant_that_would_take_much_more_room_is_not_folded() -> None:
     )
     after, report = clean(before)
     assert after == before
-    assert report.declined["constants"] == {"the result has 640,000 bytes, the limit for its operands is 65,536": 1}
+    assert report.declined["constants"] == {
+        "the result has 640,000 bytes, the limit for its operands is 65,536": 1
+    }
 
 
 RANDOM = """

@@ -151,7 +151,7 @@ def test_without_classes_the_block_is_that_of_the_mean_squared_output() -> None:
     graph = net(VALUES)
     data = drawn_samples(graph, 3)
     table = measure_sensitivity(graph, data, method="hawq_v2")
-    assert table.objective == "values" and "scores no classes" in table.notes[0]
+    assert table.objective == "values" and "has no class scores" in table.notes[0]
     for curvature in table.curvatures:
         full = hessian(graph, curvature.layer, data, half_square)
         assert curvature.trace == pytest.approx(float(full.trace()), rel=1e-10)
@@ -241,7 +241,7 @@ def test_probes_are_drawn_until_the_interval_is_narrow_and_it_holds_the_exact_tr
 def test_a_gram_matrix_beyond_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fxpress.passes.sensitivity.curvature._GRAM_BYTES", 1000)
     graph = net(CNN)
-    with pytest.raises(PassError, match=r"take fewer samples, or method hawq_v2"):
+    with pytest.raises(PassError, match=r"use fewer samples, or method hawq_v2"):
         measure_sensitivity(graph, drawn_samples(graph, 2), method="hawq")
 
 

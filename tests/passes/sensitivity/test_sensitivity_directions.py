@@ -279,9 +279,7 @@ graph(%x: f64[1x6]) {
 def test_what_cannot_be_measured_is_refused() -> None:
     graph = parse(BRANCHED, fill=drawn_constant)
     data = drawn_samples(graph, 2)
-    with pytest.raises(
-        PassError, match="method hawq scores weights; for activations take gauss_newton or kl"
-    ):
+    with pytest.raises(PassError, match="method hawq scores weights; for activations use gauss_newton or kl"):
         measure_sensitivity(graph, data, method="hawq", activation_bits=(8,))
     with pytest.raises(PassError, match="no widths are given"):
         measure_sensitivity(graph, data, weight_bits=())

@@ -110,7 +110,7 @@ def test_other_layers_go_by_magnitude_and_the_report_says_so() -> None:
     (decision,) = (d for d in result.report.decisions if d.name == "v")
     assert (
         decision.reason
-        == "50.0 % of the weights are zero, by magnitude: `sparsegpt` takes the inputs of linear layers"
+        == "50.0 % of the weights are zero, by magnitude: `sparsegpt` needs the inputs of linear layers"
     )
     kept = result.graph.params["v"]
     assert torch.equal(kept[kept != 0], net().params["v"][kept != 0])

@@ -114,7 +114,7 @@ def test_padding_in_front_is_streamed_where_the_window_covers_all_that_is_read(n
     try:
         check_equal(integers(network), is_integer=True)
     except StreamError as err:
-        assert "pads in front" in err.message
+        assert "pads at the start" in err.message
         assume(False)
 
 

@@ -158,7 +158,7 @@ REFUSED = {
         """
         %c: f32[1x4x12] = conv{stride=(1,), padding=(1, 1), dilation=(1,)}(%x, <w: 4x4x3>)   # "stem", ""
         %y: f32[1x4] = mean{axes=(2,)}(%c)""",
-        r"%y reads the first 1 elements of %c in time, which %c \(stem\) pads in front",
+        r"%y reads the first 1 elements of %c in time, which %c \(stem\) pads at the start",
     ),
     "padding behind": (
         """
@@ -171,7 +171,7 @@ REFUSED = {
         """
         %a: f32[1x4x6] = max_pool{kernel=(2,), stride=(2,), padding=(0, 0), dilation=(1,)}(%x)
         %y: f32[1x4x3] = max_pool{kernel=(2,), stride=(2,), padding=(0, 0), dilation=(1,)}(%a)   # "pool2", "" """,
-        r"%a makes one element of 2 frames, the product of strides, of which the hop 1 is no multiple; set `hop: 4`",
+        r"%a computes one element from 2 frames, the product of strides, but the hop 1 is not a multiple; set `hop: 4`",
     ),
     "squeeze and excitation": (
         """
@@ -272,7 +272,7 @@ def test_an_input_without_time_is_passed_at_each_call() -> None:
 
 WRONG = {
     "one number for two inputs": (TWO_INPUTS, 2, 1, r"write it by name, as \{x: 2\}"),
-    "no such input": (TWO_INPUTS, {"z": 2}, 1, "`axis` names z, which is no input; there are x, s"),
+    "no such input": (TWO_INPUTS, {"z": 2}, 1, "`axis` names z, which is not an input; there are x, s"),
     "no such dimension": (
         TWO_INPUTS,
         {"x": 3},

@@ -60,7 +60,7 @@ def test_learned_rounding_halves_the_divergence(start: str) -> None:
     result = compress(rounding={**LEARNED, "start": start})
     verify(result.graph)
     assert divergence(result.graph) < 0.5 * before
-    assert "learned rounding: divergence on samples held back" in " ".join(result.report.warnings)
+    assert "learned rounding: divergence on held-back samples" in " ".join(result.report.warnings)
 
 
 def test_the_same_samples_give_the_same_bytes() -> None:
@@ -85,7 +85,7 @@ def test_the_summary_has_the_divergence_on_samples_that_nothing_was_fitted_to() 
         total += float((p.exp() * (p - q)).sum(-1).mean())
     assert figures["divergence_samples"] == 8
     assert figures["divergence"] == pytest.approx(total / 8)
-    note = f"divergence from the float network on 8 calibration samples held back: {total / 8:.3g} nats"
+    note = f"divergence from the float network on 8 held-back calibration samples: {total / 8:.3g} nats"
     assert note in result.report.warnings
 
 

@@ -195,7 +195,7 @@ def test_a_matrix_that_stays_float_has_a_decision_with_bytes_and_reason() -> Non
     result = compress(products("f32"), weights="int8", group_size=8)
     (kept,) = [d for d in result.report.decisions if not d.applied]
     assert kept.name == "gain"
-    assert kept.reason == "stays float, 96 bytes: mul reads it, which is no matrix product or embedding"
+    assert kept.reason == "stays float, 96 bytes: mul reads it, which is not a matrix product or embedding"
 
 
 @pytest.mark.parametrize("factor", [1e-12, 1e-7, 1e8])
