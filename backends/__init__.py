@@ -1,6 +1,6 @@
-"""The backends, each a package: `c` and `torch_module`; their protocol, and the errors of what they drive.
+"""The backends, each a package: `c` and `torch_module`; their protocol, and the errors of the tools that they run.
 
-Names of the protocol are loaded on first use: errors and problems must be at hand without torch.
+Names of the protocol are loaded on first use: errors and problems must be available without torch.
 """
 
 from importlib import import_module

@@ -1,7 +1,7 @@
-"""Backend protocol: what writes a graph as files, with options of its own section under `outputs`.
+"""Backend protocol: writes a graph as files, with options in its own section under `outputs`.
 
-The module `backends.c` is one. A package adds another through two entry points of the same name: its options through
-`fxpress.backend_options`, the backend, a module or an object, through `fxpress.backends`.
+The module `backends.c` is an implementation. A package adds another backend through two entry points of the same
+name: its options through `fxpress.backend_options`, the backend, a module or an object, through `fxpress.backends`.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class Backend(Protocol[Options_contra]):
         transforms: Mapping[str, Transform] = {},
         states: Mapping[str, str] = {},
     ) -> Artifact:
-        """The files of a graph that `check` passes.
+        """The files of a graph that passed `check`.
 
-        `vectors` are inputs of calls, for tests that the backend may write. `transforms` and `states` are those of the
-        spec: from file to input, and the output that an input continues.
+        `vectors` are inputs of calls, for tests that the backend may write. `transforms` and `states` are those of
+        the spec: conversions from file to input, and the outputs that inputs continue.
         """
 
 
 @runtime_checkable
 class Runnable(Protocol):
-    """A backend whose files can run: then `fxpress run DIR --on NAME` runs them."""
+    """A backend whose files can be run by `fxpress run DIR --on NAME`."""
 
     def run(self, folder: Path, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        """The outputs of one call of what `emit` wrote to `folder`."""
+        """The outputs of one call of the files that `emit` wrote to `folder`."""

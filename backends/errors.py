@@ -8,35 +8,35 @@ from ..specs.root_error import FxpressError
 
 CODES: Mapping[str, ErrorCode] = {
     "C701": ErrorCode(
-        "C takes no such shape: a batch of more than one, more than four dimensions, or no elements",
+        "C does not support this shape: a batch of more than one, more than four dimensions, or no elements",
         "Give the input a batch of 1 in `model.inputs`, or `batch: null` if it has no batch, and merge "
         "dimensions inside the model.",
     ),
     "C702": ErrorCode(
         "an operator has no C kernel",
         "Replace the operator by others that `fxpress ops` lists for C, or move it out of the model. The message has "
-        "the reason why no kernel takes it.",
+        "the reason why no kernel supports it.",
     ),
     "C703": ErrorCode(
-        "C has no such element type",
+        "C does not support this element type",
         "Set `dtype: float32` under `model`. C computes on float32 and on the integers that are quantized from it.",
     ),
     "C704": ErrorCode(
-        "C kernels do not take activations of this bit width", "Quantize the activations to int8 or int16."
+        "C kernels do not support activations of this bit width", "Quantize the activations to int8 or int16."
     ),
     "C705": ErrorCode(
         "a layer computes in float, and `outputs.c.allow_float` is false",
-        "Quantize the layer, or set `allow_float: true`. `fxpress plan SPEC` says why a layer stays in float.",
+        "Quantize the layer, or set `allow_float: true`. `fxpress plan SPEC` shows why a layer stays in float.",
     ),
     "C706": ErrorCode(
-        "an input or output does not have the integers that `outputs.c.io` asks for",
+        "an input or output does not have the integers that `outputs.c.io` requires",
         "Quantize the layer at that input or output to this type, or set `io: auto` for it.",
     ),
     "C707": ErrorCode(
         "the arena is larger than the RAM of the target, or its blocks do not fit the regions of RAM",
-        "Reduce the input or the widest layers, for example with `prune`, quantize what is in float, or raise "
-        "`target.ram` or the sizes in `target.regions`. The message names the largest block, and what each region "
-        "needs; a block is in one region as a whole.",
+        "Reduce the input or the widest layers, for example with `prune`, quantize float layers, or raise "
+        "`target.ram` or the sizes in `target.regions`. The message has the largest block and the need of each "
+        "region; a block is completely in one region.",
     ),
     "C708": ErrorCode(
         "code and constants are larger than the flash of the target",
@@ -47,28 +47,28 @@ CODES: Mapping[str, ErrorCode] = {
         "Quantize the layers that are in float, or raise `target.stack`.",
     ),
     "C710": ErrorCode(
-        "`layouts` or `io` names no input or output, or gives an order of images to one without four dimensions",
-        "Use one of the names that the message lists; leave out the order of a value that is no image.",
+        "`layouts` or `io` has an unknown input or output, or an order for images on one without four dimensions",
+        "Use one of the names that the message lists; remove the order of a value that is not an image.",
     ),
     "C711": ErrorCode(
         "the constants are too many to be compiled",
-        "Set `weights_file: binary` under `outputs.c`: the constants are then in a file apart from the code.",
+        "Set `weights_file: binary` under `outputs.c`: the constants are then in a separate file.",
     ),
     "C712": ErrorCode(
         "states cannot be updated in place",
-        "Set `states: copied`. In place is for states that do not take each other's values.",
+        "Set `states: copied`. Only states that do not take each other's values can be in place.",
     ),
     "C713": ErrorCode(
-        "a region of RAM has a name that begins like the C names of the network",
+        "a region of RAM has a name that begins with the prefix of the network's C names",
         "Choose another name in `target.regions`, or another `outputs.c.name`.",
     ),
 }
-"""Codes of the C backend. They are defined here, where reading them needs no torch."""
+"""Codes of the C backend. They are defined here, where they can be read without torch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: its code, where, the fact, and in `hint` what to do about it."""
+    """One problem: its code, place, the fact, and in `hint` the remedy."""
 
     code: str
     place: str
@@ -88,11 +88,11 @@ class BackendError(FxpressError):
 
 
 class ToolMissingError(BackendError):
-    """A program or library that is needed is not on this machine; the message says what to install."""
+    """A required program or library is not on this machine; the message has the installation hint."""
 
 
 class BuildError(BackendError):
-    """A compiler or linker refused the sources; the message holds its command and its words."""
+    """A compiler or linker refused the sources; the message has its command and its output."""
 
 
 class StackError(BackendError):
@@ -100,4 +100,4 @@ class StackError(BackendError):
 
 
 class SimulationError(BackendError):
-    """A simulated function faulted or did not return; the message says where and why."""
+    """A simulated function faulted or did not return; the message has the place and the reason."""

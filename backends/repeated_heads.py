@@ -18,7 +18,9 @@ _HEADS = -3
 
 
 def group_repeated_heads(graph: Graph) -> Graph:
-    """The graph in which such an attention reads each head of its keys and values once; itself if there is none."""
+    """The graph in which such an attention reads each head of its keys and values once; the graph itself if there is
+    none.
+    """
     nodes = tuple(_grouped(graph, node) for node in graph.nodes)
     if nodes == graph.nodes:
         return graph
@@ -37,7 +39,7 @@ def _grouped(graph: Graph, node: Node) -> Node:
 
 
 def _with_single_heads(graph: Graph, value: Value) -> Value | None:
-    """The value [..., h, s, e] whose heads are repeated in [..., h * r, s, e], each r times in a row."""
+    """The value [..., h, s, e] whose heads are repeated r times in a row in [..., h * r, s, e]."""
     node = _producer(graph, value)
     if node is not None and isinstance(node.op, TorchCall):
         return _interleaved(node, node.op)

@@ -1,4 +1,4 @@
-"""Kernels in C for networks of packed integer weights on a CPU, which the backends emit, and the packed form."""
+"""C kernels for networks with packed integer weights on a CPU, which the backends emit, and the packed form."""
 
 from .packing import FOLDER, HEADER, NORM, SCALE_TYPES, SOURCE, PackedForm, pack_codes, pack_scales
 

@@ -15,13 +15,13 @@ from ...ir.packing import BLOCK_ROWS, STEP_COLUMNS
 
 FOLDER = Path(__file__).parent
 SOURCE, HEADER, NORM = "packed_linear.c", "packed_linear.h", "rms_norm.c"
-"""Files of the kernels in `FOLDER`: those of the product, and that of the norm before it, which torch modules use."""
+"""Files of the kernels in `FOLDER`: those of the product, and those of the norm before it for torch modules."""
 
 _PART = 1 << 20
-"""Codes that are packed at a time, so that temporaries stay small."""
+"""Number of codes packed at a time, so that temporaries stay small."""
 
 SCALE_TYPES = (torch.float32, torch.float16, torch.bfloat16)
-"""Element types of scales; the place of one is its `scale_type` in C."""
+"""Element types of scales; their index is `scale_type` in C."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +36,10 @@ class PackedForm:
 
     @staticmethod
     def of(type: TensorType) -> PackedForm | None:
-        """The form of a weight; None if `packed_linear.c` cannot read it.
+        """The form of a weight; None if `packed_linear.c` does not support it.
 
-        It reads symmetric integers of up to 8 bits, with a scale for each row of a matrix, or for groups of columns.
+        It supports symmetric integers of up to 8 bits, with a scale for each row of a matrix, or for groups of
+        columns.
         """
         encoding = type.quantization
         if encoding is None or type.rank < 2 or encoding.axis != 0:
@@ -54,7 +55,7 @@ class PackedForm:
 
     @property
     def groups(self) -> int:
-        """Groups of columns."""
+        """Number of groups of columns."""
         return self.columns // self.group_size
 
     @property
@@ -79,7 +80,7 @@ class PackedForm:
 def pack_codes(integers: Tensor, bits: int, group_size: int, *, lowest: int | None = None) -> Tensor:
     """Integers [..., columns] in the packed form of packed_linear.c: [blocks, groups, bytes] of uint8.
 
-    `lowest` is the one with code 0; default: the lowest of these bits in two's complement.
+    `lowest` is the integer with code 0; default: the lowest of these bits in two's complement.
     """
     rows = integers.reshape(-1, integers.shape[-1] // group_size, group_size)
     offset = 1 << (bits - 1) if lowest is None else -lowest
@@ -88,7 +89,7 @@ def pack_codes(integers: Tensor, bits: int, group_size: int, *, lowest: int | No
 
 
 def _packed_rows(rows: Tensor, bits: int, offset: int) -> Tensor:
-    """Integers [rows, groups, columns] in the packed form, rows filled up to blocks."""
+    """Integers [rows, groups, columns] in the packed form, with rows padded to blocks."""
     group_size = rows.shape[2]
     codes = (rows.to(torch.int16) + offset).to(torch.uint8)
     codes = pad(codes, (0, -group_size % STEP_COLUMNS, 0, 0, 0, -len(rows) % BLOCK_ROWS), value=offset)
@@ -99,7 +100,7 @@ def _packed_rows(rows: Tensor, bits: int, offset: int) -> Tensor:
     while left:
         width = next(width for width in (8, 4, 2, 1) if width <= left)
         plane = rest & ((1 << width) - 1)
-        # parts of a byte are columns of their own, or, single bits, neighbours within a line
+        # parts of a byte are separate columns or, for single bits, neighbours within a line
         shape = (-1, 8) if width == 1 else (-1, 8 // width, 4 * BLOCK_ROWS)
         axis = -1 if width == 1 else -2
         parts = plane.reshape(blocks, groups, steps, *shape)

@@ -33,7 +33,7 @@ _KERNELS = (
 class TorchArtifact:
     """An emitted module. `tensors` are its state by key; `aliases` are keys whose tensor is stored under another key.
 
-    A module with a kernel in C has a copy of its files next to its source. Tensors of a lazy graph are lazy: `save` has
+    A module with a C kernel has a copy of its files next to its source. Tensors of a lazy graph are lazy: `save` has
     one of them in memory at a time. `max_shard_bytes` divides them among several files; None: one file.
     """
 
@@ -50,14 +50,14 @@ class TorchArtifact:
             module: nn.Module = module_class(self.source, self.class_name)()
         places = module.state_dict()
         assert places.keys() == self.tensors.keys() | self.aliases.keys()
-        with torch.no_grad():  # one after the other: lazy tensors are made when they are read
+        with torch.no_grad():  # one after the other: lazy tensors are computed when they are read
             for key, place in places.items():
                 place.copy_(self.tensors[self.aliases.get(key, key)])
         return module.eval()
 
     @property
     def contents(self) -> dict[str, bytes | Params]:
-        """The source, the tensors of each file of weights, and the index of several, by the names of the files."""
+        """The source, the tensors of each weights file, and the index if there are several, by file name."""
         return {**self._sources, **shards(self.tensors, self.max_shard_bytes)}
 
     def files(self) -> dict[str, bytes]:
@@ -68,7 +68,7 @@ class TorchArtifact:
         }
 
     def save(self, directory: Path) -> list[Path]:
-        """Write what `files` gives into `directory`, tensor by tensor."""
+        """Writes the files of `files` to `directory`, tensor by tensor."""
         contents = {directory / name: content for name, content in self.contents.items()}
         for path, content in contents.items():
             if isinstance(content, bytes):
@@ -84,14 +84,14 @@ class TorchArtifact:
 
 
 def _kernel_files(source: str) -> tuple[Path, ...]:
-    """The C files of the kernel that an emitted file names, which are all in one folder."""
+    """The C files of the kernel that an emitted file names, all in one folder."""
     return next((files for files in _KERNELS if f'"{files[0].name}"' in source), ())
 
 
 def module_class(source: str, name: str) -> type[nn.Module]:
     """The class `name` of an emitted file.
 
-    Its instances can be pickled, copied and given to `torch.save`: they carry the source along.
+    Its instances can be pickled, copied and passed to `torch.save`: they include the source.
     """
     cls: type[nn.Module] = _definitions(source)[name]
     return cls
@@ -104,7 +104,7 @@ def restore(source: str, name: str) -> nn.Module:
 
 
 @cache
-def _definitions(source: str) -> Mapping[str, Any]:  # what a file defines
+def _definitions(source: str) -> Mapping[str, Any]:  # the definitions of the file
     filename = f"<fxpress module {sha256(source.encode()).hexdigest()[:16]}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     place = next((path.with_name(SOURCE_FILE) for path in _kernel_files(source)), Path(SOURCE_FILE))
@@ -122,7 +122,7 @@ def _reduce(source: str, module: nn.Module) -> tuple[Callable[..., nn.Module], t
 
 
 class NoInitialisation(TorchFunctionMode):
-    """Leaves out random initialisation, which costs time and would advance the user's random generator."""
+    """Skips random initialisation, which costs time and would advance the user's random generator."""
 
     def __torch_function__(
         self,
@@ -130,7 +130,7 @@ class NoInitialisation(TorchFunctionMode):
         types: Sequence[type],
         args: tuple[Any, ...] = (),  # its arguments
         kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:  # what it returns
+    ) -> Any:  # its result
         named = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return named["tensor"] if "tensor" in named else args[0]

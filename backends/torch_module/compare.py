@@ -40,7 +40,7 @@ class Mismatch:
 def requantization_mismatch(
     graph: Graph, batches: Sequence[Sequence[Tensor]], *, form: Form
 ) -> dict[str, Mismatch]:
-    """For each quantized value that a node computes: the node's module against the node's integers.
+    """For each quantized value that a node computes: the results of the node's module against its integers.
 
     Each node is emitted alone and gets the exact integers of `run_integer`, so that differences do not add up.
     """
@@ -63,7 +63,7 @@ def requantization_mismatch(
 
 
 def output_mismatch(graph: Graph, module: nn.Module, batches: Sequence[Sequence[Tensor]]) -> Mismatch:
-    """The whole module's outputs against `run_integer`, in steps of their grids; float outputs have none and no part.
+    """The whole module's outputs against `run_integer`, in quantization steps; float outputs are not compared.
 
     Here the differences of all layers add up.
     """
@@ -85,7 +85,7 @@ def _alone(graph: Graph, node: Node) -> Graph:
 
 
 def _varying(graph: Graph, node: Node) -> tuple[Value, ...]:
-    """The operands that are no constants, each once."""
+    """The operands that are not constants, each once."""
     return tuple({value.name: value for value in node.operands if not graph.is_constant(value)}.values())
 
 
@@ -105,7 +105,7 @@ def _difference(computed: Tensor, exact: Tensor) -> Mismatch:
 
 
 def _step(graph: Graph, value: Value) -> float | None:
-    """The distance of neighbouring values of an output that is quantized, or dequantized at the end."""
+    """The distance between adjacent values of an output that is quantized, or dequantized at the end."""
     if value.type.is_quantized:
         return 1.0
     producer = graph.producers.get(value.name)

@@ -1,7 +1,7 @@
-"""The eager form: torch's int8 kernels called one by one, with residual, activation and requantization in them.
+"""The eager form: torch's int8 kernels, called one by one, with residual, activation and requantization in them.
 
-Elementwise functions are tables that equal the integer semantics byte for byte. What has no int8 kernel here runs in
-float between a dequantize and a quantize, as in the QDQ form.
+Elementwise functions are tables that equal the integer semantics byte for byte. Operators without an int8 kernel run
+in float between a dequantize and a quantize, as in the QDQ form.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ class EagerStyle(QdqStyle):
         tables = {node.output.name: _table(node) for node in graph.nodes if _is_table(node)}
         self._digests = {name: sha256(bytes(table.tolist())).digest() for name, table in tables.items()}
         self._paths: dict[bytes, Path] = {}
-        for digest in self._digests.values():  # no name of the user's has a component with a dot
+        for digest in self._digests.values():  # no name of the user has a component with a dot
             self._paths.setdefault(digest, (f"table.{len(self._paths)}",))
         self.buffers: Mapping[Path, Tensor] = {
             self._paths[self._digests[name]]: table for name, table in tables.items()
         }
 
     def kind(self, node: Node) -> LayerKind | None:
-        """An int8 kernel where torch has one, else the operator's own on reals."""
+        """An int8 kernel if torch has one, else the operator's own layer on reals."""
         if isinstance(node.op, Conv | Linear) and is_int8(node):
             return int8_layer(node)
         if isinstance(node.op, Embedding) and (embedding := integer_embedding(node)) is not None:
@@ -64,7 +64,7 @@ class EagerStyle(QdqStyle):
         return None if self._is_whole(node) else layer_kind(node)
 
     def read(self, node: Node, operand: int, variable: str) -> str:
-        """Dequantized."""
+        """The dequantized value."""
         value = node.inputs[operand]
         assert value is not None
         if not value.type.is_quantized or self._graph.is_constant(value):
@@ -92,7 +92,7 @@ class EagerStyle(QdqStyle):
 
 
 def _is_moved_byte(node: Node) -> bool:
-    """True for data movement that has a kernel on bytes."""
+    """True for data movement with a kernel on bytes."""
     if not node.outputs or not is_byte(node.outputs[0]):
         return False
     if isinstance(node.op, MaxPool):
@@ -101,7 +101,7 @@ def _is_moved_byte(node: Node) -> bool:
 
 
 def _is_table(node: Node) -> bool:
-    """True for an elementwise function of a byte that gives a byte."""
+    """True for an elementwise function from bytes to bytes."""
     return (
         isinstance(node.op, Elementwise | Requantize) and is_byte(node.operand("x")) and is_byte(node.output)
     )
@@ -120,7 +120,7 @@ def _table(node: Node) -> Tensor:
 
 
 def is_int8(node: Node) -> bool:
-    """True when operand, residual and result are bytes and the weight has a scale for each output channel."""
+    """True if operand, residual and result are bytes and the weight has a scale for each output channel."""
     x, weight, residual = node.operand("x"), node.operand("weight"), node.optional("residual")
     bytes_only = all(value is None or is_byte(value) for value in (x, residual, node.output))
     rank = node.op.rank if isinstance(node.op, Conv) else 2
@@ -135,7 +135,7 @@ def int8_layer(
     state: Mapping[str, Entry] = MappingProxyType({}),
     integers: tuple[str, ...] = ("weight",),
 ) -> LayerKind:
-    """The submodule of a convolution or linear layer: `Int8Conv`, say, by its prefix; with `more` arguments."""
+    """The submodule of a convolution or linear layer, such as `Int8Conv`, by its prefix; with `more` arguments."""
     x, weight, residual = node.operand("x"), node.operand("weight"), node.optional("residual")
     assert isinstance(node.op, Conv | Linear)
     arguments: dict[str, Argument] = {}
@@ -161,14 +161,14 @@ def int8_layer(
 
 
 def parameters(value: Value) -> tuple[float, int]:
-    """Scale and zero point of what is carried."""
+    """Scale and zero point of the carried value."""
     quantization = value.type.quantization
     assert quantization is not None
     return quantization.scale[0], carried_zero_point(quantization)
 
 
 def _clamp(bounds: Clamp, output: Value) -> tuple[int, int] | None:
-    """The fused activation in carried bytes; None if saturation does it."""
+    """The fused activation in carried bytes; None if saturation is sufficient."""
     quantization = output.type.quantization
     assert quantization is not None
     low, high = clamp_bounds(bounds, quantization)

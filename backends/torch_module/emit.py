@@ -1,4 +1,4 @@
-"""Graph to torch module and back."""
+"""Conversion of a graph to a torch module and back."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ class TorchOptions:
         if self.form not in get_args(Form):
             known = ", ".join(get_args(Form))
             raise ArgumentError(
-                "TorchOptions(form)", f"there is no form {shown(self.form)}", f"there are {known}"
+                "TorchOptions(form)", f"unknown form {shown(self.form)}", f"there are {known}"
             )
         if self.max_shard_bytes is not None and self.max_shard_bytes < 1:
-            fact = f"{shown(self.max_shard_bytes)} is no number of bytes above zero"
-            raise ArgumentError("TorchOptions(max_shard_bytes)", fact, "leave it out for one file")
+            fact = f"{shown(self.max_shard_bytes)} is not a number of bytes above zero"
+            raise ArgumentError("TorchOptions(max_shard_bytes)", fact, "remove it for one file")
 
 
 def emit(graph: Graph, options: TorchOptions = TorchOptions()) -> TorchArtifact:
     """The graph as a readable torch module: one Python file and its tensors.
 
-    The float form computes the bits of `ir.run`; the others come within one step of `ir.run_integer` at each
-    requantization, the native form in most operators none. UnsupportedError when the form does not fit the graph, and
-    for states that cannot be updated in place.
+    The float form computes the same bits as `ir.run`; the others are within one step of `ir.run_integer` at each
+    requantization, and the native form is exact for most operators. UnsupportedError if the form does not support the
+    graph, or if states cannot be updated in place.
     """
     check_graph(graph, "emit(graph, options)")
     expect(options, TorchOptions, "emit(graph, options)", "`TorchOptions`", 'for example TorchOptions("qdq")')
@@ -80,7 +80,7 @@ def to_module(graph: Graph, *, form: Form = "float", buffers: Collection[str] = 
 
 
 def read_back(graph: Graph, module: nn.Module) -> Graph:
-    """`graph` with its constants taken from a module that was emitted from it in float form and trained since."""
+    """`graph` with its constants from a module that was emitted from it in float form and then trained."""
     style = _style(graph, "float")
     state = module.state_dict()
     keys = plan_layout(graph, style).keys
@@ -108,7 +108,7 @@ def _style(graph: Graph, form: Form) -> Style:
 
 
 def _tensors(graph: Graph, layout: Layout, style: Style) -> Params:
-    """The emitted module's state by key, sorted: the graph's constants, and what layers and the form add."""
+    """The emitted module's state by key, sorted: the graph's constants, and tensors that layers and the form add."""
     keys = layout.keys
     tensors = {keys[value.name]: _stored(graph, value, layout) for value in graph.constants}
     for layer in layout.layers.values():
@@ -120,9 +120,9 @@ def _tensors(graph: Graph, layout: Layout, style: Style) -> Params:
 
 
 def _stored(graph: Graph, value: Value, layout: Layout) -> Entry:
-    """Integers where a layer computes with them, packed where it wants that, reals everywhere else.
+    """Integers where a layer computes with them, packed if it requires that, reals everywhere else.
 
-    What is not stored as the graph has it is made at each use.
+    A tensor that is not stored as in the graph is computed at each use.
     """
     encoding, shape = value.type.quantization, value.type.shape
     if encoding is not None and value.name in layout.packed_weights:

@@ -1,4 +1,6 @@
-"""The body of the emitted `forward`: Python statements for each node, on variables that are reused once dead."""
+"""The body of the emitted `forward`: Python statements for each node, on variables that are reused after their last
+use.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,7 @@ def write_forward(
 ) -> tuple[list[str], list[str]]:
     """The names of the arguments and the statements of `forward`.
 
-    `reserved` names are no variables; `updated` are values that take the memory of an argument.
+    `reserved` names are not used as variables; `updated` are values that take the memory of an argument.
     """
     return _Writer(graph, layout, style, _FORBIDDEN | set(reserved), updated).write()
 
@@ -82,7 +84,7 @@ class _Writer:
         return variable if self._graph.is_constant(value) else self._style.leave(value, variable)
 
     def _held_values(self) -> dict[str, str]:
-        """Submodules that are values, or that a value is cast from, by the name of the value; read where it is used."""
+        """Submodules that are values, or from which a value is cast, by the name of the value; read at each use."""
         held: dict[str, str] = {}
         for index, node in enumerate(self._graph.nodes):
             layer, name = self._layout.layers.get(index), node.outputs[0].name
@@ -120,7 +122,9 @@ class _Writer:
             fresh = self._variables.fresh_names().__next__
             lines, expressions = statements(recording, read, fresh, self._variables.dimensions, self._device)
             is_quantized = any(value.type.is_quantized for value in node.outputs)
-            if is_quantized and not raw and len(expressions) < len(node.outputs):  # one call gives them all
+            if (
+                is_quantized and not raw and len(expressions) < len(node.outputs)
+            ):  # one call computes all of them
                 results = tuple(fresh() for _ in node.outputs)
                 lines = [*lines, f"{', '.join(results)} = {', '.join(expressions)}"]
                 expressions = results
@@ -166,7 +170,7 @@ class _Writer:
 
 
 def clamped(expression: str, bounds: Bounds) -> str:
-    """`expression` within a fused activation, as the operators' reference computes it."""
+    """`expression` within a fused activation, as in the operators' reference."""
     if bounds is None:
         return expression
     low, high = bounds
@@ -191,7 +195,7 @@ class _Recorder:
 
 
 class _Variables:
-    """Names of the values that are alive. A result takes over the name of an operand that dies there."""
+    """Names of the live values. A result takes the name of an operand whose last use is that node."""
 
     def __init__(self, graph: Graph, forbidden: frozenset[str]) -> None:
         self.dimensions: dict[str, str] = {}
@@ -217,13 +221,13 @@ class _Variables:
         return name
 
     def fresh_names(self) -> Iterator[str]:
-        """Names that no value alive has, one after the other."""
+        """Names that no live value has, one after the other."""
         taken = {*self._names.values(), *self._forbidden}
         numbered = (f"{letter}{number}" for number in count(1) for letter in _POOL)
         return (name for name in chain(_POOL, numbered) if name not in taken)
 
     def assign(self, node: Node) -> tuple[str, ...]:
-        """Names for the node's results, after its operands were read; `_` for one that nobody reads."""
+        """Names for the node's results, after its operands were read; `_` for a result without readers."""
         reused = [name for name in self._release(node) if name not in self._inputs or name in _POOL]
         available = chain(reused, (name for name in self.fresh_names() if name not in reused))
         targets = []

@@ -1,6 +1,6 @@
 """Operators that are emitted as submodules of `torch.nn`: constructor and call.
 
-Everything else is written as a torch expression, had from the operator's reference (`record.py`).
+All other operators are written as torch expressions, derived from their reference (`record.py`).
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Argument = int | float | bool | str | tuple[int, ...] | list[int]
 
 @dataclass(frozen=True, slots=True)
 class LayerKind:
-    """A submodule that computes a node: what constructs it, and which operand each of its tensors is.
+    """A submodule that computes a node: its constructor, and the operand for each of its tensors.
 
-    The submodule is called on operand `x`, padded by `pad` where its own padding cannot say it; one that `is_whole`
-    also takes the residual and computes the node on what the variables carry; one that `is_held` is itself what the
-    node's variable holds, at the place of its constant. `statistics` are tensors that are not trained; `state` are
-    entries of its state that are not constants of the graph; `integers` are the tensors that it keeps as integers.
+    The submodule is called on operand `x`, padded by `pad` if its own padding cannot express it. One that `is_whole`
+    also takes the residual and computes the node on carried values; one that `is_held` is itself the value of the
+    node's variable, at the path of its constant. `statistics` are tensors that are not trained; `state` are entries
+    of its state that are not constants of the graph; `integers` are the tensors that it stores as integers.
     """
 
     constructor: str
@@ -46,16 +46,16 @@ class LayerKind:
 
     @property
     def tensors(self) -> dict[str, str]:
-        """Name of the operand that is each of the submodule's tensors, by attribute."""
+        """Name of the operand for each of the submodule's tensors, by attribute."""
         return {**self.parameters, **self.statistics}
 
     @property
     def has_integers(self) -> bool:
-        """Whether some of its tensors are quantized integers."""
+        """True if some of its tensors are quantized integers."""
         return self.is_held or bool(self.integers)
 
     def keeps_integers(self, attribute: str) -> bool:
-        """True for a tensor that it keeps as integers; `real_weight()`, say, of the submodule gives their reals."""
+        """True for a tensor stored as integers; methods such as `real_weight()` of the submodule return the reals."""
         return attribute in self.integers
 
     def holds_parameter(self, attribute: str) -> bool:
@@ -94,7 +94,7 @@ def layer_kind(node: Node) -> LayerKind | None:
 def integer_layer_kind(node: Node) -> LayerKind | None:
     """Like `layer_kind`, with an integer weight and a scale per channel for convolutions and linear layers.
 
-    Embeddings have the bytes of their rows.
+    Embeddings store the bytes of their rows.
     """
     kind = layer_kind(node)
     if isinstance(node.op, Embedding):
@@ -109,7 +109,7 @@ def integer_layer_kind(node: Node) -> LayerKind | None:
 
 
 def integer_embedding(node: Node) -> LayerKind | None:
-    """A table of integers of at most 8 bits with one scale, whose rows are moved as they are."""
+    """A table of integers of at most 8 bits with one scale, whose rows are moved unchanged."""
     weight = node.operand("weight").type
     encoding = weight.quantization
     if encoding is None or encoding.bits > 8 or encoding.levels or len(encoding.scale) > 1:
@@ -243,7 +243,7 @@ def _dtype(type: TensorType) -> dict[str, Argument]:
 
 
 def symmetric_padding(padding: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The module's own padding, and what `F.pad` must do before it where both sides differ."""
+    """The module's own padding, and the padding by `F.pad` before it if both sides differ."""
     both = pairs(padding)
     if all(before == after for before, after in both):
         return tuple(before for before, _ in both), ()
@@ -263,7 +263,7 @@ def construct(name: str, *positional: Argument, **keywords: Argument) -> str:
 
 
 def _text(value: Argument) -> str:
-    """Source of an argument; equal sizes for all dimensions are written once, as people do."""
+    """Source of an argument; equal sizes for all dimensions are written once."""
     if isinstance(value, tuple) and len(set(value)) == 1:
         return literal(value[0])
     return literal(value)

@@ -1,7 +1,7 @@
 """Attribute paths of constants and submodules in the emitted module; `state_dict` has the user's keys.
 
-A constant lives under its own name, which capture takes from the user's `state_dict`. A layer lives where the
-user's module was, or else where its weight is (`features.0.weight` -> `features.0`); one that fits nowhere is
+The path of a constant is its own name, which capture takes from the user's `state_dict`. The path of a layer is that
+of the user's module, or else that of its weight (`features.0.weight` -> `features.0`); a layer without a free path is
 written as a torch expression over its constants.
 """
 
@@ -17,12 +17,12 @@ from .layers import LayerKind
 from .names import ModuleNames, Path, split
 from .style import Style
 
-_COUNTER = re.compile(r"_[0-9]+$")  # what a pass appends to the name of a constant that it replaces
+_COUNTER = re.compile(r"_[0-9]+$")  # suffix that a pass appends to the name of a constant that it replaces
 
 
 @dataclass(frozen=True)
 class Home:
-    """A constant's place in the emitted module, and whether it is trained."""
+    """A constant's path in the emitted module, and whether it is trained."""
 
     path: Path
     trainable: bool
@@ -39,7 +39,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Layout:
-    """The emitted module's tree: a home for each constant, and the submodule of each node that has one."""
+    """The tree of the emitted module: a path for each constant, and the submodule of each node that has one."""
 
     homes: dict[str, Home]
     layers: dict[int, Layer]  # by the node's index in the graph
@@ -52,7 +52,7 @@ class Layout:
 
     @property
     def integer_weights(self) -> dict[str, tuple[Path, str]]:
-        """The constants that layers keep as integers, each with the path of a layer that does and its attribute."""
+        """The constants that layers store as integers, each with the path of such a layer and its attribute."""
         return {
             name: (layer.path, attribute)
             for layer in self.layers.values()
@@ -62,13 +62,13 @@ class Layout:
 
     @property
     def packed_weights(self) -> frozenset[str]:
-        """The constants that submodules of their own keep, below 8 bits several in a byte."""
+        """The constants that separate submodules store, below 8 bits several in a byte."""
         held = [layer for layer in self.layers.values() if layer.kind.is_held]
         return frozenset(name for layer in held for _, name in layer.constants)
 
 
 def plan_layout(graph: Graph, style: Style, *, buffers: Collection[str] = ()) -> Layout:
-    """Places for all constants and layers of a form; constants named in `buffers` are not trained."""
+    """Paths for all constants and layers of a form; constants named in `buffers` are not trained."""
     kinds = [style.kind(node) for node in graph.nodes]
     weighted = _weighted_nodes(graph, kinds)
     paths = _constant_paths(graph, weighted)
@@ -85,7 +85,7 @@ def plan_layout(graph: Graph, style: Style, *, buffers: Collection[str] = ()) ->
 
 
 def _parameters(layers: Iterable[Layer]) -> set[str]:
-    """The constants that submodules hold as parameters, whatever integers they come from."""
+    """The constants that submodules store as parameters, independent of the integers that they come from."""
     return {
         name
         for layer in layers
@@ -113,7 +113,7 @@ def _weighted_nodes(graph: Graph, kinds: list[LayerKind | None]) -> _Weighted:
 
 
 def _constant_paths(graph: Graph, weighted: _Weighted) -> dict[str, Path]:
-    """A path for each constant: its name, without the counter of a replaced constant where the name is free."""
+    """A path for each constant: its name, without the counter of a replaced constant if that name is free."""
     held = {
         value.name: attribute
         for _, kind, constants in weighted.values()
@@ -142,14 +142,14 @@ def _constant_paths(graph: Graph, weighted: _Weighted) -> dict[str, Path]:
 
 
 def _accepts(place: Path, wished: Mapping[str, str], others: Mapping[Path, str]) -> bool:
-    """Whether constants can lie at the attributes of `place` that they wish for, beside `others`."""
+    """True if constants can be at their requested attributes of `place`, in addition to `others`."""
     if any(prefix in others for prefix in (*_prefixes(place), place)):
         return False
     return all(others.get((*place, attribute)) in (None, name) for name, attribute in wished.items())
 
 
 def _distinct_paths(wished: Mapping[str, Path]) -> dict[str, Path]:
-    """The wished paths; one that is a parent of another, or taken, becomes one next to it."""
+    """The requested paths; a path that is a parent of another, or taken, is replaced by one next to it."""
     outer = {prefix for path in wished.values() for prefix in _prefixes(path)}
     taken = set(outer)
     distinct: dict[str, Path] = {}
@@ -175,7 +175,7 @@ class _Places:
         self._placed: dict[Path, Layer] = {}
 
     def is_free(self, layer: Layer) -> bool:
-        """True when the submodule may stand at its path: no constant but its own lies there, each at its attribute."""
+        """True if the submodule can be at its path: only its own constants are there, each at its attribute."""
         path = layer.path
         own = {(*path, attribute): name for attribute, name in layer.constants}
         inside = any(prefix in self._placed for prefix in _prefixes(path))
@@ -183,19 +183,22 @@ class _Places:
         return bool(path) and alone and all(own.get(p) == self._owners[p] for p in self._below.get(path, ()))
 
     def place(self, layer: Layer) -> Layer:
-        """The layer at its path, or next to it where another stands that differs in more than its operand."""
+        """The layer at its path, or next to it if a different layer is there (one that differs not only in its
+        operand).
+        """
         for path in _variants(layer.path):
             moved = replace(layer, path=path)
             if self.is_free(moved) and self._placed.setdefault(path, moved) == moved:
                 self._outer.update(_prefixes(path))
                 return moved
-        raise AssertionError("there are names without end")
+        raise AssertionError("an unused name always exists")
 
 
 def _weighted_layers(weighted: _Weighted, paths: dict[str, Path]) -> dict[int, Layer]:
-    """Submodules where the user's module was, or else where the weights lie, as long as nothing else lies there.
+    """Submodules at the paths of the user's modules, or else of the weights, unless other constants are there.
 
-    One that keeps integers always finds a place, if need be beside its weight; only such a one is tied to integers.
+    A layer that stores integers always has a path, if need be next to its weight; only such a layer is tied to
+    integers.
     """
     places = _Places(paths)
     layers: dict[int, Layer] = {}
@@ -221,7 +224,7 @@ def _weighted_layers(weighted: _Weighted, paths: dict[str, Path]) -> dict[int, L
 def _stateless_layers(
     graph: Graph, kinds: list[LayerKind | None], occupied: Iterable[Path]
 ) -> dict[int, Layer]:
-    """Activations and pools where the user had a module of that kind and nothing else."""
+    """Activations and pools at the paths of the user's modules of that kind, if nothing else is there."""
     constructors: dict[Path, set[str]] = {}
     for node, kind in zip(graph.nodes, kinds, strict=True):
         text = "" if kind is None or kind.tensors else kind.constructor

@@ -1,7 +1,7 @@
-"""An emitted module whose tensors are read when they are used, so that one larger than memory can be run.
+"""An emitted module whose tensors are read at each use, so that one larger than memory can be run.
 
-The tensors of one submodule are in memory at a time: those of another take their place. Modules are called one after
-the other, and what they compute keeps what it needs of a tensor.
+Only the tensors of one submodule are in memory at a time. Modules are called one after the other, and no result
+refers to a tensor afterwards.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from .artifact import NoInitialisation, TorchArtifact, module_class
 
 
 def lazy_module(artifact: TorchArtifact) -> nn.Module:
-    """The module in evaluation mode; each of its tensors is read from the artifact anew when another has been since.
+    """The module in evaluation mode; each of its tensors is read from the artifact again after another submodule was
+    used.
 
-    Recurrent layers, which keep lists of their weights, have theirs in memory, and so has a module that computes
-    buffers which are not part of its state.
+    Recurrent layers, which keep lists of their weights, have them in memory, as does a module that computes buffers
+    which are not part of its state.
     """
     with NoInitialisation(), torch.device("meta"):
         module = module_class(artifact.source, artifact.class_name)()
@@ -47,7 +48,7 @@ def _property(reader: _Reader, owner: str, key: str) -> property:
 
 
 class _Reader:
-    """The tensors of the submodule that was asked last."""
+    """The tensors of the most recently used submodule."""
 
     def __init__(self, tensors: Params, aliases: Mapping[str, str]) -> None:
         self._tensors, self._aliases = tensors, aliases

@@ -10,7 +10,7 @@ import torch
 
 from ...ir import UnsupportedError
 
-Argument = Any  # what torch functions take: numbers, strings, dtypes, tensors, and lists of them
+Argument = Any  # argument types of torch functions: numbers, strings, dtypes, tensors, and lists of them
 
 
 def literal(value: Argument, nested: Callable[[Argument], str] | None = None) -> str:

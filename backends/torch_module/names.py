@@ -1,4 +1,4 @@
-"""Names of emitted code: the user's layer names, which may hold anything, made into Python identifiers."""
+"""Names in emitted code: the user's layer names, which may be arbitrary, as Python identifiers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"[0-9]+")
 
 
 def identifier(text: str, *, fallback: str = "x") -> str:
-    """A Python identifier that reads like `text`: at most 60 ASCII letters, digits and underscores."""
+    """A Python identifier similar to `text`: at most 60 ASCII letters, digits and underscores."""
     cleaned = re.sub(r"[^A-Za-z0-9_]+", "_", text)[:MAX_LENGTH].strip("_") or fallback
     if cleaned[0].isdigit():
         cleaned = f"{fallback}_{cleaned}"
@@ -25,7 +25,7 @@ def identifier(text: str, *, fallback: str = "x") -> str:
 
 
 def unique(wish: str, taken: Collection[str]) -> str:
-    """`wish`, or `wish_2`, `wish_3`, ... when it is taken."""
+    """`wish`, or `wish_2`, `wish_3`, ... if it is taken."""
     name, count = wish, 1
     while name in taken:
         count += 1
@@ -61,11 +61,11 @@ class ModuleNames:
         self._taken: dict[Path, set[str]] = {}
 
     def is_indexed(self, path: Path) -> bool:
-        """True when the module at `path` is an `nn.ModuleDict`."""
+        """True if the module at `path` is an `nn.ModuleDict`."""
         return path in self._indexed
 
     def clean(self, path: Path) -> Path:
-        """`path` with every component made an attribute name or a number, always the same one."""
+        """`path` with every component converted to an attribute name or a number, always the same one."""
         known = len(path)
         while path[:known] not in self._clean:
             known -= 1

@@ -1,6 +1,6 @@
-"""The native form: the integers of the graph, by kernels in C with all of a layer's arithmetic in them.
+"""The native form: the integers of the graph, by C kernels with the complete arithmetic of a layer.
 
-What has no kernel is computed as in the eager form, within one step of the integers.
+Operators without a kernel are computed as in the eager form, within one step of the integers.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ class NativeStyle(EagerStyle):
         self.notes = self._inexact_steps()
 
     def kind(self, node: Node) -> LayerKind | None:
-        """A layer with a kernel in C, else that of the eager form."""
+        """A layer with a C kernel, else that of the eager form."""
         if isinstance(node.op, Conv | Linear) and is_int8(node):
             return _native_layer(node)
         return None if self._has_function(node) else super().kind(node)
 
     def store(self, value: Value, expression: str) -> str:
-        """Quantized, images with the channels last."""
+        """The quantized value, for images with the channels last."""
         if not is_byte(value):
             return super().store(value, expression)
         is_image = any(isinstance(user.op, Conv) for user in self._graph.users.get(value.name, ()))
@@ -62,7 +62,7 @@ class NativeStyle(EagerStyle):
         return f"quantize({expression}, {grid(value)}{options})"
 
     def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
-        """Sums, products and averages of bytes, and what the eager form has."""
+        """Sums, products and averages of bytes, and the nodes that the eager form handles."""
         if not self._has_function(node):
             return super().whole(node, operands, names)
         if isinstance(node.op, Add | Sub | Mul):
@@ -73,14 +73,16 @@ class NativeStyle(EagerStyle):
         return text if node.output.type.rank == len(pool.kernel) + 2 else f"{text}.flatten(1)"
 
     def _inexact_steps(self) -> tuple[str, ...]:
-        """A note with the number of steps that are not exact, by operator."""
+        """A note with the number of inexact nodes, by operator."""
         inexact = Counter(node.op.name for node in self._graph.nodes if not self._is_exact(node))
         if not inexact:
             return ()
         counted = ", ".join(f"{count} {name}" for name, count in sorted(inexact.items()))
         recurs = any(node.op.name in inexact for node in self._graph.nodes if isinstance(node.op, Recurrent))
         apart = (
-            ", recurrent layers within several: their states are float from step to step" if recurs else ""
+            ", recurrent layers within several steps: their states are float between time steps"
+            if recurs
+            else ""
         )
         return (
             f"steps of the torch module without an integer kernel: {counted}. They are computed as in the form "
@@ -88,7 +90,7 @@ class NativeStyle(EagerStyle):
         )
 
     def _is_exact(self, node: Node) -> bool:
-        """True for a node whose results are those of the integer graph, bit for bit."""
+        """True for a node whose results equal those of the integer graph, bit for bit."""
         if not any(value.type.is_quantized for value in (*node.operands, *node.outputs)):
             return True
         if isinstance(node.op, Conv | Linear):
@@ -97,7 +99,7 @@ class NativeStyle(EagerStyle):
         return is_moved or self._has_function(node) or self._is_whole(node)
 
     def _fits(self, node: Node) -> bool:
-        """Whether the sums of a layer fit 32 bits."""
+        """True if the sums of a layer fit 32 bits."""
         constants = [node.operand("weight"), node.optional("bias")]
         if not all(value is None or self._graph.is_constant(value) for value in constants):
             return False
@@ -157,12 +159,12 @@ def _binary(node: Node, op: Add | Sub | Mul, operands: Strings) -> str:
 
 
 def _offset(rescale: Rescale) -> int:
-    """The offset for operands in bytes, which are 128 more than the integers."""
+    """The offset for operands in bytes, which are the integers plus 128."""
     return rescale.offset - 128 * sum(rescale.multipliers)
 
 
 def _average_pool(node: Node) -> AvgPool | None:
-    """The plain pool that an average over windows of one size is; None for any other node."""
+    """The plain pool equivalent to an average over windows of one size; None for any other node."""
     op, x = node.op, node.operand_types[0]
     pool: AvgPool | None = None
     if (
@@ -186,7 +188,7 @@ def _average_pool(node: Node) -> AvgPool | None:
 
 
 def _windows_end_within(pool: AvgPool, x: TensorType) -> bool:
-    """Whether no window reaches beyond the padding, as the last ones of `ceil` may."""
+    """True if no window extends beyond the padding, as the last windows with `ceil` may."""
     (y,) = pool.infer(x.real())
     sizes = zip(y.shape[2:], x.shape[2:], pool.kernel, pool.stride, pairs(pool.padding), strict=True)
     return all((out - 1) * stride + kernel <= size + sum(ends) for out, size, kernel, stride, ends in sizes)

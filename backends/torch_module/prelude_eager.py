@@ -1,9 +1,9 @@
 """Prelude of emitted eager int8 modules; the source of these definitions is copied into the emitted file.
 
-Activations are kept in uint8: the byte is the graph's integer plus 128, and so is the zero point. Layers are oneDNN's
-int8 kernels with the residual, the activation and the requantization in them; their weights are packed at the first
-call. Processors without VNNI saturate sums of products at 16 bits in these kernels: there layers compute in float.
-Elementwise functions are tables of 256 bytes.
+Activations are stored in uint8: the byte is the graph's integer plus 128, and so is the zero point. Layers are
+oneDNN's int8 kernels with the residual, the activation and the requantization in them; their weights are packed at
+the first call. Processors without VNNI saturate sums of products at 16 bits in these kernels: there layers compute in
+float. Elementwise functions are tables of 256 bytes.
 """
 
 from typing import Any
@@ -37,12 +37,12 @@ def lookup(table: Tensor, x: Tensor) -> Tensor:
 
 
 def to_unsigned(x: Tensor) -> Tensor:
-    """int8 to the uint8 that is greater by 128."""
+    """int8 to uint8 by adding 128."""
     return x.view(torch.uint8) ^ 128
 
 
 def to_signed(x: Tensor) -> Tensor:
-    """uint8 to the int8 that is less by 128."""
+    """uint8 to int8 by subtracting 128."""
     return (x ^ 128).view(torch.int8)
 
 
@@ -50,7 +50,7 @@ class Int8Layer(nn.Module):
     """A layer of uint8 activations and int8 weights, with a scale for each output channel.
 
     Grids are scale and zero point of the operand, the result and the residual. `clamp` is the fused activation in
-    bytes, where it is narrower than saturation.
+    bytes, if it is narrower than saturation.
     """
 
     weight: Tensor
@@ -134,7 +134,7 @@ class Int8Linear(Int8Layer):
         return nn.functional.linear(x, self.real_weight(), self.real_bias())
 
     def pack(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Weight as the kernel wants it, its scales and zero points, bias."""
+        """Weight in the form of the kernel, its scales and zero points, bias."""
         zero = torch.zeros(len(self.weight_scale), dtype=torch.int32)
         return (
             torch.ops.onednn.qlinear_prepack(self.weight, list(x.shape)),
@@ -147,9 +147,9 @@ class Int8Linear(Int8Layer):
 class Int8Conv(Int8Layer):
     """Convolution over one or two spatial dimensions, plus a residual, within a clamp.
 
-    The kernel takes the zero point of the operand for 0, since it would sum up its weights at every call for another
-    one: the bias makes up for it, and padding is done before with the zero point. `padding` is (before, after) for
-    each dimension.
+    The kernel gets the zero point 0 for the operand, since for another one it would sum its weights at every call:
+    the bias compensates for it, and padding is done before with the zero point. `padding` is (before, after) for each
+    dimension.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class Int8Conv(Int8Layer):
         return convolve(x, self.real_weight(), self.real_bias(), stride, padding, dilation, self.groups)
 
     def convolve(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        """In two dimensions, padded."""
+        """The convolution in two dimensions, padded."""
         if self.packed is None:
             self.packed = self.pack(x)
         weight, scale, zero, bias = self.packed
@@ -208,7 +208,9 @@ class Int8Conv(Int8Layer):
         return y
 
     def pack(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Weight as the kernel wants it, its scales and zero points, bias without what the zero point adds."""
+        """Weight in the form of the kernel, its scales and zero points, bias without the contribution of the zero
+        point.
+        """
         scale, zero_point = self.x_grid
         weight = self.weight.unsqueeze(2) if self.is_flat else self.weight
         packed = torch.ops.onednn.qconv_prepack(

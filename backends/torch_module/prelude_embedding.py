@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class QuantizedEmbedding(nn.Module):
-    """`nn.Embedding` of integers with one scale and zero point, `grid`; its rows are the bytes greater by 128."""
+    """`nn.Embedding` of integers with one scale and zero point, `grid`; its rows are bytes, the integers plus 128."""
 
     weight: Tensor
 

@@ -18,7 +18,7 @@ from pathlib import Path
 def compiled_library(name: str, *others: str) -> ctypes.CDLL | None:
     """The library of the C file `name`, compiled for this processor; None, with a warning, without a C compiler.
 
-    `others` are further C files of it, and headers. CC names the compiler (default: cc). The library is kept in
+    `others` are further C files of it, and headers. CC names the compiler (default: cc). The library is cached in
     ~/.cache/fxpress, or below XDG_CACHE_HOME.
     """
     source = Path(globals().get("__file__", "model.py")).with_name(name)
@@ -41,7 +41,7 @@ def compiled_library(name: str, *others: str) -> ctypes.CDLL | None:
 
 
 def loaded(library: Path) -> ctypes.CDLL | None:
-    """The library of an earlier process; None where there is none, or a damaged one."""
+    """The library of an earlier process; None if there is none, or a damaged one."""
     try:
         return ctypes.CDLL(str(library)) if library.exists() else None
     except OSError:
@@ -49,9 +49,9 @@ def loaded(library: Path) -> ctypes.CDLL | None:
 
 
 def compiled(compiler: list[str], flags: list[str], files: list[Path], library: Path) -> Path:
-    """`library` compiled from the C files among `files`, with OpenMP where the compiler has it.
+    """`library` compiled from the C files among `files`, with OpenMP if the compiler has it.
 
-    It is in a folder of its own if need be.
+    If the folder cannot be written, it is in a temporary one.
     """
     try:
         library.parent.mkdir(parents=True, exist_ok=True)

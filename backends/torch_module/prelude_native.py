@@ -1,7 +1,7 @@
 """Prelude of emitted native modules; the source of these definitions is copied into the emitted file.
 
 Layers on bytes are computed by the kernels of `int8_layers.c`, a file next to the emitted one, which is compiled at its
-first use. They give the integers of the graph, and keep the channels of images last in memory. Without a C compiler,
+first use. They compute the integers of the graph, with the channels of images last in memory. Without a C compiler,
 and on other devices than the CPU, layers are those of the eager form.
 """
 
@@ -38,24 +38,24 @@ class ImageSizes(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Call:
-    """The kernel of a layer for operands of one shape, with all that it reads."""
+    """The kernel of a layer for operands of one shape, with all its arguments."""
 
     shape: torch.Size
     strides: tuple[int, ...]
     result_shape: tuple[int, ...]
     result_strides: tuple[int, ...]
     kernel: Callable[..., None]
-    pointers: tuple[int, int]  # to the packed layer and the sizes
+    pointers: tuple[int, int]  # pointers to the packed layer and the sizes
     scratch: int
     is_large: bool  # enough for several threads
-    held: tuple[Any, ...]  # the memory of the pointers
+    held: tuple[Any, ...]  # keeps the memory of the pointers alive
 
 
 class NativeLayer(Int8Layer):
     """A layer that equals the integers of the graph, bit for bit.
 
-    `bias` is added to the accumulator, `multiplier` and `shift` are those of the requantization of each output channel;
-    `residual_step` are multiplier, offset and shift of the residual's rescaling.
+    `bias` is added to the accumulator, `multiplier` and `shift` are those of the requantization of each output
+    channel; `residual_step` is multiplier, offset and shift of the residual's rescaling.
     """
 
     multiplier: Tensor
@@ -101,7 +101,7 @@ class NativeLayer(Int8Layer):
         return y
 
     def prepared(self, x: Tensor) -> Call | None:
-        """The kernel for operands like `x`; None where there is none."""
+        """The kernel for operands like `x`; None if there is none."""
         library, layer = int8_layers_library() if x.is_cpu and self.weight.is_cpu else None, self.layer()
         size = -1 if library is None else library.int8_layer_bytes(ctypes.byref(layer))
         if library is None or size < 0:
@@ -173,12 +173,12 @@ class NativeLinear(NativeLayer, Int8Linear):
     """Affine map of the last dimension, plus a residual, within a clamp."""
 
     def sizes(self, x: Tensor) -> tuple[ImageSizes, tuple[int, ...]]:
-        """Tokens are the pixels of one row."""
+        """Sizes with the tokens as pixels of one row."""
         tokens = x.shape[:-1].numel()
         return ImageSizes(1, 1, tokens, 1, tokens), (*x.shape[:-1], len(self.weight))
 
     def arranged(self, x: Tensor) -> Tensor:
-        """Contiguous."""
+        """The operand, contiguous."""
         return x.contiguous()
 
 
@@ -200,7 +200,7 @@ class NativeConv(NativeLayer, Int8Conv):
         return layer
 
     def sizes(self, x: Tensor) -> tuple[ImageSizes, tuple[int, ...]]:
-        """One dimension is a row."""
+        """Sizes; one dimension is treated as a row."""
         stride, _, dilation = self.geometry
         layer = self.layer()
         image = [1, x.shape[2]] if self.is_flat else list(x.shape[2:])
@@ -214,7 +214,7 @@ class NativeConv(NativeLayer, Int8Conv):
         return ImageSizes(len(x), *image, *result), shape
 
     def arranged(self, x: Tensor) -> Tensor:
-        """With the channels last."""
+        """The operand with the channels last."""
         return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
@@ -227,7 +227,7 @@ def quantize(
     bounds: tuple[int, int] = (0, 255),
     is_image: bool = False,
 ) -> Tensor:
-    """The integers nearest to x / scale + zero_point, halves away from zero; of an image with the channels last."""
+    """The integers nearest to x / scale + zero_point, halves away from zero; for an image with the channels last."""
     library = (
         int8_layers_library() if x.is_cpu and x.dtype is torch.float32 and dtype is torch.uint8 else None
     )
@@ -285,7 +285,7 @@ def add(
 def multiply(
     a: Tensor, b: Tensor, zeros: tuple[int, int, int], multiplier: int, shift: int, low: int, high: int
 ) -> Tensor:
-    """Requantized product of bytes less their zero points; the third zero point is that of the result."""
+    """Requantized product of bytes minus their zero points; the third zero point is that of the result."""
     library = int8_layers_library() if a.is_cpu and b.is_cpu else None
     if library is None:
         product = (a.long() - zeros[0]) * (b.long() - zeros[1]) << shift
@@ -299,7 +299,7 @@ def multiply(
 
 
 def average(x: Tensor, kernel: tuple[int, ...], **options: Any) -> Tensor:
-    """Average of windows, as a depthwise convolution whose weights are 1; `options` as of `averaging_layer`."""
+    """Average of windows, as a depthwise convolution with weights 1; `options` are those of `averaging_layer`."""
     y: Tensor = averaging_layer(x.shape[1], kernel, **options)(x)
     return y
 
@@ -308,7 +308,7 @@ def average(x: Tensor, kernel: tuple[int, ...], **options: Any) -> Tensor:
 def averaging_layer(
     channels: int, kernel: tuple[int, ...], *, divisor: int, step: tuple[int, int], **options: Any
 ) -> NativeConv:
-    """The layer of `average`; `step` are multiplier and shift of the requantization of a window's sum."""
+    """The layer of `average`; `step` is multiplier and shift of the requantization of a window's sum."""
     ones = (1,) * len(kernel)
     layer = NativeConv((channels, 1, *kernel), dilation=ones, groups=channels, bias=False, **options)
     layer.weight.fill_(1)
@@ -319,7 +319,7 @@ def averaging_layer(
 
 
 def with_result(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """`x` without gaps in memory, and an empty result of the same layout."""
+    """`x`, contiguous, and an empty result of the same layout."""
     y = torch.empty_like(x, dtype=dtype)
     if y.stride() != x.stride():
         x = x.contiguous()
@@ -328,7 +328,7 @@ def with_result(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def with_common_result(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Two operands broadcast to one shape and layout, and an empty result like them."""
+    """Two operands, broadcast to one shape and layout, and an empty result like them."""
     a, b = torch.broadcast_tensors(a, b)
     a, y = with_result(a, torch.uint8)
     return a, b if b.stride() == y.stride() else torch.empty_like(y).copy_(b), y
@@ -341,7 +341,7 @@ def fits(
     zero_point: int,
     residual_step: tuple[int, int, int],
 ) -> bool:
-    """Whether the sums of a layer, for bytes with this zero point, and its rescaled residual fit 32 bits."""
+    """True if the sums of a layer, for bytes with this zero point, and its rescaled residual fit 32 bits."""
     bound = weight.flatten(1).long().abs().sum(1) * max(zero_point, 255 - zero_point)
     bound += 0 if bias is None else bias.long().abs()
     multiplier, offset, _ = residual_step

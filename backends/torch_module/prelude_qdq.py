@@ -1,6 +1,6 @@
 """Prelude of emitted quantized modules; the source of these definitions is copied into the emitted file.
 
-Activations are kept in uint8, because torch's int8 kernels take nothing else: the byte is the graph's integer plus
+Activations are stored in uint8, the only type of torch's int8 kernels: the byte is the graph's integer plus
 128, and so is the zero point. Weights are int8 with a scale for each output channel.
 """
 
@@ -30,7 +30,7 @@ def dequantize(x: Tensor, scale: float, zero_point: int, *, apart: bool = False)
     """Dequantized integers: (x - zero_point) * scale.
 
     torch.compile makes an int8 kernel of a layer only if nothing else reads its dequantize, but it merges equal ones:
-    `apart` makes another one, by a bound that takes no part in the computation.
+    `apart` makes a different one, with a bound that does not affect the result.
     """
     info = torch.iinfo(x.dtype)
     y: Tensor = torch.ops.quantized_decomposed.dequantize_per_tensor(
@@ -40,12 +40,12 @@ def dequantize(x: Tensor, scale: float, zero_point: int, *, apart: bool = False)
 
 
 def to_unsigned(x: Tensor) -> Tensor:
-    """int8 to the uint8 that is greater by 128."""
+    """int8 to uint8 by adding 128."""
     return (x.to(torch.int16) + 128).to(torch.uint8)
 
 
 def to_signed(x: Tensor) -> Tensor:
-    """uint8 to the int8 that is less by 128."""
+    """uint8 to int8 by subtracting 128."""
     return (x.to(torch.int16) - 128).to(torch.int8)
 
 
@@ -56,7 +56,7 @@ class IntegerWeight(nn.Module):
     weight_scale: Tensor
     weight_zero_point: Tensor
 
-    def __init__(self, *sizes: Any, **options: Any) -> None:  # those of the layer
+    def __init__(self, *sizes: Any, **options: Any) -> None:  # scale and zero point of the layer
         super().__init__(*sizes, **options)
         shape = self.weight.shape
         del self.weight

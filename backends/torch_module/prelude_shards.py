@@ -8,11 +8,11 @@ from safetensors import SafetensorError, safe_open
 
 
 def load_shards(module: torch.nn.Module, index: str | Path) -> None:
-    """Load weights from the safetensors files that an index file names, one file at a time.
+    """Loads weights from the safetensors files that an index file lists, one file at a time.
 
     FileNotFoundError for a missing file. ValueError for a damaged one, for a tensor of the index that its file or the
-    module does not have or has in another shape, and for one of the module that the index does not name; tied tensors
-    need one name.
+    module lacks or has in another shape, and for one of the module that the index does not list; tied tensors need
+    one name.
     """
     index = Path(index)
     files: dict[str, list[str]] = {}
@@ -24,11 +24,11 @@ def load_shards(module: torch.nn.Module, index: str | Path) -> None:
     state = module.state_dict(keep_vars=True)
     named = {name for names in files.values() for name in names}
     for name in sorted(named - state.keys()):
-        raise ValueError(f"{index} names {name}, which the module does not have")
+        raise ValueError(f"{index} lists {name}, which is not in the module")
     held = {id(state[name]) for name in named}
     for name, tensor in state.items():
         if id(tensor) not in held:
-            raise ValueError(f"{index} does not name {name}, which the module has")
+            raise ValueError(f"{index} does not list {name}, a tensor of the module")
     for file, names in files.items():
         path = index.with_name(file)
         if not path.is_file():
@@ -36,7 +36,7 @@ def load_shards(module: torch.nn.Module, index: str | Path) -> None:
         try:
             with safe_open(path, framework="pt") as opened:
                 for name in sorted(set(names).difference(opened.keys())):
-                    raise ValueError(f"{path} does not hold {name}, which {index.name} places there")
+                    raise ValueError(f"{path} does not contain {name}, which {index.name} lists there")
                 tensors = {name: opened.get_tensor(name) for name in names}
         except SafetensorError as error:
             raise ValueError(f"{path} is damaged: {error}") from error

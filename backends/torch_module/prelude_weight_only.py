@@ -1,8 +1,8 @@
 """Prelude of emitted weight-only modules; the source of these definitions is copied into the emitted file.
 
 A weight is stored in the packed form of `packed_linear.c`, a file next to the emitted one. Linear layers call the
-kernel of that file, which is compiled at its first use. Without a C compiler they use torch's own integer products
-where these fit, else the weight is dequantized at each call.
+kernel of that file, which is compiled at its first use. Without a C compiler they use torch's own integer products if
+possible; otherwise the weight is dequantized at each call.
 """
 
 import ctypes
@@ -33,14 +33,14 @@ class PackedMatrix(ctypes.Structure):
 
 
 PackedMatrices = tuple[list[tuple[int, torch.dtype]], "ctypes.Array[PackedMatrix]"]
-"""Matrices, after the addresses and element types of their tensors."""
+"""Array of matrices, and the addresses and element types of their tensors."""
 
 
 class PackedWeight(nn.Module):
     """A weight of `bits`-bit integers, with a scale for each `group_size` of them along the last dimension.
 
     Rows, all dimensions but the last, are packed in blocks of 16: codes [blocks, groups, bytes], in steps of 16
-    columns, and scales [blocks, groups, 16] of `dtype`. Scales of an integer type are codes [rows, groups] of
+    columns, and scales [blocks, groups, 16] of `dtype`. Scales of an integer type are codes [rows, groups] for
     `decoded_scales`; with `steps`, the length of `scale_step`, they are quantized twice.
     """
 
@@ -68,20 +68,22 @@ class PackedWeight(nn.Module):
         if self.has_steps:
             self.register_buffer("scale_step", torch.zeros(steps, dtype=torch.float32))
             self.register_buffer("scale_offset", torch.ones(1, dtype=torch.float32))
-        self.dtype = torch.float32  # of its reals
-        self.matrices: PackedMatrices | None = None  # this, and those that are multiplied with it
+        self.dtype = torch.float32  # element type of its reals
+        self.matrices: PackedMatrices | None = None  # of this weight and those of the same call
         self.token_bytes = [4 + groups * (4 + lines * 16 * size) for size in (4, 1)]  # scratch: floats, int8
-        self.packed: tuple[tuple[int, ...], Any, Tensor] | None = None  # and what they were made from
-        self.decoded: tuple[tuple[int, ...], Tensor] | None = None  # packed scales of codes; likewise
+        self.packed: tuple[tuple[int, ...], Any, Tensor] | None = None  # and their source tensors
+        self.decoded: tuple[tuple[int, ...], Tensor] | None = None  # packed scales from codes; likewise
 
     def linear(self, x: Tensor, bias: Tensor | None = None, *, rounded: bool = False) -> Tensor:
-        """x @ weight^T + bias; `rounded`: x is rounded to int8 with a scale for each row (token) before."""
+        """x @ weight^T + bias; `rounded`: x is first rounded to int8 with a scale for each row (token)."""
         return joined_linear(x, (self,), (bias,), rounded=rounded)[0]
 
     def products(
         self, x: Tensor, weights: Sequence["PackedWeight"], rounded: bool
     ) -> Sequence[Tensor] | None:
-        """Products of x [..., columns] with weights of one form, this being the first; None where nothing fits."""
+        """Products of x [..., columns] with weights of one form, the first of which is this one; None without an
+        integer product.
+        """
         kernels = packed_linear_library() if x.is_cpu else None
         if kernels is None or not all(weight.has_kernel() for weight in weights):
             return self.torch_products(x, weights, rounded)
@@ -99,13 +101,13 @@ class PackedWeight(nn.Module):
         return found
 
     def has_kernel(self) -> bool:
-        """Whether the kernels know the element types of codes and scales."""
+        """True if the kernels support the element types of codes and scales."""
         return self.scale.dtype != torch.float64
 
     def packed_matrices(
         self, weights: Sequence["PackedWeight"], tensors: Sequence[Tensor]
     ) -> "ctypes.Array[PackedMatrix]":
-        """The weights as the kernels take them, this being the first; they have the addresses of `tensors`."""
+        """The weights, this one first, as arguments of the kernels; they have the addresses of `tensors`."""
         places = [(tensor.data_ptr(), tensor.dtype) for tensor in tensors]
         known = self.matrices  # read once: other threads may replace it
         if known is None or known[0] != places:
@@ -141,7 +143,7 @@ class PackedWeight(nn.Module):
         return torch.split(y.reshape(*lead, sum(rows)), rows, -1)
 
     def rows(self, indices: Tensor) -> Tensor:
-        """The reals of some rows; IndexError for one that is not there."""
+        """The reals of some rows; IndexError for a row that does not exist."""
         shape, count = (*indices.shape, self.shape[-1]), prod(self.shape[:-1])
         flat = indices.reshape(-1).long()
         if is_traced() or flat.is_meta:
@@ -164,7 +166,7 @@ class PackedWeight(nn.Module):
         return reals[torch.arange(flat.shape[0], device=flat.device), flat % 16]
 
     def reals(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The reals of the whole weight; by default of the element type that `half()`, say, has chosen."""
+        """The reals of the whole weight; by default in the element type chosen by, for example, `half()`."""
         reals = self.to_reals(slice(None)).flatten(0, 1)
         return reals[: prod(self.shape[:-1])].reshape(self.shape).to(dtype or self.dtype)
 
@@ -190,7 +192,7 @@ class PackedWeight(nn.Module):
         return decoded_scales(codes[places], self.scale_step[among // 256], self.scale_offset)
 
     def packed_scales(self) -> Tensor:
-        """The scales [blocks, groups, 16] as the kernels read them; codes are decoded once, where they are held."""
+        """The scales [blocks, groups, 16] in the form of the kernels; codes are decoded once, if they are in memory."""
         codes = self.scale
         if not self.has_scale_codes:
             if not codes.is_contiguous():
@@ -203,7 +205,7 @@ class PackedWeight(nn.Module):
         )
         if known is None or known[0] != state:
             known = state, self.block_scales(slice(None)).transpose(1, 2).contiguous()
-            if "scale" in self._buffers:  # tensors that are read at each use are in memory for it alone
+            if "scale" in self._buffers:  # tensors that are read at each use are in memory only for that use
                 self.decoded = known
         return known[1]
 
@@ -233,7 +235,7 @@ class PackedWeight(nn.Module):
         return columns[..., : self.group_size]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PackedWeight":
-        """Devices apply to all tensors; element types to the reals that are computed of them, not to scales."""
+        """Device changes apply to all tensors; element types to the computed reals, not to scales."""
         before = dict(self._buffers)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, tensor in before.items():
@@ -243,12 +245,12 @@ class PackedWeight(nn.Module):
         self.dtype = fn(self.scale.new_zeros(0, dtype=self.dtype)).dtype
         return self
 
-    def __getstate__(self) -> dict[str, Any]:  # any: what a module holds
+    def __getstate__(self) -> dict[str, Any]:  # any: an object of a module
         return {**self.__dict__, "matrices": None, "packed": None, "decoded": None}
 
 
 class DecodedWeight(PackedWeight):
-    """A packed weight with a zero point for each scale, or a table of levels: its reals are made in each call."""
+    """A packed weight with a zero point for each scale, or a table of levels: it is dequantized in each call."""
 
     zero: Tensor
     levels: Tensor
@@ -270,11 +272,11 @@ class DecodedWeight(PackedWeight):
             self.register_buffer("zero", torch.zeros(*self.codes.shape[:2], 16, dtype=torch.int8))
 
     def has_kernel(self) -> bool:
-        """False: the kernels do not know such codes."""
+        """False: the kernels do not support such codes."""
         return False
 
     def torch_products(self, x: Tensor, weights: Sequence[PackedWeight], rounded: bool) -> None:
-        """None: nor does torch."""
+        """None: torch has no such product, either."""
 
     def to_reals(self, blocks: Tensor | slice) -> Tensor:
         """Reals [blocks, 16, columns] of some blocks."""
@@ -292,9 +294,9 @@ def joined_linear(
     *,
     rounded: bool = False,
 ) -> list[Tensor]:
-    """x @ weight^T + bias for each weight, in one call of a kernel; they may differ in rows only.
+    """x @ weight^T + bias for each weight, in one call of a kernel; the weights may differ only in their rows.
 
-    `rounded`: x is rounded to int8 with a scale for each row (token) before.
+    `rounded`: x is first rounded to int8 with a scale for each row (token).
     """
     first, biases = weights[0], biases or [None] * len(weights)
     if x.shape[-1] != first.shape[-1]:
@@ -313,7 +315,7 @@ def joined_linear(
 
 
 def packed_tensors(weights: Sequence[PackedWeight]) -> list[Tensor]:
-    """Codes and scales of each weight, one after the other, as the kernels read them."""
+    """Codes and scales of each weight, one after the other, in the form of the kernels."""
     held: list[Tensor] = []
     for weight in weights:
         codes = weight.codes
@@ -324,7 +326,7 @@ def packed_tensors(weights: Sequence[PackedWeight]) -> list[Tensor]:
 
 
 def decoded_scales(codes: Tensor, steps: Tensor | None = None, offset: Tensor | None = None) -> Tensor:
-    """Scales of codes: powers of two, 2^(code - 127), or with steps offset + code * step, as float32.
+    """Scales from codes: powers of two, 2^(code - 127), or with steps offset + code * step, as float32.
 
     A code c below 0 is the negative of the scale with the code -1 - c. Products with steps are exact.
     """
@@ -336,7 +338,7 @@ def decoded_scales(codes: Tensor, steps: Tensor | None = None, offset: Tensor | 
 
 
 def is_traced() -> bool:
-    """True where a tracer is to see torch operators."""
+    """True while a tracer records torch operators."""
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
@@ -347,9 +349,9 @@ def torch_kernel(
     *,
     capability: tuple[int, int] | None = None,
 ) -> str | None:
-    """The kernel of torch for weights of such a form and these rows, `int8` or `int4`; None if there is none.
+    """The torch kernel for weights of this form and these rows, `int8` or `int4`; None if there is none.
 
-    `capability` is that of a CUDA device; default: asked from the device.
+    `capability` is that of a CUDA device; default: queried from the device.
     """
     is_whole = weight.bits == 8 and weight.group_size == weight.shape[1]
     is_grouped = weight.bits == 4 and weight.group_size in (32, 64, 128, 256)
@@ -368,19 +370,19 @@ def torch_kernel(
 def pack_int8(
     integers: Tensor, scales: Tensor
 ) -> tuple[Any, Tensor]:  # any: a tensor, or a packed matrix of FBGEMM
-    """Integers [rows, columns], as torch's kernel of their device reads them, and a scale for each row."""
+    """Integers [rows, columns] in the form of torch's kernel for their device, and a scale for each row."""
     scales = scales[:, 0].contiguous()
     if not integers.is_cpu or not has_fbgemm():
         return integers, scales
     ones = torch.ones(len(integers), dtype=torch.float64)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tensors with a quantizer, which become others in later versions
+        warnings.simplefilter("ignore")  # tensors with a quantizer, which later versions replace
         weight = torch._make_per_channel_quantized_tensor(integers, ones, torch.zeros_like(ones).long(), 0)
         return torch.ops.quantized.linear_prepack(weight, None), scales
 
 
 def has_fbgemm() -> bool:
-    """Whether torch has FBGEMM's kernel of packed int8, and the processor exact sums for it (VNNI)."""
+    """True if torch has FBGEMM's kernel of packed int8, and the processor computes exact sums with it (VNNI)."""
     is_chosen = torch.backends.quantized.engine in ("x86", "fbgemm")
     return (
         is_chosen and torch.cpu._is_vnni_supported() and hasattr(torch, "_make_per_channel_quantized_tensor")
@@ -388,16 +390,16 @@ def has_fbgemm() -> bool:
 
 
 def int8_product(x: Tensor, codes: Any, scales: Tensor) -> Tensor:  # any: of `pack_int8`
-    """x [tokens, columns], rounded to int8 for each token, @ codes, by exact sums; float32.
+    """x [tokens, columns], rounded to int8 for each token, @ codes, with exact sums; float32.
 
-    On processors without VNNI there is no fast kernel with exact sums: rows are then multiplied in float32, as many as
-    stay in a cache.
+    On processors without VNNI there is no fast kernel with exact sums: rows are then multiplied in float32, as many
+    at a time as fit in a cache.
     """
     x = x.to(torch.float32)
     most = x.abs().amax(-1, keepdim=True)
     inverse = torch.where(most >= 1e-30, most.new_tensor(127.0) / most, 0.0)
     rounded = torch.round(x * inverse)
-    if not isinstance(codes, Tensor):  # rounded once more there, to uint8 with a zero point of 128
+    if not isinstance(codes, Tensor):  # rounded again there, to uint8 with a zero point of 128
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
         sums: Tensor = multiply(rounded, 1.0, 128, codes)
         return sums * scales * (most / 127)
@@ -406,7 +408,7 @@ def int8_product(x: Tensor, codes: Any, scales: Tensor) -> Tensor:  # any: of `p
         parts = codes.split(max(1, (1 << 19) // codes.shape[1]))
         return torch.cat([rounded @ part.float().T for part in parts], 1) * scales * (most / 127)
     rounded = rounded.to(torch.int8)
-    if not codes.is_cpu and len(x) < 17:  # the least that cuBLAS takes
+    if not codes.is_cpu and len(x) < 17:  # the smallest number that cuBLAS supports
         rounded = nn.functional.pad(rounded, (0, 0, 0, 17 - len(x)))
     return torch._int_mm(rounded, codes.T).narrow(0, 0, len(x)) * scales * (most / 127)
 
@@ -432,7 +434,7 @@ def int4_product(x: Tensor, group_size: int, codes: Tensor, pairs: Tensor) -> Te
 
 
 class RmsNorm(nn.RMSNorm):
-    """`nn.RMSNorm`, by the kernel of rms_norm.c where that can compute it."""
+    """`nn.RMSNorm`, by the kernel of rms_norm.c if that supports the input."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x / sqrt(mean(x^2) + eps) * weight."""

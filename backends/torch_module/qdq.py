@@ -42,11 +42,11 @@ class QdqStyle:
         }
 
     def kind(self, node: Node) -> LayerKind | None:
-        """The operator's own on reals, with its weight in integers."""
+        """The operator's own layer on reals, with its weight as integers."""
         return integer_layer_kind(node)
 
     def enter(self, value: Value, variable: str) -> str:
-        """Signed integers become what is carried."""
+        """Conversion of signed integers to the carried values."""
         return f"to_unsigned({variable})" if is_byte(value) else variable
 
     def leave(self, value: Value, variable: str) -> str:
@@ -54,11 +54,11 @@ class QdqStyle:
         return f"to_signed({variable})" if is_byte(value) else variable
 
     def is_raw(self, node: Node) -> bool:
-        """True for data movement that does not look at the elements."""
+        """True for data movement, which is independent of the elements."""
         return isinstance(node.op, _MOVES) and not any(map(self._graph.is_constant, node.operands))
 
     def read(self, node: Node, operand: int, variable: str) -> str:
-        """Dequantized, apart from the dequantize that belongs to a layer."""
+        """The dequantized value, with a dequantize separate from that of a layer."""
         value = node.inputs[operand]
         assert value is not None
         if not value.type.is_quantized or self._graph.is_constant(value):
@@ -67,7 +67,7 @@ class QdqStyle:
         return f"dequantize({variable}, {grid(value)}{', apart=True' if apart else ''})"
 
     def store(self, value: Value, expression: str) -> str:
-        """Quantized, where the graph is."""
+        """The value, quantized if it is quantized in the graph."""
         if not value.type.is_quantized:
             return expression
         options = carried_bounds(value) if is_byte(value) else f", {value.type.dtype.torch}"
@@ -91,7 +91,7 @@ def grid(value: Value) -> str:
 
 
 def carried_bounds(value: Value) -> str:
-    """The least and the greatest carried integer as an argument; nothing where a byte has no others."""
+    """The least and the greatest carried integer as an argument; empty if they are those of a byte."""
     quantization = value.type.quantization
     assert quantization is not None
     bounds = quantization.qmin + 128, quantization.qmax + 128
@@ -99,7 +99,7 @@ def carried_bounds(value: Value) -> str:
 
 
 def carried_zero_point(quantization: Encoding) -> int:
-    """Zero point of what is carried."""
+    """Zero point of the carried values."""
     return quantization.zero_point[0] + (128 if quantization.bits <= 8 else 0)
 
 

@@ -1,7 +1,7 @@
-"""Python source of an operator, had by running its reference and writing down the torch calls that it makes.
+"""Python source of an operator, from a run of its reference that records its torch calls.
 
-An operator's reference is its only definition, so this needs no table of operators: whatever `ir.run` computes is
-written as the same calls on the same operands, and computes the same bits.
+An operator's reference is its only definition, so no table of operators is needed: the emitted code makes the same
+calls on the same operands as `ir.run`, and computes the same bits.
 """
 
 from __future__ import annotations
@@ -30,28 +30,28 @@ _SHAPE = vars(torch._C.TensorBase)["shape"].__get__
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """Stands for an operand of the recorded node in an argument."""
+    """Placeholder for an operand of the recorded node in an argument."""
 
     index: int
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """Stands for the tensor that an earlier call returned, or for one of several (`item`)."""
+    """Placeholder for the tensor that an earlier call returned, or for one of several (`item`)."""
 
     call: int
     item: int | None = None
 
 
 class TensorSize(int):
-    """A size of a tensor: it prints as that tensor's size, so that other sizes pass where the captured one did."""
+    """A size of a tensor, printed as that tensor's size, so that other sizes are accepted, too."""
 
     tensor: Operand | Result
     dimension: int
 
     @staticmethod
     def of(size: int, tensor: Operand | Result, dimension: int) -> TensorSize:
-        """`size` that knows where it came from."""
+        """`size` with its origin."""
         made = TensorSize(size)
         made.tensor, made.dimension = tensor, dimension
         return made
@@ -62,27 +62,27 @@ class TensorSize(int):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One torch call: the function's public name, and its arguments with tensors replaced by what they stand for."""
+    """One torch call: the function's public name, and its arguments with placeholders for tensors."""
 
     function: str
     args: tuple[Argument, ...]
     kwargs: tuple[tuple[str, Argument], ...]
-    results: int | None  # how many tensors it returned in a tuple; None for a single one
-    mutates: bool  # whether it writes to its first argument
+    results: int | None  # number of tensors in a returned tuple; None for a single tensor
+    mutates: bool  # True if it writes to its first argument
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """The calls of one operator in order, and where each of its results comes from."""
+    """The calls of one operator in order, and the origin of each of its results."""
 
     calls: tuple[Call, ...]
     results: tuple[Operand | Result, ...]
 
 
 def record(node: Node, types: Sequence[TensorType | None]) -> Recording:
-    """The torch calls of the node's reference for operands of `types`; UnsupportedError when they have no names.
+    """The torch calls of the node's reference for operands of `types`; UnsupportedError if one has no public name.
 
-    Where sizes depend on dimensions, the calls at other sizes must be the same.
+    If sizes depend on dimensions, the calls at other sizes must be the same.
     """
     recording = _recorded(node.op, types)
     dimensions = dimensions_of([node.op, *(t.shape for t in types if t is not None)])
@@ -106,7 +106,7 @@ def record(node: Node, types: Sequence[TensorType | None]) -> Recording:
 
 
 def _others(dimensions: Mapping[str, Dimension]) -> tuple[int, ...]:
-    """Sizes other than the example's, where the ranges allow."""
+    """Sizes other than the example's, if the ranges allow it."""
     return traced_sizes(dimensions, frozenset(d.example for d in dimensions.values()))
 
 
@@ -129,7 +129,7 @@ def _record(op: Op, types: Sequence[TensorType | None]) -> Recording:
 
 
 class _Recorder(TorchFunctionMode):
-    """Writes down every outermost call of torch's Python interface that returns tensors or writes to one."""
+    """Records every outermost call of torch's Python interface that returns tensors or writes to one."""
 
     def __init__(self, operands: Sequence[Tensor | None], op: str) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class _Recorder(TorchFunctionMode):
         types: Sequence[type],
         args: tuple[Argument, ...] = (),
         kwargs: Mapping[str, Argument] | None = None,
-    ) -> Any:  # what the function returns
+    ) -> Any:  # the result of the function
         outcome = func(*args, **(kwargs or {}))
         if func == _SHAPE:
             origin = self.origin(args[0])
@@ -167,7 +167,7 @@ class _Recorder(TorchFunctionMode):
         self.calls.append(Call(name, arguments, named, len(tensors) if several else None, mutates))
         for item, tensor in enumerate(tensors):
             if isinstance(tensor, Tensor) and not (mutates and id(tensor) in self._origins):
-                self._alive.append(tensor)  # so that no other tensor gets its id
+                self._alive.append(tensor)  # keeps the tensor alive, so that no other tensor gets its id
                 self._origins[id(tensor)] = Result(len(self.calls) - 1, item if several else None)
         return outcome
 

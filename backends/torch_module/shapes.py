@@ -1,4 +1,4 @@
-"""Check of the arguments of an emitted `forward`: a module takes the shapes that it was compiled for, and no others."""
+"""Check of the arguments of an emitted `forward`: a module accepts only the shapes for which it was compiled."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WORD = re.compile(r"\w+")
 def check_shapes(
     inputs: dict[str, tuple[torch.Tensor, tuple[int | str, ...]]], /, **ranges: tuple[int, int | None]
 ) -> tuple[int, ...]:
-    """The sizes of the dimensions in `ranges`; ValueError for inputs of shapes that the module is not compiled for.
+    """The sizes of the dimensions in `ranges`; ValueError for inputs of shapes for which the module was not compiled.
 
     A size in the shape of an input is a number, or the name of a dimension, which has one size in all inputs.
     """
@@ -63,7 +63,7 @@ def shape_check(
 
 
 def check_source() -> dict[str, str]:
-    """Source of the function that the statement calls, by its name; it needs `torch` and nothing else."""
+    """Source of the function that the statement calls, by its name; it needs only `torch`."""
     return {check_shapes.__name__: inspect.getsource(check_shapes)}
 
 

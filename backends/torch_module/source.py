@@ -49,7 +49,7 @@ def write_source(
     is_sharded: bool,
     updated: frozenset[str] = frozenset(),
 ) -> str:
-    """Python source of the class `name`, with a function that loads its tensors where they are in several files.
+    """Python source of the class `name`, with a function that loads its tensors if they are in several files.
 
     `updated` are values that take the memory of an argument.
     """
@@ -101,7 +101,9 @@ def _result_names(graph: Graph) -> list[str]:
 
 
 def _definitions(preludes: Sequence[ModuleType]) -> dict[str, str]:
-    """The source of operators' functions and of what the preludes define, by name; the last of a name counts."""
+    """The source of operators' functions and of the preludes' definitions, by name; the last one of a name takes
+    precedence.
+    """
     sources = function_sources() | check_source()
     for prelude in preludes:
         own = {
@@ -196,7 +198,7 @@ class _Tree:
         self._register("buffer", path, f"torch.zeros({literal(tuple(tensor.shape))}, dtype={tensor.dtype})")
 
     def tie(self, layer: Layer, attribute: str, constant: str, *, is_parameter: bool) -> None:
-        """The layer's tensor is the constant, which lies elsewhere; torch lets no buffer replace a parameter."""
+        """Ties the layer's tensor to the constant at another path; torch lets no buffer replace a parameter."""
         names = self._layout.names
         own, owner = (
             names.expression((*layer.path, attribute)),

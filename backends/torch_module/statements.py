@@ -1,4 +1,4 @@
-"""Python statements of recorded calls, with intermediate results in place where that keeps the order of evaluation."""
+"""Python statements of recorded calls, with intermediate results inlined if that keeps the order of evaluation."""
 
 from __future__ import annotations
 
@@ -44,23 +44,23 @@ def statements(
 ) -> tuple[list[str], tuple[str, ...]]:
     """Python statements, and the expressions of the results after them, on the expressions `operands`.
 
-    `dimensions` has the variable of each dimension, `device` is that of tensors which a call makes of sizes alone.
+    `dimensions` has the variable of each dimension, `device` is that of tensors which a call makes from sizes only.
 
-    `fresh` makes up names for intermediate results; one that is read once is written in place. Several results that
-    are one call's are given as that single expression of a tuple.
+    `fresh` generates names for intermediate results; a result with a single reader is inlined. If one call returns
+    several results, they are a single expression of a tuple.
     """
     return _Writer(recording, operands, fresh, dimensions, device).write()
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An argument that is written as it is."""
+    """An argument that is written unchanged."""
 
     text: str
 
 
 class _Writer:
-    """The texts of calls so far, and which of them are infix expressions."""
+    """The texts of calls so far; infix expressions are marked."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ def _results_in(value: Argument) -> list[Result]:
 
 
 def _operands_in(value: Argument) -> bool:
-    """Whether an argument is, or lists, an operand of the node."""
+    """True if an argument is, or contains, an operand of the node."""
     if isinstance(value, list | tuple):
         return any(map(_operands_in, value))
     return isinstance(value, Operand)

@@ -20,7 +20,7 @@ class Style(Protocol):
 
     @property
     def preludes(self) -> tuple[ModuleType, ...]:
-        """The modules whose definitions the emitted file needs a copy of."""
+        """The modules whose definitions are copied into the emitted file."""
 
     @property
     def buffers(self) -> Mapping[Path, Tensor]:
@@ -32,30 +32,31 @@ class Style(Protocol):
 
     @property
     def groups(self) -> Mapping[str, tuple[Node, ...]]:
-        """Nodes that one expression computes in the place of the first of them, by the name of each one's result."""
+        """Nodes that one expression computes in place of the first of them, by the name of each node's result."""
 
     def kind(self, node: Node) -> LayerKind | None:
         """The submodule that computes `node`, if any."""
 
     def enter(self, value: Value, variable: str) -> str:
-        """Expression of what is carried for a graph input."""
+        """Expression of the carried value of a graph input."""
 
     def leave(self, value: Value, variable: str) -> str:
         """Expression of a graph output."""
 
     def is_raw(self, node: Node) -> bool:
-        """True when a node without submodule is computed on what is carried, not on reals."""
+        """True if a node without submodule is computed on carried values, not on reals."""
 
     def read(self, node: Node, operand: int, variable: str) -> str:
         """Expression of the reals of an operand."""
 
     def store(self, value: Value, expression: str) -> str:
-        """Expression of what is carried, from that of the reals."""
+        """Expression of the carried value, from that of the reals."""
 
     def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
-        """Expression of a node that is computed in a way of its own; `names` are those of `buffers`.
+        """Expression of a node with a special computation; `names` are those of `buffers`.
 
-        For the first node of a group, that of the results of all; `operands` has those of one after the other.
+        For the first node of a group, the expression of all results; `operands` has those of all nodes, one after the
+        other.
         """
 
 
@@ -68,7 +69,7 @@ class FloatStyle:
     groups: Mapping[str, tuple[Node, ...]] = MappingProxyType({})
 
     def kind(self, node: Node) -> LayerKind | None:
-        """The operator's own."""
+        """The operator's own submodule."""
         return layer_kind(node)
 
     def enter(self, value: Value, variable: str) -> str:

@@ -1,8 +1,8 @@
 """The form of graphs whose weights are integers and whose activations are float.
 
-The variable of a dequantized constant, in float32 or cast to half precision, holds the submodule that keeps its
-integers; linear layers and embeddings ask it for what they need, and everything else takes its reals. The rounding of
-activations is left to the linear layers where nothing else reads its result.
+The variable of a dequantized constant, in float32 or cast to half precision, is the submodule with its integers;
+linear layers and embeddings call its methods, and all other nodes read its reals. The rounding of activations is part
+of the linear layers if nothing else reads its result.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from .names import Path
 from .style import FloatStyle, Strings
 
 _HALF = (DType.F16, DType.BF16)
-_DECODING = ("scale_step", "scale_offset")  # what decodes codes of scales
+_DECODING = ("scale_step", "scale_offset")  # tensors that decode codes of scales
 
 
 def is_weight_only(graph: Graph) -> bool:
-    """Whether all quantized values of a graph are constants that only `dequantize` nodes read."""
+    """True if all quantized values of a graph are constants that only `dequantize` nodes read."""
     quantized = [v for node in graph.nodes for v in (*node.operands, *node.outputs) if v.type.is_quantized]
     readers = (user for value in quantized for user in graph.users[value.name])
     return (
@@ -46,10 +46,10 @@ def is_weight_only(graph: Graph) -> bool:
 
 
 class WeightOnlyStyle(FloatStyle):
-    """Variables hold reals, and for integer weights the submodules that keep them.
+    """Variables are reals, and for integer weights the submodules that store them.
 
-    `_held` has the values that are such submodules, with the element type that their reals are cast to. Linear layers
-    of one input are a group where a kernel multiplies with all their weights in one call.
+    `_held` has the values that are such submodules, with the element type to which their reals are cast. Linear
+    layers with the same input are a group if a kernel multiplies with all their weights in one call.
     """
 
     preludes: tuple[ModuleType, ...] = (prelude_library, prelude_weight_only)
@@ -72,7 +72,7 @@ class WeightOnlyStyle(FloatStyle):
         self.groups = self._joined(graph)
 
     def kind(self, node: Node) -> LayerKind | None:
-        """A submodule for an integer weight; linear layers and embeddings that read one have none of their own.
+        """A submodule for an integer weight; linear layers and embeddings that read one have no submodule of their own.
 
         RMS norms are those of the prelude.
         """
@@ -84,7 +84,7 @@ class WeightOnlyStyle(FloatStyle):
         return kind
 
     def read(self, node: Node, operand: int, variable: str) -> str:
-        """The variable, or the reals of the weight that it holds."""
+        """The variable, or the reals of its weight."""
         value = node.inputs[operand]
         assert value is not None
         return self.leave(value, variable)
@@ -95,7 +95,7 @@ class WeightOnlyStyle(FloatStyle):
         return variable if dtype is None else f"{variable}.reals({dtype})"
 
     def whole(self, node: Node, operands: Strings, names: Mapping[Path, str]) -> str | None:
-        """Linear layers and embeddings of integer weights, and the rounding that such layers take over."""
+        """Linear layers and embeddings of integer weights, and the rounding that such layers include."""
         name = node.outputs[0].name
         if name in self._rounded or (name in self._held and name not in self._modules):
             return node.op.operand(operands, "x")
@@ -125,9 +125,10 @@ class WeightOnlyStyle(FloatStyle):
         return f"joined_linear({', '.join(arguments)})"
 
     def _joined(self, graph: Graph) -> dict[str, tuple[Node, ...]]:
-        """Linear layers of one form, each with all that are computed with it.
+        """Linear layers of one form, each with all layers that are computed with it.
 
-        They read one input, and so do all linear layers between them: results do not have to be kept for long.
+        They read the same input, as do all linear layers between them, so that results are kept only for a short
+        time.
         """
         found: dict[tuple[int, Value, int, int], list[Node]] = {}
         layers = [node for node in graph.nodes if isinstance(node.op, Linear)]
@@ -143,7 +144,7 @@ class WeightOnlyStyle(FloatStyle):
         }
 
     def _form(self, graph: Graph, node: Node) -> tuple[Value, int, int] | None:
-        """Input, bits and group size of a linear layer; None if its product is not one with packed integers alone."""
+        """Input, bits and group size of a linear layer; None if its product is not one with only packed integers."""
         bias = node.optional("bias")
         if node.op != Linear() or node.optional("residual") is not None or not self._reads_held(node):
             return None
@@ -156,14 +157,14 @@ class WeightOnlyStyle(FloatStyle):
         return node.operand("x"), form.bits, form.group_size
 
     def _reads_held(self, node: Node) -> bool:
-        """True for a linear layer or embedding whose weight, and nothing else, is a held one."""
+        """True for a linear layer or embedding whose only held operand is its weight."""
         if not isinstance(node.op, Linear | Embedding):
             return False
         held = [value for value in node.operands if value.name in self._held]
         return held == [node.operand("weight")]
 
     def _is_left_to_readers(self, graph: Graph, value: Value) -> bool:
-        """True where only linear layers of integer weights read a value, as their input."""
+        """True if only linear layers of integer weights read a value, as their input."""
         readers = graph.users.get(value.name, ())
         is_input = (
             isinstance(user.op, Linear)
@@ -182,7 +183,7 @@ def _before_rounding(graph: Graph, value: Value) -> Value:
 
 
 def packed_weight(type: TensorType, read: Callable[[], Tensor]) -> LazyTensor:
-    """The codes of a weight in the packed form, packed at each use from the integers that `read` gives."""
+    """The codes of a weight in the packed form, packed at each use from the integers that `read` returns."""
     assert type.quantization is not None
     bits, lowest, shape = type.quantization.bits, type.quantization.qmin, packed_shape(type)
     size = type.shape[-1] // shape[1]
@@ -190,7 +191,7 @@ def packed_weight(type: TensorType, read: Callable[[], Tensor]) -> LazyTensor:
 
 
 def _holds_matrix(node: Node) -> bool:
-    """True for a `dequantize` of constant matrices that `IntegerWeight` can keep."""
+    """True for a `dequantize` of constant matrices that `IntegerWeight` can store."""
     if not isinstance(node.op, Dequantize):
         return False
     type = node.operand("x").type
@@ -228,7 +229,7 @@ def _weight_kind(node: Node) -> LayerKind:
 
 
 def _stored_scales(scale: Numbers[float], rows: int, packed: tuple[int, ...]) -> dict[str, LazyTensor]:
-    """Tensors of the scales: of shape `packed`, or codes [rows, groups] and what decodes them."""
+    """Tensors of the scales: of shape `packed`, or codes [rows, groups] and the tensors that decode them."""
     if not isinstance(scale, CodedNumbers):
         dtype = scale.dtype.torch if scale.dtype in _HALF else torch.float32
         return {"scale": LazyTensor(packed, dtype, lambda: pack_scales(scale.tensor(dtype), rows))}

@@ -113,15 +113,15 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged file": (cut, rf"{FIRST} is damaged: "),
     "tensor of another file": (
         edit(lambda places: places.update({"head.bias": places["head.weight"]})),
-        rf"model-0000\d-of-0000\d.safetensors does not hold head.bias, which {INDEX} places there",
+        rf"model-0000\d-of-0000\d.safetensors does not hold head.bias, which {INDEX} lists there",
     ),
     "unknown tensor": (
         edit(lambda places: places.update({"tail.bias": FIRST})),
-        rf"{INDEX} names tail.bias, which the module does not have",
+        rf"{INDEX} lists tail.bias, which is not in the module",
     ),
     "unnamed tensor": (
         edit(lambda places: places.pop("head.bias")),
-        rf"{INDEX} does not name head.bias, which the module has",
+        rf"{INDEX} does not list head.bias, a tensor of the module",
     ),
     "damaged index": (
         lambda folder: (folder / INDEX).write_text("{}"),

@@ -251,7 +251,7 @@ WRONG: list[tuple[Call, str]] = [
     (lambda g: torch_module.emit(g.net), f"emit(graph, options): {EXPECTS_GRAPH}"),  # type: ignore[arg-type]
     (
         lambda g: torch_module.to_module(g.graph, form="x"),
-        "there is no form the text 'x'; there are float, qdq, eager, native",
+        "unknown form the text 'x'; there are float, qdq, eager, native",
     ),  # type: ignore[arg-type]
     (lambda g: c.check(g.net, specs.COutput(), HOST), f"check(graph, options, target): {EXPECTS_GRAPH}"),  # type: ignore[arg-type]
     (lambda g: c.emit(g.graph, None, HOST), "expects `COutput` as `options`, got None"),  # type: ignore[arg-type]

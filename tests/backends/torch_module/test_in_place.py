@@ -41,7 +41,7 @@ def test_a_state_is_copied_unless_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (STEP.replace("relu(%new)", "relu(%cache)"), "is not all that becomes of it"),
+        (STEP.replace("relu(%new)", "relu(%cache)"), "is not its only use"),
         (STEP.replace("cache_out: %new", "cache_out: %y"), "is no index_copy"),
     ],
 )
