@@ -113,7 +113,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "damaged file": (cut, rf"{FIRST} is damaged: "),
     "tensor of another file": (
         edit(lambda places: places.update({"head.bias": places["head.weight"]})),
-        rf"model-0000\d-of-0000\d.safetensors does not hold head.bias, which {INDEX} lists there",
+        rf"model-0000\d-of-0000\d.safetensors does not contain head.bias, which {INDEX} lists there",
     ),
     "unknown tensor": (
         edit(lambda places: places.update({"tail.bias": FIRST})),
