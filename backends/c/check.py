@@ -29,11 +29,11 @@ from .write.literal import C_TYPES
 BUDGET_CODES = frozenset({"C707", "C708"})
 _MAX_RANK = 4
 _ACTIVATION_BITS = (8, 16)
-_LARGEST_TEXT = 1 << 26  # bytes of constants that are written as C arrays
+_LARGEST_TEXT = 1 << 26  # limit of the bytes of constants written as C arrays
 
 
 def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
-    """Every reason why this graph cannot be emitted for this target; empty when it can."""
+    """All reasons why this graph cannot be emitted for this target; empty if it can."""
     check_arguments(graph, options, target, "check(graph, options, target)")
     edges = strip_edges(graph, options.stored)
     problems = [
@@ -46,14 +46,14 @@ def check(graph: Graph, options: COutput, target: Target) -> list[Problem]:
 
 
 def check_arguments(graph: object, options: object, target: object, call: str) -> None:
-    """ArgumentError for what a function of this backend is given of another class."""
+    """ArgumentError for arguments of the wrong class in a public function of this backend."""
     check_graph(graph, call)
     expect(options, COutput, call, "`COutput` as `options`", 'for example COutput(name="net")')
     expect(target, Target, call, "a `Target`", 'for example load_target("cortex-m4f")')
 
 
 def check_nodes(graph: Graph, options: COutput, target: Target) -> list[Problem]:
-    """Every node for which there is no kernel on the target, or none that is allowed."""
+    """Problems of nodes without a kernel on the target, or without an allowed one."""
     machine, graph = Machine.of(target), join_stored_weights(graph)
     return [problem for node in graph.nodes for problem in _node_problems(node, graph, options, machine)]
 
@@ -70,7 +70,8 @@ def _region_problems(options: COutput, target: Target) -> Iterator[Problem]:
     for region in regions_of(target):
         if region.name.startswith(f"{options.name}_"):
             text = (
-                f"begins like the C names of the network {options.name}, and is a parameter of its function"
+                f"begins with the prefix of the C names of the network {options.name}, but is a parameter of its "
+                "function"
             )
             yield Problem("C713", f"region {region.name}", text, "choose another name for the region")
 
@@ -80,7 +81,7 @@ def _port_problems(graph: Graph, edges: StrippedEdges, options: COutput) -> Iter
         shape = value.type.shape
         if len(shape) > _MAX_RANK:
             text = f"has {len(shape)} dimensions"
-            yield Problem("C701", f"input {value.name}", text, f"C takes at most {_MAX_RANK}")
+            yield Problem("C701", f"input {value.name}", text, f"C supports at most {_MAX_RANK}")
         elif 0 in shape:
             yield Problem("C701", f"input {value.name}", f"has no elements: {shape}")
     known = [(v.name, v) for v in graph.inputs] + list(zip(graph.output_names, graph.outputs, strict=True))
@@ -89,13 +90,13 @@ def _port_problems(graph: Graph, edges: StrippedEdges, options: COutput) -> Iter
     for option, name in named:
         if name not in dict(known):
             hint = f"the names are {', '.join(name for name, _ in known)}"
-            yield Problem("C710", f"{option}.{name}", "is no input or output", hint)
+            yield Problem("C710", f"{option}.{name}", "is not an input or output", hint)
     for name, value in known:
         word = options.layouts.get(name, "model")
         rank, count = (SEQUENCE_RANK, "three") if word == "ntc" else (IMAGE_RANK, "four")
         if word != "model" and value.type.rank != rank:
-            fact = f"{word} is an order of {count} dimensions, and there are {value.type.rank}"
-            yield Problem("C710", f"layouts.{name}", fact, "leave it out: the order is the model's")
+            fact = f"{word} is an order of {count} dimensions, but there are {value.type.rank}"
+            yield Problem("C710", f"layouts.{name}", fact, "remove it: the order is the model's")
     taken = edges.graph
     for value, encoding in zip(taken.inputs, edges.inputs, strict=True):
         yield from _storage_problems(f"input {value.name}", value, encoding, options.stored(value.name))
@@ -110,10 +111,10 @@ def _storage_problems(
         return
     if encoding is None and value.type.dtype.is_floating:
         name = place.split(" ", 1)[1]
-        hint = f"quantize the layer there, or set `io: auto`, for this one alone `io: {{{name}: auto}}`"
-        yield Problem("C706", place, f"is not quantized, and io is {word}", hint)
+        hint = f"quantize the layer there, or set `io: auto`, only for this one `io: {{{name}: auto}}`"
+        yield Problem("C706", place, f"is not quantized, but io is {word}", hint)
     elif encoding is not None and word == "uint8" and value.type.dtype is not DType.U8:
-        message = f"computes on {value.type.dtype.value}, and io is uint8"
+        message = f"computes on {value.type.dtype.value}, but io is uint8"
         yield Problem("C706", place, message, "set io: int16, or quantize the layer there to int8")
 
 
@@ -131,13 +132,13 @@ def _node_problems(node: Node, graph: Graph, options: COutput, machine: Machine)
         )
         return
     if any(0 in v.type.shape for v in values):
-        yield Problem("C701", place, f"{node.op.name} on values without elements", "leave such parts out")
+        yield Problem("C701", place, f"{node.op.name} on values without elements", "remove such parts")
         return
     odd = sorted({_bits(v) for v in values if not graph.is_constant(v)} - {0, *_ACTIVATION_BITS})
     if odd:
         message = f"{node.op.name} on activations of {', '.join(map(str, odd))} bits"
         yield Problem(
-            "C704", place, message, f"the C kernels take {' or '.join(map(str, _ACTIVATION_BITS))} bits"
+            "C704", place, message, f"the C kernels support {' or '.join(map(str, _ACTIVATION_BITS))} bits"
         )
         return
     found, refusals = _offers(node, graph, machine)
@@ -186,12 +187,12 @@ def _budget_problems(graph: Graph, options: COutput, target: Target) -> Iterator
         in_parts=options.execution == "parts",
     )
     if target.stack is not None and stack > target.stack:
-        message = f"the stack may take {stack:,} bytes, the target allows {target.stack:,}"
+        message = f"the stack may need {stack:,} bytes, the target allows {target.stack:,}"
         yield Problem("C709", f"target {target.name}", message, "quantize the float layers, or raise stack")
 
 
 def _memory_problem(plan: MemoryPlan, target: Target) -> Problem:
-    """Problem with the bytes that each region needs and has, and the largest block."""
+    """Problem with the needed and available bytes of each region, and the largest block."""
     largest = max(plan.blocks, key=lambda block: block.bytes)
     hint = f"the largest block contains {largest.label} ({largest.bytes:,} bytes); shrink it, or raise "
     place = f"target {target.name}"

@@ -1,7 +1,7 @@
 """Emission of C99: one header, one source, one file of constants, a self-test, a CMake file.
 
-The bytes depend on the graph, the options and the target alone. A function that several nodes need in the same form
-is emitted once, and so is a constant that several kernels read.
+The bytes depend only on the graph, the options and the target. A function that several nodes need in the same form is
+emitted once, as is a constant that several kernels read.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _NO_STATES: Mapping[str, str] = {}
 
 @dataclass(frozen=True)
 class CArtifact:
-    """The emitted files by name, and what they were made from.
+    """The emitted files by name, and their sources.
 
-    `graph` is what the C computes (without conversions at the edges where it takes and gives integers), `trace`
-    says which value the trace hook of the source sees under each number.
+    `graph` is the graph that the C computes (without conversions at inputs and outputs that are integers in C);
+    `trace` has the value of each number of the source's trace hook.
     """
 
     name: str
@@ -66,7 +66,7 @@ class CArtifact:
 
     @property
     def plan(self) -> MemoryPlan:
-        """Where every value is stored."""
+        """The location of every value."""
         return self.lowered.plan
 
     @property
@@ -86,21 +86,21 @@ class CArtifact:
 
     @property
     def is_estimated(self) -> bool:
-        """Whether cost and stack are estimated: not with kernels of a computer."""
+        """True if cost and stack are estimated: not with kernels of a computer."""
         return has_stack_bound(self.program)
 
     @property
     def trace(self) -> tuple[TracePoint, ...]:
-        """The values that the trace hook sees."""
+        """The values that the trace hook receives."""
         return self.source.trace
 
     @property
     def constant_bytes(self) -> int:
-        """Bytes of the arrays that the file of constants holds."""
+        """Bytes of the arrays in the file of constants."""
         return self.source.constant_bytes
 
     def write(self, folder: Path) -> list[Path]:
-        """Write all files; the sources of the network, without its self-test."""
+        """Writes all files; returns the sources of the network, without its self-test."""
         for name, data in self.files.items():
             (folder / name).write_bytes(data)
         names = (f"{self.name}.c", f"{self.name}_weights.c", *self.source.sources)
@@ -117,7 +117,7 @@ class Macro:
 
 @dataclass(frozen=True, slots=True)
 class PortContext:
-    """An input or output as the header shows it."""
+    """An input or output in the header."""
 
     description: str
     macros: tuple[Macro, ...]
@@ -126,7 +126,7 @@ class PortContext:
 
 @dataclass(frozen=True, slots=True)
 class StackContext:
-    """Stack as the header states it: the target's, and that of cores for which `condition`, if any, is false."""
+    """Stack in the header: that of the target, and that of cores for which `condition`, if any, is false."""
 
     macro: Macro
     condition: str
@@ -137,7 +137,7 @@ class StackContext:
 class PartsContext:
     """Steps of a run in parts: their number, and the estimated time of the longest if there is an estimate.
 
-    `waits`: the estimate has the wait states of RAM in it.
+    `waits`: the estimate includes the wait states of RAM.
     """
 
     steps: Macro
@@ -153,7 +153,7 @@ class PartsContext:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A pointer that the emitted function takes, and that the progress of a run in parts keeps."""
+    """A pointer parameter of the emitted function that is stored in the progress of a run in parts."""
 
     name: str
     declaration: str
@@ -181,7 +181,7 @@ class HeaderContext:
 
     @property
     def working(self) -> str:
-        """The working memory in words."""
+        """The working memory as text."""
         *others, last = self.regions
         if others:
             return f"regions {', '.join(others)} and {last}"
@@ -200,13 +200,13 @@ class HeaderContext:
 
 @dataclass(frozen=True, slots=True)
 class WeightsIdentity:
-    """Check of the header of a weights file, for C with the file as `words`."""
+    """Check of the header of a weights file, for C code with the file as `words`."""
 
     prefix: str
 
     @property
     def differs(self) -> str:
-        """C expression: the file is not one for this code."""
+        """C expression: the file does not belong to this code."""
         digest = f"{self.prefix}_WEIGHTS_DIGEST"
         return (
             f"words[0] != {MAGIC:#010x}u || words[1] != {VERSION}u || words[4] != (uint32_t){digest} || "
@@ -251,7 +251,7 @@ class SourceContext:
 
     @property
     def placed(self) -> str:
-        """Beginning of the definition of a function: the macro of its section, or nothing."""
+        """Start of the definition of a function: the macro of its section, or empty."""
         return "" if self.section is None else f"{self.section.macro} "
 
 
@@ -295,9 +295,10 @@ def emit(
     transforms: Mapping[str, Transform] = _AS_IT_IS,
     states: Mapping[str, str] = _NO_STATES,
 ) -> CArtifact:
-    """The C of a graph. `vectors` are inputs for the self-test: reals, or what the emitted function takes.
+    """The C of a graph. `vectors` are inputs for the self-test: reals, or the integers of the emitted function.
 
-    The header says how the inputs are made of a file's numbers, and which inputs are the outputs of the call before.
+    The header describes how inputs are made from the numbers of a file, and which inputs are outputs of the previous
+    call.
     """
     check_arguments(graph, options, target, "emit(graph, options, target)")
     kept = states if options.states == "in_place" else _NO_STATES
@@ -384,7 +385,7 @@ def emit(
 
 
 def _untested(ports: tuple[Port, ...]) -> tuple[str, ...]:
-    """A note if a vector of the self-test, states included, is too large for C arrays."""
+    """A note if a vector of the self-test, including states, is too large for C arrays."""
     numbers = sum(port.type.numel for port in ports)
     if numbers <= LARGEST_VECTOR:
         return ()
@@ -394,12 +395,12 @@ def _untested(ports: tuple[Port, ...]) -> tuple[str, ...]:
 
 
 def entry_name(name: str, ports: tuple[Port, ...]) -> str:
-    """Name of the emitted function: a step where states are updated in place."""
+    """Name of the emitted function: a step function if states are updated in place."""
     return f"{name}_step" if any(port.is_state for port in ports) else f"{name}_run"
 
 
 def _aligned(ports: tuple[Port, ...], regions: Sequence[str], *, is_in_file: bool) -> str:
-    """The pointers that have to be aligned, in words."""
+    """The pointers that have to be aligned, as text."""
     further = [STATE_BLOCK] * any(port.is_state for port in ports) + ["weights"] * is_in_file
     first = f"the {regions[0]}" if regions[0] == Region().name else regions[0]
     *others, last = [first, *regions[1:], *further]
@@ -431,7 +432,7 @@ def _weights_macros(name: str, source: SourceText) -> tuple[Macro, ...]:
 
 
 def _binary_files(name: str, source: SourceText, digest: int) -> dict[str, bytes]:
-    """Kernels that are copied as they are, with their header, and the weights file."""
+    """Kernels that are copied unchanged, with their header, and the weights file."""
     kernels = (*source.sources, packed_linear.HEADER) if source.sources else ()
     files = {file: (packed_linear.FOLDER / file).read_bytes() for file in kernels}
     return files | ({f"{name}_weights.bin": weights_file(source.arrays, digest)} if source.is_in_file else {})
@@ -558,7 +559,7 @@ def _source_context(
 
 
 def _block_pointers(plan: MemoryPlan, source: SourceText) -> Iterator[str]:
-    """C that declares the start of regions, states and weights, as far as there are any."""
+    """C that declares the start of regions, states and weights, if they exist."""
     given = "progress->" if source.in_parts else ""
     names = memory_names([used.region for used in plan.regions])
     for used, name in zip(plan.regions, names, strict=True):
@@ -602,7 +603,7 @@ def _parts_notes(lowered: Lowered) -> Iterator[str]:
 
 
 def _longest_part(lowered: Lowered) -> tuple[int, int]:
-    """The number of the first step of those that run together and take longest, and what they are predicted to take."""
+    """The number of the first of the consecutive steps (run together) that take longest, and their predicted time."""
     times: Counter[int] = Counter()
     for number, node in enumerate(lowered.prediction.nodes):
         times[lowered.program.span(number)[0]] += node.time

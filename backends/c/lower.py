@@ -1,4 +1,4 @@
-"""From a graph to a program with its memory: edges stripped, kernels and layouts chosen, values placed."""
+"""Lowering of a graph to a program with its memory: edges stripped, kernels and layouts selected, values located."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ from .write.weights_file import HEADER_BYTES
 
 _NO_STATES: Mapping[str, str] = {}
 
-# Cycles, or instructions, that a byte of flash may cost, tried in turn until code and constants fit.
+# Cycles, or instructions, allowed per saved byte of flash, tried in turn until code and constants fit.
 _FLASH_PRICES = (0.0, 1.0, *(10.0 ** (power / 4) for power in range(4, 13)), 1e4, 1e6)
-# The same of a byte of memory at the steps that have too little, until the arena fits.
+# The same per byte of memory at the steps that exceed it, until the arena fits.
 _MEMORY_PRICES = (30.0, 100.0, 300.0, 3e3, 3e4, 1e6)
 _PARETO_POINTS = 32
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """A graph made ready for C: kernels and layouts chosen, memory planned.
+    """A graph prepared for C: kernels and layouts selected, memory planned.
 
-    `order` has what is known of the least memory of any order of execution; None with states in place or stages.
+    `order` is the result of the search for the order of execution; None with states in place or stages.
     """
 
     edges: StrippedEdges
@@ -56,17 +56,17 @@ class Lowered:
 
     @cached_property
     def prediction(self) -> Prediction:
-        """Predicted cost; reading the code of a kernel takes some 30 ms, so it waits until somebody asks."""
+        """Predicted cost, computed on first use, because reading the code of a kernel takes about 30 ms."""
         return predict_program(self.program, self.plan, self.source, self.machine)
 
     @property
     def least_bytes(self) -> int | None:
-        """Bytes that the arena is proven to take at least in any order of execution; None without `order`."""
+        """Proven lower bound of the arena in bytes for any order of execution; None without `order`."""
         return None if self.order is None else self.order.bound_bytes
 
     @property
     def is_least(self) -> bool:
-        """Whether it is proven that no order of execution and no offsets take less memory."""
+        """True if it is proven that no order of execution and no offsets need less memory."""
         return self.least_bytes == self.plan.arena_bytes
 
     @property
@@ -80,7 +80,7 @@ def predict(
 ) -> Prediction:
     """Predicted cost of the graph on a target. UnsupportedError if a node has no kernel; call `check` first.
 
-    With `fastest`, that of the fastest kernels, by rows where these fit the RAM so, even if they fit no way.
+    With `fastest`, the cost of the fastest kernels, by rows if they fit the RAM in that way, even if they do not fit.
     """
     return lower(graph, options or COutput(), target, fastest=fastest).prediction
 
@@ -93,15 +93,14 @@ def lower(
     states: Mapping[str, str] = _NO_STATES,
     fastest: bool = False,
 ) -> Lowered:
-    """Choose kernels, layouts and places for a graph; nothing is written.
+    """Selects kernels, layouts and locations for a graph; nothing is written.
 
     `states` are inputs that continue an output and are updated in place, by name.
 
-    The fastest kernels are taken; where they do not fit the target's flash, smaller ones, as many as are needed, and
-    where the arena does not fit its RAM, by rows either, kernels and layouts of less memory, at the steps that have too
-    little of it; with `fastest` none of these.
-    Weights that are to be coded stay plain if there is no room to decode them, and all of them where the decoder
-    is larger than what it saves.
+    The fastest kernels are selected. If they do not fit the target's flash, as many smaller ones as needed are
+    selected; if the arena does not fit its RAM, also by rows, kernels and layouts with less memory are selected at
+    the steps that exceed it. With `fastest` neither is done. Weights that are to be coded stay plain if there is no
+    room to decode them, and all of them if the decoder is larger than its savings.
     """
     edges = strip_edges(graph, options.stored)
     graph = renumber_flattened(join_stored_weights(edges.graph))
@@ -123,7 +122,7 @@ def lower(
 def pareto(
     graph: Graph, options: COutput, target: Target, *, states: Mapping[str, str] = _NO_STATES
 ) -> tuple[Lowered, ...]:
-    """The graph in less and less RAM, each time in the least time that is found; the first in as much as is fastest.
+    """The graph with decreasing RAM, each time with the least time that is found; the first is the fastest.
 
     The RAM is one region.
     """
@@ -140,7 +139,7 @@ def pareto(
 
 
 def in_place(options: COutput, states: Mapping[str, str]) -> COutput:
-    """The options for states that are updated in place: stored in the model's order unless they say otherwise."""
+    """The options for states updated in place: stored in the model's order unless the options define another."""
     kept = dict.fromkeys((*states, *states.values()), "model")
     return options.model_copy(update={"layouts": {**kept, **options.layouts}})
 
@@ -161,7 +160,7 @@ def _choose(
     *,
     only_fastest: bool,
 ) -> Lowered:
-    """The fastest way that fits the target, or the smallest of all; `coded` are results of nodes with coded weights.
+    """The fastest program that fits the target, or the smallest; `coded` are results of nodes with coded weights.
 
     With `only_fastest` the fastest kernels, whether they fit or not.
     """
@@ -227,19 +226,21 @@ def _arena_bytes(lowered: Lowered) -> int:
 
 
 def _lack(lowered: Lowered) -> tuple[int, int]:
-    """Bytes that the regions lack, and those that the arena takes."""
+    """Bytes that the regions lack, and bytes of the arena."""
     return lowered.plan.missing_bytes, lowered.plan.arena_bytes
 
 
 def _crowded_nodes(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
-    """Results of the nodes at which more memory is in use than there is, or where only the plan is larger, most."""
+    """Results of the nodes at which more memory is in use than available or, if only the plan is too large, at which
+    most is.
+    """
     plan, steps = lowered.plan, lowered.program.steps
     if not plan.missing_bytes:
         return frozenset()
     used = [plan.live_bytes.get(number, 0) for number in range(len(steps))]
     limit = ram_bytes if max(used) > ram_bytes else max(used) - 1
     found: set[str] = set()
-    reader = ""  # the node for which a conversion of layout runs
+    reader = ""  # the node before which a conversion of layout runs
     for step, used_bytes in zip(reversed(steps), reversed(used), strict=True):
         reader = reader if step.node is None else step.node.outputs[0].name
         if used_bytes > limit and reader:
@@ -286,14 +287,14 @@ def _written(
 def _order_note(order: Ordered) -> str:
     return (
         f"order of execution: {order.peak_bytes:,} B are in use at most; the search for an order with less was cut "
-        f"off, and has proven that none takes less than {order.bound_bytes:,} B"
+        f"off, and has proven that none needs less than {order.bound_bytes:,} B"
     )
 
 
 def _crowded(lowered: Lowered, ram_bytes: int) -> frozenset[str]:
-    """Results of the steps that decode weights while more is in use than the target has.
+    """Results of the steps that decode weights while more memory is in use than the target has.
 
-    Where no step uses too much and only the plan does not fit, it is the step that uses most.
+    If no step exceeds the memory and only the plan does not fit, the step with the most memory.
     """
     plan = lowered.plan
     if not plan.missing_bytes:

@@ -9,12 +9,12 @@ from ...specs.target import Target
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Name, and what its core has.
+    """Name of a machine, and properties of its core.
 
-    `core` is the core whose sizes of code are measured, or the nearest to it; `counted` are cores whose instructions
-    may stand for this one's, the nearest first. `few_registers` is true of cores on which most instructions reach eight
-    registers only, `aligned_only` of those that read words from multiples of 4 only, `timed` of those whose cycles are
-    known. `is_host`: a computer, which has files, memory without limits and vector instructions.
+    `core` is the core whose code sizes are measured, or the nearest one; `counted` are cores whose instruction counts
+    may replace this one's, the nearest first. `few_registers`: most instructions can use only eight registers.
+    `aligned_only`: words are read only from multiples of 4. `timed`: cycle counts are published. `is_host`: a
+    computer, with files, memory without limits and vector instructions.
     """
 
     name: str = "portable"

@@ -1,7 +1,7 @@
 """Emitted C as a syntax tree: the preprocessor's work, inline assembly as a number of instructions, then pycparser.
 
-The emitted C is C99 with a few macros and GNU assembly, which a parser of standard C does not read: assembly becomes a
-call of `fxp_assembly` with the number of its instructions, macros of linkage become storage classes.
+The emitted C is C99 with a few macros and GNU assembly, which a parser of standard C does not support: assembly
+becomes a call of `fxp_assembly` with the number of its instructions, macros of linkage become storage classes.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Preprocessor:
     def lines(self, text: str) -> list[str]:
         """The lines that are compiled, and definitions of macros; without comments and other directives."""
         kept: list[str] = []
-        taken: list[tuple[bool, bool]] = []  # for each open conditional: this branch is taken; one was
+        taken: list[
+            tuple[bool, bool]
+        ] = []  # for each open conditional: whether this branch is taken, and whether an earlier one was
         for line in _CONTINUED.sub(" ", _COMMENT.sub("", text)).splitlines():
             found = _DIRECTIVE.match(line)
             if found is None:
@@ -97,7 +99,7 @@ class Definitions:
 def definitions(
     text: str, preprocessor: Preprocessor, macros: tuple[tuple[str, str], ...] = ()
 ) -> Definitions | None:
-    """The functions that a text defines; None where it is not C that the parser reads."""
+    """The functions that a text defines; None if the parser does not support it."""
     known = dict(macros)
     code = []
     for line in preprocessor.lines(text):

@@ -1,8 +1,8 @@
 """Bytes of machine code of emitted C: constructs of its syntax tree, times what each takes on a core.
 
-`constructs` reads a function as an optimizer does; `CodeSizes` weighs what is left. The weights, a factor for each
-template and the sizes of helpers are fitted by `benchmarks/code_size.py --fit` to what GCC makes of random networks.
-No compiler is needed for a prediction.
+`constructs` reads a function as an optimizer does; `CodeSizes` weights the remaining constructs. The weights, a factor
+for each template and the sizes of helpers are fitted by `benchmarks/code_size.py --fit` to the machine code of GCC for
+random networks. No compiler is needed for a prediction.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ADDRESS = re.compile(r"\bmemory \+|^t\d+|^input|^output")
 
 @dataclass(frozen=True)
 class CodeSizes:
-    """Bytes of machine code that a construct takes on a core, the factor of each template, and bytes of helpers."""
+    """Bytes of machine code of each construct on a core, the factor of each template, and bytes of helpers."""
 
     constructs: Mapping[str, float]
     templates: Mapping[str, float]
@@ -34,7 +34,7 @@ class CodeSizes:
 
     @staticmethod
     def of(core: str) -> CodeSizes:
-        """The measured sizes of a core, or where it is not measured, of the Cortex-M4 with its float unit."""
+        """The measured sizes of a core or, if it is not measured, of the Cortex-M4 with its float unit."""
         return _measured().get(core, _measured()["cortex-m4f"])
 
     def bytes(self, counts: Counts, template: str) -> int:
@@ -57,7 +57,7 @@ def _measured() -> dict[str, CodeSizes]:
 def function_content(text: str, support: Sequence[str], preprocessor: Preprocessor) -> Content:
     """Constructs of the functions of a text, with those of the helpers of `support` that they inline.
 
-    A text that is not plain C99 - a kernel of a package may hold extensions - counts by its lines.
+    A text that is not plain C99 (a kernel of a package may have extensions) is counted by its lines.
     """
     return _content(text, tuple(support), preprocessor)
 
@@ -85,7 +85,7 @@ def run_counts(lines: Iterable[str], shared: Collection[str]) -> Counts:
     counts: Counter[str] = Counter({"run": 1})
     for line in lines:
         found = _CALL.match(line)
-        if found is None or found[1] in (_TRACE, "memcpy"):  # a copied output is a node of its own
+        if found is None or found[1] in (_TRACE, "memcpy"):  # a copied output is a separate node
             continue
         counts["run call"] += 1
         arguments = found[2].split(", ")

@@ -1,9 +1,9 @@
-"""Constructs that a compiler at -O3 makes instructions of, counted in the syntax tree of a C function.
+"""Constructs that become instructions with a compiler at -O3, counted in the syntax tree of a C function.
 
-The tree is walked as an optimizer does: constants are folded, branches on constants are dropped, functions marked so
-are inlined, short loops of constant length are repeated, comparisons are decided by the ranges of loop counters (a
-window of an image without padding is not clipped), and what was computed before is not computed again. What is left
-counts by kind: `load8`, `add`, `wide multiply`, `branch`, `call`, ...
+The tree is walked as an optimizer does: constants are folded, branches on constants are dropped, functions marked as
+inline are inlined, short loops of constant length are unrolled, comparisons are decided by the ranges of loop counters
+(a window of an image without padding is not clipped), and repeated computations are counted once. The remaining
+constructs are counted by kind: `load8`, `add`, `wide multiply`, `branch`, `call`, ...
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ Counts = Mapping[str, float]
 
 _MOST_REPEATS = 16
 _MOST_BRANCHES = 32
-_MOST_REPEATED = 330.0  # GCC: max-completely-peeled-insns of 200, of what it expects to be left
+_MOST_REPEATED = 330.0  # GCC: max-completely-peeled-insns of 200, of the expected remaining size
 _ESTIMATED = {  # statements of GCC, where not one
     "number": 0.0,
     "widen": 0.0,
@@ -85,7 +85,7 @@ _REAL_COMPARISONS = {"<": "less", "<=": "less", ">": "greater", ">=": "greater",
 
 @dataclass
 class _Scope:
-    """Names of a function's body, by the local that they stand for."""
+    """Names in a function's body, with the locals that they denote."""
 
     names: dict[str, str] = field(default_factory=dict)
     returned: Scalar | None = None
@@ -104,7 +104,7 @@ class Content:
 
 
 def content(own: Definitions, helpers: Definitions | None) -> Content:
-    """Constructs of the functions of a text that are not inlined, with those of the helpers they inline."""
+    """Constructs of the functions of a text that are not inlined, with those of the helpers that they inline."""
     walker = _Walker(own, helpers)
     counts = walker.text()
     return Content(counts, frozenset(walker.external))
@@ -123,7 +123,9 @@ class _Walker:
         self._values: dict[str, Scalar] = {}
         self._types: dict[str, CType] = {}
         self._seen: list[set[object]] = [set()]
-        self._results: dict[object, int] = {}  # a short identity for each computation: operands nest deeply
+        self._results: dict[
+            object, int
+        ] = {}  # a short identity for each computation, because operands nest deeply
         self._scopes: list[_Scope] = []
         self._called: list[str] = []
         self._counter = ""
@@ -282,7 +284,7 @@ class _Walker:
         self._scopes[-1].names = names
 
     def _repeats(self, node: ast.For) -> list[Scalar] | None:
-        """Values of the counter of a loop, where its end is a number of steps away from its start."""
+        """Values of a loop counter, if its end is a constant number of steps from its start."""
         cond = node.cond
         if not isinstance(cond, ast.BinaryOp) or not isinstance(cond.left, ast.ID):
             return None
@@ -303,7 +305,9 @@ class _Walker:
         return turns
 
     def _bound(self, node: ast.For) -> list[Scalar] | None:
-        """Values of the counter of a loop that begins at zero and ends below a small number, as many as it can take."""
+        """Values of the counter of a loop that begins at zero and ends below a small number: the largest possible
+        number of them.
+        """
         cond = node.cond
         if not isinstance(cond, ast.BinaryOp) or cond.op != "<" or not isinstance(cond.left, ast.ID):
             return None
@@ -316,7 +320,7 @@ class _Walker:
     def _bound_counter(
         self, start: Scalar, body: ast.Node, cond: ast.BinaryOp, after: ast.Node | None
     ) -> None:
-        """The range of a counter within its loop: between its start and its end, unless the body assigns it."""
+        """The range of a counter within its loop: between its start and its end, unless the body assigns to it."""
         local, step = self._local(counter_name(cond)), counter_step(after, counter_name(cond))
         if local is None or step is None or assigns_to(body, counter_name(cond)):
             return
@@ -328,7 +332,7 @@ class _Walker:
         self._values[local] = replace(self._values[local], range=(low, high))
 
     def _repeated(self, node: ast.For, turns: list[Scalar]) -> bool:
-        """Whether GCC repeats the body: few turns, no calls, and a size of which a third is expected to vanish."""
+        """True if GCC unrolls the body: few iterations, no calls, and a size of which a third is expected to vanish."""
         if len(turns) > _MOST_REPEATS or assigns_to(node.stmt, counter_name(node.cond)):
             return False
         once = self._trial(node, turns[1])
@@ -340,7 +344,7 @@ class _Walker:
         return len(turns) * turn < _MOST_REPEATED
 
     def _trial(self, node: ast.For, counter: Scalar) -> Counter[str]:
-        """Constructs of one turn of a loop; an access that the counter selects needs its address, too."""
+        """Constructs of one iteration of a loop; an access that the counter selects also needs its address."""
         kept = (
             self._counts,
             dict(self._values),
@@ -386,7 +390,7 @@ class _Walker:
                 self._value(part)
 
     def _block_idiom(self, node: ast.For, trips: int) -> bool:
-        """A loop that copies or fills consecutive elements, which becomes a call."""
+        """Detects a loop that copies or fills consecutive elements, which becomes a call."""
         statement = node.stmt
         while isinstance(statement, ast.Compound) and len(statement.block_items or []) == 1:
             statement = statement.block_items[0]
@@ -634,7 +638,7 @@ class _Walker:
         return self._operation(type.prefix + kind, type, a, b, detail=op)
 
     def _plus(self, a: Scalar, number: int, type: CType) -> Scalar:
-        """a + number: additions of numbers are joined."""
+        """a + number; additions of numbers are combined."""
         if isinstance(a.id, tuple) and a.id and a.id[0] == "plus":
             base, number = a.id[1], number + a.id[2]
             if number == 0:
@@ -648,7 +652,7 @@ class _Walker:
         return Scalar(key, type)
 
     def _offset(self, pointer: Scalar, index: Scalar, op: str) -> Scalar:
-        """A pointer moved by elements: numbers cost nothing where it is read."""
+        """A pointer moved by elements: constant offsets cost nothing in the access."""
         base, rest, number = split_place(pointer.id)
         if index.number is not None:
             number += int(index.number) * (1 if op == "+" else -1)
@@ -671,7 +675,7 @@ class _Walker:
         return self._operation("load32", INT, base, detail=(node.field.name, self._memory))
 
     def _place(self, node: ast.Node) -> str | None:
-        """The local that an expression names: a variable, a field of one, or what a pointer to a local points to."""
+        """The local that an expression denotes: a variable, a field of one, or the target of a pointer to a local."""
         if isinstance(node, ast.ID):
             return self._local(node.name)
         if isinstance(node, ast.StructRef):
@@ -700,7 +704,7 @@ class _Walker:
         return self._operation(f"load{type.access}", type, Scalar(pointer.id), detail=self._memory)
 
     def _access(self, pointer: Scalar) -> None:
-        """The address of an access: one computation for each part that is no number."""
+        """The address of an access: one computation for each part that is not a number."""
         base, rest, _ = split_place(pointer.id)
         if rest and self._is_new(("address", base, rest)):
             self._counts["address"] += 1
@@ -759,7 +763,7 @@ class _Walker:
         return replace(chosen, range=(min(lows), max(highs)))
 
     def _arm_bounds(self, cond: ast.Node, arm: Scalar, holds: bool) -> tuple[float, float]:
-        """Bounds of an arm that is compared with the other: of a minimum, a maximum."""
+        """Bounds of an operand that is compared with the other, in a minimum or a maximum."""
         if arm.number is not None or not isinstance(cond, ast.BinaryOp) or cond.op not in OPPOSITES:
             return arm.bounds
         op = cond.op if holds else OPPOSITES[cond.op]

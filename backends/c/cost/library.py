@@ -1,9 +1,9 @@
-"""Functions of the C library and of the compiler's runtime that emitted C calls, and the flash that they take.
+"""Functions of the C library and of the compiler's runtime that emitted C calls, and their size in flash.
 
-A function brings the members of the archives that it needs in turn, each of which is linked once. Which ones those are
-and how large they are is measured by `benchmarks/code_size.py --fit`, with newlib and libgcc of arm-none-eabi-gcc and
-with picolibc and libgcc of riscv64-unknown-elf-gcc. On a core without an instruction for it the compiler calls the
-runtime: for every float operation without a floating-point unit, for some divisions and products of 64 bits.
+A function is linked with the archive members that it needs in turn, each of them once. The members and their sizes are
+measured by `benchmarks/code_size.py --fit`, with newlib and libgcc of arm-none-eabi-gcc and with picolibc and libgcc
+of riscv64-unknown-elf-gcc. On a core without an instruction for it the compiler calls the runtime: for every float
+operation without a floating-point unit, for some divisions and products of 64 bits.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .constructs import Content, Counts
 
 _TABLE = Path(__file__).parent / "measured" / "library.json"
 
-# Constructs by the functions that stand for them, in the names of Arm's runtime ABI and in those of libgcc.
+# Constructs by the functions that replace them, with the names of Arm's runtime ABI and those of libgcc.
 _REAL = MappingProxyType(
     {
         "real add": ("__aeabi_fadd", "__addsf3"),
@@ -51,7 +51,7 @@ _SMALL = MappingProxyType(
 
 
 def library_bytes(contents: Iterable[Content], machine: Machine) -> int:
-    """Bytes of all members that functions of these contents bring."""
+    """Bytes of all library members that functions with these contents are linked with."""
     table = _measured().get(machine.core, {})
     called = {name for content in contents for name in (*content.library, *_runtime(content.counts, machine))}
     members: dict[str, int] = {}
@@ -70,14 +70,14 @@ def _runtime(counts: Counts, machine: Machine) -> Iterator[str]:
         for kind, names in table.items():
             if counts.get(kind, 0):
                 yield from names
-    for name in ("memcpy", "memset"):  # a core that takes no unaligned words calls them for short blocks, too
+    for name in ("memcpy", "memset"):  # a core without unaligned words calls them for short blocks, too
         if counts.get(f"{name} long 1", 0) and machine.aligned_only:
             yield name
 
 
 @cache
 def _measured() -> dict[str, dict[str, dict[str, int]]]:
-    """For each core and function the members with their bytes."""
+    """The linked members, with their bytes, for each core and function."""
     found = json.loads(_TABLE.read_text(encoding="utf-8"))
     return {
         core: {

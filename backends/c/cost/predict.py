@@ -1,4 +1,4 @@
-"""The cost model: what a graph would cost on a target, node by node, without writing anything.
+"""The cost model: cost of a graph on a target, node by node, without writing files.
 
 Bytes of constants are those of the arrays that are written; bytes of code are estimated from the text of the functions
 and from the functions of the C library that they call.
@@ -29,14 +29,14 @@ from .constructs import Content
 from .library import library_bytes
 
 _PART_BYTES = 22
-"""Code of a step that can be the first of a part; as linked for Cortex-M4 and M0+ with -O3."""
+"""Bytes of code of a step that can be the first of a part; as linked for Cortex-M4 and M0+ with -O3."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodePrediction:
-    """One step: its kernel and what it costs; code and constants are counted at their first use.
+    """One step: its kernel and its cost; code and constants are counted at their first use.
 
-    Cycles are None where the core's timing is not published; `wait_cycles` of them are those of accesses to RAM.
+    Cycles are None for a core without published timing; they include `wait_cycles`, those of accesses to RAM.
 
     `operator` is `layout` for a conversion and `output` for an output that is copied to the caller at the end. A step
     that computes some rows at a time has several `calls`.
@@ -57,7 +57,7 @@ class NodePrediction:
 
     @property
     def time(self) -> int:
-        """Cycles, or instructions if cycles are not known: steps are compared by it."""
+        """Cycles, or instructions for a core without published timing: the measure to compare steps."""
         return self.instructions if self.cycles is None else self.cycles
 
     @property
@@ -91,18 +91,20 @@ class Prediction:
 
     @property
     def cycles(self) -> int | None:
-        """Estimated cycles of one run; None where the core's timing is not published."""
+        """Estimated cycles of one run; None for a core without published timing."""
         each = [node.cycles for node in self.nodes if node.cycles is not None]
         return sum(each) if len(each) == len(self.nodes) else None
 
     @property
     def wait_cycles(self) -> int:
-        """Estimated cycles of one run that accesses to RAM wait; part of `cycles` where those are known."""
+        """Estimated wait cycles of accesses to RAM in one run; part of `cycles` if those are known."""
         return sum(node.wait_cycles for node in self.nodes)
 
     @property
     def time(self) -> int:
-        """Cycles, or instructions if cycles are not known: predictions for one core are compared by it."""
+        """Cycles, or instructions for a core without published timing: the measure to compare predictions for one
+        core.
+        """
         return self.instructions if self.cycles is None else self.cycles
 
     @property
@@ -112,12 +114,12 @@ class Prediction:
 
     @property
     def flash_bytes(self) -> int:
-        """Estimated bytes of all that is linked."""
+        """Estimated bytes of everything that is linked."""
         return self.fixed_bytes + sum(node.flash_bytes for node in self.nodes) - self.file_bytes
 
 
 def predict_program(program: Program, plan: MemoryPlan, source: SourceText, machine: Machine) -> Prediction:
-    """The prediction for a program that is chosen, planned and written."""
+    """The prediction for a selected, planned and written program."""
     code, costs = _code_bytes(source, machine), CoreCosts.of(machine)
     spent = [step_cost(program, step, costs) for step in program.steps]
     nodes = [
@@ -203,7 +205,7 @@ def _constant_bytes(source: SourceText, step: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Code:
-    """Bytes of code that each step adds, and of what is in no step: the function that runs them, the C library."""
+    """Bytes of code of each step, and of the rest: the function that runs the steps, the C library."""
 
     of_step: Mapping[int, int]
     fixed: int

@@ -1,4 +1,4 @@
-"""Scalars of C code as an optimizer knows them: type, identity, number, and the range of numbers.
+"""Scalars of C code in an optimizer's view: type, identity, number, and the range of numbers.
 
 Equal computations have equal identities. The numbers of an int32_t have a range, because its overflow is undefined;
 comparisons of ranges that do not overlap are decided.
@@ -26,7 +26,7 @@ OPPOSITES = {"<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 @dataclass(frozen=True, slots=True)
 class CType:
-    """A scalar type by name, behind `depth` pointers or arrays."""
+    """A scalar type by name, after `depth` pointers or arrays."""
 
     name: str = "int32_t"
     depth: int = 0
@@ -56,7 +56,7 @@ INT, REAL, WIDE = CType(), CType("float"), CType("int64_t")
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A number, or an identity that equal computations share; `target` is the local that a pointer points to."""
+    """A number, or an identity that equal computations share; `target` is the local to which a pointer points."""
 
     id: object
     type: CType = INT
@@ -90,7 +90,7 @@ def common_type(a: CType, b: CType) -> CType:
 
 
 def folded_number(op: str, a: float, b: float) -> float | int | None:
-    """The result of an operator on two numbers; None where it is not computed."""
+    """The result of an operator on two numbers; None if it is not computed."""
     if op in ("<", ">", "<=", ">=", "==", "!="):
         return int(is_true(op, a, b))
     if op == "+":
@@ -114,7 +114,7 @@ def folded_number(op: str, a: float, b: float) -> float | int | None:
 
 
 def plus_number(value: Scalar, number: int) -> Scalar:
-    """A value plus a number, before anything is counted for it."""
+    """A value plus a number, before any cost is counted for it."""
     if value.number is not None:
         return scalar_of(int(value.number) + number)
     base, extra = base_and_number(value.id)
@@ -142,7 +142,7 @@ def decided_comparison(op: str, a: Scalar, b: Scalar) -> int | None:
 
 
 def limited_range(a: tuple[float, float], op: str, b: tuple[float, float]) -> tuple[float, float]:
-    """The numbers of a range that compare so with one of another."""
+    """The numbers of a range for which a comparison with some number of another range holds."""
     low, high = a
     if op in ("<", "<="):
         return low, min(high, b[1] - (op == "<"))
@@ -170,13 +170,13 @@ def range_of_result(op: str, a: tuple[float, float], b: tuple[float, float]) -> 
 
 
 def _within(a: tuple[float, float], op: str, b: tuple[float, float]) -> bool:
-    """Whether every number of a range compares so with every number of another."""
+    """True if a comparison holds for every number of a range with every number of another."""
     closest = (a[1], b[0]) if op in ("<", "<=") else (a[0], b[1])
     return inf not in map(abs, closest) and is_true(op, *closest)
 
 
 def is_true(op: str, a: float, b: float) -> bool:
-    """Whether a comparison of two numbers is true."""
+    """True if a comparison of two numbers holds."""
     return {"<": a < b, ">": a > b, "<=": a <= b, ">=": a >= b, "==": a == b, "!=": a != b}[op]
 
 

@@ -1,4 +1,4 @@
-"""Questions about the syntax tree of C code: types of declarations, counters of loops, variables that change."""
+"""Queries on the syntax tree of C code: types of declarations, counters of loops, variables that change."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def parameters_of(node: ast.FuncDef) -> list[ast.Decl]:
 
 
 def counter_step(node: ast.Node | None, name: str) -> int | None:
-    """The number that the third part of a `for` adds to a counter; None where it is no constant."""
+    """The number that the third part of a `for` adds to a counter; None if it is not constant."""
     for part in loop_expressions(node):
         if isinstance(part, ast.UnaryOp) and isinstance(part.expr, ast.ID) and part.expr.name == name:
             return 1 if "++" in part.op else -1
@@ -62,7 +62,7 @@ def assigned_name(node: ast.Node) -> str | None:
 
 
 def assigns_to(node: ast.Node, name: str) -> bool:
-    """Whether a statement assigns to a variable, or passes its address."""
+    """True if a statement assigns to a variable, or passes its address."""
     found: set[str] = set()
     collect_changed(node, found)
     return name in found
@@ -92,7 +92,7 @@ def _root(node: ast.Node) -> str:
 
 
 def is_consecutive(node: ast.Node, name: str) -> bool:
-    """Whether an element is `x[... + name]`, with the counter once and in no product."""
+    """True if an element is `x[... + name]`, with the counter once and in no product."""
     if not isinstance(node, ast.ArrayRef):
         return False
     terms, pending = 0, [node.subscript]
@@ -108,7 +108,7 @@ def is_consecutive(node: ast.Node, name: str) -> bool:
 
 
 def mentions(node: ast.Node, name: str) -> bool:
-    """Whether an expression reads a variable."""
+    """True if an expression reads a variable."""
     if isinstance(node, ast.ID):
         return bool(node.name == name)
     return any(mentions(child, name) for _, child in node.children())

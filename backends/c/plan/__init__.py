@@ -1,1 +1,1 @@
-"""From a graph to a program: the choice of kernels and layouts, the order of steps, memory and stack."""
+"""Planning of a program: selection of kernels and layouts, order of steps, memory and stack."""

@@ -1,8 +1,8 @@
-"""Estimated loads and stores of a step, for the wait states of the memory that they reach.
+"""Estimated loads and stores of a step, for the wait states of their memory.
 
-Kernels do not count them; elements and multiply-accumulates give an estimate. A layer stores each element of its
-result, and loads an activation once for several products: once for 4 with kernels that keep blocks in registers, once
-for 2 in portable C. Where it gathers windows in working memory, it loads the operand and stores the window in pairs,
+Kernels do not report them; they are estimated from elements and multiply-accumulates. A layer stores each element of
+its result, and loads an activation once for several products: once for 4 with kernels that keep blocks in registers,
+once for 2 in portable C. If it gathers windows in working memory, it loads the operand and stores the window in pairs,
 and loads the products' activations from there. Other steps load and store each element, sums and pools with DSP
 instructions words. Counted on a simulated core, the accesses of single layers are 0.5 to 2 times the estimate
 (tests/backends/c/test_accesses.py).
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from .program import Step, Stored
 
 WORD = 4
-"""Bytes of the widest access that the estimate counts as one."""
+"""Bytes of the widest access that the estimate counts as one access."""
 _PRODUCTS_OF_A_LOAD = {"dsp": 4, "blocked": 4}
 _PRODUCTS_OF_A_PORTABLE_LOAD = 2
 _GATHERED_OF_A_LOAD = 2
@@ -33,7 +33,7 @@ class Accesses:
 
 
 def accesses_of(step: Step, left_out: Collection[int] = ()) -> Accesses:
-    """The accesses of a step, without its calls in `left_out`; those of constants are not counted."""
+    """The accesses of a step, without its calls in `left_out`; accesses to constants are not counted."""
     if step.offer.views is not None or all(number in left_out for number in range(len(step.calls))):
         return Accesses((0,) * len(step.operands), (0,) * len(step.results), 0)
     template = step.offer.templates[0] if step.offer.templates else ""
@@ -66,6 +66,6 @@ def _gathered(step: Step) -> int:
 
 
 def _is_depthwise(step: Step) -> bool:
-    """Whether each channel is convolved on its own."""
+    """True if each channel is convolved separately."""
     weight = None if step.node is None else step.node.optional("weight")
     return weight is not None and weight.type.rank > 2 and weight.type.shape[1] == 1

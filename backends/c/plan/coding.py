@@ -1,4 +1,4 @@
-"""Weights as Huffman codes in flash: an offer whose calls decode them into working memory before they compute."""
+"""Weights as Huffman codes in flash: an offer whose calls decode them into working memory before the computation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from .image import image_of
 
 
 def with_coded_weights(offer: Offer) -> Offer:
-    """The offer with its integer weights as Huffman images, where that makes them smaller.
+    """The offer with its integer weights as Huffman images, if these are smaller.
 
-    The size of an image depends on the packed weights, so that the offer is built to be costed.
+    The size of an image depends on the packed weights, so that the offer is built to know its cost.
     """
     if not WEIGHT_ROLES & set(offer.constants):
         return offer

@@ -1,10 +1,10 @@
-"""The caller's ends of a graph: its inputs and outputs as the integers that `outputs.c.io` asks for.
+"""The interface of a graph to the caller: its inputs and outputs as the integers that `outputs.c.io` defines.
 
     uint8    int8 + 128
-    int16    int8 - zero point, saturated on the way in; the graph's own integers where those are int16
+    int16    int8 - zero point, saturated on input; the graph's own integers if they are int16
 
-A network that scales and shifts an input before it quantizes it takes integers in place of that input: what it does to
-the input becomes part of what they stand for.
+A network that scales and shifts an input before quantization takes integers in place of that input: scale and shift
+become part of their encoding.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NARROW_BITS = 8
 
 @dataclass(frozen=True)
 class StrippedEdges:
-    """A graph that takes and gives what its caller stores, and what the integers there stand for."""
+    """A graph with inputs and outputs in the form that the caller stores, and the encodings of these integers."""
 
     graph: Graph
     inputs: tuple[PortEncoding | None, ...]
@@ -35,11 +35,12 @@ class StrippedEdges:
 
 
 def strip_edges(graph: Graph, io: Words = lambda name: "auto") -> StrippedEdges:
-    """The graph that takes and gives integers where it quantizes its inputs and dequantizes its outputs.
+    """The graph with integers at inputs that it quantizes and at outputs that it dequantizes.
 
-    An input that is quantized in one way only is taken in that form, an output that is a dequantized value is given
-    undequantized. An input of integers is taken without conversion where the graph computes on just these. Weights with
-    a codebook become the integers that their codes stand for: kernels pack these as the options say.
+    An input that is quantized in only one way becomes a quantized input; an output that is a dequantized value
+    becomes that quantized value. An input of integers is used without conversion if the graph computes on exactly
+    these. Weights with a codebook become the integers that their codes represent: kernels pack these according to the
+    options.
     """
     graph = decode_codebooks(graph)
     chains = {chain.input.name: chain for chain in affine_inputs(graph).values()}
@@ -62,7 +63,7 @@ def strip_edges(graph: Graph, io: Words = lambda name: "auto") -> StrippedEdges:
     outputs = tuple(found.value for found in given)
     whole = Graph(inputs, outputs, tuple(nodes), graph.params, graph.output_names, graph.precisions)
     return StrippedEdges(
-        rewrite(whole, lambda builder, node, operands: None),  # without nodes that nothing reads any more
+        rewrite(whole, lambda builder, node, operands: None),  # without nodes that have lost their readers
         tuple(found.encoding for found in taken),
         tuple(found.encoding for found in given),
     )
@@ -70,7 +71,9 @@ def strip_edges(graph: Graph, io: Words = lambda name: "auto") -> StrippedEdges:
 
 @dataclass(frozen=True)
 class _Taken:
-    """An input as stored: `nodes` make `last` of it, which stands for the values `replaced`; `dropped` are nodes."""
+    """An input as stored: `nodes` compute `last` from it, which replaces the values `replaced`; `dropped` are removed
+    nodes.
+    """
 
     value: Value
     last: Value
@@ -82,7 +85,7 @@ class _Taken:
 
 @dataclass(frozen=True)
 class _Given:
-    """An output as stored, and the nodes that make it."""
+    """An output as stored, and the nodes that compute it."""
 
     value: Value
     encoding: PortEncoding | None = None
@@ -120,7 +123,7 @@ def _taken(graph: Graph, chain: Affine, word: str) -> _Taken:
 
 
 def _quantizers(graph: Graph, chain: Affine) -> tuple[Node, ...]:
-    """The nodes that quantize the end of a chain, all in one way; empty if something else reads it too."""
+    """The nodes that quantize the end of a chain, all in the same way; empty if it has other readers, too."""
     last = chain.nodes[-1].output if chain.nodes else chain.input
     found = tuple(node for node in graph.users.get(last.name, ()) if isinstance(node.op, Quantize))
     alike = len({node.output.type for node in found}) == 1
@@ -128,7 +131,9 @@ def _quantizers(graph: Graph, chain: Affine) -> tuple[Node, ...]:
 
 
 def _are_codes(graph: Graph, chain: Affine, quantization: Encoding) -> bool:
-    """Whether an input of integers, which a chain makes real, is quantized to just these; all of them are tried."""
+    """True if an input of integers, which a chain converts to reals, is quantized to exactly these; all integers are
+    tested.
+    """
     dtype = chain.input.type.dtype
     if dtype not in (DType.U8, quantization.container) or (
         dtype is DType.U8 and quantization.bits != _NARROW_BITS
@@ -177,7 +182,7 @@ def _stored(
 
 
 def _conversion(before: Value, after: Value) -> tuple[Node, ...]:
-    """The node between what the caller stores and what the graph computes on, if these differ."""
+    """The node between the caller's form of a value and that of the graph, if they differ."""
     if before.type == after.type:
         return ()
     op = OffsetBinary() if DType.U8 in (before.type.dtype, after.type.dtype) else Requantize()

@@ -2,7 +2,7 @@
 
     real = (integer - zero_point) * scale + offset
 
-`offset` is 0 unless the model shifts the input by a part of a step before it quantizes it.
+`offset` is 0 unless the model shifts the input by a part of a step before quantization.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ....ir import TensorType
 
-_WHOLE = 1e-4  # of a step, for a shift that went through float32
+_WHOLE = 1e-4  # share of a step, for a shift that was computed in float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class PortEncoding:
         return None if q is None else PortEncoding(q.scale[0], q.zero_point[0], q.qmin, q.qmax)
 
     def before(self, *, scale: float, offset: float) -> PortEncoding:
-        """The encoding of x where this one is that of x * scale + offset."""
+        """The encoding of x if this is the encoding of x * scale + offset."""
         shift = -offset / self.scale
         whole = round(shift) if abs(shift - round(shift)) < _WHOLE else 0
         rest = 0.0 if whole or abs(shift) < _WHOLE else -offset / scale
@@ -50,6 +50,6 @@ class PortEncoding:
         return (rounded + self.zero_point).clamp(self.low, self.high)
 
     def reals(self, integers: Tensor) -> Tensor:
-        """The float32 numbers that integers stand for."""
+        """The float32 numbers that the integers represent."""
         steps = (integers.to(torch.int64) - self.zero_point).to(torch.float32)
         return steps * torch.tensor(self.scale, dtype=torch.float32) + self.offset

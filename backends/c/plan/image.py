@@ -1,7 +1,7 @@
-"""Huffman images: what flash holds in place of a constant, in the format of `include/huffman.h`.
+"""Huffman images: coded form of constants in flash, in the format of `include/huffman.h`.
 
-A constant is coded byte by byte, whatever a kernel has packed into it. A word that is cheaper as it is - a bias or a
-multiplier between weights - follows a code that says so.
+A constant is coded byte by byte, independent of its contents. A word that is cheaper uncoded (a bias or a multiplier
+between weights) follows a code that marks it as raw.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ....ir.huffman import canonical_order, code_lengths, codes, encoded_bits, p
 
 LONGEST_CODE = 12
 TABLE_BYTES = 512
-"""Working memory of the decoder, which it needs no more once it is done."""
+"""Working memory of the decoder, which is free after decoding."""
 
 _TABLE_BITS = 8
 _RAW = 256
@@ -33,10 +33,10 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """Words of four bytes, `raw` ones as they are, the bytes of the others as codes.
+    """Words of four bytes: `raw` ones are stored unchanged, the bytes of the others as codes.
 
-    `symbols` are the bytes that have a code, at the end 256 for a raw word if there is one; `counts` is how often each
-    occurs, `lengths` the bits of its code.
+    `symbols` are the bytes with a code, and 256 at the end for a raw word if there is one; `counts` has the number of
+    occurrences of each, `lengths` the bits of its code.
     """
 
     words: Bytes
@@ -99,13 +99,15 @@ class Image:
 
     @property
     def _code_halfwords(self) -> int:
-        """Halfwords of the codes, and of what the decoder reads ahead: the next 16 bits are always there."""
+        """Halfwords of the codes, and of the decoder's read-ahead of 16 bits."""
         bits = encoded_bits(self.counts, self.lengths) + _WORD_BITS * int(self.raw.sum())
         return max(2, 1 + -(-bits // _HALF_BITS))
 
 
 def image_of(data: npt.NDArray[np.generic]) -> Image:
-    """The smallest image that is found for the bytes of `data`, little-endian: which words stand raw is searched."""
+    """The smallest image that is found for the bytes of `data`, little-endian, by a search for the words to store
+    raw.
+    """
     flat = np.frombuffer(data.tobytes(), np.uint8)
     words = np.pad(flat, (0, -flat.size % _WORD), mode="edge").reshape(-1, _WORD)
     raw = _raw_words(words)
@@ -117,7 +119,7 @@ def image_of(data: npt.NDArray[np.generic]) -> Image:
 
 
 def _raw_words(words: Bytes) -> Flags:
-    """Words that take more bits as codes than raw, where a code has the length of its symbol's information."""
+    """Words with more bits as codes than raw, if a code has the length of its symbol's information."""
     raw = np.zeros(len(words), np.bool_)
     for _ in range(_ROUNDS):
         counts = np.append(np.bincount(words[~raw].reshape(-1), minlength=_RAW), max(1, raw.sum()))

@@ -1,8 +1,8 @@
-"""Upper bound of the stack that an emitted function takes: its own frame and the deepest of the kernels that it calls.
+"""Upper bound of the stack of an emitted function: its own frame and the deepest kernel that it calls.
 
 Functions of kernels are not inlined, so that their frames do not add up. `benchmarks/kernel_stack.py --write` measures
-them, template by template and form by form, for each kind of core that a preprocessor can tell; a margin stands for
-shapes that the measured ones do not cover.
+them, template by template and form by form, for each kind of core that a preprocessor can distinguish; a margin covers
+shapes other than the measured ones.
 """
 
 from __future__ import annotations
@@ -19,19 +19,21 @@ from ..tools.stack import LIBRARY_STACK_BYTES
 from .program import Program, Stage, Step
 
 _TABLE = Path(__file__).parents[1] / "cost" / "measured" / "stack.json"
-_RUN_STACK_BYTES = 48  # the frame of the function itself, without arguments that are passed on the stack
-_KEPT_POINTERS = 16  # inputs and outputs beyond those in registers that GCC keeps in the frame, at the most
+_RUN_STACK_BYTES = 48  # the frame of the function itself, without arguments on the stack
+_KEPT_POINTERS = (
+    16  # largest number of inputs and outputs, beyond those in registers, that GCC keeps in the frame
+)
 _ROWS_STACK_BYTES = 64  # the frame of a function that runs a stage, without its pointers and counters
 _PROGRESS_STACK_BYTES = 56  # a second frame, and the progress without inputs and outputs
 _DECODER_STACK_BYTES = 120  # of include/huffman.h
-_MARGIN = 8  # one part in so many of what a kernel takes
-_UNMEASURED = 1024  # a template that the table does not have yet
-_TAPS = (25, 16, 9)  # of windows that have figures of their own
-_ALIGNMENT = 8  # of the stack pointer, by the Arm procedure call standard
+_MARGIN = 8  # inverse share of a kernel's stack
+_UNMEASURED = 1024  # a template without an entry in the table
+_TAPS = (25, 16, 9)  # lower limits of the taps of windows that have separate figures
+_ALIGNMENT = 8  # of the stack pointer, in the Arm procedure call standard
 
 
 class CoreKind(Enum):
-    """Cores for which compilers make frames alike."""
+    """Cores for which compilers make similar frames."""
 
     ARMV6_M = "armv6-m"
     ARMV7_M = "armv7-m"
@@ -64,15 +66,15 @@ _CONDITIONS = {
 
 
 def has_stack_bound(program: Program) -> bool:
-    """Whether a program has measured kernels alone: those for computers are not measured."""
+    """True if all kernels of a program are measured: those for computers are not."""
     return not any(c.function.template.startswith("host/") for step in program.steps for c in step.calls)
 
 
 def stack_bytes(program: Program, kind: CoreKind | None, *, regions: int = 1, in_parts: bool = False) -> int:
-    """Most bytes of stack that the emitted function takes, built with optimization for such a core, or for any.
+    """Largest stack in bytes of the emitted function, built with optimization for such a core, or for any.
 
-    It has a pointer to each of so many `regions` of RAM, and so have functions that run a stage. One that runs
-    `in_parts` has the progress and the arguments of NAME_begin in its frame, and calls NAME_continue.
+    The function has a pointer to each of the `regions` of RAM, as do functions that run a stage. With `in_parts` its
+    frame has the progress and the arguments of NAME_begin, and it calls NAME_continue.
     """
     if kind is None:
         return max(stack_bytes(program, kind, regions=regions, in_parts=in_parts) for kind in CoreKind)
@@ -105,7 +107,7 @@ def _rows_bytes(program: Program, stage: Stage) -> int:
 
 
 def variant(step: Step) -> str:
-    """Which of the functions that a template can become: by its form, and by how many taps a window has."""
+    """Variant of the function of a template: its form, and the number of taps of a window."""
     weights = None if step.node is None else step.node.optional("weight")
     taps = 1 if weights is None else prod(weights.type.shape[2:])
     least = next((least for least in _TAPS if taps > least), 0)
@@ -116,12 +118,14 @@ def variant(step: Step) -> str:
 
 
 def measured_templates() -> frozenset[str]:
-    """The templates that the table has."""
+    """The templates in the table."""
     return frozenset(template for templates in _table().values() for template in templates)
 
 
 def _kernel_bytes(kind: CoreKind, template: str, found: str) -> int:
-    """The measured bytes; where there are none those of the deepest variant, or of that on cores of the same family."""
+    """The measured bytes; if there are none, those of the deepest variant, or of that variant on cores of the same
+    family.
+    """
     variants = _table().get(kind.value, {}).get(template, {})
     family = [other for other in CoreKind if (other is CoreKind.RV32) == (kind is CoreKind.RV32)]
     tables = [_table().get(other.value, {}).get(template, {}) for other in family]

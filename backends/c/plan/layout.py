@@ -1,8 +1,8 @@
 """Memory layout of a value: order of its dimensions, and an optional border.
 
-The IR speaks of shapes `[n, c, h, w]`; the C backend stores an image channels last, a row of features as it is, or
-planes with a border for a kernel that wants them so. A dimension of one element has no place in memory, so it is
-kept at the front of `order`: equal layouts compare equal.
+Shapes in the IR are `[n, c, h, w]`; the C backend stores an image channels last, a row of features unchanged, or
+planes with a border for kernels that require it. A dimension of one element does not affect memory, so it is kept at
+the front of `order`: equal layouts compare equal.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Dimensions from slowest to fastest; `border` counts the extra elements before and after each dimension.
+    """Dimensions from slowest to fastest; `border` is the number of extra elements before and after each dimension.
 
     Build one with `arranged`, `contiguous` or `channels_last`, which bring `order` into its unique form.
     """
@@ -32,7 +32,7 @@ class Layout:
         return tuple(found)
 
     def offset(self, shape: Shape) -> int:
-        """Index of the first element, past the border before it."""
+        """Index of the first element, after the border before it."""
         if not self.border:
             return 0
         return sum(before * step for (before, _), step in zip(self.border, self.strides(shape), strict=True))
@@ -60,14 +60,14 @@ def contiguous(shape: Shape) -> Layout:
 
 
 def channels_last(shape: Shape) -> Layout:
-    """Dimension 1 fastest where there are spatial dimensions after it, else contiguous."""
+    """Dimension 1 fastest if there are spatial dimensions after it, else contiguous."""
     if len(shape) < 3:
         return contiguous(shape)
     return arranged(shape, (0, *range(2, len(shape)), 1))
 
 
 def from_strides(shape: Shape, strides: tuple[int, ...]) -> Layout | None:
-    """The dense layout that has these strides where a dimension has more than one element; None if there is none."""
+    """The dense layout with these strides along dimensions of more than one element; None if there is none."""
     order = sorted(range(len(shape)), key=lambda dim: (shape[dim] > 1, -strides[dim]))
     found = arranged(shape, tuple(order))
     dense = found.strides(shape)
@@ -98,7 +98,9 @@ def reshaped(shape: Shape, layout: Layout, result: Shape) -> Layout | None:
 
 
 def _merged(shape: Shape, strides: tuple[int, ...]) -> list[tuple[int, int]]:
-    """(size, stride) of maximal runs of neighbouring dimensions that memory holds as one, slowest dimension first."""
+    """(size, stride) of maximal runs of neighbouring dimensions that are contiguous in memory, slowest dimension
+    first.
+    """
     runs: list[tuple[int, int]] = []
     for n, step in zip(shape, strides, strict=True):
         if n == 1:

@@ -1,8 +1,8 @@
-"""Storage of every value: the caller's buffers, flash, or the arena, which has one region of RAM or several.
+"""Storage of every value: the caller's buffers, flash, or the arena, which has one or several regions of RAM.
 
-A buffer holds one value, or several that share its memory: views, results that overwrite a dead operand, operands
-that lie in their place of a concatenation. Buffers whose lives do not overlap may share bytes of a region, and so may
-a result and an operand that its kernel has read before the result is written over it.
+A buffer holds one value, or several values that share its memory: views, results that overwrite a dead operand,
+operands at their position in a concatenation. Buffers with disjoint lifetimes may share bytes of a region, as may a
+result and an operand that its kernel has read before it overwrites it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .regions import Placement, Region, place_blocks
 ALIGNMENT = 4
 WIDE_ALIGNMENT = 8
 BLOCK_ALIGNMENT = 64
-"""Bytes at whose multiples states on a computer, and arrays of a weights file, begin: a line of the cache, the widest
+"""Alignment in bytes of states on a computer, and of arrays in a weights file: a cache line, the widest
 vector."""
 
 
@@ -47,7 +47,7 @@ class Storage(Enum):
 class Location:
     """A kind of memory, the number of the region or of the caller's buffer, and a byte offset in it.
 
-    `constant` is what flash holds there.
+    `constant` is the content in flash.
     """
 
     storage: Storage
@@ -60,8 +60,8 @@ class Location:
 class Block:
     """A piece of a region: its offset, its size, and the first and last step at which it is in use.
 
-    `value` is the first value that lies there, nothing for scratch memory. `region` is the number of the region, and
-    `accesses` are the estimated loads and stores of a run.
+    `value` is the first value in it; empty for scratch memory. `region` is the number of the region; `accesses` are
+    the estimated loads and stores of a run.
     """
 
     label: str
@@ -76,7 +76,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class UsedRegion:
-    """A region, the bytes that a plan uses of it, and the estimated loads and stores of a run."""
+    """A region, the bytes of it that a plan uses, and the estimated loads and stores of a run."""
 
     region: Region
     bytes: int
@@ -84,26 +84,27 @@ class UsedRegion:
 
     @property
     def name(self) -> str:
-        """Its name."""
+        """Name of the region."""
         return self.region.name
 
     @property
     def wait_cycles(self) -> int:
-        """Estimated cycles that the accesses wait."""
+        """Estimated wait cycles of the accesses."""
         return self.accesses * self.region.wait_states
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Locations of all values and of scratch by step, calls left out since the operand lies in place already.
+    """Locations of all values, scratch memory by step, and calls that are omitted because their operand is already in
+    place.
 
-    `live_bytes` are those that the blocks in use take at least, by step, and `bound` is the largest of them: no plan
-    with these blocks is smaller. `is_least` says that this one is the smallest of all, `is_fastest` that no other
-    assignment of the blocks to regions waits less. `inputs` and `outputs` are the places where the caller writes and
-    reads; `returned` lists values that have to be copied into an output, in this order, each before the step of its
-    number in `copied_before`, or at the end. `state_bytes` are those of the block of states, in which each begins at a
-    multiple of `state_alignment`. `waits` are the estimated cycles that the accesses of a step wait; copies into
-    outputs have the numbers behind the last step.
+    `live_bytes` is, by step, a lower bound on the bytes of the blocks in use; `bound` is the largest of them: no plan
+    with these blocks is smaller. `is_least`: no plan with these blocks is smaller than this one. `is_fastest`: no
+    other assignment of the blocks to regions has fewer wait cycles. `inputs` and `outputs` are the locations where
+    the caller writes and reads. `returned` lists values that have to be copied to an output, in this order, each
+    before the step whose number is in `copied_before`, or at the end. `state_bytes` is the size of the block of
+    states, in which each state begins at a multiple of `state_alignment`. `waits` are the estimated wait cycles of
+    the accesses of each step; copies to outputs have the numbers after the last step.
     """
 
     locations: dict[Stored, Location]
@@ -135,12 +136,12 @@ class MemoryPlan:
 
     @property
     def wait_cycles(self) -> int:
-        """Estimated cycles that the accesses of a run wait."""
+        """Estimated wait cycles of the accesses of a run."""
         return sum(used.wait_cycles for used in self.regions)
 
     @property
     def bound(self) -> int:
-        """The least bytes that the arena could have."""
+        """Lower bound of the arena in bytes."""
         return max(self.live_bytes.values(), default=0)
 
 
@@ -168,10 +169,11 @@ def plan_memory(
 ) -> MemoryPlan:
     """The plan of a program: deterministic, with the arena as close to the bound as the search gets.
 
-    Of several `regions` each block has one, such that they fit and their accesses wait least, as far as that is found.
-    With `ports_in_arena` inputs and outputs are blocks of the arena: an input from before the first step to its last
-    reader, an output to the end. `states` pairs the numbers of an input and an output that are one piece of a block of
-    states, at multiples of `state_alignment`; StateError if two states exchange their values.
+    Each block is assigned to one of the `regions`, such that the blocks fit and the wait cycles of their accesses are
+    as few as the search finds. With `ports_in_arena`, inputs and outputs are blocks of the arena: an input from
+    before the first step to its last reader, an output to the end. `states` pairs the numbers of an input and an
+    output that share a piece of the block of states, at multiples of `state_alignment`; StateError if two states
+    exchange their values.
     """
     shared = _Shared.of(program, states, ports_in_arena=ports_in_arena)
     sharing, buffers, scratch, intervals = shared.sharing, shared.buffers, shared.scratch, shared.intervals
@@ -245,7 +247,7 @@ def _accesses(
     numbers: Mapping[int, int],
     scratch: Mapping[int, int],
 ) -> Iterator[tuple[int, int, int]]:
-    """Accesses to blocks: the number of the block and of the step, and how many; copies are behind all steps."""
+    """Accesses to blocks: number of the block, number of the step, and count; copies are after all steps."""
     for number, step in enumerate(program.steps):
         left_out = {position for at, position in sharing.placed if at == number}
         found = accesses_of(step, left_out)
@@ -273,7 +275,7 @@ def arena_blocks(program: Program, *, ports_in_arena: bool) -> tuple[Sequence[In
 
 @dataclass(frozen=True)
 class _Shared:
-    """The buffers of a program that are in the arena, working memory by step, and the blocks of both."""
+    """The buffers of a program in the arena, working memory by step, and the blocks of both."""
 
     sharing: _Sharing
     returned: tuple[tuple[Stored, int], ...]
@@ -315,7 +317,7 @@ class _Sharing:
         self.where: dict[Stored, tuple[_Buffer, int]] = {}
         self.outputs: list[tuple[_Buffer, int]] = []
         self.placed: set[tuple[int, int]] = set()
-        self.state_buffers: dict[int, _Buffer] = {}  # by the number of the output
+        self.state_buffers: dict[int, _Buffer] = {}  # by the index of the output
         # first and last of the steps that run together, result, operand, distance
         self._followers: list[tuple[tuple[int, int], Stored, Stored, int]] = []
         self._members: dict[int, list[Stored]] = {}
@@ -370,7 +372,7 @@ class _Sharing:
         buffer.end = max(buffer.end, number)
 
     def _overwritten(self, number: int, step: Step, result: Stored) -> _Buffer | None:
-        """The buffer of an operand that the result may take: dead after this step, whole, read by no other operand."""
+        """The buffer of an operand that the result may take: dead after this step, whole, read as no other operand."""
         for index in step.offer.overwrites:
             operand = step.operands[index]
             if operand is None:
@@ -394,7 +396,9 @@ class _Sharing:
     def _followed(
         self, number: int, step: Step, result: Stored
     ) -> Iterator[tuple[tuple[int, int], Stored, Stored, int]]:
-        """The operands that die in a step, read by nobody else there, which its result may overwrite as it goes."""
+        """The operands that die in a step, without other readers in it, and which its result may overwrite while it
+        is computed.
+        """
         for index, distance in step.offer.follows.items():
             operand = step.operands[index]
             if operand is None:
@@ -405,7 +409,7 @@ class _Sharing:
                 yield (number, number), result, operand, distance
 
     def _followed_in(self, stage: Stage) -> Iterator[tuple[tuple[int, int], Stored, Stored, int]]:
-        """The whole operands that die in a stage, which its whole results may overwrite as it goes."""
+        """The whole operands that die in a stage, and which its whole results may overwrite while they are computed."""
         for (result, operand), distance in stage.distances.items():
             buffer, shift = self.where[operand]
             others = [member for member in self._members[id(buffer)] if member != operand]
@@ -414,7 +418,9 @@ class _Sharing:
                 yield (stage.first, stage.stop - 1), result, operand, distance
 
     def follows(self, buffers: Sequence[_Buffer], alignment: int) -> dict[tuple[int, int], int]:
-        """By the numbers of two buffers: how many bytes behind the first, which follows it, the second begins."""
+        """By the numbers of two buffers, the first of which follows the second: how many bytes after the first the
+        second begins.
+        """
         numbers = {id(buffer): number for number, buffer in enumerate(buffers)}
         found: dict[tuple[int, int], int] = {}
         for (first, last), result, operand, distance in self._followers:
@@ -426,7 +432,9 @@ class _Sharing:
         return found
 
     def _move(self, operand: Stored, into: _Buffer, at: int) -> bool:
-        """Make a buffer that holds just `operand` a part of another one; False when it holds more or lies elsewhere."""
+        """Makes a buffer that holds just `operand` a part of another one; False if it holds more or is stored
+        elsewhere.
+        """
         buffer, shift = self.where[operand]
         movable = buffer.storage is Storage.ARENA and buffer is not into
         if not movable or shift or operand.bytes != buffer.bytes:
@@ -445,7 +453,7 @@ class _Sharing:
         return max(self._last.get(stored, -1) for stored in self._members[id(buffer)])
 
     def bind_outputs(self) -> tuple[tuple[Stored, int], ...]:
-        """Decide where the caller finds each output; what is not written there has to be copied at the end."""
+        """Decides the location of each output; returns the values that have to be copied to an output at the end."""
         returned = []
         for index, stored in enumerate(self._program.outputs):
             if stored not in self.where:
@@ -457,14 +465,14 @@ class _Sharing:
         return self._in_order(returned)
 
     def _in_order(self, returned: list[tuple[Stored, int]]) -> tuple[tuple[Stored, int], ...]:
-        """The copies at the end, each before the one that overwrites what it reads."""
+        """The copies at the end, each before the copy that overwrites its source."""
         ordered: list[tuple[Stored, int]] = []
         while returned:
             read = [self.where[stored][0] for stored, _ in returned]
             free = [i for i, (_, index) in enumerate(returned) if self._is_free(index, i, read)]
             if not free:
                 names = ", ".join(self._program.graph.output_names[index] for _, index in returned)
-                raise StateError(f"the states {names} take each other's values, which in place has no order")
+                raise StateError(f"the states {names} take each other's values, which is impossible in place")
             ordered.append(returned.pop(free[0]))
         return tuple(ordered)
 
@@ -473,7 +481,7 @@ class _Sharing:
         return all(buffer is not into for i, buffer in enumerate(read) if i != own)
 
     def _bound(self, stored: Stored, index: int) -> tuple[_Buffer, int] | None:
-        """The place of an output that needs no copy: in the arena, or whole in a buffer that becomes the caller's."""
+        """The location of an output that needs no copy: in the arena, or a whole buffer that becomes the caller's."""
         buffer, shift = self.where[stored]
         if index in self.state_buffers:
             is_there = buffer is self.state_buffers[index] and shift == 0
@@ -495,9 +503,9 @@ class _Sharing:
         return _Buffer(stored.bytes, end, end, storage, index, label=f"output {stored.value.name}")
 
     def copy_early(self, returned: tuple[tuple[Stored, int], ...]) -> tuple[int, ...]:
-        """The step before which each output is copied: a state as soon as nothing reads the old one any more.
+        """The step before which each output is copied: a state as soon as nothing reads the old value any more.
 
-        What it is copied from need not live on then.
+        The source of the copy need not live afterwards.
         """
         end = len(self._program.steps)
         made = {
@@ -556,14 +564,14 @@ def _scratch_label(step: Step) -> str:
 
 
 def _location(buffer: _Buffer, shift: int, at: Mapping[int, tuple[int, int]]) -> Location:
-    """The place `shift` bytes into a buffer; `at` has the region and the offset of those in the arena."""
+    """The location `shift` bytes into a buffer; `at` has the region and the offset of buffers in the arena."""
     region, offset = at.get(id(buffer), (0, 0))
     index = region if buffer.storage is Storage.ARENA else buffer.index
     return Location(buffer.storage, index, offset + shift, buffer.constant)
 
 
 def arena_alignment(program: Program, *, ports_in_arena: bool) -> int:
-    """Bytes at whose multiples the arena and every block of it begin."""
+    """Alignment in bytes of the arena and of every block in it."""
     held = [stored for step in program.steps for stored in step.results]
     held += [*program.inputs, *program.outputs] if ports_in_arena else []
     widest = max((stored.value.type.dtype.bytes for stored in held), default=1)

@@ -1,10 +1,11 @@
-"""Offsets for blocks that live for an interval of steps: blocks that live together share no bytes.
+"""Offsets of blocks with lifetimes in steps: blocks that are in use at the same step do not overlap.
 
-A result may follow an operand that dies in its step: it begins some bytes below, and overwrites what has been read.
+A result may follow an operand that dies in its step: it begins some bytes below the operand, and overwrites bytes
+that its kernel has already read.
 
-The least peak is found by bisection. Whether offsets end at a peak is decided by a search as for disjunctive scheduling
-(Carlier and Pinson, 1989): of two blocks that live together one is below the other. Each order that is chosen raises
-least offsets and lowers largest ones; where they leave one order only to other blocks, that one is chosen next.
+The least peak is found by bisection. For each peak, a search as in disjunctive scheduling (Carlier and Pinson, 1989)
+decides if offsets exist: of two blocks in use at the same step, one is below the other. Each chosen order of a pair
+raises least offsets and lowers largest ones; a pair with a single remaining order is decided next.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-_MOST_WORK = 3_000_000  # pairs of blocks that a search looks at: about a second
+_MOST_WORK = 3_000_000  # pairs of blocks examined by a search: about a second
 
 Follows = Mapping[tuple[int, int], int]
-"""By (result, operand), both numbers of blocks: the operand begins at least so many bytes behind the result."""
+"""By (result, operand), the numbers of two blocks: the operand begins at least that many bytes after the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +28,13 @@ class Interval:
     end: int
 
     def meets(self, other: Interval) -> bool:
-        """Whether both are in use at one step."""
+        """True if both are in use at the same step."""
         return self.start <= other.end and other.start <= self.end
 
 
 @dataclass(frozen=True, slots=True)
 class Offsets:
-    """Offset of each block, where the highest of them ends, and whether no other offsets end lower."""
+    """Offset of each block, the peak (highest end), and whether no other offsets have a lower peak."""
 
     at: tuple[int, ...]
     peak: int
@@ -41,9 +42,10 @@ class Offsets:
 
 
 def live_bytes(intervals: Sequence[Interval], follows: Follows) -> dict[int, int]:
-    """Bytes that the blocks in use take at least, by step.
+    """Lower bound on the bytes of the blocks in use, by step.
 
-    A result that follows an operand adds to it the bytes that it begins below, and those that it ends behind it.
+    A result that follows an operand adds to the operand's bytes the bytes by which it begins before the operand, and
+    those by which it ends after it.
     """
     changes: dict[int, int] = {}
     for i in intervals:
@@ -57,15 +59,15 @@ def live_bytes(intervals: Sequence[Interval], follows: Follows) -> dict[int, int
 
 
 def live_bound(intervals: Sequence[Interval], follows: Follows) -> int:
-    """The largest of `live_bytes`: no assignment is smaller."""
+    """The largest of `live_bytes`: no assignment has a lower peak."""
     return max(live_bytes(intervals, follows).values(), default=0)
 
 
 def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
-    """Offsets with the lowest peak that is found: the least, if `is_least`.
+    """Offsets with the lowest peak that is found; `is_least` if it is proven to be the minimum.
 
-    Blocks are placed one by one, each at the lowest gap that fits, in several orders. Where none reaches the bound,
-    the peaks between are searched: all have a proof, unless one is cut off by a limit of work.
+    Blocks are placed one by one, each at the lowest gap that fits, in several orders. If none of these reaches the
+    bound, the peaks in between are searched: the result is proven unless a search is cut off by its limit of work.
     """
     problem = Interference.of(intervals, follows)
     count = len(intervals)
@@ -92,9 +94,9 @@ def assign_offsets(intervals: Sequence[Interval], follows: Follows) -> Offsets:
 
 @dataclass(frozen=True)
 class Interference:
-    """Blocks, their neighbours (in use at one step), and the distances that neighbours keep.
+    """Blocks, their neighbours (in use at the same step), and the distances between neighbours.
 
-    `above[i][j]`: the bytes by which j begins behind i, if it begins there.
+    `above[i][j]`: the bytes by which j begins after i, if it is above i.
     """
 
     intervals: Sequence[Interval]
@@ -115,34 +117,34 @@ class Interference:
         return Interference(intervals, above, live_bound(intervals, follows))
 
     def placed(self, order: Sequence[int]) -> Offsets:
-        """Each block of an order at the least offset that those before it allow."""
+        """Each block of an order at the least offset that the blocks before it allow."""
         at: dict[int, int] = {}
         for index in order:
             at[index] = self.lowest(index, at)
         return self.offsets([at[index] for index in range(len(at))])
 
     def lowest(self, index: int, at: Mapping[int, int]) -> int:
-        """The least offset of a block that those with an offset in `at` allow."""
+        """The least offset of a block that the placed blocks, those in `at`, allow."""
         taken = sorted(
             (at[other] - distance, at[other] + self.above[other][index])
             for other, distance in self.above[index].items()
             if other in at
         )
         lowest = 0
-        for low, high in taken:  # strictly between the two no block can begin
+        for low, high in taken:  # a block cannot begin strictly between the two
             if low >= lowest:
                 break
             lowest = max(lowest, high)
         return lowest
 
     def offsets(self, at: Sequence[int]) -> Offsets:
-        """The offsets with their peak, of which is only known whether it is the bound."""
+        """The offsets with their peak, which is known to be minimal only if it equals the bound."""
         peak = max((offset + i.bytes for offset, i in zip(at, self.intervals, strict=True)), default=0)
         return Offsets(tuple(at), peak, peak == self.bound)
 
 
 def _saved_bytes(intervals: Sequence[Interval], follows: Follows) -> dict[int, int]:
-    """Bytes by which a step's blocks may take less than their sum, since some follow others."""
+    """Bytes by which a step's blocks may need less than their sum, since some follow others."""
     most: dict[tuple[int, int], int] = {}
     for (result, operand), distance in follows.items():
         low, high = intervals[result], intervals[operand]
@@ -156,7 +158,7 @@ def _saved_bytes(intervals: Sequence[Interval], follows: Follows) -> dict[int, i
 
 
 class _Search:
-    """Search for offsets that end at a peak; `is_cut` if it ended for its limit of work."""
+    """Search for offsets with a given peak; `is_cut` if its limit of work ended it."""
 
     def __init__(self, problem: Interference, peak: int, most_work: int) -> None:
         self._above, self._most_work = problem.above, most_work
@@ -164,12 +166,12 @@ class _Search:
         self._largest = [peak - i.bytes for i in problem.intervals]
         self._pairs = [(i, j) for i, above in enumerate(problem.above) for j in above if i < j]
         self._below: set[tuple[int, int]] = set()
-        self._chosen: list[tuple[int, int]] = []  # in the order of choice, to be taken back
+        self._chosen: list[tuple[int, int]] = []  # in the order of choice, for backtracking
         self._changed: list[tuple[list[int], int, int]] = []
         self.work, self.is_cut = 0, False
 
     def offsets(self) -> list[int] | None:
-        """Offsets of all blocks; None if there are none, or none are found."""
+        """Offsets of all blocks; None if there are none, or if none are found."""
         alternatives: list[tuple[int, int, tuple[int, int]]] = []
         is_open = min(self._largest, default=0) >= 0 and self._propagate(list(range(len(self._least))))
         while is_open and (pair := self._conflict()) is not None:
@@ -185,7 +187,9 @@ class _Search:
         return self._least if is_open else None
 
     def _conflict(self) -> tuple[int, int] | None:
-        """Of the pairs that overlap at their least offsets the one with the least room, the order with more room."""
+        """The pair with the least room among the pairs that overlap at their least offsets, with the order that has
+        more room.
+        """
         above, least, largest = self._above, self._least, self._largest
         found, tightest = None, 0
         self.work += len(self._pairs)
@@ -199,7 +203,7 @@ class _Search:
         return found
 
     def _choose(self, low: int, high: int) -> bool:
-        """Place a block below another one; False if no offsets are left for one of them."""
+        """Places a block below another one; False if no offsets remain for one of them."""
         changed: list[int] = []
         return self._place(low, high, changed) and self._propagate(changed)
 
@@ -217,7 +221,7 @@ class _Search:
         return least[high] <= largest[high] and least[low] <= largest[low]
 
     def _propagate(self, changed: list[int]) -> bool:
-        """Choose the orders that are the only ones possible; False if some pair has none."""
+        """Chooses all orders that are the only possible ones; False if a pair has none."""
         above, least, largest = self._above, self._least, self._largest
         while changed:
             i = changed.pop()

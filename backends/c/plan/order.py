@@ -1,14 +1,15 @@
-"""Order of execution with the least memory: an exact search over the sets of steps that have run.
+"""Order of execution with the least memory: an exact search over the sets of executed steps.
 
-What is in use after some steps depends on the set of these steps alone, not on their order. The search goes from set to
-set, the one with the lowest peak so far first, so that the first order that is complete has the least peak of all
-(Dijkstra's algorithm for the bottleneck of a path). A step that neither raises the peak nor leaves more in use runs
-next without loss, and no other order is looked at. A step that reads constants alone runs without loss just before its
-first reader. Steps that every order runs at the same point divide the program into parts, which are searched in turn.
+The memory in use after some steps depends only on the set of these steps, not on their order. The search extends sets
+step by step, always the set with the lowest peak so far, so that the first complete order has the least peak of all
+(Dijkstra's algorithm for the bottleneck of a path). A step that neither raises the peak nor leaves more memory in use
+can run next without loss, and other orders are not examined. A step that reads only constants can run without loss
+just before its first reader. Steps that every order runs at the same point divide the program into parts, which are
+searched one after the other.
 
-The memory of a step is what the plan takes at least: results over operands that die, views and operands that lie in
-their place of a concatenation cost nothing more. So the least peak of the search is a bound for every plan in every
-order. A search that is cut off leaves the order as it was given, and the bound that it has proven.
+The memory of a step is a lower bound on that of the plan: results that overwrite operands, views, and operands at
+their position in a concatenation cost nothing more. So the least peak of the search is a bound for every plan in
+every order. A search that is cut off keeps the given order, and returns the bound that it has proven.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from dataclasses import dataclass, replace
 from .memory import arena_alignment
 from .program import Program, Step, Stored
 
-_MOST_WORK = 500_000  # steps that are tried or kept as ready: about a second
+_MOST_WORK = 500_000  # steps that are tried or stored as ready: about a second
 
 
 @dataclass(frozen=True)
 class Ordered:
-    """A program in the order that was found, the bytes that are in use in it at most, and the least of any order.
+    """A program in the order that was found, the peak of its bytes in use, and the least peak of any order.
 
-    Both count what plans take at least; `is_least` says that no order takes less. `parts` are runs of steps that every
-    order completes before it begins the next one.
+    Both are lower bounds for plans; `is_least` is True if no order has a lower peak. `parts` are runs of steps that
+    every order completes before it begins the next one.
     """
 
     program: Program
@@ -39,14 +40,14 @@ class Ordered:
 
     @property
     def is_least(self) -> bool:
-        """Whether the order is proven to be one with the least peak."""
+        """True if the order is proven to have the least peak."""
         return self.peak_bytes <= self.bound_bytes
 
 
 def order_steps(program: Program, *, ports_in_arena: bool, most_work: int = _MOST_WORK) -> Ordered:
-    """The program in an order of the least peak, or as it is if that is one or if none is found.
+    """The program in an order with the least peak; unchanged if its order is one, or if none is found.
 
-    States in place are not considered: their new values must not be written before the old ones are read.
+    States in place are not supported: their new values must not be written before the old ones are read.
     """
     memory = _Memory.of(program, ports_in_arena=ports_in_arena)
     given = list(range(len(program.steps)))
@@ -72,8 +73,8 @@ def order_steps(program: Program, *, ports_in_arena: bool, most_work: int = _MOS
 class _Group:
     """Memory of a value and its views: bytes, the steps that read it, and those that move it into their result.
 
-    Sets of steps are the bits of a number; a group that lives to the end has a reader behind the last step. `made` is
-    the step that makes it, none for an input.
+    Sets of steps are the bits of an integer; a group that lives to the end has a reader after the last step. `made`
+    is the step that computes it, none for an input.
     """
 
     root: Stored
@@ -85,9 +86,10 @@ class _Group:
 
 @dataclass
 class _StepMemory:
-    """Groups that a step reads and makes, its working memory, and the steps whose results it needs.
+    """Groups that a step reads and writes, its working memory, and the steps whose results it needs.
 
-    `saves` are the bytes that its result takes less if a group dies in it; `moves` are groups that become part of it.
+    `saves` are the bytes by which its result needs less if a group dies in it; `moves` are groups that become part of
+    it.
     """
 
     reads: tuple[int, ...]
@@ -99,7 +101,7 @@ class _StepMemory:
 
     @property
     def is_source(self) -> bool:
-        """Whether the step reads constants alone, and takes no memory but that of its results."""
+        """True if the step reads only constants, and needs no memory but that of its results."""
         return not self.reads and not self.scratch
 
 
@@ -113,7 +115,7 @@ class _Lent:
 
 @dataclass(frozen=True)
 class _Memory:
-    """Memory of the steps of a program; `start` are the bytes in use before the first, inputs."""
+    """Memory of the steps of a program; `start` is the number of bytes in use before the first step (inputs)."""
 
     groups: Sequence[_Group]
     steps: Sequence[_StepMemory]
@@ -131,7 +133,7 @@ class _Memory:
         return _Memory(reader.groups, steps, reader.lent, start)
 
     def during(self, step: int, ran: int, live: int) -> int:
-        """Bytes in use while a step runs, after the steps `ran`, which leave `live` bytes."""
+        """Bytes in use during a step, after the steps `ran`, which leave `live` bytes in use."""
         it = self.steps[step]
         saved = max((size for group, size in it.saves.items() if self._dies(group, step, ran)), default=0)
         moved = sum(self._counted(group, ran) for group in it.moves)
@@ -147,7 +149,7 @@ class _Memory:
         return live + sum(self.groups[group].bytes for group in it.makes if self.groups[group].readers)
 
     def peak(self, order: Sequence[int]) -> int:
-        """Most bytes in use in an order."""
+        """Peak of the bytes in use in an order."""
         ran, live, peak = 0, self.start, self.start
         for step in order:
             peak = max(peak, self.during(step, ran, live))
@@ -156,7 +158,9 @@ class _Memory:
         return peak
 
     def least_at(self, step: int) -> int:
-        """Bytes in use while a step runs, in any order: what it reads and makes, and nothing else."""
+        """Lower bound of the bytes in use during a step, in any order: those of its operands, results and working
+        memory.
+        """
         it = self.steps[step]
         read = sum(self.groups[group].bytes for group in it.reads if not self.groups[group].movers)
         made = sum(self.groups[group].bytes for group in it.makes)
@@ -164,9 +168,10 @@ class _Memory:
         return read + made + it.scratch - max(it.saves.values(), default=0) - lent
 
     def is_monotone(self, step: int) -> bool:
-        """Whether a step that leaves no more in use does so after further steps, too.
+        """True if a step that leaves no more memory in use also does so after further steps.
 
-        It need not where a step moves what it reads, or where the caller's memory holds one of several groups.
+        This does not hold if a step moves its operands into its result, or if the caller's memory holds one of
+        several groups.
         """
         it = self.steps[step]
         if any(self.groups[group].movers for group in it.reads):
@@ -189,7 +194,7 @@ class _Memory:
 
 
 class _Reader:
-    """Reads groups and steps from a program: buffers as the plan may assign them, each with the least bytes."""
+    """Reads groups and steps from a program: buffers as the plan may assign them, each with its fewest bytes."""
 
     def __init__(self, program: Program, *, ports_in_arena: bool) -> None:
         self._program, self._ports_in_arena = program, ports_in_arena
@@ -203,7 +208,7 @@ class _Reader:
             self._new(stored, stored.bytes if ports_in_arena else 0)
 
     def read(self, number: int, step: Step) -> None:
-        """Add a step."""
+        """Adds a step."""
         operands = [stored for stored in step.operands if stored is not None and stored in self._group_of]
         reads = tuple(dict.fromkeys(self._group_of[stored] for stored in operands))
         needs = frozenset(self._made_by[stored] for stored in operands if stored in self._made_by)
@@ -227,7 +232,7 @@ class _Reader:
         )
 
     def give_outputs(self) -> None:
-        """Outputs live to the end, or are the caller's memory, with what their results may overwrite."""
+        """Outputs live to the end, or are the caller's memory, with the operands that their results may overwrite."""
         for stored in self._program.outputs:
             group = self._group_of.get(stored)
             if group is None:
@@ -238,7 +243,7 @@ class _Reader:
                 self._leave(group)
 
     def saves(self, number: int) -> dict[int, int]:
-        """Bytes that the first result of a step takes less if an operand dies in it, by the group of the operand."""
+        """Bytes by which the first result of a step needs less if an operand dies in it, by the group of the operand."""
         step, it = self._program.steps[number], self.steps[number]
         if not it.makes:
             return {}
@@ -265,7 +270,7 @@ class _Reader:
         return self._group_of[stored]
 
     def _moved(self, step: Step) -> Iterator[int]:
-        """Groups whose memory may become a part of the result, so that a call has nothing to copy."""
+        """Groups whose memory may become a part of the result, so that a call copies nothing."""
         for call in step.calls:
             operand = None if call.places is None else step.operands[call.places]
             group = None if operand is None else self._group_of.get(operand)
@@ -276,7 +281,7 @@ class _Reader:
         return stored.bytes == self.groups[group].root.bytes
 
     def _leave(self, group: int) -> None:
-        """Give a group to the caller, with the operands that it is written over or made of."""
+        """Moves a group to the caller's memory, with the operands that it overwrites or consists of."""
         if not self.groups[group].bytes or not self.groups[group].made:
             return
         size, self.groups[group].bytes = self.groups[group].bytes, 0
@@ -290,7 +295,7 @@ class _Reader:
             self.lent.append(_Lent(size, frozenset(found)))
 
     def _lend(self, group: int, found: set[int]) -> None:
-        """Collect a group and those that it may be written over or made of."""
+        """Collects a group and those that it may overwrite or consist of."""
         if group not in found and self.groups[group].bytes:
             found.add(group)
             below, moved = self._below(group)
@@ -298,7 +303,7 @@ class _Reader:
                 self._lend(part, found)
 
     def _below(self, group: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Groups over all of which the step that makes a group may write it, and those that it may be made of."""
+        """Groups which the step of a group may all overwrite, and groups of which it may consist."""
         root = self.groups[group].root
         number = self._made_by.get(root)
         if number is None or self._program.steps[number].results[0] != root:
@@ -316,8 +321,8 @@ class _Reader:
 def _parts(steps: Sequence[_StepMemory]) -> Iterator[range]:
     """Runs of steps that every order completes before it begins the next one, in linear time.
 
-    A run ends with a step over which no dependency leads: all steps before it lead to it, all after it come from it, or
-    from sources, which run as late as they can.
+    A run ends with a step that no dependency skips: all steps before it lead to it, and all steps after it depend on
+    it or on sources, which run as late as possible.
     """
     count = len(steps)
     read = {needed for step in steps for needed in step.needs}
@@ -339,7 +344,9 @@ def _parts(steps: Sequence[_StepMemory]) -> Iterator[range]:
 
 
 class _Search:
-    """Search for an order of a part that runs after all steps before it; `left` are the bytes in use after it."""
+    """Search for an order of a part that runs after all steps before it; `left` is the number of bytes in use after
+    it.
+    """
 
     def __init__(self, memory: _Memory, part: range, live: int, bound: int, most_work: int) -> None:
         self._memory, self._part, self._live = memory, part, live
@@ -354,7 +361,9 @@ class _Search:
         self._peak = peak
 
     def order(self) -> list[int]:
-        """The order with the least peak above the bound, which rises to it; the given one if the search is cut off."""
+        """The order with the least peak above the bound, which the search raises; the given order if the search is
+        cut off.
+        """
         if self._peak <= self.bound:
             return list(self._part)
         return self._found() or list(self._part)
@@ -393,7 +402,9 @@ class _Search:
         return None
 
     def _choices(self, peak: int, live: int, ran: int, ready: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Steps that may run next, with the bytes during and after; one alone if it runs next without loss."""
+        """Steps that may run next, with the bytes in use during and after them; a single one if it can run without
+        loss.
+        """
         found = []
         for step in ready:
             self.work += 1

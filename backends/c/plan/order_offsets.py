@@ -1,8 +1,8 @@
-"""Order of execution by the offsets of blocks, where few orders are possible.
+"""Order of execution by the offsets of blocks, if there are few possible orders.
 
-Parts of a program run one after the other in every order. Blocks that are made and last read in some of them are the
-same in all orders of the others. Where these parts have few orders, the least offsets of their blocks are found for
-each: the best order is taken, and no arena is smaller than its blocks.
+Parts of a program run one after the other in every order. Blocks that are written first and read last in some parts
+are the same for all orders of the other parts. If these parts have few orders, the least offsets of their blocks are
+found for each order: the best order is selected, and no arena is smaller than its blocks.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ _MOST_ORDERS = 500
 _MOST_WORK = 30_000  # steps of all orders that are tried: some seconds
 
 _Orders = Sequence[tuple[int, ...]]
-"""Numbers of steps in each order of a part, or in the order of each part."""
+"""Step numbers in each order of a part, or in the order of each part."""
 
 
 def refine_order(ordered: Ordered) -> Ordered:
-    """The order of the least offsets that is found, and the bytes that no order takes less than with any offsets.
+    """The order with the least offsets that is found, and the proven lower bound of the bytes for any order and
+    offsets.
 
-    What the search for an order counts are bytes in use, which blocks in one piece cannot always reach.
+    The search for an order counts bytes in use, which contiguous blocks cannot always reach.
     """
     given: _Orders = [tuple(part) for part in ordered.parts]
     chosen = given
@@ -59,7 +60,7 @@ def refine_order(ordered: Ordered) -> Ordered:
 
 
 def _windows(counts: Sequence[int]) -> Iterator[range]:
-    """The longest runs of parts that have few orders; `counts` are those of each part."""
+    """The longest runs of parts with few orders; `counts` are the numbers of orders of each part."""
     start, orders = 0, 1
     for stop, count in enumerate(counts):
         if orders * count > _MOST_ORDERS and start < stop:
@@ -73,7 +74,7 @@ def _windows(counts: Sequence[int]) -> Iterator[range]:
 
 
 def _peak(ordered: Ordered, orders: _Orders, window: range) -> tuple[int, int]:
-    """The least peak that is found for the blocks of some parts, and the one that is proven; `orders` are of all."""
+    """The least peak that is found for the blocks of some parts, and the proven one; `orders` are those of all parts."""
     program, parts = _in_order(ordered.program, orders), ordered.parts
     intervals, follows = arena_blocks(program, ports_in_arena=ordered.ports_in_arena)
     first = parts[window.start].start if window.start else -1
@@ -91,10 +92,10 @@ def _in_order(program: Program, orders: _Orders) -> Program:
 
 
 def _orders(ordered: Ordered) -> Sequence[_Orders]:
-    """Orders of each part, as many as are considered at most and one.
+    """Orders of each part, at most one more than the number that is considered.
 
-    A step that reads constants alone, and takes no memory but that of its results, runs just before its first reader:
-    there it is in memory for the shortest time.
+    A step that reads only constants, and needs no memory but that of its results, runs just before its first reader,
+    so that its results are in memory for the shortest time.
     """
     program = ordered.program
     makers = {stored: number for number, step in enumerate(program.steps) for stored in step.results}

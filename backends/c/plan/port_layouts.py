@@ -1,13 +1,13 @@
-"""The order in which the caller of the emitted function stores inputs and outputs, as `outputs.c.layouts` says.
+"""The order in which the caller of the emitted function stores inputs and outputs, from `outputs.c.layouts`.
 
     nhwc     the model's dimension 1, the channels, last: for ports of four dimensions
     nchw     the model's order, of a model whose images have their channels first
     ntc      the model's dimension 1, the channels, last: for ports of three dimensions
     model    the model's order
 
-A port without a word is stored as the model has it, but an image channels last. It is an image if it has four
-dimensions, unless the model itself moves the last dimension of an input to the channels, or the channels of an output
-to the last dimension: such a model takes or gives an image that is channels last already.
+A port without an entry is stored in the model's order, except that images are stored channels last. A port is an image
+if it has four dimensions, unless the model itself moves the last dimension of an input to the channels, or the
+channels of an output to the last dimension: such a port is an image that is already channels last.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _layout(value: Value, word: str | None, is_channels_last: bool) -> Layout:
 
 
 def _takes_channels_last(graph: Graph, value: Value) -> bool:
-    """Whether all that reads an input has its last dimension as channels."""
+    """True if all readers of an input have its last dimension as channels."""
     todo, seen = [(value, _LAST)], set()
     while todo:
         at, place = todo.pop()
@@ -109,7 +109,7 @@ def _takes_channels_last(graph: Graph, value: Value) -> bool:
 
 
 def _gives_channels_last(graph: Graph, value: Value) -> bool:
-    """Whether an output has as last dimension the channels of all that it is made of."""
+    """True if the last dimension of an output is the channels of all values that it is computed from."""
     todo, seen = [(value, _LAST)], set()
     while todo:
         at, place = todo.pop()
@@ -126,6 +126,6 @@ def _gives_channels_last(graph: Graph, value: Value) -> bool:
 
 
 def _keeps_dimensions(node: Node) -> bool:
-    """Whether the node permutes, or leaves each dimension in its place."""
+    """True if the node permutes, or keeps each dimension in its place."""
     of_images = all(v.type.rank == IMAGE_RANK for v in node.outputs)
     return of_images and isinstance(node.op, (Permute, *_KEEPING_DIMENSIONS))

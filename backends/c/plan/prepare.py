@@ -1,4 +1,4 @@
-"""Preparation of a graph before kernels are chosen: copies saved by renumbered weights, equal constants joined."""
+"""Preparation of a graph before kernel selection: copies avoided by renumbered weights, equal constants merged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def _without_dead_nodes(graph: Graph) -> Graph:
 
 
 def renumber_flattened(graph: Graph) -> Graph:
-    """Linear layers on a flattened image read its elements channels last, as the memory has them.
+    """Linear layers on a flattened image read its elements channels last, in the order of the memory.
 
     flatten(x) W = flatten(channels_last(x)) W', where W' has its columns in the other order, so nothing is copied.
     """
@@ -36,7 +36,7 @@ def renumber_flattened(graph: Graph) -> Graph:
 
 
 def join_equal_constants(graph: Graph) -> Graph:
-    """Constants of one type with the same elements become one, so that kernels know who shares their weights."""
+    """Merges constants of one type with the same elements, so that shared weights are visible to kernels."""
     first: dict[tuple[TensorType, Content], Value] = {}
     joined: dict[str, Value] = {}
     for value in graph.constants:
@@ -46,7 +46,7 @@ def join_equal_constants(graph: Graph) -> Graph:
 
 
 def _flattened_image(graph: Graph, node: Node) -> Value | None:
-    """The image [n, c, spatial...] of which a linear layer with constant weight reads the elements of each batch."""
+    """The image [n, c, spatial...] whose flattened elements a linear layer with constant weight reads."""
     if not isinstance(node.op, Linear) or not graph.is_constant(node.operand("weight")):
         return None
     rows, weight = node.operand("x"), node.operand("weight")

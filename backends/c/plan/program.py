@@ -1,4 +1,4 @@
-"""A graph as the C backend runs it: steps in order, each a built offer over values that are stored somewhere."""
+"""A graph as executed by the C backend: steps in order, each a built offer over values with storage."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from ....ir import Graph, Node, Source, Value
 from ..kernels.base import Call, Offer, form
 from .layout import Layout
 
-CALL_BYTES = 12  # of machine code, of a call with its arguments
-# Of include/huffman.h, as linked for a Cortex-M4 with -O3.
+CALL_BYTES = 12  # bytes of machine code of a call with its arguments
+# Figures of include/huffman.h, as linked for a Cortex-M4 with -O3.
 DECODER_BYTES = 810
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A value in one layout: a piece of memory of its own. One value may lie in several layouts."""
+    """A value in one layout, with its own piece of memory. One value may be stored in several layouts."""
 
     value: Value
     layout: Layout
 
     @property
     def elements(self) -> int:
-        """Elements that the memory holds, border included."""
+        """Number of elements in memory, including the border."""
         return self.layout.elements(self.value.type.shape)
 
     @property
@@ -34,9 +34,9 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class RowForm:
-    """Calls by rows, one after the other, that are alike: `count`, each of the next `kernels` of the step's calls.
+    """Consecutive equal calls by rows: `count` of them, each with the next `kernels` of the step's calls.
 
-    They read the operands `at_first`, before whose first row they have padding, from that row on.
+    They read the operands in `at_first`, which have padding before their first row, from that row on.
     """
 
     count: int
@@ -48,9 +48,9 @@ class RowForm:
 class RowCalls:
     """The calls of a step that computes some rows of its result at a time, in the order of their forms.
 
-    By operand, the windows of the first call begin at element `starts`, which is negative where they begin with
-    padding, and those of each further one `advances` elements behind the one before; None where all calls read the
-    same. Each call writes `written` elements.
+    By operand, the windows of the first call begin at element `starts`, which is negative if they begin with padding,
+    and those of each further call `advances` elements after the previous ones; None if all calls read the same
+    elements. Each call writes `written` elements.
     """
 
     forms: tuple[RowForm, ...]
@@ -66,10 +66,10 @@ class RowCalls:
 
 @dataclass(frozen=True)
 class Step:
-    """The computation of a node, or a conversion of layout, which belongs to no node: `node` is None.
+    """The computation of a node, or a conversion of layout without a node: `node` is then None.
 
-    `source` is the node's; that of a conversion is its reader's, or the producer's where an output is converted.
-    Where a step has `rows`, the offer is that of a call on average, and `calls` are those of all forms.
+    `source` is that of the node; for a conversion that of its reader, or of the producer if an output is converted.
+    If a step has `rows`, the offer is that of an average call, and `calls` are those of all forms.
     """
 
     node: Node | None
@@ -98,10 +98,10 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class LineBuffer:
-    """Memory for the rows of a value that are still needed: the oldest move out where there is no room for new ones.
+    """Memory for the rows of a value that are still needed: the oldest are dropped if there is no room for new ones.
 
-    It has `rows` rows of `row` elements. The value itself is between `before` and `after` rows of padding, of which
-    each byte is `fill`. `moved` is how many elements move to its front in one run, in `moves` pieces.
+    It has `rows` rows of `row` elements. The value itself is between `before` and `after` rows of padding, whose
+    bytes are all `fill`. `moved` is the number of elements that are moved to its front in one run, in `moves` pieces.
     """
 
     stored: Stored
@@ -128,10 +128,10 @@ class LineBuffer:
 class Stage:
     """Steps from `first` up to `stop` that run together, some rows at a time, and the buffers between them.
 
-    `order` are the calls by number: the forms of all steps are counted one after the other, behind them, in the order
-    of `buffers`, the rows of padding behind a value. `distances` are by operand of the stage that dies in
-    it: how many bytes behind the result, named first, it begins where the result overwrites it. `results` are the
-    values that are read behind the stage.
+    `order` is the calls by number: the forms of all steps are numbered consecutively, followed by the rows of padding
+    after each value, in the order of `buffers`. `distances` are, by (result, operand that dies in the stage), the
+    bytes after the start of the result at which the operand begins if the result overwrites it. `results` are the
+    values that are read after the stage.
     """
 
     first: int
@@ -144,9 +144,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Program:
-    """Steps in order of execution; a value whose name is in the graph's `params` lies in flash.
+    """Steps in order of execution; a value whose name is in the graph's `params` is in flash.
 
-    The steps of a stage run together; of its values only those that are read outside are ever whole.
+    The steps of a stage run together; of its values, only those that are read outside are stored whole.
     """
 
     graph: Graph
@@ -169,7 +169,7 @@ class Program:
 
     @property
     def saved_bytes(self) -> int:
-        """Estimated bytes of flash that Huffman images save over the constants themselves, less the decoder."""
+        """Estimated bytes of flash that Huffman images save compared with the constants, minus the decoder."""
         coded = [c for step in self.steps for c in step.offer.coded]
         stored = {c.data.tobytes(): c for c in coded}.values()
         return sum(c.bytes - c.flash_bytes for c in stored) - CALL_BYTES * len(coded) - DECODER_BYTES

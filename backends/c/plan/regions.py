@@ -1,14 +1,14 @@
 """Regions of RAM, and the assignment of blocks to them.
 
-Each access to a block costs the wait states of its region. Blocks in use at one step have to fit their region, and the
-accesses shall cost least: an integer program,
+Each access to a block costs the wait states of its region. The blocks in use at one step must fit their region, and
+the cost of the accesses is minimized by an integer program,
 
     minimize    sum of cost[b, r] * x[b, r]                                       over blocks b and regions r
     subject to  sum over r of x[b, r] = 1                                         for each b
                 sum over b in use at t of bytes[b] * x[b, r] - saved[t, r] <= bytes[r]    for each step t and r
 
-which branch and bound on its linear relaxation solves (Land and Doig, 1960); the relaxation is a lower bound. An
-assignment counts if offsets are found that fit, which the program does not see.
+which is solved by branch and bound on its linear relaxation (Land and Doig, 1960); the relaxation is a lower bound. An
+assignment is valid only if offsets that fit are found, which the program does not include.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from ....specs.target import RamRegion, Target
 from .offsets import Follows, Interference, Interval, Offsets, assign_offsets, live_bound
 
 STATE_BLOCK = "state"
-"""The name of the block of states, which is in no region of the plan."""
+"""Name of the block of states, which is in no region of the plan."""
 
-_NODES = 60  # of the branch and bound: less than a second
+_NODES = 60  # nodes of the branch and bound: less than a second
 _LARGEST_SEARCH = 200
 _PREFERENCE = 1 / 64
 """Wait states that an access counts for each earlier region of the same speed."""
 _UNUSED = 1 / 1024
-"""Accesses that a block without any counts."""
+"""Accesses counted for a block without any."""
 _WHOLE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A region of RAM: its parameter in C, its size, None without a limit, and the cycles that an access waits."""
+    """A region of RAM: its C parameter, its size (None without a limit), and the wait cycles of an access."""
 
     name: str = "arena"
     bytes: int | None = None
     wait_states: int = 0
 
     def missing(self, peak: int) -> int:
-        """Bytes that it lacks for blocks that end at `peak`."""
+        """Bytes that the region lacks for blocks with a peak of `peak`."""
         return 0 if self.bytes is None else max(peak - self.bytes, 0)
 
 
@@ -63,10 +63,10 @@ def regions_of(target: Target) -> tuple[Region, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Region and offset of each block, the end of the blocks of each region, and what the accesses cost.
+    """Region and offset of each block, the peak of each region, and the cost of the accesses.
 
-    `missing` are the bytes that the regions lack. No placement costs less than `bound`. `is_least`: no other takes
-    fewer bytes; `is_cheapest`: none that fits waits less.
+    `missing` are the bytes that the regions lack. No placement costs less than `bound`. `is_least`: no other one
+    needs fewer bytes; `is_cheapest`: no other one that fits waits less.
     """
 
     regions: tuple[int, ...]
@@ -82,9 +82,9 @@ class Placement:
 def place_blocks(
     intervals: Sequence[Interval], follows: Follows, accesses: Sequence[int], regions: Sequence[Region]
 ) -> Placement:
-    """The cheapest placement that is found; one that does not fit lacks few bytes.
+    """The cheapest placement that is found; if it does not fit, few bytes are missing.
 
-    `accesses` are the loads and stores to each block. The result is deterministic.
+    `accesses` are the loads and stores of each block. The result is deterministic.
     """
     program = _Program(intervals, follows, accesses, regions)
     if len(regions) == 1:
@@ -123,13 +123,13 @@ class _Program:
 
     @property
     def is_by_waits(self) -> bool:
-        """Whether costs are wait cycles alone, or preferences alone, and no sum of both."""
+        """True if costs are only wait cycles, or only preferences, and not a sum of both."""
         speeds = len({region.wait_states for region in self.regions})
         return speeds in (1, len(self.regions))
 
     @property
     def orders(self) -> list[list[int]]:
-        """Orders in which blocks are placed one by one: by accesses for each byte and step in use, by size."""
+        """Orders in which blocks are placed one by one: by accesses per byte and step in use, by size."""
         numbers = range(len(self.intervals))
 
         def density(index: int) -> float:
@@ -143,7 +143,9 @@ class _Program:
         ]
 
     def first_fit(self, order: Sequence[int]) -> _FirstFit:
-        """Each block of an order in the cheapest region that has room for it; else in the one that lacks least."""
+        """Each block of an order in the cheapest region that has room for it; else in the one that lacks the fewest
+        bytes.
+        """
         gaps = Interference.of(self.intervals, self.follows)
         at: list[dict[int, int]] = [{} for _ in self.regions]
         chosen = [0] * len(order)
@@ -158,13 +160,13 @@ class _Program:
         return tuple(chosen), at
 
     def worth(self, fit: _FirstFit) -> tuple[int, float]:
-        """Bytes that the regions lack, and the cost; less is better."""
+        """Bytes that the regions lack, and the cost; smaller is better."""
         chosen, at = fit
         peaks = [max((o + self.intervals[i].bytes for i, o in taken.items()), default=0) for taken in at]
         return self._missing(peaks), self._cost(chosen)
 
     def placed(self, chosen: tuple[int, ...], known: Sequence[Mapping[int, int]] | None = None) -> Placement:
-        """The blocks in these regions, at the lowest offsets that are found, those `known` included."""
+        """The blocks in these regions, at the lowest offsets that are found; those in `known` are not searched again."""
         at = [0] * len(chosen)
         found: list[Offsets] = []
         for number in range(len(self.regions)):
@@ -198,7 +200,7 @@ class _Program:
         return float(sum(self.costs[index, region] for index, region in enumerate(chosen)))
 
     def _offsets(self, own: Sequence[int]) -> Offsets:
-        """Offsets of some blocks in a region of their own."""
+        """Offsets of some blocks in one region."""
         numbers = {index: number for number, index in enumerate(own)}
         follows = {
             (numbers[result], numbers[operand]): distance
@@ -210,7 +212,7 @@ class _Program:
     def search(self, best: Placement) -> Placement:
         """The cheapest placement that fits, or `best`, with the bound."""
         root = self._relaxed({})
-        if root is None:  # not even parts of blocks fit
+        if root is None:  # not even fractional blocks fit
             return best
         waiting: list[dict[int, int]] = [{}]
         is_exact = True
@@ -229,7 +231,7 @@ class _Program:
                     continue
                 free = [index for index in range(len(self.intervals)) if index not in fixed]
                 if not free:
-                    is_exact = False  # offsets that fit may exist, and were not found
+                    is_exact = False  # offsets that fit may exist, but were not found
                     continue
                 divided = max(free, key=lambda index: (self.intervals[index].bytes, -index))
             shares = relaxed.shares[divided]
@@ -282,10 +284,10 @@ class _Program:
 
     @cached_property
     def _limits(self) -> tuple[csr_array, np.ndarray]:
-        """Rows that are limited: the bytes in use at each step in each region, and what blocks that follow save.
+        """Limited rows: the bytes in use at each step in each region, and the bytes saved by blocks that follow others.
 
-        A pair of blocks saves bytes in a region as far as both are in it; of the operands that a result follows, one
-        counts.
+        A pair of blocks saves bytes in a region in proportion to the shares of both; of the operands that a result
+        follows, only one is counted.
         """
         count, width = len(self.intervals), len(self.regions)
         rows: list[tuple[dict[int, float], float]] = []
@@ -317,7 +319,7 @@ class _Program:
         return matrix, np.array([most for _, most in rows])
 
     def _saved(self) -> list[int]:
-        """Bytes that the two blocks of each pair take less than their sum."""
+        """Bytes by which the two blocks of each pair need less than their sum."""
         found = []
         for (result, operand), distance in self.follows.items():
             low, high = self.intervals[result].bytes, self.intervals[operand].bytes

@@ -1,4 +1,4 @@
-"""Cost of steps. A step that computes some rows at a time costs all its calls, and the rows that it moves."""
+"""Cost of steps. The cost of a step by rows includes all its calls, and the rows that it moves."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from ..kernels.portable.copying import Place, copy
 from .program import LineBuffer, Program, Step
 
 _AROUND_A_CALL = 30.0
-"""Instructions of a call by rows beside those of its kernel, as counted on a Cortex-M4."""
+"""Instructions of a call by rows in addition to those of its kernel, as counted on a Cortex-M4."""
 
 
 def step_cost(program: Program, step: Step, costs: CoreCosts) -> Cost:
-    """The cost of a step, of all its calls where it has several."""
+    """The cost of a step, with all its calls if there are several."""
     if step.rows is None:
         return costs.cost(step.offer, step.form)
     return rows_cost(step.offer, step.form, step.rows.count, program.buffers.get(step.results[0]), costs)

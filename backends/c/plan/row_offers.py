@@ -1,4 +1,4 @@
-"""Offers for steps that compute some rows at a time: a kernel for each form of their calls, joined to one offer."""
+"""Offers for steps that compute some rows at a time: a kernel for each form of their calls, combined in one offer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .select import offers
 
 @dataclass(frozen=True, eq=False)
 class RowOffer:
-    """The forms of the calls of a step, and one offer for all: its work is that of a call on average."""
+    """The forms of the calls of a step, and one offer for all of them: its work is that of an average call."""
 
     forms: tuple[RowForm, ...]
     offer: Offer
@@ -31,11 +31,11 @@ class RowOffers:
         self._graph, self._machine, self._costs = graph, machine, costs
 
     def of(self, step: RowStep, rows: int, scratch_bytes: int | None = None) -> RowOffer | None:
-        """The fastest offers for calls on so many rows, of the kernel of the whole step where it makes one.
+        """The fastest offers for calls on this many rows, with the kernel of the whole step if it supports them.
 
-        With `scratch_bytes` they need no more working memory, or if there are none, as little as there is. The calls at
-        an edge take the kernel of most calls if they can: then they read the same constants. None if no kernel serves,
-        or if a call has nothing but padding under its windows.
+        With `scratch_bytes` they need no more working memory than that or, if impossible, the least. The calls at an
+        edge use the kernel of most calls if possible, so that they read the same constants. None if no kernel
+        supports the calls, or if a call has only padding under its windows.
         """
         found: dict[Overhang, Offer] = {}
         kernel, forms = step.step.offer.kernel, step.overhangs(rows)
@@ -87,7 +87,9 @@ def _at_first(overhang: Overhang) -> frozenset[int]:
 
 
 def _joined(parts: Sequence[tuple[int, Offer]]) -> Offer:
-    """One offer for so many calls of each of several, whose constants are those of the one with most calls."""
+    """One offer for several kinds of calls with their numbers; its constants are those of the kind with the most
+    calls.
+    """
     total = sum(count for count, _ in parts)
     each = [one for _, one in parts]
     work = Work(

@@ -1,8 +1,8 @@
-"""The order in which steps run that compute some rows at a time, and the line buffers that it needs.
+"""The order of the calls of steps that compute some rows at a time, and the line buffers that it needs.
 
-The order is pulled from the results that are wanted whole: a call runs as late as it can, when one behind it lacks
-rows. What a later call reads again stays in the line buffer of its value, and nothing is computed twice. Where a buffer
-has no room for new rows, those that are still needed move to its front.
+The order is driven by the results that are needed whole: a call runs as late as possible, when a later call lacks
+rows. Rows that a later call reads again stay in the line buffer of their value, and nothing is computed twice. If a
+buffer has no room for new rows, those that are still needed are moved to its front.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .row_steps import RowStep, height, row_elements
 
 @dataclass(frozen=True)
 class RowOrder:
-    """The calls in order, the buffers, and how far the results keep behind what they are computed from.
+    """The calls in order, the buffers, and the distances of results from the operands that they are computed from.
 
-    `calls` are numbers: the forms of the calls of all steps are counted one after the other (see `RowStep.overhangs`),
-    and behind them, in the order of `buffers`, the rows of padding behind a value. `distances` are, by whole result and
-    whole operand: how many bytes behind the result the operand has to begin if the result is written over it.
-    `read_ahead` are those pairs where all but the call that writes a row of the result have read the same row of the
-    operand before.
+    `calls` are numbers: the forms of the calls of all steps are numbered consecutively (see `RowStep.overhangs`),
+    followed by the rows of padding after each value, in the order of `buffers`. `distances` are, by whole result and
+    whole operand, the bytes after the start of the result at which the operand has to begin if the result overwrites
+    it. `read_ahead` are the pairs for which all calls except the one that writes a row of the result have read the
+    same row of the operand before.
     """
 
     calls: tuple[int, ...]
@@ -33,7 +33,7 @@ class RowOrder:
 
 @dataclass(frozen=True)
 class _Push:
-    """Rows that come to a line: how many there were, how many come, and the oldest that is still needed."""
+    """Rows that are added to a line: number of earlier rows, number of new rows, and the oldest that is still needed."""
 
     made: int
     rows: int
@@ -42,7 +42,9 @@ class _Push:
 
 @dataclass
 class _Line:
-    """A value as it is made and read, in rows, those of padding included; `next` are the rows read next, by reader."""
+    """Rows of a value, including padding, as they are written and read; `next` is the row that each reader reads
+    next.
+    """
 
     stored: Stored
     is_whole: bool
@@ -56,16 +58,16 @@ class _Line:
 
     @property
     def oldest(self) -> int:
-        """The first row that is still needed, at most the next one to be made."""
+        """The first row that is still needed, at most the next one to be written."""
         return max(0, min([self.made, *self.next.values()]))
 
     def push(self, rows: int) -> None:
-        """Rows are made."""
+        """Adds rows."""
         self.pushes.append(_Push(self.made, rows, self.oldest))
         self.made += rows
 
     def buffer(self) -> LineBuffer:
-        """The smallest buffer, and what moves in it."""
+        """The smallest buffer, and the rows that are moved in it."""
         rows = max([self.before, *(push.made + push.rows - push.oldest for push in self.pushes)])
         first = moved = moves = 0
         for push in self.pushes:
@@ -83,9 +85,9 @@ def row_order(
     results: frozenset[Stored],
     whole: frozenset[Stored],
 ) -> RowOrder:
-    """The order of steps of which each computes so many rows a call, as far as `results` need them.
+    """The order of steps that compute these numbers of rows per call, as far as `results` need them.
 
-    `whole` are the values that have memory for all their rows, the results among them.
+    `whole` are the values with memory for all their rows, including the results.
     """
     run = _Run(steps, rows, whole)
     for number, step in enumerate(steps):
@@ -98,7 +100,7 @@ def row_order(
 
 
 class _Run:
-    """The calls, one after the other, with rows counted only."""
+    """The calls, one after the other; rows are only counted."""
 
     def __init__(self, steps: Sequence[RowStep], rows: Sequence[int], whole: frozenset[Stored]) -> None:
         self._steps, self._rows = steps, rows
@@ -126,7 +128,7 @@ class _Run:
         self._padded = [line for line in self.lines.values() if not line.is_whole]
 
     def _enter(self, number: int, operand: int, step: RowStep) -> None:
-        """A reader of a value, with the padding that it sees."""
+        """Adds a reader of a value, with its padding."""
         reading = self._readings[number][operand]
         assert reading is not None
         line = self.lines.setdefault(reading.stored, _Line(reading.stored, is_whole=True))
@@ -138,7 +140,7 @@ class _Run:
             line.padding = step.paddings[operand] or line.padding
 
     def call(self, number: int) -> None:
-        """A call of a step, behind those that it waits for."""
+        """Runs a call of a step, after the calls that it needs."""
         for operand, reading in enumerate(self._readings[number]):
             if reading is not None:
                 line = self.lines[reading.stored]
@@ -156,7 +158,7 @@ class _Run:
                 self.lines[reading.stored].next[number, operand] += reading.advance
 
     def _supply(self, line: _Line) -> None:
-        """More rows of a value: computed, or behind the last of them padding."""
+        """Adds rows to a value: computed ones or, after the last of them, padding."""
         assert line.producer is not None
         producer = line.producer
         if self._calls_left(producer):
@@ -167,7 +169,7 @@ class _Run:
             line.push(line.after)
 
     def _keep_behind(self, number: int, result: _Line) -> None:
-        """How far the operands that enter the run have to begin behind a result, now that a call writes more of it."""
+        """Updates the distance of the stage's operands from a result, after a call has written more of it."""
         made = result.made + self._rows[number]
         for line in self.lines.values():
             if line.producer is None:

@@ -1,9 +1,9 @@
-"""Stages: runs of steps that compute some rows at a time, chosen so that the arena fits in little more time.
+"""Stages: runs of steps that compute some rows at a time, chosen so that the arena fits with little additional time.
 
-The steps in their order are a path of cuts; a stage is an edge over several steps, with the bytes that are in use while
-it runs and the time that it takes more. For a limit of memory the least time is a shortest path. Its bytes are
-estimates, since offsets in the arena are assigned later: if the arena that is then planned exceeds the limit, the
-search is repeated with a lower one.
+The steps in their order are a path of cuts; a stage is an edge over several steps, with the bytes that are in use
+during the stage and its additional time. For a limit of memory the least time is a shortest path. Its bytes are
+estimates, since offsets in the arena are assigned later: if the planned arena exceeds the limit, the search is
+repeated with a lower limit.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .row_steps import RowStep, row_elements, row_step
 from .sharing import share_functions
 
 _FACTORS = (1, 2, 3, 4, 6, 8)
-"""Rows that a call of the last step of a stage computes; those before compute as many as it needs, or as many."""
+"""Rows per call of the last step of a stage; earlier steps compute as many as it needs, or the same number."""
 _MOST_STEPS = 48
 _PATHS = 16
 _STEP_BYTES = 16
@@ -43,11 +43,10 @@ def plan_within(
     *,
     smallest: bool = False,
 ) -> tuple[Program, MemoryPlan, tuple[str, ...]]:
-    """A program with the stages that it needs to fit its regions, of `limit` bytes, its plan, and what it costs.
+    """A program with the stages that it needs to fit its regions, of `limit` bytes, its plan, and notes on the cost.
 
-    `programs` are the orders of execution to choose from. One that is small enough without stages is taken as it is, as
-    is the smallest if no stages are found with which one is small enough; with `smallest` the one with the stages of
-    the least arena.
+    `programs` are orders of execution to choose from. One that fits without stages is returned unchanged, as is the
+    smallest one if no stages make one fit; with `smallest`, the one whose stages have the least arena.
     """
     plans = [planned(program) for program in programs]
     least = min(
@@ -96,7 +95,7 @@ def _named(program: Program, stage: Stage) -> str:
 class Run:
     """Steps from `first` up to `stop` as a stage; for each its rows, the forms of its calls, and its offer.
 
-    `results` are the values that are read behind it.
+    `results` are the values that are read after it.
     """
 
     first: int
@@ -136,7 +135,7 @@ class RowStages:
         self._runs_tried: dict[tuple[int, int, int, bool, bool], Run | None] = {}
 
     def fitted(self, limit: int, planned: Planned) -> tuple[Program, MemoryPlan] | None:
-        """The program of the least time, by estimate, that fits regions of `limit` bytes; None if none is found."""
+        """The program with the least estimated time that fits regions of `limit` bytes; None if none is found."""
         bound = limit
         for _ in range(_PATHS):
             path = self._path(bound)
@@ -154,7 +153,7 @@ class RowStages:
         return None
 
     def smallest(self, limit: int, planned: Planned) -> tuple[Program, MemoryPlan] | None:
-        """The program of the least arena, by estimate, above a limit; None if no stages make it smaller."""
+        """The program with the least estimated arena above a limit; None if no stages make it smaller."""
         low, high = limit, self._plan.arena_bytes
         while high - low > _STEP_BYTES:
             middle = (low + high) // 2
@@ -167,7 +166,7 @@ class RowStages:
         return (program, plan) if plan.arena_bytes < self._plan.arena_bytes else None
 
     def _path(self, limit: int) -> list[Run] | None:
-        """The stages of the least time with which every step, by estimate, is within the limit."""
+        """The stages of least time with which every step is estimated to be within the limit."""
         count = len(self._program.steps)
         used = [self._plan.live_bytes.get(number, 0) for number in range(count)]
         best: list[tuple[float, list[Run]] | None] = [(0.0, []), *[None] * count]
@@ -185,7 +184,7 @@ class RowStages:
         return None if (last := best[count]) is None else last[1]
 
     def _runs(self, stop: int, limit: int, used: list[int]) -> Iterator[Run]:
-        """The stages that end before a step, hold one that is beyond the limit, and are within it themselves."""
+        """The stages that end before a step, contain one that exceeds the limit, and are within it themselves."""
         crowded = False
         for first in range(stop - 1, max(-1, stop - 1 - _MOST_STEPS), -1):
             if self._steps[first] is None:
@@ -212,9 +211,9 @@ class RowStages:
     def run(self, first: int, stop: int, factor: int, *, scaled: bool, lean: bool = False) -> Run | None:
         """Steps as a stage; None if they cannot be one.
 
-        A call of the last one computes `factor` rows, or a part of them that divides all; a call of those before it
-        as many, or if `scaled` as many as it needs. Kernels are the fastest, or if `lean` the fastest of those that
-        need no more working memory than there has to be.
+        A call of the last step computes `factor` rows, or a divisor of all rows below that; calls of earlier steps
+        compute the same number or, if `scaled`, as many as it needs. Kernels are the fastest or, if `lean`, the
+        fastest with the least working memory.
         """
         key = first, stop, factor, scaled, lean
         if key not in self._runs_tried:
@@ -253,7 +252,7 @@ class RowStages:
         return Run(first, stop, tuple(steps), rows, forms, tuple(kept), order, frozenset(later))
 
     def _taken(self, one: RowStep, offer: Offer, made: Collection[Stored]) -> dict[int, Stored]:
-        """The operand whose rows may lie where those of a whole result will be: made in the stage, for this step."""
+        """The operand whose rows may be in the memory of a whole result: computed in the stage, only for this step."""
         return {
             index: stored
             for index, stored in _row_by_row(one, offer).items()
@@ -261,7 +260,7 @@ class RowStages:
         }
 
     def _entered(self, one: RowStep, offer: Offer, order: RowOrder, stop: int) -> int | None:
-        """The operand from before the stage whose rows those of a whole result may overwrite."""
+        """The operand from before the stage whose rows the rows of a whole result may overwrite."""
         for index, stored in _row_by_row(one, offer).items():
             if (one.result, stored) in order.read_ahead and max(self._readers[stored]) < stop:
                 return index
@@ -282,7 +281,7 @@ class RowStages:
         return found
 
     def _time(self, run: Run) -> float:
-        """The time that a stage takes more than its steps one by one."""
+        """The additional time of a stage compared with its steps one by one."""
         calls = zip(run.steps, run.rows, run.offers, strict=True)
         rows = sum(
             rows_cost(
@@ -298,7 +297,7 @@ class RowStages:
         return rows - sum(self._costs.cost(step.offer, step.form).time for step in whole)
 
     def _peak(self, run: Run) -> int:
-        """The bytes that are in use while a stage runs, by estimate: what is whole, the buffers and working memory."""
+        """The estimated bytes in use during a stage: whole values, the buffers and working memory."""
         blocks = [b for b in self._plan.blocks if b.value and b.start < run.stop and b.end >= run.first]
         whole = [b for b in blocks if b.start < run.first or b.end >= run.stop]
         saved = 0
@@ -315,7 +314,7 @@ class RowStages:
         return sum(b.bytes for b in whole) + run.bytes - saved
 
     def _block(self, stored: Stored) -> Block | None:
-        """The block of the arena that holds a value in the plan without stages; None outside of the arena."""
+        """The block of the arena of a value in the plan without stages; None outside of the arena."""
         location, number = self._plan.locations[stored], self._made.get(stored, -1)
         if location.storage is not Storage.ARENA:
             return None
@@ -350,13 +349,13 @@ class RowStages:
 
 
 def _between_lines(one: RowStep, lines: Collection[Stored]) -> RowStep:
-    """The step where these values alone have line buffers."""
+    """The step if only these values have line buffers."""
     whole = frozenset(index for index, stored in enumerate(one.step.operands) if stored not in lines)
     return replace(one, whole=whole)
 
 
 def _row_by_row(one: RowStep, offer: Offer) -> dict[int, Stored]:
-    """The operands whose memory the result may take in a call, and which are as large and read row by row, as it is."""
+    """The operands whose memory the result may take in a call: they have its size and are read row by row."""
     return {
         index: stored
         for index in offer.overwrites
@@ -367,7 +366,7 @@ def _row_by_row(one: RowStep, offer: Offer) -> dict[int, Stored]:
 
 
 def _step(one: RowStep, rows: int, forms: tuple[RowForm, ...], offer: Offer, order: RowOrder) -> Step:
-    """The step that computes so many rows a call."""
+    """The step that computes this many rows per call."""
     starts: list[int | None] = []
     advances: list[int | None] = []
     for reading in one.readings(rows):
@@ -384,9 +383,10 @@ def _step(one: RowStep, rows: int, forms: tuple[RowForm, ...], offer: Offer, ord
 
 
 def _rows(steps: Sequence[RowStep], factor: int, *, scaled: bool) -> tuple[int, ...]:
-    """Rows of each call: `factor`, if `scaled` times the strides behind it, as far as they divide the rows of all.
+    """Rows of each call: `factor`, if `scaled` times the strides after it, as far as they divide the number of all
+    rows.
 
-    More where otherwise several calls at an edge of a whole operand would have padding.
+    More rows if otherwise several calls at an edge of a whole operand would have padding.
     """
     wanted: dict[Stored, int] = {}
     rows: list[int] = []
@@ -404,7 +404,7 @@ def _rows(steps: Sequence[RowStep], factor: int, *, scaled: bool) -> tuple[int, 
 
 
 def _pads_alike(steps: Sequence[RowStep]) -> bool:
-    """Whether all readers of the rows of padding around a value see the same."""
+    """True if the padding around each value is the same for all its readers."""
     seen: dict[Stored, int] = {}
     for one in steps:
         for index, (stored, padding) in enumerate(zip(one.step.operands, one.paddings, strict=True)):

@@ -1,10 +1,10 @@
-"""Steps that can compute some rows of their result at a time, and what each call reads of its operands.
+"""Steps that can compute some rows of their result at a time, and the rows of their operands that each call reads.
 
-A run of layers over an image, or over a signal, needs no whole values between them: as soon as a layer has the rows
-that its windows cover, it computes its next ones. A call is the node itself on a lower image; so it takes a kernel, and
-its cost, as any node does. A line buffer has rows of padding before and behind its value, and calls that read it have
-no padding above and below. A value that lies whole in memory has no such rows: the first and the last call that read
-it have padding at that side, those between have none.
+A run of layers over an image or a signal needs no whole values between the layers: as soon as the rows under its
+windows are available, a layer computes its next rows. A call is the node itself on an image with fewer rows, so its
+kernel and cost are found like those of any node. A line buffer has rows of padding before and after its value, and
+calls that read it have no padding above and below. A value that is stored whole has no such rows: the first and the
+last call that read it have padding on that side, the calls in between have none.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ _BYTE = 256
 _INSIDE = (0, 0)
 
 Overhang = tuple[tuple[int, int], ...]
-"""By operand, how many rows before its first and behind its last one a call has under its windows."""
+"""By operand, the numbers of rows before its first and after its last one that are under the windows of a call."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Rows that a step reads of an operand: its first call `span` from `start` on, each next `advance` further."""
+    """Rows of an operand that a step reads: the first call `span` rows from `start` on, each further call `advance`
+    rows later.
+    """
 
     stored: Stored
     start: int
@@ -39,7 +41,7 @@ class Reading:
     span: int
 
     def stop(self, calls: int) -> int:
-        """The row behind the last that so many calls read."""
+        """The row after the last one that this many calls read."""
         return self.start + (calls - 1) * self.advance + self.span
 
 
@@ -47,9 +49,9 @@ class Reading:
 class RowStep:
     """A step that can run some rows at a time; row i of its result reads a window of each operand that has rows.
 
-    `windows` has None for an operand without rows, `paddings` the byte that rows before and behind an operand
-    consist of, None where the windows stay inside. `lower` is the node for another number of rows, with padding in
-    place of the rows that overhang. `whole` are the operands that lie in memory as a whole, without rows of padding.
+    `windows` has None for an operand without rows, `paddings` the byte of the rows before and after an operand, None
+    if the windows stay inside. `lower` is the node for another number of rows, with padding in place of the rows that
+    overhang. `whole` are the operands that are stored whole, without rows of padding.
     """
 
     step: Step
@@ -65,7 +67,7 @@ class RowStep:
         return self.step.results[0]
 
     def readings(self, rows: int) -> tuple[Reading | None, ...]:
-        """Rows that each call reads of each operand, if a call computes `rows` rows."""
+        """Rows of each operand that each call reads, if a call computes `rows` rows."""
         return tuple(
             None
             if stored is None or window is None
@@ -74,7 +76,9 @@ class RowStep:
         )
 
     def overhangs(self, rows: int) -> tuple[tuple[int, Overhang], ...]:
-        """The calls in order, if a call computes `rows` rows: how many one after the other overhang alike, and how."""
+        """The calls in order, if a call computes `rows` rows: the number of consecutive calls with the same overhang,
+        and the overhang.
+        """
         readings = self.readings(rows)
         calls = (
             tuple(self._overhang(index, reading, call) for index, reading in enumerate(readings))
@@ -90,7 +94,7 @@ class RowStep:
 
     @property
     def least_rows(self) -> int:
-        """Rows of a call with which none but the first and the last one overhang."""
+        """Rows of a call for which only the first and the last call overhang."""
         least = 1
         for index, reading in enumerate(self.readings(1)):
             if reading is not None and index in self.whole:
@@ -100,7 +104,7 @@ class RowStep:
 
 
 def row_axis(stored: Stored) -> int | None:
-    """The dimension along which a value is rows, one behind the other in memory; None if it has no rows."""
+    """The dimension of a value that is its rows, consecutive in memory; None if it has no rows."""
     shape, layout = stored.value.type.shape, stored.layout
     if len(shape) < 3 or layout.border or shape[0] != 1:
         return None
@@ -124,7 +128,7 @@ def height(stored: Stored) -> int:
 
 
 def row_step(program: Program, number: int) -> RowStep | None:
-    """A step of a program as one that runs by rows; None if it cannot."""
+    """A step of a program as one that runs by rows; None if that is impossible."""
     step = program.steps[number]
     node = step.node
     if node is None or len(node.outputs) != 1 or step.offer.views is not None:
@@ -162,14 +166,14 @@ def row_step(program: Program, number: int) -> RowStep | None:
 
 
 def lower_layout(stored: Stored, rows: int) -> Layout:
-    """The layout of so many rows of a value."""
+    """The layout of this many rows of a value."""
     axis = row_axis(stored)
     assert axis is not None
     return arranged(_resized(stored.value.type.shape, axis, rows), stored.layout.order)
 
 
 def _lower(node: Node, found: Sliding, axes: list[int | None], rows: int, overhang: Overhang) -> Node:
-    """The node for so many rows; what its windows have before the first row of its operands is padding."""
+    """The node for this many rows; rows of its windows before the first row of its operands are padding."""
     inputs: list[Value | None] = []
     op = found.resized(rows)
     for value, window, axis, outside in zip(node.inputs, found.windows, axes, overhang, strict=True):
@@ -183,7 +187,7 @@ def _lower(node: Node, found: Sliding, axes: list[int | None], rows: int, overha
 
 
 def _padded(op: Op, axis: int, rows: tuple[int, int]) -> Op:
-    """The operator with so many rows of padding before and behind its operand."""
+    """The operator with this many rows of padding before and after its operand."""
     assert isinstance(op, Conv | MaxPool)
     return replace(op, padding=(*op.padding[: 2 * (axis - 2)], *rows, *op.padding[2 * (axis - 1) :]))
 
@@ -197,7 +201,7 @@ def _resized(shape: tuple[int, ...], axis: int, size: int) -> tuple[int, ...]:
 
 
 def _padding(op: Op, reading: Reading | None) -> int | None:
-    """The byte of padding that a step sees before or behind an operand; None without padding, -1 if no byte serves."""
+    """The byte of padding of a step before or after an operand; None without padding, -1 if it is not a single byte."""
     if reading is None or (reading.start >= 0 and reading.start + reading.span <= height(reading.stored)):
         return None
     return padding_byte(op, reading.stored.value.type)
@@ -205,7 +209,7 @@ def _padding(op: Op, reading: Reading | None) -> int | None:
 
 @singledispatch
 def padding_byte(op: Op, type: TensorType) -> int:
-    """The byte that padding consists of for an operator; -1 if it is not one and the same byte."""
+    """The byte of an operator's padding; -1 if it is not one repeated byte."""
     return -1
 
 

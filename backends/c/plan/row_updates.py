@@ -1,9 +1,10 @@
-"""Rows of a cache that are chosen by comparison become rows that are replaced by index, so that no other is touched.
+"""Rows of a cache that are selected by comparison become rows that are replaced by index, so that no other row is
+written.
 
     where(arange(n) == i, rows, cache)  ->  index_copy(cache, i, rows)
 
-A negative index, which the comparison never meets, is moved behind the end, where the kernel of `index_copy` leaves it
-out.
+A negative index, for which the comparison never holds, is moved beyond the end, where the kernel of `index_copy` skips
+it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _INDICES = (DType.I32, DType.I64)
 
 
 def replace_rows_by_index(graph: Graph) -> Graph:
-    """The graph with `index_copy` in place of each choice of one row by its number."""
+    """The graph with `index_copy` in place of each selection of one row by its index."""
     indices: dict[tuple[str, int], Value] = {}
 
     def visit(builder: Builder, node: Node, operands: tuple[Value | None, ...]) -> Value | None:
@@ -45,7 +46,7 @@ def replace_rows_by_index(graph: Graph) -> Graph:
 
 
 def _chosen_row(builder: Builder, condition: Value, result: TensorType) -> tuple[int, Value] | None:
-    """The axis along which a condition is true at one number, and the number; None for another condition."""
+    """The axis along which a condition is true at one index, and the index; None for another condition."""
     shape = (1,) * (result.rank - condition.type.rank) + condition.type.shape
     axes = [axis for axis, size in enumerate(shape) if size != 1]
     if len(axes) != 1 or shape[axes[0]] != result.shape[axes[0]]:
@@ -65,7 +66,7 @@ def _chosen_row(builder: Builder, condition: Value, result: TensorType) -> tuple
 
 
 def _counts(builder: Builder, value: Value, size: int) -> bool:
-    """Whether a value is the constant 0, 1, ... size - 1, in order."""
+    """True if a value is the constant 0, 1, ... size - 1, in order."""
     if value.type.numel != size:
         return False
     numbers = builder.tensor(value)
@@ -73,7 +74,7 @@ def _counts(builder: Builder, value: Value, size: int) -> bool:
 
 
 def _index(builder: Builder, number: Value, size: int, node: Node) -> Value:
-    """The number as an index [1]; behind the end if it is negative."""
+    """The number as an index [1]; beyond the end if it is negative."""
     dtype, source = number.type.dtype.torch, node.source
     if number.type.shape != (1,):
         number = builder.add(Reshape((1,)), number, source=source)

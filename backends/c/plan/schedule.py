@@ -1,4 +1,4 @@
-"""Greedy order of execution: among branches, the one first that leaves the least memory in use; `order` improves it."""
+"""Greedy order of execution: among branches, first the one that leaves the least memory in use; `order` improves it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from ....ir import Graph, Node
 
 
 def schedule(graph: Graph) -> Graph:
-    """The graph with its nodes in an order of lower peak memory, or in the order given where none is found.
+    """The graph with its nodes in an order of lower peak memory, or in the given order if none is found.
 
-    The order is greedy: of the nodes whose operands are there, the next is the one after which the least bytes are
-    live; of equals, the one that stood first. A rank changes when a node becomes the last reader of an operand, so it
-    is no key for `networkx.lexicographical_topological_sort`, which ranks each node once.
+    The order is greedy: of the nodes whose operands are available, the next is the one after which the fewest bytes
+    are live; of equals, the first in the given order. A rank changes when a node becomes the last reader of an
+    operand, so it cannot be a key for `networkx.lexicographical_topological_sort`, which ranks each node once.
     """
     order = _greedy(graph)
     return replace(graph, nodes=order) if peak_bytes(graph, order) < peak_bytes(graph, graph.nodes) else graph
 
 
 def peak_bytes(graph: Graph, order: tuple[Node, ...]) -> int:
-    """Largest sum of values that are live at once, each from its making to its last reader; inputs do not count."""
+    """Largest sum of values that are live at once, each from its node to its last reader; inputs are not counted."""
     left = _readers(graph)
     live = peak = 0
     for node in order:
@@ -53,7 +53,7 @@ def _greedy(graph: Graph) -> tuple[Node, ...]:
     order: list[Node] = []
     while ready:
         _, chosen = heapq.heappop(ready)
-        if has_run[chosen]:  # ranked again since
+        if has_run[chosen]:  # ranked again in the meantime
             continue
         has_run[chosen] = True
         node = graph.nodes[chosen]

@@ -1,8 +1,8 @@
-"""Choice of a kernel for each node and of a layout for each value: the cheapest way through the graph.
+"""Selection of a kernel for each node and of a layout for each value: the cheapest path through the graph.
 
-Nodes are visited in order. A state is the layouts of the values that later nodes still read; of two ways that lead to
-the same state the cheaper one stays, so a chain is solved exactly. Where many values live at once only the cheapest
-states are followed. Offers are compared before they are built; those of the cheapest way are built.
+Nodes are visited in order. A state is the layouts of the values that later nodes still read; of two paths to the same
+state the cheaper one is kept, so a chain is solved exactly. If many values are live at once, only the cheapest states
+are kept. Offers are compared before they are built; only those of the cheapest path are built.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Candidates = Callable[[int, bool, tuple[Layout | None, ...]], tuple[Offer, ...]]
 
 @dataclass(frozen=True)
 class _Way:
-    """Choices so far, the last one first, and the time that they take."""
+    """Choices so far, the last one first, and their time."""
 
     time: float
     layouts: dict[str, Layout]
@@ -50,11 +50,11 @@ def select(
     memory_price: float = 0.0,
     crowded: frozenset[str] = frozenset(),
 ) -> Program:
-    """The cheapest program; `inputs` and `outputs` are the layouts in which the caller has the graph's own values.
+    """The cheapest program; `inputs` and `outputs` are the layouts in which the caller stores the graph's own values.
 
-    Cheap is what takes little time on the machine's core (`Cost.time`); the prices are what a byte of flash counts
-    beside it, and a byte of memory that a node with a result in `crowded` adds to what is in use. The nodes with a
-    result in `coded` have their weights in flash as Huffman codes, where that makes them smaller.
+    The cost is time on the machine's core (`Cost.time`), plus prices for each byte of flash, and for each byte of
+    memory that a node with a result in `crowded` adds to the memory in use. The nodes with a result in `coded` have
+    their weights in flash as Huffman codes, if that makes them smaller.
     """
     costs = CoreCosts.of(machine)
     starts = {v.name: layout for v, layout in zip(graph.inputs, inputs, strict=True)}
@@ -84,7 +84,7 @@ def select(
 
 
 def offers(site: Site) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
-    """All offers for a site, and why the kernels that make none make none."""
+    """All offers for a site, and the reasons of the kernels that make none."""
     found: list[Offer] = []
     refusals: list[str] = []
     for function in kernels_of(site.node.op.name):
@@ -97,7 +97,7 @@ def offers(site: Site) -> tuple[tuple[Offer, ...], tuple[str, ...]]:
 
 
 def candidates(graph: Graph, machine: Machine) -> Candidates:
-    """The offers of all kernels for the nodes of a graph; each is made once, and built once at the most."""
+    """The offers of all kernels for the nodes of a graph; each is made once, and built at most once."""
 
     @cache
     def found(index: int, coded: bool, at_hand: tuple[Layout | None, ...]) -> tuple[Offer, ...]:
@@ -110,7 +110,7 @@ def candidates(graph: Graph, machine: Machine) -> Candidates:
 
 
 def conversion(type_value: Value, at_hand: Layout, wanted: Layout) -> Offer | None:
-    """The step that copies a value to another layout; None when the wanted one has a border."""
+    """The step that copies a value to another layout; None if that layout has a border."""
     shape, dtype = type_value.type.shape, type_value.type.dtype
     if wanted.border:
         return None
@@ -170,14 +170,14 @@ def _conversion_time(
 
 
 def _flash_bytes(offer: Offer, weight_uses: int) -> float:
-    """Bytes of flash of an offer; of weights that several nodes read, its share."""
+    """Bytes of flash of an offer; for weights that several nodes read, its share."""
     weights = offer.weight_bytes
     others = offer.constant_bytes - weights + offer.work.code_bytes
     return weights / weight_uses + others
 
 
 def _added_bytes(node: Node, at_hand: tuple[Layout | None, ...], offer: Offer) -> int:
-    """Bytes of memory that a node needs beside its operands, as far as kernels and layouts differ in them."""
+    """Bytes of memory that a node needs in addition to its operands, as far as they depend on kernels and layouts."""
     converted = [
         Stored(value, want).bytes
         for value, have, want in zip(node.inputs, at_hand, offer.reads, strict=True)
@@ -199,7 +199,7 @@ def _closing_time(way: _Way, graph: Graph, outputs: tuple[Layout, ...], costs: C
 
 
 def _dying(graph: Graph) -> list[frozenset[str]]:
-    """For each node the values that nobody reads after it."""
+    """For each node the values without readers after it."""
     kept = {v.name for v in graph.outputs}
     seen: set[str] = set()
     found: list[frozenset[str]] = []

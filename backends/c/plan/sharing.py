@@ -1,4 +1,4 @@
-"""Sharing of functions among layers that differ in scales and zero points alone."""
+"""Sharing of functions among layers that differ only in scales and zero points."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .program import Step
 
 
 def share_functions(steps: tuple[Step, ...]) -> tuple[Step, ...]:
-    """The steps with the general function in calls that would need several functions without it."""
+    """The steps with the general function in calls that would otherwise need several functions."""
     functions: dict[Hashable, set[Hashable]] = {}
     for call in (call for step in steps for call in step.calls):
         if call.general is not None:

@@ -3,7 +3,7 @@
     linear(fake_quantize_per_token(x), dequantize(w))  ->  packed_linear{is_rounded}(x, w)
     embedding(i, dequantize(w))                        ->  packed_embedding(i, w)
 
-These operators exist in the C backend alone, after its `check`; other readers of a dequantized weight keep it.
+These operators exist only in the C backend, after its `check`; other readers of a dequantized weight keep it.
 """
 
 from __future__ import annotations

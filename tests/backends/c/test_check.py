@@ -16,7 +16,7 @@ Q = "<scale=0.1, zero=0>"
 REFUSED = {
     "C701": (
         "graph(%x: f32[1x2x2x2x2]) {\n %y: f32[1x2x2x2x2] = relu(%x)\n return y: %y\n}",
-        "input x: has 5 dimensions; C takes at most 4 [C701]",
+        "input x: has 5 dimensions; C supports at most 4 [C701]",
     ),
     "C702": (
         """graph(%x: f32[1x4]) {
@@ -56,7 +56,7 @@ def test_a_layer_in_float_is_refused_where_that_is_asked_for(host):
 def test_a_float_port_is_refused_where_int8_is_asked_for(host):
     graph = parse("graph(%x: f32[1x4]) {\n %y: f32[1x4] = relu(%x)\n return y: %y\n}")
     messages = [p.message for p in check(graph, COutput(name="net", io="int8"), host)]
-    assert messages == ["is not quantized, and io is int8"] * 2
+    assert messages == ["is not quantized, but io is int8"] * 2
 
 
 def test_a_port_of_whole_numbers_is_no_float_port(host):
@@ -138,7 +138,7 @@ def test_a_stack_beyond_what_the_target_allows_is_refused(host):
     graph = parse("graph(%x: f32[1x4]) {\n %y: f32[1x4] = relu(%x)\n return y: %y\n}")
     small = host.model_copy(update={"stack": 256})
     assert [str(p) for p in check(graph, COutput(name="net"), small)] == [
-        "target host: the stack may take 320 bytes, the target allows 256; quantize the float layers, or raise "
+        "target host: the stack may need 320 bytes, the target allows 256; quantize the float layers, or raise "
         "stack [C709]"
     ]
 
@@ -147,7 +147,7 @@ def test_a_layout_for_something_that_is_no_port_is_refused(host):
     graph = parse("graph(%x: f32[1x4]) {\n %y: f32[1x4] = relu(%x)\n return y: %y\n}")
     options = COutput(name="net", layouts={"z": "nchw"})
     assert [str(p) for p in check(graph, options, host)] == [
-        "layouts.z: is no input or output; the names are x, y [C710]"
+        "layouts.z: is not an input or output; the names are x, y [C710]"
     ]
 
 
@@ -156,7 +156,7 @@ def test_an_order_of_images_for_a_port_without_four_dimensions_is_refused(host, 
     graph = parse("graph(%x: f32[1x2x4]) {\n %y: f32[1x2x4] = relu(%x)\n return y: %y\n}")
     options = COutput(name="net", layouts={"x": word, "y": "model"})
     assert [str(p) for p in check(graph, options, host)] == [
-        f"layouts.x: {word} is an order of four dimensions, and there are 3; leave it out: the order is the "
+        f"layouts.x: {word} is an order of four dimensions, but there are 3; leave it out: the order is the "
         "model's [C710]"
     ]
 
@@ -165,7 +165,7 @@ def test_an_order_of_sequences_is_for_three_dimensions(host):
     graph = parse("graph(%x: f32[1x2x4], %z: f32[2x4]) {\n %y: f32[1x2x4] = add(%x, %z)\n return y: %y\n}")
     options = COutput(name="net", layouts={"x": "ntc", "z": "ntc"})
     assert [str(p) for p in check(graph, options, host)] == [
-        "layouts.z: ntc is an order of three dimensions, and there are 2; leave it out: the order is the model's "
+        "layouts.z: ntc is an order of three dimensions, but there are 2; remove it: the order is the model's "
         "[C710]"
     ]
 
@@ -175,7 +175,7 @@ def test_values_without_elements_are_refused(host):
         "graph(%x: f32[1x4]) {\n %y: f32[1x0] = slice{axis=1, start=2, stop=2}(%x)\n return y: %y\n}"
     )
     assert [str(p) for p in check(graph, COutput(name="net"), host)] == [
-        "%y: slice on values without elements; leave such parts out [C701]"
+        "%y: slice on values without elements; remove such parts [C701]"
     ]
 
 

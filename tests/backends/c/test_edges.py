@@ -159,9 +159,9 @@ def test_an_input_of_integers_is_the_buffer(host: Target) -> None:
 
 def test_integers_that_an_end_does_not_have_are_refused(host: Target) -> None:
     wide = [str(p) for p in check(graph_of(WIDE), COutput(name="net", io="uint8"), host)]
-    assert len(wide) == 2 and "computes on i16, and io is uint8" in wide[0]
+    assert len(wide) == 2 and "computes on i16, but io is uint8" in wide[0]
     real = parse("graph(%x: f32[1x4]) {\n %y: f32[1x4] = relu(%x)\n return y: %y\n}")
     (text,) = (str(p) for p in check(real, COutput(name="net", io={"y": "uint8"}), host))
-    assert text.startswith("output y: is not quantized, and io is uint8")
+    assert text.startswith("output y: is not quantized, but io is uint8")
     (text,) = (str(p) for p in check(real, COutput(name="net", io={"z": "float"}), host))
     assert "io.z" in text and "C710" in text

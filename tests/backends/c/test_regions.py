@@ -219,7 +219,7 @@ def test_a_refusal_lists_what_each_region_needs(fill, cortex_m4):
 def test_a_region_that_begins_like_the_network_is_refused(fill, cortex_m4):
     target = with_regions(cortex_m4, {"net_ram": "64 KiB"})
     (problem,) = check(parse(NET, fill=fill), COutput(name="net"), target)
-    assert str(problem).startswith("region net_ram: begins like the C names of the network net")
+    assert str(problem).startswith("region net_ram: begins with the prefix of the C names of the network net")
     assert problem.code == "C713"
 
 
