@@ -66,9 +66,7 @@ class Preprocessor:
     def lines(self, text: str) -> list[str]:
         """The lines that are compiled, and definitions of macros; without comments and other directives."""
         kept: list[str] = []
-        taken: list[
-            tuple[bool, bool]
-        ] = []  # for each open conditional: whether this branch is taken, and whether an earlier one was
+        taken: list[tuple[bool, bool]] = []  # by open conditional: this branch is taken; an earlier one was
         for line in _CONTINUED.sub(" ", _COMMENT.sub("", text)).splitlines():
             found = _DIRECTIVE.match(line)
             if found is None:

@@ -124,7 +124,7 @@ def plus_number(value: Scalar, number: int) -> Scalar:
 
 
 def number_between(a: Scalar, b: Scalar) -> int | None:
-    """b - a, where that is a number."""
+    """b - a, if it is a number."""
     if a.number is not None and b.number is not None:
         return int(b.number) - int(a.number)
     (base, number), (other, end) = base_and_number(a.id), base_and_number(b.id)

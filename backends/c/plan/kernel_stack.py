@@ -20,9 +20,7 @@ from .program import Program, Stage, Step
 
 _TABLE = Path(__file__).parents[1] / "cost" / "measured" / "stack.json"
 _RUN_STACK_BYTES = 48  # the frame of the function itself, without arguments on the stack
-_KEPT_POINTERS = (
-    16  # largest number of inputs and outputs, beyond those in registers, that GCC keeps in the frame
-)
+_KEPT_POINTERS = 16  # most inputs and outputs, beyond those in registers, that GCC keeps in the frame
 _ROWS_STACK_BYTES = 64  # the frame of a function that runs a stage, without its pointers and counters
 _PROGRESS_STACK_BYTES = 56  # a second frame, and the progress without inputs and outputs
 _DECODER_STACK_BYTES = 120  # of include/huffman.h

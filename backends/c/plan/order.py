@@ -243,7 +243,7 @@ class _Reader:
                 self._leave(group)
 
     def saves(self, number: int) -> dict[int, int]:
-        """Bytes by which the first result of a step needs less if an operand dies in it, by the group of the operand."""
+        """Bytes by which the first result of a step needs less if an operand dies in it, by the operand's group."""
         step, it = self._program.steps[number], self.steps[number]
         if not it.makes:
             return {}

@@ -74,7 +74,7 @@ def _windows(counts: Sequence[int]) -> Iterator[range]:
 
 
 def _peak(ordered: Ordered, orders: _Orders, window: range) -> tuple[int, int]:
-    """The least peak that is found for the blocks of some parts, and the proven one; `orders` are those of all parts."""
+    """The least peak that is found for the blocks of some parts, and the proven one; `orders` is for all parts."""
     program, parts = _in_order(ordered.program, orders), ordered.parts
     intervals, follows = arena_blocks(program, ports_in_arena=ordered.ports_in_arena)
     first = parts[window.start].start if window.start else -1

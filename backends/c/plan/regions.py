@@ -166,7 +166,7 @@ class _Program:
         return self._missing(peaks), self._cost(chosen)
 
     def placed(self, chosen: tuple[int, ...], known: Sequence[Mapping[int, int]] | None = None) -> Placement:
-        """The blocks in these regions, at the lowest offsets that are found; those in `known` are not searched again."""
+        """The blocks in these regions, at the lowest offsets that are found, with those in `known`."""
         at = [0] * len(chosen)
         found: list[Offsets] = []
         for number in range(len(self.regions)):

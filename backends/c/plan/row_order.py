@@ -33,7 +33,7 @@ class RowOrder:
 
 @dataclass(frozen=True)
 class _Push:
-    """Rows that are added to a line: number of earlier rows, number of new rows, and the oldest that is still needed."""
+    """Rows added to a line: number of earlier rows, number of new rows, and the oldest that is still needed."""
 
     made: int
     rows: int
